@@ -1,0 +1,27 @@
+# Everything installs into .venv; Python 3.11 or newer and pip are all that is needed.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test lint bench clean
+
+demo: .venv/demo        ## synthetic patients, a real S3 server on this machine, the whole run
+	$(BIN)/dskprep demo
+
+test: .venv/dev         ## the tests; set DSKPREP_DATA to a folder of real CT to include it
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: .venv/dev         ## style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: .venv/dev        ## one patient, stage by stage
+	$(BIN)/python benchmarks/patient.py
+
+.venv/demo .venv/dev: pyproject.toml constraints.txt
+	test -d .venv || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[$(@F)]'
+	touch $@
+
+clean:
+	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis dskprep-demo

@@ -1,0 +1,62 @@
+"""The files in a zip or tar archive, read in memory and never unpacked to disk."""
+
+from __future__ import annotations
+
+import io
+import lzma
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+
+from dskprep.errors import Refusal
+
+_Read = Callable[[int], bytes]
+
+ZIP_MARKS = (b"PK\3\4", b"PK\5\6")
+"""First bytes of a zip archive, and of an empty one."""
+
+DAMAGE = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, OSError, RuntimeError, ValueError)
+"""What the standard library raises on damaged, encrypted or unsupported archives."""
+
+
+def members(content: bytes, name: str, max_bytes: int) -> Iterator[tuple[str, bytes]]:
+    """Name and content of every regular file, in the archive's order.
+
+    Names are labels only: absolute ones, `..` and links cannot reach anything; hidden files are left
+    out, as in a folder. Raises Refusal: `bad-archive` if it is damaged, `too-large` if the files hold
+    more than `max_bytes` in all.
+    """
+    left = max_bytes
+    try:
+        # not is_zipfile(): that finds a zip inside a tar
+        for label, size, read in _zip(content) if content.startswith(ZIP_MARKS) else _tar(content):
+            if any(part.startswith(".") for part in label.split("/") if part not in (".", "..")):
+                continue
+            if size > left:
+                raise Refusal("too-large", f"{name}: unpacks to more than the {max_bytes} bytes there are")
+            data = read(size)
+            left -= len(data)
+            yield label, data
+    except DAMAGE as error:
+        raise Refusal("bad-archive", f"{name}: cannot be unpacked: {error}") from error
+
+
+def _zip(content: bytes) -> Iterator[tuple[str, int, _Read]]:
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        for info in archive.infolist():
+            if not info.is_dir():
+                with archive.open(info) as file:
+                    yield info.filename, info.file_size, file.read
+
+
+def _tar(content: bytes) -> Iterator[tuple[str, int, _Read]]:
+    with tarfile.open(fileobj=io.BytesIO(content)) as archive:
+        for info in archive:
+            file = archive.extractfile(info) if info.isreg() else None
+            if file is not None:
+                yield info.name, info.size, file.read
+        assert archive.fileobj is not None
+        archive.fileobj.seek(archive.offset)
+        if archive.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+            raise tarfile.ReadError("it ends without a mark of its end")  # the library takes any end for the end

@@ -1,0 +1,282 @@
+"""Words to calls: the command line. Heavy imports happen inside the commands."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from dskprep.errors import DskprepError, InfrastructureError, UsageError
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+    from dskprep.config import PrepConfig
+    from dskprep.pipeline import Account, Summary
+
+EXIT_CLEAN, EXIT_SOME_NOT_WRITTEN, EXIT_USAGE, EXIT_INFRASTRUCTURE = 0, 1, 2, 3
+
+console = Console(highlight=False, soft_wrap=True)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="dskprep")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+def main(debug: bool) -> None:
+    """From a bucket or folder of chest CT DICOM to a training-ready zarr dataset.
+
+    Exit codes: 0 all written or already there; 1 some patient was refused, failed or killed;
+    2 wrong use or configuration; 3 infrastructure (no scheduler, no bucket, no permission).
+    """
+
+
+@main.command()
+@click.argument("source")
+@click.argument("target")
+@click.option("--preset", default="default", show_default=True, help="Settings that come with dskprep.")
+@click.option("--config", type=click.Path(dir_okay=False), help="Settings in a TOML file, instead of a preset.")
+@click.option(
+    "--scheduler", default="local", show_default=True, help="local, sync, a scheduler's address, or its .json file."
+)
+@click.option("--workers", type=int, help="Worker processes of the local scheduler [one a CPU].")
+@click.option("--memory-limit", help="Memory of each local worker, such as 1.6GiB [an equal share].")
+@click.option("--limit", type=click.IntRange(1), help="Take the first N patients only.")
+@click.option("--only", metavar="PATTERN", help="Take the patients whose key matches, such as 'LIDC-*'.")
+@click.option("--retry", type=click.Choice(["refused", "failed", "all"]), help="Do these again.")
+def run(
+    source: str,
+    target: str,
+    preset: str,
+    config: str | None,
+    scheduler: str,
+    workers: int | None,
+    memory_limit: str | None,
+    limit: int | None,
+    only: str | None,
+    retry: str | None,
+) -> int:
+    """Prepare every patient of SOURCE that TARGET does not hold yet.
+
+    SOURCE is a folder or bucket whose leaf folders hold DICOM files, or archives, or a CSV or Parquet
+    manifest with the columns key and url. SOURCE and TARGET are paths or URLs such as s3://bucket/prefix.
+    """
+    from dskprep import pipeline
+
+    settings = _settings(preset, config)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a machine that is taken away ends a run like Ctrl-C
+    with opened_client(scheduler, workers, memory_limit) as client, shown_progress() as progress:
+        summary = pipeline.run(
+            source, target, settings=settings, client=client, limit=limit, only=only, retry=retry, progress=progress
+        )
+    print_summary(summary)
+    return summary.exit_code
+
+
+@main.command()
+@click.argument("target")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+def status(target: str, as_json: bool) -> int:
+    """The account of TARGET: how many series of each status, and why."""
+    from dskprep import storage, store
+
+    target = storage.absolute(target)
+    store.describe(target)
+    table = store.current_index(target)
+    counts = {str(k): int(v) for k, v in table["status"].value_counts().items()}
+    lost = table[table["status"] != "written"]
+    reasons = {str(k): int(v) for k, v in (lost["status"] + ": " + lost["reason"]).value_counts().items()}
+    doubts = table["warnings"].str.split(",").explode()
+    warnings = {str(k): int(v) for k, v in doubts[doubts != ""].dropna().value_counts().items()}
+    if as_json:
+        click.echo(
+            json.dumps(
+                {"target": target, "series": len(table), "counts": counts, "reasons": reasons, "warnings": warnings}
+            )
+        )
+    else:
+        _print_counts(f"{len(table)} series in {target}", counts, reasons, warnings)
+    return EXIT_CLEAN if set(counts) <= {"written"} else EXIT_SOME_NOT_WRITTEN
+
+
+@main.command()
+@click.argument("target")
+def verify(target: str) -> int:
+    """Re-read every volume of TARGET against its recorded checksums and shape."""
+    from dskprep import verification
+
+    n_checked = n_faulty = 0
+    for finding in verification.verify(target):
+        n_checked += 1
+        n_faulty += bool(finding.faults)
+        for fault in finding.faults:
+            click.echo(f"{finding.key}: {fault}")
+    click.echo(f"{n_checked} volumes checked, {n_faulty} with faults")
+    return EXIT_SOME_NOT_WRITTEN if n_faulty else EXIT_CLEAN
+
+
+@main.command()
+@click.argument("target")
+@click.argument("key")
+@click.option("-o", "--output", type=click.Path(dir_okay=False), help="Where to write the picture [KEY.png].")
+def show(target: str, key: str, output: str | None) -> int:
+    """Draw the volume KEY of TARGET: three planes with the outline of the lungs, as a PNG."""
+    from dskprep import dataset, picture
+
+    opened = dataset.open_dataset(target)
+    if key not in opened:
+        raise UsageError(
+            f"{target}: no volume {key!r} is written; there are {len(opened)}, such as {opened.keys()[:3]}"
+        )
+    path = Path(output or f"{key}.png")
+    path.write_bytes(picture.of_stored(opened[key]))
+    click.echo(str(path))
+    return EXIT_CLEAN
+
+
+@main.command()
+@click.argument("target")
+@click.option("--patients", default=12, show_default=True, type=click.IntRange(1, 10000))
+@click.option("--seed", default=0, show_default=True, type=int)
+def phantom(target: str, patients: int, seed: int) -> int:
+    """Write synthetic patients to TARGET as real DICOM files, for trying it out."""
+    from dskprep.phantom import write_patients
+
+    names = write_patients(target, patients, seed=seed)
+    click.echo(f"{len(names)} patients written to {target}: {names[0]} to {names[-1]}")
+    return EXIT_CLEAN
+
+
+@main.command()
+@click.option("--patients", default=12, show_default=True, type=click.IntRange(2, 1000))
+@click.option("-o", "--output", default="dskprep-demo", show_default=True, type=click.Path(file_okay=False))
+def demo(patients: int, output: str) -> int:
+    """Try the whole thing: synthetic patients in an S3 server on this machine, S3 to S3."""
+    from dskprep import demo as the_demo
+
+    the_demo.play(patients, Path(output))
+    return EXIT_CLEAN
+
+
+def run_and_exit(argv: list[str] | None = None) -> None:
+    """The program `dskprep`."""
+    sys.exit(run_command(argv))
+
+
+def run_command(argv: list[str] | None = None) -> int:
+    """Parse and run; errors become one line and an exit code."""
+    argv = sys.argv[1:] if argv is None else argv
+    try:
+        code = main.main(argv, standalone_mode=False)
+    except click.exceptions.Exit as exit_:
+        return exit_.exit_code
+    except click.Abort:
+        return _report("interrupted", EXIT_SOME_NOT_WRITTEN)
+    except click.ClickException as error:
+        error.show()
+        return EXIT_USAGE
+    except DskprepError as error:
+        if "--debug" in argv:
+            raise
+        code = EXIT_INFRASTRUCTURE if isinstance(error, InfrastructureError) else EXIT_USAGE
+        return _report(str(error), code)
+    return code if isinstance(code, int) else EXIT_CLEAN
+
+
+def print_summary(summary: Summary) -> None:
+    """The account at the end of a run."""
+    account = summary.account
+    n_new = account.counts.total() - account.already.total()
+    pace = f", {60 * n_new / summary.seconds:.1f} a minute" if n_new and summary.seconds else ""
+    before = account.already.total()
+    title = f"{account.inputs} patients: {n_new} done in {summary.seconds:.1f} s{pace}, {before} done before"
+    if summary.is_interrupted:
+        title = f"interrupted; run the same command again to go on\n{title}"
+    elif not account.is_complete:
+        title += f"\nNOT ACCOUNTED FOR: {account.inputs - account.counts.total()}"
+    _print_counts(title, account.counts, account.reasons, account.warnings)
+    if account.further_series:
+        console.print(f"further series in their folders: {_in_words(account.further_series)}")
+    console.print(f"read {_size(account.bytes_read)}, written {_size(account.bytes_written)}: {summary.target}")
+
+
+def _print_counts(title: str, counts: dict[str, int], reasons: dict[str, int], warnings: dict[str, int]) -> None:
+    console.print(title)
+    table = Table(box=None, pad_edge=False, show_header=False)
+    for status_ in ("written", "refused", "failed", "killed"):
+        if counts.get(status_):
+            table.add_row(f"  {status_}", str(counts[status_]))
+            for reason, n in sorted(reasons.items()):
+                if reason.startswith(f"{status_}:"):
+                    table.add_row(f"    {reason.partition(': ')[2]}", str(n), style="dim")
+    for warning, n in sorted(warnings.items()):
+        table.add_row(f"  warning: {warning}", str(n), style="dim")
+    console.print(table)
+
+
+def _in_words(counts: dict[str, int]) -> str:
+    return ", ".join(f"{n} {status_}" for status_, n in counts.items())
+
+
+def _size(n_bytes: int) -> str:
+    from dask.utils import format_bytes
+
+    return str(format_bytes(n_bytes))
+
+
+def _settings(preset: str, path: str | None) -> PrepConfig:
+    from dskprep import config
+
+    return config.read_config(path) if path else config.preset(preset)
+
+
+@contextlib.contextmanager
+def opened_client(scheduler: str, workers: int | None, memory_limit: str | None) -> Iterator[Client | None]:
+    if scheduler != "local" and (workers or memory_limit):
+        raise UsageError("--workers and --memory-limit go with --scheduler local; other clusters have their own")
+    if scheduler == "sync":
+        yield None
+        return
+    from dskprep import cluster
+
+    logging.getLogger("distributed").setLevel(logging.ERROR)
+    opened = cluster.local_client(workers, memory_limit) if scheduler == "local" else cluster.connect(scheduler)
+    with opened as client:
+        sizes = client.scheduler_info(n_workers=-1)["workers"].values()
+        memory = _size(sum(w["memory_limit"] for w in sizes))
+        console.print(f"{len(sizes)} workers, {memory}; dashboard: {client.dashboard_link}")
+        yield client
+
+
+@contextlib.contextmanager
+def shown_progress() -> Iterator[Any]:
+    """A live line in a terminal, a line a patient elsewhere."""
+    from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    columns = (SpinnerColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
+        task = bar.add_task("starting", total=None)
+
+        def show_progress(account: Account, records: list[dict[str, Any]]) -> None:
+            done = account.counts.total()
+            bar.update(task, completed=done, description=_in_words(account.counts))
+            for record in records:
+                why = f" {record['reason']}: {record['message']}" if record["status"] != "written" else ""
+                line = f"{record['status']:8} {record['key']}{why}"
+                if record["status"] != "written" or not console.is_terminal:
+                    bar.console.print(line, markup=False)
+
+        yield show_progress
+
+
+def _report(message: str, code: int) -> int:
+    Console(stderr=True, highlight=False, soft_wrap=True).print(f"dskprep: {message}", markup=False)
+    return code

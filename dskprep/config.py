@@ -1,0 +1,140 @@
+"""Settings: one frozen value, read from TOML, with a digest."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import hashlib
+import json
+import tomllib
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from dskprep.errors import UsageError
+from dskprep.volume import Triple
+
+
+@dataclass(frozen=True)
+class PrepConfig:
+    """What is done to every series of a dataset.
+
+    Raises UsageError if a value is out of range.
+    """
+
+    spacing_mm: Triple = (1.0, 1.0, 1.0)
+    """Distance between voxel centres of the output along (z, y, x)."""
+    smooth: bool = True
+    """Smooth along an axis that shrinks, so that fine structure does not alias."""
+    lungs: bool = True
+    """Find the lungs and write their mask."""
+    lung_margin_mm: float = 0.0
+    """Grow the lung mask by this much on every side."""
+    min_slices: int = 10
+    """A series with fewer slices is refused."""
+    chunk: int = 64
+    """Edge of a zarr chunk in voxels; chunks lie together in shards."""
+    zstd_level: int = 1
+    """Level of blosc's zstd."""
+
+    def __post_init__(self) -> None:
+        spacing = tuple(self.spacing_mm) if isinstance(self.spacing_mm, (list, tuple)) else ()
+        _check(
+            len(spacing) == 3 and all(_is_number(s) and 0.1 <= s <= 10 for s in spacing),
+            "spacing_mm",
+            "three numbers (z, y, x) from 0.1 to 10",
+            self.spacing_mm,
+        )
+        object.__setattr__(self, "spacing_mm", tuple(float(s) for s in spacing))
+        _check(isinstance(self.smooth, bool), "smooth", "true or false", self.smooth)
+        _check(isinstance(self.lungs, bool), "lungs", "true or false", self.lungs)
+        _check(
+            _is_number(self.lung_margin_mm) and 0 <= self.lung_margin_mm <= 100,
+            "lung_margin_mm",
+            "a number from 0 to 100",
+            self.lung_margin_mm,
+        )
+        object.__setattr__(self, "lung_margin_mm", float(self.lung_margin_mm))
+        _check(
+            _is_int(self.min_slices) and self.min_slices >= 2,
+            "min_slices",
+            "a whole number, 2 or more",
+            self.min_slices,
+        )
+        _check(_is_int(self.chunk) and 16 <= self.chunk <= 256, "chunk", "a whole number from 16 to 256", self.chunk)
+        _check(
+            _is_int(self.zstd_level) and 1 <= self.zstd_level <= 9,
+            "zstd_level",
+            "a whole number from 1 to 9",
+            self.zstd_level,
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """The settings as plain JSON values."""
+        values = dataclasses.asdict(self)
+        values["spacing_mm"] = list(self.spacing_mm)
+        return values
+
+    def digest(self) -> str:
+        """SHA-256 over the sorted settings, 16 hexadecimal digits."""
+        text = json.dumps(self.as_dict(), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def from_dict(values: dict[str, Any], where: str) -> PrepConfig:
+    """Make settings from parsed values; `where` names their origin in errors.
+
+    Raises UsageError for an unknown key (naming the nearest one) or a value out of range.
+    """
+    known = [field.name for field in dataclasses.fields(PrepConfig)]
+    for key in values:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(known)}"
+            raise UsageError(f"{where}: unknown setting {key!r}{hint}")
+    try:
+        return PrepConfig(**values)
+    except UsageError as error:
+        raise UsageError(f"{where}: {error}") from error
+
+
+def read_config(path: str | Path) -> PrepConfig:
+    """Read settings from a TOML file."""
+    try:
+        values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"{path}: cannot read the settings: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path}: not valid TOML: {error}") from error
+    return from_dict(values, str(path))
+
+
+def presets() -> list[str]:
+    """Names of the presets that come with dskprep."""
+    return sorted(p.name.removesuffix(".toml") for p in _preset_folder().iterdir() if p.name.endswith(".toml"))
+
+
+def preset(name: str) -> PrepConfig:
+    """The preset of that name. Raises UsageError if there is none."""
+    if name not in presets():
+        raise UsageError(f"no preset {name!r}; there are: {', '.join(presets())}")
+    text = _preset_folder().joinpath(f"{name}.toml").read_text(encoding="utf-8")
+    return from_dict(tomllib.loads(text), f"preset {name}")
+
+
+def _preset_folder() -> Any:
+    return resources.files("dskprep").joinpath("presets")
+
+
+def _check(is_right: bool, name: str, expected: str, found: object) -> None:
+    if not is_right:
+        raise UsageError(f"{name} must be {expected}, not {found!r}")
+
+
+def _is_int(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)

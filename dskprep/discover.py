@@ -1,0 +1,159 @@
+"""Which patients a source holds: one case for each leaf folder, archive, or line of a manifest."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+import pandas as pd
+
+from dskprep import storage
+from dskprep.dicom import OTHER_SUFFIXES
+from dskprep.errors import UsageError
+from dskprep.storage import Entry
+
+ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
+MANIFEST_SUFFIXES = (".csv", ".parquet")
+
+OTHER_NAMES = {"DICOMDIR", "LICENSE", "README"}
+"""Files named so make no patient of the folder above the patients."""
+
+MAX_KEY = 160
+"""Longest key; file systems allow names of 255 bytes, and digests and suffixes are added to it."""
+
+_UNSAFE = re.compile(r"[^A-Za-z0-9._=@,-]")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One unit of work: a folder's or archive's files, which hold one series or a few.
+
+    `digest` is made from the listing (names, sizes, ETags or modification times), so that a changed
+    input is another input.
+    """
+
+    key: str
+    url: str
+    digest: str
+    n_files: int
+    n_bytes: int
+
+
+def cases(source: str) -> Iterator[Case]:
+    """The cases of a source, in a stable order.
+
+    The source is a folder, an archive, or a manifest with the columns `key` and `url`. Raises
+    UsageError for a manifest that is none, InfrastructureError if the source cannot be listed.
+    """
+    source = storage.absolute(source)
+    if source.lower().endswith(MANIFEST_SUFFIXES) and not storage.is_folder(source):
+        return _from_manifest(source)
+    if is_archive(source) and not storage.is_folder(source):
+        return _from_archive(source)
+    return _from_tree(source)
+
+
+def is_archive(url: str) -> bool:
+    return url.lower().endswith(ARCHIVE_SUFFIXES)
+
+
+def inputs(entries: Iterable[Entry]) -> list[Entry]:
+    """The entries of a folder that may be DICOM: not hidden, not an archive of their own."""
+    return [e for e in entries if not e.name.startswith(".") and not is_archive(e.name)]
+
+
+def digest(entries: Iterable[Entry]) -> str:
+    """SHA-256 over names, sizes and tags, 16 hexadecimal digits."""
+    sha256 = hashlib.sha256()
+    for entry in sorted(entries):
+        sha256.update(f"{entry.name}\0{entry.size}\0{entry.tag}\n".encode())
+    return sha256.hexdigest()[:16]
+
+
+def key_of(path: str) -> str:
+    """A key from a path: slashes become two underscores, other unsafe characters one each.
+
+    >>> key_of("LIDC-IDRI-0001/1.3.6/1.3.7")
+    'LIDC-IDRI-0001__1.3.6__1.3.7'
+    """
+    key = _UNSAFE.sub("_", path.strip("/").replace("/", "__")).lstrip(".") or "_"
+    if len(key) > MAX_KEY:
+        key = f"{key[: MAX_KEY - 9]}_{_short_hash(path)}"
+    return key
+
+
+def _case(key: str, url: str, entries: list[Entry]) -> Case:
+    return Case(key, url, digest(entries), len(entries), sum(e.size for e in entries))
+
+
+def _from_tree(source: str) -> Iterator[Case]:
+    used: set[str] = set()
+    name = PurePosixPath(source).name or "source"
+    for folder in storage.walk(source):
+        if any(part.startswith(".") for part in folder.path.split("/") if part):
+            continue
+        url = storage.join(source, folder.path) if folder.path else source
+        entries = inputs(folder.entries)
+        archives = [e for e in folder.entries if is_archive(e.name) and not e.name.startswith(".")]
+        if any(_may_be_dicom(e) for e in entries) or not (folder.has_subfolders or archives or not folder.path):
+            yield _case(_unused(key_of(folder.path or name), folder.path, used), url, entries)
+        for entry in archives:
+            path = f"{folder.path}/{entry.name}" if folder.path else entry.name
+            yield _case(_unused(key_of(_stem(path)), path, used), storage.join(source, path), [entry])
+
+
+def _may_be_dicom(entry: Entry) -> bool:
+    return PurePosixPath(entry.name).suffix.lower() not in OTHER_SUFFIXES and entry.name.upper() not in OTHER_NAMES
+
+
+def _from_archive(source: str) -> Iterator[Case]:
+    entry = storage.entry_of(source)
+    if entry is None:
+        raise UsageError(f"{source}: there is no such file")
+    yield _case(key_of(_stem(entry.name)), source, [entry])
+
+
+def _from_manifest(source: str) -> Iterator[Case]:
+    try:
+        content = io.BytesIO(storage.read(source))
+        is_csv = source.lower().endswith(".csv")
+        table = pd.read_csv(content, dtype=str, keep_default_na=False) if is_csv else pd.read_parquet(content)
+    except FileNotFoundError as error:
+        raise UsageError(f"{source}: there is no such file") from error
+    except (ValueError, OSError) as error:
+        raise UsageError(f"{source}: cannot be read as a manifest: {error}") from error
+    missing = {"key", "url"} - set(table.columns)
+    if missing or table[["key", "url"]].isna().any(axis=None) or (table[["key", "url"]] == "").any(axis=None):
+        raise UsageError(f"{source}: a manifest has the columns key and url, filled in every line")
+    keys = table["key"].astype(str)
+    repeated = keys[keys.duplicated()]
+    if len(repeated):
+        raise UsageError(f"{source}: the key {repeated.iloc[0]!r} stands in more than one line")
+    for key in keys:
+        if key != key_of(key):
+            raise UsageError(f"{source}: the key {key!r} cannot name a volume; use letters, digits and . _ = @ , -")
+    base = source.rpartition("/")[0]
+    paths = [u if "://" in u or u.startswith("/") else storage.join(base, u) for u in table["url"].astype(str)]
+    for key, url in zip(keys, [storage.absolute(path) for path in paths], strict=True):
+        entry = storage.entry_of(url) if is_archive(url) else None
+        yield _case(key, url, [entry] if entry else inputs(storage.listing(url)))
+
+
+def _stem(path: str) -> str:
+    suffix = max((s for s in ARCHIVE_SUFFIXES if path.lower().endswith(s)), key=len)
+    return path[: -len(suffix)]
+
+
+def _unused(key: str, path: str, used: set[str]) -> str:
+    if key in used:
+        key = f"{key}_{_short_hash(path)}"
+    used.add(key)
+    return key
+
+
+def _short_hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:8]

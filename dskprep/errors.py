@@ -1,0 +1,73 @@
+"""The errors a user meets, and the fixed words that records count.
+
+DskprepError
+├── UsageError             wrong use or configuration: exit code 2
+├── InfrastructureError    no scheduler, no bucket, no permission: exit code 3
+└── Refusal                one series cannot be made into a right volume; the others can
+"""
+
+from __future__ import annotations
+
+REASONS = {
+    "no-dicom": "nothing here is a DICOM file",
+    "not-ct": "DICOM, but no CT image",
+    "localizer-only": "only localizer (scout) images",
+    "too-few-slices": "fewer slices than a volume needs",
+    "missing-slices": "the slices leave a gap",
+    "uneven-spacing": "the distances between the slices differ",
+    "duplicate-positions": "different slices lie at one position and nothing tells them apart",
+    "mixed-geometry": "the slices differ in size, pixel spacing or orientation",
+    "gantry-tilt": "the slices are sheared against their normal",
+    "not-hu": "the stored values cannot be turned into Hounsfield units",
+    "undecodable-pixels": "the pixel data cannot be decoded",
+    "missing-decoder": "no decoder for this transfer syntax is installed",
+    "missing-attribute": "a DICOM attribute that geometry or HU needs is absent or unreadable",
+    "truncated": "a file ends before its pixel data does",
+    "too-large": "the series needs more memory than a worker has",
+    "bad-archive": "the archive is damaged or unsafe to unpack",
+    "source-changed": "the source changed while it was being read",
+}
+"""Why a series is refused (status `refused`)."""
+
+WARNINGS = {
+    "one-of-several-stacks": "the series holds several stacks; one was chosen",
+    "one-of-several-series": "the folder holds several CT series; each is written under its own key",
+    "identical-duplicates-dropped": "the same slice was there more than once",
+    "localizer-skipped": "localizer (scout) images were left aside",
+    "hu-clipped": "values beyond the int16 range were clipped",
+    "lossy-compression": "the pixel data went through lossy compression",
+    "lungs-not-found": "no lung was found",
+    "lungs-touch-border": "a lung is cut off by the edge of the volume",
+    "one-lung": "only one lung was found, or the two cannot be told apart",
+    "lung-volume-unlikely": "the lungs are smaller or larger than lungs are",
+}
+"""Doubts that do not spoil the volume (noted on a written record)."""
+
+
+class DskprepError(Exception):
+    """Base of every error that dskprep raises on purpose."""
+
+
+class UsageError(DskprepError):
+    """Wrong use or configuration; nothing was started."""
+
+
+class InfrastructureError(DskprepError):
+    """A store or a scheduler cannot be used; try again when it can."""
+
+
+class Refusal(DskprepError):
+    """One series cannot be made into a right volume.
+
+    `reason` is a word of `REASONS`; `message` says what was expected, what was found, and where.
+    """
+
+    def __init__(self, reason: str, message: str) -> None:
+        if reason not in REASONS:
+            raise ValueError(f"unknown reason {reason!r}")
+        super().__init__(reason, message)
+        self.reason = reason
+        self.message = message
+
+    def __str__(self) -> str:
+        return f"{self.reason}: {self.message}"

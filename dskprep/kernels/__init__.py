@@ -1,0 +1,1 @@
+"""Compiled loops (numba); each has a plain twin in the tests."""

@@ -1,0 +1,406 @@
+"""Compiled loops over masks: block means, distances, and drawing a coarse mask at full resolution.
+
+All arrays are (z, y, x). Single-threaded, no fast-math: the same input gives the same bytes everywhere.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from dskprep.volume import AIR_HU, PADDING
+
+FAR = np.float32(np.inf)
+"""Squared distance to a voxel that there is not."""
+FACING_SIDE = 0.3
+FACING_BACK = 0.8
+"""Least part of a hull edge's normal that points to the side, or to the back."""
+
+
+@njit(cache=True, nogil=True)
+def block_means(array: NDArray[Any], block: tuple[int, int, int]) -> NDArray[Any]:
+    """Mean HU of each block of voxels; blocks at the upper ends may be smaller.
+
+    Values below AIR_HU count as AIR_HU, padding does not count; a block that is mostly padding becomes
+    padding.
+    """
+    nz, ny, nx = array.shape
+    bz, by, bx = block
+    means = np.empty(((nz + bz - 1) // bz, (ny + by - 1) // by, (nx + bx - 1) // bx), np.int16)
+    sums = np.empty(means.shape[2], np.int32)
+    counts = np.empty(means.shape[2], np.int32)
+    for k in range(means.shape[0]):
+        for j in range(means.shape[1]):
+            sums[:] = 0
+            counts[:] = 0
+            n_rows = 0
+            for z in range(k * bz, min((k + 1) * bz, nz)):
+                for y in range(j * by, min((j + 1) * by, ny)):
+                    n_rows += 1
+                    row = array[z, y]
+                    for i in range(means.shape[2]):
+                        for x in range(i * bx, min((i + 1) * bx, nx)):
+                            is_measured = row[x] != PADDING
+                            sums[i] += max(row[x], AIR_HU) if is_measured else 0
+                            counts[i] += is_measured
+            for i in range(means.shape[2]):
+                n_voxels = n_rows * (min((i + 1) * bx, nx) - i * bx)
+                is_measured = 2 * counts[i] > n_voxels
+                means[k, j, i] = np.int16(math.floor(sums[i] / counts[i] + 0.5)) if is_measured else PADDING
+    return means
+
+
+@njit(cache=True, nogil=True)
+def components(mask: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Label the pieces of a bool mask that are connected through faces.
+
+    Returns labels (int32, 1 onwards in the order of their first voxels, 0 outside) and the number of
+    voxels of each label. The same labels as scipy.ndimage.label, found by joining runs of voxels.
+    """
+    nz, ny = mask.shape[:2]
+    first_run, starts, stops = _find_runs(mask)
+    parents = np.arange(starts.size).astype(np.int32)
+    for row in range(nz * ny):
+        if row % ny > 0:
+            _join_rows(parents, first_run, starts, stops, row, row - 1)
+        if row >= ny:
+            _join_rows(parents, first_run, starts, stops, row, row - ny)
+    labels = np.zeros(mask.shape, np.int32)
+    names = np.zeros(starts.size, np.int32)
+    sizes = np.zeros(starts.size + 1, np.int64)
+    n = 0
+    for row in range(nz * ny):
+        line = labels[row // ny, row % ny]
+        for run in range(first_run[row], first_run[row + 1]):
+            root = _find_root(parents, run)
+            if root == run:
+                n += 1
+                names[run] = n
+            line[starts[run] : stops[run]] = names[root]
+            sizes[names[root]] += stops[run] - starts[run]
+    sizes[0] = mask.size - sizes.sum()
+    return labels, sizes[: n + 1]
+
+
+@njit(cache=True, nogil=True)
+def _find_runs(mask: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+    """Runs of voxels along x: index of each row's first run, and where each run starts and stops."""
+    nz, ny, nx = mask.shape
+    n = 0
+    for z in range(nz):
+        for y in range(ny):
+            row = mask[z, y]
+            n += row[0] if nx > 0 else 0
+            for x in range(1, nx):
+                n += row[x] and not row[x - 1]
+    first_run = np.empty(nz * ny + 1, np.int64)
+    starts = np.empty(n, np.int32)
+    stops = np.empty(n, np.int32)
+    run = 0
+    for z in range(nz):
+        for y in range(ny):
+            first_run[z * ny + y] = run
+            row = mask[z, y]
+            for x in range(nx):
+                if row[x] and (x == 0 or not row[x - 1]):
+                    starts[run] = x
+                if row[x] and (x == nx - 1 or not row[x + 1]):
+                    stops[run] = x + 1
+                    run += 1
+    first_run[nz * ny] = run
+    return first_run, starts, stops
+
+
+@njit(cache=True, nogil=True)
+def _join_rows(
+    parents: NDArray[Any],
+    first_run: NDArray[Any],
+    starts: NDArray[Any],
+    stops: NDArray[Any],
+    row: int,
+    other_row: int,
+) -> None:
+    """Join the runs of two neighbouring rows that overlap; the earliest run becomes the root."""
+    a, b = first_run[row], first_run[other_row]
+    while a < first_run[row + 1] and b < first_run[other_row + 1]:
+        if starts[a] < stops[b] and starts[b] < stops[a]:
+            root_a, root_b = _find_root(parents, a), _find_root(parents, b)
+            parents[max(root_a, root_b)] = min(root_a, root_b)
+        if stops[a] < stops[b]:
+            a += 1
+        else:
+            b += 1
+
+
+@njit(cache=True, nogil=True)
+def _find_root(parents: NDArray[Any], run: int) -> int:
+    """Follow the parents of a run, halving the path."""
+    while parents[run] != run:
+        parents[run] = parents[parents[run]]
+        run = parents[run]
+    return run
+
+
+@njit(cache=True, nogil=True)
+def count_where(labels: NDArray[Any], n_labels: int, mask: NDArray[Any]) -> NDArray[Any]:
+    """Number of voxels of each label, from 0 on, inside a bool mask."""
+    counts = np.zeros(n_labels, np.int64)
+    for z in range(labels.shape[0]):
+        for y in range(labels.shape[1]):
+            for x in range(labels.shape[2]):
+                counts[labels[z, y, x]] += mask[z, y, x]
+    return counts
+
+
+@njit(cache=True, nogil=True)
+def grow(labels: NDArray[Any], limit_mm: float, spacing: tuple[float, float, float]) -> NDArray[Any]:
+    """Give each voxel the label (uint8, 1 or 2) of the nearest labelled voxel within `limit_mm`, else 0.
+
+    Distances are Euclidean, from centre to centre; a tie goes to 1. Found one axis after the other: along
+    x by two sweeps, then along y and z as the least sum over the lines within reach, which is quick
+    because limits are a few voxels. Planes stream through a ring, so little is held beyond the result.
+    """
+    nz, ny, nx = labels.shape
+    limit_mm *= 1 + 1e-6  # a voxel exactly at the limit is within it
+    limit = np.float32(limit_mm * limit_mm)
+    reach_z = min(int(limit_mm / spacing[0]), nz)
+    n_labels = 2 if (labels == 2).any() else 1
+    depth = 2 * reach_z + 1
+    ring = np.empty((n_labels, depth, ny, nx), np.float32)  # plane z lies at z % depth
+    row_has_any = np.zeros((n_labels, depth, ny), np.bool_)
+    nearest = np.empty((n_labels, nx), np.float32)
+    grown = np.zeros(labels.shape, np.uint8)
+    for newest in range(nz + reach_z):
+        for label in range(n_labels):
+            slot = newest % depth
+            if newest < nz:
+                _distance_in_plane(
+                    labels[newest], label + 1, limit_mm, spacing, ring[label, slot], row_has_any[label, slot]
+                )
+        z = newest - reach_z
+        if z < 0:
+            continue
+        for y in range(ny):
+            nearest[:] = FAR
+            for label in range(n_labels):
+                for other in range(max(0, z - reach_z), min(nz, z + reach_z + 1)):
+                    if row_has_any[label, other % depth, y]:
+                        offset = np.float32(((other - z) * spacing[0]) ** 2)
+                        _lower(nearest[label], ring[label, other % depth, y], offset)
+            row = grown[z, y]
+            for x in range(nx):
+                row[x] = nearest[0, x] <= limit
+            if n_labels == 2:
+                for x in range(nx):
+                    is_second = nearest[1, x] <= limit and nearest[1, x] < nearest[0, x]
+                    row[x] = 2 if is_second else row[x]
+    return grown
+
+
+@njit(cache=True, nogil=True)
+def _distance_in_plane(
+    labels: NDArray[Any],
+    label: int,
+    limit_mm: float,
+    spacing: tuple[float, float, float],
+    out: NDArray[Any],
+    row_has_any: NDArray[Any],
+) -> None:
+    """Squared distance (mm2) in the plane (y, x) to the nearest voxel of `label`, into float32 `out`.
+
+    `row_has_any` says which rows of `out` lie within the limit of a row with such a voxel; the others
+    are not written.
+    """
+    ny, nx = labels.shape
+    along_x = np.empty((ny, nx), np.float32)
+    is_row_labelled = np.zeros(ny, np.bool_)
+    for y in range(ny):
+        is_row_labelled[y] = _distance_in_row(labels[y], label, spacing[2], along_x[y])
+    reach = int(limit_mm / spacing[1])
+    for y in range(ny):
+        row_has_any[y] = False
+        for other in range(max(0, y - reach), min(ny, y + reach + 1)):
+            if is_row_labelled[other]:
+                if not row_has_any[y]:
+                    row_has_any[y] = True
+                    out[y] = FAR
+                _lower(out[y], along_x[other], np.float32(((other - y) * spacing[1]) ** 2))
+
+
+@njit(cache=True, nogil=True)
+def _distance_in_row(labels: NDArray[Any], label: int, spacing: float, out: NDArray[Any]) -> bool:
+    """Squared distance (mm2) along a row to the nearest voxel of `label`; whether there is any."""
+    steps = FAR
+    for x in range(labels.size):
+        steps = np.float32(0) if labels[x] == label else steps + np.float32(1)
+        out[x] = steps
+    if steps == FAR:
+        return False
+    steps = FAR
+    scale = np.float32(spacing)
+    for x in range(labels.size - 1, -1, -1):
+        steps = min(out[x], steps + np.float32(1))
+        out[x] = (steps * scale) * (steps * scale)
+    return True
+
+
+@njit(cache=True, nogil=True)
+def _lower(row: NDArray[Any], other: NDArray[Any], offset: np.float32) -> None:
+    """Lower each value of `row` to `other` + `offset` where that is less."""
+    for x in range(row.size):
+        value = other[x] + offset
+        row[x] = value if value < row[x] else row[x]
+
+
+@njit(cache=True, nogil=True)
+def fill_wall_dents(
+    mask: NDArray[Any],
+    lateral: int,
+    spacing: tuple[float, float, float],
+    max_width_mm: float,
+    min_depth_mm: float,
+    max_depth_mm: float,
+) -> None:
+    """Fill, in place, the dents of bool `mask` that open to the side or to the back.
+
+    In each axial slice, an edge of the convex hull spans each dent. Edges longer than `max_width_mm` and
+    those that face the front or the middle are left alone; `lateral` is the sign of x that leads away
+    from the middle. A dent is filled if it is somewhere `min_depth_mm` deep and nowhere more than
+    `max_depth_mm`.
+    """
+    nz, ny, nx = mask.shape
+    sy, sx = spacing[1], spacing[2]
+    step = 0.5 * min(sy, sx)
+    hull = np.empty((4 * ny + 4, 2), np.float64)
+    depths = np.empty(int(max_width_mm / step) + 2, np.float64)
+    for z in range(nz):
+        plane = mask[z]
+        n = _hull(plane, hull)
+        for v in range(n):
+            y0, x0 = hull[v, 0] * sy, hull[v, 1] * sx
+            y1, x1 = hull[(v + 1) % n, 0] * sy, hull[(v + 1) % n, 1] * sx
+            width = math.sqrt((y1 - y0) ** 2 + (x1 - x0) ** 2)
+            if width < min_depth_mm or width > max_width_mm:
+                continue
+            out_y, out_x = (x0 - x1) / width, (y1 - y0) / width  # outward normal
+            if out_x * lateral < FACING_SIDE and out_y < FACING_BACK:
+                continue
+            along_y, along_x = (y1 - y0) / width, (x1 - x0) / width
+            deepest = 0.0
+            for a in range(int(width / step) + 1):
+                y, x = y0 + a * step * along_y, x0 + a * step * along_x
+                depths[a] = 0.0
+                while depths[a] <= max_depth_mm:
+                    j = round((y - depths[a] * out_y) / sy)
+                    i = round((x - depths[a] * out_x) / sx)
+                    if not (0 <= j < ny and 0 <= i < nx) or plane[j, i]:
+                        break
+                    depths[a] += step
+                deepest = max(deepest, depths[a])
+            if not min_depth_mm <= deepest <= max_depth_mm:
+                continue
+            for a in range(int(width / step) + 1):
+                y, x = y0 + a * step * along_y, x0 + a * step * along_x
+                for d in range(int(depths[a] / step)):
+                    j = round((y - d * step * out_y) / sy)
+                    i = round((x - d * step * out_x) / sx)
+                    plane[j, i] = True
+
+
+@njit(cache=True, nogil=True)
+def _hull(plane: NDArray[Any], hull: NDArray[Any]) -> int:
+    """Corners (y, x) of the convex hull of a bool plane into `hull`, and their number.
+
+    Andrew's monotone chain over the first and last voxel of each row: up the rows along the largest x,
+    then down along the smallest.
+    """
+    ny, nx = plane.shape
+    first = np.full(ny, -1, np.int64)
+    last = np.full(ny, -1, np.int64)
+    for y in range(ny):
+        for x in range(nx):
+            if plane[y, x]:
+                if first[y] < 0:
+                    first[y] = x
+                last[y] = x
+    n = 0
+    for is_down in (False, True):
+        start = n
+        for row in range(ny):
+            y = ny - 1 - row if is_down else row
+            x = first[y] if is_down else last[y]
+            if x < 0:
+                continue
+            while n - start >= 2:
+                ay, ax = hull[n - 1, 0] - hull[n - 2, 0], hull[n - 1, 1] - hull[n - 2, 1]
+                by, bx = y - hull[n - 2, 0], x - hull[n - 2, 1]
+                if ay * bx - ax * by < 0:  # a right turn stays
+                    break
+                n -= 1
+            hull[n, 0], hull[n, 1] = y, x
+            n += 1
+    return n
+
+
+@njit(cache=True, nogil=True)
+def draw(
+    array: NDArray[Any],
+    air_below: int,
+    label: NDArray[Any],
+    solid: NDArray[Any],
+    block: tuple[int, int, int],
+    first: tuple[int, int, int],
+    mask: NDArray[Any],
+) -> NDArray[Any]:
+    """Draw a coarse mask at full resolution into uint8 `mask`, all 0 before; count the voxels per label.
+
+    Coarse voxel (0, 0, 0) of uint8 `label` and bool `solid` is block `first` of the volume. A voxel takes
+    the label of its block if it is air (HU below `air_below`), or if `solid`, interpolated linearly
+    between the centres of blocks, is one half or more there.
+    """
+    nz, ny, nx = array.shape
+    bz, by, bx = block
+    oz, oy, ox = first
+    mz, my, mx = label.shape
+    weights = np.empty(mx, np.float32)
+    counts = np.zeros(3, np.int64)
+    for z in range(oz * bz, min((oz + mz) * bz, nz)):
+        k = z // bz - oz
+        k0, k1, wk = _between(z, bz, oz, mz)
+        for y in range(oy * by, min((oy + my) * by, ny)):
+            j = y // by - oy
+            labels = label[k, j]
+            if not labels.any():
+                continue
+            j0, j1, wj = _between(y, by, oy, my)
+            for i in range(mx):
+                upper = (1 - wj) * solid[k0, j0, i] + wj * solid[k0, j1, i]
+                lower = (1 - wj) * solid[k1, j0, i] + wj * solid[k1, j1, i]
+                weights[i] = (1 - wk) * upper + wk * lower
+            for i in range(mx):
+                if labels[i] == 0:
+                    continue
+                for x in range((ox + i) * bx, min((ox + i + 1) * bx, nx)):
+                    hu = array[z, y, x]
+                    is_in = hu < air_below and hu != PADDING
+                    if not is_in:
+                        i0, i1, wi = _between(x, bx, ox, mx)
+                        is_in = (1 - wi) * weights[i0] + wi * weights[i1] >= 0.5
+                    if is_in:
+                        mask[z, y, x] = labels[i]
+                        counts[labels[i]] += 1
+    counts[0] = mask.size - counts[1] - counts[2]
+    return counts
+
+
+@njit(cache=True, nogil=True)
+def _between(index: int, block: int, first: int, n_blocks: int) -> tuple[int, int, np.float32]:
+    """The two blocks whose centres lie around a voxel, and the weight of the second."""
+    place = (index + 0.5) / block - 0.5 - first
+    low = math.floor(place)
+    weight = np.float32(place - low)
+    return min(max(low, 0), n_blocks - 1), min(max(low + 1, 0), n_blocks - 1), weight

@@ -1,0 +1,486 @@
+"""Find the lungs in a chest CT.
+
+Decisions are taken on a coarse grid of block means, about 2 mm, where noise is low and morphology is
+cheap; the boundary is then drawn voxel by voxel at full resolution. All lengths are in mm, so thick
+and thin slices give the same lungs.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from dskprep.kernels import masks
+from dskprep.volume import PADDING, Triple, Volume
+
+Mask = NDArray[np.bool_]
+Labels = NDArray[np.uint8]
+
+RIGHT = 1
+LEFT = 2
+
+GRID_MM = 2.0
+"""Edge of a coarse voxel, about: half the wall-to-wall width of a small bronchus."""
+
+CROP_MARGIN_MM = 16.0
+"""Kept round a box, so that morphology sees a neighbourhood: more than CORE_MM + REACH_MM."""
+
+TISSUE_HU = -400
+"""Midway between aerated lung (-850) and soft tissue (50): the edge of a blurred boundary."""
+PARENCHYMA_HU = (-950, -500)
+"""Aerated lung; -950 is the usual bound of emphysema (Gevenois et al. 1996, AJRCCM 154:187)."""
+
+TABLE_MM = 4.0
+"""Half the thickness of table shells and blankets; the chest wall is thicker than twice this."""
+SHELL_MM = 3.0
+"""Half the thickness of the paler shell that partial volume puts round gas and round the body."""
+LEAK_MM = 6.0
+"""Outside air passes through gaps twice as wide as this; a thin chest wall has no such gap."""
+CONTACT_MM = 4.0
+"""Two regions touch if they come this near."""
+
+AIR_HU = -1000.0
+MAX_AIR_HU = -900
+"""Air where the scan shows none round the patient; above the second lie blankets and foam."""
+LUNG_HU = -850.0
+GAS_SHARE = 0.45
+SURE_GAS_SHARE = 0.25
+MIN_SURE_GAS = 0.5
+"""Gas lies below the first share of the way from air to lung, and this part of a pocket below the second.
+Both ends are the scan's own: scanners give air as -950 to -1024, and emphysema (-930) is no gas."""
+GAS_MM = 2.5
+"""Half the width of the narrowest gas that is looked at: lobar bronchi."""
+RING_MM = (2.5, 6.0)
+"""A pocket of gas is judged by what lies this far around it."""
+MIN_GAS_ML = 0.2
+"""Smaller pockets are bronchi in the lung."""
+WALL_MM = 4.5
+"""Wall of a gas pocket with its blurred edge."""
+
+CORE_MM = 4.0
+"""The middle of a lung is at least this far from its edge; bridges to other air are narrower."""
+MIN_CORE_ML = 10.0
+"""Least volume of the middle of a lung, or of a piece of one."""
+MIN_LUNG_ABOVE_AIR = 50.0
+MIN_DENSE = 0.3
+"""Least part of it that is this much (HU) denser than air: so is most of a lung with severe emphysema."""
+MAX_OUTSIDE_CONTACT = 0.1
+"""Most of its surface near outside air, relative to that near the body: lungs 0 to 0.003, foam from 0.6."""
+MIN_CORE_SHARE = 0.05
+"""A smaller share of the largest one is no lung by itself, but may be connected to one."""
+REACH_MM = 8.0
+"""How far the thin parts of a lung reach beyond its opened middle."""
+
+SPLIT_MM = (0.0, 2.0, 4.0, 6.0, 8.0, 10.0)
+"""Erosions that are tried until two lungs come apart; the junction lines are 1 to 4 mm thick."""
+MIN_BALANCE = 0.2
+"""The smaller part has at least this share of the larger, else a lobe came off; a part that lies apart
+without erosion may be a smaller lung."""
+MIDLINE_SHARE = 0.25
+"""If both sides of the midline hold this share of a single piece, it is two lungs."""
+
+CLOSING_MM = 8.0
+"""Radius of the closing: takes in vessels and nodules at the edge, while the heart, aorta and spine
+are rounder than that and stay out."""
+MAX_HOLE_MM2 = 700.0
+"""Largest hole filled in an axial slice: a nodule of 30 mm. A larger one may be the liver's dome."""
+MAX_DENT_WIDTH_MM = 50.0
+MAX_DENT_DEPTH_MM = 30.0
+MIN_DENT_DEPTH_MM = 4.0
+"""Dents of the chest wall that are filled: tumours at the wall, but not the bulges of ribs."""
+
+EDGE_MM = 2.5
+"""The coarse boundary is right to within this; inside it, voxels are judged by their own HU."""
+
+TOUCH_MM2 = 100.0
+"""Least area in which a lung meets the edge of what was measured to be called cut off."""
+MIN_TOTAL_ML = 1000.0
+MAX_TOTAL_ML = 10000.0
+"""Bounds for both lungs together, gas and tissue. From Quanjer et al. 1993 (Eur Respir J 6 Suppl 16:5):
+the residual volume of a woman of 1.5 m is 1.0 L, the upper limit (mean + 1.64 SD) of the total lung
+capacity of a man of 2.0 m is 10.0 L. Children, and scans of a part, are rightly pointed out."""
+MIN_LUNG_RATIO = 0.1
+"""A lung smaller than this share of the other counts as missing."""
+MIN_USUAL_RATIO = 0.5
+"""Below this the smaller lung is collapsed, drowned or partly removed: left to right is about 0.85."""
+
+
+@dataclass(frozen=True, eq=False)
+class Lungs:
+    """The lungs of a volume: with their vessels, nodules and small bronchi, without the main bronchi."""
+
+    mask: Volume
+    """uint8 (z, y, x): 0 outside, RIGHT (the patient's right), LEFT; RIGHT where not told apart."""
+    right_ml: float
+    left_ml: float
+    warnings: tuple[str, ...]
+    """Words of errors.WARNINGS."""
+
+
+class _Grid(NamedTuple):
+    """The coarse grid, or a box of it."""
+
+    means: NDArray[np.int16]
+    """Mean HU of each block of voxels, or PADDING."""
+    spacing: Triple
+    block: tuple[int, int, int]
+    first: tuple[int, int, int]
+    """Index of the first block in the whole grid."""
+
+    @property
+    def voxel_ml(self) -> float:
+        return math.prod(self.spacing) / 1000.0
+
+
+def find_lungs(volume: Volume, *, margin_mm: float = 0.0) -> Lungs:
+    """Find the right and the left lung.
+
+    Main bronchi, gas in the stomach, bowel and oesophagus, and all air outside the body are left out.
+    Lungs cut off by the ends of the scan or by the field of view are kept. Dense lung (consolidation,
+    effusion, collapse) is taken in only as far as aerated lung surrounds it: in CT without contrast
+    nothing tells it from liver or heart, so the mask would have to guess.
+
+    Parameters
+    ----------
+    volume
+        int16 HU (z, y, x) along the patient's axes: z up is superior, y posterior, x the patient's left.
+        Voxels equal to PADDING were not measured. Spacing may be anything up to about 5 mm.
+    margin_mm
+        Grow the mask by this much on every side, not into the other lung. The volumes in ml and the
+        warnings are of the lungs without it.
+    """
+    grid = _coarse_grid(volume)
+    body = _find_body(grid)
+    parenchyma = _find_parenchyma(grid)
+    grid, body, parenchyma = _crop(body | parenchyma, grid, body, parenchyma)
+    outside = _flood_outside(grid, body, parenchyma)
+    air = (grid.means < TISSUE_HU) & (grid.means != PADDING) & ~outside
+    air_hu = _find_air_hu(grid, outside)
+    gas = _find_gas(grid, air, air_hu)
+    cores = _find_cores(grid, air & ~gas, air_hu, body, outside)
+
+    midline = _centre(body)[2] + grid.first[2]
+    grid, cores, air, gas, outside = _crop(cores, grid, cores, air & ~gas, gas, outside)
+    lung = _reach(grid, cores, air)
+    labels = _split(grid, cores, lung, midline - grid.first[2])
+    never = outside | gas | (grid.means == PADDING)
+    labels = _fill(grid, labels, never)
+
+    mask, right_ml, left_ml = _draw(volume, grid, labels, never)
+    warnings = _doubts(volume, grid, labels, mask, right_ml, left_ml)
+    if margin_mm > 0 and mask.any():
+        mask = _grow(mask, margin_mm, volume.spacing)
+    return Lungs(volume.with_array(mask), right_ml, left_ml, warnings)
+
+
+# ---------------------------------------------------------------------------------------------------
+# Body, outside, gas: what is not lung
+# ---------------------------------------------------------------------------------------------------
+
+
+def _coarse_grid(volume: Volume) -> _Grid:
+    """Average the volume over blocks of about GRID_MM; a spacing that is larger stays."""
+    z, y, x = (max(1, round(GRID_MM / s)) for s in volume.spacing)
+    means = masks.block_means(volume.array, (z, y, x))
+    sz, sy, sx = volume.spacing
+    return _Grid(means, (z * sz, y * sy, x * sx), (z, y, x), (0, 0, 0))
+
+
+def _crop(mask: Mask, grid: _Grid, *others: NDArray[Any]) -> tuple[Any, ...]:
+    """The grid and other arrays on it, cut to the box of `mask` and a margin."""
+    box = _box(mask, margin=math.ceil(CROP_MARGIN_MM / min(grid.spacing)))
+    z, y, x = (f + b.start for f, b in zip(grid.first, box, strict=True))
+    cropped = grid._replace(means=np.ascontiguousarray(grid.means[box]), first=(z, y, x))
+    return (cropped, *(np.ascontiguousarray(array[box]) for array in others))
+
+
+def _find_body(grid: _Grid) -> Mask:
+    """Tissue of the body: the largest piece that is thicker than table shells and blankets."""
+    tissue = _open(grid.means > TISSUE_HU, TABLE_MM, grid.spacing)
+    pieces, sizes = masks.components(tissue)
+    sizes[0] = 0
+    return np.asarray((pieces == sizes.argmax()) & tissue)
+
+
+def _find_parenchyma(grid: _Grid) -> Mask:
+    """Everything of the density of lung that is no thin shell: lungs, and foam of the table."""
+    low, high = PARENCHYMA_HU
+    return _open((grid.means > low) & (grid.means < high), SHELL_MM, grid.spacing)
+
+
+def _flood_outside(grid: _Grid, body: Mask, parenchyma: Mask) -> Mask:
+    """What is not enclosed by the body: air, table, blankets, padding.
+
+    Air floods in from the sides and the padding, but only through wide gaps and not through
+    parenchyma. So it does not enter a lung that the field of view cuts open, and stops in the trachea
+    if it comes in through the mouth. Foam is not flooded either; `_find_cores` leaves it out.
+    """
+    free = ~body & ~parenchyma
+    pieces, sizes = masks.components(_erode(free, LEAK_MM, grid.spacing))
+    is_flooded = np.zeros(sizes.size, np.bool_)
+    sides = (pieces[:, 0], pieces[:, -1], pieces[:, :, 0], pieces[:, :, -1])
+    for edge in (*sides, pieces[grid.means == PADDING]):
+        is_flooded[edge] = True
+    is_flooded[0] = False
+    return _near(is_flooded[pieces], LEAK_MM, grid.spacing) & free
+
+
+def _find_air_hu(grid: _Grid, outside: Mask) -> float:
+    """HU that this scan gives to air: that of the air round the patient."""
+    values = grid.means[outside & (grid.means != PADDING) & (grid.means < MAX_AIR_HU)]
+    return float(np.median(values)) if values.size else AIR_HU
+
+
+def _find_gas(grid: _Grid, air: Mask, air_hu: float) -> Mask:
+    """Pockets of gas with tissue round them, and their walls: airway, stomach, bowel, pneumothorax.
+
+    Gas with lung round it (small bronchi, bullae) is not among them.
+    """
+    lung_hu = float(np.median(grid.means[air])) if air.any() else LUNG_HU
+    gas_hu, sure_hu = (air_hu + share * (lung_hu - air_hu) for share in (GAS_SHARE, SURE_GAS_SHARE))
+    pockets, sizes = masks.components(_open(air & (grid.means < gas_hu), GAS_MM, grid.spacing))
+    sure_sizes = masks.count_where(pockets, sizes.size, grid.means < sure_hu)
+    parenchyma = air & (grid.means >= gas_hu) & (grid.means < PARENCHYMA_HU[1])
+    parenchyma = _open(parenchyma, SHELL_MM, grid.spacing)
+    in_tissue = np.zeros(sizes.size, np.bool_)
+    margin = tuple(math.ceil(RING_MM[1] / s) for s in grid.spacing)
+    for pocket, box in enumerate(ndimage.find_objects(pockets), start=1):
+        if sizes[pocket] * grid.voxel_ml < MIN_GAS_ML or sure_sizes[pocket] < MIN_SURE_GAS * sizes[pocket]:
+            continue
+        box = tuple(slice(max(0, b.start - m), b.stop + m) for b, m in zip(box, margin, strict=True))
+        is_pocket = pockets[box] == pocket
+        ring = _near(is_pocket, RING_MM[1], grid.spacing) & ~_near(is_pocket, RING_MM[0], grid.spacing)
+        n_tissue = np.count_nonzero(ring & (grid.means[box] > TISSUE_HU))
+        in_tissue[pocket] = n_tissue > np.count_nonzero(ring & parenchyma[box])
+    return _near(in_tissue[pockets], WALL_MM, grid.spacing)
+
+
+# ---------------------------------------------------------------------------------------------------
+# Lungs
+# ---------------------------------------------------------------------------------------------------
+
+
+def _find_cores(grid: _Grid, air: Mask, air_hu: float, body: Mask, outside: Mask) -> Mask:
+    """Middles of lungs: large enough, denser than gas, and enclosed by the body.
+
+    Foam under the patient is neither gas nor small, but it touches the outside as well as the body.
+    """
+    pieces, sizes = masks.components(_erode(air, CORE_MM, grid.spacing))
+    n_dense = masks.count_where(pieces, sizes.size, grid.means > air_hu + MIN_LUNG_ABOVE_AIR)
+    is_lung = (sizes * grid.voxel_ml >= MIN_CORE_ML) & (n_dense >= MIN_DENSE * sizes)
+    is_lung[0] = False
+
+    # where the field of view cuts a lung open, the outside says nothing
+    outside_air = outside & ~_near(grid.means == PADDING, CONTACT_MM, grid.spacing)
+    surroundings = body.view(np.uint8) + 2 * outside_air.view(np.uint8)
+    nearest = masks.grow(surroundings, CORE_MM + CONTACT_MM, grid.spacing)
+    at_body, at_outside = (masks.count_where(pieces, sizes.size, nearest == which) for which in (1, 2))
+    is_lung &= (at_body > 0) & (at_outside <= MAX_OUTSIDE_CONTACT * at_body)
+
+    is_main = is_lung & (sizes >= MIN_CORE_SHARE * sizes.max(where=is_lung, initial=0))
+    return np.asarray(is_lung[pieces] & _connected(air, is_main[pieces]))
+
+
+def _reach(grid: _Grid, cores: Mask, air: Mask) -> Mask:
+    """The cores with the thin parts of the lungs round them."""
+    return _connected(air & _near(cores, CORE_MM + REACH_MM, grid.spacing), cores)
+
+
+def _connected(mask: Mask, seeds: Mask) -> Mask:
+    """The pieces of the mask that hold a seed."""
+    pieces, sizes = masks.components(mask)
+    is_held = np.zeros(sizes.size, np.bool_)
+    is_held[pieces[seeds]] = True
+    is_held[0] = False
+    return np.asarray(is_held[pieces])
+
+
+def _split(grid: _Grid, cores: Mask, lung: Mask, midline: float) -> Labels:
+    """Tell the right lung from the left one.
+
+    Lungs that touch are eroded until they come apart; each voxel goes to the nearer part, or, far from
+    both, to the one on its side. A single lung is named by its side of the midline.
+    """
+    for erosion_mm in SPLIT_MM:
+        seeds = _two_sides(grid, _erode(cores, erosion_mm, grid.spacing), MIN_BALANCE)
+        if seeds is not None:
+            break
+    else:
+        erosion_mm, seeds = 0.0, _two_sides(grid, cores, MIN_CORE_SHARE)
+    columns = np.arange(lung.shape[2])
+    if seeds is None:
+        n_left, n = (int(np.count_nonzero(part)) for part in (lung & (columns > midline), lung))
+        return np.asarray(lung * np.uint8(LEFT if n_left > (1 - MIDLINE_SHARE) * n else RIGHT))
+    nearer = masks.grow(seeds, CORE_MM + REACH_MM + erosion_mm, grid.spacing)
+    between = (_centre(seeds == RIGHT)[2] + _centre(seeds == LEFT)[2]) / 2
+    by_side = np.where(columns > between, np.uint8(LEFT), np.uint8(RIGHT))
+    return np.where(nearer > 0, nearer, by_side) * lung
+
+
+def _two_sides(grid: _Grid, cores: Mask, least_share: float) -> Labels | None:
+    """The two largest pieces as RIGHT and LEFT, if balanced and side by side, else None."""
+    pieces, sizes = masks.components(cores)
+    sizes[0] = 0
+    first, second = (int(label) for label in np.argsort(-np.append(sizes, 0), kind="stable")[:2])
+    if second >= sizes.size or sizes[second] == 0 or sizes[second] < least_share * sizes[first]:
+        return None
+    across = (_centre(pieces == second) - _centre(pieces == first)) * grid.spacing
+    if np.abs(across).argmax() != 2:
+        return None  # two lobes, one above or behind the other
+    right, left = (first, second) if across[2] > 0 else (second, first)
+    return np.asarray((pieces == right) * np.uint8(RIGHT) + (pieces == left) * np.uint8(LEFT))
+
+
+def _fill(grid: _Grid, labels: Labels, never: Mask) -> Labels:
+    """Take into each lung its vessels and nodules, also those at its edge and at the chest wall."""
+    filled = labels.copy()
+    for side in (RIGHT, LEFT):
+        if not (labels == side).any():
+            continue
+        box = _box(labels == side, margin=1)
+        lung = labels[box] == side
+        _fill_wall_dents(lung, side, grid.spacing)
+        lung = _fill_enclosed(_close(lung, CLOSING_MM, grid.spacing))
+        _fill_small_holes(lung, grid.spacing)
+        filled[box][lung & ~never[box] & (filled[box] == 0)] = side
+    return filled
+
+
+def _fill_wall_dents(mask: Mask, side: int, spacing: Triple) -> None:
+    """Fill the dents that tumours at the chest wall make, in place.
+
+    A dent has lung on its way to the middle, and somewhere below; the dome of the diaphragm has not.
+    """
+    filled = mask.copy()
+    lateral = -1 if side == RIGHT else 1
+    masks.fill_wall_dents(filled, lateral, spacing, MAX_DENT_WIDTH_MM, MIN_DENT_DEPTH_MM, MAX_DENT_DEPTH_MM)
+    mask |= filled & np.logical_or.accumulate(mask, axis=0)
+
+
+def _fill_enclosed(mask: Mask) -> Mask:
+    """Fill what the mask encloses on all sides, however large: a tumour, never the heart."""
+    pieces, sizes = masks.components(~mask)
+    is_enclosed = np.ones(sizes.size, np.bool_)
+    for axis in range(3):
+        for end in (0, -1):
+            is_enclosed[np.take(pieces, end, axis=axis)] = False
+    is_enclosed[0] = False
+    return np.asarray(mask | is_enclosed[pieces])
+
+
+def _fill_small_holes(mask: Mask, spacing: Triple) -> None:
+    """Fill small holes of each axial slice, in place: vessels on their way to the hilum."""
+    for plane in mask:
+        pieces, n = ndimage.label(~plane)
+        is_hole = np.bincount(pieces.ravel(), minlength=n + 1) * spacing[1] * spacing[2] < MAX_HOLE_MM2
+        for edge in (pieces[0], pieces[-1], pieces[:, 0], pieces[:, -1]):
+            is_hole[edge] = False
+        is_hole[0] = False
+        plane |= is_hole[pieces]
+
+
+def _draw(volume: Volume, grid: _Grid, labels: Labels, never: Mask) -> tuple[Labels, float, float]:
+    """Draw the lungs at full resolution; return the mask and the ml of each lung.
+
+    Deep inside and where tissue was filled in, the coarse mask counts; at its edge, whether a voxel is
+    air.
+    """
+    mask = np.zeros(volume.shape, np.uint8)
+    is_lung = labels > 0
+    solid = is_lung & (_erode(is_lung, EDGE_MM, grid.spacing) | (grid.means >= TISSUE_HU))
+    reach = masks.grow(labels, EDGE_MM, grid.spacing) * ~never
+    _, *counts = masks.draw(volume.array, TISSUE_HU, reach, solid, grid.block, grid.first, mask)
+    right_ml, left_ml = (float(count) * volume.voxel_ml for count in counts)
+    return mask, right_ml, left_ml
+
+
+def _doubts(
+    volume: Volume, grid: _Grid, labels: Labels, mask: Labels, right_ml: float, left_ml: float
+) -> tuple[str, ...]:
+    """Words of errors.WARNINGS that fit."""
+    if right_ml + left_ml == 0:
+        return ("lungs-not-found",)
+    doubts = []
+    if _is_cut_off(volume, grid, labels, mask):
+        doubts.append("lungs-touch-border")
+    smaller, larger = min(right_ml, left_ml), max(right_ml, left_ml)
+    if smaller < MIN_LUNG_RATIO * larger:
+        doubts.append("one-lung")
+    is_lopsided = MIN_LUNG_RATIO <= smaller / larger < MIN_USUAL_RATIO
+    if not MIN_TOTAL_ML <= right_ml + left_ml <= MAX_TOTAL_ML or is_lopsided:
+        doubts.append("lung-volume-unlikely")
+    return tuple(doubts)
+
+
+def _is_cut_off(volume: Volume, grid: _Grid, labels: Labels, mask: Labels) -> bool:
+    """Whether a lung meets the first or last slice, a side of the volume, or padding."""
+    spacing = volume.spacing
+    for axis in range(3):
+        face_mm2 = math.prod(spacing) / spacing[axis]
+        for end in (0, -1):
+            if np.count_nonzero(np.take(mask, end, axis=axis)) * face_mm2 >= TOUCH_MM2:
+                return True
+    padding = _near(grid.means == PADDING, 1.5 * max(grid.spacing[1:]), grid.spacing)
+    n_at_padding = np.count_nonzero(padding & (labels > 0))
+    return bool(n_at_padding * grid.spacing[0] * min(grid.spacing[1:]) >= TOUCH_MM2)
+
+
+# ---------------------------------------------------------------------------------------------------
+# Morphology with balls, in mm; nothing lies beyond the edge of the grid
+# ---------------------------------------------------------------------------------------------------
+
+
+def _near(mask: Mask, radius_mm: float, spacing: Triple) -> Mask:
+    """Dilate: voxels at most `radius_mm` from the mask."""
+    grown: Mask = masks.grow(mask.view(np.uint8), radius_mm, spacing).view(np.bool_)
+    return grown
+
+
+def _erode(mask: Mask, radius_mm: float, spacing: Triple) -> Mask:
+    return ~_near(~mask, radius_mm, spacing)
+
+
+def _open(mask: Mask, radius_mm: float, spacing: Triple) -> Mask:
+    """Remove what a ball does not fit into."""
+    return _near(_erode(mask, radius_mm, spacing), radius_mm, spacing)
+
+
+def _close(mask: Mask, radius_mm: float, spacing: Triple) -> Mask:
+    """Fill what a ball outside the mask does not fit into; the mask goes on beyond its edges."""
+    widths = [math.ceil(radius_mm / s) for s in spacing]
+    padded = np.pad(mask, [(w, w) for w in widths], mode="edge")
+    closed = _erode(_near(padded, radius_mm, spacing), radius_mm, spacing)
+    return closed[tuple(slice(w, -w) for w in widths)] | mask
+
+
+def _grow(mask: Labels, margin_mm: float, spacing: Triple) -> Labels:
+    """Grow both lungs; a voxel goes to the nearer one."""
+    box = _box(mask > 0, margin=math.ceil(margin_mm / min(spacing)))
+    grown = np.zeros_like(mask)
+    grown[box] = masks.grow(np.ascontiguousarray(mask[box]), margin_mm, spacing)
+    return grown
+
+
+def _centre(mask: Mask) -> NDArray[np.float64]:
+    """Centre of mass (z, y, x), as an index."""
+    centre = np.zeros(3)
+    for axis in range(3):
+        counts = np.count_nonzero(mask, axis=tuple(a for a in range(3) if a != axis))
+        centre[axis] = counts @ np.arange(counts.size) / max(1, counts.sum())
+    return centre
+
+
+def _box(mask: Mask, margin: int) -> tuple[slice, slice, slice]:
+    """Smallest box round the mask, grown by `margin` voxels; empty if the mask is."""
+    box = []
+    for axis in range(3):
+        (where,) = np.nonzero(mask.any(axis=tuple(a for a in range(3) if a != axis)))
+        first, last = (where[0], where[-1] + 1) if where.size else (0, 0)
+        box.append(slice(max(0, int(first) - margin), min(mask.shape[axis], int(last) + margin)))
+    z, y, x = box
+    return z, y, x

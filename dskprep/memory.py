@@ -1,0 +1,131 @@
+"""How much memory a patient needs, and whether a worker has it: known before it is used."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+
+from dskprep.config import PrepConfig
+from dskprep.errors import Refusal
+from dskprep.volume import Triple
+
+BASE_BYTES = 380_000_000
+"""A worker process that has imported and compiled everything, before its first patient."""
+
+USABLE_SHARE = 0.9
+"""Of a worker's limit: Dask kills a worker at 0.95."""
+
+FIXED_BYTES = 60_000_000
+"""What a patient needs whatever its size: the coarse grid of the lungs, planes in float, codecs."""
+
+COMPUTE_SHARE = 1.5
+"""While the lungs are found: the resampled volume and its mask, beside the native volume."""
+
+OUTPUT_SHARE = 2.3
+"""While a volume is encoded: itself, its mask (half of it) and the encoded objects (up to 0.8 of it)."""
+
+
+def usable_bytes(limit_bytes: int) -> int:
+    """What the patients of a worker with that memory limit may take together."""
+    return max(0, int(limit_bytes * USABLE_SHARE) - BASE_BYTES)
+
+
+def estimate_bytes(shape: tuple[int, int, int], spacing_mm: Triple, config: PrepConfig) -> int:
+    """Peak memory of computing a series of int16 (z, y, x), its files included.
+
+    Either the native volume stands beside the resampled one and its mask, or these two beside their
+    encoded form.
+    """
+    native = 2 * int(np.prod(shape, dtype=np.int64))
+    output = native * float(np.prod(np.divide(spacing_mm, config.spacing_mm)))
+    return FIXED_BYTES + int(max(native + COMPUTE_SHARE * output, OUTPUT_SHARE * output))
+
+
+class Underestimated(Exception):
+    """A patient turned out to need `need_bytes`, more than it was admitted with and more than is free."""
+
+    def __init__(self, need_bytes: int) -> None:
+        super().__init__(need_bytes)
+        self.need_bytes = need_bytes
+
+
+@dataclass
+class Ticket:
+    """What one patient holds: its files while it waits, its need while it is computed, then its objects."""
+
+    read_bytes: int = 0
+    need_bytes: int = 0
+    held_bytes: int = 0
+
+
+class Ledger:
+    """The memory of one worker process, shared by the patients in its slots.
+
+    A patient is admitted once, before its files are read, with the bytes of its files and its need. It
+    never waits again, so patients cannot wait for one another. It is admitted if, beside what others
+    hold, its files and the largest need of any patient in the line fit at once: only one is computed at
+    a time.
+    """
+
+    def __init__(self, total_bytes: int) -> None:
+        self.total_bytes = total_bytes
+        self._tickets: list[Ticket] = []
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def ticket(self) -> Iterator[Ticket]:
+        """A ticket for one patient; what it holds is given back at the end."""
+        ticket = Ticket()
+        try:
+            yield ticket
+        finally:
+            with self._changed:
+                if ticket in self._tickets:
+                    self._tickets.remove(ticket)
+                self._changed.notify_all()
+
+    def admit(self, ticket: Ticket, read_bytes: int, need_bytes: int) -> None:
+        """Wait until the patient fits. Raises Refusal `too-large` if it never can."""
+        need_bytes = max(need_bytes, read_bytes)
+        if need_bytes > self.total_bytes:
+            raise Refusal(
+                "too-large",
+                f"needs {need_bytes} bytes, and a worker has {self.total_bytes} for patients; run again with "
+                f"--retry refused --memory-limit {_limit_for(need_bytes)} and as many --workers as that allows",
+            )
+        ticket.read_bytes, ticket.need_bytes, ticket.held_bytes = read_bytes, need_bytes, read_bytes
+        with self._changed:
+            self._changed.wait_for(lambda: self._fits(ticket))
+            self._tickets.append(ticket)
+
+    def grow(self, ticket: Ticket, need_bytes: int) -> None:
+        """Raise the need of an admitted patient.
+
+        Raises Underestimated if that does not fit beside the others now: give up the ticket, and come
+        again with that need.
+        """
+        with self._changed:
+            others = [t for t in self._tickets if t is not ticket]
+            if need_bytes > ticket.need_bytes and sum(t.held_bytes for t in others) + need_bytes > self.total_bytes:
+                raise Underestimated(need_bytes)
+            ticket.need_bytes = max(ticket.need_bytes, need_bytes)
+
+    def finish(self, ticket: Ticket, held_bytes: int) -> None:
+        """The patient is computed; from now on it holds its encoded objects only."""
+        with self._changed:
+            ticket.need_bytes = ticket.held_bytes = held_bytes
+            self._changed.notify_all()
+
+    def _fits(self, new: Ticket) -> bool:
+        held = sum(t.held_bytes for t in self._tickets) + new.held_bytes
+        beyond_files = max(t.need_bytes - t.held_bytes for t in [*self._tickets, new])
+        return held + beyond_files <= self.total_bytes
+
+
+def _limit_for(need_bytes: int) -> str:
+    """A worker's memory limit, in words, under which the need fits."""
+    return f"{(need_bytes + BASE_BYTES) / USABLE_SHARE / 2**30 + 0.1:.1f}GiB"

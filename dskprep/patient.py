@@ -1,0 +1,358 @@
+"""One patient on one worker: read, put right, prepare, write, commit.
+
+A worker process has three slots, for reading, computing and writing, and one patient in each: while
+one is computed, the next is read and the last is written.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+import threading
+import time
+import traceback
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from typing import Any
+
+from distributed.system import MEMORY_LIMIT
+
+from dskprep import archive, discover, memory, omezarr, series, storage, store
+from dskprep.config import PrepConfig
+from dskprep.dicom import Contents, Slice
+from dskprep.errors import InfrastructureError, Refusal
+from dskprep.memory import Ledger
+from dskprep.steps import Prepared, prepare
+from dskprep.stopwatch import Stopwatch
+from dskprep.store import Record, RecordName
+
+ATTEMPTS = 3
+"""Tries of a patient whose store did not answer; the store's own retries come on top."""
+
+WAIT_S = 2.0
+"""Before the second try; doubled before each further one."""
+
+MAX_NAMES = 20
+"""File names that a record lists of those set aside."""
+
+ARCHIVE_GROWTH = 3
+"""An archive is taken to need this many times its size, until its first series is decoded."""
+
+MAX_STEP_MM = 20.0
+"""A SliceThickness beyond this is no guess of the distance between slices."""
+
+_READING, _COMPUTING, _WRITING = threading.Lock(), threading.Lock(), threading.Lock()
+
+
+@dataclass(frozen=True)
+class Job:
+    """A case to be done. `stale` are records of it that no longer hold."""
+
+    case: discover.Case
+    stale: tuple[RecordName, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class _Line:
+    """What the stages of one patient share."""
+
+    case: discover.Case
+    config: PrepConfig
+    ledger: Ledger
+    ticket: memory.Ticket
+    clock: Stopwatch
+
+
+@dataclass(eq=False)
+class _Outcome:
+    """A series' record in the making, and its objects (none if it became no volume)."""
+
+    record: Record
+    objects: dict[str, bytes] = field(default_factory=dict)
+
+
+def prepare_patient(job: Job, *, target: str, config: PrepConfig, memory_bytes: int) -> list[Record]:
+    """Do one case, in a process that may use `memory_bytes`, and return its records, its own last.
+
+    Never raises: what goes wrong is in the record (`refused`, or `failed` with its traceback). A record
+    that could not be written has `"is_recorded": False`.
+    """
+    clock = Stopwatch()
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            return _attempt(job, target, config, _ledger(memory_bytes), clock)
+        except (InfrastructureError, OSError) as error:
+            failure: BaseException = error
+            if attempt < ATTEMPTS:
+                time.sleep(WAIT_S * 2 ** (attempt - 1))
+        except Exception as error:  # a bug, or memory: it costs this patient only
+            failure = error
+            break
+    record = _base(job.case, config) | {
+        "status": "failed",
+        "reason": type(failure).__name__,
+        "message": str(failure)[:500],
+        "traceback": "".join(traceback.format_exception(failure)),
+        "seconds": clock.seconds,
+    }
+    return [record_loss(target, record, job.stale)]
+
+
+def read_series(url: str, *, min_slices: int = 10) -> series.Series:
+    """Read a folder or archive of DICOM files: its CT series with the most slices, put right.
+
+    Raises Refusal if there is none, or it makes no volume.
+    """
+    url = storage.absolute(url)
+    if discover.is_archive(url):
+        files = archive.members(storage.read(url), url, MEMORY_LIMIT)
+    else:
+        files = storage.read_many(url, discover.inputs(storage.listing(url)))
+    contents = Contents()
+    for name, content in files:
+        contents.add(name, content)
+    if contents.damage:
+        raise next(iter(contents.damage.values()))
+    if not contents.slices:
+        raise _nothing_found(contents)
+    slices = max(contents.slices.values(), key=len)
+    return series.assemble(slices, min_slices=min_slices)
+
+
+def record_loss(target: str, record: Record, stale: tuple[RecordName, ...]) -> Record:
+    """Commit the record of a patient that was lost, if the target can be written at all."""
+    try:
+        store.forget(target, stale)
+        store.commit(target, record)
+    except (InfrastructureError, OSError):
+        record["is_recorded"] = False
+    return record
+
+
+def killed_record(case: discover.Case, config: PrepConfig) -> Record:
+    """The record of a patient whose worker died with it, alone, twice."""
+    return _base(case, config) | {
+        "status": "killed",
+        "reason": "worker-died",
+        "message": "its worker process died twice while it held this patient, the second time alone: "
+        "most likely it needs more memory than the worker's limit",
+    }
+
+
+@functools.cache
+def _ledger(limit_bytes: int) -> Ledger:
+    """The ledger of this process."""
+    return Ledger(memory.usable_bytes(limit_bytes))
+
+
+def _attempt(job: Job, target: str, config: PrepConfig, ledger: Ledger, clock: Stopwatch) -> list[Record]:
+    """One try; a second reading if the patient turns out larger than its first slice promised."""
+    need_bytes = 0
+    while True:
+        try:
+            with ledger.ticket() as ticket:
+                outcomes = _outcomes(_Line(job.case, config, ledger, ticket, clock), need_bytes)
+                return _commit(job, target, outcomes, clock)
+        except memory.Underestimated as error:
+            need_bytes = error.need_bytes
+
+
+def _outcomes(line: _Line, need_bytes: int) -> list[_Outcome]:
+    """Read and compute; the case's own series last."""
+    try:
+        with _READING, line.clock("read"):
+            files = list(_read(line, need_bytes))
+        with _COMPUTING:
+            outcomes = list(_compute(line, files))
+    except Refusal as refusal:
+        outcomes = [_refused(_base(line.case, line.config), refusal)]
+    line.ledger.finish(line.ticket, sum(len(c) for o in outcomes for c in o.objects.values()))
+    _name(outcomes, line.case.key)
+    return outcomes
+
+
+def _commit(job: Job, target: str, outcomes: list[_Outcome], clock: Stopwatch) -> list[Record]:
+    """Write the volumes, then the records."""
+    with _WRITING:
+        with clock("write"):
+            store.forget(target, job.stale)
+            for outcome in outcomes:
+                outcome.record["objects"] = store.write_volume(target, outcome.record["key"], outcome.objects)
+        for outcome in outcomes:
+            outcome.record["seconds"] = {stage: round(s, 4) for stage, s in clock.seconds.items()}
+            store.commit(target, outcome.record)
+    return [outcome.record for outcome in outcomes]
+
+
+def _read(line: _Line, need_bytes: int) -> Iterator[tuple[str, bytes]]:
+    """The case's files, once there is memory for it.
+
+    The first file that is a slice tells how large the volume will be. Raises Refusal `source-changed`
+    if the files are not those that were listed, `too-large` if they never fit.
+    """
+    case = line.case
+    if discover.is_archive(case.url):
+        entry = storage.entry_of(case.url)
+        _check_unchanged(case, [entry] if entry else [])
+        line.ledger.admit(line.ticket, case.n_bytes, max(need_bytes, ARCHIVE_GROWTH * case.n_bytes))
+        name = case.url.rpartition("/")[2]
+        yield from archive.members(storage.read(case.url), name, line.ledger.total_bytes)
+        return
+    entries = discover.inputs(storage.listing(case.url))
+    _check_unchanged(case, entries)
+    try:
+        if not need_bytes:
+            need_bytes = _first_estimate(case, entries, line.config)
+        line.ledger.admit(line.ticket, case.n_bytes, need_bytes)
+        yield from storage.read_many(case.url, entries)
+    except storage.ObjectChanged as error:
+        raise Refusal("source-changed", str(error)) from error
+
+
+def _first_estimate(case: discover.Case, entries: list[storage.Entry], config: PrepConfig) -> int:
+    """Memory for the case, judged by its largest file as if all were slices like it."""
+    if not entries:
+        return 0
+    largest = max(entries, key=lambda entry: entry.size)
+    contents = Contents()
+    for name, content in storage.read_many(case.url, [largest]):
+        contents.add(name, content)
+    slices = next(iter(contents.slices.values()), None)
+    if not slices:
+        return case.n_bytes
+    plane = slices[0].plane
+    shape = (len(slices) * len(entries), *plane.shape)
+    return memory.estimate_bytes(shape, (_thickness_mm(slices[0]), *plane.pixel_mm), config)
+
+
+def _thickness_mm(s: Slice) -> float:
+    """SliceThickness, good for a guess of the step; 1 where it says nothing."""
+    try:
+        thickness = float(s.facts["slice_thickness_mm"])
+    except ValueError:
+        return 1.0
+    return thickness if 0 < thickness <= MAX_STEP_MM else 1.0
+
+
+def _check_unchanged(case: discover.Case, entries: list[storage.Entry]) -> None:
+    if discover.digest(entries) != case.digest:
+        raise Refusal(
+            "source-changed",
+            f"expected the {case.n_files} files that were listed, found {len(entries)} with other names, sizes or "
+            "tags; run again",
+        )
+
+
+def _compute(line: _Line, files: list[tuple[str, bytes]]) -> Iterator[_Outcome]:
+    """An outcome for each CT series in the files. Empties `files` as it goes."""
+    contents = Contents()
+    with line.clock("decode"):
+        files.reverse()
+        while files:
+            contents.add(*files.pop())
+    uids = sorted({*contents.slices, *contents.damage} - {""}) or sorted(contents.damage)
+    if not uids:
+        raise _nothing_found(contents)
+    for uid in uids:
+        record = _base(line.case, line.config) | {"aside": _aside(contents)}
+        if uid:
+            record["series_uid_sha256"] = hashlib.sha256(uid.encode()).hexdigest()[:12]
+        warnings = ["localizer-skipped"] if "localizer" in record["aside"]["counts"] else []
+        if len(uids) > 1:
+            warnings.append("one-of-several-series")
+        damage = contents.damage.get(uid) or contents.damage.get("")
+        try:
+            if damage is not None:
+                raise damage
+            yield _written(line, record, warnings, contents.slices.pop(uid))
+        except Refusal as refusal:
+            yield _refused(record, refusal)
+
+
+def _written(line: _Line, record: Record, warnings: list[str], slices: list[Slice]) -> _Outcome:
+    config = line.config
+    with line.clock("decode"):
+        found = series.assemble(slices, min_slices=config.min_slices, max_bytes=line.ledger.total_bytes)
+    volume = found.volume
+    line.ledger.grow(line.ticket, memory.estimate_bytes(volume.shape, volume.spacing, config))
+    warnings = warnings + list(found.warnings)
+    record |= {"status": "written", "source": found.facts, "hu_sha256": found.hu_sha256}
+    del found
+    prepared = prepare(volume, config, line.clock)
+    del volume
+    record["geometry"] = _geometry(prepared)
+    if prepared.lungs is not None:
+        warnings += prepared.lungs.warnings
+        record["lungs"] = {
+            "right_ml": round(prepared.lungs.right_ml, 1),
+            "left_ml": round(prepared.lungs.left_ml, 1),
+        }
+    record["warnings"] = warnings
+    provenance = {name: record[name] for name in ("settings_digest", "input_digest", "hu_sha256", "dskprep")}
+    with line.clock("encode"):
+        return _Outcome(record, omezarr.encode(prepared, config, provenance))
+
+
+def _refused(record: Record, refusal: Refusal) -> _Outcome:
+    return _Outcome(record | {"status": "refused", "reason": refusal.reason, "message": refusal.message})
+
+
+def _nothing_found(contents: Contents) -> Refusal:
+    """Why files without any CT slice are refused."""
+    counts = _aside(contents)["counts"]
+    n_files = sum(counts.values())
+    if "localizer" in counts:
+        return Refusal("localizer-only", f"expected CT slices, found localizers and such only ({counts})")
+    if "not-ct" in counts:
+        kinds = sorted({a.detail for a in contents.aside if a.kind == "not-ct"})
+        return Refusal("not-ct", f"expected CT images, found {', '.join(kinds)[:200]}")
+    return Refusal("no-dicom", f"expected DICOM files, found none among {n_files} files")
+
+
+def _name(outcomes: list[_Outcome], key: str) -> None:
+    """Give the case's own key to its main series, and put that last.
+
+    The main series is a written one before a refused one, then that with the most slices. The others
+    have the key with a part of their UID's digest.
+    """
+
+    def rank(outcome: _Outcome) -> tuple[bool, int, str]:
+        record = outcome.record
+        n_slices = record.get("source", {}).get("slices", 0)
+        return record["status"] == "written", n_slices, record.get("series_uid_sha256", "")
+
+    outcomes.sort(key=rank)
+    for outcome in outcomes[:-1]:
+        outcome.record["key"] = f"{key}{store.FURTHER}{outcome.record['series_uid_sha256']}"
+
+
+def _base(case: discover.Case, config: PrepConfig) -> Record:
+    """What every record says."""
+    return {
+        "key": case.key,
+        "input_digest": case.digest,
+        "url": case.url,
+        "n_files": case.n_files,
+        "bytes_read": case.n_bytes,
+        "settings_digest": config.digest(),
+        "dskprep": version("dskprep"),
+        "worker": f"{os.uname().nodename}:{os.getpid()}",
+    }
+
+
+def _geometry(prepared: Prepared) -> dict[str, Any]:
+    image = prepared.image
+    return {
+        "shape": list(image.shape),
+        "spacing_mm": [round(s, 6) for s in image.spacing],
+        "affine": image.affine.round(6).tolist(),
+    }
+
+
+def _aside(contents: Contents) -> dict[str, Any]:
+    counts: dict[str, int] = {}
+    for aside in contents.aside:
+        counts[aside.kind] = counts.get(aside.kind, 0) + 1
+    return {"counts": counts, "names": [f"{a.name}: {a.kind} {a.detail}".strip() for a in contents.aside[:MAX_NAMES]]}

@@ -1,0 +1,312 @@
+"""The run: the cases of a source through the workers into a dataset. The only user of dask.bag."""
+
+from __future__ import annotations
+
+import datetime
+import fnmatch
+import itertools
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import CancelledError
+from dataclasses import dataclass, field
+from typing import Any
+
+import dask.bag as db
+from distributed import Client, Future, KilledWorker, as_completed
+from distributed.comm.core import CommClosedError
+from distributed.system import MEMORY_LIMIT
+
+from dskprep import cluster, config, discover, patient, storage, store
+from dskprep.config import PrepConfig
+from dskprep.errors import InfrastructureError, UsageError
+from dskprep.patient import Job
+from dskprep.store import Record, RecordName
+
+RETRIES = {
+    None: (),
+    "refused": ("refused",),
+    "failed": ("failed", "killed"),
+    "all": ("refused", "failed", "killed"),
+}
+"""Which statuses are done again, by the value of --retry."""
+
+RECOUNT_S = 5.0
+"""How often the workers are counted, so that late ones are used."""
+
+
+@dataclass
+class Account:
+    """What became of the cases: `counts` of the statuses, `reasons` of those not written.
+
+    `already` counts the cases that an earlier run had finished, by status; they are in `counts` too.
+    """
+
+    counts: Counter[str] = field(default_factory=Counter)
+    already: Counter[str] = field(default_factory=Counter)
+    reasons: Counter[str] = field(default_factory=Counter)
+    warnings: Counter[str] = field(default_factory=Counter)
+    further_series: Counter[str] = field(default_factory=Counter)
+    inputs: int = 0
+    bytes_read: int = 0
+    bytes_written: int = 0
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every input has a status."""
+        return self.inputs == self.counts.total()
+
+    @property
+    def is_clean(self) -> bool:
+        """Whether every input, and every further series, is written."""
+        return self.is_complete and set(self.counts) | set(self.further_series) <= {"written"}
+
+    def add(self, records: list[Record]) -> None:
+        """Count the records of one case, its own last."""
+        *further, own = records
+        self.counts[own["status"]] += 1
+        for record in further:
+            self.further_series[record["status"]] += 1
+        for record in records:
+            if record["status"] != "written":
+                self.reasons[f"{record['status']}: {record['reason']}"] += 1
+            self.warnings.update(record.get("warnings", []))
+            self.bytes_written += sum(o["bytes"] for o in record.get("objects", {}).values())
+        self.bytes_read += own["bytes_read"]
+
+
+@dataclass
+class Summary:
+    """The end of a run. `exit_code` is 0 if every series of the source is written, else 1."""
+
+    run_id: str
+    source: str
+    target: str
+    account: Account
+    seconds: float
+    is_interrupted: bool = False
+
+    @property
+    def exit_code(self) -> int:
+        return 0 if self.account.is_clean and not self.is_interrupted else 1
+
+    def as_dict(self) -> dict[str, Any]:
+        """The summary as plain JSON values."""
+        account = self.account
+        return {
+            "run_id": self.run_id,
+            "source": self.source,
+            "target": self.target,
+            "seconds": round(self.seconds, 2),
+            "is_interrupted": self.is_interrupted,
+            "inputs": account.inputs,
+            "counts": dict(account.counts),
+            "already": dict(account.already),
+            "reasons": dict(account.reasons),
+            "warnings": dict(account.warnings),
+            "further_series": dict(account.further_series),
+            "bytes_read": account.bytes_read,
+            "bytes_written": account.bytes_written,
+        }
+
+
+Progress = Callable[[Account, list[Record]], None]
+"""Called with the account so far and the records of the case just done."""
+
+
+def run(
+    source: str,
+    target: str,
+    *,
+    preset: str = "default",
+    settings: PrepConfig | None = None,
+    client: Client | None = None,
+    limit: int | None = None,
+    only: str | None = None,
+    retry: str | None = None,
+    progress: Progress | None = None,
+) -> Summary:
+    """Prepare every series of `source` that `target` does not hold yet.
+
+    Parameters
+    ----------
+    source, target
+        fsspec URLs or paths: a tree of folders with DICOM files, archives, or a manifest; and where
+        the dataset is, or will be.
+    preset, settings
+        The name of a preset, or settings in its place.
+    client
+        A dask.distributed Client; without one, the work is done in this process.
+    limit, only
+        Take the first `limit` cases; take the cases whose key matches the pattern `only`.
+    retry
+        Do cases again that were `refused`, or `failed` (which includes killed), or `all` of these.
+
+    Raises UsageError (nothing was started) or InfrastructureError (run again to go on).
+    """
+    source, target = storage.absolute(source), storage.absolute(target)
+    _check_places(source, target)
+    if retry not in RETRIES:
+        raise UsageError(f"retry must be refused, failed or all, not {retry!r}")
+    settings = settings or config.preset(preset)
+    memory_bytes = cluster.memory_of_smallest(client) if client else MEMORY_LIMIT
+    cases = _first(source)
+    store.create(target, settings)
+    started = time.monotonic()
+    summary = Summary(_run_id(), source, target, Account(), 0.0)
+    arguments = {"target": target, "config": settings, "memory_bytes": memory_bytes}
+    jobs = _jobs(cases, target, summary.account, limit, only, RETRIES[retry])
+    rows = []
+    try:
+        done = _on_cluster(client, jobs, arguments) if client else _in_process(jobs, arguments)
+        for records in done:
+            _record_lost(target, records)
+            summary.account.add(records)
+            rows += [store.row(record) for record in records]
+            if progress:
+                progress(summary.account, records)
+    except KeyboardInterrupt:
+        summary.is_interrupted = True
+    summary.seconds = time.monotonic() - started
+    store.write_index(target, rows)
+    store.write_run(target, summary.run_id, summary.as_dict())
+    return summary
+
+
+def _check_places(source: str, target: str) -> None:
+    for url in (source, target):
+        if "@" in url.split("://", 1)[-1].split("/", 1)[0] and "://" in url:
+            raise UsageError("a URL must not hold credentials; set them in the environment or a profile")
+    if storage.is_within(target, source):
+        raise UsageError(f"the target {target} lies inside the source {source}; choose a place outside it")
+    if storage.is_within(source, target):
+        raise UsageError(f"the source {source} lies inside the target {target}; choose another target")
+
+
+def _first(source: str) -> Iterator[discover.Case]:
+    """The cases of the source; raises UsageError now if there are none."""
+    cases = discover.cases(source)
+    first = next(cases, None)
+    if first is None and not storage.exists(source):
+        raise UsageError(f"{source}: there is no such folder; check the path")
+    if first is None:
+        raise UsageError(f"{source}: holds no patients; expected folders of DICOM files, archives or a manifest")
+    return itertools.chain([first], cases)
+
+
+def _jobs(
+    cases: Iterable[discover.Case],
+    target: str,
+    account: Account,
+    limit: int | None,
+    only: str | None,
+    again: tuple[str, ...],
+) -> Iterator[Job]:
+    """The cases that are to be done; the others are counted."""
+    known: dict[str, list[RecordName]] = defaultdict(list)
+    for name in store.record_names(target):
+        known[name.key.partition(store.FURTHER)[0]].append(name)
+    chosen = (case for case in cases if only is None or fnmatch.fnmatchcase(case.key, only))
+    for case in itertools.islice(chosen, limit):
+        account.inputs += 1
+        names = known[case.key]
+        own = [n for n in names if n.key == case.key and n.digest == case.digest]
+        if own and own[0].status not in again:
+            account.counts[own[0].status] += 1
+            account.already[own[0].status] += 1
+            _count_further(account, names, case)
+        else:
+            yield Job(case, tuple(names))
+
+
+def _count_further(account: Account, names: list[RecordName], case: discover.Case) -> None:
+    for name in names:
+        if name.key != case.key and name.digest == case.digest:
+            account.further_series[name.status] += 1
+
+
+def _record_lost(target: str, records: list[Record]) -> None:
+    """Write, from here, a record that its worker could not write."""
+    for record in records:
+        if not record.pop("is_recorded", True):
+            store.commit(target, record)
+
+
+def _in_process(jobs: Iterable[Job], arguments: dict[str, Any]) -> Iterator[list[Record]]:
+    for job in jobs:
+        yield from _bag([job], arguments).compute(scheduler="sync")
+
+
+def _bag(jobs: list[Job], arguments: dict[str, Any]) -> Any:
+    """One patient an element, one element a partition, one partition a task."""
+    return db.from_sequence(jobs, npartitions=len(jobs)).map(patient.prepare_patient, **arguments)
+
+
+def _on_cluster(client: Client, jobs: Iterator[Job], arguments: dict[str, Any]) -> Iterator[list[Record]]:
+    """Keep as many patients under way as there are slots; a patient that lost its worker goes last, alone."""
+    suspects: list[Job] = []
+    line = _Line(client, arguments)
+    try:
+        yield from line.drain(jobs, suspects)
+        for job in suspects:
+            lost: list[Job] = []
+            yield from line.drain(iter([job]), lost)
+            if lost:
+                record = patient.killed_record(job.case, arguments["config"])
+                yield [patient.record_loss(arguments["target"], record, job.stale)]
+    except (CancelledError, CommClosedError, OSError, TimeoutError) as error:
+        raise InfrastructureError(
+            f"the Dask scheduler was lost ({type(error).__name__}); what is written stays: run the same command again"
+        ) from error
+    finally:
+        line.abandon()
+
+
+class _Line:
+    """The futures under way."""
+
+    def __init__(self, client: Client, arguments: dict[str, Any]) -> None:
+        self.client = client
+        self.arguments = arguments
+        self.under_way: dict[Future[Any], Job] = {}
+        self.n_slots = 0
+        self.counted = float("-inf")
+
+    def drain(self, jobs: Iterator[Job], lost: list[Job]) -> Iterator[list[Record]]:
+        """Run the jobs; those whose worker died with them too often are added to `lost`."""
+        done = as_completed()
+        while True:
+            done.update(self._submit(list(itertools.islice(jobs, self._free_slots()))))
+            if not self.under_way:
+                return
+            future = next(done)
+            job = self.under_way.pop(future)
+            try:
+                yield future.result()[0]
+            except KilledWorker:
+                lost.append(job)
+            finally:
+                future.release()
+
+    def abandon(self) -> None:
+        """Cancel what is still under way."""
+        if self.under_way and self.client.status == "running":
+            self.client.cancel(list(self.under_way), force=True)
+        self.under_way.clear()
+
+    def _submit(self, jobs: list[Job]) -> list[Future[Any]]:
+        if not jobs:
+            return []
+        futures = self.client.compute(_bag(jobs, self.arguments).to_delayed())
+        self.under_way.update(zip(futures, jobs, strict=True))
+        return list(futures)
+
+    def _free_slots(self) -> int:
+        if time.monotonic() - self.counted > RECOUNT_S:
+            self.n_slots = max(1, sum(self.client.nthreads().values()))
+            self.counted = time.monotonic()
+        return max(0, self.n_slots - len(self.under_way))
+
+
+def _run_id() -> str:
+    return datetime.datetime.now(datetime.UTC).strftime("%Y%m%dT%H%M%SZ")

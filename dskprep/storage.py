@@ -1,0 +1,360 @@
+"""Folders and buckets by fsspec URL: list, read, write. The home of fsspec and s3fs.
+
+URLs travel between processes, open file systems never do. Credentials, endpoint and region come from
+the environment or the profile of the process that opens the store.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import fsspec
+from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, ProfileNotFound
+
+from dskprep import s3read
+from dskprep.errors import InfrastructureError, UsageError
+
+S3_SETTINGS: dict[str, Any] = {
+    "use_listings_cache": False,  # the cache never expires and remembers absence
+    "config_kwargs": {
+        "retries": {"max_attempts": 6, "mode": "standard"},
+        "max_pool_connections": 32,
+        "connect_timeout": 5,
+        "read_timeout": 30,
+    },
+}
+
+ObjectChanged = s3read.ObjectChanged
+
+MAX_DELETED_AT_ONCE = 1000
+
+
+class Entry(NamedTuple):
+    """One object: name relative to its folder, size in bytes, and a tag that changes with its content."""
+
+    name: str
+    size: int
+    tag: str
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A folder found by `walk`: its path relative to the start, and what lies directly in it."""
+
+    path: str
+    entries: tuple[Entry, ...]
+    has_subfolders: bool
+
+
+def absolute(url: str) -> str:
+    """The URL in a form that means the same in every process (relative paths made absolute).
+
+    Raises UsageError if it holds credentials: URLs go into tasks, records and messages.
+    """
+    url = url.removeprefix("file://").rstrip("/") or "/"
+    if "://" not in url:
+        return Path(url).expanduser().resolve().as_posix()
+    scheme, _, place = url.partition("://")
+    scheme = scheme.replace("s3a", "s3")
+    bucket = place.partition("/")[0]
+    # a secret may hold a slash; no bucket's name but an access point's holds a colon
+    if "@" in bucket or (scheme == "s3" and ":" in bucket.removeprefix("arn:") and not bucket.startswith("arn:")):
+        raise UsageError("a URL must not hold credentials; set them in the environment or a profile")
+    return f"{scheme}://{place}"
+
+
+def join(url: str, *names: str) -> str:
+    return "/".join([url.rstrip("/"), *names])
+
+
+def is_within(url: str, other: str) -> bool:
+    """Whether `url` is `other` or lies below it."""
+    url, other = (absolute(u).rstrip("/") + "/" for u in (url, other))
+    return url.startswith(other)
+
+
+def exists(url: str) -> bool:
+    with _translated(url):
+        fs, path = _open(url)
+        return bool(fs.exists(path))
+
+
+def is_folder(url: str) -> bool:
+    """Whether anything lies below the URL (or it is an empty local folder)."""
+    with _translated(url):
+        fs, path = _open(url)
+        return bool(fs.isdir(path))
+
+
+def listing(url: str) -> list[Entry]:
+    """The objects directly in a folder, sorted by name. Empty where there is no such folder."""
+    with _translated(url):
+        fs, path = _open(url)
+        try:
+            return _contents(fs, path)[0]
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+
+
+def listing_below(url: str) -> Iterator[Entry]:
+    """Every object below a folder, by pages on S3; names are relative to it."""
+    for folder in walk(url):
+        prefix = f"{folder.path}/" if folder.path else ""
+        yield from (entry._replace(name=prefix + entry.name) for entry in folder.entries)
+
+
+def entry_of(url: str) -> Entry | None:
+    """The one object at the URL, or None."""
+    with _translated(url):
+        fs, path = _open(url)
+        try:
+            return _entry(fs.info(path), path.rfind("/") + 1)
+        except FileNotFoundError:
+            return None
+
+
+def walk(url: str) -> Iterator[Folder]:
+    """Every folder below the URL that holds objects, and every empty local one.
+
+    On S3 the keys are listed by pages without a delimiter, so that a folder costs no request of its
+    own; only folders that are not yet complete are held in memory.
+    """
+    with _translated(url):
+        fs, path = _open(url)
+        yield from _walk_keys(fs, path) if _is_s3(url) else _walk_folders(fs, path)
+
+
+def read(url: str) -> bytes:
+    """One object whole. Raises FileNotFoundError if it is not there."""
+    with _translated(url):
+        fs, path = _open(url)
+        return bytes(fs.cat_file(path))
+
+
+def read_many(url: str, entries: Sequence[Entry]) -> Iterator[tuple[str, bytes]]:
+    """Name and content of objects below a folder, whole, several at once; in the order of `entries`.
+
+    Raises ObjectChanged if one is not as it was listed (on S3 by its ETag, elsewhere by its size).
+    """
+    with _translated(url), _gone_is_changed():
+        fs, path = _open(url)
+        if _is_s3(url):
+            bucket, _, prefix = path.partition("/")
+            objects = [(join(prefix, e.name) if prefix else e.name, e.size, e.tag) for e in entries]
+            names = (entry.name for entry in entries)
+            yield from zip(names, s3read.read_objects(fs, bucket, objects), strict=True)
+            return
+        for entry in entries:
+            content = bytes(fs.cat_file(join(path, entry.name)))
+            if len(content) != entry.size:
+                raise ObjectChanged(f"{entry.name}: was listed with {entry.size} bytes, now has {len(content)}")
+            yield entry.name, content
+
+
+def write_many(url: str, objects: dict[str, bytes]) -> None:
+    """Write objects below a folder, several at once; each is whole or absent on S3."""
+    with _translated(url):
+        fs, path = _open(url)
+        if _is_s3(url):
+            fs.pipe({join(path, name): content for name, content in objects.items()})
+            return
+        for name, content in objects.items():
+            _replace_file(fs, join(path, name), content)
+
+
+def create(url: str, content: bytes) -> bool:
+    """Write an object unless it exists. Returns whether this call wrote it."""
+    with _translated(url):
+        fs, path = _open(url)
+        if not _is_s3(url):
+            return _create_file(fs, path, content)
+        try:
+            fs.pipe_file(path, content, mode="create")
+        except FileExistsError:
+            return False
+        except OSError:
+            # some servers answer a lost race with another error than AWS's
+            if fs.exists(path):
+                return False
+            raise
+        return True
+
+
+def delete(url: str, names: Iterable[str]) -> None:
+    """Delete objects below a folder; those that are gone already are no error."""
+    with _translated(url):
+        fs, path = _open(url)
+        paths = [join(path, name) for name in names]
+        if _is_s3(url):
+            for start in range(0, len(paths), MAX_DELETED_AT_ONCE):
+                _delete_keys(fs, paths[start : start + MAX_DELETED_AT_ONCE])
+            return
+        for place in paths:
+            with contextlib.suppress(FileNotFoundError):
+                fs.rm_file(place)
+
+
+def _open(url: str) -> tuple[Any, str]:
+    settings = S3_SETTINGS if _is_s3(url) else {}
+    try:
+        fs, path = fsspec.core.url_to_fs(url, **settings)
+    except (ValueError, ImportError) as error:
+        raise UsageError(f"{url}: not a URL that can be opened: {error}") from error
+    return fs, str(path)
+
+
+def _is_s3(url: str) -> bool:
+    return url.startswith("s3://")
+
+
+def _entry(info: dict[str, Any], start: int) -> Entry:
+    tag = info.get("ETag") or info.get("mtime") or info.get("etag") or ""
+    return Entry(info["name"][start:], int(info["size"] or 0), str(tag).strip('"'))
+
+
+def _contents(fs: Any, path: str) -> tuple[list[Entry], list[str]]:
+    """Objects and folders directly in a folder, sorted; a local link counts as what it leads to."""
+    start = len(path.rstrip("/")) + 1
+    entries, folders = [], []
+    for info in fs.ls(path, detail=True):
+        if info.get("islink"):
+            info = _behind(fs, info)
+        name = info["name"][start:].rstrip("/")
+        if name and info["type"] == "directory":
+            folders.append(name)
+        elif name and info["type"] == "file":
+            entries.append(_entry(info, start))
+    return sorted(entries), sorted(folders)
+
+
+def _behind(fs: Any, link: dict[str, Any]) -> dict[str, Any]:
+    try:
+        return {**fs.info(os.path.realpath(link["name"])), "name": link["name"]}
+    except FileNotFoundError:
+        return {**link, "type": "file"}  # leads nowhere: it fails when it is read, rather than be left out
+
+
+def _walk_folders(fs: Any, path: str) -> Iterator[Folder]:
+    """Depth first, in a stable order. A link that leads back to a folder it lies in is not followed."""
+    pending: list[tuple[str, tuple[str, ...]]] = [(path, (os.path.realpath(path),))]
+    while pending:
+        place, above = pending.pop()
+        try:
+            entries, folders = _contents(fs, place)
+        except FileNotFoundError:
+            continue
+        except PermissionError:
+            if place == path:
+                raise
+            entries, folders = [], []  # it fails when it is read, and the others do not
+        yield Folder(place[len(path.rstrip("/")) + 1 :], tuple(entries), bool(folders))
+        for name in reversed(folders):
+            real = os.path.realpath(join(place, name))
+            if real not in above:
+                pending.append((join(place, name), (*above, real)))
+
+
+def _walk_keys(fs: Any, path: str) -> Iterator[Folder]:
+    bucket, _, prefix = path.partition("/")
+    prefix = f"{prefix.rstrip('/')}/" if prefix else ""
+    open_folders: dict[str, list[Entry]] = {}
+    parents: set[str] = set()
+    for page in _pages(fs, bucket, prefix):
+        for item in page:
+            folder, _, name = item["Key"][len(prefix) :].rpartition("/")
+            done = [f for f in open_folders if f and f != folder and not folder.startswith(f"{f}/")]
+            for f in done:
+                yield Folder(f, tuple(open_folders.pop(f)), f in parents)
+                parents.discard(f)
+            if name:
+                open_folders.setdefault(folder, []).append(Entry(name, item["Size"], item["ETag"].strip('"')))
+            while folder:
+                folder = folder.rpartition("/")[0]
+                parents.add(folder)
+    for f, entries in sorted(open_folders.items()):
+        yield Folder(f, tuple(entries), f in parents)
+
+
+def _pages(fs: Any, bucket: str, prefix: str) -> Iterator[list[dict[str, Any]]]:
+    more: dict[str, str] = {}
+    while True:
+        page = fs.call_s3("list_objects_v2", Bucket=bucket, Prefix=prefix, **more)
+        yield page.get("Contents", [])
+        if not page.get("IsTruncated"):
+            return
+        more = {"ContinuationToken": page["NextContinuationToken"]}
+
+
+@contextlib.contextmanager
+def _gone_is_changed() -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise ObjectChanged(f"a file that was listed is not there any more: {_short(error)}") from error
+
+
+def _delete_keys(fs: Any, paths: list[str]) -> None:
+    """Delete up to 1000 objects of one bucket. s3fs's own `rm` hides what could not be deleted."""
+    bucket = paths[0].partition("/")[0]
+    keys = [{"Key": path.partition("/")[2]} for path in paths]
+    answer = fs.call_s3("delete_objects", Bucket=bucket, Delete={"Objects": keys, "Quiet": True})
+    for error in answer.get("Errors", []):
+        place = f"s3://{bucket}/{error.get('Key')}"
+        raise InfrastructureError(f"{place}: cannot be deleted: {error.get('Code')} {error.get('Message')}")
+
+
+def _create_file(fs: Any, path: str, content: bytes) -> bool:
+    """Write beside, then link: whoever comes second sees the whole file of the first."""
+    fs.makedirs(path.rpartition("/")[0], exist_ok=True)
+    beside = f"{path}.{secrets.token_hex(6)}.part"  # a name of its own, whoever else writes
+    fs.pipe_file(beside, content)
+    try:
+        os.link(beside, path)
+    except FileExistsError:
+        return False
+    finally:
+        fs.rm_file(beside)
+    return True
+
+
+def _replace_file(fs: Any, path: str, content: bytes) -> None:
+    """Write beside, then rename: a reader sees the old file or the whole new one."""
+    fs.makedirs(path.rpartition("/")[0], exist_ok=True)
+    beside = f"{path}.{secrets.token_hex(6)}.part"  # a name of its own, whoever else writes
+    fs.pipe_file(beside, content)
+    fs.mv(beside, path)
+
+
+@contextlib.contextmanager
+def _translated(url: str) -> Iterator[None]:
+    """Turn what a store cannot do into one line that names it; leave errors about single objects alone."""
+    try:
+        yield
+    except (NoCredentialsError, ProfileNotFound) as error:
+        raise InfrastructureError(
+            f"{url}: {error}; set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+        ) from error
+    except PermissionError as error:
+        raise InfrastructureError(
+            f"{url}: permission denied ({_short(error)}); check the credentials and the path's rights"
+        ) from error
+    except (BotoCoreError, ClientError) as error:
+        raise InfrastructureError(
+            f"{url}: {_short(error)}; check the endpoint (AWS_ENDPOINT_URL), region and network"
+        ) from error
+    except FileNotFoundError as error:
+        if _is_s3(url) and "bucket does not exist" in str(error):
+            raise InfrastructureError(f"{url}: there is no such bucket; create it, or correct the name") from error
+        raise
+    except OSError as error:
+        raise InfrastructureError(f"{url}: {_short(error)}") from error
+
+
+def _short(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200]

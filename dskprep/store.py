@@ -1,0 +1,196 @@
+"""A dataset on disk or in a bucket: its settings, its records and its index.
+
+dataset.json                                    settings and their digest: written first, once
+records/<status>/<key>.<input digest>.json      the record of a series; its last write, and the commit
+volumes/<key>.zarr/                             the volume that a `written` record speaks of
+index.parquet                                   one row a series, made from the records
+runs/<run id>/summary.json                      the account of one run
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+from collections.abc import Iterable, Iterator
+from importlib.metadata import version
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from dskprep import storage
+from dskprep.config import PrepConfig
+from dskprep.errors import UsageError
+
+STATUSES = ("written", "refused", "failed", "killed")
+FORMAT = 1
+FURTHER = "+"
+"""Parts the key of a folder from the tag of a further series found in it."""
+
+Record = dict[str, Any]
+
+
+class RecordName(NamedTuple):
+    """What the name of a record says."""
+
+    status: str
+    key: str
+    digest: str
+
+    @property
+    def path(self) -> str:
+        """The record's place below the dataset."""
+        return f"records/{self.status}/{self.key}.{self.digest}.json"
+
+
+def create(target: str, config: PrepConfig) -> None:
+    """Begin a dataset, or join one of the same settings.
+
+    Raises UsageError if the target holds a dataset of other settings (the difference is in the
+    message), InfrastructureError if it cannot be written.
+    """
+    content: dict[str, Any] = {
+        "format": FORMAT,
+        "settings": config.as_dict(),
+        "digest": config.digest(),
+        "dskprep": version("dskprep"),
+    }
+    if storage.create(storage.join(target, "dataset.json"), _to_json(content)):
+        return
+    there = describe(target)
+    if there["digest"] == config.digest():
+        return
+    names = sorted({*there["settings"], *content["settings"]})
+    differences = [
+        f"{name} is {there['settings'].get(name)} there and {content['settings'].get(name)} here"
+        for name in names
+        if there["settings"].get(name) != content["settings"].get(name)
+    ]
+    raise UsageError(f"{target}: holds a dataset of other settings ({'; '.join(differences)}); choose another target")
+
+
+def describe(target: str) -> dict[str, Any]:
+    """The content of dataset.json. Raises UsageError if the target is no dataset of this format."""
+    try:
+        content: dict[str, Any] = json.loads(storage.read(storage.join(target, "dataset.json")))
+    except FileNotFoundError as error:
+        raise UsageError(f"{target}: there is no dskprep dataset here (no dataset.json)") from error
+    except ValueError as error:
+        raise UsageError(f"{target}: dataset.json is damaged: {error}") from error
+    if content.get("format") != FORMAT:
+        raise UsageError(f"{target}: a dataset of format {content.get('format')}; this dskprep reads format {FORMAT}")
+    return content
+
+
+def record_names(target: str) -> Iterator[RecordName]:
+    """The names of all records, by LIST requests only."""
+    for entry in storage.listing_below(storage.join(target, "records")):
+        status, _, name = entry.name.partition("/")
+        key, _, digest = name.removesuffix(".json").rpartition(".")
+        if status in STATUSES and name.endswith(".json") and key:
+            yield RecordName(status, key, digest)
+
+
+def read_record(target: str, name: RecordName) -> Record:
+    record: Record = json.loads(storage.read(storage.join(target, name.path)))
+    return record
+
+
+def volume_url(target: str, key: str) -> str:
+    return storage.join(target, "volumes", f"{key}.zarr")
+
+
+def write_volume(target: str, key: str, objects: dict[str, bytes]) -> dict[str, dict[str, Any]]:
+    """Write a volume's objects, and nothing else of that key survives. Returns size and SHA-256 of each."""
+    url = volume_url(target, key)
+    leftover = [e.name for e in storage.listing_below(url) if e.name not in objects]
+    storage.delete(url, leftover)
+    storage.write_many(url, objects)
+    return {name: {"bytes": len(c), "sha256": hashlib.sha256(c).hexdigest()} for name, c in objects.items()}
+
+
+def commit(target: str, record: Record) -> None:
+    """Write a record; with it, the series is done."""
+    name = RecordName(record["status"], record["key"], record["input_digest"])
+    storage.write_many(target, {name.path: _to_json(record)})
+
+
+def forget(target: str, names: Iterable[RecordName]) -> None:
+    """Delete records, so that their series count as not done, and then the volumes they spoke of."""
+    names = list(names)
+    storage.delete(target, [name.path for name in names])
+    for name in names:
+        if name.status == "written":
+            write_volume(target, name.key, {})
+
+
+def current_index(target: str, fresh: Iterable[dict[str, Any]] = ()) -> pd.DataFrame:
+    """One row for each record there is.
+
+    Rows of index.parquet whose record is still there are kept; the rows in `fresh` (of this run) are
+    taken as given; only the other records are read.
+    """
+    names = set(record_names(target))
+    rows: dict[RecordName, dict[str, Any]] = {}
+    with contextlib.suppress(UsageError):  # no index yet, or a damaged one
+        rows = {_name_of(r): r for r in _dicts(read_index(target))}
+    rows |= {_name_of(r): r for r in fresh}
+    rows = {name: row for name, row in rows.items() if name in names}
+    for name in names - set(rows):
+        rows[name] = row(read_record(target, name))
+    table = pd.DataFrame([rows[name] for name in sorted(rows, key=lambda n: (n.key, n.digest, n.status))])
+    return table if len(table) else pd.DataFrame(columns=["key", "status", "reason", "input_digest", "warnings"])
+
+
+def write_index(target: str, fresh: Iterable[dict[str, Any]]) -> pd.DataFrame:
+    """Bring index.parquet up to date with the records, and return it."""
+    table = current_index(target, fresh)
+    storage.write_many(target, {"index.parquet": table.to_parquet(index=False)})
+    return table
+
+
+def read_index(target: str) -> pd.DataFrame:
+    """index.parquet. Raises UsageError if there is none yet."""
+    try:
+        return pd.read_parquet(io.BytesIO(storage.read(storage.join(target, "index.parquet"))))
+    except FileNotFoundError as error:
+        raise UsageError(f"{target}: no index.parquet yet; a run writes it at its end") from error
+    except (ValueError, KeyError) as error:
+        raise UsageError(f"{target}: index.parquet is damaged; the next run writes it anew") from error
+
+
+def write_run(target: str, run_id: str, summary: dict[str, Any]) -> None:
+    storage.write_many(storage.join(target, "runs", run_id), {"summary.json": _to_json(summary)})
+
+
+def _dicts(table: pd.DataFrame) -> list[dict[str, Any]]:
+    return [{str(name): value for name, value in row.items()} for row in table.to_dict("records")]
+
+
+def _name_of(record: Record) -> RecordName:
+    return RecordName(record["status"], record["key"], record["input_digest"])
+
+
+def row(record: Record) -> dict[str, Any]:
+    """A record as one flat row: nested values by their names joined, lists as text."""
+    row: dict[str, Any] = {}
+    for name in ("key", "status", "reason", "input_digest", "folder", "hu_sha256"):
+        row[name] = record.get(name)
+    row["warnings"] = ",".join(record.get("warnings", []))
+    geometry = record.get("geometry") or {}
+    for axis, n, step in zip(
+        "zyx", geometry.get("shape", [None] * 3), geometry.get("spacing_mm", [None] * 3), strict=True
+    ):
+        row[f"n_{axis}"], row[f"spacing_{axis}_mm"] = n, step
+    row["affine"] = [v for line in geometry["affine"] for v in line] if geometry else None
+    lungs = record.get("lungs") or {}
+    row["right_lung_ml"], row["left_lung_ml"] = lungs.get("right_ml"), lungs.get("left_ml")
+    row.update({f"source_{name}": value for name, value in record.get("source", {}).items()})
+    row.update({f"seconds_{stage}": value for stage, value in record.get("seconds", {}).items()})
+    row["bytes_written"] = sum(o["bytes"] for o in record.get("objects", {}).values())
+    return row
+
+
+def _to_json(content: dict[str, Any]) -> bytes:
+    return (json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n").encode()

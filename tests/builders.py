@@ -1,0 +1,138 @@
+"""CT slices and series as DICOM files, made to measure: any place, any pixels, any damage."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
+from pydicom.encaps import encapsulate
+from pydicom.filewriter import dcmwrite
+from pydicom.sequence import Sequence
+from pydicom.uid import CTImageStorage, EnhancedCTImageStorage, ExplicitVRBigEndian, ExplicitVRLittleEndian
+
+from dskprep import series
+from dskprep.dicom import Contents
+from dskprep.series import Series
+
+AXIAL = (1, 0, 0, 0, 1, 0)
+CORONAL = (1, 0, 0, 0, 0, -1)
+SAGITTAL = (0, 1, 0, 0, 0, -1)
+"""ImageOrientationPatient as scanners write it."""
+
+UID = "1.2.3.4"
+
+File = tuple[str, bytes]
+
+
+def distinct(*shape: int) -> NDArray[np.int16]:
+    """Stored values of which no two are equal, so that each voxel can be found again."""
+    return np.random.default_rng(len(shape)).permutation(np.prod(shape)).reshape(shape).astype(np.int16)
+
+
+def ct_dataset(stored: NDArray[Any], position: ArrayLike = (-10, -20, -30), **attributes: Any) -> FileDataset:
+    """One slice (rows, columns) of int or uint pixels. An attribute given as None is left out."""
+    ds = FileDataset("", {}, file_meta=FileMetaDataset(), preamble=b"\0" * 128)
+    ds.file_meta.TransferSyntaxUID = attributes.pop("syntax", ExplicitVRLittleEndian)
+    ds.SOPClassUID = ds.file_meta.MediaStorageSOPClassUID = attributes.pop("SOPClassUID", CTImageStorage)
+    ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = UID + ".1"
+    ds.SeriesInstanceUID, ds.Modality, ds.ImageType = UID, "CT", ["ORIGINAL", "PRIMARY", "AXIAL"]
+    ds.PatientName, ds.PatientID = "Mustermann^Erika", "4711"
+    ds.ImagePositionPatient = [f"{v:.9g}" for v in np.asarray(position, float)]
+    ds.ImageOrientationPatient, ds.PixelSpacing = list(AXIAL), [0.75, 0.5]
+    ds.RescaleSlope, ds.RescaleIntercept = 1, -1024
+    ds.Rows, ds.Columns = stored.shape
+    ds.SamplesPerPixel, ds.PhotometricInterpretation = 1, "MONOCHROME2"
+    ds.BitsAllocated = ds.BitsStored = 8 * stored.itemsize
+    ds.HighBit = attributes.get("BitsStored", ds.BitsStored) - 1
+    ds.PixelRepresentation = int(stored.dtype.kind == "i")
+    order = ">" if ds.file_meta.TransferSyntaxUID == ExplicitVRBigEndian else "<"
+    ds.PixelData = stored.astype(stored.dtype.newbyteorder(order)).tobytes()
+    ds["PixelData"].VR = "OW"
+    for keyword, value in attributes.items():
+        if value is None:
+            delattr(ds, keyword)
+        else:
+            setattr(ds, keyword, value)
+    return ds
+
+
+def saved(ds: FileDataset) -> bytes:
+    file = io.BytesIO()
+    dcmwrite(file, ds, enforce_file_format=True)
+    return file.getvalue()
+
+
+def ct_file(stored: NDArray[Any], position: ArrayLike = (-10, -20, -30), **attributes: Any) -> bytes:
+    return saved(ct_dataset(stored, position, **attributes))
+
+
+def compressed(data: bytes) -> bytes:
+    """PixelData of one frame of a compressed transfer syntax."""
+    return encapsulate([data])
+
+
+def normal_of(orientation: ArrayLike) -> NDArray[np.float64]:
+    row, column = np.reshape(np.asarray(orientation, float), (2, 3))
+    return np.cross(row, column)
+
+
+def ct_files(
+    stored: NDArray[Any],
+    *,
+    first: ArrayLike = (-10, -20, -30),
+    orientation: ArrayLike = AXIAL,
+    step_mm: float = 1.25,
+    positions_mm: Iterable[float] | None = None,
+    **attributes: Any,
+) -> list[File]:
+    """A series (slices, rows, columns), at even steps along its normal or at `positions_mm` along it."""
+    along = [k * step_mm for k in range(len(stored))] if positions_mm is None else positions_mm
+    attributes["ImageOrientationPatient"] = [f"{v:.12g}" for v in np.asarray(orientation, float)]
+    places = [np.asarray(first, float) + mm * normal_of(orientation) for mm in along]
+    return [
+        (f"{k:04}.dcm", ct_file(plane, place, **attributes))
+        for k, (plane, place) in enumerate(zip(stored, places, strict=True))
+    ]
+
+
+def enhanced_file(
+    stored: NDArray[Any], positions: Iterable[ArrayLike], *, slopes: Iterable[float] | None = None, **attributes: Any
+) -> bytes:
+    """The same as one Enhanced CT object: what slices share and what they do not in functional groups."""
+    ds = ct_dataset(stored[0], **attributes, SOPClassUID=EnhancedCTImageStorage)
+    ds.NumberOfFrames = len(stored)
+    ds.PixelData = stored.tobytes()
+    shared, measures, orientation = Dataset(), Dataset(), Dataset()
+    measures.PixelSpacing, orientation.ImageOrientationPatient = ds.PixelSpacing, ds.ImageOrientationPatient
+    shared.PixelMeasuresSequence, shared.PlaneOrientationSequence = Sequence([measures]), Sequence([orientation])
+    frames = []
+    for place, slope in zip(positions, slopes or [1] * len(stored), strict=True):
+        frame, position, rescale = Dataset(), Dataset(), Dataset()
+        position.ImagePositionPatient = [f"{v:.9g}" for v in np.asarray(place, float)]
+        rescale.RescaleSlope, rescale.RescaleIntercept, rescale.RescaleType = slope, ds.RescaleIntercept, "HU"
+        frame.PlanePositionSequence, frame.PixelValueTransformationSequence = Sequence([position]), Sequence([rescale])
+        frames.append(frame)
+    for keyword in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing"):
+        delattr(ds, keyword)
+    del ds.RescaleSlope, ds.RescaleIntercept
+    ds.SharedFunctionalGroupsSequence, ds.PerFrameFunctionalGroupsSequence = Sequence([shared]), Sequence(frames)
+    return saved(ds)
+
+
+def read(files: Iterable[File]) -> Contents:
+    contents = Contents()
+    for name, content in files:
+        contents.add(name, content)
+    return contents
+
+
+def assembled(files: Iterable[File], **options: Any) -> Series:
+    """The one series that the files hold, put right."""
+    contents = read(files)
+    assert contents.damage == {}
+    (slices,) = contents.slices.values()
+    return series.assemble(slices, **{"min_slices": 3, **options})

@@ -1,0 +1,109 @@
+"""Fixtures shared by the tests: an S3 server, a bucket, real CT data."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tarfile
+import uuid
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pytest
+import s3fs
+
+from dskprep import s3server
+from dskprep.errors import InfrastructureError
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[s3server.S3Server]:
+    """One SeaweedFS for the whole session, started by the first test that asks for it."""
+    try:
+        s3server.find_weed()
+    except InfrastructureError as error:
+        pytest.skip(str(error))
+    with s3server.S3Server() as server:
+        yield server
+
+
+@pytest.fixture
+def s3_environment(s3_server: s3server.S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Whatever opens an S3 URL in this process or its children reaches the server, with no options at all."""
+    for name in [name for name in os.environ if name.startswith(("AWS_", "FSSPEC_"))]:
+        monkeypatch.delenv(name)  # nothing of this machine's setup, such as AWS_PROFILE, leaks in
+    for name, value in s3_server.environment.items():
+        monkeypatch.setenv(name, value)
+    s3fs.S3FileSystem.clear_instance_cache()
+    yield
+    s3fs.S3FileSystem.clear_instance_cache()
+
+
+@pytest.fixture
+def s3(s3_server: s3server.S3Server, s3_environment: None) -> str:  # noqa: ARG001
+    """URL of a fresh bucket."""
+    return s3_server.make_bucket(f"test-{uuid.uuid4().hex}")
+
+
+@pytest.fixture(params=["local", pytest.param("s3", marks=pytest.mark.s3)])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """URL of an empty place: once a local folder, once a prefix (the first write to a bucket takes a second)."""
+    if request.param == "local":
+        return str(tmp_path / "place")
+    request.getfixturevalue("s3_environment")
+    server: s3server.S3Server = request.getfixturevalue("s3_server")
+    return f"{server.make_bucket('places')}/{uuid.uuid4().hex}"
+
+
+class DataFolder:
+    """Real CT data; see README.md in the folder that DSKPREP_DATA names.
+
+    `volumes` and `tricky` hold one folder for each archive, unpacked when first asked for.
+    """
+
+    def __init__(self, source: Path, unpacked: Path) -> None:
+        self._source = source
+        self._unpacked = unpacked
+
+    @cached_property
+    def volumes(self) -> Path:
+        return self._unpack("volumes")
+
+    @cached_property
+    def tricky(self) -> Path:
+        return self._unpack("tricky")
+
+    @cached_property
+    def expected_volumes(self) -> dict[str, Any]:
+        return self._read("expected_volumes.json")
+
+    @cached_property
+    def expected_tricky(self) -> dict[str, Any]:
+        return self._read("expected_tricky.json")
+
+    def _unpack(self, name: str) -> Path:
+        archives = sorted((self._source / name).glob("*.tar.bz2"))
+        if not archives:
+            pytest.fail(f"DSKPREP_DATA: no *.tar.bz2 in {self._source / name}")
+        for path in archives:
+            with tarfile.open(path) as archive:
+                archive.extractall(self._unpacked / name, filter="data")
+        return self._unpacked / name
+
+    def _read(self, name: str) -> dict[str, Any]:
+        expected: dict[str, Any] = json.loads((self._source / name).read_text())
+        return expected
+
+
+@pytest.fixture(scope="session")
+def data_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DataFolder]:
+    """Real CT data, unpacked once into a temporary folder that goes with the session."""
+    source = os.environ.get("DSKPREP_DATA")
+    if not source:
+        pytest.skip("DSKPREP_DATA does not name a folder of CT data")
+    unpacked = tmp_path_factory.mktemp("data")
+    yield DataFolder(Path(source), unpacked)
+    shutil.rmtree(unpacked)

@@ -1,0 +1,98 @@
+"""What a data scientist does with a finished dataset."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+
+import dskprep
+from dskprep import storage
+from dskprep.errors import UsageError
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> dskprep.Dataset:
+    """Two volumes and a refused patient."""
+    folder = tmp_path_factory.mktemp("dataset")
+    tiny.write_patients(folder / "scans", ["p2", "p1"])
+    tiny.write(folder / "scans/p3", {"notes.txt": b"no scan"})
+    dskprep.run(str(folder / "scans"), str(folder / "out"))
+    return dskprep.open_dataset(f"{folder}/out")
+
+
+def test_it_is_a_mapping_of_the_written_volumes(dataset: dskprep.Dataset) -> None:
+    assert dataset.keys() == list(dataset) == ["p1", "p2"]
+    assert len(dataset) == 2
+    assert "p1" in dataset
+    assert "p3" not in dataset
+    with pytest.raises(KeyError):
+        dataset["p3"]
+
+
+def test_the_index_has_the_others_too(dataset: dskprep.Dataset) -> None:
+    table = dataset.index.set_index("key")
+    assert table["status"].to_dict() == {"p1": "written", "p2": "written", "p3": "refused"}
+    assert table.loc["p3", "reason"] == "no-dicom"
+    assert table.loc["p1", ["n_z", "n_y", "n_x"]].tolist() == [12, 24, 24]
+
+
+def test_an_image_is_sliced_where_it_lies(dataset: dskprep.Dataset) -> None:
+    volume = dataset["p2"]
+    assert volume.image.shape == (12, 24, 24)
+    np.testing.assert_array_equal(volume.image[3:6, 10], tiny.hu(0)[3:6, 10])
+    assert volume.lungs is not None
+    assert volume.lungs.shape == volume.image.shape
+    assert volume.lungs.dtype == np.uint8
+
+
+def test_a_volume_knows_its_place(dataset: dskprep.Dataset) -> None:
+    volume = dataset["p1"]
+    assert volume.spacing == (1.0, 1.0, 1.0)
+    np.testing.assert_allclose(volume.affine @ [0, 0, 0, 1], [-100.123457, -50.5, 10.25, 1], atol=1e-6)
+    attributes = json.loads(storage.read(f"{volume.url}/zarr.json"))["attributes"]
+    assert attributes["dskprep"]["affine"] == volume.affine.tolist() == volume.record["geometry"]["affine"]
+    assert volume.record["key"] == volume.key == "p1"
+
+
+def test_a_volume_is_loaded_whole_or_normalized(dataset: dskprep.Dataset) -> None:
+    volume = dataset["p1"]
+    loaded, normalized = volume.load(), volume.normalized()
+    np.testing.assert_array_equal(loaded.array, tiny.hu(1))
+    expected = np.clip((tiny.hu(1) + 1000.0) / 1400.0, 0, 1) - 0.25
+    assert normalized.array.dtype == np.float32
+    np.testing.assert_allclose(normalized.array, expected, atol=1e-6)
+    np.testing.assert_array_equal(normalized.affine, loaded.affine)
+
+
+def test_its_settings_are_known(dataset: dskprep.Dataset) -> None:
+    assert dataset.settings == dskprep.PrepConfig().as_dict()
+
+
+def test_a_dataset_without_lungs_has_none(tmp_path: Path) -> None:
+    tiny.write_patients(tmp_path / "scans", ["p1"])
+    dskprep.run(f"{tmp_path}/scans", f"{tmp_path}/out", settings=dskprep.PrepConfig(lungs=False))
+    volume = dskprep.open_dataset(f"{tmp_path}/out")["p1"]
+    assert volume.lungs is None
+    assert not [name for name in tiny.everything_below(volume.url) if name.startswith("labels")]
+
+
+def test_what_is_no_dataset_says_so(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no dskprep dataset here"):
+        dskprep.open_dataset(str(tmp_path))
+
+
+def test_credentials_in_its_url_are_refused() -> None:
+    with pytest.raises(UsageError, match="must not hold credentials"):
+        dskprep.open_dataset("s3://AKIA:secret@bucket/x")
+
+
+@pytest.mark.s3
+def test_a_dataset_in_a_bucket_is_read_from_there(s3: str, dataset: dskprep.Dataset) -> None:
+    tiny.write(f"{s3}/out", tiny.everything_below(dataset.url))
+    there = dskprep.open_dataset(f"{s3}/out")
+    assert there.keys() == dataset.keys()
+    np.testing.assert_array_equal(there["p1"].image[:, 5], dataset["p1"].image[:, 5])

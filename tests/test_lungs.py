@@ -1,0 +1,369 @@
+"""Lungs are found: against the truth of phantoms, and in real CT. The kernels: against plain twins."""
+
+from __future__ import annotations
+
+import warnings
+from functools import cache
+from typing import Any, Literal
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from dskprep import resample
+from dskprep.kernels import masks
+from dskprep.lungs import LEFT, RIGHT, Lungs, find_lungs
+from dskprep.phantom import Phantom, make_phantom
+from dskprep.volume import AIR_HU, PADDING, Triple, Volume
+
+SIDES = (RIGHT, LEFT)
+SPACING = (2.5, 1.5, 1.5)
+SHAPE = (116, 234, 234)
+
+
+@cache
+def patient(
+    seed: int = 1,
+    spacing: Triple = SPACING,
+    shape: tuple[int, int, int] = SHAPE,
+    remove_lung: Literal["none", "left", "right"] = "none",
+    consolidation: float = 0.0,
+    table_touches_back: bool = False,
+) -> Phantom:
+    phantom = make_phantom(
+        seed=seed,
+        spacing_mm=spacing,
+        shape=shape,
+        remove_lung=remove_lung,
+        consolidation=consolidation,
+        table_touches_back=table_touches_back,
+    )
+    array = np.where(phantom.volume.array < AIR_HU, PADDING, phantom.volume.array).astype(np.int16)
+    return Phantom(Volume(array, phantom.volume.affine), phantom.lungs)
+
+
+def changed(volume: Volume, where: NDArray[np.bool_], hu: Any) -> Volume:
+    array = volume.array.copy()
+    array[where] = np.clip(hu, AIR_HU, 3000)
+    return volume.with_array(array)
+
+
+def dice(found: NDArray[Any], truth: NDArray[Any]) -> float:
+    return float(2 * np.count_nonzero(found & truth) / (np.count_nonzero(found) + np.count_nonzero(truth)))
+
+
+def assert_like(found: Lungs, truth: NDArray[Any], least_dice: float = 0.98) -> None:
+    for side in SIDES:
+        if (truth == side).any():
+            assert dice(found.mask.array == side, truth == side) >= least_dice
+        else:
+            assert not (found.mask.array == side).any()
+
+
+# ---------------------------------------------------------------------------------------------------
+# Phantoms
+# ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_each_lung_is_found(seed: int) -> None:
+    phantom = patient(seed)
+    found = find_lungs(phantom.volume)
+    assert_like(found, phantom.lungs.array)
+    assert found.warnings == ()
+
+
+def test_the_result_is_a_uint8_mask_in_the_same_place_with_its_volumes() -> None:
+    phantom = patient()
+    before = phantom.volume.array.copy()
+    found = find_lungs(phantom.volume)
+    np.testing.assert_array_equal(phantom.volume.array, before)
+    assert found.mask.array.dtype == np.uint8
+    np.testing.assert_array_equal(found.mask.affine, phantom.volume.affine)
+    for side, ml in zip(SIDES, (found.right_ml, found.left_ml), strict=True):
+        assert ml == pytest.approx(np.count_nonzero(found.mask.array == side) * found.mask.voxel_ml)
+
+
+@pytest.mark.parametrize(
+    ("spacing", "shape"), [((5.0, 1.0, 1.0), (58, 350, 350)), ((1.0, 2.0, 2.0), (290, 175, 175))]
+)
+def test_thick_and_thin_slices_give_the_same_lungs(spacing: Triple, shape: tuple[int, int, int]) -> None:
+    phantom = patient(1, spacing, shape)
+    found = find_lungs(phantom.volume)
+    usual = find_lungs(patient(1).volume)
+    assert_like(found, phantom.lungs.array)
+    assert found.right_ml == pytest.approx(usual.right_ml, rel=0.01)
+    assert found.left_ml == pytest.approx(usual.left_ml, rel=0.01)
+
+
+def test_noise_does_no_harm() -> None:
+    phantom = patient()
+    noise = np.random.default_rng(0).normal(0, 60, SHAPE)
+    is_measured = phantom.volume.array != PADDING
+    noisy = changed(phantom.volume, is_measured, (phantom.volume.array + noise)[is_measured])
+    assert_like(find_lungs(noisy), phantom.lungs.array)
+
+
+def test_emphysema_is_lung() -> None:
+    phantom = patient()
+    aerated = (phantom.lungs.array > 0) & (phantom.volume.array < -700)
+    patches = ndimage.gaussian_filter(np.random.default_rng(0).normal(size=SHAPE), (1.6, 3, 3))
+    hu = (phantom.volume.array - 65 - 30 * np.clip(patches / patches.std(), -2, 2))[aerated]
+    assert hu.mean() < -915
+    assert np.mean(hu < -950) > 0.15
+    assert_like(find_lungs(changed(phantom.volume, aerated, hu)), phantom.lungs.array, 0.97)
+
+
+@pytest.mark.parametrize("remove_lung", ["left", "right"])
+def test_a_single_lung_keeps_its_side(remove_lung: Literal["left", "right"]) -> None:
+    phantom = patient(5, remove_lung=remove_lung)
+    found = find_lungs(phantom.volume)
+    assert_like(found, phantom.lungs.array)
+    assert "one-lung" in found.warnings
+
+
+def test_a_table_that_touches_the_back_stays_out() -> None:
+    phantom = patient(9, table_touches_back=True)
+    assert_like(find_lungs(phantom.volume), phantom.lungs.array)
+
+
+def test_consolidation_costs_no_more_than_itself() -> None:
+    phantom = patient(7, consolidation=0.3)
+    found = find_lungs(phantom.volume).mask.array
+    truth = phantom.lungs.array
+    aerated = ndimage.binary_opening((truth > 0) & (phantom.volume.array < -600))
+    assert np.mean(found[aerated] == truth[aerated]) > 0.99
+    assert np.count_nonzero((found > 0) & (truth == 0)) < 0.02 * np.count_nonzero(truth)
+
+
+def test_lungs_that_touch_are_split() -> None:
+    phantom = patient()
+    truth = phantom.lungs.array
+    x = np.arange(SHAPE[2])
+    right_end = np.where(truth == RIGHT, x, -1).max(axis=2)[..., None]
+    left_end = np.where(truth == LEFT, x, SHAPE[2]).min(axis=2)[..., None]
+    is_near = (right_end >= 0) & (left_end < SHAPE[2]) & (left_end - right_end <= 13)
+    bridge = is_near & (x > right_end) & (x < left_end)
+    assert np.count_nonzero(bridge) * phantom.volume.voxel_ml > 5
+    found = find_lungs(changed(phantom.volume, bridge, -860))
+    assert_like(found, truth, 0.97)
+
+
+def test_an_open_airway_does_not_drain_the_lungs() -> None:
+    phantom = patient()
+    gas, _ = ndimage.label(phantom.volume.array[-6] < -900)
+    names, sizes = np.unique(gas[:, SHAPE[2] // 2 - 8 : SHAPE[2] // 2 + 8], return_counts=True)
+    is_trachea = gas == min(n for n in zip(sizes, names, strict=True) if n[1] > 0 and n[0] > 20)[1]
+    assert 100 < np.count_nonzero(is_trachea) * np.prod(SPACING[1:]) < 500
+    y, x = np.argwhere(is_trachea).mean(axis=0).astype(int)
+    channel = np.zeros(SHAPE, np.bool_)
+    channel[-6:, :y, x - 6 : x + 6] = True
+    assert_like(find_lungs(changed(phantom.volume, channel, -1000)), phantom.lungs.array)
+
+
+def test_gas_elsewhere_in_the_body_stays_out() -> None:
+    phantom = patient()
+    labels, _ = ndimage.label((phantom.volume.array < -900) & (phantom.lungs.array == 0))
+    sizes = np.bincount(labels.ravel())[1:] * phantom.volume.voxel_ml
+    is_enclosed = np.flatnonzero((sizes > 5) & (sizes < 500)) + 1  # stomach, bowel, airway
+    gas = ndimage.binary_erosion(np.isin(labels, is_enclosed), iterations=2)
+    assert is_enclosed.size >= 3
+    assert np.count_nonzero(find_lungs(phantom.volume).mask.array[gas]) == 0
+
+
+@pytest.mark.parametrize(("radius_mm", "side"), [(6, LEFT), (10, RIGHT), (14, LEFT)])
+def test_a_nodule_at_the_chest_wall_is_lung(radius_mm: float, side: int) -> None:
+    phantom = patient()
+    z, y = 58, 121
+    row = np.flatnonzero(phantom.lungs.array[z, y] == side)
+    x = row[0] if side == RIGHT else row[-1]
+    offsets = [(np.arange(n) - at) * s for n, at, s in zip(SHAPE, (z, y, x), SPACING, strict=True)]
+    distance2 = sum(o**2 for o in np.ix_(*offsets))
+    nodule = (distance2 <= radius_mm**2) & (phantom.lungs.array > 0)
+    found = find_lungs(changed(phantom.volume, nodule, 40))
+    assert np.mean(found.mask.array[nodule] == side) > 0.85
+    assert_like(found, phantom.lungs.array)
+
+
+@pytest.mark.parametrize("is_padded", [True, False])
+def test_lungs_cut_by_the_field_of_view_are_kept_and_noted(is_padded: bool) -> None:
+    phantom = patient()
+    offsets = [(np.arange(n) - n / 2) * s for n, s in zip(SHAPE[1:], SPACING[1:], strict=True)]
+    if is_padded:
+        distance = np.hypot(*np.ix_(*offsets))
+        beyond = np.broadcast_to(distance > 100, SHAPE)
+        volume, truth = changed(phantom.volume, beyond, 0), np.where(beyond, 0, phantom.lungs.array)
+        volume.array[beyond] = PADDING
+    else:
+        box = np.s_[:, 60:174, 54:180]
+        volume = Volume(phantom.volume.array[box].copy(), phantom.volume.affine)
+        truth = phantom.lungs.array[box]
+    found = find_lungs(volume)
+    assert_like(found, truth, 0.97)
+    assert "lungs-touch-border" in found.warnings
+
+
+@pytest.mark.parametrize("part", [slice(60, None), slice(None, 60), slice(50, 70)])
+def test_lungs_cut_by_the_ends_of_the_scan_are_kept_and_noted(part: slice) -> None:
+    phantom = patient()
+    found = find_lungs(Volume(phantom.volume.array[part].copy(), phantom.volume.affine))
+    assert_like(found, phantom.lungs.array[part], 0.97)
+    assert "lungs-touch-border" in found.warnings
+
+
+def test_lungs_that_are_too_small_or_too_large_are_noted() -> None:
+    phantom = patient()
+    for scale, is_noted in ((0.5, True), (1.0, False), (1.6, True)):
+        affine = phantom.volume.affine.copy()
+        affine[:3, :3] *= scale
+        warnings_ = find_lungs(Volume(phantom.volume.array, affine)).warnings
+        assert ("lung-volume-unlikely" in warnings_) == is_noted
+
+
+@pytest.mark.parametrize("hu", [PADDING, -1000, 40])
+@pytest.mark.parametrize("shape", [(1, 1, 1), (1, 60, 60), (40, 5, 5), (30, 60, 60)])
+def test_a_volume_without_lungs_gives_an_empty_mask(hu: int, shape: tuple[int, int, int]) -> None:
+    found = find_lungs(Volume(np.full(shape, hu, np.int16), patient().volume.affine))
+    assert found.mask.shape == shape
+    assert not found.mask.array.any()
+    assert (found.right_ml, found.left_ml, found.warnings) == (0.0, 0.0, ("lungs-not-found",))
+
+
+def test_margin_grows_the_mask_by_a_ball_and_not_into_the_other_lung() -> None:
+    phantom = patient()
+    plain = find_lungs(phantom.volume)
+    grown = find_lungs(phantom.volume, margin_mm=6.0)
+    assert (grown.right_ml, grown.left_ml) == (plain.right_ml, plain.left_ml)
+    is_lung = plain.mask.array > 0
+    np.testing.assert_array_equal(grown.mask.array[is_lung], plain.mask.array[is_lung])
+    distance = ndimage.distance_transform_edt(~is_lung, sampling=SPACING)
+    np.testing.assert_array_equal(grown.mask.array > 0, distance <= 6.0 + 1e-4)
+
+
+# ---------------------------------------------------------------------------------------------------
+# Real CT
+# ---------------------------------------------------------------------------------------------------
+
+
+@cache
+def real_volume(folder: str, every: int = 1) -> Volume:
+    """Read a canonical series with SimpleITK, each `every`-th slice, at 1 mm."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of its wrapper, at import
+        sitk = pytest.importorskip("SimpleITK")
+    image = sitk.ReadImage(sitk.ImageSeriesReader.GetGDCMSeriesFileNames(folder))
+    assert image.GetDirection() == (1, 0, 0, 0, 1, 0, 0, 0, 1)
+    array = sitk.GetArrayFromImage(image)[::every].astype(np.int16)
+    x, y, z = image.GetSpacing()
+    affine = np.eye(4)[[2, 1, 0, 3]] @ np.diag([z * every, y, x, 1.0])
+    affine[:3, 3] = image.GetOrigin()
+    volume = Volume(np.where(array < AIR_HU, PADDING, array).astype(np.int16), affine)
+    return resample.to_spacing(volume, (1.0, 1.0, 1.0))
+
+
+@pytest.mark.parametrize("name", ["lidc_0001", "lidc_0314"])
+def test_real_lungs_have_a_likely_volume(name: str, data_folder: Any) -> None:
+    found = find_lungs(real_volume(str(data_folder.volumes / name)))
+    litres = (found.right_ml + found.left_ml) / 1000
+    assert litres == pytest.approx(data_folder.expected_volumes[name]["crude_lung_litres"], rel=0.2)
+    assert "lungs-touch-border" not in found.warnings
+
+
+def test_real_lung_bases_are_noted_as_cut_off(data_folder: Any) -> None:
+    found = find_lungs(real_volume(str(data_folder.volumes / "crlm_1004")))
+    assert found.warnings == ("lungs-touch-border",)
+    assert np.flatnonzero(found.mask.array.any(axis=(1, 2)))[0] > 90  # no stomach, no bowel
+
+
+def test_a_real_belly_has_no_lungs(data_folder: Any) -> None:
+    volume = real_volume(str(data_folder.volumes / "crlm_1004"))
+    belly = Volume(volume.array[:95].copy(), volume.affine)
+    assert find_lungs(belly).warnings == ("lungs-not-found",)
+
+
+def test_real_lungs_do_not_depend_on_slice_thickness(data_folder: Any) -> None:
+    folder = str(data_folder.volumes / "lidc_0001")
+    full, half = (find_lungs(real_volume(folder, every)).mask for every in (1, 2))
+    offset = np.rint(full.to_index(half.to_patient([0, 0, 0])))[0].astype(int)
+    first, last = max(0, offset), min(full.shape[0], offset + half.shape[0])
+    same = half.array[first - offset : last - offset]
+    for side in SIDES:
+        assert dice(same == side, full.array[first:last] == side) >= 0.97
+
+
+# ---------------------------------------------------------------------------------------------------
+# Kernels
+# ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(7, 9, 11), (1, 5, 1), (20, 15, 25)])
+@pytest.mark.parametrize("density", [0.0, 0.2, 0.35, 0.6, 1.0])
+def test_components_are_those_of_scipy(shape: tuple[int, int, int], density: float) -> None:
+    rng = np.random.default_rng(0)
+    mask = rng.random(shape) < density
+    labels, sizes = masks.components(mask)
+    expected, n = ndimage.label(mask)
+    np.testing.assert_array_equal(labels, expected)
+    np.testing.assert_array_equal(sizes, np.bincount(expected.ravel(), minlength=n + 1))
+    where = rng.random(shape) < 0.5
+    np.testing.assert_array_equal(
+        masks.count_where(labels, n + 1, where), np.bincount(expected[where], minlength=n + 1)
+    )
+
+
+@pytest.mark.parametrize(
+    ("limit_mm", "spacing"), [(2.0, (2.0, 2.0, 2.0)), (9.0, (5.0, 1.4, 1.3)), (100.0, (1.0, 1.0, 1.5))]
+)
+def test_grow_gives_the_nearest_label_within_the_limit(limit_mm: float, spacing: Triple) -> None:
+    dice_ = np.random.default_rng(0).random((20, 31, 40))
+    labels = (dice_ < 0.001).astype(np.uint8) + 2 * (dice_ > 0.999).astype(np.uint8)
+    to_first, to_second = (ndimage.distance_transform_edt(labels != k, sampling=spacing) for k in (1, 2))
+    grown = masks.grow(labels, limit_mm, spacing)
+    np.testing.assert_array_equal(grown > 0, np.minimum(to_first, to_second) <= limit_mm + 1e-4)
+    is_clear = (np.abs(to_first - to_second) > 1e-4) & (grown > 0)
+    np.testing.assert_array_equal(grown[is_clear], np.where(to_first < to_second, 1, 2)[is_clear])
+
+
+def test_block_means_leave_padding_out() -> None:
+    array = np.random.default_rng(0).integers(-1000, 1000, (5, 6, 7)).astype(np.int16)
+    array[0, 0, 0] = -2000
+    array[2:4, 2:4, 2:4] = PADDING
+    array[2, 4, 4] = PADDING
+    means = masks.block_means(array, (2, 2, 2))
+    assert means.shape == (3, 3, 4)
+    assert means[1, 1, 1] == PADDING
+    for k, j, i in np.ndindex(means.shape):
+        block = array[2 * k : 2 * k + 2, 2 * j : 2 * j + 2, 2 * i : 2 * i + 2]
+        if (block == PADDING).all():
+            continue
+        mean = np.maximum(block[block != PADDING].astype(float), AIR_HU).mean()
+        assert means[k, j, i] == np.floor(mean + 0.5)
+
+
+def test_only_dents_to_the_side_and_to_the_back_are_filled() -> None:
+    y, x = np.ogrid[:80, :80]
+    disc = (y - 40) ** 2 + (x - 40) ** 2 <= 30**2
+    for (dent_y, dent_x), is_filled in {(40, 10): True, (70, 40): True, (40, 70): False, (10, 40): False}.items():
+        dented = disc & ((y - dent_y) ** 2 + (x - dent_x) ** 2 > 9**2)
+        mask = dented[None].copy()
+        masks.fill_wall_dents(mask, -1, (1.0, 1.0, 1.0), 50.0, 5.0, 30.0)
+        filled = np.count_nonzero(mask[0] & disc) - np.count_nonzero(dented)
+        assert (filled > 0.8 * np.count_nonzero(disc & ~dented)) if is_filled else filled == 0
+        assert np.count_nonzero(mask[0] & ~disc) < 10
+
+
+def test_draw_takes_air_and_what_is_solid() -> None:
+    array = np.full((4, 8, 8), 40, np.int16)
+    array[:, :, :3] = -850
+    array[0, 0, 0] = PADDING
+    label = np.full((2, 4, 4), LEFT, np.uint8)
+    label[:, 0] = 0
+    solid = np.zeros((2, 4, 4), np.bool_)
+    solid[:, :, 3] = True
+    mask = np.zeros(array.shape, np.uint8)
+    counts = masks.draw(array, -400, label, solid, (2, 2, 2), (0, 0, 0), mask)
+    expected = np.zeros(array.shape, np.uint8)
+    expected[:, 2:, [0, 1, 2, 6, 7]] = LEFT
+    np.testing.assert_array_equal(mask, expected)
+    np.testing.assert_array_equal(counts, np.bincount(mask.ravel(), minlength=3))

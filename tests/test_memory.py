@@ -1,0 +1,108 @@
+"""Memory is known before it is used, and shared without patients waiting for one another."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+
+import pytest
+
+from dskprep.config import PrepConfig
+from dskprep.errors import Refusal
+from dskprep.memory import Ledger, Underestimated, estimate_bytes, usable_bytes
+
+CHEST = (133, 512, 512)
+CHEST_SPACING_MM = (2.5, 0.703, 0.703)
+
+
+def test_estimate_covers_native_and_resampled_volume():
+    native = 2 * 133 * 512 * 512
+    output = native * 2.5 * 0.703**2
+    assert estimate_bytes(CHEST, CHEST_SPACING_MM, PrepConfig()) > native + output
+
+
+def test_finer_output_needs_more_memory():
+    coarse, fine = PrepConfig(spacing_mm=(2, 2, 2)), PrepConfig(spacing_mm=(0.5, 0.5, 0.5))
+    assert estimate_bytes(CHEST, CHEST_SPACING_MM, fine) > 4 * estimate_bytes(CHEST, CHEST_SPACING_MM, coarse)
+
+
+def test_a_c4_2xlarge_worker_takes_an_ordinary_chest():
+    limit = int(15 * 2**30 * 0.9 / 8)
+    assert estimate_bytes((600, 512, 512), (0.7, 0.7, 0.7), PrepConfig()) < usable_bytes(limit)
+
+
+def test_patient_that_never_fits_is_refused_with_the_bytes_it_needs():
+    ledger = Ledger(1000)
+    with ledger.ticket() as ticket, pytest.raises(Refusal, match=r"needs 1001 bytes.*--memory-limit") as caught:
+        ledger.admit(ticket, 10, 1001)
+    assert caught.value.reason == "too-large"
+
+
+def test_second_patient_waits_until_the_first_is_computed():
+    ledger = Ledger(1000)
+    admitted = threading.Event()
+
+    def second():
+        with ledger.ticket() as ticket:
+            ledger.admit(ticket, 400, 700)
+            admitted.set()
+
+    with ledger.ticket() as first:
+        ledger.admit(first, 400, 700)
+        thread = threading.Thread(target=second)
+        thread.start()
+        assert not admitted.wait(0.2)
+        ledger.finish(first, 100)
+        assert admitted.wait(5)
+        thread.join()
+
+
+def test_ticket_is_given_back_when_its_patient_fails():
+    ledger = Ledger(1000)
+    with contextlib.suppress(ZeroDivisionError), ledger.ticket() as ticket:
+        ledger.admit(ticket, 900, 900)
+        raise ZeroDivisionError
+    with ledger.ticket() as ticket:
+        ledger.admit(ticket, 900, 900)
+
+
+def test_patient_larger_than_promised_comes_again_if_others_hold_the_memory():
+    ledger = Ledger(1000)
+    with ledger.ticket() as other, ledger.ticket() as ticket:
+        ledger.admit(other, 300, 300)
+        ledger.admit(ticket, 300, 400)
+        ledger.grow(ticket, 700)
+        with pytest.raises(Underestimated) as caught:
+            ledger.grow(ticket, 701)
+    assert caught.value.need_bytes == 701
+
+
+def test_patients_in_any_order_never_hold_more_than_there_is():
+    ledger = Ledger(1000)
+    held, peak, lock = [0], [0], threading.Lock()
+    computing = threading.Lock()
+
+    def patient(files: int, need: int) -> None:
+        with ledger.ticket() as ticket:
+            ledger.admit(ticket, files, need)
+            with lock:
+                held[0] += files
+                peak[0] = max(peak[0], held[0])
+            with computing:
+                with lock:
+                    held[0] += need - files
+                    peak[0] = max(peak[0], held[0])
+                    held[0] -= need - files // 2
+                ledger.finish(ticket, files // 2)
+            with lock:
+                held[0] -= files // 2
+
+    sizes = [(100, 300), (400, 900), (50, 60), (300, 1000), (200, 500), (10, 990)] * 5
+    threads = [threading.Thread(target=patient, args=size) for size in sizes]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert not any(thread.is_alive() for thread in threads)
+    assert held[0] == 0
+    assert 900 <= peak[0] <= 1000

@@ -1,0 +1,280 @@
+"""One patient: read, put right, written and committed; whatever goes wrong is in its record."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny
+
+from dskprep import discover, omezarr, patient, storage, store
+from dskprep.config import PrepConfig
+from dskprep.errors import InfrastructureError, Refusal
+from dskprep.patient import Job
+from dskprep.store import Record
+
+MEMORY = 2 << 30
+
+
+@pytest.fixture(autouse=True)
+def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(patient, "WAIT_S", 0.0)
+
+
+def only_job(source: str | Path) -> Job:
+    (case,) = discover.cases(str(source))
+    return Job(case)
+
+
+def prepare(job: Job, target: str | Path, memory_bytes: int = MEMORY, **settings: Any) -> list[Record]:
+    return patient.prepare_patient(job, target=str(target), config=PrepConfig(**settings), memory_bytes=memory_bytes)
+
+
+def fail_times(n: int, error: Exception, function: Callable[..., Any]) -> tuple[Callable[..., Any], list[int]]:
+    """The function, but its first `n` calls raise; and how often it was called."""
+    calls = [0]
+
+    def failing(*args: Any, **options: Any) -> Any:
+        calls[0] += 1
+        if calls[0] <= n:
+            raise error
+        return function(*args, **options)
+
+    return failing, calls
+
+
+def test_a_patient_becomes_a_volume_and_a_record(place: str) -> None:
+    tiny.write(f"{place}/in/p1", tiny.series())
+    (record,) = prepare(only_job(f"{place}/in"), f"{place}/out")
+    assert (record["status"], record["key"], record["n_files"]) == ("written", "p1", 12)
+    assert record["geometry"]["shape"] == [12, 24, 24]
+    assert record["warnings"] == ["lungs-not-found"]
+    assert record["source"]["slices"] == 12
+    (name,) = store.record_names(f"{place}/out")
+    assert store.read_record(f"{place}/out", name) == record
+    there = tiny.everything_below(store.volume_url(f"{place}/out", "p1"))
+    assert {n: len(content) for n, content in there.items()} == {
+        n: promised["bytes"] for n, promised in record["objects"].items()
+    }
+    np.testing.assert_array_equal(omezarr.open_array(store.volume_url(f"{place}/out", "p1"), "0")[...], tiny.hu())
+
+
+@pytest.mark.parametrize("pack", [tiny.zipped, tiny.tarred, lambda files: tiny.tarred(files, "gz")])
+def test_an_archive_gives_the_voxels_of_its_folder(tmp_path: Path, pack: Callable[..., bytes]) -> None:
+    suffix = ".zip" if pack is tiny.zipped else ".tar"
+    files = {f"p1/{name}": content for name, content in tiny.series().items()} | {"p1/read me.txt": b""}
+    tiny.write(tmp_path / "in", {f"p1{suffix}": pack(files)})
+    (record,) = prepare(only_job(tmp_path / "in"), tmp_path / "out")
+    assert (record["status"], record["key"]) == ("written", "p1")
+    np.testing.assert_array_equal(omezarr.open_array(store.volume_url(f"{tmp_path}/out", "p1"), "0")[...], tiny.hu())
+
+
+def test_the_series_of_a_folder_get_a_key_each_the_largest_the_folders(tmp_path: Path) -> None:
+    small = {f"small-{name}": content for name, content in tiny.series(1).items()}
+    short = {f"short-{name}": content for name, content in tiny.series(2, n=3).items()}
+    tiny.write(tmp_path / "in/p1", {**tiny.series(0, n=14), **small, **short})
+    job = only_job(tmp_path / "in")
+    *further, own = prepare(job, tmp_path / "out")
+    assert (own["key"], own["source"]["slices"]) == ("p1", 14)
+    assert sorted(r["status"] for r in further) == ["refused", "written"]
+    assert all(r["key"].startswith("p1+") for r in further)
+    assert all("one-of-several-series" in r["warnings"] for r in (*further, own) if r["status"] == "written")
+    assert len({r["key"] for r in (*further, own)}) == len(list(store.record_names(f"{tmp_path}/out"))) == 3
+
+
+@pytest.mark.parametrize(
+    ("files", "reason"),
+    [
+        ({}, "no-dicom"),
+        ({"report.txt": b"nothing"}, "no-dicom"),
+        (tiny.series(n=5), "too-few-slices"),
+        ({**tiny.series(), "IM005.dcm": b""}, "truncated"),
+        ({**tiny.series(), "IM005.dcm": tiny.series()["IM005.dcm"][:-200]}, "truncated"),
+        ({n: c for n, c in tiny.series().items() if n != "IM005.dcm"}, "missing-slices"),
+    ],
+)
+def test_what_makes_no_right_volume_is_refused_and_leaves_nothing(
+    tmp_path: Path, files: dict[str, bytes], reason: str
+) -> None:
+    (tmp_path / "in/p1").mkdir(parents=True)
+    tiny.write(tmp_path / "in/p1", files)
+    tiny.write(store.volume_url(f"{tmp_path}/out", "p1"), {"0/c/0/0/0": b"left by a worker that died"})
+    (record,) = prepare(only_job(tmp_path / "in"), tmp_path / "out")
+    assert (record["status"], record["reason"]) == ("refused", reason)
+    assert record["message"]
+    assert record["objects"] == {}
+    assert list(storage.listing_below(f"{tmp_path}/out/volumes")) == []
+
+
+def test_a_bad_archive_is_refused(tmp_path: Path) -> None:
+    tiny.write(tmp_path / "in", {"p1.zip": tiny.zipped(tiny.series())[:-100]})
+    (record,) = prepare(only_job(tmp_path / "in"), tmp_path / "out")
+    assert (record["status"], record["reason"]) == ("refused", "bad-archive")
+
+
+def test_a_patient_too_large_for_a_worker_is_refused_before_it_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny.write(tmp_path / "in/p1", tiny.series())
+    tiny.write(tmp_path / "in", {"p2.zip": bytes(50_000_000)})
+    read: list[str] = []
+    read_many = storage.read_many
+    monkeypatch.setattr(storage, "read_many", lambda url, e: (read.extend(x.name for x in e), read_many(url, e))[1])
+    monkeypatch.setattr(storage, "read", None)
+    for case in discover.cases(f"{tmp_path}/in"):
+        (record,) = prepare(Job(case), tmp_path / "out", memory_bytes=450_000_000)
+        assert (record["status"], record["reason"]) == ("refused", "too-large")
+        assert "--memory-limit" in record["message"]
+    assert len(read) == 1  # to see how large the slices are
+
+
+def test_a_source_replaced_after_it_was_listed_is_refused(place: str) -> None:
+    tiny.write(f"{place}/in/p1", tiny.series(0))
+    job = only_job(f"{place}/in")
+    tiny.write(f"{place}/in/p1", {"IM000.dcm": tiny.series(1)["IM000.dcm"] + b"\0\0"})
+    (record,) = prepare(job, f"{place}/out")
+    assert (record["status"], record["reason"]) == ("refused", "source-changed")
+
+
+def test_a_file_replaced_or_removed_while_it_is_read_is_refused(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny.write(f"{place}/in/p1", tiny.series(0))
+    job = only_job(f"{place}/in")
+    read_many = storage.read_many
+
+    def replace_then_read(*args: Any) -> Any:
+        tiny.write(f"{place}/in/p1", {"IM011.dcm": tiny.series(1)["IM011.dcm"] + b"\0\0"})
+        return read_many(*args)
+
+    monkeypatch.setattr(storage, "read_many", replace_then_read)
+    (record,) = prepare(job, f"{place}/out")
+    assert (record["status"], record["reason"]) == ("refused", "source-changed")
+
+
+@pytest.mark.parametrize("error", [OSError("broken pipe"), InfrastructureError("S3 is away"), TimeoutError()])
+@pytest.mark.parametrize("name", ["write_many", "listing", "read_many"])
+def test_a_store_that_fails_twice_is_asked_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, error: Exception
+) -> None:
+    tiny.write(tmp_path / "in/p1", tiny.series())
+    job = only_job(tmp_path / "in")
+    failing, _ = fail_times(2, error, getattr(storage, name))
+    monkeypatch.setattr(storage, name, failing)
+    (record,) = prepare(job, tmp_path / "out")
+    assert record["status"] == "written"
+
+
+def test_a_store_that_never_answers_is_a_failure_with_its_traceback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny.write(tmp_path / "in/p1", tiny.series())
+    job = only_job(tmp_path / "in")
+    failing, calls = fail_times(99, OSError("broken pipe"), storage.read_many)
+    monkeypatch.setattr(storage, "read_many", failing)
+    (record,) = prepare(job, tmp_path / "out")
+    assert (record["status"], record["reason"], record["message"]) == ("failed", "OSError", "broken pipe")
+    assert "Traceback" in record["traceback"]
+    assert calls == [patient.ATTEMPTS]
+    assert [n.status for n in store.record_names(f"{tmp_path}/out")] == ["failed"]
+
+
+def test_a_bug_is_a_failure_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny.write(tmp_path / "in/p1", tiny.series())
+    failing, calls = fail_times(99, ZeroDivisionError("oops"), omezarr.encode)
+    monkeypatch.setattr(omezarr, "encode", failing)
+    (record,) = prepare(only_job(tmp_path / "in"), tmp_path / "out")
+    assert (record["status"], record["reason"]) == ("failed", "ZeroDivisionError")
+    assert "oops" in record["traceback"]
+    assert calls == [1]
+
+
+def test_a_broken_off_write_is_no_volume_and_the_next_try_leaves_a_whole_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny.write(tmp_path / "in/p1", tiny.series())
+    seen: list[int] = []
+    write_volume = store.write_volume
+
+    def break_off_once(target: str, key: str, objects: dict[str, bytes]) -> Any:
+        if not seen:
+            first = dict(list(objects.items())[:2])
+            write_volume(target, key, {**first, "0/c/9/9/9": b"half"})
+            seen.append(len(list(store.record_names(target))))
+            raise OSError("connection reset")
+        return write_volume(target, key, objects)
+
+    monkeypatch.setattr(store, "write_volume", break_off_once)
+    (record,) = prepare(only_job(tmp_path / "in"), tmp_path / "out")
+    assert seen == [0]
+    assert record["status"] == "written"
+    assert set(tiny.everything_below(store.volume_url(f"{tmp_path}/out", "p1"))) == set(record["objects"])
+
+
+def test_a_record_that_cannot_be_written_is_handed_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny.write(tmp_path / "in/p1", tiny.series())
+    failing, _ = fail_times(99, InfrastructureError("no room"), store.commit)
+    monkeypatch.setattr(store, "commit", failing)
+    (record,) = prepare(only_job(tmp_path / "in"), tmp_path / "out")
+    assert record["status"] == "failed"
+    assert record["is_recorded"] is False
+
+
+def test_stale_records_and_their_volumes_go(tmp_path: Path) -> None:
+    tiny.write(tmp_path / "in/p1", {**tiny.series(0), **{f"b{n}": c for n, c in tiny.series(1).items()}})
+    prepare(only_job(tmp_path / "in"), tmp_path / "out")
+    before = tuple(store.record_names(f"{tmp_path}/out"))
+    storage.delete(f"{tmp_path}/in/p1", [n for n in tiny.everything_below(tmp_path / "in/p1") if n.startswith("b")])
+    job = only_job(tmp_path / "in")
+    prepare(Job(job.case, before), tmp_path / "out")
+    (name,) = store.record_names(f"{tmp_path}/out")
+    assert (name.key, name.digest) == ("p1", job.case.digest)
+    assert {n.partition("/")[0] for n in tiny.everything_below(tmp_path / "out/volumes")} == {"p1.zarr"}
+
+
+@pytest.mark.parametrize("z_mm", [1.0, 2.5])
+def test_no_identity_leaves_the_source(tmp_path: Path, z_mm: float) -> None:
+    files = tiny.series(z_mm=z_mm)
+    tiny.write(tmp_path / "in/p1", files)
+    tiny.write(tmp_path / "in/p2", {**files, "IM003.dcm": files["IM003.dcm"][:-300]})
+    for case in discover.cases(f"{tmp_path}/in"):
+        prepare(Job(case), tmp_path / "out")
+    written = tiny.everything_below(tmp_path / "out")
+    assert len(written) > 5
+    for name, content in written.items():
+        for secret in tiny.IDENTITY:
+            assert secret.encode() in b"".join(files.values())
+            assert secret.encode() not in content, name
+
+
+def test_records_are_strict_json(tmp_path: Path) -> None:
+    tiny.write(tmp_path / "in/p1", tiny.series())
+    prepare(only_job(tmp_path / "in"), tmp_path / "out")
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(constant)
+
+    for name, content in tiny.everything_below(tmp_path / "out/records").items():
+        assert json.loads(content, parse_constant=refuse), name
+
+
+def test_the_volume_is_resampled_as_the_settings_say(tmp_path: Path) -> None:
+    tiny.write(tmp_path / "in/p1", tiny.series(z_mm=2.0))
+    (record,) = prepare(only_job(tmp_path / "in"), tmp_path / "out", spacing_mm=(1.0, 2.0, 2.0), lungs=False)
+    assert record["geometry"]["spacing_mm"] == [1.0, 2.0, 2.0]
+    assert record["geometry"]["shape"][0] in (23, 24)
+    assert record["geometry"]["shape"][1:] == [12, 12]
+    assert "lungs" not in record
+
+
+def test_a_series_is_read_without_a_dataset(place: str) -> None:
+    tiny.write(f"{place}/p1", tiny.series())
+    tiny.write(place, {"p2.zip": tiny.zipped(tiny.series())})
+    for url in (f"{place}/p1", f"{place}/p2.zip"):
+        series = patient.read_series(url)
+        np.testing.assert_array_equal(series.volume.array, tiny.hu())
+    tiny.write(f"{place}/p3", {"x.txt": b""})
+    with pytest.raises(Refusal, match="no-dicom"):
+        patient.read_series(f"{place}/p3")

@@ -1,0 +1,146 @@
+"""The main job on real CT: every series accounted for, the right ones written, right."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from dskprep import cli, dataset, storage, store
+
+OUTCOMES = {
+    "volumes__lidc_0001": "written",
+    "volumes__lidc_0314": "written",
+    "volumes__crlm_1004": "written",
+    "tricky__acrin_coronal": "written",
+    "tricky__mixed_philips_study__S1000": "localizer-only",
+    "tricky__mixed_philips_study__S2010": "written",
+    "tricky__mixed_philips_study__S4010": "not-ct",
+    "tricky__d2n_failing__notavolume__001": "too-few-slices",
+    "tricky__d2n_failing__sliceincrement__002": "too-few-slices",
+    "tricky__fodicom_a": "not-ct",
+    "tricky__pydicom_misc": "not-hu",
+    "tricky__reformats_a__A048383__axial": "too-few-slices",
+    "tricky__reformats_a__A048383__coronal": "too-few-slices",
+    "tricky__reformats_a__A048383__sagittal": "too-few-slices",
+    "tricky__reformats_a__A098752__axial": "too-few-slices",
+    "tricky__reformats_a__A098752__coronal": "too-few-slices",
+    "tricky__reformats_a__A098752__sagittal": "too-few-slices",
+    "tricky__scout_ffp": "localizer-only",
+    "tricky__tilt_ge_head": "uneven-spacing",
+    "tricky__transfer_syntaxes": "too-few-slices",
+}
+"""What each folder of the real data must become: `written`, or the reason of its refusal."""
+
+LITRE_TOLERANCE = 0.2
+
+
+@pytest.fixture(scope="module")
+def tree(data_folder, tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("real")
+    (root / "volumes").symlink_to(data_folder.volumes)
+    (root / "tricky").symlink_to(data_folder.tricky)
+    return root
+
+
+@pytest.fixture(scope="module")
+def local_run(tree, tmp_path_factory) -> tuple[int, str]:
+    target = str(tmp_path_factory.mktemp("target"))
+    return cli.run_command(["run", str(tree), target, "--scheduler", "sync"]), target
+
+
+def records(target: str) -> dict[str, dict]:
+    return {name.key: store.read_record(target, name) for name in store.record_names(target)}
+
+
+def test_whole_tree_ends_with_exit_code_1(local_run):
+    assert local_run[0] == 1
+
+
+def test_every_folder_is_accounted_for_by_status_and_reason(local_run):
+    found = records(local_run[1])
+    outcome = {
+        key: r["status"] if r["status"] == "written" else r["reason"] for key, r in found.items() if "+" not in key
+    }
+    assert outcome == OUTCOMES
+
+
+def test_every_further_series_has_a_record_of_its_own(local_run):
+    further = {key: r["reason"] for key, r in records(local_run[1]).items() if "+" in key}
+    assert set(further.values()) == {"too-few-slices", "truncated"}
+    assert sum(key.startswith("tricky__reformats_a") for key in further) == 6
+    assert sum(key.startswith("tricky__pydicom_misc") for key in further) == 4
+
+
+@pytest.mark.parametrize("name", ["lidc_0001", "lidc_0314", "crlm_1004"])
+def test_hu_and_geometry_before_resampling_are_those_recorded(local_run, data_folder, name):
+    expected, record = data_folder.expected_volumes[name], records(local_run[1])[f"volumes__{name}"]
+    source = record["source"]
+    assert record["hu_sha256"] == expected["hu_int16le_zyx_sha256"]
+    assert source["slices"] == expected["slices"]
+    assert source["step_mm"] == pytest.approx(expected["slice_step_mm"], abs=1e-4)
+    assert [source["row_spacing_mm"], source["column_spacing_mm"]] == expected["pixel_spacing_mm"]
+    first = [source[f"first_{axis}_mm"] for axis in "xyz"]
+    assert first == pytest.approx(expected["first_ipp_lps"], abs=1e-3)
+
+
+@pytest.mark.parametrize("name", ["lidc_0001", "lidc_0314"])
+def test_lung_volume_is_within_a_fifth_of_the_crude_litres(local_run, data_folder, name):
+    lungs = records(local_run[1])[f"volumes__{name}"]["lungs"]
+    litres = (lungs["right_ml"] + lungs["left_ml"]) / 1000
+    assert litres == pytest.approx(data_folder.expected_volumes[name]["crude_lung_litres"], rel=LITRE_TOLERANCE)
+
+
+def test_abdomen_with_lung_bases_is_flagged(local_run):
+    assert "lungs-touch-border" in records(local_run[1])["volumes__crlm_1004"]["warnings"]
+
+
+@pytest.mark.parametrize("name", ["lidc_0001", "lidc_0314"])
+def test_written_volume_covers_the_box_that_simpleitk_reads(local_run, data_folder, name):
+    """Outer faces at most a quarter of a millimetre from the original's, and HU of its linear resampling."""
+    written = dataset.open_dataset(local_run[1])[f"volumes__{name}"].load()
+    image = _read_with_simpleitk(data_folder.volumes / name)
+    for end in (0, 1):
+        native = [(-0.5, n - 0.5)[end] for n in image.GetSize()]
+        ours = [(-0.5, n - 0.5)[end] for n in written.shape]
+        distance = np.abs(written.to_patient(ours) - image.TransformContinuousIndexToPhysicalPoint(native))
+        assert distance.max() <= 0.25 + 1e-3
+    z_grows = image.GetSpacing()[2] >= 1
+    assert z_grows
+
+
+def _read_with_simpleitk(folder: Path) -> sitk.Image:
+    where = max((p.parent for p in folder.rglob("*.dcm")), key=lambda folder: len(list(folder.iterdir())))
+    return sitk.ReadImage(sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(where)))
+
+
+@pytest.mark.s3
+@pytest.mark.slow
+def test_from_s3_to_s3_on_two_workers_the_bytes_are_the_same(local_run, data_folder, s3):
+    """The same volumes, from bucket to bucket through worker processes."""
+    for name in ("lidc_0001", "crlm_1004"):
+        folder = data_folder.volumes / name
+        files = {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+        storage.write_many(f"{s3}/scans/volumes__{name}", files)
+    arguments = ["run", f"{s3}/scans", f"{s3}/out", "--scheduler", "local", "--workers", "2"]
+    assert cli.run_command(arguments) == 0
+    local, remote = records(local_run[1]), records(f"{s3}/out")
+    for name in ("lidc_0001", "crlm_1004"):
+        key = next(k for k in remote if k.startswith(f"volumes__{name}"))
+        theirs = remote[key]["objects"]
+        ours = local[f"volumes__{name}"]["objects"]
+        arrays = [path for path in ours if "/c/" in path]
+        assert arrays
+        assert {path: theirs[path] for path in arrays} == {path: ours[path] for path in arrays}
+    assert cli.run_command(["verify", f"{s3}/out"]) == 0
+    assert cli.run_command(arguments) == 0
+
+
+def test_status_counts_what_the_records_say(local_run, capsys):
+    assert cli.run_command(["status", local_run[1], "--json"]) == 1
+    status = json.loads(capsys.readouterr().out)
+    assert status["counts"] == {"written": 5, "refused": 25}
+    assert sum(status["reasons"].values()) == 25

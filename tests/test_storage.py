@@ -1,0 +1,281 @@
+"""Folders and buckets behave alike, and what a store cannot do is one line that names it."""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fsspec.implementations.local import LocalFileSystem
+
+from dskprep import storage
+from dskprep.errors import InfrastructureError, UsageError
+
+
+def names(entries: Any) -> list[str]:
+    return [entry.name for entry in entries]
+
+
+def test_what_is_written_is_listed_and_read_back(place: str) -> None:
+    storage.write_many(place, {"a/one": b"1", "a/b/two": b"22", "three": b""})
+    assert names(storage.listing(f"{place}/a")) == ["one"]
+    assert sorted(names(storage.listing_below(place))) == ["a/b/two", "a/one", "three"]
+    assert [e.size for e in storage.listing(place)] == [0]
+    assert storage.read(f"{place}/a/b/two") == b"22"
+    assert dict(storage.read_many(f"{place}/a", storage.listing(f"{place}/a"))) == {"one": b"1"}
+    assert storage.is_folder(f"{place}/a")
+    assert not storage.is_folder(f"{place}/a/one")
+    assert storage.exists(f"{place}/three")
+
+
+def test_nothing_is_listed_where_nothing_is(place: str) -> None:
+    assert storage.listing(f"{place}/absent") == []
+    assert list(storage.listing_below(f"{place}/absent")) == []
+    assert storage.entry_of(f"{place}/absent") is None
+    assert not storage.exists(f"{place}/absent")
+    with pytest.raises(FileNotFoundError):
+        storage.read(f"{place}/absent")
+
+
+def test_many_objects_come_in_the_order_asked_for(place: str) -> None:
+    storage.write_many(place, {f"{i:03}": str(i).encode() for i in range(40)})
+    entries = storage.listing(place)[::-1]
+    assert [content for _, content in storage.read_many(place, entries)] == [str(i).encode() for i in range(39, -1, -1)]
+
+
+def test_the_entry_of_a_file_is_that_of_its_listing(place: str) -> None:
+    storage.write_many(place, {"p.zip": b"123"})
+    assert [storage.entry_of(f"{place}/p.zip")] == storage.listing(place)
+
+
+def test_names_that_look_like_patterns_are_only_names(place: str) -> None:
+    folder = f"{place}/scan [1]"
+    storage.write_many(folder, {"IM[0-9].dcm": b"x", "IM5.dcm": b"5", "a*": b"y", "what?": b"z"})
+    content = dict(storage.read_many(folder, storage.listing(folder)))
+    assert content == {"IM[0-9].dcm": b"x", "IM5.dcm": b"5", "a*": b"y", "what?": b"z"}
+    storage.delete(folder, ["IM[0-9].dcm", "a*"])
+    assert names(storage.listing(folder)) == ["IM5.dcm", "what?"]
+
+
+def test_a_replaced_file_has_another_tag(place: str) -> None:
+    storage.write_many(place, {"x": b"first"})
+    before = storage.entry_of(f"{place}/x")
+    storage.write_many(place, {"x": b"other"})
+    if "://" not in place:
+        os.utime(Path(place, "x"), ns=(1, 1))  # the clock of a file system may be coarse
+    after = storage.entry_of(f"{place}/x")
+    assert before is not None
+    assert after is not None
+    assert before.size == after.size
+    assert before.tag != after.tag
+
+
+def test_a_file_that_is_not_as_listed_is_not_read(place: str) -> None:
+    storage.write_many(place, {"x": b"first", "y": b"first"})
+    entries = storage.listing(place)
+    storage.write_many(place, {"x": b"longer than it was"})
+    with pytest.raises(storage.ObjectChanged):
+        list(storage.read_many(place, entries))
+    storage.delete(place, ["x"])
+    with pytest.raises(storage.ObjectChanged):
+        list(storage.read_many(place, entries))
+
+
+def test_one_of_many_racers_creates(place: str) -> None:
+    start = threading.Barrier(8)
+
+    def race(number: int) -> bool:
+        start.wait()
+        return storage.create(f"{place}/sub/x", str(number).encode() * 1000)
+
+    with ThreadPoolExecutor(8) as threads:
+        won = list(threads.map(race, range(8)))
+    assert sum(won) == 1
+    assert storage.read(f"{place}/sub/x") == str(won.index(True)).encode() * 1000
+    assert names(storage.listing(f"{place}/sub")) == ["x"]
+
+
+def test_deleting_what_is_gone_is_no_error(place: str) -> None:
+    storage.write_many(place, {"x": b"", "y": b""})
+    storage.delete(place, ["x", "z"])
+    storage.delete(place, [])
+    assert names(storage.listing(place)) == ["y"]
+
+
+@pytest.mark.s3
+def test_an_object_that_cannot_be_deleted_is_reported(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    import s3fs
+
+    answer = {"Errors": [{"Key": "x", "Code": "AccessDenied", "Message": "no"}]}
+    monkeypatch.setattr(s3fs.S3FileSystem, "call_s3", lambda *_, **__: answer)
+    with pytest.raises(InfrastructureError, match=r"/x: cannot be deleted: AccessDenied"):
+        storage.delete(s3, ["x"])
+
+
+@pytest.mark.s3
+def test_the_listing_of_a_large_bucket_equals_that_of_the_same_folders(s3: str, tmp_path: Path) -> None:
+    # interleaved: keys sort by their bytes, in which '-' and '.' come before '/' and '0' after it
+    folders = ["a", "a-b", "a.b", "a0", "a/a", "a/a-a", "b/c/d", "b/c", "b", "", "é"]
+    objects = {f"{f}/{i:03}".lstrip("/"): b"" for f in folders for i in range(95)}
+    objects |= {f"a/z{i}": b"" for i in range(3)}
+    assert len(objects) > 1000
+    storage.write_many(s3, objects)
+    storage.write_many(str(tmp_path), objects)
+
+    def seen(url: str) -> dict[str, tuple[list[str], bool]]:
+        listed = [(f.path, names(f.entries), f.has_subfolders) for f in storage.walk(url) if f.entries]
+        assert len({path for path, _, _ in listed}) == len(listed)  # no folder comes twice
+        return {path: (files, has_subfolders) for path, files, has_subfolders in listed}
+
+    assert seen(s3) == seen(str(tmp_path))
+    assert seen(f"{s3}/a") == seen(f"{tmp_path}/a")
+    assert sorted(names(storage.listing_below(s3))) == sorted(objects)
+
+
+def test_local_folders_are_walked_in_a_stable_order_and_empty_ones_too(tmp_path: Path) -> None:
+    for name in ("c", "a/x", "b"):
+        (tmp_path / name).mkdir(parents=True)
+    assert [(f.path, f.has_subfolders) for f in storage.walk(str(tmp_path))] == [
+        ("", True),
+        ("a", True),
+        ("a/x", False),
+        ("b", False),
+        ("c", False),
+    ]
+
+
+def test_links_are_followed_but_not_in_circles(tmp_path: Path) -> None:
+    storage.write_many(str(tmp_path / "far"), {"x": b"abc", "deep/y": b""})
+    (tmp_path / "near").mkdir()
+    (tmp_path / "near/file").symlink_to(tmp_path / "far/x")
+    (tmp_path / "near/folder").symlink_to(tmp_path / "far")
+    (tmp_path / "far/back").symlink_to(tmp_path / "near")
+    walked = {f.path: f.entries for f in storage.walk(str(tmp_path / "near"))}
+    assert {path: names(entries) for path, entries in walked.items()} == {
+        "": ["file"],
+        "folder": ["x"],
+        "folder/deep": ["y"],
+    }
+    entry = storage.listing(str(tmp_path / "near"))[0]
+    assert (entry.size, entry.tag) == (3, storage.listing(str(tmp_path / "far"))[0].tag)
+    assert dict(storage.read_many(str(tmp_path / "near"), [entry])) == {"file": b"abc"}
+
+
+def test_a_link_that_leads_nowhere_is_not_passed_over(tmp_path: Path) -> None:
+    (tmp_path / "x").symlink_to(tmp_path / "absent")
+    entries = storage.listing(str(tmp_path))
+    assert names(entries) == ["x"]
+    with pytest.raises(storage.ObjectChanged):
+        list(storage.read_many(str(tmp_path), entries))
+
+
+def test_a_folder_that_cannot_be_listed_is_not_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    storage.write_many(str(tmp_path), {"closed/x": b"", "open/x": b""})
+    ls = LocalFileSystem.ls
+
+    def fail_on_closed(self: Any, path: str, **options: Any) -> Any:
+        if path.endswith("closed"):
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return ls(self, path, **options)
+
+    monkeypatch.setattr(LocalFileSystem, "ls", fail_on_closed)
+    assert [(f.path, len(f.entries)) for f in storage.walk(str(tmp_path))] == [("", 0), ("closed", 0), ("open", 1)]
+    with pytest.raises(InfrastructureError, match="permission denied"):
+        storage.listing(f"{tmp_path}/closed")
+    with pytest.raises(InfrastructureError, match="permission denied"):
+        list(storage.walk(f"{tmp_path}/closed"))
+
+
+def test_a_local_file_is_replaced_as_a_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    storage.write_many(str(tmp_path), {"x": b"old"})
+
+    def break_off(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(LocalFileSystem, "mv", break_off)
+    with pytest.raises(InfrastructureError, match="No space left"):
+        storage.write_many(str(tmp_path), {"x": b"new"})
+    assert storage.read(f"{tmp_path}/x") == b"old"
+
+
+@pytest.mark.parametrize("parent", ["file", "file/below"])
+def test_a_place_below_a_file_cannot_be_written(tmp_path: Path, parent: str) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(InfrastructureError, match="file"):
+        storage.create(f"{tmp_path}/{parent}/dataset.json", b"")
+
+
+@pytest.mark.s3
+def test_an_absent_bucket_says_so(s3: str) -> None:
+    for action in (
+        lambda: storage.create(f"{s3}-absent/x", b""),
+        lambda: storage.write_many(f"{s3}-absent", {"x": b""}),
+        lambda: list(storage.walk(f"{s3}-absent")),
+    ):
+        with pytest.raises(InfrastructureError, match="no such bucket"):
+            action()
+
+
+@pytest.mark.s3
+def test_wrong_credentials_are_permission_denied(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
+    for action in (lambda: storage.create(f"{s3}/x", b""), lambda: list(storage.walk(s3))):
+        with pytest.raises(InfrastructureError, match="permission denied"):
+            action()
+
+
+@pytest.mark.s3
+def test_no_credentials_say_what_to_set(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    with pytest.raises(InfrastructureError, match="set AWS_PROFILE"):
+        storage.create(f"{s3}/x", b"")
+
+
+def test_relative_paths_become_absolute(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert storage.absolute("scans/") == f"{tmp_path.resolve()}/scans"
+    assert storage.absolute(f"file://{tmp_path}/x/../scans") == f"{tmp_path.resolve()}/scans"
+    assert storage.absolute("s3a://bucket/scans/") == storage.absolute("s3://bucket/scans") == "s3://bucket/scans"
+    assert storage.absolute("/") == "/"
+
+
+@pytest.mark.parametrize(
+    "url", ["s3://AKIA:secret@bucket/x", "s3://AKIA:sec/ret@bucket/x", "https://me:secret@host/x", "s3a://k:s@b"]
+)
+def test_credentials_in_a_url_are_refused_and_not_repeated(url: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        storage.absolute(url)
+    assert "credentials" in str(caught.value)
+    assert "sec" not in str(caught.value)
+
+
+def test_access_points_are_no_credentials() -> None:
+    url = "s3://arn:aws:s3:eu-west-1:123456789012:accesspoint/scans/stage1"
+    assert storage.absolute(url) == url
+
+
+@pytest.mark.parametrize(
+    ("url", "other", "expected"),
+    [
+        ("/data/scans/out", "/data/scans", True),
+        ("/data/scans-out", "/data/scans", False),
+        ("/data/scans", "/data/scans", True),
+        ("file:///data/scans/x", "/data/scans", True),
+        ("s3://b/scans/x", "s3a://b/scans", True),
+        ("s3://b/scans", "s3://b/scans/x", False),
+        ("s3://b/x", "s3://b", True),
+        ("s3://b/data", "/b/data", False),
+    ],
+)
+def test_what_lies_within_what(url: str, other: str, expected: bool) -> None:
+    assert storage.is_within(url, other) is expected
+
+
+def test_an_unknown_scheme_is_wrong_use() -> None:
+    with pytest.raises(UsageError, match="nonsense://"):
+        storage.read("nonsense://bucket/x")

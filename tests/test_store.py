@@ -1,0 +1,182 @@
+"""A dataset on disk or in a bucket: one settings digest, records as commits, an index made from them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+import pytest
+import tiny
+
+from dskprep import storage, store
+from dskprep.config import PrepConfig
+from dskprep.errors import InfrastructureError, UsageError
+from dskprep.store import RecordName
+
+
+def record(key: str, status: str = "written", digest: str = "0" * 16, **more: Any) -> dict[str, Any]:
+    return {"key": key, "status": status, "input_digest": digest, **more}
+
+
+def test_a_dataset_is_begun_once_and_joined_by_the_same_settings(place: str) -> None:
+    store.create(place, PrepConfig())
+    before = storage.entry_of(f"{place}/dataset.json")
+    store.create(place, PrepConfig())
+    assert storage.entry_of(f"{place}/dataset.json") == before
+    assert store.describe(place)["settings"] == PrepConfig().as_dict()
+
+
+def test_other_settings_are_refused_with_the_difference(place: str) -> None:
+    store.create(place, PrepConfig(spacing_mm=(2, 1, 1), chunk=32))
+    with pytest.raises(UsageError) as caught:
+        store.create(place, PrepConfig())
+    message = str(caught.value)
+    assert "chunk is 32 there and 64 here" in message
+    assert "spacing_mm is [2.0, 1.0, 1.0] there and [1.0, 1.0, 1.0] here" in message
+    assert "lungs" not in message
+    assert store.describe(place)["settings"]["chunk"] == 32
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"), [(b"{", "damaged"), (b'{"format": 99}', "format 99"), (b"{}", "format None")]
+)
+def test_what_is_no_dataset_of_ours_says_so(place: str, content: bytes, problem: str) -> None:
+    with pytest.raises(UsageError, match=r"no dataset\.json"):
+        store.describe(place)
+    tiny.write(place, {"dataset.json": content})
+    with pytest.raises(UsageError, match=problem):
+        store.describe(place)
+
+
+def test_the_name_of_a_record_says_what_resuming_needs(place: str) -> None:
+    records = [record("p.1"), record("p.1+ab", "refused", "1" * 16), record("q", "killed"), record("q", "failed")]
+    for each in records:
+        store.commit(place, each)
+    tiny.write(f"{place}/records", {"written/x.json.123.part": b"", "other/y.0.json": b"", "README": b""})
+    assert sorted(store.record_names(place)) == [
+        RecordName("failed", "q", "0" * 16),
+        RecordName("killed", "q", "0" * 16),
+        RecordName("refused", "p.1+ab", "1" * 16),
+        RecordName("written", "p.1", "0" * 16),
+    ]
+    assert store.read_record(place, RecordName("written", "p.1", "0" * 16)) == records[0]
+
+
+def test_a_record_that_is_no_strict_json_is_not_written(place: str) -> None:
+    with pytest.raises(ValueError, match="JSON"):
+        store.commit(place, record("p", seconds={"read": float("nan")}))
+    assert list(store.record_names(place)) == []
+
+
+def test_nothing_but_the_new_objects_is_left_of_a_volume(place: str) -> None:
+    store.write_volume(place, "p", {"zarr.json": b"old", "0/c/0/0/1": b"old"})
+    store.write_volume(place, "p2", {"zarr.json": b"neighbour"})
+    tiny.write(store.volume_url(place, "p"), {"0/c/0/0/0.77.part": b"stray", "deep/er/x": b"stray"})
+    promised = store.write_volume(place, "p", {"zarr.json": b"new", "0/c/0/0/0": b"chunk"})
+    assert tiny.everything_below(f"{place}/volumes") == {
+        "p.zarr/zarr.json": b"new",
+        "p.zarr/0/c/0/0/0": b"chunk",
+        "p2.zarr/zarr.json": b"neighbour",
+    }
+    assert promised["zarr.json"] == {"bytes": 3, "sha256": hashlib.sha256(b"new").hexdigest()}
+
+
+def test_a_forgotten_record_takes_its_volume_with_it(place: str) -> None:
+    for key in ("p", "q"):
+        store.write_volume(place, key, {"zarr.json": b"x"})
+        store.commit(place, record(key))
+    store.commit(place, record("r", "refused"))
+    store.forget(place, [n for n in store.record_names(place) if n.key in ("p", "r")])
+    assert [n.key for n in store.record_names(place)] == ["q"]
+    assert list(tiny.everything_below(f"{place}/volumes")) == ["q.zarr/zarr.json"]
+
+
+def test_the_record_goes_before_its_volume(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    store.write_volume(place, "p", {"zarr.json": b"x"})
+    store.commit(place, record("p"))
+
+    def break_off(*_: object) -> None:
+        raise InfrastructureError("gone")
+
+    monkeypatch.setattr(store, "write_volume", break_off)
+    with pytest.raises(InfrastructureError):
+        store.forget(place, list(store.record_names(place)))
+    assert list(store.record_names(place)) == []
+
+
+# the index
+
+GEOMETRY = {
+    "shape": [3, 4, 5],
+    "spacing_mm": [1.0, 1.0, 1.0],
+    "affine": [[0, 0, 1, 0], [0, 1, 0, 0], [1, 0, 0, 0], [0, 0, 0, 1]],
+}
+WRITTEN = {
+    "geometry": GEOMETRY,
+    "lungs": {"right_ml": 2000.5, "left_ml": 1800.0},
+    "warnings": ["one-lung", "hu-clipped"],
+    "source": {"slices": 3, "kernel": "B30f"},
+    "seconds": {"read": 0.1},
+    "objects": {"zarr.json": {"bytes": 7, "sha256": ""}, "0/c/0/0/0": {"bytes": 3, "sha256": ""}},
+}
+
+
+def test_the_index_has_one_flat_row_a_record(place: str) -> None:
+    store.commit(place, record("p", **WRITTEN))
+    store.commit(place, record("q", "refused", reason="not-ct", message="m"))
+    store.write_index(place, [])
+    table = store.read_index(place).set_index("key")
+    assert list(table.index) == ["p", "q"]
+    row = table.loc["p"]
+    assert (row["n_z"], row["n_x"], row["bytes_written"], row["warnings"]) == (3, 5, 10, "one-lung,hu-clipped")
+    assert (row["right_lung_ml"], row["source_kernel"], row["seconds_read"]) == (2000.5, "B30f", 0.1)
+    assert list(row["affine"]) == [v for line in GEOMETRY["affine"] for v in line]
+    assert table.loc["q", "reason"] == "not-ct"
+
+
+def test_the_index_follows_the_records_and_reads_only_new_ones(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for key in "abc":
+        store.commit(place, record(key, **WRITTEN))
+    store.write_index(place, [])
+    store.forget(place, [RecordName("written", "b", "0" * 16)])
+    store.commit(place, record("d", "refused", reason="not-ct", message=""))
+    store.commit(place, record("e", **WRITTEN))
+    read: list[str] = []
+    read_record = store.read_record
+    monkeypatch.setattr(store, "read_record", lambda t, name: (read.append(name.key), read_record(t, name))[1])
+    table = store.write_index(place, [store.row(record("e", **WRITTEN)), store.row(record("gone", **WRITTEN))])
+    assert read == ["d"]
+    assert list(table["key"]) == list(store.read_index(place)["key"]) == ["a", "c", "d", "e"]
+
+
+def test_an_index_of_nothing_can_be_written_and_read(place: str) -> None:
+    store.write_index(place, [])
+    assert len(store.read_index(place)) == 0
+
+
+def test_an_index_of_refusals_alone_can_be_extended_by_volumes(place: str) -> None:
+    store.commit(place, record("a", "refused", reason="not-ct", message=""))
+    store.write_index(place, [])
+    store.commit(place, record("b", **WRITTEN))
+    store.write_index(place, [])
+    assert store.read_index(place)["n_z"].tolist()[1] == 3
+
+
+def test_a_damaged_index_is_made_anew(place: str) -> None:
+    store.commit(place, record("a", **WRITTEN))
+    tiny.write(place, {"index.parquet": b"no parquet"})
+    with pytest.raises(UsageError, match="damaged"):
+        store.read_index(place)
+    store.write_index(place, [])
+    assert list(store.read_index(place)["key"]) == ["a"]
+
+
+def test_an_absent_index_says_when_there_will_be_one(place: str) -> None:
+    with pytest.raises(UsageError, match="a run writes it at its end"):
+        store.read_index(place)
+
+
+def test_the_account_of_a_run_is_kept(place: str) -> None:
+    store.write_run(place, "20260101T000000Z", {"counts": {"written": 1}})
+    assert json.loads(storage.read(f"{place}/runs/20260101T000000Z/summary.json")) == {"counts": {"written": 1}}

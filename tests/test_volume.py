@@ -1,0 +1,55 @@
+"""A volume knows where its voxels are."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from dskprep.volume import Volume
+
+AFFINE = np.array([[0.0, 0.0, 0.5, -10.0], [0.0, -0.75, 0.0, -20.0], [2.0, 0.0, 0.0, 30.0], [0.0, 0.0, 0.0, 1.0]])
+
+
+def make_volume() -> Volume:
+    return Volume(np.zeros((4, 5, 6), np.int16), AFFINE)
+
+
+def test_spacing_is_the_distance_between_neighbours_along_each_axis() -> None:
+    volume = make_volume()
+    for axis, expected in enumerate((2.0, 0.75, 0.5)):
+        neighbour = np.eye(3)[axis]
+        assert np.linalg.norm(volume.to_patient(neighbour) - volume.to_patient((0, 0, 0))) == pytest.approx(expected)
+        assert volume.spacing[axis] == pytest.approx(expected)
+
+
+def test_an_index_maps_to_patient_millimetres() -> None:
+    assert make_volume().to_patient((1, 2, 3)).tolist() == [-8.5, -21.5, 32.0]
+
+
+def test_points_map_to_indices_and_back() -> None:
+    volume = make_volume()
+    points = np.random.default_rng(0).uniform(-100, 100, (7, 3))
+    assert volume.to_patient(volume.to_index(points)) == pytest.approx(points)
+
+
+def test_a_voxel_has_the_volume_of_its_edges() -> None:
+    assert make_volume().voxel_ml == pytest.approx(2.0 * 0.75 * 0.5 / 1000)
+
+
+def test_another_array_must_fit() -> None:
+    with pytest.raises(ValueError, match=r"\(1, 2, 3\) does not fit \(4, 5, 6\)"):
+        make_volume().with_array(np.zeros((1, 2, 3)))
+    assert make_volume().with_array(np.ones((4, 5, 6))).affine is AFFINE
+
+
+@pytest.mark.parametrize(
+    ("array", "affine"),
+    [
+        (np.zeros((4, 5)), AFFINE),
+        (np.zeros((4, 5, 6)), np.eye(3)),
+        (np.zeros((4, 5, 6)), np.full((4, 4), np.nan)),
+    ],
+)
+def test_a_volume_is_never_half_valid(array: np.ndarray, affine: np.ndarray) -> None:
+    with pytest.raises(ValueError, match="a volume has three axes|an affine is a finite 4 x 4 matrix"):
+        Volume(array, affine)

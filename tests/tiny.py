@@ -1,0 +1,93 @@
+"""Tiny CT series as DICOM files: the smallest thing that becomes a volume. No lungs are found in them."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+import zipfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
+
+from dskprep import storage
+
+IDENTITY = ("Mustermann", "PID-4711", "19501231")
+"""The name, number and birth date of every patient: no output may hold them."""
+
+N_SLICES, SIZE = 12, 24
+
+
+def series(seed: int = 0, *, n: int = N_SLICES, z_mm: float = 1.0, series_uid: str | None = None) -> dict[str, bytes]:
+    """Names and contents of the files of one series, `n` slices of SIZE x SIZE voxels of 1 mm."""
+    rng = np.random.default_rng(seed)
+    stored = rng.integers(0, 2000, (n, SIZE, SIZE), dtype=np.int16)
+    uid = series_uid or f"1.2.3.{seed}"
+    return {f"IM{i:03}.dcm": _slice(stored[i], i, z_mm * i, uid) for i in range(n)}
+
+
+def _slice(stored: np.ndarray, number: int, z_mm: float, uid: str) -> bytes:
+    ds = Dataset()
+    ds.file_meta = FileMetaDataset()
+    ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    ds.SOPClassUID = ds.file_meta.MediaStorageSOPClassUID = CTImageStorage
+    ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = f"{uid}.{number}"
+    ds.PatientName, ds.PatientID, ds.PatientBirthDate = f"{IDENTITY[0]}^Erika", IDENTITY[1], IDENTITY[2]
+    ds.SeriesInstanceUID, ds.StudyInstanceUID, ds.FrameOfReferenceUID = uid, f"{uid}.90", f"{uid}.91"
+    ds.Modality, ds.ImageType, ds.InstanceNumber = "CT", ["ORIGINAL", "PRIMARY", "AXIAL"], number
+    ds.ImagePositionPatient = [-100.123456789, -50.5, 10.25 + z_mm]
+    ds.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
+    ds.PixelSpacing, ds.SliceThickness = [1, 1], 1
+    ds.Rows, ds.Columns = stored.shape
+    ds.SamplesPerPixel, ds.PhotometricInterpretation = 1, "MONOCHROME2"
+    ds.BitsAllocated, ds.BitsStored, ds.HighBit, ds.PixelRepresentation = 16, 16, 15, 1
+    ds.RescaleIntercept, ds.RescaleSlope, ds.RescaleType = -1024, 1, "HU"
+    ds.PixelData = stored.astype("<i2").tobytes()
+    file = io.BytesIO()
+    ds.save_as(file, enforce_file_format=True)
+    return file.getvalue()
+
+
+def hu(seed: int = 0) -> np.ndarray:
+    """The voxels of `series(seed)`, (z, y, x), int16 HU."""
+    stored = np.random.default_rng(seed).integers(0, 2000, (N_SLICES, SIZE, SIZE), dtype=np.int16)
+    return stored - 1024
+
+
+def write(url: str | Path, files: Mapping[str, bytes]) -> str:
+    """Write files below a folder or prefix."""
+    storage.write_many(str(url), dict(files))
+    return str(url)
+
+
+def write_patients(url: str | Path, names: Iterable[str]) -> str:
+    """A folder a patient, each another series."""
+    for seed, name in enumerate(names):
+        write(f"{url}/{name}", series(seed))
+    return str(url)
+
+
+def zipped(files: Mapping[str, bytes]) -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, content in files.items():
+            archive.writestr(zipfile.ZipInfo(name), content, zipfile.ZIP_DEFLATED)
+    return file.getvalue()
+
+
+def tarred(files: Mapping[str, bytes], compression: Literal["", "gz", "bz2", "xz"] = "") -> bytes:
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode=f"w:{compression}") as archive:
+        for name, content in files.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    return file.getvalue()
+
+
+def everything_below(url: str | Path) -> dict[str, bytes]:
+    """Every object below a folder or prefix, by its name relative to it."""
+    return {e.name: storage.read(f"{url}/{e.name}") for e in storage.listing_below(str(url))}
