@@ -59,9 +59,8 @@ def draw(volume: Volume, out: Path) -> None:
     found = find_lungs(volume)
     cpu_s = time.process_time() - start_s
     words = ", ".join(found.warnings) or "no warnings"
-    print(
-        f"{out.name}: right {found.right_ml:.0f} ml, left {found.left_ml:.0f} ml, {words}, {cpu_s:.2f} s", flush=True
-    )
+    ml = f"right {found.right_ml:.0f} ml, left {found.left_ml:.0f} ml"
+    print(f"{out.name}: {ml}, {words}, {cpu_s:.2f} s", flush=True)
     axial = [(0, index) for index in spread(found.mask.array, axis=0, n=12)]
     upright = [(axis, index) for axis in (1, 2) for index in spread(found.mask.array, axis, n=6)]
     for name, planes in (("axial", axial), ("upright", upright)):

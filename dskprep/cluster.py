@@ -36,6 +36,8 @@ SETTINGS = {
     # a patient that killed its worker twice is run alone, so do not try it on the whole cluster
     "distributed.scheduler.allowed-failures": 1,
     "distributed.scheduler.worker-saturation": 1.0,
+    # the dashboard's history is in the scheduler's memory
+    "distributed.scheduler.dashboard.tasks.task-stream-length": 5000,
     # one CPU a worker: no library may start threads of its own
     # (and memory goes back to the system, but not in pieces so small that page faults double the encoding)
     "distributed.nanny.pre-spawn-environ": {

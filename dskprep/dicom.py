@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import pydicom
 from pydicom.datadict import tag_for_keyword
 from pydicom.encaps import generate_frames
+from pydicom.multival import MultiValue
 from pydicom.tag import Tag
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
@@ -81,7 +82,16 @@ _KEYWORDS = {
     *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
     *("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing"),
     *("RescaleType", "RescaleSlope", "RescaleIntercept", "PixelPaddingValue", "PixelPaddingRangeLimit"),
-    *("SamplesPerPixel", "Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation"),
+    *(
+        "SamplesPerPixel",
+        "PhotometricInterpretation",
+        "Rows",
+        "Columns",
+        "BitsAllocated",
+        "BitsStored",
+        "HighBit",
+        "PixelRepresentation",
+    ),
     *("LossyImageCompression", "PixelData"),
     *FACTS.values(),
     *(keyword for _, keyword in FRAME_TAGS),
@@ -185,7 +195,7 @@ def _attributes(dataset: pydicom.Dataset) -> Attributes:
     for tag in list(dataset.keys()):
         try:
             element = dataset[tag]
-        except Exception:  # a ValueError, OverflowError, NotImplementedError...: whatever the bytes lead to
+        except Exception:  # a NotImplementedError, ValueError...: whatever the bytes lead to
             continue
         is_sequence = element.VR == "SQ"
         found[element.keyword] = [_attributes(item) for item in element.value or ()] if is_sequence else element.value
@@ -260,8 +270,9 @@ def _encoded_frames(data: bytes, layout: PixelFormat, n_frames: int, name: str) 
 
 def _layout(header: Attributes, name: str) -> PixelFormat:
     check_decodable(header["TransferSyntaxUID"], name)
-    if int(_number(header, "SamplesPerPixel", name, default=1.0)) != 1:
-        raise Refusal("not-hu", f"{name}: expected one sample a pixel, found colour")
+    photometric = _text(header, "PhotometricInterpretation") or "MONOCHROME2"
+    if int(_number(header, "SamplesPerPixel", name, default=1.0)) != 1 or not photometric.startswith("MONOCHROME"):
+        raise Refusal("not-hu", f"{name}: expected one grey value a pixel, found colour ({photometric:.16})")
     allocated = int(_number(header, "BitsAllocated", name))
     stored = int(_number(header, "BitsStored", name, default=float(allocated)))
     layout = PixelFormat(
@@ -296,7 +307,7 @@ def _padding(header: Attributes, layout: PixelFormat) -> tuple[int, int] | None:
         elif not layout.is_signed and value < 0:
             value += wrap
         values.append(value)
-    return (min(values), max(values)) if values and "PixelPaddingValue" in header else None
+    return (min(values), max(values)) if isinstance(header.get("PixelPaddingValue"), int) else None
 
 
 class _Frame:
@@ -377,6 +388,8 @@ def _unit(direction: list[float]) -> tuple[float, float, float]:
 
 def _text(header: Attributes, keyword: str) -> str:
     value = header.get(keyword)
+    if isinstance(value, MultiValue):
+        value = "\\".join(map(str, value))
     return "" if value is None else str(value).strip()
 
 

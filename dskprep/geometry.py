@@ -84,6 +84,7 @@ def stack_up(
     pixels are the same. If different ones remain, one stack is taken: that with the most slices, then the
     one first by its tags. Raises Refusal where a choice would be a guess, or slices are missing or sheared.
     """
+    min_slices = max(min_slices, 2)  # one slice has no step
     warnings: list[str] = []
     chosen = _commonest_grid(planes)
     if len(chosen) < len(planes):

@@ -70,7 +70,7 @@ MIN_LUNG_ABOVE_AIR = 50.0
 MIN_DENSE = 0.3
 """Least part of it that is this much (HU) denser than air: so is most of a lung with severe emphysema."""
 MAX_OUTSIDE_CONTACT = 0.1
-"""Most of its surface near outside air, relative to that near the body: lungs 0 to 0.003, foam from 0.6."""
+"""Most of its surface near outside air, relative to that near the body: lungs 0 to 0.003, foam from 0.5."""
 MIN_CORE_SHARE = 0.05
 """A smaller share of the largest one is no lung by itself, but may be connected to one."""
 REACH_MM = 8.0
@@ -154,18 +154,15 @@ def find_lungs(volume: Volume, *, margin_mm: float = 0.0) -> Lungs:
         Grow the mask by this much on every side, not into the other lung. The volumes in ml and the
         warnings are of the lungs without it.
     """
-    grid = _coarse_grid(volume)
-    body = _find_body(grid)
-    parenchyma = _find_parenchyma(grid)
-    grid, body, parenchyma = _crop(body | parenchyma, grid, body, parenchyma)
-    outside = _flood_outside(grid, body, parenchyma)
+    grid, body, outside = _find_body_and_outside(_coarse_grid(volume))
     air = (grid.means < TISSUE_HU) & (grid.means != PADDING) & ~outside
     air_hu = _find_air_hu(grid, outside)
     gas = _find_gas(grid, air, air_hu)
-    cores = _find_cores(grid, air & ~gas, air_hu, body, outside)
+    air &= ~gas
+    cores = _find_cores(grid, air, air_hu, body, outside)
 
     midline = _centre(body)[2] + grid.first[2]
-    grid, cores, air, gas, outside = _crop(cores, grid, cores, air & ~gas, gas, outside)
+    grid, cores, air, gas, outside = _crop(cores, grid, cores, air, gas, outside)
     lung = _reach(grid, cores, air)
     labels = _split(grid, cores, lung, midline - grid.first[2])
     never = outside | gas | (grid.means == PADDING)
@@ -173,8 +170,8 @@ def find_lungs(volume: Volume, *, margin_mm: float = 0.0) -> Lungs:
 
     mask, right_ml, left_ml = _draw(volume, grid, labels, never)
     warnings = _doubts(volume, grid, labels, mask, right_ml, left_ml)
-    if margin_mm > 0 and mask.any():
-        mask = _grow(mask, margin_mm, volume.spacing)
+    if margin_mm > 0:
+        _grow(mask, margin_mm, volume.spacing)
     return Lungs(volume.with_array(mask), right_ml, left_ml, warnings)
 
 
@@ -197,6 +194,14 @@ def _crop(mask: Mask, grid: _Grid, *others: NDArray[Any]) -> tuple[Any, ...]:
     z, y, x = (f + b.start for f, b in zip(grid.first, box, strict=True))
     cropped = grid._replace(means=np.ascontiguousarray(grid.means[box]), first=(z, y, x))
     return (cropped, *(np.ascontiguousarray(array[box]) for array in others))
+
+
+def _find_body_and_outside(grid: _Grid) -> tuple[_Grid, Mask, Mask]:
+    """The part of the grid that holds the body, its tissue, and what is not enclosed by it."""
+    body = _find_body(grid)
+    parenchyma = _find_parenchyma(grid)
+    grid, body, parenchyma = _crop(body | parenchyma, grid, body, parenchyma)
+    return grid, body, _flood_outside(grid, body, parenchyma)
 
 
 def _find_body(grid: _Grid) -> Mask:
@@ -266,24 +271,28 @@ def _find_gas(grid: _Grid, air: Mask, air_hu: float) -> Mask:
 
 
 def _find_cores(grid: _Grid, air: Mask, air_hu: float, body: Mask, outside: Mask) -> Mask:
-    """Middles of lungs: large enough, denser than gas, and enclosed by the body.
-
-    Foam under the patient is neither gas nor small, but it touches the outside as well as the body.
-    """
+    """Middles of lungs: large enough, denser than gas, and enclosed by the body."""
     pieces, sizes = masks.components(_erode(air, CORE_MM, grid.spacing))
     n_dense = masks.count_where(pieces, sizes.size, grid.means > air_hu + MIN_LUNG_ABOVE_AIR)
     is_lung = (sizes * grid.voxel_ml >= MIN_CORE_ML) & (n_dense >= MIN_DENSE * sizes)
+    is_lung &= _are_enclosed(grid, pieces, sizes.size, body, outside)
     is_lung[0] = False
+    is_main = is_lung & (sizes >= MIN_CORE_SHARE * sizes.max(where=is_lung, initial=0))
+    cores, main = is_lung[pieces], is_main[pieces]
+    del pieces  # half of the memory that is held here
+    return np.asarray(cores & _connected(air, main))
 
+
+def _are_enclosed(
+    grid: _Grid, pieces: NDArray[np.int32], n_labels: int, body: Mask, outside: Mask
+) -> NDArray[np.bool_]:
+    """Whether each piece touches the body, and hardly the outside, unlike foam under the patient."""
     # where the field of view cuts a lung open, the outside says nothing
     outside_air = outside & ~_near(grid.means == PADDING, CONTACT_MM, grid.spacing)
     surroundings = body.view(np.uint8) + 2 * outside_air.view(np.uint8)
     nearest = masks.grow(surroundings, CORE_MM + CONTACT_MM, grid.spacing)
-    at_body, at_outside = (masks.count_where(pieces, sizes.size, nearest == which) for which in (1, 2))
-    is_lung &= (at_body > 0) & (at_outside <= MAX_OUTSIDE_CONTACT * at_body)
-
-    is_main = is_lung & (sizes >= MIN_CORE_SHARE * sizes.max(where=is_lung, initial=0))
-    return np.asarray(is_lung[pieces] & _connected(air, is_main[pieces]))
+    at_body, at_outside = (masks.count_where(pieces, n_labels, nearest == which) for which in (1, 2))
+    return np.asarray((at_body > 0) & (at_outside <= MAX_OUTSIDE_CONTACT * at_body))
 
 
 def _reach(grid: _Grid, cores: Mask, air: Mask) -> Mask:
@@ -458,12 +467,10 @@ def _close(mask: Mask, radius_mm: float, spacing: Triple) -> Mask:
     return closed[tuple(slice(w, -w) for w in widths)] | mask
 
 
-def _grow(mask: Labels, margin_mm: float, spacing: Triple) -> Labels:
-    """Grow both lungs; a voxel goes to the nearer one."""
-    box = _box(mask > 0, margin=math.ceil(margin_mm / min(spacing)))
-    grown = np.zeros_like(mask)
-    grown[box] = masks.grow(np.ascontiguousarray(mask[box]), margin_mm, spacing)
-    return grown
+def _grow(mask: Labels, margin_mm: float, spacing: Triple) -> None:
+    """Grow both lungs, in place; a voxel goes to the nearer one."""
+    box = _box(mask, margin=math.ceil(margin_mm / min(spacing)))
+    mask[box] = masks.grow(np.ascontiguousarray(mask[box]), margin_mm, spacing)
 
 
 def _centre(mask: Mask) -> NDArray[np.float64]:
@@ -475,7 +482,7 @@ def _centre(mask: Mask) -> NDArray[np.float64]:
     return centre
 
 
-def _box(mask: Mask, margin: int) -> tuple[slice, slice, slice]:
+def _box(mask: Mask | Labels, margin: int) -> tuple[slice, slice, slice]:
     """Smallest box round the mask, grown by `margin` voxels; empty if the mask is."""
     box = []
     for axis in range(3):

@@ -149,6 +149,9 @@ def _ledger(limit_bytes: int) -> Ledger:
 
 def _attempt(job: Job, target: str, config: PrepConfig, ledger: Ledger, clock: Stopwatch) -> list[Record]:
     """One try; a second reading if the patient turns out larger than its first slice promised."""
+    done = store.find_written(target, job.case.key, job.case.digest)
+    if done is not None:  # by another run, or by a worker that died before it could say so
+        return [done]
     need_bytes = 0
     while True:
         try:
@@ -179,6 +182,8 @@ def _commit(job: Job, target: str, outcomes: list[_Outcome], clock: Stopwatch) -
         with clock("write"):
             store.forget(target, job.stale)
             for outcome in outcomes:
+                if outcome.record.get("reason") == "source-changed":
+                    continue  # the key's volume may be that of the changed source, written by another run
                 outcome.record["objects"] = store.write_volume(target, outcome.record["key"], outcome.objects)
         for outcome in outcomes:
             outcome.record["seconds"] = {stage: round(s, 4) for stage, s in clock.seconds.items()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import fnmatch
+import functools
 import itertools
 import time
 from collections import Counter, defaultdict
@@ -30,6 +31,9 @@ RETRIES = {
     "all": ("refused", "failed", "killed"),
 }
 """Which statuses are done again, by the value of --retry."""
+
+FIRST_BAG, LARGEST_BAG = 32, 512
+"""Patients in the first bag of a run, and in its later ones."""
 
 RECOUNT_S = 5.0
 """How often the workers are counted, so that late ones are used."""
@@ -110,6 +114,9 @@ class Summary:
         }
 
 
+Work = Callable[[Job], list[Record]]
+"""What is done with a job in a worker; it never raises."""
+
 Progress = Callable[[Account, list[Record]], None]
 """Called with the account so far and the records of the case just done."""
 
@@ -154,12 +161,13 @@ def run(
     store.create(target, settings)
     started = time.monotonic()
     summary = Summary(_run_id(), source, target, Account(), 0.0)
-    arguments = {"target": target, "config": settings, "memory_bytes": memory_bytes}
+    work = functools.partial(patient.prepare_patient, target=target, config=settings, memory_bytes=memory_bytes)
     jobs = _jobs(cases, target, summary.account, limit, only, RETRIES[retry])
     rows = []
     try:
-        done = _on_cluster(client, jobs, arguments) if client else _in_process(jobs, arguments)
-        for records in done:
+        for job, records in on_cluster(client, jobs, work) if client else _in_process(jobs, work):
+            if records is None:
+                records = [patient.record_loss(target, patient.killed_record(job.case, settings), job.stale)]
             _record_lost(target, records)
             summary.account.add(records)
             rows += [store.row(record) for record in records]
@@ -232,28 +240,30 @@ def _record_lost(target: str, records: list[Record]) -> None:
             store.commit(target, record)
 
 
-def _in_process(jobs: Iterable[Job], arguments: dict[str, Any]) -> Iterator[list[Record]]:
+def _in_process(jobs: Iterable[Job], work: Work) -> Iterator[tuple[Job, list[Record]]]:
     for job in jobs:
-        yield from _bag([job], arguments).compute(scheduler="sync")
+        yield job, _bag([job], work).compute(scheduler="sync")[0]
 
 
-def _bag(jobs: list[Job], arguments: dict[str, Any]) -> Any:
+def _bag(jobs: list[Job], work: Work) -> Any:
     """One patient an element, one element a partition, one partition a task."""
-    return db.from_sequence(jobs, npartitions=len(jobs)).map(patient.prepare_patient, **arguments)
+    return db.from_sequence(jobs, npartitions=len(jobs)).map(work)
 
 
-def _on_cluster(client: Client, jobs: Iterator[Job], arguments: dict[str, Any]) -> Iterator[list[Record]]:
-    """Keep as many patients under way as there are slots; a patient that lost its worker goes last, alone."""
+def on_cluster(client: Client, jobs: Iterator[Job], work: Work) -> Iterator[tuple[Job, list[Record] | None]]:
+    """Each job and what `work` returned of it, in the order in which they end.
+
+    As many are under way as there are slots. A job that lost its worker goes last, alone; if that kills
+    another worker, it ends with None.
+    """
     suspects: list[Job] = []
-    line = _Line(client, arguments)
+    line = _Line(client, work)
     try:
         yield from line.drain(jobs, suspects)
         for job in suspects:
             lost: list[Job] = []
             yield from line.drain(iter([job]), lost)
-            if lost:
-                record = patient.killed_record(job.case, arguments["config"])
-                yield [patient.record_loss(arguments["target"], record, job.stale)]
+            yield from ((job, None) for job in lost)
     except (CancelledError, CommClosedError, OSError, TimeoutError) as error:
         raise InfrastructureError(
             f"the Dask scheduler was lost ({type(error).__name__}); what is written stays: run the same command again"
@@ -262,27 +272,40 @@ def _on_cluster(client: Client, jobs: Iterator[Job], arguments: dict[str, Any]) 
         line.abandon()
 
 
+def _tasks(jobs: Iterator[Job], work: Work) -> Iterator[tuple[Job, Any]]:
+    """Each job with its task, from bags that double in size.
+
+    The scheduler keeps a little of every bag, so there should be few; and the first patients should not
+    wait for the source to be listed far.
+    """
+    size = FIRST_BAG
+    while batch := list(itertools.islice(jobs, size)):
+        yield from zip(batch, _bag(batch, work).to_delayed(), strict=True)
+        size = min(2 * size, LARGEST_BAG)
+
+
 class _Line:
     """The futures under way."""
 
-    def __init__(self, client: Client, arguments: dict[str, Any]) -> None:
+    def __init__(self, client: Client, work: Work) -> None:
         self.client = client
-        self.arguments = arguments
+        self.work = work
         self.under_way: dict[Future[Any], Job] = {}
         self.n_slots = 0
         self.counted = float("-inf")
 
-    def drain(self, jobs: Iterator[Job], lost: list[Job]) -> Iterator[list[Record]]:
+    def drain(self, jobs: Iterator[Job], lost: list[Job]) -> Iterator[tuple[Job, list[Record]]]:
         """Run the jobs; those whose worker died with them too often are added to `lost`."""
         done = as_completed()
+        tasks = _tasks(jobs, self.work)
         while True:
-            done.update(self._submit(list(itertools.islice(jobs, self._free_slots()))))
+            done.update(self._submit(list(itertools.islice(tasks, self._free_slots()))))
             if not self.under_way:
                 return
             future = next(done)
             job = self.under_way.pop(future)
             try:
-                yield future.result()[0]
+                yield job, future.result()[0]
             except KilledWorker:
                 lost.append(job)
             finally:
@@ -294,11 +317,11 @@ class _Line:
             self.client.cancel(list(self.under_way), force=True)
         self.under_way.clear()
 
-    def _submit(self, jobs: list[Job]) -> list[Future[Any]]:
-        if not jobs:
+    def _submit(self, tasks: list[tuple[Job, Any]]) -> list[Future[Any]]:
+        if not tasks:
             return []
-        futures = self.client.compute(_bag(jobs, self.arguments).to_delayed())
-        self.under_way.update(zip(futures, jobs, strict=True))
+        futures = self.client.compute([task for _, task in tasks])
+        self.under_way.update(zip(futures, (job for job, _ in tasks), strict=True))
         return list(futures)
 
     def _free_slots(self) -> int:

@@ -23,10 +23,11 @@ NATIVE = {
 JPEG = {f"1.2.840.10008.1.2.4.{n}" for n in (50, 51, 53, 55, 57, 70)}
 """JPEG: baseline, extended (12 bit), two retired ones, and lossless (57 and 70)."""
 
+JPEG_LS = {f"1.2.840.10008.1.2.4.{n}" for n in (80, 81)}
+
 DECODERS: dict[str, Callable[[bytes], Any]] = {
     **dict.fromkeys(JPEG, imagecodecs.jpeg8_decode),
-    "1.2.840.10008.1.2.4.80": imagecodecs.jpegls_decode,
-    "1.2.840.10008.1.2.4.81": imagecodecs.jpegls_decode,
+    **dict.fromkeys(JPEG_LS, imagecodecs.jpegls_decode),
     "1.2.840.10008.1.2.4.90": imagecodecs.jpeg2k_decode,
     "1.2.840.10008.1.2.4.91": imagecodecs.jpeg2k_decode,
     "1.2.840.10008.1.2.4.201": imagecodecs.jpeg2k_decode,  # high-throughput JPEG 2000
@@ -88,7 +89,8 @@ def _native(data: bytes, layout: PixelFormat, where: str) -> NDArray[Any]:
 
 def _decompress(data: bytes, layout: PixelFormat, where: str) -> NDArray[Any]:
     syntax = layout.transfer_syntax
-    if syntax in JPEG and not data.rstrip(b"\0").endswith(b"\xff\xd9"):  # libjpeg would paint the rest grey
+    # of cut data, libjpeg would paint the rest grey, and charls search for the end for seconds
+    if syntax in JPEG | JPEG_LS and not data.rstrip(b"\0").endswith(b"\xff\xd9"):
         raise Refusal("truncated", f"{where}: the JPEG data have no end-of-image marker")
     try:
         if syntax == RLE:

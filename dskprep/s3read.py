@@ -6,6 +6,7 @@ preprocessing's. Its synchronous calls release the GIL, so plain threads are eno
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,8 +25,20 @@ ATTEMPTS = 4
 WAIT_S = 0.5
 """Before the second try; doubled before each further one."""
 
+DEADLINE_S = 180.0
+"""For the objects of one call together: after it no object is tried again."""
+
+CONNECT_S, SILENCE_S, REQUEST_S, RETRY_S = 5.0, 20.0, 120.0, 60.0
+"""Longest wait for a connection, for the next byte, for one whole object, and until the last retry of a request."""
+
 CREDENTIALS_FOR = timedelta(minutes=5)
 """How long credentials are used before botocore, which renews them, is asked again."""
+
+GONE = (NotFoundError, FileNotFoundError)
+"""obstore raises the built-in error, and its own for the same."""
+
+EXPIRED = {"ExpiredToken", "TokenRefreshRequired", "RequestTimeTooSkewed", "InvalidToken"}
+"""Codes, some with status 400, after which the same credentials cannot do."""
 
 
 class ObjectChanged(Exception):
@@ -39,8 +52,9 @@ def read_objects(fs: Any, bucket: str, objects: Sequence[tuple[str, int, str]]) 
     cannot be read.
     """
     store = _store(fs, bucket)
+    deadline = time.monotonic() + DEADLINE_S
     with ThreadPoolExecutor(THREADS, thread_name_prefix="s3read") as threads:
-        futures = [threads.submit(_read, store, *o) for o in objects]
+        futures = [threads.submit(_read_listed, store, *o, deadline) for o in objects]
         try:
             for i, future in enumerate(futures):
                 yield future.result()
@@ -49,22 +63,41 @@ def read_objects(fs: Any, bucket: str, objects: Sequence[tuple[str, int, str]]) 
             threads.shutdown(cancel_futures=True)
 
 
-def _read(store: S3Store, key: str, size: int, etag: str) -> bytes:
+def read_object(fs: Any, bucket: str, key: str) -> bytes:
+    """One object, whatever its size and ETag. Raises FileNotFoundError, PermissionError, or OSError."""
+    try:
+        return _read(_store(fs, bucket), key, None, "", time.monotonic() + DEADLINE_S)
+    except GONE as error:
+        raise FileNotFoundError(f"{key}: {_in_short(error)}") from error
+
+
+def _read_listed(store: S3Store, key: str, size: int, etag: str, deadline: float) -> bytes:
+    try:
+        return _read(store, key, size, etag, deadline)
+    except (*GONE, PreconditionError) as error:
+        raise ObjectChanged(f"{key}: is not there any more as it was listed") from error
+
+
+def _read(store: S3Store, key: str, size: int | None, etag: str, deadline: float) -> bytes:
     for attempt in range(1, ATTEMPTS + 1):
         try:
             content = bytes(obstore.get(store, key, options={"if_match": f'"{etag}"'} if etag else None).bytes())
-            if len(content) == size:
+            if size is None or len(content) == size:
                 return content
             problem: Exception = OSError(f"{key}: expected {size} bytes, received {len(content)}")
-        except (NotFoundError, PreconditionError) as error:
-            raise ObjectChanged(f"{key}: is not there any more as it was listed") from error
+        except (*GONE, PreconditionError):
+            raise
         except (PermissionDeniedError, UnauthenticatedError) as error:
-            raise PermissionError(f"{key}: {_first_line(error)}") from error
+            raise PermissionError(f"{key}: {_in_short(error)}") from error
         except BaseError as error:
+            if _code(error) in EXPIRED:
+                raise PermissionError(f"{key}: {_in_short(error)}") from error
             problem = error
-        if attempt < ATTEMPTS:
-            time.sleep(WAIT_S * 2 ** (attempt - 1))
-    raise OSError(f"{key}: could not be read in {ATTEMPTS} tries: {_first_line(problem)}") from problem
+        wait_s = WAIT_S * 2 ** (attempt - 1)
+        if attempt == ATTEMPTS or time.monotonic() + wait_s > deadline:
+            break
+        time.sleep(wait_s)
+    raise OSError(f"{key}: could not be read in {attempt} tries: {_in_short(problem)}") from problem
 
 
 def _store(fs: Any, bucket: str) -> S3Store:
@@ -81,8 +114,13 @@ def _store(fs: Any, bucket: str) -> S3Store:
             skip_signature=bool(fs.anon),
             request_payer="RequestPayer" in fs.req_kw,
             credential_provider=None if fs.anon else _credentials(fs),
-            client_options={"allow_http": not is_https, "connect_timeout": "5s", "timeout": "120s"},
-            retry_config={"max_retries": 6, "retry_timeout": timedelta(seconds=60)},
+            client_options={
+                "allow_http": not is_https,
+                "connect_timeout": timedelta(seconds=CONNECT_S),
+                "read_timeout": timedelta(seconds=SILENCE_S),
+                "timeout": timedelta(seconds=REQUEST_S),
+            },
+            retry_config={"max_retries": 6, "retry_timeout": timedelta(seconds=RETRY_S)},
         )
     return stores[bucket]
 
@@ -107,5 +145,14 @@ def _credentials(fs: Any) -> Callable[[], Any]:
     return provide
 
 
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().partition("\n")[0][:200]
+def _code(error: BaseException) -> str:
+    """The error code that the server gave, if any."""
+    found = re.search(r"<Code>([^<]*)</Code>", str(error))
+    return found[1] if found else ""
+
+
+def _in_short(error: BaseException) -> str:
+    """What the server said, else the first line of the error."""
+    text = str(error).strip()
+    said = re.search(r"<Message>([^<]*)</Message>", text)
+    return f"{_code(error)}: {said[1]}"[:200] if _code(error) and said else text.partition("\n")[0][:200]

@@ -78,8 +78,9 @@ def describe(target: str) -> dict[str, Any]:
         raise UsageError(f"{target}: there is no dskprep dataset here (no dataset.json)") from error
     except ValueError as error:
         raise UsageError(f"{target}: dataset.json is damaged: {error}") from error
-    if content.get("format") != FORMAT:
-        raise UsageError(f"{target}: a dataset of format {content.get('format')}; this dskprep reads format {FORMAT}")
+    found = content.get("format") if isinstance(content, dict) else None
+    if found != FORMAT:
+        raise UsageError(f"{target}: a dataset of format {found}; this dskprep reads format {FORMAT}")
     return content
 
 
@@ -93,8 +94,21 @@ def record_names(target: str) -> Iterator[RecordName]:
 
 
 def read_record(target: str, name: RecordName) -> Record:
-    record: Record = json.loads(storage.read(storage.join(target, name.path)))
+    """A record's content. Raises UsageError if it is damaged."""
+    url = storage.join(target, name.path)
+    try:
+        record: Record = json.loads(storage.read(url))
+    except ValueError as error:
+        raise UsageError(f"{url}: this record is damaged ({error}); delete it and run again") from error
     return record
+
+
+def find_written(target: str, key: str, digest: str) -> Record | None:
+    """The `written` record of this input, if there is one."""
+    try:
+        return read_record(target, RecordName("written", key, digest))
+    except FileNotFoundError:
+        return None
 
 
 def volume_url(target: str, key: str) -> str:

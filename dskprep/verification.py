@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from dskprep import omezarr, storage, store
+from dskprep.errors import UsageError
 
 
 @dataclass(frozen=True)
@@ -29,8 +30,8 @@ def verify(target: str) -> Iterator[Finding]:
 def _faults(target: str, name: store.RecordName) -> Iterator[str]:
     try:
         record = store.read_record(target, name)
-    except ValueError as error:
-        yield f"its record is damaged: {error}"
+    except UsageError as error:
+        yield str(error)
         return
     url = store.volume_url(target, name.key)
     there = {entry.name for entry in storage.listing_below(url)}

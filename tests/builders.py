@@ -91,7 +91,7 @@ def ct_files(
 ) -> list[File]:
     """A series (slices, rows, columns), at even steps along its normal or at `positions_mm` along it."""
     along = [k * step_mm for k in range(len(stored))] if positions_mm is None else positions_mm
-    attributes["ImageOrientationPatient"] = [f"{v:.12g}" for v in np.asarray(orientation, float)]
+    attributes["ImageOrientationPatient"] = [f"{v:.10f}" for v in np.asarray(orientation, float)]
     places = [np.asarray(first, float) + mm * normal_of(orientation) for mm in along]
     return [
         (f"{k:04}.dcm", ct_file(plane, place, **attributes))

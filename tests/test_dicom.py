@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydicom.dataset import Dataset
 from pydicom.uid import (
+    MPEG2MPML,
     ComputedRadiographyImageStorage,
     DeflatedExplicitVRLittleEndian,
     EncapsulatedPDFStorage,
@@ -20,7 +21,6 @@ from pydicom.uid import (
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
     MediaStorageDirectoryStorage,
-    MPEG2MPML,
     RLELossless,
 )
 
@@ -93,6 +93,7 @@ def test_facts_hold_only_what_may_leave_the_file() -> None:
                 InstitutionName="Hospital", PatientBirthDate="19501231", StudyDescription="Mustermann")
     )  # fmt: skip
     assert found.facts["manufacturer"] == "Maker"
+    assert found.facts["kernel"] == "B30f\\2"
     assert found.facts["contrast"] == "yes"
     assert found.facts["transfer_syntax"] == ExplicitVRLittleEndian
     for secret in ("Mustermann", "4711", "Hospital", "1950"):
@@ -128,6 +129,8 @@ def test_a_range_limit_alone_is_no_padding() -> None:
     dataset = ct_dataset(PIXELS)
     dataset.add_new("PixelPaddingRangeLimit", "SS", -5)
     assert slice_of(saved(dataset)).padding is None
+    dataset.add_new("PixelPaddingValue", "SS", None)
+    assert slice_of(saved(dataset)).padding is None
 
 
 def test_slices_are_kept_by_series() -> None:
@@ -158,7 +161,9 @@ def test_a_dicomdir_is_set_aside() -> None:
     assert aside_of(file.getvalue(), "DICOMDIR") == ("not-ct", "Media Storage Directory Storage")
 
 
-@pytest.mark.parametrize("image_type", [["ORIGINAL", "PRIMARY", "LOCALIZER"], ["DERIVED", "SECONDARY", "OTHER", "DOSE_INFO"], "LOCALIZER"])  # fmt: skip
+@pytest.mark.parametrize(
+    "image_type", [["ORIGINAL", "PRIMARY", "LOCALIZER"], ["DERIVED", "SECONDARY", "OTHER", "DOSE_INFO"], "LOCALIZER"]
+)
 def test_a_localizer_is_set_aside(image_type: Any) -> None:
     assert aside_of(ct_file(PIXELS, ImageType=image_type))[0] == "localizer"
 
@@ -218,7 +223,9 @@ def test_what_geometry_and_hu_need_must_be_there(keyword: str, reason: str) -> N
 @pytest.mark.parametrize("value", [b"abc", b"nan", b"-inf", b"1e999", b"1\\2", b"", b"\xff\xfe\x00"])
 @pytest.mark.parametrize("keyword", ["ImagePositionPatient", "PixelSpacing", "RescaleSlope", "RescaleIntercept"])
 def test_values_that_are_no_numbers_are_refused(keyword: str, value: bytes) -> None:
-    content = ct_file(PIXELS, **{keyword: ["7.7777777"] * {"ImagePositionPatient": 3, "PixelSpacing": 2}.get(keyword, 1)})
+    content = ct_file(
+        PIXELS, **{keyword: ["7.7777777"] * {"ImagePositionPatient": 3, "PixelSpacing": 2}.get(keyword, 1)}
+    )
     damaged = content.replace(b"7.7777777", value.ljust(9), 1)
     assert damage_of(damaged).reason in ("missing-attribute", "not-hu")
 
@@ -229,10 +236,19 @@ def test_nonsense_in_an_attribute_that_is_not_needed_does_no_harm(keyword: str) 
     assert slice_of(content).plane.position == (-10, -20, -30)
 
 
+def test_an_element_that_cannot_be_parsed_and_is_not_needed_does_no_harm() -> None:
+    content = ct_file(PIXELS, KVP=120)
+    kvp = b"\x18\x00\x60\x00DS"
+    assert kvp in content
+    found = slice_of(content.replace(kvp, kvp[:4] + b"QQ"))
+    assert (found.plane.position, found.facts["kvp"]) == ((-10, -20, -30), "")
+
+
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"SamplesPerPixel": 3}, "not-hu"),
+        ({"SamplesPerPixel": 3, "PhotometricInterpretation": "RGB"}, "not-hu"),
+        ({"PhotometricInterpretation": "PALETTE COLOR"}, "not-hu"),
         ({"RescaleType": "US"}, "not-hu"),
         ({"RescaleType": "MGML"}, "not-hu"),
         ({"RescaleSlope": 0}, "not-hu"),

@@ -109,7 +109,8 @@ def test_too_few_positions_are_refused() -> None:
     refusal = refusal_of(make_planes([*STEPS[:9], STEPS[0]]), min_slices=10)
     assert (refusal.reason, "found 9 in 10 slices" in refusal.message) == ("too-few-slices", True)
     assert refusal_of([]).reason == "too-few-slices"
-    assert refusal_of(make_planes([0]), min_slices=2).reason == "too-few-slices"
+    assert refusal_of(make_planes([0]), min_slices=1).reason == "too-few-slices"
+    assert len(stacked(make_planes([0, 3]), min_slices=1).order) == 2
 
 
 def test_different_slices_at_one_position_are_refused() -> None:

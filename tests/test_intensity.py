@@ -16,7 +16,9 @@ def exact_hu(stored: int, slope: float, intercept: float) -> int:
     return round(Fraction(stored) * Fraction(slope) + Fraction(intercept))
 
 
-@pytest.mark.parametrize(("slope", "intercept"), [(1, -1024), (1, 0), (0.5, -1000), (1.375, -1024.3), (-1, 100), (2, 0)])
+@pytest.mark.parametrize(
+    ("slope", "intercept"), [(1, -1024), (1, 0), (0.5, -1000), (1.375, -1024.3), (-1, 100), (2, 0)]
+)
 @pytest.mark.parametrize("dtype", ["int16", "uint16", "uint8", "int32", ">i2", ">u2"])
 def test_hu_are_the_exact_values_rounded(dtype: str, slope: float, intercept: float) -> None:
     information = np.iinfo(np.dtype(dtype))

@@ -66,9 +66,8 @@ def assert_like(found: Lungs, truth: NDArray[Any], least_dice: float = 0.98) -> 
 # ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("seed", [1, 2])
-def test_each_lung_is_found(seed: int) -> None:
-    phantom = patient(seed)
+def test_each_lung_is_found() -> None:
+    phantom = patient()
     found = find_lungs(phantom.volume)
     assert_like(found, phantom.lungs.array)
     assert found.warnings == ()
@@ -85,9 +84,7 @@ def test_the_result_is_a_uint8_mask_in_the_same_place_with_its_volumes() -> None
         assert ml == pytest.approx(np.count_nonzero(found.mask.array == side) * found.mask.voxel_ml)
 
 
-@pytest.mark.parametrize(
-    ("spacing", "shape"), [((5.0, 1.0, 1.0), (58, 350, 350)), ((1.0, 2.0, 2.0), (290, 175, 175))]
-)
+@pytest.mark.parametrize(("spacing", "shape"), [((5.0, 1.2, 1.2), (58, 292, 292)), ((1.2, 2.0, 2.0), (242, 175, 175))])
 def test_thick_and_thin_slices_give_the_same_lungs(spacing: Triple, shape: tuple[int, int, int]) -> None:
     phantom = patient(1, spacing, shape)
     found = find_lungs(phantom.volume)
@@ -232,8 +229,9 @@ def test_a_volume_without_lungs_gives_an_empty_mask(hu: int, shape: tuple[int, i
 
 def test_margin_grows_the_mask_by_a_ball_and_not_into_the_other_lung() -> None:
     phantom = patient()
-    plain = find_lungs(phantom.volume)
-    grown = find_lungs(phantom.volume, margin_mm=6.0)
+    part = Volume(phantom.volume.array[50:76].copy(), phantom.volume.affine)
+    plain = find_lungs(part)
+    grown = find_lungs(part, margin_mm=6.0)
     assert (grown.right_ml, grown.left_ml) == (plain.right_ml, plain.left_ml)
     is_lung = plain.mask.array > 0
     np.testing.assert_array_equal(grown.mask.array[is_lung], plain.mask.array[is_lung])

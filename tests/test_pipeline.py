@@ -234,6 +234,21 @@ def test_a_folder_of_several_series_counts_once_and_tells_of_the_others(tmp_path
     assert len(dskprep.open_dataset(target)) == 2
 
 
+@pytest.mark.xfail(strict=True, reason="patient.record_loss and pipeline._jobs know nothing of the other record")
+def test_a_patient_committed_by_a_worker_that_then_died_is_not_killed(source: str, target: str) -> None:
+    dskprep.run(source, target, limit=1)
+    (case,) = [case for case in discover.cases(source) if case.key == "p1"]
+    patient.record_loss(target, patient.killed_record(case, dskprep.PrepConfig()), ())
+    assert dskprep.run(source, target, limit=1).account.counts == {"written": 1}
+    assert len(store.read_index(target)) == 1
+
+
+@pytest.mark.xfail(strict=True, reason="pipeline._run_id counts seconds")
+def test_runs_within_a_second_keep_an_account_each(source: str, target: str) -> None:
+    ids = {dskprep.run(source, target).run_id for _ in range(5)}
+    assert len(ids) == 5
+
+
 # wrong use, and infrastructure
 
 
@@ -329,12 +344,16 @@ class Poison(WorkerPlugin):
         patient.Contents.add = self.add  # type: ignore[method-assign]
 
 
+def set_environment(environment: dict[str, str]) -> None:
+    os.environ.update(environment)
+
+
 @pytest.mark.cluster
 @pytest.mark.s3
 def test_the_same_input_gives_the_same_bytes_everywhere(source: str, tmp_path: Path, s3: str, client: Client) -> None:
     # the worker processes were started before the server: they are told where it is
     environment = {k: v for k, v in os.environ.items() if k.startswith("AWS_") or k.lower() == "no_proxy"}
-    client.run(os.environ.update, environment)
+    client.run(set_environment, environment)
     written = []
     for place, where in ((str(tmp_path), None), (str(tmp_path), client), (s3, None), (s3, client)):
         target = f"{place}/out-{'cluster' if where else 'sync'}"

@@ -24,7 +24,9 @@ HTJ2K = "1.2.840.10008.1.2.4.201"
 ROWS, COLUMNS = 24, 40
 
 
-def layout_of(syntax: str, *, bits: int = 16, allocated: int = 16, signed: bool = True, high_bit: int = 0) -> PixelFormat:
+def layout_of(
+    syntax: str, *, bits: int = 16, allocated: int = 16, signed: bool = True, high_bit: int = 0
+) -> PixelFormat:
     return PixelFormat(syntax, ROWS, COLUMNS, allocated, bits, high_bit or bits - 1, signed)
 
 
@@ -47,7 +49,9 @@ def refusal_of(data: bytes, layout: PixelFormat) -> Refusal:
 
 
 @pytest.mark.parametrize("syntax", NATIVE)
-@pytest.mark.parametrize(("dtype", "low", "high"), [("i2", -2000, 3071), ("u2", 0, 63536), ("u1", 0, 255), ("i1", -9, 9)])
+@pytest.mark.parametrize(
+    ("dtype", "low", "high"), [("i2", -2000, 3071), ("u2", 0, 63536), ("u1", 0, 255), ("i1", -9, 9)]
+)
 def test_uncompressed_values_are_read_as_they_are(syntax: str, dtype: str, low: int, high: int) -> None:
     image, kind = smooth(low, high), np.dtype(dtype)
     layout = layout_of(syntax, bits=8 * kind.itemsize, allocated=8 * kind.itemsize, signed=kind.kind == "i")

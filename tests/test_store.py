@@ -39,7 +39,8 @@ def test_other_settings_are_refused_with_the_difference(place: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "problem"), [(b"{", "damaged"), (b'{"format": 99}', "format 99"), (b"{}", "format None")]
+    ("content", "problem"),
+    [(b"{", "damaged"), (b'{"format": 99}', "format 99"), (b"{}", "format None"), (b"[]", "format None")],
 )
 def test_what_is_no_dataset_of_ours_says_so(place: str, content: bytes, problem: str) -> None:
     with pytest.raises(UsageError, match=r"no dataset\.json"):

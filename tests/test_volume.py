@@ -51,5 +51,5 @@ def test_another_array_must_fit() -> None:
     ],
 )
 def test_a_volume_is_never_half_valid(array: np.ndarray, affine: np.ndarray) -> None:
-    with pytest.raises(ValueError, match="a volume has three axes|an affine is a finite 4 x 4 matrix"):
+    with pytest.raises(ValueError, match=r"a volume has three axes|an affine is a finite 4 x 4 matrix"):
         Volume(array, affine)

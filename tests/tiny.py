@@ -25,7 +25,7 @@ def series(seed: int = 0, *, n: int = N_SLICES, z_mm: float = 1.0, series_uid: s
     """Names and contents of the files of one series, `n` slices of SIZE x SIZE voxels of 1 mm."""
     rng = np.random.default_rng(seed)
     stored = rng.integers(0, 2000, (n, SIZE, SIZE), dtype=np.int16)
-    uid = series_uid or f"1.2.3.{seed}"
+    uid = f"1.2.3.{seed}" if series_uid is None else series_uid
     return {f"IM{i:03}.dcm": _slice(stored[i], i, z_mm * i, uid) for i in range(n)}
 
 
@@ -34,9 +34,9 @@ def _slice(stored: np.ndarray, number: int, z_mm: float, uid: str) -> bytes:
     ds.file_meta = FileMetaDataset()
     ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     ds.SOPClassUID = ds.file_meta.MediaStorageSOPClassUID = CTImageStorage
-    ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = f"{uid}.{number}"
+    ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = f"1.2.4{uid[5:]}.{number}"
     ds.PatientName, ds.PatientID, ds.PatientBirthDate = f"{IDENTITY[0]}^Erika", IDENTITY[1], IDENTITY[2]
-    ds.SeriesInstanceUID, ds.StudyInstanceUID, ds.FrameOfReferenceUID = uid, f"{uid}.90", f"{uid}.91"
+    ds.SeriesInstanceUID, ds.StudyInstanceUID, ds.FrameOfReferenceUID = uid, "1.2.90", "1.2.91"
     ds.Modality, ds.ImageType, ds.InstanceNumber = "CT", ["ORIGINAL", "PRIMARY", "AXIAL"], number
     ds.ImagePositionPatient = [-100.123456789, -50.5, 10.25 + z_mm]
     ds.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]

@@ -1,0 +1,48 @@
+"""The run loop's own cost: patients that do nothing, through the real loop on two worker processes.
+
+    python benchmarks/run_loop.py [PATIENTS]
+
+Prints milliseconds a patient and the memory of the client (which holds the scheduler) as it goes.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+
+import psutil
+
+from dskprep import cluster, pipeline
+from dskprep.discover import Case
+from dskprep.patient import Job
+from dskprep.store import Record
+
+
+def do_nothing(job: Job) -> list[Record]:
+    return [{"key": job.case.key, "status": "written", "input_digest": job.case.digest}]
+
+
+def jobs(count: int) -> Iterator[Job]:
+    for i in range(count):
+        yield Job(Case(f"patient-{i:06}", f"s3://bucket/scans/patient-{i:06}", f"{i:016x}", 200, 100_000_000))
+
+
+def main() -> None:
+    count = int(sys.argv[1]) if len(sys.argv) > 1 else 2000
+    process = psutil.Process()
+    with cluster.local_client(workers=2) as client:
+        start, cpu = time.perf_counter(), process.cpu_times()
+        for n, _ in enumerate(pipeline.on_cluster(client, jobs(count), do_nothing), start=1):
+            if n % max(1, count // 10) == 0:
+                wall = time.perf_counter() - start
+                used = process.cpu_times()
+                seconds = used.user + used.system - cpu.user - cpu.system
+                print(
+                    f"{n:8} patients  {1000 * wall / n:6.2f} ms wall  {1000 * seconds / n:6.2f} ms CPU of client and "
+                    f"scheduler a patient  {process.memory_info().rss / 2**20:6.0f} MiB"
+                )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,264 @@
+"""Words to calls: what a user types, sees, and gets as an exit code."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+import tiny
+
+from dskprep import cli, pipeline, storage, store
+from dskprep.errors import InfrastructureError
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def dskprep(capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run the program in this process: exit code, what it said, and what it complained of."""
+
+    def run(*words: str | Path) -> tuple[int, str, str]:
+        capsys.readouterr()
+        code = cli.run_command([str(word) for word in words])
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> str:
+    return tiny.write_patients(tmp_path / "in", ["p1", "p2"])
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> str:
+    return str(tmp_path / "out")
+
+
+def commands() -> list[str]:
+    return list(cli.main.commands)
+
+
+def test_a_clean_run_says_so_and_exits_with_0(dskprep: Run, source: str, target: str) -> None:
+    code, out, err = dskprep("run", source, target, "--scheduler", "sync")
+    assert (code, err) == (0, "")
+    assert "2 patients: 2 done" in out
+    assert re.search(r"written +2", out)
+    code, out, _ = dskprep("run", source, target, "--scheduler", "sync")
+    assert code == 0
+    assert "2 patients: 0 done" in out
+    assert "2 done before" in out
+
+
+def test_a_refused_patient_is_named_with_its_reason_and_the_exit_code_is_1(
+    dskprep: Run, source: str, target: str
+) -> None:
+    tiny.write(source, {"p3/notes.txt": b""})
+    for _ in range(2):  # the second time it was refused before
+        code, out, _ = dskprep("run", source, target, "--scheduler", "sync")
+        assert code == 1
+        assert re.search(r"refused +1", out)
+    _, out, _ = dskprep("run", source, target, "--scheduler", "sync", "--retry", "refused")
+    assert "refused  p3 no-dicom: expected DICOM files" in out
+
+
+def test_an_interrupted_run_prints_its_account_and_exits_with_1(
+    dskprep: Run, source: str, target: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: Any, **__: Any) -> Any:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(pipeline.patient, "prepare", interrupted)
+        code, out, _ = dskprep("run", source, target, "--scheduler", "sync")
+    assert code == 1
+    assert "interrupted; run the same command again to go on" in out
+    assert "0 done" in out
+    assert dskprep("run", source, target, "--scheduler", "sync")[0] == 0
+
+
+def test_an_interruption_before_anything_began_exits_with_1(
+    dskprep: Run, source: str, target: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: Any, **__: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pipeline.discover, "cases", interrupted)
+    code, _, err = dskprep("run", source, target, "--scheduler", "sync")
+    assert code == 1
+    assert "interrupted" in err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("run",),
+        ("run", "in"),
+        ("nonsense",),
+        ("run", "SOURCE", "TARGET", "--preset", "nope", "--scheduler", "sync"),
+        ("run", "SOURCE", "TARGET", "--config", "absent.toml", "--scheduler", "sync"),
+        ("run", "SOURCE", "TARGET", "--retry", "some"),
+        ("run", "SOURCE", "TARGET", "--limit", "0"),
+        ("run", "SOURCE", "TARGET", "--scheduler", "nowhere"),
+        ("run", "SOURCE", "TARGET", "--scheduler", "sync", "--workers", "2"),
+        ("run", "SOURCE", "TARGET", "--workers", "0"),
+        ("run", "SOURCE", "TARGET", "--memory-limit", "much"),
+        ("run", "SOURCE", "SOURCE/out", "--scheduler", "sync"),
+        ("run", "SOURCE/absent", "TARGET", "--scheduler", "sync"),
+        ("run", "s3://AKIA:topsecret@bucket/x", "TARGET", "--scheduler", "sync"),
+        ("status", "s3://AKIA:topsecret@bucket/x"),
+        ("verify", "s3://AKIA:topsecret@bucket/x"),
+        ("show", "s3://AKIA:topsecret@bucket/x", "p1"),
+        ("status", "TARGET"),
+        ("verify", "TARGET"),
+        ("show", "TARGET", "p1"),
+    ],
+)
+def test_wrong_use_is_a_short_message_and_exits_with_2(
+    dskprep: Run, source: str, target: str, words: tuple[str, ...]
+) -> None:
+    words = tuple(word.replace("SOURCE", source).replace("TARGET", target) for word in words)
+    code, out, err = dskprep(*words)
+    assert code == 2
+    assert err.strip()
+    assert len(err.splitlines()) <= 4
+    assert "Traceback" not in out + err
+    assert "topsecret" not in out + err
+
+
+def test_other_settings_are_named(dskprep: Run, source: str, target: str, tmp_path: Path) -> None:
+    assert dskprep("run", source, target, "--scheduler", "sync")[0] == 0
+    (tmp_path / "prep.toml").write_text("spacing_mm = [2, 2, 2]\n")
+    code, _, err = dskprep("run", source, target, "--scheduler", "sync", "--config", tmp_path / "prep.toml")
+    assert code == 2
+    assert "spacing_mm is [1.0, 1.0, 1.0] there and [2.0, 2.0, 2.0] here" in err
+
+
+def test_infrastructure_is_one_line_and_exits_with_3(dskprep: Run, source: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    for words in (
+        ("run", source, f"{tmp_path}/file/out", "--scheduler", "sync"),
+        ("run", source, f"{tmp_path}/out", "--scheduler", f"{tmp_path}/absent.json"),
+    ):
+        code, _, err = dskprep(*words)
+        assert code == 3
+        assert len(err.splitlines()) == 1
+        assert err.startswith("dskprep: ")
+
+
+@pytest.mark.s3
+def test_no_bucket_and_no_permission_exit_with_3(
+    dskprep: Run, source: str, s3: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code, _, err = dskprep("run", source, f"{s3}-absent/out", "--scheduler", "sync")
+    assert (code, "no such bucket" in err) == (3, True)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
+    import s3fs
+
+    s3fs.S3FileSystem.clear_instance_cache()
+    code, _, err = dskprep("status", f"{s3}/out")
+    assert (code, "permission denied" in err) == (3, True)
+
+
+def test_debug_shows_the_traceback(dskprep: Run, source: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(InfrastructureError):
+        dskprep("--debug", "run", source, f"{tmp_path}/file/out", "--scheduler", "sync")
+
+
+def test_the_status_counts_the_records(dskprep: Run, source: str, target: str) -> None:
+    tiny.write(source, {"p3/notes.txt": b"", "p4/1.dcm": b""})
+    dskprep("run", source, target, "--scheduler", "sync")
+    storage.delete(target, ["index.parquet"])  # as after a run that was killed
+    code, out, _ = dskprep("status", target, "--json")
+    assert code == 1
+    assert json.loads(out) == {
+        "target": target,
+        "series": 4,
+        "counts": {"written": 2, "refused": 2},
+        "reasons": {"refused: no-dicom": 1, "refused: truncated": 1},
+        "warnings": {"lungs-not-found": 2},
+    }
+    assert len(list(store.record_names(target))) == 4
+    code, out, _ = dskprep("status", target)
+    assert code == 1
+    assert f"4 series in {target}" in out
+    assert re.search(r"no-dicom +1", out)
+
+
+def test_the_status_of_a_clean_dataset_and_of_an_empty_one_is_0(dskprep: Run, source: str, target: str) -> None:
+    dskprep("run", source, target, "--scheduler", "sync", "--only", "none")
+    code, out, _ = dskprep("status", target, "--json")
+    assert (code, json.loads(out)["counts"]) == (0, {})
+    dskprep("run", source, target, "--scheduler", "sync")
+    assert dskprep("status", target)[0] == 0
+
+
+def test_verify_counts_and_names_faults(dskprep: Run, source: str, target: str) -> None:
+    dskprep("run", source, target, "--scheduler", "sync")
+    code, out, _ = dskprep("verify", target)
+    assert (code, "2 volumes checked, 0 with faults" in out) == (0, True)
+    storage.delete(store.volume_url(target, "p2"), ["0/zarr.json"])
+    code, out, _ = dskprep("verify", target)
+    assert code == 1
+    assert "p2: 0/zarr.json is missing" in out
+    assert "2 volumes checked, 1 with faults" in out
+
+
+def test_show_draws_a_picture(dskprep: Run, source: str, target: str, tmp_path: Path) -> None:
+    dskprep("run", source, target, "--scheduler", "sync")
+    code, out, _ = dskprep("show", target, "p1", "-o", tmp_path / "p1.png")
+    assert (code, out.strip()) == (0, str(tmp_path / "p1.png"))
+    assert (tmp_path / "p1.png").read_bytes().startswith(b"\x89PNG")
+    code, _, err = dskprep("show", target, "p9")
+    assert code == 2
+    assert "'p9'" in err
+
+
+@pytest.mark.xfail(strict=True, raises=OSError, reason="cli.show lets the OSError out")
+def test_a_picture_that_cannot_be_written_is_one_line(dskprep: Run, source: str, target: str, tmp_path: Path) -> None:
+    dskprep("run", source, target, "--scheduler", "sync")
+    code, _, err = dskprep("show", target, "p1", "-o", tmp_path / "absent/p1.png")
+    assert code in (2, 3)
+    assert len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("words", [(), *((name,) for name in commands())])
+def test_every_command_has_help(dskprep: Run, words: tuple[str, ...]) -> None:
+    code, out, _ = dskprep(*words, "--help")
+    assert code == 0
+    assert "Usage:" in out
+    assert len(out.splitlines()) > 4
+
+
+@pytest.mark.parametrize("name", commands())
+def test_every_option_says_what_it_does(name: str) -> None:
+    for parameter in cli.main.commands[name].params:
+        if isinstance(parameter, click.Option) and parameter.name not in ("patients", "seed", "output"):
+            assert parameter.help, parameter.name
+
+
+def test_the_version_is_shown(dskprep: Run) -> None:
+    code, out, _ = dskprep("--version")
+    assert code == 0
+    assert re.search(r"\d+\.\d+", out)
+
+
+@pytest.mark.cluster
+def test_the_program_runs_on_a_cluster_of_its_own(source: str, target: str) -> None:
+    tiny.write(source, {"p3/notes.txt": b""})
+    words = ["run", source, target, "--workers", "1", "--memory-limit", "1GiB"]
+    done = subprocess.run([sys.executable, "-m", "dskprep", *words], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr == ""
+    assert "1 workers" in done.stdout
+    assert "3 patients: 3 done" in done.stdout
+    assert "written  p1" in done.stdout
