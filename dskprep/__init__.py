@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from dskprep.dataset import Dataset, StoredVolume, open_dataset
     from dskprep.errors import DskprepError, InfrastructureError, Refusal, UsageError
     from dskprep.lungs import Lungs, find_lungs
-    from dskprep.patient import read_series
     from dskprep.pipeline import Summary, run
+    from dskprep.reading import read_series
     from dskprep.resample import to_spacing
     from dskprep.series import Series
     from dskprep.steps import Prepared, prepare
@@ -41,7 +41,7 @@ _HOMES = {
     "open_dataset": "dataset",
     "prepare": "steps",
     "preset": "config",
-    "read_series": "patient",
+    "read_series": "reading",
     "run": "pipeline",
     "to_spacing": "resample",
     "verify": "verification",

@@ -188,6 +188,10 @@ def run_command(argv: list[str] | None = None) -> int:
             raise
         code = EXIT_INFRASTRUCTURE if isinstance(error, InfrastructureError) else EXIT_USAGE
         return _report(str(error), code)
+    except OSError as error:  # a file of the user's own, such as a picture's place
+        if "--debug" in argv:
+            raise
+        return _report(f"{error.filename or ''}: {error.strerror or error}".lstrip(": "), EXIT_USAGE)
     return code if isinstance(code, int) else EXIT_CLEAN
 
 

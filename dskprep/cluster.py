@@ -114,7 +114,7 @@ def connect(address: str) -> Iterator[Client]:
         raise InfrastructureError(f"{address}: there is no such scheduler file")
     try:
         client = Client(scheduler_file=address, timeout=CONNECT_S) if is_file else Client(address, timeout=CONNECT_S)
-    except (OSError, TimeoutError, ValueError) as error:
+    except (OSError, TimeoutError, ValueError, AssertionError) as error:
         raise InfrastructureError(
             f"{address}: no Dask scheduler answers ({' '.join(str(error).split())[:150]})"
         ) from error

@@ -41,6 +41,7 @@ class Case:
     digest: str
     n_files: int
     n_bytes: int
+    is_archive: bool = False
 
 
 def cases(source: str) -> Iterator[Case]:
@@ -86,8 +87,8 @@ def key_of(path: str) -> str:
     return key
 
 
-def _case(key: str, url: str, entries: list[Entry]) -> Case:
-    return Case(key, url, digest(entries), len(entries), sum(e.size for e in entries))
+def _case(key: str, url: str, entries: list[Entry], *, is_archive: bool = False) -> Case:
+    return Case(key, url, digest(entries), len(entries), sum(e.size for e in entries), is_archive)
 
 
 def _from_tree(source: str) -> Iterator[Case]:
@@ -103,7 +104,7 @@ def _from_tree(source: str) -> Iterator[Case]:
             yield _case(_unused(key_of(folder.path or name), folder.path, used), url, entries)
         for entry in archives:
             path = f"{folder.path}/{entry.name}" if folder.path else entry.name
-            yield _case(_unused(key_of(_stem(path)), path, used), storage.join(source, path), [entry])
+            yield _case(_unused(key_of(_stem(path)), path, used), storage.join(source, path), [entry], is_archive=True)
 
 
 def _may_be_dicom(entry: Entry) -> bool:
@@ -114,7 +115,7 @@ def _from_archive(source: str) -> Iterator[Case]:
     entry = storage.entry_of(source)
     if entry is None:
         raise UsageError(f"{source}: there is no such file")
-    yield _case(key_of(_stem(entry.name)), source, [entry])
+    yield _case(key_of(_stem(entry.name)), source, [entry], is_archive=True)
 
 
 def _from_manifest(source: str) -> Iterator[Case]:
@@ -139,8 +140,11 @@ def _from_manifest(source: str) -> Iterator[Case]:
     base = source.rpartition("/")[0]
     paths = [u if "://" in u or u.startswith("/") else storage.join(base, u) for u in table["url"].astype(str)]
     for key, url in zip(keys, [storage.absolute(path) for path in paths], strict=True):
-        entry = storage.entry_of(url) if is_archive(url) else None
-        yield _case(key, url, [entry] if entry else inputs(storage.listing(url)))
+        if is_archive(url) and not storage.is_folder(url):
+            entry = storage.entry_of(url)
+            yield _case(key, url, [entry] if entry else [], is_archive=True)
+        else:
+            yield _case(key, url, inputs(storage.listing(url)))
 
 
 def _stem(path: str) -> str:

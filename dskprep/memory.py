@@ -53,7 +53,7 @@ class Underestimated(Exception):
         self.need_bytes = need_bytes
 
 
-@dataclass
+@dataclass(eq=False)
 class Ticket:
     """What one patient holds: its files while it waits, its need while it is computed, then its objects."""
 
@@ -91,16 +91,20 @@ class Ledger:
     def admit(self, ticket: Ticket, read_bytes: int, need_bytes: int) -> None:
         """Wait until the patient fits. Raises Refusal `too-large` if it never can."""
         need_bytes = max(need_bytes, read_bytes)
+        self.check(need_bytes)
+        ticket.read_bytes, ticket.need_bytes, ticket.held_bytes = read_bytes, need_bytes, read_bytes
+        with self._changed:
+            self._changed.wait_for(lambda: self._fits(ticket))
+            self._tickets.append(ticket)
+
+    def check(self, need_bytes: int) -> None:
+        """Raise Refusal `too-large` if a patient with that need never fits."""
         if need_bytes > self.total_bytes:
             raise Refusal(
                 "too-large",
                 f"needs {need_bytes} bytes, and a worker has {self.total_bytes} for patients; run again with "
                 f"--retry refused --memory-limit {_limit_for(need_bytes)} and as many --workers as that allows",
             )
-        ticket.read_bytes, ticket.need_bytes, ticket.held_bytes = read_bytes, need_bytes, read_bytes
-        with self._changed:
-            self._changed.wait_for(lambda: self._fits(ticket))
-            self._tickets.append(ticket)
 
     def grow(self, ticket: Ticket, need_bytes: int) -> None:
         """Raise the need of an admitted patient.

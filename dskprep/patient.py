@@ -6,7 +6,6 @@ one is computed, the next is read and the last is written.
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import os
 import threading
@@ -17,9 +16,7 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any
 
-from distributed.system import MEMORY_LIMIT
-
-from dskprep import archive, discover, memory, omezarr, series, storage, store
+from dskprep import discover, memory, omezarr, reading, series, store
 from dskprep.config import PrepConfig
 from dskprep.dicom import Contents, Slice
 from dskprep.errors import InfrastructureError, Refusal
@@ -37,12 +34,8 @@ WAIT_S = 2.0
 MAX_NAMES = 20
 """File names that a record lists of those set aside."""
 
-ARCHIVE_GROWTH = 3
-"""An archive is taken to need this many times its size, until its first series is decoded."""
-
-MAX_STEP_MM = 20.0
-"""A SliceThickness beyond this is no guess of the distance between slices."""
-
+_LEDGERS: dict[int, Ledger] = {}
+_LEDGERS_LOCK = threading.Lock()
 _READING, _COMPUTING, _WRITING = threading.Lock(), threading.Lock(), threading.Lock()
 
 
@@ -100,30 +93,12 @@ def prepare_patient(job: Job, *, target: str, config: PrepConfig, memory_bytes: 
     return [record_loss(target, record, job.stale)]
 
 
-def read_series(url: str, *, min_slices: int = 10) -> series.Series:
-    """Read a folder or archive of DICOM files: its CT series with the most slices, put right.
-
-    Raises Refusal if there is none, or it makes no volume.
-    """
-    url = storage.absolute(url)
-    if discover.is_archive(url):
-        files = archive.members(storage.read(url), url, MEMORY_LIMIT)
-    else:
-        files = storage.read_many(url, discover.inputs(storage.listing(url)))
-    contents = Contents()
-    for name, content in files:
-        contents.add(name, content)
-    if contents.damage:
-        raise next(iter(contents.damage.values()))
-    if not contents.slices:
-        raise _nothing_found(contents)
-    slices = max(contents.slices.values(), key=len)
-    return series.assemble(slices, min_slices=min_slices)
-
-
 def record_loss(target: str, record: Record, stale: tuple[RecordName, ...]) -> Record:
     """Commit the record of a patient that was lost, if the target can be written at all."""
     try:
+        done = store.find_written(target, record["key"], record["input_digest"])
+        if done:  # its worker died after the commit
+            return done[-1]
         store.forget(target, stale)
         store.commit(target, record)
     except (InfrastructureError, OSError):
@@ -141,17 +116,18 @@ def killed_record(case: discover.Case, config: PrepConfig) -> Record:
     }
 
 
-@functools.cache
 def _ledger(limit_bytes: int) -> Ledger:
     """The ledger of this process."""
-    return Ledger(memory.usable_bytes(limit_bytes))
+    with _LEDGERS_LOCK:
+        return _LEDGERS.setdefault(limit_bytes, Ledger(memory.usable_bytes(limit_bytes)))
 
 
 def _attempt(job: Job, target: str, config: PrepConfig, ledger: Ledger, clock: Stopwatch) -> list[Record]:
     """One try; a second reading if the patient turns out larger than its first slice promised."""
     done = store.find_written(target, job.case.key, job.case.digest)
-    if done is not None:  # by another run, or by a worker that died before it could say so
-        return [done]
+    if done:  # by another run, or by a worker that died before it could say so
+        store.forget(target, [name for name in job.stale if name not in map(store.name_of, done)])
+        return done
     need_bytes = 0
     while True:
         try:
@@ -166,13 +142,15 @@ def _outcomes(line: _Line, need_bytes: int) -> list[_Outcome]:
     """Read and compute; the case's own series last."""
     try:
         with _READING, line.clock("read"):
-            files = list(_read(line, need_bytes))
+            files = list(reading.read_case(line.case, line.config, line.ledger, line.ticket, need_bytes))
         with _COMPUTING:
             outcomes = list(_compute(line, files))
     except Refusal as refusal:
         outcomes = [_refused(_base(line.case, line.config), refusal)]
     line.ledger.finish(line.ticket, sum(len(c) for o in outcomes for c in o.objects.values()))
     _name(outcomes, line.case.key)
+    further = [(o.record["status"], o.record["key"]) for o in outcomes[:-1]]
+    outcomes[-1].record["further_series"] = [f"{status}/{key}" for status, key in further]
     return outcomes
 
 
@@ -191,65 +169,6 @@ def _commit(job: Job, target: str, outcomes: list[_Outcome], clock: Stopwatch) -
     return [outcome.record for outcome in outcomes]
 
 
-def _read(line: _Line, need_bytes: int) -> Iterator[tuple[str, bytes]]:
-    """The case's files, once there is memory for it.
-
-    The first file that is a slice tells how large the volume will be. Raises Refusal `source-changed`
-    if the files are not those that were listed, `too-large` if they never fit.
-    """
-    case = line.case
-    if discover.is_archive(case.url):
-        entry = storage.entry_of(case.url)
-        _check_unchanged(case, [entry] if entry else [])
-        line.ledger.admit(line.ticket, case.n_bytes, max(need_bytes, ARCHIVE_GROWTH * case.n_bytes))
-        name = case.url.rpartition("/")[2]
-        yield from archive.members(storage.read(case.url), name, line.ledger.total_bytes)
-        return
-    entries = discover.inputs(storage.listing(case.url))
-    _check_unchanged(case, entries)
-    try:
-        if not need_bytes:
-            need_bytes = _first_estimate(case, entries, line.config)
-        line.ledger.admit(line.ticket, case.n_bytes, need_bytes)
-        yield from storage.read_many(case.url, entries)
-    except storage.ObjectChanged as error:
-        raise Refusal("source-changed", str(error)) from error
-
-
-def _first_estimate(case: discover.Case, entries: list[storage.Entry], config: PrepConfig) -> int:
-    """Memory for the case, judged by its largest file as if all were slices like it."""
-    if not entries:
-        return 0
-    largest = max(entries, key=lambda entry: entry.size)
-    contents = Contents()
-    for name, content in storage.read_many(case.url, [largest]):
-        contents.add(name, content)
-    slices = next(iter(contents.slices.values()), None)
-    if not slices:
-        return case.n_bytes
-    plane = slices[0].plane
-    shape = (len(slices) * len(entries), *plane.shape)
-    return memory.estimate_bytes(shape, (_thickness_mm(slices[0]), *plane.pixel_mm), config)
-
-
-def _thickness_mm(s: Slice) -> float:
-    """SliceThickness, good for a guess of the step; 1 where it says nothing."""
-    try:
-        thickness = float(s.facts["slice_thickness_mm"])
-    except ValueError:
-        return 1.0
-    return thickness if 0 < thickness <= MAX_STEP_MM else 1.0
-
-
-def _check_unchanged(case: discover.Case, entries: list[storage.Entry]) -> None:
-    if discover.digest(entries) != case.digest:
-        raise Refusal(
-            "source-changed",
-            f"expected the {case.n_files} files that were listed, found {len(entries)} with other names, sizes or "
-            "tags; run again",
-        )
-
-
 def _compute(line: _Line, files: list[tuple[str, bytes]]) -> Iterator[_Outcome]:
     """An outcome for each CT series in the files. Empties `files` as it goes."""
     contents = Contents()
@@ -257,17 +176,19 @@ def _compute(line: _Line, files: list[tuple[str, bytes]]) -> Iterator[_Outcome]:
         files.reverse()
         while files:
             contents.add(*files.pop())
-    uids = sorted({*contents.slices, *contents.damage} - {""}) or sorted(contents.damage)
+    # damage of an unknown series counts for all the others, and is a series only if there is no other
+    uids = sorted({*contents.slices, *contents.damage} - ({""} - {*contents.slices})) or sorted(contents.damage)
     if not uids:
-        raise _nothing_found(contents)
+        raise reading.nothing_found(contents)
+    counts = reading.aside_counts(contents)
+    names = [f"{a.name}: {a.kind} {a.detail}".strip() for a in contents.aside[:MAX_NAMES]]
     for uid in uids:
-        record = _base(line.case, line.config) | {"aside": _aside(contents)}
-        if uid:
-            record["series_uid_sha256"] = hashlib.sha256(uid.encode()).hexdigest()[:12]
-        warnings = ["localizer-skipped"] if "localizer" in record["aside"]["counts"] else []
+        record = _base(line.case, line.config) | {"aside": {"counts": counts, "names": names}}
+        record["series_uid_sha256"] = hashlib.sha256(uid.encode()).hexdigest()[:12]
+        warnings = ["localizer-skipped"] if "localizer" in counts else []
         if len(uids) > 1:
             warnings.append("one-of-several-series")
-        damage = contents.damage.get(uid) or contents.damage.get("")
+        damage = reading.damage_of(contents, uid)
         try:
             if damage is not None:
                 raise damage
@@ -295,25 +216,13 @@ def _written(line: _Line, record: Record, warnings: list[str], slices: list[Slic
             "left_ml": round(prepared.lungs.left_ml, 1),
         }
     record["warnings"] = warnings
-    provenance = {name: record[name] for name in ("settings_digest", "input_digest", "hu_sha256", "dskprep")}
+    provenance = {name: record[name] for name in ("settings_digest", "hu_sha256", "dskprep")}
     with line.clock("encode"):
         return _Outcome(record, omezarr.encode(prepared, config, provenance))
 
 
 def _refused(record: Record, refusal: Refusal) -> _Outcome:
     return _Outcome(record | {"status": "refused", "reason": refusal.reason, "message": refusal.message})
-
-
-def _nothing_found(contents: Contents) -> Refusal:
-    """Why files without any CT slice are refused."""
-    counts = _aside(contents)["counts"]
-    n_files = sum(counts.values())
-    if "localizer" in counts:
-        return Refusal("localizer-only", f"expected CT slices, found localizers and such only ({counts})")
-    if "not-ct" in counts:
-        kinds = sorted({a.detail for a in contents.aside if a.kind == "not-ct"})
-        return Refusal("not-ct", f"expected CT images, found {', '.join(kinds)[:200]}")
-    return Refusal("no-dicom", f"expected DICOM files, found none among {n_files} files")
 
 
 def _name(outcomes: list[_Outcome], key: str) -> None:
@@ -354,10 +263,3 @@ def _geometry(prepared: Prepared) -> dict[str, Any]:
         "spacing_mm": [round(s, 6) for s in image.spacing],
         "affine": image.affine.round(6).tolist(),
     }
-
-
-def _aside(contents: Contents) -> dict[str, Any]:
-    counts: dict[str, int] = {}
-    for aside in contents.aside:
-        counts[aside.kind] = counts.get(aside.kind, 0) + 1
-    return {"counts": counts, "names": [f"{a.name}: {a.kind} {a.detail}".strip() for a in contents.aside[:MAX_NAMES]]}

@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, TypeVar, cast
 
-import fsspec
 import numpy as np
 import pydicom
 from numba import njit
@@ -32,6 +31,7 @@ from pydicom.uid import (
 )
 from pydicom.valuerep import format_number_as_ds
 
+from dskprep import storage
 from dskprep.volume import Triple, Volume
 
 RIGHT_LUNG = 1
@@ -531,29 +531,32 @@ def _paint_tubes(
 # Trees and nodules
 # ---------------------------------------------------------------------------------------------------
 
-LARGE_VESSELS = np.array([
-    # from (x, y, z)       to (x, y, z)        radii
-    [-10, -24, 60, -15, -32, 100, 15, 15],  # ascending aorta
-    [-15, -32, 100, -6, -20, 128, 15, 14],
-    [-6, -20, 128, 12, 10, 136, 14, 13],  # arch
-    [12, 10, 136, 19, 38, 124, 13, 12.5],
-    [19, 38, 124, 20, 46, 100, 12.5, 12],  # descending aorta
-    [20, 46, 100, 21, 44, 40, 12, 11.5],
-    [21, 44, 40, 12, 29, -75, 11.5, 11],
-    [12, 29, -75, 8, 20, -120, 11, 10],
-    [-19, -8, 55, -19, -16, 145, 9, 9],  # superior vena cava
-    [-19, -16, 145, -30, -20, 240, 8, 6],
-    [-19, -16, 143, 22, -30, 165, 7, 7],  # left brachiocephalic vein
-    [10, -42, 70, 20, -14, 98, 14, 12],  # pulmonary trunk
-    [20, -14, 98, -34, 2, 96, 10, 8],  # right and left pulmonary artery
-    [20, -14, 98, 42, 14, 102, 11, 8],
-    [0, -14, 140, -24, -4, 240, 5.5, 4.5],  # arteries of head and arms
-    [6, -2, 142, 16, 2, 240, 4, 4],
-    [12, 8, 140, 26, 14, 240, 4.5, 4],
-    [-8, 24, 66, -38, 18, 74, 7, 6],  # pulmonary veins
-    [10, 24, 66, 44, 20, 72, 7, 6],
-    [-14, -5, 10, -22, 5, -120, 11, 11],  # inferior vena cava
-], np.float64)
+LARGE_VESSELS = np.array(
+    [
+        # from (x, y, z)       to (x, y, z)        radii
+        [-10, -24, 60, -15, -32, 100, 15, 15],  # ascending aorta
+        [-15, -32, 100, -6, -20, 128, 15, 14],
+        [-6, -20, 128, 12, 10, 136, 14, 13],  # arch
+        [12, 10, 136, 19, 38, 124, 13, 12.5],
+        [19, 38, 124, 20, 46, 100, 12.5, 12],  # descending aorta
+        [20, 46, 100, 21, 44, 40, 12, 11.5],
+        [21, 44, 40, 12, 29, -75, 11.5, 11],
+        [12, 29, -75, 8, 20, -120, 11, 10],
+        [-19, -8, 55, -19, -16, 145, 9, 9],  # superior vena cava
+        [-19, -16, 145, -30, -20, 240, 8, 6],
+        [-19, -16, 143, 22, -30, 165, 7, 7],  # left brachiocephalic vein
+        [10, -42, 70, 20, -14, 98, 14, 12],  # pulmonary trunk
+        [20, -14, 98, -34, 2, 96, 10, 8],  # right and left pulmonary artery
+        [20, -14, 98, 42, 14, 102, 11, 8],
+        [0, -14, 140, -24, -4, 240, 5.5, 4.5],  # arteries of head and arms
+        [6, -2, 142, 16, 2, 240, 4, 4],
+        [12, 8, 140, 26, 14, 240, 4.5, 4],
+        [-8, 24, 66, -38, 18, 74, 7, 6],  # pulmonary veins
+        [10, 24, 66, 44, 20, 72, 7, 6],
+        [-14, -5, 10, -22, 5, -120, 11, 11],  # inferior vena cava
+    ],
+    np.float64,
+)
 OESOPHAGUS = np.array([[6, 34, -40, 4, 38, 120, 7, 6.5], [4, 38, 120, 2, 24, 260, 6.5, 6]], np.float64)
 COLLAR_BONES = np.array([[14, -72, 168, 70, -66, 186, 7, 6], [70, -66, 186, 106, -40, 196, 6, 6]], np.float64)
 TRACHEA = np.array([[*CARINA, 0, 6, 165, 8.5, 8.5], [0, 6, 165, 0, -6, 290, 8.5, 8.5]], np.float64)
@@ -804,7 +807,6 @@ def write_patients(
     spacing_mm, shape
         The usual grid, (z, y, x).
     """
-    fs, root = fsspec.core.url_to_fs(target_url)
     names = [f"phantom-{index:03d}" for index in range(count)]
     for index, name in enumerate(names):
         patient = seed + index
@@ -814,9 +816,7 @@ def write_patients(
             del files[len(files) // 2]
         if index == 0:
             files.append(localizer_file(phantom, name=name, seed=patient))
-        folder = f"{root.rstrip('/')}/{name}"
-        fs.makedirs(folder, exist_ok=True)
-        fs.pipe({f"{folder}/{file}": content for file, content in files})
+        storage.write_many(storage.join(storage.absolute(target_url), name), dict(files))
     return names
 
 

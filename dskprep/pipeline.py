@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import fnmatch
 import functools
 import itertools
+import secrets
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import CancelledError
 from dataclasses import dataclass, field
 from typing import Any
 
 import dask.bag as db
+from dask.base import optimize
+from dask.delayed import Delayed
+from dask.optimization import cull
 from distributed import Client, Future, KilledWorker, as_completed
 from distributed.comm.core import CommClosedError
 from distributed.system import MEMORY_LIMIT
@@ -165,14 +170,15 @@ def run(
     jobs = _jobs(cases, target, summary.account, limit, only, RETRIES[retry])
     rows = []
     try:
-        for job, records in on_cluster(client, jobs, work) if client else _in_process(jobs, work):
-            if records is None:
-                records = [patient.record_loss(target, patient.killed_record(job.case, settings), job.stale)]
-            _record_lost(target, records)
-            summary.account.add(records)
-            rows += [store.row(record) for record in records]
-            if progress:
-                progress(summary.account, records)
+        with contextlib.closing(on_cluster(client, jobs, work) if client else _in_process(jobs, work)) as done:
+            for job, records in done:
+                if records is None:
+                    records = [patient.record_loss(target, patient.killed_record(job.case, settings), job.stale)]
+                _record_lost(target, records)
+                summary.account.add(records)
+                rows += [store.row(record) for record in records]
+                if progress:
+                    progress(summary.account, records)
     except KeyboardInterrupt:
         summary.is_interrupted = True
     summary.seconds = time.monotonic() - started
@@ -219,6 +225,7 @@ def _jobs(
         account.inputs += 1
         names = known[case.key]
         own = [n for n in names if n.key == case.key and n.digest == case.digest]
+        own.sort(key=lambda name: store.STATUSES.index(name.status))
         if own and own[0].status not in again:
             account.counts[own[0].status] += 1
             account.already[own[0].status] += 1
@@ -240,7 +247,7 @@ def _record_lost(target: str, records: list[Record]) -> None:
             store.commit(target, record)
 
 
-def _in_process(jobs: Iterable[Job], work: Work) -> Iterator[tuple[Job, list[Record]]]:
+def _in_process(jobs: Iterable[Job], work: Work) -> Generator[tuple[Job, list[Record] | None]]:
     for job in jobs:
         yield job, _bag([job], work).compute(scheduler="sync")[0]
 
@@ -250,7 +257,7 @@ def _bag(jobs: list[Job], work: Work) -> Any:
     return db.from_sequence(jobs, npartitions=len(jobs)).map(work)
 
 
-def on_cluster(client: Client, jobs: Iterator[Job], work: Work) -> Iterator[tuple[Job, list[Record] | None]]:
+def on_cluster(client: Client, jobs: Iterator[Job], work: Work) -> Generator[tuple[Job, list[Record] | None]]:
     """Each job and what `work` returned of it, in the order in which they end.
 
     As many are under way as there are slots. A job that lost its worker goes last, alone; if that kills
@@ -264,10 +271,6 @@ def on_cluster(client: Client, jobs: Iterator[Job], work: Work) -> Iterator[tupl
             lost: list[Job] = []
             yield from line.drain(iter([job]), lost)
             yield from ((job, None) for job in lost)
-    except (CancelledError, CommClosedError, OSError, TimeoutError) as error:
-        raise InfrastructureError(
-            f"the Dask scheduler was lost ({type(error).__name__}); what is written stays: run the same command again"
-        ) from error
     finally:
         line.abandon()
 
@@ -280,8 +283,28 @@ def _tasks(jobs: Iterator[Job], work: Work) -> Iterator[tuple[Job, Any]]:
     """
     size = FIRST_BAG
     while batch := list(itertools.islice(jobs, size)):
-        yield from zip(batch, _bag(batch, work).to_delayed(), strict=True)
+        (bag,) = optimize(_bag(batch, work))
+        graph = dict(bag.__dask_graph__())
+        for job, key in zip(batch, bag.__dask_keys__(), strict=True):
+            # a graph of its own, or each task would carry the whole bag's to the scheduler
+            yield job, Delayed(key, cull(graph, [key])[0])
         size = min(2 * size, LARGEST_BAG)
+
+
+@contextlib.contextmanager
+def _lost_cluster_named() -> Iterator[None]:
+    """Patients never raise, so what the cluster raises is its own trouble."""
+    try:
+        yield
+    except (CancelledError, CommClosedError, OSError, TimeoutError) as error:
+        raise InfrastructureError(
+            f"the Dask scheduler was lost ({type(error).__name__}); what is written stays: run the same command again"
+        ) from error
+    except Exception as error:
+        raise InfrastructureError(
+            f"the workers cannot run dskprep ({type(error).__name__}: {str(error)[:200]}); they need the same versions "
+            "of dskprep and Dask as here"
+        ) from error
 
 
 class _Line:
@@ -299,17 +322,23 @@ class _Line:
         done = as_completed()
         tasks = _tasks(jobs, self.work)
         while True:
-            done.update(self._submit(list(itertools.islice(tasks, self._free_slots()))))
-            if not self.under_way:
-                return
-            future = next(done)
-            job = self.under_way.pop(future)
-            try:
-                yield job, future.result()[0]
-            except KilledWorker:
-                lost.append(job)
-            finally:
-                future.release()
+            with _lost_cluster_named():
+                n_free = self._free_slots()
+            new = list(itertools.islice(tasks, n_free))
+            with _lost_cluster_named():
+                done.update(self._submit(new))
+                if not self.under_way:
+                    return
+                future = next(done)
+                job = self.under_way.pop(future)
+                try:
+                    records = future.result()[0]
+                except KilledWorker:
+                    lost.append(job)
+                    continue
+                finally:
+                    future.release()
+            yield job, records
 
     def abandon(self) -> None:
         """Cancel what is still under way."""
@@ -332,4 +361,4 @@ class _Line:
 
 
 def _run_id() -> str:
-    return datetime.datetime.now(datetime.UTC).strftime("%Y%m%dT%H%M%SZ")
+    return f"{datetime.datetime.now(datetime.UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(2)}"

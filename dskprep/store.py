@@ -103,12 +103,14 @@ def read_record(target: str, name: RecordName) -> Record:
     return record
 
 
-def find_written(target: str, key: str, digest: str) -> Record | None:
-    """The `written` record of this input, if there is one."""
+def find_written(target: str, key: str, digest: str) -> list[Record]:
+    """The `written` record of this input, after those of its further series; empty if there is none."""
     try:
-        return read_record(target, RecordName("written", key, digest))
+        record = read_record(target, RecordName("written", key, digest))
+        further = [name.partition("/") for name in record.get("further_series", [])]
+        return [read_record(target, RecordName(s, k, digest)) for s, _, k in further] + [record]
     except FileNotFoundError:
-        return None
+        return []
 
 
 def volume_url(target: str, key: str) -> str:
@@ -148,8 +150,8 @@ def current_index(target: str, fresh: Iterable[dict[str, Any]] = ()) -> pd.DataF
     names = set(record_names(target))
     rows: dict[RecordName, dict[str, Any]] = {}
     with contextlib.suppress(UsageError):  # no index yet, or a damaged one
-        rows = {_name_of(r): r for r in _dicts(read_index(target))}
-    rows |= {_name_of(r): r for r in fresh}
+        rows = {name_of(r): r for r in _dicts(read_index(target))}
+    rows |= {name_of(r): r for r in fresh}
     rows = {name: row for name, row in rows.items() if name in names}
     for name in names - set(rows):
         rows[name] = row(read_record(target, name))
@@ -182,7 +184,7 @@ def _dicts(table: pd.DataFrame) -> list[dict[str, Any]]:
     return [{str(name): value for name, value in row.items()} for row in table.to_dict("records")]
 
 
-def _name_of(record: Record) -> RecordName:
+def name_of(record: Record) -> RecordName:
     return RecordName(record["status"], record["key"], record["input_digest"])
 
 

@@ -223,7 +223,6 @@ def test_show_draws_a_picture(dskprep: Run, source: str, target: str, tmp_path: 
     assert "'p9'" in err
 
 
-@pytest.mark.xfail(strict=True, raises=OSError, reason="cli.show lets the OSError out")
 def test_a_picture_that_cannot_be_written_is_one_line(dskprep: Run, source: str, target: str, tmp_path: Path) -> None:
     dskprep("run", source, target, "--scheduler", "sync")
     code, _, err = dskprep("show", target, "p1", "-o", tmp_path / "absent/p1.png")

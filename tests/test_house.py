@@ -20,7 +20,7 @@ MODULES = sorted(path for path in PACKAGE.rglob("*.py") if "__pycache__" not in 
 HEAVY = {"pydicom", "zarr", "distributed", "dask", "matplotlib", "pandas", "numpy", "scipy", "numba", "s3fs", "fsspec"}
 
 HOMES = {
-    "fsspec": {"storage", "s3read", "phantom"},
+    "fsspec": {"storage", "s3read"},
     "s3fs": {"storage", "s3read"},
     "obstore": {"s3read"},
     "pydicom": {"dicom", "pixels", "phantom"},

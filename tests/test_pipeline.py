@@ -234,7 +234,6 @@ def test_a_folder_of_several_series_counts_once_and_tells_of_the_others(tmp_path
     assert len(dskprep.open_dataset(target)) == 2
 
 
-@pytest.mark.xfail(strict=True, reason="patient.record_loss and pipeline._jobs know nothing of the other record")
 def test_a_patient_committed_by_a_worker_that_then_died_is_not_killed(source: str, target: str) -> None:
     dskprep.run(source, target, limit=1)
     (case,) = [case for case in discover.cases(source) if case.key == "p1"]
@@ -243,7 +242,6 @@ def test_a_patient_committed_by_a_worker_that_then_died_is_not_killed(source: st
     assert len(store.read_index(target)) == 1
 
 
-@pytest.mark.xfail(strict=True, reason="pipeline._run_id counts seconds")
 def test_runs_within_a_second_keep_an_account_each(source: str, target: str) -> None:
     ids = {dskprep.run(source, target).run_id for _ in range(5)}
     assert len(ids) == 5

@@ -1,0 +1,130 @@
+"""The files of one case, once there is memory for them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import psutil
+
+from dskprep import archive, discover, memory, series, storage
+from dskprep.config import PrepConfig
+from dskprep.dicom import Contents, Slice
+from dskprep.discover import Case
+from dskprep.errors import Refusal
+from dskprep.memory import Ledger, Ticket
+
+ARCHIVE_GROWTH = 3
+"""An archive is taken to need this many times its size, until its first series is decoded."""
+
+MAX_STEP_MM = 20.0
+"""A SliceThickness beyond this is no guess of the distance between slices."""
+
+MAX_NAMES = 20
+"""File names that a record lists of those set aside."""
+
+
+def read_case(
+    case: Case, config: PrepConfig, ledger: Ledger, ticket: Ticket, need_bytes: int = 0
+) -> Iterator[tuple[str, bytes]]:
+    """Name and content of the case's files.
+
+    Waits until the ledger admits the case, with `need_bytes` or an estimate made from its largest file.
+    Raises Refusal: `source-changed` if the files are not those that were listed, `too-large` if they
+    never fit.
+    """
+    entries = _entries(case)
+    if discover.digest(entries) != case.digest:
+        raise Refusal(
+            "source-changed",
+            f"expected the {case.n_files} files that were listed, found {len(entries)} with other names, sizes or "
+            "tags; run again",
+        )
+    if case.is_archive and not entries:
+        raise Refusal("no-dicom", f"{case.url}: there is no such file")
+    ledger.check(case.n_bytes)
+    try:
+        if case.is_archive:
+            ledger.admit(ticket, case.n_bytes, need_bytes or ARCHIVE_GROWTH * case.n_bytes)
+            name = case.url.rpartition("/")[2]
+            yield from archive.members(storage.read(case.url), name, ledger.total_bytes)
+        else:
+            ledger.admit(ticket, case.n_bytes, need_bytes or _estimate(case, entries, config))
+            yield from storage.read_many(case.url, entries)
+    except (storage.ObjectChanged, FileNotFoundError) as error:
+        raise Refusal("source-changed", str(error)) from error
+
+
+def read_series(url: str, *, min_slices: int = 10) -> series.Series:
+    """Read a folder or archive of DICOM files: its CT series with the most slices, put right.
+
+    Raises Refusal if there is none, or it makes no volume.
+    """
+    url = storage.absolute(url)
+    if discover.is_archive(url) and not storage.is_folder(url):
+        files = archive.members(storage.read(url), url, psutil.virtual_memory().available)
+    else:
+        files = storage.read_many(url, discover.inputs(storage.listing(url)))
+    contents = Contents()
+    for name, content in files:
+        contents.add(name, content)
+    if not contents.slices:
+        raise next(iter(contents.damage.values()), nothing_found(contents))
+    uid = max(contents.slices, key=lambda uid: len(contents.slices[uid]))
+    damage = damage_of(contents, uid)
+    if damage is not None:
+        raise damage
+    return series.assemble(contents.slices[uid], min_slices=min_slices)
+
+
+def damage_of(contents: Contents, uid: str) -> Refusal | None:
+    """What is damaged in a series; a file whose series is unknown may belong to any."""
+    return contents.damage.get(uid) or contents.damage.get("")
+
+
+def nothing_found(contents: Contents) -> Refusal:
+    """Why files without any CT slice are refused."""
+    counts = aside_counts(contents)
+    if "localizer" in counts:
+        return Refusal("localizer-only", f"expected CT slices, found localizers and such only ({counts})")
+    if "not-ct" in counts:
+        kinds = sorted({a.detail for a in contents.aside if a.kind == "not-ct"})
+        return Refusal("not-ct", f"expected CT images, found {', '.join(kinds)[:200]}")
+    return Refusal("no-dicom", f"expected DICOM files, found none among {sum(counts.values())} files")
+
+
+def aside_counts(contents: Contents) -> dict[str, int]:
+    """How many files were set aside, by kind."""
+    counts: dict[str, int] = {}
+    for aside in contents.aside:
+        counts[aside.kind] = counts.get(aside.kind, 0) + 1
+    return counts
+
+
+def _entries(case: Case) -> list[storage.Entry]:
+    if not case.is_archive:
+        return discover.inputs(storage.listing(case.url))
+    entry = storage.entry_of(case.url)
+    return [entry] if entry else []
+
+
+def _estimate(case: Case, entries: list[storage.Entry], config: PrepConfig) -> int:
+    """Memory for the case, judged by its largest file as if all were slices like it."""
+    contents = Contents()
+    largest = sorted(entries, key=lambda entry: entry.size)[-1:]
+    for name, content in storage.read_many(case.url, largest):
+        contents.add(name, content)
+    slices = next(iter(contents.slices.values()), None)
+    if not slices:
+        return case.n_bytes
+    plane = slices[0].plane
+    shape = (len(slices) * len(entries), *plane.shape)
+    return memory.estimate_bytes(shape, (_thickness_mm(slices[0]), *plane.pixel_mm), config)
+
+
+def _thickness_mm(s: Slice) -> float:
+    """SliceThickness, good for a guess of the step; 1 where it says nothing."""
+    try:
+        thickness = float(s.facts["slice_thickness_mm"])
+    except ValueError:
+        return 1.0
+    return thickness if 0 < thickness <= MAX_STEP_MM else 1.0
