@@ -125,6 +125,22 @@ def verify(target: str) -> int:
 
 @main.command()
 @click.argument("target")
+@click.option("--older-than", "hours", default=24.0, show_default=True, type=click.FloatRange(0), help="In hours.")
+@click.option("--dry-run", is_flag=True, help="Only say what would be deleted.")
+def clean(target: str, hours: float, dry_run: bool) -> int:
+    """Delete what runs that died have left in TARGET: objects without a record, unfinished uploads."""
+    from dskprep import verification
+
+    n_deleted = 0
+    for name in verification.clean(target, older_than_s=3600 * hours, is_trial=dry_run):
+        n_deleted += 1
+        click.echo(name)
+    click.echo(f"{n_deleted} leftovers {'found' if dry_run else 'deleted'}")
+    return EXIT_CLEAN
+
+
+@main.command()
+@click.argument("target")
 @click.argument("key")
 @click.option("-o", "--output", type=click.Path(dir_okay=False), help="Where to write the picture [KEY.png].")
 def show(target: str, key: str, output: str | None) -> int:

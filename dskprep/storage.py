@@ -32,15 +32,20 @@ S3_SETTINGS: dict[str, Any] = {
 
 ObjectChanged = s3read.ObjectChanged
 
+PART_SUFFIX = ".part"
+"""Ends the name of a local file that is not whole yet."""
+
 MAX_DELETED_AT_ONCE = 1000
 
 
 class Entry(NamedTuple):
-    """One object: name relative to its folder, size in bytes, and a tag that changes with its content."""
+    """One object: name relative to its folder, size in bytes, a tag that changes with its content, and when
+    it was written (seconds since 1970; 0 where the store does not say)."""
 
     name: str
     size: int
     tag: str
+    modified_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -200,6 +205,23 @@ def delete(url: str, names: Iterable[str]) -> None:
                 fs.rm_file(place)
 
 
+def abort_uploads(url: str, before_s: float) -> int:
+    """Abort multipart uploads below an S3 URL that were begun before a time; returns how many.
+
+    A process that is killed in the middle of one leaves its parts: invisible, and paid for.
+    """
+    if not _is_s3(url):
+        return 0
+    with _translated(url):
+        fs, path = _open(url)
+        bucket, _, prefix = path.partition("/")
+        found = fs.call_s3("list_multipart_uploads", Bucket=bucket, Prefix=f"{prefix}/" if prefix else "")
+        old = [u for u in found.get("Uploads", []) if u["Initiated"].timestamp() < before_s]
+        for upload in old:
+            fs.call_s3("abort_multipart_upload", Bucket=bucket, Key=upload["Key"], UploadId=upload["UploadId"])
+        return len(old)
+
+
 def _open(url: str) -> tuple[Any, str]:
     settings = S3_SETTINGS if _is_s3(url) else {}
     try:
@@ -215,7 +237,9 @@ def _is_s3(url: str) -> bool:
 
 def _entry(info: dict[str, Any], start: int) -> Entry:
     tag = info.get("ETag") or info.get("mtime") or info.get("etag") or ""
-    return Entry(info["name"][start:], int(info["size"] or 0), str(tag).strip('"'))
+    modified = info.get("LastModified")
+    modified_s = modified.timestamp() if modified else float(info.get("mtime") or 0)
+    return Entry(info["name"][start:], int(info["size"] or 0), str(tag).strip('"'), modified_s)
 
 
 def _contents(fs: Any, path: str) -> tuple[list[Entry], list[str]]:
@@ -273,7 +297,8 @@ def _walk_keys(fs: Any, path: str) -> Iterator[Folder]:
                 yield Folder(f, tuple(open_folders.pop(f)), f in parents)
                 parents.discard(f)
             if name:
-                open_folders.setdefault(folder, []).append(Entry(name, item["Size"], item["ETag"].strip('"')))
+                entry = Entry(name, item["Size"], item["ETag"].strip('"'), item["LastModified"].timestamp())
+                open_folders.setdefault(folder, []).append(entry)
             while folder:
                 folder = folder.rpartition("/")[0]
                 parents.add(folder)
@@ -311,13 +336,16 @@ def _delete_keys(fs: Any, paths: list[str]) -> None:
 
 def _create_file(fs: Any, path: str, content: bytes) -> bool:
     """Write beside, then link: whoever comes second sees the whole file of the first."""
-    fs.makedirs(path.rpartition("/")[0], exist_ok=True)
-    beside = f"{path}.{secrets.token_hex(6)}.part"  # a name of its own, whoever else writes
-    fs.pipe_file(beside, content)
+    beside = _write_beside(fs, path, content)
     try:
         os.link(beside, path)
     except FileExistsError:
         return False
+    except OSError:  # a file system without links: a race between two runs is possible there, a cut file is not
+        if fs.exists(path):
+            return False
+        fs.copy(beside, f"{beside}.copy{PART_SUFFIX}")
+        fs.mv(f"{beside}.copy{PART_SUFFIX}", path)
     finally:
         fs.rm_file(beside)
     return True
@@ -325,10 +353,14 @@ def _create_file(fs: Any, path: str, content: bytes) -> bool:
 
 def _replace_file(fs: Any, path: str, content: bytes) -> None:
     """Write beside, then rename: a reader sees the old file or the whole new one."""
+    fs.mv(_write_beside(fs, path, content), path)
+
+
+def _write_beside(fs: Any, path: str, content: bytes) -> str:
     fs.makedirs(path.rpartition("/")[0], exist_ok=True)
-    beside = f"{path}.{secrets.token_hex(6)}.part"  # a name of its own, whoever else writes
+    beside = f"{path}.{secrets.token_hex(6)}{PART_SUFFIX}"  # a name of its own, whoever else writes
     fs.pipe_file(beside, content)
-    fs.mv(beside, path)
+    return beside
 
 
 @contextlib.contextmanager

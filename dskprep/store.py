@@ -127,9 +127,8 @@ def write_volume(target: str, key: str, objects: dict[str, bytes]) -> dict[str, 
 
 
 def commit(target: str, record: Record) -> None:
-    """Write a record; with it, the series is done."""
-    name = RecordName(record["status"], record["key"], record["input_digest"])
-    storage.write_many(target, {name.path: _to_json(record)})
+    """Write a record; with it, the series is done. One that another run has written first stays."""
+    storage.create(storage.join(target, name_of(record).path), _to_json(record))
 
 
 def forget(target: str, names: Iterable[RecordName]) -> None:

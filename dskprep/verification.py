@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -25,6 +26,34 @@ def verify(target: str) -> Iterator[Finding]:
     for name in sorted(store.record_names(target)):
         if name.status == "written":
             yield Finding(name.key, tuple(_faults(target, name)))
+
+
+def clean(target: str, *, older_than_s: float, is_trial: bool = False) -> Iterator[str]:
+    """Delete what runs that died have left, and yield each name (in a trial, only yield).
+
+    That is: objects of volumes without a `written` record, unfinished local files, and multipart uploads.
+    What is younger than `older_than_s` may belong to a run under way, and stays.
+    """
+    target = storage.absolute(target)
+    store.describe(target)
+    before_s = time.time() - older_than_s
+    written = {name.key for name in store.record_names(target) if name.status == "written"}
+    for part in ("volumes", "records", "runs"):
+        url = storage.join(target, part)
+        for folder in storage.walk(url):
+            old = [e.name for e in folder.entries if e.modified_s < before_s and _is_left(part, folder, e, written)]
+            yield from (f"{part}/{folder.path}/{name}" for name in old)
+            if not is_trial:
+                storage.delete(storage.join(url, folder.path) if folder.path else url, old)
+    if not is_trial:
+        n_aborted = storage.abort_uploads(target, before_s)
+        yield from [f"{n_aborted} multipart uploads"] if n_aborted else []
+
+
+def _is_left(part: str, folder: storage.Folder, entry: storage.Entry, written: set[str]) -> bool:
+    if entry.name.endswith(storage.PART_SUFFIX):
+        return True
+    return part == "volumes" and folder.path.partition("/")[0].removesuffix(".zarr") not in written
 
 
 def _faults(target: str, name: store.RecordName) -> Iterator[str]:

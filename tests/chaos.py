@@ -279,7 +279,9 @@ def play(the_stage: Stage, seed: int, *, folder: Path, n_events: int = len(EVENT
                 outcome.injected = faulty.injected
                 outcome.before_calm = dict(Counter(name.status for name in record_names(target)))
                 faulty.set(share=0.0)
-                check(run.calm("--retry", "failed") == 1, "the calm run did not end with 1")
+                others = [n for n in record_names(target) if n.status in ("failed", "killed") and n.key != poison]
+                again = ["--retry", "failed"] if others else []  # the poison alone costs four workers each time
+                check(run.calm(*again) == 1, "the calm run did not end with 1")
                 check_account(the_stage, target, poison)
                 (folder / "poison").unlink()
                 check(run.calm("--retry", "failed") == 1, "the run without poison did not end with 1")

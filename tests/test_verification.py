@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
+import s3fs
 import tiny
 
 import dskprep
-from dskprep import storage, store
+from dskprep import cli, storage, store
 from dskprep.errors import UsageError
-from dskprep.verification import Finding, verify
+from dskprep.verification import Finding, clean, verify
 
 CHUNK = "0/c/0/0/0"
 
@@ -81,7 +83,7 @@ def test_a_shape_that_is_not_the_recorded_one_is_found(target: str) -> None:
     name = next(n for n in store.record_names(target) if n.key == "p1")
     record = store.read_record(target, name)
     record["geometry"]["shape"][0] = 99
-    store.commit(target, record)
+    storage.write_many(target, {name.path: json.dumps(record).encode()})
     assert faults(target) == ("the shape is [12, 24, 24] instead of [99, 24, 24]",)
 
 
@@ -95,3 +97,32 @@ def test_a_damaged_record_is_found(target: str) -> None:
 def test_what_is_no_dataset_says_so(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no dskprep dataset here"):
         list(verify(str(tmp_path)))
+
+
+def test_clean_deletes_what_has_no_record_and_nothing_else(target: str, capsys: pytest.CaptureFixture[str]) -> None:
+    (lost,) = [name for name in store.record_names(target) if name.key == "p2"]
+    storage.delete(target, [lost.path])
+    before = {entry.name for entry in storage.listing_below(target)}
+    left = {name for name in before if name.startswith("volumes/p2.zarr/")}
+    assert left
+
+    assert cli.run_command(["clean", target]) == 0  # younger than a day: it may belong to a run under way
+    assert {entry.name for entry in storage.listing_below(target)} == before
+    assert cli.run_command(["clean", target, "--older-than", "0", "--dry-run"]) == 0
+    assert {entry.name for entry in storage.listing_below(target)} == before
+    capsys.readouterr()
+    assert cli.run_command(["clean", target, "--older-than", "0"]) == 0
+    assert set(capsys.readouterr().out.splitlines()[:-1]) == left
+    assert {entry.name for entry in storage.listing_below(target)} == before - left
+    assert cli.run_command(["verify", target]) == 0
+
+
+@pytest.mark.s3
+def test_clean_aborts_multipart_uploads_that_were_begun_and_left(s3: str, original: dict[str, bytes]) -> None:
+    target = tiny.write(f"{s3}/out", original)
+    bucket, _, prefix = target.removeprefix("s3://").partition("/")
+    fs = s3fs.S3FileSystem()
+    fs.call_s3("create_multipart_upload", Bucket=bucket, Key=f"{prefix}/volumes/p9.zarr/0/c/0/0/0")
+    found = list(clean(target, older_than_s=0))
+    assert found == ["1 multipart uploads"]
+    assert not fs.call_s3("list_multipart_uploads", Bucket=bucket, Prefix=f"{prefix}/").get("Uploads")
