@@ -6,12 +6,13 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from dskprep.account import Summary
     from dskprep.cluster import connect, local_client
     from dskprep.config import PrepConfig, preset, read_config
     from dskprep.dataset import Dataset, StoredVolume, open_dataset
     from dskprep.errors import DskprepError, InfrastructureError, Refusal, UsageError
     from dskprep.lungs import Lungs, find_lungs
-    from dskprep.pipeline import Summary, run
+    from dskprep.pipeline import run
     from dskprep.reading import read_series
     from dskprep.resample import to_spacing
     from dskprep.series import Series
@@ -31,7 +32,7 @@ _HOMES = {
     "Refusal": "errors",
     "Series": "series",
     "StoredVolume": "dataset",
-    "Summary": "pipeline",
+    "Summary": "account",
     "UsageError": "errors",
     "Volume": "volume",
     "connect": "cluster",

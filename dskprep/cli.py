@@ -20,8 +20,8 @@ from dskprep.errors import DskprepError, InfrastructureError, UsageError
 if TYPE_CHECKING:
     from distributed import Client
 
+    from dskprep.account import Account, Summary
     from dskprep.config import PrepConfig
-    from dskprep.pipeline import Account, Summary
 
 EXIT_CLEAN, EXIT_SOME_NOT_WRITTEN, EXIT_USAGE, EXIT_INFRASTRUCTURE = 0, 1, 2, 3
 

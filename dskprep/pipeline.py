@@ -9,10 +9,9 @@ import functools
 import itertools
 import secrets
 import time
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import CancelledError
-from dataclasses import dataclass, field
 from typing import Any
 
 import dask.bag as db
@@ -24,6 +23,7 @@ from distributed.comm.core import CommClosedError
 from distributed.system import MEMORY_LIMIT
 
 from dskprep import cluster, config, discover, patient, storage, store
+from dskprep.account import Account, Summary
 from dskprep.config import PrepConfig
 from dskprep.errors import InfrastructureError, UsageError
 from dskprep.patient import Job
@@ -42,81 +42,6 @@ FIRST_BAG, LARGEST_BAG = 32, 512
 
 RECOUNT_S = 5.0
 """How often the workers are counted, so that late ones are used."""
-
-
-@dataclass
-class Account:
-    """What became of the cases: `counts` of the statuses, `reasons` of those not written.
-
-    `already` counts the cases that an earlier run had finished, by status; they are in `counts` too.
-    """
-
-    counts: Counter[str] = field(default_factory=Counter)
-    already: Counter[str] = field(default_factory=Counter)
-    reasons: Counter[str] = field(default_factory=Counter)
-    warnings: Counter[str] = field(default_factory=Counter)
-    further_series: Counter[str] = field(default_factory=Counter)
-    inputs: int = 0
-    bytes_read: int = 0
-    bytes_written: int = 0
-
-    @property
-    def is_complete(self) -> bool:
-        """Whether every input has a status."""
-        return self.inputs == self.counts.total()
-
-    @property
-    def is_clean(self) -> bool:
-        """Whether every input, and every further series, is written."""
-        return self.is_complete and set(self.counts) | set(self.further_series) <= {"written"}
-
-    def add(self, records: list[Record]) -> None:
-        """Count the records of one case, its own last."""
-        *further, own = records
-        self.counts[own["status"]] += 1
-        for record in further:
-            self.further_series[record["status"]] += 1
-        for record in records:
-            if record["status"] != "written":
-                self.reasons[f"{record['status']}: {record['reason']}"] += 1
-            self.warnings.update(record.get("warnings", []))
-            self.bytes_written += sum(o["bytes"] for o in record.get("objects", {}).values())
-        self.bytes_read += own["bytes_read"]
-
-
-@dataclass
-class Summary:
-    """The end of a run. `exit_code` is 0 if every series of the source is written, else 1."""
-
-    run_id: str
-    source: str
-    target: str
-    account: Account
-    seconds: float
-    is_interrupted: bool = False
-
-    @property
-    def exit_code(self) -> int:
-        return 0 if self.account.is_clean and not self.is_interrupted else 1
-
-    def as_dict(self) -> dict[str, Any]:
-        """The summary as plain JSON values."""
-        account = self.account
-        return {
-            "run_id": self.run_id,
-            "source": self.source,
-            "target": self.target,
-            "seconds": round(self.seconds, 2),
-            "is_interrupted": self.is_interrupted,
-            "inputs": account.inputs,
-            "counts": dict(account.counts),
-            "already": dict(account.already),
-            "reasons": dict(account.reasons),
-            "warnings": dict(account.warnings),
-            "further_series": dict(account.further_series),
-            "bytes_read": account.bytes_read,
-            "bytes_written": account.bytes_written,
-        }
 
 
 Work = Callable[[Job], list[Record]]
