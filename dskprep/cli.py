@@ -267,12 +267,14 @@ def opened_client(scheduler: str, workers: int | None, memory_limit: str | None)
         return
     from dskprep import cluster
 
-    logging.getLogger("distributed").setLevel(logging.ERROR)
+    if "--debug" not in sys.argv:
+        logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what goes wrong is said in one line
     opened = cluster.local_client(workers, memory_limit) if scheduler == "local" else cluster.connect(scheduler)
     with opened as client:
-        sizes = client.scheduler_info(n_workers=-1)["workers"].values()
-        memory = _size(sum(w["memory_limit"] for w in sizes))
-        console.print(f"{len(sizes)} workers, {memory}; dashboard: {client.dashboard_link}")
+        limits = cluster.memory_limits(client)
+        has_dashboard = "dashboard" in client.scheduler_info()["services"]
+        where = client.dashboard_link if has_dashboard else "none"
+        console.print(f"{len(limits)} workers, {_size(sum(limits))}; dashboard: {where}")
         yield client
 
 

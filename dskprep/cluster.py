@@ -122,11 +122,11 @@ def connect(address: str) -> Iterator[Client]:
         yield client
 
 
-def memory_of_smallest(client: Client) -> int:
-    """Memory limit, in bytes, of the smallest worker. Raises InfrastructureError if there is none."""
+def memory_limits(client: Client) -> list[int]:
+    """Memory limit of each worker, in bytes. Raises InfrastructureError if there is none."""
     try:
         client.wait_for_workers(1, timeout=CONNECT_S)
     except TimeoutError as error:
         raise InfrastructureError("the scheduler has no workers; start some and run again") from error
-    limits = [w["memory_limit"] or MEMORY_LIMIT for w in client.scheduler_info(n_workers=-1)["workers"].values()]
-    return int(min(limits))
+    workers = client.scheduler_info(n_workers=-1)["workers"].values()
+    return [int(worker["memory_limit"] or MEMORY_LIMIT) for worker in workers]

@@ -31,6 +31,9 @@ ATTEMPTS = 3
 WAIT_S = 2.0
 """Before the second try; doubled before each further one."""
 
+DEADLINE_S = 600.0
+"""After this time a patient is not tried again."""
+
 MAX_NAMES = 20
 """File names that a record lists of those set aside."""
 
@@ -72,14 +75,15 @@ def prepare_patient(job: Job, *, target: str, config: PrepConfig, memory_bytes: 
     Never raises: what goes wrong is in the record (`refused`, or `failed` with its traceback). A record
     that could not be written has `"is_recorded": False`.
     """
-    clock = Stopwatch()
+    clock, started = Stopwatch(), time.monotonic()
     for attempt in range(1, ATTEMPTS + 1):
         try:
             return _attempt(job, target, config, _ledger(memory_bytes), clock)
         except (InfrastructureError, OSError) as error:
             failure: BaseException = error
-            if attempt < ATTEMPTS:
-                time.sleep(WAIT_S * 2 ** (attempt - 1))
+            if attempt == ATTEMPTS or time.monotonic() - started > DEADLINE_S:
+                break
+            time.sleep(WAIT_S * 2 ** (attempt - 1))
         except Exception as error:  # a bug, or memory: it costs this patient only
             failure = error
             break

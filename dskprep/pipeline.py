@@ -40,6 +40,9 @@ RETRIES = {
 FIRST_BAG, LARGEST_BAG = 32, 512
 """Patients in the first bag of a run, and in its later ones."""
 
+MAX_FAILURES_IN_A_ROW = 20
+"""Patients that the infrastructure fails one after another before a run gives up."""
+
 RECOUNT_S = 5.0
 """How often the workers are counted, so that late ones are used."""
 
@@ -86,7 +89,7 @@ def run(
     if retry not in RETRIES:
         raise UsageError(f"retry must be refused, failed or all, not {retry!r}")
     settings = settings or config.preset(preset)
-    memory_bytes = cluster.memory_of_smallest(client) if client else MEMORY_LIMIT
+    memory_bytes = min(cluster.memory_limits(client)) if client else MEMORY_LIMIT
     cases = _first(source)
     store.create(target, settings)
     started = time.monotonic()
@@ -94,12 +97,19 @@ def run(
     work = functools.partial(patient.prepare_patient, target=target, config=settings, memory_bytes=memory_bytes)
     jobs = _jobs(cases, target, summary.account, limit, only, RETRIES[retry])
     rows = []
+    n_in_a_row = 0
     try:
         with contextlib.closing(on_cluster(client, jobs, work) if client else _in_process(jobs, work)) as done:
             for job, records in done:
                 if records is None:
                     records = [patient.record_loss(target, patient.killed_record(job.case, settings), job.stale)]
                 _record_lost(target, records)
+                n_in_a_row = n_in_a_row + 1 if records[-1].get("reason") == InfrastructureError.__name__ else 0
+                if n_in_a_row == MAX_FAILURES_IN_A_ROW:
+                    raise InfrastructureError(
+                        f"the last {n_in_a_row} patients failed, the last one with: {records[-1]['message']}; mend it, "
+                        "and run again with --retry failed"
+                    )
                 summary.account.add(records)
                 rows += [store.row(record) for record in records]
                 if progress:

@@ -19,9 +19,6 @@ ARCHIVE_GROWTH = 3
 MAX_STEP_MM = 20.0
 """A SliceThickness beyond this is no guess of the distance between slices."""
 
-MAX_NAMES = 20
-"""File names that a record lists of those set aside."""
-
 
 def read_case(
     case: Case, config: PrepConfig, ledger: Ledger, ticket: Ticket, need_bytes: int = 0
@@ -45,8 +42,8 @@ def read_case(
     try:
         if case.is_archive:
             ledger.admit(ticket, case.n_bytes, need_bytes or ARCHIVE_GROWTH * case.n_bytes)
-            name = case.url.rpartition("/")[2]
-            yield from archive.members(storage.read(case.url), name, ledger.total_bytes)
+            for name, content in storage.read_many(case.url.rpartition("/")[0], entries):
+                yield from archive.members(content, name, ledger.total_bytes)
         else:
             ledger.admit(ticket, case.n_bytes, need_bytes or _estimate(case, entries, config))
             yield from storage.read_many(case.url, entries)

@@ -7,6 +7,7 @@ the environment or the profile of the process that opens the store.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 import secrets
 from collections.abc import Iterable, Iterator, Sequence
@@ -23,12 +24,15 @@ from dskprep.errors import InfrastructureError, UsageError
 S3_SETTINGS: dict[str, Any] = {
     "use_listings_cache": False,  # the cache never expires and remembers absence
     "config_kwargs": {
-        "retries": {"max_attempts": 6, "mode": "standard"},
+        "retries": {"max_attempts": 4, "mode": "standard"},
         "max_pool_connections": 32,
         "connect_timeout": 5,
         "read_timeout": 30,
     },
 }
+
+S3_ROUNDS = 3
+"""Tries of s3fs around botocore's own: the waits of both multiply."""
 
 ObjectChanged = s3read.ObjectChanged
 
@@ -139,6 +143,9 @@ def read(url: str) -> bytes:
     """One object whole. Raises FileNotFoundError if it is not there."""
     with _translated(url):
         fs, path = _open(url)
+        if _is_s3(url):
+            bucket, _, key = path.partition("/")
+            return s3read.read_object(fs, bucket, key)
         return bytes(fs.cat_file(path))
 
 
@@ -174,7 +181,11 @@ def write_many(url: str, objects: dict[str, bytes]) -> None:
 
 
 def create(url: str, content: bytes) -> bool:
-    """Write an object unless it exists. Returns whether this call wrote it."""
+    """Write an object unless it exists.
+
+    Returns whether this call is known to have written it: if S3's answer is lost, the object exists,
+    and the retry sees it as another's.
+    """
     with _translated(url):
         fs, path = _open(url)
         if not _is_s3(url):
@@ -228,7 +239,27 @@ def _open(url: str) -> tuple[Any, str]:
         fs, path = fsspec.core.url_to_fs(url, **settings)
     except (ValueError, ImportError) as error:
         raise UsageError(f"{url}: not a URL that can be opened: {error}") from error
+    if _is_s3(url):
+        fs.retries = S3_ROUNDS
+        _s3fs().set_custom_error_handler(_is_throttled)
     return fs, str(path)
+
+
+def _s3fs() -> Any:
+    """s3fs.core, imported when S3 is first used."""
+    return importlib.import_module("s3fs.core")
+
+
+def _is_throttled(error: Exception) -> bool:
+    """What s3fs should try again besides what it knows."""
+    code = getattr(error, "response", {}).get("Error", {}).get("Code", "")
+    return code in ("429", "TooManyRequests", "Throttling", "ThrottlingException", "RequestLimitExceeded")
+
+
+def _forget_credentials(url: str) -> None:
+    """Look credentials up again at the next use: they may have been renewed."""
+    if _is_s3(url):
+        _s3fs().S3FileSystem.clear_instance_cache()
 
 
 def _is_s3(url: str) -> bool:
@@ -373,6 +404,7 @@ def _translated(url: str) -> Iterator[None]:
             f"{url}: {error}; set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
         ) from error
     except PermissionError as error:
+        _forget_credentials(url)
         raise InfrastructureError(
             f"{url}: permission denied ({_short(error)}); check the credentials and the path's rights"
         ) from error
@@ -381,7 +413,7 @@ def _translated(url: str) -> Iterator[None]:
             f"{url}: {_short(error)}; check the endpoint (AWS_ENDPOINT_URL), region and network"
         ) from error
     except FileNotFoundError as error:
-        if _is_s3(url) and "bucket does not exist" in str(error):
+        if _is_s3(url) and any(words in str(error) for words in ("bucket does not exist", "NoSuchBucket")):
             raise InfrastructureError(f"{url}: there is no such bucket; create it, or correct the name") from error
         raise
     except OSError as error:

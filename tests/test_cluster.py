@@ -106,7 +106,7 @@ def test_a_local_cluster_is_set_for_the_work_and_listens_on_loopback_only() -> N
         info = client.scheduler_info(n_workers=-1)["workers"]
         (worker,) = info.values()
         assert (worker["nthreads"], worker["memory_limit"]) == (cluster.SLOTS, GIB)
-        assert cluster.memory_of_smallest(client) == GIB
+        assert set(cluster.memory_limits(client)) == {GIB}
         (environment,) = client.run(lambda: dict(os.environ)).values()
         assert {environment[n] for n in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")} == {"1"}
         (settings,) = client.run(lambda: dask.config.get("distributed.worker.memory")).values()
@@ -135,4 +135,4 @@ def test_a_scheduler_without_workers_is_infrastructure(monkeypatch: pytest.Monke
         Client(empty) as client,
         pytest.raises(InfrastructureError, match="no workers"),
     ):
-        cluster.memory_of_smallest(client)
+        cluster.memory_limits(client)
