@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint bench chaos clean
 
 demo: .venv/demo        ## synthetic patients, a real S3 server on this machine, the whole run
 	$(BIN)/dskprep demo
@@ -22,6 +22,9 @@ bench: .venv/dev        ## one patient, stage by stage
 	test -d .venv || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[$(@F)]'
 	touch $@
+
+chaos: .venv/dev        ## whole runs under kills and failing requests, then resumed; ARGS="--seeds 20 --patients 60"
+	$(BIN)/python tests/chaos.py $(ARGS)
 
 clean:
 	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis dskprep-demo

@@ -211,6 +211,16 @@ def run_command(argv: list[str] | None = None) -> int:
     return code if isinstance(code, int) else EXIT_CLEAN
 
 
+def print_workers(client: Client) -> None:
+    """How many workers there are, and where to watch them."""
+    from dskprep import cluster
+
+    limits = cluster.memory_limits(client)
+    has_dashboard = "dashboard" in client.scheduler_info()["services"]
+    where = client.dashboard_link if has_dashboard else "none"
+    console.print(f"{len(limits)} workers, {_size(sum(limits))}; dashboard: {where}")
+
+
 def print_summary(summary: Summary) -> None:
     """The account at the end of a run."""
     account = summary.account
@@ -271,10 +281,7 @@ def opened_client(scheduler: str, workers: int | None, memory_limit: str | None)
         logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what goes wrong is said in one line
     opened = cluster.local_client(workers, memory_limit) if scheduler == "local" else cluster.connect(scheduler)
     with opened as client:
-        limits = cluster.memory_limits(client)
-        has_dashboard = "dashboard" in client.scheduler_info()["services"]
-        where = client.dashboard_link if has_dashboard else "none"
-        console.print(f"{len(limits)} workers, {_size(sum(limits))}; dashboard: {where}")
+        print_workers(client)
         yield client
 
 

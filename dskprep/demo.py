@@ -7,7 +7,7 @@ import shutil
 import time
 from pathlib import Path
 
-from dskprep import cli, dataset, phantom, picture, pipeline, storage
+from dskprep import cli, cluster, dataset, phantom, picture, pipeline, storage
 from dskprep.s3server import S3Server
 
 SOURCE, TARGET = "s3://scans/stage1", "s3://scans-1mm/stage1"
@@ -26,12 +26,14 @@ def play(patients: int, output: Path) -> None:
         for url in (SOURCE, TARGET):
             server.make_bucket(url.split("/")[2])
         say(f"an S3 server listens on {server.endpoint}")
-        started = time.monotonic()
-        phantom.write_patients(SOURCE, patients)
-        seconds = time.monotonic() - started
-        say(f"{patients} synthetic patients written to {SOURCE} in {seconds:.0f} s, one of them broken")
-        say(f"\n$ dskprep run {SOURCE} {TARGET}")
-        with cli.opened_client("local", None, None) as client, cli.shown_progress() as progress:
+        with cluster.local_client() as client, cli.shown_progress() as progress:
+            cli.print_workers(client)
+            started = time.monotonic()
+            write = [client.submit(phantom.write_patient, i, SOURCE, broken=i == patients - 1) for i in range(patients)]
+            client.gather(write)
+            seconds = time.monotonic() - started
+            say(f"{patients} synthetic patients written to {SOURCE} in {seconds:.0f} s, one of them broken")
+            say(f"\n$ dskprep run {SOURCE} {TARGET}")
             summary = pipeline.run(SOURCE, TARGET, client=client, progress=progress)
         cli.print_summary(summary)
         if output.exists():

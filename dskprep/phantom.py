@@ -788,8 +788,8 @@ def write_patients(
     count: int,
     *,
     seed: int = 0,
-    spacing_mm: Triple = (2.5, 1.1, 1.1),
-    shape: tuple[int, int, int] = (120, 320, 320),
+    spacing_mm: Triple = (3.0, 1.1, 1.1),
+    shape: tuple[int, int, int] = (100, 320, 320),
     broken: bool = True,
 ) -> list[str]:
     """Write `count` patients as <target>/<patient id>/<file>.dcm; return the ids.
@@ -807,17 +807,32 @@ def write_patients(
     spacing_mm, shape
         The usual grid, (z, y, x).
     """
-    names = [f"phantom-{index:03d}" for index in range(count)]
-    for index, name in enumerate(names):
-        patient = seed + index
-        phantom = _demo_patient(index, patient, spacing_mm, shape)
-        files = list(series_files(phantom, name=name, seed=patient))
-        if broken and index == count - 1 > 0:
-            del files[len(files) // 2]
-        if index == 0:
-            files.append(localizer_file(phantom, name=name, seed=patient))
-        storage.write_many(storage.join(storage.absolute(target_url), name), dict(files))
-    return names
+    last = count - 1 if broken and count > 1 else None
+    return [
+        write_patient(index, target_url, seed=seed, spacing_mm=spacing_mm, shape=shape, broken=index == last)
+        for index in range(count)
+    ]
+
+
+def write_patient(
+    index: int,
+    target_url: str,
+    *,
+    seed: int = 0,
+    spacing_mm: Triple = (3.0, 1.1, 1.1),
+    shape: tuple[int, int, int] = (100, 320, 320),
+    broken: bool = False,
+) -> str:
+    """Write the patient number `index` of a set that `write_patients` describes; return its id."""
+    name = f"phantom-{index:03d}"
+    phantom = _demo_patient(index, seed + index, spacing_mm, shape)
+    files = list(series_files(phantom, name=name, seed=seed + index))
+    if broken:
+        del files[len(files) // 2]
+    if index == 0:
+        files.append(localizer_file(phantom, name=name, seed=seed + index))
+    storage.write_many(storage.join(storage.absolute(target_url), name), dict(files))
+    return name
 
 
 def _demo_patient(index: int, seed: int, spacing_mm: Triple, shape: tuple[int, int, int]) -> Phantom:
