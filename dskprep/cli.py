@@ -211,6 +211,13 @@ def run_command(argv: list[str] | None = None) -> int:
     return code if isinstance(code, int) else EXIT_CLEAN
 
 
+def quiet_dask() -> None:
+    """Keep Dask's own log out of the terminal, but with --debug: what goes wrong is said in one line."""
+    if "--debug" not in sys.argv:
+        for name in ("distributed", "distributed.client", "distributed.comm", "tornado.application"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
+
+
 def print_workers(client: Client) -> None:
     """How many workers there are, and where to watch them."""
     from dskprep import cluster
@@ -277,9 +284,8 @@ def opened_client(scheduler: str, workers: int | None, memory_limit: str | None)
         return
     from dskprep import cluster
 
-    if "--debug" not in sys.argv:
-        logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what goes wrong is said in one line
     opened = cluster.local_client(workers, memory_limit) if scheduler == "local" else cluster.connect(scheduler)
+    quiet_dask()
     with opened as client:
         print_workers(client)
         yield client

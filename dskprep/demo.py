@@ -27,6 +27,7 @@ def play(patients: int, output: Path) -> None:
             server.make_bucket(url.split("/")[2])
         say(f"an S3 server listens on {server.endpoint}")
         with cluster.local_client() as client, cli.shown_progress() as progress:
+            cli.quiet_dask()
             cli.print_workers(client)
             started = time.monotonic()
             write = [client.submit(phantom.write_patient, i, SOURCE, broken=i == patients - 1) for i in range(patients)]

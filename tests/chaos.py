@@ -354,7 +354,7 @@ class Run:
         is_interrupted = "interrupted" in said
         self.outcome.clients.append(f"{code}{'(' + sent + ')' if sent else ''}")
         if "Traceback" in said:
-            self.outcome.notes.append(f"client {len(self.outcome.clients)} ({code}) showed a traceback")
+            self.outcome.problems.append(f"client {len(self.outcome.clients)} ({code}) showed a traceback")
         if code in (0, 1):
             check(not is_interrupted or sent == "term", f"interrupted without a signal: {last}")
             return not is_interrupted
