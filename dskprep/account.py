@@ -41,9 +41,9 @@ class Account:
         self.counts[own["status"]] += 1
         for record in further:
             self.further_series[record["status"]] += 1
+        if own["status"] != "written":
+            self.reasons[f"{own['status']}: {own['reason']}"] += 1
         for record in records:
-            if record["status"] != "written":
-                self.reasons[f"{record['status']}: {record['reason']}"] += 1
             self.warnings.update(record.get("warnings", []))
             self.bytes_written += sum(o["bytes"] for o in record.get("objects", {}).values())
         self.bytes_read += own["bytes_read"]

@@ -20,12 +20,16 @@ DAMAGE = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFE
 """What the standard library raises on damaged, encrypted or unsupported archives."""
 
 
+class Outgrown(Exception):
+    """An archive unpacks to more than was allowed for."""
+
+
 def members(content: bytes, name: str, max_bytes: int) -> Iterator[tuple[str, bytes]]:
     """Name and content of every regular file, in the archive's order.
 
     Names are labels only: absolute ones, `..` and links cannot reach anything; hidden files are left
-    out, as in a folder. Raises Refusal: `bad-archive` if it is damaged, `too-large` if the files hold
-    more than `max_bytes` in all.
+    out, as in a folder. Raises Refusal `bad-archive` if it is damaged, Outgrown if the files hold more than
+    `max_bytes` in all.
     """
     left = max_bytes
     try:
@@ -34,7 +38,7 @@ def members(content: bytes, name: str, max_bytes: int) -> Iterator[tuple[str, by
             if any(part.startswith(".") for part in label.split("/") if part not in (".", "..")):
                 continue
             if size > left:
-                raise Refusal("too-large", f"{name}: unpacks to more than the {max_bytes} bytes there are")
+                raise Outgrown(f"{name}: unpacks to more than {max_bytes} bytes")
             data = read(size)
             left -= len(data)
             yield label, data

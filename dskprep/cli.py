@@ -109,18 +109,25 @@ def status(target: str, as_json: bool) -> int:
 
 @main.command()
 @click.argument("target")
-def verify(target: str) -> int:
+@click.option(
+    "--forget", is_flag=True, help="Delete the records of faulty volumes, so that the next run makes them again."
+)
+def verify(target: str, forget: bool) -> int:
     """Re-read every volume of TARGET against its recorded checksums and shape."""
     from dskprep import verification
 
-    n_checked = n_faulty = 0
+    n_checked, faulty = 0, set()
     for finding in verification.verify(target):
         n_checked += 1
-        n_faulty += bool(finding.faults)
         for fault in finding.faults:
+            faulty.add(finding.key)
             click.echo(f"{finding.key}: {fault}")
-    click.echo(f"{n_checked} volumes checked, {n_faulty} with faults")
-    return EXIT_SOME_NOT_WRITTEN if n_faulty else EXIT_CLEAN
+    click.echo(f"{n_checked} volumes checked, {len(faulty)} with faults")
+    if faulty and forget:
+        verification.forget(target, faulty)
+    if faulty:
+        click.echo("run again to make them anew" if forget else "--forget lets the next run make them anew")
+    return EXIT_SOME_NOT_WRITTEN if faulty else EXIT_CLEAN
 
 
 @main.command()

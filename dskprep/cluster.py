@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -63,19 +64,23 @@ def local_client(workers: int | None = None, memory_limit: str | int | None = No
     steps.warm()
     with dask.config.set(SETTINGS), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Port .* is already in use")
-        with (
-            LocalCluster(
-                n_workers=workers,
-                threads_per_worker=SLOTS,
-                processes=True,
-                memory_limit=limit_bytes,
-                host="127.0.0.1",
-                dashboard_address="127.0.0.1:8787",
-                silence_logs=40,
-            ) as cluster,
-            Client(cluster) as client,
-        ):
+        with _started(workers, limit_bytes) as cluster, Client(cluster) as client:
             yield client
+
+
+def _started(workers: int, limit_bytes: int) -> LocalCluster:
+    try:
+        return LocalCluster(
+            n_workers=workers,
+            threads_per_worker=SLOTS,
+            processes=True,
+            memory_limit=limit_bytes,
+            host="127.0.0.1",
+            dashboard_address="127.0.0.1:8787",
+            silence_logs=40,
+        )
+    except RuntimeError as error:
+        raise InfrastructureError(f"the workers could not be started: {' '.join(str(error).split())[:200]}") from error
 
 
 def worker_sizes(workers: int | None, memory_limit: str | int | None) -> tuple[int, int]:
@@ -85,7 +90,7 @@ def worker_sizes(workers: int | None, memory_limit: str | int | None) -> tuple[i
         raise UsageError(f"--workers must be 1 or more, not {workers}")
     try:
         limit = None if memory_limit is None else int(parse_bytes(memory_limit))
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
         raise UsageError(f"--memory-limit must be a size such as 1.6GiB, not {memory_limit!r}") from error
     if limit is not None and limit < MIN_WORKER_BYTES // 4:
         raise UsageError(
@@ -95,6 +100,10 @@ def worker_sizes(workers: int | None, memory_limit: str | int | None) -> tuple[i
         workers = max(1, min(CPU_COUNT, total // (limit or MIN_WORKER_BYTES)))
     if limit is None:
         limit = total // workers
+        if limit < MIN_WORKER_BYTES // 4:
+            raise UsageError(
+                f"{workers} workers leave each {format_bytes(limit)}; at most {total // MIN_WORKER_BYTES} fit"
+            )
     elif limit * workers > total:
         raise UsageError(
             f"{workers} workers of {format_bytes(limit)} need more than the {format_bytes(total)} that may be used here"
@@ -112,14 +121,21 @@ def connect(address: str) -> Iterator[Client]:
         )
     if is_file and not Path(address).exists():
         raise InfrastructureError(f"{address}: there is no such scheduler file")
+    client, problem = _try_to_connect(address, is_file=is_file)
+    if client is None:
+        # the client that failed must not be collected later: its end can block while another one starts
+        gc.collect()
+        raise InfrastructureError(f"{address}: no Dask scheduler answers ({problem})")
+    with client:
+        yield client
+
+
+def _try_to_connect(address: str, *, is_file: bool) -> tuple[Client | None, str]:
     try:
         client = Client(scheduler_file=address, timeout=CONNECT_S) if is_file else Client(address, timeout=CONNECT_S)
     except (OSError, TimeoutError, ValueError, AssertionError) as error:
-        raise InfrastructureError(
-            f"{address}: no Dask scheduler answers ({' '.join(str(error).split())[:150]})"
-        ) from error
-    with client:
-        yield client
+        return None, " ".join(str(error).split())[:150]
+    return client, ""
 
 
 def memory_limits(client: Client) -> list[int]:

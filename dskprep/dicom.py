@@ -35,21 +35,31 @@ NO_SLICE_TYPES = {"LOCALIZER", "SCREEN SAVE", "DOSE_INFO"}
 """Values of ImageType that mark a CT object that is no slice of a volume."""
 
 OTHER_SUFFIXES = {
-    ".txt",
-    ".csv",
-    ".json",
-    ".xml",
-    ".md",
-    ".html",
-    ".htm",
-    ".pdf",
-    ".yaml",
-    ".yml",
-    ".log",
-    ".py",
-    ".sh",
+    *(
+        ".txt",
+        ".csv",
+        ".tsv",
+        ".json",
+        ".jsonl",
+        ".xml",
+        ".md",
+        ".html",
+        ".htm",
+        ".pdf",
+        ".yaml",
+        ".yml",
+        ".toml",
+        ".ini",
+        ".log",
+        ".py",
+        ".sh",
+    ),
+    *(".bat", ".db", ".lnk", ".url", ".doc", ".docx", ".xls", ".xlsx", ".rtf", ".png", ".jpg"),
+    *(".jpeg", ".gif", ".bmp", ".tif", ".tiff", ".nii", ".gz", ".bz2"),
+    *(".xz", ".7z", ".npy", ".npz", ".mha", ".mhd", ".nrrd", ".stl", ".part", ".tmp", ".sha256", ".md5"),
 }
-"""Files named so are not taken for damaged DICOM when they cannot be read."""
+OTHER_NAMES = {"DICOMDIR", "DIRFILE", "LICENSE", "README", "VERSION", "SHA256SUMS", "MD5SUMS"}
+"""Files named so are no slices that were damaged, whatever they hold."""
 
 MAX_PLANE_MM = 2000.0
 MIN_PIXEL_MM = 0.01
@@ -139,6 +149,16 @@ class Contents:
     slices: dict[str, list[Slice]] = field(default_factory=dict)
     damage: dict[str, Refusal] = field(default_factory=dict)
     aside: list[Aside] = field(default_factory=list)
+    foreign: dict[str, Refusal] = field(default_factory=dict)
+    unreadable: Refusal | None = None
+
+    def flaw(self, uid: str) -> Refusal | None:
+        """Why the slices of a series cannot be trusted to be all there is.
+
+        Damage in it, or in a file that may belong to it; an object that is no CT image under its UID; a
+        file that is no DICOM and not named as something else. Each may have been a slice at its end.
+        """
+        return self.damage.get(uid) or self.damage.get("") or self.foreign.get(uid) or self.unreadable
 
     def add(self, name: str, content: bytes) -> None:
         """Read one file. Never raises for bad content: that is what `damage` and `aside` are for."""
@@ -153,6 +173,9 @@ class Contents:
         kind = _no_slice(header)
         if kind:
             self.aside.append(Aside(name, kind, _what(header)))
+            if kind == "not-ct":
+                message = f"{name}: is no CT image ({_what(header)}), and has the UID of this series"
+                self.foreign.setdefault(_text(header, "SeriesInstanceUID"), Refusal("not-ct", message))
             return
         uid = _text(header, "SeriesInstanceUID")
         try:
@@ -181,12 +204,20 @@ class Contents:
         return header
 
     def _add_unreadable(self, name: str, content: bytes, is_marked: bool, detail: str) -> None:
-        is_empty_slice = not content and PurePosixPath(name).suffix.lower() not in OTHER_SUFFIXES
-        if is_marked or is_empty_slice:
-            what = f"cannot be read as DICOM ({detail})" if content else "is empty"
-            self.damage.setdefault("", Refusal("truncated", f"{name}: {what}"))
-        else:
-            self.aside.append(Aside(name, "not-dicom", ""))
+        what = f"cannot be read as DICOM ({detail or 'it has no mark'})" if content else "is empty"
+        refusal = Refusal("truncated", f"{name}: {what}")
+        if is_marked or not (content or is_named_otherwise(name)):
+            self.damage.setdefault("", refusal)
+            return
+        self.aside.append(Aside(name, "not-dicom", ""))
+        if not is_named_otherwise(name):
+            self.unreadable = self.unreadable or refusal
+
+
+def is_named_otherwise(name: str) -> bool:
+    """Whether a file's name says that it is no DICOM file."""
+    path = PurePosixPath(name)
+    return path.suffix.lower() in OTHER_SUFFIXES or path.name.upper() in OTHER_NAMES
 
 
 def _attributes(dataset: pydicom.Dataset) -> Attributes:
@@ -254,6 +285,9 @@ def _encoded_frames(data: bytes, layout: PixelFormat, n_frames: int, name: str) 
         size = layout.frame_bytes
         if len(data) < size * n_frames:
             raise Refusal("truncated", f"{name}: expected {size * n_frames} bytes of pixels, found {len(data)}")
+        if len(data) >= size * n_frames + size // layout.rows:  # a row or more: that is no padding
+            message = f"{name}: expected {size * n_frames} bytes of pixels, found {len(data)}"
+            raise Refusal("undecodable-pixels", message)
         yield from (data,) if n_frames == 1 else (data[i * size : (i + 1) * size] for i in range(n_frames))
         return
     n_found = 0
@@ -340,8 +374,8 @@ class _Frame:
         if value is None:
             raise Refusal("not-hu", f"{self.name}: expected {keyword}, found none")
         number = _numbers(value, 1, keyword, self.name, "not-hu")[0]
-        if keyword == "RescaleSlope" and number == 0:
-            raise Refusal("not-hu", f"{self.name}: RescaleSlope is 0")
+        if keyword == "RescaleSlope" and number <= 0:
+            raise Refusal("not-hu", f"{self.name}: expected a RescaleSlope above 0, found {number}")
         return number
 
     def plane(self, layout: PixelFormat) -> Plane:

@@ -12,15 +12,12 @@ from pathlib import PurePosixPath
 import pandas as pd
 
 from dskprep import storage
-from dskprep.dicom import OTHER_SUFFIXES
+from dskprep.dicom import is_named_otherwise
 from dskprep.errors import UsageError
 from dskprep.storage import Entry
 
 ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 MANIFEST_SUFFIXES = (".csv", ".parquet")
-
-OTHER_NAMES = {"DICOMDIR", "LICENSE", "README"}
-"""Files named so make no patient of the folder above the patients."""
 
 MAX_KEY = 160
 """Longest key; file systems allow names of 255 bytes, and digests and suffixes are added to it."""
@@ -78,13 +75,22 @@ def digest(entries: Iterable[Entry]) -> str:
 def key_of(path: str) -> str:
     """A key from a path: slashes become two underscores, other unsafe characters one each.
 
+    A key that does not spell its path exactly ends in a digest of it, whatever its neighbours are, so
+    that no patient added later can take it over.
+
     >>> key_of("LIDC-IDRI-0001/1.3.6/1.3.7")
     'LIDC-IDRI-0001__1.3.6__1.3.7'
     """
-    key = _UNSAFE.sub("_", path.strip("/").replace("/", "__")).lstrip(".") or "_"
-    if len(key) > MAX_KEY:
+    path = path.strip("/")
+    key = _UNSAFE.sub("_", path.replace("/", "__")).lstrip(".")
+    if "__" in path or key != path.replace("/", "__") or len(key) > MAX_KEY:
         key = f"{key[: MAX_KEY - 9]}_{_short_hash(path)}"
     return key
+
+
+def is_key(text: str) -> bool:
+    """Whether a manifest's key can name a volume as it is."""
+    return 0 < len(text) <= MAX_KEY and not _UNSAFE.search(text) and not text.startswith(".")
 
 
 def _case(key: str, url: str, entries: list[Entry], *, is_archive: bool = False) -> Case:
@@ -100,15 +106,12 @@ def _from_tree(source: str) -> Iterator[Case]:
         url = storage.join(source, folder.path) if folder.path else source
         entries = inputs(folder.entries)
         archives = [e for e in folder.entries if is_archive(e.name) and not e.name.startswith(".")]
-        if any(_may_be_dicom(e) for e in entries) or not (folder.has_subfolders or archives or not folder.path):
+        is_leaf = folder.path and not (folder.has_subfolders or archives)
+        if is_leaf or not all(is_named_otherwise(e.name) for e in entries):
             yield _case(_unused(key_of(folder.path or name), folder.path, used), url, entries)
         for entry in archives:
             path = f"{folder.path}/{entry.name}" if folder.path else entry.name
             yield _case(_unused(key_of(_stem(path)), path, used), storage.join(source, path), [entry], is_archive=True)
-
-
-def _may_be_dicom(entry: Entry) -> bool:
-    return PurePosixPath(entry.name).suffix.lower() not in OTHER_SUFFIXES and entry.name.upper() not in OTHER_NAMES
 
 
 def _from_archive(source: str) -> Iterator[Case]:
@@ -135,7 +138,7 @@ def _from_manifest(source: str) -> Iterator[Case]:
     if len(repeated):
         raise UsageError(f"{source}: the key {repeated.iloc[0]!r} stands in more than one line")
     for key in keys:
-        if key != key_of(key):
+        if not is_key(key):
             raise UsageError(f"{source}: the key {key!r} cannot name a volume; use letters, digits and . _ = @ , -")
     base = source.rpartition("/")[0]
     paths = [u if "://" in u or u.startswith("/") else storage.join(base, u) for u in table["url"].astype(str)]

@@ -35,6 +35,7 @@ WARNINGS = {
     "identical-duplicates-dropped": "the same slice was there more than once",
     "localizer-skipped": "localizer (scout) images were left aside",
     "hu-clipped": "values beyond the int16 range were clipped",
+    "mixed-rescale": "the slices differ in rescale slope or intercept; each was used as it is",
     "lossy-compression": "the pixel data went through lossy compression",
     "lungs-not-found": "no lung was found",
     "lungs-touch-border": "a lung is cut off by the edge of the volume",

@@ -192,7 +192,7 @@ def _compute(line: _Line, files: list[tuple[str, bytes]]) -> Iterator[_Outcome]:
         warnings = ["localizer-skipped"] if "localizer" in counts else []
         if len(uids) > 1:
             warnings.append("one-of-several-series")
-        damage = reading.damage_of(contents, uid)
+        damage = contents.flaw(uid)
         try:
             if damage is not None:
                 raise damage

@@ -117,7 +117,12 @@ def run(
     except KeyboardInterrupt:
         summary.is_interrupted = True
     summary.seconds = time.monotonic() - started
-    store.write_index(target, rows)
+    if not summary.account.inputs and not summary.is_interrupted:
+        raise UsageError(f"no patient of {source} matches {only!r}")
+    table = store.write_index(target, rows)
+    gone = {row["key"] for row in rows} - set(table["key"])
+    if gone:
+        raise InfrastructureError(f"{target}: {len(gone)} records that were written are not there any more; run again")
     store.write_run(target, summary.run_id, summary.as_dict())
     return summary
 

@@ -41,14 +41,16 @@ def read_case(
     ledger.check(case.n_bytes)
     try:
         if case.is_archive:
-            ledger.admit(ticket, case.n_bytes, need_bytes or ARCHIVE_GROWTH * case.n_bytes)
+            ledger.admit(ticket, case.n_bytes, need_bytes or ARCHIVE_GROWTH * case.n_bytes + memory.FIXED_BYTES)
             for name, content in storage.read_many(case.url.rpartition("/")[0], entries):
-                yield from archive.members(content, name, ledger.total_bytes)
+                yield from archive.members(content, name, ticket.need_bytes - case.n_bytes)
         else:
             ledger.admit(ticket, case.n_bytes, need_bytes or _estimate(case, entries, config))
             yield from storage.read_many(case.url, entries)
     except (storage.ObjectChanged, FileNotFoundError) as error:
         raise Refusal("source-changed", str(error)) from error
+    except archive.Outgrown as error:
+        raise memory.Underestimated(2 * ticket.need_bytes) from error
 
 
 def read_series(url: str, *, min_slices: int = 10) -> series.Series:
@@ -67,15 +69,10 @@ def read_series(url: str, *, min_slices: int = 10) -> series.Series:
     if not contents.slices:
         raise next(iter(contents.damage.values()), nothing_found(contents))
     uid = max(contents.slices, key=lambda uid: len(contents.slices[uid]))
-    damage = damage_of(contents, uid)
+    damage = contents.flaw(uid)
     if damage is not None:
         raise damage
     return series.assemble(contents.slices[uid], min_slices=min_slices)
-
-
-def damage_of(contents: Contents, uid: str) -> Refusal | None:
-    """What is damaged in a series; a file whose series is unknown may belong to any."""
-    return contents.damage.get(uid) or contents.damage.get("")
 
 
 def nothing_found(contents: Contents) -> Refusal:

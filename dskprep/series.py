@@ -41,6 +41,8 @@ def assemble(slices: list[Slice], *, min_slices: int = 10, max_bytes: int | None
     slices.clear()
     facts = _facts(chosen, stack)
     warnings = list(stack.warnings)
+    if len({(s.slope, s.intercept) for s in chosen}) > 1:
+        warnings.append("mixed-rescale")
     if any(s.is_lossy or s.layout.transfer_syntax in pixels.LOSSY for s in chosen):
         warnings.append("lossy-compression")
     shape = (len(chosen), *chosen[0].plane.shape)

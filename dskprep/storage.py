@@ -64,8 +64,10 @@ class Folder:
 def absolute(url: str) -> str:
     """The URL in a form that means the same in every process (relative paths made absolute).
 
-    Raises UsageError if it holds credentials: URLs go into tasks, records and messages.
+    Raises UsageError if it holds credentials (URLs go into tasks, records and messages), or no place.
     """
+    if not url or url.rstrip("/") in ("s3:", "s3a:", "file:"):
+        raise UsageError(f"{url!r} names no place; expected a path, or a URL such as s3://bucket/prefix")
     url = url.removeprefix("file://").rstrip("/") or "/"
     if "://" not in url:
         return Path(url).expanduser().resolve().as_posix()
@@ -291,7 +293,7 @@ def _contents(fs: Any, path: str) -> tuple[list[Entry], list[str]]:
 def _behind(fs: Any, link: dict[str, Any]) -> dict[str, Any]:
     try:
         return {**fs.info(os.path.realpath(link["name"])), "name": link["name"]}
-    except FileNotFoundError:
+    except OSError:
         return {**link, "type": "file"}  # leads nowhere: it fails when it is read, rather than be left out
 
 

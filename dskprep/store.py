@@ -56,7 +56,12 @@ def create(target: str, config: PrepConfig) -> None:
         "digest": config.digest(),
         "dskprep": version("dskprep"),
     }
-    if storage.create(storage.join(target, "dataset.json"), _to_json(content)):
+    url = storage.join(target, "dataset.json")
+    if not storage.exists(url) and next(record_names(target), None) is not None:
+        raise UsageError(
+            f"{target}: holds records but no dataset.json, so their settings are unknown; choose another target"
+        )
+    if storage.create(url, _to_json(content)):
         return
     there = describe(target)
     if there["digest"] == config.digest():
@@ -81,6 +86,8 @@ def describe(target: str) -> dict[str, Any]:
     found = content.get("format") if isinstance(content, dict) else None
     if found != FORMAT:
         raise UsageError(f"{target}: a dataset of format {found}; this dskprep reads format {FORMAT}")
+    if not {"settings", "digest"} <= set(content):
+        raise UsageError(f"{target}: dataset.json is damaged: it lacks the settings or their digest")
     return content
 
 
@@ -100,6 +107,9 @@ def read_record(target: str, name: RecordName) -> Record:
         record: Record = json.loads(storage.read(url))
     except ValueError as error:
         raise UsageError(f"{url}: this record is damaged ({error}); delete it and run again") from error
+    expected = {"key", "status", "input_digest"}
+    if not isinstance(record, dict) or not expected <= set(record):
+        raise UsageError(f"{url}: this record is damaged (it lacks its key or status); delete it and run again")
     return record
 
 
@@ -148,12 +158,16 @@ def current_index(target: str, fresh: Iterable[dict[str, Any]] = ()) -> pd.DataF
     """
     names = set(record_names(target))
     rows: dict[RecordName, dict[str, Any]] = {}
-    with contextlib.suppress(UsageError):  # no index yet, or a damaged one
+    with contextlib.suppress(UsageError, KeyError):  # no index yet, or a damaged one
         rows = {name_of(r): r for r in _dicts(read_index(target))}
     rows |= {name_of(r): r for r in fresh}
     rows = {name: row for name, row in rows.items() if name in names}
     for name in names - set(rows):
-        rows[name] = row(read_record(target, name))
+        try:
+            rows[name] = row(read_record(target, name))
+        except UsageError as error:
+            rows[name] = row({"key": name.key, "status": "failed", "reason": "damaged-record", "message": str(error)})
+            rows[name]["input_digest"] = name.digest
     table = pd.DataFrame([rows[name] for name in sorted(rows, key=lambda n: (n.key, n.digest, n.status))])
     return table if len(table) else pd.DataFrame(columns=["key", "status", "reason", "input_digest", "warnings"])
 

@@ -28,6 +28,12 @@ def verify(target: str) -> Iterator[Finding]:
             yield Finding(name.key, tuple(_faults(target, name)))
 
 
+def forget(target: str, keys: set[str]) -> None:
+    """Delete the records of these volumes, so that the next run makes them anew."""
+    target = storage.absolute(target)
+    store.forget(target, [n for n in store.record_names(target) if n.status == "written" and n.key in keys])
+
+
 def clean(target: str, *, older_than_s: float, is_trial: bool = False) -> Iterator[str]:
     """Delete what runs that died have left, and yield each name (in a trial, only yield).
 
@@ -61,6 +67,9 @@ def _faults(target: str, name: store.RecordName) -> Iterator[str]:
         record = store.read_record(target, name)
     except UsageError as error:
         yield str(error)
+        return
+    if not {"objects", "geometry"} <= set(record):
+        yield "its record is damaged: it does not say what was written"
         return
     url = store.volume_url(target, name.key)
     there = {entry.name for entry in storage.listing_below(url)}

@@ -55,14 +55,16 @@ def test_an_archive_may_fill_the_room_but_not_exceed_it(kind: str) -> None:
     size = sum(map(len, FILES.values()))
     content = WRITERS[kind](FILES)
     assert unpack(content, size) == FILES
-    assert refusal(content, size - 1).reason == "too-large"
+    with pytest.raises(archive.Outgrown):
+        unpack(content, size - 1)
 
 
 @pytest.mark.parametrize("kind", ["zip", "tar.gz", "tar.xz"])
 def test_a_bomb_is_refused_before_it_is_unpacked(kind: str) -> None:
     bomb = WRITERS[kind]({"zeros": bytes(30_000_000)})
     assert len(bomb) < 100_000
-    assert refusal(bomb).reason == "too-large"
+    with pytest.raises(archive.Outgrown):
+        unpack(bomb, 1_000_000)
 
 
 def test_a_zip_that_lies_about_its_sizes_is_damaged() -> None:
@@ -158,7 +160,7 @@ def test_flipped_bytes_lead_to_the_true_files_or_a_refusal(kind: str) -> None:
         content = bytearray(good)
         for _ in range(rng.randint(1, 8)):
             content[rng.randrange(len(content))] = rng.randrange(256)
-        with contextlib.suppress(Refusal):
+        with contextlib.suppress(Refusal, archive.Outgrown):
             found = unpack(bytes(content))
             if kind != "tar":  # a plain tar has no checksum over its contents
                 assert set(found.values()) <= set(FILES.values())

@@ -261,3 +261,32 @@ def test_the_program_runs_on_a_cluster_of_its_own(source: str, target: str) -> N
     assert "1 workers" in done.stdout
     assert "3 patients: 3 done" in done.stdout
     assert "written  p1" in done.stdout
+
+
+def test_verify_can_forget_what_is_faulty_and_a_run_mends_it(dskprep: Run, source: str, target: str) -> None:
+    dskprep("run", source, target, "--scheduler", "sync")
+    volume = next(Path(target, "volumes").glob("*.zarr"))
+    next(path for path in volume.rglob("*") if path.is_file() and "/c/" in path.as_posix()).unlink()
+    code, out, _ = dskprep("verify", target)
+    assert code == 1
+    assert "--forget" in out
+    assert dskprep("verify", target, "--forget")[0] == 1
+    dskprep("run", source, target, "--scheduler", "sync")
+    assert dskprep("verify", target)[0] == 0
+
+
+def test_a_pattern_that_matches_nobody_is_wrong_use(dskprep: Run, source: str, target: str) -> None:
+    code, _, err = dskprep("run", source, target, "--scheduler", "sync", "--only", "zzz*")
+    assert code == 2
+    assert "zzz*" in err
+
+
+@pytest.mark.parametrize("url", ["", "s3://"])
+def test_an_empty_place_is_wrong_use(dskprep: Run, url: str, target: str) -> None:
+    assert dskprep("run", url, target, "--scheduler", "sync")[0] == 2
+
+
+def test_a_dataset_that_lost_its_settings_is_not_joined(dskprep: Run, source: str, target: str) -> None:
+    dskprep("run", source, target, "--scheduler", "sync")
+    Path(target, "dataset.json").unlink()
+    assert dskprep("run", source, target, "--scheduler", "sync")[0] == 2

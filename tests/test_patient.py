@@ -306,3 +306,38 @@ def test_a_series_is_read_without_a_dataset(place: str) -> None:
     tiny.write(f"{place}/p3", {"x.txt": b""})
     with pytest.raises(Refusal, match="no-dicom"):
         reading.read_series(f"{place}/p3")
+
+
+@pytest.mark.parametrize("place_in_stack", ["first", "last"])
+@pytest.mark.parametrize("damage", ["cut to 100 bytes", "mark", "class"])
+def test_a_damaged_slice_at_an_end_of_the_stack_never_just_vanishes(
+    tmp_path: Path, place_in_stack: str, damage: str
+) -> None:
+    files = tiny.series(n=14)
+    name = min(files) if place_in_stack == "first" else max(files)
+    content = files[name]
+    files[name] = {
+        "cut to 100 bytes": content[:100],
+        "mark": content.replace(b"DICM", b"DICX", 1),
+        "class": content.replace(b"1.2.840.10008.5.1.4.1.1.2\0", b"1.2.840.10008.5.1.4.1.1.4\0"),
+    }[damage]
+    assert files[name] != content
+    tiny.write(tmp_path / "in/p1", files)
+    (record,) = prepare(only_job(tmp_path / "in"), tmp_path / "out")
+    assert record["status"] == "refused" or record["source"]["slices"] == 14
+    assert record["status"] == "written" or name in record["message"]
+
+
+def test_a_file_named_as_something_else_refuses_nothing(tmp_path: Path) -> None:
+    extra = {"notes.txt": b"no scan", "LICENSE": b"free", "preview.png": b"\x89PNG", "labels.csv": b"a,b"}
+    tiny.write(tmp_path / "in/p1", {**tiny.series(), **extra})
+    (record,) = prepare(only_job(tmp_path / "in"), tmp_path / "out")
+    assert record["status"] == "written"
+
+
+def test_an_archive_that_outgrows_every_worker_is_too_large(tmp_path: Path) -> None:
+    bomb = tiny.zipped({f"{n}.dcm": bytes(50_000_000) for n in range(8)})
+    assert len(bomb) < 1_000_000
+    tiny.write(tmp_path / "in", {"p1.zip": bomb})
+    (record,) = prepare(only_job(tmp_path / "in"), tmp_path / "out", memory_bytes=700_000_000)
+    assert (record["status"], record["reason"]) == ("refused", "too-large")

@@ -219,7 +219,8 @@ def test_limit_and_only_choose_the_patients(source: str, target: str) -> None:
     assert (summary.account.inputs, summary.account.already) == (2, {"written": 1})
     assert set(statuses(target)) == {"p1", "p2"}
     assert dskprep.run(source, target, only="q*").account.counts == {"written": 1}
-    assert dskprep.run(source, target, only="none*").account.inputs == 0
+    with pytest.raises(UsageError, match=r"none\*"):
+        dskprep.run(source, target, only="none*")
 
 
 def test_a_folder_of_several_series_counts_once_and_tells_of_the_others(tmp_path: Path, target: str) -> None:
