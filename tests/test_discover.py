@@ -249,3 +249,9 @@ def test_a_folder_named_like_a_manifest_or_an_archive_is_a_folder(tmp_path: Path
 def test_an_absent_bucket_is_no_empty_source(s3: str) -> None:
     with pytest.raises(InfrastructureError, match="no such bucket"):
         keys(f"{s3}-absent/scans")
+
+
+def test_a_link_to_itself_costs_its_folder_only(tmp_path: Path) -> None:
+    put(tmp_path, "p1/1.dcm", "p2/1.dcm")
+    (tmp_path / "p1/again").symlink_to(tmp_path / "p1/again")
+    assert keys(tmp_path) == ["p1", "p2"]
