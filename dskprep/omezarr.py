@@ -60,12 +60,6 @@ def open_array(url: str, path: str) -> zarr.Array[Any]:
     return zarr.open_array(url, path=path, mode="r")
 
 
-def read_affine(url: str) -> NDArray[np.float64]:
-    """The affine of a written volume."""
-    group = zarr.open_group(url, mode="r")
-    return np.array(group.attrs["dskprep"]["affine"], np.float64)  # type: ignore[index,call-overload]
-
-
 def _add_array(
     objects: dict[str, Any], store: MemoryStore, path: str, array: NDArray[Any], fill: int, config: PrepConfig
 ) -> None:

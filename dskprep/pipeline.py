@@ -128,9 +128,6 @@ def run(
 
 
 def _check_places(source: str, target: str) -> None:
-    for url in (source, target):
-        if "@" in url.split("://", 1)[-1].split("/", 1)[0] and "://" in url:
-            raise UsageError("a URL must not hold credentials; set them in the environment or a profile")
     if storage.is_within(target, source):
         raise UsageError(f"the target {target} lies inside the source {source}; choose a place outside it")
     if storage.is_within(source, target):
