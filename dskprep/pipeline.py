@@ -266,16 +266,23 @@ class _Line:
                 done.update(self._submit(new))
                 if not self.under_way:
                     return
-                future = next(done)
-                job = self.under_way.pop(future)
-                try:
-                    records = future.result()[0]
-                except KilledWorker:
+                ended = self._collect(done.next_batch())
+            for job, records in ended:
+                if records is None:
                     lost.append(job)
-                    continue
-                finally:
-                    future.release()
-            yield job, records
+                else:
+                    yield job, records
+
+    def _collect(self, futures: list[Future[Any]]) -> list[tuple[Job, list[Record] | None]]:
+        """What came of the futures, in one request; None for one that lost its worker too often."""
+        killed = {f for f in futures if f.status == "error" and isinstance(f.exception(), KilledWorker)}
+        alive = [f for f in futures if f not in killed]
+        results = dict(zip(alive, self.client.gather(alive), strict=True))
+        ended: list[tuple[Job, list[Record] | None]] = []
+        for future in futures:
+            ended.append((self.under_way.pop(future), None if future in killed else results[future][0]))
+            future.release()
+        return ended
 
     def abandon(self) -> None:
         """Cancel what is still under way."""
