@@ -1,11 +1,13 @@
 """Whole S3 objects, many at once, with the credentials of an s3fs file system. The only user of obstore.
 
 A GET of 512 KiB costs obstore a seventh of the CPU that it costs s3fs, and that CPU is the
-preprocessing's. Its synchronous calls release the GIL, so plain threads are enough.
+preprocessing's. Its synchronous calls release the GIL, so plain threads are enough. The environment
+variable DSKPREP_S3_READER=s3fs makes s3fs read instead, with the same results.
 """
 
 from __future__ import annotations
 
+import os
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -15,6 +17,8 @@ from typing import Any
 
 import fsspec.asyn
 import obstore
+from aiohttp import ClientPayloadError
+from botocore.exceptions import BotoCoreError, ClientError
 from obstore.exceptions import BaseError, NotFoundError, PermissionDeniedError, PreconditionError, UnauthenticatedError
 from obstore.store import S3Store
 
@@ -34,11 +38,15 @@ CONNECT_S, SILENCE_S, REQUEST_S, RETRY_S = 5.0, 20.0, 120.0, 60.0
 CREDENTIALS_FOR = timedelta(minutes=5)
 """How long credentials are used before botocore, which renews them, is asked again."""
 
-GONE = (NotFoundError, FileNotFoundError)
-"""obstore raises the built-in error, and its own for the same."""
-
 EXPIRED = {"ExpiredToken", "TokenRefreshRequired", "RequestTimeTooSkewed", "InvalidToken"}
 """Codes, some with status 400, after which the same credentials cannot do."""
+
+
+Get = Callable[[str, str], bytes]
+"""One GET: the object of a key, if its ETag is the one given or none is given.
+
+Raises FileNotFoundError if there is none such, PermissionError, or another OSError, after which it is tried again.
+"""
 
 
 class ObjectChanged(Exception):
@@ -51,10 +59,10 @@ def read_objects(fs: Any, bucket: str, objects: Sequence[tuple[str, int, str]]) 
     Raises ObjectChanged if one was replaced or removed since, PermissionError, or OSError if one
     cannot be read.
     """
-    store = _store(fs, bucket)
+    get = _engine(fs, bucket)
     deadline = time.monotonic() + DEADLINE_S
     with ThreadPoolExecutor(THREADS, thread_name_prefix="s3read") as threads:
-        futures = [threads.submit(_read_listed, store, *o, deadline) for o in objects]
+        futures = [threads.submit(_read_listed, get, *o, deadline) for o in objects]
         try:
             for i, future in enumerate(futures):
                 yield future.result()
@@ -65,39 +73,77 @@ def read_objects(fs: Any, bucket: str, objects: Sequence[tuple[str, int, str]]) 
 
 def read_object(fs: Any, bucket: str, key: str) -> bytes:
     """One object, whatever its size and ETag. Raises FileNotFoundError, PermissionError, or OSError."""
-    try:
-        return _read(_store(fs, bucket), key, None, "", time.monotonic() + DEADLINE_S)
-    except GONE as error:
-        raise FileNotFoundError(f"{key}: {_in_short(error)}") from error
+    return _read(_engine(fs, bucket), key, None, "", time.monotonic() + DEADLINE_S)
 
 
-def _read_listed(store: S3Store, key: str, size: int, etag: str, deadline: float) -> bytes:
+def _read_listed(get: Get, key: str, size: int, etag: str, deadline: float) -> bytes:
     try:
-        return _read(store, key, size, etag, deadline)
-    except (*GONE, PreconditionError) as error:
+        return _read(get, key, size, etag, deadline)
+    except FileNotFoundError as error:
         raise ObjectChanged(f"{key}: is not there any more as it was listed") from error
 
 
-def _read(store: S3Store, key: str, size: int | None, etag: str, deadline: float) -> bytes:
+def _read(get: Get, key: str, size: int | None, etag: str, deadline: float) -> bytes:
     for attempt in range(1, ATTEMPTS + 1):
         try:
-            content = bytes(obstore.get(store, key, options={"if_match": f'"{etag}"'} if etag else None).bytes())
+            content = get(key, etag)
             if size is None or len(content) == size:
                 return content
-            problem: Exception = OSError(f"{key}: expected {size} bytes, received {len(content)}")
-        except (*GONE, PreconditionError):
+            problem = OSError(f"{key}: expected {size} bytes, received {len(content)}")
+        except (FileNotFoundError, PermissionError):
             raise
-        except (PermissionDeniedError, UnauthenticatedError) as error:
-            raise PermissionError(f"{key}: {_in_short(error)}") from error
-        except BaseError as error:
-            if _code(error) in EXPIRED:
-                raise PermissionError(f"{key}: {_in_short(error)}") from error
+        except OSError as error:
             problem = error
         wait_s = WAIT_S * 2 ** (attempt - 1)
         if attempt == ATTEMPTS or time.monotonic() + wait_s > deadline:
             break
         time.sleep(wait_s)
     raise OSError(f"{key}: could not be read in {attempt} tries: {_in_short(problem)}") from problem
+
+
+def _engine(fs: Any, bucket: str) -> Get:
+    return _by_s3fs(fs, bucket) if os.environ.get("DSKPREP_S3_READER") == "s3fs" else _by_obstore(fs, bucket)
+
+
+def _by_obstore(fs: Any, bucket: str) -> Get:
+    store = _store(fs, bucket)
+
+    def get(key: str, etag: str) -> bytes:
+        try:
+            return bytes(obstore.get(store, key, options={"if_match": f'"{etag}"'} if etag else None).bytes())
+        except (NotFoundError, FileNotFoundError, PreconditionError) as error:  # obstore raises both of the first
+            raise FileNotFoundError(f"{key}: {_in_short(error)}") from error
+        except (PermissionDeniedError, UnauthenticatedError) as error:
+            raise PermissionError(f"{key}: {_in_short(error)}") from error
+        except BaseError as error:
+            kind = PermissionError if _code(error) in EXPIRED else OSError
+            raise kind(f"{key}: {_in_short(error)}") from error
+
+    return get
+
+
+def _by_s3fs(fs: Any, bucket: str) -> Get:
+    async def whole(key: str, condition: dict[str, str]) -> bytes:
+        client = await fs.set_session()
+        answer = await client.get_object(Bucket=bucket, Key=key, **fs.req_kw, **condition)
+        async with answer["Body"] as body:
+            return await body.read()  # type: ignore[no-any-return]
+
+    def get(key: str, etag: str) -> bytes:
+        try:
+            return bytes(fsspec.asyn.sync(fs.loop, whole, key, {"IfMatch": f'"{etag}"'} if etag else {}))
+        except ClientError as error:
+            code = error.response.get("Error", {}).get("Code", "")
+            kind: type[OSError] = OSError
+            if code in ("404", "412", "NoSuchKey", "PreconditionFailed"):
+                kind = FileNotFoundError
+            elif code in EXPIRED or error.response.get("ResponseMetadata", {}).get("HTTPStatusCode") in (401, 403):
+                kind = PermissionError
+            raise kind(f"{key}: {_in_short(error)}") from error
+        except (BotoCoreError, ClientPayloadError) as error:
+            raise OSError(f"{key}: {_in_short(error)}") from error
+
+    return get
 
 
 def _store(fs: Any, bucket: str) -> S3Store:

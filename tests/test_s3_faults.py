@@ -60,6 +60,12 @@ def faulty(proxy: FaultyS3, s3_environment: None, monkeypatch: pytest.MonkeyPatc
     return proxy
 
 
+@pytest.fixture(params=["obstore", "s3fs"])
+def each_reader(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The test is done with each of the two libraries that can read objects."""
+    monkeypatch.setenv("DSKPREP_S3_READER", request.param)
+
+
 @pytest.fixture
 def place(s3_server: S3Server, faulty: FaultyS3) -> str:  # noqa: ARG001
     return f"{s3_server.make_bucket('faults')}/{uuid.uuid4().hex}"
@@ -98,6 +104,7 @@ def test_what_fails_at_random_depends_on_the_seed_and_the_object_only(s3_server:
 # one fault at a time
 
 
+@pytest.mark.usefixtures("each_reader")
 @pytest.mark.parametrize("kind", ONE_OFF)
 def test_one_fault_costs_a_retry_and_nothing_else(full: str, faulty: FaultyS3, kind: str) -> None:
     def read() -> None:
@@ -149,25 +156,26 @@ def test_one_fault_costs_a_retry_and_nothing_else(full: str, faulty: FaultyS3, k
         assert faulty.injected == {kind: 1}, do.__name__
 
 
-def test_both_engines_read_equal_bytes_while_requests_fail(full: str, faulty: FaultyS3) -> None:
+def test_both_engines_read_equal_bytes_while_requests_fail(
+    full: str, faulty: FaultyS3, monkeypatch: pytest.MonkeyPatch
+) -> None:
     entries = storage.listing(full)
-    fs = s3fs.S3FileSystem(**storage.S3_SETTINGS)
-    for path in ("00", "03"):
-        faulty.script("500", f"/{path}$", times=2)
-    faulty.script("cut", "/01$", times=2)
-    faulty.script("reset", "/05$", times=3)
-    by_obstore = dict(storage.read_many(full, entries))
-    assert faulty.injected == {"500": 4, "cut": 2, "reset": 3}
-    agents = {entry["user_agent"] for entry in faulty.log if entry["method"] == "GET" and not entry["query"]}
-    faulty.forget()
-    faulty.script("cut", "/02$", times=2)
-    faulty.script("503", "/04$", times=1)
-    by_s3fs = fs.cat([f"{full}/{name}" for name in FILES])
-    assert faulty.injected == {"cut": 2, "503": 1}
-    assert not agents & {entry["user_agent"] for entry in faulty.log}  # two engines indeed
-    assert by_obstore == {path.rpartition("/")[2]: content for path, content in by_s3fs.items()} == FILES
+    agents = []
+    for reader in ("obstore", "s3fs"):
+        monkeypatch.setenv("DSKPREP_S3_READER", reader)
+        faulty.forget()
+        for path in ("00", "03"):
+            faulty.script("500", f"/{path}$", times=2)
+        faulty.script("503", "/04$")
+        faulty.script("cut", "/01$", times=2)
+        faulty.script("reset", "/05$", times=2)
+        assert dict(storage.read_many(full, entries)) == FILES
+        assert faulty.injected == {"500": 4, "503": 1, "cut": 2, "reset": 2}
+        agents.append({entry["user_agent"] for entry in faulty.log})
+    assert not agents[0] & agents[1]  # two engines indeed
 
 
+@pytest.mark.usefixtures("each_reader")
 def test_a_patient_passes_through_all_faults_at_once(place: str, faulty: FaultyS3) -> None:
     tiny.write_patients(f"{place}/in", ["p1", "p2"])
     undisturbed = dskprep.run(f"{place}/in", f"{place}/calm")
@@ -186,6 +194,7 @@ def test_a_patient_passes_through_all_faults_at_once(place: str, faulty: FaultyS
     assert all(not finding.faults for finding in dskprep.verify(f"{place}/rough"))
 
 
+@pytest.mark.usefixtures("each_reader")
 def test_latency_is_hidden_by_reading_many_at_once(full: str, faulty: FaultyS3) -> None:
     entries = storage.listing(full)
     dict(storage.read_many(full, entries))
@@ -220,6 +229,7 @@ def test_a_permanent_error_is_one_failed_record_and_the_others_are_written(place
     assert again.account.counts == {"written": 3}
 
 
+@pytest.mark.usefixtures("each_reader")
 @pytest.mark.parametrize("kind", ["timeout", "stall", "reset"])
 def test_an_object_that_never_comes_is_given_up_in_time(
     full: str, faulty: FaultyS3, kind: str, monkeypatch: pytest.MonkeyPatch
@@ -232,6 +242,7 @@ def test_an_object_that_never_comes_is_given_up_in_time(
     assert 1 <= faulty.injected[kind] <= 40
 
 
+@pytest.mark.usefixtures("each_reader")
 @pytest.mark.parametrize("kind", ["expired", "expired-403"])
 def test_expired_credentials_are_one_line_and_no_hang(full: str, faulty: FaultyS3, kind: str) -> None:
     entries = storage.listing(full)
@@ -248,6 +259,7 @@ def test_expired_credentials_are_one_line_and_no_hang(full: str, faulty: FaultyS
     assert faulty.injected[kind] <= 12  # nothing was repeated in vain
 
 
+@pytest.mark.usefixtures("each_reader")
 def test_credentials_that_expire_under_a_run_cost_failed_patients_only(place: str, faulty: FaultyS3) -> None:
     tiny.write_patients(f"{place}/in", ["p1", "p2"])
     faulty.script("expired-403", "in/p1/", times=0)
@@ -285,6 +297,7 @@ def signed_put(s3_server: S3Server, path: str) -> str:
     return url.removeprefix(s3_server.endpoint)
 
 
+@pytest.mark.usefixtures("each_reader")
 @pytest.mark.parametrize("same_size", [True, False])
 def test_an_object_replaced_between_its_listing_and_its_get_is_refused(
     place: str, faulty: FaultyS3, s3_server: S3Server, same_size: bool
@@ -304,6 +317,7 @@ def test_an_object_replaced_between_its_listing_and_its_get_is_refused(
     assert storage.listing(f"{place}/out/volumes/p1.zarr") == []
 
 
+@pytest.mark.usefixtures("each_reader")
 def test_an_object_removed_while_others_are_read_is_refused(place: str, faulty: FaultyS3) -> None:
     tiny.write(f"{place}/in/p1", tiny.series())
     (case,) = discover.cases(f"{place}/in")
