@@ -1,4 +1,4 @@
-"""What became of the cases of a run: every input is in it, once."""
+"""What became of the cases of a run: every input is in it, once. And how a run ends."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
+from dskprep.errors import InfrastructureError
 from dskprep.store import Record
 
 
@@ -14,6 +15,7 @@ class Account:
     """What became of the cases: `counts` of the statuses, `reasons` of those not written.
 
     `already` counts the cases that an earlier run had finished, by status; they are in `counts` too.
+    `largest_need_bytes` is the memory that the largest of the patients refused as too large needs.
     """
 
     counts: Counter[str] = field(default_factory=Counter)
@@ -22,6 +24,7 @@ class Account:
     warnings: Counter[str] = field(default_factory=Counter)
     further_series: Counter[str] = field(default_factory=Counter)
     inputs: int = 0
+    largest_need_bytes: int = 0
     bytes_read: int = 0
     bytes_written: int = 0
 
@@ -45,13 +48,17 @@ class Account:
             self.reasons[f"{own['status']}: {own['reason']}"] += 1
         for record in records:
             self.warnings.update(record.get("warnings", []))
+            self.largest_need_bytes = max(self.largest_need_bytes, record.get("need_bytes", 0))
             self.bytes_written += sum(o["bytes"] for o in record.get("objects", {}).values())
         self.bytes_read += own["bytes_read"]
 
 
 @dataclass
 class Summary:
-    """The end of a run. `exit_code` is 0 if every series of the source is written, else 1."""
+    """The end of a run. `exit_code` is 0 if every series of the source is written, else 1.
+
+    `stopped_by` says what broke a run off: then not all inputs were seen.
+    """
 
     run_id: str
     source: str
@@ -59,6 +66,7 @@ class Summary:
     account: Account
     seconds: float
     is_interrupted: bool = False
+    stopped_by: str = ""
 
     @property
     def exit_code(self) -> int:
@@ -73,6 +81,7 @@ class Summary:
             "target": self.target,
             "seconds": round(self.seconds, 2),
             "is_interrupted": self.is_interrupted,
+            "stopped_by": self.stopped_by,
             "inputs": account.inputs,
             "counts": dict(account.counts),
             "already": dict(account.already),
@@ -82,3 +91,11 @@ class Summary:
             "bytes_read": account.bytes_read,
             "bytes_written": account.bytes_written,
         }
+
+
+class RunStopped(InfrastructureError):
+    """The scheduler or the store was lost under a run; `summary` is its account until then. Run again to go on."""
+
+    def __init__(self, summary: Summary) -> None:
+        super().__init__(summary.stopped_by)
+        self.summary = summary

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import shlex
 import signal
 import sys
 from collections.abc import Iterator
@@ -52,7 +53,10 @@ def main(debug: bool) -> None:
 @click.option("--limit", type=click.IntRange(1), help="Take the first N patients only.")
 @click.option("--only", metavar="PATTERN", help="Take the patients whose key matches, such as 'LIDC-*'.")
 @click.option("--retry", type=click.Choice(["refused", "failed", "all"]), help="Do these again.")
+@click.option("--time-limit", default="30m", show_default=True, help="For reading, computing or writing one patient.")
+@click.pass_context
 def run(
+    context: click.Context,
     source: str,
     target: str,
     preset: str,
@@ -63,6 +67,7 @@ def run(
     limit: int | None,
     only: str | None,
     retry: str | None,
+    time_limit: str,
 ) -> int:
     """Prepare every patient of SOURCE that TARGET does not hold yet.
 
@@ -70,14 +75,32 @@ def run(
     manifest with the columns key and url. SOURCE and TARGET are paths or URLs such as s3://bucket/prefix.
     """
     from dskprep import pipeline
+    from dskprep.account import RunStopped
 
     settings = _settings(preset, config)
+    time_limit_s = _seconds(time_limit)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a machine that is taken away ends a run like Ctrl-C
-    with opened_client(scheduler, workers, memory_limit) as client, shown_progress() as progress:
-        summary = pipeline.run(
-            source, target, settings=settings, client=client, limit=limit, only=only, retry=retry, progress=progress
-        )
+    try:
+        with opened_client(scheduler, workers, memory_limit) as client, shown_progress() as progress:
+            summary = pipeline.run(
+                source,
+                target,
+                settings=settings,
+                client=client,
+                limit=limit,
+                only=only,
+                retry=retry,
+                time_limit_s=time_limit_s,
+                progress=progress,
+            )
+    except RunStopped as stopped:
+        print_summary(stopped.summary)
+        raise InfrastructureError(f"{stopped}; to go on: {_command(context)}") from stopped
     print_summary(summary)
+    if summary.is_interrupted:
+        console.print(f"to go on: {_command(context)}")
+    if summary.account.largest_need_bytes:
+        _print_way_for_large(context, summary.account.largest_need_bytes)
     return summary.exit_code
 
 
@@ -86,11 +109,11 @@ def run(
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 def status(target: str, as_json: bool) -> int:
     """The account of TARGET: how many series of each status, and why."""
-    from dskprep import storage, store
+    from dskprep import index, storage, store
 
     target = storage.absolute(target)
     store.describe(target)
-    table = store.current_index(target)
+    table = index.current(target)
     counts = {str(k): int(v) for k, v in table["status"].value_counts().items()}
     lost = table[table["status"] != "written"]
     reasons = {str(k): int(v) for k, v in (lost["status"] + ": " + lost["reason"]).value_counts().items()}
@@ -235,6 +258,35 @@ def print_workers(client: Client) -> None:
     console.print(f"{len(limits)} workers, {_size(sum(limits))}; dashboard: {where}")
 
 
+def _command(context: click.Context, **changed: str | None) -> str:
+    """The command line of the context, with some of its options changed."""
+    values = context.params | changed
+    words = ["dskprep", str(context.info_name)]
+    for parameter in context.command.params:
+        value = values[str(parameter.name)]
+        if isinstance(parameter, click.Argument):
+            words.append(str(value))
+        elif value is not None and value != parameter.default:
+            words += [parameter.opts[0], str(value)]
+    return shlex.join(words)
+
+
+def _print_way_for_large(context: click.Context, need_bytes: int) -> None:
+    """How patients that were too large for these workers can be done."""
+    from dskprep import cluster, memory
+
+    limit = memory.limit_for(need_bytes)
+    if context.params["scheduler"] != "local":
+        way = f"give the workers {limit} each, and run again with --retry refused"
+    else:
+        try:
+            workers, _ = cluster.worker_sizes(None, limit)
+            way = _command(context, retry="refused", memory_limit=limit, workers=str(workers))
+        except UsageError:
+            way = f"run again with --retry refused on a machine with {limit} for one worker"
+    console.print(f"for those too large: {way}")
+
+
 def print_summary(summary: Summary) -> None:
     """The account at the end of a run."""
     account = summary.account
@@ -243,7 +295,9 @@ def print_summary(summary: Summary) -> None:
     before = account.already.total()
     title = f"{account.inputs} patients: {n_new} done in {summary.seconds:.1f} s{pace}, {before} done before"
     if summary.is_interrupted:
-        title = f"interrupted; run the same command again to go on\n{title}"
+        title = f"interrupted\n{title}"
+    elif summary.stopped_by:
+        title = f"stopped\n{title}"
     elif not account.is_complete:
         title += f"\nNOT ACCOUNTED FOR: {account.inputs - account.counts.total()}"
     _print_counts(title, account.counts, account.reasons, account.warnings)
@@ -274,6 +328,18 @@ def _size(n_bytes: int) -> str:
     from dask.utils import format_bytes
 
     return str(format_bytes(n_bytes))
+
+
+def _seconds(text: str) -> float:
+    from dask.utils import parse_timedelta
+
+    try:
+        seconds = float(parse_timedelta(text))
+    except (ValueError, KeyError) as error:
+        raise UsageError(f"--time-limit must be a time such as 30m or 90s, not {text!r}") from error
+    if seconds <= 0:
+        raise UsageError(f"--time-limit must be longer than nothing, not {text!r}")
+    return seconds
 
 
 def _settings(preset: str, path: str | None) -> PrepConfig:

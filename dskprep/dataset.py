@@ -12,7 +12,7 @@ import pandas as pd
 import zarr
 from numpy.typing import NDArray
 
-from dskprep import intensity, omezarr, storage, store
+from dskprep import index, intensity, omezarr, storage, store
 from dskprep.volume import Triple, Volume
 
 
@@ -70,7 +70,7 @@ class Dataset:
     @cached_property
     def index(self) -> pd.DataFrame:
         """One row a series, those that are not written too."""
-        return store.read_index(self.url)
+        return index.read(self.url)
 
     @cached_property
     def _names(self) -> dict[str, store.RecordName]:

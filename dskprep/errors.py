@@ -60,15 +60,17 @@ class InfrastructureError(DskprepError):
 class Refusal(DskprepError):
     """One series cannot be made into a right volume.
 
-    `reason` is a word of `REASONS`; `message` says what was expected, what was found, and where.
+    `reason` is a word of `REASONS`; `message` says what was expected, what was found, and where;
+    `facts` go into the record beside them.
     """
 
-    def __init__(self, reason: str, message: str) -> None:
+    def __init__(self, reason: str, message: str, **facts: int) -> None:
         if reason not in REASONS:
             raise ValueError(f"unknown reason {reason!r}")
         super().__init__(reason, message)
         self.reason = reason
         self.message = message
+        self.facts = facts
 
     def __str__(self) -> str:
         return f"{self.reason}: {self.message}"

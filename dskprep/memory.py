@@ -103,7 +103,8 @@ class Ledger:
             raise Refusal(
                 "too-large",
                 f"needs {need_bytes} bytes, and a worker has {self.total_bytes} for patients; run again with "
-                f"--retry refused --memory-limit {_limit_for(need_bytes)} and as many --workers as that allows",
+                f"--retry refused --memory-limit {limit_for(need_bytes)} and as many --workers as that allows",
+                need_bytes=need_bytes,
             )
 
     def grow(self, ticket: Ticket, need_bytes: int) -> None:
@@ -130,6 +131,6 @@ class Ledger:
         return held + beyond_files <= self.total_bytes
 
 
-def _limit_for(need_bytes: int) -> str:
+def limit_for(need_bytes: int) -> str:
     """A worker's memory limit, in words, under which the need fits."""
     return f"{(need_bytes + BASE_BYTES) / USABLE_SHARE / 2**30 + 0.1:.1f}GiB"

@@ -6,6 +6,7 @@ one is computed, the next is read and the last is written.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import threading
@@ -16,13 +17,15 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any
 
+import distributed
+
 from dskprep import discover, memory, omezarr, reading, series, store
 from dskprep.config import PrepConfig
 from dskprep.dicom import Contents, Slice
 from dskprep.errors import InfrastructureError, Refusal
 from dskprep.memory import Ledger
 from dskprep.steps import Prepared, prepare
-from dskprep.stopwatch import Stopwatch
+from dskprep.stopwatch import Overdue, Stopwatch, within
 from dskprep.store import Record, RecordName
 
 ATTEMPTS = 3
@@ -69,13 +72,28 @@ class _Outcome:
     objects: dict[str, bytes] = field(default_factory=dict)
 
 
-def prepare_patient(job: Job, *, target: str, config: PrepConfig, memory_bytes: int) -> list[Record]:
+def prepare_patient(
+    job: Job, *, target: str, config: PrepConfig, memory_bytes: int, limit_s: float | None = None
+) -> list[Record]:
     """Do one case, in a process that may use `memory_bytes`, and return its records, its own last.
 
     Never raises: what goes wrong is in the record (`refused`, or `failed` with its traceback). A record
-    that could not be written has `"is_recorded": False`.
+    that could not be written has `"is_recorded": False`. A stage that takes longer than `limit_s` is given
+    up: the record names the `"stuck_worker"` then, a process that is to be restarted.
     """
-    clock, started = Stopwatch(), time.monotonic()
+    clock = Stopwatch()
+    if limit_s is None:
+        return _prepare(job, target, config, memory_bytes, clock)
+    try:
+        return within(limit_s, clock, functools.partial(_prepare, job, target, config, memory_bytes, clock))
+    except Overdue as overdue:
+        failure = {"reason": "time-limit", "message": str(overdue), "traceback": overdue.stack}
+        record = record_loss(target, _failed(job, config, clock) | failure, job.stale)
+        return [record | {"stuck_worker": distributed.get_worker().address}]
+
+
+def _prepare(job: Job, target: str, config: PrepConfig, memory_bytes: int, clock: Stopwatch) -> list[Record]:
+    started = time.monotonic()
     for attempt in range(1, ATTEMPTS + 1):
         try:
             return _attempt(job, target, config, _ledger(memory_bytes), clock)
@@ -87,14 +105,16 @@ def prepare_patient(job: Job, *, target: str, config: PrepConfig, memory_bytes: 
         except Exception as error:  # a bug, or memory: it costs this patient only
             failure = error
             break
-    record = _base(job.case, config) | {
-        "status": "failed",
+    record = _failed(job, config, clock) | {
         "reason": type(failure).__name__,
         "message": str(failure)[:500],
         "traceback": "".join(traceback.format_exception(failure)),
-        "seconds": clock.seconds,
     }
     return [record_loss(target, record, job.stale)]
+
+
+def _failed(job: Job, config: PrepConfig, clock: Stopwatch) -> Record:
+    return _base(job.case, config) | {"status": "failed", "seconds": clock.seconds}
 
 
 def record_loss(target: str, record: Record, stale: tuple[RecordName, ...]) -> Record:
@@ -169,6 +189,7 @@ def _commit(job: Job, target: str, outcomes: list[_Outcome], clock: Stopwatch) -
                 outcome.record["objects"] = store.write_volume(target, outcome.record["key"], outcome.objects)
         for outcome in outcomes:
             outcome.record["seconds"] = {stage: round(s, 4) for stage, s in clock.seconds.items()}
+            clock.check()
             store.commit(target, outcome.record)
     return [outcome.record for outcome in outcomes]
 
@@ -226,7 +247,8 @@ def _written(line: _Line, record: Record, warnings: list[str], slices: list[Slic
 
 
 def _refused(record: Record, refusal: Refusal) -> _Outcome:
-    return _Outcome(record | {"status": "refused", "reason": refusal.reason, "message": refusal.message})
+    refused = {"status": "refused", "reason": refusal.reason, "message": refusal.message}
+    return _Outcome(record | refused | refusal.facts)
 
 
 def _name(outcomes: list[_Outcome], key: str) -> None:

@@ -22,8 +22,8 @@ from distributed import Client, Future, KilledWorker, as_completed
 from distributed.comm.core import CommClosedError
 from distributed.system import MEMORY_LIMIT
 
-from dskprep import cluster, config, discover, patient, storage, store
-from dskprep.account import Account, Summary
+from dskprep import cluster, config, discover, index, patient, storage, store
+from dskprep.account import Account, RunStopped, Summary
 from dskprep.config import PrepConfig
 from dskprep.errors import InfrastructureError, UsageError
 from dskprep.patient import Job
@@ -42,6 +42,12 @@ FIRST_BAG, LARGEST_BAG = 32, 512
 
 MAX_FAILURES_IN_A_ROW = 20
 """Patients that the infrastructure fails one after another before a run gives up."""
+
+TIME_LIMIT_S = 1800.0
+"""For one stage of one patient, by default."""
+
+RESTART_S = 30.0
+"""How long the restart of a worker is waited for."""
 
 RECOUNT_S = 5.0
 """How often the workers are counted, so that late ones are used."""
@@ -64,6 +70,7 @@ def run(
     limit: int | None = None,
     only: str | None = None,
     retry: str | None = None,
+    time_limit_s: float = TIME_LIMIT_S,
     progress: Progress | None = None,
 ) -> Summary:
     """Prepare every series of `source` that `target` does not hold yet.
@@ -81,8 +88,12 @@ def run(
         Take the first `limit` cases; take the cases whose key matches the pattern `only`.
     retry
         Do cases again that were `refused`, or `failed` (which includes killed), or `all` of these.
+    time_limit_s
+        A patient is given up as `failed` when reading, computing or writing it takes longer; its worker is
+        restarted. Not without a client: this process cannot be.
 
-    Raises UsageError (nothing was started) or InfrastructureError (run again to go on).
+    Raises UsageError or InfrastructureError if nothing was started, RunStopped (an InfrastructureError with
+    the account) if the scheduler or the store was lost: what is written stays, run again to go on.
     """
     source, target = storage.absolute(source), storage.absolute(target)
     _check_places(source, target)
@@ -94,37 +105,60 @@ def run(
     store.create(target, settings)
     started = time.monotonic()
     summary = Summary(_run_id(), source, target, Account(), 0.0)
-    work = functools.partial(patient.prepare_patient, target=target, config=settings, memory_bytes=memory_bytes)
+    work = functools.partial(
+        patient.prepare_patient,
+        target=target,
+        config=settings,
+        memory_bytes=memory_bytes,
+        limit_s=time_limit_s if client else None,
+    )
     jobs = _jobs(cases, target, summary.account, limit, only, RETRIES[retry])
-    rows = []
-    n_in_a_row = 0
+    rows = index.Writer(target)
     try:
         with contextlib.closing(on_cluster(client, jobs, work) if client else _in_process(jobs, work)) as done:
-            for job, records in done:
-                if records is None:
-                    records = [patient.record_loss(target, patient.killed_record(job.case, settings), job.stale)]
-                _record_lost(target, records)
-                n_in_a_row = n_in_a_row + 1 if records[-1].get("reason") == InfrastructureError.__name__ else 0
-                if n_in_a_row == MAX_FAILURES_IN_A_ROW:
-                    raise InfrastructureError(
-                        f"the last {n_in_a_row} patients failed, the last one with: {records[-1]['message']}; mend it, "
-                        "and run again with --retry failed"
-                    )
+            for records in _recorded(done, target, settings):
                 summary.account.add(records)
-                rows += [store.row(record) for record in records]
+                rows.add(records)
                 if progress:
                     progress(summary.account, records)
     except KeyboardInterrupt:
         summary.is_interrupted = True
+    except InfrastructureError as error:
+        summary.stopped_by = str(error)
     summary.seconds = time.monotonic() - started
-    if not summary.account.inputs and not summary.is_interrupted:
+    if not summary.account.inputs and not summary.is_interrupted and not summary.stopped_by:
         raise UsageError(f"no patient of {source} matches {only!r}")
-    table = store.write_index(target, rows)
-    gone = {row["key"] for row in rows} - set(table["key"])
-    if gone:
-        raise InfrastructureError(f"{target}: {len(gone)} records that were written are not there any more; run again")
-    store.write_run(target, summary.run_id, summary.as_dict())
+    try:
+        rows.close()
+        store.write_run(target, summary.run_id, summary.as_dict())
+    except InfrastructureError as error:
+        summary.stopped_by = summary.stopped_by or str(error)
+    if summary.stopped_by:
+        raise RunStopped(summary)
     return summary
+
+
+def _recorded(
+    done: Iterable[tuple[Job, list[Record] | None]], target: str, settings: PrepConfig
+) -> Iterator[list[Record]]:
+    """The records of each job, all of them written now, if need be from here.
+
+    Raises InfrastructureError if patients fail one after another for want of a store.
+    """
+    n_in_a_row = 0
+    for job, records in done:
+        if records is None:
+            records = [patient.record_loss(target, patient.killed_record(job.case, settings), job.stale)]
+        for record in records:
+            if not record.pop("is_recorded", True):
+                store.commit(target, record)
+        yield records
+        n_in_a_row = n_in_a_row + 1 if records[-1].get("reason") == InfrastructureError.__name__ else 0
+        if n_in_a_row == MAX_FAILURES_IN_A_ROW:
+            raise InfrastructureError(
+                f"the last {n_in_a_row} patients failed, the last one with: {records[-1]['message']}; mend it, and run "
+                "again with --retry failed"
+            )
 
 
 def _check_places(source: str, target: str) -> None:
@@ -175,13 +209,6 @@ def _count_further(account: Account, names: list[RecordName], case: discover.Cas
     for name in names:
         if name.key != case.key and name.digest == case.digest:
             account.further_series[name.status] += 1
-
-
-def _record_lost(target: str, records: list[Record]) -> None:
-    """Write, from here, a record that its worker could not write."""
-    for record in records:
-        if not record.pop("is_recorded", True):
-            store.commit(target, record)
 
 
 def _in_process(jobs: Iterable[Job], work: Work) -> Generator[tuple[Job, list[Record] | None]]:
@@ -282,6 +309,11 @@ class _Line:
         for future in futures:
             ended.append((self.under_way.pop(future), None if future in killed else results[future][0]))
             future.release()
+        stuck = {
+            record.pop("stuck_worker") for _, records in ended for record in records or () if "stuck_worker" in record
+        }
+        if stuck:
+            self.client.restart_workers(list(stuck), timeout=RESTART_S, raise_for_error=False)
         return ended
 
     def abandon(self) -> None:

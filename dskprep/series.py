@@ -48,7 +48,8 @@ def assemble(slices: list[Slice], *, min_slices: int = 10, max_bytes: int | None
     shape = (len(chosen), *chosen[0].plane.shape)
     n_bytes = 2 * shape[0] * shape[1] * shape[2]
     if max_bytes is not None and n_bytes > max_bytes:
-        raise Refusal("too-large", f"{shape} voxels need {n_bytes} bytes, more than the {max_bytes} there are")
+        message = f"{shape} voxels need {n_bytes} bytes, more than the {max_bytes} there are"
+        raise Refusal("too-large", message, need_bytes=n_bytes)
     array, digest, n_clipped = _decode(chosen, shape)
     if n_clipped:
         warnings.append("hu-clipped")

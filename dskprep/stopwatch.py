@@ -1,10 +1,27 @@
-"""Seconds by stage."""
+"""Seconds by stage, and a limit on them for work in a thread, which cannot be stopped but given up."""
 
 from __future__ import annotations
 
+import sys
+import threading
 import time
-from collections.abc import Iterator
+import traceback
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
+from typing import TypeVar
+
+T = TypeVar("T")
+
+CHECK_EVERY_S = 1.0
+
+
+class Overdue(Exception):
+    """A stage took longer than its limit; `stack` is where it was."""
+
+    def __init__(self, message: str, stack: str) -> None:
+        super().__init__(message)
+        self.stack = stack
 
 
 class Stopwatch:
@@ -12,11 +29,52 @@ class Stopwatch:
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
+        self._running: dict[str, float] = {}
+        self._is_given_up = False
 
     @contextmanager
     def __call__(self, stage: str) -> Iterator[None]:
-        start = time.perf_counter()
+        self.check()
+        start = self._running[stage] = time.perf_counter()
         try:
             yield
         finally:
+            del self._running[stage]
             self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
+
+    def check(self) -> None:
+        """Raise Overdue if this work was given up."""
+        if self._is_given_up:
+            raise Overdue("this patient was given up", "")
+
+    def longest(self) -> tuple[str, float]:
+        """The stage that has run longest by now, and its seconds so far."""
+        stage, start = min(self._running.copy().items(), key=lambda item: item[1], default=("", time.perf_counter()))
+        return stage, time.perf_counter() - start
+
+    def give_up(self) -> None:
+        """Let no further stage begin."""
+        self._is_given_up = True
+
+
+_HERE = threading.local()
+
+
+def within(limit_s: float, clock: Stopwatch, work: Callable[[], T]) -> T:
+    """What `work` returns; it runs in a thread that belongs to the calling one.
+
+    Raises Overdue when one of the stages it times with `clock` takes longer than `limit_s`. The thread goes
+    on with that stage, and whatever it holds is lost to this process.
+    """
+    if not hasattr(_HERE, "executor"):
+        _HERE.executor = ThreadPoolExecutor(1, thread_name_prefix="patient")
+        _HERE.thread = _HERE.executor.submit(threading.get_ident).result()
+    future: Future[T] = _HERE.executor.submit(work)
+    while not wait([future], CHECK_EVERY_S).done:
+        stage, seconds = clock.longest()
+        if seconds > limit_s:
+            clock.give_up()
+            stack = "".join(traceback.format_stack(sys._current_frames()[_HERE.thread]))
+            del _HERE.executor
+            raise Overdue(f"the stage {stage} was not done after {seconds:.0f} s, the limit is {limit_s:g} s", stack)
+    return future.result()

@@ -1,27 +1,24 @@
-"""A dataset on disk or in a bucket: its settings, its records and its index.
+"""A dataset on disk or in a bucket: its settings and its records.
 
 dataset.json                                    settings and their digest: written first, once
 records/<status>/<key>.<input digest>.json      the record of a series; its last write, and the commit
 volumes/<key>.zarr/                             the volume that a `written` record speaks of
-index.parquet                                   one row a series, made from the records
+index.parquet                                   one row a series, made from the records (see index.py)
 runs/<run id>/summary.json                      the account of one run
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import io
 import json
 from collections.abc import Iterable, Iterator
 from importlib.metadata import version
 from typing import Any, NamedTuple
 
-import pandas as pd
-
 from dskprep import storage
 from dskprep.config import PrepConfig
 from dskprep.errors import UsageError
+from dskprep.storage import Entry
 
 STATUSES = ("written", "refused", "failed", "killed")
 FORMAT = 1
@@ -93,23 +90,33 @@ def describe(target: str) -> dict[str, Any]:
 
 def record_names(target: str) -> Iterator[RecordName]:
     """The names of all records, by LIST requests only."""
+    return (name for name, _ in list_records(target))
+
+
+def list_records(target: str) -> Iterator[tuple[RecordName, Entry]]:
+    """Name and listing of all records, by LIST requests only."""
     for entry in storage.listing_below(storage.join(target, "records")):
         status, _, name = entry.name.partition("/")
         key, _, digest = name.removesuffix(".json").rpartition(".")
         if status in STATUSES and name.endswith(".json") and key:
-            yield RecordName(status, key, digest)
+            yield RecordName(status, key, digest), entry
 
 
 def read_record(target: str, name: RecordName) -> Record:
     """A record's content. Raises UsageError if it is damaged."""
     url = storage.join(target, name.path)
+    return parse_record(storage.read(url), url)
+
+
+def parse_record(content: bytes, where: str) -> Record:
+    """The record in the bytes of a file. Raises UsageError if it is damaged."""
     try:
-        record: Record = json.loads(storage.read(url))
+        record: Record = json.loads(content)
     except ValueError as error:
-        raise UsageError(f"{url}: this record is damaged ({error}); delete it and run again") from error
+        raise UsageError(f"{where}: this record is damaged ({error}); delete it and run again") from error
     expected = {"key", "status", "input_digest"}
     if not isinstance(record, dict) or not expected <= set(record):
-        raise UsageError(f"{url}: this record is damaged (it lacks its key or status); delete it and run again")
+        raise UsageError(f"{where}: this record is damaged (it lacks its key or status); delete it and run again")
     return record
 
 
@@ -150,75 +157,12 @@ def forget(target: str, names: Iterable[RecordName]) -> None:
             write_volume(target, name.key, {})
 
 
-def current_index(target: str, fresh: Iterable[dict[str, Any]] = ()) -> pd.DataFrame:
-    """One row for each record there is.
-
-    Rows of index.parquet whose record is still there are kept; the rows in `fresh` (of this run) are
-    taken as given; only the other records are read.
-    """
-    names = set(record_names(target))
-    rows: dict[RecordName, dict[str, Any]] = {}
-    with contextlib.suppress(UsageError, KeyError):  # no index yet, or a damaged one
-        rows = {name_of(r): r for r in _dicts(read_index(target))}
-    rows |= {name_of(r): r for r in fresh}
-    rows = {name: row for name, row in rows.items() if name in names}
-    for name in names - set(rows):
-        try:
-            rows[name] = row(read_record(target, name))
-        except UsageError as error:
-            rows[name] = row({"key": name.key, "status": "failed", "reason": "damaged-record", "message": str(error)})
-            rows[name]["input_digest"] = name.digest
-    table = pd.DataFrame([rows[name] for name in sorted(rows, key=lambda n: (n.key, n.digest, n.status))])
-    return table if len(table) else pd.DataFrame(columns=["key", "status", "reason", "input_digest", "warnings"])
-
-
-def write_index(target: str, fresh: Iterable[dict[str, Any]]) -> pd.DataFrame:
-    """Bring index.parquet up to date with the records, and return it."""
-    table = current_index(target, fresh)
-    storage.write_many(target, {"index.parquet": table.to_parquet(index=False)})
-    return table
-
-
-def read_index(target: str) -> pd.DataFrame:
-    """index.parquet. Raises UsageError if there is none yet."""
-    try:
-        return pd.read_parquet(io.BytesIO(storage.read(storage.join(target, "index.parquet"))))
-    except FileNotFoundError as error:
-        raise UsageError(f"{target}: no index.parquet yet; a run writes it at its end") from error
-    except (ValueError, KeyError) as error:
-        raise UsageError(f"{target}: index.parquet is damaged; the next run writes it anew") from error
-
-
 def write_run(target: str, run_id: str, summary: dict[str, Any]) -> None:
     storage.write_many(storage.join(target, "runs", run_id), {"summary.json": _to_json(summary)})
 
 
-def _dicts(table: pd.DataFrame) -> list[dict[str, Any]]:
-    return [{str(name): value for name, value in row.items()} for row in table.to_dict("records")]
-
-
 def name_of(record: Record) -> RecordName:
     return RecordName(record["status"], record["key"], record["input_digest"])
-
-
-def row(record: Record) -> dict[str, Any]:
-    """A record as one flat row: nested values by their names joined, lists as text."""
-    row: dict[str, Any] = {}
-    for name in ("key", "status", "reason", "input_digest", "folder", "hu_sha256"):
-        row[name] = record.get(name)
-    row["warnings"] = ",".join(record.get("warnings", []))
-    geometry = record.get("geometry") or {}
-    for axis, n, step in zip(
-        "zyx", geometry.get("shape", [None] * 3), geometry.get("spacing_mm", [None] * 3), strict=True
-    ):
-        row[f"n_{axis}"], row[f"spacing_{axis}_mm"] = n, step
-    row["affine"] = [v for line in geometry["affine"] for v in line] if geometry else None
-    lungs = record.get("lungs") or {}
-    row["right_lung_ml"], row["left_lung_ml"] = lungs.get("right_ml"), lungs.get("left_ml")
-    row.update({f"source_{name}": value for name, value in record.get("source", {}).items()})
-    row.update({f"seconds_{stage}": value for stage, value in record.get("seconds", {}).items()})
-    row["bytes_written"] = sum(o["bytes"] for o in record.get("objects", {}).values())
-    return row
 
 
 def _to_json(content: dict[str, Any]) -> bytes:

@@ -407,7 +407,7 @@ def check_equal(the_stage: Stage, target: str) -> None:
     import tiny
 
     import dskprep
-    from dskprep import store
+    from dskprep import index
 
     volumes = tiny.everything_below(f"{target}/volumes")
     differing = sorted(n for n in {*volumes, *the_stage.volumes} if volumes.get(n) != the_stage.volumes.get(n))
@@ -420,9 +420,9 @@ def check_equal(the_stage: Stage, target: str) -> None:
         check(not wrong, f"{name}: {wrong} differ from the undisturbed run's")
     faults = [f"{f.key}: {fault}" for f in dskprep.verify(target) for fault in f.faults]
     check(not faults, f"verify found {faults}")
-    index = store.read_index(target)
+    table = index.read(target)
     check(
-        sorted(zip(index["key"], index["status"], strict=True)) == sorted(records),
+        sorted(zip(table["key"], table["status"], strict=True)) == sorted(records),
         "index.parquet does not hold one row a record",
     )
 

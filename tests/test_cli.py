@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,7 +15,7 @@ import click
 import pytest
 import tiny
 
-from dskprep import cli, pipeline, storage, store
+from dskprep import cli, cluster, memory, patient, pipeline, storage, store
 from dskprep.errors import InfrastructureError
 
 Run = Callable[..., tuple[int, str, str]]
@@ -80,7 +81,8 @@ def test_an_interrupted_run_prints_its_account_and_exits_with_1(
         patched.setattr(pipeline.patient, "prepare", interrupted)
         code, out, _ = dskprep("run", source, target, "--scheduler", "sync")
     assert code == 1
-    assert "interrupted; run the same command again to go on" in out
+    assert "interrupted" in out
+    assert f"to go on: dskprep run {source} {target} --scheduler sync" in out
     assert "0 done" in out
     assert dskprep("run", source, target, "--scheduler", "sync")[0] == 0
 
@@ -152,6 +154,58 @@ def test_infrastructure_is_one_line_and_exits_with_3(dskprep: Run, source: str, 
         assert code == 3
         assert len(err.splitlines()) == 1
         assert err.startswith("dskprep: ")
+
+
+def test_a_run_that_is_stopped_prints_its_account_and_the_command_that_goes_on(
+    dskprep: Run, source: str, target: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit = store.commit
+
+    def lost_after_p1(where: str, record: dict[str, Any]) -> None:
+        if record["key"] != "p1":
+            raise InfrastructureError("no room")
+        commit(where, record)
+
+    monkeypatch.setattr(store, "commit", lost_after_p1)
+    monkeypatch.setattr(patient, "WAIT_S", 0.0)
+    code, out, err = dskprep("run", source, target, "--scheduler", "sync", "--only", "p*")
+    assert code == 3
+    assert re.search(r"written +1", out)
+    command = f"dskprep run {source} {target} --scheduler sync --only 'p*'"
+    assert err.strip() == f"dskprep: no room; to go on: {command}"
+    monkeypatch.setattr(store, "commit", commit)
+    assert dskprep(*shlex.split(command)[1:])[0] == 0
+
+
+def test_patients_that_are_too_large_come_with_the_command_that_would_do_them(
+    dskprep: Run, source: str, target: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(pipeline, "MEMORY_LIMIT", 430 * 10**6)
+        code, out, _ = dskprep("run", source, target, "--scheduler", "sync")
+        assert code == 1
+        assert re.search(r"too-large +2", out)
+        assert "for those too large: give the workers 0.6GiB each, and run again with --retry refused" in out
+    assert dskprep("run", source, target, "--scheduler", "sync", "--retry", "refused")[0] == 0
+
+
+def test_the_way_for_large_patients_fits_the_machine(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(cluster, "MEMORY_LIMIT", 16 << 30)
+    with cli.run.make_context("run", ["in", "out", "--only", "a b", "--workers", "8"]) as context:
+        cli._print_way_for_large(context, 5 << 30)
+        cli._print_way_for_large(context, 50 << 30)
+    small, large = capsys.readouterr().out.splitlines()
+    words = shlex.split(small.partition(": ")[2])
+    with cli.run.make_context("run", words[2:]) as again:
+        asked = again.params
+    assert (words[:2], asked["source"], asked["target"]) == (["dskprep", "run"], "in", "out")
+    assert (asked["only"], asked["retry"]) == ("a b", "refused")
+    workers, limit_bytes = cluster.worker_sizes(asked["workers"], asked["memory_limit"])  # fits
+    assert memory.usable_bytes(limit_bytes) >= 5 << 30
+    assert workers == 2
+    assert "on a machine with" in large
 
 
 @pytest.mark.s3

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import threading
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +16,8 @@ import tiny
 from distributed import Client, WorkerPlugin
 
 import dskprep
-from dskprep import discover, patient, pipeline, storage, store
+from dskprep import discover, index, patient, pipeline, storage, store
+from dskprep.account import RunStopped
 from dskprep.errors import InfrastructureError, UsageError
 
 PATIENTS = ("p1", "p2", "p3", "p4")
@@ -71,7 +74,7 @@ def test_every_input_is_accounted_for(source: str, target: str) -> None:
     assert not account.is_clean
     assert summary.exit_code == 1
     assert statuses(target) == dict.fromkeys(PATIENTS, "written") | dict.fromkeys(["p5", "p6", "p7", "p8"], "refused")
-    assert Counter(store.read_index(target)["status"]) == account.counts
+    assert Counter(index.read(target)["status"]) == account.counts
 
 
 def test_the_account_is_kept_with_the_dataset(source: str, target: str) -> None:
@@ -176,7 +179,7 @@ def test_an_interrupted_run_gives_its_account_and_goes_on(source: str, target: s
     assert summary.is_interrupted
     assert summary.exit_code == 1
     assert summary.account.counts == {"written": 2}
-    assert len(store.read_index(target)) == 2
+    assert len(index.read(target)) == 2
     summary = dskprep.run(source, target)
     assert (summary.account.already, summary.account.counts) == ({"written": 2}, {"written": 4})
     assert summary.exit_code == 0
@@ -240,7 +243,7 @@ def test_a_patient_committed_by_a_worker_that_then_died_is_not_killed(source: st
     (case,) = [case for case in discover.cases(source) if case.key == "p1"]
     patient.record_loss(target, patient.killed_record(case, dskprep.PrepConfig()), ())
     assert dskprep.run(source, target, limit=1).account.counts == {"written": 1}
-    assert len(store.read_index(target)) == 1
+    assert len(index.read(target)) == 1
 
 
 def test_runs_within_a_second_keep_an_account_each(source: str, target: str) -> None:
@@ -306,9 +309,13 @@ def test_a_store_lost_for_good_ends_the_run_and_the_next_goes_on(
 
     with monkeypatch.context() as patched:
         patched.setattr(store, "commit", lost_after_p1)
-        with pytest.raises(InfrastructureError, match="no room"):
+        with pytest.raises(RunStopped, match="no room") as stopped:
             dskprep.run(source, target)
     assert statuses(target) == {"p1": "written"}
+    assert stopped.value.summary.account.counts == {"written": 1}
+    assert list(index.read(target)["key"]) == ["p1"]
+    (account,) = [json.loads(storage.read(f"{target}/runs/{e.name}")) for e in storage.listing_below(f"{target}/runs")]
+    assert "no room" in account["stopped_by"]
     summary = dskprep.run(source, target)
     assert (summary.account.already, summary.account.counts) == ({"written": 1}, {"written": 4})
 
@@ -317,22 +324,25 @@ def test_a_store_lost_for_good_ends_the_run_and_the_next_goes_on(
 
 
 class Poison(WorkerPlugin):
-    """Kills the worker process that reads a file of a given name; counts nothing, forgives nobody."""
+    """Kills the worker process that decodes a file of a given name, or lets it hang; forgives nobody."""
 
     name = "poison"
 
-    def __init__(self, file_name: str) -> None:
+    def __init__(self, file_name: str, *, kills: bool = True) -> None:
         self.file_name = file_name
+        self.kills = kills
 
     def setup(self, worker: Any) -> None:  # noqa: ARG002
         from dskprep import patient
 
         self.add = patient.Contents.add
-        file_name, add = self.file_name, self.add
+        file_name, kills, add = self.file_name, self.kills, self.add
 
         def add_or_die(contents: Any, name: str, content: bytes) -> None:
-            if name == file_name:
+            if name == file_name and kills:
                 os._exit(1)
+            if name == file_name:
+                threading.Event().wait()
             add(contents, name, content)
 
         patient.Contents.add = add_or_die  # type: ignore[method-assign]
@@ -409,6 +419,29 @@ def test_a_patient_that_kills_its_worker_is_killed_and_its_neighbours_are_writte
     assert [f for f in dskprep.verify(target) if f.faults] == []
     retried = dskprep.run(source, target, client=client, retry="failed")
     assert retried.account.counts == {"written": 8}  # the poison is gone; its twin slice is dropped
+    assert len(list(store.record_names(target))) == 8
+
+
+@pytest.mark.cluster
+def test_a_patient_that_hangs_is_given_up_and_its_neighbours_are_written(
+    tmp_path: Path, target: str, client: Client
+) -> None:
+    source = tiny.write_patients(tmp_path / "in", [f"p{i}" for i in range(8)])
+    tiny.write(f"{source}/p3", {"hang.dcm": tiny.series(3)["IM000.dcm"]})
+    client.register_plugin(Poison("hang.dcm", kills=False))
+    try:
+        summary = dskprep.run(source, target, client=client, time_limit_s=3)
+    finally:
+        client.unregister_worker_plugin(Poison.name)
+    assert summary.account.counts == {"written": 7, "failed": 1}
+    (name,) = [n for n in store.record_names(target) if n.status == "failed"]
+    record = store.read_record(target, name)
+    assert (record["key"], record["reason"]) == ("p3", "time-limit")
+    assert re.fullmatch(r"the stage \w+ was not done after \d+ s, the limit is 3 s", record["message"])
+    assert "threading.Event().wait()" in record["traceback"]
+    assert "stuck_worker" not in record
+    retried = dskprep.run(source, target, client=client, retry="failed")
+    assert retried.account.counts == {"written": 8}
     assert len(list(store.record_names(target))) == 8
 
 

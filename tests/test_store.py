@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
+import threading
 from typing import Any
 
 import pytest
 import tiny
 
-from dskprep import storage, store
+from dskprep import index, storage, store
 from dskprep.config import PrepConfig
 from dskprep.errors import InfrastructureError, UsageError
 from dskprep.store import RecordName
@@ -126,8 +128,8 @@ WRITTEN = {
 def test_the_index_has_one_flat_row_a_record(place: str) -> None:
     store.commit(place, record("p", **WRITTEN))
     store.commit(place, record("q", "refused", reason="not-ct", message="m"))
-    store.write_index(place, [])
-    table = store.read_index(place).set_index("key")
+    index.write(place)
+    table = index.read(place).set_index("key")
     assert list(table.index) == ["p", "q"]
     row = table.loc["p"]
     assert (row["n_z"], row["n_x"], row["bytes_written"], row["warnings"]) == (3, 5, 10, "one-lung,hu-clipped")
@@ -139,43 +141,107 @@ def test_the_index_has_one_flat_row_a_record(place: str) -> None:
 def test_the_index_follows_the_records_and_reads_only_new_ones(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for key in "abc":
         store.commit(place, record(key, **WRITTEN))
-    store.write_index(place, [])
+    index.write(place)
     store.forget(place, [RecordName("written", "b", "0" * 16)])
     store.commit(place, record("d", "refused", reason="not-ct", message=""))
     store.commit(place, record("e", **WRITTEN))
     read: list[str] = []
-    read_record = store.read_record
-    monkeypatch.setattr(store, "read_record", lambda t, name: (read.append(name.key), read_record(t, name))[1])
-    table = store.write_index(place, [store.row(record("e", **WRITTEN)), store.row(record("gone", **WRITTEN))])
-    assert read == ["d"]
-    assert list(table["key"]) == list(store.read_index(place)["key"]) == ["a", "c", "d", "e"]
+    read_many = storage.read_many
+    monkeypatch.setattr(
+        storage, "read_many", lambda url, entries: (read.extend(e.name for e in entries), read_many(url, entries))[1]
+    )
+    table = index.write(place, [index.row(record("e", **WRITTEN))])
+    assert read == [f"refused/d.{'0' * 16}.json"]
+    assert list(table["key"]) == list(index.read(place)["key"]) == ["a", "c", "d", "e"]
+
+
+def test_a_record_that_was_written_and_is_gone_is_said(place: str) -> None:
+    store.commit(place, record("a", **WRITTEN))
+    with pytest.raises(InfrastructureError, match="1 records that were written are not there any more"):
+        index.write(place, [index.row(record("a", **WRITTEN)), index.row(record("gone", **WRITTEN))])
+
+
+def test_records_that_go_while_they_are_read_are_listed_again(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for key in "ab":
+        store.commit(place, record(key, **WRITTEN))
+    read_many = storage.read_many
+
+    def remove_first(url: str, entries: list[storage.Entry]) -> Any:
+        store.forget(place, [RecordName("written", "b", "0" * 16)])
+        return read_many(url, entries)
+
+    monkeypatch.setattr(storage, "read_many", remove_first)
+    assert list(index.write(place)["key"]) == ["a"]
+
+
+def test_an_index_of_other_columns_is_made_anew(place: str) -> None:
+    store.commit(place, record("a", **WRITTEN))
+    buffer = io.BytesIO()
+    index.write(place).assign(n_z="many", key="a").to_parquet(buffer)
+    tiny.write(place, {"index.parquet": buffer.getvalue()})
+    store.commit(place, record("b", **WRITTEN))
+    assert index.write(place)["n_z"].tolist() == [3, 3]
+
+
+def test_a_long_run_writes_the_index_beside_it(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(index, "WRITE_EVERY_S", 0)
+    written = threading.Event()
+    write = index.write
+    monkeypatch.setattr(index, "write", lambda *arguments: (write(*arguments), written.set()))
+    writer = index.Writer(place)
+    for key in "ab":
+        store.commit(place, record(key, **WRITTEN))
+        writer.add([record(key, **WRITTEN)])
+    assert written.wait(30)
+    assert "a" in index.read(place)["key"].tolist()
+    writer.close()
+    assert list(index.read(place)["key"]) == ["a", "b"]
+
+
+def test_rows_that_did_not_reach_the_index_are_kept_for_the_next(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(index, "WRITE_EVERY_S", 0)
+    write, seen = index.write, []
+
+    def break_off_first(target: str, rows: list[dict[str, Any]]) -> None:
+        seen.append([row["key"] for row in rows])
+        if len(seen) == 1:
+            raise InfrastructureError("no network")
+        write(target, rows)
+
+    monkeypatch.setattr(index, "write", break_off_first)
+    writer = index.Writer(place)
+    store.commit(place, record("a", **WRITTEN))
+    writer.add([record("a", **WRITTEN)])
+    writer.close()
+    assert seen == [["a"], ["a"]]
+    assert list(index.read(place)["key"]) == ["a"]
 
 
 def test_an_index_of_nothing_can_be_written_and_read(place: str) -> None:
-    store.write_index(place, [])
-    assert len(store.read_index(place)) == 0
+    index.write(place)
+    assert len(index.read(place)) == 0
 
 
 def test_an_index_of_refusals_alone_can_be_extended_by_volumes(place: str) -> None:
     store.commit(place, record("a", "refused", reason="not-ct", message=""))
-    store.write_index(place, [])
+    index.write(place)
     store.commit(place, record("b", **WRITTEN))
-    store.write_index(place, [])
-    assert store.read_index(place)["n_z"].tolist()[1] == 3
+    index.write(place)
+    assert index.read(place)["n_z"].tolist()[1] == 3
 
 
 def test_a_damaged_index_is_made_anew(place: str) -> None:
     store.commit(place, record("a", **WRITTEN))
     tiny.write(place, {"index.parquet": b"no parquet"})
     with pytest.raises(UsageError, match="damaged"):
-        store.read_index(place)
-    store.write_index(place, [])
-    assert list(store.read_index(place)["key"]) == ["a"]
+        index.read(place)
+    index.write(place)
+    assert list(index.read(place)["key"]) == ["a"]
 
 
 def test_an_absent_index_says_when_there_will_be_one(place: str) -> None:
     with pytest.raises(UsageError, match="a run writes it at its end"):
-        store.read_index(place)
+        index.read(place)
 
 
 def test_the_account_of_a_run_is_kept(place: str) -> None:
