@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import itertools
 import os
 import secrets
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,6 +23,7 @@ from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, 
 
 from dskprep import s3read
 from dskprep.errors import InfrastructureError, UsageError
+from dskprep.s3read import Listed
 
 S3_SETTINGS: dict[str, Any] = {
     "use_listings_cache": False,  # the cache never expires and remembers absence
@@ -40,6 +44,12 @@ PART_SUFFIX = ".part"
 """Ends the name of a local file that is not whole yet."""
 
 MAX_DELETED_AT_ONCE = 1000
+
+LISTED_AHEAD = 32
+"""Folders whose listing is under way or waits to be taken."""
+
+LISTED_AT_ONCE = 5000
+"""Objects of a folder beyond which its own folders are listed one by one."""
 
 
 class Entry(NamedTuple):
@@ -133,12 +143,11 @@ def entry_of(url: str) -> Entry | None:
 def walk(url: str) -> Iterator[Folder]:
     """Every folder below the URL that holds objects, and every empty local one.
 
-    On S3 the keys are listed by pages without a delimiter, so that a folder costs no request of its
-    own; only folders that are not yet complete are held in memory.
+    On S3 each folder directly below is listed with all that it holds, several of them at once.
     """
     with _translated(url):
         fs, path = _open(url)
-        yield from _walk_keys(fs, path) if _is_s3(url) else _walk_folders(fs, path)
+        yield from _walk_bucket(fs, path) if _is_s3(url) else _walk_folders(fs, path)
 
 
 def read(url: str) -> bytes:
@@ -317,33 +326,74 @@ def _walk_folders(fs: Any, path: str) -> Iterator[Folder]:
                 pending.append((join(place, name), (*above, real)))
 
 
-def _walk_keys(fs: Any, path: str) -> Iterator[Folder]:
-    bucket, _, prefix = path.partition("/")
-    prefix = f"{prefix.rstrip('/')}/" if prefix else ""
+def _walk_bucket(fs: Any, path: str) -> Iterator[Folder]:
+    bucket, _, place = path.partition("/")
+    place = place.rstrip("/")
+    if not s3read.uses_obstore():
+        yield from _folders(_paged(fs, bucket, place), place)
+        return
+    with ThreadPoolExecutor(s3read.THREADS, thread_name_prefix="s3list") as threads:
+        try:
+            yield from _walk_level(fs, bucket, place, place, threads)
+        finally:
+            threads.shutdown(cancel_futures=True)
+
+
+def _walk_level(fs: Any, bucket: str, place: str, top: str, threads: ThreadPoolExecutor) -> Iterator[Folder]:
+    """The folders below `place`, named from `top`: each of its folders in one listing, several at once.
+
+    One that holds very much is gone through in the same way, so that little is held in memory.
+    """
+    try:
+        below, objects = s3read.list_folder(fs, bucket, place)
+    except s3read.OddKeys:
+        yield from _folders(_paged(fs, bucket, place), top)
+        return
+    yield from _folders(objects, top, parents={place} if below else set())
+    listings: deque[tuple[str, Future[list[Listed] | None]]] = deque()
+    waiting = iter(below)
+    while True:
+        for name in itertools.islice(waiting, LISTED_AHEAD - len(listings)):
+            listings.append((name, threads.submit(s3read.list_below, fs, bucket, name, LISTED_AT_ONCE)))
+        if not listings:
+            return
+        name, listing = listings.popleft()
+        try:
+            found = listing.result()
+        except s3read.OddKeys:
+            found = list(_paged(fs, bucket, name))
+        if found is None:
+            yield from _walk_level(fs, bucket, name, top, threads)
+        else:
+            yield from _folders(found, top)
+
+
+def _folders(objects: Iterable[Listed], top: str, parents: Iterable[str] = ()) -> Iterator[Folder]:
+    """The folders of objects that come sorted by key; only those that are not yet complete are held."""
+    start = len(top) + 1 if top else 0
     open_folders: dict[str, list[Entry]] = {}
-    parents: set[str] = set()
-    for page in _pages(fs, bucket, prefix):
-        for item in page:
-            folder, _, name = item["Key"][len(prefix) :].rpartition("/")
-            done = [f for f in open_folders if f and f != folder and not folder.startswith(f"{f}/")]
-            for f in done:
-                yield Folder(f, tuple(open_folders.pop(f)), f in parents)
-                parents.discard(f)
-            if name:
-                entry = Entry(name, item["Size"], item["ETag"].strip('"'), item["LastModified"].timestamp())
-                open_folders.setdefault(folder, []).append(entry)
-            while folder:
-                folder = folder.rpartition("/")[0]
-                parents.add(folder)
-    for f, entries in sorted(open_folders.items()):
-        yield Folder(f, tuple(entries), f in parents)
+    parents = {parent[start:] for parent in parents}
+    for key, size, tag, modified_s in objects:
+        folder, _, name = key[start:].rpartition("/")
+        for done in [f for f in open_folders if f and f != folder and not folder.startswith(f"{f}/")]:
+            yield Folder(done, tuple(open_folders.pop(done)), done in parents)
+            parents.discard(done)
+        if name:
+            open_folders.setdefault(folder, []).append(Entry(name, size, tag, modified_s))
+        while folder:
+            folder = folder.rpartition("/")[0]
+            parents.add(folder)
+    for folder, entries in sorted(open_folders.items()):
+        yield Folder(folder, tuple(entries), folder in parents)
 
 
-def _pages(fs: Any, bucket: str, prefix: str) -> Iterator[list[dict[str, Any]]]:
+def _paged(fs: Any, bucket: str, place: str) -> Iterator[Listed]:
+    """Every object below a place by s3fs, page by page."""
     more: dict[str, str] = {}
     while True:
-        page = fs.call_s3("list_objects_v2", Bucket=bucket, Prefix=prefix, **more)
-        yield page.get("Contents", [])
+        page = fs.call_s3("list_objects_v2", Bucket=bucket, Prefix=f"{place}/" if place else "", **more)
+        for item in page.get("Contents", []):
+            yield Listed(item["Key"], item["Size"], item["ETag"].strip('"'), item["LastModified"].timestamp())
         if not page.get("IsTruncated"):
             return
         more = {"ContinuationToken": page["NextContinuationToken"]}

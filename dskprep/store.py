@@ -58,7 +58,7 @@ def create(target: str, config: PrepConfig) -> None:
         raise UsageError(
             f"{target}: holds records but no dataset.json, so their settings are unknown; choose another target"
         )
-    if storage.create(url, _to_json(content)):
+    if storage.create(url, to_json(content)):
         return
     there = describe(target)
     if there["digest"] == config.digest():
@@ -145,7 +145,7 @@ def write_volume(target: str, key: str, objects: dict[str, bytes]) -> dict[str, 
 
 def commit(target: str, record: Record) -> None:
     """Write a record; with it, the series is done. One that another run has written first stays."""
-    storage.create(storage.join(target, name_of(record).path), _to_json(record))
+    storage.create(storage.join(target, name_of(record).path), to_json(record))
 
 
 def forget(target: str, names: Iterable[RecordName]) -> None:
@@ -158,12 +158,12 @@ def forget(target: str, names: Iterable[RecordName]) -> None:
 
 
 def write_run(target: str, run_id: str, summary: dict[str, Any]) -> None:
-    storage.write_many(storage.join(target, "runs", run_id), {"summary.json": _to_json(summary)})
+    storage.write_many(storage.join(target, "runs", run_id), {"summary.json": to_json(summary)})
 
 
 def name_of(record: Record) -> RecordName:
     return RecordName(record["status"], record["key"], record["input_digest"])
 
 
-def _to_json(content: dict[str, Any]) -> bytes:
+def to_json(content: dict[str, Any]) -> bytes:
     return (json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n").encode()

@@ -20,6 +20,10 @@ def names(entries: Any) -> list[str]:
     return [entry.name for entry in entries]
 
 
+def path_of(folder: storage.Folder) -> str:
+    return folder.path
+
+
 def test_what_is_written_is_listed_and_read_back(place: str) -> None:
     storage.write_many(place, {"a/one": b"1", "a/b/two": b"22", "three": b""})
     assert names(storage.listing(f"{place}/a")) == ["one"]
@@ -134,6 +138,59 @@ def test_the_listing_of_a_large_bucket_equals_that_of_the_same_folders(s3: str, 
     assert seen(s3) == seen(str(tmp_path))
     assert seen(f"{s3}/a") == seen(f"{tmp_path}/a")
     assert sorted(names(storage.listing_below(s3))) == sorted(objects)
+
+
+@pytest.mark.s3
+@pytest.mark.parametrize("at_once", [1, 7, 5000])
+def test_a_bucket_is_walked_the_same_by_either_reader_whatever_is_held_at_once(
+    s3: str, monkeypatch: pytest.MonkeyPatch, at_once: int
+) -> None:
+    objects = {f"{f}/{i}".lstrip("/"): b"1" for f in ("", "a", "a/b", "a/b/c", "a-b", "d/e", "d0") for i in range(8)}
+    storage.write_many(f"{s3}/tree", objects)
+    monkeypatch.setattr(storage, "LISTED_AT_ONCE", at_once)
+    by_obstore = list(storage.walk(f"{s3}/tree"))
+    monkeypatch.setenv("DSKPREP_S3_READER", "s3fs")
+    by_s3fs = list(storage.walk(f"{s3}/tree"))
+    assert sorted(by_obstore, key=path_of) == sorted(by_s3fs, key=path_of)
+    assert {f"{f.path}/{e.name}".lstrip("/") for f in by_obstore for e in f.entries} == set(objects)
+    assert {f.path for f in by_obstore if f.has_subfolders} == {"", "a", "a/b"}
+
+
+@pytest.mark.s3
+@pytest.mark.parametrize("reader", ["obstore", "s3fs"])
+def test_the_empty_objects_that_consoles_make_of_folders_are_no_files(
+    s3: str, monkeypatch: pytest.MonkeyPatch, reader: str
+) -> None:
+    import fsspec
+
+    monkeypatch.setenv("DSKPREP_S3_READER", reader)
+    storage.write_many(f"{s3}/tree", {"p1/1.dcm": b"1", "p1/empty": b"", "p2/1.dcm": b"1"})
+    fs = fsspec.filesystem("s3", **storage.S3_SETTINGS)
+    for folder in ("", "p1/", "lone/", "p2/lone/"):
+        fs.call_s3("put_object", Bucket=s3.removeprefix("s3://"), Key=f"tree/{folder}", Body=b"")
+    found = {folder.path: names(list(folder.entries)) for folder in storage.walk(f"{s3}/tree")}
+    assert found == {"p1": ["1.dcm", "empty"], "p2": ["1.dcm"]}
+
+
+@pytest.mark.s3
+def test_keys_that_are_no_paths_are_left_to_s3fs(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    import obstore.exceptions
+
+    storage.write_many(f"{s3}/tree", {"p1/1.dcm": b"1", "p2/1.dcm": b"2"})
+    expected = list(storage.walk(f"{s3}/tree"))
+
+    def no_path(*_: object, **__: object) -> None:  # what obstore does of `a//b`, which this server has not
+        raise obstore.exceptions.InvalidPathError("Encountered object with invalid path")
+
+    def no_key(*_: object, **__: object) -> None:
+        raise ValueError("Could not parse path")
+
+    for name in ("list", "list_with_delimiter"):
+        with monkeypatch.context() as patched:
+            patched.setattr(obstore, name, no_path)
+            assert list(storage.walk(f"{s3}/tree")) == expected
+    monkeypatch.setattr(obstore, "get", no_key)
+    assert storage.read(f"{s3}/tree/p2/1.dcm") == b"2"
 
 
 def test_local_folders_are_walked_in_a_stable_order_and_empty_ones_too(tmp_path: Path) -> None:
