@@ -1,11 +1,13 @@
 """Patients a minute from S3 to S3 behind a lagging, capped network, against the way of 2017, in one run.
 
-    python benchmarks/throughput.py [--patients 16] [--mbit 300]
+    python benchmarks/throughput.py [--patients 40] [--mbit 400] [--low-mbit 60]
 
 Starts SeaweedFS and `lag.py` on loopback, writes synthetic patients, and runs, one after another: dskprep;
-dskprep with one thread a worker, so without overlap; the way of 2017 on a third of the patients. For each:
-patients a minute, the share of the available CPU that its processes used (theirs over theirs plus idle, so
-what the server, the proxy and neighbours take does not count), and the summed peak memory of its workers.
+dskprep with one thread a worker, so without overlap; the way of 2017 on a few of the patients; dskprep again where
+the network is the limit. For each: patients a minute; the share of the available CPU that its processes used
+(theirs over theirs plus idle, so what the server, the proxy and neighbours take does not count), in steady state:
+while the patients from a fifth to nine tenths of all were finished; the share of the bandwidth cap in the same time;
+and the summed peak memory of its workers.
 """
 
 from __future__ import annotations
@@ -30,46 +32,50 @@ from dskprep.s3server import S3Server
 
 HERE = Path(__file__).parent
 DSKPREP = """
-import sys
-from dskprep import cluster, pipeline
+import sys, time
+from dskprep import cluster, index, pipeline
 cluster.SLOTS = int(sys.argv[3])
 if __name__ == "__main__":
     with cluster.local_client() as client:
-        summary = pipeline.run(sys.argv[1], sys.argv[2], client=client)
+        tell = lambda *_: print(time.time(), flush=True)
+        summary = pipeline.run(sys.argv[1], sys.argv[2], client=client, progress=tell)
     assert set(summary.account.counts) == {"written"}, summary.account
-    print(summary.seconds)
+    seconds = index.read(sys.argv[2]).filter(like="seconds_").mean()
+    print("network", (seconds["seconds_read"] + seconds["seconds_write"]) / seconds.sum())
 """
+STEADY = (0.2, 0.9)
 
 
 @dataclass
-class Usage:
-    """What a process tree used, sampled while it ran."""
+class Sample:
+    """What a process tree had used at a time, and its workers' memory."""
 
-    seconds: float = 0.0
-    cpu_s: float = 0.0
-    idle_s: float = 0.0
-    peak_bytes: int = 0
+    time_s: float
+    cpu_s: float
+    idle_s: float
+    memory_bytes: int
 
 
-def measured(command: list[str]) -> tuple[Usage, str]:
-    """Run a command and sample the CPU and memory of its process tree, its first process left out of the memory."""
-    usage, idle, start = Usage(), psutil.cpu_times(), time.perf_counter()
+def measured(command: list[str]) -> tuple[list[Sample], list[str]]:
+    """Run a command and sample its process tree, its first process left out of the memory."""
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     root = psutil.Process(process.pid)
     cpu: dict[int, float] = {}
+    samples: list[Sample] = []
 
     def sample() -> None:
         while process.poll() is None:
-            total = 0
+            memory = 0
             for p in [root, *root.children(recursive=True)]:
                 try:
                     times = p.cpu_times()
                     cpu[p.pid] = times.user + times.system
-                    total += p.memory_info().rss if p is not root else 0
+                    memory += p.memory_info().rss if p is not root else 0
                 except psutil.NoSuchProcess:
                     continue
-            usage.peak_bytes = max(usage.peak_bytes, total)
-            time.sleep(0.2)
+            now = psutil.cpu_times()
+            samples.append(Sample(time.time(), sum(cpu.values()), now.idle + now.iowait, memory))
+            time.sleep(0.1)
 
     sampler = threading.Thread(target=sample)
     sampler.start()
@@ -77,10 +83,25 @@ def measured(command: list[str]) -> tuple[Usage, str]:
     sampler.join()
     if process.returncode:
         raise SystemExit(f"{command} ended with {process.returncode}")
-    now = psutil.cpu_times()
-    usage.seconds, usage.cpu_s = time.perf_counter() - start, sum(cpu.values())
-    usage.idle_s = now.idle + now.iowait - idle.idle - idle.iowait
-    return usage, output
+    return samples, output.splitlines()
+
+
+def figures(samples: list[Sample], lines: list[str], patient_bytes: float, mbit: float) -> dict[str, float]:
+    """The figures of a run that printed when each of its patients was finished."""
+    ends = [float(line) for line in lines if line[0].isdigit()]
+    first, last = (int(share * (len(ends) - 1)) for share in STEADY)
+    steady = [s for s in samples if ends[first] <= s.time_s <= ends[last]]
+    used, idle = steady[-1].cpu_s - steady[0].cpu_s, steady[-1].idle_s - steady[0].idle_s
+    per_s = (last - first) / (ends[last] - ends[first])
+    found = {
+        "patients a minute": 60 * per_s,
+        "with its start": 60 * len(ends) / (ends[-1] - samples[0].time_s),
+        "share of available CPU": used / (used + idle),
+        "share of the cap": per_s * patient_bytes * 8 / 1e6 / mbit,
+        "CPU s a patient": samples[-1].cpu_s / len(ends),
+        "peak MiB": max(s.memory_bytes for s in samples) / 2**20,
+    }
+    return found | {word: float(value) for word, value in (line.split() for line in lines if line[0].isalpha())}
 
 
 @contextmanager
@@ -94,40 +115,35 @@ def lagging(endpoint: str, mbit: float) -> Iterator[str]:
 
 def main() -> None:
     options = argparse.ArgumentParser()
-    options.add_argument("--patients", type=int, default=16)
-    options.add_argument("--mbit", type=float, default=300)
+    options.add_argument("--patients", type=int, default=40)
+    options.add_argument("--mbit", type=float, default=400)
+    options.add_argument("--low-mbit", type=float, default=60)
     o = options.parse_args()
     with S3Server() as server:
         os.environ.update(server.environment)
         server.make_bucket("scans")
         server.make_bucket("out")
         phantom.write_patients("s3://scans/all", o.patients, broken=False)
-        some = max(3, o.patients // 3)
+        some = max(6, o.patients // 5)
         for i in range(some):
             folder = f"phantom-{i:03}"
             files = dict(storage.read_many(f"s3://scans/all/{folder}", storage.listing(f"s3://scans/all/{folder}")))
             storage.write_many(f"s3://scans/some/{folder}", files)
         n_bytes = sum(e.size for e in storage.listing_below("s3://scans/all"))
-        print(f"{o.patients} patients, {n_bytes / 1e6:.0f} MB, {os.cpu_count()} CPUs, {o.mbit:.0f} Mbit/s, 30-50 ms")
-        with lagging(server.endpoint, o.mbit) as endpoint:
-            os.environ["AWS_ENDPOINT_URL"] = endpoint
-            rows = {
-                "dskprep": (o.patients, [sys.executable, "-c", DSKPREP, "s3://scans/all", "s3://out/lines", "3"]),
-                "one thread": (o.patients, [sys.executable, "-c", DSKPREP, "s3://scans/all", "s3://out/plain", "1"]),
-                "2017": (some, [sys.executable, str(HERE / "way_of_2017.py"), "s3://scans/some", "s3://out/2017"]),
-            }
-            results = {}
-            for name, (count, command) in rows.items():
-                usage, output = measured(command)
-                seconds = float(output.split()[-1]) if output.split() else usage.seconds
-                share = usage.cpu_s / (usage.cpu_s + usage.idle_s)
-                results[name] = {
-                    "patients a minute": round(60 * count / seconds, 2),
-                    "share of available CPU": round(share, 3),
-                    "CPU s a patient": round(usage.cpu_s / count, 2),
-                    "peak MiB": round(usage.peak_bytes / 2**20),
-                }
-                print(name, json.dumps(results[name]), flush=True)
+        print(f"{o.patients} patients, {n_bytes / 1e6:.0f} MB, {os.cpu_count()} CPUs, 30-50 ms, {o.mbit:.0f} Mbit/s")
+        ours = [sys.executable, "-c", DSKPREP]
+        rows = {
+            "dskprep": (o.mbit, [*ours, "s3://scans/all", "s3://out/lines", "3"]),
+            "one thread a worker": (o.mbit, [*ours, "s3://scans/all", "s3://out/plain", "1"]),
+            "2017": (o.mbit, [sys.executable, str(HERE / "way_of_2017.py"), "s3://scans/some", "s3://out/2017"]),
+            f"dskprep, {o.low_mbit:.0f} Mbit/s": (o.low_mbit, [*ours, "s3://scans/all", "s3://out/low", "3"]),
+        }
+        for name, (mbit, command) in rows.items():
+            with lagging(server.endpoint, mbit) as endpoint:
+                os.environ["AWS_ENDPOINT_URL"] = endpoint
+                samples, lines = measured(command)
+            found = figures(samples, lines, n_bytes / o.patients, mbit)
+            print(name, json.dumps({what: round(value, 3) for what, value in found.items()}), flush=True)
 
 
 if __name__ == "__main__":

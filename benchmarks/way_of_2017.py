@@ -13,6 +13,7 @@ import io
 import multiprocessing
 import os
 import sys
+import time
 
 import numpy as np
 import pydicom
@@ -44,6 +45,7 @@ def work(patients: list[str], target: str) -> None:
         buffer = io.BytesIO()
         np.save(buffer, prepare(slices))
         fs.pipe_file(f"{target}/{patient.rpartition('/')[2]}.npy", buffer.getvalue())
+        print(time.time(), flush=True)
 
 
 def main() -> None:
