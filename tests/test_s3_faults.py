@@ -15,6 +15,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import fsspec.config
@@ -271,6 +272,31 @@ def test_credentials_that_expire_under_a_run_cost_failed_patients_only(place: st
     assert "ExpiredToken" in message
     faulty.forget()
     assert dskprep.run(f"{place}/in", f"{place}/out", retry="failed").account.counts == {"written": 2}
+
+
+def test_credentials_renewed_in_their_file_are_used_by_the_next_try(
+    place: str, faulty: FaultyS3, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    tiny.write_patients(f"{place}/in", ["p1"])
+    (case,) = discover.cases(f"{place}/in")
+    good = {name: os.environ[name.upper()] for name in ("aws_access_key_id", "aws_secret_access_key")}
+    write_ini(tmp_path / "credentials", "default", **good | {"aws_secret_access_key": "of-yesterday"})
+    for name in good:
+        monkeypatch.delenv(name.upper())
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
+    s3fs.S3FileSystem.clear_instance_cache()
+    n_tries = []
+
+    def renew(seconds: float) -> None:  # somebody does, while the patient waits for its next try
+        n_tries.append(seconds)
+        write_ini(tmp_path / "credentials", "default", **good)
+
+    monkeypatch.setattr(patient, "time", SimpleNamespace(sleep=renew, monotonic=time.monotonic))
+    (record,) = patient.prepare_patient(
+        patient.Job(case), target=f"{place}/out", config=PrepConfig(), memory_bytes=2 << 30
+    )
+    assert (record["status"], len(n_tries)) == ("written", 1)
+    assert {entry["status"] for entry in faulty.log} >= {200, 403}
 
 
 def test_a_bucket_whose_credentials_are_expired_exits_with_3(
