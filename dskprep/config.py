@@ -33,6 +33,10 @@ class PrepConfig:
     """Grow the lung mask by this much on every side."""
     min_slices: int = 10
     """A series with fewer slices is refused."""
+    on_gap: str = "refuse"
+    """What becomes of a series that misses slices between its ends: `refuse` or `interpolate`."""
+    max_gap_slices: int = 1
+    """With `interpolate`, the most slices in a row that may be missing; more are refused."""
     chunk: int = 64
     """Edge of a zarr chunk in voxels; chunks lie together in shards."""
     zstd_level: int = 1
@@ -62,6 +66,13 @@ class PrepConfig:
             "a whole number, 2 or more",
             self.min_slices,
         )
+        _check(self.on_gap in ("refuse", "interpolate"), "on_gap", "'refuse' or 'interpolate'", self.on_gap)
+        _check(
+            _is_int(self.max_gap_slices) and 1 <= self.max_gap_slices <= 5,
+            "max_gap_slices",
+            "a whole number from 1 to 5",
+            self.max_gap_slices,
+        )
         _check(_is_int(self.chunk) and 16 <= self.chunk <= 256, "chunk", "a whole number from 16 to 256", self.chunk)
         _check(
             _is_int(self.zstd_level) and 1 <= self.zstd_level <= 9,
@@ -69,6 +80,11 @@ class PrepConfig:
             "a whole number from 1 to 9",
             self.zstd_level,
         )
+
+    @property
+    def fillable_slices(self) -> int:
+        """The most slices in a row that are interpolated: 0 if a gap is refused."""
+        return self.max_gap_slices if self.on_gap == "interpolate" else 0
 
     def as_dict(self) -> dict[str, Any]:
         """The settings as plain JSON values."""

@@ -84,8 +84,22 @@ FRAME_TAGS = (
     ("FrameContentSequence", "AcquisitionNumber"),
     ("FrameContentSequence", "TemporalPositionIdentifier"),
     ("CTReconstructionSequence", "ConvolutionKernel"),
+    ("CTXRayDetailsSequence", "KVP"),
+    ("CTImageFrameTypeSequence", "FrameType"),
+    ("", "ImageType"),
+    ("", "EchoNumbers"),
 )
-"""What tells apart stacks that share positions: acquisition, time, reconstruction."""
+"""What tells apart stacks that share positions: acquisition, time, reconstruction, energy, kind.
+
+The second word is the attribute; in a frame of an Enhanced object it stands in the first one's sequence.
+"""
+
+FRAME_TIMES = (
+    ("FrameContentSequence", "FrameAcquisitionDateTime"),
+    ("", "ContentTime"),
+    ("", "AcquisitionTime"),
+)
+"""When a slice was made, where no tag tells stacks apart. Never leaves the file."""
 
 _KEYWORDS = {
     *("SOPClassUID", "SeriesInstanceUID", "Modality", "ImageType", "NumberOfFrames", "ContrastBolusAgent"),
@@ -104,7 +118,7 @@ _KEYWORDS = {
     ),
     *("LossyImageCompression", "PixelData"),
     *FACTS.values(),
-    *(keyword for _, keyword in FRAME_TAGS),
+    *(keyword for _, keyword in FRAME_TAGS + FRAME_TIMES),
 }
 _READ_TAGS = [Tag(tag) for tag in sorted(filter(None, map(tag_for_keyword, _KEYWORDS)))]
 """All that is read of a file; skipping the rest saves a quarter of the time."""
@@ -400,6 +414,7 @@ class _Frame:
             row=_unit(row),
             column=_unit(column),
             stack=self.stack_tags(),
+            time=next((str(v) for v in (self.find(*tag) for tag in FRAME_TIMES) if v is not None), ""),
         )
 
     def numbers(self, sequence: str, keyword: str, count: int) -> list[float]:

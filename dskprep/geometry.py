@@ -1,14 +1,12 @@
-"""From the places of slices to the place of a volume: which slices, in which order, with which affine.
+"""From the places of ordered slices to the grid of a volume: spacing, gaps, tilt, affine.
 
 Everything is decided from positions and orientations (DICOM PS3.3 C.7.6.2.1.1), never from
-InstanceNumber, SliceLocation, SliceThickness or one pair of slices.
+SliceLocation, SliceThickness, GantryDetectorTilt or one pair of slices.
 """
 
 from __future__ import annotations
 
-import itertools
-from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,14 +15,11 @@ from numpy.typing import NDArray
 from dskprep.errors import Refusal
 from dskprep.volume import Triple, Volume
 
-SAME_POSITION_MM = 0.01
-"""Slices closer than this along their normal lie at one position."""
-
 STEP_TOLERANCE = 0.1
 """A slice may lie this fraction of a step off its even place; headers round positions."""
 
 DRIFT_TOLERANCE_MM = 0.5
-"""Slices may drift sideways by this much over the whole stack; headers round positions and directions."""
+"""Slices may lie this far beside their even line; headers round positions and directions."""
 
 SAME_PIXEL_MM = 1e-4
 SAME_DIRECTION = 1e-3
@@ -33,11 +28,14 @@ SAME_DIRECTION = 1e-3
 MAX_EXTENT_MM = 3000.0
 """No patient is longer; positions farther apart come from a damaged header."""
 
+MAX_TILT_DEGREES = 35.0
+"""Gantries tilt by 30 degrees at most; a stack that leans more comes from a damaged header."""
+
+MAX_GAP_SHARE = 0.1
+"""A stack that misses a larger part of its slices is never interpolated."""
+
 FIT_DIGITS = 6
 """Decimals (mm) to which a fit is rounded, so that its last bits decide nothing."""
-
-CLEAR_MAJORITY = 2
-"""A group of slices is preferred if it has this many times the slices of the next one."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +44,8 @@ class Plane:
 
     `position` is the centre of the first pixel and `row`, `column` the unit directions along a row and
     down a column, all LPS (x, y, z) in mm; `pixel_mm` is the distance between (rows, columns). `stack`
-    holds what tells the stacks of one series apart.
+    holds what tells the stacks of one series apart, and `time` when the slice was made (both as text that
+    sorts).
     """
 
     shape: tuple[int, int]
@@ -55,6 +54,13 @@ class Plane:
     row: Triple
     column: Triple
     stack: tuple[str, ...] = ()
+    time: str = ""
+
+    @property
+    def normal(self) -> NDArray[np.float64]:
+        """The unit direction across the slice: row x column."""
+        normal = np.cross(self.row, self.column)
+        return normal / np.linalg.norm(normal)
 
     def shares_grid(self, other: Plane) -> bool:
         """Whether the two slices can share a volume."""
@@ -66,50 +72,58 @@ class Plane:
 
 
 @dataclass(frozen=True, eq=False)
-class Stack:
-    """Slices that make one volume: `order` indexes the given planes, by position along the normal."""
+class Grid:
+    """The right-angled grid of a volume (z, y, x), and how the acquired slices lie on it.
 
-    order: list[int]
-    affine: NDArray[np.float64]
-    warnings: tuple[str, ...]
-
-
-def stack_up(
-    planes: Sequence[Plane], *, min_slices: int, is_copy: Callable[[int, int], bool] = lambda _a, _b: False
-) -> Stack:
-    """Choose and order the slices of one series that make a volume.
-
-    Of slices on different grids, those on the commonest grid are taken if they are a clear majority.
-    Of slices at equal positions, copies are dropped; `is_copy` says of two planes (by index) whether their
-    pixels are the same. If different ones remain, one stack is taken: that with the most slices, then the
-    one first by its tags. Raises Refusal where a choice would be a guess, or slices are missing or sheared.
+    Slice k is number `numbers[k]` of the volume, and its first pixel lies `offsets[k]` pixels (rows,
+    columns) from the volume's: 0, but where the gantry was tilted. `gaps_mm` are the positions along the
+    normal of the slices that are missing.
     """
-    min_slices = max(min_slices, 2)  # one slice has no step
-    warnings: list[str] = []
-    chosen = _commonest_grid(planes)
-    if len(chosen) < len(planes):
-        warnings.append("one-of-several-stacks")
-    normal = _normal(planes[chosen[0]])
-    along = {i: float(np.dot(planes[i].position, normal)) for i in chosen}
-    chosen.sort(key=lambda i: (along[i], planes[i].stack, planes[i].position))
-    n_positions = 1 + sum(along[b] - along[a] > SAME_POSITION_MM for a, b in itertools.pairwise(chosen))
-    if n_positions < min_slices:
-        raise Refusal(
-            "too-few-slices",
-            f"expected at least {min_slices} slice positions, found {n_positions} in {len(chosen)} slices",
-        )
-    if along[chosen[-1]] - along[chosen[0]] > MAX_EXTENT_MM:
+
+    shape: tuple[int, int, int]
+    affine: NDArray[np.float64]
+    numbers: list[int]
+    offsets: NDArray[np.float64]
+    tilt_degrees: float
+    gaps_mm: list[float]
+
+
+def lay_out(planes: Sequence[Plane], *, max_gap_slices: int = 0) -> Grid:
+    """The grid of slices that share size, pixel spacing and orientation, sorted along their normal.
+
+    Up to `max_gap_slices` slices may be missing in a row, and MAX_GAP_SHARE in all. Tilted slices lie on
+    a grid that is wide enough for all of their pixels. Raises Refusal `missing-slices`, `uneven-spacing`,
+    `gantry-tilt`, or `mixed-geometry` if they lie on no such grid.
+    """
+    first = planes[0]
+    positions = np.array([plane.position for plane in planes])
+    along = positions @ first.normal
+    if along[-1] - along[0] > MAX_EXTENT_MM:
         raise Refusal(
             "mixed-geometry",
-            f"expected slices within {MAX_EXTENT_MM:g} mm, found them from {along[chosen[0]]:.2f} to "
-            f"{along[chosen[-1]]:.2f} mm along the normal",
+            f"expected slices within {MAX_EXTENT_MM:g} mm, found them from {along[0]:.2f} to "
+            f"{along[-1]:.2f} mm along the normal",
         )
-    if n_positions < len(chosen):
-        chosen, notes = _one_slice_a_position(planes, chosen, along, min_slices, is_copy)
-        warnings += notes
-    steps = _even_steps(np.array([along[i] for i in chosen]))
-    _check_upright(np.array([planes[i].position for i in chosen]), normal)
-    return Stack(chosen, _affine(planes[chosen[0]], normal, steps), tuple(dict.fromkeys(warnings)))
+    numbers, start, step = _even_steps(along, max_gap_slices)
+    lean, corner = _lean(positions, first, start)
+    n_slices = int(numbers[-1]) + 1
+    reach = lean * step * (n_slices - 1) / first.pixel_mm  # of the last slice beside the first, in pixels
+    low = np.minimum(reach, 0)
+    offsets = np.outer(numbers / (n_slices - 1), reach) - low
+    rows, columns = (n + int(np.ceil(round(extra, 3))) for n, extra in zip(first.shape, np.abs(reach), strict=True))
+    affine = np.eye(4)
+    affine[:3, 0] = first.normal * step
+    affine[:3, 1] = np.array(first.column) * first.pixel_mm[0]
+    affine[:3, 2] = np.array(first.row) * first.pixel_mm[1]
+    affine[:3, 3] = corner + affine[:3, 1:3] @ low
+    return Grid(
+        shape=(n_slices, rows, columns),
+        affine=affine,
+        numbers=numbers.tolist(),
+        offsets=offsets,
+        tilt_degrees=_degrees(lean),
+        gaps_mm=[round(start + step * k, 3) for k in np.setdiff1d(np.arange(n_slices), numbers).tolist()],
+    )
 
 
 def to_patient_axes(volume: Volume) -> Volume:
@@ -139,88 +153,17 @@ def _are_close(a: Sequence[float], b: Sequence[float], tolerance: float) -> bool
     return all(abs(u - v) < tolerance for u, v in zip(a, b, strict=True))
 
 
-def _commonest_grid(planes: Sequence[Plane]) -> list[int]:
-    grids: list[list[int]] = []
-    for i in sorted(range(len(planes)), key=lambda i: (planes[i].shape, planes[i].pixel_mm, planes[i].position)):
-        for grid in grids:
-            if planes[grid[0]].shares_grid(planes[i]):
-                grid.append(i)
-                break
-        else:
-            grids.append([i])
-    if not grids:
-        raise Refusal("too-few-slices", "expected slices, found none")
-    grids.sort(key=len, reverse=True)
-    if len(grids) > 1 and len(grids[0]) < CLEAR_MAJORITY * len(grids[1]):
-        first, second = (f"{len(grid)} of {_describe(planes[grid[0]])}" for grid in grids[:2])
-        raise Refusal(
-            "mixed-geometry",
-            f"expected slices of one size, pixel spacing and orientation, found {first} and {second}",
-        )
-    return grids[0]
-
-
-def _describe(plane: Plane) -> str:
-    directions = tuple(round(v, 3) + 0.0 for v in plane.row + plane.column)
-    return f"{plane.shape} pixels of {plane.pixel_mm} mm, orientation {directions}"
-
-
-def _normal(plane: Plane) -> NDArray[np.float64]:
-    normal = np.cross(plane.row, plane.column)
-    return normal / np.linalg.norm(normal)
-
-
-def _one_slice_a_position(
-    planes: Sequence[Plane],
-    chosen: list[int],
-    along: dict[int, float],
-    min_slices: int,
-    is_copy: Callable[[int, int], bool],
-) -> tuple[list[int], list[str]]:
-    """Drop identical duplicates; if others remain, keep the stack with the most slices."""
-    warnings = []
-    kept: list[int] = []
-    for i in chosen:
-        neighbours = itertools.takewhile(lambda k: along[i] - along[k] <= SAME_POSITION_MM, reversed(kept))  # noqa: B023
-        if any(is_copy(k, i) for k in neighbours):
-            warnings.append("identical-duplicates-dropped")
-        else:
-            kept.append(i)
-    if _duplicates(kept, along):
-        kept = _longest_stack(planes, kept, along, min_slices)
-        warnings.append("one-of-several-stacks")
-    return kept, warnings
-
-
-def _duplicates(chosen: list[int], along: dict[int, float]) -> list[int]:
-    """Those of the sorted slices that share their position with the next one."""
-    return [a for a, b in itertools.pairwise(chosen) if along[b] - along[a] <= SAME_POSITION_MM]
-
-
-def _longest_stack(planes: Sequence[Plane], chosen: list[int], along: dict[int, float], min_slices: int) -> list[int]:
-    stacks: dict[tuple[str, ...], list[int]] = defaultdict(list)
-    for i in chosen:
-        stacks[planes[i].stack].append(i)
-    best = stacks[min(stacks, key=lambda tags: (-len(stacks[tags]), tags))]
-    if _duplicates(best, along) or len(best) < min_slices:
-        where = along[_duplicates(chosen, along)[0]]
-        raise Refusal(
-            "duplicate-positions",
-            f"expected one slice a position, found different slices at {where:.2f} mm along the normal "
-            f"({len(chosen)} slices in all), and no tags that part them into stacks of {min_slices} or more",
-        )
-    return best
-
-
-def _even_steps(along: NDArray[np.float64]) -> tuple[float, float]:
-    """Start and step (mm) of the even grid that the positions lie on. Raises Refusal if they don't."""
-    steps = np.diff(along)
-    start, step, off = _fit_line(np.arange(len(along)), along)
+def _even_steps(along: NDArray[np.float64], max_gap_slices: int) -> tuple[NDArray[np.int_], float, float]:
+    """Number of each slice on the even grid of positions, the grid's start and its step (mm)."""
+    numbers = np.arange(len(along))
+    start, step, off = _fit_line(numbers, along)
     if off.max() <= STEP_TOLERANCE * step:
-        return start, step
+        return numbers, start, step
+    steps = np.diff(along)
     typical = float(np.median(steps))
-    jumps = np.maximum(np.rint(steps / typical), 1)
-    start, step, off = _fit_line(np.append(0, np.cumsum(jumps)), along)
+    jumps = np.maximum(np.rint(steps / typical), 1).astype(np.int_)
+    numbers = np.append(0, np.cumsum(jumps))
+    start, step, off = _fit_line(numbers, along)
     gaps = np.flatnonzero(jumps > 1)
     if off.max() > STEP_TOLERANCE * step or len(gaps) == 0:
         raise Refusal(
@@ -228,51 +171,69 @@ def _even_steps(along: NDArray[np.float64]) -> tuple[float, float]:
             f"expected even steps, found {steps.min():.3f} to {steps.max():.3f} mm (median {typical:.3f} mm); "
             f"the slice at {along[off.argmax()]:.2f} mm lies {off.max():.2f} mm off",
         )
-    missing = int((jumps - 1).sum())
+    n_missing = int((jumps - 1).sum())
+    if jumps.max() - 1 <= max_gap_slices and n_missing <= MAX_GAP_SHARE * (numbers[-1] + 1):
+        return numbers, start, step
     where = ", ".join(f"{along[g]:.2f} and {along[g + 1]:.2f}" for g in gaps[:5])
-    raise Refusal(
-        "missing-slices",
-        f"expected a slice every {step:.3f} mm, found {missing} missing, between {where} mm along the normal",
-    )
+    allowed = f"; {max_gap_slices} in a row and {MAX_GAP_SHARE:.0%} in all may be" if max_gap_slices else ""
+    found = f"{n_missing} missing, between {where} mm along the normal{allowed}"
+    raise Refusal("missing-slices", f"expected a slice every {step:.3f} mm, found {found}")
 
 
 def _fit_line(numbers: NDArray[np.int_], along: NDArray[np.float64]) -> tuple[float, float, NDArray[np.float64]]:
     """Start, step and distances (mm) of the least-squares line through the positions of numbered slices."""
     centred = numbers - numbers.mean()
     step = round(float(centred @ along / (centred @ centred)), FIT_DIGITS)
-    start = float(along.mean() - step * numbers.mean())
+    start = round(float(along.mean() - step * numbers.mean()), FIT_DIGITS)
     return start, step, np.abs(along - (start + step * numbers))
 
 
-def _check_upright(positions: NDArray[np.float64], normal: NDArray[np.float64]) -> None:
-    """The first pixels must lie above one another along the normal."""
-    offset = positions - positions[0]
-    along = offset @ normal
-    sideways = offset - np.outer(along, normal)
-    drift = np.linalg.norm(sideways, axis=1)
-    worst = int(np.argmax(drift))
-    if drift[worst] <= DRIFT_TOLERANCE_MM:
-        return
-    shear = along @ sideways / (along @ along)
-    if np.abs(sideways - np.outer(along, shear)).max() > DRIFT_TOLERANCE_MM:
+def _lean(
+    positions: NDArray[np.float64], plane: Plane, start: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """How the stack leans along (columns, rows), in mm a mm of the normal, and its first corner (LPS, mm).
+
+    The first pixels lie above one another (no lean), or on one slanted line: a tilted gantry.
+    """
+    normal = plane.normal
+    along = positions @ normal
+    sideways = positions - np.outer(along, normal)
+    aside = np.linalg.norm(sideways - sideways[0], axis=1)
+    if aside.max() <= DRIFT_TOLERANCE_MM:
+        return np.zeros(2), sideways[0] + normal * start
+    centre, centred = along.mean(), along - along.mean()
+    slope = (centred @ sideways / (centred @ centred)).round(FIT_DIGITS + 3)
+    off = np.linalg.norm(sideways - sideways.mean(axis=0) - np.outer(centred, slope), axis=1)
+    if off.max() > DRIFT_TOLERANCE_MM:
+        raise _crooked(along, sideways, aside, float(off.max()))
+    if _degrees(slope) > MAX_TILT_DEGREES:
         raise Refusal(
-            "mixed-geometry",
-            f"expected slices above one another, found one {drift[worst]:.1f} mm aside at {along[worst]:.1f} mm",
+            "gantry-tilt",
+            f"expected a tilt of {MAX_TILT_DEGREES:g} degrees at most, found slices sheared by {_degrees(slope):.1f}",
         )
-    raise Refusal(
-        "gantry-tilt",
-        f"expected slices above one another, found them sheared by {np.linalg.norm(shear):.3f} mm a mm "
-        f"({np.degrees(np.arctan(np.linalg.norm(shear))):.1f} degrees)",
+    in_plane = np.array([plane.column, plane.row])
+    lean = in_plane @ slope
+    lean[np.abs(lean) * (along[-1] - along[0]) <= DRIFT_TOLERANCE_MM] = 0
+    return lean, (sideways.mean(axis=0) + (start - centre) * lean @ in_plane).round(FIT_DIGITS) + normal * start
+
+
+def _crooked(
+    along: NDArray[np.float64], sideways: NDArray[np.float64], aside: NDArray[np.float64], off_mm: float
+) -> Refusal:
+    """Why slices that lie on no straight line are refused: by their tilt, or for the one that lies aside."""
+    usual = np.median(np.diff(sideways, axis=0) / np.diff(along)[:, None], axis=0)
+    if float(np.linalg.norm(usual)) * (along[-1] - along[0]) > DRIFT_TOLERANCE_MM:
+        return Refusal(
+            "gantry-tilt",
+            f"expected one tilt, found slices sheared by {_degrees(usual):.1f} degrees, and up to {off_mm:.1f} mm "
+            "beside a straight line",
+        )
+    worst = int(np.argmax(aside))
+    return Refusal(
+        "mixed-geometry",
+        f"expected slices above one another, found one {aside[worst]:.1f} mm aside at {along[worst]:.1f} mm",
     )
 
 
-def _affine(first: Plane, normal: NDArray[np.float64], steps: tuple[float, float]) -> NDArray[np.float64]:
-    """Index (z, y, x, 1) of a voxel centre to LPS (x, y, z, 1)."""
-    start, step = steps
-    position = np.array(first.position)
-    affine = np.eye(4)
-    affine[:3, 0] = normal * step
-    affine[:3, 1] = np.array(first.column) * first.pixel_mm[0]
-    affine[:3, 2] = np.array(first.row) * first.pixel_mm[1]
-    affine[:3, 3] = position + normal * round(start - float(position @ normal), FIT_DIGITS)
-    return affine
+def _degrees(lean: NDArray[np.float64]) -> float:
+    return round(float(np.degrees(np.arctan(np.linalg.norm(lean)))), 3)

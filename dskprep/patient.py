@@ -27,6 +27,7 @@ from dskprep.memory import Ledger
 from dskprep.steps import Prepared, prepare
 from dskprep.stopwatch import Overdue, Stopwatch, within
 from dskprep.store import Record, RecordName
+from dskprep.volume import Triple
 
 ATTEMPTS = 3
 """Tries of a patient whose store did not answer; the store's own retries come on top."""
@@ -62,6 +63,12 @@ class _Line:
     ledger: Ledger
     ticket: memory.Ticket
     clock: Stopwatch
+
+    def reserve(self, shape: tuple[int, int, int], spacing_mm: Triple) -> None:
+        """Ask for the memory of a native volume before it is made."""
+        need_bytes = memory.estimate_bytes(shape, spacing_mm, self.config)
+        self.ledger.check(need_bytes)
+        self.ledger.grow(self.ticket, need_bytes)
 
 
 @dataclass(eq=False)
@@ -225,9 +232,10 @@ def _compute(line: _Line, files: list[tuple[str, bytes]]) -> Iterator[_Outcome]:
 def _written(line: _Line, record: Record, warnings: list[str], slices: list[Slice]) -> _Outcome:
     config = line.config
     with line.clock("decode"):
-        found = series.assemble(slices, min_slices=config.min_slices, max_bytes=line.ledger.total_bytes)
+        found = series.assemble(
+            slices, min_slices=config.min_slices, max_gap_slices=config.fillable_slices, reserve=line.reserve
+        )
     volume = found.volume
-    line.ledger.grow(line.ticket, memory.estimate_bytes(volume.shape, volume.spacing, config))
     warnings = warnings + list(found.warnings)
     record |= {"status": "written", "source": found.facts, "hu_sha256": found.hu_sha256}
     del found

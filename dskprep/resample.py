@@ -119,6 +119,44 @@ def _nearest_measured(array: NDArray[np.int16], index: int) -> NDArray[np.int16]
     return np.full(array.shape[1:], AIR_HU, np.int16)
 
 
+def shift(plane: NDArray[np.int16], offset: tuple[float, float], out: NDArray[np.int16]) -> None:
+    """Put int16 HU (y, x) into the larger plane `out`, its first pixel at `offset` (y, x) in pixels, linearly.
+
+    Padding is treated as in `to_spacing`; what lies beyond the plane by half a pixel or more becomes PADDING.
+    """
+    starts, weights, nearest = [], [], []
+    for n, n_out, by in zip(plane.shape, out.shape, offset, strict=True):
+        place = np.arange(n_out) - by
+        first = np.clip(np.floor(place).astype(np.int64), 0, n - 2)
+        share = np.clip(place - first, 0, 1)
+        starts.append(first)
+        weights.append(np.stack([1 - share, share], axis=1).astype(np.float32))
+        closest = np.floor(place + 0.5).astype(np.int64)
+        nearest.append(np.where((closest >= 0) & (closest < n), closest, -1))
+    filled, total = np.empty_like(plane), np.empty(out.shape, np.float32)
+    is_padding = np.empty(out.shape, np.bool_)
+    planes.fill_padding_from_row(plane, filled)
+    row = np.empty(plane.shape[1], np.float32)
+    planes.weigh_plane(filled, starts[0], weights[0], starts[1], weights[1], row, total)
+    planes.sample_padding(plane, nearest[0], nearest[1], is_padding)
+    is_padding |= (nearest[0] < 0)[:, None] | (nearest[1] < 0)
+    planes.weigh_planes(total[None], np.zeros(1, np.int64), np.ones(1, np.float32), is_padding, out)
+
+
+def fill_gap(array: NDArray[np.int16], below: int, above: int) -> None:
+    """Fill the slices of int16 HU (z, y, x) between two, linearly; PADDING where one of the two is."""
+    is_padding = (array[below] == PADDING) | (array[above] == PADDING)
+    for z in range(below + 1, above):
+        share = np.float32((z - below) / (above - below))
+        planes.weigh_planes(
+            array[[below, above]].astype(np.float32),
+            np.arange(2),
+            np.array([1 - share, share], np.float32),
+            is_padding,
+            array[z],
+        )
+
+
 def fill_padding(volume: Volume, value: int = AIR_HU) -> Volume:
     """Give padding a value, so that the array holds HU only."""
     return volume.with_array(np.where(volume.array == PADDING, np.int16(value), volume.array))

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dskprep import geometry, intensity, pixels
+from dskprep import geometry, intensity, pixels, resample, stacks
 from dskprep.dicom import Slice
-from dskprep.errors import Refusal
-from dskprep.volume import Volume
+from dskprep.geometry import Grid
+from dskprep.volume import Triple, Volume
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,7 +24,8 @@ class Series:
 
     `volume` is int16 HU (z, y, x) along the patient's axes, PADDING where nothing was measured;
     `hu_sha256` is over the HU as acquired (little-endian int16, slices by position along the normal,
-    padding as the scanner wrote it); `warnings` are words of errors.WARNINGS.
+    padding as the scanner wrote it, before a tilt is corrected or a gap filled); `warnings` are words of
+    errors.WARNINGS.
     """
 
     volume: Volume
@@ -30,46 +34,63 @@ class Series:
     facts: dict[str, str | int | float]
 
 
-def assemble(slices: list[Slice], *, min_slices: int = 10, max_bytes: int | None = None) -> Series:
+def assemble(
+    slices: list[Slice],
+    *,
+    min_slices: int = 10,
+    max_gap_slices: int = 0,
+    reserve: Callable[[tuple[int, int, int], Triple], None] = lambda _shape, _spacing: None,
+) -> Series:
     """Order the slices of one series, decode them and make their volume. Empties `slices` as it goes.
 
-    Raises Refusal if they make no volume, or one of more than `max_bytes`.
+    Up to `max_gap_slices` missing slices in a row are interpolated. `reserve` is called with the volume's
+    shape and spacing before anything is decoded, and may raise. Raises Refusal if the slices make no volume.
     """
-    planes = [s.plane for s in slices]
-    stack = geometry.stack_up(planes, min_slices=min_slices, is_copy=lambda a, b: _is_copy(slices[a], slices[b]))
+    slices.sort(key=_rank)
+    stack = stacks.stack_up(
+        [s.plane for s in slices],
+        min_slices=min_slices,
+        max_gap_slices=max_gap_slices,
+        is_copy=lambda a, b: _is_copy(slices[a], slices[b]),
+    )
+    grid = stack.grid
+    z, y, x = np.linalg.norm(grid.affine[:3, :3], axis=0).tolist()
+    reserve(grid.shape, (z, y, x))
     chosen = [slices[i] for i in stack.order]
     slices.clear()
-    facts = _facts(chosen, stack)
+    facts = _facts(chosen, grid)
     warnings = list(stack.warnings)
     if len({(s.slope, s.intercept) for s in chosen}) > 1:
         warnings.append("mixed-rescale")
     if any(s.is_lossy or s.layout.transfer_syntax in pixels.LOSSY for s in chosen):
         warnings.append("lossy-compression")
-    shape = (len(chosen), *chosen[0].plane.shape)
-    n_bytes = 2 * shape[0] * shape[1] * shape[2]
-    if max_bytes is not None and n_bytes > max_bytes:
-        message = f"{shape} voxels need {n_bytes} bytes, more than the {max_bytes} there are"
-        raise Refusal("too-large", message, need_bytes=n_bytes)
-    array, digest, n_clipped = _decode(chosen, shape)
+    array, digest, n_clipped = _decode(chosen, grid)
     if n_clipped:
         warnings.append("hu-clipped")
-    volume = geometry.to_patient_axes(Volume(array, stack.affine))
+    volume = geometry.to_patient_axes(Volume(array, grid.affine))
     return Series(volume, digest, tuple(warnings), facts)
 
 
-def _decode(chosen: list[Slice], shape: tuple[int, int, int]) -> tuple[NDArray[np.int16], str, int]:
+def _decode(chosen: list[Slice], grid: Grid) -> tuple[NDArray[np.int16], str, int]:
     """HU of every slice, one after another, each slice's encoded pixels freed when it is done."""
-    array = np.empty(shape, np.int16)
+    array = np.empty(grid.shape, np.int16)
+    hu = np.empty(chosen[0].plane.shape, np.int16)
     sha256 = hashlib.sha256()
     n_clipped = 0
     chosen.reverse()
-    for plane in array:
+    for number, offset in zip(grid.numbers, grid.offsets.tolist(), strict=True):
         s = chosen.pop()
+        if not grid.tilt_degrees:
+            hu = array[number]
         stored = pixels.stored_values(s.data, s.layout, s.name)
-        intensity.to_hu(stored, s.slope, s.intercept, out=plane)
-        sha256.update(plane.astype("<i2", copy=False).data)
-        intensity.mark_padding(plane, _padding_hu(s))
-        n_clipped += int(np.count_nonzero(plane == intensity.INT16_HU[1]))
+        intensity.to_hu(stored, s.slope, s.intercept, out=hu)
+        sha256.update(hu.astype("<i2", copy=False).data)
+        intensity.mark_padding(hu, _padding_hu(s))
+        n_clipped += int(np.count_nonzero(hu == intensity.INT16_HU[1]))
+        if grid.tilt_degrees:
+            resample.shift(hu, offset, array[number])
+    for below, above in itertools.pairwise(grid.numbers):
+        resample.fill_gap(array, below, above)
     return array, sha256.hexdigest(), n_clipped
 
 
@@ -81,19 +102,28 @@ def _padding_hu(s: Slice) -> tuple[int, int] | None:
     return low, high
 
 
-def _facts(chosen: list[Slice], stack: geometry.Stack) -> dict[str, str | int | float]:
+def _facts(chosen: list[Slice], grid: Grid) -> dict[str, str | int | float]:
     """What the record says of the source: the commonest value of each attribute, and the geometry."""
     facts: dict[str, str | int | float] = {
         key: Counter(s.facts[key] for s in chosen).most_common(1)[0][0] for key in chosen[0].facts
     }
-    z, y, x = (float(v) for v in np.linalg.norm(stack.affine[:3, :3], axis=0))
+    z, y, x = (float(v) for v in np.linalg.norm(grid.affine[:3, :3], axis=0))
     facts.update(slices=len(chosen), rows=chosen[0].layout.rows, columns=chosen[0].layout.columns)
     facts.update(step_mm=round(z, 6), row_spacing_mm=y, column_spacing_mm=x)
-    for axis, value in zip("xyz", stack.affine[:3, 3], strict=True):
+    for axis, value in zip("xyz", grid.affine[:3, 3], strict=True):
         facts[f"first_{axis}_mm"] = round(float(value), 4)
+    if grid.tilt_degrees:
+        facts["tilt_degrees"] = grid.tilt_degrees
+    if grid.gaps_mm:
+        facts["interpolated_mm"] = " ".join(f"{mm:.2f}" for mm in grid.gaps_mm)  # along the normal
     return facts
 
 
+def _rank(s: Slice) -> tuple[Any, ...]:
+    """An order that the files' names and order have no part in."""
+    return s.plane.position, s.plane.stack, s.plane.time, s.slope, s.intercept, sorted(s.facts.items()), s.data
+
+
 def _is_copy(a: Slice, b: Slice) -> bool:
-    """Whether pixels and rescale are equal."""
-    return (a.layout, a.slope, a.intercept, a.data) == (b.layout, b.slope, b.intercept, b.data)
+    """Whether pixels, their rescale and their padding are equal."""
+    return (a.layout, a.slope, a.intercept, a.padding, a.data) == (b.layout, b.slope, b.intercept, b.padding, b.data)

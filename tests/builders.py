@@ -87,12 +87,16 @@ def ct_files(
     orientation: ArrayLike = AXIAL,
     step_mm: float = 1.25,
     positions_mm: Iterable[float] | None = None,
+    lean: ArrayLike = (0, 0, 0),
     **attributes: Any,
 ) -> list[File]:
-    """A series (slices, rows, columns), at even steps along its normal or at `positions_mm` along it."""
+    """A series (slices, rows, columns), at even steps along its normal or at `positions_mm` along it.
+
+    `lean` (x, y, z) is how far the slices lie sideways for each mm along the normal: a tilted gantry.
+    """
     along = [k * step_mm for k in range(len(stored))] if positions_mm is None else positions_mm
     attributes["ImageOrientationPatient"] = [f"{v:.10f}" for v in np.asarray(orientation, float)]
-    places = [np.asarray(first, float) + mm * normal_of(orientation) for mm in along]
+    places = [np.asarray(first, float) + mm * (normal_of(orientation) + np.asarray(lean, float)) for mm in along]
     return [
         (f"{k:04}.dcm", ct_file(plane, place, **attributes))
         for k, (plane, place) in enumerate(zip(stored, places, strict=True))

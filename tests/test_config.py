@@ -85,6 +85,8 @@ OTHERS: list[dict[str, Any]] = [
     {"lungs": False},
     {"lung_margin_mm": 1.0},
     {"min_slices": 11},
+    {"on_gap": "interpolate"},
+    {"max_gap_slices": 2},
     {"chunk": 32},
     {"zstd_level": 2},
 ]
@@ -94,6 +96,18 @@ def test_every_setting_counts_in_the_digest() -> None:
     assert {name for other in OTHERS for name in other} == set(PrepConfig().as_dict())
     digests = {PrepConfig(**other).digest() for other in OTHERS} | {PrepConfig().digest()}
     assert len(digests) == len(OTHERS) + 1
+
+
+def test_a_gap_is_filled_only_where_asked_for() -> None:
+    assert PrepConfig(max_gap_slices=3).fillable_slices == 0
+    assert PrepConfig(on_gap="interpolate").fillable_slices == 1
+    assert PrepConfig(on_gap="interpolate", max_gap_slices=3).fillable_slices == 3
+
+
+@pytest.mark.parametrize("wrong", [{"on_gap": "skip"}, {"max_gap_slices": 0}, {"max_gap_slices": 6}])
+def test_other_ways_with_a_gap_are_errors(wrong: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match=r"'refuse' or 'interpolate'|from 1 to 5"):
+        PrepConfig(**wrong)
 
 
 def test_settings_travel_between_processes_and_do_not_change() -> None:

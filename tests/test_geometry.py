@@ -10,7 +10,8 @@ from builders import AXIAL, CORONAL, SAGITTAL, normal_of
 from numpy.typing import ArrayLike
 
 from dskprep.errors import Refusal
-from dskprep.geometry import Plane, Stack, stack_up, to_patient_axes
+from dskprep.geometry import Plane, to_patient_axes
+from dskprep.stacks import Stack, stack_up
 from dskprep.volume import Volume
 
 
@@ -44,12 +45,12 @@ def test_slices_are_ordered_along_their_normal(orientation: tuple[float, ...]) -
     shuffled = np.random.default_rng(0).permutation(20)
     stack = stacked(make_planes(STEPS[shuffled], orientation=orientation))
     assert [shuffled[i] for i in stack.order] == list(range(20))
-    assert stack.affine[:3, 0] == pytest.approx(2.5 * normal_of(orientation))
-    assert stack.affine[:3, 3] == pytest.approx([-10, -20, -30])
+    assert stack.grid.affine[:3, 0] == pytest.approx(2.5 * normal_of(orientation))
+    assert stack.grid.affine[:3, 3] == pytest.approx([-10, -20, -30])
 
 
 def test_pixel_spacing_is_row_distance_then_column_distance() -> None:
-    affine = stacked(make_planes(STEPS)).affine
+    affine = stacked(make_planes(STEPS)).grid.affine
     assert affine[:3, 1] == pytest.approx([0, 0.75, 0])  # to the next row: posterior
     assert affine[:3, 2] == pytest.approx([0.5, 0, 0])  # to the next column: left
 
@@ -75,7 +76,7 @@ def test_a_gap_in_the_first_pair_is_seen() -> None:
 @pytest.mark.parametrize("n", [20, 400])
 def test_positions_rounded_to_a_tenth_of_a_millimetre_are_even(step: float, n: int) -> None:
     stack = stacked(make_planes(np.round(np.arange(n) * step, 1)))
-    assert np.linalg.norm(stack.affine[:3, 0]) == pytest.approx(step, abs=0.1 / n)
+    assert np.linalg.norm(stack.grid.affine[:3, 0]) == pytest.approx(step, abs=0.1 / n)
 
 
 @pytest.mark.parametrize("step", [0.625, 1.25])
@@ -168,7 +169,7 @@ def test_a_scout_in_the_series_is_left_out() -> None:
     stack = stacked(scout + make_planes(STEPS))
     assert stack.order == list(range(1, 21))
     assert stack.warnings == ("one-of-several-stacks",)
-    assert np.linalg.norm(stack.affine[:3, 0]) == pytest.approx(2.5)
+    assert np.linalg.norm(stack.grid.affine[:3, 0]) == pytest.approx(2.5)
 
 
 @pytest.mark.parametrize(
@@ -189,10 +190,88 @@ def test_headers_that_round_differently_share_a_grid() -> None:
     assert len(stacked(planes).order) == 20
 
 
-def test_gantry_tilt_is_refused_with_its_angle() -> None:
-    refusal = refusal_of(make_planes(STEPS, shift=(0, np.tan(np.radians(18.5)), 0)))
+def tan(degrees: float) -> float:
+    return float(np.tan(np.radians(degrees)))
+
+
+@pytest.mark.parametrize("orientation", [AXIAL, CORONAL, SAGITTAL, (1, 0, 0, 0, 0.9483, -0.3173)])
+@pytest.mark.parametrize(("lean_row", "lean_column"), [(0, 18.5), (0, -22), (-12, 0), (9, -15), (0, 34)])
+def test_tilted_slices_lie_where_they_were_on_a_right_angled_grid(
+    orientation: tuple[float, ...], lean_row: float, lean_column: float
+) -> None:
+    row, column = np.reshape(np.asarray(orientation, float), (2, 3))
+    planes = make_planes(STEPS, orientation=orientation, shift=tan(lean_row) * row + tan(lean_column) * column)
+    stack = stacked(planes)
+    grid, warnings = stack.grid, stack.warnings
+    assert warnings == ("tilt-corrected",)
+    angle = np.degrees(np.arctan(np.hypot(tan(lean_row), tan(lean_column))))
+    assert grid.tilt_degrees == pytest.approx(angle, abs=0.01)
+    axes = grid.affine[:3, :3] / np.linalg.norm(grid.affine[:3, :3], axis=0)
+    assert axes.T @ axes == pytest.approx(np.eye(3), abs=1e-4)
+    corners = [(j, i) for j in (0, 7) for i in (0, 8)]
+    for number, offset, k in zip(grid.numbers, grid.offsets, stack.order, strict=True):
+        plane = planes[k]
+        for j, i in corners:
+            true = np.array(plane.position) + j * 0.75 * np.array(plane.column) + i * 0.5 * np.array(plane.row)
+            index = (number, j + offset[0], i + offset[1])
+            assert Volume(np.zeros(grid.shape), grid.affine).to_patient(index) == pytest.approx(true, abs=1e-3)
+            assert all(-1e-6 <= v <= n - 1 + 1e-3 for v, n in zip(index, grid.shape, strict=True))
+    reach = abs(47.5 * np.array([tan(lean_column) / 0.75, tan(lean_row) / 0.5]))
+    assert grid.shape == (20, *(np.array([8, 9]) + np.ceil(reach.round(3))).astype(int))
+
+
+def test_a_tilt_beyond_any_gantry_is_refused() -> None:
+    refusal = refusal_of(make_planes(STEPS, shift=(0, tan(36), 0)))
     assert refusal.reason == "gantry-tilt"
-    assert "18.5 degrees" in refusal.message
+    assert "35 degrees at most, found slices sheared by 36.0" in refusal.message
+
+
+@pytest.mark.parametrize("bend_mm", [np.linspace(0, 1, 20) ** 2 * 20, np.repeat([0, 6], 10)])
+def test_a_tilt_that_is_not_constant_is_refused(bend_mm: ArrayLike) -> None:
+    planes = [
+        replace(plane, position=(plane.position[0], plane.position[1] + bend, plane.position[2]))
+        for plane, bend in zip(make_planes(STEPS, shift=(0, tan(15), 0)), np.asarray(bend_mm), strict=True)
+    ]
+    refusal = refusal_of(planes)
+    assert refusal.reason == "gantry-tilt"
+    assert "expected one tilt" in refusal.message
+
+
+def test_tilt_is_measured_on_the_whole_stack_and_rounded_positions_do_not_bend_it() -> None:
+    planes = [
+        replace(plane, position=tuple(np.round(plane.position, 1).tolist()))
+        for plane in make_planes(np.arange(200) * 1.25, shift=(0, tan(20), 0))
+    ]
+    assert stacked(planes).grid.tilt_degrees == pytest.approx(20, abs=0.02)
+
+
+def filled(planes: list[Plane], max_gap_slices: int) -> Stack:
+    return stack_up(planes, min_slices=3, max_gap_slices=max_gap_slices)
+
+
+@pytest.mark.parametrize(("lost", "allowed"), [([7], 1), ([7, 12], 1), ([7, 8], 2), ([1], 5)])
+def test_a_small_gap_is_left_open_for_interpolation(lost: list[int], allowed: int) -> None:
+    stack = filled(make_planes(np.delete(STEPS, lost)), allowed)
+    assert stack.grid.numbers == [k for k in range(20) if k not in lost]
+    assert stack.grid.shape == (20, 8, 9)
+    assert stack.grid.gaps_mm == pytest.approx([-30 + STEPS[k] for k in lost])
+    assert stack.warnings == ("gap-interpolated",)
+    assert stack.grid.affine == pytest.approx(stacked(make_planes(STEPS)).grid.affine)
+
+
+@pytest.mark.parametrize(("lost", "allowed"), [([7, 8], 1), ([5, 8, 11], 1), ([5, 8, 11], 5), ([7], 0)])
+def test_a_larger_gap_is_refused_with_the_limits(lost: list[int], allowed: int) -> None:
+    with pytest.raises(Refusal, match=f"found {len(lost)} missing") as caught:
+        filled(make_planes(np.delete(STEPS, lost)), allowed)
+    assert caught.value.reason == "missing-slices"
+    assert (f"{allowed} in a row and 10% in all may be" in caught.value.message) == (allowed > 0)
+
+
+def test_uneven_steps_are_no_gap_to_fill() -> None:
+    with pytest.raises(Refusal, match="uneven-spacing"):
+        filled(make_planes([0, 1, 2, 3.4, 4, 5, 6, 7, 8, 9]), 5)
+    with pytest.raises(Refusal, match="uneven-spacing"):
+        filled(make_planes([*range(10), *range(11, 31, 2)]), 5)
 
 
 def test_a_slice_that_lies_aside_is_refused() -> None:
@@ -235,7 +314,7 @@ ORIENTATIONS = {
 
 @pytest.mark.parametrize("orientation", ORIENTATIONS.values(), ids=ORIENTATIONS)
 def test_every_voxel_keeps_its_place_in_the_patient(orientation: tuple[float, ...]) -> None:
-    affine = stacked(make_planes(STEPS, orientation=orientation)).affine
+    affine = stacked(make_planes(STEPS, orientation=orientation)).grid.affine
     acquired = Volume(np.arange(20 * 8 * 9, dtype=np.int32).reshape(20, 8, 9), affine)
     turned = to_patient_axes(acquired)
     index = np.stack(np.unravel_index(np.argsort(turned.array, axis=None), turned.shape), axis=1)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from dskprep.resample import fill_padding, to_spacing
+from dskprep.resample import fill_gap, fill_padding, shift, to_spacing
 from dskprep.volume import PADDING, Triple, Volume
 
 OBLIQUE = np.array([[0.6, -0.48, 0.64], [0.8, 0.36, -0.48], [0.0, 0.8, 0.6]])
@@ -257,3 +257,52 @@ def test_filled_padding_is_air_and_the_rest_stays() -> None:
     assert (found[1:] == array[1:]).all()
     assert (array[0, 1] == PADDING).all()
     assert (fill_padding(volume.with_array(array), 7).array[0, 1] == 7).all()
+
+
+# Shifting a slice, filling a gap
+
+
+@pytest.mark.parametrize("offset", [(0, 0), (2, 3), (0.25, 0), (1.5, 0.75), (2.999, 0.001)])
+def test_a_shifted_slice_has_the_same_value_at_the_same_place(offset: tuple[float, float]) -> None:
+    """Of values that change evenly, linear interpolation is exact."""
+    y, x = np.mgrid[:12, :15]
+    plane, out = (100 * y - 60 * x).astype(np.int16), np.empty((15, 19), np.int16)
+    shift(plane, offset, out)
+    v, u = np.mgrid[:15, :19]
+    v, u = v - offset[0], u - offset[1]
+    is_inside = (v >= -0.5) & (v < 11.5) & (u >= -0.5) & (u < 14.5)
+    assert ((out != PADDING) == is_inside).all()
+    expected = 100 * np.clip(v, 0, 11) - 60 * np.clip(u, 0, 14)
+    assert np.abs(out - expected)[is_inside].max() <= 0.5 + 1e-3
+
+
+def test_padding_never_mixes_into_a_shifted_slice() -> None:
+    y, x = np.mgrid[:40, :40] - 19.5
+    is_outside = np.hypot(y, x) > 15
+    plane = np.where(is_outside, PADDING, 50).astype(np.int16)
+    out = np.empty((43, 42), np.int16)
+    shift(plane, (2.4, 1.3), out)
+    assert set(np.unique(out)) == {PADDING, 50}
+    v, u = np.mgrid[:43, :42] - 19.5
+    distance = np.hypot(v - 2.4, u - 1.3)
+    assert (out[distance < 14] == 50).all()
+    assert (out[distance > 16] == PADDING).all()
+
+
+def test_a_slice_of_padding_stays_padding() -> None:
+    out = np.zeros((6, 6), np.int16)
+    shift(np.full((5, 5), PADDING, np.int16), (0.5, 0.5), out)
+    assert (out == PADDING).all()
+
+
+def test_a_gap_is_filled_linearly_and_padding_stays_padding() -> None:
+    array = np.zeros((5, 2, 3), np.int16)
+    array[1], array[4] = -1000, 500
+    array[1, 0, 0] = array[4, 1, 1] = PADDING
+    before = array.copy()
+    fill_gap(array, 1, 4)
+    for z, value in ((2, -500), (3, 0)):
+        assert array[z].tolist() == [[PADDING, value, value], [value, PADDING, value]]
+    assert (array[[0, 1, 4]] == before[[0, 1, 4]]).all()
+    fill_gap(array, 0, 1)  # neighbours leave nothing to fill
+    assert (array[[0, 1, 4]] == before[[0, 1, 4]]).all()
