@@ -6,6 +6,7 @@ import io
 import math
 import struct
 import warnings
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
@@ -14,9 +15,15 @@ from typing import Any, NamedTuple
 import pydicom
 from pydicom.datadict import tag_for_keyword
 from pydicom.encaps import generate_frames
+from pydicom.filereader import read_dataset
 from pydicom.multival import MultiValue
 from pydicom.tag import Tag
-from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+)
 
 from dskprep.errors import Refusal
 from dskprep.geometry import Plane
@@ -61,10 +68,23 @@ OTHER_SUFFIXES = {
 OTHER_NAMES = {"DICOMDIR", "DIRFILE", "LICENSE", "README", "VERSION", "SHA256SUMS", "MD5SUMS"}
 """Files named so are no slices that were damaged, whatever they hold."""
 
+HU_TYPES = {"HU", "HOUNSFIELD", "HOUNSFIELD UNIT", "HOUNSFIELD UNITS"}
+"""RescaleType of Hounsfield units (PS3.3 C.11.1.1.2), and what is written instead; HU_MOD is not one of them."""
+
+OVERLAY_BITS = [Tag(group, 0x0102) for group in range(0x6000, 0x6020, 2)]
+"""OverlayBitPosition: above 0 the overlay lies in the unused bits of the pixels (retired in 2004)."""
+
 MAX_PLANE_MM = 2000.0
 MIN_PIXEL_MM = 0.01
 MAX_POSITION_MM = 1e6
 """Bounds of a slice's width, its pixels and its place; beyond them a header is damaged."""
+
+MAX_INFLATED_BYTES = 1 << 28
+MAX_INFLATION = 1032
+"""Bound of what one deflated file may hold, and the most that deflation can grow."""
+
+META_BYTES = 4096
+"""The File Meta Information, with the transfer syntax, lies within so many bytes."""
 
 FACTS = {
     "manufacturer": "Manufacturer",
@@ -120,7 +140,7 @@ _KEYWORDS = {
     *FACTS.values(),
     *(keyword for _, keyword in FRAME_TAGS + FRAME_TIMES),
 }
-_READ_TAGS = [Tag(tag) for tag in sorted(filter(None, map(tag_for_keyword, _KEYWORDS)))]
+_READ_TAGS = [*(Tag(tag) for tag in sorted(filter(None, map(tag_for_keyword, _KEYWORDS)))), *OVERLAY_BITS]
 """All that is read of a file; skipping the rest saves a quarter of the time."""
 
 Attributes = dict[str, Any]
@@ -203,6 +223,8 @@ class Contents:
         is_marked = content[128:132] == b"DICM"
         try:
             with pydicom.config.disable_value_validation():
+                if _inflates_beyond(content, MAX_INFLATED_BYTES):
+                    raise ValueError(f"its {len(content)} bytes inflate to more than {MAX_INFLATED_BYTES >> 20} MiB")
                 dataset = pydicom.dcmread(io.BytesIO(content), force=True, specific_tags=_READ_TAGS)
                 header = _attributes(dataset)
                 header["TransferSyntaxUID"] = _transfer_syntax(dataset)
@@ -228,6 +250,20 @@ class Contents:
             self.unreadable = self.unreadable or refusal
 
 
+def _inflates_beyond(content: bytes, limit: int) -> bool:
+    """Whether a file of the deflated transfer syntax holds more than `limit` bytes; pydicom would inflate it whole."""
+    if len(content) * MAX_INFLATION < limit or DeflatedExplicitVRLittleEndian.encode() not in content[:META_BYTES]:
+        return False
+    file = io.BytesIO(content)
+    file.seek(132 if content[128:132] == b"DICM" else 0)
+    read_dataset(file, False, True, stop_when=lambda tag, _vr, _length: tag.group != 2)
+    deflated, inflater, n_bytes = file.read(), zlib.decompressobj(-zlib.MAX_WBITS), 0
+    while deflated and n_bytes <= limit:
+        n_bytes += len(inflater.decompress(deflated, 1 << 20))
+        deflated = inflater.unconsumed_tail
+    return n_bytes > limit
+
+
 def is_named_otherwise(name: str) -> bool:
     """Whether a file's name says that it is no DICOM file."""
     path = PurePosixPath(name)
@@ -241,6 +277,9 @@ def _attributes(dataset: pydicom.Dataset) -> Attributes:
         try:
             element = dataset[tag]
         except Exception:  # a NotImplementedError, ValueError...: whatever the bytes lead to
+            continue
+        if tag in OVERLAY_BITS:
+            found["HasOverlayBits"] = found.get("HasOverlayBits", False) or element.value not in (None, 0)
             continue
         is_sequence = element.VR == "SQ"
         found[element.keyword] = [_attributes(item) for item in element.value or ()] if is_sequence else element.value
@@ -331,6 +370,7 @@ def _layout(header: Attributes, name: str) -> PixelFormat:
         bits_stored=stored,
         high_bit=int(_number(header, "HighBit", name, default=stored - 1.0)),
         is_signed=bool(_number(header, "PixelRepresentation", name)),
+        has_overlay=header.get("HasOverlayBits", False),
     )
     is_size_possible = 2 <= layout.rows <= MAX_EDGE and 2 <= layout.columns <= MAX_EDGE
     if not is_size_possible or not 1 <= stored <= layout.high_bit + 1 <= allocated:
@@ -364,25 +404,23 @@ class _Frame:
     def __init__(self, header: Attributes, index: int, name: str) -> None:
         self.name = name
         self.levels = [header]
-        shared = header.get("SharedFunctionalGroupsSequence")
-        per_frame = header.get("PerFrameFunctionalGroupsSequence")
-        if shared:
-            self.levels.insert(0, shared[0])
-        if per_frame and index < len(per_frame):
-            self.levels.insert(0, per_frame[index])
+        for keyword, at in (("SharedFunctionalGroupsSequence", 0), ("PerFrameFunctionalGroupsSequence", index)):
+            groups = header.get(keyword)
+            if isinstance(groups, list) and at < len(groups):  # a damaged header may call it something else
+                self.levels.insert(0, groups[at])
 
     def find(self, sequence: str, keyword: str) -> Any:
         """The attribute's value, or None; at the file's level it lies outside any sequence."""
         for level in self.levels:
-            group = level.get(sequence)
-            value = group[0].get(keyword) if group else level.get(keyword)
+            group = level.get(sequence) if sequence else None
+            value = group[0].get(keyword) if group and isinstance(group, list) else level.get(keyword)
             if value is not None and value != "":
                 return value
         return None
 
     def rescale(self, keyword: str) -> float:
         rescale_type = self.find("PixelValueTransformationSequence", "RescaleType")
-        if rescale_type is not None and not str(rescale_type).upper().startswith(("HU", "HO")):
+        if rescale_type is not None and str(rescale_type).strip().upper() not in HU_TYPES:
             raise Refusal("not-hu", f"{self.name}: expected RescaleType HU, found {rescale_type!s:.16}")
         value = self.find("PixelValueTransformationSequence", keyword)
         if value is None:

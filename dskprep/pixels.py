@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import imagecodecs
 import numpy as np
 from numpy.typing import NDArray
+from pydicom.uid import UID
 
 from dskprep.errors import Refusal
 
@@ -35,6 +37,10 @@ DECODERS: dict[str, Callable[[bytes], Any]] = {
     "1.2.840.10008.1.2.4.203": imagecodecs.jpeg2k_decode,
 }
 RLE = "1.2.840.10008.1.2.5"
+
+JPEG_FRAMES = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}
+"""Second bytes of the markers that begin a frame header; 0xF7 is that of JPEG-LS."""
+
 LOSSY = {f"1.2.840.10008.1.2.4.{n}" for n in (50, 51, 53, 55, 81, 91, 203)}
 """Transfer syntaxes that may lose detail (.91 and .203 may also be lossless)."""
 
@@ -44,7 +50,10 @@ MAX_EDGE = 10_000
 
 @dataclass(frozen=True)
 class PixelFormat:
-    """How the pixels of a frame are stored (DICOM PS3.5 section 8)."""
+    """How the pixels of a frame are stored (DICOM PS3.5 section 8).
+
+    With `has_overlay`, the bits outside of BitsStored are those of a drawing.
+    """
 
     transfer_syntax: str
     rows: int
@@ -53,6 +62,7 @@ class PixelFormat:
     bits_stored: int
     high_bit: int
     is_signed: bool
+    has_overlay: bool = False
 
     @property
     def frame_bytes(self) -> int:
@@ -63,7 +73,11 @@ class PixelFormat:
 def check_decodable(transfer_syntax: str, where: str) -> None:
     """Raise Refusal `missing-decoder` for a transfer syntax that is not read here."""
     if transfer_syntax not in NATIVE and transfer_syntax not in DECODERS and transfer_syntax != RLE:
-        raise Refusal("missing-decoder", f"{where}: transfer syntax {transfer_syntax} is not one that dskprep decodes")
+        raise Refusal(
+            "missing-decoder",
+            f"{where}: dskprep has no decoder for transfer syntax {transfer_syntax} ({UID(transfer_syntax).name}); "
+            "rewrite the files first, with gdcmconv --raw (package libgdcm-tools) or what the scanner's maker offers",
+        )
 
 
 def stored_values(data: bytes, layout: PixelFormat, where: str) -> NDArray[Any]:
@@ -92,15 +106,20 @@ def _decompress(data: bytes, layout: PixelFormat, where: str) -> NDArray[Any]:
     # of cut data, libjpeg would paint the rest grey, and charls search for the end for seconds
     if syntax in JPEG | JPEG_LS and not data.rstrip(b"\0").endswith(b"\xff\xd9"):
         raise Refusal("truncated", f"{where}: the JPEG data have no end-of-image marker")
+    if syntax != RLE:
+        _check_stream(data, layout, where)
     try:
         if syntax == RLE:
             dtype = np.dtype(f"{'i' if layout.is_signed else 'u'}{layout.bits_allocated // 8}")
-            values = np.frombuffer(imagecodecs.dicomrle_decode(data, dtype), dtype)
+            most = 2 * layout.frame_bytes  # runs may promise a thousand times that
+            values = np.frombuffer(imagecodecs.dicomrle_decode(data, dtype, out=most), dtype)
         else:
             values = np.asarray(DECODERS[syntax](data))
     except imagecodecs.DelayedImportError as error:
         raise Refusal(
-            "missing-decoder", f"{where}: transfer syntax {syntax}: this imagecodecs lacks {error}"
+            "missing-decoder",
+            f"{where}: transfer syntax {syntax} ({UID(syntax).name}): this build of the package imagecodecs lacks "
+            f"{error}; install its wheel",
         ) from error
     except Exception as error:  # each codec of imagecodecs has an error class of its own
         raise Refusal("undecodable-pixels", f"{where}: cannot decode transfer syntax {syntax}: {error}") from error
@@ -112,6 +131,50 @@ def _decompress(data: bytes, layout: PixelFormat, where: str) -> NDArray[Any]:
     return values.reshape(layout.rows, layout.columns)
 
 
+def _check_stream(data: bytes, layout: PixelFormat, where: str) -> None:
+    """Refuse a compressed stream that is no one grey image of the header's size, before a codec makes room for it."""
+    is_jpeg = layout.transfer_syntax in JPEG | JPEG_LS
+    try:
+        rows, columns, samples = (_jpeg_size if is_jpeg else _jpeg2k_size)(data)
+    except struct.error as error:
+        raise Refusal("undecodable-pixels", f"{where}: the compressed stream has no header of its size") from error
+    if (rows, columns, samples) != (layout.rows, layout.columns, 1):
+        raise Refusal(
+            "undecodable-pixels",
+            f"{where}: expected {layout.rows} x {layout.columns} grey pixels, found a stream of {rows} x {columns} "
+            f"with {samples} sample{'s' * (samples != 1)} a pixel",
+        )
+
+
+def _jpeg_size(data: bytes) -> tuple[int, int, int]:
+    """Rows, columns and samples by the frame header of a JPEG or JPEG-LS stream (ITU-T T.81 B.2.2, T.87 C.2.2)."""
+    at = 2
+    while True:
+        mark, code, length = struct.unpack_from(">BBH", data, at)
+        if mark != 0xFF:
+            raise struct.error("no marker")
+        if code == 0xFF:  # fill
+            at += 1
+        elif code in JPEG_FRAMES:
+            _, rows, columns, samples = struct.unpack_from(">BHHB", data, at + 4)
+            return rows, columns, samples
+        else:
+            at += 2 + length
+
+
+def _jpeg2k_size(data: bytes) -> tuple[int, int, int]:
+    """Rows, columns and samples by the SIZ segment of a JPEG 2000 stream, in its boxes or bare (ISO 15444-1 A.5.1)."""
+    at = 0
+    while data[at : at + 4] != b"\xff\x4f\xff\x51":
+        length, kind = struct.unpack_from(">I4s", data, at)
+        if length == 1:
+            raise struct.error("a box of more than 4 GiB")
+        at += 8 if kind == b"jp2c" else max(length, 8)
+    x, y, x0, y0 = struct.unpack_from(">4I", data, at + 8)
+    (samples,) = struct.unpack_from(">H", data, at + 40)
+    return y - y0, x - x0, samples
+
+
 def _as_declared(values: NDArray[Any], layout: PixelFormat, where: str) -> NDArray[Any]:
     """Make signedness and width what the header declares.
 
@@ -120,6 +183,10 @@ def _as_declared(values: NDArray[Any], layout: PixelFormat, where: str) -> NDArr
     """
     bits, width = layout.bits_stored, 8 * values.itemsize
     shift = layout.high_bit + 1 - bits
+    values = values.astype(values.dtype.newbyteorder("="), copy=False)
+    if layout.has_overlay and layout.transfer_syntax in NATIVE:
+        values = values.view(f"u{values.itemsize}")
+        values = values & values.dtype.type(((1 << bits) - 1) << shift)
     if shift > 0:
         if (values & values.dtype.type((1 << shift) - 1)).any():
             raise Refusal("undecodable-pixels", f"{where}: there are bits in use below those that HighBit declares")

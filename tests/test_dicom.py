@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import tracemalloc
+import zlib
 from typing import Any
 
 import numpy as np
@@ -251,6 +253,7 @@ def test_an_element_that_cannot_be_parsed_and_is_not_needed_does_no_harm() -> No
         ({"PhotometricInterpretation": "PALETTE COLOR"}, "not-hu"),
         ({"RescaleType": "US"}, "not-hu"),
         ({"RescaleType": "MGML"}, "not-hu"),
+        ({"RescaleType": "HU_MOD"}, "not-hu"),
         ({"RescaleSlope": 0}, "not-hu"),
         ({"ImageOrientationPatient": [1, 0, 0, 1, 0, 0]}, "mixed-geometry"),
         ({"ImageOrientationPatient": [0, 0, 0, 0, 0, 0]}, "mixed-geometry"),
@@ -282,6 +285,28 @@ def test_impossible_headers_are_refused(changes: dict[str, Any], reason: str) ->
 def test_hu_by_other_names(rescale_type: str | None) -> None:
     attributes = {} if rescale_type is None else {"RescaleType": rescale_type}
     assert slice_of(ct_file(PIXELS, **attributes)).intercept == -1024
+
+
+@pytest.mark.parametrize(("position", "has_overlay"), [(0, False), (12, True)])
+def test_an_overlay_in_the_pixels_is_seen(position: int, has_overlay: bool) -> None:
+    dataset = ct_dataset(PIXELS, BitsStored=12)
+    dataset.add_new(0x60020102, "US", position)
+    dataset.add_new(0x60040102, "US", 0)
+    assert slice_of(saved(dataset)).layout.has_overlay is has_overlay
+
+
+def test_a_deflated_bomb_is_not_inflated() -> None:
+    head, tail = ct_file(PIXELS, syntax=DeflatedExplicitVRLittleEndian), zlib.compressobj(9, wbits=-15)
+    mib = bytes(1 << 20)
+    start = head.index(DeflatedExplicitVRLittleEndian.encode()) + 22
+    bomb = head[:start] + b"".join(tail.compress(mib) for _ in range(600)) + tail.flush()
+    assert len(bomb) < 1 << 20
+    tracemalloc.start()
+    refusal = damage_of(bomb)
+    assert tracemalloc.get_traced_memory()[1] < 1 << 23
+    tracemalloc.stop()
+    assert refusal.reason == "truncated"
+    assert "inflate to more than 256 MiB" in refusal.message
 
 
 def test_damage_is_kept_with_its_series_and_the_other_series_is_read() -> None:
