@@ -264,6 +264,11 @@ def _inflates_beyond(content: bytes, limit: int) -> bool:
     return n_bytes > limit
 
 
+def may_be_ct(head: bytes) -> bool:
+    """Whether the first bytes of a file could be those of a CT object: they name its class."""
+    return any(sop_class.encode() in head for sop_class in CT_CLASSES)
+
+
 def is_named_otherwise(name: str) -> bool:
     """Whether a file's name says that it is no DICOM file."""
     path = PurePosixPath(name)

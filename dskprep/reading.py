@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 
 import psutil
 
 from dskprep import archive, discover, memory, series, storage
 from dskprep.config import PrepConfig
-from dskprep.dicom import Contents, Slice
+from dskprep.dicom import Contents, Slice, is_named_otherwise, may_be_ct
 from dskprep.discover import Case
 from dskprep.errors import Refusal
 from dskprep.memory import Ledger, Ticket
 
 ARCHIVE_GROWTH = 3
 """An archive is taken to need this many times its size, until its first series is decoded."""
+
+LARGE_FILE_BYTES = 1 << 26
+"""A slice has half a megabyte; a file larger than this is read whole only if it begins as a CT object does."""
+
+HEAD_BYTES = 1 << 16
+"""So much of a large file shows what it is."""
 
 MAX_STEP_MM = 20.0
 """A SliceThickness beyond this is no guess of the distance between slices."""
@@ -38,14 +45,18 @@ def read_case(
         )
     if case.is_archive and not entries:
         raise Refusal("no-dicom", f"{case.url}: there is no such file")
-    ledger.check(case.n_bytes)
     try:
+        unread = [] if case.is_archive else list(_not_worth_reading(case.url, entries))
+        entries = [entry for entry in entries if entry.name not in dict(unread)]
+        n_bytes = sum(entry.size for entry in entries)
+        ledger.check(n_bytes)
         if case.is_archive:
             ledger.admit(ticket, case.n_bytes, need_bytes or ARCHIVE_GROWTH * case.n_bytes + memory.FIXED_BYTES)
             for name, content in storage.read_many(case.url.rpartition("/")[0], entries):
                 yield from archive.members(content, name, ticket.need_bytes - case.n_bytes)
         else:
-            ledger.admit(ticket, case.n_bytes, need_bytes or _estimate(case, entries, config))
+            ledger.admit(ticket, n_bytes, need_bytes or _estimate(case, entries, config))
+            yield from unread
             yield from storage.read_many(case.url, entries)
     except (storage.ObjectChanged, FileNotFoundError) as error:
         raise Refusal("source-changed", str(error)) from error
@@ -53,8 +64,10 @@ def read_case(
         raise memory.Underestimated(2 * ticket.need_bytes) from error
 
 
-def read_series(url: str, *, min_slices: int = 10) -> series.Series:
+def read_series(url: str, *, min_slices: int = 10, max_gap_slices: int = 0) -> series.Series:
     """Read a folder or archive of DICOM files: its CT series with the most slices, put right.
+
+    Up to `max_gap_slices` missing slices in a row are interpolated.
 
     Raises Refusal if there is none, or it makes no volume.
     """
@@ -62,7 +75,11 @@ def read_series(url: str, *, min_slices: int = 10) -> series.Series:
     if discover.is_archive(url) and not storage.is_folder(url):
         files = archive.members(storage.read(url), url, psutil.virtual_memory().available)
     else:
-        files = storage.read_many(url, discover.inputs(storage.listing(url)))
+        entries = discover.inputs(storage.listing(url))
+        unread = dict(_not_worth_reading(url, entries))
+        files = itertools.chain(
+            unread.items(), storage.read_many(url, [entry for entry in entries if entry.name not in unread])
+        )
     contents = Contents()
     for name, content in files:
         contents.add(name, content)
@@ -72,7 +89,7 @@ def read_series(url: str, *, min_slices: int = 10) -> series.Series:
     damage = contents.flaw(uid)
     if damage is not None:
         raise damage
-    return series.assemble(contents.slices[uid], min_slices=min_slices)
+    return series.assemble(contents.slices[uid], min_slices=min_slices, max_gap_slices=max_gap_slices)
 
 
 def nothing_found(contents: Contents) -> Refusal:
@@ -101,6 +118,16 @@ def _entries(case: Case) -> list[storage.Entry]:
     return [entry] if entry else []
 
 
+def _not_worth_reading(url: str, entries: list[storage.Entry]) -> Iterator[tuple[str, bytes]]:
+    """Large files that are no CT by their name or their first bytes, with these in the place of their content."""
+    for entry in entries:
+        if entry.size <= LARGE_FILE_BYTES:
+            continue
+        head = b"" if is_named_otherwise(entry.name) else storage.read_head(storage.join(url, entry.name), HEAD_BYTES)
+        if not may_be_ct(head):
+            yield entry.name, head
+
+
 def _estimate(case: Case, entries: list[storage.Entry], config: PrepConfig) -> int:
     """Memory for the case, judged by its largest file as if all were slices like it."""
     contents = Contents()
@@ -109,7 +136,7 @@ def _estimate(case: Case, entries: list[storage.Entry], config: PrepConfig) -> i
         contents.add(name, content)
     slices = next(iter(contents.slices.values()), None)
     if not slices:
-        return case.n_bytes
+        return sum(entry.size for entry in entries)
     plane = slices[0].plane
     shape = (len(slices) * len(entries), *plane.shape)
     return memory.estimate_bytes(shape, (_thickness_mm(slices[0]), *plane.pixel_mm), config)

@@ -160,6 +160,13 @@ def read(url: str) -> bytes:
         return bytes(fs.cat_file(path))
 
 
+def read_head(url: str, n_bytes: int) -> bytes:
+    """The first bytes of one object."""
+    with _translated(url), _gone_is_changed():
+        fs, path = _open(url)
+        return bytes(fs.cat_file(path, start=0, end=n_bytes))
+
+
 def read_many(url: str, entries: Sequence[Entry]) -> Iterator[tuple[str, bytes]]:
     """Name and content of objects below a folder, whole, several at once; in the order of `entries`.
 

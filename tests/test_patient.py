@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 import tiny
+from builders import ct_files, distinct
 
-from dskprep import archive, discover, omezarr, patient, reading, storage, store
+from dskprep import archive, discover, memory, omezarr, patient, reading, series, storage, store
 from dskprep.config import PrepConfig
+from dskprep.dicom import Contents
 from dskprep.errors import InfrastructureError, Refusal
 from dskprep.patient import Job
 from dskprep.store import Record
@@ -248,6 +250,68 @@ def test_a_file_larger_than_a_worker_is_not_even_begun(tmp_path: Path, monkeypat
     monkeypatch.setattr(storage, "read_many", None)
     (record,) = prepare(only_job(tmp_path / "in"), tmp_path / "out", memory_bytes=1)
     assert (record["status"], record["reason"]) == ("refused", "too-large")
+
+
+@pytest.mark.parametrize(("name", "status"), [("scan.nii", "written"), ("core", "refused"), ("huge.dcm", "refused")])
+def test_a_huge_file_that_is_no_slice_is_not_read_whole(place: str, name: str, status: str) -> None:
+    """Named as something else it is set aside; else it may have been a slice."""
+    tiny.write(f"{place}/in/p1", tiny.series() | {name: bytes(reading.LARGE_FILE_BYTES + 1)})
+    sizes: list[int] = []
+    with pytest.MonkeyPatch.context() as patch:
+        add = Contents.add
+        patch.setattr(Contents, "add", lambda self, n, content: (sizes.append(len(content)), add(self, n, content)))
+        (record,) = prepare(only_job(f"{place}/in"), f"{place}/out", memory_bytes=700_000_000)
+    assert record["status"] == status, record
+    assert max(sizes) <= reading.HEAD_BYTES
+    if status == "refused":
+        assert f"{name}: cannot be read as DICOM" in record["message"]
+
+
+def test_a_tilted_series_with_a_gap_is_written_where_asked_for(tmp_path: Path) -> None:
+    files = dict(ct_files(distinct(20, 32, 32), lean=(0, 0.3, 0), step_mm=2))
+    del files["0007.dcm"]
+    tiny.write(tmp_path / "in/p1", files)
+    (record,) = prepare(only_job(tmp_path / "in"), tmp_path / "out")
+    assert (record["status"], record["reason"]) == ("refused", "missing-slices")
+    (record,) = prepare(only_job(tmp_path / "in"), tmp_path / "out2", on_gap="interpolate")
+    assert record["status"] == "written"
+    assert record["warnings"][:2] == ["tilt-corrected", "gap-interpolated"]
+    assert record["source"]["tilt_degrees"] == pytest.approx(16.7, abs=0.01)
+    assert record["source"]["interpolated_mm"] == "-16.00"
+
+
+def test_memory_that_a_tilt_adds_is_asked_for_before_it_is_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The estimate from one slice knows nothing of a tilt; the patient starts again with what it needs."""
+    tiny.write(tmp_path / "in/p1", dict(ct_files(distinct(20, 32, 32), lean=(0, 0.6, 0), step_mm=9)))
+    needs: list[int] = []
+    admit = memory.Ledger.admit
+    monkeypatch.setattr(
+        memory.Ledger, "admit", lambda self, t, r, need: (needs.append(need), admit(self, t, r, need))[1]
+    )
+    grow = memory.Ledger.grow
+
+    def grow_once(self: memory.Ledger, ticket: memory.Ticket, need_bytes: int) -> None:
+        if len(needs) == 1:
+            raise memory.Underestimated(need_bytes)
+        grow(self, ticket, need_bytes)
+
+    monkeypatch.setattr(memory.Ledger, "grow", grow_once)
+    monkeypatch.setattr(series.pixels, "stored_values", _only_after(needs, 2, series.pixels.stored_values))
+    (record,) = prepare(only_job(tmp_path / "in"), tmp_path / "out")
+    assert record["status"] == "written"
+    first, second = needs
+    n_rows = 32 + 137  # 19 x 9 mm x 0.6 / 0.75 mm
+    assert second == memory.estimate_bytes((20, n_rows, 32), (9, 0.75, 0.5), PrepConfig()) > first
+
+
+def _only_after(needs: list[int], n: int, function: Callable[..., Any]) -> Callable[..., Any]:
+    def guarded(*args: Any) -> Any:
+        assert len(needs) >= n, "decoded before its memory was there"
+        return function(*args)
+
+    return guarded
 
 
 def test_stale_records_and_their_volumes_go(tmp_path: Path) -> None:
