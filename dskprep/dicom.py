@@ -457,7 +457,7 @@ class _Frame:
             row=_unit(row),
             column=_unit(column),
             stack=self.stack_tags(),
-            time=next((str(v) for v in (self.find(*tag) for tag in FRAME_TIMES) if v is not None), ""),
+            time=next(filter(None, (_as_text(self.find(*tag)) for tag in FRAME_TIMES)), ""),
         )
 
     def numbers(self, sequence: str, keyword: str, count: int) -> list[float]:
@@ -467,9 +467,17 @@ class _Frame:
         return _numbers(value, count, keyword, self.name, "missing-attribute")
 
     def stack_tags(self) -> tuple[str, ...]:
-        """The values of FRAME_TAGS, such that texts sort as numbers do."""
-        texts = (str(self.find(sequence, keyword) or "") for sequence, keyword in FRAME_TAGS)
-        return tuple(text.zfill(10) if text.isdigit() else text for text in texts)
+        """The values of FRAME_TAGS."""
+        return tuple(_sortable(self.find(*tag)) for tag in FRAME_TAGS)
+
+
+def _sortable(value: Any) -> str:
+    """A value as text, numbers such that they sort as numbers do."""
+    text = _as_text(value)
+    try:
+        return f"{float(text):020.6f}"
+    except ValueError:
+        return text
 
 
 def _unit(direction: list[float]) -> tuple[float, float, float]:
@@ -479,7 +487,10 @@ def _unit(direction: list[float]) -> tuple[float, float, float]:
 
 
 def _text(header: Attributes, keyword: str) -> str:
-    value = header.get(keyword)
+    return _as_text(header.get(keyword))
+
+
+def _as_text(value: Any) -> str:
     if isinstance(value, MultiValue):
         value = "\\".join(map(str, value))
     return "" if value is None else str(value).strip()

@@ -104,7 +104,12 @@ def ct_files(
 
 
 def enhanced_file(
-    stored: NDArray[Any], positions: Iterable[ArrayLike], *, slopes: Iterable[float] | None = None, **attributes: Any
+    stored: NDArray[Any],
+    positions: Iterable[ArrayLike],
+    *,
+    slopes: Iterable[float] | None = None,
+    stack_ids: Iterable[str] | None = None,
+    **attributes: Any,
 ) -> bytes:
     """The same as one Enhanced CT object: what slices share and what they do not in functional groups."""
     ds = ct_dataset(stored[0], **attributes, SOPClassUID=EnhancedCTImageStorage)
@@ -114,8 +119,11 @@ def enhanced_file(
     measures.PixelSpacing, orientation.ImageOrientationPatient = ds.PixelSpacing, ds.ImageOrientationPatient
     shared.PixelMeasuresSequence, shared.PlaneOrientationSequence = Sequence([measures]), Sequence([orientation])
     frames = []
-    for place, slope in zip(positions, slopes or [1] * len(stored), strict=True):
-        frame, position, rescale = Dataset(), Dataset(), Dataset()
+    n = len(stored)
+    for place, slope, stack_id in zip(positions, slopes or [1] * n, stack_ids or ["1"] * n, strict=True):
+        frame, position, rescale, content = Dataset(), Dataset(), Dataset(), Dataset()
+        content.StackID = stack_id
+        frame.FrameContentSequence = Sequence([content])
         position.ImagePositionPatient = [f"{v:.9g}" for v in np.asarray(place, float)]
         rescale.RescaleSlope, rescale.RescaleIntercept, rescale.RescaleType = slope, ds.RescaleIntercept, "HU"
         frame.PlanePositionSequence, frame.PixelValueTransformationSequence = Sequence([position]), Sequence([rescale])

@@ -210,6 +210,27 @@ def test_padding_below_int16_is_no_overflow() -> None:
     assert found.warnings == ()
 
 
+def test_a_declared_range_of_padding_is_found() -> None:
+    stored = np.full((3, 16, 16), 1024, np.int16)
+    stored[:, 3:9, :5], stored[:, 3:9, -5:] = -120, -60
+    found = assembled(ct_files(stored, PixelPaddingValue=-150, PixelPaddingRangeLimit=-50))
+    assert ((found.volume.array == PADDING) == (stored < 0)).all()
+    assert (found.volume.array[stored > 0] == 0).all()
+
+
+def test_metal_beyond_the_usual_scale_is_kept() -> None:
+    stored = distinct(3, 16, 16).astype(np.uint16)
+    stored[1, 8, 4:8] = 4095, 4096, 20000, 33791
+    found = assembled(ct_files(stored, BitsStored=12))
+    assert found.volume.array[1, 8, 4:8].tolist() == [3071, 3072, 18976, 32767]
+
+
+def test_32_bit_values_with_a_small_slope_are_exact() -> None:
+    stored = (distinct(3, 16, 16).astype(np.int32) - 384) * 100_000
+    found = assembled(ct_files(stored, RescaleSlope="0.00001", RescaleIntercept="-0.25"))
+    assert (found.volume.array == np.rint(stored * 0.00001 - 0.25)).all()
+
+
 def test_overflow_is_clipped_with_a_warning() -> None:
     stored = distinct(3, 16, 16).astype(np.uint16)
     stored[1, 8, 8] = 60000
@@ -369,6 +390,98 @@ def test_of_two_reconstructions_in_one_series_the_first_is_taken(tags: tuple[str
         found = assembled(random.Random(seed).sample(files, 10))
         assert (found.volume.array == stored[:5] - 1024).all()
         assert found.warnings == ("one-of-several-stacks",)
+
+
+@pytest.mark.parametrize("keyword", ["EchoNumbers", "KVP", "ImageType"])
+def test_stacks_are_parted_by_whatever_tag_tells_them_apart(keyword: str) -> None:
+    stored = distinct(10, 6, 7)
+    values = {"ImageType": (["ORIGINAL", "PRIMARY", "AXIAL"], ["ORIGINAL", "PRIMARY", "AXIAL", "X"])}
+    first, second = values.get(keyword, (80, 140))
+    # each slice has an acquisition number of its own, as step-and-shoot scanners write it
+    files = [ct_files(stored[:5], AcquisitionNumber=k, **{keyword: first})[k] for k in range(5)]
+    files += [ct_files(stored[5:], AcquisitionNumber=k, **{keyword: second})[k] for k in range(5)]
+    found = assembled(random.Random(0).sample(files, 10))
+    assert (found.volume.array == stored[:5] - 1024).all()
+    assert found.warnings == ("one-of-several-stacks",)
+
+
+def timed_files(stored: NDArray[Any], seconds: list[float], **attributes: Any) -> list[File]:
+    return [ct_files(stored, ContentTime=f"{s:013.6f}", **attributes)[k] for k, s in enumerate(seconds)]
+
+
+def test_without_tags_the_stack_that_was_made_first_is_taken() -> None:
+    stored = distinct(10, 6, 7)
+    files = timed_files(stored[:5], [100, 101, 102, 103, 104]) + timed_files(stored[5:], [114, 113, 112, 111, 110])
+    for seed in range(3):
+        found = assembled(random.Random(seed).sample(files, 10))
+        assert (found.volume.array == stored[:5] - 1024).all()
+        assert found.warnings == ("one-of-several-stacks",)
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ([100, 101, 102, 103, 104], [100, 101, 102, 103, 104]),  # at once
+        ([100, 102, 104, 106, 108], [101, 103, 105, 107, 109]),  # by turns
+        ([100] * 5, [100] * 5),
+    ],
+)
+def test_stacks_made_at_the_same_time_are_not_told_apart_by_it(first: list[float], second: list[float]) -> None:
+    stored = distinct(10, 6, 7)
+    assert refusal_of(timed_files(stored[:5], first) + timed_files(stored[5:], second)).reason == "duplicate-positions"
+
+
+def test_two_reconstructions_half_a_step_apart_are_not_mixed() -> None:
+    """Together they lie on an even grid, with a sharp and a smooth slice by turns."""
+    stored = distinct(10, 6, 7)
+    sharp, smooth = (
+        ct_files(stored[k : k + 5], first=(-10, -20, -30 + k / 5), step_mm=2, ConvolutionKernel=kernel)
+        for k, kernel in ((0, "B70f"), (5, "B30f"))
+    )
+    found = assembled(sharp + smooth)
+    assert (found.volume.array == stored[5:] - 1024).all()
+    assert found.volume.spacing[0] == pytest.approx(2)
+    assert found.warnings == ("one-of-several-stacks",)
+
+
+def test_a_scan_in_two_parts_is_one_volume() -> None:
+    stored = distinct(10, 6, 7)
+    files = [ct_files(stored, AcquisitionNumber=1 + (k >= 6), ContentTime=f"1000{k:02}")[k] for k in range(10)]
+    found = assembled(files)
+    assert (found.volume.array == stored - 1024).all()
+    assert found.warnings == ()
+
+
+def test_copies_that_differ_in_what_no_pixel_shows_are_taken_alike_in_any_order() -> None:
+    stored = distinct(5, 6, 7)
+    files = ct_files(stored) + ct_files(stored, PixelPaddingValue=3)[1:2] + ct_files(stored, KVP=90)[3:4]
+    # another padding may be another volume, so that is a different slice
+    assert refusal_of(files).reason == "duplicate-positions"
+    files = ct_files(stored, KVP=120) + ct_files(stored, KVP=90)
+    results = [assembled(random.Random(seed).sample(files, 10)) for seed in range(4)]
+    assert {found.facts["kvp"] for found in results} == {results[0].facts["kvp"]}
+    assert results[0].warnings == ("identical-duplicates-dropped",)
+
+
+def test_several_stacks_in_one_enhanced_object_give_the_longest() -> None:
+    stored = distinct(9, 6, 7)
+    positions = [(-10, -20, -30 + 2 * k) for k in (0, 1, 2, 3, 0, 1, 2, 3, 4)]
+    content = enhanced_file(stored, positions, stack_ids=["A"] * 4 + ["B"] * 5)
+    found = assembled([("E", content)])
+    assert (found.volume.array == stored[4:] - 1024).all()
+    assert found.warnings == ("one-of-several-stacks",)
+
+
+def test_an_enhanced_object_and_single_slices_make_one_volume() -> None:
+    stored = distinct(6, 6, 7)
+    singles = ct_files(stored)
+    enhanced = enhanced_file(stored[2:4], [(-10, -20, -30 + 1.25 * k) for k in (2, 3)])
+    found = assembled([*singles[4:], ("E", enhanced), *singles[:2]])
+    assert (found.volume.array == stored - 1024).all()
+    assert found.warnings == ()
+    again = assembled([*singles, ("E", enhanced)])
+    assert (again.volume.array == stored - 1024).all()
+    assert again.warnings == ("identical-duplicates-dropped",)
 
 
 def test_of_two_reconstructions_the_longer_is_taken() -> None:
