@@ -29,6 +29,8 @@ _UNSAFE = re.compile(r"[^A-Za-z0-9._=@,-]")
 class Case:
     """One unit of work: a folder's or archive's files, which hold one series or a few.
 
+    A folder of a tree holds the files directly in it; one that a manifest names (`is_deep`), all below it.
+
     `digest` is made from the listing (names, sizes, ETags or modification times), so that a changed
     input is another input.
     """
@@ -39,6 +41,7 @@ class Case:
     n_files: int
     n_bytes: int
     is_archive: bool = False
+    is_deep: bool = False
 
 
 def cases(source: str) -> Iterator[Case]:
@@ -61,7 +64,12 @@ def is_archive(url: str) -> bool:
 
 def inputs(entries: Iterable[Entry]) -> list[Entry]:
     """The entries of a folder that may be DICOM: not hidden, not an archive of their own."""
-    return [e for e in entries if not e.name.startswith(".") and not is_archive(e.name)]
+    return [e for e in entries if not f"/{e.name}".count("/.") and not is_archive(e.name)]
+
+
+def files_of(url: str, *, is_deep: bool) -> list[Entry]:
+    """The entries of a case's folder that may be DICOM."""
+    return inputs(storage.listing_below(url) if is_deep else storage.listing(url))
 
 
 def digest(entries: Iterable[Entry]) -> str:
@@ -93,8 +101,8 @@ def is_key(text: str) -> bool:
     return 0 < len(text) <= MAX_KEY and not _UNSAFE.search(text) and not text.startswith(".")
 
 
-def _case(key: str, url: str, entries: list[Entry], *, is_archive: bool = False) -> Case:
-    return Case(key, url, digest(entries), len(entries), sum(e.size for e in entries), is_archive)
+def _case(key: str, url: str, entries: list[Entry], *, is_archive: bool = False, is_deep: bool = False) -> Case:
+    return Case(key, url, digest(entries), len(entries), sum(e.size for e in entries), is_archive, is_deep)
 
 
 def _from_tree(source: str) -> Iterator[Case]:
@@ -147,7 +155,7 @@ def _from_manifest(source: str) -> Iterator[Case]:
             entry = storage.entry_of(url)
             yield _case(key, url, [entry] if entry else [], is_archive=True)
         else:
-            yield _case(key, url, inputs(storage.listing(url)))
+            yield _case(key, url, files_of(url, is_deep=True), is_deep=True)
 
 
 def _stem(path: str) -> str:

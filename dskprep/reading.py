@@ -65,7 +65,7 @@ def read_case(
 
 
 def read_series(url: str, *, min_slices: int = 10, max_gap_slices: int = 0) -> series.Series:
-    """Read a folder or archive of DICOM files: its CT series with the most slices, put right.
+    """Read a folder, with all below it, or an archive of DICOM files: its largest CT series, put right.
 
     Up to `max_gap_slices` missing slices in a row are interpolated.
 
@@ -75,7 +75,7 @@ def read_series(url: str, *, min_slices: int = 10, max_gap_slices: int = 0) -> s
     if discover.is_archive(url) and not storage.is_folder(url):
         files = archive.members(storage.read(url), url, psutil.virtual_memory().available)
     else:
-        entries = discover.inputs(storage.listing(url))
+        entries = discover.files_of(url, is_deep=True)
         unread = dict(_not_worth_reading(url, entries))
         files = itertools.chain(
             unread.items(), storage.read_many(url, [entry for entry in entries if entry.name not in unread])
@@ -113,7 +113,7 @@ def aside_counts(contents: Contents) -> dict[str, int]:
 
 def _entries(case: Case) -> list[storage.Entry]:
     if not case.is_archive:
-        return discover.inputs(storage.listing(case.url))
+        return discover.files_of(case.url, is_deep=case.is_deep)
     entry = storage.entry_of(case.url)
     return [entry] if entry else []
 
