@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import re
 import struct
 import warnings
 import zlib
@@ -67,9 +68,6 @@ OTHER_SUFFIXES = {
 }
 OTHER_NAMES = {"DICOMDIR", "DIRFILE", "LICENSE", "README", "VERSION", "SHA256SUMS", "MD5SUMS"}
 """Files named so are no slices that were damaged, whatever they hold."""
-
-HU_TYPES = {"HU", "HOUNSFIELD", "HOUNSFIELD UNIT", "HOUNSFIELD UNITS"}
-"""RescaleType of Hounsfield units (PS3.3 C.11.1.1.2), and what is written instead; HU_MOD is not one of them."""
 
 OVERLAY_BITS = [Tag(group, 0x0102) for group in range(0x6000, 0x6020, 2)]
 """OverlayBitPosition: above 0 the overlay lies in the unused bits of the pixels (retired in 2004)."""
@@ -425,7 +423,8 @@ class _Frame:
 
     def rescale(self, keyword: str) -> float:
         rescale_type = self.find("PixelValueTransformationSequence", "RescaleType")
-        if rescale_type is not None and str(rescale_type).strip().upper() not in HU_TYPES:
+        # HU (PS3.3 C.11.1.1.2), written in full by some ("Houndsfield Unit"); HU_MOD is something else
+        if rescale_type is not None and not re.fullmatch("HU|HO.*", str(rescale_type).strip().upper()):
             raise Refusal("not-hu", f"{self.name}: expected RescaleType HU, found {rescale_type!s:.16}")
         value = self.find("PixelValueTransformationSequence", keyword)
         if value is None:

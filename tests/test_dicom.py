@@ -281,7 +281,7 @@ def test_impossible_headers_are_refused(changes: dict[str, Any], reason: str) ->
     assert damage_of(ct_file(PIXELS, **changes)).reason == reason
 
 
-@pytest.mark.parametrize("rescale_type", ["HU", "hu", "HOUNSFIELD", None])
+@pytest.mark.parametrize("rescale_type", ["HU", "hu ", "HOUNSFIELD", "Houndsfield Unit", None])
 def test_hu_by_other_names(rescale_type: str | None) -> None:
     attributes = {} if rescale_type is None else {"RescaleType": rescale_type}
     assert slice_of(ct_file(PIXELS, **attributes)).intercept == -1024
