@@ -15,6 +15,7 @@ class Account:
     """What became of the cases: `counts` of the statuses, `reasons` of those not written.
 
     `already` counts the cases that an earlier run had finished, by status; they are in `counts` too.
+    `split_series` are groups of keys, of the whole dataset, whose volumes seem to be parts of one series.
     `largest_need_bytes` is the memory that the largest of the patients refused as too large needs.
     """
 
@@ -23,6 +24,7 @@ class Account:
     reasons: Counter[str] = field(default_factory=Counter)
     warnings: Counter[str] = field(default_factory=Counter)
     further_series: Counter[str] = field(default_factory=Counter)
+    split_series: list[list[str]] = field(default_factory=list)
     inputs: int = 0
     largest_need_bytes: int = 0
     bytes_read: int = 0
@@ -35,8 +37,9 @@ class Account:
 
     @property
     def is_clean(self) -> bool:
-        """Whether every input, and every further series, is written."""
-        return self.is_complete and set(self.counts) | set(self.further_series) <= {"written"}
+        """Whether every input, and every further series, is written, and as a whole."""
+        is_written = set(self.counts) | set(self.further_series) <= {"written"}
+        return self.is_complete and is_written and not self.split_series
 
     def add(self, records: list[Record]) -> None:
         """Count the records of one case, its own last."""
@@ -88,6 +91,7 @@ class Summary:
             "reasons": dict(account.reasons),
             "warnings": dict(account.warnings),
             "further_series": dict(account.further_series),
+            "split_series": account.split_series,
             "bytes_read": account.bytes_read,
             "bytes_written": account.bytes_written,
         }

@@ -115,6 +115,7 @@ def status(target: str, as_json: bool) -> int:
     store.describe(target)
     table = index.current(target)
     counts = {str(k): int(v) for k, v in table["status"].value_counts().items()}
+    split = index.split_series(table)
     lost = table[table["status"] != "written"]
     reasons = {str(k): int(v) for k, v in (lost["status"] + ": " + lost["reason"]).value_counts().items()}
     doubts = table["warnings"].str.split(",").explode()
@@ -122,12 +123,20 @@ def status(target: str, as_json: bool) -> int:
     if as_json:
         click.echo(
             json.dumps(
-                {"target": target, "series": len(table), "counts": counts, "reasons": reasons, "warnings": warnings}
+                {
+                    "target": target,
+                    "series": len(table),
+                    "counts": counts,
+                    "reasons": reasons,
+                    "warnings": warnings,
+                    "split_series": split,
+                }
             )
         )
     else:
         _print_counts(f"{len(table)} series in {target}", counts, reasons, warnings)
-    return EXIT_CLEAN if set(counts) <= {"written"} else EXIT_SOME_NOT_WRITTEN
+        _print_split(split)
+    return EXIT_CLEAN if set(counts) <= {"written"} and not split else EXIT_SOME_NOT_WRITTEN
 
 
 @main.command()
@@ -303,7 +312,18 @@ def print_summary(summary: Summary) -> None:
     _print_counts(title, account.counts, account.reasons, account.warnings)
     if account.further_series:
         console.print(f"further series in their folders: {_in_words(account.further_series)}")
+    _print_split(account.split_series)
     console.print(f"read {_size(account.bytes_read)}, written {_size(account.bytes_written)}: {summary.target}")
+
+
+def _print_split(groups: list[list[str]]) -> None:
+    """Volumes that seem to be parts of one series, each read from a folder of its own."""
+    if groups:
+        console.print(
+            f"{len(groups)} series seem to be split over folders, such as {' and '.join(groups[0][:3])}: a volume was "
+            "made of each part; name the folder above them in a manifest, or their volumes stay parts",
+            markup=False,
+        )
 
 
 def _print_counts(title: str, counts: dict[str, int], reasons: dict[str, int], warnings: dict[str, int]) -> None:

@@ -77,17 +77,24 @@ class Writer:
             self._sent, self._fresh, self._started_s = self._fresh, [], time.monotonic()
             self._under_way = self._thread.submit(write, self._target, self._sent)
 
-    def close(self) -> None:
-        """Write the index with all that was added. Raises InfrastructureError if it cannot be written."""
+    def close(self) -> pd.DataFrame:
+        """Write the index with all that was added; return it. Raises InfrastructureError if it cannot be written."""
         self._settle()
         self._thread.shutdown()
-        write(self._target, self._fresh)
+        return write(self._target, self._fresh)
 
     def _settle(self) -> None:
         """Wait for the index under way; rows that did not get into it are kept for the next one."""
         if self._under_way and self._under_way.exception():
             self._fresh = self._sent + self._fresh
         self._under_way, self._sent = None, []
+
+
+def split_series(table: pd.DataFrame) -> list[list[str]]:
+    """Keys of written volumes that share a SeriesInstanceUID, but not their voxels: parts of one series, it seems."""
+    written = table[(table["status"] == "written") & table["series_uid_sha256"].notna()]
+    groups = written.groupby("series_uid_sha256", sort=True)
+    return [sorted(group["key"]) for _, group in groups if group["hu_sha256"].nunique() > 1]
 
 
 def row(record: Record) -> Row:
@@ -103,7 +110,7 @@ def row(record: Record) -> Row:
     row["right_lung_ml"], row["left_lung_ml"] = lungs.get("right_ml"), lungs.get("left_ml")
     row.update({f"source_{name}": value for name, value in record.get("source", {}).items()})
     row.update({f"seconds_{stage}": value for stage, value in record.get("seconds", {}).items()})
-    row["hu_sha256"] = record.get("hu_sha256")
+    row["series_uid_sha256"], row["hu_sha256"] = record.get("series_uid_sha256"), record.get("hu_sha256")
     row["bytes_read"] = record.get("bytes_read")
     row["bytes_written"] = sum(o["bytes"] for o in record.get("objects", {}).values())
     return row

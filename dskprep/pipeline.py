@@ -129,7 +129,7 @@ def run(
     if not summary.account.inputs and not summary.is_interrupted and not summary.stopped_by:
         raise UsageError(f"no patient of {source} matches {only!r}")
     try:
-        rows.close()
+        summary.account.split_series = index.split_series(rows.close())
         store.write_run(target, summary.run_id, summary.as_dict())
     except InfrastructureError as error:
         summary.stopped_by = summary.stopped_by or str(error)

@@ -15,7 +15,7 @@ import click
 import pytest
 import tiny
 
-from dskprep import cli, cluster, memory, patient, pipeline, storage, store
+from dskprep import cli, cluster, index, memory, patient, pipeline, storage, store
 from dskprep.errors import InfrastructureError
 
 Run = Callable[..., tuple[int, str, str]]
@@ -240,12 +240,33 @@ def test_the_status_counts_the_records(dskprep: Run, source: str, target: str) -
         "counts": {"written": 2, "refused": 2},
         "reasons": {"refused: no-dicom": 1, "refused: truncated": 1},
         "warnings": {"lungs-not-found": 2},
+        "split_series": [],
     }
     assert len(list(store.record_names(target))) == 4
     code, out, _ = dskprep("status", target)
     assert code == 1
     assert f"4 series in {target}" in out
     assert re.search(r"no-dicom +1", out)
+
+
+def test_a_series_split_over_folders_is_said_and_a_manifest_puts_it_together(
+    dskprep: Run, tmp_path: Path, target: str
+) -> None:
+    whole = tiny.series(n=24)
+    names = sorted(whole)
+    for part, some in (("disk1", names[:12]), ("disk2", names[12:])):
+        tiny.write(tmp_path / "in/p1" / part, {name: whole[name] for name in some})
+    tiny.write(tmp_path / "in/copy1", tiny.series(5))
+    tiny.write(tmp_path / "in/copy2", tiny.series(5))  # the same series twice is whole twice
+    code, out, _ = dskprep("run", tmp_path / "in", target, "--scheduler", "sync")
+    assert code == 1
+    assert "1 series seem to be split over folders, such as p1__disk1 and p1__disk2" in out
+    code, out, _ = dskprep("status", target, "--json")
+    assert (code, json.loads(out)["split_series"]) == (1, [["p1__disk1", "p1__disk2"]])
+    (tmp_path / "all.csv").write_text(f"key,url\np1,{tmp_path}/in/p1\n")
+    code, out, _ = dskprep("run", tmp_path / "all.csv", f"{target}-2", "--scheduler", "sync")
+    assert code == 0
+    assert index.read(f"{target}-2")["source_slices"].tolist() == [24]
 
 
 def test_the_status_of_a_clean_dataset_and_of_an_empty_one_is_0(dskprep: Run, source: str, target: str) -> None:
