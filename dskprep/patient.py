@@ -21,7 +21,8 @@ from dskprep.config import PrepConfig
 from dskprep.dicom import Contents, Slice
 from dskprep.errors import InfrastructureError, Refusal
 from dskprep.memory import Ledger
-from dskprep.steps import Prepared, prepare
+from dskprep.prepared import Prepared
+from dskprep.steps import RECIPE_HU, prepare
 from dskprep.stopwatch import Stopwatch
 from dskprep.store import Record, RecordName
 
@@ -204,15 +205,22 @@ def _compute(line: _Line, files: list[tuple[str, bytes]]) -> Iterator[_Outcome]:
 def _written(line: _Line, record: Record, warnings: list[str], slices: list[Slice]) -> _Outcome:
     config = line.config
     with line.clock("decode"):
-        found = series.assemble(slices, min_slices=config.min_slices, max_bytes=line.ledger.total_bytes)
+        found = series.assemble(
+            slices,
+            min_slices=config.min_slices,
+            max_bytes=line.ledger.total_bytes,
+            to_hu=RECIPE_HU.get(config.recipe),
+        )
     volume = found.volume
     line.ledger.grow(line.ticket, memory.estimate_bytes(volume.shape, volume.spacing, config))
     warnings = warnings + list(found.warnings)
     record |= {"status": "written", "source": found.facts, "hu_sha256": found.hu_sha256}
+    first_gap_mm = found.first_gap_mm
     del found
-    prepared = prepare(volume, config, line.clock)
+    prepared = prepare(volume, config, line.clock, first_gap_mm=first_gap_mm)
     del volume
     record["geometry"] = _geometry(prepared)
+    record["values"] = prepared.values
     if prepared.lungs is not None:
         warnings += prepared.lungs.warnings
         record["lungs"] = {
@@ -262,8 +270,11 @@ def _base(case: discover.Case, config: PrepConfig) -> Record:
 
 def _geometry(prepared: Prepared) -> dict[str, Any]:
     image = prepared.image
-    return {
+    geometry = {
         "shape": list(image.shape),
         "spacing_mm": [round(s, 6) for s in image.spacing],
         "affine": image.affine.round(6).tolist(),
     }
+    if prepared.crop is not None:
+        geometry["crop"] = {"first": list(prepared.crop.first), "of_shape": list(prepared.crop.shape)}
+    return geometry

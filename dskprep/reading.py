@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import psutil
 
-from dskprep import archive, discover, memory, series, storage
+from dskprep import archive, discover, memory, series, steps, storage
 from dskprep.config import PrepConfig
 from dskprep.dicom import Contents, Slice
 from dskprep.discover import Case
@@ -53,10 +53,10 @@ def read_case(
         raise memory.Underestimated(2 * ticket.need_bytes) from error
 
 
-def read_series(url: str, *, min_slices: int = 10) -> series.Series:
+def read_series(url: str, *, min_slices: int = 10, recipe: str = "default") -> series.Series:
     """Read a folder or archive of DICOM files: its CT series with the most slices, put right.
 
-    Raises Refusal if there is none, or it makes no volume.
+    For a `recipe` of 2017, as that recipe would have read it. Raises Refusal if there is none, or it makes no volume.
     """
     url = storage.absolute(url)
     if discover.is_archive(url) and not storage.is_folder(url):
@@ -72,7 +72,7 @@ def read_series(url: str, *, min_slices: int = 10) -> series.Series:
     damage = contents.flaw(uid)
     if damage is not None:
         raise damage
-    return series.assemble(contents.slices[uid], min_slices=min_slices)
+    return series.assemble(contents.slices[uid], min_slices=min_slices, to_hu=steps.RECIPE_HU.get(recipe))
 
 
 def nothing_found(contents: Contents) -> Refusal:

@@ -87,7 +87,6 @@ def _weigh(array: NDArray[np.int16], taps: list[Taps]) -> NDArray[np.int16]:
     ring = np.empty((depth, *plane_shape), np.float32)
     is_padding = np.zeros((depth, *plane_shape), np.bool_)
     filled = np.empty((ny, nx), np.int16)
-    row = np.empty(nx, np.float32)
     out = np.empty((len(z.start), *plane_shape), np.int16)
     n_read = 0
     for i, first in enumerate(z.start):
@@ -98,7 +97,7 @@ def _weigh(array: NDArray[np.int16], taps: list[Taps]) -> NDArray[np.int16]:
             n_padding = planes.fill_padding_from_row(array[n_read], filled)
             if n_padding == filled.size:
                 planes.fill_padding_from_row(_nearest_measured(array, n_read), filled)
-            planes.weigh_plane(filled, y.start, y.weights, x.start, x.weights, row, ring[slot])
+            planes.weigh_plane(filled, y.start, y.weights, x.start, x.weights, ring[slot])
             if n_padding:
                 planes.sample_padding(array[n_read], y.nearest, x.nearest, is_padding[slot])
             else:

@@ -27,11 +27,18 @@ class Series:
     volume: Volume
     hu_sha256: str
     warnings: tuple[str, ...]
+    first_gap_mm: float
+    """How far the first two slices are apart along the patient's z axis."""
     facts: dict[str, str | int | float]
 
 
-def assemble(slices: list[Slice], *, min_slices: int = 10, max_bytes: int | None = None) -> Series:
+def assemble(
+    slices: list[Slice], *, min_slices: int = 10, max_bytes: int | None = None, to_hu: intensity.ToHU | None = None
+) -> Series:
     """Order the slices of one series, decode them and make their volume. Empties `slices` as it goes.
+
+    With `to_hu`, a recipe's way to HU, the volume is as the recipes of 2017 had it: padding is not marked,
+    and slices lie as they were stored, from foot to head.
 
     Raises Refusal if they make no volume, or one of more than `max_bytes`.
     """
@@ -49,14 +56,24 @@ def assemble(slices: list[Slice], *, min_slices: int = 10, max_bytes: int | None
     n_bytes = 2 * shape[0] * shape[1] * shape[2]
     if max_bytes is not None and n_bytes > max_bytes:
         raise Refusal("too-large", f"{shape} voxels need {n_bytes} bytes, more than the {max_bytes} there are")
-    array, digest, n_clipped = _decode(chosen, shape)
+    first_gap_mm = _first_gap_mm(chosen)
+    array, digest, n_clipped = _decode(chosen, shape, to_hu)
     if n_clipped:
         warnings.append("hu-clipped")
-    volume = geometry.to_patient_axes(Volume(array, stack.affine))
-    return Series(volume, digest, tuple(warnings), facts)
+    volume = Volume(array, stack.affine)
+    volume = geometry.to_patient_axes(volume) if to_hu is None else geometry.upwards(volume)
+    return Series(volume, digest, tuple(warnings), first_gap_mm, facts)
 
 
-def _decode(chosen: list[Slice], shape: tuple[int, int, int]) -> tuple[NDArray[np.int16], str, int]:
+def _first_gap_mm(chosen: list[Slice]) -> float:
+    """Distance in z of the two lowest slices."""
+    low, next_ = sorted(s.plane.position[2] for s in chosen)[:2]
+    return abs(low - next_)
+
+
+def _decode(
+    chosen: list[Slice], shape: tuple[int, int, int], to_hu: intensity.ToHU | None
+) -> tuple[NDArray[np.int16], str, int]:
     """HU of every slice, one after another, each slice's encoded pixels freed when it is done."""
     array = np.empty(shape, np.int16)
     sha256 = hashlib.sha256()
@@ -67,6 +84,9 @@ def _decode(chosen: list[Slice], shape: tuple[int, int, int]) -> tuple[NDArray[n
         stored = pixels.stored_values(s.data, s.layout, s.name)
         intensity.to_hu(stored, s.slope, s.intercept, out=plane)
         sha256.update(plane.astype("<i2", copy=False).data)
+        if to_hu is not None:
+            to_hu(stored, s.slope, s.intercept, plane)
+            continue
         intensity.mark_padding(plane, _padding_hu(s))
         n_clipped += int(np.count_nonzero(plane == intensity.INT16_HU[1]))
     return array, sha256.hexdigest(), n_clipped
