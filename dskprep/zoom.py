@@ -87,7 +87,7 @@ def _banded(matrix: NDArray[np.float64], nearest: NDArray[np.int64]) -> Taps:
     """The part of each row that is not negligible."""
     n = matrix.shape[1]
     matters = np.abs(matrix) > NEGLIGIBLE
-    first = matters.argmax(axis=1)
+    first = np.minimum.accumulate(matters.argmax(axis=1)[::-1])[::-1]  # planes that stream do not come back
     width = int((n - matters[:, ::-1].argmax(axis=1) - first).max())
     first = np.minimum(first, n - width)
     weights = np.take_along_axis(matrix, first[:, None] + np.arange(width), axis=1)

@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 import recipes_2017
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from dskprep import config, geometry, reading, series, steps, zoom
 from dskprep.errors import Refusal
 from dskprep.kernels import bits, runs
+from dskprep.kernels import grt123 as kernels
 from dskprep.lungs import LEFT, RIGHT
 from dskprep.phantom import make_phantom
 from dskprep.prepared import Prepared
@@ -22,6 +24,9 @@ from dskprep.volume import Volume
 
 ROUNDING = 2e-4
 """Share of voxels that float32 sums may round to the other side than float64."""
+
+
+COARSE_MM = (2.0, 2.0, 2.0)
 
 
 def affine_of(spacing: tuple[float, float, float]) -> NDArray[np.float64]:
@@ -74,8 +79,8 @@ def test_what_int16_cannot_hold_wraps() -> None:
 
 
 @pytest.mark.parametrize("order", [1, 3])
-@pytest.mark.parametrize("shape", [(20, 31, 17), (33, 8, 40), (2, 3, 5), (1, 40, 12)])
-@pytest.mark.parametrize("spacing", [(2.5, 0.7, 0.66), (0.6, 1.0, 3.0), (1.3, 1.3, 1.3)])
+@pytest.mark.parametrize("shape", [(20, 31, 17), (72, 8, 40), (2, 3, 5), (1, 40, 12)])
+@pytest.mark.parametrize("spacing", [(2.5, 0.7, 0.66), (0.6, 1.0, 3.0), (2.0, 1.25, 1.3)])
 @pytest.mark.parametrize("dtype", [np.int16, np.uint8])
 def test_zoom_is_that_of_scipy(order: int, shape: tuple[int, int, int], spacing: Any, dtype: Any) -> None:
     low, high = (-3000, 3000) if dtype == np.int16 else (0, 256)
@@ -85,7 +90,8 @@ def test_zoom_is_that_of_scipy(order: int, shape: tuple[int, int, int], spacing:
     found = zoom.zoom(image.__getitem__, *taps, dtype)
     difference = np.abs(found.astype(int) - expected)
     assert difference.max() <= 1
-    assert np.mean(difference > 0) < 0.01  # noise of the whole range, so more of float32's rounding
+    # values at halves are float noise in scipy too: a handful of a small array, and none of the rest
+    assert np.count_nonzero(difference) <= 2 + 0.002 * difference.size
 
 
 def test_a_part_of_a_zoom_is_the_same_as_of_the_whole() -> None:
@@ -100,9 +106,9 @@ def test_a_part_of_a_zoom_is_the_same_as_of_the_whole() -> None:
 @pytest.mark.parametrize("fill", [True, False])
 def test_zuidhof_is_the_tutorial(fill: bool) -> None:
     volume = chest()
-    image = recipes_2017.resample(volume.array, volume.spacing)
+    image = recipes_2017.resample(volume.array, volume.spacing, COARSE_MM)
     mask = recipes_2017.segment(image, fill)
-    found = prepared("zuidhof", volume, fill_lungs=fill)
+    found = prepared("zuidhof", volume, fill_lungs=fill, spacing_mm=COARSE_MM)
     assert_equal_but_for_rounding(found.image.array, image)
     assert found.lungs is not None
     np.testing.assert_array_equal(zuidhof.lung_mask(image, fill=fill), mask)
@@ -116,8 +122,8 @@ def test_zuidhof_is_the_tutorial(fill: bool) -> None:
 )
 def test_floats_are_normalized_and_centred(recipe: str, dtype: Any) -> None:
     volume = chest()
-    found = prepared(recipe, volume, dtype=np.dtype(dtype).name)
-    hu = prepared("zuidhof", volume).image.array
+    found = prepared(recipe, volume, dtype=np.dtype(dtype).name, spacing_mm=COARSE_MM)
+    hu = prepared("zuidhof", volume, spacing_mm=COARSE_MM).image.array
     assert found.image.array.dtype == dtype
     np.testing.assert_array_equal(found.image.array, recipes_2017.normalize(hu).astype(dtype))
     assert (found.values, found.fill) == ("normalized", -0.25)
@@ -128,8 +134,13 @@ def test_floats_are_normalized_and_centred(recipe: str, dtype: Any) -> None:
 @pytest.mark.parametrize("fill", [True, False])
 def test_the_mask_is_the_tutorials_on_noise_of_all_shapes(seed: int, fill: bool) -> None:
     rng = np.random.default_rng(seed)
-    hu = np.where(rng.random((9, 14, 11)) < 0.2 + 0.1 * seed, -800, 40).astype(np.int16)
-    np.testing.assert_array_equal(zuidhof.lung_mask(hu, fill=fill), recipes_2017.segment(hu, fill))
+    hu = np.where(rng.random((9, 14, 11)) < 0.05 + 0.05 * seed, -800, 40).astype(np.int16)
+    expected = recipes_2017.segment(hu, fill)
+    if expected.any():
+        np.testing.assert_array_equal(zuidhof.lung_mask(hu, fill=fill), expected)
+    else:
+        with pytest.raises(Refusal, match="no-lungs"):
+            zuidhof.lung_mask(hu, fill=fill)
 
 
 def test_a_chest_that_meets_the_corner_has_the_outside_for_lung() -> None:
@@ -153,25 +164,23 @@ def test_where_a_recipe_finds_no_lung_the_patient_is_refused(hu: int, recipe: st
 @pytest.mark.parametrize("recipe", steps.RECIPES)
 def test_slices_without_thickness_are_refused_not_written_empty(recipe: str) -> None:
     """Defect T1: an array of depth zero."""
-    with pytest.raises(Refusal, match="no-thickness.*0 x 350 x 350"):
+    with pytest.raises(Refusal, match=r"no-thickness.*0 x 350 x 350"):
         steps.prepare(chest(), config.preset(recipe), first_gap_mm=0.0)
 
 
 def test_the_affine_says_where_the_voxels_truly_lie() -> None:
-    """Defect T10: a ramp along each axis reads its own place."""
-    volume = chest()
+    """Defect T10: away from the ends, where a spline bends, a ramp along an axis reads its own place."""
+    shape, spacing = (40, 50, 60), (2.5, 0.7, 1.3)
     for axis in range(3):
-        index = np.moveaxis(np.broadcast_to(np.arange(volume.shape[axis]), np.roll(volume.shape, -axis - 1)), -1, axis)
-        place_mm = 10 * index * volume.spacing[axis] + 5
-        ramp = Volume(place_mm.astype(np.int16), volume.affine)
-        image = prepared("luo-2017", ramp).image
-        hu = tutorial.resample(ramp, volume.spacing[0], (1.0, 1.0, 1.0))
-        np.testing.assert_array_equal(hu.affine, image.affine)
-        own_index = np.moveaxis(np.broadcast_to(np.arange(hu.shape[axis]), np.roll(hu.shape, -axis - 1)), -1, axis)
-        error_mm = hu.array / 10 - 0.5 - own_index * hu.spacing[axis]
-        assert np.abs(error_mm).max() <= 0.06  # a whole number of tenths of a mm
-    expected = [(n - 1) * s / (round(n * s) - 1) for n, s in zip(volume.shape, volume.spacing, strict=True)]
-    np.testing.assert_allclose(image.spacing, expected)
+        ramp = 40 * np.indices(shape)[axis] - 1000
+        image = tutorial.resample(Volume(ramp.astype(np.int16), affine_of(spacing)), spacing[0], (1.0, 1.0, 1.0))
+        n = image.shape[axis]
+        assert n == round(shape[axis] * spacing[axis])
+        np.testing.assert_allclose(image.spacing[axis], spacing[axis] * (shape[axis] - 1) / (n - 1))
+        place_mm = np.indices(image.shape)[axis] * image.spacing[axis]
+        read_mm = (image.array + 1000) / 40 * spacing[axis]
+        inner = np.take(read_mm - place_mm, range(n // 4, 3 * n // 4), axis=axis)
+        assert np.abs(inner).max() < 0.03 * spacing[axis]
 
 
 def test_the_first_two_slices_give_the_thickness_of_all() -> None:
@@ -245,14 +254,14 @@ def test_the_crop_can_be_undone() -> None:
         result.image.to_patient([3, 4, 5]), (whole @ [*(np.array(result.crop.first) + [3, 4, 5]), 1])[:3]
     )
     assert all(
-        0 <= f and f + n <= of
+        f >= 0 and f + n <= of
         for f, n, of in zip(result.crop.first, result.image.shape, result.crop.shape, strict=True)
     )
 
 
 def test_slices_that_are_not_square_are_refused() -> None:
     volume = Volume(chest().array[:, :, :-2].copy(), chest().affine)
-    with pytest.raises(Refusal, match="not-square.*140 x 138"):
+    with pytest.raises(Refusal, match=r"not-square.*140 x 138"):
         prepared("grt123", volume)
 
 
@@ -290,8 +299,6 @@ def test_slices_stay_as_stored_and_go_from_foot_to_head(orientation: Any) -> Non
 @pytest.mark.parametrize("shape", [(6, 7, 130), (5, 9, 64), (3, 4, 63), (4, 1, 65), (1, 1, 1)])
 @pytest.mark.parametrize("density", [0.0, 0.1, 0.5, 0.9, 1.0])
 def test_runs_and_bits_are_masks(shape: tuple[int, int, int], density: float) -> None:
-    from scipy import ndimage
-
     mask = np.random.default_rng(0).random(shape) < density
     found = runs.of_mask(mask)
 
@@ -320,8 +327,6 @@ def test_runs_and_bits_are_masks(shape: tuple[int, int, int], density: float) ->
 @pytest.mark.parametrize(("joined_by", "rank"), [(runs.FACES, 1), (runs.EDGES, 2), (runs.CORNERS, 3)])
 @pytest.mark.parametrize("density", [0.05, 0.2, 0.5])
 def test_pieces_are_those_of_scipy(joined_by: int, rank: int, density: float) -> None:
-    from scipy import ndimage
-
     mask = np.random.default_rng(0).random((9, 11, 13)) < density
     found = runs.of_mask(mask)
     pieces = runs.label(found, 11, joined_by)
@@ -337,10 +342,6 @@ def test_pieces_are_those_of_scipy(joined_by: int, rank: int, density: float) ->
 
 @pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (2.5, 0.7, 0.71)])
 def test_each_voxel_goes_to_the_nearer_seed(spacing: Any) -> None:
-    from scipy import ndimage
-
-    from dskprep.kernels import grt123 as kernels
-
     rng = np.random.default_rng(0)
     seeds = np.zeros((12, 23, 31), np.uint8)
     for seed in (1, 2):
