@@ -17,7 +17,7 @@ from dskprep.prepared import Prepared
 from dskprep.volume import Volume
 
 MAX_SHARD = (384, 448, 448)
-"""Longest edges of a shard: about 150 MB of int16 at most, so an object stays under 100 MB."""
+"""Longest edges of a shard: about 150 MB of int16 at most, so an object stays under 100 MB; floats have a shorter z."""
 
 RIGHT, LEFT = 1, 2
 LUNG_COLOURS = {RIGHT: [86, 180, 233, 128], LEFT: [230, 159, 0, 128]}
@@ -65,7 +65,9 @@ def _add_array(
 ) -> None:
     """Let zarr write the array's metadata, and encode its shards here."""
     edge = config.chunk
-    shard = tuple(edge * -(-min(n, longest) // edge) for n, longest in zip(array.shape, MAX_SHARD, strict=True))
+    z, y, x = MAX_SHARD
+    limits = (z // max(1, array.itemsize // 2), y, x)
+    shard = tuple(edge * -(-min(n, longest) // edge) for n, longest in zip(array.shape, limits, strict=True))
     zarr.create_array(
         store,
         name=path,

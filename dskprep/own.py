@@ -1,4 +1,8 @@
-"""Functions of the user's own, named by import path: `package.module:function`."""
+"""Functions of the user's own, named by import path: `package.module:function`.
+
+They are imported where they are used, in every worker. A Refusal that one raises refuses its patient;
+anything else fails it.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,7 @@ import numpy as np
 
 from dskprep import lungs
 from dskprep.config import PrepConfig
-from dskprep.errors import UsageError
+from dskprep.errors import Refusal, UsageError
 from dskprep.volume import Volume
 
 Step = Callable[[Volume], Volume]
@@ -79,6 +83,8 @@ def _called(path: str, image: Volume) -> object:
     step = function(path)
     try:
         return step(image)
+    except Refusal:
+        raise
     except Exception as error:
         raise StepFailed(f"{path}: {type(error).__name__}: {error}") from error
 

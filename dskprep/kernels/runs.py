@@ -255,6 +255,22 @@ def run_at(runs: Runs, row: int, x: int) -> int:
 
 
 @njit(cache=True, nogil=True)
+def moved(runs: Runs, ny: int, offset: tuple[int, int, int], nz_new: int, ny_new: int) -> Runs:
+    """The same voxels on a grid of another size: (z, y, x) becomes (z, y, x) + offset. All must lie within it."""
+    dz, dy, dx = offset
+    nz = (runs.first.size - 1) // ny
+    first = np.zeros(nz_new * ny_new + 1, np.int64)
+    for z in range(nz_new):
+        for y in range(ny_new):
+            row = z * ny_new + y
+            first[row + 1] = first[row]
+            if 0 <= z - dz < nz and 0 <= y - dy < ny:
+                old = (z - dz) * ny + y - dy
+                first[row + 1] += runs.first[old + 1] - runs.first[old]
+    return Runs(first, (runs.starts + dx).astype(np.int32), (runs.stops + dx).astype(np.int32))
+
+
+@njit(cache=True, nogil=True)
 def paint(runs: Runs, value: int, out: NDArray[Any]) -> None:
     """Set the voxels of `out` (z, y, x) that are in the runs."""
     ny = out.shape[1]

@@ -225,7 +225,17 @@ def _fill_holes(lung: Runs, shape: Shape) -> Runs:
 
 
 def _part(both: Runs, shape: Shape, spacing: Triple) -> Lungs:
-    """Step 5: erode until two pieces of like size remain; each voxel goes to the nearer of them."""
+    """Step 5, on the box of the lungs only, to which nothing outside it matters."""
+    nz, ny, _ = shape
+    (z, z_last), (y, y_last), (x, x_last) = _box((both,), ny)
+    box = (z_last + 1 - z, y_last + 1 - y, x_last + 1 - x)
+    boxed = runs.moved(both, ny, (-z, -y, -x), *box[:2])
+    first, second = (runs.moved(lung, box[1], (z, y, x), nz, ny) for lung in _two_lungs(boxed, box, spacing))
+    return Lungs(first, second)
+
+
+def _two_lungs(both: Runs, shape: Shape, spacing: Triple) -> Lungs:
+    """Erode until two pieces of like size remain; each voxel goes to the nearer of them."""
     _, ny, nx = shape
     seeds = both
     eroded = bits.of_runs(both, shape)
@@ -240,14 +250,13 @@ def _part(both: Runs, shape: Shape, spacing: Triple) -> Lungs:
     else:
         nothing = Runs(np.zeros_like(both.first), both.starts[:0], both.stops[:0])
         return Lungs(_holes_filled(both, shape), nothing)
-    z, y, x = _slices_of(both, ny)
     labels = np.zeros(shape, np.uint8)
     runs.paint(runs.where(seeds, pieces == first), 1, labels)
     runs.paint(runs.where(seeds, pieces == second), 2, labels)
-    nearer = kernels.nearer_seed(np.ascontiguousarray(labels[z, y, x]), spacing)
+    nearer = kernels.nearer_seed(labels, spacing)
     labels[...] = 0
     runs.paint(both, 1, labels)
-    labels[z, y, x] *= nearer
+    labels *= nearer
     return Lungs(*(_main_lung(runs.of_mask(labels == label), shape) for label in (1, 2)))
 
 
@@ -273,12 +282,6 @@ def _soft_mask(lung: Runs, shape: Shape) -> NDArray[np.uint64]:
         bits.of_runs(kernels.hulls(lung, nz, ny, MAX_HULL_RATIO), shape), nx, DILATIONS
     )
     return soft
-
-
-def _slices_of(mask: Runs, ny: int) -> tuple[slice, slice, slice]:
-    """The smallest box round the mask."""
-    z, y, x = (slice(begin, last + 1) for begin, last in _box((mask,), ny))
-    return z, y, x
 
 
 def _box(masks: tuple[Runs, ...], ny: int) -> list[tuple[int, int]]:
