@@ -69,9 +69,11 @@ def run(
     SOURCE is a folder or bucket whose leaf folders hold DICOM files, or archives, or a CSV or Parquet
     manifest with the columns key and url. SOURCE and TARGET are paths or URLs such as s3://bucket/prefix.
     """
-    from dskprep import pipeline
+    from dskprep import pipeline, steps
 
     settings = _settings(preset, config)
+    if scheduler == "local":
+        steps.warm(settings)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a machine that is taken away ends a run like Ctrl-C
     with opened_client(scheduler, workers, memory_limit) as client, shown_progress() as progress:
         summary = pipeline.run(

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from dskprep.kernels import masks
+from dskprep.kernels import bits, masks
 from dskprep.volume import PADDING, Triple, Volume
 
 Mask = NDArray[np.bool_]
@@ -461,8 +461,9 @@ def _meets_a_face(mask: Labels, spacing: Triple) -> bool:
 
 def _near(mask: Mask, radius_mm: float, spacing: Triple) -> Mask:
     """Dilate: voxels at most `radius_mm` from the mask."""
-    grown: Mask = masks.grow(mask.view(np.uint8), radius_mm, spacing).view(np.bool_)
-    return grown
+    nx = mask.shape[2]
+    near: Mask = bits.to_mask(bits.near(bits.of_mask(mask), nx, radius_mm, spacing), nx)
+    return near
 
 
 def _erode(mask: Mask, radius_mm: float, spacing: Triple) -> Mask:

@@ -114,3 +114,78 @@ def _step(before: NDArray[Any], after: NDArray[Any], nx: int, is_shrinking: bool
                 else:
                     out[w] = word | right | left | front[w] | back[w] | below[w] | above[w]
             out[nw - 1] &= last
+
+
+@njit(cache=True, nogil=True)
+def of_mask(mask: NDArray[Any]) -> NDArray[Any]:
+    """A bool mask (z, y, x) as bits."""
+    nz, ny, nx = mask.shape
+    bits = np.zeros((nz, ny, (nx + 63) // 64), np.uint64)
+    for z in range(nz):
+        for y in range(ny):
+            row = mask[z, y]
+            for w in range(bits.shape[2]):
+                word = NONE
+                for i in range(min(64, nx - 64 * w)):
+                    word |= np.uint64(row[64 * w + i]) << np.uint64(i)
+                bits[z, y, w] = word
+    return bits
+
+
+@njit(cache=True, nogil=True)
+def to_mask(bits: NDArray[Any], nx: int) -> NDArray[Any]:
+    """Bits as a bool mask of rows of `nx` voxels."""
+    nz, ny, nw = bits.shape
+    mask = np.empty((nz, ny, nx), np.bool_)
+    for z in range(nz):
+        for y in range(ny):
+            for w in range(nw):
+                word = bits[z, y, w]
+                for i in range(min(64, nx - 64 * w)):
+                    mask[z, y, 64 * w + i] = (word >> np.uint64(i)) & ONE != NONE
+    return mask
+
+
+@njit(cache=True, nogil=True)
+def near(bits: NDArray[Any], nx: int, limit_mm: float, spacing: tuple[float, float, float]) -> NDArray[Any]:
+    """The voxels at most `limit_mm` from the mask, from centre to centre.
+
+    A ball is a stack of rows: each plane is widened along x by every number of voxels that occurs in the
+    ball, and joined to the rows that lie within reach of it.
+    """
+    nz, ny, nw = bits.shape
+    limit_mm *= 1 + 1e-6  # a voxel exactly at the limit is within it
+    reach_z, reach_y = min(int(limit_mm / spacing[0]), nz), min(int(limit_mm / spacing[1]), ny)
+    reach_x = min(int(limit_mm / spacing[2]), nx)
+    result = np.zeros_like(bits)
+    widened = np.empty((reach_x + 1, ny, nw), np.uint64)
+    for z in range(nz):
+        if not bits[z].any():
+            continue
+        widened[0] = bits[z]
+        for n in range(1, reach_x + 1):
+            _widen(widened[n - 1], nx, widened[n])
+        for other_z in range(max(0, z - reach_z), min(nz, z + reach_z + 1)):
+            for dy in range(-reach_y, reach_y + 1):
+                left = limit_mm**2 - ((other_z - z) * spacing[0]) ** 2 - (dy * spacing[1]) ** 2
+                if left < 0:
+                    continue
+                rows = widened[min(int(np.sqrt(left) / spacing[2]), reach_x)]
+                for y in range(max(0, -dy), min(ny, ny - dy)):
+                    for w in range(nw):
+                        result[other_z, y + dy, w] |= rows[y, w]
+    return result
+
+
+@njit(cache=True, nogil=True)
+def _widen(plane: NDArray[Any], nx: int, out: NDArray[Any]) -> None:
+    """A plane (y, words) joined by the neighbours along x."""
+    ny, nw = plane.shape
+    last = ALL >> np.uint64(63 - (nx - 1) % 64)
+    for y in range(ny):
+        for w in range(nw):
+            word = plane[y, w]
+            right = word << ONE | (plane[y, w - 1] >> WORD if w > 0 else NONE)
+            left = word >> ONE | (plane[y, w + 1] << WORD if w < nw - 1 else NONE)
+            out[y, w] = word | right | left
+        out[y, nw - 1] &= last
