@@ -32,8 +32,8 @@ def block_means(array: NDArray[Any], block: tuple[int, int, int]) -> NDArray[Any
     nz, ny, nx = array.shape
     bz, by, bx = block
     means = np.empty(((nz + bz - 1) // bz, (ny + by - 1) // by, (nx + bx - 1) // bx), np.int16)
-    sums = np.empty(means.shape[2], np.int32)
-    counts = np.empty(means.shape[2], np.int32)
+    sums = np.empty(nx, np.int32)
+    counts = np.empty(nx, np.int32)
     for k in range(means.shape[0]):
         for j in range(means.shape[1]):
             sums[:] = 0
@@ -43,15 +43,18 @@ def block_means(array: NDArray[Any], block: tuple[int, int, int]) -> NDArray[Any
                 for y in range(j * by, min((j + 1) * by, ny)):
                     n_rows += 1
                     row = array[z, y]
-                    for i in range(means.shape[2]):
-                        for x in range(i * bx, min((i + 1) * bx, nx)):
-                            is_measured = row[x] != PADDING
-                            sums[i] += max(row[x], AIR_HU) if is_measured else 0
-                            counts[i] += is_measured
+                    for x in range(nx):
+                        is_measured = row[x] != PADDING
+                        sums[x] += max(row[x], AIR_HU) if is_measured else 0
+                        counts[x] += is_measured
             for i in range(means.shape[2]):
-                n_voxels = n_rows * (min((i + 1) * bx, nx) - i * bx)
-                is_measured = 2 * counts[i] > n_voxels
-                means[k, j, i] = np.int16(math.floor(sums[i] / counts[i] + 0.5)) if is_measured else PADDING
+                end = min((i + 1) * bx, nx)
+                total, count = 0, 0
+                for x in range(i * bx, end):
+                    total += sums[x]
+                    count += counts[x]
+                is_measured = 2 * count > n_rows * (end - i * bx)
+                means[k, j, i] = np.int16(math.floor(total / count + 0.5)) if is_measured else PADDING
     return means
 
 
