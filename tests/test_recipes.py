@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import builders
 import numpy as np
 import pytest
 import recipes_2017
+import tiny
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from dskprep import config, geometry, reading, series, steps, zoom
+from dskprep import config, dataset, geometry, pipeline, reading, series, steps, zoom
 from dskprep.errors import Refusal
 from dskprep.kernels import bits, runs
 from dskprep.kernels import grt123 as kernels
 from dskprep.lungs import LEFT, RIGHT
-from dskprep.phantom import make_phantom
+from dskprep.phantom import make_phantom, series_files
 from dskprep.prepared import Prepared
 from dskprep.recipes import grt123, tutorial, zuidhof
 from dskprep.volume import Volume
@@ -289,6 +291,38 @@ def test_slices_stay_as_stored_and_go_from_foot_to_head(orientation: Any) -> Non
     turned = builders.assembled(list(slices.items())).volume
     np.testing.assert_allclose(geometry.to_patient_axes(result.volume).affine, turned.affine, atol=1e-9)
     assert result.hu_sha256 == builders.assembled(list(slices.items())).hu_sha256
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A patient with lungs, and one without."""
+    folder = tmp_path_factory.mktemp("source")
+    phantom = make_phantom(seed=3, spacing_mm=(4.0, 2.5, 2.5), shape=(72, 140, 140))
+    tiny.write(folder / "chest", dict(series_files(phantom, name="chest", seed=3)))
+    tiny.write(folder / "noise", tiny.series())
+    return str(folder)
+
+
+@pytest.mark.parametrize("recipe", steps.RECIPES)
+def test_a_preset_makes_a_dataset_and_loses_nobody(source: str, tmp_path: Path, recipe: str) -> None:
+    summary = pipeline.run(source, str(tmp_path / "out"), preset=recipe)
+    assert summary.account.counts.total() == 2
+    opened = dataset.open_dataset(str(tmp_path / "out"))
+    chest_ = opened["chest"]
+    read = reading.read_series(f"{source}/chest", recipe=recipe)
+    expected = steps.prepare(read.volume, config.preset(recipe), first_gap_mm=read.first_gap_mm)
+    np.testing.assert_array_equal(chest_.load().array, expected.image.array)
+    np.testing.assert_allclose(chest_.affine, expected.image.affine, atol=1e-5)
+    assert chest_.values == expected.values
+    assert chest_.image.fill_value == expected.fill
+    assert (chest_.lungs is None) == (expected.lungs is None)
+    crop = chest_.record["geometry"].get("crop")
+    assert crop == (
+        None if expected.crop is None else {"first": list(expected.crop.first), "of_shape": [288, 350, 350]}
+    )
+    if recipe == "grt123":
+        row = opened.index.set_index("key").loc["noise"]
+        assert (row["status"], row["reason"]) == ("refused", "no-lungs")
 
 
 # ---------------------------------------------------------------------------------------------------
