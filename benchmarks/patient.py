@@ -26,7 +26,7 @@ def measure(folder: Path) -> dict[str, float]:
     """Median CPU seconds by stage for the DICOM files of one folder, and the peak RSS in MiB."""
     from dskprep import dicom, lungs, omezarr, resample, series
     from dskprep.config import PrepConfig
-    from dskprep.steps import Prepared
+    from dskprep.prepared import Prepared
 
     config = PrepConfig()
     rows: list[dict[str, float]] = []

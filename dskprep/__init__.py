@@ -13,10 +13,11 @@ if TYPE_CHECKING:
     from dskprep.errors import DskprepError, InfrastructureError, Refusal, UsageError
     from dskprep.lungs import Lungs, find_lungs
     from dskprep.pipeline import run
+    from dskprep.prepared import Prepared
     from dskprep.reading import read_series
     from dskprep.resample import to_spacing
     from dskprep.series import Series
-    from dskprep.steps import Prepared, prepare
+    from dskprep.steps import prepare
     from dskprep.verification import verify
     from dskprep.volume import AIR_HU, PADDING, Volume
 
@@ -28,7 +29,7 @@ _HOMES = {
     "Lungs": "lungs",
     "PADDING": "volume",
     "PrepConfig": "config",
-    "Prepared": "steps",
+    "Prepared": "prepared",
     "Refusal": "errors",
     "Series": "series",
     "StoredVolume": "dataset",

@@ -74,11 +74,14 @@ def run(
     SOURCE is a folder or bucket whose leaf folders hold DICOM files, or archives, or a CSV or Parquet
     manifest with the columns key and url. SOURCE and TARGET are paths or URLs such as s3://bucket/prefix.
     """
-    from dskprep import pipeline
+    from dskprep import pipeline, steps
     from dskprep.account import RunStopped
+    from dskprep.config import PrepConfig
 
     settings = _settings(preset, config)
     time_limit_s = _seconds(time_limit)
+    if scheduler == "local":
+        steps.warm(PrepConfig(recipe=settings.recipe))
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a machine that is taken away ends a run like Ctrl-C
     try:
         with opened_client(scheduler, workers, memory_limit) as client, shown_progress() as progress:
@@ -194,6 +197,41 @@ def show(target: str, key: str, output: str | None) -> int:
     path = Path(output or f"{key}.png")
     path.write_bytes(picture.of_stored(opened[key]))
     click.echo(str(path))
+    return EXIT_CLEAN
+
+
+@main.command()
+@click.argument("a")
+@click.argument("b")
+@click.option("--series", help="A folder or archive of DICOM; A and B are then presets, or settings in .toml files.")
+@click.option("--only", metavar="PATTERN", default="*", help="Compare the patients whose key matches.")
+@click.option("--pictures", type=click.Path(file_okay=False), help="Draw each comparison into this folder.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a patient.")
+def compare(a: str, b: str, series: str | None, only: str, pictures: str | None, as_json: bool) -> int:
+    """What differs between the datasets A and B, patient by patient: place, HU and lungs.
+
+    With --series, between one series under two presets, such as: compare default zuidhof --series FOLDER.
+    """
+    from dskprep import comparison, picture
+
+    if series:
+        found = iter(
+            [comparison.compare_settings(series, *(_settings(s, s if s.endswith(".toml") else None) for s in (a, b)))]
+        )
+    else:
+        found = comparison.compare_datasets(a, b, only)
+    for n, compared in enumerate(found):
+        difference = compared.difference
+        if as_json:
+            click.echo(json.dumps(difference.as_dict()))
+        else:
+            if n == 0:
+                click.echo(comparison.HEADER)
+            click.echo(difference.as_line())
+        if pictures:
+            path = Path(pictures) / f"{Path(difference.key).name}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(picture.of_comparison(compared, (Path(a).name, Path(b).name)))
     return EXIT_CLEAN
 
 

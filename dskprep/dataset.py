@@ -13,6 +13,7 @@ import zarr
 from numpy.typing import NDArray
 
 from dskprep import index, intensity, omezarr, storage, store
+from dskprep.errors import UsageError
 from dskprep.volume import Triple, Volume
 
 
@@ -20,8 +21,8 @@ from dskprep.volume import Triple, Volume
 class StoredVolume:
     """A written volume, read when it is used.
 
-    `image` (int16 HU) and `lungs` (uint8: 1 right, 2 left) are zarr arrays (z, y, x), `affine` maps an
-    index (z, y, x, 1) to LPS mm (x, y, z, 1).
+    `image` (int16 HU, unless the settings say otherwise: see `values`) and `lungs` (uint8: 1 right, 2 left)
+    are zarr arrays (z, y, x), `affine` maps an index (z, y, x, 1) to LPS mm (x, y, z, 1).
     """
 
     key: str
@@ -47,12 +48,24 @@ class StoredVolume:
         z, y, x = self.record["geometry"]["spacing_mm"]
         return z, y, x
 
+    @property
+    def values(self) -> str:
+        """What the image's numbers are: `HU`, `normalized`, `uint8` (of grt123) or `own` (of a user's step)."""
+        return str(self.record.get("values", "HU"))
+
     def load(self) -> Volume:
         """The whole image in memory."""
         return Volume(np.asarray(self.image[...]), self.affine)
 
     def normalized(self) -> Volume:
-        """The whole image as float32, -1000..400 HU brought to 0..1, minus 0.25."""
+        """The whole image, -1000..400 HU brought to 0..1, minus 0.25: float32, or as it is if it is stored so.
+
+        Raises UsageError if the image holds neither HU nor these.
+        """
+        if self.values == "normalized":
+            return self.load()
+        if self.values != "HU":
+            raise UsageError(f"{self.key}: expected HU, found values of another kind ({self.values}); use load()")
         return intensity.normalized(self.load())
 
 

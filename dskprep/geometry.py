@@ -143,6 +143,16 @@ def to_patient_axes(volume: Volume) -> Volume:
     return Volume(np.ascontiguousarray(array), affine)
 
 
+def upwards(volume: Volume) -> Volume:
+    """Flip the slices, if need be, so that they go from foot to head; they themselves stay as they are."""
+    if volume.affine[2, 0] >= 0:
+        return volume
+    affine = volume.affine.copy()
+    affine[:3, 3] += affine[:3, 0] * (volume.shape[0] - 1)
+    affine[:3, 0] *= -1
+    return Volume(np.ascontiguousarray(volume.array[::-1]), affine)
+
+
 def _nearest_axes(directions: NDArray[np.float64]) -> list[int]:
     """Which array axis runs nearest to the patient's z, y and x: the best of the six orders."""
     orders = [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]]

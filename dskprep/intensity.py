@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,9 @@ from numpy.typing import NDArray
 
 from dskprep.kernels import planes
 from dskprep.volume import AIR_HU, PADDING, Volume
+
+ToHU = Callable[[NDArray[Any], float, float, NDArray[np.int16]], None]
+"""A way from stored values (y, x), slope and intercept to HU, which it writes into the last argument."""
 
 INT16_HU = (PADDING + 1, 32767)
 """The HU that int16 can hold beside PADDING."""

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from dskprep.kernels import masks
+from dskprep.kernels import bits, masks
 from dskprep.volume import PADDING, Triple, Volume
 
 Mask = NDArray[np.bool_]
@@ -169,10 +169,15 @@ def find_lungs(volume: Volume, *, margin_mm: float = 0.0) -> Lungs:
     labels = _fill(grid, labels, never)
 
     mask, right_ml, left_ml = _draw(volume, grid, labels, never)
-    warnings = _doubts(volume, grid, labels, mask, right_ml, left_ml)
+    warnings = _doubts(right_ml, left_ml, _is_cut_off(volume, grid, labels, mask))
+    return grown(Lungs(volume.with_array(mask), right_ml, left_ml, warnings), margin_mm)
+
+
+def grown(found: Lungs, margin_mm: float) -> Lungs:
+    """The mask grown by a margin, in place; not into the other lung. Volumes and warnings stay."""
     if margin_mm > 0:
-        _grow(mask, margin_mm, volume.spacing)
-    return Lungs(volume.with_array(mask), right_ml, left_ml, warnings)
+        _grow(found.mask.array, margin_mm, found.mask.spacing)
+    return found
 
 
 # ---------------------------------------------------------------------------------------------------
@@ -408,15 +413,20 @@ def _draw(volume: Volume, grid: _Grid, labels: Labels, never: Mask) -> tuple[Lab
     return mask, right_ml, left_ml
 
 
-def _doubts(
-    volume: Volume, grid: _Grid, labels: Labels, mask: Labels, right_ml: float, left_ml: float
-) -> tuple[str, ...]:
+def judged(mask: Volume) -> Lungs:
+    """A mask that was found in another way, with its volumes and doubts.
+
+    `mask` is uint8: 0 outside, RIGHT, LEFT; RIGHT where the two are not told apart.
+    """
+    right_ml, left_ml = (float(np.count_nonzero(mask.array == side)) * mask.voxel_ml for side in (RIGHT, LEFT))
+    return Lungs(mask, right_ml, left_ml, _doubts(right_ml, left_ml, _meets_a_face(mask.array, mask.spacing)))
+
+
+def _doubts(right_ml: float, left_ml: float, is_cut_off: bool) -> tuple[str, ...]:
     """Words of errors.WARNINGS that fit."""
     if right_ml + left_ml == 0:
         return ("lungs-not-found",)
-    doubts = []
-    if _is_cut_off(volume, grid, labels, mask):
-        doubts.append("lungs-touch-border")
+    doubts = ["lungs-touch-border"] if is_cut_off else []
     smaller, larger = min(right_ml, left_ml), max(right_ml, left_ml)
     if smaller < MIN_LUNG_RATIO * larger:
         doubts.append("one-lung")
@@ -428,15 +438,20 @@ def _doubts(
 
 def _is_cut_off(volume: Volume, grid: _Grid, labels: Labels, mask: Labels) -> bool:
     """Whether a lung meets the first or last slice, a side of the volume, or padding."""
-    spacing = volume.spacing
-    for axis in range(3):
-        face_mm2 = math.prod(spacing) / spacing[axis]
-        for end in (0, -1):
-            if np.count_nonzero(np.take(mask, end, axis=axis)) * face_mm2 >= TOUCH_MM2:
-                return True
+    if _meets_a_face(mask, volume.spacing):
+        return True
     padding = _near(grid.means == PADDING, 1.5 * max(grid.spacing[1:]), grid.spacing)
     n_at_padding = np.count_nonzero(padding & (labels > 0))
     return bool(n_at_padding * grid.spacing[0] * min(grid.spacing[1:]) >= TOUCH_MM2)
+
+
+def _meets_a_face(mask: Labels, spacing: Triple) -> bool:
+    """Whether the mask meets the first or last slice or a side of its volume."""
+    return any(
+        np.count_nonzero(np.take(mask, end, axis=axis)) * math.prod(spacing) / spacing[axis] >= TOUCH_MM2
+        for axis in range(3)
+        for end in (0, -1)
+    )
 
 
 # ---------------------------------------------------------------------------------------------------
@@ -446,8 +461,9 @@ def _is_cut_off(volume: Volume, grid: _Grid, labels: Labels, mask: Labels) -> bo
 
 def _near(mask: Mask, radius_mm: float, spacing: Triple) -> Mask:
     """Dilate: voxels at most `radius_mm` from the mask."""
-    grown: Mask = masks.grow(mask.view(np.uint8), radius_mm, spacing).view(np.bool_)
-    return grown
+    nx = mask.shape[2]
+    near: Mask = bits.to_mask(bits.near(bits.of_mask(mask), nx, radius_mm, spacing), nx)
+    return near
 
 
 def _erode(mask: Mask, radius_mm: float, spacing: Triple) -> Mask:

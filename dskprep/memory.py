@@ -28,6 +28,15 @@ COMPUTE_SHARE = 1.5
 OUTPUT_SHARE = 2.3
 """While a volume is encoded: itself, its mask (half of it) and the encoded objects (up to 0.8 of it)."""
 
+FLOAT_SHARE = 2.1
+"""While floats are encoded: themselves, and the encoded objects (up to 0.8 of them)."""
+
+LUNG_BOX_SHARE = 0.35
+"""Part of a scan that the box round the lungs takes up, but for the narrowest fields of view."""
+
+BOX_BYTES = 11
+"""A voxel of that box while grt123 parts the lungs: two distances, and masks."""
+
 
 def usable_bytes(limit_bytes: int) -> int:
     """What the patients of a worker with that memory limit may take together."""
@@ -38,11 +47,18 @@ def estimate_bytes(shape: tuple[int, int, int], spacing_mm: Triple, config: Prep
     """Peak memory of computing a series of int16 (z, y, x), its files included.
 
     Either the native volume stands beside the resampled one and its mask, or these two beside their
-    encoded form.
+    encoded form. Images in float add themselves. The recipe grt123 finds its lungs on the native volume.
     """
-    native = 2 * int(np.prod(shape, dtype=np.int64))
+    n_native = int(np.prod(shape, dtype=np.int64))
+    native = 2 * n_native
     output = native * float(np.prod(np.divide(spacing_mm, config.spacing_mm)))
-    return FIXED_BYTES + int(max(native + COMPUTE_SHARE * output, OUTPUT_SHARE * output))
+    computing, encoding = native + COMPUTE_SHARE * output, OUTPUT_SHARE * output
+    if config.dtype in ("float32", "float64"):
+        floats = output / 2 * np.dtype(config.dtype).itemsize
+        computing, encoding = computing + floats, output / 2 + FLOAT_SHARE * floats
+    if config.recipe == "grt123":
+        computing += (0.5 + LUNG_BOX_SHARE * BOX_BYTES) * n_native - COMPUTE_SHARE * output
+    return FIXED_BYTES + int(max(computing, encoding))
 
 
 class Underestimated(Exception):

@@ -13,11 +13,11 @@ from zarr.codecs import BloscCodec
 from zarr.storage import MemoryStore
 
 from dskprep.config import PrepConfig
-from dskprep.steps import Prepared
-from dskprep.volume import AIR_HU, Volume
+from dskprep.prepared import Prepared
+from dskprep.volume import Volume
 
 MAX_SHARD = (384, 448, 448)
-"""Longest edges of a shard: about 150 MB of int16 at most, so an object stays under 100 MB."""
+"""Longest edges of a shard: about 150 MB of int16 at most, so an object stays under 100 MB; floats have a shorter z."""
 
 RIGHT, LEFT = 1, 2
 LUNG_COLOURS = {RIGHT: [86, 180, 233, 128], LEFT: [230, 159, 0, 128]}
@@ -35,10 +35,10 @@ def encode(prepared: Prepared, config: PrepConfig, provenance: dict[str, Any]) -
     image = prepared.image
     attributes = {
         "ome": {"version": "0.5", "multiscales": [_multiscale("image", image)]},
-        "dskprep": {"affine": image.affine.round(6).tolist(), **provenance},
+        "dskprep": {"affine": image.affine.round(6).tolist(), "values": prepared.values, **provenance},
     }
     zarr.create_group(store, path="", zarr_format=3, attributes=attributes)
-    _add_array(objects, store, "0", image.array, AIR_HU, config)
+    _add_array(objects, store, "0", image.array, prepared.fill, config)
     if prepared.lungs is not None:
         mask = prepared.lungs.mask
         zarr.create_group(
@@ -61,11 +61,13 @@ def open_array(url: str, path: str) -> zarr.Array[Any]:
 
 
 def _add_array(
-    objects: dict[str, Any], store: MemoryStore, path: str, array: NDArray[Any], fill: int, config: PrepConfig
+    objects: dict[str, Any], store: MemoryStore, path: str, array: NDArray[Any], fill: float, config: PrepConfig
 ) -> None:
     """Let zarr write the array's metadata, and encode its shards here."""
     edge = config.chunk
-    shard = tuple(edge * -(-min(n, longest) // edge) for n, longest in zip(array.shape, MAX_SHARD, strict=True))
+    z, y, x = MAX_SHARD
+    limits = (z // max(1, array.itemsize // 2), y, x)
+    shard = tuple(edge * -(-min(n, longest) // edge) for n, longest in zip(array.shape, limits, strict=True))
     zarr.create_array(
         store,
         name=path,
@@ -85,7 +87,7 @@ def _add_array(
             objects[f"{path}/c/{'/'.join(map(str, index))}"] = content
 
 
-def _encode_shard(part: NDArray[Any], shard: tuple[int, ...], edge: int, fill: int, level: int) -> bytes:
+def _encode_shard(part: NDArray[Any], shard: tuple[int, ...], edge: int, fill: float, level: int) -> bytes:
     """One shard as zarr v3's sharding codec has it: chunks one after another, then their index.
 
     The index holds offset and length (little-endian uint64) of each chunk in C order, all ones for a

@@ -24,7 +24,8 @@ from dskprep.config import PrepConfig
 from dskprep.dicom import Contents, Slice
 from dskprep.errors import InfrastructureError, Refusal
 from dskprep.memory import Ledger
-from dskprep.steps import Prepared, prepare
+from dskprep.prepared import Prepared
+from dskprep.steps import RECIPE_HU, prepare
 from dskprep.stopwatch import Overdue, Stopwatch, within
 from dskprep.store import Record, RecordName
 from dskprep.volume import Triple
@@ -233,15 +234,21 @@ def _written(line: _Line, record: Record, warnings: list[str], slices: list[Slic
     config = line.config
     with line.clock("decode"):
         found = series.assemble(
-            slices, min_slices=config.min_slices, max_gap_slices=config.fillable_slices, reserve=line.reserve
+            slices,
+            min_slices=config.min_slices,
+            max_gap_slices=config.fillable_slices,
+            to_hu=RECIPE_HU.get(config.recipe),
+            reserve=line.reserve,
         )
     volume = found.volume
     warnings = warnings + list(found.warnings)
     record |= {"status": "written", "source": found.facts, "hu_sha256": found.hu_sha256}
+    first_gap_mm = found.first_gap_mm
     del found
-    prepared = prepare(volume, config, line.clock)
+    prepared = prepare(volume, config, line.clock, first_gap_mm=first_gap_mm)
     del volume
     record["geometry"] = _geometry(prepared)
+    record["values"] = prepared.values
     if prepared.lungs is not None:
         warnings += prepared.lungs.warnings
         record["lungs"] = {
@@ -292,8 +299,11 @@ def _base(case: discover.Case, config: PrepConfig) -> Record:
 
 def _geometry(prepared: Prepared) -> dict[str, Any]:
     image = prepared.image
-    return {
+    geometry = {
         "shape": list(image.shape),
         "spacing_mm": [round(s, 6) for s in image.spacing],
         "affine": image.affine.round(6).tolist(),
     }
+    if prepared.crop is not None:
+        geometry["crop"] = {"first": list(prepared.crop.first), "of_shape": list(prepared.crop.shape)}
+    return geometry

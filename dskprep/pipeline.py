@@ -22,7 +22,7 @@ from distributed import Client, Future, KilledWorker, as_completed
 from distributed.comm.core import CommClosedError
 from distributed.system import MEMORY_LIMIT
 
-from dskprep import cluster, config, discover, index, patient, storage, store
+from dskprep import cluster, config, discover, index, own, patient, storage, store
 from dskprep.account import Account, RunStopped, Summary
 from dskprep.config import PrepConfig
 from dskprep.errors import InfrastructureError, UsageError
@@ -100,6 +100,7 @@ def run(
     if retry not in RETRIES:
         raise UsageError(f"retry must be refused, failed or all, not {retry!r}")
     settings = settings or config.preset(preset)
+    own.check(settings)
     memory_bytes = min(cluster.memory_limits(client)) if client else MEMORY_LIMIT
     cases = _first(source)
     store.create(target, settings)

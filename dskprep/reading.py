@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import psutil
 
-from dskprep import archive, discover, memory, series, storage
+from dskprep import archive, discover, memory, series, steps, storage
 from dskprep.config import PrepConfig
 from dskprep.dicom import Contents, Slice, is_named_otherwise, may_be_ct
 from dskprep.discover import Case
@@ -64,12 +64,12 @@ def read_case(
         raise memory.Underestimated(2 * ticket.need_bytes) from error
 
 
-def read_series(url: str, *, min_slices: int = 10, max_gap_slices: int = 0) -> series.Series:
+def read_series(url: str, *, min_slices: int = 10, max_gap_slices: int = 0, recipe: str = "default") -> series.Series:
     """Read a folder, with all below it, or an archive of DICOM files: its largest CT series, put right.
 
     Up to `max_gap_slices` missing slices in a row are interpolated.
 
-    Raises Refusal if there is none, or it makes no volume.
+    For a `recipe` of 2017, as that recipe would have read it. Raises Refusal if there is none, or it makes no volume.
     """
     url = storage.absolute(url)
     if discover.is_archive(url) and not storage.is_folder(url):
@@ -89,7 +89,12 @@ def read_series(url: str, *, min_slices: int = 10, max_gap_slices: int = 0) -> s
     damage = contents.flaw(uid)
     if damage is not None:
         raise damage
-    return series.assemble(contents.slices[uid], min_slices=min_slices, max_gap_slices=max_gap_slices)
+    return series.assemble(
+        contents.slices[uid],
+        min_slices=min_slices,
+        max_gap_slices=max_gap_slices,
+        to_hu=steps.RECIPE_HU.get(recipe),
+    )
 
 
 def nothing_found(contents: Contents) -> Refusal:

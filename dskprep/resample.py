@@ -87,7 +87,6 @@ def _weigh(array: NDArray[np.int16], taps: list[Taps]) -> NDArray[np.int16]:
     ring = np.empty((depth, *plane_shape), np.float32)
     is_padding = np.zeros((depth, *plane_shape), np.bool_)
     filled = np.empty((ny, nx), np.int16)
-    row = np.empty(nx, np.float32)
     out = np.empty((len(z.start), *plane_shape), np.int16)
     n_read = 0
     for i, first in enumerate(z.start):
@@ -98,7 +97,7 @@ def _weigh(array: NDArray[np.int16], taps: list[Taps]) -> NDArray[np.int16]:
             n_padding = planes.fill_padding_from_row(array[n_read], filled)
             if n_padding == filled.size:
                 planes.fill_padding_from_row(_nearest_measured(array, n_read), filled)
-            planes.weigh_plane(filled, y.start, y.weights, x.start, x.weights, row, ring[slot])
+            planes.weigh_plane(filled, y.start, y.weights, x.start, x.weights, ring[slot])
             if n_padding:
                 planes.sample_padding(array[n_read], y.nearest, x.nearest, is_padding[slot])
             else:
@@ -136,8 +135,7 @@ def shift(plane: NDArray[np.int16], offset: tuple[float, float], out: NDArray[np
     filled, total = np.empty_like(plane), np.empty(out.shape, np.float32)
     is_padding = np.empty(out.shape, np.bool_)
     planes.fill_padding_from_row(plane, filled)
-    row = np.empty(plane.shape[1], np.float32)
-    planes.weigh_plane(filled, starts[0], weights[0], starts[1], weights[1], row, total)
+    planes.weigh_plane(filled, starts[0], weights[0], starts[1], weights[1], total)
     planes.sample_padding(plane, nearest[0], nearest[1], is_padding)
     is_padding |= (nearest[0] < 0)[:, None] | (nearest[1] < 0)
     planes.weigh_planes(total[None], np.zeros(1, np.int64), np.ones(1, np.float32), is_padding, out)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from dskprep import geometry, intensity, pixels, resample, stacks
 from dskprep.dicom import Slice
+from dskprep.errors import Refusal
 from dskprep.geometry import Grid
 from dskprep.volume import Triple, Volume
 
@@ -31,6 +32,8 @@ class Series:
     volume: Volume
     hu_sha256: str
     warnings: tuple[str, ...]
+    first_gap_mm: float
+    """How far the first two slices are apart along the patient's z axis."""
     facts: dict[str, str | int | float]
 
 
@@ -39,12 +42,18 @@ def assemble(
     *,
     min_slices: int = 10,
     max_gap_slices: int = 0,
+    to_hu: intensity.ToHU | None = None,
     reserve: Callable[[tuple[int, int, int], Triple], None] = lambda _shape, _spacing: None,
 ) -> Series:
     """Order the slices of one series, decode them and make their volume. Empties `slices` as it goes.
 
     Up to `max_gap_slices` missing slices in a row are interpolated. `reserve` is called with the volume's
-    shape and spacing before anything is decoded, and may raise. Raises Refusal if the slices make no volume.
+    shape and spacing before anything is decoded, and may raise.
+
+    With `to_hu`, a recipe's way to HU, the volume is as the recipes of 2017 had it: padding is not marked,
+    slices lie as they were stored, from foot to head, and a tilt is refused.
+
+    Raises Refusal if the slices make no volume.
     """
     slices.sort(key=_rank)
     stack = stacks.stack_up(
@@ -54,6 +63,11 @@ def assemble(
         is_copy=lambda a, b: _is_copy(slices[a], slices[b]),
     )
     grid = stack.grid
+    if to_hu is not None and grid.tilt_degrees:
+        raise Refusal(
+            "gantry-tilt",
+            f"expected no tilt, as the recipes of 2017 do, found one of {grid.tilt_degrees} degrees",
+        )
     z, y, x = np.linalg.norm(grid.affine[:3, :3], axis=0).tolist()
     reserve(grid.shape, (z, y, x))
     chosen = [slices[i] for i in stack.order]
@@ -64,14 +78,22 @@ def assemble(
         warnings.append("mixed-rescale")
     if any(s.is_lossy or s.layout.transfer_syntax in pixels.LOSSY for s in chosen):
         warnings.append("lossy-compression")
-    array, digest, n_clipped = _decode(chosen, grid)
+    first_gap_mm = _first_gap_mm(chosen)
+    array, digest, n_clipped = _decode(chosen, grid, to_hu)
     if n_clipped:
         warnings.append("hu-clipped")
-    volume = geometry.to_patient_axes(Volume(array, grid.affine))
-    return Series(volume, digest, tuple(warnings), facts)
+    volume = Volume(array, grid.affine)
+    volume = geometry.to_patient_axes(volume) if to_hu is None else geometry.upwards(volume)
+    return Series(volume, digest, tuple(warnings), first_gap_mm, facts)
 
 
-def _decode(chosen: list[Slice], grid: Grid) -> tuple[NDArray[np.int16], str, int]:
+def _first_gap_mm(chosen: list[Slice]) -> float:
+    """Distance in z of the two lowest slices."""
+    low, next_ = sorted(s.plane.position[2] for s in chosen)[:2]
+    return abs(low - next_)
+
+
+def _decode(chosen: list[Slice], grid: Grid, to_hu: intensity.ToHU | None) -> tuple[NDArray[np.int16], str, int]:
     """HU of every slice, one after another, each slice's encoded pixels freed when it is done."""
     array = np.empty(grid.shape, np.int16)
     hu = np.empty(chosen[0].plane.shape, np.int16)
@@ -85,6 +107,9 @@ def _decode(chosen: list[Slice], grid: Grid) -> tuple[NDArray[np.int16], str, in
         stored = pixels.stored_values(s.data, s.layout, s.name)
         intensity.to_hu(stored, s.slope, s.intercept, out=hu)
         sha256.update(hu.astype("<i2", copy=False).data)
+        if to_hu is not None:
+            to_hu(stored, s.slope, s.intercept, hu)
+            continue
         intensity.mark_padding(hu, _padding_hu(s))
         n_clipped += int(np.count_nonzero(hu == intensity.INT16_HU[1]))
         if grid.tilt_degrees:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import pickle
-from dataclasses import FrozenInstanceError
+import tomllib
+from dataclasses import FrozenInstanceError, fields
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ def test_settings_come_from_a_file(tmp_path: Path) -> None:
     ("content", "problem"),
     [
         (b"spacing = [1, 1, 1]", "did you mean 'spacing_mm'"),
-        (b"colour = 3", "unknown setting 'colour'; known are spacing_mm"),
+        (b"colour = 3", "unknown setting 'colour'; known are recipe, spacing_mm"),
         (b"spacing_mm = [1, 1]", "three numbers"),
         (b"spacing_mm = 1", "three numbers"),
         (b'spacing_mm = ["1", 1, 1]', "three numbers"),
@@ -56,6 +57,15 @@ def test_settings_come_from_a_file(tmp_path: Path) -> None:
         (b"chunk = 8", "from 16 to 256"),
         (b"zstd_level = 0", "from 1 to 9"),
         (b"lungs = ", "not valid TOML"),
+        (b"recipe = 'zuidhoff'", "recipe must be one of default, zuidhof, luo-2017, grt123"),
+        (b"recipe = 'zuidhof'\nsmooth = true", "smooth means nothing to the recipe 'zuidhof', only to default"),
+        (b"recipe = 'grt123'\nspacing_mm = [2, 2, 2]", "spacing_mm means nothing to the recipe 'grt123'"),
+        (b"dtype = 'float32'", "dtype means nothing to the recipe 'default', only to zuidhof, luo-2017"),
+        (b"recipe = 'luo-2017'\ndtype = 'int16'", "dtype must be one of float64, float32"),
+        (b"recipe = 'zuidhof'\nfill_lungs = 1", "fill_lungs must be true or false"),
+        (b"lungs = 'mask.py'", "import path of a function"),
+        (b"steps = 'a:b'", "a list of import paths"),
+        (b"steps = ['a.b']", "a list of import paths"),
         (b"\xff\xfe", "not valid TOML"),
     ],
 )
@@ -83,17 +93,24 @@ OTHERS: list[dict[str, Any]] = [
     {"spacing_mm": (1.0, 1.0, 1.1)},
     {"smooth": False},
     {"lungs": False},
+    {"lungs": "my.masks:lungs"},
     {"lung_margin_mm": 1.0},
+    {"steps": ("my.steps:denoise",)},
     {"min_slices": 11},
     {"on_gap": "interpolate"},
     {"max_gap_slices": 2},
     {"chunk": 32},
     {"zstd_level": 2},
+    {"recipe": "luo-2017"},
+    {"recipe": "grt123"},
+    {"recipe": "zuidhof"},
+    {"recipe": "zuidhof", "fill_lungs": False},
+    {"recipe": "zuidhof", "dtype": "float32"},
 ]
 
 
 def test_every_setting_counts_in_the_digest() -> None:
-    assert {name for other in OTHERS for name in other} == set(PrepConfig().as_dict())
+    assert {name for other in OTHERS for name in other} == {field.name for field in fields(PrepConfig)}
     digests = {PrepConfig(**other).digest() for other in OTHERS} | {PrepConfig().digest()}
     assert len(digests) == len(OTHERS) + 1
 
@@ -108,6 +125,25 @@ def test_a_gap_is_filled_only_where_asked_for() -> None:
 def test_other_ways_with_a_gap_are_errors(wrong: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match=r"'refuse' or 'interpolate'|from 1 to 5"):
         PrepConfig(**wrong)
+
+
+@pytest.mark.parametrize("name", config.presets())
+def test_a_preset_states_the_settings_that_its_recipe_uses_and_no_others(name: str) -> None:
+    settings = config.preset(name)
+    assert settings.recipe == name
+    path = Path(config.__file__).parent / "presets" / f"{name}.toml"
+    assert set(tomllib.loads(path.read_text())) == set(settings.as_dict())
+
+
+def test_a_setting_that_a_recipe_does_not_use_is_not_accepted() -> None:
+    with pytest.raises(UsageError, match="lungs means nothing to the recipe 'luo-2017'"):
+        PrepConfig(recipe="luo-2017", lungs=False)
+
+
+def test_a_recipe_stores_its_own_type_unless_told_otherwise() -> None:
+    assert PrepConfig(recipe="luo-2017").dtype == "float64"
+    assert PrepConfig(recipe="luo-2017") == PrepConfig(recipe="luo-2017", dtype="float64")
+    assert PrepConfig(recipe="zuidhof").dtype == "int16"
 
 
 def test_settings_travel_between_processes_and_do_not_change() -> None:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from dskprep import resample
-from dskprep.kernels import masks
+from dskprep.kernels import bits, masks
 from dskprep.lungs import LEFT, RIGHT, Lungs, find_lungs
 from dskprep.phantom import Phantom, make_phantom
 from dskprep.volume import AIR_HU, PADDING, Triple, Volume
@@ -321,6 +321,20 @@ def test_grow_gives_the_nearest_label_within_the_limit(limit_mm: float, spacing:
     np.testing.assert_array_equal(grown > 0, np.minimum(to_first, to_second) <= limit_mm + 1e-4)
     is_clear = (np.abs(to_first - to_second) > 1e-4) & (grown > 0)
     np.testing.assert_array_equal(grown[is_clear], np.where(to_first < to_second, 1, 2)[is_clear])
+
+
+@pytest.mark.parametrize("shape", [(20, 31, 70), (3, 5, 64), (1, 1, 1), (9, 8, 200)])
+@pytest.mark.parametrize(
+    ("limit_mm", "spacing"), [(2.0, (2.0, 2.0, 2.0)), (8.0, (2.5, 2.1, 2.1)), (9.0, (5.0, 1.4, 1.3)), (0.0, (1, 1, 1))]
+)
+def test_near_is_within_the_limit(shape: tuple[int, int, int], limit_mm: float, spacing: Triple) -> None:
+    mask = np.random.default_rng(0).random(shape) < 0.01
+    mask[0, 0, -1] = True
+    words = bits.of_mask(mask)
+    np.testing.assert_array_equal(bits.to_mask(words, shape[2]), mask)
+    near = bits.to_mask(bits.near(words, shape[2], limit_mm, spacing), shape[2])
+    distance = ndimage.distance_transform_edt(~mask, sampling=spacing)
+    np.testing.assert_array_equal(near, distance <= limit_mm + 1e-5)
 
 
 def test_block_means_leave_padding_out() -> None:

@@ -26,6 +26,18 @@ def test_finer_output_needs_more_memory():
     assert estimate_bytes(CHEST, CHEST_SPACING_MM, fine) > 4 * estimate_bytes(CHEST, CHEST_SPACING_MM, coarse)
 
 
+def test_floats_and_the_masks_of_grt123_need_more_memory():
+    output = 133 * 2.5 * (512 * 0.703) ** 2
+    needs = {
+        dtype: estimate_bytes(CHEST, CHEST_SPACING_MM, PrepConfig(recipe="zuidhof", dtype=dtype))
+        for dtype in ("int16", "float32", "float64")
+    }
+    assert needs["int16"] == estimate_bytes(CHEST, CHEST_SPACING_MM, PrepConfig())
+    assert needs["int16"] < needs["float32"] < needs["float64"]
+    assert needs["float64"] > 2 * 8 * output  # the image and its objects
+    assert estimate_bytes(CHEST, CHEST_SPACING_MM, PrepConfig(recipe="grt123")) > 5 * 133 * 512 * 512
+
+
 def test_a_c4_2xlarge_worker_takes_an_ordinary_chest():
     limit = int(15 * 2**30 * 0.9 / 8)
     assert estimate_bytes((600, 512, 512), (0.7, 0.7, 0.7), PrepConfig()) < usable_bytes(limit)

@@ -12,7 +12,7 @@ import zarr
 
 from dskprep import lungs, omezarr, storage
 from dskprep.config import PrepConfig
-from dskprep.steps import Prepared
+from dskprep.prepared import Prepared
 from dskprep.volume import AIR_HU, Volume
 
 AFFINE = np.array([[0, 0, 0.75, -120.5], [0, 1.5, 0, -80.25], [2, 0, 0, -300], [0, 0, 0, 1]], np.float64)
@@ -79,6 +79,17 @@ def test_what_is_air_alone_takes_no_chunk_and_reads_as_air(place: str) -> None:
     assert (omezarr.open_array(place, "0")[...] == AIR_HU).all()
 
 
+@pytest.mark.parametrize(("dtype", "fill"), [("float64", -0.25), ("float32", -0.25), ("uint8", 170)])
+def test_an_image_of_another_type_is_stored_with_its_own_air(place: str, dtype: str, fill: float) -> None:
+    array = np.full((20, 40, 20), fill, dtype)
+    array[3, 4, 5] = 0.1 if fill < 0 else 3
+    objects = omezarr.encode(Prepared(Volume(array, AFFINE), None, fill=fill), PrepConfig(chunk=16), {})
+    tiny.write(place, objects)
+    image = omezarr.open_array(place, "0")
+    assert (image.dtype, image.fill_value) == (np.dtype(dtype), fill)
+    np.testing.assert_array_equal(image[...], array)
+
+
 def test_without_lungs_there_is_no_label() -> None:
     objects = omezarr.encode(prepared(has_lungs=False), PrepConfig(), {})
     assert not [name for name in objects if name.startswith("labels")]
@@ -96,7 +107,7 @@ def test_a_volume_beyond_one_shard_is_whole(monkeypatch: pytest.MonkeyPatch, tmp
 def test_where_it_comes_from_stands_in_its_attributes(place: str) -> None:
     tiny.write(place, omezarr.encode(prepared(), PrepConfig(), {"hu_sha256": "abc"}))
     attributes = json.loads(storage.read(f"{place}/zarr.json"))["attributes"]
-    assert attributes["dskprep"] == {"affine": AFFINE.tolist(), "hu_sha256": "abc"}
+    assert attributes["dskprep"] == {"affine": AFFINE.tolist(), "values": "HU", "hu_sha256": "abc"}
 
 
 def test_metadata_is_strict_json() -> None:

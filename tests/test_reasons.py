@@ -48,6 +48,9 @@ MADE: dict[str, Callable[[], Files]] = {
     "mixed-geometry": lambda: changed() | {f"b{name}": file for name, file in changed(PixelSpacing=[2, 2]).items()},
     "gantry-tilt": lambda: changed(lean=(0, 1, 0)),
     "not-hu": lambda: changed(RescaleType="US"),
+    "no-thickness": lambda: dict(ct_files(STORED, orientation=CORONAL)),
+    "no-lungs": lambda: dict(ct_files(np.full((12, 16, 16), 1064, np.int16))),
+    "not-square": lambda: dict(ct_files(distinct(12, 16, 18))),
     "undecodable-pixels": lambda: changed(PixelData=compressed(b"\xff\xd8 garbage \xff\xd9"), syntax=JPEGLSLossless),
     "missing-decoder": lambda: changed(PixelData=compressed(bytes(40)), syntax=MPEG2MPML),
     "missing-attribute": lambda: changed() | {"0003.dcm": ct_file(STORED[3], ImagePositionPatient=None)},
@@ -59,6 +62,9 @@ MADE: dict[str, Callable[[], Files]] = {
     "source-changed": changed,
 }
 """Files of a folder that is refused for that reason."""
+
+RECIPES = {"no-thickness": "luo-2017", "no-lungs": "zuidhof", "not-square": "grt123"}
+"""The recipe that refuses it."""
 
 
 def prepare(source: Path, target: Path, **settings: Any) -> list[Record]:
@@ -77,7 +83,7 @@ def test_every_reason_has_an_input_that_leads_to_it(
     tiny.write(folder, files)
     if reason == "source-changed":
         monkeypatch.setattr(storage, "listing", _changing(storage.listing, folder / "0000.dcm"))
-    (record,) = prepare(tmp_path / "in", tmp_path / "out")
+    (record,) = prepare(tmp_path / "in", tmp_path / "out", recipe=RECIPES.get(reason, "default"))
     assert (record["status"], record["reason"]) == ("refused", reason)
     assert "\n" not in record["message"]
     assert not (tmp_path / "out/volumes").exists()

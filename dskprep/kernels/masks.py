@@ -12,6 +12,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from dskprep.kernels import runs
 from dskprep.volume import AIR_HU, PADDING
 
 FAR = np.float32(np.inf)
@@ -31,8 +32,8 @@ def block_means(array: NDArray[Any], block: tuple[int, int, int]) -> NDArray[Any
     nz, ny, nx = array.shape
     bz, by, bx = block
     means = np.empty(((nz + bz - 1) // bz, (ny + by - 1) // by, (nx + bx - 1) // bx), np.int16)
-    sums = np.empty(means.shape[2], np.int32)
-    counts = np.empty(means.shape[2], np.int32)
+    sums = np.empty(nx, np.int32)
+    counts = np.empty(nx, np.int32)
     for k in range(means.shape[0]):
         for j in range(means.shape[1]):
             sums[:] = 0
@@ -42,15 +43,18 @@ def block_means(array: NDArray[Any], block: tuple[int, int, int]) -> NDArray[Any
                 for y in range(j * by, min((j + 1) * by, ny)):
                     n_rows += 1
                     row = array[z, y]
-                    for i in range(means.shape[2]):
-                        for x in range(i * bx, min((i + 1) * bx, nx)):
-                            is_measured = row[x] != PADDING
-                            sums[i] += max(row[x], AIR_HU) if is_measured else 0
-                            counts[i] += is_measured
+                    for x in range(nx):
+                        is_measured = row[x] != PADDING
+                        sums[x] += max(row[x], AIR_HU) if is_measured else 0
+                        counts[x] += is_measured
             for i in range(means.shape[2]):
-                n_voxels = n_rows * (min((i + 1) * bx, nx) - i * bx)
-                is_measured = 2 * counts[i] > n_voxels
-                means[k, j, i] = np.int16(math.floor(sums[i] / counts[i] + 0.5)) if is_measured else PADDING
+                end = min((i + 1) * bx, nx)
+                total, count = 0, 0
+                for x in range(i * bx, end):
+                    total += sums[x]
+                    count += counts[x]
+                is_measured = 2 * count > n_rows * (end - i * bx)
+                means[k, j, i] = np.int16(math.floor(total / count + 0.5)) if is_measured else PADDING
     return means
 
 
@@ -62,87 +66,23 @@ def components(mask: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
     voxels of each label. The same labels as scipy.ndimage.label, found by joining runs of voxels.
     """
     nz, ny = mask.shape[:2]
-    first_run, starts, stops = _find_runs(mask)
-    parents = np.arange(starts.size).astype(np.int32)
-    for row in range(nz * ny):
-        if row % ny > 0:
-            _join_rows(parents, first_run, starts, stops, row, row - 1)
-        if row >= ny:
-            _join_rows(parents, first_run, starts, stops, row, row - ny)
+    found = runs.of_mask(mask)
+    pieces = runs.label(found, ny, runs.FACES)
     labels = np.zeros(mask.shape, np.int32)
-    names = np.zeros(starts.size, np.int32)
-    sizes = np.zeros(starts.size + 1, np.int64)
+    names = np.zeros(pieces.size, np.int32)
+    sizes = np.zeros(pieces.size + 1, np.int64)
     n = 0
     for row in range(nz * ny):
         line = labels[row // ny, row % ny]
-        for run in range(first_run[row], first_run[row + 1]):
-            root = _find_root(parents, run)
-            if root == run:
+        for run in range(found.first[row], found.first[row + 1]):
+            piece = pieces[run]
+            if piece == run:
                 n += 1
                 names[run] = n
-            line[starts[run] : stops[run]] = names[root]
-            sizes[names[root]] += stops[run] - starts[run]
+            line[found.starts[run] : found.stops[run]] = names[piece]
+            sizes[names[piece]] += found.stops[run] - found.starts[run]
     sizes[0] = mask.size - sizes.sum()
     return labels, sizes[: n + 1]
-
-
-@njit(cache=True, nogil=True)
-def _find_runs(mask: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
-    """Runs of voxels along x: index of each row's first run, and where each run starts and stops."""
-    nz, ny, nx = mask.shape
-    n = 0
-    for z in range(nz):
-        for y in range(ny):
-            row = mask[z, y]
-            n += row[0] if nx > 0 else 0
-            for x in range(1, nx):
-                n += row[x] and not row[x - 1]
-    first_run = np.empty(nz * ny + 1, np.int64)
-    starts = np.empty(n, np.int32)
-    stops = np.empty(n, np.int32)
-    run = 0
-    for z in range(nz):
-        for y in range(ny):
-            first_run[z * ny + y] = run
-            row = mask[z, y]
-            for x in range(nx):
-                if row[x] and (x == 0 or not row[x - 1]):
-                    starts[run] = x
-                if row[x] and (x == nx - 1 or not row[x + 1]):
-                    stops[run] = x + 1
-                    run += 1
-    first_run[nz * ny] = run
-    return first_run, starts, stops
-
-
-@njit(cache=True, nogil=True)
-def _join_rows(
-    parents: NDArray[Any],
-    first_run: NDArray[Any],
-    starts: NDArray[Any],
-    stops: NDArray[Any],
-    row: int,
-    other_row: int,
-) -> None:
-    """Join the runs of two neighbouring rows that overlap; the earliest run becomes the root."""
-    a, b = first_run[row], first_run[other_row]
-    while a < first_run[row + 1] and b < first_run[other_row + 1]:
-        if starts[a] < stops[b] and starts[b] < stops[a]:
-            root_a, root_b = _find_root(parents, a), _find_root(parents, b)
-            parents[max(root_a, root_b)] = min(root_a, root_b)
-        if stops[a] < stops[b]:
-            a += 1
-        else:
-            b += 1
-
-
-@njit(cache=True, nogil=True)
-def _find_root(parents: NDArray[Any], run: int) -> int:
-    """Follow the parents of a run, halving the path."""
-    while parents[run] != run:
-        parents[run] = parents[parents[run]]
-        run = parents[run]
-    return run
 
 
 @njit(cache=True, nogil=True)

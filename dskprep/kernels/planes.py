@@ -13,6 +13,12 @@ from numpy.typing import NDArray
 
 from dskprep.volume import PADDING
 
+ROWS = 16
+"""Rows of float32 that fill a cache line."""
+
+FOUR = 4
+"""Rows that are summed in one go: a sum is read and written less often."""
+
 
 @njit(cache=True, nogil=True)
 def rescale(stored: NDArray[Any], slope: float, intercept: float, low: int, high: int, out: NDArray[Any]) -> None:
@@ -93,25 +99,45 @@ def weigh_plane(
     weight_y: NDArray[Any],
     start_x: NDArray[Any],
     weight_x: NDArray[Any],
-    row: NDArray[Any],
     out: NDArray[Any],
 ) -> None:
-    """Weighted sums of `plane` (y, x) along y, then x, into float32 `out`; `row` is scratch."""
-    nx = plane.shape[1]
-    for j in range(out.shape[0]):
-        first = start_y[j]
-        for x in range(nx):
-            row[x] = weight_y[j, 0] * np.float32(plane[first, x])
-        for k in range(1, weight_y.shape[1]):
-            weight = weight_y[j, k]
-            if weight != 0:
-                for x in range(nx):
-                    row[x] += weight * np.float32(plane[first + k, x])
+    """Weighted sums of `plane` (y, x) along y, then x, into float32 `out`.
+
+    Rows are taken ROWS at a time and turned, so that both inner loops run along memory.
+    """
+    ny, nx = out.shape[0], plane.shape[1]
+    source = plane.astype(np.float32)
+    row = np.empty(nx, np.float32)
+    turned = np.zeros((nx, ROWS), np.float32)
+    total = np.empty(ROWS, np.float32)
+    for first_row in range(0, ny, ROWS):
+        n_rows = min(ROWS, ny - first_row)
+        for r in range(n_rows):
+            j = first_row + r
+            _weigh_rows(source[start_y[j] :], weight_y[j], row)
+            for x in range(nx):
+                turned[x, r] = row[x]
         for i in range(out.shape[1]):
-            total = np.float32(0)
-            for k in range(weight_x.shape[1]):
-                total += weight_x[i, k] * row[start_x[i] + k]
-            out[j, i] = total
+            _weigh_rows(turned[start_x[i] :], weight_x[i], total)
+            for r in range(n_rows):
+                out[first_row + r, i] = total[r]
+
+
+@njit(cache=True, nogil=True)
+def _weigh_rows(rows: NDArray[Any], weights: NDArray[Any], total: NDArray[Any]) -> None:
+    """Weighted sum of the first rows of float32 `rows` into `total`, in their order, FOUR of them at a time."""
+    total[:] = 0
+    n = weights.size - weights.size % FOUR
+    for k in range(0, n, FOUR):
+        w0, w1, w2, w3 = weights[k], weights[k + 1], weights[k + 2], weights[k + 3]
+        row0, row1, row2, row3 = rows[k], rows[k + 1], rows[k + 2], rows[k + 3]
+        for i in range(total.size):
+            total[i] = total[i] + w0 * row0[i] + w1 * row1[i] + w2 * row2[i] + w3 * row3[i]
+    for k in range(n, weights.size):
+        weight = weights[k]
+        row = rows[k]
+        for i in range(total.size):
+            total[i] += weight * row[i]
 
 
 @njit(cache=True, nogil=True)
@@ -127,11 +153,42 @@ def weigh_planes(
     planes: NDArray[Any], which: NDArray[Any], weights: NDArray[Any], is_padding: NDArray[Any], out: NDArray[Any]
 ) -> None:
     """Weighted sum of float32 `planes[which]`, rounded half up to int16 `out`; padding stays padding."""
+    total = np.empty(out.shape[1], np.float32)
+    rows = np.empty((which.size, out.shape[1]), np.float32)
     for j in range(out.shape[0]):
+        for k in range(which.size):
+            rows[k] = planes[which[k], j]
+        _weigh_rows(rows, weights, total)
         for i in range(out.shape[1]):
-            total = np.float32(0)
-            for k in range(which.size):
-                total += weights[k] * planes[which[k], j, i]
-            total = np.floor(total + np.float32(0.5))
-            total = min(max(total, np.float32(-32767)), np.float32(32767))
-            out[j, i] = PADDING if is_padding[j, i] else np.int16(total)
+            rounded = min(max(np.floor(total[i] + np.float32(0.5)), np.float32(-32767)), np.float32(32767))
+            out[j, i] = PADDING if is_padding[j, i] else np.int16(rounded)
+
+
+@njit(cache=True, nogil=True)
+def zoom_planes(planes: NDArray[Any], which: NDArray[Any], weights: NDArray[Any], out: NDArray[Any]) -> None:
+    """Weighted sums of float32 `planes`, a ring, to several planes of integer `out`.
+
+    Plane b of `out` is the sum of weights[b, k] * planes[which[b, k]], rounded half away from zero and
+    clipped to the type of `out`, as scipy.ndimage does. The planes of a sum follow one another in the ring.
+    """
+    low, high = (-32768.0, 32767.0) if out.itemsize == 2 else (0.0, 255.0)
+    total = np.empty(out.shape[2], np.float32)
+    first = which[0, 0]
+    n = planes.shape[0]
+    rows = np.empty((n, out.shape[2]), np.float32)
+    for j in range(out.shape[1]):
+        for k in range(n):  # from the ring into order, so that all sums run along memory that is near
+            rows[k] = planes[(first + k) % n, j]
+        for b in range(out.shape[0]):
+            _weigh_rows(rows[(which[b, 0] - first) % n :], weights[b], total)
+            for i in range(out.shape[2]):
+                away = total[i] + np.float32(0.5) if total[i] > 0 else total[i] - np.float32(0.5)
+                out[b, j, i] = np.int16(min(max(away, np.float32(low)), np.float32(high)))
+
+
+@njit(cache=True, nogil=True)
+def look_up(values: NDArray[Any], table: NDArray[Any], out: NDArray[Any]) -> None:
+    """out = table[value + 32768] for each int16 value of a plane (y, x)."""
+    for y in range(values.shape[0]):
+        for x in range(values.shape[1]):
+            out[y, x] = table[np.int64(values[y, x]) + 32768]
