@@ -4,8 +4,8 @@
 
 The judge reads the mutated files by itself (pydicom's plain reader, and the stored bytes): every slice that it finds
 must lie in the volume, at the place that its header gives it and with its values; or a warning or a file set aside
-says why it does not. An exception, a case of more than MAX_S CPU seconds, memory beyond MAX_MIB, or a volume without such a
-reason is a failure; the exit code is 1, and `--only` repeats a case. Counts go to stdout.
+says why it does not. An exception, a case of more than MAX_S CPU seconds, memory beyond MAX_MIB, or a volume without
+such a reason is a failure; the exit code is 1, and `--only` repeats a case. Counts go to stdout.
 """
 
 from __future__ import annotations
