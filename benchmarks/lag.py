@@ -12,7 +12,7 @@ import random
 import sys
 
 LATENCY_S = (0.030, 0.050)
-READ_BYTES = 256 * 1024
+READ_BYTES = 32 * 1024
 
 
 class Bucket:
@@ -30,9 +30,13 @@ class Bucket:
 
 
 async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, bucket: Bucket, *, is_late: bool) -> None:
-    """Forward one direction; what comes from the server is late, once a connection's pause."""
+    """Forward one direction; what comes from the server is late.
+
+    A connection has one piece in the bucket at a time, so all share the cap, and a request need not wait behind
+    the megabytes that another connection sends.
+    """
     loop = asyncio.get_running_loop()
-    queue: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(maxsize=64)
+    queue: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(maxsize=256)
 
     async def send() -> None:
         while True:
@@ -47,8 +51,8 @@ async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, bucke
     sender = asyncio.create_task(send())
     try:
         while data := await reader.read(READ_BYTES):
-            late = random.uniform(*LATENCY_S) if is_late else 0.0
-            await queue.put((max(bucket.due(len(data)), loop.time() + late), data))
+            await asyncio.sleep(max(0.0, bucket.due(len(data)) - loop.time()))
+            await queue.put((loop.time() + (random.uniform(*LATENCY_S) if is_late else 0.0), data))
     except OSError:
         pass
     await queue.put((0.0, b""))

@@ -1,13 +1,13 @@
 """Patients a minute from S3 to S3 behind a lagging, capped network, against the way of 2017, in one run.
 
-    python benchmarks/throughput.py [--patients 40] [--mbit 400] [--low-mbit 60]
+    python benchmarks/throughput.py [--patients 40] [--mbit 400] [--low-mbit 60] [--runs 0123]
 
 Starts SeaweedFS and `lag.py` on loopback, writes synthetic patients, and runs, one after another: dskprep;
 dskprep with one thread a worker, so without overlap; the way of 2017 on a few of the patients; dskprep again where
 the network is the limit. For each: patients a minute; the share of the available CPU that its processes used
 (theirs over theirs plus idle, so what the server, the proxy and neighbours take does not count), in steady state:
-while the patients from a fifth to nine tenths of all were finished; the share of the bandwidth cap in the same time;
-and the summed peak memory of its workers.
+while the patients from a fifth to nine tenths of all were finished; the share of the bandwidth cap in the same time,
+which holds for each direction by itself; and the summed peak memory of its workers.
 """
 
 from __future__ import annotations
@@ -40,7 +40,9 @@ if __name__ == "__main__":
         tell = lambda *_: print(time.time(), flush=True)
         summary = pipeline.run(sys.argv[1], sys.argv[2], client=client, progress=tell)
     assert set(summary.account.counts) == {"written"}, summary.account
-    seconds = index.read(sys.argv[2]).filter(like="seconds_").mean()
+    table = index.read(sys.argv[2])
+    seconds = table.filter(like="seconds_").mean()
+    print("out_bytes", table["bytes_written"].mean())
     print("network", (seconds["seconds_read"] + seconds["seconds_write"]) / seconds.sum())
 """
 STEADY = (0.2, 0.9)
@@ -86,8 +88,9 @@ def measured(command: list[str]) -> tuple[list[Sample], list[str]]:
     return samples, output.splitlines()
 
 
-def figures(samples: list[Sample], lines: list[str], patient_bytes: float, mbit: float) -> dict[str, float]:
-    """The figures of a run that printed when each of its patients was finished."""
+def figures(samples: list[Sample], lines: list[str], in_bytes: float, mbit: float) -> dict[str, float]:
+    """The figures of a run that printed when each of its patients was finished; `in_bytes` are a patient's."""
+    said = {word: float(value) for word, value in (line.split() for line in lines if line[0].isalpha())}
     ends = [float(line) for line in lines if line[0].isdigit()]
     first, last = (int(share * (len(ends) - 1)) for share in STEADY)
     steady = [s for s in samples if ends[first] <= s.time_s <= ends[last]]
@@ -97,11 +100,12 @@ def figures(samples: list[Sample], lines: list[str], patient_bytes: float, mbit:
         "patients a minute": 60 * per_s,
         "with its start": 60 * len(ends) / (ends[-1] - samples[0].time_s),
         "share of available CPU": used / (used + idle),
-        "share of the cap": per_s * patient_bytes * 8 / 1e6 / mbit,
+        "share of the cap in": per_s * in_bytes * 8 / 1e6 / mbit,
+        "share of the cap out": per_s * said.get("out_bytes", 0) * 8 / 1e6 / mbit,
         "CPU s a patient": samples[-1].cpu_s / len(ends),
         "peak MiB": max(s.memory_bytes for s in samples) / 2**20,
     }
-    return found | {word: float(value) for word, value in (line.split() for line in lines if line[0].isalpha())}
+    return found | said
 
 
 @contextmanager
@@ -118,6 +122,7 @@ def main() -> None:
     options.add_argument("--patients", type=int, default=40)
     options.add_argument("--mbit", type=float, default=400)
     options.add_argument("--low-mbit", type=float, default=60)
+    options.add_argument("--runs", default="0123", help="which of the four runs")
     o = options.parse_args()
     with S3Server() as server:
         os.environ.update(server.environment)
@@ -138,7 +143,7 @@ def main() -> None:
             "2017": (o.mbit, [sys.executable, str(HERE / "way_of_2017.py"), "s3://scans/some", "s3://out/2017"]),
             f"dskprep, {o.low_mbit:.0f} Mbit/s": (o.low_mbit, [*ours, "s3://scans/all", "s3://out/low", "3"]),
         }
-        for name, (mbit, command) in rows.items():
+        for name, (mbit, command) in [list(rows.items())[int(k)] for k in o.runs]:
             with lagging(server.endpoint, mbit) as endpoint:
                 os.environ["AWS_ENDPOINT_URL"] = endpoint
                 samples, lines = measured(command)
