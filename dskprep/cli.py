@@ -190,6 +190,28 @@ def show(target: str, key: str, output: str | None) -> int:
 
 @main.command()
 @click.argument("target")
+@click.option(
+    "-o",
+    "--output",
+    default="report.html",
+    show_default=True,
+    type=click.Path(dir_okay=False),
+    help="Where to write the page.",
+)
+def report(target: str, output: str) -> int:
+    """Write one page about the whole of TARGET: the account, distributions, all volumes in pictures, outliers first.
+
+    The page needs nothing beside it, and may be sent; it holds pictures of patients.
+    """
+    from dskprep import report as the_report
+
+    Path(output).write_text(the_report.page(target), encoding="utf-8")
+    click.echo(output)
+    return EXIT_CLEAN
+
+
+@main.command()
+@click.argument("target")
 @click.option("--patients", default=12, show_default=True, type=click.IntRange(1, 10000))
 @click.option("--seed", default=0, show_default=True, type=int)
 def phantom(target: str, patients: int, seed: int) -> int:
@@ -290,7 +312,7 @@ def _print_way_for_large(context: click.Context, need_bytes: int) -> None:
 def print_summary(summary: Summary) -> None:
     """The account at the end of a run."""
     account = summary.account
-    n_new = account.counts.total() - account.already.total()
+    n_new = summary.n_new
     pace = f", {60 * n_new / summary.seconds:.1f} a minute" if n_new and summary.seconds else ""
     before = account.already.total()
     title = f"{account.inputs} patients: {n_new} done in {summary.seconds:.1f} s{pace}, {before} done before"

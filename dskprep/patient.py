@@ -19,7 +19,7 @@ from typing import Any
 
 import distributed
 
-from dskprep import discover, memory, omezarr, reading, series, store
+from dskprep import discover, memory, omezarr, reading, series, store, thumbnail
 from dskprep.config import PrepConfig
 from dskprep.dicom import Contents, Slice
 from dskprep.errors import InfrastructureError, Refusal
@@ -73,10 +73,11 @@ class _Line:
 
 @dataclass(eq=False)
 class _Outcome:
-    """A series' record in the making, and its objects (none if it became no volume)."""
+    """A series' record in the making, and its objects and thumbnail (none if it became no volume)."""
 
     record: Record
     objects: dict[str, bytes] = field(default_factory=dict)
+    thumbnail: bytes = b""
 
 
 def prepare_patient(
@@ -194,6 +195,10 @@ def _commit(job: Job, target: str, outcomes: list[_Outcome], clock: Stopwatch) -
                 if outcome.record.get("reason") == "source-changed":
                     continue  # the key's volume may be that of the changed source, written by another run
                 outcome.record["objects"] = store.write_volume(target, outcome.record["key"], outcome.objects)
+                if outcome.thumbnail:
+                    outcome.record["thumbnail"] = store.write_thumbnail(
+                        target, outcome.record["key"], outcome.thumbnail
+                    )
         for outcome in outcomes:
             outcome.record["seconds"] = {stage: round(s, 4) for stage, s in clock.seconds.items()}
             clock.check()
@@ -244,14 +249,17 @@ def _written(line: _Line, record: Record, warnings: list[str], slices: list[Slic
     record["geometry"] = _geometry(prepared)
     if prepared.lungs is not None:
         warnings += prepared.lungs.warnings
+        with line.clock("lungs"):
+            mean_hu = prepared.mean_lung_hu()
         record["lungs"] = {
             "right_ml": round(prepared.lungs.right_ml, 1),
             "left_ml": round(prepared.lungs.left_ml, 1),
+            "mean_hu": None if mean_hu is None else round(mean_hu, 1),
         }
     record["warnings"] = warnings
     provenance = {name: record[name] for name in ("settings_digest", "hu_sha256", "dskprep")}
     with line.clock("encode"):
-        return _Outcome(record, omezarr.encode(prepared, config, provenance))
+        return _Outcome(record, omezarr.encode(prepared, config, provenance), thumbnail.draw(prepared))
 
 
 def _refused(record: Record, refusal: Refusal) -> _Outcome:

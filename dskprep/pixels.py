@@ -1,4 +1,4 @@
-"""Pixel data of one frame, in any transfer syntax, to stored values. The only user of imagecodecs."""
+"""Pixel data of one frame, in any transfer syntax, to stored values. The home of imagecodecs."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dskprep import lungs, resample
+from dskprep import intensity, lungs, resample
 from dskprep.config import PrepConfig
 from dskprep.stopwatch import Stopwatch
 from dskprep.volume import AIR_HU, PADDING, Volume
@@ -19,12 +19,16 @@ class Prepared:
     image: Volume
     lungs: lungs.Lungs | None
 
+    def mean_lung_hu(self) -> float | None:
+        """Mean HU over both lungs, or None where none were found."""
+        return None if self.lungs is None else intensity.mean_inside(self.image, self.lungs.mask.array)
+
 
 def warm() -> None:
     """Compile the kernels, or load them, so that workers started later find them in the cache."""
     tiny = np.full((40, 48, 48), -1000, np.int16)
     tiny[4:-4, 4:-4, 4:-4] = 40
-    prepare(Volume(tiny, np.diag([2.0, 2.0, 2.0, 1.0])[[2, 1, 0, 3]]), PrepConfig())
+    prepare(Volume(tiny, np.diag([2.0, 2.0, 2.0, 1.0])[[2, 1, 0, 3]]), PrepConfig()).mean_lung_hu()
 
 
 def prepare(volume: Volume, config: PrepConfig, clock: Stopwatch | None = None) -> Prepared:
