@@ -213,15 +213,14 @@ def _compute(line: _Line, files: list[tuple[str, bytes]]) -> Iterator[_Outcome]:
         files.reverse()
         while files:
             contents.add(*files.pop())
-    # damage of an unknown series counts for all the others, and is a series only if there is no other
-    uids = sorted({*contents.slices, *contents.damage} - ({""} - {*contents.slices})) or sorted(contents.damage)
+    uids = contents.uids()
     if not uids:
         raise reading.nothing_found(contents)
     counts = reading.aside_counts(contents)
     names = [f"{a.name}: {a.kind} {a.detail}".strip() for a in contents.aside[:MAX_NAMES]]
     for uid in uids:
         record = _base(line.case, line.config) | {"aside": {"counts": counts, "names": names}}
-        record["series_uid_sha256"] = hashlib.sha256(uid.encode()).hexdigest()[:12]
+        record["series_uid_sha256"] = uid_digest(uid)
         warnings = ["localizer-skipped"] if "localizer" in counts else []
         if len(uids) > 1:
             warnings.append("one-of-several-series")
@@ -274,14 +273,25 @@ def _name(outcomes: list[_Outcome], key: str) -> None:
     have the key with a part of their UID's digest.
     """
 
-    def rank(outcome: _Outcome) -> tuple[bool, int, str]:
-        record = outcome.record
-        n_slices = record.get("source", {}).get("slices", 0)
-        return record["status"] == "written", n_slices, record.get("series_uid_sha256", "")
-
-    outcomes.sort(key=rank)
+    outcomes.sort(key=lambda outcome: rank(outcome.record))
     for outcome in outcomes[:-1]:
-        outcome.record["key"] = f"{key}{store.FURTHER}{outcome.record['series_uid_sha256']}"
+        outcome.record["key"] = further_key(key, outcome.record)
+
+
+def uid_digest(uid: str) -> str:
+    """What stands for a SeriesInstanceUID in records and keys."""
+    return hashlib.sha256(uid.encode()).hexdigest()[:12]
+
+
+def rank(record: Record) -> tuple[bool, int, str]:
+    """Orders the series of one folder: the main one is last."""
+    n_slices = record.get("source", {}).get("slices", 0)
+    return record["status"] == "written", n_slices, record.get("series_uid_sha256", "")
+
+
+def further_key(key: str, record: Record) -> str:
+    """The key of a further series found in the folder of that key."""
+    return f"{key}{store.FURTHER}{record['series_uid_sha256']}"
 
 
 def _base(case: discover.Case, config: PrepConfig) -> Record:

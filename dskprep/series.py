@@ -46,16 +46,9 @@ def assemble(
     Up to `max_gap_slices` missing slices in a row are interpolated. `reserve` is called with the volume's
     shape and spacing before anything is decoded, and may raise. Raises Refusal if the slices make no volume.
     """
-    slices.sort(key=_rank)
-    stack = stacks.stack_up(
-        [s.plane for s in slices],
-        min_slices=min_slices,
-        max_gap_slices=max_gap_slices,
-        is_copy=lambda a, b: _is_copy(slices[a], slices[b]),
-    )
+    stack = stack_up(slices, min_slices=min_slices, max_gap_slices=max_gap_slices)
     grid = stack.grid
-    z, y, x = np.linalg.norm(grid.affine[:3, :3], axis=0).tolist()
-    reserve(grid.shape, (z, y, x))
+    reserve(grid.shape, grid.spacing)
     chosen = [slices[i] for i in stack.order]
     slices.clear()
     facts = _facts(chosen, grid)
@@ -69,6 +62,27 @@ def assemble(
         warnings.append("hu-clipped")
     volume = geometry.to_patient_axes(Volume(array, grid.affine))
     return Series(volume, digest, tuple(warnings), facts)
+
+
+def stack_up(
+    slices: list[Slice],
+    *,
+    min_slices: int,
+    max_gap_slices: int,
+    is_copy: Callable[[Slice, Slice], bool] | None = None,
+) -> stacks.Stack:
+    """Sort the slices of one series, and choose those that make its volume (see `stacks.stack_up`).
+
+    `is_copy` says whether two slices at one position have the same pixels; by default they are compared.
+    """
+    slices.sort(key=_rank)
+    are_same = is_copy or _is_copy
+    return stacks.stack_up(
+        [s.plane for s in slices],
+        min_slices=min_slices,
+        max_gap_slices=max_gap_slices,
+        is_copy=lambda a, b: are_same(slices[a], slices[b]),
+    )
 
 
 def _decode(chosen: list[Slice], grid: Grid) -> tuple[NDArray[np.int16], str, int]:
