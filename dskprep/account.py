@@ -72,6 +72,11 @@ class Summary:
     stopped_by: str = ""
 
     @property
+    def n_new(self) -> int:
+        """Cases that this run has done."""
+        return self.account.counts.total() - self.account.already.total()
+
+    @property
     def exit_code(self) -> int:
         return 0 if self.account.is_clean and not self.is_interrupted else 1
 

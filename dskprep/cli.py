@@ -8,7 +8,7 @@ import logging
 import shlex
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from dskprep.account import Account, Summary
     from dskprep.config import PrepConfig
+    from dskprep.plan import Calibration, Estimate, Prediction
 
 EXIT_CLEAN, EXIT_SOME_NOT_WRITTEN, EXIT_USAGE, EXIT_INFRASTRUCTURE = 0, 1, 2, 3
 
@@ -105,6 +106,84 @@ def run(
     if summary.account.largest_need_bytes:
         _print_way_for_large(context, summary.account.largest_need_bytes)
     return summary.exit_code
+
+
+@main.command()
+@click.argument("source")
+@click.option("--preset", default="default", show_default=True, help="Settings that come with dskprep.")
+@click.option("--config", type=click.Path(dir_okay=False), help="Settings in a TOML file, instead of a preset.")
+@click.option("--memory-limit", help="Memory of each worker, such as 1.6GiB [as run would have it here].")
+@click.option(
+    "--sample",
+    default=100,
+    show_default=True,
+    type=click.IntRange(0),
+    help="Read the headers of so many patients, spread evenly; 0: of all.",
+)
+@click.option("--only", metavar="PATTERN", help="Take the patients whose key matches, such as 'LIDC-*'.")
+@click.option("--against", metavar="TARGET", help="Compare with what became of the same patients in TARGET.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+def plan(
+    source: str,
+    preset: str,
+    config: str | None,
+    memory_limit: str | None,
+    sample: int,
+    only: str | None,
+    against: str | None,
+    as_json: bool,
+) -> int:
+    """Say what a run would do with SOURCE, by headers only: written, refused, memory, size, hours and dollars.
+
+    One patient is done on this machine, for the time that it takes; nothing is written. Exit code 1 if some
+    patient would be refused.
+    """
+    import dataclasses
+
+    from rich.progress import track
+
+    from dskprep import cluster, memory, storage
+    from dskprep import plan as the_plan
+
+    settings = _settings(preset, config)
+    usable_bytes = memory.usable_bytes(cluster.worker_sizes(None, memory_limit)[1])
+    cases = the_plan.cases(storage.absolute(source), only)
+    sampled = the_plan.sample(cases, sample)
+    shown = track(sampled, "reading headers", console=console, transient=True, disable=not console.is_terminal)
+    done = [(case, the_plan.predict(case, settings, usable_bytes)) for case in shown]
+    predictions = [p for _, some in done for p in some]
+    took = the_plan.calibrate([(case, some[-1]) for case, some in done], settings)
+    compared = the_plan.compare(predictions, against) if against else None
+    forecast = the_plan.estimate(cases, predictions, len(sampled), took)
+    if as_json:
+        content = {
+            "source": source,
+            "patients": len(cases),
+            "sampled": len(sampled),
+            "predictions": [dataclasses.asdict(p) for p in predictions],
+            "calibration": dataclasses.asdict(took) if took else None,
+            "estimate": dataclasses.asdict(forecast) if forecast else None,
+            "hours": {m.name: forecast.hours_on(m) for m in the_plan.MACHINES} if forecast else {},
+            "compared": compared._asdict() if compared else None,
+        }
+        click.echo(json.dumps(content))
+    else:
+        for p in predictions:
+            if p.status != "written":
+                console.print(f"{p.status:8} {p.key} {p.reason}: {p.message}", markup=False)
+        what = "all," if len(sampled) == len(cases) else f"{len(sampled)} of them, spread evenly,"
+        _print_counts(
+            f"{len(cases)} patients in {source}; by the headers of {what} these series would be",
+            *the_plan.in_numbers(predictions),
+        )
+        if took and forecast:
+            _print_forecast(predictions, took, forecast)
+        if compared:
+            n = compared.n_right + len(compared.differences)
+            console.print(f"of {n} series that are done in {against}, {compared.n_right} came out as predicted")
+            for difference in compared.differences:
+                console.print(f"  {difference}", markup=False)
+    return EXIT_CLEAN if all(p.status == "written" for p in predictions) else EXIT_SOME_NOT_WRITTEN
 
 
 @main.command()
@@ -237,6 +316,28 @@ def compare(a: str, b: str, series: str | None, only: str, pictures: str | None,
 
 @main.command()
 @click.argument("target")
+@click.option(
+    "-o",
+    "--output",
+    default="report.html",
+    show_default=True,
+    type=click.Path(dir_okay=False),
+    help="Where to write the page.",
+)
+def report(target: str, output: str) -> int:
+    """Write one page about the whole of TARGET: the account, distributions, all volumes in pictures, outliers first.
+
+    The page needs nothing beside it, and may be sent; it holds pictures of patients.
+    """
+    from dskprep import report as the_report
+
+    Path(output).write_text(the_report.page(target), encoding="utf-8")
+    click.echo(output)
+    return EXIT_CLEAN
+
+
+@main.command()
+@click.argument("target")
 @click.option("--patients", default=12, show_default=True, type=click.IntRange(1, 10000))
 @click.option("--seed", default=0, show_default=True, type=int)
 def phantom(target: str, patients: int, seed: int) -> int:
@@ -337,7 +438,7 @@ def _print_way_for_large(context: click.Context, need_bytes: int) -> None:
 def print_summary(summary: Summary) -> None:
     """The account at the end of a run."""
     account = summary.account
-    n_new = account.counts.total() - account.already.total()
+    n_new = summary.n_new
     pace = f", {60 * n_new / summary.seconds:.1f} a minute" if n_new and summary.seconds else ""
     before = account.already.total()
     title = f"{account.inputs} patients: {n_new} done in {summary.seconds:.1f} s{pace}, {before} done before"
@@ -375,6 +476,34 @@ def _print_counts(title: str, counts: dict[str, int], reasons: dict[str, int], w
                     table.add_row(f"    {reason.partition(': ')[2]}", str(n), style="dim")
     for warning, n in sorted(warnings.items()):
         table.add_row(f"  warning: {warning}", str(n), style="dim")
+    console.print(table)
+
+
+def _print_forecast(predictions: Sequence[Prediction], took: Calibration, forecast: Estimate) -> None:
+    """Size, memory, hours and dollars of a run."""
+    from dskprep import memory, plan
+
+    largest = max((p for p in predictions if p.status == "written"), key=lambda p: p.need_bytes)
+    console.print(f"read {_size(forecast.bytes_read)}, written about {_size(forecast.bytes_written)}")
+    console.print(
+        f"memory: the largest, {largest.key}, needs {_size(largest.need_bytes)}; "
+        f"workers of {memory.limit_for(largest.need_bytes)} take them all"
+    )
+    console.print(
+        f"time: {took.key} took {took.read_cpu_s + took.prepare_cpu_s:.1f} s of CPU here; all, about "
+        f"{forecast.cpu_s / 3600:.2g} CPU hours. Roughly, if a CPU there is as fast as one here:"
+    )
+    table = Table(box=None, pad_edge=False)
+    for heading in ("  EC2 type", "CPUs", "GiB", "hours", "dollars", "too large there"):
+        table.add_column(heading, justify="left" if "EC2" in heading else "right")
+    for machine in plan.MACHINES:
+        hours = forecast.hours_on(machine)
+        dollars = hours * machine.dollars_an_hour + forecast.requests_dollars
+        n_too_large = plan.n_too_large(predictions, machine)
+        size = f"{machine.memory_gib:g}"
+        table.add_row(
+            f"  {machine.name}", str(machine.n_cpus), size, f"{hours:.2g}", f"{dollars:.2g}", str(n_too_large)
+        )
     console.print(table)
 
 

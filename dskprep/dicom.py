@@ -9,13 +9,13 @@ import struct
 import warnings
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
 import pydicom
 from pydicom.datadict import tag_for_keyword
-from pydicom.encaps import generate_frames
+from pydicom.encaps import encapsulate, generate_frames
 from pydicom.filereader import read_dataset
 from pydicom.multival import MultiValue
 from pydicom.tag import Tag
@@ -80,6 +80,12 @@ MAX_POSITION_MM = 1e6
 MAX_INFLATED_BYTES = 1 << 28
 MAX_INFLATION = 1032
 """Bound of what one deflated file may hold, and the most that deflation can grow."""
+
+PIXEL_DATA = (0x7FE0, 0x0010)
+UNDEFINED_LENGTH = 0xFFFFFFFF
+ITEMS_END = struct.pack("<HHL", 0xFFFE, 0xE0DD, 0)
+LEAST_ITEM = 10
+"""Bytes of an encapsulated frame: at least its item's tag and length, and two more."""
 
 META_BYTES = 4096
 """The File Meta Information, with the transfer syntax, lies within so many bytes."""
@@ -192,6 +198,18 @@ class Contents:
         """
         return self.damage.get(uid) or self.damage.get("") or self.foreign.get(uid) or self.unreadable
 
+    def uids(self) -> list[str]:
+        """The series there are. Damage of an unknown one counts for all others; it is one if there is no other."""
+        return sorted({*self.slices, *self.damage} - ({""} - {*self.slices})) or sorted(self.damage)
+
+    def forget_pixels(self) -> None:
+        """Keep of the slices only what their headers say."""
+        for slices in self.slices.values():
+            for i in reversed(range(len(slices))):
+                if not slices[i].data:
+                    break  # those before were forgotten already
+                slices[i] = replace(slices[i], data=b"")
+
     def add(self, name: str, content: bytes) -> None:
         """Read one file. Never raises for bad content: that is what `damage` and `aside` are for."""
         with warnings.catch_warnings():
@@ -260,6 +278,33 @@ def _inflates_beyond(content: bytes, limit: int) -> bool:
         n_bytes += len(inflater.decompress(deflated, 1 << 20))
         deflated = inflater.unconsumed_tail
     return n_bytes > limit
+
+
+def with_blank_pixels(head: bytes, size: int) -> bytes | None:
+    """A file of `size` bytes that begins with `head`, its pixels blank: as many and as long as its header says.
+
+    None if the head ends before the pixels begin, or is no plain DICOM: then the file is to be read whole.
+    """
+    file = io.BytesIO(head)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            dataset = pydicom.dcmread(file, force=True, stop_before_pixels=True, specific_tags=["NumberOfFrames"])
+        is_implicit, is_little = dataset.original_encoding
+        n_frames = int(dataset.get("NumberOfFrames") or 1)
+        start = file.tell()
+        order = "<" if is_little else ">"
+        if struct.unpack_from(f"{order}HH", head, start) != PIXEL_DATA:
+            return None
+        value = start + (8 if is_implicit else 12)
+        (length,) = struct.unpack_from(f"{order}L", head, value - 4)
+    except Exception:  # pydicom raises whatever a damaged byte leads it to
+        return None
+    if length != UNDEFINED_LENGTH:
+        return head[:value] + bytes(max(0, min(length, size - value)))
+    if not 1 <= n_frames <= size // LEAST_ITEM:
+        return None
+    return head[:value] + encapsulate([b"\0\0"] * n_frames, has_bot=False) + ITEMS_END
 
 
 def may_be_ct(head: bytes) -> bool:

@@ -87,6 +87,12 @@ class Grid:
     tilt_degrees: float
     gaps_mm: list[float]
 
+    @property
+    def spacing(self) -> Triple:
+        """Distance between voxel centres along (z, y, x), in mm."""
+        z, y, x = np.linalg.norm(self.affine[:3, :3], axis=0).tolist()
+        return z, y, x
+
 
 def lay_out(planes: Sequence[Plane], *, max_gap_slices: int = 0) -> Grid:
     """The grid of slices that share size, pixel spacing and orientation, sorted along their normal.

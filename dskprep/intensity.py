@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dskprep.kernels import planes
+from dskprep.kernels import masks, planes
 from dskprep.volume import AIR_HU, PADDING, Volume
 
 ToHU = Callable[[NDArray[Any], float, float, NDArray[np.int16]], None]
@@ -69,3 +69,9 @@ def normalized(volume: Volume, *, low_hu: float = -1000, high_hu: float = 400, m
     """HU as float32 in 0..1 between the bounds, minus `mean` (the 2017 tutorial's steps 12 and 13)."""
     array = (volume.array.astype(np.float32) - np.float32(low_hu)) / np.float32(high_hu - low_hu)
     return volume.with_array(np.clip(array, 0, 1) - np.float32(mean))
+
+
+def mean_inside(volume: Volume, mask: NDArray[np.uint8]) -> float | None:
+    """Mean of an integer volume over the voxels (z, y, x) where the mask is not 0; None if it is 0 everywhere."""
+    total, n = masks.sum_inside(volume.array, mask)
+    return total / n if n else None

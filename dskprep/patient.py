@@ -19,7 +19,7 @@ from typing import Any
 
 import distributed
 
-from dskprep import discover, memory, omezarr, reading, series, store
+from dskprep import discover, memory, omezarr, reading, series, store, thumbnail
 from dskprep.config import PrepConfig
 from dskprep.dicom import Contents, Slice
 from dskprep.errors import InfrastructureError, Refusal
@@ -74,10 +74,11 @@ class _Line:
 
 @dataclass(eq=False)
 class _Outcome:
-    """A series' record in the making, and its objects (none if it became no volume)."""
+    """A series' record in the making, and its objects and thumbnail (none if it became no volume)."""
 
     record: Record
     objects: dict[str, bytes] = field(default_factory=dict)
+    thumbnail: bytes = b""
 
 
 def prepare_patient(
@@ -195,6 +196,10 @@ def _commit(job: Job, target: str, outcomes: list[_Outcome], clock: Stopwatch) -
                 if outcome.record.get("reason") == "source-changed":
                     continue  # the key's volume may be that of the changed source, written by another run
                 outcome.record["objects"] = store.write_volume(target, outcome.record["key"], outcome.objects)
+                if outcome.thumbnail:
+                    outcome.record["thumbnail"] = store.write_thumbnail(
+                        target, outcome.record["key"], outcome.thumbnail
+                    )
         for outcome in outcomes:
             outcome.record["seconds"] = {stage: round(s, 4) for stage, s in clock.seconds.items()}
             clock.check()
@@ -209,15 +214,14 @@ def _compute(line: _Line, files: list[tuple[str, bytes]]) -> Iterator[_Outcome]:
         files.reverse()
         while files:
             contents.add(*files.pop())
-    # damage of an unknown series counts for all the others, and is a series only if there is no other
-    uids = sorted({*contents.slices, *contents.damage} - ({""} - {*contents.slices})) or sorted(contents.damage)
+    uids = contents.uids()
     if not uids:
         raise reading.nothing_found(contents)
     counts = reading.aside_counts(contents)
     names = [f"{a.name}: {a.kind} {a.detail}".strip() for a in contents.aside[:MAX_NAMES]]
     for uid in uids:
         record = _base(line.case, line.config) | {"aside": {"counts": counts, "names": names}}
-        record["series_uid_sha256"] = hashlib.sha256(uid.encode()).hexdigest()[:12]
+        record["series_uid_sha256"] = uid_digest(uid)
         warnings = ["localizer-skipped"] if "localizer" in counts else []
         if len(uids) > 1:
             warnings.append("one-of-several-series")
@@ -251,14 +255,17 @@ def _written(line: _Line, record: Record, warnings: list[str], slices: list[Slic
     record["values"] = prepared.values
     if prepared.lungs is not None:
         warnings += prepared.lungs.warnings
+        with line.clock("lungs"):
+            mean_hu = prepared.mean_lung_hu()
         record["lungs"] = {
             "right_ml": round(prepared.lungs.right_ml, 1),
             "left_ml": round(prepared.lungs.left_ml, 1),
+            "mean_hu": None if mean_hu is None else round(mean_hu, 1),
         }
     record["warnings"] = warnings
     provenance = {name: record[name] for name in ("settings_digest", "hu_sha256", "dskprep")}
     with line.clock("encode"):
-        return _Outcome(record, omezarr.encode(prepared, config, provenance))
+        return _Outcome(record, omezarr.encode(prepared, config, provenance), thumbnail.draw(prepared))
 
 
 def _refused(record: Record, refusal: Refusal) -> _Outcome:
@@ -273,14 +280,25 @@ def _name(outcomes: list[_Outcome], key: str) -> None:
     have the key with a part of their UID's digest.
     """
 
-    def rank(outcome: _Outcome) -> tuple[bool, int, str]:
-        record = outcome.record
-        n_slices = record.get("source", {}).get("slices", 0)
-        return record["status"] == "written", n_slices, record.get("series_uid_sha256", "")
-
-    outcomes.sort(key=rank)
+    outcomes.sort(key=lambda outcome: rank(outcome.record))
     for outcome in outcomes[:-1]:
-        outcome.record["key"] = f"{key}{store.FURTHER}{outcome.record['series_uid_sha256']}"
+        outcome.record["key"] = further_key(key, outcome.record)
+
+
+def uid_digest(uid: str) -> str:
+    """What stands for a SeriesInstanceUID in records and keys."""
+    return hashlib.sha256(uid.encode()).hexdigest()[:12]
+
+
+def rank(record: Record) -> tuple[bool, int, str]:
+    """Orders the series of one folder: the main one is last."""
+    n_slices = record.get("source", {}).get("slices", 0)
+    return record["status"] == "written", n_slices, record.get("series_uid_sha256", "")
+
+
+def further_key(key: str, record: Record) -> str:
+    """The key of a further series found in the folder of that key."""
+    return f"{key}{store.FURTHER}{record['series_uid_sha256']}"
 
 
 def _base(case: discover.Case, config: PrepConfig) -> Record:

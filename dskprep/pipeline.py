@@ -22,7 +22,7 @@ from distributed import Client, Future, KilledWorker, as_completed
 from distributed.comm.core import CommClosedError
 from distributed.system import MEMORY_LIMIT
 
-from dskprep import cluster, config, discover, index, own, patient, storage, store
+from dskprep import cluster, config, discover, index, own, patient, report, storage, store
 from dskprep.account import Account, RunStopped, Summary
 from dskprep.config import PrepConfig
 from dskprep.errors import InfrastructureError, UsageError
@@ -132,6 +132,8 @@ def run(
     try:
         summary.account.split_series = index.split_series(rows.close())
         store.write_run(target, summary.run_id, summary.as_dict())
+        if summary.n_new and not summary.is_interrupted and not summary.stopped_by:
+            report.write_for_run(target, summary.run_id)
     except InfrastructureError as error:
         summary.stopped_by = summary.stopped_by or str(error)
     if summary.stopped_by:

@@ -1,4 +1,4 @@
-"""Pixel data of one frame, in any transfer syntax, to stored values. The only user of imagecodecs."""
+"""Pixel data of one frame, in any transfer syntax, to stored values. The home of imagecodecs."""
 
 from __future__ import annotations
 
@@ -80,14 +80,19 @@ def check_decodable(transfer_syntax: str, where: str) -> None:
         )
 
 
+def check_layout(layout: PixelFormat, where: str) -> None:
+    """Raise Refusal `missing-decoder` or `undecodable-pixels` if no pixels of this layout are read here."""
+    check_decodable(layout.transfer_syntax, where)
+    if layout.bits_allocated not in (8, 16, 32):
+        raise Refusal("undecodable-pixels", f"{where}: BitsAllocated {layout.bits_allocated} is not 8, 16 or 32")
+
+
 def stored_values(data: bytes, layout: PixelFormat, where: str) -> NDArray[Any]:
     """Decode one frame to its stored values, an integer array (rows, columns).
 
     Raises Refusal: `missing-decoder`, `undecodable-pixels`, `truncated`.
     """
-    check_decodable(layout.transfer_syntax, where)
-    if layout.bits_allocated not in (8, 16, 32):
-        raise Refusal("undecodable-pixels", f"{where}: BitsAllocated {layout.bits_allocated} is not 8, 16 or 32")
+    check_layout(layout, where)
     values = _native(data, layout, where) if layout.transfer_syntax in NATIVE else _decompress(data, layout, where)
     return _as_declared(values, layout, where)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
+from dskprep import intensity
 from dskprep.lungs import Lungs
 from dskprep.volume import AIR_HU, Volume
 
@@ -32,3 +33,9 @@ class Prepared:
     values: Values = "HU"
     fill: float = AIR_HU
     crop: Crop | None = None
+
+    def mean_lung_hu(self) -> float | None:
+        """Mean HU over both lungs, or None where none were found, or the image holds other values."""
+        if self.lungs is None or self.values != "HU":
+            return None
+        return intensity.mean_inside(self.image, self.lungs.mask.array)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import psutil
 
 from dskprep import archive, discover, memory, series, steps, storage
 from dskprep.config import PrepConfig
-from dskprep.dicom import Contents, Slice, is_named_otherwise, may_be_ct
+from dskprep.dicom import Contents, Slice, is_named_otherwise, may_be_ct, with_blank_pixels
 from dskprep.discover import Case
 from dskprep.errors import Refusal
 from dskprep.memory import Ledger, Ticket
@@ -22,6 +23,11 @@ LARGE_FILE_BYTES = 1 << 26
 
 HEAD_BYTES = 1 << 16
 """So much of a large file shows what it is."""
+
+HEADER_BYTES = 1 << 15
+"""In so many bytes the header of an ordinary slice ends."""
+
+HEADERS_AT_ONCE = 16
 
 MAX_STEP_MM = 20.0
 """A SliceThickness beyond this is no guess of the distance between slices."""
@@ -62,6 +68,34 @@ def read_case(
         raise Refusal("source-changed", str(error)) from error
     except archive.Outgrown as error:
         raise memory.Underestimated(2 * ticket.need_bytes) from error
+
+
+def read_headers(case: Case, config: PrepConfig) -> tuple[int, Iterator[tuple[str, bytes]]]:
+    """The memory with which a worker would admit the case, and name and content of its files, their pixels blank.
+
+    Of a file only its first HEADER_BYTES are read, or all where the pixels do not begin in them. An archive
+    is read whole.
+    """
+    entries = _entries(case)
+    if case.is_archive:
+        if not entries:
+            raise Refusal("no-dicom", f"{case.url}: there is no such file")
+        content = storage.read(case.url)
+        most = psutil.virtual_memory().available
+        return ARCHIVE_GROWTH * case.n_bytes + memory.FIXED_BYTES, archive.members(content, entries[0].name, most)
+    unread = dict(_not_worth_reading(case.url, entries))
+    entries = [entry for entry in entries if entry.name not in unread]
+    need_bytes = max(sum(entry.size for entry in entries), _estimate(case, entries, config))
+    return need_bytes, itertools.chain(unread.items(), _headers(case.url, entries))
+
+
+def _headers(url: str, entries: list[storage.Entry]) -> Iterator[tuple[str, bytes]]:
+    places = [storage.join(url, entry.name) for entry in entries]
+    with ThreadPoolExecutor(HEADERS_AT_ONCE) as threads:
+        heads = threads.map(storage.read_head, places, itertools.repeat(HEADER_BYTES))
+        for entry, place, head in zip(entries, places, heads, strict=True):
+            blank = head if entry.size <= HEADER_BYTES else with_blank_pixels(head, entry.size)
+            yield entry.name, storage.read(place) if blank is None else blank
 
 
 def read_series(url: str, *, min_slices: int = 10, max_gap_slices: int = 0, recipe: str = "default") -> series.Series:

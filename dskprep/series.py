@@ -55,21 +55,14 @@ def assemble(
 
     Raises Refusal if the slices make no volume.
     """
-    slices.sort(key=_rank)
-    stack = stacks.stack_up(
-        [s.plane for s in slices],
-        min_slices=min_slices,
-        max_gap_slices=max_gap_slices,
-        is_copy=lambda a, b: _is_copy(slices[a], slices[b]),
-    )
+    stack = stack_up(slices, min_slices=min_slices, max_gap_slices=max_gap_slices)
     grid = stack.grid
     if to_hu is not None and grid.tilt_degrees:
         raise Refusal(
             "gantry-tilt",
             f"expected no tilt, as the recipes of 2017 do, found one of {grid.tilt_degrees} degrees",
         )
-    z, y, x = np.linalg.norm(grid.affine[:3, :3], axis=0).tolist()
-    reserve(grid.shape, (z, y, x))
+    reserve(grid.shape, grid.spacing)
     chosen = [slices[i] for i in stack.order]
     slices.clear()
     facts = _facts(chosen, grid)
@@ -91,6 +84,27 @@ def _first_gap_mm(chosen: list[Slice]) -> float:
     """Distance in z of the two lowest slices."""
     low, next_ = sorted(s.plane.position[2] for s in chosen)[:2]
     return abs(low - next_)
+
+
+def stack_up(
+    slices: list[Slice],
+    *,
+    min_slices: int,
+    max_gap_slices: int,
+    is_copy: Callable[[Slice, Slice], bool] | None = None,
+) -> stacks.Stack:
+    """Sort the slices of one series, and choose those that make its volume (see `stacks.stack_up`).
+
+    `is_copy` says whether two slices at one position have the same pixels; by default they are compared.
+    """
+    slices.sort(key=_rank)
+    are_same = is_copy or _is_copy
+    return stacks.stack_up(
+        [s.plane for s in slices],
+        min_slices=min_slices,
+        max_gap_slices=max_gap_slices,
+        is_copy=lambda a, b: are_same(slices[a], slices[b]),
+    )
 
 
 def _decode(chosen: list[Slice], grid: Grid, to_hu: intensity.ToHU | None) -> tuple[NDArray[np.int16], str, int]:

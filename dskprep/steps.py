@@ -26,7 +26,7 @@ def warm(config: PrepConfig | None = None) -> None:
     affine = (
         np.diag([2.0, 2.0, 2.0, 1.0]) if config is None or config.recipe != "grt123" else np.diag([9.0] * 3 + [1.0])
     )
-    prepare(Volume(tiny, affine[[2, 1, 0, 3]]), config or PrepConfig())
+    prepare(Volume(tiny, affine[[2, 1, 0, 3]]), config or PrepConfig()).mean_lung_hu()
 
 
 def prepare(

@@ -3,8 +3,10 @@
 dataset.json                                    settings and their digest: written first, once
 records/<status>/<key>.<input digest>.json      the record of a series; its last write, and the commit
 volumes/<key>.zarr/                             the volume that a `written` record speaks of
+thumbnails/<key>.webp                           a small picture of it
 index.parquet                                   one row a series, made from the records (see index.py)
 runs/<run id>/summary.json                      the account of one run
+runs/<run id>/qc.html                           the page of the dataset at its end (see report.py)
 """
 
 from __future__ import annotations
@@ -140,7 +142,22 @@ def write_volume(target: str, key: str, objects: dict[str, bytes]) -> dict[str, 
     leftover = [e.name for e in storage.listing_below(url) if e.name not in objects]
     storage.delete(url, leftover)
     storage.write_many(url, objects)
-    return {name: {"bytes": len(c), "sha256": hashlib.sha256(c).hexdigest()} for name, c in objects.items()}
+    return {name: _promise(content) for name, content in objects.items()}
+
+
+def thumbnail_name(key: str) -> str:
+    """The place of a volume's small picture below the dataset."""
+    return f"thumbnails/{key}.webp"
+
+
+def write_thumbnail(target: str, key: str, content: bytes) -> dict[str, Any]:
+    """Write the small picture of a volume. Returns its size and SHA-256."""
+    storage.write_many(target, {thumbnail_name(key): content})
+    return _promise(content)
+
+
+def _promise(content: bytes) -> dict[str, Any]:
+    return {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
 
 
 def commit(target: str, record: Record) -> None:
@@ -155,6 +172,7 @@ def forget(target: str, names: Iterable[RecordName]) -> None:
     for name in names:
         if name.status == "written":
             write_volume(target, name.key, {})
+            storage.delete(target, [thumbnail_name(name.key)])
 
 
 def write_run(target: str, run_id: str, summary: dict[str, Any]) -> None:

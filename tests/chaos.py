@@ -442,7 +442,8 @@ def leftovers(target: str) -> list[str]:
         cli.run_command(["clean", target, "--older-than", "0"])
     written = {n.key for n in record_names(target) if n.status == "written"}
     stray = [e.name for e in storage.listing_below(f"{target}/volumes") if e.name.split(".zarr/")[0] not in written]
-    known = ("records/", "volumes/", "runs/")
+    stray += [e.name for e in storage.listing(f"{target}/thumbnails") if e.name.removesuffix(".webp") not in written]
+    known = ("records/", "volumes/", "thumbnails/", "runs/")
     stray += [
         e.name
         for e in storage.listing_below(target)

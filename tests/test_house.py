@@ -27,7 +27,9 @@ HOMES = {
     "zarr": {"omezarr", "dataset"},
     "numcodecs": {"omezarr"},
     "distributed": {"cluster", "pipeline", "patient"},
-    "matplotlib": {"picture", "report"},
+    "imagecodecs": {"pixels", "thumbnail"},
+    "jinja2": {"report"},
+    "matplotlib": {"picture"},
     "click": {"cli"},
     "rich": {"cli"},
 }

@@ -7,7 +7,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from dskprep.intensity import mark_padding, normalized, to_hu
+from dskprep.intensity import mark_padding, mean_inside, normalized, to_hu
 from dskprep.volume import PADDING, Volume
 
 
@@ -129,3 +129,12 @@ def test_normalized_is_the_tutorials_0_to_1_minus_the_mean() -> None:
     assert values.dtype == np.float32
     assert values[0, 0] == pytest.approx([-0.25, -0.25, -0.25, 0.25, 0.75, 0.75])
     assert normalized(Volume(hu, np.eye(4)), low_hu=-1500, high_hu=3000, mean=0).array[0, 0, 5] == 1
+
+
+def test_the_mean_inside_a_mask_is_exact() -> None:
+    rng = np.random.default_rng(0)
+    array = rng.integers(-32767, 32767, (5, 40, 60)).astype(np.int16)
+    mask = rng.integers(0, 3, array.shape).astype(np.uint8)
+    values = [int(v) for v in array[mask > 0]]
+    assert mean_inside(Volume(array, np.eye(4)), mask) == sum(values) / len(values)
+    assert mean_inside(Volume(array, np.eye(4)), np.zeros_like(mask)) is None

@@ -23,6 +23,19 @@ FACING_BACK = 0.8
 
 
 @njit(cache=True, nogil=True)
+def sum_inside(array: NDArray[Any], mask: NDArray[Any]) -> tuple[int, int]:
+    """Sum and number of the voxels of an integer array where the mask is not 0; both (z, y, x)."""
+    total, n = 0, 0
+    for z in range(array.shape[0]):
+        for y in range(array.shape[1]):
+            for x in range(array.shape[2]):
+                if mask[z, y, x]:
+                    total += array[z, y, x]
+                    n += 1
+    return total, n
+
+
+@njit(cache=True, nogil=True)
 def block_means(array: NDArray[Any], block: tuple[int, int, int]) -> NDArray[Any]:
     """Mean HU of each block of voxels; blocks at the upper ends may be smaller.
 
