@@ -54,6 +54,9 @@ def main(debug: bool) -> None:
 @click.option("--limit", type=click.IntRange(1), help="Take the first N patients only.")
 @click.option("--only", metavar="PATTERN", help="Take the patients whose key matches, such as 'LIDC-*'.")
 @click.option("--retry", type=click.Choice(["refused", "failed", "all"]), help="Do these again.")
+@click.option(
+    "--patient-folders", is_flag=True, help="Each folder directly in SOURCE is one patient, with all below it."
+)
 @click.option("--time-limit", default="30m", show_default=True, help="For reading, computing or writing one patient.")
 @click.pass_context
 def run(
@@ -68,6 +71,7 @@ def run(
     limit: int | None,
     only: str | None,
     retry: str | None,
+    patient_folders: bool,
     time_limit: str,
 ) -> int:
     """Prepare every patient of SOURCE that TARGET does not hold yet.
@@ -94,6 +98,7 @@ def run(
                 limit=limit,
                 only=only,
                 retry=retry,
+                patient_folders=patient_folders,
                 time_limit_s=time_limit_s,
                 progress=progress,
             )
@@ -122,6 +127,9 @@ def run(
 )
 @click.option("--only", metavar="PATTERN", help="Take the patients whose key matches, such as 'LIDC-*'.")
 @click.option("--against", metavar="TARGET", help="Compare with what became of the same patients in TARGET.")
+@click.option(
+    "--patient-folders", is_flag=True, help="Each folder directly in SOURCE is one patient, with all below it."
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 def plan(
     source: str,
@@ -131,6 +139,7 @@ def plan(
     sample: int,
     only: str | None,
     against: str | None,
+    patient_folders: bool,
     as_json: bool,
 ) -> int:
     """Say what a run would do with SOURCE, by headers only: written, refused, memory, size, hours and dollars.
@@ -147,7 +156,7 @@ def plan(
 
     settings = _settings(preset, config)
     usable_bytes = memory.usable_bytes(cluster.worker_sizes(None, memory_limit)[1])
-    cases = the_plan.cases(storage.absolute(source), only)
+    cases = the_plan.cases(storage.absolute(source), only, patient_folders=patient_folders)
     sampled = the_plan.sample(cases, sample)
     shown = track(sampled, "reading headers", console=console, transient=True, disable=not console.is_terminal)
     done = [(case, the_plan.predict(case, settings, usable_bytes)) for case in shown]
@@ -414,7 +423,9 @@ def _command(context: click.Context, **changed: str | None) -> str:
         value = values[str(parameter.name)]
         if isinstance(parameter, click.Argument):
             words.append(str(value))
-        elif value is not None and value != parameter.default:
+        elif value is True:
+            words.append(parameter.opts[0])
+        elif value not in (None, False, parameter.default):
             words += [parameter.opts[0], str(value)]
     return shlex.join(words)
 
@@ -460,7 +471,7 @@ def _print_split(groups: list[list[str]]) -> None:
     if groups:
         console.print(
             f"{len(groups)} series seem to be split over folders, such as {' and '.join(groups[0][:3])}: a volume was "
-            "made of each part; name the folder above them in a manifest, or their volumes stay parts",
+            "made of each part; read each patient's folder as a whole (--patient-folders) into another target",
             markup=False,
         )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import itertools
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ import pandas as pd
 from dskprep import storage
 from dskprep.dicom import is_named_otherwise
 from dskprep.errors import UsageError
-from dskprep.storage import Entry
+from dskprep.storage import Entry, Folder
 
 ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 MANIFEST_SUFFIXES = (".csv", ".parquet")
@@ -44,8 +45,11 @@ class Case:
     is_deep: bool = False
 
 
-def cases(source: str) -> Iterator[Case]:
+def cases(source: str, *, patient_folders: bool = False) -> Iterator[Case]:
     """The cases of a source, in a stable order.
+
+    In a tree each leaf folder is a case, or with `patient_folders` each folder directly in the source, with
+    all below it (archives stay cases of their own).
 
     The source is a folder, an archive, or a manifest with the columns `key` and `url`. Raises
     UsageError for a manifest that is none, InfrastructureError if the source cannot be listed.
@@ -55,7 +59,7 @@ def cases(source: str) -> Iterator[Case]:
         return _from_manifest(source)
     if is_archive(source) and not storage.is_folder(source):
         return _from_archive(source)
-    return _from_tree(source)
+    return _from_tree(source, patient_folders=patient_folders)
 
 
 def is_archive(url: str) -> bool:
@@ -105,21 +109,36 @@ def _case(key: str, url: str, entries: list[Entry], *, is_archive: bool = False,
     return Case(key, url, digest(entries), len(entries), sum(e.size for e in entries), is_archive, is_deep)
 
 
-def _from_tree(source: str) -> Iterator[Case]:
+def _from_tree(source: str, *, patient_folders: bool) -> Iterator[Case]:
     used: set[str] = set()
-    name = PurePosixPath(source).name or "source"
-    for folder in storage.walk(source):
+    folders = storage.walk(source)
+    for folder in _whole(folders) if patient_folders else folders:
         if any(part.startswith(".") for part in folder.path.split("/") if part):
             continue
-        url = storage.join(source, folder.path) if folder.path else source
-        entries = inputs(folder.entries)
-        archives = [e for e in folder.entries if is_archive(e.name) and not e.name.startswith(".")]
-        is_leaf = folder.path and not (folder.has_subfolders or archives)
-        if is_leaf or not all(is_named_otherwise(e.name) for e in entries):
-            yield _case(_unused(key_of(folder.path or name), folder.path, used), url, entries)
-        for entry in archives:
-            path = f"{folder.path}/{entry.name}" if folder.path else entry.name
-            yield _case(_unused(key_of(_stem(path)), path, used), storage.join(source, path), [entry], is_archive=True)
+        yield from _of_folder(folder, source, used, is_deep=patient_folders and bool(folder.path))
+
+
+def _whole(folders: Iterable[Folder]) -> Iterator[Folder]:
+    """Each folder directly in the source with all that lies below it; they come one after another."""
+    for top, group in itertools.groupby(folders, key=lambda folder: folder.path.partition("/")[0]):
+        entries: list[Entry] = []
+        for folder in group:
+            below = folder.path[len(top) + 1 :]
+            entries += [e._replace(name=f"{below}/{e.name}") if below else e for e in folder.entries]
+        yield Folder(top, tuple(sorted(entries)), has_subfolders=False)
+
+
+def _of_folder(folder: Folder, source: str, used: set[str], *, is_deep: bool) -> Iterator[Case]:
+    url = storage.join(source, folder.path) if folder.path else source
+    entries = inputs(folder.entries)
+    archives = [e for e in folder.entries if is_archive(e.name) and not f"/{e.name}".count("/.")]
+    is_leaf = folder.path and not (folder.has_subfolders or archives)
+    if is_leaf or not all(is_named_otherwise(e.name) for e in entries):
+        name = folder.path or PurePosixPath(source).name or "source"
+        yield _case(_unused(key_of(name), folder.path, used), url, entries, is_deep=is_deep)
+    for entry in archives:
+        path = f"{folder.path}/{entry.name}" if folder.path else entry.name
+        yield _case(_unused(key_of(_stem(path)), path, used), storage.join(source, path), [entry], is_archive=True)
 
 
 def _from_archive(source: str) -> Iterator[Case]:

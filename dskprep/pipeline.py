@@ -70,6 +70,7 @@ def run(
     limit: int | None = None,
     only: str | None = None,
     retry: str | None = None,
+    patient_folders: bool = False,
     time_limit_s: float = TIME_LIMIT_S,
     progress: Progress | None = None,
 ) -> Summary:
@@ -88,6 +89,8 @@ def run(
         Take the first `limit` cases; take the cases whose key matches the pattern `only`.
     retry
         Do cases again that were `refused`, or `failed` (which includes killed), or `all` of these.
+    patient_folders
+        Take each folder directly in the source as one patient, with all below it, instead of each leaf folder.
     time_limit_s
         A patient is given up as `failed` when reading, computing or writing it takes longer; its worker is
         restarted. Not without a client: this process cannot be.
@@ -102,7 +105,7 @@ def run(
     settings = settings or config.preset(preset)
     own.check(settings)
     memory_bytes = min(cluster.memory_limits(client)) if client else MEMORY_LIMIT
-    cases = _first(source)
+    cases = _first(source, patient_folders=patient_folders)
     store.create(target, settings)
     started = time.monotonic()
     summary = Summary(_run_id(), source, target, Account(), 0.0)
@@ -171,9 +174,9 @@ def _check_places(source: str, target: str) -> None:
         raise UsageError(f"the source {source} lies inside the target {target}; choose another target")
 
 
-def _first(source: str) -> Iterator[discover.Case]:
+def _first(source: str, *, patient_folders: bool) -> Iterator[discover.Case]:
     """The cases of the source; raises UsageError now if there are none."""
-    cases = discover.cases(source)
+    cases = discover.cases(source, patient_folders=patient_folders)
     first = next(cases, None)
     if first is None and not storage.exists(source):
         raise UsageError(f"{source}: there is no such folder; check the path")

@@ -99,9 +99,10 @@ class _NeedsPixels(Exception):
     """Slices lie at one position; whether they are copies is in their pixels."""
 
 
-def cases(source: str, only: str | None = None) -> list[Case]:
+def cases(source: str, only: str | None = None, *, patient_folders: bool = False) -> list[Case]:
     """The cases of a source whose key matches the pattern `only`. Raises UsageError if there are none."""
-    found = [case for case in discover.cases(source) if only is None or fnmatch.fnmatchcase(case.key, only)]
+    every = discover.cases(source, patient_folders=patient_folders)
+    found = [case for case in every if only is None or fnmatch.fnmatchcase(case.key, only)]
     if not found:
         raise UsageError(f"{source}: holds no patients{f' that match {only!r}' if only else ''}; check the path")
     return found

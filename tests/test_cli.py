@@ -249,7 +249,7 @@ def test_the_status_counts_the_records(dskprep: Run, source: str, target: str) -
     assert re.search(r"no-dicom +1", out)
 
 
-def test_a_series_split_over_folders_is_said_and_a_manifest_puts_it_together(
+def test_a_series_split_over_folders_is_said_and_patients_can_be_read_as_a_whole(
     dskprep: Run, tmp_path: Path, target: str
 ) -> None:
     whole = tiny.series(n=24)
@@ -263,10 +263,9 @@ def test_a_series_split_over_folders_is_said_and_a_manifest_puts_it_together(
     assert "1 series seem to be split over folders, such as p1__disk1 and p1__disk2" in out
     code, out, _ = dskprep("status", target, "--json")
     assert (code, json.loads(out)["split_series"]) == (1, [["p1__disk1", "p1__disk2"]])
-    (tmp_path / "all.csv").write_text(f"key,url\np1,{tmp_path}/in/p1\n")
-    code, out, _ = dskprep("run", tmp_path / "all.csv", f"{target}-2", "--scheduler", "sync")
+    code, out, _ = dskprep("run", tmp_path / "in", f"{target}-2", "--scheduler", "sync", "--patient-folders")
     assert code == 0
-    assert index.read(f"{target}-2")["source_slices"].tolist() == [24]
+    assert dict(index.read(f"{target}-2")[["key", "source_slices"]].to_numpy().tolist())["p1"] == 24
 
 
 def test_the_status_of_a_clean_dataset_and_of_an_empty_one_is_0(dskprep: Run, source: str, target: str) -> None:

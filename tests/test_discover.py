@@ -94,6 +94,32 @@ def test_a_folder_that_holds_no_image_is_a_case_if_it_is_a_leaf(place: str) -> N
     assert keys(place) == ["p1", "p2", "p2__notes"]
 
 
+def test_a_patients_folder_can_be_taken_as_a_whole(place: str) -> None:
+    tiny.write(
+        place,
+        {
+            "p1/study/s1/1.dcm": b"1",
+            "p1/study/s2/1.dcm": b"2",
+            "p1/2.dcm": b"3",
+            "p1/.hidden/3.dcm": b"4",
+            "p1/more.zip": b"5",
+            "p2/1.dcm": b"6",
+            "p3.zip": b"7",
+            ".trash/1.dcm": b"8",
+            "loose.dcm": b"9",
+        },
+    )
+    found = {case.key: case for case in discover.cases(place, patient_folders=True)}
+    name = place.rpartition("/")[2]
+    assert {key: case.n_files for key, case in found.items() if not case.is_archive} == {"p1": 3, "p2": 1, name: 1}
+    assert sum(case.is_archive for case in found.values()) == 2
+    for case in found.values():
+        if not case.is_archive:  # what a worker lists is what the client listed
+            assert discover.digest(discover.files_of(case.url, is_deep=case.is_deep)) == case.digest
+    whole = {case.key for case in discover.cases(f"{place}/p1", patient_folders=True)}
+    assert "study" in whole
+
+
 @pytest.mark.parametrize("name", ["labels.csv", "README.md", "LICENSE", "DICOMDIR", ".DS_Store"])
 def test_what_lies_beside_the_patients_is_no_patient(place: str, name: str) -> None:
     put(place, name, "p1/1.dcm")

@@ -67,8 +67,8 @@ RECIPES = {"no-thickness": "luo-2017", "no-lungs": "zuidhof", "not-square": "grt
 """The recipe that refuses it."""
 
 
-def prepare(source: Path, target: Path, **settings: Any) -> list[Record]:
-    (case,) = discover.cases(str(source))
+def prepare(source: Path, target: Path, *, patient_folders: bool = False, **settings: Any) -> list[Record]:
+    (case,) = discover.cases(str(source), patient_folders=patient_folders)
     return patient.prepare_patient(
         Job(case), target=str(target), config=PrepConfig(**settings), memory_bytes=1_200_000_000
     )
@@ -153,14 +153,15 @@ def test_shuffled_renamed_and_split_files_give_identical_bytes(tmp_path: Path, f
     tiny.write(tmp_path / "zipped", {"p1.zip": tiny.zipped(split)})
     tiny.write(tmp_path / "split/p1", split)
     tiny.write(tmp_path / "split", {"list.csv": b"key,url\np1,p1\n"})
-    sources = [tmp_path / "plain", tmp_path / "renamed", tmp_path / "zipped", tmp_path / "split/list.csv"]
+    tiny.write(tmp_path / "tree/p1", split)
+    names = ["plain", "renamed", "zipped", "split/list.csv", "tree"]
     written = []
-    for k, source in enumerate(sources):
-        (record,) = prepare(source, tmp_path / f"out{k}", on_gap="interpolate")
+    for k, name in enumerate(names):
+        (record,) = prepare(tmp_path / name, tmp_path / f"out{k}", patient_folders=name == "tree", on_gap="interpolate")
         assert record["status"] == "written", record
         written.append(arrays_of(tmp_path / f"out{k}"))
     assert len(written[0]["p1"]) > 3
-    assert written[1:] == [written[0]] * 3
+    assert written[1:] == [written[0]] * 4
 
 
 # The patient of 2017: two overlapping series in one folder, with equal slice positions
