@@ -14,7 +14,6 @@ import argparse
 import io
 import logging
 import random
-import resource
 import sys
 import time
 import traceback
@@ -27,6 +26,7 @@ from typing import Any
 import imagecodecs
 import numpy as np
 import pydicom
+import tiny
 from builders import CORONAL, compressed, ct_files, distinct, enhanced_file
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
@@ -324,7 +324,7 @@ def main() -> int:
             failures += 1
             print(f"case {case} ({base}): {outcome}")
         counts[outcome.splitlines()[0][:60]] += 1
-    peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    peak_mib = tiny.peak_bytes() // 2**20
     for outcome, n in counts.most_common():
         print(f"{n:7} {outcome}")
     print(f"{len(cases)} cases, {failures} failures, slowest {slowest:.2f} s, peak memory {peak_mib} MiB")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import subprocess
 import sys
 from collections.abc import Callable
@@ -244,16 +243,15 @@ def test_on_real_data_a_patient_stays_within_the_memory_that_was_predicted(data_
     (tmp_path / "in" / name).symlink_to(data_folder.volumes / name)
     (case,) = plan.cases(str(tmp_path / "in"))
     (prediction,) = plan.predict(case, PrepConfig())
-    words = [sys.executable, "-m", "dskprep", "run", str(tmp_path / "in"), str(tmp_path / "out"), "--scheduler", "sync"]
-    with subprocess.Popen(words, stdout=subprocess.DEVNULL) as process:
-        _, status, usage = _wait(process)
-    assert status == 0
-    peak_bytes = 1024 * usage.ru_maxrss
+    script = "import sys, tiny; from dskprep import cli; cli.run_command(sys.argv[1:]); print(tiny.peak_bytes())"
+    words = ["run", str(tmp_path / "in"), str(tmp_path / "out"), "--scheduler", "sync"]
+    here = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        [sys.executable, "-c", script, *words],
+        stdout=subprocess.PIPE,
+        check=True,
+        env=os.environ | {"PYTHONPATH": here},
+    )
+    peak_bytes = int(done.stdout.split()[-1])
     assert peak_bytes <= memory.BASE_BYTES + prediction.need_bytes
     assert prediction.need_bytes < 4 * 2 * max(prediction.native_voxels, prediction.output_voxels) + memory.FIXED_BYTES
-
-
-def _wait(process: subprocess.Popen) -> tuple[int, int, resource.struct_rusage]:
-    pid, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    return pid, process.returncode, usage

@@ -91,3 +91,9 @@ def tarred(files: Mapping[str, bytes], compression: Literal["", "gz", "bz2", "xz
 def everything_below(url: str | Path) -> dict[str, bytes]:
     """Every object below a folder or prefix, by its name relative to it."""
     return {e.name: storage.read(f"{url}/{e.name}") for e in storage.listing_below(str(url))}
+
+
+def peak_bytes() -> int:
+    """The most memory that this process has held. (What the kernel tells a parent counts from before exec.)"""
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    return 1024 * int(status.partition("VmHWM:")[2].split()[0])
