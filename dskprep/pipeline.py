@@ -268,7 +268,7 @@ def _lost_cluster_named() -> Iterator[None]:
         yield
     except (CancelledError, CommClosedError, OSError, TimeoutError) as error:
         raise InfrastructureError(
-            f"the Dask scheduler was lost ({type(error).__name__}); what is written stays: run the same command again"
+            f"the Dask scheduler was lost ({type(error).__name__}); what is written stays"
         ) from error
     except Exception as error:
         raise InfrastructureError(
