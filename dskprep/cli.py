@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from dskprep.account import Account, Summary
     from dskprep.config import PrepConfig
+    from dskprep.picture import View
     from dskprep.plan import Calibration, Estimate, Prediction
 
 EXIT_CLEAN, EXIT_SOME_NOT_WRITTEN, EXIT_USAGE, EXIT_INFRASTRUCTURE = 0, 1, 2, 3
@@ -270,22 +271,58 @@ def clean(target: str, hours: float, dry_run: bool) -> int:
 
 
 @main.command()
-@click.argument("target")
-@click.argument("key")
+@click.argument("place")
+@click.argument("key", required=False)
+@click.option("--source", "with_source", is_flag=True, help="Beside the volume KEY, the series that it was made from.")
+@click.option(
+    "--3d", "surface", type=click.Choice(["lungs", "bone", "tissue"]), help="A surface instead, lit, from three sides."
+)
 @click.option("-o", "--output", type=click.Path(dir_okay=False), help="Where to write the picture [KEY.png].")
-def show(target: str, key: str, output: str | None) -> int:
-    """Draw the volume KEY of TARGET: three planes with the outline of the lungs, as a PNG."""
-    from dskprep import dataset, picture
+def show(place: str, key: str | None, with_source: bool, surface: str | None, output: str | None) -> int:
+    """Draw a volume: three planes with the outline of the lungs, a histogram and the record in words, as a PNG.
+
+    PLACE and KEY are a dataset and the volume in it. PLACE alone is a folder or archive with the DICOM files of
+    one patient: the picture shows them as acquired, and as a run would write them.
+    """
+    from dskprep import picture
+
+    name, views = _stored_views(place, key, with_source) if key else _source_views(place)
+    content = picture.draw_surface(name, views[-1], surface) if surface else picture.draw(name, *views)
+    path = Path(output or f"{name}.png")
+    path.write_bytes(content)
+    click.echo(str(path))
+    return EXIT_CLEAN
+
+
+def _stored_views(target: str, key: str, with_source: bool) -> tuple[str, list[View]]:
+    from dskprep import dataset, picture, reading
 
     opened = dataset.open_dataset(target)
     if key not in opened:
         raise UsageError(
             f"{target}: no volume {key!r} is written; there are {len(opened)}, such as {opened.keys()[:3]}"
         )
-    path = Path(output or f"{key}.png")
-    path.write_bytes(picture.of_stored(opened[key]))
-    click.echo(str(path))
-    return EXIT_CLEAN
+    stored = opened[key]
+    before = [picture.of_series(reading.read_series(stored.record["url"]))] if with_source else []
+    return key, [*before, picture.of_stored(stored)]
+
+
+def _source_views(source: str) -> tuple[str, list[View]]:
+    import itertools
+
+    from dskprep import config, discover, picture, reading, steps, storage
+
+    if storage.exists(storage.join(storage.absolute(source), "dataset.json")):
+        raise UsageError(f"{source}: is a dataset; name the KEY of a volume in it too")
+    cases = list(itertools.islice(discover.cases(source), 3))
+    if len(cases) != 1:
+        such = f", such as {', '.join(case.url for case in cases)}" if cases else ""
+        raise UsageError(
+            f"{source}: expected one folder or archive of DICOM files, found {'several' if cases else 'none'}{such}"
+        )
+    found = reading.read_series(cases[0].url)
+    prepared = steps.prepare(found.volume, config.preset("default"))
+    return cases[0].key, [picture.of_series(found), picture.of_prepared(prepared)]
 
 
 @main.command()

@@ -72,5 +72,5 @@ def _draw(output: Path) -> Path:
     opened = dataset.open_dataset(str(output / "dataset"))
     key = opened.keys()[0]
     path = output / f"{key}.png"
-    path.write_bytes(picture.of_stored(opened[key]))
+    path.write_bytes(picture.draw(key, picture.of_stored(opened[key])))
     return path

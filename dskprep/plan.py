@@ -70,7 +70,10 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Calibration:
-    """What one patient took on this machine: CPU seconds until it was decoded, and from there on; bytes written."""
+    """What one patient took on this machine: CPU seconds until it was decoded, and from there on; bytes written.
+
+    Voxels are counted as in its prediction, which does not know of a recipe that cuts its image to the lungs.
+    """
 
     key: str
     read_cpu_s: float
@@ -118,8 +121,9 @@ def sample(cases: Sequence[Case], n: int) -> list[Case]:
 def predict(case: Case, config: PrepConfig, usable_bytes: int = sys.maxsize) -> list[Prediction]:
     """What would become of the series of a case, its own last, on workers with `usable_bytes` for patients.
 
-    By the same code as in a run, on headers. Exact but for what only pixels tell: damage in them. Where
-    slices share a position, the case is read whole, to see which are copies.
+    By the same code as in a run, on headers. Exact but for what only pixels tell: damage in them, and what
+    the recipes of 2017 refuse when they look for lungs. Where slices share a position, the case is read
+    whole, to see which are copies.
     """
     ledger = Ledger(usable_bytes)
     try:
@@ -171,6 +175,7 @@ def _written(
         slices,
         min_slices=config.min_slices,
         max_gap_slices=config.fillable_slices,
+        may_tilt=config.recipe not in steps.RECIPES,
         is_copy=None if has_pixels else _undecided,
     )
     need_bytes = max(need_bytes, memory.estimate_bytes(stack.grid.shape, stack.grid.spacing, config))
@@ -208,23 +213,33 @@ def _prediction(record: dict[str, Any]) -> Prediction:
 def calibrate(done: Sequence[tuple[Case, Prediction]], config: PrepConfig) -> Calibration | None:
     """Do one patient on this machine, but for writing: of those that would be written, one of median size.
 
-    Seconds are of CPU, so that neighbours on this machine count little. None if no patient would be written.
+    Seconds are of CPU, so that neighbours on this machine count little. If its pixels are damaged, the next
+    larger one is taken. None if no patient would be written.
     """
-    written = sorted((p.output_voxels, case.key, case) for case, p in done if p.status == "written")
+    written = sorted(((case, p) for case, p in done if p.status == "written"), key=lambda pair: pair[1].output_voxels)
     if not written:
         return None
-    case = written[len(written) // 2][2]
-    steps.warm()
+    steps.warm(config)
+    for case, prediction in written[len(written) // 2 :]:
+        try:
+            return _timed(case, prediction, config)
+        except Refusal:
+            continue
+    return None
+
+
+def _timed(case: Case, prediction: Prediction, config: PrepConfig) -> Calibration:
     started = time.process_time()
-    found = reading.read_series(case.url, min_slices=config.min_slices, max_gap_slices=config.fillable_slices)
-    native_voxels = found.volume.array.size
+    found = reading.read_series(
+        case.url, min_slices=config.min_slices, max_gap_slices=config.fillable_slices, recipe=config.recipe
+    )
     read_cpu_s = time.process_time() - started
-    prepared = steps.prepare(found.volume, config)
+    prepared = steps.prepare(found.volume, config, first_gap_mm=found.first_gap_mm)
     objects = omezarr.encode(prepared, config, {})
     thumbnail.draw(prepared)
     prepare_cpu_s = time.process_time() - started - read_cpu_s
     n_bytes = sum(map(len, objects.values()))
-    return Calibration(case.key, read_cpu_s, prepare_cpu_s, native_voxels, prepared.image.array.size, n_bytes)
+    return Calibration(case.key, read_cpu_s, prepare_cpu_s, prediction.native_voxels, prediction.output_voxels, n_bytes)
 
 
 def estimate(

@@ -55,13 +55,8 @@ def assemble(
 
     Raises Refusal if the slices make no volume.
     """
-    stack = stack_up(slices, min_slices=min_slices, max_gap_slices=max_gap_slices)
+    stack = stack_up(slices, min_slices=min_slices, max_gap_slices=max_gap_slices, may_tilt=to_hu is None)
     grid = stack.grid
-    if to_hu is not None and grid.tilt_degrees:
-        raise Refusal(
-            "gantry-tilt",
-            f"expected no tilt, as the recipes of 2017 do, found one of {grid.tilt_degrees} degrees",
-        )
     reserve(grid.shape, grid.spacing)
     chosen = [slices[i] for i in stack.order]
     slices.clear()
@@ -91,20 +86,28 @@ def stack_up(
     *,
     min_slices: int,
     max_gap_slices: int,
+    may_tilt: bool = True,
     is_copy: Callable[[Slice, Slice], bool] | None = None,
 ) -> stacks.Stack:
     """Sort the slices of one series, and choose those that make its volume (see `stacks.stack_up`).
 
     `is_copy` says whether two slices at one position have the same pixels; by default they are compared.
+    Unless they `may_tilt`, as for a recipe of 2017 they may not, tilted ones are refused.
     """
     slices.sort(key=_rank)
     are_same = is_copy or _is_copy
-    return stacks.stack_up(
+    stack = stacks.stack_up(
         [s.plane for s in slices],
         min_slices=min_slices,
         max_gap_slices=max_gap_slices,
         is_copy=lambda a, b: are_same(slices[a], slices[b]),
     )
+    if stack.grid.tilt_degrees and not may_tilt:
+        raise Refusal(
+            "gantry-tilt",
+            f"expected no tilt, as the recipes of 2017 do, found one of {stack.grid.tilt_degrees} degrees",
+        )
+    return stack
 
 
 def _decode(chosen: list[Slice], grid: Grid, to_hu: intensity.ToHU | None) -> tuple[NDArray[np.int16], str, int]:

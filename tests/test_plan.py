@@ -24,6 +24,10 @@ STORED = builders.distinct(5, 200, 200) % 3000
 """Larger than what is read of a file's beginning."""
 
 
+DAMAGED = builders.compressed(bytes(50_000))
+"""Pixels that no decoder takes: a plan asks headers only."""
+
+
 def as_files(files: list[builders.File]) -> dict[str, bytes]:
     return dict(files)
 
@@ -102,6 +106,28 @@ def test_the_plan_says_what_the_run_then_does(tmp_path: Path) -> None:
     assert len({reason for _, reason in expected.values()}) > 8  # the cases are different ones
 
 
+def test_a_tilt_that_recipes_of_2017_do_not_know_is_predicted(tmp_path: Path) -> None:
+    tiny.write(tmp_path / "in/tilted", CASES["tilted"]())
+    tiny.write(tmp_path / "in/straight", CASES["sound"]())
+    config = PrepConfig(recipe="luo-2017", min_slices=3)
+    expected = {"straight": ("written", ""), "tilted": ("refused", "gantry-tilt")}
+    assert predicted(str(tmp_path / "in"), config) == expected
+    assert outcome_of_run(str(tmp_path / "in"), str(tmp_path / "out"), config) == expected
+
+
+def test_a_patient_whose_pixels_are_damaged_is_not_the_one_to_take_the_time_of(tmp_path: Path) -> None:
+    tiny.write(tmp_path / "in/a", dict(builders.ct_files(STORED[:, :64, :64], syntax=RLELossless, PixelData=DAMAGED)))
+    (bad,) = plan.cases(str(tmp_path / "in"))
+    done = [(bad, plan.predict(bad, CONFIG)[-1])]
+    assert plan.calibrate(done, CONFIG) is None
+    tiny.write(tmp_path / "in/b", CASES["sound"]())
+    cases = plan.cases(str(tmp_path / "in"))
+    took = plan.calibrate([(case, plan.predict(case, CONFIG)[-1]) for case in cases] + done, CONFIG)
+    assert took is not None
+    assert took.key == "b"
+    assert took.bytes_written > 0
+
+
 @pytest.mark.parametrize("pack", [tiny.zipped, tiny.tarred])
 def test_archives_are_planned_too(place: str, pack: Callable[..., bytes]) -> None:
     suffix = "zip" if pack is tiny.zipped else "tar"
@@ -111,8 +137,7 @@ def test_archives_are_planned_too(place: str, pack: Callable[..., bytes]) -> Non
 
 @pytest.mark.parametrize("syntax", [JPEGLSLossless, RLELossless])
 def test_compressed_slices_are_planned_without_their_pixels(tmp_path: Path, syntax: str) -> None:
-    pixels = builders.compressed(bytes(50_000))  # that no decoder takes: only headers are asked
-    files = builders.ct_files(STORED[:, :64, :64], syntax=syntax, PixelData=pixels)
+    files = builders.ct_files(STORED[:, :64, :64], syntax=syntax, PixelData=DAMAGED)
     tiny.write(tmp_path / "in/p", dict(files))
     assert predicted(str(tmp_path / "in"), CONFIG) == {"p": ("written", "")}
 
