@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import math
 import re
@@ -15,10 +16,11 @@ from typing import Any, NamedTuple
 
 import pydicom
 from pydicom.datadict import tag_for_keyword
+from pydicom.dataelem import RawDataElement
 from pydicom.encaps import encapsulate, generate_frames
 from pydicom.filereader import read_dataset
 from pydicom.multival import MultiValue
-from pydicom.tag import Tag
+from pydicom.tag import BaseTag, Tag
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
@@ -26,6 +28,7 @@ from pydicom.uid import (
     ImplicitVRLittleEndian,
 )
 
+from dskprep.elements import IMPLICIT, Element, find_elements
 from dskprep.errors import Refusal
 from dskprep.geometry import Plane
 from dskprep.pixels import MAX_EDGE, NATIVE, PixelFormat, check_decodable
@@ -147,8 +150,28 @@ _KEYWORDS = {
 _READ_TAGS = [*(Tag(tag) for tag in sorted(filter(None, map(tag_for_keyword, _KEYWORDS)))), *OVERLAY_BITS]
 """All that is read of a file; skipping the rest saves a quarter of the time."""
 
+PIXEL_REPRESENTATION = Tag("PixelRepresentation")
+CONTEXT_TAGS = (Tag("SpecificCharacterSet"), PIXEL_REPRESENTATION)
+"""What other elements are read by: letters, and whether numbers are signed."""
+
+MAX_VALUE = 1024
+"""Bytes of an attribute's value; none that is read here needs more in a plain file."""
+
+_WANTED = frozenset(map(int, (*_READ_TAGS, *CONTEXT_TAGS)))
+
+Bytes = bytes | memoryview
+
 Attributes = dict[str, Any]
 """Values by keyword; a sequence is a list of Attributes."""
+
+
+class _Stored(NamedTuple):
+    """An element as it is stored."""
+
+    tag: int
+    vr: str | None
+    value: bytes
+    is_implicit: bool
 
 
 class Aside(NamedTuple):
@@ -174,7 +197,7 @@ class Slice:
     padding: tuple[int, int] | None
     is_lossy: bool
     facts: dict[str, str]
-    data: bytes
+    data: Bytes
 
 
 @dataclass(eq=False)
@@ -241,11 +264,7 @@ class Contents:
             with pydicom.config.disable_value_validation():
                 if _inflates_beyond(content, MAX_INFLATED_BYTES):
                     raise ValueError(f"its {len(content)} bytes inflate to more than {MAX_INFLATED_BYTES >> 20} MiB")
-                dataset = pydicom.dcmread(io.BytesIO(content), force=True, specific_tags=_READ_TAGS)
-                header = _attributes(dataset)
-                header["TransferSyntaxUID"] = _transfer_syntax(dataset)
-                if is_marked and not header.get("SOPClassUID"):  # the file is cut, or a DICOMDIR
-                    header["SOPClassUID"] = dataset.file_meta.get("MediaStorageSOPClassUID")
+                header = _plain_attributes(content) or _any_attributes(content)
         except Exception as error:  # pydicom raises whatever a damaged byte leads it to
             self._add_unreadable(name, content, is_marked, _one_line(error))
             return None
@@ -318,6 +337,49 @@ def is_named_otherwise(name: str) -> bool:
     return path.suffix.lower() in OTHER_SUFFIXES or path.name.upper() in OTHER_NAMES
 
 
+def _plain_attributes(content: bytes) -> Attributes | None:
+    """The values of a plain file of a CT slice, or None: a fifth of the time that `_any_attributes` takes."""
+    found = find_elements(content, _WANTED)
+    if found is None:
+        return None
+    syntax, elements = found
+    _, start, stop = elements.pop(Tag(PIXEL_DATA), (None, 0, 0))
+    is_signed = elements.get(PIXEL_REPRESENTATION, Element(None, 0, 0))
+    if is_signed.stop - is_signed.start != 2 or any(tag in elements for tag in OVERLAY_BITS):
+        return None
+    if any(e.stop - e.start > MAX_VALUE for e in elements.values()):
+        return None
+    header: Attributes = {"TransferSyntaxUID": syntax.decode(), "PixelData": memoryview(content)[start:stop]}
+    stored = {tag: _Stored(tag, e.vr, content[e.start : e.stop], syntax == IMPLICIT) for tag, e in elements.items()}
+    context = tuple(stored[tag] for tag in CONTEXT_TAGS if tag in stored)
+    for element in stored.values():
+        header |= _value(element, context)
+    return header if header.get("SOPClassUID") else None
+
+
+@functools.lru_cache(maxsize=1024)
+def _value(element: _Stored, context: tuple[_Stored, ...]) -> Attributes:
+    """What pydicom makes of one element, by its keyword. The slices of a series have most of theirs in common."""
+    return _attributes(
+        pydicom.Dataset(
+            {
+                BaseTag(e.tag): RawDataElement(BaseTag(e.tag), e.vr, len(e.value), e.value, 0, e.is_implicit, True)
+                for e in (element, *context)
+            }
+        )
+    )
+
+
+def _any_attributes(content: bytes) -> Attributes:
+    """The values of any file that pydicom can read. Raises whatever a damaged byte leads pydicom to."""
+    dataset = pydicom.dcmread(io.BytesIO(content), force=True, specific_tags=_READ_TAGS)
+    header = _attributes(dataset)
+    header["TransferSyntaxUID"] = _transfer_syntax(dataset)
+    if content[128:132] == b"DICM" and not header.get("SOPClassUID"):  # the file is cut, or a DICOMDIR
+        header["SOPClassUID"] = dataset.file_meta.get("MediaStorageSOPClassUID")
+    return header
+
+
 def _attributes(dataset: pydicom.Dataset) -> Attributes:
     """The values of a dataset; one that pydicom cannot parse is as good as none."""
     found: Attributes = {}
@@ -381,7 +443,7 @@ def _slices(header: Attributes, name: str) -> Iterator[Slice]:
         )
 
 
-def _encoded_frames(data: bytes, layout: PixelFormat, n_frames: int, name: str) -> Iterator[bytes]:
+def _encoded_frames(data: Bytes, layout: PixelFormat, n_frames: int, name: str) -> Iterator[Bytes]:
     if layout.transfer_syntax in NATIVE:
         size = layout.frame_bytes
         if len(data) < size * n_frames:
@@ -393,7 +455,7 @@ def _encoded_frames(data: bytes, layout: PixelFormat, n_frames: int, name: str) 
         return
     n_found = 0
     try:
-        for frame in generate_frames(data, number_of_frames=n_frames):
+        for frame in generate_frames(bytes(data), number_of_frames=n_frames):
             n_found += bool(frame)
             yield frame
     except (ValueError, IndexError, EOFError, struct.error) as error:

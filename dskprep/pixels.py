@@ -87,17 +87,19 @@ def check_layout(layout: PixelFormat, where: str) -> None:
         raise Refusal("undecodable-pixels", f"{where}: BitsAllocated {layout.bits_allocated} is not 8, 16 or 32")
 
 
-def stored_values(data: bytes, layout: PixelFormat, where: str) -> NDArray[Any]:
+def stored_values(data: bytes | memoryview, layout: PixelFormat, where: str) -> NDArray[Any]:
     """Decode one frame to its stored values, an integer array (rows, columns).
 
     Raises Refusal: `missing-decoder`, `undecodable-pixels`, `truncated`.
     """
     check_layout(layout, where)
-    values = _native(data, layout, where) if layout.transfer_syntax in NATIVE else _decompress(data, layout, where)
+    values = (
+        _native(data, layout, where) if layout.transfer_syntax in NATIVE else _decompress(bytes(data), layout, where)
+    )
     return _as_declared(values, layout, where)
 
 
-def _native(data: bytes, layout: PixelFormat, where: str) -> NDArray[Any]:
+def _native(data: bytes | memoryview, layout: PixelFormat, where: str) -> NDArray[Any]:
     if len(data) < layout.frame_bytes:
         raise Refusal("truncated", f"{where}: expected {layout.frame_bytes} bytes of pixels, found {len(data)}")
     order = NATIVE[layout.transfer_syntax]

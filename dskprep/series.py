@@ -94,7 +94,7 @@ def stack_up(
     `is_copy` says whether two slices at one position have the same pixels; by default they are compared.
     Unless they `may_tilt`, as for a recipe of 2017 they may not, tilted ones are refused.
     """
-    slices.sort(key=_rank)
+    _sort(slices)
     are_same = is_copy or _is_copy
     stack = stacks.stack_up(
         [s.plane for s in slices],
@@ -161,9 +161,18 @@ def _facts(chosen: list[Slice], grid: Grid) -> dict[str, str | int | float]:
     return facts
 
 
+def _sort(slices: list[Slice]) -> None:
+    """Bring slices into an order that the files' names and order have no part in."""
+    slices.sort(key=_rank)
+    for _, group in itertools.groupby(range(len(slices)), lambda i: _rank(slices[i])):
+        first, *others = group
+        if others:  # only their pixels tell them apart, if anything does
+            alike = slice(first, others[-1] + 1)
+            slices[alike] = sorted(slices[alike], key=lambda s: bytes(s.data))
+
+
 def _rank(s: Slice) -> tuple[Any, ...]:
-    """An order that the files' names and order have no part in."""
-    return s.plane.position, s.plane.stack, s.plane.time, s.slope, s.intercept, sorted(s.facts.items()), s.data
+    return s.plane.position, s.plane.stack, s.plane.time, s.slope, s.intercept, sorted(s.facts.items())
 
 
 def _is_copy(a: Slice, b: Slice) -> bool:
