@@ -48,7 +48,7 @@ def preset(name: str, folder: Path) -> Prepared:
     """From files to image and mask."""
     settings = config.preset(name)
     read = reading.read_series(str(folder), recipe=settings.recipe)
-    return steps.prepare(read.volume, settings, first_gap_mm=read.first_gap_mm)
+    return steps.prepare(read, settings)
 
 
 def straight(folder: Path, *, padding: int | None) -> tuple[np.ndarray, list[float]]:

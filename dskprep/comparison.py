@@ -163,7 +163,7 @@ def _of_stored(stored: StoredVolume) -> View:
 
 def _prepared(url: str, config: PrepConfig) -> View:
     read = reading.read_series(url, min_slices=config.min_slices, recipe=config.recipe)
-    prepared = steps.prepare(read.volume, config, first_gap_mm=read.first_gap_mm)
+    prepared = steps.prepare(read, config)
     lungs = None if prepared.lungs is None else prepared.lungs.mask.array
     return View(prepared.image, prepared.values, lungs)
 

@@ -133,6 +133,11 @@ class PrepConfig:
         """The most slices in a row that are interpolated: 0 if a gap is refused."""
         return self.max_gap_slices if self.on_gap == "interpolate" else 0
 
+    @property
+    def may_stream(self) -> bool:
+        """Whether a slice is done with once it is resampled, so that a native volume need not be held."""
+        return self.recipe == "default"
+
     def used(self) -> tuple[str, ...]:
         """Names of the settings that count for this recipe."""
         return (*COMMON, *RECIPES[self.recipe])

@@ -9,7 +9,7 @@ import re
 import struct
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple
@@ -199,6 +199,11 @@ class Slice:
     facts: dict[str, str]
     data: Bytes
 
+    def is_copy_of(self, other: Slice) -> bool:
+        """Whether pixels, their rescale and their padding are equal."""
+        names = ("layout", "slope", "intercept", "padding", "data")
+        return all(getattr(self, name) == getattr(other, name) for name in names)
+
 
 @dataclass(eq=False)
 class Contents:
@@ -225,13 +230,15 @@ class Contents:
         """The series there are. Damage of an unknown one counts for all others; it is one if there is no other."""
         return sorted({*self.slices, *self.damage} - ({""} - {*self.slices})) or sorted(self.damage)
 
-    def forget_pixels(self) -> None:
-        """Keep of the slices only what their headers say."""
-        for slices in self.slices.values():
-            for i in reversed(range(len(slices))):
-                if not slices[i].data:
-                    break  # those before were forgotten already
-                slices[i] = replace(slices[i], data=b"")
+    def add_headers(self, files: Iterable[tuple[str, bytes]]) -> None:
+        """Read files, given as name and content, and keep of their slices only what their headers say."""
+        for name, content in files:
+            self.add(name, content)
+            for slices in self.slices.values():
+                for i in reversed(range(len(slices))):
+                    if not slices[i].data:
+                        break  # those before were forgotten already
+                    slices[i] = replace(slices[i], data=b"")
 
     def add(self, name: str, content: bytes) -> None:
         """Read one file. Never raises for bad content: that is what `damage` and `aside` are for."""

@@ -137,8 +137,7 @@ def to_patient_axes(volume: Volume) -> Volume:
 
     No interpolation: every voxel keeps its value and its place in the patient.
     """
-    directions = volume.affine[:3, :3] / np.linalg.norm(volume.affine[:3, :3], axis=0)
-    order = _nearest_axes(directions)
+    order = patient_order(volume.affine)
     array, affine = volume.array.transpose(order), volume.affine.copy()
     affine[:3, :3] = affine[:3, order]
     for axis, patient_axis in enumerate((2, 1, 0)):
@@ -149,6 +148,13 @@ def to_patient_axes(volume: Volume) -> Volume:
     return Volume(np.ascontiguousarray(array), affine)
 
 
+def patient_order(affine: NDArray[np.float64]) -> list[int]:
+    """Which array axis runs nearest to the patient's z, y and x: the best of the six orders."""
+    directions = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+    orders = [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]]
+    return max(orders, key=lambda order: sum(abs(directions[2 - k, axis]) for k, axis in enumerate(order)))
+
+
 def upwards(volume: Volume) -> Volume:
     """Flip the slices, if need be, so that they go from foot to head; they themselves stay as they are."""
     if volume.affine[2, 0] >= 0:
@@ -157,12 +163,6 @@ def upwards(volume: Volume) -> Volume:
     affine[:3, 3] += affine[:3, 0] * (volume.shape[0] - 1)
     affine[:3, 0] *= -1
     return Volume(np.ascontiguousarray(volume.array[::-1]), affine)
-
-
-def _nearest_axes(directions: NDArray[np.float64]) -> list[int]:
-    """Which array axis runs nearest to the patient's z, y and x: the best of the six orders."""
-    orders = [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]]
-    return max(orders, key=lambda order: sum(abs(directions[2 - k, axis]) for k, axis in enumerate(order)))
 
 
 def _are_close(a: Sequence[float], b: Sequence[float], tolerance: float) -> bool:

@@ -23,13 +23,19 @@ FIXED_BYTES = 60_000_000
 """What a patient needs whatever its size: the coarse grid of the lungs, planes in float, codecs."""
 
 COMPUTE_SHARE = 1.5
-"""While the lungs are found: the resampled volume and its mask, beside the native volume."""
+"""While the lungs are found: the resampled volume and its mask."""
 
 OUTPUT_SHARE = 2.3
 """While a volume is encoded: itself, its mask (half of it) and the encoded objects (up to 0.8 of it)."""
 
 FLOAT_SHARE = 2.1
 """While floats are encoded: themselves, and the encoded objects (up to 0.8 of them)."""
+
+HEADER_BYTES = 1 << 15
+"""In so many bytes the header of an ordinary slice ends."""
+
+READ_AHEAD = 16
+"""Slices that are read in one go where a series is too large to be held."""
 
 LUNG_BOX_SHARE = 0.35
 """Part of a scan that the box round the lungs takes up, but for the narrowest fields of view."""
@@ -43,15 +49,19 @@ def usable_bytes(limit_bytes: int) -> int:
     return max(0, int(limit_bytes * USABLE_SHARE) - BASE_BYTES)
 
 
-def estimate_bytes(shape: tuple[int, int, int], spacing_mm: Triple, config: PrepConfig) -> int:
-    """Peak memory of computing a series of int16 (z, y, x), its files included.
+def estimate_bytes(shape: tuple[int, int, int], spacing_mm: Triple, config: PrepConfig, *, is_held: bool = True) -> int:
+    """Peak memory of computing a series of int16 (z, y, x), its files included unless they are not held.
 
-    Either the native volume stands beside the resampled one and its mask, or these two beside their
-    encoded form. Images in float add themselves. The recipe grt123 finds its lungs on the native volume.
+    The files stand beside the resampled volume that they become, slice by slice; later that one and its mask
+    beside their encoded form. A recipe of 2017 holds the native volume too; images in float add themselves.
+    The recipe grt123 finds its lungs on the native volume.
     """
     n_native = int(np.prod(shape, dtype=np.int64))
     native = 2 * n_native
     output = native * float(np.prod(np.divide(spacing_mm, config.spacing_mm)))
+    if config.may_stream:
+        files = native if is_held else shape[0] * HEADER_BYTES + 2 * READ_AHEAD * native // shape[0]
+        return FIXED_BYTES + int(max(files + output, OUTPUT_SHARE * output))
     computing, encoding = native + COMPUTE_SHARE * output, OUTPUT_SHARE * output
     if config.dtype in ("float32", "float64"):
         floats = output / 2 * np.dtype(config.dtype).itemsize
@@ -62,20 +72,27 @@ def estimate_bytes(shape: tuple[int, int, int], spacing_mm: Triple, config: Prep
 
 
 class Underestimated(Exception):
-    """A patient turned out to need `need_bytes`, more than it was admitted with and more than is free."""
+    """A patient turned out to need `need_bytes`, more than it was admitted with and more than is free.
 
-    def __init__(self, need_bytes: int) -> None:
+    `is_held` says whether all of its files are held at once.
+    """
+
+    def __init__(self, need_bytes: int, *, is_held: bool = True) -> None:
         super().__init__(need_bytes)
-        self.need_bytes = need_bytes
+        self.need_bytes, self.is_held = need_bytes, is_held
 
 
 @dataclass(eq=False)
 class Ticket:
-    """What one patient holds: its files while it waits, its need while it is computed, then its objects."""
+    """What one patient holds: its files while it waits, its need while it is computed, then its objects.
+
+    With `is_held` false, only the headers of its files.
+    """
 
     read_bytes: int = 0
     need_bytes: int = 0
     held_bytes: int = 0
+    is_held: bool = True
 
 
 class Ledger:
@@ -116,12 +133,16 @@ class Ledger:
     def check(self, need_bytes: int) -> None:
         """Raise Refusal `too-large` if a patient with that need never fits."""
         if need_bytes > self.total_bytes:
-            raise Refusal(
-                "too-large",
-                f"needs {need_bytes} bytes, and a worker has {self.total_bytes} for patients; run again with "
-                f"--retry refused --memory-limit {limit_for(need_bytes)} and as many --workers as that allows",
-                need_bytes=need_bytes,
-            )
+            raise self.refusal(need_bytes)
+
+    def refusal(self, need_bytes: int) -> Refusal:
+        """What is said of a patient with that need."""
+        return Refusal(
+            "too-large",
+            f"needs {need_bytes} bytes, and a worker has {self.total_bytes} for patients; run again with "
+            f"--retry refused --memory-limit {limit_for(need_bytes)} and as many --workers as that allows",
+            need_bytes=need_bytes,
+        )
 
     def grow(self, ticket: Ticket, need_bytes: int) -> None:
         """Raise the need of an admitted patient.
@@ -132,7 +153,7 @@ class Ledger:
         with self._changed:
             others = [t for t in self._tickets if t is not ticket]
             if need_bytes > ticket.need_bytes and sum(t.held_bytes for t in others) + need_bytes > self.total_bytes:
-                raise Underestimated(need_bytes)
+                raise Underestimated(need_bytes, is_held=ticket.is_held)
             ticket.need_bytes = max(ticket.need_bytes, need_bytes)
 
     def finish(self, ticket: Ticket, held_bytes: int) -> None:

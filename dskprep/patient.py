@@ -66,8 +66,10 @@ class _Line:
     clock: Stopwatch
 
     def reserve(self, shape: tuple[int, int, int], spacing_mm: Triple) -> None:
-        """Ask for the memory of a native volume before it is made."""
-        need_bytes = memory.estimate_bytes(shape, spacing_mm, self.config)
+        """Ask for the memory of a series before it is decoded."""
+        need_bytes = memory.estimate_bytes(shape, spacing_mm, self.config, is_held=self.ticket.is_held)
+        if need_bytes > self.ledger.total_bytes and self.ticket.is_held and self.config.may_stream:
+            raise memory.Underestimated(need_bytes)  # its files need not be held
         self.ledger.check(need_bytes)
         self.ledger.grow(self.ticket, need_bytes)
 
@@ -161,23 +163,29 @@ def _attempt(job: Job, target: str, config: PrepConfig, ledger: Ledger, clock: S
     if done:  # by another run, or by a worker that died before it could say so
         store.forget(target, [name for name in job.stale if name not in map(store.name_of, done)])
         return done
-    need_bytes = 0
+    need: memory.Underestimated | None = None
     while True:
         try:
             with ledger.ticket() as ticket:
-                outcomes = _outcomes(_Line(job.case, config, ledger, ticket, clock), need_bytes)
+                outcomes = _outcomes(_Line(job.case, config, ledger, ticket, clock), need)
                 return _commit(job, target, outcomes, clock)
         except memory.Underestimated as error:
-            need_bytes = error.need_bytes
+            need = error
 
 
-def _outcomes(line: _Line, need_bytes: int) -> list[_Outcome]:
+def _outcomes(line: _Line, need: memory.Underestimated | None) -> list[_Outcome]:
     """Read and compute; the case's own series last."""
+    contents = Contents()
+    held: list[tuple[str, bytes]] = []
     try:
         with _READING, line.clock("read"):
-            files = list(reading.read_case(line.case, line.config, line.ledger, line.ticket, need_bytes))
+            files = reading.read_case(line.case, line.config, line.ledger, line.ticket, need)
+            if files.reread is None:
+                held = list(files.contents)
+            else:
+                contents.add_headers(files.contents)
         with _COMPUTING:
-            outcomes = list(_compute(line, files))
+            outcomes = list(_compute(line, contents, held, files.reread))
     except Refusal as refusal:
         outcomes = [_refused(_base(line.case, line.config), refusal)]
     line.ledger.finish(line.ticket, sum(len(c) for o in outcomes for c in o.objects.values()))
@@ -207,9 +215,10 @@ def _commit(job: Job, target: str, outcomes: list[_Outcome], clock: Stopwatch) -
     return [outcome.record for outcome in outcomes]
 
 
-def _compute(line: _Line, files: list[tuple[str, bytes]]) -> Iterator[_Outcome]:
-    """An outcome for each CT series in the files. Empties `files` as it goes."""
-    contents = Contents()
+def _compute(
+    line: _Line, contents: Contents, files: list[tuple[str, bytes]], reread: series.Reread | None
+) -> Iterator[_Outcome]:
+    """An outcome for each CT series in the contents, and in the files. Empties `files` as it goes."""
     with line.clock("decode"):
         files.reverse()
         while files:
@@ -229,12 +238,14 @@ def _compute(line: _Line, files: list[tuple[str, bytes]]) -> Iterator[_Outcome]:
         try:
             if damage is not None:
                 raise damage
-            yield _written(line, record, warnings, contents.slices.pop(uid))
+            yield _written(line, record, warnings, contents.slices.pop(uid), reread)
         except Refusal as refusal:
             yield _refused(record, refusal)
 
 
-def _written(line: _Line, record: Record, warnings: list[str], slices: list[Slice]) -> _Outcome:
+def _written(
+    line: _Line, record: Record, warnings: list[str], slices: list[Slice], reread: series.Reread | None
+) -> _Outcome:
     config = line.config
     with line.clock("decode"):
         found = series.assemble(
@@ -243,14 +254,13 @@ def _written(line: _Line, record: Record, warnings: list[str], slices: list[Slic
             max_gap_slices=config.fillable_slices,
             to_hu=RECIPE_HU.get(config.recipe),
             reserve=line.reserve,
+            reread=reread,
         )
-    volume = found.volume
+    record["source"] = found.facts
+    prepared = prepare(found, config, line.clock)
     warnings = warnings + list(found.warnings)
-    record |= {"status": "written", "source": found.facts, "hu_sha256": found.hu_sha256}
-    first_gap_mm = found.first_gap_mm
+    record |= {"status": "written", "hu_sha256": found.hu_sha256}
     del found
-    prepared = prepare(volume, config, line.clock, first_gap_mm=first_gap_mm)
-    del volume
     record["geometry"] = _geometry(prepared)
     record["values"] = prepared.values
     if prepared.lungs is not None:

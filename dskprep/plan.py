@@ -17,6 +17,7 @@ from dskprep.dicom import Contents, Slice
 from dskprep.discover import Case
 from dskprep.errors import Refusal, UsageError
 from dskprep.memory import Ledger
+from dskprep.stopwatch import Stopwatch
 
 SAMPLE = 100
 """Patients whose headers are read, by default."""
@@ -98,10 +99,6 @@ class Estimate:
         return max(self.cpu_s / machine.n_cpus, network_s) / 3600
 
 
-class _NeedsPixels(Exception):
-    """Slices lie at one position; whether they are copies is in their pixels."""
-
-
 def cases(source: str, only: str | None = None, *, patient_folders: bool = False) -> list[Case]:
     """The cases of a source whose key matches the pattern `only`. Raises UsageError if there are none."""
     every = discover.cases(source, patient_folders=patient_folders)
@@ -122,25 +119,20 @@ def predict(case: Case, config: PrepConfig, usable_bytes: int = sys.maxsize) -> 
     """What would become of the series of a case, its own last, on workers with `usable_bytes` for patients.
 
     By the same code as in a run, on headers. Exact but for what only pixels tell: damage in them, and what
-    the recipes of 2017 refuse when they look for lungs. Where slices share a position, the case is read
-    whole, to see which are copies.
+    the recipes of 2017 refuse when they look for lungs. Slices that share a position are read whole, to see
+    which are copies.
     """
     ledger = Ledger(usable_bytes)
     try:
         need_bytes, files = reading.read_headers(case, config)
         ledger.check(need_bytes)
         contents = Contents()
-        for name, content in files:
-            contents.add(name, content)
-            contents.forget_pixels()
-        try:
-            records = list(_series(config, contents, ledger, need_bytes))
-        except _NeedsPixels:
-            with ledger.ticket() as ticket:
-                contents = Contents()
-                for name, content in reading.read_case(case, config, ledger, ticket, need_bytes):
-                    contents.add(name, content)
-            records = list(_series(config, contents, ledger, need_bytes, has_pixels=True))
+        if files.reread is None:
+            for name, content in files.contents:
+                contents.add(name, content)
+        else:
+            contents.add_headers(files.contents)
+        records = list(_series(config, contents, ledger, need_bytes, files))
     except Refusal as refusal:
         records = [_refused({}, refusal)]
     records.sort(key=patient.rank)
@@ -151,7 +143,7 @@ def predict(case: Case, config: PrepConfig, usable_bytes: int = sys.maxsize) -> 
 
 
 def _series(
-    config: PrepConfig, contents: Contents, ledger: Ledger, need_bytes: int, *, has_pixels: bool = False
+    config: PrepConfig, contents: Contents, ledger: Ledger, need_bytes: int, files: reading.Files
 ) -> Iterator[dict[str, Any]]:
     """A record in the making for each CT series, with what the prediction says of it."""
     uids = contents.uids()
@@ -163,41 +155,37 @@ def _series(
         try:
             if damage is not None:
                 raise damage
-            yield record | _written(contents.slices.pop(uid), config, ledger, need_bytes, has_pixels=has_pixels)
+            yield record | _written(contents.slices.pop(uid), config, ledger, need_bytes, files)
         except Refusal as refusal:
             yield _refused(record, refusal)
 
 
 def _written(
-    slices: list[Slice], config: PrepConfig, ledger: Ledger, need_bytes: int, *, has_pixels: bool
+    slices: list[Slice], config: PrepConfig, ledger: Ledger, need_bytes: int, files: reading.Files
 ) -> dict[str, Any]:
     stack = series.stack_up(
         slices,
         min_slices=config.min_slices,
         max_gap_slices=config.fillable_slices,
         may_tilt=config.recipe not in steps.RECIPES,
-        is_copy=None if has_pixels else _undecided,
+        is_copy=series.copies_among(files.reread),
     )
-    need_bytes = max(need_bytes, memory.estimate_bytes(stack.grid.shape, stack.grid.spacing, config))
+    grid = stack.grid
+    need_bytes = max(need_bytes, memory.estimate_bytes(grid.shape, grid.spacing, config, is_held=files.is_held))
     ledger.check(need_bytes)
     for layout, name in {slices[i].layout: slices[i].name for i in stack.order}.items():
         pixels.check_layout(layout, name)
     output = (
-        max(1, round(n * old / new))
-        for n, old, new in zip(stack.grid.shape, stack.grid.spacing, config.spacing_mm, strict=True)
+        max(1, round(n * old / new)) for n, old, new in zip(grid.shape, grid.spacing, config.spacing_mm, strict=True)
     )
     return {
         "status": "written",
         "source": {"slices": len(stack.order)},
         "warnings": stack.warnings,
         "need_bytes": need_bytes,
-        "native_voxels": math.prod(stack.grid.shape),
+        "native_voxels": math.prod(grid.shape),
         "output_voxels": math.prod(output),
     }
-
-
-def _undecided(_a: Slice, _b: Slice) -> bool:
-    raise _NeedsPixels
 
 
 def _refused(record: dict[str, Any], refusal: Refusal) -> dict[str, Any]:
@@ -234,7 +222,9 @@ def _timed(case: Case, prediction: Prediction, config: PrepConfig) -> Calibratio
         case.url, min_slices=config.min_slices, max_gap_slices=config.fillable_slices, recipe=config.recipe
     )
     read_cpu_s = time.process_time() - started
-    prepared = steps.prepare(found.volume, config, first_gap_mm=found.first_gap_mm)
+    clock = Stopwatch()
+    prepared = steps.prepare(found, config, clock)
+    read_cpu_s += clock.seconds["decode"]  # one thread that waits for nothing
     objects = omezarr.encode(prepared, config, {})
     thumbnail.draw(prepared)
     prepare_cpu_s = time.process_time() - started - read_cpu_s

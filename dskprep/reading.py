@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 
 import psutil
 
@@ -13,7 +15,9 @@ from dskprep.config import PrepConfig
 from dskprep.dicom import Contents, Slice, is_named_otherwise, may_be_ct, with_blank_pixels
 from dskprep.discover import Case
 from dskprep.errors import Refusal
-from dskprep.memory import Ledger, Ticket
+from dskprep.memory import Ledger, Ticket, Underestimated
+from dskprep.series import Reread
+from dskprep.volume import Triple
 
 ARCHIVE_GROWTH = 3
 """An archive is taken to need this many times its size, until its first series is decoded."""
@@ -24,23 +28,33 @@ LARGE_FILE_BYTES = 1 << 26
 HEAD_BYTES = 1 << 16
 """So much of a large file shows what it is."""
 
-HEADER_BYTES = 1 << 15
-"""In so many bytes the header of an ordinary slice ends."""
-
 HEADERS_AT_ONCE = 16
 
 MAX_STEP_MM = 20.0
 """A SliceThickness beyond this is no guess of the distance between slices."""
 
 
-def read_case(
-    case: Case, config: PrepConfig, ledger: Ledger, ticket: Ticket, need_bytes: int = 0
-) -> Iterator[tuple[str, bytes]]:
-    """Name and content of the case's files.
+@dataclass(frozen=True, eq=False)
+class Files:
+    """Name and content of the files of a case.
 
-    Waits until the ledger admits the case, with `need_bytes` or an estimate made from its largest file.
-    Raises Refusal: `source-changed` if the files are not those that were listed, `too-large` if they
-    never fit.
+    With `reread`, the contents' pixels are blank, and it gives slices with theirs; `is_held` says whether a worker
+    holds all files at once to compute the case.
+    """
+
+    contents: Iterator[tuple[str, bytes]]
+    reread: Reread | None = None
+    is_held: bool = True
+
+
+def read_case(
+    case: Case, config: PrepConfig, ledger: Ledger, ticket: Ticket, need: Underestimated | None = None
+) -> Files:
+    """The case's files, held all at once if there can be memory for that, else only their headers.
+
+    Waits until the ledger admits the case, with its `need` or an estimate made from its largest file.
+    Raises Refusal, now or as the files are read: `source-changed` if the files are not those that were listed,
+    `too-large` if they never fit.
     """
     entries = _entries(case)
     if discover.digest(entries) != case.digest:
@@ -51,50 +65,118 @@ def read_case(
         )
     if case.is_archive and not entries:
         raise Refusal("no-dicom", f"{case.url}: there is no such file")
-    try:
-        unread = [] if case.is_archive else list(_not_worth_reading(case.url, entries))
-        entries = [entry for entry in entries if entry.name not in dict(unread)]
+    if case.is_archive:
+        guess_bytes = ARCHIVE_GROWTH * case.n_bytes + memory.FIXED_BYTES
+        ledger.admit(ticket, case.n_bytes, need.need_bytes if need else guess_bytes)
+        return Files(_unpacked(case, entries, ticket))
+    with _changes_refused():
+        unread = dict(_not_worth_reading(case.url, entries))
+        entries = [entry for entry in entries if entry.name not in unread]
         n_bytes = sum(entry.size for entry in entries)
-        ledger.check(n_bytes)
-        if case.is_archive:
-            ledger.admit(ticket, case.n_bytes, need_bytes or ARCHIVE_GROWTH * case.n_bytes + memory.FIXED_BYTES)
-            for name, content in storage.read_many(case.url.rpartition("/")[0], entries):
-                yield from archive.members(content, name, ticket.need_bytes - case.n_bytes)
-        else:
-            ledger.admit(ticket, n_bytes, need_bytes or _estimate(case, entries, config))
-            yield from unread
-            yield from storage.read_many(case.url, entries)
+        if memory.FIXED_BYTES + max((entry.size for entry in entries), default=0) > ledger.total_bytes:
+            raise ledger.refusal(memory.FIXED_BYTES + n_bytes)
+        guess = _guess(case, entries)
+    if need is not None and not need.is_held:
+        return _headers_first(case, entries, unread, need.need_bytes, ledger, ticket)
+    need_bytes = max(n_bytes, need.need_bytes if need else _estimate_bytes(guess, config, is_held=True))
+    if need_bytes > ledger.total_bytes and _may_reread(guess, entries, config):
+        least_bytes = _estimate_bytes(guess, config, is_held=False)
+        return _headers_first(case, entries, unread, least_bytes, ledger, ticket)
+    ledger.admit(ticket, n_bytes, need_bytes)
+    return Files(itertools.chain(unread.items(), _read(case.url, entries)))
+
+
+def _headers_first(
+    case: Case, entries: list[storage.Entry], unread: dict[str, bytes], need_bytes: int, ledger: Ledger, ticket: Ticket
+) -> Files:
+    """The headers of a case's files; `reread` reads the files themselves, a few at a time, in the order asked for."""
+    ticket.is_held = False
+    ledger.admit(ticket, min(need_bytes, len(entries) * memory.HEADER_BYTES), need_bytes)
+    return _headers(case.url, entries, unread, is_held=False)
+
+
+def _headers(url: str, entries: list[storage.Entry], unread: dict[str, bytes], *, is_held: bool) -> Files:
+    return Files(itertools.chain(unread.items(), _read_headers(url, entries)), _reread(url, entries), is_held)
+
+
+def _reread(url: str, entries: list[storage.Entry]) -> Reread:
+    by_name = {entry.name: entry for entry in entries}
+
+    def reread(slices: Sequence[Slice]) -> Iterator[Slice]:
+        for first in range(0, len(slices), memory.READ_AHEAD):
+            group = slices[first : first + memory.READ_AHEAD]
+            files = [by_name.get(s.name) or by_name[s.name.rpartition("[")[0]] for s in group]  # file[k] is a frame
+            for expected, (name, content) in zip(group, _read(url, files), strict=True):
+                yield _slice_like(expected, name, content)
+
+    return reread
+
+
+def _slice_like(expected: Slice, name: str, content: bytes) -> Slice:
+    """The slice of a file that is what its header was."""
+    contents = Contents()
+    contents.add(name, content)
+    for found in itertools.chain.from_iterable(contents.slices.values()):
+        is_like = found.plane == expected.plane and replace(found, data=expected.data).is_copy_of(expected)
+        if found.name == expected.name and is_like:
+            return found
+    raise next(
+        iter(contents.damage.values()),
+        Refusal("source-changed", f"{expected.name}: is not the slice that its header promised; run again"),
+    )
+
+
+def _unpacked(case: Case, entries: list[storage.Entry], ticket: Ticket) -> Iterator[tuple[str, bytes]]:
+    try:
+        for name, content in _read(case.url.rpartition("/")[0], entries):
+            yield from archive.members(content, name, ticket.need_bytes - case.n_bytes)
+    except archive.Outgrown as error:
+        raise Underestimated(2 * ticket.need_bytes) from error
+
+
+def _read(url: str, entries: Sequence[storage.Entry]) -> Iterator[tuple[str, bytes]]:
+    with _changes_refused():
+        yield from storage.read_many(url, entries)
+
+
+@contextmanager
+def _changes_refused() -> Iterator[None]:
+    try:
+        yield
     except (storage.ObjectChanged, FileNotFoundError) as error:
         raise Refusal("source-changed", str(error)) from error
-    except archive.Outgrown as error:
-        raise memory.Underestimated(2 * ticket.need_bytes) from error
 
 
-def read_headers(case: Case, config: PrepConfig) -> tuple[int, Iterator[tuple[str, bytes]]]:
-    """The memory with which a worker would admit the case, and name and content of its files, their pixels blank.
+def read_headers(case: Case, config: PrepConfig) -> tuple[int, Files]:
+    """The least memory with which a worker would admit the case, and its files, their pixels blank.
 
     Of a file only its first HEADER_BYTES are read, or all where the pixels do not begin in them. An archive
-    is read whole.
+    is read whole, and has its pixels.
     """
     entries = _entries(case)
     if case.is_archive:
         if not entries:
             raise Refusal("no-dicom", f"{case.url}: there is no such file")
-        content = storage.read(case.url)
-        most = psutil.virtual_memory().available
-        return ARCHIVE_GROWTH * case.n_bytes + memory.FIXED_BYTES, archive.members(content, entries[0].name, most)
+        members = archive.members(storage.read(case.url), entries[0].name, psutil.virtual_memory().available)
+        return ARCHIVE_GROWTH * case.n_bytes + memory.FIXED_BYTES, Files(members)
     unread = dict(_not_worth_reading(case.url, entries))
     entries = [entry for entry in entries if entry.name not in unread]
-    need_bytes = max(sum(entry.size for entry in entries), _estimate(case, entries, config))
-    return need_bytes, itertools.chain(unread.items(), _headers(case.url, entries))
+    guess = _guess(case, entries)
+    is_held = not _may_reread(guess, entries, config)
+    return _estimate_bytes(guess, config, is_held=is_held), _headers(case.url, entries, unread, is_held=is_held)
 
 
-def _headers(url: str, entries: list[storage.Entry]) -> Iterator[tuple[str, bytes]]:
+def _may_reread(guess: _Guess | None, entries: list[storage.Entry], config: PrepConfig) -> bool:
+    """Whether slices may be read again when their turn comes: they are done with one by one, and are a file each."""
+    return config.may_stream and guess is not None and guess[0][0] == len(entries)
+
+
+def _read_headers(url: str, entries: list[storage.Entry]) -> Iterator[tuple[str, bytes]]:
     places = [storage.join(url, entry.name) for entry in entries]
     with ThreadPoolExecutor(HEADERS_AT_ONCE) as threads:
-        heads = threads.map(storage.read_head, places, itertools.repeat(HEADER_BYTES))
+        heads = threads.map(storage.read_head, places, itertools.repeat(memory.HEADER_BYTES))
         for entry, place, head in zip(entries, places, heads, strict=True):
-            blank = head if entry.size <= HEADER_BYTES else with_blank_pixels(head, entry.size)
+            blank = head if entry.size <= memory.HEADER_BYTES else with_blank_pixels(head, entry.size)
             yield entry.name, storage.read(place) if blank is None else blank
 
 
@@ -167,18 +249,24 @@ def _not_worth_reading(url: str, entries: list[storage.Entry]) -> Iterator[tuple
             yield entry.name, head
 
 
-def _estimate(case: Case, entries: list[storage.Entry], config: PrepConfig) -> int:
-    """Memory for the case, judged by its largest file as if all were slices like it."""
+_Guess = tuple[tuple[int, int, int], Triple]
+
+
+def _guess(case: Case, entries: list[storage.Entry]) -> _Guess | None:
+    """Shape and spacing, judged by the largest file as if all were slices like it; None if it is no slice."""
     contents = Contents()
     largest = sorted(entries, key=lambda entry: entry.size)[-1:]
     for name, content in storage.read_many(case.url, largest):
         contents.add(name, content)
     slices = next(iter(contents.slices.values()), None)
     if not slices:
-        return sum(entry.size for entry in entries)
+        return None
     plane = slices[0].plane
-    shape = (len(slices) * len(entries), *plane.shape)
-    return memory.estimate_bytes(shape, (_thickness_mm(slices[0]), *plane.pixel_mm), config)
+    return (len(slices) * len(entries), *plane.shape), (_thickness_mm(slices[0]), *plane.pixel_mm)
+
+
+def _estimate_bytes(guess: _Guess | None, config: PrepConfig, *, is_held: bool) -> int:
+    return 0 if guess is None else memory.estimate_bytes(*guess, config, is_held=is_held)
 
 
 def _thickness_mm(s: Slice) -> float:

@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dskprep.kernels import planes
 from dskprep.volume import AIR_HU, PADDING, Triple, Volume
+
+
+class Grid(Protocol):
+    """Voxels (z, y, x) and their place in the patient: see `Volume`."""
+
+    @property
+    def shape(self) -> tuple[int, int, int]: ...
+    @property
+    def affine(self) -> NDArray[np.float64]: ...
+    @property
+    def spacing(self) -> Triple: ...
 
 
 class Taps(NamedTuple):
@@ -33,9 +45,14 @@ def to_spacing(volume: Volume, spacing_mm: Triple, *, smooth: bool = True) -> Vo
     spacing), else by the two neighbours. A voxel whose nearest source is PADDING becomes PADDING;
     padding takes no part in any sum: its place is taken by the nearest value of its slice.
     """
-    old = volume.spacing
-    taps = [axis_taps(n, new / s, smooth=smooth) for n, s, new in zip(volume.shape, old, spacing_mm, strict=True)]
-    return Volume(_weigh(volume.array, taps), _new_affine(volume, spacing_mm, [len(t.start) for t in taps]))
+    return of_planes(volume.array, volume, spacing_mm, smooth=smooth)
+
+
+def of_planes(planes: Iterable[NDArray[np.int16]], grid: Grid, spacing_mm: Triple, *, smooth: bool = True) -> Volume:
+    """As `to_spacing`, of planes (y, x) that come one after another along z, and are not held longer than needed."""
+    old = grid.spacing
+    taps = [axis_taps(n, new / s, smooth=smooth) for n, s, new in zip(grid.shape, old, spacing_mm, strict=True)]
+    return Volume(_weigh(planes, taps), _new_affine(grid, spacing_mm, [len(t.start) for t in taps]))
 
 
 def axis_taps(n: int, factor: float, *, smooth: bool) -> Taps:
@@ -69,53 +86,74 @@ def _inside(
     return start, moved
 
 
-def _new_affine(volume: Volume, spacing_mm: Triple, shape: list[int]) -> NDArray[np.float64]:
+def _new_affine(grid: Grid, spacing_mm: Triple, shape: list[int]) -> NDArray[np.float64]:
     """The affine of the new grid, whose centre is the old grid's centre."""
-    affine = volume.affine.copy()
-    affine[:3, :3] *= np.divide(spacing_mm, volume.spacing)
-    centre = volume.to_patient((np.array(volume.shape) - 1) / 2)
+    affine = grid.affine.copy()
+    centre = affine[:3, :3] @ ((np.array(grid.shape) - 1) / 2) + affine[:3, 3]
+    affine[:3, :3] *= np.divide(spacing_mm, grid.spacing)
     affine[:3, 3] = centre - affine[:3, :3] @ ((np.array(shape) - 1) / 2)
     return affine
 
 
-def _weigh(array: NDArray[np.int16], taps: list[Taps]) -> NDArray[np.int16]:
+def _weigh(slices: Iterable[NDArray[np.int16]], taps: list[Taps]) -> NDArray[np.int16]:
     """Stream the slices through the weights; only as many as one output needs are held in float."""
     z, y, x = taps
-    ny, nx = array.shape[1:]
     plane_shape = (len(y.start), len(x.start))
     depth = z.weights.shape[1] + 1
     ring = np.empty((depth, *plane_shape), np.float32)
     is_padding = np.zeros((depth, *plane_shape), np.bool_)
-    filled = np.empty((ny, nx), np.int16)
     out = np.empty((len(z.start), *plane_shape), np.int16)
+    coming = enumerate(_filled(slices))
     n_read = 0
     for i, first in enumerate(z.start):
         used = np.flatnonzero(z.weights[i]) + first
-        n_read = max(n_read, int(used[0]))
         while n_read <= used[-1]:
-            slot = n_read % depth
-            n_padding = planes.fill_padding_from_row(array[n_read], filled)
-            if n_padding == filled.size:
-                planes.fill_padding_from_row(_nearest_measured(array, n_read), filled)
+            number, (plane, filled, ends) = next(coming)
+            n_read = number + 1
+            if number < used[0]:
+                continue
+            slot = number % depth
             planes.weigh_plane(filled, y.start, y.weights, x.start, x.weights, ring[slot])
-            if n_padding:
-                planes.sample_padding(array[n_read], y.nearest, x.nearest, is_padding[slot])
-            else:
+            if ends is None:
                 is_padding[slot] = False
-            n_read += 1
+            else:
+                planes.sample_padding(plane, ends, y.nearest, x.nearest, is_padding[slot])
         planes.weigh_planes(
             ring, used % depth, z.weights[i, used - first], is_padding[int(z.nearest[i]) % depth], out[i]
         )
+    for _ in coming:  # slices that no output needs are read all the same
+        pass
     return out
 
 
-def _nearest_measured(array: NDArray[np.int16], index: int) -> NDArray[np.int16]:
-    """The slice closest to `index` that is not all padding; air if there is none."""
-    for k in sorted(range(len(array)), key=lambda k: abs(k - index)):
-        if (array[k] != PADDING).any():
-            plane: NDArray[np.int16] = array[k]
-            return plane
-    return np.full(array.shape[1:], AIR_HU, np.int16)
+_Filled = tuple[NDArray[np.int16], NDArray[np.int16], NDArray[np.int64] | None]
+
+
+def _filled(slices: Iterable[NDArray[np.int16]]) -> Iterator[_Filled]:
+    """Each slice; the same without padding; and where in its rows padding is, or None if there is none.
+
+    A slice of nothing but padding is filled from the last one with values, or else from the first.
+    """
+    blank: list[NDArray[np.int16]] = []
+    last: NDArray[np.int16] | None = None
+    for plane in slices:
+        filled, ends = np.empty_like(plane), np.empty((len(plane), 3), np.int64)
+        n_padding = planes.fill_padding_from_row(plane, filled, ends)
+        if n_padding < plane.size:
+            for before in blank:
+                yield before, filled, _no_values(before)
+            blank, last = [], filled
+            yield plane, filled, ends if n_padding else None
+        elif last is not None:
+            yield plane, last, ends
+        else:
+            blank.append(plane)
+    for plane in blank:
+        yield plane, np.full_like(plane, AIR_HU), _no_values(plane)
+
+
+def _no_values(plane: NDArray[np.int16]) -> NDArray[np.int64]:
+    return np.zeros((len(plane), 3), np.int64)
 
 
 def shift(plane: NDArray[np.int16], offset: tuple[float, float], out: NDArray[np.int16]) -> None:
@@ -133,26 +171,25 @@ def shift(plane: NDArray[np.int16], offset: tuple[float, float], out: NDArray[np
         closest = np.floor(place + 0.5).astype(np.int64)
         nearest.append(np.where((closest >= 0) & (closest < n), closest, -1))
     filled, total = np.empty_like(plane), np.empty(out.shape, np.float32)
-    is_padding = np.empty(out.shape, np.bool_)
-    planes.fill_padding_from_row(plane, filled)
+    ends, is_padding = np.empty((len(plane), 3), np.int64), np.empty(out.shape, np.bool_)
+    planes.fill_padding_from_row(plane, filled, ends)
     planes.weigh_plane(filled, starts[0], weights[0], starts[1], weights[1], total)
-    planes.sample_padding(plane, nearest[0], nearest[1], is_padding)
+    planes.sample_padding(plane, ends, nearest[0], nearest[1], is_padding)
     is_padding |= (nearest[0] < 0)[:, None] | (nearest[1] < 0)
     planes.weigh_planes(total[None], np.zeros(1, np.int64), np.ones(1, np.float32), is_padding, out)
 
 
-def fill_gap(array: NDArray[np.int16], below: int, above: int) -> None:
-    """Fill the slices of int16 HU (z, y, x) between two, linearly; PADDING where one of the two is."""
-    is_padding = (array[below] == PADDING) | (array[above] == PADDING)
-    for z in range(below + 1, above):
-        share = np.float32((z - below) / (above - below))
-        planes.weigh_planes(
-            array[[below, above]].astype(np.float32),
-            np.arange(2),
-            np.array([1 - share, share], np.float32),
-            is_padding,
-            array[z],
-        )
+def between(below: NDArray[np.int16], above: NDArray[np.int16], share: float) -> NDArray[np.int16]:
+    """The slice (y, x) of int16 HU that lies a `share` of the way from one to another; PADDING where one of them is."""
+    out = np.empty_like(below)
+    planes.weigh_planes(
+        np.stack([below, above]).astype(np.float32),
+        np.arange(2),
+        np.array([1 - np.float32(share), share], np.float32),
+        (below == PADDING) | (above == PADDING),
+        out,
+    )
+    return out
 
 
 def fill_padding(volume: Volume, value: int = AIR_HU) -> Volume:

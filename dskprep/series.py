@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import itertools
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -18,23 +18,105 @@ from dskprep.errors import Refusal
 from dskprep.geometry import Grid
 from dskprep.volume import Triple, Volume
 
+Reread = Callable[[Sequence[Slice]], Iterator[Slice]]
+"""Gives slices that came without their pixels once more, in the order asked for, with them."""
 
-@dataclass(frozen=True, eq=False)
+
 class Series:
-    """A series put right.
+    """A series put right: its slices in order along their normal, each decoded when it is asked for.
 
-    `volume` is int16 HU (z, y, x) along the patient's axes, PADDING where nothing was measured;
-    `hu_sha256` is over the HU as acquired (little-endian int16, slices by position along the normal,
-    padding as the scanner wrote it, before a tilt is corrected or a gap filled); `warnings` are words of
-    errors.WARNINGS.
+    `shape`, `affine` and `spacing` are those of its `planes`; `facts` are what the record says of the source,
+    and `first_gap_mm` is how far the first two slices are apart along the patient's z axis.
     """
 
-    volume: Volume
-    hu_sha256: str
-    warnings: tuple[str, ...]
-    first_gap_mm: float
-    """How far the first two slices are apart along the patient's z axis."""
-    facts: dict[str, str | int | float]
+    def __init__(
+        self,
+        slices: list[Slice],
+        grid: Grid,
+        warnings: Sequence[str],
+        to_hu: intensity.ToHU | None = None,
+        reread: Reread | None = None,
+    ) -> None:
+        self.shape, self.affine, self.spacing = grid.shape, grid.affine, grid.spacing
+        self.facts = _facts(slices, grid)
+        self.first_gap_mm = _first_gap_mm(slices)
+        self._slices, self._grid, self._to_hu, self._reread = slices, grid, to_hu, reread
+        self._warnings = tuple(warnings)
+        self._sha256 = hashlib.sha256()
+        self._n_clipped = 0
+
+    def planes(self) -> Iterator[NDArray[np.int16]]:
+        """Each slice in int16 HU (rows, columns), PADDING where nothing was measured; those of gaps interpolated.
+
+        They can be had once. Raises Refusal where a slice cannot be decoded.
+        """
+        if not self._slices:
+            raise RuntimeError("the slices of this series have been decoded already")
+        grid, below, last = self._grid, np.empty((0, 0), np.int16), -1  # the first slice is number 0
+        for number, offset, s in zip(grid.numbers, grid.offsets.tolist(), self._encoded(), strict=True):
+            hu = self._decode(s)
+            del s  # its pixels are no longer needed
+            if grid.tilt_degrees:
+                upright = np.empty(grid.shape[1:], np.int16)
+                resample.shift(hu, offset, upright)
+                hu = upright
+            for missing in range(last + 1, number):
+                yield resample.between(below, hu, (missing - last) / (number - last))
+            yield hu
+            below, last = hu, number
+
+    def _encoded(self) -> Iterator[Slice]:
+        slices, self._slices = self._slices, []
+        if self._reread is not None:
+            yield from self._reread(slices)
+            return
+        slices.reverse()
+        while slices:
+            yield slices.pop()
+
+    def _decode(self, s: Slice) -> NDArray[np.int16]:
+        stored = pixels.stored_values(s.data, s.layout, s.name)
+        hu = intensity.to_hu(stored, s.slope, s.intercept)
+        self._sha256.update(hu.astype("<i2", copy=False).data)
+        if self._to_hu is not None:
+            self._to_hu(stored, s.slope, s.intercept, hu)
+            return hu
+        intensity.mark_padding(hu, _padding_hu(s))
+        self._n_clipped += int(np.count_nonzero(hu == intensity.INT16_HU[1]))
+        return hu
+
+    @cached_property
+    def volume(self) -> Volume:
+        """All of it: int16 HU (z, y, x) along the patient's axes, PADDING where nothing was measured.
+
+        For a recipe of 2017, as the recipe had it: padding is not marked, and slices lie as they were stored,
+        from foot to head. Raises Refusal where a slice cannot be decoded.
+        """
+        array = np.empty(self.shape, np.int16)
+        for out, plane in zip(array, self.planes(), strict=True):
+            out[...] = plane
+        volume = Volume(array, self.affine)
+        return geometry.to_patient_axes(volume) if self._to_hu is None else geometry.upwards(volume)
+
+    @property
+    def hu_sha256(self) -> str:
+        """Of the HU as acquired, once all are decoded.
+
+        Over little-endian int16, slices by position along the normal, padding as the scanner wrote it, before a
+        tilt is corrected or a gap filled.
+        """
+        self._decode_all()
+        return self._sha256.hexdigest()
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Words of errors.WARNINGS, once all are decoded."""
+        self._decode_all()
+        return (*self._warnings, *["hu-clipped"] * bool(self._n_clipped))
+
+    def _decode_all(self) -> None:
+        if self._slices:
+            _ = self.volume
 
 
 def assemble(
@@ -44,35 +126,36 @@ def assemble(
     max_gap_slices: int = 0,
     to_hu: intensity.ToHU | None = None,
     reserve: Callable[[tuple[int, int, int], Triple], None] = lambda _shape, _spacing: None,
+    reread: Reread | None = None,
 ) -> Series:
-    """Order the slices of one series, decode them and make their volume. Empties `slices` as it goes.
+    """Order the slices of one series. Empties `slices`.
 
     Up to `max_gap_slices` missing slices in a row are interpolated. `reserve` is called with the volume's
     shape and spacing before anything is decoded, and may raise.
 
-    With `to_hu`, a recipe's way to HU, the volume is as the recipes of 2017 had it: padding is not marked,
-    slices lie as they were stored, from foot to head, and a tilt is refused.
+    With `reread`, the slices came without their pixels, and it gives them again with theirs, in any order.
+
+    With `to_hu`, a recipe's way to HU, the volume is as the recipes of 2017 had it, and a tilt is refused.
 
     Raises Refusal if the slices make no volume.
     """
-    stack = stack_up(slices, min_slices=min_slices, max_gap_slices=max_gap_slices, may_tilt=to_hu is None)
+    stack = stack_up(
+        slices,
+        min_slices=min_slices,
+        max_gap_slices=max_gap_slices,
+        may_tilt=to_hu is None,
+        is_copy=copies_among(reread),
+    )
     grid = stack.grid
     reserve(grid.shape, grid.spacing)
     chosen = [slices[i] for i in stack.order]
     slices.clear()
-    facts = _facts(chosen, grid)
     warnings = list(stack.warnings)
     if len({(s.slope, s.intercept) for s in chosen}) > 1:
         warnings.append("mixed-rescale")
     if any(s.is_lossy or s.layout.transfer_syntax in pixels.LOSSY for s in chosen):
         warnings.append("lossy-compression")
-    first_gap_mm = _first_gap_mm(chosen)
-    array, digest, n_clipped = _decode(chosen, grid, to_hu)
-    if n_clipped:
-        warnings.append("hu-clipped")
-    volume = Volume(array, grid.affine)
-    volume = geometry.to_patient_axes(volume) if to_hu is None else geometry.upwards(volume)
-    return Series(volume, digest, tuple(warnings), first_gap_mm, facts)
+    return Series(chosen, grid, warnings, to_hu, reread)
 
 
 def _first_gap_mm(chosen: list[Slice]) -> float:
@@ -87,20 +170,19 @@ def stack_up(
     min_slices: int,
     max_gap_slices: int,
     may_tilt: bool = True,
-    is_copy: Callable[[Slice, Slice], bool] | None = None,
+    is_copy: Callable[[Slice, Slice], bool] = Slice.is_copy_of,
 ) -> stacks.Stack:
     """Sort the slices of one series, and choose those that make its volume (see `stacks.stack_up`).
 
-    `is_copy` says whether two slices at one position have the same pixels; by default they are compared.
+    `is_copy` says whether two slices at one position have the same pixels; by default those that they came with are.
     Unless they `may_tilt`, as for a recipe of 2017 they may not, tilted ones are refused.
     """
     _sort(slices)
-    are_same = is_copy or _is_copy
     stack = stacks.stack_up(
         [s.plane for s in slices],
         min_slices=min_slices,
         max_gap_slices=max_gap_slices,
-        is_copy=lambda a, b: are_same(slices[a], slices[b]),
+        is_copy=lambda a, b: is_copy(slices[a], slices[b]),
     )
     if stack.grid.tilt_degrees and not may_tilt:
         raise Refusal(
@@ -108,32 +190,6 @@ def stack_up(
             f"expected no tilt, as the recipes of 2017 do, found one of {stack.grid.tilt_degrees} degrees",
         )
     return stack
-
-
-def _decode(chosen: list[Slice], grid: Grid, to_hu: intensity.ToHU | None) -> tuple[NDArray[np.int16], str, int]:
-    """HU of every slice, one after another, each slice's encoded pixels freed when it is done."""
-    array = np.empty(grid.shape, np.int16)
-    hu = np.empty(chosen[0].plane.shape, np.int16)
-    sha256 = hashlib.sha256()
-    n_clipped = 0
-    chosen.reverse()
-    for number, offset in zip(grid.numbers, grid.offsets.tolist(), strict=True):
-        s = chosen.pop()
-        if not grid.tilt_degrees:
-            hu = array[number]
-        stored = pixels.stored_values(s.data, s.layout, s.name)
-        intensity.to_hu(stored, s.slope, s.intercept, out=hu)
-        sha256.update(hu.astype("<i2", copy=False).data)
-        if to_hu is not None:
-            to_hu(stored, s.slope, s.intercept, hu)
-            continue
-        intensity.mark_padding(hu, _padding_hu(s))
-        n_clipped += int(np.count_nonzero(hu == intensity.INT16_HU[1]))
-        if grid.tilt_degrees:
-            resample.shift(hu, offset, array[number])
-    for below, above in itertools.pairwise(grid.numbers):
-        resample.fill_gap(array, below, above)
-    return array, sha256.hexdigest(), n_clipped
 
 
 def _padding_hu(s: Slice) -> tuple[int, int] | None:
@@ -175,6 +231,8 @@ def _rank(s: Slice) -> tuple[Any, ...]:
     return s.plane.position, s.plane.stack, s.plane.time, s.slope, s.intercept, sorted(s.facts.items())
 
 
-def _is_copy(a: Slice, b: Slice) -> bool:
-    """Whether pixels, their rescale and their padding are equal."""
-    return (a.layout, a.slope, a.intercept, a.padding, a.data) == (b.layout, b.slope, b.intercept, b.padding, b.data)
+def copies_among(reread: Reread | None) -> Callable[[Slice, Slice], bool]:
+    """Whether two slices are equal with their pixels; these come by `reread`, if not with the slices."""
+    if reread is None:
+        return Slice.is_copy_of
+    return lambda a, b: Slice.is_copy_of(*reread([a, b]))

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-import numpy as np
+from collections.abc import Iterator
 
-from dskprep import lungs, own, resample
+import numpy as np
+from numpy.typing import NDArray
+
+from dskprep import geometry, lungs, own, resample
 from dskprep.config import PrepConfig
 from dskprep.intensity import ToHU
 from dskprep.prepared import Prepared
 from dskprep.recipes import grt123, luo_2017, tutorial, zuidhof
+from dskprep.series import Series
 from dskprep.stopwatch import Stopwatch
 from dskprep.volume import AIR_HU, PADDING, Volume
 
@@ -29,25 +33,28 @@ def warm(config: PrepConfig | None = None) -> None:
     prepare(Volume(tiny, affine[[2, 1, 0, 3]]), config or PrepConfig()).mean_lung_hu()
 
 
-def prepare(
-    volume: Volume, config: PrepConfig, clock: Stopwatch | None = None, *, first_gap_mm: float | None = None
-) -> Prepared:
-    """Bring a native volume to its final form.
+def prepare(source: Volume | Series, config: PrepConfig, clock: Stopwatch | None = None) -> Prepared:
+    """Bring a native volume, or the slices of a series, to its final form.
 
-    For the default recipe `volume` is int16 HU along the patient's axes, PADDING outside the field of view;
-    for a recipe of 2017 it is as series.assemble makes it with the recipe's HU, and `first_gap_mm` is how
-    far the first two slices are apart along the patient, by default as far as the affine says.
+    A Volume is int16 HU, PADDING outside the field of view; for a recipe of 2017 it is as the recipe reads it.
+    Raises Refusal where a slice cannot be decoded, or a recipe of 2017 finds no lungs.
     """
     clock = clock or Stopwatch()
-    if config.recipe in RECIPES:
-        gap = float(abs(volume.affine[2, 0])) if first_gap_mm is None else first_gap_mm
-        return RECIPES[config.recipe](volume, gap, config, clock)
-    return _default(volume, config, clock)
+    if config.recipe not in RECIPES:
+        return _default(source, config, clock)
+    if isinstance(source, Volume):
+        return RECIPES[config.recipe](source, float(abs(source.affine[2, 0])), config, clock)
+    with clock("decode"):
+        volume = source.volume
+    return RECIPES[config.recipe](volume, source.first_gap_mm, config, clock)
 
 
-def _default(volume: Volume, config: PrepConfig, clock: Stopwatch) -> Prepared:
+def _default(source: Volume | Series, config: PrepConfig, clock: Stopwatch) -> Prepared:
+    spacing_mm = dict(zip(geometry.patient_order(source.affine), config.spacing_mm, strict=True))
+    planes = source.array if isinstance(source, Volume) else _timed(source.planes(), clock)
     with clock("resample"):
-        image = resample.to_spacing(volume, config.spacing_mm, smooth=config.smooth)
+        image = resample.of_planes(planes, source, (spacing_mm[0], spacing_mm[1], spacing_mm[2]), smooth=config.smooth)
+        image = geometry.to_patient_axes(image)
     found = None
     if config.lungs:
         with clock("lungs"):
@@ -66,3 +73,12 @@ def _find_lungs(image: Volume, config: PrepConfig) -> lungs.Lungs:
     if isinstance(config.lungs, str):
         return lungs.grown(own.find_lungs(config.lungs, image), config.lung_margin_mm)
     return lungs.find_lungs(image, margin_mm=config.lung_margin_mm)
+
+
+def _timed(planes: Iterator[NDArray[np.int16]], clock: Stopwatch) -> Iterator[NDArray[np.int16]]:
+    while True:
+        with clock("decode"):
+            plane = next(planes, None)
+        if plane is None:
+            return
+        yield plane

@@ -25,22 +25,26 @@ class Overdue(Exception):
 
 
 class Stopwatch:
-    """Adds up the wall seconds spent in named stages."""
+    """Adds up the wall seconds spent in named stages; those of a stage within another are the inner one's."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
         self._running: dict[str, float] = {}
+        self._within_s = [0.0]
         self._is_given_up = False
 
     @contextmanager
     def __call__(self, stage: str) -> Iterator[None]:
         self.check()
         start = self._running[stage] = time.perf_counter()
+        self._within_s.append(0.0)
         try:
             yield
         finally:
             del self._running[stage]
-            self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
+            took_s = time.perf_counter() - start
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + took_s - self._within_s.pop()
+            self._within_s[-1] += took_s
 
     def check(self) -> None:
         """Raise Overdue if this work was given up."""

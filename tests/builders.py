@@ -147,4 +147,6 @@ def assembled(files: Iterable[File], **options: Any) -> Series:
     contents = read(files)
     assert contents.damage == {}
     (slices,) = contents.slices.values()
-    return series.assemble(slices, **{"min_slices": 3, **options})
+    found = series.assemble(slices, **{"min_slices": 3, **options})
+    _ = found.volume  # what cannot be decoded is refused here
+    return found

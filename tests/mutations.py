@@ -285,6 +285,7 @@ def run_case(files: Files, max_gap_slices: int) -> str:
         if damage is not None:
             raise damage
         found = series.assemble(contents.slices[uid], min_slices=3, max_gap_slices=max_gap_slices)
+        _ = found.volume
     except Refusal as refusal:
         return f"refused: {refusal.reason}"
     try:

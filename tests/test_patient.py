@@ -134,6 +134,49 @@ def test_a_patient_too_large_for_a_worker_is_refused_before_it_is_read(
     assert not read
 
 
+WIDE = np.random.default_rng(5).integers(0, 2000, (80, 192, 192), np.int16)
+SMALL = memory.BASE_BYTES + memory.FIXED_BYTES + 6_600_000
+"""Memory of a worker in which the headers of WIDE fit, and its output, but not its 5.9 MB of files beside that."""
+
+
+def wide_files() -> dict[str, bytes]:
+    """A series with a copy of a slice; most of it is pixels."""
+    return dict(ct_files(WIDE, PixelSpacing=[0.4, 0.4], SliceThickness=1.25)) | {
+        "copy.dcm": dict(ct_files(WIDE, PixelSpacing=[0.4, 0.4], SliceThickness=1.25))["0007.dcm"]
+    }
+
+
+def test_a_series_too_large_to_be_held_is_read_slice_by_slice_and_becomes_the_same(place: str) -> None:
+    tiny.write(f"{place}/in/p", wide_files())
+    job = only_job(f"{place}/in")
+    records = {
+        limit: prepare(job, f"{place}/out{limit}", int(limit / memory.USABLE_SHARE)) for limit in (SMALL, MEMORY)
+    }
+    (small,), (usual,) = records.values()
+    assert (small["status"], small["objects"]) == ("written", usual["objects"])
+    assert (small["hu_sha256"], small["warnings"]) == (usual["hu_sha256"], usual["warnings"])
+    assert "identical-duplicates-dropped" in small["warnings"]
+
+
+def test_headers_and_slices_of_a_large_series_are_checked_against_each_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody swaps two files of one size between the two readings; only the second is checked by its size."""
+    tiny.write(tmp_path / "in/p", wide_files())
+    job = only_job(tmp_path / "in")
+    read_many = storage.read_many
+
+    def swapped(url: str, entries: list[storage.Entry]) -> Any:
+        other = {"0010.dcm": "0011.dcm", "0011.dcm": "0010.dcm"}
+        for name, content in read_many(url, entries):
+            yield name, Path(url, other[name]).read_bytes() if name in other else content
+
+    monkeypatch.setattr(storage, "read_many", swapped)
+    (record,) = prepare(job, tmp_path / "out", int(SMALL / memory.USABLE_SHARE))
+    assert (record["status"], record["reason"]) == ("refused", "source-changed")
+    assert "0010.dcm" in record["message"]
+
+
 def test_a_source_replaced_after_it_was_listed_is_refused(place: str) -> None:
     tiny.write(f"{place}/in/p1", tiny.series(0))
     job = only_job(f"{place}/in")

@@ -22,6 +22,7 @@ from dskprep.lungs import LEFT, RIGHT
 from dskprep.phantom import make_phantom, series_files
 from dskprep.prepared import Prepared
 from dskprep.recipes import grt123, tutorial, zuidhof
+from dskprep.stopwatch import Stopwatch
 from dskprep.volume import Volume
 
 ROUNDING = 2e-4
@@ -167,7 +168,7 @@ def test_where_a_recipe_finds_no_lung_the_patient_is_refused(hu: int, recipe: st
 def test_slices_without_thickness_are_refused_not_written_empty(recipe: str) -> None:
     """Defect T1: an array of depth zero."""
     with pytest.raises(Refusal, match=r"no-thickness.*0 x 350 x 350"):
-        steps.prepare(chest(), config.preset(recipe), first_gap_mm=0.0)
+        steps.RECIPES[recipe](chest(), 0.0, config.preset(recipe), Stopwatch())
 
 
 def test_the_affine_says_where_the_voxels_truly_lie() -> None:
@@ -188,7 +189,7 @@ def test_the_affine_says_where_the_voxels_truly_lie() -> None:
 def test_the_first_two_slices_give_the_thickness_of_all() -> None:
     """Defect T2, as far as slices that are checked for evenness go; the affine stays true."""
     volume = chest()
-    found = steps.prepare(volume, config.preset("luo-2017"), first_gap_mm=3.9)
+    found = steps.RECIPES["luo-2017"](volume, 3.9, config.preset("luo-2017"), Stopwatch())
     assert found.image.shape[0] == round(72 * 3.9)
     assert found.image.spacing[0] == pytest.approx(71 * 4.0 / (found.image.shape[0] - 1))
 
@@ -310,7 +311,7 @@ def test_a_preset_makes_a_dataset_and_loses_nobody(source: str, tmp_path: Path, 
     opened = dataset.open_dataset(str(tmp_path / "out"))
     chest_ = opened["chest"]
     read = reading.read_series(f"{source}/chest", recipe=recipe)
-    expected = steps.prepare(read.volume, config.preset(recipe), first_gap_mm=read.first_gap_mm)
+    expected = steps.prepare(read, config.preset(recipe))
     np.testing.assert_array_equal(chest_.load().array, expected.image.array)
     np.testing.assert_allclose(chest_.affine, expected.image.affine, atol=1e-5)
     assert chest_.values == expected.values

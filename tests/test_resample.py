@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from dskprep.resample import fill_gap, fill_padding, shift, to_spacing
+from dskprep.resample import between, fill_padding, shift, to_spacing
 from dskprep.volume import PADDING, Triple, Volume
 
 OBLIQUE = np.array([[0.6, -0.48, 0.64], [0.8, 0.36, -0.48], [0.0, 0.8, 0.6]])
@@ -296,13 +296,8 @@ def test_a_slice_of_padding_stays_padding() -> None:
 
 
 def test_a_gap_is_filled_linearly_and_padding_stays_padding() -> None:
-    array = np.zeros((5, 2, 3), np.int16)
-    array[1], array[4] = -1000, 500
-    array[1, 0, 0] = array[4, 1, 1] = PADDING
-    before = array.copy()
-    fill_gap(array, 1, 4)
-    for z, value in ((2, -500), (3, 0)):
-        assert array[z].tolist() == [[PADDING, value, value], [value, PADDING, value]]
-    assert (array[[0, 1, 4]] == before[[0, 1, 4]]).all()
-    fill_gap(array, 0, 1)  # neighbours leave nothing to fill
-    assert (array[[0, 1, 4]] == before[[0, 1, 4]]).all()
+    below, above = np.full((2, 3), -1000, np.int16), np.full((2, 3), 500, np.int16)
+    below[0, 0] = above[1, 1] = PADDING
+    for share, value in ((1 / 3, -500), (2 / 3, 0)):
+        assert between(below, above, share).tolist() == [[PADDING, value, value], [value, PADDING, value]]
+    assert (below[0, 1], above[0, 1]) == (-1000, 500)

@@ -54,42 +54,59 @@ def mark_padding_from_edges(plane: NDArray[Any], low: int, high: int) -> None:
 
 
 @njit(cache=True, nogil=True)
-def fill_padding_from_row(plane: NDArray[Any], filled: NDArray[Any]) -> int:
+def fill_padding_from_row(plane: NDArray[Any], filled: NDArray[Any], ends: NDArray[Any]) -> int:
     """Copy int16 `plane` (y, x) into `filled`, each padding pixel replaced by the nearest value.
 
-    Nearest in its row, or, for a row of padding only, in the nearest row that has values. Returns the
-    number of padding pixels; if all are, `filled` is a copy.
+    Nearest in its row, or, for a row of padding only, in the nearest row that has values. `ends` (y, 3) takes
+    for each row the first column with a value, the one after the last, and how much padding is between them.
+    Returns the number of padding pixels; if all are, `filled` is a copy.
     """
     ny, nx = plane.shape
-    row_has_values = np.zeros(ny, np.bool_)
     n_padding = 0
     for y in range(ny):
-        left = -1  # last column with a value
+        row, out = plane[y], filled[y]
+        left, right = 0, nx
+        while left < nx and row[left] == PADDING:
+            left += 1
+        while right > left and row[right - 1] == PADDING:
+            right -= 1
+        n_within = 0
+        for x in range(left, right):
+            n_within += row[x] == PADDING
         for x in range(nx):
-            if plane[y, x] == PADDING:
-                n_padding += 1
-                continue
-            for gap in range(left + 1, x):
-                is_nearer_left = left >= 0 and gap - left <= x - gap
-                filled[y, gap] = plane[y, left] if is_nearer_left else plane[y, x]
-            filled[y, x] = plane[y, x]
-            left = x
-        for gap in range(left + 1, nx):
-            filled[y, gap] = plane[y, left] if left >= 0 else PADDING
-        row_has_values[y] = left >= 0
+            out[x] = row[x]
+        if left < right:
+            out[:left] = row[left]
+            out[right:] = row[right - 1]
+        if n_within:
+            _fill_gaps(out, left, right)
+        ends[y, 0], ends[y, 1], ends[y, 2] = left, right, n_within
+        n_padding += nx - (right - left) + n_within
     if n_padding == 0 or n_padding == ny * nx:
         return n_padding
     for y in range(ny):
-        if row_has_values[y]:
+        if ends[y, 0] < ends[y, 1]:
             continue
         for step in range(1, ny):
-            if y - step >= 0 and row_has_values[y - step]:
+            if y - step >= 0 and ends[y - step, 0] < ends[y - step, 1]:
                 filled[y] = filled[y - step]
                 break
-            if y + step < ny and row_has_values[y + step]:
+            if y + step < ny and ends[y + step, 0] < ends[y + step, 1]:
                 filled[y] = filled[y + step]
                 break
     return n_padding
+
+
+@njit(cache=True, nogil=True)
+def _fill_gaps(row: NDArray[Any], left: int, right: int) -> None:
+    """Give each padding pixel between two values of a row the nearer one, or the left one of two."""
+    last = left
+    for x in range(left + 1, right):
+        if row[x] == PADDING:
+            continue
+        for gap in range(last + 1, x):
+            row[gap] = row[last] if gap - last <= x - gap else row[x]
+        last = x
 
 
 @njit(cache=True, nogil=True)
@@ -106,7 +123,6 @@ def weigh_plane(
     Rows are taken ROWS at a time and turned, so that both inner loops run along memory.
     """
     ny, nx = out.shape[0], plane.shape[1]
-    source = plane.astype(np.float32)
     row = np.empty(nx, np.float32)
     turned = np.zeros((nx, ROWS), np.float32)
     total = np.empty(ROWS, np.float32)
@@ -114,38 +130,77 @@ def weigh_plane(
         n_rows = min(ROWS, ny - first_row)
         for r in range(n_rows):
             j = first_row + r
-            _weigh_rows(source[start_y[j] :], weight_y[j], row)
+            _weigh_rows(plane, start_y[j], weight_y[j], row)
             for x in range(nx):
                 turned[x, r] = row[x]
         for i in range(out.shape[1]):
-            _weigh_rows(turned[start_x[i] :], weight_x[i], total)
-            for r in range(n_rows):
-                out[first_row + r, i] = total[r]
+            first = start_x[i]
+            for r in range(ROWS):
+                total[r] = 0
+            for k in range(weight_x.shape[1]):
+                weight = weight_x[i, k]
+                for r in range(ROWS):
+                    total[r] += weight * turned[first + k, r]
+            if n_rows == ROWS:  # a loop of a length that the compiler knows
+                for r in range(ROWS):
+                    out[first_row + r, i] = total[r]
+            else:
+                for r in range(n_rows):
+                    out[first_row + r, i] = total[r]
 
 
-@njit(cache=True, nogil=True)
-def _weigh_rows(rows: NDArray[Any], weights: NDArray[Any], total: NDArray[Any]) -> None:
-    """Weighted sum of the first rows of float32 `rows` into `total`, in their order, FOUR of them at a time."""
+@njit(cache=True, nogil=True, inline="always")
+def _weigh_rows(rows: NDArray[Any], first: int, weights: NDArray[Any], total: NDArray[Any]) -> None:
+    """Weighted sum of `rows` from the `first` on into float32 `total`, in their order, up to FOUR in one go."""
+    n = weights.size
+    if n == 2:
+        w0, w1 = weights[0], weights[1]
+        for i in range(total.size):
+            total[i] = w0 * np.float32(rows[first, i]) + w1 * np.float32(rows[first + 1, i])
+        return
+    if n == 3:
+        w0, w1, w2 = weights[0], weights[1], weights[2]
+        for i in range(total.size):
+            total[i] = (
+                w0 * np.float32(rows[first, i])
+                + w1 * np.float32(rows[first + 1, i])
+                + w2 * np.float32(rows[first + 2, i])
+            )
+        return
     total[:] = 0
-    n = weights.size - weights.size % FOUR
-    for k in range(0, n, FOUR):
+    for k in range(0, n - n % FOUR, FOUR):
         w0, w1, w2, w3 = weights[k], weights[k + 1], weights[k + 2], weights[k + 3]
-        row0, row1, row2, row3 = rows[k], rows[k + 1], rows[k + 2], rows[k + 3]
+        row0, row1, row2, row3 = rows[first + k], rows[first + k + 1], rows[first + k + 2], rows[first + k + 3]
         for i in range(total.size):
-            total[i] = total[i] + w0 * row0[i] + w1 * row1[i] + w2 * row2[i] + w3 * row3[i]
-    for k in range(n, weights.size):
+            total[i] = (
+                total[i]
+                + w0 * np.float32(row0[i])
+                + w1 * np.float32(row1[i])
+                + w2 * np.float32(row2[i])
+                + w3 * np.float32(row3[i])
+            )
+    for k in range(n - n % FOUR, n):
         weight = weights[k]
-        row = rows[k]
+        row = rows[first + k]
         for i in range(total.size):
-            total[i] += weight * row[i]
+            total[i] += weight * np.float32(row[i])
 
 
 @njit(cache=True, nogil=True)
-def sample_padding(plane: NDArray[Any], nearest_y: NDArray[Any], nearest_x: NDArray[Any], out: NDArray[Any]) -> None:
-    """Whether the nearest pixel of `plane` is padding, into bool `out`."""
+def sample_padding(
+    plane: NDArray[Any], ends: NDArray[Any], nearest_y: NDArray[Any], nearest_x: NDArray[Any], out: NDArray[Any]
+) -> None:
+    """Whether the nearest pixel of `plane` is padding, into bool `out`; `ends` is from `fill_padding_from_row`."""
+    n = out.shape[1]
     for j in range(out.shape[0]):
-        for i in range(out.shape[1]):
-            out[j, i] = plane[nearest_y[j], nearest_x[i]] == PADDING
+        y = nearest_y[j]
+        left, right = ends[y, 0], ends[y, 1]
+        if ends[y, 2]:
+            for i in range(n):
+                out[j, i] = plane[y, nearest_x[i]] == PADDING
+        else:
+            for i in range(n):
+                out[j, i] = (nearest_x[i] < left) | (nearest_x[i] >= right)
 
 
 @njit(cache=True, nogil=True)
@@ -156,10 +211,15 @@ def weigh_planes(
     total = np.empty(out.shape[1], np.float32)
     rows = np.empty((which.size, out.shape[1]), np.float32)
     for j in range(out.shape[0]):
-        for k in range(which.size):
-            rows[k] = planes[which[k], j]
-        _weigh_rows(rows, weights, total)
-        for i in range(out.shape[1]):
+        if which.size == 2:
+            w0, w1, first, second = weights[0], weights[1], which[0], which[1]
+            for i in range(total.size):
+                total[i] = w0 * planes[first, j, i] + w1 * planes[second, j, i]
+        else:
+            for k in range(which.size):
+                rows[k] = planes[which[k], j]
+            _weigh_rows(rows, 0, weights, total)
+        for i in range(total.size):
             rounded = min(max(np.floor(total[i] + np.float32(0.5)), np.float32(-32767)), np.float32(32767))
             out[j, i] = PADDING if is_padding[j, i] else np.int16(rounded)
 
@@ -180,7 +240,7 @@ def zoom_planes(planes: NDArray[Any], which: NDArray[Any], weights: NDArray[Any]
         for k in range(n):  # from the ring into order, so that all sums run along memory that is near
             rows[k] = planes[(first + k) % n, j]
         for b in range(out.shape[0]):
-            _weigh_rows(rows[(which[b, 0] - first) % n :], weights[b], total)
+            _weigh_rows(rows, (which[b, 0] - first) % n, weights[b], total)
             for i in range(out.shape[2]):
                 away = total[i] + np.float32(0.5) if total[i] > 0 else total[i] - np.float32(0.5)
                 out[b, j, i] = np.int16(min(max(away, np.float32(low)), np.float32(high)))

@@ -1,0 +1,35 @@
+"""Prepare one patient in a fresh process, and tell how much memory that took.
+
+python tests/peak_memory.py SOURCE TARGET LIMIT_BYTES
+"""
+
+from __future__ import annotations
+
+import sys
+
+import tiny
+
+from dskprep import discover, memory, patient, pipeline, steps
+from dskprep.config import PrepConfig
+
+assert pipeline  # a worker has it imported
+
+
+def main() -> None:
+    config = PrepConfig()
+    steps.warm(config)
+    (case,) = discover.cases(sys.argv[1])
+    job = patient.Job(case)
+    (record,) = patient.prepare_patient(job, target=sys.argv[2], config=config, memory_bytes=int(sys.argv[3]))
+    assert record["status"] == "written", record
+    assert record["lungs"]["right_ml"] > 500, record
+    source = record["source"]
+    shape = (source["slices"], source["rows"], source["columns"])
+    spacing_mm = (source["step_mm"], source["row_spacing_mm"], source["column_spacing_mm"])
+    is_held = memory.estimate_bytes(shape, spacing_mm, config) <= memory.usable_bytes(int(sys.argv[3]))
+    estimate = memory.BASE_BYTES + memory.estimate_bytes(shape, spacing_mm, config, is_held=is_held)
+    print(tiny.peak_bytes(), estimate)
+
+
+if __name__ == "__main__":
+    main()
