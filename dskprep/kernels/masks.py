@@ -55,10 +55,10 @@ def block_means(array: NDArray[Any], block: tuple[int, int, int]) -> NDArray[Any
             for z in range(k * bz, min((k + 1) * bz, nz)):
                 for y in range(j * by, min((j + 1) * by, ny)):
                     n_rows += 1
-                    row = array[z, y]
-                    for x in range(nx):
-                        is_measured = row[x] != PADDING
-                        sums[x] += max(row[x], AIR_HU) if is_measured else 0
+                    for x in range(nx):  # all in 32 bits, so that many fit a register
+                        value = np.int32(array[z, y, x])
+                        is_measured = np.int32(value != np.int32(PADDING))
+                        sums[x] += max(value, np.int32(AIR_HU)) * is_measured
                         counts[x] += is_measured
             for i in range(means.shape[2]):
                 end = min((i + 1) * bx, nx)
@@ -141,9 +141,12 @@ def grow(labels: NDArray[Any], limit_mm: float, spacing: tuple[float, float, flo
             nearest[:] = FAR
             for label in range(n_labels):
                 for other in range(max(0, z - reach_z), min(nz, z + reach_z + 1)):
-                    if row_has_any[label, other % depth, y]:
+                    slot = other % depth
+                    if row_has_any[label, slot, y]:
                         offset = np.float32(((other - z) * spacing[0]) ** 2)
-                        _lower(nearest[label], ring[label, other % depth, y], offset)
+                        for x in range(nx):
+                            value = ring[label, slot, y, x] + offset
+                            nearest[label, x] = value if value < nearest[label, x] else nearest[label, x]
             row = grown[z, y]
             for x in range(nx):
                 row[x] = nearest[0, x] <= limit
@@ -181,7 +184,10 @@ def _distance_in_plane(
                 if not row_has_any[y]:
                     row_has_any[y] = True
                     out[y] = FAR
-                _lower(out[y], along_x[other], np.float32(((other - y) * spacing[1]) ** 2))
+                offset = np.float32(((other - y) * spacing[1]) ** 2)
+                for x in range(nx):
+                    value = along_x[other, x] + offset
+                    out[y, x] = value if value < out[y, x] else out[y, x]
 
 
 @njit(cache=True, nogil=True)
@@ -199,14 +205,6 @@ def _distance_in_row(labels: NDArray[Any], label: int, spacing: float, out: NDAr
         steps = min(out[x], steps + np.float32(1))
         out[x] = (steps * scale) * (steps * scale)
     return True
-
-
-@njit(cache=True, nogil=True)
-def _lower(row: NDArray[Any], other: NDArray[Any], offset: np.float32) -> None:
-    """Lower each value of `row` to `other` + `offset` where that is less."""
-    for x in range(row.size):
-        value = other[x] + offset
-        row[x] = value if value < row[x] else row[x]
 
 
 @njit(cache=True, nogil=True)
