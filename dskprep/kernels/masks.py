@@ -193,17 +193,19 @@ def _distance_in_plane(
 @njit(cache=True, nogil=True)
 def _distance_in_row(labels: NDArray[Any], label: int, spacing: float, out: NDArray[Any]) -> bool:
     """Squared distance (mm2) along a row to the nearest voxel of `label`; whether there is any."""
-    steps = FAR
+    steps = np.empty(labels.size, np.int32)
+    n = np.int32(labels.size)  # none so far
     for x in range(labels.size):
-        steps = np.float32(0) if labels[x] == label else steps + np.float32(1)
-        out[x] = steps
-    if steps == FAR:
+        n = np.int32(0) if labels[x] == label else n + np.int32(1)
+        steps[x] = n
+    if n >= labels.size:
         return False
-    steps = FAR
-    scale = np.float32(spacing)
     for x in range(labels.size - 1, -1, -1):
-        steps = min(out[x], steps + np.float32(1))
-        out[x] = (steps * scale) * (steps * scale)
+        n = min(steps[x], n + np.int32(1))
+        steps[x] = n
+    scale = np.float32(spacing)
+    for x in range(labels.size):
+        out[x] = (np.float32(steps[x]) * scale) * (np.float32(steps[x]) * scale)
     return True
 
 
