@@ -157,11 +157,12 @@ def find_lungs(volume: Volume, *, margin_mm: float = 0.0) -> Lungs:
     grid, body, outside = _find_body_and_outside(_coarse_grid(volume))
     air = (grid.means < TISSUE_HU) & (grid.means != PADDING) & ~outside
     air_hu = _find_air_hu(grid, outside)
+    midline = _centre(body)[2] + grid.first[2]
+    grid, air, body, outside = _crop(air, grid, air, body, outside)
     gas = _find_gas(grid, air, air_hu)
     air &= ~gas
     cores = _find_cores(grid, air, air_hu, body, outside)
 
-    midline = _centre(body)[2] + grid.first[2]
     grid, cores, air, gas, outside = _crop(cores, grid, cores, air, gas, outside)
     lung = _reach(grid, cores, air)
     labels = _split(grid, cores, lung, midline - grid.first[2])
