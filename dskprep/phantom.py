@@ -96,14 +96,20 @@ class Anatomy(NamedTuple):
     texture_phase: float
     blood_hu: float
     lung_hu: float
+    down: float
+    """Sign of the y that gravity points to: +1 in a patient on the back, -1 in a prone one."""
     table: float
-    """y of the middle of the table's surface."""
+    """The middle of the table's surface is this far down."""
+    arms: float
+    """1 if they lie beside the trunk, 0 if they are held over the head."""
     removed_side: float
     """-1 right lung, +1 left lung, 0 none."""
     dense_side: float
-    """Side of the consolidation, as above."""
+    """Side of the consolidation and the effusion, as above."""
     dense_from: float
     """A lung is dense where `_dependence` is above this."""
+    fluid_from: float
+    """There is fluid instead of it where `_depth` is above this."""
 
 
 def make_phantom(
@@ -113,6 +119,10 @@ def make_phantom(
     shape: tuple[int, int, int] = (120, 360, 360),
     remove_lung: Literal["none", "left", "right"] = "none",
     consolidation: float = 0.0,
+    effusion: float = 0.0,
+    dense_lung: Literal["by seed", "left", "right"] = "by seed",
+    prone: bool = False,
+    arms_down: bool = False,
     table_touches_back: bool = False,
 ) -> Phantom:
     """Make a patient and scan it.
@@ -125,20 +135,29 @@ def make_phantom(
         Grid of the scan, (z, y, x). About 290 x 350 x 350 mm cover a chest; a smaller grid cuts it.
     remove_lung
         A lung that was taken out; its place is filled with fluid.
-    consolidation
-        Fraction (0 to 0.35) of one lung that is dense, at its base and back.
+    consolidation, effusion
+        Fractions (0 to 0.35 together) of the space of one lung that are solid, at its base and on the side
+        that lies down, and that fluid fills, below those. Both belong to the lung.
+    dense_lung
+        Which lung; if one was removed, the other.
+    prone
+        The patient lies on the front; the axes stay the patient's.
+    arms_down
+        Arms lie at the sides, as far as the field of view shows them.
     table_touches_back
         No air between the patient and the table.
     """
-    if not 0 <= consolidation <= 0.35:
-        raise ValueError(f"consolidation must be from 0 to 0.35, not {consolidation}")
-    anatomy = _draw_anatomy(seed, remove_lung, table_touches_back)
+    if min(consolidation, effusion) < 0 or consolidation + effusion > 0.35:
+        raise ValueError(f"consolidation and effusion must be from 0 to 0.35, not {consolidation} and {effusion}")
+    anatomy = _draw_anatomy(seed, remove_lung, table_touches_back)._replace(arms=float(arms_down))
+    if prone:
+        anatomy = anatomy._replace(down=-1.0, table=anatomy.table - 2 * BODY_CENTRE)
     places = [_places_in_lung(anatomy, side, np.random.default_rng([seed, 1])) for side in (-1, 1)]
-    if consolidation > 0:
-        side = 1 if remove_lung == "right" or (remove_lung == "none" and seed % 2) else -1
-        dependence = np.array([_dependence(*place) for place in places[side > 0]])
-        threshold = float(np.quantile(dependence, 1 - consolidation))
-        anatomy = anatomy._replace(dense_side=float(side), dense_from=threshold)
+    if consolidation + effusion > 0:
+        if remove_lung != "none":
+            dense_lung = "left" if remove_lung == "right" else "right"
+        side = 1 if dense_lung == "left" or (dense_lung == "by seed" and seed % 2) else -1
+        anatomy, places[side > 0] = _with_dense_lung(anatomy, side, places[side > 0], consolidation, effusion)
 
     affine, origin = _scan_geometry(seed, anatomy, spacing_mm, shape)
     step = np.array(spacing_mm) / anatomy.size
@@ -149,6 +168,22 @@ def make_phantom(
     _paint_nodules(hu, lungs, origin, step, places, seed)
     array = _reconstruct(hu, seed, pixel_mm=spacing_mm[1:])
     return Phantom(Volume(array, affine), Volume(lungs, affine))
+
+
+def _with_dense_lung(
+    anatomy: Anatomy, side: int, places: Floats, consolidation: float, effusion: float
+) -> tuple[Anatomy, Floats]:
+    """The anatomy with fluid in one lung's space and a part of the lung solid; and the places left to the lung."""
+    anatomy = anatomy._replace(dense_side=float(side))
+    if effusion > 0:
+        depth = np.array([_depth(x, y, z, anatomy.down) for x, y, z in places])
+        anatomy = anatomy._replace(fluid_from=float(np.quantile(depth, 1 - effusion)))
+        places = places[depth < anatomy.fluid_from]
+    if consolidation > 0:
+        dependence = np.array([_dependence(x, y, z, anatomy.down) for x, y, z in places])
+        share = consolidation / (1 - effusion)
+        anatomy = anatomy._replace(dense_from=float(np.quantile(dependence, 1 - share)))
+    return anatomy, places
 
 
 def _draw_anatomy(seed: int, remove_lung: str, table_touches_back: bool) -> Anatomy:
@@ -172,10 +207,13 @@ def _draw_anatomy(seed: int, remove_lung: str, table_touches_back: bool) -> Anat
         texture_phase=rng.uniform(0, 100),
         blood_hu=rng.uniform(130, 260) if contrast_agent else rng.uniform(36, 46),
         lung_hu=rng.uniform(-885, -850),
+        down=1.0,
         table=BODY_BACK + (-0.5 if table_touches_back else gap_mm / size),
+        arms=0.0,
         removed_side={"none": 0.0, "right": -1.0, "left": 1.0}[remove_lung],
         dense_side=0.0,
-        dense_from=0.0,
+        dense_from=FAR,
+        fluid_from=FAR,
     )
 
 
@@ -318,9 +356,15 @@ def _lung(x: float, y: float, z: float, anatomy: Anatomy) -> float:
 
 
 @_compiled
-def _dependence(x: float, y: float, z: float) -> float:
-    """How low a place of the lung lies in a patient on the back: larger at the base and the back."""
-    return 0.7 * y - 0.7 * z + 5 * math.sin(x / 11) + 5 * math.sin((y - z) / 15)
+def _dependence(x: float, y: float, z: float, down: float) -> float:
+    """How low a place of the lung lies: larger at the base, and at the back of a patient on the back."""
+    return 0.7 * down * y - 0.7 * z + 5 * math.sin(x / 11) + 5 * math.sin((y - z) / 15)
+
+
+@_compiled
+def _depth(x: float, y: float, z: float, down: float) -> float:
+    """How low a place lies for fluid, which is thicker towards the base and has a curved surface."""
+    return 0.95 * down * y - 0.3 * z + 0.0015 * (abs(x) - 60) ** 2
 
 
 @_compiled
@@ -331,11 +375,12 @@ def _lung_hu(x: float, y: float, z: float, anatomy: Anatomy, blur: float) -> flo
         return WATER
     phase = anatomy.texture_phase
     uneven = math.sin(x / 9 + phase) * math.sin(y / 11 + z / 23) + math.sin(z / 13 - x / 17 + phase)
-    hu = anatomy.lung_hu + 0.3 * y + 9 * uneven
+    hu = anatomy.lung_hu + 0.3 * anatomy.down * y + 9 * uneven
     fissure = 0.77 * (z - 72 - 0.06 * x * side) - 0.64 * (y - 10) + 3 * math.sin(x / 20)
     hu = _mix(hu, -560.0, _cover(abs(fissure) - 0.3, 2 * blur))
     if side == anatomy.dense_side:
-        hu = _mix(hu, 30.0, _cover(anatomy.dense_from - _dependence(x, y, z), 4 * blur))
+        hu = _mix(hu, 30.0, _cover(anatomy.dense_from - _dependence(x, y, z, anatomy.down), 4 * blur))
+        hu = _mix(hu, WATER, _cover(anatomy.fluid_from - _depth(x, y, z, anatomy.down), blur))
     return hu
 
 
@@ -405,7 +450,7 @@ def _belly_hu(x: float, y: float, z: float, dome: float, anatomy: Anatomy, blur:
     hu = _mix(hu, ORGAN - 8 + enhanced, _cover(spleen, blur))
     stomach = _ellipsoid(x - 58, y + 18, z - anatomy.left_dome + 43, 36.0, 42.0, 38.0)
     hu = _mix(hu, MUSCLE, _cover(stomach, blur))
-    gas = max(stomach + 3.5, y + 24)  # gas lies in front, on a level fluid
+    gas = max(stomach + 3.5, anatomy.down * (y + 18) + 6)  # gas lies above, on a level fluid
     hu = _mix(hu, _mix(WATER + 10, AIR, _cover(gas, blur)), _cover(stomach + 3.5, blur))
     bowel = _ellipsoid(x - 98, y + 22, z + 70, 15.0, 27.0, 13.0 + 3 * math.sin(y / 5))
     hu = _mix(hu, MUSCLE, _cover(bowel, blur))
@@ -433,12 +478,18 @@ def _inner_hu(x: float, y: float, z: float, anatomy: Anatomy, blur: float) -> fl
 
 
 @_compiled
-def _table_hu(x: float, y: float, anatomy: Anatomy, blur: float) -> float:
-    """The table: a hollow curved shell with foam in it."""
-    depth = y - anatomy.table + x * x / 1500
+def _around_hu(x: float, y: float, anatomy: Anatomy, blur: float) -> float:
+    """Round the trunk: the table, a hollow curved shell with foam in it, and arms with a bone."""
+    depth = anatomy.down * y - anatomy.table + x * x / 1500
     outside = max(-depth, depth - 30 + x * x / 3000, abs(x) - 205)
     hu = _mix(AIR, SHELL, _cover(outside, blur))
-    return _mix(hu, FOAM, _cover(outside + 2.2, blur))
+    hu = _mix(hu, FOAM, _cover(outside + 2.2, blur))
+    if anatomy.arms > 0:
+        arm = _oval(abs(x) - BODY_WIDTH - 37, y - 30, 38.0, 46.0)
+        hu = _mix(hu, FAT, _cover(arm, blur))
+        hu = _mix(hu, MUSCLE, _cover(arm + 9, blur))
+        hu = _mix(hu, CORTEX, _cover(arm + 26, blur))
+    return hu
 
 
 @_compiled
@@ -448,10 +499,10 @@ def _paint_body(
     """Fill `hu` and `lungs` (z, y, x) with all but vessels, airways and nodules."""
     blur = step[1]
     nz, ny, nx = hu.shape
-    table = np.empty((ny, nx), np.float32)
+    around = np.empty((ny, nx), np.float32)
     for j in range(ny):
         for i in range(nx):
-            table[j, i] = _table_hu(origin[2] + i * step[2], origin[1] + j * step[1], anatomy, blur)
+            around[j, i] = _around_hu(origin[2] + i * step[2], origin[1] + j * step[1], anatomy, blur)
     for k in range(nz):
         z = origin[0] + k * step[0]
         for j in range(ny):
@@ -461,7 +512,7 @@ def _paint_body(
                 lungs[k, j, i] = 0
                 skin = _body(x, y, z)
                 if skin > blur:
-                    hu[k, j, i] = table[j, i]
+                    hu[k, j, i] = around[j, i]
                     continue
                 cage = _cage(x, y, z, anatomy)
                 lung = _lung(x, y, z, anatomy) if cage < blur else FAR
@@ -479,7 +530,7 @@ def _paint_body(
                 if lung < blur:
                     value = _mix(value, _lung_hu(x, y, z, anatomy, blur), _cover(lung, blur))
                 if skin > -blur:
-                    value = _mix(table[j, i], value, _cover(skin, blur))
+                    value = _mix(around[j, i], value, _cover(skin, blur))
                 hu[k, j, i] = value
 
 
