@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from dskprep.kernels import bits, masks
+from dskprep.kernels import bits, masks, runs
 from dskprep.volume import PADDING, Triple, Volume
 
 Mask = NDArray[np.bool_]
@@ -212,10 +212,10 @@ def _find_body_and_outside(grid: _Grid) -> tuple[_Grid, Mask, Mask]:
 
 def _find_body(grid: _Grid) -> Mask:
     """Tissue of the body: the largest piece that is thicker than table shells and blankets."""
-    tissue = _open(grid.means > TISSUE_HU, TABLE_MM, grid.spacing)
-    pieces, sizes = masks.components(tissue)
-    sizes[0] = 0
-    return np.asarray((pieces == sizes.argmax()) & tissue)
+    found = runs.of_mask(_open(grid.means > TISSUE_HU, TABLE_MM, grid.spacing))
+    body = np.zeros(grid.means.shape, np.bool_)
+    runs.paint(runs.largest(found, runs.label(found, grid.means.shape[1], runs.FACES)), 1, body)
+    return body
 
 
 def _find_parenchyma(grid: _Grid) -> Mask:
@@ -232,13 +232,11 @@ def _flood_outside(grid: _Grid, body: Mask, parenchyma: Mask) -> Mask:
     if it comes in through the mouth. Foam is not flooded either; `_find_cores` leaves it out.
     """
     free = ~body & ~parenchyma
-    pieces, sizes = masks.components(_erode(free, LEAK_MM, grid.spacing))
-    is_flooded = np.zeros(sizes.size, np.bool_)
-    sides = (pieces[:, 0], pieces[:, -1], pieces[:, :, 0], pieces[:, :, -1])
-    for edge in (*sides, pieces[grid.means == PADDING]):
-        is_flooded[edge] = True
-    is_flooded[0] = False
-    return _near(is_flooded[pieces], LEAK_MM, grid.spacing) & free
+    sources = grid.means == PADDING
+    sources[:, [0, -1]] = True
+    sources[:, :, [0, -1]] = True
+    flooded = masks.connected(_erode(free, LEAK_MM, grid.spacing), sources)
+    return _near(flooded, LEAK_MM, grid.spacing) & free
 
 
 def _find_air_hu(grid: _Grid, outside: Mask) -> float:
@@ -286,7 +284,7 @@ def _find_cores(grid: _Grid, air: Mask, air_hu: float, body: Mask, outside: Mask
     is_main = is_lung & (sizes >= MIN_CORE_SHARE * sizes.max(where=is_lung, initial=0))
     cores, main = is_lung[pieces], is_main[pieces]
     del pieces  # half of the memory that is held here
-    return np.asarray(cores & _connected(air, main))
+    return np.asarray(cores & masks.connected(air, main))
 
 
 def _are_enclosed(
@@ -303,16 +301,8 @@ def _are_enclosed(
 
 def _reach(grid: _Grid, cores: Mask, air: Mask) -> Mask:
     """The cores with the thin parts of the lungs round them."""
-    return _connected(air & _near(cores, CORE_MM + REACH_MM, grid.spacing), cores)
-
-
-def _connected(mask: Mask, seeds: Mask) -> Mask:
-    """The pieces of the mask that hold a seed."""
-    pieces, sizes = masks.components(mask)
-    is_held = np.zeros(sizes.size, np.bool_)
-    is_held[pieces[seeds]] = True
-    is_held[0] = False
-    return np.asarray(is_held[pieces])
+    reached: Mask = masks.connected(air & _near(cores, CORE_MM + REACH_MM, grid.spacing), cores)
+    return reached
 
 
 def _split(grid: _Grid, cores: Mask, lung: Mask, midline: float) -> Labels:
@@ -361,7 +351,7 @@ def _fill(grid: _Grid, labels: Labels, never: Mask) -> Labels:
         lung = labels[box] == side
         _fill_wall_dents(lung, side, grid.spacing)
         lung = _fill_enclosed(_close(lung, CLOSING_MM, grid.spacing))
-        _fill_small_holes(lung, grid.spacing)
+        masks.fill_holes(lung, MAX_HOLE_MM2 / (grid.spacing[1] * grid.spacing[2]))
         filled[box][lung & ~never[box] & (filled[box] == 0)] = side
     return filled
 
@@ -379,24 +369,9 @@ def _fill_wall_dents(mask: Mask, side: int, spacing: Triple) -> None:
 
 def _fill_enclosed(mask: Mask) -> Mask:
     """Fill what the mask encloses on all sides, however large: a tumour, never the heart."""
-    pieces, sizes = masks.components(~mask)
-    is_enclosed = np.ones(sizes.size, np.bool_)
-    for axis in range(3):
-        for end in (0, -1):
-            is_enclosed[np.take(pieces, end, axis=axis)] = False
-    is_enclosed[0] = False
-    return np.asarray(mask | is_enclosed[pieces])
-
-
-def _fill_small_holes(mask: Mask, spacing: Triple) -> None:
-    """Fill small holes of each axial slice, in place: vessels on their way to the hilum."""
-    for plane in mask:
-        pieces, n = ndimage.label(~plane)
-        is_hole = np.bincount(pieces.ravel(), minlength=n + 1) * spacing[1] * spacing[2] < MAX_HOLE_MM2
-        for edge in (pieces[0], pieces[-1], pieces[:, 0], pieces[:, -1]):
-            is_hole[edge] = False
-        is_hole[0] = False
-        plane |= is_hole[pieces]
+    ends = np.ones(mask.shape, np.bool_)
+    ends[1:-1, 1:-1, 1:-1] = False
+    return ~np.asarray(masks.connected(~mask, ends))
 
 
 def _draw(volume: Volume, grid: _Grid, labels: Labels, never: Mask) -> tuple[Labels, float, float]:

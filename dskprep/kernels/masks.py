@@ -99,6 +99,50 @@ def components(mask: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
 
 
 @njit(cache=True, nogil=True)
+def connected(mask: NDArray[Any], seeds: NDArray[Any]) -> NDArray[Any]:
+    """The pieces of a bool mask, connected through faces, that hold a voxel of the bool mask `seeds`."""
+    ny = mask.shape[1]
+    found = runs.of_mask(mask)
+    pieces = runs.label(found, ny, runs.FACES)
+    is_held = np.zeros(pieces.size, np.bool_)
+    for row in range(found.first.size - 1):
+        line = seeds[row // ny, row % ny]
+        for run in range(found.first[row], found.first[row + 1]):
+            if not is_held[pieces[run]]:
+                is_held[pieces[run]] = line[found.starts[run] : found.stops[run]].any()
+    kept = np.zeros(mask.shape, np.bool_)
+    runs.paint(runs.where(found, is_held[pieces]), 1, kept)
+    return kept
+
+
+@njit(cache=True, nogil=True)
+def fill_holes(mask: NDArray[Any], max_voxels: float) -> None:
+    """Fill, in place, the holes of each axial slice of a bool mask that are smaller than `max_voxels`.
+
+    A hole is a piece of the rest, connected through edges of pixels, that does not reach a side.
+    """
+    nz, ny, nx = mask.shape
+    rest = np.zeros((1, nz * (ny + 1), nx), np.bool_)  # all slices in one plane, an empty row between
+    for z in range(nz):
+        for y in range(ny):
+            for x in range(nx):
+                rest[0, z * (ny + 1) + y, x] = not mask[z, y, x]
+    found = runs.of_mask(rest)
+    pieces = runs.label(found, nz * (ny + 1), runs.FACES)
+    sizes = runs.sizes(found, pieces)
+    is_hole = sizes < max_voxels
+    for row in range(nz * (ny + 1)):
+        is_side = row % (ny + 1) == 0 or row % (ny + 1) == ny - 1
+        for run in range(found.first[row], found.first[row + 1]):
+            if is_side or found.starts[run] == 0 or found.stops[run] == nx:
+                is_hole[pieces[run]] = False
+    for row in range(nz * (ny + 1)):
+        for run in range(found.first[row], found.first[row + 1]):
+            if is_hole[pieces[run]]:
+                mask[row // (ny + 1), row % (ny + 1), found.starts[run] : found.stops[run]] = True
+
+
+@njit(cache=True, nogil=True)
 def count_where(labels: NDArray[Any], n_labels: int, mask: NDArray[Any]) -> NDArray[Any]:
     """Number of voxels of each label, from 0 on, inside a bool mask."""
     counts = np.zeros(n_labels, np.int64)
@@ -320,6 +364,11 @@ def draw(
     oz, oy, ox = first
     mz, my, mx = label.shape
     weights = np.empty(mx, np.float32)
+    before = np.empty(nx, np.int64)  # for each column: the two blocks round it, and the weight of the second
+    after = np.empty(nx, np.int64)
+    share = np.empty(nx, np.float32)
+    for x in range(nx):
+        before[x], after[x], share[x] = _between(x, bx, ox, mx)
     counts = np.zeros(3, np.int64)
     for z in range(oz * bz, min((oz + mz) * bz, nz)):
         k = z // bz - oz
@@ -341,8 +390,7 @@ def draw(
                     hu = array[z, y, x]
                     is_in = hu < air_below and hu != PADDING
                     if not is_in:
-                        i0, i1, wi = _between(x, bx, ox, mx)
-                        is_in = (1 - wi) * weights[i0] + wi * weights[i1] >= 0.5
+                        is_in = (1 - share[x]) * weights[before[x]] + share[x] * weights[after[x]] >= 0.5
                     if is_in:
                         mask[z, y, x] = labels[i]
                         counts[labels[i]] += 1
