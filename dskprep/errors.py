@@ -46,6 +46,9 @@ WARNINGS = {
     "lungs-touch-border": "a lung is cut off by the edge of the volume",
     "one-lung": "only one lung was found, or the two cannot be told apart",
     "lung-volume-unlikely": "the lungs are smaller or larger than lungs are",
+    "dense-lung": "a part of a lung is as dense as other organs; where it ends is an estimate",
+    "lungs-in-pieces": "a part of a lung's mask lies apart from the rest",
+    "lung-shape-unlikely": "the outline of a lung is not that of a lung",
 }
 """Doubts that do not spoil the volume (noted on a written record)."""
 

@@ -108,7 +108,7 @@ def row(record: Record) -> Row:
     row["affine"] = [float(v) for line in geometry["affine"] for v in line] if geometry else None
     lungs = record.get("lungs") or {}
     row["right_lung_ml"], row["left_lung_ml"] = lungs.get("right_ml"), lungs.get("left_ml")
-    row["mean_lung_hu"] = lungs.get("mean_hu")
+    row["mean_lung_hu"], row["dense_lung_share"] = lungs.get("mean_hu"), lungs.get("dense_share")
     row.update({f"source_{name}": value for name, value in record.get("source", {}).items()})
     row.update({f"seconds_{stage}": value for stage, value in record.get("seconds", {}).items()})
     row["series_uid_sha256"], row["hu_sha256"] = record.get("series_uid_sha256"), record.get("hu_sha256")

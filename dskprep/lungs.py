@@ -15,14 +15,15 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from dskprep.kernels import bits, masks, runs
+from dskprep import dense
+from dskprep.kernels import masks, runs
+from dskprep.morphology import Mask, box_of, centre_of, closed, erode, near, opened
 from dskprep.volume import PADDING, Triple, Volume
 
-Mask = NDArray[np.bool_]
 Labels = NDArray[np.uint8]
 
-RIGHT = 1
-LEFT = 2
+RIGHT = dense.RIGHT
+LEFT = dense.LEFT
 
 GRID_MM = 2.0
 """Edge of a coarse voxel, about: half the wall-to-wall width of a small bronchus."""
@@ -108,6 +109,14 @@ MIN_LUNG_RATIO = 0.1
 """A lung smaller than this share of the other counts as missing."""
 MIN_USUAL_RATIO = 0.5
 """Below this the smaller lung is collapsed, drowned or partly removed: left to right is about 0.85."""
+DENSE_HU = -320
+MAX_DENSE_SHARE = 0.05
+"""More of a lung that is denser is worth a look: vessels and small tumours make up 0.01 to 0.035."""
+MAX_APART_SHARE = 0.05
+"""More of a lung that does not hang together with its main piece is no lung."""
+MAX_EXTENT_MM = (380.0, 280.0, 210.0)
+BOX_SHARE = (0.2, 0.6)
+"""No lung is higher, deeper or wider; lungs fill 0.30 to 0.45 of the box round them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,6 +129,8 @@ class Lungs:
     left_ml: float
     warnings: tuple[str, ...]
     """Words of errors.WARNINGS."""
+    dense_share: float | None = None
+    """Part of a lung, of that which has more of it, that is denser than DENSE_HU; None if not measured."""
 
 
 class _Grid(NamedTuple):
@@ -142,8 +153,9 @@ def find_lungs(volume: Volume, *, margin_mm: float = 0.0) -> Lungs:
 
     Main bronchi, gas in the stomach, bowel and oesophagus, and all air outside the body are left out.
     Lungs cut off by the ends of the scan or by the field of view are kept. Dense lung (consolidation,
-    effusion, collapse) is taken in only as far as aerated lung surrounds it: in CT without contrast
-    nothing tells it from liver or heart, so the mask would have to guess.
+    effusion, collapse) is taken in where aerated lung surrounds it; and at the base and the back of a
+    patient on the back, where the other lung shows how far this one should reach (module `dense`).
+    `dense_share` and the warning `dense-lung` say so.
 
     Parameters
     ----------
@@ -157,7 +169,7 @@ def find_lungs(volume: Volume, *, margin_mm: float = 0.0) -> Lungs:
     grid, body, outside = _find_body_and_outside(_coarse_grid(volume))
     air = (grid.means < TISSUE_HU) & (grid.means != PADDING) & ~outside
     air_hu = _find_air_hu(grid, outside)
-    midline = _centre(body)[2] + grid.first[2]
+    midline = centre_of(body)[2] + grid.first[2]
     grid, air, body, outside = _crop(air, grid, air, body, outside)
     gas = _find_gas(grid, air, air_hu)
     air &= ~gas
@@ -168,10 +180,13 @@ def find_lungs(volume: Volume, *, margin_mm: float = 0.0) -> Lungs:
     labels = _split(grid, cores, lung, midline - grid.first[2])
     never = outside | gas | (grid.means == PADDING)
     labels = _fill(grid, labels, never)
+    labels, is_dense = dense.completed(grid.means, grid.spacing, labels, never)
 
     mask, right_ml, left_ml = _draw(volume, grid, labels, never)
-    warnings = _doubts(right_ml, left_ml, _is_cut_off(volume, grid, labels, mask))
-    return grown(Lungs(volume.with_array(mask), right_ml, left_ml, warnings), margin_mm)
+    dense_share = _dense_share(grid, labels)
+    is_dense |= dense_share > MAX_DENSE_SHARE
+    warnings = _doubts(right_ml, left_ml, _is_cut_off(volume, grid, labels, mask), labels, grid.spacing, is_dense)
+    return grown(Lungs(volume.with_array(mask), right_ml, left_ml, warnings, dense_share), margin_mm)
 
 
 def grown(found: Lungs, margin_mm: float) -> Lungs:
@@ -196,7 +211,7 @@ def _coarse_grid(volume: Volume) -> _Grid:
 
 def _crop(mask: Mask, grid: _Grid, *others: NDArray[Any]) -> tuple[Any, ...]:
     """The grid and other arrays on it, cut to the box of `mask` and a margin."""
-    box = _box(mask, margin=math.ceil(CROP_MARGIN_MM / min(grid.spacing)))
+    box = box_of(mask, margin=math.ceil(CROP_MARGIN_MM / min(grid.spacing)))
     z, y, x = (f + b.start for f, b in zip(grid.first, box, strict=True))
     cropped = grid._replace(means=np.ascontiguousarray(grid.means[box]), first=(z, y, x))
     return (cropped, *(np.ascontiguousarray(array[box]) for array in others))
@@ -212,7 +227,7 @@ def _find_body_and_outside(grid: _Grid) -> tuple[_Grid, Mask, Mask]:
 
 def _find_body(grid: _Grid) -> Mask:
     """Tissue of the body: the largest piece that is thicker than table shells and blankets."""
-    found = runs.of_mask(_open(grid.means > TISSUE_HU, TABLE_MM, grid.spacing))
+    found = runs.of_mask(opened(grid.means > TISSUE_HU, TABLE_MM, grid.spacing))
     body = np.zeros(grid.means.shape, np.bool_)
     runs.paint(runs.largest(found, runs.label(found, grid.means.shape[1], runs.FACES)), 1, body)
     return body
@@ -221,7 +236,7 @@ def _find_body(grid: _Grid) -> Mask:
 def _find_parenchyma(grid: _Grid) -> Mask:
     """Everything of the density of lung that is no thin shell: lungs, and foam of the table."""
     low, high = PARENCHYMA_HU
-    return _open((grid.means > low) & (grid.means < high), SHELL_MM, grid.spacing)
+    return opened((grid.means > low) & (grid.means < high), SHELL_MM, grid.spacing)
 
 
 def _flood_outside(grid: _Grid, body: Mask, parenchyma: Mask) -> Mask:
@@ -235,8 +250,8 @@ def _flood_outside(grid: _Grid, body: Mask, parenchyma: Mask) -> Mask:
     sources = grid.means == PADDING
     sources[:, [0, -1]] = True
     sources[:, :, [0, -1]] = True
-    flooded = masks.connected(_erode(free, LEAK_MM, grid.spacing), sources)
-    return _near(flooded, LEAK_MM, grid.spacing) & free
+    flooded = masks.connected(erode(free, LEAK_MM, grid.spacing), sources)
+    return near(flooded, LEAK_MM, grid.spacing) & free
 
 
 def _find_air_hu(grid: _Grid, outside: Mask) -> float:
@@ -252,10 +267,10 @@ def _find_gas(grid: _Grid, air: Mask, air_hu: float) -> Mask:
     """
     lung_hu = float(np.median(grid.means[air])) if air.any() else LUNG_HU
     gas_hu, sure_hu = (air_hu + share * (lung_hu - air_hu) for share in (GAS_SHARE, SURE_GAS_SHARE))
-    pockets, sizes = masks.components(_open(air & (grid.means < gas_hu), GAS_MM, grid.spacing))
+    pockets, sizes = masks.components(opened(air & (grid.means < gas_hu), GAS_MM, grid.spacing))
     sure_sizes = masks.count_where(pockets, sizes.size, grid.means < sure_hu)
     parenchyma = air & (grid.means >= gas_hu) & (grid.means < PARENCHYMA_HU[1])
-    parenchyma = _open(parenchyma, SHELL_MM, grid.spacing)
+    parenchyma = opened(parenchyma, SHELL_MM, grid.spacing)
     in_tissue = np.zeros(sizes.size, np.bool_)
     margin = tuple(math.ceil(RING_MM[1] / s) for s in grid.spacing)
     for pocket, box in enumerate(ndimage.find_objects(pockets), start=1):
@@ -263,10 +278,10 @@ def _find_gas(grid: _Grid, air: Mask, air_hu: float) -> Mask:
             continue
         box = tuple(slice(max(0, b.start - m), b.stop + m) for b, m in zip(box, margin, strict=True))
         is_pocket = pockets[box] == pocket
-        ring = _near(is_pocket, RING_MM[1], grid.spacing) & ~_near(is_pocket, RING_MM[0], grid.spacing)
+        ring = near(is_pocket, RING_MM[1], grid.spacing) & ~near(is_pocket, RING_MM[0], grid.spacing)
         n_tissue = np.count_nonzero(ring & (grid.means[box] > TISSUE_HU))
         in_tissue[pocket] = n_tissue > np.count_nonzero(ring & parenchyma[box])
-    return _near(in_tissue[pockets], WALL_MM, grid.spacing)
+    return near(in_tissue[pockets], WALL_MM, grid.spacing)
 
 
 # ---------------------------------------------------------------------------------------------------
@@ -276,7 +291,7 @@ def _find_gas(grid: _Grid, air: Mask, air_hu: float) -> Mask:
 
 def _find_cores(grid: _Grid, air: Mask, air_hu: float, body: Mask, outside: Mask) -> Mask:
     """Middles of lungs: large enough, denser than gas, and enclosed by the body."""
-    pieces, sizes = masks.components(_erode(air, CORE_MM, grid.spacing))
+    pieces, sizes = masks.components(erode(air, CORE_MM, grid.spacing))
     n_dense = masks.count_where(pieces, sizes.size, grid.means > air_hu + MIN_LUNG_ABOVE_AIR)
     is_lung = (sizes * grid.voxel_ml >= MIN_CORE_ML) & (n_dense >= MIN_DENSE * sizes)
     is_lung &= _are_enclosed(grid, pieces, sizes.size, body, outside)
@@ -292,7 +307,7 @@ def _are_enclosed(
 ) -> NDArray[np.bool_]:
     """Whether each piece touches the body, and hardly the outside, unlike foam under the patient."""
     # where the field of view cuts a lung open, the outside says nothing
-    outside_air = outside & ~_near(grid.means == PADDING, CONTACT_MM, grid.spacing)
+    outside_air = outside & ~near(grid.means == PADDING, CONTACT_MM, grid.spacing)
     surroundings = body.view(np.uint8) + 2 * outside_air.view(np.uint8)
     nearest = masks.grow(surroundings, CORE_MM + CONTACT_MM, grid.spacing)
     at_body, at_outside = (masks.count_where(pieces, n_labels, nearest == which) for which in (1, 2))
@@ -301,7 +316,7 @@ def _are_enclosed(
 
 def _reach(grid: _Grid, cores: Mask, air: Mask) -> Mask:
     """The cores with the thin parts of the lungs round them."""
-    reached: Mask = masks.connected(air & _near(cores, CORE_MM + REACH_MM, grid.spacing), cores)
+    reached: Mask = masks.connected(air & near(cores, CORE_MM + REACH_MM, grid.spacing), cores)
     return reached
 
 
@@ -312,7 +327,7 @@ def _split(grid: _Grid, cores: Mask, lung: Mask, midline: float) -> Labels:
     both, to the one on its side. A single lung is named by its side of the midline.
     """
     for erosion_mm in SPLIT_MM:
-        seeds = _two_sides(grid, _erode(cores, erosion_mm, grid.spacing), MIN_BALANCE)
+        seeds = _two_sides(grid, erode(cores, erosion_mm, grid.spacing), MIN_BALANCE)
         if seeds is not None:
             break
     else:
@@ -322,7 +337,7 @@ def _split(grid: _Grid, cores: Mask, lung: Mask, midline: float) -> Labels:
         n_left, n = (int(np.count_nonzero(part)) for part in (lung & (columns > midline), lung))
         return np.asarray(lung * np.uint8(LEFT if n_left > (1 - MIDLINE_SHARE) * n else RIGHT))
     nearer = masks.grow(seeds, CORE_MM + REACH_MM + erosion_mm, grid.spacing)
-    between = (_centre(seeds == RIGHT)[2] + _centre(seeds == LEFT)[2]) / 2
+    between = (centre_of(seeds == RIGHT)[2] + centre_of(seeds == LEFT)[2]) / 2
     by_side = np.where(columns > between, np.uint8(LEFT), np.uint8(RIGHT))
     return np.where(nearer > 0, nearer, by_side) * lung
 
@@ -334,7 +349,7 @@ def _two_sides(grid: _Grid, cores: Mask, least_share: float) -> Labels | None:
     first, second = (int(label) for label in np.argsort(-np.append(sizes, 0), kind="stable")[:2])
     if second >= sizes.size or sizes[second] == 0 or sizes[second] < least_share * sizes[first]:
         return None
-    across = (_centre(pieces == second) - _centre(pieces == first)) * grid.spacing
+    across = (centre_of(pieces == second) - centre_of(pieces == first)) * grid.spacing
     if np.abs(across).argmax() != 2:
         return None  # two lobes, one above or behind the other
     right, left = (first, second) if across[2] > 0 else (second, first)
@@ -347,10 +362,10 @@ def _fill(grid: _Grid, labels: Labels, never: Mask) -> Labels:
     for side in (RIGHT, LEFT):
         if not (labels == side).any():
             continue
-        box = _box(labels == side, margin=1)
+        box = box_of(labels == side, margin=1)
         lung = labels[box] == side
         _fill_wall_dents(lung, side, grid.spacing)
-        lung = _fill_enclosed(_close(lung, CLOSING_MM, grid.spacing))
+        lung = _fill_enclosed(closed(lung, CLOSING_MM, grid.spacing))
         masks.fill_holes(lung, MAX_HOLE_MM2 / (grid.spacing[1] * grid.spacing[2]))
         filled[box][lung & ~never[box] & (filled[box] == 0)] = side
     return filled
@@ -382,7 +397,7 @@ def _draw(volume: Volume, grid: _Grid, labels: Labels, never: Mask) -> tuple[Lab
     """
     mask = np.zeros(volume.shape, np.uint8)
     is_lung = labels > 0
-    solid = is_lung & (_erode(is_lung, EDGE_MM, grid.spacing) | (grid.means >= TISSUE_HU))
+    solid = is_lung & (erode(is_lung, EDGE_MM, grid.spacing) | (grid.means >= TISSUE_HU))
     reach = masks.grow(labels, EDGE_MM, grid.spacing) * ~never
     _, *counts = masks.draw(volume.array, TISSUE_HU, reach, solid, grid.block, grid.first, mask)
     right_ml, left_ml = (float(count) * volume.voxel_ml for count in counts)
@@ -395,11 +410,17 @@ def judged(mask: Volume) -> Lungs:
     `mask` is uint8: 0 outside, RIGHT, LEFT; RIGHT where the two are not told apart.
     """
     right_ml, left_ml = (float(np.count_nonzero(mask.array == side)) * mask.voxel_ml for side in (RIGHT, LEFT))
-    return Lungs(mask, right_ml, left_ml, _doubts(right_ml, left_ml, _meets_a_face(mask.array, mask.spacing)))
+    steps = tuple(max(1, round(GRID_MM / s)) for s in mask.spacing)
+    coarse = np.ascontiguousarray(mask.array[tuple(slice(None, None, step) for step in steps)])
+    z, y, x = (s * step for s, step in zip(mask.spacing, steps, strict=True))
+    is_cut_off = _meets_a_face(mask.array, mask.spacing)
+    return Lungs(mask, right_ml, left_ml, _doubts(right_ml, left_ml, is_cut_off, coarse, (z, y, x), is_dense=False))
 
 
-def _doubts(right_ml: float, left_ml: float, is_cut_off: bool) -> tuple[str, ...]:
-    """Words of errors.WARNINGS that fit."""
+def _doubts(
+    right_ml: float, left_ml: float, is_cut_off: bool, labels: Labels, spacing: Triple, is_dense: bool
+) -> tuple[str, ...]:
+    """Words of errors.WARNINGS that fit; the shapes are those of coarse `labels`."""
     if right_ml + left_ml == 0:
         return ("lungs-not-found",)
     doubts = ["lungs-touch-border"] if is_cut_off else []
@@ -409,14 +430,44 @@ def _doubts(right_ml: float, left_ml: float, is_cut_off: bool) -> tuple[str, ...
     is_lopsided = MIN_LUNG_RATIO <= smaller / larger < MIN_USUAL_RATIO
     if not MIN_TOTAL_ML <= right_ml + left_ml <= MAX_TOTAL_ML or is_lopsided:
         doubts.append("lung-volume-unlikely")
+    if is_dense:
+        doubts.append("dense-lung")
+    lungs = [labels == side for side in (RIGHT, LEFT) if (labels == side).any()]
+    if any(_share_apart(lung, 1 if len(lungs) == 2 else 2) > MAX_APART_SHARE for lung in lungs):
+        doubts.append("lungs-in-pieces")
+    if not is_cut_off and any(_is_no_lung(lung, spacing, 1 if len(lungs) == 2 else 2) for lung in lungs):
+        doubts.append("lung-shape-unlikely")
     return tuple(doubts)
+
+
+def _dense_share(grid: _Grid, labels: Labels) -> float:
+    """Part that is dense, in the lung that has more of it."""
+    sizes = masks.count_where(labels, 3, labels > 0)
+    counts = masks.count_where(labels, 3, grid.means > DENSE_HU)
+    return float(max(counts[side] / max(1, sizes[side]) for side in (RIGHT, LEFT)))
+
+
+def _share_apart(lung: Mask, n_lungs: int) -> float:
+    """Part of a mask that lies apart from its `n_lungs` largest pieces."""
+    found = runs.of_mask(lung)
+    sizes = np.sort(runs.sizes(found, runs.label(found, lung.shape[1], runs.FACES)))
+    return 1 - float(sizes[-n_lungs:].sum() / sizes.sum())
+
+
+def _is_no_lung(lung: Mask, spacing: Triple, n_lungs: int) -> bool:
+    """Whether a mask is larger than lungs are in one direction, or fills more or less of its box."""
+    shape = [side.stop - side.start for side in box_of(lung, margin=0)]
+    limits = (MAX_EXTENT_MM[0], MAX_EXTENT_MM[1], n_lungs * MAX_EXTENT_MM[2])
+    if any(n * s > limit for n, s, limit in zip(shape, spacing, limits, strict=True)):
+        return True
+    return not BOX_SHARE[0] <= np.count_nonzero(lung) / math.prod(shape) <= BOX_SHARE[1]
 
 
 def _is_cut_off(volume: Volume, grid: _Grid, labels: Labels, mask: Labels) -> bool:
     """Whether a lung meets the first or last slice, a side of the volume, or padding."""
     if _meets_a_face(mask, volume.spacing):
         return True
-    padding = _near(grid.means == PADDING, 1.5 * max(grid.spacing[1:]), grid.spacing)
+    padding = near(grid.means == PADDING, 1.5 * max(grid.spacing[1:]), grid.spacing)
     n_at_padding = np.count_nonzero(padding & (labels > 0))
     return bool(n_at_padding * grid.spacing[0] * min(grid.spacing[1:]) >= TOUCH_MM2)
 
@@ -430,56 +481,7 @@ def _meets_a_face(mask: Labels, spacing: Triple) -> bool:
     )
 
 
-# ---------------------------------------------------------------------------------------------------
-# Morphology with balls, in mm; nothing lies beyond the edge of the grid
-# ---------------------------------------------------------------------------------------------------
-
-
-def _near(mask: Mask, radius_mm: float, spacing: Triple) -> Mask:
-    """Dilate: voxels at most `radius_mm` from the mask."""
-    nx = mask.shape[2]
-    near: Mask = bits.to_mask(bits.near(bits.of_mask(mask), nx, radius_mm, spacing), nx)
-    return near
-
-
-def _erode(mask: Mask, radius_mm: float, spacing: Triple) -> Mask:
-    return ~_near(~mask, radius_mm, spacing)
-
-
-def _open(mask: Mask, radius_mm: float, spacing: Triple) -> Mask:
-    """Remove what a ball does not fit into."""
-    return _near(_erode(mask, radius_mm, spacing), radius_mm, spacing)
-
-
-def _close(mask: Mask, radius_mm: float, spacing: Triple) -> Mask:
-    """Fill what a ball outside the mask does not fit into; the mask goes on beyond its edges."""
-    widths = [math.ceil(radius_mm / s) for s in spacing]
-    padded = np.pad(mask, [(w, w) for w in widths], mode="edge")
-    closed = _erode(_near(padded, radius_mm, spacing), radius_mm, spacing)
-    return closed[tuple(slice(w, -w) for w in widths)] | mask
-
-
 def _grow(mask: Labels, margin_mm: float, spacing: Triple) -> None:
     """Grow both lungs, in place; a voxel goes to the nearer one."""
-    box = _box(mask, margin=math.ceil(margin_mm / min(spacing)))
+    box = box_of(mask, margin=math.ceil(margin_mm / min(spacing)))
     mask[box] = masks.grow(np.ascontiguousarray(mask[box]), margin_mm, spacing)
-
-
-def _centre(mask: Mask) -> NDArray[np.float64]:
-    """Centre of mass (z, y, x), as an index."""
-    centre = np.zeros(3)
-    for axis in range(3):
-        counts = np.count_nonzero(mask, axis=tuple(a for a in range(3) if a != axis))
-        centre[axis] = counts @ np.arange(counts.size) / max(1, counts.sum())
-    return centre
-
-
-def _box(mask: Mask | Labels, margin: int) -> tuple[slice, slice, slice]:
-    """Smallest box round the mask, grown by `margin` voxels; empty if the mask is."""
-    box = []
-    for axis in range(3):
-        (where,) = np.nonzero(mask.any(axis=tuple(a for a in range(3) if a != axis)))
-        first, last = (where[0], where[-1] + 1) if where.size else (0, 0)
-        box.append(slice(max(0, int(first) - margin), min(mask.shape[axis], int(last) + margin)))
-    z, y, x = box
-    return z, y, x

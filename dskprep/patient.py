@@ -266,11 +266,12 @@ def _written(
     if prepared.lungs is not None:
         warnings += prepared.lungs.warnings
         with line.clock("lungs"):
-            mean_hu = prepared.mean_lung_hu()
+            mean_hu, dense_share = prepared.mean_lung_hu(), prepared.lungs.dense_share
         record["lungs"] = {
             "right_ml": round(prepared.lungs.right_ml, 1),
             "left_ml": round(prepared.lungs.left_ml, 1),
             "mean_hu": None if mean_hu is None else round(mean_hu, 1),
+            "dense_share": None if dense_share is None else round(dense_share, 4),
         }
     record["warnings"] = warnings
     provenance = {name: record[name] for name in ("settings_digest", "hu_sha256", "dskprep")}

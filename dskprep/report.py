@@ -23,7 +23,15 @@ MAX_THUMBNAILS = 5000
 MAX_RUNS = 20
 """The latest runs that the page tells of."""
 
-LUNG_DOUBTS = {"lungs-not-found", "lungs-touch-border", "one-lung", "lung-volume-unlikely"}
+LUNG_DOUBTS = {
+    "lungs-not-found",
+    "lungs-touch-border",
+    "one-lung",
+    "lung-volume-unlikely",
+    "dense-lung",
+    "lungs-in-pieces",
+    "lung-shape-unlikely",
+}
 """Warnings that put a volume in front of all others."""
 
 FEATURES = {
