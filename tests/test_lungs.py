@@ -8,12 +8,14 @@ from typing import Any, Literal
 
 import numpy as np
 import pytest
+from builders import ct_files, read
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from dskprep import resample
+from dskprep import resample, series, steps
+from dskprep.config import PrepConfig
 from dskprep.kernels import bits, masks
-from dskprep.lungs import LEFT, RIGHT, Lungs, find_lungs
+from dskprep.lungs import LEFT, RIGHT, Lungs, find_lungs, judged
 from dskprep.phantom import Phantom, make_phantom
 from dskprep.volume import AIR_HU, PADDING, Triple, Volume
 
@@ -23,22 +25,8 @@ SHAPE = (116, 234, 234)
 
 
 @cache
-def patient(
-    seed: int = 1,
-    spacing: Triple = SPACING,
-    shape: tuple[int, int, int] = SHAPE,
-    remove_lung: Literal["none", "left", "right"] = "none",
-    consolidation: float = 0.0,
-    table_touches_back: bool = False,
-) -> Phantom:
-    phantom = make_phantom(
-        seed=seed,
-        spacing_mm=spacing,
-        shape=shape,
-        remove_lung=remove_lung,
-        consolidation=consolidation,
-        table_touches_back=table_touches_back,
-    )
+def patient(seed: int = 1, spacing: Triple = SPACING, shape: tuple[int, int, int] = SHAPE, **anatomy: Any) -> Phantom:
+    phantom = make_phantom(seed=seed, spacing_mm=spacing, shape=shape, **anatomy)
     array = np.where(phantom.volume.array < AIR_HU, PADDING, phantom.volume.array).astype(np.int16)
     return Phantom(Volume(array, phantom.volume.affine), phantom.lungs)
 
@@ -132,6 +120,139 @@ def test_consolidation_costs_no_more_than_itself() -> None:
     aerated = ndimage.binary_opening((truth > 0) & (phantom.volume.array < -600))
     assert np.mean(found[aerated] == truth[aerated]) > 0.99
     assert np.count_nonzero((found > 0) & (truth == 0)) < 0.02 * np.count_nonzero(truth)
+
+
+GRID: dict[str, dict[str, Any]] = {
+    "0.6 mm slices": {"spacing": (0.6, 2.0, 2.0), "shape": (484, 176, 176)},
+    "1.25 mm slices": {"spacing": (1.25, 2.0, 2.0), "shape": (232, 176, 176)},
+    "5 mm slices": {"spacing": (5.0, 2.0, 2.0), "shape": (58, 176, 176)},
+    "prone": {"prone": True},
+    "arms down": {"arms_down": True, "shape": (116, 176, 250)},
+    "a table that touches the back": {"table_touches_back": True},
+    "no left lung": {"remove_lung": "left"},
+    "no right lung": {"remove_lung": "right"},
+    "a little dense": {"consolidation": 0.15},
+    "consolidation": {"consolidation": 0.33},
+    "effusion": {"effusion": 0.33},
+    "consolidation and effusion": {"consolidation": 0.17, "effusion": 0.16},
+    "consolidation in 0.6 mm slices": {"spacing": (0.6, 2.0, 2.0), "shape": (484, 176, 176), "consolidation": 0.33},
+    "effusion in 5 mm slices": {"spacing": (5.0, 2.0, 2.0), "shape": (58, 176, 176), "effusion": 0.33},
+    "effusion, arms down, on the table": {
+        "effusion": 0.33,
+        "arms_down": True,
+        "table_touches_back": True,
+        "shape": (116, 176, 250),
+    },
+}
+
+
+def grid_patient(seed: int, **options: Any) -> Phantom:
+    return patient(seed, **{"spacing": (2.5, 2.0, 2.0), "shape": (116, 176, 176), **options})
+
+
+@pytest.mark.parametrize("dense_lung", ["left", "right"])
+@pytest.mark.parametrize("case", GRID)
+def test_lungs_are_found_in_every_case_of_the_grid(case: str, dense_lung: str) -> None:
+    is_dense = GRID[case].keys() & {"consolidation", "effusion"}
+    if dense_lung == "right" and not is_dense:
+        phantom = grid_patient(4, **GRID[case])  # another patient
+    else:
+        phantom = grid_patient(6, dense_lung=dense_lung, **GRID[case])
+    found = find_lungs(phantom.volume)
+    assert dice(found.mask.array > 0, phantom.lungs.array > 0) >= (0.97 if is_dense else 0.985)
+    assert_like(found, phantom.lungs.array, 0.96 if is_dense else 0.985)
+    assert ("dense-lung" in found.warnings) == bool(is_dense)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_a_third_of_any_lung_may_be_dense(seed: int) -> None:
+    kinds = ({"consolidation": 0.33}, {"effusion": 0.33}, {"consolidation": 0.17, "effusion": 0.16})
+    for n, dense_lung in enumerate(("left", "right")):
+        phantom = grid_patient(seed, dense_lung=dense_lung, **kinds[(seed + n) % 3])
+        found = find_lungs(phantom.volume)
+        assert dice(found.mask.array > 0, phantom.lungs.array > 0) >= 0.97
+        assert_like(found, phantom.lungs.array, 0.96)
+        assert "dense-lung" in found.warnings
+        assert found.dense_share == pytest.approx(0.33, abs=0.06)
+
+
+def test_dense_lung_that_cannot_be_taken_in_is_noted() -> None:
+    found = find_lungs(grid_patient(4, remove_lung="left", effusion=0.33).volume)
+    assert "dense-lung" in found.warnings
+
+
+def test_patients_of_the_grid_have_a_bubble_in_the_stomach_and_a_trachea_in_the_top_slice() -> None:
+    phantom = grid_patient(6)
+    gas, _ = ndimage.label((phantom.volume.array < -900) & (phantom.lungs.array == 0))
+    sizes = np.bincount(gas.ravel()) * phantom.volume.voxel_ml
+    stomach = gas[: SHAPE[0] // 3, :, 88:]
+    assert np.any((sizes[stomach] > 10) & (sizes[stomach] < 200) & (stomach > 0))
+    trachea = gas[-1, 60:110, 78:98]  # inside the neck
+    assert np.any((sizes[trachea] > 10) & (sizes[trachea] < 200) & (trachea > 0))
+
+
+@pytest.mark.parametrize("options", [{}, {"consolidation": 0.33}, {"effusion": 0.33}])
+def test_every_second_slice_gives_the_same_lungs(options: dict[str, float]) -> None:
+    volume = patient(3, (1.25, 2.0, 2.0), (232, 176, 176), **options).volume
+    affine = volume.affine @ np.diag([2.0, 1.0, 1.0, 1.0])
+    full = find_lungs(volume).mask.array[::2]
+    half = find_lungs(Volume(np.ascontiguousarray(volume.array[::2]), affine)).mask.array
+    for side in SIDES:
+        assert dice(half == side, full == side) >= 0.97
+
+
+@pytest.mark.parametrize(
+    ("turn", "lean"),
+    [
+        ((1, 1, 1), (0, 0, 0)),
+        ((1, -1, -1), (0, 0, 0)),  # as most scanners write a prone patient, head first
+        ((-1, -1, 1), (0, 0, 0)),  # feet first, prone
+        ((-1, 1, -1), (0, 0, 0)),  # feet first, on the back
+        ((1, 1, 1), (0, 0.27, 0)),  # a gantry tilted by 15 degrees
+    ],
+)
+def test_lungs_do_not_depend_on_how_the_patient_was_scanned(turn: Triple, lean: Triple) -> None:
+    """The same patient, written as series whose slices, rows and columns (`turn`) run the other way."""
+    phantom = grid_patient(6, effusion=0.33)
+    volume = phantom.volume
+    centre_k = (volume.shape[0] - 1) / 2
+    planes = [
+        ndimage.shift(plane.astype(np.float32), (-(k - centre_k) * 2.5 * lean[1] / 2.0, 0), order=1, mode="nearest")
+        for k, plane in enumerate(volume.array)
+    ]
+    order = tuple(slice(None, None, int(t)) for t in turn)
+    stored = (np.stack(planes) + 1024).round().clip(0).astype(np.int16)[order]
+    corner = [0 if t > 0 else n - 1 for t, n in zip(turn, volume.shape, strict=True)]
+    first = volume.to_patient(corner) - np.array([0, lean[1], 0]) * centre_k * 2.5
+    orientation = (turn[2], 0, 0, 0, turn[1], 0)
+    files = ct_files(stored, first=first, orientation=orientation, step_mm=2.5, lean=lean, PixelSpacing=[2, 2])
+    (slices,) = read(files).slices.values()
+    prepared = steps.prepare(series.assemble(slices), PrepConfig(spacing_mm=(2.5, 2.0, 2.0)))
+    assert prepared.lungs is not None
+    mask = prepared.lungs.mask
+    inside = np.argwhere(np.ones(mask.shape, np.bool_))
+    at = np.rint(volume.to_index(mask.to_patient(inside))).astype(int)
+    is_in = np.all((at >= 0) & (at < volume.shape), axis=1)
+    truth = np.zeros(mask.shape, np.uint8)
+    truth.ravel()[is_in] = phantom.lungs.array[tuple(at[is_in].T)]
+    assert dice(mask.array > 0, truth > 0) >= 0.97
+    for side in SIDES:
+        assert dice(mask.array == side, truth == side) >= 0.96
+
+
+def test_masks_that_fell_apart_or_look_like_no_lung_are_noted() -> None:
+    phantom = grid_patient(6)
+    truth = phantom.lungs
+    assert judged(truth).warnings == find_lungs(phantom.volume).warnings == ()
+    in_pieces = truth.array.copy()
+    in_pieces[55:65][in_pieces[55:65] == LEFT] = 0
+    assert judged(truth.with_array(in_pieces)).warnings == ("lungs-in-pieces",)
+    one_label = (truth.array > 0).astype(np.uint8)
+    assert judged(truth.with_array(one_label)).warnings == ("one-lung",)
+    block = np.zeros_like(truth.array)
+    block[20:80, 60:110, 30:80] = RIGHT
+    block[20:80, 60:110, 100:150] = LEFT
+    assert judged(truth.with_array(block)).warnings == ("lung-shape-unlikely",)
 
 
 def test_lungs_that_touch_are_split() -> None:
