@@ -11,7 +11,9 @@ if TYPE_CHECKING:
     from dskprep.config import PrepConfig, preset, read_config
     from dskprep.dataset import Dataset, StoredVolume, open_dataset
     from dskprep.errors import DskprepError, InfrastructureError, Refusal, UsageError
+    from dskprep.exchange import to_nifti, to_sitk
     from dskprep.lungs import Lungs, find_lungs
+    from dskprep.patches import LungPatches, Patch
     from dskprep.pipeline import run
     from dskprep.prepared import Prepared
     from dskprep.reading import read_series
@@ -27,7 +29,9 @@ _HOMES = {
     "DskprepError": "errors",
     "InfrastructureError": "errors",
     "Lungs": "lungs",
+    "LungPatches": "patches",
     "PADDING": "volume",
+    "Patch": "patches",
     "PrepConfig": "config",
     "Prepared": "prepared",
     "Refusal": "errors",
@@ -45,6 +49,8 @@ _HOMES = {
     "preset": "config",
     "read_series": "reading",
     "run": "pipeline",
+    "to_nifti": "exchange",
+    "to_sitk": "exchange",
     "to_spacing": "resample",
     "verify": "verification",
 }
@@ -55,7 +61,9 @@ __all__ = [
     "Dataset",
     "DskprepError",
     "InfrastructureError",
+    "LungPatches",
     "Lungs",
+    "Patch",
     "PrepConfig",
     "Prepared",
     "Refusal",
@@ -73,6 +81,8 @@ __all__ = [
     "read_config",
     "read_series",
     "run",
+    "to_nifti",
+    "to_sitk",
     "to_spacing",
     "verify",
 ]

@@ -6,15 +6,17 @@ import io
 import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 import pyarrow as pa
 from pyarrow import parquet
 
 from dskprep import storage, store
 from dskprep.errors import InfrastructureError, UsageError
 from dskprep.store import Record, RecordName
+
+if TYPE_CHECKING:
+    import pandas as pd  # imported when a frame is asked for
 
 READ_AT_ONCE = 5000
 """Records that are held while they are made into rows."""
@@ -34,6 +36,12 @@ Row = dict[str, Any]
 def read(target: str) -> pd.DataFrame:
     """index.parquet as it is. Raises UsageError if there is none yet, or it is damaged."""
     return _frame(_read(target))
+
+
+def rows(target: str) -> list[Row]:
+    """The rows of index.parquet as it is, by the names of their columns. Raises as `read`."""
+    found: list[Row] = _read(target).to_pylist()
+    return found
 
 
 def current(target: str) -> pd.DataFrame:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 import os
 import re
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -101,6 +102,35 @@ def read_objects(fs: Any, bucket: str, objects: Sequence[tuple[str, int, str]]) 
 def read_object(fs: Any, bucket: str, key: str) -> bytes:
     """One object, whatever its size and ETag. Raises FileNotFoundError, PermissionError, or OSError."""
     return _read(_engine(fs, bucket), key, None, "", time.monotonic() + DEADLINE_S)
+
+
+def read_ranges(fs: Any, bucket: str, key: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+    """Parts of one object, each from its first byte to before its last; near ones in one request, several at once.
+
+    Raises FileNotFoundError, PermissionError, or OSError.
+    """
+    starts, ends = [start for start, _ in ranges], [end for _, end in ranges]
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            if uses_obstore():
+                parts = obstore.get_ranges(_store(fs, bucket), key, starts=starts, ends=ends)
+            else:
+                parts = fs.cat_ranges([f"{bucket}/{key}"] * len(ranges), starts, ends, on_error="raise")
+        except (NotFoundError, FileNotFoundError) as error:
+            raise FileNotFoundError(f"{key}: {_in_short(error)}") from error
+        except BaseError as error:
+            problem = _as_os_error(error, key)
+        except (ClientPayloadError, TimeoutError) as error:
+            problem = OSError(f"{key}: {_in_short(error)}")
+        else:
+            found = [bytes(part) for part in parts]
+            if [len(part) for part in found] == [end - start for start, end in ranges]:
+                return found
+            problem = OSError(f"{key}: is shorter than expected")
+        if isinstance(problem, PermissionError) or attempt == ATTEMPTS:
+            break
+        time.sleep(WAIT_S * 2 ** (attempt - 1))
+    raise problem
 
 
 def _read_listed(get: Get, key: str, size: int, etag: str, deadline: float) -> bytes:
@@ -201,7 +231,36 @@ def list_below(fs: Any, bucket: str, folder: str, limit: int) -> list[Listed] | 
 
 
 def uses_obstore() -> bool:
-    return os.environ.get("DSKPREP_S3_READER") != "s3fs"
+    return os.environ.get("DSKPREP_S3_READER") != "s3fs" and not _fork.lost_obstore
+
+
+class _Fork:
+    """What a fork does to S3: the threads of obstore and of s3fs do not come along.
+
+    obstore, once used, hangs in a forked child, which therefore reads with s3fs. s3fs begins anew there by itself,
+    but its old file systems would be closed by the wrong event loop: they are kept instead.
+    """
+
+    def __init__(self) -> None:
+        self.uses_obstore = self.lost_obstore = False
+        self._of_parents: list[Any] = []
+        self._at_fork: list[Any] = []
+        os.register_at_fork(before=self._before, after_in_parent=self._in_parent, after_in_child=self._in_child)
+
+    def _before(self) -> None:
+        s3fs = sys.modules.get("s3fs.core")
+        self._at_fork = list(s3fs.S3FileSystem._cache.values()) if s3fs else []
+
+    def _in_parent(self) -> None:
+        self._at_fork = []
+
+    def _in_child(self) -> None:
+        self.lost_obstore |= self.uses_obstore
+        self._of_parents += self._at_fork
+        self._at_fork = []
+
+
+_fork = _Fork()
 
 
 def _tried(once: Callable[[], T], folder: str) -> T:
@@ -253,6 +312,7 @@ def _as_os_error(error: BaseError, where: str) -> OSError:
 def _store(fs: Any, bucket: str) -> S3Store:
     """The store of a bucket; kept on the file system whose credentials it uses, so both end together."""
     stores: dict[str, S3Store] = vars(fs).setdefault("_dskprep_stores", {})
+    _fork.uses_obstore = True
     if bucket not in stores:
         meta = fs.s3.meta
         is_https = meta.endpoint_url.startswith("https://")

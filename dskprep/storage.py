@@ -167,6 +167,23 @@ def read_head(url: str, n_bytes: int) -> bytes:
         return bytes(fs.cat_file(path, start=0, end=n_bytes))
 
 
+def read_ranges(url: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+    """Parts of one object, each from its first byte to before its last. Raises FileNotFoundError if it is not there."""
+    with _translated(url):
+        fs, path = _open(url)
+        if _is_s3(url):
+            bucket, _, key = path.partition("/")
+            return s3read.read_ranges(fs, bucket, key, ranges)
+        parts = []
+        with fs.open(path, "rb") as file:
+            for start, end in ranges:
+                file.seek(start)
+                parts.append(file.read(end - start))
+        if [len(part) for part in parts] != [end - start for start, end in ranges]:
+            raise OSError(f"{path}: is shorter than expected")
+        return parts
+
+
 def read_many(url: str, entries: Sequence[Entry]) -> Iterator[tuple[str, bytes]]:
     """Name and content of objects below a folder, whole, several at once; in the order of `entries`.
 

@@ -1,0 +1,84 @@
+"""Volumes as objects of other libraries: NIfTI (nibabel), SimpleITK, dask, xarray. The home of their imports."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dskprep.errors import UsageError
+from dskprep.volume import Volume
+
+if TYPE_CHECKING:
+    import dask.array
+    import nibabel
+    import SimpleITK
+    import xarray
+
+LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+REVERSED = [2, 1, 0, 3]
+"""Of (z, y, x, 1) and (x, y, z, 1), one to the other."""
+
+SCANNER = 1
+"""NIFTI_XFORM_SCANNER_ANAT: the affine leads to the scanner's own frame."""
+
+
+def to_nifti(volume: Volume) -> nibabel.Nifti1Image:
+    """A NIfTI image of a volume: its array is (x, y, z), its affine leads to RAS mm.
+
+    Both are NIfTI's own conventions (nifti1.h); the voxels are not copied, and lie where they lay. Raises
+    UsageError if nibabel is not installed.
+    """
+    nib = _needs("nibabel")
+    affine = LPS_TO_RAS @ volume.affine[:, REVERSED]
+    image: nibabel.Nifti1Image = nib.Nifti1Image(volume.array.T, affine)
+    image.set_sform(affine, SCANNER)
+    image.set_qform(affine, SCANNER)
+    image.header.set_xyzt_units("mm")
+    return image
+
+
+def to_sitk(volume: Volume) -> SimpleITK.Image:
+    """A SimpleITK image of a volume: origin, spacing and direction in LPS mm, as ITK has them.
+
+    Raises UsageError if SimpleITK is not installed.
+    """
+    sitk = _needs("SimpleITK")
+    image: SimpleITK.Image = sitk.GetImageFromArray(volume.array)
+    image.SetOrigin(volume.affine[:3, 3].tolist())
+    image.SetSpacing(volume.spacing[::-1])
+    image.SetDirection((volume.affine[:3, 2::-1] / volume.spacing[::-1]).ravel().tolist())
+    return image
+
+
+def to_dask(array: Any, name: str, chunks: tuple[int, ...] | None) -> dask.array.Array:
+    """A dask array of a zarr array; by default a zarr chunk is a dask chunk."""
+    lazy: dask.array.Array = importlib.import_module("dask.array").from_array(array, chunks or array.chunks, name=name)
+    return lazy
+
+
+def to_xarray(arrays: dict[str, Any], volume: Volume, attributes: dict[str, Any]) -> xarray.Dataset:
+    """Arrays (z, y, x) on the grid of a volume as one dataset; each axis has its voxels' places in mm.
+
+    Of an upright volume the coordinates are the patient's LPS z, y and x. An oblique one has them along its own
+    axes, from its first voxel's place on; the attribute `affine` is exact for both. Raises UsageError if xarray
+    is not installed.
+    """
+    xr = _needs("xarray")
+    starts = volume.affine[2::-1, 3]
+    coordinates = {
+        axis: (axis, start + step * np.arange(n), {"units": "mm"})
+        for axis, start, step, n in zip("zyx", starts, volume.spacing, volume.shape, strict=True)
+    }
+    attributes = {"frame": "LPS", "affine": volume.affine.ravel().tolist(), **attributes}
+    variables = {name: (("z", "y", "x"), array) for name, array in arrays.items()}
+    found: xarray.Dataset = xr.Dataset(variables, coordinates, attributes)
+    return found
+
+
+def _needs(library: str) -> Any:
+    try:
+        return importlib.import_module(library)
+    except ImportError as error:
+        raise UsageError(f"{library} is not installed: pip install 'dskprep[exchange]'") from error
