@@ -6,17 +6,15 @@ import io
 import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import pandas as pd
 import pyarrow as pa
 from pyarrow import parquet
 
 from dskprep import storage, store
 from dskprep.errors import InfrastructureError, UsageError
 from dskprep.store import Record, RecordName
-
-if TYPE_CHECKING:
-    import pandas as pd  # imported when a frame is asked for
 
 READ_AT_ONCE = 5000
 """Records that are held while they are made into rows."""
