@@ -20,6 +20,9 @@ MAX_SHARD = (384, 448, 448)
 """Longest edges of a shard: about 150 MB of int16 at most, so an object stays under 100 MB; floats have a shorter z."""
 
 RIGHT, LEFT = 1, 2
+ORIENTATION = {"z": "inferior-to-superior", "y": "anterior-to-posterior", "x": "right-to-left"}
+"""Where the axes lead, in the words of OME-Zarr's RFC 4; those of an oblique volume do nearly."""
+
 LUNG_COLOURS = {RIGHT: [86, 180, 233, 128], LEFT: [230, 159, 0, 128]}
 
 
@@ -120,7 +123,10 @@ def _multiscale(name: str, volume: Volume) -> dict[str, Any]:
     x, y, z = volume.affine[:3, 3].tolist()
     return {
         "name": name,
-        "axes": [{"name": axis, "type": "space", "unit": "millimeter"} for axis in "zyx"],
+        "axes": [
+            {"name": axis, "type": "space", "unit": "millimeter", "orientation": {"type": "anatomical", "value": value}}
+            for axis, value in ORIENTATION.items()
+        ],
         "datasets": [
             {
                 "path": "0",

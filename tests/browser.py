@@ -133,7 +133,7 @@ class Browser:
 
 
 @contextlib.contextmanager
-def opened() -> Iterator[Browser]:
+def opened(*more_words: str) -> Iterator[Browser]:
     """A browser with one empty page; it ends with the block."""
     program = find_chromium()
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile, contextlib.ExitStack() as pipes:
@@ -143,7 +143,7 @@ def opened() -> Iterator[Browser]:
         its_in, to_browser, from_browser, its_out = ends
         silence = [(os.POSIX_SPAWN_OPEN, fd, os.devnull, os.O_WRONLY, 0) for fd in (1, 2)]
         its_ends = [(os.POSIX_SPAWN_DUP2, its_in, 3), (os.POSIX_SPAWN_DUP2, its_out, 4)]
-        words = [program, *WORDS, f"--user-data-dir={profile}"]
+        words = [program, *WORDS, *more_words, f"--user-data-dir={profile}"]
         process = os.posix_spawn(program, words, os.environ, file_actions=[*silence, *its_ends])
         try:
             yield Browser(to_browser, from_browser)
