@@ -2,13 +2,17 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint bench chaos clean
+.PHONY: demo test lint bench chaos interop clean
 
 demo: .venv/demo        ## synthetic patients, a real S3 server on this machine, the whole run
 	$(BIN)/dskprep demo
 
 test: .venv/dev         ## the tests; set DSKPREP_DATA to a folder of real CT to include it
 	$(BIN)/python -m pytest $(ARGS)
+
+interop: .venv/dev      ## installs other readers of OME-Zarr, and a viewer by npm, for the tests that use them
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,interop]'
+	npm install --silent --no-audit --no-fund --prefix .venv/viewer @niivue/niivue@0.69.0
 
 lint: .venv/dev         ## style and types
 	$(BIN)/ruff check .
