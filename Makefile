@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint bench chaos interop clean
+.PHONY: demo test lint bench chaos interop notebooks clean
 
 demo: .venv/demo        ## synthetic patients, a real S3 server on this machine, the whole run
 	$(BIN)/dskprep demo
@@ -13,6 +13,9 @@ test: .venv/dev         ## the tests; set DSKPREP_DATA to a folder of real CT to
 interop: .venv/dev      ## installs other readers of OME-Zarr, and a viewer by npm, for the tests that use them
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,interop]'
 	npm install --silent --no-audit --no-fund --prefix .venv/viewer @niivue/niivue@0.69.0
+
+notebooks: interop      ## runs the notebooks and stores their outputs; needs PyTorch in .venv
+	$(BIN)/python notebooks/store_outputs.py
 
 lint: .venv/dev         ## style and types
 	$(BIN)/ruff check .

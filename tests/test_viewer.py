@@ -34,7 +34,7 @@ PAGE = """<!doctype html><body style="margin: 0"><canvas id="view" width="700" h
 <script type="module">
 import { Niivue } from "./niivue.js"
 const url = location.origin + "/volume.zarr"
-const view = new Niivue({ crosshairWidth: 0, backColor: [0, 0, 0, 1], isRadiologicalConvention: false, isOrientationTextVisible: false })
+const view = new Niivue({ crosshairWidth: 0, isRadiologicalConvention: false, isOrientationTextVisible: false })
 await view.attachTo("view")
 await view.loadVolumes([{ url, name: "volume.zarr", zarrLevel: 0, zarrMaxVolumeSize: 512 }])
 const { affine } = (await (await fetch(url + "/zarr.json")).json()).attributes.dskprep
