@@ -286,8 +286,9 @@ def show(place: str, key: str | None, with_source: bool, surface: str | None, ou
     """
     from dskprep import picture
 
-    name, views = _stored_views(place, key, with_source) if key else _source_views(place)
-    content = picture.draw_surface(name, views[-1], surface) if surface else picture.draw(name, *views)
+    with console.status("drawing; the first time code is compiled, which takes half a minute"):
+        name, views = _stored_views(place, key, with_source) if key else _source_views(place)
+        content = picture.draw_surface(name, views[-1], surface) if surface else picture.draw(name, *views)
     path = Path(output or f"{name}.png")
     path.write_bytes(content)
     click.echo(str(path))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 import tomllib
 from pathlib import Path
@@ -41,3 +42,44 @@ def test_every_setting_is_explained_with_its_default() -> None:
         default = list(field.default) if isinstance(field.default, tuple) else field.default
         assert tomllib.loads(f"x = {rows[field.name][1].strip('`')}")["x"] == default, field.name
         assert rows[field.name][3], field.name
+
+
+ROOT = DOCS.parent
+PAGES = [*sorted(DOCS.glob("*.md")), ROOT / "README.md", ROOT / "cluster/README.md"]
+
+
+def anchor_of(title: str) -> str:
+    """A heading as GitHub turns it into an anchor."""
+    return re.sub(r"[^\w\- ]", "", title.strip().lower()).replace(" ", "-")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_what_a_page_links_to_is_there(page: Path) -> None:
+    for link in re.findall(r"\]\(([^)]+)\)", page.read_text(encoding="utf-8")):
+        if "://" in link:
+            continue
+        path, _, anchor = link.partition("#")
+        there = (page.parent / path) if path else page
+        assert there.exists(), link
+        if anchor:
+            titles = re.findall(r"^#+ (.*)$", there.read_text(encoding="utf-8"), flags=re.MULTILINE)
+            assert anchor in map(anchor_of, titles), link
+
+
+def test_every_page_is_linked_from_the_readme() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert [page.name for page in DOCS.glob("*.md") if f"(docs/{page.name}" not in readme] == []
+
+
+def test_every_module_stands_in_the_layout() -> None:
+    layout = (DOCS / "contributing.md").read_text(encoding="utf-8")
+    modules = {path.stem for path in (ROOT / "dskprep").glob("*.py") if not path.stem.startswith("__")}
+    assert {module for module in modules if f"`{module}`" not in layout} == set()
+
+
+def test_the_policy_grants_what_the_pages_name() -> None:
+    """The actions of the IAM policy are those that runs.md says are needed, and the JSON is whole."""
+    (policy,) = re.findall(r"```json\n(.*?)```", (DOCS / "sizing.md").read_text(encoding="utf-8"), flags=re.DOTALL)
+    granted = {action for statement in json.loads(policy)["Statement"] for action in statement["Action"]}
+    named = set(re.findall(r"`(s3:\w+)`", (DOCS / "runs.md").read_text(encoding="utf-8")))
+    assert granted == named
