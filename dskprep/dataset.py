@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -145,12 +145,9 @@ class StoredVolume:
                 f"{self.key}: the patch from {first.tolist()} of {sides.tolist()} voxels (z, y, x) does not touch"
                 f" the volume of {list(self.shape)}; is its middle in LPS mm (x, y, z)?"
             )
-        array = self.shards(of)
-        if outside is not None:
-            array = replace(array, fill=outside)
         affine = self.affine
         affine[:3, 3] = self.to_patient(first)
-        box = Volume(array.read(_triple(first), _triple(sides)), affine)
+        box = Volume(self.shards(of).read(_triple(first), _triple(sides), outside), affine)
         return self._normalized(box) if normalized else box
 
     def as_dask(self, of: What = "image", chunks: tuple[int, int, int] | None = None) -> dask.array.Array:

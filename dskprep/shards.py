@@ -47,17 +47,19 @@ class Array:
     def __getstate__(self) -> dict[str, Any]:
         return vars(self) | {"_indices": {}}
 
-    def read(self, first: Index, size: Index) -> NDArray[Any]:
-        """The box of `size` voxels from voxel `first` on; what lies outside the array is fill.
+    def read(self, first: Index, size: Index, outside: float | None = None) -> NDArray[Any]:
+        """The box of `size` voxels from voxel `first` on; beyond the array it is `outside`, by default fill.
 
         Raises UsageError if a shard is damaged, FileNotFoundError if it is gone.
         """
-        out = np.full(size, self.fill, self.dtype)
+        out = np.full(size, self.fill if outside is None else outside, self.dtype)
         inner = [
             range(max(0, start), min(start + n, end)) for start, n, end in zip(first, size, self.shape, strict=True)
         ]
         if not all(inner):
             return out
+        if outside is not None:
+            out[tuple(slice(r[0] - f, r[-1] + 1 - f) for r, f in zip(inner, first, strict=True))] = self.fill
         shards = [range(r[0] // s, r[-1] // s + 1) for r, s in zip(inner, self.shard, strict=True)]
         for shard in itertools.product(*shards):
             self._read_shard(out, first, inner, _index(*shard))

@@ -54,6 +54,14 @@ def test_a_box_outside_is_fill_and_reads_nothing(place: str, monkeypatch: pytest
     assert (opened.read((0, 0, 0), (32, 32, 32)) == AIR_HU).all()
 
 
+def test_beyond_the_array_it_is_as_asked_but_air_within_stays_air(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    truth, opened = written(place, monkeypatch)
+    found = opened.read((-2, -2, 28), (40, 20, 30), outside=-3000)
+    padded = np.pad(truth, 20, constant_values=-3000)
+    np.testing.assert_array_equal(found, padded[18:58, 18:38, 48:78])
+    assert (found[2:34, 2:18, :4] == AIR_HU).all()
+
+
 def test_only_the_chunks_that_are_touched_are_fetched_and_an_index_once(
     place: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
