@@ -3,8 +3,9 @@
     python benchmarks/reading.py [DATASET] [--rounds 5]
 
 Without a dataset, two synthetic patients are prepared at 1 mm. Their volumes are also written as float64 .npy (the
-way of 2017, values normalized) and as int16 .nii.gz. Every way draws the same patches from the same volumes, the
-ways by turns, in one process and one thread; the table has medians over the rounds. S3 is SeaweedFS on
+way of 2017, values normalized) and as int16 .nii.gz. Every way draws patches of the same sizes at random
+places of the same volumes, the ways by turns, in one process (zarr-python decodes in several threads, PyTorch
+and dskprep in one); the table has medians over the rounds. S3 is SeaweedFS on
 loopback, so requests have no latency of their own. TorchIO and MONAI are left out, with a line, where they are not
 installed; they read files, so from S3 they are given a copy fetched for each load. "16 a load" takes
 sixteen patches from each volume once it is in memory, as their queues do: patches of one batch are then of one patient.
