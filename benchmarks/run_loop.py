@@ -11,16 +11,31 @@ import sys
 import time
 from collections.abc import Iterator
 
+import distributed
 import psutil
 
-from dskprep import cluster, pipeline
+from dskprep import cluster, page, patient, pipeline
+from dskprep.account import Account, Summary
 from dskprep.discover import Case
 from dskprep.patient import Job
+from dskprep.stopwatch import Stopwatch
 from dskprep.store import Record
 
 
 def do_nothing(job: Job) -> list[Record]:
-    return [{"key": job.case.key, "status": "written", "input_digest": job.case.digest}]
+    """Passes through the slots, and tells of it, as a patient does."""
+    patient._SLOTS.tell_through(distributed.get_worker(), patient._ledger(2**30))
+    clock = Stopwatch()
+    for slot, stages in (
+        ("read", ["read"]),
+        ("compute", ["decode", "resample", "lungs", "encode"]),
+        ("write", ["write"]),
+    ):
+        with patient._SLOTS(slot, job.case.key, clock):
+            for stage in stages:
+                with clock(stage):
+                    pass
+    return [{"key": job.case.key, "status": "written", "input_digest": job.case.digest, "bytes_read": 1}]
 
 
 def jobs(count: int) -> Iterator[Job]:
@@ -31,9 +46,12 @@ def jobs(count: int) -> Iterator[Job]:
 def main() -> None:
     count = int(sys.argv[1]) if len(sys.argv) > 1 else 2000
     process = psutil.Process()
-    with cluster.local_client(workers=2) as client:
+    account = Account()
+    summary = Summary("run", "source", "target", account, 0.0)
+    with cluster.local_client(workers=2) as client, page.Watch(client, summary).over():
         start, cpu = time.perf_counter(), process.cpu_times()
-        for n, _ in enumerate(pipeline.on_cluster(client, jobs(count), do_nothing), start=1):
+        for n, (_, records) in enumerate(pipeline.on_cluster(client, jobs(count), do_nothing), start=1):
+            account.add(records or [])
             if n % max(1, count // 10) == 0:
                 wall = time.perf_counter() - start
                 used = process.cpu_times()

@@ -21,12 +21,15 @@ from dskprep.errors import DskprepError, InfrastructureError, UsageError
 if TYPE_CHECKING:
     from distributed import Client
 
-    from dskprep.account import Account, Summary
+    from dskprep.account import Summary
     from dskprep.config import PrepConfig
     from dskprep.picture import View
     from dskprep.plan import Calibration, Estimate, Prediction
 
 EXIT_CLEAN, EXIT_SOME_NOT_WRITTEN, EXIT_USAGE, EXIT_INFRASTRUCTURE = 0, 1, 2, 3
+
+N_NAMED = 3
+"""Slowest and largest patients in the summary."""
 
 console = Console(highlight=False, soft_wrap=True)
 
@@ -59,6 +62,7 @@ def main(debug: bool) -> None:
     "--patient-folders", is_flag=True, help="Each folder directly in SOURCE is one patient, with all below it."
 )
 @click.option("--time-limit", default="30m", show_default=True, help="For reading, computing or writing one patient.")
+@click.option("--log-json", is_flag=True, help="Lines of JSON on the output, and nothing else.")
 @click.pass_context
 def run(
     context: click.Context,
@@ -74,6 +78,7 @@ def run(
     retry: str | None,
     patient_folders: bool,
     time_limit: str,
+    log_json: bool,
 ) -> int:
     """Prepare every patient of SOURCE that TARGET does not hold yet.
 
@@ -88,9 +93,13 @@ def run(
     time_limit_s = _seconds(time_limit)
     if scheduler == "local":
         steps.warm(PrepConfig(recipe=settings.recipe))
+    console.quiet = log_json
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a machine that is taken away ends a run like Ctrl-C
     try:
-        with opened_client(scheduler, workers, memory_limit) as client, shown_progress() as progress:
+        with (
+            opened_client(scheduler, workers, memory_limit, (source, target)) as client,
+            shown_progress(client, as_json=log_json) as progress,
+        ):
             summary = pipeline.run(
                 source,
                 target,
@@ -104,9 +113,9 @@ def run(
                 progress=progress,
             )
     except RunStopped as stopped:
-        print_summary(stopped.summary)
+        print_summary(stopped.summary, as_json=log_json)
         raise InfrastructureError(f"{stopped}; to go on: {_command(context)}") from stopped
-    print_summary(summary)
+    print_summary(summary, as_json=log_json)
     if summary.is_interrupted:
         console.print(f"to go on: {_command(context)}")
     if summary.account.largest_need_bytes:
@@ -415,6 +424,7 @@ def run_and_exit(argv: list[str] | None = None) -> None:
 def run_command(argv: list[str] | None = None) -> int:
     """Parse and run; errors become one line and an exit code."""
     argv = sys.argv[1:] if argv is None else argv
+    console.quiet = False
     try:
         code = main.main(argv, standalone_mode=False)
     except click.exceptions.Exit as exit_:
@@ -444,13 +454,18 @@ def quiet_dask() -> None:
 
 
 def print_workers(client: Client) -> None:
-    """How many workers there are, and where to watch them."""
-    from dskprep import cluster
+    """Where to watch the workers, and how many there are."""
+    from dskprep import cluster, page, terminal
 
     limits = cluster.memory_limits(client)
+    problem = page.install(client)
     has_dashboard = "dashboard" in client.scheduler_info()["services"]
-    where = client.dashboard_link if has_dashboard else "none"
-    console.print(f"{len(limits)} workers, {_size(sum(limits))}; dashboard: {where}")
+    where = page.link(client) if not problem else client.dashboard_link if has_dashboard else "none"
+    console.print(f"dashboard: {where}\n{len(limits)} workers, {_size(sum(limits))}")
+    if problem:
+        console.print(f"no dskprep page on the dashboard: {problem}", markup=False)
+    if console.quiet:
+        terminal.write_json("start", {"dashboard": where, "workers": len(limits), "memory_bytes": sum(limits)})
 
 
 def _command(context: click.Context, **changed: str | None) -> str:
@@ -484,8 +499,13 @@ def _print_way_for_large(context: click.Context, need_bytes: int) -> None:
     console.print(f"for those too large: {way}")
 
 
-def print_summary(summary: Summary) -> None:
+def print_summary(summary: Summary, *, as_json: bool = False) -> None:
     """The account at the end of a run."""
+    if as_json:
+        from dskprep import terminal
+
+        terminal.write_json("summary", summary.as_dict())
+        return
     account = summary.account
     n_new = summary.n_new
     pace = f", {60 * n_new / summary.seconds:.1f} a minute" if n_new and summary.seconds else ""
@@ -501,6 +521,11 @@ def print_summary(summary: Summary) -> None:
     if account.further_series:
         console.print(f"further series in their folders: {_in_words(account.further_series)}")
     _print_split(account.split_series)
+    if n_new:
+        slowest = ", ".join(f"{key} {seconds:.1f} s" for seconds, key in account.slowest[:N_NAMED])
+        largest = ", ".join(f"{key} {_size(n_bytes)}" for n_bytes, key in account.largest[:N_NAMED])
+        console.print(f"slowest: {slowest}\nlargest: {largest}", markup=False)
+        console.print(f"cost: {account.cpu_s / 3600:.3f} CPU hours, {account.cpu_s / n_new:.1f} s a patient")
     console.print(f"read {_size(account.bytes_read)}, written {_size(account.bytes_written)}: {summary.target}")
 
 
@@ -585,7 +610,10 @@ def _settings(preset: str, path: str | None) -> PrepConfig:
 
 
 @contextlib.contextmanager
-def opened_client(scheduler: str, workers: int | None, memory_limit: str | None) -> Iterator[Client | None]:
+def opened_client(
+    scheduler: str, workers: int | None, memory_limit: str | None, places: tuple[str, str]
+) -> Iterator[Client | None]:
+    """A client of the chosen cluster, checked for this work if it is somebody else's; None for this process."""
     if scheduler != "local" and (workers or memory_limit):
         raise UsageError("--workers and --memory-limit go with --scheduler local; other clusters have their own")
     if scheduler == "sync":
@@ -597,28 +625,17 @@ def opened_client(scheduler: str, workers: int | None, memory_limit: str | None)
     quiet_dask()
     with opened as client:
         print_workers(client)
+        if scheduler != "local":
+            for note in cluster.check(client, *places):
+                console.print(f"note: {note}", markup=False)
         yield client
 
 
-@contextlib.contextmanager
-def shown_progress() -> Iterator[Any]:
-    """A live line in a terminal, a line a patient elsewhere."""
-    from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+def shown_progress(client: Client | None, *, as_json: bool = False) -> contextlib.AbstractContextManager[Any]:
+    """A live panel in a terminal, lines elsewhere."""
+    from dskprep import terminal
 
-    columns = (SpinnerColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
-        task = bar.add_task("starting", total=None)
-
-        def show_progress(account: Account, records: list[dict[str, Any]]) -> None:
-            done = account.counts.total()
-            bar.update(task, completed=done, description=_in_words(account.counts))
-            for record in records:
-                why = f" {record['reason']}: {record['message']}" if record["status"] != "written" else ""
-                line = f"{record['status']:8} {record['key']}{why}"
-                if record["status"] != "written" or not console.is_terminal:
-                    bar.console.print(line, markup=False)
-
-        yield show_progress
+    return terminal.shown_progress(console, client, as_json=as_json)
 
 
 def _report(message: str, code: int) -> int:

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
+import operator
+import os
+import secrets
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import dask
+from dask.delayed import Delayed
 from dask.system import CPU_COUNT
 from dask.utils import format_bytes, parse_bytes
-from distributed import Client, LocalCluster
+from distributed import Client, Future, LocalCluster
+from distributed.protocol import pickle
 from distributed.system import MEMORY_LIMIT
 
-from dskprep import steps
-from dskprep.errors import InfrastructureError, UsageError
+from dskprep import steps, storage
+from dskprep.errors import DskprepError, InfrastructureError, UsageError
 
 SLOTS = 3
 """Threads a worker process: one patient is read, one computed, one written at a time."""
@@ -28,7 +35,18 @@ MIN_WORKER_BYTES = 1_200_000_000
 
 CONNECT_S = 15
 
-SETTINGS = {
+WORKERS_S = 120
+"""How long the first worker of a cluster is waited for."""
+
+CHECK_S = 120
+"""How long a worker may take to look for the data; its store's own retries come to less."""
+
+MAX_NOTES = 3
+"""Workers that are named for the same fault."""
+
+DO_THIS = "give the scheduler and workers DASK_CONFIG=cluster/dask.yaml"
+
+SETTINGS: dict[str, Any] = {
     # a worker holds volumes in its slots, not as results: nothing to spill, nobody to pause for
     "distributed.worker.memory.target": False,
     "distributed.worker.memory.spill": False,
@@ -37,8 +55,6 @@ SETTINGS = {
     # a patient that killed its worker twice is run alone, so do not try it on the whole cluster
     "distributed.scheduler.allowed-failures": 1,
     "distributed.scheduler.worker-saturation": 1.0,
-    # the dashboard's history is in the scheduler's memory
-    "distributed.scheduler.dashboard.tasks.task-stream-length": 5000,
     # one CPU a worker: no library may start threads of its own
     # (and memory goes back to the system, but not in pieces so small that page faults double the encoding)
     "distributed.nanny.pre-spawn-environ": {
@@ -133,16 +149,149 @@ def connect(address: str) -> Iterator[Client]:
 def _try_to_connect(address: str, *, is_file: bool) -> tuple[Client | None, str]:
     try:
         client = Client(scheduler_file=address, timeout=CONNECT_S) if is_file else Client(address, timeout=CONNECT_S)
-    except (OSError, TimeoutError, ValueError, AssertionError) as error:
+    except (OSError, TimeoutError, ValueError, TypeError, AssertionError) as error:
         return None, " ".join(str(error).split())[:150]
     return client, ""
 
 
+def check(client: Client, source: str, target: str) -> list[str]:
+    """What somebody else's cluster lacks for this work, and what that costs: a line each; the work can be done.
+
+    Raises InfrastructureError where it cannot: workers without dskprep, or with another version than here;
+    workers that do not see the source or may not reach source or target with credentials of their own.
+    """
+    limits = memory_limits(client)
+    about_versions = _notes_on_versions(client)
+    workers = client.scheduler_info(n_workers=-1)["workers"]
+    hosts = {worker["host"]: address for address, worker in sorted(workers.items(), reverse=True)}
+    is_there = storage.exists(storage.absolute(source))
+    asked = {host: _submit_to(client, address, _seen_by_worker, source, target) for host, address in hosts.items()}
+    notes: set[str] = set()
+    for host, future in asked.items():
+        try:
+            seen = future.result(timeout=CHECK_S)
+        except TimeoutError as error:
+            raise InfrastructureError(
+                f"{host}: a worker there did not answer for {CHECK_S} s about {source}"
+            ) from error
+        except Exception as error:
+            raise InfrastructureError(
+                f"{host}: a worker there cannot run dskprep ({type(error).__name__}: {str(error)[:200]})"
+            ) from error
+        if seen["problem"]:
+            raise InfrastructureError(f"{host}: a worker there cannot reach the data: {seen['problem']}")
+        if is_there and not seen["source_exists"]:
+            raise InfrastructureError(
+                f"{host}: a worker there does not see {source}; mount it in the same place on every host"
+            )
+        notes.update(_notes_on_worker(seen))
+    return [*about_versions, *_notes_on_scheduler(client), *_notes_on_sizes(workers.values(), limits), *sorted(notes)]
+
+
+def packed(work: Callable[..., Any], *arguments: Any) -> tuple[Any, ...]:
+    """A task of Dask's that the scheduler can pass on without having what it needs, such as dskprep."""
+    return operator.call, (pickle.loads, pickle.dumps(functools.partial(work, *arguments)))
+
+
+def _submit_to(client: Client, address: str, work: Callable[..., Any], *arguments: Any) -> Future[Any]:
+    key = f"check-{secrets.token_hex(4)}"
+    future: Future[Any] = client.compute(Delayed(key, {key: packed(work, *arguments)}), workers=[address])
+    return future
+
+
+def _notes_on_versions(client: Client) -> list[str]:
+    """Raises InfrastructureError if a worker lacks what it needs, or has another dskprep than here."""
+    versions: Any = client.get_versions(packages=["dskprep"])
+    here = versions["client"]["packages"]
+    notes = []
+    for address, there in versions["workers"].items():
+        for package in ("dskprep", "dask", "distributed"):
+            found = there["packages"].get(package)
+            if found is None or (package == "dskprep" and found != here[package]):
+                raise InfrastructureError(
+                    f"{address}: expected {package} {here[package]} as here, found {found or 'none'}; install the same "
+                    "on every worker"
+                )
+            if found != here[package]:
+                notes.append(f"{address} has {package} {found}, here it is {here[package]}: Dask promises nothing then")
+    return notes[:MAX_NOTES]
+
+
+def _seen_by_worker(source: str, target: str) -> dict[str, Any]:
+    """Runs on a worker: whether it reaches the data, and how it is set."""
+    seen: dict[str, Any] = {"problem": "", "source_exists": False}
+    try:
+        seen["source_exists"] = storage.exists(storage.absolute(source))
+        storage.exists(storage.absolute(target))
+    except (DskprepError, OSError) as error:
+        seen["problem"] = str(error)
+    seen["memory"] = dask.config.get("distributed.worker.memory")
+    seen["threads"] = {name: os.environ.get(name) for name in SETTINGS["distributed.nanny.pre-spawn-environ"]}
+    return seen
+
+
+def _notes_on_worker(seen: dict[str, Any]) -> Iterator[str]:
+    memory = seen["memory"]
+    on = [name for name in ("target", "spill", "pause") if memory.get(name) is not False]
+    if on:
+        yield (
+            f"workers have distributed.worker.memory.{', '.join(on)} on: a worker near its limit takes no more "
+            f"patients, perhaps for good; {DO_THIS}"
+        )
+    if any(seen["threads"][name] != "1" for name in ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS", "BLOSC_NTHREADS")):
+        yield f"libraries on the workers may start threads of their own: each patient is slower; {DO_THIS}"
+
+
+def _notes_on_scheduler(client: Client) -> Iterator[str]:
+    names = ("distributed.scheduler.allowed-failures", "distributed.scheduler.worker-saturation")
+    there = client.run_on_scheduler(lambda names: {name: dask.config.get(name) for name in names}, names)
+    if there[names[0]] != SETTINGS[names[0]]:
+        yield (
+            f"the scheduler's allowed-failures is {there[names[0]]}: a patient that kills its worker kills "
+            f"{there[names[0]] + 1} of them before it is set apart; {DO_THIS}"
+        )
+    if there[names[1]] != SETTINGS[names[1]]:
+        yield (
+            f"the scheduler's worker-saturation is {there[names[1]]}: patients that wait beside one that kills its "
+            f"worker are blamed with it; {DO_THIS}"
+        )
+
+
+def _notes_on_sizes(workers: Iterable[dict[str, Any]], limits: list[int]) -> Iterator[str]:
+    workers = list(workers)
+    n_threads = {worker["nthreads"] for worker in workers}
+    if n_threads != {SLOTS}:
+        yield (
+            f"workers have {', '.join(map(str, sorted(n_threads)))} threads, not {SLOTS}: fewer leave the CPU "
+            f"idle while files are read and written, more only wait; start them with --nthreads {SLOTS}"
+        )
+    if min(limits) < MIN_WORKER_BYTES:
+        yield (
+            f"the smallest worker has {format_bytes(min(limits))}, an ordinary chest needs "
+            f"{format_bytes(MIN_WORKER_BYTES)}: larger patients will be refused as too-large, by name"
+        )
+    elif max(limits) > 1.1 * min(limits):
+        yield (
+            f"workers have from {format_bytes(min(limits))} to {format_bytes(max(limits))}: a patient must "
+            "fit into the smallest, or it is refused as too-large"
+        )
+    if any(not worker["memory_limit"] for worker in workers):
+        yield "a worker has no memory limit: the machine's memory is taken for it; start it with --memory-limit"
+    if any(not worker["nanny"] for worker in workers):
+        yield "a worker has no nanny: when a patient kills it or hangs in it, nothing starts it again"
+
+
 def memory_limits(client: Client) -> list[int]:
     """Memory limit of each worker, in bytes. Raises InfrastructureError if there is none."""
-    try:
-        client.wait_for_workers(1, timeout=CONNECT_S)
-    except TimeoutError as error:
-        raise InfrastructureError("the scheduler has no workers; start some and run again") from error
+    if not client.nthreads():
+        work = client.submit(int, pure=False)  # an adaptive cluster starts its workers when there is work
+        try:
+            client.wait_for_workers(1, timeout=WORKERS_S)
+        except TimeoutError as error:
+            raise InfrastructureError(
+                f"the scheduler had no workers for {WORKERS_S} s; start some and run again"
+            ) from error
+        finally:
+            work.release()
     workers = client.scheduler_info(n_workers=-1)["workers"].values()
     return [int(worker["memory_limit"] or MEMORY_LIMIT) for worker in workers]

@@ -26,7 +26,7 @@ def play(patients: int, output: Path) -> None:
         for url in (SOURCE, TARGET):
             server.make_bucket(url.split("/")[2])
         say(f"an S3 server listens on {server.endpoint}")
-        with cluster.local_client() as client, cli.shown_progress() as progress:
+        with cluster.local_client() as client:
             cli.quiet_dask()
             cli.print_workers(client)
             started = time.monotonic()
@@ -35,7 +35,8 @@ def play(patients: int, output: Path) -> None:
             seconds = time.monotonic() - started
             say(f"{patients} synthetic patients written to {SOURCE} in {seconds:.0f} s, one of them broken")
             say(f"\n$ dskprep run {SOURCE} {TARGET}")
-            summary = pipeline.run(SOURCE, TARGET, client=client, progress=progress)
+            with cli.shown_progress(client) as progress:
+                summary = pipeline.run(SOURCE, TARGET, client=client, progress=progress)
         cli.print_summary(summary)
         if output.exists():
             shutil.rmtree(output)

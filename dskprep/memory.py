@@ -109,6 +109,12 @@ class Ledger:
         self._tickets: list[Ticket] = []
         self._changed = threading.Condition()
 
+    @property
+    def taken_bytes(self) -> int:
+        """What the admitted patients may take at once."""
+        with self._changed:
+            return self._taken_bytes(self._tickets)
+
     @contextmanager
     def ticket(self) -> Iterator[Ticket]:
         """A ticket for one patient; what it holds is given back at the end."""
@@ -163,9 +169,12 @@ class Ledger:
             self._changed.notify_all()
 
     def _fits(self, new: Ticket) -> bool:
-        held = sum(t.held_bytes for t in self._tickets) + new.held_bytes
-        beyond_files = max(t.need_bytes - t.held_bytes for t in [*self._tickets, new])
-        return held + beyond_files <= self.total_bytes
+        return self._taken_bytes([*self._tickets, new]) <= self.total_bytes
+
+    @staticmethod
+    def _taken_bytes(tickets: list[Ticket]) -> int:
+        beyond_files = max((t.need_bytes - t.held_bytes for t in tickets), default=0)
+        return sum(t.held_bytes for t in tickets) + beyond_files
 
 
 def limit_for(need_bytes: int) -> str:

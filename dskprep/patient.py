@@ -25,8 +25,9 @@ from dskprep.dicom import Contents, Slice
 from dskprep.errors import InfrastructureError, Refusal
 from dskprep.memory import Ledger
 from dskprep.prepared import Prepared
+from dskprep.slots import Slots
 from dskprep.steps import RECIPE_HU, prepare
-from dskprep.stopwatch import Overdue, Stopwatch, within
+from dskprep.stopwatch import CpuMeter, Overdue, Stopwatch, within
 from dskprep.store import Record, RecordName
 from dskprep.volume import Triple
 
@@ -44,7 +45,8 @@ MAX_NAMES = 20
 
 _LEDGERS: dict[int, Ledger] = {}
 _LEDGERS_LOCK = threading.Lock()
-_READING, _COMPUTING, _WRITING = threading.Lock(), threading.Lock(), threading.Lock()
+_SLOTS = Slots()
+_CPU = CpuMeter()
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,11 @@ def prepare_patient(
     clock = Stopwatch()
     if limit_s is None:
         return _prepare(job, target, config, memory_bytes, clock)
+    worker = distributed.get_worker()
+    memory_bytes = min(
+        memory_bytes, worker.memory_manager.memory_limit or memory_bytes
+    )  # one that came late may be small
+    _SLOTS.tell_through(worker, _ledger(memory_bytes))
     try:
         return within(limit_s, clock, functools.partial(_prepare, job, target, config, memory_bytes, clock))
     except Overdue as overdue:
@@ -125,7 +132,11 @@ def _prepare(job: Job, target: str, config: PrepConfig, memory_bytes: int, clock
 
 
 def _failed(job: Job, config: PrepConfig, clock: Stopwatch) -> Record:
-    return _base(job.case, config) | {"status": "failed", "seconds": clock.seconds}
+    return _base(job.case, config) | {
+        "status": "failed",
+        "seconds": clock.seconds,
+        "cpu_s": round(_CPU.since_last(), 3),
+    }
 
 
 def record_loss(target: str, record: Record, stale: tuple[RecordName, ...]) -> Record:
@@ -178,13 +189,13 @@ def _outcomes(line: _Line, need: memory.Underestimated | None) -> list[_Outcome]
     contents = Contents()
     held: list[tuple[str, bytes]] = []
     try:
-        with _READING, line.clock("read"):
+        with _SLOTS("read", line.case.key, line.clock), line.clock("read"):
             files = reading.read_case(line.case, line.config, line.ledger, line.ticket, need)
             if files.reread is None:
                 held = list(files.contents)
             else:
                 contents.add_headers(files.contents)
-        with _COMPUTING:
+        with _SLOTS("compute", line.case.key, line.clock):
             outcomes = list(_compute(line, contents, held, files.reread))
     except Refusal as refusal:
         outcomes = [_refused(_base(line.case, line.config), refusal)]
@@ -197,7 +208,7 @@ def _outcomes(line: _Line, need: memory.Underestimated | None) -> list[_Outcome]
 
 def _commit(job: Job, target: str, outcomes: list[_Outcome], clock: Stopwatch) -> list[Record]:
     """Write the volumes, then the records."""
-    with _WRITING:
+    with _SLOTS("write", job.case.key, clock):
         with clock("write"):
             store.forget(target, job.stale)
             for outcome in outcomes:
@@ -208,6 +219,7 @@ def _commit(job: Job, target: str, outcomes: list[_Outcome], clock: Stopwatch) -
                     outcome.record["thumbnail"] = store.write_thumbnail(
                         target, outcome.record["key"], outcome.thumbnail
                     )
+        outcomes[-1].record["cpu_s"] = round(_CPU.since_last(), 3)
         for outcome in outcomes:
             outcome.record["seconds"] = {stage: round(s, 4) for stage, s in clock.seconds.items()}
             clock.check()

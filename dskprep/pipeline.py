@@ -15,14 +15,12 @@ from concurrent.futures import CancelledError
 from typing import Any
 
 import dask.bag as db
-from dask.base import optimize
 from dask.delayed import Delayed
-from dask.optimization import cull
 from distributed import Client, Future, KilledWorker, as_completed
 from distributed.comm.core import CommClosedError
 from distributed.system import MEMORY_LIMIT
 
-from dskprep import cluster, config, discover, index, own, patient, report, storage, store
+from dskprep import cluster, config, discover, index, own, page, patient, report, storage, store
 from dskprep.account import Account, RunStopped, Summary
 from dskprep.config import PrepConfig
 from dskprep.errors import InfrastructureError, UsageError
@@ -38,7 +36,7 @@ RETRIES = {
 """Which statuses are done again, by the value of --retry."""
 
 FIRST_BAG, LARGEST_BAG = 32, 512
-"""Patients in the first bag of a run, and in its later ones."""
+"""Patients in the first bag of a run, and in its later ones: so far ahead is the source listed."""
 
 MAX_FAILURES_IN_A_ROW = 20
 """Patients that the infrastructure fails one after another before a run gives up."""
@@ -107,7 +105,6 @@ def run(
     memory_bytes = min(cluster.memory_limits(client)) if client else MEMORY_LIMIT
     cases = _first(source, patient_folders=patient_folders)
     store.create(target, settings)
-    started = time.monotonic()
     summary = Summary(_run_id(), source, target, Account(), 0.0)
     work = functools.partial(
         patient.prepare_patient,
@@ -116,25 +113,29 @@ def run(
         memory_bytes=memory_bytes,
         limit_s=time_limit_s if client else None,
     )
-    jobs = _jobs(cases, target, summary.account, limit, only, RETRIES[retry])
+    account, watch = summary.account, page.Watch(client, summary)
+    jobs = _jobs(cases, target, account, limit, only, RETRIES[retry])
     rows = index.Writer(target)
     try:
-        with contextlib.closing(on_cluster(client, jobs, work) if client else _in_process(jobs, work)) as done:
+        with (
+            watch.over(),
+            _timed(summary),
+            contextlib.closing(on_cluster(client, jobs, work) if client else _in_process(jobs, work)) as done,
+        ):
             for records in _recorded(done, target, settings):
-                summary.account.add(records)
+                account.add(records)
                 rows.add(records)
                 if progress:
-                    progress(summary.account, records)
+                    progress(account, records)
     except KeyboardInterrupt:
         summary.is_interrupted = True
     except InfrastructureError as error:
         summary.stopped_by = str(error)
-    summary.seconds = time.monotonic() - started
     if not summary.account.inputs and not summary.is_interrupted and not summary.stopped_by:
         raise UsageError(f"no patient of {source} matches {only!r}")
     try:
         summary.account.split_series = index.split_series(rows.close())
-        store.write_run(target, summary.run_id, summary.as_dict())
+        store.write_run(target, summary.run_id, summary.as_dict(), watch.report)
         if summary.n_new and not summary.is_interrupted and not summary.stopped_by:
             report.write_for_run(target, summary.run_id)
     except InfrastructureError as error:
@@ -142,6 +143,15 @@ def run(
     if summary.stopped_by:
         raise RunStopped(summary)
     return summary
+
+
+@contextlib.contextmanager
+def _timed(summary: Summary) -> Iterator[None]:
+    started = time.monotonic()
+    try:
+        yield
+    finally:
+        summary.seconds = time.monotonic() - started
 
 
 def _recorded(
@@ -209,6 +219,7 @@ def _jobs(
             _count_further(account, names, case)
         else:
             yield Job(case, tuple(names))
+    account.is_listed = True
 
 
 def _count_further(account: Account, names: list[RecordName], case: discover.Case) -> None:
@@ -222,16 +233,21 @@ def _in_process(jobs: Iterable[Job], work: Work) -> Generator[tuple[Job, list[Re
         yield job, _bag([job], work).compute(scheduler="sync")[0]
 
 
-def _bag(jobs: list[Job], work: Work) -> Any:
+def _bag(jobs: list[Job], work: Work) -> db.Bag:
     """One patient an element, one element a partition, one partition a task."""
-    return db.from_sequence(jobs, npartitions=len(jobs)).map(work)
+    tasks: dict[Any, Any] = {("patient", i): cluster.packed(_partition, work, job) for i, job in enumerate(jobs)}
+    return db.Bag(tasks, "patient", len(jobs))
+
+
+def _partition(work: Work, job: Job) -> list[list[Record]]:
+    return [work(job)]
 
 
 def on_cluster(client: Client, jobs: Iterator[Job], work: Work) -> Generator[tuple[Job, list[Record] | None]]:
     """Each job and what `work` returned of it, in the order in which they end.
 
-    As many are under way as there are slots. A job that lost its worker goes last, alone; if that kills
-    another worker, it ends with None.
+    As many are under way as there are slots, and one more wait on the scheduler. A job that lost its worker goes
+    last, alone; if that kills another worker, it ends with None.
     """
     suspects: list[Job] = []
     line = _Line(client, work)
@@ -246,18 +262,17 @@ def on_cluster(client: Client, jobs: Iterator[Job], work: Work) -> Generator[tup
 
 
 def _tasks(jobs: Iterator[Job], work: Work) -> Iterator[tuple[Job, Any]]:
-    """Each job with its task, from bags that double in size.
+    """Each job with its task, from bags that double in size: the first patients should not wait for a long listing.
 
-    The scheduler keeps a little of every bag, so there should be few; and the first patients should not
-    wait for the source to be listed far.
+    The dashboard shows all tasks as one bar, `patient`, and each under its patient's key.
     """
-    size = FIRST_BAG
+    size, run, count = FIRST_BAG, secrets.token_hex(4), itertools.count()
     while batch := list(itertools.islice(jobs, size)):
-        (bag,) = optimize(_bag(batch, work))
-        graph = dict(bag.__dask_graph__())
-        for job, key in zip(batch, bag.__dask_keys__(), strict=True):
+        bag = _bag(batch, work)
+        for i, job in enumerate(batch):
             # a graph of its own, or each task would carry the whole bag's to the scheduler
-            yield job, Delayed(key, cull(graph, [key])[0])
+            key = ("patient", job.case.key, f"{run}-{next(count)}")
+            yield job, Delayed(key, {key: bag.dask[bag.name, i]})
         size = min(2 * size, LARGEST_BAG)
 
 
@@ -339,7 +354,9 @@ class _Line:
         if time.monotonic() - self.counted > RECOUNT_S:
             self.n_slots = max(1, sum(self.client.nthreads().values()))
             self.counted = time.monotonic()
-        return max(0, self.n_slots - len(self.under_way))
+        # More than two a slot, or Dask queues those that wait on a worker, and blames them for its death. Those that
+        # wait on the scheduler are begun at once where a slot is free, and tell an adaptive cluster to grow.
+        return max(0, 2 * self.n_slots + 1 - len(self.under_way))
 
 
 def _run_id() -> str:

@@ -25,9 +25,13 @@ class Overdue(Exception):
 
 
 class Stopwatch:
-    """Adds up the wall seconds spent in named stages; those of a stage within another are the inner one's."""
+    """Adds up the wall seconds spent in named stages; those of a stage within another are the inner one's.
+
+    `on_change` is called when one begins.
+    """
 
     def __init__(self) -> None:
+        self.on_change: Callable[[], object] = lambda: None
         self.seconds: dict[str, float] = {}
         self._running: dict[str, float] = {}
         self._within_s = [0.0]
@@ -38,6 +42,7 @@ class Stopwatch:
         self.check()
         start = self._running[stage] = time.perf_counter()
         self._within_s.append(0.0)
+        self.on_change()
         try:
             yield
         finally:
@@ -56,9 +61,28 @@ class Stopwatch:
         stage, start = min(self._running.copy().items(), key=lambda item: item[1], default=("", time.perf_counter()))
         return stage, time.perf_counter() - start
 
+    def latest(self) -> str:
+        """The innermost stage that is running now."""
+        return max(self._running.copy().items(), key=lambda item: item[1], default=("", 0.0))[0]
+
     def give_up(self) -> None:
         """Let no further stage begin."""
         self._is_given_up = True
+
+
+class CpuMeter:
+    """Shares the CPU seconds of this process out among those who ask, so that nothing is counted twice."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._until_s = time.process_time()
+
+    def since_last(self) -> float:
+        """CPU seconds of all threads since this was last asked."""
+        with self._lock:
+            now = time.process_time()
+            seconds, self._until_s = now - self._until_s, now
+        return seconds
 
 
 _HERE = threading.local()

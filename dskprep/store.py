@@ -7,6 +7,7 @@ thumbnails/<key>.webp                           a small picture of it
 index.parquet                                   one row a series, made from the records (see index.py)
 runs/<run id>/summary.json                      the account of one run
 runs/<run id>/qc.html                           the page of the dataset at its end (see report.py)
+runs/<run id>/performance.html                  Dask's report on it, if there was a dashboard
 """
 
 from __future__ import annotations
@@ -175,8 +176,10 @@ def forget(target: str, names: Iterable[RecordName]) -> None:
             storage.delete(target, [thumbnail_name(name.key)])
 
 
-def write_run(target: str, run_id: str, summary: dict[str, Any]) -> None:
-    storage.write_many(storage.join(target, "runs", run_id), {"summary.json": to_json(summary)})
+def write_run(target: str, run_id: str, summary: dict[str, Any], performance: bytes = b"") -> None:
+    """Write the account of a run and, if there is one, Dask's performance report on it."""
+    files = {"summary.json": to_json(summary)} | ({"performance.html": performance} if performance else {})
+    storage.write_many(storage.join(target, "runs", run_id), files)
 
 
 def name_of(record: Record) -> RecordName:

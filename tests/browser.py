@@ -21,6 +21,21 @@ import pytest
 ANSWER_S = 60.0
 """Longest wait for an answer, or for a page to be as expected."""
 
+DRAWN_TEXT = """
+(() => {
+  const words = [];
+  const walk = node => {
+    if (node.nodeType === Node.TEXT_NODE) words.push(node.textContent);
+    if (["STYLE", "SCRIPT"].includes(node.nodeName)) return;
+    if (node.shadowRoot) walk(node.shadowRoot);
+    node.childNodes.forEach(walk);
+  };
+  walk(document.body);
+  return words.join(" ").replace(/\\s+/g, " ");
+})()
+"""
+"""All text of a page; Bokeh draws into shadow roots, where innerText does not look."""
+
 WORDS = (
     *("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run"),
     *("--remote-debugging-pipe", "--hide-scrollbars", "--disable-background-networking", "--disable-extensions"),
@@ -115,6 +130,16 @@ class Browser:
             if time.monotonic() > deadline:
                 raise TimeoutError(f"never true: {expression}")
             select.select([self._from], [], [], 0.05)
+
+    def wait_for_text(self, words: str) -> str:
+        """All text of the page, once the words are in it."""
+        self.wait_for(f"{DRAWN_TEXT.strip()}.includes({json.dumps(words)})")
+        return str(self.evaluate(DRAWN_TEXT))
+
+    def go_offline(self) -> None:
+        """From now on, no address answers."""
+        nothing = {"latency": 0, "downloadThroughput": 0, "uploadThroughput": 0}
+        self.send("Network.emulateNetworkConditions", offline=True, **nothing)
 
     def press(self, key: str) -> None:
         """One key, such as Tab, Enter, Escape, ArrowRight or a letter."""

@@ -30,12 +30,13 @@ HOMES = {
     "SimpleITK": {"exchange"},
     "xarray": {"exchange"},
     "torch": {"training"},
-    "distributed": {"cluster", "pipeline", "patient"},
+    "distributed": {"cluster", "page", "patient", "pipeline"},
     "imagecodecs": {"pixels", "thumbnail"},
     "jinja2": {"report"},
     "matplotlib": {"picture"},
-    "click": {"cli"},
-    "rich": {"cli"},
+    "bokeh": {"page"},
+    "click": {"cli", "terminal"},
+    "rich": {"cli", "terminal"},
 }
 """Which modules may import what."""
 

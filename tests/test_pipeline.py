@@ -459,4 +459,4 @@ def test_many_patients_pass_through_few_slots(tmp_path: Path, target: str, clien
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(pipeline._Line, "_submit", count)
         assert dskprep.run(source, target, client=client).account.counts == {"written": 25}
-    assert most == [sum(client.nthreads().values())]
+    assert most[0] <= 1 + 2 * sum(client.nthreads().values())

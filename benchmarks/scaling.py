@@ -1,0 +1,107 @@
+"""How patients a minute grow with the workers, on patients that are bound by the CPU: from local disk to local disk.
+
+    python benchmarks/scaling.py [--workers 1 2 4 8] [--patients 12] [--runs 2] [-o benchmarks/results/scaling]
+
+Writes synthetic patients, and does `--patients` a worker with each number of workers, in rounds, so that a busy
+neighbour slows all alike. The pace is taken over the middle: from a fifth to nine tenths of the patients done. The
+efficiency of n workers is their pace, the best of the rounds, over n times that of one. Only numbers of workers up to
+that of the CPUs mean anything; others are left out. The other load of the machine in each run is told beside it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import matplotlib.figure
+import psutil
+
+from dskprep import cluster, phantom
+
+RUN = """
+import sys, time, psutil
+from dskprep import cluster, pipeline
+def tell(account, records):
+    cpus = psutil.cpu_times()
+    print(time.perf_counter(), cpus.user + cpus.nice + cpus.system, account.cpu_s, flush=True)
+if __name__ == "__main__":
+    with cluster.local_client(workers=int(sys.argv[3])) as client:
+        summary = pipeline.run(sys.argv[1], sys.argv[2], client=client, limit=int(sys.argv[4]), progress=tell)
+    assert set(summary.account.counts) == {"written"}, summary.account
+"""
+STEADY = (0.2, 0.9)
+
+
+def paced(source: Path, target: Path, workers: int, patients: int) -> tuple[float, float]:
+    """Patients a minute in steady state, and how many CPUs other processes kept busy meanwhile."""
+    words = [sys.executable, "-c", RUN, str(source), str(target), str(workers), str(patients)]
+    said = subprocess.run(words, check=True, capture_output=True, text=True).stdout.splitlines()
+    first, last = (int(share * len(said)) for share in STEADY)
+    start, end = ([float(word) for word in said[n].split()] for n in (first, last))
+    seconds, busy_s, ours_s = (b - a for a, b in zip(start, end, strict=True))
+    return 60 * (last - first) / seconds, max(0.0, (busy_s - ours_s) / seconds)
+
+
+def drawn(rows: list[dict[str, float]], words: str) -> matplotlib.figure.Figure:
+    figure = matplotlib.figure.Figure((6, 4), layout="constrained")
+    axes = figure.add_subplot(xlabel="workers", ylabel="patients a minute", title=words)
+    workers, paces = [row["workers"] for row in rows], [row["patients_a_minute"] for row in rows]
+    axes.plot([0, max(workers)], [0, max(workers) * paces[0] / workers[0]], "--", color="#999999", label="ideal")
+    axes.plot(workers, paces, "o-", color="#2b5d8a", label="measured")
+    for row in rows:
+        axes.annotate(f"{row['efficiency']:.0%}", (row["workers"], row["patients_a_minute"]), (6, -12),
+                      textcoords="offset points")  # fmt: skip
+    axes.set(xlim=(0, None), ylim=(0, None), xticks=workers)
+    axes.legend()
+    return figure
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--workers", type=int, nargs="+", default=[1, 2, 4, 8])
+    parser.add_argument("--patients", type=int, default=12, help="for each worker")
+    parser.add_argument("--runs", type=int, default=2)
+    parser.add_argument("-o", "--output", type=Path, default=Path(__file__).parent / "results" / "scaling")
+    chosen = parser.parse_args()
+    numbers = [n for n in sorted(chosen.workers) if n <= cluster.CPU_COUNT]
+    best: dict[int, tuple[float, float]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        source, target = Path(folder, "in"), Path(folder, "out")
+        with cluster.local_client() as client:
+            count = chosen.patients * max(numbers)
+            client.gather(
+                [client.submit(phantom.write_patient, i, str(source), broken=False, pure=False) for i in range(count)]
+            )
+        for round_ in range(chosen.runs):
+            for n in numbers:
+                pace, others = paced(source, target, n, chosen.patients * n)
+                print(
+                    f"round {round_ + 1}: {n} workers {pace:.1f} patients a minute, others {others:.2f} CPUs",
+                    flush=True,
+                )
+                best[n] = max(best.get(n, (0.0, 0.0)), (pace, others))
+                shutil.rmtree(target)
+    one = best[numbers[0]][0] / numbers[0]
+    rows = [
+        {"workers": n, "patients_a_minute": pace, "efficiency": pace / (n * one), "others_cpus": others}
+        for n, (pace, others) in best.items()
+    ]
+    print("| workers | patients a minute | efficiency | other load, CPUs |\n|--:|--:|--:|--:|")
+    for row in rows:
+        pace, share = row["patients_a_minute"], row["efficiency"]
+        print(f"| {row['workers']} | {pace:.1f} | {share:.0%} | {row['others_cpus']:.2f} |")
+    machine = f"{platform.machine()}, {cluster.CPU_COUNT} CPUs, {psutil.virtual_memory().total / 2**30:.0f} GiB"
+    chosen.output.parent.mkdir(parents=True, exist_ok=True)
+    content = {"machine": machine, "patients_a_worker": chosen.patients, "runs": chosen.runs, "rows": rows}
+    chosen.output.with_suffix(".json").write_text(json.dumps(content, indent=2) + "\n")
+    drawn(rows, f"scaling on {machine}").savefig(chosen.output.with_suffix(".png"), dpi=100)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,44 @@
+"""A run on SLURM by dask-jobqueue (pip install dask-jobqueue): the scheduler here, each job a node's workers.
+
+    cluster/make-certificates /shared/dask; cp cluster/{dask,tls}.yaml /shared/dask; edit the paths in its tls.yaml
+    DASK_CONFIG=/shared/dask python cluster/slurm.py s3://bucket/scans s3://bucket/scans-1mm
+
+Put your partition and account in; /shared and python, the one with dskprep, are on a file system that the nodes share.
+"""
+
+import os
+import sys
+
+import dask_jobqueue
+from distributed import Security
+
+import dskprep
+from dskprep import cluster
+
+CPUS = int(os.environ.get("CPUS", "8"))
+"""Of a node, for one job."""
+
+JOBS = int(os.environ.get("JOBS", "20"))
+
+if __name__ == "__main__":
+    source, target = sys.argv[1:]
+    slurm = dask_jobqueue.SLURMCluster(
+        queue="compute",
+        cores=3 * CPUS,  # threads: three a worker
+        processes=CPUS,
+        job_cpu=CPUS,  # what is asked of SLURM: one CPU a worker
+        memory=f"{1.8 * CPUS:.1f}GB",
+        walltime="04:00:00",
+        # workers end by themselves, staggered, before SLURM ends them; what they held is done again by others
+        worker_extra_args=["--lifetime", "225m", "--lifetime-stagger", "10m", "--death-timeout", "120"],
+        local_directory="/tmp",
+        security=Security(),  # the certificates of tls.yaml
+        scheduler_options={"dashboard_address": "127.0.0.1:8787"},
+    )
+    slurm.adapt(minimum_jobs=1, maximum_jobs=JOBS)
+    with slurm, slurm.get_client() as client:
+        for note in cluster.check(client, source, target):
+            print("note:", note)
+        summary = dskprep.run(source, target, client=client)
+    print(dict(summary.account.counts))
+    sys.exit(summary.exit_code)
