@@ -55,8 +55,8 @@ STRIP_MM = 24.0
 OPENING_MM = 3.0
 CLOSING_MM = 8.0
 MAX_HOLE_MM2 = 700.0
-MIN_ADDED_ML = 20.0
-"""Less is not worth a guess."""
+MIN_PIECE_ML = 20.0
+"""A smaller piece is not worth a guess."""
 
 
 def completed(
@@ -76,9 +76,7 @@ def completed(
             continue
         is_raised = True
         if (labels == 3 - side).any():
-            added = _dense_part(means, spacing, labels, never, side)
-            if np.count_nonzero(added) * np.prod(spacing) / 1000 >= MIN_ADDED_ML:
-                found[added & (found == 0)] = side
+            found[_dense_part(means, spacing, labels, never, side) & (found == 0)] = side
     return found, is_raised
 
 
@@ -98,6 +96,7 @@ def _is_raised_at_the_back(lung: Mask, spacing: Triple) -> bool:
 
 
 def _dense_part(means: NDArray[np.int16], spacing: Triple, labels: NDArray[np.uint8], never: Mask, side: int) -> Mask:
+    """What belongs to the lung of this side beside its aerated part."""
     lung = labels == side
     plane = _mirror_plane(labels, spacing)
     expected = _expected(labels, side, plane, spacing)
@@ -108,10 +107,11 @@ def _dense_part(means: NDArray[np.int16], spacing: Triple, labels: NDArray[np.ui
     may_be = expected & (means > AIR_HU) & tissue.is_soft & ~bone & ~never & (labels == 0)
 
     lies_below = ~np.logical_or.accumulate(lung[:, ::-1], axis=1)[:, ::-1]  # no aerated lung behind it
-    beside = np.logical_or.accumulate(lung[:, :, :: 3 - 2 * side], axis=2)[:, :, :: 3 - 2 * side]
-    strip = np.ones((1, 1, max(1, round(STRIP_MM / spacing[2]))), np.bool_)
     may_be &= lies_below
-    is_narrow = beside & may_be & ~ndimage.binary_opening(may_be, strip)
+    outwards = 1 if side == RIGHT else -1
+    is_inside = np.logical_or.accumulate(lung[:, :, ::outwards], axis=2)[:, :, ::outwards]  # of aerated lung
+    strip = np.ones((1, 1, max(1, round(STRIP_MM / spacing[2]))), np.bool_)
+    is_narrow = is_inside & may_be & ~ndimage.binary_opening(may_be, strip)
     may_be &= ~is_narrow
 
     dense = _below(lung, may_be, side, spacing) & ~lung
@@ -119,7 +119,12 @@ def _dense_part(means: NDArray[np.int16], spacing: Triple, labels: NDArray[np.ui
     if not core.any():
         return core
     dense &= tissue.is_like(core)
-    dense = opened(dense, OPENING_MM, spacing)
+    pieces, sizes = masks.components(opened(dense, OPENING_MM, spacing))
+    is_large = sizes * np.prod(spacing) >= 1000 * MIN_PIECE_ML
+    is_large[0] = False
+    if not is_large.any():
+        return np.zeros_like(lung)
+    dense = np.asarray(is_large[pieces])
     whole = closed(lung | dense, CLOSING_MM, spacing)
     whole &= (expected & lies_below & ~is_narrow) | near(dense, CLOSING_MM, spacing)
     whole &= ~never & ~bone & (labels != 3 - side)
