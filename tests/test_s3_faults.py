@@ -114,6 +114,9 @@ def test_one_fault_costs_a_retry_and_nothing_else(full: str, faulty: FaultyS3, k
     def cat() -> None:
         assert storage.read(f"{full}/04") == FILES["04"]
 
+    def ranges() -> None:
+        assert storage.read_ranges(f"{full}/05", [(3, 10), (19_990, 20_000)]) == [FILES["05"][:7], FILES["05"][:10]]
+
     def listing() -> None:
         assert storage.listing(full) == entries
 
@@ -141,6 +144,7 @@ def test_one_fault_costs_a_retry_and_nothing_else(full: str, faulty: FaultyS3, k
     work: list[tuple[Callable[[], None], str, str]] = [
         (read, "GET", "/03$"),
         (cat, "GET", "/04$"),
+        (ranges, "GET", "/05$"),
         (entry, "HEAD", "/04$"),
         (listing, "GET", "list-type"),
         (walk, "GET", "list-type"),
@@ -149,7 +153,7 @@ def test_one_fault_costs_a_retry_and_nothing_else(full: str, faulty: FaultyS3, k
         (delete, "POST", "delete"),
     ]
     if kind in ("stall", "timeout"):  # the others differ in nothing but the time it takes
-        work = [work[i] for i in (0, 3, 5, 6)]
+        work = [work[i] for i in (0, 2, 4, 6, 7)]
     for do, method, path in work:
         faulty.forget()
         faulty.script(kind, path, method=method)
@@ -250,6 +254,7 @@ def test_expired_credentials_are_one_line_and_no_hang(full: str, faulty: FaultyS
     faulty.script(kind, method="GET|PUT|POST", times=0)
     for do in (
         lambda: list(storage.read_many(full, entries)),
+        lambda: storage.read_ranges(f"{full}/05", [(3, 10)]),
         lambda: storage.listing(full),
         lambda: storage.write_many(full, {"x": b""}),
         lambda: storage.delete(full, ["x"]),
