@@ -22,8 +22,8 @@ lint: .venv/dev         ## style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: .venv/dev        ## one patient, stage by stage
-	$(BIN)/python benchmarks/patient.py
+bench: .venv/dev        ## one patient, side by side with other ways; ARGS=--quick only shows that it works
+	$(BIN)/python benchmarks/patient.py $(ARGS)
 
 .venv/demo .venv/dev: pyproject.toml constraints.txt
 	test -d .venv || $(PYTHON) -m venv .venv

@@ -1,38 +1,29 @@
-"""The presets against the recipes written straight from their rules, and their masks side by side.
+"""The masks of the presets side by side: Dice, refusals and CPU seconds.
 
-    python benchmarks/recipes.py speed [FOLDER_OF_DICOM]     CPU seconds from files to image and mask in memory
-    python benchmarks/recipes.py masks [FOLDER_OF_DICOM ...] Dice, refusals and seconds of the three masks
+    python benchmarks/recipes.py [FOLDER_OF_DICOM ...]
 
-Without folders: a synthetic patient, or the volumes below DSKPREP_DATA if it is set. `speed` alternates all
-ways in one process and gives medians; it takes some minutes, because the straight ways do. `masks` compares
-with the truth on synthetic patients, and with the default mask on real ones.
+Compares with the truth on synthetic patients, and with the default mask on real ones: those of the folders, or
+the volumes below DSKPREP_DATA if it is set.
 """
 
 from __future__ import annotations
 
-import os
-import statistics
 import sys
-import tarfile
 import tempfile
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import common
 import numpy as np
-import pydicom
+import ways
 
-from dskprep import comparison, config, geometry, reading, steps
+from dskprep import comparison, config, geometry, steps
 from dskprep.errors import Refusal
 from dskprep.kernels import planes
-from dskprep.phantom import Phantom, make_phantom, series_files
+from dskprep.phantom import Phantom, make_phantom
 from dskprep.prepared import Prepared
 from dskprep.volume import AIR_HU, PADDING, Volume
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
-import recipes_2017
-
-REPEATS = 3
 RECIPES = ("default", "zuidhof", "grt123")
 PHANTOMS = {
     "plain": {},
@@ -42,68 +33,6 @@ PHANTOMS = {
     "table touches the back": {"table_touches_back": True},
 }
 SPACINGS = {"2.5 mm": ((2.5, 1.0, 1.0), (116, 350, 350)), "5 mm": ((5.0, 1.2, 1.2), (58, 292, 292))}
-
-
-def preset(name: str, folder: Path) -> Prepared:
-    """From files to image and mask."""
-    settings = config.preset(name)
-    read = reading.read_series(str(folder), recipe=settings.recipe)
-    return steps.prepare(read, settings)
-
-
-def straight(folder: Path, *, padding: int | None) -> tuple[np.ndarray, list[float]]:
-    """Steps 1 to 4: HU and spacing."""
-    slices = [pydicom.dcmread(path) for path in sorted(folder.iterdir())]
-    slices.sort(key=lambda s: float(s.ImagePositionPatient[2]))
-    thickness = abs(slices[0].ImagePositionPatient[2] - slices[1].ImagePositionPatient[2])
-    slopes, intercepts = ([float(s[k].value) for s in slices] for k in ("RescaleSlope", "RescaleIntercept"))
-    stored = np.stack([s.pixel_array for s in slices])
-    image = recipes_2017.hounsfield(stored, slopes, intercepts, padding=padding)
-    return image, [float(thickness), *map(float, slices[0].PixelSpacing)]
-
-
-def straight_zuidhof(folder: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Steps 1 to 10 of the tutorial: image and mask."""
-    image = recipes_2017.resample(*straight(folder, padding=-2000))
-    return image, recipes_2017.segment(image)
-
-
-def straight_grt123(folder: Path) -> recipes_2017.Grt123:
-    found = recipes_2017.grt123(*straight(folder, padding=None))
-    assert found is not None
-    return found
-
-
-def speed(folder: Path) -> None:
-    """Alternate all ways; print medians of CPU seconds and whether results are equal."""
-    ways: dict[str, Callable[[], object]] = {name: lambda name=name: preset(name, folder) for name in RECIPES}
-    for way in ways.values():
-        way()  # compiles
-    ways["tutorial, straight"] = lambda: straight_zuidhof(folder)
-    ways["grt123, straight"] = lambda: straight_grt123(folder)
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
-    results = {}
-    for _ in range(REPEATS):
-        for name, way in ways.items():
-            start = time.process_time()
-            results[name] = way()
-            seconds[name].append(time.process_time() - start)
-            print(f"{name}: {seconds[name][-1]:.2f}", file=sys.stderr, flush=True)
-    medians = {name: statistics.median(values) for name, values in seconds.items()}
-    print(f"{folder.name}: CPU seconds, medians of {REPEATS}, alternating, from files to image and mask in memory")
-    for name, against in zip(RECIPES, ("tutorial, straight", "tutorial, straight", "grt123, straight"), strict=True):
-        ratio = medians[against] / medians[name]
-        print(f"{name:8} {medians[name]:6.2f}   {against} {medians[against]:6.2f}   {ratio:5.1f} x")
-    image, mask = results["tutorial, straight"]  # type: ignore[misc]
-    zuidhof, grt123 = results["zuidhof"], results["grt123"]
-    _print_equality("zuidhof", zuidhof.image.array, image)  # type: ignore[attr-defined]
-    print(f"  mask: {np.count_nonzero(zuidhof.lungs.mask.array != mask)} voxels differ")  # type: ignore[attr-defined]
-    _print_equality("grt123", grt123.image.array, results["grt123, straight"].image)  # type: ignore[attr-defined]
-
-
-def _print_equality(name: str, found: np.ndarray, expected: np.ndarray) -> None:
-    apart = np.abs(found.astype(int) - expected.astype(int))
-    print(f"{name}: at most {apart.max()} apart, {100 * np.mean(apart > 0):.4f} % of voxels differ")
 
 
 def masks(folders: list[Path]) -> None:
@@ -133,7 +62,7 @@ def masks(folders: list[Path]) -> None:
         for name in RECIPES:
             start = time.process_time()
             try:
-                prepared = preset(name, folder)
+                prepared, _ = ways.prepared(folder, config.preset(name), ways.Clock())
             except Refusal as refusal:
                 cells.append(refusal.reason)
                 continue
@@ -171,30 +100,9 @@ def _dice(prepared: Prepared, truth: Volume) -> float:
     return dice
 
 
-def _folders(scratch: Path) -> Iterator[Path]:
-    data = os.environ.get("DSKPREP_DATA")
-    for path in sorted(Path(data, "volumes").glob("*.tar.bz2")) if data else []:
-        with tarfile.open(path) as archive:
-            archive.extractall(scratch / path.stem, filter="data")
-        yield max((p.parent for p in (scratch / path.stem).rglob("*.dcm")), key=lambda d: len(list(d.iterdir())))
-
-
 def main() -> None:
-    if sys.argv[1:2] not in (["speed"], ["masks"]):
-        sys.exit(__doc__)
     with tempfile.TemporaryDirectory() as scratch:
-        folders = [Path(a) for a in sys.argv[2:]] or list(_folders(Path(scratch)))
-        if sys.argv[1] == "masks":
-            masks(folders)
-            return
-        if not folders:
-            folders = [Path(scratch, "phantom")]
-            folders[0].mkdir()
-            phantom = make_phantom(seed=1, spacing_mm=(2.5, 0.7, 0.7), shape=(120, 512, 512))
-            for name, content in series_files(phantom, name="phantom", seed=1):
-                (folders[0] / name).write_bytes(content)
-        for folder in folders:
-            speed(folder)
+        masks([Path(a) for a in sys.argv[1:]] or list(common.real_folders(Path(scratch))))
 
 
 if __name__ == "__main__":
