@@ -256,8 +256,8 @@ def _flood_outside(grid: _Grid, body: Mask, parenchyma: Mask) -> Mask:
 
 def _find_air_hu(grid: _Grid, outside: Mask) -> float:
     """HU that this scan gives to air: that of the air round the patient."""
-    values = grid.means[outside & (grid.means != PADDING) & (grid.means < MAX_AIR_HU)]
-    return float(np.median(values)) if values.size else AIR_HU
+    air = outside & (grid.means != PADDING) & (grid.means < MAX_AIR_HU)
+    return masks.median_inside(grid.means, air) if air.any() else AIR_HU
 
 
 def _find_gas(grid: _Grid, air: Mask, air_hu: float) -> Mask:
@@ -265,7 +265,7 @@ def _find_gas(grid: _Grid, air: Mask, air_hu: float) -> Mask:
 
     Gas with lung round it (small bronchi, bullae) is not among them.
     """
-    lung_hu = float(np.median(grid.means[air])) if air.any() else LUNG_HU
+    lung_hu = masks.median_inside(grid.means, air) if air.any() else LUNG_HU
     gas_hu, sure_hu = (air_hu + share * (lung_hu - air_hu) for share in (GAS_SHARE, SURE_GAS_SHARE))
     pockets, sizes = masks.components(opened(air & (grid.means < gas_hu), GAS_MM, grid.spacing))
     sure_sizes = masks.count_where(pockets, sizes.size, grid.means < sure_hu)
@@ -281,7 +281,7 @@ def _find_gas(grid: _Grid, air: Mask, air_hu: float) -> Mask:
         ring = near(is_pocket, RING_MM[1], grid.spacing) & ~near(is_pocket, RING_MM[0], grid.spacing)
         n_tissue = np.count_nonzero(ring & (grid.means[box] > TISSUE_HU))
         in_tissue[pocket] = n_tissue > np.count_nonzero(ring & parenchyma[box])
-    return near(in_tissue[pockets], WALL_MM, grid.spacing)
+    return near(masks.chosen(pockets, in_tissue), WALL_MM, grid.spacing)
 
 
 # ---------------------------------------------------------------------------------------------------
@@ -297,7 +297,7 @@ def _find_cores(grid: _Grid, air: Mask, air_hu: float, body: Mask, outside: Mask
     is_lung &= _are_enclosed(grid, pieces, sizes.size, body, outside)
     is_lung[0] = False
     is_main = is_lung & (sizes >= MIN_CORE_SHARE * sizes.max(where=is_lung, initial=0))
-    cores, main = is_lung[pieces], is_main[pieces]
+    cores, main = masks.chosen(pieces, is_lung), masks.chosen(pieces, is_main)
     del pieces  # half of the memory that is held here
     return np.asarray(cores & masks.connected(air, main))
 

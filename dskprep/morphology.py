@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dskprep.kernels import bits
+from dskprep.kernels import bits, masks
 from dskprep.volume import Triple
 
 Mask = NDArray[np.bool_]
@@ -41,19 +41,15 @@ def closed(mask: Mask, radius_mm: float, spacing: Triple) -> Mask:
 
 def centre_of(mask: Mask) -> NDArray[np.float64]:
     """Centre of mass (z, y, x), as an index."""
-    middle = np.zeros(3)
-    for axis in range(3):
-        counts = np.count_nonzero(mask, axis=tuple(a for a in range(3) if a != axis))
-        middle[axis] = counts @ np.arange(counts.size) / max(1, counts.sum())
-    return middle
+    return np.array([n @ np.arange(n.size) / max(1, n.sum()) for n in masks.counts_along(mask)])
 
 
 def box_of(mask: NDArray[Any], margin: int) -> tuple[slice, slice, slice]:
     """Smallest box round the mask, grown by `margin` voxels; empty if the mask is."""
     sides = []
-    for axis in range(3):
-        (where,) = np.nonzero(mask.any(axis=tuple(a for a in range(3) if a != axis)))
+    for n in masks.counts_along(mask):
+        (where,) = np.nonzero(n)
         first, last = (where[0], where[-1] + 1) if where.size else (0, 0)
-        sides.append(slice(max(0, int(first) - margin), min(mask.shape[axis], int(last) + margin)))
+        sides.append(slice(max(0, int(first) - margin), min(n.size, int(last) + margin)))
     z, y, x = sides
     return z, y, x

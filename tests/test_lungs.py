@@ -500,3 +500,17 @@ def test_draw_takes_air_and_what_is_solid() -> None:
     expected[:, 2:, [0, 1, 2, 6, 7]] = LEFT
     np.testing.assert_array_equal(mask, expected)
     np.testing.assert_array_equal(counts, np.bincount(mask.ravel(), minlength=3))
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_counts_choices_and_medians_are_those_of_numpy(share: float) -> None:
+    rng = np.random.default_rng(4)
+    for shape in ((1, 1, 1), (3, 5, 7), (9, 8, 6)):
+        mask = rng.random(shape) < share
+        labels, values = rng.integers(0, 4, shape).astype(np.int32), rng.integers(-1100, 300, shape, np.int16)
+        for axis, counts in enumerate(masks.counts_along(mask)):
+            assert counts.tolist() == mask.sum(axis=tuple(a for a in range(3) if a != axis)).tolist()
+        assert masks.count_where(labels, 4, mask).tolist() == np.bincount(labels[mask], minlength=4).tolist()
+        is_chosen = np.array([False, True, False, True])
+        np.testing.assert_array_equal(masks.chosen(labels, is_chosen), is_chosen[labels])
+        assert masks.median_inside(values, mask) == (np.median(values[mask]) if mask.any() else 0)

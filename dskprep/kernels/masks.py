@@ -146,11 +146,68 @@ def fill_holes(mask: NDArray[Any], max_voxels: float) -> None:
 def count_where(labels: NDArray[Any], n_labels: int, mask: NDArray[Any]) -> NDArray[Any]:
     """Number of voxels of each label, from 0 on, inside a bool mask."""
     counts = np.zeros(n_labels, np.int64)
+    last, n = 0, 0  # a label's voxels mostly follow one another
     for z in range(labels.shape[0]):
         for y in range(labels.shape[1]):
             for x in range(labels.shape[2]):
-                counts[labels[z, y, x]] += mask[z, y, x]
+                label = labels[z, y, x]
+                if label != last:
+                    counts[last] += n
+                    last, n = label, 0
+                n += mask[z, y, x]
+    counts[last] += n
     return counts
+
+
+@njit(cache=True, nogil=True)
+def chosen(labels: NDArray[Any], is_chosen: NDArray[Any]) -> NDArray[Any]:
+    """A bool mask of the voxels whose label, from 0 on, is chosen."""
+    mask = np.empty(labels.shape, np.bool_)
+    for z in range(labels.shape[0]):
+        for y in range(labels.shape[1]):
+            for x in range(labels.shape[2]):
+                mask[z, y, x] = is_chosen[labels[z, y, x]]
+    return mask
+
+
+@njit(cache=True, nogil=True)
+def counts_along(mask: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+    """How many voxels of each plane across z, y and x are not 0."""
+    nz, ny, nx = mask.shape
+    along_z, along_y, along_x = np.zeros(nz, np.int64), np.zeros(ny, np.int64), np.zeros(nx, np.int32)
+    for z in range(nz):
+        for y in range(ny):
+            n = np.int32(0)
+            for x in range(nx):
+                is_there = np.int32(mask[z, y, x] != 0)
+                n += is_there
+                along_x[x] += is_there
+            along_z[z] += n
+            along_y[y] += n
+    return along_z, along_y, along_x
+
+
+@njit(cache=True, nogil=True)
+def median_inside(values: NDArray[Any], mask: NDArray[Any]) -> float:
+    """Median of int16 values where a bool mask is; the mean of the two middle ones of an even number, 0.0 of none."""
+    counts = np.zeros(1 << 16, np.int64)
+    n = 0
+    for z in range(values.shape[0]):
+        for y in range(values.shape[1]):
+            for x in range(values.shape[2]):
+                if mask[z, y, x]:
+                    counts[np.int64(values[z, y, x]) + 32768] += 1
+                    n += 1
+    if n == 0:
+        return 0.0
+    total, lower = 0, -1
+    for k in range(counts.size):
+        total += counts[k]
+        if lower < 0 and total > (n - 1) // 2:
+            lower = k
+        if total > n // 2:
+            return (lower + k) / 2 - 32768
+    return 0.0
 
 
 @njit(cache=True, nogil=True)
