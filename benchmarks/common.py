@@ -25,8 +25,8 @@ ONE_THREAD = dict.fromkeys(
         *("BLOSC_NTHREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"),
     ),
     "1",
-)
-"""Environment in which every library computes on one CPU."""
+) | {"MALLOC_MMAP_THRESHOLD_": str(4 << 20), "MALLOC_TRIM_THRESHOLD_": str(32 << 20)}
+"""Environment in which every library computes on one CPU, and memory is given back as by dskprep's workers."""
 
 
 def series_folders(scratch: Path, *, quick: bool = False) -> Iterator[Path]:
