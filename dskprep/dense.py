@@ -66,10 +66,13 @@ def completed(
 
     `means` (z, y, x; up, posterior, left) are mean HU, `labels` 1 for the right lung and 2 for the left, as
     far as it is aerated; nothing is taken from `never`. Dense lung is expected at the base and the back, in
-    a patient on the back. Also returns whether there seems to be dense lung, also if it could not be taken in.
+    a patient on the back; nowhere if the scan cuts a lung off at its back.
+    Also returns whether there seems to be dense lung, also if it could not be taken in.
     """
     found = labels.copy()
     is_raised = False
+    if labels[:, -1].any():
+        return found, is_raised
     for side in (RIGHT, LEFT):
         lung = labels == side
         if not _is_raised_at_the_back(lung, spacing):

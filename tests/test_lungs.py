@@ -181,6 +181,15 @@ def test_dense_lung_that_cannot_be_taken_in_is_noted() -> None:
     assert "dense-lung" in found.warnings
 
 
+def test_of_lungs_whose_back_the_scan_cuts_off_nothing_dense_is_guessed() -> None:
+    phantom = grid_patient(0, consolidation=0.33)
+    rows = np.flatnonzero((phantom.lungs.array > 0).any(axis=(0, 2)))
+    part = Volume(phantom.volume.array[:, : rows[-1] - 15].copy(), phantom.volume.affine)
+    found = find_lungs(part)
+    assert found.warnings == ("lungs-touch-border",)
+    assert np.mean(part.array[found.mask.array > 0] > -100) < 0.05
+
+
 def test_patients_of_the_grid_have_a_bubble_in_the_stomach_and_a_trachea_in_the_top_slice() -> None:
     phantom = grid_patient(6)
     gas, _ = ndimage.label((phantom.volume.array < -900) & (phantom.lungs.array == 0))
