@@ -57,9 +57,10 @@ class Slots:
 
     def tell_through(self, worker: Worker, ledger: Ledger) -> None:
         """From now on, tell the scheduler of this worker what changes, once a second at most."""
-        if self._worker is None:
-            threading.Thread(target=self._tell, name="slots", daemon=True).start()
+        is_first = self._worker is None
         self._worker, self._ledger = worker, ledger
+        if is_first:  # what changed before is told at once
+            threading.Thread(target=self._tell, name="slots", daemon=True).start()
 
     def state(self) -> dict[str, Any]:
         """What is in the slots: patient, stage and seconds so far; and the bytes that the ledger has given away."""

@@ -335,6 +335,14 @@ def test_many_patients_in_a_second_are_one_event(monkeypatch: pytest.MonkeyPatch
 # the figures
 
 
+def test_what_changed_before_anybody_listened_is_told() -> None:
+    listener, held = Listener(), slots.Slots()
+    with held("compute", "p", dskprep.stopwatch.Stopwatch()):
+        held.tell_through(listener, dskprep.memory.Ledger(1000))  # type: ignore[arg-type]
+        assert listener.heard.wait(10)
+    assert listener.told[0]["worker"] == listener.address
+
+
 def test_the_figures_speak_of_an_end_only_when_all_inputs_are_known() -> None:
     now = [0.0]
     counted = Account(inputs=10)
