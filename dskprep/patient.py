@@ -98,16 +98,15 @@ def prepare_patient(
     if limit_s is None:
         return _prepare(job, target, config, memory_bytes, clock)
     worker = distributed.get_worker()
-    memory_bytes = min(
-        memory_bytes, worker.memory_manager.memory_limit or memory_bytes
-    )  # one that came late may be small
+    # one that came late may have less than those that were asked
+    memory_bytes = min(memory_bytes, worker.memory_manager.memory_limit or memory_bytes)
     _SLOTS.tell_through(worker, _ledger(memory_bytes))
     try:
         return within(limit_s, clock, functools.partial(_prepare, job, target, config, memory_bytes, clock))
     except Overdue as overdue:
         failure = {"reason": "time-limit", "message": str(overdue), "traceback": overdue.stack}
         record = record_loss(target, _failed(job, config, clock) | failure, job.stale)
-        return [record | {"stuck_worker": distributed.get_worker().address}]
+        return [record | {"stuck_worker": worker.address}]
 
 
 def _prepare(job: Job, target: str, config: PrepConfig, memory_bytes: int, clock: Stopwatch) -> list[Record]:

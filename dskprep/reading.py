@@ -63,9 +63,9 @@ def read_case(
             f"expected the {case.n_files} files that were listed, found {len(entries)} with other names, sizes or "
             "tags; run again",
         )
-    if case.is_archive and not entries:
-        raise Refusal("no-dicom", f"{case.url}: there is no such file")
     if case.is_archive:
+        if not entries:
+            raise Refusal("no-dicom", f"{case.url}: there is no such file")
         guess_bytes = ARCHIVE_GROWTH * case.n_bytes + memory.FIXED_BYTES
         ledger.admit(ticket, case.n_bytes, need.need_bytes if need else guess_bytes)
         return Files(_unpacked(case, entries, ticket))
@@ -89,7 +89,7 @@ def read_case(
 def _headers_first(
     case: Case, entries: list[storage.Entry], unread: dict[str, bytes], need_bytes: int, ledger: Ledger, ticket: Ticket
 ) -> Files:
-    """The headers of a case's files; `reread` reads the files themselves, a few at a time, in the order asked for."""
+    """The headers of a case's files, once the ledger admits the case without the files themselves."""
     ticket.is_held = False
     ledger.admit(ticket, min(need_bytes, len(entries) * memory.HEADER_BYTES), need_bytes)
     return _headers(case.url, entries, unread, is_held=False)
@@ -100,6 +100,7 @@ def _headers(url: str, entries: list[storage.Entry], unread: dict[str, bytes], *
 
 
 def _reread(url: str, entries: list[storage.Entry]) -> Reread:
+    """Reads the files of slices again, a few at a time, in the order in which the slices are asked for."""
     by_name = {entry.name: entry for entry in entries}
 
     def reread(slices: Sequence[Slice]) -> Iterator[Slice]:
