@@ -19,9 +19,6 @@ from dskprep.errors import Refusal, UsageError
 from dskprep.memory import Ledger
 from dskprep.stopwatch import Stopwatch
 
-SAMPLE = 100
-"""Patients whose headers are read, by default."""
-
 
 class Machine(NamedTuple):
     """A type of EC2 instance: its size, what an hour costs, and its network at length."""
