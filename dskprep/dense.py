@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from dskprep.kernels import masks
-from dskprep.morphology import Mask, closed, erode, near, opened
+from dskprep.morphology import Mask, Pieces, closed, erode, near, opened
 from dskprep.volume import Triple
 
 RIGHT, LEFT = 1, 2
@@ -122,12 +122,11 @@ def _dense_part(means: NDArray[np.int16], spacing: Triple, labels: NDArray[np.ui
     if not core.any():
         return core
     dense &= tissue.is_like(core)
-    pieces, sizes = masks.components(opened(dense, OPENING_MM, spacing))
-    is_large = sizes * np.prod(spacing) >= 1000 * MIN_PIECE_ML
-    is_large[0] = False
+    pieces = Pieces.of(opened(dense, OPENING_MM, spacing))
+    is_large = pieces.sizes * np.prod(spacing) >= 1000 * MIN_PIECE_ML
     if not is_large.any():
         return np.zeros_like(lung)
-    dense = np.asarray(is_large[pieces])
+    dense = pieces.chosen(is_large)
     whole = closed(lung | dense, CLOSING_MM, spacing)
     whole &= (expected & lies_below & ~is_narrow) | near(dense, CLOSING_MM, spacing)
     whole &= ~never & ~bone & (labels != 3 - side)

@@ -13,11 +13,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from dskprep import dense
-from dskprep.kernels import masks, runs
-from dskprep.morphology import Mask, box_of, centre_of, closed, erode, near, opened
+from dskprep.kernels import masks
+from dskprep.morphology import Mask, Pieces, box_of, centre_of, closed, connected, erode, largest, near, nearer, opened
 from dskprep.volume import PADDING, Triple, Volume
 
 Labels = NDArray[np.uint8]
@@ -227,10 +226,7 @@ def _find_body_and_outside(grid: _Grid) -> tuple[_Grid, Mask, Mask]:
 
 def _find_body(grid: _Grid) -> Mask:
     """Tissue of the body: the largest piece that is thicker than table shells and blankets."""
-    found = runs.of_mask(opened(grid.means > TISSUE_HU, TABLE_MM, grid.spacing))
-    body = np.zeros(grid.means.shape, np.bool_)
-    runs.paint(runs.largest(found, runs.label(found, grid.means.shape[1], runs.FACES)), 1, body)
-    return body
+    return largest(opened(grid.means > TISSUE_HU, TABLE_MM, grid.spacing))
 
 
 def _find_parenchyma(grid: _Grid) -> Mask:
@@ -250,7 +246,7 @@ def _flood_outside(grid: _Grid, body: Mask, parenchyma: Mask) -> Mask:
     sources = grid.means == PADDING
     sources[:, [0, -1]] = True
     sources[:, :, [0, -1]] = True
-    flooded = masks.connected(erode(free, LEAK_MM, grid.spacing), sources)
+    flooded = connected(erode(free, LEAK_MM, grid.spacing), sources)
     return near(flooded, LEAK_MM, grid.spacing) & free
 
 
@@ -267,21 +263,20 @@ def _find_gas(grid: _Grid, air: Mask, air_hu: float) -> Mask:
     """
     lung_hu = masks.median_inside(grid.means, air) if air.any() else LUNG_HU
     gas_hu, sure_hu = (air_hu + share * (lung_hu - air_hu) for share in (GAS_SHARE, SURE_GAS_SHARE))
-    pockets, sizes = masks.components(opened(air & (grid.means < gas_hu), GAS_MM, grid.spacing))
-    sure_sizes = masks.count_where(pockets, sizes.size, grid.means < sure_hu)
+    pockets = Pieces.of(opened(air & (grid.means < gas_hu), GAS_MM, grid.spacing))
+    is_gas = pockets.sizes * grid.voxel_ml >= MIN_GAS_ML
+    is_gas &= pockets.counts(grid.means < sure_hu) >= MIN_SURE_GAS * pockets.sizes
     parenchyma = air & (grid.means >= gas_hu) & (grid.means < PARENCHYMA_HU[1])
     parenchyma = opened(parenchyma, SHELL_MM, grid.spacing)
-    in_tissue = np.zeros(sizes.size, np.bool_)
-    margin = tuple(math.ceil(RING_MM[1] / s) for s in grid.spacing)
-    for pocket, box in enumerate(ndimage.find_objects(pockets), start=1):
-        if sizes[pocket] * grid.voxel_ml < MIN_GAS_ML or sure_sizes[pocket] < MIN_SURE_GAS * sizes[pocket]:
-            continue
-        box = tuple(slice(max(0, b.start - m), b.stop + m) for b, m in zip(box, margin, strict=True))
-        is_pocket = pockets[box] == pocket
+    z, y, x = (math.ceil(RING_MM[1] / s) for s in grid.spacing)
+    boxes = pockets.boxes(margin=(z, y, x))
+    for pocket in np.flatnonzero(is_gas).tolist():
+        box = boxes[pocket]
+        is_pocket = pockets.piece(pocket, box)
         ring = near(is_pocket, RING_MM[1], grid.spacing) & ~near(is_pocket, RING_MM[0], grid.spacing)
         n_tissue = np.count_nonzero(ring & (grid.means[box] > TISSUE_HU))
-        in_tissue[pocket] = n_tissue > np.count_nonzero(ring & parenchyma[box])
-    return near(masks.chosen(pockets, in_tissue), WALL_MM, grid.spacing)
+        is_gas[pocket] = n_tissue > np.count_nonzero(ring & parenchyma[box])
+    return near(pockets.chosen(is_gas), WALL_MM, grid.spacing)
 
 
 # ---------------------------------------------------------------------------------------------------
@@ -291,32 +286,30 @@ def _find_gas(grid: _Grid, air: Mask, air_hu: float) -> Mask:
 
 def _find_cores(grid: _Grid, air: Mask, air_hu: float, body: Mask, outside: Mask) -> Mask:
     """Middles of lungs: large enough, denser than gas, and enclosed by the body."""
-    pieces, sizes = masks.components(erode(air, CORE_MM, grid.spacing))
-    n_dense = masks.count_where(pieces, sizes.size, grid.means > air_hu + MIN_LUNG_ABOVE_AIR)
-    is_lung = (sizes * grid.voxel_ml >= MIN_CORE_ML) & (n_dense >= MIN_DENSE * sizes)
-    is_lung &= _are_enclosed(grid, pieces, sizes.size, body, outside)
-    is_lung[0] = False
-    is_main = is_lung & (sizes >= MIN_CORE_SHARE * sizes.max(where=is_lung, initial=0))
-    cores, main = masks.chosen(pieces, is_lung), masks.chosen(pieces, is_main)
-    del pieces  # half of the memory that is held here
-    return np.asarray(cores & masks.connected(air, main))
+    pieces = Pieces.of(erode(air, CORE_MM, grid.spacing))
+    is_lung = pieces.sizes * grid.voxel_ml >= MIN_CORE_ML
+    is_lung &= pieces.counts(grid.means > air_hu + MIN_LUNG_ABOVE_AIR) >= MIN_DENSE * pieces.sizes
+    is_lung &= _are_enclosed(grid, pieces, pieces.chosen(is_lung), body, outside)
+    is_main = is_lung & (pieces.sizes >= MIN_CORE_SHARE * pieces.sizes.max(where=is_lung, initial=0))
+    return pieces.chosen(is_lung) & connected(air, pieces.chosen(is_main))
 
 
-def _are_enclosed(
-    grid: _Grid, pieces: NDArray[np.int32], n_labels: int, body: Mask, outside: Mask
-) -> NDArray[np.bool_]:
-    """Whether each piece touches the body, and hardly the outside, unlike foam under the patient."""
+def _are_enclosed(grid: _Grid, pieces: Pieces, where: Mask, body: Mask, outside: Mask) -> NDArray[np.bool_]:
+    """Whether each piece touches the body, and hardly the outside, unlike foam under the patient.
+
+    Only pieces in `where` are looked at.
+    """
     # where the field of view cuts a lung open, the outside says nothing
     outside_air = outside & ~near(grid.means == PADDING, CONTACT_MM, grid.spacing)
     surroundings = body.view(np.uint8) + 2 * outside_air.view(np.uint8)
-    nearest = masks.grow(surroundings, CORE_MM + CONTACT_MM, grid.spacing)
-    at_body, at_outside = (masks.count_where(pieces, n_labels, nearest == which) for which in (1, 2))
+    nearest = nearer(surroundings, CORE_MM + CONTACT_MM, grid.spacing, where)
+    at_body, at_outside = (pieces.counts(nearest == which) for which in (1, 2))
     return np.asarray((at_body > 0) & (at_outside <= MAX_OUTSIDE_CONTACT * at_body))
 
 
 def _reach(grid: _Grid, cores: Mask, air: Mask) -> Mask:
     """The cores with the thin parts of the lungs round them."""
-    reached: Mask = masks.connected(air & near(cores, CORE_MM + REACH_MM, grid.spacing), cores)
+    reached: Mask = connected(air & near(cores, CORE_MM + REACH_MM, grid.spacing), cores)
     return reached
 
 
@@ -336,24 +329,26 @@ def _split(grid: _Grid, cores: Mask, lung: Mask, midline: float) -> Labels:
     if seeds is None:
         n_left, n = (int(np.count_nonzero(part)) for part in (lung & (columns > midline), lung))
         return np.asarray(lung * np.uint8(LEFT if n_left > (1 - MIDLINE_SHARE) * n else RIGHT))
-    nearer = masks.grow(seeds, CORE_MM + REACH_MM + erosion_mm, grid.spacing)
+    nearest = nearer(seeds, CORE_MM + REACH_MM + erosion_mm, grid.spacing, lung)
     between = (centre_of(seeds == RIGHT)[2] + centre_of(seeds == LEFT)[2]) / 2
     by_side = np.where(columns > between, np.uint8(LEFT), np.uint8(RIGHT))
-    return np.where(nearer > 0, nearer, by_side) * lung
+    return np.where(nearest > 0, nearest, by_side) * lung
 
 
 def _two_sides(grid: _Grid, cores: Mask, least_share: float) -> Labels | None:
     """The two largest pieces as RIGHT and LEFT, if balanced and side by side, else None."""
-    pieces, sizes = masks.components(cores)
-    sizes[0] = 0
-    first, second = (int(label) for label in np.argsort(-np.append(sizes, 0), kind="stable")[:2])
-    if second >= sizes.size or sizes[second] == 0 or sizes[second] < least_share * sizes[first]:
+    pieces = Pieces.of(cores)
+    if pieces.sizes.size < 2:
         return None
-    across = (centre_of(pieces == second) - centre_of(pieces == first)) * grid.spacing
+    order = np.argsort(-pieces.sizes, kind="stable")[:2]
+    larger, smaller = (pieces.chosen(np.arange(pieces.sizes.size) == number) for number in order)
+    if pieces.sizes[order[1]] < least_share * pieces.sizes[order[0]]:
+        return None
+    across = (centre_of(smaller) - centre_of(larger)) * grid.spacing
     if np.abs(across).argmax() != 2:
         return None  # two lobes, one above or behind the other
-    right, left = (first, second) if across[2] > 0 else (second, first)
-    return np.asarray((pieces == right) * np.uint8(RIGHT) + (pieces == left) * np.uint8(LEFT))
+    right, left = (larger, smaller) if across[2] > 0 else (smaller, larger)
+    return right * np.uint8(RIGHT) + left * np.uint8(LEFT)
 
 
 def _fill(grid: _Grid, labels: Labels, never: Mask) -> Labels:
@@ -386,7 +381,7 @@ def _fill_enclosed(mask: Mask) -> Mask:
     """Fill what the mask encloses on all sides, however large: a tumour, never the heart."""
     ends = np.ones(mask.shape, np.bool_)
     ends[1:-1, 1:-1, 1:-1] = False
-    return ~np.asarray(masks.connected(~mask, ends))
+    return ~np.asarray(connected(~mask, ends))
 
 
 def _draw(volume: Volume, grid: _Grid, labels: Labels, never: Mask) -> tuple[Labels, float, float]:
@@ -398,7 +393,7 @@ def _draw(volume: Volume, grid: _Grid, labels: Labels, never: Mask) -> tuple[Lab
     mask = np.zeros(volume.shape, np.uint8)
     is_lung = labels > 0
     solid = is_lung & (erode(is_lung, EDGE_MM, grid.spacing) | (grid.means >= TISSUE_HU))
-    reach = masks.grow(labels, EDGE_MM, grid.spacing) * ~never
+    reach = nearer(labels, EDGE_MM, grid.spacing, ~never)
     _, *counts = masks.draw(volume.array, TISSUE_HU, reach, solid, grid.block, grid.first, mask)
     right_ml, left_ml = (float(count) * volume.voxel_ml for count in counts)
     return mask, right_ml, left_ml
@@ -442,15 +437,18 @@ def _doubts(
 
 def _dense_share(grid: _Grid, labels: Labels) -> float:
     """Part that is dense, in the lung that has more of it."""
-    sizes = masks.count_where(labels, 3, labels > 0)
-    counts = masks.count_where(labels, 3, grid.means > DENSE_HU)
-    return float(max(counts[side] / max(1, sizes[side]) for side in (RIGHT, LEFT)))
+    is_dense = grid.means > DENSE_HU
+    shares = [0.0]
+    for side in (RIGHT, LEFT):
+        lung = labels == side
+        if lung.any():
+            shares.append(np.count_nonzero(lung & is_dense) / np.count_nonzero(lung))
+    return max(shares)
 
 
 def _share_apart(lung: Mask, n_lungs: int) -> float:
     """Part of a mask that lies apart from its `n_lungs` largest pieces."""
-    found = runs.of_mask(lung)
-    sizes = np.sort(runs.sizes(found, runs.label(found, lung.shape[1], runs.FACES)))
+    sizes = np.sort(Pieces.of(lung).sizes)
     return 1 - float(sizes[-n_lungs:].sum() / sizes.sum())
 
 
@@ -484,4 +482,4 @@ def _meets_a_face(mask: Labels, spacing: Triple) -> bool:
 def _grow(mask: Labels, margin_mm: float, spacing: Triple) -> None:
     """Grow both lungs, in place; a voxel goes to the nearer one."""
     box = box_of(mask, margin=math.ceil(margin_mm / min(spacing)))
-    mask[box] = masks.grow(np.ascontiguousarray(mask[box]), margin_mm, spacing)
+    mask[box] = nearer(np.ascontiguousarray(mask[box]), margin_mm, spacing)

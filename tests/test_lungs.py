@@ -12,7 +12,7 @@ from builders import ct_files, read
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from dskprep import resample, series, steps
+from dskprep import morphology, resample, series, steps
 from dskprep.config import PrepConfig
 from dskprep.kernels import bits, masks
 from dskprep.lungs import LEFT, RIGHT, Lungs, find_lungs, judged
@@ -425,32 +425,39 @@ def test_real_lungs_do_not_depend_on_slice_thickness(data_folder: Any) -> None:
 # ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("shape", [(7, 9, 11), (1, 5, 1), (20, 15, 25)])
+@pytest.mark.parametrize("shape", [(7, 9, 11), (1, 5, 1), (20, 15, 25), (3, 4, 64), (3, 4, 130)])
 @pytest.mark.parametrize("density", [0.0, 0.2, 0.35, 0.6, 1.0])
-def test_components_are_those_of_scipy(shape: tuple[int, int, int], density: float) -> None:
+def test_pieces_are_those_of_scipy(shape: tuple[int, int, int], density: float) -> None:
     rng = np.random.default_rng(0)
     mask = rng.random(shape) < density
-    labels, sizes = masks.components(mask)
+    pieces = morphology.Pieces.of(mask)
     expected, n = ndimage.label(mask)
-    np.testing.assert_array_equal(labels, expected)
-    np.testing.assert_array_equal(sizes, np.bincount(expected.ravel(), minlength=n + 1))
+    np.testing.assert_array_equal(pieces.sizes, np.bincount(expected.ravel(), minlength=n + 1)[1:])
     where = rng.random(shape) < 0.5
-    np.testing.assert_array_equal(
-        masks.count_where(labels, n + 1, where), np.bincount(expected[where], minlength=n + 1)
-    )
+    np.testing.assert_array_equal(pieces.counts(where), np.bincount(expected[where], minlength=n + 1)[1:])
+    is_chosen = rng.random(n) < 0.5
+    np.testing.assert_array_equal(pieces.chosen(is_chosen), np.append(False, is_chosen)[expected])
+    assert pieces.boxes(margin=(0, 0, 0)) == ndimage.find_objects(expected)
+    for number, box in enumerate(pieces.boxes(margin=(1, 2, 3))):
+        np.testing.assert_array_equal(pieces.piece(number, box), expected[box] == number + 1)
+        assert np.count_nonzero(pieces.piece(number, box)) == pieces.sizes[number]
+    held = np.unique(expected[where & mask])
+    np.testing.assert_array_equal(morphology.connected(mask, where), np.isin(expected, held) & mask)
 
 
 @pytest.mark.parametrize(
     ("limit_mm", "spacing"), [(2.0, (2.0, 2.0, 2.0)), (9.0, (5.0, 1.4, 1.3)), (100.0, (1.0, 1.0, 1.5))]
 )
-def test_grow_gives_the_nearest_label_within_the_limit(limit_mm: float, spacing: Triple) -> None:
-    dice_ = np.random.default_rng(0).random((20, 31, 40))
+def test_nearer_gives_the_nearest_label_within_the_limit(limit_mm: float, spacing: Triple) -> None:
+    rng = np.random.default_rng(0)
+    dice_ = rng.random((20, 31, 40))
     labels = (dice_ < 0.001).astype(np.uint8) + 2 * (dice_ > 0.999).astype(np.uint8)
     to_first, to_second = (ndimage.distance_transform_edt(labels != k, sampling=spacing) for k in (1, 2))
-    grown = masks.grow(labels, limit_mm, spacing)
-    np.testing.assert_array_equal(grown > 0, np.minimum(to_first, to_second) <= limit_mm + 1e-4)
-    is_clear = (np.abs(to_first - to_second) > 1e-4) & (grown > 0)
-    np.testing.assert_array_equal(grown[is_clear], np.where(to_first < to_second, 1, 2)[is_clear])
+    found = morphology.nearer(labels, limit_mm, spacing)
+    np.testing.assert_array_equal(found > 0, np.minimum(to_first, to_second) <= limit_mm + 1e-4)
+    np.testing.assert_array_equal(found[found > 0], np.where(to_first <= to_second + 1e-9, 1, 2)[found > 0])
+    where = rng.random(labels.shape) < 0.5
+    np.testing.assert_array_equal(morphology.nearer(labels, limit_mm, spacing, where), found * where)
 
 
 @pytest.mark.parametrize("shape", [(20, 31, 70), (3, 5, 64), (1, 1, 1), (9, 8, 200)])
@@ -467,20 +474,20 @@ def test_near_is_within_the_limit(shape: tuple[int, int, int], limit_mm: float, 
     np.testing.assert_array_equal(near, distance <= limit_mm + 1e-5)
 
 
-def test_block_means_leave_padding_out() -> None:
-    array = np.random.default_rng(0).integers(-1000, 1000, (5, 6, 7)).astype(np.int16)
+@pytest.mark.parametrize("block", [(2, 2, 2), (1, 1, 1), (3, 1, 4)])
+def test_block_means_leave_padding_out(block: tuple[int, int, int]) -> None:
+    rng = np.random.default_rng(0)
+    array = rng.integers(-1000, 1000, (5, 6, 11)).astype(np.int16)
     array[0, 0, 0] = -2000
+    array[:, :, 7][rng.random((5, 6)) < 0.7] = PADDING
     array[2:4, 2:4, 2:4] = PADDING
-    array[2, 4, 4] = PADDING
-    means = masks.block_means(array, (2, 2, 2))
-    assert means.shape == (3, 3, 4)
-    assert means[1, 1, 1] == PADDING
-    for k, j, i in np.ndindex(means.shape):
-        block = array[2 * k : 2 * k + 2, 2 * j : 2 * j + 2, 2 * i : 2 * i + 2]
-        if (block == PADDING).all():
-            continue
-        mean = np.maximum(block[block != PADDING].astype(float), AIR_HU).mean()
-        assert means[k, j, i] == np.floor(mean + 0.5)
+    means = masks.block_means(array, block)
+    assert means.shape == tuple(-(-n // b) for n, b in zip(array.shape, block, strict=True))
+    for place in np.ndindex(means.shape):
+        part = array[tuple(slice(i * b, (i + 1) * b) for i, b in zip(place, block, strict=True))]
+        measured = np.maximum(part[part != PADDING].astype(float), AIR_HU)
+        expected = np.floor(measured.mean() + 0.5) if 2 * measured.size > part.size else PADDING
+        assert means[place] == expected
 
 
 def test_only_dents_to_the_side_and_to_the_back_are_filled() -> None:
@@ -511,15 +518,32 @@ def test_draw_takes_air_and_what_is_solid() -> None:
     np.testing.assert_array_equal(counts, np.bincount(mask.ravel(), minlength=3))
 
 
+@pytest.mark.parametrize("block", [(2, 2, 2), (1, 2, 3), (3, 1, 4)])
+def test_draw_interpolates_between_the_centres_of_blocks(block: tuple[int, int, int]) -> None:
+    rng = np.random.default_rng(0)
+    shape, first = (11, 14, 23), (1, 2, 1)
+    coarse = tuple(-(-n // b) - f for n, b, f in zip(shape, block, first, strict=True))
+    array = rng.integers(-500, -300, shape).astype(np.int16)
+    array[rng.random(shape) < 0.1] = PADDING
+    label, solid = rng.integers(0, 3, coarse).astype(np.uint8), rng.random(coarse) < 0.5
+    mask = np.zeros(shape, np.uint8)
+    masks.draw(array, -400, label, solid, block, first, mask)
+
+    places = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"))
+    in_blocks = [(p + 0.5) / b - 0.5 - f for p, b, f in zip(places, block, first, strict=True)]
+    weights = ndimage.map_coordinates(solid.astype(float), in_blocks, order=1, mode="nearest")
+    k, j, i = (p // b - f for p, b, f in zip(places, block, first, strict=True))
+    expected = np.where((k >= 0) & (j >= 0) & (i >= 0), label[k, j, i], 0)
+    expected[~(((array < -400) & (array != PADDING)) | (weights > 0.5 - 1e-9))] = 0
+    np.testing.assert_array_equal(mask, expected)
+
+
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
-def test_counts_choices_and_medians_are_those_of_numpy(share: float) -> None:
+def test_counts_and_medians_are_those_of_numpy(share: float) -> None:
     rng = np.random.default_rng(4)
     for shape in ((1, 1, 1), (3, 5, 7), (9, 8, 6)):
         mask = rng.random(shape) < share
-        labels, values = rng.integers(0, 4, shape).astype(np.int32), rng.integers(-1100, 300, shape, np.int16)
+        values = rng.integers(-1100, 300, shape, np.int16)
         for axis, counts in enumerate(masks.counts_along(mask)):
             assert counts.tolist() == mask.sum(axis=tuple(a for a in range(3) if a != axis)).tolist()
-        assert masks.count_where(labels, 4, mask).tolist() == np.bincount(labels[mask], minlength=4).tolist()
-        is_chosen = np.array([False, True, False, True])
-        np.testing.assert_array_equal(masks.chosen(labels, is_chosen), is_chosen[labels])
         assert masks.median_inside(values, mask) == (np.median(values[mask]) if mask.any() else 0)

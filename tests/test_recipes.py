@@ -347,12 +347,12 @@ def test_runs_and_bits_are_masks(shape: tuple[int, int, int], density: float) ->
     np.testing.assert_array_equal(painted(runs.inverse(found, shape[2])), ~mask)
     other = runs.of_mask(~mask & (np.arange(shape[2]) % 3 == 0))
     np.testing.assert_array_equal(painted(runs.union(found, other)), mask | painted(other))
-    words = bits.of_runs(found, shape)
-    np.testing.assert_array_equal(painted(bits.to_runs(words, shape[2])), mask)
+    words = runs.to_bits(found, shape)
+    np.testing.assert_array_equal(painted(runs.of_bits(words, shape[2])), mask)
     for steps_ in (1, 3):
-        grown = painted(bits.to_runs(bits.grown(words, shape[2], steps_), shape[2]))
+        grown = painted(runs.of_bits(bits.grown(words, shape[2], steps_), shape[2]))
         np.testing.assert_array_equal(grown, ndimage.binary_dilation(mask, iterations=steps_))
-    shrunk = painted(bits.to_runs(bits.shrunk(words, shape[2]), shape[2]))
+    shrunk = painted(runs.of_bits(bits.shrunk(words, shape[2]), shape[2]))
     np.testing.assert_array_equal(shrunk, ndimage.binary_erosion(mask))
     for row, x in ((0, 0), (shape[0] * shape[1] - 1, shape[2] - 1)):
         run = runs.run_at(found, row, x)

@@ -8,70 +8,8 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from dskprep.kernels.runs import Runs
-
 ONE, WORD = np.uint64(1), np.uint64(63)
 NONE, ALL = np.uint64(0), np.uint64(2**64 - 1)
-
-
-@njit(cache=True, nogil=True)
-def of_runs(runs: Runs, shape: tuple[int, int, int]) -> NDArray[Any]:
-    """The mask (z, y, x) as uint64 (z, y, words); bit i of word w is x = 64 w + i."""
-    nz, ny, nx = shape
-    bits = np.zeros((nz, ny, (nx + 63) // 64), np.uint64)
-    for row in range(nz * ny):
-        line = bits[row // ny, row % ny]
-        for run in range(runs.first[row], runs.first[row + 1]):
-            start, last = runs.starts[run], runs.stops[run] - 1
-            head = ALL << np.uint64(start & 63)
-            tail = ALL >> np.uint64(63 - (last & 63))
-            if start >> 6 == last >> 6:
-                line[start >> 6] |= head & tail
-            else:
-                line[start >> 6] |= head
-                line[(start >> 6) + 1 : last >> 6] = ALL
-                line[last >> 6] |= tail
-    return bits
-
-
-@njit(cache=True, nogil=True)
-def to_runs(bits: NDArray[Any], nx: int) -> Runs:
-    """The runs of a mask of rows of `nx` voxels."""
-    nz, ny, nw = bits.shape
-    first = np.empty(nz * ny + 1, np.int64)
-    n = 0
-    for row in range(nz * ny):
-        first[row] = n
-        carry = NONE
-        for w in range(nw):
-            word = bits[row // ny, row % ny, w]
-            begins = word & ~(word << ONE | carry)
-            while begins:
-                begins &= begins - ONE
-                n += 1
-            carry = word >> WORD
-    first[nz * ny] = n
-    starts = np.empty(n, np.int32)
-    stops = np.empty(n, np.int32)
-    n = 0
-    for row in range(nz * ny):
-        is_in = False
-        for w in range(nw):
-            word = bits[row // ny, row % ny, w]
-            if (word == NONE and not is_in) or (word == ALL and is_in):
-                continue
-            for i in range(min(64, nx - 64 * w)):
-                is_set = (word >> np.uint64(i)) & ONE != NONE
-                if is_set and not is_in:
-                    starts[n] = 64 * w + i
-                elif is_in and not is_set:
-                    stops[n] = 64 * w + i
-                    n += 1
-                is_in = is_set
-        if is_in:
-            stops[n] = nx
-            n += 1
-    return Runs(first, starts, stops)
 
 
 @njit(cache=True, nogil=True)
@@ -147,34 +85,60 @@ def to_mask(bits: NDArray[Any], nx: int) -> NDArray[Any]:
 
 
 @njit(cache=True, nogil=True)
+def far(bits: NDArray[Any], nx: int, limit_mm: float, spacing: tuple[float, float, float]) -> NDArray[Any]:
+    """The voxels of the mask that are more than `limit_mm` from the rest."""
+    return inverse(near(inverse(bits, nx), nx, limit_mm, spacing), nx)
+
+
+@njit(cache=True, nogil=True)
+def inverse(bits: NDArray[Any], nx: int) -> NDArray[Any]:
+    """The voxels that are not in the mask."""
+    rest = ~bits
+    rest[:, :, -1] &= ALL >> np.uint64(63 - (nx - 1) % 64)
+    return rest
+
+
+@njit(cache=True, nogil=True)
 def near(bits: NDArray[Any], nx: int, limit_mm: float, spacing: tuple[float, float, float]) -> NDArray[Any]:
     """The voxels at most `limit_mm` from the mask, from centre to centre.
 
-    A ball is a stack of rows: each plane is widened along x by every number of voxels that occurs in the
-    ball, and joined to the rows that lie within reach of it.
+    A ball is a stack of sections, and a section a stack of rows: each plane is widened along x by every
+    number of voxels that occurs in the ball, joined to the rows within reach, and that to the planes.
     """
     nz, ny, nw = bits.shape
     limit_mm *= 1 + 1e-6  # a voxel exactly at the limit is within it
-    reach_z, reach_y = min(int(limit_mm / spacing[0]), nz), min(int(limit_mm / spacing[1]), ny)
+    reach_z, reach_y = min(int(limit_mm / spacing[0]), nz - 1), min(int(limit_mm / spacing[1]), ny - 1)
     reach_x = min(int(limit_mm / spacing[2]), nx)
     result = np.zeros_like(bits)
     widened = np.empty((reach_x + 1, ny, nw), np.uint64)
+    section = np.empty((ny, nw), np.uint64)
     for z in range(nz):
         if not bits[z].any():
             continue
         widened[0] = bits[z]
         for n in range(1, reach_x + 1):
             _widen(widened[n - 1], nx, widened[n])
-        for other_z in range(max(0, z - reach_z), min(nz, z + reach_z + 1)):
+        for dz in range(reach_z + 1):
+            section[:] = NONE
             for dy in range(-reach_y, reach_y + 1):
-                left = limit_mm**2 - ((other_z - z) * spacing[0]) ** 2 - (dy * spacing[1]) ** 2
-                if left < 0:
-                    continue
-                rows = widened[min(int(np.sqrt(left) / spacing[2]), reach_x)]
-                for y in range(max(0, -dy), min(ny, ny - dy)):
-                    for w in range(nw):
-                        result[other_z, y + dy, w] |= rows[y, w]
+                left = limit_mm**2 - (dz * spacing[0]) ** 2 - (dy * spacing[1]) ** 2
+                if left >= 0:
+                    _join(widened[min(int(np.sqrt(left) / spacing[2]), reach_x)], dy, section)
+            if z >= dz:
+                _join(section, 0, result[z - dz])
+            if 0 < dz < nz - z:
+                _join(section, 0, result[z + dz])
     return result
+
+
+@njit(cache=True, nogil=True)
+def _join(plane: NDArray[Any], dy: int, out: NDArray[Any]) -> None:
+    """Join a plane (y, words), moved by `dy` rows, to `out`: in one go over all words."""
+    ny, nw = plane.shape
+    begin, end = max(0, -dy) * nw, min(ny, ny - dy) * nw
+    moved, to = plane.reshape(ny * nw)[begin:end], out.reshape(ny * nw)[begin + dy * nw : end + dy * nw]
+    for i in range(moved.size):
+        to[i] |= moved[i]
 
 
 @njit(cache=True, nogil=True)

@@ -15,8 +15,6 @@ from numpy.typing import NDArray
 from dskprep.kernels import runs
 from dskprep.volume import AIR_HU, PADDING
 
-FAR = np.float32(np.inf)
-"""Squared distance to a voxel that there is not."""
 FACING_SIDE = 0.3
 FACING_BACK = 0.8
 """Least part of a hull edge's normal that points to the side, or to the back."""
@@ -45,8 +43,12 @@ def block_means(array: NDArray[Any], block: tuple[int, int, int]) -> NDArray[Any
     nz, ny, nx = array.shape
     bz, by, bx = block
     means = np.empty(((nz + bz - 1) // bz, (ny + by - 1) // by, (nx + bx - 1) // bx), np.int16)
-    sums = np.empty(nx, np.int32)
-    counts = np.empty(nx, np.int32)
+    mx = means.shape[2]
+    sums = np.empty(mx * bx, np.int32)  # all in 32 bits, so that many fit a register
+    counts = np.empty(mx * bx, np.int32)
+    totals = np.empty(mx, np.int32)
+    measured = np.empty(mx, np.int32)
+    sizes = np.empty(mx, np.int32)
     for k in range(means.shape[0]):
         for j in range(means.shape[1]):
             sums[:] = 0
@@ -54,65 +56,22 @@ def block_means(array: NDArray[Any], block: tuple[int, int, int]) -> NDArray[Any
             n_rows = 0
             for z in range(k * bz, min((k + 1) * bz, nz)):
                 for y in range(j * by, min((j + 1) * by, ny)):
+                    row = array[z, y]
                     n_rows += 1
-                    for x in range(nx):  # all in 32 bits, so that many fit a register
-                        value = np.int32(array[z, y, x])
+                    for x in range(nx):
+                        value = np.int32(row[x])
                         is_measured = np.int32(value != np.int32(PADDING))
                         sums[x] += max(value, np.int32(AIR_HU)) * is_measured
                         counts[x] += is_measured
-            for i in range(means.shape[2]):
-                end = min((i + 1) * bx, nx)
-                total, count = 0, 0
-                for x in range(i * bx, end):
-                    total += sums[x]
-                    count += counts[x]
-                is_measured = 2 * count > n_rows * (end - i * bx)
-                means[k, j, i] = np.int16(math.floor(total / count + 0.5)) if is_measured else PADDING
+            _fold(sums, bx, totals)
+            _fold(counts, bx, measured)
+            sizes[:] = n_rows * bx
+            sizes[mx - 1] = n_rows * (nx - (mx - 1) * bx)
+            out = means[k, j]
+            for i in range(mx):  # single precision is exact: no sum of a block of 512 voxels is beyond 2**24
+                mean = np.floor(np.float32(totals[i]) / np.float32(max(measured[i], np.int32(1))) + np.float32(0.5))
+                out[i] = np.int16(mean) if 2 * measured[i] > sizes[i] else PADDING
     return means
-
-
-@njit(cache=True, nogil=True)
-def components(mask: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Label the pieces of a bool mask that are connected through faces.
-
-    Returns labels (int32, 1 onwards in the order of their first voxels, 0 outside) and the number of
-    voxels of each label. The same labels as scipy.ndimage.label, found by joining runs of voxels.
-    """
-    nz, ny = mask.shape[:2]
-    found = runs.of_mask(mask)
-    pieces = runs.label(found, ny, runs.FACES)
-    labels = np.zeros(mask.shape, np.int32)
-    names = np.zeros(pieces.size, np.int32)
-    sizes = np.zeros(pieces.size + 1, np.int64)
-    n = 0
-    for row in range(nz * ny):
-        line = labels[row // ny, row % ny]
-        for run in range(found.first[row], found.first[row + 1]):
-            piece = pieces[run]
-            if piece == run:
-                n += 1
-                names[run] = n
-            line[found.starts[run] : found.stops[run]] = names[piece]
-            sizes[names[piece]] += found.stops[run] - found.starts[run]
-    sizes[0] = mask.size - sizes.sum()
-    return labels, sizes[: n + 1]
-
-
-@njit(cache=True, nogil=True)
-def connected(mask: NDArray[Any], seeds: NDArray[Any]) -> NDArray[Any]:
-    """The pieces of a bool mask, connected through faces, that hold a voxel of the bool mask `seeds`."""
-    ny = mask.shape[1]
-    found = runs.of_mask(mask)
-    pieces = runs.label(found, ny, runs.FACES)
-    is_held = np.zeros(pieces.size, np.bool_)
-    for row in range(found.first.size - 1):
-        line = seeds[row // ny, row % ny]
-        for run in range(found.first[row], found.first[row + 1]):
-            if not is_held[pieces[run]]:
-                is_held[pieces[run]] = line[found.starts[run] : found.stops[run]].any()
-    kept = np.zeros(mask.shape, np.bool_)
-    runs.paint(runs.where(found, is_held[pieces]), 1, kept)
-    return kept
 
 
 @njit(cache=True, nogil=True)
@@ -140,34 +99,6 @@ def fill_holes(mask: NDArray[Any], max_voxels: float) -> None:
         for run in range(found.first[row], found.first[row + 1]):
             if is_hole[pieces[run]]:
                 mask[row // (ny + 1), row % (ny + 1), found.starts[run] : found.stops[run]] = True
-
-
-@njit(cache=True, nogil=True)
-def count_where(labels: NDArray[Any], n_labels: int, mask: NDArray[Any]) -> NDArray[Any]:
-    """Number of voxels of each label, from 0 on, inside a bool mask."""
-    counts = np.zeros(n_labels, np.int64)
-    last, n = 0, 0  # a label's voxels mostly follow one another
-    for z in range(labels.shape[0]):
-        for y in range(labels.shape[1]):
-            for x in range(labels.shape[2]):
-                label = labels[z, y, x]
-                if label != last:
-                    counts[last] += n
-                    last, n = label, 0
-                n += mask[z, y, x]
-    counts[last] += n
-    return counts
-
-
-@njit(cache=True, nogil=True)
-def chosen(labels: NDArray[Any], is_chosen: NDArray[Any]) -> NDArray[Any]:
-    """A bool mask of the voxels whose label, from 0 on, is chosen."""
-    mask = np.empty(labels.shape, np.bool_)
-    for z in range(labels.shape[0]):
-        for y in range(labels.shape[1]):
-            for x in range(labels.shape[2]):
-                mask[z, y, x] = is_chosen[labels[z, y, x]]
-    return mask
 
 
 @njit(cache=True, nogil=True)
@@ -211,103 +142,33 @@ def median_inside(values: NDArray[Any], mask: NDArray[Any]) -> float:
 
 
 @njit(cache=True, nogil=True)
-def grow(labels: NDArray[Any], limit_mm: float, spacing: tuple[float, float, float]) -> NDArray[Any]:
-    """Give each voxel the label (uint8, 1 or 2) of the nearest labelled voxel within `limit_mm`, else 0.
+def nearest_label(
+    labels: NDArray[Any], where: runs.Runs, offsets: NDArray[Any], squared: NDArray[Any], out: NDArray[Any]
+) -> None:
+    """Put into `out` (z, y, x), in the runs `where`, the label, 1 or 2, of the nearest labelled voxel.
 
-    Distances are Euclidean, from centre to centre; a tie goes to 1. Found one axis after the other: along
-    x by two sweeps, then along y and z as the least sum over the lines within reach, which is quick
-    because limits are a few voxels. Planes stream through a ring, so little is held beyond the result.
+    `offsets` (n, 3) are the places that are looked at, nearest first, and `squared` their distances; of two
+    labels as near, 1 is taken, and 0 if there is none.
     """
     nz, ny, nx = labels.shape
-    limit_mm *= 1 + 1e-6  # a voxel exactly at the limit is within it
-    limit = np.float32(limit_mm * limit_mm)
-    reach_z = min(int(limit_mm / spacing[0]), nz)
-    n_labels = 2 if (labels == 2).any() else 1
-    depth = 2 * reach_z + 1
-    ring = np.empty((n_labels, depth, ny, nx), np.float32)  # plane z lies at z % depth
-    row_has_any = np.zeros((n_labels, depth, ny), np.bool_)
-    nearest = np.empty((n_labels, nx), np.float32)
-    grown = np.zeros(labels.shape, np.uint8)
-    for newest in range(nz + reach_z):
-        for label in range(n_labels):
-            slot = newest % depth
-            if newest < nz:
-                _distance_in_plane(
-                    labels[newest], label + 1, limit_mm, spacing, ring[label, slot], row_has_any[label, slot]
-                )
-        z = newest - reach_z
-        if z < 0:
-            continue
-        for y in range(ny):
-            nearest[:] = FAR
-            for label in range(n_labels):
-                for other in range(max(0, z - reach_z), min(nz, z + reach_z + 1)):
-                    slot = other % depth
-                    if row_has_any[label, slot, y]:
-                        offset = np.float32(((other - z) * spacing[0]) ** 2)
-                        for x in range(nx):
-                            value = ring[label, slot, y, x] + offset
-                            nearest[label, x] = value if value < nearest[label, x] else nearest[label, x]
-            row = grown[z, y]
-            for x in range(nx):
-                row[x] = nearest[0, x] <= limit
-            if n_labels == 2:
-                for x in range(nx):
-                    is_second = nearest[1, x] <= limit and nearest[1, x] < nearest[0, x]
-                    row[x] = 2 if is_second else row[x]
-    return grown
-
-
-@njit(cache=True, nogil=True)
-def _distance_in_plane(
-    labels: NDArray[Any],
-    label: int,
-    limit_mm: float,
-    spacing: tuple[float, float, float],
-    out: NDArray[Any],
-    row_has_any: NDArray[Any],
-) -> None:
-    """Squared distance (mm2) in the plane (y, x) to the nearest voxel of `label`, into float32 `out`.
-
-    `row_has_any` says which rows of `out` lie within the limit of a row with such a voxel; the others
-    are not written.
-    """
-    ny, nx = labels.shape
-    along_x = np.empty((ny, nx), np.float32)
-    is_row_labelled = np.zeros(ny, np.bool_)
-    for y in range(ny):
-        is_row_labelled[y] = _distance_in_row(labels[y], label, spacing[2], along_x[y])
-    reach = int(limit_mm / spacing[1])
-    for y in range(ny):
-        row_has_any[y] = False
-        for other in range(max(0, y - reach), min(ny, y + reach + 1)):
-            if is_row_labelled[other]:
-                if not row_has_any[y]:
-                    row_has_any[y] = True
-                    out[y] = FAR
-                offset = np.float32(((other - y) * spacing[1]) ** 2)
-                for x in range(nx):
-                    value = along_x[other, x] + offset
-                    out[y, x] = value if value < out[y, x] else out[y, x]
-
-
-@njit(cache=True, nogil=True)
-def _distance_in_row(labels: NDArray[Any], label: int, spacing: float, out: NDArray[Any]) -> bool:
-    """Squared distance (mm2) along a row to the nearest voxel of `label`; whether there is any."""
-    steps = np.empty(labels.size, np.int32)
-    n = np.int32(labels.size)  # none so far
-    for x in range(labels.size):
-        n = np.int32(0) if labels[x] == label else n + np.int32(1)
-        steps[x] = n
-    if n >= labels.size:
-        return False
-    for x in range(labels.size - 1, -1, -1):
-        n = min(steps[x], n + np.int32(1))
-        steps[x] = n
-    scale = np.float32(spacing)
-    for x in range(labels.size):
-        out[x] = (np.float32(steps[x]) * scale) * (np.float32(steps[x]) * scale)
-    return True
+    for row in range(where.first.size - 1):
+        z, y = row // ny, row % ny
+        for run in range(where.first[row], where.first[row + 1]):
+            for x in range(where.starts[run], where.stops[run]):
+                nearest, limit = 0, math.inf
+                for n in range(squared.size):
+                    if squared[n] > limit:
+                        break
+                    k, j, i = z + offsets[n, 0], y + offsets[n, 1], x + offsets[n, 2]
+                    if not (0 <= k < nz and 0 <= j < ny and 0 <= i < nx):
+                        continue
+                    label = labels[k, j, i]
+                    if label == 1:
+                        nearest = 1
+                        break
+                    if label == 2:
+                        nearest, limit = 2, squared[n]
+                out[z, y, x] = nearest
 
 
 @njit(cache=True, nogil=True)
@@ -420,45 +281,97 @@ def draw(
     bz, by, bx = block
     oz, oy, ox = first
     mz, my, mx = label.shape
-    weights = np.empty(mx, np.float32)
-    before = np.empty(nx, np.int64)  # for each column: the two blocks round it, and the weight of the second
-    after = np.empty(nx, np.int64)
-    share = np.empty(nx, np.float32)
-    for x in range(nx):
-        before[x], after[x], share[x] = _between(x, bx, ox, mx)
+    begin, end = ox * bx, min((ox + mx) * bx, nx)
+    # weights are whole numbers in floats, so that sums are exact and many fit a register
+    along_x = np.empty((2, my, mx * bx), np.float32)  # coarse plane k lies at k % 2
+    along_z = np.empty((my, mx * bx), np.float32)
+    padded = np.empty(mx + 2, np.float32)
+    strands = np.empty((bx, mx), np.float32)
+    label_strands = np.empty((bx, mx), np.uint8)
+    labels = np.empty(mx * bx, np.uint8)
+    is_solid = np.empty(mx * bx, np.bool_)
+    half = np.float32(4 * bz * by * bx)
+    air, padding = np.int16(air_below), np.int16(PADDING)
     counts = np.zeros(3, np.int64)
+    n_planes = 0
     for z in range(oz * bz, min((oz + mz) * bz, nz)):
+        k0, k1, wz = _between(z, bz, oz, mz)
+        while n_planes <= k1:
+            for j in range(my):
+                padded[0], padded[mx + 1] = solid[n_planes, j, 0], solid[n_planes, j, mx - 1]
+                for i in range(mx):
+                    padded[i + 1] = solid[n_planes, j, i]
+                for b in range(bx):
+                    weight = 2 * b + 1 - bx
+                    low = 0 if weight < 0 else 1
+                    _blend(padded[low:], padded[low + 1 :], np.float32(weight % (2 * bx)), bx, strands[b])
+                _weave(strands, along_x[n_planes % 2, j])
+            n_planes += 1
+        for j in range(my):
+            _blend(along_x[k0 % 2, j], along_x[k1 % 2, j], wz, bz, along_z[j])
         k = z // bz - oz
-        k0, k1, wk = _between(z, bz, oz, mz)
-        for y in range(oy * by, min((oy + my) * by, ny)):
-            j = y // by - oy
-            labels = label[k, j]
-            if not labels.any():
+        for j in range(my):
+            if not label[k, j].any():
                 continue
-            j0, j1, wj = _between(y, by, oy, my)
-            for i in range(mx):
-                upper = (1 - wj) * solid[k0, j0, i] + wj * solid[k0, j1, i]
-                lower = (1 - wj) * solid[k1, j0, i] + wj * solid[k1, j1, i]
-                weights[i] = (1 - wk) * upper + wk * lower
-            for i in range(mx):
-                if labels[i] == 0:
-                    continue
-                for x in range((ox + i) * bx, min((ox + i + 1) * bx, nx)):
-                    hu = array[z, y, x]
-                    is_in = hu < air_below and hu != PADDING
-                    if not is_in:
-                        is_in = (1 - share[x]) * weights[before[x]] + share[x] * weights[after[x]] >= 0.5
-                    if is_in:
-                        mask[z, y, x] = labels[i]
-                        counts[labels[i]] += 1
+            label_strands[:] = label[k, j]
+            _weave(label_strands, labels)
+            for y in range((oy + j) * by, min((oy + j + 1) * by, ny)):
+                j0, j1, wy = _between(y, by, oy, my)
+                upper, lower = along_z[j0], along_z[j1]
+                rest = np.float32(2 * by) - wy
+                for x in range(is_solid.size):
+                    is_solid[x] = rest * upper[x] + wy * lower[x] >= half
+                hu, out = array[z, y, begin:end], mask[z, y, begin:end]
+                for x in range(out.size):
+                    out[x] = labels[x] * (((hu[x] < air) & (hu[x] != padding)) | is_solid[x])
+                for side in (1, 2):
+                    n = np.int32(0)
+                    for x in range(out.size):
+                        n += np.int32(out[x] == side)
+                    counts[side] += n
     counts[0] = mask.size - counts[1] - counts[2]
     return counts
 
 
 @njit(cache=True, nogil=True)
 def _between(index: int, block: int, first: int, n_blocks: int) -> tuple[int, int, np.float32]:
-    """The two blocks whose centres lie around a voxel, and the weight of the second."""
-    place = (index + 0.5) / block - 0.5 - first
-    low = math.floor(place)
-    weight = np.float32(place - low)
+    """The two blocks whose centres lie around a voxel, and the weight of the second, of 2 x `block` in all."""
+    place = 2 * index + 1 - block - 2 * block * first
+    low = place // (2 * block)
+    weight = np.float32(place - 2 * block * low)
     return min(max(low, 0), n_blocks - 1), min(max(low + 1, 0), n_blocks - 1), weight
+
+
+@njit(cache=True, nogil=True)
+def _blend(row: NDArray[Any], other: NDArray[Any], weight: np.float32, block: int, out: NDArray[Any]) -> None:
+    """Add two float32 rows; the weights are `weight` for the other, and 2 x `block` in all."""
+    rest = np.float32(2 * block) - weight
+    for i in range(out.size):
+        out[i] = rest * row[i] + weight * other[i]
+
+
+@njit(cache=True, nogil=True)
+def _weave(strands: NDArray[Any], out: NDArray[Any]) -> None:
+    """Put the first values of all strands into a row, then the second ones, and so on."""
+    n, m = strands.shape
+    if n == 2:  # most often so, and many at a time when it is a constant
+        for i in range(m):
+            out[2 * i] = strands[0, i]
+            out[2 * i + 1] = strands[1, i]
+        return
+    for k in range(n):
+        for i in range(m):
+            out[n * i + k] = strands[k, i]
+
+
+@njit(cache=True, nogil=True)
+def _fold(row: NDArray[Any], n: int, out: NDArray[Any]) -> None:
+    """Sums of every `n` values of an int32 row, one after another."""
+    if n == 2:
+        for i in range(out.size):
+            out[i] = row[2 * i] + row[2 * i + 1]
+        return
+    out[:] = 0
+    for k in range(n):
+        for i in range(out.size):
+            out[i] += row[n * i + k]

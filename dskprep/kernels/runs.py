@@ -8,8 +8,15 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from dskprep.kernels import bits
+from dskprep.kernels.bits import ALL, NONE, ONE, WORD
+
 FACES, EDGES, CORNERS, IN_SLICE = 6, 18, 26, 8
 """What joins two voxels: a shared face, edge or corner, or, in one axial slice, an edge or corner there."""
+
+DE_BRUIJN, TOP = np.uint64(0x03F79D71B4CB0A89), np.uint64(58)
+"""The place of the only bit of a word is that of the top six bits of its product in PLACES (Leiserson et al. 1998)."""
+PLACES = np.argsort([(int(DE_BRUIJN) << place) % 2**64 >> int(TOP) for place in range(64)]).astype(np.int32)
 
 
 class Runs(NamedTuple):
@@ -23,30 +30,65 @@ class Runs(NamedTuple):
 @njit(cache=True, nogil=True)
 def of_mask(mask: NDArray[Any]) -> Runs:
     """The runs of a bool mask (z, y, x)."""
-    nz, ny, nx = mask.shape
+    return of_bits(bits.of_mask(mask), mask.shape[2])
+
+
+@njit(cache=True, nogil=True)
+def of_bits(words: NDArray[Any], nx: int) -> Runs:
+    """The runs of a mask (z, y, words) of rows of `nx` voxels."""
+    nz, ny, nw = words.shape
+    first = np.empty(nz * ny + 1, np.int64)
     n = 0
     for z in range(nz):
         for y in range(ny):
-            row = mask[z, y]
-            n += row[0] if nx > 0 else 0
-            for x in range(1, nx):
-                n += row[x] and not row[x - 1]
-    first = np.empty(nz * ny + 1, np.int64)
-    starts = np.empty(n, np.int32)
-    stops = np.empty(n, np.int32)
-    run = 0
+            first[z * ny + y] = n
+            carry = NONE
+            for w in range(nw):
+                word = words[z, y, w]
+                begins = word & ~(word << ONE | carry)
+                while begins:
+                    begins &= begins - ONE
+                    n += 1
+                carry = word >> WORD
+    first[nz * ny] = n
+    changes = np.empty(2 * n, np.int32)  # where a run starts or has stopped, by turns
+    k = 0
     for z in range(nz):
         for y in range(ny):
-            first[z * ny + y] = run
-            row = mask[z, y]
-            for x in range(nx):
-                if row[x] and (x == 0 or not row[x - 1]):
-                    starts[run] = x
-                if row[x] and (x == nx - 1 or not row[x + 1]):
-                    stops[run] = x + 1
-                    run += 1
-    first[nz * ny] = run
-    return Runs(first, starts, stops)
+            carry = NONE
+            for w in range(nw):
+                word = words[z, y, w]
+                differs = word ^ (word << ONE | carry)
+                while differs:
+                    lowest = differs & (~differs + ONE)
+                    changes[k] = 64 * w + PLACES[(lowest * DE_BRUIJN) >> TOP]
+                    k += 1
+                    differs ^= lowest
+                carry = word >> WORD
+            if carry != NONE:
+                changes[k] = nx
+                k += 1
+    return Runs(first, changes[::2].copy(), changes[1::2].copy())
+
+
+@njit(cache=True, nogil=True)
+def to_bits(runs: Runs, shape: tuple[int, int, int]) -> NDArray[Any]:
+    """The mask (z, y, x) as bits: uint64 (z, y, words); bit i of word w is x = 64 w + i."""
+    nz, ny, nx = shape
+    bits = np.zeros((nz, ny, (nx + 63) // 64), np.uint64)
+    for row in range(nz * ny):
+        line = bits[row // ny, row % ny]
+        for run in range(runs.first[row], runs.first[row + 1]):
+            start, last = runs.starts[run], runs.stops[run] - 1
+            head = ALL << np.uint64(start & 63)
+            tail = ALL >> np.uint64(63 - (last & 63))
+            if start >> 6 == last >> 6:
+                line[start >> 6] |= head & tail
+            else:
+                line[start >> 6] |= head
+                line[(start >> 6) + 1 : last >> 6] = ALL
+                line[last >> 6] |= tail
+    return bits
 
 
 @njit(cache=True, nogil=True)
@@ -222,6 +264,64 @@ def sizes(runs: Runs, pieces: NDArray[Any]) -> NDArray[Any]:
     for run in range(pieces.size):
         counts[pieces[run]] += runs.stops[run] - runs.starts[run]
     return counts
+
+
+@njit(cache=True, nogil=True)
+def numbered(pieces: NDArray[Any]) -> tuple[NDArray[Any], int]:
+    """The number of each run's piece, from 0 on in the order of their first runs, and how many there are."""
+    numbers = np.empty(pieces.size, np.int32)
+    n = 0
+    for run in range(pieces.size):
+        if pieces[run] == run:
+            numbers[run] = n
+            n += 1
+        else:
+            numbers[run] = numbers[pieces[run]]
+    return numbers, n
+
+
+@njit(cache=True, nogil=True)
+def counts(runs: Runs, numbers: NDArray[Any], n_pieces: int, mask: NDArray[Any]) -> NDArray[Any]:
+    """Number of voxels of each numbered piece that are in a bool mask (z, y, x)."""
+    ny = mask.shape[1]
+    found = np.zeros(n_pieces, np.int64)
+    for row in range(runs.first.size - 1):
+        line = mask[row // ny, row % ny]
+        for run in range(runs.first[row], runs.first[row + 1]):
+            n = np.int32(0)
+            for x in range(runs.starts[run], runs.stops[run]):
+                n += np.int32(line[x])
+            found[numbers[run]] += n
+    return found
+
+
+@njit(cache=True, nogil=True)
+def boxes(runs: Runs, numbers: NDArray[Any], n_pieces: int, ny: int) -> NDArray[Any]:
+    """The box (first z, y, x, last + 1) of each numbered piece."""
+    found = np.empty((n_pieces, 2, 3), np.int64)
+    found[:, 0] = np.iinfo(np.int64).max
+    found[:, 1] = 0
+    for row in range(runs.first.size - 1):
+        z, y = row // ny, row % ny
+        for run in range(runs.first[row], runs.first[row + 1]):
+            first, stop = found[numbers[run]]
+            first[0], stop[0] = min(first[0], z), max(stop[0], z + 1)
+            first[1], stop[1] = min(first[1], y), max(stop[1], y + 1)
+            first[2], stop[2] = min(first[2], runs.starts[run]), max(stop[2], runs.stops[run])
+    return found
+
+
+@njit(cache=True, nogil=True)
+def paint_piece(
+    runs: Runs, numbers: NDArray[Any], number: int, ny: int, first: tuple[int, int, int], out: NDArray[Any]
+) -> None:
+    """Set the voxels of a bool box (z, y, x) at `first` that are in a numbered piece."""
+    for z in range(out.shape[0]):
+        for y in range(out.shape[1]):
+            row = (first[0] + z) * ny + first[1] + y
+            for run in range(runs.first[row], runs.first[row + 1]):
+                if numbers[run] == number:
+                    out[z, y, max(0, runs.starts[run] - first[2]) : max(0, runs.stops[run] - first[2])] = True
 
 
 @njit(cache=True, nogil=True)

@@ -80,7 +80,7 @@ def prepare(volume: Volume, first_gap_mm: float, config: PrepConfig, clock: Stop
     with clock("lungs"):
         found = find_lungs(volume.array, spacing)
         box = _box(found, volume.shape[1])
-        masks = [bits.of_runs(lung, volume.shape) for lung in found]
+        masks = [runs.to_bits(lung, volume.shape) for lung in found]
         soft = np.bitwise_or(*(_soft_mask(lung, volume.shape) for lung in found))
     with clock("resample"):
         crop = [
@@ -196,10 +196,10 @@ def _likely_lungs(mask: Runs, shape: Shape, spacing: Triple, n_slices: int) -> R
 def _restored(chosen: Runs, air: Runs, cut: int, shape: Shape) -> Runs:
     """What was blanked comes back as far as `cut` dilations of the chosen pieces reach, and is joined to them."""
     _, ny, nx = shape
-    near = bits.grown(bits.of_runs(chosen, shape), nx, cut)
-    near[:-cut] = bits.of_runs(chosen, shape)[:-cut]
-    near[-cut:] &= bits.of_runs(air, shape)[-cut:]
-    restored = bits.to_runs(near, nx)
+    near = bits.grown(runs.to_bits(chosen, shape), nx, cut)
+    near[:-cut] = runs.to_bits(chosen, shape)[:-cut]
+    near[-cut:] &= runs.to_bits(air, shape)[-cut:]
+    restored = runs.of_bits(near, nx)
     pieces = runs.label(restored, ny, runs.FACES)
     is_kept = np.zeros(pieces.size, np.bool_)
     roots = np.unique(runs.label(chosen, ny, runs.FACES))
@@ -238,7 +238,7 @@ def _two_lungs(both: Runs, shape: Shape, spacing: Triple) -> Lungs:
     """Erode until two pieces of like size remain; each voxel goes to the nearer of them."""
     _, ny, nx = shape
     seeds = both
-    eroded = bits.of_runs(both, shape)
+    eroded = runs.to_bits(both, shape)
     for _ in range(MAX_EROSIONS):
         pieces = runs.label(seeds, ny, runs.EDGES)
         sizes = runs.sizes(seeds, pieces)
@@ -246,7 +246,7 @@ def _two_lungs(both: Runs, shape: Shape, spacing: Triple) -> Lungs:
         if second < sizes.size and sizes[second] and sizes[first] // sizes[second] < MAX_AREA_RATIO:
             break
         eroded = bits.shrunk(eroded, nx)
-        seeds = bits.to_runs(eroded, nx)
+        seeds = runs.of_bits(eroded, nx)
     else:
         nothing = Runs(np.zeros_like(both.first), both.starts[:0], both.stops[:0])
         return Lungs(_holes_filled(both, shape), nothing)
@@ -279,7 +279,7 @@ def _soft_mask(lung: Runs, shape: Shape) -> NDArray[np.uint64]:
     """Step 6: the convex hull of each slice, unless it is too large, dilated; as bits."""
     nz, ny, nx = shape
     soft: NDArray[np.uint64] = bits.grown(
-        bits.of_runs(kernels.hulls(lung, nz, ny, MAX_HULL_RATIO), shape), nx, DILATIONS
+        runs.to_bits(kernels.hulls(lung, nz, ny, MAX_HULL_RATIO), shape), nx, DILATIONS
     )
     return soft
 
