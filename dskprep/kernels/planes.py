@@ -13,9 +13,6 @@ from numpy.typing import NDArray
 
 from dskprep.volume import PADDING
 
-ROWS = 16
-"""Rows of float32 that fill a cache line."""
-
 FOUR = 4
 """Rows that are summed in one go: a sum is read and written less often."""
 
@@ -65,14 +62,12 @@ def fill_padding_from_row(plane: NDArray[Any], filled: NDArray[Any], ends: NDArr
     n_padding = 0
     for y in range(ny):
         row, out = plane[y], filled[y]
-        left, right = 0, nx
-        while left < nx and row[left] == PADDING:
-            left += 1
-        while right > left and row[right - 1] == PADDING:
-            right -= 1
-        n_within = 0
-        for x in range(left, right):
-            n_within += row[x] == PADDING
+        n = np.int32(0)
+        for x in range(nx):
+            n += np.int32(row[x] == PADDING)
+        left, right = (_n_leading(row), nx - _n_leading(row[::-1])) if n else (0, nx)
+        right = max(left, right)
+        n_within = n - left - (nx - right)
         for x in range(nx):
             out[x] = row[x]
         if left < right:
@@ -98,6 +93,20 @@ def fill_padding_from_row(plane: NDArray[Any], filled: NDArray[Any], ends: NDArr
 
 
 @njit(cache=True, nogil=True)
+def _n_leading(row: NDArray[Any]) -> int:
+    """How many values of padding a row begins with; eight are looked at in one go."""
+    x, n = 0, np.int32(8)
+    while x + 8 <= row.size and n == 8:
+        n = np.int32(0)
+        for i in range(8):
+            n += np.int32(row[x + i] == PADDING)
+        x += 8 if n == 8 else 0
+    while x < row.size and row[x] == PADDING:
+        x += 1
+    return x
+
+
+@njit(cache=True, nogil=True)
 def _fill_gaps(row: NDArray[Any], left: int, right: int) -> None:
     """Give each padding pixel between two values of a row the nearer one, or the left one of two."""
     last = left
@@ -118,35 +127,36 @@ def weigh_plane(
     weight_x: NDArray[Any],
     out: NDArray[Any],
 ) -> None:
-    """Weighted sums of `plane` (y, x) along y, then x, into float32 `out`.
+    """Weighted sums of `plane` (y, x) along y, then x, into float32 `out`."""
+    row = np.empty(plane.shape[1], np.float32)
+    start = start_x.astype(np.uint32)  # no sign, and half the size: so that many can be looked up at a time
+    weights = np.ascontiguousarray(weight_x.T)
+    for j in range(out.shape[0]):
+        _weigh_rows(plane, start_y[j], weight_y[j], row)
+        _weigh_row(row, start, weights, out[j])
 
-    Rows are taken ROWS at a time and turned, so that both inner loops run along memory.
-    """
-    ny, nx = out.shape[0], plane.shape[1]
-    row = np.empty(nx, np.float32)
-    turned = np.zeros((nx, ROWS), np.float32)
-    total = np.empty(ROWS, np.float32)
-    for first_row in range(0, ny, ROWS):
-        n_rows = min(ROWS, ny - first_row)
-        for r in range(n_rows):
-            j = first_row + r
-            _weigh_rows(plane, start_y[j], weight_y[j], row)
-            for x in range(nx):
-                turned[x, r] = row[x]
-        for i in range(out.shape[1]):
-            first = start_x[i]
-            for r in range(ROWS):
-                total[r] = 0
-            for k in range(weight_x.shape[1]):
-                weight = weight_x[i, k]
-                for r in range(ROWS):
-                    total[r] += weight * turned[first + k, r]
-            if n_rows == ROWS:  # a loop of a length that the compiler knows
-                for r in range(ROWS):
-                    out[first_row + r, i] = total[r]
-            else:
-                for r in range(n_rows):
-                    out[first_row + r, i] = total[r]
+
+@njit(cache=True, nogil=True, inline="always")
+def _weigh_row(row: NDArray[Any], start: NDArray[Any], weights: NDArray[Any], out: NDArray[Any]) -> None:
+    """Weighted sums of neighbours in a row: out[i] = sum over k of weights[k, i] * row[start[i] + k]."""
+    n = weights.shape[0]
+    if n == 2:
+        w0, w1 = weights[0], weights[1]
+        for i in range(out.size):
+            x = start[i]
+            out[i] = w0[i] * row[x] + w1[i] * row[x + 1]
+        return
+    if n == 3:
+        w0, w1, w2 = weights[0], weights[1], weights[2]
+        for i in range(out.size):
+            x = start[i]
+            out[i] = w0[i] * row[x] + w1[i] * row[x + 1] + w2[i] * row[x + 2]
+        return
+    out[:] = 0
+    for k in range(n):
+        weight = weights[k]
+        for i in range(out.size):
+            out[i] += weight[i] * row[start[i] + k]
 
 
 @njit(cache=True, nogil=True, inline="always")
