@@ -1,22 +1,29 @@
 """How patients a minute grow with the workers, on patients that are bound by the CPU: from local disk to local disk.
 
-    python benchmarks/scaling.py [--workers 1 2 4 8] [--patients 12] [--runs 2] [-o benchmarks/results/scaling]
+    python benchmarks/scaling.py [--workers 1 2 4 8] [--patients 12] [--runs 2] [--cpu-share 0.2] [-o FILE]
 
 Writes synthetic patients, and does `--patients` a worker with each number of workers, in rounds, so that a busy
 neighbour slows all alike. The pace is taken over the middle: from a fifth to nine tenths of the patients done. The
 efficiency of n workers is their pace, the best of the rounds, over n times that of one. Only numbers of workers up to
 that of the CPUs mean anything; others are left out. The other load of the machine in each run is told beside it.
+
+With `--cpu-share`, each worker is held to this share of a CPU by a control group (Linux, cgroup v1, as root), so that
+more workers can be seen than there are CPUs: all of dskprep and Dask is then as with so many CPUs, only slower; what
+workers share of the hardware, memory bandwidth and cache, is not.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import os
 import platform
 import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import matplotlib.figure
@@ -24,24 +31,46 @@ import psutil
 
 from dskprep import cluster, phantom
 
+CONTROL_GROUPS = Path("/sys/fs/cgroup/cpu")
+PERIOD_US = 100_000
+
 RUN = """
-import sys, time, psutil
+import os, sys, time, psutil
+from pathlib import Path
 from dskprep import cluster, pipeline
 def tell(account, records):
     cpus = psutil.cpu_times()
     print(time.perf_counter(), cpus.user + cpus.nice + cpus.system, account.cpu_s, flush=True)
 if __name__ == "__main__":
     with cluster.local_client(workers=int(sys.argv[3])) as client:
+        for group, pid in zip(sys.argv[5:], client.run(os.getpid).values()):
+            Path(group, "cgroup.procs").write_text(str(pid))
         summary = pipeline.run(sys.argv[1], sys.argv[2], client=client, limit=int(sys.argv[4]), progress=tell)
     assert set(summary.account.counts) == {"written"}, summary.account
 """
 STEADY = (0.2, 0.9)
 
 
-def paced(source: Path, target: Path, workers: int, patients: int) -> tuple[float, float]:
+@contextlib.contextmanager
+def control_groups(n: int, cpu_share: float | None) -> Iterator[list[Path]]:
+    """A control group for each of `n` workers, none without a share."""
+    groups = [CONTROL_GROUPS / f"dskprep-{os.getpid()}-{i}" for i in range(n if cpu_share else 0)]
+    try:
+        for group in groups:
+            group.mkdir()
+            (group / "cpu.cfs_period_us").write_text(str(PERIOD_US))
+            (group / "cpu.cfs_quota_us").write_text(str(round(PERIOD_US * (cpu_share or 1))))
+        yield groups
+    finally:
+        for group in groups:
+            group.rmdir()
+
+
+def paced(source: Path, target: Path, workers: int, patients: int, cpu_share: float | None) -> tuple[float, float]:
     """Patients a minute in steady state, and how many CPUs other processes kept busy meanwhile."""
     words = [sys.executable, "-c", RUN, str(source), str(target), str(workers), str(patients)]
-    said = subprocess.run(words, check=True, capture_output=True, text=True).stdout.splitlines()
+    with control_groups(workers, cpu_share) as groups:
+        said = subprocess.run([*words, *groups], check=True, capture_output=True, text=True).stdout.splitlines()
     first, last = (int(share * len(said)) for share in STEADY)
     start, end = ([float(word) for word in said[n].split()] for n in (first, last))
     seconds, busy_s, ours_s = (b - a for a, b in zip(start, end, strict=True))
@@ -67,9 +96,10 @@ def main() -> None:
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2, 4, 8])
     parser.add_argument("--patients", type=int, default=12, help="for each worker")
     parser.add_argument("--runs", type=int, default=2)
+    parser.add_argument("--cpu-share", type=float, help="of one CPU, for each worker")
     parser.add_argument("-o", "--output", type=Path, default=Path(__file__).parent / "results" / "scaling")
     chosen = parser.parse_args()
-    numbers = [n for n in sorted(chosen.workers) if n <= cluster.CPU_COUNT]
+    numbers = [n for n in sorted(chosen.workers) if n * (chosen.cpu_share or 1) <= cluster.CPU_COUNT]
     best: dict[int, tuple[float, float]] = {}
     with tempfile.TemporaryDirectory() as folder:
         source, target = Path(folder, "in"), Path(folder, "out")
@@ -80,7 +110,7 @@ def main() -> None:
             )
         for round_ in range(chosen.runs):
             for n in numbers:
-                pace, others = paced(source, target, n, chosen.patients * n)
+                pace, others = paced(source, target, n, chosen.patients * n, chosen.cpu_share)
                 print(
                     f"round {round_ + 1}: {n} workers {pace:.1f} patients a minute, others {others:.2f} CPUs",
                     flush=True,
@@ -98,6 +128,8 @@ def main() -> None:
         print(f"| {row['workers']} | {pace:.1f} | {share:.0%} | {row['others_cpus']:.2f} |")
     machine = f"{platform.machine()}, {cluster.CPU_COUNT} CPUs, {psutil.virtual_memory().total / 2**30:.0f} GiB"
     chosen.output.parent.mkdir(parents=True, exist_ok=True)
+    if chosen.cpu_share:
+        machine += f", each worker held to {chosen.cpu_share:g} of a CPU"
     content = {"machine": machine, "patients_a_worker": chosen.patients, "runs": chosen.runs, "rows": rows}
     chosen.output.with_suffix(".json").write_text(json.dumps(content, indent=2) + "\n")
     drawn(rows, f"scaling on {machine}").savefig(chosen.output.with_suffix(".png"), dpi=100)

@@ -153,7 +153,13 @@ def _weigh_row(row: NDArray[Any], start: NDArray[Any], weights: NDArray[Any], ou
             out[i] = w0[i] * row[x] + w1[i] * row[x + 1] + w2[i] * row[x + 2]
         return
     out[:] = 0
-    for k in range(n):
+    for k in range(0, n - n % FOUR, FOUR):
+        w0, w1, w2, w3 = weights[k], weights[k + 1], weights[k + 2], weights[k + 3]
+        rest = row[k:]
+        for i in range(out.size):
+            x = start[i]
+            out[i] = out[i] + w0[i] * rest[x] + w1[i] * rest[x + 1] + w2[i] * rest[x + 2] + w3[i] * rest[x + 3]
+    for k in range(n - n % FOUR, n):
         weight = weights[k]
         for i in range(out.size):
             out[i] += weight[i] * row[start[i] + k]
