@@ -14,7 +14,7 @@ from collections.abc import Iterator
 import distributed
 import psutil
 
-from dskprep import cluster, page, patient, pipeline
+from dskprep import cluster, patient, pipeline, watch
 from dskprep.account import Account, Summary
 from dskprep.discover import Case
 from dskprep.patient import Job
@@ -48,7 +48,7 @@ def main() -> None:
     process = psutil.Process()
     account = Account()
     summary = Summary("run", "source", "target", account, 0.0)
-    with cluster.local_client(workers=2) as client, page.Watch(client, summary).over():
+    with cluster.local_client(workers=2) as client, watch.Watch(client, summary).over():
         start, cpu = time.perf_counter(), process.cpu_times()
         for n, (_, records) in enumerate(pipeline.on_cluster(client, jobs(count), do_nothing), start=1):
             account.add(records or [])

@@ -12,7 +12,6 @@ import os
 import sys
 
 import dskprep
-from dskprep import cluster
 
 # The image has them in a file too; these are for the scheduler that EC2Cluster starts.
 SETTINGS = {
@@ -48,8 +47,6 @@ if __name__ == "__main__":
             environment=SETTINGS,
         )
     with opened, opened.get_client() as client:
-        for note in cluster.check(client, source, target):
-            print("note:", note)
         summary = dskprep.run(source, target, client=client)
     print(dict(summary.account.counts))
     sys.exit(summary.exit_code)

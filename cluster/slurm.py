@@ -13,7 +13,6 @@ import dask_jobqueue
 from distributed import Security
 
 import dskprep
-from dskprep import cluster
 
 CPUS = int(os.environ.get("CPUS", "8"))
 """Of a node, for one job."""
@@ -37,8 +36,6 @@ if __name__ == "__main__":
     )
     slurm.adapt(minimum_jobs=1, maximum_jobs=JOBS)
     with slurm, slurm.get_client() as client:
-        for note in cluster.check(client, source, target):
-            print("note:", note)
         summary = dskprep.run(source, target, client=client)
     print(dict(summary.account.counts))
     sys.exit(summary.exit_code)

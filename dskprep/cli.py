@@ -97,7 +97,7 @@ def run(
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a machine that is taken away ends a run like Ctrl-C
     try:
         with (
-            opened_client(scheduler, workers, memory_limit, (source, target)) as client,
+            opened_client(scheduler, workers, memory_limit) as client,
             shown_progress(client, as_json=log_json) as progress,
         ):
             summary = pipeline.run(
@@ -462,8 +462,6 @@ def print_workers(client: Client) -> None:
     has_dashboard = "dashboard" in client.scheduler_info()["services"]
     where = page.link(client) if not problem else client.dashboard_link if has_dashboard else "none"
     console.print(f"dashboard: {where}\n{len(limits)} workers, {_size(sum(limits))}")
-    if problem:
-        console.print(f"no dskprep page on the dashboard: {problem}", markup=False)
     if console.quiet:
         terminal.write_json("start", {"dashboard": where, "workers": len(limits), "memory_bytes": sum(limits)})
 
@@ -610,10 +608,8 @@ def _settings(preset: str, path: str | None) -> PrepConfig:
 
 
 @contextlib.contextmanager
-def opened_client(
-    scheduler: str, workers: int | None, memory_limit: str | None, places: tuple[str, str]
-) -> Iterator[Client | None]:
-    """A client of the chosen cluster, checked for this work if it is somebody else's; None for this process."""
+def opened_client(scheduler: str, workers: int | None, memory_limit: str | None) -> Iterator[Client | None]:
+    """A client of the chosen cluster; None for this process."""
     if scheduler != "local" and (workers or memory_limit):
         raise UsageError("--workers and --memory-limit go with --scheduler local; other clusters have their own")
     if scheduler == "sync":
@@ -625,9 +621,6 @@ def opened_client(
     quiet_dask()
     with opened as client:
         print_workers(client)
-        if scheduler != "local":
-            for note in cluster.check(client, *places):
-                console.print(f"note: {note}", markup=False)
         yield client
 
 

@@ -7,6 +7,7 @@ import datetime
 import fnmatch
 import functools
 import itertools
+import logging
 import secrets
 import time
 from collections import defaultdict
@@ -20,12 +21,14 @@ from distributed import Client, Future, KilledWorker, as_completed
 from distributed.comm.core import CommClosedError
 from distributed.system import MEMORY_LIMIT
 
-from dskprep import cluster, config, discover, index, own, page, patient, report, storage, store
+from dskprep import cluster, config, discover, index, own, patient, report, storage, store, watch
 from dskprep.account import Account, RunStopped, Summary
 from dskprep.config import PrepConfig
 from dskprep.errors import InfrastructureError, UsageError
 from dskprep.patient import Job
 from dskprep.store import Record, RecordName
+
+log = logging.getLogger("dskprep")
 
 RETRIES = {
     None: (),
@@ -82,7 +85,8 @@ def run(
     preset, settings
         The name of a preset, or settings in its place.
     client
-        A dask.distributed Client; without one, the work is done in this process.
+        A dask.distributed Client; without one, the work is done in this process. What its cluster lacks, and what
+        that costs, is logged as warnings of the logger `dskprep`.
     limit, only
         Take the first `limit` cases; take the cases whose key matches the pattern `only`.
     retry
@@ -93,7 +97,8 @@ def run(
         A patient is given up as `failed` when reading, computing or writing it takes longer; its worker is
         restarted. Not without a client: this process cannot be.
 
-    Raises UsageError or InfrastructureError if nothing was started, RunStopped (an InfrastructureError with
+    Raises UsageError or InfrastructureError if nothing was started (workers without dskprep, or that do not
+    reach the data, among them), RunStopped (an InfrastructureError with
     the account) if the scheduler or the store was lost: what is written stays, run again to go on.
     """
     source, target = storage.absolute(source), storage.absolute(target)
@@ -102,8 +107,10 @@ def run(
         raise UsageError(f"retry must be refused, failed or all, not {retry!r}")
     settings = settings or config.preset(preset)
     own.check(settings)
-    memory_bytes = min(cluster.memory_limits(client)) if client else MEMORY_LIMIT
     cases = _first(source, patient_folders=patient_folders)
+    for note in cluster.check(client, source, target) if client else []:
+        log.warning(note)
+    memory_bytes = min(cluster.memory_limits(client)) if client else MEMORY_LIMIT
     store.create(target, settings)
     summary = Summary(_run_id(), source, target, Account(), 0.0)
     work = functools.partial(
@@ -113,12 +120,12 @@ def run(
         memory_bytes=memory_bytes,
         limit_s=time_limit_s if client else None,
     )
-    account, watch = summary.account, page.Watch(client, summary)
+    account, watched = summary.account, watch.Watch(client, summary)
     jobs = _jobs(cases, target, account, limit, only, RETRIES[retry])
     rows = index.Writer(target)
     try:
         with (
-            watch.over(),
+            watched.over(),
             _timed(summary),
             contextlib.closing(on_cluster(client, jobs, work) if client else _in_process(jobs, work)) as done,
         ):
@@ -135,7 +142,7 @@ def run(
         raise UsageError(f"no patient of {source} matches {only!r}")
     try:
         summary.account.split_series = index.split_series(rows.close())
-        store.write_run(target, summary.run_id, summary.as_dict(), watch.report)
+        store.write_run(target, summary.run_id, summary.as_dict(), watched.report)
         if summary.n_new and not summary.is_interrupted and not summary.stopped_by:
             report.write_for_run(target, summary.run_id)
     except InfrastructureError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
@@ -30,7 +31,19 @@ Progress = Callable[[Account, list[dict[str, Any]]], None]
 
 @contextlib.contextmanager
 def shown_progress(console: Console, client: Client | None, *, as_json: bool = False) -> Iterator[Progress]:
-    """What to call after each patient, for a run in the block."""
+    """What to call after each patient, for a run in the block; what it logs is told as notes."""
+    notes = _Notes(console, as_json=as_json)
+    log = logging.getLogger("dskprep")
+    log.addHandler(notes)
+    try:
+        with _shown(console, client, as_json=as_json) as progress:
+            yield progress
+    finally:
+        log.removeHandler(notes)
+
+
+@contextlib.contextmanager
+def _shown(console: Console, client: Client | None, *, as_json: bool) -> Iterator[Progress]:
     if as_json:
         yield _Lines(_write_json_patient, _write_json_figures, FIGURES_EVERY_S["json"])
     elif not console.is_terminal:
@@ -47,6 +60,20 @@ def shown_progress(console: Console, client: Client | None, *, as_json: bool = F
 def write_json(event: str, content: dict[str, Any]) -> None:
     """One line of JSON, with the time."""
     click.echo(json.dumps({"event": event, "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), **content}))
+
+
+class _Notes(logging.Handler):
+    """A line for each thing that the user should know of the run as a whole."""
+
+    def __init__(self, console: Console, *, as_json: bool) -> None:
+        super().__init__(logging.WARNING)
+        self._console, self._as_json = console, as_json
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if self._as_json:
+            write_json("note", {"message": record.getMessage()})
+        else:
+            self._console.print(f"note: {record.getMessage()}", markup=False)
 
 
 class _Lines:

@@ -170,7 +170,7 @@ def test_there_is_nothing_to_say_of_a_cluster_that_is_set_right(ours: Client, pl
 
 @pytest.mark.cluster
 def test_what_a_foreign_cluster_lacks_is_said_with_its_cost(
-    places: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+    places: tuple[str, str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     for name in cluster.SETTINGS["distributed.nanny.pre-spawn-environ"]:
         monkeypatch.delenv(name, raising=False)  # a nanny of this process has set it for good
@@ -182,7 +182,8 @@ def test_what_a_foreign_cluster_lacks_is_said_with_its_cost(
         ) as foreign,
         Client(foreign) as client,
     ):
-        notes = "\n".join(cluster.check(client, *places))
+        assert pipeline.run(*places, client=client).n_new == 1
+    notes = "\n".join(record.getMessage() for record in caplog.records if record.name == "dskprep")
     for words in (
         "allowed-failures is 3: a patient that kills its worker kills 4",
         "worker-saturation is 1.1",

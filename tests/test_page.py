@@ -26,7 +26,7 @@ import dskprep
 import dskprep.memory
 import dskprep.pace
 import dskprep.stopwatch
-from dskprep import account, omezarr, page, slots, store
+from dskprep import account, omezarr, page, slots, store, watch
 from dskprep.account import Account, Summary
 
 
@@ -215,7 +215,7 @@ def test_of_a_performance_report_no_line_of_code_and_no_log_is_kept() -> None:
     profile = {"data": {"type": "map", "entries": [["line", ["password = 1", ""]], ["name", ["f", "g"]]]}}
     document = {"tabs": [panel("Scheduler Logs", "password & all"), panel("Worker Profile", profile)]}
     report = f'<b>before</b><script type="application/json" id="x">{html.escape(json.dumps(document))}</script>after'
-    clean = page.without_secrets(report).decode()
+    clean = watch.without_secrets(report).decode()
     assert "password" not in clean
     kept = json.loads(html.unescape(re.findall(r'id="x">(.*)</script>after', clean)[0]))
     assert kept == {
@@ -271,7 +271,7 @@ def test_a_scheduler_without_dskprep_runs_it_and_the_missing_page_is_said_in_a_l
         done = subprocess.run(words, check=False, capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stderr) == (0, "")
     (line,) = (line for line in done.stdout.splitlines() if "page" in line)
-    assert line.startswith("no dskprep page on the dashboard: ModuleNotFoundError: ")
+    assert line.startswith("note: no dskprep page on the dashboard: ModuleNotFoundError: ")
     assert "2 patients: 2 done" in done.stdout
 
 
