@@ -1,6 +1,6 @@
 """Find the lungs in a chest CT.
 
-Decisions are taken on a coarse grid of block means, about 2 mm, where noise is low and morphology is
+Decisions are taken on a coarse grid of block means (module `body`), where noise is low and morphology is
 cheap; the boundary is then drawn voxel by voxel at full resolution. All lengths are in mm, so thick
 and thin slices give the same lungs.
 """
@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dskprep import dense
+from dskprep.body import GRID_MM, PARENCHYMA_HU, SHELL_MM, TISSUE_HU, Grid, coarse_grid, crop, find_body
 from dskprep.kernels import masks
-from dskprep.morphology import Mask, Pieces, box_of, centre_of, closed, connected, erode, largest, near, nearer, opened
+from dskprep.morphology import Mask, Pieces, box_of, centre_of, closed, connected, erode, near, nearer, opened
 from dskprep.volume import PADDING, Triple, Volume
 
 Labels = NDArray[np.uint8]
@@ -24,23 +24,6 @@ Labels = NDArray[np.uint8]
 RIGHT = dense.RIGHT
 LEFT = dense.LEFT
 
-GRID_MM = 2.0
-"""Edge of a coarse voxel, about: half the wall-to-wall width of a small bronchus."""
-
-CROP_MARGIN_MM = 16.0
-"""Kept round a box, so that morphology sees a neighbourhood: more than CORE_MM + REACH_MM."""
-
-TISSUE_HU = -400
-"""Midway between aerated lung (-850) and soft tissue (50): the edge of a blurred boundary."""
-PARENCHYMA_HU = (-950, -500)
-"""Aerated lung; -950 is the usual bound of emphysema (Gevenois et al. 1996, AJRCCM 154:187)."""
-
-TABLE_MM = 4.0
-"""Half the thickness of table shells and blankets; the chest wall is thicker than twice this."""
-SHELL_MM = 3.0
-"""Half the thickness of the paler shell that partial volume puts round gas and round the body."""
-LEAK_MM = 6.0
-"""Outside air passes through gaps twice as wide as this; a thin chest wall has no such gap."""
 CONTACT_MM = 4.0
 """Two regions touch if they come this near."""
 
@@ -132,21 +115,6 @@ class Lungs:
     """Part of a lung, of that which has more of it, that is denser than DENSE_HU; None if not measured."""
 
 
-class _Grid(NamedTuple):
-    """The coarse grid, or a box of it."""
-
-    means: NDArray[np.int16]
-    """Mean HU of each block of voxels, or PADDING."""
-    spacing: Triple
-    block: tuple[int, int, int]
-    first: tuple[int, int, int]
-    """Index of the first block in the whole grid."""
-
-    @property
-    def voxel_ml(self) -> float:
-        return math.prod(self.spacing) / 1000.0
-
-
 def find_lungs(volume: Volume, *, margin_mm: float = 0.0) -> Lungs:
     """Find the right and the left lung.
 
@@ -165,16 +133,16 @@ def find_lungs(volume: Volume, *, margin_mm: float = 0.0) -> Lungs:
         Grow the mask by this much on every side, not into the other lung. The volumes in ml and the
         warnings are of the lungs without it.
     """
-    grid, body, outside = _find_body_and_outside(_coarse_grid(volume))
+    grid, tissue, outside = find_body(coarse_grid(volume))
     air = (grid.means < TISSUE_HU) & (grid.means != PADDING) & ~outside
     air_hu = _find_air_hu(grid, outside)
-    midline = centre_of(body)[2] + grid.first[2]
-    grid, air, body, outside = _crop(air, grid, air, body, outside)
+    midline = centre_of(tissue)[2] + grid.first[2]
+    grid, air, tissue, outside = crop(air, grid, air, tissue, outside)
     gas = _find_gas(grid, air, air_hu)
     air &= ~gas
-    cores = _find_cores(grid, air, air_hu, body, outside)
+    cores = _find_cores(grid, air, air_hu, tissue, outside)
 
-    grid, cores, air, gas, outside = _crop(cores, grid, cores, air, gas, outside)
+    grid, cores, air, gas, outside = crop(cores, grid, cores, air, gas, outside)
     lung = _reach(grid, cores, air)
     labels = _split(grid, cores, lung, midline - grid.first[2])
     never = outside | gas | (grid.means == PADDING)
@@ -196,67 +164,17 @@ def grown(found: Lungs, margin_mm: float) -> Lungs:
 
 
 # ---------------------------------------------------------------------------------------------------
-# Body, outside, gas: what is not lung
+# Gas: what is not lung
 # ---------------------------------------------------------------------------------------------------
 
 
-def _coarse_grid(volume: Volume) -> _Grid:
-    """Average the volume over blocks of about GRID_MM; a spacing that is larger stays."""
-    z, y, x = (max(1, round(GRID_MM / s)) for s in volume.spacing)
-    means = masks.block_means(volume.array, (z, y, x))
-    sz, sy, sx = volume.spacing
-    return _Grid(means, (z * sz, y * sy, x * sx), (z, y, x), (0, 0, 0))
-
-
-def _crop(mask: Mask, grid: _Grid, *others: NDArray[Any]) -> tuple[Any, ...]:
-    """The grid and other arrays on it, cut to the box of `mask` and a margin."""
-    box = box_of(mask, margin=math.ceil(CROP_MARGIN_MM / min(grid.spacing)))
-    z, y, x = (f + b.start for f, b in zip(grid.first, box, strict=True))
-    cropped = grid._replace(means=np.ascontiguousarray(grid.means[box]), first=(z, y, x))
-    return (cropped, *(np.ascontiguousarray(array[box]) for array in others))
-
-
-def _find_body_and_outside(grid: _Grid) -> tuple[_Grid, Mask, Mask]:
-    """The part of the grid that holds the body, its tissue, and what is not enclosed by it."""
-    body = _find_body(grid)
-    parenchyma = _find_parenchyma(grid)
-    grid, body, parenchyma = _crop(body | parenchyma, grid, body, parenchyma)
-    return grid, body, _flood_outside(grid, body, parenchyma)
-
-
-def _find_body(grid: _Grid) -> Mask:
-    """Tissue of the body: the largest piece that is thicker than table shells and blankets."""
-    return largest(opened(grid.means > TISSUE_HU, TABLE_MM, grid.spacing))
-
-
-def _find_parenchyma(grid: _Grid) -> Mask:
-    """Everything of the density of lung that is no thin shell: lungs, and foam of the table."""
-    low, high = PARENCHYMA_HU
-    return opened((grid.means > low) & (grid.means < high), SHELL_MM, grid.spacing)
-
-
-def _flood_outside(grid: _Grid, body: Mask, parenchyma: Mask) -> Mask:
-    """What is not enclosed by the body: air, table, blankets, padding.
-
-    Air floods in from the sides and the padding, but only through wide gaps and not through
-    parenchyma. So it does not enter a lung that the field of view cuts open, and stops in the trachea
-    if it comes in through the mouth. Foam is not flooded either; `_find_cores` leaves it out.
-    """
-    free = ~body & ~parenchyma
-    sources = grid.means == PADDING
-    sources[:, [0, -1]] = True
-    sources[:, :, [0, -1]] = True
-    flooded = connected(erode(free, LEAK_MM, grid.spacing), sources)
-    return near(flooded, LEAK_MM, grid.spacing) & free
-
-
-def _find_air_hu(grid: _Grid, outside: Mask) -> float:
+def _find_air_hu(grid: Grid, outside: Mask) -> float:
     """HU that this scan gives to air: that of the air round the patient."""
     air = outside & (grid.means != PADDING) & (grid.means < MAX_AIR_HU)
     return masks.median_inside(grid.means, air) if air.any() else AIR_HU
 
 
-def _find_gas(grid: _Grid, air: Mask, air_hu: float) -> Mask:
+def _find_gas(grid: Grid, air: Mask, air_hu: float) -> Mask:
     """Pockets of gas with tissue round them, and their walls: airway, stomach, bowel, pneumothorax.
 
     Gas with lung round it (small bronchi, bullae) is not among them.
@@ -284,36 +202,36 @@ def _find_gas(grid: _Grid, air: Mask, air_hu: float) -> Mask:
 # ---------------------------------------------------------------------------------------------------
 
 
-def _find_cores(grid: _Grid, air: Mask, air_hu: float, body: Mask, outside: Mask) -> Mask:
+def _find_cores(grid: Grid, air: Mask, air_hu: float, tissue: Mask, outside: Mask) -> Mask:
     """Middles of lungs: large enough, denser than gas, and enclosed by the body."""
     pieces = Pieces.of(erode(air, CORE_MM, grid.spacing))
     is_lung = pieces.sizes * grid.voxel_ml >= MIN_CORE_ML
     is_lung &= pieces.counts(grid.means > air_hu + MIN_LUNG_ABOVE_AIR) >= MIN_DENSE * pieces.sizes
-    is_lung &= _are_enclosed(grid, pieces, pieces.chosen(is_lung), body, outside)
+    is_lung &= _are_enclosed(grid, pieces, pieces.chosen(is_lung), tissue, outside)
     is_main = is_lung & (pieces.sizes >= MIN_CORE_SHARE * pieces.sizes.max(where=is_lung, initial=0))
     return pieces.chosen(is_lung) & connected(air, pieces.chosen(is_main))
 
 
-def _are_enclosed(grid: _Grid, pieces: Pieces, where: Mask, body: Mask, outside: Mask) -> NDArray[np.bool_]:
+def _are_enclosed(grid: Grid, pieces: Pieces, where: Mask, tissue: Mask, outside: Mask) -> NDArray[np.bool_]:
     """Whether each piece touches the body, and hardly the outside, unlike foam under the patient.
 
     Only pieces in `where` are looked at.
     """
     # where the field of view cuts a lung open, the outside says nothing
     outside_air = outside & ~near(grid.means == PADDING, CONTACT_MM, grid.spacing)
-    surroundings = body.view(np.uint8) + 2 * outside_air.view(np.uint8)
+    surroundings = tissue.view(np.uint8) + 2 * outside_air.view(np.uint8)
     nearest = nearer(surroundings, CORE_MM + CONTACT_MM, grid.spacing, where)
     at_body, at_outside = (pieces.counts(nearest == which) for which in (1, 2))
     return np.asarray((at_body > 0) & (at_outside <= MAX_OUTSIDE_CONTACT * at_body))
 
 
-def _reach(grid: _Grid, cores: Mask, air: Mask) -> Mask:
+def _reach(grid: Grid, cores: Mask, air: Mask) -> Mask:
     """The cores with the thin parts of the lungs round them."""
     reached: Mask = connected(air & near(cores, CORE_MM + REACH_MM, grid.spacing), cores)
     return reached
 
 
-def _split(grid: _Grid, cores: Mask, lung: Mask, midline: float) -> Labels:
+def _split(grid: Grid, cores: Mask, lung: Mask, midline: float) -> Labels:
     """Tell the right lung from the left one.
 
     Lungs that touch are eroded until they come apart; each voxel goes to the nearer part, or, far from
@@ -335,7 +253,7 @@ def _split(grid: _Grid, cores: Mask, lung: Mask, midline: float) -> Labels:
     return np.where(nearest > 0, nearest, by_side) * lung
 
 
-def _two_sides(grid: _Grid, cores: Mask, least_share: float) -> Labels | None:
+def _two_sides(grid: Grid, cores: Mask, least_share: float) -> Labels | None:
     """The two largest pieces as RIGHT and LEFT, if balanced and side by side, else None."""
     pieces = Pieces.of(cores)
     if pieces.sizes.size < 2:
@@ -351,7 +269,7 @@ def _two_sides(grid: _Grid, cores: Mask, least_share: float) -> Labels | None:
     return right * np.uint8(RIGHT) + left * np.uint8(LEFT)
 
 
-def _fill(grid: _Grid, labels: Labels, never: Mask) -> Labels:
+def _fill(grid: Grid, labels: Labels, never: Mask) -> Labels:
     """Take into each lung its vessels and nodules, also those at its edge and at the chest wall."""
     filled = labels.copy()
     for side in (RIGHT, LEFT):
@@ -384,7 +302,7 @@ def _fill_enclosed(mask: Mask) -> Mask:
     return ~np.asarray(connected(~mask, ends))
 
 
-def _draw(volume: Volume, grid: _Grid, labels: Labels, never: Mask) -> tuple[Labels, float, float]:
+def _draw(volume: Volume, grid: Grid, labels: Labels, never: Mask) -> tuple[Labels, float, float]:
     """Draw the lungs at full resolution; return the mask and the ml of each lung.
 
     Deep inside and where tissue was filled in, the coarse mask counts; at its edge, whether a voxel is
@@ -435,7 +353,7 @@ def _doubts(
     return tuple(doubts)
 
 
-def _dense_share(grid: _Grid, labels: Labels) -> float:
+def _dense_share(grid: Grid, labels: Labels) -> float:
     """Part that is dense, in the lung that has more of it."""
     is_dense = grid.means > DENSE_HU
     shares = [0.0]
@@ -461,7 +379,7 @@ def _is_no_lung(lung: Mask, spacing: Triple, n_lungs: int) -> bool:
     return not BOX_SHARE[0] <= np.count_nonzero(lung) / math.prod(shape) <= BOX_SHARE[1]
 
 
-def _is_cut_off(volume: Volume, grid: _Grid, labels: Labels, mask: Labels) -> bool:
+def _is_cut_off(volume: Volume, grid: Grid, labels: Labels, mask: Labels) -> bool:
     """Whether a lung meets the first or last slice, a side of the volume, or padding."""
     if _meets_a_face(mask, volume.spacing):
         return True

@@ -28,6 +28,9 @@ COMPUTE_SHARE = 1.5
 OUTPUT_SHARE = 2.3
 """While a volume is encoded: itself, its mask (half of it) and the encoded objects (up to 0.8 of it)."""
 
+STEP_SHARE = 2.5
+"""While a step of the user's works: what it gets, what it gives (the same type is taken for granted), the mask."""
+
 FLOAT_SHARE = 2.1
 """While floats are encoded: themselves, and the encoded objects (up to 0.8 of them)."""
 
@@ -61,7 +64,7 @@ def estimate_bytes(shape: tuple[int, int, int], spacing_mm: Triple, config: Prep
     output = native * float(np.prod(np.divide(spacing_mm, config.spacing_mm)))
     if config.may_stream:
         files = native if is_held else shape[0] * HEADER_BYTES + 2 * READ_AHEAD * native // shape[0]
-        return FIXED_BYTES + int(max(files + output, OUTPUT_SHARE * output))
+        return FIXED_BYTES + int(max(files + output, (STEP_SHARE if config.steps else OUTPUT_SHARE) * output))
     computing, encoding = native + COMPUTE_SHARE * output, OUTPUT_SHARE * output
     if config.dtype in ("float32", "float64"):
         floats = output / 2 * np.dtype(config.dtype).itemsize

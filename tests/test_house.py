@@ -30,7 +30,7 @@ HOMES = {
     "SimpleITK": {"exchange"},
     "xarray": {"exchange"},
     "torch": {"training"},
-    "distributed": {"cluster", "page", "patient", "pipeline"},
+    "distributed": {"cluster", "page", "patient", "pipeline", "watch"},
     "imagecodecs": {"pixels", "thumbnail"},
     "jinja2": {"report"},
     "matplotlib": {"picture"},

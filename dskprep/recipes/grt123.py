@@ -12,7 +12,7 @@ from scipy import ndimage
 from dskprep import lungs, zoom
 from dskprep.config import PrepConfig
 from dskprep.errors import Refusal
-from dskprep.kernels import bits, runs
+from dskprep.kernels import bits, hulls, runs
 from dskprep.kernels import grt123 as kernels
 from dskprep.kernels.runs import Runs
 from dskprep.prepared import Crop, Prepared
@@ -278,9 +278,7 @@ def _holes_filled(lung: Runs, shape: Shape) -> Runs:
 def _soft_mask(lung: Runs, shape: Shape) -> NDArray[np.uint64]:
     """Step 6: the convex hull of each slice, unless it is too large, dilated; as bits."""
     nz, ny, nx = shape
-    soft: NDArray[np.uint64] = bits.grown(
-        runs.to_bits(kernels.hulls(lung, nz, ny, MAX_HULL_RATIO), shape), nx, DILATIONS
-    )
+    soft: NDArray[np.uint64] = bits.grown(runs.to_bits(hulls.hulls(lung, nz, ny, MAX_HULL_RATIO), shape), nx, DILATIONS)
     return soft
 
 
