@@ -43,6 +43,9 @@ with s3server.S3Server() as server:
 """
 """An S3 server, with a source in it."""
 
+SCRIPT = "import os, sys; os.execvp(sys.argv[1], sys.argv[1:])"
+"""Another program, in the place of Python."""
+
 COPY = """
 import sys, fsspec
 fsspec.filesystem("s3").get(sys.argv[1], sys.argv[2], recursive=True)
@@ -95,6 +98,11 @@ class Hosts:
         self._running.append(process)
         return process
 
+    def pids(self, host: str) -> list[int]:
+        """The processes on a host."""
+        found = subprocess.run(["ip", "netns", "pids", self._of(host)], check=True, capture_output=True, text=True)
+        return [int(pid) for pid in found.stdout.split()]
+
     def stop_all(self, keep: int = 0) -> None:
         """End all programs but the first few."""
         for process in self._running[keep:]:
@@ -114,10 +122,10 @@ class Hosts:
             started.append(self.start(name, *words.split()))
         return started
 
-    def run(self, target: str) -> subprocess.Popen[str]:
+    def run(self, target: str, protocol: str = "tls") -> subprocess.Popen[str]:
         """dskprep on the client's host, with a log of its own."""
         self.log.write_text("")
-        at = f"tls://{self.addresses['scheduler']}:8786"
+        at = f"{protocol}://{self.addresses['scheduler']}:8786"
         return self.start("client", "-m", "dskprep", "run", SOURCE, target, "--scheduler", at)
 
     @property
@@ -264,3 +272,56 @@ def test_a_scheduler_that_dies_ends_the_run_and_the_same_command_goes_on(
     assert hosts.run(target).wait(240) == 0, hosts.log.read_text()[-3000:]
     assert "done before" in hosts.log.read_text()
     assert_all_written(copied(hosts, target, tmp_path), expected)
+
+
+def start_sshd(hosts: Hosts, name: str) -> int:
+    """An SSH server on a host, whose users have the S3 server's credentials; its process id."""
+    daemon = shutil.which("sshd", path=f"{os.environ['PATH']}:/usr/sbin")
+    assert daemon
+    wanted = ("PYTHONPATH", "NO_PROXY", "no_proxy", *(key for key in hosts.environment if key.startswith("AWS")))
+    given = " ".join(f'"{key}={hosts.environment[key]}"' for key in wanted)
+    settings = hosts.folder / f"sshd-{name}"
+    settings.write_text(
+        f"ListenAddress {hosts.addresses[name]}\nHostKey {hosts.folder}/host-key\nStrictModes no\nUsePAM no\n"
+        f"AuthorizedKeysFile {hosts.folder}/user-key.pub\nPidFile none\nPrintLastLog no\nSetEnv {given}\n"
+    )
+    process = hosts.start(name, "-c", SCRIPT, daemon, "-D", "-e", "-f", str(settings))
+    log = hosts.folder / f"{name}.log"
+    wait_until(lambda: process.poll() is not None or "Server listening" in log.read_text(), "sshd")
+    assert process.poll() is None, log.read_text()[-2000:]
+    return process.pid
+
+
+def test_hosts_by_ssh_write_the_same_bytes_and_their_workers_end_with_the_script(
+    hosts: Hosts, expected: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for program in ("sshd", "ssh", "ssh-keygen"):
+        if not shutil.which(program, path=f"{os.environ['PATH']}:/usr/sbin"):
+            pytest.skip(f"there is no program {program}")
+    for key in ("host-key", "user-key"):
+        words = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", hosts.folder / key]
+        subprocess.run(words, check=True, input="y", text=True, capture_output=True)
+    Path("/run/sshd").mkdir(exist_ok=True)  # where it wants an empty folder
+    ssh = tmp_path / "ssh"
+    ssh.write_text(
+        f"#!/bin/sh\nexec {shutil.which('ssh')} -F none -i {hosts.folder}/user-key -o StrictHostKeyChecking=no "
+        '-o UserKnownHostsFile=/dev/null "$@"\n'
+    )
+    ssh.chmod(0o755)
+    monkeypatch.setitem(hosts.environment, "PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setitem(hosts.environment, "PYTHON", sys.executable)
+    monkeypatch.setitem(hosts.environment, "DASK_CONFIG", str(ROOT / "cluster" / "dask.yaml"))
+    daemons = {name: start_sshd(hosts, name) for name in ("w1", "w2")}
+    addresses = [hosts.addresses[name] for name in daemons]
+    script = hosts.start("scheduler", "-c", SCRIPT, "bash", str(ROOT / "cluster" / "ssh-hosts"), *addresses)
+    log = hosts.folder / "scheduler.log"
+    wait_until(lambda: script.poll() is not None or log.read_text().count("Registered to") >= 2, "workers by SSH")
+    assert script.poll() is None, log.read_text()[-3000:]
+
+    assert hosts.run("s3://scans/ssh", protocol="tcp").wait(240) == 0, hosts.log.read_text()[-3000:]
+    assert "note:" not in hosts.log.read_text()
+    assert_all_written(copied(hosts, "s3://scans/ssh", tmp_path), expected)
+    script.terminate()
+    assert script.wait(30) != 0
+    for name, daemon in daemons.items():
+        wait_until(lambda name=name, daemon=daemon: hosts.pids(name) == [daemon], f"the end of the workers on {name}")
