@@ -1,11 +1,12 @@
-"""How patients a minute grow with the workers, on patients that are bound by the CPU: from local disk to local disk.
+"""How the pace grows with the workers, on patients that are bound by the CPU: from local disk to local disk.
 
     python benchmarks/scaling.py [--workers 1 2 4 8] [--patients 12] [--runs 2] [--cpu-share 0.2] [-o FILE]
 
 Writes synthetic patients, and does `--patients` a worker with each number of workers, in rounds, so that a busy
-neighbour slows all alike. The pace is taken over the middle: from a fifth to nine tenths of the patients done. The
-efficiency of n workers is their pace, the best of the rounds, over n times that of one. Only numbers of workers up to
-that of the CPUs mean anything; others are left out. The other load of the machine in each run is told beside it.
+neighbour slows all alike. The pace is taken over the middle: from a fifth to nine tenths of the patients done; in MB
+of DICOM a second, as patients are not of one size. The efficiency of n workers is their pace, the best of the rounds,
+over n times that of one. Only numbers of workers up to that of the CPUs mean anything; others are left out. The other
+load of the machine in each run is told beside it.
 
 With `--cpu-share`, each worker is held to this share of a CPU by a control group (Linux, cgroup v1, as root), so that
 more workers can be seen than there are CPUs: all of dskprep and Dask is then as with so many CPUs, only slower; what
@@ -40,7 +41,7 @@ from pathlib import Path
 from dskprep import cluster, pipeline
 def tell(account, records):
     cpus = psutil.cpu_times()
-    print(time.perf_counter(), cpus.user + cpus.nice + cpus.system, account.cpu_s, flush=True)
+    print(time.perf_counter(), cpus.user + cpus.nice + cpus.system, account.cpu_s, account.bytes_read, flush=True)
 if __name__ == "__main__":
     with cluster.local_client(workers=int(sys.argv[3])) as client:
         for group, pid in zip(sys.argv[5:], client.run(os.getpid).values()):
@@ -67,24 +68,24 @@ def control_groups(n: int, cpu_share: float | None) -> Iterator[list[Path]]:
 
 
 def paced(source: Path, target: Path, workers: int, patients: int, cpu_share: float | None) -> tuple[float, float]:
-    """Patients a minute in steady state, and how many CPUs other processes kept busy meanwhile."""
+    """MB a second in steady state, and how many CPUs other processes kept busy meanwhile."""
     words = [sys.executable, "-c", RUN, str(source), str(target), str(workers), str(patients)]
     with control_groups(workers, cpu_share) as groups:
         said = subprocess.run([*words, *groups], check=True, capture_output=True, text=True).stdout.splitlines()
     first, last = (int(share * len(said)) for share in STEADY)
     start, end = ([float(word) for word in said[n].split()] for n in (first, last))
-    seconds, busy_s, ours_s = (b - a for a, b in zip(start, end, strict=True))
-    return 60 * (last - first) / seconds, max(0.0, (busy_s - ours_s) / seconds)
+    seconds, busy_s, ours_s, n_bytes = (b - a for a, b in zip(start, end, strict=True))
+    return n_bytes / 1e6 / seconds, max(0.0, (busy_s - ours_s) / seconds)
 
 
 def drawn(rows: list[dict[str, float]], words: str) -> matplotlib.figure.Figure:
     figure = matplotlib.figure.Figure((6, 4), layout="constrained")
-    axes = figure.add_subplot(xlabel="workers", ylabel="patients a minute", title=words)
-    workers, paces = [row["workers"] for row in rows], [row["patients_a_minute"] for row in rows]
+    axes = figure.add_subplot(xlabel="workers", ylabel="MB of DICOM a second", title=words)
+    workers, paces = [row["workers"] for row in rows], [row["mb_a_second"] for row in rows]
     axes.plot([0, max(workers)], [0, max(workers) * paces[0] / workers[0]], "--", color="#999999", label="ideal")
     axes.plot(workers, paces, "o-", color="#2b5d8a", label="measured")
     for row in rows:
-        axes.annotate(f"{row['efficiency']:.0%}", (row["workers"], row["patients_a_minute"]), (6, -12),
+        axes.annotate(f"{row['efficiency']:.0%}", (row["workers"], row["mb_a_second"]), (6, -12),
                       textcoords="offset points")  # fmt: skip
     axes.set(xlim=(0, None), ylim=(0, None), xticks=workers)
     axes.legend()
@@ -112,19 +113,19 @@ def main() -> None:
             for n in numbers:
                 pace, others = paced(source, target, n, chosen.patients * n, chosen.cpu_share)
                 print(
-                    f"round {round_ + 1}: {n} workers {pace:.1f} patients a minute, others {others:.2f} CPUs",
+                    f"round {round_ + 1}: {n} workers {pace:.1f} MB a second, others {others:.2f} CPUs",
                     flush=True,
                 )
                 best[n] = max(best.get(n, (0.0, 0.0)), (pace, others))
                 shutil.rmtree(target)
     one = best[numbers[0]][0] / numbers[0]
     rows = [
-        {"workers": n, "patients_a_minute": pace, "efficiency": pace / (n * one), "others_cpus": others}
+        {"workers": n, "mb_a_second": pace, "efficiency": pace / (n * one), "others_cpus": others}
         for n, (pace, others) in best.items()
     ]
-    print("| workers | patients a minute | efficiency | other load, CPUs |\n|--:|--:|--:|--:|")
+    print("| workers | MB a second | efficiency | other load, CPUs |\n|--:|--:|--:|--:|")
     for row in rows:
-        pace, share = row["patients_a_minute"], row["efficiency"]
+        pace, share = row["mb_a_second"], row["efficiency"]
         print(f"| {row['workers']} | {pace:.1f} | {share:.0%} | {row['others_cpus']:.2f} |")
     machine = f"{platform.machine()}, {cluster.CPU_COUNT} CPUs, {psutil.virtual_memory().total / 2**30:.0f} GiB"
     chosen.output.parent.mkdir(parents=True, exist_ok=True)
