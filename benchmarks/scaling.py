@@ -80,14 +80,15 @@ def paced(source: Path, target: Path, workers: int, patients: int, cpu_share: fl
 
 def drawn(rows: list[dict[str, float]], words: str) -> matplotlib.figure.Figure:
     figure = matplotlib.figure.Figure((6, 4), layout="constrained")
-    axes = figure.add_subplot(xlabel="workers", ylabel="MB of DICOM a second", title=words)
+    axes = figure.add_subplot(xlabel="workers", ylabel="MB of DICOM a second")
+    axes.set_title(words, fontsize=10)
     workers, paces = [row["workers"] for row in rows], [row["mb_a_second"] for row in rows]
     axes.plot([0, max(workers)], [0, max(workers) * paces[0] / workers[0]], "--", color="#999999", label="ideal")
     axes.plot(workers, paces, "o-", color="#2b5d8a", label="measured")
     for row in rows:
         axes.annotate(f"{row['efficiency']:.0%}", (row["workers"], row["mb_a_second"]), (6, -12),
                       textcoords="offset points")  # fmt: skip
-    axes.set(xlim=(0, None), ylim=(0, None), xticks=workers)
+    axes.set(xlim=(0, 1.12 * max(workers)), ylim=(0, None), xticks=workers)
     axes.legend()
     return figure
 
