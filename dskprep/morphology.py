@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 from dskprep.kernels import bits, masks, runs
 from dskprep.volume import Triple
 
+MAX_LOOKED_AT = 5000
+"""Places round a voxel, about, that are looked at one by one; for more, distances are less work."""
+
 Mask = NDArray[np.bool_]
 Box = tuple[slice, slice, slice]
 
@@ -119,8 +122,22 @@ def nearer(labels: NDArray[np.uint8], limit_mm: float, spacing: Triple, where: M
         first, second = first & only, second & only
     found: NDArray[np.uint8] = bits.to_mask(first, nx).view(np.uint8)
     found += 2 * bits.to_mask(second & ~first, nx).view(np.uint8)
-    masks.nearest_label(labels, runs.of_bits(first & second, nx), *_ball(limit_mm, spacing, labels.shape), found)
+    both = first & second
+    if 4 * limit_mm**3 <= MAX_LOOKED_AT * math.prod(spacing):
+        masks.nearest_label(labels, runs.of_bits(both, nx), *_ball(limit_mm, spacing, labels.shape), found)
+    else:
+        _settle(labels, limit_mm, spacing, bits.to_mask(both, nx), found)
     return found
+
+
+def _settle(labels: NDArray[np.uint8], limit_mm: float, spacing: Triple, where: Mask, found: NDArray[np.uint8]) -> None:
+    """Put the nearest label into `found`, in place, by distances of all voxels round `where`."""
+    reach = tuple(math.ceil(limit_mm / s) for s in spacing)
+    box = box_of(where, margin=0)
+    wide = tuple(slice(max(0, b.start - n), b.stop + n) for b, n in zip(box, reach, strict=True))
+    inner = tuple(slice(b.start - w.start, b.stop - w.start) for b, w in zip(box, wide, strict=True))
+    nearest = masks.grow(np.ascontiguousarray(labels[wide]), limit_mm, spacing)
+    np.copyto(found[box], nearest[inner], where=where[box])
 
 
 def _ball(limit_mm: float, spacing: Triple, shape: tuple[int, ...]) -> tuple[NDArray[np.int32], NDArray[np.float64]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 
 import numpy as np
@@ -22,15 +23,20 @@ RECIPE_HU: dict[str, ToHU] = {"zuidhof": tutorial.to_hu, "luo-2017": tutorial.to
 """How the recipes of 2017 make HU of stored values."""
 
 
+WIDE_MM = 30.0
+"""A margin that takes another way than a narrow one."""
+
+
 def warm(config: PrepConfig | None = None) -> None:
     """Compile the kernels, or load them, so that workers started later find them in the cache."""
     tiny = np.full((40, 48, 48), -1000, np.int16)
     tiny[4:-4, 4:-4, 4:-4] = 40
     tiny[10:-10, 10:-10, 10:20] = tiny[10:-10, 10:-10, 28:38] = -850
-    affine = (
-        np.diag([2.0, 2.0, 2.0, 1.0]) if config is None or config.recipe != "grt123" else np.diag([9.0] * 3 + [1.0])
-    )
-    prepare(Volume(tiny, affine[[2, 1, 0, 3]]), config or PrepConfig()).mean_lung_hu()
+    config = config or PrepConfig()
+    affine = np.diag([9.0, 9.0, 9.0, 1.0] if config.recipe == "grt123" else [2.0, 2.0, 2.0, 1.0])
+    if config.recipe not in RECIPES:
+        config = dataclasses.replace(config, lung_margin_mm=WIDE_MM)
+    prepare(Volume(tiny, affine[[2, 1, 0, 3]]), config).mean_lung_hu()
 
 
 def prepare(source: Volume | Series, config: PrepConfig, clock: Stopwatch | None = None) -> Prepared:

@@ -446,7 +446,8 @@ def test_pieces_are_those_of_scipy(shape: tuple[int, int, int], density: float) 
 
 
 @pytest.mark.parametrize(
-    ("limit_mm", "spacing"), [(2.0, (2.0, 2.0, 2.0)), (9.0, (5.0, 1.4, 1.3)), (100.0, (1.0, 1.0, 1.5))]
+    ("limit_mm", "spacing"),
+    [(2.0, (2.0, 2.0, 2.0)), (9.0, (5.0, 1.4, 1.3)), (12.0, (1.0, 1.0, 1.5)), (100.0, (1.0, 1.0, 1.5))],
 )
 def test_nearer_gives_the_nearest_label_within_the_limit(limit_mm: float, spacing: Triple) -> None:
     rng = np.random.default_rng(0)

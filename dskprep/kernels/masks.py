@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from dskprep.kernels import runs
 from dskprep.volume import AIR_HU, PADDING
 
+FAR = np.float32(np.inf)
+"""Squared distance to a voxel that there is not."""
 FACING_SIDE = 0.3
 FACING_BACK = 0.8
 """Least part of a hull edge's normal that points to the side, or to the back."""
@@ -169,6 +171,106 @@ def nearest_label(
                     if label == 2:
                         nearest, limit = 2, squared[n]
                 out[z, y, x] = nearest
+
+
+@njit(cache=True, nogil=True)
+def grow(labels: NDArray[Any], limit_mm: float, spacing: tuple[float, float, float]) -> NDArray[Any]:
+    """Give each voxel the label (uint8, 1 or 2) of the nearest labelled voxel within `limit_mm`, else 0.
+
+    Distances are Euclidean, from centre to centre; a tie goes to 1. Found one axis after the other: along
+    x by two sweeps, then along y and z as the least sum over the lines within reach, which is quick
+    because limits are a few voxels. Planes stream through a ring, so little is held beyond the result.
+    """
+    nz, ny, nx = labels.shape
+    limit_mm *= 1 + 1e-6  # a voxel exactly at the limit is within it
+    limit = np.float32(limit_mm * limit_mm)
+    reach_z = min(int(limit_mm / spacing[0]), nz)
+    n_labels = 2 if (labels == 2).any() else 1
+    depth = 2 * reach_z + 1
+    ring = np.empty((n_labels, depth, ny, nx), np.float32)  # plane z lies at z % depth
+    row_has_any = np.zeros((n_labels, depth, ny), np.bool_)
+    nearest = np.empty((n_labels, nx), np.float32)
+    grown = np.zeros(labels.shape, np.uint8)
+    for newest in range(nz + reach_z):
+        for label in range(n_labels):
+            slot = newest % depth
+            if newest < nz:
+                _distance_in_plane(
+                    labels[newest], label + 1, limit_mm, spacing, ring[label, slot], row_has_any[label, slot]
+                )
+        z = newest - reach_z
+        if z < 0:
+            continue
+        for y in range(ny):
+            nearest[:] = FAR
+            for label in range(n_labels):
+                for other in range(max(0, z - reach_z), min(nz, z + reach_z + 1)):
+                    slot = other % depth
+                    if row_has_any[label, slot, y]:
+                        offset = np.float32(((other - z) * spacing[0]) ** 2)
+                        for x in range(nx):
+                            value = ring[label, slot, y, x] + offset
+                            nearest[label, x] = value if value < nearest[label, x] else nearest[label, x]
+            row = grown[z, y]
+            for x in range(nx):
+                row[x] = nearest[0, x] <= limit
+            if n_labels == 2:
+                for x in range(nx):
+                    is_second = nearest[1, x] <= limit and nearest[1, x] < nearest[0, x]
+                    row[x] = 2 if is_second else row[x]
+    return grown
+
+
+@njit(cache=True, nogil=True)
+def _distance_in_plane(
+    labels: NDArray[Any],
+    label: int,
+    limit_mm: float,
+    spacing: tuple[float, float, float],
+    out: NDArray[Any],
+    row_has_any: NDArray[Any],
+) -> None:
+    """Squared distance (mm2) in the plane (y, x) to the nearest voxel of `label`, into float32 `out`.
+
+    `row_has_any` says which rows of `out` lie within the limit of a row with such a voxel; the others
+    are not written.
+    """
+    ny, nx = labels.shape
+    along_x = np.empty((ny, nx), np.float32)
+    is_row_labelled = np.zeros(ny, np.bool_)
+    for y in range(ny):
+        is_row_labelled[y] = _distance_in_row(labels[y], label, spacing[2], along_x[y])
+    reach = int(limit_mm / spacing[1])
+    for y in range(ny):
+        row_has_any[y] = False
+        for other in range(max(0, y - reach), min(ny, y + reach + 1)):
+            if is_row_labelled[other]:
+                if not row_has_any[y]:
+                    row_has_any[y] = True
+                    out[y] = FAR
+                offset = np.float32(((other - y) * spacing[1]) ** 2)
+                for x in range(nx):
+                    value = along_x[other, x] + offset
+                    out[y, x] = value if value < out[y, x] else out[y, x]
+
+
+@njit(cache=True, nogil=True)
+def _distance_in_row(labels: NDArray[Any], label: int, spacing: float, out: NDArray[Any]) -> bool:
+    """Squared distance (mm2) along a row to the nearest voxel of `label`; whether there is any."""
+    steps = np.empty(labels.size, np.int32)
+    n = np.int32(labels.size)  # none so far
+    for x in range(labels.size):
+        n = np.int32(0) if labels[x] == label else n + np.int32(1)
+        steps[x] = n
+    if n >= labels.size:
+        return False
+    for x in range(labels.size - 1, -1, -1):
+        n = min(steps[x], n + np.int32(1))
+        steps[x] = n
+    scale = np.float32(spacing)
+    for x in range(labels.size):
+        out[x] = (np.float32(steps[x]) * scale) * (np.float32(steps[x]) * scale)
+    return True
 
 
 @njit(cache=True, nogil=True)
