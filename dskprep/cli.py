@@ -457,6 +457,8 @@ def print_workers(client: Client) -> None:
     """Where to watch the workers, and how many there are."""
     from dskprep import cluster, page, terminal
 
+    if not client.nthreads():
+        console.print("no workers yet, waiting for some")
     limits = cluster.memory_limits(client)
     problem = page.install(client)
     has_dashboard = "dashboard" in client.scheduler_info()["services"]

@@ -158,8 +158,14 @@ def check(client: Client, source: str, target: str) -> list[str]:
     """What somebody else's cluster lacks for this work, and what that costs: a line each; the work can be done.
 
     Raises InfrastructureError where it cannot: workers without dskprep, or with another version than here;
-    workers that do not see the source or may not reach source or target with credentials of their own.
+    workers that do not see the source or may not reach source or target with credentials of their own. UsageError if
+    this is no Client, or an asynchronous one.
     """
+    if not isinstance(client, Client) or client.asynchronous:
+        found = "an asynchronous one" if isinstance(client, Client) else f"a {type(client).__name__}"
+        raise UsageError(f"client must be a dask.distributed Client that is not asynchronous, not {found}")
+    if client.status != "running":
+        raise InfrastructureError(f"the client is {client.status}; open another")
     limits = memory_limits(client)
     about_versions = _notes_on_versions(client)
     workers = client.scheduler_info(n_workers=-1)["workers"]

@@ -132,7 +132,11 @@ def find_lungs(volume: Volume, *, margin_mm: float = 0.0) -> Lungs:
     margin_mm
         Grow the mask by this much on every side, not into the other lung. The volumes in ml and the
         warnings are of the lungs without it.
+
+    Raises ValueError if the margin is not 0 or more.
     """
+    if not margin_mm >= 0:
+        raise ValueError(f"margin_mm must be 0 or more, not {margin_mm}")
     grid, tissue, outside = find_body(coarse_grid(volume))
     air = (grid.means < TISSUE_HU) & (grid.means != PADDING) & ~outside
     air_hu = _find_air_hu(grid, outside)

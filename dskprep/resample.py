@@ -44,7 +44,11 @@ def to_spacing(volume: Volume, spacing_mm: Triple, *, smooth: bool = True) -> Vo
     With `smooth`, an axis that shrinks is weighed by a tent as wide as the new voxels (2 x the new
     spacing), else by the two neighbours. A voxel whose nearest source is PADDING becomes PADDING;
     padding takes no part in any sum: its place is taken by the nearest value of its slice.
+
+    Raises ValueError if a spacing is not more than 0.
     """
+    if not all(s > 0 for s in spacing_mm):
+        raise ValueError(f"spacing_mm must be three numbers above 0, not {spacing_mm}")
     return of_planes(volume.array, volume, spacing_mm, smooth=smooth)
 
 

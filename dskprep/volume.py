@@ -34,6 +34,8 @@ class Volume:
             raise ValueError(f"a volume has three axes (z, y, x), not {self.array.ndim}")
         if self.affine.shape != (4, 4) or not np.isfinite(self.affine).all():
             raise ValueError("an affine is a finite 4 x 4 matrix")
+        if not self.array.dtype.isnative:  # the byte order of some files, that compiled loops do not take
+            object.__setattr__(self, "array", self.array.astype(self.array.dtype.newbyteorder("=")))
 
     @property
     def shape(self) -> tuple[int, int, int]:

@@ -196,6 +196,16 @@ def test_what_a_foreign_cluster_lacks_is_said_with_its_cost(
 
 
 @pytest.mark.cluster
+def test_what_is_no_open_client_is_refused(ours: Client, places: tuple[str, str]) -> None:
+    with pytest.raises(UsageError, match=r"must be a dask\.distributed Client .* not a LocalCluster"):
+        pipeline.run(*places, client=ours.cluster)
+    other = Client(ours.scheduler.address)
+    other.close()
+    with pytest.raises(InfrastructureError, match="the client is closed"):
+        pipeline.run(*places, client=other)
+
+
+@pytest.mark.cluster
 def test_workers_without_dskprep_are_refused(
     ours: Client, places: tuple[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -357,6 +357,12 @@ def test_a_volume_without_lungs_gives_an_empty_mask(hu: int, shape: tuple[int, i
     assert (found.right_ml, found.left_ml, found.warnings) == (0.0, 0.0, ("lungs-not-found",))
 
 
+@pytest.mark.parametrize("margin_mm", [-1.0, float("nan")])
+def test_a_margin_below_nothing_is_an_error(margin_mm: float) -> None:
+    with pytest.raises(ValueError, match="margin_mm must be 0 or more"):
+        find_lungs(patient().volume, margin_mm=margin_mm)
+
+
 def test_margin_grows_the_mask_by_a_ball_and_not_into_the_other_lung() -> None:
     phantom = patient()
     part = Volume(phantom.volume.array[50:76].copy(), phantom.volume.affine)

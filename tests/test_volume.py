@@ -53,3 +53,10 @@ def test_another_array_must_fit() -> None:
 def test_a_volume_is_never_half_valid(array: np.ndarray, affine: np.ndarray) -> None:
     with pytest.raises(ValueError, match=r"a volume has three axes|an affine is a finite 4 x 4 matrix"):
         Volume(array, affine)
+
+
+def test_another_byte_order_becomes_that_of_this_machine() -> None:
+    array = np.arange(24, dtype=">i2").reshape(2, 3, 4)
+    volume = Volume(array, np.eye(4))
+    assert volume.array.dtype == np.dtype("=i2")
+    np.testing.assert_array_equal(volume.array, array)
