@@ -16,7 +16,7 @@ GRID_MM = 2.0
 """Edge of a coarse voxel, about: half the wall-to-wall width of a small bronchus."""
 
 CROP_MARGIN_MM = 16.0
-"""Kept round a box, so that morphology sees a neighbourhood: more than CORE_MM + REACH_MM."""
+"""Kept round a box, so that morphology sees a neighbourhood: more than CORE_MM + REACH_MM of the lungs."""
 
 TISSUE_HU = -400
 """Midway between aerated lung (-850) and soft tissue (50): the edge of a blurred boundary."""
