@@ -30,7 +30,7 @@ import pandas as pd
 import psutil
 from obstore.store import S3Store
 
-from dskprep import index, phantom
+from dskprep import index, phantom, scanner
 from dskprep.s3server import S3Server
 
 TABLE = "idc/idc_v25_chest_ct_series.parquet"
@@ -52,7 +52,7 @@ def scaled_down(n_slices: int) -> list[bytes]:
     made = phantom.make_phantom(
         seed=n_slices, spacing_mm=(LENGTH_MM / n_slices, pixel_mm, pixel_mm), shape=(n_slices, EDGE, EDGE)
     )
-    return [content for _, content in phantom.series_files(made, name="NLST", seed=n_slices)]
+    return [content for _, content in scanner.series_files(made, name="NLST", seed=n_slices)]
 
 
 def fill(store: S3Store, numbers: list[int]) -> None:

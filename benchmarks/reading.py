@@ -32,7 +32,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import dskprep
-from dskprep import phantom, storage
+from dskprep import scanner, storage
 from dskprep.s3server import S3Server
 
 SIZES = (64, 128)
@@ -228,7 +228,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, S3Server() as server:
         source = options.dataset
         if source is None:
-            phantom.write_patients(f"{folder}/scans", 2, broken=False)
+            scanner.write_patients(f"{folder}/scans", 2, broken=False)
             dskprep.run(f"{folder}/scans", f"{folder}/prepared")
             source = f"{folder}/prepared"
         dataset = write(storage.absolute(source), f"{folder}/disk")

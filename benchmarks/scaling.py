@@ -30,7 +30,7 @@ from pathlib import Path
 import matplotlib.figure
 import psutil
 
-from dskprep import cluster, phantom
+from dskprep import cluster, scanner
 
 CONTROL_GROUPS = Path("/sys/fs/cgroup/cpu")
 PERIOD_US = 100_000
@@ -108,7 +108,7 @@ def main() -> None:
         with cluster.local_client() as client:
             count = chosen.patients * max(numbers)
             client.gather(
-                [client.submit(phantom.write_patient, i, str(source), broken=False, pure=False) for i in range(count)]
+                [client.submit(scanner.write_patient, i, str(source), broken=False, pure=False) for i in range(count)]
             )
         for round_ in range(chosen.runs):
             for n in numbers:

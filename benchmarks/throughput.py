@@ -27,7 +27,7 @@ from urllib.parse import urlsplit
 
 import psutil
 
-from dskprep import phantom, storage
+from dskprep import scanner, storage
 from dskprep.s3server import S3Server
 
 HERE = Path(__file__).parent
@@ -128,7 +128,7 @@ def main() -> None:
         os.environ.update(server.environment)
         server.make_bucket("scans")
         server.make_bucket("out")
-        phantom.write_patients("s3://scans/all", o.patients, broken=False)
+        scanner.write_patients("s3://scans/all", o.patients, broken=False)
         some = max(6, o.patients // 5)
         for i in range(some):
             folder = f"phantom-{i:03}"

@@ -398,7 +398,7 @@ def report(target: str, output: str) -> int:
 @click.option("--seed", default=0, show_default=True, type=int)
 def phantom(target: str, patients: int, seed: int) -> int:
     """Write synthetic patients to TARGET as real DICOM files, for trying it out."""
-    from dskprep.phantom import write_patients
+    from dskprep.scanner import write_patients
 
     names = write_patients(target, patients, seed=seed)
     click.echo(f"{len(names)} patients written to {target}: {names[0]} to {names[-1]}")

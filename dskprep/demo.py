@@ -7,7 +7,7 @@ import shutil
 import time
 from pathlib import Path
 
-from dskprep import cli, cluster, dataset, phantom, picture, pipeline, storage
+from dskprep import cli, cluster, dataset, picture, pipeline, scanner, storage
 from dskprep.s3server import S3Server
 
 SOURCE, TARGET = "s3://scans/stage1", "s3://scans-1mm/stage1"
@@ -30,7 +30,7 @@ def play(patients: int, output: Path) -> None:
             cli.quiet_dask()
             cli.print_workers(client)
             started = time.monotonic()
-            write = [client.submit(phantom.write_patient, i, SOURCE, broken=i == patients - 1) for i in range(patients)]
+            write = [client.submit(scanner.write_patient, i, SOURCE, broken=i == patients - 1) for i in range(patients)]
             client.gather(write)
             seconds = time.monotonic() - started
             say(f"{patients} synthetic patients written to {SOURCE} in {seconds:.0f} s, one of them broken")

@@ -23,7 +23,7 @@ HOMES = {
     "fsspec": {"storage", "s3read"},
     "s3fs": {"storage", "s3read"},
     "obstore": {"s3read"},
-    "pydicom": {"dicom", "pixels", "phantom"},
+    "pydicom": {"dicom", "pixels", "scanner"},
     "zarr": {"omezarr", "dataset"},
     "numcodecs": {"omezarr", "shards"},
     "nibabel": {"exchange"},

@@ -15,7 +15,7 @@ import tiny
 from test_house import loaded_by
 
 import dskprep
-from dskprep import phantom, storage
+from dskprep import phantom, scanner, storage
 from dskprep.errors import UsageError
 
 SETTINGS = dskprep.PrepConfig(spacing_mm=(4, 3, 3), chunk=16)
@@ -28,7 +28,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> dskprep.Dataset:
     grid = {"spacing_mm": (4.0, 3.0, 3.0), "shape": (72, 120, 120)}
     for seed, removed in ((1, "none"), (2, "none"), (3, "left")):
         patient = phantom.make_phantom(seed=seed, remove_lung=removed, **grid)
-        tiny.write(folder / f"scans/p{seed}", dict(phantom.series_files(patient, name=f"p{seed}", seed=seed)))
+        tiny.write(folder / f"scans/p{seed}", dict(scanner.series_files(patient, name=f"p{seed}", seed=seed)))
     tiny.write(folder / "scans/tiny", tiny.series())
     dskprep.run(str(folder / "scans"), str(folder / "out"), settings=SETTINGS)
     return dskprep.open_dataset(f"{folder}/out")

@@ -11,16 +11,8 @@ import pytest
 import SimpleITK as sitk
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless
 
-from dskprep.phantom import (
-    LEFT_LUNG,
-    PADDING_HU,
-    RIGHT_LUNG,
-    Phantom,
-    localizer_file,
-    make_phantom,
-    series_files,
-    write_patients,
-)
+from dskprep.phantom import LEFT_LUNG, PADDING_HU, RIGHT_LUNG, Phantom, make_phantom
+from dskprep.scanner import localizer_file, series_files, write_patients
 
 SPACING_MM, SHAPE = (5.0, 2.75, 2.75), (60, 128, 128)
 

@@ -19,9 +19,10 @@ from dskprep.errors import Refusal
 from dskprep.kernels import bits, runs
 from dskprep.kernels import grt123 as kernels
 from dskprep.lungs import LEFT, RIGHT
-from dskprep.phantom import make_phantom, series_files
+from dskprep.phantom import make_phantom
 from dskprep.prepared import Prepared
 from dskprep.recipes import grt123, tutorial, zuidhof
+from dskprep.scanner import series_files
 from dskprep.stopwatch import Stopwatch
 from dskprep.volume import Volume
 

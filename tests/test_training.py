@@ -12,7 +12,7 @@ import pytest
 import tiny
 
 import dskprep
-from dskprep import phantom
+from dskprep import scanner
 from dskprep.errors import UsageError
 
 N = 10
@@ -21,7 +21,7 @@ N = 10
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> dskprep.Dataset:
     folder = tmp_path_factory.mktemp("dataset")
-    phantom.write_patients(str(folder / "scans"), 2, spacing_mm=(4.0, 3.0, 3.0), shape=(72, 120, 120), broken=False)
+    scanner.write_patients(str(folder / "scans"), 2, spacing_mm=(4.0, 3.0, 3.0), shape=(72, 120, 120), broken=False)
     settings = dskprep.PrepConfig(spacing_mm=(4, 3, 3), chunk=16)
     dskprep.run(str(folder / "scans"), str(folder / "out"), settings=settings)
     return dskprep.open_dataset(f"{folder}/out")
