@@ -21,10 +21,11 @@ import distributed
 
 from dskprep import discover, memory, omezarr, reading, series, store, thumbnail
 from dskprep.config import PrepConfig
-from dskprep.dicom import Contents, Slice
+from dskprep.dicom import Contents
 from dskprep.errors import InfrastructureError, Refusal
 from dskprep.memory import Ledger
 from dskprep.prepared import Prepared
+from dskprep.slices import Slice
 from dskprep.slots import Slots
 from dskprep.steps import RECIPE_HU, prepare
 from dskprep.stopwatch import CpuMeter, Overdue, Stopwatch, within

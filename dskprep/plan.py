@@ -13,10 +13,11 @@ from typing import Any, NamedTuple
 
 from dskprep import discover, index, memory, omezarr, patient, pixels, reading, series, steps, storage, thumbnail
 from dskprep.config import PrepConfig
-from dskprep.dicom import Contents, Slice
+from dskprep.dicom import Contents
 from dskprep.discover import Case
 from dskprep.errors import Refusal, UsageError
 from dskprep.memory import Ledger
+from dskprep.slices import Slice
 from dskprep.stopwatch import Stopwatch
 
 

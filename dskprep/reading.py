@@ -11,12 +11,14 @@ from dataclasses import dataclass, replace
 import psutil
 
 from dskprep import archive, discover, memory, series, steps, storage
+from dskprep.attributes import with_blank_pixels
 from dskprep.config import PrepConfig
-from dskprep.dicom import Contents, Slice, is_named_otherwise, may_be_ct, with_blank_pixels
+from dskprep.dicom import Contents, is_named_otherwise, may_be_ct
 from dskprep.discover import Case
 from dskprep.errors import Refusal
 from dskprep.memory import Ledger, Ticket, Underestimated
 from dskprep.series import Reread
+from dskprep.slices import Slice
 from dskprep.volume import Triple
 
 ARCHIVE_GROWTH = 3

@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dskprep import geometry, intensity, pixels, resample, stacks
-from dskprep.dicom import Slice
 from dskprep.errors import Refusal
 from dskprep.geometry import Grid
+from dskprep.slices import Slice
 from dskprep.volume import Triple, Volume
 
 Reread = Callable[[Sequence[Slice]], Iterator[Slice]]

@@ -37,7 +37,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from dskprep import dicom, series
+from dskprep import attributes, dicom, series
 from dskprep.errors import Refusal
 from dskprep.volume import PADDING
 
@@ -150,7 +150,7 @@ VALUES: list[Any] = [
     "0.5\\0.5",
     "1\\0\\0\\0\\1\\0",
 ]
-KEYWORDS = [k for k in sorted(dicom._KEYWORDS) if not k.endswith("Sequence") and k != "PixelData"]
+KEYWORDS = [k for k in sorted(attributes._KEYWORDS) if not k.endswith("Sequence") and k != "PixelData"]
 
 
 def rewrite(rng: random.Random, content: bytes) -> bytes:

@@ -26,8 +26,9 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from dskprep.dicom import Contents, Slice
+from dskprep.dicom import Contents
 from dskprep.errors import Refusal
+from dskprep.slices import Slice
 
 PIXELS = np.arange(12 * 16, dtype=np.int16).reshape(12, 16)
 

@@ -15,13 +15,13 @@ from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ImplicitVRLittleEndian
 
-from dskprep import dicom
+from dskprep import attributes
 from dskprep.elements import find_elements
 
 CASES = 2000
 
 
-def outcome(header: dicom.Attributes) -> str:
+def outcome(header: attributes.Attributes) -> str:
     """All that is used of a header, NaN equal to itself."""
     pixels = bytes(header.pop("PixelData", None) or b"")
     values = [(keyword, value) for keyword, value in header.items() if keyword not in ("", "SpecificCharacterSet")]
@@ -32,10 +32,10 @@ def assert_same(content: bytes) -> bool:
     """Whether the fast way found anything; if it did, pydicom found the same."""
     with warnings.catch_warnings(), pydicom.config.disable_value_validation():
         warnings.simplefilter("ignore")
-        found = dicom._plain_attributes(content)
+        found = attributes._plain_attributes(content)
         if found is None:
             return False
-        assert outcome(found) == outcome(dicom._any_attributes(content))
+        assert outcome(found) == outcome(attributes._any_attributes(content))
     return True
 
 
@@ -84,7 +84,7 @@ def test_plain_files_are_read_the_fast_way(name: str) -> None:
     ids=["deflated", "big endian", "enhanced", "no mark", "cut", "more", "explicit, says implicit", "empty"],
 )
 def test_any_other_file_is_left_to_pydicom(content: bytes) -> None:
-    assert find_elements(content, dicom._WANTED) is None
+    assert find_elements(content, attributes._WANTED) is None
 
 
 def test_damaged_files_are_read_as_pydicom_reads_them_or_left_to_it() -> None:

@@ -15,7 +15,7 @@ import tiny
 from pydicom.uid import JPEGLSLossless, RLELossless
 
 import dskprep
-from dskprep import cli, dicom, discover, index, memory, plan, storage, store
+from dskprep import attributes, cli, discover, index, memory, plan, storage, store
 from dskprep.config import PrepConfig
 from dskprep.plan import Calibration, Estimate, Machine, Prediction
 
@@ -232,7 +232,7 @@ def test_a_prediction_that_failed_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("content", [b"", b"\0" * 500, b"DICM" * 300])
 def test_what_is_no_dicom_has_no_pixels_to_blank(content: bytes) -> None:
-    assert dicom.with_blank_pixels(content, 10**6) is None
+    assert attributes.with_blank_pixels(content, 10**6) is None
 
 
 def test_a_header_that_promises_endless_frames_takes_no_memory() -> None:
@@ -241,7 +241,7 @@ def test_a_header_that_promises_endless_frames_takes_no_memory() -> None:
     ds.PixelData = builders.compressed(b"frames")
     ds["PixelData"].VR = "OB"
     content = builders.saved(ds)
-    assert dicom.with_blank_pixels(content, len(content)) is None
+    assert attributes.with_blank_pixels(content, len(content)) is None
 
 
 # Real CT
