@@ -4,34 +4,26 @@ from __future__ import annotations
 
 import contextlib
 import json
-import logging
 import shlex
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 from rich.console import Console
-from rich.table import Table
 
+from dskprep import printed
 from dskprep.errors import DskprepError, InfrastructureError, UsageError
 
 if TYPE_CHECKING:
     from distributed import Client
 
-    from dskprep.account import Summary
     from dskprep.config import PrepConfig
     from dskprep.picture import View
-    from dskprep.plan import Calibration, Estimate, Prediction
 
 EXIT_CLEAN, EXIT_SOME_NOT_WRITTEN, EXIT_USAGE, EXIT_INFRASTRUCTURE = 0, 1, 2, 3
-
-N_NAMED = 3
-"""Slowest and largest patients in the summary."""
-
-console = Console(highlight=False, soft_wrap=True)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -93,12 +85,12 @@ def run(
     time_limit_s = _seconds(time_limit)
     if scheduler == "local":
         steps.warm(PrepConfig(recipe=settings.recipe))
-    console.quiet = log_json
+    printed.console.quiet = log_json
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a machine that is taken away ends a run like Ctrl-C
     try:
         with (
             opened_client(scheduler, workers, memory_limit) as client,
-            shown_progress(client, as_json=log_json) as progress,
+            printed.shown_progress(client, as_json=log_json) as progress,
         ):
             summary = pipeline.run(
                 source,
@@ -113,11 +105,11 @@ def run(
                 progress=progress,
             )
     except RunStopped as stopped:
-        print_summary(stopped.summary, as_json=log_json)
+        printed.print_summary(stopped.summary, as_json=log_json)
         raise InfrastructureError(f"{stopped}; to go on: {_command(context)}") from stopped
-    print_summary(summary, as_json=log_json)
+    printed.print_summary(summary, as_json=log_json)
     if summary.is_interrupted:
-        console.print(f"to go on: {_command(context)}")
+        printed.console.print(f"to go on: {_command(context)}")
     if summary.account.largest_need_bytes:
         _print_way_for_large(context, summary.account.largest_need_bytes)
     return summary.exit_code
@@ -168,7 +160,9 @@ def plan(
     usable_bytes = memory.usable_bytes(cluster.worker_sizes(None, memory_limit)[1])
     cases = the_plan.cases(storage.absolute(source), only, patient_folders=patient_folders)
     sampled = the_plan.sample(cases, sample)
-    shown = track(sampled, "reading headers", console=console, transient=True, disable=not console.is_terminal)
+    shown = track(
+        sampled, "reading headers", console=printed.console, transient=True, disable=not printed.console.is_terminal
+    )
     done = [(case, the_plan.predict(case, settings, usable_bytes)) for case in shown]
     predictions = [p for _, some in done for p in some]
     took = the_plan.calibrate([(case, some[-1]) for case, some in done], settings)
@@ -189,19 +183,19 @@ def plan(
     else:
         for p in predictions:
             if p.status != "written":
-                console.print(f"{p.status:8} {p.key} {p.reason}: {p.message}", markup=False)
+                printed.console.print(f"{p.status:8} {p.key} {p.reason}: {p.message}", markup=False)
         what = "all," if len(sampled) == len(cases) else f"{len(sampled)} of them, spread evenly,"
-        _print_counts(
+        printed.print_counts(
             f"{len(cases)} patients in {source}; by the headers of {what} these series would be",
             *the_plan.in_numbers(predictions),
         )
         if took and forecast:
-            _print_forecast(predictions, took, forecast)
+            printed.print_forecast(predictions, took, forecast)
         if compared:
             n = compared.n_right + len(compared.differences)
-            console.print(f"of {n} series that are done in {against}, {compared.n_right} came out as predicted")
+            printed.console.print(f"of {n} series that are done in {against}, {compared.n_right} came out as predicted")
             for difference in compared.differences:
-                console.print(f"  {difference}", markup=False)
+                printed.console.print(f"  {difference}", markup=False)
     return EXIT_CLEAN if all(p.status == "written" for p in predictions) else EXIT_SOME_NOT_WRITTEN
 
 
@@ -235,8 +229,8 @@ def status(target: str, as_json: bool) -> int:
             )
         )
     else:
-        _print_counts(f"{len(table)} series in {target}", counts, reasons, warnings)
-        _print_split(split)
+        printed.print_counts(f"{len(table)} series in {target}", counts, reasons, warnings)
+        printed.print_split(split)
     return EXIT_CLEAN if set(counts) <= {"written"} and not split else EXIT_SOME_NOT_WRITTEN
 
 
@@ -295,7 +289,7 @@ def show(place: str, key: str | None, with_source: bool, surface: str | None, ou
     """
     from dskprep import picture
 
-    with console.status("drawing; the first time code is compiled, which takes half a minute"):
+    with printed.console.status("drawing; the first time code is compiled, which takes half a minute"):
         name, views = _stored_views(place, key, with_source) if key else _source_views(place)
         content = picture.draw_surface(name, views[-1], surface) if surface else picture.draw(name, *views)
     path = Path(output or f"{name}.png")
@@ -424,7 +418,7 @@ def run_and_exit(argv: list[str] | None = None) -> None:
 def run_command(argv: list[str] | None = None) -> int:
     """Parse and run; errors become one line and an exit code."""
     argv = sys.argv[1:] if argv is None else argv
-    console.quiet = False
+    printed.console.quiet = False
     try:
         code = main.main(argv, standalone_mode=False)
     except click.exceptions.Exit as exit_:
@@ -444,28 +438,6 @@ def run_command(argv: list[str] | None = None) -> int:
             raise
         return _report(f"{error.filename or ''}: {error.strerror or error}".lstrip(": "), EXIT_USAGE)
     return code if isinstance(code, int) else EXIT_CLEAN
-
-
-def quiet_dask() -> None:
-    """Keep Dask's own log out of the terminal, but with --debug: what goes wrong is said in one line."""
-    if "--debug" not in sys.argv:
-        for name in ("distributed", "distributed.client", "distributed.comm", "tornado.application"):
-            logging.getLogger(name).setLevel(logging.CRITICAL)
-
-
-def print_workers(client: Client) -> None:
-    """Where to watch the workers, and how many there are."""
-    from dskprep import cluster, page, terminal
-
-    if not client.nthreads():
-        console.print("no workers yet, waiting for some")
-    limits = cluster.memory_limits(client)
-    problem = page.install(client)
-    has_dashboard = "dashboard" in client.scheduler_info()["services"]
-    where = page.link(client) if not problem else client.dashboard_link if has_dashboard else "none"
-    console.print(f"dashboard: {where}\n{len(limits)} workers, {_size(sum(limits))}")
-    if console.quiet:
-        terminal.write_json("start", {"dashboard": where, "workers": len(limits), "memory_bytes": sum(limits)})
 
 
 def _command(context: click.Context, **changed: str | None) -> str:
@@ -496,99 +468,7 @@ def _print_way_for_large(context: click.Context, need_bytes: int) -> None:
             way = _command(context, retry="refused", memory_limit=limit, workers=str(workers))
         except UsageError:
             way = f"run again with --retry refused on a machine with {limit} for one worker"
-    console.print(f"for those too large: {way}")
-
-
-def print_summary(summary: Summary, *, as_json: bool = False) -> None:
-    """The account at the end of a run."""
-    if as_json:
-        from dskprep import terminal
-
-        terminal.write_json("summary", summary.as_dict())
-        return
-    account = summary.account
-    n_new = summary.n_new
-    pace = f", {60 * n_new / summary.seconds:.1f} a minute" if n_new and summary.seconds else ""
-    before = account.already.total()
-    title = f"{account.inputs} patients: {n_new} done in {summary.seconds:.1f} s{pace}, {before} done before"
-    if summary.is_interrupted:
-        title = f"interrupted\n{title}"
-    elif summary.stopped_by:
-        title = f"stopped\n{title}"
-    elif not account.is_complete:
-        title += f"\nNOT ACCOUNTED FOR: {account.inputs - account.counts.total()}"
-    _print_counts(title, account.counts, account.reasons, account.warnings)
-    if account.further_series:
-        console.print(f"further series in their folders: {_in_words(account.further_series)}")
-    _print_split(account.split_series)
-    if n_new:
-        slowest = ", ".join(f"{key} {seconds:.1f} s" for seconds, key in account.slowest[:N_NAMED])
-        largest = ", ".join(f"{key} {_size(n_bytes)}" for n_bytes, key in account.largest[:N_NAMED])
-        console.print(f"slowest: {slowest}\nlargest: {largest}", markup=False)
-        console.print(f"cost: {account.cpu_s / 3600:.3f} CPU hours, {account.cpu_s / n_new:.1f} s a patient")
-    console.print(f"read {_size(account.bytes_read)}, written {_size(account.bytes_written)}: {summary.target}")
-
-
-def _print_split(groups: list[list[str]]) -> None:
-    """Volumes that seem to be parts of one series, each read from a folder of its own."""
-    if groups:
-        console.print(
-            f"{len(groups)} series seem to be split over folders, such as {' and '.join(groups[0][:3])}: a volume was "
-            "made of each part; read each patient's folder as a whole (--patient-folders) into another target",
-            markup=False,
-        )
-
-
-def _print_counts(title: str, counts: dict[str, int], reasons: dict[str, int], warnings: dict[str, int]) -> None:
-    console.print(title)
-    table = Table(box=None, pad_edge=False, show_header=False)
-    for status_ in ("written", "refused", "failed", "killed"):
-        if counts.get(status_):
-            table.add_row(f"  {status_}", str(counts[status_]))
-            for reason, n in sorted(reasons.items()):
-                if reason.startswith(f"{status_}:"):
-                    table.add_row(f"    {reason.partition(': ')[2]}", str(n), style="dim")
-    for warning, n in sorted(warnings.items()):
-        table.add_row(f"  warning: {warning}", str(n), style="dim")
-    console.print(table)
-
-
-def _print_forecast(predictions: Sequence[Prediction], took: Calibration, forecast: Estimate) -> None:
-    """Size, memory, hours and dollars of a run."""
-    from dskprep import memory, plan
-
-    largest = max((p for p in predictions if p.status == "written"), key=lambda p: p.need_bytes)
-    console.print(f"read {_size(forecast.bytes_read)}, written about {_size(forecast.bytes_written)}")
-    console.print(
-        f"memory: the largest, {largest.key}, needs {_size(largest.need_bytes)}; "
-        f"workers of {memory.limit_for(largest.need_bytes)} take them all"
-    )
-    console.print(
-        f"time: {took.key} took {took.read_cpu_s + took.prepare_cpu_s:.1f} s of CPU here; all, about "
-        f"{forecast.cpu_s / 3600:.2g} CPU hours. Roughly, if a CPU there is as fast as one here:"
-    )
-    table = Table(box=None, pad_edge=False)
-    for heading in ("  EC2 type", "CPUs", "GiB", "hours", "dollars", "too large there"):
-        table.add_column(heading, justify="left" if "EC2" in heading else "right")
-    for machine in plan.MACHINES:
-        hours = forecast.hours_on(machine)
-        dollars = hours * machine.dollars_an_hour + forecast.requests_dollars
-        n_too_large = plan.n_too_large(predictions, machine)
-        size = f"{machine.memory_gib:g}"
-        table.add_row(
-            f"  {machine.name}", str(machine.n_cpus), size, f"{hours:.2g}", f"{dollars:.2g}", str(n_too_large)
-        )
-    console.print(table)
-
-
-def _in_words(counts: dict[str, int]) -> str:
-    return ", ".join(f"{n} {status_}" for status_, n in counts.items())
-
-
-def _size(n_bytes: int) -> str:
-    from dask.utils import format_bytes
-
-    return str(format_bytes(n_bytes))
+    printed.console.print(f"for those too large: {way}")
 
 
 def _seconds(text: str) -> float:
@@ -620,17 +500,10 @@ def opened_client(scheduler: str, workers: int | None, memory_limit: str | None)
     from dskprep import cluster
 
     opened = cluster.local_client(workers, memory_limit) if scheduler == "local" else cluster.connect(scheduler)
-    quiet_dask()
+    printed.quiet_dask()
     with opened as client:
-        print_workers(client)
+        printed.print_workers(client)
         yield client
-
-
-def shown_progress(client: Client | None, *, as_json: bool = False) -> contextlib.AbstractContextManager[Any]:
-    """A live panel in a terminal, lines elsewhere."""
-    from dskprep import terminal
-
-    return terminal.shown_progress(console, client, as_json=as_json)
 
 
 def _report(message: str, code: int) -> int:

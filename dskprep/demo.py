@@ -7,7 +7,7 @@ import shutil
 import time
 from pathlib import Path
 
-from dskprep import cli, cluster, dataset, picture, pipeline, scanner, storage
+from dskprep import cluster, dataset, picture, pipeline, printed, scanner, storage
 from dskprep.s3server import S3Server
 
 SOURCE, TARGET = "s3://scans/stage1", "s3://scans-1mm/stage1"
@@ -18,7 +18,7 @@ def play(patients: int, output: Path) -> None:
 
     The dataset and a picture are copied into the folder `output`, since the server ends with the demo.
     """
-    say = cli.console.print
+    say = printed.console.print
     with S3Server() as server:
         for name in [n for n in os.environ if n.startswith("AWS_")]:
             del os.environ[name]
@@ -27,17 +27,17 @@ def play(patients: int, output: Path) -> None:
             server.make_bucket(url.split("/")[2])
         say(f"an S3 server listens on {server.endpoint}")
         with cluster.local_client() as client:
-            cli.quiet_dask()
-            cli.print_workers(client)
+            printed.quiet_dask()
+            printed.print_workers(client)
             started = time.monotonic()
             write = [client.submit(scanner.write_patient, i, SOURCE, broken=i == patients - 1) for i in range(patients)]
             client.gather(write)
             seconds = time.monotonic() - started
             say(f"{patients} synthetic patients written to {SOURCE} in {seconds:.0f} s, one of them broken")
             say(f"\n$ dskprep run {SOURCE} {TARGET}")
-            with cli.shown_progress(client) as progress:
+            with printed.shown_progress(client) as progress:
                 summary = pipeline.run(SOURCE, TARGET, client=client, progress=progress)
-        cli.print_summary(summary)
+        printed.print_summary(summary)
         if output.exists():
             shutil.rmtree(output)
         _copy(TARGET, output / "dataset")

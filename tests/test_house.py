@@ -23,7 +23,7 @@ HOMES = {
     "fsspec": {"storage", "s3read"},
     "s3fs": {"storage", "s3read"},
     "obstore": {"s3read"},
-    "pydicom": {"dicom", "pixels", "scanner"},
+    "pydicom": {"attributes", "pixels", "scanner", "slices"},
     "zarr": {"omezarr", "dataset"},
     "numcodecs": {"omezarr", "shards"},
     "nibabel": {"exchange"},
@@ -36,7 +36,7 @@ HOMES = {
     "matplotlib": {"picture"},
     "bokeh": {"page"},
     "click": {"cli", "terminal"},
-    "rich": {"cli", "terminal"},
+    "rich": {"cli", "printed", "terminal"},
 }
 """Which modules may import what."""
 
