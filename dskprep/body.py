@@ -56,10 +56,9 @@ def only(image: Volume) -> Volume:
     air does not reach: so lungs stay, also where the field of view cuts them, and so does the table's shell just
     under the back. For chests: thin bone with air on both sides would go. Where no body is found, all stays.
 
-    `image` is int16 HU (z, y, x) along the patient's axes; raises TypeError for anything else.
+    `image` is int16 HU (z, y, x) along the patient's axes; raises TypeError for anything else, so let this be the
+    first of the steps.
     """
-    if image.array.dtype != np.int16:
-        raise TypeError(f"expected int16 HU, found {image.array.dtype}; let this be the first of the steps")
     whole = coarse_grid(image)
     grid, tissue, outside = find_body(whole)
     if not tissue.any():
@@ -77,7 +76,7 @@ def only(image: Volume) -> Volume:
 def coarse_grid(volume: Volume) -> Grid:
     """Average the volume over blocks of about GRID_MM; a spacing that is larger stays."""
     z, y, x = (max(1, round(GRID_MM / s)) for s in volume.spacing)
-    means = masks.block_means(volume.array, (z, y, x))
+    means = masks.block_means(volume.hu, (z, y, x))
     sz, sy, sx = volume.spacing
     return Grid(means, (z * sz, y * sy, x * sx), (z, y, x), (0, 0, 0))
 

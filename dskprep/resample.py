@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple, Protocol
 
@@ -45,11 +46,11 @@ def to_spacing(volume: Volume, spacing_mm: Triple, *, smooth: bool = True) -> Vo
     spacing), else by the two neighbours. A voxel whose nearest source is PADDING becomes PADDING;
     padding takes no part in any sum: its place is taken by the nearest value of its slice.
 
-    Raises ValueError if a spacing is not more than 0.
+    Raises ValueError if a spacing is not more than 0 and finite, TypeError if the volume is not int16.
     """
-    if not all(s > 0 for s in spacing_mm):
+    if len(spacing_mm) != 3 or not all(0 < s < math.inf for s in spacing_mm):
         raise ValueError(f"spacing_mm must be three numbers above 0, not {spacing_mm}")
-    return of_planes(volume.array, volume, spacing_mm, smooth=smooth)
+    return of_planes(volume.hu, volume, spacing_mm, smooth=smooth)
 
 
 def of_planes(planes: Iterable[NDArray[np.int16]], grid: Grid, spacing_mm: Triple, *, smooth: bool = True) -> Volume:

@@ -30,10 +30,11 @@ class Volume:
     affine: NDArray[np.float64]
 
     def __post_init__(self) -> None:
-        if self.array.ndim != 3:
-            raise ValueError(f"a volume has three axes (z, y, x), not {self.array.ndim}")
-        if self.affine.shape != (4, 4) or not np.isfinite(self.affine).all():
-            raise ValueError("an affine is a finite 4 x 4 matrix")
+        if self.array.ndim != 3 or not self.array.size:
+            raise ValueError(f"a volume has voxels along three axes (z, y, x), not shape {self.array.shape}")
+        is_finite = self.affine.shape == (4, 4) and np.isfinite(self.affine).all()
+        if not is_finite or not np.linalg.det(self.affine[:3, :3]):
+            raise ValueError("an affine is a finite 4 x 4 matrix that gives each axis a direction of its own")
         if not self.array.dtype.isnative:  # the byte order of some files, that compiled loops do not take
             object.__setattr__(self, "array", self.array.astype(self.array.dtype.newbyteorder("=")))
 
@@ -48,6 +49,13 @@ class Volume:
         """Distance between voxel centres along (z, y, x), in mm."""
         z, y, x = np.linalg.norm(self.affine[:3, :3], axis=0)
         return float(z), float(y), float(x)
+
+    @property
+    def hu(self) -> NDArray[np.int16]:
+        """The voxels of a volume of HU, which are int16; raises TypeError if they are not."""
+        if self.array.dtype != np.int16:
+            raise TypeError(f"expected int16 HU, found {self.array.dtype}")
+        return self.array
 
     @property
     def voxel_ml(self) -> float:

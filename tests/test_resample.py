@@ -303,7 +303,9 @@ def test_a_gap_is_filled_linearly_and_padding_stays_padding() -> None:
     assert (below[0, 1], above[0, 1]) == (-1000, 500)
 
 
-@pytest.mark.parametrize("spacing", [(0.0, 1.0, 1.0), (-1.0, 1.0, 1.0), (1.0, float("nan"), 1.0)])
+@pytest.mark.parametrize(
+    "spacing", [(0.0, 1.0, 1.0), (-1.0, 1.0, 1.0), (1.0, float("nan"), 1.0), (1.0, 1.0, float("inf")), (1.0, 1.0)]
+)
 def test_a_spacing_that_is_none_is_an_error(spacing: Triple) -> None:
     with pytest.raises(ValueError, match="spacing_mm must be three numbers above 0"):
         to_spacing(Volume(np.zeros((3, 4, 5), np.int16), np.eye(4)), spacing)

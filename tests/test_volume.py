@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 
+from dskprep import body
+from dskprep.lungs import find_lungs
+from dskprep.resample import to_spacing
 from dskprep.volume import Volume
 
 AFFINE = np.array([[0.0, 0.0, 0.5, -10.0], [0.0, -0.75, 0.0, -20.0], [2.0, 0.0, 0.0, 30.0], [0.0, 0.0, 0.0, 1.0]])
@@ -46,12 +51,14 @@ def test_another_array_must_fit() -> None:
     ("array", "affine"),
     [
         (np.zeros((4, 5)), AFFINE),
+        (np.zeros((4, 0, 6)), AFFINE),
+        (np.zeros((4, 5, 6)), np.diag([0.0, 1.0, 1.0, 1.0])),
         (np.zeros((4, 5, 6)), np.eye(3)),
         (np.zeros((4, 5, 6)), np.full((4, 4), np.nan)),
     ],
 )
 def test_a_volume_is_never_half_valid(array: np.ndarray, affine: np.ndarray) -> None:
-    with pytest.raises(ValueError, match=r"a volume has three axes|an affine is a finite 4 x 4 matrix"):
+    with pytest.raises(ValueError, match=r"a volume has voxels along three axes|an affine is a finite 4 x 4 matrix"):
         Volume(array, affine)
 
 
@@ -60,3 +67,9 @@ def test_another_byte_order_becomes_that_of_this_machine() -> None:
     volume = Volume(array, np.eye(4))
     assert volume.array.dtype == np.dtype("=i2")
     np.testing.assert_array_equal(volume.array, array)
+
+
+@pytest.mark.parametrize("step", [lambda v: to_spacing(v, (1.0, 1.0, 1.0)), find_lungs, body.only])
+def test_values_that_are_no_hu_are_an_error(step: Callable[[Volume], object]) -> None:
+    with pytest.raises(TypeError, match="expected int16 HU, found float64"):
+        step(Volume(np.zeros((3, 4, 5)), np.eye(4)))
