@@ -70,7 +70,7 @@ def prepared(folder: Path, settings: PrepConfig, clock: Clock) -> tuple[Prepared
     from dskprep import reading, steps
 
     with clock("read"):
-        read = reading.read_series(str(folder), recipe=settings.recipe)
+        read = reading.read_series(str(folder), settings)
     return steps.prepare(read, settings, clock), read  # type: ignore[arg-type]
 
 

@@ -280,8 +280,18 @@ def clean(target: str, hours: float, dry_run: bool) -> int:
 @click.option(
     "--3d", "surface", type=click.Choice(["lungs", "bone", "tissue"]), help="A surface instead, lit, from three sides."
 )
+@click.option("--preset", default="default", show_default=True, help="For PLACE alone: the settings of that run.")
+@click.option("--config", type=click.Path(dir_okay=False), help="For PLACE alone: settings in a TOML file instead.")
 @click.option("-o", "--output", type=click.Path(dir_okay=False), help="Where to write the picture [KEY.png].")
-def show(place: str, key: str | None, with_source: bool, surface: str | None, output: str | None) -> int:
+def show(
+    place: str,
+    key: str | None,
+    with_source: bool,
+    surface: str | None,
+    preset: str,
+    config: str | None,
+    output: str | None,
+) -> int:
     """Draw a volume: three planes with the outline of the lungs, a histogram and the record in words, as a PNG.
 
     PLACE and KEY are a dataset and the volume in it. PLACE alone is a folder or archive with the DICOM files of
@@ -289,8 +299,9 @@ def show(place: str, key: str | None, with_source: bool, surface: str | None, ou
     """
     from dskprep import picture
 
+    settings = _settings(preset, config)
     with printed.console.status("drawing; the first time code is compiled, which takes half a minute"):
-        name, views = _stored_views(place, key, with_source) if key else _source_views(place)
+        name, views = _stored_views(place, key, with_source) if key else _source_views(place, settings)
         content = picture.draw_surface(name, views[-1], surface) if surface else picture.draw(name, *views)
     path = Path(output or f"{name}.png")
     path.write_bytes(content)
@@ -299,7 +310,7 @@ def show(place: str, key: str | None, with_source: bool, surface: str | None, ou
 
 
 def _stored_views(target: str, key: str, with_source: bool) -> tuple[str, list[View]]:
-    from dskprep import dataset, picture, reading
+    from dskprep import config, dataset, picture
 
     opened = dataset.open_dataset(target)
     if key not in opened:
@@ -307,14 +318,17 @@ def _stored_views(target: str, key: str, with_source: bool) -> tuple[str, list[V
             f"{target}: no volume {key!r} is written; there are {len(opened)}, such as {opened.keys()[:3]}"
         )
     stored = opened[key]
-    before = [picture.of_series(reading.read_series(stored.record["url"]))] if with_source else []
-    return key, [*before, picture.of_stored(stored)]
+    views = [picture.of_stored(stored)]
+    if with_source:
+        settings = config.from_dict(opened.settings, f"{target}: dataset.json")
+        views.insert(0, _acquired(stored.record["url"], settings, stored.record["series_uid_sha256"]))
+    return key, views
 
 
-def _source_views(source: str) -> tuple[str, list[View]]:
+def _source_views(source: str, settings: PrepConfig) -> tuple[str, list[View]]:
     import itertools
 
-    from dskprep import config, discover, picture, reading, steps, storage
+    from dskprep import discover, own, picture, reading, steps, storage
 
     if storage.exists(storage.join(storage.absolute(source), "dataset.json")):
         raise UsageError(f"{source}: is a dataset; name the KEY of a volume in it too")
@@ -324,9 +338,18 @@ def _source_views(source: str) -> tuple[str, list[View]]:
         raise UsageError(
             f"{source}: expected one folder or archive of DICOM files, found {'several' if cases else 'none'}{such}"
         )
-    found = reading.read_series(cases[0].url)
-    prepared = steps.prepare(found.volume, config.preset("default"))
-    return cases[0].key, [picture.of_series(found), picture.of_prepared(prepared)]
+    own.check(settings)
+    prepared = steps.prepare(reading.read_series(cases[0].url, settings), settings)
+    return cases[0].key, [_acquired(cases[0].url, settings), picture.of_prepared(prepared)]
+
+
+def _acquired(url: str, settings: PrepConfig, uid_sha256: str | None = None) -> View:
+    """The series as it was acquired, also where a recipe of 2017 would have read it otherwise."""
+    from dskprep import config, picture, reading
+
+    names = ("min_slices", "on_gap", "max_gap_slices")
+    plain = config.PrepConfig(**{name: getattr(settings, name) for name in names})
+    return picture.of_series(reading.read_series(url, plain, uid_sha256=uid_sha256))
 
 
 @main.command()

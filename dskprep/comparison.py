@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from dskprep import dataset, reading, steps
+from dskprep import dataset, own, reading, steps
 from dskprep.config import PrepConfig
 from dskprep.dataset import Dataset, StoredVolume
 from dskprep.errors import UsageError
@@ -162,8 +162,8 @@ def _of_stored(stored: StoredVolume) -> View:
 
 
 def _prepared(url: str, config: PrepConfig) -> View:
-    read = reading.read_series(url, min_slices=config.min_slices, recipe=config.recipe)
-    prepared = steps.prepare(read, config)
+    own.check(config)
+    prepared = steps.prepare(reading.read_series(url, config), config)
     lungs = None if prepared.lungs is None else prepared.lungs.mask.array
     return View(prepared.image, prepared.values, lungs)
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from dskprep import lungs
 from dskprep.config import PrepConfig
-from dskprep.errors import Refusal, UsageError
+from dskprep.errors import DskprepError, Refusal, UsageError
 from dskprep.volume import Volume
 
 Step = Callable[[Volume], Volume]
@@ -23,7 +23,7 @@ DTYPES = ("int16", "uint8", "float32", "float64")
 """What can be stored."""
 
 
-class StepFailed(Exception):
+class StepFailed(DskprepError):
     """A function of the user's own raised, or gave what cannot be used."""
 
 

@@ -7,7 +7,6 @@ one is computed, the next is read and the last is written.
 from __future__ import annotations
 
 import functools
-import hashlib
 import os
 import threading
 import time
@@ -242,7 +241,7 @@ def _compute(
     names = [f"{a.name}: {a.kind} {a.detail}".strip() for a in contents.aside[:MAX_NAMES]]
     for uid in uids:
         record = _base(line.case, line.config) | {"aside": {"counts": counts, "names": names}}
-        record["series_uid_sha256"] = uid_digest(uid)
+        record["series_uid_sha256"] = series.uid_digest(uid)
         warnings = ["localizer-skipped"] if "localizer" in counts else []
         if len(uids) > 1:
             warnings.append("one-of-several-series")
@@ -306,11 +305,6 @@ def _name(outcomes: list[_Outcome], key: str) -> None:
     outcomes.sort(key=lambda outcome: rank(outcome.record))
     for outcome in outcomes[:-1]:
         outcome.record["key"] = further_key(key, outcome.record)
-
-
-def uid_digest(uid: str) -> str:
-    """What stands for a SeriesInstanceUID in records and keys."""
-    return hashlib.sha256(uid.encode()).hexdigest()[:12]
 
 
 def rank(record: Record) -> tuple[bool, int, str]:

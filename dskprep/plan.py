@@ -148,7 +148,7 @@ def _series(
     if not uids:
         raise reading.nothing_found(contents)
     for uid in uids:
-        record: dict[str, Any] = {"series_uid_sha256": patient.uid_digest(uid), "need_bytes": need_bytes}
+        record: dict[str, Any] = {"series_uid_sha256": series.uid_digest(uid), "need_bytes": need_bytes}
         damage = contents.flaw(uid)
         try:
             if damage is not None:
@@ -216,9 +216,7 @@ def calibrate(done: Sequence[tuple[Case, Prediction]], config: PrepConfig) -> Ca
 
 def _timed(case: Case, prediction: Prediction, config: PrepConfig) -> Calibration:
     started = time.process_time()
-    found = reading.read_series(
-        case.url, min_slices=config.min_slices, max_gap_slices=config.fillable_slices, recipe=config.recipe
-    )
+    found = reading.read_series(case.url, config)
     read_cpu_s = time.process_time() - started
     clock = Stopwatch()
     prepared = steps.prepare(found, config, clock)

@@ -183,13 +183,14 @@ def _read_headers(url: str, entries: list[storage.Entry]) -> Iterator[tuple[str,
             yield entry.name, storage.read(place) if blank is None else blank
 
 
-def read_series(url: str, *, min_slices: int = 10, max_gap_slices: int = 0, recipe: str = "default") -> series.Series:
+def read_series(url: str, settings: PrepConfig | None = None, *, uid_sha256: str | None = None) -> series.Series:
     """Read a folder, with all below it, or an archive of DICOM files: its largest CT series, put right.
 
-    Up to `max_gap_slices` missing slices in a row are interpolated.
-
-    For a `recipe` of 2017, as that recipe would have read it. Raises Refusal if there is none, or it makes no volume.
+    As a run with these `settings` reads it, by default those of the preset `default`. With `uid_sha256`, which is a
+    record's `series_uid_sha256`, that series instead of the largest. Raises Refusal if there is none, or it makes no
+    volume.
     """
+    settings = settings or PrepConfig()
     url = storage.absolute(url)
     if discover.is_archive(url) and not storage.is_folder(url):
         files = archive.members(storage.read(url), url, psutil.virtual_memory().available)
@@ -204,15 +205,18 @@ def read_series(url: str, *, min_slices: int = 10, max_gap_slices: int = 0, reci
         contents.add(name, content)
     if not contents.slices:
         raise next(iter(contents.damage.values()), nothing_found(contents))
-    uid = max(contents.slices, key=lambda uid: len(contents.slices[uid]))
+    chosen = [uid for uid in contents.slices if uid_sha256 in (None, series.uid_digest(uid))]
+    if not chosen:
+        raise Refusal("no-dicom", f"expected the series of digest {uid_sha256}, found {len(contents.slices)} others")
+    uid = max(chosen, key=lambda uid: len(contents.slices[uid]))
     damage = contents.flaw(uid)
     if damage is not None:
         raise damage
     return series.assemble(
         contents.slices[uid],
-        min_slices=min_slices,
-        max_gap_slices=max_gap_slices,
-        to_hu=steps.RECIPE_HU.get(recipe),
+        min_slices=settings.min_slices,
+        max_gap_slices=settings.fillable_slices,
+        to_hu=steps.RECIPE_HU.get(settings.recipe),
     )
 
 

@@ -22,6 +22,11 @@ Reread = Callable[[Sequence[Slice]], Iterator[Slice]]
 """Gives slices that came without their pixels once more, in the order asked for, with them."""
 
 
+def uid_digest(uid: str) -> str:
+    """What stands for a SeriesInstanceUID in records and keys."""
+    return hashlib.sha256(uid.encode()).hexdigest()[:12]
+
+
 class Series:
     """A series put right: its slices in order along their normal, each decoded when it is asked for.
 

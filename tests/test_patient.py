@@ -415,6 +415,30 @@ def test_a_series_is_read_without_a_dataset(place: str) -> None:
         reading.read_series(f"{place}/p3")
 
 
+def test_a_series_is_read_as_the_settings_say(tmp_path: Path) -> None:
+    files = tiny.series()
+    del files[sorted(files)[5]]
+    url = tiny.write(tmp_path / "gap", files)
+    with pytest.raises(Refusal, match="missing-slices"):
+        reading.read_series(url)
+    series = reading.read_series(url, PrepConfig(on_gap="interpolate"))
+    assert series.shape[0] == len(files) + 1
+    with pytest.raises(Refusal, match="too-few-slices"):
+        reading.read_series(url, PrepConfig(on_gap="interpolate", min_slices=20))
+
+
+def test_of_several_series_one_is_read_by_the_digest_in_its_record(tmp_path: Path) -> None:
+    large, small = tiny.series(), {f"s{name}": data for name, data in tiny.series(1, n=10, series_uid="1.2.9").items()}
+    url = tiny.write(tmp_path / "in/p1", large | small)
+    records = prepare(only_job(tmp_path / "in"), tmp_path / "out")
+    assert {record["source"]["slices"] for record in records} == {10, tiny.N_SLICES}
+    for record in records:
+        series = reading.read_series(url, uid_sha256=record["series_uid_sha256"])
+        assert series.shape[0] == record["source"]["slices"]
+    with pytest.raises(Refusal, match="expected the series of digest 0a0b, found 2 others"):
+        reading.read_series(url, uid_sha256="0a0b")
+
+
 @pytest.mark.parametrize("place_in_stack", ["first", "last"])
 @pytest.mark.parametrize("damage", ["cut to 100 bytes", "mark", "class"])
 def test_a_damaged_slice_at_an_end_of_the_stack_never_just_vanishes(

@@ -10,7 +10,7 @@ import pytest
 import tiny
 from PIL import Image
 
-from dskprep import cli, picture, surface
+from dskprep import cli, config, dataset, picture, surface
 from dskprep.errors import UsageError
 from dskprep.picture import View
 from dskprep.prepared import Prepared
@@ -151,6 +151,30 @@ def test_bone_is_what_is_above_its_level_and_tissue_hides_it() -> None:
     assert areas["tissue"] == pytest.approx(2 * np.pi * 28**2, rel=0.06)
 
 
+def test_show_draws_a_source_as_the_settings_ask(tmp_path: Path) -> None:
+    tiny.write_patients(tmp_path / "in", ["p1"])
+    plain, fine = config.PrepConfig(), config.PrepConfig(spacing_mm=(0.5, 0.5, 0.5), lungs=False)
+    for settings, spacing in ((plain, 1.0), (fine, 0.5), (config.preset("zuidhof"), 1.0)):
+        _, (acquired, written) = cli._source_views(str(tmp_path / "in/p1"), settings)
+        np.testing.assert_array_equal(acquired.volume.array, tiny.hu())
+        assert written.volume.spacing == pytest.approx((spacing,) * 3)
+        assert (written.mask is None) == (settings is fine)
+
+
+def test_show_draws_the_series_that_a_volume_was_made_from(tmp_path: Path) -> None:
+    small = {f"s{name}": data for name, data in tiny.series(1, n=10, series_uid="1.2.9").items()}
+    tiny.write(tmp_path / "in/p1", tiny.series() | small)
+    target = str(tmp_path / "out")
+    assert cli.run_command(["run", str(tmp_path / "in"), target, "--scheduler", "sync"]) == 0
+    n_slices = {}
+    for key in dataset.open_dataset(target):
+        _, (acquired, written) = cli._stored_views(target, key, True)
+        n_slices[key] = acquired.volume.shape[0]
+        np.testing.assert_array_equal(acquired.volume.array, written.volume.array)
+    assert n_slices.pop("p1") == tiny.N_SLICES
+    assert list(n_slices.values()) == [10]
+
+
 def test_show_draws_a_source_before_any_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tiny.write_patients(tmp_path / "in", ["p1", "p2"])
     png = tmp_path / "p1.png"
@@ -162,11 +186,15 @@ def test_show_draws_a_source_before_any_run(tmp_path: Path, capsys: pytest.Captu
     assert cli.run_command(["show", str(tmp_path / "out"), "p1", "--source", "-o", str(png)]) == 0
     assert pixels(png.read_bytes()).shape[0] == two_rows
     assert cli.run_command(["show", str(tmp_path / "out"), "p1", "--3d", "bone", "-o", str(png)]) == 0
+    broken = tmp_path / "broken.toml"
+    broken.write_text('steps = ["own_steps:broken"]')
     capsys.readouterr()
     for words, problem in (
         (["show", str(tmp_path / "in")], "expected one folder or archive of DICOM files, found several"),
         (["show", str(tmp_path / "out")], "is a dataset; name the KEY"),
         (["show", str(tmp_path / "nowhere")], "found none"),
+        (["show", str(tmp_path / "in/p1"), "--config", str(broken)], "own_steps:broken: ValueError: not today"),
+        (["compare", "default", str(broken), "--series", str(tmp_path / "in/p1")], "ValueError: not today"),
     ):
         assert cli.run_command(words) == 2
         assert problem in capsys.readouterr().err

@@ -311,7 +311,7 @@ def test_a_preset_makes_a_dataset_and_loses_nobody(source: str, tmp_path: Path, 
     assert summary.account.counts.total() == 2
     opened = dataset.open_dataset(str(tmp_path / "out"))
     chest_ = opened["chest"]
-    read = reading.read_series(f"{source}/chest", recipe=recipe)
+    read = reading.read_series(f"{source}/chest", config.preset(recipe))
     expected = steps.prepare(read, config.preset(recipe))
     np.testing.assert_array_equal(chest_.load().array, expected.image.array)
     np.testing.assert_allclose(chest_.affine, expected.image.affine, atol=1e-5)
@@ -399,7 +399,7 @@ def test_each_voxel_goes_to_the_nearer_seed(spacing: Any) -> None:
 @pytest.fixture(scope="module")
 def real_crop(data_folder: Any) -> Volume:
     """Every second pixel and slice of a real chest, as the recipes read it."""
-    whole = reading.read_series(str(data_folder.volumes / "lidc_0001"), recipe="zuidhof").volume
+    whole = reading.read_series(str(data_folder.volumes / "lidc_0001"), config.preset("zuidhof")).volume
     x, y, z = np.linalg.norm(whole.affine[:3, :3], axis=1)
     return Volume(whole.array[::2, ::2, ::2].copy(), affine_of((2 * z, 2 * y, 2 * x)))
 
