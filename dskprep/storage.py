@@ -11,6 +11,7 @@ import importlib
 import itertools
 import os
 import secrets
+import sys
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -100,6 +101,11 @@ def is_within(url: str, other: str) -> bool:
     return url.startswith(other)
 
 
+def is_bucket(url: str) -> bool:
+    """Whether objects there are whole or absent, whatever died while it wrote."""
+    return _is_s3(url)
+
+
 def exists(url: str) -> bool:
     with _translated(url):
         fs, path = _open(url)
@@ -123,8 +129,25 @@ def listing(url: str) -> list[Entry]:
             return []
 
 
+def folders(url: str) -> list[str]:
+    """The names of the folders directly in a folder, sorted. Empty where there is no such folder."""
+    with _translated(url):
+        fs, path = _open(url)
+        if _is_s3(url) and s3read.uses_obstore():
+            bucket, _, place = path.partition("/")
+            with contextlib.suppress(s3read.OddKeys):
+                return [name.rpartition("/")[2] for name in s3read.list_folder(fs, bucket, place)[0]]
+        try:
+            return _contents(fs, path)[1]
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+
+
 def listing_below(url: str) -> Iterator[Entry]:
     """Every object below a folder, by pages on S3; names are relative to it."""
+    if _is_s3(url):
+        yield from _listing_below_bucket(url)
+        return
     for folder in walk(url):
         prefix = f"{folder.path}/" if folder.path else ""
         yield from (entry._replace(name=prefix + entry.name) for entry in folder.entries)
@@ -361,6 +384,22 @@ def _walk_bucket(fs: Any, path: str) -> Iterator[Folder]:
             yield from _walk_level(fs, bucket, place, place, threads)
         finally:
             threads.shutdown(cancel_futures=True)
+
+
+def _listing_below_bucket(url: str) -> Iterator[Entry]:
+    """A request for each thousand, whatever folders they lie in."""
+    with _translated(url):
+        fs, path = _open(url)
+        bucket, _, place = path.partition("/")
+        place = place.rstrip("/")
+        try:
+            found = s3read.list_below(fs, bucket, place, sys.maxsize) if s3read.uses_obstore() else None
+        except s3read.OddKeys:
+            found = None
+        start = len(place) + 1 if place else 0
+        for key, size, tag, modified_s in _paged(fs, bucket, place) if found is None else found:
+            if not key.endswith("/"):  # the marker of a folder
+                yield Entry(key[start:], size, tag, modified_s)
 
 
 def _walk_level(fs: Any, bucket: str, place: str, top: str, threads: ThreadPoolExecutor) -> Iterator[Folder]:

@@ -1,0 +1,133 @@
+"""What a large dataset may cost: requests, rows on a page, what is held and sent. (Seconds: benchmarks/at_scale.py.)"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pickle
+import re
+import time
+import tracemalloc
+import uuid
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import s3fs
+import tiny
+from faulty_s3 import FaultyS3
+
+import dskprep
+from dskprep import index, report, store, verification
+from dskprep.config import PrepConfig
+from dskprep.s3server import S3Server
+
+OBJECTS = {
+    "zarr.json": b"{}",
+    "0/zarr.json": b'{"shape": [1, 1, 1]}',
+    "0/c/0/0/0": b"voxels",
+    "labels/zarr.json": b"{}",
+}
+
+
+def promise(content: bytes) -> dict[str, Any]:
+    return {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+
+
+def record(n: int, status: str = "written", **more: Any) -> dict[str, Any]:
+    """A record as large as a real one."""
+    return {
+        "key": f"p{n:05}",
+        "status": status,
+        "input_digest": f"{n:016x}",
+        "url": f"s3://bucket/scans/p{n:05}",
+        "bytes_read": 100_000_000,
+        "geometry": {"shape": [1, 1, 1], "spacing_mm": [1.0, 1.0, 1.0], "affine": [[1.0] * 4] * 4},
+        "lungs": {
+            "right_ml": 2500.0 + n,
+            "left_ml": 2300.0,
+            "mean_hu": -820.0 if n % 50 else -500.0,
+            "dense_share": 0.01,
+        },
+        "source": {"slices": 100 + n, "step_mm": 2.5, "row_spacing_mm": 0.7, "manufacturer": "GE", "kernel": "B30f"},
+        "seconds": dict.fromkeys(("read", "decode", "resample", "lungs", "encode", "write"), 0.5),
+        "series_uid_sha256": f"{n:012x}",
+        "hu_sha256": f"{n:064x}",
+        "objects": {name: promise(content) for name, content in OBJECTS.items()},
+        **more,
+    }
+
+
+def dataset_of(target: str, n_volumes: int) -> str:
+    """So many volumes, each of a few tiny objects."""
+    store.create(target, PrepConfig())
+    files = {}
+    for n in range(n_volumes):
+        made = record(n)
+        files[store.name_of(made).path] = store.to_json(made)
+        files |= {f"volumes/{made['key']}.zarr/{name}": content for name, content in OBJECTS.items()}
+    return tiny.write(target, files)
+
+
+# Requests to a bucket
+
+
+@pytest.fixture
+def proxy(s3_server: S3Server, s3_environment: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyS3]:  # noqa: ARG001
+    """Whatever opens an S3 URL goes through it; it counts."""
+    with FaultyS3(s3_server.endpoint) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
+        s3fs.S3FileSystem.clear_instance_cache()
+        yield proxy
+
+
+@pytest.fixture
+def bucket(s3_server: S3Server, proxy: FaultyS3) -> str:  # noqa: ARG001
+    return f"{s3_server.make_bucket('scale')}/{uuid.uuid4().hex}"
+
+
+def kinds(proxy: FaultyS3) -> Counter[str]:
+    """Requests so far, by what they ask for."""
+    return Counter("LIST" if "list-type" in each["query"] else each["method"] for each in proxy.log)
+
+
+@pytest.mark.s3
+def test_verifying_asks_for_each_object_once_and_lists_each_volume_once(bucket: str, proxy: FaultyS3) -> None:
+    target = dataset_of(bucket, 10)
+    proxy.forget()
+    assert [finding.faults for finding in verification.verify(target)] == [()] * 10
+    found = kinds(proxy)
+    assert found["LIST"] == 10 + 1  # the records
+    assert found["GET"] == 10 * (1 + len(OBJECTS)) + 1  # each record and what it promises; dataset.json
+
+
+@pytest.mark.s3
+def test_a_slow_volume_does_not_hold_up_the_verification_of_others(bucket: str, proxy: FaultyS3) -> None:
+    target = dataset_of(bucket, 5)
+    proxy.script("hold", "p00000.zarr/0/c/0/0/0")
+    checked = verification.verify(target)
+    with ThreadPoolExecutor(1) as thread:
+        first = thread.submit(next, checked)
+        deadline = time.monotonic() + 30
+        while not [e for e in proxy.log if e["method"] == "GET" and "p00004.zarr/zarr.json" in e["path"]]:
+            assert time.monotonic() < deadline
+        assert proxy.n_held == 1
+        assert not first.done()
+        proxy.release()
+        assert [first.result().key, *(finding.key for finding in checked)] == [f"p{n:05}" for n in range(5)]
+
+
+@pytest.mark.s3
+def test_cleaning_a_bucket_asks_nothing_of_volumes_that_have_a_record(bucket: str, proxy: FaultyS3) -> None:
+    target = dataset_of(bucket, 10)
+    tiny.write(target, {"volumes/lost.zarr/0/c/0/0/0": b"x", "thumbnails/lost.webp": b"x"})
+    proxy.forget()
+    found = list(verification.clean(target, older_than_s=-60))
+    assert sorted(found) == ["thumbnails/lost.webp", "volumes/lost.zarr/0/c/0/0/0"]
+    assert not [each for each in proxy.log if "p0000" in each["path"] + each["query"]]
+    assert kinds(proxy)["LIST"] <= 8
+    assert {f.faults for f in verification.verify(target)} == {()}
