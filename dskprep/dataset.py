@@ -216,6 +216,9 @@ class Dataset:
     url: str
     chosen: frozenset[str] | None = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name not in ("index", "rows")}
+
     @cached_property
     def settings(self) -> dict[str, Any]:
         settings: dict[str, Any] = store.describe(self.url)["settings"]
@@ -230,12 +233,11 @@ class Dataset:
     @cached_property
     def rows(self) -> list[dict[str, Any]]:
         """The index's rows of the (chosen) written volumes, sorted by key, as plain dictionaries."""
-        written = [row for row in index.rows(self.url) if row["status"] == "written"]
-        return [row for row in written if self.chosen is None or row["key"] in self.chosen]
+        return list(self._rows())
 
     def where(self, is_wanted: Callable[[dict[str, Any]], bool]) -> Dataset:
         """Those volumes whose row of the index is wanted: `dataset.where(lambda row: row["spacing_z_mm"] == 1)`."""
-        return Dataset(self.url, frozenset(row["key"] for row in self.rows if is_wanted(row)))
+        return Dataset(self.url, frozenset(row["key"] for row in self._rows() if is_wanted(row)))
 
     def select(self, keys: Iterable[str]) -> Dataset:
         """The volumes of these keys. Raises KeyError if one is not written."""
@@ -253,11 +255,18 @@ class Dataset:
         Raises UsageError if there is no other.
         """
         sides = _triple(np.broadcast_to(np.asarray(size, np.int64), 3))
-        return patches.of_rows(self, self.rows, sides, seed=seed, outside=outside, normalized=normalized)
+        rows = self._rows("right_lung_ml", "left_lung_ml")
+        return patches.of_rows(self, rows, sides, seed=seed, outside=outside, normalized=normalized)
 
     @cached_property
     def _names(self) -> dict[str, store.RecordName]:
-        return {row["key"]: store.RecordName("written", row["key"], row["input_digest"]) for row in self.rows}
+        return {row["key"]: store.RecordName(*(row[name] for name in index.NAME)) for row in self._rows(*index.NAME)}
+
+    def _rows(self, *columns: str) -> Iterator[dict[str, Any]]:
+        """The rows of the (chosen) written volumes, one after another; with these columns, if any are named."""
+        for row in index.rows(self.url, [*{"status", "key", *columns}] if columns else None):
+            if row["status"] == "written" and (self.chosen is None or row["key"] in self.chosen):
+                yield row
 
     def keys(self) -> list[str]:
         """The keys of the written volumes, sorted."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -18,6 +18,9 @@ from dskprep.store import Record, RecordName
 
 READ_AT_ONCE = 5000
 """Records that are held while they are made into rows."""
+
+ROWS_AT_ONCE = 1000
+"""Rows that are plain dictionaries at a time: as such they take ten times the memory."""
 
 LISTINGS = 3
 """Tries to read the records where others change them at the same time."""
@@ -36,10 +39,10 @@ def read(target: str) -> pd.DataFrame:
     return _frame(_read(target))
 
 
-def rows(target: str) -> list[Row]:
-    """The rows of index.parquet as it is, by the names of their columns. Raises as `read`."""
-    found: list[Row] = _read(target).to_pylist()
-    return found
+def rows(target: str, columns: Sequence[str] | None = None) -> Iterator[Row]:
+    """The rows of index.parquet as it is, by the names of their columns, or of some. Raises as `read`."""
+    for batch in _read(target, columns).to_batches(max_chunksize=ROWS_AT_ONCE):
+        yield from batch.to_pylist()
 
 
 def current(target: str) -> pd.DataFrame:
@@ -99,8 +102,9 @@ class Writer:
 def split_series(table: pd.DataFrame) -> list[list[str]]:
     """Keys of written volumes that share a SeriesInstanceUID, but not their voxels: parts of one series, it seems."""
     written = table[(table["status"] == "written") & table["series_uid_sha256"].notna()]
-    groups = written.groupby("series_uid_sha256", sort=True)
-    return [sorted(group["key"]) for _, group in groups if group["hu_sha256"].nunique() > 1]
+    n_different = written.groupby("series_uid_sha256")["hu_sha256"].transform("nunique")
+    groups = written[n_different > 1].groupby("series_uid_sha256", sort=True)
+    return [sorted(group["key"]) for _, group in groups]
 
 
 def row(record: Record) -> Row:
@@ -128,9 +132,10 @@ def _frame(table: pa.Table) -> pd.DataFrame:
     return frame
 
 
-def _read(target: str) -> pa.Table:
+def _read(target: str, columns: Sequence[str] | None = None) -> pa.Table:
     try:
-        return parquet.read_table(io.BytesIO(storage.read(storage.join(target, "index.parquet"))))
+        content = io.BytesIO(storage.read(storage.join(target, "index.parquet")))
+        return parquet.read_table(content, columns=columns)
     except FileNotFoundError as error:
         raise UsageError(f"{target}: no index.parquet yet; a run writes it at its end") from error
     except (ValueError, KeyError) as error:

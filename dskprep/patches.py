@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -134,7 +134,7 @@ class _Lungs:
 
 def of_rows(
     dataset: Dataset,
-    rows: Sequence[dict[str, Any]],
+    rows: Iterable[dict[str, Any]],
     size: Index,
     *,
     seed: int,

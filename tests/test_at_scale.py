@@ -131,3 +131,58 @@ def test_cleaning_a_bucket_asks_nothing_of_volumes_that_have_a_record(bucket: st
     assert not [each for each in proxy.log if "p0000" in each["path"] + each["query"]]
     assert kinds(proxy)["LIST"] <= 8
     assert {f.faults for f in verification.verify(target)} == {()}
+
+
+# What is held and sent
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """2000 volumes and 300 series that were refused for the same reason, one for another; records only."""
+    target = str(tmp_path_factory.mktemp("large") / "dataset")
+    store.create(target, PrepConfig())
+    lost = {"geometry": None, "lungs": None, "message": "expected 10 slices, found 3"}
+    records = [record(n) for n in range(2000)]
+    records += [record(n, "refused", reason="too-few-slices", **lost) for n in range(2000, 2300)]
+    records += [record(2300, "failed", reason="OSError", **lost)]
+    for each in records:
+        path = Path(target, store.name_of(each).path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(store.to_json(each))
+    index.write(target)
+    return target
+
+
+def test_what_a_loaders_worker_is_sent_does_not_hold_the_index(large: str) -> None:
+    chosen = dskprep.open_dataset(large).where(lambda row: row["source_slices"] >= 100)
+    patches = chosen.lung_patches(8)
+    assert len(chosen) == len(chosen.rows) == len(chosen.index) == len(patches.keys) == 2000
+    sent = pickle.dumps(patches)
+    assert len(sent) / 2000 < 150  # a key and a digest; a row of the index has 40 values
+    copy = pickle.loads(sent)
+    assert (copy.keys, copy.dataset.keys()) == (patches.keys, chosen.keys())
+    assert copy.dataset["p00007"].record["lungs"]["right_ml"] == 2507.0
+    assert len(copy.dataset.rows) == 2000
+
+
+def test_choosing_volumes_holds_few_rows_at_a_time(large: str) -> None:
+    def peak_of(work: Any) -> int:
+        tracemalloc.start()
+        work()
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return peak
+
+    dskprep.open_dataset(large).where(lambda _: False)  # what is imported then does not count
+    choosing = peak_of(lambda: dskprep.open_dataset(large).where(lambda row: row["key"] < "p01000"))
+    holding = peak_of(lambda: dskprep.open_dataset(large).rows)
+    assert choosing < 0.7 * holding
+
+
+def test_series_that_seem_split_are_found_among_many() -> None:
+    rows = [index.row(record(n)) for n in range(50)]
+    rows += [index.row(record(n, series_uid_sha256="a" * 12)) for n in (60, 59)]  # parts: other voxels
+    rows += [index.row(record(n, series_uid_sha256="b" * 12, hu_sha256="c" * 64)) for n in (70, 71)]  # copies
+    rows += [index.row(record(n, "refused", series_uid_sha256="a" * 12)) for n in (80,)]
+    assert index.split_series(pd.DataFrame(rows)) == [["p00059", "p00060"]]
+    assert index.split_series(pd.DataFrame(rows[:50])) == []

@@ -1,0 +1,282 @@
+"""Every command on a dataset of very many series: wall and CPU seconds, peak memory, megabytes of what it writes.
+
+    python benchmarks/at_scale.py [--series 100000] [--s3] [--folder FOLDER] [WORK ...]
+
+Makes a source and a dataset below FOLDER (temporary by default; one that is filled already is used as it is) or, with
+--s3, in a SeaweedFS on loopback whose objects lie there. A volume of 3 x 24 x 24 is written by a run, the others are
+copies under other keys, each with a record and a thumbnail; a twentieth were refused. Each work is done in a process
+of its own, imports included.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import dataclasses
+import os
+import random
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from common import peak_mib
+
+import dskprep
+from dskprep import cli, config, discover, index, report, storage, store
+
+FILES = 3
+TOML = "min_slices = 3\n"
+SETTINGS = dataclasses.replace(config.preset("default"), min_slices=FILES)
+Put = Callable[[str, bytes], None]
+
+
+def command(*words: str) -> Callable[[str], str]:
+    """A command line; SOURCE, TARGET and FOLDER stand for places."""
+
+    def work(place: str) -> str:
+        places = {"SOURCE": f"{place}/source", "TARGET": f"{place}/target", "OTHER": f"{place}/other"}
+        code = cli.run_command([places.get(word, word) for word in words])
+        return f"exit code {code}"
+
+    return work
+
+
+def of_report(place: str) -> str:
+    page = report.page(f"{place}/target")
+    Path("report.html").write_text(page)
+    return f"{len(page.encode()) / 1e6:.1f} MB"
+
+
+def of_run_end(place: str) -> str:
+    report.write_for_run(f"{place}/target", "measured")
+    return f"{storage.entry_of(f'{place}/target/runs/measured/qc.html').size / 1e6:.1f} MB"  # type: ignore[union-attr]
+
+
+def of_index(place: str) -> str:
+    return f"{len(index.write(f'{place}/target'))} rows"
+
+
+def of_lost_index(place: str) -> str:
+    storage.delete(f"{place}/target", ["index.parquet"])
+    found = of_index(place)
+    return f"{found}, {storage.entry_of(f'{place}/target/index.parquet').size / 1e6:.1f} MB"  # type: ignore[union-attr]
+
+
+def of_opening(place: str) -> str:
+    dataset = dskprep.open_dataset(f"{place}/target")
+    key = dataset.keys()[len(dataset) // 2]
+    return f"{len(dataset)} volumes, {key} of {dataset[key].shape}"
+
+
+def of_frame(place: str) -> str:
+    return f"{len(dskprep.open_dataset(f'{place}/target').index)} rows"
+
+
+def of_where(place: str) -> str:
+    dataset = dskprep.open_dataset(f"{place}/target").where(lambda row: row["source_step_mm"] <= 1.25)
+    return f"{len(dataset)} chosen"
+
+
+def of_patches(place: str) -> str:
+    import pickle
+
+    dataset = dskprep.open_dataset(f"{place}/target").where(lambda row: row["source_step_mm"] <= 1.25)
+    patches = dataset.lung_patches(8)
+    return f"{len(patches.keys)} volumes, pickled {len(pickle.dumps(patches)) / 1e6:.1f} MB"
+
+
+WORKS: dict[str, Callable[[str], str]] = {
+    "nothing": lambda _: "",
+    "index lost": of_lost_index,
+    "index current": of_index,
+    "status": command("status", "TARGET"),
+    "open": of_opening,
+    "index": of_frame,
+    "where": of_where,
+    "lung_patches": of_patches,
+    "report": of_report,
+    "page of a run": of_run_end,
+    "run, all done": command("run", "SOURCE", "TARGET", "--scheduler", "sync", "--config", "prep.toml"),
+    "run --only": command(
+        "run", "SOURCE", "TARGET", "--scheduler", "sync", "--config", "prep.toml", "--only", "patient-000777"
+    ),
+    "plan": command("plan", "SOURCE", "--config", "prep.toml"),
+    "plan --against": command("plan", "SOURCE", "--config", "prep.toml", "--against", "TARGET"),
+    "clean": command("clean", "TARGET"),
+    "compare": command("compare", "TARGET", "TARGET", "--only", "patient-00[01]*"),
+    "verify": command("verify", "TARGET"),
+}
+
+
+def measure(name: str, place: str) -> None:
+    """In a process of its own."""
+    started = time.perf_counter()
+    with Path("output.txt").open("w") as output:
+        there = os.dup(1)
+        os.dup2(output.fileno(), 1)
+        found = WORKS[name](place)
+        sys.stdout.flush()
+        os.dup2(there, 1)
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    last = (Path("output.txt").read_text().splitlines() or [""])[-1]
+    print(
+        f"{name:16} {time.perf_counter() - started:8.1f} s {used.ru_utime + used.ru_stime:8.1f} s CPU "
+        f"{peak_mib():7.0f} MiB  {found}  {last[:60]}",
+        flush=True,
+    )
+
+
+def fill(place: str, count: int, put: Put, copy_of: Callable[[str, str], None]) -> None:
+    """The source's files first, since their listing makes the digests of the records."""
+    from dskprep import phantom, scanner
+
+    made = phantom.make_phantom(seed=1, spacing_mm=(1.0, 1.0, 1.0), shape=(FILES, 24, 24))
+    model = f"{place}/model"
+    storage.write_many(f"{model}/in/p", dict(scanner.series_files(made, name="p", seed=1)))
+    dskprep.run(f"{model}/in", f"{model}/out", settings=SETTINGS)
+    names = sorted(e.name for e in storage.listing_below(f"{model}/in"))
+    files = sorted(e.name for e in storage.listing_below(f"{model}/out/volumes/p.zarr"))
+    record = store.find_written(f"{model}/out", "p", next(discover.cases(f"{model}/in")).digest)[-1]
+    thumbnail = os.urandom(4500)  # as large as one is, and no smaller when it is compressed
+    with ThreadPoolExecutor(16) as threads:
+
+        def all_of(work: Callable[[int], None]) -> None:
+            for start in range(0, count, 1000):
+                list(threads.map(work, range(start, min(start + 1000, count))))
+
+        def source(i: int) -> None:
+            for n, name in enumerate(names):
+                copy_of(f"model/in/{name}", f"source/{key_of(i)}/{n}.dcm")
+
+        def volume(i: int) -> None:
+            if not is_refused(i):
+                for name in files:
+                    copy_of(f"model/out/volumes/p.zarr/{name}", f"target/volumes/{key_of(i)}.zarr/{name}")
+                put(f"target/thumbnails/{key_of(i)}.webp", thumbnail)
+
+        all_of(source)
+        all_of(volume)
+        store.create(f"{place}/target", SETTINGS)
+        promise = store._promise(thumbnail)
+        records = (record_of(i, case, record, promise) for i, case in enumerate(discover.cases(f"{place}/source")))
+        for each in threads.map(lambda r: put(f"target/{store.name_of(r).path}", store.to_json(r)), records):
+            assert each is None
+
+
+def key_of(i: int) -> str:
+    return f"patient-{i:06}"
+
+
+def is_refused(i: int) -> bool:
+    return i % 20 == 7
+
+
+def record_of(i: int, case: discover.Case, model: dict[str, Any], thumbnail: dict[str, Any]) -> dict[str, Any]:
+    """As a run would have written it, and no two alike."""
+    record = copy.deepcopy(model) | {"key": case.key, "input_digest": case.digest, "url": case.url}
+    record |= {"series_uid_sha256": f"{i:012x}", "hu_sha256": f"{i:064x}", "thumbnail": thumbnail}
+    r = random.Random(i)
+    if is_refused(i):
+        for name in ("geometry", "lungs", "values", "hu_sha256", "thumbnail"):
+            record.pop(name, None)
+        reason = r.choice(["too-few-slices", "missing-slices", "localizer-only", "not-hu"])
+        message = f"expected slices 2.5 mm apart, found a gap of 5 mm after slice {i % 100} at z = -{i} mm"
+        return record | {"status": "refused", "reason": reason, "message": message, "objects": {}}
+    record["lungs"] = {
+        "right_ml": round(r.gauss(2500, 500), 1),
+        "left_ml": round(r.gauss(2200, 500), 1),
+        "mean_hu": round(r.gauss(-820, 30), 1),
+        "dense_share": round(r.random() / 20, 4),
+    }
+    record["warnings"] = ["lungs-touch-border"] if r.random() < 0.03 else ["tilt-corrected"] if r.random() < 0.1 else []
+    record["source"] |= {"step_mm": r.choice([0.625, 1.0, 1.25, 2.5]), "kernel": r.choice(["B30f", "STANDARD", "LUNG"])}
+    record["source"] |= {"manufacturer": "GE MEDICAL SYSTEMS", "model": "LightSpeed VCT", "slices": r.randint(100, 600)}
+    record["seconds"] = {s: round(r.random(), 4) for s in ("read", "decode", "resample", "lungs", "encode", "write")}
+    return record
+
+
+def fill_folder(place: Path, count: int) -> None:
+    def put(name: str, content: bytes) -> None:
+        path = place / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+
+    def link(model: str, name: str) -> None:
+        path = place / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.link(place / model, path)
+        except OSError:  # a file may have so many names and no more
+            shutil.copy2(place / model, path)
+
+    fill(str(place), count, put, link)
+
+
+def fill_bucket(count: int) -> None:
+    import obstore
+    from obstore.store import S3Store
+
+    bucket = S3Store("scale", client_options={"allow_http": True})
+
+    def put(name: str, content: bytes) -> None:
+        obstore.put(bucket, name, content, use_multipart=False)
+
+    contents: dict[str, bytes] = {}
+
+    def copy_of(model: str, name: str) -> None:
+        if model not in contents:
+            contents[model] = storage.read(f"s3://scale/{model}")
+        put(name, contents[model])
+
+    fill("s3://scale", count, put, copy_of)
+
+
+def prepared_place(folder: Path, count: int, *, is_s3: bool) -> Iterator[str]:
+    (folder / "prep.toml").write_text(TOML)
+    started = time.perf_counter()
+    if not is_s3:
+        if not (folder / "target").exists():
+            fill_folder(folder, count)
+            print(f"filled in {time.perf_counter() - started:.0f} s", flush=True)
+        yield str(folder)
+        return
+    from dskprep.s3server import S3Server
+
+    with S3Server(folder / "s3") as server:
+        os.environ.update(server.environment)
+        server.make_bucket("scale")
+        if not storage.exists("s3://scale/target/dataset.json"):
+            fill_bucket(count)
+            print(f"filled in {time.perf_counter() - started:.0f} s", flush=True)
+        yield "s3://scale"
+
+
+def main() -> None:
+    if sys.argv[1:2] == ["measure"]:
+        measure(*sys.argv[2:])
+        return
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--series", type=int, default=100_000)
+    parser.add_argument("--s3", action="store_true")
+    parser.add_argument("--folder", type=Path)
+    parser.add_argument("works", nargs="*", default=[*WORKS])
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = (options.folder or Path(temporary)).resolve()
+        folder.mkdir(parents=True, exist_ok=True)
+        for place in prepared_place(folder, options.series, is_s3=options.s3):
+            print(f"{options.series} series, {place}", flush=True)
+            for work in options.works:
+                words = [sys.executable, str(Path(__file__).resolve()), "measure", work, place]
+                subprocess.run(words, check=False, cwd=folder)
+
+
+if __name__ == "__main__":
+    main()
