@@ -17,8 +17,17 @@ import pandas as pd
 from dskprep import index, storage, store
 from dskprep.errors import REASONS, WARNINGS
 
-MAX_THUMBNAILS = 5000
-"""Pictures inside the page, 5 KB each: those that stand out most. Further volumes are shown without."""
+MAX_PICTURES = 5000
+"""Volumes that the page shows with a picture, 7 KB each."""
+
+MAX_VOLUMES = 20_000
+"""Written volumes that the page shows at all, half a KB each: however large the dataset, it can be opened and sent."""
+
+MAX_OF_A_REASON = 1000
+"""Series not written that it shows of each reason."""
+
+ROWS_AT_ONCE = 1000
+"""Rows of the index that are plain dictionaries at a time."""
 
 MAX_RUNS = 20
 """The latest runs that the page tells of."""
@@ -95,8 +104,11 @@ def page(target: str, *, records_at: str | None = None) -> str:
     store.describe(target)
     rows = _rows(index.current(target))
     written = [row for row in rows if row["status"] == "written"]
-    pictures = _thumbnails(target, [row["key"] for row in written[:MAX_THUMBNAILS]])
-    for row in written:
+    shown = outliers_and_others(written, MAX_VOLUMES)
+    pictured = outliers_and_others(shown, MAX_PICTURES)
+    lost = _some_of_each_reason(rows)
+    pictures = _thumbnails(target, [row["key"] for row in pictured])
+    for row in shown:
         row["picture"] = pictures.get(row["key"])
     return _template().render(
         name=target.rpartition("/")[2] or target,
@@ -111,9 +123,34 @@ def page(target: str, *, records_at: str | None = None) -> str:
         histograms=histograms(written),
         stages=stages(written),
         runs=_runs(target),
-        n_without_picture=max(0, len(written) - MAX_THUMBNAILS),
-        rows=rows,
+        n_written=len(written),
+        n_shown=len(shown),
+        n_pictured=len(pictured),
+        n_lost=len(rows) - len(written),
+        max_of_a_reason=MAX_OF_A_REASON,
+        rows=[*lost, *shown],
     )
+
+
+def outliers_and_others(rows: Sequence[Row], n: int) -> list[Row]:
+    """`n` of the rows, which come outliers first: the first half of them as they come, the others spread evenly."""
+    if len(rows) <= n:
+        return list(rows)
+    return [*rows[: n // 2], *_evenly(rows[n // 2 :], n - n // 2)]
+
+
+def _evenly(rows: Sequence[Row], n: int) -> list[Row]:
+    """`n` of the rows, spread evenly over their order; all if there are no more."""
+    return list(rows) if len(rows) <= n else [rows[i * len(rows) // n] for i in range(n)]
+
+
+def _some_of_each_reason(rows: Sequence[Row]) -> list[Row]:
+    """The series that are not written, but of a very common reason only some."""
+    by_reason: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        if row["status"] != "written":
+            by_reason.setdefault((row["status"], row["reason"]), []).append(row)
+    return [row for some in by_reason.values() for row in _evenly(some, MAX_OF_A_REASON)]
 
 
 def histograms(rows: Sequence[Row]) -> list[Histogram]:
@@ -170,7 +207,8 @@ def rank(rows: Sequence[Row]) -> None:
 
 def _rows(table: pd.DataFrame) -> list[Row]:
     """What the page says of each series: those not written first, then written ones, outliers first."""
-    rows = [_row(record) for record in table.to_dict("records")]
+    parts = (table[start : start + ROWS_AT_ONCE] for start in range(0, len(table), ROWS_AT_ONCE))
+    rows = [_row(record) for part in parts for record in part.to_dict("records")]
     written = [row for row in rows if row["status"] == "written"]
     rank(written)
     written.sort(key=lambda row: (-row["score"], row["key"]))
@@ -213,7 +251,7 @@ def _thumbnails(target: str, keys: Sequence[str]) -> dict[str, str]:
     """The small pictures of these volumes, in base64; of older datasets there are none."""
     wanted = set(keys)
     folder = storage.join(target, "thumbnails")
-    entries = [e for e in storage.listing(folder) if e.name.removesuffix(".webp") in wanted]
+    entries = [e for e in storage.listing_below(folder) if e.name.removesuffix(".webp") in wanted]
     return {
         name.removesuffix(".webp"): base64.b64encode(content).decode()
         for name, content in storage.read_many(folder, entries)

@@ -186,3 +186,32 @@ def test_series_that_seem_split_are_found_among_many() -> None:
     rows += [index.row(record(n, "refused", series_uid_sha256="a" * 12)) for n in (80,)]
     assert index.split_series(pd.DataFrame(rows)) == [["p00059", "p00060"]]
     assert index.split_series(pd.DataFrame(rows[:50])) == []
+
+
+def test_the_page_shows_outliers_an_even_share_and_some_of_each_reason(
+    large: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"MAX_VOLUMES": 100, "MAX_PICTURES": 10, "MAX_OF_A_REASON": 20}.items():
+        monkeypatch.setattr(report, name, value)
+    asked: list[str] = []
+    monkeypatch.setattr(report, "_thumbnails", lambda _, keys: asked.extend(keys) or {})
+    page = report.page(large)
+    rows = json.loads(re.search(r'id="rows">(.*?)</script>', page, re.DOTALL)[1])["rows"]  # type: ignore[index]
+    written = [int(row["key"][1:]) for row in rows if row["status"] == "written"]
+    assert len(written) == len(set(written)) == 100
+    assert set(range(0, 2000, 50)) <= set(written)  # their lungs are dense
+    others = {n // 200 for n in written if n % 50}
+    assert others == set(range(10))
+    assert Counter(row["reason"] for row in rows if row["status"] != "written") == {"too-few-slices": 20, "OSError": 1}
+    assert len(asked) == 10
+    text = re.sub(r"<[^>]*>", "", page)
+    assert "100 of the 2000 written volumes, 10 with a picture" in text
+    assert "21 of the 301 series not written, at most 20 of a reason" in text
+    assert re.search(r"<b class=\"refused\">300</b>", page)  # what is counted is all
+
+
+def test_a_small_dataset_is_on_its_page_as_a_whole(tmp_path: Path) -> None:
+    target = dataset_of(str(tmp_path / "small"), 12)
+    page = report.page(target)
+    assert all(f'"key": "p{n:05}"' in page for n in range(12))
+    assert "would be slow to open" not in page
