@@ -128,14 +128,15 @@ def row(record: Record) -> Row:
 
 
 def _frame(table: pa.Table) -> pd.DataFrame:
-    frame: pd.DataFrame = table.to_pandas()
+    frame: pd.DataFrame = table.to_pandas(use_threads=False)
     return frame
 
 
 def _read(target: str, columns: Sequence[str] | None = None) -> pa.Table:
+    """In this thread alone: pyarrow's own let go of a Python file late, which aborts a program that ends just then."""
     try:
-        content = io.BytesIO(storage.read(storage.join(target, "index.parquet")))
-        return parquet.read_table(content, columns=columns)
+        content = pa.BufferReader(storage.read(storage.join(target, "index.parquet")))
+        return parquet.ParquetFile(content, pre_buffer=False).read(columns, use_threads=False)
     except FileNotFoundError as error:
         raise UsageError(f"{target}: no index.parquet yet; a run writes it at its end") from error
     except (ValueError, KeyError) as error:

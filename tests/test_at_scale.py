@@ -6,6 +6,8 @@ import hashlib
 import json
 import pickle
 import re
+import subprocess
+import sys
 import time
 import tracemalloc
 import uuid
@@ -177,6 +179,18 @@ def test_choosing_volumes_holds_few_rows_at_a_time(large: str) -> None:
     choosing = peak_of(lambda: dskprep.open_dataset(large).where(lambda row: row["key"] < "p01000"))
     holding = peak_of(lambda: dskprep.open_dataset(large).rows)
     assert choosing < 0.7 * holding
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="threads are counted in /proc")
+def test_reading_the_index_leaves_no_thread_that_could_abort_a_program_at_its_end(large: str) -> None:
+    program = f"""if True:
+        import os
+        from dskprep import index
+        n_before = len(os.listdir("/proc/self/task"))
+        assert len(index.read({large!r})) == len(list(index.rows({large!r}, ["key"]))) == 2301
+        print(len(os.listdir("/proc/self/task")) - n_before)
+    """
+    assert subprocess.run([sys.executable, "-c", program], check=False, capture_output=True, text=True).stdout == "0\n"
 
 
 def test_series_that_seem_split_are_found_among_many() -> None:
