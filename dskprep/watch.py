@@ -9,6 +9,7 @@ import logging
 import re
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -89,6 +90,7 @@ class Watch:
             # no frame is that deep, so no source code of a caller gets into it
             report = performance_report(str(path), stacklevel=10**6, mode="inline")
             report.__enter__()
+            report.start = client.run_on_scheduler(time.time)  # this host's clock may be ahead of the scheduler's
             try:
                 yield
             finally:
