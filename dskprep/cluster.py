@@ -149,7 +149,7 @@ def connect(address: str) -> Iterator[Client]:
 def _try_to_connect(address: str, *, is_file: bool) -> tuple[Client | None, str]:
     try:
         client = Client(scheduler_file=address, timeout=CONNECT_S) if is_file else Client(address, timeout=CONNECT_S)
-    except (OSError, TimeoutError, ValueError, TypeError, AssertionError) as error:
+    except (OSError, TimeoutError, ValueError, TypeError, AssertionError, RuntimeError) as error:
         return None, " ".join(str(error).split())[:150]
     return client, ""
 

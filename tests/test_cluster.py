@@ -95,6 +95,14 @@ def test_a_scheduler_that_does_not_answer_is_infrastructure(tmp_path: Path, monk
         connect(f"{tmp_path}/absent.json")
 
 
+def test_an_address_without_tls_where_the_configuration_demands_it_is_infrastructure() -> None:
+    with (
+        dask.config.set({"distributed.comm.require-encryption": True}),
+        pytest.raises(InfrastructureError, match=r"no Dask scheduler answers.*encryption required"),
+    ):
+        connect("tcp://127.0.0.1:9")
+
+
 def test_a_scheduler_file_without_an_address_is_infrastructure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cluster, "CONNECT_S", 0.3)
     (tmp_path / "empty.json").write_text("{}")
