@@ -29,7 +29,13 @@ if __name__ == "__main__":
         memory=f"{1.8 * CPUS:.1f}GB",
         walltime="04:00:00",
         # workers end by themselves, staggered, before SLURM ends them; what they held is done again by others
-        worker_extra_args=["--lifetime", "225m", "--lifetime-stagger", "10m", "--death-timeout", "120"],
+        # (and their own pages, which TLS does not cover, stay on their node)
+        worker_extra_args=[
+            "--lifetime=225m",
+            "--lifetime-stagger=10m",
+            "--death-timeout=120",
+            "--dashboard-address=127.0.0.1:0",
+        ],
         local_directory="/tmp",
         security=Security(),  # the certificates of tls.yaml
         scheduler_options={"dashboard_address": "127.0.0.1:8787"},
