@@ -1,8 +1,11 @@
-"""The files in cluster/, as far as they can be checked without a Kubernetes, a systemd or a cloud."""
+"""The files in cluster/, as far as they can be checked without a Kubernetes, a systemd that runs, or a cloud."""
 
 from __future__ import annotations
 
 import ast
+import json
+import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -10,6 +13,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import dask
 import jsonschema
 import pytest
 import yaml
@@ -17,6 +21,39 @@ import yaml
 from dskprep import cluster
 
 RECIPES = Path(__file__).parents[1] / "cluster"
+
+CLOUD_PROVIDER = ["dask-cloudprovider==2025.9.0", "cryptography", "cffi", "pycparser"]
+
+EC2_BYTES = 16_384
+"""The most user data that EC2 takes."""
+
+CLOUD = """
+import json, os, runpy, sys
+import dask
+from aiobotocore.client import AioBaseClient
+from dask_cloudprovider.aws import EC2Cluster
+
+asked = []
+
+async def call(client, operation, arguments):
+    asked.append((operation, arguments))
+    if operation == "DescribeVpcs":
+        return {"Vpcs": [{"VpcId": "vpc-1", "IsDefault": True}]}
+    return {"Instances": [{"InstanceId": "i-1", "PrivateIpAddress": "10.0.0.1", "PublicIpAddress": "192.0.2.1"}]}
+
+async def start(machines):
+    await machines.scheduler_class(**machines.scheduler_options).create_vm()
+    await machines.worker_class("tls://10.0.0.1:8786", **machines.worker_options).create_vm()
+    print(json.dumps(asked))
+    sys.stdout.flush()
+    os._exit(0)
+
+AioBaseClient._make_api_call = call
+EC2Cluster._start = start
+sys.argv = [sys.argv[1], "s3://bucket/scans", "s3://bucket/scans-1mm"]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+"""The program, but what it asks of EC2 is printed: one scheduler and one worker."""
 
 OPERATOR = "dask-kubernetes==2026.3.0"
 DEFINITIONS = "dask_kubernetes/operator/deployment/helm/dask-kubernetes-operator/crds"
@@ -112,6 +149,75 @@ def test_systemd_finds_no_fault_with_the_units(name: str, tmp_path: Path) -> Non
     )
     assert [line for line in checked.stderr.splitlines() if name in line] == []
     assert "Restart=always" in unit
+
+
+def test_a_worker_without_a_home_has_a_place_for_compiled_kernels() -> None:
+    unit = dict(
+        line.split("=", 1) for line in (RECIPES / "dask-worker.service").read_text().splitlines() if "=" in line
+    )
+    environment = dict(each.split("=") for each in unit["Environment"].split())
+    assert environment["NUMBA_CACHE_DIR"] == f"/var/cache/{unit['CacheDirectory']}"
+
+
+@pytest.fixture(scope="module")
+def asked_of_ec2(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """What cloud.py asks EC2 to start: a scheduler, a worker."""
+    folder = tmp_path_factory.mktemp("provider")
+    install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--only-binary", ":all:"]
+    fetched = subprocess.run(
+        [*install, "--target", str(folder), *CLOUD_PROVIDER], check=False, capture_output=True, timeout=120
+    )
+    if fetched.returncode:
+        pytest.skip(f"pip cannot fetch {CLOUD_PROVIDER[0]}")
+    mine = {"AWS_ACCESS_KEY_ID": "my-key", "AWS_SECRET_ACCESS_KEY": "my-secret", "AWS_SESSION_TOKEN": "my-token"}
+    given = {"IMAGE": "registry/dskprep:1", "AMI": "ami-1", "PROFILE": "reader", "SUBNET": "subnet-1", "GROUP": "sg-1"}
+    path = os.pathsep.join([str(RECIPES.parent), str(folder)])
+    ran = subprocess.run(
+        [sys.executable, "-c", CLOUD, str(RECIPES / "cloud.py")],
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": path, "AWS_DEFAULT_REGION": "eu-central-1", **mine, **given},
+    )
+    asked = json.loads(ran.stdout.splitlines()[-1])
+    return [arguments for operation, arguments in asked if operation == "RunInstances"]
+
+
+def test_machines_of_ec2_run_the_image_with_the_settings_of_a_scheduler(asked_of_ec2: list[dict[str, Any]]) -> None:
+    scheduler, worker = (container(machine) for machine in asked_of_ec2)
+    for words in (scheduler, worker):
+        settings = dict(words[i + 1].split("=") for i, word in enumerate(words) if word == "-e")
+        assert settings["DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES"] == "1"
+        assert settings["DASK_DISTRIBUTED__SCHEDULER__WORKER_SATURATION"] == "1.0"
+        assert "registry/dskprep:1" in words
+    assert scheduler[-2:] == ["-m", "distributed.cli.dask_scheduler"]
+    assert worker[-3:-1] == ["tls://10.0.0.1:8786", "--spec"]
+    assert json.loads(worker[-1])["opts"].items() >= {"nthreads": cluster.SLOTS, "memory_limit": 0.9}.items()
+
+
+def container(machine: dict[str, Any]) -> list[str]:
+    """The words of `docker run` in the machine's user data."""
+    (command,) = (c for c in yaml.safe_load(machine["UserData"])["runcmd"] if c.startswith("docker run"))
+    return shlex.split(command)
+
+
+def test_machines_of_ec2_have_a_role_and_no_credentials_of_the_caller(asked_of_ec2: list[dict[str, Any]]) -> None:
+    for machine in asked_of_ec2:
+        assert machine["IamInstanceProfile"] == {"Name": "reader"}
+        (config,) = (w for w in container(machine) if w.startswith("DASK_INTERNAL_INHERIT_CONFIG="))
+        sent = machine["UserData"] + json.dumps(dask.config.deserialize(config.partition("=")[2]))
+        assert "BEGIN CERTIFICATE" in sent
+        assert not [secret for secret in ("my-key", "my-secret", "my-token") if secret in sent]
+        assert len(machine["UserData"]) < EC2_BYTES
+
+
+def test_machines_of_ec2_are_reached_from_their_group_alone(asked_of_ec2: list[dict[str, Any]]) -> None:
+    for machine in asked_of_ec2:
+        (network,) = machine["NetworkInterfaces"]
+        assert network["Groups"] == ["sg-1"]
+        assert network["SubnetId"] == "subnet-1"
+        assert not network["AssociatePublicIpAddress"]
 
 
 @pytest.mark.parametrize("name", ["make-certificates", "ssh-hosts"])
