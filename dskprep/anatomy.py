@@ -8,12 +8,12 @@ surfaces are negative inside, and approximate; every edge is blended over one vo
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from dskprep.compiled import compiled
 
 Floats = NDArray[np.float64]
 
@@ -36,13 +36,6 @@ LUNG_FLOOR = -66.0
 CARINA = (0.0, 14.0, 112.0)
 HILUM = ((-37.0, 14.0, 94.0), (42.0, 18.0, 90.0))
 """Where bronchi and vessels enter the right and the left lung."""
-
-_F = TypeVar("_F", bound=Callable[..., Any])
-
-
-def compiled(function: _F) -> _F:
-    """Compile with numba, without fast-math, so that the order of sums is as written."""
-    return cast(_F, njit(cache=True, nogil=True)(function))
 
 
 class Anatomy(NamedTuple):

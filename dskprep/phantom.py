@@ -27,7 +27,6 @@ from dskprep.anatomy import (
     Anatomy,
     Floats,
     around_hu,
-    compiled,
     cover,
     draw_anatomy,
     inner_hu,
@@ -41,6 +40,7 @@ from dskprep.anatomy import (
     wall_hu,
     with_dense_lung,
 )
+from dskprep.compiled import compiled
 from dskprep.volume import Triple, Volume
 
 RIGHT_LUNG = 1

@@ -5,14 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from dskprep.compiled import compiled
 
 ONE, WORD = np.uint64(1), np.uint64(63)
 NONE, ALL = np.uint64(0), np.uint64(2**64 - 1)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def grown(bits: NDArray[Any], nx: int, steps: int) -> NDArray[Any]:
     """The mask, `steps` times joined by the neighbours through faces, as scipy.ndimage.binary_dilation."""
     before, after = np.empty_like(bits), bits.copy()
@@ -22,7 +23,7 @@ def grown(bits: NDArray[Any], nx: int, steps: int) -> NDArray[Any]:
     return after
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def shrunk(bits: NDArray[Any], nx: int) -> NDArray[Any]:
     """The voxels whose six neighbours are in the mask too, as scipy.ndimage.binary_erosion."""
     after = np.empty_like(bits)
@@ -30,7 +31,7 @@ def shrunk(bits: NDArray[Any], nx: int) -> NDArray[Any]:
     return after
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _step(before: NDArray[Any], after: NDArray[Any], nx: int, is_shrinking: bool) -> None:
     """One step; beyond the edges there is nothing."""
     nz, ny, nw = before.shape
@@ -54,7 +55,7 @@ def _step(before: NDArray[Any], after: NDArray[Any], nx: int, is_shrinking: bool
             out[nw - 1] &= last
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def of_mask(mask: NDArray[Any]) -> NDArray[Any]:
     """A bool mask (z, y, x) as bits."""
     nz, ny, nx = mask.shape
@@ -70,7 +71,7 @@ def of_mask(mask: NDArray[Any]) -> NDArray[Any]:
     return bits
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def to_mask(bits: NDArray[Any], nx: int) -> NDArray[Any]:
     """Bits as a bool mask of rows of `nx` voxels."""
     nz, ny, nw = bits.shape
@@ -84,13 +85,13 @@ def to_mask(bits: NDArray[Any], nx: int) -> NDArray[Any]:
     return mask
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def far(bits: NDArray[Any], nx: int, limit_mm: float, spacing: tuple[float, float, float]) -> NDArray[Any]:
     """The voxels of the mask that are more than `limit_mm` from the rest."""
     return inverse(near(inverse(bits, nx), nx, limit_mm, spacing), nx)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def inverse(bits: NDArray[Any], nx: int) -> NDArray[Any]:
     """The voxels that are not in the mask."""
     rest = ~bits
@@ -98,7 +99,7 @@ def inverse(bits: NDArray[Any], nx: int) -> NDArray[Any]:
     return rest
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def near(bits: NDArray[Any], nx: int, limit_mm: float, spacing: tuple[float, float, float]) -> NDArray[Any]:
     """The voxels at most `limit_mm` from the mask, from centre to centre.
 
@@ -131,7 +132,7 @@ def near(bits: NDArray[Any], nx: int, limit_mm: float, spacing: tuple[float, flo
     return result
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _join(plane: NDArray[Any], dy: int, out: NDArray[Any]) -> None:
     """Join a plane (y, words), moved by `dy` rows, to `out`: in one go over all words."""
     ny, nw = plane.shape
@@ -141,7 +142,7 @@ def _join(plane: NDArray[Any], dy: int, out: NDArray[Any]) -> None:
         to[i] |= moved[i]
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _widen(plane: NDArray[Any], nx: int, out: NDArray[Any]) -> None:
     """A plane (y, words) joined by the neighbours along x."""
     ny, nw = plane.shape

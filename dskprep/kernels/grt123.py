@@ -6,9 +6,9 @@ import math
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from dskprep.compiled import compiled
 from dskprep.kernels import runs
 from dskprep.kernels.hulls import TINY, extremes, hull
 from dskprep.kernels.runs import Runs
@@ -19,7 +19,7 @@ PATCH = 10
 FAR = np.inf
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def smooth_air(array: NDArray[Any], limit: float, weights: NDArray[Any], valid: NDArray[Any]) -> Runs:
     """Runs where int16 HU (z, y, x), smoothed in each slice, are below `limit`.
 
@@ -64,7 +64,7 @@ def smooth_air(array: NDArray[Any], limit: float, weights: NDArray[Any], valid: 
     return Runs(first, starts[:n].copy(), stops[:n].copy())
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _mirrored(k: int, n: int) -> int:
     """Index of a sample beyond the edge: -1 is 0, -2 is 1."""
     if k < 0:
@@ -72,7 +72,7 @@ def _mirrored(k: int, n: int) -> int:
     return max(2 * n - 1 - k, 0) if k >= n else k
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def eccentricities(found: Runs, pieces: NDArray[Any], ny: int) -> NDArray[Any]:
     """Eccentricity of each piece of a slice, at its first run: that of the ellipse with its second moments."""
     moments = np.zeros((pieces.size, 6))  # n, x, y, xx, yy, xy
@@ -101,7 +101,7 @@ def eccentricities(found: Runs, pieces: NDArray[Any], ny: int) -> NDArray[Any]:
     return result
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def slice_profiles(
     found: Runs, pieces: NDArray[Any], names: NDArray[Any], n_names: int, shape: tuple[int, int, int], pixel: Any
 ) -> tuple[NDArray[Any], NDArray[Any]]:
@@ -128,7 +128,7 @@ def slice_profiles(
     return counts, distances
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def nearer_seed(seeds: NDArray[Any], spacing: tuple[float, float, float]) -> NDArray[Any]:
     """The nearer of the seeds 1 and 2 for each voxel (z, y, x) of uint8 `seeds`; 0 where both are as near.
 
@@ -172,7 +172,7 @@ def nearer_seed(seeds: NDArray[Any], spacing: tuple[float, float, float]) -> NDA
     return nearer
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _row_distance(row: NDArray[Any], seed: int, spacing: float, out: NDArray[Any]) -> None:
     """Squared distance along a row to its nearest `seed`."""
     steps = FAR
@@ -185,7 +185,7 @@ def _row_distance(row: NDArray[Any], seed: int, spacing: float, out: NDArray[Any
         out[x] = (steps * spacing) ** 2
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _lower_envelope(
     values: NDArray[Any], spacing: float, heights: NDArray[Any], places: NDArray[Any], bounds: NDArray[Any]
 ) -> None:
@@ -213,7 +213,7 @@ def _lower_envelope(
         values[q] = heights[k] + ((q - places[k]) * spacing) ** 2
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def main_parts(found: Runs, pieces: NDArray[Any], shape: tuple[int, int, int], share: float) -> Runs:
     """Leave in each slice what lies in the convex hulls of its largest pieces, which hold `share` of its area.
 
@@ -268,7 +268,7 @@ def main_parts(found: Runs, pieces: NDArray[Any], shape: tuple[int, int, int], s
     return Runs(first, starts[:n].copy(), stops[:n].copy())
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def reaches_edge(found: Runs, pieces: NDArray[Any], ny: int, nx: int) -> NDArray[Any]:
     """Whether the piece of each run, in its slice, touches the slice's edge."""
     is_open = np.zeros(pieces.size, np.bool_)
@@ -280,7 +280,7 @@ def reaches_edge(found: Runs, pieces: NDArray[Any], ny: int, nx: int) -> NDArray
     return touches
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def grey_plane(
     plane: NDArray[Any],
     table: NDArray[Any],
@@ -303,7 +303,7 @@ def grey_plane(
             out[y, x] = grey if is_lung or (is_soft and grey <= bone) else fill
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def sample(
     bits: NDArray[Any], z: NDArray[Any], y: NDArray[Any], x: NDArray[Any], value: int, out: NDArray[Any]
 ) -> None:

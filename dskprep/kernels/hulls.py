@@ -6,16 +6,16 @@ import math
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from dskprep.compiled import compiled
 from dskprep.kernels.runs import Runs
 
 TINY = 1e-9
 """Rounding of a hull's edge, in pixels: a pixel whose centre lies on it is inside."""
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def hulls(found: Runs, nz: int, ny: int, max_ratio: float) -> Runs:
     """The convex hull of each slice, unless it is more than `max_ratio` times as large as the slice's mask."""
     first = np.empty(nz * ny + 1, np.int64)
@@ -48,7 +48,7 @@ def hulls(found: Runs, nz: int, ny: int, max_ratio: float) -> Runs:
     return Runs(first, starts[:n].copy(), stops[:n].copy())
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def extremes(
     found: Runs, pieces: NDArray[Any], piece: int, z: int, ny: int, left: NDArray[Any], right: NDArray[Any]
 ) -> tuple[int, int]:
@@ -65,7 +65,7 @@ def extremes(
     return y0, y1
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def hull(left: NDArray[Any], right: NDArray[Any], y0: int, y1: int) -> None:
     """Replace the extremes of rows y0 to y1 by the edges of the convex hull, in place.
 
@@ -77,7 +77,7 @@ def hull(left: NDArray[Any], right: NDArray[Any], y0: int, y1: int) -> None:
     left[:] = -left
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _bulge(edge: NDArray[Any], y0: int, y1: int) -> None:
     """The upper hull of the pixels at column edge[y], at each row from y0 to y1, in place."""
     ys = np.empty(3 * (y1 - y0 + 1))

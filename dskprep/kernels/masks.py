@@ -9,9 +9,9 @@ import math
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from dskprep.compiled import compiled
 from dskprep.kernels import runs
 from dskprep.volume import AIR_HU, PADDING
 
@@ -22,7 +22,7 @@ FACING_BACK = 0.8
 """Least part of a hull edge's normal that points to the side, or to the back."""
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def sum_inside(array: NDArray[Any], mask: NDArray[Any]) -> tuple[int, int]:
     """Sum and number of the voxels of an integer array where the mask is not 0; both (z, y, x)."""
     total, n = 0, 0
@@ -35,7 +35,7 @@ def sum_inside(array: NDArray[Any], mask: NDArray[Any]) -> tuple[int, int]:
     return total, n
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def block_means(array: NDArray[Any], block: tuple[int, int, int]) -> NDArray[Any]:
     """Mean HU of each block of voxels; blocks at the upper ends may be smaller.
 
@@ -76,7 +76,7 @@ def block_means(array: NDArray[Any], block: tuple[int, int, int]) -> NDArray[Any
     return means
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def fill_holes(mask: NDArray[Any], max_voxels: float) -> None:
     """Fill, in place, the holes of each axial slice of a bool mask that are smaller than `max_voxels`.
 
@@ -103,7 +103,7 @@ def fill_holes(mask: NDArray[Any], max_voxels: float) -> None:
                 mask[row // (ny + 1), row % (ny + 1), found.starts[run] : found.stops[run]] = True
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def counts_along(mask: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
     """How many voxels of each plane across z, y and x are not 0."""
     nz, ny, nx = mask.shape
@@ -120,7 +120,7 @@ def counts_along(mask: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any], NDArra
     return along_z, along_y, along_x
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def median_inside(values: NDArray[Any], mask: NDArray[Any]) -> float:
     """Median of int16 values where a bool mask is; the mean of the two middle ones of an even number, 0.0 of none."""
     counts = np.zeros(1 << 16, np.int64)
@@ -143,7 +143,7 @@ def median_inside(values: NDArray[Any], mask: NDArray[Any]) -> float:
     return 0.0
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def nearest_label(
     labels: NDArray[Any], where: runs.Runs, offsets: NDArray[Any], squared: NDArray[Any], out: NDArray[Any]
 ) -> None:
@@ -173,7 +173,7 @@ def nearest_label(
                 out[z, y, x] = nearest
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def grow(labels: NDArray[Any], limit_mm: float, spacing: tuple[float, float, float]) -> NDArray[Any]:
     """Give each voxel the label (uint8, 1 or 2) of the nearest labelled voxel within `limit_mm`, else 0.
 
@@ -221,7 +221,7 @@ def grow(labels: NDArray[Any], limit_mm: float, spacing: tuple[float, float, flo
     return grown
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _distance_in_plane(
     labels: NDArray[Any],
     label: int,
@@ -254,7 +254,7 @@ def _distance_in_plane(
                     out[y, x] = value if value < out[y, x] else out[y, x]
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _distance_in_row(labels: NDArray[Any], label: int, spacing: float, out: NDArray[Any]) -> bool:
     """Squared distance (mm2) along a row to the nearest voxel of `label`; whether there is any."""
     steps = np.empty(labels.size, np.int32)
@@ -273,7 +273,7 @@ def _distance_in_row(labels: NDArray[Any], label: int, spacing: float, out: NDAr
     return True
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def fill_wall_dents(
     mask: NDArray[Any],
     lateral: int,
@@ -328,7 +328,7 @@ def fill_wall_dents(
                     plane[j, i] = True
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _hull(plane: NDArray[Any], hull: NDArray[Any]) -> int:
     """Corners (y, x) of the convex hull of a bool plane into `hull`, and their number.
 
@@ -363,7 +363,7 @@ def _hull(plane: NDArray[Any], hull: NDArray[Any]) -> int:
     return n
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def draw(
     array: NDArray[Any],
     air_below: int,
@@ -435,7 +435,7 @@ def draw(
     return counts
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _between(index: int, block: int, first: int, n_blocks: int) -> tuple[int, int, np.float32]:
     """The two blocks whose centres lie around a voxel, and the weight of the second, of 2 x `block` in all."""
     place = 2 * index + 1 - block - 2 * block * first
@@ -444,7 +444,7 @@ def _between(index: int, block: int, first: int, n_blocks: int) -> tuple[int, in
     return min(max(low, 0), n_blocks - 1), min(max(low + 1, 0), n_blocks - 1), weight
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _blend(row: NDArray[Any], other: NDArray[Any], weight: np.float32, block: int, out: NDArray[Any]) -> None:
     """Add two float32 rows; the weights are `weight` for the other, and 2 x `block` in all."""
     rest = np.float32(2 * block) - weight
@@ -452,7 +452,7 @@ def _blend(row: NDArray[Any], other: NDArray[Any], weight: np.float32, block: in
         out[i] = rest * row[i] + weight * other[i]
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _weave(strands: NDArray[Any], out: NDArray[Any]) -> None:
     """Put the first values of all strands into a row, then the second ones, and so on."""
     n, m = strands.shape
@@ -466,7 +466,7 @@ def _weave(strands: NDArray[Any], out: NDArray[Any]) -> None:
             out[n * i + k] = strands[k, i]
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _fold(row: NDArray[Any], n: int, out: NDArray[Any]) -> None:
     """Sums of every `n` values of an int32 row, one after another."""
     if n == 2:

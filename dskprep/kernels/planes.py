@@ -8,16 +8,16 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from dskprep.compiled import compiled, inlined
 from dskprep.volume import PADDING
 
 FOUR = 4
 """Rows that are summed in one go: a sum is read and written less often."""
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def rescale(stored: NDArray[Any], slope: float, intercept: float, low: int, high: int, out: NDArray[Any]) -> None:
     """stored * slope + intercept, rounded to the nearest and clipped, into int16 `out`; both (y, x)."""
     for y in range(out.shape[0]):
@@ -26,7 +26,7 @@ def rescale(stored: NDArray[Any], slope: float, intercept: float, low: int, high
             out[y, x] = np.int16(min(max(value, np.float64(low)), np.float64(high)))
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def mark_padding(plane: NDArray[Any], low: int, high: int) -> None:
     """Set the values of int16 `plane` (y, x) from `low` to `high` to PADDING."""
     for y in range(plane.shape[0]):
@@ -35,7 +35,7 @@ def mark_padding(plane: NDArray[Any], low: int, high: int) -> None:
             plane[y, x] = PADDING if low <= value <= high else value
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def mark_padding_from_edges(plane: NDArray[Any], low: int, high: int) -> None:
     """The same, but only in the unbroken runs at both ends of each row; PADDING does not break a run."""
     nx = plane.shape[1]
@@ -50,7 +50,7 @@ def mark_padding_from_edges(plane: NDArray[Any], low: int, high: int) -> None:
             x -= 1
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def fill_padding_from_row(plane: NDArray[Any], filled: NDArray[Any], ends: NDArray[Any]) -> int:
     """Copy int16 `plane` (y, x) into `filled`, each padding pixel replaced by the nearest value.
 
@@ -92,7 +92,7 @@ def fill_padding_from_row(plane: NDArray[Any], filled: NDArray[Any], ends: NDArr
     return n_padding
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _n_leading(row: NDArray[Any]) -> int:
     """How many values of padding a row begins with; eight are looked at in one go."""
     x, n = 0, np.int32(8)
@@ -106,7 +106,7 @@ def _n_leading(row: NDArray[Any]) -> int:
     return x
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _fill_gaps(row: NDArray[Any], left: int, right: int) -> None:
     """Give each padding pixel between two values of a row the nearer one, or the left one of two."""
     last = left
@@ -118,7 +118,7 @@ def _fill_gaps(row: NDArray[Any], left: int, right: int) -> None:
         last = x
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def weigh_plane(
     plane: NDArray[Any],
     start_y: NDArray[Any],
@@ -136,7 +136,7 @@ def weigh_plane(
         _weigh_row(row, start, weights, out[j])
 
 
-@njit(cache=True, nogil=True, inline="always")
+@inlined
 def _weigh_row(row: NDArray[Any], start: NDArray[Any], weights: NDArray[Any], out: NDArray[Any]) -> None:
     """Weighted sums of neighbours in a row: out[i] = sum over k of weights[k, i] * row[start[i] + k]."""
     n = weights.shape[0]
@@ -165,7 +165,7 @@ def _weigh_row(row: NDArray[Any], start: NDArray[Any], weights: NDArray[Any], ou
             out[i] += weight[i] * row[start[i] + k]
 
 
-@njit(cache=True, nogil=True, inline="always")
+@inlined
 def _weigh_rows(rows: NDArray[Any], first: int, weights: NDArray[Any], total: NDArray[Any]) -> None:
     """Weighted sum of `rows` from the `first` on into float32 `total`, in their order, up to FOUR in one go."""
     n = weights.size
@@ -202,7 +202,7 @@ def _weigh_rows(rows: NDArray[Any], first: int, weights: NDArray[Any], total: ND
             total[i] += weight * np.float32(row[i])
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def sample_padding(
     plane: NDArray[Any], ends: NDArray[Any], nearest_y: NDArray[Any], nearest_x: NDArray[Any], out: NDArray[Any]
 ) -> None:
@@ -219,7 +219,7 @@ def sample_padding(
                 out[j, i] = (nearest_x[i] < left) | (nearest_x[i] >= right)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def weigh_planes(
     planes: NDArray[Any], which: NDArray[Any], weights: NDArray[Any], is_padding: NDArray[Any], out: NDArray[Any]
 ) -> None:
@@ -240,7 +240,7 @@ def weigh_planes(
             out[j, i] = PADDING if is_padding[j, i] else np.int16(rounded)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def zoom_planes(planes: NDArray[Any], which: NDArray[Any], weights: NDArray[Any], out: NDArray[Any]) -> None:
     """Weighted sums of float32 `planes`, a ring, to several planes of integer `out`.
 
@@ -262,7 +262,7 @@ def zoom_planes(planes: NDArray[Any], which: NDArray[Any], weights: NDArray[Any]
                 out[b, j, i] = np.int16(min(max(away, np.float32(low)), np.float32(high)))
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def look_up(values: NDArray[Any], table: NDArray[Any], out: NDArray[Any]) -> None:
     """out = table[value + 32768] for each int16 value of a plane (y, x)."""
     for y in range(values.shape[0]):

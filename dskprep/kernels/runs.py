@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from dskprep.compiled import compiled
 from dskprep.kernels import bits
 from dskprep.kernels.bits import ALL, NONE, ONE, WORD
 
@@ -27,13 +27,13 @@ class Runs(NamedTuple):
     stops: NDArray[np.int32]
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def of_mask(mask: NDArray[Any]) -> Runs:
     """The runs of a bool mask (z, y, x)."""
     return of_bits(bits.of_mask(mask), mask.shape[2])
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def of_bits(words: NDArray[Any], nx: int) -> Runs:
     """The runs of a mask (z, y, words) of rows of `nx` voxels."""
     nz, ny, nw = words.shape
@@ -71,7 +71,7 @@ def of_bits(words: NDArray[Any], nx: int) -> Runs:
     return Runs(first, changes[::2].copy(), changes[1::2].copy())
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def to_bits(runs: Runs, shape: tuple[int, int, int]) -> NDArray[Any]:
     """The mask (z, y, x) as bits: uint64 (z, y, words); bit i of word w is x = 64 w + i."""
     nz, ny, nx = shape
@@ -91,7 +91,7 @@ def to_bits(runs: Runs, shape: tuple[int, int, int]) -> NDArray[Any]:
     return bits
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def at_most(array: NDArray[Any], limit: int) -> Runs:
     """The runs of voxels whose value is `limit` or less."""
     nz, ny, nx = array.shape
@@ -110,7 +110,7 @@ def at_most(array: NDArray[Any], limit: int) -> Runs:
     return Runs(first, starts[:n].copy(), stops[:n].copy())
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def add_row(
     row: NDArray[Any], limit: float, begin: int, end: int, n: int, starts: NDArray[Any], stops: NDArray[Any]
 ) -> int:
@@ -129,7 +129,7 @@ def add_row(
     return n
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def enlarged(array: NDArray[Any]) -> NDArray[Any]:
     """A copy with room for as much again."""
     larger = np.empty(2 * array.size, array.dtype)
@@ -137,7 +137,7 @@ def enlarged(array: NDArray[Any]) -> NDArray[Any]:
     return larger
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def inverse(runs: Runs, nx: int) -> Runs:
     """The voxels that are in no run, in rows of `nx` voxels."""
     n_rows = runs.first.size - 1
@@ -160,7 +160,7 @@ def inverse(runs: Runs, nx: int) -> Runs:
     return Runs(first, starts[:n].copy(), stops[:n].copy())
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def union(a: Runs, b: Runs) -> Runs:
     """The voxels of either mask; no voxel is in both."""
     n_rows = a.first.size - 1
@@ -187,7 +187,7 @@ def union(a: Runs, b: Runs) -> Runs:
     return Runs(first, starts[:n].copy(), stops[:n].copy())
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def where(runs: Runs, is_kept: NDArray[Any]) -> Runs:
     """The runs that are kept."""
     n_rows = runs.first.size - 1
@@ -208,7 +208,7 @@ def where(runs: Runs, is_kept: NDArray[Any]) -> Runs:
     return Runs(first, starts, stops)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def label(runs: Runs, ny: int, joined_by: int) -> NDArray[Any]:
     """The piece that each run belongs to, named by its first run.
 
@@ -234,7 +234,7 @@ def label(runs: Runs, ny: int, joined_by: int) -> NDArray[Any]:
     return parents
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _join_rows(parents: NDArray[Any], runs: Runs, row: int, other_row: int, diagonal: int) -> None:
     """Join the runs of two rows that overlap, or with `diagonal` 1 touch; the earliest run becomes the root."""
     a, b = runs.first[row], runs.first[other_row]
@@ -248,7 +248,7 @@ def _join_rows(parents: NDArray[Any], runs: Runs, row: int, other_row: int, diag
             b += 1
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _find_root(parents: NDArray[Any], run: int) -> int:
     """Follow the parents of a run, halving the path."""
     while parents[run] != run:
@@ -257,7 +257,7 @@ def _find_root(parents: NDArray[Any], run: int) -> int:
     return run
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def sizes(runs: Runs, pieces: NDArray[Any]) -> NDArray[Any]:
     """Number of voxels of each piece at the index of its first run, 0 elsewhere."""
     counts = np.zeros(pieces.size, np.int64)
@@ -266,7 +266,7 @@ def sizes(runs: Runs, pieces: NDArray[Any]) -> NDArray[Any]:
     return counts
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def numbered(pieces: NDArray[Any]) -> tuple[NDArray[Any], int]:
     """The number of each run's piece, from 0 on in the order of their first runs, and how many there are."""
     numbers = np.empty(pieces.size, np.int32)
@@ -280,7 +280,7 @@ def numbered(pieces: NDArray[Any]) -> tuple[NDArray[Any], int]:
     return numbers, n
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def counts(runs: Runs, numbers: NDArray[Any], n_pieces: int, mask: NDArray[Any]) -> NDArray[Any]:
     """Number of voxels of each numbered piece that are in a bool mask (z, y, x)."""
     ny = mask.shape[1]
@@ -295,7 +295,7 @@ def counts(runs: Runs, numbers: NDArray[Any], n_pieces: int, mask: NDArray[Any])
     return found
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def boxes(runs: Runs, numbers: NDArray[Any], n_pieces: int, ny: int) -> NDArray[Any]:
     """The box (first z, y, x, last + 1) of each numbered piece."""
     found = np.empty((n_pieces, 2, 3), np.int64)
@@ -311,7 +311,7 @@ def boxes(runs: Runs, numbers: NDArray[Any], n_pieces: int, ny: int) -> NDArray[
     return found
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def paint_piece(
     runs: Runs, numbers: NDArray[Any], number: int, ny: int, first: tuple[int, int, int], out: NDArray[Any]
 ) -> None:
@@ -324,7 +324,7 @@ def paint_piece(
                     out[z, y, max(0, runs.starts[run] - first[2]) : max(0, runs.stops[run] - first[2])] = True
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def is_largest_in_slice(runs: Runs, pieces: NDArray[Any], ny: int) -> NDArray[Any]:
     """Whether each run belongs to the largest piece of its slice; of equals, to the first."""
     counts = sizes(runs, pieces)
@@ -354,7 +354,7 @@ def run_at(runs: Runs, row: int, x: int) -> int:
     return run if run < end and runs.starts[run] <= x else -1
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def moved(runs: Runs, ny: int, offset: tuple[int, int, int], nz_new: int, ny_new: int) -> Runs:
     """The same voxels on a grid of another size: (z, y, x) becomes (z, y, x) + offset. All must lie within it."""
     dz, dy, dx = offset
@@ -370,7 +370,7 @@ def moved(runs: Runs, ny: int, offset: tuple[int, int, int], nz_new: int, ny_new
     return Runs(first, (runs.starts + dx).astype(np.int32), (runs.stops + dx).astype(np.int32))
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def paint(runs: Runs, value: int, out: NDArray[Any]) -> None:
     """Set the voxels of `out` (z, y, x) that are in the runs."""
     ny = out.shape[1]
