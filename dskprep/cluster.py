@@ -96,7 +96,11 @@ def _started(workers: int, limit_bytes: int) -> LocalCluster:
             silence_logs=40,
         )
     except RuntimeError as error:
-        raise InfrastructureError(f"the workers could not be started: {' '.join(str(error).split())[:200]}") from error
+        cause: BaseException = error
+        while deeper := cause.__cause__ or cause.__context__:  # Dask's own words only say that something did not start
+            cause = deeper
+        why = " ".join(f"{type(cause).__name__}: {cause}".split())[:200]
+        raise InfrastructureError(f"the workers could not be started: {why}") from error
 
 
 def worker_sizes(workers: int | None, memory_limit: str | int | None) -> tuple[int, int]:

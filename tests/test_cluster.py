@@ -146,6 +146,21 @@ def test_a_local_cluster_is_set_for_the_work_and_listens_on_loopback_only() -> N
 
 
 @pytest.mark.cluster
+def test_workers_that_cannot_be_started_say_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    def forbidden(*_args: Any, **_options: Any) -> None:
+        raise PermissionError(13, "Permission denied", "/dev/shm")
+
+    monkeypatch.setattr("distributed.nanny.AsyncProcess", forbidden)  # as in a container without shared memory
+    with (
+        pytest.raises(
+            InfrastructureError, match=r"could not be started: PermissionError: .*Permission denied.*/dev/shm"
+        ),
+        cluster.local_client(1),
+    ):
+        pass
+
+
+@pytest.mark.cluster
 def test_a_scheduler_without_workers_is_infrastructure(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cluster, "WORKERS_S", 0.2)
     with (
