@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import functools
 import html
+import socket
 import time
 from collections.abc import Iterable, Iterator
 from typing import Any
+from urllib.parse import urlsplit
 
 from distributed import Client
 from distributed.diagnostics.plugin import SchedulerPlugin
@@ -50,6 +52,10 @@ STAGES = ("read", "decode", "resample", "lungs", "normalize", "steps", "encode",
 """In their order, those of recipes and of the user's own included."""
 
 
+ANSWER_S = 2
+"""How long a dashboard may take to answer."""
+
+
 def install(client: Client) -> str:
     """Put the page on the scheduler's dashboard, if it is not there yet. Returns why that cannot be, or ""."""
     try:
@@ -62,6 +68,18 @@ def install(client: Client) -> str:
 def link(client: Client) -> str:
     """Address of the page, as the dashboard's."""
     return f"{client.dashboard_link.rpartition('/')[0]}/{PATH}"
+
+
+def way_in(client: Client) -> str:
+    """What to do where the dashboard does not answer here, as it listens on its own host alone, or ""."""
+    place = urlsplit(client.dashboard_link)
+    if not (place.hostname and place.port):
+        return ""
+    try:
+        with socket.create_connection((place.hostname, place.port), ANSWER_S):
+            return ""
+    except OSError:
+        return f"it does not answer here; perhaps by ssh -L {place.port}:127.0.0.1:{place.port} {place.hostname}"
 
 
 class Page(SchedulerPlugin):

@@ -40,7 +40,9 @@ def print_workers(client: Client) -> None:
     problem = page.install(client)
     has_dashboard = "dashboard" in client.scheduler_info()["services"]
     where = page.link(client) if not problem else client.dashboard_link if has_dashboard else "none"
-    console.print(f"dashboard: {where}\n{len(limits)} workers, {size_in_words(sum(limits))}")
+    advice = page.way_in(client) if has_dashboard else ""
+    console.print(f"dashboard: {where}{advice and f' ({advice})'}")
+    console.print(f"{len(limits)} workers, {size_in_words(sum(limits))}")
     if console.quiet:
         terminal.write_json("start", {"dashboard": where, "workers": len(limits), "memory_bytes": sum(limits)})
 

@@ -232,6 +232,7 @@ def test_one_host_and_three_write_the_same_bytes(
     target = f"s3://scans/{len(workers)}-hosts"
     hosts.start_cluster(*workers)
     assert hosts.run(target).wait(240) == 0, hosts.log.read_text()[-3000:]
+    assert f"dashboard: http://{hosts.addresses['scheduler']}:8787/dskprep\n" in hosts.log.read_text()
     copy = copied(hosts, target, tmp_path)
     assert_all_written(copy, expected)
     addresses = {json.loads(path.read_text())["worker"].partition(":")[2] for path in copy.glob("records/*/*.json")}
@@ -320,6 +321,8 @@ def test_hosts_by_ssh_write_the_same_bytes_and_their_workers_end_with_the_script
 
     assert hosts.run("s3://scans/ssh", protocol="tcp").wait(240) == 0, hosts.log.read_text()[-3000:]
     assert "note:" not in hosts.log.read_text()
+    at = hosts.addresses["scheduler"]  # whose dashboard listens on loopback
+    assert f"dashboard: http://{at}:8787/dskprep (it does not answer here; perhaps by ssh -L" in hosts.log.read_text()
     assert_all_written(copied(hosts, "s3://scans/ssh", tmp_path), expected)
     script.terminate()
     assert script.wait(30) != 0
