@@ -93,9 +93,9 @@ class StoredVolume:
         return self._grid.to_index(point_mm)
 
     def load(self, of: What = "image") -> Volume:
-        """The whole image, or the whole lung mask, in memory. Raises UsageError if there is no mask."""
+        """The whole image, or lung mask, in memory. Raises UsageError if it is damaged, or there is no mask."""
         self._check_there_is(of)
-        return Volume(np.asarray(self._zarr(of)[...]), self.affine)
+        return Volume(self.shards(of).read((0, 0, 0), self.shape), self.affine)
 
     def normalized(self) -> Volume:
         """The whole image, -1000..400 HU brought to 0..1, minus 0.25: float32, or as it is if it is stored so.
@@ -192,7 +192,7 @@ class StoredVolume:
         opened: dict[tuple[int, str], zarr.Array[Any]] = vars(self).setdefault("_arrays", {})
         process = os.getpid()
         if (process, of) not in opened:
-            opened[process, of] = omezarr.open_array(self.url, PATHS[of])
+            opened[process, of] = omezarr.open_array(self.url, PATHS[of], self.record["objects"])
         return opened[process, of]
 
     def _check_there_is(self, of: What) -> None:

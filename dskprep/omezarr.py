@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import google_crc32c
@@ -9,11 +10,14 @@ import numpy as np
 import zarr
 from numcodecs import blosc
 from numpy.typing import NDArray
+from zarr.abc.store import ByteRequest, Store
 from zarr.codecs import BloscCodec
-from zarr.storage import MemoryStore
+from zarr.core.buffer import Buffer, BufferPrototype
+from zarr.storage import FsspecStore, LocalStore, MemoryStore, WrapperStore
 
 from dskprep.config import PrepConfig
 from dskprep.prepared import Prepared
+from dskprep.shards import damaged
 from dskprep.volume import Volume
 
 MAX_SHARD = (384, 448, 448)
@@ -58,9 +62,30 @@ def encode(prepared: Prepared, config: PrepConfig, provenance: dict[str, Any]) -
     return {name: c if isinstance(c, bytes) else c.to_bytes() for name, c in sorted(objects.items())}
 
 
-def open_array(url: str, path: str) -> zarr.Array[Any]:
-    """An array of a written volume, read lazily."""
-    return zarr.open_array(url, path=path, mode="r")
+def open_array(url: str, path: str, names: Iterable[str]) -> zarr.Array[Any]:
+    """An array of a written volume, read lazily; `names` are those of the volume's objects.
+
+    Raises UsageError if the array's metadata are damaged or gone, as does reading where one of the objects is gone.
+    """
+    inner = FsspecStore.from_url(url, read_only=True) if "://" in url else LocalStore(url, read_only=True)
+    try:
+        return zarr.open_array(_WholeStore(inner, url, frozenset(names)), path=path, mode="r")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise damaged(f"{url}/{path}/zarr.json", "is damaged") from error
+
+
+class _WholeStore(WrapperStore[Store]):
+    """A volume's store that knows its objects: zarr takes an object that is not there for one of nothing but fill."""
+
+    def __init__(self, store: Store, url: str, names: frozenset[str]) -> None:
+        super().__init__(store)
+        self._url, self._names = url, names
+
+    async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
+        found = await super().get(key, prototype, byte_range)
+        if found is None and key in self._names:
+            raise damaged(f"{self._url}/{key}", "is gone")
+        return found
 
 
 def _add_array(

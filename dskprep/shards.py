@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -50,7 +52,7 @@ class Array:
     def read(self, first: Index, size: Index, outside: float | None = None) -> NDArray[Any]:
         """The box of `size` voxels from voxel `first` on; beyond the array it is `outside`, by default fill.
 
-        Raises UsageError if a shard is damaged, FileNotFoundError if it is gone.
+        Raises UsageError if a shard is damaged or gone.
         """
         out = np.full(size, self.fill if outside is None else outside, self.dtype)
         inner = [
@@ -73,7 +75,8 @@ class Array:
             name = _name(_index(*shard))
             if name not in self.objects:
                 continue
-            content = storage.read(storage.join(self.url, name))
+            with self._is_there(name):
+                content = storage.read(storage.join(self.url, name))
             places = self._parse(name, content[-self._index_bytes :])
             for place in np.ndindex(*places.shape[:3]):
                 offset, length = (int(v) for v in places[place])
@@ -101,7 +104,8 @@ class Array:
         if not wanted:
             return
         ranges = [(int(offset), int(offset + length)) for offset, length in (places[place] for place in wanted)]
-        contents = storage.read_ranges(storage.join(self.url, name), ranges)
+        with self._is_there(name):
+            contents = storage.read_ranges(storage.join(self.url, name), ranges)
         for place, content in zip(wanted, contents, strict=True):
             target, source = [], []
             for p, c, s, r, f in zip(place, self.chunk, start, inner, first, strict=True):
@@ -115,9 +119,17 @@ class Array:
         """Offset and length of each chunk of a shard."""
         if name not in self._indices:
             end = self.objects[name]
-            (content,) = storage.read_ranges(storage.join(self.url, name), [(end - self._index_bytes, end)])
+            with self._is_there(name):
+                (content,) = storage.read_ranges(storage.join(self.url, name), [(end - self._index_bytes, end)])
             self._indices[name] = self._parse(name, content)
         return self._indices[name]
+
+    @contextlib.contextmanager
+    def _is_there(self, name: str) -> Iterator[None]:
+        try:
+            yield
+        except FileNotFoundError as error:
+            raise damaged(f"{self.url}/{name}", "is gone") from error
 
     @property
     def _grid(self) -> Index:
@@ -131,9 +143,7 @@ class Array:
     def _parse(self, name: str, content: bytes) -> NDArray[np.uint64]:
         footer, checksum = content[:-4], content[-4:]
         if len(content) != self._index_bytes or google_crc32c.value(footer) != int.from_bytes(checksum, "little"):
-            raise UsageError(
-                f"{self.url}/{name}: this shard's index is damaged; `dskprep verify` finds all such volumes"
-            )
+            raise damaged(f"{self.url}/{name}", "this shard's index is damaged")
         return np.frombuffer(footer, "<u8").reshape(*self._grid, 2)
 
     def _decode(self, content: bytes, name: str) -> NDArray[Any]:
@@ -141,29 +151,40 @@ class Array:
             chunk = np.frombuffer(blosc.decompress(content), self.dtype.newbyteorder("<"))
             return chunk.reshape(self.chunk)
         except (RuntimeError, ValueError) as error:
-            raise UsageError(
-                f"{self.url}/{name}: a chunk is damaged ({error}); `dskprep verify` finds all such volumes"
-            ) from error
+            raise damaged(f"{self.url}/{name}", f"a chunk is damaged ({error})") from error
 
 
 def open_array(url: str, objects: dict[str, int]) -> Array:
-    """The array at a URL; `objects` as of `Array`. Raises UsageError if it is not laid out as dskprep does it."""
-    metadata = json.loads(storage.read(storage.join(url, "zarr.json")))
-    sharding = metadata["codecs"][0].get("configuration", {})
-    levels = (metadata["codecs"], sharding.get("codecs", []), sharding.get("index_codecs", []))
-    place = sharding.get("index_location", "end")
-    found = [[codec["name"] for codec in codecs] for codecs in levels]
-    if found != CODECS or place != "end" or metadata["chunk_key_encoding"]["name"] != "default":
-        raise UsageError(f"{url}: expected the codecs {CODECS}, found {found}; read it with zarr")
-    return Array(
-        url,
-        objects,
-        _index(*metadata["shape"]),
-        np.dtype(metadata["data_type"]),
-        metadata["fill_value"],
-        _index(*sharding["chunk_shape"]),
-        _index(*metadata["chunk_grid"]["configuration"]["chunk_shape"]),
-    )
+    """The array at a URL; `objects` as of `Array`.
+
+    Raises UsageError if its metadata are damaged or gone, or it is not laid out as dskprep does it.
+    """
+    try:
+        metadata = json.loads(storage.read(storage.join(url, "zarr.json")))
+        sharding = metadata["codecs"][0].get("configuration", {})
+        levels = (metadata["codecs"], sharding.get("codecs", []), sharding.get("index_codecs", []))
+        place = sharding.get("index_location", "end")
+        found = [[codec["name"] for codec in codecs] for codecs in levels]
+        if found != CODECS or place != "end" or metadata["chunk_key_encoding"]["name"] != "default":
+            raise UsageError(f"{url}: expected the codecs {CODECS}, found {found}; read it with zarr")
+        return Array(
+            url,
+            objects,
+            _index(*metadata["shape"]),
+            np.dtype(metadata["data_type"]),
+            metadata["fill_value"],
+            _index(*sharding["chunk_shape"]),
+            _index(*metadata["chunk_grid"]["configuration"]["chunk_shape"]),
+        )
+    except FileNotFoundError as error:
+        raise damaged(f"{url}/zarr.json", "is gone") from error
+    except (ValueError, KeyError, TypeError, IndexError) as error:
+        raise damaged(f"{url}/zarr.json", "is damaged") from error
+
+
+def damaged(place: str, what: str) -> UsageError:
+    """The error of a volume that is not as it was written."""
+    return UsageError(f"{place}: {what}; `dskprep verify` finds all such volumes")
 
 
 def _name(shard: Index) -> str:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import pickle
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -96,3 +99,35 @@ def test_a_dataset_in_a_bucket_is_read_from_there(s3: str, dataset: dskprep.Data
     there = dskprep.open_dataset(f"{s3}/out")
     assert there.keys() == dataset.keys()
     np.testing.assert_array_equal(there["p1"].image[:, 5], dataset["p1"].image[:, 5])
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "problem"),
+    [
+        ("0/c/0/0/0", None, "is gone; `dskprep verify` finds"),
+        ("0/zarr.json", None, "is gone; `dskprep verify` finds"),
+        ("0/zarr.json", b"{", "is damaged; `dskprep verify` finds"),
+        ("0/zarr.json", b"[]", "is damaged; `dskprep verify` finds"),
+    ],
+)
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda volume: volume.load(),
+        lambda volume: volume.patch(8, index=(8, 8, 8)),
+        lambda volume: volume.image[:8, :8, :8],
+        lambda volume: pickle.loads(pickle.dumps(volume.image))[...],
+        lambda volume: volume.as_dask().max().compute(),
+    ],
+    ids=["load", "patch", "zarr", "zarr that travelled", "dask"],
+)
+def test_a_volume_that_is_not_whole_is_never_read_as_air(
+    place: str, dataset: dskprep.Dataset, name: str, content: bytes | None, problem: str, read: Callable[[Any], Any]
+) -> None:
+    objects = tiny.everything_below(dataset.url)
+    objects.pop(f"volumes/p1.zarr/{name}")
+    tiny.write(place, objects | ({f"volumes/p1.zarr/{name}": content} if content else {}))
+    damaged, whole = (dskprep.open_dataset(place)[key] for key in ("p1", "p2"))
+    with pytest.raises(UsageError, match=f"p1.zarr/{name}: {problem}"):
+        read(damaged)
+    read(whole)

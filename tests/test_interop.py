@@ -117,4 +117,4 @@ def test_xarray_opens_it_as_it_is(volume: str, truth: Prepared) -> None:
 def test_it_can_be_copied_by_plain_files(volume: str, tmp_path: Path, truth: Prepared) -> None:
     """A volume needs nothing from outside its folder."""
     copy = tiny.write(tmp_path / "elsewhere", tiny.everything_below(volume))
-    np.testing.assert_array_equal(omezarr.open_array(copy, "0")[...], truth.image.array)
+    np.testing.assert_array_equal(zarr.open_array(copy, path="0", mode="r")[...], truth.image.array)

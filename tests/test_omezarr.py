@@ -29,7 +29,7 @@ def prepared(shape: tuple[int, int, int] = (20, 30, 40), *, has_lungs: bool = Tr
 def test_what_is_written_is_what_is_read(place: str) -> None:
     given = prepared()
     tiny.write(place, omezarr.encode(given, PrepConfig(), {}))
-    image, mask = omezarr.open_array(place, "0"), omezarr.open_array(place, "labels/lungs/0")
+    image, mask = zarr.open_array(place, path="0", mode="r"), zarr.open_array(place, path="labels/lungs/0", mode="r")
     assert given.lungs is not None
     assert (image.dtype, mask.dtype) == (np.int16, np.uint8)
     np.testing.assert_array_equal(image[...], given.image.array)
@@ -76,7 +76,7 @@ def test_what_is_air_alone_takes_no_chunk_and_reads_as_air(place: str) -> None:
     objects = omezarr.encode(Prepared(air, None), PrepConfig(), {})
     assert set(objects) == {"zarr.json", "0/zarr.json"}
     tiny.write(place, objects)
-    assert (omezarr.open_array(place, "0")[...] == AIR_HU).all()
+    assert (zarr.open_array(place, path="0", mode="r")[...] == AIR_HU).all()
 
 
 @pytest.mark.parametrize(("dtype", "fill"), [("float64", -0.25), ("float32", -0.25), ("uint8", 170)])
@@ -85,7 +85,7 @@ def test_an_image_of_another_type_is_stored_with_its_own_air(place: str, dtype: 
     array[3, 4, 5] = 0.1 if fill < 0 else 3
     objects = omezarr.encode(Prepared(Volume(array, AFFINE), None, fill=fill), PrepConfig(chunk=16), {})
     tiny.write(place, objects)
-    image = omezarr.open_array(place, "0")
+    image = zarr.open_array(place, path="0", mode="r")
     assert (image.dtype, image.fill_value) == (np.dtype(dtype), fill)
     np.testing.assert_array_equal(image[...], array)
 
@@ -101,7 +101,7 @@ def test_a_volume_beyond_one_shard_is_whole(monkeypatch: pytest.MonkeyPatch, tmp
     objects = omezarr.encode(given, PrepConfig(chunk=16), {})
     assert len([name for name in objects if name.startswith("0/c/")]) == 3 * 2 * 2
     url = tiny.write(tmp_path / "v", objects)
-    np.testing.assert_array_equal(omezarr.open_array(url, "0")[...], given.image.array)
+    np.testing.assert_array_equal(zarr.open_array(url, path="0", mode="r")[...], given.image.array)
 
 
 def test_where_it_comes_from_stands_in_its_attributes(place: str) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tiny
+import zarr
 from builders import ct_files, distinct
 
 from dskprep import archive, discover, memory, omezarr, patient, reading, series, storage, store
@@ -62,7 +63,9 @@ def test_a_patient_becomes_a_volume_and_a_record(place: str) -> None:
     assert {n: len(content) for n, content in there.items()} == {
         n: promised["bytes"] for n, promised in record["objects"].items()
     }
-    np.testing.assert_array_equal(omezarr.open_array(store.volume_url(f"{place}/out", "p1"), "0")[...], tiny.hu())
+    np.testing.assert_array_equal(
+        zarr.open_array(store.volume_url(f"{place}/out", "p1"), path="0", mode="r")[...], tiny.hu()
+    )
 
 
 @pytest.mark.parametrize("pack", [tiny.zipped, tiny.tarred, lambda files: tiny.tarred(files, "gz")])
@@ -72,7 +75,9 @@ def test_an_archive_gives_the_voxels_of_its_folder(tmp_path: Path, pack: Callabl
     tiny.write(tmp_path / "in", {f"p1{suffix}": pack(files)})
     (record,) = prepare(only_job(tmp_path / "in"), tmp_path / "out")
     assert (record["status"], record["key"]) == ("written", "p1")
-    np.testing.assert_array_equal(omezarr.open_array(store.volume_url(f"{tmp_path}/out", "p1"), "0")[...], tiny.hu())
+    np.testing.assert_array_equal(
+        zarr.open_array(store.volume_url(f"{tmp_path}/out", "p1"), path="0", mode="r")[...], tiny.hu()
+    )
 
 
 def test_the_series_of_a_folder_get_a_key_each_the_largest_the_folders(tmp_path: Path) -> None:

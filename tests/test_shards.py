@@ -112,8 +112,10 @@ def test_a_damaged_shard_is_named(tmp_path: str, monkeypatch: pytest.MonkeyPatch
     with pytest.raises(storage.InfrastructureError, match="shorter than expected"):
         opened.read((64, 0, 0), (2, 2, 2))
     storage.delete(f"{place}/0", ["c/2/0/0"])
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(UsageError, match="c/2/0/0: is gone"):
         opened.read((64, 0, 0), (2, 2, 2))
+    with pytest.raises(UsageError, match="c/2/0/0: is gone"):
+        opened.chunks()
 
 
 def test_an_array_laid_out_otherwise_is_not_misread(tmp_path: str) -> None:
