@@ -57,6 +57,9 @@ def apply(path: str, image: Volume, *, keep_grid: bool) -> Volume:
     result = _called(path, image)
     if not isinstance(result, Volume) or str(result.array.dtype) not in DTYPES:
         raise StepFailed(f"{path}: expected a Volume of {', '.join(DTYPES)}, found {_described(result)}")
+    lowest, highest = result.array.min(), result.array.max()
+    if not (np.isfinite(lowest) and np.isfinite(highest)):
+        raise StepFailed(f"{path}: expected finite numbers, found {lowest} to {highest}")
     if keep_grid and not (result.shape == image.shape and np.array_equal(result.affine, image.affine)):
         raise StepFailed(
             f"{path}: expected the grid of its input, {image.shape}, on which the lungs lie, found {result.shape} or "

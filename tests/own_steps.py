@@ -43,3 +43,13 @@ def bright(image: Volume) -> Volume:
 
 def wrong_labels(image: Volume) -> Volume:
     return image.with_array(np.full(image.shape, 7, np.uint8))
+
+
+def unset(image: Volume) -> Volume:
+    array = image.array.astype(np.float32)
+    array[0, 0, 0] = np.nan
+    return image.with_array(array)
+
+
+def endless(image: Volume) -> Volume:
+    return image.with_array(np.full(image.shape, np.inf))
