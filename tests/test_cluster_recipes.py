@@ -7,6 +7,7 @@ import json
 import os
 import shlex
 import shutil
+import ssl
 import subprocess
 import sys
 import zipfile
@@ -17,6 +18,9 @@ import dask
 import jsonschema
 import pytest
 import yaml
+from dask.utils import parse_bytes
+from distributed import Security
+from distributed.cli import dask_scheduler, dask_worker
 
 from dskprep import cluster
 
@@ -54,6 +58,45 @@ sys.argv = [sys.argv[1], "s3://bucket/scans", "s3://bucket/scans-1mm"]
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
 """The program, but what it asks of EC2 is printed: one scheduler and one worker."""
+
+FARGATE = """
+import json, os, runpy, sys
+from aiobotocore.client import AioBaseClient
+from distributed.deploy.spec import SpecCluster
+
+asked = []
+address = {"type": "ElasticNetworkInterface", "details": [{"name": "networkInterfaceId", "value": "eni-1"}]}
+task = {"taskArn": "task/1", "lastStatus": "RUNNING", "attachments": [address]}
+answers = {
+    "DescribeClusters": {"clusters": [{"clusterName": "mine"}]},
+    "DescribeLogGroups": {"logGroups": [{"logGroupName": "dask-ecs"}]},
+    "RegisterTaskDefinition": {"taskDefinition": {"taskDefinitionArn": "definition"}},
+    "ListAccountSettings": {"settings": [{"value": "enabled"}]},
+    "RunTask": {"tasks": [task]},
+    "DescribeTasks": {"tasks": [task]},
+    "DescribeNetworkInterfaces": {"NetworkInterfaces": [{"PrivateIpAddresses": [{"PrivateIpAddress": "10.0.0.1"}]}]},
+}
+
+async def call(client, operation, arguments):
+    asked.append((operation, arguments))
+    return answers[operation]
+
+async def start(tasks):
+    scheduler = await tasks.scheduler_spec["cls"](**tasks.scheduler_spec["options"])
+    await tasks.new_spec["cls"](scheduler.address, name=0, **tasks.new_spec["options"])
+    print(json.dumps(asked))
+    sys.stdout.flush()
+    os._exit(0)
+
+AioBaseClient._make_api_call = call
+SpecCluster._start = start
+sys.argv = [sys.argv[1], "s3://bucket/scans", "s3://bucket/scans-1mm"]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+"""The same of ECS."""
+
+ECS_CHARACTERS = 8192
+"""The most that ECS takes of what a task has other than its definition: command and environment, as JSON."""
 
 OPERATOR = "dask-kubernetes==2026.3.0"
 DEFINITIONS = "dask_kubernetes/operator/deployment/helm/dask-kubernetes-operator/crds"
@@ -160,8 +203,8 @@ def test_a_worker_without_a_home_has_a_place_for_compiled_kernels() -> None:
 
 
 @pytest.fixture(scope="module")
-def asked_of_ec2(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    """What cloud.py asks EC2 to start: a scheduler, a worker."""
+def provider(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with dask-cloudprovider, and what it needs beside what is here."""
     folder = tmp_path_factory.mktemp("provider")
     install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--only-binary", ":all:"]
     fetched = subprocess.run(
@@ -169,18 +212,29 @@ def asked_of_ec2(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any
     )
     if fetched.returncode:
         pytest.skip(f"pip cannot fetch {CLOUD_PROVIDER[0]}")
+    return folder
+
+
+def asked_by(name: str, code: str, provider: Path, **given: str) -> list[tuple[str, dict[str, Any]]]:
+    """The operations that the recipe asks of AWS, each with its arguments."""
     mine = {"AWS_ACCESS_KEY_ID": "my-key", "AWS_SECRET_ACCESS_KEY": "my-secret", "AWS_SESSION_TOKEN": "my-token"}
-    given = {"IMAGE": "registry/dskprep:1", "AMI": "ami-1", "PROFILE": "reader", "SUBNET": "subnet-1", "GROUP": "sg-1"}
-    path = os.pathsep.join([str(RECIPES.parent), str(folder)])
+    path = os.pathsep.join([str(RECIPES.parent), str(provider)])
     ran = subprocess.run(
-        [sys.executable, "-c", CLOUD, str(RECIPES / "cloud.py")],
+        [sys.executable, "-c", code, str(RECIPES / name)],
         check=True,
         capture_output=True,
         text=True,
         timeout=60,
         env={"PATH": os.environ["PATH"], "PYTHONPATH": path, "AWS_DEFAULT_REGION": "eu-central-1", **mine, **given},
     )
-    asked = json.loads(ran.stdout.splitlines()[-1])
+    return [(operation, arguments) for operation, arguments in json.loads(ran.stdout.splitlines()[-1])]
+
+
+@pytest.fixture(scope="module")
+def asked_of_ec2(provider: Path) -> list[dict[str, Any]]:
+    """What cloud.py asks EC2 to start: a scheduler, a worker."""
+    given = {"IMAGE": "registry/dskprep:1", "AMI": "ami-1", "PROFILE": "reader", "SUBNET": "subnet-1", "GROUP": "sg-1"}
+    asked = asked_by("cloud.py", CLOUD, provider, **given)
     return [arguments for operation, arguments in asked if operation == "RunInstances"]
 
 
@@ -220,12 +274,84 @@ def test_machines_of_ec2_are_reached_from_their_group_alone(asked_of_ec2: list[d
         assert not network["AssociatePublicIpAddress"]
 
 
+@pytest.fixture(scope="module")
+def asked_of_ecs(provider: Path) -> list[tuple[str, dict[str, Any]]]:
+    """What fargate.py asks for a scheduler and a worker."""
+    given = {"CLUSTER": "mine", "IMAGE": "registry/dskprep:1", "SUBNET": "subnet-1", "GROUP": "sg-1"}
+    roles = {"ROLE": "arn:reader", "EXECUTION_ROLE": "arn:execution"}
+    return asked_by("fargate.py", FARGATE, provider, **given, **roles)
+
+
+def tasks_of(asked: list[tuple[str, dict[str, Any]]]) -> list[tuple[list[str], dict[str, str]]]:
+    """Command and environment of the scheduler's and of a worker's task."""
+    tasks = [arguments for operation, arguments in asked if operation == "RunTask"]
+    containers = [container for task in tasks for container in task["overrides"]["containerOverrides"]]
+    return [(each["command"], {v["name"]: v["value"] for v in each["environment"]}) for each in containers]
+
+
+def test_tasks_of_fargate_run_the_image_with_roles_of_their_own(asked_of_ecs: list[tuple[str, dict[str, Any]]]) -> None:
+    definitions = [arguments for operation, arguments in asked_of_ecs if operation == "RegisterTaskDefinition"]
+    for definition in definitions:
+        (container,) = definition["containerDefinitions"]
+        assert container["image"] == "registry/dskprep:1"
+        assert (definition["taskRoleArn"], definition["executionRoleArn"]) == ("arn:reader", "arn:execution")
+        assert definition["cpu"] == "1024"
+    assert int(definitions[1]["memory"]) >= 1.7 * 1024
+    assert not [secret for secret in ("my-key", "my-secret", "my-token") if secret in json.dumps(asked_of_ecs)]
+
+
+def test_tasks_of_fargate_are_reached_from_their_group_alone(asked_of_ecs: list[tuple[str, dict[str, Any]]]) -> None:
+    tasks = [arguments for operation, arguments in asked_of_ecs if operation == "RunTask"]
+    for task in tasks:
+        network = task["networkConfiguration"]["awsvpcConfiguration"]
+        assert network == {"subnets": ["subnet-1"], "securityGroups": ["sg-1"], "assignPublicIp": "DISABLED"}
+        assert task["launchType"] == "FARGATE"
+        assert len(json.dumps(task["overrides"])) < ECS_CHARACTERS
+    operations = {operation for operation, _ in asked_of_ecs}
+    assert not [each for each in operations if each.startswith(("Create", "Authorize", "Delete", "Attach"))]
+
+
+def test_tasks_of_fargate_speak_by_certificates_in_their_environment(
+    asked_of_ecs: list[tuple[str, dict[str, Any]]],
+) -> None:
+    for role, (_, environment) in zip(("scheduler", "worker"), tasks_of(asked_of_ecs), strict=True):
+        with dask.config.set(dask.config.merge(dask.config.config, dask.config.collect_env(environment))):
+            security = Security()
+            assert dask.config.get("distributed.scheduler.allowed-failures") == 1
+            assert dask.config.get("distributed.scheduler.worker-saturation") == 1.0
+        assert security.require_encryption
+        assert security.get_listen_args(role)["ssl_context"].verify_mode == ssl.CERT_REQUIRED
+
+
+def test_dask_takes_the_commands_of_fargate(asked_of_ecs: list[tuple[str, dict[str, Any]]]) -> None:
+    (scheduler, _), (worker, _) = tasks_of(asked_of_ecs)
+    assert (scheduler[0], worker[0]) == ("dask-scheduler", "dask-worker")
+    assert dask_scheduler.main.make_context(scheduler[0], scheduler[1:]).params["idle_timeout"] == "30 minutes"
+    said = dask_worker.main.make_context(worker[0], worker[1:]).params
+    assert (said["scheduler"], said["nthreads"]) == ("tls://10.0.0.1:8786", cluster.SLOTS)
+    assert parse_bytes(said["memory_limit"]) >= 1.7 * 2**30
+
+
+def test_the_image_has_the_programs_that_fargate_starts(tmp_path: Path) -> None:
+    (line,) = (s for s in (RECIPES / "Dockerfile").read_text().replace("\\\n", "").splitlines() if "dask-$each" in s)
+    subprocess.run(["sh", "-c", line.removeprefix("RUN").replace("/usr/local/bin", str(tmp_path))], check=True)
+    (tmp_path / "dask").write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    (tmp_path / "dask").chmod(0o755)
+    for what in ("scheduler", "worker"):
+        said = subprocess.check_output(
+            [tmp_path / f"dask-{what}", "--idle-timeout", "30 minutes"],
+            text=True,
+            env={"PATH": f"{tmp_path}:{os.defpath}"},
+        )
+        assert said.splitlines() == [what, "--idle-timeout", "30 minutes"]
+
+
 @pytest.mark.parametrize("name", ["make-certificates", "ssh-hosts"])
 def test_the_scripts_are_shell(name: str) -> None:
     subprocess.run(["bash", "-n", RECIPES / name], check=True)
 
 
-@pytest.mark.parametrize("name", ["cloud.py", "slurm.py"])
+@pytest.mark.parametrize("name", ["cloud.py", "fargate.py", "slurm.py"])
 def test_the_programs_run_on_the_cluster_they_made(name: str) -> None:
     calls = [n for n in ast.walk(ast.parse((RECIPES / name).read_text())) if isinstance(n, ast.Call)]
     (run,) = (call for call in calls if ast.unparse(call.func) == "dskprep.run")
