@@ -8,8 +8,10 @@ import gc
 import operator
 import os
 import secrets
+import signal
 import warnings
 from collections.abc import Callable, Iterable, Iterator
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
 
@@ -86,21 +88,33 @@ def local_client(workers: int | None = None, memory_limit: str | int | None = No
 
 def _started(workers: int, limit_bytes: int) -> LocalCluster:
     try:
-        return LocalCluster(
-            n_workers=workers,
-            threads_per_worker=SLOTS,
-            processes=True,
-            memory_limit=limit_bytes,
-            host="127.0.0.1",
-            dashboard_address="127.0.0.1:8787",
-            silence_logs=40,
-        )
+        with _kept_from_ctrl_c():
+            return LocalCluster(
+                n_workers=workers,
+                threads_per_worker=SLOTS,
+                processes=True,
+                memory_limit=limit_bytes,
+                host="127.0.0.1",
+                dashboard_address="127.0.0.1:8787",
+                silence_logs=40,
+            )
     except RuntimeError as error:
         cause: BaseException = error
         while deeper := cause.__cause__ or cause.__context__:  # Dask's own words only say that something did not start
             cause = deeper
         why = " ".join(f"{type(cause).__name__}: {cause}".split())[:200]
         raise InfrastructureError(f"the workers could not be started: {why}") from error
+
+
+@contextlib.contextmanager
+def _kept_from_ctrl_c() -> Iterator[None]:
+    """What starts within, threads and processes, never gets SIGINT: a terminal sends it to all, one is enough."""
+    resource_tracker.ensure_running()  # whose start, if it came later, would let the signal through again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def worker_sizes(workers: int | None, memory_limit: str | int | None) -> tuple[int, int]:

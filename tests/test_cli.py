@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -335,6 +337,22 @@ def test_the_program_runs_on_a_cluster_of_its_own(source: str, target: str) -> N
     assert "1 workers" in done.stdout
     assert "3 patients: 3 done" in done.stdout
     assert "written  p1" in done.stdout
+
+
+@pytest.mark.cluster
+def test_ctrl_c_in_a_terminal_ends_a_run_with_its_account_and_no_tracebacks(tmp_path: Path) -> None:
+    source = tiny.write_patients(tmp_path / "in", [f"p{n}" for n in range(300)])
+    words = [sys.executable, "-m", "dskprep", "run", source, str(tmp_path / "out"), "--workers", "2"]
+    with subprocess.Popen(words, stdout=-1, stderr=subprocess.STDOUT, text=True, start_new_session=True) as process:
+        assert process.stdout
+        said = [next(line for line in process.stdout if line.startswith("written"))]
+        os.killpg(process.pid, signal.SIGINT)  # to all of its processes, as a terminal does
+        said += process.stdout
+    assert process.returncode == 1
+    assert "interrupted\n" in said
+    assert "Traceback" not in "".join(said)
+    n_done = int(re.findall(r"patients: (\d+) done", "".join(said))[-1])
+    assert 0 < n_done < 300
 
 
 def test_verify_can_forget_what_is_faulty_and_a_run_mends_it(dskprep: Run, source: str, target: str) -> None:
