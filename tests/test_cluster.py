@@ -313,7 +313,7 @@ def test_workers_that_come_while_a_run_goes_on_are_used(
         done = []
         for _, records in pipeline.on_cluster(client, jobs, work):
             done += records or []
-            if len(done) == 4 and not is_adaptive:
+            if len(done) == 1 and not is_adaptive:  # jobs may end in any order, but the first few wait for nobody
                 growing.scale(2)
     assert sorted(int(record["key"]) for record in done) == list(range(16))
     assert {record["status"] for record in done} == {"written"}
