@@ -90,6 +90,12 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """Import a public name when it is first used: pydicom, zarr and distributed are slow to import."""
+    if name == "__version__":
+        return importlib.import_module("importlib.metadata").version("dskprep")
     if name not in _HOMES:
         raise AttributeError(f"module 'dskprep' has no attribute {name!r}")
     return getattr(importlib.import_module(f"dskprep.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), "__version__", *__all__])

@@ -203,6 +203,16 @@ def preset(name: str) -> PrepConfig:
     return from_dict(tomllib.loads(text), f"preset {name}")
 
 
+def given(settings: PrepConfig | None) -> PrepConfig:
+    """These settings, by default those of the preset `default`. Raises UsageError if they are anything else."""
+    if settings is None:
+        return PrepConfig()
+    if not isinstance(settings, PrepConfig):
+        what = f"a PrepConfig, as preset('zuidhof') or read_config('prep.toml') give it, not {settings!r:.100}"
+        raise UsageError(f"settings must be {what}")
+    return settings
+
+
 def _preset_folder() -> Any:
     return resources.files("dskprep").joinpath("presets")
 

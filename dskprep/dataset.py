@@ -287,7 +287,7 @@ class Dataset:
         return StoredVolume(key, store.volume_url(self.url, key), store.read_record(self.url, name))
 
 
-def open_dataset(url: str) -> Dataset:
+def open_dataset(url: str | os.PathLike[str]) -> Dataset:
     """Open a dataset for reading. Raises UsageError if there is none at the URL."""
     dataset = Dataset(storage.absolute(url))
     store.describe(dataset.url)

@@ -8,6 +8,7 @@ import fnmatch
 import functools
 import itertools
 import logging
+import os
 import secrets
 import time
 from collections import defaultdict
@@ -62,8 +63,8 @@ Progress = Callable[[Account, list[Record]], None]
 
 
 def run(
-    source: str,
-    target: str,
+    source: str | os.PathLike[str],
+    target: str | os.PathLike[str],
     *,
     preset: str = "default",
     settings: PrepConfig | None = None,
@@ -105,9 +106,11 @@ def run(
     _check_places(source, target)
     if retry not in RETRIES:
         raise UsageError(f"retry must be refused, failed or all, not {retry!r}")
-    settings = settings or config.preset(preset)
+    if limit is not None and limit < 1:
+        raise UsageError(f"limit must be 1 or more, not {limit}")
+    settings = config.preset(preset) if settings is None else config.given(settings)
     own.check(settings)
-    cases = _first(source, patient_folders=patient_folders)
+    cases = _chosen(source, limit, only, patient_folders=patient_folders)
     for note in cluster.check(client, source, target) if client else []:
         log.warning(note)
     memory_bytes = min(cluster.memory_limits(client)) if client else MEMORY_LIMIT
@@ -121,7 +124,7 @@ def run(
         limit_s=time_limit_s if client else None,
     )
     account, watched = summary.account, watch.Watch(client, summary)
-    jobs = _jobs(cases, target, account, limit, only, RETRIES[retry])
+    jobs = _jobs(cases, target, account, RETRIES[retry])
     rows = index.Writer(target)
     try:
         with (
@@ -138,8 +141,6 @@ def run(
         summary.is_interrupted = True
     except InfrastructureError as error:
         summary.stopped_by = str(error)
-    if not summary.account.inputs and not summary.is_interrupted and not summary.stopped_by:
-        raise UsageError(f"no patient of {source} matches {only!r}")
     try:
         summary.account.split_series = index.split_series(rows.close())
         store.write_run(target, summary.run_id, summary.as_dict(), watched.report)
@@ -191,31 +192,28 @@ def _check_places(source: str, target: str) -> None:
         raise UsageError(f"the source {source} lies inside the target {target}; choose another target")
 
 
-def _first(source: str, *, patient_folders: bool) -> Iterator[discover.Case]:
-    """The cases of the source; raises UsageError now if there are none."""
+def _chosen(source: str, limit: int | None, only: str | None, *, patient_folders: bool) -> Iterator[discover.Case]:
+    """The cases of the source that are asked for; raises UsageError now if there are none."""
     cases = discover.cases(source, patient_folders=patient_folders)
     first = next(cases, None)
     if first is None and not storage.exists(source):
         raise UsageError(f"{source}: there is no such folder; check the path")
     if first is None:
         raise UsageError(f"{source}: holds no patients; expected folders of DICOM files, archives or a manifest")
-    return itertools.chain([first], cases)
+    cases = itertools.chain([first], cases)
+    matching = (case for case in cases if only is None or fnmatch.fnmatchcase(case.key, only))
+    first = next(matching, None)
+    if first is None:
+        raise UsageError(f"no patient of {source} matches {only!r}")
+    return itertools.islice(itertools.chain([first], matching), limit)
 
 
-def _jobs(
-    cases: Iterable[discover.Case],
-    target: str,
-    account: Account,
-    limit: int | None,
-    only: str | None,
-    again: tuple[str, ...],
-) -> Iterator[Job]:
+def _jobs(cases: Iterable[discover.Case], target: str, account: Account, again: tuple[str, ...]) -> Iterator[Job]:
     """The cases that are to be done; the others are counted."""
     known: dict[str, list[RecordName]] = defaultdict(list)
     for name in store.record_names(target):
         known[name.key.partition(store.FURTHER)[0]].append(name)
-    chosen = (case for case in cases if only is None or fnmatch.fnmatchcase(case.key, only))
-    for case in itertools.islice(chosen, limit):
+    for case in cases:
         account.inputs += 1
         names = known[case.key]
         own = [n for n in names if n.key == case.key and n.digest == case.digest]

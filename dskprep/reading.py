@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -10,7 +11,7 @@ from dataclasses import dataclass, replace
 
 import psutil
 
-from dskprep import archive, discover, memory, series, steps, storage
+from dskprep import archive, config, discover, memory, series, steps, storage
 from dskprep.attributes import with_blank_pixels
 from dskprep.config import PrepConfig
 from dskprep.dicom import Contents, is_named_otherwise, may_be_ct
@@ -183,14 +184,16 @@ def _read_headers(url: str, entries: list[storage.Entry]) -> Iterator[tuple[str,
             yield entry.name, storage.read(place) if blank is None else blank
 
 
-def read_series(url: str, settings: PrepConfig | None = None, *, uid_sha256: str | None = None) -> series.Series:
+def read_series(
+    url: str | os.PathLike[str], settings: PrepConfig | None = None, *, uid_sha256: str | None = None
+) -> series.Series:
     """Read a folder, with all below it, or an archive of DICOM files: its largest CT series, put right.
 
     As a run with these `settings` reads it, by default those of the preset `default`. With `uid_sha256`, which is a
     record's `series_uid_sha256`, that series instead of the largest. Raises Refusal if there is none, or it makes no
     volume.
     """
-    settings = settings or PrepConfig()
+    settings = config.given(settings)
     url = storage.absolute(url)
     if discover.is_archive(url) and not storage.is_folder(url):
         files = archive.members(storage.read(url), url, psutil.virtual_memory().available)

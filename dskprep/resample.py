@@ -48,7 +48,7 @@ def to_spacing(volume: Volume, spacing_mm: Triple, *, smooth: bool = True) -> Vo
 
     Raises ValueError if a spacing is not more than 0 and finite, TypeError if the volume is not int16.
     """
-    if len(spacing_mm) != 3 or not all(0 < s < math.inf for s in spacing_mm):
+    if np.shape(spacing_mm) != (3,) or not all(0 < s < math.inf for s in spacing_mm):
         raise ValueError(f"spacing_mm must be three numbers above 0, not {spacing_mm}")
     return of_planes(volume.hu, volume, spacing_mm, smooth=smooth)
 

@@ -72,11 +72,14 @@ class Folder:
     has_subfolders: bool
 
 
-def absolute(url: str) -> str:
-    """The URL in a form that means the same in every process (relative paths made absolute).
+def absolute(url: str | os.PathLike[str]) -> str:
+    """The URL, or path, in a form that means the same in every process (relative paths made absolute).
 
     Raises UsageError if it holds credentials (URLs go into tasks, records and messages), or no place.
     """
+    if not isinstance(url, (str, os.PathLike)):
+        raise UsageError(f"expected a path or a URL, found {url!r}")
+    url = os.fspath(url)
     if not url or url.rstrip("/") in ("s3:", "s3a:", "file:"):
         raise UsageError(f"{url!r} names no place; expected a path, or a URL such as s3://bucket/prefix")
     url = url.removeprefix("file://").rstrip("/") or "/"

@@ -66,7 +66,7 @@ def create(target: str, config: PrepConfig) -> None:
     there = describe(target)
     if there["digest"] == config.digest():
         return
-    names = sorted({*there["settings"], *content["settings"]})
+    names = sorted({*there["settings"], *content["settings"]}, key=lambda name: (name != "recipe", name))
     differences = [
         f"{name} is {there['settings'].get(name)} there and {content['settings'].get(name)} here"
         for name in names

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import os
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -30,7 +31,7 @@ class Finding:
     faults: tuple[str, ...]
 
 
-def verify(target: str) -> Iterator[Finding]:
+def verify(target: str | os.PathLike[str]) -> Iterator[Finding]:
     """Re-read every object of every written series, and its thumbnail: size, SHA-256, shape, and nothing beside it."""
     target = storage.absolute(target)
     store.describe(target)

@@ -371,6 +371,7 @@ def test_a_pattern_that_matches_nobody_is_wrong_use(dskprep: Run, source: str, t
     code, _, err = dskprep("run", source, target, "--scheduler", "sync", "--only", "zzz*")
     assert code == 2
     assert "zzz*" in err
+    assert dskprep("run", source, target, "--scheduler", "sync", "--preset", "luo-2017")[0] == 0  # nothing was begun
 
 
 @pytest.mark.parametrize("url", ["", "s3://"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import importlib.metadata
 import json
 import pickle
 import subprocess
@@ -101,6 +102,11 @@ def test_type_checkers_see_the_same_names() -> None:
     (block,) = [node for node in tree.body if isinstance(node, ast.If)]
     seen = {alias.name: node.module for node in block.body if isinstance(node, ast.ImportFrom) for alias in node.names}
     assert seen == {name: f"dskprep.{home}" for name, home in dskprep._HOMES.items()}
+
+
+def test_what_a_shell_completes_is_there() -> None:
+    assert {*dskprep.__all__, "__version__", "__doc__"} <= set(dir(dskprep))
+    assert dskprep.__version__ == importlib.metadata.version("dskprep")
 
 
 def test_an_unknown_name_is_no_attribute() -> None:

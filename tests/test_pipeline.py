@@ -214,6 +214,20 @@ def test_an_unknown_retry_is_wrong_use(source: str, target: str) -> None:
         dskprep.run(source, target, retry="everything")
 
 
+def test_paths_and_settings_may_be_objects_but_not_of_any_kind(source: str, target: str) -> None:
+    dskprep.run(Path(source), Path(target), settings=dskprep.preset("default"))
+    assert len(dskprep.open_dataset(Path(target))) == len(list(dskprep.verify(Path(target)))) == 4
+    assert dskprep.read_series(Path(source) / "p1").shape == tiny.hu().shape
+    for call in (
+        lambda: dskprep.run(source, target, settings={"spacing_mm": 1}),  # type: ignore[arg-type]
+        lambda: dskprep.read_series(source, "default"),  # type: ignore[arg-type]
+        lambda: dskprep.open_dataset(3),  # type: ignore[arg-type]
+        lambda: dskprep.run(source, target, limit=0),
+    ):
+        with pytest.raises(UsageError, match=r"(must be|expected) .*(not|found) "):
+            call()
+
+
 def test_limit_and_only_choose_the_patients(source: str, target: str) -> None:
     tiny.write_patients(source, ["q1"])
     assert dskprep.run(source, target, limit=1, only="p*").account.inputs == 1

@@ -304,7 +304,7 @@ def test_a_gap_is_filled_linearly_and_padding_stays_padding() -> None:
 
 
 @pytest.mark.parametrize(
-    "spacing", [(0.0, 1.0, 1.0), (-1.0, 1.0, 1.0), (1.0, float("nan"), 1.0), (1.0, 1.0, float("inf")), (1.0, 1.0)]
+    "spacing", [(0.0, 1.0, 1.0), (-1.0, 1.0, 1.0), (1.0, float("nan"), 1.0), (1.0, 1.0, float("inf")), (1.0, 1.0), 1.0]
 )
 def test_a_spacing_that_is_none_is_an_error(spacing: Triple) -> None:
     with pytest.raises(ValueError, match="spacing_mm must be three numbers above 0"):
