@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import shlex
 import signal
@@ -441,6 +442,9 @@ def run_and_exit(argv: list[str] | None = None) -> None:
 def run_command(argv: list[str] | None = None) -> int:
     """Parse and run; errors become one line and an exit code."""
     argv = sys.argv[1:] if argv is None else argv
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # names of files need not be UTF-8
     printed.console.quiet = False
     try:
         code = main.main(argv, standalone_mode=False)

@@ -80,7 +80,7 @@ def digest(entries: Iterable[Entry]) -> str:
     """SHA-256 over names, sizes and tags, 16 hexadecimal digits."""
     sha256 = hashlib.sha256()
     for entry in sorted(entries):
-        sha256.update(f"{entry.name}\0{entry.size}\0{entry.tag}\n".encode())
+        sha256.update(f"{entry.name}\0{entry.size}\0{entry.tag}\n".encode(errors="surrogateescape"))
     return sha256.hexdigest()[:16]
 
 
@@ -190,4 +190,4 @@ def _unused(key: str, path: str, used: set[str]) -> str:
 
 
 def _short_hash(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:8]
+    return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:8]

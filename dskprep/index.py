@@ -109,7 +109,9 @@ def split_series(table: pd.DataFrame) -> list[list[str]]:
 
 def row(record: Record) -> Row:
     """A record as one flat row: nested values by their names joined, lists as text."""
-    row: Row = {name: record.get(name) for name in ("key", "status", "reason", "message", "input_digest", "url")}
+    row: Row = {name: record.get(name) for name in ("key", "status", "reason", "input_digest")}
+    for name in ("message", "url"):  # a path that is not UTF-8 has characters that Parquet cannot hold
+        row[name] = text.encode(errors="backslashreplace").decode() if (text := record.get(name)) else text
     row["warnings"] = ",".join(record.get("warnings", []))
     geometry = record.get("geometry") or {}
     shape, spacing = geometry.get("shape", [None] * 3), geometry.get("spacing_mm", [None] * 3)

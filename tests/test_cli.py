@@ -355,6 +355,27 @@ def test_ctrl_c_in_a_terminal_ends_a_run_with_its_account_and_no_tracebacks(tmp_
     assert 0 < n_done < 300
 
 
+def test_names_that_are_not_utf8_cost_nothing(dskprep: Run, tmp_path: Path, target: str) -> None:
+    source = tiny.write_patients(tmp_path / "in", ["p1", "p2", "p3", "p4"])
+    there = tmp_path / "in"
+    try:
+        (there / "p2").rename(there / "caf\udce9")
+    except OSError:
+        pytest.skip("names are UTF-8 here")
+    next((there / "p3").iterdir()).rename(there / "p3/IM\udcff.dcm")
+    (there / "p4/cut\udcff.dcm").write_bytes(b"\0" * 128 + b"DICM")
+    words = [sys.executable, "-m", "dskprep", "run", source, target, "--scheduler", "sync"]
+    for n_new in (4, 0):
+        done = subprocess.run(words, check=False, capture_output=True, env=os.environ | {"PYTHONIOENCODING": "utf-8"})
+        assert (done.returncode, done.stderr) == (1, b"")
+        assert f"4 patients: {n_new} done".encode() in done.stdout
+    assert "cut\\udcff.dcm" in next(row["message"] for row in index.rows(target) if row["status"] == "refused")
+    (key,) = (row["key"] for row in index.rows(target) if row["key"].startswith("caf_"))
+    assert dskprep("verify", target)[0] == dskprep("report", target)[0] == 0
+    assert dskprep("plan", source)[0] == 1  # one is to be refused
+    assert dskprep("show", target, key, "--source", "-o", tmp_path / "x.png")[0] == 0
+
+
 def test_verify_can_forget_what_is_faulty_and_a_run_mends_it(dskprep: Run, source: str, target: str) -> None:
     dskprep("run", source, target, "--scheduler", "sync")
     volume = next(Path(target, "volumes").glob("*.zarr"))
