@@ -147,6 +147,8 @@ def _read(url: str, entries: Sequence[storage.Entry]) -> Iterator[tuple[str, byt
 def _changes_refused() -> Iterator[None]:
     try:
         yield
+    except storage.DeadLink as error:
+        raise Refusal("truncated", str(error)) from error
     except (storage.ObjectChanged, FileNotFoundError) as error:
         raise Refusal("source-changed", str(error)) from error
 
@@ -177,7 +179,7 @@ def _may_reread(guess: _Guess | None, entries: list[storage.Entry], config: Prep
 
 def _read_headers(url: str, entries: list[storage.Entry]) -> Iterator[tuple[str, bytes]]:
     places = [storage.join(url, entry.name) for entry in entries]
-    with ThreadPoolExecutor(HEADERS_AT_ONCE) as threads:
+    with _changes_refused(), ThreadPoolExecutor(HEADERS_AT_ONCE) as threads:
         heads = threads.map(storage.read_head, places, itertools.repeat(memory.HEADER_BYTES))
         for entry, place, head in zip(entries, places, heads, strict=True):
             blank = head if entry.size <= memory.HEADER_BYTES else with_blank_pixels(head, entry.size)
@@ -200,9 +202,7 @@ def read_series(
     else:
         entries = discover.files_of(url, is_deep=True)
         unread = dict(_not_worth_reading(url, entries))
-        files = itertools.chain(
-            unread.items(), storage.read_many(url, [entry for entry in entries if entry.name not in unread])
-        )
+        files = itertools.chain(unread.items(), _read(url, [entry for entry in entries if entry.name not in unread]))
     contents = Contents()
     for name, content in files:
         contents.add(name, content)
@@ -254,7 +254,10 @@ def _not_worth_reading(url: str, entries: list[storage.Entry]) -> Iterator[tuple
     for entry in entries:
         if entry.size <= LARGE_FILE_BYTES:
             continue
-        head = b"" if is_named_otherwise(entry.name) else storage.read_head(storage.join(url, entry.name), HEAD_BYTES)
+        head = b""
+        if not is_named_otherwise(entry.name):
+            with _changes_refused():
+                head = storage.read_head(storage.join(url, entry.name), HEAD_BYTES)
         if not may_be_ct(head):
             yield entry.name, head
 

@@ -53,6 +53,10 @@ LISTED_AT_ONCE = 5000
 """Objects of a folder beyond which its own folders are listed one by one."""
 
 
+class DeadLink(ObjectChanged):
+    """What was listed as a file is a link that leads nowhere."""
+
+
 class Entry(NamedTuple):
     """One object: name relative to its folder, size in bytes, a tag that changes with its content, and when
     it was written (seconds since 1970; 0 where the store does not say)."""
@@ -469,8 +473,12 @@ def _paged(fs: Any, bucket: str, place: str) -> Iterator[Listed]:
 def _gone_is_changed() -> Iterator[None]:
     try:
         yield
-    except FileNotFoundError as error:
-        raise ObjectChanged(f"a file that was listed is not there any more: {_short(error)}") from error
+    except OSError as error:
+        if isinstance(error.filename, str) and (file := Path(error.filename)).is_symlink():
+            raise DeadLink(f"{file.name}: expected a file, found a link that leads nowhere") from error
+        if isinstance(error, FileNotFoundError):
+            raise ObjectChanged(f"a file that was listed is not there any more: {_short(error)}") from error
+        raise
 
 
 def _delete_keys(fs: Any, paths: list[str]) -> None:

@@ -18,6 +18,7 @@ import pytest
 import tiny
 
 from dskprep import cli, cluster, index, memory, patient, pipeline, storage, store
+from dskprep.config import PrepConfig
 from dskprep.errors import InfrastructureError
 
 Run = Callable[..., tuple[int, str, str]]
@@ -271,7 +272,7 @@ def test_a_series_split_over_folders_is_said_and_patients_can_be_read_as_a_whole
 
 
 def test_the_status_of_a_clean_dataset_and_of_an_empty_one_is_0(dskprep: Run, source: str, target: str) -> None:
-    dskprep("run", source, target, "--scheduler", "sync", "--only", "none")
+    store.create(target, PrepConfig())
     code, out, _ = dskprep("status", target, "--json")
     assert (code, json.loads(out)["counts"]) == (0, {})
     dskprep("run", source, target, "--scheduler", "sync")
@@ -353,6 +354,24 @@ def test_ctrl_c_in_a_terminal_ends_a_run_with_its_account_and_no_tracebacks(tmp_
     assert "Traceback" not in "".join(said)
     n_done = int(re.findall(r"patients: (\d+) done", "".join(said))[-1])
     assert 0 < n_done < 300
+
+
+@pytest.mark.parametrize("leads_to", ["absent", "x.dcm"], ids=["nowhere", "itself"])
+def test_a_dead_link_costs_its_patient_only_and_is_named(
+    dskprep: Run, tmp_path: Path, target: str, leads_to: str
+) -> None:
+    source = tiny.write_patients(tmp_path / "in", ["p1", "p2"])
+    (tmp_path / "in/p1/x.dcm").symlink_to(leads_to)
+    code, out, _ = dskprep("run", source, target, "--scheduler", "sync")
+    assert code == 1
+    assert "refused  p1 truncated: x.dcm: expected a file, found a link that leads nowhere" in out
+    assert "written  p2" in out
+    code, out, err = dskprep("plan", source)
+    assert (code, err) == (1, "")
+    assert re.search(r"written +1\n +refused +1\n +truncated +1", out)
+    code, _, err = dskprep("show", tmp_path / "in/p1", "-o", tmp_path / "x.png")
+    assert code != 0
+    assert "x.dcm: expected a file, found a link that leads nowhere" in err
 
 
 def test_names_that_are_not_utf8_cost_nothing(dskprep: Run, tmp_path: Path, target: str) -> None:
