@@ -16,12 +16,13 @@ import click
 from rich.console import Console
 
 from dskprep import printed
-from dskprep.errors import DskprepError, InfrastructureError, UsageError
+from dskprep.errors import DskprepError, InfrastructureError, Refusal, UsageError
 
 if TYPE_CHECKING:
     from distributed import Client
 
     from dskprep.config import PrepConfig
+    from dskprep.discover import Case
     from dskprep.picture import View
 
 EXIT_CLEAN, EXIT_SOME_NOT_WRITTEN, EXIT_USAGE, EXIT_INFRASTRUCTURE = 0, 1, 2, 3
@@ -300,6 +301,10 @@ def show(
     """
     from dskprep import picture
 
+    if key and (_is_given("preset") or config):
+        raise UsageError("--preset and --config are for PLACE alone; a volume of a dataset has the dataset's settings")
+    if with_source and (surface or not key):
+        raise UsageError("--source is for the planes of a volume KEY; leave it out")
     settings = _settings(preset, config)
     with printed.console.status("drawing; the first time code is compiled, which takes half a minute"):
         name, views = _stored_views(place, key, with_source) if key else _source_views(place, settings)
@@ -311,10 +316,13 @@ def show(
 
 
 def _stored_views(target: str, key: str, with_source: bool) -> tuple[str, list[View]]:
-    from dskprep import config, dataset, picture
+    from dskprep import config, dataset, index, picture
 
     opened = dataset.open_dataset(target)
     if key not in opened:
+        for row in index.rows(opened.url, ["key", "status", "reason", "message"]):
+            if row["key"] == key:
+                raise UsageError(f"{key}: was {row['status']}, {row['reason']}: {row['message']}")
         raise UsageError(
             f"{target}: no volume {key!r} is written; there are {len(opened)}, such as {opened.keys()[:3]}"
         )
@@ -327,21 +335,32 @@ def _stored_views(target: str, key: str, with_source: bool) -> tuple[str, list[V
 
 
 def _source_views(source: str, settings: PrepConfig) -> tuple[str, list[View]]:
+    from dskprep import own, picture, reading, steps
+
+    case = _only_case(source)
+    own.check(settings)
+    prepared = steps.prepare(reading.read_series(case.url, settings), settings)
+    return case.key, [_acquired(case.url, settings), picture.of_prepared(prepared)]
+
+
+def _only_case(source: str) -> Case:
+    """The one patient at a place. Raises UsageError if there are none or several."""
     import itertools
 
-    from dskprep import discover, own, picture, reading, steps, storage
+    from dskprep import discover, storage
 
-    if storage.exists(storage.join(storage.absolute(source), "dataset.json")):
+    url = storage.absolute(source)
+    if storage.exists(storage.join(url, "dataset.json")):
         raise UsageError(f"{source}: is a dataset; name the KEY of a volume in it too")
+    if not storage.exists(url):
+        raise UsageError(f"{source}: there is no such folder; check the path")
     cases = list(itertools.islice(discover.cases(source), 3))
     if len(cases) != 1:
         such = f", such as {', '.join(case.url for case in cases)}" if cases else ""
         raise UsageError(
             f"{source}: expected one folder or archive of DICOM files, found {'several' if cases else 'none'}{such}"
         )
-    own.check(settings)
-    prepared = steps.prepare(reading.read_series(cases[0].url, settings), settings)
-    return cases[0].key, [_acquired(cases[0].url, settings), picture.of_prepared(prepared)]
+    return cases[0]
 
 
 def _acquired(url: str, settings: PrepConfig, uid_sha256: str | None = None) -> View:
@@ -367,9 +386,12 @@ def compare(a: str, b: str, series: str | None, only: str, pictures: str | None,
     """
     from dskprep import comparison, picture
 
+    if series and _is_given("only"):
+        raise UsageError("--only chooses patients of datasets; leave it out with --series")
     if series:
+        url = _only_case(series).url
         found = iter(
-            [comparison.compare_settings(series, *(_settings(s, s if s.endswith(".toml") else None) for s in (a, b)))]
+            [comparison.compare_settings(url, *(_settings(s, s if s.endswith(".toml") else None) for s in (a, b)))]
         )
     else:
         found = comparison.compare_datasets(a, b, only)
@@ -416,8 +438,14 @@ def report(target: str, output: str) -> int:
 @click.option("--seed", default=0, show_default=True, type=int)
 def phantom(target: str, patients: int, seed: int) -> int:
     """Write synthetic patients to TARGET as real DICOM files, for trying it out."""
+    from dskprep import storage
     from dskprep.scanner import write_patients
 
+    url = storage.absolute(target)
+    if storage.exists(url) and any(folder.entries for folder in storage.walk(url)):
+        raise UsageError(
+            f"{target}: is not empty; choose another place, or slices of other patients would mix with these"
+        )
     names = write_patients(target, patients, seed=seed)
     click.echo(f"{len(names)} patients written to {target}: {names[0]} to {names[-1]}")
     return EXIT_CLEAN
@@ -458,8 +486,8 @@ def run_command(argv: list[str] | None = None) -> int:
     except DskprepError as error:
         if "--debug" in argv:
             raise
-        code = EXIT_INFRASTRUCTURE if isinstance(error, InfrastructureError) else EXIT_USAGE
-        return _report(str(error), code)
+        code = EXIT_SOME_NOT_WRITTEN if isinstance(error, Refusal) else EXIT_USAGE
+        return _report(str(error), EXIT_INFRASTRUCTURE if isinstance(error, InfrastructureError) else code)
     except OSError as error:  # a file of the user's own, such as a picture's place
         if "--debug" in argv:
             raise
@@ -513,7 +541,14 @@ def _seconds(text: str) -> float:
 def _settings(preset: str, path: str | None) -> PrepConfig:
     from dskprep import config
 
+    if path and _is_given("preset"):
+        raise UsageError("give --preset or --config, not both")
     return config.read_config(path) if path else config.preset(preset)
+
+
+def _is_given(option: str) -> bool:
+    """Whether an option of this command was typed."""
+    return click.get_current_context().get_parameter_source(option) is click.core.ParameterSource.COMMANDLINE
 
 
 @contextlib.contextmanager

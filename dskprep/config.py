@@ -182,7 +182,7 @@ def from_dict(values: dict[str, Any], where: str) -> PrepConfig:
 def read_config(path: str | Path) -> PrepConfig:
     """Read settings from a TOML file."""
     try:
-        values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        values = tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise UsageError(f"{path}: cannot read the settings: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

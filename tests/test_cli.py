@@ -356,6 +356,13 @@ def test_ctrl_c_in_a_terminal_ends_a_run_with_its_account_and_no_tracebacks(tmp_
     assert 0 < n_done < 300
 
 
+def test_synthetic_patients_go_where_nothing_is(dskprep: Run, place: str) -> None:
+    tiny.write(place, {"scans/p1/IM1.dcm": b"of somebody"})
+    code, _, err = dskprep("phantom", place, "--patients", "1")
+    assert (code, "is not empty" in err) == (2, True)
+    assert list(tiny.everything_below(place)) == ["scans/p1/IM1.dcm"]
+
+
 @pytest.mark.parametrize("leads_to", ["absent", "x.dcm"], ids=["nowhere", "itself"])
 def test_a_dead_link_costs_its_patient_only_and_is_named(
     dskprep: Run, tmp_path: Path, target: str, leads_to: str

@@ -152,3 +152,8 @@ def test_settings_travel_between_processes_and_do_not_change() -> None:
     assert all(math.isfinite(s) for s in settings.spacing_mm)
     with pytest.raises(FrozenInstanceError):
         settings.chunk = 3  # type: ignore[misc]
+
+
+def test_a_file_of_a_windows_editor_is_read(tmp_path: Path) -> None:
+    (tmp_path / "prep.toml").write_bytes("chunk = 32\r\n".encode("utf-8-sig"))
+    assert config.read_config(tmp_path / "prep.toml").chunk == 32

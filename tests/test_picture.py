@@ -177,10 +177,11 @@ def test_show_draws_the_series_that_a_volume_was_made_from(tmp_path: Path) -> No
 
 def test_show_draws_a_source_before_any_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tiny.write_patients(tmp_path / "in", ["p1", "p2"])
+    tiny.write(tmp_path / "in", {"p3/notes.txt": b""})
     png = tmp_path / "p1.png"
     assert cli.run_command(["show", str(tmp_path / "in/p1"), "-o", str(png)]) == 0
     two_rows = pixels(png.read_bytes()).shape[0]
-    assert cli.run_command(["run", str(tmp_path / "in"), str(tmp_path / "out"), "--scheduler", "sync"]) == 0
+    assert cli.run_command(["run", str(tmp_path / "in"), str(tmp_path / "out"), "--scheduler", "sync"]) == 1
     assert cli.run_command(["show", str(tmp_path / "out"), "p1", "-o", str(png)]) == 0
     assert pixels(png.read_bytes()).shape[0] < two_rows
     assert cli.run_command(["show", str(tmp_path / "out"), "p1", "--source", "-o", str(png)]) == 0
@@ -192,9 +193,17 @@ def test_show_draws_a_source_before_any_run(tmp_path: Path, capsys: pytest.Captu
     for words, problem in (
         (["show", str(tmp_path / "in")], "expected one folder or archive of DICOM files, found several"),
         (["show", str(tmp_path / "out")], "is a dataset; name the KEY"),
-        (["show", str(tmp_path / "nowhere")], "found none"),
+        (["show", str(tmp_path / "nowhere")], "there is no such folder"),
         (["show", str(tmp_path / "in/p1"), "--config", str(broken)], "own_steps:broken: ValueError: not today"),
         (["compare", "default", str(broken), "--series", str(tmp_path / "in/p1")], "ValueError: not today"),
+        (["compare", "default", "zuidhof", "--series", str(tmp_path / "in")], "of DICOM files, found several"),
+        (["compare", "default", "zuidhof", "--series", str(tmp_path / "in/p1"), "--only", "p*"], "--only chooses"),
+        (["show", str(tmp_path / "out"), "p1", "--preset", "zuidhof"], "--preset and --config are for PLACE alone"),
+        (["show", str(tmp_path / "out"), "p1", "--config", str(broken)], "--preset and --config are for PLACE alone"),
+        (["show", str(tmp_path / "in/p1"), "--preset", "zuidhof", "--config", str(broken)], "not both"),
+        (["show", str(tmp_path / "in/p1"), "--source"], "--source is for the planes of a volume KEY"),
+        (["show", str(tmp_path / "out"), "p1", "--source", "--3d", "bone"], "--source is for the planes"),
+        (["show", str(tmp_path / "out"), "p3"], "p3: was refused, no-dicom: "),
     ):
         assert cli.run_command(words) == 2
         assert problem in capsys.readouterr().err
