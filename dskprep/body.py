@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dskprep.kernels import masks
-from dskprep.morphology import Mask, box_of, connected, erode, largest, near, opened
+from dskprep.morphology import Mask, Pieces, box_of, connected, erode, largest, near, opened
 from dskprep.volume import AIR_HU, PADDING, Triple, Volume
 
 GRID_MM = 2.0
@@ -50,11 +50,12 @@ class Grid(NamedTuple):
 
 
 def only(image: Volume) -> Volume:
-    """The body only, for the setting `steps = ["dskprep.body:only"]`: saves a quarter to two fifths of the bytes.
+    """The body only, for the setting `steps = ["dskprep.body:only"]`: saves three to five tenths of the bytes.
 
     Air (AIR_HU) takes the place of what is outside of the body, more than MARGIN_MM from it and from all that outside
-    air does not reach: so lungs stay, also where the field of view cuts them, and so does the table's shell just
-    under the back. For chests: thin bone with air on both sides would go. Where no body is found, all stays.
+    air does not reach and that borders on more tissue than air: so lungs stay, also where the field of view cuts them,
+    and mattresses and the table's foam go. For chests: thin bone with air on both sides would go. Where no body is
+    found, all stays.
 
     `image` is int16 HU (z, y, x) along the patient's axes; raises TypeError for anything else, so let this be the
     first of the steps.
@@ -65,12 +66,19 @@ def only(image: Volume) -> Volume:
         return image
     body = np.zeros(whole.means.shape, np.bool_)
     box = tuple(slice(first, first + n) for first, n in zip(grid.first, grid.means.shape, strict=True))
-    body[box] = near(connected(~outside, tissue), MARGIN_MM, grid.spacing)
+    body[box] = near(_without_foam(outside, tissue, grid.spacing), MARGIN_MM, grid.spacing)
     array = np.full_like(image.array, AIR_HU)
     slices, rows, columns = (np.arange(n) // block for n, block in zip(image.shape, whole.block, strict=True))
     for k, plane, out in zip(slices, image.array, array, strict=True):
         np.copyto(out, plane, where=body[k][rows][:, columns])
     return image.with_array(array)
+
+
+def _without_foam(outside: Mask, tissue: Mask, spacing: Triple) -> Mask:
+    """Tissue, and the pieces beside it that outside air does not reach and that border on more tissue than air."""
+    pieces = Pieces.of(~outside & ~tissue)
+    to_tissue, to_air = (pieces.counts(near(mask, max(spacing), spacing)) for mask in (tissue, outside))
+    return tissue | pieces.chosen(to_tissue > to_air)
 
 
 def coarse_grid(volume: Volume) -> Grid:
