@@ -43,7 +43,12 @@ def members(content: bytes, name: str, max_bytes: int) -> Iterator[tuple[str, by
             left -= len(data)
             yield label, data
     except DAMAGE as error:
-        raise Refusal("bad-archive", f"{name}: cannot be unpacked: {error}") from error
+        why = str(error)
+        if "\n" in why or not content:  # a tar's error is a line for each way of compression
+            why = (
+                "it is neither a zip nor a tar, plain or by gz, bz2 or xz; or it was cut" if content else "it is empty"
+            )
+        raise Refusal("bad-archive", f"{name}: cannot be unpacked: {why}") from error
 
 
 def _zip(content: bytes) -> Iterator[tuple[str, int, _Read]]:

@@ -305,6 +305,8 @@ def show(
         raise UsageError("--preset and --config are for PLACE alone; a volume of a dataset has the dataset's settings")
     if with_source and (surface or not key):
         raise UsageError("--source is for the planes of a volume KEY; leave it out")
+    if output and ("://" in output or Path(output).suffix not in ("", ".png")):
+        raise UsageError(f"{output}: a picture is written to a local file, as PNG; name it so")
     settings = _settings(preset, config)
     with printed.console.status("drawing; the first time code is compiled, which takes half a minute"):
         name, views = _stored_views(place, key, with_source) if key else _source_views(place, settings)
@@ -569,5 +571,9 @@ def opened_client(scheduler: str, workers: int | None, memory_limit: str | None)
 
 
 def _report(message: str, code: int) -> int:
+    if printed.console.quiet:  # --log-json
+        from dskprep import terminal
+
+        terminal.write_json("error", {"message": message, "exit_code": code})
     Console(stderr=True, highlight=False, soft_wrap=True).print(f"dskprep: {message}", markup=False)
     return code

@@ -157,9 +157,14 @@ def _from_manifest(source: str) -> Iterator[Case]:
         raise UsageError(f"{source}: there is no such file") from error
     except (ValueError, OSError) as error:
         raise UsageError(f"{source}: cannot be read as a manifest: {error}") from error
-    missing = {"key", "url"} - set(table.columns)
-    if missing or table[["key", "url"]].isna().any(axis=None) or (table[["key", "url"]] == "").any(axis=None):
-        raise UsageError(f"{source}: a manifest has the columns key and url, filled in every line")
+    if not {"key", "url"} <= set(table.columns):
+        found = ", ".join(repr(column) for column in table.columns)
+        raise UsageError(f"{source}: expected the columns 'key' and 'url', found {found[:200]}")
+    is_empty = (table[["key", "url"]].isna() | (table[["key", "url"]] == "")).any(axis=1).to_numpy()
+    if is_empty.any():
+        raise UsageError(
+            f"{source}: expected a key and a url in every row, found one empty in row {is_empty.argmax() + 1}"
+        )
     keys = table["key"].astype(str)
     repeated = keys[keys.duplicated()]
     if len(repeated):

@@ -24,7 +24,7 @@ REASONS = {
     "missing-attribute": "a DICOM attribute that geometry or HU needs is absent or unreadable",
     "truncated": "a file ends before its pixel data does",
     "too-large": "the series needs more memory than a worker has",
-    "bad-archive": "the archive is damaged or unsafe to unpack",
+    "bad-archive": "the archive is empty, damaged or of an unknown kind",
     "no-thickness": "a recipe of 2017 takes the distance of the first two slices for all, and it is nothing",
     "no-lungs": "a recipe of 2017 finds no lung, and would have crashed or written an empty mask",
     "not-square": "a recipe of 2017 takes slices for square, and they are not",

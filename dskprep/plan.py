@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from dskprep import discover, index, memory, omezarr, patient, pixels, reading, series, steps, storage, thumbnail
+from dskprep import discover, index, memory, omezarr, patient, pixels, reading, series, steps, storage, store, thumbnail
 from dskprep.config import PrepConfig
 from dskprep.dicom import Contents
 from dskprep.discover import Case
@@ -261,8 +261,13 @@ class Comparison(NamedTuple):
 
 
 def compare(predictions: Sequence[Prediction], target: str) -> Comparison:
-    """Predictions beside what a dataset says of the same keys; keys that it does not hold do not count."""
-    table = index.current(storage.absolute(target))
+    """Predictions beside what a dataset says of the same keys; keys that it does not hold do not count.
+
+    Raises UsageError if there is no dataset.
+    """
+    target = storage.absolute(target)
+    store.describe(target)
+    table = index.current(target)
     happened = dict(zip(table["key"], zip(table["status"], table["reason"].fillna(""), strict=True), strict=True))
     n_right, differences = 0, []
     for p in predictions:

@@ -36,6 +36,7 @@ def unpack(content: bytes, room: int = ROOM) -> dict[str, bytes]:
 def refusal(content: bytes, room: int = ROOM) -> Refusal:
     with pytest.raises(Refusal, match="p1") as caught:
         unpack(content, room)
+    assert "\n" not in caught.value.message
     return caught.value
 
 

@@ -356,6 +356,24 @@ def test_ctrl_c_in_a_terminal_ends_a_run_with_its_account_and_no_tracebacks(tmp_
     assert 0 < n_done < 300
 
 
+def test_what_cannot_be_compared_or_written_is_wrong_use(dskprep: Run, source: str, target: str) -> None:
+    dskprep("run", source, target, "--scheduler", "sync")
+    for words, problem in (
+        (("plan", source, "--against", f"{target}/absent"), "there is no dskprep dataset here"),
+        (("show", target, "p1", "-o", "p1.jpg"), "as PNG"),
+        (("show", target, "p1", "-o", "s3://bucket/p1.png"), "local file"),
+    ):
+        code, _, err = dskprep(*words)
+        assert (code, problem in err) == (2, True)
+
+
+def test_an_error_is_a_line_of_json_too(dskprep: Run, target: str) -> None:
+    code, out, err = dskprep("run", f"{target}/absent", target, "--scheduler", "sync", "--log-json")
+    last = json.loads(out.splitlines()[-1])
+    assert (last["event"], last["exit_code"]) == ("error", 2) == ("error", code)
+    assert last["message"] in err
+
+
 def test_synthetic_patients_go_where_nothing_is(dskprep: Run, place: str) -> None:
     tiny.write(place, {"scans/p1/IM1.dcm": b"of somebody"})
     code, _, err = dskprep("phantom", place, "--patients", "1")

@@ -234,10 +234,11 @@ def test_a_line_that_leads_nowhere_is_a_case_too(place: str) -> None:
     ("text", "problem"),
     [
         ("", "cannot be read"),
-        ("key\np1\n", "columns key and url"),
-        ("Key,URL\np1,a\n", "columns key and url"),
-        ("key,url\np1,\n", "filled in every line"),
-        ("key,url\n,a\n", "filled in every line"),
+        ("key\np1\n", "columns 'key' and 'url', found 'key'$"),
+        ("Key,URL\np1,a\n", "columns 'key' and 'url', found 'Key', 'URL'$"),
+        ("key;url\np1;a\n", "columns 'key' and 'url', found 'key;url'$"),
+        ("key,url\np1,\n", "one empty in row 1$"),
+        ("key,url\np1,a\n,b\n", "one empty in row 2$"),
         ("key,url\np1,a\np1,b\n", "'p1' stands in more than one line"),
         ("key,url\nok,a\np 1,b\n", "'p 1' cannot name a volume"),
         ("key,url\nok,a\n../p1,b\n", "cannot name a volume"),
@@ -257,7 +258,7 @@ def test_an_absent_or_damaged_manifest_is_wrong_use(place: str, name: str) -> No
     with pytest.raises(UsageError, match="there is no such file"):
         keys(f"{place}/{name}")
     tiny.write(place, {name: b"\xff\xfe\x00 no table"})
-    with pytest.raises(UsageError, match=r"cannot be read as a manifest|columns key and url"):
+    with pytest.raises(UsageError, match=r"cannot be read as a manifest|columns 'key' and 'url'"):
         keys(f"{place}/{name}")
 
 
