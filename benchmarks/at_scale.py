@@ -29,11 +29,15 @@ from typing import Any
 from common import peak_mib
 
 import dskprep
-from dskprep import cli, config, discover, index, report, storage, store
+from dskprep import settings, storage
+from dskprep.cli import commands
+from dskprep.dataset import index, store
+from dskprep.look import report
+from dskprep.source import cases
 
 FILES = 3
 TOML = "min_slices = 3\n"
-SETTINGS = dataclasses.replace(config.preset("default"), min_slices=FILES)
+SETTINGS = dataclasses.replace(settings.preset("default"), min_slices=FILES)
 Put = Callable[[str, bytes], None]
 
 
@@ -42,7 +46,7 @@ def command(*words: str) -> Callable[[str], str]:
 
     def work(place: str) -> str:
         places = {"SOURCE": f"{place}/source", "TARGET": f"{place}/target", "OTHER": f"{place}/other"}
-        code = cli.run_command([places.get(word, word) for word in words])
+        code = commands.run_command([places.get(word, word) for word in words])
         return f"exit code {code}"
 
     return work
@@ -135,7 +139,7 @@ def measure(name: str, place: str) -> None:
 
 def fill(place: str, count: int, put: Put, copy_of: Callable[[str, str], None]) -> None:
     """The source's files first, since their listing makes the digests of the records."""
-    from dskprep import phantom, scanner
+    from dskprep.synthetic import phantom, scanner
 
     made = phantom.make_phantom(seed=1, spacing_mm=(1.0, 1.0, 1.0), shape=(FILES, 24, 24))
     model = f"{place}/model"
@@ -143,7 +147,7 @@ def fill(place: str, count: int, put: Put, copy_of: Callable[[str, str], None]) 
     dskprep.run(f"{model}/in", f"{model}/out", settings=SETTINGS)
     names = sorted(e.name for e in storage.listing_below(f"{model}/in"))
     files = sorted(e.name for e in storage.listing_below(f"{model}/out/volumes/p.zarr"))
-    record = store.find_written(f"{model}/out", "p", next(discover.cases(f"{model}/in")).digest)[-1]
+    record = store.find_written(f"{model}/out", "p", next(cases.cases(f"{model}/in")).digest)[-1]
     thumbnail = os.urandom(4500)  # as large as one is, and no smaller when it is compressed
     with ThreadPoolExecutor(16) as threads:
 
@@ -165,7 +169,7 @@ def fill(place: str, count: int, put: Put, copy_of: Callable[[str, str], None]) 
         all_of(volume)
         store.create(f"{place}/target", SETTINGS)
         promise = store._promise(thumbnail)
-        records = (record_of(i, case, record, promise) for i, case in enumerate(discover.cases(f"{place}/source")))
+        records = (record_of(i, case, record, promise) for i, case in enumerate(cases.cases(f"{place}/source")))
         for each in threads.map(lambda r: put(f"target/{store.name_of(r).path}", store.to_json(r)), records):
             assert each is None
 
@@ -178,7 +182,7 @@ def is_refused(i: int) -> bool:
     return i % 20 == 7
 
 
-def record_of(i: int, case: discover.Case, model: dict[str, Any], thumbnail: dict[str, Any]) -> dict[str, Any]:
+def record_of(i: int, case: cases.Case, model: dict[str, Any], thumbnail: dict[str, Any]) -> dict[str, Any]:
     """As a run would have written it, and no two alike."""
     record = copy.deepcopy(model) | {"key": case.key, "input_digest": case.digest, "url": case.url}
     record |= {"series_uid_sha256": f"{i:012x}", "hu_sha256": f"{i:064x}", "thumbnail": thumbnail}
@@ -247,7 +251,7 @@ def prepared_place(folder: Path, count: int, *, is_s3: bool) -> Iterator[str]:
             print(f"filled in {time.perf_counter() - started:.0f} s", flush=True)
         yield str(folder)
         return
-    from dskprep.s3server import S3Server
+    from dskprep.synthetic.s3server import S3Server
 
     with S3Server(folder / "s3") as server:
         os.environ.update(server.environment)

@@ -61,8 +61,8 @@ def write_phantom(
     folder: Path, spacing_mm: tuple[float, float, float], shape: tuple[int, int, int], *, scale: float = 1.0
 ) -> Path:
     """A synthetic patient's files, its size in the headers times `scale`."""
-    from dskprep.phantom import make_phantom
-    from dskprep.scanner import series_files
+    from dskprep.synthetic.phantom import make_phantom
+    from dskprep.synthetic.scanner import series_files
     from dskprep.volume import Volume
 
     phantom = make_phantom(seed=1, spacing_mm=spacing_mm, shape=shape)

@@ -29,7 +29,7 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate
 from pydicom.uid import UID, RLELossless
 
-from dskprep import pixels
+from dskprep.dicom import pixels
 
 Decoder = Callable[[int], Any]
 """From the number of a frame to its values, or their bytes."""

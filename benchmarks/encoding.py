@@ -32,8 +32,10 @@ from numcodecs import blosc
 from scipy import ndimage
 from zarr.codecs import BloscCodec, ZstdCodec
 
-from dskprep import config, omezarr, storage
-from dskprep.prepared import Prepared
+from dskprep import settings as config
+from dskprep import storage
+from dskprep.dataset import omezarr
+from dskprep.preparation.prepared import Prepared
 
 PIPELINES = {
     "zarr-python": "zarr.core.codec_pipeline.BatchedCodecPipeline",

@@ -14,7 +14,9 @@ import ways
 from numcodecs import blosc
 from pydicom.encaps import get_frame
 
-from dskprep import config, omezarr, pixels
+from dskprep import settings as config
+from dskprep.dataset import omezarr
+from dskprep.dicom import pixels
 
 
 def measure(folder: Path) -> dict[str, Any]:

@@ -19,8 +19,8 @@ import SimpleITK as sitk
 from matplotlib.image import imsave
 from numpy.typing import NDArray
 
-from dskprep import resample
-from dskprep.lungs import LEFT, RIGHT, find_lungs
+from dskprep.preparation import resample
+from dskprep.preparation.lungs.lungs import LEFT, RIGHT, find_lungs
 from dskprep.volume import AIR_HU, PADDING, Volume
 
 SPACING_MM = (1.0, 1.0, 1.0)

@@ -30,8 +30,9 @@ import pandas as pd
 import psutil
 from obstore.store import S3Store
 
-from dskprep import index, phantom, scanner
-from dskprep.s3server import S3Server
+from dskprep.dataset import index
+from dskprep.synthetic import phantom, scanner
+from dskprep.synthetic.s3server import S3Server
 
 TABLE = "idc/idc_v25_chest_ct_series.parquet"
 EDGE, FIELD_MM, LENGTH_MM = 32, 360.0, 320.0

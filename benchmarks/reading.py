@@ -32,8 +32,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 import dskprep
-from dskprep import scanner, storage
-from dskprep.s3server import S3Server
+from dskprep import storage
+from dskprep.synthetic import scanner
+from dskprep.synthetic.s3server import S3Server
 
 SIZES = (64, 128)
 PATCHES = 16

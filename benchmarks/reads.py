@@ -16,7 +16,7 @@ import time
 import psutil
 
 from dskprep import storage
-from dskprep.s3server import S3Server
+from dskprep.synthetic.s3server import S3Server
 
 PATIENTS, SLICES, BYTES = 3, 200, 512 * 1024
 

@@ -17,11 +17,14 @@ import common
 import numpy as np
 import ways
 
-from dskprep import comparison, config, geometry, steps
+from dskprep import settings
 from dskprep.errors import Refusal
 from dskprep.kernels import planes
-from dskprep.phantom import Phantom, make_phantom
-from dskprep.prepared import Prepared
+from dskprep.look import comparison
+from dskprep.preparation import prepare
+from dskprep.preparation.prepared import Prepared
+from dskprep.series import upright
+from dskprep.synthetic.phantom import Phantom, make_phantom
 from dskprep.volume import AIR_HU, PADDING, Volume
 
 RECIPES = ("default", "zuidhof", "grt123")
@@ -39,7 +42,7 @@ def masks(folders: list[Path]) -> None:
     """Each way's lungs against the truth of phantoms, and against the default's on real volumes."""
     print(f"{'':46}" + "".join(f"{name:>26}" for name in RECIPES))
     for name in RECIPES:
-        steps.prepare(*_as_read(make_phantom(seed=1), name))  # compiles
+        prepare.prepare(*_as_read(make_phantom(seed=1), name))  # compiles
     for spacing, (spacing_mm, shape) in SPACINGS.items():
         for title, anatomy in PHANTOMS.items():
             cells = []
@@ -49,7 +52,7 @@ def masks(folders: list[Path]) -> None:
                     phantom = make_phantom(seed=seed, spacing_mm=spacing_mm, shape=shape, **anatomy)
                     start = time.process_time()
                     try:
-                        prepared = steps.prepare(*_as_read(phantom, name))
+                        prepared = prepare.prepare(*_as_read(phantom, name))
                     except Refusal:
                         refusals += 1
                         continue
@@ -62,7 +65,7 @@ def masks(folders: list[Path]) -> None:
         for name in RECIPES:
             start = time.process_time()
             try:
-                prepared, _ = ways.prepared(folder, config.preset(name), ways.Clock())
+                prepared, _ = ways.prepared(folder, settings.preset(name), ways.Clock())
             except Refusal as refusal:
                 cells.append(refusal.reason)
                 continue
@@ -77,7 +80,7 @@ def _cell(dices: list[float], seconds: list[float], refusals: int) -> str:
     return ", ".join(words + [f"{refusals} refused"] * bool(refusals))
 
 
-def _as_read(phantom: Phantom, recipe: str) -> tuple[Volume, config.PrepConfig]:
+def _as_read(phantom: Phantom, recipe: str) -> tuple[Volume, settings.PrepConfig]:
     """The phantom's volume as dskprep, or the recipe, reads it."""
     volume = phantom.volume
     if recipe == "default":
@@ -85,10 +88,12 @@ def _as_read(phantom: Phantom, recipe: str) -> tuple[Volume, config.PrepConfig]:
         for plane in array:
             planes.mark_padding(plane, -32767, AIR_HU - 1)
         assert PADDING in array
-        return geometry.to_patient_axes(Volume(array, volume.affine)), config.preset(recipe)
+        return upright.to_patient_axes(Volume(array, volume.affine)), settings.preset(recipe)
     if recipe == "zuidhof":  # stored -2000 becomes 0 before the rescale
-        return volume.with_array(np.where(volume.array == -3024, np.int16(-1024), volume.array)), config.preset(recipe)
-    return volume, config.preset(recipe)
+        return volume.with_array(np.where(volume.array == -3024, np.int16(-1024), volume.array)), settings.preset(
+            recipe
+        )
+    return volume, settings.preset(recipe)
 
 
 def _dice(prepared: Prepared, truth: Volume) -> float:

@@ -19,8 +19,11 @@ from concurrent.futures import ThreadPoolExecutor
 import obstore
 from obstore.store import S3Store
 
-from dskprep import config, discover, pipeline, storage, store
-from dskprep.s3server import S3Server
+from dskprep import settings, storage
+from dskprep.dataset import store
+from dskprep.pipeline import run
+from dskprep.source import cases
+from dskprep.synthetic.s3server import S3Server
 
 FILES = 3
 SOURCE, TARGET = "s3://scans/stage1", "s3://out/dataset"
@@ -29,7 +32,7 @@ SOURCE, TARGET = "s3://scans/stage1", "s3://out/dataset"
 def resume() -> None:
     """In a process of its own."""
     started = time.perf_counter()
-    summary = pipeline.run(SOURCE, TARGET)
+    summary = run.run(SOURCE, TARGET)
     used = resource.getrusage(resource.RUSAGE_SELF)
     assert summary.account.counts == summary.account.already
     print(
@@ -60,7 +63,7 @@ def main() -> None:
         started = time.perf_counter()
         keys = [f"stage1/patient-{i:06}/{n}.dcm" for i in range(count) for n in range(FILES)]
         list(threads.map(lambda key: obstore.put(buckets["scans"], key, key.encode()), keys))
-        store.create(TARGET, config.preset("default"))
+        store.create(TARGET, settings.preset("default"))
         records = (
             {
                 "key": case.key,
@@ -72,7 +75,7 @@ def main() -> None:
                 "seconds": {"read": 1.0, "resample": 1.0, "lungs": 1.0, "encode": 1.0, "write": 1.0},
                 "objects": {f"{n}/c/0/0/0": {"bytes": 20_000_000, "sha256": "0" * 64} for n in range(6)},
             }
-            for case in discover.cases(SOURCE)
+            for case in cases.cases(SOURCE)
         )
         items = ((f"dataset/{store.name_of(r).path}", store.to_json(r)) for r in records)
         list(threads.map(lambda item: obstore.put(buckets["out"], *item), items))

@@ -14,12 +14,13 @@ from collections.abc import Iterator
 import distributed
 import psutil
 
-from dskprep import cluster, patient, pipeline, watch
-from dskprep.account import Account, Summary
-from dskprep.discover import Case
-from dskprep.patient import Job
+from dskprep.dataset.store import Record
+from dskprep.pipeline import cluster, run, watch
+from dskprep.pipeline.account import Account, Summary
+from dskprep.source.cases import Case
 from dskprep.stopwatch import Stopwatch
-from dskprep.store import Record
+from dskprep.worker import patient
+from dskprep.worker.patient import Job
 
 
 def do_nothing(job: Job) -> list[Record]:
@@ -50,7 +51,7 @@ def main() -> None:
     summary = Summary("run", "source", "target", account, 0.0)
     with cluster.local_client(workers=2) as client, watch.Watch(client, summary).over():
         start, cpu = time.perf_counter(), process.cpu_times()
-        for n, (_, records) in enumerate(pipeline.on_cluster(client, jobs(count), do_nothing), start=1):
+        for n, (_, records) in enumerate(run.on_cluster(client, jobs(count), do_nothing), start=1):
             account.add(records or [])
             if n % max(1, count // 10) == 0:
                 wall = time.perf_counter() - start

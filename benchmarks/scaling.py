@@ -30,7 +30,8 @@ from pathlib import Path
 import matplotlib.figure
 import psutil
 
-from dskprep import cluster, scanner
+from dskprep.pipeline import cluster
+from dskprep.synthetic import scanner
 
 CONTROL_GROUPS = Path("/sys/fs/cgroup/cpu")
 PERIOD_US = 100_000

@@ -27,8 +27,9 @@ from urllib.parse import urlsplit
 
 import psutil
 
-from dskprep import scanner, storage
-from dskprep.s3server import S3Server
+from dskprep import storage
+from dskprep.synthetic import scanner
+from dskprep.synthetic.s3server import S3Server
 
 HERE = Path(__file__).parent
 DSKPREP = """

@@ -14,9 +14,9 @@ import common
 import numpy as np
 
 if TYPE_CHECKING:
-    from dskprep.config import PrepConfig
-    from dskprep.prepared import Prepared
-    from dskprep.series import Series
+    from dskprep.preparation.prepared import Prepared
+    from dskprep.series.series import Series
+    from dskprep.settings import PrepConfig
 
 
 @dataclass
@@ -67,16 +67,19 @@ class Way:
 
 def prepared(folder: Path, settings: PrepConfig, clock: Clock) -> tuple[Prepared, Series]:
     """A folder's series, and what dskprep makes of it."""
-    from dskprep import reading, steps
+    from dskprep.preparation import prepare
+    from dskprep.source import files
 
     with clock("read"):
-        read = reading.read_series(str(folder), settings)
-    return steps.prepare(read, settings, clock), read  # type: ignore[arg-type]
+        read = files.read_series(str(folder), settings)
+    return prepare.prepare(read, settings, clock), read  # type: ignore[arg-type]
 
 
 def preset_way(name: str) -> Callable[[], tuple[Compute, Write]]:
     def load() -> tuple[Compute, Write]:
-        from dskprep import config, omezarr, storage
+        from dskprep import settings as config
+        from dskprep import storage
+        from dskprep.dataset import omezarr
 
         settings = config.preset(name)
 
@@ -100,12 +103,14 @@ def preset_way(name: str) -> Callable[[], tuple[Compute, Write]]:
 
 def load_task() -> tuple[Compute, Write]:
     """All that a worker does: also listing, thumbnail, SHA-256 of every object, and the record."""
-    from dskprep import config, discover, patient
+    from dskprep import settings as config
+    from dskprep.source import cases
+    from dskprep.worker import patient
 
     settings = config.preset("default")
 
     def compute(folder: Path, clock: Clock) -> Found:  # noqa: ARG001
-        (case,) = (c for c in discover.cases(str(folder.parent)) if Path(c.url) == folder)
+        (case,) = (c for c in cases.cases(str(folder.parent)) if Path(c.url) == folder)
         return Found(to_write=patient.Job(case))
 
     def write(found: Found, target: Path, clock: Clock) -> None:  # noqa: ARG001

@@ -6,53 +6,53 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dskprep.account import Summary
-    from dskprep.cluster import connect, local_client
-    from dskprep.config import PrepConfig, preset, read_config
-    from dskprep.dataset import Dataset, StoredVolume, open_dataset
+    from dskprep.dataset.convert import to_nifti, to_sitk
+    from dskprep.dataset.dataset import Dataset, StoredVolume, open_dataset
+    from dskprep.dataset.patches import LungPatches, Patch
+    from dskprep.dataset.verification import verify
     from dskprep.errors import DskprepError, InfrastructureError, Refusal, UsageError
-    from dskprep.exchange import to_nifti, to_sitk
-    from dskprep.lungs import Lungs, find_lungs
-    from dskprep.patches import LungPatches, Patch
-    from dskprep.pipeline import run
-    from dskprep.prepared import Prepared
-    from dskprep.reading import read_series
-    from dskprep.resample import to_spacing
-    from dskprep.series import Series
-    from dskprep.steps import prepare
-    from dskprep.verification import verify
+    from dskprep.pipeline.account import Summary
+    from dskprep.pipeline.cluster import connect, local_client
+    from dskprep.pipeline.run import run
+    from dskprep.preparation.lungs.lungs import Lungs, find_lungs
+    from dskprep.preparation.prepare import prepare
+    from dskprep.preparation.prepared import Prepared
+    from dskprep.preparation.resample import to_spacing
+    from dskprep.series.series import Series
+    from dskprep.settings import PrepConfig, preset, read_config
+    from dskprep.source.files import read_series
     from dskprep.volume import AIR_HU, PADDING, Volume
 
 _HOMES = {
     "AIR_HU": "volume",
-    "Dataset": "dataset",
+    "Dataset": "dataset.dataset",
     "DskprepError": "errors",
     "InfrastructureError": "errors",
-    "Lungs": "lungs",
-    "LungPatches": "patches",
+    "Lungs": "preparation.lungs.lungs",
+    "LungPatches": "dataset.patches",
     "PADDING": "volume",
-    "Patch": "patches",
-    "PrepConfig": "config",
-    "Prepared": "prepared",
+    "Patch": "dataset.patches",
+    "PrepConfig": "settings",
+    "Prepared": "preparation.prepared",
     "Refusal": "errors",
-    "Series": "series",
-    "StoredVolume": "dataset",
-    "Summary": "account",
+    "Series": "series.series",
+    "StoredVolume": "dataset.dataset",
+    "Summary": "pipeline.account",
     "UsageError": "errors",
     "Volume": "volume",
-    "connect": "cluster",
-    "find_lungs": "lungs",
-    "read_config": "config",
-    "local_client": "cluster",
-    "open_dataset": "dataset",
-    "prepare": "steps",
-    "preset": "config",
-    "read_series": "reading",
-    "run": "pipeline",
-    "to_nifti": "exchange",
-    "to_sitk": "exchange",
-    "to_spacing": "resample",
-    "verify": "verification",
+    "connect": "pipeline.cluster",
+    "find_lungs": "preparation.lungs.lungs",
+    "read_config": "settings",
+    "local_client": "pipeline.cluster",
+    "open_dataset": "dataset.dataset",
+    "prepare": "preparation.prepare",
+    "preset": "settings",
+    "read_series": "source.files",
+    "run": "pipeline.run",
+    "to_nifti": "dataset.convert",
+    "to_sitk": "dataset.convert",
+    "to_spacing": "preparation.resample",
+    "verify": "dataset.verification",
 }
 
 __all__ = [

@@ -1,5 +1,5 @@
 """`python -m dskprep`."""
 
-from dskprep.cli import run_and_exit
+from dskprep.cli.commands import run_and_exit
 
 run_and_exit()

@@ -14,9 +14,9 @@ from pydicom.filewriter import dcmwrite
 from pydicom.sequence import Sequence
 from pydicom.uid import CTImageStorage, EnhancedCTImageStorage, ExplicitVRBigEndian, ExplicitVRLittleEndian
 
-from dskprep import series
-from dskprep.dicom import Contents
-from dskprep.series import Series
+from dskprep.dicom.contents import Contents
+from dskprep.series import series
+from dskprep.series.series import Series
 
 AXIAL = (1, 0, 0, 0, 1, 0)
 CORONAL = (1, 0, 0, 0, 0, -1)

@@ -56,7 +56,7 @@ PROMISED = ("status", "reason", "objects", "geometry", "source", "warnings", "hu
 
 def dask_setup(worker: Any) -> None:  # noqa: ARG001
     """Called by Dask in each worker process: short time-outs, the poison, and memory bursts on SIGUSR1."""
-    from dskprep import patient
+    from dskprep.worker import patient
 
     shorten()
     poison = Path(os.environ[FOLDER], "poison")
@@ -77,7 +77,9 @@ def dask_setup(worker: Any) -> None:  # noqa: ARG001
 
 def shorten() -> None:
     """Seconds instead of minutes until a silent server is given up."""
-    from dskprep import patient, s3read, storage
+    from dskprep import storage
+    from dskprep.storage import bucket as s3read
+    from dskprep.worker import patient
 
     storage.S3_SETTINGS["config_kwargs"]["read_timeout"] = READ_TIMEOUT_S
     s3read.SILENCE_S = READ_TIMEOUT_S
@@ -167,7 +169,7 @@ class Cluster:
 
 def popen(words: list[str], environment: dict[str, str], **options: Any) -> subprocess.Popen[bytes]:
     """Python with these words, as a process that dies with the thread that starts it."""
-    from dskprep.s3server import LAUNCHER
+    from dskprep.synthetic.s3server import LAUNCHER
 
     return subprocess.Popen(
         [PYTHON, "-I", "-S", "-c", LAUNCHER, str(os.getpid()), PYTHON, *words],
@@ -391,7 +393,7 @@ class Run:
 
 def check_account(the_stage: Stage, target: str, poison: str) -> None:
     """Every input has one status; the poison patient alone is killed."""
-    from dskprep import store
+    from dskprep.dataset import store
 
     names = list(record_names(target))
     own = [n for n in names if store.FURTHER not in n.key]
@@ -412,7 +414,7 @@ def check_equal(the_stage: Stage, target: str) -> None:
     import tiny
 
     import dskprep
-    from dskprep import index
+    from dskprep.dataset import index
 
     volumes = tiny.everything_below(f"{target}/volumes")
     differing = sorted(n for n in {*volumes, *the_stage.volumes} if volumes.get(n) != the_stage.volumes.get(n))
@@ -436,10 +438,11 @@ def leftovers(target: str) -> list[str]:
     """Objects of the target that belong to nothing, after `clean`."""
     import s3fs
 
-    from dskprep import cli, storage
+    from dskprep import storage
+    from dskprep.cli import commands
 
     with contextlib.redirect_stdout(None):
-        cli.run_command(["clean", target, "--older-than", "0"])
+        commands.run_command(["clean", target, "--older-than", "0"])
     written = {n.key for n in record_names(target) if n.status == "written"}
     stray = [e.name for e in storage.listing_below(f"{target}/volumes") if e.name.split(".zarr/")[0] not in written]
     stray += [e.name for e in storage.listing(f"{target}/thumbnails") if e.name.removesuffix(".webp") not in written]
@@ -460,20 +463,20 @@ def check(is_so: bool, problem: str) -> None:
 
 
 def record_names(target: str) -> Iterator[Any]:
-    from dskprep import store
+    from dskprep.dataset import store
 
     return store.record_names(target)
 
 
 def records_of(target: str) -> dict[tuple[str, str], dict[str, Any]]:
-    from dskprep import store
+    from dskprep.dataset import store
 
     return {(n.key, n.status): store.read_record(target, n) for n in record_names(target)}
 
 
 def dask_settings() -> dict[str, Any]:
     """What dskprep sets on its own clusters, as nested YAML has it."""
-    from dskprep import cluster
+    from dskprep.pipeline import cluster
 
     nested: dict[str, Any] = {}
     for name, value in cluster.SETTINGS.items():
@@ -487,10 +490,10 @@ def dask_settings() -> dict[str, Any]:
 
 def main() -> int:
     if sys.argv[1:2] == ["client"]:
-        from dskprep import cli
+        from dskprep.cli import commands
 
         shorten()
-        return cli.run_command(sys.argv[2:])
+        return commands.run_command(sys.argv[2:])
     options = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     options.add_argument("--seeds", type=int, default=20)
     options.add_argument("--first-seed", type=int, default=0)
@@ -500,7 +503,7 @@ def main() -> int:
     options.add_argument("--logs", type=Path, help="where logs go [a temporary folder, kept if a seed fails]")
     options.add_argument("--json", type=Path, help="write the outcomes there")
     o = options.parse_args()
-    from dskprep.s3server import S3Server
+    from dskprep.synthetic.s3server import S3Server
 
     folder = o.logs or Path(tempfile.mkdtemp(prefix="dskprep-chaos-"))
     outcomes = []

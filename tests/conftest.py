@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 import s3fs
 
-from dskprep import s3server
 from dskprep.errors import InfrastructureError
+from dskprep.synthetic import s3server
 
 
 @pytest.fixture(scope="session")

@@ -37,8 +37,10 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from dskprep import attributes, dicom, series
+from dskprep.dicom import contents as dicom
+from dskprep.dicom import header
 from dskprep.errors import Refusal
+from dskprep.series import series
 from dskprep.volume import PADDING
 
 MAX_S = 10.0
@@ -150,7 +152,7 @@ VALUES: list[Any] = [
     "0.5\\0.5",
     "1\\0\\0\\0\\1\\0",
 ]
-KEYWORDS = [k for k in sorted(attributes._KEYWORDS) if not k.endswith("Sequence") and k != "PixelData"]
+KEYWORDS = [k for k in sorted(header._KEYWORDS) if not k.endswith("Sequence") and k != "PixelData"]
 
 
 def rewrite(rng: random.Random, content: bytes) -> bytes:

@@ -9,16 +9,19 @@ import sys
 
 import tiny
 
-from dskprep import discover, memory, patient, pipeline, steps
-from dskprep.config import PrepConfig
+from dskprep.pipeline import run
+from dskprep.preparation import prepare
+from dskprep.settings import PrepConfig
+from dskprep.source import cases
+from dskprep.worker import admission, patient
 
-assert pipeline  # a worker has it imported
+assert run  # a worker has it imported
 
 
 def main() -> None:
     config = PrepConfig()
-    steps.warm(config)
-    (case,) = discover.cases(sys.argv[1])
+    prepare.warm(config)
+    (case,) = cases.cases(sys.argv[1])
     job = patient.Job(case)
     (record,) = patient.prepare_patient(job, target=sys.argv[2], config=config, memory_bytes=int(sys.argv[3]))
     assert record["status"] == "written", record
@@ -26,8 +29,8 @@ def main() -> None:
     source = record["source"]
     shape = (source["slices"], source["rows"], source["columns"])
     spacing_mm = (source["step_mm"], source["row_spacing_mm"], source["column_spacing_mm"])
-    is_held = memory.estimate_bytes(shape, spacing_mm, config) <= memory.usable_bytes(int(sys.argv[3]))
-    estimate = memory.BASE_BYTES + memory.estimate_bytes(shape, spacing_mm, config, is_held=is_held)
+    is_held = admission.estimate_bytes(shape, spacing_mm, config) <= admission.usable_bytes(int(sys.argv[3]))
+    estimate = admission.BASE_BYTES + admission.estimate_bytes(shape, spacing_mm, config, is_held=is_held)
     print(tiny.peak_bytes(), estimate)
 
 

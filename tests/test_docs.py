@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from dskprep.config import PrepConfig
 from dskprep.errors import REASONS, WARNINGS
+from dskprep.settings import PrepConfig
 
 DOCS = Path(__file__).parent.parent / "docs"
 

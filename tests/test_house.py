@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ast
+import graphlib
 import importlib
 import importlib.metadata
 import json
 import pickle
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -20,30 +22,85 @@ PACKAGE = Path(dskprep.__file__).parent
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if "__pycache__" not in path.parts)
 HEAVY = {"pydicom", "zarr", "distributed", "dask", "matplotlib", "pandas", "numpy", "scipy", "numba", "s3fs", "fsspec"}
 
+FLOORS = (
+    ("values",),
+    ("storage", "kernels", "dicom"),
+    ("series", "synthetic"),
+    ("preparation",),
+    ("source", "dataset"),
+    ("worker", "look"),
+    ("pipeline",),
+    ("cli",),
+)
+"""The rooms, lowest first. A room may import those on floors below its own, and never its neighbours."""
+
+SYNTHETIC_MAY_IMPORT = {"values", "storage", "kernels", "synthetic"}
+"""What is tried on a patient must not have made it."""
+
 HOMES = {
-    "fsspec": {"storage", "s3read"},
-    "s3fs": {"storage", "s3read"},
-    "obstore": {"s3read"},
-    "pydicom": {"attributes", "pixels", "scanner", "slices"},
-    "zarr": {"omezarr", "dataset"},
-    "numcodecs": {"omezarr", "shards"},
-    "nibabel": {"exchange"},
-    "SimpleITK": {"exchange"},
-    "xarray": {"exchange"},
-    "torch": {"training"},
-    "distributed": {"cluster", "page", "patient", "pipeline", "watch"},
-    "imagecodecs": {"pixels", "thumbnail"},
-    "jinja2": {"report"},
-    "matplotlib": {"picture"},
-    "bokeh": {"page"},
-    "click": {"cli", "terminal"},
-    "rich": {"cli", "printed", "terminal"},
+    "aiohttp": {"storage.bucket"},
+    "bokeh": {"pipeline.page"},
+    "botocore": {"storage.bucket", "storage.place", "synthetic.s3server"},
+    "click": {"cli.commands", "cli.terminal"},
+    "dask": {"cli.commands", "cli.printed", "dataset.convert", "pipeline.cluster", "pipeline.run"},
+    "distributed": {"pipeline.cluster", "pipeline.page", "pipeline.run", "pipeline.watch", "worker.patient"},
+    "fsspec": {"storage.bucket", "storage.place"},
+    "google_crc32c": {"dataset.omezarr", "dataset.shards"},
+    "imagecodecs": {"dicom.pixels", "dataset.thumbnail"},
+    "jinja2": {"look.report"},
+    "matplotlib": {"look.picture"},
+    "nibabel": {"dataset.convert"},
+    "numba": {"kernels.compiled"},
+    "numcodecs": {"dataset.omezarr", "dataset.shards"},
+    "obstore": {"storage.bucket"},
+    "pandas": {"dataset.index", "look.report", "source.cases"},
+    "psutil": {"source.files"},
+    "pyarrow": {"dataset.index"},
+    "pydicom": {"dicom.header", "dicom.pixels", "dicom.slices", "synthetic.scanner"},
+    "rich": {"cli.commands", "cli.printed", "cli.terminal"},
+    "s3fs": {"storage.place"},
+    "prometheus_client": {"pipeline.page"},
+    "scipy": {
+        "look.comparison",
+        "look.surface",
+        "preparation.lungs.dense",
+        "preparation.recipes.grt123",
+        "preparation.zoom",
+    },
+    "SimpleITK": {"dataset.convert"},
+    "torch": {"dataset.training"},
+    "tornado": {"pipeline.page"},
+    "xarray": {"dataset.convert"},
+    "zarr": {"dataset.dataset", "dataset.omezarr"},
 }
-"""Which modules may import what."""
+"""Which modules may import what, of all that is not in the standard library (numpy may be anywhere)."""
+
+LATE_IMPORTS = {"importlib.import_module", "_needs"}
+"""Calls that import the library that they name."""
+
+MOST_LINES = 300
+
+LONG = {}
+"""Modules of more than MOST_LINES lines, each with the reason."""
+
+
+def name_of(path: Path) -> str:
+    """A module's name within the package: `storage.bucket`, `storage` for its `__init__`, "" for the package's own."""
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def room_of(module: str) -> str:
+    room = module.partition(".")[0]
+    return room if room and (PACKAGE / room / "__init__.py").exists() else "values"
+
+
+NAMES = {name_of(path): path for path in MODULES}
+EVERYWHERE = {"numpy", "dskprep"}
 
 
 def imports_of(path: Path, *, top_level_only: bool = False) -> set[str]:
-    """First parts of the names of what a module imports, but for type checking."""
+    """The full names of what a module imports, but for type checking: modules, and names in them."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     typing_only = {
         inner
@@ -57,16 +114,90 @@ def imports_of(path: Path, *, top_level_only: bool = False) -> set[str]:
         if node in typing_only:
             continue
         if isinstance(node, ast.Import):
-            found |= {alias.name.partition(".")[0] for alias in node.names}
+            found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            found.add(node.module.partition(".")[0])
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) in LATE_IMPORTS:
+            found |= {node.args[0].value} if isinstance(node.args[0], ast.Constant) else set()
     return found
+
+
+def modules_imported_by(name: str) -> set[str]:
+    """The modules of the package that a module of it imports, wherever in its code."""
+    found = set()
+    for imported in imports_of(NAMES[name]):
+        inside = imported.removeprefix("dskprep.")
+        if imported != inside:
+            found.add(inside if inside in NAMES else inside.rpartition(".")[0])
+    return found - {name}
 
 
 @pytest.mark.parametrize("library", HOMES)
 def test_a_heavy_import_stays_in_its_home(library: str) -> None:
-    users = {path.stem for path in MODULES if library in imports_of(path)}
-    assert users <= HOMES[library]
+    users = {name for name, path in NAMES.items() if library in libraries_of(path)}
+    assert users == HOMES[library]
+
+
+def libraries_of(path: Path) -> set[str]:
+    return {name.partition(".")[0] for name in imports_of(path)} - sys.stdlib_module_names - EVERYWHERE
+
+
+def test_every_library_has_a_home_and_is_declared() -> None:
+    used = set.union(*map(libraries_of, MODULES))
+    assert used == set(HOMES)
+    declared = importlib.metadata.requires("dskprep") or []
+    distributions = importlib.metadata.packages_distributions()
+    names = {re.split(r"[^\w-]", line)[0].lower().replace("_", "-") for line in declared}
+    homeless = {
+        library
+        for library in used
+        if not {d.lower().replace("_", "-") for d in distributions.get(library, [library])} & names
+    }
+    assert homeless == set()
+
+
+def test_every_room_has_a_floor() -> None:
+    assert {room_of(name) for name in NAMES} == {room for floor in FLOORS for room in floor}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_imports_go_down(name: str) -> None:
+    room = room_of(name)
+    (floor,) = [number for number, rooms in enumerate(FLOORS) if room in rooms]
+    allowed = {room, *(below for rooms in FLOORS[:floor] for below in rooms)} - {"synthetic"}
+    if room == "synthetic":
+        allowed = SYNTHETIC_MAY_IMPORT
+    if room == "cli":
+        allowed.add("synthetic")
+    if name in ("", "__main__"):  # the door of the whole house
+        return
+    wrong = {other for other in modules_imported_by(name) if room_of(other) not in allowed}
+    assert wrong == ({"worker.admission"} if name == "source.files" else set())
+
+
+def test_no_module_imports_itself_through_others() -> None:
+    graph = {name: modules_imported_by(name) for name in NAMES if name not in ("", "__main__")}
+    order = graphlib.TopologicalSorter(
+        {name: {other for other in others if f"{other}." not in f"{name}."} for name, others in graph.items()}
+    )
+    assert len(list(order.static_order())) >= len(graph)  # raises CycleError
+
+
+def test_private_names_stay_in_their_room() -> None:
+    strangers = {
+        (name, imported)
+        for name, path in NAMES.items()
+        for imported in imports_of(path)
+        if imported.startswith("dskprep.")
+        and imported.rpartition(".")[2].startswith("_")
+        and room_of(imported.removeprefix("dskprep.")) != room_of(name)
+    }
+    assert strangers == set()
+
+
+def test_a_long_module_has_a_reason() -> None:
+    long = {name for name, path in NAMES.items() if len(path.read_text().splitlines()) > MOST_LINES}
+    assert long == set(LONG)
 
 
 def loaded_by(*words: str) -> set[str]:
@@ -79,9 +210,9 @@ def loaded_by(*words: str) -> set[str]:
     "words",
     [
         ("import dskprep",),
-        ("from dskprep import cli", "cli.run_command(['--help'])"),
-        ("from dskprep import cli", "cli.run_command(['run', '--help'])"),
-        ("from dskprep import cli", "cli.run_command(['--version'])"),
+        ("from dskprep.cli import commands", "commands.run_command(['--help'])"),
+        ("from dskprep.cli import commands", "commands.run_command(['run', '--help'])"),
+        ("from dskprep.cli import commands", "commands.run_command(['--version'])"),
     ],
 )
 def test_what_is_asked_for_help_imports_nothing_heavy(words: tuple[str, ...]) -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from dskprep.errors import Refusal
-from dskprep.series import Series
+from dskprep.series.series import Series
 from dskprep.volume import PADDING
 
 SHAPE, PIXEL_MM = (9, 11), (0.75, 0.5)

@@ -10,7 +10,9 @@ import pytest
 import SimpleITK as sitk
 
 import dskprep
-from dskprep import cli, dataset, storage, store
+from dskprep import storage
+from dskprep.cli import commands
+from dskprep.dataset import dataset, store
 
 OUTCOMES = {
     "volumes__lidc_0001": "written",
@@ -50,7 +52,7 @@ def tree(data_folder, tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def local_run(tree, tmp_path_factory) -> tuple[int, str]:
     target = str(tmp_path_factory.mktemp("target"))
-    return cli.run_command(["run", str(tree), target, "--scheduler", "sync"]), target
+    return commands.run_command(["run", str(tree), target, "--scheduler", "sync"]), target
 
 
 def records(target: str) -> dict[str, dict]:
@@ -148,7 +150,7 @@ def test_from_s3_to_s3_on_two_workers_the_bytes_are_the_same(local_run, data_fol
         files = {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
         storage.write_many(f"{s3}/scans/volumes__{name}", files)
     arguments = ["run", f"{s3}/scans", f"{s3}/out", "--scheduler", "local", "--workers", "2"]
-    assert cli.run_command(arguments) == 0
+    assert commands.run_command(arguments) == 0
     local, remote = records(local_run[1]), records(f"{s3}/out")
     for name in ("lidc_0001", "crlm_1004"):
         key = next(k for k in remote if k.startswith(f"volumes__{name}"))
@@ -157,12 +159,12 @@ def test_from_s3_to_s3_on_two_workers_the_bytes_are_the_same(local_run, data_fol
         arrays = [path for path in ours if "/c/" in path]
         assert arrays
         assert {path: theirs[path] for path in arrays} == {path: ours[path] for path in arrays}
-    assert cli.run_command(["verify", f"{s3}/out"]) == 0
-    assert cli.run_command(arguments) == 0
+    assert commands.run_command(["verify", f"{s3}/out"]) == 0
+    assert commands.run_command(arguments) == 0
 
 
 def test_status_counts_what_the_records_say(local_run, capsys):
-    assert cli.run_command(["status", local_run[1], "--json"]) == 1
+    assert commands.run_command(["status", local_run[1], "--json"]) == 1
     status = json.loads(capsys.readouterr().out)
     assert status["counts"] == {"written": 5, "refused": 25}
     assert sum(status["reasons"].values()) == 25

@@ -15,11 +15,14 @@ from builders import AXIAL, CORONAL, compressed, ct_file, ct_files, distinct
 from conftest import DataFolder
 from pydicom.uid import MPEG2MPML, ComputedRadiographyImageStorage, JPEGLSLossless
 
-from dskprep import discover, patient, storage, store
-from dskprep.config import PrepConfig
+from dskprep import storage
+from dskprep.dataset import store
+from dskprep.dataset.store import Record
 from dskprep.errors import REASONS
-from dskprep.patient import Job
-from dskprep.store import Record
+from dskprep.settings import PrepConfig
+from dskprep.source import cases
+from dskprep.worker import patient
+from dskprep.worker.patient import Job
 
 Files = dict[str, bytes]
 
@@ -69,7 +72,7 @@ RECIPES = {"no-thickness": "luo-2017", "no-lungs": "zuidhof", "not-square": "grt
 
 
 def prepare(source: Path, target: Path, *, patient_folders: bool = False, **settings: Any) -> list[Record]:
-    (case,) = discover.cases(str(source), patient_folders=patient_folders)
+    (case,) = cases.cases(str(source), patient_folders=patient_folders)
     return patient.prepare_patient(
         Job(case), target=str(target), config=PrepConfig(**settings), memory_bytes=1_200_000_000
     )

@@ -7,9 +7,9 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from dskprep import body
-from dskprep.lungs import find_lungs
-from dskprep.resample import to_spacing
+from dskprep.preparation import body
+from dskprep.preparation.lungs.lungs import find_lungs
+from dskprep.preparation.resample import to_spacing
 from dskprep.volume import Volume
 
 AFFINE = np.array([[0.0, 0.0, 0.5, -10.0], [0.0, -0.75, 0.0, -20.0], [2.0, 0.0, 0.0, 30.0], [0.0, 0.0, 0.0, 1.0]])

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dskprep.compiled import compiled
+from dskprep.kernels.compiled import compiled
 
 ONE, WORD = np.uint64(1), np.uint64(63)
 NONE, ALL = np.uint64(0), np.uint64(2**64 - 1)

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dskprep.compiled import compiled
 from dskprep.kernels import runs
+from dskprep.kernels.compiled import compiled
 from dskprep.kernels.hulls import TINY, extremes, hull
 from dskprep.kernels.runs import Runs
 

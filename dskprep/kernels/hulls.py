@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dskprep.compiled import compiled
+from dskprep.kernels.compiled import compiled
 from dskprep.kernels.runs import Runs
 
 TINY = 1e-9

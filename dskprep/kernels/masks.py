@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dskprep.compiled import compiled
 from dskprep.kernels import runs
+from dskprep.kernels.compiled import compiled
 from dskprep.volume import AIR_HU, PADDING
 
 FAR = np.float32(np.inf)

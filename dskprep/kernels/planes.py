@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dskprep.compiled import compiled, inlined
+from dskprep.kernels.compiled import compiled, inlined
 from dskprep.volume import PADDING
 
 FOUR = 4

@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from dskprep.compiled import compiled
 from dskprep.kernels import bits
 from dskprep.kernels.bits import ALL, NONE, ONE, WORD
+from dskprep.kernels.compiled import compiled
 
 FACES, EDGES, CORNERS, IN_SLICE = 6, 18, 26, 8
 """What joins two voxels: a shared face, edge or corner, or, in one axial slice, an edge or corner there."""

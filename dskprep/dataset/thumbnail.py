@@ -1,0 +1,97 @@
+"""A small picture of a volume, for a wall of thousands: numpy and WebP, in a few milliseconds."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import imagecodecs
+import numpy as np
+from numpy.typing import NDArray
+
+from dskprep.kernels import planes
+from dskprep.preparation import resample
+from dskprep.preparation.prepared import Prepared, Values
+
+WINDOWS: dict[Values, tuple[float, float]] = {"HU": (-1350, 150), "normalized": (-0.25, 0.57), "uint8": (0, 191)}
+"""What is black and what is white: the lung window, in each kind of values."""
+
+OUTLINE_RGB = {1: (86, 180, 233), 2: (230, 159, 0)}
+"""Right lung, left lung: Okabe and Ito's blue and orange, which the colour-blind tell apart."""
+
+EDGE = 144
+"""Pixels of the square that each plane is fitted into."""
+
+QUALITY = 60
+"""Of WebP: about 4 KB a patient."""
+
+SAMPLES = 64
+"""Voxels along each axis that are looked at to find the middle of the lungs."""
+
+
+def draw(prepared: Prepared) -> bytes:
+    """The axial and the coronal plane through the middle of the lungs, side by side, with their outline: a WebP.
+
+    The patient's left is on the right of the picture, the front or the head is up. The same volume gives
+    the same bytes.
+    """
+    image = prepared.image
+    mask = None if prepared.lungs is None else prepared.lungs.mask.array
+    z, y, _ = middle(image.shape, mask)
+    z_mm, y_mm, x_mm = image.spacing
+    window = WINDOWS.get(prepared.values) or (float(image.array[z].min()), float(image.array[z].max()) + 1e-6)
+    axial = _tile(image.array[z], None if mask is None else mask[z], (y_mm, x_mm), window)
+    coronal = _tile(image.array[::-1, y], None if mask is None else mask[::-1, y], (z_mm, x_mm), window)
+    return bytes(
+        imagecodecs.webp_encode(np.hstack([axial, coronal]), level=QUALITY, lossless=False, method=2, numthreads=1)
+    )
+
+
+def middle(shape: tuple[int, int, int], mask: NDArray[np.uint8] | None) -> tuple[int, int, int]:
+    """The planes (z, y, x) that show most: the middle of the lungs (x: of the right one), else of the volume."""
+    steps = [max(1, n // SAMPLES) for n in shape]
+    if mask is not None:
+        some = mask[tuple(slice(step // 2, None, step) for step in steps)]
+        if some.any():
+            right = some == 1 if (some == 1).any() else some > 0
+            halves = (_half(some > 0, 0), _half(some > 0, 1), _half(right, 2))
+            z, y, x = (half * step + step // 2 for half, step in zip(halves, steps, strict=True))
+            return z, y, x
+    z, y, x = (n // 2 for n in shape)
+    return z, y, x
+
+
+def _half(mask: NDArray[np.bool_], axis: int) -> int:
+    """Where half of the mask lies to either side along an axis."""
+    along = mask.sum(axis=tuple(a for a in range(3) if a != axis)).cumsum()
+    return int(np.searchsorted(along, along[-1] / 2))
+
+
+def _tile(
+    plane: NDArray[Any], mask: NDArray[np.uint8] | None, pixel_mm: tuple[float, float], window: tuple[float, float]
+) -> NDArray[np.uint8]:
+    """A plane as EDGE x EDGE pixels of colour, black beside it."""
+    size_mm = np.multiply(plane.shape, pixel_mm)
+    rows, columns = (max(1, round(EDGE * mm / size_mm.max())) for mm in size_mm)
+    y, x = (
+        resample.axis_taps(n, n / n_out, smooth=True) for n, n_out in zip(plane.shape, (rows, columns), strict=True)
+    )
+    low, high = window
+    small = np.empty((rows, columns), np.float32)
+    planes.weigh_plane(np.ascontiguousarray(plane), y.start, y.weights, x.start, x.weights, small)
+    grey = (np.clip((small - low) / (high - low), 0, 1) * 255).astype(np.uint8)
+    colour = np.repeat(grey[:, :, None], 3, axis=2)
+    if mask is not None:
+        labels = mask[np.ix_(y.nearest, x.nearest)]
+        for label, rgb in OUTLINE_RGB.items():
+            colour[_rim(labels == label)] = rgb
+    tile = np.zeros((EDGE, EDGE, 3), np.uint8)
+    top, left = (EDGE - rows) // 2, (EDGE - columns) // 2
+    tile[top : top + rows, left : left + columns] = colour
+    return tile
+
+
+def _rim(inside: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The pixels of a shape that touch its outside."""
+    padded = np.pad(inside, 1)
+    core = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
+    return inside & ~core

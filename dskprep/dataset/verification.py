@@ -1,0 +1,140 @@
+"""Compare what is stored with what the records promise."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import os
+import time
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+from dskprep import storage
+from dskprep.dataset import store
+from dskprep.errors import UsageError
+
+AT_ONCE = 8
+"""Volumes that are verified together: each has one object in memory, of less than 100 MB."""
+
+AHEAD = 64
+"""Volumes whose outcome waits for that of one before."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """The outcome for one written series: no `faults` if all is well."""
+
+    key: str
+    faults: tuple[str, ...]
+
+
+def verify(target: str | os.PathLike[str]) -> Iterator[Finding]:
+    """Re-read every object of every written series, and its thumbnail: size, SHA-256, shape, and nothing beside it."""
+    target = storage.absolute(target)
+    store.describe(target)
+    names = iter(sorted(name for name in store.record_names(target) if name.status == "written"))
+    under_way: deque[Future[Finding]] = deque()
+    with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="verify") as threads:
+        try:
+            while True:
+                for name in itertools.islice(names, AHEAD - len(under_way)):
+                    under_way.append(threads.submit(_finding, target, name))
+                if not under_way:
+                    return
+                yield under_way.popleft().result()
+        finally:
+            threads.shutdown(cancel_futures=True)
+
+
+def forget(target: str, keys: set[str]) -> None:
+    """Delete the records of these volumes, so that the next run makes them anew."""
+    target = storage.absolute(target)
+    store.forget(target, [n for n in store.record_names(target) if n.status == "written" and n.key in keys])
+
+
+def clean(target: str, *, older_than_s: float, is_trial: bool = False) -> Iterator[str]:
+    """Delete what runs that died have left, and yield each name (in a trial, only yield).
+
+    That is: what volumes without a `written` record have, unfinished local files, and multipart uploads.
+    What is younger than `older_than_s` may belong to a run under way, and stays.
+    """
+    target = storage.absolute(target)
+    store.describe(target)
+    before_s = time.time() - older_than_s
+    written = {name.key for name in store.record_names(target) if name.status == "written"}
+    for place in _places(target, written):
+        for folder in storage.walk(storage.join(target, place)):
+            path = f"{place}/{folder.path}" if folder.path else place
+            old = [e.name for e in folder.entries if e.modified_s < before_s and _is_left(path, e, written)]
+            yield from (f"{path}/{name}" for name in old)
+            if not is_trial:
+                storage.delete(storage.join(target, path), old)
+    if not is_trial:
+        n_aborted = storage.abort_uploads(target, before_s)
+        yield from [f"{n_aborted} multipart uploads"] if n_aborted else []
+
+
+def _places(target: str, written: set[str]) -> list[str]:
+    """The folders of a dataset that may hold leftovers. A bucket holds no unfinished file, whatever died."""
+    if not storage.is_bucket(target):
+        return ["volumes", "thumbnails", "records", "runs"]
+    volumes = storage.folders(storage.join(target, "volumes"))
+    return [f"volumes/{name}" for name in volumes if name.removesuffix(".zarr") not in written] + ["thumbnails"]
+
+
+def _is_left(folder: str, entry: storage.Entry, written: set[str]) -> bool:
+    if entry.name.endswith(storage.PART_SUFFIX):
+        return True
+    part, _, below = folder.partition("/")
+    if part == "thumbnails":
+        return entry.name.removesuffix(".webp") not in written
+    return part == "volumes" and below.partition("/")[0].removesuffix(".zarr") not in written
+
+
+def _finding(target: str, name: store.RecordName) -> Finding:
+    return Finding(name.key, tuple(_faults(target, name)))
+
+
+def _faults(target: str, name: store.RecordName) -> Iterator[str]:
+    try:
+        record = store.read_record(target, name)
+    except UsageError as error:
+        yield str(error)
+        return
+    if not {"objects", "geometry"} <= set(record):
+        yield "its record is damaged: it does not say what was written"
+        return
+    url = store.volume_url(target, name.key)
+    shape = None
+    there = {entry.name for entry in storage.listing_below(url)}
+    for path, promised in sorted(record["objects"].items()):
+        if path not in there:
+            yield f"{path} is missing"
+            continue
+        content, fault = _read(storage.join(url, path), promised)
+        if fault:
+            yield f"{path} {fault}"
+        elif path == "0/zarr.json":
+            shape = json.loads(content)["shape"]
+    yield from (f"{path} does not belong there" for path in sorted(there - set(record["objects"])))
+    if "thumbnail" in record:
+        path = store.thumbnail_name(name.key)
+        _, fault = _read(storage.join(target, path), record["thumbnail"])
+        yield from [f"{path} {fault}"] if fault else []
+    if shape not in (None, record["geometry"]["shape"]):
+        yield f"the shape is {shape} instead of {record['geometry']['shape']}"
+
+
+def _read(url: str, promised: dict[str, Any]) -> tuple[bytes, str]:
+    """An object, and what is wrong with it, if anything."""
+    try:
+        content = storage.read(url)
+    except FileNotFoundError:
+        return b"", "is missing"
+    if len(content) != promised["bytes"]:
+        return content, f"has {len(content)} bytes instead of {promised['bytes']}"
+    return content, "" if hashlib.sha256(content).hexdigest() == promised["sha256"] else "was altered"

@@ -1,0 +1,255 @@
+"""The attributes of a CT object to its slices: place, pixel format, rescale; or a named refusal."""
+
+from __future__ import annotations
+
+import math
+import re
+import struct
+from collections.abc import Iterator, MutableSequence
+from dataclasses import dataclass
+from typing import Any
+
+from pydicom.encaps import generate_frames
+
+from dskprep.dicom.header import FACTS, FRAME_TAGS, FRAME_TIMES, Attributes, Bytes
+from dskprep.dicom.pixels import MAX_EDGE, NATIVE, PixelFormat, check_decodable
+from dskprep.dicom.plane import Plane
+from dskprep.errors import Refusal
+
+MAX_PLANE_MM = 2000.0
+MIN_PIXEL_MM = 0.01
+MAX_POSITION_MM = 1e6
+"""Bounds of a slice's width, its pixels and its place; beyond them a header is damaged."""
+
+
+@dataclass(frozen=True, eq=False)
+class Slice:
+    """One CT slice: its place, its header, its pixels still encoded.
+
+    HU = stored * slope + intercept; `padding` is the range of stored values declared as padding.
+    """
+
+    name: str
+    plane: Plane
+    layout: PixelFormat
+    slope: float
+    intercept: float
+    padding: tuple[int, int] | None
+    is_lossy: bool
+    facts: dict[str, str]
+    data: Bytes
+
+    def is_copy_of(self, other: Slice) -> bool:
+        """Whether pixels, their rescale and their padding are equal."""
+        names = ("layout", "slope", "intercept", "padding", "data")
+        return all(getattr(self, name) == getattr(other, name) for name in names)
+
+
+def slices_of(header: Attributes, name: str) -> Iterator[Slice]:
+    if not header.get("PixelData"):
+        raise Refusal("truncated", f"{name}: expected pixel data, found none")
+    layout = _layout(header, name)
+    n_frames = int(_number(header, "NumberOfFrames", name, default=1.0))
+    if n_frames < 1:
+        raise Refusal("undecodable-pixels", f"{name}: expected one frame or more, found NumberOfFrames {n_frames}")
+    facts = {key: text_of(header, keyword)[:64] for key, keyword in FACTS.items()}
+    contrast = text_of(header, "ContrastBolusAgent").lower() not in ("", "none", "no")
+    facts["contrast"] = "yes" if contrast else "no"
+    facts["transfer_syntax"] = layout.transfer_syntax
+    is_lossy = text_of(header, "LossyImageCompression") == "01"
+    padding = _padding(header, layout)
+    for index, data in enumerate(_encoded_frames(header["PixelData"], layout, n_frames, name)):
+        frame = _Frame(header, index, name if n_frames == 1 else f"{name}[{index}]")
+        yield Slice(
+            name=frame.name,
+            plane=frame.plane(layout),
+            layout=layout,
+            slope=frame.rescale("RescaleSlope"),
+            intercept=frame.rescale("RescaleIntercept"),
+            padding=padding,
+            is_lossy=is_lossy,
+            facts=facts,
+            data=data,
+        )
+
+
+def _encoded_frames(data: Bytes, layout: PixelFormat, n_frames: int, name: str) -> Iterator[Bytes]:
+    if layout.transfer_syntax in NATIVE:
+        size = layout.frame_bytes
+        if len(data) < size * n_frames:
+            raise Refusal("truncated", f"{name}: expected {size * n_frames} bytes of pixels, found {len(data)}")
+        if len(data) >= size * n_frames + size // layout.rows:  # a row or more: that is no padding
+            message = f"{name}: expected {size * n_frames} bytes of pixels, found {len(data)}"
+            raise Refusal("undecodable-pixels", message)
+        yield from (data,) if n_frames == 1 else (data[i * size : (i + 1) * size] for i in range(n_frames))
+        return
+    n_found = 0
+    try:
+        for frame in generate_frames(bytes(data), number_of_frames=n_frames):
+            n_found += bool(frame)
+            yield frame
+    except (ValueError, IndexError, EOFError, struct.error) as error:
+        message = f"{name}: encapsulated pixel data is damaged: {one_line(error)}"
+        raise Refusal("truncated", message) from error
+    if n_found != n_frames:
+        raise Refusal("truncated", f"{name}: expected {n_frames} encoded frames, found {n_found}")
+
+
+def _layout(header: Attributes, name: str) -> PixelFormat:
+    check_decodable(header["TransferSyntaxUID"], name)
+    photometric = text_of(header, "PhotometricInterpretation") or "MONOCHROME2"
+    if int(_number(header, "SamplesPerPixel", name, default=1.0)) != 1 or not photometric.startswith("MONOCHROME"):
+        raise Refusal("not-hu", f"{name}: expected one grey value a pixel, found colour ({photometric:.16})")
+    allocated = int(_number(header, "BitsAllocated", name))
+    stored = int(_number(header, "BitsStored", name, default=float(allocated)))
+    layout = PixelFormat(
+        transfer_syntax=header["TransferSyntaxUID"],
+        rows=int(_number(header, "Rows", name)),
+        columns=int(_number(header, "Columns", name)),
+        bits_allocated=allocated,
+        bits_stored=stored,
+        high_bit=int(_number(header, "HighBit", name, default=stored - 1.0)),
+        is_signed=bool(_number(header, "PixelRepresentation", name)),
+        has_overlay=header.get("HasOverlayBits", False),
+    )
+    is_size_possible = 2 <= layout.rows <= MAX_EDGE and 2 <= layout.columns <= MAX_EDGE
+    if not is_size_possible or not 1 <= stored <= layout.high_bit + 1 <= allocated:
+        raise Refusal("undecodable-pixels", f"{name}: impossible pixel layout {layout}")
+    return layout
+
+
+def _padding(header: Attributes, layout: PixelFormat) -> tuple[int, int] | None:
+    """The declared padding as a range of stored values.
+
+    The two attributes are US or SS by PixelRepresentation, and are often written with the other VR:
+    63536 on signed pixels is -2000.
+    """
+    values = []
+    for keyword in ("PixelPaddingValue", "PixelPaddingRangeLimit"):
+        value = header.get(keyword)
+        if not isinstance(value, int):
+            continue
+        wrap = 1 << layout.bits_allocated
+        if layout.is_signed and value >= wrap // 2:
+            value -= wrap
+        elif not layout.is_signed and value < 0:
+            value += wrap
+        values.append(value)
+    return (min(values), max(values)) if isinstance(header.get("PixelPaddingValue"), int) else None
+
+
+class _Frame:
+    """The attributes of one frame: its own functional group's, else the shared one's, else the file's."""
+
+    def __init__(self, header: Attributes, index: int, name: str) -> None:
+        self.name = name
+        self.levels = [header]
+        for keyword, at in (("SharedFunctionalGroupsSequence", 0), ("PerFrameFunctionalGroupsSequence", index)):
+            groups = header.get(keyword)
+            if isinstance(groups, list) and at < len(groups):  # a damaged header may call it something else
+                self.levels.insert(0, groups[at])
+
+    def find(self, sequence: str, keyword: str) -> Any:
+        """The attribute's value, or None; at the file's level it lies outside any sequence."""
+        for level in self.levels:
+            group = level.get(sequence) if sequence else None
+            value = group[0].get(keyword) if group and isinstance(group, list) else level.get(keyword)
+            if value is not None and value != "":
+                return value
+        return None
+
+    def rescale(self, keyword: str) -> float:
+        rescale_type = self.find("PixelValueTransformationSequence", "RescaleType")
+        # HU (PS3.3 C.11.1.1.2), written in full by some ("Houndsfield Unit"); HU_MOD is something else
+        if rescale_type is not None and not re.fullmatch("HU|HO.*", str(rescale_type).strip().upper()):
+            raise Refusal("not-hu", f"{self.name}: expected RescaleType HU, found {rescale_type!s:.16}")
+        value = self.find("PixelValueTransformationSequence", keyword)
+        if value is None:
+            raise Refusal("not-hu", f"{self.name}: expected {keyword}, found none")
+        number = _numbers(value, 1, keyword, self.name, "not-hu")[0]
+        if keyword == "RescaleSlope" and number <= 0:
+            raise Refusal("not-hu", f"{self.name}: expected a RescaleSlope above 0, found {number}")
+        return number
+
+    def plane(self, layout: PixelFormat) -> Plane:
+        position = self.numbers("PlanePositionSequence", "ImagePositionPatient", 3)
+        orientation = self.numbers("PlaneOrientationSequence", "ImageOrientationPatient", 6)
+        pixel_mm = self.numbers("PixelMeasuresSequence", "PixelSpacing", 2)
+        row, column = orientation[:3], orientation[3:]
+        are_units = all(abs(math.hypot(*direction) - 1) <= 1e-2 for direction in (row, column))
+        if not are_units or abs(sum(a * b for a, b in zip(row, column, strict=True))) > 1e-3:
+            raise Refusal(
+                "mixed-geometry", f"{self.name}: ImageOrientationPatient is no pair of right-angled directions"
+            )
+        widths = [mm * n for mm, n in zip(pixel_mm, (layout.rows, layout.columns), strict=True)]
+        if min(pixel_mm) < MIN_PIXEL_MM or max(widths) > MAX_PLANE_MM:
+            raise Refusal("mixed-geometry", f"{self.name}: PixelSpacing {pixel_mm} mm is impossible")
+        if max(map(abs, position)) > MAX_POSITION_MM:
+            raise Refusal("mixed-geometry", f"{self.name}: ImagePositionPatient {position} mm is impossible")
+        return Plane(
+            shape=(layout.rows, layout.columns),
+            pixel_mm=(pixel_mm[0], pixel_mm[1]),
+            position=(position[0], position[1], position[2]),
+            row=_unit(row),
+            column=_unit(column),
+            stack=self.stack_tags(),
+            time=next(filter(None, (_as_text(self.find(*tag)) for tag in FRAME_TIMES)), ""),
+        )
+
+    def numbers(self, sequence: str, keyword: str, count: int) -> list[float]:
+        value = self.find(sequence, keyword)
+        if value is None:
+            raise Refusal("missing-attribute", f"{self.name}: expected {keyword}, found none")
+        return _numbers(value, count, keyword, self.name, "missing-attribute")
+
+    def stack_tags(self) -> tuple[str, ...]:
+        """The values of FRAME_TAGS."""
+        return tuple(_sortable(self.find(*tag)) for tag in FRAME_TAGS)
+
+
+def _sortable(value: Any) -> str:
+    """A value as text, numbers such that they sort as numbers do."""
+    text = _as_text(value)
+    try:
+        return f"{float(text):020.6f}"
+    except ValueError:
+        return text
+
+
+def _unit(direction: list[float]) -> tuple[float, float, float]:
+    length = math.hypot(*direction)
+    x, y, z = (v / length for v in direction)
+    return x, y, z
+
+
+def text_of(header: Attributes, keyword: str) -> str:
+    return _as_text(header.get(keyword))
+
+
+def _as_text(value: Any) -> str:
+    if isinstance(value, MutableSequence):
+        value = "\\".join(map(str, value))
+    return "" if value is None else str(value).strip()
+
+
+def one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
+
+
+def _number(header: Attributes, keyword: str, name: str, default: float | None = None) -> float:
+    value = header.get(keyword)
+    if value is None or value == "":
+        if default is None:
+            raise Refusal("missing-attribute", f"{name}: expected {keyword}, found none")
+        return default
+    return _numbers(value, 1, keyword, name, "missing-attribute")[0]
+
+
+def _numbers(value: Any, count: int, keyword: str, name: str, reason: str) -> list[float]:
+    try:
+        numbers = [float(v) for v in ([value] if count == 1 else value)]
+    except (TypeError, ValueError, OverflowError):
+        numbers = []
+    if len(numbers) != count or not all(math.isfinite(v) for v in numbers):
+        raise Refusal(reason, f"{name}: expected {count} numbers in {keyword}, found {value!s:.64}")
+    return numbers

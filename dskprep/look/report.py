@@ -1,0 +1,290 @@
+"""One self-contained page for a whole dataset: what became of it, how it looks, what stands out."""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+from collections import Counter
+from collections.abc import Sequence
+from importlib.metadata import version
+from typing import Any, NamedTuple
+
+import jinja2
+import numpy as np
+import pandas as pd
+
+from dskprep import storage
+from dskprep.dataset import index, store
+from dskprep.errors import REASONS, WARNINGS
+
+MAX_PICTURES = 5000
+"""Volumes that the page shows with a picture, 7 KB each."""
+
+MAX_VOLUMES = 20_000
+"""Written volumes that the page shows at all, half a KB each: however large the dataset, it can be opened and sent."""
+
+MAX_OF_A_REASON = 1000
+"""Series not written that it shows of each reason."""
+
+ROWS_AT_ONCE = 1000
+"""Rows of the index that are plain dictionaries at a time."""
+
+MAX_RUNS = 20
+"""The latest runs that the page tells of."""
+
+LUNG_DOUBTS = {
+    "lungs-not-found",
+    "lungs-touch-border",
+    "one-lung",
+    "lung-volume-unlikely",
+    "dense-lung",
+    "lungs-in-pieces",
+    "lung-shape-unlikely",
+}
+"""Warnings that put a volume in front of all others."""
+
+FEATURES = {
+    "slice step": ("step_mm", "mm"),
+    "pixel spacing": ("pixel_mm", "mm"),
+    "height": ("height_mm", "mm"),
+    "lung volume": ("lungs_ml", "ml"),
+    "right lung's share": ("right_percent", "%"),
+    "mean HU in the lungs": ("mean_lung_hu", "HU"),
+}
+"""What a volume is compared with the others by: the field and its unit."""
+
+MIN_COMPARED = 8
+"""Volumes from which on one can stand out among them."""
+
+LEAST_SPREAD = 0.05
+"""Of the median: values that differ by less are alike, however alike the others are."""
+
+MAX_DEVIATION = 99.0
+
+N_BARS = 24
+"""Of a histogram."""
+
+STAGES = ("read", "decode", "resample", "lungs", "encode", "write")
+
+Row = dict[str, Any]
+
+
+class Histogram(NamedTuple):
+    """Counts in bins of equal width between `edges` (one more than counts)."""
+
+    title: str
+    unit: str
+    edges: list[float]
+    counts: list[int]
+    median: float
+
+
+class Stage(NamedTuple):
+    """Seconds that a stage took a patient."""
+
+    name: str
+    mean_s: float
+    median_s: float
+    p95_s: float
+
+
+def write_for_run(target: str, run_id: str) -> None:
+    """Write the page beside the summary of a run."""
+    content = page(target, records_at="../..").encode()
+    storage.write_many(storage.join(target, "runs", run_id), {"qc.html": content})
+
+
+def page(target: str, *, records_at: str | None = None) -> str:
+    """The page of a dataset as HTML. `records_at` is where its links look for the dataset; its URL by default.
+
+    Keys, messages and headers come from the files of strangers: they are escaped, and the page may load
+    nothing.
+    """
+    target = storage.absolute(target)
+    store.describe(target)
+    rows = _rows(index.current(target))
+    written = [row for row in rows if row["status"] == "written"]
+    shown = outliers_and_others(written, MAX_VOLUMES)
+    pictured = outliers_and_others(shown, MAX_PICTURES)
+    lost = _some_of_each_reason(rows)
+    pictures = _thumbnails(target, [row["key"] for row in pictured])
+    for row in shown:
+        row["picture"] = pictures.get(row["key"])
+    return _template().render(
+        name=target.rpartition("/")[2] or target,
+        target=target,
+        records_at=target if records_at is None else records_at,
+        version=version("dskprep"),
+        settings=store.describe(target)["settings"],
+        counts={status: sum(row["status"] == status for row in rows) for status in store.STATUSES},
+        reasons=_counted([f"{row['status']}: {row['reason']}" for row in rows if row["status"] != "written"]),
+        warnings=_counted([warning for row in rows for warning in row["warnings"]]),
+        meanings=REASONS | WARNINGS,
+        histograms=histograms(written),
+        stages=stages(written),
+        runs=_runs(target),
+        n_written=len(written),
+        n_shown=len(shown),
+        n_pictured=len(pictured),
+        n_lost=len(rows) - len(written),
+        max_of_a_reason=MAX_OF_A_REASON,
+        rows=[*lost, *shown],
+    )
+
+
+def outliers_and_others(rows: Sequence[Row], n: int) -> list[Row]:
+    """`n` of the rows, which come outliers first: the first half of them as they come, the others spread evenly."""
+    if len(rows) <= n:
+        return list(rows)
+    return [*rows[: n // 2], *_evenly(rows[n // 2 :], n - n // 2)]
+
+
+def _evenly(rows: Sequence[Row], n: int) -> list[Row]:
+    """`n` of the rows, spread evenly over their order; all if there are no more."""
+    return list(rows) if len(rows) <= n else [rows[i * len(rows) // n] for i in range(n)]
+
+
+def _some_of_each_reason(rows: Sequence[Row]) -> list[Row]:
+    """The series that are not written, but of a very common reason only some."""
+    by_reason: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        if row["status"] != "written":
+            by_reason.setdefault((row["status"], row["reason"]), []).append(row)
+    return [row for some in by_reason.values() for row in _evenly(some, MAX_OF_A_REASON)]
+
+
+def histograms(rows: Sequence[Row]) -> list[Histogram]:
+    """How slice steps, slices, lung volumes and mean HU are distributed over written volumes."""
+    shown = {
+        "Slice step": ("step_mm", "mm"),
+        "Slices": ("slices", ""),
+        "Lung volume": ("lungs_ml", "ml"),
+        "Mean HU in the lungs": ("mean_lung_hu", "HU"),
+    }
+    found = []
+    for title, (field, unit) in shown.items():
+        values = np.array([row[field] for row in rows if row[field] is not None], np.float64)
+        if len(values):
+            counts, edges = np.histogram(values, N_BARS)
+            found.append(Histogram(title, unit, edges.tolist(), counts.tolist(), float(np.median(values))))
+    return found
+
+
+def stages(rows: Sequence[Row]) -> list[Stage]:
+    """What each stage took a written patient."""
+    found = []
+    for stage in STAGES:
+        seconds = [row["seconds"][stage] for row in rows if stage in row["seconds"]]
+        if seconds:
+            median, p95 = np.percentile(seconds, [50, 95]).tolist()
+            found.append(Stage(stage, float(np.mean(seconds)), median, p95))
+    return found
+
+
+def rank(rows: Sequence[Row]) -> None:
+    """Say of each written volume how far it stands out, in `score`, and by what, in `unusual`.
+
+    A value stands out by its distance from the median, in robust standard deviations (1.4826 times the
+    median absolute deviation). A doubt about the lungs counts more than any value.
+    """
+    for row in rows:
+        row["score"], row["unusual"] = 0.0, ""
+    if len(rows) >= MIN_COMPARED:
+        for name, (field, unit) in FEATURES.items():
+            values = np.array([math.nan if row[field] is None else row[field] for row in rows], np.float64)
+            if np.isnan(values).all():
+                continue
+            median = np.nanmedian(values)
+            spread = max(1.4826 * float(np.nanmedian(np.abs(values - median))), LEAST_SPREAD * abs(median), 1e-9)
+            for row, value in zip(rows, values.tolist(), strict=True):
+                deviation = min(abs(value - median) / spread, MAX_DEVIATION)
+                if deviation > row["score"]:
+                    row["score"] = round(deviation, 1)
+                    row["unusual"] = f"{name} {value:.4g} {unit}, the median is {median:.4g}"
+    for row in rows:
+        row["score"] += 100 * len(LUNG_DOUBTS & set(row["warnings"]))
+
+
+def _rows(table: pd.DataFrame) -> list[Row]:
+    """What the page says of each series: those not written first, then written ones, outliers first."""
+    parts = (table[start : start + ROWS_AT_ONCE] for start in range(0, len(table), ROWS_AT_ONCE))
+    rows = [_row(record) for part in parts for record in part.to_dict("records")]
+    written = [row for row in rows if row["status"] == "written"]
+    rank(written)
+    written.sort(key=lambda row: (-row["score"], row["key"]))
+    return [row for row in rows if row["status"] != "written"] + written
+
+
+def _row(record: dict[Any, Any]) -> Row:
+    def value(name: str) -> Any:
+        found = record.get(name)
+        return None if found is None or (isinstance(found, float) and not math.isfinite(found)) else found
+
+    def product(*names: str) -> float | None:
+        values = [value(name) for name in names]
+        return None if None in values else float(np.prod(values))
+
+    right, left = value("right_lung_ml"), value("left_lung_ml")
+    both = None if right is None or left is None else right + left
+    return {
+        "key": str(value("key")),
+        "status": str(value("status")),
+        "digest": str(value("input_digest") or ""),
+        "reason": str(value("reason") or ""),
+        "message": str(value("message") or "")[:1000],
+        "warnings": [word for word in str(value("warnings") or "").split(",") if word],
+        "slices": value("source_slices"),
+        "step_mm": value("source_step_mm"),
+        "pixel_mm": value("source_row_spacing_mm"),
+        "height_mm": product("n_z", "spacing_z_mm"),
+        "lungs_ml": both,
+        "right_percent": round(100 * right / both, 1) if both else None,
+        "mean_lung_hu": value("mean_lung_hu"),
+        "scanner": " ".join(filter(None, (str(value(f"source_{n}") or "") for n in ("manufacturer", "model")))),
+        "kernel": str(value("source_kernel") or ""),
+        "seconds": {s: round(value(f"seconds_{s}"), 3) for s in STAGES if value(f"seconds_{s}") is not None},
+        "mb_written": None if value("bytes_written") is None else round(value("bytes_written") / 1e6, 1),
+    }
+
+
+def _thumbnails(target: str, keys: Sequence[str]) -> dict[str, str]:
+    """The small pictures of these volumes, in base64; of older datasets there are none."""
+    wanted = set(keys)
+    folder = storage.join(target, "thumbnails")
+    entries = [e for e in storage.listing_below(folder) if e.name.removesuffix(".webp") in wanted]
+    return {
+        name.removesuffix(".webp"): base64.b64encode(content).decode()
+        for name, content in storage.read_many(folder, entries)
+    }
+
+
+def _runs(target: str) -> list[dict[str, Any]]:
+    """The summaries of the latest runs, newest first; a damaged one is left out."""
+    found = []
+    folder = storage.join(target, "runs")
+    names = sorted(e.name for e in storage.listing_below(folder) if e.name.endswith("/summary.json"))
+    for name in reversed(names[-MAX_RUNS:]):
+        try:
+            run = json.loads(storage.read(storage.join(folder, name)))
+            n_new = sum(run["counts"].values()) - sum(run["already"].values())
+            found.append(run | {"n_new": n_new, "a_minute": 60 * n_new / run["seconds"] if run["seconds"] else 0.0})
+        except (ValueError, KeyError, TypeError, AttributeError, FileNotFoundError):
+            continue
+    return found
+
+
+def _counted(words: Sequence[str]) -> dict[str, int]:
+    """How often each word comes, the commonest first."""
+    return dict(sorted(Counter(words).items(), key=lambda item: (-item[1], item[0])))
+
+
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("dskprep", "look"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("report.html")

@@ -1,0 +1,296 @@
+"""What a run would write and refuse, and what it would take: from headers, and one patient done for its time."""
+
+from __future__ import annotations
+
+import fnmatch
+import math
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from dskprep import storage
+from dskprep.dataset import index, omezarr, store, thumbnail
+from dskprep.dicom import pixels
+from dskprep.dicom.contents import Contents
+from dskprep.dicom.slices import Slice
+from dskprep.errors import Refusal, UsageError
+from dskprep.preparation import prepare
+from dskprep.series import series
+from dskprep.settings import PrepConfig
+from dskprep.source import cases as discover
+from dskprep.source import files as reading
+from dskprep.source.cases import Case
+from dskprep.stopwatch import Stopwatch
+from dskprep.worker import admission, patient
+from dskprep.worker.admission import Ledger
+
+
+class Machine(NamedTuple):
+    """A type of EC2 instance: its size, what an hour costs, and its network at length."""
+
+    name: str
+    n_cpus: int
+    memory_gib: float
+    dollars_an_hour: float
+    gbit_s: float
+
+
+MACHINES = (
+    Machine("c4.2xlarge", 8, 15, 0.398, 1.0),
+    Machine("c5.2xlarge", 8, 16, 0.34, 2.5),
+    Machine("c7i.2xlarge", 8, 16, 0.357, 3.1),
+    Machine("m7i.2xlarge", 8, 32, 0.403, 3.1),
+    Machine("c7i.8xlarge", 32, 64, 1.428, 12.5),
+)
+"""On demand, Linux, us-east-1, as they were in 2025; the network is the lasting rate, of c4 a careful guess."""
+
+MACHINE_SHARE = 0.9
+"""Of a machine's memory, for all workers together, as `cluster` has it."""
+
+DOLLARS_A_GET, DOLLARS_A_PUT = 0.4e-6, 5e-6
+PUTS_A_PATIENT = 9
+"""Requests to S3, and what one costs."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What would become of one series: `status` and `reason` as in a record, sizes if it would be written.
+
+    `need_bytes` is the memory that the model asks for; `native_voxels` and `output_voxels` count the volume
+    as acquired and as written.
+    """
+
+    key: str
+    status: str
+    reason: str = ""
+    message: str = ""
+    warnings: tuple[str, ...] = ()
+    n_slices: int = 0
+    need_bytes: int = 0
+    native_voxels: int = 0
+    output_voxels: int = 0
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What one patient took on this machine: CPU seconds until it was decoded, and from there on; bytes written.
+
+    Voxels are counted as in its prediction, which does not know of a recipe that cuts its image to the lungs.
+    """
+
+    key: str
+    read_cpu_s: float
+    prepare_cpu_s: float
+    native_voxels: int
+    output_voxels: int
+    bytes_written: int
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What all patients together would take; `cpu_s` on a machine like this one."""
+
+    cpu_s: float
+    bytes_read: int
+    bytes_written: int
+    requests_dollars: float
+
+    def hours_on(self, machine: Machine) -> float:
+        """Hours on a machine whose CPUs are as fast as this one's: its CPUs are busy, or its network is full."""
+        network_s = 8e-9 * (self.bytes_read + self.bytes_written) / machine.gbit_s
+        return max(self.cpu_s / machine.n_cpus, network_s) / 3600
+
+
+def cases(source: str, only: str | None = None, *, patient_folders: bool = False) -> list[Case]:
+    """The cases of a source whose key matches the pattern `only`. Raises UsageError if there are none."""
+    every = discover.cases(source, patient_folders=patient_folders)
+    found = [case for case in every if only is None or fnmatch.fnmatchcase(case.key, only)]
+    if not found:
+        raise UsageError(f"{source}: holds no patients{f' that match {only!r}' if only else ''}; check the path")
+    return found
+
+
+def sample(cases: Sequence[Case], n: int) -> list[Case]:
+    """`n` of the cases, spread evenly over their order; all of them if `n` is 0 or there are no more."""
+    if n == 0 or n >= len(cases):
+        return list(cases)
+    return [cases[i * len(cases) // n] for i in range(n)]
+
+
+def predict(case: Case, config: PrepConfig, usable_bytes: int = sys.maxsize) -> list[Prediction]:
+    """What would become of the series of a case, its own last, on workers with `usable_bytes` for patients.
+
+    By the same code as in a run, on headers. Exact but for what only pixels tell: damage in them, and what
+    the recipes of 2017 refuse when they look for lungs. Slices that share a position are read whole, to see
+    which are copies.
+    """
+    ledger = Ledger(usable_bytes)
+    try:
+        need_bytes, files = reading.read_headers(case, config)
+        ledger.check(need_bytes)
+        contents = Contents()
+        if files.reread is None:
+            for name, content in files.contents:
+                contents.add(name, content)
+        else:
+            contents.add_headers(files.contents)
+        records = list(_series(config, contents, ledger, need_bytes, files))
+    except Refusal as refusal:
+        records = [_refused({}, refusal)]
+    records.sort(key=patient.rank)
+    for record in records[:-1]:
+        record["key"] = patient.further_key(case.key, record)
+    records[-1]["key"] = case.key
+    return [_prediction(record) for record in records]
+
+
+def _series(
+    config: PrepConfig, contents: Contents, ledger: Ledger, need_bytes: int, files: reading.Files
+) -> Iterator[dict[str, Any]]:
+    """A record in the making for each CT series, with what the prediction says of it."""
+    uids = contents.uids()
+    if not uids:
+        raise reading.nothing_found(contents)
+    for uid in uids:
+        record: dict[str, Any] = {"series_uid_sha256": series.uid_digest(uid), "need_bytes": need_bytes}
+        damage = contents.flaw(uid)
+        try:
+            if damage is not None:
+                raise damage
+            yield record | _written(contents.slices.pop(uid), config, ledger, need_bytes, files)
+        except Refusal as refusal:
+            yield _refused(record, refusal)
+
+
+def _written(
+    slices: list[Slice], config: PrepConfig, ledger: Ledger, need_bytes: int, files: reading.Files
+) -> dict[str, Any]:
+    stack = series.stack_up(
+        slices,
+        min_slices=config.min_slices,
+        max_gap_slices=config.fillable_slices,
+        may_tilt=config.recipe not in prepare.RECIPES,
+        is_copy=series.copies_among(files.reread),
+    )
+    grid = stack.grid
+    need_bytes = max(need_bytes, admission.estimate_bytes(grid.shape, grid.spacing, config, is_held=files.is_held))
+    ledger.check(need_bytes)
+    for layout, name in {slices[i].layout: slices[i].name for i in stack.order}.items():
+        pixels.check_layout(layout, name)
+    output = (
+        max(1, round(n * old / new)) for n, old, new in zip(grid.shape, grid.spacing, config.spacing_mm, strict=True)
+    )
+    return {
+        "status": "written",
+        "source": {"slices": len(stack.order)},
+        "warnings": stack.warnings,
+        "need_bytes": need_bytes,
+        "native_voxels": math.prod(grid.shape),
+        "output_voxels": math.prod(output),
+    }
+
+
+def _refused(record: dict[str, Any], refusal: Refusal) -> dict[str, Any]:
+    return record | {"status": "refused", "reason": refusal.reason, "message": refusal.message} | refusal.facts
+
+
+def _prediction(record: dict[str, Any]) -> Prediction:
+    names = ("key", "status", "reason", "message", "warnings", "need_bytes", "native_voxels", "output_voxels")
+    known = {name: record[name] for name in names if name in record}
+    return Prediction(**known, n_slices=record.get("source", {}).get("slices", 0))
+
+
+def calibrate(done: Sequence[tuple[Case, Prediction]], config: PrepConfig) -> Calibration | None:
+    """Do one patient on this machine, but for writing: of those that would be written, one of median size.
+
+    Seconds are of CPU, so that neighbours on this machine count little. If its pixels are damaged, the next
+    larger one is taken. None if no patient would be written.
+    """
+    written = sorted(((case, p) for case, p in done if p.status == "written"), key=lambda pair: pair[1].output_voxels)
+    if not written:
+        return None
+    prepare.warm(config)
+    for case, prediction in written[len(written) // 2 :]:
+        try:
+            return _timed(case, prediction, config)
+        except Refusal:
+            continue
+    return None
+
+
+def _timed(case: Case, prediction: Prediction, config: PrepConfig) -> Calibration:
+    started = time.process_time()
+    found = reading.read_series(case.url, config)
+    read_cpu_s = time.process_time() - started
+    clock = Stopwatch()
+    prepared = prepare.prepare(found, config, clock)
+    read_cpu_s += clock.seconds["decode"]  # one thread that waits for nothing
+    objects = omezarr.encode(prepared, config, {})
+    thumbnail.draw(prepared)
+    prepare_cpu_s = time.process_time() - started - read_cpu_s
+    n_bytes = sum(map(len, objects.values()))
+    return Calibration(case.key, read_cpu_s, prepare_cpu_s, prediction.native_voxels, prediction.output_voxels, n_bytes)
+
+
+def estimate(
+    cases: Sequence[Case], predictions: Sequence[Prediction], n_sampled: int, took: Calibration | None
+) -> Estimate | None:
+    """What all the cases would take, by the predictions for `n_sampled` of them and what one patient took."""
+    if took is None:
+        return None
+    scale = len(cases) / n_sampled
+    native = scale * sum(p.native_voxels for p in predictions)
+    output = scale * sum(p.output_voxels for p in predictions)
+    n_written = scale * sum(p.status == "written" for p in predictions)
+    n_files = sum(case.n_files for case in cases)
+    return Estimate(
+        cpu_s=took.read_cpu_s * native / took.native_voxels + took.prepare_cpu_s * output / took.output_voxels,
+        bytes_read=sum(case.n_bytes for case in cases),
+        bytes_written=round(took.bytes_written * output / took.output_voxels),
+        requests_dollars=n_files * DOLLARS_A_GET + n_written * PUTS_A_PATIENT * DOLLARS_A_PUT,
+    )
+
+
+def n_too_large(predictions: Iterable[Prediction], machine: Machine) -> int:
+    """How many series a machine could not take with a worker for each CPU."""
+    usable = admission.usable_bytes(int(MACHINE_SHARE * machine.memory_gib * 2**30) // machine.n_cpus)
+    return sum(p.need_bytes > usable for p in predictions if p.status == "written")
+
+
+class Comparison(NamedTuple):
+    """Of the series that were predicted and done: how many came out as predicted, and those that did not, in words."""
+
+    n_right: int
+    differences: list[str]
+
+
+def compare(predictions: Sequence[Prediction], target: str) -> Comparison:
+    """Predictions beside what a dataset says of the same keys; keys that it does not hold do not count.
+
+    Raises UsageError if there is no dataset.
+    """
+    target = storage.absolute(target)
+    store.describe(target)
+    table = index.current(target)
+    happened = dict(zip(table["key"], zip(table["status"], table["reason"].fillna(""), strict=True), strict=True))
+    n_right, differences = 0, []
+    for p in predictions:
+        if p.key not in happened:
+            continue
+        status, reason = happened[p.key]
+        found, expected = (f"{s} {r}".strip() for s, r in ((status, reason), (p.status, p.reason)))
+        if found == expected:
+            n_right += 1
+        else:
+            differences.append(f"{p.key}: expected {expected}, found {found}")
+    return Comparison(n_right, differences)
+
+
+def in_numbers(predictions: Sequence[Prediction]) -> tuple[Counter[str], Counter[str], Counter[str]]:
+    """How many of each status, of each reason, of each warning."""
+    reasons = (f"{p.status}: {p.reason}" for p in predictions if p.status != "written")
+    warnings = (warning for p in predictions for warning in p.warnings)
+    return Counter(p.status for p in predictions), Counter(reasons), Counter(warnings)

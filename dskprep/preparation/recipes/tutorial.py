@@ -1,0 +1,89 @@
+"""The steps that zuidhof and luo-2017 share: those of Kaggle's 'Full Preprocessing Tutorial' (G. Zuidhof, 2017)."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from dskprep.errors import Refusal
+from dskprep.kernels import planes
+from dskprep.preparation import zoom
+from dskprep.preparation.prepared import Prepared
+from dskprep.volume import Triple, Volume
+
+STORED_PADDING = -2000
+"""Stored outside the round field of view by one vendor (T7)."""
+
+MIN_HU, MAX_HU, PIXEL_MEAN = -1000.0, 400.0, 0.25
+ORDER = 3
+
+
+def to_hu(stored: NDArray[np.generic], slope: float, intercept: float, out: NDArray[np.int16]) -> None:
+    """Steps 3 and 4: a slice of stored values (y, x) to HU in `out`.
+
+    Padding becomes 0 before the rescale (T7); products and intercept lose their fractions, and int16
+    wraps (T8).
+    """
+    out[...] = stored
+    out[out == STORED_PADDING] = 0
+    rescale(out, slope, intercept)
+
+
+def rescale(values: NDArray[np.int16], slope: float, intercept: float) -> None:
+    """Step 4, in place."""
+    with np.errstate(invalid="ignore"):  # what int16 cannot hold wraps
+        if slope != 1:
+            values[...] = (slope * values.astype(np.float64)).astype(np.int64).astype(np.int16)
+        values += np.float64(intercept).astype(np.int64).astype(np.int16)
+
+
+def new_shape(volume: Volume, first_gap_mm: float, spacing_mm: Triple = (1.0, 1.0, 1.0)) -> tuple[int, int, int]:
+    """Step 5: the shape at `spacing_mm` (z, y, x), the distance of the first two slices taken for all (T2).
+
+    Raises Refusal `no-thickness` where that leaves no voxels.
+    """
+    old = (first_gap_mm, *volume.spacing[1:])
+    z, y, x = (int(n) for n in np.round(np.array(volume.shape) * np.array(old) / np.array(spacing_mm)))
+    if min(z, y, x) < 1:
+        raise Refusal(
+            "no-thickness",
+            f"expected the first two slices some way apart along the patient, found {first_gap_mm:g} mm, which the "
+            f"recipe takes for the thickness of all: an image of {z} x {y} x {x} voxels",
+        )
+    return z, y, x
+
+
+def resample(volume: Volume, first_gap_mm: float, spacing_mm: Triple) -> Volume:
+    """Step 5: int16 HU (z, y, x) through a cubic spline (T9), first and last voxels in place (T10), unsmoothed (T11).
+
+    The affine says where the voxels truly lie.
+    """
+    shape = new_shape(volume, first_gap_mm, spacing_mm)
+    z, y, x = (zoom.taps(n, n_out, ORDER) for n, n_out in zip(volume.shape, shape, strict=True))
+    array = zoom.zoom(volume.array.__getitem__, z, y, x, np.int16)
+    return Volume(array, zoom.zoomed_affine(volume, shape))
+
+
+def finished(image: Volume, dtype: str) -> Prepared:
+    """An image as it is stored: as int16 HU (the tip of step 14), or normalized and centred (12 and 13) as floats."""
+    if dtype == "int16":
+        return Prepared(image, None)
+    return Prepared(_looked_up(image, dtype), None, values="normalized", fill=-PIXEL_MEAN)
+
+
+def _looked_up(image: Volume, dtype: DTypeLike) -> Volume:
+    table = _normalized_hu().astype(dtype)
+    array = np.empty(image.shape, dtype)
+    for plane, out in zip(image.array, array, strict=True):
+        planes.look_up(plane, table, out)
+    return image.with_array(array)
+
+
+@cache
+def _normalized_hu() -> NDArray[np.float64]:
+    """Every int16 HU, normalized and centred."""
+    hu = np.arange(-32768, 32768, dtype=np.float64)
+    table: NDArray[np.float64] = np.clip((hu - MIN_HU) / (MAX_HU - MIN_HU), 0.0, 1.0) - PIXEL_MEAN
+    return table

@@ -1,0 +1,166 @@
+"""Resample a volume to another spacing on a voxel-centred grid."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dskprep.kernels import planes
+from dskprep.volume import AIR_HU, PADDING, Triple, Volume
+
+
+class Grid(Protocol):
+    """Voxels (z, y, x) and their place in the patient: see `Volume`."""
+
+    @property
+    def shape(self) -> tuple[int, int, int]: ...
+    @property
+    def affine(self) -> NDArray[np.float64]: ...
+    @property
+    def spacing(self) -> Triple: ...
+
+
+class Taps(NamedTuple):
+    """How the outputs along one axis are summed from inputs.
+
+    Output i = sum over k of weights[i, k] * input[start[i] + k]; nearest[i] is the input closest to it.
+    """
+
+    start: NDArray[np.int64]
+    weights: NDArray[np.float32]
+    nearest: NDArray[np.int64]
+
+
+def to_spacing(volume: Volume, spacing_mm: Triple, *, smooth: bool = True) -> Volume:
+    """Resample int16 HU (z, y, x) linearly to `spacing_mm` (z, y, x), exactly.
+
+    The output covers the same box of the patient: along each axis it has round(n * spacing / new
+    spacing) voxels, and both grids share their centre, so their outer faces differ by a quarter of a
+    new voxel at most. Beyond the first and last centre the edge value continues.
+
+    With `smooth`, an axis that shrinks is weighed by a tent as wide as the new voxels (2 x the new
+    spacing), else by the two neighbours. A voxel whose nearest source is PADDING becomes PADDING;
+    padding takes no part in any sum: its place is taken by the nearest value of its slice.
+
+    Raises ValueError if a spacing is not more than 0 and finite, TypeError if the volume is not int16.
+    """
+    if np.shape(spacing_mm) != (3,) or not all(0 < s < math.inf for s in spacing_mm):
+        raise ValueError(f"spacing_mm must be three numbers above 0, not {spacing_mm}")
+    return of_planes(volume.hu, volume, spacing_mm, smooth=smooth)
+
+
+def of_planes(planes: Iterable[NDArray[np.int16]], grid: Grid, spacing_mm: Triple, *, smooth: bool = True) -> Volume:
+    """As `to_spacing`, of planes (y, x) that come one after another along z, and are not held longer than needed."""
+    old = grid.spacing
+    taps = [axis_taps(n, new / s, smooth=smooth) for n, s, new in zip(grid.shape, old, spacing_mm, strict=True)]
+    return Volume(_weigh(planes, taps), _new_affine(grid, spacing_mm, [len(t.start) for t in taps]))
+
+
+def axis_taps(n: int, factor: float, *, smooth: bool) -> Taps:
+    """Weights that turn `n` samples into samples `factor` times as far apart."""
+    n_out = max(1, round(round(n / factor, 6)))  # the last bits of a spacing do not decide between 332 and 333
+    centre = (n - 1) / 2 + (np.arange(n_out) - (n_out - 1) / 2) * factor
+    half_width = max(1.0, factor) if smooth else 1.0
+    first = np.floor(centre - half_width).astype(np.int64) + 1
+    taps = first[:, None] + np.arange(int(np.ceil(2 * half_width)))
+    weights = np.maximum(0.0, 1.0 - np.abs(taps - centre[:, None]) / half_width)
+    weights[(taps < 0) | (taps >= n)] = 0.0
+    nearest = np.clip(np.floor(centre + 0.5).astype(np.int64), 0, n - 1)
+    beyond = weights.sum(axis=1) == 0
+    weights[beyond, 0] = 1.0
+    first[beyond] = nearest[beyond]
+    start, weights = _inside(first, weights / weights.sum(axis=1, keepdims=True), n)
+    return Taps(start, weights.astype(np.float32), nearest)
+
+
+def _inside(
+    first: NDArray[np.int64], weights: NDArray[np.float64], n: int
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Move taps so that start + k lies in 0..n-1 for every k; taps moved out have weight 0."""
+    width = min(weights.shape[1], n)
+    start = np.clip(first, 0, n - width)
+    moved = np.zeros((len(first), width))
+    for k in range(weights.shape[1]):
+        target = first + k - start
+        is_inside = (weights[:, k] > 0) & (target >= 0) & (target < width)
+        moved[is_inside, target[is_inside]] = weights[is_inside, k]
+    return start, moved
+
+
+def _new_affine(grid: Grid, spacing_mm: Triple, shape: list[int]) -> NDArray[np.float64]:
+    """The affine of the new grid, whose centre is the old grid's centre."""
+    affine = grid.affine.copy()
+    centre = affine[:3, :3] @ ((np.array(grid.shape) - 1) / 2) + affine[:3, 3]
+    affine[:3, :3] *= np.divide(spacing_mm, grid.spacing)
+    affine[:3, 3] = centre - affine[:3, :3] @ ((np.array(shape) - 1) / 2)
+    return affine
+
+
+def _weigh(slices: Iterable[NDArray[np.int16]], taps: list[Taps]) -> NDArray[np.int16]:
+    """Stream the slices through the weights; only as many as one output needs are held in float."""
+    z, y, x = taps
+    plane_shape = (len(y.start), len(x.start))
+    depth = z.weights.shape[1] + 1
+    ring = np.empty((depth, *plane_shape), np.float32)
+    is_padding = np.zeros((depth, *plane_shape), np.bool_)
+    out = np.empty((len(z.start), *plane_shape), np.int16)
+    coming = enumerate(_filled(slices))
+    n_read = 0
+    for i, first in enumerate(z.start):
+        used = np.flatnonzero(z.weights[i]) + first
+        while n_read <= used[-1]:
+            number, (plane, filled, ends) = next(coming)
+            n_read = number + 1
+            if number < used[0]:
+                continue
+            slot = number % depth
+            planes.weigh_plane(filled, y.start, y.weights, x.start, x.weights, ring[slot])
+            if ends is None:
+                is_padding[slot] = False
+            else:
+                planes.sample_padding(plane, ends, y.nearest, x.nearest, is_padding[slot])
+        planes.weigh_planes(
+            ring, used % depth, z.weights[i, used - first], is_padding[int(z.nearest[i]) % depth], out[i]
+        )
+    for _ in coming:  # slices that no output needs are read all the same
+        pass
+    return out
+
+
+_Filled = tuple[NDArray[np.int16], NDArray[np.int16], NDArray[np.int64] | None]
+
+
+def _filled(slices: Iterable[NDArray[np.int16]]) -> Iterator[_Filled]:
+    """Each slice; the same without padding; and where in its rows padding is, or None if there is none.
+
+    A slice of nothing but padding is filled from the last one with values, or else from the first.
+    """
+    blank: list[NDArray[np.int16]] = []
+    last: NDArray[np.int16] | None = None
+    for plane in slices:
+        filled, ends = np.empty_like(plane), np.empty((len(plane), 3), np.int64)
+        n_padding = planes.fill_padding_from_row(plane, filled, ends)
+        if n_padding < plane.size:
+            for before in blank:
+                yield before, filled, _no_values(before)
+            blank, last = [], filled
+            yield plane, filled, ends if n_padding else None
+        elif last is not None:
+            yield plane, last, ends
+        else:
+            blank.append(plane)
+    for plane in blank:
+        yield plane, np.full_like(plane, AIR_HU), _no_values(plane)
+
+
+def _no_values(plane: NDArray[np.int16]) -> NDArray[np.int64]:
+    return np.zeros((len(plane), 3), np.int64)
+
+
+def fill_padding(volume: Volume, value: int = AIR_HU) -> Volume:
+    """Give padding a value, so that the array holds HU only."""
+    return volume.with_array(np.where(volume.array == PADDING, np.int16(value), volume.array))

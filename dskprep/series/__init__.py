@@ -1,0 +1,4 @@
+"""The slices of one series to one volume in Hounsfield units (HU), or a refusal that says why not.
+
+In: slices of the room `dicom`. Out: planes of HU and where they lie. Door: `series.assemble`.
+"""

@@ -1,0 +1,182 @@
+"""From the places of ordered slices to the grid of a volume: spacing, gaps, tilt, affine.
+
+Everything is decided from positions and orientations (DICOM PS3.3 C.7.6.2.1.1), never from
+SliceLocation, SliceThickness, GantryDetectorTilt or one pair of slices.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dskprep.dicom.plane import Plane
+from dskprep.errors import Refusal
+from dskprep.volume import Triple
+
+STEP_TOLERANCE = 0.1
+"""A slice may lie this fraction of a step off its even place; headers round positions."""
+
+DRIFT_TOLERANCE_MM = 0.5
+"""Slices may lie this far beside their even line; headers round positions and directions."""
+
+MAX_EXTENT_MM = 3000.0
+"""No patient is longer; positions farther apart come from a damaged header."""
+
+MAX_TILT_DEGREES = 35.0
+"""Gantries tilt by 30 degrees at most; a stack that leans more comes from a damaged header."""
+
+MAX_GAP_SHARE = 0.1
+"""A stack that misses a larger part of its slices is never interpolated."""
+
+FIT_DIGITS = 6
+"""Decimals (mm) to which a fit is rounded, so that its last bits decide nothing."""
+
+
+@dataclass(frozen=True, eq=False)
+class Grid:
+    """The right-angled grid of a volume (z, y, x), and how the acquired slices lie on it.
+
+    Slice k is number `numbers[k]` of the volume, and its first pixel lies `offsets[k]` pixels (rows,
+    columns) from the volume's: 0, but where the gantry was tilted. `gaps_mm` are the positions along the
+    normal of the slices that are missing.
+    """
+
+    shape: tuple[int, int, int]
+    affine: NDArray[np.float64]
+    numbers: list[int]
+    offsets: NDArray[np.float64]
+    tilt_degrees: float
+    gaps_mm: list[float]
+
+    @property
+    def spacing(self) -> Triple:
+        """Distance between voxel centres along (z, y, x), in mm."""
+        z, y, x = np.linalg.norm(self.affine[:3, :3], axis=0).tolist()
+        return z, y, x
+
+
+def lay_out(planes: Sequence[Plane], *, max_gap_slices: int = 0) -> Grid:
+    """The grid of slices that share size, pixel spacing and orientation, sorted along their normal.
+
+    Up to `max_gap_slices` slices may be missing in a row, and MAX_GAP_SHARE in all. Tilted slices lie on
+    a grid that is wide enough for all of their pixels. Raises Refusal `missing-slices`, `uneven-spacing`,
+    `gantry-tilt`, or `mixed-geometry` if they lie on no such grid.
+    """
+    first = planes[0]
+    positions = np.array([plane.position for plane in planes])
+    along = positions @ first.normal
+    if along[-1] - along[0] > MAX_EXTENT_MM:
+        raise Refusal(
+            "mixed-geometry",
+            f"expected slices within {MAX_EXTENT_MM:g} mm, found them from {along[0]:.2f} to "
+            f"{along[-1]:.2f} mm along the normal",
+        )
+    numbers, start, step = _even_steps(along, max_gap_slices)
+    lean, corner = _lean(positions, first, start)
+    n_slices = int(numbers[-1]) + 1
+    reach = lean * step * (n_slices - 1) / first.pixel_mm  # of the last slice beside the first, in pixels
+    low = np.minimum(reach, 0)
+    offsets = np.outer(numbers / (n_slices - 1), reach) - low
+    rows, columns = (n + int(np.ceil(round(extra, 3))) for n, extra in zip(first.shape, np.abs(reach), strict=True))
+    affine = np.eye(4)
+    affine[:3, 0] = first.normal * step
+    affine[:3, 1] = np.array(first.column) * first.pixel_mm[0]
+    affine[:3, 2] = np.array(first.row) * first.pixel_mm[1]
+    affine[:3, 3] = corner + affine[:3, 1:3] @ low
+    return Grid(
+        shape=(n_slices, rows, columns),
+        affine=affine,
+        numbers=numbers.tolist(),
+        offsets=offsets,
+        tilt_degrees=_degrees(lean),
+        gaps_mm=[round(start + step * k, 3) for k in np.setdiff1d(np.arange(n_slices), numbers).tolist()],
+    )
+
+
+def _even_steps(along: NDArray[np.float64], max_gap_slices: int) -> tuple[NDArray[np.int_], float, float]:
+    """Number of each slice on the even grid of positions, the grid's start and its step (mm)."""
+    numbers = np.arange(len(along))
+    start, step, off = _fit_line(numbers, along)
+    if off.max() <= STEP_TOLERANCE * step:
+        return numbers, start, step
+    steps = np.diff(along)
+    typical = float(np.median(steps))
+    jumps = np.maximum(np.rint(steps / typical), 1).astype(np.int_)
+    numbers = np.append(0, np.cumsum(jumps))
+    start, step, off = _fit_line(numbers, along)
+    gaps = np.flatnonzero(jumps > 1)
+    if off.max() > STEP_TOLERANCE * step or len(gaps) == 0:
+        raise Refusal(
+            "uneven-spacing",
+            f"expected even steps, found {steps.min():.3f} to {steps.max():.3f} mm (median {typical:.3f} mm); "
+            f"the slice at {along[off.argmax()]:.2f} mm lies {off.max():.2f} mm off",
+        )
+    n_missing = int((jumps - 1).sum())
+    if jumps.max() - 1 <= max_gap_slices and n_missing <= MAX_GAP_SHARE * (numbers[-1] + 1):
+        return numbers, start, step
+    where = ", ".join(f"{along[g]:.2f} and {along[g + 1]:.2f}" for g in gaps[:5])
+    allowed = f"; {max_gap_slices} in a row and {MAX_GAP_SHARE:.0%} in all may be" if max_gap_slices else ""
+    found = f"{n_missing} missing, between {where} mm along the normal{allowed}"
+    raise Refusal("missing-slices", f"expected a slice every {step:.3f} mm, found {found}")
+
+
+def _fit_line(numbers: NDArray[np.int_], along: NDArray[np.float64]) -> tuple[float, float, NDArray[np.float64]]:
+    """Start, step and distances (mm) of the least-squares line through the positions of numbered slices."""
+    centred = numbers - numbers.mean()
+    step = round(float(centred @ along / (centred @ centred)), FIT_DIGITS)
+    start = round(float(along.mean() - step * numbers.mean()), FIT_DIGITS)
+    return start, step, np.abs(along - (start + step * numbers))
+
+
+def _lean(
+    positions: NDArray[np.float64], plane: Plane, start: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """How the stack leans along (columns, rows), in mm a mm of the normal, and its first corner (LPS, mm).
+
+    The first pixels lie above one another (no lean), or on one slanted line: a tilted gantry.
+    """
+    normal = plane.normal
+    along = positions @ normal
+    sideways = positions - np.outer(along, normal)
+    aside = np.linalg.norm(sideways - sideways[0], axis=1)
+    if aside.max() <= DRIFT_TOLERANCE_MM:
+        return np.zeros(2), sideways[0] + normal * start
+    centre, centred = along.mean(), along - along.mean()
+    slope = (centred @ sideways / (centred @ centred)).round(FIT_DIGITS + 3)
+    off = np.linalg.norm(sideways - sideways.mean(axis=0) - np.outer(centred, slope), axis=1)
+    if off.max() > DRIFT_TOLERANCE_MM:
+        raise _crooked(along, sideways, aside, float(off.max()))
+    if _degrees(slope) > MAX_TILT_DEGREES:
+        raise Refusal(
+            "gantry-tilt",
+            f"expected a tilt of {MAX_TILT_DEGREES:g} degrees at most, found slices sheared by {_degrees(slope):.1f}",
+        )
+    in_plane = np.array([plane.column, plane.row])
+    lean = in_plane @ slope
+    lean[np.abs(lean) * (along[-1] - along[0]) <= DRIFT_TOLERANCE_MM] = 0
+    return lean, (sideways.mean(axis=0) + (start - centre) * lean @ in_plane).round(FIT_DIGITS) + normal * start
+
+
+def _crooked(
+    along: NDArray[np.float64], sideways: NDArray[np.float64], aside: NDArray[np.float64], off_mm: float
+) -> Refusal:
+    """Why slices that lie on no straight line are refused: by their tilt, or for the one that lies aside."""
+    usual = np.median(np.diff(sideways, axis=0) / np.diff(along)[:, None], axis=0)
+    if float(np.linalg.norm(usual)) * (along[-1] - along[0]) > DRIFT_TOLERANCE_MM:
+        return Refusal(
+            "gantry-tilt",
+            f"expected one tilt, found slices sheared by {_degrees(usual):.1f} degrees, and up to {off_mm:.1f} mm "
+            "beside a straight line",
+        )
+    worst = int(np.argmax(aside))
+    return Refusal(
+        "mixed-geometry",
+        f"expected slices above one another, found one {aside[worst]:.1f} mm aside at {along[worst]:.1f} mm",
+    )
+
+
+def _degrees(lean: NDArray[np.float64]) -> float:
+    return round(float(np.degrees(np.arctan(np.linalg.norm(lean)))), 3)

@@ -1,0 +1,78 @@
+"""Bring slices to a right-angled grid, and a volume to the patient's axes: tilt, gaps, and the order of the axes."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dskprep.kernels import planes
+from dskprep.volume import PADDING, Volume
+
+
+def to_patient_axes(volume: Volume) -> Volume:
+    """Flip and transpose so that (z, y, x) run nearest to superior, posterior and left.
+
+    No interpolation: every voxel keeps its value and its place in the patient.
+    """
+    order = patient_order(volume.affine)
+    array, affine = volume.array.transpose(order), volume.affine.copy()
+    affine[:3, :3] = affine[:3, order]
+    for axis, patient_axis in enumerate((2, 1, 0)):
+        if affine[patient_axis, axis] < 0:
+            array = np.flip(array, axis)
+            affine[:3, 3] += affine[:3, axis] * (array.shape[axis] - 1)
+            affine[:3, axis] *= -1
+    return Volume(np.ascontiguousarray(array), affine)
+
+
+def patient_order(affine: NDArray[np.float64]) -> list[int]:
+    """Which array axis runs nearest to the patient's z, y and x: the best of the six orders."""
+    directions = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+    orders = [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]]
+    return max(orders, key=lambda order: sum(abs(directions[2 - k, axis]) for k, axis in enumerate(order)))
+
+
+def upwards(volume: Volume) -> Volume:
+    """Flip the slices, if need be, so that they go from foot to head; they themselves stay as they are."""
+    if volume.affine[2, 0] >= 0:
+        return volume
+    affine = volume.affine.copy()
+    affine[:3, 3] += affine[:3, 0] * (volume.shape[0] - 1)
+    affine[:3, 0] *= -1
+    return Volume(np.ascontiguousarray(volume.array[::-1]), affine)
+
+
+def shift(plane: NDArray[np.int16], offset: tuple[float, float], out: NDArray[np.int16]) -> None:
+    """Put int16 HU (y, x) into the larger plane `out`, its first pixel at `offset` (y, x) in pixels, linearly.
+
+    Padding is treated as in `to_spacing`; what lies beyond the plane by half a pixel or more becomes PADDING.
+    """
+    starts, weights, nearest = [], [], []
+    for n, n_out, by in zip(plane.shape, out.shape, offset, strict=True):
+        place = np.arange(n_out) - by
+        first = np.clip(np.floor(place).astype(np.int64), 0, n - 2)
+        share = np.clip(place - first, 0, 1)
+        starts.append(first)
+        weights.append(np.stack([1 - share, share], axis=1).astype(np.float32))
+        closest = np.floor(place + 0.5).astype(np.int64)
+        nearest.append(np.where((closest >= 0) & (closest < n), closest, -1))
+    filled, total = np.empty_like(plane), np.empty(out.shape, np.float32)
+    ends, is_padding = np.empty((len(plane), 3), np.int64), np.empty(out.shape, np.bool_)
+    planes.fill_padding_from_row(plane, filled, ends)
+    planes.weigh_plane(filled, starts[0], weights[0], starts[1], weights[1], total)
+    planes.sample_padding(plane, ends, nearest[0], nearest[1], is_padding)
+    is_padding |= (nearest[0] < 0)[:, None] | (nearest[1] < 0)
+    planes.weigh_planes(total[None], np.zeros(1, np.int64), np.ones(1, np.float32), is_padding, out)
+
+
+def between(below: NDArray[np.int16], above: NDArray[np.int16], share: float) -> NDArray[np.int16]:
+    """The slice (y, x) of int16 HU that lies a `share` of the way from one to another; PADDING where one of them is."""
+    out = np.empty_like(below)
+    planes.weigh_planes(
+        np.stack([below, above]).astype(np.float32),
+        np.arange(2),
+        np.array([1 - np.float32(share), share], np.float32),
+        (below == PADDING) | (above == PADDING),
+        out,
+    )
+    return out

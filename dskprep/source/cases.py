@@ -1,0 +1,198 @@
+"""Which patients a source holds: one case for each leaf folder, archive, or line of a manifest."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import itertools
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+import pandas as pd
+
+from dskprep import storage
+from dskprep.dicom.contents import is_named_otherwise
+from dskprep.errors import UsageError
+from dskprep.storage import Entry, Folder
+
+ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
+MANIFEST_SUFFIXES = (".csv", ".parquet")
+
+MAX_KEY = 160
+"""Longest key; file systems allow names of 255 bytes, and digests and suffixes are added to it."""
+
+_UNSAFE = re.compile(r"[^A-Za-z0-9._=@,-]")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One unit of work: a folder's or archive's files, which hold one series or a few.
+
+    A folder of a tree holds the files directly in it; one that a manifest names (`is_deep`), all below it.
+
+    `digest` is made from the listing (names, sizes, ETags or modification times), so that a changed
+    input is another input.
+    """
+
+    key: str
+    url: str
+    digest: str
+    n_files: int
+    n_bytes: int
+    is_archive: bool = False
+    is_deep: bool = False
+
+
+def cases(source: str, *, patient_folders: bool = False) -> Iterator[Case]:
+    """The cases of a source, in a stable order.
+
+    In a tree each leaf folder is a case, or with `patient_folders` each folder directly in the source, with
+    all below it (archives stay cases of their own).
+
+    The source is a folder, an archive, or a manifest with the columns `key` and `url`. Raises
+    UsageError for a manifest that is none, InfrastructureError if the source cannot be listed.
+    """
+    source = storage.absolute(source)
+    if source.lower().endswith(MANIFEST_SUFFIXES) and not storage.is_folder(source):
+        return _from_manifest(source)
+    if is_archive(source) and not storage.is_folder(source):
+        return _from_archive(source)
+    return _from_tree(source, patient_folders=patient_folders)
+
+
+def is_archive(url: str) -> bool:
+    return url.lower().endswith(ARCHIVE_SUFFIXES)
+
+
+def inputs(entries: Iterable[Entry]) -> list[Entry]:
+    """The entries of a folder that may be DICOM: not hidden, not an archive of their own."""
+    return [e for e in entries if not f"/{e.name}".count("/.") and not is_archive(e.name)]
+
+
+def files_of(url: str, *, is_deep: bool) -> list[Entry]:
+    """The entries of a case's folder that may be DICOM."""
+    return inputs(storage.listing_below(url) if is_deep else storage.listing(url))
+
+
+def digest(entries: Iterable[Entry]) -> str:
+    """SHA-256 over names, sizes and tags, 16 hexadecimal digits."""
+    sha256 = hashlib.sha256()
+    for entry in sorted(entries):
+        sha256.update(f"{entry.name}\0{entry.size}\0{entry.tag}\n".encode(errors="surrogateescape"))
+    return sha256.hexdigest()[:16]
+
+
+def key_of(path: str) -> str:
+    """A key from a path: slashes become two underscores, other unsafe characters one each.
+
+    A key that does not spell its path exactly ends in a digest of it, whatever its neighbours are, so
+    that no patient added later can take it over.
+
+    >>> key_of("LIDC-IDRI-0001/1.3.6/1.3.7")
+    'LIDC-IDRI-0001__1.3.6__1.3.7'
+    """
+    path = path.strip("/")
+    key = _UNSAFE.sub("_", path.replace("/", "__")).lstrip(".")
+    if "__" in path or key != path.replace("/", "__") or len(key) > MAX_KEY:
+        key = f"{key[: MAX_KEY - 9]}_{_short_hash(path)}"
+    return key
+
+
+def is_key(text: str) -> bool:
+    """Whether a manifest's key can name a volume as it is."""
+    return 0 < len(text) <= MAX_KEY and not _UNSAFE.search(text) and not text.startswith(".")
+
+
+def _case(key: str, url: str, entries: list[Entry], *, is_archive: bool = False, is_deep: bool = False) -> Case:
+    return Case(key, url, digest(entries), len(entries), sum(e.size for e in entries), is_archive, is_deep)
+
+
+def _from_tree(source: str, *, patient_folders: bool) -> Iterator[Case]:
+    used: set[str] = set()
+    folders = storage.walk(source)
+    for folder in _whole(folders) if patient_folders else folders:
+        if any(part.startswith(".") for part in folder.path.split("/") if part):
+            continue
+        yield from _of_folder(folder, source, used, is_deep=patient_folders and bool(folder.path))
+
+
+def _whole(folders: Iterable[Folder]) -> Iterator[Folder]:
+    """Each folder directly in the source with all that lies below it; they come one after another."""
+    for top, group in itertools.groupby(folders, key=lambda folder: folder.path.partition("/")[0]):
+        entries: list[Entry] = []
+        for folder in group:
+            below = folder.path[len(top) + 1 :]
+            entries += [e._replace(name=f"{below}/{e.name}") if below else e for e in folder.entries]
+        yield Folder(top, tuple(sorted(entries)), has_subfolders=False)
+
+
+def _of_folder(folder: Folder, source: str, used: set[str], *, is_deep: bool) -> Iterator[Case]:
+    url = storage.join(source, folder.path) if folder.path else source
+    entries = inputs(folder.entries)
+    archives = [e for e in folder.entries if is_archive(e.name) and not f"/{e.name}".count("/.")]
+    is_leaf = folder.path and not (folder.has_subfolders or archives)
+    if is_leaf or not all(is_named_otherwise(e.name) for e in entries):
+        name = folder.path or PurePosixPath(source).name or "source"
+        yield _case(_unused(key_of(name), folder.path, used), url, entries, is_deep=is_deep)
+    for entry in archives:
+        path = f"{folder.path}/{entry.name}" if folder.path else entry.name
+        yield _case(_unused(key_of(_stem(path)), path, used), storage.join(source, path), [entry], is_archive=True)
+
+
+def _from_archive(source: str) -> Iterator[Case]:
+    entry = storage.entry_of(source)
+    if entry is None:
+        raise UsageError(f"{source}: there is no such file")
+    yield _case(key_of(_stem(entry.name)), source, [entry], is_archive=True)
+
+
+def _from_manifest(source: str) -> Iterator[Case]:
+    try:
+        content = io.BytesIO(storage.read(source))
+        is_csv = source.lower().endswith(".csv")
+        table = pd.read_csv(content, dtype=str, keep_default_na=False) if is_csv else pd.read_parquet(content)
+    except FileNotFoundError as error:
+        raise UsageError(f"{source}: there is no such file") from error
+    except (ValueError, OSError) as error:
+        raise UsageError(f"{source}: cannot be read as a manifest: {error}") from error
+    if not {"key", "url"} <= set(table.columns):
+        found = ", ".join(repr(column) for column in table.columns)
+        raise UsageError(f"{source}: expected the columns 'key' and 'url', found {found[:200]}")
+    is_empty = (table[["key", "url"]].isna() | (table[["key", "url"]] == "")).any(axis=1).to_numpy()
+    if is_empty.any():
+        raise UsageError(
+            f"{source}: expected a key and a url in every row, found one empty in row {is_empty.argmax() + 1}"
+        )
+    keys = table["key"].astype(str)
+    repeated = keys[keys.duplicated()]
+    if len(repeated):
+        raise UsageError(f"{source}: the key {repeated.iloc[0]!r} stands in more than one line")
+    for key in keys:
+        if not is_key(key):
+            raise UsageError(f"{source}: the key {key!r} cannot name a volume; use letters, digits and . _ = @ , -")
+    base = source.rpartition("/")[0]
+    paths = [u if "://" in u or u.startswith("/") else storage.join(base, u) for u in table["url"].astype(str)]
+    for key, url in zip(keys, [storage.absolute(path) for path in paths], strict=True):
+        if is_archive(url) and not storage.is_folder(url):
+            entry = storage.entry_of(url)
+            yield _case(key, url, [entry] if entry else [], is_archive=True)
+        else:
+            yield _case(key, url, files_of(url, is_deep=True), is_deep=True)
+
+
+def _stem(path: str) -> str:
+    suffix = max((s for s in ARCHIVE_SUFFIXES if path.lower().endswith(s)), key=len)
+    return path[: -len(suffix)]
+
+
+def _unused(key: str, path: str, used: set[str]) -> str:
+    if key in used:
+        key = f"{key}_{_short_hash(path)}"
+    used.add(key)
+    return key
+
+
+def _short_hash(text: str) -> str:
+    return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:8]

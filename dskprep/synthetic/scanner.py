@@ -1,0 +1,259 @@
+"""Synthetic patients as DICOM files, as a scanner would write them."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Iterator
+
+import numpy as np
+import pydicom
+from numpy.typing import NDArray
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import (
+    UID,
+    CTImageStorage,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    RLELossless,
+    generate_uid,
+)
+from pydicom.valuerep import format_number_as_ds
+
+from dskprep import storage
+from dskprep.synthetic.phantom import RESCALE_INTERCEPT, STORED_PADDING, Phantom, make_phantom
+from dskprep.volume import Triple
+
+ENCODINGS = (ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless)
+
+
+def series_files(
+    phantom: Phantom, *, name: str, seed: int, transfer_syntax: str = ExplicitVRLittleEndian
+) -> Iterator[tuple[str, bytes]]:
+    """Yield (file name, content) of each slice, as a scanner would write the phantom.
+
+    The UIDs follow from `name`, `seed` and the grid, so the same arguments give the same bytes. The
+    slices come bottom up; their file names are shuffled.
+
+    Parameters
+    ----------
+    name
+        Becomes the patient's id.
+    transfer_syntax
+        Explicit or implicit VR little endian, or RLE lossless.
+    """
+    if transfer_syntax not in ENCODINGS:
+        raise ValueError(f"cannot write transfer syntax {transfer_syntax}, only {', '.join(ENCODINGS)}")
+    volume = phantom.volume
+    slice_mm, row_mm, column_mm = volume.spacing
+    header = _patient_header(name, seed)
+    grid = f"{volume.shape} {volume.spacing}"
+    header.ImageType = ["ORIGINAL", "PRIMARY", "AXIAL"]
+    header.SeriesInstanceUID = _uid(name, seed, "series", grid)
+    header.SeriesNumber = 2
+    header.SeriesDescription = "Chest axial"
+    header.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
+    header.PixelSpacing = [_decimal(row_mm), _decimal(column_mm)]
+    header.SliceThickness = _decimal(slice_mm)
+    header.SpacingBetweenSlices = _decimal(slice_mm)
+    header.ScanOptions = "HELICAL MODE"
+    field_mm = min(volume.shape[1] * row_mm, volume.shape[2] * column_mm)
+    header.ReconstructionDiameter = _decimal(round(field_mm, 3))
+    count = len(volume.array)
+    numbers = np.random.default_rng([seed, 6]).permutation(count)
+    for k, plane in enumerate(volume.array):
+        x, y, z = volume.to_patient((k, 0, 0))
+        header.SOPInstanceUID = _uid(name, seed, "slice", grid, str(k))
+        header.InstanceNumber = count - k
+        header.ImagePositionPatient = [_decimal(x), _decimal(y), _decimal(z)]
+        header.SliceLocation = _decimal(z)
+        header.XRayTubeCurrent = int(180 + 60 * math.cos(k / count * math.tau))
+        yield f"IM{numbers[k]:05d}.dcm", _encode(header, plane, transfer_syntax)
+
+
+def localizer_file(phantom: Phantom, *, name: str, seed: int) -> tuple[str, bytes]:
+    """Return (file name, content) of a localizer: the phantom seen from the front, with its own series."""
+    volume = phantom.volume
+    slice_mm, _, column_mm = volume.spacing
+    header = _patient_header(name, seed)
+    header.ImageType = ["ORIGINAL", "PRIMARY", "LOCALIZER"]
+    header.SeriesInstanceUID = _uid(name, seed, "localizer series")
+    header.SOPInstanceUID = _uid(name, seed, "localizer")
+    header.SeriesNumber = 1
+    header.InstanceNumber = 1
+    header.SeriesDescription = "Localizer"
+    header.ImageOrientationPatient = [1, 0, 0, 0, 0, -1]
+    middle = (volume.shape[1] - 1) / 2
+    header.ImagePositionPatient = [_decimal(v) for v in volume.to_patient((volume.shape[0] - 1, middle, 0))]
+    header.PixelSpacing = [_decimal(slice_mm), _decimal(column_mm)]
+    header.ScanOptions = "SCOUT MODE"
+    projection = np.maximum(volume.array[::-1], RESCALE_INTERCEPT).mean(axis=1)
+    return "SCOUT001.dcm", _encode(header, np.rint(projection).astype(np.int16), ExplicitVRLittleEndian)
+
+
+def write_patients(
+    target_url: str,
+    count: int,
+    *,
+    seed: int = 0,
+    spacing_mm: Triple = (3.0, 1.1, 1.1),
+    shape: tuple[int, int, int] = (100, 320, 320),
+    broken: bool = True,
+) -> list[str]:
+    """Write `count` patients as <target>/<patient id>/<file>.dcm; return the ids.
+
+    They are no clean set. The first patient's folder also holds a localizer. With `broken`, and two
+    patients or more, the last one lacks a slice amid the stack. Some have finer or coarser slices, a
+    consolidation, one lung, or a back on the table. An existing file of the same name is replaced.
+
+    Parameters
+    ----------
+    target_url
+        A local folder or any fsspec URL, such as s3://bucket/scans.
+    seed
+        Patient number i has the seed `seed` + i.
+    spacing_mm, shape
+        The usual grid, (z, y, x).
+    """
+    last = count - 1 if broken and count > 1 else None
+    return [
+        write_patient(index, target_url, seed=seed, spacing_mm=spacing_mm, shape=shape, broken=index == last)
+        for index in range(count)
+    ]
+
+
+def write_patient(
+    index: int,
+    target_url: str,
+    *,
+    seed: int = 0,
+    spacing_mm: Triple = (3.0, 1.1, 1.1),
+    shape: tuple[int, int, int] = (100, 320, 320),
+    broken: bool = False,
+) -> str:
+    """Write the patient number `index` of a set that `write_patients` describes; return its id."""
+    name = f"phantom-{index:03d}"
+    phantom = _demo_patient(index, seed + index, spacing_mm, shape)
+    files = list(series_files(phantom, name=name, seed=seed + index))
+    if broken:
+        del files[len(files) // 2]
+    if index == 0:
+        files.append(localizer_file(phantom, name=name, seed=seed + index))
+    storage.write_many(storage.join(storage.absolute(target_url), name), dict(files))
+    return name
+
+
+def _demo_patient(index: int, seed: int, spacing_mm: Triple, shape: tuple[int, int, int]) -> Phantom:
+    """Make the patient number `index` of a set: every few differ in the scan or in the chest."""
+    slice_factor = {1: 0.8, 3: 1.25}.get(index % 5, 1.0)
+    slice_mm = round(spacing_mm[0] * slice_factor, 4)
+    return make_phantom(
+        seed=seed,
+        spacing_mm=(slice_mm, *spacing_mm[1:]),
+        shape=(round(shape[0] * spacing_mm[0] / slice_mm), *shape[1:]),
+        remove_lung="left" if index % 12 == 8 else "none",
+        consolidation=0.2 if index % 6 == 4 else 0.0,
+        table_touches_back=index % 4 == 2,
+    )
+
+
+def _uid(name: str, seed: int, *parts: str) -> str:
+    return str(generate_uid(entropy_srcs=["dskprep phantom", name, str(seed), *parts]))
+
+
+def _decimal(value: float) -> str:
+    """A number as DICOM's decimal string, of 16 characters at most."""
+    return format_number_as_ds(float(value))
+
+
+def _patient_header(name: str, seed: int) -> Dataset:
+    """What all images of a patient's study share; its identity is plainly synthetic."""
+    rng = np.random.default_rng([seed, 7])
+    date, time = f"20200{rng.integers(1, 10)}{rng.integers(10, 29)}", f"{rng.integers(8, 18):02d}1530.000"
+    header = Dataset()
+    header.SpecificCharacterSet = "ISO_IR 100"
+    for kind in ("Study", "Series", "Acquisition", "Content", "InstanceCreation"):
+        setattr(header, f"{kind}Date", date)
+        setattr(header, f"{kind}Time", time)
+    header.SOPClassUID = CTImageStorage
+    header.StudyInstanceUID = _uid(name, seed, "study")
+    header.FrameOfReferenceUID = _uid(name, seed, "frame of reference")
+    header.Modality = "CT"
+    header.Manufacturer = "dskprep"
+    header.ManufacturerModelName = "Phantom"
+    header.DeviceSerialNumber = "0"
+    header.SoftwareVersions = "synthetic"
+    header.InstitutionName = "SYNTHETIC"
+    header.StationName = "PHANTOM"
+    header.ReferringPhysicianName = ""
+    header.AccessionNumber = f"SYN{seed:06d}"
+    header.StudyID = str(seed)
+    header.StudyDescription = "Synthetic chest CT"
+    header.ProtocolName = "Chest"
+    header.PatientName = f"Phantom^N{seed}"
+    header.PatientID = name
+    header.PatientBirthDate = ""
+    header.PatientSex = ("F", "M")[rng.integers(2)]
+    header.PatientAge = f"{rng.integers(40, 80):03d}Y"
+    header.PatientWeight = str(rng.integers(55, 95))
+    header.PatientPosition = "HFS"
+    header.BodyPartExamined = "CHEST"
+    header.KVP = 120
+    header.DataCollectionDiameter = 500
+    header.DistanceSourceToDetector = 949
+    header.DistanceSourceToPatient = 541
+    header.GantryDetectorTilt = 0
+    header.TableHeight = 150
+    header.RotationDirection = "CW"
+    header.ExposureTime = 500
+    header.XRayTubeCurrent = 200
+    header.Exposure = 100
+    header.FilterType = "BODY"
+    header.GeneratorPower = 24
+    header.FocalSpots = "0.7"
+    header.ConvolutionKernel = "STANDARD"
+    header.RevolutionTime = 0.5
+    header.SingleCollimationWidth = 0.625
+    header.TotalCollimationWidth = 40.0
+    header.SpiralPitchFactor = 0.984
+    header.AcquisitionNumber = 1
+    header.PositionReferenceIndicator = "SN"
+    header.SamplesPerPixel = 1
+    header.PhotometricInterpretation = "MONOCHROME2"
+    header.BitsAllocated = 16
+    header.BitsStored = 16
+    header.HighBit = 15
+    header.PixelRepresentation = 1
+    header.PixelPaddingValue = STORED_PADDING
+    header.WindowCenter = [40, -600]
+    header.WindowWidth = [400, 1500]
+    header.RescaleIntercept = RESCALE_INTERCEPT
+    header.RescaleSlope = 1
+    header.RescaleType = "HU"
+    header.BurnedInAnnotation = "NO"
+    procedure = Dataset()
+    procedure.CodeValue = "CTCHEST"
+    procedure.CodingSchemeDesignator = "99PHANTOM"
+    procedure.CodeMeaning = "CT of the chest"
+    header.ProcedureCodeSequence = [procedure]
+    private = header.private_block(0x0009, "DSKPREP_PHANTOM", create=True)
+    private.add_new(0x01, "LO", "synthetic, of no person")
+    private.add_new(0x02, "SL", seed)
+    return header
+
+
+def _encode(header: Dataset, hu: NDArray[np.int16], transfer_syntax: str) -> bytes:
+    """Put the pixels of one image, int16 HU (y, x), into the header and write it as a DICOM file."""
+    header.file_meta = FileMetaDataset()
+    header.file_meta.MediaStorageSOPClassUID = header.SOPClassUID
+    header.file_meta.MediaStorageSOPInstanceUID = header.SOPInstanceUID
+    header.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    header.Rows, header.Columns = hu.shape
+    stored = (hu - RESCALE_INTERCEPT).astype("<i2")
+    header.add_new("PixelData", "OW", stored.tobytes())
+    if transfer_syntax == RLELossless:
+        header.compress(RLELossless, encoding_plugin="pydicom", generate_instance_uid=False)
+    header.file_meta.TransferSyntaxUID = UID(transfer_syntax)
+    content = io.BytesIO()
+    pydicom.dcmwrite(content, header, enforce_file_format=True)
+    return content.getvalue()

@@ -1,0 +1,185 @@
+"""How much memory a patient needs, and whether a worker has it: known before it is used."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+
+from dskprep.errors import Refusal
+from dskprep.settings import PrepConfig
+from dskprep.volume import Triple
+
+BASE_BYTES = 380_000_000
+"""A worker process that has imported and compiled everything, before its first patient."""
+
+USABLE_SHARE = 0.9
+"""Of a worker's limit: Dask kills a worker at 0.95."""
+
+FIXED_BYTES = 60_000_000
+"""What a patient needs whatever its size: the coarse grid of the lungs, planes in float, codecs."""
+
+COMPUTE_SHARE = 1.5
+"""While the lungs are found: the resampled volume and its mask."""
+
+OUTPUT_SHARE = 2.3
+"""While a volume is encoded: itself, its mask (half of it) and the encoded objects (up to 0.8 of it)."""
+
+STEP_SHARE = 2.5
+"""While a step of the user's works: what it gets, what it gives (the same type is taken for granted), the mask."""
+
+FLOAT_SHARE = 2.1
+"""While floats are encoded: themselves, and the encoded objects (up to 0.8 of them)."""
+
+HEADER_BYTES = 1 << 15
+"""In so many bytes the header of an ordinary slice ends."""
+
+READ_AHEAD = 16
+"""Slices that are read in one go where a series is too large to be held."""
+
+LUNG_BOX_SHARE = 0.35
+"""Part of a scan that the box round the lungs takes up, but for the narrowest fields of view."""
+
+BOX_BYTES = 11
+"""A voxel of that box while grt123 parts the lungs: two distances, and masks."""
+
+
+def usable_bytes(limit_bytes: int) -> int:
+    """What the patients of a worker with that memory limit may take together."""
+    return max(0, int(limit_bytes * USABLE_SHARE) - BASE_BYTES)
+
+
+def estimate_bytes(shape: tuple[int, int, int], spacing_mm: Triple, config: PrepConfig, *, is_held: bool = True) -> int:
+    """Peak memory of computing a series of int16 (z, y, x), its files included unless they are not held.
+
+    The files stand beside the resampled volume that they become, slice by slice; later that one and its mask
+    beside their encoded form. A recipe of 2017 holds the native volume too; images in float add themselves.
+    The recipe grt123 finds its lungs on the native volume.
+    """
+    n_native = int(np.prod(shape, dtype=np.int64))
+    native = 2 * n_native
+    output = native * float(np.prod(np.divide(spacing_mm, config.spacing_mm)))
+    if config.may_stream:
+        files = native if is_held else shape[0] * HEADER_BYTES + 2 * READ_AHEAD * native // shape[0]
+        return FIXED_BYTES + int(max(files + output, (STEP_SHARE if config.steps else OUTPUT_SHARE) * output))
+    computing, encoding = native + COMPUTE_SHARE * output, OUTPUT_SHARE * output
+    if config.dtype in ("float32", "float64"):
+        floats = output / 2 * np.dtype(config.dtype).itemsize
+        computing, encoding = computing + floats, output / 2 + FLOAT_SHARE * floats
+    if config.recipe == "grt123":
+        computing += (0.5 + LUNG_BOX_SHARE * BOX_BYTES) * n_native - COMPUTE_SHARE * output
+    return FIXED_BYTES + int(max(computing, encoding))
+
+
+class Underestimated(Exception):
+    """A patient turned out to need `need_bytes`, more than it was admitted with and more than is free.
+
+    `is_held` says whether all of its files are held at once.
+    """
+
+    def __init__(self, need_bytes: int, *, is_held: bool = True) -> None:
+        super().__init__(need_bytes)
+        self.need_bytes, self.is_held = need_bytes, is_held
+
+
+@dataclass(eq=False)
+class Ticket:
+    """What one patient holds: its files while it waits, its need while it is computed, then its objects.
+
+    With `is_held` false, only the headers of its files.
+    """
+
+    read_bytes: int = 0
+    need_bytes: int = 0
+    held_bytes: int = 0
+    is_held: bool = True
+
+
+class Ledger:
+    """The memory of one worker process, shared by the patients in its slots.
+
+    A patient is admitted once, before its files are read, with the bytes of its files and its need. It
+    never waits again, so patients cannot wait for one another. It is admitted if, beside what others
+    hold, its files and the largest need of any patient in the line fit at once: only one is computed at
+    a time.
+    """
+
+    def __init__(self, total_bytes: int) -> None:
+        self.total_bytes = total_bytes
+        self._tickets: list[Ticket] = []
+        self._changed = threading.Condition()
+
+    @property
+    def taken_bytes(self) -> int:
+        """What the admitted patients may take at once."""
+        with self._changed:
+            return self._taken_bytes(self._tickets)
+
+    @contextmanager
+    def ticket(self) -> Iterator[Ticket]:
+        """A ticket for one patient; what it holds is given back at the end."""
+        ticket = Ticket()
+        try:
+            yield ticket
+        finally:
+            with self._changed:
+                if ticket in self._tickets:
+                    self._tickets.remove(ticket)
+                self._changed.notify_all()
+
+    def admit(self, ticket: Ticket, read_bytes: int, need_bytes: int) -> None:
+        """Wait until the patient fits. Raises Refusal `too-large` if it never can."""
+        need_bytes = max(need_bytes, read_bytes)
+        self.check(need_bytes)
+        ticket.read_bytes, ticket.need_bytes, ticket.held_bytes = read_bytes, need_bytes, read_bytes
+        with self._changed:
+            self._changed.wait_for(lambda: self._fits(ticket))
+            self._tickets.append(ticket)
+
+    def check(self, need_bytes: int) -> None:
+        """Raise Refusal `too-large` if a patient with that need never fits."""
+        if need_bytes > self.total_bytes:
+            raise self.refusal(need_bytes)
+
+    def refusal(self, need_bytes: int) -> Refusal:
+        """What is said of a patient with that need."""
+        return Refusal(
+            "too-large",
+            f"needs {need_bytes} bytes, and a worker has {self.total_bytes} for patients; run again with "
+            f"--retry refused --memory-limit {limit_for(need_bytes)} and as many --workers as that allows",
+            need_bytes=need_bytes,
+        )
+
+    def grow(self, ticket: Ticket, need_bytes: int) -> None:
+        """Raise the need of an admitted patient.
+
+        Raises Underestimated if that does not fit beside the others now: give up the ticket, and come
+        again with that need.
+        """
+        with self._changed:
+            others = [t for t in self._tickets if t is not ticket]
+            if need_bytes > ticket.need_bytes and sum(t.held_bytes for t in others) + need_bytes > self.total_bytes:
+                raise Underestimated(need_bytes, is_held=ticket.is_held)
+            ticket.need_bytes = max(ticket.need_bytes, need_bytes)
+
+    def finish(self, ticket: Ticket, held_bytes: int) -> None:
+        """The patient is computed; from now on it holds its encoded objects only."""
+        with self._changed:
+            ticket.need_bytes = ticket.held_bytes = held_bytes
+            self._changed.notify_all()
+
+    def _fits(self, new: Ticket) -> bool:
+        return self._taken_bytes([*self._tickets, new]) <= self.total_bytes
+
+    @staticmethod
+    def _taken_bytes(tickets: list[Ticket]) -> int:
+        beyond_files = max((t.need_bytes - t.held_bytes for t in tickets), default=0)
+        return sum(t.held_bytes for t in tickets) + beyond_files
+
+
+def limit_for(need_bytes: int) -> str:
+    """A worker's memory limit, in words, under which the need fits."""
+    return f"{(need_bytes + BASE_BYTES) / USABLE_SHARE / 2**30 + 0.1:.1f}GiB"

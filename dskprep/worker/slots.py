@@ -1,0 +1,85 @@
+"""The three slots of a worker process, one patient in each, and what is in them now, told to the scheduler."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from dskprep.stopwatch import Stopwatch
+from dskprep.worker.admission import Ledger
+
+if TYPE_CHECKING:
+    from distributed import Worker
+
+TOPIC = "dskprep-slots"
+"""Of Dask's events: each is the state of one worker process."""
+
+EVERY_S = 1.0
+"""The least time between two events of one process, so that their cost does not grow with the patients."""
+
+Slot = Literal["read", "compute", "write"]
+
+
+@dataclass(frozen=True, eq=False)
+class _Held:
+    key: str
+    clock: Stopwatch
+    since_s: float
+
+
+class Slots:
+    """Who is read, who is computed, who is written in this process."""
+
+    def __init__(self) -> None:
+        self._free = {"read": threading.Lock(), "compute": threading.Lock(), "write": threading.Lock()}
+        self._held: dict[str, _Held] = {}
+        self._changed = threading.Event()
+        self._worker: Worker | None = None
+        self._ledger: Ledger | None = None
+
+    @contextmanager
+    def __call__(self, slot: Slot, key: str, clock: Stopwatch) -> Iterator[None]:
+        """Wait until the slot is free, and hold it; `clock` says which stage the patient `key` is in."""
+        with self._free[slot]:
+            clock.on_change = self._changed.set
+            self._held[slot] = _Held(key, clock, time.monotonic())
+            self._changed.set()
+            try:
+                yield
+            finally:
+                del self._held[slot]
+                self._changed.set()
+
+    def tell_through(self, worker: Worker, ledger: Ledger) -> None:
+        """From now on, tell the scheduler of this worker what changes, once a second at most."""
+        is_first = self._worker is None
+        self._worker, self._ledger = worker, ledger
+        if is_first:  # what changed before is told at once
+            threading.Thread(target=self._tell, name="slots", daemon=True).start()
+
+    def state(self) -> dict[str, Any]:
+        """What is in the slots: patient, stage and seconds so far; and the bytes that the ledger has given away."""
+        now = time.monotonic()
+        return {
+            "worker": self._worker.address if self._worker else "",
+            "pid": os.getpid(),
+            "slots": {
+                slot: [held.key, held.clock.latest(), round(now - held.since_s, 2)]
+                for slot, held in self._held.copy().items()
+            },
+            "taken_bytes": self._ledger.taken_bytes if self._ledger else 0,
+            "total_bytes": self._ledger.total_bytes if self._ledger else 0,
+        }
+
+    def _tell(self) -> None:
+        while True:
+            self._changed.wait()
+            self._changed.clear()
+            with suppress(RuntimeError):  # the worker's loop has ended
+                self._worker.log_event(TOPIC, self.state())  # type: ignore[union-attr]
+            time.sleep(EVERY_S)

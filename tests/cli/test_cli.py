@@ -1,0 +1,455 @@
+"""Words to calls: what a user types, sees, and gets as an exit code."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+import tiny
+
+from dskprep import storage
+from dskprep.cli import commands as cli
+from dskprep.dataset import index, store
+from dskprep.errors import InfrastructureError
+from dskprep.pipeline import cluster
+from dskprep.pipeline import run as pipeline
+from dskprep.settings import PrepConfig
+from dskprep.worker import admission, patient
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def dskprep(capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run the program in this process: exit code, what it said, and what it complained of."""
+
+    def run(*words: str | Path) -> tuple[int, str, str]:
+        capsys.readouterr()
+        code = cli.run_command([str(word) for word in words])
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> str:
+    return tiny.write_patients(tmp_path / "in", ["p1", "p2"])
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> str:
+    return str(tmp_path / "out")
+
+
+def commands() -> list[str]:
+    return list(cli.main.commands)
+
+
+def test_a_clean_run_says_so_and_exits_with_0(dskprep: Run, source: str, target: str) -> None:
+    code, out, err = dskprep("run", source, target, "--scheduler", "sync")
+    assert (code, err) == (0, "")
+    assert "2 patients: 2 done" in out
+    assert re.search(r"written +2", out)
+    code, out, _ = dskprep("run", source, target, "--scheduler", "sync")
+    assert code == 0
+    assert "2 patients: 0 done" in out
+    assert "2 done before" in out
+
+
+def test_a_refused_patient_is_named_with_its_reason_and_the_exit_code_is_1(
+    dskprep: Run, source: str, target: str
+) -> None:
+    tiny.write(source, {"p3/notes.txt": b""})
+    for _ in range(2):  # the second time it was refused before
+        code, out, _ = dskprep("run", source, target, "--scheduler", "sync")
+        assert code == 1
+        assert re.search(r"refused +1", out)
+    _, out, _ = dskprep("run", source, target, "--scheduler", "sync", "--retry", "refused")
+    assert "refused  p3 no-dicom: expected DICOM files" in out
+
+
+def test_an_interrupted_run_prints_its_account_and_exits_with_1(
+    dskprep: Run, source: str, target: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: Any, **__: Any) -> Any:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(pipeline.patient, "prepare", interrupted)
+        code, out, _ = dskprep("run", source, target, "--scheduler", "sync")
+    assert code == 1
+    assert "interrupted" in out
+    assert f"to go on: dskprep run {source} {target} --scheduler sync" in out
+    assert "0 done" in out
+    assert dskprep("run", source, target, "--scheduler", "sync")[0] == 0
+
+
+def test_an_interruption_before_anything_began_exits_with_1(
+    dskprep: Run, source: str, target: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: Any, **__: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pipeline.discover, "cases", interrupted)
+    code, _, err = dskprep("run", source, target, "--scheduler", "sync")
+    assert code == 1
+    assert "interrupted" in err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("run",),
+        ("run", "in"),
+        ("nonsense",),
+        ("run", "SOURCE", "TARGET", "--preset", "nope", "--scheduler", "sync"),
+        ("run", "SOURCE", "TARGET", "--config", "absent.toml", "--scheduler", "sync"),
+        ("run", "SOURCE", "TARGET", "--retry", "some"),
+        ("run", "SOURCE", "TARGET", "--limit", "0"),
+        ("run", "SOURCE", "TARGET", "--scheduler", "nowhere"),
+        ("run", "SOURCE", "TARGET", "--scheduler", "sync", "--workers", "2"),
+        ("run", "SOURCE", "TARGET", "--workers", "0"),
+        ("run", "SOURCE", "TARGET", "--memory-limit", "much"),
+        ("run", "SOURCE", "SOURCE/out", "--scheduler", "sync"),
+        ("run", "SOURCE/absent", "TARGET", "--scheduler", "sync"),
+        ("run", "s3://AKIA:topsecret@bucket/x", "TARGET", "--scheduler", "sync"),
+        ("status", "s3://AKIA:topsecret@bucket/x"),
+        ("verify", "s3://AKIA:topsecret@bucket/x"),
+        ("show", "s3://AKIA:topsecret@bucket/x", "p1"),
+        ("status", "TARGET"),
+        ("verify", "TARGET"),
+        ("show", "TARGET", "p1"),
+    ],
+)
+def test_wrong_use_is_a_short_message_and_exits_with_2(
+    dskprep: Run, source: str, target: str, words: tuple[str, ...]
+) -> None:
+    words = tuple(word.replace("SOURCE", source).replace("TARGET", target) for word in words)
+    code, out, err = dskprep(*words)
+    assert code == 2
+    assert err.strip()
+    assert len(err.splitlines()) <= 4
+    assert "Traceback" not in out + err
+    assert "topsecret" not in out + err
+
+
+def test_other_settings_are_named(dskprep: Run, source: str, target: str, tmp_path: Path) -> None:
+    assert dskprep("run", source, target, "--scheduler", "sync")[0] == 0
+    (tmp_path / "prep.toml").write_text("spacing_mm = [2, 2, 2]\n")
+    code, _, err = dskprep("run", source, target, "--scheduler", "sync", "--config", tmp_path / "prep.toml")
+    assert code == 2
+    assert "spacing_mm is [1.0, 1.0, 1.0] there and [2.0, 2.0, 2.0] here" in err
+
+
+def test_infrastructure_is_one_line_and_exits_with_3(dskprep: Run, source: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    for words in (
+        ("run", source, f"{tmp_path}/file/out", "--scheduler", "sync"),
+        ("run", source, f"{tmp_path}/out", "--scheduler", f"{tmp_path}/absent.json"),
+    ):
+        code, _, err = dskprep(*words)
+        assert code == 3
+        assert len(err.splitlines()) == 1
+        assert err.startswith("dskprep: ")
+
+
+def test_a_run_that_is_stopped_prints_its_account_and_the_command_that_goes_on(
+    dskprep: Run, source: str, target: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit = store.commit
+
+    def lost_after_p1(where: str, record: dict[str, Any]) -> None:
+        if record["key"] != "p1":
+            raise InfrastructureError("no room")
+        commit(where, record)
+
+    monkeypatch.setattr(store, "commit", lost_after_p1)
+    monkeypatch.setattr(patient, "WAIT_S", 0.0)
+    code, out, err = dskprep("run", source, target, "--scheduler", "sync", "--only", "p*")
+    assert code == 3
+    assert re.search(r"written +1", out)
+    command = f"dskprep run {source} {target} --scheduler sync --only 'p*'"
+    assert err.strip() == f"dskprep: no room; to go on: {command}"
+    monkeypatch.setattr(store, "commit", commit)
+    assert dskprep(*shlex.split(command)[1:])[0] == 0
+
+
+def test_patients_that_are_too_large_come_with_the_command_that_would_do_them(
+    dskprep: Run, source: str, target: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(pipeline, "MEMORY_LIMIT", 430 * 10**6)
+        code, out, _ = dskprep("run", source, target, "--scheduler", "sync")
+        assert code == 1
+        assert re.search(r"too-large +2", out)
+        assert "for those too large: give the workers 0.6GiB each, and run again with --retry refused" in out
+    assert dskprep("run", source, target, "--scheduler", "sync", "--retry", "refused")[0] == 0
+
+
+def test_the_way_for_large_patients_fits_the_machine(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(cluster, "MEMORY_LIMIT", 16 << 30)
+    with cli.run.make_context("run", ["in", "out", "--only", "a b", "--workers", "8"]) as context:
+        cli._print_way_for_large(context, 5 << 30)
+        cli._print_way_for_large(context, 50 << 30)
+    small, large = capsys.readouterr().out.splitlines()
+    words = shlex.split(small.partition(": ")[2])
+    with cli.run.make_context("run", words[2:]) as again:
+        asked = again.params
+    assert (words[:2], asked["source"], asked["target"]) == (["dskprep", "run"], "in", "out")
+    assert (asked["only"], asked["retry"]) == ("a b", "refused")
+    workers, limit_bytes = cluster.worker_sizes(asked["workers"], asked["memory_limit"])  # fits
+    assert admission.usable_bytes(limit_bytes) >= 5 << 30
+    assert workers == 2
+    assert "on a machine with" in large
+
+
+@pytest.mark.s3
+def test_no_bucket_and_no_permission_exit_with_3(
+    dskprep: Run, source: str, s3: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code, _, err = dskprep("run", source, f"{s3}-absent/out", "--scheduler", "sync")
+    assert (code, "no such bucket" in err) == (3, True)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
+    import s3fs
+
+    s3fs.S3FileSystem.clear_instance_cache()
+    code, _, err = dskprep("status", f"{s3}/out")
+    assert (code, "permission denied" in err) == (3, True)
+
+
+def test_debug_shows_the_traceback(dskprep: Run, source: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(InfrastructureError):
+        dskprep("--debug", "run", source, f"{tmp_path}/file/out", "--scheduler", "sync")
+
+
+def test_the_status_counts_the_records(dskprep: Run, source: str, target: str) -> None:
+    tiny.write(source, {"p3/notes.txt": b"", "p4/1.dcm": b""})
+    dskprep("run", source, target, "--scheduler", "sync")
+    storage.delete(target, ["index.parquet"])  # as after a run that was killed
+    code, out, _ = dskprep("status", target, "--json")
+    assert code == 1
+    assert json.loads(out) == {
+        "target": target,
+        "series": 4,
+        "counts": {"written": 2, "refused": 2},
+        "reasons": {"refused: no-dicom": 1, "refused: truncated": 1},
+        "warnings": {"lungs-not-found": 2},
+        "split_series": [],
+    }
+    assert len(list(store.record_names(target))) == 4
+    code, out, _ = dskprep("status", target)
+    assert code == 1
+    assert f"4 series in {target}" in out
+    assert re.search(r"no-dicom +1", out)
+
+
+def test_a_series_split_over_folders_is_said_and_patients_can_be_read_as_a_whole(
+    dskprep: Run, tmp_path: Path, target: str
+) -> None:
+    whole = tiny.series(n=24)
+    names = sorted(whole)
+    for part, some in (("disk1", names[:12]), ("disk2", names[12:])):
+        tiny.write(tmp_path / "in/p1" / part, {name: whole[name] for name in some})
+    tiny.write(tmp_path / "in/copy1", tiny.series(5))
+    tiny.write(tmp_path / "in/copy2", tiny.series(5))  # the same series twice is whole twice
+    code, out, _ = dskprep("run", tmp_path / "in", target, "--scheduler", "sync")
+    assert code == 1
+    assert "1 series seem to be split over folders, such as p1__disk1 and p1__disk2" in out
+    code, out, _ = dskprep("status", target, "--json")
+    assert (code, json.loads(out)["split_series"]) == (1, [["p1__disk1", "p1__disk2"]])
+    code, out, _ = dskprep("run", tmp_path / "in", f"{target}-2", "--scheduler", "sync", "--patient-folders")
+    assert code == 0
+    assert dict(index.read(f"{target}-2")[["key", "source_slices"]].to_numpy().tolist())["p1"] == 24
+
+
+def test_the_status_of_a_clean_dataset_and_of_an_empty_one_is_0(dskprep: Run, source: str, target: str) -> None:
+    store.create(target, PrepConfig())
+    code, out, _ = dskprep("status", target, "--json")
+    assert (code, json.loads(out)["counts"]) == (0, {})
+    dskprep("run", source, target, "--scheduler", "sync")
+    assert dskprep("status", target)[0] == 0
+
+
+def test_verify_counts_and_names_faults(dskprep: Run, source: str, target: str) -> None:
+    dskprep("run", source, target, "--scheduler", "sync")
+    code, out, _ = dskprep("verify", target)
+    assert (code, "2 volumes checked, 0 with faults" in out) == (0, True)
+    storage.delete(store.volume_url(target, "p2"), ["0/zarr.json"])
+    code, out, _ = dskprep("verify", target)
+    assert code == 1
+    assert "p2: 0/zarr.json is missing" in out
+    assert "2 volumes checked, 1 with faults" in out
+
+
+def test_show_draws_a_picture(dskprep: Run, source: str, target: str, tmp_path: Path) -> None:
+    dskprep("run", source, target, "--scheduler", "sync")
+    code, out, _ = dskprep("show", target, "p1", "-o", tmp_path / "p1.png")
+    assert (code, out.strip()) == (0, str(tmp_path / "p1.png"))
+    assert (tmp_path / "p1.png").read_bytes().startswith(b"\x89PNG")
+    code, _, err = dskprep("show", target, "p9")
+    assert code == 2
+    assert "'p9'" in err
+
+
+def test_a_picture_that_cannot_be_written_is_one_line(dskprep: Run, source: str, target: str, tmp_path: Path) -> None:
+    dskprep("run", source, target, "--scheduler", "sync")
+    code, _, err = dskprep("show", target, "p1", "-o", tmp_path / "absent/p1.png")
+    assert code in (2, 3)
+    assert len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("words", [(), *((name,) for name in commands())])
+def test_every_command_has_help(dskprep: Run, words: tuple[str, ...]) -> None:
+    code, out, _ = dskprep(*words, "--help")
+    assert code == 0
+    assert "Usage:" in out
+    assert len(out.splitlines()) > 4
+
+
+@pytest.mark.parametrize("name", commands())
+def test_every_option_says_what_it_does(name: str) -> None:
+    for parameter in cli.main.commands[name].params:
+        if isinstance(parameter, click.Option) and parameter.name not in ("patients", "seed", "output"):
+            assert parameter.help, parameter.name
+
+
+def test_the_version_is_shown(dskprep: Run) -> None:
+    code, out, _ = dskprep("--version")
+    assert code == 0
+    assert re.search(r"\d+\.\d+", out)
+
+
+@pytest.mark.cluster
+def test_the_program_runs_on_a_cluster_of_its_own(source: str, target: str) -> None:
+    tiny.write(source, {"p3/notes.txt": b""})
+    words = ["run", source, target, "--workers", "1", "--memory-limit", "1GiB"]
+    done = subprocess.run([sys.executable, "-m", "dskprep", *words], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr == ""
+    assert "1 workers" in done.stdout
+    assert "3 patients: 3 done" in done.stdout
+    assert "written  p1" in done.stdout
+
+
+@pytest.mark.cluster
+def test_ctrl_c_in_a_terminal_ends_a_run_with_its_account_and_no_tracebacks(tmp_path: Path) -> None:
+    source = tiny.write_patients(tmp_path / "in", [f"p{n}" for n in range(300)])
+    words = [sys.executable, "-m", "dskprep", "run", source, str(tmp_path / "out"), "--workers", "2"]
+    with subprocess.Popen(words, stdout=-1, stderr=subprocess.STDOUT, text=True, start_new_session=True) as process:
+        assert process.stdout
+        said = [next(line for line in process.stdout if line.startswith("written"))]
+        os.killpg(process.pid, signal.SIGINT)  # to all of its processes, as a terminal does
+        said += process.stdout
+    assert process.returncode == 1
+    assert "interrupted\n" in said
+    assert "Traceback" not in "".join(said)
+    n_done = int(re.findall(r"patients: (\d+) done", "".join(said))[-1])
+    assert 0 < n_done < 300
+
+
+def test_what_cannot_be_compared_or_written_is_wrong_use(dskprep: Run, source: str, target: str) -> None:
+    dskprep("run", source, target, "--scheduler", "sync")
+    for words, problem in (
+        (("plan", source, "--against", f"{target}/absent"), "there is no dskprep dataset here"),
+        (("show", target, "p1", "-o", "p1.jpg"), "as PNG"),
+        (("show", target, "p1", "-o", "s3://bucket/p1.png"), "local file"),
+    ):
+        code, _, err = dskprep(*words)
+        assert (code, problem in err) == (2, True)
+
+
+def test_an_error_is_a_line_of_json_too(dskprep: Run, target: str) -> None:
+    code, out, err = dskprep("run", f"{target}/absent", target, "--scheduler", "sync", "--log-json")
+    last = json.loads(out.splitlines()[-1])
+    assert (last["event"], last["exit_code"]) == ("error", 2) == ("error", code)
+    assert last["message"] in err
+
+
+def test_synthetic_patients_go_where_nothing_is(dskprep: Run, place: str) -> None:
+    tiny.write(place, {"scans/p1/IM1.dcm": b"of somebody"})
+    code, _, err = dskprep("phantom", place, "--patients", "1")
+    assert (code, "is not empty" in err) == (2, True)
+    assert list(tiny.everything_below(place)) == ["scans/p1/IM1.dcm"]
+
+
+@pytest.mark.parametrize("leads_to", ["absent", "x.dcm"], ids=["nowhere", "itself"])
+def test_a_dead_link_costs_its_patient_only_and_is_named(
+    dskprep: Run, tmp_path: Path, target: str, leads_to: str
+) -> None:
+    source = tiny.write_patients(tmp_path / "in", ["p1", "p2"])
+    (tmp_path / "in/p1/x.dcm").symlink_to(leads_to)
+    code, out, _ = dskprep("run", source, target, "--scheduler", "sync")
+    assert code == 1
+    assert "refused  p1 truncated: x.dcm: expected a file, found a link that leads nowhere" in out
+    assert "written  p2" in out
+    code, out, err = dskprep("plan", source)
+    assert (code, err) == (1, "")
+    assert re.search(r"written +1\n +refused +1\n +truncated +1", out)
+    code, _, err = dskprep("show", tmp_path / "in/p1", "-o", tmp_path / "x.png")
+    assert code != 0
+    assert "x.dcm: expected a file, found a link that leads nowhere" in err
+
+
+def test_names_that_are_not_utf8_cost_nothing(dskprep: Run, tmp_path: Path, target: str) -> None:
+    source = tiny.write_patients(tmp_path / "in", ["p1", "p2", "p3", "p4"])
+    there = tmp_path / "in"
+    try:
+        (there / "p2").rename(there / "caf\udce9")
+    except OSError:
+        pytest.skip("names are UTF-8 here")
+    next((there / "p3").iterdir()).rename(there / "p3/IM\udcff.dcm")
+    (there / "p4/cut\udcff.dcm").write_bytes(b"\0" * 128 + b"DICM")
+    words = [sys.executable, "-m", "dskprep", "run", source, target, "--scheduler", "sync"]
+    for n_new in (4, 0):
+        done = subprocess.run(words, check=False, capture_output=True, env=os.environ | {"PYTHONIOENCODING": "utf-8"})
+        assert (done.returncode, done.stderr) == (1, b"")
+        assert f"4 patients: {n_new} done".encode() in done.stdout
+    assert "cut\\udcff.dcm" in next(row["message"] for row in index.rows(target) if row["status"] == "refused")
+    (key,) = (row["key"] for row in index.rows(target) if row["key"].startswith("caf_"))
+    assert dskprep("verify", target)[0] == dskprep("report", target, "-o", tmp_path / "r.html")[0] == 0
+    assert dskprep("plan", source)[0] == 1  # one is to be refused
+    assert dskprep("show", target, key, "--source", "-o", tmp_path / "x.png")[0] == 0
+
+
+def test_verify_can_forget_what_is_faulty_and_a_run_mends_it(dskprep: Run, source: str, target: str) -> None:
+    dskprep("run", source, target, "--scheduler", "sync")
+    volume = next(Path(target, "volumes").glob("*.zarr"))
+    next(path for path in volume.rglob("*") if path.is_file() and "/c/" in path.as_posix()).unlink()
+    code, out, _ = dskprep("verify", target)
+    assert code == 1
+    assert "--forget" in out
+    assert dskprep("verify", target, "--forget")[0] == 1
+    dskprep("run", source, target, "--scheduler", "sync")
+    assert dskprep("verify", target)[0] == 0
+
+
+def test_a_pattern_that_matches_nobody_is_wrong_use(dskprep: Run, source: str, target: str) -> None:
+    code, _, err = dskprep("run", source, target, "--scheduler", "sync", "--only", "zzz*")
+    assert code == 2
+    assert "zzz*" in err
+    assert dskprep("run", source, target, "--scheduler", "sync", "--preset", "luo-2017")[0] == 0  # nothing was begun
+
+
+@pytest.mark.parametrize("url", ["", "s3://"])
+def test_an_empty_place_is_wrong_use(dskprep: Run, url: str, target: str) -> None:
+    assert dskprep("run", url, target, "--scheduler", "sync")[0] == 2
+
+
+def test_a_dataset_that_lost_its_settings_is_not_joined(dskprep: Run, source: str, target: str) -> None:
+    dskprep("run", source, target, "--scheduler", "sync")
+    Path(target, "dataset.json").unlink()
+    assert dskprep("run", source, target, "--scheduler", "sync")[0] == 2

@@ -1,0 +1,250 @@
+"""A dataset on disk or in a bucket: one settings digest, records as commits, an index made from them."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import threading
+from typing import Any
+
+import pytest
+import tiny
+
+from dskprep import storage
+from dskprep.dataset import index, store
+from dskprep.dataset.store import RecordName
+from dskprep.errors import InfrastructureError, UsageError
+from dskprep.settings import PrepConfig
+
+
+def record(key: str, status: str = "written", digest: str = "0" * 16, **more: Any) -> dict[str, Any]:
+    return {"key": key, "status": status, "input_digest": digest, **more}
+
+
+def test_a_dataset_is_begun_once_and_joined_by_the_same_settings(place: str) -> None:
+    store.create(place, PrepConfig())
+    before = storage.entry_of(f"{place}/dataset.json")
+    store.create(place, PrepConfig())
+    assert storage.entry_of(f"{place}/dataset.json") == before
+    assert store.describe(place)["settings"] == PrepConfig().as_dict()
+
+
+def test_other_settings_are_refused_with_the_difference(place: str) -> None:
+    store.create(place, PrepConfig(spacing_mm=(2, 1, 1), chunk=32))
+    with pytest.raises(UsageError) as caught:
+        store.create(place, PrepConfig())
+    message = str(caught.value)
+    assert "chunk is 32 there and 64 here" in message
+    assert "spacing_mm is [2.0, 1.0, 1.0] there and [1.0, 1.0, 1.0] here" in message
+    assert "lungs" not in message
+    assert store.describe(place)["settings"]["chunk"] == 32
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [(b"{", "damaged"), (b'{"format": 99}', "format 99"), (b"{}", "format None"), (b"[]", "format None")],
+)
+def test_what_is_no_dataset_of_ours_says_so(place: str, content: bytes, problem: str) -> None:
+    with pytest.raises(UsageError, match=r"no dataset\.json"):
+        store.describe(place)
+    tiny.write(place, {"dataset.json": content})
+    with pytest.raises(UsageError, match=problem):
+        store.describe(place)
+
+
+def test_the_name_of_a_record_says_what_resuming_needs(place: str) -> None:
+    records = [record("p.1"), record("p.1+ab", "refused", "1" * 16), record("q", "killed"), record("q", "failed")]
+    for each in records:
+        store.commit(place, each)
+    tiny.write(f"{place}/records", {"written/x.json.123.part": b"", "other/y.0.json": b"", "README": b""})
+    assert sorted(store.record_names(place)) == [
+        RecordName("failed", "q", "0" * 16),
+        RecordName("killed", "q", "0" * 16),
+        RecordName("refused", "p.1+ab", "1" * 16),
+        RecordName("written", "p.1", "0" * 16),
+    ]
+    assert store.read_record(place, RecordName("written", "p.1", "0" * 16)) == records[0]
+
+
+def test_a_record_that_is_no_strict_json_is_not_written(place: str) -> None:
+    with pytest.raises(ValueError, match="JSON"):
+        store.commit(place, record("p", seconds={"read": float("nan")}))
+    assert list(store.record_names(place)) == []
+
+
+def test_nothing_but_the_new_objects_is_left_of_a_volume(place: str) -> None:
+    store.write_volume(place, "p", {"zarr.json": b"old", "0/c/0/0/1": b"old"})
+    store.write_volume(place, "p2", {"zarr.json": b"neighbour"})
+    tiny.write(store.volume_url(place, "p"), {"0/c/0/0/0.77.part": b"stray", "deep/er/x": b"stray"})
+    promised = store.write_volume(place, "p", {"zarr.json": b"new", "0/c/0/0/0": b"chunk"})
+    assert tiny.everything_below(f"{place}/volumes") == {
+        "p.zarr/zarr.json": b"new",
+        "p.zarr/0/c/0/0/0": b"chunk",
+        "p2.zarr/zarr.json": b"neighbour",
+    }
+    assert promised["zarr.json"] == {"bytes": 3, "sha256": hashlib.sha256(b"new").hexdigest()}
+
+
+def test_a_forgotten_record_takes_its_volume_with_it(place: str) -> None:
+    for key in ("p", "q"):
+        store.write_volume(place, key, {"zarr.json": b"x"})
+        store.commit(place, record(key))
+    store.commit(place, record("r", "refused"))
+    store.forget(place, [n for n in store.record_names(place) if n.key in ("p", "r")])
+    assert [n.key for n in store.record_names(place)] == ["q"]
+    assert list(tiny.everything_below(f"{place}/volumes")) == ["q.zarr/zarr.json"]
+
+
+def test_the_record_goes_before_its_volume(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    store.write_volume(place, "p", {"zarr.json": b"x"})
+    store.commit(place, record("p"))
+
+    def break_off(*_: object) -> None:
+        raise InfrastructureError("gone")
+
+    monkeypatch.setattr(store, "write_volume", break_off)
+    with pytest.raises(InfrastructureError):
+        store.forget(place, list(store.record_names(place)))
+    assert list(store.record_names(place)) == []
+
+
+# the index
+
+GEOMETRY = {
+    "shape": [3, 4, 5],
+    "spacing_mm": [1.0, 1.0, 1.0],
+    "affine": [[0, 0, 1, 0], [0, 1, 0, 0], [1, 0, 0, 0], [0, 0, 0, 1]],
+}
+WRITTEN = {
+    "geometry": GEOMETRY,
+    "lungs": {"right_ml": 2000.5, "left_ml": 1800.0},
+    "warnings": ["one-lung", "hu-clipped"],
+    "source": {"slices": 3, "kernel": "B30f"},
+    "seconds": {"read": 0.1},
+    "objects": {"zarr.json": {"bytes": 7, "sha256": ""}, "0/c/0/0/0": {"bytes": 3, "sha256": ""}},
+}
+
+
+def test_the_index_has_one_flat_row_a_record(place: str) -> None:
+    store.commit(place, record("p", **WRITTEN))
+    store.commit(place, record("q", "refused", reason="not-ct", message="m"))
+    index.write(place)
+    table = index.read(place).set_index("key")
+    assert list(table.index) == ["p", "q"]
+    row = table.loc["p"]
+    assert (row["n_z"], row["n_x"], row["bytes_written"], row["warnings"]) == (3, 5, 10, "one-lung,hu-clipped")
+    assert (row["right_lung_ml"], row["source_kernel"], row["seconds_read"]) == (2000.5, "B30f", 0.1)
+    assert list(row["affine"]) == [v for line in GEOMETRY["affine"] for v in line]
+    assert table.loc["q", "reason"] == "not-ct"
+
+
+def test_the_index_follows_the_records_and_reads_only_new_ones(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for key in "abc":
+        store.commit(place, record(key, **WRITTEN))
+    index.write(place)
+    store.forget(place, [RecordName("written", "b", "0" * 16)])
+    store.commit(place, record("d", "refused", reason="not-ct", message=""))
+    store.commit(place, record("e", **WRITTEN))
+    read: list[str] = []
+    read_many = storage.read_many
+    monkeypatch.setattr(
+        storage, "read_many", lambda url, entries: (read.extend(e.name for e in entries), read_many(url, entries))[1]
+    )
+    table = index.write(place, [index.row(record("e", **WRITTEN))])
+    assert read == [f"refused/d.{'0' * 16}.json"]
+    assert list(table["key"]) == list(index.read(place)["key"]) == ["a", "c", "d", "e"]
+
+
+def test_a_record_that_was_written_and_is_gone_is_said(place: str) -> None:
+    store.commit(place, record("a", **WRITTEN))
+    with pytest.raises(InfrastructureError, match="1 records that were written are not there any more"):
+        index.write(place, [index.row(record("a", **WRITTEN)), index.row(record("gone", **WRITTEN))])
+
+
+def test_records_that_go_while_they_are_read_are_listed_again(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for key in "ab":
+        store.commit(place, record(key, **WRITTEN))
+    read_many = storage.read_many
+
+    def remove_first(url: str, entries: list[storage.Entry]) -> Any:
+        store.forget(place, [RecordName("written", "b", "0" * 16)])
+        return read_many(url, entries)
+
+    monkeypatch.setattr(storage, "read_many", remove_first)
+    assert list(index.write(place)["key"]) == ["a"]
+
+
+def test_an_index_of_other_columns_is_made_anew(place: str) -> None:
+    store.commit(place, record("a", **WRITTEN))
+    buffer = io.BytesIO()
+    index.write(place).assign(n_z="many", key="a").to_parquet(buffer)
+    tiny.write(place, {"index.parquet": buffer.getvalue()})
+    store.commit(place, record("b", **WRITTEN))
+    assert index.write(place)["n_z"].tolist() == [3, 3]
+
+
+def test_a_long_run_writes_the_index_beside_it(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(index, "WRITE_EVERY_S", 0)
+    written = threading.Event()
+    write = index.write
+    monkeypatch.setattr(index, "write", lambda *arguments: (write(*arguments), written.set()))
+    writer = index.Writer(place)
+    for key in "ab":
+        store.commit(place, record(key, **WRITTEN))
+        writer.add([record(key, **WRITTEN)])
+    assert written.wait(30)
+    assert "a" in index.read(place)["key"].tolist()
+    writer.close()
+    assert list(index.read(place)["key"]) == ["a", "b"]
+
+
+def test_rows_that_did_not_reach_the_index_are_kept_for_the_next(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(index, "WRITE_EVERY_S", 0)
+    write, seen = index.write, []
+
+    def break_off_first(target: str, rows: list[dict[str, Any]]) -> None:
+        seen.append([row["key"] for row in rows])
+        if len(seen) == 1:
+            raise InfrastructureError("no network")
+        write(target, rows)
+
+    monkeypatch.setattr(index, "write", break_off_first)
+    writer = index.Writer(place)
+    store.commit(place, record("a", **WRITTEN))
+    writer.add([record("a", **WRITTEN)])
+    writer.close()
+    assert seen == [["a"], ["a"]]
+    assert list(index.read(place)["key"]) == ["a"]
+
+
+def test_an_index_of_nothing_can_be_written_and_read(place: str) -> None:
+    index.write(place)
+    assert len(index.read(place)) == 0
+
+
+def test_an_index_of_refusals_alone_can_be_extended_by_volumes(place: str) -> None:
+    store.commit(place, record("a", "refused", reason="not-ct", message=""))
+    index.write(place)
+    store.commit(place, record("b", **WRITTEN))
+    index.write(place)
+    assert index.read(place)["n_z"].tolist()[1] == 3
+
+
+def test_a_damaged_index_is_made_anew(place: str) -> None:
+    store.commit(place, record("a", **WRITTEN))
+    tiny.write(place, {"index.parquet": b"no parquet"})
+    with pytest.raises(UsageError, match="damaged"):
+        index.read(place)
+    index.write(place)
+    assert list(index.read(place)["key"]) == ["a"]
+
+
+def test_an_absent_index_says_when_there_will_be_one(place: str) -> None:
+    with pytest.raises(UsageError, match="a run writes it at its end"):
+        index.read(place)
+
+
+def test_the_account_of_a_run_is_kept(place: str) -> None:
+    store.write_run(place, "20260101T000000Z", {"counts": {"written": 1}})
+    assert json.loads(storage.read(f"{place}/runs/20260101T000000Z/summary.json")) == {"counts": {"written": 1}}

@@ -1,0 +1,87 @@
+"""The small picture of a volume: the right planes, the right way up, the same bytes each time."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dskprep.dataset import thumbnail
+from dskprep.preparation.lungs.lungs import Lungs
+from dskprep.preparation.prepare import Prepared
+from dskprep.volume import Volume
+
+
+def prepared(shape: tuple[int, int, int] = (60, 80, 100), spacing: tuple[float, float, float] = (1, 1, 1)) -> Prepared:
+    """Tissue all over, a block of bone at the head end, on the patient's left, at the front; lungs as two boxes."""
+    z, y, x = shape
+    array = np.full(shape, -400, np.int16)
+    array[z // 3 :, : y * 5 // 8, x // 2 :] = 1000
+    mask = np.zeros(shape, np.uint8)
+    mask[z // 4 : -z // 4, y // 4 : -y // 4, x // 8 : x * 3 // 8] = 1
+    mask[z // 4 : -z // 4, y // 4 : -y // 4, -x * 3 // 8 : -x // 8] = 2
+    affine = np.zeros((4, 4))
+    affine[[2, 1, 0, 3], [0, 1, 2, 3]] = (*spacing, 1)
+    return Prepared(Volume(array, affine), Lungs(Volume(mask, affine), 1.0, 1.0, ()))
+
+
+def pixels(content: bytes) -> np.ndarray:
+    with Image.open(io.BytesIO(content)) as picture:
+        assert picture.format == "WEBP"
+        return np.asarray(picture.convert("RGB")).astype(int)
+
+
+def is_bone(pixel: np.ndarray) -> bool:
+    return bool(pixel.min() > 200)
+
+
+def test_head_is_up_front_is_up_and_the_patients_left_is_on_the_right() -> None:
+    picture = pixels(thumbnail.draw(prepared()))
+    assert picture.shape == (144, 288, 3)
+    axial, coronal = picture[:, :144], picture[:, 144:]
+    assert is_bone(axial[40, 110])
+    assert not any(is_bone(axial[y, x]) for y, x in ((40, 30), (120, 30), (120, 110)))
+    assert is_bone(coronal[50, 80])
+    assert not any(is_bone(coronal[z, x]) for z, x in ((50, 30), (110, 30), (110, 80)))
+
+
+def test_each_lung_has_its_outline_on_its_side() -> None:
+    axial = pixels(thumbnail.draw(prepared()))[:, :144]
+    red_over_blue = axial[:, :, 0] - axial[:, :, 2]
+    assert np.argwhere(red_over_blue < -60)[:, 1].max() < 72  # blue: the right lung, on the left of the picture
+    assert np.argwhere(red_over_blue > 60)[:, 1].min() > 72
+
+
+@pytest.mark.parametrize("spacing", [(5.0, 1.0, 1.0), (1.0, 1.0, 4.0)])
+def test_millimetres_are_alike_along_both_axes(spacing: tuple[float, float, float]) -> None:
+    shape = (40, 80, 80)
+    volume = Volume(np.full(shape, 1000, np.int16), np.diag([*spacing[::-1], 1.0])[[0, 1, 2, 3]][:, [2, 1, 0, 3]])
+    picture = pixels(thumbnail.draw(Prepared(volume, None)))
+    for plane, (vertical, horizontal) in ((picture[:, :144], (1, 2)), (picture[:, 144:], (0, 2))):
+        bright = np.argwhere(plane.min(axis=2) > 128)
+        height, width = np.ptp(bright, axis=0) + 1
+        extents = shape[vertical] * spacing[vertical], shape[horizontal] * spacing[horizontal]
+        assert height / width == pytest.approx(extents[0] / extents[1], rel=0.05)
+
+
+def test_the_same_volume_gives_the_same_bytes_and_few_of_them() -> None:
+    first, second = thumbnail.draw(prepared()), thumbnail.draw(prepared())
+    assert first == second
+    assert len(first) < 8000
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (2, 3, 500), (300, 4, 4)])
+def test_any_shape_can_be_drawn(shape: tuple[int, int, int]) -> None:
+    volume = Volume(np.zeros(shape, np.int16), np.eye(4))
+    assert pixels(thumbnail.draw(Prepared(volume, None))).shape == (144, 288, 3)
+
+
+def test_the_middle_lies_in_the_lungs_and_of_the_right_one() -> None:
+    mask = np.zeros((200, 210, 220), np.uint8)
+    mask[100:140, 60:80, 20:60] = 1
+    mask[100:140, 60:80, 150:200] = 2
+    z, y, x = thumbnail.middle((200, 210, 220), mask)
+    assert (z, y, x) == pytest.approx((120, 70, 40), abs=4)
+    assert thumbnail.middle((200, 210, 220), np.zeros((200, 210, 220), np.uint8)) == (100, 105, 110)

@@ -1,0 +1,423 @@
+"""DICOM files to slices: what is one, what its header says, and what is done with damage."""
+
+from __future__ import annotations
+
+import io
+import tracemalloc
+import zlib
+from typing import Any
+
+import numpy as np
+import pytest
+from builders import UID, ct_dataset, ct_file, enhanced_file, read, saved
+from conftest import DataFolder
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydicom.dataset import Dataset
+from pydicom.uid import (
+    MPEG2MPML,
+    ComputedRadiographyImageStorage,
+    DeflatedExplicitVRLittleEndian,
+    EncapsulatedPDFStorage,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    MediaStorageDirectoryStorage,
+    RLELossless,
+)
+
+from dskprep.dicom.contents import Contents
+from dskprep.dicom.slices import Slice
+from dskprep.errors import Refusal
+
+PIXELS = np.arange(12 * 16, dtype=np.int16).reshape(12, 16)
+
+
+def slice_of(content: bytes) -> Slice:
+    contents = read([("IM1.dcm", content)])
+    assert contents.damage == {}
+    assert contents.aside == []
+    ((one,),) = contents.slices.values()
+    return one
+
+
+def damage_of(content: bytes, name: str = "IM1.dcm", frame: str = "") -> Refusal:
+    contents = read([(name, content)])
+    assert contents.slices == {}
+    assert contents.aside == []
+    (refusal,) = contents.damage.values()
+    assert refusal.message.startswith(f"{name}{frame}: ")
+    assert "\n" not in refusal.message
+    assert len(refusal.message) < 400
+    return refusal
+
+
+def aside_of(content: bytes, name: str = "IM1.dcm") -> tuple[str, str]:
+    contents = read([(name, content)])
+    assert (contents.slices, contents.damage) == ({}, {})
+    (aside,) = contents.aside
+    assert aside.name == name
+    return aside.kind, aside.detail
+
+
+# What a slice is
+
+
+@pytest.mark.parametrize(
+    "syntax", [ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian]
+)
+def test_a_slice_has_its_place_rescale_and_pixels(syntax: str) -> None:
+    found = slice_of(
+        ct_file(PIXELS, (1.5, -2, 3e1), syntax=syntax, PixelSpacing=[0.7, 0.6], RescaleSlope="2.5", RescaleIntercept=-9)
+    )
+    assert found.plane.position == (1.5, -2, 30)
+    assert (found.plane.row, found.plane.column) == ((1, 0, 0), (0, 1, 0))
+    assert (found.plane.shape, found.plane.pixel_mm) == ((12, 16), (0.7, 0.6))
+    assert (found.slope, found.intercept) == (2.5, -9)
+    order = ">" if syntax == ExplicitVRBigEndian else "<"
+    assert found.data[: PIXELS.nbytes] == PIXELS.astype(f"{order}i2").tobytes()
+
+
+@pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, ExplicitVRLittleEndian])
+def test_a_file_without_preamble_and_meta_header_is_read(syntax: str) -> None:
+    dataset = ct_dataset(PIXELS, syntax=syntax)
+    dataset.remove_private_tags()
+    plain = Dataset(dataset)
+    file = io.BytesIO()
+    plain.save_as(file, implicit_vr=syntax == ImplicitVRLittleEndian, little_endian=True)
+    found = slice_of(file.getvalue())
+    assert found.layout.transfer_syntax == syntax
+    assert found.data == PIXELS.tobytes()
+
+
+def test_facts_hold_only_what_may_leave_the_file() -> None:
+    found = slice_of(
+        ct_file(PIXELS, Manufacturer="Maker", ConvolutionKernel=["B30f", "2"], KVP=120, ContrastBolusAgent="Ultravist",
+                InstitutionName="Hospital", PatientBirthDate="19501231", StudyDescription="Mustermann")
+    )  # fmt: skip
+    assert found.facts["manufacturer"] == "Maker"
+    assert found.facts["kernel"] == "B30f\\2"
+    assert found.facts["contrast"] == "yes"
+    assert found.facts["transfer_syntax"] == ExplicitVRLittleEndian
+    for secret in ("Mustermann", "4711", "Hospital", "1950"):
+        assert secret not in repr(found.facts)
+
+
+@pytest.mark.parametrize("agent", [None, "", "None", "NO"])
+def test_no_contrast(agent: str | None) -> None:
+    attributes = {} if agent is None else {"ContrastBolusAgent": agent}
+    assert slice_of(ct_file(PIXELS, **attributes)).facts["contrast"] == "no"
+
+
+@pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, ExplicitVRLittleEndian])
+@pytest.mark.parametrize(
+    ("vr", "value", "dtype", "expected"),
+    [
+        ("SS", -2000, "i2", -2000),
+        ("US", 63536, "i2", -2000),  # the wrong VR, as LIDC-IDRI-0001 has it
+        ("US", 63536, "u2", 63536),
+        ("SS", -2000, "u2", 63536),
+        ("US", 0, "i2", 0),
+    ],
+)
+def test_declared_padding_is_the_stored_value(syntax: str, vr: str, value: int, dtype: str, expected: int) -> None:
+    dataset = ct_dataset(PIXELS.astype(dtype), syntax=syntax)
+    dataset.add_new("PixelPaddingValue", vr, value)
+    assert slice_of(saved(dataset)).padding == (expected, expected)
+    dataset.add_new("PixelPaddingRangeLimit", "US", 5)
+    assert slice_of(saved(dataset)).padding == (min(5, expected), max(5, expected))
+
+
+def test_a_range_limit_alone_is_no_padding() -> None:
+    dataset = ct_dataset(PIXELS)
+    dataset.add_new("PixelPaddingRangeLimit", "SS", -5)
+    assert slice_of(saved(dataset)).padding is None
+    dataset.add_new("PixelPaddingValue", "SS", None)
+    assert slice_of(saved(dataset)).padding is None
+
+
+def test_slices_are_kept_by_series() -> None:
+    files = [(f"{k}", ct_file(PIXELS, SeriesInstanceUID=f"1.2.{k % 2}")) for k in range(5)]
+    assert {uid: len(slices) for uid, slices in read(files).slices.items()} == {"1.2.0": 3, "1.2.1": 2}
+
+
+# What is no slice
+
+
+@pytest.mark.parametrize(
+    ("sop_class", "detail"),
+    [(ComputedRadiographyImageStorage, "Computed Radiography Image Storage"), ("1.2.3.99", "1.2.3.99")],
+)
+def test_other_objects_are_set_aside(sop_class: str, detail: str) -> None:
+    assert aside_of(ct_file(PIXELS, SOPClassUID=sop_class)) == ("not-ct", detail)
+
+
+def test_an_object_without_pixels_is_set_aside() -> None:
+    assert aside_of(ct_file(PIXELS, SOPClassUID=EncapsulatedPDFStorage, PixelData=None, Rows=None))[0] == "not-ct"
+
+
+def test_a_dicomdir_is_set_aside() -> None:
+    dataset = ct_dataset(PIXELS, SOPClassUID=MediaStorageDirectoryStorage)
+    del dataset.SOPClassUID
+    file = io.BytesIO()
+    dataset.save_as(file)
+    assert aside_of(file.getvalue(), "DICOMDIR") == ("not-ct", "Media Storage Directory Storage")
+
+
+@pytest.mark.parametrize(
+    "image_type", [["ORIGINAL", "PRIMARY", "LOCALIZER"], ["DERIVED", "SECONDARY", "OTHER", "DOSE_INFO"], "LOCALIZER"]
+)
+def test_a_localizer_is_set_aside(image_type: Any) -> None:
+    assert aside_of(ct_file(PIXELS, ImageType=image_type))[0] == "localizer"
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", b"\x89PNG\r\n" + bytes(500), bytes(range(256)) * 40])
+def test_other_files_are_set_aside(content: bytes) -> None:
+    assert aside_of(content, "README.txt") == ("not-dicom", "")
+
+
+# Damage
+
+
+def test_an_empty_file_is_a_damaged_slice() -> None:
+    assert damage_of(b"").reason == "truncated"
+    assert damage_of(b"", "a/b/000017").reason == "truncated"
+
+
+@pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, ExplicitVRLittleEndian, RLELossless])
+def test_a_file_cut_anywhere_never_passes(syntax: str) -> None:
+    dataset = ct_dataset(PIXELS)
+    if syntax == RLELossless:
+        dataset.compress(syntax)
+    else:
+        dataset.file_meta.TransferSyntaxUID = syntax
+    content = saved(dataset)
+    slice_of(content)
+    end = len(content) - (8 if syntax == RLELossless else 0)  # a lost sequence delimiter costs nothing
+    for length in range(132, end):
+        contents = read([("IM1", content[:length])])
+        assert contents.slices == {}, length
+        assert contents.aside == [], length
+        (refusal,) = contents.damage.values()
+        assert refusal.reason in ("truncated", "missing-attribute"), length
+
+
+@pytest.mark.parametrize(
+    ("keyword", "reason"),
+    [
+        ("ImagePositionPatient", "missing-attribute"),
+        ("ImageOrientationPatient", "missing-attribute"),
+        ("PixelSpacing", "missing-attribute"),
+        ("Rows", "missing-attribute"),
+        ("Columns", "missing-attribute"),
+        ("BitsAllocated", "missing-attribute"),
+        ("PixelRepresentation", "missing-attribute"),
+        ("RescaleSlope", "not-hu"),
+        ("RescaleIntercept", "not-hu"),
+        ("PixelData", "truncated"),
+    ],
+)
+def test_what_geometry_and_hu_need_must_be_there(keyword: str, reason: str) -> None:
+    refusal = damage_of(ct_file(PIXELS, **{keyword: None}))
+    assert refusal.reason == reason
+    assert keyword in refusal.message or keyword == "PixelData"
+
+
+@pytest.mark.parametrize("value", [b"abc", b"nan", b"-inf", b"1e999", b"1\\2", b"", b"\xff\xfe\x00"])
+@pytest.mark.parametrize("keyword", ["ImagePositionPatient", "PixelSpacing", "RescaleSlope", "RescaleIntercept"])
+def test_values_that_are_no_numbers_are_refused(keyword: str, value: bytes) -> None:
+    content = ct_file(
+        PIXELS, **{keyword: ["7.7777777"] * {"ImagePositionPatient": 3, "PixelSpacing": 2}.get(keyword, 1)}
+    )
+    damaged = content.replace(b"7.7777777", value.ljust(9), 1)
+    assert damage_of(damaged).reason in ("missing-attribute", "not-hu")
+
+
+@pytest.mark.parametrize("keyword", ["KVP", "AcquisitionNumber", "SliceThickness"])
+def test_nonsense_in_an_attribute_that_is_not_needed_does_no_harm(keyword: str) -> None:
+    content = ct_file(PIXELS, **{keyword: 77777777}).replace(b"77777777", b"1.5.x\\\xff ")
+    assert slice_of(content).plane.position == (-10, -20, -30)
+
+
+def test_an_element_that_cannot_be_parsed_and_is_not_needed_does_no_harm() -> None:
+    content = ct_file(PIXELS, KVP=120)
+    kvp = b"\x18\x00\x60\x00DS"
+    assert kvp in content
+    found = slice_of(content.replace(kvp, kvp[:4] + b"QQ"))
+    assert (found.plane.position, found.facts["kvp"]) == ((-10, -20, -30), "")
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"SamplesPerPixel": 3, "PhotometricInterpretation": "RGB"}, "not-hu"),
+        ({"PhotometricInterpretation": "PALETTE COLOR"}, "not-hu"),
+        ({"RescaleType": "US"}, "not-hu"),
+        ({"RescaleType": "MGML"}, "not-hu"),
+        ({"RescaleType": "HU_MOD"}, "not-hu"),
+        ({"RescaleSlope": 0}, "not-hu"),
+        ({"ImageOrientationPatient": [1, 0, 0, 1, 0, 0]}, "mixed-geometry"),
+        ({"ImageOrientationPatient": [0, 0, 0, 0, 0, 0]}, "mixed-geometry"),
+        ({"ImageOrientationPatient": [1e300, 0, 0, -1e300, 1, 0]}, "mixed-geometry"),
+        ({"ImageOrientationPatient": [1, 0, 0]}, "missing-attribute"),
+        ({"PixelSpacing": [0, 1]}, "mixed-geometry"),
+        ({"PixelSpacing": [-0.7, 0.7]}, "mixed-geometry"),
+        ({"PixelSpacing": [1e-200, 0.7]}, "mixed-geometry"),
+        ({"PixelSpacing": [0.7, 1e9]}, "mixed-geometry"),
+        ({"ImagePositionPatient": ["1e300", 0, 0]}, "mixed-geometry"),
+        ({"Rows": 65535, "Columns": 65535}, "undecodable-pixels"),
+        ({"Rows": 9999, "Columns": 9999}, "truncated"),
+        ({"Rows": 0}, "undecodable-pixels"),
+        ({"BitsStored": 17, "HighBit": 16}, "undecodable-pixels"),
+        ({"BitsAllocated": 0, "BitsStored": 0, "HighBit": 0}, "undecodable-pixels"),
+        ({"NumberOfFrames": 0}, "undecodable-pixels"),
+        ({"NumberOfFrames": -3}, "undecodable-pixels"),
+        ({"NumberOfFrames": 2_000_000_000}, "truncated"),
+        ({"syntax": MPEG2MPML, "PixelData": b"\xfe\xff\x00\xe0\x00\x00\x00\x00"}, "missing-decoder"),
+        ({"syntax": RLELossless, "PixelData": b"\xfe\xff\x00\xe0\x00\x00\x00\x00"}, "truncated"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_impossible_headers_are_refused(changes: dict[str, Any], reason: str) -> None:
+    assert damage_of(ct_file(PIXELS, **changes)).reason == reason
+
+
+@pytest.mark.parametrize("rescale_type", ["HU", "hu ", "HOUNSFIELD", "Houndsfield Unit", None])
+def test_hu_by_other_names(rescale_type: str | None) -> None:
+    attributes = {} if rescale_type is None else {"RescaleType": rescale_type}
+    assert slice_of(ct_file(PIXELS, **attributes)).intercept == -1024
+
+
+@pytest.mark.parametrize(("position", "has_overlay"), [(0, False), (12, True)])
+def test_an_overlay_in_the_pixels_is_seen(position: int, has_overlay: bool) -> None:
+    dataset = ct_dataset(PIXELS, BitsStored=12)
+    dataset.add_new(0x60020102, "US", position)
+    dataset.add_new(0x60040102, "US", 0)
+    assert slice_of(saved(dataset)).layout.has_overlay is has_overlay
+
+
+def test_a_deflated_bomb_is_not_inflated() -> None:
+    head, tail = ct_file(PIXELS, syntax=DeflatedExplicitVRLittleEndian), zlib.compressobj(9, wbits=-15)
+    mib = bytes(1 << 20)
+    start = head.index(DeflatedExplicitVRLittleEndian.encode()) + 22
+    bomb = head[:start] + b"".join(tail.compress(mib) for _ in range(600)) + tail.flush()
+    assert len(bomb) < 1 << 20
+    tracemalloc.start()
+    refusal = damage_of(bomb)
+    assert tracemalloc.get_traced_memory()[1] < 1 << 23
+    tracemalloc.stop()
+    assert refusal.reason == "truncated"
+    assert "inflate to more than 256 MiB" in refusal.message
+
+
+def test_damage_is_kept_with_its_series_and_the_other_series_is_read() -> None:
+    files = [
+        ("a", ct_file(PIXELS, SeriesInstanceUID="1.2.1")),
+        ("b", ct_file(PIXELS, SeriesInstanceUID="1.2.2", PixelSpacing=None)),
+        ("c", ct_file(PIXELS, SeriesInstanceUID="1.2.2", Rows=None)),
+    ]
+    contents = read(files)
+    assert list(contents.slices) == ["1.2.1"]
+    assert {uid: refusal.message for uid, refusal in contents.damage.items()} == {
+        "1.2.2": "b: expected PixelSpacing, found none"
+    }
+
+
+WHOLE = ct_file(PIXELS, PixelPaddingValue=-5, ConvolutionKernel="B30f", AcquisitionNumber=3, KVP=120)
+WHOLE_ENHANCED = enhanced_file(np.stack([PIXELS, PIXELS]), [(0, 0, 0), (0, 0, 1)])
+
+
+@pytest.mark.parametrize("whole", [WHOLE, WHOLE_ENHANCED])
+@settings(max_examples=400, deadline=None, derandomize=True)
+@given(data=st.data())
+def test_no_damaged_byte_raises(whole: bytes, data: st.DataObject) -> None:
+    content = bytearray(whole)
+    places = st.tuples(st.integers(128, len(whole) - PIXELS.nbytes), st.integers(0, 255))
+    for place, value in data.draw(st.lists(places, min_size=1, max_size=4)):
+        content[place] = value
+    contents = read([("IM1", bytes(content))])
+    n_slices = sum(map(len, contents.slices.values()))
+    assert bool(n_slices) + len(contents.damage) + len(contents.aside) == 1
+
+
+# Enhanced CT
+
+
+def test_a_frame_takes_its_attributes_from_its_own_group_then_the_shared_one() -> None:
+    stored = np.stack([PIXELS, PIXELS + 1, PIXELS + 2])
+    contents = read([("E", enhanced_file(stored, [(0, 0, 5), (0, 0, 9), (0, 0, 7)], slopes=[1, 2, 0.5]))])
+    (slices,) = contents.slices.values()
+    assert [s.name for s in slices] == ["E[0]", "E[1]", "E[2]"]
+    assert [s.plane.position for s in slices] == [(0, 0, 5), (0, 0, 9), (0, 0, 7)]
+    assert [s.slope for s in slices] == [1, 2, 0.5]
+    assert {s.plane.pixel_mm for s in slices} == {(0.75, 0.5)}
+    assert [s.data for s in slices] == [plane.tobytes() for plane in stored]
+
+
+def test_a_missing_functional_group_is_a_missing_attribute() -> None:
+    content = enhanced_file(np.stack([PIXELS] * 3), [(0, 0, k) for k in range(3)])
+    position_sequence = b"\x20\x00\x13\x91SQ"
+    refusal = damage_of(content.replace(position_sequence, b"\x20\x00\x13\x99SQ"), frame="[0]")
+    assert (refusal.reason, "ImagePositionPatient" in refusal.message) == ("missing-attribute", True)
+
+
+def test_fewer_frames_than_announced_are_truncated() -> None:
+    content = enhanced_file(np.stack([PIXELS] * 3), [(0, 0, k) for k in range(3)], SeriesInstanceUID=UID)
+    assert damage_of(content[:-200]).reason == "truncated"
+
+
+# Real files
+
+
+def outcome(data_folder: DataFolder, name: str) -> Contents:
+    return read([(name.rpartition("/")[2], (data_folder.tricky / name).read_bytes())])
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "detail"),
+    [
+        ("scout_ffp/TCGA-D1-A0ZP_1-1.dcm", "localizer", "CT Image Storage"),
+        ("mixed_philips_study/S1000/I10", "localizer", "CT Image Storage"),
+        ("mixed_philips_study/S1000/DIRFILE", "not-ct", "Media Storage Directory Storage"),
+        ("mixed_philips_study/S4010/I30", "not-ct", "Secondary Capture Image Storage"),
+        ("fodicom_a/GH1728.dcm", "not-ct", "Secondary Capture Image Storage"),
+        ("fodicom_a/GH179A.dcm", "not-ct", "Secondary Capture Image Storage"),
+        ("pydicom_misc/MR_truncated.dcm", "not-ct", "MR Image Storage"),
+        ("pydicom_misc/rtplan_truncated.dcm", "not-ct", "RT Plan Storage"),
+        ("pydicom_misc/test-SR.dcm", "not-ct", "Comprehensive SR Storage"),
+        ("pydicom_misc/badVR.dcm", "not-ct", "RT Dose Storage"),
+        ("pydicom_misc/image_dfl.dcm", "not-ct", "Secondary Capture Image Storage"),
+        ("pydicom_misc/ExplVR_BigEnd.dcm", "not-ct", "Ultrasound Image Storage"),
+        ("pydicom_misc/ExplVR_LitEndNoMeta.dcm", "not-ct", "RT Ion Plan Storage"),
+        ("pydicom_misc/README.txt", "not-dicom", ""),
+        ("pydicom_misc/test1.json", "not-dicom", ""),
+        ("pydicom_misc/zipMR.gz", "not-dicom", ""),
+    ],
+)
+def test_real_files_that_are_no_slices_are_set_aside(
+    data_folder: DataFolder, name: str, kind: str, detail: str
+) -> None:
+    contents = outcome(data_folder, name)
+    assert (contents.slices, contents.damage) == ({}, {})
+    assert [(a.kind, a.detail) for a in contents.aside] == [(kind, detail)]
+
+
+@pytest.mark.parametrize(
+    ("name", "row", "column"),
+    [
+        ("CT_small.dcm", (1, 0, 0), (0, 1, 0)),
+        ("explicit_VR-UN.dcm", (1, 0, 0), (0, -1, 0)),
+        ("bad_sequence.dcm", None, None),
+        ("J2K_pixelrep_mismatch.dcm", None, None),
+    ],
+)
+def test_odd_real_slices_are_read(data_folder: DataFolder, name: str, row: Any, column: Any) -> None:
+    contents = outcome(data_folder, f"pydicom_misc/{name}")
+    ((found,),) = contents.slices.values()
+    if row:
+        assert (found.plane.row, found.plane.column) == (row, column)
+
+
+def test_a_real_enhanced_ct_that_is_not_in_hu_is_refused(data_folder: DataFolder) -> None:
+    (refusal,) = outcome(data_folder, "pydicom_misc/eCT_Supplemental.dcm").damage.values()
+    assert (refusal.reason, "found US" in refusal.message) == ("not-hu", True)

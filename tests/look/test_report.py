@@ -1,0 +1,299 @@
+"""The page of a dataset: what it says, that it is safe to open, and that it can be used in a real browser."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import browser
+import pytest
+import tiny
+from test_thumbnail import prepared
+
+import dskprep
+from dskprep import storage
+from dskprep.cli import commands
+from dskprep.dataset import index, store, thumbnail
+from dskprep.look import report
+from dskprep.settings import PrepConfig
+
+HOSTILE = "</script><script>window.stung = 1</script><img src=x onerror='window.stung = 1'>{{ 7 * 7 }}&amp;"
+OUTLIER = "p07"
+
+
+def record(key: str, status: str = "written", **more: Any) -> dict[str, Any]:
+    return {"key": key, "status": status, "input_digest": "0" * 16, "url": f"/scans/{key}", **more}
+
+
+def written(n: int) -> dict[str, Any]:
+    """Volumes that are alike, but for their lungs: OUTLIER's are dense."""
+    key = f"p{n:02}"
+    return record(
+        key,
+        geometry={"shape": [300, 300 + n, 300], "spacing_mm": [1.0, 1.0, 1.0], "affine": [[1.0] * 4] * 4},
+        lungs={"right_ml": 2500.0 + n, "left_ml": 2300.0, "mean_hu": -500.0 if key == OUTLIER else -820.0 - n % 3},
+        source={"slices": 120 + n, "step_mm": 2.5, "row_spacing_mm": 0.7, "manufacturer": HOSTILE, "kernel": "B30f"},
+        seconds={"read": 0.5, "decode": 0.25, "lungs": 1.0 + n / 100},
+        warnings=["lungs-touch-border"] if n == 3 else [],
+    )
+
+
+@pytest.fixture(scope="module")
+def target(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Twelve volumes and three that were not written, one of which tries to break out of the page."""
+    target = str(tmp_path_factory.mktemp("report") / "dataset")
+    store.create(target, PrepConfig())
+    picture = thumbnail.draw(prepared())
+    for n in range(12):
+        store.commit(target, written(n))
+        store.write_thumbnail(target, f"p{n:02}", picture)
+    store.commit(target, record("q1", "refused", reason="too-few-slices", message="expected at least 10"))
+    store.commit(target, record("q2", "refused", reason="not-hu", message=HOSTILE))
+    store.commit(target, record("<b>q3", "failed", reason="OSError", message="disk on fire"))
+    counts = {"written": 12, "refused": 2, "failed": 1}
+    summary = {"run_id": "R1", "seconds": 30.0, "counts": counts, "already": {}, "is_interrupted": False}
+    store.write_run(target, "R1", {**summary, "stopped_by": ""})
+    tiny.write(target, {"runs/R0/summary.json": b"{damaged"})
+    return target
+
+
+@pytest.fixture(scope="module")
+def html(target: str) -> str:
+    return report.page(target, records_at="../..")
+
+
+class Reader(HTMLParser):
+    """The elements of a page, as a browser without scripts sees them."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def test_the_page_holds_every_series_and_counts_them(html: str) -> None:
+    text = " ".join(Reader(html).text.split())
+    assert "12 written 2 refused 1 failed" in re.sub(r"\s+", " ", re.sub(r"(\d+)([a-z])", r"\1 \2", text))
+    for n in range(12):
+        assert f'"key": "p{n:02}"' in html
+    assert "too-few-slices" in text
+    assert "fewer slices than a volume needs" in text
+
+
+def test_what_strangers_wrote_stays_text(html: str) -> None:
+    tags = Reader(html).tags
+    assert sum(tag == "script" for tag, _ in tags) == 2
+    assert not [tag for tag, attributes in tags if tag == "img" or "onerror" in attributes]
+    assert not [tag for tag, _ in tags if tag == "b" and _ == {}]
+    assert "{{ 7 * 7 }}" in html  # no template of its own is run
+    assert " 49" not in html
+
+
+def test_the_page_needs_nothing_beside_it(html: str) -> None:
+    for tag, attributes in Reader(html).tags:
+        assert tag not in ("link", "iframe", "object", "embed"), tag
+        assert "src" not in attributes, attributes
+    policy = next(a["content"] for t, a in Reader(html).tags if a.get("http-equiv") == "Content-Security-Policy")
+    assert policy is not None
+    assert policy.startswith("default-src 'none'; img-src data:;")
+    assert not re.search(r"https?://", html)
+
+
+def test_the_stranger_a_volume_is_the_further_in_front_it_stands() -> None:
+    rows = [report._row(index.row(written(n))) for n in range(12)]
+    report.rank(rows)
+    by_key = {row["key"]: row for row in rows}
+    order = sorted(by_key, key=lambda key: -by_key[key]["score"])
+    assert order[:2] == ["p03", OUTLIER]  # a doubt about the lungs first
+    assert by_key[OUTLIER]["unusual"] == "mean HU in the lungs -500 HU, the median is -821"
+    assert by_key["p05"]["score"] < 3
+
+
+def test_few_volumes_or_equal_ones_do_not_stand_out() -> None:
+    few = [report._row(index.row(written(n))) for n in range(5, 9)]
+    report.rank(few)
+    assert {row["score"] for row in few} == {0.0}
+    alike = [report._row(index.row(written(1))) for _ in range(20)]
+    report.rank(alike)
+    assert {row["score"] for row in alike} == {0.0}
+
+
+def test_histograms_count_every_volume_once() -> None:
+    rows = [report._row(index.row(written(n))) for n in range(12)]
+    rows[0]["mean_lung_hu"] = None
+    found = {h.title: h for h in report.histograms(rows)}
+    assert sum(found["Slices"].counts) == 12
+    assert (found["Slices"].edges[0], found["Slices"].edges[-1]) == (120, 131)
+    assert sum(found["Mean HU in the lungs"].counts) == 11
+    assert found["Slice step"].median == 2.5
+
+
+def test_stage_times_are_those_of_the_records() -> None:
+    rows = [report._row(index.row(written(n))) for n in range(12)]
+    (lungs,) = [stage for stage in report.stages(rows) if stage.name == "lungs"]
+    assert lungs.mean_s == pytest.approx(1 + 5.5 / 100)
+    assert [stage.name for stage in report.stages(rows)] == ["read", "decode", "lungs"]
+
+
+def test_a_run_writes_the_page_beside_its_summary_and_the_thumbnails_are_verified(place: str) -> None:
+    tiny.write_patients(f"{place}/in", ["p1", "p2"])
+    summary = dskprep.run(f"{place}/in", f"{place}/out")
+    page = storage.read(f"{place}/out/runs/{summary.run_id}/qc.html").decode()
+    assert page.count('"picture": "UklGR') == 2  # RIFF, as a WebP begins
+    again = dskprep.run(f"{place}/in", f"{place}/out")
+    assert storage.entry_of(f"{place}/out/runs/{again.run_id}/qc.html") is None  # nothing was done
+    storage.delete(f"{place}/out", ["thumbnails/p1.webp"])
+    storage.write_many(f"{place}/out", {"thumbnails/p2.webp": b"RIFF"})
+    faults = {finding.key: finding.faults for finding in dskprep.verify(f"{place}/out")}
+    assert faults["p1"] == ("thumbnails/p1.webp is missing",)
+    assert "thumbnails/p2.webp has 4 bytes instead of" in faults["p2"][0]
+    assert "Series" in report.page(f"{place}/out")
+
+
+def test_a_dataset_without_records_or_thumbnails_has_a_page(tmp_path: Path) -> None:
+    store.create(str(tmp_path / "empty"), PrepConfig())
+    assert "Reasons and warnings" not in report.page(str(tmp_path / "empty"))
+    store.commit(str(tmp_path / "empty"), written(1))
+    assert '"picture": null' in report.page(str(tmp_path / "empty"))
+
+
+def test_the_command_writes_the_page(target: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert commands.run_command(["report", target, "-o", str(tmp_path / "page.html")]) == 0
+    assert capsys.readouterr().out.strip() == str(tmp_path / "page.html")
+    content = (tmp_path / "page.html").read_text(encoding="utf-8")
+    found = re.search(r'<script type="application/json" id="rows">(.*?)</script>', content, re.DOTALL)
+    assert found
+    assert json.loads(found[1])["records_at"] == target
+    assert commands.run_command(["report", str(tmp_path)]) == 2
+
+
+# In a real browser
+
+
+@pytest.fixture(scope="module")
+def page(target: str, html: str) -> Iterator[browser.Browser]:
+    tiny.write(target, {"runs/R1/qc.html": html.encode()})
+    with browser.opened() as opened:
+        opened.look()
+        yield opened
+
+
+@pytest.fixture
+def fresh(page: browser.Browser, target: str) -> browser.Browser:
+    page.open(f"file://{target}/runs/R1/qc.html")
+    return page
+
+
+def keys(page: browser.Browser) -> list[str]:
+    found: list[str] = page.evaluate("[...document.querySelectorAll('#wall .key')].map(e => e.textContent)")
+    return found
+
+
+def choose(page: browser.Browser, select: str, value: str) -> None:
+    page.evaluate(
+        f"{{const s = document.getElementById('{select}'); s.value = '{value}'; s.dispatchEvent(new Event('input'))}}"
+    )
+
+
+@pytest.mark.browser
+def test_it_opens_with_outliers_first_and_their_pictures(fresh: browser.Browser) -> None:
+    assert keys(fresh)[:2] == ["p03", OUTLIER]
+    assert len(keys(fresh)) == 12
+    fresh.wait_for("[...document.images].every(i => i.complete && i.naturalWidth === 288)")
+    assert fresh.evaluate("document.images.length") == 12
+    assert fresh.evaluate("window.stung") is None
+    assert fresh.errors == []
+    assert [url for url in fresh.requests if not url.startswith(("file:", "data:"))] == []
+
+
+@pytest.mark.browser
+def test_it_sorts_both_ways(fresh: browser.Browser) -> None:
+    choose(fresh, "sort", "slices")
+    assert keys(fresh) == [f"p{n:02}" for n in range(12)]
+    fresh.evaluate("document.getElementById('turn').click()")
+    assert keys(fresh) == [f"p{n:02}" for n in reversed(range(12))]
+    choose(fresh, "sort", "mean_lung_hu")
+    assert keys(fresh)[0] == OUTLIER
+
+
+@pytest.mark.browser
+def test_it_filters_by_words_status_and_reason(fresh: browser.Browser) -> None:
+    fresh.press("/")
+    assert fresh.evaluate("document.activeElement.id") == "find"
+    fresh.type("P1")
+    assert sorted(keys(fresh)) == ["p10", "p11"]
+    assert fresh.evaluate("document.getElementById('count').textContent") == "2 of 15"
+    fresh.evaluate("{const f = document.getElementById('find'); f.value = ''; f.dispatchEvent(new Event('input'))}")
+    choose(fresh, "show", "refused")
+    assert sorted(keys(fresh)) == ["q1", "q2"]
+    choose(fresh, "show", "")
+    assert len(keys(fresh)) == 15
+    fresh.evaluate("document.querySelector('[data-show=\"warning: lungs-touch-border\"]').click()")
+    assert keys(fresh) == ["p03"]
+    fresh.evaluate("document.querySelector('[data-show=\"refused: too-few-slices\"]').click()")
+    assert keys(fresh) == ["q1"]
+
+
+@pytest.mark.browser
+def test_a_patient_opens_by_keyboard_and_leads_to_its_record(fresh: browser.Browser, target: str) -> None:
+    fresh.evaluate("document.querySelector('#wall button').focus()")
+    fresh.press("Tab")
+    fresh.press("Enter")
+    assert fresh.evaluate("document.getElementById('one').open") is True
+    assert fresh.evaluate("document.getElementById('one-key').textContent") == OUTLIER
+    assert "-500" in fresh.evaluate("document.getElementById('one-body').textContent")
+    url = fresh.evaluate("document.querySelector('#one-body a').href")
+    assert json.loads(Path(url.removeprefix("file://")).read_text())["key"] == OUTLIER
+    fresh.press("ArrowLeft")
+    assert fresh.evaluate("document.getElementById('one-key').textContent") == "p03"
+    fresh.press("ArrowLeft")  # there is none before
+    assert fresh.evaluate("document.getElementById('one-key').textContent") == "p03"
+    fresh.press("Escape")
+    fresh.wait_for("!document.getElementById('one').open")
+    fresh.wait_for("document.activeElement.dataset.index === '0'")
+    assert Path(target).is_dir()
+
+
+@pytest.mark.browser
+def test_hostile_words_are_shown_as_they_are(fresh: browser.Browser) -> None:
+    choose(fresh, "show", "")
+    fresh.evaluate("[...document.querySelectorAll('#wall .key')].find(e => e.textContent === 'q2').parentNode.click()")
+    assert HOSTILE in fresh.evaluate("document.getElementById('one-body').textContent")
+    assert fresh.evaluate("window.stung") is None
+    assert fresh.errors == []
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("is_dark", [False, True])
+def test_text_stands_out_from_its_ground_in_light_and_dark(fresh: browser.Browser, is_dark: bool) -> None:
+    """WCAG 2.1: a contrast of 4.5 at least for small text."""
+    fresh.look(is_dark=is_dark)
+    inks = ("text", "dim", "accent", "doubt", "bad", "good")
+    style = "getComputedStyle(document.documentElement).getPropertyValue('--{}').trim()"
+    styles = {name: fresh.evaluate(style.format(name)) for name in ("page", "card", *inks)}
+    fresh.look()
+    assert (luminance(styles["page"]) < 0.2) == is_dark
+    for ground in ("page", "card"):
+        for ink in inks:
+            low, high = sorted([luminance(styles[ground]), luminance(styles[ink])])
+            assert (high + 0.05) / (low + 0.05) >= 4.5, (ink, ground)
+
+
+def luminance(colour: str) -> float:
+    """Relative luminance of #rgb or #rrggbb (WCAG 2.1)."""
+    digits = colour.removeprefix("#")
+    digits = digits if len(digits) == 6 else "".join(2 * d for d in digits)
+    parts = [int(digits[i : i + 2], 16) / 255 for i in (0, 2, 4)]
+    linear = [v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4 for v in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]

@@ -1,0 +1,367 @@
+"""A cluster on this machine is sized for it; somebody else's is used as it is."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import dask
+import pytest
+import tiny
+from distributed import Client, LocalCluster, WorkerPlugin
+from distributed.config import defaults
+
+from dskprep import storage
+from dskprep.errors import InfrastructureError, UsageError
+from dskprep.pipeline import cluster
+from dskprep.pipeline import run as pipeline
+from dskprep.source.cases import Case
+from dskprep.worker.patient import Job
+
+GIB = 1 << 30
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Eight CPUs and 15 GiB, as a c4.2xlarge has."""
+    monkeypatch.setattr(cluster, "CPU_COUNT", 8)
+    monkeypatch.setattr(cluster, "MEMORY_LIMIT", 15 * GIB)
+
+
+@pytest.mark.usefixtures("machine")
+def test_by_default_there_is_one_worker_a_cpu_that_share_the_memory() -> None:
+    workers, limit = cluster.worker_sizes(None, None)
+    assert workers == 8
+    assert 0.8 * 15 * GIB < workers * limit <= 0.9 * 15 * GIB
+
+
+@pytest.mark.usefixtures("machine")
+def test_where_memory_is_short_there_are_fewer_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster, "MEMORY_LIMIT", 4 * GIB)
+    workers, limit = cluster.worker_sizes(None, None)
+    assert 1 <= workers < 4
+    assert limit >= 1_100_000_000
+    monkeypatch.setattr(cluster, "MEMORY_LIMIT", GIB // 2)
+    assert cluster.worker_sizes(None, None)[0] == 1
+
+
+@pytest.mark.usefixtures("machine")
+def test_numbers_that_are_given_are_kept() -> None:
+    assert cluster.worker_sizes(3, "1.5GiB") == (3, int(1.5 * GIB))
+    assert cluster.worker_sizes(2, None)[0] == 2
+    workers, limit = cluster.worker_sizes(None, "4GiB")
+    assert (workers, limit) == (3, 4 * GIB)
+
+
+@pytest.mark.usefixtures("machine")
+@pytest.mark.parametrize(
+    ("workers", "memory_limit", "problem"),
+    [
+        (0, None, "--workers must be 1 or more, not 0"),
+        (-1, None, "1 or more"),
+        (2, "much", "a size such as 1.6GiB, not 'much'"),
+        (2, "10MB", "too small"),
+        (8, "2GiB", "need more than"),
+        (None, "20GiB", "need more than"),
+    ],
+)
+def test_numbers_that_cannot_be_are_wrong_use(workers: int | None, memory_limit: str | None, problem: str) -> None:
+    with pytest.raises(UsageError, match=problem):
+        cluster.worker_sizes(workers, memory_limit)
+
+
+def connect(address: str) -> None:
+    with cluster.connect(address):
+        raise AssertionError("connected")
+
+
+@pytest.mark.parametrize("address", ["locl", "host:8786", ""])
+def test_an_address_that_is_none_is_wrong_use(address: str) -> None:
+    with pytest.raises(UsageError, match="--scheduler must be"):
+        connect(address)
+
+
+def test_a_scheduler_that_does_not_answer_is_infrastructure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster, "CONNECT_S", 0.3)
+    with pytest.raises(InfrastructureError, match="no Dask scheduler answers"):
+        connect("tcp://127.0.0.1:9")
+    with pytest.raises(InfrastructureError, match="no such scheduler file"):
+        connect(f"{tmp_path}/absent.json")
+
+
+def test_an_address_without_tls_where_the_configuration_demands_it_is_infrastructure() -> None:
+    with (
+        dask.config.set({"distributed.comm.require-encryption": True}),
+        pytest.raises(InfrastructureError, match=r"no Dask scheduler answers.*encryption required"),
+    ):
+        connect("tcp://127.0.0.1:9")
+
+
+def test_a_scheduler_file_without_an_address_is_infrastructure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster, "CONNECT_S", 0.3)
+    (tmp_path / "empty.json").write_text("{}")
+    with pytest.raises(InfrastructureError, match=r"empty\.json"):
+        connect(f"{tmp_path}/empty.json")
+
+
+@pytest.mark.parametrize("address", ["nonsense://host", "tcp://", "tcp://127.0.0.1:port"])
+def test_a_malformed_address_is_one_line_too(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster, "CONNECT_S", 0.3)
+    with pytest.raises((InfrastructureError, UsageError)):
+        connect(address)
+
+
+@pytest.mark.cluster
+def test_a_local_cluster_is_set_for_the_work_and_listens_on_loopback_only() -> None:
+    import psutil
+
+    before = dask.config.get("distributed.worker.memory.target")
+    with cluster.local_client(workers=1, memory_limit="1GiB") as client:
+        info = client.scheduler_info(n_workers=-1)["workers"]
+        (worker,) = info.values()
+        assert (worker["nthreads"], worker["memory_limit"]) == (cluster.SLOTS, GIB)
+        assert set(cluster.memory_limits(client)) == {GIB}
+        (environment,) = client.run(lambda: dict(os.environ)).values()
+        assert {environment[n] for n in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")} == {"1"}
+        (settings,) = client.run(lambda: dask.config.get("distributed.worker.memory")).values()
+        assert (settings["target"], settings["spill"], settings["pause"]) == (False, False, False)
+        with cluster.connect(client.scheduler.address) as second:
+            assert len(second.scheduler_info(n_workers=-1)["workers"]) == 1
+        us = psutil.Process()
+        listening = {
+            c.laddr.ip
+            for process in (us, *us.children(recursive=True))
+            if "weed" not in process.name()
+            for c in process.net_connections()
+            if c.status == psutil.CONN_LISTEN
+        }
+        assert listening == {"127.0.0.1"}
+    assert dask.config.get("distributed.worker.memory.target") == before
+
+
+@pytest.mark.cluster
+def test_workers_that_cannot_be_started_say_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    def forbidden(*_args: Any, **_options: Any) -> None:
+        raise PermissionError(13, "Permission denied", "/dev/shm")
+
+    monkeypatch.setattr("distributed.nanny.AsyncProcess", forbidden)  # as in a container without shared memory
+    with (
+        pytest.raises(
+            InfrastructureError, match=r"could not be started: PermissionError: .*Permission denied.*/dev/shm"
+        ),
+        cluster.local_client(1),
+    ):
+        pass
+
+
+@pytest.mark.cluster
+def test_a_scheduler_without_workers_is_infrastructure(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster, "WORKERS_S", 0.2)
+    with (
+        LocalCluster(n_workers=0, host="127.0.0.1", dashboard_address="127.0.0.1:0") as empty,
+        Client(empty) as client,
+        pytest.raises(InfrastructureError, match="no workers"),
+    ):
+        cluster.memory_limits(client)
+
+
+# somebody else's cluster
+
+
+@pytest.fixture(scope="module")
+def ours() -> Iterator[Client]:
+    """A worker process set as dskprep sets its own."""
+    with cluster.local_client(workers=1, memory_limit="1.5GiB") as client:
+        yield client
+
+
+@pytest.fixture
+def places(tmp_path: Path) -> tuple[str, str]:
+    return tiny.write_patients(tmp_path / "in", ["p1"]), str(tmp_path / "out")
+
+
+@pytest.mark.cluster
+def test_there_is_nothing_to_say_of_a_cluster_that_is_set_right(ours: Client, places: tuple[str, str]) -> None:
+    assert cluster.check(ours, *places) == []
+
+
+@pytest.mark.cluster
+def test_what_a_foreign_cluster_lacks_is_said_with_its_cost(
+    places: tuple[str, str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in cluster.SETTINGS["distributed.nanny.pre-spawn-environ"]:
+        monkeypatch.delenv(name, raising=False)  # a nanny of this process has set it for good
+    as_dask_comes = {name: dask.config.get(name, config=defaults) for name in cluster.SETTINGS}
+    with (
+        dask.config.set(as_dask_comes),
+        LocalCluster(
+            n_workers=1, threads_per_worker=1, memory_limit="1GB", host="127.0.0.1", dashboard_address="127.0.0.1:0"
+        ) as foreign,
+        Client(foreign) as client,
+    ):
+        assert pipeline.run(*places, client=client).n_new == 1
+    notes = "\n".join(record.getMessage() for record in caplog.records if record.name == "dskprep")
+    for words in (
+        "allowed-failures is 3: a patient that kills its worker kills 4",
+        "worker-saturation is 1.1",
+        "memory.target, spill, pause on",
+        "threads of their own",
+        "1 threads, not 3",
+        "the smallest worker has",
+    ):
+        assert words in notes
+
+
+@pytest.mark.cluster
+def test_what_is_no_open_client_is_refused(ours: Client, places: tuple[str, str]) -> None:
+    with pytest.raises(UsageError, match=r"must be a dask\.distributed Client .* not a LocalCluster"):
+        pipeline.run(*places, client=ours.cluster)
+    other = Client(ours.scheduler.address)
+    other.close()
+    with pytest.raises(InfrastructureError, match="the client is closed"):
+        pipeline.run(*places, client=other)
+
+
+@pytest.mark.cluster
+def test_workers_without_dskprep_are_refused(
+    ours: Client, places: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    versions = ours.get_versions(packages=["dskprep"])
+    (address,) = versions["workers"]
+    versions["workers"][address]["packages"]["dskprep"] = None
+    monkeypatch.setattr(ours, "get_versions", lambda **_: versions)
+    with pytest.raises(InfrastructureError, match=rf"{address}: expected dskprep .* found none; install"):
+        cluster.check(ours, *places)
+
+
+class Elsewhere(WorkerPlugin):
+    """Makes a worker's host one that lacks a folder, or the right to look into it."""
+
+    name = "elsewhere"
+
+    def __init__(self, error: Exception | None) -> None:
+        self.error = error
+
+    def setup(self, worker: Any) -> None:  # noqa: ARG002
+        self.exists = storage.exists
+        storage.exists = self._exists
+
+    def teardown(self, worker: Any) -> None:  # noqa: ARG002
+        storage.exists = self.exists
+
+    def _exists(self, url: str) -> bool:  # noqa: ARG002
+        if self.error:
+            raise self.error
+        return False
+
+
+@pytest.mark.cluster
+@pytest.mark.parametrize(
+    ("error", "problem"),
+    [
+        (None, "a worker there does not see .*; mount it in the same place on every host"),
+        (InfrastructureError("s3://bucket: no credentials"), "a worker there cannot reach the data: s3://bucket: no c"),
+    ],
+)
+def test_a_host_that_does_not_reach_the_data_is_named(
+    ours: Client, places: tuple[str, str], error: Exception | None, problem: str
+) -> None:
+    ours.register_plugin(Elsewhere(error))
+    try:
+        with pytest.raises(InfrastructureError, match=f"127.0.0.1: {problem}"):
+            cluster.check(ours, *places)
+    finally:
+        ours.unregister_worker_plugin("elsewhere")
+
+
+def needs_two_workers(job: Job, folder: Path) -> list[dict[str, str]]:
+    """The first few jobs end at once, the others when two processes have come to one."""
+    if int(job.case.key) >= 4:
+        (folder / str(os.getpid())).touch()
+        end = time.monotonic() + 90
+        while len(list(folder.iterdir())) < 2:
+            if time.monotonic() > end:
+                return [{"key": job.case.key, "status": "alone"}]
+            time.sleep(0.05)
+    return [{"key": job.case.key, "status": "written"}]
+
+
+@pytest.mark.cluster
+@pytest.mark.slow
+@pytest.mark.parametrize("is_adaptive", [False, True], ids=["late", "adaptive"])
+def test_workers_that_come_while_a_run_goes_on_are_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, is_adaptive: bool
+) -> None:
+    monkeypatch.setattr(pipeline, "RECOUNT_S", 0.1)
+    jobs = (Job(Case(str(i), "", "", 0, 0)) for i in range(16))
+    work = functools.partial(needs_two_workers, folder=tmp_path)
+    with (
+        LocalCluster(
+            n_workers=0 if is_adaptive else 1, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0"
+        ) as growing,
+        Client(growing) as client,
+    ):
+        if is_adaptive:
+            growing.adapt(minimum=0, maximum=2, interval="100ms", target_duration="10ms")
+            assert cluster.memory_limits(client)  # wakes it
+        done = []
+        for _, records in pipeline.on_cluster(client, jobs, work):
+            done += records or []
+            if len(done) == 1 and not is_adaptive:  # jobs may end in any order, but the first few wait for nobody
+                growing.scale(2)
+    assert sorted(int(record["key"]) for record in done) == list(range(16))
+    assert {record["status"] for record in done} == {"written"}
+
+
+@pytest.mark.cluster
+@pytest.mark.slow
+def test_a_cluster_with_the_certificates_of_the_script_takes_no_one_without_them(
+    tmp_path: Path, places: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not shutil.which("openssl"):
+        pytest.skip("there is no openssl")
+    recipes = Path(__file__).parents[2] / "cluster"
+    subprocess.run([recipes / "make-certificates", tmp_path / "dask"], check=True, capture_output=True)
+    for name in ("tls.yaml", "dask.yaml"):
+        (tmp_path / "dask" / name).write_text((recipes / name).read_text().replace("/etc/dask", f"{tmp_path}/dask"))
+    file = tmp_path / "scheduler.json"
+    environment = os.environ | {"DASK_CONFIG": str(tmp_path / "dask")}
+    scheduler = "--protocol tls --host 127.0.0.1 --port 0 --dashboard-address 127.0.0.1:0"
+    worker = f"--nthreads 3 --memory-limit 1.5GiB --local-directory {tmp_path} --host 127.0.0.1 --death-timeout 30"
+    commands = [f"scheduler {scheduler}", f"worker {worker}"]
+    started = []
+    try:
+        for command in commands:
+            words = [sys.executable, "-m", "dask", *command.split(), "--scheduler-file", str(file)]
+            started.append(subprocess.Popen(words, env=environment, stderr=subprocess.DEVNULL))
+            wait_for(file)
+        address = json.loads(file.read_text())["address"]
+        assert address.startswith("tls://")
+        words = [sys.executable, "-m", "dskprep", "run", *places, "--scheduler", address]
+        run = subprocess.run(words, check=False, env=environment, capture_output=True, text=True, timeout=120)
+        assert (run.returncode, run.stderr) == (0, "")
+        assert "note:" not in run.stdout
+        monkeypatch.setattr(cluster, "CONNECT_S", 3)
+        with pytest.raises(InfrastructureError, match="no Dask scheduler answers"):
+            connect(address)
+        with pytest.raises(InfrastructureError, match="no Dask scheduler answers"):
+            connect(address.replace("tls://", "tcp://"))
+    finally:
+        for process in reversed(started):
+            process.terminate()
+            process.wait(30)
+
+
+def wait_for(path: Path) -> None:
+    end = time.monotonic() + 60
+    while not (path.exists() and path.stat().st_size):
+        assert time.monotonic() < end, f"{path} was not written"
+        time.sleep(0.1)

@@ -1,0 +1,290 @@
+"""What a plan says beforehand is what a run then does: on made-up cases, and on real ones."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import builders
+import pytest
+import tiny
+from pydicom.uid import JPEGLSLossless, RLELossless
+
+import dskprep
+from dskprep import storage
+from dskprep.cli import commands
+from dskprep.dataset import index, store
+from dskprep.dicom import header
+from dskprep.pipeline import plan
+from dskprep.pipeline.plan import Calibration, Estimate, Machine, Prediction
+from dskprep.settings import PrepConfig
+from dskprep.source import cases as discover
+from dskprep.worker import admission
+
+CONFIG = PrepConfig(min_slices=3)
+STORED = builders.distinct(5, 200, 200) % 3000
+"""Larger than what is read of a file's beginning."""
+
+
+DAMAGED = builders.compressed(bytes(50_000))
+"""Pixels that no decoder takes: a plan asks headers only."""
+
+
+def as_files(files: list[builders.File]) -> dict[str, bytes]:
+    return dict(files)
+
+
+def two_at_a_position() -> dict[str, bytes]:
+    """Different pixels at the same places, and nothing to part them."""
+    first, second = builders.ct_files(STORED), builders.ct_files(STORED[:, ::-1])
+    return as_files(first) | {f"x{name}": content for name, content in second}
+
+
+def copies() -> dict[str, bytes]:
+    files = as_files(builders.ct_files(STORED))
+    return files | {f"x{name}": content for name, content in files.items()}
+
+
+def cut(n: int) -> dict[str, bytes]:
+    files = as_files(builders.ct_files(STORED))
+    return files | {"0002.dcm": files["0002.dcm"][:n]}
+
+
+CASES: dict[str, Callable[[], dict[str, bytes]]] = {
+    "sound": lambda: as_files(builders.ct_files(STORED)),
+    "implicit": lambda: as_files(builders.ct_files(STORED, syntax="1.2.840.10008.1.2")),
+    "big-endian": lambda: as_files(builders.ct_files(STORED, syntax="1.2.840.10008.1.2.2")),
+    "tilted": lambda: as_files(builders.ct_files(STORED, lean=(0, 0.3, 0))),
+    "a gap": lambda: as_files(builders.ct_files(STORED, positions_mm=[0, 1, 2, 4, 5])),
+    "uneven": lambda: as_files(builders.ct_files(STORED, positions_mm=[0, 1, 2.5, 3.1, 5])),
+    "too few": lambda: as_files(builders.ct_files(STORED[:2])),
+    "no DICOM": lambda: {"a.txt": b"text"},
+    "a localizer": lambda: as_files(builders.ct_files(STORED, ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])),
+    "another unit": lambda: as_files(builders.ct_files(STORED, RescaleType="US")),
+    "no spacing": lambda: as_files(builders.ct_files(STORED, PixelSpacing=None)),
+    "copies": copies,
+    "two at a position": two_at_a_position,
+    "cut in its pixels": lambda: cut(60_000),
+    "cut in its header": lambda: cut(300),
+    "a header beyond what is read first": lambda: as_files(builders.ct_files(STORED, TextValue="long " * 8000)),
+    "Enhanced": lambda: {"one.dcm": builders.enhanced_file(STORED, [(0, 0, k) for k in range(5)])},
+    "a decoder that there is not": lambda: (
+        as_files(builders.ct_files(STORED[:, :32, :32], syntax="1.2.840.10008.1.2.1")) | {"z.dcm": _unknown_syntax()}
+    ),
+    "two series": lambda: (
+        as_files(builders.ct_files(STORED))
+        | {f"b/{n}"[2:] + "b": c for n, c in builders.ct_files(STORED[:4], SeriesInstanceUID="1.2.3.9")}
+    ),
+}
+
+
+def _unknown_syntax() -> bytes:
+    ds = builders.ct_dataset(STORED[0], position=(-10, -20, 99))
+    ds.file_meta.TransferSyntaxUID = "1.2.840.10008.1.2.4.100"
+    ds.PixelData = builders.compressed(b"mpeg")
+    ds["PixelData"].VR = "OB"
+    return builders.saved(ds)
+
+
+def outcome_of_run(source: str, target: str, config: PrepConfig) -> dict[str, tuple[str, str]]:
+    dskprep.run(source, target, settings=config)
+    table = index.read(target)
+    return {
+        key: (status, reason)
+        for key, status, reason in zip(table["key"], table["status"], table["reason"].fillna(""), strict=True)
+    }
+
+
+def predicted(source: str, config: PrepConfig) -> dict[str, tuple[str, str]]:
+    found = [p for case in plan.cases(source) for p in plan.predict(case, config)]
+    return {p.key: (p.status, p.reason) for p in found}
+
+
+def test_the_plan_says_what_the_run_then_does(tmp_path: Path) -> None:
+    for number, (_, make) in enumerate(CASES.items()):
+        tiny.write(tmp_path / f"in/{number:02}", make())
+    expected = outcome_of_run(str(tmp_path / "in"), str(tmp_path / "out"), CONFIG)
+    assert predicted(str(tmp_path / "in"), CONFIG) == expected
+    assert len({reason for _, reason in expected.values()}) > 8  # the cases are different ones
+
+
+def test_a_tilt_that_recipes_of_2017_do_not_know_is_predicted(tmp_path: Path) -> None:
+    tiny.write(tmp_path / "in/tilted", CASES["tilted"]())
+    tiny.write(tmp_path / "in/straight", CASES["sound"]())
+    config = PrepConfig(recipe="luo-2017", min_slices=3)
+    expected = {"straight": ("written", ""), "tilted": ("refused", "gantry-tilt")}
+    assert predicted(str(tmp_path / "in"), config) == expected
+    assert outcome_of_run(str(tmp_path / "in"), str(tmp_path / "out"), config) == expected
+
+
+def test_a_patient_whose_pixels_are_damaged_is_not_the_one_to_take_the_time_of(tmp_path: Path) -> None:
+    tiny.write(tmp_path / "in/a", dict(builders.ct_files(STORED[:, :64, :64], syntax=RLELossless, PixelData=DAMAGED)))
+    (bad,) = plan.cases(str(tmp_path / "in"))
+    done = [(bad, plan.predict(bad, CONFIG)[-1])]
+    assert plan.calibrate(done, CONFIG) is None
+    tiny.write(tmp_path / "in/b", CASES["sound"]())
+    cases = plan.cases(str(tmp_path / "in"))
+    took = plan.calibrate([(case, plan.predict(case, CONFIG)[-1]) for case in cases] + done, CONFIG)
+    assert took is not None
+    assert took.key == "b"
+    assert took.bytes_written > 0
+
+
+@pytest.mark.parametrize("pack", [tiny.zipped, tiny.tarred])
+def test_archives_are_planned_too(place: str, pack: Callable[..., bytes]) -> None:
+    suffix = "zip" if pack is tiny.zipped else "tar"
+    tiny.write(f"{place}/in", {f"p1.{suffix}": pack(tiny.series()), f"p2.{suffix}": pack(tiny.series(n=4))})
+    assert predicted(f"{place}/in", PrepConfig()) == {"p1": ("written", ""), "p2": ("refused", "too-few-slices")}
+
+
+@pytest.mark.parametrize("syntax", [JPEGLSLossless, RLELossless])
+def test_compressed_slices_are_planned_without_their_pixels(tmp_path: Path, syntax: str) -> None:
+    files = builders.ct_files(STORED[:, :64, :64], syntax=syntax, PixelData=DAMAGED)
+    tiny.write(tmp_path / "in/p", dict(files))
+    assert predicted(str(tmp_path / "in"), CONFIG) == {"p": ("written", "")}
+
+
+def test_of_large_files_only_the_beginning_is_read(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny.write(f"{place}/in/p", dict(builders.ct_files(STORED)))
+    read: list[int] = []
+    whole, head = storage.read, storage.read_head
+
+    def counted_read(url: str) -> bytes:
+        read.append(len(whole(url)))
+        return whole(url)
+
+    def counted_head(url: str, n_bytes: int) -> bytes:
+        read.append(len(head(url, n_bytes)))
+        return head(url, n_bytes)
+
+    monkeypatch.setattr(storage, "read", counted_read)
+    monkeypatch.setattr(storage, "read_head", counted_head)
+    (case,) = plan.cases(f"{place}/in")
+    (prediction,) = plan.predict(case, CONFIG)
+    assert (prediction.status, prediction.n_slices) == ("written", 5)
+    assert read == [1 << 15] * 5
+    assert case.n_bytes > 5 * 80_000
+
+
+def test_sizes_and_memory_are_those_of_the_volume(tmp_path: Path) -> None:
+    tiny.write(tmp_path / "in/p", dict(builders.ct_files(STORED, step_mm=2)))
+    (case,) = plan.cases(str(tmp_path / "in"))
+    (p,) = plan.predict(case, CONFIG)
+    assert p.native_voxels == 5 * 200 * 200
+    assert p.output_voxels == 10 * 150 * 100  # 2, 0.75 and 0.5 mm to 1 mm
+    assert p.need_bytes >= admission.estimate_bytes((5, 200, 200), (2, 0.75, 0.5), CONFIG)
+    (refused,) = plan.predict(case, CONFIG, usable_bytes=p.need_bytes - 1)
+    assert (refused.status, refused.reason) == ("refused", "too-large")
+    assert plan.predict(case, CONFIG, usable_bytes=p.need_bytes)[0].status == "written"
+
+
+def test_a_sample_is_spread_evenly() -> None:
+    cases = [discover.Case(str(i), "", "", 1, 1) for i in range(10)]
+    assert [case.key for case in plan.sample(cases, 3)] == ["0", "3", "6"]
+    assert plan.sample(cases, 0) == plan.sample(cases, 10) == plan.sample(cases, 99) == cases
+
+
+def test_what_a_sample_takes_is_scaled_to_all() -> None:
+    cases = [discover.Case(str(i), "", "", 100, 10**9) for i in range(40)]
+    sampled = [Prediction(str(i), "written", native_voxels=20, output_voxels=60) for i in range(4)]
+    took = Calibration("0", 1.0, 5.0, native_voxels=10, output_voxels=30, bytes_written=1000)
+    found = plan.estimate(cases, sampled, 4, took)
+    assert found is not None
+    assert found.cpu_s == pytest.approx(40 * (2 * 1.0 + 2 * 5.0))
+    assert (found.bytes_read, found.bytes_written) == (40 * 10**9, 40 * 2000)
+    assert found.requests_dollars == pytest.approx(4000 * 0.4e-6 + 40 * 9 * 5e-6)
+    assert plan.estimate(cases, sampled, 4, None) is None
+
+
+def test_hours_are_those_of_what_is_scarce() -> None:
+    machine = Machine("m", 8, 16, 1.0, 1.0)
+    assert Estimate(8 * 3600, 0, 0, 0.0).hours_on(machine) == pytest.approx(1)
+    assert Estimate(1, 225 * 10**9, 225 * 10**9, 0.0).hours_on(machine) == pytest.approx(1)  # 3600 Gbit
+    patients = [Prediction("a", "written", need_bytes=10**9), Prediction("b", "written", need_bytes=3 * 10**9)]
+    assert plan.n_too_large(patients, machine) == 1  # 1.8 GiB a worker
+    assert plan.n_too_large(patients, machine._replace(memory_gib=64)) == 0
+
+
+def test_the_command_says_it_in_words_and_in_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tiny.write_patients(tmp_path / "in", ["p1", "p2"])
+    source, target = str(tmp_path / "in"), str(tmp_path / "out")
+    assert commands.run_command(["plan", source]) == 0
+    words = capsys.readouterr().out
+    assert "2 patients" in words
+    assert "c4.2xlarge" in words
+    assert not Path(target).exists()
+    assert commands.run_command(["run", source, target, "--scheduler", "sync"]) == 0
+    tiny.write(f"{source}/p3", tiny.series(n=4))
+    capsys.readouterr()
+    assert commands.run_command(["plan", source, "--against", target, "--json"]) == 1
+    content = json.loads(capsys.readouterr().out)
+    assert [p["status"] for p in content["predictions"]] == ["written", "written", "refused"]
+    assert content["compared"] == {"n_right": 2, "differences": []}
+    assert commands.run_command(["plan", source, "--only", "p3"]) == 1
+    assert "c4.2xlarge" not in capsys.readouterr().out  # nothing to take the time of
+    assert commands.run_command(["plan", source, "--only", "nobody"]) == 2
+
+
+def test_a_prediction_that_failed_is_named(tmp_path: Path) -> None:
+    store.create(str(tmp_path), PrepConfig())
+    store.commit(str(tmp_path), {"key": "a", "status": "refused", "reason": "not-hu", "input_digest": "0"})
+    found = plan.compare([Prediction("a", "written"), Prediction("b", "written")], str(tmp_path))
+    assert found == (0, ["a: expected written, found refused not-hu"])
+
+
+@pytest.mark.parametrize("content", [b"", b"\0" * 500, b"DICM" * 300])
+def test_what_is_no_dicom_has_no_pixels_to_blank(content: bytes) -> None:
+    assert header.with_blank_pixels(content, 10**6) is None
+
+
+def test_a_header_that_promises_endless_frames_takes_no_memory() -> None:
+    ds = builders.ct_dataset(STORED[0], NumberOfFrames=2_000_000_000)
+    ds.file_meta.TransferSyntaxUID = RLELossless
+    ds.PixelData = builders.compressed(b"frames")
+    ds["PixelData"].VR = "OB"
+    content = builders.saved(ds)
+    assert header.with_blank_pixels(content, len(content)) is None
+
+
+# Real CT
+
+
+def test_on_real_data_every_outcome_is_predicted(data_folder, tmp_path) -> None:
+    from test_real_data import OUTCOMES
+
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/volumes").symlink_to(data_folder.volumes)
+    (tmp_path / "in/tricky").symlink_to(data_folder.tricky)
+    found = predicted(str(tmp_path / "in"), PrepConfig())
+    assert {key: reason or status for key, (status, reason) in found.items() if "+" not in key} == OUTCOMES
+    assert sum(status == "written" for status, _ in found.values()) == 5
+    assert sum(status == "refused" for status, _ in found.values()) == 25
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["lidc_0314", "lidc_0001"])
+def test_on_real_data_a_patient_stays_within_the_memory_that_was_predicted(data_folder, tmp_path, name) -> None:
+    """The peak of a process that does this patient only, as the kernel has it."""
+    dskprep.run(tiny.write_patients(tmp_path / "tiny", ["p1"]), str(tmp_path / "warm"))  # compiling takes memory too
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / name).symlink_to(data_folder.volumes / name)
+    (case,) = plan.cases(str(tmp_path / "in"))
+    (prediction,) = plan.predict(case, PrepConfig())
+    script = "import sys, tiny; from dskprep import cli; cli.run_command(sys.argv[1:]); print(tiny.peak_bytes())"
+    words = ["run", str(tmp_path / "in"), str(tmp_path / "out"), "--scheduler", "sync"]
+    here = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        [sys.executable, "-c", script, *words],
+        stdout=subprocess.PIPE,
+        check=True,
+        env=os.environ | {"PYTHONPATH": here},
+    )
+    peak_bytes = int(done.stdout.split()[-1])
+    assert peak_bytes <= admission.BASE_BYTES + prediction.need_bytes
+    assert (
+        prediction.need_bytes < 4 * 2 * max(prediction.native_voxels, prediction.output_voxels) + admission.FIXED_BYTES
+    )

@@ -1,0 +1,557 @@
+"""Lungs are found: against the truth of phantoms, and in real CT. The kernels: against plain twins."""
+
+from __future__ import annotations
+
+import warnings
+from functools import cache
+from typing import Any, Literal
+
+import numpy as np
+import pytest
+from builders import ct_files, read
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from dskprep.kernels import bits, masks
+from dskprep.preparation import morphology, prepare, resample
+from dskprep.preparation.lungs.lungs import LEFT, RIGHT, Lungs, find_lungs, judged
+from dskprep.series import series
+from dskprep.settings import PrepConfig
+from dskprep.synthetic.phantom import Phantom, make_phantom
+from dskprep.volume import AIR_HU, PADDING, Triple, Volume
+
+SIDES = (RIGHT, LEFT)
+SPACING = (2.5, 1.5, 1.5)
+SHAPE = (116, 234, 234)
+
+
+@cache
+def patient(seed: int = 1, spacing: Triple = SPACING, shape: tuple[int, int, int] = SHAPE, **anatomy: Any) -> Phantom:
+    phantom = make_phantom(seed=seed, spacing_mm=spacing, shape=shape, **anatomy)
+    array = np.where(phantom.volume.array < AIR_HU, PADDING, phantom.volume.array).astype(np.int16)
+    return Phantom(Volume(array, phantom.volume.affine), phantom.lungs)
+
+
+def changed(volume: Volume, where: NDArray[np.bool_], hu: Any) -> Volume:
+    array = volume.array.copy()
+    array[where] = np.clip(hu, AIR_HU, 3000)
+    return volume.with_array(array)
+
+
+def dice(found: NDArray[Any], truth: NDArray[Any]) -> float:
+    return float(2 * np.count_nonzero(found & truth) / (np.count_nonzero(found) + np.count_nonzero(truth)))
+
+
+def assert_like(found: Lungs, truth: NDArray[Any], least_dice: float = 0.98) -> None:
+    for side in SIDES:
+        if (truth == side).any():
+            assert dice(found.mask.array == side, truth == side) >= least_dice
+        else:
+            assert not (found.mask.array == side).any()
+
+
+# ---------------------------------------------------------------------------------------------------
+# Phantoms
+# ---------------------------------------------------------------------------------------------------
+
+
+def test_each_lung_is_found() -> None:
+    phantom = patient()
+    found = find_lungs(phantom.volume)
+    assert_like(found, phantom.lungs.array)
+    assert found.warnings == ()
+
+
+def test_the_result_is_a_uint8_mask_in_the_same_place_with_its_volumes() -> None:
+    phantom = patient()
+    before = phantom.volume.array.copy()
+    found = find_lungs(phantom.volume)
+    np.testing.assert_array_equal(phantom.volume.array, before)
+    assert found.mask.array.dtype == np.uint8
+    np.testing.assert_array_equal(found.mask.affine, phantom.volume.affine)
+    for side, ml in zip(SIDES, (found.right_ml, found.left_ml), strict=True):
+        assert ml == pytest.approx(np.count_nonzero(found.mask.array == side) * found.mask.voxel_ml)
+
+
+@pytest.mark.parametrize(("spacing", "shape"), [((5.0, 1.2, 1.2), (58, 292, 292)), ((1.2, 2.0, 2.0), (242, 175, 175))])
+def test_thick_and_thin_slices_give_the_same_lungs(spacing: Triple, shape: tuple[int, int, int]) -> None:
+    phantom = patient(1, spacing, shape)
+    found = find_lungs(phantom.volume)
+    usual = find_lungs(patient(1).volume)
+    assert_like(found, phantom.lungs.array)
+    assert found.right_ml == pytest.approx(usual.right_ml, rel=0.01)
+    assert found.left_ml == pytest.approx(usual.left_ml, rel=0.01)
+
+
+def test_noise_does_no_harm() -> None:
+    phantom = patient()
+    noise = np.random.default_rng(0).normal(0, 60, SHAPE)
+    is_measured = phantom.volume.array != PADDING
+    noisy = changed(phantom.volume, is_measured, (phantom.volume.array + noise)[is_measured])
+    assert_like(find_lungs(noisy), phantom.lungs.array)
+
+
+def test_emphysema_is_lung() -> None:
+    phantom = patient()
+    aerated = (phantom.lungs.array > 0) & (phantom.volume.array < -700)
+    patches = ndimage.gaussian_filter(np.random.default_rng(0).normal(size=SHAPE), (1.6, 3, 3))
+    hu = (phantom.volume.array - 65 - 30 * np.clip(patches / patches.std(), -2, 2))[aerated]
+    assert hu.mean() < -915
+    assert np.mean(hu < -950) > 0.15
+    assert_like(find_lungs(changed(phantom.volume, aerated, hu)), phantom.lungs.array, 0.97)
+
+
+@pytest.mark.parametrize("remove_lung", ["left", "right"])
+def test_a_single_lung_keeps_its_side(remove_lung: Literal["left", "right"]) -> None:
+    phantom = patient(5, remove_lung=remove_lung)
+    found = find_lungs(phantom.volume)
+    assert_like(found, phantom.lungs.array)
+    assert "one-lung" in found.warnings
+
+
+def test_a_table_that_touches_the_back_stays_out() -> None:
+    phantom = patient(9, table_touches_back=True)
+    assert_like(find_lungs(phantom.volume), phantom.lungs.array)
+
+
+def test_consolidation_costs_no_more_than_itself() -> None:
+    phantom = patient(7, consolidation=0.3)
+    found = find_lungs(phantom.volume).mask.array
+    truth = phantom.lungs.array
+    aerated = ndimage.binary_opening((truth > 0) & (phantom.volume.array < -600))
+    assert np.mean(found[aerated] == truth[aerated]) > 0.99
+    assert np.count_nonzero((found > 0) & (truth == 0)) < 0.02 * np.count_nonzero(truth)
+
+
+GRID: dict[str, dict[str, Any]] = {
+    "0.6 mm slices": {"spacing": (0.6, 2.0, 2.0), "shape": (484, 176, 176)},
+    "1.25 mm slices": {"spacing": (1.25, 2.0, 2.0), "shape": (232, 176, 176)},
+    "5 mm slices": {"spacing": (5.0, 2.0, 2.0), "shape": (58, 176, 176)},
+    "prone": {"prone": True},
+    "arms down": {"arms_down": True, "shape": (116, 176, 250)},
+    "a table that touches the back": {"table_touches_back": True},
+    "no left lung": {"remove_lung": "left"},
+    "no right lung": {"remove_lung": "right"},
+    "a little dense": {"consolidation": 0.15},
+    "consolidation": {"consolidation": 0.33},
+    "effusion": {"effusion": 0.33},
+    "consolidation and effusion": {"consolidation": 0.17, "effusion": 0.16},
+    "consolidation in 0.6 mm slices": {"spacing": (0.6, 2.0, 2.0), "shape": (484, 176, 176), "consolidation": 0.33},
+    "effusion in 5 mm slices": {"spacing": (5.0, 2.0, 2.0), "shape": (58, 176, 176), "effusion": 0.33},
+    "effusion, arms down, on the table": {
+        "effusion": 0.33,
+        "arms_down": True,
+        "table_touches_back": True,
+        "shape": (116, 176, 250),
+    },
+}
+
+
+def grid_patient(seed: int, **options: Any) -> Phantom:
+    return patient(seed, **{"spacing": (2.5, 2.0, 2.0), "shape": (116, 176, 176), **options})
+
+
+@pytest.mark.parametrize("dense_lung", ["left", "right"])
+@pytest.mark.parametrize("case", GRID)
+def test_lungs_are_found_in_every_case_of_the_grid(case: str, dense_lung: str) -> None:
+    is_dense = GRID[case].keys() & {"consolidation", "effusion"}
+    if dense_lung == "right" and not is_dense:
+        phantom = grid_patient(4, **GRID[case])  # another patient
+    else:
+        phantom = grid_patient(6, dense_lung=dense_lung, **GRID[case])
+    found = find_lungs(phantom.volume)
+    assert dice(found.mask.array > 0, phantom.lungs.array > 0) >= (0.97 if is_dense else 0.985)
+    assert_like(found, phantom.lungs.array, 0.96 if is_dense else 0.985)
+    assert ("dense-lung" in found.warnings) == bool(is_dense)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_a_third_of_any_lung_may_be_dense(seed: int) -> None:
+    kinds = ({"consolidation": 0.33}, {"effusion": 0.33}, {"consolidation": 0.17, "effusion": 0.16})
+    for n, dense_lung in enumerate(("left", "right")):
+        phantom = grid_patient(seed, dense_lung=dense_lung, **kinds[(seed + n) % 3])
+        found = find_lungs(phantom.volume)
+        assert dice(found.mask.array > 0, phantom.lungs.array > 0) >= 0.97
+        assert_like(found, phantom.lungs.array, 0.96)
+        assert "dense-lung" in found.warnings
+        assert found.dense_share == pytest.approx(0.33, abs=0.06)
+
+
+def test_dense_lung_that_cannot_be_taken_in_is_noted() -> None:
+    found = find_lungs(grid_patient(4, remove_lung="left", effusion=0.33).volume)
+    assert "dense-lung" in found.warnings
+
+
+def test_of_lungs_whose_back_the_scan_cuts_off_nothing_dense_is_guessed() -> None:
+    phantom = grid_patient(0, consolidation=0.33)
+    rows = np.flatnonzero((phantom.lungs.array > 0).any(axis=(0, 2)))
+    part = Volume(phantom.volume.array[:, : rows[-1] - 15].copy(), phantom.volume.affine)
+    found = find_lungs(part)
+    assert found.warnings == ("lungs-touch-border",)
+    assert np.mean(part.array[found.mask.array > 0] > -100) < 0.05
+
+
+def test_patients_of_the_grid_have_a_bubble_in_the_stomach_and_a_trachea_in_the_top_slice() -> None:
+    phantom = grid_patient(6)
+    gas, _ = ndimage.label((phantom.volume.array < -900) & (phantom.lungs.array == 0))
+    sizes = np.bincount(gas.ravel()) * phantom.volume.voxel_ml
+    stomach = gas[: SHAPE[0] // 3, :, 88:]
+    assert np.any((sizes[stomach] > 10) & (sizes[stomach] < 200) & (stomach > 0))
+    trachea = gas[-1, 60:110, 78:98]  # inside the neck
+    assert np.any((sizes[trachea] > 10) & (sizes[trachea] < 200) & (trachea > 0))
+
+
+@pytest.mark.parametrize("options", [{}, {"consolidation": 0.33}, {"effusion": 0.33}])
+def test_every_second_slice_gives_the_same_lungs(options: dict[str, float]) -> None:
+    volume = patient(3, (1.25, 2.0, 2.0), (232, 176, 176), **options).volume
+    affine = volume.affine @ np.diag([2.0, 1.0, 1.0, 1.0])
+    full = find_lungs(volume).mask.array[::2]
+    half = find_lungs(Volume(np.ascontiguousarray(volume.array[::2]), affine)).mask.array
+    for side in SIDES:
+        assert dice(half == side, full == side) >= 0.97
+
+
+@pytest.mark.parametrize(
+    ("turn", "lean"),
+    [
+        ((1, 1, 1), (0, 0, 0)),
+        ((1, -1, -1), (0, 0, 0)),  # as most scanners write a prone patient, head first
+        ((-1, -1, 1), (0, 0, 0)),  # feet first, prone
+        ((-1, 1, -1), (0, 0, 0)),  # feet first, on the back
+        ((1, 1, 1), (0, 0.27, 0)),  # a gantry tilted by 15 degrees
+    ],
+)
+def test_lungs_do_not_depend_on_how_the_patient_was_scanned(turn: Triple, lean: Triple) -> None:
+    """The same patient, written as series whose slices, rows and columns (`turn`) run the other way."""
+    phantom = grid_patient(6, effusion=0.33)
+    volume = phantom.volume
+    centre_k = (volume.shape[0] - 1) / 2
+    planes = [
+        ndimage.shift(plane.astype(np.float32), (-(k - centre_k) * 2.5 * lean[1] / 2.0, 0), order=1, mode="nearest")
+        for k, plane in enumerate(volume.array)
+    ]
+    order = tuple(slice(None, None, int(t)) for t in turn)
+    stored = (np.stack(planes) + 1024).round().clip(0).astype(np.int16)[order]
+    corner = [0 if t > 0 else n - 1 for t, n in zip(turn, volume.shape, strict=True)]
+    first = volume.to_patient(corner) - np.array([0, lean[1], 0]) * centre_k * 2.5
+    orientation = (turn[2], 0, 0, 0, turn[1], 0)
+    files = ct_files(stored, first=first, orientation=orientation, step_mm=2.5, lean=lean, PixelSpacing=[2, 2])
+    (slices,) = read(files).slices.values()
+    prepared = prepare.prepare(series.assemble(slices), PrepConfig(spacing_mm=(2.5, 2.0, 2.0)))
+    assert prepared.lungs is not None
+    mask = prepared.lungs.mask
+    inside = np.argwhere(np.ones(mask.shape, np.bool_))
+    at = np.rint(volume.to_index(mask.to_patient(inside))).astype(int)
+    is_in = np.all((at >= 0) & (at < volume.shape), axis=1)
+    truth = np.zeros(mask.shape, np.uint8)
+    truth.ravel()[is_in] = phantom.lungs.array[tuple(at[is_in].T)]
+    assert dice(mask.array > 0, truth > 0) >= 0.97
+    for side in SIDES:
+        assert dice(mask.array == side, truth == side) >= 0.96
+
+
+def test_masks_that_fell_apart_or_look_like_no_lung_are_noted() -> None:
+    phantom = grid_patient(6)
+    truth = phantom.lungs
+    assert judged(truth).warnings == find_lungs(phantom.volume).warnings == ()
+    in_pieces = truth.array.copy()
+    in_pieces[55:65][in_pieces[55:65] == LEFT] = 0
+    assert judged(truth.with_array(in_pieces)).warnings == ("lungs-in-pieces",)
+    one_label = (truth.array > 0).astype(np.uint8)
+    assert judged(truth.with_array(one_label)).warnings == ("one-lung",)
+    block = np.zeros_like(truth.array)
+    block[20:80, 60:110, 30:80] = RIGHT
+    block[20:80, 60:110, 100:150] = LEFT
+    assert judged(truth.with_array(block)).warnings == ("lung-shape-unlikely",)
+
+
+def test_lungs_that_touch_are_split() -> None:
+    phantom = patient()
+    truth = phantom.lungs.array
+    x = np.arange(SHAPE[2])
+    right_end = np.where(truth == RIGHT, x, -1).max(axis=2)[..., None]
+    left_end = np.where(truth == LEFT, x, SHAPE[2]).min(axis=2)[..., None]
+    is_near = (right_end >= 0) & (left_end < SHAPE[2]) & (left_end - right_end <= 13)
+    bridge = is_near & (x > right_end) & (x < left_end)
+    assert np.count_nonzero(bridge) * phantom.volume.voxel_ml > 5
+    found = find_lungs(changed(phantom.volume, bridge, -860))
+    assert_like(found, truth, 0.97)
+
+
+def test_an_open_airway_does_not_drain_the_lungs() -> None:
+    phantom = patient()
+    gas, _ = ndimage.label(phantom.volume.array[-6] < -900)
+    names, sizes = np.unique(gas[:, SHAPE[2] // 2 - 8 : SHAPE[2] // 2 + 8], return_counts=True)
+    is_trachea = gas == min(n for n in zip(sizes, names, strict=True) if n[1] > 0 and n[0] > 20)[1]
+    assert 100 < np.count_nonzero(is_trachea) * np.prod(SPACING[1:]) < 500
+    y, x = np.argwhere(is_trachea).mean(axis=0).astype(int)
+    channel = np.zeros(SHAPE, np.bool_)
+    channel[-6:, :y, x - 6 : x + 6] = True
+    assert_like(find_lungs(changed(phantom.volume, channel, -1000)), phantom.lungs.array)
+
+
+def test_gas_elsewhere_in_the_body_stays_out() -> None:
+    phantom = patient()
+    labels, _ = ndimage.label((phantom.volume.array < -900) & (phantom.lungs.array == 0))
+    sizes = np.bincount(labels.ravel())[1:] * phantom.volume.voxel_ml
+    is_enclosed = np.flatnonzero((sizes > 5) & (sizes < 500)) + 1  # stomach, bowel, airway
+    gas = ndimage.binary_erosion(np.isin(labels, is_enclosed), iterations=2)
+    assert is_enclosed.size >= 3
+    assert np.count_nonzero(find_lungs(phantom.volume).mask.array[gas]) == 0
+
+
+@pytest.mark.parametrize(("radius_mm", "side"), [(6, LEFT), (10, RIGHT), (14, LEFT)])
+def test_a_nodule_at_the_chest_wall_is_lung(radius_mm: float, side: int) -> None:
+    phantom = patient()
+    z, y = 58, 121
+    row = np.flatnonzero(phantom.lungs.array[z, y] == side)
+    x = row[0] if side == RIGHT else row[-1]
+    offsets = [(np.arange(n) - at) * s for n, at, s in zip(SHAPE, (z, y, x), SPACING, strict=True)]
+    distance2 = sum(o**2 for o in np.ix_(*offsets))
+    nodule = (distance2 <= radius_mm**2) & (phantom.lungs.array > 0)
+    found = find_lungs(changed(phantom.volume, nodule, 40))
+    assert np.mean(found.mask.array[nodule] == side) > 0.85
+    assert_like(found, phantom.lungs.array)
+
+
+@pytest.mark.parametrize("is_padded", [True, False])
+def test_lungs_cut_by_the_field_of_view_are_kept_and_noted(is_padded: bool) -> None:
+    phantom = patient()
+    offsets = [(np.arange(n) - n / 2) * s for n, s in zip(SHAPE[1:], SPACING[1:], strict=True)]
+    if is_padded:
+        distance = np.hypot(*np.ix_(*offsets))
+        beyond = np.broadcast_to(distance > 100, SHAPE)
+        volume, truth = changed(phantom.volume, beyond, 0), np.where(beyond, 0, phantom.lungs.array)
+        volume.array[beyond] = PADDING
+    else:
+        box = np.s_[:, 60:174, 54:180]
+        volume = Volume(phantom.volume.array[box].copy(), phantom.volume.affine)
+        truth = phantom.lungs.array[box]
+    found = find_lungs(volume)
+    assert_like(found, truth, 0.97)
+    assert "lungs-touch-border" in found.warnings
+
+
+@pytest.mark.parametrize("part", [slice(60, None), slice(None, 60), slice(50, 70)])
+def test_lungs_cut_by_the_ends_of_the_scan_are_kept_and_noted(part: slice) -> None:
+    phantom = patient()
+    found = find_lungs(Volume(phantom.volume.array[part].copy(), phantom.volume.affine))
+    assert_like(found, phantom.lungs.array[part], 0.97)
+    assert "lungs-touch-border" in found.warnings
+
+
+def test_lungs_that_are_too_small_or_too_large_are_noted() -> None:
+    phantom = patient()
+    for scale, is_noted in ((0.5, True), (1.0, False), (1.6, True)):
+        affine = phantom.volume.affine.copy()
+        affine[:3, :3] *= scale
+        warnings_ = find_lungs(Volume(phantom.volume.array, affine)).warnings
+        assert ("lung-volume-unlikely" in warnings_) == is_noted
+
+
+@pytest.mark.parametrize("hu", [PADDING, -1000, 40])
+@pytest.mark.parametrize("shape", [(1, 1, 1), (1, 60, 60), (40, 5, 5), (30, 60, 60)])
+def test_a_volume_without_lungs_gives_an_empty_mask(hu: int, shape: tuple[int, int, int]) -> None:
+    found = find_lungs(Volume(np.full(shape, hu, np.int16), patient().volume.affine))
+    assert found.mask.shape == shape
+    assert not found.mask.array.any()
+    assert (found.right_ml, found.left_ml, found.warnings) == (0.0, 0.0, ("lungs-not-found",))
+
+
+@pytest.mark.parametrize("margin_mm", [-1.0, float("nan")])
+def test_a_margin_below_nothing_is_an_error(margin_mm: float) -> None:
+    with pytest.raises(ValueError, match="margin_mm must be 0 or more"):
+        find_lungs(patient().volume, margin_mm=margin_mm)
+
+
+def test_margin_grows_the_mask_by_a_ball_and_not_into_the_other_lung() -> None:
+    phantom = patient()
+    part = Volume(phantom.volume.array[50:76].copy(), phantom.volume.affine)
+    plain = find_lungs(part)
+    grown = find_lungs(part, margin_mm=6.0)
+    assert (grown.right_ml, grown.left_ml) == (plain.right_ml, plain.left_ml)
+    is_lung = plain.mask.array > 0
+    np.testing.assert_array_equal(grown.mask.array[is_lung], plain.mask.array[is_lung])
+    distance = ndimage.distance_transform_edt(~is_lung, sampling=SPACING)
+    np.testing.assert_array_equal(grown.mask.array > 0, distance <= 6.0 + 1e-4)
+
+
+# ---------------------------------------------------------------------------------------------------
+# Real CT
+# ---------------------------------------------------------------------------------------------------
+
+
+@cache
+def real_volume(folder: str, every: int = 1) -> Volume:
+    """Read a canonical series with SimpleITK, each `every`-th slice, at 1 mm."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of its wrapper, at import
+        sitk = pytest.importorskip("SimpleITK")
+    image = sitk.ReadImage(sitk.ImageSeriesReader.GetGDCMSeriesFileNames(folder))
+    assert image.GetDirection() == (1, 0, 0, 0, 1, 0, 0, 0, 1)
+    array = sitk.GetArrayFromImage(image)[::every].astype(np.int16)
+    x, y, z = image.GetSpacing()
+    affine = np.eye(4)[[2, 1, 0, 3]] @ np.diag([z * every, y, x, 1.0])
+    affine[:3, 3] = image.GetOrigin()
+    volume = Volume(np.where(array < AIR_HU, PADDING, array).astype(np.int16), affine)
+    return resample.to_spacing(volume, (1.0, 1.0, 1.0))
+
+
+@pytest.mark.parametrize("name", ["lidc_0001", "lidc_0314"])
+def test_real_lungs_have_a_likely_volume(name: str, data_folder: Any) -> None:
+    found = find_lungs(real_volume(str(data_folder.volumes / name)))
+    litres = (found.right_ml + found.left_ml) / 1000
+    assert litres == pytest.approx(data_folder.expected_volumes[name]["crude_lung_litres"], rel=0.2)
+    assert "lungs-touch-border" not in found.warnings
+
+
+def test_real_lung_bases_are_noted_as_cut_off(data_folder: Any) -> None:
+    found = find_lungs(real_volume(str(data_folder.volumes / "crlm_1004")))
+    assert found.warnings == ("lungs-touch-border",)
+    assert np.flatnonzero(found.mask.array.any(axis=(1, 2)))[0] > 90  # no stomach, no bowel
+
+
+def test_a_real_belly_has_no_lungs(data_folder: Any) -> None:
+    volume = real_volume(str(data_folder.volumes / "crlm_1004"))
+    belly = Volume(volume.array[:95].copy(), volume.affine)
+    assert find_lungs(belly).warnings == ("lungs-not-found",)
+
+
+def test_real_lungs_do_not_depend_on_slice_thickness(data_folder: Any) -> None:
+    folder = str(data_folder.volumes / "lidc_0001")
+    full, half = (find_lungs(real_volume(folder, every)).mask for every in (1, 2))
+    offset = np.rint(full.to_index(half.to_patient([0, 0, 0])))[0].astype(int)
+    first, last = max(0, offset), min(full.shape[0], offset + half.shape[0])
+    same = half.array[first - offset : last - offset]
+    for side in SIDES:
+        assert dice(same == side, full.array[first:last] == side) >= 0.97
+
+
+# ---------------------------------------------------------------------------------------------------
+# Kernels
+# ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(7, 9, 11), (1, 5, 1), (20, 15, 25), (3, 4, 64), (3, 4, 130)])
+@pytest.mark.parametrize("density", [0.0, 0.2, 0.35, 0.6, 1.0])
+def test_pieces_are_those_of_scipy(shape: tuple[int, int, int], density: float) -> None:
+    rng = np.random.default_rng(0)
+    mask = rng.random(shape) < density
+    pieces = morphology.Pieces.of(mask)
+    expected, n = ndimage.label(mask)
+    np.testing.assert_array_equal(pieces.sizes, np.bincount(expected.ravel(), minlength=n + 1)[1:])
+    where = rng.random(shape) < 0.5
+    np.testing.assert_array_equal(pieces.counts(where), np.bincount(expected[where], minlength=n + 1)[1:])
+    is_chosen = rng.random(n) < 0.5
+    np.testing.assert_array_equal(pieces.chosen(is_chosen), np.append(False, is_chosen)[expected])
+    assert pieces.boxes(margin=(0, 0, 0)) == ndimage.find_objects(expected)
+    for number, box in enumerate(pieces.boxes(margin=(1, 2, 3))):
+        np.testing.assert_array_equal(pieces.piece(number, box), expected[box] == number + 1)
+        assert np.count_nonzero(pieces.piece(number, box)) == pieces.sizes[number]
+    held = np.unique(expected[where & mask])
+    np.testing.assert_array_equal(morphology.connected(mask, where), np.isin(expected, held) & mask)
+
+
+@pytest.mark.parametrize(
+    ("limit_mm", "spacing"),
+    [(2.0, (2.0, 2.0, 2.0)), (9.0, (5.0, 1.4, 1.3)), (12.0, (1.0, 1.0, 1.5)), (100.0, (1.0, 1.0, 1.5))],
+)
+def test_nearer_gives_the_nearest_label_within_the_limit(limit_mm: float, spacing: Triple) -> None:
+    rng = np.random.default_rng(0)
+    dice_ = rng.random((20, 31, 40))
+    labels = (dice_ < 0.001).astype(np.uint8) + 2 * (dice_ > 0.999).astype(np.uint8)
+    to_first, to_second = (ndimage.distance_transform_edt(labels != k, sampling=spacing) for k in (1, 2))
+    found = morphology.nearer(labels, limit_mm, spacing)
+    np.testing.assert_array_equal(found > 0, np.minimum(to_first, to_second) <= limit_mm + 1e-4)
+    np.testing.assert_array_equal(found[found > 0], np.where(to_first <= to_second + 1e-9, 1, 2)[found > 0])
+    where = rng.random(labels.shape) < 0.5
+    np.testing.assert_array_equal(morphology.nearer(labels, limit_mm, spacing, where), found * where)
+
+
+@pytest.mark.parametrize("shape", [(20, 31, 70), (3, 5, 64), (1, 1, 1), (9, 8, 200)])
+@pytest.mark.parametrize(
+    ("limit_mm", "spacing"), [(2.0, (2.0, 2.0, 2.0)), (8.0, (2.5, 2.1, 2.1)), (9.0, (5.0, 1.4, 1.3)), (0.0, (1, 1, 1))]
+)
+def test_near_is_within_the_limit(shape: tuple[int, int, int], limit_mm: float, spacing: Triple) -> None:
+    mask = np.random.default_rng(0).random(shape) < 0.01
+    mask[0, 0, -1] = True
+    words = bits.of_mask(mask)
+    np.testing.assert_array_equal(bits.to_mask(words, shape[2]), mask)
+    near = bits.to_mask(bits.near(words, shape[2], limit_mm, spacing), shape[2])
+    distance = ndimage.distance_transform_edt(~mask, sampling=spacing)
+    np.testing.assert_array_equal(near, distance <= limit_mm + 1e-5)
+
+
+@pytest.mark.parametrize("block", [(2, 2, 2), (1, 1, 1), (3, 1, 4)])
+def test_block_means_leave_padding_out(block: tuple[int, int, int]) -> None:
+    rng = np.random.default_rng(0)
+    array = rng.integers(-1000, 1000, (5, 6, 11)).astype(np.int16)
+    array[0, 0, 0] = -2000
+    array[:, :, 7][rng.random((5, 6)) < 0.7] = PADDING
+    array[2:4, 2:4, 2:4] = PADDING
+    means = masks.block_means(array, block)
+    assert means.shape == tuple(-(-n // b) for n, b in zip(array.shape, block, strict=True))
+    for place in np.ndindex(means.shape):
+        part = array[tuple(slice(i * b, (i + 1) * b) for i, b in zip(place, block, strict=True))]
+        measured = np.maximum(part[part != PADDING].astype(float), AIR_HU)
+        expected = np.floor(measured.mean() + 0.5) if 2 * measured.size > part.size else PADDING
+        assert means[place] == expected
+
+
+def test_only_dents_to_the_side_and_to_the_back_are_filled() -> None:
+    y, x = np.ogrid[:80, :80]
+    disc = (y - 40) ** 2 + (x - 40) ** 2 <= 30**2
+    for (dent_y, dent_x), is_filled in {(40, 10): True, (70, 40): True, (40, 70): False, (10, 40): False}.items():
+        dented = disc & ((y - dent_y) ** 2 + (x - dent_x) ** 2 > 9**2)
+        mask = dented[None].copy()
+        masks.fill_wall_dents(mask, -1, (1.0, 1.0, 1.0), 50.0, 5.0, 30.0)
+        filled = np.count_nonzero(mask[0] & disc) - np.count_nonzero(dented)
+        assert (filled > 0.8 * np.count_nonzero(disc & ~dented)) if is_filled else filled == 0
+        assert np.count_nonzero(mask[0] & ~disc) < 10
+
+
+def test_draw_takes_air_and_what_is_solid() -> None:
+    array = np.full((4, 8, 8), 40, np.int16)
+    array[:, :, :3] = -850
+    array[0, 0, 0] = PADDING
+    label = np.full((2, 4, 4), LEFT, np.uint8)
+    label[:, 0] = 0
+    solid = np.zeros((2, 4, 4), np.bool_)
+    solid[:, :, 3] = True
+    mask = np.zeros(array.shape, np.uint8)
+    counts = masks.draw(array, -400, label, solid, (2, 2, 2), (0, 0, 0), mask)
+    expected = np.zeros(array.shape, np.uint8)
+    expected[:, 2:, [0, 1, 2, 6, 7]] = LEFT
+    np.testing.assert_array_equal(mask, expected)
+    np.testing.assert_array_equal(counts, np.bincount(mask.ravel(), minlength=3))
+
+
+@pytest.mark.parametrize("block", [(2, 2, 2), (1, 2, 3), (3, 1, 4)])
+def test_draw_interpolates_between_the_centres_of_blocks(block: tuple[int, int, int]) -> None:
+    rng = np.random.default_rng(0)
+    shape, first = (11, 14, 23), (1, 2, 1)
+    coarse = tuple(-(-n // b) - f for n, b, f in zip(shape, block, first, strict=True))
+    array = rng.integers(-500, -300, shape).astype(np.int16)
+    array[rng.random(shape) < 0.1] = PADDING
+    label, solid = rng.integers(0, 3, coarse).astype(np.uint8), rng.random(coarse) < 0.5
+    mask = np.zeros(shape, np.uint8)
+    masks.draw(array, -400, label, solid, block, first, mask)
+
+    places = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"))
+    in_blocks = [(p + 0.5) / b - 0.5 - f for p, b, f in zip(places, block, first, strict=True)]
+    weights = ndimage.map_coordinates(solid.astype(float), in_blocks, order=1, mode="nearest")
+    k, j, i = (p // b - f for p, b, f in zip(places, block, first, strict=True))
+    expected = np.where((k >= 0) & (j >= 0) & (i >= 0), label[k, j, i], 0)
+    expected[~(((array < -400) & (array != PADDING)) | (weights > 0.5 - 1e-9))] = 0
+    np.testing.assert_array_equal(mask, expected)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_counts_and_medians_are_those_of_numpy(share: float) -> None:
+    rng = np.random.default_rng(4)
+    for shape in ((1, 1, 1), (3, 5, 7), (9, 8, 6)):
+        mask = rng.random(shape) < share
+        values = rng.integers(-1100, 300, shape, np.int16)
+        for axis, counts in enumerate(masks.counts_along(mask)):
+            assert counts.tolist() == mask.sum(axis=tuple(a for a in range(3) if a != axis)).tolist()
+        assert masks.median_inside(values, mask) == (np.median(values[mask]) if mask.any() else 0)

@@ -1,0 +1,685 @@
+"""The slices of one series to a volume: the right one, or a named refusal."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from pathlib import Path
+from typing import Any
+
+import imagecodecs
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from builders import (
+    AXIAL,
+    CORONAL,
+    SAGITTAL,
+    File,
+    assembled,
+    compressed,
+    ct_files,
+    distinct,
+    enhanced_file,
+    normal_of,
+    read,
+)
+from conftest import DataFolder
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import ArrayLike, NDArray
+from pydicom.uid import JPEGLSLossless, JPEGLSNearLossless
+
+from dskprep.errors import Refusal
+from dskprep.series import series
+from dskprep.series.series import Series
+from dskprep.volume import PADDING
+
+ORIENTATIONS = {
+    "axial": AXIAL,
+    "axial, rows upward": (1, 0, 0, 0, -1, 0),
+    "feet first, prone": (-1, 0, 0, 0, -1, 0),
+    "feet first, supine": (-1, 0, 0, 0, 1, 0),
+    "coronal": CORONAL,
+    "sagittal": SAGITTAL,
+    "oblique": (0.6, 0.8, 0, -0.48, 0.36, -0.8),
+}
+
+
+def refusal_of(files: list[File], **options: Any) -> Refusal:
+    with pytest.raises(Refusal) as caught:
+        assembled(files, **options)
+    assert "\n" not in caught.value.message
+    return caught.value
+
+
+def files_in(folder: Path) -> list[File]:
+    return [(path.name, path.read_bytes()) for path in sorted(folder.iterdir())]
+
+
+def places_mm(
+    shape: tuple[int, ...], first: ArrayLike, orientation: ArrayLike, step_mm: float, spacing: tuple[float, float]
+) -> NDArray[np.float64]:
+    """Where the voxels (slice, row, column) lie in the patient: DICOM PS3.3 equation C.7.6.2.1-1."""
+    row, column = np.reshape(np.asarray(orientation, float), (2, 3))
+    k, j, i = (index[..., None] for index in np.indices(shape))
+    return np.asarray(first) + k * step_mm * np.cross(row, column) + j * spacing[0] * column + i * spacing[1] * row
+
+
+def check_places(found: Series, hu: NDArray[Any], places: NDArray[np.float64], *, within_mm: float = 1e-4) -> None:
+    """Every acquired voxel is in the volume, at its place, and nothing else is."""
+    volume = found.volume
+    index = volume.to_index(places.reshape(-1, 3))
+    nearest = np.rint(index).astype(int)
+    assert np.abs((index - nearest) * volume.spacing).max() < within_mm
+    assert len(np.unique(nearest, axis=0)) == volume.array.size == hu.size
+    assert (volume.array[tuple(nearest.T)] == hu.ravel()).all()
+
+
+# The right volume
+
+
+@pytest.mark.parametrize("orientation", ORIENTATIONS.values(), ids=ORIENTATIONS)
+def test_every_voxel_is_where_it_was_acquired(orientation: tuple[float, ...]) -> None:
+    stored, first = distinct(5, 6, 7), (-12.5, 30, -400)
+    files = ct_files(stored, first=first, orientation=orientation, step_mm=1.25)
+    found = assembled(random.Random(0).sample(files, 5))
+    check_places(found, stored - 1024, places_mm(stored.shape, first, orientation, 1.25, (0.75, 0.5)))
+    assert found.warnings == ()
+    z, y, x = found.volume.affine[:3, :3].T
+    assert (z[2] > 0, y[1] > 0, x[0] > 0) == (True, True, True)
+
+
+@pytest.mark.parametrize("orientation", ORIENTATIONS.values(), ids=ORIENTATIONS)
+def test_places_are_those_of_simpleitk(orientation: tuple[float, ...], tmp_path: Path) -> None:
+    stored = distinct(5, 6, 7)
+    for name, content in ct_files(stored, orientation=orientation, step_mm=2):
+        (tmp_path / name).write_bytes(content)
+    image = sitk.ReadImage(sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(tmp_path)))
+    reference = sitk.GetArrayFromImage(image)
+    index = np.indices(reference.shape).reshape(3, -1).T
+    places = [image.TransformIndexToPhysicalPoint(i[::-1].tolist()) for i in index]
+    check_places(assembled(files_in(tmp_path)), reference, np.array(places), within_mm=1e-3)
+
+
+@st.composite
+def good_series(draw: st.DrawFn) -> dict[str, Any]:
+    turn = np.array(draw(st.tuples(*[st.floats(-1, 1)] * 4).filter(lambda q: np.linalg.norm(q) > 0.1)))
+    w, x, y, z = turn / np.linalg.norm(turn)
+    row = (1 - 2 * (y * y + z * z), 2 * (x * y + w * z), 2 * (x * z - w * y))
+    column = (2 * (x * y - w * z), 1 - 2 * (x * x + z * z), 2 * (y * z + w * x))
+    orientation = draw(st.sampled_from([*ORIENTATIONS.values(), (*row, *column)]))
+    shape = draw(st.tuples(st.integers(3, 12), st.integers(4, 7), st.integers(4, 7)))
+    return {
+        "orientation": tuple(round(v, 10) for v in orientation),
+        "shape": shape,
+        "first": draw(st.tuples(*[st.integers(-50000, 50000).map(lambda v: v / 100)] * 3)),
+        "step_mm": draw(st.integers(30, 1000)) / 100,
+        "spacing": draw(st.tuples(*[st.integers(20, 200).map(lambda v: v / 100)] * 2)),
+        "order": draw(st.permutations(range(shape[0]))),
+        "dtype": draw(st.sampled_from(["<i2", "<u2"])),
+        "slope": draw(st.sampled_from(["1", "0.5", "2", "1.25"])),
+        "intercept": draw(st.sampled_from(["-1024", "0", "-1000.5"])),
+    }
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(good_series())
+def test_any_good_series_becomes_exactly_its_volume(case: dict[str, Any]) -> None:
+    stored = distinct(*case["shape"]).astype(case["dtype"])
+    files = ct_files(
+        stored,
+        first=case["first"],
+        orientation=case["orientation"],
+        step_mm=case["step_mm"],
+        PixelSpacing=list(case["spacing"]),
+        RescaleSlope=case["slope"],
+        RescaleIntercept=case["intercept"],
+    )
+    found = assembled([files[i] for i in case["order"]])
+    hu = np.rint(stored * float(case["slope"]) + float(case["intercept"]))
+    geometry = (case["first"], case["orientation"], case["step_mm"], case["spacing"])
+    check_places(found, hu, places_mm(stored.shape, *geometry))
+    assert found.hu_sha256 == hashlib.sha256(hu.astype("<i2").tobytes()).hexdigest()
+
+
+def test_instance_numbers_and_slice_locations_have_no_say() -> None:
+    stored = distinct(5, 6, 7)
+    truth = assembled(ct_files(stored)).volume.array
+    for numbers in ([5, 4, 3, 2, 1], [1, 1, 1, 1, 1], [2, 1, 4, 3, 5]):
+        files = [
+            ct_files(stored, InstanceNumber=n, SliceLocation=-n, SliceThickness=9)[k] for k, n in enumerate(numbers)
+        ]
+        assert (assembled(files).volume.array == truth).all()
+
+
+def test_slope_and_intercept_are_each_slices_own() -> None:
+    stored = distinct(4, 5, 6)
+    slopes, intercepts = (1, 0.5, 2.25, 1.5), (-1024, 0, -10, 3)
+    files = [
+        ct_files(stored, RescaleSlope=slopes[k], RescaleIntercept=intercepts[k])[k] for k in range(4)
+    ]  # fmt: skip
+    expected = [np.rint(plane * s + i) for plane, s, i in zip(stored, slopes, intercepts, strict=True)]
+    assert (assembled(files).volume.array == np.stack(expected)).all()
+
+
+def test_an_enhanced_object_is_the_same_volume_as_single_slices() -> None:
+    stored, slopes = distinct(5, 6, 7), [1, 1, 0.5, 2, 1]
+    order = [3, 0, 4, 1, 2]
+    single = assembled([ct_files(stored, RescaleSlope=slopes[k])[k] for k in order])
+    positions = [(-10, -20, -30 + 1.25 * k) for k in order]
+    enhanced = assembled([("E", enhanced_file(stored[order], positions, slopes=[slopes[k] for k in order]))])
+    assert (enhanced.volume.array == single.volume.array).all()
+    assert enhanced.volume.affine == pytest.approx(single.volume.affine)
+    assert enhanced.hu_sha256 == single.hu_sha256
+
+
+def test_padding_is_marked_but_hashed_as_the_scanner_wrote_it() -> None:
+    stored = np.full((3, 16, 16), 1024, np.int16)
+    stored[:, :, :5] = -2000
+    found = assembled(ct_files(stored))
+    assert (found.volume.array[:, :, :5] == PADDING).all()
+    assert (found.volume.array[:, :, 5:] == 0).all()
+    assert found.hu_sha256 == hashlib.sha256((stored - 1024).astype("<i2").tobytes()).hexdigest()
+    assert found.warnings == ()
+
+
+def test_declared_padding_of_a_fractional_slope_is_found() -> None:
+    stored = np.full((3, 16, 16), 700, np.int16)
+    stored[:, 3:9, :5] = -51
+    found = assembled(ct_files(stored, RescaleSlope="1.5", RescaleIntercept="-1000.2", PixelPaddingValue=-51))
+    assert (found.volume.array[:, 3:9, :5] == PADDING).all()
+    assert (found.volume.array[:, :, 5:] == 50).all()
+
+
+@pytest.mark.parametrize("declared", [None, 63536])
+def test_wrapped_padding_in_unsigned_pixels_is_no_overflow(declared: int | None) -> None:
+    stored = np.full((3, 16, 16), 1024, np.uint16)
+    stored[:, :, :5] = stored[:, :, -4:] = 63536
+    found = assembled(ct_files(stored, **({} if declared is None else {"PixelPaddingValue": declared})))
+    assert (found.volume.array[:, :, :5] == PADDING).all()
+    assert (found.volume.array[:, :, 5:-4] == 0).all()
+    assert found.warnings == ()
+
+
+def test_padding_below_int16_is_no_overflow() -> None:
+    stored = np.full((3, 16, 16), 1024, np.int16)
+    stored[:, :, :5] = -32768
+    found = assembled(ct_files(stored))
+    assert (found.volume.array[:, :, :5] == PADDING).all()
+    assert found.warnings == ()
+
+
+def test_a_declared_range_of_padding_is_found() -> None:
+    stored = np.full((3, 16, 16), 1024, np.int16)
+    stored[:, 3:9, :5], stored[:, 3:9, -5:] = -120, -60
+    found = assembled(ct_files(stored, PixelPaddingValue=-150, PixelPaddingRangeLimit=-50))
+    assert ((found.volume.array == PADDING) == (stored < 0)).all()
+    assert (found.volume.array[stored > 0] == 0).all()
+
+
+def test_metal_beyond_the_usual_scale_is_kept() -> None:
+    stored = distinct(3, 16, 16).astype(np.uint16)
+    stored[1, 8, 4:8] = 4095, 4096, 20000, 33791
+    found = assembled(ct_files(stored, BitsStored=12))
+    assert found.volume.array[1, 8, 4:8].tolist() == [3071, 3072, 18976, 32767]
+
+
+def test_32_bit_values_with_a_small_slope_are_exact() -> None:
+    stored = (distinct(3, 16, 16).astype(np.int32) - 384) * 100_000
+    found = assembled(ct_files(stored, RescaleSlope="0.00001", RescaleIntercept="-0.25"))
+    assert (found.volume.array == np.rint(stored * 0.00001 - 0.25)).all()
+
+
+def test_overflow_is_clipped_with_a_warning() -> None:
+    stored = distinct(3, 16, 16).astype(np.uint16)
+    stored[1, 8, 8] = 60000
+    found = assembled(ct_files(stored))
+    assert found.volume.array[1, 8, 8] == 32767
+    assert found.warnings == ("hu-clipped",)
+
+
+def test_lossy_compression_is_a_warning() -> None:
+    stored = distinct(3, 16, 16).astype(np.uint16)
+
+    def jpeg_ls(level: int, syntax: str) -> list[File]:
+        data = [compressed(imagecodecs.jpegls_encode(plane, level=level)) for plane in stored]
+        return [ct_files(stored, PixelData=pixels, syntax=syntax)[k] for k, pixels in enumerate(data)]
+
+    lossless, lossy = assembled(jpeg_ls(0, JPEGLSLossless)), assembled(jpeg_ls(2, JPEGLSNearLossless))
+    assert lossless.warnings == ()
+    assert (lossless.volume.array == stored - 1024.0).all()
+    assert lossy.warnings == ("lossy-compression",)
+    assert 0 < np.abs(lossy.volume.array - (stored - 1024.0)).max() <= 2
+    assert assembled(ct_files(stored, LossyImageCompression="01")).warnings == ("lossy-compression",)
+
+
+def test_the_commonest_value_of_an_attribute_is_the_fact() -> None:
+    stored = distinct(5, 6, 7)
+    kernels = ["B30f", "B70f", "B70f", "B70f", "B30f"]
+    facts = assembled([ct_files(stored, ConvolutionKernel=kernel)[k] for k, kernel in enumerate(kernels)]).facts
+    assert facts["kernel"] == "B70f"
+    assert (facts["slices"], facts["rows"], facts["columns"], facts["step_mm"]) == (5, 6, 7, 1.25)
+    assert (facts["row_spacing_mm"], facts["column_spacing_mm"]) == (0.75, 0.5)
+    assert (facts["first_x_mm"], facts["first_y_mm"], facts["first_z_mm"]) == (-10, -20, -30)
+
+
+# Tilt and gaps
+
+
+def linear_hu(places: NDArray[np.float64]) -> NDArray[np.float64]:
+    """A body whose HU change evenly, so that linear interpolation is exact."""
+    return places @ [5.0, -7.0, 3.0] + 100
+
+
+def tilted_files(orientation: ArrayLike, lean: ArrayLike, n: int = 12) -> tuple[list[File], NDArray[np.float64]]:
+    """Slices of that body from a tilted gantry, a border of padding round each; and where their pixels lie."""
+    places = places_mm((n, 20, 22), (-10, -20, -30), orientation, 2.5, (0.75, 0.5))
+    places = places + np.arange(n)[:, None, None, None] * 2.5 * np.asarray(lean)
+    stored = np.rint(linear_hu(places) + 1024).astype(np.int16)
+    stored[:, :2], stored[:, -2:], stored[:, :, :3], stored[:, :, -3:] = [-2000] * 4
+    return ct_files(stored, orientation=orientation, step_mm=2.5, lean=lean), places
+
+
+@pytest.mark.parametrize(
+    ("orientation", "lean"),
+    [
+        (AXIAL, (0, np.tan(np.radians(18.5)), 0)),
+        (AXIAL, (0, -0.4, 0)),
+        (AXIAL, (0.2, 0.3, 0)),
+        (CORONAL, (0, 0, 0.26)),
+        ((1, 0, 0, 0, 0.8, -0.6), (0, 0.4, -0.3)),
+    ],
+)
+def test_a_tilted_series_becomes_the_body_on_a_right_angled_grid(orientation: ArrayLike, lean: ArrayLike) -> None:
+    files, places = tilted_files(orientation, lean)
+    found = assembled(random.Random(1).sample(files, len(files)))
+    assert found.warnings == ("tilt-corrected",)
+    assert found.facts["tilt_degrees"] == pytest.approx(np.degrees(np.arctan(np.linalg.norm(lean))), abs=0.01)
+    volume = found.volume
+    index = np.indices(volume.shape).reshape(3, -1).T
+    is_measured = volume.array.ravel() != PADDING
+    expected = linear_hu(volume.to_patient(index))
+    # rounded twice; and at the rim the edge value continues for half a pixel
+    assert np.abs(volume.array.ravel() - expected)[is_measured].max() <= 1 + 0.5 * 7 * 0.75 + 0.5 * 5 * 0.5
+    assert np.percentile(np.abs(volume.array.ravel() - expected)[is_measured], 75) <= 1
+    ours = np.rint(volume.to_index(places[:, 2:-2, 3:-3].reshape(-1, 3))).astype(int)
+    assert (volume.array[tuple(ours.T)] != PADDING).all()  # no measured pixel is lost
+    theirs = np.rint(volume.to_index(places[:, 0].reshape(-1, 3))).astype(int)
+    assert (volume.array[tuple(theirs.T)] == PADDING).all()  # and no padding became a value
+    axes = volume.affine[:3, :3] / volume.spacing
+    assert axes.T @ axes == pytest.approx(np.eye(3), abs=1e-6)
+
+
+def test_hu_as_acquired_are_hashed_before_a_tilt_is_corrected() -> None:
+    stored = distinct(10, 12, 14)
+    upright, tilted = assembled(ct_files(stored)), assembled(ct_files(stored, lean=(0, 0.3, 0)))
+    assert tilted.hu_sha256 == upright.hu_sha256
+    assert tilted.volume.array.size > upright.volume.array.size
+
+
+def test_memory_is_asked_for_the_wider_grid_of_a_tilted_series() -> None:
+    asked: list[tuple[int, ...]] = []
+    found = assembled(ct_files(distinct(10, 12, 14), lean=(0, 0.3, 0)), reserve=lambda shape, _: asked.append(shape))
+    assert asked == [found.volume.shape] == [(10, 12 + 5, 14)]  # 9 x 1.25 mm x 0.3 / 0.75 mm = 4.5 pixels
+
+
+def test_a_tilt_that_is_not_constant_is_refused() -> None:
+    stored = distinct(12, 6, 7)
+    files = [ct_files(stored, first=(0, 0.05 * k**2, 0), lean=(0, 0.3, 0), step_mm=5)[k] for k in range(12)]
+    refusal = refusal_of(files)
+    assert (refusal.reason, "expected one tilt" in refusal.message) == ("gantry-tilt", True)
+
+
+def test_missing_slices_are_interpolated_where_asked_for() -> None:
+    files, places = tilted_files(AXIAL, (0, 0, 0), n=20)
+    whole = assembled(files)
+    refused = refusal_of([f for k, f in enumerate(files) if k not in (4, 11)])
+    assert refused.reason == "missing-slices"
+    found = assembled([f for k, f in enumerate(files) if k not in (4, 11)], max_gap_slices=1)
+    assert found.warnings == ("gap-interpolated",)
+    assert found.facts["interpolated_mm"] == "-20.00 -2.50"
+    assert found.facts["slices"] == 18
+    assert (found.volume.affine == whole.volume.affine).all()
+    assert ((found.volume.array == PADDING) == (whole.volume.array == PADDING)).all()
+    assert np.abs(found.volume.array - whole.volume.array.astype(int)).max() <= 1
+    acquired = [k for k in range(20) if k not in (4, 11)]
+    assert (found.volume.array[acquired] == whole.volume.array[acquired]).all()
+    hu = np.rint(linear_hu(places)).astype("<i2")
+    hu[:, :2], hu[:, -2:], hu[:, :, :3], hu[:, :, -3:] = [-3024] * 4
+    assert found.hu_sha256 == hashlib.sha256(hu[acquired].tobytes()).hexdigest()
+
+
+def test_a_gap_in_a_tilted_series_is_filled_on_the_right_angled_grid() -> None:
+    files, _ = tilted_files(AXIAL, (0, 0.3, 0), n=20)
+    whole, found = assembled(files), assembled(files[:7] + files[8:], max_gap_slices=1)
+    assert found.warnings == ("tilt-corrected", "gap-interpolated")
+    assert found.volume.affine == pytest.approx(whole.volume.affine, abs=1e-4)
+    both = (found.volume.array[7] != PADDING) & (whole.volume.array[7] != PADDING)
+    assert both.mean() > 0.2
+    middle = np.abs(found.volume.array[7] - whole.volume.array[7].astype(int))[both]
+    assert np.percentile(middle, 75) <= 1
+
+
+# Several stacks, repeats
+
+
+def test_identical_duplicates_are_dropped_with_a_warning() -> None:
+    stored = distinct(5, 6, 7)
+    files = ct_files(stored)
+    again = [("again.dcm", files[2][1]), ("other.dcm", ct_files(stored, InstanceNumber=99)[4][1])]
+    found = assembled(again + files)
+    assert (found.volume.array == stored - 1024).all()
+    assert found.warnings == ("identical-duplicates-dropped",)
+
+
+def test_equal_pixels_with_another_slope_are_no_duplicates() -> None:
+    stored = distinct(5, 6, 7)
+    refusal = refusal_of(ct_files(stored) + ct_files(stored, RescaleSlope=2)[2:3])
+    assert refusal.reason == "duplicate-positions"
+
+
+@pytest.mark.parametrize(
+    "tags", [("AcquisitionNumber", 2, 10), ("ConvolutionKernel", "B30f", "B70f"), ("TemporalPositionIdentifier", 1, 2)]
+)
+def test_of_two_reconstructions_in_one_series_the_first_is_taken(tags: tuple[str, Any, Any]) -> None:
+    keyword, first, second = tags
+    stored = distinct(10, 6, 7)
+    files = ct_files(stored[:5], **{keyword: first}) + ct_files(stored[5:], **{keyword: second})
+    for seed in range(3):
+        found = assembled(random.Random(seed).sample(files, 10))
+        assert (found.volume.array == stored[:5] - 1024).all()
+        assert found.warnings == ("one-of-several-stacks",)
+
+
+@pytest.mark.parametrize("keyword", ["EchoNumbers", "KVP", "ImageType"])
+def test_stacks_are_parted_by_whatever_tag_tells_them_apart(keyword: str) -> None:
+    stored = distinct(10, 6, 7)
+    values = {"ImageType": (["ORIGINAL", "PRIMARY", "AXIAL"], ["ORIGINAL", "PRIMARY", "AXIAL", "X"])}
+    first, second = values.get(keyword, (80, 140))
+    # each slice has an acquisition number of its own, as step-and-shoot scanners write it
+    files = [ct_files(stored[:5], AcquisitionNumber=k, **{keyword: first})[k] for k in range(5)]
+    files += [ct_files(stored[5:], AcquisitionNumber=k, **{keyword: second})[k] for k in range(5)]
+    found = assembled(random.Random(0).sample(files, 10))
+    assert (found.volume.array == stored[:5] - 1024).all()
+    assert found.warnings == ("one-of-several-stacks",)
+
+
+def timed_files(stored: NDArray[Any], seconds: list[float], **attributes: Any) -> list[File]:
+    return [ct_files(stored, ContentTime=f"{s:013.6f}", **attributes)[k] for k, s in enumerate(seconds)]
+
+
+def test_without_tags_the_stack_that_was_made_first_is_taken() -> None:
+    stored = distinct(10, 6, 7)
+    files = timed_files(stored[:5], [100, 101, 102, 103, 104]) + timed_files(stored[5:], [114, 113, 112, 111, 110])
+    for seed in range(3):
+        found = assembled(random.Random(seed).sample(files, 10))
+        assert (found.volume.array == stored[:5] - 1024).all()
+        assert found.warnings == ("one-of-several-stacks",)
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ([100, 101, 102, 103, 104], [100, 101, 102, 103, 104]),  # at once
+        ([100, 102, 104, 106, 108], [101, 103, 105, 107, 109]),  # by turns
+        ([100] * 5, [100] * 5),
+    ],
+)
+def test_stacks_made_at_the_same_time_are_not_told_apart_by_it(first: list[float], second: list[float]) -> None:
+    stored = distinct(10, 6, 7)
+    assert refusal_of(timed_files(stored[:5], first) + timed_files(stored[5:], second)).reason == "duplicate-positions"
+
+
+def test_two_reconstructions_half_a_step_apart_are_not_mixed() -> None:
+    """Together they lie on an even grid, with a sharp and a smooth slice by turns."""
+    stored = distinct(10, 6, 7)
+    sharp, smooth = (
+        ct_files(stored[k : k + 5], first=(-10, -20, -30 + k / 5), step_mm=2, ConvolutionKernel=kernel)
+        for k, kernel in ((0, "B70f"), (5, "B30f"))
+    )
+    found = assembled(sharp + smooth)
+    assert (found.volume.array == stored[5:] - 1024).all()
+    assert found.volume.spacing[0] == pytest.approx(2)
+    assert found.warnings == ("one-of-several-stacks",)
+
+
+def test_a_scan_in_two_parts_is_one_volume() -> None:
+    stored = distinct(10, 6, 7)
+    files = [ct_files(stored, AcquisitionNumber=1 + (k >= 6), ContentTime=f"1000{k:02}")[k] for k in range(10)]
+    found = assembled(files)
+    assert (found.volume.array == stored - 1024).all()
+    assert found.warnings == ()
+
+
+def test_copies_that_differ_in_what_no_pixel_shows_are_taken_alike_in_any_order() -> None:
+    stored = distinct(5, 6, 7)
+    files = ct_files(stored) + ct_files(stored, PixelPaddingValue=3)[1:2] + ct_files(stored, KVP=90)[3:4]
+    # another padding may be another volume, so that is a different slice
+    assert refusal_of(files).reason == "duplicate-positions"
+    files = ct_files(stored, KVP=120) + ct_files(stored, KVP=90)
+    results = [assembled(random.Random(seed).sample(files, 10)) for seed in range(4)]
+    assert {found.facts["kvp"] for found in results} == {results[0].facts["kvp"]}
+    assert results[0].warnings == ("identical-duplicates-dropped",)
+
+
+def test_several_stacks_in_one_enhanced_object_give_the_longest() -> None:
+    stored = distinct(9, 6, 7)
+    positions = [(-10, -20, -30 + 2 * k) for k in (0, 1, 2, 3, 0, 1, 2, 3, 4)]
+    content = enhanced_file(stored, positions, stack_ids=["A"] * 4 + ["B"] * 5)
+    found = assembled([("E", content)])
+    assert (found.volume.array == stored[4:] - 1024).all()
+    assert found.warnings == ("one-of-several-stacks",)
+
+
+def test_an_enhanced_object_and_single_slices_make_one_volume() -> None:
+    stored = distinct(6, 6, 7)
+    singles = ct_files(stored)
+    enhanced = enhanced_file(stored[2:4], [(-10, -20, -30 + 1.25 * k) for k in (2, 3)])
+    found = assembled([*singles[4:], ("E", enhanced), *singles[:2]])
+    assert (found.volume.array == stored - 1024).all()
+    assert found.warnings == ()
+    again = assembled([*singles, ("E", enhanced)])
+    assert (again.volume.array == stored - 1024).all()
+    assert again.warnings == ("identical-duplicates-dropped",)
+
+
+def test_of_two_reconstructions_the_longer_is_taken() -> None:
+    stored = distinct(11, 6, 7)
+    files = ct_files(stored[:5], AcquisitionNumber=1) + ct_files(stored[5:], AcquisitionNumber=2)
+    assert (assembled(files).volume.array == stored[5:] - 1024).all()
+
+
+def test_a_scout_in_the_series_is_left_out() -> None:
+    stored = distinct(5, 6, 7)
+    scout = ct_files(distinct(1, 9, 9), orientation=CORONAL)
+    found = assembled(scout + ct_files(stored))
+    assert (found.volume.array == stored - 1024).all()
+    assert found.warnings == ("one-of-several-stacks",)
+
+
+# Refusals
+
+
+@pytest.mark.parametrize(
+    ("positions_mm", "reason", "words"),
+    [
+        ([0, 2, 4, 8, 10, 12], "missing-slices", "1 missing, between -26.00 and -22.00 mm"),
+        ([0, 2, 4, 7, 8, 10], "uneven-spacing", "1.000 to 3.000 mm"),
+        ([0, 2, 4, 4, 6, 8], "duplicate-positions", "at -26.00 mm"),
+        ([0, 0, 0, 0, 2, 2], "too-few-slices", "at least 3 slice positions, found 2 in 6 slices"),
+    ],
+)
+def test_bad_positions_are_refused_by_name_and_place(positions_mm: list[float], reason: str, words: str) -> None:
+    refusal = refusal_of(ct_files(distinct(6, 6, 7), positions_mm=positions_mm))
+    assert refusal.reason == reason
+    assert words in refusal.message
+
+
+@pytest.mark.parametrize("change", [{"PixelSpacing": [0.8, 0.8]}, {"orientation": CORONAL}])
+def test_mixed_geometry_is_refused(change: dict[str, Any]) -> None:
+    stored = distinct(6, 6, 7)
+    assert refusal_of(ct_files(stored) + ct_files(stored, **change)).reason == "mixed-geometry"
+
+
+def test_no_slices_are_too_few() -> None:
+    with pytest.raises(Refusal, match="too-few-slices"):
+        series.assemble([])
+
+
+def test_one_slice_with_cut_pixels_refuses_the_series_by_its_name() -> None:
+    stored = distinct(4, 16, 16).astype(np.uint16)
+    data = [compressed(imagecodecs.jpegls_encode(plane)) for plane in stored]
+    data[2] = compressed(imagecodecs.jpegls_encode(stored[2])[:-40])
+    files = [ct_files(stored, PixelData=pixels, syntax=JPEGLSLossless)[k] for k, pixels in enumerate(data)]
+    refusal = refusal_of(files)
+    assert (refusal.reason, refusal.message[:10]) == ("truncated", "0002.dcm: ")
+
+
+def test_memory_is_asked_for_before_anything_is_decoded() -> None:
+    stored = distinct(4, 16, 16)
+    garbage = compressed(bytes(64))
+    files = ct_files(stored, PixelData=garbage, syntax=JPEGLSLossless, Rows=9000, Columns=9000, PixelSpacing=[0.1, 0.1])
+
+    def reserve(shape: tuple[int, int, int], spacing_mm: tuple[float, float, float]) -> None:
+        assert shape == (4, 9000, 9000)
+        assert spacing_mm == pytest.approx((1.25, 0.1, 0.1))
+        raise Refusal("too-large", "no")
+
+    assert refusal_of(files, reserve=reserve).reason == "too-large"
+
+
+def test_encoded_pixels_are_freed_as_they_are_decoded() -> None:
+    (slices,) = read(ct_files(distinct(5, 6, 7))).slices.values()
+    series.assemble(slices, min_slices=3)
+    assert slices == []
+
+
+# Real data
+
+
+@pytest.mark.parametrize("name", ["lidc_0001", "lidc_0314", "crlm_1004"])
+def test_real_volumes_are_as_recorded(data_folder: DataFolder, name: str) -> None:
+    folder, expected = data_folder.volumes / name, data_folder.expected_volumes[name]
+    files = [file for file in files_in(folder) if not file[0].endswith(".txt")]
+    contents = read(files)
+    assert contents.damage == {}
+    found = series.assemble(contents.slices[expected["series_uid"]])
+    assert found.hu_sha256 == expected["hu_int16le_zyx_sha256"]
+    assert list(found.volume.shape) == expected["shape_zyx"]
+    assert found.volume.spacing == pytest.approx((expected["slice_step_mm"], *expected["pixel_spacing_mm"]))
+    assert found.volume.to_patient((0, 0, 0)) == pytest.approx(expected["first_ipp_lps"], abs=1e-3)
+    assert (found.volume.array == PADDING).sum() == expected["padding_voxels_below_minus1024"]
+    assert found.warnings == ()
+
+    image = sitk.ReadImage(sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), expected["series_uid"]))
+    assert image.GetSize()[::-1] == found.volume.shape
+    corners = [(z, y, x) for z in (0, found.volume.shape[0] - 1) for y in (0, 511) for x in (0, 511)]
+    places = [image.TransformIndexToPhysicalPoint(corner[::-1]) for corner in corners]
+    assert found.volume.to_patient(corners) == pytest.approx(np.array(places), abs=1e-3)
+
+    random.Random(0).shuffle(files)
+    shuffled = assembled([(f"{k}", content) for k, (_, content) in enumerate(files)], min_slices=10)
+    assert (shuffled.volume.array == found.volume.array).all()
+    assert (shuffled.volume.affine == found.volume.affine).all()
+    assert (shuffled.hu_sha256, shuffled.facts) == (found.hu_sha256, found.facts)
+
+
+def test_a_real_tilted_series_lies_where_its_headers_say(data_folder: DataFolder) -> None:
+    """The first 14 slices of the head, 4 mm apart; the whole series changes to 7 mm, which is refused."""
+    files = [file for file in files_in(data_folder.tricky / "tilt_ge_head") if file[0] <= "14.dcm"]
+    (slices,) = read(files).slices.values()
+    native = {s.name: (s.plane, series.pixels.stored_values(s.data, s.layout, s.name)) for s in slices}
+    found = series.assemble(slices, min_slices=10)
+    assert found.warnings == ("tilt-corrected",)
+    assert found.facts["tilt_degrees"] == pytest.approx(18.5, abs=0.05)  # as GantryDetectorTilt says, unread
+    assert found.volume.shape == (14, 512 + 36, 512)
+    rng = np.random.default_rng(0)
+    for plane, hu in native.values():
+        j, i = rng.integers(60, 450, (2, 500))
+        place = np.array(plane.position) + plane.pixel_mm[0] * np.outer(j, plane.column)
+        index = found.volume.to_index(place + plane.pixel_mm[1] * np.outer(i, plane.row))
+        z, y, x = np.floor(index + 1e-3).astype(int).T
+        share = index[:, 1] - y
+        assert np.abs(index - np.stack([z, index[:, 1], x], axis=1)).max() < 1e-2
+        # back from the new grid to the old pixels: between their neighbours, as linear interpolation leaves them
+        ours = (1 - share) * found.volume.array[z, y, x] + share * found.volume.array[z, y + 1, x]
+        rows = np.stack([hu[j + k, i] for k in (-1, 0, 1)])
+        is_body = (rows > -1500).all(axis=0)
+        assert is_body.mean() > 0.5
+        assert ((rows.min(axis=0) - 1 <= ours) & (ours <= rows.max(axis=0) + 1))[is_body].all()
+
+
+def test_a_real_gap_in_a_tilted_series_is_interpolated_where_asked_for(data_folder: DataFolder) -> None:
+    contents = read(files_in(data_folder.tricky / "tilt_ge_head"))
+    (slices,) = contents.slices.values()
+    slices[:] = [s for s in slices if s.name <= "14.dcm" and s.name != "06.dcm"]
+    found = series.assemble(slices, min_slices=10, max_gap_slices=1)
+    assert found.warnings == ("tilt-corrected", "gap-interpolated")
+    assert found.facts["interpolated_mm"] == "-13.66"
+
+
+def test_a_real_coronal_series_lies_where_simpleitk_has_it(data_folder: DataFolder) -> None:
+    folder = data_folder.tricky / "acrin_coronal"
+    found = assembled(files_in(folder))
+    image = sitk.ReadImage(sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder)))
+    reference = sitk.GetArrayFromImage(image)
+    rng = np.random.default_rng(0)
+    index = rng.integers(0, reference.shape, (2000, 3))
+    places = np.array([image.TransformIndexToPhysicalPoint(i[::-1].tolist()) for i in index])
+    ours = np.rint(found.volume.to_index(places)).astype(int)
+    assert found.volume.to_patient(ours) == pytest.approx(places, abs=1e-2)
+    values = found.volume.array[tuple(ours.T)]
+    is_measured = values != PADDING
+    assert is_measured.mean() > 0.5
+    assert (values[is_measured] == reference[tuple(index.T)][is_measured]).all()
+    assert found.volume.spacing == pytest.approx((1.680, 1.680, 1.367), abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("name", "reason", "words"),
+    [
+        ("tilt_ge_head", "uneven-spacing", "1.081 to 6.999 mm"),
+        ("d2n_failing/sliceincrement/002", "missing-slices", "every 0.750 mm, found 1 missing"),
+        ("d2n_failing/notavolume/001", "too-few-slices", "found 1 in 4 slices"),
+        ("transfer_syntaxes", "too-few-slices", "found 1 in 16 slices"),
+        ("reformats_a/A098752/axial", "too-few-slices", "found 1 in 1 slices"),
+    ],
+)
+def test_real_folders_that_hold_no_volume_are_refused(
+    data_folder: DataFolder, name: str, reason: str, words: str
+) -> None:
+    contents = read([file for file in files_in(data_folder.tricky / name) if not file[0].endswith(".txt")])
+    assert contents.damage == {}
+    for slices in contents.slices.values():
+        with pytest.raises(Refusal) as caught:
+            series.assemble(slices, min_slices=3)
+        assert caught.value.reason == reason
+        assert words in caught.value.message
+
+
+def test_a_real_study_without_file_extensions_gives_its_axial_series(data_folder: DataFolder) -> None:
+    folder = data_folder.tricky / "mixed_philips_study"
+    contents = read([file for name in ("S1000", "S2010", "S4010") for file in files_in(folder / name)])
+    assert contents.damage == {}
+    ((slices),) = contents.slices.values()
+    found = series.assemble(slices)
+    assert found.volume.shape == (28, 512, 512)
+    assert found.volume.spacing[0] == pytest.approx(5)
+    assert sorted({aside.kind for aside in contents.aside}) == ["localizer", "not-ct"]
+
+
+@pytest.mark.parametrize(
+    "name", ["J2K_pixelrep_mismatch.dcm", "explicit_VR-UN.dcm", "bad_sequence.dcm", "CT_small.dcm"]
+)
+def test_odd_real_slices_have_the_hu_that_simpleitk_reads(data_folder: DataFolder, name: str) -> None:
+    path = data_folder.tricky / "pydicom_misc" / name
+    ((one,),) = read([(name, path.read_bytes())]).slices.values()
+    reference = sitk.GetArrayFromImage(sitk.ReadImage(str(path)))[0]
+    hu = series.intensity.to_hu(series.pixels.stored_values(one.data, one.layout, name), one.slope, one.intercept)
+    assert (hu == reference).all()
+
+
+def test_normals_of_the_test_orientations_are_what_they_are_called() -> None:
+    assert normal_of(CORONAL).tolist() == [0, 1, 0]
+    assert normal_of(SAGITTAL).tolist() == [-1, 0, 0]

@@ -1,0 +1,177 @@
+"""Archives are read in memory; what is damaged or unsafe is a named refusal, never a shorter list."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import io
+import random
+import struct
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+import tiny
+
+from dskprep.errors import Refusal
+from dskprep.source import archive
+
+FILES = {"a/IM1.dcm": b"one" * 1000, "a/IM2.dcm": b"two" * 1000, "notes.txt": b"three"}
+ROOM = 1_000_000
+
+WRITERS = {
+    "zip": tiny.zipped,
+    "tar": tiny.tarred,
+    "tar.gz": lambda files: tiny.tarred(files, "gz"),
+    "tar.bz2": lambda files: tiny.tarred(files, "bz2"),
+    "tar.xz": lambda files: tiny.tarred(files, "xz"),
+}
+
+
+def unpack(content: bytes, room: int = ROOM) -> dict[str, bytes]:
+    return dict(archive.members(content, "p1", room))
+
+
+def refusal(content: bytes, room: int = ROOM) -> Refusal:
+    with pytest.raises(Refusal, match="p1") as caught:
+        unpack(content, room)
+    assert "\n" not in caught.value.message
+    return caught.value
+
+
+def link(name: str, to: str, kind: bytes = tarfile.SYMTYPE) -> tarfile.TarInfo:
+    info = tarfile.TarInfo(name)
+    info.type, info.linkname = kind, to
+    return info
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+def test_every_kind_of_archive_is_read_in_its_order(kind: str) -> None:
+    assert list(unpack(WRITERS[kind](FILES)).items()) == list(FILES.items())
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+def test_an_archive_may_fill_the_room_but_not_exceed_it(kind: str) -> None:
+    size = sum(map(len, FILES.values()))
+    content = WRITERS[kind](FILES)
+    assert unpack(content, size) == FILES
+    with pytest.raises(archive.Outgrown):
+        unpack(content, size - 1)
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar.gz", "tar.xz"])
+def test_a_bomb_is_refused_before_it_is_unpacked(kind: str) -> None:
+    bomb = WRITERS[kind]({"zeros": bytes(30_000_000)})
+    assert len(bomb) < 100_000
+    with pytest.raises(archive.Outgrown):
+        unpack(bomb, 1_000_000)
+
+
+def test_a_zip_that_lies_about_its_sizes_is_damaged() -> None:
+    content = bytearray(tiny.zipped({"zeros": bytes(30_000_000)}))
+    size = struct.pack("<I", 30_000_000)
+    assert content.count(size) == 2  # in the file's header and in the directory
+    assert refusal(bytes(content).replace(size, struct.pack("<I", 10))).reason == "bad-archive"
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+def test_names_are_labels_that_reach_nothing(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    files = {"../../etc/passwd": b"1", "/etc/shadow": b"2", "C:\\x": b"3"}
+    assert set(unpack(WRITERS[kind](files)).values()) == {b"1", b"2", b"3"}
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_links_and_devices_are_left_out() -> None:
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as tar:
+        tar.addfile(link("passwd", "/etc/passwd"))
+        tar.addfile(link("hard", "/etc/passwd", tarfile.LNKTYPE))
+        tar.addfile(link("null", "", tarfile.CHRTYPE))
+        tar.addfile(link("pipe", "", tarfile.FIFOTYPE))
+        tar.addfile(link("folder", "", tarfile.DIRTYPE))
+        info = tarfile.TarInfo("real")
+        info.size = 4
+        tar.addfile(info, io.BytesIO(b"data"))
+    assert unpack(file.getvalue()) == {"real": b"data"}
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar"])
+def test_hidden_files_are_left_out_as_in_a_folder(kind: str) -> None:
+    files = {"./a/IM1": b"1", "__MACOSX/a/._IM1": b"", ".DS_Store": b"", "a/.git/x": b"", "../IM2": b"2"}
+    assert set(unpack(WRITERS[kind](files)).values()) == {b"1", b"2"}
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.6, 0.95])
+def test_a_cut_archive_is_damaged(kind: str, share: float) -> None:
+    content = WRITERS[kind]({**FILES, "random": random.Random(0).randbytes(20_000)})
+    if kind == "tar":  # it ends in 10 KiB of padding
+        content = content[: -tarfile.RECORDSIZE]
+    assert refusal(content[: int(share * len(content))]).reason == "bad-archive"
+
+
+@pytest.mark.parametrize("compression", ["", "gz"])
+def test_a_tar_cut_between_two_files_is_damaged(compression: str) -> None:
+    content = tiny.tarred({name: bytes(3000) for name in "abc"})[: 2 * (512 + 3072)]
+    if compression:
+        content = gzip.compress(content)
+    assert refusal(content).reason == "bad-archive"
+
+
+def test_a_tar_with_a_damaged_header_in_its_middle_is_damaged() -> None:
+    content = bytearray(tiny.tarred({name: bytes(3000) for name in "abc"}))
+    content[512 + 3072 + 5] ^= 1  # in the name of the second file
+    assert refusal(bytes(content)).reason == "bad-archive"
+
+
+def test_an_encrypted_zip_is_refused() -> None:
+    content = bytearray(tiny.zipped({"a": b"x" * 100}))
+    for mark, place in ((b"PK\3\4", 6), (b"PK\1\2", 8)):
+        content[content.index(mark) + place] |= 1  # the flag of encryption
+    refused = refusal(bytes(content))
+    assert refused.reason == "bad-archive"
+    assert "encrypted" in refused.message
+
+
+def test_a_zip_inside_a_tar_does_not_hide_the_tar() -> None:
+    files = {"IM1.dcm": b"1" * 600, "inner.zip": tiny.zipped({"other": b"2"})}
+    assert unpack(tiny.tarred(files)) == files
+
+
+def test_an_empty_archive_holds_nothing() -> None:
+    assert unpack(tiny.zipped({})) == {}
+    assert unpack(tiny.tarred({})) == {}
+
+
+@pytest.mark.parametrize("content", [b"", b"no archive", bytes(2000), b"PK\3\4 but no zip", b"\x1f\x8b but no gzip"])
+def test_what_is_no_archive_is_damaged(content: bytes) -> None:
+    if content == bytes(2000):
+        assert unpack(content) == {}  # two blocks of zeros are an empty tar
+    else:
+        assert refusal(content).reason == "bad-archive"
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+def test_flipped_bytes_lead_to_the_true_files_or_a_refusal(kind: str) -> None:
+    rng = random.Random(kind)
+    good = WRITERS[kind](FILES)
+    for _ in range(150):
+        content = bytearray(good)
+        for _ in range(rng.randint(1, 8)):
+            content[rng.randrange(len(content))] = rng.randrange(256)
+        with contextlib.suppress(Refusal, archive.Outgrown):
+            found = unpack(bytes(content))
+            if kind != "tar":  # a plain tar has no checksum over its contents
+                assert set(found.values()) <= set(FILES.values())
+
+
+def test_a_zip_with_an_unknown_compression_is_refused() -> None:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as zip_file:
+        zip_file.writestr("a", b"x" * 100)
+    content = bytearray(file.getvalue())
+    for mark, place in ((b"PK\3\4", 8), (b"PK\1\2", 10)):
+        content[content.index(mark) + place] = 97
+    assert refusal(bytes(content)).reason == "bad-archive"

@@ -1,0 +1,159 @@
+"""Settings are checked when they are made, and their digest says whether two are the same."""
+
+from __future__ import annotations
+
+import math
+import pickle
+import tomllib
+from dataclasses import FrozenInstanceError, fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dskprep import settings as config
+from dskprep.errors import UsageError
+from dskprep.settings import PrepConfig
+
+
+def test_the_default_preset_is_the_default() -> None:
+    assert config.preset("default") == PrepConfig()
+    assert "default" in config.presets()
+
+
+@pytest.mark.parametrize("name", config.presets())
+def test_every_preset_can_be_read(name: str) -> None:
+    assert isinstance(config.preset(name), PrepConfig)
+
+
+def test_an_unknown_preset_names_those_there_are() -> None:
+    with pytest.raises(UsageError, match=r"'nope'.*default"):
+        config.preset("nope")
+
+
+def test_settings_come_from_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "prep.toml"
+    path.write_text("spacing_mm = [2, 1, 1.5]\nlungs = false\n")
+    assert config.read_config(path) == PrepConfig(spacing_mm=(2.0, 1.0, 1.5), lungs=False)
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (b"spacing = [1, 1, 1]", "did you mean 'spacing_mm'"),
+        (b"colour = 3", "unknown setting 'colour'; known are recipe, spacing_mm"),
+        (b"spacing_mm = [1, 1]", "three numbers"),
+        (b"spacing_mm = 1", "three numbers"),
+        (b'spacing_mm = ["1", 1, 1]', "three numbers"),
+        (b"spacing_mm = [true, 1, 1]", "three numbers"),
+        (b"spacing_mm = [nan, 1, 1]", "three numbers"),
+        (b"spacing_mm = [0, 1, 1]", "from 0.1 to 10"),
+        (b"lungs = 1", "true or false"),
+        (b"smooth = 'yes'", "true or false"),
+        (b"lung_margin_mm = nan", "from 0 to 100"),
+        (b"lung_margin_mm = -1", "from 0 to 100"),
+        (b"min_slices = 1", "2 or more"),
+        (b"min_slices = 10.0", "whole number"),
+        (b"chunk = 8", "from 16 to 256"),
+        (b"zstd_level = 0", "from 1 to 9"),
+        (b"lungs = ", "not valid TOML"),
+        (b"recipe = 'zuidhoff'", "recipe must be one of default, zuidhof, luo-2017, grt123"),
+        (b"recipe = 'zuidhof'\nsmooth = true", "smooth means nothing to the recipe 'zuidhof', only to default"),
+        (b"recipe = 'grt123'\nspacing_mm = [2, 2, 2]", "spacing_mm means nothing to the recipe 'grt123'"),
+        (b"dtype = 'float32'", "dtype means nothing to the recipe 'default', only to zuidhof, luo-2017"),
+        (b"recipe = 'luo-2017'\ndtype = 'int16'", "dtype must be one of float64, float32"),
+        (b"recipe = 'zuidhof'\nfill_lungs = 1", "fill_lungs must be true or false"),
+        (b"lungs = 'mask.py'", "import path of a function"),
+        (b"steps = 'a:b'", "a list of import paths"),
+        (b"steps = ['a.b']", "a list of import paths"),
+        (b"\xff\xfe", "not valid TOML"),
+    ],
+)
+def test_a_bad_file_says_what_is_wrong_and_where(tmp_path: Path, content: bytes, problem: str) -> None:
+    path = tmp_path / "prep.toml"
+    path.write_bytes(content)
+    with pytest.raises(UsageError, match=problem) as caught:
+        config.read_config(path)
+    assert str(caught.value).startswith(str(path))
+
+
+def test_a_file_that_cannot_be_read_says_so(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="No such file"):
+        config.read_config(tmp_path / "absent.toml")
+    with pytest.raises(UsageError, match="Is a directory"):
+        config.read_config(tmp_path)
+
+
+def test_the_digest_is_of_the_meaning_not_of_the_writing() -> None:
+    assert PrepConfig(spacing_mm=[1, 1, 1], lung_margin_mm=0).digest() == PrepConfig().digest()  # type: ignore[arg-type]
+    assert config.from_dict(PrepConfig().as_dict(), "here").digest() == PrepConfig().digest()
+
+
+OTHERS: list[dict[str, Any]] = [
+    {"spacing_mm": (1.0, 1.0, 1.1)},
+    {"smooth": False},
+    {"lungs": False},
+    {"lungs": "my.masks:lungs"},
+    {"lung_margin_mm": 1.0},
+    {"steps": ("my.steps:denoise",)},
+    {"min_slices": 11},
+    {"on_gap": "interpolate"},
+    {"max_gap_slices": 2},
+    {"chunk": 32},
+    {"zstd_level": 2},
+    {"recipe": "luo-2017"},
+    {"recipe": "grt123"},
+    {"recipe": "zuidhof"},
+    {"recipe": "zuidhof", "fill_lungs": False},
+    {"recipe": "zuidhof", "dtype": "float32"},
+]
+
+
+def test_every_setting_counts_in_the_digest() -> None:
+    assert {name for other in OTHERS for name in other} == {field.name for field in fields(PrepConfig)}
+    digests = {PrepConfig(**other).digest() for other in OTHERS} | {PrepConfig().digest()}
+    assert len(digests) == len(OTHERS) + 1
+
+
+def test_a_gap_is_filled_only_where_asked_for() -> None:
+    assert PrepConfig(max_gap_slices=3).fillable_slices == 0
+    assert PrepConfig(on_gap="interpolate").fillable_slices == 1
+    assert PrepConfig(on_gap="interpolate", max_gap_slices=3).fillable_slices == 3
+
+
+@pytest.mark.parametrize("wrong", [{"on_gap": "skip"}, {"max_gap_slices": 0}, {"max_gap_slices": 6}])
+def test_other_ways_with_a_gap_are_errors(wrong: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match=r"'refuse' or 'interpolate'|from 1 to 5"):
+        PrepConfig(**wrong)
+
+
+@pytest.mark.parametrize("name", config.presets())
+def test_a_preset_states_the_settings_that_its_recipe_uses_and_no_others(name: str) -> None:
+    settings = config.preset(name)
+    assert settings.recipe == name
+    path = Path(config.__file__).parent / "presets" / f"{name}.toml"
+    assert set(tomllib.loads(path.read_text())) == set(settings.as_dict())
+
+
+def test_a_setting_that_a_recipe_does_not_use_is_not_accepted() -> None:
+    with pytest.raises(UsageError, match="lungs means nothing to the recipe 'luo-2017'"):
+        PrepConfig(recipe="luo-2017", lungs=False)
+
+
+def test_a_recipe_stores_its_own_type_unless_told_otherwise() -> None:
+    assert PrepConfig(recipe="luo-2017").dtype == "float64"
+    assert PrepConfig(recipe="luo-2017") == PrepConfig(recipe="luo-2017", dtype="float64")
+    assert PrepConfig(recipe="zuidhof").dtype == "int16"
+
+
+def test_settings_travel_between_processes_and_do_not_change() -> None:
+    settings = PrepConfig(spacing_mm=(2, 1, 1))
+    assert pickle.loads(pickle.dumps(settings)) == settings
+    assert all(math.isfinite(s) for s in settings.spacing_mm)
+    with pytest.raises(FrozenInstanceError):
+        settings.chunk = 3  # type: ignore[misc]
+
+
+def test_a_file_of_a_windows_editor_is_read(tmp_path: Path) -> None:
+    (tmp_path / "prep.toml").write_bytes("chunk = 32\r\n".encode("utf-8-sig"))
+    assert config.read_config(tmp_path / "prep.toml").chunk == 32

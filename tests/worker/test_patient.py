@@ -1,0 +1,484 @@
+"""One patient: read, put right, written and committed; whatever goes wrong is in its record."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny
+import zarr
+from builders import ct_files, distinct
+
+from dskprep import storage
+from dskprep.dataset import omezarr, store
+from dskprep.dataset.store import Record
+from dskprep.dicom.contents import Contents
+from dskprep.errors import InfrastructureError, Refusal
+from dskprep.series import series
+from dskprep.settings import PrepConfig
+from dskprep.source import archive, cases
+from dskprep.source import files as reading
+from dskprep.worker import admission, patient
+from dskprep.worker.patient import Job
+
+MEMORY = 2 << 30
+
+
+@pytest.fixture(autouse=True)
+def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(patient, "WAIT_S", 0.0)
+
+
+def only_job(source: str | Path) -> Job:
+    (case,) = cases.cases(str(source))
+    return Job(case)
+
+
+def prepare(job: Job, target: str | Path, memory_bytes: int = MEMORY, **settings: Any) -> list[Record]:
+    return patient.prepare_patient(job, target=str(target), config=PrepConfig(**settings), memory_bytes=memory_bytes)
+
+
+def fail_times(n: int, error: Exception, function: Callable[..., Any]) -> tuple[Callable[..., Any], list[int]]:
+    """The function, but its first `n` calls raise; and how often it was called."""
+    calls = [0]
+
+    def failing(*args: Any, **options: Any) -> Any:
+        calls[0] += 1
+        if calls[0] <= n:
+            raise error
+        return function(*args, **options)
+
+    return failing, calls
+
+
+def test_a_patient_becomes_a_volume_and_a_record(place: str) -> None:
+    tiny.write(f"{place}/in/p1", tiny.series())
+    (record,) = prepare(only_job(f"{place}/in"), f"{place}/out")
+    assert (record["status"], record["key"], record["n_files"]) == ("written", "p1", 12)
+    assert record["geometry"]["shape"] == [12, 24, 24]
+    assert record["warnings"] == ["lungs-not-found"]
+    assert record["source"]["slices"] == 12
+    (name,) = store.record_names(f"{place}/out")
+    assert store.read_record(f"{place}/out", name) == record
+    there = tiny.everything_below(store.volume_url(f"{place}/out", "p1"))
+    assert {n: len(content) for n, content in there.items()} == {
+        n: promised["bytes"] for n, promised in record["objects"].items()
+    }
+    np.testing.assert_array_equal(
+        zarr.open_array(store.volume_url(f"{place}/out", "p1"), path="0", mode="r")[...], tiny.hu()
+    )
+
+
+@pytest.mark.parametrize("pack", [tiny.zipped, tiny.tarred, lambda files: tiny.tarred(files, "gz")])
+def test_an_archive_gives_the_voxels_of_its_folder(tmp_path: Path, pack: Callable[..., bytes]) -> None:
+    suffix = ".zip" if pack is tiny.zipped else ".tar"
+    files = {f"p1/{name}": content for name, content in tiny.series().items()} | {"p1/read me.txt": b""}
+    tiny.write(tmp_path / "in", {f"p1{suffix}": pack(files)})
+    (record,) = prepare(only_job(tmp_path / "in"), tmp_path / "out")
+    assert (record["status"], record["key"]) == ("written", "p1")
+    np.testing.assert_array_equal(
+        zarr.open_array(store.volume_url(f"{tmp_path}/out", "p1"), path="0", mode="r")[...], tiny.hu()
+    )
+
+
+def test_the_series_of_a_folder_get_a_key_each_the_largest_the_folders(tmp_path: Path) -> None:
+    small = {f"small-{name}": content for name, content in tiny.series(1).items()}
+    short = {f"short-{name}": content for name, content in tiny.series(2, n=3).items()}
+    tiny.write(tmp_path / "in/p1", {**tiny.series(0, n=14), **small, **short})
+    job = only_job(tmp_path / "in")
+    *further, own = prepare(job, tmp_path / "out")
+    assert (own["key"], own["source"]["slices"]) == ("p1", 14)
+    assert sorted(r["status"] for r in further) == ["refused", "written"]
+    assert all(r["key"].startswith("p1+") for r in further)
+    assert all("one-of-several-series" in r["warnings"] for r in (*further, own) if r["status"] == "written")
+    assert len({r["key"] for r in (*further, own)}) == len(list(store.record_names(f"{tmp_path}/out"))) == 3
+
+
+@pytest.mark.parametrize(
+    ("files", "reason"),
+    [
+        ({}, "no-dicom"),
+        ({"report.txt": b"nothing"}, "no-dicom"),
+        (tiny.series(n=5), "too-few-slices"),
+        ({**tiny.series(), "IM005.dcm": b""}, "truncated"),
+        ({**tiny.series(), "IM005.dcm": tiny.series()["IM005.dcm"][:-200]}, "truncated"),
+        ({n: c for n, c in tiny.series().items() if n != "IM005.dcm"}, "missing-slices"),
+    ],
+)
+def test_what_makes_no_right_volume_is_refused_and_leaves_nothing(
+    tmp_path: Path, files: dict[str, bytes], reason: str
+) -> None:
+    (tmp_path / "in/p1").mkdir(parents=True)
+    tiny.write(tmp_path / "in/p1", files)
+    tiny.write(store.volume_url(f"{tmp_path}/out", "p1"), {"0/c/0/0/0": b"left by a worker that died"})
+    (record,) = prepare(only_job(tmp_path / "in"), tmp_path / "out")
+    assert (record["status"], record["reason"]) == ("refused", reason)
+    assert record["message"]
+    assert record["objects"] == {}
+    assert list(storage.listing_below(f"{tmp_path}/out/volumes")) == []
+
+
+def test_a_bad_archive_is_refused(tmp_path: Path) -> None:
+    tiny.write(tmp_path / "in", {"p1.zip": tiny.zipped(tiny.series())[:-100]})
+    (record,) = prepare(only_job(tmp_path / "in"), tmp_path / "out")
+    assert (record["status"], record["reason"]) == ("refused", "bad-archive")
+
+
+def test_a_patient_too_large_for_a_worker_is_refused_before_it_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny.write(tmp_path / "in/p1", tiny.series())
+    tiny.write(tmp_path / "in", {"p2.zip": bytes(50_000_000)})
+    read: list[str] = []
+    read_many = storage.read_many
+    monkeypatch.setattr(storage, "read_many", lambda url, e: (read.extend(x.name for x in e), read_many(url, e))[1])
+    monkeypatch.setattr(archive, "members", None)
+    for case in cases.cases(f"{tmp_path}/in"):
+        (record,) = prepare(Job(case), tmp_path / "out", memory_bytes=1)
+        assert (record["status"], record["reason"]) == ("refused", "too-large")
+        assert "--memory-limit" in record["message"]
+    assert not read
+
+
+WIDE = np.random.default_rng(5).integers(0, 2000, (80, 192, 192), np.int16)
+SMALL = admission.BASE_BYTES + admission.FIXED_BYTES + 6_600_000
+"""Memory of a worker in which the headers of WIDE fit, and its output, but not its 5.9 MB of files beside that."""
+
+
+def wide_files() -> dict[str, bytes]:
+    """A series with a copy of a slice; most of it is pixels."""
+    return dict(ct_files(WIDE, PixelSpacing=[0.4, 0.4], SliceThickness=1.25)) | {
+        "copy.dcm": dict(ct_files(WIDE, PixelSpacing=[0.4, 0.4], SliceThickness=1.25))["0007.dcm"]
+    }
+
+
+def test_a_series_too_large_to_be_held_is_read_slice_by_slice_and_becomes_the_same(place: str) -> None:
+    tiny.write(f"{place}/in/p", wide_files())
+    job = only_job(f"{place}/in")
+    records = {
+        limit: prepare(job, f"{place}/out{limit}", int(limit / admission.USABLE_SHARE)) for limit in (SMALL, MEMORY)
+    }
+    (small,), (usual,) = records.values()
+    assert (small["status"], small["objects"]) == ("written", usual["objects"])
+    assert (small["hu_sha256"], small["warnings"]) == (usual["hu_sha256"], usual["warnings"])
+    assert "identical-duplicates-dropped" in small["warnings"]
+
+
+def test_headers_and_slices_of_a_large_series_are_checked_against_each_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody swaps two files of one size between the two readings; only the second is checked by its size."""
+    tiny.write(tmp_path / "in/p", wide_files())
+    job = only_job(tmp_path / "in")
+    read_many = storage.read_many
+
+    def swapped(url: str, entries: list[storage.Entry]) -> Any:
+        other = {"0010.dcm": "0011.dcm", "0011.dcm": "0010.dcm"}
+        for name, content in read_many(url, entries):
+            yield name, Path(url, other[name]).read_bytes() if name in other else content
+
+    monkeypatch.setattr(storage, "read_many", swapped)
+    (record,) = prepare(job, tmp_path / "out", int(SMALL / admission.USABLE_SHARE))
+    assert (record["status"], record["reason"]) == ("refused", "source-changed")
+    assert "0010.dcm" in record["message"]
+
+
+def test_a_source_replaced_after_it_was_listed_is_refused(place: str) -> None:
+    tiny.write(f"{place}/in/p1", tiny.series(0))
+    job = only_job(f"{place}/in")
+    tiny.write(f"{place}/in/p1", {"IM000.dcm": tiny.series(1)["IM000.dcm"] + b"\0\0"})
+    (record,) = prepare(job, f"{place}/out")
+    assert (record["status"], record["reason"]) == ("refused", "source-changed")
+
+
+def test_a_file_replaced_or_removed_while_it_is_read_is_refused(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny.write(f"{place}/in/p1", tiny.series(0))
+    job = only_job(f"{place}/in")
+    read_many = storage.read_many
+
+    def replace_then_read(*args: Any) -> Any:
+        tiny.write(f"{place}/in/p1", {"IM011.dcm": tiny.series(1)["IM011.dcm"] + b"\0\0"})
+        return read_many(*args)
+
+    monkeypatch.setattr(storage, "read_many", replace_then_read)
+    (record,) = prepare(job, f"{place}/out")
+    assert (record["status"], record["reason"]) == ("refused", "source-changed")
+
+
+@pytest.mark.parametrize("error", [OSError("broken pipe"), InfrastructureError("S3 is away"), TimeoutError()])
+@pytest.mark.parametrize("name", ["write_many", "listing", "read_many"])
+def test_a_store_that_fails_twice_is_asked_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, error: Exception
+) -> None:
+    tiny.write(tmp_path / "in/p1", tiny.series())
+    job = only_job(tmp_path / "in")
+    failing, _ = fail_times(2, error, getattr(storage, name))
+    monkeypatch.setattr(storage, name, failing)
+    (record,) = prepare(job, tmp_path / "out")
+    assert record["status"] == "written"
+
+
+def test_a_store_that_never_answers_is_a_failure_with_its_traceback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny.write(tmp_path / "in/p1", tiny.series())
+    job = only_job(tmp_path / "in")
+    failing, calls = fail_times(99, OSError("broken pipe"), storage.read_many)
+    monkeypatch.setattr(storage, "read_many", failing)
+    (record,) = prepare(job, tmp_path / "out")
+    assert (record["status"], record["reason"], record["message"]) == ("failed", "OSError", "broken pipe")
+    assert "Traceback" in record["traceback"]
+    assert calls == [patient.ATTEMPTS]
+    assert [n.status for n in store.record_names(f"{tmp_path}/out")] == ["failed"]
+
+
+def test_a_bug_is_a_failure_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny.write(tmp_path / "in/p1", tiny.series())
+    failing, calls = fail_times(99, ZeroDivisionError("oops"), omezarr.encode)
+    monkeypatch.setattr(omezarr, "encode", failing)
+    (record,) = prepare(only_job(tmp_path / "in"), tmp_path / "out")
+    assert (record["status"], record["reason"]) == ("failed", "ZeroDivisionError")
+    assert "oops" in record["traceback"]
+    assert calls == [1]
+
+
+def test_a_broken_off_write_is_no_volume_and_the_next_try_leaves_a_whole_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny.write(tmp_path / "in/p1", tiny.series())
+    seen: list[int] = []
+    write_volume = store.write_volume
+
+    def break_off_once(target: str, key: str, objects: dict[str, bytes]) -> Any:
+        if not seen:
+            first = dict(list(objects.items())[:2])
+            write_volume(target, key, {**first, "0/c/9/9/9": b"half"})
+            seen.append(len(list(store.record_names(target))))
+            raise OSError("connection reset")
+        return write_volume(target, key, objects)
+
+    monkeypatch.setattr(store, "write_volume", break_off_once)
+    (record,) = prepare(only_job(tmp_path / "in"), tmp_path / "out")
+    assert seen == [0]
+    assert record["status"] == "written"
+    assert set(tiny.everything_below(store.volume_url(f"{tmp_path}/out", "p1"))) == set(record["objects"])
+
+
+def test_a_record_that_cannot_be_written_is_handed_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny.write(tmp_path / "in/p1", tiny.series())
+    failing, _ = fail_times(99, InfrastructureError("no room"), store.commit)
+    monkeypatch.setattr(store, "commit", failing)
+    (record,) = prepare(only_job(tmp_path / "in"), tmp_path / "out")
+    assert record["status"] == "failed"
+    assert record["is_recorded"] is False
+
+
+@pytest.mark.parametrize("others", [{}, {f"b{n}": c for n, c in tiny.series(3, n=14).items()}])
+def test_slices_without_a_series_uid_are_a_series_too(tmp_path: Path, others: dict[str, bytes]) -> None:
+    tiny.write(tmp_path / "in/p1", {**tiny.series(series_uid=""), **others})
+    records = prepare(only_job(tmp_path / "in"), tmp_path / "out")
+    assert [r["status"] for r in records] == ["written"] * (2 if others else 1)
+
+
+def test_a_folder_named_like_an_archive_is_a_folder(tmp_path: Path) -> None:
+    tiny.write(tmp_path / "in/p1.zip", tiny.series())
+    (record,) = prepare(only_job(tmp_path / "in"), tmp_path / "out")
+    assert record["status"] == "written"
+
+
+def test_an_archive_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    tiny.write(tmp_path, {"list.csv": b"key,url\np1,absent.zip\n"})
+    (record,) = prepare(only_job(tmp_path / "list.csv"), tmp_path / "out")
+    assert record["status"] == "refused"
+
+
+def test_a_file_larger_than_a_worker_is_not_even_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "in/p1").mkdir(parents=True)
+    with (tmp_path / "in/p1/1.dcm").open("wb") as file:
+        file.truncate(50_000_000)  # a hole: nothing is written
+    monkeypatch.setattr(storage, "read_many", None)
+    (record,) = prepare(only_job(tmp_path / "in"), tmp_path / "out", memory_bytes=1)
+    assert (record["status"], record["reason"]) == ("refused", "too-large")
+
+
+@pytest.mark.parametrize(("name", "status"), [("scan.nii", "written"), ("core", "refused"), ("huge.dcm", "refused")])
+def test_a_huge_file_that_is_no_slice_is_not_read_whole(place: str, name: str, status: str) -> None:
+    """Named as something else it is set aside; else it may have been a slice."""
+    tiny.write(f"{place}/in/p1", tiny.series() | {name: bytes(reading.LARGE_FILE_BYTES + 1)})
+    sizes: list[int] = []
+    with pytest.MonkeyPatch.context() as patch:
+        add = Contents.add
+        patch.setattr(Contents, "add", lambda self, n, content: (sizes.append(len(content)), add(self, n, content)))
+        (record,) = prepare(only_job(f"{place}/in"), f"{place}/out", memory_bytes=700_000_000)
+    assert record["status"] == status, record
+    assert max(sizes) <= reading.HEAD_BYTES
+    if status == "refused":
+        assert f"{name}: cannot be read as DICOM" in record["message"]
+
+
+def test_a_tilted_series_with_a_gap_is_written_where_asked_for(tmp_path: Path) -> None:
+    files = dict(ct_files(distinct(20, 32, 32), lean=(0, 0.3, 0), step_mm=2))
+    del files["0007.dcm"]
+    tiny.write(tmp_path / "in/p1", files)
+    (record,) = prepare(only_job(tmp_path / "in"), tmp_path / "out")
+    assert (record["status"], record["reason"]) == ("refused", "missing-slices")
+    (record,) = prepare(only_job(tmp_path / "in"), tmp_path / "out2", on_gap="interpolate")
+    assert record["status"] == "written"
+    assert record["warnings"][:2] == ["tilt-corrected", "gap-interpolated"]
+    assert record["source"]["tilt_degrees"] == pytest.approx(16.7, abs=0.01)
+    assert record["source"]["interpolated_mm"] == "-16.00"
+
+
+def test_memory_that_a_tilt_adds_is_asked_for_before_it_is_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The estimate from one slice knows nothing of a tilt; the patient starts again with what it needs."""
+    tiny.write(tmp_path / "in/p1", dict(ct_files(distinct(20, 32, 32), lean=(0, 0.6, 0), step_mm=9)))
+    needs: list[int] = []
+    admit = admission.Ledger.admit
+    monkeypatch.setattr(
+        admission.Ledger, "admit", lambda self, t, r, need: (needs.append(need), admit(self, t, r, need))[1]
+    )
+    grow = admission.Ledger.grow
+
+    def grow_once(self: admission.Ledger, ticket: admission.Ticket, need_bytes: int) -> None:
+        if len(needs) == 1:
+            raise admission.Underestimated(need_bytes)
+        grow(self, ticket, need_bytes)
+
+    monkeypatch.setattr(admission.Ledger, "grow", grow_once)
+    monkeypatch.setattr(series.pixels, "stored_values", _only_after(needs, 2, series.pixels.stored_values))
+    (record,) = prepare(only_job(tmp_path / "in"), tmp_path / "out")
+    assert record["status"] == "written"
+    first, second = needs
+    n_rows = 32 + 137  # 19 x 9 mm x 0.6 / 0.75 mm
+    assert second == admission.estimate_bytes((20, n_rows, 32), (9, 0.75, 0.5), PrepConfig()) > first
+
+
+def _only_after(needs: list[int], n: int, function: Callable[..., Any]) -> Callable[..., Any]:
+    def guarded(*args: Any) -> Any:
+        assert len(needs) >= n, "decoded before its memory was there"
+        return function(*args)
+
+    return guarded
+
+
+def test_stale_records_and_their_volumes_go(tmp_path: Path) -> None:
+    tiny.write(tmp_path / "in/p1", {**tiny.series(0), **{f"b{n}": c for n, c in tiny.series(1).items()}})
+    prepare(only_job(tmp_path / "in"), tmp_path / "out")
+    before = tuple(store.record_names(f"{tmp_path}/out"))
+    storage.delete(f"{tmp_path}/in/p1", [n for n in tiny.everything_below(tmp_path / "in/p1") if n.startswith("b")])
+    job = only_job(tmp_path / "in")
+    prepare(Job(job.case, before), tmp_path / "out")
+    (name,) = store.record_names(f"{tmp_path}/out")
+    assert (name.key, name.digest) == ("p1", job.case.digest)
+    assert {n.partition("/")[0] for n in tiny.everything_below(tmp_path / "out/volumes")} == {"p1.zarr"}
+
+
+@pytest.mark.parametrize("z_mm", [1.0, 2.5])
+def test_no_identity_leaves_the_source(tmp_path: Path, z_mm: float) -> None:
+    files = tiny.series(z_mm=z_mm)
+    tiny.write(tmp_path / "in/p1", files)
+    tiny.write(tmp_path / "in/p2", {**files, "IM003.dcm": files["IM003.dcm"][:-300]})
+    for case in cases.cases(f"{tmp_path}/in"):
+        prepare(Job(case), tmp_path / "out")
+    written = tiny.everything_below(tmp_path / "out")
+    assert len(written) > 5
+    for name, content in written.items():
+        for secret in tiny.IDENTITY:
+            assert secret.encode() in b"".join(files.values())
+            assert secret.encode() not in content, name
+
+
+def test_records_are_strict_json(tmp_path: Path) -> None:
+    tiny.write(tmp_path / "in/p1", tiny.series())
+    prepare(only_job(tmp_path / "in"), tmp_path / "out")
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(constant)
+
+    for name, content in tiny.everything_below(tmp_path / "out/records").items():
+        assert json.loads(content, parse_constant=refuse), name
+
+
+def test_the_volume_is_resampled_as_the_settings_say(tmp_path: Path) -> None:
+    tiny.write(tmp_path / "in/p1", tiny.series(z_mm=2.0))
+    (record,) = prepare(only_job(tmp_path / "in"), tmp_path / "out", spacing_mm=(1.0, 2.0, 2.0), lungs=False)
+    assert record["geometry"]["spacing_mm"] == [1.0, 2.0, 2.0]
+    assert record["geometry"]["shape"][0] in (23, 24)
+    assert record["geometry"]["shape"][1:] == [12, 12]
+    assert "lungs" not in record
+
+
+def test_a_series_is_read_without_a_dataset(place: str) -> None:
+    tiny.write(f"{place}/p1", tiny.series())
+    tiny.write(place, {"p2.zip": tiny.zipped(tiny.series())})
+    for url in (f"{place}/p1", f"{place}/p2.zip"):
+        series = reading.read_series(url)
+        np.testing.assert_array_equal(series.volume.array, tiny.hu())
+    tiny.write(f"{place}/p3", {"x.txt": b""})
+    with pytest.raises(Refusal, match="no-dicom"):
+        reading.read_series(f"{place}/p3")
+
+
+def test_a_series_is_read_as_the_settings_say(tmp_path: Path) -> None:
+    files = tiny.series()
+    del files[sorted(files)[5]]
+    url = tiny.write(tmp_path / "gap", files)
+    with pytest.raises(Refusal, match="missing-slices"):
+        reading.read_series(url)
+    series = reading.read_series(url, PrepConfig(on_gap="interpolate"))
+    assert series.shape[0] == len(files) + 1
+    with pytest.raises(Refusal, match="too-few-slices"):
+        reading.read_series(url, PrepConfig(on_gap="interpolate", min_slices=20))
+
+
+def test_of_several_series_one_is_read_by_the_digest_in_its_record(tmp_path: Path) -> None:
+    large, small = tiny.series(), {f"s{name}": data for name, data in tiny.series(1, n=10, series_uid="1.2.9").items()}
+    url = tiny.write(tmp_path / "in/p1", large | small)
+    records = prepare(only_job(tmp_path / "in"), tmp_path / "out")
+    assert {record["source"]["slices"] for record in records} == {10, tiny.N_SLICES}
+    for record in records:
+        series = reading.read_series(url, uid_sha256=record["series_uid_sha256"])
+        assert series.shape[0] == record["source"]["slices"]
+    with pytest.raises(Refusal, match="expected the series of digest 0a0b, found 2 others"):
+        reading.read_series(url, uid_sha256="0a0b")
+
+
+@pytest.mark.parametrize("place_in_stack", ["first", "last"])
+@pytest.mark.parametrize("damage", ["cut to 100 bytes", "mark", "class"])
+def test_a_damaged_slice_at_an_end_of_the_stack_never_just_vanishes(
+    tmp_path: Path, place_in_stack: str, damage: str
+) -> None:
+    files = tiny.series(n=14)
+    name = min(files) if place_in_stack == "first" else max(files)
+    content = files[name]
+    files[name] = {
+        "cut to 100 bytes": content[:100],
+        "mark": content.replace(b"DICM", b"DICX", 1),
+        "class": content.replace(b"1.2.840.10008.5.1.4.1.1.2\0", b"1.2.840.10008.5.1.4.1.1.4\0"),
+    }[damage]
+    assert files[name] != content
+    tiny.write(tmp_path / "in/p1", files)
+    (record,) = prepare(only_job(tmp_path / "in"), tmp_path / "out")
+    assert record["status"] == "refused" or record["source"]["slices"] == 14
+    assert record["status"] == "written" or name in record["message"]
+
+
+def test_a_file_named_as_something_else_refuses_nothing(tmp_path: Path) -> None:
+    extra = {"notes.txt": b"no scan", "LICENSE": b"free", "preview.png": b"\x89PNG", "labels.csv": b"a,b"}
+    tiny.write(tmp_path / "in/p1", {**tiny.series(), **extra})
+    (record,) = prepare(only_job(tmp_path / "in"), tmp_path / "out")
+    assert record["status"] == "written"
+
+
+def test_an_archive_that_outgrows_every_worker_is_too_large(tmp_path: Path) -> None:
+    bomb = tiny.zipped({f"{n}.dcm": bytes(50_000_000) for n in range(8)})
+    assert len(bomb) < 1_000_000
+    tiny.write(tmp_path / "in", {"p1.zip": bomb})
+    (record,) = prepare(only_job(tmp_path / "in"), tmp_path / "out", memory_bytes=700_000_000)
+    assert (record["status"], record["reason"]) == ("refused", "too-large")
