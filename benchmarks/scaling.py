@@ -39,7 +39,7 @@ PERIOD_US = 100_000
 RUN = """
 import os, sys, time, psutil
 from pathlib import Path
-from dskprep import cluster, pipeline
+from dskprep.pipeline import cluster, run
 def tell(account, records):
     cpus = psutil.cpu_times()
     print(time.perf_counter(), cpus.user + cpus.nice + cpus.system, account.cpu_s, account.bytes_read, flush=True)
@@ -47,7 +47,7 @@ if __name__ == "__main__":
     with cluster.local_client(workers=int(sys.argv[3])) as client:
         for group, pid in zip(sys.argv[5:], client.run(os.getpid).values()):
             Path(group, "cgroup.procs").write_text(str(pid))
-        summary = pipeline.run(sys.argv[1], sys.argv[2], client=client, limit=int(sys.argv[4]), progress=tell)
+        summary = run.run(sys.argv[1], sys.argv[2], client=client, limit=int(sys.argv[4]), progress=tell)
     assert set(summary.account.counts) == {"written"}, summary.account
 """
 STEADY = (0.2, 0.9)

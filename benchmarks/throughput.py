@@ -34,12 +34,13 @@ from dskprep.synthetic.s3server import S3Server
 HERE = Path(__file__).parent
 DSKPREP = """
 import sys, time
-from dskprep import cluster, index, pipeline
+from dskprep.dataset import index
+from dskprep.pipeline import cluster, run
 cluster.SLOTS = int(sys.argv[3])
 if __name__ == "__main__":
     with cluster.local_client() as client:
         tell = lambda *_: print(time.time(), flush=True)
-        summary = pipeline.run(sys.argv[1], sys.argv[2], client=client, progress=tell)
+        summary = run.run(sys.argv[1], sys.argv[2], client=client, progress=tell)
     assert set(summary.account.counts) == {"written"}, summary.account
     table = index.read(sys.argv[2])
     seconds = table.filter(like="seconds_").mean()

@@ -77,12 +77,11 @@ def dask_setup(worker: Any) -> None:  # noqa: ARG001
 
 def shorten() -> None:
     """Seconds instead of minutes until a silent server is given up."""
-    from dskprep import storage
-    from dskprep.storage import bucket as s3read
+    from dskprep.storage import bucket, place
     from dskprep.worker import patient
 
-    storage.S3_SETTINGS["config_kwargs"]["read_timeout"] = READ_TIMEOUT_S
-    s3read.SILENCE_S = READ_TIMEOUT_S
+    place.S3_SETTINGS["config_kwargs"]["read_timeout"] = READ_TIMEOUT_S
+    bucket.SILENCE_S = READ_TIMEOUT_S
     patient.WAIT_S = 0.2
 
 

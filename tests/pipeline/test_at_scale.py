@@ -186,7 +186,7 @@ def test_choosing_volumes_holds_few_rows_at_a_time(large: str) -> None:
 def test_reading_the_index_leaves_no_thread_that_could_abort_a_program_at_its_end(large: str) -> None:
     program = f"""if True:
         import os
-        from dskprep import index
+        from dskprep.dataset import index
         n_before = len(os.listdir("/proc/self/task"))
         assert len(index.read({large!r})) == len(list(index.rows({large!r}, ["key"]))) == 2301
         print(len(os.listdir("/proc/self/task")) - n_before)

@@ -18,6 +18,7 @@ from distributed import Client, WorkerPlugin
 import dskprep
 from dskprep import storage
 from dskprep.dataset import index, store
+from dskprep.dataset.verification import Finding
 from dskprep.errors import InfrastructureError, UsageError
 from dskprep.pipeline import run
 from dskprep.pipeline.account import RunStopped
@@ -157,7 +158,7 @@ def test_a_patient_without_a_record_is_done_again_and_leaves_nothing_stray(sourc
     assert summary.account.already == {"written": 3}
     assert summary.account.counts == {"written": 4}
     assert volumes(target) == before
-    assert list(dskprep.verify(target)) == [dskprep.verification.Finding(key, ()) for key in PATIENTS]
+    assert list(dskprep.verify(target)) == [Finding(key, ()) for key in PATIENTS]
 
 
 def test_a_changed_source_is_done_again_and_the_old_record_goes(source: str, target: str) -> None:

@@ -31,7 +31,7 @@ from numpy.typing import ArrayLike, NDArray
 from pydicom.uid import JPEGLSLossless, JPEGLSNearLossless
 
 from dskprep.errors import Refusal
-from dskprep.series import series
+from dskprep.series import hounsfield, series
 from dskprep.series.series import Series
 from dskprep.volume import PADDING
 
@@ -676,7 +676,7 @@ def test_odd_real_slices_have_the_hu_that_simpleitk_reads(data_folder: DataFolde
     path = data_folder.tricky / "pydicom_misc" / name
     ((one,),) = read([(name, path.read_bytes())]).slices.values()
     reference = sitk.GetArrayFromImage(sitk.ReadImage(str(path)))[0]
-    hu = series.intensity.to_hu(series.pixels.stored_values(one.data, one.layout, name), one.slope, one.intercept)
+    hu = hounsfield.to_hu(series.pixels.stored_values(one.data, one.layout, name), one.slope, one.intercept)
     assert (hu == reference).all()
 
 
