@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import copy
 import dataclasses
+import hashlib
 import os
 import random
 import resource
@@ -32,6 +33,7 @@ import dskprep
 from dskprep import settings, storage
 from dskprep.cli import commands
 from dskprep.dataset import index, store
+from dskprep.dataset.record import to_json
 from dskprep.look import report
 from dskprep.source import cases
 
@@ -168,9 +170,11 @@ def fill(place: str, count: int, put: Put, copy_of: Callable[[str, str], None]) 
         all_of(source)
         all_of(volume)
         store.create(f"{place}/target", SETTINGS)
-        promise = store._promise(thumbnail)
+        promise = {"bytes": len(thumbnail), "sha256": hashlib.sha256(thumbnail).hexdigest()}
         records = (record_of(i, case, record, promise) for i, case in enumerate(cases.cases(f"{place}/source")))
-        for each in threads.map(lambda r: put(f"target/{store.name_of(r).path}", store.to_json(r)), records):
+        for each in threads.map(
+            lambda r: put(f"target/records/{r['status']}/{r['key']}.{r['input_digest']}.json", to_json(r)), records
+        ):
             assert each is None
 
 

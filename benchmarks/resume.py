@@ -21,6 +21,7 @@ from obstore.store import S3Store
 
 from dskprep import settings, storage
 from dskprep.dataset import store
+from dskprep.dataset.record import to_json
 from dskprep.pipeline import run
 from dskprep.source import cases
 from dskprep.synthetic.s3server import S3Server
@@ -77,7 +78,7 @@ def main() -> None:
             }
             for case in cases.cases(SOURCE)
         )
-        items = ((f"dataset/{store.name_of(r).path}", store.to_json(r)) for r in records)
+        items = ((f"dataset/records/written/{r['key']}.{r['input_digest']}.json", to_json(r)) for r in records)
         list(threads.map(lambda item: obstore.put(buckets["out"], *item), items))
         print(f"filled in {time.perf_counter() - started:.0f} s")
         for what in ("without index.parquet", "with index.parquet"):

@@ -14,16 +14,16 @@ from collections.abc import Iterator
 import distributed
 import psutil
 
-from dskprep.dataset.store import Record
+from dskprep.dataset.record import Record
 from dskprep.pipeline import cluster, run, watch
 from dskprep.pipeline.account import Account, Summary
 from dskprep.source.cases import Case
 from dskprep.stopwatch import Stopwatch
 from dskprep.worker import patient
-from dskprep.worker.patient import Job
+from dskprep.worker.patient import Job, Outcome
 
 
-def do_nothing(job: Job) -> list[Record]:
+def do_nothing(job: Job) -> Outcome:
     """Passes through the slots, and tells of it, as a patient does."""
     patient._SLOTS.tell_through(distributed.get_worker(), patient._ledger(2**30))
     clock = Stopwatch()
@@ -36,7 +36,7 @@ def do_nothing(job: Job) -> list[Record]:
             for stage in stages:
                 with clock(stage):
                     pass
-    return [{"key": job.case.key, "status": "written", "input_digest": job.case.digest, "bytes_read": 1}]
+    return Outcome((Record(key=job.case.key, status="written", input_digest=job.case.digest, bytes_read=1),))
 
 
 def jobs(count: int) -> Iterator[Job]:
@@ -51,8 +51,8 @@ def main() -> None:
     summary = Summary("run", "source", "target", account, 0.0)
     with cluster.local_client(workers=2) as client, watch.Watch(client, summary).over():
         start, cpu = time.perf_counter(), process.cpu_times()
-        for n, (_, records) in enumerate(run.on_cluster(client, jobs(count), do_nothing), start=1):
-            account.add(records or [])
+        for n, (_, outcome) in enumerate(run.on_cluster(client, jobs(count), do_nothing), start=1):
+            account.add(outcome.records if outcome else ())
             if n % max(1, count // 10) == 0:
                 wall = time.perf_counter() - start
                 used = process.cpu_times()

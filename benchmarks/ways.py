@@ -68,10 +68,10 @@ class Way:
 def prepared(folder: Path, settings: PrepConfig, clock: Clock) -> tuple[Prepared, Series]:
     """A folder's series, and what dskprep makes of it."""
     from dskprep.preparation import prepare
-    from dskprep.source import files
+    from dskprep.source.found import read_series
 
     with clock("read"):
-        read = files.read_series(str(folder), settings)
+        read = read_series(str(folder), settings)
     return prepare.prepare(read, settings, clock), read  # type: ignore[arg-type]
 
 
@@ -114,8 +114,8 @@ def load_task() -> tuple[Compute, Write]:
         return Found(to_write=patient.Job(case))
 
     def write(found: Found, target: Path, clock: Clock) -> None:  # noqa: ARG001
-        (record,) = patient.prepare_patient(found.to_write, target=str(target), config=settings, memory_bytes=16 << 30)
-        assert record["status"] == "written", record
+        outcome = patient.prepare_patient(found.to_write, target=str(target), config=settings, memory_bytes=16 << 30)
+        assert outcome.records[0].is_written, outcome
 
     return compute, write
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from dskprep.preparation.resample import to_spacing
     from dskprep.series.series import Series
     from dskprep.settings import PrepConfig, preset, read_config
-    from dskprep.source.files import read_series
+    from dskprep.source.found import read_series
     from dskprep.volume import AIR_HU, PADDING, Volume
 
 _HOMES = {
@@ -47,7 +47,7 @@ _HOMES = {
     "open_dataset": "dataset.dataset",
     "prepare": "preparation.prepare",
     "preset": "settings",
-    "read_series": "source.files",
+    "read_series": "source.found",
     "run": "pipeline.run",
     "to_nifti": "dataset.convert",
     "to_sitk": "dataset.convert",

@@ -1,9 +1,14 @@
-"""The errors a user meets, and the fixed words that records count.
+"""The errors that a user meets, and the fixed words that records count.
 
 DskprepError
-├── UsageError             wrong use or configuration: exit code 2
-├── InfrastructureError    no scheduler, no bucket, no permission: exit code 3
-└── Refusal                one series cannot be made into a right volume; the others can
+├── UsageError (ValueError)        wrong use or configuration; nothing was started: exit code 2
+├── InfrastructureError (OSError)  no scheduler, no bucket, no permission; try again later: exit code 3
+│   └── RunStopped                 the scheduler or the store was lost under a run; carries its account
+├── Refusal                        one series cannot be made into a right volume; the others can: exit code 1
+├── StepFailed                     a function of the user's own raised, or returned what cannot be used: exit code 2
+└── DamagedDataset                 an object of a dataset is gone, or is not what was written: exit code 1
+
+`RunStopped` stands in `pipeline.account`, `StepFailed` in `preparation.user_steps`.
 """
 
 from __future__ import annotations
@@ -56,13 +61,24 @@ WARNINGS = {
 class DskprepError(Exception):
     """Base of every error that dskprep raises on purpose."""
 
+    exit_code = 2
+    """What the program `dskprep` ends with."""
 
-class UsageError(DskprepError):
+
+class UsageError(DskprepError, ValueError):
     """Wrong use or configuration; nothing was started."""
 
 
-class InfrastructureError(DskprepError):
+class InfrastructureError(DskprepError, OSError):
     """A store or a scheduler cannot be used; try again when it can."""
+
+    exit_code = 3
+
+
+class DamagedDataset(DskprepError):
+    """An object of a dataset is gone, or is not what was written. `dskprep verify` finds all of them."""
+
+    exit_code = 1
 
 
 class Refusal(DskprepError):
@@ -71,6 +87,8 @@ class Refusal(DskprepError):
     `reason` is a word of `REASONS`; `message` says what was expected, what was found, and where;
     `facts` go into the record beside them.
     """
+
+    exit_code = 1
 
     def __init__(self, reason: str, message: str, **facts: int) -> None:
         if reason not in REASONS:

@@ -393,9 +393,10 @@ class Run:
 def check_account(the_stage: Stage, target: str, poison: str) -> None:
     """Every input has one status; the poison patient alone is killed."""
     from dskprep.dataset import store
+    from dskprep.dataset.record import FURTHER
 
     names = list(record_names(target))
-    own = [n for n in names if store.FURTHER not in n.key]
+    own = [n for n in names if FURTHER not in n.key]
     twice = [key for key, n in Counter(n.key for n in own).items() if n > 1]
     check(not twice, f"more than one record of {twice}")
     expected = dict(the_stage.records.keys()) | {poison: "killed"}

@@ -23,12 +23,12 @@ def main() -> None:
     prepare.warm(config)
     (case,) = cases.cases(sys.argv[1])
     job = patient.Job(case)
-    (record,) = patient.prepare_patient(job, target=sys.argv[2], config=config, memory_bytes=int(sys.argv[3]))
-    assert record["status"] == "written", record
-    assert record["lungs"]["right_ml"] > 500, record
-    source = record["source"]
-    shape = (source["slices"], source["rows"], source["columns"])
-    spacing_mm = (source["step_mm"], source["row_spacing_mm"], source["column_spacing_mm"])
+    (record,) = patient.prepare_patient(job, target=sys.argv[2], config=config, memory_bytes=int(sys.argv[3])).records
+    assert record.status == "written", record
+    assert record.lungs.right_ml > 500, record
+    source = record.source
+    shape = (source.slices, source.rows, source.columns)
+    spacing_mm = (source.step_mm, source.row_spacing_mm, source.column_spacing_mm)
     is_held = admission.estimate_bytes(shape, spacing_mm, config) <= admission.usable_bytes(int(sys.argv[3]))
     estimate = admission.BASE_BYTES + admission.estimate_bytes(shape, spacing_mm, config, is_held=is_held)
     print(tiny.peak_bytes(), estimate)

@@ -65,14 +65,12 @@ def test_whole_tree_ends_with_exit_code_1(local_run):
 
 def test_every_folder_is_accounted_for_by_status_and_reason(local_run):
     found = records(local_run[1])
-    outcome = {
-        key: r["status"] if r["status"] == "written" else r["reason"] for key, r in found.items() if "+" not in key
-    }
+    outcome = {key: r.status if r.status == "written" else r.reason for key, r in found.items() if "+" not in key}
     assert outcome == OUTCOMES
 
 
 def test_every_further_series_has_a_record_of_its_own(local_run):
-    further = {key: r["reason"] for key, r in records(local_run[1]).items() if "+" in key}
+    further = {key: r.reason for key, r in records(local_run[1]).items() if "+" in key}
     assert set(further.values()) == {"too-few-slices", "truncated"}
     assert sum(key.startswith("tricky__reformats_a") for key in further) == 6
     assert sum(key.startswith("tricky__pydicom_misc") for key in further) == 4
@@ -81,8 +79,8 @@ def test_every_further_series_has_a_record_of_its_own(local_run):
 @pytest.mark.parametrize("name", ["lidc_0001", "lidc_0314", "crlm_1004"])
 def test_hu_and_geometry_before_resampling_are_those_recorded(local_run, data_folder, name):
     expected, record = data_folder.expected_volumes[name], records(local_run[1])[f"volumes__{name}"]
-    source = record["source"]
-    assert record["hu_sha256"] == expected["hu_int16le_zyx_sha256"]
+    source = record.source
+    assert record.hu_sha256 == expected["hu_int16le_zyx_sha256"]
     assert source["slices"] == expected["slices"]
     assert source["step_mm"] == pytest.approx(expected["slice_step_mm"], abs=1e-4)
     assert [source["row_spacing_mm"], source["column_spacing_mm"]] == expected["pixel_spacing_mm"]

@@ -17,7 +17,7 @@ from pydicom.uid import MPEG2MPML, ComputedRadiographyImageStorage, JPEGLSLossle
 
 from dskprep import storage
 from dskprep.dataset import store
-from dskprep.dataset.store import Record
+from dskprep.dataset.record import Record
 from dskprep.errors import REASONS
 from dskprep.settings import PrepConfig
 from dskprep.source import cases
@@ -73,8 +73,9 @@ RECIPES = {"no-thickness": "luo-2017", "no-lungs": "zuidhof", "not-square": "grt
 
 def prepare(source: Path, target: Path, *, patient_folders: bool = False, **settings: Any) -> list[Record]:
     (case,) = cases.cases(str(source), patient_folders=patient_folders)
-    return patient.prepare_patient(
-        Job(case), target=str(target), config=PrepConfig(**settings), memory_bytes=1_200_000_000
+    config = PrepConfig(**settings)
+    return list(
+        patient.prepare_patient(Job(case), target=str(target), config=config, memory_bytes=1_200_000_000).records
     )
 
 
@@ -88,8 +89,8 @@ def test_every_reason_has_an_input_that_leads_to_it(
     if reason == "source-changed":
         monkeypatch.setattr(storage, "listing", _changing(storage.listing, folder / "0000.dcm"))
     (record,) = prepare(tmp_path / "in", tmp_path / "out", recipe=RECIPES.get(reason, "default"))
-    assert (record["status"], record["reason"]) == ("refused", reason)
-    assert "\n" not in record["message"]
+    assert (record.status, record.reason) == ("refused", reason)
+    assert "\n" not in record.message
     assert not (tmp_path / "out/volumes").exists()
 
 
@@ -121,7 +122,7 @@ def test_real_inputs_lead_to_their_reasons(data_folder: DataFolder, tmp_path: Pa
     files = [file for path in paths for file in (sorted(path.iterdir()) if path.is_dir() else [path])]
     tiny.write(tmp_path / "in/p1", {file.name: file.read_bytes() for file in files})
     (record,) = prepare(tmp_path / "in", tmp_path / "out", min_slices=3)
-    assert (record["status"], record["reason"]) == ("refused", reason)
+    assert (record.status, record.reason) == ("refused", reason)
 
 
 # The same series, however its files lie
@@ -132,8 +133,8 @@ def arrays_of(target: Path) -> dict[str, dict[str, Any]]:
     found = {}
     for name in store.record_names(str(target)):
         record = store.read_record(str(target), name)
-        if record["status"] == "written":
-            found[name.key] = record["objects"]
+        if record.status == "written":
+            found[name.key] = record.objects
     return found
 
 
@@ -162,7 +163,7 @@ def test_shuffled_renamed_and_split_files_give_identical_bytes(tmp_path: Path, f
     written = []
     for k, name in enumerate(names):
         (record,) = prepare(tmp_path / name, tmp_path / f"out{k}", patient_folders=name == "tree", on_gap="interpolate")
-        assert record["status"] == "written", record
+        assert record.status == "written", record
         written.append(arrays_of(tmp_path / f"out{k}"))
     assert len(written[0]["p1"]) > 3
     assert written[1:] == [written[0]] * 4
@@ -176,9 +177,9 @@ def test_two_overlapping_series_with_equal_positions_become_two_right_volumes(tm
     both = [file for pair in zip(first.values(), [*second.values(), b"", b""], strict=True) for file in pair if file]
     tiny.write(tmp_path / "in/p1", {f"{k:03}.dcm": file for k, file in enumerate(both)})
     records = prepare(tmp_path / "in", tmp_path / "out")
-    assert [record["status"] for record in records] == ["written"] * 2
-    assert all("one-of-several-series" in record["warnings"] for record in records)
-    volumes = {record["source"]["slices"]: record for record in records}
+    assert [record.status for record in records] == ["written"] * 2
+    assert all("one-of-several-series" in record.warnings for record in records)
+    volumes = {record.source.slices: record for record in records}
     assert volumes[14]["key"] == "p1"
     for n, seed in ((14, 1), (12, 2)):
         stored = np.random.default_rng(seed).integers(0, 2000, (n, tiny.SIZE, tiny.SIZE), dtype=np.int16)
@@ -190,4 +191,4 @@ def test_two_overlapping_series_under_one_uid_are_refused_by_name(tmp_path: Path
     first, second = tiny.series(1, series_uid="1.2.3"), tiny.series(2, series_uid="1.2.3")
     tiny.write(tmp_path / "in/p1", first | {f"b{name}": file for name, file in second.items()})
     (record,) = prepare(tmp_path / "in", tmp_path / "out")
-    assert (record["status"], record["reason"]) == ("refused", "duplicate-positions")
+    assert (record.status, record.reason) == ("refused", "duplicate-positions")

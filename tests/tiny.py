@@ -7,13 +7,15 @@ import tarfile
 import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+import msgspec
 import numpy as np
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 
 from dskprep import storage
+from dskprep.dataset.record import Record
 
 IDENTITY = ("Mustermann", "PID-4711", "19501231")
 """The name, number and birth date of every patient: no output may hold them."""
@@ -97,3 +99,27 @@ def peak_bytes() -> int:
     """The most memory that this process has held. (What the kernel tells a parent counts from before exec.)"""
     status = Path("/proc/self/status").read_text(encoding="ascii")
     return 1024 * int(status.partition("VmHWM:")[2].split()[0])
+
+
+GEOMETRY = {"shape": [1, 1, 1], "spacing_mm": [1.0, 1.0, 1.0], "affine": [[1.0] * 4] * 4}
+SOURCE = {
+    "slices": 120,
+    "rows": 512,
+    "columns": 512,
+    "step_mm": 2.5,
+    "row_spacing_mm": 0.7,
+    "column_spacing_mm": 0.7,
+    "first_x_mm": -180.0,
+    "first_y_mm": -180.0,
+    "first_z_mm": -300.0,
+}
+
+
+def record(key: str, status: str = "written", digest: str = "0" * 16, **more: Any) -> Record:
+    """A record with these fields, as they stand in its file, and as few others as it must have."""
+    content = {"key": key, "status": status, "input_digest": digest, **more}
+    if status == "written":
+        content["geometry"] = GEOMETRY | more.get("geometry", {})
+    if "source" in more:
+        content["source"] = SOURCE | more["source"]
+    return msgspec.convert(content, Record)

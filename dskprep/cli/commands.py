@@ -331,25 +331,23 @@ def _stored_views(target: str, key: str, with_source: bool) -> tuple[str, list[V
         for row in index.rows(opened.url, ["key", "status", "reason", "message"]):
             if row["key"] == key:
                 raise UsageError(f"{key}: was {row['status']}, {row['reason']}: {row['message']}")
-        raise UsageError(
-            f"{target}: no volume {key!r} is written; there are {len(opened)}, such as {opened.keys()[:3]}"
-        )
+        raise UsageError(f"{target}: no volume {key!r} is written; there are {len(opened)}, such as {list(opened)[:3]}")
     stored = opened[key]
     views = [picture.of_stored(stored)]
     if with_source:
         settings = config.from_dict(opened.settings, f"{target}: dataset.json")
-        views.insert(0, _acquired(stored.record["url"], settings, stored.record["series_uid_sha256"]))
+        views.insert(0, _acquired(stored.record.url, settings, stored.record.series_uid_sha256))
     return key, views
 
 
 def _source_views(source: str, settings: PrepConfig) -> tuple[str, list[View]]:
     from dskprep.look import picture
     from dskprep.preparation import prepare, user_steps
-    from dskprep.source import files
+    from dskprep.source.found import read_series
 
     case = _only_case(source)
     user_steps.check(settings)
-    prepared = prepare.prepare(files.read_series(case.url, settings), settings)
+    prepared = prepare.prepare(read_series(case.url, settings), settings)
     return case.key, [_acquired(case.url, settings), picture.of_prepared(prepared)]
 
 
@@ -378,11 +376,11 @@ def _acquired(url: str, settings: PrepConfig, uid_sha256: str | None = None) -> 
     """The series as it was acquired, also where a recipe of 2017 would have read it otherwise."""
     from dskprep import settings as config
     from dskprep.look import picture
-    from dskprep.source import files
+    from dskprep.source.found import read_series
 
     names = ("min_slices", "on_gap", "max_gap_slices")
     plain = config.PrepConfig(**{name: getattr(settings, name) for name in names})
-    return picture.of_series(files.read_series(url, plain, uid_sha256=uid_sha256))
+    return picture.of_series(read_series(url, plain, uid_sha256=uid_sha256))
 
 
 @main.command()

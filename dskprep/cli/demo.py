@@ -76,7 +76,7 @@ def _copy(url: str, folder: Path) -> None:
 
 def _draw(output: Path) -> Path:
     opened = dataset.open_dataset(str(output / "dataset"))
-    key = opened.keys()[0]
+    key = next(iter(opened))
     path = output / f"{key}.png"
     path.write_bytes(picture.draw(key, picture.of_stored(opened[key])))
     return path

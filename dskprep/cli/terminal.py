@@ -6,7 +6,7 @@ import contextlib
 import json
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -15,6 +15,7 @@ from rich.live import Live
 from rich.panel import Panel
 from rich.text import Text
 
+from dskprep.dataset.record import Record
 from dskprep.pipeline.account import Account, in_words
 from dskprep.worker import slots
 
@@ -26,7 +27,7 @@ FIGURES_EVERY_S = {"lines": 60.0, "json": 10.0}
 
 REFRESH_A_SECOND = 2
 
-Progress = Callable[[Account, list[dict[str, Any]]], None]
+Progress = Callable[[Account, Sequence[Record]], None]
 
 
 @contextlib.contextmanager
@@ -81,14 +82,14 @@ class _Lines:
 
     def __init__(
         self,
-        say_patient: Callable[[dict[str, Any]], None],
+        say_patient: Callable[[Record], None],
         say_figures: Callable[[dict[str, Any]], None],
         figures_every_s: float,
     ) -> None:
         self._say_patient, self._say_figures, self._every_s = say_patient, say_figures, figures_every_s
         self._said_s = time.monotonic()
 
-    def __call__(self, account: Account, records: list[dict[str, Any]]) -> None:
+    def __call__(self, account: Account, records: Sequence[Record]) -> None:
         for record in records:
             self._say_patient(record)
         if time.monotonic() - self._said_s >= self._every_s:
@@ -96,17 +97,18 @@ class _Lines:
             self._say_figures(account.figures())
 
 
-def _say_patient(console: Console) -> Callable[[dict[str, Any]], None]:
-    def say(record: dict[str, Any]) -> None:
-        why = f" {record['reason']}: {record['message']}" if record["status"] != "written" else ""
-        console.print(f"{record['status']:8} {record['key']}{why}", markup=False)
+def _say_patient(console: Console) -> Callable[[Record], None]:
+    def say(record: Record) -> None:
+        why = "" if record.is_written else f" {record.reason}: {record.message}"
+        console.print(f"{record.status:8} {record.key}{why}", markup=False)
 
     return say
 
 
-def _write_json_patient(record: dict[str, Any]) -> None:
+def _write_json_patient(record: Record) -> None:
     names = ("key", "status", "reason", "message", "warnings", "seconds", "cpu_s", "bytes_read")
-    write_json("patient", {name: record[name] for name in names if name in record})
+    content = record.as_dict()
+    write_json("patient", {name: content[name] for name in names if name in content})
 
 
 def _write_json_figures(figures: dict[str, Any]) -> None:
@@ -122,10 +124,10 @@ class _Panel:
         self._account: Account | None = None
         self._workers: dict[str, dict[str, Any]] = {}
 
-    def take(self, account: Account, records: list[dict[str, Any]]) -> None:
+    def take(self, account: Account, records: Sequence[Record]) -> None:
         self._account = account
         for record in records:
-            if record["status"] != "written":
+            if not record.is_written:
                 self._say(record)
 
     def take_slots(self, event: tuple[float, dict[str, Any]]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
@@ -16,8 +16,9 @@ from numpy.typing import ArrayLike, NDArray
 from dskprep import storage
 from dskprep.dataset import convert, index, omezarr, patches, shards, store
 from dskprep.dataset.patches import LungPatches
+from dskprep.dataset.record import Geometry, Record, RecordName
 from dskprep.dataset.shards import Index
-from dskprep.errors import UsageError
+from dskprep.errors import DamagedDataset, UsageError
 from dskprep.series import hounsfield
 from dskprep.volume import Triple, Volume
 
@@ -47,7 +48,7 @@ class StoredVolume:
 
     key: str
     url: str
-    record: dict[str, Any]
+    record: Record
 
     def __getstate__(self) -> dict[str, Any]:
         return {"key": self.key, "url": self.url, "record": self.record}
@@ -64,7 +65,7 @@ class StoredVolume:
     @property
     def has_lungs(self) -> bool:
         """Whether a lung mask was written; it may be empty (`lungs-not-found`)."""
-        return "lungs" in self.record
+        return self.record.lungs is not None
 
     @property
     def shape(self) -> Index:
@@ -73,18 +74,17 @@ class StoredVolume:
 
     @property
     def affine(self) -> NDArray[np.float64]:
-        return np.array(self.record["geometry"]["affine"], np.float64)
+        return self._geometry.matrix()
 
     @property
     def spacing(self) -> Triple:
         """Distance between voxel centres along (z, y, x), in mm."""
-        z, y, x = self.record["geometry"]["spacing_mm"]
-        return z, y, x
+        return self._geometry.spacing_mm
 
     @property
     def values(self) -> str:
         """What the image's numbers are: `HU`, `normalized`, `uint8` (of grt123) or `own` (of a user's step)."""
-        return str(self.record.get("values", "HU"))
+        return self.record.values or "HU"
 
     def to_patient(self, index: ArrayLike) -> NDArray[np.float64]:
         """Map indices (..., 3) in (z, y, x) to LPS millimetres (..., 3) in (x, y, z)."""
@@ -155,8 +155,8 @@ class StoredVolume:
     def as_dask(self, of: What = "image", chunks: tuple[int, int, int] | None = None) -> dask.array.Array:
         """The image, or the mask, as a dask array (z, y, x): by default a chunk of it is one of the store."""
         self._check_there_is(of)
-        objects = self.record["objects"]
-        content = [objects[name].get("sha256") for name in sorted(objects) if name.startswith(PATHS[of])]
+        objects = self.record.objects
+        content = [objects[name].sha256 for name in sorted(objects) if name.startswith(PATHS[of])]
         token = hashlib.sha256(repr((self.url, of, content)).encode()).hexdigest()[:16]
         return convert.to_dask(self._zarr(of), f"{of}-{token}", chunks)
 
@@ -179,22 +179,28 @@ class StoredVolume:
         opened: dict[str, shards.Array] = vars(self).setdefault("_shards", {})
         if of not in opened:
             path = PATHS[of] + "/"
-            objects = self.record["objects"].items()
-            sizes = {name.removeprefix(path): about["bytes"] for name, about in objects if name.startswith(path)}
+            objects = self.record.objects.items()
+            sizes = {name.removeprefix(path): about.n_bytes for name, about in objects if name.startswith(path)}
             opened[of] = shards.open_array(storage.join(self.url, PATHS[of]), sizes)
         return opened[of]
+
+    @property
+    def _geometry(self) -> Geometry:
+        if self.record.geometry is None:
+            raise DamagedDataset(f"{self.key}: its record does not say where the volume lies")
+        return self.record.geometry
 
     @cached_property
     def _grid(self) -> Volume:
         """The place of the voxels, without them."""
-        return Volume(np.broadcast_to(np.int8(0), self.record["geometry"]["shape"]), self.affine)
+        return Volume(np.broadcast_to(np.int8(0), self._geometry.shape), self.affine)
 
     def _zarr(self, of: What) -> zarr.Array[Any]:
         """Opened once by each process: what s3fs opened does not work in a forked child."""
         opened: dict[tuple[int, str], zarr.Array[Any]] = vars(self).setdefault("_arrays", {})
         process = os.getpid()
         if (process, of) not in opened:
-            opened[process, of] = omezarr.open_array(self.url, PATHS[of], self.record["objects"])
+            opened[process, of] = omezarr.open_array(self.url, PATHS[of], self.record.objects)
         return opened[process, of]
 
     def _check_there_is(self, of: What) -> None:
@@ -212,8 +218,8 @@ class StoredVolume:
 
 
 @dataclass(frozen=True)
-class Dataset:
-    """The written volumes of a dataset, by key; or those of them that were chosen. May be pickled."""
+class Dataset(Mapping[str, StoredVolume]):
+    """The written volumes of a dataset by key, or those of them that were chosen: a mapping, sorted. May be pickled."""
 
     url: str
     chosen: frozenset[str] | None = None
@@ -230,7 +236,7 @@ class Dataset:
     def index(self) -> pd.DataFrame:
         """One row a series, those that are not written too; of chosen volumes, theirs."""
         table = index.read(self.url)
-        return table if self.chosen is None else table[table["key"].isin(self.keys())]
+        return table if self.chosen is None else table[table["key"].isin(self._names)]
 
     @cached_property
     def rows(self) -> list[dict[str, Any]]:
@@ -261,8 +267,8 @@ class Dataset:
         return patches.of_rows(self, rows, sides, seed=seed, outside=outside, normalized=normalized)
 
     @cached_property
-    def _names(self) -> dict[str, store.RecordName]:
-        return {row["key"]: store.RecordName(*(row[name] for name in index.NAME)) for row in self._rows(*index.NAME)}
+    def _names(self) -> dict[str, RecordName]:
+        return {row["key"]: RecordName(*(row[name] for name in index.NAME)) for row in self._rows(*index.NAME)}
 
     def _rows(self, *columns: str) -> Iterator[dict[str, Any]]:
         """The rows of the (chosen) written volumes, one after another; with these columns, if any are named."""
@@ -270,15 +276,11 @@ class Dataset:
             if row["status"] == "written" and (self.chosen is None or row["key"] in self.chosen):
                 yield row
 
-    def keys(self) -> list[str]:
-        """The keys of the written volumes, sorted."""
-        return sorted(self._names)
-
     def __len__(self) -> int:
         return len(self._names)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self.keys())
+        return iter(sorted(self._names))
 
     def __contains__(self, key: object) -> bool:
         return key in self._names

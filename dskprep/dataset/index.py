@@ -14,8 +14,8 @@ from pyarrow import parquet
 
 from dskprep import storage
 from dskprep.dataset import store
-from dskprep.dataset.store import Record, RecordName
-from dskprep.errors import InfrastructureError, UsageError
+from dskprep.dataset.record import Record, RecordName, parse_record
+from dskprep.errors import DamagedDataset, InfrastructureError, UsageError
 
 READ_AT_ONCE = 5000
 """Records that are held while they are made into rows."""
@@ -36,7 +36,7 @@ Row = dict[str, Any]
 
 
 def read(target: str) -> pd.DataFrame:
-    """index.parquet as it is. Raises UsageError if there is none yet, or it is damaged."""
+    """Read index.parquet as it is. Raises UsageError if there is none yet, DamagedDataset if it is damaged."""
     return _frame(_read(target))
 
 
@@ -109,24 +109,24 @@ def split_series(table: pd.DataFrame) -> list[list[str]]:
 
 
 def row(record: Record) -> Row:
-    """A record as one flat row: nested values by their names joined, lists as text."""
-    row: Row = {name: record.get(name) for name in ("key", "status", "reason", "input_digest")}
+    """Return a record as one flat row: names of nested values are joined, lists become text."""
+    row: Row = {name: getattr(record, name) for name in ("key", "status", "reason", "input_digest")}
     for name in ("message", "url"):  # a path that is not UTF-8 has characters that Parquet cannot hold
-        row[name] = text.encode(errors="backslashreplace").decode() if (text := record.get(name)) else text
-    row["warnings"] = ",".join(record.get("warnings", []))
-    geometry = record.get("geometry") or {}
-    shape, spacing = geometry.get("shape", [None] * 3), geometry.get("spacing_mm", [None] * 3)
-    for axis, n, step in zip("zyx", shape, spacing, strict=True):
-        row[f"n_{axis}"], row[f"spacing_{axis}_mm"] = n, step
-    row["affine"] = [float(v) for line in geometry["affine"] for v in line] if geometry else None
-    lungs = record.get("lungs") or {}
-    row["right_lung_ml"], row["left_lung_ml"] = lungs.get("right_ml"), lungs.get("left_ml")
-    row["mean_lung_hu"], row["dense_lung_share"] = lungs.get("mean_hu"), lungs.get("dense_share")
-    row.update({f"source_{name}": value for name, value in record.get("source", {}).items()})
-    row.update({f"seconds_{stage}": value for stage, value in record.get("seconds", {}).items()})
-    row["series_uid_sha256"], row["hu_sha256"] = record.get("series_uid_sha256"), record.get("hu_sha256")
-    row["bytes_read"] = record.get("bytes_read")
-    row["bytes_written"] = sum(o["bytes"] for o in record.get("objects", {}).values())
+        text = getattr(record, name)
+        row[name] = text.encode(errors="backslashreplace").decode() if text else text
+    row["warnings"] = ",".join(record.warnings)
+    geometry, lungs = record.geometry, record.lungs
+    for axis, name in enumerate("zyx"):
+        row[f"n_{name}"] = geometry and geometry.shape[axis]
+        row[f"spacing_{name}_mm"] = geometry and geometry.spacing_mm[axis]
+    row["affine"] = geometry and [value for line in geometry.affine for value in line]
+    row["right_lung_ml"], row["left_lung_ml"] = lungs and lungs.right_ml, lungs and lungs.left_ml
+    row["mean_lung_hu"], row["dense_lung_share"] = lungs and lungs.mean_hu, lungs and lungs.dense_share
+    content = record.as_dict()
+    row.update({f"source_{name}": value for name, value in content.get("source", {}).items()})
+    row.update({f"seconds_{stage}": value for stage, value in record.seconds.items()})
+    row["series_uid_sha256"], row["hu_sha256"] = record.series_uid_sha256, record.hu_sha256
+    row["bytes_read"], row["bytes_written"] = record.bytes_read, record.bytes_written
     return row
 
 
@@ -143,14 +143,14 @@ def _read(target: str, columns: Sequence[str] | None = None) -> pa.Table:
     except FileNotFoundError as error:
         raise UsageError(f"{target}: no index.parquet yet; a run writes it at its end") from error
     except (ValueError, KeyError) as error:
-        raise UsageError(f"{target}: index.parquet is damaged; the next run writes it anew") from error
+        raise DamagedDataset(f"{target}: index.parquet is damaged; the next run writes it anew") from error
 
 
 def _current(target: str, fresh: Sequence[Row]) -> pa.Table:
     """The index as it should be; read again if records go while they are read."""
     try:
         old = _read(target)
-    except UsageError:  # there is none yet, or it is damaged
+    except (UsageError, DamagedDataset):  # there is none yet, or it is damaged
         old = _table([])
     for listing in range(1, LISTINGS + 1):
         try:
@@ -181,14 +181,25 @@ def _combined(target: str, tables: Sequence[pa.Table]) -> pa.Table:
 
 
 def _table(rows: Sequence[Row]) -> pa.Table:
-    columns = dict.fromkeys(name for row in rows for name in row) if rows else row({"key": ""})
+    columns = (
+        dict.fromkeys(name for row in rows for name in row)
+        if rows
+        else row(Record(key="", status="failed", input_digest=""))
+    )
     return pa.table({name: [row.get(name) for row in rows] for name in columns})
 
 
 def _row_of(name: RecordName, file: tuple[str, bytes]) -> Row:
     """The row of a record just read; a damaged one is a row too."""
     try:
-        return row(store.parse_record(file[1], file[0]))
-    except UsageError as error:
-        damaged = {"reason": "damaged-record", "message": str(error), "input_digest": name.digest}
-        return row({"key": name.key, "status": "failed"} | damaged)
+        return row(parse_record(file[1], file[0]))
+    except DamagedDataset as error:
+        return row(
+            Record(
+                key=name.key,
+                status="failed",
+                input_digest=name.digest,
+                reason="damaged-record",
+                message=str(error),
+            )
+        )

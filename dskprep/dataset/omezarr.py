@@ -65,7 +65,7 @@ def encode(prepared: Prepared, config: PrepConfig, provenance: dict[str, Any]) -
 def open_array(url: str, path: str, names: Iterable[str]) -> zarr.Array[Any]:
     """An array of a written volume, read lazily; `names` are those of the volume's objects.
 
-    Raises UsageError if the array's metadata are damaged or gone, as does reading where one of the objects is gone.
+    Raises DamagedDataset if the array's metadata are damaged or gone, as does reading where one of the objects is gone.
     """
     inner = FsspecStore.from_url(url, read_only=True) if "://" in url else LocalStore(url, read_only=True)
     try:

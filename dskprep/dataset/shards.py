@@ -16,7 +16,7 @@ from numcodecs import blosc
 from numpy.typing import NDArray
 
 from dskprep import storage
-from dskprep.errors import UsageError
+from dskprep.errors import DamagedDataset, UsageError
 
 Index = tuple[int, int, int]
 
@@ -52,7 +52,7 @@ class Array:
     def read(self, first: Index, size: Index, outside: float | None = None) -> NDArray[Any]:
         """The box of `size` voxels from voxel `first` on; beyond the array it is `outside`, by default fill.
 
-        Raises UsageError if a shard is damaged or gone.
+        Raises DamagedDataset if a shard is damaged or gone.
         """
         out = np.full(size, self.fill if outside is None else outside, self.dtype)
         inner = [
@@ -157,7 +157,7 @@ class Array:
 def open_array(url: str, objects: dict[str, int]) -> Array:
     """The array at a URL; `objects` as of `Array`.
 
-    Raises UsageError if its metadata are damaged or gone, or it is not laid out as dskprep does it.
+    Raises DamagedDataset if its metadata are damaged or gone, UsageError if it is not laid out as dskprep does it.
     """
     try:
         metadata = json.loads(storage.read(storage.join(url, "zarr.json")))
@@ -182,9 +182,9 @@ def open_array(url: str, objects: dict[str, int]) -> Array:
         raise damaged(f"{url}/zarr.json", "is damaged") from error
 
 
-def damaged(place: str, what: str) -> UsageError:
+def damaged(place: str, what: str) -> DamagedDataset:
     """The error of a volume that is not as it was written."""
-    return UsageError(f"{place}: {what}; `dskprep verify` finds all such volumes")
+    return DamagedDataset(f"{place}: {what}; `dskprep verify` finds all such volumes")
 
 
 def _name(shard: Index) -> str:

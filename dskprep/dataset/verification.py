@@ -11,11 +11,11 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
 
 from dskprep import storage
 from dskprep.dataset import store
-from dskprep.errors import UsageError
+from dskprep.dataset.record import RecordName, StoredObject
+from dskprep.errors import DamagedDataset
 
 AT_ONCE = 8
 """Volumes that are verified together: each has one object in memory, of less than 100 MB."""
@@ -95,23 +95,20 @@ def _is_left(folder: str, entry: storage.Entry, written: set[str]) -> bool:
     return part == "volumes" and below.partition("/")[0].removesuffix(".zarr") not in written
 
 
-def _finding(target: str, name: store.RecordName) -> Finding:
+def _finding(target: str, name: RecordName) -> Finding:
     return Finding(name.key, tuple(_faults(target, name)))
 
 
-def _faults(target: str, name: store.RecordName) -> Iterator[str]:
+def _faults(target: str, name: RecordName) -> Iterator[str]:
     try:
         record = store.read_record(target, name)
-    except UsageError as error:
+    except DamagedDataset as error:
         yield str(error)
-        return
-    if not {"objects", "geometry"} <= set(record):
-        yield "its record is damaged: it does not say what was written"
         return
     url = store.volume_url(target, name.key)
     shape = None
     there = {entry.name for entry in storage.listing_below(url)}
-    for path, promised in sorted(record["objects"].items()):
+    for path, promised in sorted(record.objects.items()):
         if path not in there:
             yield f"{path} is missing"
             continue
@@ -120,21 +117,22 @@ def _faults(target: str, name: store.RecordName) -> Iterator[str]:
             yield f"{path} {fault}"
         elif path == "0/zarr.json":
             shape = json.loads(content)["shape"]
-    yield from (f"{path} does not belong there" for path in sorted(there - set(record["objects"])))
-    if "thumbnail" in record:
+    yield from (f"{path} does not belong there" for path in sorted(there - set(record.objects)))
+    if record.thumbnail is not None:
         path = store.thumbnail_name(name.key)
-        _, fault = _read(storage.join(target, path), record["thumbnail"])
+        _, fault = _read(storage.join(target, path), record.thumbnail)
         yield from [f"{path} {fault}"] if fault else []
-    if shape not in (None, record["geometry"]["shape"]):
-        yield f"the shape is {shape} instead of {record['geometry']['shape']}"
+    promised_shape = list(record.geometry.shape) if record.geometry else []
+    if shape not in (None, promised_shape):
+        yield f"the shape is {shape} instead of {promised_shape}"
 
 
-def _read(url: str, promised: dict[str, Any]) -> tuple[bytes, str]:
+def _read(url: str, promised: StoredObject) -> tuple[bytes, str]:
     """An object, and what is wrong with it, if anything."""
     try:
         content = storage.read(url)
     except FileNotFoundError:
         return b"", "is missing"
-    if len(content) != promised["bytes"]:
-        return content, f"has {len(content)} bytes instead of {promised['bytes']}"
-    return content, "" if hashlib.sha256(content).hexdigest() == promised["sha256"] else "was altered"
+    if len(content) != promised.n_bytes:
+        return content, f"has {len(content)} bytes instead of {promised.n_bytes}"
+    return content, "" if hashlib.sha256(content).hexdigest() == promised.sha256 else "was altered"

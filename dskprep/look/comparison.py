@@ -17,7 +17,7 @@ from dskprep.dataset.dataset import Dataset, StoredVolume
 from dskprep.errors import UsageError
 from dskprep.preparation import prepare, user_steps
 from dskprep.settings import PrepConfig
-from dskprep.source import files
+from dskprep.source.found import read_series
 from dskprep.volume import AIR_HU, Triple, Volume
 
 RARE = 0.999
@@ -165,7 +165,7 @@ def _of_stored(stored: StoredVolume) -> View:
 
 def _prepared(url: str, config: PrepConfig) -> View:
     user_steps.check(config)
-    prepared = prepare.prepare(files.read_series(url, config), config)
+    prepared = prepare.prepare(read_series(url, config), config)
     lungs = None if prepared.lungs is None else prepared.lungs.mask.array
     return View(prepared.image, prepared.values, lungs)
 

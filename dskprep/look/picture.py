@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import textwrap
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 
 from dskprep.dataset import thumbnail
 from dskprep.dataset.dataset import StoredVolume
-from dskprep.dataset.store import Record
+from dskprep.dataset.record import Geometry, LungFigures, Record, Source, source_of
 from dskprep.errors import WARNINGS, UsageError
 from dskprep.look import comparison, surface
 from dskprep.look.comparison import Compared, Difference
@@ -57,7 +58,7 @@ class View:
 def of_stored(stored: StoredVolume) -> View:
     """A written volume."""
     mask = None if stored.lungs is None else np.asarray(stored.lungs[...])
-    return _view("as written", stored.load(), mask, stored.values, in_words(stored.record))
+    return _view("as written", stored.load(), mask, stored.values, in_words(*_parts(stored.record)))
 
 
 def _view(title: str, image: Volume, mask: NDArray[np.uint8] | None, values: str, words: list[str]) -> View:
@@ -72,50 +73,49 @@ def _view(title: str, image: Volume, mask: NDArray[np.uint8] | None, values: str
 
 def of_series(series: Series) -> View:
     """A series as it was acquired, before any resampling."""
-    facts = {"source": series.facts, "warnings": series.warnings}
-    return View("as acquired", series.volume, None, in_words(facts))
+    volume = series.volume
+    return View("as acquired", volume, None, in_words(source_of(series.facts), None, None, series.warnings))
 
 
 def of_prepared(prepared: Prepared) -> View:
     """A volume as a run would write it."""
-    lungs = prepared.lungs
-    record: Record = {"geometry": {"shape": prepared.image.shape, "spacing_mm": prepared.image.spacing}}
-    if lungs is not None:
-        record |= {"warnings": lungs.warnings}
-        record["lungs"] = {
-            "right_ml": lungs.right_ml,
-            "left_ml": lungs.left_ml,
-            "mean_hu": prepared.mean_lung_hu(),
-        }
+    lungs, image = prepared.lungs, prepared.image
+    figures = None if lungs is None else LungFigures(lungs.right_ml, lungs.left_ml, prepared.mean_lung_hu())
+    geometry = Geometry(image.shape, image.spacing, ())
+    words = in_words(None, geometry, figures, () if lungs is None else lungs.warnings)
     mask = None if lungs is None else lungs.mask.array
-    return _view("as a run would write it", prepared.image, mask, prepared.values, in_words(record))
+    return _view("as a run would write it", image, mask, prepared.values, words)
 
 
-def in_words(record: Record) -> list[str]:
-    """What a record says of its volume, in a few lines."""
+def _parts(record: Record) -> tuple[Source | None, Geometry | None, LungFigures | None, Sequence[str]]:
+    return record.source, record.geometry, record.lungs, record.warnings
+
+
+def in_words(
+    source: Source | None, geometry: Geometry | None, lungs: LungFigures | None, warnings: Sequence[str]
+) -> list[str]:
+    """Say in a few lines what is known of a volume: its series, its grid, its lungs, and doubts."""
     words = []
-    source, geometry, lungs = (record.get(name) or {} for name in ("source", "geometry", "lungs"))
     if source:
-        rows, columns = source["row_spacing_mm"], source["column_spacing_mm"]
+        rows, columns = source.row_spacing_mm, source.column_spacing_mm
         pixels = f"{rows:.3g}" if abs(rows - columns) < 1e-6 else f"{rows:.3g} x {columns:.3g}"
         words.append(
-            f"{source['slices']} slices of {source['rows']} x {source['columns']}, every {source['step_mm']:.4g} mm, "
+            f"{source.slices} slices of {source.rows} x {source.columns}, every {source.step_mm:.4g} mm, "
             f"pixels of {pixels} mm"
         )
-        scanner = " ".join(filter(None, (str(source.get(name, "")) for name in ("manufacturer", "model"))))
-        how = [scanner, f"kernel {source['kernel']}" if source.get("kernel") else ""]
-        how += [f"{source['kvp']} kV" if source.get("kvp") else "", "with contrast" * (source.get("contrast") == "yes")]
+        scanner = " ".join(filter(None, (source.manufacturer, source.model)))
+        how = [scanner, f"kernel {source.kernel}" if source.kernel else ""]
+        how += [f"{source.kvp} kV" if source.kvp else "", "with contrast" * (source.contrast == "yes")]
         words.append(", ".join(filter(None, how)))
-        if source.get("tilt_degrees"):
-            words.append(f"gantry tilted by {source['tilt_degrees']:.1f} degrees")
+        if source.tilt_degrees:
+            words.append(f"gantry tilted by {source.tilt_degrees:.1f} degrees")
     if geometry:
-        shape = " x ".join(map(str, geometry["shape"]))
-        words.append(f"{shape} voxels of {' x '.join(f'{mm:.4g}' for mm in geometry['spacing_mm'])} mm (z, y, x)")
+        shape = " x ".join(map(str, geometry.shape))
+        words.append(f"{shape} voxels of {' x '.join(f'{mm:.4g}' for mm in geometry.spacing_mm)} mm (z, y, x)")
     if lungs:
-        mean_hu = lungs.get("mean_hu")
-        mean = "" if mean_hu is None else f", mean {mean_hu:.0f} HU"
-        words.append(f"right lung {lungs['right_ml']:.0f} ml, left lung {lungs['left_ml']:.0f} ml{mean}")
-    words += [f"{warning}: {WARNINGS[warning]}" for warning in record.get("warnings", ()) if warning in WARNINGS]
+        mean = "" if lungs.mean_hu is None else f", mean {lungs.mean_hu:.0f} HU"
+        words.append(f"right lung {lungs.right_ml:.0f} ml, left lung {lungs.left_ml:.0f} ml{mean}")
+    words += [f"{warning}: {WARNINGS[warning]}" for warning in warnings if warning in WARNINGS]
     return [line for line in words if line]
 
 

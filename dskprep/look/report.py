@@ -16,6 +16,7 @@ import pandas as pd
 
 from dskprep import storage
 from dskprep.dataset import index, store
+from dskprep.dataset.record import STATUSES
 from dskprep.errors import REASONS, WARNINGS
 
 MAX_PICTURES = 5000
@@ -117,7 +118,7 @@ def page(target: str, *, records_at: str | None = None) -> str:
         records_at=target if records_at is None else records_at,
         version=version("dskprep"),
         settings=store.describe(target)["settings"],
-        counts={status: sum(row["status"] == status for row in rows) for status in store.STATUSES},
+        counts={status: sum(row["status"] == status for row in rows) for status in STATUSES},
         reasons=_counted([f"{row['status']}: {row['reason']}" for row in rows if row["status"] != "written"]),
         warnings=_counted([warning for row in rows for warning in row["warnings"]]),
         meanings=REASONS | WARNINGS,

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter, deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from dskprep.dataset.store import STATUSES, Record
+from dskprep.dataset.record import STATUSES, Record
 from dskprep.errors import InfrastructureError
 from dskprep.pipeline.pace import Pace, time_in_words
 
@@ -60,28 +61,25 @@ class Account:
         is_written = set(self.counts) | set(self.further_series) <= {"written"}
         return self.is_complete and is_written and not self.split_series
 
-    def add(self, records: list[Record]) -> None:
+    def add(self, records: Sequence[Record]) -> None:
         """Count the records of one case, its own last."""
         *further, own = records
-        self.counts[own["status"]] += 1
-        for record in further:
-            self.further_series[record["status"]] += 1
-        if own["status"] != "written":
-            self.reasons[f"{own['status']}: {own['reason']}"] += 1
-            loss = {name: str(own.get(name, "")) for name in ("key", "status", "reason", "message")}
-            self.latest.append(loss | {"message": loss["message"][:MAX_MESSAGE]})
+        self.counts[own.status] += 1
+        self.further_series.update(record.status for record in further)
+        if not own.is_written:
+            self.reasons[f"{own.status}: {own.reason}"] += 1
+            message = (own.message or "")[:MAX_MESSAGE]
+            self.latest.append({"key": own.key, "status": own.status, "reason": own.reason or "", "message": message})
         for record in records:
-            self.warnings.update(record.get("warnings", []))
-            self.largest_need_bytes = max(self.largest_need_bytes, record.get("need_bytes", 0))
-            self.bytes_written += sum(o["bytes"] for o in record.get("objects", {}).values())
-        self.bytes_read += own["bytes_read"]
-        self.cpu_s += own.get("cpu_s", 0.0)
-        seconds = own.get("seconds", {})
-        for stage, stage_s in seconds.items():
-            self.stage_s[stage] += stage_s
-        self.slowest = heapq.nlargest(N_EXTREME, [*self.slowest, (round(sum(seconds.values()), 2), own["key"])])
-        self.largest = heapq.nlargest(N_EXTREME, [*self.largest, (own["bytes_read"], own["key"])])
-        self.pace.add(own["bytes_read"])
+            self.warnings.update(record.warnings)
+            self.largest_need_bytes = max(self.largest_need_bytes, record.need_bytes or 0)
+            self.bytes_written += record.bytes_written
+        self.bytes_read += own.bytes_read
+        self.cpu_s += own.cpu_s or 0.0
+        self.stage_s.update(own.seconds)
+        self.slowest = heapq.nlargest(N_EXTREME, [*self.slowest, (round(sum(own.seconds.values()), 2), own.key)])
+        self.largest = heapq.nlargest(N_EXTREME, [*self.largest, (own.bytes_read, own.key)])
+        self.pace.add(own.bytes_read)
 
     @property
     def seconds_left(self) -> float | None:

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from distributed import Client
 from distributed.diagnostics.plugin import SchedulerPlugin
 
-from dskprep.dataset.store import STATUSES
+from dskprep.dataset.record import STATUSES
 from dskprep.pipeline.account import Account, in_words
 from dskprep.pipeline.pace import time_in_words
 from dskprep.worker import slots

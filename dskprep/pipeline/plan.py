@@ -2,29 +2,36 @@
 
 from __future__ import annotations
 
+import dataclasses
 import fnmatch
+import functools
 import math
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
+
+import psutil
 
 from dskprep import storage
 from dskprep.dataset import index, omezarr, store, thumbnail
+from dskprep.dataset.record import further_key
 from dskprep.dicom import pixels
 from dskprep.dicom.contents import Contents
 from dskprep.dicom.slices import Slice
 from dskprep.errors import Refusal, UsageError
 from dskprep.preparation import prepare
 from dskprep.series import series
+from dskprep.series.series import Reread
 from dskprep.settings import PrepConfig
 from dskprep.source import cases as discover
-from dskprep.source import files as reading
 from dskprep.source.cases import Case
+from dskprep.source.files import open_case
+from dskprep.source.found import each_series, rank, read_series
 from dskprep.stopwatch import Stopwatch
-from dskprep.worker import admission, patient
+from dskprep.worker import admission
 from dskprep.worker.admission import Ledger
 
 
@@ -72,6 +79,11 @@ class Prediction:
     need_bytes: int = 0
     native_voxels: int = 0
     output_voxels: int = 0
+
+    @property
+    def is_written(self) -> bool:
+        """Whether a volume would be written."""
+        return self.status == "written"
 
 
 @dataclass(frozen=True)
@@ -121,7 +133,7 @@ def sample(cases: Sequence[Case], n: int) -> list[Case]:
 
 
 def predict(case: Case, config: PrepConfig, usable_bytes: int = sys.maxsize) -> list[Prediction]:
-    """What would become of the series of a case, its own last, on workers with `usable_bytes` for patients.
+    """Say what would become of the series of a case, its main one last, on workers with `usable_bytes` for patients.
 
     By the same code as in a run, on headers. Exact but for what only pixels tell: damage in them, and what
     the recipes of 2017 refuse when they look for lungs. Slices that share a position are read whole, to see
@@ -129,78 +141,67 @@ def predict(case: Case, config: PrepConfig, usable_bytes: int = sys.maxsize) -> 
     """
     ledger = Ledger(usable_bytes)
     try:
-        need_bytes, files = reading.read_headers(case, config)
+        files = open_case(case)
+        is_held = not admission.may_reread(files, config)
+        need_bytes = admission.least_bytes(files, config, is_held=is_held)
         ledger.check(need_bytes)
         contents = Contents()
-        if files.reread is None:
-            for name, content in files.contents:
+        if files.is_archive:
+            for name, content in files.read(psutil.virtual_memory().available):
                 contents.add(name, content)
         else:
-            contents.add_headers(files.contents)
-        records = list(_series(config, contents, ledger, need_bytes, files))
+            contents.add_headers(files.read_headers())
+        reread = None if files.is_archive else files.reread
+        predicted = functools.partial(_predicted, config=config, ledger=ledger, is_held=is_held, reread=reread)
+        found = dict(each_series(contents, predicted))
     except Refusal as refusal:
-        records = [_refused({}, refusal)]
-    records.sort(key=patient.rank)
-    for record in records[:-1]:
-        record["key"] = patient.further_key(case.key, record)
-    records[-1]["key"] = case.key
-    return [_prediction(record) for record in records]
+        return [_refused(case.key, refusal, need_bytes=0)]
+    predictions = {
+        uid: _refused("", made, need_bytes=need_bytes)
+        if isinstance(made, Refusal)
+        else dataclasses.replace(made, need_bytes=max(need_bytes, made.need_bytes))
+        for uid, made in found.items()
+    }
+    *others, main = sorted(
+        predictions, key=lambda uid: rank(uid, predictions[uid].n_slices, is_written=predictions[uid].is_written)
+    )
+    further = [dataclasses.replace(predictions[uid], key=further_key(case.key, uid)) for uid in others]
+    return [*further, dataclasses.replace(predictions[main], key=case.key)]
 
 
-def _series(
-    config: PrepConfig, contents: Contents, ledger: Ledger, need_bytes: int, files: reading.Files
-) -> Iterator[dict[str, Any]]:
-    """A record in the making for each CT series, with what the prediction says of it."""
-    uids = contents.uids()
-    if not uids:
-        raise reading.nothing_found(contents)
-    for uid in uids:
-        record: dict[str, Any] = {"series_uid_sha256": series.uid_digest(uid), "need_bytes": need_bytes}
-        damage = contents.flaw(uid)
-        try:
-            if damage is not None:
-                raise damage
-            yield record | _written(contents.slices.pop(uid), config, ledger, need_bytes, files)
-        except Refusal as refusal:
-            yield _refused(record, refusal)
-
-
-def _written(
-    slices: list[Slice], config: PrepConfig, ledger: Ledger, need_bytes: int, files: reading.Files
-) -> dict[str, Any]:
+def _predicted(
+    slices: list[Slice], *, config: PrepConfig, ledger: Ledger, is_held: bool, reread: Reread | None
+) -> Prediction:
+    """Predict a series that is written; its key is not known yet. Raises Refusal."""
     stack = series.stack_up(
         slices,
         min_slices=config.min_slices,
         max_gap_slices=config.fillable_slices,
         may_tilt=config.recipe not in prepare.RECIPES,
-        is_copy=series.copies_among(files.reread),
+        is_copy=series.copies_among(reread),
     )
     grid = stack.grid
-    need_bytes = max(need_bytes, admission.estimate_bytes(grid.shape, grid.spacing, config, is_held=files.is_held))
+    need_bytes = admission.estimate_bytes(grid.shape, grid.spacing, config, is_held=is_held)
     ledger.check(need_bytes)
     for layout, name in {slices[i].layout: slices[i].name for i in stack.order}.items():
         pixels.check_layout(layout, name)
     output = (
         max(1, round(n * old / new)) for n, old, new in zip(grid.shape, grid.spacing, config.spacing_mm, strict=True)
     )
-    return {
-        "status": "written",
-        "source": {"slices": len(stack.order)},
-        "warnings": stack.warnings,
-        "need_bytes": need_bytes,
-        "native_voxels": math.prod(grid.shape),
-        "output_voxels": math.prod(output),
-    }
+    return Prediction(
+        "",
+        "written",
+        warnings=stack.warnings,
+        n_slices=len(stack.order),
+        need_bytes=need_bytes,
+        native_voxels=math.prod(grid.shape),
+        output_voxels=math.prod(output),
+    )
 
 
-def _refused(record: dict[str, Any], refusal: Refusal) -> dict[str, Any]:
-    return record | {"status": "refused", "reason": refusal.reason, "message": refusal.message} | refusal.facts
-
-
-def _prediction(record: dict[str, Any]) -> Prediction:
-    names = ("key", "status", "reason", "message", "warnings", "need_bytes", "native_voxels", "output_voxels")
-    known = {name: record[name] for name in names if name in record}
-    return Prediction(**known, n_slices=record.get("source", {}).get("slices", 0))
+def _refused(key: str, refusal: Refusal, need_bytes: int) -> Prediction:
+    need_bytes = refusal.facts.get("need_bytes", need_bytes)
+    return Prediction(key, "refused", refusal.reason, refusal.message, need_bytes=need_bytes)
 
 
 def calibrate(done: Sequence[tuple[Case, Prediction]], config: PrepConfig) -> Calibration | None:
@@ -223,7 +224,7 @@ def calibrate(done: Sequence[tuple[Case, Prediction]], config: PrepConfig) -> Ca
 
 def _timed(case: Case, prediction: Prediction, config: PrepConfig) -> Calibration:
     started = time.process_time()
-    found = reading.read_series(case.url, config)
+    found = read_series(case.url, config)
     read_cpu_s = time.process_time() - started
     clock = Stopwatch()
     prepared = prepare.prepare(found, config, clock)

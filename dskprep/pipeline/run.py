@@ -12,7 +12,7 @@ import os
 import secrets
 import time
 from collections import defaultdict
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError
 from typing import Any
 
@@ -25,7 +25,7 @@ from distributed.system import MEMORY_LIMIT
 from dskprep import settings as config
 from dskprep import storage
 from dskprep.dataset import index, store
-from dskprep.dataset.store import Record, RecordName
+from dskprep.dataset.record import FURTHER, STATUSES, Record, RecordName
 from dskprep.errors import InfrastructureError, UsageError
 from dskprep.look import report
 from dskprep.pipeline import cluster, watch
@@ -34,7 +34,7 @@ from dskprep.preparation import user_steps
 from dskprep.settings import PrepConfig
 from dskprep.source import cases as discover
 from dskprep.worker import patient
-from dskprep.worker.patient import Job
+from dskprep.worker.patient import Job, Outcome
 
 log = logging.getLogger("dskprep")
 
@@ -62,10 +62,10 @@ RECOUNT_S = 5.0
 """How often the workers are counted, so that late ones are used."""
 
 
-Work = Callable[[Job], list[Record]]
+Work = Callable[[Job], Outcome]
 """What is done with a job in a worker; it never raises."""
 
-Progress = Callable[[Account, list[Record]], None]
+Progress = Callable[[Account, Sequence[Record]], None]
 """Called with the account so far and the records of the case just done."""
 
 
@@ -170,24 +170,25 @@ def _timed(summary: Summary) -> Iterator[None]:
 
 
 def _recorded(
-    done: Iterable[tuple[Job, list[Record] | None]], target: str, settings: PrepConfig
-) -> Iterator[list[Record]]:
+    done: Iterable[tuple[Job, Outcome | None]], target: str, settings: PrepConfig
+) -> Iterator[tuple[Record, ...]]:
     """The records of each job, all of them written now, if need be from here.
 
     Raises InfrastructureError if patients fail one after another for want of a store.
     """
     n_in_a_row = 0
-    for job, records in done:
-        if records is None:
-            records = [patient.record_loss(target, patient.killed_record(job.case, settings), job.stale)]
-        for record in records:
-            if not record.pop("is_recorded", True):
+    for job, outcome in done:
+        if outcome is None:
+            outcome = patient.record_loss(target, patient.killed_record(job.case, settings), job.stale)
+        if not outcome.is_recorded:
+            for record in outcome.records:
                 store.commit(target, record)
-        yield records
-        n_in_a_row = n_in_a_row + 1 if records[-1].get("reason") == InfrastructureError.__name__ else 0
+        yield outcome.records
+        last = outcome.records[-1]
+        n_in_a_row = n_in_a_row + 1 if last.reason == InfrastructureError.__name__ else 0
         if n_in_a_row == MAX_FAILURES_IN_A_ROW:
             raise InfrastructureError(
-                f"the last {n_in_a_row} patients failed, the last one with: {records[-1]['message']}; mend it, and run "
+                f"the last {n_in_a_row} patients failed, the last one with: {last.message}; mend it, and run "
                 "again with --retry failed"
             )
 
@@ -219,12 +220,12 @@ def _jobs(cases: Iterable[discover.Case], target: str, account: Account, again: 
     """The cases that are to be done; the others are counted."""
     known: dict[str, list[RecordName]] = defaultdict(list)
     for name in store.record_names(target):
-        known[name.key.partition(store.FURTHER)[0]].append(name)
+        known[name.key.partition(FURTHER)[0]].append(name)
     for case in cases:
         account.inputs += 1
         names = known[case.key]
         user_steps = [n for n in names if n.key == case.key and n.digest == case.digest]
-        user_steps.sort(key=lambda name: store.STATUSES.index(name.status))
+        user_steps.sort(key=lambda name: STATUSES.index(name.status))
         if user_steps and user_steps[0].status not in again:
             account.counts[user_steps[0].status] += 1
             account.already[user_steps[0].status] += 1
@@ -240,7 +241,7 @@ def _count_further(account: Account, names: list[RecordName], case: discover.Cas
             account.further_series[name.status] += 1
 
 
-def _in_process(jobs: Iterable[Job], work: Work) -> Generator[tuple[Job, list[Record] | None]]:
+def _in_process(jobs: Iterable[Job], work: Work) -> Generator[tuple[Job, Outcome | None]]:
     for job in jobs:
         yield job, _bag([job], work).compute(scheduler="sync")[0]
 
@@ -251,11 +252,11 @@ def _bag(jobs: list[Job], work: Work) -> db.Bag:
     return db.Bag(tasks, "patient", len(jobs))
 
 
-def _partition(work: Work, job: Job) -> list[list[Record]]:
+def _partition(work: Work, job: Job) -> list[Outcome]:
     return [work(job)]
 
 
-def on_cluster(client: Client, jobs: Iterator[Job], work: Work) -> Generator[tuple[Job, list[Record] | None]]:
+def on_cluster(client: Client, jobs: Iterator[Job], work: Work) -> Generator[tuple[Job, Outcome | None]]:
     """Each job and what `work` returned of it, in the order in which they end.
 
     As many are under way as there are slots, and one more wait on the scheduler. A job that lost its worker goes
@@ -314,7 +315,7 @@ class _Line:
         self.n_slots = 0
         self.counted = float("-inf")
 
-    def drain(self, jobs: Iterator[Job], lost: list[Job]) -> Iterator[tuple[Job, list[Record]]]:
+    def drain(self, jobs: Iterator[Job], lost: list[Job]) -> Iterator[tuple[Job, Outcome]]:
         """Run the jobs; those whose worker died with them too often are added to `lost`."""
         done = as_completed()
         tasks = _tasks(jobs, self.work)
@@ -327,24 +328,22 @@ class _Line:
                 if not self.under_way:
                     return
                 ended = self._collect(done.next_batch())
-            for job, records in ended:
-                if records is None:
+            for job, outcome in ended:
+                if outcome is None:
                     lost.append(job)
                 else:
-                    yield job, records
+                    yield job, outcome
 
-    def _collect(self, futures: list[Future[Any]]) -> list[tuple[Job, list[Record] | None]]:
+    def _collect(self, futures: list[Future[Any]]) -> list[tuple[Job, Outcome | None]]:
         """What came of the futures, in one request; None for one that lost its worker too often."""
         killed = {f for f in futures if f.status == "error" and isinstance(f.exception(), KilledWorker)}
         alive = [f for f in futures if f not in killed]
         results = dict(zip(alive, self.client.gather(alive), strict=True))
-        ended: list[tuple[Job, list[Record] | None]] = []
+        ended: list[tuple[Job, Outcome | None]] = []
         for future in futures:
             ended.append((self.under_way.pop(future), None if future in killed else results[future][0]))
             future.release()
-        stuck = {
-            record.pop("stuck_worker") for _, records in ended for record in records or () if "stuck_worker" in record
-        }
+        stuck = {outcome.stuck_worker for _, outcome in ended if outcome and outcome.stuck_worker}
         if stuck:
             self.client.restart_workers(list(stuck), timeout=RESTART_S, raise_for_error=False)
         return ended

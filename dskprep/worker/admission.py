@@ -11,6 +11,7 @@ import numpy as np
 
 from dskprep.errors import Refusal
 from dskprep.settings import PrepConfig
+from dskprep.source.files import HEADER_BYTES, READ_AHEAD, CaseFiles
 from dskprep.volume import Triple
 
 BASE_BYTES = 380_000_000
@@ -34,11 +35,8 @@ STEP_SHARE = 2.5
 FLOAT_SHARE = 2.1
 """While floats are encoded: themselves, and the encoded objects (up to 0.8 of them)."""
 
-HEADER_BYTES = 1 << 15
-"""In so many bytes the header of an ordinary slice ends."""
-
-READ_AHEAD = 16
-"""Slices that are read in one go where a series is too large to be held."""
+ARCHIVE_GROWTH = 3
+"""An archive is taken to need this many times its size, until its first series is decoded."""
 
 LUNG_BOX_SHARE = 0.35
 """Part of a scan that the box round the lungs takes up, but for the narrowest fields of view."""
@@ -178,6 +176,38 @@ class Ledger:
     def _taken_bytes(tickets: list[Ticket]) -> int:
         beyond_files = max((t.need_bytes - t.held_bytes for t in tickets), default=0)
         return sum(t.held_bytes for t in tickets) + beyond_files
+
+
+def admit(files: CaseFiles, config: PrepConfig, ledger: Ledger, ticket: Ticket, need: Underestimated | None) -> None:
+    """Wait until the files of a case may be read: all held at once if there can be memory for that, else one by one.
+
+    `ticket.is_held` says which. Admitted is the `need` of an earlier try, else an estimate made from the largest file.
+    Raises Refusal `too-large` if the case never fits.
+    """
+    if not files.is_archive and FIXED_BYTES + files.largest_bytes > ledger.total_bytes:
+        raise ledger.refusal(FIXED_BYTES + files.n_bytes)
+    if need is None or need.is_held:
+        need_bytes = max(files.n_bytes, need.need_bytes if need else least_bytes(files, config, is_held=True))
+        if files.is_archive or need_bytes <= ledger.total_bytes or not may_reread(files, config):
+            ledger.admit(ticket, files.n_bytes, need_bytes)
+            return
+        need_bytes = least_bytes(files, config, is_held=False)
+    else:
+        need_bytes = need.need_bytes
+    ticket.is_held = False
+    ledger.admit(ticket, min(need_bytes, len(files.entries) * HEADER_BYTES), need_bytes)
+
+
+def least_bytes(files: CaseFiles, config: PrepConfig, *, is_held: bool) -> int:
+    """Return what a case is estimated to need, before its files are read."""
+    if files.is_archive:
+        return ARCHIVE_GROWTH * files.n_bytes + FIXED_BYTES
+    return 0 if files.guess is None else estimate_bytes(*files.guess, config, is_held=is_held)
+
+
+def may_reread(files: CaseFiles, config: PrepConfig) -> bool:
+    """Whether the files may be read again one by one: the recipe is done with a slice once it is resampled."""
+    return not files.is_archive and config.may_stream and files.is_one_slice_each
 
 
 def limit_for(need_bytes: int) -> str:

@@ -19,20 +19,22 @@ from typing import Any
 import distributed
 
 from dskprep.dataset import omezarr, store, thumbnail
-from dskprep.dataset.store import Record, RecordName
+from dskprep.dataset.record import Aside, Crop, Geometry, LungFigures, Record, RecordName, further_key, source_of
 from dskprep.dicom.contents import Contents
 from dskprep.dicom.slices import Slice
-from dskprep.errors import InfrastructureError, Refusal
-from dskprep.preparation.prepare import RECIPE_HU, prepare
+from dskprep.errors import Refusal
+from dskprep.preparation.prepare import prepare
 from dskprep.preparation.prepared import Prepared
-from dskprep.series import series
+from dskprep.series.series import Reread
 from dskprep.settings import PrepConfig
-from dskprep.source import cases
-from dskprep.source import files as reading
+from dskprep.source.archive import Outgrown
+from dskprep.source.cases import Case
+from dskprep.source.files import File, open_case
+from dskprep.source.found import aside_counts, assemble_as, each_series, rank
 from dskprep.stopwatch import CpuMeter, Overdue, Stopwatch, within
 from dskprep.volume import Triple
 from dskprep.worker import admission
-from dskprep.worker.admission import Ledger
+from dskprep.worker.admission import Ledger, Ticket, Underestimated
 from dskprep.worker.slots import Slots
 
 ATTEMPTS = 3
@@ -57,46 +59,64 @@ _CPU = CpuMeter()
 class Job:
     """A case to be done. `stale` are records of it that no longer hold."""
 
-    case: cases.Case
+    case: Case
     stale: tuple[RecordName, ...] = ()
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a case: the records of its series, its own last.
+
+    `is_recorded` is False if the target could not be written, so that the run must commit the record. `stuck_worker` is
+    the address of a process that hangs, and is to be restarted.
+    """
+
+    records: tuple[Record, ...]
+    is_recorded: bool = True
+    stuck_worker: str = ""
 
 
 @dataclass(frozen=True, eq=False)
 class _Line:
     """What the stages of one patient share."""
 
-    case: cases.Case
+    case: Case
     config: PrepConfig
     ledger: Ledger
-    ticket: admission.Ticket
+    ticket: Ticket
     clock: Stopwatch
 
     def reserve(self, shape: tuple[int, int, int], spacing_mm: Triple) -> None:
         """Ask for the memory of a series before it is decoded."""
         need_bytes = admission.estimate_bytes(shape, spacing_mm, self.config, is_held=self.ticket.is_held)
         if need_bytes > self.ledger.total_bytes and self.ticket.is_held and self.config.may_stream:
-            raise admission.Underestimated(need_bytes)  # its files need not be held
+            raise Underestimated(need_bytes)  # its files need not be held
         self.ledger.check(need_bytes)
         self.ledger.grow(self.ticket, need_bytes)
 
 
-@dataclass(eq=False)
-class _Outcome:
-    """A series' record in the making, and its objects and thumbnail (none if it became no volume)."""
+@dataclass(frozen=True, eq=False)
+class _Made:
+    """What was made of one series: its record, and its objects and thumbnail (none if it became no volume)."""
 
     record: Record
     objects: dict[str, bytes] = field(default_factory=dict)
     thumbnail: bytes = b""
 
+    @property
+    def rank(self) -> tuple[bool, int, str]:
+        source = self.record.source
+        n_slices = source.slices if source else 0
+        return rank(self.record.series_uid_sha256 or "", n_slices, is_written=self.record.is_written)
+
 
 def prepare_patient(
     job: Job, *, target: str, config: PrepConfig, memory_bytes: int, limit_s: float | None = None
-) -> list[Record]:
-    """Do one case, in a process that may use `memory_bytes`, and return its records, its own last.
+) -> Outcome:
+    """Do one case, in a process that may use `memory_bytes`.
 
-    Never raises: what goes wrong is in the record (`refused`, or `failed` with its traceback). A record
-    that could not be written has `"is_recorded": False`. A stage that takes longer than `limit_s` is given
-    up: the record names the `"stuck_worker"` then, a process that is to be restarted.
+    Never raises: what goes wrong is in the record (`refused`, or `failed` with its traceback). A stage that takes
+    longer than `limit_s` is given up, and with it this process.
     """
     clock = Stopwatch()
     if limit_s is None:
@@ -108,17 +128,17 @@ def prepare_patient(
     try:
         return within(limit_s, clock, functools.partial(_prepare, job, target, config, memory_bytes, clock))
     except Overdue as overdue:
-        failure = {"reason": "time-limit", "message": str(overdue), "traceback": overdue.stack}
-        record = record_loss(target, _failed(job, config, clock) | failure, job.stale)
-        return [record | {"stuck_worker": worker.address}]
+        failed = _failed(job, config, clock, reason="time-limit", message=str(overdue), traceback=overdue.stack)
+        outcome = record_loss(target, failed, job.stale)
+        return Outcome(outcome.records, outcome.is_recorded, stuck_worker=worker.address)
 
 
-def _prepare(job: Job, target: str, config: PrepConfig, memory_bytes: int, clock: Stopwatch) -> list[Record]:
+def _prepare(job: Job, target: str, config: PrepConfig, memory_bytes: int, clock: Stopwatch) -> Outcome:
     started = time.monotonic()
     for attempt in range(1, ATTEMPTS + 1):
         try:
-            return _attempt(job, target, config, _ledger(memory_bytes), clock)
-        except (InfrastructureError, OSError) as error:
+            return Outcome(tuple(_attempt(job, target, config, _ledger(memory_bytes), clock)))
+        except OSError as error:  # an InfrastructureError, or one of the system's own
             failure: BaseException = error
             if attempt == ATTEMPTS or time.monotonic() - started > DEADLINE_S:
                 break
@@ -126,223 +146,203 @@ def _prepare(job: Job, target: str, config: PrepConfig, memory_bytes: int, clock
         except Exception as error:  # a bug, or memory: it costs this patient only
             failure = error
             break
-    record = _failed(job, config, clock) | {
-        "reason": type(failure).__name__,
-        "message": str(failure)[:500],
-        "traceback": "".join(traceback.format_exception(failure)),
-    }
-    return [record_loss(target, record, job.stale)]
+    stack = "".join(traceback.format_exception(failure))
+    reason, message = type(failure).__name__, str(failure)[:500]
+    failed = _failed(job, config, clock, reason=reason, message=message, traceback=stack)
+    return record_loss(target, failed, job.stale)
 
 
-def _failed(job: Job, config: PrepConfig, clock: Stopwatch) -> Record:
-    return _base(job.case, config) | {
-        "status": "failed",
-        "seconds": clock.seconds,
-        "cpu_s": round(_CPU.since_last(), 3),
-    }
+def _failed(job: Job, config: PrepConfig, clock: Stopwatch, *, reason: str, message: str, traceback: str) -> Record:
+    seconds, cpu_s = dict(clock.seconds), round(_CPU.since_last(), 3)
+    why: dict[str, Any] = {"reason": reason, "message": message, "traceback": traceback}
+    return _record(job.case, config, status="failed", seconds=seconds, cpu_s=cpu_s, **why)
 
 
-def record_loss(target: str, record: Record, stale: tuple[RecordName, ...]) -> Record:
+def record_loss(target: str, record: Record, stale: tuple[RecordName, ...]) -> Outcome:
     """Commit the record of a patient that was lost, if the target can be written at all."""
     try:
-        done = store.find_written(target, record["key"], record["input_digest"])
+        done = store.find_written(target, record.key, record.input_digest)
         if done:  # its worker died after the commit
-            return done[-1]
+            return Outcome((done[-1],))
         store.forget(target, stale)
         store.commit(target, record)
-    except (InfrastructureError, OSError):
-        record["is_recorded"] = False
-    return record
+    except OSError:  # an InfrastructureError, or one of the system's own
+        return Outcome((record,), is_recorded=False)
+    return Outcome((record,))
 
 
-def killed_record(case: cases.Case, config: PrepConfig) -> Record:
-    """The record of a patient whose worker died with it, alone, twice."""
-    return _base(case, config) | {
-        "status": "killed",
-        "reason": "worker-died",
-        "message": "its worker process died twice while it held this patient, the second time alone: "
+def killed_record(case: Case, config: PrepConfig) -> Record:
+    """Return the record of a patient that killed its worker twice, the second time running alone."""
+    return _record(
+        case,
+        config,
+        status="killed",
+        reason="worker-died",
+        message="its worker process died twice while it held this patient, the second time alone: "
         "most likely it needs more memory than the worker's limit",
-    }
+    )
 
 
 def _ledger(limit_bytes: int) -> Ledger:
-    """The ledger of this process."""
+    """Return the ledger of this process."""
     with _LEDGERS_LOCK:
         return _LEDGERS.setdefault(limit_bytes, Ledger(admission.usable_bytes(limit_bytes)))
 
 
 def _attempt(job: Job, target: str, config: PrepConfig, ledger: Ledger, clock: Stopwatch) -> list[Record]:
-    """One try; a second reading if the patient turns out larger than its first slice promised."""
+    """Try once; read a second time if the patient turns out larger than its first slice promised."""
     done = store.find_written(target, job.case.key, job.case.digest)
     if done:  # by another run, or by a worker that died before it could say so
-        store.forget(target, [name for name in job.stale if name not in map(store.name_of, done)])
+        store.forget(target, [name for name in job.stale if name not in [record.name for record in done]])
         return done
-    need: admission.Underestimated | None = None
+    need: Underestimated | None = None
     while True:
         try:
             with ledger.ticket() as ticket:
-                outcomes = _outcomes(_Line(job.case, config, ledger, ticket, clock), need)
-                return _commit(job, target, outcomes, clock)
-        except admission.Underestimated as error:
+                return _commit(job, target, _made(_Line(job.case, config, ledger, ticket, clock), need), clock)
+        except Underestimated as error:
             need = error
 
 
-def _outcomes(line: _Line, need: admission.Underestimated | None) -> list[_Outcome]:
-    """Read and compute; the case's own series last."""
+def _made(line: _Line, need: Underestimated | None) -> list[_Made]:
+    """Read and compute what a case holds, its main series last."""
     contents = Contents()
-    held: list[tuple[str, bytes]] = []
+    held: list[File] = []
+    reread: Reread | None = None
     try:
         with _SLOTS("read", line.case.key, line.clock), line.clock("read"):
-            files = reading.read_case(line.case, line.config, line.ledger, line.ticket, need)
-            if files.reread is None:
-                held = list(files.contents)
+            files = open_case(line.case)
+            admission.admit(files, line.config, line.ledger, line.ticket, need)
+            if line.ticket.is_held:
+                held = list(files.read(max_bytes=line.ticket.need_bytes - files.n_bytes))
             else:
-                contents.add_headers(files.contents)
+                contents.add_headers(files.read_headers())
+                reread = files.reread
         with _SLOTS("compute", line.case.key, line.clock):
-            outcomes = list(_compute(line, contents, held, files.reread))
+            made = list(_compute(line, contents, held, reread))
+    except Outgrown as error:
+        raise Underestimated(2 * line.ticket.need_bytes) from error
     except Refusal as refusal:
-        outcomes = [_refused(_base(line.case, line.config), refusal)]
-    line.ledger.finish(line.ticket, sum(len(c) for o in outcomes for c in o.objects.values()))
-    _name(outcomes, line.case.key)
-    further = [(o.record["status"], o.record["key"]) for o in outcomes[:-1]]
-    outcomes[-1].record["further_series"] = [f"{status}/{key}" for status, key in further]
-    return outcomes
+        made = [_refused(_record(line.case, line.config, status="refused"), refusal)]
+    line.ledger.finish(line.ticket, sum(len(content) for each in made for content in each.objects.values()))
+    return _named(made, line.case.key)
 
 
-def _commit(job: Job, target: str, outcomes: list[_Outcome], clock: Stopwatch) -> list[Record]:
+def _named(made: list[_Made], key: str) -> list[_Made]:
+    """Sort the series, the main one last, and give each of the others a key of its own."""
+    *others, main = sorted(made, key=lambda each: each.rank)
+    named = [
+        _Made(each.record.changed(key=further_key(key, each.record.series_uid_sha256)), each.objects, each.thumbnail)
+        for each in others
+    ]
+    further = tuple(f"{each.record.status}/{each.record.key}" for each in named)
+    return [*named, _Made(main.record.changed(further_series=further), main.objects, main.thumbnail)]
+
+
+def _commit(job: Job, target: str, made: list[_Made], clock: Stopwatch) -> list[Record]:
     """Write the volumes, then the records."""
     with _SLOTS("write", job.case.key, clock):
         with clock("write"):
             store.forget(target, job.stale)
-            for outcome in outcomes:
-                if outcome.record.get("reason") == "source-changed":
-                    continue  # the key's volume may be that of the changed source, written by another run
-                outcome.record["objects"] = store.write_volume(target, outcome.record["key"], outcome.objects)
-                if outcome.thumbnail:
-                    outcome.record["thumbnail"] = store.write_thumbnail(
-                        target, outcome.record["key"], outcome.thumbnail
-                    )
-        outcomes[-1].record["cpu_s"] = round(_CPU.since_last(), 3)
-        for outcome in outcomes:
-            outcome.record["seconds"] = {stage: round(s, 4) for stage, s in clock.seconds.items()}
+            records = [_write(target, each) for each in made]
+        seconds = {stage: round(s, 4) for stage, s in clock.seconds.items()}
+        records = [record.changed(seconds=seconds) for record in records]
+        records[-1] = records[-1].changed(cpu_s=round(_CPU.since_last(), 3))
+        for record in records:
             clock.check()
-            store.commit(target, outcome.record)
-    return [outcome.record for outcome in outcomes]
+            store.commit(target, record)
+    return records
 
 
-def _compute(
-    line: _Line, contents: Contents, files: list[tuple[str, bytes]], reread: series.Reread | None
-) -> Iterator[_Outcome]:
-    """An outcome for each CT series in the contents, and in the files. Empties `files` as it goes."""
+def _write(target: str, made: _Made) -> Record:
+    """Write a volume and its thumbnail. Returns its record, which says what was written."""
+    record = made.record
+    if record.reason == "source-changed":
+        return record  # the key's volume may be that of the changed source, written by another run
+    objects = store.write_volume(target, record.key, made.objects)
+    small = store.write_thumbnail(target, record.key, made.thumbnail) if made.thumbnail else None
+    return record.changed(objects=objects, thumbnail=small)
+
+
+def _compute(line: _Line, contents: Contents, files: list[File], reread: Reread | None) -> Iterator[_Made]:
+    """Make a volume, or a refusal, of each CT series in the contents, and in the files. Empties `files` as it goes."""
     with line.clock("decode"):
         files.reverse()
         while files:
             contents.add(*files.pop())
-    uids = contents.uids()
-    if not uids:
-        raise reading.nothing_found(contents)
-    counts = reading.aside_counts(contents)
-    names = [f"{a.name}: {a.kind} {a.detail}".strip() for a in contents.aside[:MAX_NAMES]]
-    for uid in uids:
-        record = _base(line.case, line.config) | {"aside": {"counts": counts, "names": names}}
-        record["series_uid_sha256"] = series.uid_digest(uid)
-        warnings = ["localizer-skipped"] if "localizer" in counts else []
-        if len(uids) > 1:
-            warnings.append("one-of-several-series")
-        damage = contents.flaw(uid)
-        try:
-            if damage is not None:
-                raise damage
-            yield _written(line, record, warnings, contents.slices.pop(uid), reread)
-        except Refusal as refusal:
-            yield _refused(record, refusal)
+    counts, n_series = aside_counts(contents), len(contents.uids())
+    names = tuple(f"{a.name}: {a.kind} {a.detail}".strip() for a in contents.aside[:MAX_NAMES])
+    warnings = ["localizer-skipped"] * ("localizer" in counts) + ["one-of-several-series"] * (n_series > 1)
+    begun = _record(line.case, line.config, status="refused", aside=Aside(counts, names))
+    prepare_series = functools.partial(_prepare_series, line, begun, warnings, reread=reread)
+    for uid_sha256, made in each_series(contents, prepare_series):
+        if isinstance(made, Refusal):
+            made = _refused(begun, made)
+        yield _Made(made.record.changed(series_uid_sha256=uid_sha256), made.objects, made.thumbnail)
 
 
-def _written(
-    line: _Line, record: Record, warnings: list[str], slices: list[Slice], reread: series.Reread | None
-) -> _Outcome:
-    config = line.config
+def _prepare_series(
+    line: _Line, begun: Record, warnings: list[str], slices: list[Slice], *, reread: Reread | None
+) -> _Made:
     with line.clock("decode"):
-        found = series.assemble(
-            slices,
-            min_slices=config.min_slices,
-            max_gap_slices=config.fillable_slices,
-            to_hu=RECIPE_HU.get(config.recipe),
-            reserve=line.reserve,
-            reread=reread,
-        )
-    record["source"] = found.facts
-    prepared = prepare(found, config, line.clock)
-    warnings = warnings + list(found.warnings)
-    record |= {"status": "written", "hu_sha256": found.hu_sha256}
+        found = assemble_as(slices, line.config, reserve=line.reserve, reread=reread)
+    prepared = prepare(found, line.config, line.clock)
+    hu_sha256, warnings = found.hu_sha256, [*warnings, *found.warnings]
+    source = source_of(found.facts)
     del found
-    record["geometry"] = _geometry(prepared)
-    record["values"] = prepared.values
+    lungs = None
     if prepared.lungs is not None:
         warnings += prepared.lungs.warnings
         with line.clock("lungs"):
-            mean_hu, dense_share = prepared.mean_lung_hu(), prepared.lungs.dense_share
-        record["lungs"] = {
-            "right_ml": round(prepared.lungs.right_ml, 1),
-            "left_ml": round(prepared.lungs.left_ml, 1),
-            "mean_hu": None if mean_hu is None else round(mean_hu, 1),
-            "dense_share": None if dense_share is None else round(dense_share, 4),
-        }
-    record["warnings"] = warnings
-    provenance = {name: record[name] for name in ("settings_digest", "hu_sha256", "dskprep")}
+            lungs = _lung_figures(prepared)
+    record = begun.changed(
+        status="written",
+        warnings=tuple(warnings),
+        hu_sha256=hu_sha256,
+        source=source,
+        geometry=_geometry(prepared),
+        values=prepared.values,
+        lungs=lungs,
+    )
+    provenance = {name: getattr(record, name) for name in ("settings_digest", "hu_sha256", "dskprep")}
     with line.clock("encode"):
-        return _Outcome(record, omezarr.encode(prepared, config, provenance), thumbnail.draw(prepared))
+        return _Made(record, omezarr.encode(prepared, line.config, provenance), thumbnail.draw(prepared))
 
 
-def _refused(record: Record, refusal: Refusal) -> _Outcome:
-    refused = {"status": "refused", "reason": refusal.reason, "message": refusal.message}
-    return _Outcome(record | refused | refusal.facts)
+def _refused(begun: Record, refusal: Refusal) -> _Made:
+    return _Made(begun.changed(status="refused", reason=refusal.reason, message=refusal.message, **refusal.facts))
 
 
-def _name(outcomes: list[_Outcome], key: str) -> None:
-    """Give the case's own key to its main series, and put that last.
-
-    The main series is a written one before a refused one, then that with the most slices. The others
-    have the key with a part of their UID's digest.
-    """
-
-    outcomes.sort(key=lambda outcome: rank(outcome.record))
-    for outcome in outcomes[:-1]:
-        outcome.record["key"] = further_key(key, outcome.record)
-
-
-def rank(record: Record) -> tuple[bool, int, str]:
-    """Orders the series of one folder: the main one is last."""
-    n_slices = record.get("source", {}).get("slices", 0)
-    return record["status"] == "written", n_slices, record.get("series_uid_sha256", "")
+def _record(case: Case, config: PrepConfig, *, status: str, **more: Any) -> Record:
+    """Begin the record of a case with what every record says."""
+    return Record(
+        key=case.key,
+        status=status,
+        input_digest=case.digest,
+        url=case.url,
+        n_files=case.n_files,
+        bytes_read=case.n_bytes,
+        settings_digest=config.digest(),
+        dskprep=version("dskprep"),
+        worker=f"{os.uname().nodename}:{os.getpid()}",
+        **more,
+    )
 
 
-def further_key(key: str, record: Record) -> str:
-    """The key of a further series found in the folder of that key."""
-    return f"{key}{store.FURTHER}{record['series_uid_sha256']}"
+def _geometry(prepared: Prepared) -> Geometry:
+    z, y, x = (round(s, 6) for s in prepared.image.spacing)
+    affine = tuple(tuple(row) for row in prepared.image.affine.round(6).tolist())
+    crop = None if prepared.crop is None else Crop(prepared.crop.first, prepared.crop.shape)
+    return Geometry(prepared.image.shape, (z, y, x), affine, crop)
 
 
-def _base(case: cases.Case, config: PrepConfig) -> Record:
-    """What every record says."""
-    return {
-        "key": case.key,
-        "input_digest": case.digest,
-        "url": case.url,
-        "n_files": case.n_files,
-        "bytes_read": case.n_bytes,
-        "settings_digest": config.digest(),
-        "dskprep": version("dskprep"),
-        "worker": f"{os.uname().nodename}:{os.getpid()}",
-    }
-
-
-def _geometry(prepared: Prepared) -> dict[str, Any]:
-    image = prepared.image
-    geometry = {
-        "shape": list(image.shape),
-        "spacing_mm": [round(s, 6) for s in image.spacing],
-        "affine": image.affine.round(6).tolist(),
-    }
-    if prepared.crop is not None:
-        geometry["crop"] = {"first": list(prepared.crop.first), "of_shape": list(prepared.crop.shape)}
-    return geometry
+def _lung_figures(prepared: Prepared) -> LungFigures | None:
+    if prepared.lungs is None:
+        return None
+    mean_hu, dense_share = prepared.mean_lung_hu(), prepared.lungs.dense_share
+    return LungFigures(
+        right_ml=round(prepared.lungs.right_ml, 1),
+        left_ml=round(prepared.lungs.left_ml, 1),
+        mean_hu=None if mean_hu is None else round(mean_hu, 1),
+        dense_share=None if dense_share is None else round(dense_share, 4),
+    )

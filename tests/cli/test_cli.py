@@ -170,7 +170,7 @@ def test_a_run_that_is_stopped_prints_its_account_and_the_command_that_goes_on(
     commit = store.commit
 
     def lost_after_p1(where: str, record: dict[str, Any]) -> None:
-        if record["key"] != "p1":
+        if record.key != "p1":
             raise InfrastructureError("no room")
         commit(where, record)
 

@@ -28,7 +28,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> dskprep.Dataset:
 
 
 def test_it_is_a_mapping_of_the_written_volumes(dataset: dskprep.Dataset) -> None:
-    assert dataset.keys() == list(dataset) == ["p1", "p2"]
+    assert list(dataset.keys()) == list(dataset) == ["p1", "p2"]
     assert len(dataset) == 2
     assert "p1" in dataset
     assert "p3" not in dataset
@@ -57,8 +57,12 @@ def test_a_volume_knows_its_place(dataset: dskprep.Dataset) -> None:
     assert volume.spacing == (1.0, 1.0, 1.0)
     np.testing.assert_allclose(volume.affine @ [0, 0, 0, 1], [-100.123457, -50.5, 10.25, 1], atol=1e-6)
     attributes = json.loads(storage.read(f"{volume.url}/zarr.json"))["attributes"]
-    assert attributes["dskprep"]["affine"] == volume.affine.tolist() == volume.record["geometry"]["affine"]
-    assert volume.record["key"] == volume.key == "p1"
+    assert (
+        attributes["dskprep"]["affine"]
+        == volume.affine.tolist()
+        == [list(row) for row in volume.record.geometry.affine]
+    )
+    assert volume.record.key == volume.key == "p1"
 
 
 def test_a_volume_is_loaded_whole_or_normalized(dataset: dskprep.Dataset) -> None:

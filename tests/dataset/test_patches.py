@@ -109,17 +109,17 @@ def test_what_makes_no_patch_says_so(dataset: dskprep.Dataset) -> None:
 
 
 def test_a_dataset_is_narrowed_by_its_index(dataset: dskprep.Dataset) -> None:
-    assert dataset.keys() == ["p1", "p2", "p3", "tiny"]
+    assert list(dataset) == ["p1", "p2", "p3", "tiny"]
     large = dataset.where(lambda row: row["n_z"] > 20)
-    assert large.keys() == list(large) == ["p1", "p2", "p3"]
+    assert list(large.keys()) == list(large) == ["p1", "p2", "p3"]
     assert len(large) == 3
     assert "tiny" not in large
-    assert sorted(large.index["key"]) == large.keys()
+    assert sorted(large.index["key"]) == list(large)
     with pytest.raises(KeyError):
         large["tiny"]
     whole = large.where(lambda row: not row["warnings"])
-    assert whole.keys() == [key for key in large if not large[key].record["warnings"]]
-    assert dataset.select(["p2"]).keys() == ["p2"]
+    assert list(whole) == [key for key in large if not large[key].record.warnings]
+    assert list(dataset.select(["p2"])) == ["p2"]
     with pytest.raises(KeyError, match="p9"):
         dataset.select(["p2", "p9"])
 

@@ -10,16 +10,13 @@ from typing import Any
 
 import pytest
 import tiny
+from tiny import record
 
 from dskprep import storage
 from dskprep.dataset import index, store
-from dskprep.dataset.store import RecordName
+from dskprep.dataset.record import RecordName
 from dskprep.errors import InfrastructureError, UsageError
 from dskprep.settings import PrepConfig
-
-
-def record(key: str, status: str = "written", digest: str = "0" * 16, **more: Any) -> dict[str, Any]:
-    return {"key": key, "status": status, "input_digest": digest, **more}
 
 
 def test_a_dataset_is_begun_once_and_joined_by_the_same_settings(place: str) -> None:

@@ -111,7 +111,7 @@ def test_a_worker_that_was_forked_has_both_the_image_and_its_zarr_array(
     pytest.importorskip("torch")
     from torch.multiprocessing import get_context
 
-    volume = dataset[dataset.keys()[0]]
+    volume = dataset[next(iter(dataset))]
     expected = volume.image[3]
     np.save(tmp_path / "expected.npy", expected)
     process = get_context("fork").Process(target=_save, args=(volume, tmp_path / "found.npy"))

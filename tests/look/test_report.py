@@ -7,7 +7,6 @@ import re
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
 
 import browser
 import pytest
@@ -18,6 +17,7 @@ import dskprep
 from dskprep import storage
 from dskprep.cli import commands
 from dskprep.dataset import index, store, thumbnail
+from dskprep.dataset.record import Record
 from dskprep.look import report
 from dskprep.settings import PrepConfig
 
@@ -25,14 +25,10 @@ HOSTILE = "</script><script>window.stung = 1</script><img src=x onerror='window.
 OUTLIER = "p07"
 
 
-def record(key: str, status: str = "written", **more: Any) -> dict[str, Any]:
-    return {"key": key, "status": status, "input_digest": "0" * 16, "url": f"/scans/{key}", **more}
-
-
-def written(n: int) -> dict[str, Any]:
+def written(n: int) -> Record:
     """Volumes that are alike, but for their lungs: OUTLIER's are dense."""
     key = f"p{n:02}"
-    return record(
+    return tiny.record(
         key,
         geometry={"shape": [300, 300 + n, 300], "spacing_mm": [1.0, 1.0, 1.0], "affine": [[1.0] * 4] * 4},
         lungs={"right_ml": 2500.0 + n, "left_ml": 2300.0, "mean_hu": -500.0 if key == OUTLIER else -820.0 - n % 3},
@@ -51,9 +47,9 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> str:
     for n in range(12):
         store.commit(target, written(n))
         store.write_thumbnail(target, f"p{n:02}", picture)
-    store.commit(target, record("q1", "refused", reason="too-few-slices", message="expected at least 10"))
-    store.commit(target, record("q2", "refused", reason="not-hu", message=HOSTILE))
-    store.commit(target, record("<b>q3", "failed", reason="OSError", message="disk on fire"))
+    store.commit(target, tiny.record("q1", "refused", reason="too-few-slices", message="expected at least 10"))
+    store.commit(target, tiny.record("q2", "refused", reason="not-hu", message=HOSTILE))
+    store.commit(target, tiny.record("<b>q3", "failed", reason="OSError", message="disk on fire"))
     counts = {"written": 12, "refused": 2, "failed": 1}
     summary = {"run_id": "R1", "seconds": 30.0, "counts": counts, "already": {}, "is_interrupted": False}
     store.write_run(target, "R1", {**summary, "stopped_by": ""})

@@ -25,6 +25,7 @@ from faulty_s3 import FaultyS3
 
 import dskprep
 from dskprep.dataset import index, store, verification
+from dskprep.dataset.record import to_json
 from dskprep.look import report
 from dskprep.settings import PrepConfig
 from dskprep.synthetic.s3server import S3Server
@@ -56,7 +57,19 @@ def record(n: int, status: str = "written", **more: Any) -> dict[str, Any]:
             "mean_hu": -820.0 if n % 50 else -500.0,
             "dense_share": 0.01,
         },
-        "source": {"slices": 100 + n, "step_mm": 2.5, "row_spacing_mm": 0.7, "manufacturer": "GE", "kernel": "B30f"},
+        "source": {
+            "slices": 100 + n,
+            "rows": 512,
+            "columns": 512,
+            "step_mm": 2.5,
+            "row_spacing_mm": 0.7,
+            "column_spacing_mm": 0.7,
+            "first_x_mm": -180.0,
+            "first_y_mm": -180.0,
+            "first_z_mm": -300.0,
+            "manufacturer": "GE",
+            "kernel": "B30f",
+        },
         "seconds": dict.fromkeys(("read", "decode", "resample", "lungs", "encode", "write"), 0.5),
         "series_uid_sha256": f"{n:012x}",
         "hu_sha256": f"{n:064x}",
@@ -65,13 +78,17 @@ def record(n: int, status: str = "written", **more: Any) -> dict[str, Any]:
     }
 
 
+def path_of(made: dict[str, Any]) -> str:
+    return f"records/{made['status']}/{made['key']}.{made['input_digest']}.json"
+
+
 def dataset_of(target: str, n_volumes: int) -> str:
     """So many volumes, each of a few tiny objects."""
     store.create(target, PrepConfig())
     files = {}
     for n in range(n_volumes):
         made = record(n)
-        files[store.name_of(made).path] = store.to_json(made)
+        files[path_of(made)] = to_json(made)
         files |= {f"volumes/{made['key']}.zarr/{name}": content for name, content in OBJECTS.items()}
     return tiny.write(target, files)
 
@@ -149,9 +166,9 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> str:
     records += [record(n, "refused", reason="too-few-slices", **lost) for n in range(2000, 2300)]
     records += [record(2300, "failed", reason="OSError", **lost)]
     for each in records:
-        path = Path(target, store.name_of(each).path)
+        path = Path(target, path_of(each))
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(store.to_json(each))
+        path.write_bytes(to_json(each))
     index.write(target)
     return target
 
@@ -164,7 +181,7 @@ def test_what_a_loaders_worker_is_sent_does_not_hold_the_index(large: str) -> No
     assert len(sent) / 2000 < 150  # a key and a digest; a row of the index has 40 values
     copy = pickle.loads(sent)
     assert (copy.keys, copy.dataset.keys()) == (patches.keys, chosen.keys())
-    assert copy.dataset["p00007"].record["lungs"]["right_ml"] == 2507.0
+    assert copy.dataset["p00007"].record.lungs.right_ml == 2507.0
     assert len(copy.dataset.rows) == 2000
 
 

@@ -20,11 +20,12 @@ from distributed import Client, LocalCluster, WorkerPlugin
 from distributed.config import defaults
 
 from dskprep import storage
+from dskprep.dataset.record import Record
 from dskprep.errors import InfrastructureError, UsageError
 from dskprep.pipeline import cluster
 from dskprep.pipeline import run as pipeline
 from dskprep.source.cases import Case
-from dskprep.worker.patient import Job
+from dskprep.worker.patient import Job, Outcome
 
 GIB = 1 << 30
 
@@ -282,16 +283,16 @@ def test_a_host_that_does_not_reach_the_data_is_named(
         ours.unregister_worker_plugin("elsewhere")
 
 
-def needs_two_workers(job: Job, folder: Path) -> list[dict[str, str]]:
+def needs_two_workers(job: Job, folder: Path) -> Outcome:
     """The first few jobs end at once, the others when two processes have come to one."""
     if int(job.case.key) >= 4:
         (folder / str(os.getpid())).touch()
         end = time.monotonic() + 90
         while len(list(folder.iterdir())) < 2:
             if time.monotonic() > end:
-                return [{"key": job.case.key, "status": "alone"}]
+                return Outcome((Record(key=job.case.key, status="alone", input_digest=""),))
             time.sleep(0.05)
-    return [{"key": job.case.key, "status": "written"}]
+    return Outcome((Record(key=job.case.key, status="written", input_digest=""),))
 
 
 @pytest.mark.cluster
@@ -313,12 +314,12 @@ def test_workers_that_come_while_a_run_goes_on_are_used(
             growing.adapt(minimum=0, maximum=2, interval="100ms", target_duration="10ms")
             assert cluster.memory_limits(client)  # wakes it
         done = []
-        for _, records in pipeline.on_cluster(client, jobs, work):
-            done += records or []
+        for _, outcome in pipeline.on_cluster(client, jobs, work):
+            done += outcome.records if outcome else ()
             if len(done) == 1 and not is_adaptive:  # jobs may end in any order, but the first few wait for nobody
                 growing.scale(2)
-    assert sorted(int(record["key"]) for record in done) == list(range(16))
-    assert {record["status"] for record in done} == {"written"}
+    assert sorted(int(record.key) for record in done) == list(range(16))
+    assert {record.status for record in done} == {"written"}
 
 
 @pytest.mark.cluster

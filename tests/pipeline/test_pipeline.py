@@ -93,7 +93,7 @@ def test_the_account_is_kept_with_the_dataset(source: str, target: str) -> None:
 
 def test_progress_is_told_of_every_patient(source: str, target: str) -> None:
     told: list[tuple[int, str]] = []
-    dskprep.run(source, target, progress=lambda account, records: told.append((account.inputs, records[-1]["key"])))
+    dskprep.run(source, target, progress=lambda account, records: told.append((account.inputs, records[-1].key)))
     assert told == [(1, "p1"), (2, "p2"), (3, "p3"), (4, "p4")]
 
 
@@ -322,7 +322,7 @@ def test_a_store_lost_for_good_ends_the_run_and_the_next_goes_on(
     commit = store.commit
 
     def lost_after_p1(where: str, record: dict[str, Any]) -> None:
-        if record["key"] != "p1":
+        if record.key != "p1":
             raise InfrastructureError(f"{where}: no room")
         commit(where, record)
 
@@ -455,9 +455,9 @@ def test_a_patient_that_hangs_is_given_up_and_its_neighbours_are_written(
     assert summary.account.counts == {"written": 7, "failed": 1}
     (name,) = [n for n in store.record_names(target) if n.status == "failed"]
     record = store.read_record(target, name)
-    assert (record["key"], record["reason"]) == ("p3", "time-limit")
-    assert re.fullmatch(r"the stage \w+ was not done after \d+ s, the limit is 3 s", record["message"])
-    assert "threading.Event().wait()" in record["traceback"]
+    assert (record.key, record.reason) == ("p3", "time-limit")
+    assert re.fullmatch(r"the stage \w+ was not done after \d+ s, the limit is 3 s", record.message)
+    assert "threading.Event().wait()" in record.traceback
     assert "stuck_worker" not in record
     retried = dskprep.run(source, target, client=client, retry="failed")
     assert retried.account.counts == {"written": 8}

@@ -274,7 +274,8 @@ def test_on_real_data_a_patient_stays_within_the_memory_that_was_predicted(data_
     (tmp_path / "in" / name).symlink_to(data_folder.volumes / name)
     (case,) = plan.cases(str(tmp_path / "in"))
     (prediction,) = plan.predict(case, PrepConfig())
-    script = "import sys, tiny\nfrom dskprep.cli import commands\ncommands.run_command(sys.argv[1:])\nprint(tiny.peak_bytes())"
+    script = "import sys, tiny; from dskprep.cli.commands import run_command as run; run(sys.argv[1:])"
+    script += "; print(tiny.peak_bytes())"
     words = ["run", str(tmp_path / "in"), str(tmp_path / "out"), "--scheduler", "sync"]
     here = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(

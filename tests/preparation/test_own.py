@@ -11,7 +11,8 @@ import pytest
 import tiny
 
 from dskprep import settings as config
-from dskprep.dataset import dataset, store
+from dskprep.dataset import dataset
+from dskprep.dataset.record import Record
 from dskprep.errors import UsageError
 from dskprep.pipeline import run
 from dskprep.preparation import prepare, user_steps
@@ -92,24 +93,24 @@ def test_a_path_that_cannot_be_imported_stops_the_run_before_it_starts(tmp_path:
     assert not (tmp_path / "out").exists()
 
 
-def record_of(tmp_path: Path, settings: PrepConfig) -> store.Record:
+def record_of(tmp_path: Path, settings: PrepConfig) -> Record:
     tiny.write_patients(tmp_path / "in", ["a"])
     (case,) = cases.cases(str(tmp_path / "in"))
     job = patient.Job(case)
-    (record,) = patient.prepare_patient(job, target=str(tmp_path / "out"), config=settings, memory_bytes=2 * 10**9)
-    return record
+    outcome = patient.prepare_patient(job, target=str(tmp_path / "out"), config=settings, memory_bytes=2 * 10**9)
+    return outcome.records[-1]
 
 
 def test_a_step_that_raises_costs_its_patient_only(tmp_path: Path) -> None:
     record = record_of(tmp_path, PrepConfig(steps=("own_steps:broken",)))
-    assert (record["status"], record["reason"]) == ("failed", "StepFailed")
-    assert record["message"] == "own_steps:broken: ValueError: not today"
-    assert "raise ValueError" in record["traceback"]
+    assert (record.status, record.reason) == ("failed", "StepFailed")
+    assert record.message == "own_steps:broken: ValueError: not today"
+    assert "raise ValueError" in record.traceback
 
 
 def test_a_step_may_refuse_a_patient(tmp_path: Path) -> None:
     record = record_of(tmp_path, PrepConfig(steps=("own_steps:choosy",)))
-    assert (record["status"], record["reason"]) == ("refused", "not-ct")
+    assert (record.status, record.reason) == ("refused", "not-ct")
 
 
 def test_a_run_with_settings_from_a_file(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from dskprep.preparation.lungs.lungs import LEFT, RIGHT
 from dskprep.preparation.prepared import Prepared
 from dskprep.preparation.recipes import grt123, tutorial, zuidhof
 from dskprep.series import series, upright
-from dskprep.source import files as reading
+from dskprep.source.found import read_series
 from dskprep.stopwatch import Stopwatch
 from dskprep.synthetic.phantom import make_phantom
 from dskprep.synthetic.scanner import series_files
@@ -316,14 +316,14 @@ def test_a_preset_makes_a_dataset_and_loses_nobody(source: str, tmp_path: Path, 
     assert summary.account.counts.total() == 2
     opened = dataset.open_dataset(str(tmp_path / "out"))
     chest_ = opened["chest"]
-    read = reading.read_series(f"{source}/chest", config.preset(recipe))
+    read = read_series(f"{source}/chest", config.preset(recipe))
     expected = prepare.prepare(read, config.preset(recipe))
     np.testing.assert_array_equal(chest_.load().array, expected.image.array)
     np.testing.assert_allclose(chest_.affine, expected.image.affine, atol=1e-5)
     assert chest_.values == expected.values
     assert chest_.image.fill_value == expected.fill
     assert (chest_.lungs is None) == (expected.lungs is None)
-    crop = chest_.record["geometry"].get("crop")
+    crop = chest_.record.geometry.get("crop")
     assert crop == (
         None if expected.crop is None else {"first": list(expected.crop.first), "of_shape": [288, 350, 350]}
     )
@@ -404,7 +404,7 @@ def test_each_voxel_goes_to_the_nearer_seed(spacing: Any) -> None:
 @pytest.fixture(scope="module")
 def real_crop(data_folder: Any) -> Volume:
     """Every second pixel and slice of a real chest, as the recipes read it."""
-    whole = reading.read_series(str(data_folder.volumes / "lidc_0001"), config.preset("zuidhof")).volume
+    whole = read_series(str(data_folder.volumes / "lidc_0001"), config.preset("zuidhof")).volume
     x, y, z = np.linalg.norm(whole.affine[:3, :3], axis=1)
     return Volume(whole.array[::2, ::2, ::2].copy(), affine_of((2 * z, 2 * y, 2 * x)))
 

@@ -31,6 +31,7 @@ import dskprep
 from dskprep import storage
 from dskprep.cli import commands
 from dskprep.dataset import store
+from dskprep.dataset.record import Record
 from dskprep.errors import InfrastructureError
 from dskprep.settings import PrepConfig
 from dskprep.source import cases
@@ -231,9 +232,9 @@ def test_a_permanent_error_is_one_failed_record_and_the_others_are_written(place
     assert faulty.injected["500"] >= patient.ATTEMPTS
     (name,) = [n for n in store.record_names(f"{place}/out") if n.status == "failed"]
     record = store.read_record(f"{place}/out", name)
-    assert (name.key, record["reason"]) == ("p2", "InfrastructureError")
-    assert "IM003.dcm: could not be read" in record["message"]
-    assert len(record["message"].splitlines()) == 1
+    assert (name.key, record.reason) == ("p2", "InfrastructureError")
+    assert "IM003.dcm: could not be read" in record.message
+    assert len(record.message.splitlines()) == 1
     faulty.forget()
     again = dskprep.run(f"{place}/in", f"{place}/out", retry="failed")
     assert again.account.counts == {"written": 3}
@@ -305,7 +306,7 @@ def test_credentials_renewed_in_their_file_are_used_by_the_next_try(
     (record,) = patient.prepare_patient(
         patient.Job(case), target=f"{place}/out", config=PrepConfig(), memory_bytes=2 << 30
     )
-    assert (record["status"], len(n_tries)) == ("written", 1)
+    assert (record.status, len(n_tries)) == ("written", 1)
     assert {entry["status"] for entry in faulty.log} >= {200, 403}
 
 
@@ -346,7 +347,7 @@ def test_an_object_replaced_between_its_listing_and_its_get_is_refused(
     (record,) = patient.prepare_patient(
         patient.Job(case), target=f"{place}/out", config=PrepConfig(), memory_bytes=2 << 30
     )
-    assert (record["status"], record["reason"]) == ("refused", "source-changed")
+    assert (record.status, record.reason) == ("refused", "source-changed")
     assert [e["first"] for e in faulty.log if "first" in e] == [200]
     assert [e["status"] for e in faulty.log if "IM005" in e["path"] and e["method"] == "GET"] == [412]
     assert storage.read(f"{place}/in/p1/IM005.dcm") == other
@@ -359,10 +360,9 @@ def test_an_object_removed_while_others_are_read_is_refused(place: str, faulty: 
     (case,) = cases.cases(f"{place}/in")
     faulty.script("hold", "IM005")
 
-    def prepare() -> list[store.Record]:
-        return patient.prepare_patient(
-            patient.Job(case), target=f"{place}/out", config=PrepConfig(), memory_bytes=2 << 30
-        )
+    def prepare() -> tuple[Record, ...]:
+        job = patient.Job(case)
+        return patient.prepare_patient(job, target=f"{place}/out", config=PrepConfig(), memory_bytes=2 << 30).records
 
     with ThreadPoolExecutor(1) as thread:
         future = thread.submit(prepare)
@@ -370,7 +370,7 @@ def test_an_object_removed_while_others_are_read_is_refused(place: str, faulty: 
         storage.delete(f"{place}/in/p1", ["IM005.dcm"])
         faulty.release()
         (record,) = future.result(30)
-    assert (record["status"], record["reason"]) == ("refused", "source-changed")
+    assert (record.status, record.reason) == ("refused", "source-changed")
 
 
 def wait_until(is_so: Callable[[], bool], limit_s: float = 10.0) -> None:
@@ -499,8 +499,8 @@ def test_no_secret_is_written_logged_or_sent_in_a_task(
     said = capfd.readouterr()
     written = tiny.everything_below(f"{place}/out")
     records = [json.loads(content) for name, content in written.items() if name.startswith("records/")]
-    assert sorted(r["status"] for r in records) == ["failed", "failed", "failed", "written"]
-    assert all("traceback" in r for r in records if r["status"] == "failed")
+    assert sorted(r.status for r in records) == ["failed", "failed", "failed", "written"]
+    assert all("traceback" in r for r in records if r.status == "failed")
     assert len(tasks) == 4
     everything = b"\n".join([*written.values(), *tasks, said.out.encode(), said.err.encode(), caplog.text.encode()])
     assert os.environ["AWS_SECRET_ACCESS_KEY"].encode() not in everything

@@ -15,13 +15,13 @@ from builders import ct_files, distinct
 
 from dskprep import storage
 from dskprep.dataset import omezarr, store
-from dskprep.dataset.store import Record
+from dskprep.dataset.record import Record
 from dskprep.dicom.contents import Contents
 from dskprep.errors import InfrastructureError, Refusal
 from dskprep.series import series
 from dskprep.settings import PrepConfig
-from dskprep.source import archive, cases
-from dskprep.source import files as reading
+from dskprep.source import archive, cases, files
+from dskprep.source.found import read_series
 from dskprep.worker import admission, patient
 from dskprep.worker.patient import Job
 
@@ -39,7 +39,8 @@ def only_job(source: str | Path) -> Job:
 
 
 def prepare(job: Job, target: str | Path, memory_bytes: int = MEMORY, **settings: Any) -> list[Record]:
-    return patient.prepare_patient(job, target=str(target), config=PrepConfig(**settings), memory_bytes=memory_bytes)
+    config = PrepConfig(**settings)
+    return list(patient.prepare_patient(job, target=str(target), config=config, memory_bytes=memory_bytes).records)
 
 
 def fail_times(n: int, error: Exception, function: Callable[..., Any]) -> tuple[Callable[..., Any], list[int]]:
@@ -58,15 +59,15 @@ def fail_times(n: int, error: Exception, function: Callable[..., Any]) -> tuple[
 def test_a_patient_becomes_a_volume_and_a_record(place: str) -> None:
     tiny.write(f"{place}/in/p1", tiny.series())
     (record,) = prepare(only_job(f"{place}/in"), f"{place}/out")
-    assert (record["status"], record["key"], record["n_files"]) == ("written", "p1", 12)
-    assert record["geometry"]["shape"] == [12, 24, 24]
-    assert record["warnings"] == ["lungs-not-found"]
-    assert record["source"]["slices"] == 12
+    assert (record.status, record.key, record.n_files) == ("written", "p1", 12)
+    assert record.geometry.shape == (12, 24, 24)
+    assert record.warnings == ("lungs-not-found",)
+    assert record.source.slices == 12
     (name,) = store.record_names(f"{place}/out")
     assert store.read_record(f"{place}/out", name) == record
     there = tiny.everything_below(store.volume_url(f"{place}/out", "p1"))
     assert {n: len(content) for n, content in there.items()} == {
-        n: promised["bytes"] for n, promised in record["objects"].items()
+        n: promised.n_bytes for n, promised in record.objects.items()
     }
     np.testing.assert_array_equal(
         zarr.open_array(store.volume_url(f"{place}/out", "p1"), path="0", mode="r")[...], tiny.hu()
@@ -79,7 +80,7 @@ def test_an_archive_gives_the_voxels_of_its_folder(tmp_path: Path, pack: Callabl
     files = {f"p1/{name}": content for name, content in tiny.series().items()} | {"p1/read me.txt": b""}
     tiny.write(tmp_path / "in", {f"p1{suffix}": pack(files)})
     (record,) = prepare(only_job(tmp_path / "in"), tmp_path / "out")
-    assert (record["status"], record["key"]) == ("written", "p1")
+    assert (record.status, record.key) == ("written", "p1")
     np.testing.assert_array_equal(
         zarr.open_array(store.volume_url(f"{tmp_path}/out", "p1"), path="0", mode="r")[...], tiny.hu()
     )
@@ -91,11 +92,11 @@ def test_the_series_of_a_folder_get_a_key_each_the_largest_the_folders(tmp_path:
     tiny.write(tmp_path / "in/p1", {**tiny.series(0, n=14), **small, **short})
     job = only_job(tmp_path / "in")
     *further, own = prepare(job, tmp_path / "out")
-    assert (own["key"], own["source"]["slices"]) == ("p1", 14)
-    assert sorted(r["status"] for r in further) == ["refused", "written"]
-    assert all(r["key"].startswith("p1+") for r in further)
-    assert all("one-of-several-series" in r["warnings"] for r in (*further, own) if r["status"] == "written")
-    assert len({r["key"] for r in (*further, own)}) == len(list(store.record_names(f"{tmp_path}/out"))) == 3
+    assert (own.key, own.source.slices) == ("p1", 14)
+    assert sorted(r.status for r in further) == ["refused", "written"]
+    assert all(r.key.startswith("p1+") for r in further)
+    assert all("one-of-several-series" in r.warnings for r in (*further, own) if r.status == "written")
+    assert len({r.key for r in (*further, own)}) == len(list(store.record_names(f"{tmp_path}/out"))) == 3
 
 
 @pytest.mark.parametrize(
@@ -116,16 +117,16 @@ def test_what_makes_no_right_volume_is_refused_and_leaves_nothing(
     tiny.write(tmp_path / "in/p1", files)
     tiny.write(store.volume_url(f"{tmp_path}/out", "p1"), {"0/c/0/0/0": b"left by a worker that died"})
     (record,) = prepare(only_job(tmp_path / "in"), tmp_path / "out")
-    assert (record["status"], record["reason"]) == ("refused", reason)
-    assert record["message"]
-    assert record["objects"] == {}
+    assert (record.status, record.reason) == ("refused", reason)
+    assert record.message
+    assert record.objects == {}
     assert list(storage.listing_below(f"{tmp_path}/out/volumes")) == []
 
 
 def test_a_bad_archive_is_refused(tmp_path: Path) -> None:
     tiny.write(tmp_path / "in", {"p1.zip": tiny.zipped(tiny.series())[:-100]})
     (record,) = prepare(only_job(tmp_path / "in"), tmp_path / "out")
-    assert (record["status"], record["reason"]) == ("refused", "bad-archive")
+    assert (record.status, record.reason) == ("refused", "bad-archive")
 
 
 def test_a_patient_too_large_for_a_worker_is_refused_before_it_is_read(
@@ -139,8 +140,8 @@ def test_a_patient_too_large_for_a_worker_is_refused_before_it_is_read(
     monkeypatch.setattr(archive, "members", None)
     for case in cases.cases(f"{tmp_path}/in"):
         (record,) = prepare(Job(case), tmp_path / "out", memory_bytes=1)
-        assert (record["status"], record["reason"]) == ("refused", "too-large")
-        assert "--memory-limit" in record["message"]
+        assert (record.status, record.reason) == ("refused", "too-large")
+        assert "--memory-limit" in record.message
     assert not read
 
 
@@ -163,9 +164,9 @@ def test_a_series_too_large_to_be_held_is_read_slice_by_slice_and_becomes_the_sa
         limit: prepare(job, f"{place}/out{limit}", int(limit / admission.USABLE_SHARE)) for limit in (SMALL, MEMORY)
     }
     (small,), (usual,) = records.values()
-    assert (small["status"], small["objects"]) == ("written", usual["objects"])
-    assert (small["hu_sha256"], small["warnings"]) == (usual["hu_sha256"], usual["warnings"])
-    assert "identical-duplicates-dropped" in small["warnings"]
+    assert (small.status, small.objects) == ("written", usual.objects)
+    assert (small.hu_sha256, small.warnings) == (usual.hu_sha256, usual.warnings)
+    assert "identical-duplicates-dropped" in small.warnings
 
 
 def test_headers_and_slices_of_a_large_series_are_checked_against_each_other(
@@ -183,8 +184,8 @@ def test_headers_and_slices_of_a_large_series_are_checked_against_each_other(
 
     monkeypatch.setattr(storage, "read_many", swapped)
     (record,) = prepare(job, tmp_path / "out", int(SMALL / admission.USABLE_SHARE))
-    assert (record["status"], record["reason"]) == ("refused", "source-changed")
-    assert "0010.dcm" in record["message"]
+    assert (record.status, record.reason) == ("refused", "source-changed")
+    assert "0010.dcm" in record.message
 
 
 def test_a_source_replaced_after_it_was_listed_is_refused(place: str) -> None:
@@ -192,7 +193,7 @@ def test_a_source_replaced_after_it_was_listed_is_refused(place: str) -> None:
     job = only_job(f"{place}/in")
     tiny.write(f"{place}/in/p1", {"IM000.dcm": tiny.series(1)["IM000.dcm"] + b"\0\0"})
     (record,) = prepare(job, f"{place}/out")
-    assert (record["status"], record["reason"]) == ("refused", "source-changed")
+    assert (record.status, record.reason) == ("refused", "source-changed")
 
 
 def test_a_file_replaced_or_removed_while_it_is_read_is_refused(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -206,7 +207,7 @@ def test_a_file_replaced_or_removed_while_it_is_read_is_refused(place: str, monk
 
     monkeypatch.setattr(storage, "read_many", replace_then_read)
     (record,) = prepare(job, f"{place}/out")
-    assert (record["status"], record["reason"]) == ("refused", "source-changed")
+    assert (record.status, record.reason) == ("refused", "source-changed")
 
 
 @pytest.mark.parametrize("error", [OSError("broken pipe"), InfrastructureError("S3 is away"), TimeoutError()])
@@ -219,7 +220,7 @@ def test_a_store_that_fails_twice_is_asked_again(
     failing, _ = fail_times(2, error, getattr(storage, name))
     monkeypatch.setattr(storage, name, failing)
     (record,) = prepare(job, tmp_path / "out")
-    assert record["status"] == "written"
+    assert record.status == "written"
 
 
 def test_a_store_that_never_answers_is_a_failure_with_its_traceback(
@@ -230,8 +231,8 @@ def test_a_store_that_never_answers_is_a_failure_with_its_traceback(
     failing, calls = fail_times(99, OSError("broken pipe"), storage.read_many)
     monkeypatch.setattr(storage, "read_many", failing)
     (record,) = prepare(job, tmp_path / "out")
-    assert (record["status"], record["reason"], record["message"]) == ("failed", "OSError", "broken pipe")
-    assert "Traceback" in record["traceback"]
+    assert (record.status, record.reason, record.message) == ("failed", "OSError", "broken pipe")
+    assert "Traceback" in record.traceback
     assert calls == [patient.ATTEMPTS]
     assert [n.status for n in store.record_names(f"{tmp_path}/out")] == ["failed"]
 
@@ -241,8 +242,8 @@ def test_a_bug_is_a_failure_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     failing, calls = fail_times(99, ZeroDivisionError("oops"), omezarr.encode)
     monkeypatch.setattr(omezarr, "encode", failing)
     (record,) = prepare(only_job(tmp_path / "in"), tmp_path / "out")
-    assert (record["status"], record["reason"]) == ("failed", "ZeroDivisionError")
-    assert "oops" in record["traceback"]
+    assert (record.status, record.reason) == ("failed", "ZeroDivisionError")
+    assert "oops" in record.traceback
     assert calls == [1]
 
 
@@ -264,36 +265,37 @@ def test_a_broken_off_write_is_no_volume_and_the_next_try_leaves_a_whole_one(
     monkeypatch.setattr(store, "write_volume", break_off_once)
     (record,) = prepare(only_job(tmp_path / "in"), tmp_path / "out")
     assert seen == [0]
-    assert record["status"] == "written"
-    assert set(tiny.everything_below(store.volume_url(f"{tmp_path}/out", "p1"))) == set(record["objects"])
+    assert record.status == "written"
+    assert set(tiny.everything_below(store.volume_url(f"{tmp_path}/out", "p1"))) == set(record.objects)
 
 
 def test_a_record_that_cannot_be_written_is_handed_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tiny.write(tmp_path / "in/p1", tiny.series())
     failing, _ = fail_times(99, InfrastructureError("no room"), store.commit)
     monkeypatch.setattr(store, "commit", failing)
-    (record,) = prepare(only_job(tmp_path / "in"), tmp_path / "out")
-    assert record["status"] == "failed"
-    assert record["is_recorded"] is False
+    job, target = only_job(tmp_path / "in"), str(tmp_path / "out")
+    outcome = patient.prepare_patient(job, target=target, config=PrepConfig(), memory_bytes=MEMORY)
+    assert [record.status for record in outcome.records] == ["failed"]
+    assert outcome.is_recorded is False
 
 
 @pytest.mark.parametrize("others", [{}, {f"b{n}": c for n, c in tiny.series(3, n=14).items()}])
 def test_slices_without_a_series_uid_are_a_series_too(tmp_path: Path, others: dict[str, bytes]) -> None:
     tiny.write(tmp_path / "in/p1", {**tiny.series(series_uid=""), **others})
     records = prepare(only_job(tmp_path / "in"), tmp_path / "out")
-    assert [r["status"] for r in records] == ["written"] * (2 if others else 1)
+    assert [r.status for r in records] == ["written"] * (2 if others else 1)
 
 
 def test_a_folder_named_like_an_archive_is_a_folder(tmp_path: Path) -> None:
     tiny.write(tmp_path / "in/p1.zip", tiny.series())
     (record,) = prepare(only_job(tmp_path / "in"), tmp_path / "out")
-    assert record["status"] == "written"
+    assert record.status == "written"
 
 
 def test_an_archive_that_is_not_there_is_refused(tmp_path: Path) -> None:
     tiny.write(tmp_path, {"list.csv": b"key,url\np1,absent.zip\n"})
     (record,) = prepare(only_job(tmp_path / "list.csv"), tmp_path / "out")
-    assert record["status"] == "refused"
+    assert record.status == "refused"
 
 
 def test_a_file_larger_than_a_worker_is_not_even_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -302,22 +304,22 @@ def test_a_file_larger_than_a_worker_is_not_even_begun(tmp_path: Path, monkeypat
         file.truncate(50_000_000)  # a hole: nothing is written
     monkeypatch.setattr(storage, "read_many", None)
     (record,) = prepare(only_job(tmp_path / "in"), tmp_path / "out", memory_bytes=1)
-    assert (record["status"], record["reason"]) == ("refused", "too-large")
+    assert (record.status, record.reason) == ("refused", "too-large")
 
 
 @pytest.mark.parametrize(("name", "status"), [("scan.nii", "written"), ("core", "refused"), ("huge.dcm", "refused")])
 def test_a_huge_file_that_is_no_slice_is_not_read_whole(place: str, name: str, status: str) -> None:
     """Named as something else it is set aside; else it may have been a slice."""
-    tiny.write(f"{place}/in/p1", tiny.series() | {name: bytes(reading.LARGE_FILE_BYTES + 1)})
+    tiny.write(f"{place}/in/p1", tiny.series() | {name: bytes(files.LARGE_FILE_BYTES + 1)})
     sizes: list[int] = []
     with pytest.MonkeyPatch.context() as patch:
         add = Contents.add
         patch.setattr(Contents, "add", lambda self, n, content: (sizes.append(len(content)), add(self, n, content)))
         (record,) = prepare(only_job(f"{place}/in"), f"{place}/out", memory_bytes=700_000_000)
-    assert record["status"] == status, record
-    assert max(sizes) <= reading.HEAD_BYTES
+    assert record.status == status, record
+    assert max(sizes) <= files.HEAD_BYTES
     if status == "refused":
-        assert f"{name}: cannot be read as DICOM" in record["message"]
+        assert f"{name}: cannot be read as DICOM" in record.message
 
 
 def test_a_tilted_series_with_a_gap_is_written_where_asked_for(tmp_path: Path) -> None:
@@ -325,12 +327,12 @@ def test_a_tilted_series_with_a_gap_is_written_where_asked_for(tmp_path: Path) -
     del files["0007.dcm"]
     tiny.write(tmp_path / "in/p1", files)
     (record,) = prepare(only_job(tmp_path / "in"), tmp_path / "out")
-    assert (record["status"], record["reason"]) == ("refused", "missing-slices")
+    assert (record.status, record.reason) == ("refused", "missing-slices")
     (record,) = prepare(only_job(tmp_path / "in"), tmp_path / "out2", on_gap="interpolate")
-    assert record["status"] == "written"
-    assert record["warnings"][:2] == ["tilt-corrected", "gap-interpolated"]
-    assert record["source"]["tilt_degrees"] == pytest.approx(16.7, abs=0.01)
-    assert record["source"]["interpolated_mm"] == "-16.00"
+    assert record.status == "written"
+    assert record.warnings[:2] == ("tilt-corrected", "gap-interpolated")
+    assert record.source.tilt_degrees == pytest.approx(16.7, abs=0.01)
+    assert record.source.interpolated_mm == "-16.00"
 
 
 def test_memory_that_a_tilt_adds_is_asked_for_before_it_is_used(
@@ -353,7 +355,7 @@ def test_memory_that_a_tilt_adds_is_asked_for_before_it_is_used(
     monkeypatch.setattr(admission.Ledger, "grow", grow_once)
     monkeypatch.setattr(series.pixels, "stored_values", _only_after(needs, 2, series.pixels.stored_values))
     (record,) = prepare(only_job(tmp_path / "in"), tmp_path / "out")
-    assert record["status"] == "written"
+    assert record.status == "written"
     first, second = needs
     n_rows = 32 + 137  # 19 x 9 mm x 0.6 / 0.75 mm
     assert second == admission.estimate_bytes((20, n_rows, 32), (9, 0.75, 0.5), PrepConfig()) > first
@@ -408,21 +410,21 @@ def test_records_are_strict_json(tmp_path: Path) -> None:
 def test_the_volume_is_resampled_as_the_settings_say(tmp_path: Path) -> None:
     tiny.write(tmp_path / "in/p1", tiny.series(z_mm=2.0))
     (record,) = prepare(only_job(tmp_path / "in"), tmp_path / "out", spacing_mm=(1.0, 2.0, 2.0), lungs=False)
-    assert record["geometry"]["spacing_mm"] == [1.0, 2.0, 2.0]
-    assert record["geometry"]["shape"][0] in (23, 24)
-    assert record["geometry"]["shape"][1:] == [12, 12]
-    assert "lungs" not in record
+    assert record.geometry.spacing_mm == (1.0, 2.0, 2.0)
+    assert record.geometry.shape[0] in (23, 24)
+    assert record.geometry.shape[1:] == (12, 12)
+    assert record.lungs is None
 
 
 def test_a_series_is_read_without_a_dataset(place: str) -> None:
     tiny.write(f"{place}/p1", tiny.series())
     tiny.write(place, {"p2.zip": tiny.zipped(tiny.series())})
     for url in (f"{place}/p1", f"{place}/p2.zip"):
-        series = reading.read_series(url)
+        series = read_series(url)
         np.testing.assert_array_equal(series.volume.array, tiny.hu())
     tiny.write(f"{place}/p3", {"x.txt": b""})
     with pytest.raises(Refusal, match="no-dicom"):
-        reading.read_series(f"{place}/p3")
+        read_series(f"{place}/p3")
 
 
 def test_a_series_is_read_as_the_settings_say(tmp_path: Path) -> None:
@@ -430,23 +432,23 @@ def test_a_series_is_read_as_the_settings_say(tmp_path: Path) -> None:
     del files[sorted(files)[5]]
     url = tiny.write(tmp_path / "gap", files)
     with pytest.raises(Refusal, match="missing-slices"):
-        reading.read_series(url)
-    series = reading.read_series(url, PrepConfig(on_gap="interpolate"))
+        read_series(url)
+    series = read_series(url, PrepConfig(on_gap="interpolate"))
     assert series.shape[0] == len(files) + 1
     with pytest.raises(Refusal, match="too-few-slices"):
-        reading.read_series(url, PrepConfig(on_gap="interpolate", min_slices=20))
+        read_series(url, PrepConfig(on_gap="interpolate", min_slices=20))
 
 
 def test_of_several_series_one_is_read_by_the_digest_in_its_record(tmp_path: Path) -> None:
     large, small = tiny.series(), {f"s{name}": data for name, data in tiny.series(1, n=10, series_uid="1.2.9").items()}
     url = tiny.write(tmp_path / "in/p1", large | small)
     records = prepare(only_job(tmp_path / "in"), tmp_path / "out")
-    assert {record["source"]["slices"] for record in records} == {10, tiny.N_SLICES}
+    assert {record.source.slices for record in records} == {10, tiny.N_SLICES}
     for record in records:
-        series = reading.read_series(url, uid_sha256=record["series_uid_sha256"])
-        assert series.shape[0] == record["source"]["slices"]
+        series = read_series(url, uid_sha256=record.series_uid_sha256)
+        assert series.shape[0] == record.source.slices
     with pytest.raises(Refusal, match="expected the series of digest 0a0b, found 2 others"):
-        reading.read_series(url, uid_sha256="0a0b")
+        read_series(url, uid_sha256="0a0b")
 
 
 @pytest.mark.parametrize("place_in_stack", ["first", "last"])
@@ -465,15 +467,15 @@ def test_a_damaged_slice_at_an_end_of_the_stack_never_just_vanishes(
     assert files[name] != content
     tiny.write(tmp_path / "in/p1", files)
     (record,) = prepare(only_job(tmp_path / "in"), tmp_path / "out")
-    assert record["status"] == "refused" or record["source"]["slices"] == 14
-    assert record["status"] == "written" or name in record["message"]
+    assert record.status == "refused" or record.source.slices == 14
+    assert record.status == "written" or name in record.message
 
 
 def test_a_file_named_as_something_else_refuses_nothing(tmp_path: Path) -> None:
     extra = {"notes.txt": b"no scan", "LICENSE": b"free", "preview.png": b"\x89PNG", "labels.csv": b"a,b"}
     tiny.write(tmp_path / "in/p1", {**tiny.series(), **extra})
     (record,) = prepare(only_job(tmp_path / "in"), tmp_path / "out")
-    assert record["status"] == "written"
+    assert record.status == "written"
 
 
 def test_an_archive_that_outgrows_every_worker_is_too_large(tmp_path: Path) -> None:
@@ -481,4 +483,4 @@ def test_an_archive_that_outgrows_every_worker_is_too_large(tmp_path: Path) -> N
     assert len(bomb) < 1_000_000
     tiny.write(tmp_path / "in", {"p1.zip": bomb})
     (record,) = prepare(only_job(tmp_path / "in"), tmp_path / "out", memory_bytes=700_000_000)
-    assert (record["status"], record["reason"]) == ("refused", "too-large")
+    assert (record.status, record.reason) == ("refused", "too-large")
