@@ -138,10 +138,11 @@ def _frame(table: pa.Table) -> pd.DataFrame:
 def _read(target: str, columns: Sequence[str] | None = None) -> pa.Table:
     """In this thread alone: pyarrow's own let go of a Python file late, which aborts a program that ends just then."""
     try:
-        content = pa.BufferReader(storage.read(storage.join(target, "index.parquet")))
-        return parquet.ParquetFile(content, pre_buffer=False).read(columns, use_threads=False)
+        content = storage.read(storage.join(target, "index.parquet"))
     except FileNotFoundError as error:
         raise UsageError(f"{target}: no index.parquet yet; a run writes it at its end") from error
+    try:
+        return parquet.ParquetFile(pa.BufferReader(content), pre_buffer=False).read(columns, use_threads=False)
     except (ValueError, KeyError) as error:
         raise DamagedDataset(f"{target}: index.parquet is damaged; the next run writes it anew") from error
 

@@ -155,7 +155,7 @@ class Array:
 
 
 def open_array(url: str, objects: dict[str, int]) -> Array:
-    """The array at a URL; `objects` as of `Array`.
+    """Open the array at a URL; `objects` as in `Array`.
 
     Raises DamagedDataset if its metadata are damaged or gone, UsageError if it is not laid out as dskprep does it.
     """
@@ -163,23 +163,25 @@ def open_array(url: str, objects: dict[str, int]) -> Array:
         metadata = json.loads(storage.read(storage.join(url, "zarr.json")))
         sharding = metadata["codecs"][0].get("configuration", {})
         levels = (metadata["codecs"], sharding.get("codecs", []), sharding.get("index_codecs", []))
-        place = sharding.get("index_location", "end")
         found = [[codec["name"] for codec in codecs] for codecs in levels]
-        if found != CODECS or place != "end" or metadata["chunk_key_encoding"]["name"] != "default":
-            raise UsageError(f"{url}: expected the codecs {CODECS}, found {found}; read it with zarr")
-        return Array(
-            url,
-            objects,
-            _index(*metadata["shape"]),
-            np.dtype(metadata["data_type"]),
-            metadata["fill_value"],
-            _index(*sharding["chunk_shape"]),
-            _index(*metadata["chunk_grid"]["configuration"]["chunk_shape"]),
-        )
+        place, keys = sharding.get("index_location", "end"), metadata["chunk_key_encoding"]["name"]
+        if is_ours := found == CODECS and place == "end" and keys == "default":
+            array = Array(
+                url,
+                objects,
+                _index(*metadata["shape"]),
+                np.dtype(metadata["data_type"]),
+                metadata["fill_value"],
+                _index(*sharding["chunk_shape"]),
+                _index(*metadata["chunk_grid"]["configuration"]["chunk_shape"]),
+            )
     except FileNotFoundError as error:
         raise damaged(f"{url}/zarr.json", "is gone") from error
-    except (ValueError, KeyError, TypeError, IndexError) as error:
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
         raise damaged(f"{url}/zarr.json", "is damaged") from error
+    if not is_ours:
+        raise UsageError(f"{url}: expected the codecs {CODECS}, found {found}; read it with zarr")
+    return array
 
 
 def damaged(place: str, what: str) -> DamagedDataset:

@@ -65,9 +65,11 @@ def describe(target: str) -> dict[str, Any]:
     Raises UsageError if the target is no dataset of this format, DamagedDataset if the file is damaged.
     """
     try:
-        content: dict[str, Any] = json.loads(storage.read(storage.join(target, "dataset.json")))
+        read = storage.read(storage.join(target, "dataset.json"))
     except FileNotFoundError as error:
         raise UsageError(f"{target}: there is no dskprep dataset here (no dataset.json)") from error
+    try:
+        content: dict[str, Any] = json.loads(read)
     except ValueError as error:
         raise DamagedDataset(f"{target}: dataset.json is damaged: {error}") from error
     found = content.get("format") if isinstance(content, dict) else None

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from dskprep.dataset import thumbnail
 from dskprep.dataset.dataset import StoredVolume
-from dskprep.dataset.record import Geometry, LungFigures, Record, Source, source_of
+from dskprep.dataset.record import Geometry, LungFigures, Source, source_of
 from dskprep.errors import WARNINGS, UsageError
 from dskprep.look import comparison, surface
 from dskprep.look.comparison import Compared, Difference
@@ -57,8 +57,10 @@ class View:
 
 def of_stored(stored: StoredVolume) -> View:
     """A written volume."""
+    record = stored.record
     mask = None if stored.lungs is None else np.asarray(stored.lungs[...])
-    return _view("as written", stored.load(), mask, stored.values, in_words(*_parts(stored.record)))
+    words = in_words(record.source, record.geometry, record.lungs, record.warnings)
+    return _view("as written", stored.load(), mask, stored.values, words)
 
 
 def _view(title: str, image: Volume, mask: NDArray[np.uint8] | None, values: str, words: list[str]) -> View:
@@ -74,7 +76,7 @@ def _view(title: str, image: Volume, mask: NDArray[np.uint8] | None, values: str
 def of_series(series: Series) -> View:
     """A series as it was acquired, before any resampling."""
     volume = series.volume
-    return View("as acquired", volume, None, in_words(source_of(series.facts), None, None, series.warnings))
+    return View("as acquired", volume, None, in_words(source_of(series.facts), warnings=series.warnings))
 
 
 def of_prepared(prepared: Prepared) -> View:
@@ -87,12 +89,11 @@ def of_prepared(prepared: Prepared) -> View:
     return _view("as a run would write it", image, mask, prepared.values, words)
 
 
-def _parts(record: Record) -> tuple[Source | None, Geometry | None, LungFigures | None, Sequence[str]]:
-    return record.source, record.geometry, record.lungs, record.warnings
-
-
 def in_words(
-    source: Source | None, geometry: Geometry | None, lungs: LungFigures | None, warnings: Sequence[str]
+    source: Source | None = None,
+    geometry: Geometry | None = None,
+    lungs: LungFigures | None = None,
+    warnings: Sequence[str] = (),
 ) -> list[str]:
     """Say in a few lines what is known of a volume: its series, its grid, its lungs, and doubts."""
     words = []

@@ -14,7 +14,7 @@ import pandas as pd
 
 from dskprep import storage
 from dskprep.dicom.contents import is_named_otherwise
-from dskprep.errors import UsageError
+from dskprep.errors import InfrastructureError, UsageError
 from dskprep.storage import Entry, Folder
 
 ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
@@ -155,6 +155,8 @@ def _from_manifest(source: str) -> Iterator[Case]:
         table = pd.read_csv(content, dtype=str, keep_default_na=False) if is_csv else pd.read_parquet(content)
     except FileNotFoundError as error:
         raise UsageError(f"{source}: there is no such file") from error
+    except InfrastructureError:
+        raise
     except (ValueError, OSError) as error:
         raise UsageError(f"{source}: cannot be read as a manifest: {error}") from error
     if not {"key", "url"} <= set(table.columns):

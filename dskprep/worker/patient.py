@@ -341,8 +341,8 @@ def _lung_figures(prepared: Prepared) -> LungFigures | None:
         return None
     mean_hu, dense_share = prepared.mean_lung_hu(), prepared.lungs.dense_share
     return LungFigures(
-        right_ml=round(prepared.lungs.right_ml, 1),
-        left_ml=round(prepared.lungs.left_ml, 1),
-        mean_hu=None if mean_hu is None else round(mean_hu, 1),
-        dense_share=None if dense_share is None else round(dense_share, 4),
+        right_ml=round(float(prepared.lungs.right_ml), 1),
+        left_ml=round(float(prepared.lungs.left_ml), 1),
+        mean_hu=None if mean_hu is None else round(float(mean_hu), 1),
+        dense_share=None if dense_share is None else round(float(dense_share), 4),
     )

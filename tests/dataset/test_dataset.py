@@ -14,7 +14,7 @@ import tiny
 
 import dskprep
 from dskprep import storage
-from dskprep.errors import UsageError
+from dskprep.errors import DamagedDataset, UsageError
 
 
 @pytest.fixture(scope="module")
@@ -132,6 +132,6 @@ def test_a_volume_that_is_not_whole_is_never_read_as_air(
     objects.pop(f"volumes/p1.zarr/{name}")
     tiny.write(place, objects | ({f"volumes/p1.zarr/{name}": content} if content else {}))
     damaged, whole = (dskprep.open_dataset(place)[key] for key in ("p1", "p2"))
-    with pytest.raises(UsageError, match=f"p1.zarr/{name}: {problem}"):
+    with pytest.raises(DamagedDataset, match=f"p1.zarr/{name}: {problem}"):
         read(damaged)
     read(whole)

@@ -14,8 +14,8 @@ from tiny import record
 
 from dskprep import storage
 from dskprep.dataset import index, store
-from dskprep.dataset.record import RecordName
-from dskprep.errors import InfrastructureError, UsageError
+from dskprep.dataset.record import RecordName, StoredObject
+from dskprep.errors import DamagedDataset, InfrastructureError, UsageError
 from dskprep.settings import PrepConfig
 
 
@@ -46,7 +46,7 @@ def test_what_is_no_dataset_of_ours_says_so(place: str, content: bytes, problem:
     with pytest.raises(UsageError, match=r"no dataset\.json"):
         store.describe(place)
     tiny.write(place, {"dataset.json": content})
-    with pytest.raises(UsageError, match=problem):
+    with pytest.raises(DamagedDataset if problem == "damaged" else UsageError, match=problem):
         store.describe(place)
 
 
@@ -80,7 +80,7 @@ def test_nothing_but_the_new_objects_is_left_of_a_volume(place: str) -> None:
         "p.zarr/0/c/0/0/0": b"chunk",
         "p2.zarr/zarr.json": b"neighbour",
     }
-    assert promised["zarr.json"] == {"bytes": 3, "sha256": hashlib.sha256(b"new").hexdigest()}
+    assert promised["zarr.json"] == StoredObject(3, hashlib.sha256(b"new").hexdigest())
 
 
 def test_a_forgotten_record_takes_its_volume_with_it(place: str) -> None:
@@ -231,7 +231,7 @@ def test_an_index_of_refusals_alone_can_be_extended_by_volumes(place: str) -> No
 def test_a_damaged_index_is_made_anew(place: str) -> None:
     store.commit(place, record("a", **WRITTEN))
     tiny.write(place, {"index.parquet": b"no parquet"})
-    with pytest.raises(UsageError, match="damaged"):
+    with pytest.raises(DamagedDataset, match="damaged"):
         index.read(place)
     index.write(place)
     assert list(index.read(place)["key"]) == ["a"]

@@ -83,7 +83,7 @@ def test_a_volume_that_is_gone_is_found(target: str) -> None:
 
 def test_a_shape_that_is_not_the_recorded_one_is_found(target: str) -> None:
     name = next(n for n in store.record_names(target) if n.key == "p1")
-    record = store.read_record(target, name)
+    record = json.loads(storage.read(f"{target}/{name.path}"))
     record["geometry"]["shape"][0] = 99
     storage.write_many(target, {name.path: json.dumps(record).encode()})
     assert faults(target) == ("the shape is [12, 24, 24] instead of [99, 24, 24]",)

@@ -34,7 +34,7 @@ RECORD = {
         "contrast": "yes",
         "tilt_degrees": 12.0,
     },
-    "geometry": {"shape": [332, 360, 360], "spacing_mm": [1.0, 1.0, 1.0]},
+    "geometry": {"shape": [332, 360, 360]},
     "lungs": {"right_ml": 1986.4, "left_ml": 1768.0, "mean_hu": -825.2},
     "warnings": ["one-lung"],
 }
@@ -61,7 +61,8 @@ def balls(radius: float = 20) -> np.ndarray:
 
 
 def test_the_record_in_words() -> None:
-    assert picture.in_words(RECORD) == [
+    record = tiny.record("p", **RECORD)
+    assert picture.in_words(record.source, record.geometry, record.lungs, record.warnings) == [
         "133 slices of 512 x 512, every 2.5 mm, pixels of 0.703 mm",
         "GE LightSpeed, kernel LUNG, 120 kV, with contrast",
         "gantry tilted by 12.0 degrees",
@@ -69,7 +70,7 @@ def test_the_record_in_words() -> None:
         "right lung 1986 ml, left lung 1768 ml, mean -825 HU",
         "one-lung: only one lung was found, or the two cannot be told apart",
     ]
-    assert picture.in_words({}) == []
+    assert picture.in_words() == []
 
 
 @pytest.mark.parametrize("shape", [(120, 6, 100), (6, 120, 100), (120, 100, 6)])
