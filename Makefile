@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint bench chaos interop notebooks clean
+.PHONY: demo test lint docs bench chaos interop notebooks clean
 
 demo: .venv/demo        ## synthetic patients, a real S3 server on this machine, the whole run
 	$(BIN)/dskprep demo
@@ -22,10 +22,13 @@ lint: .venv/dev         ## style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+docs: .venv/docs        ## the site, into site/; it loads nothing from elsewhere
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
 bench: .venv/dev        ## one patient, side by side with other ways; ARGS=--quick only shows that it works
 	$(BIN)/python benchmarks/patient.py $(ARGS)
 
-.venv/demo .venv/dev: pyproject.toml constraints.txt
+.venv/demo .venv/dev .venv/docs: pyproject.toml constraints.txt
 	test -d .venv || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[$(@F)]'
 	touch $@
@@ -34,4 +37,4 @@ chaos: .venv/dev        ## whole runs under kills and failing requests, then res
 	$(BIN)/python tests/chaos.py $(ARGS)
 
 clean:
-	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis dskprep-demo
+	rm -rf .venv build site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis dskprep-demo

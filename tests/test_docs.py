@@ -1,15 +1,20 @@
-"""The pages in docs/ speak of every reason, warning and setting that there is, and of no other."""
+"""The pages name every reason, warning, setting and public name that there is, and lead only to what exists."""
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import json
 import re
+import subprocess
+import sys
 import tomllib
+from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 
+import dskprep
 from dskprep.errors import REASONS, WARNINGS
 from dskprep.settings import PrepConfig
 
@@ -45,7 +50,7 @@ def test_every_setting_is_explained_with_its_default() -> None:
 
 
 ROOT = DOCS.parent
-PAGES = [*sorted(DOCS.glob("*.md")), ROOT / "README.md", ROOT / "cluster/README.md"]
+PAGES = [*sorted(DOCS.glob("*.md")), *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "cluster/README.md"))]
 
 
 def anchor_of(title: str) -> str:
@@ -71,10 +76,52 @@ def test_every_page_is_linked_from_the_readme() -> None:
     assert [page.name for page in DOCS.glob("*.md") if f"(docs/{page.name}" not in readme] == []
 
 
-def test_every_module_stands_in_the_layout() -> None:
-    layout = (DOCS / "contributing.md").read_text(encoding="utf-8")
-    modules = {path.stem for path in (ROOT / "dskprep").glob("*.py") if not path.stem.startswith("__")}
-    assert {module for module in modules if f"`{module}`" not in layout} == set()
+def test_every_room_stands_in_the_layout_with_its_own_words() -> None:
+    layout = dict(row[:2] for row in tables("contributing.md")["The rooms"])
+    rooms = {f"`{path.parent.name}`": path for path in (ROOT / "dskprep").glob("*/__init__.py")}
+    own_words = {room: ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) for room, path in rooms.items()}
+    assert {room: layout.get(room) for room in rooms} == {room: text.split("\n")[0] for room, text in own_words.items()}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_the_paths_that_a_page_names_exist(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    named = re.findall(r"(?<![\w/.-])(?:\.\./)?((?:tests|benchmarks|dskprep)/[\w./-]*\w)", text)
+    assert [path for path in named if not (ROOT / path).exists()] == []
+
+
+def test_the_api_page_lists_the_public_names() -> None:
+    listed = re.findall(r"^::: dskprep\.(\w+)$", (DOCS / "api.md").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    assert sorted(listed) == sorted(dskprep.__all__)
+
+
+class Loads(HTMLParser):
+    """What a browser fetches by itself for a page: `href` of links in its head, `src` of all else."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.urls: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        fetched = ("href",) if tag == "link" else ("src", "srcset", "data", "poster")
+        self.urls += [value or "" for name, value in attrs if name in fetched and tag != "a"]
+
+
+def test_the_site_builds_strictly_and_loads_nothing_from_elsewhere(tmp_path: Path) -> None:
+    pytest.importorskip("mkdocs", reason="needs the extra docs")
+    words = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path)]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    pages = {path: path.read_text(encoding="utf-8") for path in tmp_path.rglob("*.html")}
+    assert {page.stem for page in DOCS.glob("*.md")} <= {path.stem for path in pages}
+    loads = [url for text in pages.values() for url in Loads(text).urls]
+    styles = [path.read_text(encoding="utf-8") for path in tmp_path.rglob("*.css")]
+    loads += [url for text in styles for url in re.findall(r"(?:url\(|@import)\s*[\"']?([^\"')]+)", text)]
+    assert any(url.endswith(".css") for url in loads)
+    assert [url for url in loads if re.match(r"(\w+:)?//", url) and not url.startswith("data:")] == []
+    api = (tmp_path / "api.html").read_text(encoding="utf-8")
+    assert [name for name in dskprep.__all__ if f'id="dskprep.{name}"' not in api] == []
 
 
 def test_the_policy_grants_what_the_pages_name() -> None:

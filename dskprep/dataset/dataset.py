@@ -132,7 +132,10 @@ class StoredVolume:
         normalized
             As `normalized()` does it.
 
-        Raises UsageError if the box does not touch the volume, or not exactly one middle is given.
+        Raises
+        ------
+        UsageError
+            The box does not touch the volume, or not exactly one middle is given.
         """
         if (center_mm is None) == (index is None):
             raise UsageError("a patch needs its middle: either center_mm or index")

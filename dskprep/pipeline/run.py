@@ -105,9 +105,15 @@ def run(
         A patient is given up as `failed` when reading, computing or writing it takes longer; its worker is
         restarted. Not without a client: this process cannot be.
 
-    Raises UsageError or InfrastructureError if nothing was started (workers without dskprep, or that do not
-    reach the data, among them), RunStopped (an InfrastructureError with
-    the account) if the scheduler or the store was lost: what is written stays, run again to go on.
+    Raises
+    ------
+    UsageError
+        Wrong use or settings; nothing was started.
+    InfrastructureError
+        Nothing was started: for instance, the workers have no dskprep, or do not reach the data.
+    RunStopped
+        The scheduler or the store was lost (an InfrastructureError with the account). What is written stays; run
+        again to go on.
     """
     source, target = storage.absolute(source), storage.absolute(target)
     _check_places(source, target)

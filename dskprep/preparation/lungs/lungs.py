@@ -144,7 +144,12 @@ def find_lungs(volume: Volume, *, margin_mm: float = 0.0) -> Lungs:
         Grow the mask by this much on every side, not into the other lung. The volumes in ml and the
         warnings are of the lungs without it.
 
-    Raises ValueError if the margin is not 0 or more, TypeError if the volume is not int16.
+    Raises
+    ------
+    ValueError
+        The margin is not 0 or more.
+    TypeError
+        The volume is not int16.
     """
     if not margin_mm >= 0:
         raise ValueError(f"margin_mm must be 0 or more, not {margin_mm}")
