@@ -29,11 +29,12 @@ from dskprep.series import series
 from dskprep.settings import PrepConfig
 from dskprep.source import cases
 from dskprep.source import files as reading
-from dskprep.stopwatch import CpuMeter, Overdue, Stopwatch, within
+from dskprep.stopwatch import Stopwatch
 from dskprep.volume import Triple
 from dskprep.worker import admission
 from dskprep.worker.admission import Ledger
 from dskprep.worker.slots import Slots
+from dskprep.worker.time_limit import CpuMeter, Overdue, within
 
 ATTEMPTS = 3
 """Tries of a patient whose store did not answer; the store's own retries come on top."""
