@@ -29,7 +29,7 @@ class StepFailed(DskprepError):
 
 def check(config: PrepConfig) -> None:
     """Raise UsageError if a function that the settings name cannot be imported here."""
-    for path in config.own_functions:
+    for path in config.user_functions:
         function(path)
 
 
