@@ -18,6 +18,7 @@ from dskprep.dicom.contents import Contents
 from dskprep.dicom.slices import Slice
 from dskprep.errors import Refusal, UsageError
 from dskprep.preparation import prepare
+from dskprep.preparation.recipes import recipe
 from dskprep.series import series
 from dskprep.settings import PrepConfig
 from dskprep.source import cases as discover
@@ -172,7 +173,7 @@ def _written(
         slices,
         min_slices=config.min_slices,
         max_gap_slices=config.fillable_slices,
-        may_tilt=config.recipe not in prepare.RECIPES,
+        may_tilt=recipe(config.recipe).to_hu is None,
         is_copy=series.copies_among(files.reread),
     )
     grid = stack.grid

@@ -17,7 +17,7 @@ from dskprep.dicom.contents import Contents, is_named_otherwise, may_be_ct
 from dskprep.dicom.header import with_blank_pixels
 from dskprep.dicom.slices import Slice
 from dskprep.errors import Refusal
-from dskprep.preparation import prepare
+from dskprep.preparation.recipes import recipe
 from dskprep.series import series
 from dskprep.series.series import Reread
 from dskprep.settings import PrepConfig
@@ -179,7 +179,7 @@ def read_headers(case: Case, config: PrepConfig) -> tuple[int, Files]:
 
 def _may_reread(guess: _Guess | None, entries: list[storage.Entry], config: PrepConfig) -> bool:
     """Whether slices may be read again when their turn comes: they are done with one by one, and are a file each."""
-    return config.may_stream and guess is not None and guess[0][0] == len(entries)
+    return recipe(config.recipe).streams and guess is not None and guess[0][0] == len(entries)
 
 
 def _read_headers(url: str, entries: list[storage.Entry]) -> Iterator[tuple[str, bytes]]:
@@ -224,7 +224,7 @@ def read_series(
         contents.slices[uid],
         min_slices=settings.min_slices,
         max_gap_slices=settings.fillable_slices,
-        to_hu=prepare.RECIPE_HU.get(settings.recipe),
+        to_hu=recipe(settings.recipe).to_hu,
     )
 
 

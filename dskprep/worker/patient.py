@@ -23,8 +23,9 @@ from dskprep.dataset.store import Record, RecordName
 from dskprep.dicom.contents import Contents
 from dskprep.dicom.slices import Slice
 from dskprep.errors import InfrastructureError, Refusal
-from dskprep.preparation.prepare import RECIPE_HU, prepare
+from dskprep.preparation.prepare import prepare
 from dskprep.preparation.prepared import Prepared
+from dskprep.preparation.recipes import recipe
 from dskprep.series import series
 from dskprep.settings import PrepConfig
 from dskprep.source import cases
@@ -75,7 +76,7 @@ class _Line:
     def reserve(self, shape: tuple[int, int, int], spacing_mm: Triple) -> None:
         """Ask for the memory of a series before it is decoded."""
         need_bytes = admission.estimate_bytes(shape, spacing_mm, self.config, is_held=self.ticket.is_held)
-        if need_bytes > self.ledger.total_bytes and self.ticket.is_held and self.config.may_stream:
+        if need_bytes > self.ledger.total_bytes and self.ticket.is_held and recipe(self.config.recipe).streams:
             raise admission.Underestimated(need_bytes)  # its files need not be held
         self.ledger.check(need_bytes)
         self.ledger.grow(self.ticket, need_bytes)
@@ -268,7 +269,7 @@ def _written(
             slices,
             min_slices=config.min_slices,
             max_gap_slices=config.fillable_slices,
-            to_hu=RECIPE_HU.get(config.recipe),
+            to_hu=recipe(config.recipe).to_hu,
             reserve=line.reserve,
             reread=reread,
         )

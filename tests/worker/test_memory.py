@@ -171,7 +171,7 @@ def test_the_estimate_bounds_the_measured_peak_of_a_fresh_process(
 ) -> None:
     prepare.warm(PrepConfig())  # what is compiled is a worker's share, not a patient's
     write_chest(tmp_path / "in/p", shape, spacing_mm)
-    script = Path(__file__).with_name("peak_memory.py")
+    script = Path(__file__).parents[1] / "peak_memory.py"
     arguments = [str(tmp_path / "in"), str(tmp_path / "out"), str(int(limit_gib * 2**30))]
     environment = {name: str(value) for name, value in cluster.SETTINGS["distributed.nanny.pre-spawn-environ"].items()}
     done = subprocess.run(

@@ -11,6 +11,8 @@ from dskprep.errors import Refusal
 from dskprep.kernels import planes
 from dskprep.preparation import zoom
 from dskprep.preparation.prepared import Prepared
+from dskprep.preparation.recipes import ENCODING_SHARE, Memory
+from dskprep.settings import PrepConfig
 from dskprep.volume import Triple, Volume
 
 STORED_PADDING = -2000
@@ -18,6 +20,13 @@ STORED_PADDING = -2000
 
 MIN_HU, MAX_HU, PIXEL_MEAN = -1000.0, 400.0, 0.25
 ORDER = 3
+"""Of the spline."""
+
+COMPUTING_SHARE = 1.5
+"""Bytes per byte of the int16 image while the lungs are found: itself and its mask (0.5)."""
+
+FLOAT_SHARE = 2.1
+"""Bytes per byte of floats while they are encoded: themselves and the encoded objects (up to 0.8), and a margin."""
 
 
 def to_hu(stored: NDArray[np.generic], slope: float, intercept: float, out: NDArray[np.int16]) -> None:
@@ -87,3 +96,12 @@ def _normalized_hu() -> NDArray[np.float64]:
     hu = np.arange(-32768, 32768, dtype=np.float64)
     table: NDArray[np.float64] = np.clip((hu - MIN_HU) / (MAX_HU - MIN_HU), 0.0, 1.0) - PIXEL_MEAN
     return table
+
+
+def memory(n_native: int, n_output: float, config: PrepConfig) -> Memory:  # noqa: ARG001
+    """Floats come on top of the HU that they are made of."""
+    hu = 2 * n_output
+    if config.dtype == "int16":
+        return Memory(COMPUTING_SHARE * hu, ENCODING_SHARE * hu)
+    floats = np.dtype(config.dtype).itemsize * n_output
+    return Memory(COMPUTING_SHARE * hu + floats, hu / 2 + FLOAT_SHARE * floats)

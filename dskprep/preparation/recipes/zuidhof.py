@@ -11,25 +11,24 @@ from dskprep.errors import Refusal
 from dskprep.kernels import runs
 from dskprep.preparation.lungs import lungs
 from dskprep.preparation.prepared import Prepared
-from dskprep.preparation.recipes import tutorial
+from dskprep.preparation.recipes import Native, Recipe, tutorial
 from dskprep.settings import PrepConfig
 from dskprep.stopwatch import Stopwatch
-from dskprep.volume import Volume
 
 AIR_HU = -320
 """Not more than this is air."""
 
 
-def prepare(volume: Volume, first_gap_mm: float, config: PrepConfig, clock: Stopwatch) -> Prepared:
-    """The image and its lungs, which are one label: the recipe does not tell them apart.
+def prepare(native: Native, config: PrepConfig, clock: Stopwatch) -> Prepared:
+    """Make the image and its lungs, which are one label: the recipe does not tell them apart.
 
-    `volume` is int16 HU (z, y, x) by `tutorial.to_hu`, its slices from foot to head as they were stored;
-    `first_gap_mm` is the distance of the first two. Stored as int16 HU, or normalized (`config.dtype`).
+    The image is int16 HU, or normalized floats (`config.dtype`).
 
     Defects kept: T2, T7 to T16 (see docs/recipes.md). Raises Refusal: `no-thickness`, `no-lungs`.
     """
+    volume = native.volume()
     with clock("resample"):
-        image = tutorial.resample(volume, first_gap_mm, config.spacing_mm)
+        image = tutorial.resample(volume, native.first_gap_mm, config.spacing_mm)
     with clock("lungs"):
         found = lungs.judged(image.with_array(lung_mask(image.array, fill=config.fill_lungs)))
     with clock("normalize"):
@@ -59,3 +58,6 @@ def lung_mask(array: NDArray[np.int16], *, fill: bool = True) -> NDArray[np.uint
     mask = np.zeros(array.shape, np.uint8)
     runs.paint(lung, lungs.RIGHT, mask)
     return mask
+
+
+RECIPE = Recipe("zuidhof", prepare, tutorial.memory, tutorial.to_hu)
