@@ -40,9 +40,6 @@ PRESETS = resources.files("dskprep").joinpath("presets")
 COMMON = ("recipe", "min_slices", "chunk", "zstd_level")
 """The settings that all recipes use."""
 
-IMPORT_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
-"""package.module:function"""
-
 
 @dataclass(frozen=True)
 class PrepConfig:
@@ -219,7 +216,7 @@ def _is_bool(value: object) -> bool:
 
 
 def _is_path(value: object) -> bool:
-    return isinstance(value, str) and IMPORT_PATH.fullmatch(value) is not None
+    return isinstance(value, str) and re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*", value) is not None
 
 
 def _is_number(value: object, low: float, high: float) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -33,24 +33,20 @@ class Native:
         self.first_gap_mm = abs(float(source.affine[2, 0])) if isinstance(source, Volume) else source.first_gap_mm
         self._source, self._clock = source, clock
 
-    def planes(self) -> Iterable[NDArray[np.int16]]:
-        """Return the slices in int16 HU (y, x); each is decoded when its turn comes."""
-        return self._source.array if isinstance(self._source, Volume) else self._decode(self._source.planes())
-
-    def volume(self) -> Volume:
-        """Return the slices as one volume of int16 HU (z, y, x)."""
-        if isinstance(self._source, Volume):
-            return self._source
-        with self._clock("decode"):
-            return self._source.volume
-
-    def _decode(self, planes: Iterator[NDArray[np.int16]]) -> Iterator[NDArray[np.int16]]:
+    def planes(self) -> Iterator[NDArray[np.int16]]:
+        """Yield the slices in int16 HU (y, x); each is decoded when its turn comes."""
+        planes = iter(self._source.array if isinstance(self._source, Volume) else self._source.planes())
         while True:
             with self._clock("decode"):
                 plane = next(planes, None)
             if plane is None:
                 return
             yield plane
+
+    def volume(self) -> Volume:
+        """Return the slices as one volume of int16 HU (z, y, x)."""
+        with self._clock("decode"):
+            return self._source if isinstance(self._source, Volume) else self._source.volume
 
 
 class Memory(NamedTuple):

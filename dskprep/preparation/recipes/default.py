@@ -36,7 +36,7 @@ def prepare(native: Native, config: PrepConfig, clock: Stopwatch) -> Prepared:
 
 
 def _resample(native: Native, config: PrepConfig) -> Volume:
-    """Slices are resampled as they come, and turned to the patient's axes at the end."""
+    """Resample slices as they come, and turn the image to the patient's axes at the end."""
     patient_axes = upright.patient_order(native.grid.affine)
     z, y, x = (spacing for _, spacing in sorted(zip(patient_axes, config.spacing_mm, strict=True)))
     image = resample.of_planes(native.planes(), native.grid, (z, y, x), smooth=config.smooth)
@@ -50,7 +50,7 @@ def _find_lungs(image: Volume, config: PrepConfig) -> lungs.Lungs:
 
 
 def memory(n_native: int, n_output: float, config: PrepConfig) -> Memory:  # noqa: ARG001
-    """The files of the slices go as the resampled image grows."""
+    """Return the memory of `prepare`: slices go as the image grows, and later only a step needs much."""
     output = 2 * n_output
     return Memory(output, (STEP_SHARE if config.steps else ENCODING_SHARE) * output)
 

@@ -44,24 +44,25 @@ BOX_BYTES = 11
 
 
 def to_hu(stored: NDArray[np.generic], slope: float, intercept: float, out: NDArray[np.int16]) -> None:
-    """A slice of stored values (y, x) to HU in `out`, as in the tutorial, but with its padding left as it is."""
+    """Write the HU of a slice of stored values (y, x) into `out`, as the tutorial does, but leave padding as it is."""
     out[...] = stored
     tutorial.rescale(out, slope, intercept)
 
 
 def prepare(native: Native, config: PrepConfig, clock: Stopwatch) -> Prepared:  # noqa: ARG001
-    """The image in uint8 at 1 mm, cut to the lungs, with what is far from them painted over.
+    """Make the image in uint8 at 1 mm, cut to the lungs, with what is far from them painted over.
 
     -1200..600 HU become 0..255; 170 outside the soft mask.
-    The lungs are the recipe's before their hulls, sampled at the same places. The crop says where the image
-    lies in the whole one.
+    The stored lungs are those before the hulls, sampled at the image's voxels.
 
     Defects kept: T2, T8, T10, T11, T16, and its own (see docs/recipes.md): the dilation is 10 voxels of the
     native grid, the area ratio of the lungs is an integer one, as in Python 2, and slices are taken for
     square. Raises Refusal: `no-thickness`, `no-lungs`, `not-square`.
     """
     volume = native.volume()
-    _check_square(volume)
+    _, ny, nx = volume.shape
+    if ny != nx:
+        raise Refusal("not-square", f"expected slices as wide as they are high, found {ny} x {nx} pixels")
     shape = tutorial.new_shape(volume, native.first_gap_mm)
     spacing = (native.first_gap_mm, *volume.spacing[1:])
     with clock("lungs"):
@@ -97,28 +98,22 @@ def prepare(native: Native, config: PrepConfig, clock: Stopwatch) -> Prepared:  
 
 
 def grey_table() -> NDArray[np.uint8]:
-    """The uint8 of every int16 HU, from -32768 on; fractions are cut off."""
+    """Return the uint8 of every int16 HU, from -32768 on; fractions are cut off."""
     low, high = WINDOW_HU
     share = np.clip((np.arange(-32768, 32768) - low) / (high - low), 0.0, 1.0)
     table: NDArray[np.uint8] = (share * 255).astype(np.uint8)
     return table
 
 
-def _check_square(volume: Volume) -> None:
-    _, ny, nx = volume.shape
-    if ny != nx:
-        raise Refusal("not-square", f"expected slices as wide as they are high, found {ny} x {nx} pixels")
-
-
 def _soft_mask(lung: Runs, shape: Shape) -> NDArray[np.uint64]:
-    """Step 6: the convex hull of each slice, unless it is too large, dilated; as bits."""
+    """Dilate the convex hull of each slice, unless it is too large: step 6. Returns bits."""
     nz, ny, nx = shape
     soft: NDArray[np.uint64] = bits.grown(runs.to_bits(hulls.hulls(lung, nz, ny, MAX_HULL_RATIO), shape), nx, DILATIONS)
     return soft
 
 
 def _sides(found: Lungs, volume: Volume) -> tuple[int, int]:
-    """RIGHT and LEFT in the order of the two lungs, by where their middles lie in the patient."""
+    """Return RIGHT and LEFT in the order of the two lungs, by where their middles lie in the patient."""
     left_of = [_middle_mm(lung, volume) for lung in found]
     if left_of[1] is None or left_of[0] is None or left_of[0] < left_of[1]:
         return lungs.RIGHT, lungs.LEFT
@@ -126,7 +121,7 @@ def _sides(found: Lungs, volume: Volume) -> tuple[int, int]:
 
 
 def _middle_mm(lung: Runs, volume: Volume) -> float | None:
-    """LPS x of a lung's middle."""
+    """Return the LPS x of a lung's middle, or None if it is empty."""
     ny = volume.shape[1]
     n = (lung.stops - lung.starts).astype(np.float64)
     if n.size == 0:
@@ -137,7 +132,7 @@ def _middle_mm(lung: Runs, volume: Volume) -> float | None:
 
 
 def memory(n_native: int, n_output: float, config: PrepConfig) -> Memory:  # noqa: ARG001
-    """The lungs are found on the native grid; the image is cut to them, which the estimate does not count on."""
+    """Return the memory of `prepare`: lungs are found on the native grid; a narrow crop is not counted on."""
     return Memory((0.5 + BOX_SHARE * BOX_BYTES) * n_native, ENCODING_SHARE * 2 * n_output)
 
 

@@ -59,14 +59,14 @@ class Lungs(NamedTuple):
 
 
 def find_lungs(array: NDArray[np.int16], spacing: Triple) -> Lungs:
-    """Steps 2 to 5 on HU (z, y, x). Raises Refusal `no-lungs`."""
+    """Find both lungs in HU (z, y, x): steps 2 to 5. Raises Refusal `no-lungs`."""
     shape = array.shape
-    air = _air_in_slices(array, spacing)
+    air = _find_air(array, spacing)
     return _part(_fill_holes(_choose(air, shape, spacing), shape), shape, spacing)
 
 
-def _air_in_slices(array: NDArray[np.int16], spacing: Triple) -> Runs:
-    """Step 2: pieces of air in each slice that are neither small nor lines."""
+def _find_air(array: NDArray[np.int16], spacing: Triple) -> Runs:
+    """Find pieces of air in each slice that are neither small nor lines: step 2."""
     ny = array.shape[1]
     found = kernels.smooth_air(array, AIR_HU, SMOOTHING.astype(np.float32), _round_field(ny))
     pieces = runs.label(found, ny, runs.IN_SLICE)
@@ -77,7 +77,7 @@ def _air_in_slices(array: NDArray[np.int16], spacing: Triple) -> Runs:
 
 @lru_cache(maxsize=8)
 def _round_field(n: int) -> NDArray[np.int64]:
-    """Columns (first, end) of each row of an n x n slice whose smoothing stays within the inscribed circle."""
+    """Return columns (first, end) of each row of an n x n slice whose smoothing stays within the inscribed circle."""
     centred = np.arange(n) - (n - 1) / 2
     inside = np.hypot(centred[:, None], centred) < n / 2
     known = ~np.isnan(ndimage.gaussian_filter(np.where(inside, 1.0, np.nan), 1.0, truncate=2.0))
@@ -85,13 +85,13 @@ def _round_field(n: int) -> NDArray[np.int64]:
 
 
 def _choose(air: Runs, shape: Shape, spacing: Triple) -> Runs:
-    """Step 3: the pieces that may be lungs; slices at the top are blanked until there are any."""
+    """Choose the pieces that may be lungs; blank slices at the top until there are any: step 3."""
     nz, ny, _ = shape
     for cut in range(0, nz, CUT_STEP):
-        remaining = _without_top(air, cut, ny)
-        chosen = _likely_lungs(remaining, shape, spacing, nz - cut)
+        remaining = _drop_top(air, cut, ny)
+        chosen = _choose_likely(remaining, shape, spacing, nz - cut)
         if chosen.starts.size:
-            return _restored(chosen, air, cut, shape) if cut else chosen
+            return _restore(chosen, air, cut, shape) if cut else chosen
     raise Refusal(
         "no-lungs",
         f"expected air of {MIN_ML:g} to {MAX_ML:g} ml near the middle of the slices, found none, whatever number of "
@@ -99,14 +99,14 @@ def _choose(air: Runs, shape: Shape, spacing: Triple) -> Runs:
     )
 
 
-def _without_top(mask: Runs, cut: int, ny: int) -> Runs:
-    """The mask without its last `cut` slices."""
+def _drop_top(mask: Runs, cut: int, ny: int) -> Runs:
+    """Return the mask without its last `cut` slices."""
     n_runs = mask.first[mask.first.size - 1 - cut * ny]
     return Runs(np.minimum(mask.first, n_runs), mask.starts[:n_runs], mask.stops[:n_runs])
 
 
-def _likely_lungs(mask: Runs, shape: Shape, spacing: Triple, n_slices: int) -> Runs:
-    """Pieces that do not touch the corners and middles of the end slices, of a lung's size, near the middle."""
+def _choose_likely(mask: Runs, shape: Shape, spacing: Triple, n_slices: int) -> Runs:
+    """Choose pieces of a lung's size, near the middle, that avoid the corners and middles of the end slices."""
     _, ny, nx = shape
     pieces = runs.label(mask, ny, runs.FACES)
     sizes = runs.sizes(mask, pieces)
@@ -128,8 +128,8 @@ def _likely_lungs(mask: Runs, shape: Shape, spacing: Triple, n_slices: int) -> R
     return runs.where(mask, is_lung[pieces])
 
 
-def _restored(chosen: Runs, air: Runs, cut: int, shape: Shape) -> Runs:
-    """What was blanked comes back as far as `cut` dilations of the chosen pieces reach, and is joined to them."""
+def _restore(chosen: Runs, air: Runs, cut: int, shape: Shape) -> Runs:
+    """Bring back what was blanked, as far as `cut` dilations of the chosen pieces reach, and join it to them."""
     _, ny, nx = shape
     near = bits.grown(runs.to_bits(chosen, shape), nx, cut)
     near[:-cut] = runs.to_bits(chosen, shape)[:-cut]
@@ -145,7 +145,7 @@ def _restored(chosen: Runs, air: Runs, cut: int, shape: Shape) -> Runs:
 
 
 def _fill_holes(lung: Runs, shape: Shape) -> Runs:
-    """Step 4: what is connected to no corner is lung too."""
+    """Add what is connected to no corner: step 4."""
     nz, ny, nx = shape
     rest = runs.inverse(lung, nx)
     pieces = runs.label(rest, ny, runs.CORNERS)
@@ -160,17 +160,17 @@ def _fill_holes(lung: Runs, shape: Shape) -> Runs:
 
 
 def _part(both: Runs, shape: Shape, spacing: Triple) -> Lungs:
-    """Step 5, on the box of the lungs only, to which nothing outside it matters."""
+    """Part the two lungs: step 5, on their box only, since nothing outside it matters."""
     nz, ny, _ = shape
     (z, z_last), (y, y_last), (x, x_last) = box_of((both,), ny)
     box = (z_last + 1 - z, y_last + 1 - y, x_last + 1 - x)
     boxed = runs.moved(both, ny, (-z, -y, -x), *box[:2])
-    first, second = (runs.moved(lung, box[1], (z, y, x), nz, ny) for lung in _two_lungs(boxed, box, spacing))
+    first, second = (runs.moved(lung, box[1], (z, y, x), nz, ny) for lung in _part_in_box(boxed, box, spacing))
     return Lungs(first, second)
 
 
-def _two_lungs(both: Runs, shape: Shape, spacing: Triple) -> Lungs:
-    """Erode until two pieces of like size remain; each voxel goes to the nearer of them."""
+def _part_in_box(both: Runs, shape: Shape, spacing: Triple) -> Lungs:
+    """Erode until two pieces of like size remain; give each voxel to the nearer of them."""
     _, ny, nx = shape
     seeds = both
     eroded = runs.to_bits(both, shape)
@@ -184,7 +184,7 @@ def _two_lungs(both: Runs, shape: Shape, spacing: Triple) -> Lungs:
         seeds = runs.of_bits(eroded, nx)
     else:
         nothing = Runs(np.zeros_like(both.first), both.starts[:0], both.stops[:0])
-        return Lungs(_holes_filled(both, shape), nothing)
+        return Lungs(_fill_slices(both, shape), nothing)
     labels = np.zeros(shape, np.uint8)
     runs.paint(runs.where(seeds, pieces == first), 1, labels)
     runs.paint(runs.where(seeds, pieces == second), 2, labels)
@@ -196,14 +196,14 @@ def _two_lungs(both: Runs, shape: Shape, spacing: Triple) -> Lungs:
 
 
 def _main_lung(lung: Runs, shape: Shape) -> Runs:
-    """The main pieces of a lung in each slice, the largest of them in space, its holes filled."""
+    """Keep the main pieces of a lung in each slice, of these the largest in space, and fill its holes."""
     ny = shape[1]
     lung = kernels.main_parts(lung, runs.label(lung, ny, runs.IN_SLICE), shape, MAIN_SHARE)
-    return _holes_filled(runs.largest(lung, runs.label(lung, ny, runs.CORNERS)), shape)
+    return _fill_slices(runs.largest(lung, runs.label(lung, ny, runs.CORNERS)), shape)
 
 
-def _holes_filled(lung: Runs, shape: Shape) -> Runs:
-    """The lung with the holes of each slice."""
+def _fill_slices(lung: Runs, shape: Shape) -> Runs:
+    """Fill the holes of a lung in each slice."""
     _, ny, nx = shape
     rest = runs.inverse(lung, nx)
     is_open = kernels.reaches_edge(rest, runs.label(rest, ny, runs.IN_SLICE), ny, nx)
@@ -211,7 +211,7 @@ def _holes_filled(lung: Runs, shape: Shape) -> Runs:
 
 
 def box_of(masks: tuple[Runs, ...], ny: int) -> list[tuple[int, int]]:
-    """First and last (z, y, x) of the voxels in any of the masks."""
+    """Return the first and last index along each of (z, y, x) of the voxels in any of the masks."""
     rows = np.concatenate([np.flatnonzero(np.diff(mask.first)) for mask in masks])
     starts, stops = (np.concatenate([mask[k] for mask in masks]) for k in (1, 2))
     pairs = ((rows // ny, rows // ny), (rows % ny, rows % ny), (starts, stops - 1))

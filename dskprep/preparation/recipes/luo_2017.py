@@ -9,7 +9,7 @@ from dskprep.stopwatch import Stopwatch
 
 
 def prepare(native: Native, config: PrepConfig, clock: Stopwatch) -> Prepared:
-    """Steps 3 to 5, 12 and 13 of the tutorial, as a run of 2017 wrote them for 1,595 patients.
+    """Make the image by steps 3 to 5, 12 and 13 of the tutorial, as a run of 2017 did for 1,595 patients.
 
     The image is float64, or float32 (`config.dtype`).
 
@@ -20,7 +20,7 @@ def prepare(native: Native, config: PrepConfig, clock: Stopwatch) -> Prepared:
     with clock("resample"):
         image = tutorial.resample(volume, native.first_gap_mm, config.spacing_mm)
     with clock("normalize"):
-        return tutorial.finished(image, config.dtype)
+        return tutorial.normalize(image, config.dtype)
 
 
 RECIPE = Recipe("luo-2017", prepare, tutorial.memory, tutorial.to_hu)

@@ -16,7 +16,7 @@ from dskprep.settings import PrepConfig
 from dskprep.stopwatch import Stopwatch
 
 AIR_HU = -320
-"""Not more than this is air."""
+"""This and less is air."""
 
 
 def prepare(native: Native, config: PrepConfig, clock: Stopwatch) -> Prepared:
@@ -32,20 +32,20 @@ def prepare(native: Native, config: PrepConfig, clock: Stopwatch) -> Prepared:
     with clock("lungs"):
         found = lungs.judged(image.with_array(lung_mask(image.array, fill=config.fill_lungs)))
     with clock("normalize"):
-        return dataclasses.replace(tutorial.finished(image, config.dtype), lungs=found)
+        return dataclasses.replace(tutorial.normalize(image, config.dtype), lungs=found)
 
 
 def lung_mask(array: NDArray[np.int16], *, fill: bool = True) -> NDArray[np.uint8]:
-    """Steps 7 to 10 on HU (z, y, x): 1 in the largest pocket of air that the corner voxel is no part of.
+    """Return 1 in the largest pocket of air that the corner voxel is no part of: steps 7 to 10 on HU (z, y, x).
 
-    With `fill`, everything in a slice but its largest solid piece (where the air of the corner voxel
-    counts as solid) is air too, so vessels and nodules are. Raises Refusal `no-lungs` if nothing is left.
+    With `fill`, everything in a slice but its largest solid piece counts as air, and so do vessels and nodules; the
+    air of the corner voxel counts as solid. Raises Refusal `no-lungs` if nothing is left.
     """
     nz, ny, nx = array.shape
     air = runs.at_most(array, AIR_HU)
     if array[0, 0, 0] <= AIR_HU:
         pieces = runs.label(air, ny, runs.CORNERS)
-        air = runs.where(air, pieces != 0)  # the corner's run is the first of all
+        air = runs.where(air, pieces != 0)  # the corner's run is the very first, so its piece is 0
     if fill:
         solid = runs.inverse(air, nx)
         is_body = runs.is_largest_in_slice(solid, runs.label(solid, ny, runs.IN_SLICE), ny)
