@@ -6,32 +6,39 @@ import dataclasses
 import difflib
 import hashlib
 import json
+import math
 import re
 import tomllib
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from dskprep.errors import UsageError
 from dskprep.volume import Triple
 
+
+class Uses(NamedTuple):
+    """The settings that a recipe uses beside COMMON, and the types that its image may have, the usual one first."""
+
+    settings: tuple[str, ...]
+    dtypes: tuple[str, ...] = ()
+
+
 RECIPES = {
-    "default": ("spacing_mm", "smooth", "lungs", "lung_margin_mm", "steps", "on_gap", "max_gap_slices"),
-    "zuidhof": ("spacing_mm", "fill_lungs", "dtype"),
-    "luo-2017": ("spacing_mm", "dtype"),
-    "grt123": (),
+    "default": Uses(("spacing_mm", "smooth", "lungs", "lung_margin_mm", "steps", "on_gap", "max_gap_slices")),
+    "zuidhof": Uses(("spacing_mm", "fill_lungs", "dtype"), ("int16", "float32", "float64")),
+    "luo-2017": Uses(("spacing_mm", "dtype"), ("float64", "float32")),
+    "grt123": Uses(()),
 }
-"""The recipes, and the settings that each of them uses."""
+"""One line per recipe. What it does is in its module in `preparation.recipes`, which is too heavy to import here."""
+
+PRESETS = resources.files("dskprep").joinpath("presets")
+"""The folder of the presets that come with dskprep."""
 
 COMMON = ("recipe", "min_slices", "chunk", "zstd_level")
 """The settings that all recipes use."""
-
-DTYPES = {"zuidhof": ("int16", "float32", "float64"), "luo-2017": ("float64", "float32")}
-"""How a recipe's image may be stored, its own way first: int16 is HU, floats are normalized and centred."""
-
-IMPORT_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
-"""package.module:function"""
 
 
 @dataclass(frozen=True)
@@ -39,6 +46,13 @@ class PrepConfig:
     """What is done to every series of a dataset.
 
     Raises UsageError if a value is out of range, or set for a recipe that does not use it.
+
+    Examples
+    --------
+    >>> PrepConfig(spacing_mm=(2, 1, 1)).spacing_mm
+    (2.0, 1.0, 1.0)
+    >>> PrepConfig(recipe="luo-2017").dtype
+    'float64'
     """
 
     recipe: str = "default"
@@ -54,114 +68,62 @@ class PrepConfig:
     steps: tuple[str, ...] = ()
     """Import paths of functions that the resampled image goes through, in this order, before it is written."""
     fill_lungs: bool = True
-    """Take what lies within the lungs of a slice, such as vessels, into the mask (recipe zuidhof)."""
+    """Count what the lungs enclose in a slice, such as vessels, as lung (recipe zuidhof)."""
     dtype: str = ""
-    """How the image of a recipe is stored; empty for the recipe's own way."""
+    """The type in which the image is stored (recipes zuidhof and luo-2017); empty for the recipe's usual one."""
     min_slices: int = 10
     """A series with fewer slices is refused."""
     on_gap: str = "refuse"
-    """What becomes of a series that misses slices between its ends: `refuse` or `interpolate`."""
+    """What happens to a series with slices missing between its ends: `refuse` or `interpolate`."""
     max_gap_slices: int = 1
-    """With `interpolate`, the most slices in a row that may be missing; more are refused."""
+    """With `interpolate`, the most slices in a row that may be missing; a series that lacks more is refused."""
     chunk: int = 64
-    """Edge of a zarr chunk in voxels; chunks lie together in shards."""
+    """Edge of a zarr chunk in voxels; many chunks share a shard."""
     zstd_level: int = 1
-    """Level of blosc's zstd."""
+    """Compression level of blosc's zstd."""
 
     def __post_init__(self) -> None:
-        _check(self.recipe in RECIPES, "recipe", f"one of {', '.join(RECIPES)}", self.recipe)
+        _check("recipe", self.recipe, list(RECIPES).__contains__, f"one of {', '.join(RECIPES)}")
         for field in dataclasses.fields(self):
             if field.name not in self.used() and getattr(self, field.name) != field.default:
                 raise _unused(field.name, self.recipe)
-        spacing = tuple(self.spacing_mm) if isinstance(self.spacing_mm, (list, tuple)) else ()
-        _check(
-            len(spacing) == 3 and all(_is_number(s) and 0.1 <= s <= 10 for s in spacing),
-            "spacing_mm",
-            "three numbers (z, y, x) from 0.1 to 10",
-            self.spacing_mm,
-        )
-        object.__setattr__(self, "spacing_mm", tuple(float(s) for s in spacing))
-        _check(isinstance(self.smooth, bool), "smooth", "true or false", self.smooth)
-        _check(
-            isinstance(self.lungs, bool) or _is_import_path(self.lungs),
-            "lungs",
-            "true or false, or the import path of a function (package.module:function)",
-            self.lungs,
-        )
-        _check(
-            _is_number(self.lung_margin_mm) and 0 <= self.lung_margin_mm <= 100,
-            "lung_margin_mm",
-            "a number from 0 to 100",
-            self.lung_margin_mm,
-        )
+        dtypes = RECIPES[self.recipe].dtypes
+        for name, (is_right, expected) in _rules(dtypes).items():
+            _check(name, getattr(self, name), is_right, expected)
+        object.__setattr__(self, "dtype", self.dtype or "".join(dtypes[:1]))
+        object.__setattr__(self, "spacing_mm", tuple(float(s) for s in self.spacing_mm))
         object.__setattr__(self, "lung_margin_mm", float(self.lung_margin_mm))
-        _check(
-            isinstance(self.steps, (list, tuple)) and all(_is_import_path(step) for step in self.steps),
-            "steps",
-            "a list of import paths (package.module:function)",
-            self.steps,
-        )
         object.__setattr__(self, "steps", tuple(self.steps))
-        _check(isinstance(self.fill_lungs, bool), "fill_lungs", "true or false", self.fill_lungs)
-        if self.recipe in DTYPES:
-            known = DTYPES[self.recipe]
-            _check(self.dtype in ("", *known), "dtype", f"one of {', '.join(known)}", self.dtype)
-            object.__setattr__(self, "dtype", self.dtype or known[0])
-        _check(
-            _is_int(self.min_slices) and self.min_slices >= 2,
-            "min_slices",
-            "a whole number, 2 or more",
-            self.min_slices,
-        )
-        _check(self.on_gap in ("refuse", "interpolate"), "on_gap", "'refuse' or 'interpolate'", self.on_gap)
-        _check(
-            _is_int(self.max_gap_slices) and 1 <= self.max_gap_slices <= 5,
-            "max_gap_slices",
-            "a whole number from 1 to 5",
-            self.max_gap_slices,
-        )
-        _check(_is_int(self.chunk) and 16 <= self.chunk <= 256, "chunk", "a whole number from 16 to 256", self.chunk)
-        _check(
-            _is_int(self.zstd_level) and 1 <= self.zstd_level <= 9,
-            "zstd_level",
-            "a whole number from 1 to 9",
-            self.zstd_level,
-        )
 
     @property
     def fillable_slices(self) -> int:
-        """The most slices in a row that are interpolated: 0 if a gap is refused."""
+        """The most slices in a row that are interpolated; 0 if a gap is refused."""
         return self.max_gap_slices if self.on_gap == "interpolate" else 0
 
     @property
-    def may_stream(self) -> bool:
-        """Whether a slice is done with once it is resampled, so that a native volume need not be held."""
-        return self.recipe == "default"
-
-    def used(self) -> tuple[str, ...]:
-        """Names of the settings that count for this recipe."""
-        return (*COMMON, *RECIPES[self.recipe])
-
-    @property
-    def own_functions(self) -> tuple[str, ...]:
+    def user_functions(self) -> tuple[str, ...]:
         """The import paths among the settings."""
         return (*self.steps, *((self.lungs,) if isinstance(self.lungs, str) else ()))
 
+    def used(self) -> tuple[str, ...]:
+        """Return the names of the settings that the recipe uses."""
+        return (*COMMON, *RECIPES[self.recipe].settings)
+
     def as_dict(self) -> dict[str, Any]:
-        """The settings that count, as plain JSON values."""
+        """Return the settings that the recipe uses, as plain JSON values."""
         values = {name: getattr(self, name) for name in self.used()}
         return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
     def digest(self) -> str:
-        """SHA-256 over the sorted settings, 16 hexadecimal digits."""
-        text = json.dumps(self.as_dict(), sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        """Return the first 16 hexadecimal digits of the SHA-256 of the settings that the recipe uses, sorted."""
+        return hashlib.sha256(json.dumps(self.as_dict(), sort_keys=True).encode()).hexdigest()[:16]
 
 
 def from_dict(values: dict[str, Any], where: str) -> PrepConfig:
     """Make settings from parsed values; `where` names their origin in errors.
 
-    Raises UsageError for an unknown key (naming the nearest one) or a value out of range.
+    Raises UsageError for an unknown key (naming the nearest one), a value out of range, or a setting that the recipe
+    does not use, even one at its default.
     """
     known = [field.name for field in dataclasses.fields(PrepConfig)]
     for key in values:
@@ -180,7 +142,7 @@ def from_dict(values: dict[str, Any], where: str) -> PrepConfig:
 
 
 def read_config(path: str | Path) -> PrepConfig:
-    """Read settings from a TOML file."""
+    """Read settings from a TOML file. Raises UsageError if it cannot be read, or a setting is wrong."""
     try:
         values = tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))
     except OSError as error:
@@ -191,49 +153,75 @@ def read_config(path: str | Path) -> PrepConfig:
 
 
 def presets() -> list[str]:
-    """Names of the presets that come with dskprep."""
-    return sorted(p.name.removesuffix(".toml") for p in _preset_folder().iterdir() if p.name.endswith(".toml"))
+    """Return the names of the presets that come with dskprep."""
+    return sorted(p.name.removesuffix(".toml") for p in PRESETS.iterdir() if p.name.endswith(".toml"))
 
 
 def preset(name: str) -> PrepConfig:
-    """The preset of that name. Raises UsageError if there is none."""
+    """Return the preset of that name. Raises UsageError if there is none.
+
+    >>> preset("grt123").as_dict()
+    {'recipe': 'grt123', 'min_slices': 10, 'chunk': 64, 'zstd_level': 1}
+    """
     if name not in presets():
         raise UsageError(f"no preset {name!r}; there are: {', '.join(presets())}")
-    text = _preset_folder().joinpath(f"{name}.toml").read_text(encoding="utf-8")
+    text = PRESETS.joinpath(f"{name}.toml").read_text(encoding="utf-8")
     return from_dict(tomllib.loads(text), f"preset {name}")
 
 
 def given(settings: PrepConfig | None) -> PrepConfig:
-    """These settings, by default those of the preset `default`. Raises UsageError if they are anything else."""
+    """Return these settings, or those of the preset `default`. Raises UsageError if they are no PrepConfig."""
     if settings is None:
         return PrepConfig()
-    if not isinstance(settings, PrepConfig):
-        what = f"a PrepConfig, as preset('zuidhof') or read_config('prep.toml') give it, not {settings!r:.100}"
-        raise UsageError(f"settings must be {what}")
-    return settings
-
-
-def _preset_folder() -> Any:
-    return resources.files("dskprep").joinpath("presets")
-
-
-def _check(is_right: bool, name: str, expected: str, found: object) -> None:
-    if not is_right:
-        raise UsageError(f"{name} must be {expected}, not {found!r}")
+    if isinstance(settings, PrepConfig):
+        return settings
+    what = "a PrepConfig, as preset('zuidhof') or read_config('prep.toml') give it"
+    raise UsageError(f"settings must be {what}, not {settings!r:.100}")
 
 
 def _unused(name: str, recipe: str) -> UsageError:
-    users = [other for other, names in RECIPES.items() if name in names]
+    users = [other for other, uses in RECIPES.items() if name in uses.settings]
     return UsageError(f"{name} means nothing to the recipe {recipe!r}, only to {', '.join(users)}; leave it out")
 
 
-def _is_import_path(value: object) -> bool:
-    return isinstance(value, str) and IMPORT_PATH.fullmatch(value) is not None
+def _check(name: str, value: object, is_right: Callable[[Any], bool], expected: str) -> None:
+    if not is_right(value):
+        raise UsageError(f"{name} must be {expected}, not {value!r}")
 
 
-def _is_int(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+def _rules(dtypes: tuple[str, ...]) -> dict[str, tuple[Callable[[Any], bool], str]]:
+    """Return what each setting must be, as a test and in words. Errors are found in this order."""
+    paths, true_or_false = "(package.module:function)", "true or false"
+    return {
+        "spacing_mm": (
+            lambda v: isinstance(v, (list, tuple)) and len(v) == 3 and all(_is_number(s, 0.1, 10) for s in v),
+            "three numbers (z, y, x) from 0.1 to 10",
+        ),
+        "smooth": (_is_bool, true_or_false),
+        "lungs": (lambda v: _is_bool(v) or _is_path(v), f"{true_or_false}, or the import path of a function {paths}"),
+        "lung_margin_mm": (lambda v: _is_number(v, 0, 100), "a number from 0 to 100"),
+        "steps": (lambda v: isinstance(v, (list, tuple)) and all(map(_is_path, v)), f"a list of import paths {paths}"),
+        "fill_lungs": (_is_bool, true_or_false),
+        "dtype": (("", *dtypes).__contains__, f"one of {', '.join(dtypes)}"),
+        "min_slices": (lambda v: _is_int(v, 2), "a whole number, 2 or more"),
+        "on_gap": (("refuse", "interpolate").__contains__, "'refuse' or 'interpolate'"),
+        "max_gap_slices": (lambda v: _is_int(v, 1, 5), "a whole number from 1 to 5"),
+        "chunk": (lambda v: _is_int(v, 16, 256), "a whole number from 16 to 256"),
+        "zstd_level": (lambda v: _is_int(v, 1, 9), "a whole number from 1 to 9"),
+    }
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+def _is_bool(value: object) -> bool:
+    return isinstance(value, bool)
+
+
+def _is_path(value: object) -> bool:
+    return isinstance(value, str) and re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*", value) is not None
+
+
+def _is_number(value: object, low: float, high: float) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and low <= value <= high
+
+
+def _is_int(value: object, low: int, high: float = math.inf) -> bool:
+    return isinstance(value, int) and _is_number(value, low, high)

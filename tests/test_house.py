@@ -64,7 +64,7 @@ HOMES = {
         "look.comparison",
         "look.surface",
         "preparation.lungs.dense",
-        "preparation.recipes.grt123",
+        "preparation.recipes.grt123_lungs",
         "preparation.zoom",
     },
     "SimpleITK": {"dataset.convert"},

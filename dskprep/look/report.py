@@ -18,6 +18,7 @@ from dskprep import storage
 from dskprep.dataset import index, store
 from dskprep.dataset.record import STATUSES
 from dskprep.errors import REASONS, WARNINGS
+from dskprep.stopwatch import STAGES
 
 MAX_PICTURES = 5000
 """Volumes that the page shows with a picture, 7 KB each."""
@@ -65,8 +66,6 @@ MAX_DEVIATION = 99.0
 
 N_BARS = 24
 """Of a histogram."""
-
-STAGES = ("read", "decode", "resample", "lungs", "encode", "write")
 
 Row = dict[str, Any]
 

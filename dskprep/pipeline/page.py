@@ -17,6 +17,7 @@ from distributed.diagnostics.plugin import SchedulerPlugin
 from dskprep.dataset.record import STATUSES
 from dskprep.pipeline.account import Account, in_words
 from dskprep.pipeline.pace import time_in_words
+from dskprep.stopwatch import STAGES
 from dskprep.worker import slots
 
 PATH = "dskprep"
@@ -47,10 +48,6 @@ NEAR = 0.9
 """A bar of memory that is fuller than that is red."""
 
 BOX = {"overflow": "auto", "max-height": "340px"}
-
-STAGES = ("read", "decode", "resample", "lungs", "normalize", "steps", "encode", "write")
-"""In their order, those of recipes and of the user's own included."""
-
 
 ANSWER_S = 2
 """How long a dashboard may take to answer."""

@@ -23,6 +23,7 @@ from dskprep.dicom.contents import Contents
 from dskprep.dicom.slices import Slice
 from dskprep.errors import Refusal, UsageError
 from dskprep.preparation import prepare
+from dskprep.preparation.recipes import recipe
 from dskprep.series import series
 from dskprep.series.series import Reread
 from dskprep.settings import PrepConfig
@@ -177,7 +178,7 @@ def _predicted(
         slices,
         min_slices=config.min_slices,
         max_gap_slices=config.fillable_slices,
-        may_tilt=config.recipe not in prepare.RECIPES,
+        may_tilt=recipe(config.recipe).to_hu is None,
         is_copy=series.copies_among(reread),
     )
     grid = stack.grid

@@ -1,4 +1,4 @@
-"""What is written of a series."""
+"""The result of preparing a series."""
 
 from __future__ import annotations
 
@@ -10,22 +10,34 @@ from dskprep.series import hounsfield
 from dskprep.volume import AIR_HU, Volume
 
 Values = Literal["HU", "normalized", "uint8", "own"]
-"""What the numbers of an image are: HU; HU brought to 0..1 and centred; the uint8 of grt123; those of a user's step."""
+"""What an image's numbers are: HU; HU scaled to 0..1 and centred; grey values of grt123; those of a user's step."""
 
 
 class Crop(NamedTuple):
-    """A box cut out of a grid of `shape` voxels (z, y, x), from voxel `first` on."""
+    """Where an image was cut out of a larger grid."""
 
     first: tuple[int, int, int]
+    """The image's first voxel (z, y, x), as an index of the larger grid."""
     shape: tuple[int, int, int]
+    """The shape (z, y, x) of the larger grid."""
 
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
-    """An image and, if asked for, the lungs on the same grid.
+    """An image and its lungs on the same grid, ready to be written.
 
-    `values` says what the image's numbers are and `fill` which of them is air; `crop`, if the image is a
-    part of a larger grid, which part.
+    Attributes
+    ----------
+    image
+        Voxels (z, y, x) and their place; int16 HU without PADDING, unless `values` says otherwise.
+    lungs
+        The mask of the lungs and what is known of them; None if they were not asked for.
+    values
+        What the image's numbers are.
+    fill
+        The number of voxels where nothing is shown: air, or what a recipe paints over them.
+    crop
+        For an image that was cut out of a larger grid: where.
     """
 
     image: Volume
@@ -35,7 +47,7 @@ class Prepared:
     crop: Crop | None = None
 
     def mean_lung_hu(self) -> float | None:
-        """Mean HU over both lungs, or None where none were found, or the image holds other values."""
+        """Return the mean HU over both lungs; None if there are none, or the image does not hold HU."""
         if self.lungs is None or self.values != "HU":
             return None
         return hounsfield.mean_inside(self.image, self.lungs.mask.array)

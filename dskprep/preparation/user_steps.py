@@ -1,7 +1,6 @@
-"""Functions of the user's own, named by import path: `package.module:function`.
+"""The user's own functions, which settings name by import path: `package.module:function`.
 
-They are imported where they are used, in every worker. A Refusal that one raises refuses its patient;
-anything else fails it.
+Every worker imports them. A Refusal that one raises refuses its patient; any other exception fails it.
 """
 
 from __future__ import annotations
@@ -17,28 +16,32 @@ from dskprep.preparation.lungs import lungs
 from dskprep.settings import PrepConfig
 from dskprep.volume import Volume
 
-Step = Callable[[Volume], Volume]
-
 DTYPES = ("int16", "uint8", "float32", "float64")
-"""What can be stored."""
+"""The types in which an image can be stored."""
+
+MOVED = {"dskprep.body:only": "dskprep.preparation.body:only"}
+"""Documented import paths, and where their functions are now.
+
+Settings keep the path that was written, because the digest of every dataset prepared with it depends on it.
+"""
 
 
 class StepFailed(DskprepError):
-    """A function of the user's own raised, or gave what cannot be used."""
+    """A function of the user's own raised, or returned something that cannot be used."""
 
 
 def check(config: PrepConfig) -> None:
     """Raise UsageError if a function that the settings name cannot be imported here."""
-    for path in config.own_functions:
-        function(path)
+    for path in config.user_functions:
+        load(path)
 
 
-def function(path: str) -> Callable[..., Any]:
-    """The function of that import path. Raises UsageError if there is none."""
-    module, _, name = path.partition(":")
+def load(path: str) -> Callable[[Volume], object]:
+    """Import the function of that path. Raises UsageError if there is none."""
+    module, _, name = MOVED.get(path, path).partition(":")
     try:
-        found = getattr(importlib.import_module(module), name)
-    except Exception as error:  # a module runs code of its own while it is imported
+        found: Any = getattr(importlib.import_module(module), name)
+    except Exception as error:  # importing runs code of the module's own
         raise UsageError(
             f"{path}: cannot be imported: {error}; it must be importable here and on every worker, for example by "
             "PYTHONPATH"
@@ -49,14 +52,13 @@ def function(path: str) -> Callable[..., Any]:
 
 
 def apply(path: str, image: Volume, *, keep_grid: bool) -> Volume:
-    """The image (int16 HU, or what the step before made of it) after a step.
+    """Apply a step to an image: int16 HU, or what the step before made of it.
 
-    With `keep_grid` the step must leave shape and affine as they are, because a mask lies on them. Raises
-    StepFailed.
+    With `keep_grid` the step must keep shape and affine, because the lungs' mask lies on them. Raises StepFailed.
     """
-    result = _called(path, image)
+    result = _call(path, image)
     if not isinstance(result, Volume) or str(result.array.dtype) not in DTYPES:
-        raise StepFailed(f"{path}: expected a Volume of {', '.join(DTYPES)}, found {_described(result)}")
+        raise StepFailed(f"{path}: expected a Volume of {', '.join(DTYPES)}, found {_describe(result)}")
     lowest, highest = result.array.min(), result.array.max()
     if not (np.isfinite(lowest) and np.isfinite(highest)):
         raise StepFailed(f"{path}: expected finite numbers, found {lowest} to {highest}")
@@ -69,21 +71,21 @@ def apply(path: str, image: Volume, *, keep_grid: bool) -> Volume:
 
 
 def find_lungs(path: str, image: Volume) -> lungs.Lungs:
-    """The lungs of an image (int16 HU, PADDING outside the field of view), by a function of the user's own.
+    """Find the lungs in an image (int16 HU, PADDING outside the field of view) with the user's function.
 
-    It returns a Volume of the same shape: 0 outside, 1 right lung, 2 left lung (1 where they are not told
-    apart). Raises StepFailed.
+    It must return a Volume of the same shape: 0 outside, 1 right lung, 2 left lung (or 1 for both, where they are not
+    told apart). Raises StepFailed.
     """
-    result = _called(path, image)
+    result = _call(path, image)
     if not isinstance(result, Volume) or result.shape != image.shape or result.array.dtype.kind not in "bui":
-        raise StepFailed(f"{path}: expected a mask, a Volume of {image.shape} integers, found {_described(result)}")
-    if result.array.size and not 0 <= result.array.min() <= result.array.max() <= lungs.LEFT:
+        raise StepFailed(f"{path}: expected a mask, a Volume of {image.shape} integers, found {_describe(result)}")
+    if not 0 <= result.array.min() <= result.array.max() <= lungs.LEFT:
         raise StepFailed(f"{path}: expected a mask of 0, 1 and 2, found {result.array.min()} to {result.array.max()}")
     return lungs.judged(image.with_array(result.array.astype(np.uint8)))
 
 
-def _called(path: str, image: Volume) -> object:
-    step = function(path)
+def _call(path: str, image: Volume) -> object:
+    step = load(path)
     try:
         return step(image)
     except Refusal:
@@ -92,7 +94,7 @@ def _called(path: str, image: Volume) -> object:
         raise StepFailed(f"{path}: {type(error).__name__}: {error}") from error
 
 
-def _described(result: object) -> str:
+def _describe(result: object) -> str:
     if isinstance(result, Volume):
         return f"one of {result.shape} {result.array.dtype}"
     return f"a {type(result).__name__}"

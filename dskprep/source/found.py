@@ -14,7 +14,7 @@ from dskprep import storage
 from dskprep.dicom.contents import Contents
 from dskprep.dicom.slices import Slice
 from dskprep.errors import Refusal
-from dskprep.preparation.prepare import RECIPE_HU
+from dskprep.preparation.recipes import recipe
 from dskprep.series import series
 from dskprep.series.series import Reread, Series, uid_digest
 from dskprep.settings import PrepConfig, given
@@ -108,7 +108,7 @@ def assemble_as(
         slices,
         min_slices=settings.min_slices,
         max_gap_slices=settings.fillable_slices,
-        to_hu=RECIPE_HU.get(settings.recipe),
+        to_hu=recipe(settings.recipe).to_hu,
         reserve=reserve,
         reread=reread,
     )

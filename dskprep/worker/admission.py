@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-import numpy as np
-
 from dskprep.errors import Refusal
+from dskprep.preparation.recipes import recipe
 from dskprep.settings import PrepConfig
 from dskprep.source.files import HEADER_BYTES, READ_AHEAD, CaseFiles
 from dskprep.volume import Triple
@@ -21,28 +21,10 @@ USABLE_SHARE = 0.9
 """Of a worker's limit: Dask kills a worker at 0.95."""
 
 FIXED_BYTES = 60_000_000
-"""What a patient needs whatever its size: the coarse grid of the lungs, planes in float, codecs."""
-
-COMPUTE_SHARE = 1.5
-"""While the lungs are found: the resampled volume and its mask."""
-
-OUTPUT_SHARE = 2.3
-"""While a volume is encoded: itself, its mask (half of it) and the encoded objects (up to 0.8 of it)."""
-
-STEP_SHARE = 2.5
-"""While a step of the user's works: what it gets, what it gives (the same type is taken for granted), the mask."""
-
-FLOAT_SHARE = 2.1
-"""While floats are encoded: themselves, and the encoded objects (up to 0.8 of them)."""
+"""What a patient of any size needs: the coarse grid of the lungs, planes in float, codecs."""
 
 ARCHIVE_GROWTH = 3
 """An archive is taken to need this many times its size, until its first series is decoded."""
-
-LUNG_BOX_SHARE = 0.35
-"""Part of a scan that the box round the lungs takes up, but for the narrowest fields of view."""
-
-BOX_BYTES = 11
-"""A voxel of that box while grt123 parts the lungs: two distances, and masks."""
 
 
 def usable_bytes(limit_bytes: int) -> int:
@@ -51,25 +33,16 @@ def usable_bytes(limit_bytes: int) -> int:
 
 
 def estimate_bytes(shape: tuple[int, int, int], spacing_mm: Triple, config: PrepConfig, *, is_held: bool = True) -> int:
-    """Peak memory of computing a series of int16 (z, y, x), its files included unless they are not held.
+    """Return the peak memory of preparing a series of that shape (z, y, x) and spacing.
 
-    The files stand beside the resampled volume that they become, slice by slice; later that one and its mask
-    beside their encoded form. A recipe of 2017 holds the native volume too; images in float add themselves.
-    The recipe grt123 finds its lungs on the native volume.
+    Its files are included, all of them or, unless they are held at once (`is_held`), their headers and those few that
+    are read ahead.
     """
-    n_native = int(np.prod(shape, dtype=np.int64))
-    native = 2 * n_native
-    output = native * float(np.prod(np.divide(spacing_mm, config.spacing_mm)))
-    if config.may_stream:
-        files = native if is_held else shape[0] * HEADER_BYTES + 2 * READ_AHEAD * native // shape[0]
-        return FIXED_BYTES + int(max(files + output, (STEP_SHARE if config.steps else OUTPUT_SHARE) * output))
-    computing, encoding = native + COMPUTE_SHARE * output, OUTPUT_SHARE * output
-    if config.dtype in ("float32", "float64"):
-        floats = output / 2 * np.dtype(config.dtype).itemsize
-        computing, encoding = computing + floats, output / 2 + FLOAT_SHARE * floats
-    if config.recipe == "grt123":
-        computing += (0.5 + LUNG_BOX_SHARE * BOX_BYTES) * n_native - COMPUTE_SHARE * output
-    return FIXED_BYTES + int(max(computing, encoding))
+    n_native = math.prod(shape)
+    n_output = n_native * math.prod(old / new for old, new in zip(spacing_mm, config.spacing_mm, strict=True))
+    native = 2 * n_native if is_held else shape[0] * HEADER_BYTES + 4 * READ_AHEAD * n_native // shape[0]
+    need = recipe(config.recipe).memory(n_native, n_output, config)
+    return FIXED_BYTES + int(max(native + need.computing, need.encoding))
 
 
 class Underestimated(Exception):
@@ -207,7 +180,7 @@ def least_bytes(files: CaseFiles, config: PrepConfig, *, is_held: bool) -> int:
 
 def may_reread(files: CaseFiles, config: PrepConfig) -> bool:
     """Whether the files may be read again one by one: the recipe is done with a slice once it is resampled."""
-    return not files.is_archive and config.may_stream and files.is_one_slice_each
+    return not files.is_archive and recipe(config.recipe).streams and files.is_one_slice_each
 
 
 def limit_for(need_bytes: int) -> str:

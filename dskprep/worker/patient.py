@@ -25,17 +25,19 @@ from dskprep.dicom.slices import Slice
 from dskprep.errors import Refusal
 from dskprep.preparation.prepare import prepare
 from dskprep.preparation.prepared import Prepared
+from dskprep.preparation.recipes import recipe
 from dskprep.series.series import Reread
 from dskprep.settings import PrepConfig
 from dskprep.source.archive import Outgrown
 from dskprep.source.cases import Case
 from dskprep.source.files import File, open_case
 from dskprep.source.found import aside_counts, assemble_as, each_series, rank
-from dskprep.stopwatch import CpuMeter, Overdue, Stopwatch, within
+from dskprep.stopwatch import Stopwatch
 from dskprep.volume import Triple
 from dskprep.worker import admission
 from dskprep.worker.admission import Ledger, Ticket, Underestimated
 from dskprep.worker.slots import Slots
+from dskprep.worker.time_limit import CpuMeter, Overdue, within
 
 ATTEMPTS = 3
 """Tries of a patient whose store did not answer; the store's own retries come on top."""
@@ -89,7 +91,7 @@ class _Line:
     def reserve(self, shape: tuple[int, int, int], spacing_mm: Triple) -> None:
         """Ask for the memory of a series before it is decoded."""
         need_bytes = admission.estimate_bytes(shape, spacing_mm, self.config, is_held=self.ticket.is_held)
-        if need_bytes > self.ledger.total_bytes and self.ticket.is_held and self.config.may_stream:
+        if need_bytes > self.ledger.total_bytes and self.ticket.is_held and recipe(self.config.recipe).streams:
             raise Underestimated(need_bytes)  # its files need not be held
         self.ledger.check(need_bytes)
         self.ledger.grow(self.ticket, need_bytes)

@@ -20,6 +20,7 @@ from dskprep.dataset import index, store, thumbnail
 from dskprep.dataset.record import Record
 from dskprep.look import report
 from dskprep.settings import PrepConfig
+from dskprep.stopwatch import STAGES
 
 HOSTILE = "</script><script>window.stung = 1</script><img src=x onerror='window.stung = 1'>{{ 7 * 7 }}&amp;"
 OUTLIER = "p07"
@@ -140,6 +141,22 @@ def test_stage_times_are_those_of_the_records() -> None:
     (lungs,) = [stage for stage in report.stages(rows) if stage.name == "lungs"]
     assert lungs.mean_s == pytest.approx(1 + 5.5 / 100)
     assert [stage.name for stage in report.stages(rows)] == ["read", "decode", "lungs"]
+
+
+def test_every_stage_has_its_bar_and_counts_in_the_sort_by_seconds(tmp_path: Path) -> None:
+    target = str(tmp_path / "out")
+    store.create(target, PrepConfig())
+    seconds = {stage: 1.0 + number for number, stage in enumerate(STAGES)}
+    store.commit(target, written(1) | {"seconds": seconds})
+    html = report.page(target)
+    (label,) = [
+        a["aria-label"] for tag, a in Reader(html).tags if tag == "svg" and "on average" in (a["aria-label"] or "")
+    ]
+    assert label == " ".join(f"{stage} {s:.2f} s on average;" for stage, s in seconds.items()) + " "
+    found = re.search(r'<script type="application/json" id="rows">(.*?)</script>', html, re.DOTALL)
+    assert found
+    (row,) = json.loads(found[1])["rows"]
+    assert row["seconds"] == seconds  # the page sorts by their sum
 
 
 def test_a_run_writes_the_page_beside_its_summary_and_the_thumbnails_are_verified(place: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,14 +17,16 @@ from scipy import ndimage
 
 from dskprep import settings as config
 from dskprep.dataset import dataset
-from dskprep.errors import Refusal
+from dskprep.errors import Refusal, UsageError
 from dskprep.kernels import bits, runs
 from dskprep.kernels import grt123 as kernels
+from dskprep.pipeline import plan
 from dskprep.pipeline import run as pipeline
 from dskprep.preparation import prepare, zoom
+from dskprep.preparation import recipes as recipes_
 from dskprep.preparation.lungs.lungs import LEFT, RIGHT
 from dskprep.preparation.prepared import Prepared
-from dskprep.preparation.recipes import grt123, tutorial, zuidhof
+from dskprep.preparation.recipes import Native, grt123, grt123_lungs, recipe, tutorial, zuidhof
 from dskprep.series import series, upright
 from dskprep.source.found import read_series
 from dskprep.stopwatch import Stopwatch
@@ -36,6 +39,8 @@ ROUNDING = 2e-4
 
 
 COARSE_MM = (2.0, 2.0, 2.0)
+
+OF_2017 = ("zuidhof", "luo-2017", "grt123")
 
 
 def affine_of(spacing: tuple[float, float, float]) -> NDArray[np.float64]:
@@ -50,6 +55,18 @@ def chest() -> Volume:
 
 def prepared(recipe: str, volume: Volume, **settings: Any) -> Prepared:
     return prepare.prepare(volume, config.PrepConfig(recipe=recipe, **settings))
+
+
+def test_the_examples_of_the_docstrings_run() -> None:
+    for module in (config, prepare):
+        found = doctest.testmod(module)
+        assert (found.failed, found.attempted > 0) == (0, True)
+
+
+def prepared_with_first_gap(name: str, volume: Volume, first_gap_mm: float) -> Prepared:
+    native = Native(volume, Stopwatch())
+    native.first_gap_mm = first_gap_mm
+    return recipe(name).prepare(native, config.preset(name), Stopwatch())
 
 
 def assert_equal_but_for_rounding(found: NDArray[Any], expected: NDArray[Any]) -> None:
@@ -170,11 +187,11 @@ def test_where_a_recipe_finds_no_lung_the_patient_is_refused(hu: int, recipe: st
         prepared(recipe, volume)
 
 
-@pytest.mark.parametrize("recipe", prepare.RECIPES)
-def test_slices_without_thickness_are_refused_not_written_empty(recipe: str) -> None:
+@pytest.mark.parametrize("name", OF_2017)
+def test_slices_without_thickness_are_refused_not_written_empty(name: str) -> None:
     """Defect T1: an array of depth zero."""
     with pytest.raises(Refusal, match=r"no-thickness.*0 x 350 x 350"):
-        prepare.RECIPES[recipe](chest(), 0.0, config.preset(recipe), Stopwatch())
+        prepared_with_first_gap(name, chest(), 0.0)
 
 
 def test_the_affine_says_where_the_voxels_truly_lie() -> None:
@@ -195,7 +212,7 @@ def test_the_affine_says_where_the_voxels_truly_lie() -> None:
 def test_the_first_two_slices_give_the_thickness_of_all() -> None:
     """Defect T2, as far as slices that are checked for evenness go; the affine stays true."""
     volume = chest()
-    found = prepare.RECIPES["luo-2017"](volume, 3.9, config.preset("luo-2017"), Stopwatch())
+    found = prepared_with_first_gap("luo-2017", volume, 3.9)
     assert found.image.shape[0] == round(72 * 3.9)
     assert found.image.spacing[0] == pytest.approx(71 * 4.0 / (found.image.shape[0] - 1))
 
@@ -209,7 +226,7 @@ def assert_grt123(volume: Volume) -> Prepared:
     """Masks are equal to the transcription's, grey values but for rounding; returns ours."""
     expected = recipes_2017.grt123(volume.array, volume.spacing)
     assert expected is not None
-    found = grt123.find_lungs(volume.array, volume.spacing)
+    found = grt123_lungs.find_lungs(volume.array, volume.spacing)
     for lung, truth in zip(found, expected.lungs, strict=True):
         mask = np.zeros(volume.shape, np.uint8)
         runs.paint(lung, 1, mask)
@@ -310,14 +327,14 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(folder)
 
 
-@pytest.mark.parametrize("recipe", prepare.RECIPES)
-def test_a_preset_makes_a_dataset_and_loses_nobody(source: str, tmp_path: Path, recipe: str) -> None:
-    summary = pipeline.run(source, str(tmp_path / "out"), preset=recipe)
+@pytest.mark.parametrize("name", OF_2017)
+def test_a_preset_makes_a_dataset_and_loses_nobody(source: str, tmp_path: Path, name: str) -> None:
+    summary = pipeline.run(source, str(tmp_path / "out"), preset=name)
     assert summary.account.counts.total() == 2
     opened = dataset.open_dataset(str(tmp_path / "out"))
     chest_ = opened["chest"]
-    read = read_series(f"{source}/chest", config.preset(recipe))
-    expected = prepare.prepare(read, config.preset(recipe))
+    read = read_series(f"{source}/chest", config.preset(name))
+    expected = prepare.prepare(read, config.preset(name))
     np.testing.assert_array_equal(chest_.load().array, expected.image.array)
     np.testing.assert_allclose(chest_.affine, expected.image.affine, atol=1e-5)
     assert chest_.values == expected.values
@@ -327,9 +344,66 @@ def test_a_preset_makes_a_dataset_and_loses_nobody(source: str, tmp_path: Path, 
     assert crop == (
         None if expected.crop is None else {"first": list(expected.crop.first), "of_shape": [288, 350, 350]}
     )
-    if recipe == "grt123":
+    if name == "grt123":
         row = opened.index.set_index("key").loc["noise"]
         assert (row["status"], row["reason"]) == ("refused", "no-lungs")
+
+
+# ---------------------------------------------------------------------------------------------------
+# A recipe is one file and one line
+# ---------------------------------------------------------------------------------------------------
+
+TOY = '''
+"""Recipe `toy-2`: every second voxel of a slice."""
+
+from dskprep.preparation.prepared import Prepared
+from dskprep.preparation.recipes import ENCODING_SHARE, Memory, Recipe
+from dskprep.volume import Volume
+
+
+def to_hu(stored, slope, intercept, out):
+    out[...] = stored + 7
+
+
+def prepare(native, config, clock):
+    volume = native.volume()
+    affine = volume.affine.copy()
+    affine[:, 1:3] *= 2
+    return Prepared(Volume(volume.array[:, ::2, ::2].astype(config.dtype), affine), None, "own", fill=7)
+
+
+def memory(n_native, n_output, config):
+    return Memory(n_native / 4, ENCODING_SHARE * n_native / 4)
+
+
+RECIPE = Recipe("toy-2", prepare, memory, to_hu)
+'''
+
+
+@pytest.mark.parametrize("name", config.RECIPES)
+def test_every_recipe_of_the_settings_has_its_module(name: str) -> None:
+    assert recipe(name).name == name
+    assert config.PrepConfig(recipe=name).dtype == "".join(config.RECIPES[name].dtypes[:1])
+    assert name in config.presets()
+
+
+def test_a_new_recipe_is_one_file_and_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "toy_2.py").write_text(TOY)
+    monkeypatch.setattr(recipes_, "__path__", [*recipes_.__path__, str(tmp_path)])
+    monkeypatch.setitem(config.RECIPES, "toy-2", config.Uses(("dtype",), ("float32", "uint8")))
+    tiny.write_patients(tmp_path / "in", ["a"])
+    settings = config.PrepConfig(recipe="toy-2")
+    prepare.warm(settings)
+    (case,) = plan.cases(str(tmp_path / "in"))
+    (prediction,) = plan.predict(case, settings)
+    assert prediction.status == "written"
+    summary = pipeline.run(str(tmp_path / "in"), str(tmp_path / "out"), settings=settings)
+    assert summary.account.counts == {"written": 1}
+    written = dataset.open_dataset(str(tmp_path / "out"))["a"]
+    np.testing.assert_array_equal(written.load().array, tiny.hu()[:, ::2, ::2] + 1024 + 7)
+    assert (written.image.dtype, written.values, written.image.fill_value) == (np.float32, "own", 7)
+    with pytest.raises(UsageError, match="lungs means nothing to the recipe 'toy-2', only to default"):
+        config.PrepConfig(recipe="toy-2", lungs=False)
 
 
 # ---------------------------------------------------------------------------------------------------

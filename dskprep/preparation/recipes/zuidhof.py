@@ -11,42 +11,41 @@ from dskprep.errors import Refusal
 from dskprep.kernels import runs
 from dskprep.preparation.lungs import lungs
 from dskprep.preparation.prepared import Prepared
-from dskprep.preparation.recipes import tutorial
+from dskprep.preparation.recipes import Native, Recipe, tutorial
 from dskprep.settings import PrepConfig
 from dskprep.stopwatch import Stopwatch
-from dskprep.volume import Volume
 
 AIR_HU = -320
-"""Not more than this is air."""
+"""This and less is air."""
 
 
-def prepare(volume: Volume, first_gap_mm: float, config: PrepConfig, clock: Stopwatch) -> Prepared:
-    """The image and its lungs, which are one label: the recipe does not tell them apart.
+def prepare(native: Native, config: PrepConfig, clock: Stopwatch) -> Prepared:
+    """Make the image and its lungs, which are one label: the recipe does not tell them apart.
 
-    `volume` is int16 HU (z, y, x) by `tutorial.to_hu`, its slices from foot to head as they were stored;
-    `first_gap_mm` is the distance of the first two. Stored as int16 HU, or normalized (`config.dtype`).
+    The image is int16 HU, or normalized floats (`config.dtype`).
 
     Defects kept: T2, T7 to T16 (see docs/recipes.md). Raises Refusal: `no-thickness`, `no-lungs`.
     """
+    volume = native.volume()
     with clock("resample"):
-        image = tutorial.resample(volume, first_gap_mm, config.spacing_mm)
+        image = tutorial.resample(volume, native.first_gap_mm, config.spacing_mm)
     with clock("lungs"):
         found = lungs.judged(image.with_array(lung_mask(image.array, fill=config.fill_lungs)))
     with clock("normalize"):
-        return dataclasses.replace(tutorial.finished(image, config.dtype), lungs=found)
+        return dataclasses.replace(tutorial.normalize(image, config.dtype), lungs=found)
 
 
 def lung_mask(array: NDArray[np.int16], *, fill: bool = True) -> NDArray[np.uint8]:
-    """Steps 7 to 10 on HU (z, y, x): 1 in the largest pocket of air that the corner voxel is no part of.
+    """Return 1 in the largest pocket of air that the corner voxel is no part of: steps 7 to 10 on HU (z, y, x).
 
-    With `fill`, everything in a slice but its largest solid piece (where the air of the corner voxel
-    counts as solid) is air too, so vessels and nodules are. Raises Refusal `no-lungs` if nothing is left.
+    With `fill`, everything in a slice but its largest solid piece counts as air, and so do vessels and nodules; the
+    air of the corner voxel counts as solid. Raises Refusal `no-lungs` if nothing is left.
     """
     nz, ny, nx = array.shape
     air = runs.at_most(array, AIR_HU)
     if array[0, 0, 0] <= AIR_HU:
         pieces = runs.label(air, ny, runs.CORNERS)
-        air = runs.where(air, pieces != 0)  # the corner's run is the first of all
+        air = runs.where(air, pieces != 0)  # the corner's run is the very first, so its piece is 0
     if fill:
         solid = runs.inverse(air, nx)
         is_body = runs.is_largest_in_slice(solid, runs.label(solid, ny, runs.IN_SLICE), ny)
@@ -59,3 +58,6 @@ def lung_mask(array: NDArray[np.int16], *, fill: bool = True) -> NDArray[np.uint
     mask = np.zeros(array.shape, np.uint8)
     runs.paint(lung, lungs.RIGHT, mask)
     return mask
+
+
+RECIPE = Recipe("zuidhof", prepare, tutorial.memory, tutorial.to_hu)

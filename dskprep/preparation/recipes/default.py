@@ -1,0 +1,58 @@
+"""Recipe `default`: HU on a grid of even spacing along the patient's axes, and the lungs."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from dskprep.preparation import resample, user_steps
+from dskprep.preparation.lungs import lungs
+from dskprep.preparation.prepared import Prepared
+from dskprep.preparation.recipes import ENCODING_SHARE, Memory, Native, Recipe
+from dskprep.series import upright
+from dskprep.settings import PrepConfig
+from dskprep.stopwatch import Stopwatch
+from dskprep.volume import AIR_HU, PADDING, Volume
+
+STEP_SHARE = 2.5
+"""Bytes per byte of the image during a step of the user's: input, output (taken to be int16 too), mask (0.5)."""
+
+
+def prepare(native: Native, config: PrepConfig, clock: Stopwatch) -> Prepared:
+    """Resample, find the lungs, turn padding into air, apply the user's steps."""
+    with clock("resample"):
+        image = _resample(native, config)
+    found = None
+    if config.lungs:
+        with clock("lungs"):
+            found = _find_lungs(image, config)
+    for plane in image.array:  # in place: the array is ours, and a copy would be the peak of a patient's memory
+        plane[plane == PADDING] = AIR_HU
+    for step in config.steps:
+        with clock("steps"):
+            image = user_steps.apply(step, image, keep_grid=found is not None)
+    if image.array.dtype == np.int16:
+        return Prepared(image, found)
+    return Prepared(image, found, values="own", fill=0)
+
+
+def _resample(native: Native, config: PrepConfig) -> Volume:
+    """Resample slices as they come, and turn the image to the patient's axes at the end."""
+    patient_axes = upright.patient_order(native.grid.affine)
+    z, y, x = (spacing for _, spacing in sorted(zip(patient_axes, config.spacing_mm, strict=True)))
+    image = resample.of_planes(native.planes(), native.grid, (z, y, x), smooth=config.smooth)
+    return upright.to_patient_axes(image)
+
+
+def _find_lungs(image: Volume, config: PrepConfig) -> lungs.Lungs:
+    if isinstance(config.lungs, str):
+        return lungs.grown(user_steps.find_lungs(config.lungs, image), config.lung_margin_mm)
+    return lungs.find_lungs(image, margin_mm=config.lung_margin_mm)
+
+
+def memory(n_native: int, n_output: float, config: PrepConfig) -> Memory:  # noqa: ARG001
+    """Return the memory of `prepare`: slices go as the image grows, and later only a step needs much."""
+    output = 2 * n_output
+    return Memory(output, (STEP_SHARE if config.steps else ENCODING_SHARE) * output)
+
+
+RECIPE = Recipe("default", prepare, memory, streams=True)
