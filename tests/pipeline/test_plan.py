@@ -231,7 +231,7 @@ def test_the_command_says_it_in_words_and_in_json(tmp_path: Path, capsys: pytest
 
 def test_a_prediction_that_failed_is_named(tmp_path: Path) -> None:
     store.create(str(tmp_path), PrepConfig())
-    store.commit(str(tmp_path), {"key": "a", "status": "refused", "reason": "not-hu", "input_digest": "0"})
+    store.commit(str(tmp_path), tiny.record("a", "refused", "0", reason="not-hu"))
     found = plan.compare([Prediction("a", "written"), Prediction("b", "written")], str(tmp_path))
     assert found == (0, ["a: expected written, found refused not-hu"])
 
