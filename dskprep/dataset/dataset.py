@@ -19,7 +19,7 @@ from dskprep.dataset.patches import LungPatches
 from dskprep.dataset.shards import Index
 from dskprep.errors import UsageError
 from dskprep.series import hounsfield
-from dskprep.volume import Triple, Volume
+from dskprep.volume import Grid, Triple, Volume
 
 if TYPE_CHECKING:
     import dask.array
@@ -185,9 +185,10 @@ class StoredVolume:
         return opened[of]
 
     @cached_property
-    def _grid(self) -> Volume:
+    def _grid(self) -> Grid:
         """The place of the voxels, without them."""
-        return Volume(np.broadcast_to(np.int8(0), self.record["geometry"]["shape"]), self.affine)
+        z, y, x = self.record["geometry"]["shape"]
+        return Grid((z, y, x), self.affine)
 
     def _zarr(self, of: What) -> zarr.Array[Any]:
         """Opened once by each process: what s3fs opened does not work in a forked child."""
@@ -208,7 +209,7 @@ class StoredVolume:
             return volume
         if self.values != "HU":
             raise UsageError(f"{self.key}: expected HU, found values of another kind ({self.values}); use load()")
-        return hounsfield.normalized(volume)
+        return hounsfield.normalize(volume)
 
 
 @dataclass(frozen=True)

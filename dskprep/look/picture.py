@@ -72,8 +72,9 @@ def _view(title: str, image: Volume, mask: NDArray[np.uint8] | None, values: str
 
 def of_series(series: Series) -> View:
     """A series as it was acquired, before any resampling."""
-    facts = {"source": series.facts, "warnings": series.warnings}
-    return View("as acquired", series.volume, None, in_words(facts))
+    decoded = series.decode()
+    volume = decoded.volume
+    return View("as acquired", volume, None, in_words({"source": series.facts, "warnings": decoded.warnings}))
 
 
 def of_prepared(prepared: Prepared) -> View:

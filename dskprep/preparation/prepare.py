@@ -14,7 +14,7 @@ from dskprep.preparation.prepared import Prepared
 from dskprep.preparation.recipes import grt123, luo_2017, tutorial, zuidhof
 from dskprep.series import upright
 from dskprep.series.hounsfield import ToHU
-from dskprep.series.series import Series
+from dskprep.series.series import Decoded, Series
 from dskprep.settings import PrepConfig
 from dskprep.stopwatch import Stopwatch
 from dskprep.volume import AIR_HU, PADDING, Volume
@@ -41,13 +41,15 @@ def warm(config: PrepConfig | None = None) -> None:
     prepare(Volume(tiny, affine[[2, 1, 0, 3]]), config).mean_lung_hu()
 
 
-def prepare(source: Volume | Series, config: PrepConfig, clock: Stopwatch | None = None) -> Prepared:
-    """Bring a native volume, or the slices of a series, to its final form.
+def prepare(source: Volume | Series | Decoded, config: PrepConfig, clock: Stopwatch | None = None) -> Prepared:
+    """Bring a native volume, or the planes of a series, to its final form. A Series is decoded here.
 
     A Volume is int16 HU, PADDING outside the field of view; for a recipe of 2017 it is as the recipe reads it.
     Raises Refusal where a slice cannot be decoded, or a recipe of 2017 finds no lungs.
     """
     clock = clock or Stopwatch()
+    if isinstance(source, Series):
+        source = source.decode()
     if config.recipe not in RECIPES:
         return _default(source, config, clock)
     if isinstance(source, Volume):
@@ -57,11 +59,12 @@ def prepare(source: Volume | Series, config: PrepConfig, clock: Stopwatch | None
     return RECIPES[config.recipe](volume, source.first_gap_mm, config, clock)
 
 
-def _default(source: Volume | Series, config: PrepConfig, clock: Stopwatch) -> Prepared:
-    spacing_mm = dict(zip(upright.patient_order(source.affine), config.spacing_mm, strict=True))
+def _default(source: Volume | Decoded, config: PrepConfig, clock: Stopwatch) -> Prepared:
+    grid = source.grid
+    spacing_mm = dict(zip(upright.patient_order(grid.affine), config.spacing_mm, strict=True))
     planes = source.array if isinstance(source, Volume) else _timed(source.planes(), clock)
     with clock("resample"):
-        image = resample.of_planes(planes, source, (spacing_mm[0], spacing_mm[1], spacing_mm[2]), smooth=config.smooth)
+        image = resample.of_planes(planes, grid, (spacing_mm[0], spacing_mm[1], spacing_mm[2]), smooth=config.smooth)
         image = upright.to_patient_axes(image)
     found = None
     if config.lungs:

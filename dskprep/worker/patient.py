@@ -272,10 +272,11 @@ def _written(
             reread=reread,
         )
     record["source"] = found.facts
-    prepared = prepare(found, config, line.clock)
-    warnings = warnings + list(found.warnings)
-    record |= {"status": "written", "hu_sha256": found.hu_sha256}
-    del found
+    decoded = found.decode()
+    prepared = prepare(decoded, config, line.clock)
+    warnings = warnings + list(decoded.warnings)
+    record |= {"status": "written", "hu_sha256": decoded.hu_sha256}
+    del found, decoded
     record["geometry"] = _geometry(prepared)
     record["values"] = prepared.values
     if prepared.lungs is not None:
