@@ -174,9 +174,8 @@ def _transfer_syntax(dataset: pydicom.Dataset) -> str:
     if syntax:
         return str(syntax)
     is_implicit, is_little = dataset.original_encoding
-    if is_implicit:
-        return str(ImplicitVRLittleEndian)
-    return str(ExplicitVRLittleEndian if is_little else ExplicitVRBigEndian)
+    explicit = ExplicitVRLittleEndian if is_little else ExplicitVRBigEndian
+    return str(ImplicitVRLittleEndian if is_implicit else explicit)
 
 
 def _inflates_beyond(content: bytes, limit: int) -> bool:

@@ -82,11 +82,10 @@ def read_slices(header: Attributes, name: str) -> Iterator[Slice]:
 def _encoded_frames(data: Bytes, pixel_format: PixelFormat, n_frames: int, name: str) -> Iterator[Bytes]:
     if pixel_format.transfer_syntax in NATIVE:
         size = pixel_format.frame_bytes
-        if len(data) < size * n_frames:
-            raise Refusal("truncated", f"{name}: expected {size * n_frames} bytes of pixels, found {len(data)}")
-        if len(data) >= size * n_frames + size // pixel_format.rows:  # a row or more is not just padding
+        surplus = len(data) - size * n_frames
+        if surplus < 0 or surplus >= size // pixel_format.rows:  # a row or more is not just padding
             message = f"{name}: expected {size * n_frames} bytes of pixels, found {len(data)}"
-            raise Refusal("undecodable-pixels", message)
+            raise Refusal("truncated" if surplus < 0 else "undecodable-pixels", message)
         yield from (data,) if n_frames == 1 else (data[i * size : (i + 1) * size] for i in range(n_frames))
         return
     n_found = 0
@@ -169,10 +168,7 @@ class _Frame:
         # HU (PS3.3 C.11.1.1.2); some write it in full ("Houndsfield Unit"); HU_MOD is something else
         if rescale_type is not None and not re.fullmatch("HU|HO.*", str(rescale_type).strip().upper()):
             raise Refusal("not-hu", f"{self.name}: expected RescaleType HU, found {rescale_type!s:.16}")
-        value = self.find("PixelValueTransformationSequence", keyword)
-        if value is None:
-            raise Refusal("not-hu", f"{self.name}: expected {keyword}, found none")
-        number = _numbers(value, 1, keyword, self.name, "not-hu")[0]
+        (number,) = self.numbers("PixelValueTransformationSequence", keyword, 1, "not-hu")
         if keyword == "RescaleSlope" and number <= 0:
             raise Refusal("not-hu", f"{self.name}: expected a RescaleSlope above 0, found {number}")
         return number
@@ -184,9 +180,8 @@ class _Frame:
         row, column = orientation[:3], orientation[3:]
         are_units = all(abs(math.hypot(*direction) - 1) <= 1e-2 for direction in (row, column))
         if not are_units or abs(sum(a * b for a, b in zip(row, column, strict=True))) > 1e-3:
-            raise Refusal(
-                "mixed-geometry", f"{self.name}: ImageOrientationPatient is no pair of right-angled directions"
-            )
+            message = f"{self.name}: ImageOrientationPatient is no pair of right-angled directions"
+            raise Refusal("mixed-geometry", message)
         widths = [mm * n for mm, n in zip(pixel_mm, (pixel_format.rows, pixel_format.columns), strict=True)]
         if min(pixel_mm) < MIN_PIXEL_MM or max(widths) > MAX_PLANE_MM:
             raise Refusal("mixed-geometry", f"{self.name}: PixelSpacing {pixel_mm} mm is impossible")
@@ -198,22 +193,15 @@ class _Frame:
             position=(position[0], position[1], position[2]),
             row=_unit(row),
             column=_unit(column),
-            stack=self.stack_tags(),
+            stack=tuple(_as_sortable_text(self.find(*tag)) for tag in FRAME_TAGS),
             time=next(filter(None, (_as_text(self.find(*tag)) for tag in FRAME_TIMES)), ""),
         )
 
-    def numbers(self, sequence: str, keyword: str, count: int) -> list[float]:
-        value = self.find(sequence, keyword)
-        if value is None:
-            raise Refusal("missing-attribute", f"{self.name}: expected {keyword}, found none")
-        return _numbers(value, count, keyword, self.name, "missing-attribute")
-
-    def stack_tags(self) -> tuple[str, ...]:
-        """Return the values of FRAME_TAGS."""
-        return tuple(_sortable(self.find(*tag)) for tag in FRAME_TAGS)
+    def numbers(self, sequence: str, keyword: str, count: int, reason: str = "missing-attribute") -> list[float]:
+        return _to_numbers(self.find(sequence, keyword), count, keyword, self.name, reason)
 
 
-def _sortable(value: Any) -> str:
+def _as_sortable_text(value: Any) -> str:
     """Return a value as text; numbers get leading zeros, so that they sort by value."""
     text = _as_text(value)
     try:
@@ -244,14 +232,14 @@ def to_one_line(error: Exception) -> str:
 
 def _number(header: Attributes, keyword: str, name: str, default: float | None = None) -> float:
     value = header.get(keyword)
-    if value is None or value == "":
-        if default is None:
-            raise Refusal("missing-attribute", f"{name}: expected {keyword}, found none")
+    if default is not None and (value is None or value == ""):
         return default
-    return _numbers(value, 1, keyword, name, "missing-attribute")[0]
+    return _to_numbers(value, 1, keyword, name, "missing-attribute")[0]
 
 
-def _numbers(value: Any, count: int, keyword: str, name: str, reason: str) -> list[float]:
+def _to_numbers(value: Any, count: int, keyword: str, name: str, reason: str) -> list[float]:
+    if value is None or value == "":
+        raise Refusal(reason, f"{name}: expected {keyword}, found none")
     try:
         numbers = [float(v) for v in ([value] if count == 1 else value)]
     except (TypeError, ValueError, OverflowError):

@@ -46,14 +46,9 @@ class Layout:
 
     grid: Grid
     numbers: tuple[int, ...]
-    offsets: NDArray[np.float64]
+    offsets: tuple[tuple[float, float], ...]
     tilt_degrees: float
     gaps_mm: tuple[float, ...]
-
-    def __post_init__(self) -> None:
-        offsets = self.offsets.copy()
-        offsets.flags.writeable = False
-        object.__setattr__(self, "offsets", offsets)
 
 
 def lay_out(planes: Sequence[Plane], *, max_gap_slices: int = 0) -> Layout:
@@ -87,7 +82,7 @@ def lay_out(planes: Sequence[Plane], *, max_gap_slices: int = 0) -> Layout:
     return Layout(
         grid=Grid((n_slices, rows, columns), affine),
         numbers=tuple(numbers.tolist()),
-        offsets=offsets,
+        offsets=tuple((row, column) for row, column in offsets.tolist()),
         tilt_degrees=_degrees(lean),
         gaps_mm=tuple(round(start + step * k, 3) for k in np.setdiff1d(np.arange(n_slices), numbers).tolist()),
     )

@@ -88,7 +88,7 @@ class Decoded:
     def _decode_planes(self, encoded: Iterator[Slice]) -> Iterator[NDArray[np.int16]]:
         layout, below, last = self._layout, np.empty((0, 0), np.int16), -1  # the first slice is number 0
         decoded = map(self._decode, encoded)  # keeps no encoded slice, as zip would
-        for number, offset, hu in zip(layout.numbers, layout.offsets.tolist(), decoded, strict=True):
+        for number, offset, hu in zip(layout.numbers, layout.offsets, decoded, strict=True):
             if layout.tilt_degrees:
                 shifted = np.empty(self.grid.shape[1:], np.int16)
                 upright.shift(hu, offset, shifted)

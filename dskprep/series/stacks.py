@@ -22,7 +22,7 @@ CLEAR_MAJORITY = 2
 
 @dataclass(frozen=True, eq=False)
 class Stack:
-    """Slices that make one volume: `order` indexes the given planes, by position along the normal."""
+    """The chosen slices: `order` indexes the given planes, by position along the normal."""
 
     order: list[int]
     layout: Layout
@@ -46,33 +46,27 @@ def stack_up(
     Raises Refusal where a choice would be a guess, or the chosen slices lie on no even grid (see `geometry.lay_out`).
     """
     min_slices = max(min_slices, 2)  # one slice has no step
-    warnings: list[str] = []
-    chosen = _choose_group(planes)
-    if len(chosen) < len(planes):
-        warnings.append("one-of-several-stacks")
-    normal = planes[chosen[0]].normal
-    along = {i: float(np.dot(planes[i].position, normal)) for i in chosen}
-    chosen.sort(key=lambda i: (along[i], planes[i].stack, planes[i].time, planes[i].position))
-    n_positions = len(chosen) - len(_find_repeats(chosen, along))
+    group = _choose_group(planes)
+    normal = planes[group[0]].normal
+    along = {i: float(np.dot(planes[i].position, normal)) for i in group}
+    group.sort(key=lambda i: (along[i], planes[i].stack, planes[i].time, planes[i].position))
+    n_positions = len(group) - len(_find_repeats(group, along))
     if n_positions < min_slices:
         raise Refusal(
             "too-few-slices",
-            f"expected at least {min_slices} slice positions, found {n_positions} in {len(chosen)} slices",
+            f"expected at least {min_slices} slice positions, found {n_positions} in {len(group)} slices",
         )
-    n_all = len(chosen)
-    chosen = _drop_copies(chosen, along, is_copy)
-    if len(chosen) < n_all:
-        warnings.append("identical-duplicates-dropped")
-    n_all = len(chosen)
-    chosen = _choose_stack(planes, chosen, along, min_slices)
-    if len(chosen) < n_all:
-        warnings.append("one-of-several-stacks")
-    layout = lay_out([planes[i] for i in chosen], max_gap_slices=max_gap_slices)
-    if layout.tilt_degrees:
-        warnings.append("tilt-corrected")
-    if layout.gaps_mm:
-        warnings.append("gap-interpolated")
-    return Stack(chosen, layout, tuple(dict.fromkeys(warnings)))
+    unique = _drop_copies(group, along, is_copy)
+    order = _choose_stack(planes, unique, along, min_slices)
+    layout = lay_out([planes[i] for i in order], max_gap_slices=max_gap_slices)
+    doubts = (
+        ("one-of-several-stacks", len(group) < len(planes)),
+        ("identical-duplicates-dropped", len(unique) < len(group)),
+        ("one-of-several-stacks", len(order) < len(unique)),
+        ("tilt-corrected", layout.tilt_degrees > 0),
+        ("gap-interpolated", len(layout.gaps_mm) > 0),
+    )
+    return Stack(order, layout, tuple(dict.fromkeys(word for word, applies in doubts if applies)))
 
 
 def _choose_group(planes: Sequence[Plane]) -> list[int]:

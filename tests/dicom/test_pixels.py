@@ -202,7 +202,9 @@ def test_an_image_of_another_size_is_refused() -> None:
     data = imagecodecs.jpeg8_encode(np.zeros((ROWS, COLUMNS + 1), np.uint8))
     refusal = refusal_of(data, layout_of(JPEG_BASELINE, bits=8, allocated=8))
     assert refusal.reason == "undecodable-pixels"
-    assert f"expected {ROWS} x {COLUMNS} grey pixels, found a stream of 24 x 41 with 1 sample per pixel" in refusal.message
+    assert (
+        f"expected {ROWS} x {COLUMNS} grey pixels, found a stream of 24 x 41 with 1 sample per pixel" in refusal.message
+    )
 
 
 SIZE_AT = {JPEG_LOSSLESS: (b"\xff\xc3", 5, "H"), JPEG_LS: (b"\xff\xf7", 5, "H"), JPEG_2000: (b"\xff\x51", 6, "I"),

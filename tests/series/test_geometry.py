@@ -327,8 +327,6 @@ def test_every_voxel_keeps_its_place_in_the_patient(orientation: tuple[float, ..
     assert sorted(turned.spacing) == pytest.approx([0.5, 0.75, 2.5])
 
 
-def test_the_arrays_of_a_layout_are_read_only() -> None:
-    layout = stacked(make_planes(STEPS, shift=(0, tan(15), 0))).layout
-    for array in (layout.offsets, layout.grid.affine):
-        with pytest.raises(ValueError, match="read-only"):
-            array[0, 0] = 1
+def test_the_affine_of_a_layout_is_read_only() -> None:
+    with pytest.raises(ValueError, match="read-only"):
+        stacked(make_planes(STEPS)).layout.grid.affine[0, 0] = 1
