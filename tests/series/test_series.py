@@ -689,9 +689,9 @@ def test_a_real_gap_in_a_tilted_series_is_interpolated_where_asked_for(data_fold
     slices[:] = [s for s in slices if s.name <= "14.dcm" and s.name != "06.dcm"]
     found = series.assemble(slices, min_slices=10, max_gap_slices=1)
     assert found.facts["interpolated_mm"] == "-13.66"
-    decoded_ = found.decode()
-    assert decoded_.volume.shape[0] == 14
-    assert decoded_.warnings == ("tilt-corrected", "gap-interpolated")
+    taken = found.decode()
+    assert taken.volume.shape[0] == 14
+    assert taken.warnings == ("tilt-corrected", "gap-interpolated")
 
 
 def test_a_real_coronal_series_lies_where_simpleitk_has_it(data_folder: DataFolder) -> None:
