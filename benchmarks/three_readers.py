@@ -75,7 +75,7 @@ def compare(image: Image, slices: list[Truth]) -> str:
 
 
 def by_dskprep(folder: Path, _uid: str) -> Iterator[Image]:
-    volume = dskprep.read_series(str(folder), dskprep.PrepConfig(min_slices=3)).volume
+    volume = dskprep.read_series(str(folder), dskprep.PrepConfig(min_slices=3)).decode().volume
     yield volume.array, volume.affine
 
 

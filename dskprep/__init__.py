@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from dskprep.preparation.prepare import prepare
     from dskprep.preparation.prepared import Prepared
     from dskprep.preparation.resample import to_spacing
-    from dskprep.series.series import Series
+    from dskprep.series.series import Decoded, Series
     from dskprep.settings import PrepConfig, preset, read_config
     from dskprep.source.found import read_series
     from dskprep.volume import AIR_HU, PADDING, Volume
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "AIR_HU": "volume",
     "Dataset": "dataset.dataset",
+    "Decoded": "series.series",
     "DskprepError": "errors",
     "InfrastructureError": "errors",
     "Lungs": "preparation.lungs.lungs",
@@ -59,6 +60,7 @@ __all__ = [
     "AIR_HU",
     "PADDING",
     "Dataset",
+    "Decoded",
     "DskprepError",
     "InfrastructureError",
     "LungPatches",

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 AIR_HU = -1024
-"""HU of air at the lower end of the CT scale; what padding becomes in an output."""
+"""HU of air at the lower end of the CT scale; padding becomes this value in an output."""
 
 PADDING = -32768
 """Marks a voxel that was never measured (outside the field of view) in a native int16 volume."""
@@ -17,45 +17,24 @@ PADDING = -32768
 Triple = tuple[float, float, float]
 
 
-@dataclass(frozen=True, eq=False)
-class Volume:
-    """Voxels in (z, y, x) order and their place in the patient.
+class _Place:
+    """The geometry that follows from an affine, for `Grid` and `Volume`."""
 
-    `affine` (4 x 4, float64) maps an index (z, y, x, 1) of a voxel's centre to the patient's LPS
-    millimetres (x, y, z, 1): +x is the patient's left, +y posterior, +z superior. Spacing is
-    derived from it. A new array means a new Volume; steps never write into their input.
-    """
-
-    array: NDArray[Any]
     affine: NDArray[np.float64]
 
-    def __post_init__(self) -> None:
-        if self.array.ndim != 3 or not self.array.size:
-            raise ValueError(f"a volume has voxels along three axes (z, y, x), not shape {self.array.shape}")
-        is_finite = self.affine.shape == (4, 4) and np.isfinite(self.affine).all()
-        if not is_finite or not np.linalg.det(self.affine[:3, :3]):
+    def _fix_affine(self) -> None:
+        """Replace `affine` by a read-only copy, so that no caller's array changes or is locked."""
+        affine = np.array(self.affine, np.float64)
+        if affine.shape != (4, 4) or not np.isfinite(affine).all() or not np.linalg.det(affine[:3, :3]):
             raise ValueError("an affine is a finite 4 x 4 matrix that gives each axis a direction of its own")
-        if not self.array.dtype.isnative:  # the byte order of some files, that compiled loops do not take
-            object.__setattr__(self, "array", self.array.astype(self.array.dtype.newbyteorder("=")))
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """Number of voxels along (z, y, x)."""
-        z, y, x = self.array.shape
-        return z, y, x
+        affine.flags.writeable = False
+        object.__setattr__(self, "affine", affine)
 
     @property
     def spacing(self) -> Triple:
         """Distance between voxel centres along (z, y, x), in mm."""
-        z, y, x = np.linalg.norm(self.affine[:3, :3], axis=0)
-        return float(z), float(y), float(x)
-
-    @property
-    def hu(self) -> NDArray[np.int16]:
-        """The voxels of a volume of HU, which are int16; raises TypeError if they are not."""
-        if self.array.dtype != np.int16:
-            raise TypeError(f"expected int16 HU, found {self.array.dtype}")
-        return self.array
+        z, y, x = np.linalg.norm(self.affine[:3, :3], axis=0).tolist()
+        return z, y, x
 
     @property
     def voxel_ml(self) -> float:
@@ -72,8 +51,80 @@ class Volume:
         offset = np.asarray(point_mm, dtype=np.float64) - self.affine[:3, 3]
         return offset @ np.linalg.inv(self.affine[:3, :3]).T
 
+
+@dataclass(frozen=True, eq=False)
+class Grid(_Place):
+    """The place of a volume without its voxels: their number along (z, y, x), and an affine as in `Volume`."""
+
+    shape: tuple[int, int, int]
+    affine: NDArray[np.float64]
+
+    def __post_init__(self) -> None:
+        if len(self.shape) != 3 or min(self.shape) < 1:
+            raise ValueError(f"a grid has voxels along three axes (z, y, x), not shape {self.shape}")
+        self._fix_affine()
+
+
+@dataclass(frozen=True, eq=False)
+class Volume(_Place):
+    """Voxels in (z, y, x) order and their place in the patient.
+
+    A new array means a new Volume; steps never write into their input.
+
+    Parameters
+    ----------
+    array
+        The voxels (z, y, x), of any type.
+    affine
+        4 x 4, float64. It maps an index (z, y, x, 1) of a voxel's centre to the patient's LPS millimetres
+        (x, y, z, 1): +x is the patient's left, +y posterior, +z superior. The volume keeps a read-only copy.
+
+    Raises
+    ------
+    ValueError
+        If the array has no voxels along three axes, or the affine is not finite and invertible.
+
+    Examples
+    --------
+    >>> volume = Volume(np.zeros((4, 5, 6), np.int16), np.diag([2.0, 1.0, 1.0, 1.0])[[2, 1, 0, 3]])
+    >>> volume.spacing
+    (2.0, 1.0, 1.0)
+    >>> volume.to_patient((3, 0, 0)).tolist()
+    [0.0, 0.0, 6.0]
+    """
+
+    array: NDArray[Any]
+    affine: NDArray[np.float64]
+
+    def __post_init__(self) -> None:
+        # The voxels stay writeable: numba would compile each kernel again for read-only arrays, and a copy of 100 MB
+        # is too dear a guard.
+        if self.array.ndim != 3 or not self.array.size:
+            raise ValueError(f"a volume has voxels along three axes (z, y, x), not shape {self.array.shape}")
+        self._fix_affine()
+        if not self.array.dtype.isnative:  # the byte order of some files, that compiled loops do not take
+            object.__setattr__(self, "array", self.array.astype(self.array.dtype.newbyteorder("=")))
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Number of voxels along (z, y, x)."""
+        z, y, x = self.array.shape
+        return z, y, x
+
+    @property
+    def grid(self) -> Grid:
+        """The place of the voxels, without them."""
+        return Grid(self.shape, self.affine)
+
+    @property
+    def hu(self) -> NDArray[np.int16]:
+        """The voxels of a volume of HU, which are int16; raises TypeError if they are not."""
+        if self.array.dtype != np.int16:
+            raise TypeError(f"expected int16 HU, found {self.array.dtype}")
+        return self.array
+
     def with_array(self, array: NDArray[Any]) -> Volume:
-        """The same place with other voxels of the same shape."""
+        """Return the same place with other voxels of the same shape; raises ValueError if the shape differs."""
         if array.shape != self.array.shape:
             raise ValueError(f"shape {array.shape} does not fit {self.array.shape}")
         return replace(self, array=array)

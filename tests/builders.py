@@ -16,7 +16,7 @@ from pydicom.uid import CTImageStorage, EnhancedCTImageStorage, ExplicitVRBigEnd
 
 from dskprep.dicom.contents import Contents
 from dskprep.series import series
-from dskprep.series.series import Series
+from dskprep.series.series import Decoded, Series
 
 AXIAL = (1, 0, 0, 0, 1, 0)
 CORONAL = (1, 0, 0, 0, 0, -1)
@@ -143,10 +143,15 @@ def read(files: Iterable[File]) -> Contents:
 
 
 def assembled(files: Iterable[File], **options: Any) -> Series:
-    """The one series that the files hold, put right."""
+    """The one series that the files hold."""
     contents = read(files)
     assert contents.damage == {}
     (slices,) = contents.slices.values()
-    found = series.assemble(slices, **{"min_slices": 3, **options})
-    _ = found.volume  # what cannot be decoded is refused here
+    return series.assemble(slices, **{"min_slices": 3, **options})
+
+
+def decoded(files: Iterable[File], **options: Any) -> Decoded:
+    """The one series that the files hold, all its planes taken: what cannot be decoded is refused here."""
+    found = assembled(files, **options).decode()
+    _ = found.volume
     return found

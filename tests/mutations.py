@@ -250,7 +250,7 @@ def _plain_frame(ds: pydicom.Dataset, k: int, stored: np.ndarray) -> tuple[np.nd
     return first + np.outer(j * down, column) + np.outer(i * across, row), hu.ravel()
 
 
-def judge(files: Files, found: series.Series, n_aside: int) -> str:
+def judge(files: Files, found: series.Decoded, n_slices: int, n_aside: int) -> str:
     """`right`, or what a reader of the files would object to. Raises Unjudged if it cannot read them."""
     volume = found.volume
     n_right = 0
@@ -267,11 +267,11 @@ def judge(files: Files, found: series.Series, n_aside: int) -> str:
             elif off.max() < 0.6 and ((values == hu) | (values == PADDING)).all():
                 n_right += 1
     expected = sum(len(plain_slices(content)) for content in files.values())
-    if n_right == expected == found.facts["slices"]:
+    if n_right == expected == n_slices:
         return "right"
     if found.warnings or n_aside:
-        return "right, with a warning" if n_right >= found.facts["slices"] else "differs, with a warning"
-    return f"WRONG: {expected} slices in the files, {found.facts['slices']} in the volume, {n_right} of them right"
+        return "right, with a warning" if n_right >= n_slices else "differs, with a warning"
+    return f"WRONG: {expected} slices in the files, {n_slices} in the volume, {n_right} of them right"
 
 
 def run_case(files: Files, max_gap_slices: int) -> str:
@@ -287,11 +287,12 @@ def run_case(files: Files, max_gap_slices: int) -> str:
         if damage is not None:
             raise damage
         found = series.assemble(contents.slices[uid], min_slices=3, max_gap_slices=max_gap_slices)
-        _ = found.volume
+        decoded = found.decode()
+        _ = decoded.volume
     except Refusal as refusal:
         return f"refused: {refusal.reason}"
     try:
-        return judge(files, found, len(contents.aside) + len(uids) - 1)
+        return judge(files, decoded, int(found.facts["slices"]), len(contents.aside) + len(uids) - 1)
     except Unjudged:
         return "unjudged"
 

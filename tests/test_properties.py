@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from builders import AXIAL, CORONAL, SAGITTAL, File, assembled, ct_files, normal_of
+from builders import AXIAL, CORONAL, SAGITTAL, File, assembled, ct_files, decoded, normal_of
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from dskprep.errors import Refusal
-from dskprep.series.series import Series
+from dskprep.series.series import Decoded
 from dskprep.volume import PADDING
 
 SHAPE, PIXEL_MM = (9, 11), (0.75, 0.5)
@@ -110,12 +110,12 @@ def scans(draw: st.DrawFn, *, n: tuple[int, int] = (5, 16), is_tilted: bool = Fa
 
 def refusal_of(scan: Scan, **options: Any) -> str:
     with pytest.raises(Refusal) as caught:
-        assembled(scan.files(), **options)
+        decoded(scan.files(), **options)
     assert "\n" not in caught.value.message
     return caught.value.reason
 
 
-def check(scan: Scan, found: Series) -> None:
+def check(scan: Scan, found: Decoded) -> None:
     """Every acquired pixel is in the volume at its place; every value of the volume is the body's there."""
     volume = found.volume
     for k in sorted(set(range(scan.n)) - scan.lost):
@@ -142,7 +142,7 @@ quick = settings(max_examples=30, deadline=None, derandomize=True)
 @quick
 @given(scans())
 def test_a_good_series_is_its_volume(scan: Scan) -> None:
-    found = assembled(scan.files())
+    found = decoded(scan.files())
     assert set(found.warnings) <= {"mixed-rescale"}
     check(scan, found)
 
@@ -151,9 +151,11 @@ def test_a_good_series_is_its_volume(scan: Scan) -> None:
 @given(scans(is_tilted=True))
 def test_a_tilted_series_is_the_body_upright(scan: Scan) -> None:
     assume(np.hypot(*scan.lean) * scan.step_mm * (scan.n - 1) > 1)  # more than what rounded headers may drift
-    found = assembled(scan.files())
+    found = decoded(scan.files())
     assert "tilt-corrected" in found.warnings
-    assert found.facts["tilt_degrees"] == pytest.approx(np.degrees(np.arctan(np.hypot(*scan.lean))), abs=1)
+    assert assembled(scan.files()).facts["tilt_degrees"] == pytest.approx(
+        np.degrees(np.arctan(np.hypot(*scan.lean))), abs=1
+    )
     check(scan, found)
 
 
@@ -172,9 +174,10 @@ def test_a_gap_is_refused_or_filled_as_asked(scan: Scan, data: st.DataObject) ->
     assert refusal_of(scan) == "missing-slices"
     for allowed in (1, 2):
         if len(scan.lost) <= min(allowed, 0.1 * scan.n):
-            found = assembled(scan.files(), max_gap_slices=allowed)
+            found = decoded(scan.files(), max_gap_slices=allowed)
             assert "gap-interpolated" in found.warnings
-            assert len(str(found.facts["interpolated_mm"]).split()) == len(scan.lost)
+            facts = assembled(scan.files(), max_gap_slices=allowed).facts
+            assert len(str(facts["interpolated_mm"]).split()) == len(scan.lost)
             assert sorted(found.volume.shape) == sorted([scan.n, *SHAPE])
             check(scan, found)
         else:
@@ -185,7 +188,7 @@ def test_a_gap_is_refused_or_filled_as_asked(scan: Scan, data: st.DataObject) ->
 @given(scans(), st.data())
 def test_copies_change_nothing(scan: Scan, data: st.DataObject) -> None:
     scan.copied = data.draw(st.sets(st.integers(0, scan.n - 1), min_size=1))
-    found = assembled(scan.files())
+    found = decoded(scan.files())
     assert "identical-duplicates-dropped" in found.warnings
     check(scan, found)
 

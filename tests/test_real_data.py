@@ -114,7 +114,7 @@ def test_written_volume_covers_the_box_that_simpleitk_reads(local_run, data_fold
 @pytest.mark.parametrize("name", ["lidc_0001", "lidc_0314"])
 def test_hu_without_smoothing_are_those_of_simpleitk_within_1(data_folder, name):
     files = _files(data_folder.volumes / name)
-    volume = dskprep.read_series(str(Path(files[0]).parent)).volume
+    volume = dskprep.read_series(str(Path(files[0]).parent)).decode().volume
     ours = dskprep.to_spacing(volume, (1, 1, 1), smooth=False)
     image = sitk.ReadImage(files)
     theirs = _on_grid_of(ours, image, sitk.sitkLinear)

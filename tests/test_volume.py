@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import doctest
 from collections.abc import Callable
 
 import numpy as np
 import pytest
 
+from dskprep import volume as module
 from dskprep.preparation import body
 from dskprep.preparation.lungs.lungs import find_lungs
 from dskprep.preparation.resample import to_spacing
-from dskprep.volume import Volume
+from dskprep.volume import Grid, Volume
 
 AFFINE = np.array([[0.0, 0.0, 0.5, -10.0], [0.0, -0.75, 0.0, -20.0], [2.0, 0.0, 0.0, 30.0], [0.0, 0.0, 0.0, 1.0]])
 
@@ -44,7 +46,9 @@ def test_a_voxel_has_the_volume_of_its_edges() -> None:
 def test_another_array_must_fit() -> None:
     with pytest.raises(ValueError, match=r"\(1, 2, 3\) does not fit \(4, 5, 6\)"):
         make_volume().with_array(np.zeros((1, 2, 3)))
-    assert make_volume().with_array(np.ones((4, 5, 6))).affine is AFFINE
+    other = make_volume().with_array(np.ones((4, 5, 6)))
+    np.testing.assert_array_equal(other.affine, AFFINE)
+    assert other.array.all()
 
 
 @pytest.mark.parametrize(
@@ -60,6 +64,38 @@ def test_another_array_must_fit() -> None:
 def test_a_volume_is_never_half_valid(array: np.ndarray, affine: np.ndarray) -> None:
     with pytest.raises(ValueError, match=r"a volume has voxels along three axes|an affine is a finite 4 x 4 matrix"):
         Volume(array, affine)
+
+
+@pytest.mark.parametrize("shape", [(4, 5), (4, 0, 6), (4, 5, 6, 7)])
+def test_a_grid_has_voxels_along_three_axes(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="a grid has voxels along three axes"):
+        Grid(shape, AFFINE)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="an affine is a finite 4 x 4 matrix"):
+        Grid((4, 5, 6), np.diag([0.0, 1.0, 1.0, 1.0]))
+
+
+def test_the_grid_of_a_volume_is_its_place() -> None:
+    volume, grid = make_volume(), make_volume().grid
+    assert (grid.shape, grid.spacing, grid.voxel_ml) == (volume.shape, volume.spacing, volume.voxel_ml)
+    points = np.random.default_rng(0).uniform(-100, 100, (7, 3))
+    np.testing.assert_array_equal(grid.to_index(points), volume.to_index(points))
+    np.testing.assert_array_equal(grid.to_patient(points), volume.to_patient(points))
+
+
+@pytest.mark.parametrize("make", [lambda affine: Volume(np.zeros((4, 5, 6)), affine), lambda a: Grid((4, 5, 6), a)])
+def test_an_affine_is_read_only_and_the_callers_stays_its_own(make: Callable[[np.ndarray], Volume | Grid]) -> None:
+    own = AFFINE.copy()
+    value = make(own)
+    own[0, 3] = 99
+    np.testing.assert_array_equal(value.affine, AFFINE)
+    with pytest.raises(ValueError, match="read-only"):
+        value.affine[0, 3] = 1
+
+
+def test_the_examples_in_the_docstrings_are_true() -> None:
+    failed, attempted = doctest.testmod(module)
+    assert failed == 0
+    assert attempted >= 3
 
 
 def test_another_byte_order_becomes_that_of_this_machine() -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dskprep.errors import UsageError
-from dskprep.volume import Volume
+from dskprep.volume import Grid, Volume
 
 if TYPE_CHECKING:
     import dask.array
@@ -58,20 +58,20 @@ def to_dask(array: Any, name: str, chunks: tuple[int, ...] | None) -> dask.array
     return lazy
 
 
-def to_xarray(arrays: dict[str, Any], volume: Volume, attributes: dict[str, Any]) -> xarray.Dataset:
-    """Arrays (z, y, x) on the grid of a volume as one dataset; each axis has its voxels' places in mm.
+def to_xarray(arrays: dict[str, Any], grid: Grid, attributes: dict[str, Any]) -> xarray.Dataset:
+    """Return arrays (z, y, x) of one grid as a dataset; each axis has its voxels' places in mm.
 
     Of an upright volume the coordinates are the patient's LPS z, y and x. An oblique one has them along its own
     axes, from its first voxel's place on; the attribute `affine` is exact for both. Raises UsageError if xarray
     is not installed.
     """
     xr = _needs("xarray")
-    starts = volume.affine[2::-1, 3]
+    starts = grid.affine[2::-1, 3]
     coordinates = {
         axis: (axis, start + step * np.arange(n), {"units": "mm"})
-        for axis, start, step, n in zip("zyx", starts, volume.spacing, volume.shape, strict=True)
+        for axis, start, step, n in zip("zyx", starts, grid.spacing, grid.shape, strict=True)
     }
-    attributes = {"frame": "LPS", "affine": volume.affine.ravel().tolist(), **attributes}
+    attributes = {"frame": "LPS", "affine": grid.affine.ravel().tolist(), **attributes}
     variables = {name: (("z", "y", "x"), array) for name, array in arrays.items()}
     found: xarray.Dataset = xr.Dataset(variables, coordinates, attributes)
     return found

@@ -20,7 +20,7 @@ from dskprep.dataset.record import Geometry, Record, RecordName
 from dskprep.dataset.shards import Index
 from dskprep.errors import DamagedDataset, UsageError
 from dskprep.series import hounsfield
-from dskprep.volume import Triple, Volume
+from dskprep.volume import Grid, Triple, Volume
 
 if TYPE_CHECKING:
     import dask.array
@@ -194,9 +194,9 @@ class StoredVolume:
         return self.record.geometry
 
     @cached_property
-    def _grid(self) -> Volume:
+    def _grid(self) -> Grid:
         """The place of the voxels, without them."""
-        return Volume(np.broadcast_to(np.int8(0), self._geometry.shape), self.affine)
+        return Grid(self._geometry.shape, self.affine)
 
     def _zarr(self, of: What) -> zarr.Array[Any]:
         """Opened once by each process: what s3fs opened does not work in a forked child."""
@@ -217,7 +217,7 @@ class StoredVolume:
             return volume
         if self.values != "HU":
             raise UsageError(f"{self.key}: expected HU, found values of another kind ({self.values}); use load()")
-        return hounsfield.normalized(volume)
+        return hounsfield.normalize(volume)
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,5 @@
-"""The bytes of a DICOM file to slices.
+"""The bytes of DICOM files to slices.
 
-In: a file's name and content. Out: slices whose pixels are still encoded, and what else the files were. Doors:
+In: a file's name and content. Out: slices whose pixels are still encoded, damage, and files set aside. Doors:
 `contents.Contents.add` reads a file, `pixels.stored_values` decodes a frame. Nothing here knows of a volume.
 """

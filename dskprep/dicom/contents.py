@@ -1,4 +1,4 @@
-"""DICOM files to what they hold: CT slices and damage by series, and files set aside."""
+"""Sort DICOM files: CT slices and damage by series, and files set aside."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import PurePosixPath
 from typing import NamedTuple
 
 from dskprep.dicom.header import Attributes, read_attributes
-from dskprep.dicom.slices import Slice, one_line, slices_of, text_of
+from dskprep.dicom.slices import Slice, read_slices, text_of, to_one_line
 from dskprep.errors import Refusal
 
 CT_CLASSES = {
@@ -17,43 +17,27 @@ CT_CLASSES = {
     "1.2.840.10008.5.1.4.1.1.2.1",  # Enhanced CT Image
     "1.2.840.10008.5.1.4.1.1.2.2",  # Legacy Converted Enhanced CT Image
 }
+"""SOP classes of the objects that are read (PS3.4 B.5)."""
 
 DIRECTORY_CLASS = "1.2.840.10008.1.3.10"
-"""A DICOMDIR: the one other object that belongs to no series."""
+"""SOP class of a DICOMDIR, the one other object that needs no SeriesInstanceUID."""
 
 NO_SLICE_TYPES = {"LOCALIZER", "SCREEN SAVE", "DOSE_INFO"}
-"""Values of ImageType that mark a CT object that is no slice of a volume."""
+"""Values of ImageType that mark a CT object as no slice of a volume."""
 
-OTHER_SUFFIXES = {
-    *(
-        ".txt",
-        ".csv",
-        ".tsv",
-        ".json",
-        ".jsonl",
-        ".xml",
-        ".md",
-        ".html",
-        ".htm",
-        ".pdf",
-        ".yaml",
-        ".yml",
-        ".toml",
-        ".ini",
-        ".log",
-        ".py",
-        ".sh",
-    ),
-    *(".bat", ".db", ".lnk", ".url", ".doc", ".docx", ".xls", ".xlsx", ".rtf", ".png", ".jpg"),
-    *(".jpeg", ".gif", ".bmp", ".tif", ".tiff", ".nii", ".gz", ".bz2"),
-    *(".xz", ".7z", ".npy", ".npz", ".mha", ".mhd", ".nrrd", ".stl", ".part", ".tmp", ".sha256", ".md5"),
-}
-OTHER_NAMES = {"DICOMDIR", "DIRFILE", "LICENSE", "README", "VERSION", "SHA256SUMS", "MD5SUMS"}
-"""Files named so are no slices that were damaged, whatever they hold."""
+OTHER_SUFFIXES = frozenset(
+    ".txt .csv .tsv .json .jsonl .xml .md .html .htm .pdf .yaml .yml .toml .ini .log .py .sh .bat .db .lnk .url .doc "
+    ".docx .xls .xlsx .rtf .png .jpg .jpeg .gif .bmp .tif .tiff .nii .gz .bz2 .xz .7z .npy .npz .mha .mhd .nrrd .stl "
+    ".part .tmp .sha256 .md5".split()
+)
+"""Suffixes of files that are no damaged slices, whatever they hold."""
+
+OTHER_NAMES = frozenset("DICOMDIR DIRFILE LICENSE README VERSION SHA256SUMS MD5SUMS".split())
+"""Names, in capitals, of files that are no damaged slices, whatever they hold."""
 
 
 class Aside(NamedTuple):
-    """A file that is no CT slice, and why: `localizer`, `not-ct` or `not-dicom`."""
+    """A file that is no CT slice; `kind` is `localizer`, `not-ct` or `not-dicom`."""
 
     name: str
     kind: str
@@ -62,9 +46,10 @@ class Aside(NamedTuple):
 
 @dataclass(eq=False)
 class Contents:
-    """What a set of files holds: slices and damage by SeriesInstanceUID, and files set aside.
+    """Slices and damage by SeriesInstanceUID, and files set aside.
 
-    Damage of a file whose series cannot be read is kept under the empty UID.
+    Damage is under the empty UID where the file's series cannot be read. `foreign` has, by SeriesInstanceUID, an
+    object that is no CT image; `unreadable` is the first file that is no DICOM and is not named as something else.
     """
 
     slices: dict[str, list[Slice]] = field(default_factory=dict)
@@ -74,47 +59,47 @@ class Contents:
     unreadable: Refusal | None = None
 
     def flaw(self, uid: str) -> Refusal | None:
-        """Why the slices of a series cannot be trusted to be all there is.
+        """Return the reason why slices of a series may be missing, or None.
 
-        Damage in it, or in a file that may belong to it; an object that is no CT image under its UID; a
-        file that is no DICOM and not named as something else. Each may have been a slice at its end.
+        It is damage in the series, or in a file that may belong to it; an object with its UID that is no CT image;
+        or a file that is no DICOM and has no name of something else. Each may have been a slice at the stack's end.
         """
         return self.damage.get(uid) or self.damage.get("") or self.foreign.get(uid) or self.unreadable
 
     def uids(self) -> list[str]:
-        """The series there are. Damage of an unknown one counts for all others; it is one if there is no other."""
-        return sorted({*self.slices, *self.damage} - ({""} - {*self.slices})) or sorted(self.damage)
+        """Return the UIDs of all series, sorted; damage under the empty UID is a series only if there is no other."""
+        found = {*self.slices, *self.damage}
+        if len(found) > 1 and "" not in self.slices:
+            found.discard("")
+        return sorted(found)
 
     def add_headers(self, files: Iterable[tuple[str, bytes]]) -> None:
-        """Read files, given as name and content, and keep of their slices only what their headers say."""
+        """Read files, given as name and content, and keep their slices without pixel data."""
         for name, content in files:
-            self.add(name, content)
-            for slices in self.slices.values():
-                for i in reversed(range(len(slices))):
-                    if not slices[i].data:
-                        break  # those before were forgotten already
-                    slices[i] = replace(slices[i], data=b"")
+            self.add(name, content, with_pixels=False)
 
-    def add(self, name: str, content: bytes) -> None:
-        """Read one file. Never raises for bad content: that is what `damage` and `aside` are for."""
+    def add(self, name: str, content: bytes, *, with_pixels: bool = True) -> None:
+        """Read one file. Bad content raises nothing; it is kept in `damage` or `aside`."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # pydicom warns of values that break the standard but can be read
-            self._add(name, content)
+            self._add(name, content, with_pixels)
 
-    def _add(self, name: str, content: bytes) -> None:
+    def _add(self, name: str, content: bytes, with_pixels: bool) -> None:
         header = self._parse(name, content)
         if header is None:
             return
-        kind = _no_slice(header)
+        kind = _find_kind(header)
         if kind:
-            self.aside.append(Aside(name, kind, _what(header)))
+            self.aside.append(Aside(name, kind, _describe(header)))
             if kind == "not-ct":
-                message = f"{name}: is no CT image ({_what(header)}), and has the UID of this series"
+                message = f"{name}: is no CT image ({_describe(header)}), and has the UID of this series"
                 self.foreign.setdefault(text_of(header, "SeriesInstanceUID"), Refusal("not-ct", message))
             return
         uid = text_of(header, "SeriesInstanceUID")
         try:
-            slices = list(slices_of(header, name))
+            slices = list(read_slices(header, name))
+            if not with_pixels:
+                slices = [replace(s, data=b"") for s in slices]
         except Refusal as refusal:
             self.damage.setdefault(uid, refusal)
         else:
@@ -125,7 +110,7 @@ class Contents:
         try:
             header = read_attributes(content)
         except Exception as error:  # pydicom raises whatever a damaged byte leads it to
-            self._add_unreadable(name, content, is_marked, one_line(error))
+            self._add_unreadable(name, content, is_marked, to_one_line(error))
             return None
         sop_class = text_of(header, "SOPClassUID")
         if sop_class not in (*CT_CLASSES, DIRECTORY_CLASS) and not header.get("SeriesInstanceUID"):
@@ -145,18 +130,18 @@ class Contents:
 
 
 def may_be_ct(head: bytes) -> bool:
-    """Whether the first bytes of a file could be those of a CT object: they name its class."""
+    """Tell whether the first bytes of a file name the SOP class of a CT object."""
     return any(sop_class.encode() in head for sop_class in CT_CLASSES)
 
 
 def is_named_otherwise(name: str) -> bool:
-    """Whether a file's name says that it is no DICOM file."""
+    """Tell whether a file's name says that it is no DICOM file."""
     path = PurePosixPath(name)
     return path.suffix.lower() in OTHER_SUFFIXES or path.name.upper() in OTHER_NAMES
 
 
-def _no_slice(header: Attributes) -> str | None:
-    """Why this object is no CT slice, or None if it is one."""
+def _find_kind(header: Attributes) -> str | None:
+    """Return the kind of an object to be set aside (see `Aside`), or None for a CT slice."""
     if text_of(header, "SOPClassUID") not in CT_CLASSES:
         return "not-ct"
     image_type = header.get("ImageType") or []
@@ -164,7 +149,7 @@ def _no_slice(header: Attributes) -> str | None:
     return "localizer" if values & NO_SLICE_TYPES else None
 
 
-def _what(header: Attributes) -> str:
-    """What kind of object this is, in the standard's words."""
+def _describe(header: Attributes) -> str:
+    """Return the name of an object's SOP class in the standard."""
     sop_class = header["SOPClassUID"]
     return str(getattr(sop_class, "name", sop_class))

@@ -1,4 +1,15 @@
-"""The elements of a plain DICOM file, found fast: where a file is anything but plain, nothing is found."""
+"""Find the elements of a plain DICOM file, faster than pydicom; in any other file, find nothing.
+
+pydicom's reader makes Python objects of every element before the pixels. This walk reads only tags and lengths, and
+`header` lets pydicom convert the few wanted values. CPU seconds for the headers of one patient, medians of 7
+(`python benchmarks/headers.py FOLDER ...`):
+
+| series | files | pydicom only | with this walk | saved, of the whole patient |
+|---|---:|---:|---:|---:|
+| lidc_0001 | 133 | 0.090 | 0.028 | 7 % |
+| lidc_0314 | 275 | 0.157 | 0.053 | 11 % |
+| crlm_1004 | 42 | 0.040 | 0.012 | 8 % |
+"""
 
 from __future__ import annotations
 
@@ -7,19 +18,20 @@ from collections.abc import Container
 from typing import NamedTuple
 
 IMPLICIT = b"1.2.840.10008.1.2"
+"""Transfer syntax: implicit VR, little endian, not compressed."""
+
 EXPLICIT = b"1.2.840.10008.1.2.1"
-"""The two little-endian transfer syntaxes without compression."""
+"""Transfer syntax: explicit VR, little endian, not compressed."""
 
 TRANSFER_SYNTAX = 0x0002_0010
 ITEM, ITEM_END, SEQUENCE_END = 0xFFFE_E000, 0xFFFE_E00D, 0xFFFE_E0DD
 UNDEFINED_LENGTH = 0xFFFFFFFF
 
 SHORT_VRS = frozenset(b"AE AS AT CS DA DS DT FD FL IS LO LT PN SH SL SS ST TM UI UL US".split())
-LONG_VRS = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())
-"""Value representations with a length of 2 and of 4 bytes (PS3.5 section 7.1.2)."""
+"""Value representations with a length of 2 bytes (PS3.5 section 7.1.2)."""
 
-MAX_DEPTH = 16
-"""Of sequences within one another."""
+LONG_VRS = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())
+"""Value representations with a length of 4 bytes (PS3.5 section 7.1.2)."""
 
 _EXPLICIT = struct.Struct("<HH2sH")
 _IMPLICIT = struct.Struct("<HHL")
@@ -27,7 +39,7 @@ _LONG = struct.Struct("<L")
 
 
 class Element(NamedTuple):
-    """The VR, if the file tells it, and where in the file the value lies."""
+    """The VR, unless it is implicit, and where in the file the value begins and ends."""
 
     vr: str | None
     start: int
@@ -39,10 +51,10 @@ class _NotPlain(Exception):
 
 
 def find_elements(content: bytes, wanted: Container[int]) -> tuple[bytes, dict[int, Element]] | None:
-    """The transfer syntax of a file, and its `wanted` elements by tag (group and element in one number).
+    """Return a file's transfer syntax and its `wanted` elements by tag (group and element in one number).
 
-    None unless the file follows PS3.5 and PS3.10 to the letter from its first byte to its last: marked,
-    not compressed, little endian, tags in their order, each length within the file, and no wanted sequence.
+    Returns None unless the file follows PS3.5 and PS3.10 to the letter from its first byte to its last: marked,
+    little endian, not compressed, tags in ascending order, every length within the file, no wanted sequence.
     """
     if content[128:132] != b"DICM":
         return None
@@ -55,7 +67,7 @@ def find_elements(content: bytes, wanted: Container[int]) -> tuple[bytes, dict[i
         if syntax not in (IMPLICIT, EXPLICIT):
             return None
         if syntax == IMPLICIT and content[start + 4 : start + 6] in SHORT_VRS | LONG_VRS:
-            return None  # what it says is not what it does
+            return None  # the elements are explicit, against what the syntax says
         found, _ = _walk(content, start, wanted, is_implicit=syntax == IMPLICIT)
     except (_NotPlain, struct.error):
         return None
@@ -65,20 +77,20 @@ def find_elements(content: bytes, wanted: Container[int]) -> tuple[bytes, dict[i
 def _walk(
     content: bytes, at: int, wanted: Container[int], *, is_implicit: bool, is_meta: bool = False
 ) -> tuple[dict[int, Element], int]:
-    """The elements from `at` on to the end of the file, or of the group 0002 for `is_meta`; and where they end."""
+    """Find elements from `at` to the end of the file, or of group 0002 if `is_meta`, and where they end."""
     found: dict[int, Element] = {}
     last, end = 0, len(content)
     while at < end:
         if is_meta and content[at : at + 2] != b"\2\0":
             break
-        tag, vr, length, value = _head(content, at, is_implicit)
+        tag, vr, length, value = _read_head(content, at, is_implicit)
         if tag <= last or tag >> 16 == 0xFFFE:
             raise _NotPlain
         last = tag
         if length == UNDEFINED_LENGTH:
             if tag in wanted or vr not in (None, b"SQ"):
                 raise _NotPlain
-            at = _after_items(content, value, is_implicit, 1)
+            at = _skip_sequence(content, value, is_implicit)
             continue
         at = value + length
         if at > end:
@@ -90,8 +102,8 @@ def _walk(
     return found, at
 
 
-def _head(content: bytes, at: int, is_implicit: bool) -> tuple[int, bytes | None, int, int]:
-    """Tag, VR, length and place of the value of the element at `at`."""
+def _read_head(content: bytes, at: int, is_implicit: bool) -> tuple[int, bytes | None, int, int]:
+    """Return tag, VR, length and start of the value of the element at `at`."""
     if is_implicit:
         group, element, length = _IMPLICIT.unpack_from(content, at)
         return group << 16 | element, None, length, at + 8
@@ -103,30 +115,27 @@ def _head(content: bytes, at: int, is_implicit: bool) -> tuple[int, bytes | None
     return group << 16 | element, vr, _LONG.unpack_from(content, at + 8)[0], at + 12
 
 
-def _after_items(content: bytes, at: int, is_implicit: bool, depth: int) -> int:
-    """Where a sequence of undefined length ends whose first item is at `at`."""
-    if depth > MAX_DEPTH:
-        raise _NotPlain
-    while True:
-        group, element, length = _IMPLICIT.unpack_from(content, at)
-        tag, at = group << 16 | element, at + 8
-        if tag == SEQUENCE_END and length == 0:
-            return at
-        if tag != ITEM:
-            raise _NotPlain
-        at = at + length if length != UNDEFINED_LENGTH else _after_item(content, at, is_implicit, depth)
-
-
-def _after_item(content: bytes, at: int, is_implicit: bool, depth: int) -> int:
-    """Where an item of undefined length ends whose first element is at `at`."""
-    while content[at : at + 8] != b"\xfe\xff\x0d\xe0\0\0\0\0":
-        tag, vr, length, value = _head(content, at, is_implicit)
-        if tag >> 16 == 0xFFFE:
-            raise _NotPlain
-        if length != UNDEFINED_LENGTH:
-            at = value + length
-        elif vr in (None, b"SQ"):
-            at = _after_items(content, value, is_implicit, depth + 1)
+def _skip_sequence(content: bytes, at: int, is_implicit: bool) -> int:
+    """Return where a sequence of undefined length ends whose first item is at `at` (PS3.5 section 7.5)."""
+    ends = [SEQUENCE_END]  # the delimiters to come of the sequences and items that we are in
+    while ends:
+        tag, _, length, value = _read_head(content, at, True)  # items and delimiters have no VR
+        if tag == ends[-1] and length == 0:
+            ends.pop()
+        elif ends[-1] == SEQUENCE_END:
+            if tag != ITEM:
+                raise _NotPlain
+            if length == UNDEFINED_LENGTH:
+                ends.append(ITEM_END)
+            else:
+                value += length
         else:
-            raise _NotPlain
-    return at + 8
+            tag, vr, length, value = _read_head(content, at, is_implicit)
+            if tag >> 16 == 0xFFFE or (length == UNDEFINED_LENGTH and vr not in (None, b"SQ")):
+                raise _NotPlain
+            if length == UNDEFINED_LENGTH:
+                ends.append(SEQUENCE_END)
+            else:
+                value += length
+        at = value
+    return at

@@ -1,4 +1,4 @@
-"""A DICOM file to the attributes that are read of it, by an allow-list. The only user of pydicom's reader."""
+"""Read the attributes of a DICOM file that are on an allow-list. The only user of pydicom's reader."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import io
 import struct
 import warnings
 import zlib
-from typing import Any, NamedTuple
+from typing import Any
 
 import pydicom
 from pydicom.datadict import tag_for_keyword
 from pydicom.dataelem import RawDataElement
 from pydicom.encaps import encapsulate
 from pydicom.filereader import read_dataset
-from pydicom.tag import BaseTag, Tag
+from pydicom.tag import Tag
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
@@ -22,23 +22,25 @@ from pydicom.uid import (
     ImplicitVRLittleEndian,
 )
 
-from dskprep.dicom.elements import IMPLICIT, Element, find_elements
+from dskprep.dicom.elements import IMPLICIT, find_elements
 
 OVERLAY_BITS = [Tag(group, 0x0102) for group in range(0x6000, 0x6020, 2)]
-"""OverlayBitPosition: above 0 the overlay lies in the unused bits of the pixels (retired in 2004)."""
+"""OverlayBitPosition: if it is above 0, the overlay lies in unused bits of the pixels (retired in 2004)."""
 
 MAX_INFLATED_BYTES = 1 << 28
+"""Most bytes that one deflated file may hold."""
+
 MAX_INFLATION = 1032
-"""Bound of what one deflated file may hold, and the most that deflation can grow."""
+"""Largest ratio of inflated to deflated bytes (a property of the format)."""
 
 PIXEL_DATA = (0x7FE0, 0x0010)
 UNDEFINED_LENGTH = 0xFFFFFFFF
 ITEMS_END = struct.pack("<HHL", 0xFFFE, 0xE0DD, 0)
 LEAST_ITEM = 10
-"""Bytes of an encapsulated frame: at least its item's tag and length, and two more."""
+"""Fewest bytes of an encapsulated frame: the tag and length of its item, and two more."""
 
 META_BYTES = 4096
-"""The File Meta Information, with the transfer syntax, lies within so many bytes."""
+"""The File Meta Information, with the transfer syntax, lies within this many bytes."""
 
 FACTS = {
     "manufacturer": "Manufacturer",
@@ -49,7 +51,7 @@ FACTS = {
     "patient_position": "PatientPosition",
     "body_part": "BodyPartExamined",
 }
-"""The attributes that go into a record: no other one leaves the file."""
+"""Attributes that go into a record, by their name there; no other attribute leaves the file."""
 
 FRAME_TAGS = (
     ("FrameContentSequence", "StackID"),
@@ -63,9 +65,9 @@ FRAME_TAGS = (
     ("", "ImageType"),
     ("", "EchoNumbers"),
 )
-"""What tells apart stacks that share positions: acquisition, time, reconstruction, energy, kind.
+"""Attributes that tell apart stacks at the same positions: acquisition, time, reconstruction, energy, kind.
 
-The second word is the attribute; in a frame of an Enhanced object it stands in the first one's sequence.
+The second word is the attribute, the first its sequence in a frame of an Enhanced object.
 """
 
 FRAME_TIMES = (
@@ -73,38 +75,29 @@ FRAME_TIMES = (
     ("", "ContentTime"),
     ("", "AcquisitionTime"),
 )
-"""When a slice was made, where no tag tells stacks apart. Never leaves the file."""
+"""Attributes that tell when a slice was made, for stacks that no tag tells apart. They never leave the file."""
 
 _KEYWORDS = {
-    *("SOPClassUID", "SeriesInstanceUID", "Modality", "ImageType", "NumberOfFrames", "ContrastBolusAgent"),
-    *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
-    *("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing"),
-    *("RescaleType", "RescaleSlope", "RescaleIntercept", "PixelPaddingValue", "PixelPaddingRangeLimit"),
-    *(
-        "SamplesPerPixel",
-        "PhotometricInterpretation",
-        "Rows",
-        "Columns",
-        "BitsAllocated",
-        "BitsStored",
-        "HighBit",
-        "PixelRepresentation",
-    ),
-    *("LossyImageCompression", "PixelData"),
+    *"SOPClassUID SeriesInstanceUID Modality ImageType NumberOfFrames ContrastBolusAgent LossyImageCompression".split(),
+    *"SharedFunctionalGroupsSequence PerFrameFunctionalGroupsSequence".split(),
+    *"ImagePositionPatient ImageOrientationPatient PixelSpacing".split(),
+    *"RescaleType RescaleSlope RescaleIntercept PixelPaddingValue PixelPaddingRangeLimit".split(),
+    *"SamplesPerPixel PhotometricInterpretation Rows Columns BitsAllocated BitsStored HighBit".split(),
+    *"PixelRepresentation PixelData".split(),
     *FACTS.values(),
     *(keyword for _, keyword in FRAME_TAGS + FRAME_TIMES),
 }
 _READ_TAGS = [*(Tag(tag) for tag in sorted(filter(None, map(tag_for_keyword, _KEYWORDS)))), *OVERLAY_BITS]
-"""All that is read of a file; skipping the rest saves a quarter of the time."""
+"""Everything that is read of a file; skipping the rest saves a quarter of the time."""
 
 PIXEL_REPRESENTATION = Tag("PixelRepresentation")
 CONTEXT_TAGS = (Tag("SpecificCharacterSet"), PIXEL_REPRESENTATION)
-"""What other elements are read by: letters, and whether numbers are signed."""
+"""Elements on which the values of others depend: their character set, and whether numbers are signed."""
 
 MAX_VALUE = 1024
-"""Bytes of an attribute's value; none that is read here needs more in a plain file."""
+"""Longest value of an attribute in a plain file; none that is read here needs more bytes."""
 
-_WANTED = frozenset(map(int, (*_READ_TAGS, *CONTEXT_TAGS)))
+_WANTED = {int(tag): tag for tag in (*_READ_TAGS, *CONTEXT_TAGS)}
 
 Bytes = bytes | memoryview
 
@@ -112,17 +105,8 @@ Attributes = dict[str, Any]
 """Values by keyword; a sequence is a list of Attributes."""
 
 
-class _Stored(NamedTuple):
-    """An element as it is stored."""
-
-    tag: int
-    vr: str | None
-    value: bytes
-    is_implicit: bool
-
-
 def read_attributes(content: bytes) -> Attributes:
-    """The values of a file's attributes that are read here, and its TransferSyntaxUID.
+    """Return the values of a file's attributes on the allow-list, and its TransferSyntaxUID.
 
     Raises whatever a damaged byte leads pydicom to, and ValueError for a deflated file of more than MAX_INFLATED_BYTES.
     """
@@ -133,40 +117,34 @@ def read_attributes(content: bytes) -> Attributes:
 
 
 def _plain_attributes(content: bytes) -> Attributes | None:
-    """The values of a plain file of a CT slice, or None: a fifth of the time that `_any_attributes` takes."""
+    """Return the values of a plain file of a CT slice, or None, in a third of the time that `_any_attributes` takes."""
     found = find_elements(content, _WANTED)
     if found is None:
         return None
     syntax, elements = found
     _, start, stop = elements.pop(Tag(PIXEL_DATA), (None, 0, 0))
-    is_signed = elements.get(PIXEL_REPRESENTATION, Element(None, 0, 0))
-    if is_signed.stop - is_signed.start != 2 or any(tag in elements for tag in OVERLAY_BITS):
-        return None
-    if any(e.stop - e.start > MAX_VALUE for e in elements.values()):
+    sizes = {tag: e.stop - e.start for tag, e in elements.items()}
+    if sizes.get(PIXEL_REPRESENTATION) != 2 or max(sizes.values()) > MAX_VALUE or sizes.keys() & OVERLAY_BITS:
         return None
     header: Attributes = {"TransferSyntaxUID": syntax.decode(), "PixelData": memoryview(content)[start:stop]}
-    stored = {tag: _Stored(tag, e.vr, content[e.start : e.stop], syntax == IMPLICIT) for tag, e in elements.items()}
-    context = tuple(stored[tag] for tag in CONTEXT_TAGS if tag in stored)
-    for element in stored.values():
-        header |= _value(element, context)
+    raw = {
+        tag: RawDataElement(_WANTED[tag], e.vr, sizes[tag], content[e.start : e.stop], 0, syntax == IMPLICIT, True)
+        for tag, e in elements.items()
+    }
+    context = tuple(raw[tag] for tag in CONTEXT_TAGS if tag in raw)
+    for element in raw.values():
+        header |= _convert(element, context)
     return header if header.get("SOPClassUID") else None
 
 
 @functools.lru_cache(maxsize=1024)
-def _value(element: _Stored, context: tuple[_Stored, ...]) -> Attributes:
-    """What pydicom makes of one element, by its keyword. The slices of a series have most of theirs in common."""
-    return _attributes(
-        pydicom.Dataset(
-            {
-                BaseTag(e.tag): RawDataElement(BaseTag(e.tag), e.vr, len(e.value), e.value, 0, e.is_implicit, True)
-                for e in (element, *context)
-            }
-        )
-    )
+def _convert(element: RawDataElement, context: tuple[RawDataElement, ...]) -> Attributes:
+    """Let pydicom convert one element; cached, because the slices of a series have most elements in common."""
+    return _attributes(pydicom.Dataset({e.tag: e for e in (element, *context)}))
 
 
 def _any_attributes(content: bytes) -> Attributes:
-    """The values of any file that pydicom can read. Raises whatever a damaged byte leads pydicom to."""
+    """Return the values of any file that pydicom can read. Raises whatever a damaged byte leads pydicom to."""
     dataset = pydicom.dcmread(io.BytesIO(content), force=True, specific_tags=_READ_TAGS)
     header = _attributes(dataset)
     header["TransferSyntaxUID"] = _transfer_syntax(dataset)
@@ -176,7 +154,7 @@ def _any_attributes(content: bytes) -> Attributes:
 
 
 def _attributes(dataset: pydicom.Dataset) -> Attributes:
-    """The values of a dataset; one that pydicom cannot parse is as good as none."""
+    """Return the values of a dataset, without those that pydicom cannot parse."""
     found: Attributes = {}
     for tag in list(dataset.keys()):
         try:
@@ -196,13 +174,12 @@ def _transfer_syntax(dataset: pydicom.Dataset) -> str:
     if syntax:
         return str(syntax)
     is_implicit, is_little = dataset.original_encoding
-    if is_implicit:
-        return str(ImplicitVRLittleEndian)
-    return str(ExplicitVRLittleEndian if is_little else ExplicitVRBigEndian)
+    explicit = ExplicitVRLittleEndian if is_little else ExplicitVRBigEndian
+    return str(ImplicitVRLittleEndian if is_implicit else explicit)
 
 
 def _inflates_beyond(content: bytes, limit: int) -> bool:
-    """Whether a file of the deflated transfer syntax holds more than `limit` bytes; pydicom would inflate it whole."""
+    """Tell whether a file of the deflated transfer syntax holds more than `limit` bytes; pydicom inflates it all."""
     if len(content) * MAX_INFLATION < limit or DeflatedExplicitVRLittleEndian.encode() not in content[:META_BYTES]:
         return False
     file = io.BytesIO(content)
@@ -216,9 +193,9 @@ def _inflates_beyond(content: bytes, limit: int) -> bool:
 
 
 def with_blank_pixels(head: bytes, size: int) -> bytes | None:
-    """A file of `size` bytes that begins with `head`, its pixels blank: as many and as long as its header says.
+    """Complete the `head` of a file of `size` bytes with blank pixel data, of the frames and length in its header.
 
-    None if the head ends before the pixels begin, or is no plain DICOM: then the file is to be read whole.
+    Returns None if the head ends before the pixels or cannot be parsed: then the whole file must be read.
     """
     file = io.BytesIO(head)
     try:

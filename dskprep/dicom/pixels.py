@@ -1,4 +1,4 @@
-"""Pixel data of one frame, in any transfer syntax, to stored values. The home of imagecodecs."""
+"""Decode the pixel data of one frame to stored values."""
 
 from __future__ import annotations
 
@@ -23,12 +23,13 @@ NATIVE = {
 """Byte order of the transfer syntaxes that are not compressed frame by frame."""
 
 JPEG = {f"1.2.840.10008.1.2.4.{n}" for n in (50, 51, 53, 55, 57, 70)}
-"""JPEG: baseline, extended (12 bit), two retired ones, and lossless (57 and 70)."""
+"""Transfer syntaxes of JPEG: baseline, extended (12 bit), two retired ones, and lossless (57 and 70)."""
 
 JPEG_LS = {f"1.2.840.10008.1.2.4.{n}" for n in (80, 81)}
+"""Transfer syntaxes of JPEG-LS, lossless and near-lossless."""
 
 HTJ2K = {f"1.2.840.10008.1.2.4.{n}" for n in (201, 202, 203)}
-"""High-throughput JPEG 2000; a decoder of its own takes half the time of that for JPEG 2000."""
+"""Transfer syntaxes of high-throughput JPEG 2000; its own decoder takes half the time of that for JPEG 2000."""
 
 DECODERS: dict[str, Callable[[bytes], Any]] = {
     **dict.fromkeys(JPEG, imagecodecs.jpeg8_decode),
@@ -37,23 +38,26 @@ DECODERS: dict[str, Callable[[bytes], Any]] = {
     "1.2.840.10008.1.2.4.91": imagecodecs.jpeg2k_decode,
     **dict.fromkeys(HTJ2K, imagecodecs.htj2k_decode),
 }
+"""The decoder of each compressed transfer syntax but RLE, whose decoder needs the pixels' type and size."""
+
 RLE = "1.2.840.10008.1.2.5"
+"""Transfer syntax of DICOM's own run-length encoding (PS3.5 annex G)."""
 
 JPEG_FRAMES = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}
-"""Second bytes of the markers that begin a frame header; 0xF7 is that of JPEG-LS."""
+"""Second bytes of the markers that begin a frame header (ITU-T T.81 table B.1); 0xF7 is that of JPEG-LS."""
 
 LOSSY = {f"1.2.840.10008.1.2.4.{n}" for n in (50, 51, 53, 55, 81, 91, 203)}
 """Transfer syntaxes that may lose detail (.91 and .203 may also be lossless)."""
 
 MAX_EDGE = 10_000
-"""Most rows or columns of a slice; scanners reconstruct 2048 at most, so a larger one has a damaged header."""
+"""Most rows or columns of a slice. Scanners reconstruct 2048 at most, so more come from a damaged header."""
 
 
 @dataclass(frozen=True)
 class PixelFormat:
     """How the pixels of a frame are stored (DICOM PS3.5 section 8).
 
-    With `has_overlay`, the bits outside of BitsStored are those of a drawing.
+    With `has_overlay`, the bits outside of BitsStored are those of an overlay.
     """
 
     transfer_syntax: str
@@ -81,8 +85,8 @@ def check_decodable(transfer_syntax: str, where: str) -> None:
         )
 
 
-def check_layout(layout: PixelFormat, where: str) -> None:
-    """Raise Refusal `missing-decoder` or `undecodable-pixels` if no pixels of this layout are read here."""
+def check_format(layout: PixelFormat, where: str) -> None:
+    """Raise Refusal `missing-decoder` or `undecodable-pixels` if pixels in this format are not read here."""
     check_decodable(layout.transfer_syntax, where)
     if layout.bits_allocated not in (8, 16, 32):
         raise Refusal("undecodable-pixels", f"{where}: BitsAllocated {layout.bits_allocated} is not 8, 16 or 32")
@@ -93,14 +97,13 @@ def stored_values(data: bytes | memoryview, layout: PixelFormat, where: str) -> 
 
     Raises Refusal: `missing-decoder`, `undecodable-pixels`, `truncated`.
     """
-    check_layout(layout, where)
-    values = (
-        _native(data, layout, where) if layout.transfer_syntax in NATIVE else _decompress(bytes(data), layout, where)
-    )
-    return _as_declared(values, layout, where)
+    check_format(layout, where)
+    is_native = layout.transfer_syntax in NATIVE
+    values = _read_native(data, layout, where) if is_native else _decompress(bytes(data), layout, where)
+    return _apply_format(values, layout, where)
 
 
-def _native(data: bytes | memoryview, layout: PixelFormat, where: str) -> NDArray[Any]:
+def _read_native(data: bytes | memoryview, layout: PixelFormat, where: str) -> NDArray[Any]:
     if len(data) < layout.frame_bytes:
         raise Refusal("truncated", f"{where}: expected {layout.frame_bytes} bytes of pixels, found {len(data)}")
     order = NATIVE[layout.transfer_syntax]
@@ -111,7 +114,7 @@ def _native(data: bytes | memoryview, layout: PixelFormat, where: str) -> NDArra
 
 def _decompress(data: bytes, layout: PixelFormat, where: str) -> NDArray[Any]:
     syntax = layout.transfer_syntax
-    # of cut data, libjpeg would paint the rest grey, and charls search for the end for seconds
+    # for data cut short, libjpeg fills the rest with grey, and charls searches for the end for seconds
     if syntax in JPEG | JPEG_LS and not data.rstrip(b"\0").endswith(b"\xff\xd9"):
         raise Refusal("truncated", f"{where}: the JPEG data have no end-of-image marker")
     if syntax != RLE:
@@ -119,7 +122,7 @@ def _decompress(data: bytes, layout: PixelFormat, where: str) -> NDArray[Any]:
     try:
         if syntax == RLE:
             dtype = np.dtype(f"{'i' if layout.is_signed else 'u'}{layout.bits_allocated // 8}")
-            most = 2 * layout.frame_bytes  # runs may promise a thousand times that
+            most = 2 * layout.frame_bytes  # damaged runs may expand to a thousand times that
             values = np.frombuffer(imagecodecs.dicomrle_decode(data, dtype, out=most), dtype)
         else:
             values = np.asarray(DECODERS[syntax](data))
@@ -140,7 +143,7 @@ def _decompress(data: bytes, layout: PixelFormat, where: str) -> NDArray[Any]:
 
 
 def _check_stream(data: bytes, layout: PixelFormat, where: str) -> None:
-    """Refuse a compressed stream that is no one grey image of the header's size, before a codec makes room for it."""
+    """Refuse a stream that is not one grey image of the header's size, before a codec allocates memory for it."""
     is_jpeg = layout.transfer_syntax in JPEG | JPEG_LS
     try:
         rows, columns, samples = (_jpeg_size if is_jpeg else _jpeg2k_size)(data)
@@ -150,18 +153,18 @@ def _check_stream(data: bytes, layout: PixelFormat, where: str) -> None:
         raise Refusal(
             "undecodable-pixels",
             f"{where}: expected {layout.rows} x {layout.columns} grey pixels, found a stream of {rows} x {columns} "
-            f"with {samples} sample{'s' * (samples != 1)} a pixel",
+            f"with {samples} sample{'s' * (samples != 1)} per pixel",
         )
 
 
 def _jpeg_size(data: bytes) -> tuple[int, int, int]:
-    """Rows, columns and samples by the frame header of a JPEG or JPEG-LS stream (ITU-T T.81 B.2.2, T.87 C.2.2)."""
+    """Read rows, columns and samples from the frame header of JPEG or JPEG-LS (ITU-T T.81 B.2.2, T.87 C.2.2)."""
     at = 2
     while True:
         mark, code, length = struct.unpack_from(">BBH", data, at)
         if mark != 0xFF:
             raise struct.error("no marker")
-        if code == 0xFF:  # fill
+        if code == 0xFF:  # a fill byte
             at += 1
         elif code in JPEG_FRAMES:
             _, rows, columns, samples = struct.unpack_from(">BHHB", data, at + 4)
@@ -171,7 +174,7 @@ def _jpeg_size(data: bytes) -> tuple[int, int, int]:
 
 
 def _jpeg2k_size(data: bytes) -> tuple[int, int, int]:
-    """Rows, columns and samples by the SIZ segment of a JPEG 2000 stream, in its boxes or bare (ISO 15444-1 A.5.1)."""
+    """Read rows, columns and samples from the SIZ segment of JPEG 2000, in boxes or bare (ISO 15444-1 A.5.1)."""
     at = 0
     while data[at : at + 4] != b"\xff\x4f\xff\x51":
         length, kind = struct.unpack_from(">I4s", data, at)
@@ -183,11 +186,11 @@ def _jpeg2k_size(data: bytes) -> tuple[int, int, int]:
     return y - y0, x - x0, samples
 
 
-def _as_declared(values: NDArray[Any], layout: PixelFormat, where: str) -> NDArray[Any]:
-    """Make signedness and width what the header declares.
+def _apply_format(values: NDArray[Any], layout: PixelFormat, where: str) -> NDArray[Any]:
+    """Give decoded values the sign and width that the header declares.
 
-    Values wider than BitsStored are kept where they are plainly values (vendors store padding beyond
-    it), and sign-extended or masked where they cannot be.
+    Values wider than BitsStored are kept where they can be meant, because vendors store padding beyond it. Where the
+    decoder did not apply the declared sign, they are sign-extended (signed) or masked (unsigned).
     """
     bits, width = layout.bits_stored, 8 * values.itemsize
     shift = layout.high_bit + 1 - bits

@@ -1,4 +1,4 @@
-"""Where one slice lies in the patient."""
+"""The place of one slice in the patient."""
 
 from __future__ import annotations
 
@@ -11,18 +11,19 @@ from numpy.typing import NDArray
 from dskprep.volume import Triple
 
 SAME_PIXEL_MM = 1e-4
+"""Pixel spacings that differ by less are equal."""
+
 SAME_DIRECTION = 1e-3
-"""Pixel spacings and the components of directions that differ by less are equal."""
+"""Directions whose components differ by less are equal."""
 
 
 @dataclass(frozen=True)
 class Plane:
-    """Where one slice lies.
+    """The place of one slice.
 
-    `position` is the centre of the first pixel and `row`, `column` the unit directions along a row and
-    down a column, all LPS (x, y, z) in mm; `pixel_mm` is the distance between (rows, columns). `stack`
-    holds what tells the stacks of one series apart, and `time` when the slice was made (both as text that
-    sorts).
+    `shape` counts (rows, columns), and `pixel_mm` is the distance between (rows, columns). `position` is the centre of
+    the first pixel, `row` and `column` are the unit directions along a row and down a column, all LPS (x, y, z) in mm.
+    `stack` holds the tags that tell apart the stacks of one series, `time` when the slice was made, as text that sorts.
     """
 
     shape: tuple[int, int]
@@ -40,7 +41,7 @@ class Plane:
         return normal / np.linalg.norm(normal)
 
     def shares_grid(self, other: Plane) -> bool:
-        """Whether the two slices can share a volume."""
+        """Tell whether size, pixel spacing and orientation allow both slices in one volume."""
         return (
             self.shape == other.shape
             and _are_close(self.pixel_mm, other.pixel_mm, SAME_PIXEL_MM)

@@ -1,4 +1,4 @@
-"""The attributes of a CT object to its slices: place, pixel format, rescale; or a named refusal."""
+"""Read the slices of a CT object from its attributes: place, pixel format, rescale; or refuse it."""
 
 from __future__ import annotations
 
@@ -17,21 +17,26 @@ from dskprep.dicom.plane import Plane
 from dskprep.errors import Refusal
 
 MAX_PLANE_MM = 2000.0
+"""Widest slice; a wider one comes from a damaged header."""
+
 MIN_PIXEL_MM = 0.01
+"""Smallest pixel; a smaller one comes from a damaged header."""
+
 MAX_POSITION_MM = 1e6
-"""Bounds of a slice's width, its pixels and its place; beyond them a header is damaged."""
+"""Largest coordinate of a slice; a larger one comes from a damaged header."""
 
 
 @dataclass(frozen=True, eq=False)
 class Slice:
-    """One CT slice: its place, its header, its pixels still encoded.
+    """One CT slice, its pixels still encoded.
 
-    HU = stored * slope + intercept; `padding` is the range of stored values declared as padding.
+    HU = stored * slope + intercept. `padding` is the range of stored values that the header declares as padding.
+    `facts` are the attributes for the record. `data` is empty in a header-only slice.
     """
 
     name: str
     plane: Plane
-    layout: PixelFormat
+    pixel_format: PixelFormat
     slope: float
     intercept: float
     padding: tuple[int, int] | None
@@ -40,30 +45,31 @@ class Slice:
     data: Bytes
 
     def is_copy_of(self, other: Slice) -> bool:
-        """Whether pixels, their rescale and their padding are equal."""
-        names = ("layout", "slope", "intercept", "padding", "data")
+        """Tell whether pixels, rescale and padding are equal."""
+        names = ("pixel_format", "slope", "intercept", "padding", "data")
         return all(getattr(self, name) == getattr(other, name) for name in names)
 
 
-def slices_of(header: Attributes, name: str) -> Iterator[Slice]:
+def read_slices(header: Attributes, name: str) -> Iterator[Slice]:
+    """Yield the slices of the CT object in file `name`. Raises Refusal if attributes or pixel data are unusable."""
     if not header.get("PixelData"):
         raise Refusal("truncated", f"{name}: expected pixel data, found none")
-    layout = _layout(header, name)
+    pixel_format = _read_format(header, name)
     n_frames = int(_number(header, "NumberOfFrames", name, default=1.0))
     if n_frames < 1:
         raise Refusal("undecodable-pixels", f"{name}: expected one frame or more, found NumberOfFrames {n_frames}")
     facts = {key: text_of(header, keyword)[:64] for key, keyword in FACTS.items()}
     contrast = text_of(header, "ContrastBolusAgent").lower() not in ("", "none", "no")
     facts["contrast"] = "yes" if contrast else "no"
-    facts["transfer_syntax"] = layout.transfer_syntax
+    facts["transfer_syntax"] = pixel_format.transfer_syntax
     is_lossy = text_of(header, "LossyImageCompression") == "01"
-    padding = _padding(header, layout)
-    for index, data in enumerate(_encoded_frames(header["PixelData"], layout, n_frames, name)):
+    padding = _read_padding(header, pixel_format)
+    for index, data in enumerate(_encoded_frames(header["PixelData"], pixel_format, n_frames, name)):
         frame = _Frame(header, index, name if n_frames == 1 else f"{name}[{index}]")
         yield Slice(
             name=frame.name,
-            plane=frame.plane(layout),
-            layout=layout,
+            plane=frame.plane(pixel_format),
+            pixel_format=pixel_format,
             slope=frame.rescale("RescaleSlope"),
             intercept=frame.rescale("RescaleIntercept"),
             padding=padding,
@@ -73,14 +79,13 @@ def slices_of(header: Attributes, name: str) -> Iterator[Slice]:
         )
 
 
-def _encoded_frames(data: Bytes, layout: PixelFormat, n_frames: int, name: str) -> Iterator[Bytes]:
-    if layout.transfer_syntax in NATIVE:
-        size = layout.frame_bytes
-        if len(data) < size * n_frames:
-            raise Refusal("truncated", f"{name}: expected {size * n_frames} bytes of pixels, found {len(data)}")
-        if len(data) >= size * n_frames + size // layout.rows:  # a row or more: that is no padding
+def _encoded_frames(data: Bytes, pixel_format: PixelFormat, n_frames: int, name: str) -> Iterator[Bytes]:
+    if pixel_format.transfer_syntax in NATIVE:
+        size = pixel_format.frame_bytes
+        surplus = len(data) - size * n_frames
+        if surplus < 0 or surplus >= size // pixel_format.rows:  # a row or more is not just padding
             message = f"{name}: expected {size * n_frames} bytes of pixels, found {len(data)}"
-            raise Refusal("undecodable-pixels", message)
+            raise Refusal("truncated" if surplus < 0 else "undecodable-pixels", message)
         yield from (data,) if n_frames == 1 else (data[i * size : (i + 1) * size] for i in range(n_frames))
         return
     n_found = 0
@@ -89,20 +94,20 @@ def _encoded_frames(data: Bytes, layout: PixelFormat, n_frames: int, name: str) 
             n_found += bool(frame)
             yield frame
     except (ValueError, IndexError, EOFError, struct.error) as error:
-        message = f"{name}: encapsulated pixel data is damaged: {one_line(error)}"
+        message = f"{name}: encapsulated pixel data is damaged: {to_one_line(error)}"
         raise Refusal("truncated", message) from error
     if n_found != n_frames:
         raise Refusal("truncated", f"{name}: expected {n_frames} encoded frames, found {n_found}")
 
 
-def _layout(header: Attributes, name: str) -> PixelFormat:
+def _read_format(header: Attributes, name: str) -> PixelFormat:
     check_decodable(header["TransferSyntaxUID"], name)
     photometric = text_of(header, "PhotometricInterpretation") or "MONOCHROME2"
     if int(_number(header, "SamplesPerPixel", name, default=1.0)) != 1 or not photometric.startswith("MONOCHROME"):
-        raise Refusal("not-hu", f"{name}: expected one grey value a pixel, found colour ({photometric:.16})")
+        raise Refusal("not-hu", f"{name}: expected one grey value per pixel, found colour ({photometric:.16})")
     allocated = int(_number(header, "BitsAllocated", name))
     stored = int(_number(header, "BitsStored", name, default=float(allocated)))
-    layout = PixelFormat(
+    pixel_format = PixelFormat(
         transfer_syntax=header["TransferSyntaxUID"],
         rows=int(_number(header, "Rows", name)),
         columns=int(_number(header, "Columns", name)),
@@ -112,45 +117,45 @@ def _layout(header: Attributes, name: str) -> PixelFormat:
         is_signed=bool(_number(header, "PixelRepresentation", name)),
         has_overlay=header.get("HasOverlayBits", False),
     )
-    is_size_possible = 2 <= layout.rows <= MAX_EDGE and 2 <= layout.columns <= MAX_EDGE
-    if not is_size_possible or not 1 <= stored <= layout.high_bit + 1 <= allocated:
-        raise Refusal("undecodable-pixels", f"{name}: impossible pixel layout {layout}")
-    return layout
+    is_size_possible = 2 <= pixel_format.rows <= MAX_EDGE and 2 <= pixel_format.columns <= MAX_EDGE
+    if not is_size_possible or not 1 <= stored <= pixel_format.high_bit + 1 <= allocated:
+        raise Refusal("undecodable-pixels", f"{name}: impossible pixel layout {pixel_format}")
+    return pixel_format
 
 
-def _padding(header: Attributes, layout: PixelFormat) -> tuple[int, int] | None:
-    """The declared padding as a range of stored values.
+def _read_padding(header: Attributes, pixel_format: PixelFormat) -> tuple[int, int] | None:
+    """Return the declared padding as a range of stored values.
 
-    The two attributes are US or SS by PixelRepresentation, and are often written with the other VR:
-    63536 on signed pixels is -2000.
+    The VR of both attributes should follow PixelRepresentation (US or SS) but is often the other one: 63536 on signed
+    pixels is -2000.
     """
     values = []
     for keyword in ("PixelPaddingValue", "PixelPaddingRangeLimit"):
         value = header.get(keyword)
         if not isinstance(value, int):
             continue
-        wrap = 1 << layout.bits_allocated
-        if layout.is_signed and value >= wrap // 2:
+        wrap = 1 << pixel_format.bits_allocated
+        if pixel_format.is_signed and value >= wrap // 2:
             value -= wrap
-        elif not layout.is_signed and value < 0:
+        elif not pixel_format.is_signed and value < 0:
             value += wrap
         values.append(value)
     return (min(values), max(values)) if isinstance(header.get("PixelPaddingValue"), int) else None
 
 
 class _Frame:
-    """The attributes of one frame: its own functional group's, else the shared one's, else the file's."""
+    """The attributes of one frame: those of its own functional group, else of the shared one, else of the file."""
 
     def __init__(self, header: Attributes, index: int, name: str) -> None:
         self.name = name
         self.levels = [header]
         for keyword, at in (("SharedFunctionalGroupsSequence", 0), ("PerFrameFunctionalGroupsSequence", index)):
             groups = header.get(keyword)
-            if isinstance(groups, list) and at < len(groups):  # a damaged header may call it something else
+            if isinstance(groups, list) and at < len(groups):  # in a damaged header it may be anything
                 self.levels.insert(0, groups[at])
 
     def find(self, sequence: str, keyword: str) -> Any:
-        """The attribute's value, or None; at the file's level it lies outside any sequence."""
+        """Return the attribute's value, or None; at the file's level it lies outside any sequence."""
         for level in self.levels:
             group = level.get(sequence) if sequence else None
             value = group[0].get(keyword) if group and isinstance(group, list) else level.get(keyword)
@@ -160,55 +165,44 @@ class _Frame:
 
     def rescale(self, keyword: str) -> float:
         rescale_type = self.find("PixelValueTransformationSequence", "RescaleType")
-        # HU (PS3.3 C.11.1.1.2), written in full by some ("Houndsfield Unit"); HU_MOD is something else
+        # HU (PS3.3 C.11.1.1.2); some write it in full ("Houndsfield Unit"); HU_MOD is something else
         if rescale_type is not None and not re.fullmatch("HU|HO.*", str(rescale_type).strip().upper()):
             raise Refusal("not-hu", f"{self.name}: expected RescaleType HU, found {rescale_type!s:.16}")
-        value = self.find("PixelValueTransformationSequence", keyword)
-        if value is None:
-            raise Refusal("not-hu", f"{self.name}: expected {keyword}, found none")
-        number = _numbers(value, 1, keyword, self.name, "not-hu")[0]
+        (number,) = self.numbers("PixelValueTransformationSequence", keyword, 1, "not-hu")
         if keyword == "RescaleSlope" and number <= 0:
             raise Refusal("not-hu", f"{self.name}: expected a RescaleSlope above 0, found {number}")
         return number
 
-    def plane(self, layout: PixelFormat) -> Plane:
+    def plane(self, pixel_format: PixelFormat) -> Plane:
         position = self.numbers("PlanePositionSequence", "ImagePositionPatient", 3)
         orientation = self.numbers("PlaneOrientationSequence", "ImageOrientationPatient", 6)
         pixel_mm = self.numbers("PixelMeasuresSequence", "PixelSpacing", 2)
         row, column = orientation[:3], orientation[3:]
         are_units = all(abs(math.hypot(*direction) - 1) <= 1e-2 for direction in (row, column))
         if not are_units or abs(sum(a * b for a, b in zip(row, column, strict=True))) > 1e-3:
-            raise Refusal(
-                "mixed-geometry", f"{self.name}: ImageOrientationPatient is no pair of right-angled directions"
-            )
-        widths = [mm * n for mm, n in zip(pixel_mm, (layout.rows, layout.columns), strict=True)]
+            message = f"{self.name}: ImageOrientationPatient is no pair of right-angled directions"
+            raise Refusal("mixed-geometry", message)
+        widths = [mm * n for mm, n in zip(pixel_mm, (pixel_format.rows, pixel_format.columns), strict=True)]
         if min(pixel_mm) < MIN_PIXEL_MM or max(widths) > MAX_PLANE_MM:
             raise Refusal("mixed-geometry", f"{self.name}: PixelSpacing {pixel_mm} mm is impossible")
         if max(map(abs, position)) > MAX_POSITION_MM:
             raise Refusal("mixed-geometry", f"{self.name}: ImagePositionPatient {position} mm is impossible")
         return Plane(
-            shape=(layout.rows, layout.columns),
+            shape=(pixel_format.rows, pixel_format.columns),
             pixel_mm=(pixel_mm[0], pixel_mm[1]),
             position=(position[0], position[1], position[2]),
             row=_unit(row),
             column=_unit(column),
-            stack=self.stack_tags(),
+            stack=tuple(_as_sortable_text(self.find(*tag)) for tag in FRAME_TAGS),
             time=next(filter(None, (_as_text(self.find(*tag)) for tag in FRAME_TIMES)), ""),
         )
 
-    def numbers(self, sequence: str, keyword: str, count: int) -> list[float]:
-        value = self.find(sequence, keyword)
-        if value is None:
-            raise Refusal("missing-attribute", f"{self.name}: expected {keyword}, found none")
-        return _numbers(value, count, keyword, self.name, "missing-attribute")
-
-    def stack_tags(self) -> tuple[str, ...]:
-        """The values of FRAME_TAGS."""
-        return tuple(_sortable(self.find(*tag)) for tag in FRAME_TAGS)
+    def numbers(self, sequence: str, keyword: str, count: int, reason: str = "missing-attribute") -> list[float]:
+        return _to_numbers(self.find(sequence, keyword), count, keyword, self.name, reason)
 
 
-def _sortable(value: Any) -> str:
-    """A value as text, numbers such that they sort as numbers do."""
+def _as_sortable_text(value: Any) -> str:
+    """Return a value as text; numbers get leading zeros, so that they sort by value."""
     text = _as_text(value)
     try:
         return f"{float(text):020.6f}"
@@ -232,20 +226,20 @@ def _as_text(value: Any) -> str:
     return "" if value is None else str(value).strip()
 
 
-def one_line(error: Exception) -> str:
+def to_one_line(error: Exception) -> str:
     return " ".join(str(error).split())[:200]
 
 
 def _number(header: Attributes, keyword: str, name: str, default: float | None = None) -> float:
     value = header.get(keyword)
-    if value is None or value == "":
-        if default is None:
-            raise Refusal("missing-attribute", f"{name}: expected {keyword}, found none")
+    if default is not None and (value is None or value == ""):
         return default
-    return _numbers(value, 1, keyword, name, "missing-attribute")[0]
+    return _to_numbers(value, 1, keyword, name, "missing-attribute")[0]
 
 
-def _numbers(value: Any, count: int, keyword: str, name: str, reason: str) -> list[float]:
+def _to_numbers(value: Any, count: int, keyword: str, name: str, reason: str) -> list[float]:
+    if value is None or value == "":
+        raise Refusal(reason, f"{name}: expected {keyword}, found none")
     try:
         numbers = [float(v) for v in ([value] if count == 1 else value)]
     except (TypeError, ValueError, OverflowError):

@@ -75,8 +75,9 @@ def _view(title: str, image: Volume, mask: NDArray[np.uint8] | None, values: str
 
 def of_series(series: Series) -> View:
     """A series as it was acquired, before any resampling."""
-    volume = series.volume
-    return View("as acquired", volume, None, in_words(source_of(series.facts), warnings=series.warnings))
+    decoded = series.decode()
+    volume = decoded.volume
+    return View("as acquired", volume, None, in_words(source_of(series.facts), warnings=decoded.warnings))
 
 
 def of_prepared(prepared: Prepared) -> View:

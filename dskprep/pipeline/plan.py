@@ -179,13 +179,13 @@ def _predicted(
         min_slices=config.min_slices,
         max_gap_slices=config.fillable_slices,
         may_tilt=recipe(config.recipe).to_hu is None,
-        is_copy=series.copies_among(reread),
+        reread=reread,
     )
-    grid = stack.grid
+    grid = stack.layout.grid
     need_bytes = admission.estimate_bytes(grid.shape, grid.spacing, config, is_held=is_held)
     ledger.check(need_bytes)
-    for layout, name in {slices[i].layout: slices[i].name for i in stack.order}.items():
-        pixels.check_layout(layout, name)
+    for pixel_format, name in {slices[i].pixel_format: slices[i].name for i in stack.order}.items():
+        pixels.check_format(pixel_format, name)
     output = (
         max(1, round(n * old / new)) for n, old, new in zip(grid.shape, grid.spacing, config.spacing_mm, strict=True)
     )

@@ -9,7 +9,7 @@ import numpy as np
 
 from dskprep.preparation.prepared import Prepared
 from dskprep.preparation.recipes import Native, recipe
-from dskprep.series.series import Series
+from dskprep.series.series import Decoded, Series
 from dskprep.settings import PrepConfig
 from dskprep.stopwatch import Stopwatch
 from dskprep.volume import Volume
@@ -18,13 +18,13 @@ WIDE_MM = 100.0
 """A lung margin so wide that the mask is grown by another kernel than for a narrow one, even on a coarse grid."""
 
 
-def prepare(source: Volume | Series, config: PrepConfig, clock: Stopwatch | None = None) -> Prepared:
+def prepare(source: Volume | Series | Decoded, config: PrepConfig, clock: Stopwatch | None = None) -> Prepared:
     """Bring a native volume, or the slices of a series, to their final form.
 
     Parameters
     ----------
     source
-        A series as `read_series` gives it; or a volume of int16 HU (z, y, x), PADDING outside the field of view. For a
+        A series as `read_series` gives it, or decoded; or a volume of int16 HU (z, y, x), PADDING outside the field of view. For a
         recipe of 2017 a volume must be as that recipe reads it: slices as stored, from foot to head, without PADDING.
     config
         The settings, which name the recipe.
@@ -51,7 +51,9 @@ def prepare(source: Volume | Series, config: PrepConfig, clock: Stopwatch | None
     (8, 6, 6)
     """
     clock = clock or Stopwatch()
-    return recipe(config.recipe).prepare(Native(source, clock), config, clock)
+    return recipe(config.recipe).prepare(
+        Native(source.decode() if isinstance(source, Series) else source, clock), config, clock
+    )
 
 
 def warm(config: PrepConfig | None = None) -> None:

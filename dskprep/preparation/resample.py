@@ -4,24 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dskprep.kernels import planes
-from dskprep.volume import AIR_HU, PADDING, Triple, Volume
-
-
-class Grid(Protocol):
-    """Voxels (z, y, x) and their place in the patient: see `Volume`."""
-
-    @property
-    def shape(self) -> tuple[int, int, int]: ...
-    @property
-    def affine(self) -> NDArray[np.float64]: ...
-    @property
-    def spacing(self) -> Triple: ...
+from dskprep.volume import AIR_HU, PADDING, Grid, Triple, Volume
 
 
 class Taps(NamedTuple):
@@ -50,7 +39,7 @@ def to_spacing(volume: Volume, spacing_mm: Triple, *, smooth: bool = True) -> Vo
     """
     if np.shape(spacing_mm) != (3,) or not all(0 < s < math.inf for s in spacing_mm):
         raise ValueError(f"spacing_mm must be three numbers above 0, not {spacing_mm}")
-    return of_planes(volume.hu, volume, spacing_mm, smooth=smooth)
+    return of_planes(volume.hu, volume.grid, spacing_mm, smooth=smooth)
 
 
 def of_planes(planes: Iterable[NDArray[np.int16]], grid: Grid, spacing_mm: Triple, *, smooth: bool = True) -> Volume:

@@ -1,4 +1,4 @@
-"""From the places of ordered slices to the grid of a volume: spacing, gaps, tilt, affine.
+"""From the positions of ordered slices to the grid of a volume: spacing, gaps, tilt, affine.
 
 Everything is decided from positions and orientations (DICOM PS3.3 C.7.6.2.1.1), never from
 SliceLocation, SliceThickness, GantryDetectorTilt or one pair of slices.
@@ -14,56 +14,49 @@ from numpy.typing import NDArray
 
 from dskprep.dicom.plane import Plane
 from dskprep.errors import Refusal
-from dskprep.volume import Triple
+from dskprep.volume import Grid
 
 STEP_TOLERANCE = 0.1
-"""A slice may lie this fraction of a step off its even place; headers round positions."""
+"""Largest distance of a slice from its place on the even grid, as a fraction of a step; headers round positions."""
 
 DRIFT_TOLERANCE_MM = 0.5
-"""Slices may lie this far beside their even line; headers round positions and directions."""
+"""Largest distance of a first pixel from the straight line through all; headers round positions and directions."""
 
 MAX_EXTENT_MM = 3000.0
-"""No patient is longer; positions farther apart come from a damaged header."""
+"""Longest stack. No patient is longer, so positions farther apart come from a damaged header."""
 
 MAX_TILT_DEGREES = 35.0
-"""Gantries tilt by 30 degrees at most; a stack that leans more comes from a damaged header."""
+"""Largest tilt. Gantries tilt by 30 degrees at most, so a larger one comes from a damaged header."""
 
 MAX_GAP_SHARE = 0.1
-"""A stack that misses a larger part of its slices is never interpolated."""
+"""Largest share of slices that may be missing from a stack whose gaps are interpolated."""
 
 FIT_DIGITS = 6
-"""Decimals (mm) to which a fit is rounded, so that its last bits decide nothing."""
+"""Decimals (mm) to which a fit is rounded, so that its last bits cannot change a decision."""
 
 
 @dataclass(frozen=True, eq=False)
-class Grid:
-    """The right-angled grid of a volume (z, y, x), and how the acquired slices lie on it.
+class Layout:
+    """How the acquired slices lie on the grid of a volume.
 
-    Slice k is number `numbers[k]` of the volume, and its first pixel lies `offsets[k]` pixels (rows,
-    columns) from the volume's: 0, but where the gantry was tilted. `gaps_mm` are the positions along the
-    normal of the slices that are missing.
+    Slice k is plane `numbers[k]` of the grid. Its first pixel lies `offsets[k]` pixels (rows, columns) from the
+    plane's, which is 0 unless the gantry was tilted. `gaps_mm` are the positions along the normal at which slices
+    are missing.
     """
 
-    shape: tuple[int, int, int]
-    affine: NDArray[np.float64]
-    numbers: list[int]
-    offsets: NDArray[np.float64]
+    grid: Grid
+    numbers: tuple[int, ...]
+    offsets: tuple[tuple[float, float], ...]
     tilt_degrees: float
-    gaps_mm: list[float]
-
-    @property
-    def spacing(self) -> Triple:
-        """Distance between voxel centres along (z, y, x), in mm."""
-        z, y, x = np.linalg.norm(self.affine[:3, :3], axis=0).tolist()
-        return z, y, x
+    gaps_mm: tuple[float, ...]
 
 
-def lay_out(planes: Sequence[Plane], *, max_gap_slices: int = 0) -> Grid:
-    """The grid of slices that share size, pixel spacing and orientation, sorted along their normal.
+def lay_out(planes: Sequence[Plane], *, max_gap_slices: int = 0) -> Layout:
+    """Return the layout of slices that share size, pixel spacing and orientation, sorted along their normal.
 
-    Up to `max_gap_slices` slices may be missing in a row, and MAX_GAP_SHARE in all. Tilted slices lie on
-    a grid that is wide enough for all of their pixels. Raises Refusal `missing-slices`, `uneven-spacing`,
-    `gantry-tilt`, or `mixed-geometry` if they lie on no such grid.
+    Up to `max_gap_slices` slices may be missing in a row, and MAX_GAP_SHARE in all. Tilted slices get a grid that
+    is wide enough for all of their pixels. Raises Refusal `missing-slices`, `uneven-spacing` or `gantry-tilt`, or
+    `mixed-geometry` if the slices lie on no such grid.
     """
     first = planes[0]
     positions = np.array([plane.position for plane in planes])
@@ -74,10 +67,10 @@ def lay_out(planes: Sequence[Plane], *, max_gap_slices: int = 0) -> Grid:
             f"expected slices within {MAX_EXTENT_MM:g} mm, found them from {along[0]:.2f} to "
             f"{along[-1]:.2f} mm along the normal",
         )
-    numbers, start, step = _even_steps(along, max_gap_slices)
-    lean, corner = _lean(positions, first, start)
+    numbers, start, step = _number(along, max_gap_slices)
+    lean, corner = _fit_lean(positions, first, start)
     n_slices = int(numbers[-1]) + 1
-    reach = lean * step * (n_slices - 1) / first.pixel_mm  # of the last slice beside the first, in pixels
+    reach = lean * step * (n_slices - 1) / first.pixel_mm  # the last slice's offset from the first, in pixels
     low = np.minimum(reach, 0)
     offsets = np.outer(numbers / (n_slices - 1), reach) - low
     rows, columns = (n + int(np.ceil(round(extra, 3))) for n, extra in zip(first.shape, np.abs(reach), strict=True))
@@ -86,18 +79,17 @@ def lay_out(planes: Sequence[Plane], *, max_gap_slices: int = 0) -> Grid:
     affine[:3, 1] = np.array(first.column) * first.pixel_mm[0]
     affine[:3, 2] = np.array(first.row) * first.pixel_mm[1]
     affine[:3, 3] = corner + affine[:3, 1:3] @ low
-    return Grid(
-        shape=(n_slices, rows, columns),
-        affine=affine,
-        numbers=numbers.tolist(),
-        offsets=offsets,
+    return Layout(
+        grid=Grid((n_slices, rows, columns), affine),
+        numbers=tuple(numbers.tolist()),
+        offsets=tuple((row, column) for row, column in offsets.tolist()),
         tilt_degrees=_degrees(lean),
-        gaps_mm=[round(start + step * k, 3) for k in np.setdiff1d(np.arange(n_slices), numbers).tolist()],
+        gaps_mm=tuple(round(start + step * k, 3) for k in np.setdiff1d(np.arange(n_slices), numbers).tolist()),
     )
 
 
-def _even_steps(along: NDArray[np.float64], max_gap_slices: int) -> tuple[NDArray[np.int_], float, float]:
-    """Number of each slice on the even grid of positions, the grid's start and its step (mm)."""
+def _number(along: NDArray[np.float64], max_gap_slices: int) -> tuple[NDArray[np.int_], float, float]:
+    """Return the number of each slice on the even grid of positions, and the grid's start and step (mm)."""
     numbers = np.arange(len(along))
     start, step, off = _fit_line(numbers, along)
     if off.max() <= STEP_TOLERANCE * step:
@@ -124,17 +116,17 @@ def _even_steps(along: NDArray[np.float64], max_gap_slices: int) -> tuple[NDArra
 
 
 def _fit_line(numbers: NDArray[np.int_], along: NDArray[np.float64]) -> tuple[float, float, NDArray[np.float64]]:
-    """Start, step and distances (mm) of the least-squares line through the positions of numbered slices."""
+    """Fit a least-squares line to the positions of numbered slices: its start, its step, each distance from it (mm)."""
     centred = numbers - numbers.mean()
     step = round(float(centred @ along / (centred @ centred)), FIT_DIGITS)
     start = round(float(along.mean() - step * numbers.mean()), FIT_DIGITS)
     return start, step, np.abs(along - (start + step * numbers))
 
 
-def _lean(
+def _fit_lean(
     positions: NDArray[np.float64], plane: Plane, start: float
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """How the stack leans along (columns, rows), in mm a mm of the normal, and its first corner (LPS, mm).
+    """Return the lean of the stack along (columns, rows), in mm per mm of the normal, and its first corner (LPS, mm).
 
     The first pixels lie above one another (no lean), or on one slanted line: a tilted gantry.
     """
@@ -148,7 +140,7 @@ def _lean(
     slope = (centred @ sideways / (centred @ centred)).round(FIT_DIGITS + 3)
     off = np.linalg.norm(sideways - sideways.mean(axis=0) - np.outer(centred, slope), axis=1)
     if off.max() > DRIFT_TOLERANCE_MM:
-        raise _crooked(along, sideways, aside, float(off.max()))
+        raise _refusal_of_bend(along, sideways, aside, float(off.max()))
     if _degrees(slope) > MAX_TILT_DEGREES:
         raise Refusal(
             "gantry-tilt",
@@ -160,10 +152,10 @@ def _lean(
     return lean, (sideways.mean(axis=0) + (start - centre) * lean @ in_plane).round(FIT_DIGITS) + normal * start
 
 
-def _crooked(
+def _refusal_of_bend(
     along: NDArray[np.float64], sideways: NDArray[np.float64], aside: NDArray[np.float64], off_mm: float
 ) -> Refusal:
-    """Why slices that lie on no straight line are refused: by their tilt, or for the one that lies aside."""
+    """Refuse slices that lie on no straight line: for a tilt that changes, or for one slice that lies aside."""
     usual = np.median(np.diff(sideways, axis=0) / np.diff(along)[:, None], axis=0)
     if float(np.linalg.norm(usual)) * (along[-1] - along[0]) > DRIFT_TOLERANCE_MM:
         return Refusal(

@@ -1,4 +1,4 @@
-"""Which slices of a series make its volume, and in which order."""
+"""Choose the slices of a series that make its volume, and their order."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ import numpy as np
 
 from dskprep.dicom.plane import Plane
 from dskprep.errors import Refusal
-from dskprep.series.geometry import Grid, lay_out
+from dskprep.series.geometry import Layout, lay_out
 
 SAME_POSITION_MM = 0.01
-"""Slices closer than this along their normal lie at one position."""
+"""Slices no farther apart along their normal lie at one position."""
 
 CLEAR_MAJORITY = 2
-"""A group of slices is preferred if it has this many times the slices of the next one."""
+"""A group of slices is preferred if it has at least this many times the slices of the next largest."""
 
 
 @dataclass(frozen=True, eq=False)
 class Stack:
-    """Slices that make one volume: `order` indexes the given planes, by position along the normal."""
+    """The chosen slices: `order` indexes the given planes, by position along the normal."""
 
     order: list[int]
-    grid: Grid
+    layout: Layout
     warnings: tuple[str, ...]
 
 
@@ -38,64 +38,57 @@ def stack_up(
 ) -> Stack:
     """Choose and order the slices of one series that make a volume.
 
-    1. Of slices on different grids, those on the commonest grid are taken if they are a clear majority.
-    2. Of slices at equal positions, copies are dropped; `is_copy` says of two planes (by index) whether
-       their pixels are the same.
-    3. If different ones remain at one position, or two stacks interleave, one stack is taken: see
-       `_one_stack`.
+    1. If size, pixel spacing or orientation differ, the largest group of equal slices is taken, provided that it is
+       a clear majority.
+    2. Copies at one position are dropped; `is_copy` says whether the pixels of two planes (by index) are equal.
+    3. If different slices remain at one position, or two stacks interleave, one stack is taken: see `_choose_stack`.
 
-    Raises Refusal where a choice would be a guess, or the chosen slices lie on no even grid (see
-    `geometry.lay_out`).
+    Raises Refusal where a choice would be a guess, or the chosen slices lie on no even grid (see `geometry.lay_out`).
     """
     min_slices = max(min_slices, 2)  # one slice has no step
-    warnings: list[str] = []
-    chosen = _commonest_grid(planes)
-    if len(chosen) < len(planes):
-        warnings.append("one-of-several-stacks")
-    normal = planes[chosen[0]].normal
-    along = {i: float(np.dot(planes[i].position, normal)) for i in chosen}
-    chosen.sort(key=lambda i: (along[i], planes[i].stack, planes[i].time, planes[i].position))
-    n_positions = len(chosen) - len(_repeats(chosen, along))
+    group = _choose_group(planes)
+    normal = planes[group[0]].normal
+    along = {i: float(np.dot(planes[i].position, normal)) for i in group}
+    group.sort(key=lambda i: (along[i], planes[i].stack, planes[i].time, planes[i].position))
+    n_positions = len(group) - len(_find_repeats(group, along))
     if n_positions < min_slices:
         raise Refusal(
             "too-few-slices",
-            f"expected at least {min_slices} slice positions, found {n_positions} in {len(chosen)} slices",
+            f"expected at least {min_slices} slice positions, found {n_positions} in {len(group)} slices",
         )
-    n_all = len(chosen)
-    chosen = _without_copies(chosen, along, is_copy)
-    if len(chosen) < n_all:
-        warnings.append("identical-duplicates-dropped")
-    n_all = len(chosen)
-    chosen = _one_stack(planes, chosen, along, min_slices)
-    if len(chosen) < n_all:
-        warnings.append("one-of-several-stacks")
-    grid = lay_out([planes[i] for i in chosen], max_gap_slices=max_gap_slices)
-    if grid.tilt_degrees:
-        warnings.append("tilt-corrected")
-    if grid.gaps_mm:
-        warnings.append("gap-interpolated")
-    return Stack(chosen, grid, tuple(dict.fromkeys(warnings)))
+    unique = _drop_copies(group, along, is_copy)
+    order = _choose_stack(planes, unique, along, min_slices)
+    layout = lay_out([planes[i] for i in order], max_gap_slices=max_gap_slices)
+    doubts = (
+        ("one-of-several-stacks", len(group) < len(planes)),
+        ("identical-duplicates-dropped", len(unique) < len(group)),
+        ("one-of-several-stacks", len(order) < len(unique)),
+        ("tilt-corrected", layout.tilt_degrees > 0),
+        ("gap-interpolated", len(layout.gaps_mm) > 0),
+    )
+    return Stack(order, layout, tuple(dict.fromkeys(word for word, applies in doubts if applies)))
 
 
-def _commonest_grid(planes: Sequence[Plane]) -> list[int]:
-    grids: list[list[int]] = []
+def _choose_group(planes: Sequence[Plane]) -> list[int]:
+    """Return the largest group of slices of one size, pixel spacing and orientation."""
+    groups: list[list[int]] = []
     for i in sorted(range(len(planes)), key=lambda i: (planes[i].shape, planes[i].pixel_mm, planes[i].position)):
-        for grid in grids:
-            if planes[grid[0]].shares_grid(planes[i]):
-                grid.append(i)
+        for group in groups:
+            if planes[group[0]].shares_grid(planes[i]):
+                group.append(i)
                 break
         else:
-            grids.append([i])
-    if not grids:
+            groups.append([i])
+    if not groups:
         raise Refusal("too-few-slices", "expected slices, found none")
-    grids.sort(key=len, reverse=True)
-    if len(grids) > 1 and len(grids[0]) < CLEAR_MAJORITY * len(grids[1]):
-        first, second = (f"{len(grid)} of {_describe(planes[grid[0]])}" for grid in grids[:2])
+    groups.sort(key=len, reverse=True)
+    if len(groups) > 1 and len(groups[0]) < CLEAR_MAJORITY * len(groups[1]):
+        first, second = (f"{len(group)} of {_describe(planes[group[0]])}" for group in groups[:2])
         raise Refusal(
             "mixed-geometry",
             f"expected slices of one size, pixel spacing and orientation, found {first} and {second}",
         )
-    return grids[0]
+    return groups[0]
 
 
 def _describe(plane: Plane) -> str:
@@ -103,7 +96,7 @@ def _describe(plane: Plane) -> str:
     return f"{plane.shape} pixels of {plane.pixel_mm} mm, orientation {directions}"
 
 
-def _without_copies(chosen: list[int], along: dict[int, float], is_copy: Callable[[int, int], bool]) -> list[int]:
+def _drop_copies(chosen: list[int], along: dict[int, float], is_copy: Callable[[int, int], bool]) -> list[int]:
     kept: list[int] = []
     for i in chosen:
         neighbours = itertools.takewhile(lambda k: along[i] - along[k] <= SAME_POSITION_MM, reversed(kept))  # noqa: B023
@@ -112,37 +105,36 @@ def _without_copies(chosen: list[int], along: dict[int, float], is_copy: Callabl
     return kept
 
 
-def _repeats(chosen: list[int], along: dict[int, float]) -> list[int]:
-    """Those of the sorted slices that share their position with the next one."""
+def _find_repeats(chosen: list[int], along: dict[int, float]) -> list[int]:
+    """Return those of the sorted slices that share their position with the next one."""
     return [a for a, b in itertools.pairwise(chosen) if along[b] - along[a] <= SAME_POSITION_MM]
 
 
-def _one_stack(planes: Sequence[Plane], chosen: list[int], along: dict[int, float], min_slices: int) -> list[int]:
-    """The longest of the stacks that the slices are parted into, if they hold several.
+def _choose_stack(planes: Sequence[Plane], chosen: list[int], along: dict[int, float], min_slices: int) -> list[int]:
+    """Return the longest stack if the slices hold several, else all slices.
 
-    They are parted by the smallest set of tags that leaves one slice a position; else by time, if one
-    stack was made after the other. Of equally long stacks the one first by its tags, or in time, is taken.
-    Slices at positions of their own are parted too if two stacks interleave: two reconstructions, one
-    half a step beside the other.
+    The smallest set of tags that leaves one slice per position separates the stacks, or else time, if one stack was
+    made after the other. Of equally long stacks, the first by its tags or in time is taken. Two stacks without a
+    position in common are separated too if they interleave: two reconstructions, one shifted by half a step.
     """
-    repeats = _repeats(chosen, along)
-    for stacks in itertools.chain(_parted_by_tags(planes, chosen), _parted_by_time(planes, chosen, along)):
+    repeats = _find_repeats(chosen, along)
+    for stacks in itertools.chain(_part_by_tags(planes, chosen), _part_by_time(planes, chosen, along)):
         best = max(stacks, key=len)  # the first of the longest
-        if len(best) < min_slices or any(_repeats(stack, along) for stack in stacks):
+        if len(best) < min_slices or any(_find_repeats(stack, along) for stack in stacks):
             continue
-        if repeats or _interleave([stack for stack in stacks if len(stack) >= min_slices], along):
+        if repeats or _are_interleaved([stack for stack in stacks if len(stack) >= min_slices], along):
             return best
     if repeats:
         raise Refusal(
             "duplicate-positions",
-            f"expected one slice a position, found different slices at {along[repeats[0]]:.2f} mm along the normal "
-            f"({len(chosen)} slices in all), and no tags that part them into stacks of {min_slices} or more",
+            f"expected one slice per position, found different slices at {along[repeats[0]]:.2f} mm along the normal "
+            f"({len(chosen)} slices in all), and no tags that separate stacks of {min_slices} or more",
         )
     return chosen
 
 
-def _parted_by_tags(planes: Sequence[Plane], chosen: list[int]) -> Iterator[list[list[int]]]:
-    """The slices by the values of one tag, of two and so on, smaller sets first; groups sorted by value."""
+def _part_by_tags(planes: Sequence[Plane], chosen: list[int]) -> Iterator[list[list[int]]]:
+    """Group the slices by each tag, then by each pair of tags and so on; groups are sorted by value."""
     n_tags = len(planes[chosen[0]].stack)
     varying = [k for k in range(n_tags) if len({planes[i].stack[k] for i in chosen}) > 1]
     for n in range(1, len(varying) + 1):
@@ -153,11 +145,13 @@ def _parted_by_tags(planes: Sequence[Plane], chosen: list[int]) -> Iterator[list
             yield [groups[values] for values in sorted(groups)]
 
 
-def _parted_by_time(planes: Sequence[Plane], chosen: list[int], along: dict[int, float]) -> Iterator[list[list[int]]]:
-    """The slices in order of time, a new group wherever a position comes again; none if times are equal there."""
+def _part_by_time(planes: Sequence[Plane], chosen: list[int], along: dict[int, float]) -> Iterator[list[list[int]]]:
+    """Start a new stack, in order of time, wherever a position comes again; yield nothing if times are equal there."""
     if not all(planes[i].time for i in chosen):
         return
-    place = dict(zip(chosen, itertools.accumulate(_is_new(chosen, along)), strict=True))
+    place = {chosen[0]: 0}  # equal for slices at one position
+    for a, b in itertools.pairwise(chosen):
+        place[b] = place[a] + (along[b] - along[a] > SAME_POSITION_MM)
     stacks: list[list[int]] = [[]]
     seen: set[int] = set()
     last = ""
@@ -174,13 +168,7 @@ def _parted_by_time(planes: Sequence[Plane], chosen: list[int], along: dict[int,
         yield [sorted(stack, key=lambda i: along[i]) for stack in stacks]
 
 
-def _is_new(chosen: list[int], along: dict[int, float]) -> Iterator[bool]:
-    """Whether each of the sorted slices lies at another position than the one before."""
-    yield True
-    yield from (along[b] - along[a] > SAME_POSITION_MM for a, b in itertools.pairwise(chosen))
-
-
-def _interleave(stacks: list[list[int]], along: dict[int, float]) -> bool:
-    """Whether one stack begins before another ends."""
+def _are_interleaved(stacks: list[list[int]], along: dict[int, float]) -> bool:
+    """Tell whether one stack begins before another ends."""
     ends = sorted((along[stack[0]], along[stack[-1]]) for stack in stacks)
     return any(low <= high for (_, high), (low, _) in itertools.pairwise(ends))

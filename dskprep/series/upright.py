@@ -1,4 +1,4 @@
-"""Bring slices to a right-angled grid, and a volume to the patient's axes: tilt, gaps, and the order of the axes."""
+"""Put slices on a right-angled grid (tilt, gaps) and a volume on the patient's axes."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ def to_patient_axes(volume: Volume) -> Volume:
 
 
 def patient_order(affine: NDArray[np.float64]) -> list[int]:
-    """Which array axis runs nearest to the patient's z, y and x: the best of the six orders."""
+    """Return which array axis runs nearest to the patient's z, y and x: the best of the six orders."""
     directions = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
     orders = [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]]
     return max(orders, key=lambda order: sum(abs(directions[2 - k, axis]) for k, axis in enumerate(order)))
 
 
-def upwards(volume: Volume) -> Volume:
-    """Flip the slices, if need be, so that they go from foot to head; they themselves stay as they are."""
+def flip_upwards(volume: Volume) -> Volume:
+    """Reverse the order of the slices if they go from head to foot; rows and columns stay as they are."""
     if volume.affine[2, 0] >= 0:
         return volume
     affine = volume.affine.copy()
@@ -43,9 +43,9 @@ def upwards(volume: Volume) -> Volume:
 
 
 def shift(plane: NDArray[np.int16], offset: tuple[float, float], out: NDArray[np.int16]) -> None:
-    """Put int16 HU (y, x) into the larger plane `out`, its first pixel at `offset` (y, x) in pixels, linearly.
+    """Interpolate int16 HU (y, x) linearly into the larger plane `out`, the first pixel at `offset` (y, x) in pixels.
 
-    Padding is treated as in `to_spacing`; what lies beyond the plane by half a pixel or more becomes PADDING.
+    Padding takes no part in any sum: a pixel whose nearest source is PADDING, or lies outside, becomes PADDING.
     """
     starts, weights, nearest = [], [], []
     for n, n_out, by in zip(plane.shape, out.shape, offset, strict=True):
@@ -65,8 +65,8 @@ def shift(plane: NDArray[np.int16], offset: tuple[float, float], out: NDArray[np
     planes.weigh_planes(total[None], np.zeros(1, np.int64), np.ones(1, np.float32), is_padding, out)
 
 
-def between(below: NDArray[np.int16], above: NDArray[np.int16], share: float) -> NDArray[np.int16]:
-    """The slice (y, x) of int16 HU that lies a `share` of the way from one to another; PADDING where one of them is."""
+def interpolate(below: NDArray[np.int16], above: NDArray[np.int16], share: float) -> NDArray[np.int16]:
+    """Return the int16 HU (y, x) at a `share` of the way from one slice to another; PADDING where either has it."""
     out = np.empty_like(below)
     planes.weigh_planes(
         np.stack([below, above]).astype(np.float32),

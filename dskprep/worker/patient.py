@@ -288,10 +288,10 @@ def _prepare_series(
 ) -> _Made:
     with line.clock("decode"):
         found = assemble_as(slices, line.config, reserve=line.reserve, reread=reread)
-    prepared = prepare(found, line.config, line.clock)
-    hu_sha256, warnings = found.hu_sha256, [*warnings, *found.warnings]
-    source = source_of(found.facts)
-    del found
+    source, decoded = source_of(found.facts), found.decode()
+    prepared = prepare(decoded, line.config, line.clock)
+    hu_sha256, warnings = decoded.hu_sha256, [*warnings, *decoded.warnings]
+    del found, decoded
     lungs = None
     if prepared.lungs is not None:
         warnings += prepared.lungs.warnings

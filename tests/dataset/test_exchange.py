@@ -51,21 +51,21 @@ def assert_same_voxels_at_the_same_places(theirs: sitk.Image, source: sitk.Image
 
 
 def test_simpleitk_image_lies_where_the_source_does(source: Path) -> None:
-    volume = dskprep.read_series(str(source)).volume
+    volume = dskprep.read_series(str(source)).decode().volume
     assert_same_voxels_at_the_same_places(dskprep.to_sitk(volume), dicom_by_itk(source))
 
 
 @pytest.mark.parametrize("name", ["x.nii", "x.nii.gz"])
 def test_written_nifti_lies_where_the_source_does(source: Path, tmp_path: Path, name: str) -> None:
     pytest.importorskip("nibabel")
-    volume = dskprep.read_series(str(source)).volume
+    volume = dskprep.read_series(str(source)).decode().volume
     dskprep.to_nifti(volume).to_filename(tmp_path / name)
     assert_same_voxels_at_the_same_places(sitk.ReadImage(str(tmp_path / name)), dicom_by_itk(source))
 
 
 def test_nifti_is_ras_mm_with_both_its_affines(source: Path) -> None:
     nib = pytest.importorskip("nibabel")
-    volume = dskprep.read_series(str(source)).volume
+    volume = dskprep.read_series(str(source)).decode().volume
     image = dskprep.to_nifti(volume)
     left, posterior, superior = volume.to_patient([3, 4, 5])
     np.testing.assert_allclose(image.affine @ [5, 4, 3, 1], [-left, -posterior, superior, 1], atol=1e-4)

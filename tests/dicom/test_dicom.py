@@ -86,7 +86,7 @@ def test_a_file_without_preamble_and_meta_header_is_read(syntax: str) -> None:
     file = io.BytesIO()
     plain.save_as(file, implicit_vr=syntax == ImplicitVRLittleEndian, little_endian=True)
     found = slice_of(file.getvalue())
-    assert found.layout.transfer_syntax == syntax
+    assert found.pixel_format.transfer_syntax == syntax
     assert found.data == PIXELS.tobytes()
 
 
@@ -293,7 +293,7 @@ def test_an_overlay_in_the_pixels_is_seen(position: int, has_overlay: bool) -> N
     dataset = ct_dataset(PIXELS, BitsStored=12)
     dataset.add_new(0x60020102, "US", position)
     dataset.add_new(0x60040102, "US", 0)
-    assert slice_of(saved(dataset)).layout.has_overlay is has_overlay
+    assert slice_of(saved(dataset)).pixel_format.has_overlay is has_overlay
 
 
 def test_a_deflated_bomb_is_not_inflated() -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import mutations
 import numpy as np
 import pytest
-from builders import assembled
+from builders import assembled, decoded
 from conftest import DataFolder
 
 
@@ -44,13 +45,16 @@ def test_mutated_real_slices_give_a_right_volume_or_a_named_refusal(data_folder:
 @pytest.mark.parametrize("name", ["explicit", "coronal", "JPEG 2000", "Enhanced"])
 def test_the_judge_sees_a_wrong_voxel_a_lost_slice_and_a_shift(name: str) -> None:
     files = mutations.bases([])[name]
-    found = assembled(list(files.items()))
-    assert mutations.judge(files, found, 0) == "right"
+    found, n_slices = decoded(list(files.items())), int(assembled(list(files.items())).facts["slices"])
+    assert mutations.judge(files, found, n_slices, 0) == "right"
     z, y, x = np.argwhere(found.volume.array > 0)[5]
     found.volume.array[z, y, x] += 1
-    assert mutations.judge(files, found, 0).startswith("WRONG")
+    assert mutations.judge(files, found, n_slices, 0).startswith("WRONG")
     found.volume.array[z, y, x] -= 1
-    found.volume.affine[2, 3] += 1
-    assert mutations.judge(files, found, 0).startswith("WRONG")
-    found = assembled(list(files.items()))
-    assert mutations.judge(files | {"more": next(iter(files.values()))}, found, 0).startswith("WRONG")
+    assert mutations.judge(files, found, n_slices, 0) == "right"
+    shifted = found.volume.affine.copy()
+    shifted[2, 3] += 1
+    vars(found)["volume"] = replace(found.volume, affine=shifted)
+    assert mutations.judge(files, found, n_slices, 0).startswith("WRONG")
+    found = decoded(list(files.items()))
+    assert mutations.judge(files | {"more": next(iter(files.values()))}, found, n_slices, 0).startswith("WRONG")

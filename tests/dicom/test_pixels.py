@@ -202,7 +202,9 @@ def test_an_image_of_another_size_is_refused() -> None:
     data = imagecodecs.jpeg8_encode(np.zeros((ROWS, COLUMNS + 1), np.uint8))
     refusal = refusal_of(data, layout_of(JPEG_BASELINE, bits=8, allocated=8))
     assert refusal.reason == "undecodable-pixels"
-    assert f"expected {ROWS} x {COLUMNS} grey pixels, found a stream of 24 x 41 with 1 sample a" in refusal.message
+    assert (
+        f"expected {ROWS} x {COLUMNS} grey pixels, found a stream of 24 x 41 with 1 sample per pixel" in refusal.message
+    )
 
 
 SIZE_AT = {JPEG_LOSSLESS: (b"\xff\xc3", 5, "H"), JPEG_LS: (b"\xff\xf7", 5, "H"), JPEG_2000: (b"\xff\x51", 6, "I"),
@@ -233,7 +235,7 @@ def test_a_stream_of_many_components_is_refused_before_it_is_decoded(monkeypatch
     monkeypatch.setitem(DECODERS, JPEG_2000, lambda _data: pytest.fail("it was decoded"))
     struct.pack_into(">H", data, data.index(b"\xff\x51") + 38, 16384)
     refusal = refusal_of(bytes(data), layout_of(JPEG_2000))
-    assert "16384 samples a pixel" in refusal.message
+    assert "16384 samples per pixel" in refusal.message
 
 
 def test_runs_that_promise_a_thousand_frames_are_refused_in_little_memory() -> None:

@@ -222,7 +222,7 @@ def test_an_unknown_retry_is_wrong_use(source: str, target: str) -> None:
 def test_paths_and_settings_may_be_objects_but_not_of_any_kind(source: str, target: str) -> None:
     dskprep.run(Path(source), Path(target), settings=dskprep.preset("default"))
     assert len(dskprep.open_dataset(Path(target))) == len(list(dskprep.verify(Path(target)))) == 4
-    assert dskprep.read_series(Path(source) / "p1").shape == tiny.hu().shape
+    assert dskprep.read_series(Path(source) / "p1").grid.shape == tiny.hu().shape
     for call in (
         lambda: dskprep.run(source, target, settings={"spacing_mm": 1}),  # type: ignore[arg-type]
         lambda: dskprep.read_series(source, "default"),  # type: ignore[arg-type]

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from dskprep.preparation.resample import fill_padding, to_spacing
-from dskprep.series.upright import between, shift
+from dskprep.series.upright import interpolate, shift
 from dskprep.volume import PADDING, Triple, Volume
 
 OBLIQUE = np.array([[0.6, -0.48, 0.64], [0.8, 0.36, -0.48], [0.0, 0.8, 0.6]])
@@ -300,7 +300,7 @@ def test_a_gap_is_filled_linearly_and_padding_stays_padding() -> None:
     below, above = np.full((2, 3), -1000, np.int16), np.full((2, 3), 500, np.int16)
     below[0, 0] = above[1, 1] = PADDING
     for share, value in ((1 / 3, -500), (2 / 3, 0)):
-        assert between(below, above, share).tolist() == [[PADDING, value, value], [value, PADDING, value]]
+        assert interpolate(below, above, share).tolist() == [[PADDING, value, value], [value, PADDING, value]]
     assert (below[0, 1], above[0, 1]) == (-1000, 500)
 
 

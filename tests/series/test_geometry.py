@@ -46,12 +46,12 @@ def test_slices_are_ordered_along_their_normal(orientation: tuple[float, ...]) -
     shuffled = np.random.default_rng(0).permutation(20)
     stack = stacked(make_planes(STEPS[shuffled], orientation=orientation))
     assert [shuffled[i] for i in stack.order] == list(range(20))
-    assert stack.grid.affine[:3, 0] == pytest.approx(2.5 * normal_of(orientation))
-    assert stack.grid.affine[:3, 3] == pytest.approx([-10, -20, -30])
+    assert stack.layout.grid.affine[:3, 0] == pytest.approx(2.5 * normal_of(orientation))
+    assert stack.layout.grid.affine[:3, 3] == pytest.approx([-10, -20, -30])
 
 
 def test_pixel_spacing_is_row_distance_then_column_distance() -> None:
-    affine = stacked(make_planes(STEPS)).grid.affine
+    affine = stacked(make_planes(STEPS)).layout.grid.affine
     assert affine[:3, 1] == pytest.approx([0, 0.75, 0])  # to the next row: posterior
     assert affine[:3, 2] == pytest.approx([0.5, 0, 0])  # to the next column: left
 
@@ -77,7 +77,7 @@ def test_a_gap_in_the_first_pair_is_seen() -> None:
 @pytest.mark.parametrize("n", [20, 400])
 def test_positions_rounded_to_a_tenth_of_a_millimetre_are_even(step: float, n: int) -> None:
     stack = stacked(make_planes(np.round(np.arange(n) * step, 1)))
-    assert np.linalg.norm(stack.grid.affine[:3, 0]) == pytest.approx(step, abs=0.1 / n)
+    assert np.linalg.norm(stack.layout.grid.affine[:3, 0]) == pytest.approx(step, abs=0.1 / n)
 
 
 @pytest.mark.parametrize("step", [0.625, 1.25])
@@ -170,7 +170,7 @@ def test_a_scout_in_the_series_is_left_out() -> None:
     stack = stacked(scout + make_planes(STEPS))
     assert stack.order == list(range(1, 21))
     assert stack.warnings == ("one-of-several-stacks",)
-    assert np.linalg.norm(stack.grid.affine[:3, 0]) == pytest.approx(2.5)
+    assert np.linalg.norm(stack.layout.grid.affine[:3, 0]) == pytest.approx(2.5)
 
 
 @pytest.mark.parametrize(
@@ -203,19 +203,19 @@ def test_tilted_slices_lie_where_they_were_on_a_right_angled_grid(
     row, column = np.reshape(np.asarray(orientation, float), (2, 3))
     planes = make_planes(STEPS, orientation=orientation, shift=tan(lean_row) * row + tan(lean_column) * column)
     stack = stacked(planes)
-    grid, warnings = stack.grid, stack.warnings
-    assert warnings == ("tilt-corrected",)
+    layout, grid = stack.layout, stack.layout.grid
+    assert stack.warnings == ("tilt-corrected",)
     angle = np.degrees(np.arctan(np.hypot(tan(lean_row), tan(lean_column))))
-    assert grid.tilt_degrees == pytest.approx(angle, abs=0.01)
+    assert layout.tilt_degrees == pytest.approx(angle, abs=0.01)
     axes = grid.affine[:3, :3] / np.linalg.norm(grid.affine[:3, :3], axis=0)
     assert axes.T @ axes == pytest.approx(np.eye(3), abs=1e-4)
     corners = [(j, i) for j in (0, 7) for i in (0, 8)]
-    for number, offset, k in zip(grid.numbers, grid.offsets, stack.order, strict=True):
+    for number, offset, k in zip(layout.numbers, layout.offsets, stack.order, strict=True):
         plane = planes[k]
         for j, i in corners:
             true = np.array(plane.position) + j * 0.75 * np.array(plane.column) + i * 0.5 * np.array(plane.row)
             index = (number, j + offset[0], i + offset[1])
-            assert Volume(np.zeros(grid.shape), grid.affine).to_patient(index) == pytest.approx(true, abs=1e-3)
+            assert grid.to_patient(index) == pytest.approx(true, abs=1e-3)
             assert all(-1e-6 <= v <= n - 1 + 1e-3 for v, n in zip(index, grid.shape, strict=True))
     reach = abs(47.5 * np.array([tan(lean_column) / 0.75, tan(lean_row) / 0.5]))
     assert grid.shape == (20, *(np.array([8, 9]) + np.ceil(reach.round(3))).astype(int))
@@ -243,7 +243,7 @@ def test_tilt_is_measured_on_the_whole_stack_and_rounded_positions_do_not_bend_i
         replace(plane, position=tuple(np.round(plane.position, 1).tolist()))
         for plane in make_planes(np.arange(200) * 1.25, shift=(0, tan(20), 0))
     ]
-    assert stacked(planes).grid.tilt_degrees == pytest.approx(20, abs=0.02)
+    assert stacked(planes).layout.tilt_degrees == pytest.approx(20, abs=0.02)
 
 
 def filled(planes: list[Plane], max_gap_slices: int) -> Stack:
@@ -253,11 +253,11 @@ def filled(planes: list[Plane], max_gap_slices: int) -> Stack:
 @pytest.mark.parametrize(("lost", "allowed"), [([7], 1), ([7, 12], 1), ([7, 8], 2), ([1], 5)])
 def test_a_small_gap_is_left_open_for_interpolation(lost: list[int], allowed: int) -> None:
     stack = filled(make_planes(np.delete(STEPS, lost)), allowed)
-    assert stack.grid.numbers == [k for k in range(20) if k not in lost]
-    assert stack.grid.shape == (20, 8, 9)
-    assert stack.grid.gaps_mm == pytest.approx([-30 + STEPS[k] for k in lost])
+    assert list(stack.layout.numbers) == [k for k in range(20) if k not in lost]
+    assert stack.layout.grid.shape == (20, 8, 9)
+    assert stack.layout.gaps_mm == pytest.approx([-30 + STEPS[k] for k in lost])
     assert stack.warnings == ("gap-interpolated",)
-    assert stack.grid.affine == pytest.approx(stacked(make_planes(STEPS)).grid.affine)
+    assert stack.layout.grid.affine == pytest.approx(stacked(make_planes(STEPS)).layout.grid.affine)
 
 
 @pytest.mark.parametrize(("lost", "allowed"), [([7, 8], 1), ([5, 8, 11], 1), ([5, 8, 11], 5), ([7], 0)])
@@ -315,7 +315,7 @@ ORIENTATIONS = {
 
 @pytest.mark.parametrize("orientation", ORIENTATIONS.values(), ids=ORIENTATIONS)
 def test_every_voxel_keeps_its_place_in_the_patient(orientation: tuple[float, ...]) -> None:
-    affine = stacked(make_planes(STEPS, orientation=orientation)).grid.affine
+    affine = stacked(make_planes(STEPS, orientation=orientation)).layout.grid.affine
     acquired = Volume(np.arange(20 * 8 * 9, dtype=np.int32).reshape(20, 8, 9), affine)
     turned = to_patient_axes(acquired)
     index = np.stack(np.unravel_index(np.argsort(turned.array, axis=None), turned.shape), axis=1)
@@ -325,3 +325,8 @@ def test_every_voxel_keeps_its_place_in_the_patient(orientation: tuple[float, ..
     assert (z[2] > 0.9 * np.linalg.norm(z), y[1] > 0.9 * np.linalg.norm(y), x[0] > 0.9 * np.linalg.norm(x)) == (1, 1, 1)
     assert turned.array.flags.c_contiguous
     assert sorted(turned.spacing) == pytest.approx([0.5, 0.75, 2.5])
+
+
+def test_the_affine_of_a_layout_is_read_only() -> None:
+    with pytest.raises(ValueError, match="read-only"):
+        stacked(make_planes(STEPS)).layout.grid.affine[0, 0] = 1

@@ -7,7 +7,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from dskprep.series.hounsfield import mark_padding, mean_inside, normalized, to_hu
+from dskprep.series.hounsfield import mark_padding, mean_inside, normalize, to_hu
 from dskprep.volume import PADDING, Volume
 
 
@@ -125,10 +125,10 @@ def test_a_blank_slice_is_all_padding() -> None:
 
 def test_normalized_is_the_tutorials_0_to_1_minus_the_mean() -> None:
     hu = np.array([[[-32768, -1500, -1000, -300, 400, 3000]]], np.int16)
-    values = normalized(Volume(hu, np.eye(4))).array
+    values = normalize(Volume(hu, np.eye(4))).array
     assert values.dtype == np.float32
     assert values[0, 0] == pytest.approx([-0.25, -0.25, -0.25, 0.25, 0.75, 0.75])
-    assert normalized(Volume(hu, np.eye(4)), low_hu=-1500, high_hu=3000, mean=0).array[0, 0, 5] == 1
+    assert normalize(Volume(hu, np.eye(4)), low_hu=-1500, high_hu=3000, mean=0).array[0, 0, 5] == 1
 
 
 def test_the_mean_inside_a_mask_is_exact() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from builders import (
     assembled,
     compressed,
     ct_files,
+    decoded,
     distinct,
     enhanced_file,
     normal_of,
@@ -32,8 +34,9 @@ from pydicom.uid import JPEGLSLossless, JPEGLSNearLossless
 
 from dskprep.errors import Refusal
 from dskprep.series import hounsfield, series
-from dskprep.series.series import Series
-from dskprep.volume import PADDING
+from dskprep.series.series import Decoded
+from dskprep.series.upright import to_patient_axes
+from dskprep.volume import PADDING, Volume
 
 ORIENTATIONS = {
     "axial": AXIAL,
@@ -48,7 +51,7 @@ ORIENTATIONS = {
 
 def refusal_of(files: list[File], **options: Any) -> Refusal:
     with pytest.raises(Refusal) as caught:
-        assembled(files, **options)
+        decoded(files, **options)
     assert "\n" not in caught.value.message
     return caught.value
 
@@ -66,7 +69,7 @@ def places_mm(
     return np.asarray(first) + k * step_mm * np.cross(row, column) + j * spacing[0] * column + i * spacing[1] * row
 
 
-def check_places(found: Series, hu: NDArray[Any], places: NDArray[np.float64], *, within_mm: float = 1e-4) -> None:
+def check_places(found: Decoded, hu: NDArray[Any], places: NDArray[np.float64], *, within_mm: float = 1e-4) -> None:
     """Every acquired voxel is in the volume, at its place, and nothing else is."""
     volume = found.volume
     index = volume.to_index(places.reshape(-1, 3))
@@ -83,7 +86,7 @@ def check_places(found: Series, hu: NDArray[Any], places: NDArray[np.float64], *
 def test_every_voxel_is_where_it_was_acquired(orientation: tuple[float, ...]) -> None:
     stored, first = distinct(5, 6, 7), (-12.5, 30, -400)
     files = ct_files(stored, first=first, orientation=orientation, step_mm=1.25)
-    found = assembled(random.Random(0).sample(files, 5))
+    found = decoded(random.Random(0).sample(files, 5))
     check_places(found, stored - 1024, places_mm(stored.shape, first, orientation, 1.25, (0.75, 0.5)))
     assert found.warnings == ()
     z, y, x = found.volume.affine[:3, :3].T
@@ -99,7 +102,7 @@ def test_places_are_those_of_simpleitk(orientation: tuple[float, ...], tmp_path:
     reference = sitk.GetArrayFromImage(image)
     index = np.indices(reference.shape).reshape(3, -1).T
     places = [image.TransformIndexToPhysicalPoint(i[::-1].tolist()) for i in index]
-    check_places(assembled(files_in(tmp_path)), reference, np.array(places), within_mm=1e-3)
+    check_places(decoded(files_in(tmp_path)), reference, np.array(places), within_mm=1e-3)
 
 
 @st.composite
@@ -136,7 +139,7 @@ def test_any_good_series_becomes_exactly_its_volume(case: dict[str, Any]) -> Non
         RescaleSlope=case["slope"],
         RescaleIntercept=case["intercept"],
     )
-    found = assembled([files[i] for i in case["order"]])
+    found = decoded([files[i] for i in case["order"]])
     hu = np.rint(stored * float(case["slope"]) + float(case["intercept"]))
     geometry = (case["first"], case["orientation"], case["step_mm"], case["spacing"])
     check_places(found, hu, places_mm(stored.shape, *geometry))
@@ -145,12 +148,12 @@ def test_any_good_series_becomes_exactly_its_volume(case: dict[str, Any]) -> Non
 
 def test_instance_numbers_and_slice_locations_have_no_say() -> None:
     stored = distinct(5, 6, 7)
-    truth = assembled(ct_files(stored)).volume.array
+    truth = decoded(ct_files(stored)).volume.array
     for numbers in ([5, 4, 3, 2, 1], [1, 1, 1, 1, 1], [2, 1, 4, 3, 5]):
         files = [
             ct_files(stored, InstanceNumber=n, SliceLocation=-n, SliceThickness=9)[k] for k, n in enumerate(numbers)
         ]
-        assert (assembled(files).volume.array == truth).all()
+        assert (decoded(files).volume.array == truth).all()
 
 
 def test_slope_and_intercept_are_each_slices_own() -> None:
@@ -160,15 +163,15 @@ def test_slope_and_intercept_are_each_slices_own() -> None:
         ct_files(stored, RescaleSlope=slopes[k], RescaleIntercept=intercepts[k])[k] for k in range(4)
     ]  # fmt: skip
     expected = [np.rint(plane * s + i) for plane, s, i in zip(stored, slopes, intercepts, strict=True)]
-    assert (assembled(files).volume.array == np.stack(expected)).all()
+    assert (decoded(files).volume.array == np.stack(expected)).all()
 
 
 def test_an_enhanced_object_is_the_same_volume_as_single_slices() -> None:
     stored, slopes = distinct(5, 6, 7), [1, 1, 0.5, 2, 1]
     order = [3, 0, 4, 1, 2]
-    single = assembled([ct_files(stored, RescaleSlope=slopes[k])[k] for k in order])
+    single = decoded([ct_files(stored, RescaleSlope=slopes[k])[k] for k in order])
     positions = [(-10, -20, -30 + 1.25 * k) for k in order]
-    enhanced = assembled([("E", enhanced_file(stored[order], positions, slopes=[slopes[k] for k in order]))])
+    enhanced = decoded([("E", enhanced_file(stored[order], positions, slopes=[slopes[k] for k in order]))])
     assert (enhanced.volume.array == single.volume.array).all()
     assert enhanced.volume.affine == pytest.approx(single.volume.affine)
     assert enhanced.hu_sha256 == single.hu_sha256
@@ -177,7 +180,7 @@ def test_an_enhanced_object_is_the_same_volume_as_single_slices() -> None:
 def test_padding_is_marked_but_hashed_as_the_scanner_wrote_it() -> None:
     stored = np.full((3, 16, 16), 1024, np.int16)
     stored[:, :, :5] = -2000
-    found = assembled(ct_files(stored))
+    found = decoded(ct_files(stored))
     assert (found.volume.array[:, :, :5] == PADDING).all()
     assert (found.volume.array[:, :, 5:] == 0).all()
     assert found.hu_sha256 == hashlib.sha256((stored - 1024).astype("<i2").tobytes()).hexdigest()
@@ -187,7 +190,7 @@ def test_padding_is_marked_but_hashed_as_the_scanner_wrote_it() -> None:
 def test_declared_padding_of_a_fractional_slope_is_found() -> None:
     stored = np.full((3, 16, 16), 700, np.int16)
     stored[:, 3:9, :5] = -51
-    found = assembled(ct_files(stored, RescaleSlope="1.5", RescaleIntercept="-1000.2", PixelPaddingValue=-51))
+    found = decoded(ct_files(stored, RescaleSlope="1.5", RescaleIntercept="-1000.2", PixelPaddingValue=-51))
     assert (found.volume.array[:, 3:9, :5] == PADDING).all()
     assert (found.volume.array[:, :, 5:] == 50).all()
 
@@ -196,7 +199,7 @@ def test_declared_padding_of_a_fractional_slope_is_found() -> None:
 def test_wrapped_padding_in_unsigned_pixels_is_no_overflow(declared: int | None) -> None:
     stored = np.full((3, 16, 16), 1024, np.uint16)
     stored[:, :, :5] = stored[:, :, -4:] = 63536
-    found = assembled(ct_files(stored, **({} if declared is None else {"PixelPaddingValue": declared})))
+    found = decoded(ct_files(stored, **({} if declared is None else {"PixelPaddingValue": declared})))
     assert (found.volume.array[:, :, :5] == PADDING).all()
     assert (found.volume.array[:, :, 5:-4] == 0).all()
     assert found.warnings == ()
@@ -205,7 +208,7 @@ def test_wrapped_padding_in_unsigned_pixels_is_no_overflow(declared: int | None)
 def test_padding_below_int16_is_no_overflow() -> None:
     stored = np.full((3, 16, 16), 1024, np.int16)
     stored[:, :, :5] = -32768
-    found = assembled(ct_files(stored))
+    found = decoded(ct_files(stored))
     assert (found.volume.array[:, :, :5] == PADDING).all()
     assert found.warnings == ()
 
@@ -213,7 +216,7 @@ def test_padding_below_int16_is_no_overflow() -> None:
 def test_a_declared_range_of_padding_is_found() -> None:
     stored = np.full((3, 16, 16), 1024, np.int16)
     stored[:, 3:9, :5], stored[:, 3:9, -5:] = -120, -60
-    found = assembled(ct_files(stored, PixelPaddingValue=-150, PixelPaddingRangeLimit=-50))
+    found = decoded(ct_files(stored, PixelPaddingValue=-150, PixelPaddingRangeLimit=-50))
     assert ((found.volume.array == PADDING) == (stored < 0)).all()
     assert (found.volume.array[stored > 0] == 0).all()
 
@@ -221,20 +224,20 @@ def test_a_declared_range_of_padding_is_found() -> None:
 def test_metal_beyond_the_usual_scale_is_kept() -> None:
     stored = distinct(3, 16, 16).astype(np.uint16)
     stored[1, 8, 4:8] = 4095, 4096, 20000, 33791
-    found = assembled(ct_files(stored, BitsStored=12))
+    found = decoded(ct_files(stored, BitsStored=12))
     assert found.volume.array[1, 8, 4:8].tolist() == [3071, 3072, 18976, 32767]
 
 
 def test_32_bit_values_with_a_small_slope_are_exact() -> None:
     stored = (distinct(3, 16, 16).astype(np.int32) - 384) * 100_000
-    found = assembled(ct_files(stored, RescaleSlope="0.00001", RescaleIntercept="-0.25"))
+    found = decoded(ct_files(stored, RescaleSlope="0.00001", RescaleIntercept="-0.25"))
     assert (found.volume.array == np.rint(stored * 0.00001 - 0.25)).all()
 
 
 def test_overflow_is_clipped_with_a_warning() -> None:
     stored = distinct(3, 16, 16).astype(np.uint16)
     stored[1, 8, 8] = 60000
-    found = assembled(ct_files(stored))
+    found = decoded(ct_files(stored))
     assert found.volume.array[1, 8, 8] == 32767
     assert found.warnings == ("hu-clipped",)
 
@@ -246,12 +249,12 @@ def test_lossy_compression_is_a_warning() -> None:
         data = [compressed(imagecodecs.jpegls_encode(plane, level=level)) for plane in stored]
         return [ct_files(stored, PixelData=pixels, syntax=syntax)[k] for k, pixels in enumerate(data)]
 
-    lossless, lossy = assembled(jpeg_ls(0, JPEGLSLossless)), assembled(jpeg_ls(2, JPEGLSNearLossless))
+    lossless, lossy = decoded(jpeg_ls(0, JPEGLSLossless)), decoded(jpeg_ls(2, JPEGLSNearLossless))
     assert lossless.warnings == ()
     assert (lossless.volume.array == stored - 1024.0).all()
     assert lossy.warnings == ("lossy-compression",)
     assert 0 < np.abs(lossy.volume.array - (stored - 1024.0)).max() <= 2
-    assert assembled(ct_files(stored, LossyImageCompression="01")).warnings == ("lossy-compression",)
+    assert decoded(ct_files(stored, LossyImageCompression="01")).warnings == ("lossy-compression",)
 
 
 def test_the_commonest_value_of_an_attribute_is_the_fact() -> None:
@@ -293,10 +296,11 @@ def tilted_files(orientation: ArrayLike, lean: ArrayLike, n: int = 12) -> tuple[
 )
 def test_a_tilted_series_becomes_the_body_on_a_right_angled_grid(orientation: ArrayLike, lean: ArrayLike) -> None:
     files, places = tilted_files(orientation, lean)
-    found = assembled(random.Random(1).sample(files, len(files)))
-    assert found.warnings == ("tilt-corrected",)
-    assert found.facts["tilt_degrees"] == pytest.approx(np.degrees(np.arctan(np.linalg.norm(lean))), abs=0.01)
+    series = assembled(random.Random(1).sample(files, len(files)))
+    assert series.facts["tilt_degrees"] == pytest.approx(np.degrees(np.arctan(np.linalg.norm(lean))), abs=0.01)
+    found = series.decode()
     volume = found.volume
+    assert found.warnings == ("tilt-corrected",)
     index = np.indices(volume.shape).reshape(3, -1).T
     is_measured = volume.array.ravel() != PADDING
     expected = linear_hu(volume.to_patient(index))
@@ -313,14 +317,14 @@ def test_a_tilted_series_becomes_the_body_on_a_right_angled_grid(orientation: Ar
 
 def test_hu_as_acquired_are_hashed_before_a_tilt_is_corrected() -> None:
     stored = distinct(10, 12, 14)
-    upright, tilted = assembled(ct_files(stored)), assembled(ct_files(stored, lean=(0, 0.3, 0)))
+    upright, tilted = decoded(ct_files(stored)), decoded(ct_files(stored, lean=(0, 0.3, 0)))
     assert tilted.hu_sha256 == upright.hu_sha256
     assert tilted.volume.array.size > upright.volume.array.size
 
 
 def test_memory_is_asked_for_the_wider_grid_of_a_tilted_series() -> None:
     asked: list[tuple[int, ...]] = []
-    found = assembled(ct_files(distinct(10, 12, 14), lean=(0, 0.3, 0)), reserve=lambda shape, _: asked.append(shape))
+    found = decoded(ct_files(distinct(10, 12, 14), lean=(0, 0.3, 0)), reserve=lambda shape, _: asked.append(shape))
     assert asked == [found.volume.shape] == [(10, 12 + 5, 14)]  # 9 x 1.25 mm x 0.3 / 0.75 mm = 4.5 pixels
 
 
@@ -333,13 +337,13 @@ def test_a_tilt_that_is_not_constant_is_refused() -> None:
 
 def test_missing_slices_are_interpolated_where_asked_for() -> None:
     files, places = tilted_files(AXIAL, (0, 0, 0), n=20)
-    whole = assembled(files)
+    whole = decoded(files)
     refused = refusal_of([f for k, f in enumerate(files) if k not in (4, 11)])
     assert refused.reason == "missing-slices"
-    found = assembled([f for k, f in enumerate(files) if k not in (4, 11)], max_gap_slices=1)
-    assert found.warnings == ("gap-interpolated",)
-    assert found.facts["interpolated_mm"] == "-20.00 -2.50"
-    assert found.facts["slices"] == 18
+    series = assembled([f for k, f in enumerate(files) if k not in (4, 11)], max_gap_slices=1)
+    assert series.facts["interpolated_mm"] == "-20.00 -2.50"
+    assert series.facts["slices"] == 18
+    found = series.decode()
     assert (found.volume.affine == whole.volume.affine).all()
     assert ((found.volume.array == PADDING) == (whole.volume.array == PADDING)).all()
     assert np.abs(found.volume.array - whole.volume.array.astype(int)).max() <= 1
@@ -348,11 +352,12 @@ def test_missing_slices_are_interpolated_where_asked_for() -> None:
     hu = np.rint(linear_hu(places)).astype("<i2")
     hu[:, :2], hu[:, -2:], hu[:, :, :3], hu[:, :, -3:] = [-3024] * 4
     assert found.hu_sha256 == hashlib.sha256(hu[acquired].tobytes()).hexdigest()
+    assert found.warnings == ("gap-interpolated",)
 
 
 def test_a_gap_in_a_tilted_series_is_filled_on_the_right_angled_grid() -> None:
     files, _ = tilted_files(AXIAL, (0, 0.3, 0), n=20)
-    whole, found = assembled(files), assembled(files[:7] + files[8:], max_gap_slices=1)
+    whole, found = decoded(files), decoded(files[:7] + files[8:], max_gap_slices=1)
     assert found.warnings == ("tilt-corrected", "gap-interpolated")
     assert found.volume.affine == pytest.approx(whole.volume.affine, abs=1e-4)
     both = (found.volume.array[7] != PADDING) & (whole.volume.array[7] != PADDING)
@@ -368,7 +373,7 @@ def test_identical_duplicates_are_dropped_with_a_warning() -> None:
     stored = distinct(5, 6, 7)
     files = ct_files(stored)
     again = [("again.dcm", files[2][1]), ("other.dcm", ct_files(stored, InstanceNumber=99)[4][1])]
-    found = assembled(again + files)
+    found = decoded(again + files)
     assert (found.volume.array == stored - 1024).all()
     assert found.warnings == ("identical-duplicates-dropped",)
 
@@ -387,7 +392,7 @@ def test_of_two_reconstructions_in_one_series_the_first_is_taken(tags: tuple[str
     stored = distinct(10, 6, 7)
     files = ct_files(stored[:5], **{keyword: first}) + ct_files(stored[5:], **{keyword: second})
     for seed in range(3):
-        found = assembled(random.Random(seed).sample(files, 10))
+        found = decoded(random.Random(seed).sample(files, 10))
         assert (found.volume.array == stored[:5] - 1024).all()
         assert found.warnings == ("one-of-several-stacks",)
 
@@ -400,7 +405,7 @@ def test_stacks_are_parted_by_whatever_tag_tells_them_apart(keyword: str) -> Non
     # each slice has an acquisition number of its own, as step-and-shoot scanners write it
     files = [ct_files(stored[:5], AcquisitionNumber=k, **{keyword: first})[k] for k in range(5)]
     files += [ct_files(stored[5:], AcquisitionNumber=k, **{keyword: second})[k] for k in range(5)]
-    found = assembled(random.Random(0).sample(files, 10))
+    found = decoded(random.Random(0).sample(files, 10))
     assert (found.volume.array == stored[:5] - 1024).all()
     assert found.warnings == ("one-of-several-stacks",)
 
@@ -413,7 +418,7 @@ def test_without_tags_the_stack_that_was_made_first_is_taken() -> None:
     stored = distinct(10, 6, 7)
     files = timed_files(stored[:5], [100, 101, 102, 103, 104]) + timed_files(stored[5:], [114, 113, 112, 111, 110])
     for seed in range(3):
-        found = assembled(random.Random(seed).sample(files, 10))
+        found = decoded(random.Random(seed).sample(files, 10))
         assert (found.volume.array == stored[:5] - 1024).all()
         assert found.warnings == ("one-of-several-stacks",)
 
@@ -438,7 +443,7 @@ def test_two_reconstructions_half_a_step_apart_are_not_mixed() -> None:
         ct_files(stored[k : k + 5], first=(-10, -20, -30 + k / 5), step_mm=2, ConvolutionKernel=kernel)
         for k, kernel in ((0, "B70f"), (5, "B30f"))
     )
-    found = assembled(sharp + smooth)
+    found = decoded(sharp + smooth)
     assert (found.volume.array == stored[5:] - 1024).all()
     assert found.volume.spacing[0] == pytest.approx(2)
     assert found.warnings == ("one-of-several-stacks",)
@@ -447,7 +452,7 @@ def test_two_reconstructions_half_a_step_apart_are_not_mixed() -> None:
 def test_a_scan_in_two_parts_is_one_volume() -> None:
     stored = distinct(10, 6, 7)
     files = [ct_files(stored, AcquisitionNumber=1 + (k >= 6), ContentTime=f"1000{k:02}")[k] for k in range(10)]
-    found = assembled(files)
+    found = decoded(files)
     assert (found.volume.array == stored - 1024).all()
     assert found.warnings == ()
 
@@ -460,14 +465,14 @@ def test_copies_that_differ_in_what_no_pixel_shows_are_taken_alike_in_any_order(
     files = ct_files(stored, KVP=120) + ct_files(stored, KVP=90)
     results = [assembled(random.Random(seed).sample(files, 10)) for seed in range(4)]
     assert {found.facts["kvp"] for found in results} == {results[0].facts["kvp"]}
-    assert results[0].warnings == ("identical-duplicates-dropped",)
+    assert decoded(files).warnings == ("identical-duplicates-dropped",)
 
 
 def test_several_stacks_in_one_enhanced_object_give_the_longest() -> None:
     stored = distinct(9, 6, 7)
     positions = [(-10, -20, -30 + 2 * k) for k in (0, 1, 2, 3, 0, 1, 2, 3, 4)]
     content = enhanced_file(stored, positions, stack_ids=["A"] * 4 + ["B"] * 5)
-    found = assembled([("E", content)])
+    found = decoded([("E", content)])
     assert (found.volume.array == stored[4:] - 1024).all()
     assert found.warnings == ("one-of-several-stacks",)
 
@@ -476,10 +481,10 @@ def test_an_enhanced_object_and_single_slices_make_one_volume() -> None:
     stored = distinct(6, 6, 7)
     singles = ct_files(stored)
     enhanced = enhanced_file(stored[2:4], [(-10, -20, -30 + 1.25 * k) for k in (2, 3)])
-    found = assembled([*singles[4:], ("E", enhanced), *singles[:2]])
+    found = decoded([*singles[4:], ("E", enhanced), *singles[:2]])
     assert (found.volume.array == stored - 1024).all()
     assert found.warnings == ()
-    again = assembled([*singles, ("E", enhanced)])
+    again = decoded([*singles, ("E", enhanced)])
     assert (again.volume.array == stored - 1024).all()
     assert again.warnings == ("identical-duplicates-dropped",)
 
@@ -487,13 +492,13 @@ def test_an_enhanced_object_and_single_slices_make_one_volume() -> None:
 def test_of_two_reconstructions_the_longer_is_taken() -> None:
     stored = distinct(11, 6, 7)
     files = ct_files(stored[:5], AcquisitionNumber=1) + ct_files(stored[5:], AcquisitionNumber=2)
-    assert (assembled(files).volume.array == stored[5:] - 1024).all()
+    assert (decoded(files).volume.array == stored[5:] - 1024).all()
 
 
 def test_a_scout_in_the_series_is_left_out() -> None:
     stored = distinct(5, 6, 7)
     scout = ct_files(distinct(1, 9, 9), orientation=CORONAL)
-    found = assembled(scout + ct_files(stored))
+    found = decoded(scout + ct_files(stored))
     assert (found.volume.array == stored - 1024).all()
     assert found.warnings == ("one-of-several-stacks",)
 
@@ -551,8 +556,73 @@ def test_memory_is_asked_for_before_anything_is_decoded() -> None:
 
 def test_encoded_pixels_are_freed_as_they_are_decoded() -> None:
     (slices,) = read(ct_files(distinct(5, 6, 7))).slices.values()
-    series.assemble(slices, min_slices=3)
+    held = [weakref.ref(s) for s in slices]
+    found = series.assemble(slices, min_slices=3)
     assert slices == []
+    planes = found.decode().planes()
+    for n_taken in range(1, 6):
+        next(planes)
+        assert sum(s() is not None for s in held) == 5 - n_taken
+
+
+# Decoding
+
+
+def test_hash_and_warnings_are_an_error_until_all_planes_are_taken() -> None:
+    """Once they were, without a word, those of the slices decoded so far."""
+    stored = distinct(5, 6, 7)
+    found = assembled(ct_files(stored)).decode()
+    planes = found.planes()
+    for n_left in range(5, 0, -1):
+        with pytest.raises(RuntimeError, match=f"take all planes first: {n_left} slices"):
+            _ = found.hu_sha256
+        with pytest.raises(RuntimeError, match="take all planes first"):
+            _ = found.warnings
+        next(planes)
+    assert found.hu_sha256 == hashlib.sha256((stored - 1024).astype("<i2").tobytes()).hexdigest()
+    assert found.warnings == ()
+
+
+def test_the_hash_of_planes_is_that_of_the_volume() -> None:
+    files, _ = tilted_files(AXIAL, (0, 0.3, 0), n=20)
+    taken = assembled(files[:7] + files[8:], max_gap_slices=1).decode()
+    planes = list(taken.planes())
+    held = decoded(files[:7] + files[8:], max_gap_slices=1)
+    np.testing.assert_array_equal(np.stack(planes), held.volume.array)
+    assert (taken.hu_sha256, taken.warnings) == (held.hu_sha256, held.warnings)
+
+
+def test_what_cannot_be_decoded_leaves_no_hash() -> None:
+    stored = distinct(4, 16, 16)
+    found = assembled(ct_files(stored, PixelData=compressed(bytes(64)), syntax=JPEGLSLossless)).decode()
+    with pytest.raises(Refusal):
+        _ = found.volume
+    with pytest.raises(RuntimeError, match="take all planes first: 4 slices"):
+        _ = found.hu_sha256
+
+
+def test_a_series_is_decoded_once_and_its_planes_are_taken_once() -> None:
+    series = assembled(ct_files(distinct(5, 6, 7)))
+    found = series.decode()
+    with pytest.raises(RuntimeError, match="a series can be decoded once"):
+        series.decode()
+    assert found.volume is found.volume
+    with pytest.raises(RuntimeError, match="the planes of a series can be taken once"):
+        found.planes()
+    again = assembled(ct_files(distinct(5, 6, 7))).decode()
+    next(again.planes())
+    with pytest.raises(RuntimeError, match="the planes of a series can be taken once"):
+        _ = again.volume
+
+
+def test_series_and_decoded_lie_on_the_acquired_grid() -> None:
+    series = assembled(ct_files(distinct(5, 6, 7), orientation=CORONAL))
+    found = series.decode()
+    assert found.grid is series.grid
+    assert (found.grid.shape, found.first_gap_mm) == ((5, 6, 7), series.first_gap_mm)
+    np.testing.assert_array_equal(
+        to_patient_axes(Volume(np.zeros((5, 6, 7)), found.grid.affine)).affine, found.volume.affine
+    )
 
 
 # Real data
@@ -564,9 +634,10 @@ def test_real_volumes_are_as_recorded(data_folder: DataFolder, name: str) -> Non
     files = [file for file in files_in(folder) if not file[0].endswith(".txt")]
     contents = read(files)
     assert contents.damage == {}
-    found = series.assemble(contents.slices[expected["series_uid"]])
-    assert found.hu_sha256 == expected["hu_int16le_zyx_sha256"]
+    acquired = series.assemble(contents.slices[expected["series_uid"]])
+    found = acquired.decode()
     assert list(found.volume.shape) == expected["shape_zyx"]
+    assert found.hu_sha256 == expected["hu_int16le_zyx_sha256"]
     assert found.volume.spacing == pytest.approx((expected["slice_step_mm"], *expected["pixel_spacing_mm"]))
     assert found.volume.to_patient((0, 0, 0)) == pytest.approx(expected["first_ipp_lps"], abs=1e-3)
     assert (found.volume.array == PADDING).sum() == expected["padding_voxels_below_minus1024"]
@@ -579,21 +650,23 @@ def test_real_volumes_are_as_recorded(data_folder: DataFolder, name: str) -> Non
     assert found.volume.to_patient(corners) == pytest.approx(np.array(places), abs=1e-3)
 
     random.Random(0).shuffle(files)
-    shuffled = assembled([(f"{k}", content) for k, (_, content) in enumerate(files)], min_slices=10)
+    other = assembled([(f"{k}", content) for k, (_, content) in enumerate(files)], min_slices=10)
+    shuffled = other.decode()
     assert (shuffled.volume.array == found.volume.array).all()
     assert (shuffled.volume.affine == found.volume.affine).all()
-    assert (shuffled.hu_sha256, shuffled.facts) == (found.hu_sha256, found.facts)
+    assert (shuffled.hu_sha256, other.facts) == (found.hu_sha256, acquired.facts)
 
 
 def test_a_real_tilted_series_lies_where_its_headers_say(data_folder: DataFolder) -> None:
     """The first 14 slices of the head, 4 mm apart; the whole series changes to 7 mm, which is refused."""
     files = [file for file in files_in(data_folder.tricky / "tilt_ge_head") if file[0] <= "14.dcm"]
     (slices,) = read(files).slices.values()
-    native = {s.name: (s.plane, series.pixels.stored_values(s.data, s.layout, s.name)) for s in slices}
-    found = series.assemble(slices, min_slices=10)
-    assert found.warnings == ("tilt-corrected",)
-    assert found.facts["tilt_degrees"] == pytest.approx(18.5, abs=0.05)  # as GantryDetectorTilt says, unread
+    native = {s.name: (s.plane, series.pixels.stored_values(s.data, s.pixel_format, s.name)) for s in slices}
+    acquired = series.assemble(slices, min_slices=10)
+    assert acquired.facts["tilt_degrees"] == pytest.approx(18.5, abs=0.05)  # as GantryDetectorTilt says, unread
+    found = acquired.decode()
     assert found.volume.shape == (14, 512 + 36, 512)
+    assert found.warnings == ("tilt-corrected",)
     rng = np.random.default_rng(0)
     for plane, hu in native.values():
         j, i = rng.integers(60, 450, (2, 500))
@@ -615,13 +688,15 @@ def test_a_real_gap_in_a_tilted_series_is_interpolated_where_asked_for(data_fold
     (slices,) = contents.slices.values()
     slices[:] = [s for s in slices if s.name <= "14.dcm" and s.name != "06.dcm"]
     found = series.assemble(slices, min_slices=10, max_gap_slices=1)
-    assert found.warnings == ("tilt-corrected", "gap-interpolated")
     assert found.facts["interpolated_mm"] == "-13.66"
+    taken = found.decode()
+    assert taken.volume.shape[0] == 14
+    assert taken.warnings == ("tilt-corrected", "gap-interpolated")
 
 
 def test_a_real_coronal_series_lies_where_simpleitk_has_it(data_folder: DataFolder) -> None:
     folder = data_folder.tricky / "acrin_coronal"
-    found = assembled(files_in(folder))
+    found = decoded(files_in(folder))
     image = sitk.ReadImage(sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder)))
     reference = sitk.GetArrayFromImage(image)
     rng = np.random.default_rng(0)
@@ -663,7 +738,7 @@ def test_a_real_study_without_file_extensions_gives_its_axial_series(data_folder
     contents = read([file for name in ("S1000", "S2010", "S4010") for file in files_in(folder / name)])
     assert contents.damage == {}
     ((slices),) = contents.slices.values()
-    found = series.assemble(slices)
+    found = series.assemble(slices).decode()
     assert found.volume.shape == (28, 512, 512)
     assert found.volume.spacing[0] == pytest.approx(5)
     assert sorted({aside.kind for aside in contents.aside}) == ["localizer", "not-ct"]
@@ -676,7 +751,7 @@ def test_odd_real_slices_have_the_hu_that_simpleitk_reads(data_folder: DataFolde
     path = data_folder.tricky / "pydicom_misc" / name
     ((one,),) = read([(name, path.read_bytes())]).slices.values()
     reference = sitk.GetArrayFromImage(sitk.ReadImage(str(path)))[0]
-    hu = hounsfield.to_hu(series.pixels.stored_values(one.data, one.layout, name), one.slope, one.intercept)
+    hu = hounsfield.to_hu(series.pixels.stored_values(one.data, one.pixel_format, name), one.slope, one.intercept)
     assert (hu == reference).all()
 
 

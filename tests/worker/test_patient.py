@@ -421,7 +421,7 @@ def test_a_series_is_read_without_a_dataset(place: str) -> None:
     tiny.write(place, {"p2.zip": tiny.zipped(tiny.series())})
     for url in (f"{place}/p1", f"{place}/p2.zip"):
         series = read_series(url)
-        np.testing.assert_array_equal(series.volume.array, tiny.hu())
+        np.testing.assert_array_equal(series.decode().volume.array, tiny.hu())
     tiny.write(f"{place}/p3", {"x.txt": b""})
     with pytest.raises(Refusal, match="no-dicom"):
         read_series(f"{place}/p3")
@@ -434,7 +434,7 @@ def test_a_series_is_read_as_the_settings_say(tmp_path: Path) -> None:
     with pytest.raises(Refusal, match="missing-slices"):
         read_series(url)
     series = read_series(url, PrepConfig(on_gap="interpolate"))
-    assert series.shape[0] == len(files) + 1
+    assert series.grid.shape[0] == len(files) + 1
     with pytest.raises(Refusal, match="too-few-slices"):
         read_series(url, PrepConfig(on_gap="interpolate", min_slices=20))
 
@@ -446,7 +446,7 @@ def test_of_several_series_one_is_read_by_the_digest_in_its_record(tmp_path: Pat
     assert {record.source.slices for record in records} == {10, tiny.N_SLICES}
     for record in records:
         series = read_series(url, uid_sha256=record.series_uid_sha256)
-        assert series.shape[0] == record.source.slices
+        assert series.grid.shape[0] == record.source.slices
     with pytest.raises(Refusal, match="expected the series of digest 0a0b, found 2 others"):
         read_series(url, uid_sha256="0a0b")
 

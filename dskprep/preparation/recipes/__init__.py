@@ -11,12 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dskprep.preparation.prepared import Prepared
-from dskprep.preparation.resample import Grid
 from dskprep.series.hounsfield import ToHU
-from dskprep.series.series import Series
+from dskprep.series.series import Decoded
 from dskprep.settings import PrepConfig
 from dskprep.stopwatch import Stopwatch
-from dskprep.volume import Volume
+from dskprep.volume import Grid, Volume
 
 ENCODING_SHARE = 2.3
 """Bytes per byte of an int16 image while it is encoded: itself, its mask (0.5), the encoded objects (up to 0.8)."""
@@ -28,8 +27,8 @@ class Native:
     `first_gap_mm` is the distance of the first two slices along the patient's z axis.
     """
 
-    def __init__(self, source: Volume | Series, clock: Stopwatch) -> None:
-        self.grid: Grid = source
+    def __init__(self, source: Volume | Decoded, clock: Stopwatch) -> None:
+        self.grid: Grid = source.grid
         self.first_gap_mm = abs(float(source.affine[2, 0])) if isinstance(source, Volume) else source.first_gap_mm
         self._source, self._clock = source, clock
 
