@@ -76,10 +76,9 @@ def of_mask(mask: Volume) -> list[Mesh]:
 def _meshes(volume: Volume, level: float, outside: float, rgb: tuple[int, int, int]) -> list[Mesh]:
     """Return where a volume crosses `level`, closed at its edges by voxels of value `outside`; none if it does not."""
     grid = resample.to_spacing(volume, (VOXEL_MM,) * 3)
-    array = ndimage.gaussian_filter(grid.array.astype(np.float32), SMOOTHING_VOXELS)
-    if not array.min() < level < array.max():
+    array = np.pad(ndimage.gaussian_filter(grid.array.astype(np.float32), SMOOTHING_VOXELS), 1, constant_values=outside)
+    if array.max() <= level:
         return []
-    array = np.pad(array, 1, constant_values=outside)
     vertices, faces, normals, _ = measure.marching_cubes(array, level, spacing=grid.spacing)  # type: ignore[no-untyped-call]
     return [Mesh(vertices, normals, faces, rgb)]
 
@@ -92,9 +91,7 @@ def draw(meshes: list[Mesh], turn_degrees: float) -> NDArray[np.float64]:
     if not meshes:
         return np.zeros((1, 1, 3))
     sin, cos = np.sin(np.deg2rad(turn_degrees)), np.cos(np.deg2rad(turn_degrees))
-    to_view = np.array(
-        [[0, 0, -1], [sin, cos, 0], [cos, -sin, 0]], np.float32
-    )  # x right, y away from the viewer, z down
+    to_view = np.array([[0, 0, -1], [sin, cos, 0], [cos, -sin, 0]], np.float32)  # x right, y away, z down
     points = [mesh.vertices_mm @ to_view / PIXEL_MM for mesh in meshes]
     first = np.min([p.min(axis=0) for p in points], axis=0) - 1
     columns, _, rows = (np.max([p.max(axis=0) for p in points], axis=0) - first).astype(int) + 2
