@@ -6,7 +6,7 @@ import dataclasses
 import fnmatch
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,24 +24,12 @@ RARE = 0.999
 """Share of the voxels whose HU differ by `rare_hu` at most."""
 
 
-class Scale(NamedTuple):
-    """How the values of an image become HU: `factor` times the value, plus `offset`.
-
-    From `low` to `high` HU the values tell tissues apart.
-    """
-
-    factor: float
-    offset: float
-    low: float
-    high: float
-
-
 HU_SCALES = {
-    "HU": Scale(1.0, 0.0, AIR_HU, 32767),
-    "normalized": Scale(1400.0, -650.0, -1000, 400),
-    "uint8": Scale(1800 / 255, -1200.0, -1200, 600),
+    "HU": (1.0, 0.0, AIR_HU, 32767),
+    "normalized": (1400.0, -650.0, -1000, 400),
+    "uint8": (1800 / 255, -1200.0, -1200, 600),
 }
-"""The scale of each kind of values (see prepared.Values) that HU can be found from; it undoes what the recipe did."""
+"""How each kind of values (see prepared.Values) becomes HU: factor, offset, and from where to where it tells them."""
 
 PAINTED = 170
 """Value that grt123 paints over what is far from the lungs."""
@@ -59,10 +47,6 @@ class Preparation:
     image: Volume
     values: str
     lungs: NDArray[np.uint8] | None
-
-    def to_hu(self) -> NDArray[np.float32]:
-        """Return the image in HU, NaN where they cannot be found."""
-        return to_hu(self.image.array, self.values)
 
 
 @dataclass(frozen=True)
@@ -145,11 +129,11 @@ def compare(a: Preparation, b: Preparation, *, key: str = "") -> Compared:
     second = apart = lungs = None
     found: dict[str, Any] = {}
     if a.values in HU_SCALES and b.values in HU_SCALES:
-        scales = HU_SCALES[a.values], HU_SCALES[b.values]
-        low, high = max(s.low for s in scales), min(s.high for s in scales)
-        second = a.image.with_array(_sample(b.to_hu(), to_b, a.image.shape, order=1))
+        (*_, low_a, high_a), (*_, low_b, high_b) = HU_SCALES[a.values], HU_SCALES[b.values]
+        low, high = max(low_a, low_b), min(high_a, high_b)
+        second = a.image.with_array(_sample(to_hu(b.image.array, b.values), to_b, a.image.shape, order=1))
         apart = np.clip(second.array, low, high)
-        apart -= np.clip(a.to_hu(), low, high)
+        apart -= np.clip(to_hu(a.image.array, a.values), low, high)
         np.abs(apart, out=apart)
         apart[inside == 0] = np.nan
         found |= _measure(apart, a.image)
@@ -170,8 +154,8 @@ def compare(a: Preparation, b: Preparation, *, key: str = "") -> Compared:
 
 def to_hu(array: NDArray[Any], values: str) -> NDArray[np.float32]:
     """Return an array of one of the kinds in HU_SCALES in HU, NaN where they cannot be found."""
-    scale = HU_SCALES[values]
-    hu = array.astype(np.float32) * np.float32(scale.factor) + np.float32(scale.offset)
+    factor, offset, *_ = HU_SCALES[values]
+    hu = array.astype(np.float32) * np.float32(factor) + np.float32(offset)
     if values == "uint8":
         hu[array == PAINTED] = np.nan
     return hu

@@ -191,7 +191,11 @@ def draw_comparison(compared: Compared, names: tuple[str, str]) -> bytes:
         raise UsageError("only images that hold HU can be drawn side by side")
     lungs = (first.lungs, compared.second_lungs)
     differs = np.nan_to_num(apart) if lungs[1] is None or lungs[0] is None else (lungs[0] > 0) != (lungs[1] > 0)
-    images = {names[0]: first.to_hu(), names[1]: compared.second.array, "difference": apart}
+    images = {
+        names[0]: comparison.to_hu(first.image.array, first.values),
+        names[1]: compared.second.array,
+        "difference": apart,
+    }
     figure = Figure(figsize=(13, 9), layout="constrained")
     figure.suptitle(_describe(compared.difference), fontsize=10)
     for row, axis in zip(figure.subplots(2, 3), (0, 1), strict=True):

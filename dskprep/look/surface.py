@@ -103,7 +103,8 @@ def draw(meshes: list[Mesh], turn_degrees: float) -> NDArray[np.float64]:
         colours[depth < behind] = np.array(mesh.rgb) / 255
     picture = np.zeros((rows, columns, 3))
     is_lit = np.isfinite(depth)
-    picture[is_lit] = _light(colours[is_lit], normals[is_lit], depth[is_lit])
+    if is_lit.any():
+        picture[is_lit] = _light(colours[is_lit], normals[is_lit], depth[is_lit])
     return picture
 
 

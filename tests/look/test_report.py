@@ -12,7 +12,7 @@ from typing import Any
 import browser
 import pytest
 import tiny
-from test_thumbnail import prepared
+from builders import prepared
 
 import dskprep
 from dskprep import storage
