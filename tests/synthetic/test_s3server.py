@@ -149,7 +149,7 @@ def test_no_trace_after_stop_but_a_given_folder_stays(tmp_path: Path, monkeypatc
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux kills a child with its parent")
 def test_it_dies_with_its_parent() -> None:
     code = (
-        "import time; from dskprep.s3server import S3Server\n"
+        "import time; from dskprep.synthetic.s3server import S3Server\n"
         "server = S3Server().start(); print(server.pid, flush=True); time.sleep(60)"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as parent:
