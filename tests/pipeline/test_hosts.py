@@ -33,7 +33,7 @@ STORE_HOST = """
 import json, os, sys, time
 from pathlib import Path
 import tiny
-from dskprep import s3server
+from dskprep.synthetic import s3server
 s3server.HOST = sys.argv[1]
 with s3server.S3Server() as server:
     os.environ.update(server.environment)
