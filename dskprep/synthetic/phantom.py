@@ -6,7 +6,6 @@ shape is another scan of the same patient. Nothing here comes from a person.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -170,39 +169,24 @@ def _paint_body(canvas: Canvas, anatomy: Anatomy) -> None:
                 hu[k, j, i] = value
 
 
-@compiled
-def _finish_slice(
-    hu: NDArray[np.float32], noise: NDArray[np.float32], gain: float, circle2: float, out: NDArray[np.int16]
-) -> None:
-    """Add noise, blur both with the weights 1 2 1, round, and put padding outside the round field of view."""
-    ny, nx = hu.shape
-    rows = np.empty((ny, nx), np.float32)
-    for j in range(ny):
-        above, below = max(j - 1, 0), min(j + 1, ny - 1)
-        for i in range(nx):
-            rows[j, i] = 0.25 * (
-                hu[above, i] + 2 * hu[j, i] + hu[below, i]
-                + gain * (noise[above, i] + 2 * noise[j, i] + noise[below, i])
-            )  # fmt: skip
-    for j in range(ny):
-        y = j - (ny - 1) / 2
-        for i in range(nx):
-            x = i - (nx - 1) / 2
-            if x * x + y * y > circle2:
-                out[j, i] = PADDING_HU
-                continue
-            value = 0.25 * (rows[j, max(i - 1, 0)] + 2 * rows[j, i] + rows[j, min(i + 1, nx - 1)])
-            out[j, i] = math.floor(max(value, float(RESCALE_INTERCEPT)) + 0.5)
-
-
 def _reconstruct(hu: NDArray[np.float32], seed: int, *, pixel_mm: tuple[float, float]) -> NDArray[np.int16]:
-    """Return int16 HU (z, y, x): the painted body with the blur, the noise and the field of view of a scanner."""
+    """Return int16 HU (z, y, x): the painted body with the noise, the blur and the field of view of a scanner."""
     rng = np.random.default_rng([seed, 5])
-    noise_hu = rng.uniform(10, 26)
+    gain = rng.uniform(10, 26) / BLUR_GAIN
     _, ny, nx = hu.shape
     radius = min(ny * pixel_mm[0], nx * pixel_mm[1]) / 2 / pixel_mm[0]
+    y, x = np.arange(ny)[:, None] - (ny - 1) / 2, np.arange(nx) - (nx - 1) / 2
+    is_outside = x * x + y * y > radius * radius
     array = np.empty(hu.shape, np.int16)
     for plane, out in zip(hu, array, strict=True):
         noise = rng.standard_normal(plane.shape, np.float32)
-        _finish_slice(plane, noise, noise_hu / BLUR_GAIN, radius * radius, out)
+        rows = (0.25 * (_weigh(plane) + gain * _weigh(noise))).astype(np.float32)
+        out[:] = np.floor(np.maximum(0.25 * _weigh(rows.T).T, RESCALE_INTERCEPT) + 0.5)
+        out[is_outside] = PADDING_HU
     return array
+
+
+def _weigh(plane: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Return the sum of each pixel and its neighbours above and below, with the weights 1 2 1."""
+    padded = np.pad(plane, ((1, 1), (0, 0)), "edge").astype(np.float64)
+    return padded[:-2] + 2 * padded[1:-1] + padded[2:]
