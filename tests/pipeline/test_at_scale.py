@@ -186,7 +186,7 @@ def test_choosing_volumes_holds_few_rows_at_a_time(large: str) -> None:
 def test_reading_the_index_leaves_no_thread_that_could_abort_a_program_at_its_end(large: str) -> None:
     program = f"""if True:
         import os
-        from dskprep import index
+        from dskprep.dataset import index
         n_before = len(os.listdir("/proc/self/task"))
         assert len(index.read({large!r})) == len(list(index.rows({large!r}, ["key"]))) == 2301
         print(len(os.listdir("/proc/self/task")) - n_before)
@@ -221,7 +221,7 @@ def test_the_page_shows_outliers_an_even_share_and_some_of_each_reason(
     assert len(asked) == 10
     text = re.sub(r"<[^>]*>", "", page)
     assert "100 of the 2000 written volumes, 10 with a picture" in text
-    assert "21 of the 301 series not written, at most 20 of a reason" in text
+    assert "21 of the 301 series not written, at most 20 per reason" in text
     assert re.search(r"<b class=\"refused\">300</b>", page)  # what is counted is all
 
 
