@@ -19,13 +19,13 @@ import SimpleITK as sitk
 from matplotlib.image import imsave
 from numpy.typing import NDArray
 
+from dskprep import sides
 from dskprep.preparation import resample
-from dskprep.preparation.lungs.lungs import LEFT, RIGHT, find_lungs
+from dskprep.preparation.lungs.lungs import find_lungs
 from dskprep.volume import AIR_HU, PADDING, Volume
 
 SPACING_MM = (1.0, 1.0, 1.0)
 LUNG_WINDOW_HU = (-1350, 150)
-OUTLINES = {RIGHT: (230, 159, 0), LEFT: (86, 180, 233)}
 COLUMNS = 4
 
 
@@ -81,7 +81,7 @@ def picture(plane: NDArray[np.int16], mask: NDArray[np.uint8]) -> NDArray[np.uin
     low, high = LUNG_WINDOW_HU
     grey = np.clip((plane.astype(np.float32) - low) / (high - low), 0, 1) * 255
     colours = np.repeat(grey.astype(np.uint8)[..., None], 3, axis=2)
-    for label, colour in OUTLINES.items():
+    for label, colour in sides.RGB.items():
         is_lung = np.pad(mask == label, 1)
         inner = is_lung[:-2, 1:-1] & is_lung[2:, 1:-1] & is_lung[1:-1, :-2] & is_lung[1:-1, 2:]
         colours[is_lung[1:-1, 1:-1] & ~inner] = colour

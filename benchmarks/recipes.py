@@ -99,8 +99,8 @@ def _as_read(phantom: Phantom, recipe: str) -> tuple[Volume, settings.PrepConfig
 def _dice(prepared: Prepared, truth: Volume) -> float:
     """Of both lungs together, on the grid of the truth."""
     assert prepared.lungs is not None
-    views = [comparison.View(mask, "own", mask.array) for mask in (truth, prepared.lungs.mask)]
-    dice = comparison.compare(*views).difference.dice
+    masks = [comparison.Preparation(mask, "own", mask.array) for mask in (truth, prepared.lungs.mask)]
+    dice = comparison.compare(*masks).difference.dice
     assert dice is not None
     return dice
 

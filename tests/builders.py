@@ -15,8 +15,11 @@ from pydicom.sequence import Sequence
 from pydicom.uid import CTImageStorage, EnhancedCTImageStorage, ExplicitVRBigEndian, ExplicitVRLittleEndian
 
 from dskprep.dicom.contents import Contents
+from dskprep.preparation.lungs.lungs import Lungs
+from dskprep.preparation.prepared import Prepared
 from dskprep.series import series
 from dskprep.series.series import Decoded, Series
+from dskprep.volume import Volume
 
 AXIAL = (1, 0, 0, 0, 1, 0)
 CORONAL = (1, 0, 0, 0, 0, -1)
@@ -155,3 +158,16 @@ def decoded(files: Iterable[File], **options: Any) -> Decoded:
     found = assembled(files, **options).decode()
     _ = found.volume
     return found
+
+
+def prepared(shape: tuple[int, int, int] = (60, 80, 100), spacing: tuple[float, float, float] = (1, 1, 1)) -> Prepared:
+    """Tissue all over, a block of bone at the head end, on the patient's left, at the front; lungs as two boxes."""
+    z, y, x = shape
+    array = np.full(shape, -400, np.int16)
+    array[z // 3 :, : y * 5 // 8, x // 2 :] = 1000
+    mask = np.zeros(shape, np.uint8)
+    mask[z // 4 : -z // 4, y // 4 : -y // 4, x // 8 : x * 3 // 8] = 1
+    mask[z // 4 : -z // 4, y // 4 : -y // 4, -x * 3 // 8 : -x // 8] = 2
+    affine = np.zeros((4, 4))
+    affine[[2, 1, 0, 3], [0, 1, 2, 3]] = (*spacing, 1)
+    return Prepared(Volume(array, affine), Lungs(Volume(mask, affine), 1.0, 1.0, ()))

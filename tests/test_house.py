@@ -61,6 +61,7 @@ HOMES = {
     "s3fs": {"storage.place"},
     "prometheus_client": {"pipeline.page"},
     "scipy": {
+        "dataset.thumbnail",
         "look.comparison",
         "look.surface",
         "preparation.lungs.dense",
@@ -68,6 +69,7 @@ HOMES = {
         "preparation.zoom",
     },
     "SimpleITK": {"dataset.convert"},
+    "skimage": {"look.surface"},
     "torch": {"dataset.training"},
     "tornado": {"pipeline.page"},
     "xarray": {"dataset.convert"},

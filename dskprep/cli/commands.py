@@ -417,7 +417,7 @@ def compare(a: str, b: str, series: str | None, only: str, pictures: str | None,
         if pictures:
             path = Path(pictures) / f"{Path(difference.key).name}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(picture.of_comparison(compared, (Path(a).name, Path(b).name)))
+            path.write_bytes(picture.draw_comparison(compared, (Path(a).name, Path(b).name)))
     return EXIT_CLEAN
 
 

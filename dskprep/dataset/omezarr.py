@@ -15,6 +15,7 @@ from zarr.codecs import BloscCodec
 from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.storage import FsspecStore, LocalStore, MemoryStore, WrapperStore
 
+from dskprep import sides
 from dskprep.dataset.shards import damaged
 from dskprep.preparation.prepared import Prepared
 from dskprep.settings import PrepConfig
@@ -23,11 +24,11 @@ from dskprep.volume import Volume
 MAX_SHARD = (384, 448, 448)
 """Longest edges of a shard: about 150 MB of int16 at most, so an object stays under 100 MB; floats have a shorter z."""
 
-RIGHT, LEFT = 1, 2
 ORIENTATION = {"z": "inferior-to-superior", "y": "anterior-to-posterior", "x": "right-to-left"}
 """Where the axes lead, in the words of OME-Zarr's RFC 4; those of an oblique volume do nearly."""
 
-LUNG_COLOURS = {RIGHT: [86, 180, 233, 128], LEFT: [230, 159, 0, 128]}
+LUNG_ALPHA = 128
+"""Opacity of the lungs in a viewer, from 0 to 255: half of the image shines through."""
 
 
 def encode(prepared: Prepared, config: PrepConfig, provenance: dict[str, Any]) -> dict[str, bytes]:
@@ -52,8 +53,8 @@ def encode(prepared: Prepared, config: PrepConfig, provenance: dict[str, Any]) -
             store, path="labels", zarr_format=3, attributes={"ome": {"version": "0.5", "labels": ["lungs"]}}
         )
         label = {
-            "colors": [{"label-value": value, "rgba": rgba} for value, rgba in LUNG_COLOURS.items()],
-            "properties": [{"label-value": RIGHT, "name": "right lung"}, {"label-value": LEFT, "name": "left lung"}],
+            "colors": [{"label-value": value, "rgba": [*rgb, LUNG_ALPHA]} for value, rgb in sides.RGB.items()],
+            "properties": [{"label-value": value, "name": name} for value, name in sides.NAMES.items()],
             "source": {"image": "../../"},
         }
         attributes = {"ome": {"version": "0.5", "multiscales": [_multiscale("lungs", mask)], "image-label": label}}

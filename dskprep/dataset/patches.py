@@ -12,13 +12,12 @@ from numpy.typing import NDArray
 
 from dskprep.dataset.shards import Index
 from dskprep.errors import UsageError
+from dskprep.sides import LEFT, RIGHT
 from dskprep.volume import Volume
 
 if TYPE_CHECKING:
     from dskprep.dataset.dataset import Dataset, StoredVolume
     from dskprep.dataset.training import TorchPatches
-
-RIGHT, LEFT = 1, 2
 
 OPENED = 1000
 """Volumes whose place in the store, and whose lungs' counts, are held in memory."""
@@ -32,7 +31,7 @@ class Patch:
     lungs: NDArray[np.uint8]
     key: str
     side: int
-    """Of the voxel in the middle: 1 right lung, 2 left lung."""
+    """Which lung the voxel in the middle belongs to: `sides.RIGHT` or `sides.LEFT`."""
     index: Index
     """The voxel (z, y, x) of the volume in the middle of the patch."""
 

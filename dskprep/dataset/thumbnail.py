@@ -7,16 +7,15 @@ from typing import Any
 import imagecodecs
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
+from dskprep import sides
 from dskprep.kernels import planes
 from dskprep.preparation import resample
 from dskprep.preparation.prepared import Prepared, Values
 
 WINDOWS: dict[Values, tuple[float, float]] = {"HU": (-1350, 150), "normalized": (-0.25, 0.57), "uint8": (0, 191)}
 """What is black and what is white: the lung window, in each kind of values."""
-
-OUTLINE_RGB = {1: (86, 180, 233), 2: (230, 159, 0)}
-"""Right lung, left lung: Okabe and Ito's blue and orange, which the colour-blind tell apart."""
 
 EDGE = 144
 """Pixels of the square that each plane is fitted into."""
@@ -82,16 +81,10 @@ def _tile(
     colour = np.repeat(grey[:, :, None], 3, axis=2)
     if mask is not None:
         labels = mask[np.ix_(y.nearest, x.nearest)]
-        for label, rgb in OUTLINE_RGB.items():
-            colour[_rim(labels == label)] = rgb
+        for label, rgb in sides.RGB.items():
+            inside = labels == label
+            colour[inside & ~ndimage.binary_erosion(inside)] = rgb
     tile = np.zeros((EDGE, EDGE, 3), np.uint8)
     top, left = (EDGE - rows) // 2, (EDGE - columns) // 2
     tile[top : top + rows, left : left + columns] = colour
     return tile
-
-
-def _rim(inside: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """The pixels of a shape that touch its outside."""
-    padded = np.pad(inside, 1)
-    core = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
-    return inside & ~core

@@ -1,4 +1,4 @@
-"""What differs between two preparations of one patient: place, HU and lungs."""
+"""Compare two preparations of one patient: where the voxels lie, their HU, and the lungs."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from dskprep.dataset import dataset
-from dskprep.dataset.dataset import Dataset, StoredVolume
+from dskprep.dataset.dataset import StoredVolume
 from dskprep.errors import UsageError
 from dskprep.preparation import prepare, user_steps
 from dskprep.settings import PrepConfig
-from dskprep.source.found import read_series
 from dskprep.volume import AIR_HU, Triple, Volume
 
 RARE = 0.999
-"""The share of voxels that differ by no more than `rare_hu`."""
+"""Share of the voxels whose HU differ by `rare_hu` at most."""
 
-HU_OF = {
+
+HU_SCALES = {
     "HU": (1.0, 0.0, AIR_HU, 32767),
     "normalized": (1400.0, -650.0, -1000, 400),
     "uint8": (1800 / 255, -1200.0, -1200, 600),
 }
-"""By what an image's values are: factor and offset to HU, and the HU between which they tell tissues apart."""
+"""How each kind of values (see prepared.Values) becomes HU: factor, offset, and from where to where it tells them."""
 
 PAINTED = 170
-"""What grt123 paints over what is far from the lungs: no HU."""
+"""Value that grt123 paints over what is far from the lungs."""
 
 HEADER = (
     f"{'index mm':>8} {'overlap':>7} {'mean HU':>7} {'99.9 %':>7} {'max HU':>7} {'at x,y,z mm':>16} "
@@ -40,8 +40,8 @@ HEADER = (
 
 
 @dataclass(frozen=True, eq=False)
-class View:
-    """One preparation: an image, what its values are (see prepared.Values), and the lungs on its grid if there are."""
+class Preparation:
+    """One preparation of a patient: the image, the kind of its values (see prepared.Values), the lungs on its grid."""
 
     image: Volume
     values: str
@@ -50,13 +50,12 @@ class View:
 
 @dataclass(frozen=True)
 class Difference:
-    """The second preparation against the first, on the first one's grid and where both are.
+    """How the second preparation differs from the first, on the grid of the first and where both are.
 
     `index_mm` is the largest distance between voxels of the same index, `overlap` the share of the first
-    image that the second covers. HU differences are absolute ones, within the HU that both can tell apart
-    (below air nothing is); None where an image holds no HU. `max_at_mm` is the LPS place (x, y, z) of the
-    largest. `dice` is that of both lungs together, `lungs_ml` by how much the second mask is larger; None
-    where there is no mask.
+    image that the second covers. HU differences are absolute, within the HU where both tell tissues apart; they are
+    None where an image holds no HU. `max_at_mm` is the LPS place (x, y, z) of the largest. `dice` compares the masks
+    of both lungs, `lungs_ml` is how much larger the second mask is; they are None where a mask is missing.
     """
 
     key: str
@@ -64,15 +63,15 @@ class Difference:
     spacings_mm: tuple[Triple, Triple]
     index_mm: float
     overlap: float
-    mean_hu: float | None
-    rare_hu: float | None
-    max_hu: float | None
-    max_at_mm: Triple | None
-    dice: float | None
-    lungs_ml: float | None
+    mean_hu: float | None = None
+    rare_hu: float | None = None
+    max_hu: float | None = None
+    max_at_mm: Triple | None = None
+    dice: float | None = None
+    lungs_ml: float | None = None
 
     def as_line(self) -> str:
-        """In words, below HEADER."""
+        """Return one line of a table below HEADER."""
         z, y, x = (f"{p:.4f}/{q:.4f}" for p, q in zip(*self.spacings_mm, strict=True))
         hu = [_number(value, 1) for value in (self.mean_hu, self.rare_hu, self.max_hu)]
         at = "-" if self.max_at_mm is None else ",".join(f"{mm:.0f}" for mm in self.max_at_mm)
@@ -87,21 +86,21 @@ class Difference:
 
 @dataclass(frozen=True, eq=False)
 class Compared:
-    """A difference, and what it was found on: the first view, and the second one brought to its grid.
+    """A difference, and what it was found on: the first preparation, and the second one brought to its grid.
 
-    `apart_hu` is the absolute difference, NaN where the second image is not; it and `second` are None where
-    there are no HU.
+    `second` and `apart_hu`, the absolute difference, are in HU; they are None where an image holds no HU. `apart_hu`
+    is NaN outside the second image.
     """
 
     difference: Difference
-    first: View
+    first: Preparation
     second: Volume | None
     second_lungs: NDArray[np.uint8] | None
     apart_hu: NDArray[np.float32] | None
 
 
 def compare_datasets(a: str, b: str, only: str = "*") -> Iterator[Compared]:
-    """Compare each patient that both datasets hold and whose key matches `only`, in the order of their keys.
+    """Compare each patient that is in both datasets and whose key matches the pattern `only`, sorted by key.
 
     Raises UsageError if there is none.
     """
@@ -111,100 +110,100 @@ def compare_datasets(a: str, b: str, only: str = "*") -> Iterator[Compared]:
         raise UsageError(
             f"no patient that matches {only!r} is written both in {a} ({len(first)} are) and in {b} ({len(second)})"
         )
-    return (_compare_stored(first, second, key) for key in shared)
+    return (compare(_load(first[key]), _load(second[key]), key=key) for key in shared)
 
 
 def compare_settings(url: str, a: PrepConfig, b: PrepConfig) -> Compared:
-    """Compare one series, a folder or archive of DICOM files, prepared in two ways.
+    """Compare two preparations of one series, a folder or archive of DICOM files.
 
-    Raises Refusal if either way refuses it.
+    Raises Refusal if the series is refused under either settings.
     """
-    return compare(_prepared(url, a), _prepared(url, b), key=url)
+    return compare(_prepare(url, a), _prepare(url, b), key=url)
 
 
-def compare(a: View, b: View, *, key: str = "") -> Compared:
+def compare(a: Preparation, b: Preparation, *, key: str = "") -> Compared:
     """Compare two preparations of one patient."""
     to_b = np.linalg.inv(b.image.affine) @ a.image.affine
-    inside = _sampled(np.ones(b.image.shape, np.uint8), to_b, a.image.shape, order=0)
-    second = apart = None
-    hu: tuple[float | None, float | None, float | None, Triple | None] = (None, None, None, None)
-    if a.values in HU_OF and b.values in HU_OF:
-        low, high = (pick(HU_OF[a.values][k], HU_OF[b.values][k]) for pick, k in ((max, 2), (min, 3)))
-        second = a.image.with_array(_sampled(to_hu(b), to_b, a.image.shape, order=1))
+    inside = _sample(np.ones(b.image.shape, np.uint8), to_b, a.image.shape, order=0)
+    second = apart = lungs = None
+    found: dict[str, Any] = {}
+    if a.values in HU_SCALES and b.values in HU_SCALES:
+        (*_, low_a, high_a), (*_, low_b, high_b) = HU_SCALES[a.values], HU_SCALES[b.values]
+        low, high = max(low_a, low_b), min(high_a, high_b)
+        second = a.image.with_array(_sample(to_hu(b.image.array, b.values), to_b, a.image.shape, order=1))
         apart = np.clip(second.array, low, high)
-        apart -= np.clip(to_hu(a), low, high)
+        apart -= np.clip(to_hu(a.image.array, a.values), low, high)
         np.abs(apart, out=apart)
         apart[inside == 0] = np.nan
-        hu = _of_hu(apart, a.image)
-    dice = ml = lungs = None
+        found |= _measure(apart, a.image)
     if a.lungs is not None and b.lungs is not None:
-        lungs = _sampled(b.lungs, to_b, a.image.shape, order=0)
-        dice = _dice(a.lungs > 0, lungs > 0)
-        ml = np.count_nonzero(b.lungs) * b.image.voxel_ml - np.count_nonzero(a.lungs) * a.image.voxel_ml
+        lungs = _sample(b.lungs, to_b, a.image.shape, order=0)
+        found["dice"] = _dice(a.lungs > 0, lungs > 0)
+        found["lungs_ml"] = np.count_nonzero(b.lungs) * b.image.voxel_ml - np.count_nonzero(a.lungs) * a.image.voxel_ml
     difference = Difference(
-        key,
-        (a.image.shape, b.image.shape),
-        (a.image.spacing, b.image.spacing),
-        _index_mm(a.image, b.image),
-        float(np.count_nonzero(inside) / inside.size),
-        *hu,
-        dice,
-        ml,
+        key=key,
+        shapes=(a.image.shape, b.image.shape),
+        spacings_mm=(a.image.spacing, b.image.spacing),
+        index_mm=_index_mm(a.image, b.image),
+        overlap=float(np.count_nonzero(inside) / inside.size),
+        **found,
     )
     return Compared(difference, a, second, lungs, apart)
 
 
-def _compare_stored(first: Dataset, second: Dataset, key: str) -> Compared:
-    return compare(_of_stored(first[key]), _of_stored(second[key]), key=key)
-
-
-def _of_stored(stored: StoredVolume) -> View:
-    lungs = None if stored.lungs is None else np.asarray(stored.lungs[...], np.uint8)
-    return View(stored.load(), stored.values, lungs)
-
-
-def _prepared(url: str, config: PrepConfig) -> View:
-    user_steps.check(config)
-    prepared = prepare.prepare(read_series(url, config), config)
-    lungs = None if prepared.lungs is None else prepared.lungs.mask.array
-    return View(prepared.image, prepared.values, lungs)
-
-
-def to_hu(view: View) -> NDArray[np.float32]:
-    """The image in HU, as far as its values tell; NaN where they do not."""
-    factor, offset, *_ = HU_OF[view.values]
-    hu = view.image.array.astype(np.float32) * np.float32(factor) + np.float32(offset)
-    if view.values == "uint8":
-        hu[view.image.array == PAINTED] = np.nan
+def to_hu(array: NDArray[Any], values: str) -> NDArray[np.float32]:
+    """Return an array of one of the kinds in HU_SCALES in HU, NaN where they cannot be found."""
+    factor, offset, *_ = HU_SCALES[values]
+    hu = array.astype(np.float32) * np.float32(factor) + np.float32(offset)
+    if values == "uint8":
+        hu[array == PAINTED] = np.nan
     return hu
 
 
-def _sampled(
+def _load(stored: StoredVolume) -> Preparation:
+    lungs = None if stored.lungs is None else np.asarray(stored.lungs[...], np.uint8)
+    return Preparation(stored.load(), stored.values, lungs)
+
+
+def _prepare(url: str, config: PrepConfig) -> Preparation:
+    user_steps.check(config)
+    prepared = prepare.prepare(read_series(url, config), config)
+    lungs = None if prepared.lungs is None else prepared.lungs.mask.array
+    return Preparation(prepared.image, prepared.values, lungs)
+
+
+def _sample(
     array: NDArray[Any], to_array: NDArray[np.float64], shape: tuple[int, int, int], order: int
 ) -> NDArray[Any]:
-    """An array at the voxels of another grid, whose indices `to_array` maps to its own; 0 outside."""
+    """Return the array at the voxels of another grid, 0 outside; `to_array` maps indices of that grid to its own."""
     sampled: NDArray[Any] = ndimage.affine_transform(
         array, to_array[:3, :3], to_array[:3, 3], shape, order=order, mode="grid-constant"
     )
     return sampled
 
 
-def _of_hu(apart: NDArray[np.float32], image: Volume) -> tuple[float | None, float | None, float | None, Triple | None]:
+def _measure(apart: NDArray[np.float32], image: Volume) -> dict[str, Any]:
+    """Return the fields of Difference that HU give; none where no voxel can be compared."""
     known = apart[~np.isnan(apart)]
     if known.size == 0:
-        return None, None, None, None
+        return {}
     x, y, z = image.to_patient(np.unravel_index(int(np.nanargmax(apart)), apart.shape)).tolist()
-    return float(known.mean(dtype=np.float64)), float(np.quantile(known, RARE)), float(known.max()), (x, y, z)
+    return {
+        "mean_hu": float(known.mean(dtype=np.float64)),
+        "rare_hu": float(np.quantile(known, RARE)),
+        "max_hu": float(known.max()),
+        "max_at_mm": (x, y, z),
+    }
 
 
 def _dice(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> float:
-    """Twice the overlap over the sum; 1 where both are empty."""
+    """Return the Dice coefficient of two masks, 1 where both are empty."""
     both = np.count_nonzero(a) + np.count_nonzero(b)
     return float(2 * np.count_nonzero(a & b) / both) if both else 1.0
 
 
 def _index_mm(a: Volume, b: Volume) -> float:
-    """The largest distance between voxels of one index: at one of the corners that both have."""
+    """Return the largest distance between voxels of the same index, which is at a corner of what both grids have."""
     corners = np.array(list(np.ndindex(2, 2, 2))) * (np.minimum(a.shape, b.shape) - 1)
     return float(np.linalg.norm(a.to_patient(corners) - b.to_patient(corners), axis=1).max())
 

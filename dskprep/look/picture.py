@@ -1,4 +1,4 @@
-"""Pictures of a volume and its lungs: planes, histogram and words. The only user of matplotlib."""
+"""Pictures of a volume and its lungs: planes, a histogram, surfaces, and what is known of it in words."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from dskprep import sides
 from dskprep.dataset import thumbnail
 from dskprep.dataset.dataset import StoredVolume
 from dskprep.dataset.record import Geometry, LungFigures, Source, source_of
@@ -23,29 +24,38 @@ from dskprep.series.series import Series
 from dskprep.volume import AIR_HU, PADDING, Volume
 
 LUNG_WINDOW = thumbnail.WINDOWS["HU"]
+"""HU that are black and white in a plane."""
+
 DIFFERENCE_HU = (0, 300)
+"""HU between two preparations that are black and white where their difference is drawn."""
+
 PLANES = {"axial": 0, "coronal": 1, "sagittal": 2}
-OUTLINES = {label: f"#{red:02x}{green:02x}{blue:02x}" for label, (red, green, blue) in thumbnail.OUTLINE_RGB.items()}
-SIDES = {1: "right lung", 2: "left lung"}
+"""The axis of (z, y, x) that each plane is perpendicular to."""
+
+OUTLINES = {side: (red / 255, green / 255, blue / 255) for side, (red, green, blue) in sides.RGB.items()}
+"""The colour of each lung as matplotlib takes it."""
 
 HISTOGRAM_HU = (-1100, 1500)
+"""HU at the ends of a histogram."""
+
 N_BARS = 130
+"""Bars of a histogram: 20 HU each."""
 
 SCALE_MM = 50
-"""Length of the line in each plane."""
+"""Length of the line that shows the scale of a plane."""
 
 TURNS = (0, 40, -40)
 """Degrees by which the patient is turned in the three views of a surface."""
 
 EDGE_INCHES = 4.0
-"""Of a panel."""
+"""Edge of a panel, at 100 pixels per inch."""
 
 
 @dataclass(frozen=True, eq=False)
 class View:
-    """A row of a picture: a volume in int16 HU, its lungs on the same grid if they are known, and what to say.
+    """One row of a picture: a volume (z, y, x), its lungs on the same grid if they are known, and lines of text.
 
-    With a `window`, what is black and what is white, the volume holds other values than HU.
+    The volume holds int16 HU; with a `window`, the values that are black and white, it holds other values.
     """
 
     title: str
@@ -64,17 +74,17 @@ def of_stored(stored: StoredVolume) -> View:
 
 
 def _view(title: str, image: Volume, mask: NDArray[np.uint8] | None, values: str, words: list[str]) -> View:
-    """An image of any values, in HU if it tells them."""
+    """Return the view of an image of any values, brought to HU where they can be."""
     if values == "HU":
         return View(title, image, mask, words)
-    if values in comparison.HU_OF:
-        hu = np.nan_to_num(comparison.to_hu(comparison.View(image, values, None)), nan=AIR_HU)
+    if values in comparison.HU_SCALES:
+        hu = np.nan_to_num(comparison.to_hu(image.array, values), nan=AIR_HU)
         return View(title, image.with_array(np.rint(hu).astype(np.int16)), mask, words)
     return View(title, image, mask, words, (float(image.array.min()), float(image.array.max()) + 1e-6))
 
 
 def of_series(series: Series) -> View:
-    """A series as it was acquired, before any resampling."""
+    """Return the view of a series as it was acquired, before any resampling."""
     decoded = series.decode()
     volume = decoded.volume
     return View("as acquired", volume, None, in_words(source_of(series.facts), warnings=decoded.warnings))
@@ -122,11 +132,13 @@ def in_words(
 
 
 def draw(title: str, *views: View) -> bytes:
-    """A PNG: a row for each view, of the axial, coronal and sagittal plane through the lungs, a histogram, and words.
+    """Draw planes through the lungs: a PNG with one row per view.
 
-    The sagittal plane goes through the middle of the right lung. The patient's left is on the right of
-    the picture, the front is up or left, the head is up. Each plane fills its panel, whatever its shape:
-    the line is SCALE_MM long.
+    A row holds the axial, coronal and sagittal plane, a histogram, and below them the words. The planes cross in
+    the middle of the last view's lungs, the sagittal one in the middle of the right lung. The patient's left is on
+    the right; up is the front in the axial plane, the head in the others; the front is left in the sagittal one.
+    Outlines are the lungs: blue the right one, orange the left one. Each plane fills its panel whatever its size: the
+    white line is SCALE_MM long.
     """
     last = views[-1]
     centre_mm = last.volume.to_patient(thumbnail.middle(last.volume.shape, last.mask))
@@ -146,7 +158,9 @@ def draw(title: str, *views: View) -> bytes:
 
 
 def draw_surface(title: str, view: View, kind: str) -> bytes:
-    """A PNG of a surface, lit, from three sides: `lungs` (of the mask), `bone` or `tissue`.
+    """Draw the surface of the `lungs` (of the mask), the `bone` or the `tissue` (of the HU): a PNG with three panels.
+
+    The patient is seen from the front, then turned by each of TURNS about the long axis. The head is up.
 
     Raises UsageError for bone or tissue of a volume that holds no HU.
     """
@@ -154,56 +168,54 @@ def draw_surface(title: str, view: View, kind: str) -> bytes:
         raise UsageError(f"{title}: holds no HU, so {kind} cannot be found; its lungs can be drawn")
     figure = Figure(figsize=(3 * EDGE_INCHES, EDGE_INCHES + 0.4), layout="constrained", facecolor="black")
     figure.suptitle(f"{title}: {kind}", fontsize=11, color="white")
+    if kind == "lungs":
+        mask = np.zeros(view.volume.shape, np.uint8) if view.mask is None else view.mask
+        found = surface.of_mask(view.volume.with_array(mask))
+    else:
+        found = surface.of_hu(view.volume, kind)
     for ax, degrees in zip(figure.subplots(1, 3), TURNS, strict=True):
-        if kind == "lungs":
-            mask = np.zeros(view.volume.shape, np.uint8) if view.mask is None else view.mask
-            picture = surface.of_mask(view.volume.with_array(mask), degrees)
-        else:
-            picture = surface.of_hu(view.volume, kind, degrees)
-        ax.imshow(_cropped(picture), interpolation="bilinear")
+        ax.imshow(surface.draw(found, degrees), interpolation="bilinear")
         ax.set_axis_off()
     return _png(figure)
 
 
-def _cropped(picture: NDArray[np.float64]) -> NDArray[np.float64]:
-    """A picture without the black beside what it shows."""
-    lit: NDArray[np.bool_] = np.max(picture, axis=2) > 0
-    if not lit.any():
-        return picture
-    rows, columns = np.flatnonzero(lit.any(axis=1)), np.flatnonzero(lit.any(axis=0))
-    return picture[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+def draw_comparison(compared: Compared, names: tuple[str, str]) -> bytes:
+    """Draw two preparations and the difference of their HU: a PNG with an axial and a coronal row.
 
+    Both are on the grid of the first one. The planes go through the largest difference of the lungs, or of the HU
+    where there are no lungs. The patient's left is on the right; up is the front in the axial row, the head in the
+    coronal one. The first lungs are outlined in blue, the second ones in orange.
 
-def of_comparison(compared: Compared, names: tuple[str, str]) -> bytes:
-    """A PNG of two preparations in HU and what is between them, axial and coronal, on the first one's grid.
-
-    The planes go through the largest difference of the lungs, or of the HU where there are no lungs; the
-    first lungs are outlined in blue, the second ones in orange.
+    Raises UsageError for images that hold no HU.
     """
     first, apart = compared.first, compared.apart_hu
     if compared.second is None or apart is None:
         raise UsageError("only images that hold HU can be drawn side by side")
     lungs = (first.lungs, compared.second_lungs)
     differs = np.nan_to_num(apart) if lungs[1] is None or lungs[0] is None else (lungs[0] > 0) != (lungs[1] > 0)
-    images = {names[0]: comparison.to_hu(first), names[1]: compared.second.array, "difference": apart}
-    z_mm, y_mm, x_mm = first.image.spacing
+    images = {
+        names[0]: comparison.to_hu(first.image.array, first.values),
+        names[1]: compared.second.array,
+        "difference": apart,
+    }
     figure = Figure(figsize=(13, 9), layout="constrained")
-    figure.suptitle(_difference_in_words(compared.difference), fontsize=10)
-    axes = figure.subplots(2, 3)
-    for row, (axis, aspect) in zip(axes, ((0, y_mm / x_mm), (1, z_mm / x_mm)), strict=True):
+    figure.suptitle(_describe(compared.difference), fontsize=10)
+    for row, axis in zip(figure.subplots(2, 3), (0, 1), strict=True):
         index = int(differs.sum(axis=tuple(a for a in range(3) if a != axis)).argmax())
+        outlines = [
+            (colour, np.take(mask, index, axis) > 0)
+            for colour, mask in zip(OUTLINES.values(), lungs, strict=True)
+            if mask is not None
+        ]
         for ax, (name, array) in zip(row, images.items(), strict=True):
             window = DIFFERENCE_HU if name == "difference" else LUNG_WINDOW
-            _draw(ax, np.take(array, index, axis), window, aspect, is_upright=axis > 0)
-            for mask, colour in zip(lungs, OUTLINES.values(), strict=True):
-                plane = None if mask is None else np.take(mask, index, axis) > 0
-                if plane is not None and plane.any():
-                    ax.contour(plane, [0.5], colors=colour, linewidths=0.8)
+            _draw_plane(ax, first.image.with_array(array), axis, index, window, outlines)
+            ax.set_axis_off()
             ax.set_title(f"{name}, {'zyx'[axis]} = {index}", fontsize=9)
     return _png(figure)
 
 
-def _difference_in_words(difference: Difference) -> str:
+def _describe(difference: Difference) -> str:
     words = [difference.key]
     if difference.mean_hu is not None:
         words.append(f"HU apart: mean {difference.mean_hu:.1f}, max {difference.max_hu:.0f}")
@@ -213,35 +225,50 @@ def _difference_in_words(difference: Difference) -> str:
 
 
 def _draw_planes(axes: Any, view: View, centre_mm: NDArray[np.float64]) -> None:
-    low, high = view.window or LUNG_WINDOW
+    """Draw the three planes of a view through a place (x, y, z) of the patient, each in the middle of its square."""
     index = np.rint(view.volume.to_index(centre_mm)).astype(int)
     centre = np.clip(index, 0, np.array(view.volume.shape) - 1).tolist()
-    z_mm, y_mm, x_mm = view.volume.spacing
-    for ax, (name, axis), (down_mm, across_mm) in zip(
-        axes, PLANES.items(), ((y_mm, x_mm), (z_mm, x_mm), (z_mm, y_mm)), strict=True
-    ):
-        plane = np.take(view.volume.array, centre[axis], axis)
-        down, across = plane.shape[0] * down_mm, plane.shape[1] * across_mm
-        extent = (0, across, down, 0) if axis == 0 else (0, across, 0, down)
-        ax.imshow(plane, cmap="gray", vmin=low, vmax=high, extent=extent, origin="upper" if axis == 0 else "lower")
-        if view.mask is not None:
-            labels = np.take(view.mask, centre[axis], axis)
-            x, y = (np.arange(n) + 0.5 for n in (plane.shape[1], plane.shape[0]))
-            for label, colour in OUTLINES.items():
-                if (labels == label).any() and min(labels.shape) > 1:
-                    ax.contour(x * across_mm, y * down_mm, labels == label, [0.5], colors=colour, linewidths=0.8)
-        side = max(down, across)
-        bottom, top = (down + side) / 2, (down - side) / 2
-        ax.set(xlim=((across - side) / 2, (across + side) / 2), ylim=(bottom, top) if axis == 0 else (top, bottom))
-        ax.set(xticks=[], yticks=[], facecolor="black")
-        left, edge = (across - side) / 2 + 0.04 * side, (bottom if axis == 0 else top)
-        at = edge + (-0.04 if axis == 0 else 0.04) * side
-        ax.plot([left, left + SCALE_MM], [at, at], color="white", linewidth=2, solid_capstyle="butt")
+    for ax, (name, axis) in zip(axes, PLANES.items(), strict=True):
+        labels = None if view.mask is None else np.take(view.mask, centre[axis], axis)
+        outlines = [] if labels is None else [(colour, labels == side) for side, colour in OUTLINES.items()]
+        down, across = _draw_plane(ax, view.volume, axis, centre[axis], view.window or LUNG_WINDOW, outlines)
+        edge = max(down, across)
+        left, bottom, top = (across - edge) / 2, (down + edge) / 2, (down - edge) / 2
+        if axis > 0:
+            bottom, top = top, bottom
+        ax.set(xlim=(left, left + edge), ylim=(bottom, top), xticks=[], yticks=[], facecolor="black")
+        start, height = left + 0.04 * edge, bottom + 0.04 * (top - bottom)
+        ax.plot([start, start + SCALE_MM], [height, height], color="white", linewidth=2, solid_capstyle="butt")
         ax.set_title(f"{view.title}: {name}" if axis == 0 else name, fontsize=9)
 
 
+def _draw_plane(
+    ax: Any,
+    volume: Volume,
+    axis: int,
+    index: int,
+    window: tuple[float, float],
+    outlines: list[tuple[tuple[float, float, float], NDArray[np.bool_]]],
+) -> tuple[float, float]:
+    """Draw one plane of a volume with outlines (colour, what is inside) in mm; return its height and its width.
+
+    Index 0 is at the top of an axial plane (axis 0) and at the bottom of others.
+    """
+    plane = np.take(volume.array, index, axis)
+    down_mm, across_mm = np.delete(volume.spacing, axis)
+    down, across = plane.shape[0] * down_mm, plane.shape[1] * across_mm
+    extent = (0, across, down, 0) if axis == 0 else (0, across, 0, down)
+    low, high = window
+    ax.imshow(plane, cmap="gray", vmin=low, vmax=high, extent=extent, origin="upper" if axis == 0 else "lower")
+    y, x = (np.arange(n) + 0.5 for n in plane.shape)
+    for colour, inside in outlines:
+        if inside.any() and not inside.all() and min(inside.shape) > 1:
+            ax.contour(x * across_mm, y * down_mm, inside, [0.5], colors=[colour], linewidths=0.8)
+    return down, across
+
+
 def _draw_histogram(ax: Any, view: View) -> None:
-    """Litres of each HU, by logarithm: all of the volume in grey, the lungs in their colours."""
+    """Draw how many ml each bar of HU holds, logarithmically: all of the volume in grey, the lungs in their colours."""
     low, high = view.window or HISTOGRAM_HU
     edges = np.linspace(low, high, N_BARS + 1)
     ml = view.volume.voxel_ml
@@ -251,19 +278,13 @@ def _draw_histogram(ax: Any, view: View) -> None:
         for label, colour in OUTLINES.items():
             values = array[view.mask == label]
             if len(values):
-                ax.stairs(ml * np.histogram(values, edges)[0], edges, color=colour, label=SIDES[label])
+                ax.stairs(ml * np.histogram(values, edges)[0], edges, color=colour, label=sides.NAMES[label])
     ax.set_yscale("log")
     ax.set_ylim(bottom=ml)
-    ax.set_ylabel(f"ml a bar of {(high - low) / N_BARS:.3g}", fontsize=8)
+    ax.set_ylabel(f"ml per bar of {(high - low) / N_BARS:.3g}", fontsize=8)
     ax.tick_params(labelsize=7)
     ax.legend(fontsize=7, frameon=False, loc="upper right")
     ax.set_title("HU" if view.window is None else "values", fontsize=9)
-
-
-def _draw(ax: Any, plane: NDArray[Any], window_hu: tuple[float, float], aspect: float, *, is_upright: bool) -> None:
-    low, high = window_hu
-    ax.imshow(plane, cmap="gray", vmin=low, vmax=high, aspect=aspect, origin="lower" if is_upright else "upper")
-    ax.set_axis_off()
 
 
 def _png(figure: Figure) -> bytes:

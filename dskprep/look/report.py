@@ -6,7 +6,7 @@ import base64
 import json
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from importlib.metadata import version
 from typing import Any, NamedTuple
 
@@ -24,16 +24,16 @@ MAX_PICTURES = 5000
 """Volumes that the page shows with a picture, 7 KB each."""
 
 MAX_VOLUMES = 20_000
-"""Written volumes that the page shows at all, half a KB each: however large the dataset, it can be opened and sent."""
+"""Written volumes that the page shows at all, half a KB each, so that it opens and can be sent whatever the dataset."""
 
 MAX_OF_A_REASON = 1000
-"""Series not written that it shows of each reason."""
+"""Series not written that the page shows per reason."""
 
 ROWS_AT_ONCE = 1000
-"""Rows of the index that are plain dictionaries at a time."""
+"""Rows of the index that are held as dictionaries at a time."""
 
 MAX_RUNS = 20
-"""The latest runs that the page tells of."""
+"""Latest runs that the page lists."""
 
 LUNG_DOUBTS = {
     "lungs-not-found",
@@ -44,7 +44,7 @@ LUNG_DOUBTS = {
     "lungs-in-pieces",
     "lung-shape-unlikely",
 }
-"""Warnings that put a volume in front of all others."""
+"""Warnings that rank a volume before all without one."""
 
 FEATURES = {
     "slice step": ("step_mm", "mm"),
@@ -54,18 +54,27 @@ FEATURES = {
     "right lung's share": ("right_percent", "%"),
     "mean HU in the lungs": ("mean_lung_hu", "HU"),
 }
-"""What a volume is compared with the others by: the field and its unit."""
+"""What is compared between volumes: the field of a row and its unit."""
 
-MIN_COMPARED = 8
-"""Volumes from which on one can stand out among them."""
-
-LEAST_SPREAD = 0.05
-"""Of the median: values that differ by less are alike, however alike the others are."""
-
-MAX_DEVIATION = 99.0
+HISTOGRAMS = {
+    "Slice step": ("step_mm", "mm"),
+    "Slices": ("slices", ""),
+    "Lung volume": ("lungs_ml", "ml"),
+    "Mean HU in the lungs": ("mean_lung_hu", "HU"),
+}
+"""What is shown as a histogram: the field of a row and its unit."""
 
 N_BARS = 24
-"""Of a histogram."""
+"""Bars of a histogram."""
+
+MIN_COMPARED = 8
+"""Fewest written volumes among which one can stand out."""
+
+LEAST_SPREAD = 0.05
+"""Least spread of a feature as a share of its median, so that small differences count little among equal values."""
+
+MAX_DEVIATION = 99.0
+"""Largest score of a feature, below that of one doubt about the lungs."""
 
 Row = dict[str, Any]
 
@@ -81,7 +90,7 @@ class Histogram(NamedTuple):
 
 
 class Stage(NamedTuple):
-    """Seconds that a stage took a patient."""
+    """Seconds that one stage took per patient."""
 
     name: str
     mean_s: float
@@ -96,10 +105,9 @@ def write_for_run(target: str, run_id: str) -> None:
 
 
 def page(target: str, *, records_at: str | None = None) -> str:
-    """The page of a dataset as HTML. `records_at` is where its links look for the dataset; its URL by default.
+    """Return the page of a dataset as HTML; its links find the dataset at `records_at`, by default its URL.
 
-    Keys, messages and headers come from the files of strangers: they are escaped, and the page may load
-    nothing.
+    Keys, messages and headers come from strangers' files: they are escaped, and the page may load nothing.
     """
     target = storage.absolute(target)
     store.describe(target)
@@ -118,8 +126,8 @@ def page(target: str, *, records_at: str | None = None) -> str:
         version=version("dskprep"),
         settings=store.describe(target)["settings"],
         counts={status: sum(row["status"] == status for row in rows) for status in STATUSES},
-        reasons=_counted([f"{row['status']}: {row['reason']}" for row in rows if row["status"] != "written"]),
-        warnings=_counted([warning for row in rows for warning in row["warnings"]]),
+        reasons=_count(f"{row['status']}: {row['reason']}" for row in rows if row["status"] != "written"),
+        warnings=_count(warning for row in rows for warning in row["warnings"]),
         meanings=REASONS | WARNINGS,
         histograms=histograms(written),
         stages=stages(written),
@@ -134,19 +142,19 @@ def page(target: str, *, records_at: str | None = None) -> str:
 
 
 def outliers_and_others(rows: Sequence[Row], n: int) -> list[Row]:
-    """`n` of the rows, which come outliers first: the first half of them as they come, the others spread evenly."""
+    """Choose `n` of the rows, outliers first: one half from the start, the other spread evenly over the rest."""
     if len(rows) <= n:
         return list(rows)
     return [*rows[: n // 2], *_evenly(rows[n // 2 :], n - n // 2)]
 
 
 def _evenly(rows: Sequence[Row], n: int) -> list[Row]:
-    """`n` of the rows, spread evenly over their order; all if there are no more."""
+    """Choose `n` rows spread evenly, or all if there are no more."""
     return list(rows) if len(rows) <= n else [rows[i * len(rows) // n] for i in range(n)]
 
 
 def _some_of_each_reason(rows: Sequence[Row]) -> list[Row]:
-    """The series that are not written, but of a very common reason only some."""
+    """Choose the series that are not written, at most MAX_OF_A_REASON per reason."""
     by_reason: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
         if row["status"] != "written":
@@ -155,15 +163,9 @@ def _some_of_each_reason(rows: Sequence[Row]) -> list[Row]:
 
 
 def histograms(rows: Sequence[Row]) -> list[Histogram]:
-    """How slice steps, slices, lung volumes and mean HU are distributed over written volumes."""
-    shown = {
-        "Slice step": ("step_mm", "mm"),
-        "Slices": ("slices", ""),
-        "Lung volume": ("lungs_ml", "ml"),
-        "Mean HU in the lungs": ("mean_lung_hu", "HU"),
-    }
+    """Return how HISTOGRAMS are distributed over written volumes."""
     found = []
-    for title, (field, unit) in shown.items():
+    for title, (field, unit) in HISTOGRAMS.items():
         values = np.array([row[field] for row in rows if row[field] is not None], np.float64)
         if len(values):
             counts, edges = np.histogram(values, N_BARS)
@@ -172,7 +174,7 @@ def histograms(rows: Sequence[Row]) -> list[Histogram]:
 
 
 def stages(rows: Sequence[Row]) -> list[Stage]:
-    """What each stage took a written patient."""
+    """Return the seconds per stage of written patients."""
     found = []
     for stage in STAGES:
         seconds = [row["seconds"][stage] for row in rows if stage in row["seconds"]]
@@ -183,10 +185,10 @@ def stages(rows: Sequence[Row]) -> list[Stage]:
 
 
 def rank(rows: Sequence[Row]) -> None:
-    """Say of each written volume how far it stands out, in `score`, and by what, in `unusual`.
+    """Set the `score` of each written volume, how far it stands out, and `unusual`, the feature that it stands out by.
 
-    A value stands out by its distance from the median, in robust standard deviations (1.4826 times the
-    median absolute deviation). A doubt about the lungs counts more than any value.
+    A feature stands out by its distance from the median in robust standard deviations: 1.4826 times the median
+    absolute deviation (Rousseeuw and Croux 1993). Each doubt about the lungs counts more than any feature.
     """
     for row in rows:
         row["score"], row["unusual"] = 0.0, ""
@@ -207,9 +209,9 @@ def rank(rows: Sequence[Row]) -> None:
 
 
 def _rows(table: pd.DataFrame) -> list[Row]:
-    """What the page says of each series: those not written first, then written ones, outliers first."""
+    """Return a row per series: first those not written, then the written ones, outliers first."""
     parts = (table[start : start + ROWS_AT_ONCE] for start in range(0, len(table), ROWS_AT_ONCE))
-    rows = [_row(record) for part in parts for record in part.to_dict("records")]
+    rows = [_row(r) for part in parts for r in part.astype(object).where(part.notna(), None).to_dict("records")]
     written = [row for row in rows if row["status"] == "written"]
     rank(written)
     written.sort(key=lambda row: (-row["score"], row["key"]))
@@ -217,39 +219,33 @@ def _rows(table: pd.DataFrame) -> list[Row]:
 
 
 def _row(record: dict[Any, Any]) -> Row:
-    def value(name: str) -> Any:
-        found = record.get(name)
-        return None if found is None or (isinstance(found, float) and not math.isfinite(found)) else found
-
-    def product(*names: str) -> float | None:
-        values = [value(name) for name in names]
-        return None if None in values else float(np.prod(values))
-
-    right, left = value("right_lung_ml"), value("left_lung_ml")
+    """Return what the page says of one row of the index, in which nothing is NaN."""
+    value: Callable[[str], Any] = record.get
+    right, left, n_z, bytes_written = map(value, ("right_lung_ml", "left_lung_ml", "n_z", "bytes_written"))
     both = None if right is None or left is None else right + left
     return {
-        "key": str(value("key")),
-        "status": str(value("status")),
-        "digest": str(value("input_digest") or ""),
-        "reason": str(value("reason") or ""),
-        "message": str(value("message") or "")[:1000],
-        "warnings": [word for word in str(value("warnings") or "").split(",") if word],
+        "key": value("key"),
+        "status": value("status"),
+        "digest": value("input_digest") or "",
+        "reason": value("reason") or "",
+        "message": (value("message") or "")[:1000],
+        "warnings": [word for word in (value("warnings") or "").split(",") if word],
         "slices": value("source_slices"),
         "step_mm": value("source_step_mm"),
         "pixel_mm": value("source_row_spacing_mm"),
-        "height_mm": product("n_z", "spacing_z_mm"),
+        "height_mm": None if n_z is None else n_z * value("spacing_z_mm"),
         "lungs_ml": both,
         "right_percent": round(100 * right / both, 1) if both else None,
         "mean_lung_hu": value("mean_lung_hu"),
-        "scanner": " ".join(filter(None, (str(value(f"source_{n}") or "") for n in ("manufacturer", "model")))),
-        "kernel": str(value("source_kernel") or ""),
+        "scanner": " ".join(filter(None, map(value, ("source_manufacturer", "source_model")))),
+        "kernel": value("source_kernel") or "",
         "seconds": {s: round(value(f"seconds_{s}"), 3) for s in STAGES if value(f"seconds_{s}") is not None},
-        "mb_written": None if value("bytes_written") is None else round(value("bytes_written") / 1e6, 1),
+        "mb_written": None if bytes_written is None else round(bytes_written / 1e6, 1),
     }
 
 
 def _thumbnails(target: str, keys: Sequence[str]) -> dict[str, str]:
-    """The small pictures of these volumes, in base64; of older datasets there are none."""
+    """Return the thumbnails of these volumes in base64; older datasets have none."""
     wanted = set(keys)
     folder = storage.join(target, "thumbnails")
     entries = [e for e in storage.listing_below(folder) if e.name.removesuffix(".webp") in wanted]
@@ -260,7 +256,7 @@ def _thumbnails(target: str, keys: Sequence[str]) -> dict[str, str]:
 
 
 def _runs(target: str) -> list[dict[str, Any]]:
-    """The summaries of the latest runs, newest first; a damaged one is left out."""
+    """Return the summaries of the latest runs, newest first, without damaged ones."""
     found = []
     folder = storage.join(target, "runs")
     names = sorted(e.name for e in storage.listing_below(folder) if e.name.endswith("/summary.json"))
@@ -268,15 +264,15 @@ def _runs(target: str) -> list[dict[str, Any]]:
         try:
             run = json.loads(storage.read(storage.join(folder, name)))
             n_new = sum(run["counts"].values()) - sum(run["already"].values())
-            found.append(run | {"n_new": n_new, "a_minute": 60 * n_new / run["seconds"] if run["seconds"] else 0.0})
+            found.append(run | {"n_new": n_new, "per_minute": 60 * n_new / run["seconds"] if run["seconds"] else 0.0})
         except (ValueError, KeyError, TypeError, AttributeError, FileNotFoundError):
             continue
     return found
 
 
-def _counted(words: Sequence[str]) -> dict[str, int]:
-    """How often each word comes, the commonest first."""
-    return dict(sorted(Counter(words).items(), key=lambda item: (-item[1], item[0])))
+def _count(words: Iterable[str]) -> dict[str, int]:
+    """Return how often each word comes, the commonest first, ties by name."""
+    return dict(Counter(sorted(words)).most_common())
 
 
 def _template() -> jinja2.Template:

@@ -24,8 +24,9 @@ def prepare(source: Volume | Series | Decoded, config: PrepConfig, clock: Stopwa
     Parameters
     ----------
     source
-        A series as `read_series` gives it, or decoded; or a volume of int16 HU (z, y, x), PADDING outside the field of view. For a
-        recipe of 2017 a volume must be as that recipe reads it: slices as stored, from foot to head, without PADDING.
+        A series as `read_series` gives it, or decoded; or a volume of int16 HU (z, y, x), PADDING outside the field of
+        view. For a recipe of 2017 a volume must be as that recipe reads it: slices as stored, from foot to head,
+        without PADDING.
     config
         The settings, which name the recipe.
     clock

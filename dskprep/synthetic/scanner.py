@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pydicom
@@ -25,6 +26,7 @@ from dskprep.synthetic.phantom import RESCALE_INTERCEPT, STORED_PADDING, Phantom
 from dskprep.volume import Triple
 
 ENCODINGS = (ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless)
+"""Transfer syntaxes that can be written."""
 
 
 def series_files(
@@ -48,16 +50,11 @@ def series_files(
     slice_mm, row_mm, column_mm = volume.spacing
     header = _patient_header(name, seed)
     grid = f"{volume.shape} {volume.spacing}"
-    header.ImageType = ["ORIGINAL", "PRIMARY", "AXIAL"]
-    header.SeriesInstanceUID = _uid(name, seed, "series", grid)
-    header.SeriesNumber = 2
-    header.SeriesDescription = "Chest axial"
-    header.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
-    header.PixelSpacing = [_decimal(row_mm), _decimal(column_mm)]
-    header.SliceThickness = _decimal(slice_mm)
-    header.SpacingBetweenSlices = _decimal(slice_mm)
-    header.ScanOptions = "HELICAL MODE"
     field_mm = min(volume.shape[1] * row_mm, volume.shape[2] * column_mm)
+    _set(header, SeriesInstanceUID=_uid(name, seed, "series", grid), SeriesNumber=2, SeriesDescription="Chest axial")
+    _set(header, ImageType=["ORIGINAL", "PRIMARY", "AXIAL"], ScanOptions="HELICAL MODE")
+    _set(header, ImageOrientationPatient=[1, 0, 0, 0, 1, 0], PixelSpacing=[_decimal(row_mm), _decimal(column_mm)])
+    _set(header, SliceThickness=_decimal(slice_mm), SpacingBetweenSlices=_decimal(slice_mm))
     header.ReconstructionDiameter = _decimal(round(field_mm, 3))
     count = len(volume.array)
     numbers = np.random.default_rng([seed, 6]).permutation(count)
@@ -72,21 +69,16 @@ def series_files(
 
 
 def localizer_file(phantom: Phantom, *, name: str, seed: int) -> tuple[str, bytes]:
-    """Return (file name, content) of a localizer: the phantom seen from the front, with its own series."""
+    """Return (file name, content) of a localizer: the phantom seen from the front, in its own series."""
     volume = phantom.volume
     slice_mm, _, column_mm = volume.spacing
     header = _patient_header(name, seed)
-    header.ImageType = ["ORIGINAL", "PRIMARY", "LOCALIZER"]
-    header.SeriesInstanceUID = _uid(name, seed, "localizer series")
-    header.SOPInstanceUID = _uid(name, seed, "localizer")
-    header.SeriesNumber = 1
-    header.InstanceNumber = 1
-    header.SeriesDescription = "Localizer"
-    header.ImageOrientationPatient = [1, 0, 0, 0, 0, -1]
-    middle = (volume.shape[1] - 1) / 2
-    header.ImagePositionPatient = [_decimal(v) for v in volume.to_patient((volume.shape[0] - 1, middle, 0))]
+    series, sop = _uid(name, seed, "localizer series"), _uid(name, seed, "localizer")
+    first = volume.to_patient((volume.shape[0] - 1, (volume.shape[1] - 1) / 2, 0))
+    _set(header, SeriesInstanceUID=series, SeriesNumber=1, SeriesDescription="Localizer", ScanOptions="SCOUT MODE")
+    _set(header, ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"], SOPInstanceUID=sop, InstanceNumber=1)
+    _set(header, ImageOrientationPatient=[1, 0, 0, 0, 0, -1], ImagePositionPatient=[_decimal(v) for v in first])
     header.PixelSpacing = [_decimal(slice_mm), _decimal(column_mm)]
-    header.ScanOptions = "SCOUT MODE"
     projection = np.maximum(volume.array[::-1], RESCALE_INTERCEPT).mean(axis=1)
     return "SCOUT001.dcm", _encode(header, np.rint(projection).astype(np.int16), ExplicitVRLittleEndian)
 
@@ -102,9 +94,9 @@ def write_patients(
 ) -> list[str]:
     """Write `count` patients as <target>/<patient id>/<file>.dcm; return the ids.
 
-    They are no clean set. The first patient's folder also holds a localizer. With `broken`, and two
-    patients or more, the last one lacks a slice amid the stack. Some have finer or coarser slices, a
-    consolidation, one lung, or a back on the table. An existing file of the same name is replaced.
+    Like real data, they are not all alike. The first patient's folder also holds a localizer. With `broken`, and two
+    patients or more, the last one lacks a slice in the middle of the stack. Some have finer or coarser slices, a
+    consolidation, one lung, or lie directly on the table. Existing files of the same names are replaced.
 
     Parameters
     ----------
@@ -131,7 +123,7 @@ def write_patient(
     shape: tuple[int, int, int] = (100, 320, 320),
     broken: bool = False,
 ) -> str:
-    """Write the patient number `index` of a set that `write_patients` describes; return its id."""
+    """Write patient number `index` of the set that `write_patients` describes; return its id."""
     name = f"phantom-{index:03d}"
     phantom = _demo_patient(index, seed + index, spacing_mm, shape)
     files = list(series_files(phantom, name=name, seed=seed + index))
@@ -144,7 +136,7 @@ def write_patient(
 
 
 def _demo_patient(index: int, seed: int, spacing_mm: Triple, shape: tuple[int, int, int]) -> Phantom:
-    """Make the patient number `index` of a set: every few differ in the scan or in the chest."""
+    """Make patient number `index` of a set: every few differ in the scan or in the chest."""
     slice_factor = {1: 0.8, 3: 1.25}.get(index % 5, 1.0)
     slice_mm = round(spacing_mm[0] * slice_factor, 4)
     return make_phantom(
@@ -162,79 +154,43 @@ def _uid(name: str, seed: int, *parts: str) -> str:
 
 
 def _decimal(value: float) -> str:
-    """A number as DICOM's decimal string, of 16 characters at most."""
+    """Return a number as DICOM's decimal string, of 16 characters at most (PS3.5 6.2)."""
     return format_number_as_ds(float(value))
 
 
+def _set(header: Dataset, **values: Any) -> None:
+    """Set elements by DICOM's keywords for them."""
+    for keyword, value in values.items():
+        setattr(header, keyword, value)
+
+
 def _patient_header(name: str, seed: int) -> Dataset:
-    """What all images of a patient's study share; its identity is plainly synthetic."""
+    """Return what all images of a patient's study share; its identity is plainly synthetic."""
     rng = np.random.default_rng([seed, 7])
     date, time = f"20200{rng.integers(1, 10)}{rng.integers(10, 29)}", f"{rng.integers(8, 18):02d}1530.000"
+    sex, age, weight = ("F", "M")[rng.integers(2)], rng.integers(40, 80), rng.integers(55, 95)
+    study, frame = _uid(name, seed, "study"), _uid(name, seed, "frame of reference")
     header = Dataset()
-    header.SpecificCharacterSet = "ISO_IR 100"
     for kind in ("Study", "Series", "Acquisition", "Content", "InstanceCreation"):
-        setattr(header, f"{kind}Date", date)
-        setattr(header, f"{kind}Time", time)
-    header.SOPClassUID = CTImageStorage
-    header.StudyInstanceUID = _uid(name, seed, "study")
-    header.FrameOfReferenceUID = _uid(name, seed, "frame of reference")
-    header.Modality = "CT"
-    header.Manufacturer = "dskprep"
-    header.ManufacturerModelName = "Phantom"
-    header.DeviceSerialNumber = "0"
-    header.SoftwareVersions = "synthetic"
-    header.InstitutionName = "SYNTHETIC"
-    header.StationName = "PHANTOM"
-    header.ReferringPhysicianName = ""
-    header.AccessionNumber = f"SYN{seed:06d}"
-    header.StudyID = str(seed)
-    header.StudyDescription = "Synthetic chest CT"
-    header.ProtocolName = "Chest"
-    header.PatientName = f"Phantom^N{seed}"
-    header.PatientID = name
-    header.PatientBirthDate = ""
-    header.PatientSex = ("F", "M")[rng.integers(2)]
-    header.PatientAge = f"{rng.integers(40, 80):03d}Y"
-    header.PatientWeight = str(rng.integers(55, 95))
-    header.PatientPosition = "HFS"
-    header.BodyPartExamined = "CHEST"
-    header.KVP = 120
-    header.DataCollectionDiameter = 500
-    header.DistanceSourceToDetector = 949
-    header.DistanceSourceToPatient = 541
-    header.GantryDetectorTilt = 0
-    header.TableHeight = 150
-    header.RotationDirection = "CW"
-    header.ExposureTime = 500
-    header.XRayTubeCurrent = 200
-    header.Exposure = 100
-    header.FilterType = "BODY"
-    header.GeneratorPower = 24
-    header.FocalSpots = "0.7"
-    header.ConvolutionKernel = "STANDARD"
-    header.RevolutionTime = 0.5
-    header.SingleCollimationWidth = 0.625
-    header.TotalCollimationWidth = 40.0
-    header.SpiralPitchFactor = 0.984
-    header.AcquisitionNumber = 1
-    header.PositionReferenceIndicator = "SN"
-    header.SamplesPerPixel = 1
-    header.PhotometricInterpretation = "MONOCHROME2"
-    header.BitsAllocated = 16
-    header.BitsStored = 16
-    header.HighBit = 15
-    header.PixelRepresentation = 1
-    header.PixelPaddingValue = STORED_PADDING
-    header.WindowCenter = [40, -600]
-    header.WindowWidth = [400, 1500]
-    header.RescaleIntercept = RESCALE_INTERCEPT
-    header.RescaleSlope = 1
-    header.RescaleType = "HU"
-    header.BurnedInAnnotation = "NO"
+        _set(header, **{f"{kind}Date": date, f"{kind}Time": time})
+    _set(header, SpecificCharacterSet="ISO_IR 100", SOPClassUID=CTImageStorage, Modality="CT", BurnedInAnnotation="NO")
+    _set(header, StudyInstanceUID=study, StudyID=str(seed), StudyDescription="Synthetic chest CT", AcquisitionNumber=1)
+    _set(header, FrameOfReferenceUID=frame, PositionReferenceIndicator="SN", PatientPosition="HFS")
+    _set(header, PatientID=name, PatientName=f"Phantom^N{seed}", PatientBirthDate="", PatientSex=sex)
+    _set(header, PatientAge=f"{age:03d}Y", PatientWeight=str(weight), BodyPartExamined="CHEST")
+    _set(header, Manufacturer="dskprep", ManufacturerModelName="Phantom", DeviceSerialNumber="0")
+    _set(header, SoftwareVersions="synthetic", InstitutionName="SYNTHETIC", StationName="PHANTOM")
+    _set(header, ReferringPhysicianName="", AccessionNumber=f"SYN{seed:06d}", ProtocolName="Chest")
+    _set(header, KVP=120, XRayTubeCurrent=200, ExposureTime=500, Exposure=100, GeneratorPower=24, FilterType="BODY")
+    _set(header, DistanceSourceToDetector=949, DistanceSourceToPatient=541, DataCollectionDiameter=500)
+    _set(header, GantryDetectorTilt=0, TableHeight=150, RotationDirection="CW", RevolutionTime=0.5)
+    _set(header, SingleCollimationWidth=0.625, TotalCollimationWidth=40.0, SpiralPitchFactor=0.984, FocalSpots="0.7")
+    _set(header, SamplesPerPixel=1, PhotometricInterpretation="MONOCHROME2", PixelRepresentation=1)
+    _set(header, BitsAllocated=16, BitsStored=16, HighBit=15, PixelPaddingValue=STORED_PADDING)
+    _set(header, RescaleIntercept=RESCALE_INTERCEPT, RescaleSlope=1, RescaleType="HU", ConvolutionKernel="STANDARD")
+    _set(header, WindowCenter=[40, -600], WindowWidth=[400, 1500])
     procedure = Dataset()
-    procedure.CodeValue = "CTCHEST"
-    procedure.CodingSchemeDesignator = "99PHANTOM"
-    procedure.CodeMeaning = "CT of the chest"
+    _set(procedure, CodeValue="CTCHEST", CodingSchemeDesignator="99PHANTOM", CodeMeaning="CT of the chest")
     header.ProcedureCodeSequence = [procedure]
     private = header.private_block(0x0009, "DSKPREP_PHANTOM", create=True)
     private.add_new(0x01, "LO", "synthetic, of no person")

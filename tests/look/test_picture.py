@@ -123,22 +123,22 @@ def test_two_views_show_the_same_place_of_the_patient() -> None:
 
 def test_a_ball_is_round_and_lit_from_over_the_left_shoulder() -> None:
     mask = (balls() == 1).astype(np.uint8)
-    drawn = surface.of_mask(volume(mask), 0)
+    drawn = surface.draw(surface.of_mask(volume(mask)), 0)
     lit = drawn.any(axis=2)
-    assert lit.sum() * surface.VOXEL_MM**2 == pytest.approx(np.pi * 20**2, rel=0.05)
+    assert lit.sum() * surface.PIXEL_MM**2 == pytest.approx(np.pi * 20**2, rel=0.05)
     rows, columns = np.nonzero(lit)
     middle = round(rows.mean()), round(columns.mean())
-    reach = round(12 / surface.VOXEL_MM)
+    reach = round(12 / surface.PIXEL_MM)
     brightness = drawn.sum(axis=2)
     upper_left, lower_right = (brightness[middle[0] + s * reach, middle[1] + s * reach] for s in (-1, 1))
     assert upper_left > 1.5 * lower_right > 0
 
 
 def test_the_right_lung_is_on_the_left_and_the_left_comes_to_the_front_when_turned() -> None:
-    front = surface.of_mask(volume(balls()), 0)
+    front = surface.draw(surface.of_mask(volume(balls())), 0)
     blue, orange = front[:, :, 2] > front[:, :, 0], front[:, :, 0] > front[:, :, 2]
     assert np.nonzero(blue)[1].max() < np.nonzero(orange)[1].min()
-    turned = surface.of_mask(volume(balls()), 90)
+    turned = surface.draw(surface.of_mask(volume(balls())), 90)
     assert (turned[:, :, 0] > turned[:, :, 2]).sum() > 100  # the left one hides the right one
     assert (turned[:, :, 2] > turned[:, :, 0]).sum() == 0
 
@@ -148,7 +148,7 @@ def test_bone_is_what_is_above_its_level_and_tissue_hides_it() -> None:
     array[balls(28) > 0] = 50
     array[balls(10) > 0] = 900
     areas = {
-        kind: surface.of_hu(volume(array), kind, 0).any(axis=2).sum() * surface.VOXEL_MM**2
+        kind: surface.draw(surface.of_hu(volume(array), kind), 0).any(axis=2).sum() * surface.PIXEL_MM**2
         for kind in ("tissue", "bone")
     }
     assert areas["bone"] == pytest.approx(2 * np.pi * 10**2, rel=0.15)

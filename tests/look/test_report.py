@@ -11,7 +11,7 @@ from pathlib import Path
 import browser
 import pytest
 import tiny
-from test_thumbnail import prepared
+from builders import prepared
 
 import dskprep
 from dskprep import storage

@@ -238,7 +238,7 @@ def test_the_page_shows_outliers_an_even_share_and_some_of_each_reason(
     assert len(asked) == 10
     text = re.sub(r"<[^>]*>", "", page)
     assert "100 of the 2000 written volumes, 10 with a picture" in text
-    assert "21 of the 301 series not written, at most 20 of a reason" in text
+    assert "21 of the 301 series not written, at most 20 per reason" in text
     assert re.search(r"<b class=\"refused\">300</b>", page)  # what is counted is all
 
 

@@ -11,7 +11,8 @@ import pytest
 import SimpleITK as sitk
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless
 
-from dskprep.synthetic.phantom import LEFT_LUNG, PADDING_HU, RIGHT_LUNG, Phantom, make_phantom
+from dskprep.sides import LEFT, RIGHT
+from dskprep.synthetic.phantom import PADDING_HU, Phantom, make_phantom
 from dskprep.synthetic.scanner import localizer_file, series_files, write_patients
 
 SPACING_MM, SHAPE = (5.0, 2.75, 2.75), (60, 128, 128)
@@ -89,7 +90,7 @@ def test_the_affine_is_canonical_with_the_spacing_asked_for(phantom: Phantom) ->
 
 def test_the_right_lung_lies_at_smaller_x(phantom: Phantom) -> None:
     x = [phantom.lungs.to_patient(np.argwhere(phantom.lungs.array == lung))[:, 0] for lung in (1, 2)]
-    assert x[RIGHT_LUNG - 1].max() < x[LEFT_LUNG - 1].min()
+    assert x[RIGHT - 1].max() < x[LEFT - 1].min()
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -97,7 +98,7 @@ def test_lungs_are_as_large_and_as_dense_as_lungs_are_and_lie_inside_the_scan(se
     made = make_phantom(seed=seed, spacing_mm=SPACING_MM, shape=SHAPE)
     truth = made.lungs.array > 0
     assert -900 < made.volume.array[truth].mean() < -700
-    assert 2500 < lung_ml(made, RIGHT_LUNG) + lung_ml(made, LEFT_LUNG) < 6500
+    assert 2500 < lung_ml(made, RIGHT) + lung_ml(made, LEFT) < 6500
     assert not truth[[0, -1]].any()
     assert not (truth & (made.volume.array == PADDING_HU)).any()
 
@@ -118,7 +119,7 @@ def test_outside_the_round_field_of_view_there_is_padding(phantom: Phantom) -> N
 
 def test_another_grid_shows_the_same_patient(phantom: Phantom) -> None:
     finer = make_phantom(seed=3, spacing_mm=(3.0, 2.0, 2.0), shape=(100, 176, 176))
-    for lung in (RIGHT_LUNG, LEFT_LUNG):
+    for lung in (RIGHT, LEFT):
         assert lung_ml(finer, lung) == pytest.approx(lung_ml(phantom, lung), rel=0.03)
     centres = [p.lungs.to_patient(np.argwhere(p.lungs.array)).mean(axis=0) for p in (phantom, finer)]
     np.testing.assert_allclose(*centres, atol=1.5)
@@ -136,7 +137,7 @@ def test_consolidation_makes_its_fraction_of_one_lung_dense_and_stays_lung(phant
     made = make_phantom(seed=3, spacing_mm=SPACING_MM, shape=SHAPE, consolidation=0.3)
     np.testing.assert_array_equal(made.lungs.array, phantom.lungs.array)
     turned_dense = (made.volume.array > -300) & (phantom.volume.array < -600)
-    fractions = [turned_dense[made.lungs.array == lung].mean() for lung in (RIGHT_LUNG, LEFT_LUNG)]
+    fractions = [turned_dense[made.lungs.array == lung].mean() for lung in (RIGHT, LEFT)]
     assert min(fractions) == 0
     assert max(fractions) == pytest.approx(0.3, abs=0.06)
     with pytest.raises(ValueError, match="consolidation"):
