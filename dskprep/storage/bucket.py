@@ -1,7 +1,7 @@
-"""Buckets on S3: obstore reads and lists, s3fs finds the credentials and writes. The only user of obstore.
+"""Buckets on S3: obstore reads and lists, s3fs writes.
 
-obstore costs a fraction of the CPU that s3fs costs (a third per GET of 512 KiB, a fifteenth per key in a
-listing), and that CPU is the preprocessing's. Its synchronous calls release the GIL, so plain threads are enough.
+obstore needs a fraction of the CPU that s3fs needs: a third per GET of 512 KiB (`benchmarks/reads.py`), a fifteenth per
+key in a listing. What it saves is left for preprocessing. Its calls release the GIL, so plain threads are enough.
 
 obstore cannot do two things, which s3fs then does in a minimal way: name a key that is no path (`a//b`), and work
 in a process that was forked after obstore was used (its threads do not survive a fork, and it hangs).
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import math
 import sys
 import time
 from collections import deque
@@ -59,15 +60,8 @@ def read_many(fs: Any, path: str, entries: Sequence[Entry]) -> Iterator[bytes]:
 
     def read_listed(entry: Entry) -> bytes:
         key = _join(folder, entry.name)
-
-        def get() -> bytes:
-            content = _get(fs, bucket, key, entry.tag)
-            if len(content) != entry.size:
-                raise OSError(f"expected {entry.size} bytes, received {len(content)}")
-            return content
-
         try:
-            return connection.retry(get, key, deadline)
+            return connection.retry(lambda: _get(fs, bucket, key, entry), key, deadline)
         except FileNotFoundError as error:
             raise ObjectChanged(f"{key}: is not there any more as it was listed") from error
 
@@ -85,7 +79,8 @@ def read_ranges(fs: Any, path: str, ranges: Sequence[tuple[int, int]]) -> list[b
 
     def get() -> list[bytes]:
         try:
-            parts = [bytes(p) for p in obstore.get_ranges(connection.store(fs, bucket), key, starts=starts, ends=ends)]
+            store = connection.store(fs, bucket)
+            parts = [bytes(part) for part in obstore.get_ranges(store, key, starts=starts, ends=ends)]
         except NOT_BY_OBSTORE:
             parts = _get_by_s3fs(fs, bucket, key, *({"Range": f"bytes={s}-{e - 1}"} for s, e in ranges))
         if [len(part) for part in parts] != [end - start for start, end in ranges]:
@@ -95,15 +90,17 @@ def read_ranges(fs: Any, path: str, ranges: Sequence[tuple[int, int]]) -> list[b
     return connection.retry(get, key)
 
 
-def _get(fs: Any, bucket: str, key: str, etag: str = "") -> bytes:
-    """Return one object, if it has this ETag or none is given."""
-    match = f'"{etag}"'
+def _get(fs: Any, bucket: str, key: str, listed: Entry | None = None) -> bytes:
+    """Return one object, if it has the ETag and the size that were listed, where a listing is given."""
+    match = f'"{listed.tag}"' if listed and listed.tag else ""
     try:
-        return bytes(
-            obstore.get(connection.store(fs, bucket), key, options={"if_match": match} if etag else None).bytes()
-        )
+        store = connection.store(fs, bucket)
+        content = bytes(obstore.get(store, key, options={"if_match": match} if match else None).bytes())
     except NOT_BY_OBSTORE:
-        return _get_by_s3fs(fs, bucket, key, {"IfMatch": match} if etag else {})[0]
+        (content,) = _get_by_s3fs(fs, bucket, key, {"IfMatch": match} if match else {})
+    if listed and len(content) != listed.size:
+        raise OSError(f"expected {listed.size} bytes, received {len(content)}")
+    return content
 
 
 def _get_by_s3fs(fs: Any, bucket: str, key: str, *conditions: dict[str, str]) -> list[bytes]:
@@ -131,7 +128,7 @@ def list_folder(fs: Any, path: str) -> tuple[list[str], list[Entry]]:
         found = obstore.list_with_delimiter(connection.store(fs, bucket), folder or None)
         return sorted(key[start:] for key in found["common_prefixes"]), sorted(_to_entries(found["objects"], folder))
 
-    return connection.retry(get, path)
+    return connection.retry(get, path, math.inf)
 
 
 def list_below(fs: Any, path: str, limit: int = sys.maxsize) -> list[Entry] | None:
@@ -147,7 +144,7 @@ def list_below(fs: Any, path: str, limit: int = sys.maxsize) -> list[Entry] | No
         return [e for e, after in itertools.zip_longest(found, found[1:]) if not _is_marker(fs, path, e, after)]
 
     try:
-        return connection.retry(get, path)
+        return connection.retry(get, path, math.inf)
     except NOT_BY_OBSTORE:
         return list(_list_by_s3fs(fs, path))
 

@@ -1,4 +1,4 @@
-"""How obstore reaches a bucket: with s3fs's credentials, within limits of time, trying again, and not after a fork."""
+"""How obstore reaches a bucket: credentials, time limits, retries, errors, and what a fork breaks."""
 
 from __future__ import annotations
 
@@ -43,16 +43,19 @@ CREDENTIALS_FOR = timedelta(minutes=5)
 """How long credentials are used before botocore, which renews them, is asked again."""
 
 GONE_TYPES = (FileNotFoundError, NotFoundError, PreconditionError)
+"""What obstore raises for an object that does not exist, or not with the ETag asked for."""
+
 DENIED_TYPES = (PermissionError, PermissionDeniedError, UnauthenticatedError)
+"""What obstore and s3fs raise where the credentials do not suffice."""
 
 GONE = {"NoSuchBucket", "NoSuchKey", "404", "PreconditionFailed", "412"}
-"""S3's codes for an object that is not there, or not with the ETag asked for."""
+"""S3's codes for the same; some servers send the status alone."""
 
 EXPIRED = {"ExpiredToken", "TokenRefreshRequired", "RequestTimeTooSkewed", "InvalidToken"}
-"""S3's codes, some with status 400, after which the same credentials cannot do."""
+"""S3's codes, some with status 400, for credentials that will not be accepted again."""
 
 RETRIED = (BaseError, ClientError, EndpointError, HTTPClientError, ClientPayloadError, OSError)
-"""What obstore, botocore and aiohttp raise when a request fails."""
+"""What obstore, botocore and aiohttp raise for a failed request; not botocore's errors about missing credentials."""
 
 
 class _Forked(Exception):
@@ -60,11 +63,14 @@ class _Forked(Exception):
 
 
 NOT_BY_OBSTORE = (_Forked, InvalidPathError, ValueError)
-"""After these s3fs does it. obstore raises the last two for keys that are no paths, in listings and in reads."""
+"""After one of these, s3fs does it. obstore raises the last two for keys that are no paths: in a listing, in a read."""
 
 
 def retry(request: Callable[[], T], where: str, deadline: float | None = None) -> T:
-    """Repeat a request until it succeeds. Raises FileNotFoundError, PermissionError, or another OSError."""
+    """Repeat a request until it succeeds, at most ATTEMPTS times, and not after the deadline (by `time.monotonic`).
+
+    Raises FileNotFoundError or PermissionError at once, and another OSError after the last try. NOT_BY_OBSTORE passes.
+    """
     deadline = deadline or time.monotonic() + DEADLINE_S
     for attempt in itertools.count(1):
         try:
@@ -83,9 +89,9 @@ def retry(request: Callable[[], T], where: str, deadline: float | None = None) -
 
 
 def _as_os_error(error: Exception) -> OSError:
-    """Return a FileNotFoundError, a PermissionError, or another OSError, with what the server said.
+    """Convert to a FileNotFoundError, a PermissionError, or another OSError, with what the server said.
 
-    obstore's types say little about a failed listing; the status and S3's code in its text do.
+    obstore's types say little about a failed listing, but its text holds the status and S3's code.
     """
     text = str(error).strip()
     if isinstance(error, ClientError):
@@ -130,7 +136,7 @@ def store(fs: Any, bucket: str) -> S3Store:
 
 
 def _credentials(fs: Any) -> Callable[[], Any]:
-    """Return what obstore calls when it needs credentials: it gives those that s3fs would sign with now."""
+    """Make the function by which obstore asks for credentials: it returns those that s3fs would sign with now."""
     resolved = fsspec.asyn.sync(fs.loop, fs.session.get_credentials) if not fs.key else None
 
     def provide() -> dict[str, Any]:
@@ -150,7 +156,7 @@ def _credentials(fs: Any) -> Callable[[], Any]:
 
 
 class _Fork:
-    """What this process, if it was forked, cannot use of its parent's."""
+    """What a process that was forked cannot use of its parent's: obstore, and the file systems of s3fs."""
 
     def __init__(self) -> None:
         self.is_obstore_used = self.is_obstore_lost = False
@@ -158,7 +164,7 @@ class _Fork:
         os.register_at_fork(after_in_child=self._in_child)
 
     def _in_child(self) -> None:
-        """Keep the parent's s3fs file systems, which would be closed by an event loop that is not theirs."""
+        """Keep the parent's file systems: when dropped, they would be closed by an event loop that is not theirs."""
         self.is_obstore_lost |= self.is_obstore_used
         if s3fs := sys.modules.get("s3fs.core"):
             self.file_systems += s3fs.S3FileSystem._cache.values()
