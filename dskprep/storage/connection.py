@@ -156,18 +156,26 @@ def _credentials(fs: Any) -> Callable[[], Any]:
 
 
 class _Fork:
-    """What a process that was forked cannot use of its parent's: obstore, and the file systems of s3fs."""
+    """What a process that was forked cannot use of its parent's: obstore, and the file systems of s3fs.
+
+    fsspec drops the latter in the child, where their sessions would be closed by an event loop that is not theirs, and
+    complain. They are kept instead.
+    """
 
     def __init__(self) -> None:
         self.is_obstore_used = self.is_obstore_lost = False
-        self.file_systems: list[Any] = []
-        os.register_at_fork(after_in_child=self._in_child)
+        self._open_now: list[Any] = []
+        self._of_parents: list[Any] = []
+        os.register_at_fork(before=self._before, after_in_parent=self._open_now.clear, after_in_child=self._in_child)
+
+    def _before(self) -> None:
+        if s3fs := sys.modules.get("s3fs.core"):
+            self._open_now += s3fs.S3FileSystem._cache.values()
 
     def _in_child(self) -> None:
-        """Keep the parent's file systems: when dropped, they would be closed by an event loop that is not theirs."""
         self.is_obstore_lost |= self.is_obstore_used
-        if s3fs := sys.modules.get("s3fs.core"):
-            self.file_systems += s3fs.S3FileSystem._cache.values()
+        self._of_parents += self._open_now
+        self._open_now.clear()
 
 
 fork = _Fork()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -225,6 +227,34 @@ def test_an_object_whose_key_is_no_path_lies_in_a_folder_of_its_own(s3: str, mon
     found = {f.path: (names(f.entries), f.has_subfolders) for f in storage.walk(s3)}
     assert found == {"a/": (["3.dcm"], False), "a": (["1.dcm"], True), "a/b": (["2.dcm"], False)}
     assert names(storage.listing_below(f"{s3}/a")) == ["/3.dcm", "1.dcm", "b/2.dcm"]
+
+
+FORKS = """
+import os, sys
+from dskprep import storage
+url, content = sys.argv[1], b"0123456789" * 100
+storage.write_many(url, {str(number): content for number in range(20)})
+entries = storage.listing(url)
+assert len(list(storage.read_many(url, entries))) == 20
+for _ in range(2):
+    child = os.fork()
+    if not child:
+        assert [found for _, found in storage.read_many(url, entries)] == [content] * 20
+        assert storage.read_ranges(f"{url}/7", [(1, 3), (998, 1000)]) == [b"12", b"89"]
+        assert [len(folder.entries) for folder in storage.walk(url)] == [20]
+        print("the child has read", flush=True)
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    storage.write_many(url, {str(number): content for number in range(20)})
+"""
+"""A program that reads from S3, and whose children do so after it."""
+
+
+@pytest.mark.s3
+def test_a_process_that_was_forked_reads_and_lists_and_complains_of_nothing(s3: str) -> None:
+    words = [sys.executable, "-c", FORKS, f"{s3}/f"]
+    done = subprocess.run(words, check=False, capture_output=True, text=True, timeout=100)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "the child has read\n" * 2, "")
 
 
 def test_local_folders_are_walked_in_a_stable_order_and_empty_ones_too(tmp_path: Path) -> None:
