@@ -77,11 +77,11 @@ def dask_setup(worker: Any) -> None:  # noqa: ARG001
 
 def shorten() -> None:
     """Seconds instead of minutes until a silent server is given up."""
-    from dskprep.storage import bucket, place
+    from dskprep.storage import connection, place
     from dskprep.worker import patient
 
     place.S3_SETTINGS["config_kwargs"]["read_timeout"] = READ_TIMEOUT_S
-    bucket.SILENCE_S = READ_TIMEOUT_S
+    connection.SILENCE_S = READ_TIMEOUT_S
     patient.WAIT_S = 0.2
 
 
@@ -272,7 +272,6 @@ def play(the_stage: Stage, seed: int, *, folder: Path, n_events: int = len(EVENT
             "PYTHONPATH": os.pathsep.join(filter(None, [str(Path(__file__).parent), os.environ.get("PYTHONPATH")])),
             "PYTHONUNBUFFERED": "1",
             "COLUMNS": "200",
-            "DSKPREP_S3_READER": "s3fs" if seed % 4 == 3 else "obstore",
         }
         with Cluster(folder, environment) as cluster:
             run = Run(the_stage, target, cluster, environment, folder, outcome, started + SEED_LIMIT_S)

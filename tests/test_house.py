@@ -38,13 +38,13 @@ SYNTHETIC_MAY_IMPORT = {"values", "storage", "kernels", "synthetic"}
 """What is tried on a patient must not have made it."""
 
 HOMES = {
-    "aiohttp": {"storage.bucket"},
+    "aiohttp": {"storage.connection"},
     "bokeh": {"pipeline.page"},
-    "botocore": {"storage.bucket", "storage.place", "synthetic.s3server"},
+    "botocore": {"storage.connection", "storage.place", "synthetic.s3server"},
     "click": {"cli.commands", "cli.terminal"},
     "dask": {"cli.commands", "cli.printed", "dataset.convert", "pipeline.cluster", "pipeline.run"},
     "distributed": {"pipeline.cluster", "pipeline.page", "pipeline.run", "pipeline.watch", "worker.patient"},
-    "fsspec": {"storage.bucket", "storage.place"},
+    "fsspec": {"storage.bucket", "storage.connection", "storage.place"},
     "google_crc32c": {"dataset.omezarr", "dataset.shards"},
     "imagecodecs": {"dicom.pixels", "dataset.thumbnail"},
     "jinja2": {"look.report"},
@@ -52,7 +52,7 @@ HOMES = {
     "nibabel": {"dataset.convert"},
     "numba": {"kernels.compiled"},
     "numcodecs": {"dataset.omezarr", "dataset.shards"},
-    "obstore": {"storage.bucket"},
+    "obstore": {"storage.bucket", "storage.connection"},
     "pandas": {"dataset.index", "look.report", "source.cases"},
     "psutil": {"source.files"},
     "pyarrow": {"dataset.index"},

@@ -268,7 +268,7 @@ def verify(target: str, forget: bool) -> int:
 @click.option("--older-than", "hours", default=24.0, show_default=True, type=click.FloatRange(0), help="In hours.")
 @click.option("--dry-run", is_flag=True, help="Only say what would be deleted.")
 def clean(target: str, hours: float, dry_run: bool) -> int:
-    """Delete what runs that died have left in TARGET: objects without a record, unfinished uploads."""
+    """Delete what runs that died have left in TARGET: objects without a record, unfinished files."""
     from dskprep.dataset import verification
 
     n_deleted = 0

@@ -59,8 +59,8 @@ def forget(target: str, keys: set[str]) -> None:
 def clean(target: str, *, older_than_s: float, is_trial: bool = False) -> Iterator[str]:
     """Delete what runs that died have left, and yield each name (in a trial, only yield).
 
-    That is: what volumes without a `written` record have, unfinished local files, and multipart uploads.
-    What is younger than `older_than_s` may belong to a run under way, and stays.
+    That is: the objects of volumes without a `written` record, and unfinished local files. What is younger
+    than `older_than_s` may belong to a run under way, and stays.
     """
     target = storage.absolute(target)
     store.describe(target)
@@ -73,9 +73,6 @@ def clean(target: str, *, older_than_s: float, is_trial: bool = False) -> Iterat
             yield from (f"{path}/{name}" for name in old)
             if not is_trial:
                 storage.delete(storage.join(target, path), old)
-    if not is_trial:
-        n_aborted = storage.abort_uploads(target, before_s)
-        yield from [f"{n_aborted} multipart uploads"] if n_aborted else []
 
 
 def _places(target: str, written: set[str]) -> list[str]:

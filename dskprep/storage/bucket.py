@@ -1,368 +1,272 @@
-"""Reading and listing S3, many requests at once, with the credentials of an s3fs file system. The only user of obstore.
+"""Buckets on S3: obstore reads and lists, s3fs writes.
 
-obstore costs a fraction of the CPU that s3fs costs (a third for a GET of 512 KiB, a fifteenth for a key in
-a listing), and that CPU is the preprocessing's. Its synchronous calls release the GIL, so plain threads are
-enough. The environment variable DSKPREP_S3_READER=s3fs makes s3fs do it instead, with the same results; it
-does so anyway for keys that obstore cannot name (`a//b`).
+obstore needs a fraction of the CPU that s3fs needs: a third per GET of 512 KiB (`benchmarks/reads.py`), a fifteenth per
+key in a listing. What it saves is left for preprocessing. Its calls release the GIL, so plain threads are enough.
+
+obstore cannot do two things, which s3fs then does in a minimal way: name a key that is no path (`a//b`), and work
+in a process that was forked after obstore was used (its threads do not survive a fork, and it hangs).
+
+A `path` is a bucket's name and a key: `bucket/folder/name`.
 """
 
 from __future__ import annotations
 
+import asyncio
 import itertools
-import os
-import re
+import math
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime, timedelta
-from typing import Any, NamedTuple, TypeVar
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
 
 import fsspec.asyn
 import obstore
-from aiohttp import ClientPayloadError
-from botocore.exceptions import BotoCoreError, ClientError
-from obstore.exceptions import (
-    BaseError,
-    InvalidPathError,
-    NotFoundError,
-    PermissionDeniedError,
-    PreconditionError,
-    UnauthenticatedError,
-)
-from obstore.store import S3Store
 
-T = TypeVar("T")
+from dskprep.storage import connection
+from dskprep.storage.connection import NOT_BY_OBSTORE
+from dskprep.storage.local import Entry, Folder, ObjectChanged, to_entry
 
 THREADS = 16
-ATTEMPTS = 4
-"""Tries of one object, beside obstore's own of one request: a body may break off."""
+"""Requests under way at once per call."""
 
-WAIT_S = 0.5
-"""Before the second try; doubled before each further one."""
+PUT_BYTES = 2 << 30
+"""s3fs writes what is smaller than twice this in one PUT, so a killed process leaves no parts of a multipart upload."""
 
-DEADLINE_S = 180.0
-"""For the objects of one call together: after it no object is tried again."""
+MAX_DELETED_AT_ONCE = 1000
+"""Most keys per DeleteObjects request; S3's limit."""
 
-CONNECT_S, SILENCE_S, REQUEST_S, RETRY_S = 5.0, 20.0, 120.0, 60.0
-"""Longest wait for a connection, for the next byte, for one whole object, and until the last retry of a request."""
+LISTED_AHEAD = 32
+"""Folders whose listings may be under way, or wait to be used, at once."""
 
-CREDENTIALS_FOR = timedelta(minutes=5)
-"""How long credentials are used before botocore, which renews them, is asked again."""
-
-EXPIRED = {"ExpiredToken", "TokenRefreshRequired", "RequestTimeTooSkewed", "InvalidToken"}
-"""Codes, some with status 400, after which the same credentials cannot do."""
-
-DENIED_TYPES = (PermissionDeniedError, UnauthenticatedError)
-DENIED = re.compile(r"status code: 40[13]\b")
+LISTED_AT_ONCE = 5000
+"""Most objects of one folder in a listing; the subfolders of a larger one are listed one by one."""
 
 
-Get = Callable[[str, str], bytes]
-"""One GET: the object of a key, if its ETag is the one given or none is given.
-
-Raises FileNotFoundError if there is none such, PermissionError, or another OSError, after which it is tried again.
-"""
-
-
-class ObjectChanged(Exception):
-    """An object is not the one that was listed."""
+def read(fs: Any, path: str) -> bytes:
+    """Return one object. Raises FileNotFoundError, PermissionError, or another OSError."""
+    bucket, _, key = path.partition("/")
+    return connection.retry(lambda: _get(fs, bucket, key), key)
 
 
-class OddKeys(Exception):
-    """A listing holds keys that are no paths."""
+def read_many(fs: Any, path: str, entries: Sequence[Entry]) -> Iterator[bytes]:
+    """Yield the content of objects below a folder, several read at once.
 
-
-class Listed(NamedTuple):
-    """One object of a listing: its key, size in bytes, ETag, and when it was written (seconds since 1970)."""
-
-    key: str
-    size: int
-    etag: str
-    modified_s: float
-
-
-def read_objects(fs: Any, bucket: str, objects: Sequence[tuple[str, int, str]]) -> Iterator[bytes]:
-    """The content of objects given as (key, size, ETag), in that order.
-
-    Raises ObjectChanged if one was replaced or removed since, PermissionError, or OSError if one
-    cannot be read.
+    Raises ObjectChanged if one was replaced or removed since it was listed, PermissionError, or another OSError.
     """
-    get = _engine(fs, bucket)
-    deadline = time.monotonic() + DEADLINE_S
-    with ThreadPoolExecutor(THREADS, thread_name_prefix="s3read") as threads:
-        futures = [threads.submit(_read_listed, get, *o, deadline) for o in objects]
+    bucket, _, folder = path.partition("/")
+    deadline = time.monotonic() + connection.DEADLINE_S
+
+    def read_listed(entry: Entry) -> bytes:
+        key = _join(folder, entry.name)
         try:
-            for i, future in enumerate(futures):
-                yield future.result()
-                futures[i] = None  # type: ignore[call-overload]
+            return connection.retry(lambda: _get(fs, bucket, key, entry), key, deadline)
+        except FileNotFoundError as error:
+            raise ObjectChanged(f"{key}: is not there any more as it was listed") from error
+
+    with ThreadPoolExecutor(THREADS, thread_name_prefix="s3read") as threads:
+        yield from threads.map(read_listed, entries)
+
+
+def read_ranges(fs: Any, path: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+    """Read the parts of an object from each start to before each end; parts that lie close in one request.
+
+    Raises FileNotFoundError, PermissionError, or another OSError, also if the object is too short.
+    """
+    bucket, _, key = path.partition("/")
+    starts, ends = [start for start, _ in ranges], [end for _, end in ranges]
+
+    def get() -> list[bytes]:
+        try:
+            store = connection.store(fs, bucket)
+            parts = [bytes(part) for part in obstore.get_ranges(store, key, starts=starts, ends=ends)]
+        except NOT_BY_OBSTORE:
+            parts = _get_by_s3fs(fs, bucket, key, *({"Range": f"bytes={s}-{e - 1}"} for s, e in ranges))
+        if [len(part) for part in parts] != [end - start for start, end in ranges]:
+            raise OSError("is shorter than expected")
+        return parts
+
+    return connection.retry(get, key)
+
+
+def _get(fs: Any, bucket: str, key: str, listed: Entry | None = None) -> bytes:
+    """Return one object, if it has the ETag and the size that were listed, where a listing is given."""
+    match = f'"{listed.tag}"' if listed and listed.tag else ""
+    try:
+        store = connection.store(fs, bucket)
+        content = bytes(obstore.get(store, key, options={"if_match": match} if match else None).bytes())
+    except NOT_BY_OBSTORE:
+        (content,) = _get_by_s3fs(fs, bucket, key, {"IfMatch": match} if match else {})
+    if listed and len(content) != listed.size:
+        raise OSError(f"expected {listed.size} bytes, received {len(content)}")
+    return content
+
+
+def _get_by_s3fs(fs: Any, bucket: str, key: str, *conditions: dict[str, str]) -> list[bytes]:
+    """Get an object once for each of the conditions, at once. s3fs's own `cat` cannot ask for an ETag."""
+
+    async def get(condition: dict[str, str]) -> bytes:
+        client = await fs.set_session()
+        answer = await client.get_object(Bucket=bucket, Key=key, **fs.req_kw, **condition)
+        async with answer["Body"] as body:
+            return bytes(await body.read())
+
+    async def get_all() -> list[bytes]:
+        return await asyncio.gather(*map(get, conditions))
+
+    found: list[bytes] = fsspec.asyn.sync(fs.loop, get_all)
+    return found
+
+
+def list_folder(fs: Any, path: str) -> tuple[list[str], list[Entry]]:
+    """Return the folders (by name) and the objects directly in a folder, sorted. May raise NOT_BY_OBSTORE."""
+    bucket, _, folder = path.partition("/")
+    start = len(folder) + 1 if folder else 0
+
+    def get() -> tuple[list[str], list[Entry]]:
+        found = obstore.list_with_delimiter(connection.store(fs, bucket), folder or None)
+        return sorted(key[start:] for key in found["common_prefixes"]), sorted(_to_entries(found["objects"], folder))
+
+    return connection.retry(get, path, math.inf)
+
+
+def list_below(fs: Any, path: str, limit: int = sys.maxsize) -> list[Entry] | None:
+    """Return every object below a folder, sorted by its whole name; None if there are more than `limit`."""
+    bucket, _, folder = path.partition("/")
+
+    def get() -> list[Entry] | None:
+        found: list[Entry] = []
+        for page in obstore.list(connection.store(fs, bucket), folder, chunk_size=1000):
+            found += _to_entries(page, folder)
+            if len(found) > limit:
+                return None
+        return [e for e, after in itertools.zip_longest(found, found[1:]) if not _is_marker(fs, path, e, after)]
+
+    try:
+        return connection.retry(get, path, math.inf)
+    except NOT_BY_OBSTORE:
+        return list(_list_by_s3fs(fs, path))
+
+
+def walk(fs: Any, path: str) -> Iterator[Folder]:
+    """Yield every folder that holds objects. Each folder directly in the first is listed whole, several at once."""
+    with ThreadPoolExecutor(THREADS, thread_name_prefix="s3list") as threads:
+        try:
+            yield from _walk(fs, path, "", threads)
         finally:
             threads.shutdown(cancel_futures=True)
 
 
-def read_object(fs: Any, bucket: str, key: str) -> bytes:
-    """One object, whatever its size and ETag. Raises FileNotFoundError, PermissionError, or OSError."""
-    return _read(_engine(fs, bucket), key, None, "", time.monotonic() + DEADLINE_S)
+def _walk(fs: Any, path: str, above: str, threads: ThreadPoolExecutor) -> Iterator[Folder]:
+    """Yield a folder, which the walk knows as `above`, and those below it.
 
-
-def read_ranges(fs: Any, bucket: str, key: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
-    """Parts of one object, each from its first byte to before its last; near ones in one request, several at once.
-
-    Raises FileNotFoundError, PermissionError, or OSError.
+    A subfolder of more than LISTED_AT_ONCE objects is walked in the same way, so little is held in memory.
     """
-    starts, ends = [start for start, _ in ranges], [end for _, end in ranges]
-    for attempt in range(1, ATTEMPTS + 1):
-        try:
-            if uses_obstore():
-                parts = obstore.get_ranges(_store(fs, bucket), key, starts=starts, ends=ends)
-            else:
-                parts = fs.cat_ranges([f"{bucket}/{key}"] * len(ranges), starts, ends, on_error="raise")
-        except (NotFoundError, FileNotFoundError) as error:
-            raise FileNotFoundError(f"{key}: {_in_short(error)}") from error
-        except BaseError as error:
-            problem = _as_os_error(error, key)
-        except (ClientPayloadError, TimeoutError) as error:
-            problem = OSError(f"{key}: {_in_short(error)}")
-        else:
-            found = [bytes(part) for part in parts]
-            if [len(part) for part in found] == [end - start for start, end in ranges]:
-                return found
-            problem = OSError(f"{key}: is shorter than expected")
-        if isinstance(problem, PermissionError) or attempt == ATTEMPTS:
-            break
-        time.sleep(WAIT_S * 2 ** (attempt - 1))
-    raise problem
-
-
-def _read_listed(get: Get, key: str, size: int, etag: str, deadline: float) -> bytes:
     try:
-        return _read(get, key, size, etag, deadline)
-    except FileNotFoundError as error:
-        raise ObjectChanged(f"{key}: is not there any more as it was listed") from error
+        folders, entries = list_folder(fs, path)
+    except NOT_BY_OBSTORE:
+        yield from _to_folders(_list_by_s3fs(fs, path), above)
+        return
+    if entries:
+        yield Folder(above, tuple(entries), bool(folders))
+    listings: deque[tuple[str, Future[list[Entry] | None]]] = deque()
+    waiting = iter(folders)
+    while True:
+        for name in itertools.islice(waiting, LISTED_AHEAD - len(listings)):
+            listings.append((name, threads.submit(list_below, fs, f"{path}/{name}", LISTED_AT_ONCE)))
+        if not listings:
+            return
+        name, listing = listings.popleft()
+        found, below = listing.result(), _join(above, name)
+        yield from _walk(fs, f"{path}/{name}", below, threads) if found is None else _to_folders(found, below)
 
 
-def _read(get: Get, key: str, size: int | None, etag: str, deadline: float) -> bytes:
-    for attempt in range(1, ATTEMPTS + 1):
-        try:
-            content = get(key, etag)
-            if size is None or len(content) == size:
-                return content
-            problem = OSError(f"{key}: expected {size} bytes, received {len(content)}")
-        except (FileNotFoundError, PermissionError):
-            raise
-        except OSError as error:
-            problem = error
-        wait_s = WAIT_S * 2 ** (attempt - 1)
-        if attempt == ATTEMPTS or time.monotonic() + wait_s > deadline:
-            break
-        time.sleep(wait_s)
-    raise OSError(f"{key}: could not be read in {attempt} tries: {_in_short(problem)}") from problem
+def _to_folders(entries: Iterable[Entry], above: str) -> Iterator[Folder]:
+    """Sort objects, which come in the order of their keys, into folders; only unfinished folders are held."""
+    top = f"{above}/" if above else ""
+    unfinished: dict[str, list[Entry]] = {}  # by prefix, which ends with a slash or is empty
+    parents = set()
+    for entry in entries:
+        name = entry.name.rpartition("/")[2]
+        prefix = top + entry.name.removesuffix(name)
+        for done in [p for p in unfinished if not prefix.startswith(p)]:
+            yield Folder(done[:-1], tuple(unfinished.pop(done)), done in parents)
+            parents.discard(done)
+        unfinished.setdefault(prefix, []).append(entry._replace(name=name))
+        while prefix != top:
+            prefix = prefix[: prefix.rfind("/", 0, -1) + 1]
+            parents.add(prefix)
+    for prefix, found in sorted(unfinished.items()):
+        yield Folder(prefix[:-1], tuple(found), prefix in parents)
 
 
-def _engine(fs: Any, bucket: str) -> Get:
-    return _by_obstore(fs, bucket) if uses_obstore() else _by_s3fs(fs, bucket)
+def _list_by_s3fs(fs: Any, path: str) -> Iterator[Entry]:
+    """Yield every object below a folder, sorted by its whole name."""
+    bucket, _, folder = path.partition("/")
+    request = {"Bucket": bucket, "Prefix": f"{folder}/" if folder else ""}
+    while True:
+        page = fs.call_s3("list_objects_v2", **request)
+        for found in page.get("Contents", []):
+            if not found["Key"].endswith("/"):  # that marks a folder
+                yield to_entry(found | {"size": found["Size"]}, found["Key"].removeprefix(request["Prefix"]))
+        if not page.get("IsTruncated"):
+            return
+        request["ContinuationToken"] = page["NextContinuationToken"]
 
 
-def _by_obstore(fs: Any, bucket: str) -> Get:
-    store = _store(fs, bucket)
-
-    def get(key: str, etag: str) -> bytes:
-        try:
-            return bytes(obstore.get(store, key, options={"if_match": f'"{etag}"'} if etag else None).bytes())
-        except (NotFoundError, FileNotFoundError, PreconditionError) as error:  # obstore raises both of the first
-            raise FileNotFoundError(f"{key}: {_in_short(error)}") from error
-        except ValueError:  # a key that is no path
-            return _by_s3fs(fs, bucket)(key, etag)
-        except BaseError as error:
-            raise _as_os_error(error, key) from error
-
-    return get
-
-
-def _by_s3fs(fs: Any, bucket: str) -> Get:
-    async def whole(key: str, condition: dict[str, str]) -> bytes:
-        client = await fs.set_session()
-        answer = await client.get_object(Bucket=bucket, Key=key, **fs.req_kw, **condition)
-        async with answer["Body"] as body:
-            return await body.read()  # type: ignore[no-any-return]
-
-    def get(key: str, etag: str) -> bytes:
-        try:
-            return bytes(fsspec.asyn.sync(fs.loop, whole, key, {"IfMatch": f'"{etag}"'} if etag else {}))
-        except ClientError as error:
-            code = error.response.get("Error", {}).get("Code", "")
-            kind: type[OSError] = OSError
-            if code in ("404", "412", "NoSuchKey", "PreconditionFailed"):
-                kind = FileNotFoundError
-            elif code in EXPIRED or error.response.get("ResponseMetadata", {}).get("HTTPStatusCode") in (401, 403):
-                kind = PermissionError
-            raise kind(f"{key}: {_in_short(error)}") from error
-        except (BotoCoreError, ClientPayloadError) as error:
-            raise OSError(f"{key}: {_in_short(error)}") from error
-
-    return get
-
-
-def list_folder(fs: Any, bucket: str, folder: str) -> tuple[list[str], list[Listed]]:
-    """The folders and the objects directly in a folder ("" or a path), by their full keys, sorted.
-
-    Raises OddKeys if obstore cannot name them, FileNotFoundError if there is no such bucket,
-    PermissionError, or OSError.
-    """
-
-    def once() -> tuple[list[str], list[Listed]]:
-        found = obstore.list_with_delimiter(_store(fs, bucket), folder or None)
-        return sorted(found["common_prefixes"]), _listed(found["objects"], folder)
-
-    return _tried(once, folder)
-
-
-def list_below(fs: Any, bucket: str, folder: str, limit: int) -> list[Listed] | None:
-    """The objects below a folder, sorted by key; None if there are more than `limit`. Raises as `list_folder`."""
-
-    def once() -> list[Listed] | None:
-        found: list[Listed] = []
-        for page in obstore.list(_store(fs, bucket), folder, chunk_size=1000):
-            found += _listed(page, folder)
-            if len(found) > limit:
-                return None
-        return [o for o, after in itertools.zip_longest(found, found[1:]) if not _is_marker(fs, bucket, o, after)]
-
-    return _tried(once, folder)
-
-
-def uses_obstore() -> bool:
-    return os.environ.get("DSKPREP_S3_READER") != "s3fs" and not _fork.lost_obstore
-
-
-class _Fork:
-    """What a fork does to S3: the threads of obstore and of s3fs do not come along.
-
-    obstore, once used, hangs in a forked child, which therefore reads with s3fs. s3fs begins anew there by itself,
-    but its old file systems would be closed by the wrong event loop: they are kept instead.
-    """
-
-    def __init__(self) -> None:
-        self.uses_obstore = self.lost_obstore = False
-        self._of_parents: list[Any] = []
-        self._at_fork: list[Any] = []
-        os.register_at_fork(before=self._before, after_in_parent=self._in_parent, after_in_child=self._in_child)
-
-    def _before(self) -> None:
-        s3fs = sys.modules.get("s3fs.core")
-        self._at_fork = list(s3fs.S3FileSystem._cache.values()) if s3fs else []
-
-    def _in_parent(self) -> None:
-        self._at_fork = []
-
-    def _in_child(self) -> None:
-        self.lost_obstore |= self.uses_obstore
-        self._of_parents += self._at_fork
-        self._at_fork = []
-
-
-_fork = _Fork()
-
-
-def _tried(once: Callable[[], T], folder: str) -> T:
-    for attempt in range(1, ATTEMPTS + 1):
-        try:
-            return once()
-        except InvalidPathError as error:
-            raise OddKeys(f"{folder}: {_in_short(error)}") from error
-        except BaseError as error:
-            problem = _as_os_error(error, folder)
-            if isinstance(problem, (FileNotFoundError, PermissionError)) or attempt == ATTEMPTS:
-                raise problem from error
-        time.sleep(WAIT_S * 2 ** (attempt - 1))
-    raise AssertionError("the last attempt returned or raised")
-
-
-def _listed(objects: Iterable[Any], folder: str) -> list[Listed]:
-    """Without the folder's own marker, an empty object that consoles make."""
+def _to_entries(objects: Iterable[Any], folder: str) -> list[Entry]:
+    """Convert obstore's listing of a folder, leaving out the folder's own marker."""
+    start = len(folder) + 1 if folder else 0
     return [
-        Listed(o["path"], o["size"], (o["e_tag"] or "").strip('"'), o["last_modified"].timestamp())
+        Entry(o["path"][start:], o["size"], (o["e_tag"] or "").strip('"'), o["last_modified"].timestamp())
         for o in objects
         if o["path"] != folder
     ]
 
 
-def _is_marker(fs: Any, bucket: str, listed: Listed, after: Listed | None) -> bool:
-    """Whether this is the empty object `path/` that marks a folder; obstore drops the slash."""
-    if listed.size:
+def _is_marker(fs: Any, path: str, entry: Entry, after: Entry | None) -> bool:
+    """Tell whether this is the empty object `folder/` by which consoles mark a folder; obstore drops the slash."""
+    if entry.size:
         return False
-    if after and after.key.startswith(f"{listed.key}/"):
+    if after and after.name.startswith(f"{entry.name}/"):
         return True
+    bucket, _, key = f"{path}/{entry.name}".partition("/")
     try:
-        fs.call_s3("head_object", Bucket=bucket, Key=listed.key)
+        fs.call_s3("head_object", Bucket=bucket, Key=key)
     except FileNotFoundError:
         return True
     return False
 
 
-def _as_os_error(error: BaseError, where: str) -> OSError:
-    """obstore's types say little of a failed listing; the status and the code in its text do."""
-    kind: type[OSError] = OSError
-    if isinstance(error, NotFoundError) or _code(error) == "NoSuchBucket":
-        kind = FileNotFoundError
-    elif isinstance(error, DENIED_TYPES) or _code(error) in EXPIRED or DENIED.search(str(error)):
-        kind = PermissionError
-    return kind(f"{where}: {_in_short(error)}" if where else _in_short(error))
+def _join(folder: str, name: str) -> str:
+    """Join two parts of a key, each of which may be empty."""
+    return f"{folder}/{name}" if folder and name else folder or name
 
 
-def _store(fs: Any, bucket: str) -> S3Store:
-    """The store of a bucket; kept on the file system whose credentials it uses, so both end together."""
-    stores: dict[str, S3Store] = vars(fs).setdefault("_dskprep_stores", {})
-    _fork.uses_obstore = True
-    if bucket not in stores:
-        meta = fs.s3.meta
-        is_https = meta.endpoint_url.startswith("https://")
-        stores[bucket] = S3Store(
-            bucket,
-            endpoint=meta.endpoint_url,
-            region=meta.region_name,
-            virtual_hosted_style_request=False,
-            skip_signature=bool(fs.anon),
-            request_payer="RequestPayer" in fs.req_kw,
-            credential_provider=None if fs.anon else _credentials(fs),
-            client_options={
-                "allow_http": not is_https,
-                "connect_timeout": timedelta(seconds=CONNECT_S),
-                "read_timeout": timedelta(seconds=SILENCE_S),
-                "timeout": timedelta(seconds=REQUEST_S),
-            },
-            retry_config={"max_retries": 6, "retry_timeout": timedelta(seconds=RETRY_S)},
-        )
-    return stores[bucket]
+def write_many(fs: Any, objects: dict[str, bytes]) -> None:
+    """Write objects by path, several at once; each is whole or absent."""
+    fs.pipe(objects, chunksize=PUT_BYTES)
 
 
-def _credentials(fs: Any) -> Callable[[], Any]:
-    """What obstore calls when it needs credentials: those that s3fs would sign with now."""
-    resolved = fsspec.asyn.sync(fs.loop, fs.session.get_credentials) if not fs.key else None
-
-    def provide() -> dict[str, Any]:
-        if resolved is None:
-            key, secret, token = fs.key, fs.secret, fs.token
-        else:
-            frozen = fsspec.asyn.sync(fs.loop, resolved.get_frozen_credentials)
-            key, secret, token = frozen.access_key, frozen.secret_key, frozen.token
-        return {
-            "access_key_id": key,
-            "secret_access_key": secret,
-            "token": token,
-            "expires_at": datetime.now(UTC) + CREDENTIALS_FOR,
-        }
-
-    return provide
+def create(fs: Any, path: str, content: bytes) -> bool:
+    """Write an object unless it exists; return whether this call is known to have written it."""
+    try:
+        fs.pipe_file(path, content, chunksize=PUT_BYTES, mode="create")
+    except FileExistsError:
+        return False
+    except OSError:
+        if fs.exists(path):  # some servers answer a lost race with another error than AWS
+            return False
+        raise
+    return True
 
 
-def _code(error: BaseException) -> str:
-    """The error code that the server gave, if any."""
-    found = re.search(r"<Code>([^<]*)</Code>", str(error))
-    return found[1] if found else ""
-
-
-def _in_short(error: BaseException) -> str:
-    """What the server said, else the first line of the error."""
-    text = str(error).strip()
-    said = re.search(r"<Message>([^<]*)</Message>", text)
-    return f"{_code(error)}: {said[1]}"[:200] if _code(error) and said else text.partition("\n")[0][:200]
+def delete(fs: Any, paths: Sequence[str]) -> None:
+    """Delete objects of one bucket; those that do not exist are passed over. s3fs's own `rm` hides failures."""
+    for start in range(0, len(paths), MAX_DELETED_AT_ONCE):
+        keys = [path.partition("/")[2] for path in paths[start : start + MAX_DELETED_AT_ONCE]]
+        bucket = paths[0].partition("/")[0]
+        objects = {"Objects": [{"Key": key} for key in keys], "Quiet": True}
+        for error in fs.call_s3("delete_objects", Bucket=bucket, Delete=objects).get("Errors", []):
+            raise OSError(f"{bucket}/{error['Key']}: cannot be deleted: {error.get('Code')} {error.get('Message')}")

@@ -35,7 +35,8 @@ from dskprep.dataset.record import Record
 from dskprep.errors import InfrastructureError
 from dskprep.settings import PrepConfig
 from dskprep.source import cases
-from dskprep.storage import bucket
+from dskprep.storage import connection
+from dskprep.storage.place import S3_SETTINGS
 from dskprep.synthetic.s3server import REGION, S3Server
 from dskprep.worker import patient
 
@@ -57,20 +58,20 @@ def proxy(s3_server: S3Server) -> Iterator[FaultyS3]:
 def faulty(proxy: FaultyS3, s3_environment: None, monkeypatch: pytest.MonkeyPatch) -> FaultyS3:  # noqa: ARG001
     """Whatever opens an S3 URL meets the proxy; time-outs and waits are short."""
     monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
-    config = storage.S3_SETTINGS["config_kwargs"] | {"read_timeout": 0.5}
-    monkeypatch.setitem(storage.S3_SETTINGS, "config_kwargs", config)
+    config = S3_SETTINGS["config_kwargs"] | {"read_timeout": 0.5}
+    monkeypatch.setitem(S3_SETTINGS, "config_kwargs", config)
     for name, value in {"SILENCE_S": 0.5, "WAIT_S": 0.01}.items():
-        monkeypatch.setattr(bucket, name, value)
+        monkeypatch.setattr(connection, name, value)
     monkeypatch.setattr(patient, "WAIT_S", 0.01)
     s3fs.S3FileSystem.clear_instance_cache()
     proxy.forget()
     return proxy
 
 
-@pytest.fixture(params=["obstore", "s3fs"])
-def each_reader(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The test is done with each of the two libraries that can read objects."""
-    monkeypatch.setenv("DSKPREP_S3_READER", request.param)
+@pytest.fixture(params=["obstore", "after a fork"])
+def each_way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The test is done with obstore, and with s3fs as in a process that was forked after obstore was used."""
+    monkeypatch.setattr(connection.fork, "is_obstore_lost", request.param == "after a fork")
 
 
 @pytest.fixture
@@ -111,7 +112,7 @@ def test_what_fails_at_random_depends_on_the_seed_and_the_object_only(s3_server:
 # one fault at a time
 
 
-@pytest.mark.usefixtures("each_reader")
+@pytest.mark.usefixtures("each_way")
 @pytest.mark.parametrize("kind", ONE_OFF)
 def test_one_fault_costs_a_retry_and_nothing_else(full: str, faulty: FaultyS3, kind: str) -> None:
     def read() -> None:
@@ -167,13 +168,13 @@ def test_one_fault_costs_a_retry_and_nothing_else(full: str, faulty: FaultyS3, k
         assert faulty.injected == {kind: 1}, do.__name__
 
 
-def test_both_engines_read_equal_bytes_while_requests_fail(
+def test_after_a_fork_s3fs_reads_equal_bytes_while_requests_fail(
     full: str, faulty: FaultyS3, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     entries = storage.listing(full)
     agents = []
-    for reader in ("obstore", "s3fs"):
-        monkeypatch.setenv("DSKPREP_S3_READER", reader)
+    for is_forked in (False, True):
+        monkeypatch.setattr(connection.fork, "is_obstore_lost", is_forked)
         faulty.forget()
         for path in ("00", "03"):
             faulty.script("500", f"/{path}$", times=2)
@@ -183,10 +184,9 @@ def test_both_engines_read_equal_bytes_while_requests_fail(
         assert dict(storage.read_many(full, entries)) == FILES
         assert faulty.injected == {"500": 4, "503": 1, "cut": 2, "reset": 2}
         agents.append({entry["user_agent"] for entry in faulty.log})
-    assert not agents[0] & agents[1]  # two engines indeed
+    assert not agents[0] & agents[1]  # s3fs indeed
 
 
-@pytest.mark.usefixtures("each_reader")
 def test_a_patient_passes_through_all_faults_at_once(place: str, faulty: FaultyS3) -> None:
     tiny.write_patients(f"{place}/in", ["p1", "p2"])
     undisturbed = dskprep.run(f"{place}/in", f"{place}/calm")
@@ -205,7 +205,6 @@ def test_a_patient_passes_through_all_faults_at_once(place: str, faulty: FaultyS
     assert all(not finding.faults for finding in dskprep.verify(f"{place}/rough"))
 
 
-@pytest.mark.usefixtures("each_reader")
 def test_latency_is_hidden_by_reading_many_at_once(full: str, faulty: FaultyS3) -> None:
     entries = storage.listing(full)
     dict(storage.read_many(full, entries))
@@ -224,8 +223,8 @@ def test_latency_is_hidden_by_reading_many_at_once(full: str, faulty: FaultyS3) 
 def test_a_permanent_error_is_one_failed_record_and_the_others_are_written(place: str, faulty: FaultyS3) -> None:
     tiny.write_patients(f"{place}/in", ["p1", "p2", "p3"])
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(bucket, "ATTEMPTS", 2)
-        patched.setattr(bucket, "RETRY_S", 0.3)
+        patched.setattr(connection, "ATTEMPTS", 2)
+        patched.setattr(connection, "RETRY_S", 0.3)
         faulty.script("500", "in/p2/IM003", times=0)
         summary = dskprep.run(f"{place}/in", f"{place}/out")
     assert summary.account.counts == {"written": 2, "failed": 1}
@@ -240,20 +239,20 @@ def test_a_permanent_error_is_one_failed_record_and_the_others_are_written(place
     assert again.account.counts == {"written": 3}
 
 
-@pytest.mark.usefixtures("each_reader")
+@pytest.mark.usefixtures("each_way")
 @pytest.mark.parametrize("kind", ["timeout", "stall", "reset"])
 def test_an_object_that_never_comes_is_given_up_in_time(
     full: str, faulty: FaultyS3, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bucket, "DEADLINE_S", 1.0)
-    monkeypatch.setattr(bucket, "RETRY_S", 0.5)
+    monkeypatch.setattr(connection, "DEADLINE_S", 1.0)
+    monkeypatch.setattr(connection, "RETRY_S", 0.5)
     faulty.script(kind, "/02$", times=0)
     with pytest.raises(InfrastructureError, match="02: could not be read"):
         list(storage.read_many(full, storage.listing(full)))
     assert 1 <= faulty.injected[kind] <= 40
 
 
-@pytest.mark.usefixtures("each_reader")
+@pytest.mark.usefixtures("each_way")
 @pytest.mark.parametrize("kind", ["expired", "expired-403"])
 def test_expired_credentials_are_one_line_and_no_hang(full: str, faulty: FaultyS3, kind: str) -> None:
     entries = storage.listing(full)
@@ -271,7 +270,6 @@ def test_expired_credentials_are_one_line_and_no_hang(full: str, faulty: FaultyS
     assert faulty.injected[kind] <= 12  # nothing was repeated in vain
 
 
-@pytest.mark.usefixtures("each_reader")
 def test_credentials_that_expire_under_a_run_cost_failed_patients_only(place: str, faulty: FaultyS3) -> None:
     tiny.write_patients(f"{place}/in", ["p1", "p2"])
     faulty.script("expired-403", "in/p1/", times=0)
@@ -334,7 +332,7 @@ def signed_put(s3_server: S3Server, path: str) -> str:
     return url.removeprefix(s3_server.endpoint)
 
 
-@pytest.mark.usefixtures("each_reader")
+@pytest.mark.usefixtures("each_way")
 @pytest.mark.parametrize("same_size", [True, False])
 def test_an_object_replaced_between_its_listing_and_its_get_is_refused(
     place: str, faulty: FaultyS3, s3_server: S3Server, same_size: bool
@@ -354,7 +352,6 @@ def test_an_object_replaced_between_its_listing_and_its_get_is_refused(
     assert storage.listing(f"{place}/out/volumes/p1.zarr") == []
 
 
-@pytest.mark.usefixtures("each_reader")
 def test_an_object_removed_while_others_are_read_is_refused(place: str, faulty: FaultyS3) -> None:
     tiny.write(f"{place}/in/p1", tiny.series())
     (case,) = cases.cases(f"{place}/in")
@@ -384,10 +381,11 @@ def wait_until(is_so: Callable[[], bool], limit_s: float = 10.0) -> None:
 
 
 def seen(faulty: FaultyS3, full: str) -> tuple[set[tuple[Any, ...]], set[tuple[Any, ...]]]:
-    """What the requests of s3fs and of obstore say of their sender."""
+    """What the requests of s3fs, which writes, and of obstore, which reads, say of their sender."""
     names = ("access_key", "region", "signed", "token", "request_payer")
-    faulty.forget()
     entries = storage.listing(full)
+    faulty.forget()
+    storage.write_many(f"{full}-more", {"x": b""})
     by_s3fs = {tuple(entry[name] for name in names) for entry in faulty.log}
     faulty.forget()
     assert dict(storage.read_many(full, entries)) == FILES
@@ -396,12 +394,12 @@ def seen(faulty: FaultyS3, full: str) -> tuple[set[tuple[Any, ...]], set[tuple[A
     return by_s3fs, by_obstore
 
 
-def test_both_engines_use_the_environment(full: str, faulty: FaultyS3) -> None:
+def test_both_libraries_use_the_environment(full: str, faulty: FaultyS3) -> None:
     sender = {(os.environ["AWS_ACCESS_KEY_ID"], REGION, True, False, "")}
     assert seen(faulty, full) == (sender, sender)
 
 
-def test_both_engines_use_a_profile_with_its_endpoint_and_region(
+def test_both_libraries_use_a_profile_with_its_endpoint_and_region(
     full: str, faulty: FaultyS3, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     key, secret = os.environ["AWS_ACCESS_KEY_ID"], os.environ["AWS_SECRET_ACCESS_KEY"]
@@ -417,11 +415,11 @@ def test_both_engines_use_a_profile_with_its_endpoint_and_region(
     assert seen(faulty, full) == (sender, sender)
 
 
-def test_both_engines_send_a_session_token(full: str, faulty: FaultyS3, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_both_libraries_send_a_session_token(full: str, faulty: FaultyS3, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_SESSION_TOKEN", "a-token-of-a-session")
     s3fs.S3FileSystem.clear_instance_cache()
     entries = [storage.Entry("00", 1, "x")]
-    for do in (lambda: storage.listing(full), lambda: list(storage.read_many(full, entries))):
+    for do in (lambda: storage.write_many(full, {"x": b""}), lambda: list(storage.read_many(full, entries))):
         faulty.forget()
         with pytest.raises((InfrastructureError, storage.ObjectChanged)):  # the server knows no such session
             do()
@@ -434,7 +432,11 @@ def test_anonymous_requests_are_not_signed(
     entries = storage.listing(full)
     monkeypatch.setitem(fsspec.config.conf, "s3", {"anon": True})
     s3fs.S3FileSystem.clear_instance_cache()
-    for do in (lambda: storage.listing(full), lambda: list(storage.read_many(full, entries))):
+    for do in (
+        lambda: storage.listing(full),
+        lambda: list(storage.read_many(full, entries)),
+        lambda: storage.write_many(full, {"x": b""}),
+    ):
         faulty.forget()
         with pytest.raises(InfrastructureError, match="permission denied"):  # not a public bucket
             do()
@@ -487,8 +489,8 @@ def test_no_secret_is_written_logged_or_sent_in_a_task(
     tasks: list[bytes] = []
     bag = run._bag
     monkeypatch.setattr(run, "_bag", lambda *a: tasks.append(pickle.dumps(a)) or bag(*a))
-    monkeypatch.setattr(bucket, "ATTEMPTS", 1)
-    monkeypatch.setattr(bucket, "RETRY_S", 0.1)
+    monkeypatch.setattr(connection, "ATTEMPTS", 1)
+    monkeypatch.setattr(connection, "RETRY_S", 0.1)
     monkeypatch.setattr(patient, "ATTEMPTS", 1)
     tiny.write_patients(f"{place}/in", ["p1", "p2", "p3", "p4"])
     faulty.script("500", "in/p2/IM003", times=0)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,6 +16,8 @@ from fsspec.implementations.local import LocalFileSystem
 
 from dskprep import storage
 from dskprep.errors import InfrastructureError, UsageError
+from dskprep.storage import bucket, connection
+from dskprep.storage.place import S3_SETTINGS
 
 
 def names(entries: Any) -> list[str]:
@@ -111,6 +115,15 @@ def test_deleting_what_is_gone_is_no_error(place: str) -> None:
 
 
 @pytest.mark.s3
+def test_a_large_object_is_written_in_one_request(s3: str) -> None:
+    """A killed process leaves no parts of a multipart upload, which would be invisible and paid for."""
+    content = bytes(100 << 20)  # from this size on s3fs would write in parts, and the ETag end in their number
+    storage.write_many(s3, {"x": content})
+    assert storage.create(f"{s3}/y", content)
+    assert [(entry.size, len(entry.tag)) for entry in storage.listing(s3)] == [(100 << 20, 32)] * 2
+
+
+@pytest.mark.s3
 def test_an_object_that_cannot_be_deleted_is_reported(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
     import s3fs
 
@@ -142,14 +155,14 @@ def test_the_listing_of_a_large_bucket_equals_that_of_the_same_folders(s3: str, 
 
 @pytest.mark.s3
 @pytest.mark.parametrize("at_once", [1, 7, 5000])
-def test_a_bucket_is_walked_the_same_by_either_reader_whatever_is_held_at_once(
+def test_a_bucket_is_walked_the_same_after_a_fork_and_whatever_is_held_at_once(
     s3: str, monkeypatch: pytest.MonkeyPatch, at_once: int
 ) -> None:
     objects = {f"{f}/{i}".lstrip("/"): b"1" for f in ("", "a", "a/b", "a/b/c", "a-b", "d/e", "d0") for i in range(8)}
     storage.write_many(f"{s3}/tree", objects)
-    monkeypatch.setattr(storage, "LISTED_AT_ONCE", at_once)
+    monkeypatch.setattr(bucket, "LISTED_AT_ONCE", at_once)
     by_obstore = list(storage.walk(f"{s3}/tree"))
-    monkeypatch.setenv("DSKPREP_S3_READER", "s3fs")
+    monkeypatch.setattr(connection.fork, "is_obstore_lost", True)
     by_s3fs = list(storage.walk(f"{s3}/tree"))
     assert sorted(by_obstore, key=path_of) == sorted(by_s3fs, key=path_of)
     assert {f"{f.path}/{e.name}".lstrip("/") for f in by_obstore for e in f.entries} == set(objects)
@@ -157,15 +170,15 @@ def test_a_bucket_is_walked_the_same_by_either_reader_whatever_is_held_at_once(
 
 
 @pytest.mark.s3
-@pytest.mark.parametrize("reader", ["obstore", "s3fs"])
+@pytest.mark.parametrize("is_forked", [False, True])
 def test_the_empty_objects_that_consoles_make_of_folders_are_no_files(
-    s3: str, monkeypatch: pytest.MonkeyPatch, reader: str
+    s3: str, monkeypatch: pytest.MonkeyPatch, is_forked: bool
 ) -> None:
     import fsspec
 
-    monkeypatch.setenv("DSKPREP_S3_READER", reader)
+    monkeypatch.setattr(connection.fork, "is_obstore_lost", is_forked)
     storage.write_many(f"{s3}/tree", {"p1/1.dcm": b"1", "p1/empty": b"", "p2/1.dcm": b"1"})
-    fs = fsspec.filesystem("s3", **storage.S3_SETTINGS)
+    fs = fsspec.filesystem("s3", **S3_SETTINGS)
     for folder in ("", "p1/", "lone/", "p2/lone/"):
         fs.call_s3("put_object", Bucket=s3.removeprefix("s3://"), Key=f"tree/{folder}", Body=b"")
     found = {folder.path: names(list(folder.entries)) for folder in storage.walk(f"{s3}/tree")}
@@ -191,6 +204,57 @@ def test_keys_that_are_no_paths_are_left_to_s3fs(s3: str, monkeypatch: pytest.Mo
             assert list(storage.walk(f"{s3}/tree")) == expected
     monkeypatch.setattr(obstore, "get", no_key)
     assert storage.read(f"{s3}/tree/p2/1.dcm") == b"2"
+
+
+@pytest.mark.s3
+def test_an_object_whose_key_is_no_path_lies_in_a_folder_of_its_own(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    import obstore.exceptions
+    import s3fs
+
+    storage.write_many(f"{s3}/a", {"1.dcm": b"1", "b/2.dcm": b"2"})
+    call_s3 = s3fs.S3FileSystem.call_s3
+
+    def with_odd_key(self: Any, method: str, **request: Any) -> Any:
+        """Give the page of a server that has `a//3.dcm`; this one makes `a/3.dcm` of it."""
+        page = call_s3(self, method, **request)
+        return {**page, "Contents": [{**page["Contents"][0], "Key": "a//3.dcm"}, *page["Contents"]]}
+
+    def refuse_odd_key(*_: object, **__: object) -> None:
+        raise obstore.exceptions.InvalidPathError("Encountered object with invalid path")
+
+    monkeypatch.setattr(s3fs.S3FileSystem, "call_s3", with_odd_key)
+    monkeypatch.setattr(obstore, "list", refuse_odd_key)
+    found = {f.path: (names(f.entries), f.has_subfolders) for f in storage.walk(s3)}
+    assert found == {"a/": (["3.dcm"], False), "a": (["1.dcm"], True), "a/b": (["2.dcm"], False)}
+    assert names(storage.listing_below(f"{s3}/a")) == ["/3.dcm", "1.dcm", "b/2.dcm"]
+
+
+FORKS = """
+import os, sys
+from dskprep import storage
+url, content = sys.argv[1], b"0123456789" * 100
+storage.write_many(url, {str(number): content for number in range(20)})
+entries = storage.listing(url)
+assert len(list(storage.read_many(url, entries))) == 20
+for _ in range(2):
+    child = os.fork()
+    if not child:
+        assert [found for _, found in storage.read_many(url, entries)] == [content] * 20
+        assert storage.read_ranges(f"{url}/7", [(1, 3), (998, 1000)]) == [b"12", b"89"]
+        assert [len(folder.entries) for folder in storage.walk(url)] == [20]
+        print("the child has read", flush=True)
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    storage.write_many(url, {str(number): content for number in range(20)})
+"""
+"""A program that reads from S3, and whose children do so after it."""
+
+
+@pytest.mark.s3
+def test_a_process_that_was_forked_reads_and_lists_and_complains_of_nothing(s3: str) -> None:
+    words = [sys.executable, "-c", FORKS, f"{s3}/f"]
+    done = subprocess.run(words, check=False, capture_output=True, text=True, timeout=100)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "the child has read\n" * 2, "")
 
 
 def test_local_folders_are_walked_in_a_stable_order_and_empty_ones_too(tmp_path: Path) -> None:

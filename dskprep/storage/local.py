@@ -1,0 +1,171 @@
+"""Folders on disk: listing, following links, and writes that leave no half file behind.
+
+Also the values of which a listing consists, on disk and on S3. Serves any file system of fsspec but S3.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+PART_SUFFIX = ".part"
+"""Ends the name of a file that is still being written, or that a killed process left half written."""
+
+
+class ObjectChanged(Exception):
+    """A file or object was replaced or removed after it was listed."""
+
+
+class DeadLink(ObjectChanged):
+    """What was listed as a file is a link that leads nowhere."""
+
+
+class Entry(NamedTuple):
+    """One file or object of a listing."""
+
+    name: str
+    """Relative to the folder that was listed; may contain slashes."""
+
+    size: int
+    """In bytes."""
+
+    tag: str
+    """Changes with the content: the ETag on S3, the time of the last change on disk."""
+
+    modified_s: float = 0.0
+    """When it was written, in seconds since 1970; 0 if the store does not say."""
+
+
+@dataclass(frozen=True)
+class Folder:
+    """One folder found by `walk`: its path relative to the start, and what lies directly in it."""
+
+    path: str
+    entries: tuple[Entry, ...]
+    has_subfolders: bool
+
+
+def to_entry(info: dict[str, Any], name: str) -> Entry:
+    """Make an entry of what an fsspec file system says about a file."""
+    tag = info.get("ETag") or info.get("mtime") or info.get("etag") or ""
+    modified = info.get("LastModified")
+    modified_s = modified.timestamp() if modified else float(info.get("mtime") or 0)
+    return Entry(name, int(info["size"] or 0), str(tag).strip('"'), modified_s)
+
+
+def list_folder(fs: Any, path: str) -> tuple[list[str], list[Entry]]:
+    """Return the folders (by name) and the files directly in a folder, sorted. A link counts as what it points to."""
+    start = len(path.rstrip("/")) + 1
+    folders, entries = [], []
+    for info in fs.ls(path, detail=True):
+        if info.get("islink"):
+            info = _follow(fs, info)
+        name = info["name"][start:].rstrip("/")
+        if name and info["type"] == "directory":
+            folders.append(name)
+        elif name and info["type"] == "file":
+            entries.append(to_entry(info, name))
+    return sorted(folders), sorted(entries)
+
+
+def _follow(fs: Any, link: dict[str, Any]) -> dict[str, Any]:
+    try:
+        return {**fs.info(os.path.realpath(link["name"])), "name": link["name"]}
+    except OSError:
+        return {**link, "type": "file"}  # it points nowhere: reading it fails, which is better than leaving it out
+
+
+def walk(fs: Any, path: str) -> Iterator[Folder]:
+    """Yield every folder, depth first, in a stable order. A link back to a folder that it lies in is not followed."""
+    pending: list[tuple[str, tuple[str, ...]]] = [(path, (os.path.realpath(path),))]
+    while pending:
+        place, above = pending.pop()
+        try:
+            folders, entries = list_folder(fs, place)
+        except FileNotFoundError:
+            continue
+        except PermissionError:
+            if place == path:
+                raise
+            folders, entries = [], []  # this patient fails when it is read; the others do not
+        yield Folder(place[len(path.rstrip("/")) + 1 :], tuple(entries), bool(folders))
+        for name in reversed(folders):
+            real = os.path.realpath(f"{place.rstrip('/')}/{name}")
+            if real not in above:
+                pending.append((f"{place.rstrip('/')}/{name}", (*above, real)))
+
+
+def list_below(fs: Any, path: str) -> Iterator[Entry]:
+    """Yield every file below a folder; names are relative to it."""
+    for folder in walk(fs, path):
+        prefix = f"{folder.path}/" if folder.path else ""
+        yield from (entry._replace(name=prefix + entry.name) for entry in folder.entries)
+
+
+def read(fs: Any, path: str) -> bytes:
+    return bytes(fs.cat_file(path))
+
+
+def read_ranges(fs: Any, path: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+    """Read the parts of a file from each start to before each end. Raises OSError if the file is too short."""
+    parts = []
+    with fs.open(path, "rb") as file:
+        for start, end in ranges:
+            file.seek(start)
+            parts.append(file.read(end - start))
+    if [len(part) for part in parts] != [end - start for start, end in ranges]:
+        raise OSError(f"{path}: is shorter than expected")
+    return parts
+
+
+def read_many(fs: Any, path: str, entries: Sequence[Entry]) -> Iterator[bytes]:
+    """Yield the content of files below a folder. Raises ObjectChanged if one has not the size that was listed."""
+    for entry in entries:
+        content = read(fs, f"{path}/{entry.name}")
+        if len(content) != entry.size:
+            raise ObjectChanged(f"{entry.name}: was listed with {entry.size} bytes, now has {len(content)}")
+        yield content
+
+
+def write_many(fs: Any, objects: dict[str, bytes]) -> None:
+    """Write files by path. Each is written beside, then renamed: a reader sees the old file or the whole new one."""
+    for path, content in objects.items():
+        fs.mv(_write_beside(fs, path, content), path)
+
+
+def create(fs: Any, path: str, content: bytes) -> bool:
+    """Write a file unless it exists; return whether it was written.
+
+    It is written beside, then linked: whoever comes second finds the whole file of the first.
+    """
+    beside = _write_beside(fs, path, content)
+    try:
+        os.link(beside, path)
+    except FileExistsError:
+        return False
+    except OSError:  # a file system without links: two runs may both write there, but never half a file
+        if fs.exists(path):
+            return False
+        fs.copy(beside, f"{beside}.copy{PART_SUFFIX}")
+        fs.mv(f"{beside}.copy{PART_SUFFIX}", path)
+    finally:
+        fs.rm_file(beside)
+    return True
+
+
+def _write_beside(fs: Any, path: str, content: bytes) -> str:
+    fs.makedirs(path.rpartition("/")[0], exist_ok=True)
+    beside = f"{path}.{secrets.token_hex(6)}{PART_SUFFIX}"  # random, for others may write the same file now
+    fs.pipe_file(beside, content)
+    return beside
+
+
+def delete(fs: Any, paths: Iterable[str]) -> None:
+    """Delete files; those that do not exist are passed over."""
+    for path in paths:
+        with contextlib.suppress(FileNotFoundError):
+            fs.rm_file(path)
