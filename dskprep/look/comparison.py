@@ -17,6 +17,7 @@ from dskprep.dataset.dataset import StoredVolume
 from dskprep.errors import UsageError
 from dskprep.preparation import prepare, user_steps
 from dskprep.settings import PrepConfig
+from dskprep.source.found import read_series
 from dskprep.volume import AIR_HU, Triple, Volume
 
 RARE = 0.999

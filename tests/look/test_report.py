@@ -147,7 +147,7 @@ def test_every_stage_has_its_bar_and_counts_in_the_sort_by_seconds(tmp_path: Pat
     target = str(tmp_path / "out")
     store.create(target, PrepConfig())
     seconds = {stage: 1.0 + number for number, stage in enumerate(STAGES)}
-    store.commit(target, written(1) | {"seconds": seconds})
+    store.commit(target, written(1).changed(seconds=seconds))
     html = report.page(target)
     (label,) = [
         a["aria-label"] for tag, a in Reader(html).tags if tag == "svg" and "on average" in (a["aria-label"] or "")

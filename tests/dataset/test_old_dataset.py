@@ -1,0 +1,81 @@
+"""A dataset that an earlier version wrote opens, resumes, verifies and is made again with the same bytes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+
+import dskprep
+from dskprep.dataset import index, store
+
+ARCHIVE = Path(__file__).parents[1] / "old" / "dataset-b59048c.tar.xz"
+"""Made by tests/old/write_dataset.py."""
+
+WRITTEN = ["a", "b", "two-series", "two-series+aefbe0637184"]
+
+
+@pytest.fixture
+def old(tmp_path: Path) -> Path:
+    with tarfile.open(ARCHIVE) as archive:
+        archive.extractall(tmp_path, filter="data")
+    return tmp_path
+
+
+def test_it_opens_and_its_volumes_are_read(old: Path) -> None:
+    dataset = dskprep.open_dataset(old / "out")
+    assert list(dataset) == WRITTEN
+    volume = dataset["a"]
+    assert volume.load().shape == tiny.hu().shape
+    assert volume.lungs is not None
+    assert not volume.lungs[...].any()
+    record = volume.record
+    assert (record.source.slices, record.lungs.right_ml, record.values) == (12, 0.0, "HU")
+    assert record.warnings == ("lungs-not-found",)
+    assert len(record.hu_sha256) == 64
+    np.testing.assert_allclose(volume.affine[:3, 3], [-100.123457, -50.5, 10.25])
+    assert dataset["two-series"].record.further_series == ("written/two-series+aefbe0637184",)
+
+
+def test_every_record_says_the_same_when_it_is_read_and_written_again(old: Path) -> None:
+    names = list(store.record_names(str(old / "out")))
+    assert len(names) == 6
+    for name in names:
+        before = json.loads((old / "out" / name.path).read_bytes())
+        after = json.loads(store.read_record(str(old / "out"), name).to_json())
+        assert {key: after.get(key) for key in before} == before
+        assert {key for key, value in after.items() if value not in ([], {})} <= set(before)
+
+
+def test_a_run_with_the_same_settings_finds_all_of_it_done(old: Path) -> None:
+    settings = dskprep.read_config(old / "prep.toml")
+    before = tiny.everything_below(old / "out/volumes")
+    summary = dskprep.run(old / "in", old / "out", settings=settings)
+    assert summary.account.already == {"written": 3, "refused": 2}
+    assert summary.n_new == 0
+    assert tiny.everything_below(old / "out/volumes") == before
+
+
+def test_it_is_verified(old: Path) -> None:
+    assert [(finding.key, finding.faults) for finding in dskprep.verify(old / "out")] == [(key, ()) for key in WRITTEN]
+    assert sorted(index.current(str(old / "out"))["key"]) == sorted([*WRITTEN, "few-slices", "no-dicom"])
+
+
+def test_what_is_made_again_has_the_same_bytes(old: Path) -> None:
+    settings = dskprep.read_config(old / "prep.toml")
+    before = tiny.everything_below(old / "out/volumes")
+    shutil.move(old / "out", old / "earlier")
+    dskprep.run(old / "in", old / "out", settings=settings)
+    after = tiny.everything_below(old / "out/volumes")
+    assert {name: content for name, content in after.items() if "/c/" in name} == {
+        name: content for name, content in before.items() if "/c/" in name
+    }
+    for key in WRITTEN:
+        first, second = (dskprep.open_dataset(old / place)[key].record for place in ("earlier", "out"))
+        assert (first.hu_sha256, first.thumbnail) == (second.hu_sha256, second.thumbnail)
+        assert first.settings_digest == second.settings_digest
