@@ -22,6 +22,7 @@ from dskprep.dataset.verification import Finding
 from dskprep.errors import InfrastructureError, UsageError
 from dskprep.pipeline import run
 from dskprep.pipeline.account import RunStopped
+from dskprep.series import series
 from dskprep.source import cases
 from dskprep.worker import patient
 
@@ -98,7 +99,7 @@ def test_progress_is_told_of_every_patient(source: str, target: str) -> None:
 
 
 def test_a_bug_costs_one_patient(source: str, target: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    assemble = patient.series.assemble
+    assemble = series.assemble
 
     def fail_for_p2(slices: list[Any], **options: Any) -> Any:
         if any(s.name == "poison.dcm" for s in slices):
@@ -107,7 +108,7 @@ def test_a_bug_costs_one_patient(source: str, target: str, monkeypatch: pytest.M
 
     storage.delete(source, [f"p2/{name}" for name in tiny.series()])
     tiny.write(f"{source}/p2", {name.replace("IM000", "poison"): c for name, c in tiny.series(1).items()})
-    monkeypatch.setattr(patient.series, "assemble", fail_for_p2)
+    monkeypatch.setattr(series, "assemble", fail_for_p2)
     summary = dskprep.run(source, target)
     assert summary.account.counts == {"written": 3, "failed": 1}
     assert summary.account.reasons == {"failed: ZeroDivisionError": 1}

@@ -1,0 +1,187 @@
+"""From the files of one case to its volumes and records, none of them written yet."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from importlib.metadata import version
+from typing import Any
+
+from dskprep.dataset import omezarr, thumbnail
+from dskprep.dataset.record import Aside, Crop, Geometry, LungFigures, Record, further_key, source_of
+from dskprep.dicom.contents import Contents
+from dskprep.dicom.slices import Slice
+from dskprep.errors import Refusal
+from dskprep.preparation.lungs.lungs import Lungs
+from dskprep.preparation.prepare import prepare
+from dskprep.preparation.prepared import Prepared
+from dskprep.preparation.recipes import recipe
+from dskprep.series.series import Reread
+from dskprep.settings import PrepConfig
+from dskprep.source.archive import Outgrown
+from dskprep.source.cases import Case
+from dskprep.source.files import File, open_case
+from dskprep.source.found import aside_counts, assemble_as, each_series, rank
+from dskprep.stopwatch import Stopwatch
+from dskprep.volume import Triple
+from dskprep.worker import admission
+from dskprep.worker.admission import Ledger, Ticket, Underestimated
+from dskprep.worker.slots import Slots
+
+MAX_NAMES = 20
+"""Names of files set aside that a record lists."""
+
+
+@dataclass(frozen=True, eq=False)
+class Line:
+    """What the stages of one case share on their way through a worker."""
+
+    case: Case
+    config: PrepConfig
+    slots: Slots
+    ledger: Ledger
+    ticket: Ticket
+    clock: Stopwatch
+
+    def reserve(self, shape: tuple[int, int, int], spacing_mm: Triple) -> None:
+        """Ask for the memory of a series before it is decoded. Raises Underestimated, or Refusal `too-large`."""
+        need_bytes = admission.estimate_bytes(shape, spacing_mm, self.config, is_held=self.ticket.is_held)
+        if need_bytes > self.ledger.total_bytes and self.ticket.is_held and recipe(self.config.recipe).streams:
+            raise Underestimated(need_bytes)  # its files need not be held
+        self.ledger.check(need_bytes)
+        self.ledger.grow(self.ticket, need_bytes)
+
+
+@dataclass(frozen=True, eq=False)
+class Made:
+    """One series: its record, and its encoded volume and thumbnail (both empty if it became no volume)."""
+
+    record: Record
+    objects: dict[str, bytes] = field(default_factory=dict)
+    thumbnail: bytes = b""
+
+    @property
+    def rank(self) -> tuple[bool, int, str]:
+        """What the series of a case are sorted by."""
+        n_slices = self.record.source.slices if self.record.source else 0
+        return rank(self.record.series_uid_sha256 or "", n_slices, is_written=self.record.is_written)
+
+
+def make_case(line: Line, need: Underestimated | None) -> list[Made]:
+    """Read and compute all series of a case, the main one last; `need` is what an earlier try turned out to need.
+
+    Raises Underestimated if there is not enough memory now.
+    """
+    contents = Contents()
+    held: list[File] = []
+    reread: Reread | None = None
+    try:
+        with line.slots("read", line.case.key, line.clock), line.clock("read"):
+            files = open_case(line.case)
+            admission.admit(files, line.config, line.ledger, line.ticket, need)
+            if line.ticket.is_held:
+                held = list(files.read(max_bytes=line.ticket.need_bytes - files.n_bytes))
+            else:
+                contents.add_headers(files.read_headers())
+                reread = files.reread
+        with line.slots("compute", line.case.key, line.clock):
+            made = list(_compute(line, contents, held, reread))
+    except Outgrown as error:
+        raise Underestimated(2 * line.ticket.need_bytes) from error
+    except Refusal as refusal:
+        made = [_refuse(begin_record(line.case, line.config, status="refused"), refusal)]
+    line.ledger.finish(line.ticket, sum(len(content) for each in made for content in each.objects.values()))
+    return _give_keys(made, line.case.key)
+
+
+def begin_record(case: Case, config: PrepConfig, *, status: str, **more: Any) -> Record:
+    """Begin the record of a case with what every record says."""
+    return Record(
+        key=case.key,
+        status=status,
+        input_digest=case.digest,
+        url=case.url,
+        n_files=case.n_files,
+        bytes_read=case.n_bytes,
+        settings_digest=config.digest(),
+        dskprep=version("dskprep"),
+        worker=f"{os.uname().nodename}:{os.getpid()}",
+        **more,
+    )
+
+
+def _give_keys(made: list[Made], key: str) -> list[Made]:
+    """Sort the series: the main one is last, and keeps the key of the case; each of the others gets its own."""
+    *others, main = sorted(made, key=lambda each: each.rank)
+    further = [
+        replace(each, record=each.record.changed(key=further_key(key, each.record.series_uid_sha256)))
+        for each in others
+    ]
+    names = tuple(f"{each.record.status}/{each.record.key}" for each in further)
+    return [*further, replace(main, record=main.record.changed(further_series=names))]
+
+
+def _compute(line: Line, contents: Contents, files: list[File], reread: Reread | None) -> Iterator[Made]:
+    """Make a volume, or a refusal, of each series in the contents and the files. Empties `files` as it goes."""
+    with line.clock("decode"):
+        files.reverse()
+        while files:
+            contents.add(*files.pop())
+    counts = aside_counts(contents)
+    names = tuple(f"{a.name}: {a.kind} {a.detail}".strip() for a in contents.aside[:MAX_NAMES])
+    warnings = ["localizer-skipped"] if "localizer" in counts else []
+    if len(contents.uids()) > 1:
+        warnings.append("one-of-several-series")
+    begun = begin_record(line.case, line.config, status="refused", aside=Aside(counts, names))
+    for uid_sha256, made in each_series(contents, functools.partial(_make, line, begun, warnings, reread)):
+        if isinstance(made, Refusal):
+            made = _refuse(begun, made)
+        yield replace(made, record=made.record.changed(series_uid_sha256=uid_sha256))
+
+
+def _make(line: Line, begun: Record, warnings: list[str], reread: Reread | None, slices: list[Slice]) -> Made:
+    """Make the volume of one series."""
+    with line.clock("decode"):
+        found = assemble_as(slices, line.config, reserve=line.reserve, reread=reread)
+    source, decoded = source_of(found.facts), found.decode()
+    prepared = prepare(decoded, line.config, line.clock)
+    hu_sha256, warnings, lungs = decoded.hu_sha256, [*warnings, *decoded.warnings], None
+    del found, decoded  # a native volume is not held while the image is encoded
+    if prepared.lungs is not None:
+        warnings += prepared.lungs.warnings
+        with line.clock("lungs"):
+            lungs = _lung_figures(prepared.lungs, prepared.mean_lung_hu())
+    record = begun.changed(
+        status="written",
+        warnings=tuple(warnings),
+        hu_sha256=hu_sha256,
+        source=source,
+        geometry=_geometry(prepared),
+        values=prepared.values,
+        lungs=lungs,
+    )
+    provenance = {name: getattr(record, name) for name in ("settings_digest", "hu_sha256", "dskprep")}
+    with line.clock("encode"):
+        return Made(record, omezarr.encode(prepared, line.config, provenance), thumbnail.draw(prepared))
+
+
+def _refuse(begun: Record, refusal: Refusal) -> Made:
+    return Made(begun.changed(status="refused", reason=refusal.reason, message=refusal.message, **refusal.facts))
+
+
+def _geometry(prepared: Prepared) -> Geometry:
+    z, y, x = (round(mm, 6) for mm in prepared.image.spacing)
+    affine = tuple(tuple(row) for row in prepared.image.affine.round(6).tolist())
+    crop = prepared.crop and Crop(prepared.crop.first, prepared.crop.shape)
+    return Geometry(prepared.image.shape, (z, y, x), affine, crop)
+
+
+def _lung_figures(lungs: Lungs, mean_hu: float | None) -> LungFigures:
+    return LungFigures(
+        right_ml=round(float(lungs.right_ml), 1),
+        left_ml=round(float(lungs.left_ml), 1),
+        mean_hu=None if mean_hu is None else round(float(mean_hu), 1),
+        dense_share=None if lungs.dense_share is None else round(float(lungs.dense_share), 4),
+    )
