@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from dskprep.errors import Refusal
 
 _Read = Callable[[int], bytes]
+"""Reads that many bytes of a file."""
 
 ZIP_MARKS = (b"PK\3\4", b"PK\5\6")
 """First bytes of a zip archive, and of an empty one."""
@@ -25,7 +26,7 @@ class Outgrown(Exception):
 
 
 def members(content: bytes, name: str, max_bytes: int) -> Iterator[tuple[str, bytes]]:
-    """Name and content of every regular file, in the archive's order.
+    """Yield name and content of every regular file, in the order of the archive.
 
     Names are labels only: absolute ones, `..` and links cannot reach anything; hidden files are left
     out, as in a folder. Raises Refusal `bad-archive` if it is damaged, Outgrown if the files hold more than

@@ -1,4 +1,4 @@
-"""Which patients a source holds: one case for each leaf folder, archive, or line of a manifest."""
+"""Which patients a source holds: one case per leaf folder, archive, or row of a manifest."""
 
 from __future__ import annotations
 
@@ -18,22 +18,24 @@ from dskprep.errors import InfrastructureError, UsageError
 from dskprep.storage import Entry, Folder
 
 ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
+"""Names of files that hold the files of one case."""
+
 MANIFEST_SUFFIXES = (".csv", ".parquet")
+"""Names of files that list cases by key and URL."""
 
 MAX_KEY = 160
-"""Longest key; file systems allow names of 255 bytes, and digests and suffixes are added to it."""
+"""Longest key. File systems allow names of 255 bytes, and a digest and suffixes are appended to the key."""
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9._=@,-]")
+"""What a key must not hold, so that it can name a file on any file system and an object in any bucket."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """One unit of work: a folder's or archive's files, which hold one series or a few.
+    """One unit of work: the files of a folder or an archive, which hold one series or a few.
 
-    A folder of a tree holds the files directly in it; one that a manifest names (`is_deep`), all below it.
-
-    `digest` is made from the listing (names, sizes, ETags or modification times), so that a changed
-    input is another input.
+    The files are those directly in the folder, or with `is_deep` all below it. `digest` is made of their listing
+    (names, sizes, ETags or modification times), so that a changed input counts as another input.
     """
 
     key: str
@@ -46,13 +48,11 @@ class Case:
 
 
 def cases(source: str, *, patient_folders: bool = False) -> Iterator[Case]:
-    """The cases of a source, in a stable order.
+    """Yield the cases of a folder, an archive, or a manifest with the columns `key` and `url`, in a stable order.
 
-    In a tree each leaf folder is a case, or with `patient_folders` each folder directly in the source, with
-    all below it (archives stay cases of their own).
-
-    The source is a folder, an archive, or a manifest with the columns `key` and `url`. Raises
-    UsageError for a manifest that is none, InfrastructureError if the source cannot be listed.
+    In a folder each leaf folder is a case; with `patient_folders` each folder directly in the source is one, with all
+    below it. Each archive is a case of its own. Raises UsageError for an invalid manifest, InfrastructureError if the
+    source cannot be listed.
     """
     source = storage.absolute(source)
     if source.lower().endswith(MANIFEST_SUFFIXES) and not storage.is_folder(source):
@@ -63,21 +63,22 @@ def cases(source: str, *, patient_folders: bool = False) -> Iterator[Case]:
 
 
 def is_archive(url: str) -> bool:
+    """Whether a file of that name is an archive."""
     return url.lower().endswith(ARCHIVE_SUFFIXES)
 
 
 def inputs(entries: Iterable[Entry]) -> list[Entry]:
-    """The entries of a folder that may be DICOM: not hidden, not an archive of their own."""
+    """Return the entries that may be DICOM files: not hidden, and no archives."""
     return [e for e in entries if not f"/{e.name}".count("/.") and not is_archive(e.name)]
 
 
 def files_of(url: str, *, is_deep: bool) -> list[Entry]:
-    """The entries of a case's folder that may be DICOM."""
+    """List the entries of a folder that may be DICOM files, with `is_deep` those in its subfolders too."""
     return inputs(storage.listing_below(url) if is_deep else storage.listing(url))
 
 
 def digest(entries: Iterable[Entry]) -> str:
-    """SHA-256 over names, sizes and tags, 16 hexadecimal digits."""
+    """Return 16 hexadecimal digits of the SHA-256 over names, sizes and tags."""
     sha256 = hashlib.sha256()
     for entry in sorted(entries):
         sha256.update(f"{entry.name}\0{entry.size}\0{entry.tag}\n".encode(errors="surrogateescape"))
@@ -85,10 +86,10 @@ def digest(entries: Iterable[Entry]) -> str:
 
 
 def key_of(path: str) -> str:
-    """A key from a path: slashes become two underscores, other unsafe characters one each.
+    """Make a key from a path: a slash becomes two underscores, any other unsafe character one.
 
-    A key that does not spell its path exactly ends in a digest of it, whatever its neighbours are, so
-    that no patient added later can take it over.
+    If the path cannot be read back from the key, the key ends in a digest of the path. That does not depend on which
+    other patients there are, so no patient that is added later can take the key over.
 
     >>> key_of("LIDC-IDRI-0001/1.3.6/1.3.7")
     'LIDC-IDRI-0001__1.3.6__1.3.7'
@@ -101,7 +102,7 @@ def key_of(path: str) -> str:
 
 
 def is_key(text: str) -> bool:
-    """Whether a manifest's key can name a volume as it is."""
+    """Whether a key of a manifest can name a volume."""
     return 0 < len(text) <= MAX_KEY and not _UNSAFE.search(text) and not text.startswith(".")
 
 
@@ -115,11 +116,11 @@ def _from_tree(source: str, *, patient_folders: bool) -> Iterator[Case]:
     for folder in _whole(folders) if patient_folders else folders:
         if any(part.startswith(".") for part in folder.path.split("/") if part):
             continue
-        yield from _of_folder(folder, source, used, is_deep=patient_folders and bool(folder.path))
+        yield from _in_folder(folder, source, used, is_deep=patient_folders and bool(folder.path))
 
 
 def _whole(folders: Iterable[Folder]) -> Iterator[Folder]:
-    """Each folder directly in the source with all that lies below it; they come one after another."""
+    """Merge each folder directly in the source with all folders below it, which come one after another."""
     for top, group in itertools.groupby(folders, key=lambda folder: folder.path.partition("/")[0]):
         entries: list[Entry] = []
         for folder in group:
@@ -128,7 +129,7 @@ def _whole(folders: Iterable[Folder]) -> Iterator[Folder]:
         yield Folder(top, tuple(sorted(entries)), has_subfolders=False)
 
 
-def _of_folder(folder: Folder, source: str, used: set[str], *, is_deep: bool) -> Iterator[Case]:
+def _in_folder(folder: Folder, source: str, used: set[str], *, is_deep: bool) -> Iterator[Case]:
     url = storage.join(source, folder.path) if folder.path else source
     entries = inputs(folder.entries)
     archives = [e for e in folder.entries if is_archive(e.name) and not f"/{e.name}".count("/.")]

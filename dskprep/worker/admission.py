@@ -15,20 +15,20 @@ from dskprep.source.files import HEADER_BYTES, READ_AHEAD, CaseFiles
 from dskprep.volume import Triple
 
 BASE_BYTES = 380_000_000
-"""A worker process that has imported and compiled everything, before its first patient."""
+"""Memory of a worker process that has imported and compiled everything, before its first patient."""
 
 USABLE_SHARE = 0.9
-"""Of a worker's limit: Dask kills a worker at 0.95."""
+"""Share of a worker's limit that is planned with: Dask kills a worker at 0.95."""
 
 FIXED_BYTES = 60_000_000
-"""What a patient of any size needs: the coarse grid of the lungs, planes in float, codecs."""
+"""Memory that a patient of any size needs: the coarse grid of the lungs, planes in float, codecs."""
 
 ARCHIVE_GROWTH = 3
-"""An archive is taken to need this many times its size, until its first series is decoded."""
+"""An archive is estimated to need this many times its size, until its first series is decoded."""
 
 
 def usable_bytes(limit_bytes: int) -> int:
-    """What the patients of a worker with that memory limit may take together."""
+    """Return what the patients of a worker with that memory limit may use together."""
     return max(0, int(limit_bytes * USABLE_SHARE) - BASE_BYTES)
 
 
@@ -46,9 +46,9 @@ def estimate_bytes(shape: tuple[int, int, int], spacing_mm: Triple, config: Prep
 
 
 class Underestimated(Exception):
-    """A patient turned out to need `need_bytes`, more than it was admitted with and more than is free.
+    """A patient turned out to need more than it was admitted with, and more than is free now.
 
-    `is_held` says whether all of its files are held at once.
+    `need_bytes` is its new need; `is_held` says whether that holds all of its files at once.
     """
 
     def __init__(self, need_bytes: int, *, is_held: bool = True) -> None:
@@ -58,12 +58,12 @@ class Underestimated(Exception):
 
 @dataclass(eq=False)
 class Ticket:
-    """What one patient holds: its files while it waits, its need while it is computed, then its objects.
+    """The memory of one admitted patient.
 
-    With `is_held` false, only the headers of its files.
+    `held_bytes` are held all the time: its files, or with `is_held` false only their headers, and once it is computed
+    its encoded objects. `need_bytes` are used while it is computed.
     """
 
-    read_bytes: int = 0
     need_bytes: int = 0
     held_bytes: int = 0
     is_held: bool = True
@@ -72,10 +72,9 @@ class Ticket:
 class Ledger:
     """The memory of one worker process, shared by the patients in its slots.
 
-    A patient is admitted once, before its files are read, with the bytes of its files and its need. It
-    never waits again, so patients cannot wait for one another. It is admitted if, beside what others
-    hold, its files and the largest need of any patient in the line fit at once: only one is computed at
-    a time.
+    A patient is admitted once, before its files are read, and never waits again, so patients cannot wait for one
+    another. It is admitted if everything that is held fits beside the largest need of any one patient, since only one
+    is computed at a time.
     """
 
     def __init__(self, total_bytes: int) -> None:
@@ -85,13 +84,13 @@ class Ledger:
 
     @property
     def taken_bytes(self) -> int:
-        """What the admitted patients may take at once."""
+        """The most that the admitted patients use at any one time."""
         with self._changed:
             return self._taken_bytes(self._tickets)
 
     @contextmanager
     def ticket(self) -> Iterator[Ticket]:
-        """A ticket for one patient; what it holds is given back at the end."""
+        """Yield a ticket for one patient; its memory is given back at the end."""
         ticket = Ticket()
         try:
             yield ticket
@@ -102,21 +101,21 @@ class Ledger:
                 self._changed.notify_all()
 
     def admit(self, ticket: Ticket, read_bytes: int, need_bytes: int) -> None:
-        """Wait until the patient fits. Raises Refusal `too-large` if it never can."""
+        """Wait until a patient fits. Raises Refusal `too-large` if it never will."""
         need_bytes = max(need_bytes, read_bytes)
         self.check(need_bytes)
-        ticket.read_bytes, ticket.need_bytes, ticket.held_bytes = read_bytes, need_bytes, read_bytes
+        ticket.need_bytes, ticket.held_bytes = need_bytes, read_bytes
         with self._changed:
             self._changed.wait_for(lambda: self._fits(ticket))
             self._tickets.append(ticket)
 
     def check(self, need_bytes: int) -> None:
-        """Raise Refusal `too-large` if a patient with that need never fits."""
+        """Raise Refusal `too-large` if a patient with that need will never fit."""
         if need_bytes > self.total_bytes:
             raise self.refusal(need_bytes)
 
     def refusal(self, need_bytes: int) -> Refusal:
-        """What is said of a patient with that need."""
+        """Return the refusal of a patient with that need."""
         return Refusal(
             "too-large",
             f"needs {need_bytes} bytes, and a worker has {self.total_bytes} for patients; run again with "
@@ -127,8 +126,8 @@ class Ledger:
     def grow(self, ticket: Ticket, need_bytes: int) -> None:
         """Raise the need of an admitted patient.
 
-        Raises Underestimated if that does not fit beside the others now: give up the ticket, and come
-        again with that need.
+        Raises Underestimated if that does not fit beside the others now. The patient must then give up its ticket and
+        be admitted again with that need; if it waited here, two patients could wait for each other.
         """
         with self._changed:
             others = [t for t in self._tickets if t is not ticket]
@@ -137,7 +136,7 @@ class Ledger:
             ticket.need_bytes = max(ticket.need_bytes, need_bytes)
 
     def finish(self, ticket: Ticket, held_bytes: int) -> None:
-        """The patient is computed; from now on it holds its encoded objects only."""
+        """Note that a patient is computed: from now on it holds its encoded objects only."""
         with self._changed:
             ticket.need_bytes = ticket.held_bytes = held_bytes
             self._changed.notify_all()
@@ -154,8 +153,8 @@ class Ledger:
 def admit(files: CaseFiles, config: PrepConfig, ledger: Ledger, ticket: Ticket, need: Underestimated | None) -> None:
     """Wait until the files of a case may be read: all held at once if there can be memory for that, else one by one.
 
-    `ticket.is_held` says which. Admitted is the `need` of an earlier try, else an estimate made from the largest file.
-    Raises Refusal `too-large` if the case never fits.
+    `ticket.is_held` says which of the two. The case is admitted with the `need` of an earlier try, else with an
+    estimate made from its largest file. Raises Refusal `too-large` if it never fits.
     """
     if not files.is_archive and FIXED_BYTES + files.largest_bytes > ledger.total_bytes:
         raise ledger.refusal(FIXED_BYTES + files.n_bytes)
@@ -184,5 +183,5 @@ def may_reread(files: CaseFiles, config: PrepConfig) -> bool:
 
 
 def limit_for(need_bytes: int) -> str:
-    """A worker's memory limit, in words, under which the need fits."""
+    """Return the memory limit that a worker needs for such a patient, as Dask and the command line take it."""
     return f"{(need_bytes + BASE_BYTES) / USABLE_SHARE / 2**30 + 0.1:.1f}GiB"

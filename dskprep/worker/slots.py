@@ -1,4 +1,4 @@
-"""The three slots of a worker process, one patient in each, and what is in them now, told to the scheduler."""
+"""The three slots of a worker process with one patient in each, and reports of them to the scheduler."""
 
 from __future__ import annotations
 
@@ -17,23 +17,25 @@ if TYPE_CHECKING:
     from distributed import Worker
 
 TOPIC = "dskprep-slots"
-"""Of Dask's events: each is the state of one worker process."""
+"""Topic of the Dask events that hold the state of one worker process (see `Slots.state`)."""
 
 EVERY_S = 1.0
-"""The least time between two events of one process, so that their cost does not grow with the patients."""
+"""Least seconds between two events of one process, so that their cost does not grow with the number of patients."""
 
 Slot = Literal["read", "compute", "write"]
 
 
 @dataclass(frozen=True, eq=False)
 class _Held:
+    """The patient in a slot."""
+
     key: str
     clock: Stopwatch
     since_s: float
 
 
 class Slots:
-    """Who is read, who is computed, who is written in this process."""
+    """Which patient is read, which is computed and which is written in this process."""
 
     def __init__(self) -> None:
         self._free = {"read": threading.Lock(), "compute": threading.Lock(), "write": threading.Lock()}
@@ -44,7 +46,7 @@ class Slots:
 
     @contextmanager
     def __call__(self, slot: Slot, key: str, clock: Stopwatch) -> Iterator[None]:
-        """Wait until the slot is free, and hold it; `clock` says which stage the patient `key` is in."""
+        """Wait until a slot is free, and hold it for the patient `key`, whose stage `clock` knows."""
         with self._free[slot]:
             clock.on_change = self._changed.set
             self._held[slot] = _Held(key, clock, time.monotonic())
@@ -56,14 +58,14 @@ class Slots:
                 self._changed.set()
 
     def tell_through(self, worker: Worker, ledger: Ledger) -> None:
-        """From now on, tell the scheduler of this worker what changes, once a second at most."""
+        """From now on, send the state to the scheduler of this worker when it changes, at most once every EVERY_S."""
         is_first = self._worker is None
         self._worker, self._ledger = worker, ledger
-        if is_first:  # what changed before is told at once
+        if is_first:  # it sends what changed before at once
             threading.Thread(target=self._tell, name="slots", daemon=True).start()
 
     def state(self) -> dict[str, Any]:
-        """What is in the slots: patient, stage and seconds so far; and the bytes that the ledger has given away."""
+        """Return patient, stage and seconds so far of each slot in use, and the bytes that the ledger has given out."""
         now = time.monotonic()
         return {
             "worker": self._worker.address if self._worker else "",
