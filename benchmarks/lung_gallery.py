@@ -20,7 +20,8 @@ from matplotlib.image import imsave
 from numpy.typing import NDArray
 
 from dskprep.preparation import resample
-from dskprep.preparation.lungs.lungs import LEFT, RIGHT, find_lungs
+from dskprep.preparation.lungs.lungs import find_lungs
+from dskprep.sides import LEFT, RIGHT
 from dskprep.volume import AIR_HU, PADDING, Volume
 
 SPACING_MM = (1.0, 1.0, 1.0)

@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from dskprep import sides
 from dskprep.errors import Refusal
-from dskprep.kernels import bits, hulls, runs
+from dskprep.kernels import bits, components, distances, hulls, runs
 from dskprep.kernels import grt123 as kernels
 from dskprep.kernels.runs import Runs
 from dskprep.preparation import zoom
@@ -107,7 +108,7 @@ def prepare(volume: Volume, first_gap_mm: float, config: PrepConfig, clock: Stop
     first = (crop[0].start, crop[1].start, crop[2].start)
     affine[:3, 3] += affine[:3, :3] @ first
     cropped = Volume(image, affine)
-    return Prepared(cropped, lungs.judged(cropped.with_array(labels)), "uint8", FILL, Crop(first, shape))
+    return Prepared(cropped, lungs.judge(cropped.with_array(labels)), "uint8", FILL, Crop(first, shape))
 
 
 def grey_table() -> NDArray[np.uint8]:
@@ -135,8 +136,8 @@ def _air_in_slices(array: NDArray[np.int16], spacing: Triple) -> Runs:
     """Step 2: pieces of air in each slice that are neither small nor lines."""
     ny = array.shape[1]
     found = kernels.smooth_air(array, AIR_HU, SMOOTHING.astype(np.float32), _round_field(ny))
-    pieces = runs.label(found, ny, runs.IN_SLICE)
-    areas = runs.sizes(found, pieces) * (spacing[1] * spacing[2])
+    pieces = components.label(found, ny, components.IN_SLICE)
+    areas = components.sizes(found, pieces) * (spacing[1] * spacing[2])
     is_kept = (areas > MIN_AREA_MM2) & (kernels.eccentricities(found, pieces, ny) < MAX_ECCENTRICITY)
     return runs.where(found, is_kept[pieces])
 
@@ -174,8 +175,8 @@ def _without_top(mask: Runs, cut: int, ny: int) -> Runs:
 def _likely_lungs(mask: Runs, shape: Shape, spacing: Triple, n_slices: int) -> Runs:
     """Pieces that do not touch the corners and middles of the end slices, of a lung's size, near the middle."""
     _, ny, nx = shape
-    pieces = runs.label(mask, ny, runs.FACES)
-    sizes = runs.sizes(mask, pieces)
+    pieces = components.label(mask, ny, components.FACES)
+    sizes = components.sizes(mask, pieces)
     for z in (0, n_slices - 1):
         for y in (0, ny - 1):
             for x in (0, nx // 2, nx - 1):
@@ -197,13 +198,13 @@ def _likely_lungs(mask: Runs, shape: Shape, spacing: Triple, n_slices: int) -> R
 def _restored(chosen: Runs, air: Runs, cut: int, shape: Shape) -> Runs:
     """What was blanked comes back as far as `cut` dilations of the chosen pieces reach, and is joined to them."""
     _, ny, nx = shape
-    near = bits.grown(runs.to_bits(chosen, shape), nx, cut)
+    near = bits.dilate(runs.to_bits(chosen, shape), nx, cut)
     near[:-cut] = runs.to_bits(chosen, shape)[:-cut]
     near[-cut:] &= runs.to_bits(air, shape)[-cut:]
     restored = runs.of_bits(near, nx)
-    pieces = runs.label(restored, ny, runs.FACES)
+    pieces = components.label(restored, ny, components.FACES)
     is_kept = np.zeros(pieces.size, np.bool_)
-    roots = np.unique(runs.label(chosen, ny, runs.FACES))
+    roots = np.unique(components.label(chosen, ny, components.FACES))
     rows = np.searchsorted(chosen.first, roots, side="right") - 1
     for row, root in zip(rows.tolist(), roots.tolist(), strict=True):
         is_kept[pieces[runs.run_at(restored, row, int(chosen.starts[root]))]] = True
@@ -213,8 +214,8 @@ def _restored(chosen: Runs, air: Runs, cut: int, shape: Shape) -> Runs:
 def _fill_holes(lung: Runs, shape: Shape) -> Runs:
     """Step 4: what is connected to no corner is lung too."""
     nz, ny, nx = shape
-    rest = runs.inverse(lung, nx)
-    pieces = runs.label(rest, ny, runs.CORNERS)
+    rest = runs.invert(lung, nx)
+    pieces = components.label(rest, ny, components.CORNERS)
     is_outside = np.zeros(pieces.size, np.bool_)
     for z in (0, nz - 1):
         for y in (0, ny - 1):
@@ -222,7 +223,7 @@ def _fill_holes(lung: Runs, shape: Shape) -> Runs:
                 run = runs.run_at(rest, z * ny + y, x)
                 if run >= 0:
                     is_outside[pieces[run]] = True
-    return runs.inverse(runs.where(rest, is_outside[pieces]), nx)
+    return runs.invert(runs.where(rest, is_outside[pieces]), nx)
 
 
 def _part(both: Runs, shape: Shape, spacing: Triple) -> Lungs:
@@ -230,8 +231,8 @@ def _part(both: Runs, shape: Shape, spacing: Triple) -> Lungs:
     nz, ny, _ = shape
     (z, z_last), (y, y_last), (x, x_last) = _box((both,), ny)
     box = (z_last + 1 - z, y_last + 1 - y, x_last + 1 - x)
-    boxed = runs.moved(both, ny, (-z, -y, -x), *box[:2])
-    first, second = (runs.moved(lung, box[1], (z, y, x), nz, ny) for lung in _two_lungs(boxed, box, spacing))
+    boxed = runs.shift(both, ny, (-z, -y, -x), *box[:2])
+    first, second = (runs.shift(lung, box[1], (z, y, x), nz, ny) for lung in _two_lungs(boxed, box, spacing))
     return Lungs(first, second)
 
 
@@ -241,12 +242,12 @@ def _two_lungs(both: Runs, shape: Shape, spacing: Triple) -> Lungs:
     seeds = both
     eroded = runs.to_bits(both, shape)
     for _ in range(MAX_EROSIONS):
-        pieces = runs.label(seeds, ny, runs.EDGES)
-        sizes = runs.sizes(seeds, pieces)
+        pieces = components.label(seeds, ny, components.EDGES)
+        sizes = components.sizes(seeds, pieces)
         first, second = np.argsort(-np.append(sizes, [0, 0]), kind="stable")[:2]
         if second < sizes.size and sizes[second] and sizes[first] // sizes[second] < MAX_AREA_RATIO:
             break
-        eroded = bits.shrunk(eroded, nx)
+        eroded = bits.erode(eroded, nx)
         seeds = runs.of_bits(eroded, nx)
     else:
         nothing = Runs(np.zeros_like(both.first), both.starts[:0], both.stops[:0])
@@ -254,7 +255,7 @@ def _two_lungs(both: Runs, shape: Shape, spacing: Triple) -> Lungs:
     labels = np.zeros(shape, np.uint8)
     runs.paint(runs.where(seeds, pieces == first), 1, labels)
     runs.paint(runs.where(seeds, pieces == second), 2, labels)
-    nearer = kernels.nearer_seed(labels, spacing)
+    nearer = distances.find_nearer_seed(labels, spacing)
     labels[...] = 0
     runs.paint(both, 1, labels)
     labels *= nearer
@@ -264,22 +265,21 @@ def _two_lungs(both: Runs, shape: Shape, spacing: Triple) -> Lungs:
 def _main_lung(lung: Runs, shape: Shape) -> Runs:
     """The main pieces of a lung in each slice, the largest of them in space, its holes filled."""
     ny = shape[1]
-    lung = kernels.main_parts(lung, runs.label(lung, ny, runs.IN_SLICE), shape, MAIN_SHARE)
-    return _holes_filled(runs.largest(lung, runs.label(lung, ny, runs.CORNERS)), shape)
+    lung = kernels.main_parts(lung, components.label(lung, ny, components.IN_SLICE), shape, MAIN_SHARE)
+    return _holes_filled(components.largest(lung, components.label(lung, ny, components.CORNERS)), shape)
 
 
 def _holes_filled(lung: Runs, shape: Shape) -> Runs:
     """The lung with the holes of each slice."""
     _, ny, nx = shape
-    rest = runs.inverse(lung, nx)
-    is_open = kernels.reaches_edge(rest, runs.label(rest, ny, runs.IN_SLICE), ny, nx)
-    return runs.inverse(runs.where(rest, is_open), nx)
+    rest = runs.invert(lung, nx)
+    is_open = components.reaches_edge(rest, components.label(rest, ny, components.IN_SLICE), ny, nx)
+    return runs.invert(runs.where(rest, is_open), nx)
 
 
 def _soft_mask(lung: Runs, shape: Shape) -> NDArray[np.uint64]:
     """Step 6: the convex hull of each slice, unless it is too large, dilated; as bits."""
-    nz, ny, nx = shape
-    soft: NDArray[np.uint64] = bits.grown(runs.to_bits(hulls.hulls(lung, nz, ny, MAX_HULL_RATIO), shape), nx, DILATIONS)
+    soft: NDArray[np.uint64] = bits.dilate(hulls.fill_hulls(lung, shape, MAX_HULL_RATIO), shape[2], DILATIONS)
     return soft
 
 
@@ -295,8 +295,8 @@ def _sides(found: Lungs, volume: Volume) -> tuple[int, int]:
     """RIGHT and LEFT in the order of the two lungs, by where their middles lie in the patient."""
     left_of = [_middle_mm(lung, volume) for lung in found]
     if left_of[1] is None or left_of[0] is None or left_of[0] < left_of[1]:
-        return lungs.RIGHT, lungs.LEFT
-    return lungs.LEFT, lungs.RIGHT
+        return sides.RIGHT, sides.LEFT
+    return sides.LEFT, sides.RIGHT
 
 
 def _middle_mm(lung: Runs, volume: Volume) -> float | None:

@@ -7,8 +7,9 @@ import dataclasses
 import numpy as np
 from numpy.typing import NDArray
 
+from dskprep import sides
 from dskprep.errors import Refusal
-from dskprep.kernels import runs
+from dskprep.kernels import components, runs
 from dskprep.preparation.lungs import lungs
 from dskprep.preparation.prepared import Prepared
 from dskprep.preparation.recipes import tutorial
@@ -31,7 +32,7 @@ def prepare(volume: Volume, first_gap_mm: float, config: PrepConfig, clock: Stop
     with clock("resample"):
         image = tutorial.resample(volume, first_gap_mm, config.spacing_mm)
     with clock("lungs"):
-        found = lungs.judged(image.with_array(lung_mask(image.array, fill=config.fill_lungs)))
+        found = lungs.judge(image.with_array(lung_mask(image.array, fill=config.fill_lungs)))
     with clock("normalize"):
         return dataclasses.replace(tutorial.finished(image, config.dtype), lungs=found)
 
@@ -43,19 +44,19 @@ def lung_mask(array: NDArray[np.int16], *, fill: bool = True) -> NDArray[np.uint
     counts as solid) is air too, so vessels and nodules are. Raises Refusal `no-lungs` if nothing is left.
     """
     nz, ny, nx = array.shape
-    air = runs.at_most(array, AIR_HU)
+    air = runs.of_mask(array <= AIR_HU)
     if array[0, 0, 0] <= AIR_HU:
-        pieces = runs.label(air, ny, runs.CORNERS)
+        pieces = components.label(air, ny, components.CORNERS)
         air = runs.where(air, pieces != 0)  # the corner's run is the first of all
     if fill:
-        solid = runs.inverse(air, nx)
-        is_body = runs.is_largest_in_slice(solid, runs.label(solid, ny, runs.IN_SLICE), ny)
-        air = runs.union(air, runs.where(solid, ~is_body))
-    lung = runs.largest(air, runs.label(air, ny, runs.CORNERS))
+        solid = runs.invert(air, nx)
+        is_body = components.is_largest_in_slice(solid, components.label(solid, ny, components.IN_SLICE), ny)
+        air = runs.invert(runs.where(solid, is_body), nx)
+    lung = components.largest(air, components.label(air, ny, components.CORNERS))
     if lung.starts.size == 0:
         raise Refusal(
             "no-lungs", f"expected a pocket of air ({AIR_HU} HU or less) in the body, found none in {nz} slices"
         )
     mask = np.zeros(array.shape, np.uint8)
-    runs.paint(lung, lungs.RIGHT, mask)
+    runs.paint(lung, sides.RIGHT, mask)
     return mask
