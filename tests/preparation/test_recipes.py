@@ -12,12 +12,11 @@ import pytest
 import recipes_2017
 import tiny
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from dskprep import settings as config
 from dskprep.dataset import dataset
 from dskprep.errors import Refusal
-from dskprep.kernels import bits, components, distances, runs
+from dskprep.kernels import runs
 from dskprep.pipeline import run as pipeline
 from dskprep.preparation import prepare, zoom
 from dskprep.preparation.prepared import Prepared
@@ -329,67 +328,6 @@ def test_a_preset_makes_a_dataset_and_loses_nobody(source: str, tmp_path: Path, 
     if recipe == "grt123":
         row = opened.index.set_index("key").loc["noise"]
         assert (row["status"], row["reason"]) == ("refused", "no-lungs")
-
-
-# ---------------------------------------------------------------------------------------------------
-# Kernels
-# ---------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("shape", [(6, 7, 130), (5, 9, 64), (3, 4, 63), (4, 1, 65), (1, 1, 1)])
-@pytest.mark.parametrize("density", [0.0, 0.1, 0.5, 0.9, 1.0])
-def test_runs_and_bits_are_masks(shape: tuple[int, int, int], density: float) -> None:
-    mask = np.random.default_rng(0).random(shape) < density
-    found = runs.of_mask(mask)
-
-    def painted(some: runs.Runs) -> NDArray[np.bool_]:
-        out = np.zeros(shape, np.uint8)
-        runs.paint(some, 1, out)
-        return out.astype(bool)
-
-    np.testing.assert_array_equal(painted(found), mask)
-    np.testing.assert_array_equal(painted(runs.invert(found, shape[2])), ~mask)
-    words = runs.to_bits(found, shape)
-    np.testing.assert_array_equal(painted(runs.of_bits(words, shape[2])), mask)
-    for steps_ in (1, 3):
-        grown = painted(runs.of_bits(bits.dilate(words, shape[2], steps_), shape[2]))
-        np.testing.assert_array_equal(grown, ndimage.binary_dilation(mask, iterations=steps_))
-    shrunk = painted(runs.of_bits(bits.erode(words, shape[2]), shape[2]))
-    np.testing.assert_array_equal(shrunk, ndimage.binary_erosion(mask))
-    for row, x in ((0, 0), (shape[0] * shape[1] - 1, shape[2] - 1)):
-        run = runs.run_at(found, row, x)
-        assert (run >= 0) == mask[row // shape[1], row % shape[1], x]
-
-
-@pytest.mark.parametrize(("joined_by", "rank"), [(components.FACES, 1), (components.EDGES, 2), (components.CORNERS, 3)])
-@pytest.mark.parametrize("density", [0.05, 0.2, 0.5])
-def test_pieces_are_those_of_scipy(joined_by: int, rank: int, density: float) -> None:
-    mask = np.random.default_rng(0).random((9, 11, 13)) < density
-    found = runs.of_mask(mask)
-    pieces = components.label(found, 11, joined_by)
-    labels, n = ndimage.label(mask, ndimage.generate_binary_structure(3, rank))
-    names = np.zeros(mask.shape, np.int64)
-    for run, piece in enumerate(pieces):
-        row = np.searchsorted(found.first, run, side="right") - 1
-        names[row // 11, row % 11, found.starts[run] : found.stops[run]] = piece + 1
-    assert len({*zip(names[mask], labels[mask], strict=True)}) == n == len(set(pieces))
-    sizes = components.sizes(found, pieces)
-    np.testing.assert_array_equal(sorted(sizes[sizes > 0]), sorted(np.bincount(labels[mask])[1:]))
-
-
-@pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (2.5, 0.7, 0.71)])
-def test_each_voxel_goes_to_the_nearer_seed(spacing: Any) -> None:
-    rng = np.random.default_rng(0)
-    seeds = np.zeros((12, 23, 31), np.uint8)
-    for seed in (1, 2):
-        seeds[tuple(rng.integers(0, n, 6) for n in seeds.shape)] = seed
-    nearer = distances.find_nearer_seed(seeds, spacing)
-    first, second = (ndimage.distance_transform_edt(seeds != seed, sampling=spacing) for seed in (1, 2))
-    is_clear = np.abs(first - second) > 1e-5
-    np.testing.assert_array_equal(nearer[is_clear], np.where(first < second, 1, 2)[is_clear])
-    assert is_clear.mean() > 0.9
-    if spacing[0] == 1.0:
-        np.testing.assert_array_equal(nearer == 0, first == second)
 
 
 # ---------------------------------------------------------------------------------------------------

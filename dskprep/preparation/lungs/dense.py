@@ -25,7 +25,7 @@ from dskprep.volume import Triple
 REAR_SHARE = 0.4
 """The rear of a lung is this share of its rows, from the back."""
 RAISED_MM = 20.0
-"""The rear of a lung is raised where it ends this much higher than the front; healthy lungs reach lowest there."""
+"""The rear is raised where it ends this much higher, in mm, than the front; healthy lungs reach lowest at the rear."""
 MIN_RAISED_SHARE = 0.25
 """A lung is completed if this share of its rear is raised. Seen: healthy lungs up to 0.19, a third dense from 0.4."""
 
@@ -107,7 +107,7 @@ def _is_raised_at_the_back(lung: Mask, spacing: Triple) -> bool:
     front, rear = bases[:cut][has_lung[:cut]], bases[cut:][has_lung[cut:]]
     if not front.size or not rear.size:
         return False
-    # the lower quartile of the front: the heart and the diaphragm's dome raise the rest
+    # the lower quartile of the front, not its one lowest column
     limit = np.sort(front)[front.size // 4] + RAISED_MM / spacing[0]
     return bool(np.count_nonzero(rear > limit) >= MIN_RAISED_SHARE * rear.size)
 

@@ -24,7 +24,7 @@ MAX_DENT_WIDTH_MM = 50.0
 MAX_DENT_DEPTH_MM = 30.0
 """Deepest dent of the chest wall that is filled: tumours at the wall."""
 MIN_DENT_DEPTH_MM = 4.0
-"""A dent of the chest wall that is nowhere this deep stays: the bulges of ribs."""
+"""A dent of the chest wall that is nowhere this deep stays: it is the bulge of a rib."""
 
 
 def fill_lungs(grid: Grid, labels: NDArray[np.uint8], never: Mask) -> NDArray[np.uint8]:
