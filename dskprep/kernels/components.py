@@ -86,13 +86,21 @@ def sizes(runs: Runs, pieces: NDArray[Any]) -> NDArray[Any]:
     return counts
 
 
+@compiled
 def number(pieces: NDArray[Any]) -> tuple[NDArray[Any], int]:
     """Return the number of each run's piece, and how many pieces there are.
 
     They are numbered from 0 on in the order of their first runs, as scipy.ndimage.label does.
     """
-    counts = np.cumsum(pieces == np.arange(pieces.size))
-    return (counts - 1)[pieces], int(counts[-1]) if pieces.size else 0
+    numbers = np.empty(pieces.size, np.int32)
+    n = 0
+    for run in range(pieces.size):
+        if pieces[run] == run:
+            numbers[run] = n
+            n += 1
+        else:  # its first run has a number already
+            numbers[run] = numbers[pieces[run]]
+    return numbers, n
 
 
 @compiled

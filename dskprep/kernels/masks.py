@@ -76,11 +76,24 @@ def fill_holes(mask: NDArray[Any], max_voxels: float) -> None:
     A hole is a piece of the rest, connected through edges of pixels, that does not reach the edge of the slice.
     """
     nz, ny, nx = mask.shape
-    rest = runs.invert(runs.of_mask(mask), nx)
-    # all rows as one plane: this joins only the last row of a slice to the first of the next, and no hole reaches those
-    pieces = components.label(rest, nz * ny, components.FACES)
-    is_small = components.sizes(rest, pieces)[pieces] < max_voxels
-    runs.paint(runs.where(rest, is_small & ~components.reaches_edge(rest, pieces, ny, nx)), 1, mask)
+    rest = np.zeros((1, nz * (ny + 1), nx), np.bool_)  # all slices in one plane, a row without voxels between two
+    for z in range(nz):
+        for y in range(ny):
+            for x in range(nx):
+                rest[0, z * (ny + 1) + y, x] = not mask[z, y, x]
+    found = runs.of_mask(rest)
+    pieces = components.label(found, nz * (ny + 1), components.FACES)
+    sizes = components.sizes(found, pieces)
+    is_hole = sizes < max_voxels
+    for row in range(nz * (ny + 1)):
+        is_side = row % (ny + 1) == 0 or row % (ny + 1) == ny - 1
+        for run in range(found.first[row], found.first[row + 1]):
+            if is_side or found.starts[run] == 0 or found.stops[run] == nx:
+                is_hole[pieces[run]] = False
+    for row in range(nz * (ny + 1)):
+        for run in range(found.first[row], found.first[row + 1]):
+            if is_hole[pieces[run]]:
+                mask[row // (ny + 1), row % (ny + 1), found.starts[run] : found.stops[run]] = True
 
 
 @compiled
