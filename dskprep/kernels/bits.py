@@ -1,4 +1,8 @@
-"""Compiled loops over masks as bits, 64 voxels a machine word: steps of growing and shrinking."""
+"""Masks as bits: uint64 (z, y, words), where bit i of word w of a row is the voxel x = 64 w + i.
+
+One instruction handles 64 voxels: OR and AND join and intersect masks, and a shift moves a row along x.
+Bits beyond the end of a row are 0 in every mask, so that words can be compared and counted as they are.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +13,27 @@ from numpy.typing import NDArray
 
 from dskprep.kernels.compiled import compiled
 
-ONE, WORD = np.uint64(1), np.uint64(63)
-NONE, ALL = np.uint64(0), np.uint64(2**64 - 1)
+# All operands are uint64, because numba makes int64 or float64 of a uint64 and a plain int.
+
+ONE = np.uint64(1)
+"""The first voxel of a word, and the shift by one voxel."""
+
+END = np.uint64(63)
+"""The shift between the first and the last voxel of a word: it carries a voxel into the next word."""
+
+NONE = np.uint64(0)
+"""A word without a voxel."""
+
+ALL = np.uint64(2**64 - 1)
+"""A word of 64 voxels."""
+
+TOLERANCE = 1 + 1e-6
+"""Factor on a distance in mm: a voxel that lies exactly at a limit is within it, in spite of rounding."""
 
 
 @compiled
-def grown(bits: NDArray[Any], nx: int, steps: int) -> NDArray[Any]:
-    """The mask, `steps` times joined by the neighbours through faces, as scipy.ndimage.binary_dilation."""
+def dilate(bits: NDArray[Any], nx: int, steps: int) -> NDArray[Any]:
+    """Return the mask after `steps` dilations by face neighbours, as scipy.ndimage.binary_dilation."""
     before, after = np.empty_like(bits), bits.copy()
     for _ in range(steps):
         before, after = after, before
@@ -24,18 +42,18 @@ def grown(bits: NDArray[Any], nx: int, steps: int) -> NDArray[Any]:
 
 
 @compiled
-def shrunk(bits: NDArray[Any], nx: int) -> NDArray[Any]:
-    """The voxels whose six neighbours are in the mask too, as scipy.ndimage.binary_erosion."""
+def erode(bits: NDArray[Any], nx: int) -> NDArray[Any]:
+    """Return the voxels whose six face neighbours are in the mask too, as scipy.ndimage.binary_erosion."""
     after = np.empty_like(bits)
     _step(bits, after, nx, True)
     return after
 
 
 @compiled
-def _step(before: NDArray[Any], after: NDArray[Any], nx: int, is_shrinking: bool) -> None:
-    """One step; beyond the edges there is nothing."""
+def _step(before: NDArray[Any], after: NDArray[Any], nx: int, is_erosion: bool) -> None:
+    """Write one dilation or erosion by face neighbours into `after`; beyond the edges there is nothing."""
     nz, ny, nw = before.shape
-    last = ALL >> np.uint64(63 - (nx - 1) % 64)
+    last = _last_word(nx)
     nothing = np.zeros(nw, np.uint64)
     for z in range(nz):
         for y in range(ny):
@@ -46,9 +64,10 @@ def _step(before: NDArray[Any], after: NDArray[Any], nx: int, is_shrinking: bool
             above = before[z + 1, y] if z < nz - 1 else nothing
             for w in range(nw):
                 word = line[w]
-                right = word << ONE | (line[w - 1] >> WORD if w > 0 else NONE)
-                left = word >> ONE | (line[w + 1] << WORD if w < nw - 1 else NONE)
-                if is_shrinking:
+                # the voxel that leaves one word enters the next
+                right = word << ONE | (line[w - 1] >> END if w > 0 else NONE)
+                left = word >> ONE | (line[w + 1] << END if w < nw - 1 else NONE)
+                if is_erosion:
                     out[w] = word & right & left & front[w] & back[w] & below[w] & above[w]
                 else:
                     out[w] = word | right | left | front[w] | back[w] | below[w] | above[w]
@@ -56,8 +75,14 @@ def _step(before: NDArray[Any], after: NDArray[Any], nx: int, is_shrinking: bool
 
 
 @compiled
+def _last_word(nx: int) -> np.uint64:
+    """Return the bits that the last word of a row of `nx` voxels can hold."""
+    return ALL >> np.uint64(63 - (nx - 1) % 64)
+
+
+@compiled
 def of_mask(mask: NDArray[Any]) -> NDArray[Any]:
-    """A bool mask (z, y, x) as bits."""
+    """Return a bool mask (z, y, x) as bits."""
     nz, ny, nx = mask.shape
     bits = np.zeros((nz, ny, (nx + 63) // 64), np.uint64)
     for z in range(nz):
@@ -73,7 +98,7 @@ def of_mask(mask: NDArray[Any]) -> NDArray[Any]:
 
 @compiled
 def to_mask(bits: NDArray[Any], nx: int) -> NDArray[Any]:
-    """Bits as a bool mask of rows of `nx` voxels."""
+    """Return bits as a bool mask (z, y, x) with rows of `nx` voxels."""
     nz, ny, nw = bits.shape
     mask = np.empty((nz, ny, nx), np.bool_)
     for z in range(nz):
@@ -86,33 +111,50 @@ def to_mask(bits: NDArray[Any], nx: int) -> NDArray[Any]:
 
 
 @compiled
-def far(bits: NDArray[Any], nx: int, limit_mm: float, spacing: tuple[float, float, float]) -> NDArray[Any]:
-    """The voxels of the mask that are more than `limit_mm` from the rest."""
-    return inverse(near(inverse(bits, nx), nx, limit_mm, spacing), nx)
+def set_range(row: NDArray[Any], start: int, stop: int) -> None:
+    """Set the voxels from `start` to `stop` of a row (words), in place; none if the stop is not beyond the start."""
+    if start >= stop:
+        return
+    first, last = start >> 6, (stop - 1) >> 6  # words
+    head = ALL << np.uint64(start & 63)  # from the start to the end of its word
+    tail = ALL >> np.uint64(63 - ((stop - 1) & 63))  # from the beginning of the last word to the last voxel
+    if first == last:
+        row[first] |= head & tail
+    else:
+        row[first] |= head
+        row[first + 1 : last] = ALL
+        row[last] |= tail
 
 
 @compiled
-def inverse(bits: NDArray[Any], nx: int) -> NDArray[Any]:
-    """The voxels that are not in the mask."""
+def invert(bits: NDArray[Any], nx: int) -> NDArray[Any]:
+    """Return the voxels that are not in the mask."""
     rest = ~bits
-    rest[:, :, -1] &= ALL >> np.uint64(63 - (nx - 1) % 64)
+    rest[:, :, -1] &= _last_word(nx)
     return rest
 
 
 @compiled
-def near(bits: NDArray[Any], nx: int, limit_mm: float, spacing: tuple[float, float, float]) -> NDArray[Any]:
-    """The voxels at most `limit_mm` from the mask, from centre to centre.
+def erode_ball(bits: NDArray[Any], nx: int, radius_mm: float, spacing: tuple[float, float, float]) -> NDArray[Any]:
+    """Return the voxels of the mask that are more than `radius_mm` from the rest; beyond the edges is no rest."""
+    return invert(dilate_ball(invert(bits, nx), nx, radius_mm, spacing), nx)
 
-    A ball is a stack of sections, and a section a stack of rows: each plane is widened along x by every
-    number of voxels that occurs in the ball, joined to the rows within reach, and that to the planes.
+
+@compiled
+def dilate_ball(bits: NDArray[Any], nx: int, radius_mm: float, spacing: tuple[float, float, float]) -> NDArray[Any]:
+    """Return the voxels at most `radius_mm` from the mask, from centre to centre.
+
+    A ball is a stack of discs, and a disc is a stack of rows. So each plane of the mask is first widened along x by
+    every number of voxels that a row of the ball has. A disc is then some of these, each moved along y, in one OR per
+    row of the disc; and the ball is its discs, each moved along z.
     """
     nz, ny, nw = bits.shape
-    limit_mm *= 1 + 1e-6  # a voxel exactly at the limit is within it
-    reach_z, reach_y = min(int(limit_mm / spacing[0]), nz - 1), min(int(limit_mm / spacing[1]), ny - 1)
-    reach_x = min(int(limit_mm / spacing[2]), nx)
+    radius_mm *= TOLERANCE
+    reach_z, reach_y = min(int(radius_mm / spacing[0]), nz - 1), min(int(radius_mm / spacing[1]), ny - 1)
+    reach_x = min(int(radius_mm / spacing[2]), nx)
     result = np.zeros_like(bits)
-    widened = np.empty((reach_x + 1, ny, nw), np.uint64)
-    section = np.empty((ny, nw), np.uint64)
+    widened = np.empty((reach_x + 1, ny, nw), np.uint64)  # widened[n]: by n voxels to either side
+    disc = np.empty((ny, nw), np.uint64)
     for z in range(nz):
         if not bits[z].any():
             continue
@@ -120,22 +162,24 @@ def near(bits: NDArray[Any], nx: int, limit_mm: float, spacing: tuple[float, flo
         for n in range(1, reach_x + 1):
             _widen(widened[n - 1], nx, widened[n])
         for dz in range(reach_z + 1):
-            section[:] = NONE
+            disc[:] = NONE
             for dy in range(-reach_y, reach_y + 1):
-                left = limit_mm**2 - (dz * spacing[0]) ** 2 - (dy * spacing[1]) ** 2
-                if left >= 0:
-                    _join(widened[min(int(np.sqrt(left) / spacing[2]), reach_x)], dy, section)
+                rest_mm2 = radius_mm**2 - (dz * spacing[0]) ** 2 - (dy * spacing[1]) ** 2  # what is left for x
+                if rest_mm2 >= 0:
+                    _join(widened[min(int(np.sqrt(rest_mm2) / spacing[2]), reach_x)], dy, disc)
+            # the same disc counts dz planes below and above
             if z >= dz:
-                _join(section, 0, result[z - dz])
+                _join(disc, 0, result[z - dz])
             if 0 < dz < nz - z:
-                _join(section, 0, result[z + dz])
+                _join(disc, 0, result[z + dz])
     return result
 
 
 @compiled
 def _join(plane: NDArray[Any], dy: int, out: NDArray[Any]) -> None:
-    """Join a plane (y, words), moved by `dy` rows, to `out`: in one go over all words."""
+    """Add a plane (y, words), moved by `dy` rows, to `out`."""
     ny, nw = plane.shape
+    # rows follow one another in memory, so a move along y is one offset, and one loop runs over all words
     begin, end = max(0, -dy) * nw, min(ny, ny - dy) * nw
     moved, to = plane.reshape(ny * nw)[begin:end], out.reshape(ny * nw)[begin + dy * nw : end + dy * nw]
     for i in range(moved.size):
@@ -144,13 +188,13 @@ def _join(plane: NDArray[Any], dy: int, out: NDArray[Any]) -> None:
 
 @compiled
 def _widen(plane: NDArray[Any], nx: int, out: NDArray[Any]) -> None:
-    """A plane (y, words) joined by the neighbours along x."""
+    """Write a plane (y, words), dilated by one voxel along x, into `out`."""
     ny, nw = plane.shape
-    last = ALL >> np.uint64(63 - (nx - 1) % 64)
+    last = _last_word(nx)
     for y in range(ny):
         for w in range(nw):
             word = plane[y, w]
-            right = word << ONE | (plane[y, w - 1] >> WORD if w > 0 else NONE)
-            left = word >> ONE | (plane[y, w + 1] << WORD if w < nw - 1 else NONE)
+            right = word << ONE | (plane[y, w - 1] >> END if w > 0 else NONE)
+            left = word >> ONE | (plane[y, w + 1] << END if w < nw - 1 else NONE)
             out[y, w] = word | right | left
         out[y, nw - 1] &= last

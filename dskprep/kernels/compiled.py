@@ -16,10 +16,11 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 
 
 def compiled(function: _F) -> _F:
-    """Compile at the first call for each set of dtypes; the code is kept for later processes.
+    """Compile a function at its first call for each set of dtypes, and keep the code for later processes.
 
-    No fast-math: every sum has the order that is written, so the same input gives the same bytes on every machine.
-    The GIL is let go while the function runs.
+    Without fast-math: every sum has the order that is written, so the same input gives the same bytes on every machine.
+    The function runs without the GIL. Kept code is made anew when the function's own file changes, but not when a
+    function that it calls from another file does: then remove the folders `__pycache__`.
     """
     return _kernel(function, inline="never")
 

@@ -14,12 +14,15 @@ from dskprep.kernels.compiled import compiled, inlined
 from dskprep.volume import PADDING
 
 FOUR = 4
-"""Rows that are summed in one go: a sum is read and written less often."""
+"""Inputs that are added in one go, so that a row of sums is read and written a quarter as often.
+
+The order of the additions is that of one after another, so the sums are the same to the last bit.
+"""
 
 
 @compiled
 def rescale(stored: NDArray[Any], slope: float, intercept: float, low: int, high: int, out: NDArray[Any]) -> None:
-    """stored * slope + intercept, rounded to the nearest and clipped, into int16 `out`; both (y, x)."""
+    """Write stored * slope + intercept, rounded half to even and clipped, into int16 `out`; both (y, x)."""
     for y in range(out.shape[0]):
         for x in range(out.shape[1]):
             value = np.rint(stored[y, x] * slope + intercept)
@@ -37,7 +40,10 @@ def mark_padding(plane: NDArray[Any], low: int, high: int) -> None:
 
 @compiled
 def mark_padding_from_edges(plane: NDArray[Any], low: int, high: int) -> None:
-    """The same, but only in the unbroken runs at both ends of each row; PADDING does not break a run."""
+    """Set to PADDING as `mark_padding`, but only from both ends of each row to the first other value.
+
+    PADDING counts as a value from `low` to `high`.
+    """
     nx = plane.shape[1]
     for row in plane:
         x = 0
@@ -52,10 +58,10 @@ def mark_padding_from_edges(plane: NDArray[Any], low: int, high: int) -> None:
 
 @compiled
 def fill_padding_from_row(plane: NDArray[Any], filled: NDArray[Any], ends: NDArray[Any]) -> int:
-    """Copy int16 `plane` (y, x) into `filled`, each padding pixel replaced by the nearest value.
+    """Copy int16 `plane` (y, x) into `filled`, each padding pixel replaced by the nearest value of its row.
 
-    Nearest in its row, or, for a row of padding only, in the nearest row that has values. `ends` (y, 3) takes
-    for each row the first column with a value, the one after the last, and how much padding is between them.
+    A row that is all padding becomes a copy of the nearest row that has values. `ends` (y, 3) is written for each row:
+    the first column with a value, the one after the last, and the number of padding pixels between the two.
     Returns the number of padding pixels; if all are, `filled` is a copy.
     """
     ny, nx = plane.shape
@@ -63,10 +69,10 @@ def fill_padding_from_row(plane: NDArray[Any], filled: NDArray[Any], ends: NDArr
     for y in range(ny):
         row, out = plane[y], filled[y]
         n = np.int32(0)
-        for x in range(nx):
+        for x in range(nx):  # counted without a branch, many at a time: most rows have none, and are done
             n += np.int32(row[x] == PADDING)
         left, right = (_n_leading(row), nx - _n_leading(row[::-1])) if n else (0, nx)
-        right = max(left, right)
+        right = max(left, right)  # of padding alone: left is nx, right is 0
         n_within = n - left - (nx - right)
         for x in range(nx):
             out[x] = row[x]
@@ -82,7 +88,7 @@ def fill_padding_from_row(plane: NDArray[Any], filled: NDArray[Any], ends: NDArr
     for y in range(ny):
         if ends[y, 0] < ends[y, 1]:
             continue
-        for step in range(1, ny):
+        for step in range(1, ny):  # `ends` is that of the plane, so a filled row is no source; a tie goes up
             if y - step >= 0 and ends[y - step, 0] < ends[y - step, 1]:
                 filled[y] = filled[y - step]
                 break
@@ -94,7 +100,7 @@ def fill_padding_from_row(plane: NDArray[Any], filled: NDArray[Any], ends: NDArr
 
 @compiled
 def _n_leading(row: NDArray[Any]) -> int:
-    """How many values of padding a row begins with; eight are looked at in one go."""
+    """Return how many values of padding a row begins with; eight are looked at in one go."""
     x, n = 0, np.int32(8)
     while x + 8 <= row.size and n == 8:
         n = np.int32(0)
@@ -108,7 +114,7 @@ def _n_leading(row: NDArray[Any]) -> int:
 
 @compiled
 def _fill_gaps(row: NDArray[Any], left: int, right: int) -> None:
-    """Give each padding pixel between two values of a row the nearer one, or the left one of two."""
+    """Replace each padding pixel between two values of a row by the nearer value, in place; a tie goes to the left."""
     last = left
     for x in range(left + 1, right):
         if row[x] == PADDING:
@@ -127,10 +133,10 @@ def weigh_plane(
     weight_x: NDArray[Any],
     out: NDArray[Any],
 ) -> None:
-    """Weighted sums of `plane` (y, x) along y, then x, into float32 `out`."""
+    """Write the weighted sums of `plane` (y, x) along y, then x, into float32 `out`; see `resample.Taps`."""
     row = np.empty(plane.shape[1], np.float32)
     start = start_x.astype(np.uint32)  # no sign, and half the size: so that many can be looked up at a time
-    weights = np.ascontiguousarray(weight_x.T)
+    weights = np.ascontiguousarray(weight_x.T)  # (k, x): the weights k of neighbouring outputs lie side by side
     for j in range(out.shape[0]):
         _weigh_rows(plane, start_y[j], weight_y[j], row)
         _weigh_row(row, start, weights, out[j])
@@ -138,8 +144,9 @@ def weigh_plane(
 
 @inlined
 def _weigh_row(row: NDArray[Any], start: NDArray[Any], weights: NDArray[Any], out: NDArray[Any]) -> None:
-    """Weighted sums of neighbours in a row: out[i] = sum over k of weights[k, i] * row[start[i] + k]."""
+    """Write weighted sums of neighbours in a row: out[i] = sum over k of weights[k, i] * row[start[i] + k]."""
     n = weights.shape[0]
+    # two taps (an axis that does not shrink) and three are written out, so that each sum stays in a register
     if n == 2:
         w0, w1 = weights[0], weights[1]
         for i in range(out.size):
@@ -155,7 +162,7 @@ def _weigh_row(row: NDArray[Any], start: NDArray[Any], weights: NDArray[Any], ou
     out[:] = 0
     for k in range(0, n - n % FOUR, FOUR):
         w0, w1, w2, w3 = weights[k], weights[k + 1], weights[k + 2], weights[k + 3]
-        rest = row[k:]
+        rest = row[k:]  # so that the index start[i] needs no addition
         for i in range(out.size):
             x = start[i]
             out[i] = out[i] + w0[i] * rest[x] + w1[i] * rest[x + 1] + w2[i] * rest[x + 2] + w3[i] * rest[x + 3]
@@ -167,7 +174,7 @@ def _weigh_row(row: NDArray[Any], start: NDArray[Any], weights: NDArray[Any], ou
 
 @inlined
 def _weigh_rows(rows: NDArray[Any], first: int, weights: NDArray[Any], total: NDArray[Any]) -> None:
-    """Weighted sum of `rows` from the `first` on into float32 `total`, in their order, up to FOUR in one go."""
+    """Write the weighted sum of `rows` from the `first` on into float32 `total`, in their order, FOUR in one go."""
     n = weights.size
     if n == 2:
         w0, w1 = weights[0], weights[1]
@@ -206,7 +213,7 @@ def _weigh_rows(rows: NDArray[Any], first: int, weights: NDArray[Any], total: ND
 def sample_padding(
     plane: NDArray[Any], ends: NDArray[Any], nearest_y: NDArray[Any], nearest_x: NDArray[Any], out: NDArray[Any]
 ) -> None:
-    """Whether the nearest pixel of `plane` is padding, into bool `out`; `ends` is from `fill_padding_from_row`."""
+    """Write whether the nearest pixel of `plane` is padding into bool `out`; for `ends` see `fill_padding_from_row`."""
     n = out.shape[1]
     for j in range(out.shape[0]):
         y = nearest_y[j]
@@ -214,7 +221,7 @@ def sample_padding(
         if ends[y, 2]:
             for i in range(n):
                 out[j, i] = plane[y, nearest_x[i]] == PADDING
-        else:
+        else:  # padding at the ends only: the pixels need not be read, so many are done at a time
             for i in range(n):
                 out[j, i] = (nearest_x[i] < left) | (nearest_x[i] >= right)
 
@@ -223,7 +230,10 @@ def sample_padding(
 def weigh_planes(
     planes: NDArray[Any], which: NDArray[Any], weights: NDArray[Any], is_padding: NDArray[Any], out: NDArray[Any]
 ) -> None:
-    """Weighted sum of float32 `planes[which]`, rounded half up to int16 `out`; padding stays padding."""
+    """Write the weighted sum of float32 planes[which], rounded half up, into int16 `out` (y, x); padding stays.
+
+    Sums are clipped to -32767..32767, because -32768 is PADDING.
+    """
     total = np.empty(out.shape[1], np.float32)
     rows = np.empty((which.size, out.shape[1]), np.float32)
     for j in range(out.shape[0]):
@@ -232,7 +242,7 @@ def weigh_planes(
             for i in range(total.size):
                 total[i] = w0 * planes[first, j, i] + w1 * planes[second, j, i]
         else:
-            for k in range(which.size):
+            for k in range(which.size):  # gathered, because the planes of a ring do not lie in order
                 rows[k] = planes[which[k], j]
             _weigh_rows(rows, 0, weights, total)
         for i in range(total.size):
@@ -242,10 +252,10 @@ def weigh_planes(
 
 @compiled
 def zoom_planes(planes: NDArray[Any], which: NDArray[Any], weights: NDArray[Any], out: NDArray[Any]) -> None:
-    """Weighted sums of float32 `planes`, a ring, to several planes of integer `out`.
+    """Write weighted sums of float32 `planes`, a ring, into several planes of int16 or uint8 `out` (b, y, x).
 
-    Plane b of `out` is the sum of weights[b, k] * planes[which[b, k]], rounded half away from zero and
-    clipped to the type of `out`, as scipy.ndimage does. The planes of a sum follow one another in the ring.
+    Plane b of `out` is the sum over k of weights[b, k] * planes[which[b, k]], rounded half away from zero, as
+    scipy.ndimage does, and clipped to the type of `out`. The planes of a sum follow one another in the ring.
     """
     low, high = (-32768.0, 32767.0) if out.itemsize == 2 else (0.0, 255.0)
     total = np.empty(out.shape[2], np.float32)
@@ -253,18 +263,19 @@ def zoom_planes(planes: NDArray[Any], which: NDArray[Any], weights: NDArray[Any]
     n = planes.shape[0]
     rows = np.empty((n, out.shape[2]), np.float32)
     for j in range(out.shape[1]):
-        for k in range(n):  # from the ring into order, so that all sums run along memory that is near
+        for k in range(n):  # from the ring into order, so that all sums run along memory that is in the cache
             rows[k] = planes[(first + k) % n, j]
         for b in range(out.shape[0]):
             _weigh_rows(rows, (which[b, 0] - first) % n, weights[b], total)
             for i in range(out.shape[2]):
+                # the conversion to an integer cuts off, so half a unit further from zero rounds
                 away = total[i] + np.float32(0.5) if total[i] > 0 else total[i] - np.float32(0.5)
                 out[b, j, i] = np.int16(min(max(away, np.float32(low)), np.float32(high)))
 
 
 @compiled
 def look_up(values: NDArray[Any], table: NDArray[Any], out: NDArray[Any]) -> None:
-    """out = table[value + 32768] for each int16 value of a plane (y, x)."""
+    """Write table[value + 32768] into `out` for each int16 value of a plane (y, x)."""
     for y in range(values.shape[0]):
         for x in range(values.shape[1]):
             out[y, x] = table[np.int64(values[y, x]) + 32768]

@@ -1,4 +1,7 @@
-"""Masks (z, y, x): morphology with balls, in mm, and connected pieces. Nothing lies beyond the edge of the grid."""
+"""Morphology of masks (z, y, x) with balls, in mm, and their connected pieces.
+
+Nothing lies beyond the edge of the grid: neither mask, into a dilation, nor background, into an erosion.
+"""
 
 from __future__ import annotations
 
@@ -8,45 +11,49 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from dskprep.kernels import bits, masks, runs
+from dskprep.kernels import bits, components, distances, masks, runs
+from dskprep.kernels.bits import TOLERANCE
 from dskprep.volume import Triple
 
-MAX_LOOKED_AT = 5000
-"""Places round a voxel, about, that are looked at one by one; for more, distances are less work."""
+MAX_SEARCHED = 5000
+"""Places round a voxel, about, that are searched for a label one by one; for more, distances are less work."""
 
 Mask = NDArray[np.bool_]
 Box = tuple[slice, slice, slice]
 
 
-def near(mask: Mask, radius_mm: float, spacing: Triple) -> Mask:
-    """Dilate: voxels at most `radius_mm` from the mask."""
+def dilate(mask: Mask, radius_mm: float, spacing: Triple) -> Mask:
+    """Return the voxels at most `radius_mm` from the mask."""
     nx = mask.shape[2]
-    found: Mask = bits.to_mask(bits.near(bits.of_mask(mask), nx, radius_mm, spacing), nx)
+    found: Mask = bits.to_mask(bits.dilate_ball(bits.of_mask(mask), nx, radius_mm, spacing), nx)
     return found
 
 
 def erode(mask: Mask, radius_mm: float, spacing: Triple) -> Mask:
-    """Keep what is further than `radius_mm` from the rest."""
+    """Return the voxels that are further than `radius_mm` from the rest."""
     nx = mask.shape[2]
-    found: Mask = bits.to_mask(bits.far(bits.of_mask(mask), nx, radius_mm, spacing), nx)
+    found: Mask = bits.to_mask(bits.erode_ball(bits.of_mask(mask), nx, radius_mm, spacing), nx)
     return found
 
 
-def opened(mask: Mask, radius_mm: float, spacing: Triple) -> Mask:
-    """Remove what a ball does not fit into."""
+def open_mask(mask: Mask, radius_mm: float, spacing: Triple) -> Mask:
+    """Remove what a ball does not fit into: an erosion, then a dilation."""
     nx = mask.shape[2]
-    eroded = bits.far(bits.of_mask(mask), nx, radius_mm, spacing)
-    found: Mask = bits.to_mask(bits.near(eroded, nx, radius_mm, spacing), nx)
+    eroded = bits.erode_ball(bits.of_mask(mask), nx, radius_mm, spacing)
+    found: Mask = bits.to_mask(bits.dilate_ball(eroded, nx, radius_mm, spacing), nx)
     return found
 
 
-def closed(mask: Mask, radius_mm: float, spacing: Triple) -> Mask:
-    """Fill what a ball outside the mask does not fit into; the mask goes on beyond its edges."""
+def close_mask(mask: Mask, radius_mm: float, spacing: Triple) -> Mask:
+    """Fill what a ball outside the mask does not fit into: a dilation, then an erosion.
+
+    The grid is padded with its outermost voxels, so that a lung that the scan cuts off is closed there too.
+    """
     widths = [math.ceil(radius_mm / s) for s in spacing]
     padded = np.pad(mask, [(w, w) for w in widths], mode="edge")
     nx = padded.shape[2]
-    grown = bits.near(bits.of_mask(padded), nx, radius_mm, spacing)
-    whole: Mask = bits.to_mask(bits.far(grown, nx, radius_mm, spacing), nx)
+    dilated = bits.dilate_ball(bits.of_mask(padded), nx, radius_mm, spacing)
+    whole: Mask = bits.to_mask(bits.erode_ball(dilated, nx, radius_mm, spacing), nx)
     return whole[tuple(slice(w, -w) for w in widths)] | mask
 
 
@@ -62,21 +69,21 @@ class Pieces(NamedTuple):
 
     @classmethod
     def of(cls, mask: Mask) -> Pieces:
+        """Find the pieces of a mask."""
         nz, ny, nx = mask.shape
         found = runs.of_mask(mask)
-        joined = runs.label(found, ny, runs.FACES)
-        numbers, n = runs.numbered(joined)
+        numbers, n = components.number(components.label(found, ny, components.FACES))
         sizes = np.bincount(numbers, found.stops - found.starts, minlength=n).astype(np.int64)
         return cls(found, numbers, sizes, (nz, ny, nx))
 
     def counts(self, mask: Mask) -> NDArray[np.int64]:
-        """Voxels of each piece that are in `mask`."""
-        found: NDArray[np.int64] = runs.counts(self.runs, self.numbers, self.sizes.size, mask)
+        """Return the number of voxels of each piece that are in `mask`."""
+        found: NDArray[np.int64] = components.counts(self.runs, self.numbers, self.sizes.size, mask)
         return found
 
     def boxes(self, margin: tuple[int, int, int]) -> list[Box]:
-        """The box of each piece, grown by `margin` voxels on every side."""
-        found = runs.boxes(self.runs, self.numbers, self.sizes.size, self.shape[1])
+        """Return the box of each piece, wider by `margin` (z, y, x) voxels on every side."""
+        found = components.boxes(self.runs, self.numbers, self.sizes.size, self.shape[1])
         firsts = np.maximum(found[:, 0] - margin, 0).tolist()
         stops = np.minimum(found[:, 1] + margin, self.shape).tolist()
         return [
@@ -85,79 +92,86 @@ class Pieces(NamedTuple):
         ]
 
     def piece(self, number: int, box: Box) -> Mask:
-        """The mask of one piece in a box."""
+        """Return the mask of one piece in a box."""
         mask = np.zeros([side.stop - side.start for side in box], np.bool_)
         first = tuple(side.start for side in box)
-        runs.paint_piece(self.runs, self.numbers, number, self.shape[1], first, mask)
+        components.paint_piece(self.runs, self.numbers, number, self.shape[1], first, mask)
         return mask
 
-    def chosen(self, is_chosen: NDArray[np.bool_]) -> Mask:
-        """The mask of the pieces that are chosen."""
+    def select(self, is_selected: NDArray[np.bool_]) -> Mask:
+        """Return the mask of the pieces where `is_selected` (pieces) is set."""
         mask = np.zeros(self.shape, np.bool_)
-        runs.paint(runs.where(self.runs, is_chosen[self.numbers]), 1, mask)
+        runs.paint(runs.where(self.runs, is_selected[self.numbers]), 1, mask)
         return mask
 
 
-def connected(mask: Mask, seeds: Mask) -> Mask:
-    """The pieces of a mask, connected through faces, that hold a voxel of `seeds`."""
+def select_connected(mask: Mask, seeds: Mask) -> Mask:
+    """Return the pieces of a mask that hold a voxel of `seeds`."""
     pieces = Pieces.of(mask)
-    return pieces.chosen(pieces.counts(seeds) > 0)
+    return pieces.select(pieces.counts(seeds) > 0)
 
 
-def largest(mask: Mask) -> Mask:
-    """The largest piece, connected through faces; of equals, the first."""
+def select_largest(mask: Mask) -> Mask:
+    """Return the largest piece of a mask; of equals, the first."""
     pieces = Pieces.of(mask)
-    return pieces.chosen(np.arange(pieces.sizes.size) == (pieces.sizes.argmax() if pieces.sizes.size else 0))
+    return pieces.select(np.arange(pieces.sizes.size) == (pieces.sizes.argmax() if pieces.sizes.size else 0))
 
 
-def nearer(labels: NDArray[np.uint8], limit_mm: float, spacing: Triple, where: Mask | None = None) -> NDArray[np.uint8]:
-    """Give each voxel of `where` the label, 1 or 2, of the nearest labelled voxel within `limit_mm`, else 0.
+def expand_labels(
+    labels: NDArray[np.uint8], limit_mm: float, spacing: Triple, where: Mask | None = None
+) -> NDArray[np.uint8]:
+    """Return, in `where`, the label, 1 or 2, of the nearest labelled voxel within `limit_mm`, else 0.
 
-    Of two that are as near, 1. Distances are only compared where both labels reach.
+    Both labels are dilated; distances are only compared where they meet. A tie goes to label 1.
     """
     nx = labels.shape[2]
-    first, second = (bits.near(bits.of_mask(labels == label), nx, limit_mm, spacing) for label in (1, 2))
+    first, second = (bits.dilate_ball(bits.of_mask(labels == label), nx, limit_mm, spacing) for label in (1, 2))
     if where is not None:
         only = bits.of_mask(where)
         first, second = first & only, second & only
     found: NDArray[np.uint8] = bits.to_mask(first, nx).view(np.uint8)
     found += 2 * bits.to_mask(second & ~first, nx).view(np.uint8)
     both = first & second
-    if 4 * limit_mm**3 <= MAX_LOOKED_AT * math.prod(spacing):
-        masks.nearest_label(labels, runs.of_bits(both, nx), *_ball(limit_mm, spacing, labels.shape), found)
+    if 4 * limit_mm**3 <= MAX_SEARCHED * math.prod(spacing):  # about 4/3 pi r^3 over the volume of a voxel
+        distances.find_nearest_label(labels, runs.of_bits(both, nx), *_ball(limit_mm, spacing, labels.shape), found)
     else:
-        _settle(labels, limit_mm, spacing, bits.to_mask(both, nx), found)
+        _compare_distances(labels, limit_mm, spacing, bits.to_mask(both, nx), found)
     return found
 
 
-def _settle(labels: NDArray[np.uint8], limit_mm: float, spacing: Triple, where: Mask, found: NDArray[np.uint8]) -> None:
-    """Put the nearest label into `found`, in place, by distances of all voxels round `where`."""
+def _compare_distances(
+    labels: NDArray[np.uint8], limit_mm: float, spacing: Triple, where: Mask, found: NDArray[np.uint8]
+) -> None:
+    """Write the nearest label into `found`, in `where`, by the distances of all voxels round it."""
     reach = tuple(math.ceil(limit_mm / s) for s in spacing)
     box = box_of(where, margin=0)
     wide = tuple(slice(max(0, b.start - n), b.stop + n) for b, n in zip(box, reach, strict=True))
     inner = tuple(slice(b.start - w.start, b.stop - w.start) for b, w in zip(box, wide, strict=True))
-    nearest = masks.grow(np.ascontiguousarray(labels[wide]), limit_mm, spacing)
+    nearest = distances.expand_labels(np.ascontiguousarray(labels[wide]), limit_mm, spacing)
     np.copyto(found[box], nearest[inner], where=where[box])
 
 
 def _ball(limit_mm: float, spacing: Triple, shape: tuple[int, ...]) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
-    """The places (n, 3) within a ball, nearest first, as far as they fit into `shape`; and their squared distances."""
-    reach = [min(int(limit_mm * (1 + 1e-6) / s), n - 1) for s, n in zip(spacing, shape, strict=True)]
+    """Return the places (n, 3) within a ball, nearest first, and their squared distances (n) in mm2.
+
+    Places that no two voxels of a grid of `shape` are apart are left out.
+    """
+    reach = [min(int(limit_mm * TOLERANCE / s), n - 1) for s, n in zip(spacing, shape, strict=True)]
     axes = np.meshgrid(*(np.arange(-n, n + 1, dtype=np.int32) for n in reach), indexing="ij")
     offsets = np.stack(axes, axis=-1).reshape(-1, 3)
-    squared = np.round(((offsets * spacing) ** 2).sum(axis=1), 6)
+    squared = np.round(((offsets * spacing) ** 2).sum(axis=1), 6)  # so that ties are ties
     order = np.argsort(squared, kind="stable")
-    order = order[squared[order] <= (limit_mm * (1 + 1e-6)) ** 2]
+    order = order[squared[order] <= (limit_mm * TOLERANCE) ** 2]
     return offsets[order], squared[order]
 
 
 def centre_of(mask: Mask) -> NDArray[np.float64]:
-    """Centre of mass (z, y, x), as an index."""
+    """Return the centre of mass as an index (z, y, x)."""
     return np.array([n @ np.arange(n.size) / max(1, n.sum()) for n in masks.counts_along(mask)])
 
 
 def box_of(mask: NDArray[Any], margin: int) -> Box:
-    """Smallest box round the mask, grown by `margin` voxels; empty if the mask is."""
+    """Return the smallest box round the mask, wider by `margin` voxels on every side; empty if the mask is."""
     sides = []
     for n in masks.counts_along(mask):
         (where,) = np.nonzero(n)

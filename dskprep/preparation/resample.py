@@ -14,14 +14,14 @@ from dskprep.volume import AIR_HU, PADDING, Grid, Triple, Volume
 
 
 class Taps(NamedTuple):
-    """How the outputs along one axis are summed from inputs.
-
-    Output i = sum over k of weights[i, k] * input[start[i] + k]; nearest[i] is the input closest to it.
-    """
+    """Weights of a filter along one axis: output i = sum over k of weights[i, k] * input[start[i] + k]."""
 
     start: NDArray[np.int64]
+    """First input of each output; start + k is an input for every k."""
     weights: NDArray[np.float32]
+    """Weights (outputs, k); those of an output add up to 1."""
     nearest: NDArray[np.int64]
+    """The input closest to each output."""
 
 
 def to_spacing(volume: Volume, spacing_mm: Triple, *, smooth: bool = True) -> Volume:
@@ -43,45 +43,36 @@ def to_spacing(volume: Volume, spacing_mm: Triple, *, smooth: bool = True) -> Vo
 
 
 def of_planes(planes: Iterable[NDArray[np.int16]], grid: Grid, spacing_mm: Triple, *, smooth: bool = True) -> Volume:
-    """As `to_spacing`, of planes (y, x) that come one after another along z, and are not held longer than needed."""
+    """Resample as `to_spacing`, from planes (y, x) that come in the order of z and are held no longer than needed."""
     old = grid.spacing
     taps = [axis_taps(n, new / s, smooth=smooth) for n, s, new in zip(grid.shape, old, spacing_mm, strict=True)]
     return Volume(_weigh(planes, taps), _new_affine(grid, spacing_mm, [len(t.start) for t in taps]))
 
 
 def axis_taps(n: int, factor: float, *, smooth: bool) -> Taps:
-    """Weights that turn `n` samples into samples `factor` times as far apart."""
+    """Return the taps that turn `n` samples into samples `factor` times as far apart, about the same centre.
+
+    The weights are a tent over the inputs round each output; with `smooth`, as wide as two outputs where they lie
+    further apart than inputs.
+    """
     n_out = max(1, round(round(n / factor, 6)))  # the last bits of a spacing do not decide between 332 and 333
     centre = (n - 1) / 2 + (np.arange(n_out) - (n_out - 1) / 2) * factor
     half_width = max(1.0, factor) if smooth else 1.0
-    first = np.floor(centre - half_width).astype(np.int64) + 1
-    taps = first[:, None] + np.arange(int(np.ceil(2 * half_width)))
+    first = np.floor(centre - half_width).astype(np.int64) + 1  # the first input under the tent
+    width = min(int(np.ceil(2 * half_width)), n)  # the most that can lie under it
+    start = np.clip(first, 0, n - width)  # kernels do not check that start + k is an input
+    taps = start[:, None] + np.arange(width)
     weights = np.maximum(0.0, 1.0 - np.abs(taps - centre[:, None]) / half_width)
-    weights[(taps < 0) | (taps >= n)] = 0.0
+    weights[taps < first[:, None]] = 0.0  # by rounding only
     nearest = np.clip(np.floor(centre + 0.5).astype(np.int64), 0, n - 1)
-    beyond = weights.sum(axis=1) == 0
-    weights[beyond, 0] = 1.0
-    first[beyond] = nearest[beyond]
-    start, weights = _inside(first, weights / weights.sum(axis=1, keepdims=True), n)
+    beyond = weights.sum(axis=1) == 0  # no input under the tent: the nearest one continues
+    weights[beyond, (nearest - start)[beyond]] = 1.0
+    weights /= weights.sum(axis=1, keepdims=True)
     return Taps(start, weights.astype(np.float32), nearest)
 
 
-def _inside(
-    first: NDArray[np.int64], weights: NDArray[np.float64], n: int
-) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Move taps so that start + k lies in 0..n-1 for every k; taps moved out have weight 0."""
-    width = min(weights.shape[1], n)
-    start = np.clip(first, 0, n - width)
-    moved = np.zeros((len(first), width))
-    for k in range(weights.shape[1]):
-        target = first + k - start
-        is_inside = (weights[:, k] > 0) & (target >= 0) & (target < width)
-        moved[is_inside, target[is_inside]] = weights[is_inside, k]
-    return start, moved
-
-
 def _new_affine(grid: Grid, spacing_mm: Triple, shape: list[int]) -> NDArray[np.float64]:
-    """The affine of the new grid, whose centre is the old grid's centre."""
+    """Return the affine of the new grid, whose centre is the old grid's centre."""
     affine = grid.affine.copy()
     centre = affine[:3, :3] @ ((np.array(grid.shape) - 1) / 2) + affine[:3, 3]
     affine[:3, :3] *= np.divide(spacing_mm, grid.spacing)
@@ -90,14 +81,18 @@ def _new_affine(grid: Grid, spacing_mm: Triple, shape: list[int]) -> NDArray[np.
 
 
 def _weigh(slices: Iterable[NDArray[np.int16]], taps: list[Taps]) -> NDArray[np.int16]:
-    """Stream the slices through the weights; only as many as one output needs are held in float."""
+    """Return the weighted sums of slices along all axes; only as many as one output needs are held in float.
+
+    Each slice is resampled in its plane once, into a ring of planes; slice k lies at k % depth. An output plane is
+    the weighted sum of the planes that its taps along z need.
+    """
     z, y, x = taps
     plane_shape = (len(y.start), len(x.start))
-    depth = z.weights.shape[1] + 1
+    depth = z.weights.shape[1]
     ring = np.empty((depth, *plane_shape), np.float32)
     is_padding = np.zeros((depth, *plane_shape), np.bool_)
     out = np.empty((len(z.start), *plane_shape), np.int16)
-    coming = enumerate(_filled(slices))
+    coming = enumerate(_fill_slices(slices))
     n_read = 0
     for i, first in enumerate(z.start):
         used = np.flatnonzero(z.weights[i]) + first
@@ -121,12 +116,13 @@ def _weigh(slices: Iterable[NDArray[np.int16]], taps: list[Taps]) -> NDArray[np.
 
 
 _Filled = tuple[NDArray[np.int16], NDArray[np.int16], NDArray[np.int64] | None]
+"""A slice; its copy without padding; and the `ends` of `planes.fill_padding_from_row`, None if there is no padding."""
 
 
-def _filled(slices: Iterable[NDArray[np.int16]]) -> Iterator[_Filled]:
-    """Each slice; the same without padding; and where in its rows padding is, or None if there is none.
+def _fill_slices(slices: Iterable[NDArray[np.int16]]) -> Iterator[_Filled]:
+    """Yield each slice with its padding filled by the nearest values.
 
-    A slice of nothing but padding is filled from the last one with values, or else from the first.
+    A slice of nothing but padding is filled from the last one with values, or, if none came yet, from the first.
     """
     blank: list[NDArray[np.int16]] = []
     last: NDArray[np.int16] | None = None
@@ -147,9 +143,10 @@ def _filled(slices: Iterable[NDArray[np.int16]]) -> Iterator[_Filled]:
 
 
 def _no_values(plane: NDArray[np.int16]) -> NDArray[np.int64]:
+    """Return the `ends` of a slice of nothing but padding: no column has a value."""
     return np.zeros((len(plane), 3), np.int64)
 
 
 def fill_padding(volume: Volume, value: int = AIR_HU) -> Volume:
-    """Give padding a value, so that the array holds HU only."""
+    """Return the volume with `value` (HU) in place of PADDING."""
     return volume.with_array(np.where(volume.array == PADDING, np.int16(value), volume.array))

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from dskprep import sides
 from dskprep.errors import DskprepError, Refusal, UsageError
 from dskprep.preparation.lungs import lungs
 from dskprep.settings import PrepConfig
@@ -79,9 +80,9 @@ def find_lungs(path: str, image: Volume) -> lungs.Lungs:
     result = _call(path, image)
     if not isinstance(result, Volume) or result.shape != image.shape or result.array.dtype.kind not in "bui":
         raise StepFailed(f"{path}: expected a mask, a Volume of {image.shape} integers, found {_describe(result)}")
-    if not 0 <= result.array.min() <= result.array.max() <= lungs.LEFT:
+    if not 0 <= result.array.min() <= result.array.max() <= sides.LEFT:
         raise StepFailed(f"{path}: expected a mask of 0, 1 and 2, found {result.array.min()} to {result.array.max()}")
-    return lungs.judged(image.with_array(result.array.astype(np.uint8)))
+    return lungs.judge(image.with_array(result.array.astype(np.uint8)))
 
 
 def _call(path: str, image: Volume) -> object:

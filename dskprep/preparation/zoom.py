@@ -15,19 +15,19 @@ from dskprep.preparation.resample import Taps
 from dskprep.volume import Volume
 
 SPLINE_EDGE = 12
-"""Samples by which scipy continues the edge value before it fits a spline (mode nearest)."""
+"""Samples by which scipy.ndimage.zoom continues the edge value before it fits a spline (mode nearest)."""
 
 NEGLIGIBLE = 2e-7
-"""Weights of a spline below this are left out: with the range of CT, less than a thousandth of a HU."""
+"""Weights of a spline below this are left out: over the 4096 HU of CT, less than a thousandth of a HU each."""
 
 BLOCK = 8
-"""Planes that are summed together, so that the planes they share stay in the cache."""
+"""Output planes that are summed together, so that the inputs that they share stay in the cache."""
 
 
 def zoom(
     plane_of: Callable[[int], NDArray[Any]], z: Taps, y: Taps, x: Taps, dtype: type[np.int16] | type[np.uint8]
 ) -> NDArray[Any]:
-    """Zoom a stack of planes (y, x), of which `plane_of` gives each once and in order.
+    """Zoom a stack of planes (y, x); `plane_of(k)` is called once for each, in order.
 
     The result (z, y, x) is that of scipy.ndimage.zoom (mode nearest) on the whole stack, but for one unit
     where float32 sums round to another side than scipy's float64. The planes stream: no more of them are
@@ -38,7 +38,7 @@ def zoom(
     depth = width + max(int(z.start[min(b + BLOCK, n_out) - 1] - z.start[b]) for b in range(0, n_out, BLOCK))
     ring = np.empty((depth, len(y.start), len(x.start)), np.float32)
     out = np.empty((n_out, len(y.start), len(x.start)), dtype)
-    n_read = int(z.start[0])
+    n_read = int(z.start[0])  # a part of a stack may begin later
     for b in range(0, n_out, BLOCK):
         block = slice(b, min(b + BLOCK, n_out))
         which = z.start[block, None] + np.arange(width)
@@ -51,9 +51,9 @@ def zoom(
 
 @lru_cache(maxsize=32)
 def taps(n: int, n_out: int, order: int) -> Taps:
-    """How scipy.ndimage.zoom makes `n_out` samples of `n` along one axis, with splines of order 1 or 3.
+    """Return the taps by which scipy.ndimage.zoom makes `n_out` samples of `n` along an axis, splines of order 1 or 3.
 
-    Output i lies at input i (n - 1) / (n_out - 1) (T10); beyond the ends the edge value continues.
+    Output i lies at input i (n - 1) / (n_out - 1) (T10 in docs/recipes.md); beyond the ends the edge value continues.
     """
     place = np.arange(n_out, dtype=np.float64) * ((n - 1) / (n_out - 1) if n_out > 1 else 0.0)
     nearest = np.floor(place + 0.5).astype(np.int64)
@@ -65,17 +65,21 @@ def taps(n: int, n_out: int, order: int) -> Taps:
 
 
 def part(taps_: Taps, which: slice) -> Taps:
-    """The taps of some outputs only."""
+    """Return the taps of some outputs only."""
     return Taps(taps_.start[which], taps_.weights[which], taps_.nearest[which])
 
 
 def _spline(place: NDArray[np.float64], n: int) -> NDArray[np.float64]:
-    """The cubic spline through `n` samples as a matrix (outputs, inputs)."""
+    """Return the cubic spline through `n` samples as a matrix (outputs, inputs).
+
+    A spline is linear in its samples, so its fit to each column of the identity gives the weights of one sample.
+    """
     padded = np.pad(np.eye(n), ((SPLINE_EDGE, SPLINE_EDGE), (0, 0)), mode="edge")
     coefficients = ndimage.spline_filter1d(padded, 3, axis=0, mode="nearest")
     place = place + SPLINE_EDGE
     first = np.floor(place).astype(np.int64) - 1
     t = (place - first - 1)[:, None]
+    # the four cubic B-splines that are not 0 at a place, times 6
     basis = ((1 - t) ** 3, 4 - 6 * t**2 + 3 * t**3, 1 + 3 * t + 3 * t**2 - 3 * t**3, t**3)
     matrix: NDArray[np.float64] = sum(
         (b / 6 * coefficients[first + k] for k, b in enumerate(basis)), np.zeros((len(place), n))
@@ -84,7 +88,7 @@ def _spline(place: NDArray[np.float64], n: int) -> NDArray[np.float64]:
 
 
 def _banded(matrix: NDArray[np.float64], nearest: NDArray[np.int64]) -> Taps:
-    """The part of each row that is not negligible."""
+    """Return the taps of a matrix (outputs, inputs): the part of each row that is not negligible."""
     n = matrix.shape[1]
     matters = np.abs(matrix) > NEGLIGIBLE
     first = np.minimum.accumulate(matters.argmax(axis=1)[::-1])[::-1]  # planes that stream do not come back
@@ -95,7 +99,7 @@ def _banded(matrix: NDArray[np.float64], nearest: NDArray[np.int64]) -> Taps:
 
 
 def zoomed_affine(volume: Volume, shape: Sequence[int]) -> NDArray[np.float64]:
-    """Where the voxels of a zoom to `shape` truly lie: the step along an axis is s (n - 1) / (n_out - 1)."""
+    """Return the affine on which a zoom to `shape` truly lies: the step along an axis is s (n - 1) / (n_out - 1)."""
     affine = volume.affine.copy()
     for axis, (n, n_out) in enumerate(zip(volume.shape, shape, strict=True)):
         affine[:3, axis] *= (n - 1) / (n_out - 1) if n_out > 1 and n > 1 else 1.0

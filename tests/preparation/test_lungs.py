@@ -1,4 +1,4 @@
-"""Lungs are found: against the truth of phantoms, and in real CT. The kernels: against plain twins."""
+"""Lungs are found: against the truth of phantoms, and in real CT. Morphology: against scipy."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from builders import ct_files, read
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from dskprep.kernels import bits, masks
 from dskprep.preparation import morphology, prepare, resample
-from dskprep.preparation.lungs.lungs import LEFT, RIGHT, Lungs, find_lungs, judged
+from dskprep.preparation.lungs.lungs import Lungs, find_lungs, judge
 from dskprep.series import series
 from dskprep.settings import PrepConfig
+from dskprep.sides import LEFT, RIGHT
 from dskprep.synthetic.phantom import Phantom, make_phantom
 from dskprep.volume import AIR_HU, PADDING, Triple, Volume
 
@@ -253,16 +253,16 @@ def test_lungs_do_not_depend_on_how_the_patient_was_scanned(turn: Triple, lean: 
 def test_masks_that_fell_apart_or_look_like_no_lung_are_noted() -> None:
     phantom = grid_patient(6)
     truth = phantom.lungs
-    assert judged(truth).warnings == find_lungs(phantom.volume).warnings == ()
+    assert judge(truth).warnings == find_lungs(phantom.volume).warnings == ()
     in_pieces = truth.array.copy()
     in_pieces[55:65][in_pieces[55:65] == LEFT] = 0
-    assert judged(truth.with_array(in_pieces)).warnings == ("lungs-in-pieces",)
+    assert judge(truth.with_array(in_pieces)).warnings == ("lungs-in-pieces",)
     one_label = (truth.array > 0).astype(np.uint8)
-    assert judged(truth.with_array(one_label)).warnings == ("one-lung",)
+    assert judge(truth.with_array(one_label)).warnings == ("one-lung",)
     block = np.zeros_like(truth.array)
     block[20:80, 60:110, 30:80] = RIGHT
     block[20:80, 60:110, 100:150] = LEFT
-    assert judged(truth.with_array(block)).warnings == ("lung-shape-unlikely",)
+    assert judge(truth.with_array(block)).warnings == ("lung-shape-unlikely",)
 
 
 def test_lungs_that_touch_are_split() -> None:
@@ -428,7 +428,7 @@ def test_real_lungs_do_not_depend_on_slice_thickness(data_folder: Any) -> None:
 
 
 # ---------------------------------------------------------------------------------------------------
-# Kernels
+# Morphology
 # ---------------------------------------------------------------------------------------------------
 
 
@@ -443,13 +443,13 @@ def test_pieces_are_those_of_scipy(shape: tuple[int, int, int], density: float) 
     where = rng.random(shape) < 0.5
     np.testing.assert_array_equal(pieces.counts(where), np.bincount(expected[where], minlength=n + 1)[1:])
     is_chosen = rng.random(n) < 0.5
-    np.testing.assert_array_equal(pieces.chosen(is_chosen), np.append(False, is_chosen)[expected])
+    np.testing.assert_array_equal(pieces.select(is_chosen), np.append(False, is_chosen)[expected])
     assert pieces.boxes(margin=(0, 0, 0)) == ndimage.find_objects(expected)
     for number, box in enumerate(pieces.boxes(margin=(1, 2, 3))):
         np.testing.assert_array_equal(pieces.piece(number, box), expected[box] == number + 1)
         assert np.count_nonzero(pieces.piece(number, box)) == pieces.sizes[number]
     held = np.unique(expected[where & mask])
-    np.testing.assert_array_equal(morphology.connected(mask, where), np.isin(expected, held) & mask)
+    np.testing.assert_array_equal(morphology.select_connected(mask, where), np.isin(expected, held) & mask)
 
 
 @pytest.mark.parametrize(
@@ -461,97 +461,8 @@ def test_nearer_gives_the_nearest_label_within_the_limit(limit_mm: float, spacin
     dice_ = rng.random((20, 31, 40))
     labels = (dice_ < 0.001).astype(np.uint8) + 2 * (dice_ > 0.999).astype(np.uint8)
     to_first, to_second = (ndimage.distance_transform_edt(labels != k, sampling=spacing) for k in (1, 2))
-    found = morphology.nearer(labels, limit_mm, spacing)
+    found = morphology.expand_labels(labels, limit_mm, spacing)
     np.testing.assert_array_equal(found > 0, np.minimum(to_first, to_second) <= limit_mm + 1e-4)
     np.testing.assert_array_equal(found[found > 0], np.where(to_first <= to_second + 1e-9, 1, 2)[found > 0])
     where = rng.random(labels.shape) < 0.5
-    np.testing.assert_array_equal(morphology.nearer(labels, limit_mm, spacing, where), found * where)
-
-
-@pytest.mark.parametrize("shape", [(20, 31, 70), (3, 5, 64), (1, 1, 1), (9, 8, 200)])
-@pytest.mark.parametrize(
-    ("limit_mm", "spacing"), [(2.0, (2.0, 2.0, 2.0)), (8.0, (2.5, 2.1, 2.1)), (9.0, (5.0, 1.4, 1.3)), (0.0, (1, 1, 1))]
-)
-def test_near_is_within_the_limit(shape: tuple[int, int, int], limit_mm: float, spacing: Triple) -> None:
-    mask = np.random.default_rng(0).random(shape) < 0.01
-    mask[0, 0, -1] = True
-    words = bits.of_mask(mask)
-    np.testing.assert_array_equal(bits.to_mask(words, shape[2]), mask)
-    near = bits.to_mask(bits.near(words, shape[2], limit_mm, spacing), shape[2])
-    distance = ndimage.distance_transform_edt(~mask, sampling=spacing)
-    np.testing.assert_array_equal(near, distance <= limit_mm + 1e-5)
-
-
-@pytest.mark.parametrize("block", [(2, 2, 2), (1, 1, 1), (3, 1, 4)])
-def test_block_means_leave_padding_out(block: tuple[int, int, int]) -> None:
-    rng = np.random.default_rng(0)
-    array = rng.integers(-1000, 1000, (5, 6, 11)).astype(np.int16)
-    array[0, 0, 0] = -2000
-    array[:, :, 7][rng.random((5, 6)) < 0.7] = PADDING
-    array[2:4, 2:4, 2:4] = PADDING
-    means = masks.block_means(array, block)
-    assert means.shape == tuple(-(-n // b) for n, b in zip(array.shape, block, strict=True))
-    for place in np.ndindex(means.shape):
-        part = array[tuple(slice(i * b, (i + 1) * b) for i, b in zip(place, block, strict=True))]
-        measured = np.maximum(part[part != PADDING].astype(float), AIR_HU)
-        expected = np.floor(measured.mean() + 0.5) if 2 * measured.size > part.size else PADDING
-        assert means[place] == expected
-
-
-def test_only_dents_to_the_side_and_to_the_back_are_filled() -> None:
-    y, x = np.ogrid[:80, :80]
-    disc = (y - 40) ** 2 + (x - 40) ** 2 <= 30**2
-    for (dent_y, dent_x), is_filled in {(40, 10): True, (70, 40): True, (40, 70): False, (10, 40): False}.items():
-        dented = disc & ((y - dent_y) ** 2 + (x - dent_x) ** 2 > 9**2)
-        mask = dented[None].copy()
-        masks.fill_wall_dents(mask, -1, (1.0, 1.0, 1.0), 50.0, 5.0, 30.0)
-        filled = np.count_nonzero(mask[0] & disc) - np.count_nonzero(dented)
-        assert (filled > 0.8 * np.count_nonzero(disc & ~dented)) if is_filled else filled == 0
-        assert np.count_nonzero(mask[0] & ~disc) < 10
-
-
-def test_draw_takes_air_and_what_is_solid() -> None:
-    array = np.full((4, 8, 8), 40, np.int16)
-    array[:, :, :3] = -850
-    array[0, 0, 0] = PADDING
-    label = np.full((2, 4, 4), LEFT, np.uint8)
-    label[:, 0] = 0
-    solid = np.zeros((2, 4, 4), np.bool_)
-    solid[:, :, 3] = True
-    mask = np.zeros(array.shape, np.uint8)
-    counts = masks.draw(array, -400, label, solid, (2, 2, 2), (0, 0, 0), mask)
-    expected = np.zeros(array.shape, np.uint8)
-    expected[:, 2:, [0, 1, 2, 6, 7]] = LEFT
-    np.testing.assert_array_equal(mask, expected)
-    np.testing.assert_array_equal(counts, np.bincount(mask.ravel(), minlength=3))
-
-
-@pytest.mark.parametrize("block", [(2, 2, 2), (1, 2, 3), (3, 1, 4)])
-def test_draw_interpolates_between_the_centres_of_blocks(block: tuple[int, int, int]) -> None:
-    rng = np.random.default_rng(0)
-    shape, first = (11, 14, 23), (1, 2, 1)
-    coarse = tuple(-(-n // b) - f for n, b, f in zip(shape, block, first, strict=True))
-    array = rng.integers(-500, -300, shape).astype(np.int16)
-    array[rng.random(shape) < 0.1] = PADDING
-    label, solid = rng.integers(0, 3, coarse).astype(np.uint8), rng.random(coarse) < 0.5
-    mask = np.zeros(shape, np.uint8)
-    masks.draw(array, -400, label, solid, block, first, mask)
-
-    places = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"))
-    in_blocks = [(p + 0.5) / b - 0.5 - f for p, b, f in zip(places, block, first, strict=True)]
-    weights = ndimage.map_coordinates(solid.astype(float), in_blocks, order=1, mode="nearest")
-    k, j, i = (p // b - f for p, b, f in zip(places, block, first, strict=True))
-    expected = np.where((k >= 0) & (j >= 0) & (i >= 0), label[k, j, i], 0)
-    expected[~(((array < -400) & (array != PADDING)) | (weights > 0.5 - 1e-9))] = 0
-    np.testing.assert_array_equal(mask, expected)
-
-
-@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
-def test_counts_and_medians_are_those_of_numpy(share: float) -> None:
-    rng = np.random.default_rng(4)
-    for shape in ((1, 1, 1), (3, 5, 7), (9, 8, 6)):
-        mask = rng.random(shape) < share
-        values = rng.integers(-1100, 300, shape, np.int16)
-        for axis, counts in enumerate(masks.counts_along(mask)):
-            assert counts.tolist() == mask.sum(axis=tuple(a for a in range(3) if a != axis)).tolist()
-        assert masks.median_inside(values, mask) == (np.median(values[mask]) if mask.any() else 0)
+    np.testing.assert_array_equal(morphology.expand_labels(labels, limit_mm, spacing, where), found * where)

@@ -13,21 +13,19 @@ import pytest
 import recipes_2017
 import tiny
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from dskprep import settings as config
 from dskprep.dataset import dataset
 from dskprep.errors import Refusal, UsageError
-from dskprep.kernels import bits, runs
-from dskprep.kernels import grt123 as kernels
+from dskprep.kernels import runs
 from dskprep.pipeline import plan
 from dskprep.pipeline import run as pipeline
 from dskprep.preparation import prepare, zoom
 from dskprep.preparation import recipes as recipes_
-from dskprep.preparation.lungs.lungs import LEFT, RIGHT
 from dskprep.preparation.prepared import Prepared
 from dskprep.preparation.recipes import Native, grt123, grt123_lungs, recipe, tutorial, zuidhof
 from dskprep.series import series, upright
+from dskprep.sides import LEFT, RIGHT
 from dskprep.source.found import read_series
 from dskprep.stopwatch import Stopwatch
 from dskprep.synthetic.phantom import make_phantom
@@ -406,71 +404,6 @@ def test_a_new_recipe_is_one_file_and_one_line(tmp_path: Path, monkeypatch: pyte
         config.PrepConfig(recipe="toy-2", lungs=False)
 
 
-# ---------------------------------------------------------------------------------------------------
-# Kernels
-# ---------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("shape", [(6, 7, 130), (5, 9, 64), (3, 4, 63), (4, 1, 65), (1, 1, 1)])
-@pytest.mark.parametrize("density", [0.0, 0.1, 0.5, 0.9, 1.0])
-def test_runs_and_bits_are_masks(shape: tuple[int, int, int], density: float) -> None:
-    mask = np.random.default_rng(0).random(shape) < density
-    found = runs.of_mask(mask)
-
-    def painted(some: runs.Runs) -> NDArray[np.bool_]:
-        out = np.zeros(shape, np.uint8)
-        runs.paint(some, 1, out)
-        return out.astype(bool)
-
-    np.testing.assert_array_equal(painted(found), mask)
-    np.testing.assert_array_equal(painted(runs.at_most(np.where(mask, -5, -4).astype(np.int16), -5)), mask)
-    np.testing.assert_array_equal(painted(runs.inverse(found, shape[2])), ~mask)
-    other = runs.of_mask(~mask & (np.arange(shape[2]) % 3 == 0))
-    np.testing.assert_array_equal(painted(runs.union(found, other)), mask | painted(other))
-    words = runs.to_bits(found, shape)
-    np.testing.assert_array_equal(painted(runs.of_bits(words, shape[2])), mask)
-    for steps_ in (1, 3):
-        grown = painted(runs.of_bits(bits.grown(words, shape[2], steps_), shape[2]))
-        np.testing.assert_array_equal(grown, ndimage.binary_dilation(mask, iterations=steps_))
-    shrunk = painted(runs.of_bits(bits.shrunk(words, shape[2]), shape[2]))
-    np.testing.assert_array_equal(shrunk, ndimage.binary_erosion(mask))
-    for row, x in ((0, 0), (shape[0] * shape[1] - 1, shape[2] - 1)):
-        run = runs.run_at(found, row, x)
-        assert (run >= 0) == mask[row // shape[1], row % shape[1], x]
-
-
-@pytest.mark.parametrize(("joined_by", "rank"), [(runs.FACES, 1), (runs.EDGES, 2), (runs.CORNERS, 3)])
-@pytest.mark.parametrize("density", [0.05, 0.2, 0.5])
-def test_pieces_are_those_of_scipy(joined_by: int, rank: int, density: float) -> None:
-    mask = np.random.default_rng(0).random((9, 11, 13)) < density
-    found = runs.of_mask(mask)
-    pieces = runs.label(found, 11, joined_by)
-    labels, n = ndimage.label(mask, ndimage.generate_binary_structure(3, rank))
-    names = np.zeros(mask.shape, np.int64)
-    for run, piece in enumerate(pieces):
-        row = np.searchsorted(found.first, run, side="right") - 1
-        names[row // 11, row % 11, found.starts[run] : found.stops[run]] = piece + 1
-    assert len({*zip(names[mask], labels[mask], strict=True)}) == n == len(set(pieces))
-    sizes = runs.sizes(found, pieces)
-    np.testing.assert_array_equal(sorted(sizes[sizes > 0]), sorted(np.bincount(labels[mask])[1:]))
-
-
-@pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (2.5, 0.7, 0.71)])
-def test_each_voxel_goes_to_the_nearer_seed(spacing: Any) -> None:
-    rng = np.random.default_rng(0)
-    seeds = np.zeros((12, 23, 31), np.uint8)
-    for seed in (1, 2):
-        seeds[tuple(rng.integers(0, n, 6) for n in seeds.shape)] = seed
-    nearer = kernels.nearer_seed(seeds, spacing)
-    first, second = (ndimage.distance_transform_edt(seeds != seed, sampling=spacing) for seed in (1, 2))
-    is_clear = np.abs(first - second) > 1e-5
-    np.testing.assert_array_equal(nearer[is_clear], np.where(first < second, 1, 2)[is_clear])
-    assert is_clear.mean() > 0.9
-    if spacing[0] == 1.0:
-        np.testing.assert_array_equal(nearer == 0, first == second)
-
-
-# ---------------------------------------------------------------------------------------------------
 # Real CT
 # ---------------------------------------------------------------------------------------------------
 

@@ -45,7 +45,7 @@ def _resample(native: Native, config: PrepConfig) -> Volume:
 
 def _find_lungs(image: Volume, config: PrepConfig) -> lungs.Lungs:
     if isinstance(config.lungs, str):
-        return lungs.grown(user_steps.find_lungs(config.lungs, image), config.lung_margin_mm)
+        return lungs.grow(user_steps.find_lungs(config.lungs, image), config.lung_margin_mm)
     return lungs.find_lungs(image, margin_mm=config.lung_margin_mm)
 
 

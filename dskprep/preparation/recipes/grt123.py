@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from dskprep import sides
 from dskprep.errors import Refusal
 from dskprep.kernels import bits, hulls, runs
 from dskprep.kernels import grt123 as kernels
@@ -94,7 +95,7 @@ def prepare(native: Native, config: PrepConfig, clock: Stopwatch) -> Prepared:  
     first = (crop[0].start, crop[1].start, crop[2].start)
     affine[:3, 3] += affine[:3, :3] @ first
     cropped = Volume(image, affine)
-    return Prepared(cropped, lungs.judged(cropped.with_array(labels)), "uint8", FILL, Crop(first, shape))
+    return Prepared(cropped, lungs.judge(cropped.with_array(labels)), "uint8", FILL, Crop(first, shape))
 
 
 def grey_table() -> NDArray[np.uint8]:
@@ -107,8 +108,7 @@ def grey_table() -> NDArray[np.uint8]:
 
 def _soft_mask(lung: Runs, shape: Shape) -> NDArray[np.uint64]:
     """Dilate the convex hull of each slice, unless it is too large: step 6. Returns bits."""
-    nz, ny, nx = shape
-    soft: NDArray[np.uint64] = bits.grown(runs.to_bits(hulls.hulls(lung, nz, ny, MAX_HULL_RATIO), shape), nx, DILATIONS)
+    soft: NDArray[np.uint64] = bits.dilate(hulls.fill_hulls(lung, shape, MAX_HULL_RATIO), shape[2], DILATIONS)
     return soft
 
 
@@ -116,8 +116,8 @@ def _sides(found: Lungs, volume: Volume) -> tuple[int, int]:
     """Return RIGHT and LEFT in the order of the two lungs, by where their middles lie in the patient."""
     left_of = [_middle_mm(lung, volume) for lung in found]
     if left_of[1] is None or left_of[0] is None or left_of[0] < left_of[1]:
-        return lungs.RIGHT, lungs.LEFT
-    return lungs.LEFT, lungs.RIGHT
+        return sides.RIGHT, sides.LEFT
+    return sides.LEFT, sides.RIGHT
 
 
 def _middle_mm(lung: Runs, volume: Volume) -> float | None:

@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from dskprep.errors import Refusal
-from dskprep.kernels import bits, runs
+from dskprep.kernels import bits, components, distances, runs
 from dskprep.kernels import grt123 as kernels
 from dskprep.kernels.runs import Runs
 from dskprep.volume import Triple
 
-AIR_HU = -600.0
+MAX_AIR_HU = -600.0
 """What is lower after smoothing is air."""
 
 SMOOTHING = np.exp(-0.5 * np.arange(3.0) ** 2) / np.exp(-0.5 * np.arange(-2.0, 3.0) ** 2).sum()
@@ -68,9 +68,9 @@ def find_lungs(array: NDArray[np.int16], spacing: Triple) -> Lungs:
 def _find_air(array: NDArray[np.int16], spacing: Triple) -> Runs:
     """Find pieces of air in each slice that are neither small nor lines: step 2."""
     ny = array.shape[1]
-    found = kernels.smooth_air(array, AIR_HU, SMOOTHING.astype(np.float32), _round_field(ny))
-    pieces = runs.label(found, ny, runs.IN_SLICE)
-    areas = runs.sizes(found, pieces) * (spacing[1] * spacing[2])
+    found = kernels.smooth_air(array, MAX_AIR_HU, SMOOTHING.astype(np.float32), _round_field(ny))
+    pieces = components.label(found, ny, components.IN_SLICE)
+    areas = components.sizes(found, pieces) * (spacing[1] * spacing[2])
     is_kept = (areas > MIN_AREA_MM2) & (kernels.eccentricities(found, pieces, ny) < MAX_ECCENTRICITY)
     return runs.where(found, is_kept[pieces])
 
@@ -108,8 +108,8 @@ def _drop_top(mask: Runs, cut: int, ny: int) -> Runs:
 def _choose_likely(mask: Runs, shape: Shape, spacing: Triple, n_slices: int) -> Runs:
     """Choose pieces of a lung's size, near the middle, that avoid the corners and middles of the end slices."""
     _, ny, nx = shape
-    pieces = runs.label(mask, ny, runs.FACES)
-    sizes = runs.sizes(mask, pieces)
+    pieces = components.label(mask, ny, components.FACES)
+    sizes = components.sizes(mask, pieces)
     for z in (0, n_slices - 1):
         for y in (0, ny - 1):
             for x in (0, nx // 2, nx - 1):
@@ -120,10 +120,10 @@ def _choose_likely(mask: Runs, shape: Shape, spacing: Triple, n_slices: int) -> 
     (candidates,) = np.nonzero((ml >= MIN_ML) & (ml <= MAX_ML))
     names = np.full(pieces.size, -1, np.int64)
     names[candidates] = np.arange(candidates.size)
-    counts, distances = kernels.slice_profiles(mask, pieces, names, candidates.size, shape, spacing[1:])
+    counts, distances_mm = kernels.slice_profiles(mask, pieces, names, candidates.size, shape, spacing[1:])
     is_wide = counts * (spacing[1] * spacing[2]) > WIDE_MM2
     is_lung = np.zeros(pieces.size, np.bool_)
-    for candidate, wide, distance in zip(candidates, is_wide, distances, strict=True):
+    for candidate, wide, distance in zip(candidates, is_wide, distances_mm, strict=True):
         is_lung[candidate] = bool(wide.any()) and distance[wide].mean() < MAX_DISTANCE_MM
     return runs.where(mask, is_lung[pieces])
 
@@ -131,13 +131,13 @@ def _choose_likely(mask: Runs, shape: Shape, spacing: Triple, n_slices: int) -> 
 def _restore(chosen: Runs, air: Runs, cut: int, shape: Shape) -> Runs:
     """Bring back what was blanked, as far as `cut` dilations of the chosen pieces reach, and join it to them."""
     _, ny, nx = shape
-    near = bits.grown(runs.to_bits(chosen, shape), nx, cut)
+    near = bits.dilate(runs.to_bits(chosen, shape), nx, cut)
     near[:-cut] = runs.to_bits(chosen, shape)[:-cut]
     near[-cut:] &= runs.to_bits(air, shape)[-cut:]
     restored = runs.of_bits(near, nx)
-    pieces = runs.label(restored, ny, runs.FACES)
+    pieces = components.label(restored, ny, components.FACES)
     is_kept = np.zeros(pieces.size, np.bool_)
-    roots = np.unique(runs.label(chosen, ny, runs.FACES))
+    roots = np.unique(components.label(chosen, ny, components.FACES))
     rows = np.searchsorted(chosen.first, roots, side="right") - 1
     for row, root in zip(rows.tolist(), roots.tolist(), strict=True):
         is_kept[pieces[runs.run_at(restored, row, int(chosen.starts[root]))]] = True
@@ -147,8 +147,8 @@ def _restore(chosen: Runs, air: Runs, cut: int, shape: Shape) -> Runs:
 def _fill_holes(lung: Runs, shape: Shape) -> Runs:
     """Add what is connected to no corner: step 4."""
     nz, ny, nx = shape
-    rest = runs.inverse(lung, nx)
-    pieces = runs.label(rest, ny, runs.CORNERS)
+    rest = runs.invert(lung, nx)
+    pieces = components.label(rest, ny, components.CORNERS)
     is_outside = np.zeros(pieces.size, np.bool_)
     for z in (0, nz - 1):
         for y in (0, ny - 1):
@@ -156,7 +156,7 @@ def _fill_holes(lung: Runs, shape: Shape) -> Runs:
                 run = runs.run_at(rest, z * ny + y, x)
                 if run >= 0:
                     is_outside[pieces[run]] = True
-    return runs.inverse(runs.where(rest, is_outside[pieces]), nx)
+    return runs.invert(runs.where(rest, is_outside[pieces]), nx)
 
 
 def _part(both: Runs, shape: Shape, spacing: Triple) -> Lungs:
@@ -164,8 +164,8 @@ def _part(both: Runs, shape: Shape, spacing: Triple) -> Lungs:
     nz, ny, _ = shape
     (z, z_last), (y, y_last), (x, x_last) = box_of((both,), ny)
     box = (z_last + 1 - z, y_last + 1 - y, x_last + 1 - x)
-    boxed = runs.moved(both, ny, (-z, -y, -x), *box[:2])
-    first, second = (runs.moved(lung, box[1], (z, y, x), nz, ny) for lung in _part_in_box(boxed, box, spacing))
+    boxed = runs.shift(both, ny, (-z, -y, -x), *box[:2])
+    first, second = (runs.shift(lung, box[1], (z, y, x), nz, ny) for lung in _part_in_box(boxed, box, spacing))
     return Lungs(first, second)
 
 
@@ -175,12 +175,12 @@ def _part_in_box(both: Runs, shape: Shape, spacing: Triple) -> Lungs:
     seeds = both
     eroded = runs.to_bits(both, shape)
     for _ in range(MAX_EROSIONS):
-        pieces = runs.label(seeds, ny, runs.EDGES)
-        sizes = runs.sizes(seeds, pieces)
+        pieces = components.label(seeds, ny, components.EDGES)
+        sizes = components.sizes(seeds, pieces)
         first, second = np.argsort(-np.append(sizes, [0, 0]), kind="stable")[:2]
         if second < sizes.size and sizes[second] and sizes[first] // sizes[second] < MAX_AREA_RATIO:
             break
-        eroded = bits.shrunk(eroded, nx)
+        eroded = bits.erode(eroded, nx)
         seeds = runs.of_bits(eroded, nx)
     else:
         nothing = Runs(np.zeros_like(both.first), both.starts[:0], both.stops[:0])
@@ -188,7 +188,7 @@ def _part_in_box(both: Runs, shape: Shape, spacing: Triple) -> Lungs:
     labels = np.zeros(shape, np.uint8)
     runs.paint(runs.where(seeds, pieces == first), 1, labels)
     runs.paint(runs.where(seeds, pieces == second), 2, labels)
-    nearer = kernels.nearer_seed(labels, spacing)
+    nearer = distances.find_nearer_seed(labels, spacing)
     labels[...] = 0
     runs.paint(both, 1, labels)
     labels *= nearer
@@ -198,16 +198,16 @@ def _part_in_box(both: Runs, shape: Shape, spacing: Triple) -> Lungs:
 def _main_lung(lung: Runs, shape: Shape) -> Runs:
     """Keep the main pieces of a lung in each slice, of these the largest in space, and fill its holes."""
     ny = shape[1]
-    lung = kernels.main_parts(lung, runs.label(lung, ny, runs.IN_SLICE), shape, MAIN_SHARE)
-    return _fill_slices(runs.largest(lung, runs.label(lung, ny, runs.CORNERS)), shape)
+    lung = kernels.main_parts(lung, components.label(lung, ny, components.IN_SLICE), shape, MAIN_SHARE)
+    return _fill_slices(components.largest(lung, components.label(lung, ny, components.CORNERS)), shape)
 
 
 def _fill_slices(lung: Runs, shape: Shape) -> Runs:
     """Fill the holes of a lung in each slice."""
     _, ny, nx = shape
-    rest = runs.inverse(lung, nx)
-    is_open = kernels.reaches_edge(rest, runs.label(rest, ny, runs.IN_SLICE), ny, nx)
-    return runs.inverse(runs.where(rest, is_open), nx)
+    rest = runs.invert(lung, nx)
+    is_open = components.reaches_edge(rest, components.label(rest, ny, components.IN_SLICE), ny, nx)
+    return runs.invert(runs.where(rest, is_open), nx)
 
 
 def box_of(masks: tuple[Runs, ...], ny: int) -> list[tuple[int, int]]:

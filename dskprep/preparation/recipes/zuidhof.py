@@ -7,15 +7,16 @@ import dataclasses
 import numpy as np
 from numpy.typing import NDArray
 
+from dskprep import sides
 from dskprep.errors import Refusal
-from dskprep.kernels import runs
+from dskprep.kernels import components, runs
 from dskprep.preparation.lungs import lungs
 from dskprep.preparation.prepared import Prepared
 from dskprep.preparation.recipes import Native, Recipe, tutorial
 from dskprep.settings import PrepConfig
 from dskprep.stopwatch import Stopwatch
 
-AIR_HU = -320
+MAX_AIR_HU = -320
 """This and less is air."""
 
 
@@ -30,7 +31,7 @@ def prepare(native: Native, config: PrepConfig, clock: Stopwatch) -> Prepared:
     with clock("resample"):
         image = tutorial.resample(volume, native.first_gap_mm, config.spacing_mm)
     with clock("lungs"):
-        found = lungs.judged(image.with_array(lung_mask(image.array, fill=config.fill_lungs)))
+        found = lungs.judge(image.with_array(lung_mask(image.array, fill=config.fill_lungs)))
     with clock("normalize"):
         return dataclasses.replace(tutorial.normalize(image, config.dtype), lungs=found)
 
@@ -42,21 +43,21 @@ def lung_mask(array: NDArray[np.int16], *, fill: bool = True) -> NDArray[np.uint
     air of the corner voxel counts as solid. Raises Refusal `no-lungs` if nothing is left.
     """
     nz, ny, nx = array.shape
-    air = runs.at_most(array, AIR_HU)
-    if array[0, 0, 0] <= AIR_HU:
-        pieces = runs.label(air, ny, runs.CORNERS)
+    air = runs.of_mask(array <= MAX_AIR_HU)
+    if array[0, 0, 0] <= MAX_AIR_HU:
+        pieces = components.label(air, ny, components.CORNERS)
         air = runs.where(air, pieces != 0)  # the corner's run is the very first, so its piece is 0
     if fill:
-        solid = runs.inverse(air, nx)
-        is_body = runs.is_largest_in_slice(solid, runs.label(solid, ny, runs.IN_SLICE), ny)
-        air = runs.union(air, runs.where(solid, ~is_body))
-    lung = runs.largest(air, runs.label(air, ny, runs.CORNERS))
+        solid = runs.invert(air, nx)
+        is_body = components.is_largest_in_slice(solid, components.label(solid, ny, components.IN_SLICE), ny)
+        air = runs.invert(runs.where(solid, is_body), nx)
+    lung = components.largest(air, components.label(air, ny, components.CORNERS))
     if lung.starts.size == 0:
         raise Refusal(
-            "no-lungs", f"expected a pocket of air ({AIR_HU} HU or less) in the body, found none in {nz} slices"
+            "no-lungs", f"expected a pocket of air ({MAX_AIR_HU} HU or less) in the body, found none in {nz} slices"
         )
     mask = np.zeros(array.shape, np.uint8)
-    runs.paint(lung, lungs.RIGHT, mask)
+    runs.paint(lung, sides.RIGHT, mask)
     return mask
 
 

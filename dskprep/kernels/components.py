@@ -1,0 +1,182 @@
+"""Connected components (pieces) of masks, on runs of voxels: labelling, sizes, boxes.
+
+A piece is named by the index of its first run, or by a number from 0 on.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dskprep.kernels.compiled import compiled
+from dskprep.kernels.runs import Runs, where
+
+FACES = 6
+"""Connectivity: voxels that share a face belong together; each has six such neighbours."""
+
+EDGES = 18
+"""Connectivity: voxels that share a face or an edge."""
+
+CORNERS = 26
+"""Connectivity: voxels that share a face, an edge or a corner."""
+
+IN_SLICE = 8
+"""Connectivity: pixels of one axial slice that share an edge or a corner; slices stay apart."""
+
+
+@compiled
+def label(runs: Runs, ny: int, joined_by: int) -> NDArray[Any]:
+    """Return the piece that each run belongs to, named by the piece's first run: int32 (runs).
+
+    `joined_by` is FACES, EDGES, CORNERS or IN_SLICE; `ny` is the number of rows per slice. This is union-find: each
+    run points to an earlier run of its piece, its parent, and the first one, the root, to itself.
+    """
+    parents = np.arange(runs.starts.size).astype(np.int32)
+    diagonal = 0 if joined_by == FACES else 1
+    for row in range(runs.first.size - 1):  # joined to the rows that came before: half of all neighbours
+        y = row % ny
+        if y > 0:
+            _join_rows(parents, runs, row, row - 1, diagonal)
+        if row < ny or joined_by == IN_SLICE:
+            continue
+        _join_rows(parents, runs, row, row - ny, diagonal)
+        if joined_by == FACES:
+            continue
+        # rows that lie one up and one across share an edge where runs overlap, and a corner where they touch
+        if y > 0:
+            _join_rows(parents, runs, row, row - ny - 1, joined_by == CORNERS)
+        if y < ny - 1:
+            _join_rows(parents, runs, row, row - ny + 1, joined_by == CORNERS)
+    for run in range(parents.size):
+        parents[run] = parents[parents[run]]  # parents come first, so that theirs are roots already
+    return parents
+
+
+@compiled
+def _join_rows(parents: NDArray[Any], runs: Runs, row: int, other_row: int, diagonal: int) -> None:
+    """Join the runs of two rows that overlap, or with `diagonal` 1 touch; the earlier root becomes the root of both."""
+    a, b = runs.first[row], runs.first[other_row]
+    while a < runs.first[row + 1] and b < runs.first[other_row + 1]:
+        if runs.starts[a] < runs.stops[b] + diagonal and runs.starts[b] < runs.stops[a] + diagonal:
+            root_a, root_b = _find_root(parents, a), _find_root(parents, b)
+            parents[max(root_a, root_b)] = min(root_a, root_b)
+        if runs.stops[a] < runs.stops[b]:  # the run that ends first meets no later one of the other row
+            a += 1
+        else:
+            b += 1
+
+
+@compiled
+def _find_root(parents: NDArray[Any], run: int) -> int:
+    """Return the first run of the piece. Each step skips a parent for good, which keeps later paths short."""
+    while parents[run] != run:
+        parents[run] = parents[parents[run]]
+        run = parents[run]
+    return run
+
+
+@compiled
+def sizes(runs: Runs, pieces: NDArray[Any]) -> NDArray[Any]:
+    """Return the number of voxels of each piece at the index of its first run, and 0 elsewhere."""
+    counts = np.zeros(pieces.size, np.int64)
+    for run in range(pieces.size):
+        counts[pieces[run]] += runs.stops[run] - runs.starts[run]
+    return counts
+
+
+@compiled
+def number(pieces: NDArray[Any]) -> tuple[NDArray[Any], int]:
+    """Return the number of each run's piece, and how many pieces there are.
+
+    They are numbered from 0 on in the order of their first runs, as scipy.ndimage.label does.
+    """
+    numbers = np.empty(pieces.size, np.int32)
+    n = 0
+    for run in range(pieces.size):
+        if pieces[run] == run:
+            numbers[run] = n
+            n += 1
+        else:  # its first run has a number already
+            numbers[run] = numbers[pieces[run]]
+    return numbers, n
+
+
+@compiled
+def counts(runs: Runs, numbers: NDArray[Any], n_pieces: int, mask: NDArray[Any]) -> NDArray[Any]:
+    """Return the number of voxels of each numbered piece that are in a bool mask (z, y, x)."""
+    ny = mask.shape[1]
+    found = np.zeros(n_pieces, np.int64)
+    for row in range(runs.first.size - 1):
+        line = mask[row // ny, row % ny]
+        for run in range(runs.first[row], runs.first[row + 1]):
+            n = np.int32(0)  # in 32 bits, so that many fit a register
+            for x in range(runs.starts[run], runs.stops[run]):
+                n += np.int32(line[x])
+            found[numbers[run]] += n
+    return found
+
+
+@compiled
+def boxes(runs: Runs, numbers: NDArray[Any], n_pieces: int, ny: int) -> NDArray[Any]:
+    """Return the box of each numbered piece: int64 (pieces, 2, 3), its first (z, y, x), and its last + 1."""
+    found = np.empty((n_pieces, 2, 3), np.int64)
+    found[:, 0] = np.iinfo(np.int64).max
+    found[:, 1] = 0
+    for row in range(runs.first.size - 1):
+        z, y = row // ny, row % ny
+        for run in range(runs.first[row], runs.first[row + 1]):
+            first, stop = found[numbers[run]]
+            first[0], stop[0] = min(first[0], z), max(stop[0], z + 1)
+            first[1], stop[1] = min(first[1], y), max(stop[1], y + 1)
+            first[2], stop[2] = min(first[2], runs.starts[run]), max(stop[2], runs.stops[run])
+    return found
+
+
+@compiled
+def paint_piece(
+    runs: Runs, numbers: NDArray[Any], number: int, ny: int, first: tuple[int, int, int], out: NDArray[Any]
+) -> None:
+    """Set the voxels of bool `out` (z, y, x), a box whose first voxel is `first`, that are in a numbered piece."""
+    for z in range(out.shape[0]):
+        for y in range(out.shape[1]):
+            row = (first[0] + z) * ny + first[1] + y
+            for run in range(runs.first[row], runs.first[row + 1]):
+                if numbers[run] == number:
+                    out[z, y, max(0, runs.starts[run] - first[2]) : max(0, runs.stops[run] - first[2])] = True
+
+
+@compiled
+def is_largest_in_slice(runs: Runs, pieces: NDArray[Any], ny: int) -> NDArray[Any]:
+    """Return whether each run belongs to the largest piece of its slice; of equals, to the first."""
+    counts = sizes(runs, pieces)
+    is_largest = np.zeros(pieces.size, np.bool_)
+    for row in range(0, runs.first.size - 1, ny):
+        begin, end = runs.first[row], runs.first[row + ny]
+        largest = begin
+        for run in range(begin, end):
+            if counts[run] > counts[largest]:
+                largest = run
+        for run in range(begin, end):
+            is_largest[run] = pieces[run] == largest
+    return is_largest
+
+
+def largest(runs: Runs, pieces: NDArray[Any]) -> Runs:
+    """Return the largest piece; of equals, the first."""
+    if pieces.size == 0:
+        return runs
+    return where(runs, pieces == sizes(runs, pieces).argmax())
+
+
+@compiled
+def reaches_edge(runs: Runs, pieces: NDArray[Any], ny: int, nx: int) -> NDArray[Any]:
+    """Return whether the piece of each run reaches the edge of a slice (ny, nx): no hole does."""
+    is_open = np.zeros(pieces.size, np.bool_)
+    for row in range(runs.first.size - 1):
+        for run in range(runs.first[row], runs.first[row + 1]):
+            if row % ny == 0 or row % ny == ny - 1 or runs.starts[run] == 0 or runs.stops[run] == nx:
+                is_open[pieces[run]] = True
+    reaches: NDArray[Any] = is_open[pieces]
+    return reaches
