@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from dskprep import settings as config
 from dskprep.dataset import dataset
+from dskprep.dataset.record import Crop
 from dskprep.errors import Refusal, UsageError
 from dskprep.kernels import runs
 from dskprep.pipeline import plan
@@ -338,10 +339,8 @@ def test_a_preset_makes_a_dataset_and_loses_nobody(source: str, tmp_path: Path, 
     assert chest_.values == expected.values
     assert chest_.image.fill_value == expected.fill
     assert (chest_.lungs is None) == (expected.lungs is None)
-    crop = chest_.record.geometry.get("crop")
-    assert crop == (
-        None if expected.crop is None else {"first": list(expected.crop.first), "of_shape": [288, 350, 350]}
-    )
+    crop = chest_.record.geometry.crop
+    assert crop == (None if expected.crop is None else Crop(expected.crop.first, (288, 350, 350)))
     if name == "grt123":
         row = opened.index.set_index("key").loc["noise"]
         assert (row["status"], row["reason"]) == ("refused", "no-lungs")
