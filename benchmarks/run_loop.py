@@ -2,7 +2,7 @@
 
     python benchmarks/run_loop.py [PATIENTS]
 
-Prints milliseconds a patient and the memory of the client (which holds the scheduler) as it goes.
+Prints milliseconds per patient and the memory of the client (which holds the scheduler) as it goes.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import distributed
 import psutil
 
 from dskprep.dataset.record import Record
-from dskprep.pipeline import cluster, run, watch
+from dskprep.pipeline import cluster, executor, watch
 from dskprep.pipeline.account import Account, Summary
 from dskprep.source.cases import Case
 from dskprep.stopwatch import Stopwatch
@@ -49,9 +49,12 @@ def main() -> None:
     process = psutil.Process()
     account = Account()
     summary = Summary("run", "source", "target", account, 0.0)
-    with cluster.local_client(workers=2) as client, watch.Watch(client, summary).over():
+    with cluster.local_client(workers=2) as client:
+        observers, _ = watch.begin(client)
+        for observer in observers:
+            observer.on_start(summary)
         start, cpu = time.perf_counter(), process.cpu_times()
-        for n, (_, outcome) in enumerate(run.on_cluster(client, jobs(count), do_nothing), start=1):
+        for n, (_, outcome) in enumerate(executor.on_cluster(client, jobs(count), do_nothing), start=1):
             account.add(outcome.records if outcome else ())
             if n % max(1, count // 10) == 0:
                 wall = time.perf_counter() - start
@@ -59,8 +62,10 @@ def main() -> None:
                 seconds = used.user + used.system - cpu.user - cpu.system
                 print(
                     f"{n:8} patients  {1000 * wall / n:6.2f} ms wall  {1000 * seconds / n:6.2f} ms CPU of client and "
-                    f"scheduler a patient  {process.memory_info().rss / 2**20:6.0f} MiB"
+                    f"scheduler per patient  {process.memory_info().rss / 2**20:6.0f} MiB"
                 )
+        for observer in observers:
+            observer.on_end(summary)
 
 
 if __name__ == "__main__":

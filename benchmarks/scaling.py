@@ -40,14 +40,16 @@ RUN = """
 import os, sys, time, psutil
 from pathlib import Path
 from dskprep.pipeline import cluster, run
-def tell(account, records):
-    cpus = psutil.cpu_times()
-    print(time.perf_counter(), cpus.user + cpus.nice + cpus.system, account.cpu_s, account.bytes_read, flush=True)
+from dskprep.pipeline.observer import Observer
+class Clock(Observer):
+    def on_patient(self, summary, records):
+        cpus, account = psutil.cpu_times(), summary.account
+        print(time.perf_counter(), cpus.user + cpus.nice + cpus.system, account.cpu_s, account.bytes_read, flush=True)
 if __name__ == "__main__":
     with cluster.local_client(workers=int(sys.argv[3])) as client:
         for group, pid in zip(sys.argv[5:], client.run(os.getpid).values()):
             Path(group, "cgroup.procs").write_text(str(pid))
-        summary = run.run(sys.argv[1], sys.argv[2], client=client, limit=int(sys.argv[4]), progress=tell)
+        summary = run.run(sys.argv[1], sys.argv[2], client=client, limit=int(sys.argv[4]), observers=[Clock()])
     assert set(summary.account.counts) == {"written"}, summary.account
 """
 STEADY = (0.2, 0.9)

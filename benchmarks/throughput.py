@@ -36,11 +36,14 @@ DSKPREP = """
 import sys, time
 from dskprep.dataset import index
 from dskprep.pipeline import cluster, run
+from dskprep.pipeline.observer import Observer
 cluster.SLOTS = int(sys.argv[3])
+class Clock(Observer):
+    def on_patient(self, summary, records):
+        print(time.time(), flush=True)
 if __name__ == "__main__":
     with cluster.local_client() as client:
-        tell = lambda *_: print(time.time(), flush=True)
-        summary = run.run(sys.argv[1], sys.argv[2], client=client, progress=tell)
+        summary = run.run(sys.argv[1], sys.argv[2], client=client, observers=[Clock()])
     assert set(summary.account.counts) == {"written"}, summary.account
     table = index.read(sys.argv[2])
     seconds = table.filter(like="seconds_").mean()

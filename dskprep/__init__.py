@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from dskprep.errors import DskprepError, InfrastructureError, Refusal, UsageError
     from dskprep.pipeline.account import Summary
     from dskprep.pipeline.cluster import connect, local_client
+    from dskprep.pipeline.observer import Observer
     from dskprep.pipeline.run import run
     from dskprep.preparation.lungs.lungs import Lungs, find_lungs
     from dskprep.preparation.prepare import prepare
@@ -31,6 +32,7 @@ _HOMES = {
     "InfrastructureError": "errors",
     "Lungs": "preparation.lungs.lungs",
     "LungPatches": "dataset.patches",
+    "Observer": "pipeline.observer",
     "PADDING": "volume",
     "Patch": "dataset.patches",
     "PrepConfig": "settings",
@@ -65,6 +67,7 @@ __all__ = [
     "InfrastructureError",
     "LungPatches",
     "Lungs",
+    "Observer",
     "Patch",
     "PrepConfig",
     "Prepared",

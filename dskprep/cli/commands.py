@@ -105,7 +105,7 @@ def run(
                 retry=retry,
                 patient_folders=patient_folders,
                 time_limit_s=time_limit_s,
-                progress=progress,
+                observers=[progress],
             )
     except RunStopped as stopped:
         printed.print_summary(stopped.summary, as_json=log_json)

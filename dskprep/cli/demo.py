@@ -41,7 +41,7 @@ def play(patients: int, output: Path) -> None:
             say(f"{patients} synthetic patients written to {SOURCE} in {seconds:.0f} s, one of them broken")
             say(f"\n$ dskprep run {SOURCE} {TARGET}")
             with printed.shown_progress(client) as progress:
-                summary = run.run(SOURCE, TARGET, client=client, progress=progress)
+                summary = run.run(SOURCE, TARGET, client=client, observers=[progress])
         printed.print_summary(summary)
         if output.exists():
             shutil.rmtree(output)

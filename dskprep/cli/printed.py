@@ -131,7 +131,7 @@ def print_forecast(predictions: Sequence[Prediction], took: Calibration, forecas
         table.add_column(heading, justify="left" if "EC2" in heading else "right")
     for machine in plan.MACHINES:
         hours = forecast.hours_on(machine)
-        dollars = hours * machine.dollars_an_hour + forecast.requests_dollars
+        dollars = hours * machine.dollars_per_hour + forecast.requests_dollars
         n_too_large = plan.n_too_large(predictions, machine)
         size = f"{machine.memory_gib:g}"
         table.add_row(

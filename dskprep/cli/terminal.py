@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -16,7 +15,8 @@ from rich.panel import Panel
 from rich.text import Text
 
 from dskprep.dataset.record import Record
-from dskprep.pipeline.account import Account, in_words
+from dskprep.pipeline.account import Account, Summary, in_words
+from dskprep.pipeline.observer import Observer
 from dskprep.worker import slots
 
 if TYPE_CHECKING:
@@ -31,16 +31,10 @@ Progress = Callable[[Account, Sequence[Record]], None]
 
 
 @contextlib.contextmanager
-def shown_progress(console: Console, client: Client | None, *, as_json: bool = False) -> Iterator[Progress]:
-    """What to call after each patient, for a run in the block; what it logs is told as notes."""
-    notes = _Notes(console, as_json=as_json)
-    log = logging.getLogger("dskprep")
-    log.addHandler(notes)
-    try:
-        with _shown(console, client, as_json=as_json) as progress:
-            yield progress
-    finally:
-        log.removeHandler(notes)
+def shown_progress(console: Console, client: Client | None, *, as_json: bool = False) -> Iterator[Observer]:
+    """Yield an observer for a run in the block."""
+    with _shown(console, client, as_json=as_json) as progress:
+        yield _Shown(console, progress, as_json=as_json)
 
 
 @contextlib.contextmanager
@@ -63,18 +57,20 @@ def write_json(event: str, content: dict[str, Any]) -> None:
     click.echo(json.dumps({"event": event, "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), **content}))
 
 
-class _Notes(logging.Handler):
-    """A line for each thing that the user should know of the run as a whole."""
+class _Shown(Observer):
+    """Shows notes as a line each, and patients as `progress` does."""
 
-    def __init__(self, console: Console, *, as_json: bool) -> None:
-        super().__init__(logging.WARNING)
-        self._console, self._as_json = console, as_json
+    def __init__(self, console: Console, progress: Progress, *, as_json: bool) -> None:
+        self._console, self._progress, self._as_json = console, progress, as_json
 
-    def emit(self, record: logging.LogRecord) -> None:
+    def on_note(self, message: str) -> None:
         if self._as_json:
-            write_json("note", {"message": record.getMessage()})
+            write_json("note", {"message": message})
         else:
-            self._console.print(f"note: {record.getMessage()}", markup=False)
+            self._console.print(f"note: {message}", markup=False)
+
+    def on_patient(self, summary: Summary, records: Sequence[Record]) -> None:
+        self._progress(summary.account, records)
 
 
 class _Lines:

@@ -1,35 +1,82 @@
-"""What became of the cases of a run: every input is in it, once. And how a run ends."""
+"""What became of the cases of a run: each input counts once. Its pace, and how it ended."""
 
 from __future__ import annotations
 
 import heapq
+import time
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from dskprep.dataset.record import STATUSES, Record
 from dskprep.errors import InfrastructureError
-from dskprep.pipeline.pace import Pace, time_in_words
 
 N_LATEST = 10
-"""Patients not written that are kept with their reason, the latest of them."""
+"""How many of the latest patients that were not written are kept with their reason."""
 
 N_EXTREME = 5
-"""Slowest and largest patients that are named."""
+"""How many of the slowest, and of the largest, patients are named."""
 
 MAX_MESSAGE = 300
+"""Letters of a message that are kept with a patient that was not written."""
+
+WINDOW_S = 120.0
+"""The pace is that of the last two minutes."""
+
+SAMPLE_EVERY_S = 1.0
+"""Least time between two samples of the pace, in seconds."""
+
+
+class Pace:
+    """Patients and bytes per second over the last WINDOW_S."""
+
+    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
+        self._now = now
+        self._started_s = now()
+        self._n_done, self._n_bytes = 0, 0
+        self._samples = deque([(self._started_s, 0, 0)])
+
+    def add(self, n_bytes: int) -> None:
+        """Count one more patient, of which this many bytes were read."""
+        now = self._now()
+        if now - self._samples[-1][0] >= SAMPLE_EVERY_S:
+            self._samples.append((now, self._n_done, self._n_bytes))
+            while now - self._samples[1][0] > WINDOW_S:
+                self._samples.popleft()
+        self._n_done += 1
+        self._n_bytes += n_bytes
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since the run began."""
+        return self._now() - self._started_s
+
+    @property
+    def patients_per_second(self) -> float:
+        return (self._n_done - self._samples[0][1]) / self._window_s()
+
+    @property
+    def bytes_per_second(self) -> float:
+        return (self._n_bytes - self._samples[0][2]) / self._window_s()
+
+    def seconds_for(self, n_patients: int) -> float | None:
+        """Return how long this many patients take at this pace; None before the first one is done."""
+        return n_patients / self.patients_per_second if self.patients_per_second else None
+
+    def _window_s(self) -> float:
+        return max(self._now() - self._samples[0][0], 1e-3)
 
 
 @dataclass
 class Account:
-    """What became of the cases: `counts` of the statuses, `reasons` of those not written.
+    """What became of the cases: their `counts` by status, and the `reasons` of those not written.
 
-    `already` counts the cases that an earlier run had finished, by status; they are in `counts` too.
-    `split_series` are groups of keys, of the whole dataset, whose volumes seem to be parts of one series.
-    `largest_need_bytes` is the memory that the largest of the patients refused as too large needs.
-    `inputs` grows until `is_listed`. `stage_s` are wall seconds by stage, `cpu_s` the workers' CPU seconds.
-    `latest` are the last patients not written, `slowest` and `largest` (seconds or bytes read, key) the most extreme.
+    `already` counts, by status, the cases that an earlier run had finished; they are in `counts` too. `further_series`
+    were found beside the main series of a case. `split_series` are groups of keys, of the whole dataset, whose volumes
+    seem to be parts of one series. `largest_need_bytes` is what the largest patient refused as too large needs.
+    `inputs` grows until `is_listed`. `stage_s` are wall seconds by stage, `cpu_s` CPU seconds of the workers. `latest`
+    are the last patients not written; `slowest` and `largest` hold (seconds, key) and (bytes read, key).
     """
 
     counts: Counter[str] = field(default_factory=Counter)
@@ -57,12 +104,12 @@ class Account:
 
     @property
     def is_clean(self) -> bool:
-        """Whether every input, and every further series, is written, and as a whole."""
+        """Whether every input and every further series is written, and none is split."""
         is_written = set(self.counts) | set(self.further_series) <= {"written"}
         return self.is_complete and is_written and not self.split_series
 
     def add(self, records: Sequence[Record]) -> None:
-        """Count the records of one case, its own last."""
+        """Count one case. `records` are those of its series, its own last."""
         *further, own = records
         self.counts[own.status] += 1
         self.further_series.update(record.status for record in further)
@@ -83,11 +130,11 @@ class Account:
 
     @property
     def seconds_left(self) -> float | None:
-        """At the pace of the last minutes; None while the source is still being listed, or nothing is done."""
+        """Time left at the pace of the last minutes; None while the source is listed, or before the first patient."""
         return self.pace.seconds_for(self.inputs - self.counts.total()) if self.is_listed else None
 
     def as_dict(self) -> dict[str, Any]:
-        """The account so far as plain JSON values. Other threads may ask while the run adds to it."""
+        """Return the account so far as plain JSON values. Other threads may call this while the run adds to it."""
         return {
             "inputs": self.inputs,
             "is_listed": self.is_listed,
@@ -106,19 +153,19 @@ class Account:
         }
 
     def figures(self) -> dict[str, Any]:
-        """What changes while the run is under way, too: for the page, the terminal and the log."""
+        """Return the account so far with its pace: for the page, the terminal and the log."""
         left = self.seconds_left
         return self.as_dict() | {
             "seconds": round(self.pace.seconds, 1),
-            "patients_a_minute": round(60 * self.pace.patients_a_second, 1),
-            "read_mb_a_second": round(self.pace.bytes_a_second / 1e6, 1),
+            "patients_per_minute": round(60 * self.pace.patients_per_second, 1),
+            "read_mb_per_second": round(self.pace.bytes_per_second / 1e6, 1),
             "seconds_left": None if left is None else round(left),
             "latest": list(self.latest),
         }
 
 
 def in_words(figures: dict[str, Any]) -> list[str]:
-    """An account's `figures()` in three lines."""
+    """Return the `figures()` of an account as three lines of text."""
     counts, n_before = figures["counts"], sum(figures["already"].values())
     statuses = ", ".join(f"{counts[status]} {status}" for status in STATUSES if counts.get(status))
     done = f"{sum(counts.values())} of {figures['inputs']}{'' if figures['is_listed'] else ' so far'} patients"
@@ -127,19 +174,29 @@ def in_words(figures: dict[str, Any]) -> list[str]:
     end = f", about {time_in_words(left)} left" if left else ""
     return [
         f"{done}: {statuses}{before}" if statuses else done,
-        f"{time_in_words(figures['seconds'])}{end}; {figures['patients_a_minute']:g} patients a minute, "
-        f"{figures['read_mb_a_second']:g} MB/s read",
+        f"{time_in_words(figures['seconds'])}{end}; {figures['patients_per_minute']:g} patients per minute, "
+        f"{figures['read_mb_per_second']:g} MB/s read",
         f"read {figures['bytes_read'] / 1e9:.2f} GB, written {figures['bytes_written'] / 1e9:.2f} GB; "
         f"{figures['cpu_seconds'] / 3600:.2f} CPU hours",
     ]
 
 
+def time_in_words(seconds: float) -> str:
+    """Return a duration that is read at a glance.
+
+    >>> time_in_words(5), time_in_words(75), time_in_words(8000)
+    ('5 s', '1 min 15 s', '2 h 13 min')
+    """
+    minutes, whole_s = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {whole_s} s" if minutes else f"{whole_s} s"
+
+
 @dataclass
 class Summary:
-    """The end of a run. `exit_code` is 0 if every series of the source is written, else 1.
-
-    `stopped_by` says what broke a run off: then not all inputs were seen.
-    """
+    """A run and its account. `stopped_by` says what broke it off, if anything did: then not all inputs were seen."""
 
     run_id: str
     source: str
@@ -151,15 +208,16 @@ class Summary:
 
     @property
     def n_new(self) -> int:
-        """Cases that this run has done."""
+        """How many cases this run has done."""
         return self.account.counts.total() - self.account.already.total()
 
     @property
     def exit_code(self) -> int:
+        """0 if every series of the source is written, else 1."""
         return 0 if self.account.is_clean and not self.is_interrupted else 1
 
     def as_dict(self) -> dict[str, Any]:
-        """The summary as plain JSON values."""
+        """Return the summary as plain JSON values."""
         return {
             "run_id": self.run_id,
             "source": self.source,
@@ -172,7 +230,7 @@ class Summary:
 
 
 class RunStopped(InfrastructureError):
-    """The scheduler or the store was lost under a run; `summary` is its account until then. Run again to go on."""
+    """The scheduler or the store was lost during a run; `summary` is its account until then. Run again to go on."""
 
     def __init__(self, summary: Summary) -> None:
         super().__init__(summary.stopped_by)

@@ -4,33 +4,33 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import html
 import socket
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
+import jinja2
 from distributed import Client
 from distributed.diagnostics.plugin import SchedulerPlugin
 
 from dskprep.dataset.record import STATUSES
-from dskprep.pipeline.account import Account, in_words
-from dskprep.pipeline.pace import time_in_words
+from dskprep.pipeline import metrics
+from dskprep.pipeline.account import Account, in_words, time_in_words
 from dskprep.stopwatch import STAGES
 from dskprep.worker import slots
 
 PATH = "dskprep"
+"""Path of the page on the dashboard."""
 
 RUN_TOPIC = "dskprep-run"
-"""Of Dask's events: each holds the figures of a run."""
+"""Topic of Dask's events that hold the figures of a run."""
 
 UPDATE_MS = 1000
-
-SLOTS = ("read", "compute", "write")
+"""Time between two updates of the page in a browser, in ms."""
 
 MAX_HISTORY = 600
-"""Points of the curves; when there are more, every second one goes."""
+"""Points of the curves. When there are more, every second one is dropped."""
 
 MAX_TASKS = 5000
 """Patients that the scheduler keeps for the performance report; Dask's own default is 100 000."""
@@ -39,22 +39,39 @@ MAX_ROWS = 100
 """Workers that the page lists."""
 
 MAX_LETTERS = 32
-"""Of a patient's key in the table of the workers; the middle of a longer one goes."""
+"""Letters of a patient's key in the table of the workers. A longer key loses its middle."""
 
 COLOURS = {"written": "#3b8c66", "refused": "#d9a441", "failed": "#c2452d", "killed": "#5b3758"}
+"""Colours of the statuses."""
+
 BLUE, GREY = "#2b5d8a", "#777777"
+"""Colours of curves and bars, and of what is less important."""
 
 NEAR = 0.9
-"""A bar of memory that is fuller than that is red."""
+"""A bar that shows a larger share of the memory is red."""
 
 BOX = {"overflow": "auto", "max-height": "340px"}
+"""Style of the tables."""
 
 ANSWER_S = 2
-"""How long a dashboard may take to answer."""
+"""How long to wait for a dashboard to answer, in seconds."""
+
+PARTS: Any = (
+    jinja2.Environment(
+        loader=jinja2.PackageLoader("dskprep", "pipeline"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    .get_template("page.html")
+    .module
+)
+"""The macros of page.html."""
 
 
 def install(client: Client) -> str:
-    """Put the page on the scheduler's dashboard, if it is not there yet. Returns why that cannot be, or ""."""
+    """Put the page on the scheduler's dashboard, unless it is there. Return the reason if that failed, or ""."""
     try:
         client.register_plugin(Page())
     except Exception as error:  # whatever the scheduler's machine lacks: the run can do without the page
@@ -63,12 +80,12 @@ def install(client: Client) -> str:
 
 
 def link(client: Client) -> str:
-    """Address of the page, as the dashboard's."""
+    """Return the address of the page."""
     return f"{client.dashboard_link.rpartition('/')[0]}/{PATH}"
 
 
 def way_in(client: Client) -> str:
-    """What to do where the dashboard does not answer here, as it listens on its own host alone, or ""."""
+    """Return what to do if the dashboard does not answer from here, as it listens on its own host only, or ""."""
     place = urlsplit(client.dashboard_link)
     if not (place.hostname and place.port):
         return ""
@@ -80,7 +97,7 @@ def way_in(client: Client) -> str:
 
 
 class Page(SchedulerPlugin):
-    """Keeps what the runs and the workers tell, on the scheduler, and shows it to any browser."""
+    """Keeps the events of runs and workers, on the scheduler, and shows them to any browser."""
 
     name = "dskprep"
     idempotent = True
@@ -93,8 +110,8 @@ class Page(SchedulerPlugin):
         self._registry: Any = None
 
     async def start(self, scheduler: Any) -> None:
-        """Mount the page on the dashboard's server, and its counts on that for Prometheus, if there is one."""
-        from bokeh.application.application import Application  # noqa: F401  (asked for first, and by name)
+        """Add the page to the server of the dashboard, and its figures to /metrics if Prometheus is installed."""
+        from bokeh.application.application import Application  # noqa: F401  (first, so that an error names it)
         from distributed.dashboard.core import BokehApplication
         from distributed.dashboard.scheduler import template_variables
         from distributed.diagnostics.task_stream import TaskStreamPlugin
@@ -121,30 +138,8 @@ class Page(SchedulerPlugin):
             self._registry.unregister(self)
 
     def collect(self) -> Iterator[Any]:
-        """The figures of the latest run, as Prometheus asks for them at the dashboard's /metrics; no patients' keys."""
-        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
-
-        run, workers = self.run or Account().figures(), list(self.workers.values())
-        for name, words, label, values in (
-            ("patients", "Patients of the run so far", "status", {s: run["counts"].get(s, 0) for s in STATUSES}),
-            ("not_written", "Patients not written", "reason", run["reasons"]),
-            ("stage_seconds", "Seconds of the patients", "stage", run["stage_seconds"]),
-        ):
-            family = CounterMetricFamily(f"dskprep_{name}", words, labels=[label])
-            for value, n in values.items():
-                family.add_metric([value], n)
-            yield family
-        yield CounterMetricFamily("dskprep_read_bytes", "Read from the source", run["bytes_read"])
-        yield CounterMetricFamily("dskprep_written_bytes", "Written to the target", run["bytes_written"])
-        yield CounterMetricFamily("dskprep_cpu_seconds", "CPU seconds of the workers", run["cpu_seconds"])
-        yield GaugeMetricFamily("dskprep_inputs", "Patients found in the source so far", run["inputs"])
-        busy = GaugeMetricFamily("dskprep_busy_slots", "Slots of the workers that hold a patient", labels=["slot"])
-        for slot in SLOTS:
-            busy.add_metric([slot], sum(slot in worker["slots"] for worker in workers))
-        yield busy
-        for name, words in (("taken", "given to patients"), ("total", "that patients may have")):
-            n_bytes = sum(worker[f"{name}_bytes"] for worker in workers)
-            yield GaugeMetricFamily(f"dskprep_memory_{name}_bytes", f"Memory of the workers {words}", n_bytes)
+        """Called by Prometheus, which asks at /metrics."""
+        return metrics.collect(self.run or Account().figures(), list(self.workers.values()))
 
     def log_event(self, topic: str, msg: Any) -> None:
         """Called by the scheduler for every event of every topic."""
@@ -157,8 +152,8 @@ class Page(SchedulerPlugin):
             self.history.append(
                 {
                     "minutes": msg["seconds"] / 60,
-                    "patients_a_minute": msg["patients_a_minute"],
-                    "read_mb_a_second": msg["read_mb_a_second"],
+                    "patients_per_minute": msg["patients_per_minute"],
+                    "read_mb_per_second": msg["read_mb_per_second"],
                     **{status: msg["counts"].get(status, 0) for status in STATUSES},
                 }
             )
@@ -170,93 +165,55 @@ class Page(SchedulerPlugin):
         self.workers.pop(worker, None)
 
     def headline(self) -> str:
-        """The run in figures, as HTML."""
+        """Return the run in figures, as HTML."""
         if not self.run:
             return "<b>No run yet.</b>"
         run, is_going_on = self.run, self.run["state"] == "running"
         since_s = time.monotonic() - self.told_s if is_going_on else 0.0
         title, *_ = in_words(run)
         left_s, n_done = run["seconds_left"], sum(run["counts"].values())
-        tiles = {s: str(run["counts"][s]) for s in STATUSES if s in run["counts"]} | {
+        tiles = {s: run["counts"][s] for s in STATUSES if s in run["counts"]} | {
             "elapsed": time_in_words(run["seconds"] + since_s),
             "left": time_in_words(max(0.0, left_s - since_s)) if left_s is not None and is_going_on else "-",
-            "patients a minute": f"{run['patients_a_minute']:g}",
-            "MB/s read": f"{run['read_mb_a_second']:g}",
+            "patients per minute": f"{run['patients_per_minute']:g}",
+            "MB/s read": f"{run['read_mb_per_second']:g}",
             "GB read": f"{run['bytes_read'] / 1e9:.2f}",
             "GB written": f"{run['bytes_written'] / 1e9:.2f}",
             "CPU hours": f"{run['cpu_seconds'] / 3600:.2f}",
-            "CPU s a patient": f"{run['cpu_seconds'] / n_done:.1f}" if n_done else "-",
+            "CPU s per patient": f"{run['cpu_seconds'] / n_done:.1f}" if n_done else "-",
         }
-        ways = f"{run['source']} → {run['target']}, run {run['run_id']}"
         parts = [(COLOURS[status], run["counts"].get(status, 0) / max(run["inputs"], 1)) for status in STATUSES]
-        return "".join(
-            [
-                f"<div style='font-size:150%; font-weight:600'>{html.escape(title)}",
-                f" <span style='color:{BLUE if is_going_on else GREY}; font-weight:400'> {run['state']} </span></div>",
-                f"<div style='color:{GREY}; margin:3px 0 8px'>{html.escape(ways)}</div>",
-                _bar(parts, "calc(100vw - 60px)", 10),
-                "<div style='display:flex; flex-wrap:wrap; gap:10px 44px; margin:12px 0 4px'>",
-                *(
-                    f"<div><div style='font-size:170%; color:{COLOURS.get(name, 'inherit')}'>{value}</div>"
-                    f"<div style='color:{GREY}'>{name}</div></div>"
-                    for name, value in tiles.items()
-                ),
-                "</div>",
-            ]
-        )
+        return str(PARTS.headline(run, title, tiles, parts, colour=COLOURS.get, blue=BLUE, grey=GREY))
 
     def stage_shares(self) -> dict[str, list[Any]]:
-        """Share of each stage that there was in the patients' seconds, in percent, the last one first."""
+        """Return the share of each stage in the patients' seconds, in percent, the last stage first."""
         seconds = self.run.get("stage_seconds", {})
         names = [stage for stage in reversed(STAGES) if stage in seconds]
         shares = [100 * seconds[stage] / (sum(seconds.values()) or 1.0) for stage in names]
         words = [f"{share:.0f} %  {time_in_words(seconds[stage])}" for stage, share in zip(names, shares, strict=True)]
         return {"stage": names, "share": shares, "words": words}
 
-    def worker_rows(self, scheduler: Any) -> list[dict[str, str]]:
-        """A row of HTML for each worker that the scheduler has: its slots, its memory, its ledger."""
+    def worker_table(self, scheduler: Any) -> str:
+        """Return a table, as HTML: for each worker of the scheduler its slots, its memory, its ledger."""
         rows = []
         for address, worker in sorted(scheduler.workers.items())[:MAX_ROWS]:
             told = self.workers.get(address, {})
             rows.append(
                 {
-                    "worker": html.escape(address.partition("://")[2]),
-                    **{slot: html.escape(_slot_words(told, slot)) for slot in SLOTS},
+                    "worker": address.partition("://")[2],
+                    **{slot: _slot_in_words(told, slot) for slot in metrics.SLOTS},
                     "memory of its limit": _share(worker.metrics.get("memory", 0), worker.memory_limit),
                     "given to patients": _share(told.get("taken_bytes", 0), told.get("total_bytes", 0)),
                 }
             )
-        return rows
+        return str(PARTS.table(rows, GREY))
 
-    def latest_rows(self) -> list[dict[str, str]]:
-        """A row of HTML for each of the latest patients that were not written, the last one first."""
-        losses = self.run.get("latest", [])[::-1]
-        return [{name: html.escape(value) for name, value in loss.items()} for loss in losses]
-
-
-def _table(rows: list[dict[str, str]]) -> str:
-    """Rows of HTML as a table; Bokeh's own is not drawn again when its values change, without a visible window."""
-    if not rows:
-        return f"<span style='color:{GREY}'>none</span>"
-
-    def line(cells: Iterable[str], tag: str, style: str) -> str:
-        style = f"text-align:left; padding:4px 20px 4px 0; white-space:nowrap; border-bottom:1px solid #e8e8e8; {style}"
-        return f"<tr>{''.join(f'<{tag} style={style!r}>{cell}</{tag}>' for cell in cells)}</tr>"
-
-    head = line(rows[0], "th", f"font-weight:400; color:{GREY}; min-width:60px")
-    return (
-        f"<table style='border-collapse:collapse'>{head}{''.join(line(row.values(), 'td', '') for row in rows)}</table>"
-    )
+    def latest_table(self) -> str:
+        """Return a table, as HTML: the latest patients that were not written, the last one first."""
+        return str(PARTS.table(self.run.get("latest", [])[::-1], GREY))
 
 
-def _bar(parts: Iterable[tuple[str, float]], width: str, height_px: int) -> str:
-    """Coloured parts of a grey bar, each with its share of it."""
-    inner = "".join(f"<div style='background:{colour}; width:{100 * share:.2f}%'></div>" for colour, share in parts)
-    style = f"display:flex; background:#e8e8e8; width:{width}; height:{height_px}px; border-radius:3px; overflow:hidden"
-    return f"<div style='{style}'>{inner}</div>"
-
-
-def _slot_words(told: dict[str, Any], slot: str) -> str:
+def _slot_in_words(told: dict[str, Any], slot: str) -> str:
     if slot not in told.get("slots", {}):
         return ""
     key, stage, seconds = told["slots"][slot]
@@ -267,12 +224,12 @@ def _slot_words(told: dict[str, Any], slot: str) -> str:
 
 
 def _share(used_bytes: float, limit_bytes: float) -> str:
-    """A bar and words."""
+    """Return a bar with words, as HTML."""
     if not limit_bytes:
         return f"{used_bytes / 2**30:.2f} GiB"
     share = used_bytes / limit_bytes
     words = f"{used_bytes / 2**30:.2f} of {limit_bytes / 2**30:.2f} GiB"
-    return f"{_bar([(BLUE if share < NEAR else COLOURS['failed'], share)], '150px', 8)}{words}"
+    return PARTS.bar([(BLUE if share < NEAR else COLOURS["failed"], share)], "150px", 8) + words  # type: ignore[no-any-return]
 
 
 def _document(page: Page, scheduler: Any, extra: dict[str, Any], document: Any) -> None:
@@ -295,14 +252,14 @@ def _document(page: Page, scheduler: Any, extra: dict[str, Any], document: Any) 
         return made
 
     headline, workers, latest = text(), text(**BOX), text(**BOX)
-    curves = source_of("minutes", "patients_a_minute", "read_mb_a_second", *STATUSES)
+    curves = source_of("minutes", "patients_per_minute", "read_mb_per_second", *STATUSES)
     shares = source_of("stage", "share", "words")
     patients = plot("patients by status, by minute")
     patients.varea_stack(STATUSES, x="minutes", color=[COLOURS[s] for s in STATUSES], source=curves)
-    pace = plot("patients a minute")
-    pace.line("minutes", "patients_a_minute", color=BLUE, line_width=2, source=curves)
+    pace = plot("patients per minute")
+    pace.line("minutes", "patients_per_minute", color=BLUE, line_width=2, source=curves)
     flow = plot("MB/s read")
-    flow.line("minutes", "read_mb_a_second", color=BLUE, line_width=2, source=curves)
+    flow.line("minutes", "read_mb_per_second", color=BLUE, line_width=2, source=curves)
     for each in (patients, pace, flow):
         each.y_range.start = 0
         each.x_range.start = 0
@@ -318,8 +275,8 @@ def _document(page: Page, scheduler: Any, extra: dict[str, Any], document: Any) 
         curves.data = {name: [point[name] for point in page.history] for name in curves.data}
         shares.data = page.stage_shares()
         stages.y_range.factors = shares.data["stage"]
-        workers.text = _table(page.worker_rows(scheduler))
-        latest.text = _table(page.latest_rows())
+        workers.text = page.worker_table(scheduler)
+        latest.text = page.latest_table()
 
     update()
     document.title = "dskprep"

@@ -1,4 +1,4 @@
-"""What a run would write and refuse, and what it would take: from headers, and one patient done for its time."""
+"""What a run would write and refuse, from headers; and its cost, calibrated by preparing one patient."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ from dskprep.worker.admission import Ledger
 
 
 class Machine(NamedTuple):
-    """A type of EC2 instance: its size, what an hour costs, and its network at length."""
+    """A type of EC2 instance: its size, its price, and the network rate that it can sustain."""
 
     name: str
     n_cpus: int
     memory_gib: float
-    dollars_an_hour: float
+    dollars_per_hour: float
     gbit_s: float
 
 
@@ -53,22 +53,24 @@ MACHINES = (
     Machine("m7i.2xlarge", 8, 32, 0.403, 3.1),
     Machine("c7i.8xlarge", 32, 64, 1.428, 12.5),
 )
-"""On demand, Linux, us-east-1, as they were in 2025; the network is the lasting rate, of c4 a careful guess."""
+"""Prices on demand, Linux, us-east-1, in 2025. The network rate of c4 is a cautious guess."""
 
 MACHINE_SHARE = 0.9
-"""Of a machine's memory, for all workers together, as `cluster` has it."""
+"""Share of a machine's memory for all workers together, as in `cluster`."""
 
-DOLLARS_A_GET, DOLLARS_A_PUT = 0.4e-6, 5e-6
-PUTS_A_PATIENT = 9
-"""Requests to S3, and what one costs."""
+DOLLARS_PER_GET, DOLLARS_PER_PUT = 0.4e-6, 5e-6
+"""Price of a request to S3 Standard, us-east-1."""
+
+PUTS_PER_PATIENT = 9
+"""Objects written per patient, and the listing of what was there before, which costs the same."""
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What would become of one series: `status` and `reason` as in a record, sizes if it would be written.
+    """What would become of one series: `status` and `reason` as in its record.
 
-    `need_bytes` is the memory that the model asks for; `native_voxels` and `output_voxels` count the volume
-    as acquired and as written.
+    `need_bytes` is the memory that a worker would reserve. `native_voxels` and `output_voxels` count the volume as
+    acquired and as written; they are 0 for a series that would be refused.
     """
 
     key: str
@@ -89,9 +91,9 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Calibration:
-    """What one patient took on this machine: CPU seconds until it was decoded, and from there on; bytes written.
+    """What one patient took on this machine: CPU seconds to read and decode it, and for the rest; bytes written.
 
-    Voxels are counted as in its prediction, which does not know of a recipe that cuts its image to the lungs.
+    Voxels are those of its prediction, which does not know that a recipe crops the image to the lungs.
     """
 
     key: str
@@ -104,7 +106,7 @@ class Calibration:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What all patients together would take; `cpu_s` on a machine like this one."""
+    """What all patients together would take. `cpu_s` are seconds on a CPU like that of this machine."""
 
     cpu_s: float
     bytes_read: int
@@ -112,13 +114,13 @@ class Estimate:
     requests_dollars: float
 
     def hours_on(self, machine: Machine) -> float:
-        """Hours on a machine whose CPUs are as fast as this one's: its CPUs are busy, or its network is full."""
+        """Return the hours on a machine with CPUs as fast as here. Its CPUs or its network are the limit."""
         network_s = 8e-9 * (self.bytes_read + self.bytes_written) / machine.gbit_s
         return max(self.cpu_s / machine.n_cpus, network_s) / 3600
 
 
 def cases(source: str, only: str | None = None, *, patient_folders: bool = False) -> list[Case]:
-    """The cases of a source whose key matches the pattern `only`. Raises UsageError if there are none."""
+    """Return the cases of a source whose key matches the pattern `only`. Raises UsageError if there are none."""
     every = discover.cases(source, patient_folders=patient_folders)
     found = [case for case in every if only is None or fnmatch.fnmatchcase(case.key, only)]
     if not found:
@@ -127,18 +129,18 @@ def cases(source: str, only: str | None = None, *, patient_folders: bool = False
 
 
 def sample(cases: Sequence[Case], n: int) -> list[Case]:
-    """`n` of the cases, spread evenly over their order; all of them if `n` is 0 or there are no more."""
+    """Return `n` of the cases, evenly spaced in their order; all of them if `n` is 0 or there are fewer."""
     if n == 0 or n >= len(cases):
         return list(cases)
     return [cases[i * len(cases) // n] for i in range(n)]
 
 
 def predict(case: Case, config: PrepConfig, usable_bytes: int = sys.maxsize) -> list[Prediction]:
-    """Say what would become of the series of a case, its main one last, on workers with `usable_bytes` for patients.
+    """Predict what becomes of the series of a case, its main one last, on workers with `usable_bytes` for patients.
 
-    By the same code as in a run, on headers. Exact but for what only pixels tell: damage in them, and what
-    the recipes of 2017 refuse when they look for lungs. Slices that share a position are read whole, to see
-    which are copies.
+    Applies the code of a run to the headers. So it is exact but for what only pixels show: damaged pixel data, and
+    patients in whom the recipes of 2017 find no lungs. Slices that share a position are read with their pixel data,
+    to see which are copies.
     """
     ledger = Ledger(usable_bytes)
     try:
@@ -173,7 +175,7 @@ def predict(case: Case, config: PrepConfig, usable_bytes: int = sys.maxsize) -> 
 def _predicted(
     slices: list[Slice], *, config: PrepConfig, ledger: Ledger, is_held: bool, reread: Reread | None
 ) -> Prediction:
-    """Predict a series that is written; its key is not known yet. Raises Refusal."""
+    """Return the prediction of a series that would be written, without its key. Raises Refusal if it would not be."""
     stack = series.stack_up(
         slices,
         min_slices=config.min_slices,
@@ -206,10 +208,10 @@ def _refused(key: str, refusal: Refusal, need_bytes: int) -> Prediction:
 
 
 def calibrate(done: Sequence[tuple[Case, Prediction]], config: PrepConfig) -> Calibration | None:
-    """Do one patient on this machine, but for writing: of those that would be written, one of median size.
+    """Prepare one patient on this machine, without writing it: the one of median size among those not refused.
 
-    Seconds are of CPU, so that neighbours on this machine count little. If its pixels are damaged, the next
-    larger one is taken. None if no patient would be written.
+    Times are CPU seconds, so that other work on this machine counts little. If its pixel data are damaged, the next
+    larger patient is taken. Return None if all would be refused.
     """
     written = sorted(((case, p) for case, p in done if p.status == "written"), key=lambda pair: pair[1].output_voxels)
     if not written:
@@ -217,19 +219,19 @@ def calibrate(done: Sequence[tuple[Case, Prediction]], config: PrepConfig) -> Ca
     prepare.warm(config)
     for case, prediction in written[len(written) // 2 :]:
         try:
-            return _timed(case, prediction, config)
+            return _calibrate_by(case, prediction, config)
         except Refusal:
             continue
     return None
 
 
-def _timed(case: Case, prediction: Prediction, config: PrepConfig) -> Calibration:
+def _calibrate_by(case: Case, prediction: Prediction, config: PrepConfig) -> Calibration:
     started = time.process_time()
     found = read_series(case.url, config)
     read_cpu_s = time.process_time() - started
     clock = Stopwatch()
     prepared = prepare.prepare(found, config, clock)
-    read_cpu_s += clock.seconds["decode"]  # one thread that waits for nothing
+    read_cpu_s += clock.seconds["decode"]  # wall seconds, but of one thread that never waits
     objects = omezarr.encode(prepared, config, {})
     thumbnail.draw(prepared)
     prepare_cpu_s = time.process_time() - started - read_cpu_s
@@ -240,7 +242,7 @@ def _timed(case: Case, prediction: Prediction, config: PrepConfig) -> Calibratio
 def estimate(
     cases: Sequence[Case], predictions: Sequence[Prediction], n_sampled: int, took: Calibration | None
 ) -> Estimate | None:
-    """What all the cases would take, by the predictions for `n_sampled` of them and what one patient took."""
+    """Estimate what all the cases would take, from the predictions of `n_sampled` of them and what one patient took."""
     if took is None:
         return None
     scale = len(cases) / n_sampled
@@ -252,25 +254,25 @@ def estimate(
         cpu_s=took.read_cpu_s * native / took.native_voxels + took.prepare_cpu_s * output / took.output_voxels,
         bytes_read=sum(case.n_bytes for case in cases),
         bytes_written=round(took.bytes_written * output / took.output_voxels),
-        requests_dollars=n_files * DOLLARS_A_GET + n_written * PUTS_A_PATIENT * DOLLARS_A_PUT,
+        requests_dollars=n_files * DOLLARS_PER_GET + n_written * PUTS_PER_PATIENT * DOLLARS_PER_PUT,
     )
 
 
 def n_too_large(predictions: Iterable[Prediction], machine: Machine) -> int:
-    """How many series a machine could not take with a worker for each CPU."""
+    """Count the series that are too large for a machine with one worker per CPU."""
     usable = admission.usable_bytes(int(MACHINE_SHARE * machine.memory_gib * 2**30) // machine.n_cpus)
     return sum(p.need_bytes > usable for p in predictions if p.status == "written")
 
 
 class Comparison(NamedTuple):
-    """Of the series that were predicted and done: how many came out as predicted, and those that did not, in words."""
+    """How many series became what was predicted, and a line for each that did not."""
 
     n_right: int
     differences: list[str]
 
 
 def compare(predictions: Sequence[Prediction], target: str) -> Comparison:
-    """Predictions beside what a dataset says of the same keys; keys that it does not hold do not count.
+    """Compare predictions with what a dataset says of the same keys. Keys that it lacks do not count.
 
     Raises UsageError if there is no dataset.
     """
@@ -292,7 +294,7 @@ def compare(predictions: Sequence[Prediction], target: str) -> Comparison:
 
 
 def in_numbers(predictions: Sequence[Prediction]) -> tuple[Counter[str], Counter[str], Counter[str]]:
-    """How many of each status, of each reason, of each warning."""
+    """Count the statuses, the reasons and the warnings."""
     reasons = (f"{p.status}: {p.reason}" for p in predictions if p.status != "written")
     warnings = (warning for p in predictions for warning in p.warnings)
     return Counter(p.status for p in predictions), Counter(reasons), Counter(warnings)

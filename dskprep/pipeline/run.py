@@ -1,8 +1,19 @@
-"""The run: the cases of a source through the workers into a dataset. The only user of dask.bag."""
+"""A run: the cases of a source, prepared on workers, become a dataset. Wiring only.
+
+What a run does, in this order:
+
+1. Check: source and target lie apart, the settings hold, there are patients, the workers can do the work.
+2. Choose: the cases that are asked for; of these, the jobs are those without a record that still holds (`_jobs`).
+3. Work: `executor` yields each job with its outcome. A worker writes a patient's volumes and its records itself;
+   what it could not record is recorded here (`_recorded`). Then the account, the index and the observers hear of it.
+4. End: the index and the account are written, also of a run that was interrupted or stopped. Only then, and if it was
+   not, follows what `at_end` names: by default the report. The observers hear of the end last.
+
+Retries, patients that kill their workers, and lost clusters are the executor's; one patient is `worker.patient`'s.
+"""
 
 from __future__ import annotations
 
-import contextlib
 import datetime
 import fnmatch
 import functools
@@ -12,14 +23,11 @@ import os
 import secrets
 import time
 from collections import defaultdict
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import CancelledError
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from typing import Any
 
-import dask.bag as db
-from dask.delayed import Delayed
-from distributed import Client, Future, KilledWorker, as_completed
-from distributed.comm.core import CommClosedError
+from distributed import Client
 from distributed.system import MEMORY_LIMIT
 
 from dskprep import settings as config
@@ -28,13 +36,14 @@ from dskprep.dataset import index, store
 from dskprep.dataset.record import FURTHER, STATUSES, Record, RecordName
 from dskprep.errors import InfrastructureError, UsageError
 from dskprep.look import report
-from dskprep.pipeline import cluster, watch
+from dskprep.pipeline import cluster, cluster_check, executor, watch
 from dskprep.pipeline.account import Account, RunStopped, Summary
+from dskprep.pipeline.observer import Observer
 from dskprep.preparation import user_steps
 from dskprep.settings import PrepConfig
 from dskprep.source import cases as discover
 from dskprep.worker import patient
-from dskprep.worker.patient import Job, Outcome
+from dskprep.worker.patient import Job
 
 log = logging.getLogger("dskprep")
 
@@ -46,27 +55,14 @@ RETRIES = {
 }
 """Which statuses are done again, by the value of --retry."""
 
-FIRST_BAG, LARGEST_BAG = 32, 512
-"""Patients in the first bag of a run, and in its later ones: so far ahead is the source listed."""
-
 MAX_FAILURES_IN_A_ROW = 20
-"""Patients that the infrastructure fails one after another before a run gives up."""
+"""A run gives up when the infrastructure has failed this many patients one after another."""
 
 TIME_LIMIT_S = 1800.0
-"""For one stage of one patient, by default."""
+"""Default limit for one stage of one patient, in seconds."""
 
-RESTART_S = 30.0
-"""How long the restart of a worker is waited for."""
-
-RECOUNT_S = 5.0
-"""How often the workers are counted, so that late ones are used."""
-
-
-Work = Callable[[Job], Outcome]
-"""What is done with a job in a worker; it never raises."""
-
-Progress = Callable[[Account, Sequence[Record]], None]
-"""Called with the account so far and the records of the case just done."""
+AtEnd = Callable[[str, str], None]
+"""Called with the target and the id of a run that is done."""
 
 
 def run(
@@ -81,39 +77,53 @@ def run(
     retry: str | None = None,
     patient_folders: bool = False,
     time_limit_s: float = TIME_LIMIT_S,
-    progress: Progress | None = None,
+    observers: Sequence[Observer] = (),
+    at_end: Sequence[AtEnd] = (report.write_for_run,),
 ) -> Summary:
     """Prepare every series of `source` that `target` does not hold yet.
 
     Parameters
     ----------
     source, target
-        fsspec URLs or paths: a tree of folders with DICOM files, archives, or a manifest; and where
-        the dataset is, or will be.
+        fsspec URLs or paths. The source is a tree of folders with DICOM files, archives, or a manifest; the target is
+        where the dataset is, or will be.
     preset, settings
         The name of a preset, or settings in its place.
     client
-        A dask.distributed Client; without one, the work is done in this process. What its cluster lacks, and what
-        that costs, is logged as warnings of the logger `dskprep`.
-    limit, only
-        Take the first `limit` cases; take the cases whose key matches the pattern `only`.
+        A dask.distributed Client. Without one, the work is done in this process.
+    limit
+        Take the first `limit` cases only.
+    only
+        Take the cases whose key matches this pattern.
     retry
         Do cases again that were `refused`, or `failed` (which includes killed), or `all` of these.
     patient_folders
         Take each folder directly in the source as one patient, with all below it, instead of each leaf folder.
     time_limit_s
-        A patient is given up as `failed` when reading, computing or writing it takes longer; its worker is
-        restarted. Not without a client: this process cannot be.
+        A patient whose reading, computing or writing takes longer is given up as `failed`, and its worker is
+        restarted. Without a client there is no limit, as this process cannot be restarted.
+    observers
+        Hear of the start, of each patient and of the end, and of what the cluster lacks (`on_note`). Without
+        observers these notes are logged as warnings of the logger `dskprep`. An observer that raises an exception is
+        logged and hears no more; KeyboardInterrupt ends the run.
+    at_end
+        Functions that are called with the target and the id of the run when it has done all its patients, some of
+        them new. By default, they write the report, `runs/<id>/qc.html`.
+
+    Returns
+    -------
+    Summary
+        The account of the run; `is_interrupted` if KeyboardInterrupt ended it.
 
     Raises
     ------
     UsageError
-        Wrong use or settings; nothing was started.
+        Nothing was started: an argument, the source or the settings are wrong.
     InfrastructureError
-        Nothing was started: for instance, the workers have no dskprep, or do not reach the data.
+        Nothing was started: workers lack dskprep or do not reach the data, or a store does not answer.
     RunStopped
-        The scheduler or the store was lost (an InfrastructureError with the account). What is written stays; run
-        again to go on.
+        The scheduler or the store was lost (an InfrastructureError with the summary so far). What is written stays;
+        run again to go on.
     """
     source, target = storage.absolute(source), storage.absolute(target)
     _check_places(source, target)
@@ -123,12 +133,10 @@ def run(
         raise UsageError(f"limit must be 1 or more, not {limit}")
     settings = config.preset(preset) if settings is None else config.given(settings)
     user_steps.check(settings)
-    cases = _chosen(source, limit, only, patient_folders=patient_folders)
-    for note in cluster.check(client, source, target) if client else []:
-        log.warning(note)
+    cases = _choose(source, limit, only, patient_folders=patient_folders)
+    notes = cluster_check.check(client, source, target) if client else []
     memory_bytes = min(cluster.memory_limits(client)) if client else MEMORY_LIMIT
     store.create(target, settings)
-    summary = Summary(_run_id(), source, target, Account(), 0.0)
     work = functools.partial(
         patient.prepare_patient,
         target=target,
@@ -136,51 +144,75 @@ def run(
         memory_bytes=memory_bytes,
         limit_s=time_limit_s if client else None,
     )
-    account, watched = summary.account, watch.Watch(client, summary)
-    jobs = _jobs(cases, target, account, RETRIES[retry])
+    summary = Summary(_new_run_id(), source, target, Account(), 0.0)
+    jobs = _jobs(cases, target, summary.account, RETRIES[retry])
+    watching, more_notes = watch.begin(client) if client else ([], [])
+    everybody = [*watching, *(observers or [_LoggedNotes()])]
     rows = index.Writer(target)
     try:
-        with (
-            watched.over(),
-            _timed(summary),
-            contextlib.closing(on_cluster(client, jobs, work) if client else _in_process(jobs, work)) as done,
-        ):
-            for records in _recorded(done, target, settings):
-                account.add(records)
-                rows.add(records)
-                if progress:
-                    progress(account, records)
-    except KeyboardInterrupt:
-        summary.is_interrupted = True
-    except InfrastructureError as error:
-        summary.stopped_by = str(error)
-    try:
-        summary.account.split_series = index.split_series(rows.close())
-        store.write_run(target, summary.run_id, summary.as_dict(), watched.report)
-        if summary.n_new and not summary.is_interrupted and not summary.stopped_by:
-            report.write_for_run(target, summary.run_id)
-    except InfrastructureError as error:
-        summary.stopped_by = summary.stopped_by or str(error)
+        with _ended(summary):
+            _tell(everybody, "on_start", summary)
+            for note in (*notes, *more_notes):
+                _tell(everybody, "on_note", note)
+            with closing(executor.execute(client, jobs, work)) as done:
+                for records in _recorded(done, target, settings):
+                    summary.account.add(records)
+                    rows.add(records)
+                    _tell(everybody, "on_patient", summary, records)
+        _write_end(summary, rows, at_end)
+    finally:
+        _tell(everybody, "on_end", summary)
     if summary.stopped_by:
         raise RunStopped(summary)
     return summary
 
 
-@contextlib.contextmanager
-def _timed(summary: Summary) -> Iterator[None]:
-    started = time.monotonic()
-    try:
-        yield
-    finally:
-        summary.seconds = time.monotonic() - started
+def _check_places(source: str, target: str) -> None:
+    if storage.is_within(target, source):
+        raise UsageError(f"the target {target} lies inside the source {source}; choose a place outside it")
+    if storage.is_within(source, target):
+        raise UsageError(f"the source {source} lies inside the target {target}; choose another target")
 
 
-def _recorded(
-    done: Iterable[tuple[Job, Outcome | None]], target: str, settings: PrepConfig
-) -> Iterator[tuple[Record, ...]]:
-    """The records of each job, all of them written now, if need be from here.
+def _choose(source: str, limit: int | None, only: str | None, *, patient_folders: bool) -> Iterator[discover.Case]:
+    """Return the cases of the source that are asked for. Raises UsageError at once if there are none."""
+    cases = discover.cases(source, patient_folders=patient_folders)
+    first = next(cases, None)
+    if first is None and not storage.exists(source):
+        raise UsageError(f"{source}: there is no such folder; check the path")
+    if first is None:
+        raise UsageError(f"{source}: holds no patients; expected folders of DICOM files, archives or a manifest")
+    cases = itertools.chain([first], cases)
+    matching = (case for case in cases if only is None or fnmatch.fnmatchcase(case.key, only))
+    first = next(matching, None)
+    if first is None:
+        raise UsageError(f"no patient of {source} matches {only!r}")
+    return itertools.islice(itertools.chain([first], matching), limit)
 
-    Raises InfrastructureError if patients fail one after another for want of a store.
+
+def _jobs(cases: Iterable[discover.Case], target: str, account: Account, again: tuple[str, ...]) -> Iterator[Job]:
+    """Yield the cases that are to be done, and count the others as done before."""
+    known: dict[str, list[RecordName]] = defaultdict(list)
+    for name in store.record_names(target):
+        known[name.key.partition(FURTHER)[0]].append(name)
+    for case in cases:
+        account.inputs += 1
+        names = known[case.key]
+        current = [name for name in names if name.digest == case.digest]
+        status = min((name.status for name in current if name.key == case.key), key=STATUSES.index, default=None)
+        if status is None or status in again:
+            yield Job(case, tuple(names))
+        else:
+            account.counts[status] += 1
+            account.already[status] += 1
+            account.further_series.update(name.status for name in current if name.key != case.key)
+    account.is_listed = True
+
+
+def _recorded(done: Iterable[executor.Done], target: str, settings: PrepConfig) -> Iterator[tuple[Record, ...]]:
+    """Yield the records of each job, after writing those that its worker could not write.
+
+    Raises InfrastructureError if the infrastructure fails one patient after another.
     """
     n_in_a_row = 0
     for job, outcome in done:
@@ -199,182 +231,51 @@ def _recorded(
             )
 
 
-def _check_places(source: str, target: str) -> None:
-    if storage.is_within(target, source):
-        raise UsageError(f"the target {target} lies inside the source {source}; choose a place outside it")
-    if storage.is_within(source, target):
-        raise UsageError(f"the source {source} lies inside the target {target}; choose another target")
-
-
-def _chosen(source: str, limit: int | None, only: str | None, *, patient_folders: bool) -> Iterator[discover.Case]:
-    """The cases of the source that are asked for; raises UsageError now if there are none."""
-    cases = discover.cases(source, patient_folders=patient_folders)
-    first = next(cases, None)
-    if first is None and not storage.exists(source):
-        raise UsageError(f"{source}: there is no such folder; check the path")
-    if first is None:
-        raise UsageError(f"{source}: holds no patients; expected folders of DICOM files, archives or a manifest")
-    cases = itertools.chain([first], cases)
-    matching = (case for case in cases if only is None or fnmatch.fnmatchcase(case.key, only))
-    first = next(matching, None)
-    if first is None:
-        raise UsageError(f"no patient of {source} matches {only!r}")
-    return itertools.islice(itertools.chain([first], matching), limit)
-
-
-def _jobs(cases: Iterable[discover.Case], target: str, account: Account, again: tuple[str, ...]) -> Iterator[Job]:
-    """The cases that are to be done; the others are counted."""
-    known: dict[str, list[RecordName]] = defaultdict(list)
-    for name in store.record_names(target):
-        known[name.key.partition(FURTHER)[0]].append(name)
-    for case in cases:
-        account.inputs += 1
-        names = known[case.key]
-        user_steps = [n for n in names if n.key == case.key and n.digest == case.digest]
-        user_steps.sort(key=lambda name: STATUSES.index(name.status))
-        if user_steps and user_steps[0].status not in again:
-            account.counts[user_steps[0].status] += 1
-            account.already[user_steps[0].status] += 1
-            _count_further(account, names, case)
-        else:
-            yield Job(case, tuple(names))
-    account.is_listed = True
-
-
-def _count_further(account: Account, names: list[RecordName], case: discover.Case) -> None:
-    for name in names:
-        if name.key != case.key and name.digest == case.digest:
-            account.further_series[name.status] += 1
-
-
-def _in_process(jobs: Iterable[Job], work: Work) -> Generator[tuple[Job, Outcome | None]]:
-    for job in jobs:
-        yield job, _bag([job], work).compute(scheduler="sync")[0]
-
-
-def _bag(jobs: list[Job], work: Work) -> db.Bag:
-    """One patient an element, one element a partition, one partition a task."""
-    tasks: dict[Any, Any] = {("patient", i): cluster.packed(_partition, work, job) for i, job in enumerate(jobs)}
-    return db.Bag(tasks, "patient", len(jobs))
-
-
-def _partition(work: Work, job: Job) -> list[Outcome]:
-    return [work(job)]
-
-
-def on_cluster(client: Client, jobs: Iterator[Job], work: Work) -> Generator[tuple[Job, Outcome | None]]:
-    """Each job and what `work` returned of it, in the order in which they end.
-
-    As many are under way as there are slots, and one more wait on the scheduler. A job that lost its worker goes
-    last, alone; if that kills another worker, it ends with None.
-    """
-    suspects: list[Job] = []
-    line = _Line(client, work)
-    try:
-        yield from line.drain(jobs, suspects)
-        for job in suspects:
-            lost: list[Job] = []
-            yield from line.drain(iter([job]), lost)
-            yield from ((job, None) for job in lost)
-    finally:
-        line.abandon()
-
-
-def _tasks(jobs: Iterator[Job], work: Work) -> Iterator[tuple[Job, Any]]:
-    """Each job with its task, from bags that double in size: the first patients should not wait for a long listing.
-
-    The dashboard shows all tasks as one bar, `patient`, and each under its patient's key.
-    """
-    size, run, count = FIRST_BAG, secrets.token_hex(4), itertools.count()
-    while batch := list(itertools.islice(jobs, size)):
-        bag = _bag(batch, work)
-        for i, job in enumerate(batch):
-            # a graph of its own, or each task would carry the whole bag's to the scheduler
-            key = ("patient", job.case.key, f"{run}-{next(count)}")
-            yield job, Delayed(key, {key: bag.dask[bag.name, i]})
-        size = min(2 * size, LARGEST_BAG)
-
-
-@contextlib.contextmanager
-def _lost_cluster_named() -> Iterator[None]:
-    """Patients never raise, so what the cluster raises is its own trouble."""
+@contextmanager
+def _ended(summary: Summary) -> Iterator[None]:
+    """Put into the summary how the block ended, and how long it took."""
+    started = time.monotonic()
     try:
         yield
-    except (CancelledError, CommClosedError, OSError, TimeoutError) as error:
-        raise InfrastructureError(
-            f"the Dask scheduler was lost ({type(error).__name__}); what is written stays"
-        ) from error
-    except Exception as error:
-        raise InfrastructureError(
-            f"the workers cannot run dskprep ({type(error).__name__}: {str(error)[:200]}); they need the same versions "
-            "of dskprep and Dask as here"
-        ) from error
+    except KeyboardInterrupt:
+        summary.is_interrupted = True
+    except InfrastructureError as error:
+        summary.stopped_by = str(error)
+    except Exception as error:  # a bug
+        summary.stopped_by = f"{type(error).__name__}: {error}"
+        raise
+    finally:
+        summary.seconds = time.monotonic() - started
 
 
-class _Line:
-    """The futures under way."""
-
-    def __init__(self, client: Client, work: Work) -> None:
-        self.client = client
-        self.work = work
-        self.under_way: dict[Future[Any], Job] = {}
-        self.n_slots = 0
-        self.counted = float("-inf")
-
-    def drain(self, jobs: Iterator[Job], lost: list[Job]) -> Iterator[tuple[Job, Outcome]]:
-        """Run the jobs; those whose worker died with them too often are added to `lost`."""
-        done = as_completed()
-        tasks = _tasks(jobs, self.work)
-        while True:
-            with _lost_cluster_named():
-                n_free = self._free_slots()
-            new = list(itertools.islice(tasks, n_free))
-            with _lost_cluster_named():
-                done.update(self._submit(new))
-                if not self.under_way:
-                    return
-                ended = self._collect(done.next_batch())
-            for job, outcome in ended:
-                if outcome is None:
-                    lost.append(job)
-                else:
-                    yield job, outcome
-
-    def _collect(self, futures: list[Future[Any]]) -> list[tuple[Job, Outcome | None]]:
-        """What came of the futures, in one request; None for one that lost its worker too often."""
-        killed = {f for f in futures if f.status == "error" and isinstance(f.exception(), KilledWorker)}
-        alive = [f for f in futures if f not in killed]
-        results = dict(zip(alive, self.client.gather(alive), strict=True))
-        ended: list[tuple[Job, Outcome | None]] = []
-        for future in futures:
-            ended.append((self.under_way.pop(future), None if future in killed else results[future][0]))
-            future.release()
-        stuck = {outcome.stuck_worker for _, outcome in ended if outcome and outcome.stuck_worker}
-        if stuck:
-            self.client.restart_workers(list(stuck), timeout=RESTART_S, raise_for_error=False)
-        return ended
-
-    def abandon(self) -> None:
-        """Cancel what is still under way."""
-        if self.under_way and self.client.status == "running":
-            self.client.cancel(list(self.under_way), force=True)
-        self.under_way.clear()
-
-    def _submit(self, tasks: list[tuple[Job, Any]]) -> list[Future[Any]]:
-        if not tasks:
-            return []
-        futures = self.client.compute([task for _, task in tasks])
-        self.under_way.update(zip(futures, (job for job, _ in tasks), strict=True))
-        return list(futures)
-
-    def _free_slots(self) -> int:
-        if time.monotonic() - self.counted > RECOUNT_S:
-            self.n_slots = max(1, sum(self.client.nthreads().values()))
-            self.counted = time.monotonic()
-        # More than two a slot, or Dask queues those that wait on a worker, and blames them for its death. Those that
-        # wait on the scheduler are begun at once where a slot is free, and tell an adaptive cluster to grow.
-        return max(0, 2 * self.n_slots + 1 - len(self.under_way))
+def _write_end(summary: Summary, rows: index.Writer, at_end: Sequence[AtEnd]) -> None:
+    """Write the index and the account, and call `at_end` for a run that is done and has new patients."""
+    try:
+        summary.account.split_series = index.split_series(rows.close())
+        store.write_run(summary.target, summary.run_id, summary.as_dict())
+        if summary.n_new and not summary.is_interrupted and not summary.stopped_by:
+            for finish in at_end:
+                finish(summary.target, summary.run_id)
+    except InfrastructureError as error:
+        summary.stopped_by = summary.stopped_by or str(error)
 
 
-def _run_id() -> str:
+class _LoggedNotes(Observer):
+    """Logs notes, where no observer hears them."""
+
+    def on_note(self, message: str) -> None:
+        log.warning(message)
+
+
+def _tell(observers: list[Observer], event: str, *arguments: Any) -> None:
+    """Call a method of all observers. One that raises an exception is logged, and hears no more."""
+    for observer in [*observers]:
+        try:
+            getattr(observer, event)(*arguments)
+        except Exception:
+            log.exception(f"the observer {type(observer).__name__} failed and hears no more of this run")
+            observers.remove(observer)
+
+
+def _new_run_id() -> str:
     return f"{datetime.datetime.now(datetime.UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(2)}"

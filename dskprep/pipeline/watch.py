@@ -1,4 +1,4 @@
-"""A run as it is watched: its figures, told to the page while it goes on, and Dask's performance report."""
+"""The observers that a run on workers always has: the page on the dashboard, and Dask's performance report."""
 
 from __future__ import annotations
 
@@ -10,98 +10,105 @@ import re
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from distributed import Client, performance_report
 
+from dskprep import storage
 from dskprep.pipeline import page
 from dskprep.pipeline.account import Summary
+from dskprep.pipeline.observer import Observer
 
 log = logging.getLogger("dskprep")
 
 TELL_EVERY_S = 1.0
+"""Time between two updates of the page, in seconds."""
 
 JOIN_S = 5.0
-"""How long a request that hangs may hold up the end of a run."""
+"""How long a request that hangs may hold up the end of a run, in seconds."""
 
 REMOTE_ICON = re.compile(r'<link rel="shortcut icon"[^>]*>')
-"""All that a performance report asks the network for."""
+"""The only thing that a performance report loads from the network."""
 
 DOCUMENT = re.compile(r'(<script type="application/json"[^>]*>)')
-"""The start of all that it shows."""
+"""The tag before the JSON document that holds all that a performance report shows."""
 
 LOG_TABS = ("Scheduler Logs",)
-"""Whatever a library logs may hold lines of code, or worse."""
+"""Tabs that are left out: whatever a library logs may hold lines of code, or worse."""
 
 
-class Watch:
-    """Shows a run: its figures go to the page, and `report` is Dask's own report on it, at its end."""
+def begin(client: Client) -> tuple[list[Observer], list[str]]:
+    """Put the page on the dashboard. Return the observers of a run, and a note if there can be no page.
 
-    def __init__(self, client: Client | None, summary: Summary) -> None:
-        self.report = b""
+    Without the page there is no performance report: only the page bounds what the scheduler keeps for one.
+    """
+    if problem := page.install(client):
+        return [], [f"no dskprep page on the dashboard: {problem}"]
+    return [PerformanceReport(client), PageFeed(client)], []
+
+
+class PageFeed(Observer):
+    """Sends the figures of a run to the page, once per second."""
+
+    def __init__(self, client: Client) -> None:
         self._client = client
-        self._summary = summary
+        self._ended = threading.Event()
+        self._thread: threading.Thread | None = None
 
-    @contextlib.contextmanager
-    def over(self) -> Iterator[None]:
-        """Show what is done in the block, once a second. Without a client there is nobody to show it to."""
-        if self._client is None:
-            yield
-            return
-        with contextlib.ExitStack() as reports:
-            if problem := page.install(self._client):
-                log.warning(f"no dskprep page on the dashboard: {problem}")
-            else:  # the page bounds what the scheduler keeps for a report
-                reports.enter_context(self._reported(self._client))
-            ended = threading.Event()
-            telling = threading.Thread(target=self._tell_until, args=(ended,), name="watch", daemon=True)
-            telling.start()
-            state = "stopped"
-            try:
-                yield
-                state = "done"
-            except KeyboardInterrupt:
-                state = "interrupted"
-                raise
-            finally:
-                ended.set()
-                telling.join(JOIN_S)
-                self._tell(state)
+    def on_start(self, summary: Summary) -> None:
+        self._thread = threading.Thread(target=self._send_until_end, args=(summary,), name="page", daemon=True)
+        self._thread.start()
 
-    def _tell_until(self, ended: threading.Event) -> None:
-        self._tell("running")
-        while not ended.wait(TELL_EVERY_S):
-            self._tell("running")
+    def on_end(self, summary: Summary) -> None:
+        self._ended.set()
+        if self._thread:
+            self._thread.join(JOIN_S)
+        self._send(summary, "interrupted" if summary.is_interrupted else "stopped" if summary.stopped_by else "done")
 
-    def _tell(self, state: str) -> None:
-        if self._client and self._client.status == "running":
-            summary = self._summary
-            run = {"run_id": summary.run_id, "source": summary.source, "target": summary.target, "state": state}
+    def _send_until_end(self, summary: Summary) -> None:
+        self._send(summary, "running")
+        while not self._ended.wait(TELL_EVERY_S):
+            self._send(summary, "running")
+
+    def _send(self, summary: Summary, state: str) -> None:
+        run = {"run_id": summary.run_id, "source": summary.source, "target": summary.target, "state": state}
+        if self._client.status == "running":
             with contextlib.suppress(Exception):  # a lost scheduler is noticed by the run itself
                 self._client.log_event(page.RUN_TOPIC, run | summary.account.figures())
 
-    @contextlib.contextmanager
-    def _reported(self, client: Client) -> Iterator[None]:
-        """Keep Dask's performance report over the block, one HTML file that needs no network."""
-        with tempfile.TemporaryDirectory() as folder, client.as_current():
-            path = Path(folder, "performance.html")
-            # no frame is that deep, so no source code of a caller gets into it
-            report = performance_report(str(path), stacklevel=10**6, mode="inline")
-            report.__enter__()
-            report.start = client.run_on_scheduler(time.time)  # this host's clock may be ahead of the scheduler's
-            try:
-                yield
-            finally:
-                if client.status == "running":
-                    with contextlib.suppress(OSError, TimeoutError):
-                        report.__exit__(None, None, None)
-                        self.report = without_secrets(path.read_text())
+
+class PerformanceReport(Observer):
+    """Writes Dask's performance report on a run beside its account: one HTML file that needs no network."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._open = contextlib.ExitStack()
+        self._report: Any = None
+
+    def on_start(self, summary: Summary) -> None:  # noqa: ARG002
+        folder = self._open.enter_context(tempfile.TemporaryDirectory())
+        self._open.enter_context(self._client.as_current())
+        self._path = Path(folder, "performance.html")
+        # no stack is that deep, so no source code of a caller gets into the report
+        self._report = performance_report(str(self._path), stacklevel=10**6, mode="inline")
+        self._report.__enter__()
+        self._report.start = self._client.run_on_scheduler(time.time)  # the clock here may be ahead of that there
+
+    def on_end(self, summary: Summary) -> None:
+        with self._open:
+            if self._report and self._client.status == "running":
+                try:
+                    self._report.__exit__(None, None, None)
+                    content = without_secrets(self._path.read_text())
+                    folder = storage.join(summary.target, "runs", summary.run_id)
+                    storage.write_many(folder, {"performance.html": content})
+                except OSError as error:  # an InfrastructureError, or one of the network
+                    log.warning(f"no performance report: {error}")
 
 
 def without_secrets(report: str) -> bytes:
-    """A performance report of Dask's that asks nothing of the network, and holds no source code and no logs."""
+    """Return Dask's performance report without source code and logs, and without what it loads from the network."""
 
     def is_log(value: Any) -> bool:
         return (

@@ -12,27 +12,28 @@ import tiny
 from rich.console import Console
 
 from dskprep.cli import commands, terminal
-from dskprep.pipeline.account import Account
+from dskprep.dataset.record import Record
+from dskprep.pipeline.account import Account, Summary
 from dskprep.worker import slots
 
-LOSS = {"key": "p2", "status": "refused", "reason": "no-dicom", "message": "[nothing] found", "bytes_read": 0}
-WRITTEN = {"key": "p1", "status": "written", "bytes_read": 5_000_000, "cpu_s": 36.0, "seconds": {"read": 1.0}}
+LOSS = tiny.record("p2", "refused", reason="no-dicom", message="[nothing] found")
+WRITTEN = tiny.record("p1", bytes_read=5_000_000, cpu_s=36.0, seconds={"read": 1.0})
 
 
-def account_of(*records: dict[str, Any]) -> Account:
+def summary_of(*records: Record) -> Summary:
     account = Account(inputs=4, is_listed=True)
     account.pace._started_s -= 60
     account.pace._samples[0] = (account.pace._started_s, 0, 0)
     for record in records:
         account.add([record])
-    return account
+    return Summary("run", "source", "target", account, 0.0)
 
 
 def test_a_terminal_shows_the_figures_and_the_patients_that_were_not_written() -> None:
     console = Console(file=io.StringIO(), force_terminal=True, width=140, color_system=None)
     with terminal.shown_progress(console, None) as progress:
-        progress(account_of(WRITTEN), [WRITTEN])
-        progress(account_of(WRITTEN, LOSS), [LOSS])
+        progress.on_patient(summary_of(WRITTEN), [WRITTEN])
+        progress.on_patient(summary_of(WRITTEN, LOSS), [LOSS])
     shown = console.file.getvalue()  # type: ignore[attr-defined]
     assert "2 of 4 patients: 1 written, 1 refused" in shown
     assert "left;" in shown
@@ -46,7 +47,7 @@ def test_the_panel_says_what_the_workers_hold() -> None:
     told = {"slots": {"read": ["p1", "read", 0.1], "compute": ["p2", "lungs", 3.0]}, "taken_bytes": 2**30}
     client = Scheduler([{**told, "worker": address, "total_bytes": 2**31} for address in ("a", "b", "b")])
     with terminal.shown_progress(console, client) as progress:  # type: ignore[arg-type]
-        progress(account_of(WRITTEN), [WRITTEN])
+        progress.on_patient(summary_of(WRITTEN), [WRITTEN])
     shown = console.file.getvalue()  # type: ignore[attr-defined]
     assert "now 2 read, 2 computed, 0 written; 2.0 of 4.0 GiB of the workers' memory taken" in shown
     assert client.topics == []
@@ -77,7 +78,7 @@ def test_outside_a_terminal_there_is_a_line_a_patient_and_the_figures_now_and_th
     monkeypatch.setitem(terminal.FIGURES_EVERY_S, "lines", 0.0)
     console = Console(file=io.StringIO(), force_terminal=False, width=200)
     with terminal.shown_progress(console, None) as progress:
-        progress(account_of(WRITTEN, LOSS), [WRITTEN, LOSS])
+        progress.on_patient(summary_of(WRITTEN, LOSS), [WRITTEN, LOSS])
     lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
     assert lines[:2] == ["written  p1", "refused  p2 no-dicom: [nothing] found"]
     assert lines[2].startswith("2 of 4 patients: 1 written, 1 refused; ")

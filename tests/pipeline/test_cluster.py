@@ -22,7 +22,7 @@ from distributed.config import defaults
 from dskprep import storage
 from dskprep.dataset.record import Record
 from dskprep.errors import InfrastructureError, UsageError
-from dskprep.pipeline import cluster
+from dskprep.pipeline import cluster, cluster_check, executor
 from dskprep.pipeline import run as pipeline
 from dskprep.source.cases import Case
 from dskprep.worker.patient import Job, Outcome
@@ -38,7 +38,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("machine")
-def test_by_default_there_is_one_worker_a_cpu_that_share_the_memory() -> None:
+def test_by_default_there_is_one_worker_per_cpu_and_they_share_the_memory() -> None:
     workers, limit = cluster.worker_sizes(None, None)
     assert workers == 8
     assert 0.8 * 15 * GIB < workers * limit <= 0.9 * 15 * GIB
@@ -191,7 +191,7 @@ def places(tmp_path: Path) -> tuple[str, str]:
 
 @pytest.mark.cluster
 def test_there_is_nothing_to_say_of_a_cluster_that_is_set_right(ours: Client, places: tuple[str, str]) -> None:
-    assert cluster.check(ours, *places) == []
+    assert cluster_check.check(ours, *places) == []
 
 
 @pytest.mark.cluster
@@ -240,7 +240,7 @@ def test_workers_without_dskprep_are_refused(
     versions["workers"][address]["packages"]["dskprep"] = None
     monkeypatch.setattr(ours, "get_versions", lambda **_: versions)
     with pytest.raises(InfrastructureError, match=rf"{address}: expected dskprep .* found none; install"):
-        cluster.check(ours, *places)
+        cluster_check.check(ours, *places)
 
 
 class Elsewhere(WorkerPlugin):
@@ -278,7 +278,7 @@ def test_a_host_that_does_not_reach_the_data_is_named(
     ours.register_plugin(Elsewhere(error))
     try:
         with pytest.raises(InfrastructureError, match=f"127.0.0.1: {problem}"):
-            cluster.check(ours, *places)
+            cluster_check.check(ours, *places)
     finally:
         ours.unregister_worker_plugin("elsewhere")
 
@@ -301,7 +301,7 @@ def needs_two_workers(job: Job, folder: Path) -> Outcome:
 def test_workers_that_come_while_a_run_goes_on_are_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, is_adaptive: bool
 ) -> None:
-    monkeypatch.setattr(pipeline, "RECOUNT_S", 0.1)
+    monkeypatch.setattr(executor, "RECOUNT_S", 0.1)
     jobs = (Job(Case(str(i), "", "", 0, 0)) for i in range(16))
     work = functools.partial(needs_two_workers, folder=tmp_path)
     with (
@@ -314,7 +314,7 @@ def test_workers_that_come_while_a_run_goes_on_are_used(
             growing.adapt(minimum=0, maximum=2, interval="100ms", target_duration="10ms")
             assert cluster.memory_limits(client)  # wakes it
         done = []
-        for _, outcome in pipeline.on_cluster(client, jobs, work):
+        for _, outcome in executor.on_cluster(client, jobs, work):
             done += outcome.records if outcome else ()
             if len(done) == 1 and not is_adaptive:  # jobs may end in any order, but the first few wait for nobody
                 growing.scale(2)

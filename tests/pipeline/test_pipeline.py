@@ -7,7 +7,7 @@ import os
 import re
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +18,13 @@ from distributed import Client, WorkerPlugin
 import dskprep
 from dskprep import storage
 from dskprep.dataset import index, store
+from dskprep.dataset.record import Record
 from dskprep.dataset.verification import Finding
 from dskprep.errors import InfrastructureError, UsageError
-from dskprep.pipeline import run
-from dskprep.pipeline.account import RunStopped
-from dskprep.series import series
+from dskprep.pipeline import executor
+from dskprep.pipeline.account import RunStopped, Summary
 from dskprep.source import cases
-from dskprep.worker import patient
+from dskprep.worker import make, patient
 
 PATIENTS = ("p1", "p2", "p3", "p4")
 
@@ -49,6 +49,37 @@ def client() -> Iterator[Client]:
     """Two worker processes on this machine."""
     with dskprep.local_client(workers=2, memory_limit="1GiB") as client:
         yield client
+
+
+class Heard(dskprep.Observer):
+    """Keeps each event with the inputs and the cases done at that time."""
+
+    def __init__(self) -> None:
+        self.events: list[tuple[str, int, int]] = []
+
+    def on_start(self, summary: Summary) -> None:
+        self._keep("start", summary)
+
+    def on_patient(self, summary: Summary, records: Sequence[Record]) -> None:
+        self._keep(f"patient {records[-1].key}", summary)
+
+    def on_end(self, summary: Summary) -> None:
+        self._keep("end", summary)
+
+    def _keep(self, event: str, summary: Summary) -> None:
+        self.summary = summary
+        self.events.append((event, summary.account.inputs, summary.account.counts.total()))
+
+
+class Interrupter(dskprep.Observer):
+    """Presses Ctrl-C when so many cases are done."""
+
+    def __init__(self, after: int) -> None:
+        self.after = after
+
+    def on_patient(self, summary: Summary, records: Sequence[Record]) -> None:  # noqa: ARG002
+        if summary.account.counts.total() == self.after:
+            raise KeyboardInterrupt
 
 
 def statuses(target: str) -> dict[str, str]:
@@ -92,28 +123,76 @@ def test_the_account_is_kept_with_the_dataset(source: str, target: str) -> None:
     assert summary.exit_code == 0
 
 
-def test_progress_is_told_of_every_patient(source: str, target: str) -> None:
-    told: list[tuple[int, str]] = []
-    dskprep.run(source, target, progress=lambda account, records: told.append((account.inputs, records[-1].key)))
-    assert told == [(1, "p1"), (2, "p2"), (3, "p3"), (4, "p4")]
+def test_an_observer_hears_of_every_patient(source: str, target: str) -> None:
+    heard = Heard()
+    summary = dskprep.run(source, target, observers=[heard])
+    patients = [(f"patient {key}", n, n) for n, key in enumerate(PATIENTS, start=1)]
+    assert heard.events == [("start", 0, 0), *patients, ("end", 4, 4)]
+    assert heard.summary is summary
+
+
+def test_the_end_is_heard_when_everything_is_written(source: str, target: str) -> None:
+    class Reader(dskprep.Observer):
+        def on_end(self, summary: Summary) -> None:  # noqa: ARG002
+            (folder,) = Path(target, "runs").iterdir()
+            self.files = {path.name for path in folder.iterdir()}
+            self.keys = list(index.read(target)["key"])
+
+    reader = Reader()
+    dskprep.run(source, target, observers=[reader])
+    assert reader.files == {"summary.json", "qc.html"}
+    assert reader.keys == list(PATIENTS)
+
+
+def test_what_follows_a_run_can_be_chosen(source: str, target: str) -> None:
+    called: list[tuple[str, str]] = []
+    summary = dskprep.run(source, target, at_end=[lambda where, run_id: called.append((where, run_id))])
+    assert called == [(target, summary.run_id)]
+    assert not list(Path(target).rglob("qc.html"))
+    dskprep.run(source, target, at_end=[lambda where, run_id: called.append((where, run_id))])
+    assert len(called) == 1  # nothing was new
+
+
+@pytest.mark.parametrize("event", ["on_start", "on_patient", "on_end"])
+def test_an_observer_that_fails_is_logged_and_hears_no_more(
+    source: str, target: str, event: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    calls: list[str] = []
+
+    def fail(*_: Any) -> None:
+        calls.append(event)
+        raise ZeroDivisionError("a bug of the observer's")
+
+    broken, heard = Heard(), Heard()
+    setattr(broken, event, fail)
+    summary = dskprep.run(source, target, observers=[broken, heard])
+    assert (summary.exit_code, summary.account.counts) == (0, {"written": 4})
+    assert json.loads(storage.read(f"{target}/runs/{summary.run_id}/summary.json")) == summary.as_dict()
+    assert calls == [event]
+    assert [name for name, *_ in heard.events] == ["start", *(f"patient {key}" for key in PATIENTS), "end"]
+    (line,) = caplog.records
+    assert (line.name, line.levelname) == ("dskprep", "ERROR")
+    assert "the observer Heard failed and hears no more" in line.getMessage()
+    assert line.exc_info is not None
+    assert line.exc_info[0] is ZeroDivisionError
 
 
 def test_a_bug_costs_one_patient(source: str, target: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    assemble = series.assemble
+    assemble = make.assemble_as
 
-    def fail_for_p2(slices: list[Any], **options: Any) -> Any:
+    def fail_for_p2(slices: list[Any], *settings: Any, **options: Any) -> Any:
         if any(s.name == "poison.dcm" for s in slices):
             raise ZeroDivisionError("a bug")
-        return assemble(slices, **options)
+        return assemble(slices, *settings, **options)
 
     storage.delete(source, [f"p2/{name}" for name in tiny.series()])
     tiny.write(f"{source}/p2", {name.replace("IM000", "poison"): c for name, c in tiny.series(1).items()})
-    monkeypatch.setattr(series, "assemble", fail_for_p2)
+    monkeypatch.setattr(make, "assemble_as", fail_for_p2)
     summary = dskprep.run(source, target)
     assert summary.account.counts == {"written": 3, "failed": 1}
     assert summary.account.reasons == {"failed: ZeroDivisionError": 1}
     (name,) = [n for n in store.record_names(target) if n.status == "failed"]
-    assert "a bug" in store.read_record(target, name)["traceback"]
+    assert "a bug" in str(store.read_record(target, name).traceback)
 
 
 # resuming
@@ -177,18 +256,28 @@ def test_a_changed_source_is_done_again_and_the_old_record_goes(source: str, tar
 
 
 def test_an_interrupted_run_gives_its_account_and_goes_on(source: str, target: str) -> None:
-    def interrupt(account: Any, _: Any) -> None:
-        if account.counts.total() == 2:
-            raise KeyboardInterrupt
-
-    summary = dskprep.run(source, target, progress=interrupt)
+    heard = Heard()
+    summary = dskprep.run(source, target, observers=[Interrupter(after=2), heard])
     assert summary.is_interrupted
+    assert heard.events[-1] == ("end", 2, 2)
     assert summary.exit_code == 1
     assert summary.account.counts == {"written": 2}
     assert len(index.read(target)) == 2
     summary = dskprep.run(source, target)
     assert (summary.account.already, summary.account.counts) == ({"written": 2}, {"written": 4})
     assert summary.exit_code == 0
+
+
+def test_a_run_that_is_interrupted_at_its_start_has_an_end_too(source: str, target: str) -> None:
+    class Impatient(Heard):
+        def on_start(self, summary: Summary) -> None:  # noqa: ARG002
+            raise KeyboardInterrupt
+
+    heard = Impatient()
+    summary = dskprep.run(source, target, observers=[heard])
+    assert summary.is_interrupted
+    assert heard.events == [("end", 0, 0)]
+    assert json.loads(storage.read(f"{target}/runs/{summary.run_id}/summary.json"))["is_interrupted"] is True
 
 
 def test_other_settings_are_refused_before_anything_is_done(source: str, target: str) -> None:
@@ -207,8 +296,7 @@ def test_what_is_done_again_is_said_by_retry(tmp_path: Path, target: str, retry:
     ends = {"r": "refused", "f": "failed", "k": "killed"}
     for case in cases.cases(source):
         if case.key in ends:
-            record = patient._base(case, config) | {"status": ends[case.key], "reason": "no-dicom", "message": ""}
-            store.commit(target, record)
+            store.commit(target, tiny.record(case.key, ends[case.key], case.digest, reason="no-dicom", message=""))
     summary = dskprep.run(source, target, retry=retry)
     written = {key for key, status in statuses(target).items() if status == "written"}
     assert written == {"w", *redone}
@@ -395,25 +483,18 @@ def test_the_same_input_gives_the_same_bytes_everywhere(source: str, tmp_path: P
 @pytest.mark.cluster
 def test_workers_account_for_every_input(source: str, target: str, client: Client) -> None:
     tiny.write(source, {"p5/report.txt": b"", "p6/1.dcm": b""})
-    told: list[int] = []
-    summary = dskprep.run(
-        source, target, client=client, progress=lambda account, _: told.append(account.counts.total())
-    )
+    heard = Heard()
+    summary = dskprep.run(source, target, client=client, observers=[heard])
     assert summary.account.counts == {"written": 4, "refused": 2}
-    assert told == [1, 2, 3, 4, 5, 6]
-    assert len({store.read_record(target, name)["worker"] for name in store.record_names(target)}) == 2
+    assert [n_done for name, _, n_done in heard.events if name.startswith("patient")] == [1, 2, 3, 4, 5, 6]
+    assert len({store.read_record(target, name).worker for name in store.record_names(target)}) == 2
     assert dskprep.run(source, target, client=client).account.already == {"written": 4, "refused": 2}
 
 
 @pytest.mark.cluster
 def test_an_interrupted_run_on_workers_leaves_nothing_under_way(tmp_path: Path, target: str, client: Client) -> None:
     source = tiny.write_patients(tmp_path / "many", [f"p{i:02}" for i in range(20)])
-
-    def interrupt(account: Any, _: Any) -> None:
-        if account.counts.total() == 3:
-            raise KeyboardInterrupt
-
-    summary = dskprep.run(source, target, client=client, progress=interrupt)
+    summary = dskprep.run(source, target, client=client, observers=[Interrupter(after=3)])
     assert summary.is_interrupted
     assert summary.account.counts == {"written": 3}
     assert client.futures == {}
@@ -457,9 +538,9 @@ def test_a_patient_that_hangs_is_given_up_and_its_neighbours_are_written(
     (name,) = [n for n in store.record_names(target) if n.status == "failed"]
     record = store.read_record(target, name)
     assert (record.key, record.reason) == ("p3", "time-limit")
-    assert re.fullmatch(r"the stage \w+ was not done after \d+ s, the limit is 3 s", record.message)
-    assert "threading.Event().wait()" in record.traceback
-    assert "stuck_worker" not in record
+    assert re.fullmatch(r"the stage \w+ was not done after \d+ s, the limit is 3 s", str(record.message))
+    assert "threading.Event().wait()" in str(record.traceback)
+    assert "stuck_worker" not in record.as_dict()
     retried = dskprep.run(source, target, client=client, retry="failed")
     assert retried.account.counts == {"written": 8}
     assert len(list(store.record_names(target))) == 8
@@ -469,7 +550,7 @@ def test_a_patient_that_hangs_is_given_up_and_its_neighbours_are_written(
 def test_many_patients_pass_through_few_slots(tmp_path: Path, target: str, client: Client) -> None:
     source = tiny.write_patients(tmp_path / "in", [f"p{i:02}" for i in range(25)])
     most = [0]
-    submit = run._Line._submit
+    submit = executor._Line._submit
 
     def count(self: Any, jobs: list[Any]) -> Any:
         futures = submit(self, jobs)
@@ -477,6 +558,6 @@ def test_many_patients_pass_through_few_slots(tmp_path: Path, target: str, clien
         return futures
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(run._Line, "_submit", count)
+        patched.setattr(executor._Line, "_submit", count)
         assert dskprep.run(source, target, client=client).account.counts == {"written": 25}
     assert most[0] <= 1 + 2 * sum(client.nthreads().values())

@@ -1,0 +1,155 @@
+"""Whether somebody else's cluster can do the work, and what it lacks."""
+
+from __future__ import annotations
+
+import functools
+import operator
+import os
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import dask
+from dask.utils import format_bytes
+from distributed import Client, Future
+from distributed.protocol import pickle
+
+from dskprep import storage
+from dskprep.errors import DskprepError, InfrastructureError, UsageError
+from dskprep.pipeline.cluster import MIN_WORKER_BYTES, SETTINGS, SLOTS, memory_limits
+
+CHECK_S = 120
+"""How long a worker may take to look for the data, in seconds; the retries of its store take less."""
+
+MAX_NOTES = 3
+"""How many workers are named for the same fault."""
+
+DO_THIS = "give the scheduler and workers DASK_CONFIG=cluster/dask.yaml"
+"""What to do about settings that are not as in `cluster.SETTINGS`."""
+
+
+def check(client: Client, source: str, target: str) -> list[str]:
+    """Return what the cluster lacks for this work, and what that costs, as one line each.
+
+    Raises InfrastructureError if the work cannot be done: workers lack dskprep, have another version of it than here,
+    do not see the source, or may not reach source or target with their own credentials. Raises UsageError if `client`
+    is not a Client, or an asynchronous one.
+    """
+    if not isinstance(client, Client) or client.asynchronous:
+        found = "an asynchronous one" if isinstance(client, Client) else f"a {type(client).__name__}"
+        raise UsageError(f"client must be a dask.distributed Client that is not asynchronous, not {found}")
+    if client.status != "running":
+        raise InfrastructureError(f"the client is {client.status}; open another")
+    limits = memory_limits(client)
+    about_versions = _notes_on_versions(client)
+    workers = client.scheduler_info(n_workers=-1)["workers"]
+    hosts = {worker["host"]: address for address, worker in sorted(workers.items(), reverse=True)}
+    is_there = storage.exists(storage.absolute(source))
+    asked = {host: _submit_to(client, address, _seen_by_worker, source, target) for host, address in hosts.items()}
+    notes: set[str] = set()
+    for host, future in asked.items():
+        try:
+            seen = future.result(timeout=CHECK_S)
+        except TimeoutError as error:
+            raise InfrastructureError(
+                f"{host}: a worker there did not answer for {CHECK_S} s about {source}"
+            ) from error
+        except Exception as error:
+            raise InfrastructureError(
+                f"{host}: a worker there cannot run dskprep ({type(error).__name__}: {str(error)[:200]})"
+            ) from error
+        if seen["problem"]:
+            raise InfrastructureError(f"{host}: a worker there cannot reach the data: {seen['problem']}")
+        if is_there and not seen["source_exists"]:
+            raise InfrastructureError(
+                f"{host}: a worker there does not see {source}; mount it in the same place on every host"
+            )
+        notes.update(_notes_on_worker(seen))
+    return [*about_versions, *_notes_on_scheduler(client), *_notes_on_sizes(workers.values(), limits), *sorted(notes)]
+
+
+def _submit_to(client: Client, address: str, work: Callable[..., Any], *arguments: Any) -> Future[Any]:
+    """Call a function on one worker. The call is pickled, so that a scheduler without dskprep can pass it on."""
+    call = client.submit(pickle.loads, pickle.dumps(functools.partial(work, *arguments)), workers=[address], pure=False)
+    return client.submit(operator.call, call, workers=[address], pure=False)
+
+
+def _notes_on_versions(client: Client) -> list[str]:
+    """Raise InfrastructureError if a worker lacks dskprep or Dask, or has another dskprep. Return notes on the rest."""
+    versions: Any = client.get_versions(packages=["dskprep"])
+    here = versions["client"]["packages"]
+    notes = []
+    for address, there in versions["workers"].items():
+        for package in ("dskprep", "dask", "distributed"):
+            found = there["packages"].get(package)
+            if found is None or (package == "dskprep" and found != here[package]):
+                raise InfrastructureError(
+                    f"{address}: expected {package} {here[package]} as here, found {found or 'none'}; install the same "
+                    "on every worker"
+                )
+            if found != here[package]:
+                notes.append(f"{address} has {package} {found}, here it is {here[package]}: Dask promises nothing then")
+    return notes[:MAX_NOTES]
+
+
+def _seen_by_worker(source: str, target: str) -> dict[str, Any]:
+    """Return whether this worker reaches the data, and how it is set. Runs on the worker."""
+    seen: dict[str, Any] = {"problem": "", "source_exists": False}
+    try:
+        seen["source_exists"] = storage.exists(storage.absolute(source))
+        storage.exists(storage.absolute(target))
+    except (DskprepError, OSError) as error:
+        seen["problem"] = str(error)
+    seen["memory"] = dask.config.get("distributed.worker.memory")
+    seen["threads"] = {name: os.environ.get(name) for name in SETTINGS["distributed.nanny.pre-spawn-environ"]}
+    return seen
+
+
+def _notes_on_worker(seen: dict[str, Any]) -> Iterator[str]:
+    memory = seen["memory"]
+    on = [name for name in ("target", "spill", "pause") if memory.get(name) is not False]
+    if on:
+        yield (
+            f"workers have distributed.worker.memory.{', '.join(on)} on: a worker near its limit takes no more "
+            f"patients, perhaps for good; {DO_THIS}"
+        )
+    if any(seen["threads"][name] != "1" for name in ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS", "BLOSC_NTHREADS")):
+        yield f"libraries on the workers may start threads of their own: each patient is slower; {DO_THIS}"
+
+
+def _notes_on_scheduler(client: Client) -> Iterator[str]:
+    names = ("distributed.scheduler.allowed-failures", "distributed.scheduler.worker-saturation")
+    there = client.run_on_scheduler(lambda names: {name: dask.config.get(name) for name in names}, names)
+    if there[names[0]] != SETTINGS[names[0]]:
+        yield (
+            f"the scheduler's allowed-failures is {there[names[0]]}: a patient that kills its worker kills "
+            f"{there[names[0]] + 1} of them before it is set apart; {DO_THIS}"
+        )
+    if there[names[1]] != SETTINGS[names[1]]:
+        yield (
+            f"the scheduler's worker-saturation is {there[names[1]]}: patients that wait beside one that kills its "
+            f"worker are blamed with it; {DO_THIS}"
+        )
+
+
+def _notes_on_sizes(workers: Iterable[dict[str, Any]], limits: list[int]) -> Iterator[str]:
+    workers = list(workers)
+    n_threads = {worker["nthreads"] for worker in workers}
+    if n_threads != {SLOTS}:
+        yield (
+            f"workers have {', '.join(map(str, sorted(n_threads)))} threads, not {SLOTS}: fewer leave the CPU "
+            f"idle while files are read and written, more only wait; start them with --nthreads {SLOTS}"
+        )
+    if min(limits) < MIN_WORKER_BYTES:
+        yield (
+            f"the smallest worker has {format_bytes(min(limits))}, an ordinary chest needs "
+            f"{format_bytes(MIN_WORKER_BYTES)}: larger patients will be refused as too-large, by name"
+        )
+    elif max(limits) > 1.1 * min(limits):
+        yield (
+            f"workers have from {format_bytes(min(limits))} to {format_bytes(max(limits))}: a patient must "
+            "fit into the smallest, or it is refused as too-large"
+        )
+    if any(not worker["memory_limit"] for worker in workers):
+        yield "a worker has no memory limit: the machine's memory is taken for it; start it with --memory-limit"
+    if any(not worker["nanny"] for worker in workers):
+        yield "a worker has no nanny: when a patient kills it or hangs in it, nothing starts it again"

@@ -1,0 +1,30 @@
+"""Who hears what happens in a run: the terminal, JSON lines, the page on the dashboard, a program's own code."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from dskprep.dataset.record import Record
+    from dskprep.pipeline.account import Summary
+
+
+class Observer:
+    """Hears the events of a run. Every method does nothing unless it is overridden.
+
+    The methods are called in the thread of the run, one at a time. `summary.account` is the account so far; it goes on
+    changing.
+    """
+
+    def on_start(self, summary: Summary) -> None:
+        """The run begins; nothing is done yet."""
+
+    def on_note(self, message: str) -> None:
+        """Something that the user should know of the run as a whole, such as what the cluster lacks."""
+
+    def on_patient(self, summary: Summary, records: Sequence[Record]) -> None:
+        """One patient is done; these are the records of its series, its own last."""
+
+    def on_end(self, summary: Summary) -> None:
+        """The run is over: done, interrupted or stopped (see `summary`). Everything is written."""
