@@ -441,9 +441,9 @@ class Poison(WorkerPlugin):
         self.kills = kills
 
     def setup(self, worker: Any) -> None:  # noqa: ARG002
-        from dskprep.worker import patient
+        from dskprep.dicom.contents import Contents
 
-        self.add = patient.Contents.add
+        self.add = Contents.add
         file_name, kills, add = self.file_name, self.kills, self.add
 
         def add_or_die(contents: Any, name: str, content: bytes) -> None:
@@ -453,12 +453,12 @@ class Poison(WorkerPlugin):
                 threading.Event().wait()
             add(contents, name, content)
 
-        patient.Contents.add = add_or_die  # type: ignore[method-assign]
+        Contents.add = add_or_die  # type: ignore[method-assign]
 
     def teardown(self, worker: Any) -> None:  # noqa: ARG002
-        from dskprep.worker import patient
+        from dskprep.dicom.contents import Contents
 
-        patient.Contents.add = self.add  # type: ignore[method-assign]
+        Contents.add = self.add  # type: ignore[method-assign]
 
 
 def set_environment(environment: dict[str, str]) -> None:
