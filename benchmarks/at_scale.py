@@ -55,7 +55,7 @@ def command(*words: str) -> Callable[[str], str]:
 
 
 def of_report(place: str) -> str:
-    page = report.page(f"{place}/target")
+    page = report.report(f"{place}/target")
     Path("report.html").write_text(page)
     return f"{len(page.encode()) / 1e6:.1f} MB"
 

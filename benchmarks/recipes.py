@@ -100,7 +100,7 @@ def _dice(prepared: Prepared, truth: Volume) -> float:
     """Of both lungs together, on the grid of the truth."""
     assert prepared.lungs is not None
     masks = [comparison.Preparation(mask, "own", mask.array) for mask in (truth, prepared.lungs.mask)]
-    dice = comparison.compare(*masks).difference.dice
+    dice = comparison.compare_preparations(*masks).difference.dice
     assert dice is not None
     return dice
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import doctest
 import graphlib
 import importlib
 import importlib.metadata
@@ -11,6 +12,7 @@ import pickle
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -41,10 +43,19 @@ HOMES = {
     "aiohttp": {"storage.connection"},
     "bokeh": {"pipeline.page"},
     "botocore": {"storage.connection", "storage.place", "synthetic.s3server"},
-    "click": {"cli.commands", "cli.terminal"},
-    "dask": {
+    "click": {
         "cli.commands",
-        "cli.printed",
+        "cli.dataset_commands",
+        "cli.exits",
+        "cli.look_commands",
+        "cli.options",
+        "cli.output",
+        "cli.run_commands",
+    },
+    "dask": {
+        "cli.options",
+        "cli.output",
+        "cli.words",
         "dataset.convert",
         "pipeline.cluster",
         "pipeline.cluster_check",
@@ -63,19 +74,20 @@ HOMES = {
     "google_crc32c": {"dataset.omezarr", "dataset.shards"},
     "imagecodecs": {"dicom.pixels", "dataset.thumbnail"},
     "jinja2": {"look.report", "pipeline.page"},
+    "lazy_loader": {""},
     "matplotlib": {"look.picture"},
+    "msgspec": {"dataset.record"},
     "nibabel": {"dataset.convert"},
     "numba": {"kernels.compiled"},
     "numcodecs": {"dataset.omezarr", "dataset.shards"},
     "obstore": {"storage.bucket", "storage.connection"},
     "pandas": {"dataset.index", "look.report", "source.cases"},
-    "msgspec": {"dataset.record"},
     "psutil": {"pipeline.plan", "source.found"},
     "pyarrow": {"dataset.index"},
     "pydicom": {"dicom.header", "dicom.pixels", "dicom.slices", "synthetic.scanner"},
-    "rich": {"cli.commands", "cli.printed", "cli.terminal"},
+    "rich": {"cli.observers", "cli.output", "cli.words"},
     "s3fs": {"storage.place"},
-    "prometheus_client": {"pipeline.metrics", "pipeline.page"},
+    "prometheus_client": {"pipeline.page"},
     "scipy": {
         "dataset.thumbnail",
         "look.comparison",
@@ -236,20 +248,53 @@ def test_what_is_asked_for_help_imports_nothing_heavy(words: tuple[str, ...]) ->
     assert loaded_by(*words) & HEAVY == set()
 
 
+STUB = ast.parse((PACKAGE / "__init__.pyi").read_text(encoding="utf-8"))
+PUBLIC = {
+    alias.name: f"dskprep.{node.module}"
+    for node in STUB.body
+    if isinstance(node, ast.ImportFrom)
+    for alias in node.names
+}
+"""The home of each public name."""
+
+
 def test_the_public_names_are_complete_and_can_be_imported() -> None:
-    assert sorted(dskprep.__all__) == sorted(set(dskprep.__all__)) == sorted(dskprep._HOMES)
-    for name in dskprep.__all__:
+    assert sorted(dskprep.__all__) == sorted(set(dskprep.__all__)) == sorted(PUBLIC)
+    for name, home in PUBLIC.items():
         public = getattr(dskprep, name)
-        assert getattr(importlib.import_module(f"dskprep.{dskprep._HOMES[name]}"), name) is public
+        assert getattr(importlib.import_module(home), name) is public
         if callable(public):
             assert public.__doc__, name
 
 
 def test_type_checkers_see_the_same_names() -> None:
-    tree = ast.parse((PACKAGE / "__init__.py").read_text(encoding="utf-8"))
-    (block,) = [node for node in tree.body if isinstance(node, ast.If)]
-    seen = {alias.name: node.module for node in block.body if isinstance(node, ast.ImportFrom) for alias in node.names}
-    assert seen == {name: f"dskprep.{home}" for name, home in dskprep._HOMES.items()}
+    (listed,) = (ast.literal_eval(node.value) for node in STUB.body if isinstance(node, ast.Assign))
+    assert sorted(listed) == sorted(dskprep.__all__)
+
+
+def test_the_stub_is_in_the_package_that_is_installed() -> None:
+    settings = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text(encoding="utf-8"))
+    assert "__init__.pyi" in settings["tool"]["setuptools"]["package-data"]["dskprep"]
+
+
+def test_no_public_name_is_that_of_a_module_directly_below_the_package() -> None:
+    """Importing `dskprep.x` sets the attribute `x` of the package to the module: it would hide a function `x`."""
+    modules = {name.partition(".")[0] for name in NAMES}
+    assert modules & set(dskprep.__all__) == set()
+
+
+def test_public_functions_stay_functions_when_everything_is_imported() -> None:
+    imports = [f"import dskprep.{name}" for name in NAMES if name not in ("", "__main__")]
+    check = "assert all(not isinstance(getattr(dskprep, n), types.ModuleType) for n in dskprep.__all__)"
+    subprocess.run([sys.executable, "-c", ";".join(["import types", *imports, check])], check=True)
+
+
+@pytest.mark.parametrize("name", sorted(PUBLIC))
+def test_the_examples_of_public_names_are_right(name: str) -> None:
+    public = getattr(dskprep, name)
+    names = {"dskprep": dskprep, "Path": Path}
+    for example in doctest.DocTestFinder().find(public, name, globs=vars(sys.modules[PUBLIC[name]]) | names):
+        assert doctest.DocTestRunner(verbose=False).run(example).failed == 0
 
 
 def test_what_a_shell_completes_is_there() -> None:

@@ -8,52 +8,53 @@ import time
 from pathlib import Path
 
 from dskprep import storage
-from dskprep.cli import printed
-from dskprep.dataset import dataset
-from dskprep.look import picture
-from dskprep.pipeline import cluster, run
+from dskprep.cli.options import open_client
+from dskprep.cli.output import Output
+from dskprep.dataset.dataset import open_dataset
+from dskprep.look.views import show
+from dskprep.pipeline import run
 from dskprep.synthetic import scanner
 from dskprep.synthetic.s3server import S3Server
 
 SOURCE, TARGET = "s3://scans/stage1", "s3://scans-1mm/stage1"
+"""Where the patients and the dataset are, in the server."""
 
 
-def play(patients: int, output: Path) -> None:
-    """Write `patients` phantoms into the server, run, verify nothing is lost, and keep the result.
+def play(patients: int, folder: Path, output: Output) -> None:
+    """Write `patients` phantoms into the server, run, and say what to look at.
 
-    The dataset and a picture are copied into the folder `output`, since the server ends with the demo.
+    The dataset and a picture are copied into `folder`, since the server ends with the demo.
     """
-    say = printed.console.print
     with S3Server() as server:
         for name in [n for n in os.environ if n.startswith("AWS_")]:
             del os.environ[name]
         os.environ.update(server.environment)
         for url in (SOURCE, TARGET):
             server.make_bucket(url.split("/")[2])
-        say(f"an S3 server listens on {server.endpoint}")
-        with cluster.local_client() as client:
-            printed.quiet_dask()
-            printed.print_workers(client)
+        output.say(f"an S3 server listens on {server.endpoint}")
+        with open_client("local", None, None) as client:
+            assert client is not None
             started = time.monotonic()
             write = [client.submit(scanner.write_patient, i, SOURCE, broken=i == patients - 1) for i in range(patients)]
             client.gather(write)
             seconds = time.monotonic() - started
-            say(f"{patients} synthetic patients written to {SOURCE} in {seconds:.0f} s, one of them broken")
-            say(f"\n$ dskprep run {SOURCE} {TARGET}")
-            with printed.shown_progress(client) as progress:
-                summary = run.run(SOURCE, TARGET, client=client, observers=[progress])
-        printed.print_summary(summary)
-        if output.exists():
-            shutil.rmtree(output)
-        _copy(TARGET, output / "dataset")
-    pictured = _draw(output)
-    say(
+            output.say(f"{patients} synthetic patients written to {SOURCE} in {seconds:.0f} s, one of them broken")
+            output.say(f"\n$ dskprep run {SOURCE} {TARGET}")
+            with output.observe(client) as observer:
+                run.run(SOURCE, TARGET, client=client, observers=[observer])
+        if folder.exists():
+            shutil.rmtree(folder)
+        _copy(TARGET, folder / "dataset")
+    key = next(iter(open_dataset(folder / "dataset")))
+    picture = folder / f"{key}.png"
+    picture.write_bytes(show(folder / "dataset", key))
+    output.say(
         f"""
 Where to look
-  {output}/dataset            the dataset: OME-Zarr volumes, records, index.parquet
-  {pictured}   one patient: three planes with the outline of the lungs
-  dskprep status {output}/dataset
-  dskprep show {output}/dataset {pictured.stem}
+  {folder}/dataset            the dataset: OME-Zarr volumes, records, index.parquet
+  {picture}   one patient: three planes with the outline of the lungs
+  dskprep status {folder}/dataset
+  dskprep show {folder}/dataset {key}
 
 On your own scans
   dskprep run s3://your-bucket/scans s3://your-bucket/scans-1mm      (AWS credentials from the environment or a profile)
@@ -61,9 +62,8 @@ On your own scans
 
 In Python
   import dskprep
-  dataset = dskprep.open_dataset("{output}/dataset")
-  dataset["{pictured.stem}"].image[100:164, 100:164, 100:164]""",
-        markup=False,
+  dataset = dskprep.open_dataset("{folder}/dataset")
+  dataset["{key}"].image[100:164, 100:164, 100:164]"""
     )
 
 
@@ -72,11 +72,3 @@ def _copy(url: str, folder: Path) -> None:
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
-
-
-def _draw(output: Path) -> Path:
-    opened = dataset.open_dataset(str(output / "dataset"))
-    key = next(iter(opened))
-    path = output / f"{key}.png"
-    path.write_bytes(picture.draw(key, picture.of_stored(opened[key])))
-    return path

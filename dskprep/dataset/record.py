@@ -181,8 +181,9 @@ def source_of(facts: Mapping[str, Any]) -> Source:
 def parse_record(content: bytes, where: str) -> Record:
     """Read the content of a record's file. Raises DamagedDataset where it is no record; `where` names the file."""
     try:
-        record = msgspec.json.decode(content, type=Record)
-    except msgspec.DecodeError as error:
+        # json, since names of files need not be UTF-8: msgspec's own reader takes no lone surrogates
+        record = msgspec.convert(json.loads(content), Record)
+    except (ValueError, msgspec.ValidationError) as error:
         raise DamagedDataset(f"{where}: this record is damaged ({error}); delete it and run again") from error
     if record.status not in STATUSES or (record.is_written and record.geometry is None):
         raise DamagedDataset(

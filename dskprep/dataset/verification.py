@@ -8,7 +8,7 @@ import json
 import os
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -24,16 +24,43 @@ AHEAD = 64
 """Volumes whose outcome waits for that of one before."""
 
 
+CLEAN_OLDER_THAN_S = 24 * 3600.0
+"""Leftovers that are deleted are at least a day old by default: longer than a patient takes, retries included."""
+
+
 @dataclass(frozen=True)
 class Finding:
-    """The outcome for one written series: no `faults` if all is well."""
+    """What was found of one written volume: no `faults` if all is well."""
 
     key: str
     faults: tuple[str, ...]
 
 
 def verify(target: str | os.PathLike[str]) -> Iterator[Finding]:
-    """Re-read every object of every written series, and its thumbnail: size, SHA-256, shape, and nothing beside it."""
+    """Read every object of every written volume again, and compare it with what was recorded when it was written.
+
+    Parameters
+    ----------
+    target
+        The dataset, as a path or URL.
+
+    Yields
+    ------
+    Finding
+        For each written volume, in the order of the keys: what is wrong with its objects and its thumbnail, or
+        nothing. An object that is missing, has another size or SHA-256, or does not belong there is a fault, and
+        so is another shape.
+
+    Raises
+    ------
+    UsageError
+        If there is no dataset.
+
+    Examples
+    --------
+    >>> faulty = {finding.key for finding in dskprep.verify("scans-1mm") if finding.faults}  # doctest: +SKIP
+    >>> dskprep.forget("scans-1mm", faulty)  # doctest: +SKIP
+    """
     target = storage.absolute(target)
     store.describe(target)
     names = iter(sorted(name for name in store.record_names(target) if name.status == "written"))
@@ -50,17 +77,54 @@ def verify(target: str | os.PathLike[str]) -> Iterator[Finding]:
             threads.shutdown(cancel_futures=True)
 
 
-def forget(target: str, keys: set[str]) -> None:
-    """Delete the records of these volumes, so that the next run makes them anew."""
+def forget(target: str | os.PathLike[str], keys: Collection[str]) -> None:
+    """Delete the records of these written volumes, so that the next run makes them again.
+
+    Parameters
+    ----------
+    target
+        The dataset, as a path or URL.
+    keys
+        The keys of the volumes; one that is not written is passed over.
+
+    Examples
+    --------
+    >>> dskprep.forget("scans-1mm", ["LIDC-0314"])  # doctest: +SKIP
+    """
     target = storage.absolute(target)
     store.forget(target, [n for n in store.record_names(target) if n.status == "written" and n.key in keys])
 
 
-def clean(target: str, *, older_than_s: float, is_trial: bool = False) -> Iterator[str]:
-    """Delete what runs that died have left, and yield each name (in a trial, only yield).
+def clean(
+    target: str | os.PathLike[str], *, older_than_s: float = CLEAN_OLDER_THAN_S, is_trial: bool = False
+) -> Iterator[str]:
+    """Delete what runs that died have left behind.
 
-    That is: the objects of volumes without a `written` record, and unfinished local files. What is younger
-    than `older_than_s` may belong to a run under way, and stays.
+    That is: the objects of volumes without a `written` record, and unfinished local files.
+
+    Parameters
+    ----------
+    target
+        The dataset, as a path or URL.
+    older_than_s
+        What is younger may belong to a run under way, and stays; in seconds.
+    is_trial
+        Delete nothing.
+
+    Yields
+    ------
+    str
+        The name of each object that is deleted, or in a trial would be. Objects are deleted while the names are
+        taken, not by the call.
+
+    Raises
+    ------
+    UsageError
+        If there is no dataset.
+
+    Examples
+    --------
+    >>> list(dskprep.clean("scans-1mm", is_trial=True))  # doctest: +SKIP
     """
     target = storage.absolute(target)
     store.describe(target)

@@ -1,5 +1,5 @@
 """What people look at: pictures of a volume, a comparison of two, the report on a dataset.
 
-In: a dataset, or a prepared volume. Out: PNG, HTML, figures. Doors: `picture.draw`, `comparison.compare_datasets`,
-`report.page`.
+In: a dataset, or a prepared volume. Out: PNG, HTML, figures. Doors: `picture.draw`, `comparison.compare`,
+`report.report`.
 """

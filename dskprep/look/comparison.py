@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import fnmatch
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,7 @@ from dskprep.dataset.dataset import StoredVolume
 from dskprep.errors import UsageError
 from dskprep.preparation import prepare, user_steps
 from dskprep.settings import PrepConfig
+from dskprep.source.cases import only_case
 from dskprep.source.found import read_series
 from dskprep.volume import AIR_HU, Triple, Volume
 
@@ -100,10 +102,31 @@ class Compared:
     apart_hu: NDArray[np.float32] | None
 
 
-def compare_datasets(a: str, b: str, only: str = "*") -> Iterator[Compared]:
-    """Compare each patient that is in both datasets and whose key matches the pattern `only`, sorted by key.
+def compare(a: str | os.PathLike[str], b: str | os.PathLike[str], only: str = "*") -> Iterator[Compared]:
+    """Compare two datasets patient by patient: the place of the voxels, HU and lungs.
 
-    Raises UsageError if there is none.
+    Parameters
+    ----------
+    a, b
+        The datasets, as paths or URLs.
+    only
+        Compare the volumes whose key matches this pattern, such as ``"LIDC-*"``.
+
+    Yields
+    ------
+    Compared
+        For each volume that both datasets hold, in the order of their keys: the `difference` in numbers, and the
+        arrays behind it.
+
+    Raises
+    ------
+    UsageError
+        If there is no such volume, or no dataset. Raised by the call, before the first volume is read.
+
+    Examples
+    --------
+    >>> for compared in dskprep.compare("scans-default", "scans-zuidhof"):  # doctest: +SKIP
+    ...     print(compared.difference.key, compared.difference.dice)
     """
     first, second = dataset.open_dataset(a), dataset.open_dataset(b)
     shared = [key for key in first if key in second and fnmatch.fnmatchcase(key, only)]
@@ -111,18 +134,41 @@ def compare_datasets(a: str, b: str, only: str = "*") -> Iterator[Compared]:
         raise UsageError(
             f"no patient that matches {only!r} is written both in {a} ({len(first)} are) and in {b} ({len(second)})"
         )
-    return (compare(_load(first[key]), _load(second[key]), key=key) for key in shared)
+    return (compare_preparations(_load(first[key]), _load(second[key]), key=key) for key in shared)
 
 
-def compare_settings(url: str, a: PrepConfig, b: PrepConfig) -> Compared:
-    """Compare two preparations of one series, a folder or archive of DICOM files.
+def compare_settings(place: str | os.PathLike[str], a: PrepConfig, b: PrepConfig) -> Compared:
+    """Prepare one series with two settings, and compare the results.
 
-    Raises Refusal if the series is refused under either settings.
+    Parameters
+    ----------
+    place
+        A folder or archive that holds the DICOM files of one patient, as a path or URL.
+    a, b
+        The settings.
+
+    Returns
+    -------
+    Compared
+        The `difference` in numbers, and the arrays behind it.
+
+    Raises
+    ------
+    UsageError
+        If the place holds no patient, or several.
+    Refusal
+        If the series is refused with either of the settings.
+
+    Examples
+    --------
+    >>> a, b = dskprep.preset("default"), dskprep.preset("zuidhof")
+    >>> dskprep.compare_settings("scans/LIDC-0314", a, b).difference.mean_hu  # doctest: +SKIP
     """
-    return compare(_prepare(url, a), _prepare(url, b), key=url)
+    url = only_case(place).url
+    return compare_preparations(_prepare(url, a), _prepare(url, b), key=url)
 
 
-def compare(a: Preparation, b: Preparation, *, key: str = "") -> Compared:
+def compare_preparations(a: Preparation, b: Preparation, *, key: str = "") -> Compared:
     """Compare two preparations of one patient."""
     to_b = np.linalg.inv(b.image.affine) @ a.image.affine
     inside = _sample(np.ones(b.image.shape, np.uint8), to_b, a.image.shape, order=0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import math
+import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from importlib.metadata import version
@@ -100,14 +101,36 @@ class Stage(NamedTuple):
 
 def write_for_run(target: str, run_id: str) -> None:
     """Write the page beside the summary of a run."""
-    content = page(target, records_at="../..").encode()
+    content = report(target, records_at="../..").encode()
     storage.write_many(storage.join(target, "runs", run_id), {"qc.html": content})
 
 
-def page(target: str, *, records_at: str | None = None) -> str:
-    """Return the page of a dataset as HTML; its links find the dataset at `records_at`, by default its URL.
+def report(target: str | os.PathLike[str], *, records_at: str | None = None) -> str:
+    """Return one self-contained HTML page on a whole dataset; it holds pictures of the patients.
 
-    Keys, messages and headers come from strangers' files: they are escaped, and the page may load nothing.
+    Keys, messages and headers come from the files of strangers: they are escaped, and the page loads nothing.
+
+    Parameters
+    ----------
+    target
+        The dataset, as a path or URL.
+    records_at
+        Where the links of the page look for the dataset, such as ``"../.."``; by default at its URL.
+
+    Returns
+    -------
+    str
+        The page: how many series have which status and why, distributions, and all volumes, outliers first.
+
+    Raises
+    ------
+    UsageError
+        If there is no dataset.
+
+    Examples
+    --------
+    >>> html = dskprep.report("s3://bucket/scans-1mm")  # doctest: +SKIP
+    >>> Path("report.html").write_text(html, encoding="utf-8")  # doctest: +SKIP
     """
     target = storage.absolute(target)
     store.describe(target)

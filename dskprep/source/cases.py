@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import itertools
+import os
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -60,6 +61,22 @@ def cases(source: str, *, patient_folders: bool = False) -> Iterator[Case]:
     if is_archive(source) and not storage.is_folder(source):
         return _from_archive(source)
     return _from_tree(source, patient_folders=patient_folders)
+
+
+def only_case(place: str | os.PathLike[str]) -> Case:
+    """Return the one case of a folder or archive. Raises UsageError if it holds none or several, or is a dataset."""
+    url = storage.absolute(place)
+    if storage.exists(storage.join(url, "dataset.json")):
+        raise UsageError(f"{place}: is a dataset; name the KEY of a volume in it too")
+    if not storage.exists(url):
+        raise UsageError(f"{place}: there is no such folder; check the path")
+    found = list(itertools.islice(cases(url), 3))
+    if len(found) != 1:
+        such = f", such as {', '.join(case.url for case in found)}" if found else ""
+        raise UsageError(
+            f"{place}: expected one folder or archive of DICOM files, found {'several' if found else 'none'}{such}"
+        )
+    return found[0]
 
 
 def is_archive(url: str) -> bool:

@@ -19,12 +19,13 @@ import tiny
 
 from dskprep import storage
 from dskprep.cli import commands as cli
+from dskprep.cli import run_commands
 from dskprep.dataset import index, store
 from dskprep.errors import InfrastructureError
 from dskprep.pipeline import cluster
 from dskprep.pipeline import run as pipeline
 from dskprep.settings import PrepConfig
-from dskprep.worker import admission, patient
+from dskprep.worker import admission, make, patient
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -86,7 +87,7 @@ def test_an_interrupted_run_prints_its_account_and_exits_with_1(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(pipeline.patient, "prepare", interrupted)
+        patched.setattr(make, "prepare", interrupted)
         code, out, _ = dskprep("run", source, target, "--scheduler", "sync")
     assert code == 1
     assert "interrupted" in out
@@ -197,16 +198,13 @@ def test_patients_that_are_too_large_come_with_the_command_that_would_do_them(
     assert dskprep("run", source, target, "--scheduler", "sync", "--retry", "refused")[0] == 0
 
 
-def test_the_way_for_large_patients_fits_the_machine(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_way_for_large_patients_fits_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cluster, "MEMORY_LIMIT", 16 << 30)
-    with cli.run.make_context("run", ["in", "out", "--only", "a b", "--workers", "8"]) as context:
-        cli._print_way_for_large(context, 5 << 30)
-        cli._print_way_for_large(context, 50 << 30)
-    small, large = capsys.readouterr().out.splitlines()
-    words = shlex.split(small.partition(": ")[2])
-    with cli.run.make_context("run", words[2:]) as again:
+    with run_commands.run.make_context("run", ["in", "out", "--only", "a b", "--workers", "8"]) as context:
+        small = run_commands._way_for_large(context, 5 << 30)
+        large = run_commands._way_for_large(context, 50 << 30)
+    words = shlex.split(small)
+    with run_commands.run.make_context("run", words[2:]) as again:
         asked = again.params
     assert (words[:2], asked["source"], asked["target"]) == (["dskprep", "run"], "in", "out")
     assert (asked["only"], asked["retry"]) == ("a b", "refused")
@@ -323,7 +321,7 @@ def test_every_command_has_help(dskprep: Run, words: tuple[str, ...]) -> None:
 @pytest.mark.parametrize("name", commands())
 def test_every_option_says_what_it_does(name: str) -> None:
     for parameter in cli.main.commands[name].params:
-        if isinstance(parameter, click.Option) and parameter.name not in ("patients", "seed", "output"):
+        if isinstance(parameter, click.Option):
             assert parameter.help, parameter.name
 
 

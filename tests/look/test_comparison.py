@@ -43,7 +43,9 @@ def hu() -> NDArray[np.int16]:
 
 def test_a_patient_is_like_itself(hu: NDArray[np.int16]) -> None:
     lungs = (hu < -600).astype(np.uint8)
-    found = comparison.compare(preparation(hu, lungs=lungs), preparation(hu, lungs=lungs), key="p1").difference
+    found = comparison.compare_preparations(
+        preparation(hu, lungs=lungs), preparation(hu, lungs=lungs), key="p1"
+    ).difference
     assert (found.mean_hu, found.rare_hu, found.max_hu) == (0, 0, 0)
     assert (found.dice, found.lungs_ml, found.index_mm, found.overlap) == (1, 0, 0, 1)
     assert found.key == "p1"
@@ -54,7 +56,7 @@ def test_a_difference_is_measured_and_found_in_the_patient(hu: NDArray[np.int16]
     other[2, 3, 4] += 100
     other[5] += 1
     affine = affine_of((10, 20, 30), 2.0)
-    found = comparison.compare(preparation(hu, affine), preparation(other, affine)).difference
+    found = comparison.compare_preparations(preparation(hu, affine), preparation(other, affine)).difference
     assert found.max_hu == 100
     assert found.max_at_mm == (30 + 2 * 4, 20 + 2 * 3, 10 + 2 * 2)
     assert found.mean_hu == pytest.approx((100 + 90) / hu.size)
@@ -64,7 +66,7 @@ def test_a_difference_is_measured_and_found_in_the_patient(hu: NDArray[np.int16]
 def test_grids_are_compared_by_place_not_by_index(hu: NDArray[np.int16]) -> None:
     lungs = (hu < -600).astype(np.uint8)
     part = preparation(hu[2:, 1:-1, 3:], affine_of((2, 1, 3)), lungs=lungs[2:, 1:-1, 3:])
-    found = comparison.compare(preparation(hu, lungs=lungs), part).difference
+    found = comparison.compare_preparations(preparation(hu, lungs=lungs), part).difference
     assert (found.max_hu, found.shapes) == (0, ((8, 9, 10), (6, 7, 7)))
     assert found.overlap == pytest.approx(6 * 7 * 7 / hu.size)
     assert found.index_mm == pytest.approx(np.sqrt(2**2 + 1**2 + 3**2))
@@ -78,7 +80,7 @@ def test_a_flipped_array_with_its_affine_is_the_same_patient(hu: NDArray[np.int1
     affine = affine_of()
     affine[:, 1] *= -1
     affine[1, 3] = hu.shape[1] - 1
-    found = comparison.compare(preparation(hu), preparation(hu[:, ::-1], affine)).difference
+    found = comparison.compare_preparations(preparation(hu), preparation(hu[:, ::-1], affine)).difference
     assert (found.max_hu, found.overlap) == (0, 1)
     assert found.index_mm == hu.shape[1] - 1
 
@@ -86,7 +88,7 @@ def test_a_flipped_array_with_its_affine_is_the_same_patient(hu: NDArray[np.int1
 def test_a_ramp_on_another_spacing_is_the_same_ramp() -> None:
     ramp = np.broadcast_to(np.arange(0, 100, 10), (4, 4, 10)).astype(np.int16)
     fine = np.broadcast_to(np.arange(0, 91, 5), (7, 7, 19)).astype(np.int16)
-    found = comparison.compare(preparation(ramp), preparation(fine, affine_of(spacing_mm=0.5))).difference
+    found = comparison.compare_preparations(preparation(ramp), preparation(fine, affine_of(spacing_mm=0.5))).difference
     assert found.max_hu == pytest.approx(0, abs=1e-3)
     assert found.overlap == 1
 
@@ -96,14 +98,17 @@ def test_other_values_are_brought_to_hu(hu: NDArray[np.int16]) -> None:
     beyond[0] = 2000  # both beyond what normalized values tell
     normalized = np.clip((beyond + 1000) / 1400, 0, 1) - 0.25
     assert (
-        comparison.compare(preparation(beyond), preparation(normalized, values="normalized")).difference.max_hu < 0.01
+        comparison.compare_preparations(
+            preparation(beyond), preparation(normalized, values="normalized")
+        ).difference.max_hu
+        < 0.01
     )
     grey = (np.clip((hu + 1200) / 1800, 0, 1) * 255).astype(np.uint8)
     grey[3] = 170  # painted over
-    found = comparison.compare(preparation(hu), preparation(grey, values="uint8")).difference
+    found = comparison.compare_preparations(preparation(hu), preparation(grey, values="uint8")).difference
     assert found.max_hu is not None
     assert 0 < found.max_hu <= 1800 / 255
-    own = comparison.compare(preparation(hu), preparation(hu.astype(np.float32), values="own")).difference
+    own = comparison.compare_preparations(preparation(hu), preparation(hu.astype(np.float32), values="own")).difference
     assert (own.mean_hu, own.max_hu, own.max_at_mm) == (None, None, None)
 
 
@@ -148,12 +153,14 @@ def test_a_series_is_compared_under_two_presets(
 def test_datasets_without_a_common_patient_say_so(places: tuple[str, str, str]) -> None:
     _, a, b = places
     with pytest.raises(UsageError, match=r"no patient that matches 'p1' .* \(2 are\)"):
-        comparison.compare_datasets(a, b, "p1")
+        comparison.compare(a, b, "p1")
 
 
 def test_a_picture_needs_hu(hu: NDArray[np.int16]) -> None:
     with pytest.raises(UsageError, match="only images that hold HU"):
-        picture.draw_comparison(comparison.compare(preparation(hu), preparation(hu, values="own")), ("a", "b"))
+        picture.draw_comparison(
+            comparison.compare_preparations(preparation(hu), preparation(hu, values="own")), ("a", "b")
+        )
 
 
 def test_stored_volumes_are_what_was_written(places: tuple[str, str, str]) -> None:

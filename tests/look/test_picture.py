@@ -10,11 +10,12 @@ import pytest
 import tiny
 from PIL import Image
 
+import dskprep
 from dskprep import settings as config
 from dskprep.cli import commands
 from dskprep.dataset import dataset
 from dskprep.errors import UsageError
-from dskprep.look import picture, surface
+from dskprep.look import picture, surface, views
 from dskprep.look.picture import View
 from dskprep.preparation.prepared import Prepared
 from dskprep.volume import Volume
@@ -159,7 +160,7 @@ def test_show_draws_a_source_as_the_settings_ask(tmp_path: Path) -> None:
     tiny.write_patients(tmp_path / "in", ["p1"])
     plain, fine = config.PrepConfig(), config.PrepConfig(spacing_mm=(0.5, 0.5, 0.5), lungs=False)
     for settings, spacing in ((plain, 1.0), (fine, 0.5), (config.preset("zuidhof"), 1.0)):
-        _, (acquired, written) = commands._source_views(str(tmp_path / "in/p1"), settings)
+        _, (acquired, written) = views.views_of_source(tmp_path / "in/p1", settings)
         np.testing.assert_array_equal(acquired.volume.array, tiny.hu())
         assert written.volume.spacing == pytest.approx((spacing,) * 3)
         assert (written.mask is None) == (settings is fine)
@@ -172,7 +173,7 @@ def test_show_draws_the_series_that_a_volume_was_made_from(tmp_path: Path) -> No
     assert commands.run_command(["run", str(tmp_path / "in"), target, "--scheduler", "sync"]) == 0
     n_slices = {}
     for key in dataset.open_dataset(target):
-        _, (acquired, written) = commands._stored_views(target, key, True)
+        acquired, written = views.views_of_stored(target, key, with_source=True)
         n_slices[key] = acquired.volume.shape[0]
         np.testing.assert_array_equal(acquired.volume.array, written.volume.array)
     assert n_slices.pop("p1") == tiny.N_SLICES
@@ -211,3 +212,35 @@ def test_show_draws_a_source_before_any_run(tmp_path: Path, capsys: pytest.Captu
     ):
         assert commands.run_command(words) == 2
         assert problem in capsys.readouterr().err
+
+
+def test_show_returns_what_the_command_writes(tmp_path: Path) -> None:
+    tiny.write_patients(tmp_path / "in", ["p1"])
+    target, png = tmp_path / "out", tmp_path / "p1.png"
+    dskprep.run(tmp_path / "in", target)
+    for words, drawn in (
+        ([target, "p1"], dskprep.show(target, "p1")),
+        ([target, "p1", "--source"], dskprep.show(target, "p1", with_source=True)),
+        ([target, "p1", "--3d", "tissue"], dskprep.show(target, "p1", surface="tissue")),
+        ([tmp_path / "in/p1"], dskprep.show(tmp_path / "in/p1")),
+        (
+            [tmp_path / "in/p1", "--preset", "zuidhof"],
+            dskprep.show(tmp_path / "in/p1", settings=config.preset("zuidhof")),
+        ),
+    ):
+        assert commands.run_command(["show", *map(str, words), "-o", str(png)]) == 0
+        np.testing.assert_array_equal(pixels(png.read_bytes()), pixels(drawn))
+
+
+def test_what_does_not_go_together_is_wrong_use(tmp_path: Path) -> None:
+    tiny.write_patients(tmp_path / "in", ["p1"])
+    dskprep.run(tmp_path / "in", tmp_path / "out")
+    for words, more, problem in (
+        (("out", "p1"), {"settings": config.PrepConfig()}, "settings are for DICOM files"),
+        (("in/p1",), {"with_source": True}, "with_source is for the planes"),
+        (("out", "p1"), {"with_source": True, "surface": "bone"}, "with_source is for the planes"),
+        (("out", "p1"), {"surface": "skin"}, "surface must be one of lungs, bone, tissue, not 'skin'"),
+        (("out",), {}, "is a dataset; name the KEY"),
+    ):
+        with pytest.raises(UsageError, match=problem):
+            dskprep.show(tmp_path / words[0], *words[1:], **more)

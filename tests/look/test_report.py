@@ -60,7 +60,7 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="module")
 def html(target: str) -> str:
-    return report.page(target, records_at="../..")
+    return report.report(target, records_at="../..")
 
 
 class Reader(HTMLParser):
@@ -148,7 +148,7 @@ def test_every_stage_has_its_bar_and_counts_in_the_sort_by_seconds(tmp_path: Pat
     store.create(target, PrepConfig())
     seconds = {stage: 1.0 + number for number, stage in enumerate(STAGES)}
     store.commit(target, written(1).changed(seconds=seconds))
-    html = report.page(target)
+    html = report.report(target)
     (label,) = [
         a["aria-label"] for tag, a in Reader(html).tags if tag == "svg" and "on average" in (a["aria-label"] or "")
     ]
@@ -171,14 +171,14 @@ def test_a_run_writes_the_page_beside_its_summary_and_the_thumbnails_are_verifie
     faults = {finding.key: finding.faults for finding in dskprep.verify(f"{place}/out")}
     assert faults["p1"] == ("thumbnails/p1.webp is missing",)
     assert "thumbnails/p2.webp has 4 bytes instead of" in faults["p2"][0]
-    assert "Series" in report.page(f"{place}/out")
+    assert "Series" in report.report(f"{place}/out")
 
 
 def test_a_dataset_without_records_or_thumbnails_has_a_page(tmp_path: Path) -> None:
     store.create(str(tmp_path / "empty"), PrepConfig())
-    assert "Reasons and warnings" not in report.page(str(tmp_path / "empty"))
+    assert "Reasons and warnings" not in report.report(str(tmp_path / "empty"))
     store.commit(str(tmp_path / "empty"), written(1))
-    assert '"picture": null' in report.page(str(tmp_path / "empty"))
+    assert '"picture": null' in report.report(str(tmp_path / "empty"))
 
 
 def test_the_command_writes_the_page(target: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

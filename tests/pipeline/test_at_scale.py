@@ -227,7 +227,7 @@ def test_the_page_shows_outliers_an_even_share_and_some_of_each_reason(
         monkeypatch.setattr(report, name, value)
     asked: list[str] = []
     monkeypatch.setattr(report, "_thumbnails", lambda _, keys: asked.extend(keys) or {})
-    page = report.page(large)
+    page = report.report(large)
     rows = json.loads(re.search(r'id="rows">(.*?)</script>', page, re.DOTALL)[1])["rows"]  # type: ignore[index]
     written = [int(row["key"][1:]) for row in rows if row["status"] == "written"]
     assert len(written) == len(set(written)) == 100
@@ -244,6 +244,6 @@ def test_the_page_shows_outliers_an_even_share_and_some_of_each_reason(
 
 def test_a_small_dataset_is_on_its_page_as_a_whole(tmp_path: Path) -> None:
     target = dataset_of(str(tmp_path / "small"), 12)
-    page = report.page(target)
+    page = report.report(target)
     assert all(f'"key": "p{n:05}"' in page for n in range(12))
     assert "would be slow to open" not in page

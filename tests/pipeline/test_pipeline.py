@@ -23,8 +23,9 @@ from dskprep.dataset.verification import Finding
 from dskprep.errors import InfrastructureError, UsageError
 from dskprep.pipeline import executor
 from dskprep.pipeline.account import RunStopped, Summary
+from dskprep.series import series
 from dskprep.source import cases
-from dskprep.worker import make, patient
+from dskprep.worker import patient
 
 PATIENTS = ("p1", "p2", "p3", "p4")
 
@@ -178,16 +179,16 @@ def test_an_observer_that_fails_is_logged_and_hears_no_more(
 
 
 def test_a_bug_costs_one_patient(source: str, target: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    assemble = make.assemble_as
+    assemble = series.assemble
 
-    def fail_for_p2(slices: list[Any], *settings: Any, **options: Any) -> Any:
+    def fail_for_p2(slices: list[Any], **options: Any) -> Any:
         if any(s.name == "poison.dcm" for s in slices):
             raise ZeroDivisionError("a bug")
-        return assemble(slices, *settings, **options)
+        return assemble(slices, **options)
 
     storage.delete(source, [f"p2/{name}" for name in tiny.series()])
     tiny.write(f"{source}/p2", {name.replace("IM000", "poison"): c for name, c in tiny.series(1).items()})
-    monkeypatch.setattr(make, "assemble_as", fail_for_p2)
+    monkeypatch.setattr(series, "assemble", fail_for_p2)
     summary = dskprep.run(source, target)
     assert summary.account.counts == {"written": 3, "failed": 1}
     assert summary.account.reasons == {"failed: ZeroDivisionError": 1}
@@ -266,18 +267,6 @@ def test_an_interrupted_run_gives_its_account_and_goes_on(source: str, target: s
     summary = dskprep.run(source, target)
     assert (summary.account.already, summary.account.counts) == ({"written": 2}, {"written": 4})
     assert summary.exit_code == 0
-
-
-def test_a_run_that_is_interrupted_at_its_start_has_an_end_too(source: str, target: str) -> None:
-    class Impatient(Heard):
-        def on_start(self, summary: Summary) -> None:  # noqa: ARG002
-            raise KeyboardInterrupt
-
-    heard = Impatient()
-    summary = dskprep.run(source, target, observers=[heard])
-    assert summary.is_interrupted
-    assert heard.events == [("end", 0, 0)]
-    assert json.loads(storage.read(f"{target}/runs/{summary.run_id}/summary.json"))["is_interrupted"] is True
 
 
 def test_other_settings_are_refused_before_anything_is_done(source: str, target: str) -> None:

@@ -19,6 +19,7 @@ from dskprep import storage
 from dskprep.cli import commands
 from dskprep.dataset import index, store
 from dskprep.dicom import header
+from dskprep.errors import UsageError
 from dskprep.pipeline import plan
 from dskprep.pipeline.plan import Calibration, Estimate, Machine, Prediction
 from dskprep.settings import PrepConfig
@@ -227,6 +228,42 @@ def test_the_command_says_it_in_words_and_in_json(tmp_path: Path, capsys: pytest
     assert commands.run_command(["plan", source, "--only", "p3"]) == 1
     assert "c4.2xlarge" not in capsys.readouterr().out  # nothing to take the time of
     assert commands.run_command(["plan", source, "--only", "nobody"]) == 2
+
+
+def test_a_plan_is_what_the_command_prints(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source, target = tiny.write_patients(tmp_path / "in", ["p1", "p2"]), str(tmp_path / "out")
+    tiny.write(f"{source}/p3", tiny.series(n=4))
+    dskprep.run(source, target)
+    told: list[tuple[int, int]] = []
+    made = dskprep.plan(source, on_patient=lambda n_done, n_all: told.append((n_done, n_all)))
+    assert told == [(1, 3), (2, 3), (3, 3)]
+    assert (made.n_patients, made.n_sampled, made.is_clean) == (3, 3, False)
+    assert made.compare(target) == (3, [])
+    assert made.calibration is not None
+    assert made.estimate is not None
+    assert commands.run_command(["plan", source, "--json"]) == 1
+    printed = json.loads(capsys.readouterr().out)
+    assert printed.keys() == made.as_dict().keys() | {"compared"}
+    for name in ("source", "patients", "sampled", "predictions"):
+        assert printed[name] == json.loads(json.dumps(made.as_dict()[name]))
+
+
+def test_a_plan_of_a_sample_is_scaled_and_one_without_a_volume_has_no_estimate(tmp_path: Path) -> None:
+    source = tiny.write_patients(tmp_path / "in", ["p1", "p2", "p3", "p4"])
+    half, whole = dskprep.plan(source, sample=2), dskprep.plan(source, sample=0)
+    assert [p.key for p in half.predictions] == ["p1", "p3"]
+    assert (half.n_patients, half.n_sampled, whole.n_sampled) == (4, 2, 4)
+    assert half.estimate is not None
+    assert whole.estimate is not None
+    assert half.estimate.bytes_read == whole.estimate.bytes_read
+    too_few = dskprep.plan(source, settings=PrepConfig(min_slices=100))
+    assert (too_few.calibration, too_few.estimate, too_few.is_clean) == (None, None, False)
+    too_small = dskprep.plan(source, memory_limit="300MB")
+    assert {p.reason for p in too_small.predictions} == {"too-large"}
+    with pytest.raises(UsageError, match="sample must be 0"):
+        dskprep.plan(source, sample=-1)
+    with pytest.raises(UsageError, match="no preset 'nope'"):
+        dskprep.plan(source, preset="nope")
 
 
 def test_a_prediction_that_failed_is_named(tmp_path: Path) -> None:

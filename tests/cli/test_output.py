@@ -11,7 +11,8 @@ import pytest
 import tiny
 from rich.console import Console
 
-from dskprep.cli import commands, terminal
+from dskprep.cli import commands, output
+from dskprep.cli.output import Output
 from dskprep.dataset.record import Record
 from dskprep.pipeline.account import Account, Summary
 from dskprep.worker import slots
@@ -26,30 +27,51 @@ def summary_of(*records: Record) -> Summary:
     account.pace._samples[0] = (account.pace._started_s, 0, 0)
     for record in records:
         account.add([record])
-    return Summary("run", "source", "target", account, 0.0)
+    return Summary("1", "in", "out", account, 60.0)
+
+
+def output_to(text: io.StringIO, *, is_terminal: bool) -> Output:
+    return Output(
+        console=Console(
+            file=text, force_terminal=is_terminal, width=140, color_system=None, soft_wrap=True, markup=False
+        )
+    )
 
 
 def test_a_terminal_shows_the_figures_and_the_patients_that_were_not_written() -> None:
-    console = Console(file=io.StringIO(), force_terminal=True, width=140, color_system=None)
-    with terminal.shown_progress(console, None) as progress:
-        progress.on_patient(summary_of(WRITTEN), [WRITTEN])
-        progress.on_patient(summary_of(WRITTEN, LOSS), [LOSS])
-    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    text = io.StringIO()
+    with output_to(text, is_terminal=True).observe(None) as observer:
+        observer.on_patient(summary_of(WRITTEN), [WRITTEN])
+        observer.on_patient(summary_of(WRITTEN, LOSS), [LOSS])
+        observer.on_note("a worker has no nanny")
+    shown = text.getvalue()
     assert "2 of 4 patients: 1 written, 1 refused" in shown
     assert "left;" in shown
     assert "0.01 CPU hours" in shown
     assert "refused  p2 no-dicom: [nothing] found" in shown
+    assert "note: a worker has no nanny" in shown
     assert "written  p1" not in shown
 
 
-def test_the_panel_says_what_the_workers_hold() -> None:
-    console = Console(file=io.StringIO(), force_terminal=True, width=140, color_system=None)
+def test_the_summary_stands_below_the_panel() -> None:
+    text = io.StringIO()
+    summary = summary_of(WRITTEN, LOSS)
+    with output_to(text, is_terminal=True).observe(None) as observer:
+        observer.on_patient(summary, [LOSS])
+        observer.on_end(summary)
+    panel, _, below = text.getvalue().rpartition("╯")
+    assert "dskprep" in panel
+    assert "4 patients: 2 done in 60.0 s" in below
+
+
+def test_the_panel_says_what_the_workers_hold(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = io.StringIO()
     told = {"slots": {"read": ["p1", "read", 0.1], "compute": ["p2", "lungs", 3.0]}, "taken_bytes": 2**30}
     client = Scheduler([{**told, "worker": address, "total_bytes": 2**31} for address in ("a", "b", "b")])
-    with terminal.shown_progress(console, client) as progress:  # type: ignore[arg-type]
-        progress.on_patient(summary_of(WRITTEN), [WRITTEN])
-    shown = console.file.getvalue()  # type: ignore[attr-defined]
-    assert "now 2 read, 2 computed, 0 written; 2.0 of 4.0 GiB of the workers' memory taken" in shown
+    monkeypatch.setattr(Output, "_tell_start", lambda *_: None)
+    with output_to(text, is_terminal=True).observe(client) as observer:  # type: ignore[arg-type]
+        observer.on_patient(summary_of(WRITTEN), [WRITTEN])
+    assert "now 2 read, 2 computed, 0 written; 2.0 of 4.0 GiB of the workers' memory taken" in text.getvalue()
     assert client.topics == []
 
 
@@ -72,23 +94,40 @@ class Scheduler:
         self.topics.remove(topic)
 
 
-def test_outside_a_terminal_there_is_a_line_a_patient_and_the_figures_now_and_then(
+def test_outside_a_terminal_there_is_a_line_per_patient_and_the_figures_now_and_then(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setitem(terminal.FIGURES_EVERY_S, "lines", 0.0)
-    console = Console(file=io.StringIO(), force_terminal=False, width=200)
-    with terminal.shown_progress(console, None) as progress:
-        progress.on_patient(summary_of(WRITTEN, LOSS), [WRITTEN, LOSS])
-    lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    monkeypatch.setitem(output.FIGURES_EVERY_S, "lines", 0.0)
+    text = io.StringIO()
+    with output_to(text, is_terminal=False).observe(None) as observer:
+        observer.on_patient(summary_of(WRITTEN, LOSS), [WRITTEN, LOSS])
+    lines = text.getvalue().splitlines()
     assert lines[:2] == ["written  p1", "refused  p2 no-dicom: [nothing] found"]
     assert lines[2].startswith("2 of 4 patients: 1 written, 1 refused; ")
+
+
+def test_an_output_in_json_says_nothing_else(capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupted() -> None:
+        with Output(as_json=True) as out, out.observe(None) as observer:
+            out.say("in words")
+            observer.on_note("a worker has no nanny")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [(event["event"], event["message"]) for event in events] == [
+        ("note", "a worker has no nanny"),
+        ("error", "interrupted"),
+    ]
+    assert events[-1]["exit_code"] == 1
 
 
 @pytest.mark.cluster
 def test_the_log_is_json_and_nothing_else(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(terminal.FIGURES_EVERY_S, "json", 0.0)
+    monkeypatch.setitem(output.FIGURES_EVERY_S, "json", 0.0)
     source = tiny.write_patients(tmp_path / "in", ["p1", "p2"])
     tiny.write(source, {"p3/notes.txt": b""})
     words = ["run", source, str(tmp_path / "out"), "--log-json", "--workers", "1", "--memory-limit", "1GiB"]

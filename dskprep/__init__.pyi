@@ -1,0 +1,74 @@
+from .dataset.convert import to_nifti, to_sitk
+from .dataset.dataset import Dataset, StoredVolume, open_dataset
+from .dataset.patches import LungPatches, Patch
+from .dataset.record import Record
+from .dataset.status import Status, status
+from .dataset.verification import Finding, clean, forget, verify
+from .errors import DamagedDataset, DskprepError, InfrastructureError, Refusal, UsageError
+from .look.comparison import Compared, Difference, compare, compare_settings
+from .look.report import report
+from .look.views import show
+from .pipeline.account import RunStopped, Summary
+from .pipeline.cluster import connect, local_client
+from .pipeline.forecast import Plan, plan
+from .pipeline.observer import Observer
+from .pipeline.run import run
+from .preparation.lungs.lungs import Lungs, find_lungs
+from .preparation.prepare import prepare
+from .preparation.prepared import Prepared
+from .preparation.resample import to_spacing
+from .series.series import Decoded, Series
+from .settings import PrepConfig, preset, read_config
+from .source.found import read_series
+from .volume import AIR_HU, PADDING, Volume
+
+__all__ = [
+    "AIR_HU",
+    "PADDING",
+    "Compared",
+    "DamagedDataset",
+    "Dataset",
+    "Decoded",
+    "Difference",
+    "DskprepError",
+    "Finding",
+    "InfrastructureError",
+    "LungPatches",
+    "Lungs",
+    "Observer",
+    "Patch",
+    "Plan",
+    "PrepConfig",
+    "Prepared",
+    "Record",
+    "Refusal",
+    "RunStopped",
+    "Series",
+    "Status",
+    "StoredVolume",
+    "Summary",
+    "UsageError",
+    "Volume",
+    "clean",
+    "compare",
+    "compare_settings",
+    "connect",
+    "find_lungs",
+    "forget",
+    "local_client",
+    "open_dataset",
+    "plan",
+    "prepare",
+    "preset",
+    "read_config",
+    "read_series",
+    "report",
+    "run",
+    "show",
+    "status",
+    "to_nifti",
+    "to_sitk",
+    "to_spacing",
+    "verify",
+]
+__version__: str

@@ -1,0 +1,71 @@
+"""The commands that look after a dataset: status, verify, clean."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+from dskprep.cli.exits import EXIT_CLEAN, EXIT_SOME_NOT_WRITTEN
+
+
+@click.command()
+@click.argument("target")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def status(target: str, as_json: bool) -> int:
+    """Count the series of TARGET by status, and say why some are not written."""
+    from dskprep.cli import words
+    from dskprep.cli.output import Output
+    from dskprep.dataset.status import status as count
+
+    found = count(target)
+    if as_json:
+        click.echo(json.dumps(found.as_dict()))
+    else:
+        Output().say(*words.describe_status(found))
+    return EXIT_CLEAN if found.is_clean else EXIT_SOME_NOT_WRITTEN
+
+
+@click.command()
+@click.argument("target")
+@click.option("--forget", is_flag=True, help="Delete the records of faulty volumes: the next run makes these again.")
+def verify(target: str, forget: bool) -> int:
+    """Re-read every volume of TARGET against its recorded checksums and shape."""
+    from dskprep.dataset import verification
+
+    n_checked, faulty = 0, set()
+    for finding in verification.verify(target):
+        n_checked += 1
+        for fault in finding.faults:
+            faulty.add(finding.key)
+            click.echo(f"{finding.key}: {fault}")
+    click.echo(f"{n_checked} volumes checked, {len(faulty)} with faults")
+    if not faulty:
+        return EXIT_CLEAN
+    if forget:
+        verification.forget(target, faulty)
+    click.echo("run again to make them anew" if forget else "--forget lets the next run make them anew")
+    return EXIT_SOME_NOT_WRITTEN
+
+
+@click.command()
+@click.argument("target")
+@click.option(
+    "--older-than",
+    "hours",
+    default=24.0,
+    show_default=True,
+    type=click.FloatRange(0),
+    help="Leave what is younger; in hours.",
+)
+@click.option("--dry-run", is_flag=True, help="Only say what would be deleted.")
+def clean(target: str, hours: float, dry_run: bool) -> int:
+    """Delete what runs that died have left in TARGET: objects without a record, unfinished files."""
+    from dskprep.dataset import verification
+
+    n_deleted = 0
+    for name in verification.clean(target, older_than_s=3600 * hours, is_trial=dry_run):
+        n_deleted += 1
+        click.echo(name)
+    click.echo(f"{n_deleted} leftovers {'found' if dry_run else 'deleted'}")
+    return EXIT_CLEAN

@@ -1,0 +1,24 @@
+"""What an error says in one line, and the exit code that it ends the program with."""
+
+from __future__ import annotations
+
+import click
+
+from dskprep.errors import DskprepError, UsageError
+
+EXIT_CLEAN = 0
+EXIT_SOME_NOT_WRITTEN = 1
+"""Some patient was refused, failed or killed, some volume is faulty, or the user interrupted."""
+
+EXIT_USAGE = UsageError.exit_code
+
+
+def describe_error(error: BaseException) -> tuple[str, int]:
+    """Return the line that an error is told in, and its exit code."""
+    if isinstance(error, (KeyboardInterrupt, click.Abort)):
+        return "interrupted", EXIT_SOME_NOT_WRITTEN
+    if isinstance(error, DskprepError):
+        return str(error), error.exit_code
+    if isinstance(error, OSError):  # a file of the user's own, such as the place of a picture
+        return f"{error.filename or ''}: {error.strerror or error}".lstrip(": "), EXIT_USAGE
+    return f"{type(error).__name__}: {error}", EXIT_SOME_NOT_WRITTEN

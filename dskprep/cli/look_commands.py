@@ -1,0 +1,113 @@
+"""The commands that make something to look at: show, compare, report."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from dskprep.cli import options
+from dskprep.cli.exits import EXIT_CLEAN
+from dskprep.errors import UsageError
+
+
+@click.command()
+@click.argument("place")
+@click.argument("key", required=False)
+@click.option("--source", "with_source", is_flag=True, help="Above the volume KEY, the series that it was made from.")
+@click.option(
+    "--3d", "surface", type=click.Choice(["lungs", "bone", "tissue"]), help="A lit surface instead, from three sides."
+)
+@click.option(
+    "--preset", default="default", show_default=True, help="For PLACE alone: settings that come with dskprep."
+)
+@click.option("--config", type=click.Path(dir_okay=False), help="For PLACE alone: settings from a TOML file instead.")
+@click.option("-o", "--output", type=click.Path(dir_okay=False), help="Where to write the picture [KEY.png].")
+def show(
+    place: str,
+    key: str | None,
+    with_source: bool,
+    surface: str | None,
+    preset: str,
+    config: str | None,
+    output: str | None,
+) -> int:
+    """Draw a volume: three planes with the outline of the lungs, a histogram and the record in words, as a PNG.
+
+    PLACE and KEY are a dataset and the volume in it. PLACE alone is a folder or archive with the DICOM files of
+    one patient: the picture shows them as acquired, and as a run would write them.
+    """
+    from dskprep.cli.output import Output
+    from dskprep.look import views
+    from dskprep.source.cases import only_case
+
+    if key and (options.is_given("preset") or config):
+        raise UsageError("--preset and --config are for PLACE alone; a volume of a dataset has the dataset's settings")
+    if with_source and (surface or not key):
+        raise UsageError("--source is for the planes of a volume KEY; leave it out")
+    if output and ("://" in output or Path(output).suffix not in ("", ".png")):
+        raise UsageError(f"{output}: a picture is written to a local file, as PNG; name it so")
+    settings = None if key else options.read_settings(preset, config)
+    with Output().console.status("drawing; the first time code is compiled, which takes half a minute"):
+        content = views.show(place, key, surface=surface, with_source=with_source, settings=settings)
+    path = Path(output or f"{key or only_case(place).key}.png")
+    path.write_bytes(content)
+    click.echo(str(path))
+    return EXIT_CLEAN
+
+
+@click.command()
+@click.argument("a")
+@click.argument("b")
+@click.option("--series", help="A folder or archive of DICOM; A and B are then presets, or settings in .toml files.")
+@click.option("--only", metavar="PATTERN", default="*", help="Compare only the patients whose key matches.")
+@click.option("--pictures", type=click.Path(file_okay=False), help="Draw each comparison into this folder.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per patient.")
+def compare(a: str, b: str, series: str | None, only: str, pictures: str | None, as_json: bool) -> int:
+    """Say how the datasets A and B differ, patient by patient: place, HU and lungs.
+
+    With --series, how one series differs under two presets, such as: compare default zuidhof --series FOLDER.
+    """
+    from dskprep.look import comparison, picture
+
+    if series and options.is_given("only"):
+        raise UsageError("--only chooses patients of datasets; leave it out with --series")
+    if series:
+        first, second = (options.read_settings(s, s if s.endswith(".toml") else None) for s in (a, b))
+        found = iter([comparison.compare_settings(series, first, second)])
+    else:
+        found = comparison.compare(a, b, only)
+    for n, compared in enumerate(found):
+        difference = compared.difference
+        if as_json:
+            click.echo(json.dumps(difference.as_dict()))
+        else:
+            click.echo(f"{comparison.HEADER}\n{difference.as_line()}" if n == 0 else difference.as_line())
+        if pictures:
+            path = Path(pictures) / f"{Path(difference.key).name}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(picture.draw_comparison(compared, (Path(a).name, Path(b).name)))
+    return EXIT_CLEAN
+
+
+@click.command()
+@click.argument("target")
+@click.option(
+    "-o",
+    "--output",
+    default="report.html",
+    show_default=True,
+    type=click.Path(dir_okay=False),
+    help="Where to write the page.",
+)
+def report(target: str, output: str) -> int:
+    """Write one page about the whole of TARGET: the account, distributions, all volumes in pictures, outliers first.
+
+    The page needs nothing beside it, and may be sent; it holds pictures of patients.
+    """
+    from dskprep.look.report import report as make_report
+
+    Path(output).write_text(make_report(target), encoding="utf-8")
+    click.echo(output)
+    return EXIT_CLEAN

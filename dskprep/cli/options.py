@@ -1,0 +1,78 @@
+"""What the options of several commands say, and what is made of them."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import click
+
+from dskprep.errors import UsageError
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+    from dskprep.settings import PrepConfig
+
+preset_option = click.option(
+    "--preset", default="default", show_default=True, help="Settings that come with dskprep, by their name."
+)
+config_option = click.option(
+    "--config", type=click.Path(dir_okay=False), help="Settings from a TOML file, instead of a preset."
+)
+only_option = click.option(
+    "--only", metavar="PATTERN", help="Take only the patients whose key matches, such as 'LIDC-*'."
+)
+patient_folders_option = click.option(
+    "--patient-folders", is_flag=True, help="Each folder directly in SOURCE is one patient, with all below it."
+)
+
+
+def read_settings(preset: str, path: str | None) -> PrepConfig:
+    """Return the settings that --preset and --config choose. Raises UsageError if both are given."""
+    from dskprep import settings
+
+    if path and is_given("preset"):
+        raise UsageError("give --preset or --config, not both")
+    return settings.read_config(path) if path else settings.preset(preset)
+
+
+def read_seconds(text: str) -> float:
+    """Return a time such as 30m in seconds. Raises UsageError if it is none."""
+    from dask.utils import parse_timedelta
+
+    try:
+        seconds = float(parse_timedelta(text))
+    except (ValueError, KeyError) as error:
+        raise UsageError(f"--time-limit must be a time such as 30m or 90s, not {text!r}") from error
+    if seconds <= 0:
+        raise UsageError(f"--time-limit must be longer than nothing, not {text!r}")
+    return seconds
+
+
+def is_given(option: str) -> bool:
+    """Return whether the user typed this option of the command."""
+    return click.get_current_context().get_parameter_source(option) is click.core.ParameterSource.COMMANDLINE
+
+
+@contextlib.contextmanager
+def open_client(scheduler: str, workers: int | None, memory_limit: str | None) -> Iterator[Client | None]:
+    """Open a client of the chosen cluster; `sync` needs none, and gives None.
+
+    Dask's own log stays out of the terminal, unless --debug is given: what goes wrong is said in one line.
+    """
+    if scheduler != "local" and (workers or memory_limit):
+        raise UsageError("--workers and --memory-limit go with --scheduler local; other clusters have their own")
+    if scheduler == "sync":
+        yield None
+        return
+    from dskprep.pipeline import cluster
+
+    opened = cluster.local_client(workers, memory_limit) if scheduler == "local" else cluster.connect(scheduler)
+    if not click.get_current_context().find_root().params.get("debug"):
+        for name in ("distributed", "distributed.client", "distributed.comm", "tornado.application"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
+    with opened as client:
+        yield client

@@ -1,0 +1,228 @@
+"""The commands that prepare patients, or say beforehand what that would take: run, plan, phantom, demo."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import signal
+from pathlib import Path
+
+import click
+
+from dskprep.cli import options
+from dskprep.cli.exits import EXIT_CLEAN, EXIT_SOME_NOT_WRITTEN
+from dskprep.errors import InfrastructureError, UsageError
+
+
+@click.command()
+@click.argument("source")
+@click.argument("target")
+@options.preset_option
+@options.config_option
+@click.option(
+    "--scheduler",
+    default="local",
+    show_default=True,
+    help="local, sync (this process), the address of a Dask scheduler, or its .json file.",
+)
+@click.option("--workers", type=int, help="Worker processes of the local scheduler [one per CPU].")
+@click.option("--memory-limit", help="Memory of each local worker, such as 1.6GiB [an equal share].")
+@click.option("--limit", type=click.IntRange(1), help="Take only the first N patients.")
+@options.only_option
+@click.option(
+    "--retry", type=click.Choice(["refused", "failed", "all"]), help="Prepare patients with this status again."
+)
+@options.patient_folders_option
+@click.option(
+    "--time-limit",
+    default="30m",
+    show_default=True,
+    help="How long reading, computing or writing one patient may take.",
+)
+@click.option("--log-json", is_flag=True, help="Write lines of JSON to standard output, and nothing else.")
+@click.pass_context
+def run(
+    context: click.Context,
+    source: str,
+    target: str,
+    preset: str,
+    config: str | None,
+    scheduler: str,
+    workers: int | None,
+    memory_limit: str | None,
+    limit: int | None,
+    only: str | None,
+    retry: str | None,
+    patient_folders: bool,
+    time_limit: str,
+    log_json: bool,
+) -> int:
+    """Prepare every patient of SOURCE that TARGET does not hold yet.
+
+    SOURCE is a folder or bucket whose leaf folders hold DICOM files, or archives, or a CSV or Parquet
+    manifest with the columns key and url. SOURCE and TARGET are paths or URLs such as s3://bucket/prefix.
+    """
+    from dskprep.cli.output import Output
+    from dskprep.pipeline import run as pipeline
+    from dskprep.pipeline.account import RunStopped
+    from dskprep.preparation import prepare
+    from dskprep.settings import PrepConfig
+
+    with Output(as_json=log_json) as output:
+        settings = options.read_settings(preset, config)
+        time_limit_s = options.read_seconds(time_limit)
+        if scheduler == "local":
+            prepare.warm(PrepConfig(recipe=settings.recipe))
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # a machine that is taken away: as on Ctrl-C
+        try:
+            with (
+                options.open_client(scheduler, workers, memory_limit) as client,
+                output.observe(client) as observer,
+            ):
+                summary = pipeline.run(
+                    source,
+                    target,
+                    settings=settings,
+                    client=client,
+                    limit=limit,
+                    only=only,
+                    retry=retry,
+                    patient_folders=patient_folders,
+                    time_limit_s=time_limit_s,
+                    observers=[observer],
+                )
+        except RunStopped as stopped:
+            raise InfrastructureError(f"{stopped}; to go on: {_command_line(context)}") from stopped
+        if summary.is_interrupted:
+            output.say(f"to go on: {_command_line(context)}")
+        if summary.account.largest_need_bytes:
+            output.say(f"for those too large: {_way_for_large(context, summary.account.largest_need_bytes)}")
+    return summary.exit_code
+
+
+@click.command()
+@click.argument("source")
+@options.preset_option
+@options.config_option
+@click.option("--memory-limit", help="Memory of each worker, such as 1.6GiB [as a local run would have it here].")
+@click.option(
+    "--sample",
+    default=100,
+    show_default=True,
+    type=click.IntRange(0),
+    help="Read the headers of this many patients, spread evenly; 0: of all.",
+)
+@options.only_option
+@click.option("--against", metavar="TARGET", help="Compare with what became of the same patients in TARGET.")
+@options.patient_folders_option
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def plan(
+    source: str,
+    preset: str,
+    config: str | None,
+    memory_limit: str | None,
+    sample: int,
+    only: str | None,
+    against: str | None,
+    patient_folders: bool,
+    as_json: bool,
+) -> int:
+    """Say what a run would do with SOURCE: written, refused, memory, size, hours and dollars.
+
+    Only headers are read, but one patient is prepared on this machine to see how long it takes. Nothing is
+    written. Exit code 1 if some patient would be refused.
+    """
+    from dskprep.cli import words
+    from dskprep.cli.output import Output
+    from dskprep.pipeline import forecast
+
+    output = Output()
+    with output.progress("reading headers") as on_patient:
+        made = forecast.plan(
+            source,
+            settings=options.read_settings(preset, config),
+            sample=sample,
+            only=only,
+            patient_folders=patient_folders,
+            memory_limit=memory_limit,
+            on_patient=on_patient,
+        )
+    compared = made.compare(against) if against else None
+    if as_json:
+        click.echo(json.dumps(made.as_dict() | {"compared": compared._asdict() if compared else None}))
+        return EXIT_CLEAN if made.is_clean else EXIT_SOME_NOT_WRITTEN
+    output.say(*words.describe_plan(made))
+    if compared:
+        n = compared.n_right + len(compared.differences)
+        output.say(f"of {n} series that are done in {against}, {compared.n_right} came out as predicted")
+        output.say(*(f"  {difference}" for difference in compared.differences))
+    return EXIT_CLEAN if made.is_clean else EXIT_SOME_NOT_WRITTEN
+
+
+@click.command()
+@click.argument("target")
+@click.option("--patients", default=12, show_default=True, type=click.IntRange(1, 10000), help="How many patients.")
+@click.option("--seed", default=0, show_default=True, type=int, help="Other patients for another seed.")
+def phantom(target: str, patients: int, seed: int) -> int:
+    """Write synthetic patients to TARGET as real DICOM files, for trying it out."""
+    from dskprep import storage
+    from dskprep.synthetic.scanner import write_patients
+
+    url = storage.absolute(target)
+    if storage.exists(url) and any(folder.entries for folder in storage.walk(url)):
+        raise UsageError(
+            f"{target}: is not empty; choose another place, or slices of other patients would mix with these"
+        )
+    names = write_patients(target, patients, seed=seed)
+    click.echo(f"{len(names)} patients written to {target}: {names[0]} to {names[-1]}")
+    return EXIT_CLEAN
+
+
+@click.command()
+@click.option("--patients", default=12, show_default=True, type=click.IntRange(2, 1000), help="How many patients.")
+@click.option(
+    "-o",
+    "--output",
+    "folder",
+    default="dskprep-demo",
+    show_default=True,
+    type=click.Path(file_okay=False),
+    help="Where the dataset and a picture are left.",
+)
+def demo(patients: int, folder: str) -> int:
+    """Try the whole thing: synthetic patients in an S3 server on this machine, S3 to S3."""
+    from dskprep.cli import demo as the_demo
+    from dskprep.cli.output import Output
+
+    the_demo.play(patients, Path(folder), Output())
+    return EXIT_CLEAN
+
+
+def _command_line(context: click.Context, **changed: str | None) -> str:
+    """Return the command line of the context, with some of its options changed."""
+    values = context.params | changed
+    words = ["dskprep", str(context.info_name)]
+    for parameter in context.command.params:
+        value = values[str(parameter.name)]
+        if isinstance(parameter, click.Argument):
+            words.append(str(value))
+        elif value is True:
+            words.append(parameter.opts[0])
+        elif value not in (None, False, parameter.default):
+            words += [parameter.opts[0], str(value)]
+    return shlex.join(words)
+
+
+def _way_for_large(context: click.Context, need_bytes: int) -> str:
+    """Say how patients that were too large for these workers can be prepared."""
+    from dskprep.pipeline import cluster
+    from dskprep.worker import admission
+
+    limit = admission.limit_for(need_bytes)
+    if context.params["scheduler"] != "local":
+        return f"give the workers {limit} each, and run again with --retry refused"
+    try:
+        workers, _ = cluster.worker_sizes(None, limit)
+    except UsageError:
+        return f"run again with --retry refused on a machine with {limit} for one worker"
+    return _command_line(context, retry="refused", memory_limit=limit, workers=str(workers))

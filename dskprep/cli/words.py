@@ -1,0 +1,119 @@
+"""A run, a dataset and a plan in words: what is printed of a summary, a status and a forecast."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from dask.utils import format_bytes
+from rich.console import RenderableType
+from rich.table import Table
+
+from dskprep.dataset.record import STATUSES, Record
+
+if TYPE_CHECKING:
+    from dskprep.dataset.status import Status
+    from dskprep.pipeline.account import Summary
+    from dskprep.pipeline.forecast import Plan
+    from dskprep.pipeline.plan import Prediction
+
+N_NAMED = 3
+"""How many of the slowest and of the largest patients a summary names."""
+
+
+def describe_series(series: Record | Prediction) -> str:
+    """Return the line of a series that was prepared, or of one whose outcome is predicted."""
+    why = "" if series.is_written else f" {series.reason}: {series.message}"
+    return f"{series.status:8} {series.key}{why}"
+
+
+def describe_summary(summary: Summary) -> Iterator[RenderableType]:
+    """Yield the account at the end of a run."""
+    account, n_new = summary.account, summary.n_new
+    if summary.is_interrupted:
+        yield "interrupted"
+    elif summary.stopped_by:
+        yield "stopped"
+    pace = f", {60 * n_new / summary.seconds:.1f} per minute" if n_new and summary.seconds else ""
+    before = account.already.total()
+    yield f"{account.inputs} patients: {n_new} done in {summary.seconds:.1f} s{pace}, {before} done before"
+    if not (account.is_complete or summary.is_interrupted or summary.stopped_by):
+        yield f"NOT ACCOUNTED FOR: {account.inputs - account.counts.total()}"
+    yield _tabulate(account.counts, account.reasons, account.warnings)
+    if account.further_series:
+        counts = ", ".join(f"{n} {status}" for status, n in account.further_series.items())
+        yield f"further series in their folders: {counts}"
+    yield from _describe_split(account.split_series)
+    if n_new:
+        yield "slowest: " + ", ".join(f"{key} {seconds:.1f} s" for seconds, key in account.slowest[:N_NAMED])
+        yield "largest: " + ", ".join(f"{key} {format_bytes(n_bytes)}" for n_bytes, key in account.largest[:N_NAMED])
+        yield f"cost: {account.cpu_s / 3600:.3f} CPU hours, {account.cpu_s / n_new:.1f} s per patient"
+    yield f"read {format_bytes(account.bytes_read)}, written {format_bytes(account.bytes_written)}: {summary.target}"
+
+
+def describe_status(status: Status) -> Iterator[RenderableType]:
+    """Yield the account of a dataset."""
+    yield f"{status.series} series in {status.target}"
+    yield _tabulate(status.counts, status.reasons, status.warnings)
+    yield from _describe_split(status.split_series)
+
+
+def describe_plan(plan: Plan) -> Iterator[RenderableType]:
+    """Yield what would be refused, the numbers, and what a run would take."""
+    yield from (describe_series(p) for p in plan.predictions if not p.is_written)
+    what = "all," if plan.n_sampled == plan.n_patients else f"{plan.n_sampled} of them, spread evenly,"
+    yield f"{plan.n_patients} patients in {plan.source}; by the headers of {what} these series would be"
+    yield _tabulate(*plan.in_numbers())
+    yield from _describe_estimate(plan)
+
+
+def _describe_estimate(plan: Plan) -> Iterator[RenderableType]:
+    """Yield size, memory, hours and dollars of a run."""
+    from dskprep.pipeline.plan import MACHINES, n_too_large
+    from dskprep.worker import admission
+
+    took, estimate = plan.calibration, plan.estimate
+    if took is None or estimate is None:
+        return
+    largest = max((p for p in plan.predictions if p.is_written), key=lambda p: p.need_bytes)
+    yield f"read {format_bytes(estimate.bytes_read)}, written about {format_bytes(estimate.bytes_written)}"
+    yield (
+        f"memory: the largest, {largest.key}, needs {format_bytes(largest.need_bytes)}; "
+        f"workers of {admission.limit_for(largest.need_bytes)} take them all"
+    )
+    yield (
+        f"time: {took.key} took {took.read_cpu_s + took.prepare_cpu_s:.1f} s of CPU here; all, about "
+        f"{estimate.cpu_s / 3600:.2g} CPU hours. Roughly, if a CPU there is as fast as one here:"
+    )
+    table = Table(box=None, pad_edge=False)
+    for heading in ("  EC2 type", "CPUs", "GiB", "hours", "dollars", "too large there"):
+        table.add_column(heading, justify="left" if "EC2" in heading else "right")
+    for machine in MACHINES:
+        hours = estimate.hours_on(machine)
+        dollars = hours * machine.dollars_an_hour + estimate.requests_dollars
+        numbers = (machine.n_cpus, f"{machine.memory_gib:g}", f"{hours:.2g}", f"{dollars:.2g}")
+        table.add_row(f"  {machine.name}", *map(str, numbers), str(n_too_large(plan.predictions, machine)))
+    yield table
+
+
+def _tabulate(counts: Mapping[str, int], reasons: Mapping[str, int], warnings: Mapping[str, int]) -> Table:
+    """Return a table of the statuses, the reasons of each, and the warnings."""
+    table = Table(box=None, pad_edge=False, show_header=False)
+    for status in STATUSES:
+        if counts.get(status):
+            table.add_row(f"  {status}", str(counts[status]))
+            for reason, n in sorted(reasons.items()):
+                if reason.startswith(f"{status}:"):
+                    table.add_row(f"    {reason.partition(': ')[2]}", str(n), style="dim")
+    for warning, n in sorted(warnings.items()):
+        table.add_row(f"  warning: {warning}", str(n), style="dim")
+    return table
+
+
+def _describe_split(groups: Sequence[Sequence[str]]) -> Iterator[str]:
+    """Yield a line if volumes seem to be parts of one series, each read from a folder of its own."""
+    if groups:
+        yield (
+            f"{len(groups)} series seem to be split over folders, such as {' and '.join(groups[0][:3])}: a volume was "
+            "made of each part; read each patient's folder as a whole (--patient-folders) into another target"
+        )

@@ -1,0 +1,78 @@
+"""How many series of a dataset have which status, and why."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+from dskprep import storage
+from dskprep.dataset import index, store
+
+
+@dataclass(frozen=True)
+class Status:
+    """What became of all series of a dataset.
+
+    `counts` has the number of series per status (`written`, `refused`, `failed`, `killed`), `reasons` per
+    ``"<status>: <reason>"`` of those not written, `warnings` per word of `errors.WARNINGS`. Each of `split_series` is
+    a group of keys whose volumes seem to be parts of one series.
+    """
+
+    target: str
+    series: int
+    counts: dict[str, int]
+    reasons: dict[str, int]
+    warnings: dict[str, int]
+    split_series: list[list[str]]
+
+    @property
+    def is_clean(self) -> bool:
+        """Whether every series is written, and as a whole."""
+        return set(self.counts) <= {"written"} and not self.split_series
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the status as plain JSON values."""
+        return dataclasses.asdict(self)
+
+
+def status(target: str | os.PathLike[str]) -> Status:
+    """Count the series of a dataset by status, reason and warning.
+
+    The records count: `index.parquet` may be out of date, as after a run that was killed, and is left as it is.
+
+    Parameters
+    ----------
+    target
+        The dataset, as a path or URL.
+
+    Returns
+    -------
+    Status
+        The counts.
+
+    Raises
+    ------
+    UsageError
+        If there is no dataset.
+
+    Examples
+    --------
+    >>> dskprep.status("scans-1mm").counts  # doctest: +SKIP
+    {'written': 1595, 'refused': 12}
+    """
+    target = storage.absolute(target)
+    store.describe(target)
+    table = index.current(target)
+    lost = table[table["status"] != "written"]
+    words = (word for words in table["warnings"].dropna() for word in words.split(",") if word)
+    return Status(
+        target,
+        len(table),
+        dict(Counter(table["status"]).most_common()),
+        dict(Counter(lost["status"] + ": " + lost["reason"]).most_common()),
+        dict(Counter(words).most_common()),
+        index.split_series(table),
+    )
