@@ -87,7 +87,7 @@ HOMES = {
     "pydicom": {"dicom.header", "dicom.pixels", "dicom.slices", "synthetic.scanner"},
     "rich": {"cli.observers", "cli.output", "cli.words"},
     "s3fs": {"storage.place"},
-    "prometheus_client": {"pipeline.page"},
+    "prometheus_client": {"pipeline.metrics", "pipeline.page"},
     "scipy": {
         "dataset.thumbnail",
         "look.comparison",

@@ -90,7 +90,7 @@ def _describe_estimate(plan: Plan) -> Iterator[RenderableType]:
         table.add_column(heading, justify="left" if "EC2" in heading else "right")
     for machine in MACHINES:
         hours = estimate.hours_on(machine)
-        dollars = hours * machine.dollars_an_hour + estimate.requests_dollars
+        dollars = hours * machine.dollars_per_hour + estimate.requests_dollars
         numbers = (machine.n_cpus, f"{machine.memory_gib:g}", f"{hours:.2g}", f"{dollars:.2g}")
         table.add_row(f"  {machine.name}", *map(str, numbers), str(n_too_large(plan.predictions, machine)))
     yield table

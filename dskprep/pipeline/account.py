@@ -70,28 +70,13 @@ class Pace:
 
 @dataclass
 class Account:
-    """What became of the cases.
+    """What became of the cases: their `counts` by status, and the `reasons` of those not written.
 
-    Attributes
-    ----------
-    counts, reasons, warnings
-        How many cases have each status; why those not written were not; the warnings of all series.
-    already
-        Cases that an earlier run had finished, by status. They are in `counts` too.
-    further_series
-        Series found beside the main one of their case, by status.
-    split_series
-        Groups of keys, of the whole dataset, whose volumes seem to be parts of one series.
-    inputs
-        Cases found in the source so far; all of them when `is_listed`.
-    largest_need_bytes
-        Memory that the largest patient refused as too large needs.
-    stage_s, cpu_s
-        Wall seconds by stage, and CPU seconds of the workers.
-    latest
-        The latest patients that were not written.
-    slowest, largest
-        The most extreme patients: (seconds, key) and (bytes read, key).
+    `already` counts, by status, the cases that an earlier run had finished; they are in `counts` too. `further_series`
+    were found beside the main series of a case. `split_series` are groups of keys, of the whole dataset, whose volumes
+    seem to be parts of one series. `largest_need_bytes` is what the largest patient refused as too large needs.
+    `inputs` grows until `is_listed`. `stage_s` are wall seconds by stage, `cpu_s` CPU seconds of the workers. `latest`
+    are the last patients not written; `slowest` and `largest` hold (seconds, key) and (bytes read, key).
     """
 
     counts: Counter[str] = field(default_factory=Counter)

@@ -15,6 +15,7 @@ from distributed import Client
 from distributed.diagnostics.plugin import SchedulerPlugin
 
 from dskprep.dataset.record import STATUSES
+from dskprep.pipeline import metrics
 from dskprep.pipeline.account import Account, in_words, time_in_words
 from dskprep.stopwatch import STAGES
 from dskprep.worker import slots
@@ -27,9 +28,6 @@ RUN_TOPIC = "dskprep-run"
 
 UPDATE_MS = 1000
 """Time between two updates of the page in a browser, in ms."""
-
-SLOTS = ("read", "compute", "write")
-"""Slots of a worker (see `worker.slots`), in their order."""
 
 MAX_HISTORY = 600
 """Points of the curves. When there are more, every second one is dropped."""
@@ -140,30 +138,8 @@ class Page(SchedulerPlugin):
             self._registry.unregister(self)
 
     def collect(self) -> Iterator[Any]:
-        """Yield the figures of the latest run for Prometheus, which asks at /metrics; no keys of patients."""
-        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
-
-        run, workers = self.run or Account().figures(), list(self.workers.values())
-        for name, words, label, values in (
-            ("patients", "Patients of the run so far", "status", {s: run["counts"].get(s, 0) for s in STATUSES}),
-            ("not_written", "Patients not written", "reason", run["reasons"]),
-            ("stage_seconds", "Seconds of the patients", "stage", run["stage_seconds"]),
-        ):
-            family = CounterMetricFamily(f"dskprep_{name}", words, labels=[label])
-            for value, n in values.items():
-                family.add_metric([value], n)
-            yield family
-        yield CounterMetricFamily("dskprep_read_bytes", "Read from the source", run["bytes_read"])
-        yield CounterMetricFamily("dskprep_written_bytes", "Written to the target", run["bytes_written"])
-        yield CounterMetricFamily("dskprep_cpu_seconds", "CPU seconds of the workers", run["cpu_seconds"])
-        yield GaugeMetricFamily("dskprep_inputs", "Patients found in the source so far", run["inputs"])
-        busy = GaugeMetricFamily("dskprep_busy_slots", "Slots of the workers that hold a patient", labels=["slot"])
-        for slot in SLOTS:
-            busy.add_metric([slot], sum(slot in worker["slots"] for worker in workers))
-        yield busy
-        for name, words in (("taken", "given to patients"), ("total", "that patients may have")):
-            n_bytes = sum(worker[f"{name}_bytes"] for worker in workers)
-            yield GaugeMetricFamily(f"dskprep_memory_{name}_bytes", f"Memory of the workers {words}", n_bytes)
+        """Called by Prometheus, which asks at /metrics."""
+        return metrics.collect(self.run or Account().figures(), list(self.workers.values()))
 
     def log_event(self, topic: str, msg: Any) -> None:
         """Called by the scheduler for every event of every topic."""
@@ -225,7 +201,7 @@ class Page(SchedulerPlugin):
             rows.append(
                 {
                     "worker": address.partition("://")[2],
-                    **{slot: _slot_in_words(told, slot) for slot in SLOTS},
+                    **{slot: _slot_in_words(told, slot) for slot in metrics.SLOTS},
                     "memory of its limit": _share(worker.metrics.get("memory", 0), worker.memory_limit),
                     "given to patients": _share(told.get("taken_bytes", 0), told.get("total_bytes", 0)),
                 }

@@ -25,6 +25,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
+from typing import Any
 
 from distributed import Client
 from distributed.system import MEMORY_LIMIT
@@ -146,20 +147,21 @@ def run(
     summary = Summary(_new_run_id(), source, target, Account(), 0.0)
     jobs = _jobs(cases, target, summary.account, RETRIES[retry])
     watching, more_notes = watch.begin(client) if client else ([], [])
-    everybody = _Everybody([*watching, *(observers or [_LoggedNotes()])])
+    everybody = [*watching, *(observers or [_LoggedNotes()])]
     rows = index.Writer(target)
     try:
-        everybody.on_start(summary)
-        for note in (*notes, *more_notes):
-            everybody.on_note(note)
-        with _ended(summary), closing(executor.execute(client, jobs, work)) as done:
-            for records in _recorded(done, target, settings):
-                summary.account.add(records)
-                rows.add(records)
-                everybody.on_patient(summary, records)
+        with _ended(summary):
+            _tell(everybody, "on_start", summary)
+            for note in (*notes, *more_notes):
+                _tell(everybody, "on_note", note)
+            with closing(executor.execute(client, jobs, work)) as done:
+                for records in _recorded(done, target, settings):
+                    summary.account.add(records)
+                    rows.add(records)
+                    _tell(everybody, "on_patient", summary, records)
         _write_end(summary, rows, at_end)
     finally:
-        everybody.on_end(summary)
+        _tell(everybody, "on_end", summary)
     if summary.stopped_by:
         raise RunStopped(summary)
     return summary
@@ -265,31 +267,14 @@ class _LoggedNotes(Observer):
         log.warning(message)
 
 
-class _Everybody(Observer):
-    """Passes each event on to all observers. One that raises an exception is logged, and hears no more."""
-
-    def __init__(self, observers: Sequence[Observer]) -> None:
-        self._observers = [*observers]
-
-    def on_start(self, summary: Summary) -> None:
-        self._tell(lambda observer: observer.on_start(summary))
-
-    def on_note(self, message: str) -> None:
-        self._tell(lambda observer: observer.on_note(message))
-
-    def on_patient(self, summary: Summary, records: Sequence[Record]) -> None:
-        self._tell(lambda observer: observer.on_patient(summary, records))
-
-    def on_end(self, summary: Summary) -> None:
-        self._tell(lambda observer: observer.on_end(summary))
-
-    def _tell(self, event: Callable[[Observer], None]) -> None:
-        for observer in [*self._observers]:
-            try:
-                event(observer)
-            except Exception:
-                log.exception(f"the observer {type(observer).__name__} failed and hears no more of this run")
-                self._observers.remove(observer)
+def _tell(observers: list[Observer], event: str, *arguments: Any) -> None:
+    """Call a method of all observers. One that raises an exception is logged, and hears no more."""
+    for observer in [*observers]:
+        try:
+            getattr(observer, event)(*arguments)
+        except Exception:
+            log.exception(f"the observer {type(observer).__name__} failed and hears no more of this run")
+            observers.remove(observer)
 
 
 def _new_run_id() -> str:

@@ -54,6 +54,7 @@ class PageFeed(Observer):
     def __init__(self, client: Client) -> None:
         self._client = client
         self._ended = threading.Event()
+        self._thread: threading.Thread | None = None
 
     def on_start(self, summary: Summary) -> None:
         self._thread = threading.Thread(target=self._send_until_end, args=(summary,), name="page", daemon=True)
@@ -61,7 +62,8 @@ class PageFeed(Observer):
 
     def on_end(self, summary: Summary) -> None:
         self._ended.set()
-        self._thread.join(JOIN_S)
+        if self._thread:
+            self._thread.join(JOIN_S)
         self._send(summary, "interrupted" if summary.is_interrupted else "stopped" if summary.stopped_by else "done")
 
     def _send_until_end(self, summary: Summary) -> None:
@@ -82,6 +84,7 @@ class PerformanceReport(Observer):
     def __init__(self, client: Client) -> None:
         self._client = client
         self._open = contextlib.ExitStack()
+        self._report: Any = None
 
     def on_start(self, summary: Summary) -> None:  # noqa: ARG002
         folder = self._open.enter_context(tempfile.TemporaryDirectory())
@@ -94,7 +97,7 @@ class PerformanceReport(Observer):
 
     def on_end(self, summary: Summary) -> None:
         with self._open:
-            if self._client.status == "running":
+            if self._report and self._client.status == "running":
                 try:
                     self._report.__exit__(None, None, None)
                     content = without_secrets(self._path.read_text())

@@ -269,6 +269,18 @@ def test_an_interrupted_run_gives_its_account_and_goes_on(source: str, target: s
     assert summary.exit_code == 0
 
 
+def test_a_run_that_is_interrupted_at_its_start_has_an_end_too(source: str, target: str) -> None:
+    class Impatient(Heard):
+        def on_start(self, summary: Summary) -> None:  # noqa: ARG002
+            raise KeyboardInterrupt
+
+    heard = Impatient()
+    summary = dskprep.run(source, target, observers=[heard])
+    assert summary.is_interrupted
+    assert heard.events == [("end", 0, 0)]
+    assert json.loads(storage.read(f"{target}/runs/{summary.run_id}/summary.json"))["is_interrupted"] is True
+
+
 def test_other_settings_are_refused_before_anything_is_done(source: str, target: str) -> None:
     dskprep.run(source, target, limit=1)
     before = tiny.everything_below(target)
