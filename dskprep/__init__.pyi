@@ -1,8 +1,9 @@
 from .dataset.convert import to_nifti, to_sitk
-from .dataset.dataset import Dataset, StoredVolume, open_dataset
+from .dataset.dataset import Dataset, open_dataset
 from .dataset.patches import LungPatches, Patch
 from .dataset.record import Record
 from .dataset.status import Status, status
+from .dataset.stored import StoredVolume
 from .dataset.verification import Finding, clean, forget, verify
 from .errors import DamagedDataset, DskprepError, InfrastructureError, Refusal, UsageError
 from .look.comparison import Compared, Difference, compare, compare_settings

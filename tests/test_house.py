@@ -101,7 +101,7 @@ HOMES = {
     "torch": {"dataset.training"},
     "tornado": {"pipeline.page"},
     "xarray": {"dataset.convert"},
-    "zarr": {"dataset.dataset", "dataset.omezarr"},
+    "zarr": {"dataset.omezarr", "dataset.stored"},
 }
 """Which modules may import what, of all that is not in the standard library (numpy may be anywhere)."""
 

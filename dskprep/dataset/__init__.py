@@ -1,5 +1,5 @@
 """What is written of a dataset, and how it is read.
 
-In: a prepared volume and its record. Out: an OME-Zarr dataset, and readers of it. Doors: `store` and `omezarr` write,
-`dataset.open_dataset` reads, `verification` checks.
+In: prepared volumes and their records. Out: an OME-Zarr dataset. Doors: `omezarr.encode` and `store` write it, `index`
+makes the table of its records, `dataset.open_dataset` reads it, `verification` compares it with its records.
 """

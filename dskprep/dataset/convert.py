@@ -1,4 +1,4 @@
-"""Volumes as objects of other libraries: NIfTI (nibabel), SimpleITK, dask, xarray. The home of their imports."""
+"""Convert volumes to objects of nibabel (NIfTI), SimpleITK, dask and xarray. The home of their imports."""
 
 from __future__ import annotations
 
@@ -17,18 +17,19 @@ if TYPE_CHECKING:
     import xarray
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+"""Maps DICOM's patient axes to NIfTI's: x and y point the other way."""
+
 REVERSED = [2, 1, 0, 3]
-"""Of (z, y, x, 1) and (x, y, z, 1), one to the other."""
+"""Columns of an affine for indices (z, y, x, 1), in the order for (x, y, z, 1)."""
 
 SCANNER = 1
-"""NIFTI_XFORM_SCANNER_ANAT: the affine leads to the scanner's own frame."""
+"""NIFTI_XFORM_SCANNER_ANAT: the affine maps to the scanner's coordinates (nifti1.h)."""
 
 
 def to_nifti(volume: Volume) -> nibabel.Nifti1Image:
-    """A NIfTI image of a volume: its array is (x, y, z), its affine leads to RAS mm.
+    """Return a volume as a NIfTI image: its array is (x, y, z), its affine maps to RAS mm (nifti1.h).
 
-    Both are NIfTI's own conventions (nifti1.h); the voxels are not copied, and lie where they lay. Raises
-    UsageError if nibabel is not installed.
+    The voxels are not copied. Raises UsageError if nibabel is not installed.
     """
     nib = _needs("nibabel")
     affine = LPS_TO_RAS @ volume.affine[:, REVERSED]
@@ -40,7 +41,7 @@ def to_nifti(volume: Volume) -> nibabel.Nifti1Image:
 
 
 def to_sitk(volume: Volume) -> SimpleITK.Image:
-    """A SimpleITK image of a volume: origin, spacing and direction in LPS mm, as ITK has them.
+    """Return a volume as a SimpleITK image: origin, spacing and direction are in LPS mm, as ITK defines them.
 
     Raises UsageError if SimpleITK is not installed.
     """
@@ -53,17 +54,17 @@ def to_sitk(volume: Volume) -> SimpleITK.Image:
 
 
 def to_dask(array: Any, name: str, chunks: tuple[int, ...] | None) -> dask.array.Array:
-    """A dask array of a zarr array; by default a zarr chunk is a dask chunk."""
+    """Return a zarr array as a dask array; by default each zarr chunk is a dask chunk."""
     lazy: dask.array.Array = importlib.import_module("dask.array").from_array(array, chunks or array.chunks, name=name)
     return lazy
 
 
 def to_xarray(arrays: dict[str, Any], grid: Grid, attributes: dict[str, Any]) -> xarray.Dataset:
-    """Return arrays (z, y, x) of one grid as a dataset; each axis has its voxels' places in mm.
+    """Return arrays (z, y, x) of one grid as an xarray dataset, with coordinates in mm along each axis.
 
-    Of an upright volume the coordinates are the patient's LPS z, y and x. An oblique one has them along its own
-    axes, from its first voxel's place on; the attribute `affine` is exact for both. Raises UsageError if xarray
-    is not installed.
+    For an upright volume the coordinates are the patient's LPS z, y and x. For an oblique one they start at the place
+    of its first voxel and run along its own axes. The attribute `affine` is exact for both. Raises UsageError if
+    xarray is not installed.
     """
     xr = _needs("xarray")
     starts = grid.affine[2::-1, 3]
@@ -73,8 +74,8 @@ def to_xarray(arrays: dict[str, Any], grid: Grid, attributes: dict[str, Any]) ->
     }
     attributes = {"frame": "LPS", "affine": grid.affine.ravel().tolist(), **attributes}
     variables = {name: (("z", "y", "x"), array) for name, array in arrays.items()}
-    found: xarray.Dataset = xr.Dataset(variables, coordinates, attributes)
-    return found
+    dataset: xarray.Dataset = xr.Dataset(variables, coordinates, attributes)
+    return dataset
 
 
 def _needs(library: str) -> Any:

@@ -1,7 +1,8 @@
-"""index.parquet: one row a record, brought up to date from the records. The home of its tables."""
+"""The index of a dataset: index.parquet, with one row per record, made from the records. The home of pyarrow."""
 
 from __future__ import annotations
 
+import contextlib
 import io
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,98 +19,101 @@ from dskprep.dataset.record import Record, RecordName, parse_record
 from dskprep.errors import DamagedDataset, InfrastructureError, UsageError
 
 READ_AT_ONCE = 5000
-"""Records that are held while they are made into rows."""
+"""Records that are in memory together while they are made into rows."""
 
 ROWS_AT_ONCE = 1000
-"""Rows that are plain dictionaries at a time: as such they take ten times the memory."""
+"""Rows that are turned into dictionaries together; a dictionary takes ten times the memory of its row in a table."""
 
 LISTINGS = 3
-"""Tries to read the records where others change them at the same time."""
+"""How often the records are listed and read, if another process changes them meanwhile, before this is an error."""
 
 WRITE_EVERY_S = 600.0
-"""How often a long run writes the index."""
+"""Seconds between two writes of the index during a long run."""
 
 NAME = ("status", "key", "input_digest")
-"""The columns that name a record."""
+"""The columns that make up a `RecordName`, in its order."""
 
 Row = dict[str, Any]
 
 
 def read(target: str) -> pd.DataFrame:
     """Read index.parquet as it is. Raises UsageError if there is none yet, DamagedDataset if it is damaged."""
-    return _frame(_read(target))
+    return _to_frame(_read(target))
 
 
-def rows(target: str, columns: Sequence[str] | None = None) -> Iterator[Row]:
-    """The rows of index.parquet as it is, by the names of their columns, or of some. Raises as `read`."""
+def read_rows(target: str, columns: Sequence[str] | None = None) -> Iterator[Row]:
+    """Yield the rows of index.parquet as it is, with all columns or only those named. Raises as `read` does."""
     for batch in _read(target, columns).to_batches(max_chunksize=ROWS_AT_ONCE):
         yield from batch.to_pylist()
 
 
 def current(target: str) -> pd.DataFrame:
-    """One row for each record there is, sorted by key; only records that index.parquet lacks are read."""
-    return _frame(_current(target, []))
+    """Return one row per record, sorted by key; only records that index.parquet lacks are read."""
+    return _to_frame(_bring_up_to_date(target, []))
 
 
 def write(target: str, fresh: Sequence[Row] = ()) -> pd.DataFrame:
     """Bring index.parquet up to date with the records, and return it.
 
-    `fresh` are rows of records just written, which need not be read. Raises InfrastructureError if the
-    record of one is not there.
+    `fresh` are the rows of records that were just written, so that they need not be read. Raises InfrastructureError
+    if one of these records does not exist.
     """
-    table = _current(target, fresh)
+    table = _bring_up_to_date(target, fresh)
     gone = {row["key"] for row in fresh} - set(table["key"].to_pylist())
     if gone:
         raise InfrastructureError(f"{target}: {len(gone)} records that were written are not there any more; run again")
     buffer = io.BytesIO()
     parquet.write_table(table, buffer)
     storage.write_many(target, {"index.parquet": buffer.getvalue()})
-    return _frame(table)
+    return _to_frame(table)
 
 
 class Writer:
-    """The records of a run on their way into the index, which is written now and then, beside the run."""
+    """Collects the records of a run and writes the index from time to time, in a thread beside the run."""
 
     def __init__(self, target: str) -> None:
         self._target = target
         self._fresh: list[Row] = []
+        self._n_sent = 0
         self._started_s = time.monotonic()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="index")
         self._under_way: Future[Any] | None = None
-        self._sent: list[Row] = []
 
     def add(self, records: Iterable[Record]) -> None:
-        """Take records that were written."""
-        self._fresh += [row(record) for record in records]
+        """Add records that were written."""
+        self._fresh += [to_row(record) for record in records]
         if self._under_way and self._under_way.done():
             self._settle()
         if not self._under_way and time.monotonic() - self._started_s > WRITE_EVERY_S:
-            self._sent, self._fresh, self._started_s = self._fresh, [], time.monotonic()
-            self._under_way = self._thread.submit(write, self._target, self._sent)
+            self._n_sent, self._started_s = len(self._fresh), time.monotonic()
+            self._under_way = self._thread.submit(write, self._target, self._fresh[:])
 
     def close(self) -> pd.DataFrame:
-        """Write the index with all that was added; return it. Raises InfrastructureError if it cannot be written."""
+        """Write the index with all added records; return it. Raises InfrastructureError if it cannot be written."""
         self._settle()
         self._thread.shutdown()
         return write(self._target, self._fresh)
 
     def _settle(self) -> None:
-        """Wait for the index under way; rows that did not get into it are kept for the next one."""
-        if self._under_way and self._under_way.exception():
-            self._fresh = self._sent + self._fresh
-        self._under_way, self._sent = None, []
+        """Wait for the write under way; if it failed, its rows are kept for the next one."""
+        if self._under_way and not self._under_way.exception():
+            del self._fresh[: self._n_sent]
+        self._under_way = None
 
 
 def split_series(table: pd.DataFrame) -> list[list[str]]:
-    """Keys of written volumes that share a SeriesInstanceUID, but not their voxels: parts of one series, it seems."""
+    """Group the keys of written volumes that share a SeriesInstanceUID but differ in voxels.
+
+    Such volumes are probably parts of one series that was stored in several folders.
+    """
     written = table[(table["status"] == "written") & table["series_uid_sha256"].notna()]
     n_different = written.groupby("series_uid_sha256")["hu_sha256"].transform("nunique")
     groups = written[n_different > 1].groupby("series_uid_sha256", sort=True)
     return [sorted(group["key"]) for _, group in groups]
 
 
-def row(record: Record) -> Row:
-    """Return a record as one flat row: names of nested values are joined, lists become text."""
+def to_row(record: Record) -> Row:
+    """Return a record as one flat row: the names of nested values are joined by `_`, warnings by commas."""
     row: Row = {name: getattr(record, name) for name in ("key", "status", "reason", "input_digest")}
     for name in ("message", "url"):  # a path that is not UTF-8 has characters that Parquet cannot hold
         text = getattr(record, name)
@@ -122,50 +126,51 @@ def row(record: Record) -> Row:
     row["affine"] = geometry and [value for line in geometry.affine for value in line]
     row["right_lung_ml"], row["left_lung_ml"] = lungs and lungs.right_ml, lungs and lungs.left_ml
     row["mean_lung_hu"], row["dense_lung_share"] = lungs and lungs.mean_hu, lungs and lungs.dense_share
-    content = record.as_dict()
-    row.update({f"source_{name}": value for name, value in content.get("source", {}).items()})
+    source = record.as_dict().get("source", {})
+    row.update({f"source_{name}": value for name, value in source.items()})
     row.update({f"seconds_{stage}": value for stage, value in record.seconds.items()})
-    row["series_uid_sha256"], row["hu_sha256"] = record.series_uid_sha256, record.hu_sha256
-    row["bytes_read"], row["bytes_written"] = record.bytes_read, record.bytes_written
+    for name in ("series_uid_sha256", "hu_sha256", "bytes_read", "bytes_written"):
+        row[name] = getattr(record, name)
     return row
 
 
-def _frame(table: pa.Table) -> pd.DataFrame:
+def _to_frame(table: pa.Table) -> pd.DataFrame:
     frame: pd.DataFrame = table.to_pandas(use_threads=False)
     return frame
 
 
 def _read(target: str, columns: Sequence[str] | None = None) -> pa.Table:
-    """In this thread alone: pyarrow's own let go of a Python file late, which aborts a program that ends just then."""
     try:
         content = storage.read(storage.join(target, "index.parquet"))
     except FileNotFoundError as error:
         raise UsageError(f"{target}: no index.parquet yet; a run writes it at its end") from error
     try:
+        # in this thread: those of pyarrow release a Python file late, which aborts a program that is just ending
         return parquet.ParquetFile(pa.BufferReader(content), pre_buffer=False).read(columns, use_threads=False)
-    except (ValueError, KeyError) as error:
+    except (ValueError, KeyError, OSError) as error:  # pyarrow raises OSError for bytes in memory, too
         raise DamagedDataset(f"{target}: index.parquet is damaged; the next run writes it anew") from error
 
 
-def _current(target: str, fresh: Sequence[Row]) -> pa.Table:
-    """The index as it should be; read again if records go while they are read."""
-    try:
-        old = _read(target)
-    except (UsageError, DamagedDataset):  # there is none yet, or it is damaged
-        old = _table([])
-    for listing in range(1, LISTINGS + 1):
+def _bring_up_to_date(target: str, fresh: Sequence[Row]) -> pa.Table:
+    """Return the index as it should be, from `fresh`, index.parquet (if it can be used) and the other records."""
+    tables = [_to_table(fresh)]
+    with contextlib.suppress(UsageError, DamagedDataset):  # there is none yet, or it is damaged
+        tables.append(_read(target))
+    changed = None
+    for _ in range(LISTINGS):
         try:
-            return _combined(target, [_table(fresh), old])
+            return _combine(target, tables)
         except storage.ObjectChanged as error:
-            if listing == LISTINGS:
-                raise InfrastructureError(f"{target}: its records change while they are read: {error}") from error
-        except (pa.ArrowInvalid, pa.ArrowTypeError, KeyError):  # the old one has other columns
-            old = _table([])
-    raise AssertionError("the last listing returned or raised")
+            changed = error
+        except (pa.ArrowInvalid, pa.ArrowTypeError, KeyError):  # index.parquet has other columns
+            if len(tables) == 1:
+                raise
+            del tables[1:]
+    raise InfrastructureError(f"{target}: its records change while they are read: {changed}") from changed
 
 
-def _combined(target: str, tables: Sequence[pa.Table]) -> pa.Table:
-    """The rows of the tables whose record is there, each once, and rows read from all other records."""
+def _combine(target: str, tables: Sequence[pa.Table]) -> pa.Table:
+    """Join the rows of the tables whose record exists, each once, and rows read from all other records."""
     missing = dict(store.list_records(target))
     parts = []
     for table in tables:
@@ -176,31 +181,25 @@ def _combined(target: str, tables: Sequence[pa.Table]) -> pa.Table:
     for i in range(0, len(names), READ_AT_ONCE):
         some = names[i : i + READ_AT_ONCE]
         contents = storage.read_many(storage.join(target, "records"), [missing[name] for name in some])
-        parts.append(_table([_row_of(*each) for each in zip(some, contents, strict=True)]))
+        parts.append(_to_table([_parse_row(*each) for each in zip(some, contents, strict=True)]))
     table = pa.concat_tables(parts, promote_options="permissive")
     return table.sort_by([(column, "ascending") for column in ("key", "input_digest", "status")])
 
 
-def _table(rows: Sequence[Row]) -> pa.Table:
-    columns = (
-        dict.fromkeys(name for row in rows for name in row)
-        if rows
-        else row(Record(key="", status="failed", input_digest=""))
+def _to_table(rows: Sequence[Row]) -> pa.Table:
+    """Return rows as a table; without any, an empty one that has the columns of every record."""
+    some = rows or [to_row(Record(key="", status="failed", input_digest=""))]
+    return pa.table(
+        {name: [row.get(name) for row in rows] for name in dict.fromkeys(name for row in some for name in row)}
     )
-    return pa.table({name: [row.get(name) for row in rows] for name in columns})
 
 
-def _row_of(name: RecordName, file: tuple[str, bytes]) -> Row:
-    """The row of a record just read; a damaged one is a row too."""
+def _parse_row(name: RecordName, file: tuple[str, bytes]) -> Row:
+    """Return the row of a record that was just read; a damaged record has a row too."""
     try:
-        return row(parse_record(file[1], file[0]))
+        return to_row(parse_record(file[1], file[0]))
     except DamagedDataset as error:
-        return row(
-            Record(
-                key=name.key,
-                status="failed",
-                input_digest=name.digest,
-                reason="damaged-record",
-                message=str(error),
-            )
-        )
+        message = str(error)
+    return to_row(
+        Record(key=name.key, status="failed", input_digest=name.digest, reason="damaged-record", message=message)
+    )

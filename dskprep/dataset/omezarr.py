@@ -1,4 +1,4 @@
-"""A prepared volume to the objects of an OME-Zarr 0.5 image, and back. The only user of zarr."""
+"""Encode a prepared volume as the objects of an OME-Zarr 0.5 image, and open one with zarr."""
 
 from __future__ import annotations
 
@@ -16,26 +16,29 @@ from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.storage import FsspecStore, LocalStore, MemoryStore, WrapperStore
 
 from dskprep import sides
-from dskprep.dataset.shards import damaged
+from dskprep.dataset.shards import NOTHING, damaged
 from dskprep.preparation.prepared import Prepared
 from dskprep.settings import PrepConfig
 from dskprep.volume import Volume
 
 MAX_SHARD = (384, 448, 448)
-"""Longest edges of a shard: about 150 MB of int16 at most, so an object stays under 100 MB; floats have a shorter z."""
+"""Longest edges of a shard (z, y, x): at most 154 MB of int16, which compress to an object of less than 100 MB.
+
+Wider types have a shorter z, so that a shard is no larger.
+"""
 
 ORIENTATION = {"z": "inferior-to-superior", "y": "anterior-to-posterior", "x": "right-to-left"}
-"""Where the axes lead, in the words of OME-Zarr's RFC 4; those of an oblique volume do nearly."""
+"""The direction of each axis, in the words of OME-Zarr's RFC 4. The axes of an oblique volume are only near it."""
 
 LUNG_ALPHA = 128
-"""Opacity of the lungs in a viewer, from 0 to 255: half of the image shines through."""
+"""Opacity of the lungs in a viewer, from 0 to 255; at one half, the image shows through."""
 
 
 def encode(prepared: Prepared, config: PrepConfig, provenance: dict[str, Any]) -> dict[str, bytes]:
-    """The image and its labels as objects, by their path below the volume.
+    """Return the image and its lung mask as objects, by their path below the volume.
 
-    The same volume and settings give the same bytes. Each array is sharded; an inner chunk that holds
-    nothing but fill (air, or 0 for the mask) is not stored.
+    The same volume and settings give the same bytes. Each array is sharded; an inner chunk that holds only the fill
+    value (air, or 0 in the mask) is not stored. `provenance` becomes part of the image's attributes.
     """
     _use_one_thread()
     objects: dict[str, Any] = {}
@@ -64,9 +67,9 @@ def encode(prepared: Prepared, config: PrepConfig, provenance: dict[str, Any]) -
 
 
 def open_array(url: str, path: str, names: Iterable[str]) -> zarr.Array[Any]:
-    """An array of a written volume, read lazily; `names` are those of the volume's objects.
+    """Open an array of a written volume for lazy reading; `names` are the paths of all objects of the volume.
 
-    Raises DamagedDataset if the array's metadata are damaged or gone, as does reading where one of the objects is gone.
+    Raises DamagedDataset if the array's metadata are damaged or gone. Reading voxels raises it if an object is gone.
     """
     inner = FsspecStore.from_url(url, read_only=True) if "://" in url else LocalStore(url, read_only=True)
     try:
@@ -76,7 +79,7 @@ def open_array(url: str, path: str, names: Iterable[str]) -> zarr.Array[Any]:
 
 
 class _WholeStore(WrapperStore[Store]):
-    """A volume's store that knows its objects: zarr takes an object that is not there for one of nothing but fill."""
+    """The store of a volume that knows which objects must exist: zarr would read a missing one as the fill value."""
 
     def __init__(self, store: Store, url: str, names: frozenset[str]) -> None:
         super().__init__(store)
@@ -92,7 +95,7 @@ class _WholeStore(WrapperStore[Store]):
 def _add_array(
     objects: dict[str, Any], store: MemoryStore, path: str, array: NDArray[Any], fill: float, config: PrepConfig
 ) -> None:
-    """Let zarr write the array's metadata, and encode its shards here."""
+    """Add an array's metadata, written by zarr, and its shards, encoded here."""
     edge = config.chunk
     z, y, x = MAX_SHARD
     limits = (z // max(1, array.itemsize // 2), y, x)
@@ -117,15 +120,15 @@ def _add_array(
 
 
 def _encode_shard(part: NDArray[Any], shard: tuple[int, ...], edge: int, fill: float, level: int) -> bytes:
-    """One shard as zarr v3's sharding codec has it: chunks one after another, then their index.
+    """Encode a shard as zarr v3's codec `sharding_indexed` does: the chunks one after another, then their index.
 
-    The index holds offset and length (little-endian uint64) of each chunk in C order, all ones for a
-    chunk of nothing but fill, and ends with its CRC-32C. Empty if every chunk is. One buffer is used for
-    all chunks: the allocations of a general codec pipeline cost more than the compression.
+    The index holds the offset and length (little-endian uint64) of each chunk in C order, and ends with its CRC-32C.
+    A chunk that holds only the fill value is not stored; its offset and length are NOTHING. Returns no bytes if no
+    chunk is stored. All chunks share one buffer: the allocations of zarr's codec pipeline cost more than compressing.
     """
     little = np.dtype(part.dtype).newbyteorder("<")
     chunk = np.empty((edge, edge, edge), little)
-    places = np.full((*(s // edge for s in shard), 2), 2**64 - 1, "<u8")
+    places = np.full((*(s // edge for s in shard), 2), NOTHING, "<u8")
     encoded: list[bytes] = []
     offset = 0
     for index in np.ndindex(*places.shape[:3]):
@@ -145,7 +148,7 @@ def _encode_shard(part: NDArray[Any], shard: tuple[int, ...], edge: int, fill: f
 
 
 def _multiscale(name: str, volume: Volume) -> dict[str, Any]:
-    """Scale and translation to patient mm. An oblique volume's rotation is in `dskprep.affine` only."""
+    """Return the scale and translation to patient mm. They omit an oblique volume's rotation: see `dskprep.affine`."""
     x, y, z = volume.affine[:3, 3].tolist()
     return {
         "name": name,
@@ -166,6 +169,6 @@ def _multiscale(name: str, volume: Volume) -> dict[str, Any]:
 
 
 def _use_one_thread() -> None:
-    """A worker computes on one CPU; the other threads of zarr and blosc would take its neighbours'."""
+    """Keep zarr and blosc to one thread: a worker has one CPU, and its neighbours need the others."""
     blosc.set_nthreads(1)
     zarr.config.set({"threading.max_workers": 1})

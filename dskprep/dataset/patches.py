@@ -1,49 +1,80 @@
-"""Random patches inside the lungs, as many of each lung of each volume, the same whoever draws them."""
+"""Random patches inside the lungs, equally many from each lung of each volume, whichever process draws them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import itertools
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dskprep.dataset.shards import Index
+from dskprep.dataset.shards import Index, as_index
 from dskprep.errors import UsageError
 from dskprep.sides import LEFT, RIGHT
 from dskprep.volume import Volume
 
 if TYPE_CHECKING:
-    from dskprep.dataset.dataset import Dataset, StoredVolume
+    from dskprep.dataset.dataset import Dataset
+    from dskprep.dataset.stored import StoredVolume
     from dskprep.dataset.training import TorchPatches
 
 OPENED = 1000
-"""Volumes whose place in the store, and whose lungs' counts, are held in memory."""
+"""Volumes that stay open in each process, with the lung voxels of each of their chunks counted."""
 
 
 @dataclass(frozen=True, eq=False)
 class Patch:
-    """One patch: `image` with its place in the patient, `lungs` (uint8, the same shape), and where it comes from."""
+    """A patch of a volume with its lung mask.
+
+    Attributes
+    ----------
+    image
+        The voxels (z, y, x) and their place in the patient.
+    lungs
+        The mask (z, y, x) on the same grid, uint8: 1 in the right lung, 2 in the left one.
+    key
+        The volume that the patch was taken from.
+    side
+        The lung that the middle voxel belongs to: `sides.RIGHT` (1) or `sides.LEFT` (2).
+    index
+        The middle voxel (z, y, x), as an index of the volume.
+    """
 
     image: Volume
     lungs: NDArray[np.uint8]
     key: str
     side: int
-    """Which lung the voxel in the middle belongs to: `sides.RIGHT` or `sides.LEFT`."""
     index: Index
-    """The voxel (z, y, x) of the volume in the middle of the patch."""
 
 
 @dataclass(frozen=True, eq=False)
 class LungPatches:
-    """An endless sequence of patches whose middle is a voxel of a lung, each as likely as the others of that lung.
+    """An endless sequence of patches. The middle of each is a voxel of a lung, drawn with equal probability.
 
-    Patch number i depends on the seed, the epoch and i alone: however many workers share the numbers, together
-    they draw the same patches. Of every 2 n patches in a row, from a multiple of 2 n on, n the number of volumes, each
-    volume gives one of its right and one of its left lung, in random order. Where there is only one lung, or the
-    two are not told apart, it gives two of that one. May be pickled, and taken along by a fork.
+    Patch number i depends only on the seed, the epoch and i: however many workers share the numbers, together they
+    draw the same patches. The numbers come in rounds of 2 n, where n is the number of volumes. In each round every
+    volume gives one patch from its right and one from its left lung, in random order. A volume in which there is
+    only one lung, or the two cannot be told apart, gives two patches from that one. A sequence can be pickled and is
+    fork-safe.
+
+    Attributes
+    ----------
+    dataset, keys
+        The volumes that patches are taken from; all of them have lungs.
+    size, outside, normalized
+        As in `StoredVolume.patch`.
+    seed
+        Decides which patches are drawn, and in which order.
+
+    Examples
+    --------
+    >>> patches = dataset.lung_patches(64, seed=1)  # doctest: +SKIP
+    >>> patches[0].image.array.shape  # doctest: +SKIP
+    (64, 64, 64)
+    >>> loader = torch.utils.data.DataLoader(patches.as_torch(1000), num_workers=4)  # doctest: +SKIP
     """
 
     dataset: Dataset
@@ -56,67 +87,65 @@ class LungPatches:
     def __post_init__(self) -> None:
         if not self.keys:
             raise UsageError("there is no volume with lungs to take patches from")
-        self._start()
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if not name.startswith("_")}
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state)
-        self._start()
-
-    def _start(self) -> None:
-        vars(self)["_opened"] = lru_cache(OPENED)(lambda key: _Lungs(self.dataset[key]))
-        vars(self)["_order"] = lru_cache(4)(self._shuffled)
-
     def __getitem__(self, number: int) -> Patch:
+        """Draw a patch of epoch 0."""
         return self.draw(number)
 
     def __iter__(self) -> Iterator[Patch]:
-        number = 0
-        while True:
-            yield self[number]
-            number += 1
+        return map(self.draw, itertools.count())
 
     def draw(self, number: int, epoch: int = 0) -> Patch:
-        """Patch `number` (0 or more) of an epoch. Raises IndexError if it is negative."""
+        """Draw patch `number` (0 or more) of an epoch (0 or more). Raises IndexError for a negative number."""
         if number < 0:
             raise IndexError("patches are numbered from 0 on")
-        turn, place = divmod(number, 2 * len(self.keys))
-        which, side = divmod(int(vars(self)["_order"](epoch, turn)[place]), 2)
-        lungs: _Lungs = vars(self)["_opened"](self.keys[which])
-        side, index = lungs.voxel(side + 1, np.random.default_rng([self.seed, epoch, 1, number]))
-        volume = lungs.volume
-        image = volume.patch(self.size, index=index, outside=self.outside, normalized=self.normalized)
-        mask = volume.patch(self.size, index=index, of="lungs")
-        return Patch(image, mask.array, volume.key, side, index)
+        round_, place = divmod(number, 2 * len(self.keys))
+        which, other = divmod(int(self._shuffle(epoch, round_)[place]), 2)
+        lungs = self._open(self.keys[which])
+        side, index = lungs.draw_voxel(LEFT if other else RIGHT, np.random.default_rng([self.seed, epoch, 1, number]))
+        image = lungs.volume.patch(self.size, index=index, outside=self.outside, normalized=self.normalized)
+        mask = lungs.volume.patch(self.size, index=index, of="lungs")
+        return Patch(image, mask.array, lungs.volume.key, side, index)
 
     def as_torch(self, n: int) -> TorchPatches:
-        """A `torch.utils.data.Dataset` of `n` patches an epoch. Raises UsageError if torch is not installed."""
+        """Return a `torch.utils.data.Dataset` of `n` patches per epoch. Raises UsageError if torch is not installed."""
         try:
             from dskprep.dataset.training import TorchPatches
         except ImportError as error:
             raise UsageError("torch is not installed: see pytorch.org for the build that fits your machine") from error
         return TorchPatches(self, n)
 
-    def _shuffled(self, epoch: int, turn: int) -> NDArray[np.int64]:
-        return np.random.default_rng([self.seed, epoch, 0, turn]).permutation(2 * len(self.keys))
+    @cached_property
+    def _shuffle(self) -> Callable[[int, int], NDArray[np.int64]]:
+        """The order of a round, as 2 k for the right and 2 k + 1 for the left lung of the volume `keys[k]`."""
+        n = 2 * len(self.keys)
+        return lru_cache(4)(lambda epoch, turn: np.random.default_rng([self.seed, epoch, 0, turn]).permutation(n))
+
+    @cached_property
+    def _open(self) -> Callable[[str], _Lungs]:
+        return lru_cache(OPENED)(lambda key: _Lungs(self.dataset[key]))
 
 
 class _Lungs:
-    """The lungs of a volume, as the number of voxels of each in each chunk of the mask."""
+    """The lungs of a volume: how many voxels of each lie in each chunk of the mask."""
 
     def __init__(self, volume: StoredVolume) -> None:
         self.volume = volume
         chunks = volume.shards("lungs").chunks()
-        self._starts = [start for start, _ in chunks]
-        self._sizes = [chunk.shape for _, chunk in chunks]
+        self._boxes = [(start, chunk.shape) for start, chunk in chunks]
         counts = [[np.count_nonzero(chunk == side) for side in (RIGHT, LEFT)] for _, chunk in chunks]
         self._ends = np.cumsum(np.array(counts, np.int64).reshape(-1, 2), axis=0)
 
-    def voxel(self, side: int, rng: np.random.Generator) -> tuple[int, Index]:
-        """A voxel of that lung, or of the other if there is none: which lung, and its index."""
-        totals: Sequence[int] = self._ends[-1].tolist() if len(self._ends) else (0, 0)
+    def draw_voxel(self, side: int, rng: np.random.Generator) -> tuple[int, Index]:
+        """Draw a voxel of one lung, or of the other if that one has none; return its lung and its index.
+
+        All voxels of the lung are numbered, chunk after chunk, and one number is drawn; only the chunk that holds it
+        is read.
+        """
+        totals = self._ends[-1].tolist() if len(self._ends) else (0, 0)
         if not any(totals):
             raise UsageError(f"{self.volume.key}: the index speaks of lungs, but its mask is empty")
         if not totals[side - 1]:
@@ -125,21 +154,7 @@ class _Lungs:
         chosen = int(rng.integers(totals[side - 1]))
         chunk = int(np.searchsorted(ends, chosen, side="right"))
         within = chosen - (int(ends[chunk - 1]) if chunk else 0)
-        start, size = self._starts[chunk], self._sizes[chunk]
+        start, size = self._boxes[chunk]
         mask = self.volume.shards("lungs").read(start, size)
-        z, y, x = np.unravel_index(np.flatnonzero(mask == side)[within], size)
-        return side, (start[0] + int(z), start[1] + int(y), start[2] + int(x))
-
-
-def of_rows(
-    dataset: Dataset,
-    rows: Iterable[dict[str, Any]],
-    size: Index,
-    *,
-    seed: int,
-    outside: float | None,
-    normalized: bool,
-) -> LungPatches:
-    """Patches of those volumes of the index whose lungs were found."""
-    keys = sorted(row["key"] for row in rows if (row["right_lung_ml"] or 0) + (row["left_lung_ml"] or 0) > 0)
-    return LungPatches(dataset, tuple(keys), size, seed, outside, normalized)
+        place = np.unravel_index(np.flatnonzero(mask == side)[within], size)
+        return side, as_index(np.add(start, place))

@@ -1,7 +1,8 @@
-"""The record of one series: what became of it, and why. Written as JSON, read back and checked."""
+"""The record of one series: what became of it, and why. Written as JSON; checked when it is read."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -14,14 +15,14 @@ from dskprep.errors import DamagedDataset
 from dskprep.volume import Triple
 
 STATUSES = ("written", "refused", "failed", "killed")
-"""What can become of a series; of two records of one input, the status that comes first here counts."""
+"""What can become of a series. If one input has two records, the status that comes first here counts."""
 
 FURTHER = "+"
-"""In a key, separates the key of the folder from the digest of a further series that was found in it."""
+"""In the key of a further series of a folder, stands between the folder's key and the digest of the series."""
 
 
 class RecordName(NamedTuple):
-    """What the name of a record's file says."""
+    """The parts of the name of a record's file."""
 
     status: str
     key: str
@@ -29,26 +30,31 @@ class RecordName(NamedTuple):
 
     @property
     def path(self) -> str:
-        """The record's place below the dataset."""
+        """Where the record lies below the dataset."""
         return f"records/{self.status}/{self.key}.{self.digest}.json"
 
 
 class StoredObject(msgspec.Struct, frozen=True, rename={"n_bytes": "bytes"}):
-    """One object that was written: its size and its SHA-256."""
+    """The size and SHA-256 of an object that was written."""
 
     n_bytes: int
     sha256: str
 
+    @classmethod
+    def of(cls, content: bytes) -> StoredObject:
+        """Return the size and SHA-256 of these bytes."""
+        return cls(len(content), hashlib.sha256(content).hexdigest())
+
 
 class Aside(msgspec.Struct, frozen=True):
-    """Files that are no CT slices: how many of each kind, and the names of the first of them."""
+    """The files of a series' folder that are not CT slices: how many of each kind, and the names of the first ones."""
 
     counts: dict[str, int] = {}
     names: tuple[str, ...] = ()
 
 
 class Source(msgspec.Struct, frozen=True):
-    """The series as it was acquired: its scanner, and where its slices lie (LPS, mm)."""
+    """The series as it was acquired: its slices and where the first one lies (LPS, mm), its scanner and protocol."""
 
     slices: int
     rows: int
@@ -73,14 +79,14 @@ class Source(msgspec.Struct, frozen=True):
 
 
 class Crop(msgspec.Struct, frozen=True):
-    """The box of a larger grid that was written: its first voxel, and the shape of that grid (z, y, x)."""
+    """Where the written volume was cut out of a larger grid: its first voxel, and the shape of that grid (z, y, x)."""
 
     first: tuple[int, int, int]
     of_shape: tuple[int, int, int]
 
 
 class Geometry(msgspec.Struct, frozen=True):
-    """The grid of the written volume: shape and spacing (z, y, x), and the affine as rows (see `Volume`)."""
+    """The grid of the written volume: shape and spacing along (z, y, x), and the rows of its affine (see `Volume`)."""
 
     shape: tuple[int, int, int]
     spacing_mm: Triple
@@ -88,12 +94,12 @@ class Geometry(msgspec.Struct, frozen=True):
     crop: Crop | None = None
 
     def matrix(self) -> NDArray[np.float64]:
-        """Return the affine as a new array (4 x 4)."""
+        """Return the affine as a new array, 4 x 4."""
         return np.array(self.affine, np.float64)
 
 
 class LungFigures(msgspec.Struct, frozen=True):
-    """Volumes of the lungs in ml, their mean HU, and the share of the denser lung that is dense; None if not known."""
+    """The volume of each lung in ml, the mean HU of both, and which share of the denser lung is dense (0 to 1)."""
 
     right_ml: float
     left_ml: float
@@ -102,11 +108,11 @@ class LungFigures(msgspec.Struct, frozen=True):
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True):
-    """What became of one series. For a written one it is the last object written, and the commit.
+    """What became of one series. Writing it is the commit: it is the last object that is written of a series.
 
     `reason` and `message` say why a series was not written; `warnings` are words of `errors.WARNINGS`. `objects` are
-    those of the volume, by their names below it. `further_series` are the other series of the same folder, as
-    `<status>/<key>`. `seconds` are wall seconds by stage, `cpu_s` CPU seconds of the whole case.
+    the objects of the volume, by their path below it. `further_series` are the other series of the same folder, as
+    `<status>/<key>`. `seconds` holds wall seconds by stage, `cpu_s` CPU seconds of all series of the folder.
     """
 
     key: str
@@ -143,25 +149,22 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def is_written(self) -> bool:
-        """Whether a volume was written."""
+        """Whether the series was written as a volume."""
         return self.status == "written"
 
     @property
     def bytes_written(self) -> int:
-        """Bytes of all objects of the volume."""
+        """The size of the volume's objects together."""
         return sum(written.n_bytes for written in self.objects.values())
 
     def changed(self, **changes: Any) -> Record:
-        """Return this record with other values of some fields."""
+        """Return a copy of this record with some fields replaced."""
         return msgspec.structs.replace(self, **changes)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return plain JSON values; fields that are not known are left out."""
-        content: dict[str, Any] = msgspec.to_builtins(self)
-        for part in ("source", "geometry"):
-            if content[part] is not None:
-                content[part] = _without_none(content[part])
-        return _without_none(content)
+        """Return plain JSON values, without the fields that are None. Those of `lungs` stay, as null."""
+        content = _without_none(msgspec.to_builtins(self))
+        return content | {part: _without_none(content[part]) for part in ("source", "geometry") if part in content}
 
     def to_json(self) -> bytes:
         """Return the content of the record's file."""
@@ -179,21 +182,19 @@ def source_of(facts: Mapping[str, Any]) -> Source:
 
 
 def parse_record(content: bytes, where: str) -> Record:
-    """Read the content of a record's file. Raises DamagedDataset where it is no record; `where` names the file."""
+    """Read the content of a record's file, named by `where`. Raises DamagedDataset if it is not a whole record."""
     try:
-        # json, since names of files need not be UTF-8: msgspec's own reader takes no lone surrogates
-        record = msgspec.convert(json.loads(content), Record)
+        # not msgspec's own decoder: it refuses the lone surrogates by which a path that is not UTF-8 is written
+        record = msgspec.convert(json.loads(content), type=Record)
+        if record.status not in STATUSES or (record.is_written and record.geometry is None):
+            raise ValueError("its status or its geometry is missing")
     except (ValueError, msgspec.ValidationError) as error:
         raise DamagedDataset(f"{where}: this record is damaged ({error}); delete it and run again") from error
-    if record.status not in STATUSES or (record.is_written and record.geometry is None):
-        raise DamagedDataset(
-            f"{where}: this record is damaged (its status or its geometry is missing); delete it and run again"
-        )
     return record
 
 
 def to_json(content: dict[str, Any]) -> bytes:
-    """Return JSON text whose bytes depend on the content alone. Raises ValueError for NaN and infinity."""
+    """Return JSON whose bytes depend only on the content. Raises ValueError for NaN and infinity."""
     return (json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n").encode()
 
 

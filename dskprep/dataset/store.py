@@ -1,18 +1,17 @@
 """Write and list what a dataset holds: its settings, its records and the objects of its volumes.
 
 dataset.json                                    settings and their digest: written first, once
-records/<status>/<key>.<input digest>.json      the record of a series; its last write, and the commit
-volumes/<key>.zarr/                             the volume that a `written` record speaks of
+records/<status>/<key>.<input digest>.json      the record of a series, written after all else of it: the commit
+volumes/<key>.zarr/                             the volume that a `written` record describes
 thumbnails/<key>.webp                           a small picture of it
 index.parquet                                   one row per series, made from the records (see `index`)
 runs/<run id>/summary.json                      the account of one run
-runs/<run id>/qc.html                           the page of the dataset at its end (see `look.report`)
-runs/<run id>/performance.html                  Dask's report on it, if there was a dashboard
+runs/<run id>/qc.html                           the report on the dataset at the end of the run (see `look.report`)
+runs/<run id>/performance.html                  Dask's performance report, if the run had a dashboard
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterable, Iterator
 from importlib.metadata import version
@@ -25,14 +24,14 @@ from dskprep.settings import PrepConfig
 from dskprep.storage import Entry
 
 FORMAT = 1
-"""The form of dataset.json and of the records."""
+"""Version of the layout of dataset.json and of the records."""
 
 
 def create(target: str, config: PrepConfig) -> None:
-    """Begin a dataset, or join one of the same settings.
+    """Begin a dataset, or join one that has the same settings.
 
-    Raises UsageError if the target holds a dataset of other settings (the difference is in the
-    message), InfrastructureError if it cannot be written.
+    Raises UsageError if the target holds a dataset with other settings (the message lists the differences),
+    InfrastructureError if it cannot be written.
     """
     content: dict[str, Any] = {
         "format": FORMAT,
@@ -62,7 +61,7 @@ def create(target: str, config: PrepConfig) -> None:
 def describe(target: str) -> dict[str, Any]:
     """Return the content of dataset.json.
 
-    Raises UsageError if the target is no dataset of this format, DamagedDataset if the file is damaged.
+    Raises UsageError if the target is not a dataset, or one of another format; DamagedDataset if the file is damaged.
     """
     try:
         read = storage.read(storage.join(target, "dataset.json"))
@@ -81,12 +80,12 @@ def describe(target: str) -> dict[str, Any]:
 
 
 def record_names(target: str) -> Iterator[RecordName]:
-    """The names of all records, by LIST requests only."""
+    """Yield the names of all records. Only lists, reads none of them."""
     return (name for name, _ in list_records(target))
 
 
 def list_records(target: str) -> Iterator[tuple[RecordName, Entry]]:
-    """Name and listing of all records, by LIST requests only."""
+    """Yield the name of each record and its entry in the listing. Only lists, reads none of them."""
     for entry in storage.listing_below(storage.join(target, "records")):
         status, _, name = entry.name.partition("/")
         key, _, digest = name.removesuffix(".json").rpartition(".")
@@ -101,7 +100,7 @@ def read_record(target: str, name: RecordName) -> Record:
 
 
 def find_written(target: str, key: str, digest: str) -> list[Record]:
-    """The `written` record of this input, after those of its further series; empty if there is none."""
+    """Return the `written` record of this input, preceded by those of its further series; empty if one is not there."""
     try:
         record = read_record(target, RecordName("written", key, digest))
         further = [name.partition("/") for name in record.further_series]
@@ -115,36 +114,32 @@ def volume_url(target: str, key: str) -> str:
 
 
 def write_volume(target: str, key: str, objects: dict[str, bytes]) -> dict[str, StoredObject]:
-    """Write the objects of a volume in place of all that is there under its key. Returns size and SHA-256 of each."""
+    """Write the objects of a volume, delete all others under its key, and return the size and SHA-256 of each."""
     url = volume_url(target, key)
     leftover = [e.name for e in storage.listing_below(url) if e.name not in objects]
     storage.delete(url, leftover)
     storage.write_many(url, objects)
-    return {name: _described(content) for name, content in objects.items()}
+    return {name: StoredObject.of(content) for name, content in objects.items()}
 
 
 def thumbnail_name(key: str) -> str:
-    """The place of a volume's small picture below the dataset."""
+    """Return where a volume's thumbnail lies below the dataset."""
     return f"thumbnails/{key}.webp"
 
 
 def write_thumbnail(target: str, key: str, content: bytes) -> StoredObject:
-    """Write the small picture of a volume. Returns its size and SHA-256."""
+    """Write the thumbnail of a volume, and return its size and SHA-256."""
     storage.write_many(target, {thumbnail_name(key): content})
-    return _described(content)
-
-
-def _described(content: bytes) -> StoredObject:
-    return StoredObject(len(content), hashlib.sha256(content).hexdigest())
+    return StoredObject.of(content)
 
 
 def commit(target: str, record: Record) -> None:
-    """Write a record; with it, the series is done. One that another run has written first stays."""
+    """Write a record, which marks its series as done. If another run has written the record already, that one stays."""
     storage.create(storage.join(target, record.name.path), record.to_json())
 
 
 def forget(target: str, names: Iterable[RecordName]) -> None:
-    """Delete records, so that their series count as not done, and then the volumes they spoke of."""
+    """Delete records, so that their series count as not done, and then the volumes that they describe."""
     names = list(names)
     storage.delete(target, [name.path for name in names])
     for name in names:
@@ -154,6 +149,6 @@ def forget(target: str, names: Iterable[RecordName]) -> None:
 
 
 def write_run(target: str, run_id: str, summary: dict[str, Any], performance: bytes = b"") -> None:
-    """Write the account of a run and, if there is one, Dask's performance report on it."""
+    """Write the account of a run and, if there is one, Dask's performance report."""
     files = {"summary.json": to_json(summary)} | ({"performance.html": performance} if performance else {})
     storage.write_many(storage.join(target, "runs", run_id), files)

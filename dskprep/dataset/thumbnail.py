@@ -1,4 +1,4 @@
-"""A small picture of a volume, for a wall of thousands: numpy and WebP, in a few milliseconds."""
+"""Draw a small picture of a volume in a few milliseconds, for pages that show thousands of them."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from dskprep.preparation import resample
 from dskprep.preparation.prepared import Prepared, Values
 
 WINDOWS: dict[Values, tuple[float, float]] = {"HU": (-1350, 150), "normalized": (-0.25, 0.57), "uint8": (0, 191)}
-"""What is black and what is white: the lung window, in each kind of values."""
+"""The values that are drawn black and white, for each kind of values: the lung window, -1350 to 150 HU."""
 
 EDGE = 144
-"""Pixels of the square that each plane is fitted into."""
+"""Pixels along each side of the square that a plane is fitted into."""
 
 QUALITY = 60
-"""Of WebP: about 4 KB a patient."""
+"""Quality of the WebP, from 0 to 100; 60 makes about 4 KB per patient."""
 
 SAMPLES = 64
-"""Voxels along each axis that are looked at to find the middle of the lungs."""
+"""About how many voxels along each axis are looked at to find the middle of the lungs."""
 
 
 def draw(prepared: Prepared) -> bytes:
-    """The axial and the coronal plane through the middle of the lungs, side by side, with their outline: a WebP.
+    """Draw the axial and coronal plane through the middle of the lungs, side by side, with the lungs' outlines.
 
-    The patient's left is on the right of the picture, the front or the head is up. The same volume gives
-    the same bytes.
+    Returns a WebP. The patient's left is on the right; the front is up in the axial plane, the head in the coronal
+    one. The same volume gives the same bytes.
     """
     image = prepared.image
     mask = None if prepared.lungs is None else prepared.lungs.mask.array
@@ -46,7 +46,10 @@ def draw(prepared: Prepared) -> bytes:
 
 
 def middle(shape: tuple[int, int, int], mask: NDArray[np.uint8] | None) -> tuple[int, int, int]:
-    """The planes (z, y, x) that show most: the middle of the lungs (x: of the right one), else of the volume."""
+    """Return the index (z, y, x) whose planes show most: the middle of the lungs, along x of the right one.
+
+    Without lungs it is the middle of the volume.
+    """
     steps = [max(1, n // SAMPLES) for n in shape]
     if mask is not None:
         some = mask[tuple(slice(step // 2, None, step) for step in steps)]
@@ -60,7 +63,7 @@ def middle(shape: tuple[int, int, int], mask: NDArray[np.uint8] | None) -> tuple
 
 
 def _half(mask: NDArray[np.bool_], axis: int) -> int:
-    """Where half of the mask lies to either side along an axis."""
+    """Return the plane along an axis that has half of the mask on either side."""
     along = mask.sum(axis=tuple(a for a in range(3) if a != axis)).cumsum()
     return int(np.searchsorted(along, along[-1] / 2))
 
@@ -68,7 +71,7 @@ def _half(mask: NDArray[np.bool_], axis: int) -> int:
 def _tile(
     plane: NDArray[Any], mask: NDArray[np.uint8] | None, pixel_mm: tuple[float, float], window: tuple[float, float]
 ) -> NDArray[np.uint8]:
-    """A plane as EDGE x EDGE pixels of colour, black beside it."""
+    """Draw a plane in colour into a black square of EDGE x EDGE pixels, with equal millimetres along both axes."""
     size_mm = np.multiply(plane.shape, pixel_mm)
     rows, columns = (max(1, round(EDGE * mm / size_mm.max())) for mm in size_mm)
     y, x = (

@@ -11,11 +11,11 @@ if TYPE_CHECKING:
 
 
 class TorchPatches(torch.utils.data.Dataset[dict[str, Any]]):
-    """`n` patches an epoch, as a data set that a `torch.utils.data.DataLoader` shares among its workers.
+    """A dataset of `n` patches per epoch, for a `torch.utils.data.DataLoader`.
 
-    Item i is patch i of the epoch, whichever worker draws it: workers never draw the same one, and their number
-    changes nothing, forked or spawned. `set_epoch(e)` before each epoch gives other patches, to persistent workers
-    too; without it each epoch has the same ones.
+    Item i is patch i of the epoch, whichever worker draws it, forked or spawned. So two workers never draw the same
+    patch, and their number changes nothing. Call `set_epoch(e)` before each epoch to draw other patches; this works
+    with persistent workers too. Without it every epoch has the same patches.
     """
 
     def __init__(self, patches: LungPatches, n: int) -> None:
@@ -27,11 +27,11 @@ class TorchPatches(torch.utils.data.Dataset[dict[str, Any]]):
         return self._n
 
     def set_epoch(self, epoch: int) -> None:
-        """Draw the patches of this epoch (0 or more) from now on."""
+        """From now on, draw the patches of this epoch (0 or more)."""
         self._epoch[0] = epoch
 
     def __getitem__(self, number: int) -> dict[str, Any]:
-        """`image` and `lungs`, tensors of one channel (1, z, y, x); `key`; `center_mm`, LPS (x, y, z)."""
+        """Return `image` and `lungs`, tensors with one channel (1, z, y, x), `key`, and `center_mm`, LPS (x, y, z)."""
         if not 0 <= number < self._n:
             raise IndexError(f"patch {number} of {self._n}")
         patch = self.patches.draw(number, int(self._epoch[0]))

@@ -1,9 +1,7 @@
-"""Compare what is stored with what the records promise."""
+"""Compare a dataset with what its records promise, and delete what no record speaks of."""
 
 from __future__ import annotations
 
-import hashlib
-import itertools
 import json
 import os
 import time
@@ -18,10 +16,10 @@ from dskprep.dataset.record import RecordName, StoredObject
 from dskprep.errors import DamagedDataset
 
 AT_ONCE = 8
-"""Volumes that are verified together: each has one object in memory, of less than 100 MB."""
+"""Volumes that are verified at the same time; each has one object in memory, of less than 100 MB."""
 
 AHEAD = 64
-"""Volumes whose outcome waits for that of one before."""
+"""Volumes that may be under way or finished while an earlier one, whose finding comes first, is still being read."""
 
 
 CLEAN_OLDER_THAN_S = 24 * 3600.0
@@ -30,7 +28,7 @@ CLEAN_OLDER_THAN_S = 24 * 3600.0
 
 @dataclass(frozen=True)
 class Finding:
-    """What was found of one written volume: no `faults` if all is well."""
+    """The result for one written series: its faults, none if all is well."""
 
     key: str
     faults: tuple[str, ...]
@@ -63,15 +61,15 @@ def verify(target: str | os.PathLike[str]) -> Iterator[Finding]:
     """
     target = storage.absolute(target)
     store.describe(target)
-    names = iter(sorted(name for name in store.record_names(target) if name.status == "written"))
+    names = sorted(name for name in store.record_names(target) if name.status == "written")
     under_way: deque[Future[Finding]] = deque()
     with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="verify") as threads:
         try:
-            while True:
-                for name in itertools.islice(names, AHEAD - len(under_way)):
-                    under_way.append(threads.submit(_finding, target, name))
-                if not under_way:
-                    return
+            for name in names:
+                under_way.append(threads.submit(_check, target, name))
+                if len(under_way) == AHEAD:
+                    yield under_way.popleft().result()
+            while under_way:
                 yield under_way.popleft().result()
         finally:
             threads.shutdown(cancel_futures=True)
@@ -133,21 +131,21 @@ def clean(
     for place in _places(target, written):
         for folder in storage.walk(storage.join(target, place)):
             path = f"{place}/{folder.path}" if folder.path else place
-            old = [e.name for e in folder.entries if e.modified_s < before_s and _is_left(path, e, written)]
+            old = [e.name for e in folder.entries if e.modified_s < before_s and _is_leftover(path, e, written)]
             yield from (f"{path}/{name}" for name in old)
             if not is_trial:
                 storage.delete(storage.join(target, path), old)
 
 
 def _places(target: str, written: set[str]) -> list[str]:
-    """The folders of a dataset that may hold leftovers. A bucket holds no unfinished file, whatever died."""
+    """Return the folders that may hold leftovers. A bucket never holds unfinished files, so there they are fewer."""
     if not storage.is_bucket(target):
         return ["volumes", "thumbnails", "records", "runs"]
     volumes = storage.folders(storage.join(target, "volumes"))
     return [f"volumes/{name}" for name in volumes if name.removesuffix(".zarr") not in written] + ["thumbnails"]
 
 
-def _is_left(folder: str, entry: storage.Entry, written: set[str]) -> bool:
+def _is_leftover(folder: str, entry: storage.Entry, written: set[str]) -> bool:
     if entry.name.endswith(storage.PART_SUFFIX):
         return True
     part, _, below = folder.partition("/")
@@ -156,44 +154,36 @@ def _is_left(folder: str, entry: storage.Entry, written: set[str]) -> bool:
     return part == "volumes" and below.partition("/")[0].removesuffix(".zarr") not in written
 
 
-def _finding(target: str, name: RecordName) -> Finding:
-    return Finding(name.key, tuple(_faults(target, name)))
-
-
-def _faults(target: str, name: RecordName) -> Iterator[str]:
+def _check(target: str, name: RecordName) -> Finding:
     try:
         record = store.read_record(target, name)
     except DamagedDataset as error:
-        yield str(error)
-        return
-    url = store.volume_url(target, name.key)
-    shape = None
-    there = {entry.name for entry in storage.listing_below(url)}
-    for path, promised in sorted(record.objects.items()):
-        if path not in there:
-            yield f"{path} is missing"
-            continue
-        content, fault = _read(storage.join(url, path), promised)
-        if fault:
-            yield f"{path} {fault}"
-        elif path == "0/zarr.json":
-            shape = json.loads(content)["shape"]
-    yield from (f"{path} does not belong there" for path in sorted(there - set(record.objects)))
+        return Finding(name.key, (str(error),))
+    volume, thumbnail = store.volume_url(target, name.key), store.thumbnail_name(name.key)
+    there = {entry.name for entry in storage.listing_below(volume)}
+    faults = [f"{path} is missing" for path in sorted(record.objects.keys() - there)]
+    faults += [f"{path} does not belong there" for path in sorted(there - record.objects.keys())]
+    promised = [(path, storage.join(volume, path), each) for path, each in record.objects.items() if path in there]
     if record.thumbnail is not None:
-        path = store.thumbnail_name(name.key)
-        _, fault = _read(storage.join(target, path), record.thumbnail)
-        yield from [f"{path} {fault}"] if fault else []
-    promised_shape = list(record.geometry.shape) if record.geometry else []
-    if shape not in (None, promised_shape):
-        yield f"the shape is {shape} instead of {promised_shape}"
+        promised.append((thumbnail, storage.join(target, thumbnail), record.thumbnail))
+    for path, url, expected in promised:
+        content, fault = _read(url, expected)
+        if fault:
+            faults.append(f"{path} {fault}")
+        elif path == "0/zarr.json" and record.geometry:
+            shape, recorded = json.loads(content)["shape"], list(record.geometry.shape)
+            if shape != recorded:
+                faults.append(f"the shape is {shape} instead of {recorded}")
+    return Finding(name.key, tuple(faults))
 
 
-def _read(url: str, promised: StoredObject) -> tuple[bytes, str]:
-    """An object, and what is wrong with it, if anything."""
+def _read(url: str, expected: StoredObject) -> tuple[bytes, str]:
+    """Read an object; return its content, and what is wrong with it, or ""."""
     try:
         content = storage.read(url)
     except FileNotFoundError:
         return b"", "is missing"
-    if len(content) != promised.n_bytes:
-        return content, f"has {len(content)} bytes instead of {promised.n_bytes}"
-    return content, "" if hashlib.sha256(content).hexdigest() == promised.sha256 else "was altered"
+    found = StoredObject.of(content)
+    if found.n_bytes != expected.n_bytes:
+        return content, f"has {found.n_bytes} bytes instead of {expected.n_bytes}"
+    return content, "" if found == expected else "was altered"

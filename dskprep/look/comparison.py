@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from dskprep.dataset import dataset
-from dskprep.dataset.dataset import StoredVolume
+from dskprep.dataset.stored import StoredVolume
 from dskprep.errors import UsageError
 from dskprep.preparation import prepare, user_steps
 from dskprep.settings import PrepConfig

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from dskprep import sides
 from dskprep.dataset import thumbnail
-from dskprep.dataset.dataset import StoredVolume
 from dskprep.dataset.record import Geometry, LungFigures, Source, source_of
+from dskprep.dataset.stored import StoredVolume
 from dskprep.errors import WARNINGS, UsageError
 from dskprep.look import comparison, surface
 from dskprep.look.comparison import Compared, Difference

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from dskprep import settings as config
-from dskprep.dataset import dataset, index
+from dskprep.dataset import dataset
 from dskprep.errors import UsageError
 from dskprep.look import picture
 from dskprep.look.picture import View
@@ -78,12 +78,10 @@ def views_of_stored(target: str | os.PathLike[str], key: str, *, with_source: bo
     Raises UsageError if there is no such volume; it says what became of the key.
     """
     opened = dataset.open_dataset(target)
-    if key not in opened:
-        for row in index.rows(opened.url, ["key", "status", "reason", "message"]):
-            if row["key"] == key:
-                raise UsageError(f"{key}: was {row['status']}, {row['reason']}: {row['message']}")
-        raise UsageError(f"{target}: no volume {key!r} is written; there are {len(opened)}, such as {list(opened)[:3]}")
-    stored = opened[key]
+    try:
+        stored = opened[key]
+    except KeyError as error:
+        raise UsageError(f"{target}: {error.args[0]}") from error
     views = [picture.of_stored(stored)]
     if with_source:
         settings = config.from_dict(opened.settings, f"{target}: dataset.json")

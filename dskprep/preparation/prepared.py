@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
+from dskprep.kernels import masks
 from dskprep.preparation.lungs.lungs import Lungs
-from dskprep.series import hounsfield
 from dskprep.volume import AIR_HU, Volume
 
 Values = Literal["HU", "normalized", "uint8", "own"]
@@ -50,4 +50,5 @@ class Prepared:
         """Return the mean HU over both lungs; None if there are none, or the image does not hold HU."""
         if self.lungs is None or self.values != "HU":
             return None
-        return hounsfield.mean_inside(self.image, self.lungs.mask.array)
+        total, n = masks.sum_inside(self.image.array, self.lungs.mask.array)
+        return total / n if n else None

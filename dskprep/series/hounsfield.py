@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dskprep.kernels import masks, planes
-from dskprep.volume import AIR_HU, PADDING, Volume
+from dskprep.kernels import planes
+from dskprep.volume import AIR_HU, PADDING
 
 ToHU = Callable[[NDArray[Any], float, float, NDArray[np.int16]], None]
 """Converts stored values (y, x), by slope and intercept, to HU, which it writes into the last argument."""
@@ -63,15 +63,3 @@ def _find_corner_value(hu: NDArray[np.int16]) -> int | None:
     rows, columns = [slice(CORNER), slice(-CORNER, None)], [slice(CORNER), slice(-CORNER, None)]
     is_constant = all((hu[y, x] == value).all() for y in rows for x in columns)
     return int(value) if is_constant else None
-
-
-def normalize(volume: Volume, *, low_hu: float = -1000, high_hu: float = 400, mean: float = 0.25) -> Volume:
-    """Scale HU between the bounds to float32 in 0..1 and subtract `mean` (the 2017 tutorial's steps 12 and 13)."""
-    array = (volume.array.astype(np.float32) - np.float32(low_hu)) / np.float32(high_hu - low_hu)
-    return volume.with_array(np.clip(array, 0, 1) - np.float32(mean))
-
-
-def mean_inside(volume: Volume, mask: NDArray[np.uint8]) -> float | None:
-    """Return the mean of integer voxels where the mask (z, y, x) is not 0, or None if it is 0 everywhere."""
-    total, n = masks.sum_inside(volume.array, mask)
-    return total / n if n else None

@@ -14,6 +14,7 @@ import tiny
 
 import dskprep
 from dskprep import storage
+from dskprep.dataset import stored
 from dskprep.errors import DamagedDataset, UsageError
 
 
@@ -32,8 +33,19 @@ def test_it_is_a_mapping_of_the_written_volumes(dataset: dskprep.Dataset) -> Non
     assert len(dataset) == 2
     assert "p1" in dataset
     assert "p3" not in dataset
-    with pytest.raises(KeyError):
+    assert [key for key, volume in dataset.items() if volume.shape == (12, 24, 24)] == ["p1", "p2"]
+    assert dataset.get("p3") is None
+
+
+def test_a_key_that_is_not_written_says_what_became_of_it(dataset: dskprep.Dataset) -> None:
+    with pytest.raises(KeyError, match="p3: was refused, no-dicom: expected"):
         dataset["p3"]
+    with pytest.raises(KeyError, match="no volume 'p4' is written; there are 2, such as"):
+        dataset["p4"]
+    with pytest.raises(KeyError, match="p2: is not one of the 1 selected volumes"):
+        dataset.select(["p1"])["p2"]
+    with pytest.raises(KeyError, match="p3: was refused"):
+        dataset.select(["p1", "p3"])
 
 
 def test_the_index_has_the_others_too(dataset: dskprep.Dataset) -> None:
@@ -73,6 +85,13 @@ def test_a_volume_is_loaded_whole_or_normalized(dataset: dskprep.Dataset) -> Non
     assert normalized.array.dtype == np.float32
     np.testing.assert_allclose(normalized.array, expected, atol=1e-6)
     np.testing.assert_array_equal(normalized.affine, loaded.affine)
+
+
+def test_normalized_is_the_tutorials_0_to_1_minus_the_mean() -> None:
+    hu = np.array([[[-32768, -1500, -1000, -300, 400, 3000]]], np.int16)
+    values = stored.normalize(dskprep.Volume(hu, np.eye(4))).array
+    assert values.dtype == np.float32
+    assert values[0, 0] == pytest.approx([-0.25, -0.25, -0.25, 0.25, 0.75, 0.75])
 
 
 def test_its_settings_are_known(dataset: dskprep.Dataset) -> None:

@@ -102,8 +102,13 @@ def test_what_makes_no_patch_says_so(dataset: dskprep.Dataset) -> None:
         volume.patch(8, index=(1, 1, 1), center_mm=(1, 1, 1))
     with pytest.raises(UsageError, match="three finite coordinates"):
         volume.patch(8, index=(1, 1))
-    with pytest.raises(UsageError, match="size of one voxel or more"):
-        volume.patch(0, index=(1, 1, 1))
+    with pytest.raises(UsageError, match="three finite coordinates"):
+        volume.patch(8, center_mm=(1, 1))
+    for size in (0, (8, 8), (8, 8, 0)):
+        with pytest.raises(UsageError, match="size of one voxel or more"):
+            volume.patch(size, index=(1, 1, 1))
+        with pytest.raises(UsageError, match="size of one voxel or more"):
+            dataset.lung_patches(size)
     with pytest.raises(UsageError, match="expected 'image' or 'lungs'"):
         volume.patch(8, index=(1, 1, 1), of="heart")  # type: ignore[arg-type]
 

@@ -126,3 +126,8 @@ def test_an_array_laid_out_otherwise_is_not_misread(tmp_path: str) -> None:
     tiny.write(f"{tmp_path}/v", {"0/zarr.json": json.dumps(metadata).encode()})
     with pytest.raises(UsageError, match="read it with zarr"):
         shards.open_array(f"{tmp_path}/v/0", {})
+
+
+def test_an_array_whose_store_cannot_be_opened_is_not_called_damaged() -> None:
+    with pytest.raises(UsageError, match="not a URL that can be opened"):
+        shards.open_array("nonsense://v/0", {})

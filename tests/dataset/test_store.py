@@ -70,6 +70,22 @@ def test_a_record_that_is_no_strict_json_is_not_written(place: str) -> None:
     assert list(store.record_names(place)) == []
 
 
+def test_a_record_of_a_path_that_is_not_utf8_is_read_again(place: str) -> None:
+    given = record("p", "refused", url="/in/caf\udce9", reason="not-ct", message="/in/caf\udce9: found MR")
+    store.commit(place, given)
+    assert store.read_record(place, given.name) == given
+    assert index.current(place)["url"].tolist() == ["/in/caf\\udce9"]
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"{}", b'{"key": "\xff"}', b'{"status": 3}'])
+def test_what_is_no_record_is_damaged(place: str, content: bytes) -> None:
+    name = RecordName("written", "p", "0" * 16)
+    tiny.write(place, {name.path: content})
+    with pytest.raises(DamagedDataset, match=r"p\.0{16}\.json: this record is damaged"):
+        store.read_record(place, name)
+    assert index.current(place)["reason"].tolist() == ["damaged-record"]
+
+
 def test_nothing_but_the_new_objects_is_left_of_a_volume(place: str) -> None:
     store.write_volume(place, "p", {"zarr.json": b"old", "0/c/0/0/1": b"old"})
     store.write_volume(place, "p2", {"zarr.json": b"neighbour"})
@@ -148,7 +164,7 @@ def test_the_index_follows_the_records_and_reads_only_new_ones(place: str, monke
     monkeypatch.setattr(
         storage, "read_many", lambda url, entries: (read.extend(e.name for e in entries), read_many(url, entries))[1]
     )
-    table = index.write(place, [index.row(record("e", **WRITTEN))])
+    table = index.write(place, [index.to_row(record("e", **WRITTEN))])
     assert read == [f"refused/d.{'0' * 16}.json"]
     assert list(table["key"]) == list(index.read(place)["key"]) == ["a", "c", "d", "e"]
 
@@ -156,7 +172,7 @@ def test_the_index_follows_the_records_and_reads_only_new_ones(place: str, monke
 def test_a_record_that_was_written_and_is_gone_is_said(place: str) -> None:
     store.commit(place, record("a", **WRITTEN))
     with pytest.raises(InfrastructureError, match="1 records that were written are not there any more"):
-        index.write(place, [index.row(record("a", **WRITTEN)), index.row(record("gone", **WRITTEN))])
+        index.write(place, [index.to_row(record("a", **WRITTEN)), index.to_row(record("gone", **WRITTEN))])
 
 
 def test_records_that_go_while_they_are_read_are_listed_again(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -230,9 +246,12 @@ def test_an_index_of_refusals_alone_can_be_extended_by_volumes(place: str) -> No
 
 def test_a_damaged_index_is_made_anew(place: str) -> None:
     store.commit(place, record("a", **WRITTEN))
-    tiny.write(place, {"index.parquet": b"no parquet"})
-    with pytest.raises(DamagedDataset, match="damaged"):
-        index.read(place)
+    index.write(place)
+    whole = storage.read(f"{place}/index.parquet")
+    for content in (b"no parquet", whole[:-200] + b"\xff" * 192 + whole[-8:], b"PAR1" + bytes(500) + whole[504:]):
+        tiny.write(place, {"index.parquet": content})
+        with pytest.raises(DamagedDataset, match="damaged"):
+            index.read(place)
     index.write(place)
     assert list(index.read(place)["key"]) == ["a"]
 

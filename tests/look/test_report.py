@@ -108,7 +108,7 @@ def test_the_page_needs_nothing_beside_it(html: str) -> None:
 
 
 def test_the_stranger_a_volume_is_the_further_in_front_it_stands() -> None:
-    rows = [report._row(index.row(written(n))) for n in range(12)]
+    rows = [report._row(index.to_row(written(n))) for n in range(12)]
     report.rank(rows)
     by_key = {row["key"]: row for row in rows}
     order = sorted(by_key, key=lambda key: -by_key[key]["score"])
@@ -118,16 +118,16 @@ def test_the_stranger_a_volume_is_the_further_in_front_it_stands() -> None:
 
 
 def test_few_volumes_or_equal_ones_do_not_stand_out() -> None:
-    few = [report._row(index.row(written(n))) for n in range(5, 9)]
+    few = [report._row(index.to_row(written(n))) for n in range(5, 9)]
     report.rank(few)
     assert {row["score"] for row in few} == {0.0}
-    alike = [report._row(index.row(written(1))) for _ in range(20)]
+    alike = [report._row(index.to_row(written(1))) for _ in range(20)]
     report.rank(alike)
     assert {row["score"] for row in alike} == {0.0}
 
 
 def test_histograms_count_every_volume_once() -> None:
-    rows = [report._row(index.row(written(n))) for n in range(12)]
+    rows = [report._row(index.to_row(written(n))) for n in range(12)]
     rows[0]["mean_lung_hu"] = None
     found = {h.title: h for h in report.histograms(rows)}
     assert sum(found["Slices"].counts) == 12
@@ -137,7 +137,7 @@ def test_histograms_count_every_volume_once() -> None:
 
 
 def test_stage_times_are_those_of_the_records() -> None:
-    rows = [report._row(index.row(written(n))) for n in range(12)]
+    rows = [report._row(index.to_row(written(n))) for n in range(12)]
     (lungs,) = [stage for stage in report.stages(rows) if stage.name == "lungs"]
     assert lungs.mean_s == pytest.approx(1 + 5.5 / 100)
     assert [stage.name for stage in report.stages(rows)] == ["read", "decode", "lungs"]

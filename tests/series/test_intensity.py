@@ -7,8 +7,8 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from dskprep.series.hounsfield import mark_padding, mean_inside, normalize, to_hu
-from dskprep.volume import PADDING, Volume
+from dskprep.series.hounsfield import mark_padding, to_hu
+from dskprep.volume import PADDING
 
 
 def exact_hu(stored: int, slope: float, intercept: float) -> int:
@@ -121,20 +121,3 @@ def test_kernel_overshoot_in_air_is_no_padding() -> None:
 
 def test_a_blank_slice_is_all_padding() -> None:
     assert padding_of(np.zeros((N, N), np.int16)).all()
-
-
-def test_normalized_is_the_tutorials_0_to_1_minus_the_mean() -> None:
-    hu = np.array([[[-32768, -1500, -1000, -300, 400, 3000]]], np.int16)
-    values = normalize(Volume(hu, np.eye(4))).array
-    assert values.dtype == np.float32
-    assert values[0, 0] == pytest.approx([-0.25, -0.25, -0.25, 0.25, 0.75, 0.75])
-    assert normalize(Volume(hu, np.eye(4)), low_hu=-1500, high_hu=3000, mean=0).array[0, 0, 5] == 1
-
-
-def test_the_mean_inside_a_mask_is_exact() -> None:
-    rng = np.random.default_rng(0)
-    array = rng.integers(-32767, 32767, (5, 40, 60)).astype(np.int16)
-    mask = rng.integers(0, 3, array.shape).astype(np.uint8)
-    values = [int(v) for v in array[mask > 0]]
-    assert mean_inside(Volume(array, np.eye(4)), mask) == sum(values) / len(values)
-    assert mean_inside(Volume(array, np.eye(4)), np.zeros_like(mask)) is None

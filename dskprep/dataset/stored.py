@@ -1,0 +1,258 @@
+"""One written volume: its place in the patient, its voxels, whole or by boxes, and its way to other libraries."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import zarr
+from numpy.typing import ArrayLike, NDArray
+
+from dskprep import storage
+from dskprep.dataset import convert, omezarr, shards
+from dskprep.dataset.record import Geometry, Record
+from dskprep.dataset.shards import Index, as_index
+from dskprep.errors import DamagedDataset, UsageError
+from dskprep.volume import Grid, Triple, Volume
+
+if TYPE_CHECKING:
+    import dask.array
+    import nibabel
+    import SimpleITK
+    import xarray
+
+What = Literal["image", "lungs"]
+
+PATHS = {"image": "0", "lungs": "labels/lungs/0"}
+"""Where the arrays of a volume lie below it."""
+
+SAME_INDEX = 1e-6
+"""A fractional index this close to a whole one is taken for it: it was computed from millimetres, and rounded."""
+
+NORMALIZED_HU = (-1000, 400)
+"""HU that become 0 and 1: from air to dense bone (step 12 of the 2017 tutorial)."""
+
+NORMALIZED_MEAN = 0.25
+"""Subtracted from normalized values: the mean of the tutorial's data (its step 13)."""
+
+
+@dataclass(frozen=True, eq=False)
+class StoredVolume:
+    """A written volume. Voxels are read when they are asked for. It can be pickled.
+
+    Attributes
+    ----------
+    key
+        The name of the volume in its dataset.
+    url
+        Where its OME-Zarr image lies.
+    record
+        What is known of it: its source, geometry, lungs, warnings and processing times.
+
+    Examples
+    --------
+    >>> volume = dataset["patient-7"]  # doctest: +SKIP
+    >>> volume.image[40]  # one axial plane, (y, x)  # doctest: +SKIP
+    >>> volume.patch(64, center_mm=(-62.5, 10.0, -140.0)).array  # doctest: +SKIP
+    """
+
+    key: str
+    url: str
+    record: Record
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"key": self.key, "url": self.url, "record": self.record}
+
+    @property
+    def image(self) -> zarr.Array[Any]:
+        """The image (z, y, x): int16 HU unless `values` says otherwise."""
+        return self._zarr("image")
+
+    @property
+    def lungs(self) -> zarr.Array[Any] | None:
+        """The lung mask (z, y, x), uint8: 1 in the right lung, 2 in the left one. None in a dataset without lungs."""
+        return self._zarr("lungs") if self.has_lungs else None
+
+    @property
+    def has_lungs(self) -> bool:
+        """Whether a lung mask was written. It may be empty (warning `lungs-not-found`)."""
+        return self.record.lungs is not None
+
+    @property
+    def shape(self) -> Index:
+        """Number of voxels along (z, y, x)."""
+        return self._grid.shape
+
+    @property
+    def affine(self) -> NDArray[np.float64]:
+        """A copy of the 4 x 4 matrix that maps an index (z, y, x, 1) to LPS millimetres (x, y, z, 1)."""
+        return self._geometry.matrix()
+
+    @property
+    def spacing(self) -> Triple:
+        """Distance between voxel centres along (z, y, x), in mm."""
+        return self._geometry.spacing_mm
+
+    @property
+    def values(self) -> str:
+        """What the image's numbers are: `HU`, `normalized`, `uint8` (of grt123) or `own` (of a user's step)."""
+        return self.record.values or "HU"
+
+    def to_patient(self, index: ArrayLike) -> NDArray[np.float64]:
+        """Map indices (..., 3) in (z, y, x) to LPS millimetres (..., 3) in (x, y, z)."""
+        return self._grid.to_patient(index)
+
+    def to_index(self, point_mm: ArrayLike) -> NDArray[np.float64]:
+        """Map LPS millimetres (..., 3) in (x, y, z) to fractional indices (..., 3) in (z, y, x)."""
+        return self._grid.to_index(point_mm)
+
+    def load(self, of: What = "image") -> Volume:
+        """Read the whole image or lung mask into memory.
+
+        Raises DamagedDataset if one of its objects is damaged or gone, UsageError if there is no mask.
+        """
+        return Volume(self.shards(of).read((0, 0, 0), self.shape), self.affine)
+
+    def normalized(self) -> Volume:
+        """Read the whole image and map -1000..400 HU to 0..1, minus 0.25, as float32.
+
+        An image that is stored so is returned as it is. Raises UsageError if the image holds other values.
+        """
+        return self._normalize(self.load())
+
+    def patch(
+        self,
+        size: int | Index,
+        *,
+        center_mm: ArrayLike | None = None,
+        index: ArrayLike | None = None,
+        of: What = "image",
+        outside: float | None = None,
+        normalized: bool = False,
+    ) -> Volume:
+        """Read a box of the volume. Only the chunks that it touches are read.
+
+        Parameters
+        ----------
+        size
+            Voxels along each axis, or along (z, y, x).
+        center_mm, index
+            The middle of the box, as LPS mm (x, y, z) or as an index (z, y, x); it may be fractional. The box begins
+            at the first voxel at or after `index - size / 2`: for whole numbers, at `index - size // 2`.
+        of
+            The image or the lung mask.
+        outside
+            The stored value of voxels beyond the volume; by default air, or 0 in the mask.
+        normalized
+            Normalize the values, as `normalized()` does.
+
+        Returns
+        -------
+        The box, with an affine of its own.
+
+        Raises
+        ------
+        UsageError
+            The box does not touch the volume, the size or the middle is none, or there is no mask.
+        DamagedDataset
+            An object of the volume is damaged or gone.
+        """
+        if (center_mm is None) == (index is None):
+            raise UsageError("a patch needs its middle: either center_mm or index")
+        sides = as_size(size)
+        middle = np.asarray(center_mm if index is None else index, np.float64)
+        if middle.shape != (3,) or not np.isfinite(middle).all():
+            raise UsageError(f"expected three finite coordinates as the middle of a patch, found {middle.tolist()}")
+        if index is None:
+            middle = self.to_index(middle)
+        first = np.ceil(middle - np.array(sides) / 2 - SAME_INDEX).astype(np.int64)
+        if (first >= self.shape).any() or (first + sides <= 0).any():
+            raise UsageError(
+                f"{self.key}: the patch from {first.tolist()} of {list(sides)} voxels (z, y, x) does not touch"
+                f" the volume of {list(self.shape)}; is its middle in LPS mm (x, y, z)?"
+            )
+        affine = self.affine
+        affine[:3, 3] = self.to_patient(first)
+        box = Volume(self.shards(of).read(as_index(first), sides, outside), affine)
+        return self._normalize(box) if normalized else box
+
+    def as_dask(self, of: What = "image", chunks: Index | None = None) -> dask.array.Array:
+        """Return the image or mask as a dask array (z, y, x), by default with the chunks of the store."""
+        array = self._zarr(of)
+        token = hashlib.sha256(repr((self.url, self.record.objects)).encode()).hexdigest()[:16]
+        return convert.to_dask(array, f"{of}-{token}", chunks)
+
+    def as_xarray(self) -> xarray.Dataset:
+        """Return `image`, and `lungs` if there is a mask, lazily, with coordinates in mm: see `convert.to_xarray`."""
+        names: list[What] = ["image", "lungs"] if self.has_lungs else ["image"]
+        about = {"key": self.key, "values": self.values}
+        return convert.to_xarray({name: self.as_dask(name) for name in names}, self._grid, about)
+
+    def to_nifti(self, of: What = "image") -> nibabel.Nifti1Image:
+        """Read the whole image or mask for nibabel, which also saves it: `.to_filename("x.nii.gz")`."""
+        return convert.to_nifti(self.load(of))
+
+    def to_sitk(self, of: What = "image") -> SimpleITK.Image:
+        """Read the whole image or mask for SimpleITK."""
+        return convert.to_sitk(self.load(of))
+
+    def shards(self, of: What = "image") -> shards.Array:
+        """Return the stored array of the image or mask, for reading boxes; it is opened once."""
+        self._check_exists(of)
+        opened: dict[str, shards.Array] = vars(self).setdefault("_shards", {})
+        if of not in opened:
+            path = PATHS[of] + "/"
+            objects = self.record.objects.items()
+            sizes = {name.removeprefix(path): about.n_bytes for name, about in objects if name.startswith(path)}
+            opened[of] = shards.open_array(storage.join(self.url, PATHS[of]), sizes)
+        return opened[of]
+
+    @property
+    def _geometry(self) -> Geometry:
+        if self.record.geometry is None:
+            raise DamagedDataset(f"{self.key}: its record does not say where the volume lies")
+        return self.record.geometry
+
+    @cached_property
+    def _grid(self) -> Grid:
+        return Grid(self._geometry.shape, self.affine)
+
+    def _zarr(self, of: What) -> zarr.Array[Any]:
+        """Open an array with zarr, once in each process: what s3fs opened does not work in a forked child."""
+        self._check_exists(of)
+        opened: dict[tuple[int, str], zarr.Array[Any]] = vars(self).setdefault("_arrays", {})
+        process = os.getpid()
+        if (process, of) not in opened:
+            opened[process, of] = omezarr.open_array(self.url, PATHS[of], self.record.objects)
+        return opened[process, of]
+
+    def _check_exists(self, of: What) -> None:
+        if of not in PATHS:
+            raise UsageError(f"expected 'image' or 'lungs', found {of!r}")
+        if of == "lungs" and not self.has_lungs:
+            raise UsageError(f"{self.key}: has no lung mask; the settings of its dataset did not ask for lungs")
+
+    def _normalize(self, volume: Volume) -> Volume:
+        if self.values == "normalized":
+            return volume
+        if self.values != "HU":
+            raise UsageError(f"{self.key}: expected HU, found values of another kind ({self.values}); use load()")
+        return normalize(volume)
+
+
+def normalize(volume: Volume) -> Volume:
+    """Scale HU to float32: NORMALIZED_HU to 0..1, values beyond to 0 or 1, then subtract NORMALIZED_MEAN."""
+    low, high = NORMALIZED_HU
+    array = (volume.array.astype(np.float32) - np.float32(low)) / np.float32(high - low)
+    return volume.with_array(np.clip(array, 0, 1) - np.float32(NORMALIZED_MEAN))
+
+
+def as_size(size: int | Index) -> Index:
+    """Return the size of a box along (z, y, x), where one number stands for all three."""
+    if np.shape(size) not in ((), (3,)) or np.min(size) < 1:
+        raise UsageError(f"expected a size of one voxel or more, as one number or as three (z, y, x), found {size!r}")
+    return as_index(np.broadcast_to(size, 3))

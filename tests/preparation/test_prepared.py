@@ -1,0 +1,33 @@
+"""The result of preparing a series."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from dskprep.preparation.lungs.lungs import Lungs
+from dskprep.preparation.prepared import Prepared
+from dskprep.volume import Volume
+
+
+@pytest.fixture
+def prepared() -> Prepared:
+    rng = np.random.default_rng(0)
+    image = Volume(rng.integers(-32767, 32767, (5, 40, 60)).astype(np.int16), np.eye(4))
+    mask = image.with_array(rng.integers(0, 3, image.shape).astype(np.uint8))
+    return Prepared(image, Lungs(mask, 1.0, 1.0, ()))
+
+
+def test_the_mean_inside_the_lungs_is_exact(prepared: Prepared) -> None:
+    assert prepared.lungs is not None
+    values = [int(v) for v in prepared.image.array[prepared.lungs.mask.array > 0]]
+    assert prepared.mean_lung_hu() == sum(values) / len(values)
+
+
+def test_without_lungs_or_hu_there_is_no_mean(prepared: Prepared) -> None:
+    empty = prepared.image.with_array(np.zeros(prepared.image.shape, np.uint8))
+    assert dataclasses.replace(prepared, lungs=Lungs(empty, 0.0, 0.0, ())).mean_lung_hu() is None
+    assert dataclasses.replace(prepared, lungs=None).mean_lung_hu() is None
+    assert dataclasses.replace(prepared, values="own").mean_lung_hu() is None
