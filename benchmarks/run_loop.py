@@ -54,7 +54,7 @@ def main() -> None:
         for observer in observers:
             observer.on_start(summary)
         start, cpu = time.perf_counter(), process.cpu_times()
-        for n, (_, outcome) in enumerate(executor.on_cluster(client, jobs(count), do_nothing), start=1):
+        for n, (_, outcome) in enumerate(executor.execute(client, jobs(count), do_nothing), start=1):
             account.add(outcome.records if outcome else ())
             if n % max(1, count // 10) == 0:
                 wall = time.perf_counter() - start

@@ -11,8 +11,8 @@ from .look.report import report
 from .look.views import show
 from .pipeline.account import RunStopped, Summary
 from .pipeline.cluster import connect, local_client
-from .pipeline.forecast import Plan, plan
 from .pipeline.observer import Observer
+from .pipeline.plan import Plan, plan
 from .pipeline.run import run
 from .preparation.lungs.lungs import Lungs, find_lungs
 from .preparation.prepare import prepare

@@ -82,10 +82,10 @@ HOMES = {
     "numcodecs": {"dataset.omezarr", "dataset.shards"},
     "obstore": {"storage.bucket", "storage.connection"},
     "pandas": {"dataset.index", "look.report", "source.cases"},
-    "psutil": {"pipeline.plan", "source.found"},
+    "psutil": {"pipeline.prediction", "source.found"},
     "pyarrow": {"dataset.index"},
     "pydicom": {"dicom.header", "dicom.pixels", "dicom.slices", "synthetic.scanner"},
-    "rich": {"cli.observers", "cli.output", "cli.words"},
+    "rich": {"cli.output", "cli.words"},
     "s3fs": {"storage.place"},
     "prometheus_client": {"pipeline.metrics", "pipeline.page"},
     "scipy": {

@@ -12,7 +12,7 @@ from dskprep.cli.exits import EXIT_CLEAN, EXIT_USAGE, describe_error
 from dskprep.errors import DskprepError
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
 @click.version_option(package_name="dskprep")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 def main(debug: bool) -> None:

@@ -50,16 +50,9 @@ def verify(target: str, forget: bool) -> int:
 
 @click.command()
 @click.argument("target")
-@click.option(
-    "--older-than",
-    "hours",
-    default=24.0,
-    show_default=True,
-    type=click.FloatRange(0),
-    help="Leave what is younger; in hours.",
-)
+@click.option("--older-than", "hours", default=24.0, type=click.FloatRange(0), help="Leave what is younger; in hours.")
 @click.option("--dry-run", is_flag=True, help="Only say what would be deleted.")
-def clean(target: str, hours: float, dry_run: bool) -> int:
+def clean(target: str, hours: float, dry_run: bool) -> None:
     """Delete what runs that died have left in TARGET: objects without a record, unfinished files."""
     from dskprep.dataset import verification
 
@@ -68,4 +61,3 @@ def clean(target: str, hours: float, dry_run: bool) -> int:
         n_deleted += 1
         click.echo(name)
     click.echo(f"{n_deleted} leftovers {'found' if dry_run else 'deleted'}")
-    return EXIT_CLEAN

@@ -8,7 +8,6 @@ from pathlib import Path
 import click
 
 from dskprep.cli import options
-from dskprep.cli.exits import EXIT_CLEAN
 from dskprep.errors import UsageError
 
 
@@ -19,9 +18,7 @@ from dskprep.errors import UsageError
 @click.option(
     "--3d", "surface", type=click.Choice(["lungs", "bone", "tissue"]), help="A lit surface instead, from three sides."
 )
-@click.option(
-    "--preset", default="default", show_default=True, help="For PLACE alone: settings that come with dskprep."
-)
+@click.option("--preset", default="default", help="For PLACE alone: settings that come with dskprep.")
 @click.option("--config", type=click.Path(dir_okay=False), help="For PLACE alone: settings from a TOML file instead.")
 @click.option("-o", "--output", type=click.Path(dir_okay=False), help="Where to write the picture [KEY.png].")
 def show(
@@ -32,7 +29,7 @@ def show(
     preset: str,
     config: str | None,
     output: str | None,
-) -> int:
+) -> None:
     """Draw a volume: three planes with the outline of the lungs, a histogram and the record in words, as a PNG.
 
     PLACE and KEY are a dataset and the volume in it. PLACE alone is a folder or archive with the DICOM files of
@@ -54,7 +51,6 @@ def show(
     path = Path(output or f"{key or only_case(place).key}.png")
     path.write_bytes(content)
     click.echo(str(path))
-    return EXIT_CLEAN
 
 
 @click.command()
@@ -64,7 +60,7 @@ def show(
 @click.option("--only", metavar="PATTERN", default="*", help="Compare only the patients whose key matches.")
 @click.option("--pictures", type=click.Path(file_okay=False), help="Draw each comparison into this folder.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per patient.")
-def compare(a: str, b: str, series: str | None, only: str, pictures: str | None, as_json: bool) -> int:
+def compare(a: str, b: str, series: str | None, only: str, pictures: str | None, as_json: bool) -> None:
     """Say how the datasets A and B differ, patient by patient: place, HU and lungs.
 
     With --series, how one series differs under two presets, such as: compare default zuidhof --series FOLDER.
@@ -88,20 +84,12 @@ def compare(a: str, b: str, series: str | None, only: str, pictures: str | None,
             path = Path(pictures) / f"{Path(difference.key).name}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(picture.draw_comparison(compared, (Path(a).name, Path(b).name)))
-    return EXIT_CLEAN
 
 
 @click.command()
 @click.argument("target")
-@click.option(
-    "-o",
-    "--output",
-    default="report.html",
-    show_default=True,
-    type=click.Path(dir_okay=False),
-    help="Where to write the page.",
-)
-def report(target: str, output: str) -> int:
+@click.option("-o", "--output", default="report.html", type=click.Path(dir_okay=False), help="Where to write the page.")
+def report(target: str, output: str) -> None:
     """Write one page about the whole of TARGET: the account, distributions, all volumes in pictures, outliers first.
 
     The page needs nothing beside it, and may be sent; it holds pictures of patients.
@@ -110,4 +98,3 @@ def report(target: str, output: str) -> int:
 
     Path(output).write_text(make_report(target), encoding="utf-8")
     click.echo(output)
-    return EXIT_CLEAN

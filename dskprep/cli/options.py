@@ -16,9 +16,7 @@ if TYPE_CHECKING:
 
     from dskprep.settings import PrepConfig
 
-preset_option = click.option(
-    "--preset", default="default", show_default=True, help="Settings that come with dskprep, by their name."
-)
+preset_option = click.option("--preset", default="default", help="Settings that come with dskprep, by their name.")
 config_option = click.option(
     "--config", type=click.Path(dir_okay=False), help="Settings from a TOML file, instead of a preset."
 )

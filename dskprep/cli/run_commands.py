@@ -6,6 +6,7 @@ import json
 import shlex
 import signal
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -22,7 +23,6 @@ from dskprep.errors import InfrastructureError, UsageError
 @click.option(
     "--scheduler",
     default="local",
-    show_default=True,
     help="local, sync (this process), the address of a Dask scheduler, or its .json file.",
 )
 @click.option("--workers", type=int, help="Worker processes of the local scheduler [one per CPU].")
@@ -33,16 +33,9 @@ from dskprep.errors import InfrastructureError, UsageError
     "--retry", type=click.Choice(["refused", "failed", "all"]), help="Prepare patients with this status again."
 )
 @options.patient_folders_option
-@click.option(
-    "--time-limit",
-    default="30m",
-    show_default=True,
-    help="How long reading, computing or writing one patient may take.",
-)
+@click.option("--time-limit", default="30m", help="How long reading, computing or writing one patient may take.")
 @click.option("--log-json", is_flag=True, help="Write lines of JSON to standard output, and nothing else.")
-@click.pass_context
 def run(
-    context: click.Context,
     source: str,
     target: str,
     preset: str,
@@ -50,12 +43,9 @@ def run(
     scheduler: str,
     workers: int | None,
     memory_limit: str | None,
-    limit: int | None,
-    only: str | None,
-    retry: str | None,
-    patient_folders: bool,
     time_limit: str,
     log_json: bool,
+    **choice: Any,
 ) -> int:
     """Prepare every patient of SOURCE that TARGET does not hold yet.
 
@@ -68,6 +58,7 @@ def run(
     from dskprep.preparation import prepare
     from dskprep.settings import PrepConfig
 
+    context = click.get_current_context()
     with Output(as_json=log_json) as output:
         settings = options.read_settings(preset, config)
         time_limit_s = options.read_seconds(time_limit)
@@ -75,21 +66,15 @@ def run(
             prepare.warm(PrepConfig(recipe=settings.recipe))
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # a machine that is taken away: as on Ctrl-C
         try:
-            with (
-                options.open_client(scheduler, workers, memory_limit) as client,
-                output.observe(client) as observer,
-            ):
+            with options.open_client(scheduler, workers, memory_limit) as client, output.observe(client) as observer:
                 summary = pipeline.run(
                     source,
                     target,
                     settings=settings,
                     client=client,
-                    limit=limit,
-                    only=only,
-                    retry=retry,
-                    patient_folders=patient_folders,
                     time_limit_s=time_limit_s,
                     observers=[observer],
+                    **choice,  # limit, only, retry, patient_folders
                 )
         except RunStopped as stopped:
             raise InfrastructureError(f"{stopped}; to go on: {_command_line(context)}") from stopped
@@ -108,7 +93,6 @@ def run(
 @click.option(
     "--sample",
     default=100,
-    show_default=True,
     type=click.IntRange(0),
     help="Read the headers of this many patients, spread evenly; 0: of all.",
 )
@@ -116,17 +100,7 @@ def run(
 @click.option("--against", metavar="TARGET", help="Compare with what became of the same patients in TARGET.")
 @options.patient_folders_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def plan(
-    source: str,
-    preset: str,
-    config: str | None,
-    memory_limit: str | None,
-    sample: int,
-    only: str | None,
-    against: str | None,
-    patient_folders: bool,
-    as_json: bool,
-) -> int:
+def plan(source: str, preset: str, config: str | None, against: str | None, as_json: bool, **choice: Any) -> int:
     """Say what a run would do with SOURCE: written, refused, memory, size, hours and dollars.
 
     Only headers are read, but one patient is prepared on this machine to see how long it takes. Nothing is
@@ -134,36 +108,29 @@ def plan(
     """
     from dskprep.cli import words
     from dskprep.cli.output import Output
-    from dskprep.pipeline import forecast
+    from dskprep.pipeline import plan as planning
 
     output = Output()
     with output.progress("reading headers") as on_patient:
-        made = forecast.plan(
-            source,
-            settings=options.read_settings(preset, config),
-            sample=sample,
-            only=only,
-            patient_folders=patient_folders,
-            memory_limit=memory_limit,
-            on_patient=on_patient,
-        )
+        settings = options.read_settings(preset, config)
+        made = planning.plan(source, settings=settings, on_patient=on_patient, **choice)
     compared = made.compare(against) if against else None
     if as_json:
-        click.echo(json.dumps(made.as_dict() | {"compared": compared._asdict() if compared else None}))
-        return EXIT_CLEAN if made.is_clean else EXIT_SOME_NOT_WRITTEN
-    output.say(*words.describe_plan(made))
-    if compared:
-        n = compared.n_right + len(compared.differences)
-        output.say(f"of {n} series that are done in {against}, {compared.n_right} came out as predicted")
-        output.say(*(f"  {difference}" for difference in compared.differences))
+        click.echo(json.dumps(made.as_dict() | {"compared": compared and compared._asdict()}))
+    else:
+        output.say(*words.describe_plan(made))
+        if compared:
+            n = compared.n_right + len(compared.differences)
+            output.say(f"of {n} series that are done in {against}, {compared.n_right} came out as predicted")
+            output.say(*(f"  {difference}" for difference in compared.differences))
     return EXIT_CLEAN if made.is_clean else EXIT_SOME_NOT_WRITTEN
 
 
 @click.command()
 @click.argument("target")
-@click.option("--patients", default=12, show_default=True, type=click.IntRange(1, 10000), help="How many patients.")
-@click.option("--seed", default=0, show_default=True, type=int, help="Other patients for another seed.")
-def phantom(target: str, patients: int, seed: int) -> int:
+@click.option("--patients", default=12, type=click.IntRange(1, 10000), help="How many patients.")
+@click.option("--seed", default=0, type=int, help="Other patients for another seed.")
+def phantom(target: str, patients: int, seed: int) -> None:
     """Write synthetic patients to TARGET as real DICOM files, for trying it out."""
     from dskprep import storage
     from dskprep.synthetic.scanner import write_patients
@@ -175,27 +142,24 @@ def phantom(target: str, patients: int, seed: int) -> int:
         )
     names = write_patients(target, patients, seed=seed)
     click.echo(f"{len(names)} patients written to {target}: {names[0]} to {names[-1]}")
-    return EXIT_CLEAN
 
 
 @click.command()
-@click.option("--patients", default=12, show_default=True, type=click.IntRange(2, 1000), help="How many patients.")
+@click.option("--patients", default=12, type=click.IntRange(2, 1000), help="How many patients.")
 @click.option(
     "-o",
     "--output",
     "folder",
     default="dskprep-demo",
-    show_default=True,
     type=click.Path(file_okay=False),
     help="Where the dataset and a picture are left.",
 )
-def demo(patients: int, folder: str) -> int:
+def demo(patients: int, folder: str) -> None:
     """Try the whole thing: synthetic patients in an S3 server on this machine, S3 to S3."""
     from dskprep.cli import demo as the_demo
     from dskprep.cli.output import Output
 
     the_demo.play(patients, Path(folder), Output())
-    return EXIT_CLEAN
 
 
 def _command_line(context: click.Context, **changed: str | None) -> str:

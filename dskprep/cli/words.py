@@ -1,4 +1,4 @@
-"""A run, a dataset and a plan in words: what is printed of a summary, a status and a forecast."""
+"""A run, a dataset and a plan in words: what is printed of a summary, a status and a plan."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from dskprep.dataset.record import STATUSES, Record
 if TYPE_CHECKING:
     from dskprep.dataset.status import Status
     from dskprep.pipeline.account import Summary
-    from dskprep.pipeline.forecast import Plan
-    from dskprep.pipeline.plan import Prediction
+    from dskprep.pipeline.plan import Plan
+    from dskprep.pipeline.prediction import Prediction
 
 N_NAMED = 3
 """How many of the slowest and of the largest patients a summary names."""
@@ -69,7 +69,7 @@ def describe_plan(plan: Plan) -> Iterator[RenderableType]:
 
 def _describe_estimate(plan: Plan) -> Iterator[RenderableType]:
     """Yield size, memory, hours and dollars of a run."""
-    from dskprep.pipeline.plan import MACHINES, n_too_large
+    from dskprep.pipeline.plan import MACHINES
     from dskprep.worker import admission
 
     took, estimate = plan.calibration, plan.estimate
@@ -92,7 +92,7 @@ def _describe_estimate(plan: Plan) -> Iterator[RenderableType]:
         hours = estimate.hours_on(machine)
         dollars = hours * machine.dollars_per_hour + estimate.requests_dollars
         numbers = (machine.n_cpus, f"{machine.memory_gib:g}", f"{hours:.2g}", f"{dollars:.2g}")
-        table.add_row(f"  {machine.name}", *map(str, numbers), str(n_too_large(plan.predictions, machine)))
+        table.add_row(f"  {machine.name}", *map(str, numbers), str(plan.n_too_large(machine)))
     yield table
 
 

@@ -14,16 +14,12 @@ from dskprep.errors import InfrastructureError
 
 N_LATEST = 10
 """How many of the latest patients that were not written are kept with their reason."""
-
 N_EXTREME = 5
 """How many of the slowest, and of the largest, patients are named."""
-
 MAX_MESSAGE = 300
 """Letters of a message that are kept with a patient that was not written."""
-
 WINDOW_S = 120.0
 """The pace is that of the last two minutes."""
-
 SAMPLE_EVERY_S = 1.0
 """Least time between two samples of the pace, in seconds."""
 
@@ -53,19 +49,11 @@ class Pace:
         return self._now() - self._started_s
 
     @property
-    def patients_per_second(self) -> float:
-        return (self._n_done - self._samples[0][1]) / self._window_s()
-
-    @property
-    def bytes_per_second(self) -> float:
-        return (self._n_bytes - self._samples[0][2]) / self._window_s()
-
-    def seconds_for(self, n_patients: int) -> float | None:
-        """Return how long this many patients take at this pace; None before the first one is done."""
-        return n_patients / self.patients_per_second if self.patients_per_second else None
-
-    def _window_s(self) -> float:
-        return max(self._now() - self._samples[0][0], 1e-3)
+    def per_second(self) -> tuple[float, float]:
+        """Patients and bytes per second."""
+        begun_s, n_done, n_bytes = self._samples[0]
+        window_s = max(self._now() - begun_s, 1e-3)
+        return (self._n_done - n_done) / window_s, (self._n_bytes - n_bytes) / window_s
 
 
 @dataclass
@@ -128,11 +116,6 @@ class Account:
         self.largest = heapq.nlargest(N_EXTREME, [*self.largest, (own.bytes_read, own.key)])
         self.pace.add(own.bytes_read)
 
-    @property
-    def seconds_left(self) -> float | None:
-        """Time left at the pace of the last minutes; None while the source is listed, or before the first patient."""
-        return self.pace.seconds_for(self.inputs - self.counts.total()) if self.is_listed else None
-
     def as_dict(self) -> dict[str, Any]:
         """Return the account so far as plain JSON values. Other threads may call this while the run adds to it."""
         return {
@@ -153,13 +136,17 @@ class Account:
         }
 
     def figures(self) -> dict[str, Any]:
-        """Return the account so far with its pace: for the page, the terminal and the log."""
-        left = self.seconds_left
+        """Return the account so far with its pace: for the page, the terminal and the log.
+
+        `seconds_left` is None while the source is listed, and before the first patient is done.
+        """
+        patients_per_s, bytes_per_s = self.pace.per_second
+        n_left = self.inputs - self.counts.total()
         return self.as_dict() | {
             "seconds": round(self.pace.seconds, 1),
-            "patients_per_minute": round(60 * self.pace.patients_per_second, 1),
-            "read_mb_per_second": round(self.pace.bytes_per_second / 1e6, 1),
-            "seconds_left": None if left is None else round(left),
+            "patients_per_minute": round(60 * patients_per_s, 1),
+            "read_mb_per_second": round(bytes_per_s / 1e6, 1),
+            "seconds_left": round(n_left / patients_per_s) if self.is_listed and patients_per_s else None,
             "latest": list(self.latest),
         }
 

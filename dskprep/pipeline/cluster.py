@@ -22,16 +22,12 @@ from dskprep.preparation import prepare
 
 SLOTS = 3
 """Threads per worker process: at a time one patient is read, one computed and one written."""
-
 MEMORY_SHARE = 0.9
 """Share of the machine's memory (or of the container's limit) for all workers together."""
-
 MIN_WORKER_BYTES = 1_200_000_000
 """Memory that an ordinary chest needs. Fewer workers are started rather than smaller ones."""
-
 CONNECT_S = 15
 """How long to wait for a scheduler to answer, in seconds."""
-
 WORKERS_S = 120
 """How long to wait for the first worker of a cluster, in seconds."""
 
@@ -124,28 +120,24 @@ def worker_sizes(workers: int | None, memory_limit: str | int | None) -> tuple[i
     """Return how many workers to start, and how many bytes each may use. Raises UsageError; see `local_client`."""
     total = int(MEMORY_LIMIT * MEMORY_SHARE)
     if workers is not None and workers < 1:
-        raise UsageError(f"--workers must be 1 or more, not {workers}")
+        raise UsageError(f"workers must be 1 or more, not {workers}")
     try:
         limit = None if memory_limit is None else int(parse_bytes(memory_limit))
     except (ValueError, OverflowError) as error:
-        raise UsageError(f"--memory-limit must be a size such as 1.6GiB, not {memory_limit!r}") from error
+        raise UsageError(f"the memory limit must be a size such as 1.6GiB, not {memory_limit!r}") from error
     if limit is not None and limit < MIN_WORKER_BYTES // 4:
         raise UsageError(
-            f"--memory-limit {memory_limit} is too small; a worker needs about {format_bytes(MIN_WORKER_BYTES)}"
+            f"a memory limit of {memory_limit} is too small; a worker needs about {format_bytes(MIN_WORKER_BYTES)}"
         )
-    if workers is None:
-        workers = max(1, min(CPU_COUNT, total // (limit or MIN_WORKER_BYTES)))
-    if limit is None:
-        limit = total // workers
-        if limit < MIN_WORKER_BYTES // 4:
-            raise UsageError(
-                f"{workers} workers leave each {format_bytes(limit)}; at most {total // MIN_WORKER_BYTES} fit"
-            )
-    elif limit * workers > total:
+    workers = workers or max(1, min(CPU_COUNT, total // (limit or MIN_WORKER_BYTES)))
+    share = total // workers
+    if limit is None and share < MIN_WORKER_BYTES // 4:
+        raise UsageError(f"{workers} workers leave each {format_bytes(share)}; at most {total // MIN_WORKER_BYTES} fit")
+    if limit is not None and limit > share:
         raise UsageError(
             f"{workers} workers of {format_bytes(limit)} need more than the {format_bytes(total)} that may be used here"
         )
-    return workers, limit
+    return workers, limit or share
 
 
 @contextlib.contextmanager
@@ -157,25 +149,21 @@ def connect(address: str) -> Iterator[Client]:
     is_file = address.endswith(".json")
     if not is_file and "://" not in address:
         raise UsageError(
-            f"--scheduler must be local, sync, an address such as tcp://host:8786, or a .json file, not {address!r}"
+            f"expected the address of a scheduler, such as tcp://host:8786, or its .json file, found {address!r}; "
+            "on the command line local and sync are schedulers too"
         )
     if is_file and not Path(address).exists():
         raise InfrastructureError(f"{address}: there is no such scheduler file")
-    client, problem = _try_to_connect(address, is_file=is_file)
-    if client is None:
-        # collect the client that failed now: if that came later, it could block while another one starts
-        gc.collect()
-        raise InfrastructureError(f"{address}: no Dask scheduler answers ({problem})")
-    with client:
-        yield client
-
-
-def _try_to_connect(address: str, *, is_file: bool) -> tuple[Client | None, str]:
     try:
         client = Client(scheduler_file=address, timeout=CONNECT_S) if is_file else Client(address, timeout=CONNECT_S)
     except (OSError, TimeoutError, ValueError, TypeError, AssertionError, RuntimeError) as error:
-        return None, " ".join(str(error).split())[:150]
-    return client, ""
+        problem = " ".join(str(error).split())[:150]
+    else:
+        with client:
+            yield client
+        return
+    gc.collect()  # of the client that failed: if that came later, it could block while another one starts
+    raise InfrastructureError(f"{address}: no Dask scheduler answers ({problem})")
 
 
 def memory_limits(client: Client) -> list[int]:

@@ -19,10 +19,8 @@ from dskprep.pipeline.cluster import MIN_WORKER_BYTES, SETTINGS, SLOTS, memory_l
 
 CHECK_S = 120
 """How long a worker may take to look for the data, in seconds; the retries of its store take less."""
-
 MAX_NOTES = 3
 """How many workers are named for the same fault."""
-
 DO_THIS = "give the scheduler and workers DASK_CONFIG=cluster/dask.yaml"
 """What to do about settings that are not as in `cluster.SETTINGS`."""
 
@@ -47,22 +45,18 @@ def check(client: Client, source: str, target: str) -> list[str]:
     asked = {host: _submit_to(client, address, _seen_by_worker, source, target) for host, address in hosts.items()}
     notes: set[str] = set()
     for host, future in asked.items():
+        worker = f"{host}: a worker there"
         try:
             seen = future.result(timeout=CHECK_S)
         except TimeoutError as error:
-            raise InfrastructureError(
-                f"{host}: a worker there did not answer for {CHECK_S} s about {source}"
-            ) from error
+            raise InfrastructureError(f"{worker} did not answer for {CHECK_S} s about {source}") from error
         except Exception as error:
-            raise InfrastructureError(
-                f"{host}: a worker there cannot run dskprep ({type(error).__name__}: {str(error)[:200]})"
-            ) from error
+            problem = f"{type(error).__name__}: {str(error)[:200]}"
+            raise InfrastructureError(f"{worker} cannot run dskprep ({problem})") from error
         if seen["problem"]:
-            raise InfrastructureError(f"{host}: a worker there cannot reach the data: {seen['problem']}")
+            raise InfrastructureError(f"{worker} cannot reach the data: {seen['problem']}")
         if is_there and not seen["source_exists"]:
-            raise InfrastructureError(
-                f"{host}: a worker there does not see {source}; mount it in the same place on every host"
-            )
+            raise InfrastructureError(f"{worker} does not see {source}; mount it in the same place on every host")
         notes.update(_notes_on_worker(seen))
     return [*about_versions, *_notes_on_scheduler(client), *_notes_on_sizes(workers.values(), limits), *sorted(notes)]
 
@@ -118,15 +112,15 @@ def _notes_on_worker(seen: dict[str, Any]) -> Iterator[str]:
 
 def _notes_on_scheduler(client: Client) -> Iterator[str]:
     names = ("distributed.scheduler.allowed-failures", "distributed.scheduler.worker-saturation")
-    there = client.run_on_scheduler(lambda names: {name: dask.config.get(name) for name in names}, names)
-    if there[names[0]] != SETTINGS[names[0]]:
+    failures, saturation = client.run_on_scheduler(lambda names: [dask.config.get(name) for name in names], names)
+    if failures != SETTINGS[names[0]]:
         yield (
-            f"the scheduler's allowed-failures is {there[names[0]]}: a patient that kills its worker kills "
-            f"{there[names[0]] + 1} of them before it is set apart; {DO_THIS}"
+            f"the scheduler's allowed-failures is {failures}: a patient that kills its worker kills "
+            f"{failures + 1} of them before it is set apart; {DO_THIS}"
         )
-    if there[names[1]] != SETTINGS[names[1]]:
+    if saturation != SETTINGS[names[1]]:
         yield (
-            f"the scheduler's worker-saturation is {there[names[1]]}: patients that wait beside one that kills its "
+            f"the scheduler's worker-saturation is {saturation}: patients that wait beside one that kills its "
             f"worker are blamed with it; {DO_THIS}"
         )
 

@@ -8,7 +8,7 @@ import itertools
 import operator
 import secrets
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import CancelledError
 from typing import Any
 
@@ -24,10 +24,8 @@ from dskprep.worker.patient import Job, Outcome
 
 FIRST_BAG, LARGEST_BAG = 32, 512
 """Patients in the first bag of a run, and in its later ones: the source is listed that far ahead of the work."""
-
 RESTART_S = 30.0
 """How long to wait for a worker to restart, in seconds."""
-
 RECOUNT_S = 5.0
 """How often to count the workers, in seconds, so that those that join later are used."""
 
@@ -39,29 +37,24 @@ Done = tuple[Job, Outcome | None]
 
 
 def execute(client: Client | None, jobs: Iterator[Job], work: Work) -> Generator[Done]:
-    """Do the jobs on the workers of `client`, or in this process. Yield them in the order in which they end."""
-    return on_cluster(client, jobs, work) if client else _in_process(jobs, work)
-
-
-def _in_process(jobs: Iterable[Job], work: Work) -> Generator[Done]:
-    for job in jobs:
-        (outcome,) = db.from_sequence([job], partition_size=1).map(work).compute(scheduler="sync")
-        yield job, outcome
-
-
-def on_cluster(client: Client, jobs: Iterator[Job], work: Work) -> Generator[Done]:
-    """Do the jobs on the workers, as many at a time as there are slots, and one more that waits on the scheduler.
+    """Do the jobs on the workers of `client`, or in this process. Yield them in the order in which they end.
 
     A job that lost its worker is run again at the end, alone. If that kills another worker, its outcome is None.
     """
-    suspects: list[Job] = []
+    if client is None:
+        for job in jobs:
+            yield job, *_bag([job], work).compute(scheduler="sync")
+        return
+    suspects = []
     line = _Line(client, work)
     try:
-        yield from line.drain(jobs, suspects)
+        for job, outcome in line.drain(jobs):
+            if outcome is None:
+                suspects.append(job)
+            else:
+                yield job, outcome
         for job in suspects:
-            lost: list[Job] = []
-            yield from line.drain(iter([job]), lost)
-            yield from ((job, None) for job in lost)
+            yield from line.drain(iter([job]))
     finally:
         line.abandon()
 
@@ -118,8 +111,8 @@ class _Line:
         self.n_slots = 0
         self.counted_s = float("-inf")
 
-    def drain(self, jobs: Iterator[Job], lost: list[Job]) -> Iterator[tuple[Job, Outcome]]:
-        """Run the jobs. Add those that the scheduler gave up, as their workers died, to `lost`."""
+    def drain(self, jobs: Iterator[Job]) -> Iterator[Done]:
+        """Run the jobs. The outcome is None for those that the scheduler gave up, as their workers died."""
         done = as_completed()
         tasks = _tasks(jobs, self.work)
         while True:
@@ -131,11 +124,7 @@ class _Line:
                 if not self.under_way:
                     return
                 ended = self._collect(done.next_batch())
-            for job, outcome in ended:
-                if outcome is None:
-                    lost.append(job)
-                else:
-                    yield job, outcome
+            yield from ended
 
     def abandon(self) -> None:
         """Cancel what is still under way."""

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, get_args
+from typing import Any
 
 from dskprep.dataset.record import STATUSES
-from dskprep.worker import slots
-
-SLOTS = get_args(slots.Slot)
-"""The slots of a worker, in their order."""
+from dskprep.worker.slots import SLOTS
 
 
 def collect(run: dict[str, Any], workers: Sequence[dict[str, Any]]) -> Iterator[Any]:

@@ -22,37 +22,26 @@ from dskprep.worker import slots
 
 PATH = "dskprep"
 """Path of the page on the dashboard."""
-
 RUN_TOPIC = "dskprep-run"
 """Topic of Dask's events that hold the figures of a run."""
-
 UPDATE_MS = 1000
 """Time between two updates of the page in a browser, in ms."""
-
 MAX_HISTORY = 600
 """Points of the curves. When there are more, every second one is dropped."""
-
 MAX_TASKS = 5000
 """Patients that the scheduler keeps for the performance report; Dask's own default is 100 000."""
-
 MAX_ROWS = 100
 """Workers that the page lists."""
-
 MAX_LETTERS = 32
 """Letters of a patient's key in the table of the workers. A longer key loses its middle."""
-
 COLOURS = {"written": "#3b8c66", "refused": "#d9a441", "failed": "#c2452d", "killed": "#5b3758"}
 """Colours of the statuses."""
-
 BLUE, GREY = "#2b5d8a", "#777777"
 """Colours of curves and bars, and of what is less important."""
-
 NEAR = 0.9
 """A bar that shows a larger share of the memory is red."""
-
 BOX = {"overflow": "auto", "max-height": "340px"}
 """Style of the tables."""
-
 ANSWER_S = 2
 """How long to wait for a dashboard to answer, in seconds."""
 
@@ -104,7 +93,6 @@ class Page(SchedulerPlugin):
 
     def __init__(self) -> None:
         self.run: dict[str, Any] = {}
-        self.told_s = 0.0
         self.history: list[dict[str, float]] = []
         self.workers: dict[str, dict[str, Any]] = {}
         self._registry: Any = None
@@ -148,7 +136,7 @@ class Page(SchedulerPlugin):
         elif topic == RUN_TOPIC:
             if msg["run_id"] != self.run.get("run_id"):
                 self.history.clear()
-            self.run, self.told_s = msg, time.monotonic()
+            self.run = msg
             self.history.append(
                 {
                     "minutes": msg["seconds"] / 60,
@@ -168,13 +156,10 @@ class Page(SchedulerPlugin):
         """Return the run in figures, as HTML."""
         if not self.run:
             return "<b>No run yet.</b>"
-        run, is_going_on = self.run, self.run["state"] == "running"
-        since_s = time.monotonic() - self.told_s if is_going_on else 0.0
-        title, *_ = in_words(run)
-        left_s, n_done = run["seconds_left"], sum(run["counts"].values())
+        run, left_s, n_done = self.run, self.run["seconds_left"], sum(self.run["counts"].values())
         tiles = {s: run["counts"][s] for s in STATUSES if s in run["counts"]} | {
-            "elapsed": time_in_words(run["seconds"] + since_s),
-            "left": time_in_words(max(0.0, left_s - since_s)) if left_s is not None and is_going_on else "-",
+            "elapsed": time_in_words(run["seconds"]),
+            "left": time_in_words(left_s) if left_s is not None and run["state"] == "running" else "-",
             "patients per minute": f"{run['patients_per_minute']:g}",
             "MB/s read": f"{run['read_mb_per_second']:g}",
             "GB read": f"{run['bytes_read'] / 1e9:.2f}",
@@ -183,15 +168,15 @@ class Page(SchedulerPlugin):
             "CPU s per patient": f"{run['cpu_seconds'] / n_done:.1f}" if n_done else "-",
         }
         parts = [(COLOURS[status], run["counts"].get(status, 0) / max(run["inputs"], 1)) for status in STATUSES]
-        return str(PARTS.headline(run, title, tiles, parts, colour=COLOURS.get, blue=BLUE, grey=GREY))
+        return str(PARTS.headline(run, in_words(run)[0], tiles, parts, colour=COLOURS.get, blue=BLUE, grey=GREY))
 
     def stage_shares(self) -> dict[str, list[Any]]:
         """Return the share of each stage in the patients' seconds, in percent, the last stage first."""
         seconds = self.run.get("stage_seconds", {})
         names = [stage for stage in reversed(STAGES) if stage in seconds]
-        shares = [100 * seconds[stage] / (sum(seconds.values()) or 1.0) for stage in names]
-        words = [f"{share:.0f} %  {time_in_words(seconds[stage])}" for stage, share in zip(names, shares, strict=True)]
-        return {"stage": names, "share": shares, "words": words}
+        shares = {stage: 100 * seconds[stage] / (sum(seconds.values()) or 1.0) for stage in names}
+        words = [f"{share:.0f} %  {time_in_words(seconds[stage])}" for stage, share in shares.items()]
+        return {"stage": names, "share": [*shares.values()], "words": words}
 
     def worker_table(self, scheduler: Any) -> str:
         """Return a table, as HTML: for each worker of the scheduler its slots, its memory, its ledger."""
@@ -201,7 +186,7 @@ class Page(SchedulerPlugin):
             rows.append(
                 {
                     "worker": address.partition("://")[2],
-                    **{slot: _slot_in_words(told, slot) for slot in metrics.SLOTS},
+                    **{slot: _slot_in_words(told, slot) for slot in slots.SLOTS},
                     "memory of its limit": _share(worker.metrics.get("memory", 0), worker.memory_limit),
                     "given to patients": _share(told.get("taken_bytes", 0), told.get("total_bytes", 0)),
                 }

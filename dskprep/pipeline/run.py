@@ -42,6 +42,7 @@ from dskprep.pipeline.observer import Observer
 from dskprep.preparation import user_steps
 from dskprep.settings import PrepConfig
 from dskprep.source import cases as discover
+from dskprep.source.cases import Case
 from dskprep.worker import patient
 from dskprep.worker.patient import Job
 
@@ -53,11 +54,9 @@ RETRIES = {
     "failed": ("failed", "killed"),
     "all": ("refused", "failed", "killed"),
 }
-"""Which statuses are done again, by the value of --retry."""
-
+"""Which statuses are done again, by the value of `retry`."""
 MAX_FAILURES_IN_A_ROW = 20
 """A run gives up when the infrastructure has failed this many patients one after another."""
-
 TIME_LIMIT_S = 1800.0
 """Default limit for one stage of one patient, in seconds."""
 
@@ -126,14 +125,17 @@ def run(
         run again to go on.
     """
     source, target = storage.absolute(source), storage.absolute(target)
-    _check_places(source, target)
+    if storage.is_within(target, source):
+        raise UsageError(f"the target {target} lies inside the source {source}; choose a place outside it")
+    if storage.is_within(source, target):
+        raise UsageError(f"the source {source} lies inside the target {target}; choose another target")
     if retry not in RETRIES:
         raise UsageError(f"retry must be refused, failed or all, not {retry!r}")
     if limit is not None and limit < 1:
         raise UsageError(f"limit must be 1 or more, not {limit}")
     settings = config.preset(preset) if settings is None else config.given(settings)
     user_steps.check(settings)
-    cases = _choose(source, limit, only, patient_folders=patient_folders)
+    cases = choose(source, only=only, limit=limit, patient_folders=patient_folders)
     notes = cluster_check.check(client, source, target) if client else []
     memory_bytes = min(cluster.memory_limits(client)) if client else MEMORY_LIMIT
     store.create(target, settings)
@@ -144,7 +146,8 @@ def run(
         memory_bytes=memory_bytes,
         limit_s=time_limit_s if client else None,
     )
-    summary = Summary(_new_run_id(), source, target, Account(), 0.0)
+    run_id = f"{datetime.datetime.now(datetime.UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(2)}"
+    summary = Summary(run_id, source, target, Account(), 0.0)
     jobs = _jobs(cases, target, summary.account, RETRIES[retry])
     watching, more_notes = watch.begin(client) if client else ([], [])
     everybody = [*watching, *(observers or [_LoggedNotes()])]
@@ -167,14 +170,9 @@ def run(
     return summary
 
 
-def _check_places(source: str, target: str) -> None:
-    if storage.is_within(target, source):
-        raise UsageError(f"the target {target} lies inside the source {source}; choose a place outside it")
-    if storage.is_within(source, target):
-        raise UsageError(f"the source {source} lies inside the target {target}; choose another target")
-
-
-def _choose(source: str, limit: int | None, only: str | None, *, patient_folders: bool) -> Iterator[discover.Case]:
+def choose(
+    source: str, *, only: str | None = None, limit: int | None = None, patient_folders: bool = False
+) -> Iterator[Case]:
     """Return the cases of the source that are asked for. Raises UsageError at once if there are none."""
     cases = discover.cases(source, patient_folders=patient_folders)
     first = next(cases, None)
@@ -182,15 +180,14 @@ def _choose(source: str, limit: int | None, only: str | None, *, patient_folders
         raise UsageError(f"{source}: there is no such folder; check the path")
     if first is None:
         raise UsageError(f"{source}: holds no patients; expected folders of DICOM files, archives or a manifest")
-    cases = itertools.chain([first], cases)
-    matching = (case for case in cases if only is None or fnmatch.fnmatchcase(case.key, only))
-    first = next(matching, None)
+    cases = (c for c in itertools.chain([first], cases) if only is None or fnmatch.fnmatchcase(c.key, only))
+    first = next(cases, None)
     if first is None:
         raise UsageError(f"no patient of {source} matches {only!r}")
-    return itertools.islice(itertools.chain([first], matching), limit)
+    return itertools.islice(itertools.chain([first], cases), limit)
 
 
-def _jobs(cases: Iterable[discover.Case], target: str, account: Account, again: tuple[str, ...]) -> Iterator[Job]:
+def _jobs(cases: Iterable[Case], target: str, account: Account, again: tuple[str, ...]) -> Iterator[Job]:
     """Yield the cases that are to be done, and count the others as done before."""
     known: dict[str, list[RecordName]] = defaultdict(list)
     for name in store.record_names(target):
@@ -217,7 +214,7 @@ def _recorded(done: Iterable[executor.Done], target: str, settings: PrepConfig) 
     n_in_a_row = 0
     for job, outcome in done:
         if outcome is None:
-            outcome = patient.record_loss(target, patient.killed_record(job.case, settings), job.stale)
+            outcome = patient.record_killed(job, target, settings)
         if not outcome.is_recorded:
             for record in outcome.records:
                 store.commit(target, record)
@@ -275,7 +272,3 @@ def _tell(observers: list[Observer], event: str, *arguments: Any) -> None:
         except Exception:
             log.exception(f"the observer {type(observer).__name__} failed and hears no more of this run")
             observers.remove(observer)
-
-
-def _new_run_id() -> str:
-    return f"{datetime.datetime.now(datetime.UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(2)}"

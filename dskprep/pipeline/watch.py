@@ -24,16 +24,12 @@ log = logging.getLogger("dskprep")
 
 TELL_EVERY_S = 1.0
 """Time between two updates of the page, in seconds."""
-
 JOIN_S = 5.0
 """How long a request that hangs may hold up the end of a run, in seconds."""
-
 REMOTE_ICON = re.compile(r'<link rel="shortcut icon"[^>]*>')
 """The only thing that a performance report loads from the network."""
-
 DOCUMENT = re.compile(r'(<script type="application/json"[^>]*>)')
 """The tag before the JSON document that holds all that a performance report shows."""
-
 LOG_TABS = ("Scheduler Logs",)
 """Tabs that are left out: whatever a library logs may hold lines of code, or worse."""
 
@@ -111,9 +107,8 @@ def without_secrets(report: str) -> bytes:
     """Return Dask's performance report without source code and logs, and without what it loads from the network."""
 
     def is_log(value: Any) -> bool:
-        return (
-            isinstance(value, dict) and value.get("name") == "TabPanel" and value["attributes"].get("title") in LOG_TABS
-        )
+        is_tab = isinstance(value, dict) and value.get("name") == "TabPanel"
+        return is_tab and value["attributes"].get("title") in LOG_TABS
 
     def cleared(value: Any) -> Any:
         if isinstance(value, dict):

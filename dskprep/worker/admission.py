@@ -16,13 +16,10 @@ from dskprep.volume import Triple
 
 BASE_BYTES = 380_000_000
 """Memory of a worker process that has imported and compiled everything, before its first patient."""
-
 USABLE_SHARE = 0.9
 """Share of a worker's limit that is planned with: Dask kills a worker at 0.95."""
-
 FIXED_BYTES = 60_000_000
 """Memory that a patient of any size needs: the coarse grid of the lungs, planes in float, codecs."""
-
 ARCHIVE_GROWTH = 3
 """An archive is estimated to need this many times its size, until its first series is decoded."""
 
@@ -106,7 +103,7 @@ class Ledger:
         self.check(need_bytes)
         ticket.need_bytes, ticket.held_bytes = need_bytes, read_bytes
         with self._changed:
-            self._changed.wait_for(lambda: self._fits(ticket))
+            self._changed.wait_for(lambda: self._taken_bytes([*self._tickets, ticket]) <= self.total_bytes)
             self._tickets.append(ticket)
 
     def check(self, need_bytes: int) -> None:
@@ -141,9 +138,6 @@ class Ledger:
             ticket.need_bytes = ticket.held_bytes = held_bytes
             self._changed.notify_all()
 
-    def _fits(self, new: Ticket) -> bool:
-        return self._taken_bytes([*self._tickets, new]) <= self.total_bytes
-
     @staticmethod
     def _taken_bytes(tickets: list[Ticket]) -> int:
         beyond_files = max((t.need_bytes - t.held_bytes for t in tickets), default=0)
@@ -160,7 +154,7 @@ def admit(files: CaseFiles, config: PrepConfig, ledger: Ledger, ticket: Ticket, 
         raise ledger.refusal(FIXED_BYTES + files.n_bytes)
     if need is None or need.is_held:
         need_bytes = max(files.n_bytes, need.need_bytes if need else least_bytes(files, config, is_held=True))
-        if files.is_archive or need_bytes <= ledger.total_bytes or not may_reread(files, config):
+        if need_bytes <= ledger.total_bytes or not may_reread(files, config):
             ledger.admit(ticket, files.n_bytes, need_bytes)
             return
         need_bytes = least_bytes(files, config, is_held=False)

@@ -10,7 +10,7 @@ import functools
 import threading
 import time
 import traceback
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import distributed
 
@@ -27,24 +27,16 @@ from dskprep.worker.time_limit import CpuMeter, Overdue, within
 
 ATTEMPTS = 3
 """Tries of a patient whose store did not answer; the store's own retries come on top."""
-
 WAIT_S = 2.0
 """Seconds before the second try; doubled before each further one."""
-
 DEADLINE_S = 600.0
 """Seconds after which a patient is not tried again."""
 
 _LEDGERS: dict[int, Ledger] = {}
 """The ledgers of this process, by its memory limit in bytes: one, unless a test asks for more."""
-
 _LEDGERS_LOCK = threading.Lock()
-"""Held while a ledger is made."""
-
 _SLOTS = Slots()
-"""The slots of this process."""
-
 _CPU = CpuMeter()
-"""Shares out the CPU seconds of this process."""
 
 
 @dataclass(frozen=True)
@@ -78,45 +70,34 @@ def prepare_patient(
     """
     clock = Stopwatch()
     if limit_s is None:
-        return _prepare(job, target, config, memory_bytes, clock)
+        return _prepare(job, target, config, _ledger(memory_bytes), clock)
     worker = distributed.get_worker()
     # a worker that came late may have less memory than those that the client asked
-    memory_bytes = min(memory_bytes, worker.memory_manager.memory_limit or memory_bytes)
-    _SLOTS.tell_through(worker, _ledger(memory_bytes))
+    ledger = _ledger(min(memory_bytes, worker.memory_manager.memory_limit or memory_bytes))
+    _SLOTS.tell_through(worker, ledger)
     try:
-        return within(limit_s, clock, functools.partial(_prepare, job, target, config, memory_bytes, clock))
+        return within(limit_s, clock, functools.partial(_prepare, job, target, config, ledger, clock))
     except Overdue as overdue:
         lost = _record_failure(job, target, config, clock, "time-limit", str(overdue), overdue.stack)
-        return Outcome(lost.records, lost.is_recorded, stuck_worker=worker.address)
+        return replace(lost, stuck_worker=worker.address)
 
 
-def record_loss(target: str, record: Record, stale: tuple[RecordName, ...]) -> Outcome:
-    """Commit the record of a patient that was lost, if the target can be written at all."""
-    try:
-        done = store.find_written(target, record.key, record.input_digest)
-        if done:  # its worker died after the commit
-            return Outcome((done[-1],))
-        store.forget(target, stale)
-        store.commit(target, record)
-    except OSError:  # an InfrastructureError, or one of the operating system's
-        return Outcome((record,), is_recorded=False)
-    return Outcome((record,))
-
-
-def killed_record(case: Case, config: PrepConfig) -> Record:
-    """Return the record of a patient that killed its worker twice, the second time running alone."""
+def record_killed(job: Job, target: str, config: PrepConfig) -> Outcome:
+    """Record a patient that killed its worker twice, the second time running alone."""
     message = (
         "its worker process died twice while it held this patient, the second time alone: "
         "most likely it needs more memory than the worker's limit"
     )
-    return begin_record(case, config, status="killed", reason="worker-died", message=message)
+    return _record_loss(
+        job, target, begin_record(job.case, config, status="killed", reason="worker-died", message=message)
+    )
 
 
-def _prepare(job: Job, target: str, config: PrepConfig, memory_bytes: int, clock: Stopwatch) -> Outcome:
+def _prepare(job: Job, target: str, config: PrepConfig, ledger: Ledger, clock: Stopwatch) -> Outcome:
     started = time.monotonic()
     for attempt in range(1, ATTEMPTS + 1):
         try:
-            return Outcome(tuple(_try(job, target, config, _ledger(memory_bytes), clock)))
+            return Outcome(tuple(_try(job, target, config, ledger, clock)))
         except OSError as error:  # an InfrastructureError, or one of the operating system's
             failure: Exception = error
             if attempt == ATTEMPTS or time.monotonic() - started > DEADLINE_S:
@@ -175,7 +156,20 @@ def _record_failure(
 ) -> Outcome:
     failed = begin_record(job.case, config, status="failed", reason=reason, message=message, traceback=stack)
     failed = failed.changed(seconds=dict(clock.seconds), cpu_s=round(_CPU.since_last(), 3))
-    return record_loss(target, failed, job.stale)
+    return _record_loss(job, target, failed)
+
+
+def _record_loss(job: Job, target: str, record: Record) -> Outcome:
+    """Commit the record of a patient that was lost, if the target can be written at all."""
+    try:
+        done = store.find_written(target, record.key, record.input_digest)
+        if done:  # its worker died after the commit
+            return Outcome((done[-1],))
+        store.forget(target, job.stale)
+        store.commit(target, record)
+    except OSError:  # an InfrastructureError, or one of the operating system's
+        return Outcome((record,), is_recorded=False)
+    return Outcome((record,))
 
 
 def _ledger(limit_bytes: int) -> Ledger:

@@ -7,8 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from dskprep.stopwatch import Stopwatch
 from dskprep.worker.admission import Ledger
@@ -18,28 +17,19 @@ if TYPE_CHECKING:
 
 TOPIC = "dskprep-slots"
 """Topic of the Dask events that hold the state of one worker process (see `Slots.state`)."""
-
 EVERY_S = 1.0
 """Least seconds between two events of one process, so that their cost does not grow with the number of patients."""
 
 Slot = Literal["read", "compute", "write"]
-
-
-@dataclass(frozen=True, eq=False)
-class _Held:
-    """The patient in a slot."""
-
-    key: str
-    clock: Stopwatch
-    since_s: float
+SLOTS: tuple[str, ...] = get_args(Slot)
 
 
 class Slots:
     """Which patient is read, which is computed and which is written in this process."""
 
     def __init__(self) -> None:
-        self._free = {"read": threading.Lock(), "compute": threading.Lock(), "write": threading.Lock()}
-        self._held: dict[str, _Held] = {}
+        self._free = {slot: threading.Lock() for slot in SLOTS}
+        self._held: dict[str, tuple[str, Stopwatch, float]] = {}
         self._changed = threading.Event()
         self._worker: Worker | None = None
         self._ledger: Ledger | None = None
@@ -49,7 +39,7 @@ class Slots:
         """Wait until a slot is free, and hold it for the patient `key`, whose stage `clock` knows."""
         with self._free[slot]:
             clock.on_change = self._changed.set
-            self._held[slot] = _Held(key, clock, time.monotonic())
+            self._held[slot] = (key, clock, time.monotonic())
             self._changed.set()
             try:
                 yield
@@ -71,8 +61,8 @@ class Slots:
             "worker": self._worker.address if self._worker else "",
             "pid": os.getpid(),
             "slots": {
-                slot: [held.key, held.clock.latest(), round(now - held.since_s, 2)]
-                for slot, held in self._held.copy().items()
+                slot: [key, clock.latest(), round(now - since_s, 2)]
+                for slot, (key, clock, since_s) in self._held.copy().items()
             },
             "taken_bytes": self._ledger.taken_bytes if self._ledger else 0,
             "total_bytes": self._ledger.total_bytes if self._ledger else 0,

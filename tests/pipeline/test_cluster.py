@@ -66,7 +66,7 @@ def test_numbers_that_are_given_are_kept() -> None:
 @pytest.mark.parametrize(
     ("workers", "memory_limit", "problem"),
     [
-        (0, None, "--workers must be 1 or more, not 0"),
+        (0, None, "workers must be 1 or more, not 0"),
         (-1, None, "1 or more"),
         (2, "much", "a size such as 1.6GiB, not 'much'"),
         (2, "10MB", "too small"),
@@ -86,7 +86,7 @@ def connect(address: str) -> None:
 
 @pytest.mark.parametrize("address", ["locl", "host:8786", ""])
 def test_an_address_that_is_none_is_wrong_use(address: str) -> None:
-    with pytest.raises(UsageError, match="--scheduler must be"):
+    with pytest.raises(UsageError, match="expected the address of a scheduler"):
         connect(address)
 
 
@@ -314,7 +314,7 @@ def test_workers_that_come_while_a_run_goes_on_are_used(
             growing.adapt(minimum=0, maximum=2, interval="100ms", target_duration="10ms")
             assert cluster.memory_limits(client)  # wakes it
         done = []
-        for _, outcome in executor.on_cluster(client, jobs, work):
+        for _, outcome in executor.execute(client, jobs, work):
             done += outcome.records if outcome else ()
             if len(done) == 1 and not is_adaptive:  # jobs may end in any order, but the first few wait for nobody
                 growing.scale(2)

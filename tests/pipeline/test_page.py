@@ -369,13 +369,13 @@ def test_the_pace_is_that_of_the_last_minutes() -> None:
     for _ in range(100):  # one every ten seconds, and then ten times as fast
         now[0] += 10
         pace.add(0)
-    assert pace.patients_per_second == pytest.approx(0.1, rel=0.1)
+    assert pace.per_second[0] == pytest.approx(0.1, rel=0.1)
     for _ in range(300):
         now[0] += 1
         pace.add(0)
-    assert pace.patients_per_second == pytest.approx(1.0, rel=0.02)
+    assert pace.per_second[0] == pytest.approx(1.0, rel=0.02)
     now[0] += 60
-    assert pace.patients_per_second < 0.8
+    assert pace.per_second[0] < 0.8
 
 
 def test_the_account_names_the_slowest_and_the_largest() -> None:

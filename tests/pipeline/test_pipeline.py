@@ -350,7 +350,7 @@ def test_a_folder_of_several_series_counts_once_and_tells_of_the_others(tmp_path
 def test_a_patient_committed_by_a_worker_that_then_died_is_not_killed(source: str, target: str) -> None:
     dskprep.run(source, target, limit=1)
     (case,) = [case for case in cases.cases(source) if case.key == "p1"]
-    patient.record_loss(target, patient.killed_record(case, dskprep.PrepConfig()), ())
+    patient.record_killed(patient.Job(case), target, dskprep.PrepConfig())
     assert dskprep.run(source, target, limit=1).account.counts == {"written": 1}
     assert len(index.read(target)) == 1
 

@@ -21,7 +21,9 @@ from dskprep.dataset import index, store
 from dskprep.dicom import header
 from dskprep.errors import UsageError
 from dskprep.pipeline import plan
-from dskprep.pipeline.plan import Calibration, Estimate, Machine, Prediction
+from dskprep.pipeline.plan import Calibration, Estimate, Machine, Plan
+from dskprep.pipeline.prediction import Prediction, predict
+from dskprep.pipeline.run import choose
 from dskprep.settings import PrepConfig
 from dskprep.source import cases as discover
 from dskprep.worker import admission
@@ -101,8 +103,12 @@ def outcome_of_run(source: str, target: str, config: PrepConfig) -> dict[str, tu
 
 
 def predicted(source: str, config: PrepConfig) -> dict[str, tuple[str, str]]:
-    found = [p for case in plan.cases(source) for p in plan.predict(case, config)]
+    found = [p for case in choose(source) for p in predict(case, config)]
     return {p.key: (p.status, p.reason) for p in found}
+
+
+def plan_of(*predictions: Prediction) -> Plan:
+    return Plan("in", len(predictions), len(predictions), predictions, None, None)
 
 
 def test_the_plan_says_what_the_run_then_does(tmp_path: Path) -> None:
@@ -124,12 +130,12 @@ def test_a_tilt_that_recipes_of_2017_do_not_know_is_predicted(tmp_path: Path) ->
 
 def test_a_patient_whose_pixels_are_damaged_is_not_the_one_to_take_the_time_of(tmp_path: Path) -> None:
     tiny.write(tmp_path / "in/a", dict(builders.ct_files(STORED[:, :64, :64], syntax=RLELossless, PixelData=DAMAGED)))
-    (bad,) = plan.cases(str(tmp_path / "in"))
-    done = [(bad, plan.predict(bad, CONFIG)[-1])]
+    (bad,) = choose(str(tmp_path / "in"))
+    done = [(bad, predict(bad, CONFIG)[-1])]
     assert plan.calibrate(done, CONFIG) is None
     tiny.write(tmp_path / "in/b", CASES["sound"]())
-    cases = plan.cases(str(tmp_path / "in"))
-    took = plan.calibrate([(case, plan.predict(case, CONFIG)[-1]) for case in cases] + done, CONFIG)
+    cases = list(choose(str(tmp_path / "in")))
+    took = plan.calibrate([(case, predict(case, CONFIG)[-1]) for case in cases] + done, CONFIG)
     assert took is not None
     assert took.key == "b"
     assert took.bytes_written > 0
@@ -164,8 +170,8 @@ def test_of_large_files_only_the_beginning_is_read(place: str, monkeypatch: pyte
 
     monkeypatch.setattr(storage, "read", counted_read)
     monkeypatch.setattr(storage, "read_head", counted_head)
-    (case,) = plan.cases(f"{place}/in")
-    (prediction,) = plan.predict(case, CONFIG)
+    (case,) = choose(f"{place}/in")
+    (prediction,) = predict(case, CONFIG)
     assert (prediction.status, prediction.n_slices) == ("written", 5)
     assert read == [1 << 15] * 5
     assert case.n_bytes > 5 * 80_000
@@ -173,20 +179,20 @@ def test_of_large_files_only_the_beginning_is_read(place: str, monkeypatch: pyte
 
 def test_sizes_and_memory_are_those_of_the_volume(tmp_path: Path) -> None:
     tiny.write(tmp_path / "in/p", dict(builders.ct_files(STORED, step_mm=2)))
-    (case,) = plan.cases(str(tmp_path / "in"))
-    (p,) = plan.predict(case, CONFIG)
+    (case,) = choose(str(tmp_path / "in"))
+    (p,) = predict(case, CONFIG)
     assert p.native_voxels == 5 * 200 * 200
     assert p.output_voxels == 10 * 150 * 100  # 2, 0.75 and 0.5 mm to 1 mm
     assert p.need_bytes >= admission.estimate_bytes((5, 200, 200), (2, 0.75, 0.5), CONFIG)
-    (refused,) = plan.predict(case, CONFIG, usable_bytes=p.need_bytes - 1)
+    (refused,) = predict(case, CONFIG, usable_bytes=p.need_bytes - 1)
     assert (refused.status, refused.reason) == ("refused", "too-large")
-    assert plan.predict(case, CONFIG, usable_bytes=p.need_bytes)[0].status == "written"
+    assert predict(case, CONFIG, usable_bytes=p.need_bytes)[0].status == "written"
 
 
 def test_a_sample_is_spread_evenly() -> None:
     cases = [discover.Case(str(i), "", "", 1, 1) for i in range(10)]
-    assert [case.key for case in plan.sample(cases, 3)] == ["0", "3", "6"]
-    assert plan.sample(cases, 0) == plan.sample(cases, 10) == plan.sample(cases, 99) == cases
+    assert [case.key for case in plan.spread(cases, 3)] == ["0", "3", "6"]
+    assert plan.spread(cases, 0) == plan.spread(cases, 10) == plan.spread(cases, 99) == cases
 
 
 def test_what_a_sample_takes_is_scaled_to_all() -> None:
@@ -194,11 +200,9 @@ def test_what_a_sample_takes_is_scaled_to_all() -> None:
     sampled = [Prediction(str(i), "written", native_voxels=20, output_voxels=60) for i in range(4)]
     took = Calibration("0", 1.0, 5.0, native_voxels=10, output_voxels=30, bytes_written=1000)
     found = plan.estimate(cases, sampled, 4, took)
-    assert found is not None
     assert found.cpu_s == pytest.approx(40 * (2 * 1.0 + 2 * 5.0))
     assert (found.bytes_read, found.bytes_written) == (40 * 10**9, 40 * 2000)
     assert found.requests_dollars == pytest.approx(4000 * 0.4e-6 + 40 * 9 * 5e-6)
-    assert plan.estimate(cases, sampled, 4, None) is None
 
 
 def test_hours_are_those_of_what_is_scarce() -> None:
@@ -206,8 +210,9 @@ def test_hours_are_those_of_what_is_scarce() -> None:
     assert Estimate(8 * 3600, 0, 0, 0.0).hours_on(machine) == pytest.approx(1)
     assert Estimate(1, 225 * 10**9, 225 * 10**9, 0.0).hours_on(machine) == pytest.approx(1)  # 3600 Gbit
     patients = [Prediction("a", "written", need_bytes=10**9), Prediction("b", "written", need_bytes=3 * 10**9)]
-    assert plan.n_too_large(patients, machine) == 1  # 1.8 GiB a worker
-    assert plan.n_too_large(patients, machine._replace(memory_gib=64)) == 0
+    made = plan_of(*patients)
+    assert made.n_too_large(machine) == 1  # 1.8 GiB per worker
+    assert made.n_too_large(machine._replace(memory_gib=64)) == 0
 
 
 def test_the_command_says_it_in_words_and_in_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -269,7 +274,7 @@ def test_a_plan_of_a_sample_is_scaled_and_one_without_a_volume_has_no_estimate(t
 def test_a_prediction_that_failed_is_named(tmp_path: Path) -> None:
     store.create(str(tmp_path), PrepConfig())
     store.commit(str(tmp_path), tiny.record("a", "refused", "0", reason="not-hu"))
-    found = plan.compare([Prediction("a", "written"), Prediction("b", "written")], str(tmp_path))
+    found = plan_of(Prediction("a", "written"), Prediction("b", "written")).compare(tmp_path)
     assert found == (0, ["a: expected written, found refused not-hu"])
 
 
@@ -309,8 +314,8 @@ def test_on_real_data_a_patient_stays_within_the_memory_that_was_predicted(data_
     dskprep.run(tiny.write_patients(tmp_path / "tiny", ["p1"]), str(tmp_path / "warm"))  # compiling takes memory too
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / name).symlink_to(data_folder.volumes / name)
-    (case,) = plan.cases(str(tmp_path / "in"))
-    (prediction,) = plan.predict(case, PrepConfig())
+    (case,) = choose(str(tmp_path / "in"))
+    (prediction,) = predict(case, PrepConfig())
     script = "import sys, tiny; from dskprep.cli.commands import run_command as run; run(sys.argv[1:])"
     script += "; print(tiny.peak_bytes())"
     words = ["run", str(tmp_path / "in"), str(tmp_path / "out"), "--scheduler", "sync"]

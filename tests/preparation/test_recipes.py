@@ -19,8 +19,8 @@ from dskprep.dataset import dataset
 from dskprep.dataset.record import Crop
 from dskprep.errors import Refusal, UsageError
 from dskprep.kernels import runs
-from dskprep.pipeline import plan
 from dskprep.pipeline import run as pipeline
+from dskprep.pipeline.prediction import predict
 from dskprep.preparation import prepare, zoom
 from dskprep.preparation import recipes as recipes_
 from dskprep.preparation.prepared import Prepared
@@ -391,8 +391,8 @@ def test_a_new_recipe_is_one_file_and_one_line(tmp_path: Path, monkeypatch: pyte
     tiny.write_patients(tmp_path / "in", ["a"])
     settings = config.PrepConfig(recipe="toy-2")
     prepare.warm(settings)
-    (case,) = plan.cases(str(tmp_path / "in"))
-    (prediction,) = plan.predict(case, settings)
+    (case,) = pipeline.choose(str(tmp_path / "in"))
+    (prediction,) = predict(case, settings)
     assert prediction.status == "written"
     summary = pipeline.run(str(tmp_path / "in"), str(tmp_path / "out"), settings=settings)
     assert summary.account.counts == {"written": 1}

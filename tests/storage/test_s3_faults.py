@@ -483,12 +483,12 @@ def test_no_secret_is_written_logged_or_sent_in_a_task(
 ) -> None:
     import pickle
 
-    from dskprep.pipeline import run
+    from dskprep.pipeline import executor
 
     caplog.set_level(logging.INFO)
     tasks: list[bytes] = []
-    bag = run._bag
-    monkeypatch.setattr(run, "_bag", lambda *a: tasks.append(pickle.dumps(a)) or bag(*a))
+    bag = executor._bag
+    monkeypatch.setattr(executor, "_bag", lambda *a: tasks.append(pickle.dumps(a)) or bag(*a))
     monkeypatch.setattr(connection, "ATTEMPTS", 1)
     monkeypatch.setattr(connection, "RETRY_S", 0.1)
     monkeypatch.setattr(patient, "ATTEMPTS", 1)
@@ -501,8 +501,8 @@ def test_no_secret_is_written_logged_or_sent_in_a_task(
     said = capfd.readouterr()
     written = tiny.everything_below(f"{place}/out")
     records = [json.loads(content) for name, content in written.items() if name.startswith("records/")]
-    assert sorted(r.status for r in records) == ["failed", "failed", "failed", "written"]
-    assert all("traceback" in r for r in records if r.status == "failed")
+    assert sorted(r["status"] for r in records) == ["failed", "failed", "failed", "written"]
+    assert all("traceback" in r for r in records if r["status"] == "failed")
     assert len(tasks) == 4
     everything = b"\n".join([*written.values(), *tasks, said.out.encode(), said.err.encode(), caplog.text.encode()])
     assert os.environ["AWS_SECRET_ACCESS_KEY"].encode() not in everything

@@ -1,0 +1,119 @@
+"""What a run would make of each series of a case, from headers alone."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+import sys
+from dataclasses import dataclass
+
+import psutil
+
+from dskprep.dataset.record import further_key
+from dskprep.dicom import pixels
+from dskprep.dicom.contents import Contents
+from dskprep.dicom.slices import Slice
+from dskprep.errors import Refusal
+from dskprep.preparation.recipes import recipe
+from dskprep.series import series
+from dskprep.series.series import Reread
+from dskprep.settings import PrepConfig
+from dskprep.source.cases import Case
+from dskprep.source.files import open_case
+from dskprep.source.found import each_series, rank
+from dskprep.worker import admission
+from dskprep.worker.admission import Ledger
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What would become of one series: `status` and `reason` as in its record.
+
+    `need_bytes` is the memory that a worker would reserve. `native_voxels` and `output_voxels` count the volume as
+    acquired and as written; they are 0 for a series that would be refused.
+    """
+
+    key: str
+    status: str
+    reason: str = ""
+    message: str = ""
+    warnings: tuple[str, ...] = ()
+    n_slices: int = 0
+    need_bytes: int = 0
+    native_voxels: int = 0
+    output_voxels: int = 0
+
+    @property
+    def is_written(self) -> bool:
+        """Whether a volume would be written."""
+        return self.status == "written"
+
+
+def predict(case: Case, config: PrepConfig, usable_bytes: int = sys.maxsize) -> list[Prediction]:
+    """Predict what becomes of the series of a case, its main one last, on workers with `usable_bytes` for patients.
+
+    Applies the code of a run to the headers. So it is exact but for what only pixels show: damaged pixel data, and
+    patients in whom the recipes of 2017 find no lungs. Slices that share a position are read with their pixel data,
+    to see which are copies.
+    """
+    ledger = Ledger(usable_bytes)
+    try:
+        files = open_case(case)
+        is_held = not admission.may_reread(files, config)
+        least_bytes = admission.least_bytes(files, config, is_held=is_held)
+        ledger.check(least_bytes)
+        contents = Contents()
+        if files.is_archive:
+            for name, content in files.read(psutil.virtual_memory().available):
+                contents.add(name, content)
+        else:
+            contents.add_headers(files.read_headers())
+        reread = None if files.is_archive else files.reread
+        predict_series = functools.partial(_predict_series, config, ledger, least_bytes, is_held, reread)
+        found = dict(each_series(contents, predict_series))
+    except Refusal as refusal:
+        return [_refuse(refusal, 0, case.key)]
+    predictions = {
+        uid: _refuse(made, least_bytes) if isinstance(made, Refusal) else made for uid, made in found.items()
+    }
+    *others, (_, main) = sorted(
+        predictions.items(), key=lambda item: rank(item[0], item[1].n_slices, is_written=item[1].is_written)
+    )
+    further = [dataclasses.replace(each, key=further_key(case.key, uid)) for uid, each in others]
+    return [*further, dataclasses.replace(main, key=case.key)]
+
+
+def _predict_series(
+    config: PrepConfig, ledger: Ledger, least_bytes: int, is_held: bool, reread: Reread | None, slices: list[Slice]
+) -> Prediction:
+    """Return the prediction of a series that would be written, without its key. Raises Refusal if it would not be."""
+    stack = series.stack_up(
+        slices,
+        min_slices=config.min_slices,
+        max_gap_slices=config.fillable_slices,
+        may_tilt=recipe(config.recipe).to_hu is None,
+        reread=reread,
+    )
+    grid = stack.layout.grid
+    need_bytes = max(least_bytes, admission.estimate_bytes(grid.shape, grid.spacing, config, is_held=is_held))
+    ledger.check(need_bytes)
+    for pixel_format, name in {slices[i].pixel_format: slices[i].name for i in stack.order}.items():
+        pixels.check_format(pixel_format, name)
+    output = (
+        max(1, round(n * old / new)) for n, old, new in zip(grid.shape, grid.spacing, config.spacing_mm, strict=True)
+    )
+    return Prediction(
+        "",
+        "written",
+        warnings=stack.warnings,
+        n_slices=len(stack.order),
+        need_bytes=need_bytes,
+        native_voxels=math.prod(grid.shape),
+        output_voxels=math.prod(output),
+    )
+
+
+def _refuse(refusal: Refusal, need_bytes: int, key: str = "") -> Prediction:
+    need_bytes = refusal.facts.get("need_bytes", need_bytes)
+    return Prediction(key, "refused", refusal.reason, refusal.message, need_bytes=need_bytes)
