@@ -77,10 +77,10 @@ def dask_setup(worker: Any) -> None:  # noqa: ARG001
 
 def shorten() -> None:
     """Seconds instead of minutes until a silent server is given up."""
-    from dskprep.storage import connection, place
+    from dskprep.storage import S3_SETTINGS, connection
     from dskprep.worker import patient
 
-    place.S3_SETTINGS["config_kwargs"]["read_timeout"] = READ_TIMEOUT_S
+    S3_SETTINGS["config_kwargs"]["read_timeout"] = READ_TIMEOUT_S
     connection.SILENCE_S = READ_TIMEOUT_S
     patient.WAIT_S = 0.2
 

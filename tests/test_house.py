@@ -42,7 +42,7 @@ SYNTHETIC_MAY_IMPORT = {"values", "storage", "kernels", "synthetic"}
 HOMES = {
     "aiohttp": {"storage.connection"},
     "bokeh": {"pipeline.page"},
-    "botocore": {"storage.connection", "storage.place", "synthetic.s3server"},
+    "botocore": {"storage", "storage.connection", "synthetic.s3server"},
     "click": {
         "cli.commands",
         "cli.dataset_commands",
@@ -70,7 +70,7 @@ HOMES = {
         "pipeline.watch",
         "worker.patient",
     },
-    "fsspec": {"storage.bucket", "storage.connection", "storage.place"},
+    "fsspec": {"storage", "storage.bucket", "storage.connection"},
     "google_crc32c": {"dataset.omezarr", "dataset.shards"},
     "imagecodecs": {"dicom.pixels", "dataset.thumbnail"},
     "jinja2": {"look.report", "pipeline.page"},
@@ -86,7 +86,7 @@ HOMES = {
     "pyarrow": {"dataset.index"},
     "pydicom": {"dicom.header", "dicom.pixels", "dicom.slices", "synthetic.scanner"},
     "rich": {"cli.output", "cli.words"},
-    "s3fs": {"storage.place"},
+    "s3fs": {"storage"},
     "prometheus_client": {"pipeline.metrics", "pipeline.page"},
     "scipy": {
         "dataset.thumbnail",

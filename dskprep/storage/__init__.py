@@ -1,29 +1,248 @@
 """Folders and buckets by URL.
 
 In: a URL or a path. Out: listings and bytes. Door: the functions below, as in `storage.read(url)`. They do
-the same for a folder (`local`) and a bucket (`bucket`); no other room opens a file system of its own.
+the same for a bucket (`bucket`, for `s3://`) and a folder (`local`); no other room opens a file system of its own.
+URLs travel between processes, open file systems never do. Credentials, endpoint and region come from the environment
+or the profile of the process that opens the store.
 """
 
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import fsspec
+from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, ProfileNotFound
+
+from dskprep.errors import InfrastructureError, UsageError
+from dskprep.storage import bucket, local
+from dskprep.storage.connection import NOT_BY_OBSTORE
 from dskprep.storage.local import PART_SUFFIX as PART_SUFFIX
 from dskprep.storage.local import DeadLink as DeadLink
 from dskprep.storage.local import Entry as Entry
 from dskprep.storage.local import Folder as Folder
 from dskprep.storage.local import ObjectChanged as ObjectChanged
-from dskprep.storage.place import absolute as absolute
-from dskprep.storage.place import create as create
-from dskprep.storage.place import delete as delete
-from dskprep.storage.place import entry_of as entry_of
-from dskprep.storage.place import exists as exists
-from dskprep.storage.place import folders as folders
-from dskprep.storage.place import is_bucket as is_bucket
-from dskprep.storage.place import is_folder as is_folder
-from dskprep.storage.place import is_within as is_within
-from dskprep.storage.place import join as join
-from dskprep.storage.place import listing as listing
-from dskprep.storage.place import listing_below as listing_below
-from dskprep.storage.place import read as read
-from dskprep.storage.place import read_head as read_head
-from dskprep.storage.place import read_many as read_many
-from dskprep.storage.place import read_ranges as read_ranges
-from dskprep.storage.place import walk as walk
-from dskprep.storage.place import write_many as write_many
+
+S3_SETTINGS: dict[str, Any] = {
+    "use_listings_cache": False,  # the cache never expires and remembers absence
+    "config_kwargs": {
+        "retries": {"max_attempts": 4, "mode": "standard"},
+        "max_pool_connections": 32,
+        "connect_timeout": 5,
+        "read_timeout": 30,
+    },
+}
+"""Settings of s3fs, and of botocore below it; times in seconds."""
+S3_ROUNDS = 3
+"""Tries of s3fs around botocore's own. The waits of both multiply, so there are fewer than s3fs's default of 5."""
+
+
+def absolute(url: str | os.PathLike[str]) -> str:
+    """Return a URL or path in a form that means the same in every process: relative paths become absolute.
+
+    Raises UsageError if it holds credentials (URLs go into tasks, records and messages), or names no place.
+    """
+    if not isinstance(url, (str, os.PathLike)):
+        raise UsageError(f"expected a path or a URL, found {url!r}")
+    url = os.fspath(url)
+    if not url or url.rstrip("/") in ("s3:", "s3a:", "file:"):
+        raise UsageError(f"{url!r} names no place; expected a path, or a URL such as s3://bucket/prefix")
+    url = url.removeprefix("file://").rstrip("/") or "/"
+    if "://" not in url:
+        return Path(url).expanduser().resolve().as_posix()
+    scheme, _, place = url.partition("://")
+    scheme = scheme.replace("s3a", "s3")
+    host = place.partition("/")[0]
+    # a secret may hold a slash; among buckets, only an access point has a colon in its name
+    if "@" in host or (scheme == "s3" and ":" in host.removeprefix("arn:") and not host.startswith("arn:")):
+        raise UsageError("a URL must not hold credentials; set them in the environment or a profile")
+    return f"{scheme}://{place}"
+
+
+def join(url: str, *names: str) -> str:
+    return "/".join([url.rstrip("/"), *names])
+
+
+def is_within(url: str, other: str) -> bool:
+    """Tell whether `url` is `other` or lies below it."""
+    url, other = (absolute(u).rstrip("/") + "/" for u in (url, other))
+    return url.startswith(other)
+
+
+def is_bucket(url: str) -> bool:
+    """Tell whether the URL is on S3. Objects there are whole or absent, even if their writer was killed."""
+    return url.startswith("s3://")
+
+
+def exists(url: str) -> bool:
+    with _opened(url) as (fs, path):
+        return bool(fs.exists(path))
+
+
+def is_folder(url: str) -> bool:
+    """Tell whether anything lies below the URL, or it is an empty local folder."""
+    with _opened(url) as (fs, path):
+        return bool(fs.isdir(path))
+
+
+def listing(url: str) -> list[Entry]:
+    """Return the files directly in a folder, sorted by name; none where there is no such folder."""
+    return _list_folder(url)[1]
+
+
+def folders(url: str) -> list[str]:
+    """Return the names of the folders directly in a folder, sorted; none where there is no such folder."""
+    return _list_folder(url)[0]
+
+
+def _list_folder(url: str) -> tuple[list[str], list[Entry]]:
+    with _opened(url) as (fs, path), contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        if is_bucket(url):
+            with contextlib.suppress(*NOT_BY_OBSTORE):
+                return bucket.list_folder(fs, path)
+        return local.list_folder(fs, path)
+    return [], []
+
+
+def listing_below(url: str) -> Iterator[Entry]:
+    """Yield every file below a folder, its name relative to the folder."""
+    with _opened(url) as (fs, path):
+        yield from (bucket.list_below(fs, path) or []) if is_bucket(url) else local.list_below(fs, path)
+
+
+def entry_of(url: str) -> Entry | None:
+    """Return the one file at the URL, or None."""
+    with _opened(url) as (fs, path), contextlib.suppress(FileNotFoundError):
+        return local.to_entry(fs.info(path), path.rpartition("/")[2])
+    return None
+
+
+def walk(url: str) -> Iterator[Folder]:
+    """Yield every folder below the URL that holds files, and every empty local one.
+
+    On S3 each folder directly below is listed with all that it holds, several of them at once.
+    """
+    with _opened(url) as (fs, path):
+        yield from (bucket if is_bucket(url) else local).walk(fs, path)
+
+
+def read(url: str) -> bytes:
+    """Return the content of one file. Raises FileNotFoundError if it does not exist."""
+    with _opened(url) as (fs, path):
+        return bucket.read(fs, path) if is_bucket(url) else local.read(fs, path)
+
+
+def read_head(url: str, n_bytes: int) -> bytes:
+    """Return the first bytes of a file that was listed. Raises ObjectChanged if it does not exist any more."""
+    with _opened(url) as (fs, path), _changes_raised():
+        return bytes(fs.cat_file(path, start=0, end=n_bytes))
+
+
+def read_ranges(url: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+    """Return parts of a file, each from its start to before its end.
+
+    Raises FileNotFoundError if it does not exist, InfrastructureError if it is too short.
+    """
+    with _opened(url) as (fs, path):
+        return bucket.read_ranges(fs, path, ranges) if is_bucket(url) else local.read_ranges(fs, path, ranges)
+
+
+def read_many(url: str, entries: Sequence[Entry]) -> Iterator[tuple[str, bytes]]:
+    """Yield name and content of files below a folder, in the order of `entries`; on S3 several are read at once.
+
+    Raises ObjectChanged if one is not as it was listed (on S3 by its ETag, elsewhere by its size).
+    """
+    with _opened(url) as (fs, path), _changes_raised():
+        contents = bucket.read_many(fs, path, entries) if is_bucket(url) else local.read_many(fs, path, entries)
+        yield from zip((entry.name for entry in entries), contents, strict=True)
+
+
+def write_many(url: str, objects: dict[str, bytes]) -> None:
+    """Write files below a folder, by name. A reader sees each whole, or as it was before."""
+    with _opened(url) as (fs, path):
+        contents = {join(path, name): content for name, content in objects.items()}
+        (bucket if is_bucket(url) else local).write_many(fs, contents)
+
+
+def create(url: str, content: bytes) -> bool:
+    """Write a file unless it exists; return whether this call is known to have written it.
+
+    If S3's answer is lost, the object exists, and the retry takes it for another's.
+    """
+    with _opened(url) as (fs, path):
+        return bucket.create(fs, path, content) if is_bucket(url) else local.create(fs, path, content)
+
+
+def delete(url: str, names: Iterable[str]) -> None:
+    """Delete files below a folder; those that do not exist are passed over."""
+    with _opened(url) as (fs, path):
+        (bucket if is_bucket(url) else local).delete(fs, [join(path, name) for name in names])
+
+
+@contextlib.contextmanager
+def _opened(url: str) -> Iterator[tuple[Any, str]]:
+    """Yield the file system of a URL and the path in it.
+
+    What a store cannot do becomes one line that names the URL. A missing file stays a FileNotFoundError.
+    """
+    try:
+        yield _open(url)
+    except (NoCredentialsError, ProfileNotFound) as error:
+        raise InfrastructureError(
+            f"{url}: {error}; set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+        ) from error
+    except PermissionError as error:
+        if is_bucket(url):  # look the credentials up again at the next use: they may have been renewed
+            fsspec.get_filesystem_class("s3").clear_instance_cache()
+        raise InfrastructureError(
+            f"{url}: permission denied ({_shorten(error)}); check the credentials and the path's rights"
+        ) from error
+    except (BotoCoreError, ClientError) as error:
+        raise InfrastructureError(
+            f"{url}: {_shorten(error)}; check the endpoint (AWS_ENDPOINT_URL), region and network"
+        ) from error
+    except FileNotFoundError as error:
+        if is_bucket(url) and any(words in str(error) for words in ("bucket does not exist", "NoSuchBucket")):
+            raise InfrastructureError(f"{url}: there is no such bucket; create it, or correct the name") from error
+        raise
+    except OSError as error:
+        raise InfrastructureError(f"{url}: {_shorten(error)}") from error
+
+
+def _open(url: str) -> tuple[Any, str]:
+    try:
+        fs, path = fsspec.core.url_to_fs(url, **(S3_SETTINGS if is_bucket(url) else {}))
+    except (ValueError, ImportError) as error:
+        raise UsageError(f"{url}: not a URL that can be opened: {error}") from error
+    if is_bucket(url):
+        from s3fs.core import set_custom_error_handler  # slow to import, and not needed for folders
+
+        fs.retries = S3_ROUNDS
+        set_custom_error_handler(_is_throttled)
+    return fs, str(path)
+
+
+def _is_throttled(error: Exception) -> bool:
+    """Tell s3fs to retry what it does not know to be a request to slow down."""
+    code = getattr(error, "response", {}).get("Error", {}).get("Code", "")
+    return code in ("429", "TooManyRequests", "Throttling", "ThrottlingException", "RequestLimitExceeded")
+
+
+@contextlib.contextmanager
+def _changes_raised() -> Iterator[None]:
+    """Raise ObjectChanged for a listed file that does not exist any more, DeadLink for a link that leads nowhere."""
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error.filename, str) and (file := Path(error.filename)).is_symlink():
+            raise DeadLink(f"{file.name}: expected a file, found a link that leads nowhere") from error
+        if isinstance(error, FileNotFoundError):
+            raise ObjectChanged(f"a file that was listed is not there any more: {_shorten(error)}") from error
+        raise
+
+
+def _shorten(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200]

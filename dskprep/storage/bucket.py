@@ -6,7 +6,8 @@ key in a listing. What it saves is left for preprocessing. Its calls release the
 obstore cannot do two things, which s3fs then does in a minimal way: name a key that is no path (`a//b`), and work
 in a process that was forked after obstore was used (its threads do not survive a fork, and it hangs).
 
-A `path` is a bucket's name and a key: `bucket/folder/name`.
+A `path` is a bucket's name and a key: `bucket/folder/name`. What reads or lists raises FileNotFoundError,
+PermissionError, or another OSError.
 """
 
 from __future__ import annotations
@@ -30,22 +31,17 @@ from dskprep.storage.local import Entry, Folder, ObjectChanged, to_entry
 
 THREADS = 16
 """Requests under way at once per call."""
-
 PUT_BYTES = 2 << 30
 """s3fs writes what is smaller than twice this in one PUT, so a killed process leaves no parts of a multipart upload."""
-
 MAX_DELETED_AT_ONCE = 1000
 """Most keys per DeleteObjects request; S3's limit."""
-
 LISTED_AHEAD = 32
 """Folders whose listings may be under way, or wait to be used, at once."""
-
 LISTED_AT_ONCE = 5000
 """Most objects of one folder in a listing; the subfolders of a larger one are listed one by one."""
 
 
 def read(fs: Any, path: str) -> bytes:
-    """Return one object. Raises FileNotFoundError, PermissionError, or another OSError."""
     bucket, _, key = path.partition("/")
     return connection.retry(lambda: _get(fs, bucket, key), key)
 
@@ -53,13 +49,13 @@ def read(fs: Any, path: str) -> bytes:
 def read_many(fs: Any, path: str, entries: Sequence[Entry]) -> Iterator[bytes]:
     """Yield the content of objects below a folder, several read at once.
 
-    Raises ObjectChanged if one was replaced or removed since it was listed, PermissionError, or another OSError.
+    Raises ObjectChanged if one was replaced or removed since it was listed.
     """
     bucket, _, folder = path.partition("/")
     deadline = time.monotonic() + connection.DEADLINE_S
 
     def read_listed(entry: Entry) -> bytes:
-        key = _join(folder, entry.name)
+        key = _prefix(folder) + entry.name
         try:
             return connection.retry(lambda: _get(fs, bucket, key, entry), key, deadline)
         except FileNotFoundError as error:
@@ -70,10 +66,7 @@ def read_many(fs: Any, path: str, entries: Sequence[Entry]) -> Iterator[bytes]:
 
 
 def read_ranges(fs: Any, path: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
-    """Read the parts of an object from each start to before each end; parts that lie close in one request.
-
-    Raises FileNotFoundError, PermissionError, or another OSError, also if the object is too short.
-    """
+    """Read the parts of an object from each start to before each end; parts that lie close in one request."""
     bucket, _, key = path.partition("/")
     starts, ends = [start for start, _ in ranges], [end for _, end in ranges]
 
@@ -122,11 +115,11 @@ def _get_by_s3fs(fs: Any, bucket: str, key: str, *conditions: dict[str, str]) ->
 def list_folder(fs: Any, path: str) -> tuple[list[str], list[Entry]]:
     """Return the folders (by name) and the objects directly in a folder, sorted. May raise NOT_BY_OBSTORE."""
     bucket, _, folder = path.partition("/")
-    start = len(folder) + 1 if folder else 0
 
     def get() -> tuple[list[str], list[Entry]]:
         found = obstore.list_with_delimiter(connection.store(fs, bucket), folder or None)
-        return sorted(key[start:] for key in found["common_prefixes"]), sorted(_to_entries(found["objects"], folder))
+        folders = sorted(key.removeprefix(_prefix(folder)) for key in found["common_prefixes"])
+        return folders, sorted(_to_entries(found["objects"], folder))
 
     return connection.retry(get, path, math.inf)
 
@@ -178,13 +171,13 @@ def _walk(fs: Any, path: str, above: str, threads: ThreadPoolExecutor) -> Iterat
         if not listings:
             return
         name, listing = listings.popleft()
-        found, below = listing.result(), _join(above, name)
+        found, below = listing.result(), _prefix(above) + name
         yield from _walk(fs, f"{path}/{name}", below, threads) if found is None else _to_folders(found, below)
 
 
 def _to_folders(entries: Iterable[Entry], above: str) -> Iterator[Folder]:
     """Sort objects, which come in the order of their keys, into folders; only unfinished folders are held."""
-    top = f"{above}/" if above else ""
+    top = _prefix(above)
     unfinished: dict[str, list[Entry]] = {}  # by prefix, which ends with a slash or is empty
     parents = set()
     for entry in entries:
@@ -204,7 +197,7 @@ def _to_folders(entries: Iterable[Entry], above: str) -> Iterator[Folder]:
 def _list_by_s3fs(fs: Any, path: str) -> Iterator[Entry]:
     """Yield every object below a folder, sorted by its whole name."""
     bucket, _, folder = path.partition("/")
-    request = {"Bucket": bucket, "Prefix": f"{folder}/" if folder else ""}
+    request = {"Bucket": bucket, "Prefix": _prefix(folder)}
     while True:
         page = fs.call_s3("list_objects_v2", **request)
         for found in page.get("Contents", []):
@@ -217,7 +210,7 @@ def _list_by_s3fs(fs: Any, path: str) -> Iterator[Entry]:
 
 def _to_entries(objects: Iterable[Any], folder: str) -> list[Entry]:
     """Convert obstore's listing of a folder, leaving out the folder's own marker."""
-    start = len(folder) + 1 if folder else 0
+    start = len(_prefix(folder))
     return [
         Entry(o["path"][start:], o["size"], (o["e_tag"] or "").strip('"'), o["last_modified"].timestamp())
         for o in objects
@@ -239,9 +232,9 @@ def _is_marker(fs: Any, path: str, entry: Entry, after: Entry | None) -> bool:
     return False
 
 
-def _join(folder: str, name: str) -> str:
-    """Join two parts of a key, each of which may be empty."""
-    return f"{folder}/{name}" if folder and name else folder or name
+def _prefix(folder: str) -> str:
+    """Return what the keys below a folder begin with."""
+    return f"{folder}/" if folder else ""
 
 
 def write_many(fs: Any, objects: dict[str, bytes]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import re
 import sys
@@ -15,46 +14,31 @@ import fsspec.asyn
 from aiohttp import ClientPayloadError
 from botocore.exceptions import ClientError, HTTPClientError
 from botocore.exceptions import ConnectionError as EndpointError
-from obstore.exceptions import (
-    BaseError,
-    InvalidPathError,
-    NotFoundError,
-    PermissionDeniedError,
-    PreconditionError,
-    UnauthenticatedError,
-)
+from obstore import exceptions
 from obstore.store import S3Store
 
 T = TypeVar("T")
 
 ATTEMPTS = 4
 """Tries per request, on top of obstore's own: a body may break off, which obstore does not retry."""
-
 WAIT_S = 0.5
 """Wait before the second try, in seconds; doubled before each further one."""
-
 DEADLINE_S = 180.0
 """Seconds from the start of a call after which none of its requests is tried again."""
-
 CONNECT_S, SILENCE_S, REQUEST_S, RETRY_S = 5.0, 20.0, 120.0, 60.0
 """obstore's limits in seconds: to connect, between two bytes, for a whole object, and until the last retry."""
-
 CREDENTIALS_FOR = timedelta(minutes=5)
 """How long credentials are used before botocore, which renews them, is asked again."""
 
-GONE_TYPES = (FileNotFoundError, NotFoundError, PreconditionError)
+GONE_TYPES = (FileNotFoundError, exceptions.NotFoundError, exceptions.PreconditionError)
 """What obstore raises for an object that does not exist, or not with the ETag asked for."""
-
-DENIED_TYPES = (PermissionError, PermissionDeniedError, UnauthenticatedError)
+DENIED_TYPES = (PermissionError, exceptions.PermissionDeniedError, exceptions.UnauthenticatedError)
 """What obstore and s3fs raise where the credentials do not suffice."""
-
 GONE = {"NoSuchBucket", "NoSuchKey", "404", "PreconditionFailed", "412"}
 """S3's codes for the same; some servers send the status alone."""
-
 EXPIRED = {"ExpiredToken", "TokenRefreshRequired", "RequestTimeTooSkewed", "InvalidToken"}
 """S3's codes, some with status 400, for credentials that will not be accepted again."""
-
-RETRIED = (BaseError, ClientError, EndpointError, HTTPClientError, ClientPayloadError, OSError)
+RETRIED = (exceptions.BaseError, ClientError, EndpointError, HTTPClientError, ClientPayloadError, OSError)
 """What obstore, botocore and aiohttp raise for a failed request; not botocore's errors about missing credentials."""
 
 
@@ -62,7 +46,7 @@ class _Forked(Exception):
     """This process was forked from one that had used obstore."""
 
 
-NOT_BY_OBSTORE = (_Forked, InvalidPathError, ValueError)
+NOT_BY_OBSTORE = (_Forked, exceptions.InvalidPathError, ValueError)
 """After one of these, s3fs does it. obstore raises the last two for keys that are no paths: in a listing, in a read."""
 
 
@@ -72,20 +56,20 @@ def retry(request: Callable[[], T], where: str, deadline: float | None = None) -
     Raises FileNotFoundError or PermissionError at once, and another OSError after the last try. NOT_BY_OBSTORE passes.
     """
     deadline = deadline or time.monotonic() + DEADLINE_S
-    for attempt in itertools.count(1):
+    attempt, wait_s = 1, WAIT_S
+    while True:
         try:
             return request()
         except NOT_BY_OBSTORE:
             raise
         except RETRIED as error:
             problem = _as_os_error(error)
-            wait_s = WAIT_S * 2 ** (attempt - 1)
             if isinstance(problem, (FileNotFoundError, PermissionError)):
                 raise type(problem)(f"{where}: {problem}") from error
             if attempt == ATTEMPTS or time.monotonic() + wait_s > deadline:
                 raise OSError(f"{where}: could not be read in {attempt} tries: {problem}") from error
         time.sleep(wait_s)
-    raise AssertionError("unreachable")
+        attempt, wait_s = attempt + 1, 2 * wait_s
 
 
 def _as_os_error(error: Exception) -> OSError:
@@ -140,17 +124,9 @@ def _credentials(fs: Any) -> Callable[[], Any]:
     resolved = fsspec.asyn.sync(fs.loop, fs.session.get_credentials) if not fs.key else None
 
     def provide() -> dict[str, Any]:
-        if resolved is None:
-            key, secret, token = fs.key, fs.secret, fs.token
-        else:
-            frozen = fsspec.asyn.sync(fs.loop, resolved.get_frozen_credentials)
-            key, secret, token = frozen.access_key, frozen.secret_key, frozen.token
-        return {
-            "access_key_id": key,
-            "secret_access_key": secret,
-            "token": token,
-            "expires_at": datetime.now(UTC) + CREDENTIALS_FOR,
-        }
+        now = fsspec.asyn.sync(fs.loop, resolved.get_frozen_credentials) if resolved else (fs.key, fs.secret, fs.token)
+        expires_at = datetime.now(UTC) + CREDENTIALS_FOR
+        return {"access_key_id": now[0], "secret_access_key": now[1], "token": now[2], "expires_at": expires_at}
 
     return provide
 
@@ -158,24 +134,21 @@ def _credentials(fs: Any) -> Callable[[], Any]:
 class _Fork:
     """What a process that was forked cannot use of its parent's: obstore, and the file systems of s3fs.
 
-    fsspec drops the latter in the child, where their sessions would be closed by an event loop that is not theirs, and
-    complain. They are kept instead.
+    fsspec drops the latter in the child, where an event loop that is not theirs would close their sessions, and
+    complain. So they are kept.
     """
 
     def __init__(self) -> None:
         self.is_obstore_used = self.is_obstore_lost = False
-        self._open_now: list[Any] = []
-        self._of_parents: list[Any] = []
-        os.register_at_fork(before=self._before, after_in_parent=self._open_now.clear, after_in_child=self._in_child)
+        self._kept: dict[int, Any] = {}
+        os.register_at_fork(before=self._keep_file_systems, after_in_child=self._lose_obstore)
 
-    def _before(self) -> None:
+    def _keep_file_systems(self) -> None:
         if s3fs := sys.modules.get("s3fs.core"):
-            self._open_now += s3fs.S3FileSystem._cache.values()
+            self._kept |= {id(fs): fs for fs in s3fs.S3FileSystem._cache.values()}
 
-    def _in_child(self) -> None:
+    def _lose_obstore(self) -> None:
         self.is_obstore_lost |= self.is_obstore_used
-        self._of_parents += self._open_now
-        self._open_now.clear()
 
 
 fork = _Fork()

@@ -29,13 +29,10 @@ class Entry(NamedTuple):
 
     name: str
     """Relative to the folder that was listed; may contain slashes."""
-
     size: int
     """In bytes."""
-
     tag: str
     """Changes with the content: the ETag on S3, the time of the last change on disk."""
-
     modified_s: float = 0.0
     """When it was written, in seconds since 1970; 0 if the store does not say."""
 
@@ -63,20 +60,16 @@ def list_folder(fs: Any, path: str) -> tuple[list[str], list[Entry]]:
     folders, entries = [], []
     for info in fs.ls(path, detail=True):
         if info.get("islink"):
-            info = _follow(fs, info)
+            try:
+                info = fs.info(info["name"])  # of what it points to
+            except OSError:
+                info["type"] = "file"  # it points nowhere: reading it fails, which is better than leaving it out
         name = info["name"][start:].rstrip("/")
         if name and info["type"] == "directory":
             folders.append(name)
         elif name and info["type"] == "file":
             entries.append(to_entry(info, name))
     return sorted(folders), sorted(entries)
-
-
-def _follow(fs: Any, link: dict[str, Any]) -> dict[str, Any]:
-    try:
-        return {**fs.info(os.path.realpath(link["name"])), "name": link["name"]}
-    except OSError:
-        return {**link, "type": "file"}  # it points nowhere: reading it fails, which is better than leaving it out
 
 
 def walk(fs: Any, path: str) -> Iterator[Folder]:
@@ -94,9 +87,10 @@ def walk(fs: Any, path: str) -> Iterator[Folder]:
             folders, entries = [], []  # this patient fails when it is read; the others do not
         yield Folder(place[len(path.rstrip("/")) + 1 :], tuple(entries), bool(folders))
         for name in reversed(folders):
-            real = os.path.realpath(f"{place.rstrip('/')}/{name}")
+            below = f"{place.rstrip('/')}/{name}"
+            real = os.path.realpath(below)
             if real not in above:
-                pending.append((f"{place.rstrip('/')}/{name}", (*above, real)))
+                pending.append((below, (*above, real)))
 
 
 def list_below(fs: Any, path: str) -> Iterator[Entry]:
@@ -111,7 +105,7 @@ def read(fs: Any, path: str) -> bytes:
 
 
 def read_ranges(fs: Any, path: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
-    """Read the parts of a file from each start to before each end. Raises OSError if the file is too short."""
+    """Read the parts of a file from each start to before each end."""
     parts = []
     with fs.open(path, "rb") as file:
         for start, end in ranges:
@@ -150,10 +144,9 @@ def create(fs: Any, path: str, content: bytes) -> bool:
     except OSError:  # a file system without links: two runs may both write there, but never half a file
         if fs.exists(path):
             return False
-        fs.copy(beside, f"{beside}.copy{PART_SUFFIX}")
-        fs.mv(f"{beside}.copy{PART_SUFFIX}", path)
+        fs.mv(beside, path)
     finally:
-        fs.rm_file(beside)
+        delete(fs, [beside])
     return True
 
 

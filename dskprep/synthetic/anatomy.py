@@ -23,25 +23,18 @@ FAR = 1e3
 
 SCAN_CENTRE = (71.0, 12.0, 0.0)
 """Middle of the scanned volume, (z, y, x)."""
-
 BODY_WIDTH, BODY_DEPTH = 154.0, 119.0
 """Half-axes of the trunk."""
-
 BODY_CENTRE = 8.0
 """y of the middle of the trunk."""
-
 CAGE_CENTRE = 4.0
 """y of the middle of the space inside the ribs."""
-
 RIB_PERIOD = 25.0
 """Distance along z from rib to rib."""
-
 LUNG_FLOOR = -66.0
 """z of the deepest point of the lung, behind the diaphragm."""
-
 CARINA = (0.0, 14.0, 112.0)
 """Where the trachea divides, (x, y, z)."""
-
 HILUM = ((-37.0, 14.0, 94.0), (42.0, 18.0, 90.0))
 """Where bronchi and vessels enter the right and the left lung, (x, y, z)."""
 

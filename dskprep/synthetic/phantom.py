@@ -33,10 +33,8 @@ from dskprep.volume import Triple, Volume
 
 RESCALE_INTERCEPT = -1024
 """HU of a stored 0, as most scanners write."""
-
 STORED_PADDING = -2000
 """Stored value outside the round field of view, as many scanners leave it."""
-
 PADDING_HU = STORED_PADDING + RESCALE_INTERCEPT
 """HU that this becomes."""
 

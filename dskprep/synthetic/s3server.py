@@ -25,19 +25,16 @@ from dskprep.errors import InfrastructureError
 
 HOST = "127.0.0.1"
 """Address that the server listens at: loopback, so that only this machine reaches it."""
-
 REGION = "us-east-1"
 """AWS region that requests are signed for; the server takes any."""
-
 START_ATTEMPTS = 3
 """Starts with new ports: another program may take a port between its choice and its use."""
-
 START_TIMEOUT_S = 60.0
 """Seconds after which a server that takes no objects counts as broken."""
-
 SERVICES = ("master", "volume", "filer", "s3")
 """Parts of SeaweedFS; each takes a port for HTTP and one for gRPC."""
-
+PORT_TAKEN = "address already in use"
+"""What the server logs when one of its ports is in use."""
 LAUNCHER = """
 import ctypes, os, sys
 prctl = getattr(ctypes.CDLL(None), "prctl", None)
@@ -54,10 +51,10 @@ It is a process of its own, as Python code between fork and exec (`preexec_fn`) 
 
 
 class S3Server:
-    """One SeaweedFS with random credentials; use it in a `with` block, or call `start` and `stop`.
+    """One SeaweedFS with random credentials, which takes objects within a `with` block.
 
-    Objects are kept in `folder`, or else in a temporary folder that is removed with the server. On Linux the server
-    dies with the thread that started it, so at the latest with its process.
+    It starts in two to three seconds. Objects are kept in `folder`, or else in a temporary folder that is removed with
+    the server. On Linux the server dies with the thread that started it, so at the latest with its process.
     """
 
     def __init__(self, folder: Path | None = None) -> None:
@@ -66,12 +63,6 @@ class S3Server:
         self._folder = folder
         self._credentials = Credentials(secrets.token_hex(10).upper(), secrets.token_urlsafe(30))
         self._cleanup = contextlib.ExitStack()
-
-    def __enter__(self) -> S3Server:
-        return self.start()
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
 
     @property
     def environment(self) -> dict[str, str]:
@@ -94,27 +85,25 @@ class S3Server:
             "no_proxy": no_proxy,
         }
 
-    def start(self) -> S3Server:
-        """Start the server and wait until it takes objects, two to three seconds."""
+    def __enter__(self) -> S3Server:
         if self.endpoint:
             raise RuntimeError("the server is running")
         weed = find_weed()
         problem = ""
         for _ in range(START_ATTEMPTS):
             with contextlib.ExitStack() as cleanup:
-                cleanup.callback(self._forget)
+                cleanup.callback(vars(self).update, endpoint="", pid=0)
                 folder = Path(cleanup.enter_context(tempfile.TemporaryDirectory(prefix="dskprep-s3-")))
                 process = self._launch(weed, folder, cleanup)
                 problem = self._wait_until_writable(process, folder / "server.log")
                 if not problem:
                     self._cleanup = cleanup.pop_all()
                     return self
-            if not _is_port_taken(problem):
+            if PORT_TAKEN not in problem:
                 break
         raise InfrastructureError(f"the S3 server did not start: {problem}")
 
-    def stop(self) -> None:
-        """Kill the server, if it runs, and remove its temporary files."""
+    def __exit__(self, *_: object) -> None:
         self._cleanup.close()
 
     def make_bucket(self, name: str) -> str:
@@ -123,9 +112,6 @@ class S3Server:
         if status not in (200, 409):
             raise InfrastructureError(f"cannot make bucket {name!r}: the S3 server answered {status}")
         return f"s3://{name}"
-
-    def _forget(self) -> None:
-        self.endpoint, self.pid = "", 0
 
     def _launch(self, weed: str, folder: Path, cleanup: contextlib.ExitStack) -> subprocess.Popen[bytes]:
         objects = (self._folder or folder / "objects").absolute()
@@ -173,7 +159,7 @@ class S3Server:
         while time.monotonic() < deadline:
             ended = process.poll() is not None  # asked before the log is read: then it is complete
             problem = _last_problem(log)
-            if ended or _is_port_taken(problem):
+            if ended or PORT_TAKEN in problem:
                 return problem
             with contextlib.suppress(OSError, http.client.HTTPException):  # not up yet
                 made = self._request("PUT", probe) in (200, 409)
@@ -216,7 +202,3 @@ def _last_problem(log: Path) -> str:
     lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
     fatal = [line for line in lines if re.match(r"F\d{4} ", line)]
     return (fatal or lines or ["its log is empty"])[-1]
-
-
-def _is_port_taken(problem: str) -> bool:
-    return "address already in use" in problem

@@ -10,27 +10,21 @@ from typing import Any
 import numpy as np
 import pydicom
 from numpy.typing import NDArray
+from pydicom import uid
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import (
-    UID,
-    CTImageStorage,
-    ExplicitVRLittleEndian,
-    ImplicitVRLittleEndian,
-    RLELossless,
-    generate_uid,
-)
+from pydicom.pixels.utils import set_pixel_data
 from pydicom.valuerep import format_number_as_ds
 
 from dskprep import storage
 from dskprep.synthetic.phantom import RESCALE_INTERCEPT, STORED_PADDING, Phantom, make_phantom
 from dskprep.volume import Triple
 
-ENCODINGS = (ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless)
+ENCODINGS = (uid.ExplicitVRLittleEndian, uid.ImplicitVRLittleEndian, uid.RLELossless)
 """Transfer syntaxes that can be written."""
 
 
 def series_files(
-    phantom: Phantom, *, name: str, seed: int, transfer_syntax: str = ExplicitVRLittleEndian
+    phantom: Phantom, *, name: str, seed: int, transfer_syntax: str = uid.ExplicitVRLittleEndian
 ) -> Iterator[tuple[str, bytes]]:
     """Yield (file name, content) of each slice, as a scanner would write the phantom.
 
@@ -80,7 +74,7 @@ def localizer_file(phantom: Phantom, *, name: str, seed: int) -> tuple[str, byte
     _set(header, ImageOrientationPatient=[1, 0, 0, 0, 0, -1], ImagePositionPatient=[_decimal(v) for v in first])
     header.PixelSpacing = [_decimal(slice_mm), _decimal(column_mm)]
     projection = np.maximum(volume.array[::-1], RESCALE_INTERCEPT).mean(axis=1)
-    return "SCOUT001.dcm", _encode(header, np.rint(projection).astype(np.int16), ExplicitVRLittleEndian)
+    return "SCOUT001.dcm", _encode(header, np.rint(projection).astype(np.int16), uid.ExplicitVRLittleEndian)
 
 
 def write_patients(
@@ -94,9 +88,9 @@ def write_patients(
 ) -> list[str]:
     """Write `count` patients as <target>/<patient id>/<file>.dcm; return the ids.
 
-    Like real data, they are not all alike. The first patient's folder also holds a localizer. With `broken`, and two
-    patients or more, the last one lacks a slice in the middle of the stack. Some have finer or coarser slices, a
-    consolidation, one lung, or lie directly on the table. Existing files of the same names are replaced.
+    Like real data, they are not all alike. The first patient's folder also holds a localizer. Some have finer or
+    coarser slices, a consolidation, one lung, or lie directly on the table. Existing files of the same names are
+    replaced.
 
     Parameters
     ----------
@@ -106,6 +100,8 @@ def write_patients(
         Patient number i has the seed `seed` + i.
     spacing_mm, shape
         The usual grid, (z, y, x).
+    broken
+        The last of two patients or more lacks a slice in the middle of the stack.
     """
     last = count - 1 if broken and count > 1 else None
     return [
@@ -125,7 +121,15 @@ def write_patient(
 ) -> str:
     """Write patient number `index` of the set that `write_patients` describes; return its id."""
     name = f"phantom-{index:03d}"
-    phantom = _demo_patient(index, seed + index, spacing_mm, shape)
+    slice_mm = round(spacing_mm[0] * {1: 0.8, 3: 1.25}.get(index % 5, 1.0), 4)
+    phantom = make_phantom(
+        seed=seed + index,
+        spacing_mm=(slice_mm, *spacing_mm[1:]),
+        shape=(round(shape[0] * spacing_mm[0] / slice_mm), *shape[1:]),
+        remove_lung="left" if index % 12 == 8 else "none",
+        consolidation=0.2 if index % 6 == 4 else 0.0,
+        table_touches_back=index % 4 == 2,
+    )
     files = list(series_files(phantom, name=name, seed=seed + index))
     if broken:
         del files[len(files) // 2]
@@ -135,22 +139,8 @@ def write_patient(
     return name
 
 
-def _demo_patient(index: int, seed: int, spacing_mm: Triple, shape: tuple[int, int, int]) -> Phantom:
-    """Make patient number `index` of a set: every few differ in the scan or in the chest."""
-    slice_factor = {1: 0.8, 3: 1.25}.get(index % 5, 1.0)
-    slice_mm = round(spacing_mm[0] * slice_factor, 4)
-    return make_phantom(
-        seed=seed,
-        spacing_mm=(slice_mm, *spacing_mm[1:]),
-        shape=(round(shape[0] * spacing_mm[0] / slice_mm), *shape[1:]),
-        remove_lung="left" if index % 12 == 8 else "none",
-        consolidation=0.2 if index % 6 == 4 else 0.0,
-        table_touches_back=index % 4 == 2,
-    )
-
-
 def _uid(name: str, seed: int, *parts: str) -> str:
-    return str(generate_uid(entropy_srcs=["dskprep phantom", name, str(seed), *parts]))
+    return str(uid.generate_uid(entropy_srcs=["dskprep phantom", name, str(seed), *parts]))
 
 
 def _decimal(value: float) -> str:
@@ -173,7 +163,7 @@ def _patient_header(name: str, seed: int) -> Dataset:
     header = Dataset()
     for kind in ("Study", "Series", "Acquisition", "Content", "InstanceCreation"):
         _set(header, **{f"{kind}Date": date, f"{kind}Time": time})
-    _set(header, SpecificCharacterSet="ISO_IR 100", SOPClassUID=CTImageStorage, Modality="CT", BurnedInAnnotation="NO")
+    _set(header, SpecificCharacterSet="ISO_IR 100", SOPClassUID=uid.CTImageStorage, Modality="CT")
     _set(header, StudyInstanceUID=study, StudyID=str(seed), StudyDescription="Synthetic chest CT", AcquisitionNumber=1)
     _set(header, FrameOfReferenceUID=frame, PositionReferenceIndicator="SN", PatientPosition="HFS")
     _set(header, PatientID=name, PatientName=f"Phantom^N{seed}", PatientBirthDate="", PatientSex=sex)
@@ -185,9 +175,8 @@ def _patient_header(name: str, seed: int) -> Dataset:
     _set(header, DistanceSourceToDetector=949, DistanceSourceToPatient=541, DataCollectionDiameter=500)
     _set(header, GantryDetectorTilt=0, TableHeight=150, RotationDirection="CW", RevolutionTime=0.5)
     _set(header, SingleCollimationWidth=0.625, TotalCollimationWidth=40.0, SpiralPitchFactor=0.984, FocalSpots="0.7")
-    _set(header, SamplesPerPixel=1, PhotometricInterpretation="MONOCHROME2", PixelRepresentation=1)
-    _set(header, BitsAllocated=16, BitsStored=16, HighBit=15, PixelPaddingValue=STORED_PADDING)
     _set(header, RescaleIntercept=RESCALE_INTERCEPT, RescaleSlope=1, RescaleType="HU", ConvolutionKernel="STANDARD")
+    _set(header, BurnedInAnnotation="NO", PixelPaddingValue=STORED_PADDING)
     _set(header, WindowCenter=[40, -600], WindowWidth=[400, 1500])
     procedure = Dataset()
     _set(procedure, CodeValue="CTCHEST", CodingSchemeDesignator="99PHANTOM", CodeMeaning="CT of the chest")
@@ -201,15 +190,10 @@ def _patient_header(name: str, seed: int) -> Dataset:
 def _encode(header: Dataset, hu: NDArray[np.int16], transfer_syntax: str) -> bytes:
     """Put the pixels of one image, int16 HU (y, x), into the header and write it as a DICOM file."""
     header.file_meta = FileMetaDataset()
-    header.file_meta.MediaStorageSOPClassUID = header.SOPClassUID
-    header.file_meta.MediaStorageSOPInstanceUID = header.SOPInstanceUID
-    header.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    header.Rows, header.Columns = hu.shape
-    stored = (hu - RESCALE_INTERCEPT).astype("<i2")
-    header.add_new("PixelData", "OW", stored.tobytes())
-    if transfer_syntax == RLELossless:
-        header.compress(RLELossless, encoding_plugin="pydicom", generate_instance_uid=False)
-    header.file_meta.TransferSyntaxUID = UID(transfer_syntax)
+    header.file_meta.TransferSyntaxUID = uid.UID(transfer_syntax)
+    set_pixel_data(header, hu - RESCALE_INTERCEPT, "MONOCHROME2", 16, generate_instance_uid=False)
+    if transfer_syntax == uid.RLELossless:
+        header.compress(uid.RLELossless, encoding_plugin="pydicom", generate_instance_uid=False)
     content = io.BytesIO()
     pydicom.dcmwrite(content, header, enforce_file_format=True)
     return content.getvalue()

@@ -23,19 +23,15 @@ from dskprep.synthetic.anatomy import (
 
 AIR, FAT, MUSCLE, ORGAN = -1000.0, -100.0, 48.0, 58.0
 """HU of air and of soft tissues."""
-
 MARROW, CORTEX, CARTILAGE = 190.0, 620.0, 105.0
 """HU of the inside of a bone, its shell, and the front ends of the ribs."""
-
 WATER = 12.0
 """HU of body fluids."""
-
 FOAM, SHELL = -940.0, -150.0
 """HU of the inside of the table, and its surface."""
 
 SKIN = 2.0
 """Thickness of the skin in mm."""
-
 VERTEBRA_PERIOD = 27.0
 """Distance along z from vertebra to vertebra in mm."""
 

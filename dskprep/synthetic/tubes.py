@@ -42,13 +42,10 @@ LARGE_VESSELS = np.array(
     np.float64,
 )
 """Tubes of blood in the mediastinum."""
-
 OESOPHAGUS = np.array([[6, 34, -40, 4, 38, 120, 7, 6.5], [4, 38, 120, 2, 24, 260, 6.5, 6]], np.float64)
 """Tubes of muscle, from the stomach to the neck."""
-
 COLLAR_BONES = np.array([[14, -72, 168, 70, -66, 186, 7, 6], [70, -66, 186, 106, -40, 196, 6, 6]], np.float64)
 """The left one."""
-
 CENTRAL_AIRWAYS = np.array(
     [
         [*CARINA, 0, 6, 165, 8.5, 8.5],  # trachea

@@ -35,8 +35,7 @@ from dskprep.dataset.record import Record
 from dskprep.errors import InfrastructureError
 from dskprep.settings import PrepConfig
 from dskprep.source import cases
-from dskprep.storage import connection
-from dskprep.storage.place import S3_SETTINGS
+from dskprep.storage import S3_SETTINGS, connection
 from dskprep.synthetic.s3server import REGION, S3Server
 from dskprep.worker import patient
 
@@ -276,7 +275,7 @@ def test_credentials_that_expire_under_a_run_cost_failed_patients_only(place: st
     summary = dskprep.run(f"{place}/in", f"{place}/out")
     assert summary.account.counts == {"written": 1, "failed": 1}
     (name,) = [n for n in store.record_names(f"{place}/out") if n.status == "failed"]
-    message = store.read_record(f"{place}/out", name)["message"]
+    message = store.read_record(f"{place}/out", name).message
     assert "permission denied" in message
     assert "ExpiredToken" in message
     faulty.forget()
@@ -303,7 +302,7 @@ def test_credentials_renewed_in_their_file_are_used_by_the_next_try(
     monkeypatch.setattr(patient, "time", SimpleNamespace(sleep=renew, monotonic=time.monotonic))
     (record,) = patient.prepare_patient(
         patient.Job(case), target=f"{place}/out", config=PrepConfig(), memory_bytes=2 << 30
-    )
+    ).records
     assert (record.status, len(n_tries)) == ("written", 1)
     assert {entry["status"] for entry in faulty.log} >= {200, 403}
 
@@ -344,7 +343,7 @@ def test_an_object_replaced_between_its_listing_and_its_get_is_refused(
     faulty.script("first", "IM005", first=("PUT", signed_put(s3_server, path), other))
     (record,) = patient.prepare_patient(
         patient.Job(case), target=f"{place}/out", config=PrepConfig(), memory_bytes=2 << 30
-    )
+    ).records
     assert (record.status, record.reason) == ("refused", "source-changed")
     assert [e["first"] for e in faulty.log if "first" in e] == [200]
     assert [e["status"] for e in faulty.log if "IM005" in e["path"] and e["method"] == "GET"] == [412]

@@ -16,8 +16,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from dskprep import storage
 from dskprep.errors import InfrastructureError, UsageError
-from dskprep.storage import bucket, connection
-from dskprep.storage.place import S3_SETTINGS
+from dskprep.storage import S3_SETTINGS, bucket, connection
 
 
 def names(entries: Any) -> list[str]:

