@@ -402,9 +402,10 @@ def check_account(the_stage: Stage, target: str, poison: str) -> None:
     found = {n.key: n for n in names}
     wrong = []
     for key in sorted({*expected, *found}):
-        record = store.read_record(target, found[key]) if key in found else {"status": "absent"}
-        if expected.get(key) != record["status"]:
-            wrong.append(f"{key} should be {expected.get(key)} and is {record['status']}: {record.get('message')}")
+        record = store.read_record(target, found[key]) if key in found else None
+        status, message = (record.status, record.message) if record else ("absent", None)
+        if expected.get(key) != status:
+            wrong.append(f"{key} should be {expected.get(key)} and is {status}: {message}")
     check(not wrong, "; ".join(wrong))
 
 
@@ -422,7 +423,7 @@ def check_equal(the_stage: Stage, target: str) -> None:
     check(set(records) == set(the_stage.records), f"records: {set(records) ^ set(the_stage.records)}")
     for name, record in records.items():
         other = the_stage.records[name]
-        wrong = [field for field in PROMISED if record.get(field) != other.get(field)]
+        wrong = [field for field in PROMISED if getattr(record, field) != getattr(other, field)]
         check(not wrong, f"{name}: {wrong} differ from the undisturbed run's")
     faults = [f"{f.key}: {fault}" for f in dskprep.verify(target) for fault in f.faults]
     check(not faults, f"verify found {faults}")
@@ -467,7 +468,7 @@ def record_names(target: str) -> Iterator[Any]:
     return store.record_names(target)
 
 
-def records_of(target: str) -> dict[tuple[str, str], dict[str, Any]]:
+def records_of(target: str) -> dict[tuple[str, str], Any]:
     from dskprep.dataset import store
 
     return {(n.key, n.status): store.read_record(target, n) for n in record_names(target)}

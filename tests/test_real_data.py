@@ -81,22 +81,22 @@ def test_hu_and_geometry_before_resampling_are_those_recorded(local_run, data_fo
     expected, record = data_folder.expected_volumes[name], records(local_run[1])[f"volumes__{name}"]
     source = record.source
     assert record.hu_sha256 == expected["hu_int16le_zyx_sha256"]
-    assert source["slices"] == expected["slices"]
-    assert source["step_mm"] == pytest.approx(expected["slice_step_mm"], abs=1e-4)
-    assert [source["row_spacing_mm"], source["column_spacing_mm"]] == expected["pixel_spacing_mm"]
-    first = [source[f"first_{axis}_mm"] for axis in "xyz"]
+    assert source.slices == expected["slices"]
+    assert source.step_mm == pytest.approx(expected["slice_step_mm"], abs=1e-4)
+    assert [source.row_spacing_mm, source.column_spacing_mm] == expected["pixel_spacing_mm"]
+    first = [source.first_x_mm, source.first_y_mm, source.first_z_mm]
     assert first == pytest.approx(expected["first_ipp_lps"], abs=1e-3)
 
 
 @pytest.mark.parametrize("name", ["lidc_0001", "lidc_0314"])
 def test_lung_volume_is_within_a_fifth_of_the_crude_litres(local_run, data_folder, name):
-    lungs = records(local_run[1])[f"volumes__{name}"]["lungs"]
-    litres = (lungs["right_ml"] + lungs["left_ml"]) / 1000
+    lungs = records(local_run[1])[f"volumes__{name}"].lungs
+    litres = (lungs.right_ml + lungs.left_ml) / 1000
     assert litres == pytest.approx(data_folder.expected_volumes[name]["crude_lung_litres"], rel=LITRE_TOLERANCE)
 
 
 def test_abdomen_with_lung_bases_is_flagged(local_run):
-    assert "lungs-touch-border" in records(local_run[1])["volumes__crlm_1004"]["warnings"]
+    assert "lungs-touch-border" in records(local_run[1])["volumes__crlm_1004"].warnings
 
 
 @pytest.mark.parametrize("name", ["lidc_0001", "lidc_0314"])
@@ -152,8 +152,8 @@ def test_from_s3_to_s3_on_two_workers_the_bytes_are_the_same(local_run, data_fol
     local, remote = records(local_run[1]), records(f"{s3}/out")
     for name in ("lidc_0001", "crlm_1004"):
         key = next(k for k in remote if k.startswith(f"volumes__{name}"))
-        theirs = remote[key]["objects"]
-        ours = local[f"volumes__{name}"]["objects"]
+        theirs = remote[key].objects
+        ours = local[f"volumes__{name}"].objects
         arrays = [path for path in ours if "/c/" in path]
         assert arrays
         assert {path: theirs[path] for path in arrays} == {path: ours[path] for path in arrays}

@@ -180,10 +180,10 @@ def test_two_overlapping_series_with_equal_positions_become_two_right_volumes(tm
     assert [record.status for record in records] == ["written"] * 2
     assert all("one-of-several-series" in record.warnings for record in records)
     volumes = {record.source.slices: record for record in records}
-    assert volumes[14]["key"] == "p1"
+    assert volumes[14].key == "p1"
     for n, seed in ((14, 1), (12, 2)):
         stored = np.random.default_rng(seed).integers(0, 2000, (n, tiny.SIZE, tiny.SIZE), dtype=np.int16)
-        url = store.volume_url(str(tmp_path / "out"), volumes[n]["key"])
+        url = store.volume_url(str(tmp_path / "out"), volumes[n].key)
         assert (zarr.open_array(url, path="0", mode="r")[...] == stored - 1024).all()
 
 
