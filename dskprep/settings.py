@@ -33,12 +33,11 @@ RECIPES = {
     "grt123": Uses(()),
 }
 """One line per recipe. What it does is in its module in `preparation.recipes`, which is too heavy to import here."""
+COMMON = ("recipe", "min_slices", "chunk", "zstd_level")
+"""The settings that all recipes use."""
 
 PRESETS = resources.files("dskprep").joinpath("presets")
 """The folder of the presets that come with dskprep."""
-
-COMMON = ("recipe", "min_slices", "chunk", "zstd_level")
-"""The settings that all recipes use."""
 
 
 @dataclass(frozen=True)
@@ -111,8 +110,8 @@ class PrepConfig:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the settings that the recipe uses, as plain JSON values."""
-        values = {name: getattr(self, name) for name in self.used()}
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+        values = ((name, getattr(self, name)) for name in self.used())
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in values}
 
     def digest(self) -> str:
         """Return the first 16 hexadecimal digits of the SHA-256 of the settings that the recipe uses, sorted."""
@@ -165,18 +164,15 @@ def preset(name: str) -> PrepConfig:
     """
     if name not in presets():
         raise UsageError(f"no preset {name!r}; there are: {', '.join(presets())}")
-    text = PRESETS.joinpath(f"{name}.toml").read_text(encoding="utf-8")
-    return from_dict(tomllib.loads(text), f"preset {name}")
+    return from_dict(tomllib.loads(PRESETS.joinpath(f"{name}.toml").read_text("utf-8")), f"preset {name}")
 
 
 def given(settings: PrepConfig | None) -> PrepConfig:
     """Return these settings, or those of the preset `default`. Raises UsageError if they are no PrepConfig."""
-    if settings is None:
-        return PrepConfig()
-    if isinstance(settings, PrepConfig):
-        return settings
-    what = "a PrepConfig, as preset('zuidhof') or read_config('prep.toml') give it"
-    raise UsageError(f"settings must be {what}, not {settings!r:.100}")
+    if not isinstance(settings, PrepConfig | None):
+        what = "a PrepConfig, as preset('zuidhof') or read_config('prep.toml') give it"
+        raise UsageError(f"settings must be {what}, not {settings!r:.100}")
+    return settings or PrepConfig()
 
 
 def _unused(name: str, recipe: str) -> UsageError:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 RIGHT = 1
 """The patient's right lung; also both lungs where they cannot be told apart."""
-
 LEFT = 2
 """The patient's left lung."""
 
 NAMES = {RIGHT: "right lung", LEFT: "left lung"}
-"""What people read."""
-
+"""The lungs in words."""
 RGB = {RIGHT: (86, 180, 233), LEFT: (230, 159, 0)}
 """Okabe and Ito's blue and orange, which the colour-blind can tell apart (Color Universal Design, 2008)."""

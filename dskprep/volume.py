@@ -10,11 +10,11 @@ from numpy.typing import ArrayLike, NDArray
 
 AIR_HU = -1024
 """HU of air at the lower end of the CT scale; padding becomes this value in an output."""
-
 PADDING = -32768
 """Marks a voxel that was never measured (outside the field of view) in a native int16 volume."""
 
 Triple = tuple[float, float, float]
+"""One number per axis."""
 
 
 class _Place:
@@ -22,8 +22,14 @@ class _Place:
 
     affine: NDArray[np.float64]
 
-    def _fix_affine(self) -> None:
-        """Replace `affine` by a read-only copy, so that no caller's array changes or is locked."""
+    def _check(self, shape: tuple[int, ...]) -> None:
+        """Replace `affine` by a read-only copy, so that no caller's array changes or is locked.
+
+        Raises ValueError if there are no voxels along three axes, or the affine is not finite and invertible.
+        """
+        if len(shape) != 3 or min(shape) < 1:
+            name = type(self).__name__.lower()
+            raise ValueError(f"a {name} has voxels along three axes (z, y, x), not shape {shape}")
         affine = np.array(self.affine, np.float64)
         if affine.shape != (4, 4) or not np.isfinite(affine).all() or not np.linalg.det(affine[:3, :3]):
             raise ValueError("an affine is a finite 4 x 4 matrix that gives each axis a direction of its own")
@@ -60,9 +66,7 @@ class Grid(_Place):
     affine: NDArray[np.float64]
 
     def __post_init__(self) -> None:
-        if len(self.shape) != 3 or min(self.shape) < 1:
-            raise ValueError(f"a grid has voxels along three axes (z, y, x), not shape {self.shape}")
-        self._fix_affine()
+        self._check(self.shape)
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,9 +103,7 @@ class Volume(_Place):
     def __post_init__(self) -> None:
         # The voxels stay writeable: numba would compile each kernel again for read-only arrays, and a copy of 100 MB
         # is too dear a guard.
-        if self.array.ndim != 3 or not self.array.size:
-            raise ValueError(f"a volume has voxels along three axes (z, y, x), not shape {self.array.shape}")
-        self._fix_affine()
+        self._check(self.array.shape)
         if not self.array.dtype.isnative:  # the byte order of some files, that compiled loops do not take
             object.__setattr__(self, "array", self.array.astype(self.array.dtype.newbyteorder("=")))
 

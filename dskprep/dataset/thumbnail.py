@@ -54,7 +54,7 @@ def middle(shape: tuple[int, int, int], mask: NDArray[np.uint8] | None) -> tuple
     if mask is not None:
         some = mask[tuple(slice(step // 2, None, step) for step in steps)]
         if some.any():
-            right = some == 1 if (some == 1).any() else some > 0
+            right = some == sides.RIGHT if (some == sides.RIGHT).any() else some > 0
             halves = (_half(some > 0, 0), _half(some > 0, 1), _half(right, 2))
             z, y, x = (half * step + step // 2 for half, step in zip(halves, steps, strict=True))
             return z, y, x

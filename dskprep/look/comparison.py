@@ -17,6 +17,7 @@ from dskprep.dataset import dataset
 from dskprep.dataset.stored import StoredVolume
 from dskprep.errors import UsageError
 from dskprep.preparation import prepare, user_steps
+from dskprep.preparation.prepared import Prepared
 from dskprep.settings import PrepConfig
 from dskprep.source.cases import only_case
 from dskprep.source.found import read_series
@@ -24,21 +25,19 @@ from dskprep.volume import AIR_HU, Triple, Volume
 
 RARE = 0.999
 """Share of the voxels whose HU differ by `rare_hu` at most."""
-
-
 HU_SCALES = {
     "HU": (1.0, 0.0, AIR_HU, 32767),
     "normalized": (1400.0, -650.0, -1000, 400),
     "uint8": (1800 / 255, -1200.0, -1200, 600),
 }
-"""How each kind of values (see prepared.Values) becomes HU: factor, offset, and from where to where it tells them."""
-
+"""How each kind of values (see prepared.Values) becomes HU: factor, offset, and the lowest and highest HU it holds."""
 PAINTED = 170
 """Value that grt123 paints over what is far from the lungs."""
 
-HEADER = (
-    f"{'index mm':>8} {'overlap':>7} {'mean HU':>7} {'99.9 %':>7} {'max HU':>7} {'at x,y,z mm':>16} "
-    f"{'Dice':>7} {'ml':>7}  patient (voxels z y x)"
+LINE = "{:>8} {:>7} {:>7} {:>7} {:>7} {:>16} {:>7} {:>7}  {}"
+"""The columns of a table of differences."""
+HEADER = LINE.format(
+    "index mm", "overlap", "mean HU", "99.9 %", "max HU", "at x,y,z mm", "Dice", "ml", "patient (voxels z y x)"
 )
 
 
@@ -49,6 +48,15 @@ class Preparation:
     image: Volume
     values: str
     lungs: NDArray[np.uint8] | None
+
+    @classmethod
+    def of_stored(cls, stored: StoredVolume) -> Preparation:
+        lungs = None if stored.lungs is None else np.asarray(stored.lungs[...], np.uint8)
+        return cls(stored.load(), stored.values, lungs)
+
+    @classmethod
+    def of_prepared(cls, prepared: Prepared) -> Preparation:
+        return cls(prepared.image, prepared.values, None if prepared.lungs is None else prepared.lungs.mask.array)
 
 
 @dataclass(frozen=True)
@@ -75,12 +83,15 @@ class Difference:
 
     def as_line(self) -> str:
         """Return one line of a table below HEADER."""
-        z, y, x = (f"{p:.4f}/{q:.4f}" for p, q in zip(*self.spacings_mm, strict=True))
-        hu = [_number(value, 1) for value in (self.mean_hu, self.rare_hu, self.max_hu)]
-        at = "-" if self.max_at_mm is None else ",".join(f"{mm:.0f}" for mm in self.max_at_mm)
-        return (
-            f"{self.index_mm:8.2f} {self.overlap:7.3f} {hu[0]:>7} {hu[1]:>7} {hu[2]:>7} {at:>16} "
-            f"{_number(self.dice, 4):>7} {_number(self.lungs_ml, 0):>7}  {self.key} ({z} {y} {x} mm)"
+        spacings = " ".join(f"{a:.4f}/{b:.4f}" for a, b in zip(*self.spacings_mm, strict=True))
+        return LINE.format(
+            f"{self.index_mm:.2f}",
+            f"{self.overlap:.3f}",
+            *(_number(hu, 1) for hu in (self.mean_hu, self.rare_hu, self.max_hu)),
+            ",".join(f"{mm:.0f}" for mm in self.max_at_mm or ()) or "-",
+            _number(self.dice, 4),
+            _number(self.lungs_ml, 0),
+            f"{self.key} ({spacings} mm)",
         )
 
     def as_dict(self) -> dict[str, Any]:
@@ -134,7 +145,8 @@ def compare(a: str | os.PathLike[str], b: str | os.PathLike[str], only: str = "*
         raise UsageError(
             f"no patient that matches {only!r} is written both in {a} ({len(first)} are) and in {b} ({len(second)})"
         )
-    return (compare_preparations(_load(first[key]), _load(second[key]), key=key) for key in shared)
+    load = Preparation.of_stored
+    return (compare_preparations(load(first[key]), load(second[key]), key=key) for key in shared)
 
 
 def compare_settings(place: str | os.PathLike[str], a: PrepConfig, b: PrepConfig) -> Compared:
@@ -207,16 +219,9 @@ def to_hu(array: NDArray[Any], values: str) -> NDArray[np.float32]:
     return hu
 
 
-def _load(stored: StoredVolume) -> Preparation:
-    lungs = None if stored.lungs is None else np.asarray(stored.lungs[...], np.uint8)
-    return Preparation(stored.load(), stored.values, lungs)
-
-
 def _prepare(url: str, config: PrepConfig) -> Preparation:
     user_steps.check(config)
-    prepared = prepare.prepare(read_series(url, config), config)
-    lungs = None if prepared.lungs is None else prepared.lungs.mask.array
-    return Preparation(prepared.image, prepared.values, lungs)
+    return Preparation.of_prepared(prepare.prepare(read_series(url, config), config))
 
 
 def _sample(

@@ -18,35 +18,26 @@ from dskprep.dataset.record import Geometry, LungFigures, Source, source_of
 from dskprep.dataset.stored import StoredVolume
 from dskprep.errors import WARNINGS, UsageError
 from dskprep.look import comparison, surface
-from dskprep.look.comparison import Compared, Difference
+from dskprep.look.comparison import Compared, Difference, Preparation
 from dskprep.preparation.prepared import Prepared
 from dskprep.series.series import Series
 from dskprep.volume import AIR_HU, PADDING, Volume
 
 LUNG_WINDOW = thumbnail.WINDOWS["HU"]
 """HU that are black and white in a plane."""
-
 DIFFERENCE_HU = (0, 300)
 """HU between two preparations that are black and white where their difference is drawn."""
-
-PLANES = {"axial": 0, "coronal": 1, "sagittal": 2}
-"""The axis of (z, y, x) that each plane is perpendicular to."""
-
-OUTLINES = {side: (red / 255, green / 255, blue / 255) for side, (red, green, blue) in sides.RGB.items()}
-"""The colour of each lung as matplotlib takes it."""
-
 HISTOGRAM_HU = (-1100, 1500)
 """HU at the ends of a histogram."""
-
 N_BARS = 130
 """Bars of a histogram: 20 HU each."""
 
+OUTLINES = {side: (red / 255, green / 255, blue / 255) for side, (red, green, blue) in sides.RGB.items()}
+"""The colour of each lung as matplotlib takes it."""
 SCALE_MM = 50
 """Length of the line that shows the scale of a plane."""
-
 TURNS = (0, 40, -40)
 """Degrees by which the patient is turned in the three views of a surface."""
-
 EDGE_INCHES = 4.0
 """Edge of a panel, at 100 pixels per inch."""
 
@@ -66,38 +57,35 @@ class View:
 
 
 def of_stored(stored: StoredVolume) -> View:
-    """A written volume."""
+    """Return the view of a written volume."""
     record = stored.record
-    mask = None if stored.lungs is None else np.asarray(stored.lungs[...])
     words = in_words(record.source, record.geometry, record.lungs, record.warnings)
-    return _view("as written", stored.load(), mask, stored.values, words)
+    return _view("as written", Preparation.of_stored(stored), words)
 
 
-def _view(title: str, image: Volume, mask: NDArray[np.uint8] | None, values: str, words: list[str]) -> View:
-    """Return the view of an image of any values, brought to HU where they can be."""
-    if values == "HU":
-        return View(title, image, mask, words)
-    if values in comparison.HU_SCALES:
-        hu = np.nan_to_num(comparison.to_hu(image.array, values), nan=AIR_HU)
-        return View(title, image.with_array(np.rint(hu).astype(np.int16)), mask, words)
-    return View(title, image, mask, words, (float(image.array.min()), float(image.array.max()) + 1e-6))
+def of_prepared(prepared: Prepared) -> View:
+    """Return the view of a volume as a run would write it."""
+    lungs, image = prepared.lungs, prepared.image
+    figures = LungFigures(lungs.right_ml, lungs.left_ml, prepared.mean_lung_hu()) if lungs else None
+    words = in_words(None, Geometry(image.shape, image.spacing, ()), figures, lungs.warnings if lungs else ())
+    return _view("as a run would write it", Preparation.of_prepared(prepared), words)
 
 
 def of_series(series: Series) -> View:
     """Return the view of a series as it was acquired, before any resampling."""
     decoded = series.decode()
-    volume = decoded.volume
-    return View("as acquired", volume, None, in_words(source_of(series.facts), warnings=decoded.warnings))
+    return View("as acquired", decoded.volume, None, in_words(source_of(series.facts), warnings=decoded.warnings))
 
 
-def of_prepared(prepared: Prepared) -> View:
-    """A volume as a run would write it."""
-    lungs, image = prepared.lungs, prepared.image
-    figures = None if lungs is None else LungFigures(lungs.right_ml, lungs.left_ml, prepared.mean_lung_hu())
-    geometry = Geometry(image.shape, image.spacing, ())
-    words = in_words(None, geometry, figures, () if lungs is None else lungs.warnings)
-    mask = None if lungs is None else lungs.mask.array
-    return _view("as a run would write it", image, mask, prepared.values, words)
+def _view(title: str, shown: Preparation, words: list[str]) -> View:
+    """Return the view of an image of any values, brought to HU where they can be."""
+    image, window = shown.image, None
+    if shown.values not in comparison.HU_SCALES:
+        window = (float(image.array.min()), float(image.array.max()) + 1e-6)
+    elif shown.values != "HU":
+        hu = np.nan_to_num(comparison.to_hu(image.array, shown.values), nan=AIR_HU)
+        image = image.with_array(np.rint(hu).astype(np.int16))
+    return View(title, image, shown.lungs, words, window)
 
 
 def in_words(
@@ -116,9 +104,9 @@ def in_words(
             f"pixels of {pixels} mm"
         )
         scanner = " ".join(filter(None, (source.manufacturer, source.model)))
-        how = [scanner, f"kernel {source.kernel}" if source.kernel else ""]
-        how += [f"{source.kvp} kV" if source.kvp else "", "with contrast" * (source.contrast == "yes")]
-        words.append(", ".join(filter(None, how)))
+        kernel, voltage = source.kernel and f"kernel {source.kernel}", source.kvp and f"{source.kvp} kV"
+        contrast = "with contrast" if source.contrast == "yes" else ""
+        words.append(", ".join(filter(None, (scanner, kernel, voltage, contrast))))
         if source.tilt_degrees:
             words.append(f"gantry tilted by {source.tilt_degrees:.1f} degrees")
     if geometry:
@@ -142,18 +130,16 @@ def draw(title: str, *views: View) -> bytes:
     """
     last = views[-1]
     centre_mm = last.volume.to_patient(thumbnail.middle(last.volume.shape, last.mask))
-    words = ["\n".join(textwrap.wrap("   |   ".join(view.words), 230)) for view in views]
-    heights = [height for text in words for height in (EDGE_INCHES, 0.2 + 0.18 * (1 + text.count("\n")))]
+    words = [textwrap.wrap("   |   ".join(view.words).replace("$", r"\$"), 230) for view in views]
+    heights = [EDGE_INCHES + 0.2 + 0.18 * max(1, len(lines)) for lines in words]
     figure = Figure(figsize=(4 * EDGE_INCHES, sum(heights) + 0.5), layout="constrained")
     figure.suptitle(title, fontsize=12)
-    grid = figure.add_gridspec(2 * len(views), 4, height_ratios=heights)
-    for row, (view, text) in enumerate(zip(views, words, strict=True)):
-        panels = [figure.add_subplot(grid[2 * row, column]) for column in range(4)]
-        _draw_planes(panels[:3], view, centre_mm)
-        _draw_histogram(panels[3], view)
-        line = figure.add_subplot(grid[2 * row + 1, :])
-        line.set_axis_off()
-        line.text(0.01, 0.9, text.replace("$", r"\$"), va="top", fontsize=9)
+    rows = figure.subfigures(len(views), height_ratios=heights, squeeze=False)[:, 0]
+    for row, view, lines in zip(rows, views, words, strict=True):
+        *planes, histogram = row.subplots(1, 4)
+        _draw_planes(planes, view, centre_mm)
+        _draw_histogram(histogram, view)
+        row.supxlabel("\n".join(lines), x=0.01, ha="left", fontsize=9)
     return _png(figure)
 
 
@@ -168,11 +154,10 @@ def draw_surface(title: str, view: View, kind: str) -> bytes:
         raise UsageError(f"{title}: holds no HU, so {kind} cannot be found; its lungs can be drawn")
     figure = Figure(figsize=(3 * EDGE_INCHES, EDGE_INCHES + 0.4), layout="constrained", facecolor="black")
     figure.suptitle(f"{title}: {kind}", fontsize=11, color="white")
-    if kind == "lungs":
-        mask = np.zeros(view.volume.shape, np.uint8) if view.mask is None else view.mask
-        found = surface.of_mask(view.volume.with_array(mask))
-    else:
+    if kind != "lungs":
         found = surface.of_hu(view.volume, kind)
+    else:
+        found = [] if view.mask is None else surface.of_mask(view.volume.with_array(view.mask))
     for ax, degrees in zip(figure.subplots(1, 3), TURNS, strict=True):
         ax.imshow(surface.draw(found, degrees), interpolation="bilinear")
         ax.set_axis_off()
@@ -188,16 +173,15 @@ def draw_comparison(compared: Compared, names: tuple[str, str]) -> bytes:
 
     Raises UsageError for images that hold no HU.
     """
-    first, apart = compared.first, compared.apart_hu
+    first, apart, lungs = compared.first, compared.apart_hu, (compared.first.lungs, compared.second_lungs)
     if compared.second is None or apart is None:
         raise UsageError("only images that hold HU can be drawn side by side")
-    lungs = (first.lungs, compared.second_lungs)
-    differs = np.nan_to_num(apart) if lungs[1] is None or lungs[0] is None else (lungs[0] > 0) != (lungs[1] > 0)
-    images = {
-        names[0]: comparison.to_hu(first.image.array, first.values),
-        names[1]: compared.second.array,
-        "difference": apart,
-    }
+    differs = np.nan_to_num(apart) if lungs[0] is None or lungs[1] is None else (lungs[0] > 0) != (lungs[1] > 0)
+    images = (
+        (names[0], comparison.to_hu(first.image.array, first.values), LUNG_WINDOW),
+        (names[1], compared.second.array, LUNG_WINDOW),
+        ("difference", apart, DIFFERENCE_HU),
+    )
     figure = Figure(figsize=(13, 9), layout="constrained")
     figure.suptitle(_describe(compared.difference), fontsize=10)
     for row, axis in zip(figure.subplots(2, 3), (0, 1), strict=True):
@@ -207,8 +191,7 @@ def draw_comparison(compared: Compared, names: tuple[str, str]) -> bytes:
             for colour, mask in zip(OUTLINES.values(), lungs, strict=True)
             if mask is not None
         ]
-        for ax, (name, array) in zip(row, images.items(), strict=True):
-            window = DIFFERENCE_HU if name == "difference" else LUNG_WINDOW
+        for ax, (name, array, window) in zip(row, images, strict=True):
             _draw_plane(ax, first.image.with_array(array), axis, index, window, outlines)
             ax.set_axis_off()
             ax.set_title(f"{name}, {'zyx'[axis]} = {index}", fontsize=9)
@@ -228,7 +211,7 @@ def _draw_planes(axes: Any, view: View, centre_mm: NDArray[np.float64]) -> None:
     """Draw the three planes of a view through a place (x, y, z) of the patient, each in the middle of its square."""
     index = np.rint(view.volume.to_index(centre_mm)).astype(int)
     centre = np.clip(index, 0, np.array(view.volume.shape) - 1).tolist()
-    for ax, (name, axis) in zip(axes, PLANES.items(), strict=True):
+    for axis, (ax, name) in enumerate(zip(axes, ("axial", "coronal", "sagittal"), strict=True)):
         labels = None if view.mask is None else np.take(view.mask, centre[axis], axis)
         outlines = [] if labels is None else [(colour, labels == side) for side, colour in OUTLINES.items()]
         down, across = _draw_plane(ax, view.volume, axis, centre[axis], view.window or LUNG_WINDOW, outlines)

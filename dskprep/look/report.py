@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import base64
 import json
-import math
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Collection, Hashable, Iterable
 from importlib.metadata import version
 from typing import Any, NamedTuple
 
 import jinja2
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from dskprep import storage
 from dskprep.dataset import index, store
@@ -23,61 +23,38 @@ from dskprep.stopwatch import STAGES
 
 MAX_PICTURES = 5000
 """Volumes that the page shows with a picture, 7 KB each."""
-
 MAX_VOLUMES = 20_000
 """Written volumes that the page shows at all, half a KB each, so that it opens and can be sent whatever the dataset."""
-
 MAX_OF_A_REASON = 1000
 """Series not written that the page shows per reason."""
-
-ROWS_AT_ONCE = 1000
-"""Rows of the index that are held as dictionaries at a time."""
-
 MAX_RUNS = 20
 """Latest runs that the page lists."""
 
-LUNG_DOUBTS = {
-    "lungs-not-found",
-    "lungs-touch-border",
-    "one-lung",
-    "lung-volume-unlikely",
-    "dense-lung",
-    "lungs-in-pieces",
-    "lung-shape-unlikely",
-}
+LUNG_DOUBTS = {warning for warning in WARNINGS if "lung" in warning}
 """Warnings that rank a volume before all without one."""
-
-FEATURES = {
-    "slice step": ("step_mm", "mm"),
-    "pixel spacing": ("pixel_mm", "mm"),
-    "height": ("height_mm", "mm"),
-    "lung volume": ("lungs_ml", "ml"),
-    "right lung's share": ("right_percent", "%"),
-    "mean HU in the lungs": ("mean_lung_hu", "HU"),
+MEASURES = {
+    "slices": ("slices", ""),
+    "step_mm": ("slice step", "mm"),
+    "pixel_mm": ("pixel spacing", "mm"),
+    "height_mm": ("height", "mm"),
+    "lungs_ml": ("lung volume", "ml"),
+    "right_percent": ("right lung's share", "%"),
+    "mean_lung_hu": ("mean HU in the lungs", "HU"),
 }
-"""What is compared between volumes: the field of a row and its unit."""
-
-HISTOGRAMS = {
-    "Slice step": ("step_mm", "mm"),
-    "Slices": ("slices", ""),
-    "Lung volume": ("lungs_ml", "ml"),
-    "Mean HU in the lungs": ("mean_lung_hu", "HU"),
-}
-"""What is shown as a histogram: the field of a row and its unit."""
+"""Columns of numbers: name and unit of each."""
+FEATURES = ("step_mm", "pixel_mm", "height_mm", "lungs_ml", "right_percent", "mean_lung_hu")
+"""The columns by which a volume can stand out."""
+HISTOGRAMS = ("step_mm", "slices", "lungs_ml", "mean_lung_hu")
+"""The columns that are shown as histograms."""
 
 N_BARS = 24
 """Bars of a histogram."""
-
 MIN_COMPARED = 8
 """Fewest written volumes among which one can stand out."""
-
 LEAST_SPREAD = 0.05
 """Least spread of a feature as a share of its median, so that small differences count little among equal values."""
-
 MAX_DEVIATION = 99.0
 """Largest score of a feature, below that of one doubt about the lungs."""
-
-Row = dict[str, Any]
 
 
 class Histogram(NamedTuple):
@@ -133,24 +110,24 @@ def report(target: str | os.PathLike[str], *, records_at: str | None = None) -> 
     >>> Path("report.html").write_text(html, encoding="utf-8")  # doctest: +SKIP
     """
     target = storage.absolute(target)
-    store.describe(target)
-    rows = _rows(index.current(target))
-    written = [row for row in rows if row["status"] == "written"]
+    settings = store.describe(target)["settings"]
+    series = describe(index.current(target))
+    is_written = series["status"] == "written"
+    written, lost = rank(series[is_written]), series[~is_written]
     shown = outliers_and_others(written, MAX_VOLUMES)
     pictured = outliers_and_others(shown, MAX_PICTURES)
-    lost = _some_of_each_reason(rows)
-    pictures = _thumbnails(target, [row["key"] for row in pictured])
-    for row in shown:
-        row["picture"] = pictures.get(row["key"])
+    shown = shown.assign(picture=shown["key"].map(_thumbnails(target, pictured["key"].tolist())))
+    reasons = lost.groupby(["status", "reason"], sort=False)
+    some_lost = [group.take(_spread(len(group), MAX_OF_A_REASON)) for _, group in reasons]
     return _template().render(
         name=target.rpartition("/")[2] or target,
         target=target,
         records_at=target if records_at is None else records_at,
         version=version("dskprep"),
-        settings=store.describe(target)["settings"],
-        counts={status: sum(row["status"] == status for row in rows) for status in STATUSES},
-        reasons=_count(f"{row['status']}: {row['reason']}" for row in rows if row["status"] != "written"),
-        warnings=_count(warning for row in rows for warning in row["warnings"]),
+        settings=settings,
+        counts={status: int((series["status"] == status).sum()) for status in STATUSES},
+        reasons=_count(lost["status"] + ": " + lost["reason"]),
+        warnings=_count(warning for warnings in series["warnings"] for warning in warnings),
         meanings=REASONS | WARNINGS,
         histograms=histograms(written),
         stages=stages(written),
@@ -158,124 +135,109 @@ def report(target: str | os.PathLike[str], *, records_at: str | None = None) -> 
         n_written=len(written),
         n_shown=len(shown),
         n_pictured=len(pictured),
-        n_lost=len(rows) - len(written),
+        n_lost=len(lost),
         max_of_a_reason=MAX_OF_A_REASON,
-        rows=[*lost, *shown],
+        rows=[row for table in (*some_lost, shown) for row in _plain(table)],
     )
 
 
-def outliers_and_others(rows: Sequence[Row], n: int) -> list[Row]:
-    """Choose `n` of the rows, outliers first: one half from the start, the other spread evenly over the rest."""
-    if len(rows) <= n:
-        return list(rows)
-    return [*rows[: n // 2], *_evenly(rows[n // 2 :], n - n // 2)]
+def describe(table: pd.DataFrame) -> pd.DataFrame:
+    """Return what the page says of each row of the index; numbers that are not known are NaN."""
+    nothing = pd.Series(np.nan, table.index)
+
+    def words(column: str) -> pd.Series[Any]:
+        return table.get(column, nothing).astype(object).fillna("")
+
+    def numbers(column: str) -> pd.Series[float]:
+        return table.get(column, nothing).astype(float)
+
+    lungs_ml = numbers("right_lung_ml") + numbers("left_lung_ml")
+    seconds = pd.DataFrame({stage: numbers(f"seconds_{stage}").round(3) for stage in STAGES})
+    return pd.DataFrame(
+        {
+            "key": words("key"),
+            "status": words("status"),
+            "digest": words("input_digest"),
+            "reason": words("reason"),
+            "message": words("message").str[:1000],
+            "warnings": words("warnings").str.findall("[^,]+"),
+            "slices": numbers("source_slices"),
+            "step_mm": numbers("source_step_mm"),
+            "pixel_mm": numbers("source_row_spacing_mm"),
+            "height_mm": numbers("n_z") * numbers("spacing_z_mm"),
+            "lungs_ml": lungs_ml,
+            "right_percent": (100 * numbers("right_lung_ml") / lungs_ml).round(1),
+            "mean_lung_hu": numbers("mean_lung_hu"),
+            "scanner": (words("source_manufacturer") + " " + words("source_model")).str.strip(),
+            "kernel": words("source_kernel"),
+            "seconds": [{s: value for s, value in row.items() if value >= 0} for row in seconds.to_dict("records")],
+            "mb_written": (numbers("bytes_written") / 1e6).round(1),
+        }
+    )
 
 
-def _evenly(rows: Sequence[Row], n: int) -> list[Row]:
-    """Choose `n` rows spread evenly, or all if there are no more."""
-    return list(rows) if len(rows) <= n else [rows[i * len(rows) // n] for i in range(n)]
-
-
-def _some_of_each_reason(rows: Sequence[Row]) -> list[Row]:
-    """Choose the series that are not written, at most MAX_OF_A_REASON per reason."""
-    by_reason: dict[tuple[str, str], list[Row]] = {}
-    for row in rows:
-        if row["status"] != "written":
-            by_reason.setdefault((row["status"], row["reason"]), []).append(row)
-    return [row for some in by_reason.values() for row in _evenly(some, MAX_OF_A_REASON)]
-
-
-def histograms(rows: Sequence[Row]) -> list[Histogram]:
-    """Return how HISTOGRAMS are distributed over written volumes."""
-    found = []
-    for title, (field, unit) in HISTOGRAMS.items():
-        values = np.array([row[field] for row in rows if row[field] is not None], np.float64)
-        if len(values):
-            counts, edges = np.histogram(values, N_BARS)
-            found.append(Histogram(title, unit, edges.tolist(), counts.tolist(), float(np.median(values))))
-    return found
-
-
-def stages(rows: Sequence[Row]) -> list[Stage]:
-    """Return the seconds per stage of written patients."""
-    found = []
-    for stage in STAGES:
-        seconds = [row["seconds"][stage] for row in rows if stage in row["seconds"]]
-        if seconds:
-            median, p95 = np.percentile(seconds, [50, 95]).tolist()
-            found.append(Stage(stage, float(np.mean(seconds)), median, p95))
-    return found
-
-
-def rank(rows: Sequence[Row]) -> None:
-    """Set the `score` of each written volume, how far it stands out, and `unusual`, the feature that it stands out by.
+def rank(written: pd.DataFrame) -> pd.DataFrame:
+    """Sort written volumes by their `score`, how far each stands out; `unusual` is the feature that it stands out by.
 
     A feature stands out by its distance from the median in robust standard deviations: 1.4826 times the median
     absolute deviation (Rousseeuw and Croux 1993). Each doubt about the lungs counts more than any feature.
     """
-    for row in rows:
-        row["score"], row["unusual"] = 0.0, ""
-    if len(rows) >= MIN_COMPARED:
-        for name, (field, unit) in FEATURES.items():
-            values = np.array([math.nan if row[field] is None else row[field] for row in rows], np.float64)
-            if np.isnan(values).all():
-                continue
-            median = np.nanmedian(values)
-            spread = max(1.4826 * float(np.nanmedian(np.abs(values - median))), LEAST_SPREAD * abs(median), 1e-9)
-            for row, value in zip(rows, values.tolist(), strict=True):
-                deviation = min(abs(value - median) / spread, MAX_DEVIATION)
-                if deviation > row["score"]:
-                    row["score"] = round(deviation, 1)
-                    row["unusual"] = f"{name} {value:.4g} {unit}, the median is {median:.4g}"
-    for row in rows:
-        row["score"] += 100 * len(LUNG_DOUBTS & set(row["warnings"]))
+    score, unusual = np.zeros(len(written)), np.full(len(written), "", object)
+    for column in FEATURES if len(written) >= MIN_COMPARED else ():
+        name, unit = MEASURES[column]
+        values, median = written[column], written[column].median()
+        distance = (values - median).abs()
+        spread = max(1.4826 * distance.median(), LEAST_SPREAD * abs(median), 1e-9)
+        deviation = (distance / spread).clip(upper=MAX_DEVIATION).to_numpy()
+        further = deviation > score
+        score[further] = deviation[further]
+        unusual[further] = [f"{name} {value:.4g} {unit}, the median is {median:.4g}" for value in values[further]]
+    doubts = [100.0 * len(LUNG_DOUBTS & set(warnings)) for warnings in written["warnings"]]
+    ranked = written.assign(score=score.round(1) + doubts, unusual=unusual)
+    return ranked.sort_values(["score", "key"], ascending=[False, True])
 
 
-def _rows(table: pd.DataFrame) -> list[Row]:
-    """Return a row per series: first those not written, then the written ones, outliers first."""
-    parts = (table[start : start + ROWS_AT_ONCE] for start in range(0, len(table), ROWS_AT_ONCE))
-    rows = [_row(r) for part in parts for r in part.astype(object).where(part.notna(), None).to_dict("records")]
-    written = [row for row in rows if row["status"] == "written"]
-    rank(written)
-    written.sort(key=lambda row: (-row["score"], row["key"]))
-    return [row for row in rows if row["status"] != "written"] + written
+def outliers_and_others(ranked: pd.DataFrame, n: int) -> pd.DataFrame:
+    """Choose `n` of the rows, outliers first: one half from the start, the other spread evenly over the rest."""
+    first = min(n, len(ranked)) // 2
+    return ranked.take(np.r_[:first, first + _spread(len(ranked) - first, n - first)])
 
 
-def _row(record: dict[Any, Any]) -> Row:
-    """Return what the page says of one row of the index, in which nothing is NaN."""
-    value: Callable[[str], Any] = record.get
-    right, left, n_z, bytes_written = map(value, ("right_lung_ml", "left_lung_ml", "n_z", "bytes_written"))
-    both = None if right is None or left is None else right + left
-    return {
-        "key": value("key"),
-        "status": value("status"),
-        "digest": value("input_digest") or "",
-        "reason": value("reason") or "",
-        "message": (value("message") or "")[:1000],
-        "warnings": [word for word in (value("warnings") or "").split(",") if word],
-        "slices": value("source_slices"),
-        "step_mm": value("source_step_mm"),
-        "pixel_mm": value("source_row_spacing_mm"),
-        "height_mm": None if n_z is None else n_z * value("spacing_z_mm"),
-        "lungs_ml": both,
-        "right_percent": round(100 * right / both, 1) if both else None,
-        "mean_lung_hu": value("mean_lung_hu"),
-        "scanner": " ".join(filter(None, map(value, ("source_manufacturer", "source_model")))),
-        "kernel": value("source_kernel") or "",
-        "seconds": {s: round(value(f"seconds_{s}"), 3) for s in STAGES if value(f"seconds_{s}") is not None},
-        "mb_written": None if bytes_written is None else round(bytes_written / 1e6, 1),
-    }
+def _spread(n_rows: int, n: int) -> NDArray[np.int64]:
+    """Return the positions of `n` rows spread evenly over all, or of all if there are no more."""
+    n = min(n, n_rows)
+    return np.arange(n) * n_rows // max(n, 1)
 
 
-def _thumbnails(target: str, keys: Sequence[str]) -> dict[str, str]:
+def histograms(written: pd.DataFrame) -> list[Histogram]:
+    """Return how HISTOGRAMS are distributed over written volumes."""
+    found = []
+    for column in HISTOGRAMS:
+        name, unit = MEASURES[column]
+        values = written[column].dropna()
+        if len(values):
+            counts, edges = np.histogram(values, N_BARS)
+            title = name[0].upper() + name[1:]
+            found.append(Histogram(title, unit, edges.tolist(), counts.tolist(), float(values.median())))
+    return found
+
+
+def stages(written: pd.DataFrame) -> list[Stage]:
+    """Return the seconds per stage of written volumes."""
+    seconds = pd.DataFrame(written["seconds"].tolist(), columns=STAGES).dropna(axis=1, how="all")
+    return [Stage(str(name), s.mean(), s.median(), float(s.quantile(0.95))) for name, s in seconds.items()]
+
+
+def _plain(table: pd.DataFrame) -> list[dict[Hashable, Any]]:
+    """Return the rows as JSON has them, None for what is not known."""
+    return table.astype(object).where(table.notna(), None).to_dict("records")
+
+
+def _thumbnails(target: str, keys: Collection[str]) -> dict[str, str]:
     """Return the thumbnails of these volumes in base64; older datasets have none."""
-    wanted = set(keys)
-    folder = storage.join(target, "thumbnails")
-    entries = [e for e in storage.listing_below(folder) if e.name.removesuffix(".webp") in wanted]
-    return {
-        name.removesuffix(".webp"): base64.b64encode(content).decode()
-        for name, content in storage.read_many(folder, entries)
-    }
+    folder, names = storage.join(target, "thumbnails"), {f"{key}.webp" for key in keys}
+    found = storage.read_many(folder, [entry for entry in storage.listing_below(folder) if entry.name in names])
+    return {name.removesuffix(".webp"): base64.b64encode(content).decode() for name, content in found}
 
 
 def _runs(target: str) -> list[dict[str, Any]]:

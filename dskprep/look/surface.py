@@ -15,18 +15,12 @@ from dskprep.kernels.compiled import compiled
 from dskprep.preparation import resample
 from dskprep.volume import AIR_HU, PADDING, Volume
 
-SURFACES_HU = {"tissue": -320, "bone": 400}
-"""The two levels of the 2017 tutorial's surface plots: air to tissue, and bone."""
-
-RGB = {"tissue": (222, 171, 143), "bone": (237, 227, 199)}
-"""The colours of these two surfaces."""
-
+SURFACES = {"bone": (400, (237, 227, 199)), "tissue": (-320, (222, 171, 143))}
+"""The levels in HU of the 2017 tutorial's surface plots, bone and air to tissue, and the colour of each surface."""
 VOXEL_MM = 1.5
 """Edge of the voxels that the surface is found in."""
-
 PIXEL_MM = 1.0
 """Edge of a pixel of the picture."""
-
 SMOOTHING_VOXELS = 0.7
 """Standard deviation of the blur before the surface is found: it takes away steps and noise."""
 
@@ -35,16 +29,12 @@ LIGHTS = (((-0.45, -0.75, -0.5), 0.75), ((0.6, -0.7, 0.1), 0.25))
 
 The first shines over the viewer's left shoulder, the second lightens shadows from the right.
 """
-
 AMBIENT = 0.18
 """Light that falls on every point, whatever its direction."""
-
 GLOSS = 0.25
 """Strength of the highlights."""
-
 GLOSS_POWER = 24
 """Exponent of the highlights: the larger, the smaller they are (Blinn 1977)."""
-
 FADE = 0.45
 """How much darker the farthest point is than the nearest: it shows depth, which shading alone does not."""
 
@@ -61,7 +51,8 @@ class Mesh(NamedTuple):
 def of_hu(volume: Volume, kind: str) -> list[Mesh]:
     """Return the surface of the `tissue` or the `bone` of an int16 HU volume (z, y, x)."""
     filled = resample.fill_padding(volume) if (volume.array == PADDING).any() else volume
-    return _meshes(filled, SURFACES_HU[kind], AIR_HU, RGB[kind])
+    level, rgb = SURFACES[kind]
+    return _meshes(filled, level, AIR_HU, rgb)
 
 
 def of_mask(mask: Volume) -> list[Mesh]:

@@ -9,13 +9,11 @@ from dskprep.dataset import dataset
 from dskprep.errors import UsageError
 from dskprep.look import picture
 from dskprep.look.picture import View
+from dskprep.look.surface import SURFACES
 from dskprep.preparation import prepare, user_steps
 from dskprep.settings import PrepConfig
 from dskprep.source.cases import only_case
 from dskprep.source.found import read_series
-
-SURFACES = ("lungs", "bone", "tissue")
-"""What can be drawn as a surface."""
 
 
 def show(
@@ -40,7 +38,7 @@ def show(
     with_source
         Draw the series that the volume was made from above the volume.
     settings
-        With what settings the DICOM files are prepared; by default those of the preset ``default``.
+        Prepare the DICOM files with these settings; by default with those of the preset ``default``.
 
     Returns
     -------
@@ -63,8 +61,8 @@ def show(
         raise UsageError("settings are for DICOM files; a volume of a dataset has the dataset's settings")
     if with_source and (surface or not key):
         raise UsageError("with_source is for the planes of a volume of a dataset; leave it out")
-    if surface not in (None, *SURFACES):
-        raise UsageError(f"surface must be one of {', '.join(SURFACES)}, not {surface!r}")
+    if surface not in (None, "lungs", *SURFACES):
+        raise UsageError(f"surface must be one of {', '.join(('lungs', *SURFACES))}, not {surface!r}")
     if key:
         name, views = key, views_of_stored(place, key, with_source=with_source)
     else:
@@ -73,7 +71,7 @@ def show(
 
 
 def views_of_stored(target: str | os.PathLike[str], key: str, *, with_source: bool = False) -> list[View]:
-    """Return the view of a volume in a dataset, and before it that of its source if it is asked for.
+    """Return the view of a volume in a dataset, with `with_source` after that of the series it was made from.
 
     Raises UsageError if there is no such volume; it says what became of the key.
     """
@@ -102,6 +100,6 @@ def views_of_source(place: str | os.PathLike[str], settings: PrepConfig) -> tupl
 
 def _view_as_acquired(url: str, settings: PrepConfig, uid_sha256: str | None = None) -> View:
     """Read a series as it was acquired: without the recipe, since one of 2017 may read other HU from it."""
-    names = ("min_slices", "on_gap", "max_gap_slices")
-    plain = PrepConfig(**{name: getattr(settings, name) for name in names})
+    s = settings
+    plain = PrepConfig(min_slices=s.min_slices, on_gap=s.on_gap, max_gap_slices=s.max_gap_slices)
     return picture.of_series(read_series(url, plain, uid_sha256=uid_sha256))

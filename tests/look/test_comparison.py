@@ -163,6 +163,11 @@ def test_a_picture_needs_hu(hu: NDArray[np.int16]) -> None:
         )
 
 
+def test_datasets_of_one_name_are_drawn_side_by_side(hu: NDArray[np.int16]) -> None:
+    compared = comparison.compare_preparations(preparation(hu), preparation(hu))
+    assert picture.draw_comparison(compared, ("scans", "scans")).startswith(PNG)
+
+
 def test_stored_volumes_are_what_was_written(places: tuple[str, str, str]) -> None:
     stored = dataset.open_dataset(places[1])["p1"]
     np.testing.assert_array_equal(stored.load().array, tiny.hu(0))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 
 import browser
+import pandas as pd
 import pytest
 import tiny
 from builders import prepared
@@ -37,6 +39,11 @@ def written(n: int) -> Record:
         seconds={"read": 0.5, "decode": 0.25, "lungs": 1.0 + n / 100},
         warnings=["lungs-touch-border"] if n == 3 else [],
     )
+
+
+def series(numbers: Iterable[int]) -> pd.DataFrame:
+    """What the page says of these volumes."""
+    return report.describe(pd.DataFrame([index.to_row(written(n)) for n in numbers]))
 
 
 @pytest.fixture(scope="module")
@@ -108,28 +115,21 @@ def test_the_page_needs_nothing_beside_it(html: str) -> None:
 
 
 def test_the_stranger_a_volume_is_the_further_in_front_it_stands() -> None:
-    rows = [report._row(index.to_row(written(n))) for n in range(12)]
-    report.rank(rows)
-    by_key = {row["key"]: row for row in rows}
-    order = sorted(by_key, key=lambda key: -by_key[key]["score"])
-    assert order[:2] == ["p03", OUTLIER]  # a doubt about the lungs first
-    assert by_key[OUTLIER]["unusual"] == "mean HU in the lungs -500 HU, the median is -821"
-    assert by_key["p05"]["score"] < 3
+    ranked = report.rank(series(range(12))).set_index("key")
+    assert list(ranked.index[:2]) == ["p03", OUTLIER]  # a doubt about the lungs first
+    assert ranked.loc[OUTLIER, "unusual"] == "mean HU in the lungs -500 HU, the median is -821"
+    assert ranked.loc["p05", "score"] < 3
 
 
 def test_few_volumes_or_equal_ones_do_not_stand_out() -> None:
-    few = [report._row(index.to_row(written(n))) for n in range(5, 9)]
-    report.rank(few)
-    assert {row["score"] for row in few} == {0.0}
-    alike = [report._row(index.to_row(written(1))) for _ in range(20)]
-    report.rank(alike)
-    assert {row["score"] for row in alike} == {0.0}
+    assert set(report.rank(series(range(5, 9)))["score"]) == {0.0}
+    assert set(report.rank(series([1] * 20))["score"]) == {0.0}
 
 
 def test_histograms_count_every_volume_once() -> None:
-    rows = [report._row(index.to_row(written(n))) for n in range(12)]
-    rows[0]["mean_lung_hu"] = None
-    found = {h.title: h for h in report.histograms(rows)}
+    volumes = series(range(12))
+    volumes.loc[0, "mean_lung_hu"] = math.nan
+    found = {h.title: h for h in report.histograms(volumes)}
     assert sum(found["Slices"].counts) == 12
     assert (found["Slices"].edges[0], found["Slices"].edges[-1]) == (120, 131)
     assert sum(found["Mean HU in the lungs"].counts) == 11
@@ -137,10 +137,9 @@ def test_histograms_count_every_volume_once() -> None:
 
 
 def test_stage_times_are_those_of_the_records() -> None:
-    rows = [report._row(index.to_row(written(n))) for n in range(12)]
-    (lungs,) = [stage for stage in report.stages(rows) if stage.name == "lungs"]
-    assert lungs.mean_s == pytest.approx(1 + 5.5 / 100)
-    assert [stage.name for stage in report.stages(rows)] == ["read", "decode", "lungs"]
+    found = report.stages(series(range(12)))
+    assert [stage.name for stage in found] == ["read", "decode", "lungs"]
+    assert found[-1].mean_s == pytest.approx(1 + 5.5 / 100)
 
 
 def test_every_stage_has_its_bar_and_counts_in_the_sort_by_seconds(tmp_path: Path) -> None:
