@@ -140,8 +140,7 @@ def enhanced_file(
 
 def read(files: Iterable[File]) -> Contents:
     contents = Contents()
-    for name, content in files:
-        contents.add(name, content)
+    contents.add_all(files)
     return contents
 
 

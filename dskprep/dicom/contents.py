@@ -18,10 +18,8 @@ CT_CLASSES = {
     "1.2.840.10008.5.1.4.1.1.2.2",  # Legacy Converted Enhanced CT Image
 }
 """SOP classes of the objects that are read (PS3.4 B.5)."""
-
 DIRECTORY_CLASS = "1.2.840.10008.1.3.10"
 """SOP class of a DICOMDIR, the one other object that needs no SeriesInstanceUID."""
-
 NO_SLICE_TYPES = {"LOCALIZER", "SCREEN SAVE", "DOSE_INFO"}
 """Values of ImageType that mark a CT object as no slice of a volume."""
 
@@ -31,7 +29,6 @@ OTHER_SUFFIXES = frozenset(
     ".part .tmp .sha256 .md5".split()
 )
 """Suffixes of files that are no damaged slices, whatever they hold."""
-
 OTHER_NAMES = frozenset("DICOMDIR DIRFILE LICENSE README VERSION SHA256SUMS MD5SUMS".split())
 """Names, in capitals, of files that are no damaged slices, whatever they hold."""
 
@@ -48,8 +45,8 @@ class Aside(NamedTuple):
 class Contents:
     """Slices and damage by SeriesInstanceUID, and files set aside.
 
-    Damage is under the empty UID where the file's series cannot be read. `foreign` has, by SeriesInstanceUID, an
-    object that is no CT image; `unreadable` is the first file that is no DICOM and is not named as something else.
+    Damage is under the empty UID where the file's series cannot be read. `foreign` has an object that is no CT image,
+    by SeriesInstanceUID; `unreadable` is the first file that is no DICOM and is not named as something else.
     """
 
     slices: dict[str, list[Slice]] = field(default_factory=dict)
@@ -59,11 +56,7 @@ class Contents:
     unreadable: Refusal | None = None
 
     def flaw(self, uid: str) -> Refusal | None:
-        """Return the reason why slices of a series may be missing, or None.
-
-        It is damage in the series, or in a file that may belong to it; an object with its UID that is no CT image;
-        or a file that is no DICOM and has no name of something else. Each may have been a slice at the stack's end.
-        """
+        """Return the reason why slices of a series may be missing, or None: each may have been one at its end."""
         return self.damage.get(uid) or self.damage.get("") or self.foreign.get(uid) or self.unreadable
 
     def uids(self) -> list[str]:
@@ -73,33 +66,33 @@ class Contents:
             found.discard("")
         return sorted(found)
 
-    def add_headers(self, files: Iterable[tuple[str, bytes]]) -> None:
-        """Read files, given as name and content, and keep their slices without pixel data."""
+    def add_all(self, files: Iterable[tuple[str, bytes]], *, with_pixels: bool = True) -> None:
+        """Read files, given as name and content (see `add`)."""
         for name, content in files:
-            self.add(name, content, with_pixels=False)
+            self.add(name, content, with_pixels=with_pixels)
 
     def add(self, name: str, content: bytes, *, with_pixels: bool = True) -> None:
-        """Read one file. Bad content raises nothing; it is kept in `damage` or `aside`."""
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # pydicom warns of values that break the standard but can be read
-            self._add(name, content, with_pixels)
+        """Read one file. Bad content raises nothing; it is kept in `damage` or `aside`.
 
-    def _add(self, name: str, content: bytes, with_pixels: bool) -> None:
-        header = self._parse(name, content)
-        if header is None:
-            return
-        kind = _find_kind(header)
+        Without pixels, the slices are header-only, but damaged pixel data are still found.
+        """
+        with warnings.catch_warnings(action="ignore"):  # pydicom warns of values that break the standard
+            header = self._parse(name, content)
+            if header is not None:
+                self._add(name, header, with_pixels)
+
+    def _add(self, name: str, header: Attributes, with_pixels: bool) -> None:
+        uid, kind = text_of(header, "SeriesInstanceUID"), _find_kind(header)
         if kind:
-            self.aside.append(Aside(name, kind, _describe(header)))
+            sop_class = header["SOPClassUID"]
+            detail = str(getattr(sop_class, "name", sop_class))  # the name in the standard
+            self.aside.append(Aside(name, kind, detail))
             if kind == "not-ct":
-                message = f"{name}: is no CT image ({_describe(header)}), and has the UID of this series"
-                self.foreign.setdefault(text_of(header, "SeriesInstanceUID"), Refusal("not-ct", message))
+                message = f"{name}: is no CT image ({detail}), and has the UID of this series"
+                self.foreign.setdefault(uid, Refusal("not-ct", message))
             return
-        uid = text_of(header, "SeriesInstanceUID")
         try:
-            slices = list(read_slices(header, name))
-            if not with_pixels:
-                slices = [replace(s, data=b"") for s in slices]
+            slices = [s if with_pixels else replace(s, data=b"") for s in read_slices(header, name)]
         except Refusal as refusal:
             self.damage.setdefault(uid, refusal)
         else:
@@ -147,9 +140,3 @@ def _find_kind(header: Attributes) -> str | None:
     image_type = header.get("ImageType") or []
     values = {str(v).upper() for v in ([image_type] if isinstance(image_type, str) else image_type)}
     return "localizer" if values & NO_SLICE_TYPES else None
-
-
-def _describe(header: Attributes) -> str:
-    """Return the name of an object's SOP class in the standard."""
-    sop_class = header["SOPClassUID"]
-    return str(getattr(sop_class, "name", sop_class))

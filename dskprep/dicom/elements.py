@@ -14,22 +14,22 @@ pydicom's reader makes Python objects of every element before the pixels. This w
 from __future__ import annotations
 
 import struct
-from collections.abc import Container
+from collections.abc import Callable, Container
 from typing import NamedTuple
 
 IMPLICIT = b"1.2.840.10008.1.2"
 """Transfer syntax: implicit VR, little endian, not compressed."""
-
 EXPLICIT = b"1.2.840.10008.1.2.1"
 """Transfer syntax: explicit VR, little endian, not compressed."""
 
 TRANSFER_SYNTAX = 0x0002_0010
-ITEM, ITEM_END, SEQUENCE_END = 0xFFFE_E000, 0xFFFE_E00D, 0xFFFE_E0DD
+ITEM, SEQUENCE_END = 0xFFFE_E000, 0xFFFE_E0DD
+META_GROUP, ITEM_GROUP = b"\2\0", b"\xfe\xff"
+ITEM_END = struct.pack("<HHL", 0xFFFE, 0xE00D, 0)
 UNDEFINED_LENGTH = 0xFFFFFFFF
 
 SHORT_VRS = frozenset(b"AE AS AT CS DA DS DT FD FL IS LO LT PN SH SL SS ST TM UI UL US".split())
 """Value representations with a length of 2 bytes (PS3.5 section 7.1.2)."""
-
 LONG_VRS = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())
 """Value representations with a length of 4 bytes (PS3.5 section 7.1.2)."""
 
@@ -59,30 +59,30 @@ def find_elements(content: bytes, wanted: Container[int]) -> tuple[bytes, dict[i
     if content[128:132] != b"DICM":
         return None
     try:
-        meta, start = _walk(content, 132, (TRANSFER_SYNTAX,), is_implicit=False, is_meta=True)
-        if TRANSFER_SYNTAX not in meta:
-            return None
-        _, first, stop = meta[TRANSFER_SYNTAX]
+        meta, start = _walk(content, 132, (TRANSFER_SYNTAX,), is_implicit=False, is_past=META_GROUP.__ne__)
+        _, first, stop = meta.get(TRANSFER_SYNTAX, (None, 0, 0))
         syntax = content[first:stop].rstrip(b"\0 ")
         if syntax not in (IMPLICIT, EXPLICIT):
             return None
         if syntax == IMPLICIT and content[start + 4 : start + 6] in SHORT_VRS | LONG_VRS:
             return None  # the elements are explicit, against what the syntax says
-        found, _ = _walk(content, start, wanted, is_implicit=syntax == IMPLICIT)
-    except (_NotPlain, struct.error):
+        return syntax, _walk(content, start, wanted, is_implicit=syntax == IMPLICIT)[0]
+    except (_NotPlain, struct.error, RecursionError):
         return None
-    return syntax, found
 
 
 def _walk(
-    content: bytes, at: int, wanted: Container[int], *, is_implicit: bool, is_meta: bool = False
+    content: bytes,
+    at: int,
+    wanted: Container[int],
+    *,
+    is_implicit: bool,
+    is_past: Callable[[bytes], bool] | None = None,
 ) -> tuple[dict[int, Element], int]:
-    """Find elements from `at` to the end of the file, or of group 0002 if `is_meta`, and where they end."""
+    """Find elements from `at` to the end of the file, or to a group of which `is_past` is true; and where that is."""
     found: dict[int, Element] = {}
     last, end = 0, len(content)
-    while at < end:
-        if is_meta and content[at : at + 2] != b"\2\0":
-            break
+    while at < end and not (is_past and is_past(content[at : at + 2])):
         tag, vr, length, value = _read_head(content, at, is_implicit)
         if tag <= last or tag >> 16 == 0xFFFE:
             raise _NotPlain
@@ -117,25 +117,15 @@ def _read_head(content: bytes, at: int, is_implicit: bool) -> tuple[int, bytes |
 
 def _skip_sequence(content: bytes, at: int, is_implicit: bool) -> int:
     """Return where a sequence of undefined length ends whose first item is at `at` (PS3.5 section 7.5)."""
-    ends = [SEQUENCE_END]  # the delimiters to come of the sequences and items that we are in
-    while ends:
-        tag, _, length, value = _read_head(content, at, True)  # items and delimiters have no VR
-        if tag == ends[-1] and length == 0:
-            ends.pop()
-        elif ends[-1] == SEQUENCE_END:
-            if tag != ITEM:
+    while True:
+        tag, _, length, at = _read_head(content, at, True)  # items and delimiters have no VR
+        if tag == SEQUENCE_END and length == 0:
+            return at
+        if tag != ITEM:
+            raise _NotPlain
+        if length == UNDEFINED_LENGTH:
+            _, at = _walk(content, at, (), is_implicit=is_implicit, is_past=ITEM_GROUP.__eq__)
+            if content[at : at + 8] != ITEM_END:
                 raise _NotPlain
-            if length == UNDEFINED_LENGTH:
-                ends.append(ITEM_END)
-            else:
-                value += length
-        else:
-            tag, vr, length, value = _read_head(content, at, is_implicit)
-            if tag >> 16 == 0xFFFE or (length == UNDEFINED_LENGTH and vr not in (None, b"SQ")):
-                raise _NotPlain
-            if length == UNDEFINED_LENGTH:
-                ends.append(SEQUENCE_END)
-            else:
-                value += length
-        at = value
-    return at
+            length = len(ITEM_END)
+        at += length

@@ -10,7 +10,6 @@ import zlib
 from typing import Any
 
 import pydicom
-from pydicom.datadict import tag_for_keyword
 from pydicom.dataelem import RawDataElement
 from pydicom.encaps import encapsulate
 from pydicom.filereader import read_dataset
@@ -22,23 +21,19 @@ from pydicom.uid import (
     ImplicitVRLittleEndian,
 )
 
-from dskprep.dicom.elements import IMPLICIT, find_elements
+from dskprep.dicom.elements import IMPLICIT, UNDEFINED_LENGTH, find_elements
 
 OVERLAY_BITS = [Tag(group, 0x0102) for group in range(0x6000, 0x6020, 2)]
 """OverlayBitPosition: if it is above 0, the overlay lies in unused bits of the pixels (retired in 2004)."""
-
 MAX_INFLATED_BYTES = 1 << 28
 """Most bytes that one deflated file may hold."""
-
 MAX_INFLATION = 1032
 """Largest ratio of inflated to deflated bytes (a property of the format)."""
 
 PIXEL_DATA = (0x7FE0, 0x0010)
-UNDEFINED_LENGTH = 0xFFFFFFFF
 ITEMS_END = struct.pack("<HHL", 0xFFFE, 0xE0DD, 0)
 LEAST_ITEM = 10
 """Fewest bytes of an encapsulated frame: the tag and length of its item, and two more."""
-
 META_BYTES = 4096
 """The File Meta Information, with the transfer syntax, lies within this many bytes."""
 
@@ -87,13 +82,12 @@ _KEYWORDS = {
     *FACTS.values(),
     *(keyword for _, keyword in FRAME_TAGS + FRAME_TIMES),
 }
-_READ_TAGS = [*(Tag(tag) for tag in sorted(filter(None, map(tag_for_keyword, _KEYWORDS)))), *OVERLAY_BITS]
+_READ_TAGS = [*map(Tag, _KEYWORDS), *OVERLAY_BITS]
 """Everything that is read of a file; skipping the rest saves a quarter of the time."""
 
 PIXEL_REPRESENTATION = Tag("PixelRepresentation")
 CONTEXT_TAGS = (Tag("SpecificCharacterSet"), PIXEL_REPRESENTATION)
 """Elements on which the values of others depend: their character set, and whether numbers are signed."""
-
 MAX_VALUE = 1024
 """Longest value of an attribute in a plain file; none that is read here needs more bytes."""
 
@@ -199,8 +193,7 @@ def with_blank_pixels(head: bytes, size: int) -> bytes | None:
     """
     file = io.BytesIO(head)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with warnings.catch_warnings(action="ignore"):
             dataset = pydicom.dcmread(file, force=True, stop_before_pixels=True, specific_tags=["NumberOfFrames"])
         is_implicit, is_little = dataset.original_encoding
         n_frames = int(dataset.get("NumberOfFrames") or 1)

@@ -22,14 +22,16 @@ NATIVE = {
 }
 """Byte order of the transfer syntaxes that are not compressed frame by frame."""
 
+RLE = "1.2.840.10008.1.2.5"
+"""Transfer syntax of DICOM's own run-length encoding (PS3.5 annex G)."""
 JPEG = {f"1.2.840.10008.1.2.4.{n}" for n in (50, 51, 53, 55, 57, 70)}
 """Transfer syntaxes of JPEG: baseline, extended (12 bit), two retired ones, and lossless (57 and 70)."""
-
 JPEG_LS = {f"1.2.840.10008.1.2.4.{n}" for n in (80, 81)}
 """Transfer syntaxes of JPEG-LS, lossless and near-lossless."""
-
 HTJ2K = {f"1.2.840.10008.1.2.4.{n}" for n in (201, 202, 203)}
 """Transfer syntaxes of high-throughput JPEG 2000; its own decoder takes half the time of that for JPEG 2000."""
+LOSSY = {f"1.2.840.10008.1.2.4.{n}" for n in (50, 51, 53, 55, 81, 91, 203)}
+"""Transfer syntaxes that may lose detail (.91 and .203 may also be lossless)."""
 
 DECODERS: dict[str, Callable[[bytes], Any]] = {
     **dict.fromkeys(JPEG, imagecodecs.jpeg8_decode),
@@ -40,14 +42,8 @@ DECODERS: dict[str, Callable[[bytes], Any]] = {
 }
 """The decoder of each compressed transfer syntax but RLE, whose decoder needs the pixels' type and size."""
 
-RLE = "1.2.840.10008.1.2.5"
-"""Transfer syntax of DICOM's own run-length encoding (PS3.5 annex G)."""
-
 JPEG_FRAMES = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}
 """Second bytes of the markers that begin a frame header (ITU-T T.81 table B.1); 0xF7 is that of JPEG-LS."""
-
-LOSSY = {f"1.2.840.10008.1.2.4.{n}" for n in (50, 51, 53, 55, 81, 91, 203)}
-"""Transfer syntaxes that may lose detail (.91 and .203 may also be lossless)."""
 
 MAX_EDGE = 10_000
 """Most rows or columns of a slice. Scanners reconstruct 2048 at most, so more come from a damaged header."""

@@ -12,7 +12,6 @@ from dskprep.volume import Triple
 
 SAME_PIXEL_MM = 1e-4
 """Pixel spacings that differ by less are equal."""
-
 SAME_DIRECTION = 1e-3
 """Directions whose components differ by less are equal."""
 

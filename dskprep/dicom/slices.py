@@ -18,10 +18,8 @@ from dskprep.errors import Refusal
 
 MAX_PLANE_MM = 2000.0
 """Widest slice; a wider one comes from a damaged header."""
-
 MIN_PIXEL_MM = 0.01
 """Smallest pixel; a smaller one comes from a damaged header."""
-
 MAX_POSITION_MM = 1e6
 """Largest coordinate of a slice; a larger one comes from a damaged header."""
 
@@ -129,18 +127,15 @@ def _read_padding(header: Attributes, pixel_format: PixelFormat) -> tuple[int, i
     The VR of both attributes should follow PixelRepresentation (US or SS) but is often the other one: 63536 on signed
     pixels is -2000.
     """
-    values = []
-    for keyword in ("PixelPaddingValue", "PixelPaddingRangeLimit"):
-        value = header.get(keyword)
-        if not isinstance(value, int):
-            continue
-        wrap = 1 << pixel_format.bits_allocated
-        if pixel_format.is_signed and value >= wrap // 2:
-            value -= wrap
-        elif not pixel_format.is_signed and value < 0:
-            value += wrap
-        values.append(value)
-    return (min(values), max(values)) if isinstance(header.get("PixelPaddingValue"), int) else None
+    if not isinstance(header.get("PixelPaddingValue"), int):
+        return None
+    found = (header.get("PixelPaddingValue"), header.get("PixelPaddingRangeLimit"))
+    values, wrap = [value for value in found if isinstance(value, int)], 1 << pixel_format.bits_allocated
+    if pixel_format.is_signed:
+        values = [value - wrap if value >= wrap // 2 else value for value in values]
+    else:
+        values = [value + wrap if value < 0 else value for value in values]
+    return min(values), max(values)
 
 
 class _Frame:
@@ -232,7 +227,7 @@ def to_one_line(error: Exception) -> str:
 
 def _number(header: Attributes, keyword: str, name: str, default: float | None = None) -> float:
     value = header.get(keyword)
-    if default is not None and (value is None or value == ""):
+    if default is not None and value in (None, ""):
         return default
     return _to_numbers(value, 1, keyword, name, "missing-attribute")[0]
 

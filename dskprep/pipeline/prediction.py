@@ -11,17 +11,14 @@ from dataclasses import dataclass
 import psutil
 
 from dskprep.dataset.record import further_key
-from dskprep.dicom import pixels
 from dskprep.dicom.contents import Contents
 from dskprep.dicom.slices import Slice
 from dskprep.errors import Refusal
-from dskprep.preparation.recipes import recipe
-from dskprep.series import series
 from dskprep.series.series import Reread
 from dskprep.settings import PrepConfig
 from dskprep.source.cases import Case
 from dskprep.source.files import open_case
-from dskprep.source.found import each_series, rank
+from dskprep.source.found import assemble_as, each_series, rank
 from dskprep.worker import admission
 from dskprep.worker.admission import Ledger
 
@@ -65,10 +62,9 @@ def predict(case: Case, config: PrepConfig, usable_bytes: int = sys.maxsize) -> 
         ledger.check(least_bytes)
         contents = Contents()
         if files.is_archive:
-            for name, content in files.read(psutil.virtual_memory().available):
-                contents.add(name, content)
+            contents.add_all(files.read(psutil.virtual_memory().available))
         else:
-            contents.add_headers(files.read_headers())
+            contents.add_all(files.read_headers(), with_pixels=False)
         reread = None if files.is_archive else files.reread
         predict_series = functools.partial(_predict_series, config, ledger, least_bytes, is_held, reread)
         found = dict(each_series(contents, predict_series))
@@ -77,9 +73,7 @@ def predict(case: Case, config: PrepConfig, usable_bytes: int = sys.maxsize) -> 
     predictions = {
         uid: _refuse(made, least_bytes) if isinstance(made, Refusal) else made for uid, made in found.items()
     }
-    *others, (_, main) = sorted(
-        predictions.items(), key=lambda item: rank(item[0], item[1].n_slices, is_written=item[1].is_written)
-    )
+    *others, (_, main) = sorted(predictions.items(), key=lambda item: rank(item[0], item[1].n_slices))
     further = [dataclasses.replace(each, key=further_key(case.key, uid)) for uid, each in others]
     return [*further, dataclasses.replace(main, key=case.key)]
 
@@ -88,26 +82,19 @@ def _predict_series(
     config: PrepConfig, ledger: Ledger, least_bytes: int, is_held: bool, reread: Reread | None, slices: list[Slice]
 ) -> Prediction:
     """Return the prediction of a series that would be written, without its key. Raises Refusal if it would not be."""
-    stack = series.stack_up(
-        slices,
-        min_slices=config.min_slices,
-        max_gap_slices=config.fillable_slices,
-        may_tilt=recipe(config.recipe).to_hu is None,
-        reread=reread,
-    )
-    grid = stack.layout.grid
+    found = assemble_as(slices, config, reread)
+    grid = found.grid
     need_bytes = max(least_bytes, admission.estimate_bytes(grid.shape, grid.spacing, config, is_held=is_held))
     ledger.check(need_bytes)
-    for pixel_format, name in {slices[i].pixel_format: slices[i].name for i in stack.order}.items():
-        pixels.check_format(pixel_format, name)
+    found.check_formats()
     output = (
         max(1, round(n * old / new)) for n, old, new in zip(grid.shape, grid.spacing, config.spacing_mm, strict=True)
     )
     return Prediction(
         "",
         "written",
-        warnings=stack.warnings,
-        n_slices=len(stack.order),
+        warnings=found.warnings,
+        n_slices=found.n_slices,
         need_bytes=need_bytes,
         native_voxels=math.prod(grid.shape),
         output_voxels=math.prod(output),

@@ -16,21 +16,18 @@ from dskprep.dicom.plane import Plane
 from dskprep.errors import Refusal
 from dskprep.volume import Grid
 
+Floats = NDArray[np.float64]
+
 STEP_TOLERANCE = 0.1
 """Largest distance of a slice from its place on the even grid, as a fraction of a step; headers round positions."""
-
 DRIFT_TOLERANCE_MM = 0.5
 """Largest distance of a first pixel from the straight line through all; headers round positions and directions."""
-
 MAX_EXTENT_MM = 3000.0
 """Longest stack. No patient is longer, so positions farther apart come from a damaged header."""
-
 MAX_TILT_DEGREES = 35.0
 """Largest tilt. Gantries tilt by 30 degrees at most, so a larger one comes from a damaged header."""
-
 MAX_GAP_SHARE = 0.1
 """Largest share of slices that may be missing from a stack whose gaps are interpolated."""
-
 FIT_DIGITS = 6
 """Decimals (mm) to which a fit is rounded, so that its last bits cannot change a decision."""
 
@@ -88,7 +85,7 @@ def lay_out(planes: Sequence[Plane], *, max_gap_slices: int = 0) -> Layout:
     )
 
 
-def _number(along: NDArray[np.float64], max_gap_slices: int) -> tuple[NDArray[np.int_], float, float]:
+def _number(along: Floats, max_gap_slices: int) -> tuple[NDArray[np.int_], float, float]:
     """Return the number of each slice on the even grid of positions, and the grid's start and step (mm)."""
     numbers = np.arange(len(along))
     start, step, off = _fit_line(numbers, along)
@@ -115,7 +112,7 @@ def _number(along: NDArray[np.float64], max_gap_slices: int) -> tuple[NDArray[np
     raise Refusal("missing-slices", f"expected a slice every {step:.3f} mm, found {found}")
 
 
-def _fit_line(numbers: NDArray[np.int_], along: NDArray[np.float64]) -> tuple[float, float, NDArray[np.float64]]:
+def _fit_line(numbers: NDArray[np.int_], along: Floats) -> tuple[float, float, Floats]:
     """Fit a least-squares line to the positions of numbered slices: its start, its step, each distance from it (mm)."""
     centred = numbers - numbers.mean()
     step = round(float(centred @ along / (centred @ centred)), FIT_DIGITS)
@@ -123,9 +120,7 @@ def _fit_line(numbers: NDArray[np.int_], along: NDArray[np.float64]) -> tuple[fl
     return start, step, np.abs(along - (start + step * numbers))
 
 
-def _fit_lean(
-    positions: NDArray[np.float64], plane: Plane, start: float
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _fit_lean(positions: Floats, plane: Plane, start: float) -> tuple[Floats, Floats]:
     """Return the lean of the stack along (columns, rows), in mm per mm of the normal, and its first corner (LPS, mm).
 
     The first pixels lie above one another (no lean), or on one slanted line: a tilted gantry.
@@ -152,10 +147,8 @@ def _fit_lean(
     return lean, (sideways.mean(axis=0) + (start - centre) * lean @ in_plane).round(FIT_DIGITS) + normal * start
 
 
-def _refusal_of_bend(
-    along: NDArray[np.float64], sideways: NDArray[np.float64], aside: NDArray[np.float64], off_mm: float
-) -> Refusal:
-    """Refuse slices that lie on no straight line: for a tilt that changes, or for one slice that lies aside."""
+def _refusal_of_bend(along: Floats, sideways: Floats, aside: Floats, off_mm: float) -> Refusal:
+    """Return why slices on no straight line are refused: a tilt that changes, or one slice that lies aside."""
     usual = np.median(np.diff(sideways, axis=0) / np.diff(along)[:, None], axis=0)
     if float(np.linalg.norm(usual)) * (along[-1] - along[0]) > DRIFT_TOLERANCE_MM:
         return Refusal(
@@ -170,5 +163,5 @@ def _refusal_of_bend(
     )
 
 
-def _degrees(lean: NDArray[np.float64]) -> float:
+def _degrees(lean: Floats) -> float:
     return round(float(np.degrees(np.arctan(np.linalg.norm(lean)))), 3)

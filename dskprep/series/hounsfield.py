@@ -16,10 +16,8 @@ ToHU = Callable[[NDArray[Any], float, float, NDArray[np.int16]], None]
 
 INT16_HU = (PADDING + 1, 32767)
 """Range of HU that int16 can hold beside PADDING."""
-
 IMPOSSIBLE_HU = -1500
 """Below this lies neither tissue nor noise: air is -1000, and kernels overshoot by a few hundred."""
-
 AIR_RANGE_HU = (AIR_HU, -900)
 """Values in this range are air, whatever a header calls them."""
 
@@ -27,14 +25,12 @@ CORNER = 4
 """Edge, in pixels, of the corner blocks that show the fill value outside the round field of view."""
 
 
-def to_hu(
-    stored: NDArray[Any], slope: float, intercept: float, out: NDArray[np.int16] | None = None
-) -> NDArray[np.int16]:
+def to_hu(stored: NDArray[Any], slope: float, intercept: float) -> NDArray[np.int16]:
     """Convert the stored integers of a slice (y, x) to HU, rounded to the nearest and clipped to INT16_HU.
 
-    HU = stored * slope + intercept (DICOM PS3.3 C.11.1). The result is written into `out` if it is given.
+    HU = stored * slope + intercept (DICOM PS3.3 C.11.1).
     """
-    hu = np.empty(stored.shape, np.int16) if out is None else out
+    hu = np.empty(stored.shape, np.int16)
     stored = np.asarray(stored, stored.dtype.newbyteorder("="))
     planes.rescale(stored, float(slope), float(intercept), *INT16_HU, hu)
     return hu
@@ -59,7 +55,6 @@ def mark_padding(hu: NDArray[np.int16], declared_hu: tuple[int, int] | None) -> 
 
 def _find_corner_value(hu: NDArray[np.int16]) -> int | None:
     """Return the value that fills all four corners, or None."""
-    value = hu[0, 0]
-    rows, columns = [slice(CORNER), slice(-CORNER, None)], [slice(CORNER), slice(-CORNER, None)]
-    is_constant = all((hu[y, x] == value).all() for y in rows for x in columns)
-    return int(value) if is_constant else None
+    ends = (slice(CORNER), slice(-CORNER, None))
+    is_constant = all((hu[y, x] == hu[0, 0]).all() for y in ends for x in ends)
+    return int(hu[0, 0]) if is_constant else None

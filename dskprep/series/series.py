@@ -17,37 +17,37 @@ from dskprep.dicom.slices import Slice
 from dskprep.errors import Refusal
 from dskprep.series import hounsfield, stacks, upright
 from dskprep.series.geometry import Layout
-from dskprep.volume import Grid, Triple, Volume
+from dskprep.volume import Volume
 
 Reread = Callable[[Sequence[Slice]], Iterator[Slice]]
 """Re-reads header-only slices with their pixel data, in the requested order."""
 
 
-def uid_digest(uid: str) -> str:
-    """Return the digest that replaces a SeriesInstanceUID in records and keys."""
-    return hashlib.sha256(uid.encode()).hexdigest()[:12]
-
-
 class Series:
     """What was found of a series: its slices in order along their normal, still encoded, and their grid.
 
-    `facts` describe the source in a record. `first_gap_mm` is the distance of the two lowest slices along the
-    patient's z axis.
+    `facts` describe the source in a record. `warnings` are words of errors.WARNINGS, but for those that only pixels
+    show. `first_gap_mm` is the distance of the two lowest slices along the patient's z axis.
     """
 
     def __init__(
-        self,
-        slices: list[Slice],
-        layout: Layout,
-        warnings: Sequence[str],
-        to_hu: hounsfield.ToHU | None = None,
-        reread: Reread | None = None,
+        self, slices: list[Slice], stack: stacks.Stack, to_hu: hounsfield.ToHU | None, reread: Reread | None
     ) -> None:
-        self.grid: Grid = layout.grid
-        self.facts = _facts(slices, layout)
-        self.first_gap_mm = _first_gap_mm(slices)
-        self._slices, self._layout, self._warnings = slices, layout, tuple(warnings)
-        self._to_hu, self._reread = to_hu, reread
+        self.n_slices, self.grid = len(slices), stack.layout.grid
+        self.facts = _facts(slices, stack.layout)
+        low, next_ = sorted(s.plane.position[2] for s in slices)[:2]
+        self.first_gap_mm = abs(low - next_)
+        self.warnings = stack.warnings
+        if len({(s.slope, s.intercept) for s in slices}) > 1:
+            self.warnings += ("mixed-rescale",)
+        if any(s.is_lossy or s.pixel_format.transfer_syntax in pixels.LOSSY for s in slices):
+            self.warnings += ("lossy-compression",)
+        self._slices, self._layout, self._to_hu, self._reread = slices, stack.layout, to_hu, reread
+
+    def check_formats(self) -> None:
+        """Raise Refusal, as decoding would, if a slice has pixels in a format that is not read here."""
+        for pixel_format, name in {s.pixel_format: s.name for s in self._slices}.items():
+            pixels.check_format(pixel_format, name)
 
     def decode(self) -> Decoded:
         """Return the series' HU planes, each decoded when it is taken. Raises RuntimeError when called again.
@@ -69,9 +69,9 @@ class Decoded:
 
     def __init__(self, found: Series, encoded: Iterator[Slice]) -> None:
         self.grid, self.first_gap_mm = found.grid, found.first_gap_mm
-        self._layout, self._warnings, self._to_hu = found._layout, found._warnings, found._to_hu
+        self._layout, self._warnings, self._to_hu = found._layout, found.warnings, found._to_hu
         self._encoded: Iterator[Slice] | None = encoded
-        self._n_encoded, self._n_clipped = len(self._layout.numbers), 0
+        self._n_encoded, self._n_clipped = found.n_slices, 0
         self._sha256 = hashlib.sha256()
 
     def planes(self) -> Iterator[NDArray[np.int16]]:
@@ -106,7 +106,11 @@ class Decoded:
         if self._to_hu is not None:
             self._to_hu(stored, s.slope, s.intercept, hu)
             return hu
-        hounsfield.mark_padding(hu, _padding_hu(s))
+        declared = None
+        if s.padding is not None:  # in HU, rounded and clipped like the pixels
+            low, high = sorted(hounsfield.to_hu(np.array([s.padding], np.int64), s.slope, s.intercept)[0].tolist())
+            declared = low, high
+        hounsfield.mark_padding(hu, declared)
         self._n_clipped += int(np.count_nonzero(hu == hounsfield.INT16_HU[1]))
         return hu
 
@@ -150,43 +154,14 @@ def assemble(
     min_slices: int = 10,
     max_gap_slices: int = 0,
     to_hu: hounsfield.ToHU | None = None,
-    reserve: Callable[[tuple[int, int, int], Triple], None] = lambda _shape, _spacing: None,
     reread: Reread | None = None,
 ) -> Series:
-    """Order the slices of one series. Empties `slices`.
+    """Choose and order the slices of one series that make its volume (see `stacks.stack_up`). Empties `slices`.
 
     Up to `max_gap_slices` missing slices in a row are interpolated. With `to_hu`, a recipe's way to HU, the series
-    is decoded as the recipes of 2017 had it, and a tilt is refused. `reserve` is called with shape and spacing before
-    anything is decoded, and may raise. With `reread`, `slices` are header-only.
+    is decoded as the recipes of 2017 had it, and a tilt is refused. With `reread`, `slices` are header-only.
 
     Raises Refusal if the slices make no volume.
-    """
-    stack = stack_up(
-        slices, min_slices=min_slices, max_gap_slices=max_gap_slices, may_tilt=to_hu is None, reread=reread
-    )
-    layout = stack.layout
-    reserve(layout.grid.shape, layout.grid.spacing)
-    chosen = [slices[i] for i in stack.order]
-    slices.clear()
-    warnings = list(stack.warnings)
-    if len({(s.slope, s.intercept) for s in chosen}) > 1:
-        warnings.append("mixed-rescale")
-    if any(s.is_lossy or s.pixel_format.transfer_syntax in pixels.LOSSY for s in chosen):
-        warnings.append("lossy-compression")
-    return Series(chosen, layout, warnings, to_hu, reread)
-
-
-def stack_up(
-    slices: list[Slice],
-    *,
-    min_slices: int,
-    max_gap_slices: int,
-    may_tilt: bool = True,
-    reread: Reread | None = None,
-) -> stacks.Stack:
-    """Sort the slices of one series, and choose those that make its volume (see `stacks.stack_up`).
-
-    With `reread`, `slices` are header-only. A tilt is refused unless they `may_tilt`.
     """
     _sort(slices)
 
@@ -197,12 +172,14 @@ def stack_up(
     stack = stacks.stack_up(
         [s.plane for s in slices], min_slices=min_slices, max_gap_slices=max_gap_slices, is_copy=is_copy
     )
-    if stack.layout.tilt_degrees and not may_tilt:
+    if stack.layout.tilt_degrees and to_hu is not None:
         raise Refusal(
             "gantry-tilt",
             f"expected no tilt, as the recipes of 2017 do, found one of {stack.layout.tilt_degrees} degrees",
         )
-    return stack
+    chosen = [slices[i] for i in stack.order]
+    slices.clear()
+    return Series(chosen, stack, to_hu, reread)
 
 
 def _pop_all(slices: list[Slice]) -> Iterator[Slice]:
@@ -210,20 +187,6 @@ def _pop_all(slices: list[Slice]) -> Iterator[Slice]:
     slices.reverse()
     while slices:
         yield slices.pop()
-
-
-def _first_gap_mm(chosen: list[Slice]) -> float:
-    """Return the distance in z of the two lowest slices."""
-    low, next_ = sorted(s.plane.position[2] for s in chosen)[:2]
-    return abs(low - next_)
-
-
-def _padding_hu(s: Slice) -> tuple[int, int] | None:
-    """Return the declared padding in HU, rounded and clipped like the pixels."""
-    if s.padding is None:
-        return None
-    low, high = sorted(hounsfield.to_hu(np.array([s.padding], np.int64), s.slope, s.intercept)[0].tolist())
-    return low, high
 
 
 def _facts(chosen: list[Slice], layout: Layout) -> dict[str, str | int | float]:

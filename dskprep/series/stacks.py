@@ -15,7 +15,6 @@ from dskprep.series.geometry import Layout, lay_out
 
 SAME_POSITION_MM = 0.01
 """Slices no farther apart along their normal lie at one position."""
-
 CLEAR_MAJORITY = 2
 """A group of slices is preferred if it has at least this many times the slices of the next largest."""
 
@@ -73,12 +72,10 @@ def _choose_group(planes: Sequence[Plane]) -> list[int]:
     """Return the largest group of slices of one size, pixel spacing and orientation."""
     groups: list[list[int]] = []
     for i in sorted(range(len(planes)), key=lambda i: (planes[i].shape, planes[i].pixel_mm, planes[i].position)):
-        for group in groups:
-            if planes[group[0]].shares_grid(planes[i]):
-                group.append(i)
-                break
-        else:
-            groups.append([i])
+        group = next((group for group in groups if planes[group[0]].shares_grid(planes[i])), None)
+        if group is None:
+            groups.append(group := [])
+        group.append(i)
     if not groups:
         raise Refusal("too-few-slices", "expected slices, found none")
     groups.sort(key=len, reverse=True)

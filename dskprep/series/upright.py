@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -28,7 +30,7 @@ def to_patient_axes(volume: Volume) -> Volume:
 def patient_order(affine: NDArray[np.float64]) -> list[int]:
     """Return which array axis runs nearest to the patient's z, y and x: the best of the six orders."""
     directions = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
-    orders = [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]]
+    orders = map(list, itertools.permutations(range(3)))
     return max(orders, key=lambda order: sum(abs(directions[2 - k, axis]) for k, axis in enumerate(order)))
 
 

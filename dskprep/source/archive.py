@@ -11,12 +11,8 @@ from collections.abc import Callable, Iterator
 
 from dskprep.errors import Refusal
 
-_Read = Callable[[int], bytes]
-"""Reads that many bytes of a file."""
-
 ZIP_MARKS = (b"PK\3\4", b"PK\5\6")
 """First bytes of a zip archive, and of an empty one."""
-
 DAMAGE = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, OSError, RuntimeError, ValueError)
 """What the standard library raises on damaged, encrypted or unsupported archives."""
 
@@ -44,15 +40,14 @@ def members(content: bytes, name: str, max_bytes: int) -> Iterator[tuple[str, by
             left -= len(data)
             yield label, data
     except DAMAGE as error:
-        why = str(error)
-        if "\n" in why or not content:  # a tar's error is a line for each way of compression
-            why = (
-                "it is neither a zip nor a tar, plain or by gz, bz2 or xz; or it was cut" if content else "it is empty"
-            )
+        why = str(error) if content else "it is empty"
+        if "\n" in why:  # a tar's error has a line for each way of compression
+            why = "it is neither a zip nor a tar, plain or by gz, bz2 or xz; or it was cut"
         raise Refusal("bad-archive", f"{name}: cannot be unpacked: {why}") from error
 
 
-def _zip(content: bytes) -> Iterator[tuple[str, int, _Read]]:
+def _zip(content: bytes) -> Iterator[tuple[str, int, Callable[[int], bytes]]]:
+    """Yield the name and the size of every file, and a function that reads so many of its bytes."""
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         for info in archive.infolist():
             if not info.is_dir():
@@ -60,7 +55,7 @@ def _zip(content: bytes) -> Iterator[tuple[str, int, _Read]]:
                     yield info.filename, info.file_size, file.read
 
 
-def _tar(content: bytes) -> Iterator[tuple[str, int, _Read]]:
+def _tar(content: bytes) -> Iterator[tuple[str, int, Callable[[int], bytes]]]:
     with tarfile.open(fileobj=io.BytesIO(content)) as archive:
         for info in archive:
             file = archive.extractfile(info) if info.isreg() else None

@@ -20,7 +20,6 @@ from dskprep.storage import Entry, Folder
 
 ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 """Names of files that hold the files of one case."""
-
 MANIFEST_SUFFIXES = (".csv", ".parquet")
 """Names of files that list cases by key and URL."""
 
@@ -56,9 +55,9 @@ def cases(source: str, *, patient_folders: bool = False) -> Iterator[Case]:
     source cannot be listed.
     """
     source = storage.absolute(source)
-    if source.lower().endswith(MANIFEST_SUFFIXES) and not storage.is_folder(source):
+    if is_file(source, MANIFEST_SUFFIXES):
         return _from_manifest(source)
-    if is_archive(source) and not storage.is_folder(source):
+    if is_file(source, ARCHIVE_SUFFIXES):
         return _from_archive(source)
     return _from_tree(source, patient_folders=patient_folders)
 
@@ -79,19 +78,33 @@ def only_case(place: str | os.PathLike[str]) -> Case:
     return found[0]
 
 
-def is_archive(url: str) -> bool:
-    """Whether a file of that name is an archive."""
-    return url.lower().endswith(ARCHIVE_SUFFIXES)
+def is_file(url: str, suffixes: tuple[str, ...]) -> bool:
+    """Tell whether a URL ends in one of the suffixes and is no folder of that name."""
+    return url.lower().endswith(suffixes) and not storage.is_folder(url)
+
+
+def files_of(url: str, *, is_archive: bool = False, is_deep: bool = False) -> list[Entry]:
+    """List the files of a case: an archive itself, if it is there, or the entries of a folder that may be DICOM files.
+
+    With `is_deep`, the subfolders of the folder count too.
+    """
+    if is_archive:
+        entry = storage.entry_of(url)
+        return [entry] if entry else []
+    return inputs(storage.listing_below(url) if is_deep else storage.listing(url))
 
 
 def inputs(entries: Iterable[Entry]) -> list[Entry]:
     """Return the entries that may be DICOM files: not hidden, and no archives."""
-    return [e for e in entries if not f"/{e.name}".count("/.") and not is_archive(e.name)]
+    return [e for e in entries if not _is_hidden(e.name) and not _is_archive(e.name)]
 
 
-def files_of(url: str, *, is_deep: bool) -> list[Entry]:
-    """List the entries of a folder that may be DICOM files, with `is_deep` those in its subfolders too."""
-    return inputs(storage.listing_below(url) if is_deep else storage.listing(url))
+def _is_archive(name: str) -> bool:
+    return name.lower().endswith(ARCHIVE_SUFFIXES)
+
+
+def _is_hidden(path: str) -> bool:
+    return "/." in f"/{path}"
 
 
 def digest(entries: Iterable[Entry]) -> str:
@@ -131,9 +144,8 @@ def _from_tree(source: str, *, patient_folders: bool) -> Iterator[Case]:
     used: set[str] = set()
     folders = storage.walk(source)
     for folder in _whole(folders) if patient_folders else folders:
-        if any(part.startswith(".") for part in folder.path.split("/") if part):
-            continue
-        yield from _in_folder(folder, source, used, is_deep=patient_folders and bool(folder.path))
+        if not _is_hidden(folder.path):
+            yield from _in_folder(folder, source, used, is_deep=patient_folders and bool(folder.path))
 
 
 def _whole(folders: Iterable[Folder]) -> Iterator[Folder]:
@@ -149,7 +161,7 @@ def _whole(folders: Iterable[Folder]) -> Iterator[Folder]:
 def _in_folder(folder: Folder, source: str, used: set[str], *, is_deep: bool) -> Iterator[Case]:
     url = storage.join(source, folder.path) if folder.path else source
     entries = inputs(folder.entries)
-    archives = [e for e in folder.entries if is_archive(e.name) and not f"/{e.name}".count("/.")]
+    archives = [e for e in folder.entries if _is_archive(e.name) and not _is_hidden(e.name)]
     is_leaf = folder.path and not (folder.has_subfolders or archives)
     if is_leaf or not all(is_named_otherwise(e.name) for e in entries):
         name = folder.path or PurePosixPath(source).name or "source"
@@ -195,11 +207,8 @@ def _from_manifest(source: str) -> Iterator[Case]:
     base = source.rpartition("/")[0]
     paths = [u if "://" in u or u.startswith("/") else storage.join(base, u) for u in table["url"].astype(str)]
     for key, url in zip(keys, [storage.absolute(path) for path in paths], strict=True):
-        if is_archive(url) and not storage.is_folder(url):
-            entry = storage.entry_of(url)
-            yield _case(key, url, [entry] if entry else [], is_archive=True)
-        else:
-            yield _case(key, url, files_of(url, is_deep=True), is_deep=True)
+        way = {"is_archive": True} if is_file(url, ARCHIVE_SUFFIXES) else {"is_deep": True}
+        yield _case(key, url, files_of(url, **way), **way)
 
 
 def _stem(path: str) -> str:

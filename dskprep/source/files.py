@@ -22,19 +22,14 @@ from dskprep.volume import Triple
 
 LARGE_FILE_BYTES = 1 << 26
 """A slice has half a megabyte; a file larger than this is read whole only if it begins as a CT object does."""
-
 HEAD_BYTES = 1 << 16
 """First bytes of a large file that are read to see what it is."""
-
 HEADER_BYTES = 1 << 15
 """The header of an ordinary slice ends within so many bytes."""
-
 HEADERS_AT_ONCE = 16
 """Files whose headers are read at the same time."""
-
 READ_AHEAD = 16
 """Files that are read again in one go, where a case is too large to be held."""
-
 MAX_STEP_MM = 20.0
 """A SliceThickness beyond this says nothing about the distance between slices."""
 
@@ -75,8 +70,7 @@ class CaseFiles:
     def guess(self) -> Guess | None:
         """Shape and spacing, as if all files were like the largest one, which is read for it; None if that is no CT."""
         contents = Contents()
-        for name, content in self._read(sorted(self.entries, key=lambda entry: entry.size)[-1:]):
-            contents.add(name, content)
+        contents.add_all(self._read(sorted(self.entries, key=lambda entry: entry.size)[-1:]))
         slices = next(iter(contents.slices.values()), None)
         if not slices:
             return None
@@ -102,7 +96,13 @@ class CaseFiles:
 
     def read_headers(self) -> Iterator[File]:
         """Read the first HEADER_BYTES of each file; its pixels are blank, unless they begin only after these bytes."""
-        return itertools.chain(self.not_ct.items(), self._read_headers())
+        yield from self.not_ct.items()
+        places = [storage.join(self.url, entry.name) for entry in self.entries]
+        with _changes_refused(), ThreadPoolExecutor(HEADERS_AT_ONCE) as threads:
+            heads = threads.map(storage.read_head, places, itertools.repeat(HEADER_BYTES))
+            for entry, place, head in zip(self.entries, places, heads, strict=True):
+                blank = head if entry.size <= HEADER_BYTES else with_blank_pixels(head, entry.size)
+                yield entry.name, storage.read(place) if blank is None else blank
 
     def reread(self, slices: Sequence[Slice]) -> Iterator[Slice]:
         """Re-read header-only slices with their pixels, a few files at a time, in the order of `slices`."""
@@ -118,44 +118,29 @@ class CaseFiles:
         with _changes_refused():
             yield from storage.read_many(place, entries)
 
-    def _read_headers(self) -> Iterator[File]:
-        places = [storage.join(self.url, entry.name) for entry in self.entries]
-        with _changes_refused(), ThreadPoolExecutor(HEADERS_AT_ONCE) as threads:
-            heads = threads.map(storage.read_head, places, itertools.repeat(HEADER_BYTES))
-            for entry, place, head in zip(self.entries, places, heads, strict=True):
-                blank = head if entry.size <= HEADER_BYTES else with_blank_pixels(head, entry.size)
-                yield entry.name, storage.read(place) if blank is None else blank
-
 
 def open_case(case: Case) -> CaseFiles:
     """List the files of a case again.
 
     Raises Refusal `source-changed` if they are not those that were listed before, `no-dicom` if an archive is gone.
     """
-    entries = _entries(case.url, is_archive=case.is_archive, is_deep=case.is_deep)
+    entries = cases.files_of(case.url, is_archive=case.is_archive, is_deep=case.is_deep)
     if cases.digest(entries) != case.digest:
         raise Refusal(
             "source-changed",
             f"expected the {case.n_files} files that were listed, found {len(entries)} with other names, sizes or "
             "tags; run again",
         )
-    return _case_files(case.url, entries, is_archive=case.is_archive)
+    return _case_files(case.url, entries, case.is_archive)
 
 
 def open_place(url: str) -> CaseFiles:
     """List the files of a folder, with all below it, or of an archive. Raises Refusal `no-dicom` if that is gone."""
-    is_archive = cases.is_archive(url) and not storage.is_folder(url)
-    return _case_files(url, _entries(url, is_archive=is_archive, is_deep=True), is_archive=is_archive)
+    is_archive = cases.is_file(url, cases.ARCHIVE_SUFFIXES)
+    return _case_files(url, cases.files_of(url, is_archive=is_archive, is_deep=True), is_archive)
 
 
-def _entries(url: str, *, is_archive: bool, is_deep: bool) -> list[Entry]:
-    if not is_archive:
-        return cases.files_of(url, is_deep=is_deep)
-    entry = storage.entry_of(url)
-    return [entry] if entry else []
-
-
-def _case_files(url: str, entries: list[Entry], *, is_archive: bool) -> CaseFiles:
+def _case_files(url: str, entries: list[Entry], is_archive: bool) -> CaseFiles:
     if is_archive and not entries:
         raise Refusal("no-dicom", f"{url}: there is no such file")
     not_ct = {} if is_archive else dict(_not_ct(url, entries))

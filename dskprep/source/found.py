@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -16,16 +17,15 @@ from dskprep.dicom.slices import Slice
 from dskprep.errors import Refusal
 from dskprep.preparation.recipes import recipe
 from dskprep.series import series
-from dskprep.series.series import Reread, Series, uid_digest
+from dskprep.series.series import Reread, Series
 from dskprep.settings import PrepConfig, given
 from dskprep.source.files import open_place
-from dskprep.volume import Triple
 
 T = TypeVar("T")
 
 
 def each_series(contents: Contents, make: Callable[[list[Slice]], T]) -> Iterator[tuple[str, T | Refusal]]:
-    """Yield the digest of each CT series and what `make` makes of its slices, or why it is refused.
+    """Yield each CT series, by the digest of its UID: what `make` makes of its slices, or why it is refused.
 
     Raises Refusal if there is no CT series at all.
     """
@@ -33,20 +33,21 @@ def each_series(contents: Contents, make: Callable[[list[Slice]], T]) -> Iterato
     if not uids:
         raise _nothing_found(contents)
     for uid in uids:
-        made: T | Refusal
-        try:
-            flaw = contents.flaw(uid)
-            if flaw is not None:
-                raise flaw
-            made = make(contents.slices.pop(uid))
-        except Refusal as refusal:
-            made = refusal
-        yield uid_digest(uid), made
+        made: T | Refusal | None = contents.flaw(uid)
+        if made is None:
+            try:
+                made = make(contents.slices.pop(uid))
+            except Refusal as refusal:
+                made = refusal
+        yield hashlib.sha256(uid.encode()).hexdigest()[:12], made
 
 
-def rank(uid_sha256: str, n_slices: int, *, is_written: bool) -> tuple[bool, int, str]:
-    """Return what the series of one case are sorted by: the last one is the main one, and has the case's own key."""
-    return is_written, n_slices, uid_sha256
+def rank(uid_sha256: str, n_slices: int) -> tuple[int, str]:
+    """Return what the series of one case are sorted by: the last one is the main one, and has the case's own key.
+
+    A series that is refused has no slices here.
+    """
+    return n_slices, uid_sha256
 
 
 def aside_counts(contents: Contents) -> dict[str, int]:
@@ -76,40 +77,28 @@ def read_series(
     settings = given(settings)
     files = open_place(storage.absolute(url))
     contents = Contents()
-    for name, content in files.read(psutil.virtual_memory().available):
-        contents.add(name, content)
-    assemble = functools.partial(assemble_as, settings=settings)
-    found = dict(each_series(contents, assemble))
-    chosen = [uid for uid in found if uid_sha256 in (None, uid)]
-    if not chosen:
+    contents.add_all(files.read(psutil.virtual_memory().available))
+    found = dict(each_series(contents, functools.partial(assemble_as, settings=settings)))
+    ranks = [
+        rank(uid, 0 if isinstance(made, Refusal) else made.n_slices)
+        for uid, made in found.items()
+        if uid_sha256 in (None, uid)
+    ]
+    if not ranks:
         raise Refusal("no-dicom", f"expected the series of digest {uid_sha256}, found {len(found)} others")
-    main = found[max(chosen, key=lambda uid: rank_of(uid, found[uid]))]
+    main = found[max(ranks)[1]]
     if isinstance(main, Refusal):
         raise main
     return main
 
 
-def rank_of(uid_sha256: str, found: Series | Refusal) -> tuple[bool, int, str]:
-    """Return the rank of a series that was assembled, or refused."""
-    if isinstance(found, Refusal):
-        return rank(uid_sha256, 0, is_written=False)
-    return rank(uid_sha256, int(found.facts["slices"]), is_written=True)
-
-
-def assemble_as(
-    slices: list[Slice],
-    settings: PrepConfig,
-    *,
-    reserve: Callable[[tuple[int, int, int], Triple], None] = lambda _shape, _spacing: None,
-    reread: Reread | None = None,
-) -> Series:
+def assemble_as(slices: list[Slice], settings: PrepConfig, reread: Reread | None = None) -> Series:
     """Assemble a series as the settings say (see `series.assemble`)."""
     return series.assemble(
         slices,
         min_slices=settings.min_slices,
         max_gap_slices=settings.fillable_slices,
         to_hu=recipe(settings.recipe).to_hu,
-        reserve=reserve,
         reread=reread,
     )
 

@@ -63,10 +63,9 @@ class Made:
     thumbnail: bytes = b""
 
     @property
-    def rank(self) -> tuple[bool, int, str]:
+    def rank(self) -> tuple[int, str]:
         """What the series of a case are sorted by."""
-        n_slices = self.record.source.slices if self.record.source else 0
-        return rank(self.record.series_uid_sha256 or "", n_slices, is_written=self.record.is_written)
+        return rank(self.record.series_uid_sha256 or "", self.record.source.slices if self.record.source else 0)
 
 
 def make_case(line: Line, need: Underestimated | None) -> list[Made]:
@@ -84,7 +83,7 @@ def make_case(line: Line, need: Underestimated | None) -> list[Made]:
             if line.ticket.is_held:
                 held = list(files.read(max_bytes=line.ticket.need_bytes - files.n_bytes))
             else:
-                contents.add_headers(files.read_headers())
+                contents.add_all(files.read_headers(), with_pixels=False)
                 reread = files.reread
         with line.slots("compute", line.case.key, line.clock):
             made = list(_compute(line, contents, held, reread))
@@ -144,7 +143,8 @@ def _compute(line: Line, contents: Contents, files: list[File], reread: Reread |
 def _make(line: Line, begun: Record, warnings: list[str], reread: Reread | None, slices: list[Slice]) -> Made:
     """Make the volume of one series."""
     with line.clock("decode"):
-        found = assemble_as(slices, line.config, reserve=line.reserve, reread=reread)
+        found = assemble_as(slices, line.config, reread)
+        line.reserve(found.grid.shape, found.grid.spacing)
     source, decoded = source_of(found.facts), found.decode()
     prepared = prepare(decoded, line.config, line.clock)
     hu_sha256, warnings, lungs = decoded.hu_sha256, [*warnings, *decoded.warnings], None

@@ -87,6 +87,13 @@ def test_any_other_file_is_left_to_pydicom(content: bytes) -> None:
     assert find_elements(content, attributes._WANTED) is None
 
 
+def test_sequences_nested_without_end_are_left_to_pydicom() -> None:
+    meta, first, _ = PLAIN["implicit"].partition(b"\x08\0\x08\0")  # ImageType
+    assert first
+    level = bytes.fromhex("0800 4011 ffffffff feff 00e0 ffffffff")  # ReferencedImageSequence and its first item
+    assert find_elements(meta + 20_000 * level, attributes._WANTED) is None
+
+
 def test_damaged_files_are_read_as_pydicom_reads_them_or_left_to_it() -> None:
     rng = random.Random(3)
     contents = list(PLAIN.values())

@@ -128,6 +128,18 @@ def test_a_tilt_that_recipes_of_2017_do_not_know_is_predicted(tmp_path: Path) ->
     assert outcome_of_run(str(tmp_path / "in"), str(tmp_path / "out"), config) == expected
 
 
+def test_warnings_that_headers_show_are_predicted(tmp_path: Path) -> None:
+    files = as_files(builders.ct_files(STORED, LossyImageCompression="01"))
+    files["0002.dcm"] = as_files(builders.ct_files(STORED, RescaleSlope="2"))["0002.dcm"]
+    tiny.write(tmp_path / "in/p1", files)
+    (case,) = plan.cases(str(tmp_path / "in"))
+    (prediction,) = plan.predict(case, CONFIG)
+    assert prediction.warnings == ("mixed-rescale", "lossy-compression")
+    dskprep.run(str(tmp_path / "in"), str(tmp_path / "out"), settings=CONFIG)
+    (warnings,) = index.read(str(tmp_path / "out"))["warnings"]
+    assert tuple(warnings.split(","))[:2] == prediction.warnings
+
+
 def test_a_patient_whose_pixels_are_damaged_is_not_the_one_to_take_the_time_of(tmp_path: Path) -> None:
     tiny.write(tmp_path / "in/a", dict(builders.ct_files(STORED[:, :64, :64], syntax=RLELossless, PixelData=DAMAGED)))
     (bad,) = choose(str(tmp_path / "in"))

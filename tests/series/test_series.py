@@ -322,10 +322,10 @@ def test_hu_as_acquired_are_hashed_before_a_tilt_is_corrected() -> None:
     assert tilted.volume.array.size > upright.volume.array.size
 
 
-def test_memory_is_asked_for_the_wider_grid_of_a_tilted_series() -> None:
-    asked: list[tuple[int, ...]] = []
-    found = decoded(ct_files(distinct(10, 12, 14), lean=(0, 0.3, 0)), reserve=lambda shape, _: asked.append(shape))
-    assert asked == [found.volume.shape] == [(10, 12 + 5, 14)]  # 9 x 1.25 mm x 0.3 / 0.75 mm = 4.5 pixels
+def test_the_wider_grid_of_a_tilted_series_is_known_before_it_is_decoded() -> None:
+    found = assembled(ct_files(distinct(10, 12, 14), lean=(0, 0.3, 0)))
+    assert found.grid.shape == (10, 12 + 5, 14)  # 9 x 1.25 mm x 0.3 / 0.75 mm = 4.5 pixels
+    assert found.decode().volume.shape == found.grid.shape
 
 
 def test_a_tilt_that_is_not_constant_is_refused() -> None:
@@ -541,17 +541,14 @@ def test_one_slice_with_cut_pixels_refuses_the_series_by_its_name() -> None:
     assert (refusal.reason, refusal.message[:10]) == ("truncated", "0002.dcm: ")
 
 
-def test_memory_is_asked_for_before_anything_is_decoded() -> None:
+def test_the_grid_is_known_before_anything_is_decoded() -> None:
     stored = distinct(4, 16, 16)
     garbage = compressed(bytes(64))
     files = ct_files(stored, PixelData=garbage, syntax=JPEGLSLossless, Rows=9000, Columns=9000, PixelSpacing=[0.1, 0.1])
-
-    def reserve(shape: tuple[int, int, int], spacing_mm: tuple[float, float, float]) -> None:
-        assert shape == (4, 9000, 9000)
-        assert spacing_mm == pytest.approx((1.25, 0.1, 0.1))
-        raise Refusal("too-large", "no")
-
-    assert refusal_of(files, reserve=reserve).reason == "too-large"
+    grid = assembled(files).grid
+    assert grid.shape == (4, 9000, 9000)
+    assert grid.spacing == pytest.approx((1.25, 0.1, 0.1))
+    assert refusal_of(files).reason == "truncated"  # as the garbage is, once it is decoded
 
 
 def test_encoded_pixels_are_freed_as_they_are_decoded() -> None:

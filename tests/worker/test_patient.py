@@ -314,7 +314,9 @@ def test_a_huge_file_that_is_no_slice_is_not_read_whole(place: str, name: str, s
     sizes: list[int] = []
     with pytest.MonkeyPatch.context() as patch:
         add = Contents.add
-        patch.setattr(Contents, "add", lambda self, n, content: (sizes.append(len(content)), add(self, n, content)))
+        patch.setattr(
+            Contents, "add", lambda self, n, content, **how: (sizes.append(len(content)), add(self, n, content, **how))
+        )
         (record,) = prepare(only_job(f"{place}/in"), f"{place}/out", memory_bytes=700_000_000)
     assert record.status == status, record
     assert max(sizes) <= files.HEAD_BYTES
