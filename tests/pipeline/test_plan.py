@@ -132,8 +132,8 @@ def test_warnings_that_headers_show_are_predicted(tmp_path: Path) -> None:
     files = as_files(builders.ct_files(STORED, LossyImageCompression="01"))
     files["0002.dcm"] = as_files(builders.ct_files(STORED, RescaleSlope="2"))["0002.dcm"]
     tiny.write(tmp_path / "in/p1", files)
-    (case,) = plan.cases(str(tmp_path / "in"))
-    (prediction,) = plan.predict(case, CONFIG)
+    (case,) = choose(str(tmp_path / "in"))
+    (prediction,) = predict(case, CONFIG)
     assert prediction.warnings == ("mixed-rescale", "lossy-compression")
     dskprep.run(str(tmp_path / "in"), str(tmp_path / "out"), settings=CONFIG)
     (warnings,) = index.read(str(tmp_path / "out"))["warnings"]
