@@ -17,16 +17,12 @@ from dskprep.kernels.compiled import compiled
 
 ONE = np.uint64(1)
 """The first voxel of a word, and the shift by one voxel."""
-
 END = np.uint64(63)
 """The shift between the first and the last voxel of a word: it carries a voxel into the next word."""
-
 NONE = np.uint64(0)
 """A word without a voxel."""
-
 ALL = np.uint64(2**64 - 1)
 """A word of 64 voxels."""
-
 TOLERANCE = 1 + 1e-6
 """Factor on a distance in mm: a voxel that lies exactly at a limit is within it, in spite of rounding."""
 

@@ -1,4 +1,4 @@
-"""Connected components (pieces) of masks, on runs of voxels: labelling, sizes, boxes.
+"""Connected components (pieces) of masks, on runs of voxels: labelling and sizes.
 
 A piece is named by the index of its first run, or by a number from 0 on.
 """
@@ -15,31 +15,30 @@ from dskprep.kernels.runs import Runs, where
 
 FACES = 6
 """Connectivity: voxels that share a face belong together; each has six such neighbours."""
-
 EDGES = 18
 """Connectivity: voxels that share a face or an edge."""
-
 CORNERS = 26
 """Connectivity: voxels that share a face, an edge or a corner."""
-
 IN_SLICE = 8
 """Connectivity: pixels of one axial slice that share an edge or a corner; slices stay apart."""
+IN_SLICE_EDGES = 4
+"""Connectivity: pixels of one axial slice that share an edge."""
 
 
 @compiled
 def label(runs: Runs, ny: int, joined_by: int) -> NDArray[Any]:
     """Return the piece that each run belongs to, named by the piece's first run: int32 (runs).
 
-    `joined_by` is FACES, EDGES, CORNERS or IN_SLICE; `ny` is the number of rows per slice. This is union-find: each
+    `joined_by` is one of the connectivities above; `ny` is the number of rows per slice. This is union-find: each
     run points to an earlier run of its piece, its parent, and the first one, the root, to itself.
     """
     parents = np.arange(runs.starts.size).astype(np.int32)
-    diagonal = 0 if joined_by == FACES else 1
+    diagonal = 0 if joined_by in (FACES, IN_SLICE_EDGES) else 1
     for row in range(runs.first.size - 1):  # joined to the rows that came before: half of all neighbours
         y = row % ny
         if y > 0:
             _join_rows(parents, runs, row, row - 1, diagonal)
-        if row < ny or joined_by == IN_SLICE:
+        if row < ny or joined_by in (IN_SLICE, IN_SLICE_EDGES):
             continue
         _join_rows(parents, runs, row, row - ny, diagonal)
         if joined_by == FACES:
@@ -119,32 +118,21 @@ def counts(runs: Runs, numbers: NDArray[Any], n_pieces: int, mask: NDArray[Any])
 
 
 @compiled
-def boxes(runs: Runs, numbers: NDArray[Any], n_pieces: int, ny: int) -> NDArray[Any]:
-    """Return the box of each numbered piece: int64 (pieces, 2, 3), its first (z, y, x), and its last + 1."""
-    found = np.empty((n_pieces, 2, 3), np.int64)
-    found[:, 0] = np.iinfo(np.int64).max
-    found[:, 1] = 0
-    for row in range(runs.first.size - 1):
-        z, y = row // ny, row % ny
-        for run in range(runs.first[row], runs.first[row + 1]):
-            first, stop = found[numbers[run]]
-            first[0], stop[0] = min(first[0], z), max(stop[0], z + 1)
-            first[1], stop[1] = min(first[1], y), max(stop[1], y + 1)
-            first[2], stop[2] = min(first[2], runs.starts[run]), max(stop[2], runs.stops[run])
-    return found
-
-
-@compiled
-def paint_piece(
-    runs: Runs, numbers: NDArray[Any], number: int, ny: int, first: tuple[int, int, int], out: NDArray[Any]
-) -> None:
-    """Set the voxels of bool `out` (z, y, x), a box whose first voxel is `first`, that are in a numbered piece."""
-    for z in range(out.shape[0]):
-        for y in range(out.shape[1]):
-            row = (first[0] + z) * ny + first[1] + y
-            for run in range(runs.first[row], runs.first[row + 1]):
-                if numbers[run] == number:
-                    out[z, y, max(0, runs.starts[run] - first[2]) : max(0, runs.stops[run] - first[2])] = True
+def cut_out(
+    runs: Runs, numbers: NDArray[Any], number: int, shape: tuple[int, int, int], margin: tuple[int, int, int]
+) -> tuple[tuple[int, int, int], NDArray[Any]]:
+    """Return the first voxel of a piece's box, wider by `margin` on every side, and the piece's mask in the box."""
+    nz, ny, nx = shape
+    dz, dy, dx = margin
+    (found,) = np.nonzero(numbers == number)
+    rows = np.searchsorted(runs.first, found, side="right") - 1
+    z, y, x = rows // ny, rows % ny, runs.starts[found]
+    first = max(0, z.min() - dz), max(0, y.min() - dy), max(0, x.min() - dx)
+    end = min(nz, z.max() + 1 + dz), min(ny, y.max() + 1 + dy), min(nx, runs.stops[found].max() + dx)
+    mask = np.zeros((end[0] - first[0], end[1] - first[1], end[2] - first[2]), np.bool_)
+    for i, run in enumerate(found):
+        mask[z[i] - first[0], y[i] - first[1], x[i] - first[2] : runs.stops[run] - first[2]] = True
+    return first, mask
 
 
 @compiled

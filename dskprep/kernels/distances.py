@@ -47,28 +47,25 @@ def find_nearest_label(
 
 
 @compiled
-def expand_labels(labels: NDArray[Any], limit_mm: float, spacing: tuple[float, float, float]) -> NDArray[Any]:
-    """Return the label (uint8, 1 or 2) of the nearest labelled voxel within `limit_mm` of each voxel, else 0.
+def find_nearer_label(labels: NDArray[Any], limit_mm: float, spacing: tuple[float, float, float]) -> NDArray[Any]:
+    """Return the nearer of the labels 1 and 2 (uint8) for each voxel that has both within `limit_mm`; a tie goes to 1.
 
-    Distances are from centre to centre; a tie goes to 1. Squared distances are sums over the axes, so they are found
-    one axis after the other: along x by two sweeps, then along y and z as the least sum over all lines within reach,
-    which is quick because limits are a few voxels. Planes stream through a ring, so that little is held beyond the
-    result.
+    Elsewhere the result means nothing. Squared distances are sums over the axes, so they are found one axis after the
+    other: along x by two sweeps, then along y and z as the least sum over all lines within reach, which is quick
+    because limits are a few voxels. Planes stream through a ring, so that little is held beyond the result.
     """
     nz, ny, nx = labels.shape
     limit_mm *= TOLERANCE
-    limit = np.float32(limit_mm * limit_mm)
     reach_z = min(int(limit_mm / spacing[0]), nz)
-    n_labels = 2 if (labels == 2).any() else 1
     depth = 2 * reach_z + 1  # planes that one output plane needs
-    ring = np.empty((n_labels, depth, ny, nx), np.float32)  # plane z lies at z % depth: a new one replaces the oldest
-    row_has_any = np.zeros((n_labels, depth, ny), np.bool_)
-    nearest = np.empty((n_labels, nx), np.float32)
-    expanded = np.zeros(labels.shape, np.uint8)
+    ring = np.empty((2, depth, ny, nx), np.float32)  # plane z lies at z % depth: a new one replaces the oldest
+    row_has_any = np.zeros((2, depth, ny), np.bool_)
+    nearest = np.empty((2, nx), np.float32)
+    nearer = np.empty(labels.shape, np.uint8)
     for newest in range(nz + reach_z):
-        for label in range(n_labels):
-            slot = newest % depth
-            if newest < nz:
+        slot = newest % depth
+        if newest < nz:
+            for label in range(2):
                 _distance_in_plane(
                     labels[newest], label + 1, limit_mm, spacing, ring[label, slot], row_has_any[label, slot]
                 )
@@ -77,7 +74,7 @@ def expand_labels(labels: NDArray[Any], limit_mm: float, spacing: tuple[float, f
             continue
         for y in range(ny):
             nearest[:] = FAR
-            for label in range(n_labels):
+            for label in range(2):
                 for other in range(max(0, z - reach_z), min(nz, z + reach_z + 1)):
                     slot = other % depth
                     if row_has_any[label, slot, y]:
@@ -86,14 +83,9 @@ def expand_labels(labels: NDArray[Any], limit_mm: float, spacing: tuple[float, f
                             value = ring[label, slot, y, x] + offset
                             # no min() and no branch: the compiler takes the lesser of many at a time
                             nearest[label, x] = value if value < nearest[label, x] else nearest[label, x]
-            row = expanded[z, y]
             for x in range(nx):
-                row[x] = nearest[0, x] <= limit
-            if n_labels == 2:
-                for x in range(nx):
-                    is_second = nearest[1, x] <= limit and nearest[1, x] < nearest[0, x]
-                    row[x] = 2 if is_second else row[x]
-    return expanded
+                nearer[z, y, x] = 2 if nearest[1, x] < nearest[0, x] else 1
+    return nearer
 
 
 @compiled

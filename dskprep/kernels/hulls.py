@@ -1,4 +1,4 @@
-"""Compiled loops for convex hulls of axial slices of masks, on runs of voxels."""
+"""Convex hulls of axial slices of masks, and dents in them, as tumours at the chest wall make them."""
 
 from __future__ import annotations
 
@@ -14,6 +14,10 @@ from dskprep.kernels.runs import Runs, to_bits
 
 EDGE_TOLERANCE = 1e-9
 """In pixels: a pixel whose centre lies on a hull's edge is inside, in spite of the rounding of the edge's place."""
+FACING_SIDE = 0.3
+"""Least part to the side of the outward normal (of length 1) of a hull's edge that faces the side wall."""
+FACING_BACK = 0.8
+"""Least part to the back of the outward normal (of length 1) of a hull's edge that faces the back."""
 
 
 @compiled
@@ -65,32 +69,120 @@ def find_hull(
 
 @compiled
 def _bulge(edge: NDArray[Any], y0: int, y1: int) -> None:
-    """Replace the largest columns of rows y0 to y1 by those of their convex hull, in place.
-
-    Andrew's monotone chain (1979): the rows come in order, and a corner goes when the next point shows that it lies
-    on the line between its neighbours or within it.
-    """
-    ys = np.empty(3 * (y1 - y0 + 1))
-    xs = np.empty(3 * (y1 - y0 + 1))
+    """Replace the largest columns of rows y0 to y1 by those of their convex hull, in place."""
+    corners = np.empty((3 * (y1 - y0 + 1), 2))
     n = 0
     for y in range(y0, y1 + 1):
         if np.isnan(edge[y]):
             continue
         for half in range(3):  # the middles of the pixel's upper side, of its outer one, and of its lower one
             at, reach = y + (half - 1) / 2, edge[y] + (half == 1) / 2
-            if n > 0 and ys[n - 1] == at:  # the lower side of one pixel is the upper side of the next: the outer counts
-                if xs[n - 1] >= reach:
+            if n > 0 and corners[n - 1, 0] == at:  # the lower side of one pixel is the upper one of the next
+                if corners[n - 1, 1] >= reach:
                     continue
                 n -= 1
-            while n >= 2 and (ys[n - 1] - ys[n - 2]) * (reach - xs[n - 2]) >= (xs[n - 1] - xs[n - 2]) * (
-                at - ys[n - 2]
-            ):
-                n -= 1
-            ys[n], xs[n] = at, reach
-            n += 1
+            n = _add_corner(corners, 0, n, at, reach)
     # where the hull's sides cross the rows of pixel centres
     k = 0
     for y in range(y0, y1 + 1):
-        while k < n - 2 and ys[k + 1] < y:
+        while k < n - 2 and corners[k + 1, 0] < y:
             k += 1
-        edge[y] = xs[k] + (xs[k + 1] - xs[k]) * (y - ys[k]) / (ys[k + 1] - ys[k])
+        (from_y, from_x), (to_y, to_x) = corners[k], corners[k + 1]
+        edge[y] = from_x + (to_x - from_x) * (y - from_y) / (to_y - from_y)
+
+
+@compiled
+def _outline(plane: NDArray[Any], corners: NDArray[Any]) -> int:
+    """Write the corners (y, x) of the convex hull of the pixel centres of a bool plane (y, x); return their number.
+
+    They go up the rows along the largest x, then down along the smallest.
+    """
+    ny, nx = plane.shape
+    first = np.full(ny, -1, np.int64)
+    last = np.full(ny, -1, np.int64)
+    for y in range(ny):
+        for x in range(nx):
+            if plane[y, x]:
+                if first[y] < 0:
+                    first[y] = x
+                last[y] = x
+    n = 0
+    for y in range(ny):
+        if last[y] >= 0:
+            n = _add_corner(corners, 0, n, y, last[y])
+    start = n
+    for y in range(ny - 1, -1, -1):
+        if first[y] >= 0:
+            n = _add_corner(corners, start, n, y, first[y])
+    return n
+
+
+@compiled
+def _add_corner(corners: NDArray[Any], start: int, n: int, y: float, x: float) -> int:
+    """Add a point to the corners (y, x) of a hull, of which there are `n`; return their new number.
+
+    Andrew's monotone chain (1979): the points come in order of their rows, and a corner goes when the next point
+    shows that it lies on the line between its neighbours or within it. Corners before `start` stay.
+    """
+    while n - start >= 2:
+        (before_y, before_x), (last_y, last_x) = corners[n - 2], corners[n - 1]
+        if (last_y - before_y) * (x - before_x) < (last_x - before_x) * (y - before_y):
+            break
+        n -= 1
+    corners[n] = y, x
+    return n + 1
+
+
+@compiled
+def fill_wall_dents(
+    mask: NDArray[Any],
+    lateral: int,
+    spacing: tuple[float, float, float],
+    max_width_mm: float,
+    min_depth_mm: float,
+    max_depth_mm: float,
+) -> None:
+    """Fill, in place, the dents of bool `mask` (z, y, x; y to the back) that open to the side or to the back.
+
+    In each axial slice, an edge of the convex hull spans each dent. Edges longer than `max_width_mm` and those that
+    face the front or the middle are left alone; `lateral` is the sign of x that leads away from the middle. A dent is
+    filled if it is somewhere `min_depth_mm` deep and nowhere deeper than `max_depth_mm`.
+    """
+    nz, ny, nx = mask.shape
+    sy, sx = spacing[1], spacing[2]
+    step = 0.5 * min(sy, sx)  # half a pixel, so that no pixel is stepped over
+    hull = np.empty((4 * ny + 4, 2), np.float64)
+    depths = np.empty(int(max_width_mm / step) + 2, np.float64)
+    for z in range(nz):
+        plane = mask[z]
+        n = _outline(plane, hull)
+        for v in range(n):
+            y0, x0 = hull[v, 0] * sy, hull[v, 1] * sx
+            y1, x1 = hull[(v + 1) % n, 0] * sy, hull[(v + 1) % n, 1] * sx
+            width = math.sqrt((y1 - y0) ** 2 + (x1 - x0) ** 2)
+            if width < min_depth_mm or width > max_width_mm:
+                continue
+            out_y, out_x = (x0 - x1) / width, (y1 - y0) / width  # outward normal of length 1
+            if out_x * lateral < FACING_SIDE and out_y < FACING_BACK:
+                continue
+            along_y, along_x = (y1 - y0) / width, (x1 - x0) / width
+            deepest = 0.0
+            # from places along the edge, step inwards until the mask begins
+            for a in range(int(width / step) + 1):
+                y, x = y0 + a * step * along_y, x0 + a * step * along_x
+                depths[a] = 0.0
+                while depths[a] <= max_depth_mm:
+                    j = round((y - depths[a] * out_y) / sy)
+                    i = round((x - depths[a] * out_x) / sx)
+                    if not (0 <= j < ny and 0 <= i < nx) or plane[j, i]:
+                        break
+                    depths[a] += step
+                deepest = max(deepest, depths[a])
+            if not min_depth_mm <= deepest <= max_depth_mm:
+                continue
+            for a in range(int(width / step) + 1):
+                y, x = y0 + a * step * along_y, x0 + a * step * along_x
+                for d in range(int(depths[a] / step)):
+                    j = round((y - d * step * out_y) / sy)
+                    i = round((x - d * step * out_x) / sx)
+                    plane[j, i] = True

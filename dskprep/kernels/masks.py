@@ -1,4 +1,4 @@
-"""Compiled loops over a mask and its volume: block means, sums, medians, holes. All arrays are (z, y, x)."""
+"""Compiled loops over a mask and its volume: block means, sums, medians. All arrays are (z, y, x)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dskprep.kernels import components, runs
 from dskprep.kernels.compiled import compiled
 from dskprep.volume import AIR_HU, PADDING
 
@@ -67,33 +66,6 @@ def block_means(array: NDArray[Any], block: tuple[int, int, int]) -> NDArray[Any
                 mean = np.floor(np.float32(totals[i]) / np.float32(max(measured[i], np.int32(1))) + np.float32(0.5))
                 out[i] = np.int16(mean) if 2 * measured[i] > sizes[i] else PADDING
     return means
-
-
-@compiled
-def fill_holes(mask: NDArray[Any], max_voxels: float) -> None:
-    """Fill, in place, the holes of each axial slice of a bool mask that are smaller than `max_voxels`.
-
-    A hole is a piece of the rest, connected through edges of pixels, that does not reach the edge of the slice.
-    """
-    nz, ny, nx = mask.shape
-    rest = np.zeros((1, nz * (ny + 1), nx), np.bool_)  # all slices in one plane, a row without voxels between two
-    for z in range(nz):
-        for y in range(ny):
-            for x in range(nx):
-                rest[0, z * (ny + 1) + y, x] = not mask[z, y, x]
-    found = runs.of_mask(rest)
-    pieces = components.label(found, nz * (ny + 1), components.FACES)
-    sizes = components.sizes(found, pieces)
-    is_hole = sizes < max_voxels
-    for row in range(nz * (ny + 1)):
-        is_side = row % (ny + 1) == 0 or row % (ny + 1) == ny - 1
-        for run in range(found.first[row], found.first[row + 1]):
-            if is_side or found.starts[run] == 0 or found.stops[run] == nx:
-                is_hole[pieces[run]] = False
-    for row in range(nz * (ny + 1)):
-        for run in range(found.first[row], found.first[row + 1]):
-            if is_hole[pieces[run]]:
-                mask[row // (ny + 1), row % (ny + 1), found.starts[run] : found.stops[run]] = True
 
 
 @compiled

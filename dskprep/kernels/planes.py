@@ -1,7 +1,4 @@
-"""Compiled loops over one plane of a volume: rescaling, padding, and separable weighted sums.
-
-No fast-math: every sum has one order, so the same input gives the same bytes on every machine.
-"""
+"""Compiled loops over one plane of a volume: rescaling, padding, and separable weighted sums."""
 
 from __future__ import annotations
 

@@ -5,6 +5,7 @@ A lung of some million voxels has some ten thousand runs, so what goes from run 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,10 +17,8 @@ from dskprep.kernels.compiled import compiled
 
 DE_BRUIJN = np.uint64(0x03F79D71B4CB0A89)
 """A de Bruijn sequence: each of its 64 windows of six bits holds another number (Leiserson et al. 1998)."""
-
 TOP = np.uint64(58)
 """The shift that leaves the top six bits of a word."""
-
 PLACES = np.argsort([(int(DE_BRUIJN) << place) % 2**64 >> int(TOP) for place in range(64)]).astype(np.int32)
 """The place of a word's only bit, by the top six bits of its product with DE_BRUIJN.
 
@@ -117,6 +116,14 @@ def run_at(runs: Runs, row: int, x: int) -> int:
     begin, end = int(runs.first[row]), int(runs.first[row + 1])
     run = begin + int(np.searchsorted(runs.stops[begin:end], x, side="right"))
     return run if run < end and runs.starts[run] <= x else -1
+
+
+def box_of(masks: Sequence[Runs], ny: int) -> list[tuple[int, int]]:
+    """Return the first index along each of (z, y, x), and the one after the last, of the voxels in any of the masks."""
+    rows = np.concatenate([np.flatnonzero(np.diff(mask.first)) for mask in masks])
+    starts, stops = (np.concatenate([mask[k] for mask in masks]) for k in (1, 2))
+    pairs = ((rows // ny, rows // ny + 1), (rows % ny, rows % ny + 1), (starts, stops))
+    return [(int(begins.min()), int(ends.max())) for begins, ends in pairs]
 
 
 @compiled

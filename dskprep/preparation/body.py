@@ -114,21 +114,13 @@ def crop(mask: Mask, grid: Grid, *others: NDArray[Any]) -> tuple[Any, ...]:
 
 def find_body(grid: Grid) -> tuple[Grid, Mask, Mask]:
     """Return the part of the grid that holds the body and, on it, masks of its tissue and of what is outside of it."""
-    tissue = _find_tissue(grid)
-    parenchyma = _find_parenchyma(grid)
+    # thicker than table shells and blankets
+    tissue = select_largest(open_mask(grid.means > TISSUE_HU, TABLE_MM, grid.spacing))
+    # as dense as lung, and no thin shell: lungs, and foam of the table
+    low, high = PARENCHYMA_HU
+    parenchyma = open_mask((grid.means > low) & (grid.means < high), SHELL_MM, grid.spacing)
     grid, tissue, parenchyma = crop(tissue | parenchyma, grid, tissue, parenchyma)
     return grid, tissue, _flood_outside(grid, tissue, parenchyma)
-
-
-def _find_tissue(grid: Grid) -> Mask:
-    """Return the largest piece of tissue that is thicker than table shells and blankets."""
-    return select_largest(open_mask(grid.means > TISSUE_HU, TABLE_MM, grid.spacing))
-
-
-def _find_parenchyma(grid: Grid) -> Mask:
-    """Return all that is as dense as lung and no thin shell: lungs, and foam of the table."""
-    low, high = PARENCHYMA_HU
-    return open_mask((grid.means > low) & (grid.means < high), SHELL_MM, grid.spacing)
 
 
 def _flood_outside(grid: Grid, tissue: Mask, parenchyma: Mask) -> Mask:

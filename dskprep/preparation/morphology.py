@@ -6,6 +6,7 @@ Nothing lies beyond the edge of the grid: neither mask, into a dilation, nor bac
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,24 +25,17 @@ Box = tuple[slice, slice, slice]
 
 def dilate(mask: Mask, radius_mm: float, spacing: Triple) -> Mask:
     """Return the voxels at most `radius_mm` from the mask."""
-    nx = mask.shape[2]
-    found: Mask = bits.to_mask(bits.dilate_ball(bits.of_mask(mask), nx, radius_mm, spacing), nx)
-    return found
+    return _change(mask, radius_mm, spacing, bits.dilate_ball)
 
 
 def erode(mask: Mask, radius_mm: float, spacing: Triple) -> Mask:
     """Return the voxels that are further than `radius_mm` from the rest."""
-    nx = mask.shape[2]
-    found: Mask = bits.to_mask(bits.erode_ball(bits.of_mask(mask), nx, radius_mm, spacing), nx)
-    return found
+    return _change(mask, radius_mm, spacing, bits.erode_ball)
 
 
 def open_mask(mask: Mask, radius_mm: float, spacing: Triple) -> Mask:
     """Remove what a ball does not fit into: an erosion, then a dilation."""
-    nx = mask.shape[2]
-    eroded = bits.erode_ball(bits.of_mask(mask), nx, radius_mm, spacing)
-    found: Mask = bits.to_mask(bits.dilate_ball(eroded, nx, radius_mm, spacing), nx)
-    return found
+    return _change(mask, radius_mm, spacing, bits.erode_ball, bits.dilate_ball)
 
 
 def close_mask(mask: Mask, radius_mm: float, spacing: Triple) -> Mask:
@@ -51,10 +45,17 @@ def close_mask(mask: Mask, radius_mm: float, spacing: Triple) -> Mask:
     """
     widths = [math.ceil(radius_mm / s) for s in spacing]
     padded = np.pad(mask, [(w, w) for w in widths], mode="edge")
-    nx = padded.shape[2]
-    dilated = bits.dilate_ball(bits.of_mask(padded), nx, radius_mm, spacing)
-    whole: Mask = bits.to_mask(bits.erode_ball(dilated, nx, radius_mm, spacing), nx)
-    return whole[tuple(slice(w, -w) for w in widths)] | mask
+    closed = _change(padded, radius_mm, spacing, bits.dilate_ball, bits.erode_ball)
+    return closed[tuple(slice(w, -w) for w in widths)] | mask
+
+
+def _change(mask: Mask, radius_mm: float, spacing: Triple, *steps: Callable[..., NDArray[np.uint64]]) -> Mask:
+    nx = mask.shape[2]
+    words = bits.of_mask(mask)
+    for step in steps:
+        words = step(words, nx, radius_mm, spacing)
+    changed: Mask = bits.to_mask(words, nx)
+    return changed
 
 
 class Pieces(NamedTuple):
@@ -81,22 +82,11 @@ class Pieces(NamedTuple):
         found: NDArray[np.int64] = components.counts(self.runs, self.numbers, self.sizes.size, mask)
         return found
 
-    def boxes(self, margin: tuple[int, int, int]) -> list[Box]:
-        """Return the box of each piece, wider by `margin` (z, y, x) voxels on every side."""
-        found = components.boxes(self.runs, self.numbers, self.sizes.size, self.shape[1])
-        firsts = np.maximum(found[:, 0] - margin, 0).tolist()
-        stops = np.minimum(found[:, 1] + margin, self.shape).tolist()
-        return [
-            (slice(z, z_end), slice(y, y_end), slice(x, x_end))
-            for (z, y, x), (z_end, y_end, x_end) in zip(firsts, stops, strict=True)
-        ]
-
-    def piece(self, number: int, box: Box) -> Mask:
-        """Return the mask of one piece in a box."""
-        mask = np.zeros([side.stop - side.start for side in box], np.bool_)
-        first = tuple(side.start for side in box)
-        components.paint_piece(self.runs, self.numbers, number, self.shape[1], first, mask)
-        return mask
+    def cut_out(self, number: int, margin: tuple[int, int, int]) -> tuple[Box, Mask]:
+        """Return the box of a piece, wider by `margin` (z, y, x) voxels on every side, and the piece's mask in it."""
+        first, mask = components.cut_out(self.runs, self.numbers, number, self.shape, margin)
+        z, y, x = (slice(begin, begin + n) for begin, n in zip(first, mask.shape, strict=True))
+        return (z, y, x), mask
 
     def select(self, is_selected: NDArray[np.bool_]) -> Mask:
         """Return the mask of the pieces where `is_selected` (pieces) is set."""
@@ -142,13 +132,13 @@ def expand_labels(
 def _compare_distances(
     labels: NDArray[np.uint8], limit_mm: float, spacing: Triple, where: Mask, found: NDArray[np.uint8]
 ) -> None:
-    """Write the nearest label into `found`, in `where`, by the distances of all voxels round it."""
+    """Write the nearer label into `found`, in `where`, which has both, by the distances of all voxels round it."""
     reach = tuple(math.ceil(limit_mm / s) for s in spacing)
     box = box_of(where, margin=0)
     wide = tuple(slice(max(0, b.start - n), b.stop + n) for b, n in zip(box, reach, strict=True))
     inner = tuple(slice(b.start - w.start, b.stop - w.start) for b, w in zip(box, wide, strict=True))
-    nearest = distances.expand_labels(np.ascontiguousarray(labels[wide]), limit_mm, spacing)
-    np.copyto(found[box], nearest[inner], where=where[box])
+    nearer = distances.find_nearer_label(np.ascontiguousarray(labels[wide]), limit_mm, spacing)
+    np.copyto(found[box], nearer[inner], where=where[box])
 
 
 def _ball(limit_mm: float, spacing: Triple, shape: tuple[int, ...]) -> tuple[NDArray[np.int32], NDArray[np.float64]]:

@@ -23,6 +23,10 @@ class Taps(NamedTuple):
     nearest: NDArray[np.int64]
     """The input closest to each output."""
 
+    def part(self, outputs: slice) -> Taps:
+        """Return the taps of some outputs only."""
+        return Taps(self.start[outputs], self.weights[outputs], self.nearest[outputs])
+
 
 def to_spacing(volume: Volume, spacing_mm: Triple, *, smooth: bool = True) -> Volume:
     """Resample int16 HU (z, y, x) linearly to `spacing_mm` (z, y, x), exactly.

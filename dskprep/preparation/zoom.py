@@ -16,10 +16,8 @@ from dskprep.volume import Volume
 
 SPLINE_EDGE = 12
 """Samples by which scipy.ndimage.zoom continues the edge value before it fits a spline (mode nearest)."""
-
 NEGLIGIBLE = 2e-7
 """Weights of a spline below this are left out: over the 4096 HU of CT, less than a thousandth of a HU each."""
-
 BLOCK = 8
 """Output planes that are summed together, so that the inputs that they share stay in the cache."""
 
@@ -62,11 +60,6 @@ def taps(n: int, n_out: int, order: int) -> Taps:
         weights = np.stack([1 - (place - first), place - first], axis=1)[:, : min(2, n)]
         return Taps(first, weights.astype(np.float32), nearest)
     return _banded(_spline(place, n), nearest)
-
-
-def part(taps_: Taps, which: slice) -> Taps:
-    """Return the taps of some outputs only."""
-    return Taps(taps_.start[which], taps_.weights[which], taps_.nearest[which])
 
 
 def _spline(place: NDArray[np.float64], n: int) -> NDArray[np.float64]:

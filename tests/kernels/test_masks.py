@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from dskprep.kernels import bits, components, dents, distances, drawing, masks, runs
+from dskprep.kernels import bits, components, distances, drawing, hulls, masks, runs
 from dskprep.sides import LEFT
 from dskprep.volume import AIR_HU, PADDING, Triple
 
@@ -102,7 +102,7 @@ def test_only_dents_to_the_side_and_to_the_back_are_filled() -> None:
     for (dent_y, dent_x), is_filled in {(40, 10): True, (70, 40): True, (40, 70): False, (10, 40): False}.items():
         dented = disc & ((y - dent_y) ** 2 + (x - dent_x) ** 2 > 9**2)
         mask = dented[None].copy()
-        dents.fill_wall_dents(mask, -1, (1.0, 1.0, 1.0), 50.0, 5.0, 30.0)
+        hulls.fill_wall_dents(mask, -1, (1.0, 1.0, 1.0), 50.0, 5.0, 30.0)
         filled = np.count_nonzero(mask[0] & disc) - np.count_nonzero(dented)
         assert (filled > 0.8 * np.count_nonzero(disc & ~dented)) if is_filled else filled == 0
         assert np.count_nonzero(mask[0] & ~disc) < 10

@@ -444,10 +444,11 @@ def test_pieces_are_those_of_scipy(shape: tuple[int, int, int], density: float) 
     np.testing.assert_array_equal(pieces.counts(where), np.bincount(expected[where], minlength=n + 1)[1:])
     is_chosen = rng.random(n) < 0.5
     np.testing.assert_array_equal(pieces.select(is_chosen), np.append(False, is_chosen)[expected])
-    assert pieces.boxes(margin=(0, 0, 0)) == ndimage.find_objects(expected)
-    for number, box in enumerate(pieces.boxes(margin=(1, 2, 3))):
-        np.testing.assert_array_equal(pieces.piece(number, box), expected[box] == number + 1)
-        assert np.count_nonzero(pieces.piece(number, box)) == pieces.sizes[number]
+    assert [pieces.cut_out(number, (0, 0, 0))[0] for number in range(n)] == ndimage.find_objects(expected)
+    for number in range(n):
+        box, piece = pieces.cut_out(number, (1, 2, 3))
+        np.testing.assert_array_equal(piece, expected[box] == number + 1)
+        assert np.count_nonzero(piece) == pieces.sizes[number]
     held = np.unique(expected[where & mask])
     np.testing.assert_array_equal(morphology.select_connected(mask, where), np.isin(expected, held) & mask)
 

@@ -123,7 +123,7 @@ def test_a_part_of_a_zoom_is_the_same_as_of_the_whole() -> None:
     image = np.random.default_rng(0).integers(-1000, 1000, (20, 30, 25)).astype(np.int16)
     taps = [zoom.taps(n, n_out, 1) for n, n_out in zip(image.shape, (51, 20, 26), strict=True)]
     box = np.s_[17:40, 3:11, 5:26]
-    parts = [zoom.part(t, which) for t, which in zip(taps, box, strict=True)]
+    parts = [t.part(which) for t, which in zip(taps, box, strict=True)]
     whole = zoom.zoom(image.__getitem__, *taps, np.int16)
     np.testing.assert_array_equal(zoom.zoom(image.__getitem__, *parts, np.int16), whole[box])
 

@@ -76,10 +76,8 @@ def find_gas(grid: Grid, air: Mask, air_hu: float) -> Mask:
     parenchyma = air & (grid.means >= gas_hu) & (grid.means < PARENCHYMA_HU[1])
     parenchyma = open_mask(parenchyma, SHELL_MM, grid.spacing)
     z, y, x = (math.ceil(RING_MM[1] / s) for s in grid.spacing)
-    boxes = pockets.boxes(margin=(z, y, x))
     for pocket in np.flatnonzero(is_gas).tolist():
-        box = boxes[pocket]
-        is_pocket = pockets.piece(pocket, box)
+        box, is_pocket = pockets.cut_out(pocket, margin=(z, y, x))
         ring = dilate(is_pocket, RING_MM[1], grid.spacing) & ~dilate(is_pocket, RING_MM[0], grid.spacing)
         n_tissue = np.count_nonzero(ring & (grid.means[box] > TISSUE_HU))
         is_gas[pocket] = n_tissue > np.count_nonzero(ring & parenchyma[box])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from dskprep.kernels import dents, masks
+from dskprep.kernels import components, hulls, runs
 from dskprep.preparation.body import Grid
 from dskprep.preparation.morphology import Mask, box_of, close_mask, select_connected
 from dskprep.sides import LEFT, RIGHT
@@ -44,7 +44,11 @@ def fill_lungs(grid: Grid, labels: NDArray[np.uint8], never: Mask) -> NDArray[np
 
 def fill_small_holes(mask: Mask, spacing: Triple) -> None:
     """Fill holes of axial slices of less than MAX_HOLE_MM2, in place."""
-    masks.fill_holes(mask, MAX_HOLE_MM2 / (spacing[1] * spacing[2]))
+    _, ny, nx = mask.shape
+    rest = runs.of_mask(~mask)
+    pieces = components.label(rest, ny, components.IN_SLICE_EDGES)
+    is_small = components.sizes(rest, pieces)[pieces] < MAX_HOLE_MM2 / (spacing[1] * spacing[2])
+    runs.paint(runs.where(rest, is_small & ~components.reaches_edge(rest, pieces, ny, nx)), 1, mask)
 
 
 def _fill_wall_dents(mask: Mask, side: int, spacing: Triple) -> None:
@@ -54,7 +58,7 @@ def _fill_wall_dents(mask: Mask, side: int, spacing: Triple) -> None:
     """
     filled = mask.copy()
     lateral = -1 if side == RIGHT else 1
-    dents.fill_wall_dents(filled, lateral, spacing, MAX_DENT_WIDTH_MM, MIN_DENT_DEPTH_MM, MAX_DENT_DEPTH_MM)
+    hulls.fill_wall_dents(filled, lateral, spacing, MAX_DENT_WIDTH_MM, MIN_DENT_DEPTH_MM, MAX_DENT_DEPTH_MM)
     mask |= filled & np.logical_or.accumulate(mask, axis=0)  # z is up: lung in this slice or in one below
 
 

@@ -1,8 +1,6 @@
-"""Find the lungs in a chest CT.
+"""Find the lungs in a chest CT: on the coarse grid of `body`, then voxel by voxel at their boundary.
 
-Decisions are taken on a coarse grid of block means (module `body`), where noise is low and morphology is cheap; the
-boundary is then drawn voxel by voxel at full resolution. All lengths are in mm, so thick and thin slices give the same
-lungs.
+All lengths are in mm, so thick and thin slices give the same lungs.
 """
 
 from __future__ import annotations

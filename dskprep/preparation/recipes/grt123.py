@@ -14,32 +14,25 @@ from dskprep.preparation import zoom
 from dskprep.preparation.lungs import lungs
 from dskprep.preparation.prepared import Crop, Prepared
 from dskprep.preparation.recipes import ENCODING_SHARE, Memory, Native, Recipe, grt123_lungs, tutorial
-from dskprep.preparation.recipes.grt123_lungs import Lungs, Shape
+from dskprep.preparation.recipes.grt123_lungs import Shape
 from dskprep.settings import PrepConfig
 from dskprep.stopwatch import Stopwatch
 from dskprep.volume import Volume
 
 MAX_HULL_RATIO = 2.0
 """A convex hull of more than so many times the area of the lung in its slice is left out."""
-
 DILATIONS = 10
 """Voxels of the native grid that the soft mask is dilated by, whatever the spacing."""
-
 WINDOW_HU = (-1200.0, 600.0)
 """HU that become 0 and 255."""
-
 FILL = 170
 """Painted over what is outside the soft mask: grey of water, about."""
-
 BONE = 210
 """What is brighter than this in the soft mask, but not in the lungs, is painted over too."""
-
 BELOW_MM, ABOVE_MM = 5, 10
 """Kept before and behind the box of the lungs, along each axis."""
-
 BOX_SHARE = 0.35
 """Part of a scan that the box of the lungs takes up, but for the narrowest fields of view."""
-
 BOX_BYTES = 11
 """Bytes per voxel of that box while the lungs are parted: two distances, and masks."""
 
@@ -68,17 +61,17 @@ def prepare(native: Native, config: PrepConfig, clock: Stopwatch) -> Prepared:  
     spacing = (native.first_gap_mm, *volume.spacing[1:])
     with clock("lungs"):
         found = grt123_lungs.find_lungs(volume.array, spacing)
-        box = grt123_lungs.box_of(found, volume.shape[1])
+        box = runs.box_of(found, volume.shape[1])
         masks = [runs.to_bits(lung, volume.shape) for lung in found]
         soft = np.bitwise_or(*(_soft_mask(lung, volume.shape) for lung in found))
     with clock("resample"):
         crop = [
-            slice(max(0, int(begin * s - BELOW_MM)), min(n, int(last * s + ABOVE_MM)))
-            for (begin, last), s, n in zip(box, spacing, shape, strict=True)
+            slice(max(0, int(begin * s - BELOW_MM)), min(n, int((end - 1) * s + ABOVE_MM)))
+            for (begin, end), s, n in zip(box, spacing, shape, strict=True)
         ]
         z, y, x = (
-            zoom.part(zoom.taps(n, n_out, order=1), part)
-            for n, n_out, part in zip(volume.shape, shape, crop, strict=True)
+            zoom.taps(n, n_out, order=1).part(outputs)
+            for n, n_out, outputs in zip(volume.shape, shape, crop, strict=True)
         )
         both = masks[0] | masks[1]
         table, plane = grey_table(), np.empty(volume.shape[1:], np.uint8)
@@ -112,7 +105,7 @@ def _soft_mask(lung: Runs, shape: Shape) -> NDArray[np.uint64]:
     return soft
 
 
-def _sides(found: Lungs, volume: Volume) -> tuple[int, int]:
+def _sides(found: tuple[Runs, Runs], volume: Volume) -> tuple[int, int]:
     """Return RIGHT and LEFT in the order of the two lungs, by where their middles lie in the patient."""
     left_of = [_middle_mm(lung, volume) for lung in found]
     if left_of[1] is None or left_of[0] is None or left_of[0] < left_of[1]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,49 +16,37 @@ from dskprep.volume import Triple
 
 MAX_AIR_HU = -600.0
 """What is lower after smoothing is air."""
-
 SMOOTHING = np.exp(-0.5 * np.arange(3.0) ** 2) / np.exp(-0.5 * np.arange(-2.0, 3.0) ** 2).sum()
 """A Gaussian of sigma 1 voxel, cut off at 2: its middle and one side."""
 
 MIN_AREA_MM2 = 30.0
 """Smaller pieces of air in a slice are no lung."""
-
 MAX_ECCENTRICITY = 0.99
 """Longer pieces of air in a slice are lines, and no lung."""
-
 MIN_ML, MAX_ML = 680.0, 7500.0
 """The volume of a piece in space that may be lungs."""
 
 WIDE_MM2 = 6000.0
 """A slice in which a piece has more than this is wide."""
-
 MAX_DISTANCE_MM = 62.0
 """Lungs are nearer than this to the middle of their wide slices, on average."""
-
 CUT_STEP = 2
 """Slices at the top that are blanked at a time until lungs are found."""
-
 MAX_EROSIONS = 22
 """After so many erosions both lungs count as one."""
-
 MAX_AREA_RATIO = 4.8
 """Two pieces are the two lungs if the larger is less than so many times the smaller, by integer division."""
-
 MAIN_SHARE = 0.95
 """Part of a lung's area in a slice that its main pieces hold."""
 
 Shape = tuple[int, int, int]
 
 
-class Lungs(NamedTuple):
-    """Two lungs on the native grid; the second is empty where they could not be parted."""
+def find_lungs(array: NDArray[np.int16], spacing: Triple) -> tuple[Runs, Runs]:
+    """Find both lungs in HU (z, y, x): steps 2 to 5. Raises Refusal `no-lungs`.
 
-    first: Runs
-    second: Runs
-
-
-def find_lungs(array: NDArray[np.int16], spacing: Triple) -> Lungs:
-    """Find both lungs in HU (z, y, x): steps 2 to 5. Raises Refusal `no-lungs`."""
+    The second is empty where they could not be parted.
+    """
     shape = array.shape
     air = _find_air(array, spacing)
     return _part(_fill_holes(_choose(air, shape, spacing), shape), shape, spacing)
@@ -110,12 +97,7 @@ def _choose_likely(mask: Runs, shape: Shape, spacing: Triple, n_slices: int) -> 
     _, ny, nx = shape
     pieces = components.label(mask, ny, components.FACES)
     sizes = components.sizes(mask, pieces)
-    for z in (0, n_slices - 1):
-        for y in (0, ny - 1):
-            for x in (0, nx // 2, nx - 1):
-                run = runs.run_at(mask, z * ny + y, x)
-                if run >= 0:
-                    sizes[pieces[run]] = 0
+    sizes[_pieces_at(mask, pieces, ny, (0, n_slices - 1), (0, nx // 2, nx - 1))] = 0
     ml = sizes * (spacing[0] * spacing[1] * spacing[2] / 1000)
     (candidates,) = np.nonzero((ml >= MIN_ML) & (ml <= MAX_ML))
     names = np.full(pieces.size, -1, np.int64)
@@ -126,6 +108,14 @@ def _choose_likely(mask: Runs, shape: Shape, spacing: Triple, n_slices: int) -> 
     for candidate, wide, distance in zip(candidates, is_wide, distances_mm, strict=True):
         is_lung[candidate] = bool(wide.any()) and distance[wide].mean() < MAX_DISTANCE_MM
     return runs.where(mask, is_lung[pieces])
+
+
+def _pieces_at(
+    mask: Runs, pieces: NDArray[np.int32], ny: int, slices: tuple[int, int], columns: tuple[int, ...]
+) -> list[int]:
+    """Return the pieces that lie in these columns of the first and the last row of these slices."""
+    found = [runs.run_at(mask, z * ny + y, x) for z in slices for y in (0, ny - 1) for x in columns]
+    return [int(pieces[run]) for run in found if run >= 0]
 
 
 def _restore(chosen: Runs, air: Runs, cut: int, shape: Shape) -> Runs:
@@ -149,27 +139,21 @@ def _fill_holes(lung: Runs, shape: Shape) -> Runs:
     nz, ny, nx = shape
     rest = runs.invert(lung, nx)
     pieces = components.label(rest, ny, components.CORNERS)
-    is_outside = np.zeros(pieces.size, np.bool_)
-    for z in (0, nz - 1):
-        for y in (0, ny - 1):
-            for x in (0, nx - 1):
-                run = runs.run_at(rest, z * ny + y, x)
-                if run >= 0:
-                    is_outside[pieces[run]] = True
-    return runs.invert(runs.where(rest, is_outside[pieces]), nx)
+    is_outside = np.isin(pieces, _pieces_at(rest, pieces, ny, (0, nz - 1), (0, nx - 1)))
+    return runs.invert(runs.where(rest, is_outside), nx)
 
 
-def _part(both: Runs, shape: Shape, spacing: Triple) -> Lungs:
+def _part(both: Runs, shape: Shape, spacing: Triple) -> tuple[Runs, Runs]:
     """Part the two lungs: step 5, on their box only, since nothing outside it matters."""
     nz, ny, _ = shape
-    (z, z_last), (y, y_last), (x, x_last) = box_of((both,), ny)
-    box = (z_last + 1 - z, y_last + 1 - y, x_last + 1 - x)
+    (z, z_end), (y, y_end), (x, x_end) = runs.box_of([both], ny)
+    box = (z_end - z, y_end - y, x_end - x)
     boxed = runs.shift(both, ny, (-z, -y, -x), *box[:2])
     first, second = (runs.shift(lung, box[1], (z, y, x), nz, ny) for lung in _part_in_box(boxed, box, spacing))
-    return Lungs(first, second)
+    return first, second
 
 
-def _part_in_box(both: Runs, shape: Shape, spacing: Triple) -> Lungs:
+def _part_in_box(both: Runs, shape: Shape, spacing: Triple) -> tuple[Runs, Runs]:
     """Erode until two pieces of like size remain; give each voxel to the nearer of them."""
     _, ny, nx = shape
     seeds = both
@@ -184,7 +168,7 @@ def _part_in_box(both: Runs, shape: Shape, spacing: Triple) -> Lungs:
         seeds = runs.of_bits(eroded, nx)
     else:
         nothing = Runs(np.zeros_like(both.first), both.starts[:0], both.stops[:0])
-        return Lungs(_fill_slices(both, shape), nothing)
+        return _fill_slices(both, shape), nothing
     labels = np.zeros(shape, np.uint8)
     runs.paint(runs.where(seeds, pieces == first), 1, labels)
     runs.paint(runs.where(seeds, pieces == second), 2, labels)
@@ -192,7 +176,8 @@ def _part_in_box(both: Runs, shape: Shape, spacing: Triple) -> Lungs:
     labels[...] = 0
     runs.paint(both, 1, labels)
     labels *= nearer
-    return Lungs(*(_main_lung(runs.of_mask(labels == label), shape) for label in (1, 2)))
+    first_lung, second_lung = (_main_lung(runs.of_mask(labels == label), shape) for label in (1, 2))
+    return first_lung, second_lung
 
 
 def _main_lung(lung: Runs, shape: Shape) -> Runs:
@@ -208,11 +193,3 @@ def _fill_slices(lung: Runs, shape: Shape) -> Runs:
     rest = runs.invert(lung, nx)
     is_open = components.reaches_edge(rest, components.label(rest, ny, components.IN_SLICE), ny, nx)
     return runs.invert(runs.where(rest, is_open), nx)
-
-
-def box_of(masks: tuple[Runs, ...], ny: int) -> list[tuple[int, int]]:
-    """Return the first and last index along each of (z, y, x) of the voxels in any of the masks."""
-    rows = np.concatenate([np.flatnonzero(np.diff(mask.first)) for mask in masks])
-    starts, stops = (np.concatenate([mask[k] for mask in masks]) for k in (1, 2))
-    pairs = ((rows // ny, rows // ny), (rows % ny, rows % ny), (starts, stops - 1))
-    return [(int(begins.min()), int(lasts.max())) for begins, lasts in pairs]

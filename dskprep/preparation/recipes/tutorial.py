@@ -15,19 +15,14 @@ from dskprep.volume import Triple, Volume
 
 STORED_PADDING = -2000
 """What one vendor stores outside the round field of view (T7)."""
-
 MIN_HU, MAX_HU = -1000.0, 400.0
 """HU that become 0 and 1; what is beyond is clipped."""
-
 PIXEL_MEAN = 0.25
 """The mean that is subtracted; the tutorial's, of its data set."""
-
 ORDER = 3
 """The order of the spline: cubic (T9)."""
-
 COMPUTING_SHARE = 1.5
 """Bytes per byte of the int16 image while the lungs are found: itself and its mask (0.5)."""
-
 FLOAT_SHARE = 2.1
 """Bytes per byte of floats while they are encoded: themselves and the encoded objects (up to 0.8), and a margin."""
 
