@@ -125,11 +125,11 @@ def _add_corner(corners: NDArray[Any], start: int, n: int, y: float, x: float) -
     shows that it lies on the line between its neighbours or within it. Corners before `start` stay.
     """
     while n - start >= 2:
-        (before_y, before_x), (last_y, last_x) = corners[n - 2], corners[n - 1]
-        if (last_y - before_y) * (x - before_x) < (last_x - before_x) * (y - before_y):
+        before_y, before_x = corners[n - 2, 0], corners[n - 2, 1]
+        if (corners[n - 1, 0] - before_y) * (x - before_x) < (corners[n - 1, 1] - before_x) * (y - before_y):
             break
         n -= 1
-    corners[n] = y, x
+    corners[n, 0], corners[n, 1] = y, x
     return n + 1
 
 

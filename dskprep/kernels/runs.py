@@ -118,9 +118,14 @@ def run_at(runs: Runs, row: int, x: int) -> int:
     return run if run < end and runs.starts[run] <= x else -1
 
 
+def rows_of(runs: Runs) -> NDArray[np.int64]:
+    """Return the row of each run."""
+    return np.repeat(np.arange(runs.first.size - 1), np.diff(runs.first))
+
+
 def box_of(masks: Sequence[Runs], ny: int) -> list[tuple[int, int]]:
     """Return the first index along each of (z, y, x), and the one after the last, of the voxels in any of the masks."""
-    rows = np.concatenate([np.flatnonzero(np.diff(mask.first)) for mask in masks])
+    rows = np.concatenate([np.flatnonzero(np.diff(mask.first)) for mask in masks])  # with a run
     starts, stops = (np.concatenate([mask[k] for mask in masks]) for k in (1, 2))
     pairs = ((rows // ny, rows // ny + 1), (rows % ny, rows % ny + 1), (starts, stops))
     return [(int(begins.min()), int(ends.max())) for begins, ends in pairs]

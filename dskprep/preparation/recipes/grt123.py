@@ -119,7 +119,7 @@ def _middle_mm(lung: Runs, volume: Volume) -> float | None:
     n = (lung.stops - lung.starts).astype(np.float64)
     if n.size == 0:
         return None
-    rows = np.repeat(np.arange(lung.first.size - 1), np.diff(lung.first))
+    rows = runs.rows_of(lung)
     places = np.stack([rows // ny, rows % ny, (lung.starts + lung.stops - 1) / 2], axis=1)
     return float(volume.to_patient(n @ places / n.sum())[0])
 

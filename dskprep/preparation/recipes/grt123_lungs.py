@@ -75,7 +75,7 @@ def _choose(air: Runs, shape: Shape, spacing: Triple) -> Runs:
     """Choose the pieces that may be lungs; blank slices at the top until there are any: step 3."""
     nz, ny, _ = shape
     for cut in range(0, nz, CUT_STEP):
-        remaining = _drop_top(air, cut, ny)
+        remaining = runs.where(air, runs.rows_of(air) < (nz - cut) * ny) if cut else air
         chosen = _choose_likely(remaining, shape, spacing, nz - cut)
         if chosen.starts.size:
             return _restore(chosen, air, cut, shape) if cut else chosen
@@ -84,12 +84,6 @@ def _choose(air: Runs, shape: Shape, spacing: Triple) -> Runs:
         f"expected air of {MIN_ML:g} to {MAX_ML:g} ml near the middle of the slices, found none, whatever number of "
         "slices at the top is left out",
     )
-
-
-def _drop_top(mask: Runs, cut: int, ny: int) -> Runs:
-    """Return the mask without its last `cut` slices."""
-    n_runs = mask.first[mask.first.size - 1 - cut * ny]
-    return Runs(np.minimum(mask.first, n_runs), mask.starts[:n_runs], mask.stops[:n_runs])
 
 
 def _choose_likely(mask: Runs, shape: Shape, spacing: Triple, n_slices: int) -> Runs:
@@ -121,17 +115,16 @@ def _pieces_at(
 def _restore(chosen: Runs, air: Runs, cut: int, shape: Shape) -> Runs:
     """Bring back what was blanked, as far as `cut` dilations of the chosen pieces reach, and join it to them."""
     _, ny, nx = shape
-    near = bits.dilate(runs.to_bits(chosen, shape), nx, cut)
-    near[:-cut] = runs.to_bits(chosen, shape)[:-cut]
+    words = runs.to_bits(chosen, shape)
+    near = bits.dilate(words, nx, cut)
+    near[:-cut] = words[:-cut]
     near[-cut:] &= runs.to_bits(air, shape)[-cut:]
     restored = runs.of_bits(near, nx)
     pieces = components.label(restored, ny, components.FACES)
-    is_kept = np.zeros(pieces.size, np.bool_)
-    roots = np.unique(components.label(chosen, ny, components.FACES))
-    rows = np.searchsorted(chosen.first, roots, side="right") - 1
-    for row, root in zip(rows.tolist(), roots.tolist(), strict=True):
-        is_kept[pieces[runs.run_at(restored, row, int(chosen.starts[root]))]] = True
-    return runs.where(restored, is_kept[pieces])
+    # each chosen run lies within a restored one
+    starts, chosen_starts = (runs.rows_of(mask) * nx + mask.starts for mask in (restored, chosen))
+    kept = pieces[np.searchsorted(starts, chosen_starts, side="right") - 1]
+    return runs.where(restored, np.isin(pieces, kept))
 
 
 def _fill_holes(lung: Runs, shape: Shape) -> Runs:
@@ -139,8 +132,9 @@ def _fill_holes(lung: Runs, shape: Shape) -> Runs:
     nz, ny, nx = shape
     rest = runs.invert(lung, nx)
     pieces = components.label(rest, ny, components.CORNERS)
-    is_outside = np.isin(pieces, _pieces_at(rest, pieces, ny, (0, nz - 1), (0, nx - 1)))
-    return runs.invert(runs.where(rest, is_outside), nx)
+    is_outside = np.zeros(pieces.size, np.bool_)
+    is_outside[_pieces_at(rest, pieces, ny, (0, nz - 1), (0, nx - 1))] = True
+    return runs.invert(runs.where(rest, is_outside[pieces]), nx)
 
 
 def _part(both: Runs, shape: Shape, spacing: Triple) -> tuple[Runs, Runs]:
