@@ -447,12 +447,12 @@ class Poison(WorkerPlugin):
         self.add = Contents.add
         file_name, kills, add = self.file_name, self.kills, self.add
 
-        def add_or_die(contents: Any, name: str, content: bytes) -> None:
+        def add_or_die(contents: Any, name: str, content: bytes, **options: Any) -> None:
             if name == file_name and kills:
                 os._exit(1)
             if name == file_name:
                 threading.Event().wait()
-            add(contents, name, content)
+            add(contents, name, content, **options)
 
         Contents.add = add_or_die  # type: ignore[method-assign]
 
