@@ -21,7 +21,7 @@ from .preparation.resample import to_spacing
 from .series.series import Decoded, Series
 from .settings import PrepConfig, preset, read_config
 from .source.found import read_series
-from .volume import AIR_HU, PADDING, Volume
+from .volume import AIR_HU, PADDING, Grid, Volume
 
 __all__ = [
     "AIR_HU",
@@ -33,6 +33,7 @@ __all__ = [
     "Difference",
     "DskprepError",
     "Finding",
+    "Grid",
     "InfrastructureError",
     "LungPatches",
     "Lungs",
