@@ -16,6 +16,7 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import obstore
 from obstore.store import S3Store
 
@@ -72,7 +73,7 @@ def main() -> None:
                 "input_digest": case.digest,
                 "url": case.url,
                 "warnings": [],
-                "geometry": {"shape": [300, 350, 350], "spacing_mm": [1.0, 1.0, 1.0], "affine": [[1.0] * 4] * 4},
+                "geometry": {"shape": [300, 350, 350], "spacing_mm": [1.0, 1.0, 1.0], "affine": np.eye(4).tolist()},
                 "seconds": {"read": 1.0, "resample": 1.0, "lungs": 1.0, "encode": 1.0, "write": 1.0},
                 "objects": {f"{n}/c/0/0/0": {"bytes": 20_000_000, "sha256": "0" * 64} for n in range(6)},
             }

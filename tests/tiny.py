@@ -101,7 +101,8 @@ def peak_bytes() -> int:
     return 1024 * int(status.partition("VmHWM:")[2].split()[0])
 
 
-GEOMETRY = {"shape": [1, 1, 1], "spacing_mm": [1.0, 1.0, 1.0], "affine": [[1.0] * 4] * 4}
+AFFINE = [[0.0, 0.0, 1.0, 0.0], [0.0, 1.0, 0.0, 0.0], [1.0, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 1.0]]
+GEOMETRY = {"shape": [1, 1, 1], "spacing_mm": [1.0, 1.0, 1.0], "affine": AFFINE}
 SOURCE = {
     "slices": 120,
     "rows": 512,

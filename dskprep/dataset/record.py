@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dskprep.errors import DamagedDataset
-from dskprep.volume import Triple
+from dskprep.volume import Grid, Triple
 
 STATUSES = ("written", "refused", "failed", "killed")
 """What can become of a series. If one input has two records, the status that comes first here counts."""
@@ -185,12 +185,20 @@ def parse_record(content: bytes, where: str) -> Record:
     """Read the content of a record's file, named by `where`. Raises DamagedDataset if it is not a whole record."""
     try:
         # not msgspec's own decoder: it refuses the lone surrogates by which a path that is not UTF-8 is written
-        record = msgspec.convert(json.loads(content), type=Record)
+        record = msgspec.convert(json.loads(content, parse_constant=_refuse_constant), type=Record)
         if record.status not in STATUSES or (record.is_written and record.geometry is None):
             raise ValueError("its status or its geometry is missing")
+        if not where.endswith(record.name.path.removeprefix("records/")):
+            raise ValueError(f"it is the record of {record.key}, {record.status}")
+        if record.geometry is not None:
+            Grid(record.geometry.shape, record.geometry.matrix())
     except (ValueError, msgspec.ValidationError) as error:
         raise DamagedDataset(f"{where}: this record is damaged ({error}); delete it and run again") from error
     return record
+
+
+def _refuse_constant(constant: str) -> None:
+    raise ValueError(f"expected a number, found {constant}")
 
 
 def to_json(content: dict[str, Any]) -> bytes:

@@ -72,7 +72,7 @@ def status(target: str | os.PathLike[str]) -> Status:
         target,
         len(table),
         dict(Counter(table["status"]).most_common()),
-        dict(Counter(lost["status"] + ": " + lost["reason"]).most_common()),
+        dict(Counter(lost["status"] + ": " + lost["reason"].fillna("")).most_common()),
         dict(Counter(words).most_common()),
         index.split_series(table),
     )

@@ -79,7 +79,7 @@ def views_of_stored(target: str | os.PathLike[str], key: str, *, with_source: bo
     try:
         stored = opened[key]
     except KeyError as error:
-        raise UsageError(f"{target}: {error.args[0]}") from error
+        raise UsageError(str(error.args[0])) from error
     views = [picture.of_stored(stored)]
     if with_source:
         settings = config.from_dict(opened.settings, f"{target}: dataset.json")

@@ -14,7 +14,7 @@ from dskprep import storage
 from dskprep.dicom.contents import Contents, is_named_otherwise, may_be_ct
 from dskprep.dicom.header import with_blank_pixels
 from dskprep.dicom.slices import Slice
-from dskprep.errors import Refusal
+from dskprep.errors import Refusal, UsageError
 from dskprep.source import archive, cases
 from dskprep.source.cases import Case
 from dskprep.storage import Entry
@@ -135,7 +135,9 @@ def open_case(case: Case) -> CaseFiles:
 
 
 def open_place(url: str) -> CaseFiles:
-    """List the files of a folder, with all below it, or of an archive. Raises Refusal `no-dicom` if that is gone."""
+    """List the files of a folder, with all below it, or of an archive. Raises UsageError if there is nothing there."""
+    if not storage.exists(url):
+        raise UsageError(f"{url}: there is no such folder or archive; check the path")
     is_archive = cases.is_file(url, cases.ARCHIVE_SUFFIXES)
     return _case_files(url, cases.files_of(url, is_archive=is_archive, is_deep=True), is_archive)
 

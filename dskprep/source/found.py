@@ -71,6 +71,8 @@ def read_series(
 
     Raises
     ------
+    UsageError
+        There is nothing at the path.
     Refusal
         There is no such series, or it makes no volume.
     """

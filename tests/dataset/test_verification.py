@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import s3fs
@@ -127,3 +128,25 @@ def test_clean_leaves_the_uploads_of_other_programs_alone(s3: str, original: dic
     fs.call_s3("create_multipart_upload", Bucket=bucket, Key=f"{prefix}/volumes/p9.zarr/0/c/0/0/0")
     assert list(clean(target, older_than_s=0)) == []
     assert len(fs.call_s3("list_multipart_uploads", Bucket=bucket, Prefix=f"{prefix}/")["Uploads"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"key": "p2"}, "it is the record of p2, written"),
+        ({"status": "refused"}, "it is the record of p1, refused"),
+        ({"n_files": "many"}, "Expected `int`, got `str` - at `$.n_files`"),
+        ({"lungs": [1]}, "got `array` - at `$.lungs`"),
+        ({"geometry": {"shape": [1, 1, 1], "spacing_mm": [1, 1, 1], "affine": [[1]]}}, "finite 4 x 4 matrix"),
+        ({"cpu_s": float("nan")}, "expected a number, found NaN"),
+        ({"geometry": None}, "its status or its geometry is missing"),
+    ],
+)
+def test_a_record_that_cannot_be_true_is_named(target: str, change: dict[str, Any], problem: str) -> None:
+    name = next(n for n in store.record_names(target) if n.key == "p1")
+    content = json.loads(storage.read(f"{target}/{name.path}"))
+    storage.write_many(target, {name.path: json.dumps(content | change).encode()})
+    (fault,) = faults(target)
+    assert problem in fault
+    storage.delete(target, ["index.parquet"])
+    assert dskprep.status(target).reasons == {"failed: damaged-record": 1, "refused: no-dicom": 1}

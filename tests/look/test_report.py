@@ -33,7 +33,7 @@ def written(n: int) -> Record:
     key = f"p{n:02}"
     return tiny.record(
         key,
-        geometry={"shape": [300, 300 + n, 300], "spacing_mm": [1.0, 1.0, 1.0], "affine": [[1.0] * 4] * 4},
+        geometry={"shape": [300, 300 + n, 300], "spacing_mm": [1.0, 1.0, 1.0], "affine": tiny.AFFINE},
         lungs={"right_ml": 2500.0 + n, "left_ml": 2300.0, "mean_hu": -500.0 if key == OUTLIER else -820.0 - n % 3},
         source={"slices": 120 + n, "step_mm": 2.5, "row_spacing_mm": 0.7, "manufacturer": HOSTILE, "kernel": "B30f"},
         seconds={"read": 0.5, "decode": 0.25, "lungs": 1.0 + n / 100},

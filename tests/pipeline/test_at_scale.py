@@ -50,7 +50,7 @@ def record(n: int, status: str = "written", **more: Any) -> dict[str, Any]:
         "input_digest": f"{n:016x}",
         "url": f"s3://bucket/scans/p{n:05}",
         "bytes_read": 100_000_000,
-        "geometry": {"shape": [1, 1, 1], "spacing_mm": [1.0, 1.0, 1.0], "affine": [[1.0] * 4] * 4},
+        "geometry": {"shape": [1, 1, 1], "spacing_mm": [1.0, 1.0, 1.0], "affine": tiny.AFFINE},
         "lungs": {
             "right_ml": 2500.0 + n,
             "left_ml": 2300.0,
@@ -216,7 +216,7 @@ def test_series_that_seem_split_are_found_among_many() -> None:
     records += [record(n, series_uid_sha256="a" * 12) for n in (60, 59)]  # parts: other voxels
     records += [record(n, series_uid_sha256="b" * 12, hu_sha256="c" * 64) for n in (70, 71)]  # copies
     records += [record(80, "refused", series_uid_sha256="a" * 12)]
-    rows = [index.to_row(parse_record(to_json(each), "")) for each in records]
+    rows = [index.to_row(parse_record(to_json(each), path_of(each))) for each in records]
     assert index.split_series(pd.DataFrame(rows)) == [["p00059", "p00060"]]
     assert index.split_series(pd.DataFrame(rows[:50])) == []
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import doctest
+import re
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -382,6 +383,24 @@ def test_every_recipe_of_the_settings_has_its_module(name: str) -> None:
     assert recipe(name).name == name
     assert config.PrepConfig(recipe=name).dtype == "".join(config.RECIPES[name].dtypes[:1])
     assert name in config.presets()
+
+
+def test_the_recipe_in_the_documentation_works_as_it_is_printed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "recipes.md").read_text(encoding="utf-8")
+    (line,) = re.findall(r'`"plain": (Uses\(.*?\)),`', page)
+    (module,) = re.findall(r'```python\n("""Recipe `plain`.*?)```', page, re.DOTALL)
+    (tmp_path / "plain.py").write_text(module)
+    monkeypatch.setattr(recipes_, "__path__", [*recipes_.__path__, str(tmp_path)])
+    monkeypatch.setitem(config.RECIPES, "plain", eval(line, vars(config)))
+    tiny.write_patients(tmp_path / "in", ["a"])
+    settings = config.PrepConfig(recipe="plain", spacing_mm=(2.0, 1.0, 1.0))
+    summary = pipeline.run(str(tmp_path / "in"), str(tmp_path / "out"), settings=settings)
+    assert summary.account.counts == {"written": 1}
+    written = dataset.open_dataset(str(tmp_path / "out"))["a"].load()
+    assert written.spacing == (2.0, 1.0, 1.0)
+    assert written.array.min() >= -1024
 
 
 def test_a_new_recipe_is_one_file_and_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
