@@ -133,6 +133,8 @@ def run(
         raise UsageError(f"retry must be refused, failed or all, not {retry!r}")
     if limit is not None and limit < 1:
         raise UsageError(f"limit must be 1 or more, not {limit}")
+    if not isinstance(observers, (list, tuple)):
+        raise UsageError(f"observers must be a list of Observers, not {observers!r:.100}")
     settings = config.preset(preset) if settings is None else config.given(settings)
     user_steps.check(settings)
     cases = choose(source, only=only, limit=limit, patient_folders=patient_folders)

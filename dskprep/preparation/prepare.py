@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from dskprep.errors import UsageError
 from dskprep.preparation.prepared import Prepared
 from dskprep.preparation.recipes import Native, recipe
 from dskprep.series.series import Decoded, Series
-from dskprep.settings import PrepConfig
+from dskprep.settings import PrepConfig, given
 from dskprep.stopwatch import Stopwatch
 from dskprep.volume import Volume
 
@@ -18,7 +19,9 @@ WIDE_MM = 100.0
 """A lung margin so wide that the mask is grown by another kernel than for a narrow one, even on a coarse grid."""
 
 
-def prepare(source: Volume | Series | Decoded, config: PrepConfig, clock: Stopwatch | None = None) -> Prepared:
+def prepare(
+    source: Volume | Series | Decoded, config: PrepConfig | None = None, clock: Stopwatch | None = None
+) -> Prepared:
     """Bring a native volume, or the slices of a series, to their final form.
 
     Parameters
@@ -28,7 +31,7 @@ def prepare(source: Volume | Series | Decoded, config: PrepConfig, clock: Stopwa
         view. For a recipe of 2017 a volume must be as that recipe reads it: slices as stored, from foot to head,
         without PADDING.
     config
-        The settings, which name the recipe.
+        The settings, which name the recipe; by default those of the preset `default`.
     clock
         Takes the seconds of each stage.
 
@@ -39,6 +42,8 @@ def prepare(source: Volume | Series | Decoded, config: PrepConfig, clock: Stopwa
 
     Raises
     ------
+    UsageError
+        The source or the settings are of another kind.
     Refusal
         A slice cannot be decoded; or a recipe of 2017 finds no lungs, or slices that it cannot take.
     StepFailed
@@ -51,10 +56,12 @@ def prepare(source: Volume | Series | Decoded, config: PrepConfig, clock: Stopwa
     >>> prepare(Volume(hu, affine), PrepConfig(lungs=False)).image.shape
     (8, 6, 6)
     """
-    clock = clock or Stopwatch()
-    return recipe(config.recipe).prepare(
-        Native(source.decode() if isinstance(source, Series) else source, clock), config, clock
-    )
+    config, clock = given(config), clock or Stopwatch()
+    if isinstance(source, Series):
+        source = source.decode()
+    if not isinstance(source, (Volume, Decoded)):
+        raise UsageError(f"expected a Volume, or a series as read_series gives it, found {source!r:.100}")
+    return recipe(config.recipe).prepare(Native(source, clock), config, clock)
 
 
 def warm(config: PrepConfig | None = None) -> None:

@@ -178,6 +178,12 @@ def test_an_observer_that_fails_is_logged_and_hears_no_more(
     assert line.exc_info[0] is ZeroDivisionError
 
 
+def test_one_observer_alone_is_wrong_use_and_begins_nothing(source: str, target: str) -> None:
+    with pytest.raises(UsageError, match="observers must be a list"):
+        dskprep.run(source, target, observers=dskprep.Observer())  # type: ignore[arg-type]
+    assert not storage.exists(target)
+
+
 def test_a_bug_costs_one_patient(source: str, target: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assemble = series.assemble
 

@@ -7,7 +7,9 @@ import dataclasses
 import numpy as np
 import pytest
 
+from dskprep.errors import UsageError
 from dskprep.preparation.lungs.lungs import Lungs
+from dskprep.preparation.prepare import prepare
 from dskprep.preparation.prepared import Prepared
 from dskprep.volume import Volume
 
@@ -31,3 +33,10 @@ def test_without_lungs_or_hu_there_is_no_mean(prepared: Prepared) -> None:
     assert dataclasses.replace(prepared, lungs=Lungs(empty, 0.0, 0.0, ())).mean_lung_hu() is None
     assert dataclasses.replace(prepared, lungs=None).mean_lung_hu() is None
     assert dataclasses.replace(prepared, values="own").mean_lung_hu() is None
+
+
+def test_what_cannot_be_prepared_says_so() -> None:
+    with pytest.raises(UsageError, match="expected a Volume, or a series as read_series gives it, found 'scans/p1'"):
+        prepare("scans/p1")  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="settings must be a PrepConfig"):
+        prepare(Volume(np.zeros((4, 4, 4), np.int16), np.eye(4)), "default")  # type: ignore[arg-type]
