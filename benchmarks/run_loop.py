@@ -8,6 +8,7 @@ Prints milliseconds per patient and the memory of the client (which holds the sc
 from __future__ import annotations
 
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 
@@ -48,8 +49,8 @@ def main() -> None:
     count = int(sys.argv[1]) if len(sys.argv) > 1 else 2000
     process = psutil.Process()
     account = Account()
-    summary = Summary("run", "source", "target", account, 0.0)
-    with cluster.local_client(workers=2) as client:
+    with tempfile.TemporaryDirectory() as target, cluster.local_client(workers=2) as client:
+        summary = Summary("run", "source", target, account, 0.0)
         observers, _ = watch.begin(client)
         for observer in observers:
             observer.on_start(summary)
