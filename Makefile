@@ -5,6 +5,7 @@ BIN := .venv/bin
 .PHONY: demo test lint docs bench chaos interop notebooks clean
 
 demo: .venv/demo        ## synthetic patients, a real S3 server on this machine, the whole run
+	rm -rf dskprep-demo
 	$(BIN)/dskprep demo
 
 test: .venv/dev         ## the tests; set DSKPREP_DATA to a folder of real CT to include it

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import time
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from dskprep import storage
 from dskprep.cli.options import open_client
 from dskprep.cli.output import Output
 from dskprep.dataset.dataset import open_dataset
+from dskprep.errors import UsageError
 from dskprep.look.views import show
 from dskprep.pipeline import run
 from dskprep.synthetic import scanner
@@ -24,7 +24,11 @@ def play(patients: int, folder: Path, output: Output) -> None:
     """Write `patients` phantoms into the server, run, and say what to look at.
 
     The dataset and a picture are copied into `folder`, since the server ends with the demo.
+
+    Raises UsageError before anything starts if there is something in `folder`.
     """
+    if folder.exists() and any(folder.iterdir()):
+        raise UsageError(f"{folder}: is not empty; choose another folder with -o, or delete it yourself")
     with S3Server() as server:
         for name in [n for n in os.environ if n.startswith("AWS_")]:
             del os.environ[name]
@@ -42,8 +46,6 @@ def play(patients: int, folder: Path, output: Output) -> None:
             output.say(f"\n$ dskprep run {SOURCE} {TARGET}")
             with output.observe(client) as observer:
                 run.run(SOURCE, TARGET, client=client, observers=[observer])
-        if folder.exists():
-            shutil.rmtree(folder)
         _copy(TARGET, folder / "dataset")
     key = next(iter(open_dataset(folder / "dataset")))
     picture = folder / f"{key}.png"

@@ -152,7 +152,7 @@ def phantom(target: str, patients: int, seed: int) -> None:
     "folder",
     default="dskprep-demo",
     type=click.Path(file_okay=False),
-    help="Where the dataset and a picture are left.",
+    help="Where the dataset and a picture are left: an empty or a new folder.",
 )
 def demo(patients: int, folder: str) -> None:
     """Try the whole thing: synthetic patients in an S3 server on this machine, S3 to S3."""

@@ -145,6 +145,17 @@ def test_wrong_use_is_a_short_message_and_exits_with_2(
     assert "topsecret" not in out + err
 
 
+def test_the_demo_leaves_a_folder_alone_that_holds_something(dskprep: Run, tmp_path: Path) -> None:
+    mine = tmp_path / "results.csv"
+    mine.write_text("mine")
+
+    code, _, said = dskprep("demo", "-o", str(tmp_path))
+
+    assert code == 2
+    assert f"{tmp_path}: is not empty" in said
+    assert mine.read_text() == "mine"
+
+
 def test_other_settings_are_named(dskprep: Run, source: str, target: str, tmp_path: Path) -> None:
     assert dskprep("run", source, target, "--scheduler", "sync")[0] == 0
     (tmp_path / "prep.toml").write_text("spacing_mm = [2, 2, 2]\n")
