@@ -21,10 +21,11 @@ SETTINGS = 'spacing_mm = [1.0, 1.0, 1.0]\nlung_margin_mm = 2.0\nsteps = ["dskpre
 
 
 def main(commit: str, out: str) -> None:
+    if PLACE.exists():
+        sys.exit(f"{PLACE}: exists already; this script writes there and deletes it at the end, so move it away first")
     with tempfile.TemporaryDirectory() as scratch:
         subprocess.run(["git", "-C", str(HERE), "worktree", "add", "--detach", f"{scratch}/old", commit], check=True)
         try:
-            shutil.rmtree(PLACE, ignore_errors=True)
             (PLACE / "in").mkdir(parents=True)
             (PLACE / "prep.toml").write_text(SETTINGS)
             environment = {**os.environ, "PYTHONPATH": f"{scratch}/old:{scratch}/old/tests"}
