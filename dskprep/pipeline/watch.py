@@ -83,13 +83,15 @@ class PerformanceReport(Observer):
         self._report: Any = None
 
     def on_start(self, summary: Summary) -> None:  # noqa: ARG002
-        folder = self._open.enter_context(tempfile.TemporaryDirectory())
-        self._open.enter_context(self._client.as_current())
-        self._path = Path(folder, "performance.html")
-        # no stack is that deep, so no source code of a caller gets into the report
-        self._report = performance_report(str(self._path), stacklevel=10**6, mode="inline")
-        self._report.__enter__()
-        self._report.start = self._client.run_on_scheduler(time.time)  # the clock here may be ahead of that there
+        with contextlib.ExitStack() as opened:
+            folder = opened.enter_context(tempfile.TemporaryDirectory())
+            opened.enter_context(self._client.as_current())
+            self._path = Path(folder, "performance.html")
+            # no stack is that deep, so no source code of a caller gets into the report
+            report = performance_report(str(self._path), stacklevel=10**6, mode="inline")
+            report.__enter__()
+            report.start = self._client.run_on_scheduler(time.time)  # the clock here may be ahead of that there
+            self._report, self._open = report, opened.pop_all()
 
     def on_end(self, summary: Summary) -> None:
         with self._open:

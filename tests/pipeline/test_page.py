@@ -9,6 +9,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import urllib.request
@@ -181,6 +182,23 @@ def test_the_performance_report_can_be_read_without_a_network_and_holds_no_secre
 
 @pytest.mark.browser
 @pytest.mark.cluster
+def test_a_performance_report_that_cannot_begin_leaves_nothing_behind(
+    client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lost(*_: Any) -> float:
+        raise OSError("the scheduler does not answer")
+
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(scratch))
+    monkeypatch.setattr(client, "run_on_scheduler", lost)
+
+    with pytest.raises(OSError, match="does not answer"):
+        watch.PerformanceReport(client).on_start(Summary("run", "in", "out", Account(), 0.0))
+
+    assert list(scratch.iterdir()) == []
+
+
 def test_a_browser_draws_the_performance_report_offline(client: Client, tab: browser.Browser, tmp_path: Path) -> None:
     source = tiny.write_patients(tmp_path / "in", ["p1", "p2"])
     summary = dskprep.run(source, str(tmp_path / "out"), client=client)
