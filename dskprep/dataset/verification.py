@@ -21,7 +21,6 @@ AT_ONCE = 8
 AHEAD = 64
 """Volumes that may be under way or finished while an earlier one, whose finding comes first, is still being read."""
 
-
 CLEAN_OLDER_THAN_S = 24 * 3600.0
 """Leftovers that are deleted are at least a day old by default: longer than a patient takes, retries included."""
 
