@@ -24,6 +24,7 @@ REASONS = {
     "mixed-geometry": "the slices differ in size, pixel spacing or orientation",
     "gantry-tilt": "the slices are sheared unevenly, or more than a gantry tilts",
     "not-hu": "the stored values cannot be turned into Hounsfield units",
+    "hu-implausible": "the values cannot be Hounsfield units, whatever the header says",
     "undecodable-pixels": "the pixel data cannot be decoded",
     "missing-decoder": "no decoder for this transfer syntax is installed",
     "missing-attribute": "a DICOM attribute that geometry or HU needs is absent or unreadable",
@@ -37,14 +38,25 @@ REASONS = {
 }
 """Why a series is refused (status `refused`)."""
 
+SET_ASIDE = {
+    "no-image": "DICOM, but no image: a segmentation, contours, a dose, a report",
+}
+"""Why an input with which nothing is wrong is no volume (status `set-aside`)."""
+
 WARNINGS = {
     "one-of-several-stacks": "the series holds several stacks; one was chosen",
     "one-of-several-series": "the folder holds several CT series; each is written under its own key",
     "identical-duplicates-dropped": "the same slice was there more than once",
     "tilt-corrected": "the gantry was tilted; each slice was shifted to its place on a right-angled grid",
     "gap-interpolated": "slices are missing, and were interpolated between their neighbours",
+    "stacks-joined": "the series was scanned in parts that overlap or abut; they were joined",
+    "body-left-out": "the chosen stack covers less of the body than the series does",
+    "derived-slices": "the slices were computed from others (MIP, MPR, mean), not reconstructed",
+    "hu-from-values": "the header leaves open whether the values are HU; the values show that they are",
+    "hu-implausible": "the values cannot be Hounsfield units; the settings accept them",
     "localizer-skipped": "localizer (scout) images were left aside",
     "hu-clipped": "values beyond the int16 range were clipped",
+    "blank-slices": "slices hold one value everywhere, and not that of air",
     "mixed-rescale": "the slices differ in rescale slope or intercept; each was used as it is",
     "lossy-compression": "the pixel data went through lossy compression",
     "lungs-not-found": "no lung was found",
@@ -84,19 +96,24 @@ class DamagedDataset(DskprepError):
 class Refusal(DskprepError):
     """One series cannot be made into a right volume.
 
-    `reason` is a word of `REASONS`; `message` says what was expected, what was found, and where;
+    `reason` is a word of `REASONS` or `SET_ASIDE`; `message` says what was expected, what was found, and where;
     `facts` go into the record beside them.
     """
 
     exit_code = 1
 
     def __init__(self, reason: str, message: str, **facts: int) -> None:
-        if reason not in REASONS:
+        if reason not in REASONS | SET_ASIDE:
             raise ValueError(f"unknown reason {reason!r}")
         super().__init__(reason, message)
         self.reason = reason
         self.message = message
         self.facts = facts
+
+    @property
+    def status(self) -> str:
+        """What the record of the series says: `refused`, or `set-aside` if nothing is wrong with it."""
+        return "set-aside" if self.reason in SET_ASIDE else "refused"
 
     def __str__(self) -> str:
         return f"{self.reason}: {self.message}"

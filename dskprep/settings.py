@@ -33,8 +33,10 @@ RECIPES = {
     "grt123": Uses(()),
 }
 """One line per recipe. What it does is in its module in `preparation.recipes`, which is too heavy to import here."""
-COMMON = ("recipe", "min_slices", "chunk", "zstd_level")
+COMMON = ("recipe", "min_slices", "stacks", "check_hu", "chunk", "zstd_level")
 """The settings that all recipes use."""
+LATER = ("stacks", "check_hu")
+"""Settings that came after the first datasets; at their default they do not count, so that old datasets go on."""
 
 PRESETS = resources.files("dskprep").joinpath("presets")
 """The folder of the presets that come with dskprep."""
@@ -72,6 +74,10 @@ class PrepConfig:
     """The type in which the image is stored (recipes zuidhof and luo-2017); empty for the recipe's usual one."""
     min_slices: int = 10
     """A series with fewer slices is refused."""
+    stacks: str = "one"
+    """Which stacks of a series that holds several, such as phases of the heart, are written: `one` or `all`."""
+    check_hu: bool = True
+    """Refuse a series whose values cannot be HU; if false, it is written with a warning."""
     on_gap: str = "refuse"
     """What happens to a series with slices missing between its ends: `refuse` or `interpolate`."""
     max_gap_slices: int = 1
@@ -109,9 +115,14 @@ class PrepConfig:
         return (*COMMON, *RECIPES[self.recipe].settings)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the settings that the recipe uses, as plain JSON values."""
+        """Return the settings that the recipe uses, as plain JSON values; those of LATER unless at their default."""
+        later = {field.name: field.default for field in dataclasses.fields(self) if field.name in LATER}
         values = ((name, getattr(self, name)) for name in self.used())
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in values}
+        return {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in values
+            if name not in later or value != later[name]
+        }
 
     def digest(self) -> str:
         """Return the first 16 hexadecimal digits of the SHA-256 of the settings that the recipe uses, sorted."""
@@ -200,6 +211,8 @@ def _rules(dtypes: tuple[str, ...]) -> dict[str, tuple[Callable[[Any], bool], st
         "fill_lungs": (_is_bool, true_or_false),
         "dtype": (("", *dtypes).__contains__, f"one of {', '.join(dtypes)}"),
         "min_slices": (lambda v: _is_int(v, 2), "a whole number, 2 or more"),
+        "stacks": (("one", "all").__contains__, "'one' or 'all'"),
+        "check_hu": (_is_bool, true_or_false),
         "on_gap": (("refuse", "interpolate").__contains__, "'refuse' or 'interpolate'"),
         "max_gap_slices": (lambda v: _is_int(v, 1, 5), "a whole number from 1 to 5"),
         "chunk": (lambda v: _is_int(v, 16, 256), "a whole number from 16 to 256"),

@@ -17,7 +17,7 @@ from pydicom.uid import CTImageStorage, EnhancedCTImageStorage, ExplicitVRBigEnd
 from dskprep.dicom.contents import Contents
 from dskprep.preparation.lungs.lungs import Lungs
 from dskprep.preparation.prepared import Prepared
-from dskprep.series import series
+from dskprep.series import assembly
 from dskprep.series.series import Decoded, Series
 from dskprep.volume import Volume
 
@@ -149,7 +149,7 @@ def assembled(files: Iterable[File], **options: Any) -> Series:
     contents = read(files)
     assert contents.damage == {}
     (slices,) = contents.slices.values()
-    return series.assemble(slices, **{"min_slices": 3, **options})
+    return assembly.assemble(slices, **{"min_slices": 3, **options})
 
 
 def decoded(files: Iterable[File], **options: Any) -> Decoded:

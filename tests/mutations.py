@@ -40,7 +40,8 @@ from pydicom.uid import (
 from dskprep.dicom import contents as dicom
 from dskprep.dicom import header
 from dskprep.errors import Refusal
-from dskprep.series import series
+from dskprep.series import assembly
+from dskprep.series.series import Decoded
 from dskprep.volume import PADDING
 
 MAX_S = 10.0
@@ -250,7 +251,7 @@ def _plain_frame(ds: pydicom.Dataset, k: int, stored: np.ndarray) -> tuple[np.nd
     return first + np.outer(j * down, column) + np.outer(i * across, row), hu.ravel()
 
 
-def judge(files: Files, found: series.Decoded, n_slices: int, n_aside: int) -> str:
+def judge(files: Files, found: Decoded, n_slices: int, n_aside: int) -> str:
     """`right`, or what a reader of the files would object to. Raises Unjudged if it cannot read them."""
     volume = found.volume
     n_right = 0
@@ -286,7 +287,7 @@ def run_case(files: Files, max_gap_slices: int) -> str:
         damage = contents.flaw(uid)
         if damage is not None:
             raise damage
-        found = series.assemble(contents.slices[uid], min_slices=3, max_gap_slices=max_gap_slices)
+        found = assembly.assemble(contents.slices[uid], min_slices=3, max_gap_slices=max_gap_slices)
         decoded = found.decode()
         _ = decoded.volume
     except Refusal as refusal:

@@ -97,6 +97,8 @@ OTHERS: list[dict[str, Any]] = [
     {"lung_margin_mm": 1.0},
     {"steps": ("my.steps:denoise",)},
     {"min_slices": 11},
+    {"stacks": "all"},
+    {"check_hu": False},
     {"on_gap": "interpolate"},
     {"max_gap_slices": 2},
     {"chunk": 32},

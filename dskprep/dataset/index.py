@@ -107,7 +107,8 @@ def split_series(table: pd.DataFrame) -> list[list[str]]:
     Such volumes are probably parts of one series that was stored in several folders.
     """
     written = table[(table["status"] == "written") & table["series_uid_sha256"].notna()]
-    n_different = written.groupby("series_uid_sha256")["hu_sha256"].transform("nunique")
+    same = [written["series_uid_sha256"], written["stack"].fillna(0)]  # stacks of one series differ
+    n_different = written.groupby(same)["hu_sha256"].transform("nunique")
     groups = written[n_different > 1].groupby("series_uid_sha256", sort=True)
     return [sorted(group["key"]) for _, group in groups]
 
@@ -129,7 +130,7 @@ def to_row(record: Record) -> Row:
     source = record.as_dict().get("source", {})
     row.update({f"source_{name}": value for name, value in source.items()})
     row.update({f"seconds_{stage}": value for stage, value in record.seconds.items()})
-    for name in ("series_uid_sha256", "hu_sha256", "bytes_read", "bytes_written"):
+    for name in ("series_uid_sha256", "stack", "hu_sha256", "bytes_read", "bytes_written"):
         row[name] = getattr(record, name)
     return row
 

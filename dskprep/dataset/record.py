@@ -14,8 +14,10 @@ from numpy.typing import NDArray
 from dskprep.errors import DamagedDataset
 from dskprep.volume import Grid, Triple
 
-STATUSES = ("written", "refused", "failed", "killed")
+STATUSES = ("written", "set-aside", "refused", "failed", "killed")
 """What can become of a series. If one input has two records, the status that comes first here counts."""
+GOOD = frozenset({"written", "set-aside"})
+"""The statuses with which nothing is wrong; a run in which all series have them ends with 0."""
 
 FURTHER = "+"
 """In the key of a further series of a folder, stands between the folder's key and the digest of the series."""
@@ -76,6 +78,7 @@ class Source(msgspec.Struct, frozen=True):
     transfer_syntax: str = ""
     tilt_degrees: float | None = None
     interpolated_mm: str | None = None
+    left_out_mm: float | None = None
 
 
 class Crop(msgspec.Struct, frozen=True):
@@ -110,7 +113,8 @@ class LungFigures(msgspec.Struct, frozen=True):
 class Record(msgspec.Struct, frozen=True, kw_only=True):
     """What became of one series. Writing it is the commit: it is the last object that is written of a series.
 
-    `reason` and `message` say why a series was not written; `warnings` are words of `errors.WARNINGS`. `objects` are
+    `reason` and `message` say why a series was not written; `stack` is the number of the stack in a series that holds
+    several, if all were asked for; `warnings` are words of `errors.WARNINGS`. `objects` are
     the objects of the volume, by their path below it. `further_series` are the other series of the same folder, as
     `<status>/<key>`. `seconds` holds wall seconds by stage, `cpu_s` CPU seconds of all series of the folder.
     """
@@ -130,6 +134,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     warnings: tuple[str, ...] = ()
     aside: Aside | None = None
     series_uid_sha256: str | None = None
+    stack: int | None = None
     hu_sha256: str | None = None
     source: Source | None = None
     geometry: Geometry | None = None
@@ -171,9 +176,9 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
         return to_json(self.as_dict())
 
 
-def further_key(key: str, uid_sha256: str | None) -> str:
-    """Return the key of a further series that was found in the folder of `key`."""
-    return f"{key}{FURTHER}{uid_sha256 or ''}"
+def further_key(key: str, uid_sha256: str | None, stack: int | None = None) -> str:
+    """Return the key of a further series, or stack of a series, that was found in the folder of `key`."""
+    return f"{key}{FURTHER}{uid_sha256 or ''}{'' if stack is None else f'.{stack}'}"
 
 
 def source_of(facts: Mapping[str, Any]) -> Source:

@@ -10,13 +10,14 @@ from typing import Any
 
 from dskprep import storage
 from dskprep.dataset import index, store
+from dskprep.dataset.record import GOOD
 
 
 @dataclass(frozen=True)
 class Status:
     """What became of all series of a dataset.
 
-    `counts` has the number of series per status (`written`, `refused`, `failed`, `killed`), `reasons` per
+    `counts` has the number of series per status (`written`, `set-aside`, `refused`, `failed`, `killed`), `reasons` per
     ``"<status>: <reason>"`` of those not written, `warnings` per word of `errors.WARNINGS`. Each of `split_series` is
     a group of keys whose volumes seem to be parts of one series.
     """
@@ -30,8 +31,8 @@ class Status:
 
     @property
     def is_clean(self) -> bool:
-        """Whether every series is written, and as a whole."""
-        return set(self.counts) <= {"written"} and not self.split_series
+        """Whether every series is written, and as a whole, or set aside."""
+        return set(self.counts) <= GOOD and not self.split_series
 
     def as_dict(self) -> dict[str, Any]:
         """Return the status as plain JSON values."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
+from dskprep.dicom import sniff
 from dskprep.dicom.header import Attributes, read_attributes
 from dskprep.dicom.slices import Slice, read_slices, text_of, to_one_line
 from dskprep.errors import Refusal
@@ -23,18 +25,28 @@ DIRECTORY_CLASS = "1.2.840.10008.1.3.10"
 NO_SLICE_TYPES = {"LOCALIZER", "SCREEN SAVE", "DOSE_INFO"}
 """Values of ImageType that mark a CT object as no slice of a volume."""
 
+NO_IMAGE = re.compile(r"1\.2\.840\.10008\.5\.1\.4\.1\.1\.(66|481\.[2-9]|88|104|11|9)(\..*)?")
+"""SOP classes of objects that are no images: segmentations, registrations, raw data; contours, doses, plans; reports;
+documents; presentation states; waveforms (PS3.4 B.5)."""
+
 OTHER_SUFFIXES = frozenset(
     ".txt .csv .tsv .json .jsonl .xml .md .html .htm .pdf .yaml .yml .toml .ini .log .py .sh .bat .db .lnk .url .doc "
-    ".docx .xls .xlsx .rtf .png .jpg .jpeg .gif .bmp .tif .tiff .nii .gz .bz2 .xz .7z .npy .npz .mha .mhd .nrrd .stl "
-    ".part .tmp .sha256 .md5".split()
+    ".docx .xls .xlsx .rtf .png .jpg .jpeg .gif .bmp .tif .tiff .nii .7z .npy .npz .mha .mhd .nrrd .stl .sha256 .md5 "
+    ".tcia .mrml .mat .hdr .cfg .roi .bak .dat .bin .avi .mp4 .pkl .h5 .vtk".split()
 )
-"""Suffixes of files that are no damaged slices, whatever they hold."""
-OTHER_NAMES = frozenset("DICOMDIR DIRFILE LICENSE README VERSION SHA256SUMS MD5SUMS".split())
-"""Names, in capitals, of files that are no damaged slices, whatever they hold."""
+"""Suffixes of files that are no damaged slices, unless they begin as DICOM."""
+OTHER_NAMES = frozenset("DICOMDIR DIRFILE LICENSE README VERSION SHA256SUMS MD5SUMS _SUCCESS LOCKFILE".split())
+"""Names, in capitals, of files that are no damaged slices, unless they begin as DICOM."""
+SLICE_SUFFIXES = frozenset(".dcm .dicom .ima".split())
+"""Suffixes that say that a file is a slice."""
+ADDED_SUFFIXES = frozenset(".gz .bz2 .xz .zst .part .partial .tmp .temp .filepart .crdownload .download".split())
+"""Suffixes that compressing a file, or an unfinished transfer, adds to its name."""
+MAX_FILE_BYTES = 1 << 28
+"""Most bytes that one compressed file may hold."""
 
 
 class Aside(NamedTuple):
-    """A file that is no CT slice; `kind` is `localizer`, `not-ct` or `not-dicom`."""
+    """A file that is no CT slice; `kind` is `localizer`, `not-ct`, `no-image` or `not-dicom`."""
 
     name: str
     kind: str
@@ -46,18 +58,26 @@ class Contents:
     """Slices and damage by SeriesInstanceUID, and files set aside.
 
     Damage is under the empty UID where the file's series cannot be read. `foreign` has an object that is no CT image,
-    by SeriesInstanceUID; `unreadable` is the first file that is no DICOM and is not named as something else.
+    by SeriesInstanceUID; `strays` are files that are no DICOM, and not named as something else, by name.
     """
 
     slices: dict[str, list[Slice]] = field(default_factory=dict)
     damage: dict[str, Refusal] = field(default_factory=dict)
     aside: list[Aside] = field(default_factory=list)
     foreign: dict[str, Refusal] = field(default_factory=dict)
-    unreadable: Refusal | None = None
+    strays: dict[str, Refusal] = field(default_factory=dict)
 
     def flaw(self, uid: str) -> Refusal | None:
-        """Return the reason why slices of a series may be missing, or None: each may have been one at its end."""
-        return self.damage.get(uid) or self.damage.get("") or self.foreign.get(uid) or self.unreadable
+        """Return the reason why slices of a series may be missing, or None: each may have been one at its end.
+
+        A file that is no DICOM may have been a slice if it is named as one, or as those of the series are.
+        """
+        found = self.damage.get(uid) or self.damage.get("") or self.foreign.get(uid)
+        if found or not self.strays:
+            return found
+        shapes = {_shape(s.name) for s in self.slices.get(uid, ())}
+        named = (name for name in self.strays if _is_named_as_slice(name) or _shape(name) in shapes)
+        return self.strays.get(next(named, ""))
 
     def uids(self) -> list[str]:
         """Return the UIDs of all series, sorted; damage under the empty UID is a series only if there is no other."""
@@ -72,10 +92,15 @@ class Contents:
             self.add(name, content, with_pixels=with_pixels)
 
     def add(self, name: str, content: bytes, *, with_pixels: bool = True) -> None:
-        """Read one file. Bad content raises nothing; it is kept in `damage` or `aside`.
-
-        Without pixels, the slices are header-only, but damaged pixel data are still found.
+        """Read one file, which may be compressed as a whole. Bad content raises nothing; it is kept in `damage`,
+        `strays` or `aside`. Without pixels, the slices are header-only, but damaged pixel data are still found.
         """
+        if sniff.compression_of(content):
+            try:
+                content = sniff.decompress(content, MAX_FILE_BYTES) if sniff.begins_as_dicom(content) else content
+            except ValueError as error:
+                self.damage.setdefault("", Refusal("truncated", f"{name}: cannot be decompressed ({error})"))
+                return
         with warnings.catch_warnings(action="ignore"):  # pydicom warns of values that break the standard
             header = self._parse(name, content)
             if header is not None:
@@ -84,7 +109,7 @@ class Contents:
     def _add(self, name: str, header: Attributes, with_pixels: bool) -> None:
         uid, kind = text_of(header, "SeriesInstanceUID"), _find_kind(header)
         if kind:
-            sop_class = header["SOPClassUID"]
+            sop_class = header.get("SOPClassUID") or "no SOP class"
             detail = str(getattr(sop_class, "name", sop_class))  # the name in the standard
             self.aside.append(Aside(name, kind, detail))
             if kind == "not-ct":
@@ -99,27 +124,29 @@ class Contents:
             self.slices.setdefault(uid, []).extend(slices)
 
     def _parse(self, name: str, content: bytes) -> Attributes | None:
-        is_marked = content[128:132] == b"DICM"
         try:
             header = read_attributes(content)
+        except RecursionError:
+            self._add_unreadable(name, content, "its sequences are nested too deeply")
+            return None
         except Exception as error:  # pydicom raises whatever a damaged byte leads it to
-            self._add_unreadable(name, content, is_marked, to_one_line(error))
+            self._add_unreadable(name, content, to_one_line(error))
             return None
         sop_class = text_of(header, "SOPClassUID")
-        if sop_class not in (*CT_CLASSES, DIRECTORY_CLASS) and not header.get("SeriesInstanceUID"):
-            self._add_unreadable(name, content, is_marked or bool(sop_class), "it ends before SeriesInstanceUID")
-            return None
-        return header
+        if _is_ct(header) or sop_class == DIRECTORY_CLASS or header.get("SeriesInstanceUID"):
+            return header
+        self._add_unreadable(name, content, "it ends before SeriesInstanceUID", is_dicom=bool(sop_class))
+        return None
 
-    def _add_unreadable(self, name: str, content: bytes, is_marked: bool, detail: str) -> None:
+    def _add_unreadable(self, name: str, content: bytes, detail: str, *, is_dicom: bool = False) -> None:
         what = f"cannot be read as DICOM ({detail or 'it has no mark'})" if content else "is empty"
         refusal = Refusal("truncated", f"{name}: {what}")
-        if is_marked or not (content or is_named_otherwise(name)):
+        if is_dicom or sniff.begins_as_dicom(content):
             self.damage.setdefault("", refusal)
             return
         self.aside.append(Aside(name, "not-dicom", ""))
         if not is_named_otherwise(name):
-            self.unreadable = self.unreadable or refusal
+            self.strays[name] = refusal
 
 
 def may_be_ct(head: bytes) -> bool:
@@ -133,10 +160,33 @@ def is_named_otherwise(name: str) -> bool:
     return path.suffix.lower() in OTHER_SUFFIXES or path.name.upper() in OTHER_NAMES
 
 
+def _is_named_as_slice(name: str) -> bool:
+    return PurePosixPath(name).suffix.lower() in SLICE_SUFFIXES
+
+
+def _shape(name: str) -> str:
+    """Return what the names of the slices of a series have in common: the last part of the path without its numbers.
+
+    >>> _shape("scan/IM0012.dcm.part"), _shape("IM0001.dcm"), _shape("notes")
+    ('im0', 'im0', 'notes')
+    """
+    path = PurePosixPath(name.lower())
+    while path.suffix in ADDED_SUFFIXES:
+        path = path.with_suffix("")
+    stem = path.stem if path.suffix in SLICE_SUFFIXES else path.name
+    return re.sub(r"[0-9a-f]{12,}|[0-9]+", "0", stem)
+
+
+def _is_ct(header: Attributes) -> bool:
+    """Tell whether an object is a CT image by its class, or, if it has lost that, by its modality."""
+    sop_class = text_of(header, "SOPClassUID")
+    return sop_class in CT_CLASSES or (not sop_class and text_of(header, "Modality") == "CT" and "PixelData" in header)
+
+
 def _find_kind(header: Attributes) -> str | None:
     """Return the kind of an object to be set aside (see `Aside`), or None for a CT slice."""
-    if text_of(header, "SOPClassUID") not in CT_CLASSES:
-        return "not-ct"
+    if not _is_ct(header):
+        return "no-image" if NO_IMAGE.fullmatch(text_of(header, "SOPClassUID")) else "not-ct"
     image_type = header.get("ImageType") or []
     values = {str(v).upper() for v in ([image_type] if isinstance(image_type, str) else image_type)}
     return "localizer" if values & NO_SLICE_TYPES else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -44,6 +45,11 @@ DECODERS: dict[str, Callable[[bytes], Any]] = {
 
 JPEG_FRAMES = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}
 """Second bytes of the markers that begin a frame header (ITU-T T.81 table B.1); 0xF7 is that of JPEG-LS."""
+
+JPEG_SCAN, JPEG_END = 0xDA, 0xD9
+"""Second bytes of the markers before the coded values and at the end (ITU-T T.81 table B.1)."""
+JPEG_MARKER = re.compile(rb"\xff[\x80-\xcf\xd8-\xfe]")
+"""A marker among coded values, but for those that restart the decoder (0xD0 to 0xD7)."""
 
 MAX_EDGE = 10_000
 """Most rows or columns of a slice. Scanners reconstruct 2048 at most, so more come from a damaged header."""
@@ -111,7 +117,7 @@ def _read_native(data: bytes | memoryview, layout: PixelFormat, where: str) -> N
 def _decompress(data: bytes, layout: PixelFormat, where: str) -> NDArray[Any]:
     syntax = layout.transfer_syntax
     # for data cut short, libjpeg fills the rest with grey, and charls searches for the end for seconds
-    if syntax in JPEG | JPEG_LS and not data.rstrip(b"\0").endswith(b"\xff\xd9"):
+    if syntax in JPEG | JPEG_LS and not _reaches_end(data):
         raise Refusal("truncated", f"{where}: the JPEG data have no end-of-image marker")
     if syntax != RLE:
         _check_stream(data, layout, where)
@@ -167,6 +173,25 @@ def _jpeg_size(data: bytes) -> tuple[int, int, int]:
             return rows, columns, samples
         else:
             at += 2 + length
+
+
+def _reaches_end(data: bytes) -> bool:
+    """Tell whether JPEG or JPEG-LS reaches its end marker, whatever pads it after that (ITU-T T.81 B.1.1, T.87 A)."""
+    at = 2
+    while at + 2 <= len(data):
+        if data[at + 1] == JPEG_END:
+            return True
+        if data[at] != 0xFF or at + 4 > len(data):
+            return False
+        if data[at + 1] == 0xFF:  # a fill byte
+            at += 1
+            continue
+        is_scan = data[at + 1] == JPEG_SCAN
+        at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+        if is_scan:  # coded values follow, in which 0xFF stands before a byte that is no marker's
+            found = JPEG_MARKER.search(data, at)
+            at = found.start() if found else len(data)
+    return False
 
 
 def _jpeg2k_size(data: bytes) -> tuple[int, int, int]:

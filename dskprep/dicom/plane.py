@@ -22,7 +22,8 @@ class Plane:
 
     `shape` counts (rows, columns), and `pixel_mm` is the distance between (rows, columns). `position` is the centre of
     the first pixel, `row` and `column` are the unit directions along a row and down a column, all LPS (x, y, z) in mm.
-    `stack` holds the tags that tell apart the stacks of one series, `time` when the slice was made, as text that sorts.
+    `stack` holds the tags that tell apart the stacks of one series, and `order` when the slice was made, in several
+    ways; all of it is text that sorts.
     """
 
     shape: tuple[int, int]
@@ -31,7 +32,7 @@ class Plane:
     row: Triple
     column: Triple
     stack: tuple[str, ...] = ()
-    time: str = ""
+    order: tuple[str, ...] = ()
 
     @property
     def normal(self) -> NDArray[np.float64]:

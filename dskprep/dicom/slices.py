@@ -11,7 +11,7 @@ from typing import Any
 
 from pydicom.encaps import generate_frames
 
-from dskprep.dicom.header import FACTS, FRAME_TAGS, FRAME_TIMES, Attributes, Bytes
+from dskprep.dicom.header import FACTS, FRAME_ORDERS, FRAME_TAGS, Attributes, Bytes
 from dskprep.dicom.pixels import MAX_EDGE, NATIVE, PixelFormat, check_decodable
 from dskprep.dicom.plane import Plane
 from dskprep.errors import Refusal
@@ -22,6 +22,13 @@ MIN_PIXEL_MM = 0.01
 """Smallest pixel; a smaller one comes from a damaged header."""
 MAX_POSITION_MM = 1e6
 """Largest coordinate of a slice; a larger one comes from a damaged header."""
+DERIVED_TYPES = frozenset(
+    "MIP MINIP MAX_IP MIN_IP MAXIMUM MINIMUM MEAN AVERAGE STD_DEVIATION MPR CURVED_MPR VRT SSD SUBTRACTION "
+    "RESAMPLED".split()
+) | {"PROJECTION IMAGE", "VOLUME RENDERING", "CSA MIP", "CSA MPR", "CSA RESAMPLED", "MIP THIN", "MIP THICK"}
+"""Values of ImageType and FrameType of slices that were computed from others (PS3.3 C.8.16.1, and makers' own)."""
+OTHER_QUANTITIES = frozenset("OD MGML Z_EFF ED EDW HU_MOD PCT".split())
+"""Values of RescaleType that name a quantity other than HU (PS3.3 C.11.1.1.2); US, unspecified, may be anything."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,7 +36,8 @@ class Slice:
     """One CT slice, its pixels still encoded.
 
     HU = stored * slope + intercept. `padding` is the range of stored values that the header declares as padding.
-    `facts` are the attributes for the record. `data` is empty in a header-only slice.
+    `facts` are the attributes for the record. `doubt` says why the header leaves open whether that makes HU, if it
+    does; `is_derived`, that the slice was computed from others. `data` is empty in a header-only slice.
     """
 
     name: str
@@ -41,6 +49,8 @@ class Slice:
     is_lossy: bool
     facts: dict[str, str]
     data: Bytes
+    doubt: str = ""
+    is_derived: bool = False
 
     def is_copy_of(self, other: Slice) -> bool:
         """Tell whether pixels, rescale and padding are equal."""
@@ -50,6 +60,9 @@ class Slice:
 
 def read_slices(header: Attributes, name: str) -> Iterator[Slice]:
     """Yield the slices of the CT object in file `name`. Raises Refusal if attributes or pixel data are unusable."""
+    for keyword in ("FloatPixelData", "DoubleFloatPixelData"):
+        if keyword in header:
+            raise Refusal("undecodable-pixels", f"{name}: expected whole numbers in PixelData, found {keyword}")
     if not header.get("PixelData"):
         raise Refusal("truncated", f"{name}: expected pixel data, found none")
     pixel_format = _read_format(header, name)
@@ -68,12 +81,14 @@ def read_slices(header: Attributes, name: str) -> Iterator[Slice]:
             name=frame.name,
             plane=frame.plane(pixel_format),
             pixel_format=pixel_format,
-            slope=frame.rescale("RescaleSlope"),
-            intercept=frame.rescale("RescaleIntercept"),
+            slope=frame.rescale("RescaleSlope", 1.0),
+            intercept=frame.rescale("RescaleIntercept", 0.0),
             padding=padding,
             is_lossy=is_lossy,
             facts=facts,
             data=data,
+            doubt=frame.doubt(),
+            is_derived=frame.is_derived(),
         )
 
 
@@ -81,7 +96,8 @@ def _encoded_frames(data: Bytes, pixel_format: PixelFormat, n_frames: int, name:
     if pixel_format.transfer_syntax in NATIVE:
         size = pixel_format.frame_bytes
         surplus = len(data) - size * n_frames
-        if surplus < 0 or surplus >= size // pixel_format.rows:  # a row or more is not just padding
+        # a row or more is not just padding, unless it is one byte again and again
+        if surplus < 0 or (surplus >= size // pixel_format.rows and len(set(data[-surplus:])) > 1):
             message = f"{name}: expected {size * n_frames} bytes of pixels, found {len(data)}"
             raise Refusal("truncated" if surplus < 0 else "undecodable-pixels", message)
         yield from (data,) if n_frames == 1 else (data[i * size : (i + 1) * size] for i in range(n_frames))
@@ -158,11 +174,24 @@ class _Frame:
                 return value
         return None
 
-    def rescale(self, keyword: str) -> float:
-        rescale_type = self.find("PixelValueTransformationSequence", "RescaleType")
-        # HU (PS3.3 C.11.1.1.2); some write it in full ("Houndsfield Unit"); HU_MOD is something else
-        if rescale_type is not None and not re.fullmatch("HU|HO.*", str(rescale_type).strip().upper()):
-            raise Refusal("not-hu", f"{self.name}: expected RescaleType HU, found {rescale_type!s:.16}")
+    def doubt(self) -> str:
+        """Say what the header has in place of RescaleType HU, slope and intercept; nothing if it has these."""
+        rescale_type = str(self.find("PixelValueTransformationSequence", "RescaleType") or "").strip().upper()
+        if rescale_type in OTHER_QUANTITIES:
+            raise Refusal("not-hu", f"{self.name}: expected RescaleType HU, found {rescale_type}, another quantity")
+        for keyword in ("RescaleSlope", "RescaleIntercept"):
+            if self.find("PixelValueTransformationSequence", keyword) is None:
+                return f"no {keyword}"
+        # some write HU in full ("Houndsfield Unit")
+        return "" if re.fullmatch("|HU|HO.*", rescale_type) else f"RescaleType {rescale_type:.16}"
+
+    def is_derived(self) -> bool:
+        found = self.find("CTImageFrameTypeSequence", "FrameType") or self.find("", "ImageType")
+        return not DERIVED_TYPES.isdisjoint(_as_text(found).upper().split("\\"))
+
+    def rescale(self, keyword: str, default: float) -> float:
+        if self.find("PixelValueTransformationSequence", keyword) is None:
+            return default
         (number,) = self.numbers("PixelValueTransformationSequence", keyword, 1, "not-hu")
         if keyword == "RescaleSlope" and number <= 0:
             raise Refusal("not-hu", f"{self.name}: expected a RescaleSlope above 0, found {number}")
@@ -189,7 +218,9 @@ class _Frame:
             row=_unit(row),
             column=_unit(column),
             stack=tuple(_as_sortable_text(self.find(*tag)) for tag in FRAME_TAGS),
-            time=next(filter(None, (_as_text(self.find(*tag)) for tag in FRAME_TIMES)), ""),
+            order=tuple(
+                next(filter(None, (_as_sortable_text(self.find(*tag)) for tag in group)), "") for group in FRAME_ORDERS
+            ),
         )
 
     def numbers(self, sequence: str, keyword: str, count: int, reason: str = "missing-attribute") -> list[float]:

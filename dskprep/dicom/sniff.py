@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import bz2
+import gzip
+import io
 import lzma
 import re
 import zlib
-from typing import Literal
+from typing import Any, Literal
 
 from dskprep.dicom.elements import LONG_VRS, SHORT_VRS
 
@@ -54,6 +56,19 @@ def decompressed_head(head: bytes, n_bytes: int) -> bytes:
     except (zlib.error, lzma.LZMAError, OSError, EOFError, MemoryError):
         pass
     return b""
+
+
+def decompress(content: bytes, max_bytes: int) -> bytes:
+    """Return what a gzip, bz2 or xz file holds. Raises ValueError if it is damaged or cut, or holds more."""
+    try:
+        open_file: Any = {"gz": gzip.open, "bz2": bz2.open, "xz": lzma.open}[compression_of(content) or ""]
+        with open_file(io.BytesIO(content)) as file:
+            whole: bytes = file.read(max_bytes + 1)
+    except (zlib.error, lzma.LZMAError, OSError, EOFError, MemoryError) as error:
+        raise ValueError(str(error)) from error
+    if len(whole) > max_bytes:
+        raise ValueError(f"it holds more than {max_bytes >> 20} MiB")
+    return whole
 
 
 def _begins_with_element(head: bytes, order: Literal["little", "big"]) -> bool:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from dskprep.dataset.record import STATUSES, Record
+from dskprep.dataset.record import GOOD, STATUSES, Record
 from dskprep.errors import InfrastructureError
 
 N_LATEST = 10
@@ -92,9 +92,9 @@ class Account:
 
     @property
     def is_clean(self) -> bool:
-        """Whether every input and every further series is written, and none is split."""
-        is_written = set(self.counts) | set(self.further_series) <= {"written"}
-        return self.is_complete and is_written and not self.split_series
+        """Whether every input and every further series is written or set aside, and none is split."""
+        are_good = set(self.counts) | set(self.further_series) <= GOOD
+        return self.is_complete and are_good and not self.split_series
 
     def add(self, records: Sequence[Record]) -> None:
         """Count one case. `records` are those of its series, its own last."""
@@ -200,7 +200,7 @@ class Summary:
 
     @property
     def exit_code(self) -> int:
-        """0 if every series of the source is written, else 1."""
+        """0 if every series of the source is written or set aside, else 1."""
         return 0 if self.account.is_clean and not self.is_interrupted else 1
 
     def as_dict(self) -> dict[str, Any]:

@@ -34,7 +34,7 @@ MAX_ROWS = 100
 """Workers that the page lists."""
 MAX_LETTERS = 32
 """Letters of a patient's key in the table of the workers. A longer key loses its middle."""
-COLOURS = {"written": "#3b8c66", "refused": "#d9a441", "failed": "#c2452d", "killed": "#5b3758"}
+COLOURS = {"written": "#3b8c66", "set-aside": "#8a97a6", "refused": "#d9a441", "failed": "#c2452d", "killed": "#5b3758"}
 """Colours of the statuses."""
 BLUE, GREY = "#2b5d8a", "#777777"
 """Colours of curves and bars, and of what is less important."""

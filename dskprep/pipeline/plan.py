@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from dskprep import settings as config
 from dskprep import storage
 from dskprep.dataset import index, omezarr, store, thumbnail
+from dskprep.dataset.record import GOOD
 from dskprep.errors import Refusal, UsageError
 from dskprep.pipeline import cluster
 from dskprep.pipeline.prediction import Prediction, predict
@@ -104,8 +105,8 @@ class Plan:
 
     @property
     def is_clean(self) -> bool:
-        """Whether every series in the sample would be written."""
-        return all(p.is_written for p in self.predictions)
+        """Whether every series in the sample would be written or set aside."""
+        return all(p.status in GOOD for p in self.predictions)
 
     def in_numbers(self) -> tuple[Counter[str], Counter[str], Counter[str]]:
         """Return how many series of the sample have each status, each reason and each warning."""

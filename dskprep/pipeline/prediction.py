@@ -12,13 +12,12 @@ import psutil
 
 from dskprep.dataset.record import further_key
 from dskprep.dicom.contents import Contents
-from dskprep.dicom.slices import Slice
 from dskprep.errors import Refusal
-from dskprep.series.series import Reread
+from dskprep.series.series import Series
 from dskprep.settings import PrepConfig
 from dskprep.source.cases import Case
 from dskprep.source.files import open_case
-from dskprep.source.found import assemble_as, each_series, rank
+from dskprep.source.found import assemble_as, each_series
 from dskprep.worker import admission
 from dskprep.worker.admission import Ledger
 
@@ -50,9 +49,9 @@ class Prediction:
 def predict(case: Case, config: PrepConfig, usable_bytes: int = sys.maxsize) -> list[Prediction]:
     """Predict what becomes of the series of a case, its main one last, on workers with `usable_bytes` for patients.
 
-    Applies the code of a run to the headers. So it is exact but for what only pixels show: damaged pixel data, and
-    patients in whom the recipes of 2017 find no lungs. Slices that share a position are read with their pixel data,
-    to see which are copies.
+    Applies the code of a run to the headers. So it is exact but for what only pixels show: damaged pixel data, values
+    that cannot be HU, and patients in whom the recipes of 2017 find no lungs. Slices that share a position are read
+    with their pixel data, to see which are copies.
     """
     ledger = Ledger(usable_bytes)
     try:
@@ -66,23 +65,21 @@ def predict(case: Case, config: PrepConfig, usable_bytes: int = sys.maxsize) -> 
         else:
             contents.add_all(files.read_headers(), with_pixels=False)
         reread = None if files.is_archive else files.reread
-        predict_series = functools.partial(_predict_series, config, ledger, least_bytes, is_held, reread)
-        found = dict(each_series(contents, predict_series))
+        assemble = functools.partial(assemble_as, settings=config, reread=reread)
+        predict_series = functools.partial(_predict_series, config, ledger, least_bytes, is_held)
+        found = dict(each_series(contents, assemble, predict_series))
     except Refusal as refusal:
         return [_refuse(refusal, 0, case.key)]
     predictions = {
-        uid: _refuse(made, least_bytes) if isinstance(made, Refusal) else made for uid, made in found.items()
+        name: _refuse(made, least_bytes) if isinstance(made, Refusal) else made for name, made in found.items()
     }
-    *others, (_, main) = sorted(predictions.items(), key=lambda item: rank(item[0], item[1].n_slices))
-    further = [dataclasses.replace(each, key=further_key(case.key, uid)) for uid, each in others]
+    *others, (_, main) = sorted(predictions.items(), key=lambda item: item[0].rank(item[1].n_slices))
+    further = [dataclasses.replace(each, key=further_key(case.key, *name)) for name, each in others]
     return [*further, dataclasses.replace(main, key=case.key)]
 
 
-def _predict_series(
-    config: PrepConfig, ledger: Ledger, least_bytes: int, is_held: bool, reread: Reread | None, slices: list[Slice]
-) -> Prediction:
+def _predict_series(config: PrepConfig, ledger: Ledger, least_bytes: int, is_held: bool, found: Series) -> Prediction:
     """Return the prediction of a series that would be written, without its key. Raises Refusal if it would not be."""
-    found = assemble_as(slices, config, reread)
     grid = found.grid
     need_bytes = max(least_bytes, admission.estimate_bytes(grid.shape, grid.spacing, config, is_held=is_held))
     ledger.check(need_bytes)
@@ -103,4 +100,4 @@ def _predict_series(
 
 def _refuse(refusal: Refusal, need_bytes: int, key: str = "") -> Prediction:
     need_bytes = refusal.facts.get("need_bytes", need_bytes)
-    return Prediction(key, "refused", refusal.reason, refusal.message, need_bytes=need_bytes)
+    return Prediction(key, refusal.status, refusal.reason, refusal.message, need_bytes=need_bytes)

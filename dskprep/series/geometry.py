@@ -19,7 +19,13 @@ from dskprep.volume import Grid
 Floats = NDArray[np.float64]
 
 STEP_TOLERANCE = 0.1
-"""Largest distance of a slice from its place on the even grid, as a fraction of a step; headers round positions."""
+"""Largest distance of a slice from its place on the even grid, as a fraction of a step; rounding may explain more."""
+ROUNDING_TOLERANCE = 0.75
+"""The same as a fraction of the unit to which positions are rounded: a half, and what the fit adds."""
+MAX_ROUNDING = 1 / 3
+"""Positions that are rounded to more than this share of a step tell nothing of its evenness."""
+MAX_DECIMALS = 6
+"""Decimals (mm) beyond which positions count as not rounded."""
 DRIFT_TOLERANCE_MM = 0.5
 """Largest distance of a first pixel from the straight line through all; headers round positions and directions."""
 MAX_EXTENT_MM = 3000.0
@@ -64,7 +70,7 @@ def lay_out(planes: Sequence[Plane], *, max_gap_slices: int = 0) -> Layout:
             f"expected slices within {MAX_EXTENT_MM:g} mm, found them from {along[0]:.2f} to "
             f"{along[-1]:.2f} mm along the normal",
         )
-    numbers, start, step = _number(along, max_gap_slices)
+    numbers, start, step = _number(along, _rounding_mm(positions, first.normal), max_gap_slices)
     lean, corner = _fit_lean(positions, first, start)
     n_slices = int(numbers[-1]) + 1
     reach = lean * step * (n_slices - 1) / first.pixel_mm  # the last slice's offset from the first, in pixels
@@ -85,11 +91,23 @@ def lay_out(planes: Sequence[Plane], *, max_gap_slices: int = 0) -> Layout:
     )
 
 
-def _number(along: Floats, max_gap_slices: int) -> tuple[NDArray[np.int_], float, float]:
+def _rounding_mm(positions: Floats, normal: Floats) -> float:
+    """Return the unit, along the normal, to which the header rounds the positions; 0 if it does not."""
+    units = np.zeros(3)
+    for axis in range(3):
+        values = positions[:, axis]
+        for decimals in range(MAX_DECIMALS):
+            if np.ptp(values) > 0 and np.abs(values - values.round(decimals)).max() < 10.0 ** -(MAX_DECIMALS + 2):
+                units[axis] = 10.0**-decimals
+                break
+    return float(np.abs(normal) @ units)
+
+
+def _number(along: Floats, rounding_mm: float, max_gap_slices: int) -> tuple[NDArray[np.int_], float, float]:
     """Return the number of each slice on the even grid of positions, and the grid's start and step (mm)."""
     numbers = np.arange(len(along))
     start, step, off = _fit_line(numbers, along)
-    if off.max() <= STEP_TOLERANCE * step:
+    if off.max() <= _tolerance_mm(step, rounding_mm):
         return numbers, start, step
     steps = np.diff(along)
     typical = float(np.median(steps))
@@ -97,7 +115,7 @@ def _number(along: Floats, max_gap_slices: int) -> tuple[NDArray[np.int_], float
     numbers = np.append(0, np.cumsum(jumps))
     start, step, off = _fit_line(numbers, along)
     gaps = np.flatnonzero(jumps > 1)
-    if off.max() > STEP_TOLERANCE * step or len(gaps) == 0:
+    if off.max() > _tolerance_mm(step, rounding_mm) or len(gaps) == 0:
         raise Refusal(
             "uneven-spacing",
             f"expected even steps, found {steps.min():.3f} to {steps.max():.3f} mm (median {typical:.3f} mm); "
@@ -110,6 +128,12 @@ def _number(along: Floats, max_gap_slices: int) -> tuple[NDArray[np.int_], float
     allowed = f"; {max_gap_slices} in a row and {MAX_GAP_SHARE:.0%} in all may be" if max_gap_slices else ""
     found = f"{n_missing} missing, between {where} mm along the normal{allowed}"
     raise Refusal("missing-slices", f"expected a slice every {step:.3f} mm, found {found}")
+
+
+def _tolerance_mm(step: float, rounding_mm: float) -> float:
+    """Return how far a slice may lie from its place on the even grid."""
+    rounded = ROUNDING_TOLERANCE * rounding_mm if rounding_mm <= MAX_ROUNDING * step else 0.0
+    return max(STEP_TOLERANCE * step, rounded)
 
 
 def _fit_line(numbers: NDArray[np.int_], along: Floats) -> tuple[float, float, Floats]:

@@ -18,11 +18,19 @@ INT16_HU = (PADDING + 1, 32767)
 """Range of HU that int16 can hold beside PADDING."""
 IMPOSSIBLE_HU = -1500
 """Below this lies neither tissue nor noise: air is -1000, and kernels overshoot by a few hundred."""
+HIGHEST_HU = 4095
+"""No tissue lies above, and few scanners reach it; a constant corner above it is padding."""
 AIR_RANGE_HU = (AIR_HU, -900)
 """Values in this range are air, whatever a header calls them."""
 
 CORNER = 4
 """Edge, in pixels, of the corner blocks that show the fill value outside the round field of view."""
+MIN_RADIUS = 0.45
+"""Smallest radius of the round field of view, as a share of the slice's shorter edge; it usually fills the slice."""
+ON_CIRCLE = 2.0
+"""Most pixels between the end of a row's fill and the circle."""
+ROUND_SHARE = 0.9
+"""Least share of the rows' ends that lie on the circle; noise may equal the fill at some."""
 
 
 def to_hu(stored: NDArray[Any], slope: float, intercept: float) -> NDArray[np.int16]:
@@ -42,15 +50,30 @@ def mark_padding(hu: NDArray[np.int16], declared_hu: tuple[int, int] | None) -> 
     Padding shows in three ways: HU below anything real; the value or range that the header declares
     (PixelPaddingValue, PixelPaddingRangeLimit); one constant value in all four corners, with which vendors fill
     the space outside the round field of view. A value in AIR_RANGE_HU is never taken for padding. A value that
-    could be tissue is padding only from the slice's left and right edge inwards.
+    could be tissue is padding only from the slice's left and right edge inwards, and one that only the corners
+    show must end on a circle: an image that was cut to a window, or made by a program, has such corners too.
     """
     corner = _find_corner_value(hu)
+    is_fill = corner is not None and (not AIR_HU <= corner <= HIGHEST_HU or _ends_on_circle(hu, corner))
     planes.mark_padding(hu, PADDING, IMPOSSIBLE_HU - 1)
-    for sign in (declared_hu, None if corner is None else (corner, corner)):
+    for sign in (declared_hu, (corner, corner) if corner is not None and is_fill else None):
         if sign is None or sign[1] < IMPOSSIBLE_HU or (AIR_RANGE_HU[0] <= sign[0] and sign[1] <= AIR_RANGE_HU[1]):
             continue
         mark = planes.mark_padding if sign[1] < AIR_HU else planes.mark_padding_from_edges
         mark(hu, *sign)
+
+
+def find_fills(hu: NDArray[np.int16], declared_hu: tuple[int, int] | None) -> set[int]:
+    """Return the values of a slice (y, x), not yet marked, that tell nothing of the scale: padding, equal corners."""
+    corner = _find_corner_value(hu)
+    declared = () if declared_hu is None else range(declared_hu[0], declared_hu[1] + 1)
+    return {*declared, *(() if corner is None else (corner,))}
+
+
+def is_blank(hu: NDArray[np.int16]) -> bool:
+    """Tell whether a slice (y, x) holds one value everywhere, which is not that of air."""
+    value = int(hu[0, 0])
+    return not AIR_RANGE_HU[0] <= value <= AIR_RANGE_HU[1] and bool((hu == value).all())
 
 
 def _find_corner_value(hu: NDArray[np.int16]) -> int | None:
@@ -58,3 +81,18 @@ def _find_corner_value(hu: NDArray[np.int16]) -> int | None:
     ends = (slice(CORNER), slice(-CORNER, None))
     is_constant = all((hu[y, x] == hu[0, 0]).all() for y in ends for x in ends)
     return int(hu[0, 0]) if is_constant else None
+
+
+def _ends_on_circle(hu: NDArray[np.int16], value: int) -> bool:
+    """Tell whether the pixels of `value` end, from the left and from the right, on one circle about the centre."""
+    is_other = hu != value
+    ny, nx = hu.shape
+    y = np.flatnonzero(is_other.any(axis=1))
+    first, last = is_other[y].argmax(axis=1), nx - 1 - is_other[y, ::-1].argmax(axis=1)
+    ends, rows = np.concatenate([first, last]), np.concatenate([y, y])
+    inside = (ends > 0) & (ends < nx - 1)
+    radii = np.hypot(ends[inside] - (nx - 1) / 2, rows[inside] - (ny - 1) / 2)
+    if len(radii) < min(ny, nx) // 4:
+        return False
+    radius = float(np.median(radii))
+    return radius >= MIN_RADIUS * min(ny, nx) and float(np.mean(np.abs(radii - radius) < ON_CIRCLE)) > ROUND_SHARE

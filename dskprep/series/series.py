@@ -1,13 +1,11 @@
-"""The slices of one series to Hounsfield units: find their grid, then decode."""
+"""The ordered slices of one volume to Hounsfield units, decoded one by one."""
 
 from __future__ import annotations
 
 import hashlib
-import itertools
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,8 +13,9 @@ from numpy.typing import NDArray
 from dskprep.dicom import pixels
 from dskprep.dicom.slices import Slice
 from dskprep.errors import Refusal
-from dskprep.series import hounsfield, stacks, upright
+from dskprep.series import hounsfield, plausibility, stacks, upright
 from dskprep.series.geometry import Layout
+from dskprep.series.plausibility import Histogram
 from dskprep.volume import Volume
 
 Reread = Callable[[Sequence[Slice]], Iterator[Slice]]
@@ -31,10 +30,23 @@ class Series:
     """
 
     def __init__(
-        self, slices: list[Slice], stack: stacks.Stack, to_hu: hounsfield.ToHU | None, reread: Reread | None
+        self,
+        slices: list[Slice],
+        stack: stacks.Stack,
+        *,
+        to_hu: hounsfield.ToHU | None,
+        reread: Reread | None,
+        check_hu: bool,
     ) -> None:
+        if stack.layout.tilt_degrees and to_hu is not None:
+            raise Refusal(
+                "gantry-tilt",
+                f"expected no tilt, as the recipes of 2017 do, found one of {stack.layout.tilt_degrees} degrees",
+            )
         self.n_slices, self.grid = len(slices), stack.layout.grid
         self.facts = _facts(slices, stack.layout)
+        if stack.left_out_mm:
+            self.facts["left_out_mm"] = stack.left_out_mm
         low, next_ = sorted(s.plane.position[2] for s in slices)[:2]
         self.first_gap_mm = abs(low - next_)
         self.warnings = stack.warnings
@@ -42,6 +54,11 @@ class Series:
             self.warnings += ("mixed-rescale",)
         if any(s.is_lossy or s.pixel_format.transfer_syntax in pixels.LOSSY for s in slices):
             self.warnings += ("lossy-compression",)
+        if any(s.is_derived for s in slices):
+            self.warnings += ("derived-slices",)
+        self._doubt, self._check_hu = _doubt_of(slices), check_hu
+        if self._doubt:
+            self.warnings += ("hu-from-values",)
         self._slices, self._layout, self._to_hu, self._reread = slices, stack.layout, to_hu, reread
 
     def check_formats(self) -> None:
@@ -71,14 +88,15 @@ class Decoded:
         self.grid, self.first_gap_mm = found.grid, found.first_gap_mm
         self._layout, self._warnings, self._to_hu = found._layout, found.warnings, found._to_hu
         self._encoded: Iterator[Slice] | None = encoded
-        self._n_encoded, self._n_clipped = found.n_slices, 0
-        self._sha256 = hashlib.sha256()
+        self._n_encoded, self._n_clipped, self._n_blank = found.n_slices, 0, 0
+        self._sha256, self._histogram = hashlib.sha256(), Histogram()
+        self._doubt, self._check_hu = found._doubt, found._check_hu
 
     def planes(self) -> Iterator[NDArray[np.int16]]:
         """Return int16 HU (rows, columns) of plane after plane of the grid, gaps interpolated; only once.
 
         PADDING marks what was never measured. Raises RuntimeError when called again, and Refusal, as the planes are
-        taken, where a slice cannot be decoded.
+        taken, where a slice cannot be decoded; and after the last one, where the values cannot be HU.
         """
         encoded, self._encoded = self._encoded, None
         if encoded is None:
@@ -97,19 +115,40 @@ class Decoded:
                 yield upright.interpolate(below, hu, (missing - last) / (number - last))
             yield hu
             below, last = hu, number
+        self._judge_values()
+
+    def _judge_values(self) -> None:
+        """Refuse a series whose values cannot be HU, or do not show that they are where the header leaves it open."""
+        counts = self._histogram.measured()
+        accept = "if you know better, accept the values with the setting check_hu = false"
+        found = plausibility.what_else(counts)
+        if found and self._check_hu:
+            raise Refusal(
+                "hu-implausible", f"expected HU (air near -1000, soft tissue near 0), found {found}; {accept}"
+            )
+        if self._doubt and self._check_hu and not plausibility.show_hu(counts):
+            raise Refusal(
+                "not-hu",
+                f"expected RescaleType HU, slope and intercept, or values that show HU by themselves (air near -1000, "
+                f"soft tissue near 0), found {self._doubt} and no such values; {accept}",
+            )
+        if found:
+            self._warnings += ("hu-implausible",)
 
     def _decode(self, s: Slice) -> NDArray[np.int16]:
         stored = pixels.stored_values(s.data, s.pixel_format, s.name)
         hu = hounsfield.to_hu(stored, s.slope, s.intercept)
         self._sha256.update(hu.astype("<i2", copy=False).data)
         self._n_encoded -= 1
-        if self._to_hu is not None:
-            self._to_hu(stored, s.slope, s.intercept, hu)
-            return hu
         declared = None
         if s.padding is not None:  # in HU, rounded and clipped like the pixels
             low, high = sorted(hounsfield.to_hu(np.array([s.padding], np.int64), s.slope, s.intercept)[0].tolist())
             declared = low, high
+        self._n_blank += hounsfield.is_blank(hu)
+        self._histogram.add(hu, hounsfield.find_fills(hu, declared))
+        if self._to_hu is not None:
+            self._to_hu(stored, s.slope, s.intercept, hu)
+            return hu
         hounsfield.mark_padding(hu, declared)
         self._n_clipped += int(np.count_nonzero(hu == hounsfield.INT16_HU[1]))
         return hu
@@ -141,45 +180,25 @@ class Decoded:
     def warnings(self) -> tuple[str, ...]:
         """Words of errors.WARNINGS; raises RuntimeError unless all planes have been taken."""
         self._check_all_taken()
-        return (*self._warnings, *["hu-clipped"] * bool(self._n_clipped))
+        seen = (("hu-clipped", self._n_clipped), ("blank-slices", self._n_blank))
+        return (*self._warnings, *(word for word, n in seen if n))
 
     def _check_all_taken(self) -> None:
         if self._n_encoded:
             raise RuntimeError(f"take all planes first: {self._n_encoded} slices of this series are not yet decoded")
 
 
-def assemble(
-    slices: list[Slice],
-    *,
-    min_slices: int = 10,
-    max_gap_slices: int = 0,
-    to_hu: hounsfield.ToHU | None = None,
-    reread: Reread | None = None,
-) -> Series:
-    """Choose and order the slices of one series that make its volume (see `stacks.stack_up`). Empties `slices`.
-
-    Up to `max_gap_slices` missing slices in a row are interpolated. With `to_hu`, a recipe's way to HU, the series
-    is decoded as the recipes of 2017 had it, and a tilt is refused. With `reread`, `slices` are header-only.
-
-    Raises Refusal if the slices make no volume.
-    """
-    _sort(slices)
-
-    def is_copy(a: int, b: int) -> bool:
-        pair = [slices[a], slices[b]]
-        return Slice.is_copy_of(*(pair if reread is None else reread(pair)))
-
-    stack = stacks.stack_up(
-        [s.plane for s in slices], min_slices=min_slices, max_gap_slices=max_gap_slices, is_copy=is_copy
-    )
-    if stack.layout.tilt_degrees and to_hu is not None:
+def _doubt_of(slices: list[Slice]) -> str:
+    """Return why the header leaves open whether the values are HU, which must be the same for all slices."""
+    doubts = {s.doubt: s.name for s in slices}
+    if len(doubts) > 1:
+        (one, name), (other, other_name) = sorted(doubts.items())[:2]
         raise Refusal(
-            "gantry-tilt",
-            f"expected no tilt, as the recipes of 2017 do, found one of {stack.layout.tilt_degrees} degrees",
+            "not-hu",
+            f"expected RescaleType HU, slope and intercept in all slices or none, found {one or 'them'} in {name} and "
+            f"{other} in {other_name}",
         )
-    chosen = [slices[i] for i in stack.order]
-    slices.clear()
-    return Series(chosen, stack, to_hu, reread)
+    return next(iter(doubts))
 
 
 def _pop_all(slices: list[Slice]) -> Iterator[Slice]:
@@ -205,17 +224,3 @@ def _facts(chosen: list[Slice], layout: Layout) -> dict[str, str | int | float]:
     if layout.gaps_mm:
         facts["interpolated_mm"] = " ".join(f"{mm:.2f}" for mm in layout.gaps_mm)  # along the normal
     return facts
-
-
-def _sort(slices: list[Slice]) -> None:
-    """Sort the slices so that neither the names nor the order of the files matter."""
-    slices.sort(key=_rank)
-    for _, group in itertools.groupby(range(len(slices)), lambda i: _rank(slices[i])):
-        first, *others = group
-        if others:  # only their pixels tell them apart, if anything does
-            alike = slice(first, others[-1] + 1)
-            slices[alike] = sorted(slices[alike], key=lambda s: bytes(s.data))
-
-
-def _rank(s: Slice) -> tuple[Any, ...]:
-    return s.plane.position, s.plane.stack, s.plane.time, s.slope, s.intercept, sorted(s.facts.items())

@@ -18,12 +18,12 @@ from dskprep.preparation.lungs.lungs import Lungs
 from dskprep.preparation.prepare import prepare
 from dskprep.preparation.prepared import Prepared
 from dskprep.preparation.recipes import recipe
-from dskprep.series.series import Reread
+from dskprep.series.series import Reread, Series
 from dskprep.settings import PrepConfig
 from dskprep.source.archive import Outgrown
 from dskprep.source.cases import Case
 from dskprep.source.files import File, open_case
-from dskprep.source.found import aside_counts, assemble_as, each_series, rank
+from dskprep.source.found import Name, aside_counts, assemble_as, each_series
 from dskprep.stopwatch import Stopwatch
 from dskprep.volume import Triple
 from dskprep.worker import admission
@@ -63,9 +63,10 @@ class Made:
     thumbnail: bytes = b""
 
     @property
-    def rank(self) -> tuple[int, str]:
+    def rank(self) -> tuple[int, str, int]:
         """What the series of a case are sorted by."""
-        return rank(self.record.series_uid_sha256 or "", self.record.source.slices if self.record.source else 0)
+        name = Name(self.record.series_uid_sha256 or "", self.record.stack)
+        return name.rank(self.record.source.slices if self.record.source else 0)
 
 
 def make_case(line: Line, need: Underestimated | None) -> list[Made]:
@@ -115,8 +116,8 @@ def _give_keys(made: list[Made], key: str) -> list[Made]:
     """Sort the series: the main one is last, and keeps the key of the case; each of the others gets its own."""
     *others, main = sorted(made, key=lambda each: each.rank)
     further = [
-        replace(each, record=each.record.changed(key=further_key(key, each.record.series_uid_sha256)))
-        for each in others
+        replace(each, record=r.changed(key=further_key(key, r.series_uid_sha256, r.stack)))
+        for each, r in ((each, each.record) for each in others)
     ]
     names = tuple(f"{each.record.status}/{each.record.key}" for each in further)
     return [*further, replace(main, record=main.record.changed(further_series=names))]
@@ -134,17 +135,20 @@ def _compute(line: Line, contents: Contents, files: list[File], reread: Reread |
     if len(contents.uids()) > 1:
         warnings.append("one-of-several-series")
     begun = begin_record(line.case, line.config, status="refused", aside=Aside(counts, names))
-    for uid_sha256, made in each_series(contents, functools.partial(_make, line, begun, warnings, reread)):
+
+    def assemble(slices: list[Slice]) -> list[Series | Refusal]:
+        with line.clock("decode"):
+            return assemble_as(slices, line.config, reread)
+
+    for name, made in each_series(contents, assemble, functools.partial(_make, line, begun, warnings)):
         if isinstance(made, Refusal):
             made = _refuse(begun, made)
-        yield replace(made, record=made.record.changed(series_uid_sha256=uid_sha256))
+        yield replace(made, record=made.record.changed(series_uid_sha256=name.uid_sha256, stack=name.stack))
 
 
-def _make(line: Line, begun: Record, warnings: list[str], reread: Reread | None, slices: list[Slice]) -> Made:
+def _make(line: Line, begun: Record, warnings: list[str], found: Series) -> Made:
     """Make the volume of one series."""
-    with line.clock("decode"):
-        found = assemble_as(slices, line.config, reread)
-        line.reserve(found.grid.shape, found.grid.spacing)
+    line.reserve(found.grid.shape, found.grid.spacing)
     source, decoded = source_of(found.facts), found.decode()
     prepared = prepare(decoded, line.config, line.clock)
     hu_sha256, warnings, lungs = decoded.hu_sha256, [*warnings, *decoded.warnings], None
@@ -168,7 +172,7 @@ def _make(line: Line, begun: Record, warnings: list[str], reread: Reread | None,
 
 
 def _refuse(begun: Record, refusal: Refusal) -> Made:
-    return Made(begun.changed(status="refused", reason=refusal.reason, message=refusal.message, **refusal.facts))
+    return Made(begun.changed(status=refusal.status, reason=refusal.reason, message=refusal.message, **refusal.facts))
 
 
 def _geometry(prepared: Prepared) -> Geometry:

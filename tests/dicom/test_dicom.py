@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
 import io
+import lzma
 import tracemalloc
 import zlib
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import pydicom
 import pytest
 from builders import UID, ct_dataset, ct_file, enhanced_file, read, saved
 from conftest import DataFolder
@@ -24,6 +29,9 @@ from pydicom.uid import (
     ImplicitVRLittleEndian,
     MediaStorageDirectoryStorage,
     RLELossless,
+    RTDoseStorage,
+    RTStructureSetStorage,
+    SegmentationStorage,
 )
 
 from dskprep.dicom.contents import Contents
@@ -152,8 +160,11 @@ def test_other_objects_are_set_aside(sop_class: str, detail: str) -> None:
     assert aside_of(ct_file(PIXELS, SOPClassUID=sop_class)) == ("not-ct", detail)
 
 
-def test_an_object_without_pixels_is_set_aside() -> None:
-    assert aside_of(ct_file(PIXELS, SOPClassUID=EncapsulatedPDFStorage, PixelData=None, Rows=None))[0] == "not-ct"
+@pytest.mark.parametrize(
+    "sop_class", [EncapsulatedPDFStorage, SegmentationStorage, RTStructureSetStorage, RTDoseStorage]
+)
+def test_what_is_no_image_is_called_so(sop_class: str) -> None:
+    assert aside_of(ct_file(PIXELS, SOPClassUID=sop_class, PixelData=None, Rows=None))[0] == "no-image"
 
 
 def test_a_dicomdir_is_set_aside() -> None:
@@ -179,9 +190,77 @@ def test_other_files_are_set_aside(content: bytes) -> None:
 # Damage
 
 
-def test_an_empty_file_is_a_damaged_slice() -> None:
-    assert damage_of(b"").reason == "truncated"
-    assert damage_of(b"", "a/b/000017").reason == "truncated"
+GOOD = [(f"a/IM{k:04}.dcm", ct_file(PIXELS, (0, 0, k))) for k in range(12)]
+
+
+@pytest.mark.parametrize("content", [b"", b"\n", b"no slice", bytes(5000), b"\x89PNG\r\n" + bytes(500)])
+@pytest.mark.parametrize(
+    "name", ["x.dcm", "a/IM0012", "IM0012.tmp", "IM12.dcm.part", "im0012.dcm.gz", "a/b/IM1.IMA", "IM0012.crdownload"]
+)
+def test_what_is_named_as_a_slice_and_cannot_be_read_may_have_been_one(name: str, content: bytes) -> None:
+    contents = read([*GOOD, (name, content)])
+    refusal = contents.flaw(UID)
+    assert refusal is not None
+    assert (refusal.reason, refusal.message.startswith(f"{name}: ")) == ("truncated", True)
+
+
+@pytest.mark.parametrize("content", [b"", b"\n", b"seen by a reader, no finding", bytes(5000), b"\x08\x00abc"])
+@pytest.mark.parametrize(
+    "name",
+    "notes _SUCCESS LOCKFILE manifest a/.lock x.tcia x.mrml x.mat x.hdr x.cfg x.roi x.bak x.dat x.bin x.avi x.tmp "
+    "IM0012.txt IM0012.json Thumbs.db".split(),
+)
+def test_stray_files_beside_a_series_do_it_no_harm(name: str, content: bytes) -> None:
+    contents = read([*GOOD, (name, content)])
+    assert contents.flaw(UID) is None
+    assert contents.aside == [(name, "not-dicom", "")]
+
+
+@pytest.mark.parametrize("name", ["notes", "x.txt", "x.tmp", "IM0012.json"])
+def test_what_begins_as_a_slice_and_is_cut_refuses_whatever_its_name(name: str) -> None:
+    contents = read([*GOOD, (name, ct_file(PIXELS, (0, 0, 12))[:400])])
+    refusal = contents.flaw(UID)
+    assert refusal is not None
+    assert refusal.message.startswith(f"{name}: ")
+
+
+@pytest.mark.parametrize("compress", [gzip.compress, bz2.compress, lzma.compress])
+@pytest.mark.parametrize("name", ["IM0012.dcm.gz", "IM0012.dcm"])  # a store may have compressed it behind its name
+def test_a_compressed_slice_is_read(name: str, compress: Callable[[bytes], bytes]) -> None:
+    content = ct_file(PIXELS, (0, 0, 12))
+    assert slice_of(compress(content)).data == slice_of(content).data
+    cut = read([*GOOD, (name, compress(content)[:-20])]).flaw(UID)
+    assert cut is not None
+    assert "cannot be decompressed" in cut.message or "cannot be read" in cut.message
+
+
+def test_a_compressed_bomb_is_not_unpacked() -> None:
+    bomb = gzip.compress(ct_file(PIXELS)[:-8] + bytes(300 << 20), 1)
+    assert "more than 256 MiB" in damage_of(bomb).message
+
+
+def test_a_compressed_file_of_another_kind_is_set_aside() -> None:
+    assert read([*GOOD, ("mask.nii.gz", gzip.compress(bytes(2000)))]).flaw(UID) is None
+
+
+@pytest.mark.parametrize("keyword", ["FloatPixelData", "DoubleFloatPixelData"])
+def test_pixels_that_are_no_whole_numbers_are_called_so(keyword: str) -> None:
+    content = ct_file(PIXELS, PixelData=None, **{keyword: PIXELS.astype(np.float64).tobytes()})
+    assert (damage_of(content).reason, keyword in damage_of(content).message) == ("undecodable-pixels", True)
+
+
+def test_nested_sequences_without_end_are_called_so() -> None:
+    item = b"\xfe\xff\x00\xe0\xff\xff\xff\xff"
+    bomb = ct_file(PIXELS)[:-400] + (b"\x08\x00\x40\x11SQ\x00\x00\xff\xff\xff\xff" + item) * 50_000
+    assert read([*GOOD, ("IM0012.dcm", bomb)]).flaw(UID) is not None
+
+
+def test_a_slice_without_class_and_series_is_one_by_its_modality() -> None:
+    dataset = ct_dataset(PIXELS)
+    dataset.SOPClassUID = dataset.SOPInstanceUID = dataset.SeriesInstanceUID = ""
+    file = io.BytesIO()
+    pydicom.dcmwrite(file, dataset, enforce_file_format=False)
+    assert slice_of(file.getvalue()).plane.shape == (12, 16)
 
 
 @pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, ExplicitVRLittleEndian, RLELossless])
@@ -212,8 +291,6 @@ def test_a_file_cut_anywhere_never_passes(syntax: str) -> None:
         ("Columns", "missing-attribute"),
         ("BitsAllocated", "missing-attribute"),
         ("PixelRepresentation", "missing-attribute"),
-        ("RescaleSlope", "not-hu"),
-        ("RescaleIntercept", "not-hu"),
         ("PixelData", "truncated"),
     ],
 )
@@ -223,7 +300,7 @@ def test_what_geometry_and_hu_need_must_be_there(keyword: str, reason: str) -> N
     assert keyword in refusal.message or keyword == "PixelData"
 
 
-@pytest.mark.parametrize("value", [b"abc", b"nan", b"-inf", b"1e999", b"1\\2", b"", b"\xff\xfe\x00"])
+@pytest.mark.parametrize("value", [b"abc", b"nan", b"-inf", b"1e999", b"1\\2", b"\xff\xfe\x00"])
 @pytest.mark.parametrize("keyword", ["ImagePositionPatient", "PixelSpacing", "RescaleSlope", "RescaleIntercept"])
 def test_values_that_are_no_numbers_are_refused(keyword: str, value: bytes) -> None:
     content = ct_file(
@@ -252,7 +329,6 @@ def test_an_element_that_cannot_be_parsed_and_is_not_needed_does_no_harm() -> No
     [
         ({"SamplesPerPixel": 3, "PhotometricInterpretation": "RGB"}, "not-hu"),
         ({"PhotometricInterpretation": "PALETTE COLOR"}, "not-hu"),
-        ({"RescaleType": "US"}, "not-hu"),
         ({"RescaleType": "MGML"}, "not-hu"),
         ({"RescaleType": "HU_MOD"}, "not-hu"),
         ({"RescaleSlope": 0}, "not-hu"),
@@ -286,6 +362,33 @@ def test_impossible_headers_are_refused(changes: dict[str, Any], reason: str) ->
 def test_hu_by_other_names(rescale_type: str | None) -> None:
     attributes = {} if rescale_type is None else {"RescaleType": rescale_type}
     assert slice_of(ct_file(PIXELS, **attributes)).intercept == -1024
+
+
+@pytest.mark.parametrize(
+    ("attributes", "doubt"),
+    [
+        ({"RescaleType": "US"}, "RescaleType US"),
+        ({"RescaleType": "normalized"}, "RescaleType NORMALIZED"),
+        ({"RescaleSlope": None}, "no RescaleSlope"),
+        ({"RescaleIntercept": None}, "no RescaleIntercept"),
+        ({"RescaleType": "HU"}, ""),
+    ],
+)
+def test_a_header_that_leaves_open_whether_values_are_hu_says_so(attributes: dict[str, Any], doubt: str) -> None:
+    assert slice_of(ct_file(PIXELS, **attributes)).doubt == doubt
+
+
+@pytest.mark.parametrize(
+    ("image_type", "is_derived"),
+    [
+        (["DERIVED", "SECONDARY", "MPR", "CSA MPR"], True),
+        (["DERIVED", "SECONDARY", "PROJECTION IMAGE", "MIP"], True),
+        (["DERIVED", "PRIMARY", "AXIAL"], False),  # compressed with loss, as a rule
+        (["ORIGINAL", "PRIMARY", "VOLUME", "NONE"], False),
+    ],
+)
+def test_slices_computed_from_others_say_so(image_type: list[str], is_derived: bool) -> None:
+    assert slice_of(ct_file(PIXELS, ImageType=image_type)).is_derived is is_derived
 
 
 @pytest.mark.parametrize(("position", "has_overlay"), [(0, False), (12, True)])
@@ -383,15 +486,15 @@ def outcome(data_folder: DataFolder, name: str) -> Contents:
         ("fodicom_a/GH1728.dcm", "not-ct", "Secondary Capture Image Storage"),
         ("fodicom_a/GH179A.dcm", "not-ct", "Secondary Capture Image Storage"),
         ("pydicom_misc/MR_truncated.dcm", "not-ct", "MR Image Storage"),
-        ("pydicom_misc/rtplan_truncated.dcm", "not-ct", "RT Plan Storage"),
-        ("pydicom_misc/test-SR.dcm", "not-ct", "Comprehensive SR Storage"),
-        ("pydicom_misc/badVR.dcm", "not-ct", "RT Dose Storage"),
+        ("pydicom_misc/rtplan_truncated.dcm", "no-image", "RT Plan Storage"),
+        ("pydicom_misc/test-SR.dcm", "no-image", "Comprehensive SR Storage"),
+        ("pydicom_misc/badVR.dcm", "no-image", "RT Dose Storage"),
         ("pydicom_misc/image_dfl.dcm", "not-ct", "Secondary Capture Image Storage"),
         ("pydicom_misc/ExplVR_BigEnd.dcm", "not-ct", "Ultrasound Image Storage"),
-        ("pydicom_misc/ExplVR_LitEndNoMeta.dcm", "not-ct", "RT Ion Plan Storage"),
+        ("pydicom_misc/ExplVR_LitEndNoMeta.dcm", "no-image", "RT Ion Plan Storage"),
         ("pydicom_misc/README.txt", "not-dicom", ""),
         ("pydicom_misc/test1.json", "not-dicom", ""),
-        ("pydicom_misc/zipMR.gz", "not-dicom", ""),
+        ("pydicom_misc/zipMR.gz", "not-ct", "MR Image Storage"),
     ],
 )
 def test_real_files_that_are_no_slices_are_set_aside(
@@ -418,6 +521,6 @@ def test_odd_real_slices_are_read(data_folder: DataFolder, name: str, row: Any, 
         assert (found.plane.row, found.plane.column) == (row, column)
 
 
-def test_a_real_enhanced_ct_that_is_not_in_hu_is_refused(data_folder: DataFolder) -> None:
-    (refusal,) = outcome(data_folder, "pydicom_misc/eCT_Supplemental.dcm").damage.values()
-    assert (refusal.reason, "found US" in refusal.message) == ("not-hu", True)
+def test_a_real_enhanced_ct_that_is_not_in_hu_says_so(data_folder: DataFolder) -> None:
+    ((found, *_),) = outcome(data_folder, "pydicom_misc/eCT_Supplemental.dcm").slices.values()
+    assert found.doubt == "RescaleType US"

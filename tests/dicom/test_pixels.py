@@ -188,8 +188,12 @@ def test_cut_compressed_data_are_refused_and_never_painted_grey(syntax: str, par
     else:
         data = encoded(syntax, image, 16)
     layout = layout_of(syntax, bits=8 if syntax == JPEG_BASELINE else 16)
-    stored_values(data + b"\0", layout, "")  # whole, and padded to an even length, it is fine
-    assert refusal_of(data[: int(part * len(data))], layout).reason in ("truncated", "undecodable-pixels")
+    whole = stored_values(data, layout, "")
+    pads = (b"\0", b"\xff", b"\x20", b"\xa5", b"\xff\xd8", b"\0\xff" * 9)
+    for pad in pads[:1] if syntax == RLE else pads:
+        assert (stored_values(data + pad, layout, "") == whole).all()
+        cut = data[: int(part * len(data))]
+        assert refusal_of(cut + pad, layout).reason in ("truncated", "undecodable-pixels")
 
 
 @pytest.mark.parametrize("syntax", sorted({*DECODERS, RLE}))

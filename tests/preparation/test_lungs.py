@@ -14,7 +14,7 @@ from scipy import ndimage
 
 from dskprep.preparation import morphology, prepare, resample
 from dskprep.preparation.lungs.lungs import Lungs, find_lungs, judge
-from dskprep.series import series
+from dskprep.series import assembly
 from dskprep.settings import PrepConfig
 from dskprep.sides import LEFT, RIGHT
 from dskprep.synthetic.phantom import Phantom, make_phantom
@@ -237,7 +237,7 @@ def test_lungs_do_not_depend_on_how_the_patient_was_scanned(turn: Triple, lean: 
     orientation = (turn[2], 0, 0, 0, turn[1], 0)
     files = ct_files(stored, first=first, orientation=orientation, step_mm=2.5, lean=lean, PixelSpacing=[2, 2])
     (slices,) = read(files).slices.values()
-    prepared = prepare.prepare(series.assemble(slices), PrepConfig(spacing_mm=(2.5, 2.0, 2.0)))
+    prepared = prepare.prepare(assembly.assemble(slices), PrepConfig(spacing_mm=(2.5, 2.0, 2.0)))
     assert prepared.lungs is not None
     mask = prepared.lungs.mask
     inside = np.argwhere(np.ones(mask.shape, np.bool_))

@@ -26,7 +26,7 @@ from dskprep.preparation import prepare, zoom
 from dskprep.preparation import recipes as recipes_
 from dskprep.preparation.prepared import Prepared
 from dskprep.preparation.recipes import Native, grt123, grt123_lungs, recipe, tutorial, zuidhof
-from dskprep.series import series, upright
+from dskprep.series import assembly, upright
 from dskprep.sides import LEFT, RIGHT
 from dskprep.source.found import read_series
 from dskprep.stopwatch import Stopwatch
@@ -307,7 +307,7 @@ def test_slices_stay_as_stored_and_go_from_foot_to_head(orientation: Any) -> Non
     files = builders.ct_files(stored, orientation=orientation)
     slices = dict(files)
     (found,) = builders.read(files).slices.values()
-    result = series.assemble(found, min_slices=3, to_hu=tutorial.to_hu).decode()
+    result = assembly.assemble(found, min_slices=3, to_hu=tutorial.to_hu).decode()
     order = 1 if builders.normal_of(orientation)[2] > 0 else -1
     expected = recipes_2017.hounsfield(stored, [1] * 5, [-1024] * 5)[::order]
     np.testing.assert_array_equal(result.volume.array, expected)

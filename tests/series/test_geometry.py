@@ -80,6 +80,28 @@ def test_positions_rounded_to_a_tenth_of_a_millimetre_are_even(step: float, n: i
     assert np.linalg.norm(stack.layout.grid.affine[:3, 0]) == pytest.approx(step, abs=0.1 / n)
 
 
+@pytest.mark.parametrize(
+    ("step", "decimals"), [(0.33, 1), (0.45, 1), (0.3, 1), (0.4, 1), (0.67, 1), (0.05, 2), (3.27, 0), (5.0, 0)]
+)
+@pytest.mark.parametrize("n", [20, 400])
+@pytest.mark.parametrize("orientation", [AXIAL, CORONAL])
+def test_positions_may_be_off_by_as_much_as_the_header_rounds(
+    step: float, decimals: int, n: int, orientation: ArrayLike
+) -> None:
+    planes = make_planes(np.arange(n) * step + 0.123, orientation=orientation)
+    rounded = [replace(p, position=tuple(np.round(p.position, decimals).tolist())) for p in planes]
+    stack = stacked(rounded)
+    assert np.linalg.norm(stack.layout.grid.affine[:3, 0]) == pytest.approx(step, abs=10.0**-decimals / n)
+    for lost in (1, n // 2, n - 2):
+        assert refusal_of(rounded[:lost] + rounded[lost + 1 :]).reason in ("missing-slices", "uneven-spacing")
+
+
+def test_the_same_distance_off_is_uneven_where_the_header_does_not_round() -> None:
+    along = np.arange(20) * 0.3333
+    along[7] += 0.05
+    assert refusal_of(make_planes(along)).reason == "uneven-spacing"
+
+
 @pytest.mark.parametrize("step", [0.625, 1.25])
 def test_a_gap_is_found_among_rounded_positions(step: float) -> None:
     refusal = refusal_of(make_planes(np.delete(np.round(np.arange(400) * step, 1), 123)))

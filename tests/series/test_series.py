@@ -32,9 +32,10 @@ from hypothesis import strategies as st
 from numpy.typing import ArrayLike, NDArray
 from pydicom.uid import JPEGLSLossless, JPEGLSNearLossless
 
+from dskprep.dicom import pixels
 from dskprep.errors import Refusal
-from dskprep.series import hounsfield, series
-from dskprep.series.series import Decoded
+from dskprep.series import assembly, hounsfield
+from dskprep.series.series import Decoded, Series
 from dskprep.series.upright import to_patient_axes
 from dskprep.volume import PADDING, Volume
 
@@ -468,6 +469,175 @@ def test_copies_that_differ_in_what_no_pixel_shows_are_taken_alike_in_any_order(
     assert decoded(files).warnings == ("identical-duplicates-dropped",)
 
 
+PHASES = [
+    ("NominalPercentageOfCardiacPhase", 40.0, 75.0),
+    ("TriggerTime", "301", "610"),
+    ("ScanOptions", "AXIAL MODE", "HELICAL MODE"),
+    ("SeriesDescription", "arterial", "venous"),
+    ("SeriesNumber", "3", "4"),
+    ("ImageComments", "phase 1", "phase 2"),
+    ("FilterType", "BODY FILTER", "HEAD FILTER"),
+    ("ReconstructionDiameter", "320", "400"),
+    ("InstanceCreationTime", "101500", "101533"),
+]
+
+
+@pytest.mark.parametrize(("keyword", "first", "second"), PHASES)
+def test_phases_are_told_apart_by_one_tag_of_any_kind(keyword: str, first: Any, second: Any) -> None:
+    stored = distinct(10, 6, 7)
+    files = ct_files(stored[:5], **{keyword: first}) + ct_files(stored[5:], **{keyword: second})
+    for seed in range(3):
+        shuffled = random.Random(seed).sample(files, 10)
+        found = decoded(shuffled)
+        assert (found.volume.array == stored[:5] - 1024).all()
+        assert found.warnings == ("one-of-several-stacks",)
+        both = assembly.assemble_all(next(iter(read(shuffled).slices.values())), min_slices=3)
+        volumes = [one.decode().volume.array for one in both if isinstance(one, Series)]
+        np.testing.assert_array_equal(volumes, [stored[:5] - 1024, stored[5:] - 1024])
+
+
+def test_repeats_are_told_apart_by_their_numbers_if_by_nothing_else() -> None:
+    stored = distinct(10, 6, 7)
+    files = [ct_files(stored[5 * (k // 5) :], InstanceNumber=k + 1)[k % 5] for k in range(10)]
+    assert (decoded(random.Random(0).sample(files, 10)).volume.array == stored[:5] - 1024).all()
+
+
+@pytest.mark.parametrize(
+    "tags", [{"AcquisitionNumber": 1}, {"ScanOptions": "MONITORING"}, {"SeriesDescription": "Bolus"}]
+)
+@pytest.mark.parametrize("step", [7, 7.5])  # where a slice is, and between two
+def test_images_that_watch_the_bolus_arrive_are_left_out(tags: dict[str, Any], step: float) -> None:
+    stored = distinct(42, 6, 7)
+    stack = ct_files(stored[:12], AcquisitionNumber=99, ScanOptions="HELICAL", SeriesDescription="Chest")
+    watched = ct_files(
+        stored[12:], positions_mm=[step * 1.25] * 30, **{"AcquisitionNumber": 99, "ScanOptions": "HELICAL", **tags}
+    )
+    found = decoded(random.Random(0).sample(stack + watched, 42))
+    assert (found.volume.array == stored[:12] - 1024).all()
+    assert found.warnings == ("one-of-several-stacks",)
+
+
+def test_two_parts_of_a_scan_that_overlap_a_little_are_one_stack() -> None:
+    stored = distinct(22, 6, 7)
+    chest = ct_files(stored[:12], AcquisitionNumber=1)
+    abdomen = ct_files(stored[12:], positions_mm=[1.25 * k for k in range(10, 20)], AcquisitionNumber=2)
+    found = decoded(random.Random(0).sample(chest + abdomen, 22))
+    expected = np.concatenate([stored[:12], stored[14:]])
+    assert (found.volume.array == expected - 1024).all()
+    assert found.warnings == ("stacks-joined",)
+
+
+@pytest.mark.parametrize(
+    ("second", "tags"),
+    [
+        ([1.25 * k for k in range(4, 14)], {}),  # half of it lies in the first: another phase
+        ([1.25 * k + 0.6 for k in range(10, 20)], {}),  # not on the grid of the first
+        ([1.25 * k for k in range(10, 20)], {"ConvolutionKernel": "B70f"}),  # another reconstruction
+    ],
+)
+def test_what_is_no_part_of_the_scan_is_left_out_and_its_extent_is_said(
+    second: list[float], tags: dict[str, Any]
+) -> None:
+    stored = distinct(22, 6, 7)
+    first = ct_files(stored[:12], AcquisitionNumber=1, ConvolutionKernel="B30f")
+    other = ct_files(stored[12:], positions_mm=second, **{"AcquisitionNumber": 2, "ConvolutionKernel": "B30f", **tags})
+    found = assembled(first + other)
+    assert found.facts["left_out_mm"] == pytest.approx(second[-1] - 11 * 1.25)
+    assert found.warnings == ("one-of-several-stacks", "body-left-out")
+    assert (found.decode().volume.array == stored[:12] - 1024).all()
+
+
+def test_slices_computed_from_others_are_said() -> None:
+    files = ct_files(distinct(5, 6, 7), ImageType=["DERIVED", "SECONDARY", "AXIAL", "MIP"])
+    assert decoded(files).warnings == ("derived-slices",)
+
+
+def chest(n: int = 12, seed: int = 0) -> NDArray[np.int16]:
+    """HU of a chest with noise: air, fat, muscle, lungs, bone, in slices of 96 x 96."""
+    y, x = np.mgrid[:96, :96] - 47.5
+    hu = np.full((n, 96, 96), -1000.0)
+    hu[:, np.hypot(y / 34, x / 44) < 1] = -100
+    hu[:, np.hypot(y / 30, x / 40) < 1] = 45
+    hu[:, np.hypot(y / 18, (np.abs(x) - 18) / 12) < 1] = -850
+    hu[:, np.hypot(y - 22, x) < 5] = 600
+    noise = np.random.default_rng(seed).normal(0, 15, hu.shape)
+    return np.rint(hu + noise).clip(-1024, 3071).astype(np.int16)
+
+
+WRONG = {
+    "no rescale": chest() + 1024,
+    "rescaled twice": chest() - 1024,
+    "above 3500": chest() + 8192,
+    "8-bit": ((chest() + 1024) / 2048 * 255).clip(0, 255),
+    "8-bit grey": ((chest() + 1024) / 1500 * 255).clip(0, 255) - 1024,  # with the rescale of before
+    "one value or two": (chest() > -500).astype(int),
+    "below -1500": (chest().astype(int) * 3).clip(-4000, -1200),
+}
+
+
+@pytest.mark.parametrize(("words", "hu"), WRONG.items(), ids=WRONG)
+def test_values_that_cannot_be_hu_are_refused_by_what_they_look_like(words: str, hu: NDArray[Any]) -> None:
+    files = ct_files(hu.astype(np.int16), RescaleIntercept=0)
+    refusal = refusal_of(files)
+    assert refusal.reason == "hu-implausible"
+    assert words in refusal.message
+    assert "check_hu = false" in refusal.message
+    accepted = decoded(files, check_hu=False)
+    assert "hu-implausible" in accepted.warnings
+
+
+def test_an_offset_is_found_though_only_the_padding_is_where_air_should_be() -> None:
+    hu, (y, x) = chest() + 1024, np.mgrid[:96, :96] - 47.5
+    hu[:, np.hypot(y, x) > 48] = -1024
+    assert "no rescale" in refusal_of(ct_files(hu, RescaleIntercept=0)).message
+
+
+def test_a_slope_beyond_all_measure_is_refused() -> None:
+    assert refusal_of(ct_files(chest(), RescaleSlope="1e30")).reason == "hu-implausible"
+
+
+@pytest.mark.parametrize(
+    "hu",
+    [
+        chest(),
+        chest()[:, 40:60, 40:56],  # nothing but muscle and lung, no air around
+        chest()[:, 66:78, 30:66].repeat(3, 1),  # muscle, bone and fat
+        chest().clip(-160, 240),
+        chest().clip(-1000, 400),
+        chest().clip(0, 80),
+        np.where(chest() > -500, chest(), 0),  # a body that was cut out, with 0 around it
+        np.random.default_rng(0).normal(0, 20, (12, 96, 96)),  # water alone
+        np.random.default_rng(0).normal(-1000, 20, (12, 96, 96)),  # air alone
+        chest() + 1000 * (np.hypot(*(np.mgrid[:96, :96] - 47.5)) < 6),  # a ball of Teflon in it
+        np.broadcast_to(np.where(np.arange(96) < 30, 0, 100), (12, 96, 96)),  # made by a program: two values
+    ],
+)
+def test_values_that_can_be_hu_are_not_refused(hu: NDArray[Any]) -> None:
+    assert decoded(ct_files(np.rint(hu).astype(np.int16), RescaleIntercept=0)).warnings == ()
+
+
+@pytest.mark.parametrize("tags", [{"RescaleType": "US"}, {"RescaleSlope": None, "RescaleIntercept": None}])
+def test_where_the_header_leaves_it_open_the_values_must_show_hu(tags: dict[str, Any]) -> None:
+    good = decoded(ct_files(chest(), **{"RescaleIntercept": 0, **tags}))
+    assert (good.volume.array == chest()).all()
+    assert good.warnings == ("hu-from-values",)
+    for hu in (chest().clip(0, 80), chest()[:, 66:78, 30:66].repeat(3, 1), chest() // 2):
+        refusal = refusal_of(ct_files(hu, **{"RescaleIntercept": 0, **tags}))
+        assert refusal.reason == "not-hu"
+        assert "check_hu = false" in refusal.message
+
+
+def test_a_rescale_that_some_slices_lack_is_refused() -> None:
+    files = ct_files(chest(), RescaleIntercept=0)[:6] + ct_files(chest(), RescaleIntercept=None)[6:]
+    assert refusal_of(files).reason == "not-hu"
+
+
+def test_blank_slices_are_said() -> None:
+    hu = chest()
+    hu[-2:] = 0
+    assert decoded(ct_files(hu, RescaleIntercept=0)).warnings == ("blank-slices",)
+
+
 def test_several_stacks_in_one_enhanced_object_give_the_longest() -> None:
     stored = distinct(9, 6, 7)
     positions = [(-10, -20, -30 + 2 * k) for k in (0, 1, 2, 3, 0, 1, 2, 3, 4)]
@@ -529,7 +699,7 @@ def test_mixed_geometry_is_refused(change: dict[str, Any]) -> None:
 
 def test_no_slices_are_too_few() -> None:
     with pytest.raises(Refusal, match="too-few-slices"):
-        series.assemble([])
+        assembly.assemble([])
 
 
 def test_one_slice_with_cut_pixels_refuses_the_series_by_its_name() -> None:
@@ -554,7 +724,7 @@ def test_the_grid_is_known_before_anything_is_decoded() -> None:
 def test_encoded_pixels_are_freed_as_they_are_decoded() -> None:
     (slices,) = read(ct_files(distinct(5, 6, 7))).slices.values()
     held = [weakref.ref(s) for s in slices]
-    found = series.assemble(slices, min_slices=3)
+    found = assembly.assemble(slices, min_slices=3)
     assert slices == []
     planes = found.decode().planes()
     for n_taken in range(1, 6):
@@ -631,7 +801,7 @@ def test_real_volumes_are_as_recorded(data_folder: DataFolder, name: str) -> Non
     files = [file for file in files_in(folder) if not file[0].endswith(".txt")]
     contents = read(files)
     assert contents.damage == {}
-    acquired = series.assemble(contents.slices[expected["series_uid"]])
+    acquired = assembly.assemble(contents.slices[expected["series_uid"]])
     found = acquired.decode()
     assert list(found.volume.shape) == expected["shape_zyx"]
     assert found.hu_sha256 == expected["hu_int16le_zyx_sha256"]
@@ -658,8 +828,8 @@ def test_a_real_tilted_series_lies_where_its_headers_say(data_folder: DataFolder
     """The first 14 slices of the head, 4 mm apart; the whole series changes to 7 mm, which is refused."""
     files = [file for file in files_in(data_folder.tricky / "tilt_ge_head") if file[0] <= "14.dcm"]
     (slices,) = read(files).slices.values()
-    native = {s.name: (s.plane, series.pixels.stored_values(s.data, s.pixel_format, s.name)) for s in slices}
-    acquired = series.assemble(slices, min_slices=10)
+    native = {s.name: (s.plane, pixels.stored_values(s.data, s.pixel_format, s.name)) for s in slices}
+    acquired = assembly.assemble(slices, min_slices=10)
     assert acquired.facts["tilt_degrees"] == pytest.approx(18.5, abs=0.05)  # as GantryDetectorTilt says, unread
     found = acquired.decode()
     assert found.volume.shape == (14, 512 + 36, 512)
@@ -684,7 +854,7 @@ def test_a_real_gap_in_a_tilted_series_is_interpolated_where_asked_for(data_fold
     contents = read(files_in(data_folder.tricky / "tilt_ge_head"))
     (slices,) = contents.slices.values()
     slices[:] = [s for s in slices if s.name <= "14.dcm" and s.name != "06.dcm"]
-    found = series.assemble(slices, min_slices=10, max_gap_slices=1)
+    found = assembly.assemble(slices, min_slices=10, max_gap_slices=1)
     assert found.facts["interpolated_mm"] == "-13.66"
     taken = found.decode()
     assert taken.volume.shape[0] == 14
@@ -725,7 +895,7 @@ def test_real_folders_that_hold_no_volume_are_refused(
     assert contents.damage == {}
     for slices in contents.slices.values():
         with pytest.raises(Refusal) as caught:
-            series.assemble(slices, min_slices=3)
+            assembly.assemble(slices, min_slices=3)
         assert caught.value.reason == reason
         assert words in caught.value.message
 
@@ -735,7 +905,7 @@ def test_a_real_study_without_file_extensions_gives_its_axial_series(data_folder
     contents = read([file for name in ("S1000", "S2010", "S4010") for file in files_in(folder / name)])
     assert contents.damage == {}
     ((slices),) = contents.slices.values()
-    found = series.assemble(slices).decode()
+    found = assembly.assemble(slices).decode()
     assert found.volume.shape == (28, 512, 512)
     assert found.volume.spacing[0] == pytest.approx(5)
     assert sorted({aside.kind for aside in contents.aside}) == ["localizer", "not-ct"]
@@ -748,7 +918,7 @@ def test_odd_real_slices_have_the_hu_that_simpleitk_reads(data_folder: DataFolde
     path = data_folder.tricky / "pydicom_misc" / name
     ((one,),) = read([(name, path.read_bytes())]).slices.values()
     reference = sitk.GetArrayFromImage(sitk.ReadImage(str(path)))[0]
-    hu = hounsfield.to_hu(series.pixels.stored_values(one.data, one.pixel_format, name), one.slope, one.intercept)
+    hu = hounsfield.to_hu(pixels.stored_values(one.data, one.pixel_format, name), one.slope, one.intercept)
     assert (hu == reference).all()
 
 

@@ -1,0 +1,101 @@
+"""Whether the values of a series can be Hounsfield units, judged from their histogram.
+
+On the Hounsfield scale air is -1000, fat -100, water 0 and soft tissue 20 to 80 (DICOM PS3.3 C.11.1.1.2). A wrong
+rescale moves all of them together. The rules look for something in the wrong place, never for something that is
+missing: a scan may hold no air, no tissue, or neither. What they find on real scans is in docs/geometry.md.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dskprep.kernels import planes
+from dskprep.volume import PADDING
+
+MIN_VALUES = 2000
+"""Fewer values than this, measured and counted, say nothing."""
+HIGHEST_HU = 3500
+"""Few voxels lie above: bone ends near 2000, and 12 bits, which most scanners store, at 3071."""
+LOWEST_HU = -1500
+"""Few voxels lie below: air is -1000, and kernels overshoot by a few hundred."""
+
+Counts = NDArray[np.int64]
+
+
+class Histogram:
+    """The measured values of a series, counted in a quarter of its rows and half of its columns."""
+
+    def __init__(self) -> None:
+        self._counts: Counts = np.zeros(1 << 16, np.int64)
+        self._fills: set[int] = set()
+
+    def add(self, hu: NDArray[np.int16], fills: set[int]) -> None:
+        """Count a slice (y, x) of int16 HU. `fills` are values that say nothing: declared padding, constant corners."""
+        planes.count_values(hu, self._counts)
+        self._fills |= fills
+
+    def measured(self) -> Counts:
+        """Return how often each value from -32768 to 32767 was found, without the values that fill."""
+        counts = self._counts.copy()
+        counts[[fill + (1 << 15) for fill in (*self._fills, PADDING)]] = 0
+        return counts
+
+
+def what_else(counts: Counts) -> str | None:
+    """Say what values that cannot be HU look like; None if they can be HU, or are too few to tell.
+
+    `counts` are those of `Histogram.measured`.
+    """
+    n = int(counts.sum())
+    if n < MIN_VALUES:
+        return None
+    low, high = (int(v) for v in np.searchsorted(np.cumsum(counts), [n * 0.001, n * 0.999]) - (1 << 15))
+
+    def share(start: int, stop: int) -> float:
+        return float(counts[start + (1 << 15) : stop + (1 << 15)].sum()) / n
+
+    if high - low <= 2:
+        return f"one value or two in all slices ({low} to {high}), such as an image scaled to 0..1"
+    if share(HIGHEST_HU, 1 << 15) > 0.2:
+        return f"{share(HIGHEST_HU, 1 << 15):.0%} of the values lie above {HIGHEST_HU}, such as raw or scaled ones"
+    if _are_bytes(counts):
+        return f"8-bit grey values ({low} to {high})"
+    # tissue near 1000: sharply above what lies just below it, as bone is not, or without any fat or air
+    is_peak = share(824, 1224) > 3 * share(400, 800) or share(-(1 << 15), -100) < 0.002
+    if share(-(1 << 15), -500) < 0.02 and share(824, 1224) > 0.03 and is_peak:
+        return f"no rescale: nothing is air, and {share(824, 1224):.0%} of the values lie between 824 and 1224"
+    if share(-500, 1 << 15) < 0.04 and share(-1224, -824) > 0.2 and share(-(1 << 15), -1200) > 0.02:
+        return f"rescaled twice: the values that should be tissue lie near -1000, and air below {LOWEST_HU}"
+    if share(-(1 << 15), LOWEST_HU) > 0.2:
+        return (
+            f"{share(-(1 << 15), LOWEST_HU):.0%} of the values lie below {LOWEST_HU}, and differ too much for padding"
+        )
+    return None
+
+
+def show_hu(counts: Counts) -> bool:
+    """Tell whether the values show that they are HU: air and soft tissue, each where it belongs, and little beyond."""
+    n = int(counts.sum())
+    air, tissue, within = (
+        int(counts[start + (1 << 15) : stop + (1 << 15)].sum())
+        for start, stop in ((-1100, -750), (-200, 200), (-1200, 2000))
+    )
+    return n >= MIN_VALUES and air > 0.01 * n and tissue > 0.03 * n and within > 0.95 * n and what_else(counts) is None
+
+
+def _are_bytes(counts: Counts) -> bool:
+    """Tell whether the values are grey values of an export: 256 at most, from 0 on or where no tissue is.
+
+    Those of a narrow window of HU, such as 0 to 80 for the brain, pile up at its upper end; those of air lie close
+    together.
+    """
+    found = np.flatnonzero(counts)
+    lowest, highest = int(found[0]) - (1 << 15), int(found[-1]) - (1 << 15)
+    if highest - lowest > 255 or len(found) < 60:
+        return False
+    if lowest >= 0:
+        return highest >= 200 or counts[found[-1]] <= 0.01 * counts.sum()
+    middle = np.searchsorted(np.cumsum(counts), counts.sum() / 2)
+    is_air = counts[found[-1]] <= 0.01 * counts.sum() and counts[middle - 64 : middle + 65].sum() > 0.85 * counts.sum()
+    return not is_air and (highest < -200 or lowest > 200)
