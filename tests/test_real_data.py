@@ -25,7 +25,7 @@ OUTCOMES = {
     "tricky__d2n_failing__notavolume__001": "too-few-slices",
     "tricky__d2n_failing__sliceincrement__002": "too-few-slices",
     "tricky__fodicom_a": "not-ct",
-    "tricky__pydicom_misc": "not-hu",
+    "tricky__pydicom_misc": "truncated",
     "tricky__reformats_a__A048383__axial": "too-few-slices",
     "tricky__reformats_a__A048383__coronal": "too-few-slices",
     "tricky__reformats_a__A048383__sagittal": "too-few-slices",

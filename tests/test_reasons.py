@@ -52,6 +52,9 @@ MADE: dict[str, Callable[[], Files]] = {
     "mixed-geometry": lambda: changed() | {f"b{name}": file for name, file in changed(PixelSpacing=[2, 2]).items()},
     "gantry-tilt": lambda: changed(lean=(0, 1, 0)),
     "not-hu": lambda: changed(RescaleType="US"),
+    "hu-implausible": lambda: dict(
+        ct_files(np.random.default_rng(0).normal(1064, 15, (12, 64, 64)).astype(np.int16), RescaleIntercept=0)
+    ),
     "no-thickness": lambda: dict(ct_files(STORED, orientation=CORONAL)),
     "no-lungs": lambda: dict(ct_files(np.full((12, 16, 16), 1064, np.int16))),
     "not-square": lambda: dict(ct_files(distinct(12, 16, 18))),
@@ -111,7 +114,6 @@ REAL = {
     "too-few-slices": ["d2n_failing/notavolume/001"],
     "missing-slices": ["d2n_failing/sliceincrement/002"],
     "uneven-spacing": ["tilt_ge_head"],
-    "not-hu": ["pydicom_misc/eCT_Supplemental.dcm"],
 }
 """Real files that are refused for that reason."""
 

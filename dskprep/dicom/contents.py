@@ -79,6 +79,10 @@ class Contents:
         named = (name for name in self.strays if _is_named_as_slice(name) or _shape(name) in shapes)
         return self.strays.get(next(named, ""))
 
+    def lone_stray(self) -> Refusal | None:
+        """Return why a file that is named as a slice cannot be read, for files among which there is no slice."""
+        return next((refusal for name, refusal in self.strays.items() if _is_named_as_slice(name)), None)
+
     def uids(self) -> list[str]:
         """Return the UIDs of all series, sorted; damage under the empty UID is a series only if there is no other."""
         found = {*self.slices, *self.damage}

@@ -182,7 +182,7 @@ def _reaches_end(data: bytes) -> bool:
         if data[at + 1] == JPEG_END:
             return True
         if data[at] != 0xFF or at + 4 > len(data):
-            return False
+            break
         if data[at + 1] == 0xFF:  # a fill byte
             at += 1
             continue
@@ -191,7 +191,7 @@ def _reaches_end(data: bytes) -> bool:
         if is_scan:  # coded values follow, in which 0xFF stands before a byte that is no marker's
             found = JPEG_MARKER.search(data, at)
             at = found.start() if found else len(data)
-    return False
+    return bytes((0xFF, JPEG_END)) in data[at:]  # damaged before its end: for the decoder to say
 
 
 def _jpeg2k_size(data: bytes) -> tuple[int, int, int]:

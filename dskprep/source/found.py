@@ -145,4 +145,6 @@ def _nothing_found(contents: Contents) -> Refusal:
         return Refusal("not-ct", f"expected CT images, found {', '.join(kinds['not-ct'])[:200]}")
     if kinds["no-image"]:
         return Refusal("no-image", f"holds no images, but {', '.join(kinds['no-image'])[:200]}")
+    if stray := contents.lone_stray():
+        return stray
     return Refusal("no-dicom", f"expected DICOM files, found none among {sum(counts.values())} files")

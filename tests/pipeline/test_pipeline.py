@@ -13,7 +13,9 @@ from typing import Any
 
 import pytest
 import tiny
+from builders import ct_file, distinct
 from distributed import Client, WorkerPlugin
+from pydicom.uid import SegmentationStorage
 
 import dskprep
 from dskprep import storage
@@ -23,7 +25,7 @@ from dskprep.dataset.verification import Finding
 from dskprep.errors import InfrastructureError, UsageError
 from dskprep.pipeline import executor
 from dskprep.pipeline.account import RunStopped, Summary
-from dskprep.series import series
+from dskprep.series import assembly
 from dskprep.source import cases
 from dskprep.worker import patient
 
@@ -185,7 +187,7 @@ def test_one_observer_alone_is_wrong_use_and_begins_nothing(source: str, target:
 
 
 def test_a_bug_costs_one_patient(source: str, target: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    assemble = series.assemble
+    assemble = assembly.assemble
 
     def fail_for_p2(slices: list[Any], **options: Any) -> Any:
         if any(s.name == "poison.dcm" for s in slices):
@@ -194,7 +196,7 @@ def test_a_bug_costs_one_patient(source: str, target: str, monkeypatch: pytest.M
 
     storage.delete(source, [f"p2/{name}" for name in tiny.series()])
     tiny.write(f"{source}/p2", {name.replace("IM000", "poison"): c for name, c in tiny.series(1).items()})
-    monkeypatch.setattr(series, "assemble", fail_for_p2)
+    monkeypatch.setattr(assembly, "assemble", fail_for_p2)
     summary = dskprep.run(source, target)
     assert summary.account.counts == {"written": 3, "failed": 1}
     assert summary.account.reasons == {"failed: ZeroDivisionError": 1}
@@ -351,6 +353,17 @@ def test_a_folder_of_several_series_counts_once_and_tells_of_the_others(tmp_path
         assert summary.exit_code == 0
     assert summary.account.already == {"written": 1}
     assert len(dskprep.open_dataset(target)) == 2
+
+
+def test_what_is_set_aside_is_accounted_for_and_no_fault(tmp_path: Path, target: str) -> None:
+    label = ct_file(distinct(4, 4), SOPClassUID=SegmentationStorage, PixelData=None)
+    source = tiny.write(tmp_path / "in", {f"p1/{n}": c for n, c in tiny.series().items()} | {"seg/1.dcm": label})
+    for _ in range(2):
+        summary = dskprep.run(source, target)
+        assert summary.account.counts == {"written": 1, "set-aside": 1}
+        assert summary.exit_code == 0
+    assert summary.account.already == {"written": 1, "set-aside": 1}
+    assert dskprep.plan(source).is_clean
 
 
 def test_a_patient_committed_by_a_worker_that_then_died_is_not_killed(source: str, target: str) -> None:

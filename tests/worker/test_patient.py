@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 import tiny
 import zarr
-from builders import ct_files, distinct
+from builders import ct_file, ct_files, distinct
+from pydicom.uid import UID, RTDoseStorage, RTStructureSetStorage, SegmentationStorage, XRayRadiationDoseSRStorage
 
 from dskprep import storage
-from dskprep.dataset import omezarr, store
+from dskprep.dataset import index, omezarr, store
 from dskprep.dataset.record import Record
 from dskprep.dicom.contents import Contents
 from dskprep.errors import InfrastructureError, Refusal
@@ -286,6 +287,62 @@ def test_slices_without_a_series_uid_are_a_series_too(tmp_path: Path, others: di
     assert [r.status for r in records] == ["written"] * (2 if others else 1)
 
 
+def phases(n: int, **tags: str) -> dict[str, bytes]:
+    """A series of `n` phases of 12 slices at the same positions, told apart by SeriesDescription."""
+    stored = distinct(12 * n, 16, 16)
+    return {
+        f"{k}-{name}": content
+        for k in range(n)
+        for name, content in ct_files(stored[12 * k : 12 * k + 12], SeriesDescription=f"phase {k}", **tags)
+    }
+
+
+def test_all_stacks_of_a_series_are_written_where_asked_for(tmp_path: Path) -> None:
+    tiny.write(tmp_path / "in/p1", phases(3))
+    (one,) = prepare(only_job(tmp_path / "in"), tmp_path / "one", lungs=False)
+    assert (one.key, one.stack, one.warnings) == ("p1", None, ("one-of-several-stacks",))
+    *further, own = prepare(only_job(tmp_path / "in"), tmp_path / "all", lungs=False, stacks="all")
+    assert (own.key, own.stack, own.hu_sha256) == ("p1", 1, one.hu_sha256)
+    assert [(r.key, r.stack) for r in further] == [(f"p1+{own.series_uid_sha256}.{k}", k) for k in (3, 2)]
+    assert len({r.hu_sha256 for r in (*further, own)}) == 3
+    assert index.split_series(index.write(str(tmp_path / "all"))) == []
+    read = [read_series(str(tmp_path / "in/p1"), PrepConfig(stacks="all"), stack=r.stack).decode() for r in further]
+    assert [(list(d.planes()), d.hu_sha256)[1] for d in read] == [r.hu_sha256 for r in further]
+
+
+def test_one_bad_stack_does_not_cost_the_others(tmp_path: Path) -> None:
+    files = phases(3)
+    del files["1-0005.dcm"]
+    tiny.write(tmp_path / "in/p1", files)
+    records = prepare(only_job(tmp_path / "in"), tmp_path / "out", lungs=False, stacks="all")
+    assert sorted((r.status, r.reason or "") for r in records) == [
+        ("refused", "missing-slices"),
+        ("written", ""),
+        ("written", ""),
+    ]
+
+
+@pytest.mark.parametrize(
+    "sop_class", [SegmentationStorage, RTStructureSetStorage, RTDoseStorage, XRayRadiationDoseSRStorage]
+)
+def test_a_folder_without_images_is_set_aside(tmp_path: Path, sop_class: UID) -> None:
+    tiny.write(tmp_path / "in/p1", {"1.dcm": ct_file(distinct(4, 4), SOPClassUID=sop_class, PixelData=None)})
+    (record,) = prepare(only_job(tmp_path / "in"), tmp_path / "out")
+    assert (record.status, record.reason) == ("set-aside", "no-image")
+    assert sop_class.name in record.message
+
+
+def test_slices_with_a_series_uid_of_their_own_each_are_one_refusal_that_says_so(tmp_path: Path) -> None:
+    files = ct_files(distinct(12, 16, 16))
+    each = {
+        name: ct_file(distinct(16, 16), (0, 0, k), SeriesInstanceUID=f"1.2.{k}") for k, (name, _) in enumerate(files)
+    }
+    tiny.write(tmp_path / "in/p1", each)
+    (record,) = prepare(only_job(tmp_path / "in"), tmp_path / "out")
+    assert record.reason == "too-few-slices"
+    assert "found 12 slices with one of their own each" in record.message
+
+
 def test_a_folder_named_like_an_archive_is_a_folder(tmp_path: Path) -> None:
     tiny.write(tmp_path / "in/p1.zip", tiny.series())
     (record,) = prepare(only_job(tmp_path / "in"), tmp_path / "out")
@@ -325,7 +382,7 @@ def test_a_huge_file_that_is_no_slice_is_not_read_whole(place: str, name: str, s
 
 
 def test_a_tilted_series_with_a_gap_is_written_where_asked_for(tmp_path: Path) -> None:
-    files = dict(ct_files(distinct(20, 32, 32), lean=(0, 0.3, 0), step_mm=2))
+    files = dict(ct_files(distinct(20, 32, 32) % 2000, lean=(0, 0.3, 0), step_mm=2))
     del files["0007.dcm"]
     tiny.write(tmp_path / "in/p1", files)
     (record,) = prepare(only_job(tmp_path / "in"), tmp_path / "out")
@@ -341,7 +398,7 @@ def test_memory_that_a_tilt_adds_is_asked_for_before_it_is_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The estimate from one slice knows nothing of a tilt; the patient starts again with what it needs."""
-    tiny.write(tmp_path / "in/p1", dict(ct_files(distinct(20, 32, 32), lean=(0, 0.6, 0), step_mm=9)))
+    tiny.write(tmp_path / "in/p1", dict(ct_files(distinct(20, 32, 32) % 2000, lean=(0, 0.6, 0), step_mm=9)))
     needs: list[int] = []
     admit = admission.Ledger.admit
     monkeypatch.setattr(
