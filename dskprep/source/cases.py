@@ -126,7 +126,7 @@ def key_of(path: str) -> str:
     """
     path = path.strip("/")
     key = _UNSAFE.sub("_", path.replace("/", "__")).lstrip(".")
-    if "__" in path or key != path.replace("/", "__") or len(key) > MAX_KEY:
+    if not key or "__" in path or key != path.replace("/", "__") or len(key) > MAX_KEY:
         key = f"{key[: MAX_KEY - 9]}_{_short_hash(path)}"
     return key
 
