@@ -33,7 +33,7 @@ def show(
     """Draw a volume: three planes with the outline of the lungs, a histogram and the record in words, as a PNG.
 
     PLACE and KEY are a dataset and the volume in it. PLACE alone is a folder or archive with the DICOM files of
-    one patient: the picture shows them as acquired, and as a run would write them.
+    one patient, or one such file: the picture shows them as acquired, and as a run would write them.
     """
     from dskprep.cli.output import Output
     from dskprep.look import views

@@ -50,7 +50,8 @@ def run(
     """Prepare every patient of SOURCE that TARGET does not hold yet.
 
     SOURCE is a folder or bucket whose leaf folders hold DICOM files, or archives, or a CSV or Parquet
-    manifest with the columns key and url. SOURCE and TARGET are paths or URLs such as s3://bucket/prefix.
+    manifest with the columns key and url, or one DICOM file. SOURCE and TARGET are paths or URLs such as
+    s3://bucket/prefix.
     """
     from dskprep.cli.output import Output
     from dskprep.pipeline import run as pipeline

@@ -1,4 +1,4 @@
-"""Which patients a source holds: one case per leaf folder, archive, or row of a manifest."""
+"""Which patients a source holds: one case per leaf folder, archive, or row of a manifest; or one file."""
 
 from __future__ import annotations
 
@@ -14,14 +14,16 @@ from pathlib import PurePosixPath
 import pandas as pd
 
 from dskprep import storage
-from dskprep.dicom.contents import is_named_otherwise
 from dskprep.errors import InfrastructureError, UsageError
+from dskprep.source.heads import DICOM_SUFFIXES, may_hold_dicom, plain_name
 from dskprep.storage import Entry, Folder
 
 ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 """Names of files that hold the files of one case."""
 MANIFEST_SUFFIXES = (".csv", ".parquet")
 """Names of files that list cases by key and URL."""
+MARKER_SUFFIX = "_$folder$"
+"""Ends the names of the empty objects by which Hadoop and EMR mark a folder."""
 
 MAX_KEY = 160
 """Longest key. File systems allow names of 255 bytes, and a digest and suffixes are appended to the key."""
@@ -34,8 +36,9 @@ _UNSAFE = re.compile(r"[^A-Za-z0-9._=@,-]")
 class Case:
     """One unit of work: the files of a folder or an archive, which hold one series or a few.
 
-    The files are those directly in the folder, or with `is_deep` all below it. `digest` is made of their listing
-    (names, sizes, ETags or modification times), so that a changed input counts as another input.
+    The files are those directly in the folder, or with `is_deep` all below it; with `is_single` the URL is that of the
+    only file. `digest` is made of their listing (names, sizes, ETags or modification times), so that a changed input
+    counts as another input.
     """
 
     key: str
@@ -45,25 +48,29 @@ class Case:
     n_bytes: int
     is_archive: bool = False
     is_deep: bool = False
+    is_single: bool = False
 
 
 def cases(source: str, *, patient_folders: bool = False) -> Iterator[Case]:
     """Yield the cases of a folder, an archive, or a manifest with the columns `key` and `url`, in a stable order.
 
     In a folder each leaf folder is a case; with `patient_folders` each folder directly in the source is one, with all
-    below it. Each archive is a case of its own. Raises UsageError for an invalid manifest, InfrastructureError if the
-    source cannot be listed.
+    below it. Of the other folders, those are cases in which some file may be DICOM. Each archive is a case of its own,
+    and so is a source that is one DICOM file. Raises UsageError for an invalid manifest or another file,
+    InfrastructureError if the source cannot be listed.
     """
     source = storage.absolute(source)
     if is_file(source, MANIFEST_SUFFIXES):
         return _from_manifest(source)
     if is_file(source, ARCHIVE_SUFFIXES):
         return _from_archive(source)
+    if not storage.is_folder(source) and (entry := storage.entry_of(source)):
+        return _from_file(source, entry)
     return _from_tree(source, patient_folders=patient_folders)
 
 
 def only_case(place: str | os.PathLike[str]) -> Case:
-    """Return the one case of a folder or archive. Raises UsageError if it holds none or several, or is a dataset."""
+    """Return the one case of a folder, archive or file. Raises UsageError if it is none or several, or a dataset."""
     url = storage.absolute(place)
     if storage.exists(storage.join(url, "dataset.json")):
         raise UsageError(f"{place}: is a dataset; name the KEY of a volume in it too")
@@ -83,24 +90,28 @@ def is_file(url: str, suffixes: tuple[str, ...]) -> bool:
     return url.lower().endswith(suffixes) and not storage.is_folder(url)
 
 
-def files_of(url: str, *, is_archive: bool = False, is_deep: bool = False) -> list[Entry]:
-    """List the files of a case: an archive itself, if it is there, or the entries of a folder that may be DICOM files.
+def files_of(url: str, *, is_archive: bool = False, is_deep: bool = False, is_single: bool = False) -> list[Entry]:
+    """List the files of a case: an archive or a single file itself, or the entries of a folder that may be DICOM files.
 
-    With `is_deep`, the subfolders of the folder count too.
+    With `is_deep`, the subfolders of the folder count too. The list is empty if there is nothing at the URL.
     """
-    if is_archive:
+    if is_archive or is_single:
         entry = storage.entry_of(url)
         return [entry] if entry else []
     return inputs(storage.listing_below(url) if is_deep else storage.listing(url))
 
 
 def inputs(entries: Iterable[Entry]) -> list[Entry]:
-    """Return the entries that may be DICOM files: not hidden, and no archives."""
-    return [e for e in entries if not _is_hidden(e.name) and not _is_archive(e.name)]
+    """Return the entries that may be DICOM files: not hidden, no archives, and no marks of folders."""
+    return [e for e in entries if not (_is_hidden(e.name) or _is_archive(e.name) or _is_marker(e.name))]
 
 
 def _is_archive(name: str) -> bool:
     return name.lower().endswith(ARCHIVE_SUFFIXES)
+
+
+def _is_marker(name: str) -> bool:
+    return name.endswith(MARKER_SUFFIX)
 
 
 def _is_hidden(path: str) -> bool:
@@ -126,7 +137,7 @@ def key_of(path: str) -> str:
     """
     path = path.strip("/")
     key = _UNSAFE.sub("_", path.replace("/", "__")).lstrip(".")
-    if "__" in path or key != path.replace("/", "__") or len(key) > MAX_KEY:
+    if not key or "__" in path or key != path.replace("/", "__") or len(key) > MAX_KEY:
         key = f"{key[: MAX_KEY - 9]}_{_short_hash(path)}"
     return key
 
@@ -136,8 +147,8 @@ def is_key(text: str) -> bool:
     return 0 < len(text) <= MAX_KEY and not _UNSAFE.search(text) and not text.startswith(".")
 
 
-def _case(key: str, url: str, entries: list[Entry], *, is_archive: bool = False, is_deep: bool = False) -> Case:
-    return Case(key, url, digest(entries), len(entries), sum(e.size for e in entries), is_archive, is_deep)
+def _case(key: str, url: str, entries: list[Entry], **way: bool) -> Case:
+    return Case(key, url, digest(entries), len(entries), sum(e.size for e in entries), **way)
 
 
 def _from_tree(source: str, *, patient_folders: bool) -> Iterator[Case]:
@@ -162,8 +173,11 @@ def _in_folder(folder: Folder, source: str, used: set[str], *, is_deep: bool) ->
     url = storage.join(source, folder.path) if folder.path else source
     entries = inputs(folder.entries)
     archives = [e for e in folder.entries if _is_archive(e.name) and not _is_hidden(e.name)]
-    is_leaf = folder.path and not (folder.has_subfolders or archives)
-    if is_leaf or not all(is_named_otherwise(e.name) for e in entries):
+    if folder.path and not (folder.has_subfolders or archives):
+        is_case = not folder.entries or not all(_is_marker(e.name) for e in folder.entries)
+    else:  # what lies beside the patients is no patient, unless it is a scan
+        is_case = may_hold_dicom(url, entries)
+    if is_case:
         name = folder.path or PurePosixPath(source).name or "source"
         yield _case(_unused(key_of(name), folder.path, used), url, entries, is_deep=is_deep)
     for entry in archives:
@@ -176,6 +190,17 @@ def _from_archive(source: str) -> Iterator[Case]:
     if entry is None:
         raise UsageError(f"{source}: there is no such file")
     yield _case(key_of(_stem(entry.name)), source, [entry], is_archive=True)
+
+
+def _from_file(source: str, entry: Entry) -> Iterator[Case]:
+    if not may_hold_dicom(source.rpartition("/")[0], [entry]):
+        raise UsageError(
+            f"{source}: expected a folder, an archive ({' '.join(ARCHIVE_SUFFIXES)}), a manifest "
+            f"({' '.join(MANIFEST_SUFFIXES)}) or a DICOM file, found a file of another kind"
+        )
+    name = PurePosixPath(plain_name(entry.name))
+    key = key_of(name.stem if name.suffix.lower() in DICOM_SUFFIXES else name.name)
+    yield _case(key, source, [entry], is_single=True)
 
 
 def _from_manifest(source: str) -> Iterator[Case]:
@@ -208,7 +233,10 @@ def _from_manifest(source: str) -> Iterator[Case]:
     paths = [u if "://" in u or u.startswith("/") else storage.join(base, u) for u in table["url"].astype(str)]
     for key, url in zip(keys, [storage.absolute(path) for path in paths], strict=True):
         way = {"is_archive": True} if is_file(url, ARCHIVE_SUFFIXES) else {"is_deep": True}
-        yield _case(key, url, files_of(url, **way), **way)
+        entries = files_of(url, **way)
+        if not entries and (entries := files_of(url, is_single=True)):
+            way = {"is_single": True}
+        yield _case(key, url, entries, **way)
 
 
 def _stem(path: str) -> str:

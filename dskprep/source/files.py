@@ -14,9 +14,11 @@ from dskprep import storage
 from dskprep.dicom.contents import Contents, is_named_otherwise, may_be_ct
 from dskprep.dicom.header import with_blank_pixels
 from dskprep.dicom.slices import Slice
+from dskprep.dicom.sniff import compression_of
 from dskprep.errors import Refusal, UsageError
 from dskprep.source import archive, cases
 from dskprep.source.cases import Case
+from dskprep.source.heads import plain_name, plain_size, read_plain_head
 from dskprep.storage import Entry
 from dskprep.volume import Triple
 
@@ -46,31 +48,31 @@ class Guess(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class CaseFiles:
-    """The listed files of a case, none of them read yet.
+    """The listed files of a case, none of them read yet; `folder` is the URL that their names are relative to.
 
     `not_ct` are large files that cannot be CT, with their first bytes, which stand in for their content.
     """
 
-    url: str
+    folder: str
     is_archive: bool
     entries: tuple[Entry, ...]
     not_ct: dict[str, bytes]
 
     @property
     def n_bytes(self) -> int:
-        """Bytes of all files that are to be read."""
-        return sum(entry.size for entry in self.entries)
+        """Bytes of all files that are to be read, decompressed."""
+        return sum(map(plain_size, self.entries))
 
     @property
     def largest_bytes(self) -> int:
-        """Bytes of the largest file that is to be read."""
-        return max((entry.size for entry in self.entries), default=0)
+        """Bytes of the largest file that is to be read, decompressed."""
+        return max(map(plain_size, self.entries), default=0)
 
     @cached_property
     def guess(self) -> Guess | None:
         """Shape and spacing, as if all files were like the largest one, which is read for it; None if that is no CT."""
         contents = Contents()
-        contents.add_all(self._read(sorted(self.entries, key=lambda entry: entry.size)[-1:]))
+        contents.add_all(self._read(sorted(self.entries, key=plain_size)[-1:]))
         slices = next(iter(contents.slices.values()), None)
         if not slices:
             return None
@@ -95,13 +97,18 @@ class CaseFiles:
         )
 
     def read_headers(self) -> Iterator[File]:
-        """Read the first HEADER_BYTES of each file; its pixels are blank, unless they begin only after these bytes."""
+        """Read the first HEADER_BYTES of each file; its pixels are blank, unless they begin only after these bytes.
+
+        A file that is compressed is read whole.
+        """
         yield from self.not_ct.items()
-        places = [storage.join(self.url, entry.name) for entry in self.entries]
+        places = [storage.join(self.folder, entry.name) for entry in self.entries]
         with _changes_refused(), ThreadPoolExecutor(HEADERS_AT_ONCE) as threads:
             heads = threads.map(storage.read_head, places, itertools.repeat(HEADER_BYTES))
             for entry, place, head in zip(self.entries, places, heads, strict=True):
-                blank = head if entry.size <= HEADER_BYTES else with_blank_pixels(head, entry.size)
+                blank: bytes | None = head
+                if entry.size > HEADER_BYTES:
+                    blank = None if compression_of(head) else with_blank_pixels(head, entry.size)
                 yield entry.name, storage.read(place) if blank is None else blank
 
     def reread(self, slices: Sequence[Slice]) -> Iterator[Slice]:
@@ -114,50 +121,60 @@ class CaseFiles:
                 yield _slice_like(expected, name, content)
 
     def _read(self, entries: Sequence[Entry]) -> Iterator[File]:
-        place = self.url.rpartition("/")[0] if self.is_archive else self.url
         with _changes_refused():
-            yield from storage.read_many(place, entries)
+            yield from storage.read_many(self.folder, entries)
 
 
 def open_case(case: Case) -> CaseFiles:
     """List the files of a case again.
 
-    Raises Refusal `source-changed` if they are not those that were listed before, `no-dicom` if an archive is gone.
+    Raises Refusal `source-changed` if they are not those that were listed before, `no-dicom` if there are none.
     """
-    entries = cases.files_of(case.url, is_archive=case.is_archive, is_deep=case.is_deep)
+    way = {"is_archive": case.is_archive, "is_deep": case.is_deep, "is_single": case.is_single}
+    entries = cases.files_of(case.url, **way)
     if cases.digest(entries) != case.digest:
         raise Refusal(
             "source-changed",
             f"expected the {case.n_files} files that were listed, found {len(entries)} with other names, sizes or "
             "tags; run again",
         )
-    return _case_files(case.url, entries, case.is_archive)
+    if not entries and not storage.exists(case.url):  # only a manifest names what is not there
+        raise Refusal(
+            "no-dicom", f"expected a folder or archive at {case.url}, found nothing there; check the manifest"
+        )
+    return _case_files(case.url, entries, is_archive=case.is_archive, is_single=case.is_single)
 
 
 def open_place(url: str) -> CaseFiles:
-    """List the files of a folder, with all below it, or of an archive. Raises UsageError if there is nothing there."""
+    """List the files of a folder, with all below it, or of an archive, or a single file.
+
+    Raises UsageError if there is nothing there.
+    """
     if not storage.exists(url):
         raise UsageError(f"{url}: there is no such folder or archive; check the path")
     is_archive = cases.is_file(url, cases.ARCHIVE_SUFFIXES)
-    return _case_files(url, cases.files_of(url, is_archive=is_archive, is_deep=True), is_archive)
+    is_single = not is_archive and not storage.is_folder(url)
+    entries = cases.files_of(url, is_archive=is_archive, is_single=is_single, is_deep=True)
+    return _case_files(url, entries, is_archive=is_archive, is_single=is_single)
 
 
-def _case_files(url: str, entries: list[Entry], is_archive: bool) -> CaseFiles:
-    if is_archive and not entries:
-        raise Refusal("no-dicom", f"{url}: there is no such file")
-    not_ct = {} if is_archive else dict(_not_ct(url, entries))
-    return CaseFiles(url, is_archive, tuple(entry for entry in entries if entry.name not in not_ct), not_ct)
+def _case_files(url: str, entries: list[Entry], *, is_archive: bool, is_single: bool) -> CaseFiles:
+    if not entries:
+        raise Refusal("no-dicom", f"expected DICOM files in {url}, found none; hidden files and archives do not count")
+    folder = url.rpartition("/")[0] if is_archive or is_single else url
+    not_ct = {} if is_archive else dict(_not_ct(folder, entries))
+    return CaseFiles(folder, is_archive, tuple(entry for entry in entries if entry.name not in not_ct), not_ct)
 
 
-def _not_ct(url: str, entries: list[Entry]) -> Iterator[File]:
+def _not_ct(folder: str, entries: list[Entry]) -> Iterator[File]:
     """Name and first bytes of the large files that are no CT by their name or by these bytes."""
     for entry in entries:
-        if entry.size <= LARGE_FILE_BYTES:
+        if plain_size(entry) <= LARGE_FILE_BYTES:
             continue
         head = b""
-        if not is_named_otherwise(entry.name):
+        if not is_named_otherwise(plain_name(entry.name)):
             with _changes_refused():
-                head = storage.read_head(storage.join(url, entry.name), HEAD_BYTES)
+                head = read_plain_head(storage.join(folder, entry.name), HEAD_BYTES)
         if not may_be_ct(head):
             yield entry.name, head
 

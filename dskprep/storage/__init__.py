@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -43,23 +44,34 @@ S3_ROUNDS = 3
 def absolute(url: str | os.PathLike[str]) -> str:
     """Return a URL or path in a form that means the same in every process: relative paths become absolute.
 
-    Raises UsageError if it holds credentials (URLs go into tasks, records and messages), or names no place.
+    Raises UsageError if it holds credentials (URLs go into tasks, records and messages), names a version of an object,
+    or no place.
     """
     if not isinstance(url, (str, os.PathLike)):
         raise UsageError(f"expected a path or a URL, found {url!r}")
-    url = os.fspath(url)
-    if not url or url.rstrip("/") in ("s3:", "s3a:", "file:"):
+    url = _with_plain_scheme(os.fspath(url))
+    if not url or url.rstrip("/") in ("s3:", "file:"):
         raise UsageError(f"{url!r} names no place; expected a path, or a URL such as s3://bucket/prefix")
     url = url.removeprefix("file://").rstrip("/") or "/"
     if "://" not in url:
         return Path(url).expanduser().resolve().as_posix()
     scheme, _, place = url.partition("://")
-    scheme = scheme.replace("s3a", "s3")
     host = place.partition("/")[0]
     # a secret may hold a slash; among buckets, only an access point has a colon in its name
     if "@" in host or (scheme == "s3" and ":" in host.removeprefix("arn:") and not host.startswith("arn:")):
         raise UsageError("a URL must not hold credentials; set them in the environment or a profile")
-    return f"{scheme}://{place}"
+    if scheme == "s3" and "?versionid=" in place.lower():
+        raise UsageError(f"{url}: expected a bucket and a key, found a version; only current objects are read")
+    return url
+
+
+def _with_plain_scheme(url: str) -> str:
+    """Return a URL with its scheme in lower case, `s3` for `s3a`; a path as it is."""
+    scheme, mark, place = url.partition("://")
+    if not mark or not re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]*", scheme):
+        return url
+    scheme = scheme.lower()
+    return f"{'s3' if scheme == 's3a' else scheme}://{place}"
 
 
 def join(url: str, *names: str) -> str:
@@ -114,9 +126,11 @@ def listing_below(url: str) -> Iterator[Entry]:
 
 
 def entry_of(url: str) -> Entry | None:
-    """Return the one file at the URL, or None."""
+    """Return the one file at the URL, or None if there is none, or a folder."""
     with _opened(url) as (fs, path), contextlib.suppress(FileNotFoundError):
-        return local.to_entry(fs.info(path), path.rpartition("/")[2])
+        info = fs.info(path)
+        if info["type"] == "file":
+            return local.to_entry(info, path.rpartition("/")[2])
     return None
 
 
@@ -213,15 +227,19 @@ def _opened(url: str) -> Iterator[tuple[Any, str]]:
 
 
 def _open(url: str) -> tuple[Any, str]:
-    try:
-        fs, path = fsspec.core.url_to_fs(url, **(S3_SETTINGS if is_bucket(url) else {}))
-    except (ValueError, ImportError) as error:
-        raise UsageError(f"{url}: not a URL that can be opened: {error}") from error
+    if url.startswith("/"):  # not by `url_to_fs`, which takes `::` in a name for a chain of URLs
+        return fsspec.filesystem("file"), url.rstrip("/") or "/"
     if is_bucket(url):
         from s3fs.core import set_custom_error_handler  # slow to import, and not needed for folders
 
+        fs = fsspec.filesystem("s3", **S3_SETTINGS)
         fs.retries = S3_ROUNDS
         set_custom_error_handler(_is_throttled)
+        return fs, url.removeprefix("s3://").rstrip("/")
+    try:
+        fs, path = fsspec.core.url_to_fs(url)
+    except (ValueError, ImportError) as error:
+        raise UsageError(f"{url}: not a URL that can be opened: {error}") from error
     return fs, str(path)
 
 

@@ -27,7 +27,7 @@ import obstore
 
 from dskprep.storage import connection
 from dskprep.storage.connection import NOT_BY_OBSTORE
-from dskprep.storage.local import Entry, Folder, ObjectChanged, to_entry
+from dskprep.storage.local import Entry, Folder, ObjectChanged, has_visible, to_entry
 
 THREADS = 16
 """Requests under way at once per call."""
@@ -162,7 +162,7 @@ def _walk(fs: Any, path: str, above: str, threads: ThreadPoolExecutor) -> Iterat
         yield from _to_folders(_list_by_s3fs(fs, path), above)
         return
     if entries:
-        yield Folder(above, tuple(entries), bool(folders))
+        yield Folder(above, tuple(entries), has_visible(folders))
     listings: deque[tuple[str, Future[list[Entry] | None]]] = deque()
     waiting = iter(folders)
     while True:
@@ -188,8 +188,10 @@ def _to_folders(entries: Iterable[Entry], above: str) -> Iterator[Folder]:
             parents.discard(done)
         unfinished.setdefault(prefix, []).append(entry._replace(name=name))
         while prefix != top:
-            prefix = prefix[: prefix.rfind("/", 0, -1) + 1]
-            parents.add(prefix)
+            parent = prefix[: prefix.rfind("/", 0, -1) + 1]
+            if has_visible([prefix.removeprefix(parent)]):
+                parents.add(parent)
+            prefix = parent
     for prefix, found in sorted(unfinished.items()):
         yield Folder(prefix[:-1], tuple(found), prefix in parents)
 

@@ -10,6 +10,7 @@ import os
 import secrets
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 PART_SUFFIX = ".part"
@@ -39,7 +40,10 @@ class Entry(NamedTuple):
 
 @dataclass(frozen=True)
 class Folder:
-    """One folder found by `walk`: its path relative to the start, and what lies directly in it."""
+    """One folder found by `walk`: its path relative to the start, and what lies directly in it.
+
+    `has_subfolders` does not count hidden ones.
+    """
 
     path: str
     entries: tuple[Entry, ...]
@@ -72,9 +76,18 @@ def list_folder(fs: Any, path: str) -> tuple[list[str], list[Entry]]:
     return sorted(folders), sorted(entries)
 
 
+def has_visible(folders: Iterable[str]) -> bool:
+    """Tell whether a folder is not hidden, by their names."""
+    return not all(name.startswith(".") for name in folders)
+
+
 def walk(fs: Any, path: str) -> Iterator[Folder]:
-    """Yield every folder, depth first, in a stable order. A link back to a folder that it lies in is not followed."""
-    pending: list[tuple[str, tuple[str, ...]]] = [(path, (os.path.realpath(path),))]
+    """Yield every folder, depth first, in a stable order. A link to a folder that it lies in is not followed.
+
+    That also holds for the folders above the first, so a walk that begins further down finds the same.
+    """
+    first = Path(path)
+    pending = [(path, tuple(os.path.realpath(place) for place in (first, *first.parents)))]
     while pending:
         place, above = pending.pop()
         try:
@@ -85,11 +98,11 @@ def walk(fs: Any, path: str) -> Iterator[Folder]:
             if place == path:
                 raise
             folders, entries = [], []  # this patient fails when it is read; the others do not
-        yield Folder(place[len(path.rstrip("/")) + 1 :], tuple(entries), bool(folders))
+        yield Folder(place[len(path.rstrip("/")) + 1 :], tuple(entries), has_visible(folders))
         for name in reversed(folders):
             below = f"{place.rstrip('/')}/{name}"
             real = os.path.realpath(below)
-            if real not in above:
+            if not any(f"{each}/".startswith(f"{real.rstrip('/')}/") for each in above):
                 pending.append((below, (*above, real)))
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import click
 import pytest
 import tiny
+from builders import distinct, enhanced_file
 
 from dskprep import storage
 from dskprep.cli import commands as cli
@@ -302,6 +303,32 @@ def test_verify_counts_and_names_faults(dskprep: Run, source: str, target: str) 
     assert code == 1
     assert "p2: 0/zarr.json is missing" in out
     assert "2 volumes checked, 1 with faults" in out
+
+
+def test_one_file_is_run_planned_and_shown(dskprep: Run, tmp_path: Path, target: str) -> None:
+    places = [(-10, -20, z) for z in range(12)]
+    tiny.write(tmp_path, {"scan.dcm": enhanced_file(distinct(12, 16, 16), places), "other.dcm": b"none of it"})
+    file = tmp_path / "scan.dcm"
+    assert dskprep("run", file, target, "--scheduler", "sync")[0] == 0
+    assert [name.key for name in store.record_names(target)] == ["scan"]
+    code, out, _ = dskprep("plan", file, "--json")
+    assert (code, [p["key"] for p in json.loads(out)["predictions"]]) == (0, ["scan"])
+    assert dskprep("show", file, "-o", tmp_path / "a.png")[0] == 0
+    assert dskprep("show", target, "scan", "--source", "-o", tmp_path / "b.png")[0] == 0
+
+
+@pytest.mark.parametrize(
+    "command", [("run", "FILE", "TARGET", "--scheduler", "sync"), ("plan", "FILE"), ("show", "FILE")]
+)
+@pytest.mark.parametrize("name", ["notes.txt", "picture.png", "notes"])
+def test_one_file_of_another_kind_is_one_line(
+    dskprep: Run, tmp_path: Path, target: str, command: tuple[str, ...], name: str
+) -> None:
+    tiny.write(tmp_path, {name: b"no scan"})
+    code, _, err = dskprep(*(w.replace("FILE", f"{tmp_path}/{name}").replace("TARGET", target) for w in command))
+    assert code == 2
+    assert " ".join(err.split()).count("or a DICOM file, found a file of another kind") == 1
+    assert "Traceback" not in err
 
 
 def test_show_draws_a_picture(dskprep: Run, source: str, target: str, tmp_path: Path) -> None:

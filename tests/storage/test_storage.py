@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gzip
 import os
 import subprocess
 import sys
@@ -66,6 +67,38 @@ def test_names_that_look_like_patterns_are_only_names(place: str) -> None:
     assert content == {"IM[0-9].dcm": b"x", "IM5.dcm": b"5", "a*": b"y", "what?": b"z"}
     storage.delete(folder, ["IM[0-9].dcm", "a*"])
     assert names(storage.listing(folder)) == ["IM5.dcm", "what?"]
+
+
+@pytest.mark.parametrize("name", ["a%20b", "100%", "a#b", "a?b", "a::b", "a;b=c&d", "[x]*", "ä b", "~x"])
+def test_a_folder_may_have_any_name(place: str, name: str) -> None:
+    storage.write_many(f"{place}/{name}", {"p1/1.dcm": b"x"})
+    url = storage.absolute(f"{place}/{name}")
+    assert storage.is_folder(url)
+    assert [folder.path for folder in storage.walk(url) if folder.entries] == ["p1"]
+    assert dict(storage.read_many(f"{url}/p1", storage.listing(f"{url}/p1"))) == {"1.dcm": b"x"}
+    assert storage.folders(place) == [name]
+
+
+@pytest.mark.s3
+@pytest.mark.parametrize("is_forked", [False, True], ids=["obstore", "s3fs"])
+def test_an_object_with_a_content_encoding_arrives_as_it_is_stored(
+    s3: str, monkeypatch: pytest.MonkeyPatch, is_forked: bool
+) -> None:
+    """The size of a listing is that of the stored bytes; a client that decoded them would not find it."""
+    import fsspec
+
+    stored = gzip.compress(bytes(range(256)) * 1000)
+    fs = fsspec.filesystem("s3", **S3_SETTINGS)
+    bucket_name = s3.removeprefix("s3://")
+    fs.call_s3("put_object", Bucket=bucket_name, Key="p1/1.dcm", Body=stored, ContentEncoding="gzip")
+    assert fs.call_s3("head_object", Bucket=bucket_name, Key="p1/1.dcm")["ContentEncoding"] == "gzip"
+    monkeypatch.setattr(connection.fork, "is_obstore_lost", is_forked)
+    entries = storage.listing(f"{s3}/p1")
+    assert [entry.size for entry in entries] == [len(stored)]
+    assert dict(storage.read_many(f"{s3}/p1", entries)) == {"1.dcm": stored}
+    assert storage.read(f"{s3}/p1/1.dcm") == stored
+    assert storage.read_head(f"{s3}/p1/1.dcm", 100) == stored[:100]
+    assert storage.read_ranges(f"{s3}/p1/1.dcm", [(5, 50)]) == [stored[5:50]]
 
 
 def test_a_replaced_file_has_another_tag(place: str) -> None:
@@ -285,6 +318,20 @@ def test_links_are_followed_but_not_in_circles(tmp_path: Path) -> None:
     assert dict(storage.read_many(str(tmp_path / "near"), [entry])) == {"file": b"abc"}
 
 
+@pytest.mark.parametrize("to", ["..", "../..", "/"])
+def test_a_walk_that_begins_further_down_follows_the_same_links(tmp_path: Path, to: str) -> None:
+    storage.write_many(str(tmp_path), {"all/a/x": b"", "all/b/y": b""})
+    (tmp_path / "all/a/up").symlink_to(to)
+    for start, expected in (("all", ["a/x", "b/y"]), ("all/a", ["x"])):
+        assert names(storage.listing_below(f"{tmp_path}/{start}")) == expected
+
+
+def test_hidden_folders_do_not_count_as_subfolders(place: str) -> None:
+    storage.write_many(place, dict.fromkeys(["a/1", "a/.h/1", "b/1", "b/c/1", "b/c/.h/d/1"], b"1"))
+    seen = {f.path: f.has_subfolders for f in storage.walk(place) if f.entries}
+    assert seen == {"a": False, "a/.h": False, "b": True, "b/c": False, "b/c/.h/d": False}
+
+
 def test_a_link_that_leads_nowhere_is_not_passed_over(tmp_path: Path) -> None:
     (tmp_path / "x").symlink_to(tmp_path / "absent")
     entries = storage.listing(str(tmp_path))
@@ -362,6 +409,22 @@ def test_relative_paths_become_absolute(monkeypatch: pytest.MonkeyPatch, tmp_pat
     assert storage.absolute(f"file://{tmp_path}/x/../scans") == f"{tmp_path.resolve()}/scans"
     assert storage.absolute("s3a://bucket/scans/") == storage.absolute("s3://bucket/scans") == "s3://bucket/scans"
     assert storage.absolute("/") == "/"
+
+
+def test_a_scheme_may_be_in_capitals(place: str) -> None:
+    storage.write_many(place, {"Sub/x": b"1"})
+    url = place if "://" in place else f"file://{place}"
+    scheme, _, rest = url.partition("://")
+    for capitals in (f"{scheme.upper()}://{rest}/Sub", f"{scheme.capitalize()}://{rest}/Sub/"):
+        assert storage.absolute(capitals) == storage.absolute(f"{place}/Sub")
+        assert names(storage.listing(storage.absolute(capitals))) == ["x"]
+    assert storage.absolute("S3A://Bucket/Key") == "s3://Bucket/Key"
+
+
+@pytest.mark.parametrize("url", ["s3://bucket/scans/p1?versionId=3", "S3://bucket/p1.zip?versionid=3"])
+def test_versions_of_objects_are_not_read(url: str) -> None:
+    with pytest.raises(UsageError, match=r"^s3://bucket/\S+: expected a bucket and a key, found a version; only cur"):
+        storage.absolute(url)
 
 
 @pytest.mark.parametrize(
