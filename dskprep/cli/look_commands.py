@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 
 import click
@@ -71,7 +72,10 @@ def compare(a: str, b: str, series: str | None, only: str, pictures: str | None,
         raise UsageError("--only chooses patients of datasets; leave it out with --series")
     if series:
         first, second = (options.read_settings(s, s if s.endswith(".toml") else None) for s in (a, b))
-        found = iter([comparison.compare_settings(series, first, second)])
+        with warnings.catch_warnings(record=True, action="always") as told:
+            found = iter([comparison.compare_settings(series, first, second)])
+        for note in dict.fromkeys(str(warning.message) for warning in told):  # each of the two reads it
+            click.echo(f"note: {note}", err=True)
     else:
         found = comparison.compare(a, b, only)
     for n, compared in enumerate(found):
