@@ -17,7 +17,7 @@ from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
 from dskprep.dataset import thumbnail
-from dskprep.look.remains import Floats, Remains, Trust
+from dskprep.look.remains import FAR_MM, Floats, Remains, Trust
 
 WARNING = "#f5a623"
 """The colour of the band, and of blank places in a cut."""
@@ -135,7 +135,8 @@ def _describe(remains: Remains) -> list[str]:
     """Say in a few lines what is drawn."""
     n_drawn, what = len(remains.along_mm), "localizers" if remains.is_localizer else "slices"
     is_part = n_drawn < remains.n_slices and not remains.is_localizer
-    which = ", which decode and share size, pixel spacing and orientation" if is_part else ""
+    near = f"lie within {FAR_MM / 1000:g} m"
+    which = f", which decode, share size, pixel spacing and orientation, and {near}" if is_part else ""
     rows, columns = remains.plane.shape
     words = [f"{n_drawn} of {remains.n_slices} {what}{which}; {rows} x {columns} pixels"]
     if n_drawn > len(remains.slices) and not _has_cuts(remains):

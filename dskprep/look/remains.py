@@ -36,7 +36,9 @@ REACH = 0.55
 FINE = 8
 """Rows of a cut per usual step, so that a narrow step shows as narrow."""
 MOST_ROWS = 3000
-"""Most rows of a cut; positions from a damaged header may lie kilometres apart."""
+"""Most rows of a cut."""
+FAR_MM = 1500.0
+"""A slice farther from the middle one has its position from a damaged header; with it the others would be a line."""
 MOST_SHIFTED = 3
 """Slices that lie farther apart sideways, in widths of a slice, are drawn straight above one another."""
 
@@ -111,7 +113,7 @@ class Remains:
         nearest = right - (at - along[right - 1] < along[right] - at)
         lines = self._shifted(across)
         array = lines[nearest]
-        array[np.abs(along[nearest] - at) > REACH * step] = np.nan
+        array[np.abs(along[nearest] - at) > max(REACH * step, (high - low) / n / 2)] = np.nan
         return Cut(array, float(low), float(high), lines.shape[1] * self.plane.pixel_mm[across])
 
     def _shifted(self, across: int) -> Floats:
@@ -211,6 +213,8 @@ def _decode(slices: list[Slice], n_slices: int, trust: Trust, *, is_localizer: b
     group = _largest_group(slices)
     normal = group[0].plane.normal
     group.sort(key=lambda s: float(np.dot(s.plane.position, normal)))
+    middle = group[len(group) // 2].plane.position
+    group = [s for s in group if abs(np.dot(np.subtract(s.plane.position, middle), normal)) <= FAR_MM]
     some: dict[str, Floats] = {}
     positions, columns, rows = [], [], []
     for number, (s, values) in enumerate(_decoded(group)):

@@ -239,7 +239,33 @@ def test_the_largest_group_is_drawn_and_what_does_not_decode_leaves_a_gap(tmp_pa
     assert found is not None
     assert (found.plane.shape, len(found.along_mm), found.n_slices) == ((20, 20), 9, 16)
     assert np.isnan(found.cut(0).array).any()
-    assert refused._describe(found)[0].startswith("9 of 16 slices, which decode and share size")
+    assert refused._describe(found)[0].startswith("9 of 16 slices, which decode, share size")
+
+
+def test_one_position_from_a_damaged_header_does_not_squeeze_the_others(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = builders.ct_files(grey(13), positions_mm=[*np.arange(12) * 0.5, 9e5])
+    place = folder(tmp_path / "p", files)
+    found = remains.read(str(place))
+    assert found is not None
+    assert (len(found.along_mm), found.n_slices) == (12, 13)
+    assert not np.isnan(found.cut(0).array).any()
+    code, _, err, png = show(capsys, place, "-o", tmp_path / "x.png")
+    assert (code, err[0].split(":")[1]) == (1, " mixed-geometry")
+    assert not below_band(png).any()
+
+
+def test_a_recipe_that_refuses_what_another_takes_is_drawn_with_its_reason(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stored = grey() + np.arange(60, dtype=np.int16)
+    place = folder(tmp_path / "p", builders.ct_files(stored, step_mm=1.0, lean=(0, 0.2, 0)))
+    assert show(capsys, place, "-o", tmp_path / "x.png")[0] == 0
+    code, _, err, png = show(capsys, place, "--preset", "zuidhof", "-o", tmp_path / "x.png")
+    assert (code, len(err)) == (1, 1)
+    assert err[0].startswith("dskprep: gantry-tilt: expected no tilt")
+    assert below_band(png).any()
 
 
 def test_a_stack_of_coronal_slices_stands_upright(tmp_path: Path) -> None:
