@@ -141,6 +141,8 @@ def _describe(remains: Remains) -> list[str]:
     words = [f"{n_drawn} of {remains.n_slices} {what}{which}; {rows} x {columns} pixels"]
     if n_drawn > len(remains.slices) and not _has_cuts(remains):
         words.append("drawn are the first, the middle and the last of them")
+    if remains.problem:
+        words.append(f"reading ended before the last file: {remains.problem}")
     if _has_cuts(remains):
         words.append(
             f"usual step {remains.step_mm:.4g} mm; ticks are positions of slices in mm along their normal; "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections import Counter, defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 
 import numpy as np
@@ -71,7 +71,7 @@ class Remains:
     `positions` are their first pixels (LPS, mm), in the order of `along_mm`, those along the normal. `slices` are the
     first, the middle and the last of them, each once. `lines` are the middle column and the middle row of each.
     `n_slices` counts all slices of the series, drawn or not. The values are HU, or as they were stored if `is_hu` is
-    false.
+    false. `problem` says what ended the reading before the last file.
     """
 
     plane: Plane
@@ -81,6 +81,7 @@ class Remains:
     n_slices: int
     trust: Trust
     is_localizer: bool = False
+    problem: str = ""
 
     @property
     def is_hu(self) -> bool:
@@ -135,16 +136,21 @@ def read(url: str, uid_sha256: str | None = None) -> Remains | None:
     Without a digest it is the series with the most slices; if there is no CT slice at all, the first localizer. Other
     objects that are no CT are never drawn: secondary captures often have the patient's name in their pixels.
 
-    Raises DskprepError if the source cannot be read at all.
+    Raises DskprepError, or Outgrown for an archive, if nothing can because the source cannot be read.
     """
-    pile, files, n_read = _Pile(), files_at(url), 0
+    pile, files = _Pile(), files_at(url)
     try:
         for name, content in files:
-            n_read += 1
             pile.add(name, content)
-    except (DskprepError, Outgrown):  # a dead link, a damaged archive: what came before it can still be drawn
-        if not n_read:
+    except (DskprepError, Outgrown) as error:  # a dead link, a damaged archive: what came before it can be drawn
+        found = _choose(pile, uid_sha256)
+        if found is None:
             raise
+        return replace(found, problem=str(error))
+    return _choose(pile, uid_sha256)
+
+
+def _choose(pile: _Pile, uid_sha256: str | None) -> Remains | None:
     chosen = {key: slices for key, slices in pile.found.items() if uid_sha256 in (None, digest_of(key[0]))}
     if chosen:
         uid, trust = max(chosen, key=lambda key: (len(chosen[key]), -key[1]))

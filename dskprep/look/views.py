@@ -16,6 +16,7 @@ from dskprep.look.picture import View
 from dskprep.look.surface import SURFACES
 from dskprep.preparation import prepare, user_steps
 from dskprep.settings import PrepConfig
+from dskprep.source.archive import Outgrown
 from dskprep.source.cases import only_case
 from dskprep.source.found import Found, describe_choice, find_series, made_of, read_series
 
@@ -173,7 +174,7 @@ def _draw_refused(key: str, reason: str, message: str, url: str, uid_sha256: str
     words = [note] if note else []
     try:
         drawn = remains.read(url, uid_sha256)
-    except (DskprepError, OSError) as error:
+    except (DskprepError, OSError, Outgrown) as error:
         drawn = None
         words.append(f"its source cannot be read: {error}")
     return Shown(key, refused.draw(key, reason, message, drawn, words), refusal=f"{reason}: {message}", note=note)

@@ -141,7 +141,7 @@ def test_the_whole_message_can_be_read() -> None:
         edge = round(refused.MARGIN * refused.DPI) - 3
         for side in (drawn[:, :edge], drawn[:, -edge:]):
             assert (side == side[:, :1]).all()
-    odd = refused.draw("\udcff", "truncated", "caf\udce9 \N{CJK UNIFIED IDEOGRAPH-4E2D} $x_1$\n_", None)
+    odd = refused.draw("\udcff", "truncated", "caf\udce9 \N{CJK UNIFIED IDEOGRAPH-4E2D} $\\no_math$\n_", None)
     assert pixels(odd).shape[1] == refused.WIDTH * refused.DPI
 
 
@@ -388,4 +388,12 @@ def test_a_dead_link_costs_no_picture(tmp_path: Path, capsys: pytest.CaptureFixt
     code, _, err, png = show(capsys, place, "-o", tmp_path / "x.png")
     assert code == 1
     assert "a link that leads nowhere" in err[0]
-    assert pixels(png).shape[1] == refused.WIDTH * refused.DPI
+    assert pixels(png).shape[0] / refused.DPI > refused.SLOT
+    found = remains.read(str(place))
+    assert found is not None
+    assert len(found.along_mm) == tiny.N_SLICES
+    assert any("reading ended before the last file: truncated: x.dcm" in line for line in refused._describe(found))
+    (place / "A.dcm").symlink_to("absent")  # comes before all others
+    with pytest.raises(Refusal, match=r"A\.dcm: expected a file"):
+        remains.read(str(place))
+    assert pixels(dskprep.show(place)).shape[0] / refused.DPI < 2
