@@ -75,7 +75,7 @@ HOMES = {
     "imagecodecs": {"dicom.pixels", "dataset.thumbnail"},
     "jinja2": {"look.report", "pipeline.page"},
     "lazy_loader": {""},
-    "matplotlib": {"look.picture"},
+    "matplotlib": {"look.picture", "look.refused"},
     "msgspec": {"dataset.record"},
     "nibabel": {"dataset.convert"},
     "numba": {"kernels.compiled"},

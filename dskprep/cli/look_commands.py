@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 
 import click
 
 from dskprep.cli import options
+from dskprep.cli.exits import EXIT_CLEAN, EXIT_SOME_NOT_WRITTEN
 from dskprep.errors import UsageError
 
 
@@ -29,15 +31,16 @@ def show(
     preset: str,
     config: str | None,
     output: str | None,
-) -> None:
+) -> int:
     """Draw a volume: three planes with the outline of the lungs, a histogram and the record in words, as a PNG.
 
     PLACE and KEY are a dataset and the volume in it. PLACE alone is a folder or archive with the DICOM files of
-    one patient, or one such file: the picture shows them as acquired, and as a run would write them.
+    one patient, or one such file: the picture shows them as acquired, and as a run would write them. Of several series
+    it is the largest that can be written. A refused series is drawn with the reason across the picture; the exit code
+    is 1.
     """
     from dskprep.cli.output import Output
     from dskprep.look import views
-    from dskprep.source.cases import only_case
 
     if key and (options.is_given("preset") or config):
         raise UsageError("--preset and --config are for PLACE alone; a volume of a dataset has the dataset's settings")
@@ -47,10 +50,15 @@ def show(
         raise UsageError(f"{output}: a picture is written to a local file, as PNG; name it so")
     settings = None if key else options.read_settings(preset, config)
     with Output().console.status("drawing; the first time code is compiled, which takes half a minute"):
-        content = views.show(place, key, surface=surface, with_source=with_source, settings=settings)
-    path = Path(output or f"{key or only_case(place).key}.png")
-    path.write_bytes(content)
+        shown = views.draw(place, key, surface=surface, with_source=with_source, settings=settings)
+    path = Path(output or f"{shown.key}.png")
+    path.write_bytes(shown.png)
     click.echo(str(path))
+    if shown.note:
+        click.echo(f"note: {shown.note}", err=True)
+    if shown.refusal:
+        click.echo(f"dskprep: {shown.refusal}", err=True)
+    return EXIT_SOME_NOT_WRITTEN if shown.refusal else EXIT_CLEAN
 
 
 @click.command()
@@ -71,7 +79,10 @@ def compare(a: str, b: str, series: str | None, only: str, pictures: str | None,
         raise UsageError("--only chooses patients of datasets; leave it out with --series")
     if series:
         first, second = (options.read_settings(s, s if s.endswith(".toml") else None) for s in (a, b))
-        found = iter([comparison.compare_settings(series, first, second)])
+        with warnings.catch_warnings(record=True, action="always") as told:
+            found = iter([comparison.compare_settings(series, first, second)])
+        for note in dict.fromkeys(str(warning.message) for warning in told):  # each of the two reads it
+            click.echo(f"note: {note}", err=True)
     else:
         found = comparison.compare(a, b, only)
     for n, compared in enumerate(found):

@@ -3,17 +3,32 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from dskprep import settings as config
-from dskprep.dataset import dataset
-from dskprep.errors import UsageError
-from dskprep.look import picture
+from dskprep.dataset import dataset, index, store
+from dskprep.dataset.dataset import Dataset
+from dskprep.dataset.record import Record, RecordName
+from dskprep.errors import DskprepError, Refusal, UsageError
+from dskprep.look import picture, refused, remains
 from dskprep.look.picture import View
 from dskprep.look.surface import SURFACES
 from dskprep.preparation import prepare, user_steps
 from dskprep.settings import PrepConfig
+from dskprep.source.archive import Outgrown
 from dskprep.source.cases import only_case
-from dskprep.source.found import read_series
+from dskprep.source.found import Found, Name, describe_choice, find_series, made_of, read_series
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A picture as PNG, and what is to be said beside it: why the series is refused, and which one was taken."""
+
+    key: str
+    png: bytes
+    refusal: str = ""
+    note: str = ""
 
 
 def show(
@@ -26,13 +41,17 @@ def show(
 ) -> bytes:
     """Draw a volume: three planes with the outline of the lungs, a histogram, and what is known of it in words.
 
+    Of several series in a folder the largest that can be written is drawn. A series that is refused is drawn too, with
+    the reason across the picture: one of its slices, and two cuts in which each slice lies at its own position, so that
+    gaps are seen.
+
     Parameters
     ----------
     place
         A dataset, if there is a key; else a folder or archive that holds the DICOM files of one patient, which is
         drawn as acquired and, below, as a run would write it. A path or URL.
     key
-        The key of a volume in the dataset.
+        The key of a volume in the dataset, or of a series that was refused, which is drawn from its source.
     surface
         Draw this surface from three sides instead: ``"lungs"``, ``"bone"`` or ``"tissue"``.
     with_source
@@ -50,24 +69,38 @@ def show(
     UsageError
         If there is no such volume or patient, or the arguments do not go together.
     Refusal
-        If the series cannot be made into a volume.
+        If a surface is asked for, and the series cannot be made into a volume.
 
     Examples
     --------
     >>> png = dskprep.show("scans-1mm", "LIDC-0314", surface="bone")  # doctest: +SKIP
     >>> Path("LIDC-0314.png").write_bytes(png)  # doctest: +SKIP
     """
+    return draw(place, key, surface=surface, with_source=with_source, settings=settings).png
+
+
+def draw(
+    place: str | os.PathLike[str],
+    key: str | None = None,
+    *,
+    surface: str | None = None,
+    with_source: bool = False,
+    settings: PrepConfig | None = None,
+) -> Shown:
+    """Do what `show` does, and tell what is to be said beside the picture."""
     if key and settings is not None:
         raise UsageError("settings are for DICOM files; a volume of a dataset has the dataset's settings")
     if with_source and (surface or not key):
         raise UsageError("with_source is for the planes of a volume of a dataset; leave it out")
     if surface not in (None, "lungs", *SURFACES):
         raise UsageError(f"surface must be one of {', '.join(('lungs', *SURFACES))}, not {surface!r}")
-    if key:
-        name, views = key, views_of_stored(place, key, with_source=with_source)
-    else:
-        name, views = views_of_source(place, config.given(settings))
-    return picture.draw_surface(name, views[-1], surface) if surface else picture.draw(name, *views)
+    if not key:
+        return _draw_source(place, config.given(settings), surface)
+    opened = dataset.open_dataset(place)
+    if surface is None and key not in opened and (record := _refused_record(opened, key)):
+        return _draw_refused(key, record.reason or "", record.message or "", record.url, record.series_uid_sha256)
+    views = views_of_stored(place, key, with_source=with_source)
+    return Shown(key, _draw_views(key, views, surface))
 
 
 def views_of_stored(target: str | os.PathLike[str], key: str, *, with_source: bool = False) -> list[View]:
@@ -83,23 +116,82 @@ def views_of_stored(target: str | os.PathLike[str], key: str, *, with_source: bo
     views = [picture.of_stored(stored)]
     if with_source:
         settings = config.from_dict(opened.settings, f"{target}: dataset.json")
-        views.insert(0, _view_as_acquired(stored.record.url, settings, stored.record.series_uid_sha256))
+        record = stored.record
+        views.insert(0, _view_as_acquired(record.url, settings, record.series_uid_sha256, record.stack))
     return views
 
 
-def views_of_source(place: str | os.PathLike[str], settings: PrepConfig) -> tuple[str, list[View]]:
-    """Return the key of the one patient at a place, and its views as acquired and as a run would write it.
+def views_of_source(url: str, found: Found, settings: PrepConfig) -> list[View]:
+    """Return the views of a series of a source: as acquired, and as a run would write it.
 
-    Raises UsageError if there are none or several, Refusal if the series cannot be made into a volume.
+    Raises Refusal if the series cannot be made into a volume.
     """
+    prepared = prepare.prepare(made_of(found), settings)
+    return [_view_as_acquired(url, settings, *found.name), picture.of_prepared(prepared)]
+
+
+def _draw_source(place: str | os.PathLike[str], settings: PrepConfig, surface: str | None) -> Shown:
+    """Draw the largest series that can be written, or if there is none the largest, with the reason."""
     case = only_case(place)
     user_steps.check(settings)
-    prepared = prepare.prepare(read_series(case.url, settings), settings)
-    return case.key, [_view_as_acquired(case.url, settings), picture.of_prepared(prepared)]
+    try:
+        every = find_series(case.url, settings)
+    except Refusal as refusal:
+        if surface:
+            raise
+        return _draw_refused(case.key, refusal.reason, refusal.message, case.url, None)
+    refusals: dict[Name, Refusal] = {}
+    for found in every:
+        try:
+            views = views_of_source(case.url, found, settings)
+        except Refusal as refusal:  # of good headers too: what is wrong with pixels shows when they are decoded
+            refusals[found.name] = refusal
+            continue
+        note = _note(found, every, refusals)
+        views[0].words.extend([note] if note else [])
+        return Shown(case.key, _draw_views(case.key, views, surface), note=note)
+    largest = max(every, key=lambda found: found.n_slices)
+    why = refusals[largest.name]
+    if surface:
+        raise why
+    note = _note(largest, every, refusals)
+    return _draw_refused(case.key, why.reason, why.message, case.url, largest.name.uid_sha256, note)
 
 
-def _view_as_acquired(url: str, settings: PrepConfig, uid_sha256: str | None = None) -> View:
+def _note(taken: Found, every: Sequence[Found], refusals: Mapping[Name, Refusal]) -> str:
+    """Say which of several series was taken; nothing if there is but one."""
+    told = [found._replace(made=refusals.get(found.name, found.made)) for found in every]
+    others = [found for found in told if found.name != taken.name]
+    (taken,) = (found for found in told if found.name == taken.name)
+    return describe_choice(taken, others) if others else ""
+
+
+def _draw_views(title: str, views: list[View], surface: str | None) -> bytes:
+    return picture.draw_surface(title, views[-1], surface) if surface else picture.draw(title, *views)
+
+
+def _draw_refused(key: str, reason: str, message: str, url: str, uid_sha256: str | None, note: str = "") -> Shown:
+    """Draw what can be drawn of a refused series. A source that cannot be read any more leaves the reason alone."""
+    words = [note] if note else []
+    try:
+        drawn = remains.read(url, uid_sha256)
+    except (DskprepError, OSError, Outgrown) as error:
+        drawn = None
+        words.append(f"its source cannot be read: {error}")
+    return Shown(key, refused.draw(key, reason, message, drawn, words), refusal=f"{reason}: {message}", note=note)
+
+
+def _refused_record(opened: Dataset, key: str) -> Record | None:
+    """Return the record of a series that was refused, None if there is none of this key."""
+    for row in index.read_rows(opened.url, index.NAME):
+        name = RecordName(*(row[part] for part in index.NAME))
+        if name.key == key and name.status in ("refused", "set-aside"):
+            return store.read_record(opened.url, name)
+    return None
+
+
+def _view_as_acquired(url: str, settings: PrepConfig, uid_sha256: str | None = None, stack: int | None = None) -> View:
     """Read a series as it was acquired: without the recipe, since one of 2017 may read other HU from it."""
-    s = settings
-    plain = PrepConfig(min_slices=s.min_slices, on_gap=s.on_gap, max_gap_slices=s.max_gap_slices)
-    return picture.of_series(read_series(url, plain, uid_sha256=uid_sha256))
+    names = ("min_slices", "on_gap", "max_gap_slices", "stacks", "check_hu")
+    plain = PrepConfig(**{name: getattr(settings, name) for name in names})
+    return picture.of_series(read_series(url, plain, uid_sha256=uid_sha256, stack=stack))

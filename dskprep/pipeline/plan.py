@@ -22,7 +22,7 @@ from dskprep.pipeline.run import choose
 from dskprep.preparation import prepare
 from dskprep.settings import PrepConfig
 from dskprep.source.cases import Case
-from dskprep.source.found import read_series
+from dskprep.source.found import find_series, made_of
 from dskprep.stopwatch import Stopwatch
 from dskprep.worker import admission
 
@@ -237,7 +237,7 @@ def calibrate(done: Sequence[tuple[Case, Prediction]], config: PrepConfig) -> Ca
 
 def _calibrate_by(case: Case, prediction: Prediction, config: PrepConfig) -> Calibration:
     started = time.process_time()
-    found = read_series(case.url, config)
+    found = made_of(find_series(case.url, config)[0])
     read_cpu_s = time.process_time() - started
     clock = Stopwatch()
     prepared = prepare.prepare(found, config, clock)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
+import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import psutil
@@ -19,12 +20,14 @@ from dskprep.preparation.recipes import recipe
 from dskprep.series import assembly
 from dskprep.series.series import Reread, Series
 from dskprep.settings import PrepConfig, given
-from dskprep.source.files import open_place
+from dskprep.source.files import File, open_place
 
 T = TypeVar("T")
 
 LONE_SLICES = 5
 """A folder with at least so many series, each of one slice, holds one series that lost its SeriesInstanceUID."""
+MOST_NAMED = 5
+"""Further series of a folder that a note lists one by one."""
 
 
 class Name(NamedTuple):
@@ -39,6 +42,17 @@ class Name(NamedTuple):
         A stack that is refused has no slices here.
         """
         return n_slices, self.uid_sha256, -(self.stack or 0)
+
+
+class Found(NamedTuple):
+    """One stack of a folder, its number of slices, and the series that is made of it or why it is refused.
+
+    Of a series that was refused, all slices count that could be read.
+    """
+
+    name: Name
+    n_slices: int
+    made: Series | Refusal
 
 
 def each_series(
@@ -60,7 +74,7 @@ def each_series(
             "some anonymisers write them; give the slices of each series one UID",
         )
     for uid in uids:
-        digest = hashlib.sha256(uid.encode()).hexdigest()[:12]
+        digest = digest_of(uid)
         flaw = contents.flaw(uid)
         found = [flaw] if flaw else assemble(contents.slices.pop(uid))
         for number, series in enumerate(found, 1):
@@ -70,6 +84,11 @@ def each_series(
             except Refusal as refusal:
                 made = refusal
             yield Name(digest, number if len(found) > 1 else None), made
+
+
+def digest_of(uid: str) -> str:
+    """Return the digest by which records name a SeriesInstanceUID."""
+    return hashlib.sha256(uid.encode()).hexdigest()[:12]
 
 
 def aside_counts(contents: Contents) -> dict[str, int]:
@@ -85,6 +104,9 @@ def read_series(
     stack: int | None = None,
 ) -> Series:
     """Read the main CT series of a folder, with all below it, or of an archive of DICOM files.
+
+    The main series is the one with the most slices of those that make a volume. If there are further ones, a
+    UserWarning says which was taken.
 
     Parameters
     ----------
@@ -104,18 +126,65 @@ def read_series(
     Refusal
         There is no such series, or it makes no volume.
     """
+    main, *others = find_series(url, settings, uid_sha256=uid_sha256, stack=stack)
+    if others and not isinstance(main.made, Refusal):
+        note = f"{os.fspath(url)}: {describe_choice(main, others)}; uid_sha256 chooses another"
+        warnings.warn(note, stacklevel=2)
+    return made_of(main)
+
+
+def find_series(
+    url: str | os.PathLike[str],
+    settings: PrepConfig | None = None,
+    *,
+    uid_sha256: str | None = None,
+    stack: int | None = None,
+) -> list[Found]:
+    """Find the CT series of a folder or archive (see `read_series`), the main one first, refused ones last.
+
+    Raises UsageError if there is nothing at the path, Refusal if there is no such series.
+    """
     settings = given(settings)
-    files = open_place(storage.absolute(url))
     contents = Contents()
-    contents.add_all(files.read(psutil.virtual_memory().available))
-    found = list(each_series(contents, functools.partial(assemble_as, settings=settings), lambda series: series))
-    asked = [each for each in found if uid_sha256 in (None, each[0].uid_sha256) and stack in (None, each[0].stack)]
-    if not asked:
+    contents.add_all(files_at(url))
+    n_slices = {digest_of(uid): len(slices) for uid, slices in contents.slices.items()}
+    assemble = functools.partial(assemble_as, settings=settings)
+    found = [
+        Found(name, n_slices.get(name.uid_sha256, 0) if isinstance(made, Refusal) else made.n_slices, made)
+        for name, made in each_series(contents, assemble, lambda series: series)
+    ]
+    wanted = [one for one in found if uid_sha256 in (None, one.name.uid_sha256) and stack in (None, one.name.stack)]
+    if not wanted:
         raise Refusal("no-dicom", f"expected the series of digest {uid_sha256}, found {len(found)} others")
-    _, main = max(asked, key=lambda each: each[0].rank(0 if isinstance(each[1], Refusal) else each[1].n_slices))
-    if isinstance(main, Refusal):
-        raise main
-    return main
+    return sorted(
+        wanted, key=lambda one: (not isinstance(one.made, Refusal), one.name.rank(one.n_slices)), reverse=True
+    )
+
+
+def made_of(found: Found) -> Series:
+    """Return the series that was found. Raises the Refusal if it was refused."""
+    if isinstance(found.made, Refusal):
+        raise found.made
+    return found.made
+
+
+def describe_choice(taken: Found, others: Sequence[Found]) -> str:
+    """Say in a line which series was taken of how many, and how many slices each of the others has."""
+    each = ", ".join(
+        f"{other.n_slices}{f' (refused, {other.made.reason})' if isinstance(other.made, Refusal) else ''}"
+        for other in others[:MOST_NAMED]
+    )
+    rest = f", and {len(others) - MOST_NAMED} series more" if len(others) > MOST_NAMED else ""
+    which = ", of which none can be written" if isinstance(taken.made, Refusal) else " that can be written"
+    return (
+        f"of {len(others) + 1} series took the largest{which}; its number of slices: {taken.n_slices}, "
+        f"that of the others: {each}{rest}"
+    )
+
+
+def files_at(url: str | os.PathLike[str]) -> Iterator[File]:
+    """Read the files of a folder, with all below it, or of an archive. Raises UsageError if there is nothing there."""
+    return open_place(storage.absolute(url)).read(psutil.virtual_memory().available)
 
 
 def assemble_as(slices: list[Slice], settings: PrepConfig, reread: Reread | None = None) -> list[Series | Refusal]:
