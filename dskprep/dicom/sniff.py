@@ -80,5 +80,6 @@ def _begins_with_element(head: bytes, order: Literal["little", "big"]) -> bool:
         return head[4:8] in (b"UL" + (4).to_bytes(2, order), (4).to_bytes(4, order))
     if head[4:6] in _VRS:
         return True
-    length = int.from_bytes(head[4:8], order)
-    return length <= MAX_FIRST_VALUE and length % 2 == 0
+    # an implicit VR is little endian, and never in group 0002 (PS3.5 section 10.1)
+    length = int.from_bytes(head[4:8], "little")
+    return (group, order) == (0x0008, "little") and length <= MAX_FIRST_VALUE and length % 2 == 0

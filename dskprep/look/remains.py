@@ -175,7 +175,7 @@ class _Pile:
         contents = Contents()
         contents.add(name, content)
         for uid, slices in contents.slices.items():
-            self.found[uid, Trust.HU] += slices
+            self.found[uid, Trust.PLACE if slices[0].doubt else Trust.HU] += slices
         is_localizer = any(aside.kind == "localizer" for aside in contents.aside)
         if contents.damage or is_localizer:
             with warnings.catch_warnings(action="ignore"):  # pydicom warns of values that break the standard

@@ -24,43 +24,41 @@ Counts = NDArray[np.int64]
 
 
 class Histogram:
-    """The measured values of a series, counted in a quarter of its rows and half of its columns."""
+    """The values of a series from -32768 to 32767, counted in a quarter of its rows and half of its columns."""
 
     def __init__(self) -> None:
-        self._counts: Counts = np.zeros(1 << 16, np.int64)
+        self.counts: Counts = np.zeros(1 << 16, np.int64)
         self._fills: set[int] = set()
 
     def add(self, hu: NDArray[np.int16], fills: set[int]) -> None:
         """Count a slice (y, x) of int16 HU. `fills` are values that say nothing: declared padding, constant corners."""
-        planes.count_values(hu, self._counts)
+        planes.count_values(hu, self.counts)
         self._fills |= fills
 
     def measured(self) -> Counts:
-        """Return how often each value from -32768 to 32767 was found, without the values that fill."""
-        counts = self._counts.copy()
+        """Return how often each value was found, without the values that fill."""
+        counts = self.counts.copy()
         counts[[fill + (1 << 15) for fill in (*self._fills, PADDING)]] = 0
         return counts
 
 
-def what_else(counts: Counts) -> str | None:
-    """Say what values that cannot be HU look like; None if they can be HU, or are too few to tell.
-
-    `counts` are those of `Histogram.measured`.
-    """
+def what_else(histogram: Histogram) -> str | None:
+    """Say what values that cannot be HU look like; None if they can be HU, or are too few to tell."""
+    found = np.flatnonzero(histogram.counts) - (1 << 15)
+    if histogram.counts.sum() >= MIN_VALUES and np.ptp(found) <= 2:
+        return f"nothing but {found[0]} to {found[-1]}, such as a blank image or one that was scaled to 0..1"
+    counts = histogram.measured()
     n = int(counts.sum())
     if n < MIN_VALUES:
         return None
-    low, high = (int(v) for v in np.searchsorted(np.cumsum(counts), [n * 0.001, n * 0.999]) - (1 << 15))
 
     def share(start: int, stop: int) -> float:
         return float(counts[start + (1 << 15) : stop + (1 << 15)].sum()) / n
 
-    if high - low <= 2:
-        return f"one value or two in all slices ({low} to {high}), such as an image scaled to 0..1"
     if share(HIGHEST_HU, 1 << 15) > 0.2:
         return f"{share(HIGHEST_HU, 1 << 15):.0%} of the values lie above {HIGHEST_HU}, such as raw or scaled ones"
     if _are_bytes(counts):
-        return f"8-bit grey values ({low} to {high})"
+        return "8-bit grey values"
     # tissue near 1000: sharply above what lies just below it, as bone is not, or without any fat or air
     is_peak = share(824, 1224) > 3 * share(400, 800) or share(-(1 << 15), -100) < 0.002
     if share(-(1 << 15), -500) < 0.02 and share(824, 1224) > 0.03 and is_peak:
@@ -74,14 +72,17 @@ def what_else(counts: Counts) -> str | None:
     return None
 
 
-def show_hu(counts: Counts) -> bool:
+def show_hu(histogram: Histogram) -> bool:
     """Tell whether the values show that they are HU: air and soft tissue, each where it belongs, and little beyond."""
+    counts = histogram.measured()
     n = int(counts.sum())
     air, tissue, within = (
         int(counts[start + (1 << 15) : stop + (1 << 15)].sum())
         for start, stop in ((-1100, -750), (-200, 200), (-1200, 2000))
     )
-    return n >= MIN_VALUES and air > 0.01 * n and tissue > 0.03 * n and within > 0.95 * n and what_else(counts) is None
+    return (
+        n >= MIN_VALUES and air > 0.01 * n and tissue > 0.03 * n and within > 0.95 * n and what_else(histogram) is None
+    )
 
 
 def _are_bytes(counts: Counts) -> bool:

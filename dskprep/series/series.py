@@ -119,14 +119,13 @@ class Decoded:
 
     def _judge_values(self) -> None:
         """Refuse a series whose values cannot be HU, or do not show that they are where the header leaves it open."""
-        counts = self._histogram.measured()
         accept = "if you know better, accept the values with the setting check_hu = false"
-        found = plausibility.what_else(counts)
+        found = plausibility.what_else(self._histogram)
         if found and self._check_hu:
             raise Refusal(
                 "hu-implausible", f"expected HU (air near -1000, soft tissue near 0), found {found}; {accept}"
             )
-        if self._doubt and self._check_hu and not plausibility.show_hu(counts):
+        if self._doubt and self._check_hu and not plausibility.show_hu(self._histogram):
             raise Refusal(
                 "not-hu",
                 f"expected RescaleType HU, slope and intercept, or values that show HU by themselves (air near -1000, "

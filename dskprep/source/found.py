@@ -156,9 +156,7 @@ def find_series(
     wanted = [one for one in found if uid_sha256 in (None, one.name.uid_sha256) and stack in (None, one.name.stack)]
     if not wanted:
         raise Refusal("no-dicom", f"expected the series of digest {uid_sha256}, found {len(found)} others")
-    return sorted(
-        wanted, key=lambda one: (not isinstance(one.made, Refusal), one.name.rank(one.n_slices)), reverse=True
-    )
+    return sorted(wanted, key=lambda one: (isinstance(one.made, Series), one.name.rank(one.n_slices)), reverse=True)
 
 
 def made_of(found: Found) -> Series:

@@ -570,7 +570,8 @@ WRONG = {
     "above 3500": chest() + 8192,
     "8-bit": ((chest() + 1024) / 2048 * 255).clip(0, 255),
     "8-bit grey": ((chest() + 1024) / 1500 * 255).clip(0, 255) - 1024,  # with the rescale of before
-    "one value or two": (chest() > -500).astype(int),
+    "nothing but 0 to 1": (chest() > -500).astype(int),
+    "nothing but -1000 to -1000": np.full((12, 64, 64), -1000),
     "below -1500": (chest().astype(int) * 3).clip(-4000, -1200),
 }
 
@@ -610,6 +611,7 @@ def test_a_slope_beyond_all_measure_is_refused() -> None:
         np.random.default_rng(0).normal(-1000, 20, (12, 96, 96)),  # air alone
         chest() + 1000 * (np.hypot(*(np.mgrid[:96, :96] - 47.5)) < 6),  # a ball of Teflon in it
         np.broadcast_to(np.where(np.arange(96) < 30, 0, 100), (12, 96, 96)),  # made by a program: two values
+        np.broadcast_to(np.where(np.hypot(*(np.mgrid[:96, :96] - 47.5)) < 30, 255, 0), (12, 96, 96)),
     ],
 )
 def test_values_that_can_be_hu_are_not_refused(hu: NDArray[Any]) -> None:
