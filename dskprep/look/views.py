@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from dskprep import settings as config
 from dskprep.dataset import dataset, index, store
@@ -175,6 +175,8 @@ def _draw_refused(key: str, reason: str, message: str, url: str, uid_sha256: str
     words = [note] if note else []
     try:
         drawn = remains.read(url, uid_sha256)
+        if drawn and reason in ("not-hu", "hu-implausible"):
+            drawn = replace(drawn, trust=max(drawn.trust, remains.Trust.PLACE))
     except (DskprepError, OSError, Outgrown) as error:
         drawn = None
         words.append(f"its source cannot be read: {error}")
