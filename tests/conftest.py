@@ -61,7 +61,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 class DataFolder:
     """Real CT data; see README.md in the folder that DSKPREP_DATA names.
 
-    `volumes` and `tricky` hold one folder for each archive, unpacked when first asked for.
+    `volumes`, `tricky` and `wild` hold one folder for each archive, unpacked when first asked for.
     """
 
     def __init__(self, source: Path, unpacked: Path) -> None:
@@ -75,6 +75,10 @@ class DataFolder:
     @cached_property
     def tricky(self) -> Path:
         return self._unpack("tricky")
+
+    @cached_property
+    def wild(self) -> Path:
+        return self._unpack("wild")
 
     @cached_property
     def expected_volumes(self) -> dict[str, Any]:

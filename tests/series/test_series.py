@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import random
 import weakref
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import imagecodecs
 import numpy as np
+import pydicom
 import pytest
 import SimpleITK as sitk
 from builders import (
@@ -30,7 +32,8 @@ from conftest import DataFolder
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import ArrayLike, NDArray
-from pydicom.uid import JPEGLSLossless, JPEGLSNearLossless
+from pydicom.encaps import generate_frames
+from pydicom.uid import ExplicitVRLittleEndian, JPEGLSLossless, JPEGLSNearLossless
 
 from dskprep.dicom import pixels
 from dskprep.errors import Refusal
@@ -878,6 +881,69 @@ def test_a_real_coronal_series_lies_where_simpleitk_has_it(data_folder: DataFold
     assert is_measured.mean() > 0.5
     assert (values[is_measured] == reference[tuple(index.T)][is_measured]).all()
     assert found.volume.spacing == pytest.approx((1.680, 1.680, 1.367), abs=1e-3)
+
+
+def test_series_found_in_the_wild_lie_where_simpleitk_has_them_with_its_values(data_folder: DataFolder) -> None:
+    folders = [f for f in data_folder.wild.rglob("*") if f.is_dir() and any(p.is_file() for p in f.iterdir())]
+    assert len(folders) == 5
+    for folder in folders:
+        found = decoded(files_in(folder))
+        assert found.warnings == ()
+        rng = np.random.default_rng(0)
+        for path in sorted(folder.iterdir()):
+            image = sitk.ReadImage(str(path))
+            reference = sitk.GetArrayFromImage(image)
+            index = rng.integers(0, reference.shape, (200, 3))
+            places = np.array([image.TransformIndexToPhysicalPoint(i[::-1].tolist()) for i in index])
+            ours = np.rint(found.volume.to_index(places)).astype(int)
+            assert found.volume.to_patient(ours) == pytest.approx(places, abs=1e-2)
+            values = found.volume.array[tuple(ours.T)]
+            assert ((values == reference[tuple(index.T)]) | (values == PADDING)).all()
+
+
+# The same real series, as exports and transfers spoil it
+
+
+def real_files(data_folder: DataFolder, name: str = "no_uids") -> tuple[list[File], NDArray[np.int16]]:
+    """The files of a real series of 20 slices, and its volume."""
+    (folder,) = {path.parent for path in data_folder.wild.rglob("*") if path.is_file() and name in str(path)}
+    files = files_in(folder)
+    return files, decoded(files).volume.array
+
+
+def resaved(content: bytes, **attributes: Any) -> bytes:
+    """The file with other attributes, its pixels uncompressed."""
+    ds = pydicom.dcmread(io.BytesIO(content))
+    ds.PixelData = imagecodecs.jpeg2k_decode(next(generate_frames(ds.PixelData))).astype("<i2").tobytes()
+    ds["PixelData"].VR = "OW"
+    ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    for keyword, value in attributes.items():
+        setattr(ds, keyword, value)
+    file = io.BytesIO()
+    pydicom.dcmwrite(file, ds, enforce_file_format=False)
+    return file.getvalue()
+
+
+def test_a_real_series_whose_rescale_type_is_unspecified_is_read(data_folder: DataFolder) -> None:
+    files, expected = real_files(data_folder)
+    found = decoded([(name, resaved(content, RescaleType="US")) for name, content in files])
+    assert found.warnings == ("hu-from-values",)
+    assert (found.volume.array == expected).all()
+
+
+@pytest.mark.parametrize(("intercept", "words"), [(0, "no rescale"), (-2048, "rescaled twice")])
+def test_a_real_series_with_a_wrong_rescale_is_refused(data_folder: DataFolder, intercept: int, words: str) -> None:
+    files, _ = real_files(data_folder)
+    refusal = refusal_of([(name, resaved(content, RescaleIntercept=intercept)) for name, content in files])
+    assert (refusal.reason, words in refusal.message) == ("hu-implausible", True)
+
+
+@pytest.mark.parametrize("stray", [b"", b"x"])
+def test_a_stray_file_beside_a_real_series_does_no_harm(data_folder: DataFolder, stray: bytes) -> None:
+    files, expected = real_files(data_folder)
+    contents = read([*files, ("notes", stray)])
+    assert contents.flaw("") is None
+    assert (assembly.assemble(contents.slices[""]).decode().volume.array == expected).all()
 
 
 @pytest.mark.parametrize(
