@@ -73,7 +73,8 @@ def find_fills(hu: NDArray[np.int16], declared_hu: tuple[int, int] | None) -> se
 def is_blank(hu: NDArray[np.int16]) -> bool:
     """Tell whether a slice (y, x) holds one value everywhere, which is not that of air."""
     value = int(hu[0, 0])
-    return not AIR_RANGE_HU[0] <= value <= AIR_RANGE_HU[1] and bool((hu == value).all())
+    is_air = AIR_RANGE_HU[0] <= value <= AIR_RANGE_HU[1]
+    return not is_air and _find_corner_value(hu) is not None and int(hu.min()) == int(hu.max())
 
 
 def _find_corner_value(hu: NDArray[np.int16]) -> int | None:
