@@ -230,6 +230,8 @@ class _Frame:
 def _as_sortable_text(value: Any) -> str:
     """Return a value as text; numbers get leading zeros, so that they sort by value."""
     text = _as_text(value)
+    if not text[:1].isdigit() and text[:1] not in ("-", "+", "."):
+        return text
     try:
         return f"{float(text):020.6f}"
     except ValueError:

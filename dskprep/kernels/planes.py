@@ -28,14 +28,10 @@ def rescale(stored: NDArray[Any], slope: float, intercept: float, low: int, high
 
 @compiled
 def count_values(plane: NDArray[Any], counts: NDArray[Any]) -> None:
-    """Count every fourth row and second column of int16 `plane` (y, x) in `counts`, whose middle is value 0.
-
-    Values beyond its ends are counted there.
-    """
-    reach = int(counts.size) // 2
+    """Count every fourth row and second column of int16 `plane` (y, x) in `counts`, which begins with value -32768."""
     for y in range(0, plane.shape[0], 4):
         for x in range(0, plane.shape[1], 2):
-            counts[reach + min(max(int(plane[y, x]), -reach), reach)] += 1
+            counts[np.int64(plane[y, x]) + 32768] += 1
 
 
 @compiled

@@ -53,14 +53,16 @@ def mark_padding(hu: NDArray[np.int16], declared_hu: tuple[int, int] | None) -> 
     could be tissue is padding only from the slice's left and right edge inwards, and one that only the corners
     show must end on a circle: an image that was cut to a window, or made by a program, has such corners too.
     """
+    signs = [declared_hu] if declared_hu else []
     corner = _find_corner_value(hu)
-    is_fill = corner is not None and (not AIR_HU <= corner <= HIGHEST_HU or _ends_on_circle(hu, corner))
+    if corner is not None and not _is_air(corner, corner):
+        is_tissue = AIR_HU <= corner <= HIGHEST_HU
+        signs += [(corner, corner)] if not is_tissue or _ends_on_circle(hu, corner) else []
     planes.mark_padding(hu, PADDING, IMPOSSIBLE_HU - 1)
-    for sign in (declared_hu, (corner, corner) if corner is not None and is_fill else None):
-        if sign is None or sign[1] < IMPOSSIBLE_HU or (AIR_RANGE_HU[0] <= sign[0] and sign[1] <= AIR_RANGE_HU[1]):
-            continue
-        mark = planes.mark_padding if sign[1] < AIR_HU else planes.mark_padding_from_edges
-        mark(hu, *sign)
+    for low, high in signs:
+        if high >= IMPOSSIBLE_HU and not _is_air(low, high):
+            mark = planes.mark_padding if high < AIR_HU else planes.mark_padding_from_edges
+            mark(hu, low, high)
 
 
 def find_fills(hu: NDArray[np.int16], declared_hu: tuple[int, int] | None) -> set[int]:
@@ -73,8 +75,11 @@ def find_fills(hu: NDArray[np.int16], declared_hu: tuple[int, int] | None) -> se
 def is_blank(hu: NDArray[np.int16]) -> bool:
     """Tell whether a slice (y, x) holds one value everywhere, which is not that of air."""
     value = int(hu[0, 0])
-    is_air = AIR_RANGE_HU[0] <= value <= AIR_RANGE_HU[1]
-    return not is_air and _find_corner_value(hu) is not None and int(hu.min()) == int(hu.max())
+    return not _is_air(value, value) and _find_corner_value(hu) is not None and int(hu.min()) == int(hu.max())
+
+
+def _is_air(low: int, high: int) -> bool:
+    return AIR_RANGE_HU[0] <= low and high <= AIR_RANGE_HU[1]
 
 
 def _find_corner_value(hu: NDArray[np.int16]) -> int | None:
