@@ -165,7 +165,8 @@ def is_named_otherwise(name: str) -> bool:
 
 
 def _is_named_as_slice(name: str) -> bool:
-    return PurePosixPath(name).suffix.lower() in SLICE_SUFFIXES
+    """Tell whether a name ends in a suffix of slices, whatever a transfer has added to it, such as `1.dcm.6eF9Bd2a`."""
+    return not SLICE_SUFFIXES.isdisjoint(suffix.lower() for suffix in PurePosixPath(name).suffixes)
 
 
 def _shape(name: str) -> str:

@@ -28,6 +28,9 @@ MARKER_SUFFIX = "_$folder$"
 MAX_KEY = 160
 """Longest key. File systems allow names of 255 bytes, and a digest and suffixes are appended to the key."""
 
+_UNFINISHED = re.compile(r"\..+\.(dcm|dicom|ima)\.\w{6}", re.IGNORECASE)
+"""The hidden name under which rsync receives a file: it may be a slice that never came to its end."""
+
 _UNSAFE = re.compile(r"[^A-Za-z0-9._=@,-]")
 """What a key must not hold, so that it can name a file on any file system and an object in any bucket."""
 
@@ -115,7 +118,8 @@ def _is_marker(name: str) -> bool:
 
 
 def _is_hidden(path: str) -> bool:
-    return "/." in f"/{path}"
+    folder, _, name = f"/{path}".rpartition("/")
+    return "/." in f"{folder}/" or (name.startswith(".") and not _UNFINISHED.fullmatch(name))
 
 
 def digest(entries: Iterable[Entry]) -> str:

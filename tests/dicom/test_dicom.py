@@ -195,7 +195,17 @@ GOOD = [(f"a/IM{k:04}.dcm", ct_file(PIXELS, (0, 0, k))) for k in range(12)]
 
 @pytest.mark.parametrize("content", [b"", b"\n", b"no slice", bytes(5000), b"\x89PNG\r\n" + bytes(500)])
 @pytest.mark.parametrize(
-    "name", ["x.dcm", "a/IM0012", "IM0012.tmp", "IM12.dcm.part", "im0012.dcm.gz", "a/b/IM1.IMA", "IM0012.crdownload"]
+    "name",
+    [
+        "x.dcm",
+        "a/IM0012",
+        "IM0012.tmp",
+        "IM12.dcm.part",
+        "im0012.dcm.gz",
+        "a/b/IM1.IMA",
+        "IM0012.crdownload",
+        "x.dcm.6eF9Bd2a",
+    ],
 )
 def test_what_is_named_as_a_slice_and_cannot_be_read_may_have_been_one(name: str, content: bytes) -> None:
     contents = read([*GOOD, (name, content)])

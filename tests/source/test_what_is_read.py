@@ -228,6 +228,15 @@ def test_a_line_that_names_a_file_of_another_kind_does_not_stop_the_others(tmp_p
 # hidden folders, and links
 
 
+def test_what_rsync_has_not_finished_counts_though_it_is_hidden(place: str) -> None:
+    tiny.write(
+        place, {"p1/IM1.dcm": SLICE, "p1/.IM2.dcm.Ab3xYz": SLICE[:300], "p1/._IM1.dcm": b"", "p1/.IM.txt.Ab3xYz": b""}
+    )
+    (case,) = cases.cases(place)
+    assert case.n_files == 2
+    assert [entry.name for entry in cases.files_of(case.url)] == [".IM2.dcm.Ab3xYz", "IM1.dcm"]
+
+
 def test_a_hidden_folder_does_not_make_its_parent_less_of_a_leaf(place: str) -> None:
     hidden = {"p1/.cache/x/IM1": SLICE, "p2/deep/.cache/IM1": SLICE, ".trash/IM1": SLICE}
     tiny.write(place, {"p1/IM1": b"damaged", "p2/deep/IM1": b"damaged"} | hidden)
