@@ -67,7 +67,7 @@ def each_series(
     uids = contents.uids()
     if not uids:
         raise _nothing_found(contents)
-    if len(uids) >= LONE_SLICES and all(len(contents.slices.get(uid, ())) == 1 for uid in uids):
+    if len(uids) >= LONE_SLICES and _are_slices_of_one(list(contents.slices.values())):
         raise Refusal(
             "too-few-slices",
             f"expected slices that share a SeriesInstanceUID, found {len(uids)} slices with one of their own each, as "
@@ -84,6 +84,11 @@ def each_series(
             except Refusal as refusal:
                 made = refusal
             yield Name(digest, number if len(found) > 1 else None), made
+
+
+def _are_slices_of_one(found: list[list[Slice]]) -> bool:
+    """Tell whether each series has one slice, and all of them could lie in one stack."""
+    return all(len(slices) == 1 and found[0][0].plane.shares_grid(slices[0].plane) for slices in found)
 
 
 def digest_of(uid: str) -> str:
