@@ -18,7 +18,7 @@ from dskprep.errors import DskprepError
 def main(debug: bool) -> None:
     """From a bucket or folder of chest CT DICOM to a training-ready zarr dataset.
 
-    Exit codes: 0 all written or already there; 1 some patient was refused, failed or killed;
+    Exit codes: 0 all written, set aside or already there; 1 some patient was refused, failed or killed;
     2 wrong use or configuration; 3 infrastructure (no scheduler, no bucket, no permission).
     """
 

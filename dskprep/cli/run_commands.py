@@ -30,7 +30,9 @@ from dskprep.errors import InfrastructureError, UsageError
 @click.option("--limit", type=click.IntRange(1), help="Take only the first N patients.")
 @options.only_option
 @click.option(
-    "--retry", type=click.Choice(["refused", "failed", "all"]), help="Prepare patients with this status again."
+    "--retry",
+    type=click.Choice(["refused", "failed", "set-aside", "all"]),
+    help="Prepare patients with this status again.",
 )
 @options.patient_folders_option
 @click.option("--time-limit", default="30m", help="How long reading, computing or writing one patient may take.")

@@ -50,10 +50,11 @@ def create(target: str, config: PrepConfig) -> None:
     if there["digest"] == config.digest():
         return
     names = sorted({*there["settings"], *content["settings"]}, key=lambda name: (name != "recipe", name))
+    here = content["settings"]
     differences = [
-        f"{name} is {there['settings'].get(name)} there and {content['settings'].get(name)} here"
+        f"{name} is {there['settings'].get(name, 'at its default')} there and {here.get(name, 'at its default')} here"
         for name in names
-        if there["settings"].get(name) != content["settings"].get(name)
+        if there["settings"].get(name) != here.get(name)
     ]
     raise UsageError(f"{target}: holds a dataset of other settings ({'; '.join(differences)}); choose another target")
 

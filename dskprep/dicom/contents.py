@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
@@ -41,6 +42,8 @@ SLICE_SUFFIXES = frozenset(".dcm .dicom .ima".split())
 """Suffixes that say that a file is a slice."""
 ADDED_SUFFIXES = frozenset(".gz .bz2 .xz .zst .part .partial .tmp .temp .filepart .crdownload .download".split())
 """Suffixes that compressing a file, or an unfinished transfer, adds to its name."""
+SEVERAL = 3
+"""So many files whose names differ by numbers alone may be slices, whatever they hold."""
 MAX_FILE_BYTES = 1 << 28
 """Most bytes that one compressed file may hold."""
 
@@ -80,8 +83,10 @@ class Contents:
         return self.strays.get(next(named, ""))
 
     def lone_stray(self) -> Refusal | None:
-        """Return why a file that is named as a slice cannot be read, for files among which there is no slice."""
-        return next((refusal for name, refusal in self.strays.items() if _is_named_as_slice(name)), None)
+        """Return why a file cannot be read that may be a slice by its name, for files among which there is no slice."""
+        shapes = Counter(map(_shape, self.strays))
+        named = (n for n in self.strays if _is_named_as_slice(n) or shapes[_shape(n)] >= SEVERAL)
+        return self.strays.get(next(named, ""))
 
     def uids(self) -> list[str]:
         """Return the UIDs of all series, sorted; damage under the empty UID is a series only if there is no other."""
@@ -116,7 +121,7 @@ class Contents:
             sop_class = header.get("SOPClassUID") or "no SOP class"
             detail = str(getattr(sop_class, "name", sop_class))  # the name in the standard
             self.aside.append(Aside(name, kind, detail))
-            if kind == "not-ct":
+            if kind == "not-ct" or (kind == "no-image" and "PixelData" in header):
                 message = f"{name}: is no CT image ({detail}), and has the UID of this series"
                 self.foreign.setdefault(uid, Refusal("not-ct", message))
             return

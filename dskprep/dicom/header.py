@@ -79,6 +79,10 @@ RECONSTRUCTION = tuple(
     FRAME_TAGS.index(tag) for tag in FRAME_TAGS if tag[1] in ("ConvolutionKernel", "KVP", "FrameType", "ImageType")
 )
 """Which of them must be equal for two parts to be one stack."""
+KINDS = tuple(
+    FRAME_TAGS.index(tag) for tag in FRAME_TAGS if tag[1] in ("ConvolutionKernel", "KVP", "SeriesDescription")
+)
+"""Which of them should not change along one stack."""
 
 FRAME_ORDERS = (
     (("FrameContentSequence", "FrameAcquisitionDateTime"), ("", "ContentTime"), ("", "AcquisitionTime")),

@@ -46,6 +46,8 @@ DECODERS: dict[str, Callable[[bytes], Any]] = {
 JPEG_FRAMES = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}
 """Second bytes of the markers that begin a frame header (ITU-T T.81 table B.1); 0xF7 is that of JPEG-LS."""
 
+NEAR_TOP = 0.95
+"""Values above this share of the largest that BitsStored can hold show that they go on beyond it."""
 JPEG_SCAN, JPEG_END = 0xDA, 0xD9
 """Second bytes of the markers before the coded values and at the end (ITU-T T.81 table B.1)."""
 JPEG_MARKER = re.compile(rb"\xff[\x80-\xcf\xd8-\xfe]")
@@ -207,6 +209,20 @@ def _jpeg2k_size(data: bytes) -> tuple[int, int, int]:
     return y - y0, x - x0, samples
 
 
+def _has_foreign_bits(values: NDArray[Any], bits: int) -> bool:
+    """Tell whether bits above BitsStored hold something else, such as an overlay that the header does not declare.
+
+    They belong to the values if these hold one or two numbers, which is padding; or if the values below come near to
+    the largest that BitsStored can hold: then it was declared too small.
+    """
+    top = 1 << bits
+    if int(values.max()) < top:
+        return False
+    is_beyond = values >= top
+    within = values[~is_beyond]
+    return len(np.unique(values[is_beyond])) > 2 and within.size > 0 and int(within.max()) < NEAR_TOP * top
+
+
 def _apply_format(values: NDArray[Any], layout: PixelFormat, where: str) -> NDArray[Any]:
     """Give decoded values the sign and width that the header declares.
 
@@ -228,6 +244,8 @@ def _apply_format(values: NDArray[Any], layout: PixelFormat, where: str) -> NDAr
         if values.dtype.kind == "u" or (not has_negative and values.max() >= 1 << (bits - 1)):
             values = values.view(f"i{values.itemsize}")
             values = (values << (width - bits)) >> (width - bits)  # repeats the sign bit
+    elif not layout.is_signed and values.dtype.kind == "u" and bits < width and _has_foreign_bits(values, bits):
+        values = values & values.dtype.type((1 << bits) - 1)
     elif not layout.is_signed and values.dtype.kind == "i":
         values = values.view(f"u{values.itemsize}")
         values = values & values.dtype.type((1 << min(bits, width)) - 1)

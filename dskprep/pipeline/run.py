@@ -52,7 +52,8 @@ RETRIES = {
     None: (),
     "refused": ("refused",),
     "failed": ("failed", "killed"),
-    "all": ("refused", "failed", "killed"),
+    "set-aside": ("set-aside",),
+    "all": ("set-aside", "refused", "failed", "killed"),
 }
 """Which statuses are done again, by the value of `retry`."""
 MAX_FAILURES_IN_A_ROW = 20
@@ -130,7 +131,7 @@ def run(
     if storage.is_within(source, target):
         raise UsageError(f"the source {source} lies inside the target {target}; choose another target")
     if retry not in RETRIES:
-        raise UsageError(f"retry must be refused, failed or all, not {retry!r}")
+        raise UsageError(f"retry must be refused, failed, set-aside or all, not {retry!r}")
     if limit is not None and limit < 1:
         raise UsageError(f"limit must be 1 or more, not {limit}")
     if not isinstance(observers, (list, tuple)):

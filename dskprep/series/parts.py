@@ -15,6 +15,8 @@ SAME_POSITION_MM = 0.01
 """Slices no farther apart along their normal lie at one position."""
 MAX_OVERLAP = 0.25
 """Largest share of the shorter of two stacks that may lie where the other does, for both to be parts of one scan."""
+JUMP = 0.5
+"""Share of a series' extent over which a scanner goes back only to begin anew."""
 MAX_TAGS = 3
 """Most tags that are used together to tell stacks apart."""
 
@@ -47,8 +49,6 @@ def part(
     shifted by half a step.
     """
     repeats = find_repeats(chosen, along)
-    if not repeats and not any(len(set(values)) > 1 for values in zip(*(planes[i].stack for i in chosen), strict=True)):
-        return [chosen]
     second_best: list[list[int]] = []
     for parts in itertools.chain(
         _part_by_tags(planes, chosen, along, min_slices), _part_by_order(planes, chosen, along)
@@ -100,17 +100,21 @@ def _part_by_tags(
 
 
 def _part_by_order(planes: Sequence[Plane], chosen: list[int], along: dict[int, float]) -> Iterator[list[list[int]]]:
-    """Start a new stack, in the order of making, wherever a position comes again; nothing if that order is not told."""
+    """Start a new stack, in the order of making, where a position comes again or the scanner went back a long way.
+
+    Yields nothing if that order is not told.
+    """
     place = {chosen[0]: 0}  # equal for slices at one position
     for a, b in itertools.pairwise(chosen):
         place[b] = place[a] + (along[b] - along[a] > SAME_POSITION_MM)
+    n_places = 1 + max(place.values())
     for way in range(len(planes[chosen[0]].order)):
         made = {i: planes[i].order[way] for i in chosen}
         stacks: list[list[int]] = [[]]
         seen: set[int] = set()
         last = ""
         for i in sorted(chosen, key=lambda i: made[i]):
-            if place[i] in seen:
+            if place[i] in seen or (stacks[-1] and abs(place[i] - place[stacks[-1][-1]]) > JUMP * n_places):
                 if made[i] in (last, ""):
                     break
                 stacks.append([])

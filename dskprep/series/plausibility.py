@@ -17,11 +17,15 @@ from dskprep.volume import PADDING
 
 MIN_VALUES = 2000
 """Fewer values than this, measured and counted, say nothing."""
-HIGHEST_HU = 3500
-"""Few voxels lie above: bone ends near 2000, and 12 bits, which most scanners store, at 3071."""
+HIGHEST_HU = 2000
+"""Few voxels lie above: bone ends near 2000; metal and enamel, which do not, are small."""
+NARROW_HU = 50
+"""Noise alone spreads wider than this."""
 LOWEST_HU = -1500
 """Few voxels lie below: air is -1000, and kernels overshoot by a few hundred."""
 
+MAX_RESCALES = 4
+"""Rescales whose slices are judged by themselves; some makers give each slice its own."""
 REACH = 1 << 15
 """Values from -REACH to REACH - 1 are counted, one by one."""
 
@@ -42,18 +46,60 @@ class Histogram:
         planes.count_values(hu, self.counts)
         self._fills |= fills
 
+    def with_all(self, others: list[Histogram]) -> Histogram:
+        """Return one histogram of these."""
+        together = Histogram()
+        for one in (self, *others):
+            together.counts += one.counts
+            together._fills |= one._fills
+        return together
+
     def measured(self) -> Counts:
         """Return how often each value was found, without the values that fill."""
         counts = self.counts.copy()
         counts[np.array([*self._fills, PADDING]) + REACH] = 0
+        counts[counts[: LOWEST_HU + REACH].argmax()] = 0  # padding that no header declares, and no corner shows
         return counts
+
+
+class Histograms:
+    """The values of a series, by the rescale of its slices: a few may have lost theirs."""
+
+    def __init__(self) -> None:
+        self._by_rescale: dict[tuple[float, float] | None, Histogram] = {}
+
+    def of(self, slope: float, intercept: float) -> Histogram:
+        """Return where the slices with this rescale are counted: beyond MAX_RESCALES, all others together."""
+        rescale: tuple[float, float] | None = (slope, intercept)
+        if rescale not in self._by_rescale:
+            rescale = rescale if len(self._by_rescale) < MAX_RESCALES else None
+        if rescale not in self._by_rescale:
+            self._by_rescale[rescale] = Histogram()
+        return self._by_rescale[rescale]
+
+    def what_else(self) -> str | None:
+        """Say what the values that cannot be HU look like: all of them, or those of one rescale."""
+        found = what_else(self._together())
+        for rescale, histogram in self._by_rescale.items():
+            own = what_else(histogram) if rescale and not found else None
+            if rescale and own:
+                found = f"in slices of slope {rescale[0]:g} and intercept {rescale[1]:g} {own}"
+        return found
+
+    def show_hu(self) -> bool:
+        """Tell whether the values show that they are HU (see `show_hu`)."""
+        return show_hu(self._together())
+
+    def _together(self) -> Histogram:
+        first, *others = self._by_rescale.values()
+        return first.with_all(others) if others else first
 
 
 def what_else(histogram: Histogram) -> str | None:
     """Say what values that cannot be HU look like; None if they can be HU, or are too few to tell."""
     found = np.flatnonzero(histogram.counts) - REACH
-    if histogram.counts.sum() >= MIN_VALUES and np.ptp(found) <= 2:
-        return f"nothing but {found[0]} to {found[-1]}, such as a blank image or one that was scaled to 0..1"
+    if histogram.counts.sum() >= MIN_VALUES and np.ptp(found) <= NARROW_HU:
+        return f"nothing but {found[0]} to {found[-1]}, such as a blank image or one that was scaled down"
     counts = histogram.measured()
     n = int(counts.sum())
     if n < MIN_VALUES:
@@ -62,7 +108,7 @@ def what_else(histogram: Histogram) -> str | None:
     def share(start: int, stop: int) -> float:
         return float(counts[start + REACH : stop + REACH].sum()) / n
 
-    if share(HIGHEST_HU, REACH) > 0.2:
+    if share(HIGHEST_HU, REACH) > 0.15:
         return f"{share(HIGHEST_HU, REACH):.0%} of the values lie above {HIGHEST_HU}, such as raw or scaled ones"
     if _are_bytes(counts):
         return "8-bit grey values"
@@ -72,6 +118,8 @@ def what_else(histogram: Histogram) -> str | None:
         return f"no rescale: nothing is air, and {share(824, 1224):.0%} of the values lie between 824 and 1224"
     if share(-500, REACH) < 0.04 and share(-1224, -824) > 0.2 and share(-REACH, -1200) > 0.02:
         return f"rescaled twice: the values that should be tissue lie near -1000, and air below {LOWEST_HU}"
+    if share(-REACH, -650) < 0.005 and share(-650, -250) > 0.15:
+        return f"an offset: nothing is air, and {share(-650, -250):.0%} of the values lie between -650 and -250"
     if share(-REACH, LOWEST_HU) > 0.2:
         return f"{share(-REACH, LOWEST_HU):.0%} of the values lie below {LOWEST_HU}, and differ too much for padding"
     return None

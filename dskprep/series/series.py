@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from dskprep.dicom import pixels
 from dskprep.dicom.slices import Slice
 from dskprep.errors import Refusal
-from dskprep.series import hounsfield, plausibility, stacks, upright
+from dskprep.series import hounsfield, stacks, upright
 from dskprep.series.geometry import Layout
-from dskprep.series.plausibility import Histogram
+from dskprep.series.plausibility import Histograms
 from dskprep.volume import Volume
 
 Reread = Callable[[Sequence[Slice]], Iterator[Slice]]
@@ -89,7 +89,7 @@ class Decoded:
         self._layout, self._warnings, self._to_hu = found._layout, found.warnings, found._to_hu
         self._encoded: Iterator[Slice] | None = encoded
         self._n_encoded, self._n_clipped, self._n_blank = found.n_slices, 0, 0
-        self._sha256, self._histogram = hashlib.sha256(), Histogram()
+        self._sha256, self._histograms = hashlib.sha256(), Histograms()
         self._doubt, self._check_hu = found._doubt, found._check_hu
 
     def planes(self) -> Iterator[NDArray[np.int16]]:
@@ -120,12 +120,12 @@ class Decoded:
     def _judge_values(self) -> None:
         """Refuse a series whose values cannot be HU, or do not show that they are where the header leaves it open."""
         accept = "if you know better, accept the values with the setting check_hu = false"
-        found = plausibility.what_else(self._histogram)
+        found = self._histograms.what_else()
         if found and self._check_hu:
             raise Refusal(
                 "hu-implausible", f"expected HU (air near -1000, soft tissue near 0), found {found}; {accept}"
             )
-        if self._doubt and self._check_hu and not plausibility.show_hu(self._histogram):
+        if self._doubt and self._check_hu and not self._histograms.show_hu():
             raise Refusal(
                 "not-hu",
                 f"expected RescaleType HU, slope and intercept, or values that show HU by themselves (air near -1000, "
@@ -144,7 +144,7 @@ class Decoded:
             low, high = sorted(hounsfield.to_hu(np.array([s.padding], np.int64), s.slope, s.intercept)[0].tolist())
             declared = low, high
         self._n_blank += hounsfield.is_blank(hu)
-        self._histogram.add(hu, hounsfield.find_fills(hu, declared))
+        self._histograms.of(s.slope, s.intercept).add(hu, hounsfield.find_fills(hu, declared))
         if self._to_hu is not None:
             self._to_hu(stored, s.slope, s.intercept, hu)
             return hu

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from dskprep.dicom.header import KINDS
 from dskprep.dicom.plane import Plane
 from dskprep.errors import Refusal
 from dskprep.series.geometry import Layout, lay_out
@@ -113,7 +114,7 @@ def _stacks_of(
             left_out_mm = round(all_mm - covered_mm, 3)
             is_left_out = left_out_mm > layout.grid.spacing[0] * 1.5
             more = [
-                ("stacks-joined", len(order) > len(parts[0])),
+                ("stacks-joined", len(order) > len(parts[0]) or _are_of_several_kinds([planes[i] for i in order])),
                 ("one-of-several-stacks", len(others) > 0),
                 ("body-left-out", is_left_out),
                 ("tilt-corrected", layout.tilt_degrees > 0),
@@ -122,6 +123,11 @@ def _stacks_of(
             words = tuple(dict.fromkeys(word for word, applies in doubts + more if applies))
             yield Stack(order, layout, words, left_out_mm if is_left_out else 0.0)
         parts = others
+
+
+def _are_of_several_kinds(planes: Sequence[Plane]) -> bool:
+    """Tell whether kernel, kVp or description change along a stack."""
+    return any(len({plane.stack[k] for plane in planes}) > 1 for k in KINDS if k < len(planes[0].stack))
 
 
 def _group(planes: Sequence[Plane]) -> list[list[int]]:

@@ -28,8 +28,8 @@ MARKER_SUFFIX = "_$folder$"
 MAX_KEY = 160
 """Longest key. File systems allow names of 255 bytes, and a digest and suffixes are appended to the key."""
 
-_UNFINISHED = re.compile(r"\..+\.(dcm|dicom|ima)\.\w{6}", re.IGNORECASE)
-"""The hidden name under which rsync receives a file: it may be a slice that never came to its end."""
+_UNFINISHED = re.compile(r"\..+\.(dcm|dicom|ima)\.(\w{6}|part|partial|tmp|filepart|download)", re.IGNORECASE)
+"""The hidden name under which rsync and others receive a file: it may be a slice that never came to its end."""
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9._=@,-]")
 """What a key must not hold, so that it can name a file on any file system and an object in any bucket."""
@@ -119,7 +119,10 @@ def _is_marker(name: str) -> bool:
 
 def _is_hidden(path: str) -> bool:
     folder, _, name = f"/{path}".rpartition("/")
-    return "/." in f"{folder}/" or (name.startswith(".") and not _UNFINISHED.fullmatch(name))
+    is_in_hidden = (
+        "/." in f"{folder}/" or "/__MACOSX/" in f"{folder}/"
+    )  # what macOS puts into archives beside the files
+    return is_in_hidden or (name.startswith(".") and not _UNFINISHED.fullmatch(name))
 
 
 def digest(entries: Iterable[Entry]) -> str:

@@ -209,6 +209,8 @@ def assemble_as(slices: list[Slice], settings: PrepConfig, reread: Reread | None
 
 def _nothing_found(contents: Contents) -> Refusal:
     """Say why files without any CT slice are refused."""
+    if stray := contents.lone_stray():
+        return stray
     counts = aside_counts(contents)
     if "localizer" in counts:
         return Refusal("localizer-only", f"expected CT slices, found localizers and such only ({counts})")
@@ -217,6 +219,4 @@ def _nothing_found(contents: Contents) -> Refusal:
         return Refusal("not-ct", f"expected CT images, found {', '.join(kinds['not-ct'])[:200]}")
     if kinds["no-image"]:
         return Refusal("no-image", f"holds no images, but {', '.join(kinds['no-image'])[:200]}")
-    if stray := contents.lone_stray():
-        return stray
     return Refusal("no-dicom", f"expected DICOM files, found none among {sum(counts.values())} files")

@@ -92,6 +92,14 @@ def test_values_beyond_the_declared_12_bits_are_kept(signed: bool) -> None:
     assert (stored_values(data, layout_of(EXPLICIT, bits=12, signed=signed), "") == image).all()
 
 
+def test_bits_beyond_the_declared_12_that_belong_to_something_else_are_left_out() -> None:
+    image = smooth(0, 3000)
+    stored = image.copy()
+    stored[5:15, 5:20] |= 1 << 12
+    data = stored.astype("<u2").tobytes()
+    assert (stored_values(data, layout_of(EXPLICIT, bits=12, signed=False), "") == image).all()
+
+
 def test_values_stored_in_the_upper_bits_are_shifted_down() -> None:
     image = smooth(0, 4095)
     data = (image << 4).astype("<u2").tobytes()

@@ -453,6 +453,28 @@ def test_two_reconstructions_half_a_step_apart_are_not_mixed() -> None:
     assert found.warnings == ("one-of-several-stacks",)
 
 
+@pytest.mark.parametrize("keyword", ["ContentTime", "InstanceNumber"])
+def test_two_scans_half_a_step_apart_are_told_apart_by_their_order(keyword: str) -> None:
+    stored = distinct(20, 6, 7)
+    first, second = (
+        [
+            ct_files(stored[k:], first=(-10, -20, -30 + k / 10), step_mm=2, **{keyword: 100 + 5 * k + j})[j]
+            for j in range(10)
+        ]
+        for k in (0, 10)
+    )
+    found = decoded(random.Random(0).sample(first + second, 20))
+    assert (found.volume.array == stored[:10] - 1024).all()
+    assert found.warnings == ("one-of-several-stacks",)
+
+
+@pytest.mark.parametrize(("keyword", "value"), [("ConvolutionKernel", "B70f"), ("SeriesDescription", "arterial")])
+def test_a_kernel_that_changes_along_the_scan_is_said(keyword: str, value: str) -> None:
+    stored = distinct(10, 6, 7)
+    files = ct_files(stored, **{keyword: "B30f"})[:5] + ct_files(stored, **{keyword: value})[5:]
+    assert decoded(files).warnings == ("stacks-joined",)
+
+
 def test_a_scan_in_two_parts_is_one_volume() -> None:
     stored = distinct(10, 6, 7)
     files = [ct_files(stored, AcquisitionNumber=1 + (k >= 6), ContentTime=f"1000{k:02}")[k] for k in range(10)]
@@ -570,7 +592,10 @@ def chest(n: int = 12, seed: int = 0) -> NDArray[np.int16]:
 WRONG = {
     "no rescale": chest() + 1024,
     "rescaled twice": chest() - 1024,
-    "above 3500": chest() + 8192,
+    "above 2000": chest() + 8192,
+    "of the values lie above 2000": ((chest() + 1024) / 2048 * 4095).clip(0, 4095),  # a window in 12 bits
+    "nothing but -1024 to -1021": (chest() // 1000) - 1022,
+    "an offset": chest() + 500,
     "8-bit": ((chest() + 1024) / 2048 * 255).clip(0, 255),
     "8-bit grey": ((chest() + 1024) / 1500 * 255).clip(0, 255) - 1024,  # with the rescale of before
     "nothing but 0 to 1": (chest() > -500).astype(int),
@@ -626,7 +651,7 @@ def test_where_the_header_leaves_it_open_the_values_must_show_hu(tags: dict[str,
     good = decoded(ct_files(chest(), **{"RescaleIntercept": 0, **tags}))
     assert (good.volume.array == chest()).all()
     assert good.warnings == ("hu-from-values",)
-    for hu in (chest().clip(0, 80), chest()[:, 66:78, 30:66].repeat(3, 1), chest() // 2):
+    for hu in (chest().clip(0, 80), chest()[:, 66:78, 30:66].repeat(3, 1), chest().clip(-160, 240)):
         refusal = refusal_of(ct_files(hu, **{"RescaleIntercept": 0, **tags}))
         assert refusal.reason == "not-hu"
         assert "check_hu = false" in refusal.message
@@ -635,6 +660,23 @@ def test_where_the_header_leaves_it_open_the_values_must_show_hu(tags: dict[str,
 def test_a_rescale_that_some_slices_lack_is_refused() -> None:
     files = ct_files(chest(), RescaleIntercept=0)[:6] + ct_files(chest(), RescaleIntercept=None)[6:]
     assert refusal_of(files).reason == "not-hu"
+
+
+@pytest.mark.parametrize("n_lost", [1, 6])
+def test_a_rescale_that_is_wrong_in_some_slices_is_found(n_lost: int) -> None:
+    good, lost = (
+        ct_files(chest(), RescaleIntercept=0),
+        ct_files(chest() + 1024, RescaleIntercept=0, RescaleSlope="1.001"),
+    )
+    refusal = refusal_of(good[n_lost:] + lost[:n_lost])
+    assert refusal.reason == "hu-implausible"
+    assert "slope 1.001 and intercept 0 no rescale" in refusal.message
+
+
+def test_padding_that_no_header_declares_and_no_corner_shows_is_no_fault() -> None:
+    hu, (y, x) = chest(), np.mgrid[:96, :96] - 47.5
+    hu[:, np.hypot(y, x + 48) > 60] = -3024  # half of a round field of view
+    assert decoded(ct_files(hu[:, :, :60], RescaleIntercept=0)).warnings == ()
 
 
 def test_blank_slices_are_said() -> None:

@@ -332,6 +332,17 @@ def test_a_folder_without_images_is_set_aside(tmp_path: Path, sop_class: UID) ->
     assert sop_class.name in record.message
 
 
+@pytest.mark.parametrize("names", ["IM{}.dcm", "IM{}"])
+@pytest.mark.parametrize("content", [b"", b"<html>403 Forbidden", bytes(5000)])
+def test_slices_that_are_all_damaged_are_not_set_aside_for_a_label_beside_them(
+    tmp_path: Path, names: str, content: bytes
+) -> None:
+    label = ct_file(distinct(4, 4), SOPClassUID=RTStructureSetStorage, PixelData=None)
+    tiny.write(tmp_path / "in/p1", {"rs.dcm": label} | {names.format(k): content for k in range(20)})
+    (record,) = prepare(only_job(tmp_path / "in"), tmp_path / "out")
+    assert (record.status, record.reason) == ("refused", "truncated")
+
+
 def test_slices_with_a_series_uid_of_their_own_each_are_one_refusal_that_says_so(tmp_path: Path) -> None:
     files = ct_files(distinct(12, 16, 16))
     each = {
