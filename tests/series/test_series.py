@@ -456,14 +456,11 @@ def test_two_reconstructions_half_a_step_apart_are_not_mixed() -> None:
 @pytest.mark.parametrize("keyword", ["ContentTime", "InstanceNumber"])
 def test_two_scans_half_a_step_apart_are_told_apart_by_their_order(keyword: str) -> None:
     stored = distinct(20, 6, 7)
-    first, second = (
-        [
-            ct_files(stored[k:], first=(-10, -20, -30 + k / 10), step_mm=2, **{keyword: 100 + 5 * k + j})[j]
-            for j in range(10)
-        ]
-        for k in (0, 10)
-    )
-    found = decoded(random.Random(0).sample(first + second, 20))
+    files = []
+    for k in (0, 10):
+        where = {"first": (-10, -20, -30 + k / 10), "step_mm": 2}
+        files += [ct_files(stored[k:], **where, **{keyword: f"{100 + 5 * k + j:06}"})[j] for j in range(10)]
+    found = decoded(random.Random(0).sample(files, 20))
     assert (found.volume.array == stored[:10] - 1024).all()
     assert found.warnings == ("one-of-several-stacks",)
 
@@ -594,7 +591,7 @@ WRONG = {
     "rescaled twice": chest() - 1024,
     "above 2000": chest() + 8192,
     "of the values lie above 2000": ((chest() + 1024) / 2048 * 4095).clip(0, 4095),  # a window in 12 bits
-    "nothing but -1024 to -1021": (chest() // 1000) - 1022,
+    "nothing but -1024 to -1022": (chest() // 1000) - 1022,
     "an offset": chest() + 500,
     "8-bit": ((chest() + 1024) / 2048 * 255).clip(0, 255),
     "8-bit grey": ((chest() + 1024) / 1500 * 255).clip(0, 255) - 1024,  # with the rescale of before
@@ -662,7 +659,7 @@ def test_a_rescale_that_some_slices_lack_is_refused() -> None:
     assert refusal_of(files).reason == "not-hu"
 
 
-@pytest.mark.parametrize("n_lost", [1, 6])
+@pytest.mark.parametrize("n_lost", [3, 6])
 def test_a_rescale_that_is_wrong_in_some_slices_is_found(n_lost: int) -> None:
     good, lost = (
         ct_files(chest(), RescaleIntercept=0),
