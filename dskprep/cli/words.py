@@ -64,6 +64,7 @@ def describe_plan(plan: Plan) -> Iterator[RenderableType]:
     what = "all," if plan.n_sampled == plan.n_patients else f"{plan.n_sampled} of them, spread evenly,"
     yield f"{plan.n_patients} patients in {plan.source}; by the headers of {what} these series would be"
     yield _tabulate(*plan.in_numbers())
+    yield "(pixels were not read: damage in them, and values that cannot be HU, show in a run)"
     yield from _describe_estimate(plan)
 
 

@@ -98,7 +98,7 @@ _KEYWORDS = {
     *"SOPClassUID SeriesInstanceUID Modality ImageType NumberOfFrames ContrastBolusAgent LossyImageCompression".split(),
     *"SharedFunctionalGroupsSequence PerFrameFunctionalGroupsSequence".split(),
     *"ImagePositionPatient ImageOrientationPatient PixelSpacing".split(),
-    *"RescaleType RescaleSlope RescaleIntercept PixelPaddingValue PixelPaddingRangeLimit".split(),
+    *"RescaleType RescaleSlope RescaleIntercept ModalityLUTSequence PixelPaddingValue PixelPaddingRangeLimit".split(),
     *"SamplesPerPixel PhotometricInterpretation Rows Columns BitsAllocated BitsStored HighBit".split(),
     *"PixelRepresentation PixelData FloatPixelData DoubleFloatPixelData".split(),
     *FACTS.values(),

@@ -179,6 +179,10 @@ class _Frame:
         rescale_type = str(self.find("PixelValueTransformationSequence", "RescaleType") or "").strip().upper()
         if rescale_type in OTHER_QUANTITIES:
             raise Refusal("not-hu", f"{self.name}: expected RescaleType HU, found {rescale_type}, another quantity")
+        if self.levels[-1].get("ModalityLUTSequence"):
+            raise Refusal(
+                "not-hu", f"{self.name}: expected RescaleSlope and RescaleIntercept, found a ModalityLUTSequence"
+            )
         for keyword in ("RescaleSlope", "RescaleIntercept"):
             if self.find("PixelValueTransformationSequence", keyword) is None:
                 return f"no {keyword}"

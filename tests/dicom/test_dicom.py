@@ -340,6 +340,7 @@ def test_an_element_that_cannot_be_parsed_and_is_not_needed_does_no_harm() -> No
         ({"SamplesPerPixel": 3, "PhotometricInterpretation": "RGB"}, "not-hu"),
         ({"PhotometricInterpretation": "PALETTE COLOR"}, "not-hu"),
         ({"RescaleType": "MGML"}, "not-hu"),
+        ({"ModalityLUTSequence": [Dataset()], "RescaleSlope": None, "RescaleIntercept": None}, "not-hu"),
         ({"RescaleType": "HU_MOD"}, "not-hu"),
         ({"RescaleSlope": 0}, "not-hu"),
         ({"ImageOrientationPatient": [1, 0, 0, 1, 0, 0]}, "mixed-geometry"),

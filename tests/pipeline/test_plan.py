@@ -130,7 +130,7 @@ def test_a_tilt_that_recipes_of_2017_do_not_know_is_predicted(tmp_path: Path) ->
 
 def test_warnings_that_headers_show_are_predicted(tmp_path: Path) -> None:
     files = as_files(builders.ct_files(STORED, LossyImageCompression="01"))
-    files["0002.dcm"] = as_files(builders.ct_files(STORED, RescaleSlope="2"))["0002.dcm"]
+    files["0002.dcm"] = as_files(builders.ct_files(STORED, RescaleSlope="0.9"))["0002.dcm"]
     tiny.write(tmp_path / "in/p1", files)
     (case,) = choose(str(tmp_path / "in"))
     (prediction,) = predict(case, CONFIG)
