@@ -232,4 +232,4 @@ def forget(target: str, names: Collection[RecordName], *, is_trial: bool = False
 def write_run(target: str, run_id: str, summary: dict[str, Any], performance: bytes = b"") -> None:
     """Write the account of a run and, if there is one, Dask's performance report."""
     files = {"summary.json": to_json(summary)} | ({"performance.html": performance} if performance else {})
-    storage.write_many(storage.join(target, "runs", run_id), files)
+    storage.write_many(target, {f"runs/{run_id}/{name}": content for name, content in files.items()})
