@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+import imagecodecs
 import msgspec
 import numpy as np
 from pydicom.dataset import Dataset, FileMetaDataset
@@ -100,6 +101,9 @@ def peak_bytes() -> int:
     status = Path("/proc/self/status").read_text(encoding="ascii")
     return 1024 * int(status.partition("VmHWM:")[2].split()[0])
 
+
+THUMBNAIL = bytes(imagecodecs.webp_encode(np.zeros((144, 288, 3), np.uint8), level=60, lossless=False))
+"""A picture of the kind and size of all thumbnails."""
 
 AFFINE = [[0.0, 0.0, 1.0, 0.0], [0.0, 1.0, 0.0, 0.0], [1.0, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 1.0]]
 GEOMETRY = {"shape": [1, 1, 1], "spacing_mm": [1.0, 1.0, 1.0], "affine": AFFINE}

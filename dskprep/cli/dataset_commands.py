@@ -7,6 +7,7 @@ import json
 import click
 
 from dskprep.cli.exits import EXIT_CLEAN, EXIT_SOME_NOT_WRITTEN
+from dskprep.errors import UsageError
 
 
 @click.command()
@@ -29,22 +30,31 @@ def status(target: str, as_json: bool) -> int:
 @click.command()
 @click.argument("target")
 @click.option("--forget", is_flag=True, help="Delete the records of faulty volumes: the next run makes these again.")
-def verify(target: str, forget: bool) -> int:
+@click.option("--dry-run", is_flag=True, help="With --forget: only say what would be deleted.")
+def verify(target: str, forget: bool, dry_run: bool) -> int:
     """Re-read every volume of TARGET against its recorded checksums and shape."""
     from dskprep.dataset import verification
 
+    if dry_run and not forget:
+        raise UsageError("--dry-run says what --forget would delete; give both")
     n_checked, faulty = 0, set()
     for finding in verification.verify(target):
         n_checked += 1
         for fault in finding.faults:
             faulty.add(finding.key)
             click.echo(f"{finding.key}: {fault}")
+        if added := finding.additions:
+            click.echo(f"{finding.key}: {added[0]} and {len(added) - 1} more are not dskprep's; they stay")
     click.echo(f"{n_checked} volumes checked, {len(faulty)} with faults")
     if not faulty:
         return EXIT_CLEAN
     if forget:
-        verification.forget(target, faulty)
-    click.echo("run again to make them anew" if forget else "--forget lets the next run make them anew")
+        names = verification.forget(target, faulty, is_trial=dry_run)
+        for name in names:
+            click.echo(name)
+        click.echo(f"{len(names)} objects {'would be deleted' if dry_run else 'deleted'}")
+    is_done = forget and not dry_run
+    click.echo("run again to make them anew" if is_done else "--forget lets the next run make them anew")
     return EXIT_SOME_NOT_WRITTEN
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -11,16 +12,15 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from dskprep import keys
 from dskprep.errors import DamagedDataset
+from dskprep.keys import FURTHER as FURTHER
 from dskprep.volume import Grid, Triple
 
 STATUSES = ("written", "set-aside", "refused", "failed", "killed")
 """What can become of a series. If one input has two records, the status that comes first here counts."""
 GOOD = frozenset({"written", "set-aside"})
 """The statuses with which nothing is wrong; a run in which all series have them ends with 0."""
-
-FURTHER = "+"
-"""In the key of a further series of a folder, stands between the folder's key and the digest of the series."""
 
 
 class RecordName(NamedTuple):
@@ -31,8 +31,19 @@ class RecordName(NamedTuple):
     digest: str
 
     @property
+    def is_possible(self) -> bool:
+        """Whether dskprep gives such names; what others wrote into a record or the index may be a path to anywhere."""
+        is_digest = re.fullmatch(r"[0-9A-Za-z]+", self.digest)
+        return self.status in STATUSES and keys.is_of_series(self.key) and bool(is_digest)
+
+    @property
     def path(self) -> str:
-        """Where the record lies below the dataset."""
+        """Where the record lies below the dataset. Raises DamagedDataset if no record can have this name."""
+        if not self.is_possible:
+            raise DamagedDataset(
+                f"expected the name of a record, found {tuple(self)!r:.200}; a record or index.parquet was altered: "
+                "delete it and run again"
+            )
         return f"records/{self.status}/{self.key}.{self.digest}.json"
 
 
@@ -193,6 +204,11 @@ def parse_record(content: bytes, where: str) -> Record:
         record = msgspec.convert(json.loads(content, parse_constant=_refuse_constant), type=Record)
         if record.status not in STATUSES or (record.is_written and record.geometry is None):
             raise ValueError("its status or its geometry is missing")
+        further = [RecordName(*name.partition("/")[::2], record.input_digest) for name in record.further_series]
+        if bad := [tuple(name) for name in (record.name, *further) if not name.is_possible]:
+            raise ValueError(f"expected names of series, found {bad[0]!r:.200}")
+        if bad_objects := [name for name in record.objects if not is_object_name(name)]:
+            raise ValueError(f"expected names of objects below the volume, found {bad_objects[0]!r:.200}")
         if not where.endswith(record.name.path.removeprefix("records/")):
             raise ValueError(f"it is the record of {record.key}, {record.status}")
         if record.geometry is not None:
@@ -200,6 +216,21 @@ def parse_record(content: bytes, where: str) -> Record:
     except (ValueError, msgspec.ValidationError) as error:
         raise DamagedDataset(f"{where}: this record is damaged ({error}); delete it and run again") from error
     return record
+
+
+def is_object_name(name: str) -> bool:
+    """Tell whether a name stays below the volume, wherever it is stored."""
+    return not any(part in ("", ".", "..") for part in name.split("/")) and not any(c in name for c in "\\\0")
+
+
+def check_key(key: str) -> str:
+    """Return a key that is to become a path. Raises DamagedDataset if no series can have it."""
+    if not keys.is_of_series(key):
+        raise DamagedDataset(
+            f"expected the key of a series, found {key!r:.200}; a record or index.parquet was altered: "
+            "delete it and run again"
+        )
+    return key
 
 
 def _refuse_constant(constant: str) -> None:

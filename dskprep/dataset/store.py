@@ -13,12 +13,13 @@ runs/<run id>/performance.html                  Dask's performance report, if th
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from importlib.metadata import version
 from typing import Any
 
 from dskprep import storage
-from dskprep.dataset.record import STATUSES, Record, RecordName, StoredObject, parse_record, to_json
+from dskprep.dataset import own
+from dskprep.dataset.record import STATUSES, Record, RecordName, StoredObject, check_key, parse_record, to_json
 from dskprep.errors import DamagedDataset, UsageError
 from dskprep.settings import PrepConfig
 from dskprep.storage import Entry
@@ -30,9 +31,11 @@ FORMAT = 1
 def create(target: str, config: PrepConfig) -> None:
     """Begin a dataset, or join one that has the same settings.
 
-    Raises UsageError if the target holds a dataset with other settings (the message lists the differences),
-    InfrastructureError if it cannot be written.
+    Raises UsageError if the target holds a dataset with other settings (the message lists the differences) or
+    something else; InfrastructureError if it cannot be written, or has a link in place of a folder.
     """
+    check_place(target)
+    refuse_links(target)
     content: dict[str, Any] = {
         "format": FORMAT,
         "settings": config.as_dict(),
@@ -40,10 +43,6 @@ def create(target: str, config: PrepConfig) -> None:
         "dskprep": version("dskprep"),
     }
     url = storage.join(target, "dataset.json")
-    if not storage.exists(url) and next(record_names(target), None) is not None:
-        raise UsageError(
-            f"{target}: holds records but no dataset.json, so their settings are unknown; choose another target"
-        )
     if storage.create(url, to_json(content)):
         return
     there = describe(target)
@@ -57,6 +56,33 @@ def create(target: str, config: PrepConfig) -> None:
         if there["settings"].get(name) != here.get(name)
     ]
     raise UsageError(f"{target}: holds a dataset of other settings ({'; '.join(differences)}); choose another target")
+
+
+def check_place(target: str) -> None:
+    """Raise UsageError unless the target is a dataset, or an empty or an absent place where one can begin.
+
+    In a folder, hidden files count for nothing: an operating system leaves some (`.DS_Store`), and so does a run that
+    died while it began.
+    """
+    url = storage.join(target, "dataset.json")
+    if storage.exists(url):
+        return
+    files, is_local = storage.listing(target), not storage.is_bucket(target)
+    names = [e.name for e in files if not (is_local and (e.name.startswith(".") or own.is_unfinished(e.name)))]
+    names += storage.folders(target)
+    if is_local and not names and storage.entry_of(target):
+        raise UsageError(f"{target}: expected a folder as the target, found a file; choose another target")
+    if names and not storage.exists(url):  # asked again: another run may have begun the dataset before the listing
+        raise UsageError(
+            f"{target}: expected an empty or a new place, or a dataset; found {names[0]} and no dataset.json; choose "
+            "another target, such as a new folder in it"
+        )
+
+
+def refuse_links(target: str) -> None:
+    """Raise InfrastructureError if a folder of a dataset is a link, through which nothing is written or deleted."""
+    folders = ["volumes", "thumbnails", "runs", *(f"records/{status}" for status in STATUSES)]
+    storage.refuse_links(target, [f"{folder}/any" for folder in folders])
 
 
 def describe(target: str) -> dict[str, Any]:
@@ -86,12 +112,22 @@ def record_names(target: str) -> Iterator[RecordName]:
 
 
 def list_records(target: str) -> Iterator[tuple[RecordName, Entry]]:
-    """Yield the name of each record and its entry in the listing. Only lists, reads none of them."""
+    """Yield the name of each record and its entry in the listing. Only lists, reads none of them.
+
+    A file whose name no record can have is none: others' files are passed over, and so is a key that leads elsewhere.
+    """
     for entry in storage.listing_below(storage.join(target, "records")):
         status, _, name = entry.name.partition("/")
         key, _, digest = name.removesuffix(".json").rpartition(".")
-        if status in STATUSES and name.endswith(".json") and key:
-            yield RecordName(status, key, digest), entry
+        if name.endswith(".json") and (found := RecordName(status, key, digest)).is_possible:
+            yield found, entry
+
+
+def written_keys(target: str) -> set[str]:
+    """Return the keys of all written volumes. Raises InfrastructureError if their records cannot be listed."""
+    if not storage.is_bucket(target):  # a folder that cannot be listed is an error here, and below passed over
+        storage.listing(storage.join(target, "records/written"))
+    return {name.key for name in record_names(target) if name.status == "written"}
 
 
 def read_record(target: str, name: RecordName) -> Record:
@@ -111,21 +147,38 @@ def find_written(target: str, key: str, digest: str) -> list[Record]:
 
 
 def volume_url(target: str, key: str) -> str:
-    return storage.join(target, "volumes", f"{key}.zarr")
+    return storage.join(target, volume_name(key))
+
+
+def volume_name(key: str) -> str:
+    """Return where a volume lies below the dataset. Raises DamagedDataset if no series can have this key."""
+    return f"volumes/{check_key(key)}.zarr"
 
 
 def write_volume(target: str, key: str, objects: dict[str, bytes]) -> dict[str, StoredObject]:
-    """Write the objects of a volume, delete all others under its key, and return the size and SHA-256 of each."""
-    url = volume_url(target, key)
-    leftover = [e.name for e in storage.listing_below(url) if e.name not in objects]
-    storage.delete(url, leftover)
-    storage.write_many(url, objects)
+    """Write the objects of a volume, and return the size and SHA-256 of each.
+
+    What dskprep wrote under this key before is deleted. What others put there stays.
+    """
+    folder = volume_name(key)
+    there = volume_objects(target, key)
+    storage.delete(target, [f"{folder}/{name}" for name in own.of_volume(there) if name not in objects])
+    storage.write_many(target, {f"{folder}/{name}": content for name, content in objects.items()})
     return {name: StoredObject.of(content) for name, content in objects.items()}
 
 
+def volume_objects(target: str, key: str) -> set[str]:
+    """Return the names of all objects below a volume, those behind links to folders excepted.
+
+    Raises InfrastructureError if the volume itself is a link.
+    """
+    storage.refuse_links(target, [f"{volume_name(key)}/any"])
+    return {entry.name for entry in storage.listing_below(volume_url(target, key), follow_links=False)}
+
+
 def thumbnail_name(key: str) -> str:
-    """Return where a volume's thumbnail lies below the dataset."""
-    return f"thumbnails/{key}.webp"
+    """Return where a volume's thumbnail lies below the dataset. Raises DamagedDataset as `volume_name` does."""
+    return f"thumbnails/{check_key(key)}.webp"
 
 
 def write_thumbnail(target: str, key: str, content: bytes) -> StoredObject:
@@ -136,20 +189,48 @@ def write_thumbnail(target: str, key: str, content: bytes) -> StoredObject:
 
 def commit(target: str, record: Record) -> None:
     """Write a record, which marks its series as done. If another run has written the record already, that one stays."""
+    storage.refuse_links(target, [record.name.path])
     storage.create(storage.join(target, record.name.path), record.to_json())
 
 
-def forget(target: str, names: Iterable[RecordName]) -> None:
-    """Delete records, so that their series count as not done, and then the volumes that they describe."""
-    names = list(names)
-    storage.delete(target, [name.path for name in names])
-    for name in names:
-        if name.status == "written":
-            write_volume(target, name.key, {})
-            storage.delete(target, [thumbnail_name(name.key)])
+def withdraw_broken(target: str, records: Iterable[Record]) -> list[str]:
+    """Delete those records of which an object is not there, and return their paths.
+
+    Who deletes and who commits at the same time both look afterwards, so that one of them sees what the other did.
+    """
+    broken = [record.name.path for record in records if record.is_written and _lacks_objects(target, record)]
+    storage.delete(target, broken)
+    return broken
+
+
+def _lacks_objects(target: str, record: Record) -> bool:
+    there = {entry.name for entry in storage.listing_below(volume_url(target, record.key))}
+    has_thumbnail = record.thumbnail is None or storage.exists(storage.join(target, thumbnail_name(record.key)))
+    return not (there >= record.objects.keys() and has_thumbnail)
+
+
+def forget(target: str, names: Collection[RecordName], *, is_trial: bool = False) -> list[str]:
+    """Delete records, so that their series count as not done, and then the volumes that they describe.
+
+    Of a volume only what dskprep writes is deleted, and in a trial nothing. Returns the names of what is deleted.
+    """
+    records = [name.path for name in names]
+    written = [name.key for name in names if name.status == "written"]
+    storage.refuse_links(target, [*records, *(f"{volume_name(key)}/any" for key in written)])
+    if not is_trial:
+        storage.delete(target, records)
+    deleted = records
+    for key in dict.fromkeys(written):
+        found = [f"{volume_name(key)}/{name}" for name in own.of_volume(volume_objects(target, key))]
+        if storage.exists(storage.join(target, thumbnail_name(key))):
+            found.append(thumbnail_name(key))
+        if not is_trial:
+            storage.delete(target, found)
+        deleted += found
+    return deleted
 
 
 def write_run(target: str, run_id: str, summary: dict[str, Any], performance: bytes = b"") -> None:
     """Write the account of a run and, if there is one, Dask's performance report."""
     files = {"summary.json": to_json(summary)} | ({"performance.html": performance} if performance else {})
-    storage.write_many(storage.join(target, "runs", run_id), files)
+    storage.write_many(target, {f"runs/{run_id}/{name}": content for name, content in files.items()})

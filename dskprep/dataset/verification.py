@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
 from collections import deque
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
-from dskprep import storage
-from dskprep.dataset import store
+from dskprep import keys, storage
+from dskprep.dataset import own, store
 from dskprep.dataset.record import RecordName, StoredObject
 from dskprep.errors import DamagedDataset
 
@@ -27,10 +28,14 @@ CLEAN_OLDER_THAN_S = 24 * 3600.0
 
 @dataclass(frozen=True)
 class Finding:
-    """The result for one written series: its faults, none if all is well."""
+    """The result for one written series: its faults, none if all is well.
+
+    `additions` are the objects in its folder that are not dskprep's: no fault, and never deleted.
+    """
 
     key: str
     faults: tuple[str, ...]
+    additions: tuple[str, ...] = ()
 
 
 def verify(target: str | os.PathLike[str]) -> Iterator[Finding]:
@@ -45,8 +50,8 @@ def verify(target: str | os.PathLike[str]) -> Iterator[Finding]:
     ------
     Finding
         For each written volume, in the order of the keys: what is wrong with its objects and its thumbnail, or
-        nothing. An object that is missing, has another size or SHA-256, or does not belong there is a fault, and
-        so is another shape.
+        nothing. An object that is missing, has another size or SHA-256, or would be one of the volume and does not
+        belong there is a fault, and so is another shape. What others added is named, and no fault.
 
     Raises
     ------
@@ -74,8 +79,10 @@ def verify(target: str | os.PathLike[str]) -> Iterator[Finding]:
             threads.shutdown(cancel_futures=True)
 
 
-def forget(target: str | os.PathLike[str], keys: Collection[str]) -> None:
+def forget(target: str | os.PathLike[str], keys: Collection[str], *, is_trial: bool = False) -> list[str]:
     """Delete the records of these written volumes, so that the next run makes them again.
+
+    What dskprep wrote of the volumes is deleted too. What others added to them stays.
 
     Parameters
     ----------
@@ -83,13 +90,26 @@ def forget(target: str | os.PathLike[str], keys: Collection[str]) -> None:
         The dataset, as a path or URL.
     keys
         The keys of the volumes; one that is not written is passed over.
+    is_trial
+        Delete nothing.
+
+    Returns
+    -------
+    list of str
+        The name of each object that is deleted, or in a trial would be.
+
+    Raises
+    ------
+    InfrastructureError
+        If the volume, or a folder of the dataset, is a link. Then nothing is deleted.
 
     Examples
     --------
     >>> dskprep.forget("scans-1mm", ["LIDC-0314"])  # doctest: +SKIP
     """
     target = storage.absolute(target)
-    store.forget(target, [n for n in store.record_names(target) if n.status == "written" and n.key in keys])
+    names = [n for n in store.record_names(target) if n.status == "written" and n.key in keys]
+    return store.forget(target, names, is_trial=is_trial)
 
 
 def clean(
@@ -97,14 +117,16 @@ def clean(
 ) -> Iterator[str]:
     """Delete what runs that died have left behind.
 
-    That is: the objects of volumes without a `written` record, and unfinished local files.
+    That is: what dskprep wrote of volumes without a `written` record, their thumbnails, and unfinished local files.
+    What else lies there stays, and so does what is behind a link. Safe during a run: should a run commit a volume just
+    while it is deleted, its record goes too, and the run or the next one makes it again.
 
     Parameters
     ----------
     target
         The dataset, as a path or URL.
     older_than_s
-        What is younger may belong to a run under way, and stays; in seconds.
+        A volume of which something is younger may belong to a run under way, and stays; in seconds.
     is_trial
         Delete nothing.
 
@@ -118,6 +140,8 @@ def clean(
     ------
     UsageError
         If there is no dataset.
+    InfrastructureError
+        If a folder of the dataset is a link, or cannot be listed.
 
     Examples
     --------
@@ -125,32 +149,90 @@ def clean(
     """
     target = storage.absolute(target)
     store.describe(target)
+    store.refuse_links(target)
     before_s = time.time() - older_than_s
-    written = {name.key for name in store.record_names(target) if name.status == "written"}
-    for place in _places(target, written):
-        for folder in storage.walk(storage.join(target, place)):
-            path = f"{place}/{folder.path}" if folder.path else place
-            old = [e.name for e in folder.entries if e.modified_s < before_s and _is_leftover(path, e, written)]
-            yield from (f"{path}/{name}" for name in old)
+    written = store.written_keys(target)
+    cleaned: set[str] = set()
+    try:
+        for key, names in _leftovers(target, written, before_s):
             if not is_trial:
-                storage.delete(storage.join(target, path), old)
+                cleaned.add(key)
+                storage.delete(target, names)
+            yield from names
+    finally:
+        harmed = _withdraw(target, cleaned - {""})
+    yield from harmed
 
 
-def _places(target: str, written: set[str]) -> list[str]:
-    """Return the folders that may hold leftovers. A bucket never holds unfinished files, so there they are fewer."""
-    if not storage.is_bucket(target):
-        return ["volumes", "thumbnails", "records", "runs"]
-    volumes = storage.folders(storage.join(target, "volumes"))
-    return [f"volumes/{name}" for name in volumes if name.removesuffix(".zarr") not in written] + ["thumbnails"]
+def _leftovers(target: str, written: set[str], before_s: float) -> Iterator[tuple[str, list[str]]]:
+    """Yield names below the target that are left over, with the key that they belong to; unfinished files have none.
+
+    A volume of which anything is younger may be under way as a whole: a run writes over what an earlier one left.
+    """
+
+    def is_old(entry: storage.Entry) -> bool:
+        return 0 < entry.modified_s < before_s  # 0: the store does not say
+
+    if not storage.is_bucket(target):  # a bucket never holds unfinished files
+        yield from (("", [path for path, e in files if is_old(e)]) for files in _unfinished(target))
+    under_way = set()
+    for key, folder in _keys(storage.folders(storage.join(target, "volumes")), ".zarr", written):
+        url = storage.join(target, "volumes", folder)
+        entries = {entry.name: entry for entry in storage.listing_below(url, follow_links=False)}
+        ours = own.of_volume(entries)
+        if not all(is_old(entries[name]) for name in ours):
+            under_way.add(key)
+        elif _is_volume(url, entries.keys(), ours):
+            yield key, [path for name in ours if not own.is_unfinished(path := f"volumes/{folder}/{name}")]
+    thumbnails = {entry.name: entry for entry in storage.listing(storage.join(target, "thumbnails"))}
+    for key, name in _keys(thumbnails, ".webp", written | under_way):
+        path = f"thumbnails/{name}"
+        if is_old(thumbnails[name]) and _is_thumbnail(storage.join(target, path)):
+            yield key, [path]
 
 
-def _is_leftover(folder: str, entry: storage.Entry, written: set[str]) -> bool:
-    if entry.name.endswith(storage.PART_SUFFIX):
-        return True
-    part, _, below = folder.partition("/")
-    if part == "thumbnails":
-        return entry.name.removesuffix(".webp") not in written
-    return part == "volumes" and below.partition("/")[0].removesuffix(".zarr") not in written
+def _keys(names: Iterable[str], suffix: str, others: set[str]) -> Iterator[tuple[str, str]]:
+    """Yield the key in each name, and the name, if it is that of a series and not one of the others."""
+    for name in names:
+        key = name.removesuffix(suffix)
+        if key != name and key not in others and keys.is_of_series(key):
+            yield key, name
+
+
+def _unfinished(target: str) -> Iterator[list[tuple[str, storage.Entry]]]:
+    """Yield the unfinished files of each folder that dskprep writes into, by their path below the target."""
+    yield [(e.name, e) for e in storage.listing(target) if own.is_unfinished(e.name)]
+    for place in ("records", "runs", "thumbnails", "volumes"):
+        for folder in storage.walk(storage.join(target, place), follow_links=False):
+            path = f"{place}/{folder.path}" if folder.path else place
+            yield [(p, e) for e in folder.entries if own.is_unfinished(p := f"{path}/{e.name}")]
+
+
+def _is_volume(url: str, names: Collection[str], ours: Collection[str]) -> bool:
+    """Tell whether dskprep wrote a volume: its metadata say so, or it has none yet and holds nothing else."""
+    if "zarr.json" not in names:
+        return len(names) == len(ours)
+    try:
+        return isinstance(json.loads(storage.read(storage.join(url, "zarr.json")))["attributes"]["dskprep"], dict)
+    except (ValueError, KeyError, TypeError, FileNotFoundError):
+        return False
+
+
+def _is_thumbnail(url: str) -> bool:
+    try:
+        return own.is_thumbnail(storage.read_head(url, own.THUMBNAIL_HEAD_BYTES))
+    except storage.ObjectChanged:
+        return False
+
+
+def _withdraw(target: str, cleaned: Collection[str]) -> list[str]:
+    """Delete the records that were committed while the objects of their volumes were deleted; return their names."""
+    records = []
+    for name in store.record_names(target) if cleaned else ():
+        if name.status == "written" and name.key in cleaned:
+            with contextlib.suppress(FileNotFoundError, DamagedDataset):
+                records.append(store.read_record(target, name))
+    return store.withdraw_broken(target, records)
 
 
 def _check(target: str, name: RecordName) -> Finding:
@@ -161,7 +243,8 @@ def _check(target: str, name: RecordName) -> Finding:
     volume, thumbnail = store.volume_url(target, name.key), store.thumbnail_name(name.key)
     there = {entry.name for entry in storage.listing_below(volume)}
     faults = [f"{path} is missing" for path in sorted(record.objects.keys() - there)]
-    faults += [f"{path} does not belong there" for path in sorted(there - record.objects.keys())]
+    extra, ours = there - record.objects.keys(), own.of_volume(there)
+    faults += [f"{path} does not belong there" for path in sorted(extra.intersection(ours))]
     promised = [(path, storage.join(volume, path), each) for path, each in record.objects.items() if path in there]
     if record.thumbnail is not None:
         promised.append((thumbnail, storage.join(target, thumbnail), record.thumbnail))
@@ -173,7 +256,7 @@ def _check(target: str, name: RecordName) -> Finding:
             shape, recorded = json.loads(content)["shape"], list(record.geometry.shape)
             if shape != recorded:
                 faults.append(f"the shape is {shape} instead of {recorded}")
-    return Finding(name.key, tuple(faults))
+    return Finding(name.key, tuple(faults), tuple(sorted(extra.difference(ours))))
 
 
 def _read(url: str, expected: StoredObject) -> tuple[bytes, str]:

@@ -79,7 +79,7 @@ class Stage(NamedTuple):
 def write_for_run(target: str, run_id: str) -> None:
     """Write the page beside the summary of a run."""
     content = report(target, records_at="../..").encode()
-    storage.write_many(storage.join(target, "runs", run_id), {"qc.html": content})
+    storage.write_many(target, {f"runs/{run_id}/qc.html": content})
 
 
 def report(target: str | os.PathLike[str], *, records_at: str | None = None) -> str:

@@ -2,7 +2,8 @@
 
 What a run does, in this order:
 
-1. Check: source and target lie apart, the settings hold, there are patients, the workers can do the work.
+1. Check: source and target lie apart, the target is a dataset or empty, the settings hold, there are patients, the
+   workers can do the work.
 2. Choose: the cases that are asked for; of these, the jobs are those without a record that still holds (`_jobs`).
 3. Work: `executor` yields each job with its outcome. A worker writes a patient's volumes and its records itself;
    what it could not record is recorded here (`_recorded`). Then the account, the index and the observers hear of it.
@@ -118,7 +119,8 @@ def run(
     Raises
     ------
     UsageError
-        Nothing was started: an argument, the source or the settings are wrong.
+        Nothing was started: an argument, the source or the settings are wrong, or the target holds something else
+        than a dataset.
     InfrastructureError
         Nothing was started: workers lack dskprep or do not reach the data, or a store does not answer.
     RunStopped
@@ -139,6 +141,7 @@ def run(
     settings = config.preset(preset) if settings is None else config.given(settings)
     user_steps.check(settings)
     cases = choose(source, only=only, limit=limit, patient_folders=patient_folders)
+    store.check_place(target)
     notes = cluster_check.check(client, source, target) if client else []
     memory_bytes = min(cluster.memory_limits(client)) if client else MEMORY_LIMIT
     store.create(target, settings)

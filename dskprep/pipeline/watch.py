@@ -99,8 +99,7 @@ class PerformanceReport(Observer):
                 try:
                     self._report.__exit__(None, None, None)
                     content = without_secrets(self._path.read_text())
-                    folder = storage.join(summary.target, "runs", summary.run_id)
-                    storage.write_many(folder, {"performance.html": content})
+                    storage.write_many(summary.target, {f"runs/{summary.run_id}/performance.html": content})
                 except OSError as error:  # an InfrastructureError, or one of the network
                     log.warning(f"no performance report: {error}")
 

@@ -13,7 +13,7 @@ from pathlib import PurePosixPath
 
 import pandas as pd
 
-from dskprep import storage
+from dskprep import keys, storage
 from dskprep.errors import InfrastructureError, UsageError
 from dskprep.source.heads import DICOM_SUFFIXES, may_hold_dicom, plain_name
 from dskprep.storage import Entry, Folder
@@ -30,9 +30,6 @@ MAX_KEY = 160
 
 _UNFINISHED = re.compile(r"\..+\.(dcm|dicom|ima)\.(\w{6}|part|partial|tmp|filepart|download)", re.IGNORECASE)
 """The hidden name under which rsync and others receive a file: it may be a slice that never came to its end."""
-
-_UNSAFE = re.compile(r"[^A-Za-z0-9._=@,-]")
-"""What a key must not hold, so that it can name a file on any file system and an object in any bucket."""
 
 
 @dataclass(frozen=True)
@@ -143,7 +140,7 @@ def key_of(path: str) -> str:
     'LIDC-IDRI-0001__1.3.6__1.3.7'
     """
     path = path.strip("/")
-    key = _UNSAFE.sub("_", path.replace("/", "__")).lstrip(".")
+    key = keys.UNSAFE.sub("_", path.replace("/", "__")).lstrip(".")
     if not key or "__" in path or key != path.replace("/", "__") or len(key) > MAX_KEY:
         key = f"{key[: MAX_KEY - 9]}_{_short_hash(path)}"
     return key
@@ -151,7 +148,7 @@ def key_of(path: str) -> str:
 
 def is_key(text: str) -> bool:
     """Whether a key of a manifest can name a volume."""
-    return 0 < len(text) <= MAX_KEY and not _UNSAFE.search(text) and not text.startswith(".")
+    return len(text) <= MAX_KEY and keys.is_plain(text)
 
 
 def _case(key: str, url: str, entries: list[Entry], **way: bool) -> Case:

@@ -119,10 +119,13 @@ def _list_folder(url: str) -> tuple[list[str], list[Entry]]:
     return [], []
 
 
-def listing_below(url: str) -> Iterator[Entry]:
-    """Yield every file below a folder, its name relative to the folder."""
+def listing_below(url: str, *, follow_links: bool = True) -> Iterator[Entry]:
+    """Yield every file below a folder, its name relative to the folder; `follow_links` as in `walk`."""
     with _opened(url) as (fs, path):
-        yield from (bucket.list_below(fs, path) or []) if is_bucket(url) else local.list_below(fs, path)
+        if is_bucket(url):
+            yield from bucket.list_below(fs, path) or []
+        else:
+            yield from local.list_below(fs, path, follow_links=follow_links)
 
 
 def entry_of(url: str) -> Entry | None:
@@ -134,13 +137,14 @@ def entry_of(url: str) -> Entry | None:
     return None
 
 
-def walk(url: str) -> Iterator[Folder]:
+def walk(url: str, *, follow_links: bool = True) -> Iterator[Folder]:
     """Yield every folder below the URL that holds files, and every empty local one.
 
-    On S3 each folder directly below is listed with all that it holds, several of them at once.
+    On S3 each folder directly below is listed with all that it holds, several of them at once. Without `follow_links`,
+    what lies behind a link to a folder is left out: whoever deletes or writes must not see it.
     """
     with _opened(url) as (fs, path):
-        yield from (bucket if is_bucket(url) else local).walk(fs, path)
+        yield from bucket.walk(fs, path) if is_bucket(url) else local.walk(fs, path, follow_links=follow_links)
 
 
 def read(url: str) -> bytes:
@@ -175,7 +179,11 @@ def read_many(url: str, entries: Sequence[Entry]) -> Iterator[tuple[str, bytes]]
 
 
 def write_many(url: str, objects: dict[str, bytes]) -> None:
-    """Write files below a folder, by name. A reader sees each whole, or as it was before."""
+    """Write files below a folder, by name. A reader sees each whole, or as it was before.
+
+    The folder may be reached by links. Below it none is followed: raises InfrastructureError as `refuse_links` does.
+    """
+    refuse_links(url, objects)
     with _opened(url) as (fs, path):
         contents = {join(path, name): content for name, content in objects.items()}
         (bucket if is_bucket(url) else local).write_many(fs, contents)
@@ -191,9 +199,18 @@ def create(url: str, content: bytes) -> bool:
 
 
 def delete(url: str, names: Iterable[str]) -> None:
-    """Delete files below a folder; those that do not exist are passed over."""
+    """Delete files below a folder; those that do not exist are passed over. Links as in `write_many`."""
+    names = list(names)
+    refuse_links(url, names)
     with _opened(url) as (fs, path):
         (bucket if is_bucket(url) else local).delete(fs, [join(path, name) for name in names])
+
+
+def refuse_links(url: str, names: Iterable[str]) -> None:
+    """Raise InfrastructureError if the way from a folder to one of these files below it goes through a link."""
+    with _opened(url) as (_, path):
+        if url.startswith("/"):
+            local.refuse_links(path, names)
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ import os
 import secrets
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 PART_SUFFIX = ".part"
@@ -81,11 +81,14 @@ def has_visible(folders: Iterable[str]) -> bool:
     return not all(name.startswith(".") for name in folders)
 
 
-def walk(fs: Any, path: str) -> Iterator[Folder]:
+def walk(fs: Any, path: str, *, follow_links: bool = True) -> Iterator[Folder]:
     """Yield every folder, depth first, in a stable order. A link to a folder that it lies in is not followed.
 
-    That also holds for the folders above the first, so a walk that begins further down finds the same.
+    That also holds for the folders above the first, so a walk that begins further down finds the same. Without
+    `follow_links` no link to a folder is followed, the first included; a link to a file is an entry in any case.
     """
+    if not follow_links and Path(path).is_symlink():
+        return
     first = Path(path)
     pending = [(path, tuple(os.path.realpath(place) for place in (first, *first.parents)))]
     while pending:
@@ -101,14 +104,16 @@ def walk(fs: Any, path: str) -> Iterator[Folder]:
         yield Folder(place[len(path.rstrip("/")) + 1 :], tuple(entries), has_visible(folders))
         for name in reversed(folders):
             below = f"{place.rstrip('/')}/{name}"
+            if not follow_links and Path(below).is_symlink():
+                continue
             real = os.path.realpath(below)
             if not any(f"{each}/".startswith(f"{real.rstrip('/')}/") for each in above):
                 pending.append((below, (*above, real)))
 
 
-def list_below(fs: Any, path: str) -> Iterator[Entry]:
+def list_below(fs: Any, path: str, *, follow_links: bool = True) -> Iterator[Entry]:
     """Yield every file below a folder; names are relative to it."""
-    for folder in walk(fs, path):
+    for folder in walk(fs, path, follow_links=follow_links):
         prefix = f"{folder.path}/" if folder.path else ""
         yield from (entry._replace(name=prefix + entry.name) for entry in folder.entries)
 
@@ -138,10 +143,32 @@ def read_many(fs: Any, path: str, entries: Sequence[Entry]) -> Iterator[bytes]:
         yield content
 
 
+def refuse_links(path: str, names: Iterable[str]) -> None:
+    """Raise OSError if a folder between `path` and one of the files below it is a link, or a name leads out of it."""
+    folders = {name.rpartition("/")[0] for name in names}
+    folders |= {above.as_posix() for folder in folders for above in PurePosixPath(folder).parents if above.name}
+    for folder in sorted(folders):
+        if ".." in folder.split("/"):
+            raise OSError(f"{folder}: expected a folder below {path}, found a way out of it; nothing was changed")
+        if folder and Path(path, folder).is_symlink():
+            raise OSError(
+                f"{folder}: expected a folder, found a link, and what it leads to is left alone; put the folder itself "
+                "there, or remove the link"
+            )
+
+
 def write_many(fs: Any, objects: dict[str, bytes]) -> None:
     """Write files by path. Each is written beside, then renamed: a reader sees the old file or the whole new one."""
     for path, content in objects.items():
-        fs.mv(_write_beside(fs, path, content), path)
+        _rename(fs, _write_beside(fs, path, content), path)
+
+
+def _rename(fs: Any, beside: str, path: str) -> None:
+    """Rename a file. It replaces a file or a link, where fsspec would move into the folder that a link leads to."""
+    if "file" in fs.protocol:
+        Path(beside).replace(path)
+    else:
+        fs.mv(beside, path)
 
 
 def create(fs: Any, path: str, content: bytes) -> bool:
@@ -157,7 +184,7 @@ def create(fs: Any, path: str, content: bytes) -> bool:
     except OSError:  # a file system without links: two runs may both write there, but never half a file
         if fs.exists(path):
             return False
-        fs.mv(beside, path)
+        _rename(fs, beside, path)
     finally:
         delete(fs, [beside])
     return True

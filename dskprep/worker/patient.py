@@ -16,6 +16,7 @@ import distributed
 
 from dskprep.dataset import store
 from dskprep.dataset.record import Record, RecordName
+from dskprep.errors import DamagedDataset, InfrastructureError
 from dskprep.settings import PrepConfig
 from dskprep.source.cases import Case
 from dskprep.stopwatch import Stopwatch
@@ -138,6 +139,10 @@ def _commit(job: Job, target: str, made: list[Made], clock: Stopwatch) -> list[R
         for record in records:
             clock.check()
             store.commit(target, record)
+        if broken := store.withdraw_broken(target, records):
+            raise InfrastructureError(
+                f"{target}: {broken[0]} promised objects that are not there; something deletes in the dataset now"
+            )
     return records
 
 
@@ -167,7 +172,7 @@ def _record_loss(job: Job, target: str, record: Record) -> Outcome:
             return Outcome((done[-1],))
         store.forget(target, job.stale)
         store.commit(target, record)
-    except OSError:  # an InfrastructureError, or one of the operating system's
+    except (OSError, DamagedDataset):  # an InfrastructureError, or one of the operating system's; a record was altered
         return Outcome((record,), is_recorded=False)
     return Outcome((record,))
 

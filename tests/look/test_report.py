@@ -57,7 +57,7 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> str:
         store.write_thumbnail(target, f"p{n:02}", picture)
     store.commit(target, tiny.record("q1", "refused", reason="too-few-slices", message="expected at least 10"))
     store.commit(target, tiny.record("q2", "refused", reason="not-hu", message=HOSTILE))
-    store.commit(target, tiny.record("<b>q3", "failed", reason="OSError", message="disk on fire"))
+    store.commit(target, tiny.record("q3", "failed", reason="OSError", message="<b>disk on fire"))
     counts = {"written": 12, "refused": 2, "failed": 1}
     summary = {"run_id": "R1", "seconds": 30.0, "counts": counts, "already": {}, "is_interrupted": False}
     store.write_run(target, "R1", {**summary, "stopped_by": ""})

@@ -132,7 +132,7 @@ def test_a_slow_volume_does_not_hold_up_the_verification_of_others(bucket: str, 
 @pytest.mark.s3
 def test_cleaning_a_bucket_asks_nothing_of_volumes_that_have_a_record(bucket: str, proxy: FaultyS3) -> None:
     target = dataset_of(bucket, 10)
-    tiny.write(target, {"volumes/lost.zarr/0/c/0/0/0": b"x", "thumbnails/lost.webp": b"x"})
+    tiny.write(target, {"volumes/lost.zarr/0/c/0/0/0": b"x", "thumbnails/lost.webp": tiny.THUMBNAIL})
     proxy.forget()
     found = list(verification.clean(target, older_than_s=-60))
     assert sorted(found) == ["thumbnails/lost.webp", "volumes/lost.zarr/0/c/0/0/0"]

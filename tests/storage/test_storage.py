@@ -363,7 +363,7 @@ def test_a_local_file_is_replaced_as_a_whole(tmp_path: Path, monkeypatch: pytest
     def break_off(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(LocalFileSystem, "mv", break_off)
+    monkeypatch.setattr(Path, "replace", break_off)
     with pytest.raises(InfrastructureError, match="No space left"):
         storage.write_many(str(tmp_path), {"x": b"new"})
     assert storage.read(f"{tmp_path}/x") == b"old"

@@ -1,0 +1,47 @@
+"""What dskprep can have written of a dataset, by its name. Nothing else is ever deleted."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+
+from dskprep import storage
+from dskprep.dataset.record import STATUSES
+
+_OBJECT = r"(?:(?:labels/lungs/)?(?:zarr\.json|0/zarr\.json|0/c/\d+/\d+/\d+)|labels/zarr\.json)"
+"""What `omezarr.encode` writes below a volume."""
+_KEY = r"(?!\.)[A-Za-z0-9._=@,+-]+"
+_UNFINISHED = rf"\.[0-9a-f]{{12}}{re.escape(storage.PART_SUFFIX)}"
+
+_OF_VOLUME = re.compile(rf"{_OBJECT}(?:{_UNFINISHED})?")
+_UNFINISHED_FILE = re.compile(
+    rf"(?:dataset\.json|index\.parquet|records/(?:{'|'.join(STATUSES)})/{_KEY}\.json|thumbnails/{_KEY}\.webp"
+    rf"|volumes/{_KEY}\.zarr/{_OBJECT}|runs/[^/]+/(?:summary\.json|qc\.html|performance\.html)){_UNFINISHED}"
+)
+
+THUMBNAIL_HEAD_BYTES = 30
+"""Bytes of a WebP that say its size."""
+THUMBNAIL_SIZE = (288, 144)
+"""Width and height of all thumbnails: two squares of `thumbnail.EDGE` pixels."""
+
+
+def is_unfinished(path: str) -> bool:
+    """Tell whether a path below a dataset is that of a file whose writing was broken off."""
+    return bool(_UNFINISHED_FILE.fullmatch(path))
+
+
+def of_volume(names: Collection[str]) -> list[str]:
+    """Return those objects of a volume that dskprep writes or began to write, in the order to delete them in.
+
+    A list of labels without the lungs is the user's: dskprep writes the two together. The object by which a volume is
+    known as dskprep's goes last, so that what a killed process left of it is known too.
+    """
+    theirs = "" if "labels/lungs/zarr.json" in names else "labels/zarr.json"
+    found = [name for name in names if _OF_VOLUME.fullmatch(name) and name != theirs]
+    return sorted(found, key=lambda name: (name == "zarr.json", name != "labels/zarr.json", name))
+
+
+def is_thumbnail(head: bytes) -> bool:
+    """Tell whether these are the first bytes of a thumbnail: a lossy WebP of their size (RFC 9649)."""
+    size = tuple(int.from_bytes(head[i : i + 2], "little") & 0x3FFF for i in (26, 28))
+    return (head[:4], head[8:16]) == (b"RIFF", b"WEBPVP8 ") and size == THUMBNAIL_SIZE

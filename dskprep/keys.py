@@ -1,0 +1,21 @@
+"""Keys: what a volume may be called, so that its name is a name on any file system and in any bucket."""
+
+from __future__ import annotations
+
+import re
+
+UNSAFE = re.compile(r"[^A-Za-z0-9._=@,-]")
+"""What a key must not hold."""
+
+FURTHER = "+"
+"""In the key of a further series of a folder, stands between the folder's key and the digest of the series."""
+
+
+def is_plain(text: str) -> bool:
+    """Tell whether a text can be a name: not empty, not hidden, and of safe characters, so no path."""
+    return bool(text) and not text.startswith(".") and not UNSAFE.search(text)
+
+
+def is_of_series(text: str) -> bool:
+    """Tell whether a text can be the key of a series in a dataset."""
+    return not text.startswith(FURTHER) and is_plain(text.replace(FURTHER, ""))
