@@ -454,8 +454,8 @@ def test_names_that_are_not_utf8_cost_nothing(dskprep: Run, tmp_path: Path, targ
         done = subprocess.run(words, check=False, capture_output=True, env=os.environ | {"PYTHONIOENCODING": "utf-8"})
         assert (done.returncode, done.stderr) == (1, b"")
         assert f"4 patients: {n_new} done".encode() in done.stdout
-    assert "cut\\udcff.dcm" in next(row["message"] for row in index.read_rows(target) if row["status"] == "refused")
-    (key,) = (row["key"] for row in index.read_rows(target) if row["key"].startswith("caf_"))
+    assert "cut\\udcff.dcm" in index.read(target).set_index("status").loc["refused", "message"]
+    (key,) = (key for key in index.read(target)["key"] if key.startswith("caf_"))
     assert dskprep("verify", target)[0] == dskprep("report", target, "-o", tmp_path / "r.html")[0] == 0
     assert dskprep("plan", source)[0] == 1  # one is to be refused
     assert dskprep("show", target, key, "--source", "-o", tmp_path / "x.png")[0] == 0

@@ -66,7 +66,7 @@ def test_the_name_of_a_record_says_what_resuming_needs(place: str) -> None:
 
 def test_a_record_that_is_no_strict_json_is_not_written(place: str) -> None:
     with pytest.raises(ValueError, match="JSON"):
-        store.commit(place, record("p", seconds={"read": float("nan")}))
+        store.commit(place, record("p").changed(seconds={"read": float("nan")}))
     assert list(store.record_names(place)) == []
 
 

@@ -193,7 +193,7 @@ def test_reading_the_index_leaves_no_thread_that_could_abort_a_program_at_its_en
         import os
         from dskprep.dataset import index
         n_before = len(os.listdir("/proc/self/task"))
-        assert len(index.read({large!r})) == len(list(index.read_rows({large!r}, ["key"]))) == 2301
+        assert len(index.read({large!r})) == len(list(index.rows_of(index.current_table({large!r}), ["key"]))) == 2301
         print(len(os.listdir("/proc/self/task")) - n_before)
     """
     assert subprocess.run([sys.executable, "-c", program], check=False, capture_output=True, text=True).stdout == "0\n"
