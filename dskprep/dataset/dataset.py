@@ -121,6 +121,12 @@ class Dataset(Mapping[str, StoredVolume]):
         """Return what became of a series that was not written, as its record says; "" if there is none of this key."""
         return self._fates.get(key, "")
 
+    @property
+    def damaged(self) -> dict[str, str]:
+        """The keys of the records, of the whole dataset, that cannot be read, and why."""
+        rows = index.rows_of(self._table, ["key", "reason", "message"])
+        return {row["key"]: row["message"] for row in rows if row["reason"] == index.DAMAGED}
+
     def names_of(self, *statuses: str) -> dict[str, RecordName]:
         """Return the names of the records of these statuses, by key, of the whole dataset."""
         names = (RecordName(*(row[part] for part in index.NAME)) for row in index.rows_of(self._table, index.NAME))

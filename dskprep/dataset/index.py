@@ -235,6 +235,4 @@ def _parse_row(name: RecordName, file: tuple[str, bytes]) -> Row:
         return to_row(parse_record(file[1], file[0]))
     except DamagedDataset as error:
         message = str(error)
-    return to_row(
-        Record(key=name.key, status="failed", input_digest=name.digest, reason=DAMAGED, message=message)
-    )
+    return to_row(Record(key=name.key, status="failed", input_digest=name.digest, reason=DAMAGED, message=message))

@@ -220,7 +220,7 @@ def _check(record: Record, where: str) -> None:
     if record.is_written and not record.objects.keys() >= {"zarr.json", "0/zarr.json"}:
         raise ValueError("the objects of its volume are missing")
     if not f"/{where}".endswith(record.name.path.removeprefix("records")):
-        raise ValueError(f"it is the record of {record.key!r}, {record.status}")
+        raise ValueError(f"it is the record of {record.key}, {record.status}")
     if not record.is_written and not record.reason:
         raise ValueError("its reason is missing")
     for word in (record.reason, *record.warnings, *record.seconds):

@@ -55,14 +55,20 @@ def absolute(url: str | os.PathLike[str]) -> str:
     url = url.removeprefix("file://").rstrip("/") or "/"
     if "://" not in url:
         return Path(url).expanduser().resolve().as_posix()
-    scheme, _, place = url.partition("://")
-    host = place.partition("/")[0]
-    # a secret may hold a slash; among buckets, only an access point has a colon in its name
-    if "@" in host or (scheme == "s3" and ":" in host.removeprefix("arn:") and not host.startswith("arn:")):
+    if holds_credentials(url):
         raise UsageError("a URL must not hold credentials; set them in the environment or a profile")
+    scheme, _, place = url.partition("://")
     if scheme == "s3" and "?versionid=" in place.lower():
         raise UsageError(f"{url}: expected a bucket and a key, found a version; only current objects are read")
     return url
+
+
+def holds_credentials(url: str) -> bool:
+    """Tell whether a URL seems to hold credentials."""
+    scheme, _, place = _with_plain_scheme(url).partition("://")
+    host = place.partition("/")[0]
+    # a secret may hold a slash; among buckets, only an access point has a colon in its name
+    return "@" in host or (scheme == "s3" and ":" in host.removeprefix("arn:") and not host.startswith("arn:"))
 
 
 def _with_plain_scheme(url: str) -> str:

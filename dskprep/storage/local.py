@@ -81,10 +81,11 @@ def has_visible(folders: Iterable[str]) -> bool:
     return not all(name.startswith(".") for name in folders)
 
 
-def walk(fs: Any, path: str) -> Iterator[Folder]:
+def walk(fs: Any, path: str, *, is_whole: bool = False) -> Iterator[Folder]:
     """Yield every folder, depth first, in a stable order. A link to a folder that it lies in is not followed.
 
-    That also holds for the folders above the first, so a walk that begins further down finds the same.
+    That also holds for the folders above the first, so a walk that begins further down finds the same. A folder that
+    may not be read counts as empty; with `is_whole`, or if it is the first, it raises PermissionError.
     """
     first = Path(path)
     pending = [(path, tuple(os.path.realpath(place) for place in (first, *first.parents)))]
@@ -95,7 +96,7 @@ def walk(fs: Any, path: str) -> Iterator[Folder]:
         except FileNotFoundError:
             continue
         except PermissionError:
-            if place == path:
+            if is_whole or place == path:
                 raise
             folders, entries = [], []  # this patient fails when it is read; the others do not
         yield Folder(place[len(path.rstrip("/")) + 1 :], tuple(entries), has_visible(folders))
@@ -108,7 +109,7 @@ def walk(fs: Any, path: str) -> Iterator[Folder]:
 
 def list_below(fs: Any, path: str) -> Iterator[Entry]:
     """Yield every file below a folder; names are relative to it."""
-    for folder in walk(fs, path):
+    for folder in walk(fs, path, is_whole=True):
         prefix = f"{folder.path}/" if folder.path else ""
         yield from (entry._replace(name=prefix + entry.name) for entry in folder.entries)
 

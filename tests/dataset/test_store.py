@@ -135,7 +135,7 @@ WRITTEN = {
     "warnings": ["one-lung", "hu-clipped"],
     "source": {"slices": 3, "kernel": "B30f"},
     "seconds": {"read": 0.1},
-    "objects": {"zarr.json": {"bytes": 7, "sha256": ""}, "0/c/0/0/0": {"bytes": 3, "sha256": ""}},
+    "objects": {"zarr.json": {"bytes": 7, "sha256": ""}, "0/zarr.json": {"bytes": 3, "sha256": ""}},
 }
 
 
