@@ -45,7 +45,7 @@ def absolute(url: str | os.PathLike[str]) -> str:
     """Return a URL or path in a form that means the same in every process: relative paths become absolute.
 
     Raises UsageError if it holds credentials (URLs go into tasks, records and messages), names a version of an object,
-    or no place.
+    or no place, or the way to a place in a bucket by `.`, `..` or nothing, which requests cannot name.
     """
     if not isinstance(url, (str, os.PathLike)):
         raise UsageError(f"expected a path or a URL, found {url!r}")
@@ -60,6 +60,9 @@ def absolute(url: str | os.PathLike[str]) -> str:
     scheme, _, place = url.partition("://")
     if scheme == "s3" and "?versionid=" in place.lower():
         raise UsageError(f"{url}: expected a bucket and a key, found a version; only current objects are read")
+    key = place.partition("/")[2]
+    if scheme == "s3" and (key.startswith("/") or not {".", ".."}.isdisjoint(key.split("/"))):
+        raise UsageError(f"{url}: expected the names of folders, found a second slash, '.' or '..'; leave it out")
     return url
 
 
