@@ -81,7 +81,7 @@ HOMES = {
     "numba": {"kernels.compiled"},
     "numcodecs": {"dataset.omezarr", "dataset.shards"},
     "obstore": {"storage.bucket", "storage.connection"},
-    "pandas": {"dataset.index", "look.report", "source.cases"},
+    "pandas": {"dataset.index", "look.report", "source.manifest"},
     "psutil": {"pipeline.prediction", "source.found"},
     "pyarrow": {"dataset.index"},
     "pydicom": {"dicom.header", "dicom.pixels", "dicom.slices", "synthetic.scanner"},

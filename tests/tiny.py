@@ -125,6 +125,7 @@ def record(key: str, status: str = "written", digest: str = "0" * 16, **more: An
     content = {"key": key, "status": status, "input_digest": digest, **more}
     if status == "written":
         content["geometry"] = GEOMETRY | more.get("geometry", {})
+        content.setdefault("objects", {name: {"bytes": 0, "sha256": ""} for name in ("zarr.json", "0/zarr.json")})
     if "source" in more:
         content["source"] = SOURCE | more["source"]
     return msgspec.convert(content, Record)

@@ -8,7 +8,7 @@ import sys
 import click
 
 from dskprep.cli import dataset_commands, look_commands, run_commands
-from dskprep.cli.exits import EXIT_CLEAN, EXIT_USAGE, describe_error
+from dskprep.cli.exits import EXIT_CLEAN, EXIT_SOME_NOT_WRITTEN, EXIT_USAGE, describe_error, silence
 from dskprep.errors import DskprepError
 
 
@@ -56,6 +56,9 @@ def run_command(argv: list[str] | None = None) -> int:
     except click.ClickException as error:
         error.show()
         return EXIT_USAGE
+    except BrokenPipeError:  # `| head` has read enough
+        silence()
+        return EXIT_SOME_NOT_WRITTEN
     except (click.Abort, DskprepError, OSError) as error:
         if "--debug" in argv and not isinstance(error, click.Abort):
             raise

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import sys
+
 import click
 
 from dskprep.errors import DskprepError, UsageError
@@ -11,6 +15,14 @@ EXIT_SOME_NOT_WRITTEN = 1
 """Some patient was refused, failed or killed, some volume is faulty, or the user interrupted."""
 
 EXIT_USAGE = UsageError.exit_code
+
+
+def silence() -> None:
+    """Send what is still written to standard output nowhere: nobody reads it, and Python would complain at its end."""
+    with contextlib.suppress(OSError, ValueError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
 
 
 def describe_error(error: BaseException) -> tuple[str, int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -68,13 +69,14 @@ def show(
 @click.option("--only", metavar="PATTERN", default="*", help="Compare only the patients whose key matches.")
 @click.option("--pictures", type=click.Path(file_okay=False), help="Draw each comparison into this folder.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per patient.")
-def compare(a: str, b: str, series: str | None, only: str, pictures: str | None, as_json: bool) -> None:
+def compare(a: str, b: str, series: str | None, only: str, pictures: str | None, as_json: bool) -> int:
     """Say how the datasets A and B differ, patient by patient: place, HU and lungs.
 
     With --series, how one series differs under two presets, such as: compare default zuidhof --series FOLDER.
     """
     from dskprep.look import comparison, picture
 
+    found: Iterator[comparison.Compared]
     if series and options.is_given("only"):
         raise UsageError("--only chooses patients of datasets; leave it out with --series")
     if series:
@@ -95,6 +97,13 @@ def compare(a: str, b: str, series: str | None, only: str, pictures: str | None,
             path = Path(pictures) / f"{Path(difference.key).name}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(picture.draw_comparison(compared, (Path(a).name, Path(b).name)))
+    if not isinstance(found, comparison.Comparison):
+        return EXIT_CLEAN
+    for key, fate in found.one_sided.items():
+        click.echo(f"note: {key}: {fate}", err=True)
+    for key, message in found.damaged.items():
+        click.echo(f"dskprep: {key}: {message}", err=True)
+    return EXIT_SOME_NOT_WRITTEN if found.damaged else EXIT_CLEAN
 
 
 @click.command()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import math
 import time
@@ -17,7 +18,7 @@ from rich.live import Live
 from rich.progress import Progress
 from rich.text import Text
 
-from dskprep.cli import words
+from dskprep.cli import exits, words
 from dskprep.cli.exits import describe_error
 from dskprep.dataset.record import Record
 from dskprep.pipeline import cluster, page
@@ -44,6 +45,7 @@ class Output:
 
     def __init__(self, *, as_json: bool = False, console: Console | None = None) -> None:
         self.as_json = as_json
+        self.is_lost = False
         self.console = console or Console(highlight=False, soft_wrap=True, markup=False)
 
     def __enter__(self) -> Output:
@@ -57,14 +59,27 @@ class Output:
     def say(self, *lines: RenderableType) -> None:
         """Print lines of words, and tables. Does nothing where JSON is asked for."""
         for line in () if self.as_json else lines:
-            self.console.print(line)
+            self._write(functools.partial(self.console.print, line))
 
     def tell(self, event: str, content: dict[str, Any], *lines: RenderableType) -> None:
         """Write an event of a run: as one line of JSON with the time, or as these lines of words."""
         if self.as_json:
             now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-            click.echo(json.dumps({"event": event, "time": now, **content}))
+            self._write(functools.partial(click.echo, json.dumps({"event": event, "time": now, **content})))
         self.say(*lines)
+
+    def _write(self, write: Callable[[], None]) -> None:
+        """Write to standard output. Where nobody reads it any more (`| head`), raises KeyboardInterrupt, once."""
+        if self.is_lost:
+            return
+        try:
+            write()
+        except (OSError, SystemExit) as error:  # rich ends the program where a pipe is closed
+            self.is_lost = True
+            exits.silence()
+            with contextlib.suppress(OSError):
+                click.echo("dskprep: standard output cannot be written any more, so this ends", err=True)
+            raise KeyboardInterrupt from error
 
     @contextlib.contextmanager
     def progress(self, title: str) -> Iterator[Callable[[int, int], None]]:

@@ -67,7 +67,9 @@ def run(
         time_limit_s = options.read_seconds(time_limit)
         if scheduler == "local":
             prepare.warm(PrepConfig(recipe=settings.recipe))
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # a machine that is taken away: as on Ctrl-C
+        for ending in (signal.SIGTERM, signal.SIGHUP):  # a machine, or a terminal, that is taken away: as on Ctrl-C
+            if signal.getsignal(ending) is not signal.SIG_IGN:  # nohup
+                signal.signal(ending, signal.default_int_handler)
         try:
             with options.open_client(scheduler, workers, memory_limit) as client, output.observe(client) as observer:
                 summary = pipeline.run(

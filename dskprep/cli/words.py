@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from dskprep.pipeline.plan import Plan
     from dskprep.pipeline.prediction import Prediction
 
+N_DAMAGED = 20
+"""How many damaged records are named."""
 N_NAMED = 3
 """How many of the slowest and of the largest patients a summary names."""
 
@@ -44,6 +47,7 @@ def describe_summary(summary: Summary) -> Iterator[RenderableType]:
         counts = ", ".join(f"{n} {status}" for status, n in account.further_series.items())
         yield f"further series in their folders: {counts}"
     yield from _describe_split(account.split_series)
+    yield from _describe_damaged(account.damaged_records)
     if n_new:
         yield "slowest: " + ", ".join(f"{key} {seconds:.1f} s" for seconds, key in account.slowest[:N_NAMED])
         yield "largest: " + ", ".join(f"{key} {format_bytes(n_bytes)}" for n_bytes, key in account.largest[:N_NAMED])
@@ -56,6 +60,7 @@ def describe_status(status: Status) -> Iterator[RenderableType]:
     yield f"{status.series} series in {status.target}"
     yield _tabulate(status.counts, status.reasons, status.warnings)
     yield from _describe_split(status.split_series)
+    yield from _describe_damaged(status.damaged_records)
 
 
 def describe_plan(plan: Plan) -> Iterator[RenderableType]:
@@ -109,6 +114,13 @@ def _tabulate(counts: Mapping[str, int], reasons: Mapping[str, int], warnings: M
     for warning, n in sorted(warnings.items()):
         table.add_row(f"  warning: {warning}", str(n), style="dim")
     return table
+
+
+def _describe_damaged(damaged: Mapping[str, str]) -> Iterator[str]:
+    """Yield a line for each record that cannot be read."""
+    yield from (f"damaged-record {key}: {message}" for key, message in itertools.islice(damaged.items(), N_DAMAGED))
+    if len(damaged) > N_DAMAGED:
+        yield f"and {len(damaged) - N_DAMAGED} more damaged records"
 
 
 def _describe_split(groups: Sequence[Sequence[str]]) -> Iterator[str]:

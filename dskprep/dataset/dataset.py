@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 class Dataset(Mapping[str, StoredVolume]):
     """The written volumes of a dataset, or a selection of them: a mapping from key to volume, sorted by key.
 
-    It shows the dataset as index.parquet describes it, and never writes. It can be pickled.
+    It shows the dataset as its records are when it is first asked, also where index.parquet is out of date or not there
+    yet, and never writes. Open it again to see what a run has added since. It can be pickled.
 
     Attributes
     ----------
@@ -45,7 +46,7 @@ class Dataset(Mapping[str, StoredVolume]):
     chosen: frozenset[str] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name not in ("index", "rows", "_fates")}
+        return {name: value for name, value in vars(self).items() if name not in ("index", "rows", "_fates", "_table")}
 
     @cached_property
     def settings(self) -> dict[str, Any]:
@@ -56,7 +57,7 @@ class Dataset(Mapping[str, StoredVolume]):
     @cached_property
     def index(self) -> pd.DataFrame:
         """One row per series, with those that were not written; for a selection, one row per selected volume."""
-        table = index.read(self.url)
+        table = index.to_frame(self._table)
         return table if self.chosen is None else table[table["key"].isin(self._names)]
 
     @cached_property
@@ -66,14 +67,14 @@ class Dataset(Mapping[str, StoredVolume]):
 
     def where(self, is_wanted: Callable[[dict[str, Any]], bool]) -> Dataset:
         """Select the volumes for whose row of the index `is_wanted(row)` is true."""
-        return Dataset(self.url, frozenset(row["key"] for row in self._rows() if is_wanted(row)))
+        return self._selection(row["key"] for row in self._rows() if is_wanted(row))
 
     def select(self, keys: Iterable[str]) -> Dataset:
         """Select the volumes of these keys. Raises KeyError if one is not written."""
         chosen = frozenset(keys)
         if missing := sorted(chosen - self._names.keys()):
             raise KeyError(self._explain(missing[0]))
-        return Dataset(self.url, chosen)
+        return self._selection(chosen)
 
     def lung_patches(
         self, size: int | Index, *, seed: int = 0, outside: float | None = None, normalized: bool = True
@@ -96,20 +97,45 @@ class Dataset(Mapping[str, StoredVolume]):
         keys = sorted(row["key"] for row in rows if (row["right_lung_ml"] or 0) + (row["left_lung_ml"] or 0) > 0)
         return LungPatches(self, tuple(keys), as_size(size), seed, outside, normalized)
 
+    def _selection(self, keys: Iterable[str]) -> Dataset:
+        selected = Dataset(self.url, frozenset(keys))
+        vars(selected)["_table"] = self._table  # what was chosen from, so that nothing is listed again
+        return selected
+
+    @cached_property
+    def _table(self) -> Any:
+        """The index as it should be: index.parquet, compared with a listing of the records."""
+        return index.current_table(self.url)
+
     @cached_property
     def _names(self) -> dict[str, RecordName]:
-        return {row["key"]: RecordName(*(row[name] for name in index.NAME)) for row in self._rows(*index.NAME)}
+        return {row["key"]: RecordName(*(row[part] for part in index.NAME)) for row in self._rows(*index.NAME)}
 
     def _rows(self, *columns: str) -> Iterator[dict[str, Any]]:
         """Yield the rows of the (selected) written volumes one by one; if columns are named, with only those."""
-        for row in index.read_rows(self.url, [*{"status", "key", *columns}] if columns else None):
+        for row in index.rows_of(self._table, [*{"status", "key", *columns}] if columns else None):
             if row["status"] == "written" and (self.chosen is None or row["key"] in self.chosen):
                 yield row
+
+    def fate(self, key: str) -> str:
+        """Return what became of a series that was not written, as its record says; "" if there is none of this key."""
+        return self._fates.get(key, "")
+
+    @property
+    def damaged(self) -> dict[str, str]:
+        """The keys of the records, of the whole dataset, that cannot be read, and why."""
+        rows = index.rows_of(self._table, ["key", "reason", "message"])
+        return {row["key"]: row["message"] for row in rows if row["reason"] == index.DAMAGED}
+
+    def names_of(self, *statuses: str) -> dict[str, RecordName]:
+        """Return the names of the records of these statuses, by key, of the whole dataset."""
+        names = (RecordName(*(row[part] for part in index.NAME)) for row in index.rows_of(self._table, index.NAME))
+        return {name.key: name for name in names if name.status in statuses}
 
     @cached_property
     def _fates(self) -> dict[str, str]:
         """What became of each series that was not written; kept because `get` asks again for each missing key."""
-        rows = index.read_rows(self.url, ["key", "status", "reason", "message"])
+        rows = index.rows_of(self._table, ["key", "status", "reason", "message"])
         return {
             row["key"]: f"was {row['status']}, {row['reason']}: {row['message']}"
             for row in rows
@@ -142,6 +168,9 @@ class Dataset(Mapping[str, StoredVolume]):
 
 def open_dataset(url: str | os.PathLike[str]) -> Dataset:
     """Open a dataset for reading.
+
+    The first look at its volumes reads index.parquet and lists the records, one LIST request for each 1000 on S3;
+    only records that the index lacks, or that changed since, are read. A dataset under way can be opened too.
 
     Raises UsageError if there is none at the URL, or it is of another format; DamagedDataset if its dataset.json is
     damaged; InfrastructureError if the store cannot be used.

@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 import pyarrow as pa
-from pyarrow import parquet
+from pyarrow import compute, parquet
 
 from dskprep import storage
 from dskprep.dataset import store
@@ -33,23 +33,37 @@ WRITE_EVERY_S = 600.0
 NAME = ("status", "key", "input_digest")
 """The columns that make up a `RecordName`, in its order."""
 
+TAG = "record_tag"
+"""The column that says which state of a record its row was made of: its size and tag in the listing."""
+
+DAMAGED = "damaged-record"
+"""The reason in the row of a record that cannot be read."""
+
 Row = dict[str, Any]
 
 
 def read(target: str) -> pd.DataFrame:
     """Read index.parquet as it is. Raises UsageError if there is none yet, DamagedDataset if it is damaged."""
-    return _to_frame(_read(target))
-
-
-def read_rows(target: str, columns: Sequence[str] | None = None) -> Iterator[Row]:
-    """Yield the rows of index.parquet as it is, with all columns or only those named. Raises as `read` does."""
-    for batch in _read(target, columns).to_batches(max_chunksize=ROWS_AT_ONCE):
-        yield from batch.to_pylist()
+    return to_frame(_read(target))
 
 
 def current(target: str) -> pd.DataFrame:
-    """Return one row per record, sorted by key; only records that index.parquet lacks are read."""
-    return _to_frame(_bring_up_to_date(target, []))
+    """Return one row per record, sorted by key.
+
+    The records are listed. Only those are read that index.parquet lacks, or that have changed since it was written.
+    """
+    return to_frame(current_table(target))
+
+
+def current_table(target: str) -> pa.Table:
+    """Do what `current` does, and return a table of pyarrow, which takes a fraction of the memory."""
+    return _bring_up_to_date(target, [])
+
+
+def rows_of(table: pa.Table, columns: Sequence[str] | None = None) -> Iterator[Row]:
+    """Yield the rows of a table, with all columns or only those named."""
+    for batch in (table if columns is None else table.select(columns)).to_batches(max_chunksize=ROWS_AT_ONCE):
+        yield from batch.to_pylist()
 
 
 def write(target: str, fresh: Sequence[Row] = ()) -> pd.DataFrame:
@@ -65,7 +79,7 @@ def write(target: str, fresh: Sequence[Row] = ()) -> pd.DataFrame:
     buffer = io.BytesIO()
     parquet.write_table(table, buffer)
     storage.write_many(target, {"index.parquet": buffer.getvalue()})
-    return _to_frame(table)
+    return to_frame(table)
 
 
 class Writer:
@@ -116,9 +130,7 @@ def split_series(table: pd.DataFrame) -> list[list[str]]:
 def to_row(record: Record) -> Row:
     """Return a record as one flat row: the names of nested values are joined by `_`, warnings by commas."""
     row: Row = {name: getattr(record, name) for name in ("key", "status", "reason", "input_digest")}
-    for name in ("message", "url"):  # a path that is not UTF-8 has characters that Parquet cannot hold
-        text = getattr(record, name)
-        row[name] = text.encode(errors="backslashreplace").decode() if text else text
+    row["message"], row["url"] = record.message, record.url
     row["warnings"] = ",".join(record.warnings)
     geometry, lungs = record.geometry, record.lungs
     for axis, name in enumerate("zyx"):
@@ -132,64 +144,86 @@ def to_row(record: Record) -> Row:
     row.update({f"seconds_{stage}": value for stage, value in record.seconds.items()})
     for name in ("series_uid_sha256", "stack", "hu_sha256", "bytes_read", "bytes_written"):
         row[name] = getattr(record, name)
-    return row
+    return {name: _as_utf8(value) if isinstance(value, str) else value for name, value in row.items()}
 
 
-def _to_frame(table: pa.Table) -> pd.DataFrame:
+def _as_utf8(text: str) -> str:
+    """Escape what Parquet cannot hold: a path that is not UTF-8 has such characters."""
+    return text.encode(errors="backslashreplace").decode()
+
+
+def damaged(table: pd.DataFrame) -> dict[str, str]:
+    """Return the keys of the records that cannot be read, and why."""
+    rows = table[table["reason"] == DAMAGED]
+    return dict(zip(rows["key"], rows["message"], strict=True))
+
+
+def to_frame(table: pa.Table) -> pd.DataFrame:
     frame: pd.DataFrame = table.to_pandas(use_threads=False)
     return frame
 
 
-def _read(target: str, columns: Sequence[str] | None = None) -> pa.Table:
+def _read(target: str) -> pa.Table:
     try:
         content = storage.read(storage.join(target, "index.parquet"))
     except FileNotFoundError as error:
         raise UsageError(f"{target}: no index.parquet yet; a run writes it at its end") from error
     try:
         # in this thread: those of pyarrow release a Python file late, which aborts a program that is just ending
-        return parquet.ParquetFile(pa.BufferReader(content), pre_buffer=False).read(columns, use_threads=False)
+        return parquet.ParquetFile(pa.BufferReader(content), pre_buffer=False).read(use_threads=False)
     except (ValueError, KeyError, OSError) as error:  # pyarrow raises OSError for bytes in memory, too
         raise DamagedDataset(f"{target}: index.parquet is damaged; the next run writes it anew") from error
 
 
 def _bring_up_to_date(target: str, fresh: Sequence[Row]) -> pa.Table:
     """Return the index as it should be, from `fresh`, index.parquet (if it can be used) and the other records."""
-    tables = [_to_table(fresh)]
+    known = None
     with contextlib.suppress(UsageError, DamagedDataset):  # there is none yet, or it is damaged
-        tables.append(_read(target))
+        known = _read(target)
     changed = None
     for _ in range(LISTINGS):
         try:
-            return _combine(target, tables)
+            return _combine(target, fresh, known)
         except storage.ObjectChanged as error:
             changed = error
-        except (pa.ArrowInvalid, pa.ArrowTypeError, KeyError):  # index.parquet has other columns
-            if len(tables) == 1:
+        except (pa.ArrowException, KeyError, TypeError):  # index.parquet has other columns
+            if known is None:
                 raise
-            del tables[1:]
+            known = None
     raise InfrastructureError(f"{target}: its records change while they are read: {changed}") from changed
 
 
-def _combine(target: str, tables: Sequence[pa.Table]) -> pa.Table:
-    """Join the rows of the tables whose record exists, each once, and rows read from all other records."""
+def _combine(target: str, fresh: Sequence[Row], known: pa.Table | None) -> pa.Table:
+    """Join fresh rows whose record exists, known rows whose record is as it was, and rows read from all others."""
     missing = dict(store.list_records(target))
-    parts = []
-    for table in tables:
-        names = [RecordName(*name) for name in zip(*(table[column].to_pylist() for column in NAME), strict=True)]
-        wanted = [missing.pop(name, None) is not None for name in names]
-        parts.append(table.filter(pa.array(wanted, pa.bool_())))
+    taken = [(row, missing.pop(RecordName(*(row[column] for column in NAME)), None)) for row in fresh]
+    parts = [_to_table([row | {TAG: _tag(entry)} for row, entry in taken if entry])]
+    if known is not None:
+        wanted = []
+        for *parts_of_name, tag in zip(*(known[column].to_pylist() for column in (*NAME, TAG)), strict=True):
+            entry = missing.get(name := RecordName(*parts_of_name))
+            wanted.append(entry is not None and _tag(entry) == tag)
+            if wanted[-1]:
+                del missing[name]
+        parts.append(known.filter(pa.array(wanted, pa.bool_())))
     names = sorted(missing)
     for i in range(0, len(names), READ_AT_ONCE):
         some = names[i : i + READ_AT_ONCE]
         contents = storage.read_many(storage.join(target, "records"), [missing[name] for name in some])
-        parts.append(_to_table([_parse_row(*each) for each in zip(some, contents, strict=True)]))
+        read = [_parse_row(*each) for each in zip(some, contents, strict=True)]
+        parts.append(_to_table([row | {TAG: _tag(missing[name])} for name, row in zip(some, read, strict=True)]))
     table = pa.concat_tables(parts, promote_options="permissive")
-    return table.sort_by([(column, "ascending") for column in ("key", "input_digest", "status")])
+    order = [(column, "ascending") for column in ("key", "input_digest", "status")]
+    return table.take(compute.sort_indices(table, sort_keys=order))  # not sort_by(): that starts threads
+
+
+def _tag(entry: storage.Entry) -> str:
+    return f"{entry.size} {entry.tag}"
 
 
 def _to_table(rows: Sequence[Row]) -> pa.Table:
     """Return rows as a table; without any, an empty one that has the columns of every record."""
-    some = rows or [to_row(Record(key="", status="failed", input_digest=""))]
+    some = rows or [to_row(Record(key="", status="failed", input_digest="")) | {TAG: ""}]
     return pa.table(
         {name: [row.get(name) for row in rows] for name in dict.fromkeys(name for row in some for name in row)}
     )
@@ -201,6 +235,4 @@ def _parse_row(name: RecordName, file: tuple[str, bytes]) -> Row:
         return to_row(parse_record(file[1], file[0]))
     except DamagedDataset as error:
         message = str(error)
-    return to_row(
-        Record(key=name.key, status="failed", input_digest=name.digest, reason="damaged-record", message=message)
-    )
+    return to_row(Record(key=name.key, status="failed", input_digest=name.digest, reason=DAMAGED, message=message))

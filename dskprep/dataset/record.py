@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from dskprep import keys
 from dskprep.errors import DamagedDataset
 from dskprep.keys import FURTHER as FURTHER
-from dskprep.volume import Grid, Triple
+from dskprep.volume import Grid
 
 STATUSES = ("written", "set-aside", "refused", "failed", "killed")
 """What can become of a series. If one input has two records, the status that comes first here counts."""
@@ -47,10 +47,24 @@ class RecordName(NamedTuple):
         return f"records/{self.status}/{self.key}.{self.digest}.json"
 
 
+Count = Annotated[int, msgspec.Meta(ge=0, le=2**31)]
+"""A number of slices, rows, voxels along an axis, or files."""
+LARGEST_BYTES = 2**53
+"""Any larger number, and sums of such, would not be exact everywhere."""
+Bytes = Annotated[int, msgspec.Meta(ge=0, le=LARGEST_BYTES)]
+"""A size."""
+Number = Annotated[float, msgspec.Meta(ge=-1e9, le=1e9)]
+"""Millimetres, millilitres, HU or seconds: so many that no sum or square of them is beyond what a program can hold."""
+Millimetres = Annotated[float, msgspec.Meta(gt=0, le=1e9)]
+"""A distance between voxels."""
+_WORD = re.compile(r"[\w.+-]{1,80}", re.ASCII)
+"""A reason, a warning, the name of a stage."""
+
+
 class StoredObject(msgspec.Struct, frozen=True, rename={"n_bytes": "bytes"}):
     """The size and SHA-256 of an object that was written."""
 
-    n_bytes: int
+    n_bytes: Bytes
     sha256: str
 
     @classmethod
@@ -62,22 +76,22 @@ class StoredObject(msgspec.Struct, frozen=True, rename={"n_bytes": "bytes"}):
 class Aside(msgspec.Struct, frozen=True):
     """The files of a series' folder that are not CT slices: how many of each kind, and the names of the first ones."""
 
-    counts: dict[str, int] = {}
+    counts: dict[str, Count] = {}
     names: tuple[str, ...] = ()
 
 
 class Source(msgspec.Struct, frozen=True):
     """The series as it was acquired: its slices and where the first one lies (LPS, mm), its scanner and protocol."""
 
-    slices: int
-    rows: int
-    columns: int
-    step_mm: float
-    row_spacing_mm: float
-    column_spacing_mm: float
-    first_x_mm: float
-    first_y_mm: float
-    first_z_mm: float
+    slices: Count
+    rows: Count
+    columns: Count
+    step_mm: Number
+    row_spacing_mm: Number
+    column_spacing_mm: Number
+    first_x_mm: Number
+    first_y_mm: Number
+    first_z_mm: Number
     manufacturer: str = ""
     model: str = ""
     kernel: str = ""
@@ -87,24 +101,24 @@ class Source(msgspec.Struct, frozen=True):
     body_part: str = ""
     contrast: str = ""
     transfer_syntax: str = ""
-    tilt_degrees: float | None = None
+    tilt_degrees: Number | None = None
     interpolated_mm: str | None = None
-    left_out_mm: float | None = None
+    left_out_mm: Number | None = None
 
 
 class Crop(msgspec.Struct, frozen=True):
     """Where the written volume was cut out of a larger grid: its first voxel, and the shape of that grid (z, y, x)."""
 
-    first: tuple[int, int, int]
-    of_shape: tuple[int, int, int]
+    first: tuple[Count, Count, Count]
+    of_shape: tuple[Count, Count, Count]
 
 
 class Geometry(msgspec.Struct, frozen=True):
     """The grid of the written volume: shape and spacing along (z, y, x), and the rows of its affine (see `Volume`)."""
 
-    shape: tuple[int, int, int]
-    spacing_mm: Triple
-    affine: tuple[tuple[float, ...], ...]
+    shape: tuple[Count, Count, Count]
+    spacing_mm: tuple[Millimetres, Millimetres, Millimetres]
+    affine: tuple[tuple[Number, ...], ...]
     crop: Crop | None = None
 
     def matrix(self) -> NDArray[np.float64]:
@@ -115,10 +129,10 @@ class Geometry(msgspec.Struct, frozen=True):
 class LungFigures(msgspec.Struct, frozen=True):
     """The volume of each lung in ml, the mean HU of both, and which share of the denser lung is dense (0 to 1)."""
 
-    right_ml: float
-    left_ml: float
-    mean_hu: float | None = None
-    dense_share: float | None = None
+    right_ml: Number
+    left_ml: Number
+    mean_hu: Number | None = None
+    dense_share: Number | None = None
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True):
@@ -134,8 +148,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     status: str
     input_digest: str
     url: str = ""
-    n_files: int = 0
-    bytes_read: int = 0
+    n_files: Count = 0
+    bytes_read: Bytes = 0
     settings_digest: str = ""
     dskprep: str = ""
     worker: str = ""
@@ -145,15 +159,15 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     warnings: tuple[str, ...] = ()
     aside: Aside | None = None
     series_uid_sha256: str | None = None
-    stack: int | None = None
+    stack: Count | None = None
     hu_sha256: str | None = None
     source: Source | None = None
     geometry: Geometry | None = None
     lungs: LungFigures | None = None
     values: str | None = None
     need_bytes: int | None = None
-    seconds: dict[str, float] = {}
-    cpu_s: float | None = None
+    seconds: dict[str, Number] = {}
+    cpu_s: Number | None = None
     objects: dict[str, StoredObject] = {}
     thumbnail: StoredObject | None = None
     further_series: tuple[str, ...] = ()
@@ -202,20 +216,35 @@ def parse_record(content: bytes, where: str) -> Record:
     try:
         # not msgspec's own decoder: it refuses the lone surrogates by which a path that is not UTF-8 is written
         record = msgspec.convert(json.loads(content, parse_constant=_refuse_constant), type=Record)
-        if record.status not in STATUSES or (record.is_written and record.geometry is None):
-            raise ValueError("its status or its geometry is missing")
-        further = [RecordName(*name.partition("/")[::2], record.input_digest) for name in record.further_series]
-        if bad := [tuple(name) for name in (record.name, *further) if not name.is_possible]:
-            raise ValueError(f"expected names of series, found {bad[0]!r:.200}")
-        if bad_objects := [name for name in record.objects if not is_object_name(name)]:
-            raise ValueError(f"expected names of objects below the volume, found {bad_objects[0]!r:.200}")
-        if not where.endswith(record.name.path.removeprefix("records/")):
-            raise ValueError(f"it is the record of {record.key}, {record.status}")
-        if record.geometry is not None:
-            Grid(record.geometry.shape, record.geometry.matrix())
-    except (ValueError, msgspec.ValidationError) as error:
-        raise DamagedDataset(f"{where}: this record is damaged ({error}); delete it and run again") from error
+        _check(record, where)
+    except (ValueError, OverflowError, RecursionError, msgspec.ValidationError) as error:
+        why = " ".join(str(error).split())[:300].encode(errors="backslashreplace").decode()
+        raise DamagedDataset(f"{where}: this record is damaged ({why}); delete it and run again") from error
     return record
+
+
+def _check(record: Record, where: str) -> None:
+    """Raise ValueError for what the types of the fields do not say."""
+    if record.status not in STATUSES or (record.is_written and record.geometry is None):
+        raise ValueError("its status or its geometry is missing")
+    if record.is_written and not record.objects.keys() >= {"zarr.json", "0/zarr.json"}:
+        raise ValueError("the objects of its volume are missing")
+    further = [RecordName(*name.partition("/")[::2], record.input_digest) for name in record.further_series]
+    if bad := [tuple(name) for name in (record.name, *further) if not name.is_possible]:
+        raise ValueError(f"expected names of series, found {bad[0]!r:.200}")
+    if bad_objects := [name for name in record.objects if not is_object_name(name)]:
+        raise ValueError(f"expected names of objects below the volume, found {bad_objects[0]!r:.200}")
+    if not f"/{where}".endswith(record.name.path.removeprefix("records")):
+        raise ValueError(f"it is the record of {record.key}, {record.status}")
+    if not record.is_written and not record.reason:
+        raise ValueError("its reason is missing")
+    for word in (record.reason, *record.warnings, *record.seconds):
+        if word is not None and not _WORD.fullmatch(word):
+            raise ValueError(f"expected a word, found {word!r:.100}")
+    if record.bytes_written > LARGEST_BYTES:
+        raise ValueError(f"expected at most {LARGEST_BYTES} bytes, found {record.bytes_written}")
+    if record.geometry is not None:
+        Grid(record.geometry.shape, record.geometry.matrix())
 
 
 def is_object_name(name: str) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from dskprep import storage
@@ -19,7 +19,8 @@ class Status:
 
     `counts` has the number of series per status (`written`, `set-aside`, `refused`, `failed`, `killed`), `reasons` per
     ``"<status>: <reason>"`` of those not written, `warnings` per word of `errors.WARNINGS`. Each of `split_series` is
-    a group of keys whose volumes seem to be parts of one series.
+    a group of keys whose volumes seem to be parts of one series. `damaged_records` has the keys of the records that
+    cannot be read, and why; in the counts they are `failed: damaged-record`.
     """
 
     target: str
@@ -28,6 +29,7 @@ class Status:
     reasons: dict[str, int]
     warnings: dict[str, int]
     split_series: list[list[str]]
+    damaged_records: dict[str, str] = field(default_factory=dict)
 
     @property
     def is_clean(self) -> bool:
@@ -76,4 +78,5 @@ def status(target: str | os.PathLike[str]) -> Status:
         dict(Counter(lost["status"] + ": " + lost["reason"].fillna("")).most_common()),
         dict(Counter(words).most_common()),
         index.split_series(table),
+        index.damaged(table),
     )

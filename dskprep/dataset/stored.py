@@ -208,7 +208,10 @@ class StoredVolume:
             path = PATHS[of] + "/"
             objects = self.record.objects.items()
             sizes = {name.removeprefix(path): about.n_bytes for name, about in objects if name.startswith(path)}
-            opened[of] = shards.open_array(storage.join(self.url, PATHS[of]), sizes)
+            found = shards.open_array(storage.join(self.url, PATHS[of]), sizes)
+            if found.shape != self.shape:
+                raise shards.damaged(found.url, f"is of shape {found.shape}, its record says {self.shape}")
+            opened[of] = found
         return opened[of]
 
     @property

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from dskprep import keys, storage
 from dskprep.dataset import own, store
-from dskprep.dataset.record import RecordName, StoredObject
+from dskprep.dataset.record import Record, RecordName, StoredObject
 from dskprep.errors import DamagedDataset
 
 AT_ONCE = 8
@@ -51,7 +51,8 @@ def verify(target: str | os.PathLike[str]) -> Iterator[Finding]:
     Finding
         For each written volume, in the order of the keys: what is wrong with its objects and its thumbnail, or
         nothing. An object that is missing, has another size or SHA-256, or would be one of the volume and does not
-        belong there is a fault, and so is another shape. What others added is named, and no fault.
+        belong there is a fault, and so is another shape. What others added is named, and no fault. Then for each
+        other record that is damaged.
 
     Raises
     ------
@@ -65,22 +66,23 @@ def verify(target: str | os.PathLike[str]) -> Iterator[Finding]:
     """
     target = storage.absolute(target)
     store.describe(target)
-    names = sorted(name for name in store.record_names(target) if name.status == "written")
-    under_way: deque[Future[Finding]] = deque()
+    names = sorted(store.record_names(target), key=lambda name: (name.status != "written", name))
+    under_way: deque[Future[Finding | None]] = deque()
     with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="verify") as threads:
         try:
             for name in names:
                 under_way.append(threads.submit(_check, target, name))
-                if len(under_way) == AHEAD:
-                    yield under_way.popleft().result()
+                if len(under_way) == AHEAD and (finding := under_way.popleft().result()):
+                    yield finding
             while under_way:
-                yield under_way.popleft().result()
+                if finding := under_way.popleft().result():
+                    yield finding
         finally:
             threads.shutdown(cancel_futures=True)
 
 
 def forget(target: str | os.PathLike[str], keys: Collection[str], *, is_trial: bool = False) -> list[str]:
-    """Delete the records of these written volumes, so that the next run makes them again.
+    """Delete the records of these written volumes, and those that are damaged, so that the next run makes them again.
 
     What dskprep wrote of the volumes is deleted too. What others added to them stays.
 
@@ -108,8 +110,9 @@ def forget(target: str | os.PathLike[str], keys: Collection[str], *, is_trial: b
     >>> dskprep.forget("scans-1mm", ["LIDC-0314"])  # doctest: +SKIP
     """
     target = storage.absolute(target)
-    names = [n for n in store.record_names(target) if n.status == "written" and n.key in keys]
-    return store.forget(target, names, is_trial=is_trial)
+    names = [name for name in store.record_names(target) if name.key in keys]
+    lost = [name for name in names if name.status == "written" or isinstance(_read_record(target, name), str)]
+    return store.forget(target, lost, is_trial=is_trial)
 
 
 def clean(
@@ -235,11 +238,23 @@ def _withdraw(target: str, cleaned: Collection[str]) -> list[str]:
     return store.withdraw_broken(target, records)
 
 
-def _check(target: str, name: RecordName) -> Finding:
+def _read_record(target: str, name: RecordName) -> Record | str:
+    """Return a record, or why it cannot be read."""
     try:
-        record = store.read_record(target, name)
+        return store.read_record(target, name)
     except DamagedDataset as error:
-        return Finding(name.key, (str(error),))
+        return str(error)
+    except FileNotFoundError:
+        return f"{name.path} is missing"
+
+
+def _check(target: str, name: RecordName) -> Finding | None:
+    """Return the finding of a volume; of a series that was not written, only one that its record is damaged."""
+    record = _read_record(target, name)
+    if isinstance(record, str):
+        return Finding(name.key, (record,))
+    if not record.is_written:
+        return None
     volume, thumbnail = store.volume_url(target, name.key), store.thumbnail_name(name.key)
     there = {entry.name for entry in storage.listing_below(volume)}
     faults = [f"{path} is missing" for path in sorted(record.objects.keys() - there)]

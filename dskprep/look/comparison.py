@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import fnmatch
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from dskprep.dataset import dataset
+from dskprep.dataset.dataset import Dataset
 from dskprep.dataset.stored import StoredVolume
-from dskprep.errors import UsageError
+from dskprep.errors import DamagedDataset, UsageError
 from dskprep.preparation import prepare, user_steps
 from dskprep.preparation.prepared import Prepared
 from dskprep.settings import PrepConfig
@@ -31,6 +32,8 @@ HU_SCALES = {
     "uint8": (1800 / 255, -1200.0, -1200, 600),
 }
 """How each kind of values (see prepared.Values) becomes HU: factor, offset, and the lowest and highest HU it holds."""
+N_NAMED = 3
+"""Patients named where none can be compared."""
 PAINTED = 170
 """Value that grt123 paints over what is far from the lungs."""
 
@@ -113,7 +116,29 @@ class Compared:
     apart_hu: NDArray[np.float32] | None
 
 
-def compare(a: str | os.PathLike[str], b: str | os.PathLike[str], only: str = "*") -> Iterator[Compared]:
+class Comparison(Iterator[Compared]):
+    """The differences of two datasets, one for each volume that both hold, in the order of their keys.
+
+    `one_sided` says of each patient that only one side has written what became of it on the other. `damaged` has the
+    records that cannot be read, and why, and when all volumes were taken also those volumes.
+    """
+
+    def __init__(
+        self, sides: tuple[Dataset, Dataset], keys: Iterable[str], one_sided: dict[str, str], damaged: dict[str, str]
+    ) -> None:
+        self.one_sided, self.damaged = one_sided, damaged
+        self._sides, self._keys = sides, iter(keys)
+
+    def __next__(self) -> Compared:
+        for key in self._keys:
+            try:
+                return compare_preparations(*(Preparation.of_stored(side[key]) for side in self._sides), key=key)
+            except DamagedDataset as error:
+                self.damaged[key] = str(error)
+        raise StopIteration
+
+
+def compare(a: str | os.PathLike[str], b: str | os.PathLike[str], only: str = "*") -> Comparison:
     """Compare two datasets patient by patient: the place of the voxels, HU and lungs.
 
     Parameters
@@ -127,7 +152,8 @@ def compare(a: str | os.PathLike[str], b: str | os.PathLike[str], only: str = "*
     ------
     Compared
         For each volume that both datasets hold, in the order of their keys: the `difference` in numbers, and the
-        arrays behind it.
+        arrays behind it. A damaged volume is passed over; `damaged` and `one_sided` of the iterator name the patients
+        that are not compared.
 
     Raises
     ------
@@ -141,12 +167,20 @@ def compare(a: str | os.PathLike[str], b: str | os.PathLike[str], only: str = "*
     """
     first, second = dataset.open_dataset(a), dataset.open_dataset(b)
     shared = [key for key in first if key in second and fnmatch.fnmatchcase(key, only)]
+    one_sided = {
+        key: f"only in {place}, {there.fate(key) or 'is not'} in {other}"
+        for here, there, place, other in ((first, second, a, b), (second, first, b, a))
+        for key in here
+        if key not in there and fnmatch.fnmatchcase(key, only)
+    }
+    damaged = {k: why for k, why in (first.damaged | second.damaged).items() if fnmatch.fnmatchcase(k, only)}
     if not shared:
+        named = "".join(f"; {key}: {why}" for key, why in [*damaged.items(), *one_sided.items()][:N_NAMED])
         raise UsageError(
             f"no patient that matches {only!r} is written both in {a} ({len(first)} are) and in {b} ({len(second)})"
+            + named
         )
-    load = Preparation.of_stored
-    return (compare_preparations(load(first[key]), load(second[key]), key=key) for key in shared)
+    return Comparison((first, second), shared, one_sided, damaged)
 
 
 def compare_settings(place: str | os.PathLike[str], a: PrepConfig, b: PrepConfig) -> Compared:

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from dskprep import settings as config
-from dskprep.dataset import dataset, index, store
+from dskprep.dataset import dataset, store
 from dskprep.dataset.dataset import Dataset
-from dskprep.dataset.record import Record, RecordName
+from dskprep.dataset.record import Record
 from dskprep.errors import DskprepError, Refusal, UsageError
 from dskprep.look import picture, refused, remains
 from dskprep.look.picture import View
@@ -185,11 +185,8 @@ def _draw_refused(key: str, reason: str, message: str, url: str, uid_sha256: str
 
 def _refused_record(opened: Dataset, key: str) -> Record | None:
     """Return the record of a series that was refused, None if there is none of this key."""
-    for row in index.read_rows(opened.url, index.NAME):
-        name = RecordName(*(row[part] for part in index.NAME))
-        if name.key == key and name.status in ("refused", "set-aside"):
-            return store.read_record(opened.url, name)
-    return None
+    name = opened.names_of("refused", "set-aside").get(key)
+    return store.read_record(opened.url, name) if name else None
 
 
 def _view_as_acquired(url: str, settings: PrepConfig, uid_sha256: str | None = None, stack: int | None = None) -> View:

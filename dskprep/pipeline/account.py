@@ -62,9 +62,10 @@ class Account:
 
     `already` counts, by status, the cases that an earlier run had finished; they are in `counts` too. `further_series`
     were found beside the main series of a case. `split_series` are groups of keys, of the whole dataset, whose volumes
-    seem to be parts of one series. `largest_need_bytes` is what the largest patient refused as too large needs.
-    `inputs` grows until `is_listed`. `stage_s` are wall seconds by stage, `cpu_s` CPU seconds of the workers. `latest`
-    are the last patients not written; `slowest` and `largest` hold (seconds, key) and (bytes read, key).
+    seem to be parts of one series. `damaged_records` has the keys of the records, of the whole dataset, that cannot be
+    read, and why. `largest_need_bytes` is what the largest patient refused as too large needs. `inputs` grows until
+    `is_listed`. `stage_s` are wall seconds by stage, `cpu_s` CPU seconds of the workers. `latest` are the last patients
+    not written; `slowest` and `largest` hold (seconds, key) and (bytes read, key).
     """
 
     counts: Counter[str] = field(default_factory=Counter)
@@ -73,6 +74,7 @@ class Account:
     warnings: Counter[str] = field(default_factory=Counter)
     further_series: Counter[str] = field(default_factory=Counter)
     split_series: list[list[str]] = field(default_factory=list)
+    damaged_records: dict[str, str] = field(default_factory=dict)
     inputs: int = 0
     largest_need_bytes: int = 0
     bytes_read: int = 0
@@ -92,9 +94,9 @@ class Account:
 
     @property
     def is_clean(self) -> bool:
-        """Whether every input and every further series is written or set aside, and none is split."""
+        """Whether every input and every further series is written or set aside, and none is split or damaged."""
         are_good = set(self.counts) | set(self.further_series) <= GOOD
-        return self.is_complete and are_good and not self.split_series
+        return self.is_complete and are_good and not (self.split_series or self.damaged_records)
 
     def add(self, records: Sequence[Record]) -> None:
         """Count one case. `records` are those of its series, its own last."""
@@ -127,6 +129,7 @@ class Account:
             "warnings": dict(self.warnings),
             "further_series": dict(self.further_series),
             "split_series": self.split_series,
+            "damaged_records": self.damaged_records,
             "bytes_read": self.bytes_read,
             "bytes_written": self.bytes_written,
             "stage_seconds": {stage: round(stage_s, 2) for stage, stage_s in dict(self.stage_s).items()},

@@ -15,10 +15,10 @@ from dskprep import settings as config
 from dskprep import storage
 from dskprep.dataset import index, omezarr, store, thumbnail
 from dskprep.dataset.record import GOOD
-from dskprep.errors import Refusal, UsageError
+from dskprep.errors import InfrastructureError, Refusal, UsageError
 from dskprep.pipeline import cluster
 from dskprep.pipeline.prediction import Prediction, predict
-from dskprep.pipeline.run import choose
+from dskprep.pipeline.run import MAX_FAILURES_IN_A_ROW, choose
 from dskprep.preparation import prepare
 from dskprep.settings import PrepConfig
 from dskprep.source.cases import Case
@@ -204,9 +204,13 @@ def plan(
     cases = list(choose(storage.absolute(source), only=only, patient_folders=patient_folders))
     sampled = spread(cases, sample)
     predictions, mains = [], []
+    n_in_a_row = 0
     for n_done, case in enumerate(sampled, 1):
         found = predict(case, settings, usable_bytes)
         predictions += found
+        n_in_a_row = n_in_a_row + 1 if found[-1].reason == InfrastructureError.__name__ else 0
+        if n_in_a_row in (MAX_FAILURES_IN_A_ROW, len(sampled)):
+            raise InfrastructureError(f"the last {n_in_a_row} patients cannot be read: {found[-1].message}")
         mains.append((case, found[-1]))
         on_patient(n_done, len(sampled))
     took = calibrate(mains, settings)
@@ -230,7 +234,7 @@ def calibrate(done: Sequence[tuple[Case, Prediction]], config: PrepConfig) -> Ca
     if written:
         prepare.warm(config)
     for case, prediction in written[len(written) // 2 :]:
-        with contextlib.suppress(Refusal):
+        with contextlib.suppress(Refusal, OSError):
             return _calibrate_by(case, prediction, config)
     return None
 

@@ -15,6 +15,7 @@ from dskprep.dicom.contents import Contents
 from dskprep.errors import Refusal
 from dskprep.series.series import Series
 from dskprep.settings import PrepConfig
+from dskprep.source.archive import Outgrown
 from dskprep.source.cases import Case
 from dskprep.source.files import open_case
 from dskprep.source.found import assemble_as, each_series
@@ -61,7 +62,7 @@ def predict(case: Case, config: PrepConfig, usable_bytes: int = sys.maxsize) -> 
         ledger.check(least_bytes)
         contents = Contents()
         if files.is_archive:
-            contents.add_all(files.read(psutil.virtual_memory().available))
+            contents.add_all(files.read(_most_bytes(ledger, files.n_bytes)))
         else:
             contents.add_all(files.read_headers(), with_pixels=False)
         reread = None if files.is_archive else files.reread
@@ -70,12 +71,29 @@ def predict(case: Case, config: PrepConfig, usable_bytes: int = sys.maxsize) -> 
         found = dict(each_series(contents, assemble, predict_series))
     except Refusal as refusal:
         return [_refuse(refusal, 0, case.key)]
+    except Outgrown:
+        return [_refuse(ledger.refusal(_doubled_beyond(least_bytes, ledger.total_bytes)), 0, case.key)]
+    except Exception as error:  # as in a run: it costs this patient only
+        return [Prediction(case.key, "failed", type(error).__name__, str(error)[:500])]
     predictions = {
         name: _refuse(made, least_bytes) if isinstance(made, Refusal) else made for name, made in found.items()
     }
     *others, (_, main) = sorted(predictions.items(), key=lambda item: item[0].rank(item[1].n_slices))
     further = [dataclasses.replace(each, key=further_key(case.key, *name)) for name, each in others]
     return [*further, dataclasses.replace(main, key=case.key)]
+
+
+def _most_bytes(ledger: Ledger, n_bytes: int) -> int:
+    """Return to how much an archive of that size may unpack: what a worker has, and no more than there is here."""
+    available_bytes: int = psutil.virtual_memory().available
+    return max(0, min(ledger.total_bytes, available_bytes) - n_bytes)
+
+
+def _doubled_beyond(need_bytes: int, total_bytes: int) -> int:
+    """Return the need with which a run gives up: it doubles an estimate that an archive outgrows."""
+    while need_bytes <= total_bytes:
+        need_bytes *= 2
+    return need_bytes
 
 
 def _predict_series(config: PrepConfig, ledger: Ledger, least_bytes: int, is_held: bool, found: Series) -> Prediction:

@@ -34,7 +34,7 @@ from distributed.system import MEMORY_LIMIT
 from dskprep import settings as config
 from dskprep import storage
 from dskprep.dataset import index, store
-from dskprep.dataset.record import FURTHER, STATUSES, Record, RecordName
+from dskprep.dataset.record import FURTHER, GOOD, STATUSES, Record, RecordName
 from dskprep.errors import InfrastructureError, UsageError
 from dskprep.look import report
 from dskprep.pipeline import cluster, cluster_check, executor, watch
@@ -204,8 +204,11 @@ def _jobs(cases: Iterable[Case], target: str, account: Account, again: tuple[str
         current = [name for name in names if name.digest == case.digest]
         status = min((name.status for name in current if name.key == case.key), key=STATUSES.index, default=None)
         if status is None or status in again:
-            yield Job(case, tuple(names))
+            # what was made of a line before is kept while that cannot be listed
+            yield Job(case, () if case.problem else tuple(names))
         else:
+            leftover = [n for n in names if n.digest == discover.digest([]) != case.digest and n.status not in GOOD]
+            store.forget(target, leftover)  # of the time when it could not
             account.counts[status] += 1
             account.already[status] += 1
             account.further_series.update(name.status for name in current if name.key != case.key)
@@ -254,7 +257,9 @@ def _ended(summary: Summary) -> Iterator[None]:
 def _write_end(summary: Summary, rows: index.Writer, at_end: Sequence[AtEnd]) -> None:
     """Write the index and the account, and call `at_end` for a run that is done and has new patients."""
     try:
-        summary.account.split_series = index.split_series(rows.close())
+        table = rows.close()
+        summary.account.split_series = index.split_series(table)
+        summary.account.damaged_records = index.damaged(table)
         store.write_run(summary.target, summary.run_id, summary.as_dict())
         if summary.n_new and not summary.is_interrupted and not summary.stopped_by:
             for finish in at_end:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import itertools
 import os
 import re
@@ -11,10 +10,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-import pandas as pd
-
 from dskprep import keys, storage
 from dskprep.errors import InfrastructureError, UsageError
+from dskprep.source import manifest
 from dskprep.source.heads import DICOM_SUFFIXES, may_hold_dicom, plain_name
 from dskprep.storage import Entry, Folder
 
@@ -22,6 +20,8 @@ ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 """Names of files that hold the files of one case."""
 MANIFEST_SUFFIXES = (".csv", ".parquet")
 """Names of files that list cases by key and URL."""
+MAX_OUTAGES = 20
+"""Lines of a manifest in a row whose store fails, before that is the store's fault and not theirs."""
 MARKER_SUFFIX = "_$folder$"
 """Ends the names of the empty objects by which Hadoop and EMR mark a folder."""
 
@@ -38,7 +38,7 @@ class Case:
 
     The files are those directly in the folder, or with `is_deep` all below it; with `is_single` the URL is that of the
     only file. `digest` is made of their listing (names, sizes, ETags or modification times), so that a changed input
-    counts as another input.
+    counts as another input. Of a line of a manifest that cannot be listed, `problem` says why.
     """
 
     key: str
@@ -49,6 +49,7 @@ class Case:
     is_archive: bool = False
     is_deep: bool = False
     is_single: bool = False
+    problem: str = ""
 
 
 def cases(source: str, *, patient_folders: bool = False) -> Iterator[Case]:
@@ -151,8 +152,17 @@ def is_key(text: str) -> bool:
     return len(text) <= MAX_KEY and keys.is_plain(text)
 
 
-def _case(key: str, url: str, entries: list[Entry], **way: bool) -> Case:
-    return Case(key, url, digest(entries), len(entries), sum(e.size for e in entries), **way)
+def _case(
+    key: str,
+    url: str,
+    entries: list[Entry],
+    *,
+    is_archive: bool = False,
+    is_deep: bool = False,
+    is_single: bool = False,
+) -> Case:
+    n_bytes = sum(e.size for e in entries)
+    return Case(key, url, digest(entries), len(entries), n_bytes, is_archive, is_deep, is_single)
 
 
 def _from_tree(source: str, *, patient_folders: bool) -> Iterator[Case]:
@@ -208,39 +218,48 @@ def _from_file(source: str, entry: Entry) -> Iterator[Case]:
 
 
 def _from_manifest(source: str) -> Iterator[Case]:
-    try:
-        content = io.BytesIO(storage.read(source))
-        is_csv = source.lower().endswith(".csv")
-        table = pd.read_csv(content, dtype=str, keep_default_na=False) if is_csv else pd.read_parquet(content)
-    except FileNotFoundError as error:
-        raise UsageError(f"{source}: there is no such file") from error
-    except InfrastructureError:
-        raise
-    except (ValueError, OSError) as error:
-        raise UsageError(f"{source}: cannot be read as a manifest: {error}") from error
-    if not {"key", "url"} <= set(table.columns):
-        found = ", ".join(repr(column) for column in table.columns)
-        raise UsageError(f"{source}: expected the columns 'key' and 'url', found {found[:200]}")
-    is_empty = (table[["key", "url"]].isna() | (table[["key", "url"]] == "")).any(axis=1).to_numpy()
-    if is_empty.any():
-        raise UsageError(
-            f"{source}: expected a key and a url in every row, found one empty in row {is_empty.argmax() + 1}"
-        )
-    keys = table["key"].astype(str)
-    repeated = keys[keys.duplicated()]
-    if len(repeated):
-        raise UsageError(f"{source}: the key {repeated.iloc[0]!r} stands in more than one line")
-    for key in keys:
+    """Yield the case of each line.
+
+    A store that fails for all lines, or for many in a row, is no fault of theirs: raises InfrastructureError.
+    """
+    lines = manifest.read(source)
+    for key, path in lines:
         if not is_key(key):
             raise UsageError(f"{source}: the key {key!r} cannot name a volume; use letters, digits and . _ = @ , -")
-    base = source.rpartition("/")[0]
-    paths = [u if "://" in u or u.startswith("/") else storage.join(base, u) for u in table["url"].astype(str)]
-    for key, url in zip(keys, [storage.absolute(path) for path in paths], strict=True):
+        if storage.holds_credentials(path):  # they must not get into records
+            storage.absolute(path)
+    held: list[Case] = []  # until one line could be listed
+    is_any_listed, n_in_a_row = False, 0
+    for key, path in lines:
+        case, outage = _from_line(source, key, path)
+        n_in_a_row = n_in_a_row + 1 if outage else 0
+        is_any_listed |= not outage
+        held.append(case)
+        if n_in_a_row == MAX_OUTAGES or (outage and not is_any_listed and len(held) == len(lines)):
+            raise InfrastructureError(
+                f"{source}: expected folders and archives, found {n_in_a_row} lines in a row that cannot be "
+                f"listed, the last one: {outage}; mend it, and run again"
+            ) from outage
+        if is_any_listed:
+            yield from held
+            held.clear()
+
+
+def _from_line(source: str, key: str, path: str) -> tuple[Case, InfrastructureError | None]:
+    """Return the case of a line of a manifest, and the error of its store if that cannot be listed."""
+    url = path if "://" in path or path.startswith("/") else storage.join(source.rpartition("/")[0], path)
+    try:
+        url = storage.absolute(url)
         way = {"is_archive": True} if is_file(url, ARCHIVE_SUFFIXES) else {"is_deep": True}
         entries = files_of(url, **way)
         if not entries and (entries := files_of(url, is_single=True)):
             way = {"is_single": True}
-        yield _case(key, url, entries, **way)
+        return _case(key, url, entries, **way), None
+    except Exception as error:  # a path that is none; and other file systems than ours raise whatever they like
+        said = " ".join(str(error).split()) or type(error).__name__
+        problem = f"{said if url in said else f'{url}: {said}'}; correct this line of the manifest, or mend its store"
+        outage = error if isinstance(error, InfrastructureError) else None
+        return Case(key, url, digest([]), 0, 0, problem=problem), outage
 
 
 def _stem(path: str) -> str:

@@ -104,7 +104,7 @@ class CaseFiles:
         yield from self.not_ct.items()
         places = [storage.join(self.folder, entry.name) for entry in self.entries]
         with _changes_refused(), ThreadPoolExecutor(HEADERS_AT_ONCE) as threads:
-            heads = threads.map(storage.read_head, places, itertools.repeat(HEADER_BYTES))
+            heads = threads.map(_read_header, places, self.entries)
             for entry, place, head in zip(self.entries, places, heads, strict=True):
                 blank: bytes | None = head
                 if entry.size > HEADER_BYTES:
@@ -128,8 +128,11 @@ class CaseFiles:
 def open_case(case: Case) -> CaseFiles:
     """List the files of a case again.
 
-    Raises Refusal `source-changed` if they are not those that were listed before, `no-dicom` if there are none.
+    Raises Refusal `source-changed` if they are not those that were listed before, `no-dicom` if there are none or they
+    could not be listed then.
     """
+    if case.problem:
+        raise Refusal("no-dicom", case.problem)
     way = {"is_archive": case.is_archive, "is_deep": case.is_deep, "is_single": case.is_single}
     entries = cases.files_of(case.url, **way)
     if cases.digest(entries) != case.digest:
@@ -177,6 +180,10 @@ def _not_ct(folder: str, entries: list[Entry]) -> Iterator[File]:
                 head = read_plain_head(storage.join(folder, entry.name), HEAD_BYTES)
         if not may_be_ct(head):
             yield entry.name, head
+
+
+def _read_header(place: str, entry: Entry) -> bytes:
+    return storage.read_head(place, HEADER_BYTES) if entry.size else b""  # S3 has no range of an empty object
 
 
 @contextmanager

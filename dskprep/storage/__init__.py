@@ -45,7 +45,7 @@ def absolute(url: str | os.PathLike[str]) -> str:
     """Return a URL or path in a form that means the same in every process: relative paths become absolute.
 
     Raises UsageError if it holds credentials (URLs go into tasks, records and messages), names a version of an object,
-    or no place.
+    or no place, or the way to a place in a bucket by `.`, `..` or nothing, which requests cannot name.
     """
     if not isinstance(url, (str, os.PathLike)):
         raise UsageError(f"expected a path or a URL, found {url!r}")
@@ -55,14 +55,23 @@ def absolute(url: str | os.PathLike[str]) -> str:
     url = url.removeprefix("file://").rstrip("/") or "/"
     if "://" not in url:
         return Path(url).expanduser().resolve().as_posix()
-    scheme, _, place = url.partition("://")
-    host = place.partition("/")[0]
-    # a secret may hold a slash; among buckets, only an access point has a colon in its name
-    if "@" in host or (scheme == "s3" and ":" in host.removeprefix("arn:") and not host.startswith("arn:")):
+    if holds_credentials(url):
         raise UsageError("a URL must not hold credentials; set them in the environment or a profile")
+    scheme, _, place = url.partition("://")
     if scheme == "s3" and "?versionid=" in place.lower():
         raise UsageError(f"{url}: expected a bucket and a key, found a version; only current objects are read")
+    key = place.partition("/")[2]
+    if scheme == "s3" and (key.startswith("/") or not {".", ".."}.isdisjoint(key.split("/"))):
+        raise UsageError(f"{url}: expected the names of folders, found a second slash, '.' or '..'; leave it out")
     return url
+
+
+def holds_credentials(url: str) -> bool:
+    """Tell whether a URL seems to hold credentials."""
+    scheme, _, place = _with_plain_scheme(url).partition("://")
+    host = place.partition("/")[0]
+    # a secret may hold a slash; among buckets, only an access point has a colon in its name
+    return "@" in host or (scheme == "s3" and ":" in host.removeprefix("arn:") and not host.startswith("arn:"))
 
 
 def _with_plain_scheme(url: str) -> str:

@@ -81,11 +81,12 @@ def has_visible(folders: Iterable[str]) -> bool:
     return not all(name.startswith(".") for name in folders)
 
 
-def walk(fs: Any, path: str, *, follow_links: bool = True) -> Iterator[Folder]:
+def walk(fs: Any, path: str, *, is_whole: bool = False, follow_links: bool = True) -> Iterator[Folder]:
     """Yield every folder, depth first, in a stable order. A link to a folder that it lies in is not followed.
 
     That also holds for the folders above the first, so a walk that begins further down finds the same. Without
-    `follow_links` no link to a folder is followed, the first included; a link to a file is an entry in any case.
+    `follow_links` no link to a folder is followed, the first included; a link to a file is an entry in any case. A
+    folder that may not be read counts as empty; with `is_whole`, or if it is the first, it raises PermissionError.
     """
     if not follow_links and Path(path).is_symlink():
         return
@@ -98,7 +99,7 @@ def walk(fs: Any, path: str, *, follow_links: bool = True) -> Iterator[Folder]:
         except FileNotFoundError:
             continue
         except PermissionError:
-            if place == path:
+            if is_whole or place == path:
                 raise
             folders, entries = [], []  # this patient fails when it is read; the others do not
         yield Folder(place[len(path.rstrip("/")) + 1 :], tuple(entries), has_visible(folders))
@@ -113,7 +114,7 @@ def walk(fs: Any, path: str, *, follow_links: bool = True) -> Iterator[Folder]:
 
 def list_below(fs: Any, path: str, *, follow_links: bool = True) -> Iterator[Entry]:
     """Yield every file below a folder; names are relative to it."""
-    for folder in walk(fs, path, follow_links=follow_links):
+    for folder in walk(fs, path, is_whole=True, follow_links=follow_links):
         prefix = f"{folder.path}/" if folder.path else ""
         yield from (entry._replace(name=prefix + entry.name) for entry in folder.entries)
 

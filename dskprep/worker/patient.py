@@ -132,7 +132,8 @@ def _commit(job: Job, target: str, made: list[Made], clock: Stopwatch) -> list[R
     with _SLOTS("write", job.case.key, clock):
         with clock("write"):
             store.forget(target, job.stale)
-            records = [_write(target, each) for each in made]
+            # what was made of a line of a manifest before is kept while that line cannot be listed
+            records = [each.record if job.case.problem else _write(target, each) for each in made]
         seconds = {stage: round(s, 4) for stage, s in clock.seconds.items()}
         records = [record.changed(seconds=seconds) for record in records]
         records[-1] = records[-1].changed(cpu_s=round(_CPU.since_last(), 3))

@@ -22,6 +22,7 @@ from dskprep import storage
 from dskprep.cli import commands as cli
 from dskprep.cli import run_commands
 from dskprep.dataset import index, store
+from dskprep.dataset.status import status
 from dskprep.errors import InfrastructureError
 from dskprep.pipeline import cluster
 from dskprep.pipeline import run as pipeline
@@ -454,11 +455,46 @@ def test_names_that_are_not_utf8_cost_nothing(dskprep: Run, tmp_path: Path, targ
         done = subprocess.run(words, check=False, capture_output=True, env=os.environ | {"PYTHONIOENCODING": "utf-8"})
         assert (done.returncode, done.stderr) == (1, b"")
         assert f"4 patients: {n_new} done".encode() in done.stdout
-    assert "cut\\udcff.dcm" in next(row["message"] for row in index.read_rows(target) if row["status"] == "refused")
-    (key,) = (row["key"] for row in index.read_rows(target) if row["key"].startswith("caf_"))
+    assert "cut\\udcff.dcm" in index.read(target).set_index("status").loc["refused", "message"]
+    (key,) = (key for key in index.read(target)["key"] if key.startswith("caf_"))
     assert dskprep("verify", target)[0] == dskprep("report", target, "-o", tmp_path / "r.html")[0] == 0
     assert dskprep("plan", source)[0] == 1  # one is to be refused
     assert dskprep("show", target, key, "--source", "-o", tmp_path / "x.png")[0] == 0
+
+
+@pytest.mark.parametrize("words", [[], ["--log-json"]], ids=["words", "JSON"])
+def test_a_reader_that_goes_ends_a_run_with_its_account_written(tmp_path: Path, target: str, words: list[str]) -> None:
+    source = tiny.write_patients(tmp_path / "in", [f"p{i}" for i in range(6)])
+    command = [sys.executable, "-m", "dskprep", "run", source, target, "--scheduler", "sync", *words]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert "p0" in process.stdout.readline()
+        process.stdout.close()
+        told = process.stderr.read()
+    assert process.returncode == 1
+    assert "Traceback" not in told
+    assert "standard output cannot be written" in told
+    (summary,) = (json.loads(path.read_text()) for path in Path(target, "runs").glob("*/summary.json"))
+    assert summary["is_interrupted"]
+    assert 0 < summary["counts"]["written"] < 6
+    assert len(index.read(target)) == summary["counts"]["written"]
+
+
+def test_a_terminal_that_goes_ends_a_run_as_ctrl_c_does_unless_it_was_told_to_stay(tmp_path: Path, target: str) -> None:
+    source = tiny.write_patients(tmp_path / "in", [f"p{i}" for i in range(6)])
+    command = [sys.executable, "-m", "dskprep", "run", source, target, "--scheduler", "sync"]
+    for before, code in ([], 1), (["nohup"], 0):
+        with subprocess.Popen(
+            [*before, *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        ) as process:
+            assert process.stdout is not None
+            assert process.stderr is not None
+            assert "p" in process.stdout.readline()
+            process.send_signal(signal.SIGHUP)
+            out, told = process.stdout.read(), process.stderr.read()
+        assert (process.returncode, "interrupted" in out, "Traceback" in told) == (code, code == 1, False)
+    assert status(target).counts == {"written": 6}
 
 
 def test_verify_can_forget_what_is_faulty_and_a_run_mends_it(dskprep: Run, source: str, target: str) -> None:

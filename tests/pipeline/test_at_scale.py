@@ -193,7 +193,7 @@ def test_reading_the_index_leaves_no_thread_that_could_abort_a_program_at_its_en
         import os
         from dskprep.dataset import index
         n_before = len(os.listdir("/proc/self/task"))
-        assert len(index.read({large!r})) == len(list(index.read_rows({large!r}, ["key"]))) == 2301
+        assert len(index.read({large!r})) == len(list(index.rows_of(index.current_table({large!r}), ["key"]))) == 2301
         print(len(os.listdir("/proc/self/task")) - n_before)
     """
     assert subprocess.run([sys.executable, "-c", program], check=False, capture_output=True, text=True).stdout == "0\n"
@@ -203,7 +203,7 @@ def test_series_that_seem_split_are_found_among_many() -> None:
     records = [record(n) for n in range(50)]
     records += [record(n, series_uid_sha256="a" * 12) for n in (60, 59)]  # parts: other voxels
     records += [record(n, series_uid_sha256="b" * 12, hu_sha256="c" * 64) for n in (70, 71)]  # copies
-    records += [record(80, "refused", series_uid_sha256="a" * 12)]
+    records += [record(80, "refused", reason="not-hu", series_uid_sha256="a" * 12)]
     rows = [index.to_row(parse_record(to_json(each), path_of(each))) for each in records]
     assert index.split_series(pd.DataFrame(rows)) == [["p00059", "p00060"]]
     assert index.split_series(pd.DataFrame(rows[:50])) == []

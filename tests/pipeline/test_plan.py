@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from dskprep import storage
 from dskprep.cli import commands
 from dskprep.dataset import index, store
 from dskprep.dicom import header
-from dskprep.errors import UsageError
+from dskprep.errors import InfrastructureError, UsageError
 from dskprep.pipeline import plan
 from dskprep.pipeline.plan import Calibration, Estimate, Machine, Plan
 from dskprep.pipeline.prediction import Prediction, predict
@@ -302,6 +303,53 @@ def test_a_header_that_promises_endless_frames_takes_no_memory() -> None:
     ds["PixelData"].VR = "OB"
     content = builders.saved(ds)
     assert header.with_blank_pixels(content, len(content)) is None
+
+
+# what cannot be read is one outcome, as in a run
+
+
+def test_a_source_of_strange_names_is_planned_as_it_is_run(place: str, tmp_path: Path) -> None:
+    tiny.write_patients(f"{place}/in", ["a::b", "sim::", "p 1"])
+    tiny.write(f"{place}/in/empty", {"1.dcm": b"", "2.dcm": b""})
+    found = predicted(f"{place}/in", PrepConfig())
+    assert found == outcome_of_run(f"{place}/in", str(tmp_path / "out"), PrepConfig())
+    assert sorted(found.values()) == [("refused", "truncated"), *[("written", "")] * 3]
+    assert dskprep.plan(f"{place}/in").calibration is not None
+
+
+def test_an_archive_that_unpacks_to_more_than_a_worker_has_is_too_large(tmp_path: Path) -> None:
+    bomb = tiny.zipped({f"{i}.dcm": bytes(50_000_000) for i in range(8)})
+    tiny.write(tmp_path / "in", {"bomb.zip": bomb, "p.zip": tiny.zipped(tiny.series())})
+    usable_bytes = 150_000_000
+    cases = {case.key: case for case in choose(str(tmp_path / "in"))}
+    tracemalloc.start()
+    (refused,) = predict(cases["bomb"], PrepConfig(), usable_bytes)
+    peak_bytes = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak_bytes < 1.5 * usable_bytes
+    assert (refused.status, refused.reason) == ("refused", "too-large")
+    assert refused.need_bytes > usable_bytes
+    assert predict(cases["p"], PrepConfig(), usable_bytes)[0].status == "written"
+
+
+def test_a_patient_that_cannot_be_read_costs_itself_and_a_store_that_fails_ends_the_plan(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = tiny.write_patients(tmp_path / "in", ["p1", "p2", "p3"])
+    read_head = storage.read_head
+    lost = {"p2"}
+
+    def fail(url: str, n_bytes: int) -> bytes:
+        if lost & set(url.split("/")):
+            raise InfrastructureError(f"{url}: no route to host")
+        return read_head(url, n_bytes)
+
+    monkeypatch.setattr(storage, "read_head", fail)
+    found = {p.key: (p.status, p.reason) for p in dskprep.plan(source).predictions}
+    assert found == {"p1": ("written", ""), "p2": ("failed", "InfrastructureError"), "p3": ("written", "")}
+    lost |= {"p1", "p3"}
+    with pytest.raises(InfrastructureError, match=r"the last 3 patients cannot be read: .*no route to host"):
+        dskprep.plan(source)
 
 
 # Real CT

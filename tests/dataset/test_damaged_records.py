@@ -1,0 +1,212 @@
+"""A record that is not what was written costs that record: every command names it, and goes on with the others."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+
+import dskprep
+from dskprep import storage
+from dskprep.cli import commands
+from dskprep.dataset import index, store
+from dskprep.errors import UsageError
+
+
+def altered(*path: str, to: Any) -> Callable[[dict[str, Any]], bytes]:
+    """Replace one value of a record."""
+
+    def alter(content: dict[str, Any]) -> bytes:
+        *above, last = path
+        place = content
+        for name in above:
+            place = place[name]
+        place[last] = to
+        return json.dumps(content).encode()
+
+    return alter
+
+
+def lacking(name: str) -> Callable[[dict[str, Any]], bytes]:
+    return lambda content: json.dumps({k: v for k, v in content.items() if k != name}).encode()
+
+
+def raw(content: bytes) -> Callable[[dict[str, Any]], bytes]:
+    return lambda _: content
+
+
+MUTATIONS: dict[str, Callable[[dict[str, Any]], bytes]] = {
+    "empty": raw(b""),
+    "cut": lambda content: json.dumps(content).encode()[:-40],
+    "zeros": raw(bytes(2000)),
+    "no UTF-8": raw(b'{"key": "\xff\xfe"}'),
+    "a list": raw(b"[]"),
+    "a number": raw(b"7"),
+    "null": raw(b"null"),
+    "a string": raw(b'"written"'),
+    "an object of nothing": raw(b"{}"),
+    "a list of records": lambda content: json.dumps([content]).encode(),
+    "deeper than any record": raw(b"[" * 200_000),
+    "a number of 10,000 digits": lambda c: (
+        json.dumps(c).replace('"n_files": 12', '"n_files": ' + "9" * 10_000).encode()
+    ),
+    "NaN": altered("lungs", "right_ml", to=float("nan")),
+    "infinity": altered("lungs", "left_ml", to=float("inf")),
+    "infinity by its digits": lambda c: json.dumps(c).replace('"step_mm": 1.0', '"step_mm": 1e999').encode(),
+    "no status": lacking("status"),
+    "no key": lacking("key"),
+    "no geometry": lacking("geometry"),
+    "no objects": lacking("objects"),
+    "the key of another": altered("key", to="p2"),
+    "a key with control characters": altered("key", to="p1\x1b[2J\n"),
+    "the status of another folder": altered("status", to="refused"),
+    "a status that there is not": altered("status", to="done"),
+    "another digest": altered("input_digest", to="0" * 16),
+    "a list for an object": altered("geometry", to=[1, 2, 3]),
+    "an object for a list": altered("warnings", to={"one-lung": 1}),
+    "a number for a string": altered("url", to=5),
+    "words in place of numbers": altered("source", "slices", to="twelve"),
+    "warnings with control characters": altered("warnings", to=["one\x00lung", "a,b"]),
+    "a stage with a lone surrogate": altered("seconds", to={"read\udcff": 1.0}),
+    "a huge number of slices": altered("source", "slices", to=10**30),
+    "a huge shape": altered("geometry", "shape", to=[2**40, 2**40, 2**40]),
+    "a negative shape": altered("geometry", "shape", to=[-1, 24, 24]),
+    "a shape of two axes": altered("geometry", "shape", to=[24, 24]),
+    "spacing of nothing": altered("geometry", "spacing_mm", to=[0, 1, 1]),
+    "a flat affine": altered("geometry", "affine", to=[[0.0] * 4] * 4),
+    "a ragged affine": altered("geometry", "affine", to=[[1.0], [1.0, 2.0], [], [0.0]]),
+    "huge millimetres": altered("lungs", "right_ml", to=1e308),
+    "huge bytes": altered("bytes_read", to=2**200),
+    "objects of negative size": altered("objects", "zarr.json", "bytes", to=-5),
+}
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A source of two patients and a finished dataset of it."""
+    folder = tmp_path_factory.mktemp("original")
+    dskprep.run(tiny.write_patients(folder / "in", ["p1", "p2"]), str(folder / "out"))
+    return folder
+
+
+def record_of(target: Path | str, key: str) -> Path:
+    (name,) = (name for name in store.record_names(str(target)) if name.key == key)
+    return Path(target, name.path)
+
+
+@pytest.mark.parametrize("mutation", MUTATIONS)
+def test_a_malformed_record_costs_itself_alone(
+    original: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], mutation: str
+) -> None:
+    target = tmp_path / "out"
+    shutil.copytree(original / "out", target)  # with the index of before
+    path = record_of(target, "p1")
+    path.write_bytes(MUTATIONS[mutation](json.loads(path.read_bytes())))
+
+    def told_by(*words: str | Path) -> tuple[int, str]:
+        code = commands.run_command([str(word) for word in words])
+        caught = capsys.readouterr()
+        assert "Traceback" not in caught.out + caught.err
+        return code, caught.out + caught.err
+
+    code, told = told_by("status", target)
+    assert (code, "damaged-record" in told, "p1" in told) == (1, True, True)
+    code, told = told_by("verify", target)
+    assert (code, "p1: " in told, "2 volumes checked, 1 with faults" in told) == (1, True, True)
+    code, told = told_by("compare", original / "out", target)
+    assert (code, "p1" in told, "p2" in told) == (1, True, True)
+    code, told = told_by("show", target, "p1", "-o", tmp_path / "x.png")
+    assert (code, "damaged-record" in told) == (2, True)
+    assert told_by("report", target, "-o", tmp_path / "r.html")[0] == 0
+    assert "damaged-record" in (tmp_path / "r.html").read_text()
+    dataset = dskprep.open_dataset(target)
+    assert list(dataset) == ["p2"]
+    assert dataset["p2"].load().shape == (12, 24, 24)
+    with pytest.raises(KeyError, match="p1: was failed, damaged-record"):
+        dataset["p1"]
+    code, told = told_by("run", original / "in", target, "--scheduler", "sync")
+    assert (code, "damaged-record p1: " in told) == (1, True)
+    assert index.damaged(index.read(str(target))).keys() == {"p1"}
+
+
+@pytest.mark.parametrize("status", ["written", "refused"])
+def test_what_is_damaged_is_forgotten_and_made_again(original: Path, tmp_path: Path, status: str) -> None:
+    shutil.copytree(original / "in", tmp_path / "in")
+    tiny.write(tmp_path / "in", {"p1/one.txt": b"", "p3/notes.txt": b"no scan"})
+    target = tmp_path / "out"
+    dskprep.run(tmp_path / "in", target)
+    key = {"written": "p2", "refused": "p3"}[status]
+    record_of(target, key).write_bytes(b"{}")
+    assert [finding.key for finding in dskprep.verify(target) if finding.faults] == [key]
+    dskprep.forget(target, [key])
+    summary = dskprep.run(tmp_path / "in", target)
+    assert (summary.n_new, summary.account.damaged_records) == (1, {})
+    assert dskprep.status(target).damaged_records == {}
+
+
+def test_a_record_that_changed_since_the_index_is_read_anew(place: str, original: Path) -> None:
+    target = tiny.write(place, tiny.everything_below(original / "out"))
+    index.write(target)
+    before = dskprep.status(target).counts
+    (name,) = (name for name in store.record_names(target) if name.key == "p1")
+    content = storage.read(f"{target}/{name.path}").replace(b'"written"', b'"wrjtten"')
+    tiny.write(target, {name.path: content})  # of the same size
+    if "://" not in place:
+        os.utime(Path(target, name.path), ns=(1, 1))
+    assert (before, dskprep.status(target).counts) == ({"written": 2}, {"written": 1, "failed": 1})
+
+
+def test_a_volume_that_is_damaged_does_not_end_a_comparison(original: Path, tmp_path: Path) -> None:
+    target = tmp_path / "out"
+    shutil.copytree(original / "out", target)
+    (target / "volumes/p1.zarr/0/c/0/0/0").unlink()
+    found = dskprep.compare(original / "out", target)
+    assert [compared.difference.key for compared in found] == ["p2"]
+    assert list(found.damaged) == ["p1"]
+    assert "is gone" in found.damaged["p1"]
+
+
+def test_a_comparison_of_nothing_names_what_is_damaged(original: Path, tmp_path: Path) -> None:
+    target = tmp_path / "out"
+    shutil.copytree(original / "out", target)
+    record_of(target, "p1").write_bytes(b"{}")
+    with pytest.raises(UsageError, match=r"no patient that matches 'p1'.*p1: .*this record is damaged"):
+        dskprep.compare(original / "out", target, only="p1")
+
+
+# an index that is out of date
+
+
+def test_a_dataset_is_read_as_its_records_are(place: str, original: Path) -> None:
+    everything = tiny.everything_below(original / "out")
+    some = {name: content for name, content in everything.items() if name != "index.parquet"}
+    target = tiny.write(place, some)
+    assert list(dskprep.open_dataset(target)) == ["p1", "p2"]  # there is no index yet
+    assert dskprep.open_dataset(target).index["key"].tolist() == ["p1", "p2"]
+    index.write(target)
+    dskprep.forget(target, ["p1"])
+    opened = dskprep.open_dataset(target)
+    assert list(opened) == [row["key"] for row in opened.rows] == opened.index["key"].tolist() == ["p2"]
+    index.write(target)
+    tiny.write(target, some)  # as after a run that was killed before it wrote the index
+    opened = dskprep.open_dataset(target)
+    assert list(opened) == [row["key"] for row in opened.rows] == opened.index["key"].tolist() == ["p1", "p2"]
+    assert list(opened.where(lambda row: row["key"] == "p1")) == ["p1"]
+    assert index.read(target)["key"].tolist() == ["p2"]  # reading writes nothing
+
+
+def test_a_listing_is_all_that_an_index_up_to_date_needs(
+    place: str, original: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tiny.write(place, tiny.everything_below(original / "out"))
+    index.write(target)
+    read: list[str] = []
+    monkeypatch.setattr(storage, "read_many", lambda _, entries: iter(read.extend(e.name for e in entries) or ()))
+    opened = dskprep.open_dataset(target)
+    assert (len(opened.where(lambda _: True)), len(opened.index), read) == (2, 2, [])
