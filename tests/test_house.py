@@ -49,8 +49,8 @@ HOMES = {
         "cli.exits",
         "cli.look_commands",
         "cli.options",
-        "cli.output",
         "cli.run_commands",
+        "cli.terminal",
     },
     "dask": {
         "cli.options",

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
-
 import click
 
+from dskprep.cli import terminal
 from dskprep.cli.exits import EXIT_CLEAN, EXIT_SOME_NOT_WRITTEN
 
 
@@ -20,7 +19,7 @@ def status(target: str, as_json: bool) -> int:
 
     found = count(target)
     if as_json:
-        click.echo(json.dumps(found.as_dict()))
+        terminal.say_json(found.as_dict())
     else:
         Output().say(*words.describe_status(found))
     return EXIT_CLEAN if found.is_clean else EXIT_SOME_NOT_WRITTEN
@@ -38,13 +37,13 @@ def verify(target: str, forget: bool) -> int:
         n_checked += 1
         for fault in finding.faults:
             faulty.add(finding.key)
-            click.echo(f"{finding.key}: {fault}")
-    click.echo(f"{n_checked} volumes checked, {len(faulty)} with faults")
+            terminal.say(f"{finding.key}: {fault}")
+    terminal.say(f"{n_checked} volumes checked, {len(faulty)} with faults")
     if not faulty:
         return EXIT_CLEAN
     if forget:
         verification.forget(target, faulty)
-    click.echo("run again to make them anew" if forget else "--forget lets the next run make them anew")
+    terminal.say("run again to make them anew" if forget else "--forget lets the next run make them anew")
     return EXIT_SOME_NOT_WRITTEN
 
 
@@ -59,5 +58,5 @@ def clean(target: str, hours: float, dry_run: bool) -> None:
     n_deleted = 0
     for name in verification.clean(target, older_than_s=3600 * hours, is_trial=dry_run):
         n_deleted += 1
-        click.echo(name)
-    click.echo(f"{n_deleted} leftovers {'found' if dry_run else 'deleted'}")
+        terminal.say(name)
+    terminal.say(f"{n_deleted} leftovers {'found' if dry_run else 'deleted'}")
