@@ -157,8 +157,8 @@ def _check_codecs(codecs: list[_Named], outer: Index) -> Index:
             raise ValueError(f"expected whole chunks of {list(sharding.chunk_shape)} in a shard of {list(outer)}")
         if math.prod(outer) > MAX_VOXELS or math.prod(counts) > MAX_CHUNKS:
             raise ValueError(f"expected a smaller shard, found {list(outer)} in chunks of {list(sharding.chunk_shape)}")
-        if any(index.name == "sharding_indexed" for index in sharding.index_codecs):
-            raise ValueError("expected no shards in the index of a shard")
+        if any(each.name == "sharding_indexed" for each in (*sharding.codecs, *sharding.index_codecs)):
+            raise ValueError("expected no shards within a shard")
         _check_codecs(sharding.index_codecs, outer)
         chunk = _check_codecs(sharding.codecs, sharding.chunk_shape)
     return chunk
