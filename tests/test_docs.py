@@ -13,6 +13,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 import dskprep
 from dskprep.errors import REASONS, WARNINGS
@@ -130,3 +131,43 @@ def test_the_policy_grants_what_the_pages_name() -> None:
     granted = {action for statement in json.loads(policy)["Statement"] for action in statement["Action"]}
     named = set(re.findall(r"`(s3:\w+)`", (DOCS / "runs.md").read_text(encoding="utf-8")))
     assert granted == named
+
+
+def texts() -> list[Path]:
+    root = DOCS.parent
+    found = [root / "README.md", root / "CONTRIBUTING.md", root / "Makefile"]
+    for folder, pattern in (("docs", "*.md"), ("dskprep", "*.py"), ("cluster", "*"), ("notebooks", "*.ipynb")):
+        found += sorted((root / folder).rglob(pattern))
+    return [path for path in found if path.is_file() and "__pycache__" not in path.parts]
+
+
+def test_nobody_is_told_to_install_dskprep_from_a_registry() -> None:
+    """There the name may be anybody's."""
+    by_name = re.compile(r"""(?:pipx?|uv|conda|poetry) (?:install|add|run)(?: -+\S+)* ['"]?dskprep\b""")
+    found = {str(path) for path in texts() if by_name.search(path.read_text(encoding="utf-8"))}
+    assert found == set()
+    assert by_name.search("pip install 'dskprep[exchange]'")
+    assert by_name.search("run `pip install -U dskprep`")
+    assert not by_name.search("in a clone of dskprep, pip install -e '.[exchange]'")
+
+
+def test_what_is_tested_is_what_may_be_installed() -> None:
+    project = tomllib.loads((DOCS.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    pinned = dict(
+        line.lower().split("==")
+        for line in (DOCS.parent / "constraints.txt").read_text(encoding="utf-8").splitlines()
+        if "==" in line
+    )
+    wanted = [*project["dependencies"], *(w for each in project["optional-dependencies"].values() for w in each)]
+    for requirement in map(Requirement, wanted):
+        name = requirement.name.lower()
+        if name != project["name"]:
+            version = pinned.get(name) or pinned[name.replace("_", "-")]
+            assert requirement.specifier.contains(version), requirement
+
+
+@pytest.mark.parametrize(("name", "bad"), [("distributed", "2026.6.0"), ("dask", "2026.6.0"), ("numcodecs", "0.16.5")])
+def test_versions_with_known_holes_are_not_installed(name: str, bad: str) -> None:
+    project = tomllib.loads((DOCS.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    (requirement,) = [r for r in map(Requirement, project["dependencies"]) if r.name == name]
+    assert not requirement.specifier.contains(bad)

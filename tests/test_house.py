@@ -49,8 +49,8 @@ HOMES = {
         "cli.exits",
         "cli.look_commands",
         "cli.options",
-        "cli.output",
         "cli.run_commands",
+        "cli.terminal",
     },
     "dask": {
         "cli.options",
@@ -76,7 +76,7 @@ HOMES = {
     "jinja2": {"look.report", "pipeline.page"},
     "lazy_loader": {""},
     "matplotlib": {"look.picture", "look.refused"},
-    "msgspec": {"dataset.record"},
+    "msgspec": {"dataset.layout", "dataset.record"},
     "nibabel": {"dataset.convert"},
     "numba": {"kernels.compiled"},
     "numcodecs": {"dataset.omezarr", "dataset.shards"},
@@ -101,7 +101,7 @@ HOMES = {
     "torch": {"dataset.training"},
     "tornado": {"pipeline.page"},
     "xarray": {"dataset.convert"},
-    "zarr": {"dataset.omezarr", "dataset.stored"},
+    "zarr": {"dataset.omezarr", "dataset.opened", "dataset.stored"},
 }
 """Which modules may import what, of all that is not in the standard library (numpy may be anywhere)."""
 

@@ -7,7 +7,7 @@ import sys
 
 import click
 
-from dskprep.cli import dataset_commands, look_commands, run_commands
+from dskprep.cli import dataset_commands, look_commands, run_commands, terminal
 from dskprep.cli.exits import EXIT_CLEAN, EXIT_SOME_NOT_WRITTEN, EXIT_USAGE, describe_error, silence
 from dskprep.errors import DskprepError
 
@@ -40,6 +40,7 @@ for command in (
 
 def run_and_exit() -> None:
     """Run the program `dskprep`."""
+    terminal.tell_all_by_say()
     sys.exit(run_command())
 
 
@@ -54,6 +55,7 @@ def run_command(argv: list[str] | None = None) -> int:
     except click.exceptions.Exit as exit_:
         return exit_.exit_code
     except click.ClickException as error:
+        error.message = terminal.escape(error.message)  # type: ignore[misc]  # it repeats names of files
         error.show()
         return EXIT_USAGE
     except BrokenPipeError:  # `| head` has read enough
@@ -63,6 +65,6 @@ def run_command(argv: list[str] | None = None) -> int:
         if "--debug" in argv and not isinstance(error, click.Abort):
             raise
         message, code = describe_error(error)
-        click.echo(f"dskprep: {message}", err=True)
+        terminal.say(f"dskprep: {message}", is_error=True)
         return code
     return code if isinstance(code, int) else EXIT_CLEAN

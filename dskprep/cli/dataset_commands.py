@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
-
 import click
 
+from dskprep.cli import terminal
 from dskprep.cli.exits import EXIT_CLEAN, EXIT_SOME_NOT_WRITTEN
 from dskprep.errors import UsageError
 
@@ -21,7 +20,7 @@ def status(target: str, as_json: bool) -> int:
 
     found = count(target)
     if as_json:
-        click.echo(json.dumps(found.as_dict()))
+        terminal.say_json(found.as_dict())
     else:
         Output().say(*words.describe_status(found))
     return EXIT_CLEAN if found.is_clean else EXIT_SOME_NOT_WRITTEN
@@ -42,19 +41,19 @@ def verify(target: str, forget: bool, dry_run: bool) -> int:
         n_checked += 1
         for fault in finding.faults:
             faulty.add(finding.key)
-            click.echo(f"{finding.key}: {fault}")
+            terminal.say(f"{finding.key}: {fault}")
         if added := finding.additions:
-            click.echo(f"{finding.key}: {added[0]} and {len(added) - 1} more are not dskprep's; they stay")
-    click.echo(f"{n_checked} volumes checked, {len(faulty)} with faults")
+            terminal.say(f"{finding.key}: {added[0]} and {len(added) - 1} more are not dskprep's; they stay")
+    terminal.say(f"{n_checked} volumes checked, {len(faulty)} with faults")
     if not faulty:
         return EXIT_CLEAN
     if forget:
         names = verification.forget(target, faulty, is_trial=dry_run)
         for name in names:
-            click.echo(name)
-        click.echo(f"{len(names)} objects {'would be deleted' if dry_run else 'deleted'}")
+            terminal.say(name)
+        terminal.say(f"{len(names)} objects {'would be deleted' if dry_run else 'deleted'}")
     is_done = forget and not dry_run
-    click.echo("run again to make them anew" if is_done else "--forget lets the next run make them anew")
+    terminal.say("run again to make them anew" if is_done else "--forget lets the next run make them anew")
     return EXIT_SOME_NOT_WRITTEN
 
 
@@ -69,5 +68,5 @@ def clean(target: str, hours: float, dry_run: bool) -> None:
     n_deleted = 0
     for name in verification.clean(target, older_than_s=3600 * hours, is_trial=dry_run):
         n_deleted += 1
-        click.echo(name)
-    click.echo(f"{n_deleted} leftovers {'found' if dry_run else 'deleted'}")
+        terminal.say(name)
+    terminal.say(f"{n_deleted} leftovers {'found' if dry_run else 'deleted'}")

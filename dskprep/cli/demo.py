@@ -43,15 +43,14 @@ def play(patients: int, folder: Path, output: Output) -> None:
             client.gather(write)
             seconds = time.monotonic() - started
             output.say(f"{patients} synthetic patients written to {SOURCE} in {seconds:.0f} s, one of them broken")
-            output.say(f"\n$ dskprep run {SOURCE} {TARGET}")
+            output.say("", f"$ dskprep run {SOURCE} {TARGET}")
             with output.observe(client) as observer:
                 run.run(SOURCE, TARGET, client=client, observers=[observer])
         _copy(TARGET, folder / "dataset")
     key = next(iter(open_dataset(folder / "dataset")))
     picture = folder / f"{key}.png"
     picture.write_bytes(show(folder / "dataset", key))
-    output.say(
-        f"""
+    where = f"""
 Where to look
   {folder}/dataset            the dataset: OME-Zarr volumes, records, index.parquet
   {picture}   one patient: three planes with the outline of the lungs
@@ -66,7 +65,7 @@ In Python
   import dskprep
   dataset = dskprep.open_dataset("{folder}/dataset")
   dataset["{key}"].image[100:164, 100:164, 100:164]"""
-    )
+    output.say(*where.split("\n"))
 
 
 def _copy(url: str, folder: Path) -> None:

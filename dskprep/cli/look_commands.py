@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
 import click
 
-from dskprep.cli import options
+from dskprep.cli import options, terminal
 from dskprep.cli.exits import EXIT_CLEAN, EXIT_SOME_NOT_WRITTEN
 from dskprep.errors import UsageError
 
@@ -54,11 +53,11 @@ def show(
         shown = views.draw(place, key, surface=surface, with_source=with_source, settings=settings)
     path = Path(output or f"{shown.key}.png")
     path.write_bytes(shown.png)
-    click.echo(str(path))
+    terminal.say(str(path))
     if shown.note:
-        click.echo(f"note: {shown.note}", err=True)
+        terminal.say(f"note: {shown.note}", is_error=True)
     if shown.refusal:
-        click.echo(f"dskprep: {shown.refusal}", err=True)
+        terminal.say(f"dskprep: {shown.refusal}", is_error=True)
     return EXIT_SOME_NOT_WRITTEN if shown.refusal else EXIT_CLEAN
 
 
@@ -84,15 +83,16 @@ def compare(a: str, b: str, series: str | None, only: str, pictures: str | None,
         with warnings.catch_warnings(record=True, action="always") as told:
             found = iter([comparison.compare_settings(series, first, second)])
         for note in dict.fromkeys(str(warning.message) for warning in told):  # each of the two reads it
-            click.echo(f"note: {note}", err=True)
+            terminal.say(f"note: {note}", is_error=True)
     else:
         found = comparison.compare(a, b, only)
     for n, compared in enumerate(found):
         difference = compared.difference
         if as_json:
-            click.echo(json.dumps(difference.as_dict()))
+            terminal.say_json(difference.as_dict())
         else:
-            click.echo(f"{comparison.HEADER}\n{difference.as_line()}" if n == 0 else difference.as_line())
+            for line in [comparison.HEADER, difference.as_line()][n > 0 :]:
+                terminal.say(line)
         if pictures:
             path = Path(pictures) / f"{Path(difference.key).name}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -100,9 +100,9 @@ def compare(a: str, b: str, series: str | None, only: str, pictures: str | None,
     if not isinstance(found, comparison.Comparison):
         return EXIT_CLEAN
     for key, fate in found.one_sided.items():
-        click.echo(f"note: {key}: {fate}", err=True)
+        terminal.say(f"note: {key}: {fate}", is_error=True)
     for key, message in found.damaged.items():
-        click.echo(f"dskprep: {key}: {message}", err=True)
+        terminal.say(f"dskprep: {key}: {message}", is_error=True)
     return EXIT_SOME_NOT_WRITTEN if found.damaged else EXIT_CLEAN
 
 
@@ -117,4 +117,4 @@ def report(target: str, output: str) -> None:
     from dskprep.look.report import report as make_report
 
     Path(output).write_text(make_report(target), encoding="utf-8")
-    click.echo(output)
+    terminal.say(output)

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import json
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-import click
 import rich.panel
 from dask.utils import format_bytes
 from rich.console import Console, Group, RenderableType
@@ -18,10 +16,10 @@ from rich.live import Live
 from rich.progress import Progress
 from rich.text import Text
 
-from dskprep.cli import exits, words
+from dskprep.cli import exits, terminal, words
 from dskprep.cli.exits import describe_error
 from dskprep.dataset.record import Record
-from dskprep.pipeline import cluster, page
+from dskprep.pipeline import cluster, cluster_check, page
 from dskprep.pipeline.account import Summary, in_words
 from dskprep.pipeline.observer import Observer
 from dskprep.worker import slots
@@ -37,6 +35,19 @@ RECORD_FIELDS = ("key", "status", "reason", "message", "warnings", "seconds", "c
 """What a line of JSON tells of a record."""
 
 
+class Plain(Console):
+    """A console for which words are words: it escapes them, and takes no `[red]`, `:bug:` or number for more.
+
+    Rich makes every string a Text here, also those in the cells of tables. What is a Text already must be escaped.
+    """
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(markup=False, emoji=False, highlight=False, **settings)
+
+    def render_str(self, text: str, **settings: Any) -> Text:
+        return super().render_str(terminal.escape(text), **(settings | {"markup": False, "emoji": False}))
+
+
 class Output:
     """Prints what a command says: with `as_json` lines of JSON alone, else words.
 
@@ -46,7 +57,7 @@ class Output:
     def __init__(self, *, as_json: bool = False, console: Console | None = None) -> None:
         self.as_json = as_json
         self.is_lost = False
-        self.console = console or Console(highlight=False, soft_wrap=True, markup=False)
+        self.console = console or Plain(soft_wrap=True)
 
     def __enter__(self) -> Output:
         return self
@@ -65,7 +76,7 @@ class Output:
         """Write an event of a run: as one line of JSON with the time, or as these lines of words."""
         if self.as_json:
             now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-            self._write(functools.partial(click.echo, json.dumps({"event": event, "time": now, **content})))
+            self._write(functools.partial(terminal.say_json, {"event": event, "time": now, **content}))
         self.say(*lines)
 
     def _write(self, write: Callable[[], None]) -> None:
@@ -78,13 +89,14 @@ class Output:
             self.is_lost = True
             exits.silence()
             with contextlib.suppress(OSError):
-                click.echo("dskprep: standard output cannot be written any more, so this ends", err=True)
+                terminal.say("dskprep: standard output cannot be written any more, so this ends", is_error=True)
             raise KeyboardInterrupt from error
 
     @contextlib.contextmanager
     def progress(self, title: str) -> Iterator[Callable[[int, int], None]]:
         """Show a bar in a terminal, over the block; yield what to call with the number of things done and of all."""
-        with Progress(console=self.console, transient=True, disable=not self.console.is_terminal) as bar:
+        is_shown = self.console.is_terminal and not self.as_json
+        with Progress(console=self.console, transient=True, disable=not is_shown) as bar:
             task = bar.add_task(title, total=None)
             yield lambda n_done, n_all: bar.update(task, completed=n_done, total=n_all)
 
@@ -104,6 +116,7 @@ class Output:
 
     def _tell_start(self, client: Client) -> None:
         """Say where to watch the workers, and how many there are."""
+        cluster_check.check_python(client)
         if not client.nthreads():
             self.say("no workers yet, waiting for some")
         limits = cluster.memory_limits(client)
@@ -187,5 +200,5 @@ class Panel(Lines):
                 f"now {n['read']} read, {n['compute']} computed, {n['write']} written; "
                 f"{taken:.1f} of {total:.1f} GiB of the workers' memory taken"
             )
-        texts = (Text(line, no_wrap=True, overflow="ellipsis") for line in lines)
+        texts = (Text(terminal.escape(line), no_wrap=True, overflow="ellipsis") for line in lines)
         return rich.panel.Panel(Group(*texts), title="dskprep")

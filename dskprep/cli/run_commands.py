@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import shlex
 import signal
 from pathlib import Path
 from typing import Any
 
 import click
 
-from dskprep.cli import options
+from dskprep.cli import options, terminal
 from dskprep.cli.exits import EXIT_CLEAN, EXIT_SOME_NOT_WRITTEN
 from dskprep.errors import InfrastructureError, UsageError
 
@@ -115,13 +113,13 @@ def plan(source: str, preset: str, config: str | None, against: str | None, as_j
     from dskprep.cli.output import Output
     from dskprep.pipeline import plan as planning
 
-    output = Output()
+    output = Output(as_json=as_json)
     with output.progress("reading headers") as on_patient:
         settings = options.read_settings(preset, config)
         made = planning.plan(source, settings=settings, on_patient=on_patient, **choice)
     compared = made.compare(against) if against else None
     if as_json:
-        click.echo(json.dumps(made.as_dict() | {"compared": compared and compared._asdict()}))
+        terminal.say_json(made.as_dict() | {"compared": compared and compared._asdict()})
     else:
         output.say(*words.describe_plan(made))
         if compared:
@@ -146,7 +144,7 @@ def phantom(target: str, patients: int, seed: int) -> None:
             f"{target}: is not empty; choose another place, or slices of other patients would mix with these"
         )
     names = write_patients(target, patients, seed=seed)
-    click.echo(f"{len(names)} patients written to {target}: {names[0]} to {names[-1]}")
+    terminal.say(f"{len(names)} patients written to {target}: {names[0]} to {names[-1]}")
 
 
 @click.command()
@@ -179,7 +177,7 @@ def _command_line(context: click.Context, **changed: str | None) -> str:
             words.append(parameter.opts[0])
         elif value not in (None, False, parameter.default):
             words += [parameter.opts[0], str(value)]
-    return shlex.join(words)
+    return terminal.shell_words(words)
 
 
 def _way_for_large(context: click.Context, need_bytes: int) -> str:

@@ -1,8 +1,7 @@
-"""Encode a prepared volume as the objects of an OME-Zarr 0.5 image, and open one with zarr."""
+"""Encode a prepared volume as the objects of an OME-Zarr 0.5 image."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 import google_crc32c
@@ -10,13 +9,11 @@ import numpy as np
 import zarr
 from numcodecs import blosc
 from numpy.typing import NDArray
-from zarr.abc.store import ByteRequest, Store
 from zarr.codecs import BloscCodec
-from zarr.core.buffer import Buffer, BufferPrototype
-from zarr.storage import FsspecStore, LocalStore, MemoryStore, WrapperStore
+from zarr.storage import MemoryStore
 
 from dskprep import sides
-from dskprep.dataset.shards import NOTHING, damaged
+from dskprep.dataset.shards import NOTHING
 from dskprep.preparation.prepared import Prepared
 from dskprep.settings import PrepConfig
 from dskprep.volume import Volume
@@ -64,32 +61,6 @@ def encode(prepared: Prepared, config: PrepConfig, provenance: dict[str, Any]) -
         zarr.create_group(store, path="labels/lungs", zarr_format=3, attributes=attributes)
         _add_array(objects, store, "labels/lungs/0", mask.array, 0, config)
     return {name: c if isinstance(c, bytes) else c.to_bytes() for name, c in sorted(objects.items())}
-
-
-def open_array(url: str, path: str, names: Iterable[str]) -> zarr.Array[Any]:
-    """Open an array of a written volume for lazy reading; `names` are the paths of all objects of the volume.
-
-    Raises DamagedDataset if the array's metadata are damaged or gone. Reading voxels raises it if an object is gone.
-    """
-    inner = FsspecStore.from_url(url, read_only=True) if "://" in url else LocalStore(url, read_only=True)
-    try:
-        return zarr.open_array(_WholeStore(inner, url, frozenset(names)), path=path, mode="r")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise damaged(f"{url}/{path}/zarr.json", "is damaged") from error
-
-
-class _WholeStore(WrapperStore[Store]):
-    """The store of a volume that knows which objects must exist: zarr would read a missing one as the fill value."""
-
-    def __init__(self, store: Store, url: str, names: frozenset[str]) -> None:
-        super().__init__(store)
-        self._url, self._names = url, names
-
-    async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
-        found = await super().get(key, prototype, byte_range)
-        if found is None and key in self._names:
-            raise damaged(f"{self._url}/{key}", "is gone")
-        return found
 
 
 def _add_array(

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import itertools
-import json
 import math
+import struct
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -16,12 +16,17 @@ from numcodecs import blosc
 from numpy.typing import NDArray
 
 from dskprep import storage
-from dskprep.errors import DamagedDataset, UsageError
+from dskprep.dataset import layout
+from dskprep.dataset.layout import damaged
+from dskprep.errors import InfrastructureError, UsageError
 
 Index = tuple[int, int, int]
 
 NOTHING = 2**64 - 1
 """Offset and length, in a shard's index, of a chunk that is not stored because it holds only the fill value."""
+
+BLOSC_HEADER = struct.Struct("<4xIII")
+"""Of the header of a blosc chunk: its size when decompressed, the size of a block, and its size as it is."""
 
 CODECS = [["sharding_indexed"], ["bytes", "blosc"], ["bytes", "crc32c"]]
 """Codecs of the array, of an inner chunk, and of the shard index."""
@@ -83,12 +88,12 @@ class Array:
             if name not in self.objects:
                 continue
             url = storage.join(self.url, name)
-            (content,) = _fetch(url)
+            (content,) = fetch(url, [(0, self.objects[name])], self.objects[name])
             places = self._parse(url, content[-self._index_bytes :])
             for place in np.argwhere(places[..., 0] != NOTHING):
-                offset, length = places[tuple(place)].tolist()
+                begin, end = self._range(url, name, *places[tuple(place)].tolist())
                 start = np.multiply(shard, self.shard) + place * self.chunk
-                chunk = self._decode(url, content[offset : offset + length])
+                chunk = self._decode(url, content[begin:end])
                 found.append((as_index(start), chunk[tuple(map(slice, self.shape - start))]))
         return found
 
@@ -102,12 +107,14 @@ class Array:
         url = storage.join(self.url, name)
         if name not in self._indices:
             end = self.objects[name]
-            self._indices[name] = self._parse(url, *_fetch(url, [(end - self._index_bytes, end)]))
+            start = max(0, end - self._index_bytes)
+            self._indices[name] = self._parse(url, *fetch(url, [(start, end)], end))
         n_chunks = self._chunks_per_shard
         places = {chunk: self._indices[name][tuple(np.mod(chunk, n_chunks))].tolist() for chunk in chunks}
-        stored = {chunk: (offset, offset + n) for chunk, (offset, n) in places.items() if offset != NOTHING}
+        stored = {chunk: self._range(url, name, *place) for chunk, place in places.items() if place[0] != NOTHING}
         if stored:
-            for chunk, content in zip(stored, _fetch(url, list(stored.values())), strict=True):
+            contents = fetch(url, list(stored.values()), self.objects[name])
+            for chunk, content in zip(stored, contents, strict=True):
                 yield chunk, self._decode(url, content)
 
     @property
@@ -125,7 +132,20 @@ class Array:
             raise damaged(url, "this shard's index is damaged")
         return np.frombuffer(footer, "<u8").reshape(*self._chunks_per_shard, 2)
 
+    def _range(self, url: str, name: str, offset: int, length: int) -> tuple[int, int]:
+        """Return the first byte of a chunk and the one after its last."""
+        if offset + length > self.objects[name] - self._index_bytes:
+            raise damaged(url, "this shard's index points beyond its chunks")
+        return offset, offset + length
+
     def _decode(self, url: str, content: bytes) -> NDArray[Any]:
+        n_bytes = math.prod(self.chunk) * self.dtype.itemsize
+        # blosc believes its header: it would read beyond what is there, and make room for whatever is claimed
+        sizes = BLOSC_HEADER.unpack_from(content) if len(content) >= BLOSC_HEADER.size else (0, 0, 0)
+        if (sizes[0], sizes[2]) != (n_bytes, len(content)):
+            raise damaged(
+                url, f"a chunk is damaged (expected {n_bytes} bytes in {len(content)}, found {sizes[0]} bytes)"
+            )
         try:
             return np.frombuffer(blosc.decompress(content), self.dtype.newbyteorder("<")).reshape(self.chunk)
         except (RuntimeError, ValueError) as error:
@@ -137,34 +157,22 @@ def open_array(url: str, objects: dict[str, int]) -> Array:
 
     Raises DamagedDataset if its metadata are damaged or gone, UsageError if its layout is not that of dskprep.
     """
-    place = storage.join(url, "zarr.json")
-    (content,) = _fetch(place)
-    try:
-        metadata = json.loads(content)
-        sharding = metadata["codecs"][0].get("configuration", {})
-        levels = (metadata["codecs"], sharding.get("codecs", []), sharding.get("index_codecs", []))
-        found = [[codec["name"] for codec in codecs] for codecs in levels]
-        location, keys = sharding.get("index_location", "end"), metadata["chunk_key_encoding"]["name"]
-        if is_ours := found == CODECS and location == "end" and keys == "default":
-            array = Array(
-                url,
-                objects,
-                as_index(metadata["shape"]),
-                np.dtype(metadata["data_type"]),
-                metadata["fill_value"],
-                as_index(sharding["chunk_shape"]),
-                as_index(metadata["chunk_grid"]["configuration"]["chunk_shape"]),
-            )
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
-        raise damaged(place, "is damaged") from error
+    metadata = layout.read_array(url)
+    sharding = metadata["codecs"][0].get("configuration", {}) if metadata["codecs"] else {}
+    levels = (metadata["codecs"], sharding.get("codecs", []), sharding.get("index_codecs", []))
+    found = [[codec["name"] for codec in codecs] for codecs in levels]
+    is_ours = found == CODECS and sharding.get("index_location", "end") == "end"
     if not is_ours:
         raise UsageError(f"{url}: expected the codecs {CODECS}, found {found}; read it with zarr")
-    return array
-
-
-def damaged(url: str, what: str) -> DamagedDataset:
-    """Return the error for an object that is not as it was written."""
-    return DamagedDataset(f"{url}: {what}; `dskprep verify` finds all such volumes")
+    return Array(
+        url,
+        objects,
+        as_index(metadata["shape"]),
+        np.dtype(metadata["data_type"]),
+        float(metadata["fill_value"]),
+        as_index(sharding["chunk_shape"]),
+        as_index(metadata["chunk_grid"]["configuration"]["chunk_shape"]),
+    )
 
 
 def as_index(numbers: Iterable[Any]) -> Index:
@@ -177,9 +185,15 @@ def _name(shard: tuple[int, ...]) -> str:
     return "/".join(["c", *map(str, shard)])
 
 
-def _fetch(url: str, ranges: Sequence[tuple[int, int]] = ()) -> list[bytes]:
-    """Read ranges of an object, or all of it. Raises DamagedDataset if it is gone."""
+def fetch(url: str, ranges: Sequence[tuple[int, int]], size: int) -> list[bytes]:
+    """Read ranges of an object of `size` bytes. Raises DamagedDataset if it is gone, or has another size."""
     try:
-        return storage.read_ranges(url, ranges) if ranges else [storage.read(url)]
+        return storage.read_ranges(url, ranges)
     except FileNotFoundError as error:
         raise damaged(url, "is gone") from error
+    except InfrastructureError as error:
+        entry = storage.entry_of(url)  # what is cut cannot be read again, however often it is tried
+        if entry is None or entry.size != size:
+            found = "nothing" if entry is None else f"{entry.size}"
+            raise damaged(url, f"expected {size} bytes, found {found}") from error
+        raise

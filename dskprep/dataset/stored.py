@@ -6,14 +6,14 @@ import hashlib
 import os
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 import zarr
 from numpy.typing import ArrayLike, NDArray
 
 from dskprep import storage
-from dskprep.dataset import convert, omezarr, shards
+from dskprep.dataset import convert, layout, opened, shards
 from dskprep.dataset.record import Geometry, Record
 from dskprep.dataset.shards import Index, as_index
 from dskprep.errors import DamagedDataset, UsageError
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     import xarray
 
 What = Literal["image", "lungs"]
+
+Opened = TypeVar("Opened", shards.Array, "zarr.Array[Any]")
 
 PATHS = {"image": "0", "lungs": "labels/lungs/0"}
 """Where the arrays of a volume lie below it."""
@@ -203,16 +205,12 @@ class StoredVolume:
     def shards(self, of: What = "image") -> shards.Array:
         """Return the stored array of the image or mask, for reading boxes; it is opened once."""
         self._check_exists(of)
-        opened: dict[str, shards.Array] = vars(self).setdefault("_shards", {})
-        if of not in opened:
+        known: dict[str, shards.Array] = vars(self).setdefault("_shards", {})
+        if of not in known:
             path = PATHS[of] + "/"
-            objects = self.record.objects.items()
-            sizes = {name.removeprefix(path): about.n_bytes for name, about in objects if name.startswith(path)}
-            found = shards.open_array(storage.join(self.url, PATHS[of]), sizes)
-            if found.shape != self.shape:
-                raise shards.damaged(found.url, f"is of shape {found.shape}, its record says {self.shape}")
-            opened[of] = found
-        return opened[of]
+            sizes = {name.removeprefix(path): n for name, n in self._sizes.items() if name.startswith(path)}
+            known[of] = self._checked(of, shards.open_array(storage.join(self.url, PATHS[of]), sizes))
+        return known[of]
 
     @property
     def _geometry(self) -> Geometry:
@@ -227,11 +225,26 @@ class StoredVolume:
     def _zarr(self, of: What) -> zarr.Array[Any]:
         """Open an array with zarr, once in each process: what s3fs opened does not work in a forked child."""
         self._check_exists(of)
-        opened: dict[tuple[int, str], zarr.Array[Any]] = vars(self).setdefault("_arrays", {})
+        known: dict[tuple[int, str], zarr.Array[Any]] = vars(self).setdefault("_arrays", {})
         process = os.getpid()
-        if (process, of) not in opened:
-            opened[process, of] = omezarr.open_array(self.url, PATHS[of], self.record.objects)
-        return opened[process, of]
+        if (process, of) not in known:
+            known[process, of] = self._checked(of, opened.open_array(self.url, PATHS[of], self._sizes))
+        return known[process, of]
+
+    @property
+    def _sizes(self) -> dict[str, int]:
+        """The bytes of each object of the volume."""
+        return {name: about.n_bytes for name, about in self.record.objects.items()}
+
+    def _checked(self, of: What, array: Opened) -> Opened:
+        """Return the array, if it has the shape of the record and the volume's own metadata say the same of it."""
+        if tuple(array.shape) != tuple(self.shape):
+            place = storage.join(self.url, PATHS[of], "zarr.json")
+            raise layout.damaged(place, f"expected the record's shape {list(self.shape)}, found {list(array.shape)}")
+        if not vars(self).get("_is_checked"):
+            layout.check_volume(self.url, tuple(PATHS.values()))
+            vars(self)["_is_checked"] = True
+        return array
 
     def _check_exists(self, of: What) -> None:
         if of not in PATHS:

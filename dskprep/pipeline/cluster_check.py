@@ -37,7 +37,8 @@ def check(client: Client, source: str, target: str) -> list[str]:
         raise UsageError(f"client must be a dask.distributed Client that is not asynchronous, not {found}")
     if client.status != "running":
         raise InfrastructureError(f"the client is {client.status}; open another")
-    limits = memory_limits(client)
+    check_python(client)
+    limits = memory_limits(client)  # which may wake the first workers
     about_versions = _notes_on_versions(client)
     workers = client.scheduler_info(n_workers=-1)["workers"]
     hosts = {worker["host"]: address for address, worker in sorted(workers.items(), reverse=True)}
@@ -61,6 +62,29 @@ def check(client: Client, source: str, target: str) -> list[str]:
     return [*about_versions, *_notes_on_scheduler(client), *_notes_on_sizes(workers.values(), limits), *sorted(notes)]
 
 
+def check_python(client: Client) -> None:
+    """Raise InfrastructureError if the scheduler or a worker has another Python than here: pickles differ between them.
+
+    Dask asks for this without a pickle. Nothing else should be sent before.
+    """
+    _compare_python(client.get_versions())
+
+
+def _compare_python(versions: Any) -> None:
+    here = _python_of(versions["client"])
+    for name, there in {"the scheduler": versions["scheduler"], **versions["workers"]}.items():
+        if there and (found := _python_of(there)) != here:
+            raise InfrastructureError(
+                f"{name}: expected Python {here} as here, found {found}; start scheduler, workers and client with the "
+                "same Python"
+            )
+
+
+def _python_of(versions: Any) -> str:
+    """Return the major and minor version of a Python."""
+    return ".".join(str(versions["host"]["python"]).split(".")[:2])
+
+
 def _submit_to(client: Client, address: str, work: Callable[..., Any], *arguments: Any) -> Future[Any]:
     """Call a function on one worker. The call is pickled, so that a scheduler without dskprep can pass it on."""
     call = client.submit(pickle.loads, pickle.dumps(functools.partial(work, *arguments)), workers=[address], pure=False)
@@ -70,6 +94,7 @@ def _submit_to(client: Client, address: str, work: Callable[..., Any], *argument
 def _notes_on_versions(client: Client) -> list[str]:
     """Raise InfrastructureError if a worker lacks dskprep or Dask, or has another dskprep. Return notes on the rest."""
     versions: Any = client.get_versions(packages=["dskprep"])
+    _compare_python(versions)
     here = versions["client"]["packages"]
     notes = []
     for address, there in versions["workers"].items():
@@ -112,7 +137,7 @@ def _notes_on_worker(seen: dict[str, Any]) -> Iterator[str]:
 
 def _notes_on_scheduler(client: Client) -> Iterator[str]:
     names = ("distributed.scheduler.allowed-failures", "distributed.scheduler.worker-saturation")
-    failures, saturation = client.run_on_scheduler(lambda names: [dask.config.get(name) for name in names], names)
+    failures, saturation = (client.run_on_scheduler(dask.config.get, name) for name in names)
     if failures != SETTINGS[names[0]]:
         yield (
             f"the scheduler's allowed-failures is {failures}: a patient that kills its worker kills "

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import tiny
-from rich.console import Console
 
 from dskprep.cli import commands, output
 from dskprep.cli.output import Output
@@ -32,9 +31,7 @@ def summary_of(*records: Record) -> Summary:
 
 def output_to(text: io.StringIO, *, is_terminal: bool) -> Output:
     return Output(
-        console=Console(
-            file=text, force_terminal=is_terminal, width=140, color_system=None, soft_wrap=True, markup=False
-        )
+        console=output.Plain(file=text, force_terminal=is_terminal, width=140, color_system=None, soft_wrap=True)
     )
 
 

@@ -129,8 +129,8 @@ def test_a_dataset_in_a_bucket_is_read_from_there(s3: str, dataset: dskprep.Data
     [
         ("0/c/0/0/0", None, "is gone; `dskprep verify` finds"),
         ("0/zarr.json", None, "is gone; `dskprep verify` finds"),
-        ("0/zarr.json", b"{", "is damaged; `dskprep verify` finds"),
-        ("0/zarr.json", b"[]", "is damaged; `dskprep verify` finds"),
+        ("0/zarr.json", b"{", r"is damaged \(no JSON\); `dskprep verify` finds"),
+        ("0/zarr.json", b"[]", r"is damaged \(expected a JSON object\); `dskprep verify` finds"),
     ],
 )
 @pytest.mark.parametrize(

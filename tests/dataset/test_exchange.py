@@ -121,5 +121,7 @@ def test_xarray_finds_a_voxel_by_millimetres(stored: dskprep.StoredVolume) -> No
 def test_a_library_that_is_not_there_is_named(library: str, use, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, library, None)
     volume = dskprep.Volume(np.zeros((2, 3, 4), np.int16), np.eye(4))
-    with pytest.raises(UsageError, match=rf"{library} is not installed: pip install 'dskprep\[exchange\]'"):
+    with pytest.raises(
+        UsageError, match=rf"{library} is not installed: in a clone of dskprep, pip install -e '\.\[exchange\]'"
+    ):
         use(volume)

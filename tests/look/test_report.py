@@ -35,7 +35,14 @@ def written(n: int) -> Record:
         key,
         geometry={"shape": [300, 300 + n, 300], "spacing_mm": [1.0, 1.0, 1.0], "affine": tiny.AFFINE},
         lungs={"right_ml": 2500.0 + n, "left_ml": 2300.0, "mean_hu": -500.0 if key == OUTLIER else -820.0 - n % 3},
-        source={"slices": 120 + n, "step_mm": 2.5, "row_spacing_mm": 0.7, "manufacturer": HOSTILE, "kernel": "B30f"},
+        source={
+            "slices": 120 + n,
+            "step_mm": 2.5,
+            "row_spacing_mm": 0.7,
+            "manufacturer": HOSTILE,
+            "model": HOSTILE,
+            "kernel": HOSTILE,
+        },
         seconds={"read": 0.5, "decode": 0.25, "lungs": 1.0 + n / 100},
         warnings=["lungs-touch-border"] if n == 3 else [],
     )

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import cloudpickle
 import dask
 import pytest
 import tiny
@@ -20,6 +21,7 @@ from distributed import Client, LocalCluster, WorkerPlugin
 from distributed.config import defaults
 
 from dskprep import storage
+from dskprep.cli.output import Output
 from dskprep.dataset.record import Record
 from dskprep.errors import InfrastructureError, UsageError
 from dskprep.pipeline import cluster, cluster_check, executor
@@ -241,6 +243,60 @@ def test_workers_without_dskprep_are_refused(
     monkeypatch.setattr(ours, "get_versions", lambda **_: versions)
     with pytest.raises(InfrastructureError, match=rf"{address}: expected dskprep .* found none; install"):
         cluster_check.check(ours, *places)
+
+
+@pytest.mark.cluster
+@pytest.mark.parametrize("who", ["scheduler", "workers"])
+def test_another_python_is_refused_before_anything_is_sent(
+    ours: Client,
+    places: tuple[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    who: str,
+) -> None:
+    versions = ours.get_versions(packages=["dskprep"])
+    here = ".".join(map(str, sys.version_info[:2]))
+    (address,) = versions["workers"]
+    there = versions["scheduler"] if who == "scheduler" else versions["workers"][address]
+    there["host"] = {**there["host"], "python": "3.9.18.final.0"}
+    monkeypatch.setattr(ours, "get_versions", lambda **_: versions)
+    for name in ("submit", "run", "run_on_scheduler", "register_plugin", "compute"):
+        monkeypatch.setattr(ours, name, None)
+    found = rf"{'the scheduler' if who == 'scheduler' else address}: expected Python {here} as here, found 3\.9; start"
+    with pytest.raises(InfrastructureError, match=found) as caught:
+        cluster_check.check(ours, *places)
+    assert len(str(caught.value).splitlines()) == 1
+    with pytest.raises(InfrastructureError, match=found), Output().observe(ours):
+        pass
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.cluster
+def test_nothing_of_ours_is_sent_by_value(
+    ours: Client, places: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A function that is sent by value is code of this Python: it runs on no other, and hides what is sent."""
+    by_value: list[str] = []
+    reduce_function = cloudpickle.cloudpickle.Pickler._dynamic_function_reduce
+    reduce_class = cloudpickle.cloudpickle._dynamic_class_reduce
+
+    def noted_function(self: Any, function: Any) -> Any:
+        by_value.append(f"{function.__module__}.{function.__qualname__}")
+        return reduce_function(self, function)
+
+    def noted_class(cls: Any) -> Any:
+        by_value.append(f"{cls.__module__}.{cls.__qualname__}")
+        return reduce_class(cls)
+
+    monkeypatch.setattr(cloudpickle.cloudpickle.Pickler, "_dynamic_function_reduce", noted_function)
+    monkeypatch.setattr(cloudpickle.cloudpickle, "_dynamic_class_reduce", noted_class)
+    with Output().observe(ours) as observer:
+        assert pipeline.run(*places, client=ours, observers=[observer]).n_new == 1
+    by_dask = {name for name in by_value if name.startswith("distributed.")}  # of its performance report
+    assert set(by_value) == by_dask
+    by_value.clear()
+    ours.submit(lambda: 1).result()
+    assert by_value  # it is noted where it happens
 
 
 class Elsewhere(WorkerPlugin):

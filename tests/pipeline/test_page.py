@@ -16,6 +16,7 @@ import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import browser
@@ -138,6 +139,22 @@ def test_the_page_shows_a_hostile_source_as_text() -> None:
     )
     assert "<script>" not in shown.headline()
     assert "&lt;script&gt;" in shown.headline()
+
+
+def test_the_tables_of_the_page_show_hostile_words_as_text() -> None:
+    hostile = "<img src=x onerror=alert(1)>"
+    shown = page.Page()
+    latest = [{"key": hostile, "status": "refused", "reason": hostile, "message": hostile}]
+    run = {"run_id": hostile, "source": hostile, "target": hostile, "state": hostile}
+    shown.log_event(page.RUN_TOPIC, figures(latest=latest, stage_seconds={hostile: 1.0}) | run)
+    told = {"slots": {"read": [hostile, hostile, 1.0]}, "taken_bytes": 1, "total_bytes": 2}
+    shown.log_event(slots.TOPIC, {"worker": f"tcp://{hostile}", **told})
+    worker = SimpleNamespace(metrics={"memory": 1}, memory_limit=2)
+    table = shown.worker_table(SimpleNamespace(workers={f"tcp://{hostile}": worker}))
+    for part in (shown.headline(), shown.latest_table(), table):
+        assert "<img" not in part
+        assert "&lt;img" in part
+    assert hostile not in str(shown.stage_shares())
 
 
 def figures(**changed: Any) -> dict[str, Any]:

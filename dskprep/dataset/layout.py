@@ -1,0 +1,168 @@
+"""What the metadata of a stored array may say. It is checked before anything opens the array: it may be a stranger's.
+
+zarr finds the codecs that metadata name in a registry, and some of them run code that lies in the data: numcodecs'
+`pickle` loads pickles. So only the codecs that dskprep writes are let through, and only numbers of plain types.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from dskprep import storage
+from dskprep.errors import DamagedDataset
+
+Edge = Annotated[int, msgspec.Meta(ge=1)]
+Index = tuple[Edge, Edge, Edge]
+
+CODECS = ("bytes", "blosc", "zstd", "crc32c", "transpose", "sharding_indexed")
+"""The codecs that an array may have, also within its shards and their indices."""
+MAX_VOXELS = 2**34
+"""Voxels of an array, or of a shard: 34 GB of int16, more than any worker can prepare."""
+MAX_CHUNK_VOXELS = 256**3
+"""Voxels of a chunk: the largest that the settings allow."""
+MAX_CHUNKS = 2**22
+"""Chunks of an array, or of a shard: those of MAX_VOXELS in the smallest chunks that the settings allow."""
+
+Setting = str | int | float | bool | list[int] | None
+
+
+class _Named(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    name: str
+    configuration: dict[str, Any] = {}
+
+
+class _Grid(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    chunk_shape: Index
+
+
+class _ChunkGrid(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    name: Literal["regular"]
+    configuration: _Grid
+
+
+class _KeyEncoding(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    name: Literal["default"]
+    configuration: dict[Literal["separator"], Literal["/"]] = {}
+
+
+class _Sharding(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    chunk_shape: Index
+    codecs: list[_Named]
+    index_codecs: list[_Named]
+    index_location: Literal["start", "end"] = "end"
+
+
+class _Metadata(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    zarr_format: Literal[3]
+    node_type: Literal["array"]
+    shape: Index
+    data_type: Literal[
+        "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float16", "float32", "float64"
+    ]
+    chunk_grid: _ChunkGrid
+    chunk_key_encoding: _KeyEncoding
+    fill_value: float | Literal["NaN", "Infinity", "-Infinity"]
+    codecs: list[_Named]
+    attributes: dict[str, Any] = {}
+    dimension_names: tuple[str | None, str | None, str | None] | None = None
+    storage_transformers: Annotated[list[Any], msgspec.Meta(max_length=0)] = []
+
+
+def read_array(url: str) -> dict[str, Any]:
+    """Read the metadata of the array at a URL, as plain JSON values.
+
+    Raises DamagedDataset if they are gone, damaged, or say what dskprep never writes.
+    """
+    place = storage.join(url, "zarr.json")
+    metadata = _read(place)
+    try:
+        _check(msgspec.convert(metadata, _Metadata))
+    except (ValueError, RecursionError) as error:  # a ValidationError is a ValueError
+        raise damaged(place, f"is damaged ({_shorten(error)})") from error
+    return metadata
+
+
+def check_volume(url: str, paths: tuple[str, ...]) -> None:
+    """Check what the metadata of the volume at a URL say of its arrays, which lie at these paths below it.
+
+    Nothing is ever read by such a copy (zarr's consolidated metadata), but whoever opens the volume with zarr reads by
+    it. Raises DamagedDataset if it is not what the array says of itself, or the volume's own metadata are damaged.
+    """
+    place = storage.join(url, "zarr.json")
+    group = _read(place)
+    try:
+        copies = (group.get("consolidated_metadata") or {}).get("metadata", {})
+        if group["zarr_format"] != 3 or group["node_type"] != "group":
+            raise ValueError("expected a group of zarr format 3")
+        for path in paths:
+            own = read_array(storage.join(url, path)) if path in copies else None
+            if own is not None and not _says_the_same(copies[path], own):
+                raise ValueError(f"its consolidated metadata are not those of {path}/zarr.json")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise damaged(place, f"is damaged ({_shorten(error)})") from error
+
+
+def damaged(url: str, what: str) -> DamagedDataset:
+    """Return the error for an object that is not as it was written."""
+    return DamagedDataset(f"{url}: {what}; `dskprep verify` finds all such volumes")
+
+
+def _read(place: str) -> dict[str, Any]:
+    try:
+        content = storage.read(place)
+    except FileNotFoundError as error:
+        raise damaged(place, "is gone") from error
+    try:
+        found = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise damaged(place, "is damaged (no JSON)") from error
+    if not isinstance(found, dict):
+        raise damaged(place, "is damaged (expected a JSON object)")
+    return found
+
+
+def _says_the_same(copy: dict[str, Any], own: dict[str, Any]) -> bool:
+    """Tell whether a copy of an array's metadata agrees with its own; what is empty may be left out."""
+    names = copy.keys() | own.keys()
+    return all((copy.get(name) or None) == (own.get(name) or None) for name in names)
+
+
+def _check(metadata: _Metadata) -> None:
+    """Raise ValueError for codecs that are not ours, and for sizes that no volume has."""
+    chunk = _check_codecs(metadata.codecs, metadata.chunk_grid.configuration.chunk_shape)
+    if math.prod(metadata.shape) > MAX_VOXELS:
+        raise ValueError(f"expected at most {MAX_VOXELS} voxels, found a shape of {list(metadata.shape)}")
+    if math.prod(-(-n // c) for n, c in zip(metadata.shape, chunk, strict=True)) > MAX_CHUNKS:
+        raise ValueError(f"expected at most {MAX_CHUNKS} chunks, found chunks of {list(chunk)}")
+    if math.prod(chunk) > MAX_CHUNK_VOXELS:
+        raise ValueError(f"expected chunks of at most {MAX_CHUNK_VOXELS} voxels, found {list(chunk)}")
+
+
+def _check_codecs(codecs: list[_Named], outer: Index) -> Index:
+    """Check the codecs of chunks of the shape `outer`; return the shape of the chunks that are stored."""
+    chunk = outer
+    for codec in codecs:
+        if codec.name not in CODECS:
+            raise ValueError(f"expected the codecs {', '.join(CODECS)}, found {codec.name!r:.100}")
+        if codec.name != "sharding_indexed":
+            msgspec.convert(codec.configuration, dict[str, Setting])
+            continue
+        sharding = msgspec.convert(codec.configuration, _Sharding)
+        counts = [s // c for s, c in zip(outer, sharding.chunk_shape, strict=True)]
+        if [n * c for n, c in zip(counts, sharding.chunk_shape, strict=True)] != list(outer):
+            raise ValueError(f"expected whole chunks of {list(sharding.chunk_shape)} in a shard of {list(outer)}")
+        if math.prod(outer) > MAX_VOXELS or math.prod(counts) > MAX_CHUNKS:
+            raise ValueError(f"expected a smaller shard, found {list(outer)} in chunks of {list(sharding.chunk_shape)}")
+        if any(each.name == "sharding_indexed" for each in (*sharding.codecs, *sharding.index_codecs)):
+            raise ValueError("expected no shards within a shard")
+        _check_codecs(sharding.index_codecs, outer)
+        chunk = _check_codecs(sharding.codecs, sharding.chunk_shape)
+    return chunk
+
+
+def _shorten(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200]
