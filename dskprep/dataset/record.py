@@ -227,7 +227,7 @@ def _check(record: Record, where: str) -> None:
     """Raise ValueError for what the types of the fields do not say."""
     if record.status not in STATUSES or (record.is_written and record.geometry is None):
         raise ValueError("its status or its geometry is missing")
-    if record.is_written and not record.objects.keys() >= {"zarr.json", "0/zarr.json"}:
+    if record.is_written and "zarr.json" not in record.objects:
         raise ValueError("the objects of its volume are missing")
     further = [RecordName(*name.partition("/")[::2], record.input_digest) for name in record.further_series]
     if bad := [tuple(name) for name in (record.name, *further) if not name.is_possible]:

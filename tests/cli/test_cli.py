@@ -260,6 +260,7 @@ def test_the_status_counts_the_records(dskprep: Run, source: str, target: str) -
         "reasons": {"refused: no-dicom": 1, "refused: truncated": 1},
         "warnings": {"lungs-not-found": 2},
         "split_series": [],
+        "damaged_records": {},
     }
     assert len(list(store.record_names(target))) == 4
     code, out, _ = dskprep("status", target)

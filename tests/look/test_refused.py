@@ -259,7 +259,7 @@ def test_one_position_from_a_damaged_header_does_not_squeeze_the_others(
 def test_a_recipe_that_refuses_what_another_takes_is_drawn_with_its_reason(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    stored = grey() + np.arange(60, dtype=np.int16)
+    stored = grey() + np.arange(60, dtype=np.int16) - 300
     place = folder(tmp_path / "p", builders.ct_files(stored, step_mm=1.0, lean=(0, 0.2, 0)))
     assert show(capsys, place, "-o", tmp_path / "x.png")[0] == 0
     code, _, err, png = show(capsys, place, "--preset", "zuidhof", "-o", tmp_path / "x.png")

@@ -313,7 +313,7 @@ def test_what_is_done_again_is_said_by_retry(tmp_path: Path, target: str, retry:
 
 
 def test_an_unknown_retry_is_wrong_use(source: str, target: str) -> None:
-    with pytest.raises(UsageError, match="refused, failed or all"):
+    with pytest.raises(UsageError, match="refused, failed, set-aside or all"):
         dskprep.run(source, target, retry="everything")
 
 
