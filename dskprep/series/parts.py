@@ -100,21 +100,24 @@ def _part_by_tags(
 
 
 def _part_by_order(planes: Sequence[Plane], chosen: list[int], along: dict[int, float]) -> Iterator[list[list[int]]]:
-    """Start a new stack, in the order of making, where a position comes again or the scanner went back a long way.
+    """Start a new stack, in the order of making, where a position comes again; nothing if that order is not told.
 
-    Yields nothing if that order is not told.
+    If none does, start one where the scanner went back a long way, by the time alone: numbers may mean anything.
     """
     place = {chosen[0]: 0}  # equal for slices at one position
     for a, b in itertools.pairwise(chosen):
         place[b] = place[a] + (along[b] - along[a] > SAME_POSITION_MM)
     n_places = 1 + max(place.values())
-    for way in range(len(planes[chosen[0]].order)):
+    ways = range(len(planes[chosen[0]].order))
+    is_repeated = len(chosen) > n_places
+    for way in ways if is_repeated else ways[:1]:
         made = {i: planes[i].order[way] for i in chosen}
         stacks: list[list[int]] = [[]]
         seen: set[int] = set()
         last = ""
         for i in sorted(chosen, key=lambda i: made[i]):
-            if place[i] in seen or (stacks[-1] and abs(place[i] - place[stacks[-1][-1]]) > JUMP * n_places):
+            way_back = abs(place[i] - place[stacks[-1][-1]]) if stacks[-1] and not is_repeated else 0
+            if place[i] in seen or way_back > JUMP * n_places:
                 if made[i] in (last, ""):
                     break
                 stacks.append([])

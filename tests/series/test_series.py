@@ -150,6 +150,15 @@ def test_any_good_series_becomes_exactly_its_volume(case: dict[str, Any]) -> Non
     assert found.hu_sha256 == hashlib.sha256(hu.astype("<i2").tobytes()).hexdigest()
 
 
+@pytest.mark.parametrize("n", [2, 3, 5])
+def test_instance_numbers_that_go_through_the_stack_several_times_separate_nothing(n: int) -> None:
+    stored = distinct(30, 6, 7)
+    files = [ct_files(stored, InstanceNumber=k % n * 100 + k)[k] for k in range(30)]
+    found = decoded(files)
+    assert (found.volume.array == stored - 1024).all()
+    assert found.warnings == ()
+
+
 def test_instance_numbers_and_slice_locations_have_no_say() -> None:
     stored = distinct(5, 6, 7)
     truth = decoded(ct_files(stored)).volume.array
@@ -453,8 +462,8 @@ def test_two_reconstructions_half_a_step_apart_are_not_mixed() -> None:
     assert found.warnings == ("one-of-several-stacks",)
 
 
-@pytest.mark.parametrize("keyword", ["ContentTime", "InstanceNumber"])
-def test_two_scans_half_a_step_apart_are_told_apart_by_their_order(keyword: str) -> None:
+@pytest.mark.parametrize("keyword", ["ContentTime", "AcquisitionTime"])
+def test_two_scans_half_a_step_apart_are_told_apart_by_their_time(keyword: str) -> None:
     stored = distinct(20, 6, 7)
     files = []
     for k in (0, 10):
