@@ -101,8 +101,10 @@ class Contents:
             self.add(name, content, with_pixels=with_pixels)
 
     def add(self, name: str, content: bytes, *, with_pixels: bool = True) -> None:
-        """Read one file, which may be compressed as a whole. Bad content raises nothing; it is kept in `damage`,
-        `strays` or `aside`. Without pixels, the slices are header-only, but damaged pixel data are still found.
+        """Read one file, which may be compressed as a whole.
+
+        Bad content raises nothing; it is kept in `damage`, `strays` or `aside`. Without pixels, the slices are
+        header-only, but damaged pixel data are still found.
         """
         if sniff.compression_of(content):
             try:

@@ -48,6 +48,8 @@ JPEG_FRAMES = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}
 
 NEAR_TOP = 0.95
 """Values above this share of the largest that BitsStored can hold show that they go on beyond it."""
+MATCH = 0.1
+"""Pixels match those beside them if their means differ by less than this share of what BitsStored can hold."""
 JPEG_SCAN, JPEG_END = 0xDA, 0xD9
 """Second bytes of the markers before the coded values and at the end (ITU-T T.81 table B.1)."""
 JPEG_MARKER = re.compile(rb"\xff[\x80-\xcf\xd8-\xfe]")
@@ -212,15 +214,23 @@ def _jpeg2k_size(data: bytes) -> tuple[int, int, int]:
 def _has_foreign_bits(values: NDArray[Any], bits: int) -> bool:
     """Tell whether bits above BitsStored hold something else, such as an overlay that the header does not declare.
 
-    They belong to the values if these hold one or two numbers, which is padding; or if the values below come near to
-    the largest that BitsStored can hold: then it was declared too small.
+    They belong to the values if these hold one or two numbers, which is padding; if the values below come near to the
+    largest that BitsStored can hold, so that it was declared too small; or if the pixels would not match those beside
+    them without these bits, as metal would not.
     """
     top = 1 << bits
     if int(values.max()) < top:
         return False
     is_beyond = values >= top
     within = values[~is_beyond]
-    return len(np.unique(values[is_beyond])) > 2 and within.size > 0 and int(within.max()) < NEAR_TOP * top
+    beside = np.zeros_like(is_beyond)
+    beside[:, 1:] |= is_beyond[:, :-1]
+    beside[:, :-1] |= is_beyond[:, 1:]
+    beside &= ~is_beyond
+    if not beside.any() or len(np.unique(values[is_beyond])) <= 2 or int(within.max()) >= NEAR_TOP * top:
+        return False
+    lower = (values[is_beyond] & values.dtype.type(top - 1)).mean()
+    return abs(float(values[beside].mean() - lower)) < MATCH * top
 
 
 def _apply_format(values: NDArray[Any], layout: PixelFormat, where: str) -> NDArray[Any]:

@@ -65,11 +65,11 @@ def mark_padding(hu: NDArray[np.int16], declared_hu: tuple[int, int] | None) -> 
             mark(hu, low, high)
 
 
-def find_fills(hu: NDArray[np.int16], declared_hu: tuple[int, int] | None) -> set[int]:
-    """Return the values of a slice (y, x), not yet marked, that tell nothing of the scale: padding, equal corners."""
+def find_fills(hu: NDArray[np.int16], declared_hu: tuple[int, int] | None) -> set[tuple[int, int]]:
+    """Return ranges of values in a slice (y, x), not yet marked, that tell nothing of its scale: padding, corners."""
     corner = _find_corner_value(hu)
-    declared = () if declared_hu is None else range(declared_hu[0], declared_hu[1] + 1)
-    return {*declared, *(() if corner is None else (corner,))}
+    found = {declared_hu, None if corner is None else (corner, corner)}
+    return {each for each in found if each is not None}
 
 
 def is_blank(hu: NDArray[np.int16]) -> bool:

@@ -13,17 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dskprep.kernels import planes
+from dskprep.series.hounsfield import AIR_RANGE_HU, IMPOSSIBLE_HU
 from dskprep.volume import PADDING
 
 MIN_VALUES = 2000
 """Fewer values than this, measured and counted, say nothing."""
-HIGHEST_HU = 2000
+DENSE_HU = 2000
 """Few voxels lie above: bone ends near 2000; metal and enamel, which do not, are small."""
 NARROW_HU = 50
-"""Noise alone spreads wider than this."""
-LOWEST_HU = -1500
-"""Few voxels lie below: air is -1000, and kernels overshoot by a few hundred."""
-
+"""Noise of air spreads wider than this; that of water in a phantom may not, where it was smoothed away."""
 MAX_RESCALES = 4
 """Rescales whose slices are judged by themselves; some makers give each slice its own."""
 REACH = 1 << 15
@@ -39,10 +37,10 @@ class Histogram:
         # not by malloc: a block of this size that lives as long as the series makes malloc keep the memory of decoded
         # slices, and a worker's peak 5 % higher
         self.counts: Counts = np.frombuffer(mmap.mmap(-1, 2 * REACH * 8), np.int64)
-        self._fills: set[int] = set()
+        self._fills: set[tuple[int, int]] = set()
 
-    def add(self, hu: NDArray[np.int16], fills: set[int]) -> None:
-        """Count a slice (y, x) of int16 HU. `fills` are values that say nothing: declared padding, constant corners."""
+    def add(self, hu: NDArray[np.int16], fills: set[tuple[int, int]]) -> None:
+        """Count a slice (y, x) of int16 HU. `fills` are ranges of values that say nothing (see `find_fills`)."""
         planes.count_values(hu, self.counts)
         self._fills |= fills
 
@@ -57,8 +55,9 @@ class Histogram:
     def measured(self) -> Counts:
         """Return how often each value was found, without the values that fill."""
         counts = self.counts.copy()
-        counts[np.array([*self._fills, PADDING]) + REACH] = 0
-        counts[counts[: LOWEST_HU + REACH].argmax()] = 0  # padding that no header declares, and no corner shows
+        for low, high in (*self._fills, (PADDING, PADDING)):
+            counts[low + REACH : high + REACH + 1] = 0
+        counts[counts[: IMPOSSIBLE_HU + REACH].argmax()] = 0  # padding that no header declares, and no corner shows
         return counts
 
 
@@ -98,7 +97,8 @@ class Histograms:
 def what_else(histogram: Histogram) -> str | None:
     """Say what values that cannot be HU look like; None if they can be HU, or are too few to tell."""
     found = np.flatnonzero(histogram.counts) - REACH
-    if histogram.counts.sum() >= MIN_VALUES and np.ptp(found) <= NARROW_HU:
+    is_narrow = len(found) > 0 and np.ptp(found) <= (NARROW_HU if found[-1] < AIR_RANGE_HU[1] else 2)
+    if is_narrow and histogram.counts.sum() >= MIN_VALUES:
         return f"nothing but {found[0]} to {found[-1]}, such as a blank image or one that was scaled down"
     counts = histogram.measured()
     n = int(counts.sum())
@@ -108,8 +108,8 @@ def what_else(histogram: Histogram) -> str | None:
     def share(start: int, stop: int) -> float:
         return float(counts[start + REACH : stop + REACH].sum()) / n
 
-    if share(HIGHEST_HU, REACH) > 0.15:
-        return f"{share(HIGHEST_HU, REACH):.0%} of the values lie above {HIGHEST_HU}, such as raw or scaled ones"
+    if share(DENSE_HU, REACH) > 0.15:
+        return f"{share(DENSE_HU, REACH):.0%} of the values lie above {DENSE_HU}, such as raw or scaled ones"
     if _are_bytes(counts):
         return "8-bit grey values"
     # tissue near 1000: sharply above what lies just below it, as bone is not, or without any fat or air
@@ -117,11 +117,12 @@ def what_else(histogram: Histogram) -> str | None:
     if share(-REACH, -500) < 0.02 and share(824, 1224) > 0.03 and is_peak:
         return f"no rescale: nothing is air, and {share(824, 1224):.0%} of the values lie between 824 and 1224"
     if share(-500, REACH) < 0.04 and share(-1224, -824) > 0.2 and share(-REACH, -1200) > 0.02:
-        return f"rescaled twice: the values that should be tissue lie near -1000, and air below {LOWEST_HU}"
+        return f"rescaled twice: the values that should be tissue lie near -1000, and air below {IMPOSSIBLE_HU}"
     if share(-REACH, -650) < 0.005 and share(-650, -250) > 0.15:
         return f"an offset: nothing is air, and {share(-650, -250):.0%} of the values lie between -650 and -250"
-    if share(-REACH, LOWEST_HU) > 0.2:
-        return f"{share(-REACH, LOWEST_HU):.0%} of the values lie below {LOWEST_HU}, and differ too much for padding"
+    too_low = share(-REACH, IMPOSSIBLE_HU)
+    if too_low > 0.2:
+        return f"{too_low:.0%} of the values lie below {IMPOSSIBLE_HU}, and differ too much for padding"
     return None
 
 

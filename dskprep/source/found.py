@@ -67,7 +67,7 @@ def each_series(
     uids = contents.uids()
     if not uids:
         raise _nothing_found(contents)
-    if len(uids) >= LONE_SLICES and _are_slices_of_one(list(contents.slices.values())):
+    if len(contents.slices) >= LONE_SLICES and _are_slices_of_one(list(contents.slices.values())):
         raise Refusal(
             "too-few-slices",
             f"expected slices that share a SeriesInstanceUID, found {len(uids)} slices with one of their own each, as "

@@ -115,10 +115,10 @@ def begin_record(case: Case, config: PrepConfig, *, status: str, **more: Any) ->
 def _give_keys(made: list[Made], key: str) -> list[Made]:
     """Sort the series: the main one is last, and keeps the key of the case; each of the others gets its own."""
     *others, main = sorted(made, key=lambda each: each.rank)
-    further = [
-        replace(each, record=r.changed(key=further_key(key, r.series_uid_sha256, r.stack)))
-        for each, r in ((each, each.record) for each in others)
-    ]
+    further = []
+    for each in others:
+        own_key = further_key(key, each.record.series_uid_sha256, each.record.stack)
+        further.append(replace(each, record=each.record.changed(key=own_key)))
     names = tuple(f"{each.record.status}/{each.record.key}" for each in further)
     return [*further, replace(main, record=main.record.changed(further_series=names))]
 

@@ -100,6 +100,13 @@ def test_bits_beyond_the_declared_12_that_belong_to_something_else_are_left_out(
     assert (stored_values(data, layout_of(EXPLICIT, bits=12, signed=False), "") == image).all()
 
 
+def test_metal_beyond_the_declared_12_bits_stays_metal() -> None:
+    image = smooth(900, 1100)
+    image[10:13, 10:16] = [3000, 4200, 5000, 5200, 4300, 2800]  # its rim, and no value near 4095
+    data = image.astype("<u2").tobytes()
+    assert (stored_values(data, layout_of(EXPLICIT, bits=12, signed=False), "") == image).all()
+
+
 def test_values_stored_in_the_upper_bits_are_shifted_down() -> None:
     image = smooth(0, 4095)
     data = (image << 4).astype("<u2").tobytes()

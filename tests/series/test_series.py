@@ -642,6 +642,7 @@ def test_a_slope_beyond_all_measure_is_refused() -> None:
         chest().clip(0, 80),
         np.where(chest() > -500, chest(), 0),  # a body that was cut out, with 0 around it
         np.random.default_rng(0).normal(0, 20, (12, 96, 96)),  # water alone
+        np.random.default_rng(0).normal(0, 4, (12, 96, 96)),  # the same, smoothed
         np.random.default_rng(0).normal(-1000, 20, (12, 96, 96)),  # air alone
         chest() + 1000 * (np.hypot(*(np.mgrid[:96, :96] - 47.5)) < 6),  # a ball of Teflon in it
         np.broadcast_to(np.where(np.arange(96) < 30, 0, 100), (12, 96, 96)),  # made by a program: two values

@@ -310,6 +310,12 @@ def test_all_stacks_of_a_series_are_written_where_asked_for(tmp_path: Path) -> N
     assert [(list(d.planes()), d.hu_sha256)[1] for d in read] == [r.hu_sha256 for r in further]
 
 
+def test_several_damaged_series_are_not_taken_for_slices_with_a_uid_each(tmp_path: Path) -> None:
+    bad = {f"{k}.dcm": ct_file(distinct(16, 16), SeriesInstanceUID=f"1.2.{k}", PixelSpacing=None) for k in range(6)}
+    tiny.write(tmp_path / "in/p1", bad)
+    assert {r.reason for r in prepare(only_job(tmp_path / "in"), tmp_path / "out")} == {"missing-attribute"}
+
+
 def test_one_bad_stack_does_not_cost_the_others(tmp_path: Path) -> None:
     files = phases(3)
     del files["1-0005.dcm"]
