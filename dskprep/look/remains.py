@@ -17,6 +17,8 @@ from dskprep.dicom.header import Attributes, read_attributes
 from dskprep.dicom.plane import Plane
 from dskprep.dicom.slices import Slice, read_slices, text_of
 from dskprep.errors import DskprepError, Refusal
+from dskprep.series import stacks
+from dskprep.series.parts import SAME_POSITION_MM
 from dskprep.source.archive import Outgrown
 from dskprep.source.found import digest_of, files_at
 
@@ -29,8 +31,6 @@ NO_PLACE = {
     "PixelSpacing": [1, 1],
 }
 """Stands in for a place that a header lacks: the slice can be drawn, and nothing be measured in it."""
-SAME_PLACE_MM = 0.01
-"""Slices no farther apart along their normal lie at one position."""
 REACH = 0.55
 """A slice is drawn so many usual steps to either side: even steps leave no blank, steps a tenth wider do."""
 FINE = 8
@@ -96,13 +96,13 @@ class Remains:
     def step_mm(self) -> float:
         """The usual distance of neighbours, 0 if all slices lie at one position."""
         steps = np.diff(self.along_mm)
-        steps = steps[steps > SAME_PLACE_MM]
+        steps = steps[steps > SAME_POSITION_MM]
         return float(np.median(steps)) if len(steps) else 0.0
 
     @property
     def repeated_mm(self) -> NDArray[np.float64]:
         """The positions at which more than one slice lies, each once."""
-        return self.along_mm[1:][np.diff(self.along_mm) <= SAME_PLACE_MM]
+        return self.along_mm[1:][np.diff(self.along_mm) <= SAME_POSITION_MM]
 
     def cut(self, across: int) -> Cut:
         """Put the middle columns (`across` 0) or rows (1) of all slices at their positions."""
@@ -216,7 +216,7 @@ def _lenient(header: Attributes, trust: Trust) -> Attributes:
 
 def _decode(slices: list[Slice], n_slices: int, trust: Trust, *, is_localizer: bool = False) -> Remains | None:
     """Decode the largest group of slices that share their grid, one after another; keep what is drawn."""
-    group = _largest_group(slices)
+    group = [slices[i] for i in stacks.group_by_grid([s.plane for s in slices])[0]]
     normal = group[0].plane.normal
     group.sort(key=lambda s: float(np.dot(s.plane.position, normal)))
     middle = group[len(group) // 2].plane.position
@@ -236,17 +236,6 @@ def _decode(slices: list[Slice], n_slices: int, trust: Trust, *, is_localizer: b
     kept = tuple({id(values): values for values in (some["first"], some["middle"], some["last"])}.values())
     lines = np.array(columns), np.array(rows)
     return Remains(group[0].plane, np.array(positions), kept, lines, n_slices, trust, is_localizer)
-
-
-def _largest_group(slices: list[Slice]) -> list[Slice]:
-    """Return the slices of the commonest size, pixel spacing and orientation."""
-    groups: list[list[Slice]] = []
-    for s in slices:
-        group = next((group for group in groups if group[0].plane.shares_grid(s.plane)), None)
-        if group is None:
-            groups.append(group := [])
-        group.append(s)
-    return max(groups, key=len)
 
 
 def _decoded(slices: list[Slice]) -> Iterator[tuple[Slice, Floats]]:

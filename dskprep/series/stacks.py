@@ -53,7 +53,7 @@ def stack_up(
 
     Raises Refusal where a choice would be a guess, or the chosen slices lie on no even grid (see `geometry.lay_out`).
     """
-    found = next(_stacks_of(planes, _largest(planes, _group(planes)), min_slices, max_gap_slices, is_copy))
+    found = next(_stacks_of(planes, _largest(planes, group_by_grid(planes)), min_slices, max_gap_slices, is_copy))
     if isinstance(found, Refusal):
         raise found
     return found
@@ -71,7 +71,7 @@ def stack_up_all(
     Raises Refusal if there is no stack at all.
     """
     found: list[Stack | Refusal] = []
-    for group in _group(planes):
+    for group in group_by_grid(planes):
         found += _stacks_of(planes, group, min_slices, max_gap_slices, is_copy)
     large = [f for f in found if not (isinstance(f, Refusal) and f.reason == "too-few-slices")]
     if not large:
@@ -130,7 +130,7 @@ def _are_of_several_kinds(planes: Sequence[Plane]) -> bool:
     return any(len({plane.stack[k] for plane in planes}) > 1 for k in KINDS if k < len(planes[0].stack))
 
 
-def _group(planes: Sequence[Plane]) -> list[list[int]]:
+def group_by_grid(planes: Sequence[Plane]) -> list[list[int]]:
     """Group the slices of one size, pixel spacing and orientation; the largest group is first."""
     groups: list[list[int]] = []
     for i in sorted(range(len(planes)), key=lambda i: (planes[i].shape, planes[i].pixel_mm, planes[i].position)):

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from dskprep import keys, storage
+from dskprep.dicom.contents import SLICE_SUFFIXES
 from dskprep.errors import InfrastructureError, UsageError
 from dskprep.source import manifest
-from dskprep.source.heads import DICOM_SUFFIXES, may_hold_dicom, plain_name
+from dskprep.source.heads import may_hold_dicom, plain_name
 from dskprep.storage import Entry, Folder
 
 ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
@@ -213,7 +214,7 @@ def _from_file(source: str, entry: Entry) -> Iterator[Case]:
             f"({' '.join(MANIFEST_SUFFIXES)}) or a DICOM file, found a file of another kind"
         )
     name = PurePosixPath(plain_name(entry.name))
-    key = key_of(name.stem if name.suffix.lower() in DICOM_SUFFIXES else name.name)
+    key = key_of(name.stem if name.suffix.lower() in SLICE_SUFFIXES else name.name)
     yield _case(key, source, [entry], is_single=True)
 
 

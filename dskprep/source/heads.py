@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from dskprep import storage
-from dskprep.dicom.contents import is_named_otherwise
+from dskprep.dicom.contents import SLICE_SUFFIXES, is_named_otherwise
 from dskprep.dicom.sniff import BZ2_HEAD_BYTES, HEAD_BYTES, begins_as_dicom, compression_of, decompressed_head
 from dskprep.errors import InfrastructureError
 from dskprep.storage import Entry
 
 COMPRESSED_SUFFIXES = (".gz", ".bz2", ".xz")
 """Names of files that are compressed one by one, such as `1.dcm.gz`."""
-DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
-"""Names that only a DICOM file has, be it damaged."""
 GROWTH = 4
 """Bytes for each byte of a compressed file: CT slices shrink to a half or a third, those with much air to less."""
 MAX_HEADS = 32
@@ -49,11 +47,10 @@ def may_hold_dicom(url: str, entries: Iterable[Entry]) -> bool:
         name = plain_name(entry.name)
         if is_named_otherwise(name):
             continue
-        if name.lower().endswith(DICOM_SUFFIXES) or n_read == MAX_HEADS:
+        if name.lower().endswith(tuple(SLICE_SUFFIXES)) or n_read == MAX_HEADS:
             return True
-        if entry.size or not storage.is_bucket(
-            url
-        ):  # an empty object has no first bytes; on disk it may be a dead link
+        # an empty object has no first bytes; on disk it may be a dead link
+        if entry.size or not storage.is_bucket(url):
             n_read += 1
             try:
                 if begins_as_dicom(read_plain_head(storage.join(url, entry.name), HEAD_BYTES)):
