@@ -452,33 +452,31 @@ def test_a_store_lost_for_good_ends_the_run_and_the_next_goes_on(
 
 
 class Poison(WorkerPlugin):
-    """Kills the worker process that decodes a file of a given name, or lets it hang; forgives nobody."""
+    """Kills the worker process that decodes a file of a given name, or lets it hang, until the poison is taken away.
 
-    name = "poison"
+    It is taken away by a file: a worker that has just been restarted may not have its plugins yet,
+    so that they cannot be unregistered at any time.
+    """
 
-    def __init__(self, file_name: str, *, kills: bool = True) -> None:
+    def __init__(self, file_name: str, antidote: Path, *, kills: bool = True) -> None:
+        self.name = f"poison in {file_name}"
         self.file_name = file_name
+        self.antidote = antidote
         self.kills = kills
 
     def setup(self, worker: Any) -> None:  # noqa: ARG002
         from dskprep.dicom.contents import Contents
 
-        self.add = Contents.add
-        file_name, kills, add = self.file_name, self.kills, self.add
+        file_name, antidote, kills, add = self.file_name, self.antidote, self.kills, Contents.add
 
         def add_or_die(contents: Any, name: str, content: bytes, **options: Any) -> None:
-            if name == file_name and kills:
-                os._exit(1)
-            if name == file_name:
+            if name == file_name and not antidote.exists():
+                if kills:
+                    os._exit(1)
                 threading.Event().wait()
             add(contents, name, content, **options)
 
         Contents.add = add_or_die  # type: ignore[method-assign]
-
-    def teardown(self, worker: Any) -> None:  # noqa: ARG002
-        from dskprep.dicom.contents import Contents
-
-        Contents.add = self.add  # type: ignore[method-assign]
 
 
 def set_environment(environment: dict[str, str]) -> None:
@@ -528,18 +526,16 @@ def test_a_patient_that_kills_its_worker_is_killed_and_its_neighbours_are_writte
 ) -> None:
     source = tiny.write_patients(tmp_path / "in", [f"p{i}" for i in range(8)])
     tiny.write(f"{source}/p3", {"poison.dcm": tiny.series(3)["IM000.dcm"]})
-    client.register_plugin(Poison("poison.dcm"))
-    try:
-        summary = dskprep.run(source, target, client=client)
-    finally:
-        client.unregister_worker_plugin(Poison.name)
+    client.register_plugin(Poison("poison.dcm", tmp_path / "antidote"))
+    summary = dskprep.run(source, target, client=client)
+    (tmp_path / "antidote").touch()
     assert summary.account.counts == {"written": 7, "killed": 1}
     assert summary.account.reasons == {"killed: worker-died": 1}
     assert summary.exit_code == 1
     assert {key for key, status in statuses(target).items() if status == "killed"} == {"p3"}
     assert [f for f in dskprep.verify(target) if f.faults] == []
     retried = dskprep.run(source, target, client=client, retry="failed")
-    assert retried.account.counts == {"written": 8}  # the poison is gone; its twin slice is dropped
+    assert retried.account.counts == {"written": 8}  # its twin slice is dropped
     assert len(list(store.record_names(target))) == 8
 
 
@@ -549,11 +545,9 @@ def test_a_patient_that_hangs_is_given_up_and_its_neighbours_are_written(
 ) -> None:
     source = tiny.write_patients(tmp_path / "in", [f"p{i}" for i in range(8)])
     tiny.write(f"{source}/p3", {"hang.dcm": tiny.series(3)["IM000.dcm"]})
-    client.register_plugin(Poison("hang.dcm", kills=False))
-    try:
-        summary = dskprep.run(source, target, client=client, time_limit_s=3)
-    finally:
-        client.unregister_worker_plugin(Poison.name)
+    client.register_plugin(Poison("hang.dcm", tmp_path / "antidote", kills=False))
+    summary = dskprep.run(source, target, client=client, time_limit_s=3)
+    (tmp_path / "antidote").touch()
     assert summary.account.counts == {"written": 7, "failed": 1}
     (name,) = [n for n in store.record_names(target) if n.status == "failed"]
     record = store.read_record(target, name)
