@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import os
 import re
@@ -9,7 +11,7 @@ import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -463,14 +465,29 @@ def test_names_that_are_not_utf8_cost_nothing(dskprep: Run, tmp_path: Path, targ
     assert dskprep("show", target, key, "--source", "-o", tmp_path / "x.png")[0] == 0
 
 
+@contextlib.contextmanager
+def started(*words: str) -> Iterator[subprocess.Popen[str]]:
+    """Run a command whose output is a pipe of a page: it cannot end before its lines are read."""
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        fcntl.fcntl(process.stdout, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+        yield process
+
+
+PIPE_BYTES = 4096
+N_MANY = 60
+"""So many patients that their lines, with keys as long as LONG, do not fit the pipe."""
+LONG = "long" * 30
+
+
 @pytest.mark.parametrize("words", [[], ["--log-json"]], ids=["words", "JSON"])
 def test_a_reader_that_goes_ends_a_run_with_its_account_written(tmp_path: Path, target: str, words: list[str]) -> None:
-    source = tiny.write_patients(tmp_path / "in", [f"p{i}" for i in range(6)])
+    source = tiny.write_patients(tmp_path / "in", [f"p{i}{LONG}" for i in range(N_MANY)])
     command = [sys.executable, "-m", "dskprep", "run", source, target, "--scheduler", "sync", *words]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with started(*command) as process:
         assert process.stdout is not None
         assert process.stderr is not None
-        assert "p0" in process.stdout.readline()
+        assert "p" in process.stdout.readline()
         process.stdout.close()
         told = process.stderr.read()
     assert process.returncode == 1
@@ -478,24 +495,22 @@ def test_a_reader_that_goes_ends_a_run_with_its_account_written(tmp_path: Path, 
     assert "standard output cannot be written" in told
     (summary,) = (json.loads(path.read_text()) for path in Path(target, "runs").glob("*/summary.json"))
     assert summary["is_interrupted"]
-    assert 0 < summary["counts"]["written"] < 6
+    assert 0 < summary["counts"]["written"] < N_MANY
     assert len(index.read(target)) == summary["counts"]["written"]
 
 
 def test_a_terminal_that_goes_ends_a_run_as_ctrl_c_does_unless_it_was_told_to_stay(tmp_path: Path, target: str) -> None:
-    source = tiny.write_patients(tmp_path / "in", [f"p{i}" for i in range(6)])
+    source = tiny.write_patients(tmp_path / "in", [f"p{i}{LONG}" for i in range(N_MANY)])
     command = [sys.executable, "-m", "dskprep", "run", source, target, "--scheduler", "sync"]
     for before, code in ([], 1), (["nohup"], 0):
-        with subprocess.Popen(
-            [*before, *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        ) as process:
+        with started(*before, *command) as process:
             assert process.stdout is not None
             assert process.stderr is not None
             assert "p" in process.stdout.readline()
             process.send_signal(signal.SIGHUP)
             out, told = process.stdout.read(), process.stderr.read()
         assert (process.returncode, "interrupted" in out, "Traceback" in told) == (code, code == 1, False)
-    assert status(target).counts == {"written": 6}
+    assert status(target).counts == {"written": N_MANY}
 
 
 def test_verify_can_forget_what_is_faulty_and_a_run_mends_it(dskprep: Run, source: str, target: str) -> None:

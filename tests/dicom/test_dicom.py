@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import bz2
+import contextlib
 import gzip
 import io
 import lzma
 import tracemalloc
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,7 @@ from pydicom.uid import (
     SegmentationStorage,
 )
 
+from dskprep.dicom import header
 from dskprep.dicom.contents import Contents
 from dskprep.dicom.slices import Slice
 from dskprep.errors import Refusal
@@ -191,6 +193,30 @@ def test_other_files_are_set_aside(content: bytes) -> None:
 
 
 GOOD = [(f"a/IM{k:04}.dcm", ct_file(PIXELS, (0, 0, k))) for k in range(12)]
+
+
+def test_zeros_instead_of_elements_are_not_read_one_by_one() -> None:
+    n_read = 0
+    for content in (bytes(10_000_000), ct_file(PIXELS)[:400] + bytes(10_000_000)):
+        with pytest.raises(ValueError, match="zeros stand before byte"), counted_reads() as reads:
+            header.read_attributes(content)
+        n_read += len(reads)
+    assert n_read < 1000
+
+
+@contextlib.contextmanager
+def counted_reads() -> Iterator[list[int]]:
+    """The sizes that are read of a file's bytes."""
+    sizes: list[int] = []
+
+    class Counting(header._Elements):
+        def read(self, size: int | None = -1, /) -> bytes:
+            sizes.append(size or 0)
+            return super().read(size)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(header, "_Elements", Counting)
+        yield sizes
 
 
 @pytest.mark.parametrize("content", [b"", b"\n", b"no slice", bytes(5000), b"\x89PNG\r\n" + bytes(500)])
