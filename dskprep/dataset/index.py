@@ -158,6 +158,13 @@ def damaged(table: pd.DataFrame) -> dict[str, str]:
     return dict(zip(rows["key"], rows["message"], strict=True))
 
 
+def damaged_names(target: str) -> set[tuple[str, str]]:
+    """Return the key and the input digest of each record that cannot be read. Reads as few records as `current`."""
+    table = current_table(target)
+    rows = table.filter(compute.equal(table["reason"], DAMAGED))
+    return set(zip(rows["key"].to_pylist(), rows["input_digest"].to_pylist(), strict=True))
+
+
 def to_frame(table: pa.Table) -> pd.DataFrame:
     frame: pd.DataFrame = table.to_pandas(use_threads=False)
     return frame
