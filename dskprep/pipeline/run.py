@@ -63,6 +63,8 @@ MAX_FAILURES_IN_A_ROW = 20
 TIME_LIMIT_S = 1800.0
 """Default limit for one stage of one patient, in seconds."""
 
+Found = tuple[Iterable[RecordName], set[tuple[str, str]]]
+"""What `index.record_names` returns."""
 AtEnd = Callable[[str, str], None]
 """Called with the target and the id of a run that is done."""
 
@@ -155,12 +157,12 @@ def run(
     )
     run_id = f"{datetime.datetime.now(datetime.UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(2)}"
     summary = Summary(run_id, source, target, Account(), 0.0)
-    damaged = index.damaged_names(target)
-    if damaged:
+    found = index.record_names(target)
+    if damaged := found[1]:
         notes.append(
             f"damaged records: {len(damaged)}, such as that of {min(damaged)[0]}; a run does these patients again"
         )
-    jobs = _jobs(cases, target, summary.account, RETRIES[retry], damaged)
+    jobs = _jobs(cases, target, summary.account, RETRIES[retry], found)
     watching, more_notes = watch.begin(client) if client else ([], [])
     everybody = [*watching, *(observers or [_LoggedNotes()])]
     rows = index.Writer(target)
@@ -199,15 +201,14 @@ def choose(
     return itertools.islice(itertools.chain([first], cases), limit)
 
 
-def _jobs(
-    cases: Iterable[Case], target: str, account: Account, again: tuple[str, ...], damaged: set[tuple[str, str]]
-) -> Iterator[Job]:
+def _jobs(cases: Iterable[Case], target: str, account: Account, again: tuple[str, ...], found: Found) -> Iterator[Job]:
     """Yield the cases that are to be done, and count the others as done before.
 
-    A case is done if it has a record whose status is not one of `again`, and no record of its series is `damaged`.
+    Done is what has a record with a status other than those of `again`, and no series whose record is damaged.
     """
+    every_name, damaged = found
     known: dict[str, list[RecordName]] = defaultdict(list)
-    for name in store.record_names(target):
+    for name in every_name:
         known[name.key.partition(FURTHER)[0]].append(name)
     for case in cases:
         account.inputs += 1
