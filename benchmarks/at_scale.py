@@ -149,7 +149,8 @@ def fill(place: str, count: int, put: Put, copy_of: Callable[[str, str], None]) 
     dskprep.run(f"{model}/in", f"{model}/out", settings=SETTINGS)
     names = sorted(e.name for e in storage.listing_below(f"{model}/in"))
     files = sorted(e.name for e in storage.listing_below(f"{model}/out/volumes/p.zarr"))
-    record = store.find_written(f"{model}/out", "p", next(cases.cases(f"{model}/in")).digest)[-1]
+    record = store.find_written(f"{model}/out", "p", next(cases.cases(f"{model}/in")).digest)[-1].as_dict()
+    store.create(f"{place}/target", SETTINGS)
     thumbnail = os.urandom(4500)  # as large as one is, and no smaller when it is compressed
     with ThreadPoolExecutor(16) as threads:
 
@@ -169,7 +170,6 @@ def fill(place: str, count: int, put: Put, copy_of: Callable[[str, str], None]) 
 
         all_of(source)
         all_of(volume)
-        store.create(f"{place}/target", SETTINGS)
         promise = {"bytes": len(thumbnail), "sha256": hashlib.sha256(thumbnail).hexdigest()}
         records = (record_of(i, case, record, promise) for i, case in enumerate(cases.cases(f"{place}/source")))
         for each in threads.map(

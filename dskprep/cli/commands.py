@@ -7,6 +7,7 @@ import sys
 
 import click
 
+from dskprep import plain
 from dskprep.cli import dataset_commands, look_commands, run_commands, terminal
 from dskprep.cli.exits import EXIT_CLEAN, EXIT_SOME_NOT_WRITTEN, EXIT_USAGE, describe_error, silence
 from dskprep.errors import DskprepError
@@ -40,7 +41,7 @@ for command in (
 
 def run_and_exit() -> None:
     """Run the program `dskprep`."""
-    terminal.tell_all_by_say()
+    plain.escape_what_python_prints()
     sys.exit(run_command())
 
 
@@ -55,7 +56,7 @@ def run_command(argv: list[str] | None = None) -> int:
     except click.exceptions.Exit as exit_:
         return exit_.exit_code
     except click.ClickException as error:
-        error.message = terminal.escape(error.message)  # type: ignore[misc]  # it repeats names of files
+        error.message = plain.escape(error.message)  # type: ignore[misc]  # it repeats names of files
         error.show()
         return EXIT_USAGE
     except BrokenPipeError:  # `| head` has read enough

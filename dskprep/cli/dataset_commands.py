@@ -61,12 +61,14 @@ def verify(target: str, forget: bool, dry_run: bool) -> int:
 @click.argument("target")
 @click.option("--older-than", "hours", default=24.0, type=click.FloatRange(0), help="Leave what is younger; in hours.")
 @click.option("--dry-run", is_flag=True, help="Only say what would be deleted.")
-def clean(target: str, hours: float, dry_run: bool) -> None:
+@click.option("--without-records", is_flag=True, help="Delete volumes even if TARGET has no record of any volume.")
+def clean(target: str, hours: float, dry_run: bool, without_records: bool) -> None:
     """Delete what runs that died have left in TARGET: objects without a record, unfinished files."""
     from dskprep.dataset import verification
 
     n_deleted = 0
-    for name in verification.clean(target, older_than_s=3600 * hours, is_trial=dry_run):
+    found = verification.clean(target, older_than_s=3600 * hours, is_trial=dry_run, without_records=without_records)
+    for name in found:
         n_deleted += 1
         terminal.say(name)
     terminal.say(f"{n_deleted} leftovers {'found' if dry_run else 'deleted'}")

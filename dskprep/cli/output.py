@@ -16,6 +16,7 @@ from rich.live import Live
 from rich.progress import Progress
 from rich.text import Text
 
+from dskprep import plain
 from dskprep.cli import exits, terminal, words
 from dskprep.cli.exits import describe_error
 from dskprep.dataset.record import Record
@@ -45,7 +46,7 @@ class Plain(Console):
         super().__init__(markup=False, emoji=False, highlight=False, **settings)
 
     def render_str(self, text: str, **settings: Any) -> Text:
-        return super().render_str(terminal.escape(text), **(settings | {"markup": False, "emoji": False}))
+        return super().render_str(plain.escape(text), **(settings | {"markup": False, "emoji": False}))
 
 
 class Output:
@@ -200,5 +201,5 @@ class Panel(Lines):
                 f"now {n['read']} read, {n['compute']} computed, {n['write']} written; "
                 f"{taken:.1f} of {total:.1f} GiB of the workers' memory taken"
             )
-        texts = (Text(terminal.escape(line), no_wrap=True, overflow="ellipsis") for line in lines)
+        texts = (Text(plain.escape(line), no_wrap=True, overflow="ellipsis") for line in lines)
         return rich.panel.Panel(Group(*texts), title="dskprep")

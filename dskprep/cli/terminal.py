@@ -3,25 +3,14 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import shlex
-import sys
-import traceback
-import warnings
-from collections.abc import Iterable, Iterator
-from types import TracebackType
+from collections.abc import Iterable
 from typing import Any
 
 import click
 
-
-def escape(text: str) -> str:
-    r"""Return a text in one line, with a code such as \x1b in place of each character that cannot be seen.
-
-    These would colour a terminal, rename it, forge a line, or turn the order of what follows around.
-    """
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+from dskprep.plain import escape
 
 
 def say(line: str, *, is_error: bool = False) -> None:
@@ -43,33 +32,3 @@ def _quote_bytes(word: str) -> str:
     """Quote a word of any bytes for bash, ksh and zsh."""
     plain = {ord("'"): r"\'", ord("\\"): r"\\"}
     return "$'" + "".join(plain.get(b, chr(b) if 32 <= b < 127 else f"\\x{b:02x}") for b in os.fsencode(word)) + "'"
-
-
-def tell_all_by_say() -> None:
-    """Escape from now on what Python itself prints: warnings, logs, and the traceback of an error."""
-    if logging.lastResort:
-        logging.lastResort.setFormatter(_Escaped())
-    warnings.showwarning = lambda message, *_args, **_more: say(f"note: {message}", is_error=True)
-    sys.excepthook = _tell_traceback
-
-
-class _Escaped(logging.Formatter):
-    """A line for each record of a log, and those of its traceback."""
-
-    def formatMessage(self, record: logging.LogRecord) -> str:
-        return escape(super().formatMessage(record))
-
-    def formatException(self, ei: Any) -> str:
-        return "\n".join(_lines_of(*ei))
-
-
-def _tell_traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    for line in _lines_of(kind, error, trace):
-        say(line, is_error=True)
-
-
-def _lines_of(kind: Any, error: Any, trace: Any) -> Iterator[str]:
-    """Yield the lines of a traceback, escaped. What an error says is one of them, whatever it holds."""
-    for part in traceback.format_exception(kind, error, trace):
-        is_place = part.startswith("  ")
-        yield from map(escape, part.rstrip("\n").split("\n") if is_place else [part.strip("\n")])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -156,6 +157,19 @@ def damaged(table: pd.DataFrame) -> dict[str, str]:
     """Return the keys of the records that cannot be read, and why."""
     rows = table[table["reason"] == DAMAGED]
     return dict(zip(rows["key"], rows["message"], strict=True))
+
+
+def record_names(target: str) -> tuple[Iterable[RecordName], set[tuple[str, str]]]:
+    """Return the names of all records, and key and input digest of those that cannot be read.
+
+    The records are listed once, and as few are read as by `current`.
+    """
+    table = current_table(target)
+    rows = table.filter(compute.equal(table["reason"], DAMAGED))
+    damaged = set(zip(rows["key"].to_pylist(), rows["input_digest"].to_pylist(), strict=True))
+    if damaged:  # the row of such a record does not say which folder it lies in
+        return store.record_names(target), damaged
+    return itertools.starmap(RecordName, zip(*(table[column].to_pylist() for column in NAME), strict=True)), damaged
 
 
 def to_frame(table: pa.Table) -> pd.DataFrame:

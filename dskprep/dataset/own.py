@@ -1,7 +1,8 @@
-"""What dskprep can have written of a dataset, by its name. Nothing else is ever deleted."""
+"""What dskprep can have written of a dataset, by its name and its content. Nothing else is ever deleted."""
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Collection
 
@@ -45,3 +46,21 @@ def is_thumbnail(head: bytes) -> bool:
     """Tell whether these are the first bytes of a thumbnail: a lossy WebP of their size (RFC 9649)."""
     size = tuple(int.from_bytes(head[i : i + 2], "little") & 0x3FFF for i in (26, 28))
     return (head[:4], head[8:16]) == (b"RIFF", b"WEBPVP8 ") and size == THUMBNAIL_SIZE
+
+
+def is_volume(url: str, names: Collection[str], ours: Collection[str]) -> bool:
+    """Tell whether dskprep wrote a volume: its metadata say so, or it has none yet and holds nothing else."""
+    if "zarr.json" not in names:
+        return len(names) == len(ours)
+    try:
+        return isinstance(json.loads(storage.read(storage.join(url, "zarr.json")))["attributes"]["dskprep"], dict)
+    except (ValueError, KeyError, TypeError, FileNotFoundError):
+        return False
+
+
+def is_thumbnail_at(url: str) -> bool:
+    """Tell whether dskprep wrote the thumbnail at this URL."""
+    try:
+        return is_thumbnail(storage.read_head(url, THUMBNAIL_HEAD_BYTES))
+    except storage.ObjectChanged:
+        return False

@@ -219,7 +219,9 @@ def parse_record(content: bytes, where: str) -> Record:
         _check(record, where)
     except (ValueError, OverflowError, RecursionError, msgspec.ValidationError) as error:
         why = " ".join(str(error).split())[:300].encode(errors="backslashreplace").decode()
-        raise DamagedDataset(f"{where}: this record is damaged ({why}); delete it and run again") from error
+        raise DamagedDataset(
+            f"{where}: this record is damaged ({why}); run again, and its series is made anew"
+        ) from error
     return record
 
 

@@ -58,6 +58,8 @@ def verify(target: str | os.PathLike[str]) -> Iterator[Finding]:
     ------
     UsageError
         If there is no dataset.
+    DamagedDataset
+        If there are volumes, and no record of any.
 
     Examples
     --------
@@ -67,6 +69,8 @@ def verify(target: str | os.PathLike[str]) -> Iterator[Finding]:
     target = storage.absolute(target)
     store.describe(target)
     names = sorted(store.record_names(target), key=lambda name: (name.status != "written", name))
+    if not names or names[0].status != "written":
+        _refuse_volumes(target, "clean can delete them")
     under_way: deque[Future[Finding | None]] = deque()
     with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="verify") as threads:
         try:
@@ -116,7 +120,11 @@ def forget(target: str | os.PathLike[str], keys: Collection[str], *, is_trial: b
 
 
 def clean(
-    target: str | os.PathLike[str], *, older_than_s: float = CLEAN_OLDER_THAN_S, is_trial: bool = False
+    target: str | os.PathLike[str],
+    *,
+    older_than_s: float = CLEAN_OLDER_THAN_S,
+    is_trial: bool = False,
+    without_records: bool = False,
 ) -> Iterator[str]:
     """Delete what runs that died have left behind.
 
@@ -132,6 +140,8 @@ def clean(
         A volume of which something is younger may belong to a run under way, and stays; in seconds.
     is_trial
         Delete nothing.
+    without_records
+        Delete volumes also if no volume has a record. Without records all volumes look like leftovers.
 
     Yields
     ------
@@ -143,6 +153,8 @@ def clean(
     ------
     UsageError
         If there is no dataset.
+    DamagedDataset
+        If there are volumes, and no record of any: `records/` may have been lost. Nothing is deleted.
     InfrastructureError
         If a folder of the dataset is a link, or cannot be listed.
 
@@ -155,6 +167,8 @@ def clean(
     store.refuse_links(target)
     before_s = time.time() - older_than_s
     written = store.written_keys(target)
+    if not (written or without_records):
+        _refuse_volumes(target, "clean --without-records deletes them")
     cleaned: set[str] = set()
     try:
         for key, names in _leftovers(target, written, before_s):
@@ -165,6 +179,20 @@ def clean(
     finally:
         harmed = _withdraw(target, cleaned - {""})
     yield from harmed
+
+
+def _refuse_volumes(target: str, way_on: str) -> None:
+    """Raise DamagedDataset if there is a volume. Called where none has a record, as after a loss of `records/`."""
+    for key, folder in _keys(storage.folders(storage.join(target, "volumes")), ".zarr", set()):
+        url = storage.join(target, "volumes", folder)
+        names = {entry.name for entry in storage.listing_below(url, follow_links=False)}
+        ours = own.of_volume(names)
+        if ours and own.is_volume(url, names, ours):
+            raise DamagedDataset(
+                f"{target}: expected a record of each volume, found volumes such as {key} and no record of any; if "
+                "records/ was lost, put it back, or run again, which makes the volumes anew; if they are what a run "
+                f"left that died at its start, {way_on}"
+            )
 
 
 def _leftovers(target: str, written: set[str], before_s: float) -> Iterator[tuple[str, list[str]]]:
@@ -185,12 +213,12 @@ def _leftovers(target: str, written: set[str], before_s: float) -> Iterator[tupl
         ours = own.of_volume(entries)
         if not all(is_old(entries[name]) for name in ours):
             under_way.add(key)
-        elif _is_volume(url, entries.keys(), ours):
+        elif own.is_volume(url, entries.keys(), ours):
             yield key, [path for name in ours if not own.is_unfinished(path := f"volumes/{folder}/{name}")]
     thumbnails = {entry.name: entry for entry in storage.listing(storage.join(target, "thumbnails"))}
     for key, name in _keys(thumbnails, ".webp", written | under_way):
         path = f"thumbnails/{name}"
-        if is_old(thumbnails[name]) and _is_thumbnail(storage.join(target, path)):
+        if is_old(thumbnails[name]) and own.is_thumbnail_at(storage.join(target, path)):
             yield key, [path]
 
 
@@ -209,23 +237,6 @@ def _unfinished(target: str) -> Iterator[list[tuple[str, storage.Entry]]]:
         for folder in storage.walk(storage.join(target, place), follow_links=False):
             path = f"{place}/{folder.path}" if folder.path else place
             yield [(p, e) for e in folder.entries if own.is_unfinished(p := f"{path}/{e.name}")]
-
-
-def _is_volume(url: str, names: Collection[str], ours: Collection[str]) -> bool:
-    """Tell whether dskprep wrote a volume: its metadata say so, or it has none yet and holds nothing else."""
-    if "zarr.json" not in names:
-        return len(names) == len(ours)
-    try:
-        return isinstance(json.loads(storage.read(storage.join(url, "zarr.json")))["attributes"]["dskprep"], dict)
-    except (ValueError, KeyError, TypeError, FileNotFoundError):
-        return False
-
-
-def _is_thumbnail(url: str) -> bool:
-    try:
-        return own.is_thumbnail(storage.read_head(url, own.THUMBNAIL_HEAD_BYTES))
-    except storage.ObjectChanged:
-        return False
 
 
 def _withdraw(target: str, cleaned: Collection[str]) -> list[str]:

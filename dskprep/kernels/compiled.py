@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import atexit
+import functools
+import logging
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from numba import njit
 from numba.core import config
+
+log = logging.getLogger("dskprep")
+
+UNMAPPED = 65534
+"""The owner that a container shows for folders of users outside of it, root among them."""
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -36,9 +45,35 @@ def _kernel(function: _F, **how: Any) -> _F:
     except RuntimeError:  # numba can write neither to NUMBA_CACHE_DIR, nor beside the package, nor at home
         _keep_for_this_program()
         kernel = njit(function, cache=True, nogil=True, **how)
+    folder, package = Path(kernel.stats.cache_path), Path(__file__).parents[1]
+    if not (folder.is_relative_to(package) or _is_ours_alone(folder)):
+        _keep_for_this_program()
+        kernel = njit(function, cache=True, nogil=True, **how)
     return cast(_F, kernel)
 
 
+@functools.cache
+def _is_ours_alone(folder: Path) -> bool:
+    """Tell whether no other user can replace what lies in a folder, and log a warning, once, if one can.
+
+    Members of the folder's group may, if its owner lets them: many systems give each user a group of his own.
+    """
+    real = folder.resolve()
+    for place in (real, *real.parents):
+        found = place.stat()
+        owners = {0, os.getuid()} if place == real else {0, os.getuid(), UNMAPPED}
+        is_sticky = place != real and found.st_mode & stat.S_ISVTX  # as /tmp: all may add, none may replace
+        if found.st_uid not in owners or (found.st_mode & stat.S_IWOTH and not is_sticky):
+            log.warning(
+                f"{place}: expected a folder that no other user can write to, as the compiled code below it is run; "
+                f"found owner {found.st_uid} and mode {stat.filemode(found.st_mode)}, so this program compiles anew; "
+                "set NUMBA_CACHE_DIR to a folder of your own"
+            )
+            return False
+    return True
+
+
+@functools.cache
 def _keep_for_this_program() -> None:
     """Keep compiled code in a folder of this process and its children, as in a container without a home."""
     folder = tempfile.mkdtemp(prefix="dskprep-compiled-")

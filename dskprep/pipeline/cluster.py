@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import gc
 import signal
+import sys
+import tempfile
 import warnings
 from collections.abc import Iterator
 from multiprocessing import resource_tracker
@@ -15,8 +17,10 @@ import dask
 from dask.system import CPU_COUNT
 from dask.utils import format_bytes, parse_bytes
 from distributed import Client, LocalCluster
+from distributed.security import Security
 from distributed.system import MEMORY_LIMIT
 
+from dskprep import plain
 from dskprep.errors import InfrastructureError, UsageError
 from dskprep.preparation import prepare
 
@@ -53,6 +57,17 @@ SETTINGS: dict[str, Any] = {
         "BLOSC_NTHREADS": 1,
     },
 }
+"""What any cluster should be set to; `cluster/dask.yaml` holds the same."""
+
+HTTP: dict[str, Any] = {
+    # what only shows: no route that forwards requests to other ports, and none that retires workers
+    "distributed.scheduler.http.routes": [
+        f"distributed.http.{name}"
+        for name in ("scheduler.prometheus", "scheduler.info", "scheduler.json", "health", "statics")
+    ],
+    "distributed.worker.http.routes": ["distributed.http.worker.prometheus", "distributed.http.health"],
+}
+"""What the scheduler and the workers of this machine answer to anybody who asks by HTTP."""
 
 
 @contextlib.contextmanager
@@ -75,14 +90,42 @@ def local_client(workers: int | None = None, memory_limit: str | int | None = No
 
     Notes
     -----
-    Scheduler, workers and dashboard listen on loopback only.
+    Scheduler, workers and dashboard listen on loopback only. Only who has the certificate of this cluster is let in.
+    It is made anew each time, and kept in memory. A second client needs it too: `security=client.security`. The
+    dashboard has no lock: other users of this machine can look at it, and change nothing.
     """
     workers, limit_bytes = worker_sizes(workers, memory_limit)
     prepare.warm()
-    with dask.config.set(SETTINGS), warnings.catch_warnings():
+    with _private() as private, dask.config.set(SETTINGS | private), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Port .* is already in use")
         with _started(workers, limit_bytes) as cluster, Client(cluster) as client:
             yield client
+
+
+@contextlib.contextmanager
+def _private() -> Iterator[dict[str, Any]]:
+    """Yield settings by which no other user of this machine has a part in the cluster, and no worker in the terminal.
+
+    By default Dask keeps its files in a folder in /tmp that all users share, and which it puts first on the path that
+    modules are imported from. Here it is a folder of this user alone, which goes with the block.
+    """
+    preload, scratch = (dask.config.get(name) for name in ("distributed.worker.preload", "temporary-directory"))
+    try:
+        if scratch:
+            Path(scratch).mkdir(parents=True, exist_ok=True)
+        made = tempfile.TemporaryDirectory(prefix="dskprep-", dir=scratch, ignore_cleanup_errors=True)
+    except OSError as error:
+        raise InfrastructureError(
+            f"the workers could not be started: no folder for temporary files: {error}"
+        ) from error
+    with made as folder:
+        try:
+            yield HTTP | {
+                "temporary-directory": folder,
+                "distributed.worker.preload": [*([preload] if isinstance(preload, str) else preload), plain.__name__],
+            }
+        finally:  # another user could make a folder of the same name, with modules in it
+            sys.path[:] = [place for place in sys.path if not place.startswith(folder)]
 
 
 def _started(workers: int, limit_bytes: int) -> LocalCluster:
@@ -95,6 +138,7 @@ def _started(workers: int, limit_bytes: int) -> LocalCluster:
                 memory_limit=limit_bytes,
                 host="127.0.0.1",
                 dashboard_address="127.0.0.1:8787",
+                security=Security.temporary(),
                 silence_logs=40,
             )
     except RuntimeError as error:

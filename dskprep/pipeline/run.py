@@ -4,7 +4,8 @@ What a run does, in this order:
 
 1. Check: source and target lie apart, the target is a dataset or empty, the settings hold, there are patients, the
    workers can do the work.
-2. Choose: the cases that are asked for; of these, the jobs are those without a record that still holds (`_jobs`).
+2. Choose: the cases that are asked for; of these, the jobs are those without a record that still holds, and those
+   with a record that cannot be read (`_jobs`).
 3. Work: `executor` yields each job with its outcome. A worker writes a patient's volumes and its records itself;
    what it could not record is recorded here (`_recorded`). Then the account, the index and the observers hear of it.
 4. End: the index and the account are written, also of a run that was interrupted or stopped. Only then, and if it was
@@ -62,6 +63,8 @@ MAX_FAILURES_IN_A_ROW = 20
 TIME_LIMIT_S = 1800.0
 """Default limit for one stage of one patient, in seconds."""
 
+Found = tuple[Iterable[RecordName], set[tuple[str, str]]]
+"""What `index.record_names` returns."""
 AtEnd = Callable[[str, str], None]
 """Called with the target and the id of a run that is done."""
 
@@ -154,7 +157,12 @@ def run(
     )
     run_id = f"{datetime.datetime.now(datetime.UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(2)}"
     summary = Summary(run_id, source, target, Account(), 0.0)
-    jobs = _jobs(cases, target, summary.account, RETRIES[retry])
+    found = index.record_names(target)
+    if damaged := found[1]:
+        notes.append(
+            f"damaged records: {len(damaged)}, such as that of {min(damaged)[0]}; a run does these patients again"
+        )
+    jobs = _jobs(cases, target, summary.account, RETRIES[retry], found)
     watching, more_notes = watch.begin(client) if client else ([], [])
     everybody = [*watching, *(observers or [_LoggedNotes()])]
     rows = index.Writer(target)
@@ -193,17 +201,22 @@ def choose(
     return itertools.islice(itertools.chain([first], cases), limit)
 
 
-def _jobs(cases: Iterable[Case], target: str, account: Account, again: tuple[str, ...]) -> Iterator[Job]:
-    """Yield the cases that are to be done, and count the others as done before."""
+def _jobs(cases: Iterable[Case], target: str, account: Account, again: tuple[str, ...], found: Found) -> Iterator[Job]:
+    """Yield the cases that are to be done, and count the others as done before.
+
+    Done is what has a record with a status other than those of `again`, and no series whose record is damaged.
+    """
+    every_name, damaged = found
     known: dict[str, list[RecordName]] = defaultdict(list)
-    for name in store.record_names(target):
+    for name in every_name:
         known[name.key.partition(FURTHER)[0]].append(name)
     for case in cases:
         account.inputs += 1
         names = known[case.key]
         current = [name for name in names if name.digest == case.digest]
         status = min((name.status for name in current if name.key == case.key), key=STATUSES.index, default=None)
-        if status is None or status in again:
+        is_damaged = any((name.key, name.digest) in damaged for name in current)
+        if status is None or status in again or is_damaged:
             # what was made of a line before is kept while that cannot be listed
             yield Job(case, () if case.problem else tuple(names))
         else:

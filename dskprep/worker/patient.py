@@ -113,7 +113,7 @@ def _prepare(job: Job, target: str, config: PrepConfig, ledger: Ledger, clock: S
 
 def _try(job: Job, target: str, config: PrepConfig, ledger: Ledger, clock: Stopwatch) -> list[Record]:
     """Try once; read a second time if the patient turns out larger than its largest file promised."""
-    done = store.find_written(target, job.case.key, job.case.digest)
+    done = _find_done(job, target)
     if done:  # by another run, or by a worker that died before it could say so
         store.forget(target, [name for name in job.stale if name not in [record.name for record in done]])
         return done
@@ -125,6 +125,15 @@ def _try(job: Job, target: str, config: PrepConfig, ledger: Ledger, clock: Stopw
                 return _commit(job, target, made, clock)
         except Underestimated as error:
             need = error
+
+
+def _find_done(job: Job, target: str) -> list[Record]:
+    try:
+        return store.find_written(target, job.case.key, job.case.digest)
+    except DamagedDataset:
+        if any(name.digest == job.case.digest for name in job.stale):  # known, and deleted before the commit
+            return []
+        raise
 
 
 def _commit(job: Job, target: str, made: list[Made], clock: Stopwatch) -> list[Record]:

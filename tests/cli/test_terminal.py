@@ -5,10 +5,13 @@ from __future__ import annotations
 import ast
 import io
 import json
+import logging
 import os
 import re
 import subprocess
 import sys
+import threading
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +19,7 @@ import pytest
 import tiny
 
 import dskprep
-from dskprep import storage
+from dskprep import plain, storage
 from dskprep.cli import commands, terminal
 from dskprep.cli.output import Output, Plain
 from dskprep.dataset import store
@@ -38,17 +41,17 @@ def assert_harmless(said: str, *, is_forced: bool = False) -> None:
 
 
 def test_what_cannot_be_seen_is_shown_as_a_code() -> None:
-    shown = terminal.escape(HOSTILE)
+    shown = plain.escape(HOSTILE)
     assert shown.isprintable()
     assert shown.startswith(r"[p][/foo]:bug:\x1b[31;5m\x1b]0;title\x07\x9b2J\r\nwritten  forged\x08\x7f\u202egnp")
-    assert terminal.escape("Müller 肺 [p] → :bug:") == "Müller 肺 [p] → :bug:"
-    assert terminal.escape(os.fsdecode(b"\xff")) == r"\udcff"
+    assert plain.escape("Müller 肺 [p] → :bug:") == "Müller 肺 [p] → :bug:"
+    assert plain.escape(os.fsdecode(b"\xff")) == r"\udcff"
 
 
 def test_a_command_of_any_words_means_the_same_to_a_shell() -> None:
     words = ["dskprep", "a b", "[p]", ":bug:", HOSTILE.replace("\x00", ""), "it's \\ \x1b", os.fsdecode(b"\xff\xfe'")]
     line = terminal.shell_words(words)
-    assert terminal.escape(line) == line
+    assert plain.escape(line) == line
     script = "import os, sys; print([os.fsencode(w) for w in sys.argv[1:]])"
     said = subprocess.run(
         ["bash", "-c", f"{sys.executable} -c '{script}' {line}"], check=True, capture_output=True, text=True
@@ -65,7 +68,7 @@ def test_nothing_but_one_module_writes_to_the_terminal() -> None:
         for path in package.rglob("*.py")
         if ways.search(re.sub(r"^\s*(>>>|\.\.\.).*$", "", path.read_text(encoding="utf-8"), flags=re.MULTILINE))
     }
-    assert found <= {"cli/terminal.py", "cli/output.py"}
+    assert found <= {"plain.py", "cli/terminal.py", "cli/output.py"}
     assert "click" not in (package / "cli/output.py").read_text(encoding="utf-8")
 
 
@@ -210,13 +213,15 @@ def test_the_panel_shows_hostile_words_as_words() -> None:
     [
         "warnings.warn(text)",
         "logging.getLogger('dskprep').warning(text)",
+        "logging.basicConfig(); logging.getLogger('dask').warning('%s', text)",
+        "thread = threading.Thread(target=lambda: 1 / 0 if not text else {}[text]); thread.start(); thread.join()",
         "raise ValueError(text)",
         "raise UsageError(text)",
     ],
 )
 def test_what_python_prints_by_itself_is_escaped_too(what: str) -> None:
     script = f"""
-import logging, sys, warnings
+import logging, sys, threading, warnings
 from dskprep.cli import commands
 from dskprep.errors import UsageError
 text = {HOSTILE!r}
@@ -229,3 +234,33 @@ commands.run_and_exit()
     assert "[p][/foo]:bug:" in done.stderr
     assert_harmless(done.stdout)
     assert_harmless(done.stderr)
+
+
+def complain() -> None:
+    """What libraries do in a worker with words that they have read."""
+    logging.getLogger("distributed.worker").error("read %s", HOSTILE)
+    logging.getLogger("some.library").warning(HOSTILE)
+    warnings.warn(HOSTILE, stacklevel=1)
+    try:
+        raise ValueError(HOSTILE)
+    except ValueError:
+        logging.getLogger("distributed.worker").exception(HOSTILE)
+    thread = threading.Thread(target={}.__getitem__, args=(HOSTILE,))
+    thread.start()
+    thread.join()
+
+
+@pytest.mark.cluster
+def test_what_workers_print_is_escaped_too(capfd: pytest.CaptureFixture[str]) -> None:
+    with dskprep.local_client(1, "1GiB") as client:
+        capfd.readouterr()
+        client.run(complain)
+        first = capfd.readouterr()
+        client.restart_workers(list(client.scheduler_info(n_workers=-1)["workers"]), timeout=60)
+        capfd.readouterr()
+        client.run(complain)
+        second = capfd.readouterr()
+    for said in (first, second):
+        assert said.out == ""
+        assert said.err.count("[p][/foo]:bug:") == 6
+        assert_harmless(said.err)

@@ -130,9 +130,58 @@ def test_a_malformed_record_costs_itself_alone(
     assert dataset["p2"].load().shape == (12, 24, 24)
     with pytest.raises(KeyError, match="p1: was failed, damaged-record"):
         dataset["p1"]
+    volume = tiny.everything_below(target / "volumes")
     code, told = told_by("run", original / "in", target, "--scheduler", "sync")
-    assert (code, "damaged-record p1: " in told) == (1, True)
-    assert index.damaged(index.read(str(target))).keys() == {"p1"}
+    assert "note: damaged records: 1, such as that of p1; a run does these patients again" in told
+    assert (code, "2 patients: 1 done in" in told, "damaged-record" in told) == (0, True, False)
+    assert [(each.key, each.faults) for each in dskprep.verify(target)] == [("p1", ()), ("p2", ())]
+    assert tiny.everything_below(target / "volumes") == volume
+
+
+def test_a_damaged_record_of_a_further_series_has_its_folder_done_again(place: str, tmp_path: Path) -> None:
+    files = {**tiny.series(5), **{f"b{n}": c for n, c in tiny.series(6, n=14).items()}}
+    source, target = tiny.write(tmp_path / "in", {f"p1/{name}": c for name, c in files.items()}), place
+    dskprep.run(source, target)
+    before = tiny.everything_below(f"{target}/volumes")
+    (further,) = (name for name in store.record_names(target) if name.key != "p1")
+    tiny.write(target, {further.path: b"{}"})
+    assert dskprep.run(source, target).n_new == 1
+    assert dskprep.status(target).counts == {"written": 2}
+    assert tiny.everything_below(f"{target}/volumes") == before
+    assert dskprep.run(source, target).n_new == 0
+
+
+def test_a_damaged_record_of_a_patient_that_is_not_asked_for_stays_and_is_named(original: Path, tmp_path: Path) -> None:
+    target = tmp_path / "out"
+    shutil.copytree(original / "out", target)
+    path = record_of(target, "p1")
+    path.write_bytes(b"{}")
+    summary = dskprep.run(original / "in", target, only="p2")
+    assert (summary.n_new, summary.account.damaged_records.keys(), path.read_bytes()) == (0, {"p1"}, b"{}")
+    dskprep.run(original / "in", target, limit=1)
+    assert dskprep.status(target).damaged_records == {}
+
+
+def test_a_record_that_is_damaged_while_its_patient_is_done_is_not_taken_for_whole(
+    original: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "out"
+    shutil.copytree(original / "out", target)
+    path, content = record_of(target, "p1"), record_of(target, "p1").read_bytes()
+    path.unlink()
+    find_written = store.find_written
+
+    def damaged_first(*arguments: Any) -> Any:
+        path.write_bytes(b"{}")
+        return find_written(*arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(store, "find_written", damaged_first)
+        summary = dskprep.run(original / "in", target)
+    assert summary.account.counts == {"written": 1, "failed": 1}
+    assert dskprep.run(original / "in", target).n_new == 1
+    assert dskprep.status(target).counts == {"written": 2}
+    assert json.loads(path.read_bytes())["objects"] == json.loads(content)["objects"]
 
 
 @pytest.mark.parametrize("status", ["written", "refused"])

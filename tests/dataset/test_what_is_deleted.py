@@ -170,6 +170,46 @@ def test_clean_stops_where_it_cannot_see_the_records(folder: Path, monkeypatch: 
         list(verification.clean(folder, older_than_s=-60))
 
 
+@pytest.mark.parametrize("lost", ["records", "records/written", "every record"])
+def test_without_a_record_of_any_volume_nothing_is_cleaned_unless_asked_for(
+    target: str, lost: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tiny.write(target, {f"records/refused/p3.{'0' * 16}.json": tiny.record("p3", "refused", reason="x").to_json()})
+    everything = tiny.everything_below(target)
+    folder = "records" if lost == "every record" else lost
+    storage.delete(target, [name for name in everything if name.startswith(f"{folder}/")])
+    if lost == "every record" and not storage.is_bucket(target):
+        assert (Path(target) / "records/written").is_dir()  # empty
+    before = tiny.everything_below(target)
+    for words in (["clean", "--older-than", "0"], ["clean", "--older-than", "0", "--dry-run"], ["verify"]):
+        assert commands.run_command([*words, target]) == 1
+        (said,) = capsys.readouterr().err.splitlines()
+        assert "expected a record of each volume, found volumes such as p1 and no record of any" in said
+        assert "run again" in said
+        assert "clean" in said
+    with pytest.raises(DamagedDataset, match="put it back"):
+        dskprep.forget(target, [finding.key for finding in dskprep.verify(target)])
+    assert tiny.everything_below(target) == before
+    gone = set(verification.clean(target, older_than_s=-60, without_records=True))
+    assert gone == {name for name in before if name.startswith(("volumes/", "thumbnails/"))}
+
+
+def test_a_dataset_without_records_is_whole_again_after_the_same_run(folder: Path, original: Path) -> None:
+    before = tiny.everything_below(folder / "volumes")
+    shutil.rmtree(folder / "records")
+    assert dskprep.run(original / "scans", folder).account.counts == {"written": 2}
+    assert [finding.faults for finding in dskprep.verify(folder)] == [(), ()]
+    assert list(dskprep.clean(folder, older_than_s=-60)) == []
+    assert tiny.everything_below(folder / "volumes") == before
+
+
+def test_what_others_put_into_volumes_does_not_count_as_a_volume(tmp_path: Path) -> None:
+    store.create(str(tmp_path / "out"), PrepConfig())
+    tiny.write(tmp_path / "out", THEIRS)
+    assert list(dskprep.clean(tmp_path / "out", older_than_s=-60)) == []
+    assert list(dskprep.verify(tmp_path / "out")) == []
+
+
 def test_a_record_committed_while_its_volume_is_cleaned_goes_too(target: str, monkeypatch: pytest.MonkeyPatch) -> None:
     content = tiny.everything_below(target)
     lost = lose(target, "p2")
@@ -194,7 +234,7 @@ def test_a_volume_cleaned_before_its_record_is_committed_is_written_again(
 
     def clean_first(url: str, record: Any) -> None:
         if not n_cleaned:
-            n_cleaned.append(len(list(verification.clean(url, older_than_s=-60))))
+            n_cleaned.append(len(list(verification.clean(url, older_than_s=-60, without_records=True))))
         commit(url, record)
 
     monkeypatch.setattr(store, "commit", clean_first)

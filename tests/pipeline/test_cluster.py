@@ -136,8 +136,6 @@ def test_a_local_cluster_is_set_for_the_work_and_listens_on_loopback_only() -> N
         assert {environment[n] for n in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")} == {"1"}
         (settings,) = client.run(lambda: dask.config.get("distributed.worker.memory")).values()
         assert (settings["target"], settings["spill"], settings["pause"]) == (False, False, False)
-        with cluster.connect(client.scheduler.address) as second:
-            assert len(second.scheduler_info(n_workers=-1)["workers"]) == 1
         us = psutil.Process()
         listening = {
             c.laddr.ip
@@ -160,6 +158,16 @@ def test_workers_that_cannot_be_started_say_why(monkeypatch: pytest.MonkeyPatch)
         pytest.raises(
             InfrastructureError, match=r"could not be started: PermissionError: .*Permission denied.*/dev/shm"
         ),
+        cluster.local_client(1),
+    ):
+        pass
+
+
+def test_without_a_place_for_temporary_files_no_workers_are_started(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with (
+        dask.config.set({"temporary-directory": str(tmp_path / "file" / "below")}),
+        pytest.raises(InfrastructureError, match=r"could not be started: no folder for temporary files: .*Not a dir"),
         cluster.local_client(1),
     ):
         pass
@@ -227,7 +235,7 @@ def test_what_a_foreign_cluster_lacks_is_said_with_its_cost(
 def test_what_is_no_open_client_is_refused(ours: Client, places: tuple[str, str]) -> None:
     with pytest.raises(UsageError, match=r"must be a dask\.distributed Client .* not a LocalCluster"):
         pipeline.run(*places, client=ours.cluster)
-    other = Client(ours.scheduler.address)
+    other = Client(ours.scheduler.address, security=ours.security)
     other.close()
     with pytest.raises(InfrastructureError, match="the client is closed"):
         pipeline.run(*places, client=other)

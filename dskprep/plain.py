@@ -1,0 +1,68 @@
+"""What strangers wrote, in a form that no terminal obeys; and so all that Python prints by itself."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+import traceback
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+
+def escape(text: str) -> str:
+    r"""Return a text in one line, with a code such as \x1b in place of each character that cannot be seen.
+
+    These would colour a terminal, rename it, forge a line, or turn the order of what follows around.
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def escape_what_python_prints() -> None:
+    """Escape from now on what Python itself prints in this process: logs, warnings, and tracebacks of errors.
+
+    Logs are escaped where a record is made, so this holds for every handler and formatter, also those of Dask.
+    """
+    logging.setLogRecordFactory(_Escaped)
+    warnings.showwarning = lambda message, *_args, **_more: _tell(f"note: {message}")
+    sys.excepthook = _tell_traceback
+    threading.excepthook = lambda error: _tell_traceback(error.exc_type, error.exc_value, error.exc_traceback)
+    sys.unraisablehook = lambda error: _tell_traceback(error.exc_type, error.exc_value, error.exc_traceback)
+
+
+def dask_setup(worker: Any) -> None:  # noqa: ARG001
+    """Called by Dask in each worker process that has this module as a preload."""
+    escape_what_python_prints()
+
+
+class _Escaped(logging.LogRecord):
+    """A record of a log whose message is one line, and whose traceback has no lines but its own."""
+
+    def __init__(self, *arguments: Any, **more: Any) -> None:
+        super().__init__(*arguments, **more)
+        if self.exc_info:
+            self.exc_text = "\n".join(_lines_of(*self.exc_info))
+
+    def getMessage(self) -> str:
+        return escape(super().getMessage())
+
+
+def _tell(line: str) -> None:
+    """Print a line to standard error, if there is one."""
+    if sys.stderr is not None:
+        sys.stderr.write(escape(line) + "\n")
+
+
+def _tell_traceback(kind: Any, error: Any, trace: Any) -> None:
+    if kind is SystemExit:  # by which a thread ends without a word
+        return
+    for line in _lines_of(kind, error, trace):
+        _tell(line)
+
+
+def _lines_of(kind: Any, error: Any, trace: Any) -> Iterator[str]:
+    """Yield the lines of a traceback, escaped. What an error says is one of them, whatever it holds."""
+    for part in traceback.format_exception(kind, error, trace):
+        is_place = part.startswith("  ")
+        yield from map(escape, part.rstrip("\n").split("\n") if is_place else [part.strip("\n")])
