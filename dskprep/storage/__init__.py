@@ -19,7 +19,6 @@ import fsspec
 
 from dskprep.errors import InfrastructureError, UsageError
 from dskprep.storage import bucket, bucket_listing, connection, local
-from dskprep.storage.connection import NOT_BY_OBSTORE
 from dskprep.storage.local import PART_SUFFIX as PART_SUFFIX
 from dskprep.storage.local import DeadLink as DeadLink
 from dskprep.storage.local import Entry as Entry
@@ -109,8 +108,7 @@ def folders(url: str) -> list[str]:
 def _list_folder(url: str) -> tuple[list[str], list[Entry]]:
     with _opened(url) as (fs, path), contextlib.suppress(FileNotFoundError, NotADirectoryError):
         if is_bucket(url):
-            with contextlib.suppress(*NOT_BY_OBSTORE):
-                return bucket_listing.list_folder(fs, path)
+            return bucket_listing.list_folder(fs, path)
         return local.list_folder(fs, path)
     return [], []
 

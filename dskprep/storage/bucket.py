@@ -92,7 +92,6 @@ def _get(s3: Connection, bucket: str, key: str, listed: Entry | None = None) -> 
 
 def _get_by_s3fs(s3: Connection, bucket: str, key: str, *conditions: dict[str, str]) -> list[bytes]:
     """Get an object once for each of the conditions, at once. s3fs's own `cat` cannot ask for an ETag."""
-
     fs = s3.fs
 
     async def get(condition: dict[str, str]) -> bytes:

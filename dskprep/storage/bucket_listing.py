@@ -15,6 +15,7 @@ from typing import Any
 
 import obstore
 
+from dskprep.storage import local
 from dskprep.storage.answers import Hopeless
 from dskprep.storage.connection import NOT_BY_OBSTORE, THREADS, Connection
 from dskprep.storage.local import Entry, Folder, has_visible, to_entry
@@ -74,7 +75,15 @@ def _list_one(s3: Connection, bucket: str, prefix: str) -> Any:
 
 
 def list_folder(s3: Connection, path: str) -> tuple[list[str], list[Entry]]:
-    """Return the folders (by name) and the objects directly in a folder, sorted. May raise NOT_BY_OBSTORE."""
+    """Return the folders (by name) and the objects directly in a folder, sorted."""
+    try:
+        return _list_folder(s3, path)
+    except NOT_BY_OBSTORE:
+        return s3.send(lambda: local.list_folder(s3.fs, path))
+
+
+def _list_folder(s3: Connection, path: str) -> tuple[list[str], list[Entry]]:
+    """Do so by obstore. May raise NOT_BY_OBSTORE."""
     bucket, _, folder = path.partition("/")
 
     def get() -> tuple[list[str], list[Entry]]:
@@ -118,7 +127,7 @@ def _walk(s3: Connection, path: str, above: str, threads: ThreadPoolExecutor) ->
     A subfolder of more than LISTED_AT_ONCE objects is walked in the same way, so little is held in memory.
     """
     try:
-        folders, entries = list_folder(s3, path)
+        folders, entries = _list_folder(s3, path)
     except NOT_BY_OBSTORE:
         yield from _to_folders(_list_by_s3fs(s3, path), above)
         return

@@ -159,6 +159,7 @@ def test_a_large_object_is_written_in_one_request(s3: str) -> None:
 def test_an_object_that_cannot_be_deleted_is_reported(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
     import s3fs
 
+    storage.write_many(s3, {"x": b""})
     answer = {"Errors": [{"Key": "x", "Code": "AccessDenied", "Message": "no"}]}
     monkeypatch.setattr(s3fs.S3FileSystem, "call_s3", lambda *_, **__: answer)
     with pytest.raises(InfrastructureError, match=r"/x: cannot be deleted: AccessDenied"):
