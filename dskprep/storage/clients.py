@@ -79,6 +79,11 @@ def open_s3fs(limits: dict[str, Any] | None = None) -> Any:
     return fs
 
 
+def close(fs: Any) -> None:
+    """Close a file system of s3fs; the garbage collector might do so in a forked child, which would complain."""
+    fsspec.asyn.sync(fs.loop, fs.s3.close)
+
+
 def _is_throttled(error: Exception) -> bool:
     """Tell s3fs to retry what it does not know to be a request to slow down."""
     code = getattr(error, "response", {}).get("Error", {}).get("Code", "")
@@ -98,6 +103,8 @@ def first_contact(bucket: str) -> Place:
     except FAILURES as error:
         if not answers.answer_to(error).status:
             raise answers.to_os_error(error) from error
+    finally:
+        close(fs)
     return _place_of(sent[-1], bucket, fs.s3.meta.region_name)
 
 

@@ -56,6 +56,7 @@ class Connection:
 
     def __init__(self) -> None:
         self.fs = clients.open_s3fs()
+        self._past: list[Any] = []  # threads may still use them
         self._stores: dict[str, S3Store] = {}
         self._places: dict[str, Place] = {}
         self._failures: dict[str, tuple[float, OSError]] = {}
@@ -156,9 +157,11 @@ class Connection:
                     time.sleep(wait_s)
                     fs = clients.open_s3fs()
                     if clients.credentials_of(fs) != used:
+                        self._past.append(self.fs)
                         self.fs, self._stores = fs, {}
                         self._n_renewals += 1
                         return True
+                    clients.close(fs)
             self._refused_s = time.monotonic()
             return False
 
