@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import http.server
+import io
 import re
 import select
 import socket
@@ -57,6 +58,7 @@ class FrontS3:
         self.needs: dict[str, dict[str, str]] = {}
         self.takes_checksums = True
         self.log: list[dict[str, Any]] = []
+        self.connections: set[socket.socket] = set()
         self._upstream, self._credentials = upstream, Credentials(key, secret)
         front = self
 
@@ -80,6 +82,9 @@ class FrontS3:
     def __exit__(self, *_: object) -> None:
         self._server.shutdown()
         self._server.server_close()
+        for one in list(self.connections):  # those that clients keep open
+            with contextlib.suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
 
     def judge(self, method: str, headers: Mapping[str, str]) -> tuple[int, str, str, dict[str, str]] | None:
         """Return the status, code, text and headers of a refusal, or None if the request is as it should be."""
@@ -110,8 +115,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         pass
 
     def handle(self) -> None:
+        self.owner.connections.add(self.connection)
         with contextlib.suppress(OSError):
             super().handle()
+        self.owner.connections.discard(self.connection)
 
     def do_GET(self) -> None:
         front = self.owner
@@ -167,8 +174,6 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         else:
             content = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         if "aws-chunked" in self.headers.get("Content-Encoding", ""):
-            import io
-
             content = self._chunks(io.BytesIO(content))
         return content
 

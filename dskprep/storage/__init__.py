@@ -84,6 +84,12 @@ def is_bucket(url: str) -> bool:
     return url.startswith("s3://")
 
 
+def meet(url: str) -> None:
+    """Raise InfrastructureError, within half a minute, if the store of a URL cannot be used at all."""
+    with _opened(url):
+        pass
+
+
 def exists(url: str) -> bool:
     with _opened(url) as (fs, path):
         return bucket_listing.exists(fs, path) if is_bucket(url) else bool(fs.exists(path))

@@ -28,6 +28,7 @@ TRIED_AGAIN = {"408", "429", "RequestTimeout", "OperationAborted"}
 """The codes and statuses 4xx that may pass."""
 
 ADVICE = (
+    ("Invalid endpoint", "expected one such as https://host:9000; correct AWS_ENDPOINT_URL, or the profile"),
     (
         "Unable to locate credentials|No credentials|Partial credentials|could not be found",
         "set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; FSSPEC_S3_ANON=true for a public bucket",

@@ -73,7 +73,7 @@ def open_s3fs(limits: dict[str, Any] | None = None) -> Any:
         said = " ".join(str(error).split()) or type(error).__name__
         raise Hopeless(f"{said}; {answers.advice_for(said)}") from error
     if not re.match(r"https?://[^/]", endpoint := fs.s3.meta.endpoint_url):
-        raise Hopeless(f"expected an endpoint such as https://host:9000, found {endpoint!r}; correct AWS_ENDPOINT_URL")
+        raise Hopeless(f"Invalid endpoint: {endpoint}; {answers.advice_for('Invalid endpoint')}")
     _trust(fs)
     set_custom_error_handler(_is_throttled)
     return fs

@@ -138,9 +138,9 @@ class Connection:
         if fork.is_obstore_lost:
             raise _Forked
         fork.is_obstore_used = True
-        stores = self._stores
+        stores, place = self._stores, self.meet(bucket)
         if bucket not in stores:
-            stores[bucket] = clients.open_obstore(self.fs, bucket, self.meet(bucket))
+            stores[bucket] = clients.open_obstore(self.fs, bucket, place)
         return stores[bucket]
 
     def _renew(self, n_renewals: int, since_s: float) -> bool:

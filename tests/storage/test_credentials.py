@@ -384,12 +384,12 @@ def test_every_source_is_asked_again_when_its_keys_are_refused(
         assert set(taken) == {(f"ASIA{number}", f"token-{number}")}
 
 
+@pytest.mark.usefixtures("s3_environment")
 def test_keys_of_which_the_end_is_known_are_renewed_before_it(
     s3_server: S3Server,
-    s3_environment: None,
     front: FrontS3,
     vendor: str,
-    monkeypatch: pytest.MonkeyPatch,  # noqa: ARG001
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A request that is refused is the last resort: botocore asks a service again some minutes before."""
     monkeypatch.setattr(connection.clients, "CREDENTIALS_FOR", timedelta(0))
@@ -410,11 +410,10 @@ def test_keys_of_which_the_end_is_known_are_renewed_before_it(
     assert {entry["status"] for entry in front.log} == {200}
 
 
+@pytest.mark.usefixtures("s3_environment")
 def test_a_program_for_credentials_that_fails_is_one_line(
-    s3_server: S3Server,
-    s3_environment: None,
     monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,  # noqa: ARG001
+    tmp_path: Path,
 ) -> None:
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name)
@@ -422,6 +421,6 @@ def test_a_program_for_credentials_that_fails_is_one_line(
     write_config(
         tmp_path / "config", credential_process=f"{sys.executable} -c 'import sys; sys.exit(\"vault is shut\")'"
     )
-    with pytest.raises(InfrastructureError, match="vault is shut") as caught:
+    with pytest.raises(InfrastructureError, match="the vault is shut") as caught:
         storage.listing("s3://sources/x")
     assert len(str(caught.value).splitlines()) == 1
