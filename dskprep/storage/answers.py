@@ -33,6 +33,7 @@ ADVICE = (
         "Unable to locate credentials|No credentials|Partial credentials|could not be found",
         "set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; FSSPEC_S3_ANON=true for a public bucket",
     ),
+    ("retrieving credentials|SSO", "mend what the profile gets its credentials from"),
     (
         "Malformed.*region|PermanentRedirect|TemporaryRedirect|IllegalLocation|without LOCATION|30[1278]",
         "name the region of the bucket by AWS_DEFAULT_REGION, or in the profile",

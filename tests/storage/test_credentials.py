@@ -411,16 +411,13 @@ def test_keys_of_which_the_end_is_known_are_renewed_before_it(
 
 
 @pytest.mark.usefixtures("s3_environment")
-def test_a_program_for_credentials_that_fails_is_one_line(
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
-) -> None:
+def test_a_program_for_credentials_that_fails_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name)
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
-    write_config(
-        tmp_path / "config", credential_process=f"{sys.executable} -c 'import sys; sys.exit(\"vault is shut\")'"
-    )
-    with pytest.raises(InfrastructureError, match="the vault is shut") as caught:
+    program = tmp_path / "program.py"
+    program.write_text("import sys; sys.exit('the vault is shut')")
+    write_config(tmp_path / "config", credential_process=f"{sys.executable} {program}")
+    with pytest.raises(InfrastructureError, match=r"the vault is shut; mend what the profile gets its") as caught:
         storage.listing("s3://sources/x")
     assert len(str(caught.value).splitlines()) == 1
