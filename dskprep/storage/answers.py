@@ -24,6 +24,8 @@ GONE = {"NoSuchBucket", "NoSuchKey", "404", "PreconditionFailed", "412"}
 """S3's codes for the same; some servers send the status alone."""
 EXPIRED = {"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "RequestTimeTooSkewed", "InvalidToken"}
 """S3's codes, some with status 400, for credentials that are not accepted any more."""
+STALE = EXPIRED | {"InvalidAccessKeyId", "InvalidClientTokenId", "SignatureDoesNotMatch", "AuthFailure"}
+"""S3's codes for credentials that were replaced, or never were right; not for rights that are lacking."""
 TRIED_AGAIN = {"408", "429", "RequestTimeout", "OperationAborted"}
 """The codes and statuses 4xx that may pass."""
 
@@ -43,7 +45,7 @@ ADVICE = (
         "(?i)checksum|trailer|STREAMING-|content-?md5",
         "set AWS_REQUEST_CHECKSUM_CALCULATION and AWS_RESPONSE_CHECKSUM_VALIDATION to when_required",
     ),
-    ("(?i)virtual|Could not parse|BucketAlready", "check addressing_style in the profile"),
+    ("Invalid bucket name", "correct the URL"),
 )
 """What to do, by what the server or the library says."""
 DEFAULT_ADVICE = "check the endpoint (AWS_ENDPOINT_URL), region and network"
@@ -83,6 +85,8 @@ def to_os_error(error: Exception) -> OSError:
 
     obstore's types say little about a failed listing, but its text holds the status and S3's code.
     """
+    if isinstance(error, (Hopeless, Unanswered)) or (type(error) is OSError and error.errno is None):
+        return error  # it is one of ours, and says what to do
     status, code, said = answer = answer_to(error)
     text = f"{code}: {said}" if code and said else _text_of(error)
     if isinstance(error, GONE_TYPES) or code in GONE:

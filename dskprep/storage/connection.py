@@ -99,11 +99,11 @@ class Connection:
                 problem = answers.to_os_error(error)
                 if isinstance(problem, Unanswered):
                     self._places.clear()  # the next request makes contact first, within short limits
-                elif not isinstance(problem, PermissionError):
-                    self._has_worked = True
-                elif not is_last and self._renew(n_renewals, started):
-                    continue
-                raise problem from error
+                elif isinstance(problem, PermissionError) and not is_last:
+                    is_stale = answers.answer_to(error).code in answers.STALE
+                    if self._renew(n_renewals, started, is_awaited=is_stale and self._has_worked):
+                        continue
+                raise problem from (None if problem is error else error)
             self._has_worked = True
             return found
         raise AssertionError("unreachable")
@@ -143,8 +143,11 @@ class Connection:
             stores[bucket] = clients.open_obstore(self.fs, bucket, place)
         return stores[bucket]
 
-    def _renew(self, n_renewals: int, since_s: float) -> bool:
-        """Look the credentials up again after a request that began at `since_s` was refused; tell if they changed."""
+    def _renew(self, n_renewals: int, since_s: float, *, is_awaited: bool) -> bool:
+        """Look the credentials up again after a request that began at `since_s` was refused; tell if they changed.
+
+        With `is_awaited` they may change soon, unless they are given to this process.
+        """
         with self._renewing:
             if self._n_renewals != n_renewals:
                 return True  # by another thread
@@ -152,8 +155,8 @@ class Connection:
                 return False  # another thread has just looked in vain
             with contextlib.suppress(OSError, BotoCoreError):
                 used = clients.credentials_of(self.fs)
-                is_file = used.method not in ("", "env")  # or a program, or a service
-                for wait_s in RENEWAL_WAITS_S if is_file and self._has_worked else (0.0,):
+                is_given = used.method in ("", "env")
+                for wait_s in RENEWAL_WAITS_S if is_awaited and not is_given else (0.0,):
                     time.sleep(wait_s)
                     fs = clients.open_s3fs()
                     if clients.credentials_of(fs) != used:
@@ -163,6 +166,7 @@ class Connection:
                         return True
                     clients.close(fs)
             self._refused_s = time.monotonic()
+            self._has_worked = self._has_worked and not is_awaited  # nobody waits for them once more
             return False
 
 

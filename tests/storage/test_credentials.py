@@ -245,6 +245,24 @@ def test_keys_that_stay_refused_are_one_line_and_not_tried_in_vain(
     assert dict(storage.read_many(place, entries)) == FILES
 
 
+@pytest.mark.usefixtures("profile")
+def test_rights_that_are_lacking_are_not_waited_for(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """New keys would not help, and a thousand lines of a manifest may lead to buckets of others."""
+    environment = s3_server.environment
+    key, secret = environment["AWS_ACCESS_KEY_ID"], environment["AWS_SECRET_ACCESS_KEY"]
+    monkeypatch.setattr(connection, "RENEWAL_WAITS_S", (0.0, 1000.0))
+    with FrontS3(s3_server.endpoint, key, secret) as front:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", front.endpoint)
+        place = f"{s3_server.make_bucket('forbidden')}/{uuid.uuid4().hex}"
+        storage.write_many(place, FILES)
+        front.keys, front.refusal = {}, (403, "AccessDenied")
+        for request in (lambda: storage.listing(place), lambda: storage.entry_of(f"{place}/01")):
+            with pytest.raises(InfrastructureError, match=r"permission denied .*AccessDenied"):
+                request()
+        front.keys, front.refusal = None, (403, "InvalidAccessKeyId")
+        assert storage.entry_of(f"{place}/01")
+
+
 # other sources of credentials
 
 
