@@ -27,8 +27,8 @@ CONNECT_S, SILENCE_S, REQUEST_S, RETRY_S = 5.0, 20.0, 120.0, 60.0
 """obstore's limits in seconds: to connect, between two bytes, for a whole object, and until the last retry."""
 S3FS_ROUNDS = 3
 """Tries of s3fs around botocore's own. The waits of both multiply, so there are fewer than s3fs's default of 5."""
-CONTACT_LIMITS = {"connect_timeout": 5, "read_timeout": 6, "retries": {"total_max_attempts": 3, "mode": "standard"}}
-"""Of the first request to a bucket, times in seconds: it has failed after 21."""
+CONTACT_LIMITS = {"connect_timeout": 5, "read_timeout": 5, "retries": {"total_max_attempts": 3, "mode": "standard"}}
+"""Of the first request to a bucket, times in seconds: it has failed after 18."""
 CREDENTIALS_FOR = timedelta(minutes=5)
 """How long obstore uses credentials before it asks botocore, which renews them, for those of now."""
 
