@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import re
 import ssl
@@ -65,7 +66,7 @@ def open_s3fs(limits: dict[str, Any] | None = None) -> Any:
 
     try:
         settings = s3_settings()
-        settings["config_kwargs"] |= limits or {}
+        settings["config_kwargs"] |= copy.deepcopy(limits or {})
         fs = fsspec.filesystem("s3", **settings)
         fs.retries = 1 if limits else S3FS_ROUNDS
         fs.connect()

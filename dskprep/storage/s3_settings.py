@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import os
@@ -39,7 +40,8 @@ def s3_settings() -> dict[str, Any]:
     if "SSECustomerKey" in own.get("s3_additional_kwargs", {}):
         raise ValueError("FSSPEC_S3: keys of your own (SSE-C) are not supported; use SSE-KMS, or SSE-S3")
     config = S3_SETTINGS["config_kwargs"] | own.get("config_kwargs", {})
-    return own | S3_SETTINGS | {"config_kwargs": config, "skip_instance_cache": True, "asynchronous": False}
+    settings = own | S3_SETTINGS | {"config_kwargs": config, "skip_instance_cache": True, "asynchronous": False}
+    return copy.deepcopy(settings)  # botocore writes into what it is given
 
 
 def fingerprint() -> bytes:
