@@ -77,11 +77,11 @@ def dask_setup(worker: Any) -> None:  # noqa: ARG001
 
 def shorten() -> None:
     """Seconds instead of minutes until a silent server is given up."""
-    from dskprep.storage import S3_SETTINGS, connection
+    from dskprep.storage import S3_SETTINGS, clients
     from dskprep.worker import patient
 
     S3_SETTINGS["config_kwargs"]["read_timeout"] = READ_TIMEOUT_S
-    connection.SILENCE_S = READ_TIMEOUT_S
+    clients.SILENCE_S = READ_TIMEOUT_S
     patient.WAIT_S = 0.2
 
 

@@ -16,6 +16,7 @@ import pytest
 import s3fs
 
 from dskprep.errors import InfrastructureError
+from dskprep.storage import connection
 from dskprep.synthetic import s3server
 
 
@@ -38,8 +39,10 @@ def s3_environment(s3_server: s3server.S3Server, monkeypatch: pytest.MonkeyPatch
     for name, value in s3_server.environment.items():
         monkeypatch.setenv(name, value)
     s3fs.S3FileSystem.clear_instance_cache()
+    connection.fork.connections.clear()
     yield
     s3fs.S3FileSystem.clear_instance_cache()
+    connection.fork.connections.clear()
 
 
 @pytest.fixture

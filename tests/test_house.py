@@ -40,9 +40,9 @@ SYNTHETIC_MAY_IMPORT = {"values", "storage", "kernels", "synthetic"}
 """What is tried on a patient must not have made it."""
 
 HOMES = {
-    "aiohttp": {"storage.connection"},
+    "aiohttp": {"storage.answers"},
     "bokeh": {"pipeline.page"},
-    "botocore": {"storage", "storage.connection", "synthetic.s3server"},
+    "botocore": {"storage.answers", "storage.connection", "synthetic.s3server"},
     "click": {
         "cli.commands",
         "cli.dataset_commands",
@@ -70,7 +70,7 @@ HOMES = {
         "pipeline.watch",
         "worker.patient",
     },
-    "fsspec": {"storage", "storage.bucket", "storage.connection"},
+    "fsspec": {"storage", "storage.answers", "storage.bucket", "storage.clients", "storage.s3_settings"},
     "google_crc32c": {"dataset.omezarr", "dataset.shards"},
     "imagecodecs": {"dicom.pixels", "dataset.thumbnail"},
     "jinja2": {"look.report", "pipeline.page"},
@@ -80,13 +80,19 @@ HOMES = {
     "nibabel": {"dataset.convert"},
     "numba": {"kernels.compiled"},
     "numcodecs": {"dataset.omezarr", "dataset.shards"},
-    "obstore": {"storage.bucket", "storage.connection"},
+    "obstore": {
+        "storage.answers",
+        "storage.bucket",
+        "storage.bucket_listing",
+        "storage.clients",
+        "storage.connection",
+    },
     "pandas": {"dataset.index", "look.report", "source.manifest"},
     "psutil": {"pipeline.prediction", "source.found"},
     "pyarrow": {"dataset.index"},
     "pydicom": {"dicom.header", "dicom.pixels", "dicom.slices", "synthetic.scanner"},
     "rich": {"cli.output", "cli.words"},
-    "s3fs": {"storage"},
+    "s3fs": {"storage.clients"},
     "prometheus_client": {"pipeline.metrics", "pipeline.page"},
     "scipy": {
         "dataset.thumbnail",

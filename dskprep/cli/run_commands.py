@@ -53,6 +53,7 @@ def run(
     manifest with the columns key and url, or one DICOM file. SOURCE and TARGET are paths or URLs such as
     s3://bucket/prefix.
     """
+    from dskprep import storage
     from dskprep.cli.output import Output
     from dskprep.pipeline import run as pipeline
     from dskprep.pipeline.account import RunStopped
@@ -63,6 +64,8 @@ def run(
     with Output(as_json=log_json) as output:
         settings = options.read_settings(preset, config)
         time_limit_s = options.read_seconds(time_limit)
+        for place in (source, target):  # before workers are started
+            storage.meet(storage.absolute(place))
         if scheduler == "local":
             prepare.warm(PrepConfig(recipe=settings.recipe))
         for ending in (signal.SIGTERM, signal.SIGHUP):  # a machine, or a terminal, that is taken away: as on Ctrl-C

@@ -16,29 +16,15 @@ from pathlib import Path
 from typing import Any
 
 import fsspec
-from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, ProfileNotFound
 
 from dskprep.errors import InfrastructureError, UsageError
-from dskprep.storage import bucket, local
-from dskprep.storage.connection import NOT_BY_OBSTORE
+from dskprep.storage import bucket, bucket_listing, connection, local
 from dskprep.storage.local import PART_SUFFIX as PART_SUFFIX
 from dskprep.storage.local import DeadLink as DeadLink
 from dskprep.storage.local import Entry as Entry
 from dskprep.storage.local import Folder as Folder
 from dskprep.storage.local import ObjectChanged as ObjectChanged
-
-S3_SETTINGS: dict[str, Any] = {
-    "use_listings_cache": False,  # the cache never expires and remembers absence
-    "config_kwargs": {
-        "retries": {"max_attempts": 4, "mode": "standard"},
-        "max_pool_connections": 32,
-        "connect_timeout": 5,
-        "read_timeout": 30,
-    },
-}
-"""Settings of s3fs, and of botocore below it; times in seconds."""
-S3_ROUNDS = 3
-"""Tries of s3fs around botocore's own. The waits of both multiply, so there are fewer than s3fs's default of 5."""
+from dskprep.storage.s3_settings import S3_SETTINGS as S3_SETTINGS
 
 
 def absolute(url: str | os.PathLike[str]) -> str:
@@ -98,15 +84,21 @@ def is_bucket(url: str) -> bool:
     return url.startswith("s3://")
 
 
+def meet(url: str) -> None:
+    """Raise InfrastructureError, within half a minute, if the store of a URL cannot be used at all."""
+    with _opened(url):
+        pass
+
+
 def exists(url: str) -> bool:
     with _opened(url) as (fs, path):
-        return bool(fs.exists(path))
+        return bucket_listing.exists(fs, path) if is_bucket(url) else bool(fs.exists(path))
 
 
 def is_folder(url: str) -> bool:
     """Tell whether anything lies below the URL, or it is an empty local folder."""
     with _opened(url) as (fs, path):
-        return bool(fs.isdir(path))
+        return bucket_listing.is_folder(fs, path) if is_bucket(url) else bool(fs.isdir(path))
 
 
 def listing(url: str) -> list[Entry]:
@@ -122,8 +114,7 @@ def folders(url: str) -> list[str]:
 def _list_folder(url: str) -> tuple[list[str], list[Entry]]:
     with _opened(url) as (fs, path), contextlib.suppress(FileNotFoundError, NotADirectoryError):
         if is_bucket(url):
-            with contextlib.suppress(*NOT_BY_OBSTORE):
-                return bucket.list_folder(fs, path)
+            return bucket_listing.list_folder(fs, path)
         return local.list_folder(fs, path)
     return [], []
 
@@ -132,7 +123,7 @@ def listing_below(url: str, *, follow_links: bool = True) -> Iterator[Entry]:
     """Yield every file below a folder, its name relative to the folder; `follow_links` as in `walk`."""
     with _opened(url) as (fs, path):
         if is_bucket(url):
-            yield from bucket.list_below(fs, path) or []
+            yield from bucket_listing.list_below(fs, path) or []
         else:
             yield from local.list_below(fs, path, follow_links=follow_links)
 
@@ -140,6 +131,8 @@ def listing_below(url: str, *, follow_links: bool = True) -> Iterator[Entry]:
 def entry_of(url: str) -> Entry | None:
     """Return the one file at the URL, or None if there is none, or a folder."""
     with _opened(url) as (fs, path), contextlib.suppress(FileNotFoundError):
+        if is_bucket(url):
+            return bucket_listing.entry_of(fs, path)
         info = fs.info(path)
         if info["type"] == "file":
             return local.to_entry(info, path.rpartition("/")[2])
@@ -153,7 +146,7 @@ def walk(url: str, *, follow_links: bool = True) -> Iterator[Folder]:
     what lies behind a link to a folder is left out: whoever deletes or writes must not see it.
     """
     with _opened(url) as (fs, path):
-        yield from bucket.walk(fs, path) if is_bucket(url) else local.walk(fs, path, follow_links=follow_links)
+        yield from bucket_listing.walk(fs, path) if is_bucket(url) else local.walk(fs, path, follow_links=follow_links)
 
 
 def read(url: str) -> bytes:
@@ -165,6 +158,8 @@ def read(url: str) -> bytes:
 def read_head(url: str, n_bytes: int) -> bytes:
     """Return the first bytes of a file that was listed. Raises ObjectChanged if it does not exist any more."""
     with _opened(url) as (fs, path), _changes_raised():
+        if is_bucket(url):
+            return bucket.read_head(fs, path, n_bytes)
         return bytes(fs.cat_file(path, start=0, end=n_bytes))
 
 
@@ -224,55 +219,37 @@ def refuse_links(url: str, names: Iterable[str]) -> None:
 
 @contextlib.contextmanager
 def _opened(url: str) -> Iterator[tuple[Any, str]]:
-    """Yield the file system of a URL and the path in it.
+    """Yield the file system of a URL, or the connection to S3, and the path in it.
 
     What a store cannot do becomes one line that names the URL. A missing file stays a FileNotFoundError.
     """
     try:
         yield _open(url)
-    except (NoCredentialsError, ProfileNotFound) as error:
-        raise InfrastructureError(
-            f"{url}: {error}; set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
-        ) from error
     except PermissionError as error:
-        if is_bucket(url):  # look the credentials up again at the next use: they may have been renewed
-            fsspec.get_filesystem_class("s3").clear_instance_cache()
         raise InfrastructureError(
-            f"{url}: permission denied ({_shorten(error)}); check the credentials and the path's rights"
-        ) from error
-    except (BotoCoreError, ClientError) as error:
-        raise InfrastructureError(
-            f"{url}: {_shorten(error)}; check the endpoint (AWS_ENDPOINT_URL), region and network"
+            f"{url}: permission denied ({_in_one_line(error)}); check the credentials and the path's rights"
         ) from error
     except FileNotFoundError as error:
         if is_bucket(url) and any(words in str(error) for words in ("bucket does not exist", "NoSuchBucket")):
             raise InfrastructureError(f"{url}: there is no such bucket; create it, or correct the name") from error
         raise
     except OSError as error:
-        raise InfrastructureError(f"{url}: {_shorten(error)}") from error
+        raise InfrastructureError(f"{url}: {_in_one_line(error)}") from error
 
 
 def _open(url: str) -> tuple[Any, str]:
     if url.startswith("/"):  # not by `url_to_fs`, which takes `::` in a name for a chain of URLs
         return fsspec.filesystem("file"), url.rstrip("/") or "/"
     if is_bucket(url):
-        from s3fs.core import set_custom_error_handler  # slow to import, and not needed for folders
-
-        fs = fsspec.filesystem("s3", **S3_SETTINGS)
-        fs.retries = S3_ROUNDS
-        set_custom_error_handler(_is_throttled)
-        return fs, url.removeprefix("s3://").rstrip("/")
+        path = url.removeprefix("s3://").rstrip("/")
+        s3 = connection.connect()
+        s3.meet(path.partition("/")[0])
+        return s3, path
     try:
         fs, path = fsspec.core.url_to_fs(url)
     except (ValueError, ImportError) as error:
         raise UsageError(f"{url}: not a URL that can be opened: {error}") from error
     return fs, str(path)
-
-
-def _is_throttled(error: Exception) -> bool:
-    """Tell s3fs to retry what it does not know to be a request to slow down."""
-    code = getattr(error, "response", {}).get("Error", {}).get("Code", "")
-    return code in ("429", "TooManyRequests", "Throttling", "ThrottlingException", "RequestLimitExceeded")
 
 
 @contextlib.contextmanager
@@ -284,9 +261,9 @@ def _changes_raised() -> Iterator[None]:
         if isinstance(error.filename, str) and (file := Path(error.filename)).is_symlink():
             raise DeadLink(f"{file.name}: expected a file, found a link that leads nowhere") from error
         if isinstance(error, FileNotFoundError):
-            raise ObjectChanged(f"a file that was listed is not there any more: {_shorten(error)}") from error
+            raise ObjectChanged(f"a file that was listed is not there any more: {_in_one_line(error)}") from error
         raise
 
 
-def _shorten(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200]
+def _in_one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())

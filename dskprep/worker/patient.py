@@ -108,7 +108,7 @@ def _prepare(job: Job, target: str, config: PrepConfig, ledger: Ledger, clock: S
             failure = error
             break
     stack = "".join(traceback.format_exception(failure))
-    return _record_failure(job, target, config, clock, type(failure).__name__, str(failure)[:500], stack)
+    return _record_failure(job, target, config, clock, type(failure).__name__, str(failure)[:2000], stack)
 
 
 def _try(job: Job, target: str, config: PrepConfig, ledger: Ledger, clock: Stopwatch) -> list[Record]:

@@ -20,7 +20,6 @@ from typing import Any
 
 import fsspec.config
 import pytest
-import s3fs
 import tiny
 from botocore.auth import S3SigV4QueryAuth
 from botocore.awsrequest import AWSRequest
@@ -35,7 +34,7 @@ from dskprep.dataset.record import Record
 from dskprep.errors import InfrastructureError
 from dskprep.settings import PrepConfig
 from dskprep.source import cases
-from dskprep.storage import S3_SETTINGS, connection
+from dskprep.storage import S3_SETTINGS, clients, connection
 from dskprep.synthetic.s3server import REGION, S3Server
 from dskprep.worker import patient
 
@@ -59,10 +58,10 @@ def faulty(proxy: FaultyS3, s3_environment: None, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
     config = S3_SETTINGS["config_kwargs"] | {"read_timeout": 0.5}
     monkeypatch.setitem(S3_SETTINGS, "config_kwargs", config)
-    for name, value in {"SILENCE_S": 0.5, "WAIT_S": 0.01}.items():
-        monkeypatch.setattr(connection, name, value)
+    monkeypatch.setattr(clients, "SILENCE_S", 0.5)
+    monkeypatch.setattr(connection, "WAIT_S", 0.01)
     monkeypatch.setattr(patient, "WAIT_S", 0.01)
-    s3fs.S3FileSystem.clear_instance_cache()
+    connection.fork.connections.clear()
     proxy.forget()
     return proxy
 
@@ -223,7 +222,7 @@ def test_a_permanent_error_is_one_failed_record_and_the_others_are_written(place
     tiny.write_patients(f"{place}/in", ["p1", "p2", "p3"])
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(connection, "ATTEMPTS", 2)
-        patched.setattr(connection, "RETRY_S", 0.3)
+        patched.setattr(clients, "RETRY_S", 0.3)
         faulty.script("500", "in/p2/IM003", times=0)
         summary = dskprep.run(f"{place}/in", f"{place}/out")
     assert summary.account.counts == {"written": 2, "failed": 1}
@@ -244,7 +243,7 @@ def test_an_object_that_never_comes_is_given_up_in_time(
     full: str, faulty: FaultyS3, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(connection, "DEADLINE_S", 1.0)
-    monkeypatch.setattr(connection, "RETRY_S", 0.5)
+    monkeypatch.setattr(clients, "RETRY_S", 0.5)
     faulty.script(kind, "/02$", times=0)
     with pytest.raises(InfrastructureError, match="02: could not be read"):
         list(storage.read_many(full, storage.listing(full)))
@@ -292,7 +291,7 @@ def test_credentials_renewed_in_their_file_are_used_by_the_next_try(
     for name in good:
         monkeypatch.delenv(name.upper())
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
-    s3fs.S3FileSystem.clear_instance_cache()
+    connection.fork.connections.clear()
     n_tries = []
 
     def renew(seconds: float) -> None:  # somebody does, while the patient waits for its next try
@@ -409,14 +408,14 @@ def test_both_libraries_use_a_profile_with_its_endpoint_and_region(
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
     monkeypatch.setenv("AWS_PROFILE", "scans")
-    s3fs.S3FileSystem.clear_instance_cache()
+    connection.fork.connections.clear()
     sender = {(key, "eu-west-3", True, False, "")}
     assert seen(faulty, full) == (sender, sender)
 
 
 def test_both_libraries_send_a_session_token(full: str, faulty: FaultyS3, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_SESSION_TOKEN", "a-token-of-a-session")
-    s3fs.S3FileSystem.clear_instance_cache()
+    connection.fork.connections.clear()
     entries = [storage.Entry("00", 1, "x")]
     for do in (lambda: storage.write_many(full, {"x": b""}), lambda: list(storage.read_many(full, entries))):
         faulty.forget()
@@ -430,7 +429,7 @@ def test_anonymous_requests_are_not_signed(
 ) -> None:
     entries = storage.listing(full)
     monkeypatch.setitem(fsspec.config.conf, "s3", {"anon": True})
-    s3fs.S3FileSystem.clear_instance_cache()
+    connection.fork.connections.clear()
     for do in (
         lambda: storage.listing(full),
         lambda: list(storage.read_many(full, entries)),
@@ -458,7 +457,7 @@ def test_the_requester_pays_where_the_configuration_says_so(
     full: str, faulty: FaultyS3, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(fsspec.config.conf, "s3", {"requester_pays": True})
-    s3fs.S3FileSystem.clear_instance_cache()
+    connection.fork.connections.clear()
     sender = {(os.environ["AWS_ACCESS_KEY_ID"], REGION, True, False, "requester")}
     assert seen(faulty, full) == (sender, sender)
 
@@ -489,7 +488,7 @@ def test_no_secret_is_written_logged_or_sent_in_a_task(
     bag = executor._bag
     monkeypatch.setattr(executor, "_bag", lambda *a: tasks.append(pickle.dumps(a)) or bag(*a))
     monkeypatch.setattr(connection, "ATTEMPTS", 1)
-    monkeypatch.setattr(connection, "RETRY_S", 0.1)
+    monkeypatch.setattr(clients, "RETRY_S", 0.1)
     monkeypatch.setattr(patient, "ATTEMPTS", 1)
     tiny.write_patients(f"{place}/in", ["p1", "p2", "p3", "p4"])
     faulty.script("500", "in/p2/IM003", times=0)

@@ -17,7 +17,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from dskprep import storage
 from dskprep.errors import InfrastructureError, UsageError
-from dskprep.storage import S3_SETTINGS, bucket, connection
+from dskprep.storage import S3_SETTINGS, bucket_listing, connection
 
 
 def names(entries: Any) -> list[str]:
@@ -159,6 +159,7 @@ def test_a_large_object_is_written_in_one_request(s3: str) -> None:
 def test_an_object_that_cannot_be_deleted_is_reported(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
     import s3fs
 
+    storage.write_many(s3, {"x": b""})
     answer = {"Errors": [{"Key": "x", "Code": "AccessDenied", "Message": "no"}]}
     monkeypatch.setattr(s3fs.S3FileSystem, "call_s3", lambda *_, **__: answer)
     with pytest.raises(InfrastructureError, match=r"/x: cannot be deleted: AccessDenied"):
@@ -192,7 +193,7 @@ def test_a_bucket_is_walked_the_same_after_a_fork_and_whatever_is_held_at_once(
 ) -> None:
     objects = {f"{f}/{i}".lstrip("/"): b"1" for f in ("", "a", "a/b", "a/b/c", "a-b", "d/e", "d0") for i in range(8)}
     storage.write_many(f"{s3}/tree", objects)
-    monkeypatch.setattr(bucket, "LISTED_AT_ONCE", at_once)
+    monkeypatch.setattr(bucket_listing, "LISTED_AT_ONCE", at_once)
     by_obstore = list(storage.walk(f"{s3}/tree"))
     monkeypatch.setattr(connection.fork, "is_obstore_lost", True)
     by_s3fs = list(storage.walk(f"{s3}/tree"))

@@ -1,0 +1,210 @@
+"""The clients of S3: s3fs, which finds settings and credentials as the AWS tools do, and obstore with what it found."""
+
+from __future__ import annotations
+
+import copy
+import os
+import re
+import ssl
+import urllib.parse
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import fsspec
+import fsspec.asyn
+from obstore.store import S3Store
+
+from dskprep.storage import answers
+from dskprep.storage.answers import FAILURES, Hopeless
+from dskprep.storage.s3_settings import s3_settings
+
+if TYPE_CHECKING:
+    from obstore.store import ClientConfig
+
+CONNECT_S, SILENCE_S, REQUEST_S, RETRY_S = 5.0, 20.0, 120.0, 60.0
+"""obstore's limits in seconds: to connect, between two bytes, for a whole object, and until the last retry."""
+S3FS_ROUNDS = 3
+"""Tries of s3fs around botocore's own. The waits of both multiply, so there are fewer than s3fs's default of 5."""
+CONTACT_LIMITS = {"connect_timeout": 5, "read_timeout": 5, "retries": {"total_max_attempts": 3, "mode": "standard"}}
+"""Of the first request to a bucket, times in seconds: it has failed after 18."""
+CREDENTIALS_FOR = timedelta(minutes=5)
+"""How long obstore uses credentials before it asks botocore, which renews them, for those of now."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the requests for a bucket go."""
+
+    endpoint: str
+    region: str
+    is_virtual: bool
+    """Whether the host's name holds that of the bucket, which then is not in the path."""
+
+
+@dataclass(frozen=True)
+class Credentials:
+    """What requests are signed with; `method` is botocore's word for where it was found, "" in the settings of s3fs."""
+
+    access_key: str
+    secret_key: str
+    token: str | None
+    method: str
+
+    def __repr__(self) -> str:
+        return f"Credentials(method={self.method!r})"  # no traceback shows a secret
+
+
+def open_s3fs(limits: dict[str, Any] | None = None) -> Any:
+    """Open a file system of s3fs under the settings and credentials of this process as they are now.
+
+    Raises Hopeless if a setting is wrong or names what is not there.
+    """
+    from s3fs.core import set_custom_error_handler  # slow to import, and not needed for folders
+
+    try:
+        settings = s3_settings()
+        settings["config_kwargs"] |= copy.deepcopy(limits or {})
+        fs = fsspec.filesystem("s3", **settings)
+        fs.retries = 1 if limits else S3FS_ROUNDS
+        fs.connect()
+    except Exception as error:  # a wrong setting may raise whatever it likes
+        said = " ".join(str(error).split()) or type(error).__name__
+        raise Hopeless(f"{said}; {answers.advice_for(said)}") from error
+    if not re.match(r"https?://[^/]", endpoint := fs.s3.meta.endpoint_url):
+        raise Hopeless(f"Invalid endpoint: {endpoint}; {answers.advice_for('Invalid endpoint')}")
+    _trust(fs)
+    set_custom_error_handler(_is_throttled)
+    return fs
+
+
+def close(fs: Any) -> None:
+    """Close a file system of s3fs; the garbage collector might do so in a forked child, which would complain."""
+    fsspec.asyn.sync(fs.loop, fs.s3.close)
+
+
+def _is_throttled(error: Exception) -> bool:
+    """Tell s3fs to retry what it does not know to be a request to slow down."""
+    code = getattr(error, "response", {}).get("Error", {}).get("Code", "")
+    return code in ("429", "TooManyRequests", "Throttling", "ThrottlingException", "RequestLimitExceeded")
+
+
+def first_contact(bucket: str) -> Place:
+    """Ask a bucket for its first object, within CONTACT_LIMITS, and return where the request went in the end.
+
+    Whatever is answered will do. Raises Unanswered if nothing is, Hopeless if no request can be sent.
+    """
+    fs = open_s3fs(CONTACT_LIMITS)
+    sent: list[Any] = []
+    fs.s3.meta.events.register("before-send.s3.ListObjectsV2", lambda request, **_: sent.append(request))
+    try:
+        fs.call_s3("list_objects_v2", Bucket=bucket, MaxKeys=1)
+    except FAILURES as error:
+        if not answers.answer_to(error).status:
+            raise answers.to_os_error(error) from error
+    finally:
+        close(fs)
+    return _place_of(sent[-1], bucket, fs.s3.meta.region_name)
+
+
+def _place_of(request: Any, bucket: str, region: str) -> Place:
+    """Return where a listing of a bucket was sent; `region` is the one to take if the request is not signed."""
+    url = urllib.parse.urlsplit(request.url)
+    signed = str(request.headers.get("Authorization", ""))
+    if found := re.search(r"Credential=[^/]+/\d+/([^/]+)/s3/", signed.removeprefix("b'")):
+        region = found[1]
+    above, name = url.path.rstrip("/").rsplit("/", 1) if "/" in url.path.rstrip("/") else ("", "")
+    is_virtual = urllib.parse.unquote(name) != bucket
+    return Place(f"{url.scheme}://{url.netloc}{url.path.rstrip('/') if is_virtual else above}", region, is_virtual)
+
+
+def open_obstore(fs: Any, bucket: str, place: Place) -> S3Store:
+    """Open obstore's store of a bucket, with the credentials and the certificates of s3fs."""
+    options: ClientConfig = {
+        "allow_http": place.endpoint.startswith("http://"),
+        "connect_timeout": timedelta(seconds=CONNECT_S),
+        "read_timeout": timedelta(seconds=SILENCE_S),
+        "timeout": timedelta(seconds=REQUEST_S),
+        **_trust(fs),
+        **_proxy(fs),
+    }
+    return S3Store(
+        bucket,
+        aws_endpoint_url_s3=place.endpoint,
+        region=place.region,
+        virtual_hosted_style_request=place.is_virtual,
+        skip_signature=bool(fs.anon),
+        request_payer="RequestPayer" in fs.req_kw | fs.s3_additional_kwargs,
+        credential_provider=None if fs.anon else _provider(fs),
+        client_options=options,
+        retry_config={"max_retries": 6, "retry_timeout": timedelta(seconds=RETRY_S)},
+    )
+
+
+def credentials_of(fs: Any) -> Credentials:
+    """Return what s3fs signs with now; botocore renews it where it knows when that expires."""
+    key, secret, token = _given(fs)
+    if key:
+        return Credentials(key, secret, token, "")
+    found = fsspec.asyn.sync(fs.loop, fs.session.get_credentials)
+    if found is None:
+        raise Hopeless(f"Unable to locate credentials; {answers.advice_for('No credentials')}")
+    now = fsspec.asyn.sync(fs.loop, found.get_frozen_credentials)
+    return Credentials(now.access_key, now.secret_key, now.token, found.method)
+
+
+def _given(fs: Any) -> tuple[Any, Any, Any]:
+    """Return key, secret and token out of the settings of s3fs, which do not change."""
+    options = fs.client_kwargs
+    return (
+        fs.key or options.get("aws_access_key_id"),
+        fs.secret or options.get("aws_secret_access_key"),
+        fs.token or options.get("aws_session_token"),
+    )
+
+
+def _provider(fs: Any) -> Callable[[], Any]:
+    """Make the function by which obstore asks for credentials: it returns those that s3fs would sign with now."""
+
+    def provide() -> dict[str, Any]:
+        now = credentials_of(fs)
+        expires_at = datetime.now(UTC) + CREDENTIALS_FOR
+        return {
+            "access_key_id": now.access_key,
+            "secret_access_key": now.secret_key,
+            "token": now.token,
+            "expires_at": expires_at,
+        }
+
+    return provide
+
+
+def _trust(fs: Any) -> ClientConfig:
+    """Return the options of obstore for the certificates that s3fs trusts. Raises Hopeless if it cannot read them."""
+    bundle = fs.client_kwargs.get("verify")
+    if bundle is None:
+        bundle = fs.session.get_config_variable("ca_bundle") or os.environ.get("REQUESTS_CA_BUNDLE")
+    if bundle is False:
+        return {"allow_invalid_certificates": True}
+    if bundle in (None, True) or fs.s3.meta.endpoint_url.startswith("http://"):
+        return {}
+    try:
+        ssl.create_default_context(cafile=bundle)
+        return {"root_certificate": Path(bundle).read_bytes()}
+    except OSError as error:
+        raise Hopeless(
+            f"{bundle}: expected a file of certificates in PEM ({error.strerror or error}); correct AWS_CA_BUNDLE, or "
+            "ca_bundle in the profile"
+        ) from error
+
+
+def _proxy(fs: Any) -> ClientConfig:
+    """Return the options of obstore for a proxy in the settings of s3fs; those in the environment both find."""
+    config = fs.s3.meta.config
+    proxy = (config.proxies or {}).get(urllib.parse.urlsplit(fs.s3.meta.endpoint_url).scheme)
+    bundle = (config.proxies_config or {}).get("proxy_ca_bundle")
+    if not proxy:
+        return {}
+    return {"proxy_url": proxy, "proxy_ca_certificate": Path(bundle).read_text()} if bundle else {"proxy_url": proxy}
