@@ -82,6 +82,20 @@ def write(target: str, fresh: Sequence[Row] = ()) -> pd.DataFrame:
     return to_frame(table)
 
 
+def settle(target: str, written: pd.DataFrame) -> pd.DataFrame:
+    """Write the index again while records come that the one just written lacks, as another run ends; return it.
+
+    Whoever wrote last has looked for records after that, so the index that stays has those of all. A run that goes on
+    writes its own index at its end, so this gives up after a few times.
+    """
+    for _ in range(LISTINGS):
+        names = {RecordName(*name) for name in zip(*(written[column] for column in NAME), strict=True)}
+        if names == set(store.record_names(target)):
+            break
+        written = write(target)
+    return written
+
+
 class Writer:
     """Collects the records of a run and writes the index from time to time, in a thread beside the run."""
 

@@ -12,7 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 from dskprep import keys, storage
-from dskprep.dataset import own, store
+from dskprep.dataset import claims, own, store
 from dskprep.dataset.record import Record, RecordName, StoredObject
 from dskprep.errors import DamagedDataset
 
@@ -24,6 +24,10 @@ AHEAD = 64
 
 CLEAN_OLDER_THAN_S = 24 * 3600.0
 """Leftovers that are deleted are at least a day old by default: longer than a patient takes, retries included."""
+
+
+LEASE_S = 300.0
+"""A run whose lease is younger may be under way, whatever is asked for. Leases are renewed every ten seconds."""
 
 
 @dataclass(frozen=True)
@@ -120,9 +124,9 @@ def clean(
 ) -> Iterator[str]:
     """Delete what runs that died have left behind.
 
-    That is: what dskprep wrote of volumes without a `written` record, their thumbnails, and unfinished local files.
-    What else lies there stays, and so does what is behind a link. Safe during a run: should a run commit a volume just
-    while it is deleted, its record goes too, and the run or the next one makes it again.
+    That is: what dskprep wrote of volumes without a `written` record, their thumbnails, unfinished local files, and
+    claims if no run is under way. What else lies there stays, and so does what is behind a link. Safe during a run:
+    should a run commit a volume just while it is deleted, its record goes too, and a run makes it again.
 
     Parameters
     ----------
@@ -178,6 +182,7 @@ def _leftovers(target: str, written: set[str], before_s: float) -> Iterator[tupl
 
     if not storage.is_bucket(target):  # a bucket never holds unfinished files
         yield from (("", [path for path, e in files if is_old(e)]) for files in _unfinished(target))
+    yield "", _dead_claims(target, before_s)
     under_way = set()
     for key, folder in _keys(storage.folders(storage.join(target, "volumes")), ".zarr", written):
         url = storage.join(target, "volumes", folder)
@@ -194,6 +199,13 @@ def _leftovers(target: str, written: set[str], before_s: float) -> Iterator[tupl
             yield key, [path]
 
 
+def _dead_claims(target: str, before_s: float) -> list[str]:
+    """Return the names of all leases and claims below the target, if no run is under way."""
+    entries = [entry for part in claims.listing(target) for entry in part.values()]
+    are_old = all(0 < e.modified_s < min(before_s, time.time() - LEASE_S) for e in entries)
+    return [f"claims/{entry.name}" for entry in entries] if are_old else []
+
+
 def _keys(names: Iterable[str], suffix: str, others: set[str]) -> Iterator[tuple[str, str]]:
     """Yield the key in each name, and the name, if it is that of a series and not one of the others."""
     for name in names:
@@ -205,7 +217,7 @@ def _keys(names: Iterable[str], suffix: str, others: set[str]) -> Iterator[tuple
 def _unfinished(target: str) -> Iterator[list[tuple[str, storage.Entry]]]:
     """Yield the unfinished files of each folder that dskprep writes into, by their path below the target."""
     yield [(e.name, e) for e in storage.listing(target) if own.is_unfinished(e.name)]
-    for place in ("records", "runs", "thumbnails", "volumes"):
+    for place in ("claims", "records", "runs", "thumbnails", "volumes"):
         for folder in storage.walk(storage.join(target, place), follow_links=False):
             path = f"{place}/{folder.path}" if folder.path else place
             yield [(p, e) for e in folder.entries if own.is_unfinished(p := f"{path}/{e.name}")]

@@ -23,7 +23,6 @@ import logging
 import os
 import secrets
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from typing import Any
@@ -34,10 +33,10 @@ from distributed.system import MEMORY_LIMIT
 from dskprep import settings as config
 from dskprep import storage
 from dskprep.dataset import index, store
-from dskprep.dataset.record import FURTHER, GOOD, STATUSES, Record, RecordName
+from dskprep.dataset.record import GOOD, Record
 from dskprep.errors import InfrastructureError, UsageError
 from dskprep.look import report
-from dskprep.pipeline import cluster, cluster_check, executor, watch
+from dskprep.pipeline import cluster, cluster_check, executor, sharing, watch
 from dskprep.pipeline.account import Account, RunStopped, Summary
 from dskprep.pipeline.observer import Observer
 from dskprep.preparation import user_steps
@@ -157,18 +156,20 @@ def run(
     jobs = _jobs(cases, target, summary.account, RETRIES[retry])
     watching, more_notes = watch.begin(client) if client else ([], [])
     everybody = [*watching, *(observers or [_LoggedNotes()])]
+    shared = sharing.Sharing(target, run_id, summary.account, functools.partial(_tell, everybody, "on_note"))
     rows = index.Writer(target)
     try:
         with _ended(summary):
             _tell(everybody, "on_start", summary)
             for note in (*notes, *more_notes):
                 _tell(everybody, "on_note", note)
-            with closing(executor.execute(client, jobs, work)) as done:
+            with closing(shared), closing(shared.execute(client, jobs, work)) as done:
                 for records in _recorded(done, target, settings):
                     summary.account.add(records)
+                    shared.finish(records[-1].name)
                     rows.add(records)
                     _tell(everybody, "on_patient", summary, records)
-        _write_end(summary, rows, at_end)
+        _write_end(summary, rows, at_end, is_shared=shared.has_met_others)
     finally:
         _tell(everybody, "on_end", summary)
     if summary.stopped_by:
@@ -195,14 +196,11 @@ def choose(
 
 def _jobs(cases: Iterable[Case], target: str, account: Account, again: tuple[str, ...]) -> Iterator[Job]:
     """Yield the cases that are to be done, and count the others as done before."""
-    known: dict[str, list[RecordName]] = defaultdict(list)
-    for name in store.record_names(target):
-        known[name.key.partition(FURTHER)[0]].append(name)
+    known = store.records_by_case(target)
     for case in cases:
         account.inputs += 1
         names = known[case.key]
-        current = [name for name in names if name.digest == case.digest]
-        status = min((name.status for name in current if name.key == case.key), key=STATUSES.index, default=None)
+        status, further = store.status_of(names, case.key, case.digest)
         if status is None or status in again:
             # what was made of a line before is kept while that cannot be listed
             yield Job(case, () if case.problem else tuple(names))
@@ -211,7 +209,7 @@ def _jobs(cases: Iterable[Case], target: str, account: Account, again: tuple[str
             store.forget(target, leftover)  # of the time when it could not
             account.counts[status] += 1
             account.already[status] += 1
-            account.further_series.update(name.status for name in current if name.key != case.key)
+            account.further_series.update(further)
     account.is_listed = True
 
 
@@ -254,10 +252,12 @@ def _ended(summary: Summary) -> Iterator[None]:
         summary.seconds = time.monotonic() - started
 
 
-def _write_end(summary: Summary, rows: index.Writer, at_end: Sequence[AtEnd]) -> None:
+def _write_end(summary: Summary, rows: index.Writer, at_end: Sequence[AtEnd], *, is_shared: bool) -> None:
     """Write the index and the account, and call `at_end` for a run that is done and has new patients."""
     try:
         table = rows.close()
+        if is_shared:  # another run that ends now may have written its index over this one
+            table = index.settle(summary.target, table)
         summary.account.split_series = index.split_series(table)
         summary.account.damaged_records = index.damaged(table)
         store.write_run(summary.target, summary.run_id, summary.as_dict())
