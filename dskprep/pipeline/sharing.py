@@ -29,7 +29,7 @@ from dskprep.worker.patient import Job
 T = TypeVar("T", bound=tuple[Any, ...])
 
 ALONE_S, BESIDE_S = 10.0, 1.0
-"""A run claims the patients that it does in this many seconds at its pace: while it is alone, and beside another run."""
+"""A run claims the patients that it does in this many seconds at its pace: alone, and beside another run."""
 MOST = 512
 """Patients in one claim."""
 FIRST_POLL_S, LAST_POLL_S = 0.1, 2.0
@@ -53,8 +53,9 @@ class Sharing:
     def __init__(self, target: str, run_id: str, account: Account, note: Callable[[str], None]) -> None:
         self._target, self._account, self._note = target, account, note
         self._others = Others(target, run_id)
-        self._is_on: bool | None = None
-        self._reserve: deque[Any] = deque()
+        self._is_on: bool | None = None  # None until there is a patient to do
+        self._drawn: deque[Any] = deque()  # tasks that wait to be claimed
+        self._reserve: deque[Any] = deque()  # claimed tasks that wait for a free slot
         self._left: list[Job] = []
         self._untold: list[RecordName] = []
         self._said: set[tuple[str, str]] = set()
@@ -72,12 +73,22 @@ class Sharing:
 
     def take(self, tasks: Iterator[T], n: int) -> list[T]:
         """Return `n` of the tasks, whose first part is a job, claimed by this run; fewer only if there are no more."""
+        if self._is_on is None:
+            if (first := next(tasks, None)) is None:
+                return []
+            self._drawn.append(first)
+            self._is_on = self._others.begin(lambda: self._account.n_new)
+            if not self._is_on:
+                self._note(NOT_SHARED)
         self._others.look_now_and_then()
         while (n_missing := n - len(self._reserve)) > 0:
             batch = list(itertools.islice(self._free(tasks), self._size(n_missing)))
             if not batch:
                 break
-            self._reserve += self._claim(batch)
+            if self._claim(batch):
+                self._reserve += batch
+            else:  # fewer may be enough beside another run, and some may be that run's
+                self._drawn.extendleft(reversed(batch))
         self._tell_done()
         return [self._reserve.popleft() for _ in range(min(n, len(self._reserve)))]
 
@@ -90,21 +101,13 @@ class Sharing:
         """Give back what is claimed."""
         self._others.end(self._untold)
 
-    def _begin(self) -> bool:
-        """Begin to claim, once; return whether this store lets runs claim at all."""
-        if self._is_on is None:
-            self._is_on = self._others.begin(lambda: self._account.n_new)
-            if not self._is_on:
-                self._note(NOT_SHARED)
-        return self._is_on
-
     def _size(self, n_missing: int) -> int:
         seconds = BESIDE_S if self._others.live else ALONE_S
         return max(n_missing, min(MOST, int(seconds * self._account.pace.per_second[0])))
 
     def _free(self, tasks: Iterator[T]) -> Iterator[T]:
         """Yield the tasks that no other run does. The jobs of the others are left to them."""
-        for task in tasks:
+        while task := self._drawn.popleft() if self._drawn else next(tasks, None):
             if self._is_free(task[0]):
                 yield task
             else:
@@ -122,20 +125,14 @@ class Sharing:
             self._say(TAKEN_OVER, holder)
         return True
 
-    def _claim(self, batch: list[T]) -> list[T]:
-        """Return those of the tasks that are now this run's."""
-        while self._begin():
-            keys = [task[0].case.key for task in batch if task[0].case.key not in self._others.mine]
-            if not keys or self._tell(keys):
-                break
-            batch = list(self._free(iter(batch)))
-        return batch
+    def _claim(self, batch: list[T]) -> bool:
+        """Claim the tasks; return False if another run was faster. Those of a worker that died are claimed already."""
+        keys = [key for task in batch if (key := task[0].case.key) not in self._others.mine]
+        return not self._is_on or not keys or self._tell(keys)
 
     def _tell_done(self) -> None:
         """Tell the other runs, if there are any, what is done."""
-        if self._left or self._untold:
-            self._begin()
-        while self._others.live and self._untold and self._is_on and not self._tell([]):
+        while self._is_on and self._others.live and self._untold and not self._tell([]):
             pass
 
     def _tell(self, keys: list[str]) -> bool:
