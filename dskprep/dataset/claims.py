@@ -28,8 +28,10 @@ from dskprep.storage import Entry
 
 MAX_BYTES = 4 << 20
 """Size of the largest claim that is read: many times that of the largest that a run makes."""
-LAST_NUMBER = 99_999_999
-"""The numbers of claims have eight digits."""
+
+
+Text = Annotated[str, msgspec.Meta(max_length=200)]
+"""What a run says of itself is shown to users, so it has an end."""
 
 
 class Lease(msgspec.Struct, frozen=True):
@@ -40,10 +42,10 @@ class Lease(msgspec.Struct, frozen=True):
     """
 
     run_id: str
-    host: str = ""
+    host: Text = ""
     pid: Annotated[int, msgspec.Meta(ge=1, lt=2**31)] = 1
-    machine: str = ""
-    since: str = ""
+    machine: Text = ""
+    since: Text = ""
     n_done: Annotated[int, msgspec.Meta(ge=0, le=2**53)] = 0
     n_renewed: int = 0
 

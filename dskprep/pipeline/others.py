@@ -128,6 +128,7 @@ class Others:
 
     def look(self) -> None:
         """Read what is new in the leases and claims of all runs."""
+        self._looked_s = time.monotonic()
         leases, listed = claims.listing(self._target)
         self._looked_s = time.monotonic()
         new = [e for number, e in listed.items() if number not in self._own and (number, e.tag) not in self._read]

@@ -21,6 +21,7 @@ from distributed import Client
 
 from dskprep.dataset import store
 from dskprep.dataset.record import RecordName
+from dskprep.errors import InfrastructureError
 from dskprep.pipeline import executor
 from dskprep.pipeline.account import Account
 from dskprep.pipeline.others import Others
@@ -38,6 +39,7 @@ FIRST_POLL_S, LAST_POLL_S = 0.1, 2.0
 WAITING = "the run {who} has {n} patients under way that belong to this run too; waiting for it (Ctrl-C ends this run)"
 TAKEN_OVER = "the run {who} was killed, or has not been heard of for a minute; what it had under way is taken over"
 ROBBED = "the run {who} took this one for dead and has taken patients over; some are done twice, which does no harm"
+UNTOLD = "other runs cannot be told of what this one does ({error}); until they can, they may do the same patients"
 NOT_SHARED = (
     "this store writes over what should be created only once (it ignores If-None-Match), so runs at the same time do "
     "not share the work: each does all of it"
@@ -79,8 +81,8 @@ class Sharing:
             self._drawn.append(first)
             self._is_on = self._others.begin(lambda: self._account.n_new)
             if not self._is_on:
-                self._note(NOT_SHARED)
-        self._others.look_now_and_then()
+                self._say(NOT_SHARED)
+        self._look()
         while (n_missing := n - len(self._reserve)) > 0:
             batch = list(itertools.islice(self._free(tasks), self._size(n_missing)))
             if not batch:
@@ -136,12 +138,24 @@ class Sharing:
             pass
 
     def _tell(self, keys: list[str]) -> bool:
-        has_told = self._others.claim(keys, self._untold)
+        """Claim these keys and tell what is done; return False if another run was faster."""
+        try:
+            has_told = self._others.claim(keys, self._untold)
+        except InfrastructureError as error:  # an outage may cost that a patient is done twice, but not the run
+            self._others.mine.update(keys)
+            self._say(UNTOLD, error=error)
+            return True
         if has_told:
             self._untold.clear()
         for run_id in self._others.robbers():
             self._say(ROBBED, run_id)
         return has_told
+
+    def _look(self) -> None:
+        try:
+            self._others.look_now_and_then()
+        except InfrastructureError as error:
+            self._say(UNTOLD, error=error)
 
     def _wait(self) -> list[Job]:
         """Wait until what is left to other runs is done. Return the jobs that they gave up, none in the end."""
@@ -155,7 +169,7 @@ class Sharing:
             if not given_up and not under_way:
                 given_up = self._count_left()
             elif not given_up:
-                self._say(WAITING, under_way[0], len(under_way))
+                self._say(WAITING, under_way[0], n=len(under_way))
                 time.sleep(poll_s)
                 poll_s = min(2 * poll_s, LAST_POLL_S)
         keys = {job.case.key for job in given_up}
@@ -177,8 +191,8 @@ class Sharing:
         self._left = lost
         return lost
 
-    def _say(self, what: str, run_id: str, n: int = 0) -> None:
-        """Say something of another run, once."""
+    def _say(self, what: str, run_id: str = "", **more: Any) -> None:
+        """Say something, of another run or of all, once."""
         if (what, run_id) not in self._said:
             self._said.add((what, run_id))
-            self._note(what.format(who=self._others.who(run_id), n=n))
+            self._note(what.format(who=self._others.who(run_id), **more))
