@@ -2,7 +2,8 @@
 
     python benchmarks/run_loop.py [PATIENTS] [--s3]
 
-The patients are claimed in a folder, or in a bucket of SeaweedFS, as by a run that is alone. Prints milliseconds per patient and the memory of the client (which holds the scheduler) as it goes.
+The patients are claimed in a folder, or in a bucket of SeaweedFS, as by a run that is alone. Prints milliseconds per
+patient, and the memory of the client (which holds the scheduler) as it goes.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from collections.abc import Iterator
 import distributed
 import psutil
 
+from dskprep import storage
 from dskprep.dataset.record import Record, RecordName
 from dskprep.pipeline import cluster, sharing, watch
 from dskprep.pipeline.account import Account, Summary
@@ -69,6 +71,7 @@ def main() -> None:
         observers, _ = watch.begin(client)
         for observer in observers:
             observer.on_start(summary)
+        storage.exists(f"{target}/dataset.json")  # a run has opened the store before
         start, cpu = time.perf_counter(), process.cpu_times()
         shared = sharing.Sharing(target, "20200101T000000Z-0000", account, print)
         for n, (job, outcome) in enumerate(shared.execute(client, jobs(count), do_nothing), start=1):

@@ -2,7 +2,7 @@ from .dataset.convert import to_nifti, to_sitk
 from .dataset.dataset import Dataset, open_dataset
 from .dataset.patches import LungPatches, Patch
 from .dataset.record import Record
-from .dataset.status import Status, status
+from .dataset.status import RunUnderWay, Status, status
 from .dataset.stored import StoredVolume
 from .dataset.verification import Finding, clean, forget, verify
 from .errors import DamagedDataset, DskprepError, InfrastructureError, Refusal, UsageError
@@ -45,6 +45,7 @@ __all__ = [
     "Record",
     "Refusal",
     "RunStopped",
+    "RunUnderWay",
     "Series",
     "Status",
     "StoredVolume",

@@ -140,7 +140,7 @@ def renew(target: str, lease: Lease) -> None:
 def add(target: str, number: int, claim: Claim) -> bool:
     """Add a claim under a new number; return whether it is known to stand there."""
     storage.refuse_links(target, ["claims/any"])
-    return storage.create(storage.join(_folder(target), f"{number:08}.json"), _content(claim))
+    return storage.create(storage.join(_folder(target), _name(number)), _content(claim))
 
 
 def read_leases(target: str, entries: Iterable[Entry]) -> dict[str, Lease]:
@@ -159,15 +159,9 @@ def end(target: str, lease: Lease) -> None:
     storage.delete(target, [f"claims/{lease.run_id}.json"])
 
 
-def delete(target: str, numbers: Iterable[int]) -> None:
-    """Delete these claims."""
-    storage.delete(target, [f"claims/{number:08}.json" for number in numbers])
-
-
-def delete_all(target: str) -> None:
-    """Delete all leases and claims."""
-    found = listing(target)
-    storage.delete(target, [f"claims/{e.name}" for e in (*found.leases.values(), *found.claims.values())])
+def delete(target: str, names: Iterable[int | str]) -> None:
+    """Delete the claims of these numbers, and the leases of the runs of these ids."""
+    storage.delete(target, [f"claims/{_name(name)}" for name in names])
 
 
 def _read(target: str, entries: Iterable[Entry], kind: Any) -> Iterator[tuple[str, Any]]:
@@ -176,6 +170,10 @@ def _read(target: str, entries: Iterable[Entry], kind: Any) -> Iterator[tuple[st
         for name, content in storage.read_many(_folder(target), wanted):
             with contextlib.suppress(ValueError, RecursionError):  # a ValidationError is a ValueError
                 yield name.removesuffix(".json"), msgspec.convert(json.loads(content), type=kind)
+
+
+def _name(name: int | str) -> str:
+    return f"{name:08}.json" if isinstance(name, int) else f"{name}.json"
 
 
 def _content(part: Lease | Claim) -> bytes:

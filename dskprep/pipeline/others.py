@@ -87,7 +87,7 @@ class Others:
             if self._is_running or self._read or self._heard:
                 self.look()
                 if not self.live:
-                    claims.delete_all(self._target)
+                    claims.delete(self._target, [*self._heard, *(number for number, _ in self._read)])
 
     def claim(self, keys: Collection[str], untold: Collection[RecordName]) -> bool:
         """Claim these keys, and tell of what is done.
@@ -159,7 +159,8 @@ class Others:
             for number, (added_s, keys) in self._own.items()
             if added_s < before_s and number < self._next - 1 and self.mine.isdisjoint(keys)
         ]
-        claims.delete(self._target, old)
+        if old:
+            claims.delete(self._target, old)
         for number in old:
             del self._own[number]
 
@@ -173,6 +174,7 @@ class Others:
             return
         if not self.mine.isdisjoint(claim.takes):
             self._robbers.add(claim.run_id)
+            self.mine.difference_update(claim.takes)
         self.held.update(dict.fromkeys(claim.takes, claim.run_id))
         for name in claim.records():
             if self.held.get(name.key) == claim.run_id:

@@ -147,8 +147,6 @@ class Sharing:
             return True
         if has_told:
             self._untold.clear()
-        for run_id in self._others.robbers():
-            self._say(ROBBED, run_id)
         return has_told
 
     def _look(self) -> None:
@@ -156,6 +154,10 @@ class Sharing:
             self._others.look_now_and_then()
         except InfrastructureError as error:
             self._say(UNTOLD, error=error)
+        for run_id in self._others.robbers():
+            self._say(ROBBED, run_id)
+            self._drawn.extendleft(reversed(self._reserve))  # some of them are that run's now
+            self._reserve.clear()
 
     def _wait(self) -> list[Job]:
         """Wait until what is left to other runs is done. Return the jobs that they gave up, none in the end."""

@@ -110,12 +110,17 @@ def run_in_step(source: str, target: str, n: int = 2, **options: Any) -> tuple[l
     return summaries, heard
 
 
-def play_other(target: str, takes: Sequence[str], **lease: Any) -> Lease:
+def others_of(target: str) -> list[str]:
+    """The runs under way that are not of this process."""
+    return [run.run_id for run in dskprep.status(target).runs if run.pid != os.getpid()]
+
+
+def play_other(target: str, takes: Sequence[str], *, number: int = 0, **lease: Any) -> Lease:
     """Another run on another machine, which has claimed these patients."""
     other = Lease(OTHER, host="elsewhere", pid=4711, machine="another", since="2020-01-01T00:00:00Z")
     other = msgspec.structs.replace(other, **lease)
     claims.renew(target, other)
-    claims.add(target, 0, Claim(other.run_id, tuple(takes)))
+    claims.add(target, number, Claim(other.run_id, tuple(takes)))
     return other
 
 
@@ -295,6 +300,26 @@ def test_a_run_that_was_taken_for_dead_does_no_harm_when_it_wakes_up(
     assert statuses(target) == ALL
     assert tiny.everything_below(f"{target}/volumes") == tiny.everything_below(f"{undisturbed}/volumes")
     assert [finding for finding in dskprep.verify(target) if finding.faults] == []
+    assert what_is_left(target) == []
+
+
+def test_a_run_that_wakes_up_leaves_what_it_has_not_begun_to_the_other(
+    source: str, target: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Robbed(Played):
+        def on_patient(self, summary: Summary, records: Sequence[Record]) -> None:
+            super().on_patient(summary, records)
+            if len(self.keys) == 2:  # by now, this run alone has claimed all that it has to do
+                assert not others_of(target)
+                self.other = play_other(target, [KEYS[3], KEYS[5]], number=50)
+                monkeypatch.setattr(others, "RENEW_S", 0.0)
+
+    store.create(target, dskprep.PrepConfig())
+    robbed = Robbed(lambda: claims.end(target, robbed.other))
+    summary = dskprep.run(source, target, observers=[robbed])
+    assert robbed.keys == [*KEYS[:3], KEYS[4], *KEYS[6:], KEYS[3], KEYS[5]]
+    assert ["took this one for dead" in note for note in robbed.notes] == [True, False]
+    assert summary.account.counts == {"written": 6, "refused": 2}
     assert what_is_left(target) == []
 
 
