@@ -71,7 +71,8 @@ def main() -> None:
         observers, _ = watch.begin(client)
         for observer in observers:
             observer.on_start(summary)
-        storage.exists(f"{target}/dataset.json")  # a run has opened the store before
+        list(storage.listing_below(f"{target}/records"))  # a run has opened the store before
+        storage.exists(f"{target}/dataset.json")
         start, cpu = time.perf_counter(), process.cpu_times()
         shared = sharing.Sharing(target, "20200101T000000Z-0000", account, print)
         for n, (job, outcome) in enumerate(shared.execute(client, jobs(count), do_nothing), start=1):

@@ -28,8 +28,6 @@ from dskprep.storage import Entry
 
 MAX_BYTES = 4 << 20
 """Size of the largest claim that is read: many times that of the largest that a run makes."""
-
-
 Text = Annotated[str, msgspec.Meta(max_length=200)]
 """What a run says of itself is shown to users, so it has an end."""
 
@@ -165,11 +163,17 @@ def delete(target: str, names: Iterable[int | str]) -> None:
 
 
 def _read(target: str, entries: Iterable[Entry], kind: Any) -> Iterator[tuple[str, Any]]:
-    wanted = [entry for entry in entries if entry.size <= MAX_BYTES]
-    with contextlib.suppress(storage.ObjectChanged):  # the last run of all has ended, or a lease was renewed
-        for name, content in storage.read_many(_folder(target), wanted):
-            with contextlib.suppress(ValueError, RecursionError):  # a ValidationError is a ValueError
-                yield name.removesuffix(".json"), msgspec.convert(json.loads(content), type=kind)
+    rest = [entry for entry in entries if entry.size <= MAX_BYTES]
+    while rest:
+        n_read = 0
+        with contextlib.suppress(
+            storage.ObjectChanged
+        ):  # one was deleted or renewed since; the others are as they were
+            for name, content in storage.read_many(_folder(target), rest):
+                n_read += 1
+                with contextlib.suppress(ValueError, RecursionError):  # a ValidationError is a ValueError
+                    yield name.removesuffix(".json"), msgspec.convert(json.loads(content), type=kind)
+        rest = rest[n_read + 1 :]
 
 
 def _name(name: int | str) -> str:

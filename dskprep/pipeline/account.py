@@ -61,13 +61,13 @@ class Account:
     """What became of the cases: their `counts` by status, and the `reasons` of those not written.
 
     `already` counts, by status, the cases that an earlier run had finished; they are in `counts` too. `elsewhere`
-    counts in the same way those that another run did while this one ran; `left` is the number of those that another
-    run has under way or has done, and that are in no count yet. `further_series`
-    were found beside the main series of a case. `split_series` are groups of keys, of the whole dataset, whose volumes
-    seem to be parts of one series. `damaged_records` has the keys of the records, of the whole dataset, that cannot be
-    read, and why. `largest_need_bytes` is what the largest patient refused as too large needs. `inputs` grows until
-    `is_listed`. `stage_s` are wall seconds by stage, `cpu_s` CPU seconds of the workers. `latest` are the last patients
-    not written; `slowest` and `largest` hold (seconds, key) and (bytes read, key).
+    counts in the same way those that another run did while this one ran. `left` is the number of those that another
+    run has under way or has done, and that are in no count yet. `further_series` were found beside the main series of a
+    case. `split_series` are groups of keys, of the whole dataset, whose volumes seem to be parts of one series.
+    `damaged_records` has the keys of the records, of the whole dataset, that cannot be read, and why.
+    `largest_need_bytes` is what the largest patient refused as too large needs. `inputs` grows until `is_listed`.
+    `stage_s` are wall seconds by stage, `cpu_s` CPU seconds of the workers. `latest` are the last patients not written;
+    `slowest` and `largest` hold (seconds, key) and (bytes read, key).
     """
 
     counts: Counter[str] = field(default_factory=Counter)

@@ -139,13 +139,15 @@ class Others:
         self._forget_old()
         leases.pop(self._lease.run_id, None)
         has_gone = not self._heard.keys() <= leases.keys()
-        unknown = claims.read_leases(self._target, [e for run_id, e in leases.items() if run_id not in self._heard])
-        for run_id in self._heard.keys() - leases.keys():
-            del self._heard[run_id]
+        self._heard = {run_id: heard for run_id, heard in self._heard.items() if run_id in leases}
+        known = {run_id for run_id, heard in self._heard.items() if heard.lease.host}
+        who = claims.read_leases(self._target, [e for run_id, e in leases.items() if run_id not in known])
         for run_id, entry in leases.items():
-            heard = self._heard.get(run_id) or _Heard(unknown[run_id], "", 0.0)
-            if heard.tag != entry.tag:
-                self._heard[run_id] = _Heard(heard.lease, entry.tag, self._looked_s)
+            before = self._heard.get(run_id)
+            since_s = before.since_s if before and before.tag == entry.tag else self._looked_s
+            self._heard[run_id] = _Heard(
+                before.lease if before and run_id in known else who[run_id], entry.tag, since_s
+            )
         self.live = {run_id for run_id, heard in self._heard.items() if self._is_alive(heard)}
         self.has_met_any |= bool(self.live)
         if has_gone:  # a folder may be listed just before the last claim of a run, and just after its lease

@@ -404,6 +404,14 @@ def test_damaged_and_made_up_claims_cost_nothing(source: str, target: str, monke
     assert what_is_left(target) == ["1.json", "notes.txt"]
 
 
+def test_a_claim_that_goes_while_it_is_read_hides_no_other(target: str) -> None:
+    for number in range(5):
+        claims.add(target, number, Claim(OTHER, (f"p{number}",)))
+    listed = claims.listing(target).claims
+    claims.delete(target, [0, 2, 4])
+    assert claims.read_claims(target, listed.values()) == {n: Claim(OTHER, (f"p{n}",)) for n in (1, 3)}
+
+
 def test_a_patient_counts_as_done_by_another_run_only_if_it_has_a_record(source: str, target: str) -> None:
     store.create(target, dskprep.PrepConfig())
     other = play_other(target, ["p01"])
