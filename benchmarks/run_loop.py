@@ -1,12 +1,15 @@
 """The run loop's own cost: patients that do nothing, through the real loop on two worker processes.
 
-    python benchmarks/run_loop.py [PATIENTS]
+    python benchmarks/run_loop.py [PATIENTS] [--s3]
 
-Prints milliseconds per patient and the memory of the client (which holds the scheduler) as it goes.
+The patients are claimed in a folder, or in a bucket of SeaweedFS, as by a run that is alone. Prints milliseconds per
+patient, and the memory of the client (which holds the scheduler) as it goes.
 """
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sys
 import tempfile
 import time
@@ -15,11 +18,13 @@ from collections.abc import Iterator
 import distributed
 import psutil
 
-from dskprep.dataset.record import Record
-from dskprep.pipeline import cluster, executor, watch
+from dskprep import storage
+from dskprep.dataset.record import Record, RecordName
+from dskprep.pipeline import cluster, sharing, watch
 from dskprep.pipeline.account import Account, Summary
 from dskprep.source.cases import Case
 from dskprep.stopwatch import Stopwatch
+from dskprep.synthetic.s3server import S3Server
 from dskprep.worker import patient
 from dskprep.worker.patient import Job, Outcome
 
@@ -45,18 +50,34 @@ def jobs(count: int) -> Iterator[Job]:
         yield Job(Case(f"patient-{i:06}", f"s3://bucket/scans/patient-{i:06}", f"{i:016x}", 200, 100_000_000))
 
 
+@contextlib.contextmanager
+def target_of(words: list[str]) -> Iterator[str]:
+    """Where claims are written."""
+    if "--s3" not in words:
+        with tempfile.TemporaryDirectory() as folder:
+            yield folder
+        return
+    with S3Server() as server:
+        os.environ.update(server.environment)
+        yield server.make_bucket("target")
+
+
 def main() -> None:
-    count = int(sys.argv[1]) if len(sys.argv) > 1 else 2000
+    count = int(([word for word in sys.argv[1:] if word.isdigit()] or ["2000"])[0])
     process = psutil.Process()
     account = Account()
-    with tempfile.TemporaryDirectory() as target, cluster.local_client(workers=2) as client:
+    with target_of(sys.argv) as target, cluster.local_client(workers=2) as client:
         summary = Summary("run", "source", target, account, 0.0)
         observers, _ = watch.begin(client)
         for observer in observers:
             observer.on_start(summary)
+        list(storage.listing_below(f"{target}/records"))  # a run has opened the store before
+        storage.exists(f"{target}/dataset.json")
         start, cpu = time.perf_counter(), process.cpu_times()
-        for n, (_, outcome) in enumerate(executor.execute(client, jobs(count), do_nothing), start=1):
+        shared = sharing.Sharing(target, "20200101T000000Z-0000", account, print)
+        for n, (job, outcome) in enumerate(shared.execute(client, jobs(count), do_nothing), start=1):
             account.add(outcome.records if outcome else ())
+            shared.finish(RecordName("written", job.case.key, job.case.digest))
             if n % max(1, count // 10) == 0:
                 wall = time.perf_counter() - start
                 used = process.cpu_times()
@@ -65,6 +86,7 @@ def main() -> None:
                     f"{n:8} patients  {1000 * wall / n:6.2f} ms wall  {1000 * seconds / n:6.2f} ms CPU of client and "
                     f"scheduler per patient  {process.memory_info().rss / 2**20:6.0f} MiB"
                 )
+        shared.close()
         for observer in observers:
             observer.on_end(summary)
 

@@ -1,10 +1,11 @@
 from .dataset.convert import to_nifti, to_sitk
 from .dataset.dataset import Dataset, open_dataset
+from .dataset.leftovers import clean
 from .dataset.patches import LungPatches, Patch
 from .dataset.record import Record
-from .dataset.status import Status, status
+from .dataset.status import RunUnderWay, Status, status
 from .dataset.stored import StoredVolume
-from .dataset.verification import Finding, clean, forget, verify
+from .dataset.verification import Finding, forget, verify
 from .errors import DamagedDataset, DskprepError, InfrastructureError, Refusal, UsageError
 from .look.comparison import Compared, Difference, compare, compare_settings
 from .look.report import report
@@ -45,6 +46,7 @@ __all__ = [
     "Record",
     "Refusal",
     "RunStopped",
+    "RunUnderWay",
     "Series",
     "Status",
     "StoredVolume",

@@ -6,6 +6,8 @@ For each seed: a real S3 server behind a proxy that lets one request in twenty f
 scheduler and workers of small memory as processes of their own, restarted when they die; patients of which some
 are refused and one kills each worker that touches it. While `dskprep run` goes on, workers, nannies, the
 scheduler and the client itself are killed and workers' memory bursts; the client is started again each time.
+Beside it a second client has the same task on the same target; it is killed too, or sleeps for so long that it is
+taken for dead.
 In the end the faults stop, and every promise is checked against an undisturbed run.
 
 The same file is what the workers preload (`dask worker --preload chaos`) and what the clients run
@@ -43,7 +45,8 @@ FOLDER = "DSKPREP_CHAOS"
 PYTHON = sys.executable
 N_WORKERS, MEMORY = 2, 700 << 20
 SHARE, LATENCY_MS, STALL_S, READ_TIMEOUT_S = 0.05, "30-50", 4.0, 2.0
-EVENTS = ("worker", "nanny", "burst", "scheduler", "client", "term")
+EVENTS = ("worker", "nanny", "burst", "scheduler", "client", "term", "second", "sleep")
+RENEW_S, STALE_S, SLEEP_S = 1.0, 5.0, 8.0
 MAX_CLIENTS = 25
 SEED_LIMIT_S = 400.0
 NOT_WRITTEN = {"few-slices": "too-few-slices", "no-dicom": "no-dicom"}
@@ -76,13 +79,15 @@ def dask_setup(worker: Any) -> None:  # noqa: ARG001
 
 
 def shorten() -> None:
-    """Seconds instead of minutes until a silent server is given up."""
+    """Seconds instead of minutes until a silent server, or a silent run, is given up."""
+    from dskprep.pipeline import others
     from dskprep.storage import S3_SETTINGS, clients
     from dskprep.worker import patient
 
     S3_SETTINGS["config_kwargs"]["read_timeout"] = READ_TIMEOUT_S
     clients.SILENCE_S = READ_TIMEOUT_S
     patient.WAIT_S = 0.2
+    others.RENEW_S, others.STALE_S = RENEW_S, STALE_S
 
 
 def burst() -> None:
@@ -190,6 +195,7 @@ class Outcome:
     seed: int
     events: list[str] = field(default_factory=list)
     clients: list[str] = field(default_factory=list)
+    seconds_ended: list[str] = field(default_factory=list)
     injected: dict[str, int] = field(default_factory=dict)
     before_calm: dict[str, int] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
@@ -199,7 +205,8 @@ class Outcome:
     def __str__(self) -> str:
         lines = [
             f"seed {self.seed}: {'FAILED' if self.problems else 'ok'}, {self.seconds:.0f} s; {', '.join(self.events)}",
-            f"  clients ended with {' '.join(self.clients)}; faults {self.injected}",
+            f"  clients ended with {' '.join(self.clients)}; the second run with {' '.join(self.seconds_ended)}; "
+            f"faults {self.injected}",
             f"  when the faults stopped: {self.before_calm}",
         ]
         return "\n".join([*lines, *(f"  note: {n}" for n in self.notes), *(f"  PROBLEM: {p}" for p in self.problems)])
@@ -314,8 +321,15 @@ class Run:
     deadline: float
 
     def disturbed(self, events: list[tuple[int, str]], rng: random.Random) -> None:
-        """Start clients until one comes to its end; meanwhile the events, each when its time has come."""
-        events = list(events)
+        """Two runs at once until each has come to its end; meanwhile the events, each when its time has come."""
+        second = Second(self)
+        try:
+            self._disturb_first(list(events), rng, second)
+            second.wait_for_end()
+        finally:
+            second.stop()
+
+    def _disturb_first(self, events: list[tuple[int, str]], rng: random.Random, second: Second) -> None:
         for _ in range(MAX_CLIENTS):
             client = self._client()
             sent = ""
@@ -328,6 +342,8 @@ class Run:
                     if event in ("client", "term"):
                         sent = event
                         client.send_signal(signal.SIGKILL if event == "client" else signal.SIGTERM)
+                    elif event in ("second", "sleep"):
+                        second.disturb(event)
                     else:
                         self.cluster.kill(event, rng)
                     self.outcome.events.append(f"{event}@{n_records}")
@@ -337,6 +353,12 @@ class Run:
                     self.outcome.notes.append(f"the run ended before {', '.join(e for _, e in events)}")
                 return
         raise Problem(f"{MAX_CLIENTS} clients did not come to an end: {self.outcome.clients}")
+
+    def start(self, log: Path, *words: str) -> subprocess.Popen[bytes]:
+        """A client that writes to the log."""
+        command = [__file__, "client", "run", self.stage.source, self.target, "--scheduler", self.cluster.address]
+        with log.open("wb") as file:
+            return popen([*command, *words], self.environment, stdout=file)
 
     def calm(self, *words: str) -> int:
         """One client without events; its exit code. It may find no workers yet."""
@@ -374,9 +396,7 @@ class Run:
         return self.folder / f"client-{len(self.outcome.clients):02}.log"
 
     def _client(self, *words: str) -> subprocess.Popen[bytes]:
-        command = [__file__, "client", "run", self.stage.source, self.target, "--scheduler", self.cluster.address]
-        with self._log().open("wb") as log:
-            return popen([*command, *words], self.environment, stdout=log)
+        return self.start(self._log(), *words)
 
     def _check_time(self, client: subprocess.Popen[bytes]) -> None:
         if time.monotonic() > self.deadline:
@@ -384,6 +404,63 @@ class Run:
             client.wait()
             said = self._log().read_text(errors="replace").strip().splitlines()[-3:]
             raise Problem(f"no end after {SEED_LIMIT_S:.0f} s; the client last said {said}")
+
+
+class Second:
+    """A second run on the same target, in a thread that starts it again until it comes to its end."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._is_over = threading.Event()
+        self._killed = 0
+        self._process: subprocess.Popen[bytes] | None = None
+        self._thread = threading.Thread(target=self._keep, daemon=True)
+        self._thread.start()
+
+    def disturb(self, event: str) -> None:
+        """Kill it, or stop it for so long that it is taken for dead."""
+        process = self._process
+        if process is None or process.poll() is not None:
+            self._run.outcome.notes.append(f"the second run had ended before {event}")
+        elif event == "second":
+            self._killed += 1
+            process.kill()
+        else:
+            process.send_signal(signal.SIGSTOP)
+            timer = threading.Timer(SLEEP_S, process.send_signal, [signal.SIGCONT])
+            timer.daemon = True
+            timer.start()
+
+    def wait_for_end(self) -> None:
+        """Wait until the run has come to its end without being told to."""
+        self._thread.join(max(1.0, self._run.deadline - time.monotonic()))
+        check(not self._thread.is_alive(), "the second run did not come to an end")
+
+    def stop(self) -> None:
+        self._is_over.set()
+        if self._process:
+            self._process.kill()
+        self._thread.join(20)
+
+    def _keep(self) -> None:
+        outcome = self._run.outcome
+        for i in range(MAX_CLIENTS):
+            log = self._run.folder / f"second-{i:02}.log"
+            self._process = self._run.start(log)
+            code = self._process.wait()
+            outcome.seconds_ended.append(str(code))
+            if self._is_over.is_set():
+                return
+            said = log.read_text(errors="replace")
+            if "Traceback" in said:
+                outcome.problems.append(f"the second run ({code}) showed a traceback: {log}")
+            if code in (0, 1):
+                return
+            if code == -signal.SIGKILL and self._killed:
+                self._killed -= 1
+            elif code != 3:
+                outcome.problems.append(f"the second run ended with {code}")
+                return
 
 
 # the promises

@@ -64,10 +64,10 @@ def verify(target: str, forget: bool, dry_run: bool) -> int:
 @click.option("--without-records", is_flag=True, help="Delete volumes even if TARGET has no record of any volume.")
 def clean(target: str, hours: float, dry_run: bool, without_records: bool) -> None:
     """Delete what runs that died have left in TARGET: objects without a record, unfinished files."""
-    from dskprep.dataset import verification
+    from dskprep.dataset import leftovers
 
     n_deleted = 0
-    found = verification.clean(target, older_than_s=3600 * hours, is_trial=dry_run, without_records=without_records)
+    found = leftovers.clean(target, older_than_s=3600 * hours, is_trial=dry_run, without_records=without_records)
     for name in found:
         n_deleted += 1
         terminal.say(name)

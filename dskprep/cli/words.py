@@ -43,6 +43,10 @@ def describe_summary(summary: Summary) -> Iterator[RenderableType]:
     if not (account.is_complete or summary.is_interrupted or summary.stopped_by):
         yield f"NOT ACCOUNTED FOR: {account.inputs - account.counts.total()}"
     yield _tabulate(account.counts, account.reasons, account.warnings)
+    if account.elsewhere or account.left:
+        there = [f"{account.elsewhere[status]} {status}" for status in STATUSES if account.elsewhere[status]]
+        there += [f"{account.left} claimed there and not counted"] if account.left else []
+        yield f"by another run: {', '.join(there)}"
     if account.further_series:
         counts = ", ".join(f"{n} {status}" for status, n in account.further_series.items())
         yield f"further series in their folders: {counts}"
@@ -61,6 +65,12 @@ def describe_status(status: Status) -> Iterator[RenderableType]:
     yield _tabulate(status.counts, status.reasons, status.warnings)
     yield from _describe_split(status.split_series)
     yield from _describe_damaged(status.damaged_records)
+    for run in status.runs:
+        state = "was killed" if run.is_dead else "under way"
+        yield (
+            f"run {run.run_id} {state}: {run.host or 'unknown host'}, process {run.pid}, since {run.since}, "
+            f"{run.done} patients done, last heard of at {run.heard_at}"
+        )
 
 
 def describe_plan(plan: Plan) -> Iterator[RenderableType]:

@@ -8,7 +8,7 @@ import itertools
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 import pyarrow as pa
@@ -81,6 +81,20 @@ def write(target: str, fresh: Sequence[Row] = ()) -> pd.DataFrame:
     parquet.write_table(table, buffer)
     storage.write_many(target, {"index.parquet": buffer.getvalue()})
     return to_frame(table)
+
+
+def settle(target: str, written: pd.DataFrame) -> pd.DataFrame:
+    """Write the index again while records come that the one just written lacks, as another run ends; return it.
+
+    Whoever wrote last has looked for records after that, so the index that stays has those of all. A run that goes on
+    writes its own index at its end, so this gives up after a few times.
+    """
+    for _ in range(LISTINGS):
+        names = {RecordName(*name) for name in zip(*(written[column] for column in NAME), strict=True)}
+        if names == set(store.record_names(target)):
+            break
+        written = write(target)
+    return written
 
 
 class Writer:
@@ -159,8 +173,17 @@ def damaged(table: pd.DataFrame) -> dict[str, str]:
     return dict(zip(rows["key"], rows["message"], strict=True))
 
 
-def record_names(target: str) -> tuple[Iterable[RecordName], set[tuple[str, str]]]:
-    """Return the names of all records, and key and input digest of those that cannot be read.
+class Names(NamedTuple):
+    """The records of a dataset."""
+
+    names: Iterable[RecordName]
+    """Of all of them."""
+    damaged: set[tuple[str, str]]
+    """Key and input digest of those that cannot be read."""
+
+
+def record_names(target: str) -> Names:
+    """Return the names of all records, and which cannot be read.
 
     The records are listed once, and as few are read as by `current`.
     """
@@ -168,8 +191,9 @@ def record_names(target: str) -> tuple[Iterable[RecordName], set[tuple[str, str]
     rows = table.filter(compute.equal(table["reason"], DAMAGED))
     damaged = set(zip(rows["key"].to_pylist(), rows["input_digest"].to_pylist(), strict=True))
     if damaged:  # the row of such a record does not say which folder it lies in
-        return store.record_names(target), damaged
-    return itertools.starmap(RecordName, zip(*(table[column].to_pylist() for column in NAME), strict=True)), damaged
+        return Names(store.record_names(target), damaged)
+    names = zip(*(table[column].to_pylist() for column in NAME), strict=True)
+    return Names(itertools.starmap(RecordName, names), damaged)
 
 
 def to_frame(table: pa.Table) -> pd.DataFrame:

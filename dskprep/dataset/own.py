@@ -12,12 +12,14 @@ from dskprep.dataset.record import STATUSES
 _OBJECT = r"(?:(?:labels/lungs/)?(?:zarr\.json|0/zarr\.json|0/c/\d+/\d+/\d+)|labels/zarr\.json)"
 """What `omezarr.encode` writes below a volume."""
 _KEY = r"(?!\.)[A-Za-z0-9._=@,+-]+"
+_CLAIM = r"(?:\d{8}|\d{8}T\d{6}Z-[0-9a-f]{4})\.json"
+"""The number of a claim, or the id of a run (see `claims`)."""
 _UNFINISHED = rf"\.[0-9a-f]{{12}}{re.escape(storage.PART_SUFFIX)}"
 
 _OF_VOLUME = re.compile(rf"{_OBJECT}(?:{_UNFINISHED})?")
 _UNFINISHED_FILE = re.compile(
     rf"(?:dataset\.json|index\.parquet|records/(?:{'|'.join(STATUSES)})/{_KEY}\.json|thumbnails/{_KEY}\.webp"
-    rf"|volumes/{_KEY}\.zarr/{_OBJECT}|runs/[^/]+/(?:summary\.json|qc\.html|performance\.html)){_UNFINISHED}"
+    rf"|claims/{_CLAIM}|volumes/{_KEY}\.zarr/{_OBJECT}|runs/[^/]+/(?:summary\.json|qc\.html|performance\.html)){_UNFINISHED}"
 )
 
 THUMBNAIL_HEAD_BYTES = 30
@@ -29,6 +31,11 @@ THUMBNAIL_SIZE = (288, 144)
 def is_unfinished(path: str) -> bool:
     """Tell whether a path below a dataset is that of a file whose writing was broken off."""
     return bool(_UNFINISHED_FILE.fullmatch(path))
+
+
+def is_claim(name: str) -> bool:
+    """Tell whether a file of this name in `claims` is a lease or a claim."""
+    return bool(re.fullmatch(_CLAIM, name, re.ASCII))
 
 
 def of_volume(names: Collection[str]) -> list[str]:

@@ -9,8 +9,26 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dskprep import storage
-from dskprep.dataset import index, store
+from dskprep.dataset import claims, index, store
 from dskprep.dataset.record import GOOD
+
+
+@dataclass(frozen=True)
+class RunUnderWay:
+    """A run that has not ended, as it told of itself.
+
+    `done` counts its patients until then. `since` is the time of its start by its own clock, `heard_at` that of its
+    last word by the store's clock (UTC, ISO 8601). A run tells of itself every ten seconds, so one that has not for a
+    minute was probably killed. `is_dead` says that this is certain: its process ran on this machine, and is gone.
+    """
+
+    run_id: str
+    host: str
+    pid: int
+    since: str
+    heard_at: str
+    done: int
+    is_dead: bool
 
 
 @dataclass(frozen=True)
@@ -20,7 +38,7 @@ class Status:
     `counts` has the number of series per status (`written`, `set-aside`, `refused`, `failed`, `killed`), `reasons` per
     ``"<status>: <reason>"`` of those not written, `warnings` per word of `errors.WARNINGS`. Each of `split_series` is
     a group of keys whose volumes seem to be parts of one series. `damaged_records` has the keys of the records that
-    cannot be read, and why; in the counts they are `failed: damaged-record`.
+    cannot be read, and why; in the counts they are `failed: damaged-record`. `runs` are the runs under way.
     """
 
     target: str
@@ -30,6 +48,7 @@ class Status:
     warnings: dict[str, int]
     split_series: list[list[str]]
     damaged_records: dict[str, str] = field(default_factory=dict)
+    runs: list[RunUnderWay] = field(default_factory=list)
 
     @property
     def is_clean(self) -> bool:
@@ -79,4 +98,21 @@ def status(target: str | os.PathLike[str]) -> Status:
         dict(Counter(words).most_common()),
         index.split_series(table),
         index.damaged(table),
+        _runs(target),
     )
+
+
+def _runs(target: str) -> list[RunUnderWay]:
+    entries = claims.listing(target).leases
+    return [
+        RunUnderWay(
+            run_id,
+            lease.host,
+            lease.pid,
+            lease.since,
+            claims.utc(entries[run_id].modified_s),
+            lease.n_done,
+            lease.is_dead,
+        )
+        for run_id, lease in sorted(claims.read_leases(target, entries.values()).items())
+    ]

@@ -5,6 +5,7 @@ records/<status>/<key>.<input digest>.json      the record of a series, written 
 volumes/<key>.zarr/                             the volume that a `written` record describes
 thumbnails/<key>.webp                           a small picture of it
 index.parquet                                   one row per series, made from the records (see `index`)
+claims/                                         while runs are under way, who does what (see `claims`)
 runs/<run id>/summary.json                      the account of one run
 runs/<run id>/qc.html                           the report on the dataset at the end of the run (see `look.report`)
 runs/<run id>/performance.html                  Dask's performance report, if the run had a dashboard
@@ -13,13 +14,14 @@ runs/<run id>/performance.html                  Dask's performance report, if th
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator
 from importlib.metadata import version
 from typing import Any
 
 from dskprep import storage
 from dskprep.dataset import own
-from dskprep.dataset.record import STATUSES, Record, RecordName, StoredObject, check_key, parse_record, to_json
+from dskprep.dataset.record import FURTHER, STATUSES, Record, RecordName, StoredObject, check_key, parse_record, to_json
 from dskprep.errors import DamagedDataset, UsageError
 from dskprep.settings import PrepConfig
 from dskprep.storage import Entry
@@ -81,7 +83,7 @@ def check_place(target: str) -> None:
 
 def refuse_links(target: str) -> None:
     """Raise InfrastructureError if a folder of a dataset is a link, through which nothing is written or deleted."""
-    folders = ["volumes", "thumbnails", "runs", *(f"records/{status}" for status in STATUSES)]
+    folders = ["volumes", "thumbnails", "runs", "claims", *(f"records/{status}" for status in STATUSES)]
     storage.refuse_links(target, [f"{folder}/any" for folder in folders])
 
 
@@ -121,6 +123,21 @@ def list_records(target: str) -> Iterator[tuple[RecordName, Entry]]:
         key, _, digest = name.removesuffix(".json").rpartition(".")
         if name.endswith(".json") and (found := RecordName(status, key, digest)).is_possible:
             yield found, entry
+
+
+def by_case(names: Iterable[RecordName]) -> dict[str, list[RecordName]]:
+    """Return names of records by the key of their case: that of the main series, without those of others."""
+    known: dict[str, list[RecordName]] = defaultdict(list)
+    for name in names:
+        known[name.key.partition(FURTHER)[0]].append(name)
+    return known
+
+
+def status_of(names: Iterable[RecordName], key: str, digest: str) -> tuple[str | None, list[str]]:
+    """Return what became of a case, None if it is not done, and of the further series in its folder."""
+    current = [name for name in names if name.digest == digest]
+    status = min((name.status for name in current if name.key == key), key=STATUSES.index, default=None)
+    return status, [name.status for name in current if name.key != key]
 
 
 def written_keys(target: str) -> set[str]:

@@ -1,18 +1,16 @@
-"""Compare a dataset with what its records promise, and delete what no record speaks of."""
+"""Compare a dataset with what its records promise, and delete what is faulty."""
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import time
 from collections import deque
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
-from dskprep import keys, storage
-from dskprep.dataset import own, store
+from dskprep import storage
+from dskprep.dataset import leftovers, own, store
 from dskprep.dataset.record import Record, RecordName, StoredObject
 from dskprep.errors import DamagedDataset
 
@@ -21,9 +19,6 @@ AT_ONCE = 8
 
 AHEAD = 64
 """Volumes that may be under way or finished while an earlier one, whose finding comes first, is still being read."""
-
-CLEAN_OLDER_THAN_S = 24 * 3600.0
-"""Leftovers that are deleted are at least a day old by default: longer than a patient takes, retries included."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +65,7 @@ def verify(target: str | os.PathLike[str]) -> Iterator[Finding]:
     store.describe(target)
     names = sorted(store.record_names(target), key=lambda name: (name.status != "written", name))
     if not names or names[0].status != "written":
-        _refuse_volumes(target, "clean can delete them")
+        leftovers.refuse_volumes(target, "clean can delete them")
     under_way: deque[Future[Finding | None]] = deque()
     with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="verify") as threads:
         try:
@@ -117,136 +112,6 @@ def forget(target: str | os.PathLike[str], keys: Collection[str], *, is_trial: b
     names = [name for name in store.record_names(target) if name.key in keys]
     lost = [name for name in names if name.status == "written" or isinstance(_read_record(target, name), str)]
     return store.forget(target, lost, is_trial=is_trial)
-
-
-def clean(
-    target: str | os.PathLike[str],
-    *,
-    older_than_s: float = CLEAN_OLDER_THAN_S,
-    is_trial: bool = False,
-    without_records: bool = False,
-) -> Iterator[str]:
-    """Delete what runs that died have left behind.
-
-    That is: what dskprep wrote of volumes without a `written` record, their thumbnails, and unfinished local files.
-    What else lies there stays, and so does what is behind a link. Safe during a run: should a run commit a volume just
-    while it is deleted, its record goes too, and the run or the next one makes it again.
-
-    Parameters
-    ----------
-    target
-        The dataset, as a path or URL.
-    older_than_s
-        A volume of which something is younger may belong to a run under way, and stays; in seconds.
-    is_trial
-        Delete nothing.
-    without_records
-        Delete volumes also if no volume has a record. Without records all volumes look like leftovers.
-
-    Yields
-    ------
-    str
-        The name of each object that is deleted, or in a trial would be. Objects are deleted while the names are
-        taken, not by the call.
-
-    Raises
-    ------
-    UsageError
-        If there is no dataset.
-    DamagedDataset
-        If there are volumes, and no record of any: `records/` may have been lost. Nothing is deleted.
-    InfrastructureError
-        If a folder of the dataset is a link, or cannot be listed.
-
-    Examples
-    --------
-    >>> list(dskprep.clean("scans-1mm", is_trial=True))  # doctest: +SKIP
-    """
-    target = storage.absolute(target)
-    store.describe(target)
-    store.refuse_links(target)
-    before_s = time.time() - older_than_s
-    written = store.written_keys(target)
-    if not (written or without_records):
-        _refuse_volumes(target, "clean --without-records deletes them")
-    cleaned: set[str] = set()
-    try:
-        for key, names in _leftovers(target, written, before_s):
-            if not is_trial:
-                cleaned.add(key)
-                storage.delete(target, names)
-            yield from names
-    finally:
-        harmed = _withdraw(target, cleaned - {""})
-    yield from harmed
-
-
-def _refuse_volumes(target: str, way_on: str) -> None:
-    """Raise DamagedDataset if there is a volume. Called where none has a record, as after a loss of `records/`."""
-    for key, folder in _keys(storage.folders(storage.join(target, "volumes")), ".zarr", set()):
-        url = storage.join(target, "volumes", folder)
-        names = {entry.name for entry in storage.listing_below(url, follow_links=False)}
-        ours = own.of_volume(names)
-        if ours and own.is_volume(url, names, ours):
-            raise DamagedDataset(
-                f"{target}: expected a record of each volume, found volumes such as {key} and no record of any; if "
-                "records/ was lost, put it back, or run again, which makes the volumes anew; if they are what a run "
-                f"left that died at its start, {way_on}"
-            )
-
-
-def _leftovers(target: str, written: set[str], before_s: float) -> Iterator[tuple[str, list[str]]]:
-    """Yield names below the target that are left over, with the key that they belong to; unfinished files have none.
-
-    A volume of which anything is younger may be under way as a whole: a run writes over what an earlier one left.
-    """
-
-    def is_old(entry: storage.Entry) -> bool:
-        return 0 < entry.modified_s < before_s  # 0: the store does not say
-
-    if not storage.is_bucket(target):  # a bucket never holds unfinished files
-        yield from (("", [path for path, e in files if is_old(e)]) for files in _unfinished(target))
-    under_way = set()
-    for key, folder in _keys(storage.folders(storage.join(target, "volumes")), ".zarr", written):
-        url = storage.join(target, "volumes", folder)
-        entries = {entry.name: entry for entry in storage.listing_below(url, follow_links=False)}
-        ours = own.of_volume(entries)
-        if not all(is_old(entries[name]) for name in ours):
-            under_way.add(key)
-        elif own.is_volume(url, entries.keys(), ours):
-            yield key, [path for name in ours if not own.is_unfinished(path := f"volumes/{folder}/{name}")]
-    thumbnails = {entry.name: entry for entry in storage.listing(storage.join(target, "thumbnails"))}
-    for key, name in _keys(thumbnails, ".webp", written | under_way):
-        path = f"thumbnails/{name}"
-        if is_old(thumbnails[name]) and own.is_thumbnail_at(storage.join(target, path)):
-            yield key, [path]
-
-
-def _keys(names: Iterable[str], suffix: str, others: set[str]) -> Iterator[tuple[str, str]]:
-    """Yield the key in each name, and the name, if it is that of a series and not one of the others."""
-    for name in names:
-        key = name.removesuffix(suffix)
-        if key != name and key not in others and keys.is_of_series(key):
-            yield key, name
-
-
-def _unfinished(target: str) -> Iterator[list[tuple[str, storage.Entry]]]:
-    """Yield the unfinished files of each folder that dskprep writes into, by their path below the target."""
-    yield [(e.name, e) for e in storage.listing(target) if own.is_unfinished(e.name)]
-    for place in ("records", "runs", "thumbnails", "volumes"):
-        for folder in storage.walk(storage.join(target, place), follow_links=False):
-            path = f"{place}/{folder.path}" if folder.path else place
-            yield [(p, e) for e in folder.entries if own.is_unfinished(p := f"{path}/{e.name}")]
-
-
-def _withdraw(target: str, cleaned: Collection[str]) -> list[str]:
-    """Delete the records that were committed while the objects of their volumes were deleted; return their names."""
-    records = []
-    for name in store.record_names(target) if cleaned else ():
-        if name.status == "written" and name.key in cleaned:
-            with contextlib.suppress(FileNotFoundError, DamagedDataset):
-                records.append(store.read_record(target, name))
-    return store.withdraw_broken(target, records)
 
 
 def _read_record(target: str, name: RecordName) -> Record | str:

@@ -249,6 +249,7 @@ def _runs(target: str) -> list[dict[str, Any]]:
         try:
             run = json.loads(storage.read(storage.join(folder, name)))
             n_new = sum(run["counts"].values()) - sum(run["already"].values())
+            n_new -= sum(run.get("elsewhere", {}).values())  # older accounts do not know of it
             found.append(run | {"n_new": n_new, "per_minute": 60 * n_new / run["seconds"] if run["seconds"] else 0.0})
         except (ValueError, KeyError, TypeError, AttributeError, FileNotFoundError):
             continue

@@ -60,16 +60,20 @@ class Pace:
 class Account:
     """What became of the cases: their `counts` by status, and the `reasons` of those not written.
 
-    `already` counts, by status, the cases that an earlier run had finished; they are in `counts` too. `further_series`
-    were found beside the main series of a case. `split_series` are groups of keys, of the whole dataset, whose volumes
-    seem to be parts of one series. `damaged_records` has the keys of the records, of the whole dataset, that cannot be
-    read, and why. `largest_need_bytes` is what the largest patient refused as too large needs. `inputs` grows until
-    `is_listed`. `stage_s` are wall seconds by stage, `cpu_s` CPU seconds of the workers. `latest` are the last patients
-    not written; `slowest` and `largest` hold (seconds, key) and (bytes read, key).
+    `already` counts, by status, the cases that an earlier run had finished; they are in `counts` too. `elsewhere`
+    counts in the same way those that another run did while this one ran. `left` is the number of those that another
+    run has under way or has done, and that are in no count yet. `further_series` were found beside the main series of a
+    case. `split_series` are groups of keys, of the whole dataset, whose volumes seem to be parts of one series.
+    `damaged_records` has the keys of the records, of the whole dataset, that cannot be read, and why.
+    `largest_need_bytes` is what the largest patient refused as too large needs. `inputs` grows until `is_listed`.
+    `stage_s` are wall seconds by stage, `cpu_s` CPU seconds of the workers. `latest` are the last patients not written;
+    `slowest` and `largest` hold (seconds, key) and (bytes read, key).
     """
 
     counts: Counter[str] = field(default_factory=Counter)
     already: Counter[str] = field(default_factory=Counter)
+    elsewhere: Counter[str] = field(default_factory=Counter)
+    left: int = 0
     reasons: Counter[str] = field(default_factory=Counter)
     warnings: Counter[str] = field(default_factory=Counter)
     further_series: Counter[str] = field(default_factory=Counter)
@@ -88,6 +92,11 @@ class Account:
     pace: Pace = field(default_factory=Pace)
 
     @property
+    def n_new(self) -> int:
+        """How many cases this run has done."""
+        return self.counts.total() - self.already.total() - self.elsewhere.total()
+
+    @property
     def is_complete(self) -> bool:
         """Whether every input has a status."""
         return self.inputs == self.counts.total()
@@ -97,6 +106,12 @@ class Account:
         """Whether every input and every further series is written or set aside, and none is split or damaged."""
         are_good = set(self.counts) | set(self.further_series) <= GOOD
         return self.is_complete and are_good and not (self.split_series or self.damaged_records)
+
+    def add_elsewhere(self, status: str, further: Sequence[str]) -> None:
+        """Count one case that another run has done, and the further series in its folder."""
+        self.counts[status] += 1
+        self.elsewhere[status] += 1
+        self.further_series.update(further)
 
     def add(self, records: Sequence[Record]) -> None:
         """Count one case. `records` are those of its series, its own last."""
@@ -125,6 +140,8 @@ class Account:
             "is_listed": self.is_listed,
             "counts": dict(self.counts),
             "already": dict(self.already),
+            "elsewhere": dict(self.elsewhere),
+            "left": self.left,
             "reasons": dict(self.reasons),
             "warnings": dict(self.warnings),
             "further_series": dict(self.further_series),
@@ -144,7 +161,7 @@ class Account:
         `seconds_left` is None while the source is listed, and before the first patient is done.
         """
         patients_per_s, bytes_per_s = self.pace.per_second
-        n_left = self.inputs - self.counts.total()
+        n_left = self.inputs - self.counts.total() - self.left
         return self.as_dict() | {
             "seconds": round(self.pace.seconds, 1),
             "patients_per_minute": round(60 * patients_per_s, 1),
@@ -160,10 +177,12 @@ def in_words(figures: dict[str, Any]) -> list[str]:
     statuses = ", ".join(f"{counts[status]} {status}" for status in STATUSES if counts.get(status))
     done = f"{sum(counts.values())} of {figures['inputs']}{'' if figures['is_listed'] else ' so far'} patients"
     before = f" ({n_before} of them before)" if n_before else ""
+    n_elsewhere = sum(figures["elsewhere"].values()) + figures["left"]
+    elsewhere = f"; {n_elsewhere} by another run" if n_elsewhere else ""
     left = figures["seconds_left"]
     end = f", about {time_in_words(left)} left" if left else ""
     return [
-        f"{done}: {statuses}{before}" if statuses else done,
+        f"{done}: {statuses}{before}{elsewhere}" if statuses else done + elsewhere,
         f"{time_in_words(figures['seconds'])}{end}; {figures['patients_per_minute']:g} patients per minute, "
         f"{figures['read_mb_per_second']:g} MB/s read",
         f"read {figures['bytes_read'] / 1e9:.2f} GB, written {figures['bytes_written'] / 1e9:.2f} GB; "
@@ -199,7 +218,7 @@ class Summary:
     @property
     def n_new(self) -> int:
         """How many cases this run has done."""
-        return self.account.counts.total() - self.account.already.total()
+        return self.account.n_new
 
     @property
     def exit_code(self) -> int:

@@ -10,7 +10,7 @@ import secrets
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import CancelledError
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import dask.bag as db
 from dask.delayed import Delayed
@@ -32,21 +32,38 @@ RECOUNT_S = 5.0
 Work = Callable[[Job], Outcome]
 """What a worker does with a job; it never raises."""
 
+T = TypeVar("T", bound=tuple[Any, ...])
+
 Done = tuple[Job, Outcome | None]
 """A job and its outcome; None if the job killed its worker twice, the second time running alone."""
 
 
-def execute(client: Client | None, jobs: Iterator[Job], work: Work) -> Generator[Done]:
+class Take(Protocol):
+    """Chooses what is done next."""
+
+    def __call__(self, tasks: Iterator[T], n: int) -> list[T]:
+        """Return `n` of the tasks, whose first part is a job; fewer only if there are no more."""
+
+
+def take_first(tasks: Iterator[T], n: int) -> list[T]:
+    """Return the first `n` of the tasks."""
+    return list(itertools.islice(tasks, n))
+
+
+def execute(client: Client | None, jobs: Iterator[Job], work: Work, take: Take = take_first) -> Generator[Done]:
     """Do the jobs on the workers of `client`, or in this process. Yield them in the order in which they end.
 
-    A job that lost its worker is run again at the end, alone. If that kills another worker, its outcome is None.
+    `take` is asked for jobs when there are free slots. A job that lost its worker is run again at the end, alone. If
+    that kills another worker, its outcome is None.
     """
     if client is None:
-        for job in jobs:
-            yield job, *_bag([job], work).compute(scheduler="sync")
+        tasks = ((job,) for job in jobs)
+        while taken := take(tasks, 1):
+            for (job,) in taken:
+                yield job, *_bag([job], work).compute(scheduler="sync")
         return
     suspects = []
-    line = _Line(client, work)
+    line = _Line(client, work, take)
     try:
         for job, outcome in line.drain(jobs):
             if outcome is None:
@@ -104,9 +121,10 @@ def _lost_cluster_named() -> Iterator[None]:
 class _Line:
     """The futures under way."""
 
-    def __init__(self, client: Client, work: Work) -> None:
+    def __init__(self, client: Client, work: Work, take: Take) -> None:
         self.client = client
         self.work = work
+        self.take = take
         self.under_way: dict[Future[Any], Job] = {}
         self.n_slots = 0
         self.counted_s = float("-inf")
@@ -118,7 +136,7 @@ class _Line:
         while True:
             with _lost_cluster_named():
                 n_free = self._count_free_slots()
-            new = list(itertools.islice(tasks, n_free))
+            new = self.take(tasks, n_free)
             with _lost_cluster_named():
                 done.update(self._submit(new))
                 if not self.under_way:

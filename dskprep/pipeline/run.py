@@ -24,7 +24,6 @@ import logging
 import os
 import secrets
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from typing import Any
@@ -35,10 +34,10 @@ from distributed.system import MEMORY_LIMIT
 from dskprep import settings as config
 from dskprep import storage
 from dskprep.dataset import index, store
-from dskprep.dataset.record import FURTHER, GOOD, STATUSES, Record, RecordName
+from dskprep.dataset.record import GOOD, Record
 from dskprep.errors import InfrastructureError, UsageError
 from dskprep.look import report
-from dskprep.pipeline import cluster, cluster_check, executor, watch
+from dskprep.pipeline import cluster, cluster_check, executor, sharing, watch
 from dskprep.pipeline.account import Account, RunStopped, Summary
 from dskprep.pipeline.observer import Observer
 from dskprep.preparation import user_steps
@@ -63,8 +62,6 @@ MAX_FAILURES_IN_A_ROW = 20
 TIME_LIMIT_S = 1800.0
 """Default limit for one stage of one patient, in seconds."""
 
-Found = tuple[Iterable[RecordName], set[tuple[str, str]]]
-"""What `index.record_names` returns."""
 AtEnd = Callable[[str, str], None]
 """Called with the target and the id of a run that is done."""
 
@@ -158,25 +155,26 @@ def run(
     run_id = f"{datetime.datetime.now(datetime.UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(2)}"
     summary = Summary(run_id, source, target, Account(), 0.0)
     found = index.record_names(target)
-    if damaged := found[1]:
-        notes.append(
-            f"damaged records: {len(damaged)}, such as that of {min(damaged)[0]}; a run does these patients again"
-        )
+    if found.damaged:
+        some = min(key for key, _ in found.damaged)
+        notes.append(f"damaged records: {len(found.damaged)}, such as that of {some}; a run does these patients again")
     jobs = _jobs(cases, target, summary.account, RETRIES[retry], found)
     watching, more_notes = watch.begin(client) if client else ([], [])
     everybody = [*watching, *(observers or [_LoggedNotes()])]
+    shared = sharing.Sharing(target, run_id, summary.account, functools.partial(_tell, everybody, "on_note"))
     rows = index.Writer(target)
     try:
         with _ended(summary):
             _tell(everybody, "on_start", summary)
             for note in (*notes, *more_notes):
                 _tell(everybody, "on_note", note)
-            with closing(executor.execute(client, jobs, work)) as done:
+            with closing(shared), closing(shared.execute(client, jobs, work)) as done:
                 for records in _recorded(done, target, settings):
                     summary.account.add(records)
+                    shared.finish(records[-1].name)
                     rows.add(records)
                     _tell(everybody, "on_patient", summary, records)
-        _write_end(summary, rows, at_end)
+        _write_end(summary, rows, at_end, is_shared=shared.has_met_others)
     finally:
         _tell(everybody, "on_end", summary)
     if summary.stopped_by:
@@ -201,22 +199,23 @@ def choose(
     return itertools.islice(itertools.chain([first], cases), limit)
 
 
-def _jobs(cases: Iterable[Case], target: str, account: Account, again: tuple[str, ...], found: Found) -> Iterator[Job]:
+def _jobs(
+    cases: Iterable[Case], target: str, account: Account, again: tuple[str, ...], found: index.Names
+) -> Iterator[Job]:
     """Yield the cases that are to be done, and count the others as done before.
 
     Done is what has a record with a status other than those of `again`, and no series whose record is damaged.
     """
-    every_name, damaged = found
-    known: dict[str, list[RecordName]] = defaultdict(list)
-    for name in every_name:
-        known[name.key.partition(FURTHER)[0]].append(name)
+    known, damaged = store.by_case(found.names), found.damaged
     for case in cases:
         account.inputs += 1
         names = known[case.key]
-        current = [name for name in names if name.digest == case.digest]
-        status = min((name.status for name in current if name.key == case.key), key=STATUSES.index, default=None)
-        is_damaged = any((name.key, name.digest) in damaged for name in current)
-        if status is None or status in again or is_damaged:
+        status, further = store.status_of(names, case.key, case.digest)
+        if (
+            status is None
+            or status in again
+            or any((n.key, n.digest) in damaged for n in names if n.digest == case.digest)
+        ):
             # what was made of a line before is kept while that cannot be listed
             yield Job(case, () if case.problem else tuple(names))
         else:
@@ -224,7 +223,7 @@ def _jobs(cases: Iterable[Case], target: str, account: Account, again: tuple[str
             store.forget(target, leftover)  # of the time when it could not
             account.counts[status] += 1
             account.already[status] += 1
-            account.further_series.update(name.status for name in current if name.key != case.key)
+            account.further_series.update(further)
     account.is_listed = True
 
 
@@ -267,10 +266,12 @@ def _ended(summary: Summary) -> Iterator[None]:
         summary.seconds = time.monotonic() - started
 
 
-def _write_end(summary: Summary, rows: index.Writer, at_end: Sequence[AtEnd]) -> None:
+def _write_end(summary: Summary, rows: index.Writer, at_end: Sequence[AtEnd], *, is_shared: bool) -> None:
     """Write the index and the account, and call `at_end` for a run that is done and has new patients."""
     try:
         table = rows.close()
+        if is_shared:  # another run that ends now may have written its index over this one
+            table = index.settle(summary.target, table)
         summary.account.split_series = index.split_series(table)
         summary.account.damaged_records = index.damaged(table)
         store.write_run(summary.target, summary.run_id, summary.as_dict())

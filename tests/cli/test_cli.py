@@ -263,6 +263,7 @@ def test_the_status_counts_the_records(dskprep: Run, source: str, target: str) -
         "warnings": {"lungs-not-found": 2},
         "split_series": [],
         "damaged_records": {},
+        "runs": [],
     }
     assert len(list(store.record_names(target))) == 4
     code, out, _ = dskprep("status", target)

@@ -14,7 +14,8 @@ import dskprep
 from dskprep import storage
 from dskprep.cli import commands
 from dskprep.dataset import store
-from dskprep.dataset.verification import Finding, clean, verify
+from dskprep.dataset.leftovers import clean
+from dskprep.dataset.verification import Finding, verify
 from dskprep.errors import UsageError
 
 CHUNK = "0/c/0/0/0"

@@ -15,7 +15,7 @@ import tiny
 import dskprep
 from dskprep import storage
 from dskprep.cli import commands
-from dskprep.dataset import index, own, store, verification
+from dskprep.dataset import index, leftovers, own, store, verification
 from dskprep.dataset.record import RecordName
 from dskprep.errors import DamagedDataset, InfrastructureError, UsageError
 from dskprep.settings import PrepConfig
@@ -132,8 +132,8 @@ def test_clean_leaves_what_it_did_not_write(target: str) -> None:
     mine = {f"volumes/p2.zarr/{name}": b"mine" for name in ("labels/mine/0/c/0/0/0", "README.md")}
     before = tiny.everything_below(target)
     tiny.write(target, THEIRS | mine)
-    found = list(verification.clean(target, older_than_s=-60, is_trial=True))
-    assert sorted(verification.clean(target, older_than_s=-60)) == sorted(found)
+    found = list(leftovers.clean(target, older_than_s=-60, is_trial=True))
+    assert sorted(leftovers.clean(target, older_than_s=-60)) == sorted(found)
     assert {name.split(".")[0] for name in found} == {f"volumes/{lost.key}", f"thumbnails/{lost.key}"}
     assert tiny.everything_below(target) == {k: v for k, v in before.items() if k not in found} | THEIRS | mine
 
@@ -145,7 +145,7 @@ def test_clean_takes_unfinished_files_by_their_names(folder: Path) -> None:
     unfinished = {f"{place}.{mark}" for place in places}
     tiny.write(folder, dict.fromkeys(unfinished, b"half"))
     before = tiny.everything_below(folder)
-    assert set(verification.clean(folder, older_than_s=-60)) == unfinished
+    assert set(leftovers.clean(folder, older_than_s=-60)) == unfinished
     assert tiny.everything_below(folder) == {k: v for k, v in before.items() if k not in unfinished}
 
 
@@ -154,7 +154,7 @@ def test_clean_waits_for_a_volume_that_is_being_written_over_an_old_one(folder: 
     for path in folder.rglob("*"):
         os.utime(path, (1, 1))
     tiny.write(folder, {"volumes/p2.zarr/0/c/0/0/0": b"new"})
-    assert list(verification.clean(folder)) == []
+    assert list(leftovers.clean(folder)) == []
 
 
 def test_clean_stops_where_it_cannot_see_the_records(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -167,7 +167,7 @@ def test_clean_stops_where_it_cannot_see_the_records(folder: Path, monkeypatch: 
 
     monkeypatch.setattr(os, "scandir", refuse)
     with pytest.raises(InfrastructureError, match="records/written: permission denied"):
-        list(verification.clean(folder, older_than_s=-60))
+        list(leftovers.clean(folder, older_than_s=-60))
 
 
 @pytest.mark.parametrize("lost", ["records", "records/written", "every record"])
@@ -190,7 +190,7 @@ def test_without_a_record_of_any_volume_nothing_is_cleaned_unless_asked_for(
     with pytest.raises(DamagedDataset, match="put it back"):
         dskprep.forget(target, [finding.key for finding in dskprep.verify(target)])
     assert tiny.everything_below(target) == before
-    gone = set(verification.clean(target, older_than_s=-60, without_records=True))
+    gone = set(leftovers.clean(target, older_than_s=-60, without_records=True))
     assert gone == {name for name in before if name.startswith(("volumes/", "thumbnails/"))}
 
 
@@ -221,7 +221,7 @@ def test_a_record_committed_while_its_volume_is_cleaned_goes_too(target: str, mo
         delete(url, names)
 
     monkeypatch.setattr(storage, "delete", commit_first)
-    assert lost.path in list(verification.clean(target, older_than_s=-60))
+    assert lost.path in list(leftovers.clean(target, older_than_s=-60))
     assert [finding.key for finding in verification.verify(target)] == ["p1"]
 
 
@@ -234,7 +234,7 @@ def test_a_volume_cleaned_before_its_record_is_committed_is_written_again(
 
     def clean_first(url: str, record: Any) -> None:
         if not n_cleaned:
-            n_cleaned.append(len(list(verification.clean(url, older_than_s=-60, without_records=True))))
+            n_cleaned.append(len(list(leftovers.clean(url, older_than_s=-60, without_records=True))))
         commit(url, record)
 
     monkeypatch.setattr(store, "commit", clean_first)
@@ -301,7 +301,7 @@ def test_nothing_behind_a_link_to_a_folder_is_touched(
     acts = [
         lambda: verification.forget(folder, ["p1"]),
         lambda: store.forget(str(folder), [record]),
-        lambda: list(verification.clean(folder, older_than_s=-60)),
+        lambda: list(leftovers.clean(folder, older_than_s=-60)),
         lambda: dskprep.run(original / "scans", folder),
     ]
     said = []
@@ -337,7 +337,7 @@ def test_the_target_itself_may_be_a_link(tmp_path: Path, original: Path) -> None
     (tmp_path / "out").symlink_to(tmp_path / "disk")
     dskprep.run(original / "scans", tmp_path / "out")
     lose(str(tmp_path / "out"), "p1")
-    assert list(verification.clean(tmp_path / "out", older_than_s=-60))
+    assert list(leftovers.clean(tmp_path / "out", older_than_s=-60))
     assert [finding.key for finding in verification.verify(tmp_path / "out")] == ["p2"]
 
 

@@ -24,7 +24,7 @@ import tiny
 from faulty_s3 import FaultyS3
 
 import dskprep
-from dskprep.dataset import index, store, verification
+from dskprep.dataset import index, leftovers, store, verification
 from dskprep.dataset.record import parse_record, to_json
 from dskprep.look import report
 from dskprep.settings import PrepConfig
@@ -134,7 +134,7 @@ def test_cleaning_a_bucket_asks_nothing_of_volumes_that_have_a_record(bucket: st
     target = dataset_of(bucket, 10)
     tiny.write(target, {"volumes/lost.zarr/0/c/0/0/0": b"x", "thumbnails/lost.webp": tiny.THUMBNAIL})
     proxy.forget()
-    found = list(verification.clean(target, older_than_s=-60))
+    found = list(leftovers.clean(target, older_than_s=-60))
     assert sorted(found) == ["thumbnails/lost.webp", "volumes/lost.zarr/0/c/0/0/0"]
     assert not [each for each in proxy.log if "p0000" in each["path"] + each["query"]]
     assert kinds(proxy)["LIST"] <= 8

@@ -31,7 +31,7 @@ def test_nothing_is_lost_nothing_is_double_and_every_byte_is_as_undisturbed(
     s3_server: S3Server, tmp_path: Path
 ) -> None:
     with chaos.stage(s3_server, 16) as the_stage:
-        outcome = chaos.play(the_stage, 7, folder=tmp_path, n_events=4)
+        outcome = chaos.play(the_stage, 7, folder=tmp_path, n_events=5)
     print(outcome)
     assert outcome.problems == []
     assert sum(outcome.injected.values()) > 5

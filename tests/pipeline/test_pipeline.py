@@ -129,8 +129,9 @@ def test_the_account_is_kept_with_the_dataset(source: str, target: str) -> None:
 def test_an_observer_hears_of_every_patient(source: str, target: str) -> None:
     heard = Heard()
     summary = dskprep.run(source, target, observers=[heard])
-    patients = [(f"patient {key}", n, n) for n, key in enumerate(PATIENTS, start=1)]
-    assert heard.events == [("start", 0, 0), *patients, ("end", 4, 4)]
+    patients = [(f"patient {key}", n) for n, key in enumerate(PATIENTS, start=1)]
+    assert [(event, n_done) for event, _, n_done in heard.events] == [("start", 0), *patients, ("end", 4)]
+    assert [n_listed >= n_done for _, n_listed, n_done in heard.events] == [True] * 6
     assert heard.summary is summary
 
 
@@ -269,7 +270,7 @@ def test_an_interrupted_run_gives_its_account_and_goes_on(source: str, target: s
     heard = Heard()
     summary = dskprep.run(source, target, observers=[Interrupter(after=2), heard])
     assert summary.is_interrupted
-    assert heard.events[-1] == ("end", 2, 2)
+    assert heard.events[-1][::2] == ("end", 2)
     assert summary.exit_code == 1
     assert summary.account.counts == {"written": 2}
     assert len(index.read(target)) == 2
