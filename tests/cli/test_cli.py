@@ -468,7 +468,10 @@ def test_names_that_are_not_utf8_cost_nothing(dskprep: Run, tmp_path: Path, targ
 
 @contextlib.contextmanager
 def started(*words: str) -> Iterator[subprocess.Popen[str]]:
-    """Run a command whose output is a pipe of a page: it cannot end before its lines are read."""
+    """Run a command whose output is a pipe of a page: it cannot end before its lines are read.
+
+    The lines must be longer than the pipe and what is read ahead of them, 8 KiB.
+    """
     with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         fcntl.fcntl(process.stdout, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
@@ -476,9 +479,9 @@ def started(*words: str) -> Iterator[subprocess.Popen[str]]:
 
 
 PIPE_BYTES = 4096
-N_MANY = 60
-"""So many patients that their lines, with keys as long as LONG, do not fit the pipe."""
-LONG = "long" * 30
+N_MANY = 100
+"""So many patients that their lines, with keys as long as LONG, do not fit."""
+LONG = "long" * 45
 
 
 @pytest.mark.parametrize("words", [[], ["--log-json"]], ids=["words", "JSON"])

@@ -37,7 +37,7 @@ async def ask(address, security):
         comm = await connect(address, timeout=2, **security.get_connection_args("client"))
         await comm.write({"op": "identity", "reply": True})
         return str(await comm.read())
-    except (OSError, RuntimeError):
+    except Exception:  # an answer that is no message, such as a TLS alert, leads to any error
         return ""
 
 async def main(ports):

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -336,6 +336,15 @@ def test_an_interrupted_run_gives_back_what_it_has_claimed(source: str, target: 
     assert heard.keys == KEYS[1:]
 
 
+@pytest.fixture
+def ctrl_c() -> Iterator[None]:
+    """SIGINT is as Python has it; dask_jobqueue, once imported, has it end the process."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("ctrl_c")
 def test_a_run_that_waits_can_be_interrupted_and_says_what_is_left(
     source: str, target: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
