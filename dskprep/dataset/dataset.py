@@ -93,8 +93,8 @@ class Dataset(Mapping[str, StoredVolume]):
         UsageError
             No volume has lungs (volumes without lungs are left out), or the size is less than one voxel.
         """
-        rows = self._rows("right_lung_ml", "left_lung_ml")
-        keys = sorted(row["key"] for row in rows if (row["right_lung_ml"] or 0) + (row["left_lung_ml"] or 0) > 0)
+        columns = ("right_lung_ml", "left_lung_ml", "unsided_lung_ml")
+        keys = sorted(row["key"] for row in self._rows(*columns) if any((row[column] or 0) > 0 for column in columns))
         return LungPatches(self, tuple(keys), as_size(size), seed, outside, normalized)
 
     def _selection(self, keys: Iterable[str]) -> Dataset:

@@ -152,7 +152,8 @@ def to_row(record: Record) -> Row:
         row[f"n_{name}"] = geometry and geometry.shape[axis]
         row[f"spacing_{name}_mm"] = geometry and geometry.spacing_mm[axis]
     row["affine"] = geometry and [value for line in geometry.affine for value in line]
-    row["right_lung_ml"], row["left_lung_ml"] = lungs and lungs.right_ml, lungs and lungs.left_ml
+    for column, value in {"right": "right_ml", "left": "left_ml", "unsided": "unsided_ml"}.items():
+        row[f"{column}_lung_ml"] = lungs and getattr(lungs, value)
     row["mean_lung_hu"], row["dense_lung_share"] = lungs and lungs.mean_hu, lungs and lungs.dense_share
     source = record.as_dict().get("source", {})
     row.update({f"source_{name}": value for name, value in source.items()})

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from dskprep.dataset.shards import Index, as_index
 from dskprep.errors import UsageError
-from dskprep.sides import LEFT, RIGHT
+from dskprep.sides import LEFT, LUNG, RIGHT
 from dskprep.volume import Volume
 
 if TYPE_CHECKING:
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from dskprep.dataset.stored import StoredVolume
     from dskprep.dataset.training import TorchPatches
 
+SIDES = (RIGHT, LEFT, LUNG)
+"""The labels of the lungs in a mask, 1 to 3."""
 OPENED = 1000
 """Volumes that stay open in each process, with the lung voxels of each of their chunks counted."""
 
@@ -38,7 +40,8 @@ class Patch:
     key
         The volume that the patch was taken from.
     side
-        The lung that the middle voxel belongs to: `sides.RIGHT` (1) or `sides.LEFT` (2).
+        The lung that the middle voxel belongs to: `sides.RIGHT` (1), `sides.LEFT` (2), or `sides.LUNG` (3), of unknown
+        side.
     index
         The middle voxel (z, y, x), as an index of the volume.
     """
@@ -136,20 +139,19 @@ class _Lungs:
         self.volume = volume
         chunks = volume.shards("lungs").chunks()
         self._boxes = [(start, chunk.shape) for start, chunk in chunks]
-        counts = [[np.count_nonzero(chunk == side) for side in (RIGHT, LEFT)] for _, chunk in chunks]
-        self._ends = np.cumsum(np.array(counts, np.int64).reshape(-1, 2), axis=0)
+        counts = [[np.count_nonzero(chunk == side) for side in SIDES] for _, chunk in chunks]
+        self._ends = np.cumsum(np.array(counts, np.int64).reshape(-1, len(SIDES)), axis=0)
 
     def draw_voxel(self, side: int, rng: np.random.Generator) -> tuple[int, Index]:
-        """Draw a voxel of one lung, or of the other if that one has none; return its lung and its index.
+        """Draw a voxel of one lung, or of the other, or of unknown side, if that has none; return its lung and index.
 
         All voxels of the lung are numbered, chunk after chunk, and one number is drawn; only the chunk that holds it
         is read.
         """
-        totals = self._ends[-1].tolist() if len(self._ends) else (0, 0)
+        totals = self._ends[-1].tolist() if len(self._ends) else [0] * len(SIDES)
         if not any(totals):
             raise UsageError(f"{self.volume.key}: the index speaks of lungs, but its mask is empty")
-        if not totals[side - 1]:
-            side = RIGHT + LEFT - side
+        side = next(s for s in (side, RIGHT + LEFT - side, LUNG) if totals[s - 1])
         ends = self._ends[:, side - 1]
         chosen = int(rng.integers(totals[side - 1]))
         chunk = int(np.searchsorted(ends, chosen, side="right"))

@@ -127,10 +127,14 @@ class Geometry(msgspec.Struct, frozen=True):
 
 
 class LungFigures(msgspec.Struct, frozen=True):
-    """The volume of each lung in ml, the mean HU of both, and which share of the denser lung is dense (0 to 1)."""
+    """The volume of each lung in ml, the mean HU of both, and which share of the denser lung is dense (0 to 1).
+
+    `unsided_ml` is lung whose side is not known.
+    """
 
     right_ml: Number
     left_ml: Number
+    unsided_ml: Number = 0.0
     mean_hu: Number | None = None
     dense_share: Number | None = None
 

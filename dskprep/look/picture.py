@@ -66,7 +66,7 @@ def of_stored(stored: StoredVolume) -> View:
 def of_prepared(prepared: Prepared) -> View:
     """Return the view of a volume as a run would write it."""
     lungs, image = prepared.lungs, prepared.image
-    figures = LungFigures(lungs.right_ml, lungs.left_ml, prepared.mean_lung_hu()) if lungs else None
+    figures = LungFigures(lungs.right_ml, lungs.left_ml, lungs.unsided_ml, prepared.mean_lung_hu()) if lungs else None
     words = in_words(None, Geometry(image.shape, image.spacing, ()), figures, lungs.warnings if lungs else ())
     return _view("as a run would write it", Preparation.of_prepared(prepared), words)
 
@@ -114,7 +114,8 @@ def in_words(
         words.append(f"{shape} voxels of {' x '.join(f'{mm:.4g}' for mm in geometry.spacing_mm)} mm (z, y, x)")
     if lungs:
         mean = "" if lungs.mean_hu is None else f", mean {lungs.mean_hu:.0f} HU"
-        words.append(f"right lung {lungs.right_ml:.0f} ml, left lung {lungs.left_ml:.0f} ml{mean}")
+        sides_ml = f"right lung {lungs.right_ml:.0f} ml, left lung {lungs.left_ml:.0f} ml"
+        words.append((f"lungs of unknown side {lungs.unsided_ml:.0f} ml" if lungs.unsided_ml else sides_ml) + mean)
     words += [f"{warning}: {WARNINGS[warning]}" for warning in warnings if warning in WARNINGS]
     return [line for line in words if line]
 
@@ -188,7 +189,7 @@ def draw_comparison(compared: Compared, names: tuple[str, str]) -> bytes:
         index = int(differs.sum(axis=tuple(a for a in range(3) if a != axis)).argmax())
         outlines = [
             (colour, np.take(mask, index, axis) > 0)
-            for colour, mask in zip(OUTLINES.values(), lungs, strict=True)
+            for colour, mask in zip((OUTLINES[sides.RIGHT], OUTLINES[sides.LEFT]), lungs, strict=True)
             if mask is not None
         ]
         for ax, (name, array, window) in zip(row, images, strict=True):

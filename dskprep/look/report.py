@@ -151,7 +151,7 @@ def describe(table: pd.DataFrame) -> pd.DataFrame:
     def numbers(column: str) -> pd.Series[float]:
         return table.get(column, nothing).astype(float)
 
-    lungs_ml = numbers("right_lung_ml") + numbers("left_lung_ml")
+    sided_ml = numbers("right_lung_ml") + numbers("left_lung_ml")
     seconds = pd.DataFrame({stage: numbers(f"seconds_{stage}").round(3) for stage in STAGES})
     return pd.DataFrame(
         {
@@ -165,8 +165,8 @@ def describe(table: pd.DataFrame) -> pd.DataFrame:
             "step_mm": numbers("source_step_mm"),
             "pixel_mm": numbers("source_row_spacing_mm"),
             "height_mm": numbers("n_z") * numbers("spacing_z_mm"),
-            "lungs_ml": lungs_ml,
-            "right_percent": (100 * numbers("right_lung_ml") / lungs_ml).round(1),
+            "lungs_ml": sided_ml + numbers("unsided_lung_ml"),
+            "right_percent": (100 * numbers("right_lung_ml") / sided_ml).round(1),
             "mean_lung_hu": numbers("mean_lung_hu"),
             "scanner": (words("source_manufacturer") + " " + words("source_model")).str.strip(),
             "kernel": words("source_kernel"),

@@ -17,7 +17,6 @@ from dskprep.preparation.morphology import (
     Pieces,
     box_of,
     dilate,
-    erode,
     open_mask,
     select_connected,
     select_largest,
@@ -39,8 +38,19 @@ TABLE_MM = 4.0
 """Half the thickness, in mm, of table shells and blankets; the chest wall is thicker than twice this."""
 SHELL_MM = 3.0
 """Half the thickness, in mm, of the paler shell that partial volume puts round gas and round the body."""
-LEAK_MM = 6.0
-"""Outside air passes through gaps twice as wide as this, in mm; a thin chest wall has no such gap."""
+CELL_MM = 8.0
+"""Edge of a cell, about, in mm, over which air is averaged: lung, even with emphysema, has vessels in most of them."""
+MAX_AIR_HU = -945
+"""Cells of air outside the body have no more than this: most scanners give -976 to -1004, few -950."""
+
+PURE_HU = -890
+"""Air stays below this in spite of noise; vessels of the lung lie above."""
+MAX_DENSE_PER_MILLE = 20
+"""Most of a cell of air that lies above PURE_HU."""
+WIDE_CELLS = 1.5
+"""Outside air is this many cells wide on every side of some cell; so are hardly any cells of air in a lung."""
+A_CELL = (1.0, 1.0, 1.0)
+"""Spacing of cells, in cells."""
 
 MARGIN_MM = 8.0
 """Kept round the body by `only`, in mm: its skin, and what partial volume makes of it."""
@@ -126,14 +136,24 @@ def find_body(grid: Grid) -> tuple[Grid, Mask, Mask]:
 def _flood_outside(grid: Grid, tissue: Mask, parenchyma: Mask) -> Mask:
     """Return what the body does not enclose: air, table, blankets, padding.
 
-    Air floods in from the sides and the padding, but only through wide gaps and not through parenchyma. So it does not
-    enter a lung that the field of view cuts open, and stops in the trachea if it comes in through the mouth. Foam is
-    not flooded either; `lungs.aerated` leaves it out.
+    Air floods in from the sides and the padding, from cell to cell, through cells that hold nothing but air. So it does
+    not enter a lung that the field of view cuts open, and stops in the trachea if it comes in through the mouth. Foam
+    is not flooded either; `lungs.aerated` leaves it out.
     """
-    free = ~tissue & ~parenchyma
-    sources = grid.means == PADDING
-    sources[:, [0, -1]] = True
-    sources[:, :, [0, -1]] = True
-    # eroded, narrow gaps are shut; dilated again, the flood reaches all walls, and `free` keeps it out of them
-    flooded = select_connected(erode(free, LEAK_MM, grid.spacing), sources)
-    return dilate(flooded, LEAK_MM, grid.spacing) & free
+    z, y, x = (max(1, round(CELL_MM / s)) for s in grid.spacing)
+    cells = masks.block_means(grid.means, (z, y, x))
+    is_measured = cells != PADDING
+    per_mille = masks.block_means((grid.means > PURE_HU).astype(np.int16) * 1000, (z, y, x))
+    is_air = is_measured & (cells < MAX_AIR_HU) & (per_mille <= MAX_DENSE_PER_MILLE)
+    wide = open_mask(is_air, WIDE_CELLS, A_CELL)
+    edge = ~is_measured
+    edge[:, [0, -1]] = True
+    edge[:, :, [0, -1]] = True
+    flooded = select_connected(wide, dilate(edge, WIDE_CELLS, A_CELL))
+    nz, ny, nx = grid.means.shape
+    flooded = flooded.repeat(z, 0)[:nz].repeat(y, 1)[:, :ny].repeat(x, 2)[:, :, :nx]
+    # cells at a wall hold some of it, and were not flooded
+    reached = dilate(flooded, CELL_MM, grid.spacing)
+    reached &= ~tissue & ~parenchyma
+    reached |= grid.means == PADDING
+    return reached

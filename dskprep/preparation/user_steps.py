@@ -74,14 +74,14 @@ def apply(path: str, image: Volume, *, keep_grid: bool) -> Volume:
 def find_lungs(path: str, image: Volume) -> lungs.Lungs:
     """Find the lungs in an image (int16 HU, PADDING outside the field of view) with the user's function.
 
-    It must return a Volume of the same shape: 0 outside, 1 right lung, 2 left lung (or 1 for both, where they are not
-    told apart). Raises StepFailed.
+    It must return a Volume of the same shape: 0 outside, 1 right lung, 2 left lung, 3 where the side is not known.
+    Raises StepFailed.
     """
     result = _call(path, image)
     if not isinstance(result, Volume) or result.shape != image.shape or result.array.dtype.kind not in "bui":
         raise StepFailed(f"{path}: expected a mask, a Volume of {image.shape} integers, found {_describe(result)}")
-    if not 0 <= result.array.min() <= result.array.max() <= sides.LEFT:
-        raise StepFailed(f"{path}: expected a mask of 0, 1 and 2, found {result.array.min()} to {result.array.max()}")
+    if not 0 <= result.array.min() <= result.array.max() <= sides.LUNG:
+        raise StepFailed(f"{path}: expected a mask of 0 to 3, found {result.array.min()} to {result.array.max()}")
     return lungs.judge(image.with_array(result.array.astype(np.uint8)))
 
 

@@ -186,6 +186,7 @@ def _lung_figures(lungs: Lungs, mean_hu: float | None) -> LungFigures:
     return LungFigures(
         right_ml=round(float(lungs.right_ml), 1),
         left_ml=round(float(lungs.left_ml), 1),
+        unsided_ml=round(float(lungs.unsided_ml), 1),
         mean_hu=None if mean_hu is None else round(float(mean_hu), 1),
         dense_share=None if lungs.dense_share is None else round(float(lungs.dense_share), 4),
     )

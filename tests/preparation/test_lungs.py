@@ -16,7 +16,7 @@ from dskprep.preparation import morphology, prepare, resample
 from dskprep.preparation.lungs.lungs import Lungs, find_lungs, judge
 from dskprep.series import assembly
 from dskprep.settings import PrepConfig
-from dskprep.sides import LEFT, RIGHT
+from dskprep.sides import LEFT, LUNG, RIGHT
 from dskprep.synthetic.phantom import Phantom, make_phantom
 from dskprep.volume import AIR_HU, PADDING, Triple, Volume
 
@@ -257,7 +257,7 @@ def test_masks_that_fell_apart_or_look_like_no_lung_are_noted() -> None:
     in_pieces = truth.array.copy()
     in_pieces[55:65][in_pieces[55:65] == LEFT] = 0
     assert judge(truth.with_array(in_pieces)).warnings == ("lungs-in-pieces",)
-    one_label = (truth.array > 0).astype(np.uint8)
+    one_label = (truth.array > 0) * np.uint8(LUNG)
     assert judge(truth.with_array(one_label)).warnings == ("one-lung",)
     block = np.zeros_like(truth.array)
     block[20:80, 60:110, 30:80] = RIGHT
@@ -467,3 +467,87 @@ def test_nearer_gives_the_nearest_label_within_the_limit(limit_mm: float, spacin
     np.testing.assert_array_equal(found[found > 0], np.where(to_first <= to_second + 1e-9, 1, 2)[found > 0])
     where = rng.random(labels.shape) < 0.5
     np.testing.assert_array_equal(morphology.expand_labels(labels, limit_mm, spacing, where), found * where)
+
+
+# ---------------------------------------------------------------------------------------------------
+# Fields of view that show a part
+# ---------------------------------------------------------------------------------------------------
+
+
+def lucent(volume: Volume, lungs: NDArray[np.uint8], by_hu: int) -> Volume:
+    """Lungs with more air."""
+    where = (lungs > 0) & (volume.array < -600) & (volume.array != PADDING)
+    return changed(volume, where, volume.array[where] - by_hu)
+
+
+def window(phantom: Phantom, size_mm: float, shift_mm: float, *, is_round: bool) -> tuple[Volume, NDArray[np.uint8]]:
+    """A square or circle of the axial plane, as for a heart; the mask in it."""
+    volume = phantom.volume
+    y, x = (np.arange(n) * s - n * s / 2 for n, s in zip(volume.shape[1:], volume.spacing[1:], strict=True))
+    x = x - shift_mm
+    rows, columns = (np.flatnonzero(np.abs(axis) <= size_mm / 2) for axis in (y, x))
+    part = np.s_[:, rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    array, mask = volume.array[part].copy(), phantom.lungs.array[part].copy()
+    if is_round:
+        outside = np.hypot(y[rows][:, None], x[columns]) > size_mm / 2
+        array[:, outside], mask[:, outside] = PADDING, 0
+    return Volume(array, volume.affine), mask
+
+
+@pytest.mark.parametrize("by_hu", [0, 60], ids=["usual", "emphysema"])
+@pytest.mark.parametrize("is_round", [False, True], ids=["square", "circle"])
+@pytest.mark.parametrize(("size_mm", "shift_mm"), [(200, 0), (240, 30), (280, -50)])
+def test_a_narrow_field_of_view_loses_no_lung(size_mm: float, shift_mm: float, is_round: bool, by_hu: int) -> None:
+    cut, mask = window(patient(), size_mm, shift_mm, is_round=is_round)
+    found = find_lungs(lucent(cut, mask, by_hu))
+    assert dice(found.mask.array > 0, mask > 0) >= 0.95
+    assert "lungs-touch-border" in found.warnings
+
+
+def test_a_lung_whose_side_cannot_be_known_is_not_called_right() -> None:
+    phantom = patient()
+    middle = phantom.volume.shape[2] // 2
+    for part in (np.s_[:, :, :middle], np.s_[:, :, middle:]):
+        cut = Volume(np.ascontiguousarray(phantom.volume.array[part]), phantom.volume.affine)
+        found = find_lungs(cut)
+        assert (found.right_ml, found.left_ml) == (0.0, 0.0)
+        assert found.unsided_ml == pytest.approx(np.count_nonzero(found.mask.array == LUNG) * cut.voxel_ml)
+        assert dice(found.mask.array == LUNG, phantom.lungs.array[part] > 0) >= 0.95
+        assert "one-lung" in found.warnings
+
+
+@pytest.mark.parametrize("side", SIDES)
+def test_a_single_lung_in_a_whole_body_is_named(side: int) -> None:
+    phantom = patient()
+    gone = phantom.lungs.array == RIGHT + LEFT - side
+    found = find_lungs(changed(phantom.volume, gone, 40))
+    assert_like(found, np.where(gone, 0, phantom.lungs.array), 0.97)
+    assert "one-lung" in found.warnings
+
+
+@pytest.mark.parametrize("height_mm", [40, 60])
+def test_the_bases_of_an_abdominal_scan_are_two(height_mm: float) -> None:
+    phantom = patient()
+    first = int(np.flatnonzero(phantom.lungs.array.any(axis=(1, 2)))[0])
+    end = first + round(height_mm / phantom.volume.spacing[0])
+    truth = phantom.lungs.array[:end]
+    found = find_lungs(Volume(np.ascontiguousarray(phantom.volume.array[:end]), phantom.volume.affine))
+    assert_like(found, truth, 0.85)  # a thin edge of some millimetres round a small volume
+    assert "one-lung" not in found.warnings
+
+
+def test_foam_between_back_and_table_is_no_lung() -> None:
+    phantom = patient()
+    volume = phantom.volume
+    body = ndimage.binary_fill_holes(volume.array.max(axis=0) > -300)
+    rows = np.flatnonzero(body.any(axis=1))
+    behind = np.zeros(volume.shape, np.bool_)  # from back to table and from side to side, over the whole height
+    behind[:, (rows[0] + rows[-1]) // 2 : rows[-1] + 20] = True
+    behind &= ~np.maximum.accumulate(body[::-1], axis=0)[::-1] & (volume.array < -300)
+    noise = np.random.default_rng(0).normal(0, 25, np.count_nonzero(behind))
+    foam = changed(volume, behind, -915 + noise)
+    inner = np.flatnonzero(body.any(axis=0))[8:-8]  # the field of view ends within the body, at both sides
+    part = np.s_[:, :, inner[0] : inner[-1] + 1]
+    found = find_lungs(Volume(np.ascontiguousarray(foam.array[part]), volume.affine))
+    truth = phantom.lungs.array[part]
+    assert dice(found.mask.array > 0, truth > 0) >= 0.98

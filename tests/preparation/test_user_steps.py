@@ -70,7 +70,7 @@ def test_lungs_of_ones_own_are_judged_and_grown(image: Volume) -> None:
         ({"lungs": "own_steps:broken"}, "not today"),
         ({"lungs": "own_steps:windowed"}, "expected a mask.*float32"),
         ({"lungs": "own_steps:lower_half"}, r"expected a mask, a Volume of \(12, 24, 24\)"),
-        ({"lungs": "own_steps:wrong_labels"}, "expected a mask of 0, 1 and 2, found 7"),
+        ({"lungs": "own_steps:wrong_labels"}, "expected a mask of 0 to 3, found 7"),
     ],
 )
 def test_what_goes_wrong_says_where(image: Volume, settings: dict[str, Any], problem: str) -> None:

@@ -11,12 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dskprep.kernels import masks
-from dskprep.preparation.body import PARENCHYMA_HU, SHELL_MM, TISSUE_HU, Grid
-from dskprep.preparation.morphology import Mask, Pieces, dilate, erode, expand_labels, open_mask, select_connected
+from dskprep.preparation.body import SHELL_MM, TISSUE_HU, Grid
+from dskprep.preparation.lungs.views import Views
+from dskprep.preparation.morphology import Mask, Pieces, dilate, erode, open_mask, select_connected
 from dskprep.volume import PADDING
-
-CONTACT_MM = 4.0
-"""Two regions touch if they come this near, in mm."""
 
 USUAL_AIR_HU = -1000.0
 """HU of air where the scan shows none round the patient. Else it is the scan's own: scanners give -950 to -1024."""
@@ -48,10 +46,21 @@ MIN_LUNG_ABOVE_AIR_HU = 50.0
 """Lung is more than this many HU denser than air: so is most of a lung with severe emphysema."""
 MIN_LUNG_SHARE = 0.3
 """Least part of a core that is that much denser."""
-MAX_OUTSIDE_CONTACT = 0.1
-"""Most of a core's surface near outside air, relative to that near the body: lungs 0 to 0.003, foam from 0.5."""
 MIN_CORE_SHARE = 0.05
-"""A core with a smaller share of the largest one is no lung by itself, but may be connected to one."""
+"""A core with a smaller share of the largest one is no lung by itself, but may be connected to one, or lie near it."""
+NEAR_MM = 40.0
+"""A piece of parenchyma that lies apart is lung if it comes this near to the upper half of a lung, in mm."""
+THIN_MM = 2.0
+"""The lowest parts of a lung are at least twice as thick as this, in mm."""
+MIN_THIN_SHARE = 0.6
+"""Least part of a thin piece that is denser than air in the same way; of the colon, seen up to 0.5."""
+MIN_THIN_ML = 3.0
+"""Least volume of a thin piece of lung, half its thickness away from its edge."""
+CUT_MM2 = 300.0
+"""Least area, in the topmost slice, of the core of a lung that the scan cuts off there; a trachea's is 200."""
+MIN_TOP_MM2 = 50.0
+"""Least area of each of its pieces there."""
+
 REACH_MM = 8.0
 """How far the thin parts of a lung reach beyond its core, once that is dilated again, in mm."""
 
@@ -62,49 +71,61 @@ def find_air_hu(grid: Grid, outside: Mask) -> float:
     return masks.median_inside(grid.means, air) if air.any() else USUAL_AIR_HU
 
 
-def find_gas(grid: Grid, air: Mask, air_hu: float) -> Mask:
+def find_gas(grid: Grid, air: Mask, air_hu: float, views: Views) -> Mask:
     """Return pockets of gas with tissue round them, and their walls: airway, stomach, bowel, pneumothorax.
 
     Gas with lung round it (small bronchi, bullae) is not among them.
     """
-    lung_hu = masks.median_inside(grid.means, air) if air.any() else USUAL_LUNG_HU
+    pieces = Pieces.of(erode(air, CORE_MM, grid.spacing))
+    inner = pieces.select(views.are_enclosed(pieces))
+    lung_hu = masks.median_inside(grid.means, inner) if inner.any() else USUAL_LUNG_HU
     gas_hu, sure_hu = (air_hu + share * (lung_hu - air_hu) for share in (GAS_SHARE, SURE_GAS_SHARE))
     pockets = Pieces.of(open_mask(air & (grid.means < gas_hu), GAS_MM, grid.spacing))
     is_gas = pockets.sizes * grid.voxel_ml >= MIN_GAS_ML
     is_gas &= pockets.counts(grid.means < sure_hu) >= MIN_SURE_GAS * pockets.sizes
     # the blurred edge of gas is as dense as lung, but thin: the opening removes it
-    parenchyma = air & (grid.means >= gas_hu) & (grid.means < PARENCHYMA_HU[1])
-    parenchyma = open_mask(parenchyma, SHELL_MM, grid.spacing)
+    other = open_mask(air & ~pockets.select(is_gas), SHELL_MM, grid.spacing)
     z, y, x = (math.ceil(RING_MM[1] / s) for s in grid.spacing)
     for pocket in np.flatnonzero(is_gas).tolist():
         box, is_pocket = pockets.cut_out(pocket, margin=(z, y, x))
         ring = dilate(is_pocket, RING_MM[1], grid.spacing) & ~dilate(is_pocket, RING_MM[0], grid.spacing)
         n_tissue = np.count_nonzero(ring & (grid.means[box] > TISSUE_HU))
-        is_gas[pocket] = n_tissue > np.count_nonzero(ring & parenchyma[box])
+        is_gas[pocket] = n_tissue > np.count_nonzero(ring & other[box])
     return dilate(pockets.select(is_gas), WALL_MM, grid.spacing)
 
 
-def find_cores(grid: Grid, air: Mask, air_hu: float, tissue: Mask, outside: Mask) -> Mask:
-    """Return the cores of lungs: pieces of eroded air that are large enough, denser than gas, and enclosed."""
-    pieces = Pieces.of(erode(air, CORE_MM, grid.spacing))
-    is_lung = pieces.sizes * grid.voxel_ml >= MIN_CORE_ML
-    is_lung &= pieces.counts(grid.means > air_hu + MIN_LUNG_ABOVE_AIR_HU) >= MIN_LUNG_SHARE * pieces.sizes
-    is_lung &= _are_enclosed(grid, pieces, pieces.select(is_lung), tissue, outside)
-    is_main = is_lung & (pieces.sizes >= MIN_CORE_SHARE * pieces.sizes.max(where=is_lung, initial=0))
-    return pieces.select(is_lung) & select_connected(air, pieces.select(is_main))
+def find_cores(grid: Grid, air: Mask, air_hu: float, views: Views) -> Mask:
+    """Return the cores of lungs: pieces of eroded air that are large enough, denser than gas, and enclosed.
 
-
-def _are_enclosed(grid: Grid, pieces: Pieces, where: Mask, tissue: Mask, outside: Mask) -> NDArray[np.bool_]:
-    """Return whether each piece touches the body and hardly the outside, unlike foam under the patient.
-
-    Only pieces in `where` are looked at.
+    Where the scan begins within the lungs, each piece of them goes up to its first slice; gas of the bowel does not.
     """
-    # where the field of view cuts a lung open, the outside says nothing
-    outside_air = outside & ~dilate(grid.means == PADDING, CONTACT_MM, grid.spacing)
-    surroundings = tissue.view(np.uint8) + 2 * outside_air.view(np.uint8)
-    nearest = expand_labels(surroundings, CORE_MM + CONTACT_MM, grid.spacing, where)
-    at_body, at_outside = (pieces.counts(nearest == which) for which in (1, 2))
-    return np.asarray((at_body > 0) & (at_outside <= MAX_OUTSIDE_CONTACT * at_body))
+    pieces = Pieces.of(erode(air, CORE_MM, grid.spacing))
+    is_lung = _are_parenchyma(grid, pieces, air_hu, MIN_LUNG_SHARE, views) & (
+        pieces.sizes * grid.voxel_ml >= MIN_CORE_ML
+    )
+    is_main = is_lung & (pieces.sizes >= MIN_CORE_SHARE * pieces.sizes.max(where=is_lung, initial=0))
+    connected = select_connected(air, pieces.select(is_main))
+    cores = pieces.select(is_lung) & connected
+    area_mm2 = grid.spacing[1] * grid.spacing[2]
+    if cores.any() and np.count_nonzero(cores[-1]) * area_mm2 < CUT_MM2:
+        rows = np.flatnonzero(cores.any(axis=(1, 2)))
+        upper = cores.copy()
+        upper[: int(rows.mean()) if rows.size else 0] = False
+        near = dilate(upper, NEAR_MM, grid.spacing)
+        return cores | pieces.select(is_lung & (pieces.counts(near) > 0))
+    thin = Pieces.of(erode(air, THIN_MM, grid.spacing))
+    is_thin = _are_parenchyma(grid, thin, air_hu, MIN_THIN_SHARE, views) & (thin.sizes * grid.voxel_ml >= MIN_THIN_ML)
+    top = np.zeros_like(air)
+    top[-1] = air[-1]
+    is_thin &= thin.counts(top) * area_mm2 >= MIN_TOP_MM2
+    thin_cores = thin.select(is_thin)
+    return cores & select_connected(air, thin_cores) | thin_cores
+
+
+def _are_parenchyma(grid: Grid, pieces: Pieces, air_hu: float, min_share: float, views: Views) -> NDArray[np.bool_]:
+    """Return whether each piece is denser than gas and enclosed."""
+    is_dense = pieces.counts(grid.means > air_hu + MIN_LUNG_ABOVE_AIR_HU) >= min_share * pieces.sizes
+    return is_dense & views.are_enclosed(pieces)
 
 
 def extend_cores(grid: Grid, cores: Mask, air: Mask) -> Mask:

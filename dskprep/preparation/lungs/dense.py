@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from dskprep.preparation.lungs.filling import fill_small_holes
-from dskprep.preparation.morphology import Mask, Pieces, close_mask, dilate, erode, open_mask
+from dskprep.preparation.morphology import Mask, Pieces, box_of, close_mask, dilate, erode, open_mask
 from dskprep.sides import LEFT, RIGHT
 from dskprep.volume import Triple
 
@@ -26,8 +26,11 @@ REAR_SHARE = 0.4
 """The rear of a lung is this share of its rows, from the back."""
 RAISED_MM = 20.0
 """The rear is raised where it ends this much higher, in mm, than the front; healthy lungs reach lowest at the rear."""
-MIN_RAISED_SHARE = 0.25
-"""A lung is completed if this share of its rear is raised. Seen: healthy lungs up to 0.19, a third dense from 0.4."""
+MIN_RAISED_SHARE = 0.4
+"""A lung is completed if this share of its rear is raised. Seen: healthy up to 0.32, a quarter dense from 0.44."""
+
+MIN_HEIGHT_MM = 100.0
+"""Of less of a lung than this nothing is known about its shape."""
 
 SAME_ROW_MM = (np.inf, 20.0, 10.0, 10.0)
 """Rows that deviate more from the mirror plane are left out of its fit, round after round."""
@@ -88,7 +91,8 @@ def complete(
         return found, is_raised
     for side in (RIGHT, LEFT):
         lung = labels == side
-        if not _is_raised_at_the_back(lung, spacing):
+        height = box_of(lung, margin=0)[0]
+        if (height.stop - height.start) * spacing[0] < MIN_HEIGHT_MM or not _is_raised_at_the_back(lung, spacing):
             continue
         is_raised = True
         if (labels == RIGHT + LEFT - side).any():

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from dskprep.preparation.body import Grid
 from dskprep.preparation.morphology import Mask, Pieces, box_of, dilate
-from dskprep.sides import LEFT, RIGHT
+from dskprep.sides import LEFT, LUNG, RIGHT
 from dskprep.volume import PADDING, Triple
 
 TOUCH_MM2 = 100.0
@@ -41,22 +41,26 @@ BOX_SHARE = (0.2, 0.6)
 
 
 def find_doubts(
-    right_ml: float, left_ml: float, is_cut_off: bool, labels: NDArray[np.uint8], spacing: Triple, is_dense: bool
+    ml: Triple, is_cut_off: bool, labels: NDArray[np.uint8], spacing: Triple, is_dense: bool
 ) -> tuple[str, ...]:
-    """Return the words of errors.WARNINGS that fit; shapes are judged by coarse `labels` (z, y, x)."""
-    if right_ml + left_ml == 0:
+    """Return the words of errors.WARNINGS that fit.
+
+    `ml` are the volumes of the right lung, of the left lung, and of lung whose side is not known; shapes are judged by
+    coarse `labels` (z, y, x).
+    """
+    if sum(ml) == 0:
         return ("lungs-not-found",)
     doubts = ["lungs-touch-border"] if is_cut_off else []
-    smaller, larger = min(right_ml, left_ml), max(right_ml, left_ml)
-    if smaller < MIN_LUNG_RATIO * larger:
+    smaller, larger = sorted(ml[:2])
+    if ml[2] or smaller < MIN_LUNG_RATIO * larger:
         doubts.append("one-lung")
-    is_lopsided = MIN_LUNG_RATIO <= smaller / larger < MIN_USUAL_RATIO
-    if not MIN_TOTAL_ML <= right_ml + left_ml <= MAX_TOTAL_ML or is_lopsided:
+    is_lopsided = MIN_LUNG_RATIO * larger <= smaller < MIN_USUAL_RATIO * larger
+    if not MIN_TOTAL_ML <= sum(ml) <= MAX_TOTAL_ML or is_lopsided:
         doubts.append("lung-volume-unlikely")
     if is_dense:
         doubts.append("dense-lung")
     lungs = _lungs_of(labels)
-    n_within = 1 if len(lungs) == 2 else 2  # a single label may hold both lungs
+    n_within = 2 if ml[2] else 1  # of unknown side may be both lungs
     if any(_share_apart(lung, n_within) > MAX_APART_SHARE for lung in lungs):
         doubts.append("lungs-in-pieces")
     if not is_cut_off and any(_is_no_lung(lung, spacing, n_within) for lung in lungs):
@@ -66,7 +70,7 @@ def find_doubts(
 
 def _lungs_of(labels: NDArray[np.uint8]) -> list[Mask]:
     """Return the mask of each lung that there is."""
-    return [labels == side for side in (RIGHT, LEFT) if (labels == side).any()]
+    return [labels == side for side in (RIGHT, LEFT, LUNG) if (labels == side).any()]
 
 
 def dense_share_of(grid: Grid, labels: NDArray[np.uint8]) -> float:

@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 
 from dskprep.kernels import drawing
 from dskprep.preparation.body import GRID_MM, TISSUE_HU, Grid, coarse_grid, crop, find_body
-from dskprep.preparation.lungs import aerated, dense, doubts, filling, separation
-from dskprep.preparation.morphology import Mask, box_of, centre_of, erode, expand_labels
-from dskprep.sides import LEFT, RIGHT
+from dskprep.preparation.lungs import aerated, airways, dense, doubts, filling, separation
+from dskprep.preparation.lungs.views import Views
+from dskprep.preparation.morphology import Mask, box_of, dilate, erode, expand_labels
+from dskprep.sides import LEFT, LUNG, RIGHT
 from dskprep.volume import PADDING, Volume
 
 EDGE_MM = 2.5
@@ -27,7 +28,7 @@ class Lungs:
     """The lungs of a volume: with their vessels, nodules and small bronchi, without the main bronchi."""
 
     mask: Volume
-    """uint8 (z, y, x): 0 outside, 1 right lung (or both, where they are not told apart), 2 left lung."""
+    """uint8 (z, y, x): 0 outside, 1 right lung, 2 left lung, 3 lung whose side is not known (`sides`)."""
     right_ml: float
     """Volume of the right lung, gas and tissue."""
     left_ml: float
@@ -36,6 +37,8 @@ class Lungs:
     """Words of errors.WARNINGS."""
     dense_share: float | None = None
     """Share that is denser than -320 HU, of the lung that has the larger one; None if it was not measured."""
+    unsided_ml: float = 0.0
+    """Volume of lung whose side is not known."""
 
 
 def find_lungs(volume: Volume, *, margin_mm: float = 0.0) -> Lungs:
@@ -80,25 +83,39 @@ def find_lungs(volume: Volume, *, margin_mm: float = 0.0) -> Lungs:
     grid, tissue, outside = find_body(coarse_grid(volume))
     air = (grid.means < TISSUE_HU) & (grid.means != PADDING) & ~outside
     air_hu = aerated.find_air_hu(grid, outside)
-    midline = centre_of(tissue)[2] + grid.first[2]
     grid, air, tissue, outside = crop(air, grid, air, tissue, outside)
-    gas = aerated.find_gas(grid, air, air_hu)
+    views = Views.of(grid, outside)
+    gas = aerated.find_gas(grid, air, air_hu, views)
     air &= ~gas
-    cores = aerated.find_cores(grid, air, air_hu, tissue, outside)
+    cores = aerated.find_cores(grid, air, air_hu, views)
 
+    midline = separation.find_midline(grid, tissue, cores)
+    first = grid.first[2]
     grid, cores, air, gas, outside = crop(cores, grid, cores, air, gas, outside)
     lung = aerated.extend_cores(grid, cores, air)
-    labels = separation.separate(grid, cores, lung, midline - grid.first[2])
+    tubes = airways.find_airways(grid, lung)
+    gas |= tubes
+    cores &= ~tubes
+    lung &= ~tubes
+    labels, is_told = separation.separate(
+        grid, cores, lung, None if midline is None else midline + first - grid.first[2]
+    )
     never = outside | gas | (grid.means == PADDING)
     labels = filling.fill_lungs(grid, labels, never)
-    labels, is_dense = dense.complete(grid.means, grid.spacing, labels, never)
+    is_dense = False
+    if midline is not None:  # in a narrower field of view nothing is known of a lung's shape
+        labels, is_dense = dense.complete(grid.means, grid.spacing, labels, never)
 
     mask, right_ml, left_ml = _draw(volume, grid, labels, never)
+    ml = (right_ml, left_ml, 0.0)
+    if not is_told:
+        mask[mask > 0] = LUNG
+        ml = (0.0, 0.0, right_ml + left_ml)
     dense_share = doubts.dense_share_of(grid, labels)
     is_dense |= dense_share > doubts.MAX_DENSE_SHARE
     is_cut_off = doubts.meets_a_face(mask, volume.spacing) or doubts.meets_padding(grid, labels)
-    warnings = doubts.find_doubts(right_ml, left_ml, is_cut_off, labels, grid.spacing, is_dense)
-    return grow(Lungs(volume.with_array(mask), right_ml, left_ml, warnings, dense_share), margin_mm)
+    warnings = doubts.find_doubts(ml, is_cut_off, labels, grid.spacing, is_dense)
+    return grow(Lungs(volume.with_array(mask), ml[0], ml[1], warnings, dense_share, ml[2]), margin_mm)
 
 
 def _draw(volume: Volume, grid: Grid, labels: NDArray[np.uint8], never: Mask) -> tuple[NDArray[np.uint8], float, float]:
@@ -120,19 +137,23 @@ def grow(lungs: Lungs, margin_mm: float) -> Lungs:
     mask = lungs.mask
     if margin_mm > 0:
         box = box_of(mask.array, margin=math.ceil(margin_mm / min(mask.spacing)))
-        mask.array[box] = expand_labels(np.ascontiguousarray(mask.array[box]), margin_mm, mask.spacing)
+        labels = np.ascontiguousarray(mask.array[box])
+        sided = expand_labels(labels * (labels != LUNG), margin_mm, mask.spacing)
+        unsided = dilate(labels == LUNG, margin_mm, mask.spacing) & (sided == 0)
+        mask.array[box] = sided + unsided * np.uint8(LUNG)
     return lungs
 
 
 def judge(mask: Volume) -> Lungs:
     """Return a mask that was found in another way with its volumes and doubts.
 
-    `mask` is uint8 (z, y, x): 0 outside, RIGHT, LEFT; RIGHT where the two are not told apart.
+    `mask` is uint8 (z, y, x): 0 outside, RIGHT, LEFT, LUNG.
     """
-    right_ml, left_ml = (float(np.count_nonzero(mask.array == side)) * mask.voxel_ml for side in (RIGHT, LEFT))
+    right, left, unsided = (float(np.count_nonzero(mask.array == side)) for side in (RIGHT, LEFT, LUNG))
+    ml = (right * mask.voxel_ml, left * mask.voxel_ml, unsided * mask.voxel_ml)
     steps = tuple(max(1, round(GRID_MM / s)) for s in mask.spacing)
     coarse = np.ascontiguousarray(mask.array[tuple(slice(None, None, step) for step in steps)])
     z, y, x = (s * step for s, step in zip(mask.spacing, steps, strict=True))
     is_cut_off = doubts.meets_a_face(mask.array, mask.spacing)
-    warnings = doubts.find_doubts(right_ml, left_ml, is_cut_off, coarse, (z, y, x), is_dense=False)
-    return Lungs(mask, right_ml, left_ml, warnings)
+    warnings = doubts.find_doubts(ml, is_cut_off, coarse, (z, y, x), is_dense=False)
+    return Lungs(mask, ml[0], ml[1], warnings, unsided_ml=ml[2])

@@ -9,6 +9,7 @@ from dskprep.preparation.body import Grid
 from dskprep.preparation.lungs.aerated import CORE_MM, MIN_CORE_SHARE, REACH_MM
 from dskprep.preparation.morphology import Mask, Pieces, centre_of, erode, expand_labels
 from dskprep.sides import LEFT, RIGHT
+from dskprep.volume import PADDING
 
 EROSIONS_MM = (0.0, 2.0, 4.0, 6.0, 8.0, 10.0)
 """Erosions that are tried until two lungs come apart, in mm; the junction lines are 1 to 4 mm thick."""
@@ -18,33 +19,67 @@ MIN_BALANCE = 0.2
 A part that lies apart without erosion may be a smaller lung.
 """
 MIDLINE_SHARE = 0.25
-"""If both sides of the midline hold this share of a single piece, it is two lungs."""
+"""A piece with this share on either side of the midline is two lungs that touch."""
+MIN_WHOLE_SHARE = 0.2
+"""The midline is known if this share of the slices of the lungs holds the body from side to side."""
 
 
-def separate(grid: Grid, cores: Mask, lung: Mask, midline: float) -> NDArray[np.uint8]:
-    """Return the labels RIGHT and LEFT of the voxels of `lung`.
+def find_midline(grid: Grid, tissue: Mask, lung: Mask) -> float | None:
+    """Return the column of the midline, or None if the field of view holds the body's whole width in too few slices.
+
+    It is the median of the tissue's centres in the slices that hold lung and the whole width.
+    """
+    slices = np.flatnonzero(lung.any(axis=(1, 2)))
+    is_cut = tissue[slices][:, :, [0, -1]].any(axis=(1, 2))
+    padding = grid.means[slices] == PADDING
+    if padding.any():  # a body that the circle cuts lies next to padding, to its side
+        body = tissue[slices]
+        beside = (body[:, :, 1:] & padding[:, :, :-1]) | (body[:, :, :-1] & padding[:, :, 1:])
+        is_cut |= beside.any(axis=(1, 2))
+    whole = slices[~is_cut]
+    if not slices.size or whole.size < MIN_WHOLE_SHARE * slices.size:
+        return None
+    counts = tissue[whole].sum(axis=1)
+    return float(np.median(counts @ np.arange(tissue.shape[2]) / np.maximum(1, counts.sum(axis=1))))
+
+
+def separate(grid: Grid, cores: Mask, lung: Mask, midline: float | None) -> tuple[NDArray[np.uint8], bool]:
+    """Return the labels RIGHT and LEFT of the voxels of `lung`, and whether the sides are known; else all are RIGHT.
 
     Lungs that touch are eroded until they come apart; each voxel goes to the nearer part, or, far from both, to the
-    one on its side. A single lung is named by its side of `midline`, a column; two that do not come apart are RIGHT.
+    one on its side. With a known `midline`, a column, parts are named by the side of it on which they lie; a piece that
+    does not come apart is cut there. Else two parts are named by each other, and of one alone nothing is known.
     """
     for erosion_mm in EROSIONS_MM:
-        seeds = _find_two_sides(grid, erode(cores, erosion_mm, grid.spacing), MIN_BALANCE)
+        eroded = erode(cores, erosion_mm, grid.spacing)
+        seeds = _two_sides(grid, eroded, MIN_BALANCE) if midline is None else _sides_of(eroded, midline)
         if seeds is not None:
             break
     else:
-        erosion_mm, seeds = 0.0, _find_two_sides(grid, cores, MIN_CORE_SHARE)
+        erosion_mm, seeds = 0.0, _two_sides(grid, cores, MIN_CORE_SHARE) if midline is None else None
     columns = np.arange(lung.shape[2])
     if seeds is None:
-        n_left, n = (int(np.count_nonzero(part)) for part in (lung & (columns > midline), lung))
-        return np.asarray(lung * np.uint8(LEFT if n_left > (1 - MIDLINE_SHARE) * n else RIGHT))
+        if midline is None:
+            return lung * np.uint8(RIGHT), False
+        return np.where(columns > midline, np.uint8(LEFT), np.uint8(RIGHT)) * lung, True
     # the lung reaches CORE_MM + REACH_MM beyond its cores, and they the erosion beyond the seeds
     nearest = expand_labels(seeds, CORE_MM + REACH_MM + erosion_mm, grid.spacing, lung)
-    between = (centre_of(seeds == RIGHT)[2] + centre_of(seeds == LEFT)[2]) / 2
+    between = (centre_of(seeds == RIGHT)[2] + centre_of(seeds == LEFT)[2]) / 2 if midline is None else midline
     by_side = np.where(columns > between, np.uint8(LEFT), np.uint8(RIGHT))
-    return np.where(nearest > 0, nearest, by_side) * lung
+    return np.where(nearest > 0, nearest, by_side) * lung, True
 
 
-def _find_two_sides(grid: Grid, cores: Mask, min_share: float) -> NDArray[np.uint8] | None:
+def _sides_of(cores: Mask, midline: float) -> NDArray[np.uint8] | None:
+    """Return the pieces as RIGHT and LEFT, or None if one lies on both sides of the midline."""
+    pieces = Pieces.of(cores)
+    is_left = np.broadcast_to(np.arange(cores.shape[2]) > midline, cores.shape)
+    shares = pieces.counts(is_left) / np.maximum(1, pieces.sizes)
+    if not pieces.sizes.size or (np.minimum(shares, 1 - shares) >= MIDLINE_SHARE).any():
+        return None
+    return pieces.select(shares < 0.5) * np.uint8(RIGHT) + pieces.select(shares >= 0.5) * np.uint8(LEFT)
+
+
+def _two_sides(grid: Grid, cores: Mask, min_share: float) -> NDArray[np.uint8] | None:
     """Return the two largest pieces as RIGHT and LEFT, or None unless they are balanced and side by side."""
     pieces = Pieces.of(cores)
     if pieces.sizes.size < 2:

@@ -31,7 +31,9 @@ def prepare(native: Native, config: PrepConfig, clock: Stopwatch) -> Prepared:
     with clock("resample"):
         image = tutorial.resample(volume, native.first_gap_mm, config.spacing_mm)
     with clock("lungs"):
-        found = lungs.judge(image.with_array(lung_mask(image.array, fill=config.fill_lungs)))
+        mask = lung_mask(image.array, fill=config.fill_lungs)
+        mask *= np.uint8(sides.LUNG)  # right and left are one
+        found = lungs.judge(image.with_array(mask))
     with clock("normalize"):
         return dataclasses.replace(tutorial.normalize(image, config.dtype), lungs=found)
 
@@ -57,7 +59,7 @@ def lung_mask(array: NDArray[np.int16], *, fill: bool = True) -> NDArray[np.uint
             "no-lungs", f"expected a pocket of air ({MAX_AIR_HU} HU or less) in the body, found none in {nz} slices"
         )
     mask = np.zeros(array.shape, np.uint8)
-    runs.paint(lung, sides.RIGHT, mask)
+    runs.paint(lung, 1, mask)
     return mask
 
 

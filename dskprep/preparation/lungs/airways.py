@@ -1,0 +1,44 @@
+"""Find the trachea and main bronchi whose gas is not told from lung by its HU, by their shape, on the coarse grid."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from dskprep.kernels import components, masks, runs
+from dskprep.preparation.body import TISSUE_HU, Grid
+from dskprep.preparation.lungs.aerated import GAS_MM, RING_MM, WALL_MM
+from dskprep.preparation.morphology import Mask, Pieces, dilate, open_mask
+
+MAX_AREA_MM2 = 700.0
+"""Largest area in an axial slice: the trachea is up to 27 mm wide (Breatnach et al. 1984, AJR 142:903)."""
+MIN_HEIGHT_MM = 24.0
+"""Least height, in mm: the tips of lungs widen faster."""
+MIN_BELOW_LUNG_HU = 40.0
+"""Gas in a tube is at least so many HU less dense than the lungs: seen 70 and more."""
+MIN_WALL = 0.7
+"""Least share of tissue in the ring round a tube: seen 0.82 and more."""
+
+
+def find_airways(grid: Grid, lung: Mask) -> Mask:
+    """Return the tubes in what was taken for lung, with their walls: small in each slice, high, within tissue."""
+    wide = runs.of_mask(open_mask(lung, GAS_MM, grid.spacing))
+    in_slices = components.label(wide, lung.shape[1], components.IN_SLICE_EDGES)
+    areas = components.sizes(wide, in_slices)[in_slices] * grid.spacing[1] * grid.spacing[2]
+    small = np.zeros_like(lung)
+    runs.paint(runs.where(wide, areas < MAX_AREA_MM2), 1, small)
+    tubes = Pieces.of(small)
+    is_tube = np.zeros(tubes.sizes.size, np.bool_)
+    max_hu = masks.median_inside(grid.means, lung) - MIN_BELOW_LUNG_HU
+    is_pale = 2 * tubes.counts(grid.means < max_hu) > tubes.sizes
+    z, y, x = (math.ceil(RING_MM[1] / s) for s in grid.spacing)
+    for number in np.flatnonzero(
+        is_pale & (tubes.sizes * grid.voxel_ml * 1000 >= MIN_HEIGHT_MM * math.pi * GAS_MM**2)
+    ).tolist():
+        box, is_in = tubes.cut_out(number, margin=(z, y, x))
+        height = np.count_nonzero(is_in.any(axis=(1, 2))) * grid.spacing[0]
+        ring = dilate(is_in, RING_MM[1], grid.spacing) & ~dilate(is_in, RING_MM[0], grid.spacing)
+        n_wall = np.count_nonzero(ring & (grid.means[box] > TISSUE_HU))
+        is_tube[number] = height >= MIN_HEIGHT_MM and n_wall >= MIN_WALL * np.count_nonzero(ring)
+    return dilate(tubes.select(is_tube), WALL_MM, grid.spacing)
