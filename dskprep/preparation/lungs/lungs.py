@@ -103,7 +103,7 @@ def find_lungs(volume: Volume, *, margin_mm: float = 0.0) -> Lungs:
     never = outside | gas | (grid.means == PADDING)
     labels = filling.fill_lungs(grid, labels, never)
     is_dense = False
-    if midline is not None:  # in a narrower field of view nothing is known of a lung's shape
+    if not (labels[:, :, [0, -1]].any() or doubts.meets_padding(grid, labels)):  # of a lung cut off no shape is known
         labels, is_dense = dense.complete(grid.means, grid.spacing, labels, never)
 
     mask, right_ml, left_ml = _draw(volume, grid, labels, never)
