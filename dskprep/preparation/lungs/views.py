@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from dskprep.kernels import rays
 from dskprep.preparation.body import TABLE_MM, TISSUE_HU, Grid
 from dskprep.preparation.morphology import Mask, Pieces, open_mask
 from dskprep.volume import PADDING
@@ -17,9 +18,6 @@ MAX_OPEN_SHARE = 0.1
 """Most of a lung that may look out of the body: seen 0.03; beside the body from 0.1 on."""
 MIN_CLOSED_SHARE = 0.05
 """Least part of a lung with the body in front and behind: seen in lungs that are cut off 0.11; under the body 0.02."""
-
-TISSUE, OPEN, UNKNOWN = 1, 2, 3
-"""What a ray meets first: tissue of the body, air outside of it, the edge of what was measured."""
 
 
 class Views(NamedTuple):
@@ -36,12 +34,10 @@ class Views(NamedTuple):
         tissue = open_mask(grid.means > TISSUE_HU, TABLE_MM, grid.spacing)
         z, y, x = (max(1, round(RAY_MM / s)) for s in grid.spacing)
         thin = np.s_[::z, ::y, ::x]
-        met = np.where(tissue[thin], TISSUE, np.where(outside[thin], OPEN, 0)).astype(np.uint8)
-        met[grid.means[thin] == PADDING] = UNKNOWN
-        front, back = (_first_met(met, 1, way) for way in (-1, 1))
-        right, left = (_first_met(met, 2, way) for way in (-1, 1))
-        is_open = (front == OPEN) | (back == OPEN) | (right == OPEN) | (left == OPEN)
-        is_closed = (front == TISSUE) & (back == TISSUE)
+        met = tissue[thin].view(np.uint8) * np.uint8(rays.TISSUE)
+        met[outside[thin]] = rays.OPEN
+        met[grid.means[thin] == PADDING] = rays.UNKNOWN
+        is_open, is_closed = rays.look_around(met)
         nz, ny, nx = grid.means.shape
         return cls(*(m.repeat(z, 0)[:nz].repeat(y, 1)[:, :ny].repeat(x, 2)[:, :, :nx] for m in (is_open, is_closed)))
 
@@ -49,14 +45,3 @@ class Views(NamedTuple):
         """Return whether each piece lies in the body, unlike foam under the patient and air between body and arms."""
         is_hidden = pieces.counts(self.is_open) <= MAX_OPEN_SHARE * pieces.sizes
         return is_hidden & (pieces.counts(self.is_closed) >= MIN_CLOSED_SHARE * pieces.sizes)
-
-
-def _first_met(met: NDArray[np.uint8], axis: int, way: int) -> NDArray[np.uint8]:
-    """Return what each voxel's ray along an axis meets first; 0 is met by none, and UNKNOWN lies at the faces."""
-    line = np.flip(met, axis) if way > 0 else met
-    shape = [1, 1, 1]
-    shape[axis] = met.shape[axis]
-    index = np.where(line > 0, np.arange(met.shape[axis], dtype=np.int32).reshape(shape), -1)
-    last = np.maximum.accumulate(index, axis=axis)
-    found = np.where(last >= 0, np.take_along_axis(line, np.maximum(last, 0), axis), UNKNOWN)
-    return np.flip(found, axis) if way > 0 else found
