@@ -28,9 +28,6 @@ NOTHING = 2**64 - 1
 BLOSC_HEADER = struct.Struct("<4xIII")
 """Of the header of a blosc chunk: its size when decompressed, the size of a block, and its size as it is."""
 
-CODECS = [["sharding_indexed"], ["bytes", "blosc"], ["bytes", "crc32c"]]
-"""Codecs of the array, of an inner chunk, and of the shard index."""
-
 
 @dataclass(frozen=True, eq=False)
 class Array:
@@ -158,12 +155,10 @@ def open_array(url: str, objects: dict[str, int]) -> Array:
     Raises DamagedDataset if its metadata are damaged or gone, UsageError if its layout is not that of dskprep.
     """
     metadata = layout.read_array(url)
+    found = layout.names_of_codecs(metadata)
     sharding = metadata["codecs"][0].get("configuration", {}) if metadata["codecs"] else {}
-    levels = (metadata["codecs"], sharding.get("codecs", []), sharding.get("index_codecs", []))
-    found = [[codec["name"] for codec in codecs] for codecs in levels]
-    is_ours = found == CODECS and sharding.get("index_location", "end") == "end"
-    if not is_ours:
-        raise UsageError(f"{url}: expected the codecs {CODECS}, found {found}; read it with zarr")
+    if found != layout.OURS or sharding.get("index_location", "end") != "end":
+        raise UsageError(f"{url}: expected the codecs {layout.OURS}, found {found}; read it with zarr")
     return Array(
         url,
         objects,

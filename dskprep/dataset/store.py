@@ -180,7 +180,8 @@ def write_volume(target: str, key: str, objects: dict[str, bytes]) -> dict[str, 
     folder = volume_name(key)
     there = volume_objects(target, key)
     storage.delete(target, [f"{folder}/{name}" for name in own.of_volume(there) if name not in objects])
-    storage.write_many(target, {f"{folder}/{name}": content for name, content in objects.items()})
+    in_order = sorted(objects, key=lambda name: name != "zarr.json")  # by it what a killed process left is known
+    storage.write_many(target, {f"{folder}/{name}": objects[name] for name in in_order})
     return {name: StoredObject.of(content) for name, content in objects.items()}
 
 
