@@ -24,7 +24,7 @@ CODECS = ("bytes", "blosc", "zstd", "crc32c", "transpose", "sharding_indexed")
 """The codecs that an array may have, also within its shards and their indices."""
 OURS = [["sharding_indexed"], ["bytes", "blosc"], ["bytes", "crc32c"]]
 """Codecs of an array that dskprep writes, of an inner chunk, and of the shard index."""
-BLOSC = {"cname": "zstd", "shuffle": "bitshuffle"}
+BLOSC: dict[str, Any] = {"cname": "zstd", "shuffle": "bitshuffle"}
 """What blosc is set to in such an array."""
 AXES = ("z", "y", "x")
 DTYPES = ("int16", "uint8", "float32", "float64")
@@ -131,7 +131,8 @@ def is_ours(url: str) -> bool:
     edge, *others = sharding["chunk_shape"]
     shard = shard_shape(metadata["shape"], np.dtype(metadata["data_type"]).itemsize, edge)
     is_laid_out = [edge, edge] == others and [*shard] == metadata["chunk_grid"]["configuration"]["chunk_shape"]
-    return is_laid_out and sharding["codecs"][1].get("configuration", {}).items() >= BLOSC.items()
+    blosc: dict[str, Any] = sharding["codecs"][1].get("configuration", {})
+    return is_laid_out and blosc.items() >= BLOSC.items()
 
 
 def check_volume(url: str, paths: tuple[str, ...]) -> None:
