@@ -33,7 +33,7 @@ class RecordName(NamedTuple):
     @property
     def is_possible(self) -> bool:
         """Whether dskprep gives such names; what others wrote into a record or the index may be a path to anywhere."""
-        is_digest = re.fullmatch(r"[0-9A-Za-z]+", self.digest)
+        is_digest = re.fullmatch(r"[0-9a-f]{16}", self.digest)
         return self.status in STATUSES and keys.is_of_series(self.key) and bool(is_digest)
 
     @property

@@ -227,13 +227,17 @@ def _lacks_objects(target: str, record: Record) -> bool:
     return not (there >= record.objects.keys() and has_thumbnail)
 
 
-def forget(target: str, names: Collection[RecordName], *, is_trial: bool = False) -> list[str]:
+def forget(
+    target: str, names: Collection[RecordName], *, kept: Collection[RecordName] = (), is_trial: bool = False
+) -> list[str]:
     """Delete records, so that their series count as not done, and then the volumes that they describe.
 
-    Of a volume only what dskprep writes is deleted, and in a trial nothing. Returns the names of what is deleted.
+    A volume that one of the records `kept` describes stays. Of the others only what dskprep writes is deleted, and in
+    a trial nothing. Returns the names of what is deleted.
     """
     records = [name.path for name in names]
-    written = [name.key for name in names if name.status == "written"]
+    sound = {name.key for name in kept if name.status == "written"}
+    written = [name.key for name in names if name.status == "written" and name.key not in sound]
     storage.refuse_links(target, [*records, *(f"{volume_name(key)}/any" for key in written)])
     if not is_trial:
         storage.delete(target, records)

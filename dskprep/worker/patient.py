@@ -115,7 +115,8 @@ def _try(job: Job, target: str, config: PrepConfig, ledger: Ledger, clock: Stopw
     """Try once; read a second time if the patient turns out larger than its largest file promised."""
     done = _find_done(job, target)
     if done:  # by another run, or by a worker that died before it could say so
-        store.forget(target, [name for name in job.stale if name not in [record.name for record in done]])
+        kept = [record.name for record in done]
+        store.forget(target, [name for name in job.stale if name not in kept], kept=kept)
         return done
     need: Underestimated | None = None
     while True:

@@ -199,6 +199,40 @@ def test_what_is_damaged_is_forgotten_and_made_again(original: Path, tmp_path: P
     assert dskprep.status(target).damaged_records == {}
 
 
+@pytest.mark.parametrize("name", ["refused/p1.aaaaaaaaaaaaaaaa", "written/p1.aaaaaaaaaaaaaaaa"])
+@pytest.mark.parametrize("is_sound", [True, False])
+def test_a_damaged_record_beside_a_sound_volume_goes_alone(
+    place: str, original: Path, name: str, *, is_sound: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = tiny.everything_below(original / "out")
+    target = tiny.write(place, before)
+    tiny.write(target, {f"records/{name}.json": b"{}"})
+    if not is_sound:
+        storage.delete(target, ["volumes/p1.zarr/0/c/0/0/0"])
+    assert commands.run_command(["verify", target]) == 1
+    n_faulty = 1 if "written" in name or not is_sound else 0
+    assert f"2 volumes checked, {n_faulty} with faults" in capsys.readouterr().out
+    assert commands.run_command(["verify", target, "--forget"]) == 1
+    of_p1 = ("volumes/p1.", "thumbnails/p1.", "records/written/p1.")
+    left = {n: c for n, c in before.items() if is_sound or not n.startswith(of_p1)}
+    assert tiny.everything_below(target) == left
+    assert commands.run_command(["verify", target]) == 0
+    assert f"{2 if is_sound else 1} volumes checked, 0 with faults" in capsys.readouterr().out
+
+
+def test_a_file_whose_name_is_like_that_of_a_record_is_not_ours(original: Path, tmp_path: Path) -> None:
+    target = tmp_path / "out"
+    shutil.copytree(original / "out", target)
+    names = ["p1.notes", "a.b", "p1.AAAAAAAAAAAAAAAA", "p1.0123456789abcde", "p1.0123456789abcdef0"]
+    mine = {f"records/{status}/{name}.json": b"mine" for status in ("written", "refused") for name in names}
+    tiny.write(target, mine)
+    assert dskprep.status(target).counts == {"written": 2}
+    assert [finding.faults for finding in dskprep.verify(target)] == [(), ()]
+    dskprep.forget(target, ["p1", "a"])
+    assert dskprep.run(original / "in", target).n_new == 1
+    assert {name: c for name, c in tiny.everything_below(target).items() if c == b"mine"} == mine
+
+
 def test_a_record_that_changed_since_the_index_is_read_anew(place: str, original: Path) -> None:
     target = tiny.write(place, tiny.everything_below(original / "out"))
     index.write(target)
