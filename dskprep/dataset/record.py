@@ -139,7 +139,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     """What became of one series. Writing it is the commit: it is the last object that is written of a series.
 
     `reason` and `message` say why a series was not written; `stack` is the number of the stack in a series that holds
-    several, if all were asked for; `warnings` are words of `errors.WARNINGS`. `objects` are
+    several, if all were asked for; `warnings` are words of `errors.WARNINGS`. `run` is the id of the run that wrote the
+    record, "" if there was none. `objects` are
     the objects of the volume, by their path below it. `further_series` are the other series of the same folder, as
     `<status>/<key>`. `seconds` holds wall seconds by stage, `cpu_s` CPU seconds of all series of the folder.
     """
@@ -152,6 +153,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     bytes_read: Bytes = 0
     settings_digest: str = ""
     dskprep: str = ""
+    run: str = ""
     worker: str = ""
     reason: str | None = None
     message: str | None = None

@@ -205,10 +205,13 @@ def write_thumbnail(target: str, key: str, content: bytes) -> StoredObject:
     return StoredObject.of(content)
 
 
-def commit(target: str, record: Record) -> None:
-    """Write a record, which marks its series as done. If another run has written the record already, that one stays."""
+def commit(target: str, record: Record) -> bool:
+    """Write a record, which marks its series as done. If another run has written the record already, that one stays.
+
+    Returns whether this call is known to have written it.
+    """
     storage.refuse_links(target, [record.name.path])
-    storage.create(storage.join(target, record.name.path), record.to_json())
+    return storage.create(storage.join(target, record.name.path), record.to_json())
 
 
 def withdraw_broken(target: str, records: Iterable[Record]) -> list[str]:

@@ -294,9 +294,17 @@ def test_a_run_that_was_taken_for_dead_does_no_harm_when_it_wakes_up(
     sleeper = Sleeper()
     summary = dskprep.run(source, target, observers=[sleeper])
     assert second.keys == KEYS[2:]
-    assert sleeper.keys[:2] == KEYS[:2]
+    assert sleeper.keys == KEYS[:2]
     for each in (summary, sleeper.second):
         assert each.account.counts == {"written": 6, "refused": 2}
+    assert (summary.n_new, sleeper.second.n_new) == (2, 6)  # none is counted by both
+    assert summary.account.elsewhere == {"written": 4, "refused": 2}
+    alone = dskprep.run(source, f"{target}-alone").account
+    both = (summary.account, sleeper.second.account)
+    assert sum(account.bytes_read for account in both) == alone.bytes_read
+    assert sum(account.bytes_written for account in both) == alone.bytes_written
+    assert ["was killed, or has not been heard of" in note for note in second.notes] == [True]
+    assert ["took this one for dead" in note for note in sleeper.notes] == [True]
     assert statuses(target) == ALL
     assert tiny.everything_below(f"{target}/volumes") == tiny.everything_below(f"{undisturbed}/volumes")
     assert [finding for finding in dskprep.verify(target) if finding.faults] == []
