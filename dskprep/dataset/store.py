@@ -98,12 +98,12 @@ def describe(target: str) -> dict[str, Any]:
         raise UsageError(f"{target}: there is no dskprep dataset here (no dataset.json)") from error
     try:
         content: dict[str, Any] = json.loads(read)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DamagedDataset(f"{target}: dataset.json is damaged: {error}") from error
     found = content.get("format") if isinstance(content, dict) else None
     if found != FORMAT:
-        raise UsageError(f"{target}: a dataset of format {found}; this dskprep reads format {FORMAT}")
-    if not {"settings", "digest"} <= set(content):
+        raise UsageError(f"{target}: a dataset of format {found!s:.80}; this dskprep reads format {FORMAT}")
+    if not (isinstance(content.get("settings"), dict) and isinstance(content.get("digest"), str)):
         raise DamagedDataset(f"{target}: dataset.json is damaged: it lacks the settings or their digest")
     return content
 

@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Collection, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 from dskprep import storage
 from dskprep.dataset import leftovers, own, store
@@ -155,10 +156,18 @@ def _check(target: str, name: RecordName) -> Finding | None:
         if fault:
             faults.append(f"{path} {fault}")
         elif path == "0/zarr.json" and record.geometry:
-            shape, recorded = json.loads(content)["shape"], list(record.geometry.shape)
+            shape, recorded = _shape(content), list(record.geometry.shape)
             if shape != recorded:
                 faults.append(f"the shape is {shape} instead of {recorded}")
     return Finding(name.key, tuple(faults), tuple(sorted(extra.difference(ours))))
+
+
+def _shape(content: bytes) -> Any:
+    """Return the shape in the metadata of an array; None if there is none."""
+    try:
+        return json.loads(content)["shape"]
+    except (ValueError, KeyError, TypeError, RecursionError):  # as recorded, but the record may be a stranger's
+        return None
 
 
 def _read(url: str, expected: StoredObject) -> tuple[bytes, str]:

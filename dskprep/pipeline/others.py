@@ -95,6 +95,8 @@ class Others:
 
         If another run was faster, returns False and knows what that one has claimed.
         """
+        if self._next > claims.LAST:
+            self.look()
         number = self._next
         self._next += 1
         claim = Claim.of(self._lease.run_id, keys, untold)
@@ -143,7 +145,8 @@ class Others:
             for number in gone:
                 del self._own[number]
         self._read = {(number, entry.tag) for number, entry in listed.items()}
-        self._next = max(self._next, max(listed, default=-1) + 1)
+        has_room = self._next <= claims.LAST and claims.LAST not in listed
+        self._next = max(self._next if has_room else 0, claims.following(listed.keys()))
         self._forget_old()
         leases.pop(self._lease.run_id, None)
         has_gone = not self._heard.keys() <= leases.keys()

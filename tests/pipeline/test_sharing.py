@@ -412,6 +412,20 @@ def test_damaged_and_made_up_claims_cost_nothing(source: str, target: str, monke
     assert what_is_left(target) == ["1.json", "notes.txt"]
 
 
+@pytest.mark.parametrize("numbers", [[99999999], [99999998], [99999997, 99999999], [3, 99999998, 99999999]])
+def test_a_made_up_claim_with_the_last_number_does_not_end_the_sharing(
+    source: str, target: str, numbers: list[int]
+) -> None:
+    store.create(target, dskprep.PrepConfig())
+    made_up = json.dumps({"run_id": OTHER, "takes": [], "done": []}).encode()
+    tiny.write(f"{target}/claims", {f"{number:08}.json": made_up for number in numbers})
+    summaries, heard = run_in_step(source, target)
+    assert sorted(heard[0].keys + heard[1].keys) == KEYS
+    assert all(summary.account.elsewhere.total() >= 3 for summary in summaries)
+    assert statuses(target) == ALL
+    assert what_is_left(target) == []
+
+
 def test_a_claim_that_goes_while_it_is_read_hides_no_other(target: str) -> None:
     for number in range(5):
         claims.add(target, number, Claim(OTHER, (f"p{number}",)))
