@@ -110,6 +110,16 @@ def names_of_codecs(metadata: dict[str, Any]) -> list[list[str]]:
     return [[codec["name"] for codec in codecs] for codecs in levels]
 
 
+def chunks_per_shard(metadata: dict[str, Any]) -> Index | None:
+    """Return how many chunks a shard has along each axis; None if the codecs are not those that dskprep writes."""
+    sharding = metadata["codecs"][0].get("configuration", {}) if metadata["codecs"] else {}
+    if names_of_codecs(metadata) != OURS or sharding.get("index_location", "end") != "end":
+        return None
+    shard = metadata["chunk_grid"]["configuration"]["chunk_shape"]
+    z, y, x = (s // c for s, c in zip(shard, sharding["chunk_shape"], strict=True))
+    return z, y, x
+
+
 def shard_shape(shape: Sequence[int], item_bytes: int, edge: int) -> Index:
     """Return the shape of the shards of an array: whole chunks of this edge, and no more of them than a shard holds."""
     z, y, x = MAX_SHARD
