@@ -48,7 +48,7 @@ def verify(target: str, forget: bool, dry_run: bool) -> int:
         if added := finding.additions:
             terminal.say(f"{finding.key}: {added[0]} and {len(added) - 1} more are not dskprep's; they stay")
     n_faulty = sum(is_of_volume for _, is_of_volume in faulty)
-    others = f"; damaged records of other series: {n_others}" if n_others else ""
+    others = f"; other damaged records: {n_others}" if n_others else ""
     terminal.say(f"{len(checked)} volumes checked, {n_faulty} with faults{others}")
     if not faulty:
         return EXIT_CLEAN

@@ -34,7 +34,8 @@ PATHS = {"image": "0", "lungs": "labels/lungs/0"}
 MAX_SHARD = (384, 448, 448)
 """Longest edges of a shard (z, y, x): at most 154 MB of int16, which compress to an object of less than 100 MB.
 
-Wider types have a shorter z, so that a shard is no larger.
+Wider types have a shorter z, so that a shard is no larger. An array of other shards does not count as dskprep's where
+leftovers are deleted.
 """
 MAX_VOXELS = 2**34
 """Voxels of an array, or of a shard: 34 GB of int16, more than any worker can prepare."""
