@@ -36,19 +36,24 @@ def verify(target: str, forget: bool, dry_run: bool) -> int:
 
     if dry_run and not forget:
         raise UsageError("--dry-run says what --forget would delete; give both")
-    n_checked, faulty = 0, set()
+    checked, faulty, n_others = set(), set(), 0
     for finding in verification.verify(target):
-        n_checked += 1
+        if finding.is_of_volume:
+            checked.add(finding.key)
+        else:
+            n_others += 1
         for fault in finding.faults:
-            faulty.add(finding.key)
+            faulty.add((finding.key, finding.is_of_volume))
             terminal.say(f"{finding.key}: {fault}")
         if added := finding.additions:
             terminal.say(f"{finding.key}: {added[0]} and {len(added) - 1} more are not dskprep's; they stay")
-    terminal.say(f"{n_checked} volumes checked, {len(faulty)} with faults")
+    n_faulty = sum(is_of_volume for _, is_of_volume in faulty)
+    others = f"; other damaged records: {n_others}" if n_others else ""
+    terminal.say(f"{len(checked)} volumes checked, {n_faulty} with faults{others}")
     if not faulty:
         return EXIT_CLEAN
     if forget:
-        names = verification.forget(target, faulty, is_trial=dry_run)
+        names = verification.forget(target, {key for key, _ in faulty}, is_trial=dry_run)
         for name in names:
             terminal.say(name)
         terminal.say(f"{len(names)} objects {'would be deleted' if dry_run else 'deleted'}")

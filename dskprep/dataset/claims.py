@@ -15,7 +15,7 @@ import datetime
 import functools
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -28,6 +28,8 @@ from dskprep.storage import Entry
 
 MAX_BYTES = 4 << 20
 """Size of the largest claim that is read: many times that of the largest that a run makes."""
+LAST = 99_999_999
+"""The highest number of a claim: all have eight digits."""
 Text = Annotated[str, msgspec.Meta(max_length=200)]
 """What a run says of itself is shown to users, so it has an end."""
 
@@ -119,6 +121,14 @@ def listing(target: str) -> Listing:
     entries = {e.name.removesuffix(".json"): e for e in storage.listing_below(_folder(target)) if own.is_claim(e.name)}
     claims = {int(name): entry for name, entry in entries.items() if name.isdigit()}
     return Listing({name: entry for name, entry in entries.items() if not name.isdigit()}, claims)
+
+
+def following(numbers: Collection[int]) -> int:
+    """Return the number of the next claim. Claims at the very end, such as somebody's made up, do not end the log."""
+    end = LAST
+    while end in numbers:
+        end -= 1
+    return max((number for number in numbers if number < end), default=-1) + 1
 
 
 def begin(target: str, lease: Lease) -> bool:

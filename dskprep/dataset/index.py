@@ -15,7 +15,7 @@ import pyarrow as pa
 from pyarrow import compute, parquet
 
 from dskprep import storage
-from dskprep.dataset import store
+from dskprep.dataset import columns, store
 from dskprep.dataset.record import Record, RecordName, parse_record
 from dskprep.errors import DamagedDataset, InfrastructureError, UsageError
 
@@ -61,9 +61,9 @@ def current_table(target: str) -> pa.Table:
     return _bring_up_to_date(target, [])
 
 
-def rows_of(table: pa.Table, columns: Sequence[str] | None = None) -> Iterator[Row]:
+def rows_of(table: pa.Table, names: Sequence[str] | None = None) -> Iterator[Row]:
     """Yield the rows of a table, with all columns or only those named."""
-    for batch in (table if columns is None else table.select(columns)).to_batches(max_chunksize=ROWS_AT_ONCE):
+    for batch in (table if names is None else table.select(names)).to_batches(max_chunksize=ROWS_AT_ONCE):
         yield from batch.to_pylist()
 
 
@@ -209,15 +209,19 @@ def _read(target: str) -> pa.Table:
         raise UsageError(f"{target}: no index.parquet yet; a run writes it at its end") from error
     try:
         # in this thread: those of pyarrow release a Python file late, which aborts a program that is just ending
-        return parquet.ParquetFile(pa.BufferReader(content), pre_buffer=False).read(use_threads=False)
+        table = parquet.ParquetFile(pa.BufferReader(content), pre_buffer=False).read(use_threads=False)
     except (ValueError, KeyError, OSError) as error:  # pyarrow raises OSError for bytes in memory, too
         raise DamagedDataset(f"{target}: index.parquet is damaged; the next run writes it anew") from error
+    names = table.schema.names
+    if len({*names}) < len(names) or not columns.are_ours({field.name: str(field.type) for field in table.schema}):
+        raise DamagedDataset(f"{target}: index.parquet has not the columns of an index; the next run writes it anew")
+    return table
 
 
 def _bring_up_to_date(target: str, fresh: Sequence[Row]) -> pa.Table:
     """Return the index as it should be, from `fresh`, index.parquet (if it can be used) and the other records."""
     known = None
-    with contextlib.suppress(UsageError, DamagedDataset):  # there is none yet, or it is damaged
+    with contextlib.suppress(UsageError, DamagedDataset):  # there is none yet, or it is damaged or not ours
         known = _read(target)
     changed = None
     for _ in range(LISTINGS):
@@ -225,10 +229,6 @@ def _bring_up_to_date(target: str, fresh: Sequence[Row]) -> pa.Table:
             return _combine(target, fresh, known)
         except storage.ObjectChanged as error:
             changed = error
-        except (pa.ArrowException, KeyError, TypeError):  # index.parquet has other columns
-            if known is None:
-                raise
-            known = None
     raise InfrastructureError(f"{target}: its records change while they are read: {changed}") from changed
 
 

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 import msgspec
+import numpy as np
 
 from dskprep import storage
 from dskprep.errors import DamagedDataset
@@ -20,6 +22,21 @@ Index = tuple[Edge, Edge, Edge]
 
 CODECS = ("bytes", "blosc", "zstd", "crc32c", "transpose", "sharding_indexed")
 """The codecs that an array may have, also within its shards and their indices."""
+OURS = [["sharding_indexed"], ["bytes", "blosc"], ["bytes", "crc32c"]]
+"""Codecs of an array that dskprep writes, of an inner chunk, and of the shard index."""
+BLOSC: dict[str, Any] = {"cname": "zstd", "shuffle": "bitshuffle"}
+"""What blosc is set to in such an array."""
+AXES = ("z", "y", "x")
+DTYPES = ("int16", "uint8", "float32", "float64")
+"""The types of numbers that the recipes write."""
+PATHS = {"image": "0", "lungs": "labels/lungs/0"}
+"""Where the arrays of a volume lie below it."""
+MAX_SHARD = (384, 448, 448)
+"""Longest edges of a shard (z, y, x): at most 154 MB of int16, which compress to an object of less than 100 MB.
+
+Wider types have a shorter z, so that a shard is no larger. An array of other shards does not count as dskprep's where
+leftovers are deleted.
+"""
 MAX_VOXELS = 2**34
 """Voxels of an array, or of a shard: 34 GB of int16, more than any worker can prepare."""
 MAX_CHUNK_VOXELS = 256**3
@@ -84,6 +101,49 @@ def read_array(url: str) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:  # a ValidationError is a ValueError
         raise damaged(place, f"is damaged ({_shorten(error)})") from error
     return metadata
+
+
+def names_of_codecs(metadata: dict[str, Any]) -> list[list[str]]:
+    """Return the names of the codecs of an array, of an inner chunk, and of the shard index."""
+    outer = metadata["codecs"]
+    sharding = outer[0].get("configuration", {}) if outer else {}
+    levels = (outer, sharding.get("codecs", []), sharding.get("index_codecs", []))
+    return [[codec["name"] for codec in codecs] for codecs in levels]
+
+
+def chunks_per_shard(metadata: dict[str, Any]) -> Index | None:
+    """Return how many chunks a shard has along each axis; None if the codecs are not those that dskprep writes."""
+    sharding = metadata["codecs"][0].get("configuration", {}) if metadata["codecs"] else {}
+    if names_of_codecs(metadata) != OURS or sharding.get("index_location", "end") != "end":
+        return None
+    shard = metadata["chunk_grid"]["configuration"]["chunk_shape"]
+    z, y, x = (s // c for s, c in zip(shard, sharding["chunk_shape"], strict=True))
+    return z, y, x
+
+
+def shard_shape(shape: Sequence[int], item_bytes: int, edge: int) -> Index:
+    """Return the shape of the shards of an array: whole chunks of this edge, and no more of them than a shard holds."""
+    z, y, x = MAX_SHARD
+    limits = (z // max(1, item_bytes // 2), y, x)
+    z, y, x = (edge * -(-min(n, longest) // edge) for n, longest in zip(shape, limits, strict=True))
+    return z, y, x
+
+
+def is_ours(url: str) -> bool:
+    """Tell whether the array at a URL has metadata as dskprep writes them, whatever its shape."""
+    try:
+        metadata = read_array(url)
+    except DamagedDataset:
+        return False
+    is_plain = metadata["data_type"] in DTYPES and not metadata.get("attributes")
+    if not is_plain or names_of_codecs(metadata) != OURS or metadata.get("dimension_names") != [*AXES]:
+        return False
+    sharding = metadata["codecs"][0]["configuration"]
+    edge, *others = sharding["chunk_shape"]
+    shard = shard_shape(metadata["shape"], np.dtype(metadata["data_type"]).itemsize, edge)
+    is_laid_out = [edge, edge] == others and [*shard] == metadata["chunk_grid"]["configuration"]["chunk_shape"]
+    blosc: dict[str, Any] = sharding["codecs"][1].get("configuration", {})
+    return is_laid_out and blosc.items() >= BLOSC.items()
 
 
 def check_volume(url: str, paths: tuple[str, ...]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import time
 from collections.abc import Collection, Iterable, Iterator
@@ -10,6 +11,8 @@ from collections.abc import Collection, Iterable, Iterator
 from dskprep import keys, storage
 from dskprep.dataset import claims, own, store
 from dskprep.errors import DamagedDataset
+
+log = logging.getLogger("dskprep")
 
 CLEAN_OLDER_THAN_S = 24 * 3600.0
 """Leftovers that are deleted are at least a day old by default: longer than a patient takes, retries included."""
@@ -29,8 +32,9 @@ def clean(
     """Delete what runs that died have left behind.
 
     That is: what dskprep wrote of volumes without a `written` record, their thumbnails, unfinished local files, and
-    claims if no run is under way. What else lies there stays, and so does what is behind a link. Safe during a run:
-    should a run commit a volume just while it is deleted, its record goes too, and a run makes it again.
+    claims if no run is under way. What else lies there stays, and so does what is behind a link. A volume without a
+    record that is not known as dskprep's is named in a warning of the logger `dskprep`. Safe during a run: should a
+    run commit a volume just while it is deleted, its record goes too, and a run makes it again.
 
     Parameters
     ----------
@@ -107,7 +111,7 @@ def _leftovers(target: str, written: set[str], before_s: float) -> Iterator[tupl
     if not storage.is_bucket(target):  # a bucket never holds unfinished files
         yield from (("", [path for path, e in files if is_old(e)]) for files in _unfinished(target))
     yield "", _dead_claims(target, before_s)
-    under_way = set()
+    under_way = set()  # or not dskprep's
     for key, folder in _keys(storage.folders(storage.join(target, "volumes")), ".zarr", written):
         url = storage.join(target, "volumes", folder)
         entries = {entry.name: entry for entry in storage.listing_below(url, follow_links=False)}
@@ -116,6 +120,9 @@ def _leftovers(target: str, written: set[str], before_s: float) -> Iterator[tupl
             under_way.add(key)
         elif own.is_volume(url, entries.keys(), ours):
             yield key, [path for name in ours if not own.is_unfinished(path := f"volumes/{folder}/{name}")]
+        elif any(not own.is_unfinished(f"volumes/{folder}/{name}") for name in ours):
+            under_way.add(key)
+            log.warning(f"volumes/{folder} stays: it has no record, and its metadata are not those that dskprep writes")
     thumbnails = {entry.name: entry for entry in storage.listing(storage.join(target, "thumbnails"))}
     for key, name in _keys(thumbnails, ".webp", written | under_way):
         path = f"thumbnails/{name}"

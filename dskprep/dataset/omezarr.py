@@ -13,16 +13,11 @@ from zarr.codecs import BloscCodec
 from zarr.storage import MemoryStore
 
 from dskprep import sides
+from dskprep.dataset import layout
 from dskprep.dataset.shards import NOTHING
 from dskprep.preparation.prepared import Prepared
 from dskprep.settings import PrepConfig
 from dskprep.volume import Volume
-
-MAX_SHARD = (384, 448, 448)
-"""Longest edges of a shard (z, y, x): at most 154 MB of int16, which compress to an object of less than 100 MB.
-
-Wider types have a shorter z, so that a shard is no larger.
-"""
 
 ORIENTATION = {"z": "inferior-to-superior", "y": "anterior-to-posterior", "x": "right-to-left"}
 """The direction of each axis, in the words of OME-Zarr's RFC 4. The axes of an oblique volume are only near it."""
@@ -68,9 +63,7 @@ def _add_array(
 ) -> None:
     """Add an array's metadata, written by zarr, and its shards, encoded here."""
     edge = config.chunk
-    z, y, x = MAX_SHARD
-    limits = (z // max(1, array.itemsize // 2), y, x)
-    shard = tuple(edge * -(-min(n, longest) // edge) for n, longest in zip(array.shape, limits, strict=True))
+    shard = layout.shard_shape(array.shape, array.itemsize, edge)
     zarr.create_array(
         store,
         name=path,
@@ -78,9 +71,9 @@ def _add_array(
         dtype=array.dtype,
         chunks=(edge, edge, edge),
         shards=shard,
-        compressors=BloscCodec(cname="zstd", clevel=config.zstd_level, shuffle="bitshuffle", typesize=array.itemsize),
+        compressors=BloscCodec(clevel=config.zstd_level, typesize=array.itemsize, **layout.BLOSC),
         fill_value=fill,
-        dimension_names=("z", "y", "x"),
+        dimension_names=layout.AXES,
         zarr_format=3,
     )
     for index in np.ndindex(*(-(-n // s) for n, s in zip(array.shape, shard, strict=True))):

@@ -14,7 +14,7 @@ from zarr.core.buffer import Buffer, BufferPrototype
 from dskprep import storage
 from dskprep.dataset import layout
 from dskprep.dataset.layout import damaged
-from dskprep.dataset.shards import fetch
+from dskprep.dataset.shards import Index, fetch, index_bytes, parse_index
 
 
 def open_array(url: str, path: str, sizes: Mapping[str, int]) -> zarr.Array[Any]:
@@ -25,9 +25,10 @@ def open_array(url: str, path: str, sizes: Mapping[str, int]) -> zarr.Array[Any]
     """
     place = f"{path}/zarr.json"
     # zarr gets the very metadata that were checked: it does not read them again, and no parser sees them differently
-    content = json.dumps(layout.read_array(storage.join(url, path))).encode()
+    metadata = layout.read_array(storage.join(url, path))
+    store = CheckedStore(url, sizes, {place: json.dumps(metadata).encode()}, layout.chunks_per_shard(metadata))
     try:
-        return zarr.open_array(CheckedStore(url, sizes, {place: content}), path=path, mode="r", zarr_format=3)
+        return zarr.open_array(store, path=path, mode="r", zarr_format=3)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise damaged(storage.join(url, place), "is damaged") from error
 
@@ -39,8 +40,11 @@ class CheckedStore(Store):
     call is in this class, or is built by zarr upon it: it wraps no other store that a new method could lead past it.
     """
 
-    def __init__(self, url: str, sizes: Mapping[str, int], checked: Mapping[str, bytes]) -> None:
+    def __init__(
+        self, url: str, sizes: Mapping[str, int], checked: Mapping[str, bytes], n_chunks: Index | None = None
+    ) -> None:
         super().__init__(read_only=True)
+        self._n_chunks = n_chunks  # per shard, if the shards are as dskprep writes them
         self._url, self._sizes, self._checked = url, dict(sizes), dict(checked)
 
     def __eq__(self, other: object) -> bool:
@@ -59,10 +63,17 @@ class CheckedStore(Store):
             return None
         start, end = _as_range(byte_range, size)
         if content is None:
-            (part,) = await asyncio.to_thread(fetch, storage.join(self._url, key), [(start, end)], size)
+            url = storage.join(self._url, key)
+            (part,) = await asyncio.to_thread(fetch, url, [(start, end)], size)
+            if self._n_chunks and "/c/" in key and end == size:  # zarr's own error would not say which volume it is
+                self._check_index(url, part, self._n_chunks)
         else:
             part = content[start:end]
         return prototype.buffer.from_bytes(part)
+
+    def _check_index(self, url: str, end_of_shard: bytes, n_chunks: Index) -> None:
+        if len(end_of_shard) >= (n_bytes := index_bytes(n_chunks)):
+            parse_index(url, end_of_shard[-n_bytes:], n_chunks)
 
     async def get_partial_values(
         self, prototype: BufferPrototype, key_ranges: Iterable[tuple[str, ByteRequest | None]]

@@ -7,6 +7,7 @@ import re
 from collections.abc import Collection
 
 from dskprep import storage
+from dskprep.dataset import layout
 from dskprep.dataset.record import STATUSES
 
 _OBJECT = r"(?:(?:labels/lungs/)?(?:zarr\.json|0/zarr\.json|0/c/\d+/\d+/\d+)|labels/zarr\.json)"
@@ -56,12 +57,18 @@ def is_thumbnail(head: bytes) -> bool:
 
 
 def is_volume(url: str, names: Collection[str], ours: Collection[str]) -> bool:
-    """Tell whether dskprep wrote a volume: its metadata say so, or it has none yet and holds nothing else."""
+    """Tell whether dskprep wrote a volume: the metadata of its arrays are of its kind, and so are those of the volume.
+
+    The latter may not be there yet, if nothing of others is. Without any metadata nobody knows whose the volume is.
+    """
+    arrays = [path for path in layout.PATHS.values() if f"{path}/zarr.json" in names]
+    if not all(layout.is_ours(storage.join(url, path)) for path in arrays):
+        return False
     if "zarr.json" not in names:
-        return len(names) == len(ours)
+        return bool(arrays) and len(names) == len(ours)
     try:
         return isinstance(json.loads(storage.read(storage.join(url, "zarr.json")))["attributes"]["dskprep"], dict)
-    except (ValueError, KeyError, TypeError, FileNotFoundError):
+    except (ValueError, KeyError, TypeError, RecursionError, FileNotFoundError):
         return False
 
 

@@ -33,7 +33,7 @@ class RecordName(NamedTuple):
     @property
     def is_possible(self) -> bool:
         """Whether dskprep gives such names; what others wrote into a record or the index may be a path to anywhere."""
-        is_digest = re.fullmatch(r"[0-9A-Za-z]+", self.digest)
+        is_digest = re.fullmatch(r"[0-9a-f]{16}", self.digest)
         return self.status in STATUSES and keys.is_of_series(self.key) and bool(is_digest)
 
     @property
@@ -143,9 +143,10 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     """What became of one series. Writing it is the commit: it is the last object that is written of a series.
 
     `reason` and `message` say why a series was not written; `stack` is the number of the stack in a series that holds
-    several, if all were asked for; `warnings` are words of `errors.WARNINGS`. `objects` are
-    the objects of the volume, by their path below it. `further_series` are the other series of the same folder, as
-    `<status>/<key>`. `seconds` holds wall seconds by stage, `cpu_s` CPU seconds of all series of the folder.
+    several, if all were asked for; `warnings` are words of `errors.WARNINGS`. `run` is the id of the run that wrote the
+    record, "" if there was none. `objects` are the objects of the volume, by their path below it. `further_series` are
+    the other series of the same folder, as `<status>/<key>`. `seconds` holds wall seconds by stage, `cpu_s` CPU seconds
+    of all series of the folder.
     """
 
     key: str
@@ -156,6 +157,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     bytes_read: Bytes = 0
     settings_digest: str = ""
     dskprep: str = ""
+    run: str = ""
     worker: str = ""
     reason: str | None = None
     message: str | None = None

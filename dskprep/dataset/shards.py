@@ -28,9 +28,6 @@ NOTHING = 2**64 - 1
 BLOSC_HEADER = struct.Struct("<4xIII")
 """Of the header of a blosc chunk: its size when decompressed, the size of a block, and its size as it is."""
 
-CODECS = [["sharding_indexed"], ["bytes", "blosc"], ["bytes", "crc32c"]]
-"""Codecs of the array, of an inner chunk, and of the shard index."""
-
 
 @dataclass(frozen=True, eq=False)
 class Array:
@@ -89,7 +86,7 @@ class Array:
                 continue
             url = storage.join(self.url, name)
             (content,) = fetch(url, [(0, self.objects[name])], self.objects[name])
-            places = self._parse(url, content[-self._index_bytes :])
+            places = parse_index(url, content[-self._index_bytes :], self._chunks_per_shard)
             for place in np.argwhere(places[..., 0] != NOTHING):
                 begin, end = self._range(url, name, *places[tuple(place)].tolist())
                 start = np.multiply(shard, self.shard) + place * self.chunk
@@ -108,7 +105,8 @@ class Array:
         if name not in self._indices:
             end = self.objects[name]
             start = max(0, end - self._index_bytes)
-            self._indices[name] = self._parse(url, *fetch(url, [(start, end)], end))
+            (content,) = fetch(url, [(start, end)], end)
+            self._indices[name] = parse_index(url, content, self._chunks_per_shard)
         n_chunks = self._chunks_per_shard
         places = {chunk: self._indices[name][tuple(np.mod(chunk, n_chunks))].tolist() for chunk in chunks}
         stored = {chunk: self._range(url, name, *place) for chunk, place in places.items() if place[0] != NOTHING}
@@ -123,14 +121,7 @@ class Array:
 
     @property
     def _index_bytes(self) -> int:
-        return 16 * math.prod(self._chunks_per_shard) + 4
-
-    def _parse(self, url: str, content: bytes) -> NDArray[np.uint64]:
-        """Return the offset and length of each chunk, from a shard's index."""
-        footer, checksum = content[:-4], content[-4:]
-        if len(content) != self._index_bytes or google_crc32c.value(footer) != int.from_bytes(checksum, "little"):
-            raise damaged(url, "this shard's index is damaged")
-        return np.frombuffer(footer, "<u8").reshape(*self._chunks_per_shard, 2)
+        return index_bytes(self._chunks_per_shard)
 
     def _range(self, url: str, name: str, offset: int, length: int) -> tuple[int, int]:
         """Return the first byte of a chunk and the one after its last."""
@@ -158,12 +149,10 @@ def open_array(url: str, objects: dict[str, int]) -> Array:
     Raises DamagedDataset if its metadata are damaged or gone, UsageError if its layout is not that of dskprep.
     """
     metadata = layout.read_array(url)
+    found = layout.names_of_codecs(metadata)
     sharding = metadata["codecs"][0].get("configuration", {}) if metadata["codecs"] else {}
-    levels = (metadata["codecs"], sharding.get("codecs", []), sharding.get("index_codecs", []))
-    found = [[codec["name"] for codec in codecs] for codecs in levels]
-    is_ours = found == CODECS and sharding.get("index_location", "end") == "end"
-    if not is_ours:
-        raise UsageError(f"{url}: expected the codecs {CODECS}, found {found}; read it with zarr")
+    if found != layout.OURS or sharding.get("index_location", "end") != "end":
+        raise UsageError(f"{url}: expected the codecs {layout.OURS}, found {found}; read it with zarr")
     return Array(
         url,
         objects,
@@ -173,6 +162,19 @@ def open_array(url: str, objects: dict[str, int]) -> Array:
         as_index(sharding["chunk_shape"]),
         as_index(metadata["chunk_grid"]["configuration"]["chunk_shape"]),
     )
+
+
+def index_bytes(n_chunks: Index) -> int:
+    """Return the size of the index of a shard of so many chunks."""
+    return 16 * math.prod(n_chunks) + 4
+
+
+def parse_index(url: str, content: bytes, n_chunks: Index) -> NDArray[np.uint64]:
+    """Return the offset and length of each chunk, from a shard's index. Raises DamagedDataset if it is damaged."""
+    footer, checksum = content[:-4], content[-4:]
+    if len(content) != index_bytes(n_chunks) or google_crc32c.value(footer) != int.from_bytes(checksum, "little"):
+        raise damaged(url, "this shard's index is damaged")
+    return np.frombuffer(footer, "<u8").reshape(*n_chunks, 2)
 
 
 def as_index(numbers: Iterable[Any]) -> Index:

@@ -98,12 +98,12 @@ def describe(target: str) -> dict[str, Any]:
         raise UsageError(f"{target}: there is no dskprep dataset here (no dataset.json)") from error
     try:
         content: dict[str, Any] = json.loads(read)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DamagedDataset(f"{target}: dataset.json is damaged: {error}") from error
     found = content.get("format") if isinstance(content, dict) else None
     if found != FORMAT:
-        raise UsageError(f"{target}: a dataset of format {found}; this dskprep reads format {FORMAT}")
-    if not {"settings", "digest"} <= set(content):
+        raise UsageError(f"{target}: a dataset of format {found!s:.80}; this dskprep reads format {FORMAT}")
+    if not (isinstance(content.get("settings"), dict) and isinstance(content.get("digest"), str)):
         raise DamagedDataset(f"{target}: dataset.json is damaged: it lacks the settings or their digest")
     return content
 
@@ -180,7 +180,8 @@ def write_volume(target: str, key: str, objects: dict[str, bytes]) -> dict[str, 
     folder = volume_name(key)
     there = volume_objects(target, key)
     storage.delete(target, [f"{folder}/{name}" for name in own.of_volume(there) if name not in objects])
-    storage.write_many(target, {f"{folder}/{name}": content for name, content in objects.items()})
+    in_order = sorted(objects, key=lambda name: name != "zarr.json")  # by it what a killed process left is known
+    storage.write_many(target, {f"{folder}/{name}": objects[name] for name in in_order})
     return {name: StoredObject.of(content) for name, content in objects.items()}
 
 
@@ -204,10 +205,13 @@ def write_thumbnail(target: str, key: str, content: bytes) -> StoredObject:
     return StoredObject.of(content)
 
 
-def commit(target: str, record: Record) -> None:
-    """Write a record, which marks its series as done. If another run has written the record already, that one stays."""
+def commit(target: str, record: Record) -> bool:
+    """Write a record, which marks its series as done. If another run has written the record already, that one stays.
+
+    Returns whether this call is known to have written it.
+    """
     storage.refuse_links(target, [record.name.path])
-    storage.create(storage.join(target, record.name.path), record.to_json())
+    return storage.create(storage.join(target, record.name.path), record.to_json())
 
 
 def withdraw_broken(target: str, records: Iterable[Record]) -> list[str]:
@@ -226,13 +230,17 @@ def _lacks_objects(target: str, record: Record) -> bool:
     return not (there >= record.objects.keys() and has_thumbnail)
 
 
-def forget(target: str, names: Collection[RecordName], *, is_trial: bool = False) -> list[str]:
+def forget(
+    target: str, names: Collection[RecordName], *, kept: Collection[RecordName] = (), is_trial: bool = False
+) -> list[str]:
     """Delete records, so that their series count as not done, and then the volumes that they describe.
 
-    Of a volume only what dskprep writes is deleted, and in a trial nothing. Returns the names of what is deleted.
+    A volume that one of the records `kept` describes stays. Of the others only what dskprep writes is deleted, and in
+    a trial nothing. Returns the names of what is deleted.
     """
     records = [name.path for name in names]
-    written = [name.key for name in names if name.status == "written"]
+    sound = {name.key for name in kept if name.status == "written"}
+    written = [name.key for name in names if name.status == "written" and name.key not in sound]
     storage.refuse_links(target, [*records, *(f"{volume_name(key)}/any" for key in written)])
     if not is_trial:
         storage.delete(target, records)

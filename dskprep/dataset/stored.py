@@ -29,7 +29,7 @@ What = Literal["image", "lungs"]
 
 Opened = TypeVar("Opened", shards.Array, "zarr.Array[Any]")
 
-PATHS = {"image": "0", "lungs": "labels/lungs/0"}
+PATHS = layout.PATHS
 """Where the arrays of a volume lie below it."""
 
 SAME_INDEX = 1e-6

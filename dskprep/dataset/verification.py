@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Collection, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 from dskprep import storage
 from dskprep.dataset import leftovers, own, store
@@ -25,12 +26,14 @@ AHEAD = 64
 class Finding:
     """The result for one written series: its faults, none if all is well.
 
-    `additions` are the objects in its folder that are not dskprep's: no fault, and never deleted.
+    `additions` are the objects in its folder that are not dskprep's: no fault, and never deleted. `is_of_volume` is
+    False for a damaged record of a series that was not written.
     """
 
     key: str
     faults: tuple[str, ...]
     additions: tuple[str, ...] = ()
+    is_of_volume: bool = True
 
 
 def verify(target: str | os.PathLike[str]) -> Iterator[Finding]:
@@ -90,7 +93,8 @@ def forget(target: str | os.PathLike[str], keys: Collection[str], *, is_trial: b
     target
         The dataset, as a path or URL.
     keys
-        The keys of the volumes; one that is not written is passed over.
+        The keys of the volumes; one that is not written is passed over. Where a record of a key is damaged and its
+        volume has another one, the volume is read: it stays if it has no fault.
     is_trial
         Delete nothing.
 
@@ -110,8 +114,11 @@ def forget(target: str | os.PathLike[str], keys: Collection[str], *, is_trial: b
     """
     target = storage.absolute(target)
     names = [name for name in store.record_names(target) if name.key in keys]
-    lost = [name for name in names if name.status == "written" or isinstance(_read_record(target, name), str)]
-    return store.forget(target, lost, is_trial=is_trial)
+    damaged = {name for name in names if isinstance(_read_record(target, name), str)}
+    keys_of_damaged = {name.key for name in damaged}
+    written = {name for name in names if name.status == "written"} - damaged
+    sound = {name for name in written if name.key in keys_of_damaged and _is_sound(target, name)}
+    return store.forget(target, sorted(damaged | (written - sound)), kept=sound, is_trial=is_trial)
 
 
 def _read_record(target: str, name: RecordName) -> Record | str:
@@ -124,11 +131,16 @@ def _read_record(target: str, name: RecordName) -> Record | str:
         return f"{name.path} is missing"
 
 
+def _is_sound(target: str, name: RecordName) -> bool:
+    finding = _check(target, name)
+    return finding is not None and not finding.faults
+
+
 def _check(target: str, name: RecordName) -> Finding | None:
     """Return the finding of a volume; of a series that was not written, only one that its record is damaged."""
     record = _read_record(target, name)
     if isinstance(record, str):
-        return Finding(name.key, (record,))
+        return Finding(name.key, (record,), is_of_volume=name.status == "written")
     if not record.is_written:
         return None
     volume, thumbnail = store.volume_url(target, name.key), store.thumbnail_name(name.key)
@@ -144,10 +156,18 @@ def _check(target: str, name: RecordName) -> Finding | None:
         if fault:
             faults.append(f"{path} {fault}")
         elif path == "0/zarr.json" and record.geometry:
-            shape, recorded = json.loads(content)["shape"], list(record.geometry.shape)
+            shape, recorded = _shape(content), list(record.geometry.shape)
             if shape != recorded:
                 faults.append(f"the shape is {shape} instead of {recorded}")
     return Finding(name.key, tuple(faults), tuple(sorted(extra.difference(ours))))
+
+
+def _shape(content: bytes) -> Any:
+    """Return the shape in the metadata of an array; None if there is none."""
+    try:
+        return json.loads(content)["shape"]
+    except (ValueError, KeyError, TypeError, RecursionError):  # as recorded, but the record may be a stranger's
+        return None
 
 
 def _read(url: str, expected: StoredObject) -> tuple[bytes, str]:

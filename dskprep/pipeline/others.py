@@ -84,7 +84,8 @@ class Others:
                 while untold and self.live and not self.claim([], untold):
                     pass
                 claims.end(self._target, self._lease)
-            if self._is_running or self._read or self._heard:
+                self._is_running = False
+            if self._read or self._heard:
                 self.look()
                 if not self.live:
                     claims.delete(self._target, [*self._heard, *(number for number, _ in self._read)])
@@ -94,6 +95,8 @@ class Others:
 
         If another run was faster, returns False and knows what that one has claimed.
         """
+        if self._next > claims.LAST:
+            self.look()
         number = self._next
         self._next += 1
         claim = Claim.of(self._lease.run_id, keys, untold)
@@ -117,7 +120,10 @@ class Others:
         return run_id in self._heard and run_id not in self.live
 
     def robbers(self) -> set[str]:
-        """Return the runs that took this one for dead, and patients over from it, since the last call."""
+        """Return the runs that took this one for dead, and patients over from it, since the last call.
+
+        One that has ended since is "": it left nothing, and has deleted the claims of this run too.
+        """
         found, self._robbers = self._robbers, set()
         return found
 
@@ -134,8 +140,13 @@ class Others:
         new = [e for number, e in listed.items() if number not in self._own and (number, e.tag) not in self._read]
         for number, claim in sorted(claims.read_claims(self._target, new).items()):
             self._learn(number, claim)
+        if self._is_running and (gone := self._own.keys() - listed.keys()):
+            self._robbers.add("")
+            for number in gone:
+                del self._own[number]
         self._read = {(number, entry.tag) for number, entry in listed.items()}
-        self._next = max(self._next, max(listed, default=-1) + 1)
+        has_room = self._next <= claims.LAST and claims.LAST not in listed
+        self._next = max(self._next if has_room else 0, claims.following(listed.keys()))
         self._forget_old()
         leases.pop(self._lease.run_id, None)
         has_gone = not self._heard.keys() <= leases.keys()

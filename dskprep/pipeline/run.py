@@ -34,7 +34,7 @@ from distributed.system import MEMORY_LIMIT
 from dskprep import settings as config
 from dskprep import storage
 from dskprep.dataset import index, store
-from dskprep.dataset.record import GOOD, Record
+from dskprep.dataset.record import GOOD
 from dskprep.errors import InfrastructureError, UsageError
 from dskprep.look import report
 from dskprep.pipeline import cluster, cluster_check, executor, sharing, watch
@@ -45,7 +45,7 @@ from dskprep.settings import PrepConfig
 from dskprep.source import cases as discover
 from dskprep.source.cases import Case
 from dskprep.worker import patient
-from dskprep.worker.patient import Job
+from dskprep.worker.patient import Job, Outcome
 
 log = logging.getLogger("dskprep")
 
@@ -158,7 +158,7 @@ def run(
     if found.damaged:
         some = min(key for key, _ in found.damaged)
         notes.append(f"damaged records: {len(found.damaged)}, such as that of {some}; a run does these patients again")
-    jobs = _jobs(cases, target, summary.account, RETRIES[retry], found)
+    jobs = _jobs(cases, summary, RETRIES[retry], found)
     watching, more_notes = watch.begin(client) if client else ([], [])
     everybody = [*watching, *(observers or [_LoggedNotes()])]
     shared = sharing.Sharing(target, run_id, summary.account, functools.partial(_tell, everybody, "on_note"))
@@ -169,11 +169,15 @@ def run(
             for note in (*notes, *more_notes):
                 _tell(everybody, "on_note", note)
             with closing(shared), closing(shared.execute(client, jobs, work)) as done:
-                for records in _recorded(done, target, settings):
-                    summary.account.add(records)
-                    shared.finish(records[-1].name)
-                    rows.add(records)
-                    _tell(everybody, "on_patient", summary, records)
+                for outcome in _recorded(done, target, settings):
+                    *further, own = outcome.records
+                    shared.finish(own.name)
+                    if outcome.is_of_other:
+                        summary.account.add_elsewhere(own.status, [record.status for record in further])
+                        continue
+                    summary.account.add(outcome.records)
+                    rows.add(outcome.records)
+                    _tell(everybody, "on_patient", summary, outcome.records)
         _write_end(summary, rows, at_end, is_shared=shared.has_met_others)
     finally:
         _tell(everybody, "on_end", summary)
@@ -199,36 +203,32 @@ def choose(
     return itertools.islice(itertools.chain([first], cases), limit)
 
 
-def _jobs(
-    cases: Iterable[Case], target: str, account: Account, again: tuple[str, ...], found: index.Names
-) -> Iterator[Job]:
+def _jobs(cases: Iterable[Case], summary: Summary, again: tuple[str, ...], found: index.Names) -> Iterator[Job]:
     """Yield the cases that are to be done, and count the others as done before.
 
     Done is what has a record with a status other than those of `again`, and no series whose record is damaged.
     """
     known, damaged = store.by_case(found.names), found.damaged
+    account = summary.account
     for case in cases:
         account.inputs += 1
         names = known[case.key]
         status, further = store.status_of(names, case.key, case.digest)
-        if (
-            status is None
-            or status in again
-            or any((n.key, n.digest) in damaged for n in names if n.digest == case.digest)
-        ):
+        is_damaged = any((n.key, n.digest) in damaged for n in names if n.digest == case.digest)
+        if status is None or status in again or is_damaged:
             # what was made of a line before is kept while that cannot be listed
-            yield Job(case, () if case.problem else tuple(names))
+            yield Job(case, () if case.problem else tuple(names), summary.run_id)
         else:
             leftover = [n for n in names if n.digest == discover.digest([]) != case.digest and n.status not in GOOD]
-            store.forget(target, leftover)  # of the time when it could not
+            store.forget(summary.target, leftover)  # of the time when it could not
             account.counts[status] += 1
             account.already[status] += 1
             account.further_series.update(further)
     account.is_listed = True
 
 
-def _recorded(done: Iterable[executor.Done], target: str, settings: PrepConfig) -> Iterator[tuple[Record, ...]]:
-    """Yield the records of each job, after writing those that its worker could not write.
+def _recorded(done: Iterable[executor.Done], target: str, settings: PrepConfig) -> Iterator[Outcome]:
+    """Yield the outcome of each job, after writing the records that its worker could not write.
 
     Raises InfrastructureError if the infrastructure fails one patient after another.
     """
@@ -239,7 +239,7 @@ def _recorded(done: Iterable[executor.Done], target: str, settings: PrepConfig) 
         if not outcome.is_recorded:
             for record in outcome.records:
                 store.commit(target, record)
-        yield outcome.records
+        yield outcome
         last = outcome.records[-1]
         n_in_a_row = n_in_a_row + 1 if last.reason == InfrastructureError.__name__ else 0
         if n_in_a_row == MAX_FAILURES_IN_A_ROW:

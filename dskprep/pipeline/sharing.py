@@ -39,6 +39,10 @@ FIRST_POLL_S, LAST_POLL_S = 0.1, 2.0
 WAITING = "the run {who} has {n} patients under way that belong to this run too; waiting for it (Ctrl-C ends this run)"
 TAKEN_OVER = "the run {who} was killed, or has not been heard of for a minute; what it had under way is taken over"
 ROBBED = "the run {who} took this one for dead and has taken patients over; some are done twice, which does no harm"
+CLEARED = (
+    "a run that has ended meanwhile took this one for dead, and may have taken patients over; some may be done twice, "
+    "which does no harm"
+)
 UNTOLD = "other runs cannot be told of what this one does ({error}); until they can, they may do the same patients"
 NOT_SHARED = (
     "this store writes over what should be created only once (it ignores If-None-Match), so runs at the same time do "
@@ -102,6 +106,7 @@ class Sharing:
     def close(self) -> None:
         """Give back what is claimed."""
         self._others.end(self._untold)
+        self._say_robbed()
 
     def _size(self, n_missing: int) -> int:
         seconds = BESIDE_S if self._others.live else ALONE_S
@@ -154,10 +159,16 @@ class Sharing:
             self._others.look_now_and_then()
         except InfrastructureError as error:
             self._say(UNTOLD, error=error)
-        for run_id in self._others.robbers():
-            self._say(ROBBED, run_id)
+        if self._say_robbed():
             self._drawn.extendleft(reversed(self._reserve))  # some of them are that run's now
             self._reserve.clear()
+
+    def _say_robbed(self) -> bool:
+        """Say which runs took this one for dead; return whether there are any."""
+        robbers = self._others.robbers()
+        for run_id in robbers:
+            self._say(ROBBED if run_id else CLEARED, run_id)
+        return bool(robbers)
 
     def _wait(self) -> list[Job]:
         """Wait until what is left to other runs is done. Return the jobs that they gave up, none in the end."""
@@ -166,6 +177,7 @@ class Sharing:
         while self._left and not given_up:
             self._tell_done()
             self._others.look()
+            self._say_robbed()
             given_up = [job for job in self._left if self._is_free(job)]
             under_way = [holder for job in self._left if (holder := self._others.held.get(job.case.key))]
             if not given_up and not under_way:

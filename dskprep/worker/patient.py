@@ -10,6 +10,7 @@ import functools
 import threading
 import time
 import traceback
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import distributed
@@ -42,22 +43,25 @@ _CPU = CpuMeter()
 
 @dataclass(frozen=True)
 class Job:
-    """A case to be done. `stale` are the names of its records that no longer hold."""
+    """A case to be done by a run. `stale` are the names of its records that no longer hold."""
 
     case: Case
     stale: tuple[RecordName, ...] = ()
+    run: str = ""
 
 
 @dataclass(frozen=True)
 class Outcome:
     """What became of a case: the records of its series, the main one's last.
 
-    `is_recorded` is False if the target could not be written, so that the run has to commit the record. `stuck_worker`
-    is the address of a process that hangs and has to be restarted.
+    `is_recorded` is False if the target could not be written, so that the run has to commit the record. `is_of_other`
+    is True if another run had recorded the case. `stuck_worker` is the address of a process that hangs and has to be
+    restarted.
     """
 
     records: tuple[Record, ...]
     is_recorded: bool = True
+    is_of_other: bool = False
     stuck_worker: str = ""
 
 
@@ -98,7 +102,7 @@ def _prepare(job: Job, target: str, config: PrepConfig, ledger: Ledger, clock: S
     started = time.monotonic()
     for attempt in range(1, ATTEMPTS + 1):
         try:
-            return Outcome(tuple(_try(job, target, config, ledger, clock)))
+            return _outcome(job, _try(job, target, config, ledger, clock))
         except OSError as error:  # an InfrastructureError, or one of the operating system's
             failure: Exception = error
             if attempt == ATTEMPTS or time.monotonic() - started > DEADLINE_S:
@@ -111,11 +115,16 @@ def _prepare(job: Job, target: str, config: PrepConfig, ledger: Ledger, clock: S
     return _record_failure(job, target, config, clock, type(failure).__name__, str(failure)[:2000], stack)
 
 
+def _outcome(job: Job, records: Sequence[Record]) -> Outcome:
+    return Outcome(tuple(records), is_of_other=records[-1].run != job.run)
+
+
 def _try(job: Job, target: str, config: PrepConfig, ledger: Ledger, clock: Stopwatch) -> list[Record]:
     """Try once; read a second time if the patient turns out larger than its largest file promised."""
     done = _find_done(job, target)
     if done:  # by another run, or by a worker that died before it could say so
-        store.forget(target, [name for name in job.stale if name not in [record.name for record in done]])
+        kept = [record.name for record in done]
+        store.forget(target, [name for name in job.stale if name not in kept], kept=kept)
         return done
     need: Underestimated | None = None
     while True:
@@ -144,16 +153,17 @@ def _commit(job: Job, target: str, made: list[Made], clock: Stopwatch) -> list[R
             # what was made of a line of a manifest before is kept while that line cannot be listed
             records = [each.record if job.case.problem else _write(target, each) for each in made]
         seconds = {stage: round(s, 4) for stage, s in clock.seconds.items()}
-        records = [record.changed(seconds=seconds) for record in records]
+        records = [record.changed(run=job.run, seconds=seconds) for record in records]
         records[-1] = records[-1].changed(cpu_s=round(_CPU.since_last(), 3))
         for record in records:
             clock.check()
-            store.commit(target, record)
+            is_new = store.commit(target, record)
         if broken := store.withdraw_broken(target, records):
             raise InfrastructureError(
                 f"{target}: {broken[0]} promised objects that are not there; something deletes in the dataset now"
             )
-    return records
+    # if it stood there, it may be of this run after all: S3's answer to the commit was lost
+    return records if is_new else [*records[:-1], store.read_record(target, records[-1].name)]
 
 
 def _write(target: str, made: Made) -> Record:
@@ -176,15 +186,17 @@ def _record_failure(
 
 def _record_loss(job: Job, target: str, record: Record) -> Outcome:
     """Commit the record of a patient that was lost, if the target can be written at all."""
+    record = record.changed(run=job.run)
     try:
         done = store.find_written(target, record.key, record.input_digest)
         if done:  # its worker died after the commit
-            return Outcome((done[-1],))
+            return _outcome(job, done[-1:])
         store.forget(target, job.stale)
-        store.commit(target, record)
+        if not store.commit(target, record):
+            record = store.read_record(target, record.name)
     except (OSError, DamagedDataset):  # an InfrastructureError, or one of the operating system's; a record was altered
         return Outcome((record,), is_recorded=False)
-    return Outcome((record,))
+    return _outcome(job, [record])
 
 
 def _ledger(limit_bytes: int) -> Ledger:

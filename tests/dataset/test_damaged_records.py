@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -9,6 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
+import pandas as pd
 import pytest
 import tiny
 
@@ -16,6 +19,7 @@ import dskprep
 from dskprep import storage
 from dskprep.cli import commands
 from dskprep.dataset import index, store
+from dskprep.dataset.record import Source
 from dskprep.errors import UsageError
 
 
@@ -199,6 +203,40 @@ def test_what_is_damaged_is_forgotten_and_made_again(original: Path, tmp_path: P
     assert dskprep.status(target).damaged_records == {}
 
 
+@pytest.mark.parametrize("name", ["refused/p1.aaaaaaaaaaaaaaaa", "written/p1.aaaaaaaaaaaaaaaa"])
+@pytest.mark.parametrize("is_sound", [True, False])
+def test_a_damaged_record_beside_a_sound_volume_goes_alone(
+    place: str, original: Path, name: str, *, is_sound: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = tiny.everything_below(original / "out")
+    target = tiny.write(place, before)
+    tiny.write(target, {f"records/{name}.json": b"{}"})
+    if not is_sound:
+        storage.delete(target, ["volumes/p1.zarr/0/c/0/0/0"])
+    assert commands.run_command(["verify", target]) == 1
+    n_faulty = 1 if "written" in name or not is_sound else 0
+    assert f"2 volumes checked, {n_faulty} with faults" in capsys.readouterr().out
+    assert commands.run_command(["verify", target, "--forget"]) == 1
+    of_p1 = ("volumes/p1.", "thumbnails/p1.", "records/written/p1.")
+    left = {n: c for n, c in before.items() if is_sound or not n.startswith(of_p1)}
+    assert tiny.everything_below(target) == left
+    assert commands.run_command(["verify", target]) == 0
+    assert f"{2 if is_sound else 1} volumes checked, 0 with faults" in capsys.readouterr().out
+
+
+def test_a_file_whose_name_is_like_that_of_a_record_is_not_ours(original: Path, tmp_path: Path) -> None:
+    target = tmp_path / "out"
+    shutil.copytree(original / "out", target)
+    names = ["p1.notes", "a.b", "p1.AAAAAAAAAAAAAAAA", "p1.0123456789abcde", "p1.0123456789abcdef0"]
+    mine = {f"records/{status}/{name}.json": b"mine" for status in ("written", "refused") for name in names}
+    tiny.write(target, mine)
+    assert dskprep.status(target).counts == {"written": 2}
+    assert [finding.faults for finding in dskprep.verify(target)] == [(), ()]
+    dskprep.forget(target, ["p1", "a"])
+    assert dskprep.run(original / "in", target).n_new == 1
+    assert {name: c for name, c in tiny.everything_below(target).items() if c == b"mine"} == mine
+
+
 def test_a_record_that_changed_since_the_index_is_read_anew(place: str, original: Path) -> None:
     target = tiny.write(place, tiny.everything_below(original / "out"))
     index.write(target)
@@ -227,6 +265,93 @@ def test_a_comparison_of_nothing_names_what_is_damaged(original: Path, tmp_path:
     record_of(target, "p1").write_bytes(b"{}")
     with pytest.raises(UsageError, match=r"no patient that matches 'p1'.*p1: .*this record is damaged"):
         dskprep.compare(original / "out", target, only="p1")
+
+
+# what is not as dskprep writes it, in other files than records
+
+DATASETS = {
+    "deep": "[" * 100_000,
+    "deep settings": '{"format": 1, "digest": "x", "settings": ' + '{"a":' * 50_000 + "1" + "}" * 50_001,
+    "a list of settings": '{"format": 1, "settings": [1, 2], "digest": "x"}',
+    "no settings": '{"format": 1, "settings": null, "digest": null}',
+    "a digest that is none": '{"format": 1, "settings": {}, "digest": []}',
+}
+
+
+@pytest.mark.parametrize("content", DATASETS)
+def test_a_damaged_description_of_the_dataset_is_said_in_one_line(
+    original: Path, tmp_path: Path, content: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = tmp_path / "out"
+    shutil.copytree(original / "out", target)
+    (target / "dataset.json").write_text(DATASETS[content])
+    for words in (["status"], ["verify"], ["report", "-o", tmp_path / "r.html"], ["clean"], ["run", original / "in"]):
+        options = ["--scheduler", "sync"] if words[0] == "run" else []
+        assert commands.run_command([*map(str, words), str(target), *options]) == 1
+        (line,) = capsys.readouterr().err.splitlines()
+        assert f"{target}: dataset.json is damaged" in line
+
+
+@pytest.mark.parametrize("content", [b"[]", b"hello", b"{}", b"null", b"[" * 100_000, b'{"shape": 7}'])
+def test_metadata_that_are_none_are_a_fault_also_where_the_record_promises_them(
+    original: Path, tmp_path: Path, content: bytes
+) -> None:
+    target = tmp_path / "out"
+    shutil.copytree(original / "out", target)
+    path = record_of(target, "p1")
+    record = json.loads(path.read_bytes())
+    record["objects"]["0/zarr.json"] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    tiny.write(target, {f"records/written/{path.name}": json.dumps(record).encode()})
+    tiny.write(target, {"volumes/p1.zarr/0/zarr.json": content})
+    first, second = dskprep.verify(target)
+    assert (first.key, len(first.faults), second.key, second.faults) == ("p1", 1, "p2", ())
+    assert "the shape is" in first.faults[0]
+
+
+VALUES = {"numbers": 5, "fractions": 0.5, "words": "../../x", "lists": [1, 2], "truths": True}
+COLUMNS = ["key", "status", "reason", "message", "warnings", "n_z", "right_lung_ml", "hu_sha256", "series_uid_sha256"]
+COLUMNS += ["record_tag", "affine", "source_step_mm", "seconds_read", "added"]
+
+
+@pytest.mark.parametrize("column", COLUMNS)
+def test_an_index_with_another_column_counts_for_nothing(
+    original: Path, tmp_path: Path, column: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = tmp_path / "out"
+    shutil.copytree(original / "out", target)
+    parquet = target / "index.parquet"
+    right = pd.read_parquet(parquet)
+    for value in (*VALUES.values(), None):
+        table = right.drop(columns=[column], errors="ignore")
+        if value is not None:
+            table[column] = [value] * len(table)
+        if column in right and value is not None and isinstance(right[column].tolist()[0], type(value)):
+            continue
+        table.to_parquet(parquet)
+        told = [["status", target], ["report", target, "-o", tmp_path / "r.html"]]
+        told += [["run", original / "in", target, "--scheduler", "sync"]]
+        for words in told:
+            assert commands.run_command([str(word) for word in words]) == 0, (words, value)
+        assert capsys.readouterr().err == ""
+        found = dskprep.open_dataset(target)
+        pd.testing.assert_frame_equal(found.index, right, check_like=True)
+        assert list(found.where(lambda row: row["n_z"] > 0)) == ["p1", "p2"]
+
+
+def test_a_record_of_all_that_there_can_be_has_a_row_that_is_kept(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The types of the columns are those of the record's fields."""
+    store.create(place, dskprep.PrepConfig())
+    texts = ("manufacturer", "model", "kernel", "kvp", "slice_thickness_mm", "patient_position", "body_part")
+    source = dict.fromkeys((*texts, "contrast", "transfer_syntax", "interpolated_mm"), "x")
+    source |= {"tilt_degrees": 1, "left_out_mm": 2}
+    lungs = {"right_ml": 1, "left_ml": 2, "mean_hu": -800, "dense_share": 0}
+    more = {"source": source, "lungs": lungs, "stack": 1, "hu_sha256": "x", "series_uid_sha256": "x", "message": "x"}
+    full = tiny.record("p1", **more, reason="x", seconds={"read": 1}, bytes_read=5, url="x", warnings=["one-lung"])
+    assert {f.name for f in msgspec.structs.fields(Source)} <= full.as_dict()["source"].keys()
+    store.commit(place, full)
+    index.write(place)
+    monkeypatch.setattr(storage, "read_many", lambda *_: pytest.fail("the record is read"))
+    assert index.current(place)["key"].tolist() == ["p1"]
 
 
 # an index that is out of date

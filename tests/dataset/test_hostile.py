@@ -239,6 +239,25 @@ PIPELINES.append("zarrs.ZarrsCodecPipeline")
 
 
 @pytest.mark.parametrize("pipeline", PIPELINES)
+@pytest.mark.filterwarnings("ignore:Array is unsupported by ZarrsCodecPipeline")
+def test_a_damaged_index_of_a_shard_is_named_in_every_pipeline(
+    whole: dict[str, bytes], tmp_path: Path, pipeline: str
+) -> None:
+    if pipeline.startswith("zarrs"):
+        pytest.importorskip("zarrs")
+    objects = {**whole}
+    for array in ARRAYS:
+        content = bytearray(objects[name := f"volumes/p1.zarr/{array}/c/0/0/0"])
+        content[-10] ^= 1
+        objects[name] = bytes(content)
+    tiny.write(tmp_path, objects)
+    with zarr.config.set({"codec_pipeline.path": pipeline}):
+        for way in WAYS.values():
+            with pytest.raises(DamagedDataset, match="c/0/0/0: this shard's index is damaged"):
+                way(dskprep.open_dataset(tmp_path)["p1"])
+
+
+@pytest.mark.parametrize("pipeline", PIPELINES)
 @pytest.mark.parametrize("left", [None, 0, 10, 0.5, -1], ids=lambda left: f"left {left}")
 @pytest.mark.filterwarnings("ignore:Array is unsupported by ZarrsCodecPipeline")
 def test_a_shard_that_is_lost_or_cut_is_an_error_in_every_pipeline(

@@ -9,7 +9,7 @@ import pytest
 import tiny
 import zarr
 
-from dskprep.dataset import omezarr
+from dskprep.dataset import layout, omezarr
 from dskprep.preparation.lungs import lungs
 from dskprep.preparation.prepared import Prepared
 from dskprep.settings import PrepConfig
@@ -39,7 +39,7 @@ def truth() -> Prepared:
 def volume(truth: Prepared, tmp_path_factory: pytest.TempPathFactory) -> str:
     """The volume in several shards of several chunks."""
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(omezarr, "MAX_SHARD", (32, 32, 32))
+        patched.setattr(layout, "MAX_SHARD", (32, 32, 32))
         objects = omezarr.encode(truth, PrepConfig(chunk=16), {"dskprep": "0"})
     return tiny.write(tmp_path_factory.mktemp("interop") / "v.zarr", objects)
 

@@ -11,7 +11,7 @@ import tiny
 import zarr
 
 from dskprep import storage
-from dskprep.dataset import omezarr
+from dskprep.dataset import layout, omezarr
 from dskprep.preparation.lungs import lungs
 from dskprep.preparation.prepared import Prepared
 from dskprep.settings import PrepConfig
@@ -98,7 +98,7 @@ def test_without_lungs_there_is_no_label() -> None:
 
 
 def test_a_volume_beyond_one_shard_is_whole(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(omezarr, "MAX_SHARD", (32, 32, 32))
+    monkeypatch.setattr(layout, "MAX_SHARD", (32, 32, 32))
     given = prepared((70, 40, 33))
     objects = omezarr.encode(given, PrepConfig(chunk=16), {})
     assert len([name for name in objects if name.startswith("0/c/")]) == 3 * 2 * 2

@@ -10,7 +10,7 @@ import pytest
 import tiny
 
 from dskprep import storage
-from dskprep.dataset import omezarr, shards
+from dskprep.dataset import layout, omezarr, shards
 from dskprep.errors import DamagedDataset, UsageError
 from dskprep.preparation.prepared import Prepared
 from dskprep.settings import PrepConfig
@@ -21,7 +21,7 @@ SHAPE = (70, 40, 50)
 
 def written(place: str, monkeypatch: pytest.MonkeyPatch) -> tuple[np.ndarray, shards.Array]:
     """An array of several shards of several chunks, some of them nothing but air: the truth, and as it is opened."""
-    monkeypatch.setattr(omezarr, "MAX_SHARD", (32, 32, 32))
+    monkeypatch.setattr(layout, "MAX_SHARD", (32, 32, 32))
     array = np.random.default_rng(0).integers(-1024, 3000, SHAPE, dtype=np.int16)
     array[:32, :32, :32] = AIR_HU
     array[32:48, 16:32] = AIR_HU

@@ -138,6 +138,102 @@ def test_clean_leaves_what_it_did_not_write(target: str) -> None:
     assert tiny.everything_below(target) == {k: v for k, v in before.items() if k not in found} | THEIRS | mine
 
 
+def array(**change: Any) -> bytes:
+    """Metadata of an array as dskprep writes them, but for a change."""
+    blosc = {"typesize": 2, "cname": change.pop("cname", "zstd"), "clevel": 1, "shuffle": "bitshuffle", "blocksize": 0}
+    little = {"name": "bytes", "configuration": {"endian": "little"}}
+    sharding = {
+        "chunk_shape": change.pop("chunk", [64, 64, 64]),
+        "codecs": [little, {"name": "blosc", "configuration": blosc}],
+        "index_codecs": [little, {"name": "crc32c"}],
+        "index_location": "end",
+    }
+    metadata = {
+        "zarr_format": 3,
+        "node_type": "array",
+        "shape": [100, 300, 300],
+        "data_type": "int16",
+        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": change.pop("shard", [128, 320, 320])}},
+        "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
+        "fill_value": -1024,
+        "codecs": [{"name": "sharding_indexed", "configuration": sharding}],
+        "attributes": {},
+        "dimension_names": ["z", "y", "x"],
+    }
+    return json.dumps(metadata | change).encode()
+
+
+STRANGERS: dict[str, bytes | None] = {
+    "no metadata": None,
+    "no JSON": b"mine",
+    "a list": b"[]",
+    "deep": b"[" * 200_000,
+    "another type": array(data_type="uint16"),
+    "attributes": array(attributes={"title": "mine"}),
+    "no names of axes": array(dimension_names=None),
+    "other codecs": array(codecs=[{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "zstd"}]),
+    "other settings of a codec": array(cname="lz4"),
+    "chunks that are no cubes": array(chunk=[32, 64, 64]),
+    "other shards": array(shard=[64, 320, 320]),
+}
+
+
+@pytest.mark.parametrize("metadata", STRANGERS)
+@pytest.mark.parametrize("path", ["0", "labels/lungs/0"])
+@pytest.mark.parametrize("has_group", [False, True])
+def test_an_array_of_others_where_dskpreps_would_be_is_left_and_named(
+    folder: Path, metadata: str, path: str, has_group: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    files = {f"{path}/c/0/0/0": b"mine"}
+    if (content := STRANGERS[metadata]) is not None:
+        files[f"{path}/zarr.json"] = content
+    if has_group:  # of another program's
+        files["zarr.json"] = b'{"zarr_format": 3, "node_type": "group", "attributes": {}}'
+    tiny.write(folder / "volumes/mine.zarr", files)
+    before = tiny.everything_below(folder)
+    assert list(leftovers.clean(folder, older_than_s=-60)) == []
+    assert tiny.everything_below(folder) == before
+    assert ["volumes/mine.zarr stays" in message for message in caplog.messages] == [True]
+
+
+def test_a_volume_whose_array_was_replaced_by_another_program_is_left(
+    target: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    lose(target, "p2")
+    tiny.write(target, {"volumes/p2.zarr/0/zarr.json": STRANGERS["another type"] or b""})
+    before = tiny.everything_below(target)
+    assert list(leftovers.clean(target, older_than_s=-60)) == []
+    assert tiny.everything_below(target) == before
+    assert ["volumes/p2.zarr stays" in message for message in caplog.messages] == [True]
+
+
+@pytest.mark.parametrize("n_written", range(1, 5))
+def test_what_a_killed_worker_wrote_of_a_volume_is_cleaned(
+    folder: Path, n_written: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The worker dies after the first `n_written` files."""
+    lost = lose(str(folder), "p2")
+    objects = tiny.everything_below(folder / "volumes/p2.zarr")
+    shutil.rmtree(folder / "volumes/p2.zarr")
+    write_many = storage.write_many
+
+    def die(url: str, contents: dict[str, bytes]) -> None:
+        write_many(url, dict([*contents.items()][:n_written]))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(storage, "write_many", die)
+        store.write_volume(str(folder), lost.key, dict(sorted(objects.items())))
+    written = {f"volumes/p2.zarr/{name}" for name in tiny.everything_below(folder / "volumes/p2.zarr")}
+    assert len(written) == n_written
+    assert written <= {*leftovers.clean(folder, older_than_s=-60)}
+
+
+def test_an_array_as_dskprep_writes_it_is_cleaned_without_its_group(folder: Path) -> None:
+    files = {"volumes/p9.zarr/0/c/0/0/0": b"half", "volumes/p9.zarr/0/zarr.json": array()}
+    tiny.write(folder, files)
+    assert {*leftovers.clean(folder, older_than_s=-60)} == files.keys()
+
+
 def test_clean_takes_unfinished_files_by_their_names(folder: Path) -> None:
     mark = "0123456789ab.part"
     (name,) = [name for name in store.record_names(str(folder)) if name.key == "p1"]

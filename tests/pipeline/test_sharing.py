@@ -294,9 +294,17 @@ def test_a_run_that_was_taken_for_dead_does_no_harm_when_it_wakes_up(
     sleeper = Sleeper()
     summary = dskprep.run(source, target, observers=[sleeper])
     assert second.keys == KEYS[2:]
-    assert sleeper.keys[:2] == KEYS[:2]
+    assert sleeper.keys == KEYS[:2]
     for each in (summary, sleeper.second):
         assert each.account.counts == {"written": 6, "refused": 2}
+    assert (summary.n_new, sleeper.second.n_new) == (2, 6)  # none is counted by both
+    assert summary.account.elsewhere == {"written": 4, "refused": 2}
+    alone = dskprep.run(source, f"{target}-alone").account
+    both = (summary.account, sleeper.second.account)
+    assert sum(account.bytes_read for account in both) == alone.bytes_read
+    assert sum(account.bytes_written for account in both) == alone.bytes_written
+    assert ["was killed, or has not been heard of" in note for note in second.notes] == [True]
+    assert ["took this one for dead" in note for note in sleeper.notes] == [True]
     assert statuses(target) == ALL
     assert tiny.everything_below(f"{target}/volumes") == tiny.everything_below(f"{undisturbed}/volumes")
     assert [finding for finding in dskprep.verify(target) if finding.faults] == []
@@ -411,6 +419,20 @@ def test_damaged_and_made_up_claims_cost_nothing(source: str, target: str, monke
     monkeypatch.setattr(others, "STALE_S", 0.0)
     assert dskprep.run(source, target).exit_code == 1
     assert what_is_left(target) == ["1.json", "notes.txt"]
+
+
+@pytest.mark.parametrize("numbers", [[99999999], [99999998], [99999997, 99999999], [3, 99999998, 99999999]])
+def test_a_made_up_claim_with_the_last_number_does_not_end_the_sharing(
+    source: str, target: str, numbers: list[int]
+) -> None:
+    store.create(target, dskprep.PrepConfig())
+    made_up = json.dumps({"run_id": OTHER, "takes": [], "done": []}).encode()
+    tiny.write(f"{target}/claims", {f"{number:08}.json": made_up for number in numbers})
+    summaries, heard = run_in_step(source, target)
+    assert sorted(heard[0].keys + heard[1].keys) == KEYS
+    assert all(summary.account.elsewhere.total() >= 3 for summary in summaries)
+    assert statuses(target) == ALL
+    assert what_is_left(target) == []
 
 
 def test_a_claim_that_goes_while_it_is_read_hides_no_other(target: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -455,6 +456,47 @@ def test_stale_records_and_their_volumes_go(tmp_path: Path) -> None:
     (name,) = store.record_names(f"{tmp_path}/out")
     assert (name.key, name.digest) == ("p1", job.case.digest)
     assert {n.partition("/")[0] for n in tiny.everything_below(tmp_path / "out/volumes")} == {"p1.zarr"}
+
+
+def test_a_volume_that_another_run_has_made_anew_stays(tmp_path: Path) -> None:
+    tiny.write(tmp_path / "in/p1", tiny.series(0))
+    prepare(only_job(tmp_path / "in"), tmp_path / "out")
+    before = tuple(store.record_names(f"{tmp_path}/out"))
+    tiny.write(tmp_path / "in/p1", tiny.series(0, n=14))
+    job = Job(only_job(tmp_path / "in").case, before)
+    (made,) = prepare(job, tmp_path / "out")
+    volume = tiny.everything_below(tmp_path / "out/volumes/p1.zarr")
+    assert prepare(job, tmp_path / "out") == [made]  # in a second run, which began before the first made it
+    assert tiny.everything_below(tmp_path / "out/volumes/p1.zarr") == volume
+    assert volume.keys() == made.objects.keys()
+
+
+@pytest.mark.parametrize("is_scan", [True, False])
+@pytest.mark.parametrize("when", ["before it is read", "before it is committed"])
+def test_a_case_that_another_run_recorded_first_is_said_to_be_of_that_run(
+    place: str, tmp_path: Path, when: str, *, is_scan: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny.write(tmp_path / "in/p1", tiny.series() if is_scan else {"notes.txt": b""})
+    job = only_job(tmp_path / "in")
+    told = {"target": place, "config": PrepConfig(), "memory_bytes": MEMORY}
+    made: list[patient.Outcome] = []
+
+    def other_is_first(url: str, record: Record) -> bool:
+        monkeypatch.setattr(store, "commit", commit)
+        made.append(patient.prepare_patient(replace(job, run="first"), **told))
+        return commit(url, record)
+
+    commit = store.commit
+    if when == "before it is committed":
+        monkeypatch.setattr(store, "commit", other_is_first)
+    else:
+        made.append(patient.prepare_patient(replace(job, run="first"), **told))
+    second = patient.prepare_patient(replace(job, run="second"), **told)
+    (first,) = made
+    assert (first.is_of_other, second.is_of_other) == (False, True)
+    assert second.records == first.records
+    assert [record.run for record in second.records] == ["first"]
+    assert not patient.prepare_patient(replace(job, run="first"), **told).is_of_other  # as after its worker died
 
 
 @pytest.mark.parametrize("z_mm", [1.0, 2.5])

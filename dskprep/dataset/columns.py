@@ -1,0 +1,33 @@
+"""The columns of index.parquet and their types, by the names that Arrow gives them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+_ALWAYS = {
+    **dict.fromkeys(("key", "status", "input_digest", "record_tag", "reason", "message", "url", "warnings"), "string"),
+    **dict.fromkeys(("n_z", "n_y", "n_x"), "int64"),
+    **dict.fromkeys(("spacing_z_mm", "spacing_y_mm", "spacing_x_mm"), "double"),
+    "affine": "list<element: double>",
+    **dict.fromkeys(("right_lung_ml", "left_lung_ml", "mean_lung_hu", "dense_lung_share"), "double"),
+    **dict.fromkeys(("series_uid_sha256", "hu_sha256"), "string"),
+    **dict.fromkeys(("stack", "bytes_read", "bytes_written"), "int64"),
+}
+_OF_SOURCE = {
+    **dict.fromkeys(("slices", "rows", "columns"), "int64"),
+    **dict.fromkeys(("step_mm", "row_spacing_mm", "column_spacing_mm", "first_x_mm", "first_y_mm"), "double"),
+    **dict.fromkeys(("first_z_mm", "tilt_degrees", "left_out_mm"), "double"),
+    **dict.fromkeys(("manufacturer", "model", "kernel", "kvp", "slice_thickness_mm", "patient_position"), "string"),
+    **dict.fromkeys(("body_part", "contrast", "transfer_syntax", "interpolated_mm"), "string"),
+}
+
+
+def are_ours(types: Mapping[str, str]) -> bool:
+    """Tell whether columns are those that dskprep writes. One without any value has the type `null`."""
+    return _ALWAYS.keys() <= types.keys() and all(found in ("null", _type(name)) for name, found in types.items())
+
+
+def _type(name: str) -> str | None:
+    if name.startswith("seconds_"):
+        return "double"
+    return _OF_SOURCE.get(name.removeprefix("source_")) if name.startswith("source_") else _ALWAYS.get(name)
