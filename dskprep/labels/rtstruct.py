@@ -34,6 +34,10 @@ FLAT_PART = 1e-3
 """The part of a contour's width by which its points may deviate from a plane."""
 FINENESS = 2
 """Pixels per voxel along an axis, for contours in planes that are oblique to the grid."""
+COPY_PIXELS = 0.25
+"""Contours are copies if their bounding boxes and the roots of their areas differ by less than this, in pixels."""
+MAX_IN_PLANE = 10_000
+"""Most contours of an ROI in one plane."""
 HALF = FULL // 2
 """A pixel of which half is inside."""
 
@@ -103,7 +107,9 @@ class RtStruct(Labels):
         which = np.abs(middle[:, None] - along).argmin(1)
         planes = []
         for k in range(len(along)):
-            drawn = _draw_plane([placed[i][:, 1:] for i in np.flatnonzero(which == k)], axes, where)
+            here = [placed[i][:, 1:] for i in np.flatnonzero(which == k)]
+            refuse_if_more(len(here), MAX_IN_PLANE, "contours in a plane", where)
+            drawn = _draw_plane(_without_copies(here), axes, where)
             planes.append(Plane(float(low[k]), float(high[k]), *drawn))
         return Stack(origin, axes, planes)
 
@@ -195,6 +201,22 @@ def _basis(normal: NDArray[np.float64], pixel_mm: float) -> NDArray[np.float64]:
     return np.stack([normal, row * pixel_mm, np.cross(normal, row) * pixel_mm], axis=1)
 
 
+def _without_copies(contours: list[NDArray[np.float64]]) -> list[NDArray[np.float64]]:
+    """Leave out contours of a plane, in pixels, that are there a second time, perhaps with other points on their way.
+
+    Planning systems write such copies, and by the even-odd rule two of them would be nothing.
+    """
+    kept: list[NDArray[np.float64]] = []
+    signs = np.empty((len(contours), 5))
+    for points in contours:
+        sign = np.array([*points.min(0), *points.max(0), np.sqrt(_enclosed(points))])
+        others = np.abs(signs[: len(kept)] - sign)
+        if not (others <= COPY_PIXELS).all(1).any():
+            signs[len(kept)] = sign
+            kept.append(points)
+    return kept
+
+
 def _draw_plane(
     contours: list[NDArray[np.float64]], axes: NDArray[np.float64], where: str
 ) -> tuple[float, float, NDArray[np.uint8]]:
@@ -203,13 +225,17 @@ def _draw_plane(
     first = np.floor(ends.min(0) + 0.5)
     shape = np.floor(ends.max(0) + 0.5) - first + 1
     if (shape * np.linalg.norm(axes[:, 1:], axis=0) > MAX_PLANE_MM).any():
-        raise Refusal("label-damaged", f"{where}: expected contours of a patient, found one wider than {MAX_PLANE_MM} mm")
+        raise Refusal(
+            "label-damaged", f"{where}: expected contours of a patient, found one wider than {MAX_PLANE_MM} mm"
+        )
     n_rows, n_columns = shape.astype(int)
     share = np.zeros((n_rows, n_columns), np.float32)
     moved = [points - first for points in contours]
     shape_of_all = _shape(moved)
     if not cover(shape_of_all.row, shape_of_all.column, shape_of_all.starts, share):
-        raise Refusal("label-too-large", f"{where}: expected the outline of an organ, found a contour that fills planes")
+        raise Refusal(
+            "label-too-large", f"{where}: expected the outline of an organ, found a contour that fills planes"
+        )
     pixels = (np.clip(share, 0, 1) * FULL + 0.5).astype(np.uint8)
     for points in moved:
         _keep_if_small(points, pixels)
@@ -226,9 +252,13 @@ def _keep_if_small(points: NDArray[np.float64], pixels: NDArray[np.uint8]) -> No
 
     A hole of that size stays as it is: what is round it is full.
     """
-    moved = points - points.mean(0)
-    following = np.roll(moved, -1, axis=0)
-    area = abs(float((moved[:, 0] * following[:, 1] - moved[:, 1] * following[:, 0]).sum())) / 2
     row, column = np.floor(points.mean(0) + 0.5).astype(int)
-    if area < 0.5 and pixels[max(row - 1, 0) : row + 2, max(column - 1, 0) : column + 2].max() < HALF:
+    if _enclosed(points) < 0.5 and pixels[max(row - 1, 0) : row + 2, max(column - 1, 0) : column + 2].max() < HALF:
         pixels[row, column] = FULL
+
+
+def _enclosed(points: NDArray[np.float64]) -> float:
+    """Return the area of a polygon in a plane."""
+    moved = points - points[0]
+    following = np.roll(moved, -1, axis=0)
+    return abs(float((moved[:, 0] * following[:, 1] - moved[:, 1] * following[:, 0]).sum())) / 2

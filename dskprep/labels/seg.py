@@ -225,9 +225,13 @@ class _Layout:
 
     def _split(self, pixels: bytes | memoryview) -> list[bytes]:
         try:
-            found = list(itertools.islice(generate_frames(bytes(pixels), number_of_frames=self.n_frames), self.n_frames))
+            found = list(
+                itertools.islice(generate_frames(bytes(pixels), number_of_frames=self.n_frames), self.n_frames)
+            )
         except (ValueError, IndexError, EOFError, struct.error) as error:
-            raise Refusal("label-damaged", f"{self.where}: encapsulated pixels are damaged: {one_line(error)}") from error
+            raise Refusal(
+                "label-damaged", f"{self.where}: encapsulated pixels are damaged: {one_line(error)}"
+            ) from error
         if len(found) != self.n_frames:
             raise Refusal("label-damaged", f"{self.where}: expected {self.n_frames} frames, found {len(found)}")
         return found
@@ -273,5 +277,3 @@ class _Layout:
             return stored_values(data, layout, self.where)
         except Refusal as refusal:
             raise Refusal("label-damaged", refusal.message) from refusal
-
-

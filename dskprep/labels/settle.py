@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -13,10 +15,12 @@ ROUNDING = 0.01
 """What sums of weights may lack, in steps of 1/256."""
 VOLUME_TOLERANCE = 0.005
 """The volume of a label may change by this share, or by half a voxel, before it is set right."""
-CENTRE_TOLERANCE_MM = 0.05
-"""Its centre may move so far along an axis before it is set right."""
+CENTRE_TOLERANCE = 0.095
+"""Its centre may move by this part of a voxel before it is set right."""
 SURE = 16
 """A voxel of which less than this, or all but this, is inside is left as it is, if the volume allows it."""
+SUPPORT = 0.2
+"""How much the mean share of the 27 voxels round a voxel counts beside its own."""
 NEARER = 1e-4
 """What is taken off the rank of a voxel per mm2 of its distance from the centre, so that few are equal."""
 MOST_TRIES = 30
@@ -39,28 +43,34 @@ def settle(shares: NDArray[np.uint8], n_voxels: float, spacing_mm: Triple) -> ND
     which the centre has to move. A label that fills half of no voxel keeps those that it fills most.
     """
     inside = shares >= HALF
-    wanted = max(1, round(n_voxels))
-    places = np.argwhere(shares)
-    values = shares[tuple(places.T)].astype(np.float64)
-    from_centre = (places - values @ places / values.sum()) * spacing_mm
-    is_volume_right = abs(np.count_nonzero(inside) - n_voxels) <= max(0.5, VOLUME_TOLERANCE * n_voxels)
-    if is_volume_right and _is_centred(from_centre[values >= HALF]):
+    n_inside = np.count_nonzero(inside)
+    centre = _moment(shares) / float(shares.sum(dtype=np.int64))
+    is_volume_right = n_inside and abs(n_inside - n_voxels) <= max(0.5, VOLUME_TOLERANCE * n_voxels)
+    if is_volume_right and np.linalg.norm(_moment(inside) / n_inside - centre) <= CENTRE_TOLERANCE:
         return inside
+    wanted = max(1, round(n_voxels))
+    is_open = (shares >= SURE) & (shares <= 256 - SURE)
     inside = shares > 256 - SURE
     n_open = wanted - np.count_nonzero(inside)
-    is_open = (values >= SURE) & (values <= 256 - SURE)
     if not 0 <= n_open <= np.count_nonzero(is_open):
-        inside[:], n_open, is_open = False, min(wanted, len(values)), values > 0
-    moment = from_centre[~is_open & (values > 256 - SURE)].sum(0)
-    places, from_centre = places[is_open], from_centre[is_open]
-    rank = _around(shares, places) - NEARER * (from_centre**2).sum(1)
-    chosen = _choose(rank, from_centre, moment, wanted, n_open)
+        inside[:], is_open = False, shares > 0
+        n_open = min(wanted, np.count_nonzero(is_open))
+    places = np.argwhere(is_open)
+    from_centre = places - centre
+    rank = shares[is_open] + SUPPORT * _around(shares, places)
+    rank -= NEARER * ((from_centre * spacing_mm) ** 2).sum(1)
+    sure = _moment(inside) - np.count_nonzero(inside) * centre
+    chosen = _choose(rank, from_centre, sure, wanted, n_open)
     inside[tuple(places[chosen].T)] = True
     return inside
 
 
-def _is_centred(from_centre: NDArray[np.float64]) -> bool:
-    return bool(len(from_centre) and (abs(from_centre.mean(0)) <= CENTRE_TOLERANCE_MM).all())
+def _moment(values: NDArray[Any]) -> NDArray[np.float64]:
+    """Return the sum of the indices (z, y, x), weighted by the values."""
+    plane = values.sum(0, dtype=np.float64)
+    by_z = values.reshape(len(values), -1).sum(1, dtype=np.float64)
+    sums = (by_z, plane.sum(1), plane.sum(0))
+    return np.array([by @ np.arange(by.size) for by in sums])
 
 
 def _around(shares: NDArray[np.uint8], places: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -82,15 +92,15 @@ def _choose(
     """
     spread = rank.std() / np.maximum((from_centre**2).mean(0), 1e-9) if n_open else 0.0
     tilt, gain, last = np.zeros(3), np.ones(3), np.zeros(3)
-    best, best_mm = np.empty(0, np.int64), np.inf
+    best, best_distance = np.empty(0, np.int64), np.inf
     for _ in range(MOST_TRIES):
         chosen = np.argsort(-(rank + from_centre @ tilt), kind="stable")[:n_open]
-        offset_mm = (moment + from_centre[chosen].sum(0)) / wanted
-        if abs(offset_mm).max() < best_mm:
-            best, best_mm = chosen, abs(offset_mm).max()
-        if best_mm <= CENTRE_TOLERANCE_MM or not n_open:
+        offset = (moment + from_centre[chosen].sum(0)) / wanted
+        if np.linalg.norm(offset) < best_distance:
+            best, best_distance = chosen, np.linalg.norm(offset)
+        if best_distance <= CENTRE_TOLERANCE or not n_open:
             break
-        gain *= np.where(offset_mm * last < 0, 0.5, GROWTH)
-        last = offset_mm
-        tilt -= gain * offset_mm * spread * wanted / len(rank)
+        gain *= np.where(offset * last < 0, 0.5, GROWTH)
+        last = offset
+        tilt -= gain * offset * spread * wanted / len(rank)
     return best
