@@ -4,7 +4,7 @@ DskprepError
 ├── UsageError (ValueError)        wrong use or configuration; nothing was started: exit code 2
 ├── InfrastructureError (OSError)  no scheduler, no bucket, no permission; try again later: exit code 3
 │   └── RunStopped                 the scheduler or the store was lost under a run; carries its account
-├── Refusal                        one series cannot be made into a right volume, or one label into a right mask: exit code 1
+├── Refusal                        one series or label cannot be made right; the others can: exit code 1
 ├── StepFailed                     a function of the user's own raised, or returned what cannot be used: exit code 2
 └── DamagedDataset                 an object of a dataset is gone, or is not what was written: exit code 1
 
@@ -107,8 +107,8 @@ class DamagedDataset(DskprepError):
 class Refusal(DskprepError):
     """One series cannot be made into a right volume, or one label cannot be drawn where its author put it.
 
-    `reason` is a word of `REASONS`, `SET_ASIDE` or `LABEL_REASONS`; `message` says what was expected, what was found, and where;
-    `facts` go into the record beside them.
+    `reason` is a word of `REASONS`, `SET_ASIDE` or `LABEL_REASONS`; `message` says what was expected, what was found,
+    and where; `facts` go into the record beside them.
     """
 
     exit_code = 1

@@ -227,7 +227,7 @@ def read_object(content: bytes) -> tuple[pydicom.Dataset, Bytes]:
         dataset = pydicom.dcmread(file, force=True, stop_before_pixels=not is_deflated)
         dataset.file_meta.TransferSyntaxUID = UID(_transfer_syntax(dataset))
     if is_deflated:
-        return dataset, dataset.pop(Tag(PIXEL_DATA)).value if Tag(PIXEL_DATA) in dataset else b""
+        return dataset, dataset.pop(Tag(PIXEL_DATA)).value or b"" if Tag(PIXEL_DATA) in dataset else b""
     found = _pixel_data_at(content, file.tell(), dataset)
     if found is None:
         return dataset, b""

@@ -76,7 +76,7 @@ def draw(stacks: Iterable[Stack], grid: Grid, where: str) -> Drawn:
     volume_mm3 = sum(volume for volume, _ in sums)
     if not volume_mm3:
         raise Refusal("label-empty", f"{where}: expected a label, found no pixel of it set")
-    x, y, z = (sum(moment for _, moment in sums) / volume_mm3).tolist()
+    x, y, z = np.sum([moment for _, moment in sums], axis=0) / volume_mm3
     first, shape, is_whole = _box(stacks, grid)
     shares = np.zeros(shape, np.uint8)
     n_voxels = 0.0
@@ -87,11 +87,11 @@ def draw(stacks: Iterable[Stack], grid: Grid, where: str) -> Drawn:
             n_voxels += float(share.sum(dtype=np.float64))
             np.maximum(across[i], quantize(share), out=across[i])
     if not n_voxels:
-        raise Refusal("label-outside-volume", _outside(where, (x, y, z), grid))
+        raise Refusal("label-outside-volume", _outside(where, (float(x), float(y), float(z)), grid))
     voxel_mm3 = grid.voxel_ml * 1000
     outside = 0.0 if is_whole else max(0.0, 1 - n_voxels * voxel_mm3 / volume_mm3)
     mask = settle(shares, (1 - outside) * volume_mm3 / voxel_mm3, grid.spacing)
-    return Drawn(grid, first, mask, volume_mm3 / 1000, (x, y, z), outside)
+    return Drawn(grid, first, mask, volume_mm3 / 1000, (float(x), float(y), float(z)), outside)
 
 
 def _outside(where: str, centre: Triple, grid: Grid) -> str:
@@ -148,7 +148,7 @@ class _Overlaps(NamedTuple):
 
 
 def _overlap(scale: float, offset: float, n: int, n_out: int) -> _Overlaps:
-    """Weigh `n` inputs that are centred on whole numbers by their overlap with outputs centred on scale * i + offset."""
+    """Weigh `n` inputs centred on whole numbers by their overlap with outputs centred on scale * i + offset."""
     half = abs(scale) / 2
     ends = sorted(((-0.5 - offset) / scale, (n - 0.5 - offset) / scale))
     first = max(math.floor(ends[0] + 0.5), 0)

@@ -55,6 +55,7 @@ class Lidc(Labels):
 
     def stacks(self, segment: Segment, grid: Grid) -> Iterator[Stack]:
         """Raises UsageError: the place is not known yet."""
+        del segment, grid
         raise UsageError(f"{self.where}: the outlines are pixels of a series; call at(slices) with its grid first")
 
 
@@ -78,7 +79,7 @@ class PlacedLidc(Labels):
 
     Segments are the consensus of each nodule (`nodule-1`, number 10) and the outlines of each of its readers
     (`nodule-1-reader-2`, number 12). An outline runs along the first pixels outside of the nodule, so its own pixels do
-    not belong to it. `points` has a row per mark: nodules with their nine ratings, small nodules, and what is no nodule.
+    not belong to it. `points` has a row per mark: nodules with nine ratings, small nodules, and what is no nodule.
     """
 
     kind = "lidc"
@@ -135,7 +136,7 @@ class PlacedLidc(Labels):
 
     @property
     def points(self) -> pd.DataFrame:
-        """One row per mark: `kind`, `nodule` (0 if none), `reader`, `name`, x, y, z in LPS mm, `ml`, the nine ratings."""
+        """One row per mark: `kind`, `nodule` (0: none), `reader`, `name`, x, y, z in LPS mm, `ml`, nine ratings."""
         import pandas as pd
 
         nodule_of = {k: number for number, nodule in enumerate(self._nodules, 1) for k in nodule}
@@ -158,8 +159,8 @@ def _place(mark: Mark, slices: Grid, where: str) -> _Place:
         rows, columns = slices.shape[1:]
         raise Refusal(
             "label-off-grid",
-            f"{where}: {mark.name!r}: expected pixels of {rows} rows and {columns} columns, found one at row and column "
-            f"{points.max(0).tolist()}; is this the series that the readers saw?",
+            f"{where}: {mark.name!r}: expected pixels of {rows} rows and {columns} columns, found one at "
+            f"row and column {points.max(0).tolist()}; is this the series that the readers saw?",
         )
     first, last = points.min(0), points.max(0)
     inside: dict[int, NDArray[np.bool_]] = {}
@@ -188,7 +189,8 @@ def _slice_of(outline: Outline, mark: Mark, slices: Grid, where: str) -> int:
         ends = sorted(slices.to_patient([(0, 0, 0), (slices.shape[0] - 1, 0, 0)])[:, 2].tolist())
         raise Refusal(
             "label-off-grid",
-            f"{where}: {mark.name!r}: expected outlines in slices, which lie from z {ends[0]:g} to {ends[1]:g} mm in steps "
-            f"of {slices.spacing[0]:g} mm, found one at {outline.z_mm:g} mm; is this the series that the readers saw?",
+            f"{where}: {mark.name!r}: expected outlines in slices, which lie from z {ends[0]:g} to {ends[1]:g} mm in "
+            f"steps of {slices.spacing[0]:g} mm, found one at {outline.z_mm:g} mm; is this the series "
+            f"that the readers saw?",
         )
     return round(place)

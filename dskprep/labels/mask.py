@@ -49,7 +49,7 @@ ELSEWHERE = re.compile(
 class Mask(Labels):
     """A mask volume; 0 is background. `at` checks that it is on the grid of the image, and never bends it.
 
-    `names` gives the names of values; a single value that has none is called as the file is, others `label-2` and so on.
+    `names` gives the names of values; a single value without one is called as the file is, others `label-2` and so on.
     """
 
     kind = "mask"
@@ -78,8 +78,8 @@ class Mask(Labels):
                 )
         raise Refusal(
             "label-off-grid",
-            f"{self.where}: expected the grid of the image ({_words(slices)}), found another one ({_words(self._grid)}); "
-            "resample it to the image with the program that made it",
+            f"{self.where}: expected the grid of the image ({_words(slices)}), found another one "
+            f"({_words(self._grid)}); resample it to the image with the program that made it",
         )
 
     def stacks(self, segment: Segment, grid: Grid) -> Iterator[Stack]:
@@ -190,7 +190,7 @@ def _check_size(shape: tuple[int, ...], itemsize: int, n_bytes: int | None, wher
 
 
 def _mirrored(grid: Grid, axes: tuple[int, ...]) -> Grid:
-    """Return a grid whose coordinates have the wrong sign along patient axes, or whose extent is reversed along them."""
+    """Return a grid whose coordinates have the wrong sign along patient axes."""
     affine = np.array(grid.affine)
     affine[list(axes)] *= -1
     return Grid(grid.shape, affine)

@@ -31,7 +31,7 @@ MAX_BYTES = 1 << 30
 
 
 class Points(Labels):
-    """A table of points, of many volumes as a rule. `points` has `key` or `seriesuid`, `x`, `y`, `z`, and all the rest."""
+    """A table of points, mostly of many volumes. `points` has `key` or `seriesuid`, `x`, `y`, `z`, and all the rest."""
 
     kind = "points"
 
@@ -44,6 +44,7 @@ class Points(Labels):
 
     def stacks(self, segment: Segment, grid: Grid) -> Iterable[Stack]:
         """Raises UsageError: a point has no extent."""
+        del segment, grid
         raise UsageError(f"{self.where}: a table of points has nothing to draw; use its points")
 
     @property

@@ -87,8 +87,8 @@ def _read(content: bytes, where: str, names: Mapping[int, str]) -> Labels:
         return Lidc(content, where)
     raise Refusal(
         "label-unknown",
-        f"{where}: expected DICOM SEG or RTSTRUCT, LIDC-IDRI XML, NIfTI, NRRD, MetaImage, or a table whose name ends in "
-        f".csv or .parquet, found {len(content)} bytes of something else",
+        f"{where}: expected DICOM SEG or RTSTRUCT, LIDC-IDRI XML, NIfTI, NRRD, MetaImage, or a table whose name ends "
+        f"in .csv or .parquet, found {len(content)} bytes of something else",
     )
 
 

@@ -13,7 +13,7 @@ from pydicom.dataelem import RawDataElement
 from dskprep.dicom.slices import MAX_PLANE_MM, MAX_POSITION_MM
 from dskprep.errors import Refusal
 from dskprep.kernels.polygons import cover
-from dskprep.labels.attributes import code_of, item_of, one_line, refuse_if_more, uids_below
+from dskprep.labels.attributes import code_of, one_line, refuse_if_more, uids_below
 from dskprep.labels.stack import FULL, Plane, Stack, places, slabs
 from dskprep.labels.values import Labels, Links, Segment
 from dskprep.volume import Grid
@@ -43,7 +43,7 @@ HALF = FULL // 2
 
 
 class _Shape(NamedTuple):
-    """Contours in the pixels of a plane: rows, columns, and where each contour begins, with the number of points last."""
+    """Contours in the pixels of a plane: rows, columns, where each contour begins, and the number of points."""
 
     row: NDArray[np.float64]
     column: NDArray[np.float64]
@@ -174,13 +174,15 @@ def _read_points(contour: Dataset, where: str) -> NDArray[np.float64]:
 def _area(points: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the vector area of a polygon in mm2: along its normal, as long as it is large."""
     moved = points - points[0]
-    return np.cross(moved, np.roll(moved, -1, axis=0)).sum(0) / 2
+    area: NDArray[np.float64] = np.cross(moved, np.roll(moved, -1, axis=0)).sum(0) / 2
+    return area
 
 
 def _normal(points: NDArray[np.float64]) -> NDArray[np.float64]:
     area = _area(points)
     size = np.linalg.norm(area)
-    return area / size if size > 0 else np.array([0.0, 0.0, 1.0])
+    direction: NDArray[np.float64] = area / size if size > 0 else np.array([0.0, 0.0, 1.0])
+    return direction
 
 
 def _is_flat(points: NDArray[np.float64], normal: NDArray[np.float64]) -> bool:
@@ -188,7 +190,7 @@ def _is_flat(points: NDArray[np.float64], normal: NDArray[np.float64]) -> bool:
 
 
 def _axes(grid: Grid) -> Iterator[NDArray[np.float64]]:
-    """Yield the axes of stacks (see `Stack`) that are parallel to a grid, slices first, with pixels that are its own."""
+    """Yield the axes of stacks (see `Stack`) that are parallel to a grid and have its pixels, slices first."""
     steps = grid.affine[:3, :3]
     for normal, row, column in ((0, 1, 2), (1, 0, 2), (2, 0, 1)):
         yield np.stack([steps[:, normal] / np.linalg.norm(steps[:, normal]), steps[:, row], steps[:, column]], axis=1)

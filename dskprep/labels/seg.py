@@ -36,9 +36,9 @@ SAME_DIRECTION = 1e-4
 
 
 class _Frame(NamedTuple):
-    """A frame: its number in the pixel data, that of its segment (0 in a label map), and its place."""
+    """A frame: its place in the pixel data from 0 on, its segment's number (0 in a label map), and its place."""
 
-    index: int
+    at: int
     segment: int
     position: NDArray[np.float64]
     orientation: tuple[float, ...]
@@ -97,7 +97,7 @@ class Seg(Labels):
         which = np.abs(place[:, :1] - along).argmin(1)
         planes = []
         for frame, k, (_, row, column) in zip(frames, which, place.tolist(), strict=True):
-            mask = self._layout.mask(self._pixels, frame.index, segment.number if frame.segment == 0 else None)
+            mask = self._layout.mask(self._pixels, frame.at, segment.number if frame.segment == 0 else None)
             box = None if mask is None else crop(mask)
             if box is not None:
                 planes.append(Plane(float(low[k]), float(high[k]), row + box[0], column + box[1], box[2]))
@@ -239,12 +239,14 @@ class _Layout:
     def mask(self, pixels: bytes | memoryview, index: int, number: int | None) -> NDArray[np.bool_] | None:
         """Return where a frame is set, bool (rows, columns); in a label map, where it is `number`; None if nowhere."""
         if number is None:
-            return self._values(pixels, index) >= self.least
+            is_inside: NDArray[np.bool_] = self._values(pixels, index) >= self.least
+            return is_inside
         if index in self._present and number not in self._present[index]:
             return None
         values = self._values(pixels, index)
         self._present.setdefault(index, np.flatnonzero(np.bincount(values.ravel())))
-        return values == number
+        is_set: NDArray[np.bool_] = values == number
+        return is_set
 
     def _values(self, pixels: bytes | memoryview, index: int) -> NDArray[Any]:
         shape = (self.rows, self.columns)

@@ -31,7 +31,9 @@ GROWTH = 1.3
 
 def quantize(share: NDArray[np.float32]) -> NDArray[np.uint8]:
     """Return shares from 0 to 1 as whole numbers from 0 to 255, HALF or more where half or more is inside."""
-    return np.minimum(share * np.float32(256) + np.float32(ROUNDING), 255).astype(np.uint8)
+    steps = np.minimum(share * np.float32(256) + np.float32(ROUNDING), 255)
+    whole: NDArray[np.uint8] = steps.astype(np.uint8)
+    return whole
 
 
 def settle(shares: NDArray[np.uint8], n_voxels: float, spacing_mm: Triple) -> NDArray[np.bool_]:
@@ -51,10 +53,10 @@ def settle(shares: NDArray[np.uint8], n_voxels: float, spacing_mm: Triple) -> ND
     wanted = max(1, round(n_voxels))
     is_open = (shares >= SURE) & (shares <= 256 - SURE)
     inside = shares > 256 - SURE
-    n_open = wanted - np.count_nonzero(inside)
+    n_open = wanted - int(np.count_nonzero(inside))
     if not 0 <= n_open <= np.count_nonzero(is_open):
         inside[:], is_open = False, shares > 0
-        n_open = min(wanted, np.count_nonzero(is_open))
+        n_open = min(wanted, int(np.count_nonzero(is_open)))
     places = np.argwhere(is_open)
     from_centre = places - centre
     rank = shares[is_open] + SUPPORT * _around(shares, places)
@@ -97,7 +99,7 @@ def _choose(
         chosen = np.argsort(-(rank + from_centre @ tilt), kind="stable")[:n_open]
         offset = (moment + from_centre[chosen].sum(0)) / wanted
         if np.linalg.norm(offset) < best_distance:
-            best, best_distance = chosen, np.linalg.norm(offset)
+            best, best_distance = chosen, float(np.linalg.norm(offset))
         if best_distance <= CENTRE_TOLERANCE or not n_open:
             break
         gain *= np.where(offset * last < 0, 0.5, GROWTH)
