@@ -11,10 +11,17 @@ from numpy.typing import ArrayLike, NDArray
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.encaps import encapsulate
 from pydicom.filewriter import dcmwrite
-from pydicom.uid import ExplicitVRLittleEndian, RTStructureSetStorage, SegmentationStorage
+from pydicom.uid import (
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    JPEG2000Lossless,
+    RTStructureSetStorage,
+    SegmentationStorage,
+)
 
 from dskprep.volume import Grid
 
+DEFLATED_FRAMES = "1.2.840.10008.1.2.8.1"
 LABEL_MAP = "1.2.840.10008.5.1.4.1.1.66.7"
 SERIES, IMAGE, FRAME_OF_REFERENCE = "1.2.3.10", "1.2.3.11", "1.2.3.12"
 AXIAL = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
@@ -66,8 +73,14 @@ def _object(class_uid: str, syntax: str) -> FileDataset:
 
 
 def written(dataset: FileDataset) -> bytes:
+    """The bytes of a file. pydicom does not write DEFLATED_FRAMES, so another UID of its length goes in its place."""
+    is_deflated = dataset.file_meta.TransferSyntaxUID == DEFLATED_FRAMES
+    if is_deflated:
+        dataset.file_meta.TransferSyntaxUID = JPEG2000Lossless
     file = io.BytesIO()
     dcmwrite(file, dataset, enforce_file_format=True)
+    if is_deflated:
+        return file.getvalue().replace(JPEG2000Lossless.encode(), DEFLATED_FRAMES.encode() + b"\0", 1)
     return file.getvalue()
 
 
@@ -153,7 +166,7 @@ def frames_of(mask: NDArray[np.bool_], segment: int = 1) -> list[tuple[int, int,
 
 def rtstruct_dataset(rois: Mapping[str, Iterable[Points]], kind: str = "CLOSED_PLANAR") -> FileDataset:
     """An RTSTRUCT with contours (n, 3) in LPS mm, by the name of their ROI."""
-    ds = _object(RTStructureSetStorage, ExplicitVRLittleEndian)
+    ds = _object(RTStructureSetStorage, ImplicitVRLittleEndian)
     series = _item(
         SeriesInstanceUID=SERIES,
         ContourImageSequence=[_item(ReferencedSOPClassUID="1.2", ReferencedSOPInstanceUID=IMAGE)],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Iterable
 
 import numpy as np
@@ -62,15 +63,16 @@ def _read(content: bytes, where: str) -> pd.DataFrame:
             raise ValueError("it holds zero bytes")
         header = text.split("\n", 1)[0]
         refuse_if_more(header.count(",") + 1, MAX_COLUMNS, "columns", where)
-        return pd.read_csv(
-            io.StringIO(text),
-            dtype=str,
-            keep_default_na=False,
-            nrows=MAX_ROWS + 1,
-            index_col=False,
-            skipinitialspace=True,
-        )
-    except (ValueError, OSError, pyarrow.ArrowException) as error:  # ParserError and UnicodeDecodeError are ValueErrors
+        with warnings.catch_warnings(action="error", category=pd.errors.ParserWarning):
+            return pd.read_csv(
+                io.StringIO(text),
+                dtype=str,
+                keep_default_na=False,
+                nrows=MAX_ROWS + 1,
+                index_col=False,
+                skipinitialspace=True,
+            )
+    except (ValueError, OSError, pd.errors.ParserWarning, pyarrow.ArrowException) as error:
         raise Refusal("label-damaged", f"{where}: cannot be read as a table: {one_line(error)}") from error
 
 

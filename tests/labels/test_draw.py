@@ -97,10 +97,10 @@ def test_a_voxel_belongs_to_the_label_if_half_of_it_is_inside(axes: tuple, about
     affine[:3, 3] = np.array([3.5, 5.5, 7.5]) - affine[:3, :3] @ [8, 9, 10]
     grid = Grid((16, 18, 20), affine)
     drawn = draw([stack], grid, "ball").whole() > 0
-    share = share_by_points(stack, grid, 4)
-    is_clear = abs(share - 0.5) > 0.15
+    share = share_by_points(stack, grid, 5)
+    is_clear = abs(share - 0.5) > 0.2
     assert (drawn == (share > 0.5))[is_clear].all()
-    assert is_clear[drawn].mean() > 0.7
+    assert is_clear[drawn].mean() > 0.6
 
 
 def test_half_a_voxel_is_inside() -> None:
