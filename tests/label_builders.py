@@ -68,6 +68,8 @@ def _object(class_uid: str, syntax: str) -> FileDataset:
     ds.SOPClassUID = ds.file_meta.MediaStorageSOPClassUID = class_uid
     ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = "1.2.3.99"
     ds.SeriesInstanceUID, ds.FrameOfReferenceUID = "1.2.3.98", FRAME_OF_REFERENCE
+    ds.Modality = "RTSTRUCT" if class_uid == RTStructureSetStorage else "SEG"
+    ds.StudyInstanceUID = SERIES
     ds.PatientName, ds.PatientID = "Mustermann^Erika", "4711"
     return ds
 

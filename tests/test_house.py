@@ -81,7 +81,7 @@ HOMES = {
     "numba": {"kernels.compiled"},
     "numcodecs": {"dataset.omezarr", "dataset.shards"},
     "obstore": {"storage.bucket", "storage.connection"},
-    "pandas": {"dataset.index", "labels.lidc", "labels.points", "labels.values", "look.report", "source.manifest"},
+    "pandas": {"dataset.index", "labels.lidc", "labels.points", "look.report", "source.manifest"},
     "psutil": {"pipeline.prediction", "source.found"},
     "pyarrow": {"dataset.index", "labels.points"},
     "pydicom": {
@@ -356,4 +356,5 @@ def constants_of(call: str) -> set[str]:
 
 
 def test_every_reason_is_used_and_listed() -> None:
-    assert constants_of("Refusal") <= set(errors.REASONS | errors.SET_ASIDE)
+    assert constants_of("Refusal") <= set(errors.REASONS | errors.SET_ASIDE | errors.LABEL_REASONS)
+    assert set(errors.LABEL_REASONS) <= constants_of("Refusal")
