@@ -98,6 +98,7 @@ HOMES = {
     "prometheus_client": {"pipeline.metrics", "pipeline.page"},
     "scipy": {
         "dataset.thumbnail",
+        "labels.nodules",
         "look.comparison",
         "look.surface",
         "preparation.lungs.dense",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from dskprep.errors import Refusal, UsageError
 from dskprep.kernels.polygons import fill_inside
 from dskprep.labels import lidc_xml, nodules
+from dskprep.labels.attributes import refuse_if_more
 from dskprep.labels.lidc_xml import RATINGS, Mark, Outline
 from dskprep.labels.stack import Plane, Stack, crop
 from dskprep.labels.values import Labels, Links, Segment
@@ -21,6 +23,10 @@ if TYPE_CHECKING:
 
 CONSENSUS = 0.5
 """A voxel belongs to a nodule if this share of the readers who outlined it say so."""
+MAX_NODULES = 500
+"""Most outlines of nodules by all readers; there are some tens."""
+MAX_AREA = 1 << 28
+"""Most pixels of the boxes round all outlines; there are some hundred thousand."""
 NEAR_SLICE = 0.1
 """An outline may lie off its slice by this part of the distance between slices, as headers round."""
 
@@ -89,6 +95,7 @@ class PlacedLidc(Labels):
             raise UsageError(f"consensus is a share of the readers, above 0 and at most 1, not {consensus}")
         self.where, self.links = read.where, read.links
         self._slices, self._consensus = slices, consensus
+        _check_size(read.reading.marks, self.where)
         self._places = [_place(mark, slices, self.where) for mark in read.reading.marks]
         outlined = [k for k, place in enumerate(self._places) if place.mark.kind == "nodule"]
         placed = [self._in_mm(self._places[k]) for k in outlined]
@@ -150,6 +157,14 @@ class PlacedLidc(Labels):
             rows.append(row | {name: mark.ratings.get(name, pd.NA) for name in RATINGS})
         columns = ["kind", "nodule", "reader", "name", "x", "y", "z", "ml", *RATINGS]
         return pd.DataFrame(rows, columns=columns).astype(dict.fromkeys(RATINGS, "Int64"))
+
+
+def _check_size(marks: list[Mark], where: str) -> None:
+    """Refuse more nodules or pixels than readers draw, before they are filled."""
+    refuse_if_more(sum(mark.kind == "nodule" for mark in marks), MAX_NODULES, "nodules", where)
+    boxes = (np.ptp(np.concatenate([o.pixels for o in mark.outlines]), axis=0) + 1 for mark in marks)
+    area = sum(math.prod(box.tolist()) * len(mark.outlines) for box, mark in zip(boxes, marks, strict=True))
+    refuse_if_more(area, MAX_AREA, "pixels in outlines", where)
 
 
 def _place(mark: Mark, slices: Grid, where: str) -> _Place:

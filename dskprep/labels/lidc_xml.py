@@ -23,7 +23,7 @@ MAX_BYTES = 1 << 26
 """Longest file; the longest of LIDC-IDRI has 2 MB."""
 MAX_DEPTH = 32
 """Deepest nesting; it is 6."""
-MAX_POINTS = 1_000_000
+MAX_POINTS = 200_000
 """Most points of all outlines; there are some thousands."""
 
 

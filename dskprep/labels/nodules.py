@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.spatial import KDTree
 
 FAR_MM = 1e9
 """A distance that is no neighbour's."""
@@ -58,4 +59,4 @@ def _distance(first: Placed, second: Placed, tolerance_mm: float) -> float:
         return FAR_MM
     if {*map(tuple, first.inside_mm)} & {*map(tuple, second.inside_mm)}:
         return 0.0
-    return float(min(np.linalg.norm(b - point, axis=1).min() for point in a))
+    return float(KDTree(a).query(b)[0].min())

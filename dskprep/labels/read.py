@@ -27,7 +27,7 @@ ITEMS = {
     b"\x62\x00\x04\x00": (MAX_SEGMENTS, "segments"),  # SegmentNumber
     b"\x20\x00\x13\x91": (MAX_FRAMES, "frames"),  # PlanePositionSequence
     b"\x06\x30\x26\x00": (MAX_ROIS, "ROIs"),  # ROIName
-    b"\x06\x30\x50\x00": (1_000_000, "contours"),  # ContourData
+    b"\x06\x30\x50\x00": (200_000, "contours"),  # ContourData
 }
 """Tags, in little endian, that stand once in each item of a sequence, and how many there may be.
 

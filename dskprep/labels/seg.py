@@ -31,6 +31,10 @@ MAX_SEGMENTS = 10_000
 """Most segments; atlases of the brain have some hundreds."""
 MAX_FRAMES = 200_000
 """Most frames; 100 organs in 2000 slices."""
+MAX_PIXELS = 1 << 35
+"""Most pixels of all frames; MAX_FRAMES of 400 x 400."""
+WHOLE = 0.05
+"""Frames lie whole steps apart if the distance differs by less than this share."""
 SAME_DIRECTION = 1e-4
 """Orientations and pixel spacings that differ by less than this are one, as headers round them."""
 
@@ -71,7 +75,7 @@ class Seg(Labels):
         self._layout = _Layout(header, pixels, where)
         self._frames = list(_read_frames(header, self._layout.n_frames, where))
         self._steps: dict[tuple[float, ...], float] = {}
-        self._thickness = _declared_step(header)
+        self._declared = _declared_steps(header)
 
     def stacks(self, segment: Segment, grid: Grid) -> Iterator[Stack]:
         """Yield the planes of a segment, those of one orientation after another."""
@@ -111,9 +115,10 @@ class Seg(Labels):
         if orientation not in self._steps:
             found = places([f.position @ normal for f in self._frames if f.orientation == orientation])
             nearest = float(np.diff(found).min()) if len(found) > 1 else 0.0
-            declared = self._thickness
-            is_multiple = declared and nearest and abs(nearest / declared - round(nearest / declared)) < 0.05
-            step = declared if declared and (not nearest or is_multiple) else nearest
+            between, thickness = self._declared
+            n_steps = round(nearest / between) if between else 0
+            is_multiple = n_steps and abs(nearest / between - n_steps) < WHOLE * n_steps
+            step = between if is_multiple else nearest or between or thickness
             if not step:
                 raise Refusal(
                     "label-damaged",
@@ -135,13 +140,13 @@ def _read_segment(item: Dataset) -> Segment:
     )
 
 
-def _declared_step(header: Dataset) -> float:
-    """Return SpacingBetweenSlices, else SliceThickness, else 0."""
+def _declared_steps(header: Dataset) -> tuple[float, float]:
+    """Return SpacingBetweenSlices and SliceThickness, 0 for one that is not there."""
     shared = item_of(header, "SharedFunctionalGroupsSequence")
     first = item_of(header, "PerFrameFunctionalGroupsSequence")
     measures = item_of(shared, "PixelMeasuresSequence") or item_of(first, "PixelMeasuresSequence") or Dataset()
-    values = (floats_of(measures.get(k)) for k in ("SpacingBetweenSlices", "SliceThickness"))
-    return next((abs(value[0]) for value in values if len(value) == 1 and value[0]), 0.0)
+    between, thickness = (floats_of(measures.get(k)) for k in ("SpacingBetweenSlices", "SliceThickness"))
+    return abs(sum(between)), abs(sum(thickness))
 
 
 def _read_frames(header: Dataset, n_frames: int, where: str) -> Iterator[_Frame]:
@@ -202,6 +207,7 @@ class _Layout:
         refuse_if_more(max(self.rows, self.columns), MAX_EDGE, "rows or columns", where)
         self.n_frames = int(header.get("NumberOfFrames") or 1)
         refuse_if_more(self.n_frames, MAX_FRAMES, "frames", where)
+        refuse_if_more(self.rows * self.columns * self.n_frames, MAX_PIXELS, "pixels", where)
         self.bits = int(header.get("BitsAllocated") or 0)
         self.syntax = str(header.file_meta.TransferSyntaxUID)
         self.kind = str(header.get("SegmentationType") or "BINARY")

@@ -121,7 +121,9 @@ def test_every_mark_has_a_row_with_its_place_and_ratings() -> None:
         (lidc_file("<a>" * 100 + "</a>" * 100), "label-damaged"),
         (b"<?xml version='1.0'?><IdriReadMessage/>", "label-unknown"),
         (b"<html></html>", "label-unknown"),
-        (lidc_file(nodule_xml("a", [(Z[3], [(1, 1)] * 1_000_001)], RATED)), "label-too-large"),
+        (lidc_file("".join(one("a", 20, 30, 1, (3,)) for _ in range(501))), "label-too-large"),
+        (lidc_file(nodule_xml("a", [(Z[3], [(0, 0), (20_000, 20_000)])], RATED)), "label-too-large"),
+        (lidc_file(nodule_xml("a", [(Z[3], [(1, 1)] * 200_001)], RATED)), "label-too-large"),
     ],
 )
 def test_each_fault_has_its_reason(xml: bytes, reason: str) -> None:

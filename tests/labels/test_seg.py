@@ -90,6 +90,16 @@ def test_a_segment_in_every_other_slice_does_not_grow_thicker() -> None:
     assert (drawn(seg_file(GRID, kept)) == wanted).all()
 
 
+def test_the_thickness_of_a_slice_is_not_its_distance() -> None:
+    """Slices of 1 mm every 2.5 mm, and no SpacingBetweenSlices: the label has no gaps."""
+    ds = seg_dataset(GRID, frames_of(MASK))
+    measures = ds.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
+    del measures.SpacingBetweenSlices
+    measures.SliceThickness = 1.25
+    labels = dskprep.read_labels(written(ds))
+    assert labels.draw(labels.segments[0], GRID).ml == pytest.approx(MASK.sum() * GRID.voxel_ml)
+
+
 def test_a_fractional_segment_is_where_half_or_more_is() -> None:
     values = np.random.default_rng(3).integers(0, 201, GRID.shape, dtype=np.uint8)
     frames = [(1, k, plane) for k, plane in enumerate(values)]
