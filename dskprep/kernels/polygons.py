@@ -47,11 +47,25 @@ def cover(y: NDArray[Any], x: NDArray[Any], starts: NDArray[Any], out: NDArray[A
                 place = (line + 0.5) / LINES - 0.5
                 crossings[filled[line]] = x[i] + (x[j] - x[i]) * (place - y[i]) / (y[j] - y[i]) + 0.5
                 filled[line] += 1
-    for line in range(n_lines):
-        if begins[line] < begins[line + 1]:
-            along = np.sort(crossings[begins[line] : begins[line + 1]])
+    steps = np.zeros(nx + 1, np.float32)  # by how much a pixel differs from the one before, for those that are crossed
+    for y_out in range(ny):
+        first, last = y_out * LINES, (y_out + 1) * LINES
+        if begins[first] == begins[last]:
+            continue
+        steps[:] = 0
+        row = out[y_out]
+        for line in range(first, last):
+            along = crossings[begins[line] : begins[line + 1]]
+            if along.size == 2:  # most often so, and a sort takes longer than all the rest
+                along[0], along[1] = min(along[0], along[1]), max(along[0], along[1])
+            elif along.size > 2:
+                along.sort()
             for i in range(0, along.size - 1, 2):
-                _add_span(out[line // LINES], max(along[i], 0.0), min(along[i + 1], np.float64(nx)))
+                _add_span(row, steps, max(along[i], 0.0), min(along[i + 1], np.float64(nx)))
+        whole = np.float32(0)
+        for i in range(nx):
+            whole += steps[i]
+            row[i] += whole
     return True
 
 
@@ -64,8 +78,12 @@ def _lines_between(y0: float, y1: float, n_lines: int) -> tuple[int, int]:
 
 
 @compiled
-def _add_span(row: NDArray[Any], begin: float, end: float) -> None:
-    """Add one scan line's part of each pixel between two places, of which pixel i covers i to i + 1."""
+def _add_span(row: NDArray[Any], steps: NDArray[Any], begin: float, end: float) -> None:
+    """Add one scan line's part of the pixels between two places, of which pixel i covers i to i + 1.
+
+    The first and last pixel are added in `row`, those between them at both ends of `steps`: multiples of a power of two,
+    whose sums are exact.
+    """
     if end <= begin:
         return
     part = np.float32(1.0 / LINES)
@@ -74,8 +92,8 @@ def _add_span(row: NDArray[Any], begin: float, end: float) -> None:
         row[first] += np.float32(end - begin) * part
         return
     row[first] += np.float32(first + 1 - begin) * part
-    for i in range(first + 1, last):
-        row[i] += part
+    steps[first + 1] += part
+    steps[last] -= part
     row[last] += np.float32(end - last) * part
 
 

@@ -79,14 +79,14 @@ def draw(stacks: Iterable[Stack], grid: Grid, where: str) -> Drawn:
     x, y, z = np.sum([moment for _, moment in sums], axis=0) / volume_mm3
     first, shape, is_whole = _box(stacks, grid)
     shares = np.zeros(shape, np.uint8)
-    n_voxels = 0.0
+    n_voxels = 0.0  # of what lies in the grid, where that is not the whole label
     for stack in stacks if shares.size else ():
         order, planes = _planes(stack, Grid(shape, _moved(grid.affine, first)))
         across = shares.transpose(order)
         for i, share in planes:
-            n_voxels += float(share.sum(dtype=np.float64))
+            n_voxels += 0.0 if is_whole else float(share.sum(dtype=np.float64))
             np.maximum(across[i], quantize(share), out=across[i])
-    if not n_voxels:
+    if not (is_whole or n_voxels):
         raise Refusal("label-outside-volume", _outside(where, (float(x), float(y), float(z)), grid))
     voxel_mm3 = grid.voxel_ml * 1000
     outside = 0.0 if is_whole else max(0.0, 1 - n_voxels * voxel_mm3 / volume_mm3)
