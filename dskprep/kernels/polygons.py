@@ -81,8 +81,8 @@ def _lines_between(y0: float, y1: float, n_lines: int) -> tuple[int, int]:
 def _add_span(row: NDArray[Any], steps: NDArray[Any], begin: float, end: float) -> None:
     """Add one scan line's part of the pixels between two places, of which pixel i covers i to i + 1.
 
-    The first and last pixel are added in `row`, those between them at both ends of `steps`: multiples of a power of two,
-    whose sums are exact.
+    The first and last pixel are added in `row`, those between them at both ends of `steps`: multiples of a power of
+    two, whose sums are exact.
     """
     if end <= begin:
         return

@@ -86,6 +86,9 @@ def draw(stacks: Iterable[Stack], grid: Grid, where: str) -> Drawn:
         for i, share in planes:
             n_voxels += 0.0 if is_whole else float(share.sum(dtype=np.float64))
             np.maximum(across[i], quantize(share), out=across[i])
+    if is_whole and not shares.any():  # smaller than the distance of the points that oblique voxels are sampled at
+        index = np.round(grid.to_index((x, y, z))).astype(int) - first
+        shares[tuple(np.clip(index, 0, np.array(shape) - 1))] = 255
     if not (is_whole or n_voxels):
         raise Refusal("label-outside-volume", _outside(where, (float(x), float(y), float(z)), grid))
     voxel_mm3 = grid.voxel_ml * 1000

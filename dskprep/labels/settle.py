@@ -30,8 +30,8 @@ GROWTH = 1.3
 
 
 def quantize(share: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Return shares from 0 to 1 as whole numbers from 0 to 255, HALF or more where half or more is inside."""
-    steps = np.minimum(share * np.float32(256) + np.float32(ROUNDING), 255)
+    """Return shares from 0 to 1 as whole numbers: HALF or more where half or more is inside, 0 where nothing is."""
+    steps = np.clip(share * np.float32(256) + np.float32(ROUNDING), share > 0, 255)
     whole: NDArray[np.uint8] = steps.astype(np.uint8)
     return whole
 

@@ -113,13 +113,14 @@ def test_half_a_voxel_is_inside() -> None:
     assert drawn.centroid_mm == pytest.approx((4, 4, 5))
 
 
-def test_a_label_smaller_than_a_voxel_is_kept() -> None:
-    speck = Stack(
-        np.zeros(3), np.eye(3)[:, ::-1] * [1, 0.3, 0.3], [Plane(0.0, 0.3, 0, 0, np.full((1, 1), 254, np.uint8))]
-    )
+@pytest.mark.parametrize("side", [0.3, 0.01])
+@pytest.mark.parametrize("about", [(0, 0, 0), (12, 7, 20)], ids=["parallel", "oblique"])
+def test_a_label_smaller_than_a_voxel_is_kept(side: float, about: tuple) -> None:
+    axes = turn(about) @ np.eye(3)[:, ::-1] * [1, side, side]
+    speck = Stack(np.zeros(3), axes, [Plane(0.0, side, 0, 0, np.full((1, 1), 254, np.uint8))])
     drawn = draw([speck], MM, "speck")
     assert np.count_nonzero(drawn.mask) == 1
-    assert np.linalg.norm(centre_of(drawn) - (0, 0, 0.15)) < 0.9
+    assert np.linalg.norm(centre_of(drawn) - drawn.centroid_mm) < 0.9
 
 
 def test_what_lies_outside_of_the_image_is_cut_and_counted() -> None:
