@@ -7,6 +7,9 @@ from .dataset.status import RunUnderWay, Status, status
 from .dataset.stored import StoredVolume
 from .dataset.verification import Finding, forget, verify
 from .errors import DamagedDataset, DskprepError, InfrastructureError, Refusal, UsageError
+from .labels.draw import Drawn
+from .labels.read import read_labels
+from .labels.values import Code, Labels, Links, Segment
 from .look.comparison import Compared, Difference, compare, compare_settings
 from .look.report import report
 from .look.views import show
@@ -27,15 +30,19 @@ from .volume import AIR_HU, PADDING, Grid, Volume
 __all__ = [
     "AIR_HU",
     "PADDING",
+    "Code",
     "Compared",
     "DamagedDataset",
     "Dataset",
     "Decoded",
     "Difference",
+    "Drawn",
     "DskprepError",
     "Finding",
     "Grid",
     "InfrastructureError",
+    "Labels",
+    "Links",
     "LungPatches",
     "Lungs",
     "Observer",
@@ -47,6 +54,7 @@ __all__ = [
     "Refusal",
     "RunStopped",
     "RunUnderWay",
+    "Segment",
     "Series",
     "Status",
     "StoredVolume",
@@ -65,6 +73,7 @@ __all__ = [
     "prepare",
     "preset",
     "read_config",
+    "read_labels",
     "read_series",
     "report",
     "run",

@@ -4,7 +4,7 @@ DskprepError
 ├── UsageError (ValueError)        wrong use or configuration; nothing was started: exit code 2
 ├── InfrastructureError (OSError)  no scheduler, no bucket, no permission; try again later: exit code 3
 │   └── RunStopped                 the scheduler or the store was lost under a run; carries its account
-├── Refusal                        one series cannot be made into a right volume; the others can: exit code 1
+├── Refusal                        one series or label cannot be made right; the others can: exit code 1
 ├── StepFailed                     a function of the user's own raised, or returned what cannot be used: exit code 2
 └── DamagedDataset                 an object of a dataset is gone, or is not what was written: exit code 1
 
@@ -42,6 +42,17 @@ SET_ASIDE = {
     "no-image": "DICOM, but no image: a segmentation, contours, a dose, a report",
 }
 """Why an input with which nothing is wrong is no volume (status `set-aside`)."""
+
+LABEL_REASONS = {
+    "label-unknown": "no label object of a kind that is read",
+    "label-damaged": "the label object ends early, contradicts itself, or holds values that cannot be",
+    "label-too-large": "the label object claims more pixels, points or segments than a label has",
+    "label-empty": "the label has no voxel, contour or point",
+    "label-outside-volume": "no part of the label lies in the image",
+    "label-off-grid": "the mask or the contours are not on the grid of the image's slices",
+    "label-mirrored": "the mask is on the image's grid only when it is mirrored",
+}
+"""Why a label is refused; its image is not."""
 
 WARNINGS = {
     "one-of-several-stacks": "the series holds several stacks; one was chosen",
@@ -94,16 +105,16 @@ class DamagedDataset(DskprepError):
 
 
 class Refusal(DskprepError):
-    """One series cannot be made into a right volume.
+    """One series cannot be made into a right volume, or one label cannot be drawn where its author put it.
 
-    `reason` is a word of `REASONS` or `SET_ASIDE`; `message` says what was expected, what was found, and where;
-    `facts` go into the record beside them.
+    `reason` is a word of `REASONS`, `SET_ASIDE` or `LABEL_REASONS`; `message` says what was expected, what was found,
+    and where; `facts` go into the record beside them.
     """
 
     exit_code = 1
 
     def __init__(self, reason: str, message: str, **facts: int) -> None:
-        if reason not in REASONS | SET_ASIDE:
+        if reason not in REASONS | SET_ASIDE | LABEL_REASONS:
             raise ValueError(f"unknown reason {reason!r}")
         super().__init__(reason, message)
         self.reason = reason

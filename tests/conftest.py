@@ -83,6 +83,10 @@ class DataFolder:
     def wild(self) -> Path:
         return self._unpack("wild")
 
+    @property
+    def labels(self) -> Path:
+        return self._source / "labels"
+
     @cached_property
     def expected_volumes(self) -> dict[str, Any]:
         return self._read("expected_volumes.json")

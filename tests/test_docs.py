@@ -16,7 +16,7 @@ import pytest
 from packaging.requirements import Requirement
 
 import dskprep
-from dskprep.errors import REASONS, WARNINGS
+from dskprep.errors import LABEL_REASONS, REASONS, WARNINGS
 from dskprep.settings import PrepConfig
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -33,7 +33,9 @@ def tables(page: str) -> dict[str, list[list[str]]]:
     return found
 
 
-@pytest.mark.parametrize(("section", "words"), [("Refused", REASONS), ("Warnings", WARNINGS)])
+@pytest.mark.parametrize(
+    ("section", "words"), [("Refused", REASONS), ("Labels that are refused", LABEL_REASONS), ("Warnings", WARNINGS)]
+)
 def test_every_reason_and_warning_has_a_remedy(section: str, words: dict[str, str]) -> None:
     (rows,) = [rows for title, rows in tables("reasons.md").items() if title.startswith(section)]
     assert [row[0].strip("`") for row in rows] == list(words)

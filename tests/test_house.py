@@ -27,7 +27,7 @@ HEAVY = {"pydicom", "zarr", "distributed", "dask", "matplotlib", "pandas", "nump
 FLOORS = (
     ("values",),
     ("storage", "kernels", "dicom"),
-    ("series", "synthetic"),
+    ("series", "synthetic", "labels"),
     ("preparation",),
     ("source", "dataset"),
     ("worker", "look"),
@@ -78,7 +78,7 @@ HOMES = {
     "lazy_loader": {""},
     "matplotlib": {"look.picture", "look.refused"},
     "msgspec": {"dataset.claims", "dataset.layout", "dataset.record"},
-    "nibabel": {"dataset.convert"},
+    "nibabel": {"dataset.convert", "labels.mask"},
     "numba": {"kernels.compiled"},
     "numcodecs": {"dataset.omezarr", "dataset.shards"},
     "obstore": {
@@ -88,22 +88,31 @@ HOMES = {
         "storage.clients",
         "storage.connection",
     },
-    "pandas": {"dataset.index", "look.report", "source.manifest"},
+    "pandas": {"dataset.index", "labels.lidc", "labels.points", "look.report", "source.manifest"},
     "psutil": {"pipeline.prediction", "source.found"},
-    "pyarrow": {"dataset.index"},
-    "pydicom": {"dicom.header", "dicom.pixels", "dicom.slices", "synthetic.scanner"},
+    "pyarrow": {"dataset.index", "labels.points"},
+    "pydicom": {
+        "dicom.header",
+        "dicom.pixels",
+        "dicom.slices",
+        "labels.attributes",
+        "labels.rtstruct",
+        "labels.seg",
+        "synthetic.scanner",
+    },
     "rich": {"cli.output", "cli.words"},
     "s3fs": {"storage.clients"},
     "prometheus_client": {"pipeline.metrics", "pipeline.page"},
     "scipy": {
         "dataset.thumbnail",
+        "labels.nodules",
         "look.comparison",
         "look.surface",
         "preparation.lungs.dense",
         "preparation.recipes.grt123_lungs",
         "preparation.zoom",
     },
-    "SimpleITK": {"dataset.convert"},
+    "SimpleITK": {"dataset.convert", "labels.mask"},
     "skimage": {"look.surface"},
     "torch": {"dataset.training"},
     "tornado": {"pipeline.page"},
@@ -355,4 +364,5 @@ def constants_of(call: str) -> set[str]:
 
 
 def test_every_reason_is_used_and_listed() -> None:
-    assert constants_of("Refusal") <= set(errors.REASONS | errors.SET_ASIDE)
+    assert constants_of("Refusal") <= set(errors.REASONS | errors.SET_ASIDE | errors.LABEL_REASONS)
+    assert set(errors.LABEL_REASONS) <= constants_of("Refusal")

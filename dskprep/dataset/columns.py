@@ -9,7 +9,7 @@ _ALWAYS = {
     **dict.fromkeys(("n_z", "n_y", "n_x"), "int64"),
     **dict.fromkeys(("spacing_z_mm", "spacing_y_mm", "spacing_x_mm"), "double"),
     "affine": "list<element: double>",
-    **dict.fromkeys(("right_lung_ml", "left_lung_ml", "mean_lung_hu", "dense_lung_share"), "double"),
+    **dict.fromkeys(("right_lung_ml", "left_lung_ml", "unsided_lung_ml", "mean_lung_hu", "dense_lung_share"), "double"),
     **dict.fromkeys(("series_uid_sha256", "hu_sha256"), "string"),
     **dict.fromkeys(("stack", "bytes_read", "bytes_written"), "int64"),
 }

@@ -16,6 +16,7 @@ from pydicom.encaps import encapsulate
 from pydicom.filereader import read_dataset
 from pydicom.tag import Tag
 from pydicom.uid import (
+    UID,
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
@@ -213,6 +214,38 @@ def _transfer_syntax(dataset: pydicom.Dataset) -> str:
     return str(ImplicitVRLittleEndian if is_implicit else explicit)
 
 
+def read_object(content: bytes) -> tuple[pydicom.Dataset, Bytes]:
+    """Return all attributes of an object that is no image but its pixel data, and the bytes of those, empty if none.
+
+    Pixel data that is encapsulated goes on to the end of the file. Raises as `read_attributes`.
+    """
+    if _inflates_beyond(content, MAX_INFLATED_BYTES):
+        raise ValueError(f"its {len(content)} bytes inflate to more than {MAX_INFLATED_BYTES >> 20} MiB")
+    is_deflated = DeflatedExplicitVRLittleEndian.encode() in content[:META_BYTES]
+    file = _Elements(content)
+    with warnings.catch_warnings(action="ignore"), pydicom.config.disable_value_validation():
+        dataset = pydicom.dcmread(file, force=True, stop_before_pixels=not is_deflated)
+        dataset.file_meta.TransferSyntaxUID = UID(_transfer_syntax(dataset))
+    if is_deflated:
+        return dataset, dataset.pop(Tag(PIXEL_DATA)).value or b"" if Tag(PIXEL_DATA) in dataset else b""
+    found = _pixel_data_at(content, file.tell(), dataset)
+    if found is None:
+        return dataset, b""
+    start, length = found
+    return dataset, memoryview(content)[start : None if length == UNDEFINED_LENGTH else start + length]
+
+
+def _pixel_data_at(head: bytes, at: int, dataset: pydicom.Dataset) -> tuple[int, int] | None:
+    """Return where the value of the pixel data begins whose element is at byte `at`, and its length; None if none."""
+    is_implicit, is_little = dataset.original_encoding
+    order = "<" if is_little else ">"
+    if len(head) < at + 12 or struct.unpack_from(f"{order}HH", head, at) != PIXEL_DATA:
+        return None
+    start = at + (8 if is_implicit else 12)
+    (length,) = struct.unpack_from(f"{order}L", head, start - 4)
+    return start, length
+
+
 def _inflates_beyond(content: bytes, limit: int) -> bool:
     """Tell whether a file of the deflated transfer syntax holds more than `limit` bytes; pydicom inflates it all."""
     if len(content) * MAX_INFLATION < limit or DeflatedExplicitVRLittleEndian.encode() not in content[:META_BYTES]:
@@ -236,16 +269,13 @@ def with_blank_pixels(head: bytes, size: int) -> bytes | None:
     try:
         with warnings.catch_warnings(action="ignore"):
             dataset = pydicom.dcmread(file, force=True, stop_before_pixels=True, specific_tags=["NumberOfFrames"])
-        is_implicit, is_little = dataset.original_encoding
         n_frames = int(dataset.get("NumberOfFrames") or 1)
-        start = file.tell()
-        order = "<" if is_little else ">"
-        if struct.unpack_from(f"{order}HH", head, start) != PIXEL_DATA:
-            return None
-        value = start + (8 if is_implicit else 12)
-        (length,) = struct.unpack_from(f"{order}L", head, value - 4)
+        found = _pixel_data_at(head, file.tell(), dataset)
     except Exception:  # pydicom raises whatever a damaged byte leads it to
         return None
+    if found is None:
+        return None
+    value, length = found
     if length != UNDEFINED_LENGTH:
         return head[:value] + bytes(max(0, min(length, size - value)))
     if not 1 <= n_frames <= size // LEAST_ITEM:

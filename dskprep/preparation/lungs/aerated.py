@@ -119,7 +119,9 @@ def find_cores(grid: Grid, air: Mask, air_hu: float, views: Views) -> Mask:
     top[-1] = air[-1]
     is_thin &= thin.counts(top) * area_mm2 >= MIN_TOP_MM2
     thin_cores = thin.select(is_thin)
-    return cores & select_connected(air, thin_cores) | thin_cores
+    highest = np.zeros_like(air)
+    highest[-max(1, round(NEAR_MM / grid.spacing[0])) :] = True
+    return pieces.select(is_lung & (pieces.counts(highest) > 0)) & connected | thin_cores
 
 
 def _are_parenchyma(grid: Grid, pieces: Pieces, air_hu: float, min_share: float, views: Views) -> NDArray[np.bool_]:

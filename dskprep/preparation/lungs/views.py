@@ -16,8 +16,13 @@ RAY_MM = 4.0
 """Distance between rays, in mm."""
 MAX_OPEN_SHARE = 0.1
 """Most of a lung that may look out of the body: seen 0.03; beside the body from 0.1 on."""
-MIN_CLOSED_SHARE = 0.05
-"""Least part of a lung with the body in front and behind: seen in lungs that are cut off 0.11; under the body 0.02."""
+MIN_CLOSED_SHARE = 0.1
+"""Least part of a lung with the body in front and behind: seen in lungs that are cut off 0.11; under the body 0.08."""
+MIN_OF_BEST = 0.15
+"""Least part of it relative to the piece with the most: 0.22 beside lungs that are cut off less."""
+
+MIN_LARGE = 0.05
+"""Pieces with less of the largest one's voxels are not looked at for that."""
 
 
 class Views(NamedTuple):
@@ -43,5 +48,8 @@ class Views(NamedTuple):
 
     def are_enclosed(self, pieces: Pieces) -> NDArray[np.bool_]:
         """Return whether each piece lies in the body, unlike foam under the patient and air between body and arms."""
+        is_large = pieces.sizes >= MIN_LARGE * pieces.sizes.max(initial=0)
+        closed = pieces.counts(self.is_closed) / np.maximum(1, pieces.sizes)
         is_hidden = pieces.counts(self.is_open) <= MAX_OPEN_SHARE * pieces.sizes
-        return is_hidden & (pieces.counts(self.is_closed) >= MIN_CLOSED_SHARE * pieces.sizes)
+        best = closed.max(where=is_large & is_hidden, initial=0.0)
+        return np.asarray(is_hidden & (closed >= max(MIN_CLOSED_SHARE, MIN_OF_BEST * best)))

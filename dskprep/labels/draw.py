@@ -1,0 +1,220 @@
+"""Draw a label on a grid, as the share of each voxel that lies inside, and keep its volume."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dskprep.errors import Refusal
+from dskprep.kernels.planes import weigh_plane
+from dskprep.kernels.sampling import sample_planes
+from dskprep.labels.settle import quantize, settle
+from dskprep.labels.stack import FULL, Stack
+from dskprep.volume import Grid, Triple
+
+PARALLEL = 1e-4
+"""Axes that differ by less than this angle are parallel; it moves the edge of a slice by a twentieth of a pixel."""
+MOST_POINTS = 8
+"""Most points per axis of a voxel at which oblique planes are sampled."""
+TABLE_PART = 32
+"""The table of oblique planes has this many entries for the thinnest slab."""
+MAX_TABLE = 1 << 22
+"""Most entries of that table."""
+EPSILON = 1e-3
+"""So much of a voxel is rounding."""
+
+
+@dataclass(frozen=True, eq=False)
+class Drawn:
+    """A label on a grid.
+
+    Parameters
+    ----------
+    grid
+        The grid it was drawn on.
+    first
+        Index (z, y, x) of the first voxel of `mask` in the grid.
+    mask
+        bool (z, y, x), the box round the label. Its volume is that of the label to half a percent or half a voxel.
+    ml
+        Volume of the label as its author drew it, also of what lies outside of the grid.
+    centroid_mm
+        Its centre of mass in LPS mm (x, y, z), likewise.
+    outside
+        The share of its volume that lies outside of the grid, 0 to 1.
+    """
+
+    grid: Grid
+    first: tuple[int, int, int]
+    mask: NDArray[np.bool_]
+    ml: float
+    centroid_mm: Triple
+    outside: float
+
+    def whole(self) -> NDArray[np.uint8]:
+        """Return the label on the whole grid: uint8 (z, y, x), 1 inside."""
+        array = np.zeros(self.grid.shape, np.uint8)
+        array[tuple(slice(f, f + n) for f, n in zip(self.first, self.mask.shape, strict=True))] = self.mask
+        return array
+
+
+def draw(stacks: Iterable[Stack], grid: Grid, where: str) -> Drawn:
+    """Draw a label given as planes on a grid.
+
+    A voxel belongs to the label if half or more of it lies inside. Where that would change the label's volume, the
+    voxels nearest to one half decide (see `settle`).
+
+    Raises Refusal: `label-empty` if no pixel is set, `label-outside-volume` if no part of it lies in the grid.
+    """
+    stacks = [stack for stack in stacks if stack.planes]
+    sums = [stack.sums() for stack in stacks]
+    volume_mm3 = sum(volume for volume, _ in sums)
+    if not volume_mm3:
+        raise Refusal("label-empty", f"{where}: expected a label, found no pixel of it set")
+    x, y, z = np.sum([moment for _, moment in sums], axis=0) / volume_mm3
+    first, shape, is_whole = _box(stacks, grid)
+    shares = np.zeros(shape, np.uint8)
+    n_voxels = 0.0  # of what lies in the grid, where that is not the whole label
+    for stack in stacks if shares.size else ():
+        order, planes = _planes(stack, Grid(shape, _moved(grid.affine, first)))
+        across = shares.transpose(order)
+        for i, share in planes:
+            n_voxels += 0.0 if is_whole else float(share.sum(dtype=np.float64))
+            np.maximum(across[i], quantize(share), out=across[i])
+    if is_whole and not shares.any():  # smaller than the distance of the points that oblique voxels are sampled at
+        index = np.round(grid.to_index((x, y, z))).astype(int) - first
+        shares[tuple(np.clip(index, 0, np.array(shape) - 1))] = 255
+    if not (is_whole or n_voxels):
+        raise Refusal("label-outside-volume", _outside(where, (float(x), float(y), float(z)), grid))
+    voxel_mm3 = grid.voxel_ml * 1000
+    outside = 0.0 if is_whole else max(0.0, 1 - n_voxels * voxel_mm3 / volume_mm3)
+    mask = settle(shares, (1 - outside) * volume_mm3 / voxel_mm3, grid.spacing)
+    return Drawn(grid, first, mask, volume_mm3 / 1000, (float(x), float(y), float(z)), outside)
+
+
+def _outside(where: str, centre: Triple, grid: Grid) -> str:
+    ends = np.sort(grid.to_patient([np.zeros(3) - 0.5, np.array(grid.shape) - 0.5]), axis=0)
+    places = ", ".join(f"{axis} {low:.1f} to {high:.1f}" for axis, low, high in zip("xyz", *ends.tolist(), strict=True))
+    return (
+        f"{where}: expected a label inside of the image ({places} LPS mm), found one about "
+        f"({centre[0]:.1f}, {centre[1]:.1f}, {centre[2]:.1f}); it may belong to another image"
+    )
+
+
+def _moved(affine: NDArray[np.float64], first: tuple[int, int, int]) -> NDArray[np.float64]:
+    """Return the affine of the part of a grid that begins at voxel `first`."""
+    moved = affine.copy()
+    moved[:3, 3] += affine[:3, :3] @ first
+    return moved
+
+
+def _box(stacks: list[Stack], grid: Grid) -> tuple[tuple[int, int, int], tuple[int, int, int], bool]:
+    """Return the first voxel and the shape of the part of a grid that planes reach, and whether that is all of them.
+
+    A side of the shape is 0 if they reach no voxel.
+    """
+    corners = grid.to_index(np.concatenate([stack.corners() for stack in stacks]))
+    first = np.clip(np.floor(corners.min(0) + 0.5), 0, grid.shape).astype(int)
+    last = np.clip(np.ceil(corners.max(0) - 0.5), -1, np.array(grid.shape) - 1).astype(int)
+    is_whole = (corners > -0.5 - EPSILON).all() and (corners < np.array(grid.shape) - 0.5 + EPSILON).all()
+    z, y, x = np.maximum(last + 1 - first, 0).tolist()
+    return tuple(first.tolist()), (z, y, x), bool(is_whole)
+
+
+_Planes = Iterator[tuple[int, NDArray[np.float32]]]
+
+
+def _planes(stack: Stack, box: Grid) -> tuple[tuple[int, int, int], _Planes]:
+    """Return the order of the box's axes, and its planes along the first of them: index and share (float32, 2D)."""
+    inverse = np.linalg.inv(stack.axes)
+    matrix = inverse @ box.affine[:3, :3]
+    offset = inverse @ (box.affine[:3, 3] - stack.origin)
+    directions = stack.axes / np.linalg.norm(stack.axes, axis=0)
+    between = np.abs(directions.T @ (box.affine[:3, :3] / box.spacing))
+    a, b, c = between.argmax(1).tolist()
+    if sorted((a, b, c)) == [0, 1, 2] and (between.max(1) > math.cos(PARALLEL)).all():
+        return (a, b, c), _along(stack, matrix, offset, (a, b, c), box.shape)
+    return (0, 1, 2), _oblique(stack, matrix, offset, box)
+
+
+class _Overlaps(NamedTuple):
+    """For the outputs from `first` on: the first input that each overlaps, and the share of it in each input."""
+
+    first: int
+    start: NDArray[np.int64]
+    weights: NDArray[np.float32]
+
+
+def _overlap(scale: float, offset: float, n: int, n_out: int) -> _Overlaps:
+    """Weigh `n` inputs centred on whole numbers by their overlap with outputs centred on scale * i + offset."""
+    half = abs(scale) / 2
+    ends = sorted(((-0.5 - offset) / scale, (n - 0.5 - offset) / scale))
+    first = max(math.floor(ends[0] + 0.5), 0)
+    centre = scale * np.arange(first, min(math.ceil(ends[1] - 0.5), n_out - 1) + 1) + offset
+    width = min(n, math.ceil(2 * half) + 1)
+    start = np.clip(np.floor(centre - half + 0.5), 0, n - width).astype(np.int64)
+    inputs = start[:, None] + np.arange(width)
+    low = np.maximum(inputs - 0.5, (centre - half)[:, None])
+    high = np.minimum(inputs + 0.5, (centre + half)[:, None])
+    return _Overlaps(first, start, (np.maximum(high - low, 0) / (2 * half)).astype(np.float32))
+
+
+def _along(
+    stack: Stack,
+    matrix: NDArray[np.float64],
+    offset: NDArray[np.float64],
+    axes: tuple[int, int, int],
+    shape: tuple[int, int, int],
+) -> _Planes:
+    """Yield the planes of a box whose axes are those of the stack, exactly. Few are held at a time."""
+    n, n_rows, n_columns = (shape[axis] for axis in axes)
+    normal, row, column = (float(matrix[k, axis]) for k, axis in enumerate(axes))
+    half = abs(normal) / 2
+    open_planes: dict[int, NDArray[np.float32]] = {}
+    for plane in sorted(stack.planes, key=lambda p: p.low):
+        for i in [i for i in open_planes if normal * i + offset[0] + half <= plane.low]:
+            yield i, np.minimum(open_planes.pop(i), 1)
+        ends = sorted(((plane.low - offset[0]) / normal, (plane.high - offset[0]) / normal))
+        reached = range(max(math.floor(ends[0] + 0.5), 0), min(math.ceil(ends[1] - 0.5), n - 1) + 1)
+        y = _overlap(row, offset[1] - plane.row, plane.pixels.shape[0], n_rows)
+        x = _overlap(column, offset[2] - plane.column, plane.pixels.shape[1], n_columns)
+        if not len(reached) or not y.start.size or not x.start.size:
+            continue
+        area = np.empty((y.start.size, x.start.size), np.float32)
+        weigh_plane(plane.pixels, y.start, y.weights, x.start, x.weights, area)
+        for i in reached:
+            centre = normal * i + offset[0]
+            depth = (min(plane.high, centre + half) - max(plane.low, centre - half)) / (2 * half)
+            if depth > 0:
+                part = open_planes.setdefault(i, np.zeros((n_rows, n_columns), np.float32))
+                part[y.first :, x.first :][: area.shape[0], : area.shape[1]] += np.float32(depth / FULL) * area
+    for i, part in open_planes.items():
+        yield i, np.minimum(part, 1)
+
+
+def _oblique(stack: Stack, matrix: NDArray[np.float64], offset: NDArray[np.float64], box: Grid) -> _Planes:
+    """Yield the planes of a box that is oblique to the stack, from many points per voxel."""
+    low = np.array([plane.low for plane in stack.planes])
+    high = np.array([plane.high for plane in stack.planes])
+    begin, thinnest = float(low.min()), float((high - low).min())
+    step = max(thinnest / TABLE_PART, float(high.max() - begin) / MAX_TABLE)
+    table = np.full(math.ceil((high.max() - begin) / step), -1, np.int64)
+    for k in np.argsort(low):
+        table[math.ceil((low[k] - begin) / step - 0.5) : math.ceil((high[k] - begin) / step - 0.5)] = k
+    sizes = np.array([plane.pixels.size for plane in stack.planes])
+    pixels = np.concatenate([plane.pixels.ravel() for plane in stack.planes])
+    shapes = np.array([plane.pixels.shape for plane in stack.planes])
+    corners = np.array([(plane.row, plane.column) for plane in stack.planes], np.float64)
+    finest = min(thinnest, *np.linalg.norm(stack.axes[:, 1:], axis=0))
+    n_sub = np.clip(np.ceil(2 * np.array(box.spacing) / finest), 3, MOST_POINTS).astype(np.int64)
+    offset = offset - [begin, 0, 0]
+    out = np.empty((1, *box.shape[1:]), np.float32)
+    for z in range(box.shape[0]):
+        at = offset + matrix[:, 0] * z
+        sample_planes(pixels, np.cumsum(sizes) - sizes, shapes, corners, table, step, matrix, at, n_sub, out)
+        yield z, out[0] / np.float32(FULL)

@@ -1,0 +1,211 @@
+"""Nodules of LIDC-IDRI: outlines of four readers on the pixels of a series, and their consensus."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dskprep.errors import Refusal, UsageError
+from dskprep.kernels.polygons import fill_inside
+from dskprep.labels import lidc_xml, nodules
+from dskprep.labels.attributes import refuse_if_more
+from dskprep.labels.lidc_xml import RATINGS, Mark, Outline
+from dskprep.labels.stack import Plane, Stack, crop
+from dskprep.labels.values import Labels, Links, Segment
+from dskprep.volume import Grid
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+CONSENSUS = 0.5
+"""A voxel belongs to a nodule if this share of the readers who outlined it say so."""
+MAX_NODULES = 500
+"""Most outlines of nodules by all readers; there are some tens."""
+MAX_AREA = 1 << 28
+"""Most pixels of the boxes round all outlines; there are some hundred thousand."""
+NEAR_SLICE = 0.1
+"""An outline may lie off its slice by this part of the distance between slices, as headers round."""
+
+
+class Lidc(Labels):
+    """The readers' XML of one series. Its outlines are pixels, so `at` must tell it the grid of the slices first."""
+
+    kind = "lidc"
+
+    def __init__(self, content: bytes, where: str) -> None:
+        self.where = where
+        self.reading = lidc_xml.parse(content, where)
+        instances = {outline.instance for mark in self.reading.marks for outline in mark.outlines} - {""}
+        self.links = Links(frozenset({self.reading.series} - {""}), frozenset(instances))
+
+    def at(self, slices: Grid, consensus: float = CONSENSUS) -> PlacedLidc:
+        """Return the nodules as they lie in the series.
+
+        Parameters
+        ----------
+        slices
+            The grid of the series' slices as they are stored, (slice, row, column).
+        consensus
+            The share of the readers who outlined a nodule that must have a voxel inside.
+
+        Raises
+        ------
+        Refusal
+            `label-off-grid` if an outline lies between slices or beyond their rows and columns.
+        """
+        return PlacedLidc(self, slices, consensus)
+
+    def stacks(self, segment: Segment, grid: Grid) -> Iterator[Stack]:
+        """Raises UsageError: the place is not known yet."""
+        del segment, grid
+        raise UsageError(f"{self.where}: the outlines are pixels of a series; call at(slices) with its grid first")
+
+
+class _Place(NamedTuple):
+    """A mark in the slices: its mask in each slice that has one, and its outlines' places (slice, row, column)."""
+
+    mark: Mark
+    masks: dict[int, NDArray[np.bool_]]
+    first: tuple[int, int]
+    outline: NDArray[np.int64]
+
+    @property
+    def inside(self) -> NDArray[np.int64]:
+        """The voxels (slice, row, column), (n, 3)."""
+        found = [np.insert(np.argwhere(mask) + self.first, 0, k, axis=1) for k, mask in self.masks.items()]
+        return np.concatenate([np.empty((0, 3), np.int64), *found])
+
+
+class PlacedLidc(Labels):
+    """The nodules of a series of LIDC-IDRI.
+
+    Segments are the consensus of each nodule (`nodule-1`, number 10) and the outlines of each of its readers
+    (`nodule-1-reader-2`, number 12). An outline runs along the first pixels outside of the nodule, so its own pixels do
+    not belong to it. `points` has a row per mark: nodules with nine ratings, small nodules, and what is no nodule.
+    """
+
+    kind = "lidc"
+
+    def __init__(self, read: Lidc, slices: Grid, consensus: float) -> None:
+        if not 0 < consensus <= 1:
+            raise UsageError(f"consensus is a share of the readers, above 0 and at most 1, not {consensus}")
+        self.where, self.links = read.where, read.links
+        self._slices, self._consensus = slices, consensus
+        _check_size(read.reading.marks, self.where)
+        self._places = [_place(mark, slices, self.where) for mark in read.reading.marks]
+        outlined = [k for k, place in enumerate(self._places) if place.mark.kind == "nodule"]
+        placed = [self._in_mm(self._places[k]) for k in outlined]
+        found = nodules.match(placed, slices.spacing[0])
+        self._nodules = [[outlined[k] for k in nodule] for nodule in found]
+        segments = []
+        for number, nodule in enumerate(self._nodules, 1):
+            segments.append(Segment(10 * number, f"nodule-{number}", algorithm="MANUAL"))
+            for k in nodule:
+                reader = self._places[k].mark.reader
+                segments.append(Segment(10 * number + reader, f"nodule-{number}-reader-{reader}", algorithm="MANUAL"))
+        self.segments = tuple(segments)
+
+    def _in_mm(self, place: _Place) -> nodules.Placed:
+        outline, inside = (self._slices.to_patient(index) for index in (place.outline, place.inside))
+        return nodules.Placed(place.mark.reader, outline, inside)
+
+    def stacks(self, segment: Segment, grid: Grid) -> Iterator[Stack]:
+        """Yield the slices of a nodule."""
+        del grid  # the slices have pixels of their own
+        number, reader = divmod(segment.number, 10)
+        marks = [self._places[k] for k in self._nodules[number - 1]]
+        marks = [place for place in marks if reader in (0, place.mark.reader)]
+        first = np.min([place.first for place in marks], axis=0)
+        ends = [np.add(place.first, mask.shape) for place in marks for mask in place.masks.values()]
+        shape = np.max([*ends, first], axis=0) - first
+        steps = self._slices.affine[:3, :3]
+        normal = np.cross(steps[:, 1], steps[:, 2])
+        normal *= np.sign(normal @ steps[:, 0]) / np.linalg.norm(normal)
+        axes = np.column_stack([normal, steps[:, 1:]])
+        along, row, column = (np.linalg.inv(axes) @ steps[:, 0]).tolist()  # from one slice to the next
+        planes = []
+        for k in sorted({k for place in marks for k in place.masks}):
+            votes = np.zeros(shape, np.int64)
+            for place in marks:
+                if k in place.masks:
+                    y, x = np.subtract(place.first, first)
+                    mask = place.masks[k]
+                    votes[y : y + mask.shape[0], x : x + mask.shape[1]] += mask
+            box = crop(votes >= max(1.0, self._consensus * len(marks) - 1e-9))
+            if box is not None:
+                corner = (k * row + first[0] + box[0], k * column + first[1] + box[1])
+                planes.append(Plane((k - 0.5) * along, (k + 0.5) * along, *corner, box[2]))
+        yield Stack(self._slices.affine[:3, 3], axes, planes)
+
+    @property
+    def points(self) -> pd.DataFrame:
+        """One row per mark: `kind`, `nodule` (0: none), `reader`, `name`, x, y, z in LPS mm, `ml`, nine ratings."""
+        import pandas as pd
+
+        nodule_of = {k: number for number, nodule in enumerate(self._nodules, 1) for k in nodule}
+        rows = []
+        for k, place in enumerate(self._places):
+            placed = self._in_mm(place)
+            mark = place.mark
+            row = {"kind": mark.kind, "nodule": nodule_of.get(k, 0), "reader": mark.reader, "name": mark.name}
+            row |= dict(zip("xyz", placed.centre_mm.tolist(), strict=True))
+            row["ml"] = len(placed.inside_mm) * self._slices.voxel_ml if mark.kind == "nodule" else np.nan
+            rows.append(row | {name: mark.ratings.get(name, pd.NA) for name in RATINGS})
+        columns = ["kind", "nodule", "reader", "name", "x", "y", "z", "ml", *RATINGS]
+        return pd.DataFrame(rows, columns=columns).astype(dict.fromkeys(RATINGS, "Int64"))
+
+
+def _check_size(marks: list[Mark], where: str) -> None:
+    """Refuse more nodules or pixels than readers draw, before they are filled."""
+    refuse_if_more(sum(mark.kind == "nodule" for mark in marks), MAX_NODULES, "nodules", where)
+    boxes = (np.ptp(np.concatenate([o.pixels for o in mark.outlines]), axis=0) + 1 for mark in marks)
+    area = sum(math.prod(box.tolist()) * len(mark.outlines) for box, mark in zip(boxes, marks, strict=True))
+    refuse_if_more(area, MAX_AREA, "pixels in outlines", where)
+
+
+def _place(mark: Mark, slices: Grid, where: str) -> _Place:
+    """Fill the outlines of a mark. Raises Refusal `label-off-grid`."""
+    points = np.concatenate([outline.pixels for outline in mark.outlines])[:, ::-1]
+    if points.min() < 0 or (points >= slices.shape[1:]).any():
+        rows, columns = slices.shape[1:]
+        raise Refusal(
+            "label-off-grid",
+            f"{where}: {mark.name!r}: expected pixels of {rows} rows and {columns} columns, found one at "
+            f"row and column {points.max(0).tolist()}; is this the series that the readers saw?",
+        )
+    first, last = points.min(0), points.max(0)
+    inside: dict[int, NDArray[np.bool_]] = {}
+    outside: dict[int, NDArray[np.bool_]] = {}
+    places = []
+    for outline in mark.outlines:
+        k = _slice_of(outline, mark, slices, where)
+        pixels = outline.pixels[:, ::-1]
+        places.append(np.insert(pixels, 0, k, axis=1))
+        area = np.zeros(last - first + 1, np.bool_)
+        row, column = np.ascontiguousarray((pixels - first).T)
+        fill_inside(row, column, area)
+        if outline.is_inside:
+            inside[k] = inside.get(k, False) | area
+        else:
+            area[row, column] = True
+            outside[k] = outside.get(k, False) | area
+    masks = {k: area & ~outside.get(k, np.False_) for k, area in inside.items()}
+    return _Place(mark, masks, (int(first[0]), int(first[1])), np.concatenate(places))
+
+
+def _slice_of(outline: Outline, mark: Mark, slices: Grid, where: str) -> int:
+    """Return the index of an outline's slice."""
+    place = (outline.z_mm - slices.affine[2, 3]) / slices.affine[2, 0] if slices.affine[2, 0] else np.inf
+    if not -0.5 < place < slices.shape[0] - 0.5 or abs(place - round(place)) > NEAR_SLICE:
+        ends = sorted(slices.to_patient([(0, 0, 0), (slices.shape[0] - 1, 0, 0)])[:, 2].tolist())
+        raise Refusal(
+            "label-off-grid",
+            f"{where}: {mark.name!r}: expected outlines in slices, which lie from z {ends[0]:g} to {ends[1]:g} mm in "
+            f"steps of {slices.spacing[0]:g} mm, found one at {outline.z_mm:g} mm; is this the series "
+            f"that the readers saw?",
+        )
+    return round(place)

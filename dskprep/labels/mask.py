@@ -1,0 +1,222 @@
+"""Mask volumes: NIfTI, NRRD and MetaImage, one value per label. The home of their readers here."""
+
+from __future__ import annotations
+
+import importlib
+import itertools
+import math
+import re
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dskprep.dicom.sniff import compression_of, decompress
+from dskprep.errors import Refusal, UsageError
+from dskprep.labels.attributes import one_line, refuse_if_more
+from dskprep.labels.stack import Plane, Stack, crop
+from dskprep.labels.values import Labels, Links, Segment
+from dskprep.volume import Grid
+
+MAX_BYTES = 1 << 30
+"""Most bytes of the voxels, and of the file once it is decompressed: 1000 slices of 512 x 512 as float32."""
+MAX_VALUES = 10_000
+"""Most different values of a mask; more are those of an image."""
+MOVED = 0.1
+"""A mask is on a grid if no corner lies off it by more than this part of a voxel."""
+LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+"""Maps DICOM's patient axes to NIfTI's: x and y point the other way."""
+REVERSED = [2, 1, 0, 3]
+"""Columns of an affine for indices (x, y, z, 1), in the order for (z, y, x, 1)."""
+MIRRORS = {
+    "left and right": (0,),
+    "front and back": (1,),
+    "head and foot": (2,),
+    "left and right, front and back": (0, 1),
+}
+"""Patient axes (x, y, z) that other programs mix up."""
+HEADS = {b"NRRD": ".nrrd", b"ObjectType": ".mha", b"NDims": ".mha"}
+"""How the files that ITK reads begin."""
+ELSEWHERE = re.compile(
+    rb"(?im)^[ \t]*(?:(?:data ?file|LINE SKIP)[ \t]*:|ElementDataFile[ \t]*=(?![ \t]*LOCAL[ \t]*\r?$))"
+)
+"""Lines of a header which say that the voxels are in other files."""
+
+
+class Mask(Labels):
+    """A mask volume; 0 is background. `at` checks that it is on the grid of the image, and never bends it.
+
+    `names` gives the names of values; a single value without one is called as the file is, others `label-2` and so on.
+    """
+
+    kind = "mask"
+
+    def __init__(self, content: bytes, where: str, names: Mapping[int, str]) -> None:
+        self.where, self.links = where, Links()
+        self._array, self._grid = _read(content, where)
+        values = [int(v) for v in _values(self._array, where)]
+        stem = Path(where).name.split(".")[0]
+        only = stem if len(values) == 1 else ""
+        self.segments = tuple(Segment(v, names.get(v) or only or f"label-{v}") for v in values)
+
+    def at(self, slices: Grid) -> Mask:
+        """Return the mask itself, if it is on the grid of an image; its axes may be in another order or direction.
+
+        Raises Refusal: `label-mirrored` if it would be on it when mirrored, else `label-off-grid`.
+        """
+        if _is_same_grid(self._grid, slices):
+            return self
+        for words, axes in MIRRORS.items():
+            if _is_same_grid(_mirrored(self._grid, axes), slices):
+                raise Refusal(
+                    "label-mirrored",
+                    f"{self.where}: expected the grid of the image, found it with {words} mixed up; the program that "
+                    "wrote it may have taken RAS for LPS; write it again with the affine of the image",
+                )
+        raise Refusal(
+            "label-off-grid",
+            f"{self.where}: expected the grid of the image ({_words(slices)}), found another one "
+            f"({_words(self._grid)}); resample it to the image with the program that made it",
+        )
+
+    def stacks(self, segment: Segment, grid: Grid) -> Iterator[Stack]:
+        """Yield the planes of one value."""
+        del grid  # the mask has voxels of its own
+        steps = self._grid.affine[:3, :3]
+        normal = np.cross(steps[:, 1], steps[:, 2])
+        normal *= np.sign(normal @ steps[:, 0]) / np.linalg.norm(normal)
+        axes = np.column_stack([normal, steps[:, 1:]])
+        along, row, column = (np.linalg.inv(axes) @ steps[:, 0]).tolist()  # from one plane to the next
+        planes = []
+        for k, plane in enumerate(self._array):
+            box = crop(plane == segment.number)
+            if box is not None:
+                corner = (k * row + box[0], k * column + box[1])
+                planes.append(Plane((k - 0.5) * along, (k + 0.5) * along, *corner, box[2]))
+        yield Stack(self._grid.affine[:3, 3], axes, planes)
+
+
+def _values(array: NDArray[Any], where: str) -> NDArray[Any]:
+    """Return the values of the labels. Raises Refusal: `label-unknown` if they are not whole numbers, `label-empty`."""
+    found: NDArray[Any] = np.empty(0)
+    for plane in array:
+        is_small = plane.dtype.kind == "u" and plane.dtype.itemsize <= 2
+        here = np.flatnonzero(np.bincount(plane.ravel())) if is_small else np.unique(plane)
+        found = np.union1d(found, here)
+        if (
+            len(found) > MAX_VALUES
+            or not np.isfinite(found).all()
+            or (found != np.round(found)).any()
+            or found.min() < 0
+        ):
+            raise Refusal(
+                "label-unknown",
+                f"{where}: expected a mask, whose values are whole numbers from 0 on, found {found.min():g} to "
+                f"{found.max():g}, {len(found)} values or more",
+            )
+    found = found[found > 0]
+    if not found.size:
+        raise Refusal("label-empty", f"{where}: expected a mask, found no voxel other than 0")
+    return found
+
+
+def _read(content: bytes, where: str) -> tuple[NDArray[Any], Grid]:
+    """Return the voxels and the grid, both (z, y, x) of the file."""
+    if compression_of(content):
+        try:
+            content = decompress(content, MAX_BYTES)
+        except ValueError as error:
+            raise Refusal("label-damaged", f"{where}: {one_line(error)}") from error
+    suffix = next((suffix for head, suffix in HEADS.items() if content.startswith(head)), None)
+    try:
+        array, affine = _read_nifti(content, where) if suffix is None else _read_itk(content, suffix, where)
+        return array, Grid(array.shape, affine)
+    except (Refusal, UsageError):
+        raise
+    except Exception as error:  # whatever damaged bytes lead nibabel and ITK to
+        raise Refusal("label-damaged", f"{where}: cannot be read as a mask volume: {one_line(error)}") from error
+
+
+def _read_nifti(content: bytes, where: str) -> tuple[NDArray[Any], NDArray[np.float64]]:
+    nibabel = _needs("nibabel")
+    kind = nibabel.Nifti2Image if content[:4] in (b"\x1c\x02\0\0", b"\0\0\x02\x1c") else nibabel.Nifti1Image
+    image = kind.from_bytes(content)
+    shape = tuple(image.shape[:3])
+    if math.prod(image.shape) != math.prod(shape) or len(shape) != 3:
+        raise Refusal("label-unknown", f"{where}: expected three axes, found the shape {image.shape}")
+    _check_size(shape, image.get_data_dtype().itemsize, len(content), where)
+    if not image.header["qform_code"] and not image.header["sform_code"]:
+        raise Refusal(
+            "label-damaged", f"{where}: expected an affine, found neither sform nor qform; its place is unknown"
+        )
+    array = np.asanyarray(image.dataobj).reshape(shape)
+    return array.T, (LPS_TO_RAS @ image.affine)[:, REVERSED]
+
+
+def _read_itk(content: bytes, suffix: str, where: str) -> tuple[NDArray[Any], NDArray[np.float64]]:
+    """Read NRRD or MetaImage by ITK, from a file of this process alone. Its header may not name other files."""
+    sitk = _needs("SimpleITK")
+    end = content.find(b"\n\n") if suffix == ".nrrd" else content.find(b"ElementDataFile")
+    header = content[: min(end + 200 if end >= 0 else len(content), 1 << 20)]
+    if ELSEWHERE.search(header):
+        raise Refusal("label-unknown", f"{where}: expected the voxels in the same file, found a header for other files")
+    with tempfile.TemporaryDirectory(prefix="dskprep-mask-") as folder:
+        path = Path(folder) / f"mask{suffix}"
+        path.write_bytes(content)
+        reader = sitk.ImageFileReader()
+        reader.SetFileName(str(path))
+        reader.ReadImageInformation()
+        size = reader.GetSize()
+        if len(size) != 3 or reader.GetNumberOfComponents() != 1:
+            raise Refusal("label-unknown", f"{where}: expected one value per voxel along three axes, found {size}")
+        bits = int(sitk.GetPixelIDValueAsString(reader.GetPixelID()).split("-")[0])  # "16-bit signed integer"
+        _check_size(size, bits // 8, None, where)
+        image = reader.Execute()
+    affine = np.eye(4)
+    affine[:3, :3] = np.reshape(image.GetDirection(), (3, 3)) * image.GetSpacing()
+    affine[:3, 3] = image.GetOrigin()
+    return sitk.GetArrayFromImage(image), affine[:, REVERSED]
+
+
+def _check_size(shape: tuple[int, ...], itemsize: int, n_bytes: int | None, where: str) -> None:
+    """Refuse more voxels than can be held, or than `n_bytes` can hold, before memory is asked for."""
+    needed = math.prod(map(int, shape)) * itemsize
+    refuse_if_more(needed, MAX_BYTES, "bytes of voxels", where)
+    if n_bytes is not None and needed > n_bytes:
+        raise Refusal("label-damaged", f"{where}: expected {needed} bytes of voxels, found {n_bytes} in all")
+
+
+def _mirrored(grid: Grid, axes: tuple[int, ...]) -> Grid:
+    """Return a grid whose coordinates have the wrong sign along patient axes."""
+    affine = np.array(grid.affine)
+    affine[list(axes)] *= -1
+    return Grid(grid.shape, affine)
+
+
+def _is_same_grid(grid: Grid, other: Grid) -> bool:
+    """Tell whether two grids have their voxels at the same places, in whatever order."""
+    corners = np.array(list(itertools.product(*((0, n - 1) for n in grid.shape))))
+    places = other.to_index(grid.to_patient(corners))
+    wanted = np.array(list(itertools.product(*((0, n - 1) for n in other.shape))))
+    distances = np.abs(places[:, None] - wanted).max(2)
+    is_there = (distances.min(0) <= MOVED).all() and (distances.min(1) <= MOVED).all()
+    return bool(is_there) and sorted(grid.shape) == sorted(other.shape)
+
+
+def _words(grid: Grid) -> str:
+    size = " x ".join(map(str, grid.shape))
+    x, y, z = grid.affine[:3, 3].tolist()
+    return f"{size} of {' x '.join(f'{s:.3g}' for s in grid.spacing)} mm from ({x:.1f}, {y:.1f}, {z:.1f})"
+
+
+def _needs(module: str) -> Any:
+    """Import an optional library."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise UsageError(
+            f"mask volumes need {module}: run pip install '.[exchange]' in the clone of dskprep"
+        ) from error

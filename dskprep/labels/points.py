@@ -1,0 +1,126 @@
+"""Tables of points: LUNA16's annotations and candidates, and any CSV or Parquet file with x, y and z."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Iterable
+
+import numpy as np
+import pandas as pd
+import pyarrow
+
+from dskprep.dicom.slices import MAX_POSITION_MM
+from dskprep.errors import Refusal, UsageError
+from dskprep.labels.attributes import one_line, refuse_if_more
+from dskprep.labels.stack import Stack
+from dskprep.labels.values import Labels, Links, Segment
+from dskprep.volume import Grid
+
+OWNERS = ("key", "seriesuid")
+"""Columns that say to which volume a point belongs; one of them is enough."""
+AXES = {"x": ("x", "coordx"), "y": ("y", "coordy"), "z": ("z", "coordz")}
+"""The coordinates in LPS mm, and the names that columns may have, without regard to case."""
+DIAMETER = "diameter_mm"
+"""Column that LUNA16 has for the diameter; kept under this name."""
+MAX_ROWS = 10_000_000
+"""Most points; LUNA16 has 754,975 candidates."""
+MAX_COLUMNS = 1000
+"""Most columns."""
+MAX_BYTES = 1 << 30
+"""Longest file, and the most memory of a Parquet file once it is read."""
+
+
+class Points(Labels):
+    """A table of points, mostly of many volumes. `points` has `key` or `seriesuid`, `x`, `y`, `z`, and all the rest."""
+
+    kind = "points"
+
+    def __init__(self, content: bytes, where: str) -> None:
+        self.where = where
+        refuse_if_more(len(content), MAX_BYTES, "bytes", where)
+        self._table = _check(_read(content, where), where)
+        series = self._table["seriesuid"].unique() if "seriesuid" in self._table else ()
+        self.links = Links(frozenset(map(str, series)))
+
+    def stacks(self, segment: Segment, grid: Grid) -> Iterable[Stack]:
+        """Raises UsageError: a point has no extent."""
+        del segment, grid
+        raise UsageError(f"{self.where}: a table of points has nothing to draw; use its points")
+
+    @property
+    def points(self) -> pd.DataFrame:
+        """The rows of the table, in their order, as a copy."""
+        return self._table.copy()
+
+
+def _read(content: bytes, where: str) -> pd.DataFrame:
+    try:
+        if content[:4] == b"PAR1":
+            return _read_parquet(content, where)
+        text = content.decode("utf-8-sig")
+        if "\0" in text:
+            raise ValueError("it holds zero bytes")
+        header = text.split("\n", 1)[0]
+        refuse_if_more(header.count(",") + 1, MAX_COLUMNS, "columns", where)
+        with warnings.catch_warnings(action="error", category=pd.errors.ParserWarning):
+            return pd.read_csv(
+                io.StringIO(text),
+                dtype=str,
+                keep_default_na=False,
+                nrows=MAX_ROWS + 1,
+                index_col=False,
+                skipinitialspace=True,
+            )
+    except (ValueError, OSError, pd.errors.ParserWarning, pyarrow.ArrowException) as error:
+        raise Refusal("label-damaged", f"{where}: cannot be read as a table: {one_line(error)}") from error
+
+
+def _read_parquet(content: bytes, where: str) -> pd.DataFrame:
+    from pyarrow import parquet
+
+    file = parquet.ParquetFile(io.BytesIO(content))
+    refuse_if_more(file.metadata.num_rows, MAX_ROWS, "rows", where)
+    refuse_if_more(file.metadata.num_columns, MAX_COLUMNS, "columns", where)
+    groups = (file.metadata.row_group(k) for k in range(file.metadata.num_row_groups))
+    refuse_if_more(sum(group.total_byte_size for group in groups), MAX_BYTES, "bytes", where)
+    table: pd.DataFrame = file.read().to_pandas()
+    return table
+
+
+def _check(table: pd.DataFrame, where: str) -> pd.DataFrame:
+    """Return the table with columns by their names here, the coordinates as float64. Raises Refusal."""
+    refuse_if_more(len(table), MAX_ROWS, "rows", where)
+    names = {str(column).strip().lower(): column for column in table.columns}
+    found = {axis: next((names[n] for n in known if n in names), None) for axis, known in AXES.items()}
+    owners = {owner: names[owner] for owner in OWNERS if owner in names}
+    if None in found.values() or not owners or len(names) < len(table.columns):
+        raise Refusal(
+            "label-unknown",
+            f"{where}: expected the columns x, y, z (or coordX, coordY, coordZ) and key or seriesuid, each once, found "
+            f"{one_line(', '.join(map(str, table.columns)))}",
+        )
+    if not len(table):
+        raise Refusal("label-empty", f"{where}: expected points, found a table without rows")
+    table = table.rename(columns={old: new for new, old in (found | owners).items()})
+    for axis in AXES:
+        table[axis] = _numbers(table[axis], where, f"{axis} in LPS mm", MAX_POSITION_MM)
+    if DIAMETER in table:
+        table[DIAMETER] = _numbers(table[DIAMETER], where, "a diameter in mm", MAX_POSITION_MM)
+    for owner in owners:
+        table[owner] = table[owner].astype(str).str.strip()
+        if (table[owner] == "").any():
+            row = int((table[owner] == "").to_numpy().argmax()) + 1
+            raise Refusal("label-damaged", f"{where}: expected a {owner} in every row, found none in row {row}")
+    return table
+
+
+def _numbers(column: pd.Series, where: str, what: str, most: float) -> pd.Series:
+    values = pd.to_numeric(column, errors="coerce").astype(np.float64)
+    is_bad = ~(values.abs() <= most).to_numpy()  # also for NaN
+    if is_bad.any():
+        row = int(is_bad.argmax())
+        raise Refusal(
+            "label-damaged", f"{where}: row {row + 1}: expected {what}, found {one_line(column.iloc[row])[:40]!r}"
+        )
+    return values

@@ -1,0 +1,111 @@
+"""Read a label object of any kind."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from dskprep import storage
+from dskprep.dicom.header import read_object
+from dskprep.dicom.sniff import HEAD_BYTES, begins_as_dicom, compression_of, decompressed_head
+from dskprep.errors import Refusal
+from dskprep.labels.attributes import one_line, refuse_if_more
+from dskprep.labels.lidc import Lidc
+from dskprep.labels.mask import HEADS, Mask
+from dskprep.labels.points import Points
+from dskprep.labels.rtstruct import CLASSES as STRUCTURE_SETS
+from dskprep.labels.rtstruct import MAX_ROIS, RtStruct
+from dskprep.labels.seg import CLASSES as SEGMENTATIONS
+from dskprep.labels.seg import MAX_FRAMES, MAX_SEGMENTS, Seg
+from dskprep.labels.values import Labels
+
+NIFTI_MARKS = {b"n+1\0": 344, b"n+2\0": 4}
+"""What tells NIfTI-1 and NIfTI-2 in one file, and where it stands (nifti1.h, nifti2.h)."""
+TABLE_SUFFIXES = (".csv", ".parquet")
+"""Names of tables of points."""
+ITEMS = {
+    b"\x62\x00\x04\x00": (MAX_SEGMENTS, "segments"),  # SegmentNumber
+    b"\x20\x00\x13\x91": (MAX_FRAMES, "frames"),  # PlanePositionSequence
+    b"\x06\x30\x26\x00": (MAX_ROIS, "ROIs"),  # ROIName
+    b"\x06\x30\x50\x00": (200_000, "contours"),  # ContourData
+}
+"""Tags, in little endian, that stand once in each item of a sequence, and how many there may be.
+
+They are counted in the bytes first, because pydicom needs a minute for 10^6 items.
+"""
+
+
+def read_labels(source: str | Path | bytes, *, name: str = "", names: Mapping[int, str] | None = None) -> Labels:
+    """Read a label object: DICOM SEG or RTSTRUCT, LIDC-IDRI XML, NIfTI, NRRD or MetaImage, CSV or Parquet.
+
+    Which of them it is, is told by its bytes; a table, by its name.
+
+    Parameters
+    ----------
+    source
+        A path or URL, or the bytes themselves.
+    name
+        What to call the bytes in messages; of a mask volume, also what to call its label.
+    names
+        Names of the values of a mask volume.
+
+    Returns
+    -------
+    Labels
+        Its `segments`, its `points`, and the `links` to the images that it belongs to. `labels.at(grid)` places it in
+        the image whose slices lie on that grid, and `draw(segment, grid)` draws a segment on any grid.
+
+    Raises
+    ------
+    Refusal
+        `label-unknown`, `label-damaged`, `label-too-large`, `label-empty`.
+    UsageError
+        If it is a mask volume, and nibabel or SimpleITK is not installed.
+
+    Examples
+    --------
+    >>> table = dskprep.read_labels(b"seriesuid,coordX,coordY,coordZ\\n1.2.3,-10,20,5.5\\n", name="nodules.csv")
+    >>> table.points[["x", "y", "z"]].to_numpy().tolist()
+    [[-10.0, 20.0, 5.5]]
+    """
+    if isinstance(source, bytes):
+        return _read(source, one_line(name or "the bytes"), names or {})
+    return _read(storage.read(str(source)), one_line(name or Path(str(source)).name), names or {})
+
+
+def _read(content: bytes, where: str, names: Mapping[int, str]) -> Labels:
+    head = content[:HEAD_BYTES]
+    if compression_of(head):
+        head = decompressed_head(content[: 4 * HEAD_BYTES], HEAD_BYTES)
+    if any(head[at : at + len(mark)] == mark for mark, at in NIFTI_MARKS.items()) or head.startswith(tuple(HEADS)):
+        return Mask(content, where, names)
+    if begins_as_dicom(head):
+        return _read_dicom(content, where)
+    if where.lower().endswith(TABLE_SUFFIXES) or head[:4] == b"PAR1":
+        return Points(content, where)
+    if head.lstrip(b"\xef\xbb\xbf\xff\xfe\0 \t\r\n")[:1] == b"<":
+        return Lidc(content, where)
+    raise Refusal(
+        "label-unknown",
+        f"{where}: expected DICOM SEG or RTSTRUCT, LIDC-IDRI XML, NIfTI, NRRD, MetaImage, or a table whose name ends "
+        f"in .csv or .parquet, found {len(content)} bytes of something else",
+    )
+
+
+def _read_dicom(content: bytes, where: str) -> Labels:
+    for tag, (most, what) in ITEMS.items():
+        refuse_if_more(content.count(tag), most, what, where)
+    try:
+        header, pixels = read_object(content)
+        kind = str(header.get("SOPClassUID") or header.file_meta.get("MediaStorageSOPClassUID") or "")
+        if kind in SEGMENTATIONS:
+            return Seg(header, pixels, where)
+        if kind in STRUCTURE_SETS:
+            return RtStruct(header, where)
+    except Refusal:
+        raise
+    except Exception as error:  # whatever a damaged byte leads pydicom to
+        raise Refusal("label-damaged", f"{where}: cannot be read as DICOM: {one_line(error)}") from error
+    raise Refusal(
+        "label-unknown", f"{where}: expected a SEG or RTSTRUCT, found an object of class {one_line(kind) or 'none'}"
+    )

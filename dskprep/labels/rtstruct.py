@@ -1,0 +1,266 @@
+"""DICOM RTSTRUCT: closed contours, drawn in their own planes (PS3.3 C.8.8.6)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom import Dataset
+from pydicom.dataelem import RawDataElement
+
+from dskprep.dicom.slices import MAX_PLANE_MM, MAX_POSITION_MM
+from dskprep.errors import Refusal
+from dskprep.kernels.polygons import cover
+from dskprep.labels.attributes import code_of, one_line, refuse_if_more, uids_below
+from dskprep.labels.stack import FULL, Plane, Stack, places, slabs
+from dskprep.labels.values import Labels, Links, Segment
+from dskprep.volume import Grid
+
+CLASSES = {"1.2.840.10008.5.1.4.1.1.481.3"}
+"""SOP class of RT Structure Set."""
+CLOSED = {"CLOSED_PLANAR", "CLOSEDPLANAR_XOR"}
+"""Geometric types of contours that enclose an area."""
+MAX_CONTOUR_POINTS = 100_000
+"""Most points of one contour; the outline of a body at a tenth of a millimetre has 15,000."""
+MAX_POINTS = 10_000_000
+"""Most points of all contours."""
+MAX_ROIS = 10_000
+"""Most ROIs."""
+FLAT_MM = 0.1
+"""A contour is flat if its points deviate from a plane by less than this, or by FLAT_PART of its width."""
+FLAT_PART = 1e-3
+"""The part of a contour's width by which its points may deviate from a plane."""
+FINENESS = 2
+"""Pixels per voxel along an axis, for contours in planes that are oblique to the grid."""
+COPY_PIXELS = 0.25
+"""Contours are copies if their bounding boxes and the roots of their areas differ by less than this, in pixels."""
+MAX_IN_PLANE = 10_000
+"""Most contours of an ROI in one plane."""
+HALF = FULL // 2
+"""A pixel of which half is inside."""
+
+
+class _Shape(NamedTuple):
+    """Contours in the pixels of a plane: rows, columns, where each contour begins, and the number of points."""
+
+    row: NDArray[np.float64]
+    column: NDArray[np.float64]
+    starts: NDArray[np.int64]
+
+
+class RtStruct(Labels):
+    """A DICOM RTSTRUCT. An ROI is filled by the even-odd rule in each plane; its contours mark the edge itself."""
+
+    kind = "rtstruct"
+
+    def __init__(self, header: Dataset, where: str) -> None:
+        self.where = where
+        rois = {int(item.get("ROINumber") or 0): item for item in header.get("StructureSetROISequence") or ()}
+        refuse_if_more(len(rois), MAX_ROIS, "ROIs", where)
+        observed = {
+            int(item.get("ReferencedROINumber") or 0): item for item in header.get("RTROIObservationsSequence") or ()
+        }
+        self.segments = tuple(_read_roi(number, item, observed.get(number)) for number, item in rois.items())
+        self._contours: dict[int, list[NDArray[np.float64]]] = {}
+        n_points = 0
+        for item in header.get("ROIContourSequence") or ():
+            number = int(item.get("ReferencedROINumber") or 0)
+            for contour in item.get("ContourSequence") or ():
+                if str(contour.get("ContourGeometricType") or "CLOSED_PLANAR").upper() in CLOSED:
+                    points = _read_points(contour, f"{where}: ROI {number}")
+                    n_points += len(points)
+                    refuse_if_more(n_points, MAX_POINTS, "points of contours", where)
+                    self._contours.setdefault(number, []).append(points)
+        self.links = _read_links(header)
+
+    def stacks(self, segment: Segment, grid: Grid) -> Iterator[Stack]:
+        """Yield the planes of an ROI, drawn at the pixels of the grid where they are parallel to it.
+
+        Raises Refusal `label-damaged` if a contour is not flat.
+        """
+        left = self._contours.get(segment.number, [])
+        where = f"{self.where}: {segment.name!r}"
+        for axis in _axes(grid):
+            if left and all(_is_flat(points, axis[:, 0]) for points in left):
+                yield self._draw(left, axis, np.array(grid.affine[:3, 3]), where)
+                return
+        while left:
+            largest = max(left, key=lambda points: float(np.linalg.norm(_area(points))))
+            normal = _normal(largest)
+            flat = [points for points in left if _is_flat(points, normal)]
+            if not flat:
+                raise Refusal("label-damaged", f"{where}: expected contours in a plane, found one that is not flat")
+            yield self._draw(flat, _basis(normal, min(grid.spacing) / FINENESS), np.zeros(3), where)
+            left = [points for points in left if not _is_flat(points, normal)]
+
+    def _draw(
+        self, contours: list[NDArray[np.float64]], axes: NDArray[np.float64], origin: NDArray[np.float64], where: str
+    ) -> Stack:
+        """Draw parallel contours in pixels of the given axes (see `Stack`)."""
+        inverse = np.linalg.inv(axes)
+        placed = [(points - origin) @ inverse.T for points in contours]
+        middle = np.array([points[:, 0].mean() for points in placed])
+        along = places(middle)
+        low, high = slabs(along, self._step(along, axes[:, 0]))
+        which = np.abs(middle[:, None] - along).argmin(1)
+        planes = []
+        for k in range(len(along)):
+            here = [placed[i][:, 1:] for i in np.flatnonzero(which == k)]
+            refuse_if_more(len(here), MAX_IN_PLANE, "contours in a plane", where)
+            drawn = _draw_plane(_without_copies(here), axes, where)
+            planes.append(Plane(float(low[k]), float(high[k]), *drawn))
+        return Stack(origin, axes, planes)
+
+    def _step(self, along: NDArray[np.float64], normal: NDArray[np.float64]) -> float:
+        """Return the distance of neighbouring contours of an ROI; of all contours where it has one plane only."""
+        if len(along) == 1:
+            along = places([points.mean(0) @ normal for each in self._contours.values() for points in each])
+        if len(along) == 1:
+            raise Refusal(
+                "label-damaged",
+                f"{self.where}: expected contours in two planes or more, of which the thickness of a slice follows, "
+                "found one plane",
+            )
+        return float(np.diff(along).min())
+
+
+def _read_roi(number: int, item: Dataset, observed: Dataset | None) -> Segment:
+    kind = one_line(observed.get("RTROIInterpretedType")) if observed is not None else ""
+    return Segment(
+        number=number,
+        name=one_line(item.get("ROIName")) or f"ROI {number}",
+        category=None,
+        type=code_of(observed, "RTROIIdentificationCodeSequence") if observed is not None else None,
+        algorithm=one_line(item.get("ROIGenerationAlgorithm")),
+        interpreted_type=kind,
+    )
+
+
+def _read_links(header: Dataset) -> Links:
+    frames = header.get("ReferencedFrameOfReferenceSequence")
+    uids = [str(item.get("FrameOfReferenceUID") or "") for item in frames or ()]
+    uids += [str(i.get("ReferencedFrameOfReferenceUID") or "") for i in header.get("StructureSetROISequence") or ()]
+    instances = uids_below(frames, "ReferencedSOPInstanceUID")
+    for item in header.get("ROIContourSequence") or ():
+        for contour in item.get("ContourSequence") or ():
+            for image in contour.get("ContourImageSequence") or ():
+                instances |= {str(image.get("ReferencedSOPInstanceUID") or "")}
+    return Links(uids_below(frames, "SeriesInstanceUID"), instances - {""}, next(filter(None, uids), ""))
+
+
+def _read_points(contour: Dataset, where: str) -> NDArray[np.float64]:
+    """Return the points of a contour, (n, 3) in LPS mm. They are parsed at once: pydicom needs seconds for 10^6."""
+    element: Any = contour.get_item("ContourData") if "ContourData" in contour else None
+    value = element.value if element is not None else None
+    try:
+        if isinstance(element, RawDataElement):
+            text = bytes(value or b"").rstrip(b" \0")
+            refuse_if_more(text.count(b"\\") // 3, MAX_CONTOUR_POINTS, "points in a contour", where)
+            numbers = np.array(text.split(b"\\"), "S").astype(np.float64) if text else np.empty(0)
+        else:
+            numbers = np.array([float(v) for v in value or ()])
+        refuse_if_more(len(numbers) // 3, MAX_CONTOUR_POINTS, "points in a contour", where)
+    except (ValueError, TypeError) as error:
+        raise Refusal("label-damaged", f"{where}: expected numbers in ContourData: {one_line(error)}") from error
+    if len(numbers) % 3 or not len(numbers):
+        raise Refusal("label-damaged", f"{where}: expected x, y, z of points, found {len(numbers)} numbers")
+    if not (np.abs(numbers) <= MAX_POSITION_MM).all():  # not for NaN either
+        raise Refusal("label-damaged", f"{where}: expected places of a patient in mm, found NaN or more than 1 km")
+    return numbers.reshape(-1, 3)
+
+
+def _area(points: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the vector area of a polygon in mm2: along its normal, as long as it is large."""
+    moved = points - points[0]
+    area: NDArray[np.float64] = np.cross(moved, np.roll(moved, -1, axis=0)).sum(0) / 2
+    return area
+
+
+def _normal(points: NDArray[np.float64]) -> NDArray[np.float64]:
+    area = _area(points)
+    size = np.linalg.norm(area)
+    direction: NDArray[np.float64] = area / size if size > 0 else np.array([0.0, 0.0, 1.0])
+    return direction
+
+
+def _is_flat(points: NDArray[np.float64], normal: NDArray[np.float64]) -> bool:
+    return bool(np.ptp(points @ normal) <= FLAT_MM + FLAT_PART * np.ptp(points, axis=0).max())
+
+
+def _axes(grid: Grid) -> Iterator[NDArray[np.float64]]:
+    """Yield the axes of stacks (see `Stack`) that are parallel to a grid and have its pixels, slices first."""
+    steps = grid.affine[:3, :3]
+    for normal, row, column in ((0, 1, 2), (1, 0, 2), (2, 0, 1)):
+        yield np.stack([steps[:, normal] / np.linalg.norm(steps[:, normal]), steps[:, row], steps[:, column]], axis=1)
+
+
+def _basis(normal: NDArray[np.float64], pixel_mm: float) -> NDArray[np.float64]:
+    """Return axes of a stack with square pixels in the planes across a normal."""
+    row = np.cross(normal, np.eye(3)[np.abs(normal).argmin()])
+    row /= np.linalg.norm(row)
+    return np.stack([normal, row * pixel_mm, np.cross(normal, row) * pixel_mm], axis=1)
+
+
+def _without_copies(contours: list[NDArray[np.float64]]) -> list[NDArray[np.float64]]:
+    """Leave out contours of a plane, in pixels, that are there a second time, perhaps with other points on their way.
+
+    Planning systems write such copies, and by the even-odd rule two of them would be nothing.
+    """
+    kept: list[NDArray[np.float64]] = []
+    signs = np.empty((len(contours), 5))
+    for points in contours:
+        sign = np.array([*points.min(0), *points.max(0), np.sqrt(_enclosed(points))])
+        others = np.abs(signs[: len(kept)] - sign)
+        if not (others <= COPY_PIXELS).all(1).any():
+            signs[len(kept)] = sign
+            kept.append(points)
+    return kept
+
+
+def _draw_plane(
+    contours: list[NDArray[np.float64]], axes: NDArray[np.float64], where: str
+) -> tuple[float, float, NDArray[np.uint8]]:
+    """Return the first row and column, and the pixels, of contours given as (row, column) of one plane."""
+    ends = np.concatenate(contours)
+    first = np.floor(ends.min(0) + 0.5)
+    shape = np.floor(ends.max(0) + 0.5) - first + 1
+    if (shape * np.linalg.norm(axes[:, 1:], axis=0) > MAX_PLANE_MM).any():
+        raise Refusal(
+            "label-damaged", f"{where}: expected contours of a patient, found one wider than {MAX_PLANE_MM} mm"
+        )
+    n_rows, n_columns = shape.astype(int)
+    share = np.zeros((n_rows, n_columns), np.float32)
+    moved = [points - first for points in contours]
+    shape_of_all = _shape(moved)
+    if not cover(shape_of_all.row, shape_of_all.column, shape_of_all.starts, share):
+        raise Refusal(
+            "label-too-large", f"{where}: expected the outline of an organ, found a contour that fills planes"
+        )
+    pixels = (np.clip(share, 0, 1) * FULL + 0.5).astype(np.uint8)
+    for points in moved:
+        _keep_if_small(points, pixels)
+    return float(first[0]), float(first[1]), pixels
+
+
+def _shape(contours: list[NDArray[np.float64]]) -> _Shape:
+    points = np.ascontiguousarray(np.concatenate(contours).T)
+    return _Shape(points[0], points[1], np.cumsum([0, *map(len, contours)]))
+
+
+def _keep_if_small(points: NDArray[np.float64], pixels: NDArray[np.uint8]) -> None:
+    """Fill the pixel in the middle of a contour that encloses less than half a pixel, so that it is not lost.
+
+    A hole of that size stays as it is: what is round it is full.
+    """
+    row, column = np.floor(points.mean(0) + 0.5).astype(int)
+    if _enclosed(points) < 0.5 and pixels[max(row - 1, 0) : row + 2, max(column - 1, 0) : column + 2].max() < HALF:
+        pixels[row, column] = FULL
+
+
+def _enclosed(points: NDArray[np.float64]) -> float:
+    """Return the area of a polygon in a plane."""
+    moved = points - points[0]
+    following = np.roll(moved, -1, axis=0)
+    return abs(float((moved[:, 0] * following[:, 1] - moved[:, 1] * following[:, 0]).sum())) / 2

@@ -1,0 +1,287 @@
+"""DICOM Segmentation: binary, fractional and label map (PS3.3 A.51); every frame at its own place."""
+
+from __future__ import annotations
+
+import itertools
+import struct
+import zlib
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom import Dataset
+from pydicom.encaps import generate_frames
+
+from dskprep.dicom.pixels import MAX_EDGE, NATIVE, PixelFormat, stored_values
+from dskprep.dicom.slices import MAX_POSITION_MM
+from dskprep.errors import Refusal
+from dskprep.labels.attributes import code_of, floats_of, item_of, one_line, refuse_if_more, uids_below
+from dskprep.labels.stack import Plane, Stack, crop, places, slabs
+from dskprep.labels.values import Labels, Links, Segment
+from dskprep.volume import Grid
+
+CLASSES = {"1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7"}
+"""SOP classes of Segmentation and Label Map Segmentation."""
+DEFLATED_FRAMES = "1.2.840.10008.1.2.8.1"
+"""Transfer syntax of frames that are deflated one by one."""
+BACKGROUND = ("125040", "DCM")
+"""Coded type of what a label map calls the rest (PS3.16 annex D)."""
+MAX_SEGMENTS = 10_000
+"""Most segments; atlases of the brain have some hundreds."""
+MAX_FRAMES = 200_000
+"""Most frames; 100 organs in 2000 slices."""
+MAX_PIXELS = 1 << 35
+"""Most pixels of all frames; MAX_FRAMES of 400 x 400."""
+WHOLE = 0.05
+"""Frames lie whole steps apart if the distance differs by less than this share."""
+SAME_DIRECTION = 1e-4
+"""Orientations and pixel spacings that differ by less than this are one, as headers round them."""
+
+
+class _Frame(NamedTuple):
+    """A frame: its place in the pixel data from 0 on, its segment's number (0 in a label map), and its place."""
+
+    at: int
+    segment: int
+    position: NDArray[np.float64]
+    orientation: tuple[float, ...]
+    spacing: tuple[float, ...]
+
+
+class Seg(Labels):
+    """A DICOM Segmentation.
+
+    A fractional segment is where its value is half of the largest possible or more. Segments may overlap. Frames that
+    are not there are empty. Pixels are decoded anew for each segment that is drawn, and only its frames are held.
+    """
+
+    kind = "seg"
+
+    def __init__(self, header: Dataset, pixels: bytes | memoryview, where: str) -> None:
+        self.where = where
+        self._pixels = pixels
+        items = header.get("SegmentSequence") or []
+        refuse_if_more(len(items), MAX_SEGMENTS, "segments", where)
+        found = (_read_segment(item) for item in items)
+        self.segments = tuple(s for s in found if s.type is None or (s.type.value, s.type.scheme) != BACKGROUND)
+        references = header.get("ReferencedSeriesSequence")
+        sources = references or header.get("PerFrameFunctionalGroupsSequence")
+        self.links = Links(
+            uids_below(references, "SeriesInstanceUID"),
+            uids_below(sources, "ReferencedSOPInstanceUID"),
+            str(header.get("FrameOfReferenceUID") or ""),
+        )
+        self._layout = _Layout(header, pixels, where)
+        self._frames = list(_read_frames(header, self._layout.n_frames, where))
+        self._steps: dict[tuple[float, ...], float] = {}
+        self._declared = _declared_steps(header)
+
+    def stacks(self, segment: Segment, grid: Grid) -> Iterator[Stack]:
+        """Yield the planes of a segment, those of one orientation after another."""
+        del grid  # the frames have pixels of their own
+        frames = [f for f in self._frames if f.segment in (0, segment.number)]
+        by_geometry = itertools.groupby(
+            sorted(frames, key=lambda f: (f.orientation, f.spacing)), key=lambda f: (f.orientation, f.spacing)
+        )
+        for (orientation, spacing), group in by_geometry:
+            yield self._stack(segment, list(group), orientation, spacing)
+
+    def _stack(
+        self, segment: Segment, frames: list[_Frame], orientation: tuple[float, ...], spacing: tuple[float, ...]
+    ) -> Stack:
+        along_row, along_column = np.array(orientation[:3]), np.array(orientation[3:])
+        normal = np.cross(along_row, along_column)
+        axes = np.stack([normal, along_column * spacing[0], along_row * spacing[1]], axis=1)
+        step = self._step(orientation, normal)
+        origin = frames[0].position
+        place = np.array([f.position - origin for f in frames]) @ np.linalg.inv(axes).T
+        along = places(place[:, 0])
+        low, high = slabs(along, step)
+        which = np.abs(place[:, :1] - along).argmin(1)
+        planes = []
+        for frame, k, (_, row, column) in zip(frames, which, place.tolist(), strict=True):
+            mask = self._layout.mask(self._pixels, frame.at, segment.number if frame.segment == 0 else None)
+            box = None if mask is None else crop(mask)
+            if box is not None:
+                planes.append(Plane(float(low[k]), float(high[k]), row + box[0], column + box[1], box[2]))
+        return Stack(origin, axes, planes)
+
+    def _step(self, orientation: tuple[float, ...], normal: NDArray[np.float64]) -> float:
+        """Return the distance of neighbouring slices: that of the nearest frames of all segments, or the declared one.
+
+        The frames of a segment that is in every third slice only are not nearer than three slices.
+        """
+        if orientation not in self._steps:
+            found = places([f.position @ normal for f in self._frames if f.orientation == orientation])
+            nearest = float(np.diff(found).min()) if len(found) > 1 else 0.0
+            between, thickness = self._declared
+            n_steps = round(nearest / between) if between else 0
+            is_multiple = n_steps and abs(nearest / between - n_steps) < WHOLE * n_steps
+            step = between if is_multiple else nearest or between or thickness
+            if not step:
+                raise Refusal(
+                    "label-damaged",
+                    f"{self.where}: expected SpacingBetweenSlices or SliceThickness where all frames lie in one plane, "
+                    "found neither; add one of them",
+                )
+            self._steps[orientation] = step
+        return self._steps[orientation]
+
+
+def _read_segment(item: Dataset) -> Segment:
+    number = int(item.get("SegmentNumber") or 0)
+    return Segment(
+        number=number,
+        name=one_line(item.get("SegmentLabel")) or f"segment {number}",
+        category=code_of(item, "SegmentedPropertyCategoryCodeSequence"),
+        type=code_of(item, "SegmentedPropertyTypeCodeSequence"),
+        algorithm=one_line(item.get("SegmentAlgorithmType")),
+    )
+
+
+def _declared_steps(header: Dataset) -> tuple[float, float]:
+    """Return SpacingBetweenSlices and SliceThickness, 0 for one that is not there."""
+    shared = item_of(header, "SharedFunctionalGroupsSequence")
+    first = item_of(header, "PerFrameFunctionalGroupsSequence")
+    measures = item_of(shared, "PixelMeasuresSequence") or item_of(first, "PixelMeasuresSequence") or Dataset()
+    between, thickness = (floats_of(measures.get(k)) for k in ("SpacingBetweenSlices", "SliceThickness"))
+    return abs(sum(between)), abs(sum(thickness))
+
+
+def _read_frames(header: Dataset, n_frames: int, where: str) -> Iterator[_Frame]:
+    """Yield the frames with their places. Raises Refusal `label-damaged` for one that has none."""
+    shared = item_of(header, "SharedFunctionalGroupsSequence") or Dataset()
+    groups = header.get("PerFrameFunctionalGroupsSequence") or []
+    if len(groups) != n_frames:
+        raise Refusal("label-damaged", f"{where}: expected the place of each of {n_frames} frames, found {len(groups)}")
+    is_label_map = str(header.get("SegmentationType") or "") == "LABELMAP"
+    known: list[tuple[float, ...]] = []
+    for index, group in enumerate(groups):
+        here = f"{where}: frame {index + 1}"
+        either = (group, shared)
+        position = _numbers(either, "PlanePositionSequence", "ImagePositionPatient", 3, here)
+        orientation = _known(_numbers(either, "PlaneOrientationSequence", "ImageOrientationPatient", 6, here), known)
+        spacing = _known(_numbers(either, "PixelMeasuresSequence", "PixelSpacing", 2, here), known)
+        _check_place(orientation, spacing, here)
+        owners = (item_of(dataset, "SegmentIdentificationSequence") for dataset in either)
+        number = next((int(item.get("ReferencedSegmentNumber") or 0) for item in owners if item), 0)
+        if not number and not is_label_map:
+            raise Refusal("label-damaged", f"{here}: expected the number of its segment, found none")
+        yield _Frame(index, 0 if is_label_map else number, np.array(position), orientation, spacing)
+
+
+def _numbers(datasets: Sequence[Dataset], sequence: str, keyword: str, n: int, where: str) -> tuple[float, ...]:
+    """Return `n` numbers of an attribute in the first of the datasets whose sequence has it."""
+    items = (item_of(dataset, sequence) for dataset in datasets)
+    found = next((floats_of(item.get(keyword)) for item in items if item), [])
+    if len(found) != n or max(map(abs, found)) > MAX_POSITION_MM:
+        raise Refusal("label-damaged", f"{where}: expected {n} numbers of mm in {keyword}, found {found or 'none'}")
+    return tuple(found)
+
+
+def _known(found: tuple[float, ...], known: list[tuple[float, ...]]) -> tuple[float, ...]:
+    """Return the values, or those known before that differ from them by rounding only."""
+    for other in known:
+        if len(other) == len(found) and max(abs(a - b) for a, b in zip(other, found, strict=True)) < SAME_DIRECTION:
+            return other
+    known.append(found)
+    return found
+
+
+def _check_place(orientation: tuple[float, ...], spacing: tuple[float, ...], where: str) -> None:
+    row, column = np.array(orientation[:3]), np.array(orientation[3:])
+    lengths = np.linalg.norm([row, column], axis=1)
+    if abs(lengths - 1).max() > 1e-2 or abs(row @ column) > 1e-2:
+        raise Refusal("label-damaged", f"{where}: expected two directions at right angles, found {orientation}")
+    if min(spacing) <= 0:
+        raise Refusal("label-damaged", f"{where}: expected a pixel spacing above 0, found {spacing}")
+
+
+class _Layout:
+    """How the pixels of all frames are stored, and one frame at a time as a mask."""
+
+    def __init__(self, header: Dataset, pixels: bytes | memoryview, where: str) -> None:
+        self.where = where
+        self.rows, self.columns = int(header.get("Rows") or 0), int(header.get("Columns") or 0)
+        refuse_if_more(max(self.rows, self.columns), MAX_EDGE, "rows or columns", where)
+        self.n_frames = int(header.get("NumberOfFrames") or 1)
+        refuse_if_more(self.n_frames, MAX_FRAMES, "frames", where)
+        refuse_if_more(self.rows * self.columns * self.n_frames, MAX_PIXELS, "pixels", where)
+        self.bits = int(header.get("BitsAllocated") or 0)
+        self.syntax = str(header.file_meta.TransferSyntaxUID)
+        self.kind = str(header.get("SegmentationType") or "BINARY")
+        largest = int(header.get("MaximumFractionalValue") or 255)
+        self.least = (largest + 1) // 2 if self.kind == "FRACTIONAL" and self.bits > 1 else 1
+        if min(self.rows, self.columns, self.n_frames) < 1 or self.bits not in (1, 8, 16):
+            raise Refusal(
+                "label-damaged",
+                f"{where}: expected frames of 1, 8 or 16 bits, found {self.n_frames} of {self.rows} x {self.columns} "
+                f"with {self.bits} bits",
+            )
+        self.frame_bits = self.rows * self.columns * self.bits
+        self._encoded: list[bytes] | None = None
+        self._present: dict[int, NDArray[Any]] = {}
+        if self.syntax in NATIVE:
+            needed = (self.frame_bits * self.n_frames + 7) // 8
+            if len(pixels) < needed:
+                raise Refusal("label-damaged", f"{where}: expected {needed} bytes of pixels, found {len(pixels)}")
+        else:
+            self._encoded = self._split(pixels)
+
+    def _split(self, pixels: bytes | memoryview) -> list[bytes]:
+        try:
+            found = list(
+                itertools.islice(generate_frames(bytes(pixels), number_of_frames=self.n_frames), self.n_frames)
+            )
+        except (ValueError, IndexError, EOFError, struct.error) as error:
+            raise Refusal(
+                "label-damaged", f"{self.where}: encapsulated pixels are damaged: {one_line(error)}"
+            ) from error
+        if len(found) != self.n_frames:
+            raise Refusal("label-damaged", f"{self.where}: expected {self.n_frames} frames, found {len(found)}")
+        return found
+
+    def mask(self, pixels: bytes | memoryview, index: int, number: int | None) -> NDArray[np.bool_] | None:
+        """Return where a frame is set, bool (rows, columns); in a label map, where it is `number`; None if nowhere."""
+        if number is None:
+            is_inside: NDArray[np.bool_] = self._values(pixels, index) >= self.least
+            return is_inside
+        if index in self._present and number not in self._present[index]:
+            return None
+        values = self._values(pixels, index)
+        self._present.setdefault(index, np.flatnonzero(np.bincount(values.ravel())))
+        is_set: NDArray[np.bool_] = values == number
+        return is_set
+
+    def _values(self, pixels: bytes | memoryview, index: int) -> NDArray[Any]:
+        shape = (self.rows, self.columns)
+        if self._encoded is None and self.bits > 1:
+            size = self.frame_bits // 8
+            return self._decode(pixels[index * size : (index + 1) * size], self.syntax)
+        if self._encoded is not None and self.syntax != DEFLATED_FRAMES:
+            return self._decode(self._encoded[index], self.syntax)
+        if self._encoded is not None:
+            n_bytes = (self.frame_bits + 7) // 8
+            try:
+                data: bytes | memoryview = zlib.decompressobj(-zlib.MAX_WBITS).decompress(self._encoded[index], n_bytes)
+            except zlib.error as error:
+                raise Refusal("label-damaged", f"{self.where}: frame {index + 1}: {error}") from error
+            if len(data) < n_bytes:
+                raise Refusal("label-damaged", f"{self.where}: frame {index + 1} inflates to less than its size")
+            if self.bits > 1:
+                return self._decode(data, "1.2.840.10008.1.2.1")
+            begin = 0
+        else:
+            begin = index * self.frame_bits
+            data = pixels[begin // 8 : (begin + self.frame_bits + 7) // 8]
+        bits = np.unpackbits(np.frombuffer(data, np.uint8), bitorder="little")
+        return bits[begin % 8 :][: self.frame_bits].reshape(shape)
+
+    def _decode(self, data: bytes | memoryview, syntax: str) -> NDArray[Any]:
+        bits = max(self.bits, 8)
+        layout = PixelFormat(syntax, self.rows, self.columns, bits, bits, bits - 1, False)
+        try:
+            return stored_values(data, layout, self.where)
+        except Refusal as refusal:
+            raise Refusal("label-damaged", refusal.message) from refusal

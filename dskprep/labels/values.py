@@ -1,0 +1,89 @@
+"""What a label object says of itself, and the methods that all kinds of them have."""
+
+from __future__ import annotations
+
+import fnmatch
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+from dskprep.labels.draw import Drawn, draw
+from dskprep.labels.stack import Stack
+from dskprep.volume import Grid
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+class Code(NamedTuple):
+    """A coded term (DICOM PS3.3 section 8), for instance ("39607008", "SCT", "Lung")."""
+
+    value: str
+    scheme: str
+    meaning: str
+
+
+@dataclass(frozen=True)
+class Links:
+    """What a label object asks to be linked to: UIDs of DICOM, as they stand in it. Each may be empty."""
+
+    series: frozenset[str] = frozenset()
+    instances: frozenset[str] = frozenset()
+    frame_of_reference: str = ""
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A segment of a SEG, an ROI of an RTSTRUCT, a value of a mask, or a nodule.
+
+    `number` is what the object calls it by, `name` is the author's own. `category` and `type` are the codes of what it
+    is; `algorithm` says who drew it: MANUAL, SEMIAUTOMATIC, AUTOMATIC, or the reader. `interpreted_type` is what
+    radiotherapy calls an ROI: ORGAN, GTV, EXTERNAL …
+    """
+
+    number: int
+    name: str
+    category: Code | None = None
+    type: Code | None = None
+    algorithm: str = ""
+    interpreted_type: str = ""
+
+
+class Labels(ABC):
+    """A label object. `kind` is `seg`, `rtstruct`, `lidc`, `mask` or `points`; `where` is its name, for messages."""
+
+    kind: str
+    where: str
+    links: Links
+    segments: tuple[Segment, ...] = ()
+
+    def named(self, *patterns: str) -> tuple[Segment, ...]:
+        """Return the segments whose name matches one of the patterns, as `GTV*`; case does not matter."""
+        wanted = [pattern.casefold() for pattern in patterns]
+        return tuple(s for s in self.segments if any(fnmatch.fnmatchcase(s.name.casefold(), p) for p in wanted))
+
+    def at(self, slices: Grid) -> Labels:
+        """Return the labels as they lie in an image, given the grid of its slices as they are stored.
+
+        Its axes are (slice, row, column). Labels that have a place of their own in the patient are returned as they
+        are; see the kinds for what is refused.
+        """
+        del slices
+        return self
+
+    def draw(self, segment: Segment, grid: Grid) -> Drawn:
+        """Draw one segment on a grid.
+
+        Raises Refusal: `label-empty`, `label-outside-volume`, or `label-damaged`.
+        """
+        return draw(self.stacks(segment, grid), grid, f"{self.where}: {segment.name!r}")
+
+    @abstractmethod
+    def stacks(self, segment: Segment, grid: Grid) -> Iterable[Stack]:
+        """Return the planes of one segment; `grid` is what they will be drawn on."""
+
+    @property
+    def points(self) -> pd.DataFrame | None:
+        """One row per point or nodule, with its place `x`, `y`, `z` in LPS mm; None if the kind has none."""
+        return None

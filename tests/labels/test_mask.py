@@ -1,0 +1,127 @@
+"""Mask volumes: on the grid of the image, or refused; never bent."""
+
+from __future__ import annotations
+
+import gzip
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from label_builders import blobs, grid_of
+from numpy.typing import NDArray
+from test_draw import turn
+
+import dskprep
+from dskprep.errors import Refusal
+from dskprep.volume import Grid, Volume
+
+nibabel = pytest.importorskip("nibabel", reason="needs the extra exchange")
+sitk = pytest.importorskip("SimpleITK", reason="needs the extra exchange")
+
+GRID = grid_of((8, 24, 20), turned=turn((6, -4, 3)))
+VALUES = (blobs(GRID.shape) + 2 * (blobs(GRID.shape, 1) & ~blobs(GRID.shape))).astype(np.uint8)
+
+
+def nifti(values: NDArray[np.generic] = VALUES, grid: Grid = GRID) -> bytes:
+    return dskprep.to_nifti(Volume(values, grid.affine)).to_bytes()
+
+
+def itk(tmp_path: Path, suffix: str, grid: Grid = GRID) -> bytes:
+    path = tmp_path / f"mask{suffix}"
+    sitk.WriteImage(dskprep.to_sitk(Volume(VALUES, grid.affine)), str(path), useCompression=True)
+    return path.read_bytes()
+
+
+def refusal(content: bytes, name: str = "mask") -> Refusal:
+    with pytest.raises(Refusal) as caught:
+        dskprep.read_labels(content, name=name).at(GRID)
+    assert "\n" not in str(caught.value)
+    return caught.value
+
+
+@pytest.mark.parametrize("kind", [".nii", ".nii.gz", ".nrrd", ".mha"])
+def test_each_format_lies_where_it_says(tmp_path: Path, kind: str) -> None:
+    content = {".nii": nifti, ".nii.gz": lambda: gzip.compress(nifti())}.get(kind, lambda: itk(tmp_path, kind))()
+    labels = dskprep.read_labels(content, name=f"p1{kind}", names={2: "tumour"}).at(GRID)
+    assert [(s.number, s.name) for s in labels.segments] == [(1, "label-1"), (2, "tumour")]
+    for segment in labels.segments:
+        assert (labels.draw(segment, GRID).whole() == (segment.number == VALUES)).all()
+
+
+def test_a_single_label_is_called_as_its_file_is(tmp_path: Path) -> None:
+    (tmp_path / "heart.nii.gz").write_bytes(gzip.compress(nifti((VALUES == 1).astype(np.uint8))))
+    assert [s.name for s in dskprep.read_labels(tmp_path / "heart.nii.gz").segments] == ["heart"]
+
+
+def test_axes_in_another_order_and_direction_are_the_same_place() -> None:
+    flipped = VALUES.transpose(2, 0, 1)[::-1]
+    affine = GRID.affine[:, [2, 0, 1, 3]]
+    affine[:3, 3] += affine[:3, 0] * (flipped.shape[0] - 1)
+    affine[:3, 0] *= -1
+    labels = dskprep.read_labels(nifti(flipped, Grid(flipped.shape, affine)), name="mask").at(GRID)
+    assert (labels.draw(labels.segments[0], GRID).whole() == (VALUES == 1)).all()
+
+
+@pytest.mark.parametrize(
+    ("axes", "words"), [((0, 1), "left and right, front and back"), ((0,), "left and right"), ((1,), "front and back")]
+)
+def test_a_mask_that_is_mirrored_is_refused(axes: tuple[int, ...], words: str) -> None:
+    affine = GRID.affine.copy()
+    affine[list(axes)] *= -1
+    found = refusal(nifti(VALUES, Grid(GRID.shape, affine)))
+    assert found.reason == "label-mirrored"
+    assert f"with {words} mixed up" in found.message
+
+
+@pytest.mark.parametrize("shift", [(0.5, 0, 0), (0, 0.5, 0), (0, 0, 0.5), (3, 0, 0)])
+def test_a_mask_that_is_shifted_is_refused(shift: tuple[float, ...]) -> None:
+    affine = GRID.affine.copy()
+    affine[:3, 3] += affine[:3, :3] @ shift
+    assert refusal(nifti(VALUES, Grid(GRID.shape, affine))).reason == "label-off-grid"
+
+
+def test_a_mask_of_another_spacing_or_shape_is_refused() -> None:
+    affine = GRID.affine.copy()
+    affine[:3, 0] *= 1.5
+    assert refusal(nifti(VALUES, Grid(GRID.shape, affine))).reason == "label-off-grid"
+    assert refusal(nifti(VALUES[:-1], Grid((7, 24, 20), GRID.affine))).reason == "label-off-grid"
+
+
+def test_what_is_no_mask_is_refused() -> None:
+    assert refusal(nifti(VALUES * 0)).reason == "label-empty"
+    assert refusal(nifti(VALUES + np.float32(0.5))).reason == "label-unknown"
+    assert refusal(nifti(VALUES.astype(np.int16) - 1024)).reason == "label-unknown"
+    assert refusal(nifti()[:-100]).reason == "label-damaged"
+    assert refusal(gzip.compress(nifti())[:-100]).reason == "label-damaged"
+    nowhere = nifti()[:252] + bytes(4) + nifti()[256:]  # qform_code and sform_code
+    assert "neither sform nor qform" in refusal(nowhere).message
+
+
+def test_a_header_that_claims_more_than_memory_is_refused() -> None:
+    header = nibabel.Nifti1Header()
+    header.set_data_shape((30_000, 30_000, 5000))
+    header.set_data_dtype(np.uint8)
+    header["magic"], header["vox_offset"] = b"n+1", 352
+    file = io.BytesIO()
+    header.write_to(file)
+    assert refusal(file.getvalue() + bytes(1000)).reason == "label-too-large"
+    nrrd = b"NRRD0004\ntype: uint8\ndimension: 3\nsizes: 60000 60000 5000\nencoding: gzip\n"
+    nrrd += b"space: left-posterior-superior\nspace directions: (1,0,0) (0,1,0) (0,0,1)\nspace origin: (0,0,0)\n\n"
+    nrrd += gzip.compress(bytes(1000))
+    assert refusal(nrrd).reason == "label-too-large"
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"NRRD0004\ntype: uint8\ndimension: 3\nsizes: 2 2 2\nencoding: raw\ndata file: /etc/passwd\n\n",
+        b"NRRD0004\ntype: uint8\ndimension: 3\nsizes: 2 2 2\nencoding: raw\ndatafile: /etc/passwd\n\n",
+        b"ObjectType = Image\nNDims = 3\nDimSize = 2 2 2\nElementType = MET_UCHAR\nElementDataFile = /etc/passwd\n",
+        b"NDims = 3\nDimSize = 2 2 2\nElementType = MET_UCHAR\nElementDataFile = LIST\n/etc/passwd\n",
+    ],
+)
+def test_a_header_for_other_files_reads_none(header: bytes) -> None:
+    found = refusal(header)
+    assert found.reason == "label-unknown"
+    assert "other files" in found.message

@@ -1,0 +1,62 @@
+"""What is no label is refused by name; what is one is told by its bytes, whatever it is called."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+from builders import ct_files, distinct
+from label_builders import blobs, frames_of, grid_of, lidc_file, nodule_xml, ring, rtstruct_file, seg_file
+
+import dskprep
+from dskprep.errors import LABEL_REASONS, Refusal
+
+GRID = grid_of()
+FILES = {
+    "seg": seg_file(GRID, frames_of(blobs(GRID.shape))),
+    "rtstruct": rtstruct_file({"x": [[(0, 0, z), (5, 0, z), (5, 5, z)] for z in (0, 2)]}),
+    "lidc": lidc_file(nodule_xml("a", [(0, ring(9, 9, 3))], (1,) * 9)),
+}
+
+
+@pytest.mark.parametrize("kind", FILES)
+def test_a_label_is_told_by_its_bytes(tmp_path: Path, kind: str) -> None:
+    (tmp_path / "no-suffix").write_bytes(FILES[kind])
+    assert dskprep.read_labels(tmp_path / "no-suffix").kind == kind
+    assert dskprep.read_labels((tmp_path / "no-suffix").as_uri()).kind == kind
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", bytes(5000), ct_files(distinct(1, 16, 16))[0][1]])
+def test_what_is_no_label_is_refused(content: bytes) -> None:
+    with pytest.raises(Refusal, match="label-unknown"):
+        dskprep.read_labels(content)
+
+
+def refusal_of(content: bytes) -> Refusal | None:
+    """What the first segments are refused for, if they are; any other error is a fault."""
+    try:
+        labels = dskprep.read_labels(content, name="x").at(GRID)
+        for segment in labels.segments[:3]:
+            labels.draw(segment, GRID)
+    except Refusal as refusal:
+        return refusal
+    return None
+
+
+@pytest.mark.parametrize("kind", ["seg", "rtstruct"])
+def test_damage_anywhere_is_a_refusal_or_does_no_harm(kind: str) -> None:
+    chance = random.Random(0)
+    for _ in range(150):
+        damaged = bytearray(FILES[kind])
+        for _ in range(chance.choice((1, 3, 30))):
+            damaged[chance.randrange(128, len(damaged))] = chance.randrange(256)
+        refused = refusal_of(bytes(damaged))
+        assert refused is None or (refused.reason in LABEL_REASONS and str(refused).isprintable())
+
+
+@pytest.mark.parametrize("kind", FILES)
+def test_a_label_that_is_cut_is_a_refusal_or_whole(kind: str) -> None:
+    for n in range(150, len(FILES[kind]), max(1, len(FILES[kind]) // 100)):
+        refused = refusal_of(FILES[kind][:n])
+        assert refused is None or refused.reason in LABEL_REASONS

@@ -1,0 +1,173 @@
+"""RTSTRUCT: contours mark the edge itself, in their own planes, by the even-odd rule."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from label_builders import FRAME_OF_REFERENCE, IMAGE, SERIES, Points, grid_of, rtstruct_file
+from numpy.typing import NDArray
+from test_draw import turn
+
+import dskprep
+from dskprep.errors import Refusal
+from dskprep.labels.draw import Drawn
+from dskprep.volume import Grid
+
+GRID = grid_of((10, 40, 50), (2.5, 0.8, 0.6), (-14.7, -16.1, -11.0))
+
+
+def polygon(n: int, radius: float, centre: tuple[float, float] = (0, 0), flatten: float = 1.0) -> NDArray[np.float64]:
+    """A polygon (n, 2) of x and y, about a centre."""
+    angle = np.arange(n) * 2 * np.pi / n
+    return np.stack([centre[0] + radius * np.cos(angle), centre[1] + flatten * radius * np.sin(angle)], 1)
+
+
+def at(z: float, points: Points) -> NDArray[np.float64]:
+    return np.insert(np.asarray(points, float), 2, z, axis=1)
+
+
+def square(low: float, high: float) -> list[tuple[float, float]]:
+    return [(low, low), (high, low), (high, high), (low, high)]
+
+
+SLICES = [-11 + 2.5 * k for k in range(2, 8)]
+
+
+def drawn(contours: list[Points], grid: Grid = GRID) -> Drawn:
+    labels = dskprep.read_labels(rtstruct_file({"GTV-1": contours}), name="rs.dcm")
+    return labels.draw(labels.segments[0], grid)
+
+
+def by_slice(contours: list[Points], grid: Grid = GRID) -> list[int]:
+    return drawn(contours, grid).whole().sum((1, 2)).tolist()
+
+
+def refusal(file: bytes) -> Refusal:
+    with pytest.raises(Refusal) as caught:
+        draw_first(file)
+    assert "\n" not in str(caught.value)
+    return caught.value
+
+
+def draw_first(file: bytes) -> None:
+    labels = dskprep.read_labels(file, name="rs.dcm")
+    labels.draw(labels.segments[0], GRID)
+
+
+def test_it_says_what_it_holds_and_to_what_it_belongs() -> None:
+    labels = dskprep.read_labels(rtstruct_file({"GTV-1": [], "Lung-Left": []}), name="rs.dcm")
+    assert (labels.kind, labels.links.frame_of_reference) == ("rtstruct", FRAME_OF_REFERENCE)
+    assert (labels.links.series, labels.links.instances) == ({SERIES}, {IMAGE})
+    assert [(s.number, s.name, s.interpreted_type) for s in labels.segments] == [
+        (1, "GTV-1", "ORGAN"),
+        (2, "Lung-Left", "ORGAN"),
+    ]
+    assert [s.name for s in labels.named("gtv*")] == ["GTV-1"]
+
+
+@pytest.mark.parametrize("about", [(0, 0, 0), (14, -9, 30)], ids=["axial", "oblique"])
+def test_an_ellipse_has_its_volume_and_its_centre(about: tuple) -> None:
+    turned = turn(about)
+    contours = [at(z, polygon(120, 9.0, (0.3, 0.4), 0.7)) @ turned.T for z in SLICES]
+    area = np.pi * 9 * 9 * 0.7 * np.sinc(2 / 120)
+    affine = np.diag([1.0, 1, 1, 1])[:, [2, 1, 0, 3]]
+    affine[:3, 3] = (-20, -20, -20)
+    native = Grid(GRID.shape, np.vstack([turned @ GRID.affine[:3], [0, 0, 0, 1]]))
+    for grid in (native, Grid((40, 41, 42), affine)):
+        found = drawn(contours, grid)
+        volume = np.count_nonzero(found.mask) * grid.voxel_ml
+        assert found.ml == pytest.approx(area * 15 / 1000, rel=2e-3)
+        assert volume == pytest.approx(area * 15 / 1000, rel=0.01)
+        centre = grid.to_patient(np.argwhere(found.mask) + found.first).mean(0)
+        assert np.linalg.norm(centre - turned @ (0.3, 0.4, np.mean(SLICES))) < 0.1
+
+
+def test_the_edge_is_where_the_contour_is() -> None:
+    """A square round the edges of voxels holds those voxels: none is lost at its rim."""
+    x, y = GRID.affine[0, 3] + 0.6 * np.array([9.5, 19.5]), GRID.affine[1, 3] + 0.8 * np.array([4.5, 14.5])
+    found = drawn([at(z, [(x[0], y[0]), (x[1], y[0]), (x[1], y[1]), (x[0], y[1])]) for z in SLICES]).whole()
+    assert found[2:8, 5:15, 10:20].all()
+    assert found.sum() == 600
+
+
+def test_a_contour_in_another_one_is_a_hole() -> None:
+    outer, inner = at(SLICES[0], square(-6, 6)), at(SLICES[0], square(-3, 3))
+    both = [at(z, points) for z in SLICES for points in (square(-6, 6), square(-3, 3))]
+    found = drawn(both)
+    assert found.ml == pytest.approx((144 - 36) * 15 / 1000, rel=1e-3)
+    middle = np.round(GRID.to_index((0, 0, SLICES[0]))).astype(int)
+    assert not found.whole()[tuple(middle)]
+    assert len(outer) == len(inner)
+
+
+def test_a_keyhole_is_the_same_hole() -> None:
+    keyhole = [*square(-6, 6), (-6, -6), (-3, -3), (-3, 3), (3, 3), (3, -3), (-3, -3)]
+    with_key = drawn([at(z, keyhole) for z in SLICES])
+    with_two = drawn([at(z, points) for z in SLICES for points in (square(-6, 6), square(-3, 3))])
+    assert (with_key.whole() == with_two.whole()).all()
+
+
+def test_islands_in_a_slice_are_all_there() -> None:
+    islands = [at(z, polygon(40, 2.5, centre)) for z in SLICES for centre in ((-6, -6), (6, 6), (6, -6))]
+    assert drawn(islands).ml == pytest.approx(3 * np.pi * 2.5**2 * 15 / 1000, rel=0.01)
+
+
+def test_a_copy_of_a_contour_does_not_cancel_it() -> None:
+    """As planning systems write them: with the points somewhere else on the same way."""
+    once = [at(z, polygon(200, 8)) for z in SLICES]
+    twice = once + [at(z, polygon(199, 8)[::-1]) for z in SLICES]
+    assert drawn(twice).ml == pytest.approx(drawn(once).ml, rel=2e-3)
+
+
+def test_contours_between_slices_fill_what_they_enclose() -> None:
+    contours = [at(z + 1.25, square(-4, 4)) for z in SLICES]
+    found = drawn(contours)
+    assert found.ml == pytest.approx(64 * 15 / 1000, rel=1e-3)
+    assert np.count_nonzero(found.mask) * GRID.voxel_ml == pytest.approx(found.ml, rel=0.01)
+    assert found.centroid_mm[2] == pytest.approx(np.mean(SLICES) + 1.25)
+
+
+def test_a_slice_without_contours_is_empty() -> None:
+    counts = by_slice([at(z, square(-4, 4)) for z in SLICES if z != SLICES[2]])
+    assert [n > 0 for n in counts] == [False, False, True, True, False, True, True, True, False, False]
+
+
+def test_a_contour_smaller_than_a_pixel_keeps_its_slice() -> None:
+    contours = [at(z, polygon(30, 6 if z != SLICES[-1] else 0.1, (0.2, 0.1))) for z in SLICES]
+    assert by_slice(contours)[7] == 1
+    one_point = [*contours[:-1], at(SLICES[-1], [(0.2, 0.1)])]
+    assert by_slice(one_point)[7] == 1
+
+
+def test_points_and_open_lines_enclose_nothing() -> None:
+    file = rtstruct_file({"Isocenter": [at(0, [(1, 2)])]}, "POINT")
+    assert refusal(file).reason == "label-empty"
+
+
+def test_each_fault_has_its_reason() -> None:
+    good = at(SLICES[0], square(-4, 4))
+    bent = good + [[0, 0, 0], [0, 0, 0], [0, 0, 4], [0, 0, 0]]
+    assert refusal(rtstruct_file({"x": [good, bent]})).reason == "label-damaged"
+    assert "two planes" in refusal(rtstruct_file({"x": [good]})).message
+    far = [points + [900.0, 0, 0] for points in (good, at(SLICES[1], square(-4, 4)))]
+    assert refusal(rtstruct_file({"x": far})).reason == "label-outside-volume"
+    wide = [at(z, square(-40_000, 40_000)) for z in SLICES]
+    assert refusal(rtstruct_file({"x": wide})).reason == "label-damaged"
+    long = at(SLICES[0], polygon(100_001, 5))
+    assert refusal(rtstruct_file({"x": [long]})).reason == "label-too-large"
+    assert refusal(rtstruct_file({"x": []}) + b"\x06\x30\x26\x00LO\x02\0x " * 10_001).reason == "label-too-large"
+    assert refusal(rtstruct_file({"x": []})).reason == "label-empty"
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "1e30", "one"])
+def test_numbers_that_cannot_be_places_are_refused(value: str) -> None:
+    marked = at(SLICES[0], [(1.23456, -4), (4, 4), (-4, 4)])
+    file = rtstruct_file({"x": [marked, *(at(z, square(-4, 4)) for z in SLICES[1:])]})
+    assert file.count(b"1.23456") == 1
+    assert refusal(file.replace(b"1.23456", value.encode().rjust(7))).reason == "label-damaged"
+
+
+def test_contours_that_zigzag_across_planes_are_refused() -> None:
+    """10^5 edges that cross every line of a plane: more crossings than can be held."""
+    ends = np.stack([np.linspace(-14, 14, 99_000), np.where(np.arange(99_000) % 2, -900.0, 900.0)], 1)
+    assert refusal(rtstruct_file({"x": [at(z, ends) for z in SLICES[:2]]})).reason == "label-too-large"

@@ -1,0 +1,238 @@
+"""DICOM SEG: every frame lies where it says, whatever its encoding."""
+
+from __future__ import annotations
+
+import zlib
+from typing import Any
+
+import numpy as np
+import pytest
+from builders import ct_dataset
+from label_builders import (
+    DEFLATED_FRAMES,
+    FRAME_OF_REFERENCE,
+    IMAGE,
+    SERIES,
+    blobs,
+    frames_of,
+    grid_of,
+    seg_dataset,
+    seg_file,
+    written,
+)
+from numpy.typing import NDArray
+from pydicom.pixels.encoders import RLELosslessEncoder
+from pydicom.uid import DeflatedExplicitVRLittleEndian, RLELossless
+from test_draw import turn
+
+import dskprep
+from dskprep.errors import Refusal
+from dskprep.volume import Grid
+
+GRID = grid_of()
+MASK = blobs(GRID.shape)
+OTHER = blobs(GRID.shape, seed=1)
+
+
+def drawn(file: bytes, number: int = 1, grid: Grid = GRID) -> NDArray[np.bool_]:
+    labels = dskprep.read_labels(file, name="seg.dcm")
+    (segment,) = [s for s in labels.segments if s.number == number]
+    return labels.draw(segment, grid).whole() > 0
+
+
+def draw_all(file: bytes) -> None:
+    labels = dskprep.read_labels(file, name="seg.dcm")
+    for segment in labels.segments:
+        labels.draw(segment, GRID)
+
+
+def refusal(file: bytes) -> Refusal:
+    with pytest.raises(Refusal) as caught:
+        draw_all(file)
+    assert "\n" not in str(caught.value)
+    return caught.value
+
+
+def test_it_says_what_it_holds_and_to_what_it_belongs() -> None:
+    labels = dskprep.read_labels(seg_file(GRID, frames_of(MASK)), name="seg.dcm")
+    assert (labels.kind, labels.links.frame_of_reference) == ("seg", FRAME_OF_REFERENCE)
+    assert (labels.links.series, labels.links.instances) == ({SERIES}, {IMAGE})
+    assert [(s.number, s.name, s.algorithm) for s in labels.segments] == [
+        (1, "Lung", "MANUAL"),
+        (2, "Tumour", "MANUAL"),
+    ]
+    assert labels.segments[0].type == ("39607008", "SCT", "Lung")
+    assert [s.name for s in labels.named("tum*")] == ["Tumour"]
+    assert labels.points is None
+
+
+@pytest.mark.parametrize("about", [(0, 0, 0), (15, -20, 10)], ids=["axial", "oblique"])
+@pytest.mark.parametrize("order", [1, -1], ids=["forwards", "backwards"])
+def test_segments_overlap_and_lie_where_their_frames_are(about: tuple, order: int) -> None:
+    grid = grid_of(turned=turn(about))
+    frames = (frames_of(MASK, 1) + frames_of(OTHER, 2))[::order]
+    file = seg_file(grid, frames)
+    assert (drawn(file, 1, grid) == MASK).all()
+    assert (drawn(file, 2, grid) == OTHER).all()
+
+
+def test_frames_that_are_not_there_are_empty() -> None:
+    kept = [frame for frame in frames_of(MASK) if frame[1] not in (3, 4)]
+    wanted = MASK.copy()
+    wanted[3:5] = False
+    assert (drawn(seg_file(GRID, kept)) == wanted).all()
+
+
+def test_a_segment_in_every_other_slice_does_not_grow_thicker() -> None:
+    kept = [frame for frame in frames_of(MASK) if frame[1] % 2]
+    wanted = MASK.copy()
+    wanted[::2] = False
+    assert (drawn(seg_file(GRID, kept)) == wanted).all()
+
+
+def test_the_thickness_of_a_slice_is_not_its_distance() -> None:
+    """Slices of 1 mm every 2.5 mm, and no SpacingBetweenSlices: the label has no gaps."""
+    ds = seg_dataset(GRID, frames_of(MASK))
+    measures = ds.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
+    del measures.SpacingBetweenSlices
+    measures.SliceThickness = 1.25
+    labels = dskprep.read_labels(written(ds))
+    assert labels.draw(labels.segments[0], GRID).ml == pytest.approx(MASK.sum() * GRID.voxel_ml)
+
+
+def test_a_fractional_segment_is_where_half_or_more_is() -> None:
+    values = np.random.default_rng(3).integers(0, 201, GRID.shape, dtype=np.uint8)
+    frames = [(1, k, plane) for k, plane in enumerate(values)]
+    assert (drawn(seg_file(GRID, frames, kind="FRACTIONAL")) == (values >= 100)).all()
+
+
+def test_a_label_map() -> None:
+    values = MASK + 2 * (OTHER & ~MASK)
+    file = seg_file(GRID, [(0, k, plane) for k, plane in enumerate(values)], kind="LABELMAP")
+    assert (drawn(file, 1) == MASK).all()
+    assert (drawn(file, 2) == (OTHER & ~MASK)).all()
+
+
+def test_the_background_of_a_label_map_is_no_label() -> None:
+    ds = seg_dataset(GRID, [(0, k, plane) for k, plane in enumerate(MASK + 1)], kind="LABELMAP")
+    (code,) = ds.SegmentSequence[0].SegmentedPropertyTypeCodeSequence
+    code.CodeValue, code.CodingSchemeDesignator = "125040", "DCM"
+    assert [s.number for s in dskprep.read_labels(written(ds)).segments] == [2]
+
+
+def deflate(data: bytes) -> bytes:
+    packer = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+    return packer.compress(data) + packer.flush()
+
+
+def rle(data: bytes) -> bytes:
+    rows, columns = GRID.shape[1:]
+    how = {"rows": rows, "columns": columns, "samples_per_pixel": 1, "number_of_frames": 1}
+    how |= {"bits_allocated": 8, "bits_stored": 8, "pixel_representation": 0}
+    words = {"pixel_keyword": "PixelData", "photometric_interpretation": "MONOCHROME2"}
+    return RLELosslessEncoder.encode(data, index=0, encoding_plugin="pydicom", **how, **words)
+
+
+@pytest.mark.parametrize(
+    ("kind", "syntax", "encode"),
+    [
+        ("BINARY", DEFLATED_FRAMES, deflate),
+        ("LABELMAP", DEFLATED_FRAMES, deflate),
+        ("LABELMAP", RLELossless, rle),
+        ("BINARY", DeflatedExplicitVRLittleEndian, None),
+    ],
+)
+def test_compressed_frames(kind: str, syntax: str, encode: Any) -> None:
+    file = seg_file(GRID, [(1, k, plane) for k, plane in enumerate(MASK)], kind=kind, syntax=syntax, encode=encode)
+    assert (drawn(file) == MASK).all()
+
+
+def test_frames_of_another_grid_than_the_image() -> None:
+    """A segmentation with larger pixels, of part of the image: every voxel of the image whose centre is inside."""
+    coarse = grid_of((4, 6, 5), (5.0, 3.0, 2.0), GRID.to_patient((0.5, 1.5, 1.5)))
+    mask = blobs(coarse.shape)
+    wanted = mask.repeat(2, 0).repeat(4, 1).repeat(4, 2)
+    assert (drawn(seg_file(coarse, frames_of(mask))) == wanted).all()
+
+
+def test_frames_of_two_orientations() -> None:
+    """Axial frames and coronal ones, each drawn in its own plane."""
+    cube = grid_of((12, 12, 12), (1, 1, 1))
+    turned = Grid(cube.shape, cube.affine[:, [1, 0, 2, 3]])
+    mask, other = np.zeros((2, *cube.shape), bool)
+    mask[2:4, 3:9, 2:7] = True
+    other[8:11, 2:4, 1:6] = True  # (z, y, x); its coronal frames are (y, z, x)
+    ds = seg_dataset(cube, frames_of(mask))
+    coronal = seg_dataset(turned, frames_of(other.transpose(1, 0, 2)))
+    orientation = coronal.SharedFunctionalGroupsSequence[0].PlaneOrientationSequence
+    for group in coronal.PerFrameFunctionalGroupsSequence:
+        group.PlaneOrientationSequence = orientation
+    ds.PerFrameFunctionalGroupsSequence += coronal.PerFrameFunctionalGroupsSequence
+    ds.NumberOfFrames += coronal.NumberOfFrames
+    ds.PixelData += coronal.PixelData
+    assert (drawn(written(ds), grid=cube) == mask | other).all()
+
+
+def test_each_fault_has_its_reason() -> None:
+    frames = frames_of(MASK)
+    assert refusal(seg_file(GRID, frames, Rows=60000, Columns=60000, NumberOfFrames=5000)).reason == "label-too-large"
+    assert refusal(seg_file(GRID, frames, NumberOfFrames=5000)).reason == "label-damaged"
+    assert refusal(seg_file(GRID, frames, SharedFunctionalGroupsSequence=None)).reason == "label-damaged"
+    assert refusal(seg_file(GRID, frames, BitsAllocated=32)).reason == "label-damaged"
+    assert refusal(seg_file(GRID, frames)[:-300]).reason == "label-damaged"
+    assert refusal(seg_file(GRID, frames)).message == "seg.dcm: 'Tumour': expected a label, found no pixel of it set"
+    assert refusal(seg_file(GRID, [(1, 0, MASK[0])])).reason == "label-empty"
+    far = grid_of(origin=(500, 500, 500))
+    assert refusal(seg_file(far, frames)).reason == "label-outside-volume"
+    ds = seg_dataset(GRID, frames)
+    ds.PerFrameFunctionalGroupsSequence[2].PlanePositionSequence[0].ImagePositionPatient = [0, 0, 1e9]
+    assert "frame 3" in refusal(written(ds)).message
+    ds = seg_dataset(GRID, frames)
+    ds.SharedFunctionalGroupsSequence[0].PlaneOrientationSequence[0].ImageOrientationPatient = [1, 0, 0, 1, 0, 0]
+    assert "right angles" in refusal(written(ds)).message
+
+
+@pytest.mark.parametrize("element", [b"\x20\x00\x13\x91SQ\0\0\0\0\0\0", b"\x62\x00\x04\x00US\x02\0\1\0"])
+def test_too_many_frames_or_segments_are_refused_before_they_are_parsed(element: bytes) -> None:
+    """PlanePositionSequence stands once per frame, SegmentNumber once per segment."""
+    file = seg_file(GRID, frames_of(MASK)) + element * 250_000
+    assert refusal(file).reason == "label-too-large"
+
+
+def test_equal_to_highdicom_on_what_it_wrote() -> None:
+    highdicom = pytest.importorskip("highdicom", reason="needs the extra interop")
+    from pydicom.sr.codedict import codes
+
+    grid = grid_of(turned=turn((10, 5, -8)))
+    orientation = [f"{v:.10f}" for v in (*grid.affine[:3, 2] / grid.spacing[2], *grid.affine[:3, 1] / grid.spacing[1])]
+    images = [
+        ct_dataset(
+            np.zeros(grid.shape[1:], np.int16),
+            grid.to_patient((k, 0, 0)),
+            ImageOrientationPatient=orientation,
+            SOPInstanceUID=f"1.2.3.{k + 1}",
+            FrameOfReferenceUID=FRAME_OF_REFERENCE,
+            **dict.fromkeys(("StudyInstanceUID", "SeriesInstanceUID"), SERIES),
+            **dict.fromkeys("PatientBirthDate PatientSex AccessionNumber StudyID StudyDate StudyTime".split(), ""),
+            **dict.fromkeys("PositionReferenceIndicator ReferringPhysicianName Manufacturer".split(), ""),
+            SliceThickness=grid.spacing[0],
+            InstanceNumber=k + 1,
+        )
+        for k in range(grid.shape[0])
+    ]
+    described = [
+        highdicom.seg.SegmentDescription(n, name, codes.SCT.Organ, codes.SCT.Lung, "MANUAL")
+        for n, name in ((1, "one"), (2, "two"))
+    ]
+    both = np.stack([MASK, OTHER], -1)
+    for kind, pixels in (("BINARY", both), ("FRACTIONAL", both * 0.6), ("LABELMAP", MASK + 2 * (OTHER & ~MASK))):
+        written_by_them = highdicom.seg.Segmentation(
+            images, pixels.astype(np.float32 if kind == "FRACTIONAL" else np.uint8), kind, described,
+            "1.2.3.5", 1, "1.2.3.6", 1, "maker", "model", "1", "serial",
+        )  # fmt: skip
+        volume = written_by_them.get_volume(combine_segments=False, allow_missing_positions=True)
+        theirs = np.asarray(volume.array) >= 0.5
+        where = Grid(theirs.shape[:3], volume.affine)
+        for number in (1, 2):
+            assert theirs[..., number - 1].any()
+            assert (drawn(written(written_by_them), number, where) == theirs[..., number - 1]).all(), kind
