@@ -1,6 +1,6 @@
 """Folders on disk: listing, following links, and writes that leave no half file behind.
 
-Also the values of which a listing consists, on disk and on S3. Serves any file system of fsspec but S3.
+Also the values of which a listing consists, on disk and on S3.
 """
 
 from __future__ import annotations
@@ -161,15 +161,7 @@ def refuse_links(path: str, names: Iterable[str]) -> None:
 def write_many(fs: Any, objects: dict[str, bytes]) -> None:
     """Write files by path. Each is written beside, then renamed: a reader sees the old file or the whole new one."""
     for path, content in objects.items():
-        _rename(fs, _write_beside(fs, path, content), path)
-
-
-def _rename(fs: Any, beside: str, path: str) -> None:
-    """Rename a file. It replaces a file or a link, where fsspec would move into the folder that a link leads to."""
-    if "file" in fs.protocol:
-        Path(beside).replace(path)
-    else:
-        fs.mv(beside, path)
+        Path(_write_beside(fs, path, content)).replace(path)  # fsspec would move into what a link leads to
 
 
 def create(fs: Any, path: str, content: bytes) -> bool:
@@ -185,7 +177,7 @@ def create(fs: Any, path: str, content: bytes) -> bool:
     except OSError:  # a file system without links: two runs may both write there, but never half a file
         if fs.exists(path):
             return False
-        _rename(fs, beside, path)
+        Path(beside).replace(path)
     finally:
         delete(fs, [beside])
     return True

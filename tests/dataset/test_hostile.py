@@ -7,6 +7,7 @@ import inspect
 import json
 import os
 import pickle
+import socket
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -24,7 +25,8 @@ from zarr.core.sync import sync
 
 import dskprep
 from dskprep import storage
-from dskprep.dataset import convert, opened
+from dskprep.cli import commands
+from dskprep.dataset import convert, opened, store
 from dskprep.dataset.stored import StoredVolume
 from dskprep.errors import DamagedDataset
 
@@ -361,3 +363,23 @@ def test_a_chunk_that_lies_about_its_size_is_damaged(
     volume = put(tmp_path, whole, repacked(change))
     with pytest.raises(DamagedDataset, match=r"c/0/0/0: (a chunk is damaged|this shard's index points beyond)"):
         WAYS[way](volume)
+
+
+@pytest.mark.parametrize("chain", ["", "reference://::", "simplecache::"])
+def test_the_url_of_a_record_asks_no_server(tmp_path: Path, capsys: pytest.CaptureFixture[str], chain: str) -> None:
+    """`show` reads the source of a record by itself."""
+    tiny.write_patients(tmp_path / "in", ["p1"])
+    tiny.write(tmp_path / "in", {"bad/1.dcm": b"no slice"})
+    target = str(tmp_path / "out")
+    dskprep.run(f"{tmp_path}/in", target)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.setblocking(False)
+        for name in store.record_names(target):
+            path = Path(target, name.path)
+            url = f"{chain}http://127.0.0.1:{server.getsockname()[1]}/x.json"
+            path.write_text(json.dumps(json.loads(path.read_bytes()) | {"url": url}))
+        assert dskprep.show(target, "bad")
+        assert commands.run_command(["show", target, "p1", "--source", "-o", str(tmp_path / "x.png")]) == 2
+        assert "expected a path, or a URL that begins with s3:// or file://, found '" in capsys.readouterr().err
+        with pytest.raises(BlockingIOError):
+            server.accept()

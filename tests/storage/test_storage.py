@@ -429,7 +429,28 @@ def test_versions_of_objects_are_not_read(url: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["s3://AKIA:secret@bucket/x", "s3://AKIA:sec/ret@bucket/x", "https://me:secret@host/x", "s3a://k:s@b"]
+    "url",
+    [
+        "s3://AKIA:secret@bucket/x",
+        "s3://AKIA:sec/ret@bucket/x",
+        "s3:/AKIA:secret@bucket/x",
+        "s3://AKIA%3Asecret%40bucket/x",
+        "https://me:secret@host/x",
+        "https://me:sec/ret@host/x",
+        "s3a://k:s@b",
+        "reference://::s3://AKIA:secret@bucket/x",
+        "simplecache::s3://AKIA:secret@bucket/x",
+        "/data/x::s3://AKIA:secret@bucket/x",
+        "s3://bucket/x::s3a://AKIA:secret/x",
+        "https://bucket.s3.amazonaws.com/x?X-Amz-Credential=secret&X-Amz-Signature=secret",
+        "s3://bucket/x?versionId=3&x-amz-security-token=secret",
+        "https://store.blob.core.windows.net/x?sv=2024&sig=secret",
+        "https://storage.googleapis.com/b/x?GoogleAccessId=secret",
+        "http://host/x?AWSAccessKeyId=secret",
+        "http://host/x?access_token=secret",
+        "http://host/x#%74oken=secret",
+        "host/x?a=b&Signature=secret",
+    ],
 )
 def test_credentials_in_a_url_are_refused_and_not_repeated(url: str) -> None:
     with pytest.raises(UsageError) as caught:
@@ -460,6 +481,30 @@ def test_what_lies_within_what(url: str, other: str, expected: bool) -> None:
     assert storage.is_within(url, other) is expected
 
 
-def test_an_unknown_scheme_is_wrong_use() -> None:
-    with pytest.raises(UsageError, match="nonsense://"):
-        storage.read("nonsense://bucket/x")
+SCHEMES_THAT_ARE_NONE = [
+    "nonsense://bucket/x",
+    "http://127.0.0.1/x",
+    "memory://x",
+    "local:///etc",
+    "data://text/plain,x",
+    "reference://::data:application/json;base64,e30=",
+    "reference://::s3://bucket/x",
+    "simplecache::s3://bucket/x",
+    "dir::file:///etc",
+]
+
+
+@pytest.mark.parametrize("url", SCHEMES_THAT_ARE_NONE)
+def test_no_other_scheme_and_no_chain_is_opened(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    import fsspec
+
+    def opened(*_: object, **__: object) -> None:
+        raise AssertionError("was opened")
+
+    monkeypatch.setattr(fsspec, "filesystem", opened)
+    monkeypatch.setattr(fsspec.core, "url_to_fs", opened)
+    for door in (storage.absolute, storage.read, storage.meet, storage.listing, lambda url: list(storage.walk(url))):
+        with pytest.raises(
+            UsageError, match=r"expected a path, or a URL that begins with s3:// or file://, found '.*://"
+        ):
+            door(url)
