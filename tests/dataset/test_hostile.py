@@ -383,3 +383,20 @@ def test_the_url_of_a_record_asks_no_server(tmp_path: Path, capsys: pytest.Captu
         assert "expected a path, or a URL that begins with s3:// or file://, found '" in capsys.readouterr().err
         with pytest.raises(BlockingIOError):
             server.accept()
+
+
+@pytest.mark.parametrize("place", ["records/written/more", "volumes/p1.zarr/more", "claims/more", "runs/more"])
+def test_a_tree_of_links_is_not_walked(tmp_path: Path, whole: dict[str, bytes], place: str) -> None:
+    """Each folder has two links to the next one: 2^40 ways to the last."""
+    target = tmp_path / "out"
+    tiny.write(target, whole)
+    folders = [tmp_path / f"tree/{i}" for i in range(40)]
+    for folder, below in zip(folders, [*folders[1:], None], strict=True):
+        folder.mkdir(parents=True)
+        for name in ("a", "b") if below else ():
+            (folder / name).symlink_to(below)
+    (target / place).parent.mkdir(parents=True, exist_ok=True)
+    (target / place).symlink_to(folders[0])
+    assert dskprep.status(target).counts == {"written": 1}
+    assert [finding.faults for finding in dskprep.verify(target)] == [()]
+    assert dskprep.report(target)

@@ -327,6 +327,18 @@ def test_a_walk_that_begins_further_down_follows_the_same_links(tmp_path: Path, 
         assert names(storage.listing_below(f"{tmp_path}/{start}")) == expected
 
 
+def test_a_tree_of_links_is_one_line(tmp_path: Path) -> None:
+    """Each folder has two links to the next one: 2^40 ways to the last."""
+    for i in range(40):
+        (tmp_path / f"{i:02}").mkdir()
+        for name in ("a", "b") if i < 39 else ():
+            (tmp_path / f"{i:02}/{name}").symlink_to(tmp_path / f"{i + 1:02}")
+    for start in (tmp_path, tmp_path / "00", tmp_path / "00/a/b"):
+        with pytest.raises(InfrastructureError, match=r"/a/a/a: expected at most 3 links|/a/b/a/a: expected at most 3"):
+            list(storage.walk(str(start)))
+    assert len(list(storage.walk(f"{tmp_path}/36"))) == 1 + 2 + 4 + 8
+
+
 def test_hidden_folders_do_not_count_as_subfolders(place: str) -> None:
     storage.write_many(place, dict.fromkeys(["a/1", "a/.h/1", "b/1", "b/c/1", "b/c/.h/d/1"], b"1"))
     seen = {f.path: f.has_subfolders for f in storage.walk(place) if f.entries}
