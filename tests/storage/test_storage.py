@@ -334,7 +334,7 @@ def test_a_tree_of_links_is_one_line(tmp_path: Path) -> None:
         for name in ("a", "b") if i < 39 else ():
             (tmp_path / f"{i:02}/{name}").symlink_to(tmp_path / f"{i + 1:02}")
     for start in (tmp_path, tmp_path / "00", tmp_path / "00/a/b"):
-        with pytest.raises(InfrastructureError, match=r"/a/a/a: expected at most 3 links|/a/b/a/a: expected at most 3"):
+        with pytest.raises(InfrastructureError, match=r"(/[ab]){4}: expected at most 3 links"):
             list(storage.walk(str(start)))
     assert len(list(storage.walk(f"{tmp_path}/36"))) == 1 + 2 + 4 + 8
 
