@@ -136,10 +136,10 @@ def test_what_was_made_of_a_line_stays_while_it_cannot_be_listed(
     dskprep.run(source, target)
     listing_below = storage.listing_below
 
-    def fail(url: str):
+    def fail(url: str, **options: bool):
         if url.endswith("/p2"):
             raise InfrastructureError(f"{url}: no route to host")
-        return listing_below(url)
+        return listing_below(url, **options)
 
     with monkeypatch.context() as outage:
         outage.setattr(storage, "listing_below", fail)
