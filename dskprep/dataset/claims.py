@@ -118,7 +118,8 @@ def utc(seconds: float) -> str:
 
 def listing(target: str) -> Listing:
     """List the leases and the claims. Reads none of them."""
-    entries = {e.name.removesuffix(".json"): e for e in storage.listing_below(_folder(target)) if own.is_claim(e.name)}
+    there = storage.listing_below(_folder(target), follow_links=False)
+    entries = {e.name.removesuffix(".json"): e for e in there if own.is_claim(e.name)}
     claims = {int(name): entry for name, entry in entries.items() if name.isdigit()}
     return Listing({name: entry for name, entry in entries.items() if not name.isdigit()}, claims)
 

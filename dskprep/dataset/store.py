@@ -118,7 +118,7 @@ def list_records(target: str) -> Iterator[tuple[RecordName, Entry]]:
 
     A file whose name no record can have is none: others' files are passed over, and so is a key that leads elsewhere.
     """
-    for entry in storage.listing_below(storage.join(target, "records")):
+    for entry in storage.listing_below(storage.join(target, "records"), follow_links=False):
         status, _, name = entry.name.partition("/")
         key, _, digest = name.removesuffix(".json").rpartition(".")
         if name.endswith(".json") and (found := RecordName(status, key, digest)).is_possible:
@@ -225,7 +225,7 @@ def withdraw_broken(target: str, records: Iterable[Record]) -> list[str]:
 
 
 def _lacks_objects(target: str, record: Record) -> bool:
-    there = {entry.name for entry in storage.listing_below(volume_url(target, record.key))}
+    there = {entry.name for entry in storage.listing_below(volume_url(target, record.key), follow_links=False)}
     has_thumbnail = record.thumbnail is None or storage.exists(storage.join(target, thumbnail_name(record.key)))
     return not (there >= record.objects.keys() and has_thumbnail)
 

@@ -144,7 +144,7 @@ def _check(target: str, name: RecordName) -> Finding | None:
     if not record.is_written:
         return None
     volume, thumbnail = store.volume_url(target, name.key), store.thumbnail_name(name.key)
-    there = {entry.name for entry in storage.listing_below(volume)}
+    there = {entry.name for entry in storage.listing_below(volume, follow_links=False)}
     faults = [f"{path} is missing" for path in sorted(record.objects.keys() - there)]
     extra, ours = there - record.objects.keys(), own.of_volume(there)
     faults += [f"{path} does not belong there" for path in sorted(extra.intersection(ours))]

@@ -236,7 +236,8 @@ def _plain(table: pd.DataFrame) -> list[dict[Hashable, Any]]:
 def _thumbnails(target: str, keys: Collection[str]) -> dict[str, str]:
     """Return the thumbnails of these volumes in base64; older datasets have none."""
     folder, names = storage.join(target, "thumbnails"), {f"{key}.webp" for key in keys}
-    found = storage.read_many(folder, [entry for entry in storage.listing_below(folder) if entry.name in names])
+    there = storage.listing_below(folder, follow_links=False)
+    found = storage.read_many(folder, [entry for entry in there if entry.name in names])
     return {name.removesuffix(".webp"): base64.b64encode(content).decode() for name, content in found}
 
 
@@ -244,7 +245,8 @@ def _runs(target: str) -> list[dict[str, Any]]:
     """Return the summaries of the latest runs, newest first, without damaged ones."""
     found = []
     folder = storage.join(target, "runs")
-    names = sorted(e.name for e in storage.listing_below(folder) if e.name.endswith("/summary.json"))
+    there = storage.listing_below(folder, follow_links=False)
+    names = sorted(e.name for e in there if e.name.endswith("/summary.json"))
     for name in reversed(names[-MAX_RUNS:]):
         try:
             run = json.loads(storage.read(storage.join(folder, name)))

@@ -86,8 +86,8 @@ def run(
     Parameters
     ----------
     source, target
-        fsspec URLs or paths. The source is a tree of folders with DICOM files, archives, or a manifest; the target is
-        where the dataset is, or will be.
+        Paths, or URLs such as s3://bucket/scans. The source is a tree of folders with DICOM files, archives, or a
+        manifest; the target is where the dataset is, or will be.
     preset, settings
         The name of a preset, or settings in its place.
     client

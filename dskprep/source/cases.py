@@ -224,11 +224,9 @@ def _from_manifest(source: str) -> Iterator[Case]:
     A store that fails for all lines, or for many in a row, is no fault of theirs: raises InfrastructureError.
     """
     lines = manifest.read(source)
-    for key, path in lines:
+    for key, _ in lines:
         if not is_key(key):
             raise UsageError(f"{source}: the key {key!r} cannot name a volume; use letters, digits and . _ = @ , -")
-        if storage.holds_credentials(path):  # they must not get into records
-            storage.absolute(path)
     held: list[Case] = []  # until one line could be listed
     is_any_listed, n_in_a_row = False, 0
     for key, path in lines:

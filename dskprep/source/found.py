@@ -116,7 +116,7 @@ def read_series(
     Parameters
     ----------
     url
-        A path or an fsspec URL.
+        A path, or a URL such as s3://bucket/scans.
     settings
         The series is read as a run with these settings reads it; by default those of the preset `default`.
     uid_sha256

@@ -13,12 +13,13 @@ from dskprep.errors import InfrastructureError, UsageError
 def read(source: str) -> list[tuple[str, str]]:
     """Return key and URL of each line, as they stand there.
 
-    Raises UsageError if the file is no such table, if a key or URL is empty, or if a key stands there twice.
+    What is not UTF-8 stays as in the names of files. Raises UsageError if the file is no such table, if a key or URL is
+    empty, if one holds credentials, which is not repeated, or if a key stands there twice.
     """
     try:
         content = io.BytesIO(storage.read(source))
         is_csv = source.lower().endswith(".csv")
-        table = pd.read_csv(content, dtype=str, keep_default_na=False) if is_csv else pd.read_parquet(content)
+        table = _read_csv(content) if is_csv else pd.read_parquet(content)
     except FileNotFoundError as error:
         raise UsageError(f"{source}: there is no such file") from error
     except InfrastructureError:
@@ -26,6 +27,8 @@ def read(source: str) -> list[tuple[str, str]]:
     except (ValueError, OSError) as error:
         raise UsageError(f"{source}: cannot be read as a manifest: {error}") from error
     if not {"key", "url"} <= set(table.columns):
+        if any(storage.holds_credentials(str(column)) for column in table.columns):  # as where the header is missing
+            raise UsageError(f"{source}: expected the columns 'key' and 'url'; {storage.CREDENTIALS}")
         found = ", ".join(repr(column) for column in table.columns)
         raise UsageError(f"{source}: expected the columns 'key' and 'url', found {found[:200]}")
     is_empty = (table[["key", "url"]].isna() | (table[["key", "url"]] == "")).any(axis=1).to_numpy()
@@ -33,8 +36,21 @@ def read(source: str) -> list[tuple[str, str]]:
         raise UsageError(
             f"{source}: expected a key and a url in every row, found one empty in row {is_empty.argmax() + 1}"
         )
-    keys = table["key"].astype(str)
-    repeated = keys[keys.duplicated()]
-    if len(repeated):
-        raise UsageError(f"{source}: the key {repeated.iloc[0]!r} stands in more than one line")
-    return list(zip(keys, table["url"].astype(str), strict=True))
+    lines = [(_text(key), _text(url)) for key, url in zip(table["key"], table["url"], strict=True)]
+    known: set[str] = set()
+    for row, (key, url) in enumerate(lines, start=1):
+        if storage.holds_credentials(key) or storage.holds_credentials(url):
+            raise UsageError(f"{source}, row {row}: {storage.CREDENTIALS}")
+        if key in known:
+            raise UsageError(f"{source}: the key {key!r} stands in more than one line")
+        known.add(key)
+    return lines
+
+
+def _read_csv(content: io.BytesIO) -> pd.DataFrame:
+    return pd.read_csv(content, dtype=object, keep_default_na=False, encoding_errors="surrogateescape")
+
+
+def _text(value: object) -> str:
+    """Return a value as text; some programs write bytes."""
+    return value.decode(errors="surrogateescape") if isinstance(value, bytes) else str(value)

@@ -9,15 +9,13 @@ or the profile of the process that opens the store.
 from __future__ import annotations
 
 import contextlib
-import os
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import fsspec
 
-from dskprep.errors import InfrastructureError, UsageError
+from dskprep.errors import InfrastructureError
 from dskprep.storage import bucket, bucket_listing, connection, local
 from dskprep.storage.local import PART_SUFFIX as PART_SUFFIX
 from dskprep.storage.local import DeadLink as DeadLink
@@ -25,63 +23,13 @@ from dskprep.storage.local import Entry as Entry
 from dskprep.storage.local import Folder as Folder
 from dskprep.storage.local import ObjectChanged as ObjectChanged
 from dskprep.storage.s3_settings import S3_SETTINGS as S3_SETTINGS
-
-
-def absolute(url: str | os.PathLike[str]) -> str:
-    """Return a URL or path in a form that means the same in every process: relative paths become absolute.
-
-    Raises UsageError if it holds credentials (URLs go into tasks, records and messages), names a version of an object,
-    or no place, or the way to a place in a bucket by `.`, `..` or nothing, which requests cannot name.
-    """
-    if not isinstance(url, (str, os.PathLike)):
-        raise UsageError(f"expected a path or a URL, found {url!r}")
-    url = _with_plain_scheme(os.fspath(url))
-    if not url or url.rstrip("/") in ("s3:", "file:"):
-        raise UsageError(f"{url!r} names no place; expected a path, or a URL such as s3://bucket/prefix")
-    url = url.removeprefix("file://").rstrip("/") or "/"
-    if "://" not in url:
-        return Path(url).expanduser().resolve().as_posix()
-    if holds_credentials(url):
-        raise UsageError("a URL must not hold credentials; set them in the environment or a profile")
-    scheme, _, place = url.partition("://")
-    if scheme == "s3" and "?versionid=" in place.lower():
-        raise UsageError(f"{url}: expected a bucket and a key, found a version; only current objects are read")
-    key = place.partition("/")[2]
-    if scheme == "s3" and (key.startswith("/") or not {".", ".."}.isdisjoint(key.split("/"))):
-        raise UsageError(f"{url}: expected the names of folders, found a second slash, '.' or '..'; leave it out")
-    return url
-
-
-def holds_credentials(url: str) -> bool:
-    """Tell whether a URL seems to hold credentials."""
-    scheme, _, place = _with_plain_scheme(url).partition("://")
-    host = place.partition("/")[0]
-    # a secret may hold a slash; among buckets, only an access point has a colon in its name
-    return "@" in host or (scheme == "s3" and ":" in host.removeprefix("arn:") and not host.startswith("arn:"))
-
-
-def _with_plain_scheme(url: str) -> str:
-    """Return a URL with its scheme in lower case, `s3` for `s3a`; a path as it is."""
-    scheme, mark, place = url.partition("://")
-    if not mark or not re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]*", scheme):
-        return url
-    scheme = scheme.lower()
-    return f"{'s3' if scheme == 's3a' else scheme}://{place}"
-
-
-def join(url: str, *names: str) -> str:
-    return "/".join([url.rstrip("/"), *names])
-
-
-def is_within(url: str, other: str) -> bool:
-    """Tell whether `url` is `other` or lies below it."""
-    url, other = (absolute(u).rstrip("/") + "/" for u in (url, other))
-    return url.startswith(other)
-
-
-def is_bucket(url: str) -> bool:
-    """Tell whether the URL is on S3. Objects there are whole or absent, even if their writer was killed."""
-    return url.startswith("s3://")
+from dskprep.storage.urls import CREDENTIALS as CREDENTIALS
+from dskprep.storage.urls import absolute as absolute
+from dskprep.storage.urls import check_scheme
+from dskprep.storage.urls import holds_credentials as holds_credentials
+from dskprep.storage.urls import is_bucket as is_bucket
+from dskprep.storage.urls import is_within as is_within
+from dskprep.storage.urls import join as join
 
 
 def meet(url: str) -> None:
@@ -238,18 +186,14 @@ def _opened(url: str) -> Iterator[tuple[Any, str]]:
 
 
 def _open(url: str) -> tuple[Any, str]:
-    if url.startswith("/"):  # not by `url_to_fs`, which takes `::` in a name for a chain of URLs
-        return fsspec.filesystem("file"), url.rstrip("/") or "/"
+    """Open what `absolute` has made of a URL, and nothing else. `fsspec.url_to_fs` would open chains of URLs too."""
     if is_bucket(url):
         path = url.removeprefix("s3://").rstrip("/")
         s3 = connection.connect()
         s3.meet(path.partition("/")[0])
         return s3, path
-    try:
-        fs, path = fsspec.core.url_to_fs(url)
-    except (ValueError, ImportError) as error:
-        raise UsageError(f"{url}: not a URL that can be opened: {error}") from error
-    return fs, str(path)
+    check_scheme(url)
+    return fsspec.filesystem("file"), url.rstrip("/") or "/"
 
 
 @contextlib.contextmanager

@@ -1,6 +1,6 @@
 """Folders on disk: listing, following links, and writes that leave no half file behind.
 
-Also the values of which a listing consists, on disk and on S3. Serves any file system of fsspec but S3.
+Also the values of which a listing consists, on disk and on S3.
 """
 
 from __future__ import annotations
@@ -15,6 +15,10 @@ from typing import Any, NamedTuple
 
 PART_SUFFIX = ".part"
 """Ends the name of a file that is still being written, or that a killed process left half written."""
+
+
+MAX_LINKS = 3
+"""Links to folders on the way from a source to a folder. Without a limit, a few dozen links make millions of ways."""
 
 
 class ObjectChanged(Exception):
@@ -87,13 +91,15 @@ def walk(fs: Any, path: str, *, is_whole: bool = False, follow_links: bool = Tru
     That also holds for the folders above the first, so a walk that begins further down finds the same. Without
     `follow_links` no link to a folder is followed, the first included; a link to a file is an entry in any case. A
     folder that may not be read counts as empty; with `is_whole`, or if it is the first, it raises PermissionError.
+    Raises OSError for a folder behind more than MAX_LINKS links: left out, it would be lost in silence.
     """
     if not follow_links and Path(path).is_symlink():
         return
     first = Path(path)
-    pending = [(path, tuple(os.path.realpath(place) for place in (first, *first.parents)))]
+    n_above = sum(place.is_symlink() for place in (first, *first.parents))
+    pending = [(path, n_above, tuple(os.path.realpath(place) for place in (first, *first.parents)))]
     while pending:
-        place, above = pending.pop()
+        place, n_links, above = pending.pop()
         try:
             folders, entries = list_folder(fs, place)
         except FileNotFoundError:
@@ -105,11 +111,17 @@ def walk(fs: Any, path: str, *, is_whole: bool = False, follow_links: bool = Tru
         yield Folder(place[len(path.rstrip("/")) + 1 :], tuple(entries), has_visible(folders))
         for name in reversed(folders):
             below = f"{place.rstrip('/')}/{name}"
-            if not follow_links and Path(below).is_symlink():
+            is_link = Path(below).is_symlink()
+            if is_link and not follow_links:
                 continue
             real = os.path.realpath(below)
             if not any(f"{each}/".startswith(f"{real.rstrip('/')}/") for each in above):
-                pending.append((below, (*above, real)))
+                if n_links + is_link > MAX_LINKS:
+                    raise OSError(
+                        f"{below}: expected at most {MAX_LINKS} links to folders on the way to a folder, found more; "
+                        "remove one, or put the folder itself there"
+                    )
+                pending.append((below, n_links + is_link, (*above, real)))
 
 
 def list_below(fs: Any, path: str, *, follow_links: bool = True) -> Iterator[Entry]:
@@ -161,15 +173,7 @@ def refuse_links(path: str, names: Iterable[str]) -> None:
 def write_many(fs: Any, objects: dict[str, bytes]) -> None:
     """Write files by path. Each is written beside, then renamed: a reader sees the old file or the whole new one."""
     for path, content in objects.items():
-        _rename(fs, _write_beside(fs, path, content), path)
-
-
-def _rename(fs: Any, beside: str, path: str) -> None:
-    """Rename a file. It replaces a file or a link, where fsspec would move into the folder that a link leads to."""
-    if "file" in fs.protocol:
-        Path(beside).replace(path)
-    else:
-        fs.mv(beside, path)
+        Path(_write_beside(fs, path, content)).replace(path)  # fsspec would move into what a link leads to
 
 
 def create(fs: Any, path: str, content: bytes) -> bool:
@@ -185,7 +189,7 @@ def create(fs: Any, path: str, content: bytes) -> bool:
     except OSError:  # a file system without links: two runs may both write there, but never half a file
         if fs.exists(path):
             return False
-        _rename(fs, beside, path)
+        Path(beside).replace(path)
     finally:
         delete(fs, [beside])
     return True

@@ -24,6 +24,9 @@ SWITCHES = ("anon", "requester_pays", "use_ssl", "cache_regions")
 """Options of s3fs that are true or false; any other word would count as true."""
 TABLES = ("client_kwargs", "config_kwargs", "s3_additional_kwargs")
 """Options of s3fs that are JSON objects."""
+TEXTS = ("key", "secret", "token", "endpoint_url", "profile")
+TEXTS_OF_CLIENT = ("aws_access_key_id", "aws_secret_access_key", "aws_session_token", "endpoint_url", "region_name")
+"""Options of s3fs that are texts, and those in its `client_kwargs`. botocore would fail while it signs a request."""
 ENVIRONMENT = ("AWS_", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "REQUESTS_CA_BUNDLE", "SSL_CERT_")
 """What the names of the variables begin with that say how a bucket is reached."""
 
@@ -31,12 +34,20 @@ ENVIRONMENT = ("AWS_", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "RE
 def s3_settings() -> dict[str, Any]:
     """Return the settings to open s3fs with. Raises ValueError for a setting of the user's own that cannot be used."""
     own = _own()
+    for variable in ("FSSPEC_S3", "FSSPEC_S3A"):
+        if variable in os.environ and not _is_object(os.environ[variable]):  # fsspec passes over it
+            raise ValueError(f"{variable}: expected a JSON object, found none; correct it, or unset it")
     for name in SWITCHES:
         if not isinstance(own.get(name, False), bool):
             raise ValueError(f"FSSPEC_S3: expected true or false for {name}, found {own[name]!r}")
     for name in TABLES:
         if not isinstance(own.get(name, {}), dict):
-            raise ValueError(f"FSSPEC_S3: expected a JSON object for {name}, found {own[name]!r}")
+            raise ValueError(f"FSSPEC_S3: expected a JSON object for {name}, found another value")
+    texts = {name: own.get(name) for name in TEXTS}
+    texts |= {f"{name} in client_kwargs": own.get("client_kwargs", {}).get(name) for name in TEXTS_OF_CLIENT}
+    for name, value in texts.items():
+        if not isinstance(value, (str, type(None))):  # it may be a secret, and is not repeated
+            raise ValueError(f"FSSPEC_S3: expected a text for {name}, found a value of type {type(value).__name__}")
     if "SSECustomerKey" in own.get("s3_additional_kwargs", {}):
         raise ValueError("FSSPEC_S3: keys of your own (SSE-C) are not supported; use SSE-KMS, or SSE-S3")
     config = S3_SETTINGS["config_kwargs"] | own.get("config_kwargs", {})
@@ -49,6 +60,13 @@ def fingerprint() -> bytes:
     variables = sorted((n, value) for n, value in os.environ.items() if n.upper().startswith(ENVIRONMENT))
     about = json.dumps([variables, _own(), S3_SETTINGS], sort_keys=True, default=repr)
     return hashlib.sha256(about.encode(errors="surrogateescape")).digest()
+
+
+def _is_object(text: str) -> bool:
+    try:
+        return isinstance(json.loads(text), dict)
+    except ValueError:
+        return False
 
 
 def _own() -> dict[str, Any]:

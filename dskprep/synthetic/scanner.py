@@ -95,7 +95,7 @@ def write_patients(
     Parameters
     ----------
     target_url
-        A local folder or any fsspec URL, such as s3://bucket/scans.
+        A local folder, or a URL such as s3://bucket/scans.
     seed
         Patient number i has the seed `seed` + i.
     spacing_mm, shape

@@ -7,6 +7,7 @@ import inspect
 import json
 import os
 import pickle
+import socket
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -24,7 +25,8 @@ from zarr.core.sync import sync
 
 import dskprep
 from dskprep import storage
-from dskprep.dataset import convert, opened
+from dskprep.cli import commands
+from dskprep.dataset import convert, opened, store
 from dskprep.dataset.stored import StoredVolume
 from dskprep.errors import DamagedDataset
 
@@ -380,3 +382,40 @@ def test_a_chunk_that_lies_about_its_size_is_damaged(
     volume = put(tmp_path, whole, repacked(change))
     with pytest.raises(DamagedDataset, match=r"c/0/0/0: (a chunk is damaged|this shard's index points beyond)"):
         WAYS[way](volume)
+
+
+@pytest.mark.parametrize("chain", ["", "reference://::", "simplecache::"])
+def test_the_url_of_a_record_asks_no_server(tmp_path: Path, capsys: pytest.CaptureFixture[str], chain: str) -> None:
+    """`show` reads the source of a record by itself."""
+    tiny.write_patients(tmp_path / "in", ["p1"])
+    tiny.write(tmp_path / "in", {"bad/1.dcm": b"no slice"})
+    target = str(tmp_path / "out")
+    dskprep.run(f"{tmp_path}/in", target)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.setblocking(False)
+        for name in store.record_names(target):
+            path = Path(target, name.path)
+            url = f"{chain}http://127.0.0.1:{server.getsockname()[1]}/x.json"
+            path.write_text(json.dumps(json.loads(path.read_bytes()) | {"url": url}))
+        assert dskprep.show(target, "bad")
+        assert commands.run_command(["show", target, "p1", "--source", "-o", str(tmp_path / "x.png")]) == 2
+        assert "expected a path, or a URL that begins with s3:// or file://, found '" in capsys.readouterr().err
+        with pytest.raises(BlockingIOError):
+            server.accept()
+
+
+@pytest.mark.parametrize("place", ["records/written/more", "volumes/p1.zarr/more", "claims/more", "runs/more"])
+def test_a_tree_of_links_is_not_walked(tmp_path: Path, whole: dict[str, bytes], place: str) -> None:
+    """Each folder has two links to the next one: 2^40 ways to the last."""
+    target = tmp_path / "out"
+    tiny.write(target, whole)
+    folders = [tmp_path / f"tree/{i}" for i in range(40)]
+    for folder, below in zip(folders, [*folders[1:], None], strict=True):
+        folder.mkdir(parents=True)
+        for name in ("a", "b") if below else ():
+            (folder / name).symlink_to(below)
+    (target / place).parent.mkdir(parents=True, exist_ok=True)
+    (target / place).symlink_to(folders[0])
+    assert dskprep.status(target).counts == {"written": 1}
+    assert [finding.faults for finding in dskprep.verify(target)] == [()]
+    assert dskprep.report(target)

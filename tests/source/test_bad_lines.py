@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import os
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import tiny
 
 import dskprep
 from dskprep import storage
+from dskprep.cli import commands
 from dskprep.dataset import index
 from dskprep.errors import InfrastructureError, UsageError
 from dskprep.source import cases as discover
@@ -40,8 +43,10 @@ def outcomes(source: str, target: str) -> dict[str, tuple[str, str, str]]:
 
 BAD = {
     "an unknown protocol": "foo://x/y",
-    "a protocol without its package": "gs://bucket/x",
+    "another store": "gs://bucket/x",
     "a chain": "simplecache::foo://x",
+    "a chain that ends in a bucket": "simplecache::s3://bucket/x",
+    "templates": "reference://::data:application/json;base64,e30=",
     "a memory": "memory://x",
     "nothing on this machine": "http://127.0.0.1:9/x",
     "a missing folder": "absent/folder",
@@ -131,10 +136,10 @@ def test_what_was_made_of_a_line_stays_while_it_cannot_be_listed(
     dskprep.run(source, target)
     listing_below = storage.listing_below
 
-    def fail(url: str):
+    def fail(url: str, **options: bool):
         if url.endswith("/p2"):
             raise InfrastructureError(f"{url}: no route to host")
-        return listing_below(url)
+        return listing_below(url, **options)
 
     with monkeypatch.context() as outage:
         outage.setattr(storage, "listing_below", fail)
@@ -150,3 +155,39 @@ def test_faults_of_the_whole_manifest_begin_nothing(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="must not hold credentials"):
         dskprep.run(manifest(tmp_path, {"a": "x", "b": "s3://AKIA:secret@bucket/x"}), tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+SECRETS = {
+    "in a chain": "key,url\na,x\nb,reference://::s3://AKIA:hush@bucket/x\n",
+    "in a signed URL": "key,url\na,x\nb,https://h.invalid/x?X-Amz-Credential=hush&X-Amz-Signature=hush\n",
+    "in place of a key": "key,url\ns3://AKIA:hush@bucket/x,b\n",
+    "without a header": "s3://AKIA:hush@bucket/x,a\n",
+}
+
+
+@pytest.mark.parametrize("where", SECRETS)
+def test_a_secret_in_a_manifest_is_nowhere_repeated(
+    tmp_path: Path, where: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = f"{tiny.write(tmp_path, {'list.csv': SECRETS[where].encode()})}/list.csv"
+    for words in (["plan", source], ["run", source, str(tmp_path / "out"), "--scheduler", "sync", "--log-json"]):
+        assert commands.run_command(words) == 2
+        told = "".join(capsys.readouterr())
+        assert "must not hold credentials" in told
+        assert "hush" not in told
+    assert [path.name for path in tmp_path.iterdir()] == ["list.csv"]
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_a_line_that_is_not_utf_8_costs_itself_alone(tmp_path: Path, kind: str) -> None:
+    tiny.write_patients(tmp_path / "in", ["p1", "p2"])
+    tiny.write_patients(tmp_path / "in", [os.fsdecode(b"caf\xe9")])
+    urls = [b"p1", b"gone\xff\xfe", b"caf\xe9", b"p2"]
+    content = io.BytesIO()
+    if kind == "csv":
+        content.write(b"key,url\n" + b"".join(b"%d,%s\n" % line for line in enumerate(urls)))
+    else:
+        pd.DataFrame({"key": [b"%d" % i for i in range(4)], "url": urls}).to_parquet(content)
+    tiny.write(tmp_path / "in", {f"list.{kind}": content.getvalue()})
+    found = outcomes(str(tmp_path / f"in/list.{kind}"), str(tmp_path / "out"))
+    assert [found[str(i)][0] for i in range(4)] == ["written", "refused", "written", "written"]

@@ -328,7 +328,9 @@ def test_own_settings_go_before_ours_but_for_the_cache(
     ("settings", "said"),
     [
         ({"anon": "False"}, "FSSPEC_S3: expected true or false for anon, found 'False'"),
-        ({"config_kwargs": "x"}, "FSSPEC_S3: expected a JSON object for config_kwargs, found 'x'"),
+        ({"config_kwargs": "x"}, "FSSPEC_S3: expected a JSON object for config_kwargs, found another"),
+        ({"secret": "x", "key": 5}, "FSSPEC_S3: expected a text for key, found a value of type int"),
+        ({"client_kwargs": {"aws_secret_access_key": ["x"]}}, "aws_secret_access_key in client_kwargs, found a value"),
         ({"config_kwargs": {"read_timeuot": 5}}, "read_timeuot"),
         ({"nonsense": 1}, "nonsense"),
         ({"profile": "nobody"}, "The config profile (nobody) could not be found; set AWS_PROFILE"),
@@ -340,4 +342,16 @@ def test_a_setting_that_cannot_be_used_is_one_line(
 ) -> None:
     own_settings(monkeypatch, **settings)
     assert said in refused(place)
+    assert not front.log
+
+
+@pytest.mark.parametrize("value", ['{"key": "hush",}', '["hush"]'])
+def test_settings_that_are_no_json_object_are_one_line(
+    place: str, front: FrontS3, monkeypatch: pytest.MonkeyPatch, value: str
+) -> None:
+    """They may name the key of KMS, without which nothing may be written."""
+    monkeypatch.setenv("FSSPEC_S3", value)
+    said = refused(place)
+    assert "FSSPEC_S3: expected a JSON object, found none; correct it, or unset it" in said
+    assert "hush" not in said
     assert not front.log

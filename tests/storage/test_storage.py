@@ -327,6 +327,18 @@ def test_a_walk_that_begins_further_down_follows_the_same_links(tmp_path: Path, 
         assert names(storage.listing_below(f"{tmp_path}/{start}")) == expected
 
 
+def test_a_tree_of_links_is_one_line(tmp_path: Path) -> None:
+    """Each folder has two links to the next one: 2^40 ways to the last."""
+    for i in range(40):
+        (tmp_path / f"{i:02}").mkdir()
+        for name in ("a", "b") if i < 39 else ():
+            (tmp_path / f"{i:02}/{name}").symlink_to(tmp_path / f"{i + 1:02}")
+    for start in (tmp_path, tmp_path / "00", tmp_path / "00/a/b"):
+        with pytest.raises(InfrastructureError, match=r"(/[ab]){4}: expected at most 3 links"):
+            list(storage.walk(str(start)))
+    assert len(list(storage.walk(f"{tmp_path}/36"))) == 1 + 2 + 4 + 8
+
+
 def test_hidden_folders_do_not_count_as_subfolders(place: str) -> None:
     storage.write_many(place, dict.fromkeys(["a/1", "a/.h/1", "b/1", "b/c/1", "b/c/.h/d/1"], b"1"))
     seen = {f.path: f.has_subfolders for f in storage.walk(place) if f.entries}
@@ -429,7 +441,28 @@ def test_versions_of_objects_are_not_read(url: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["s3://AKIA:secret@bucket/x", "s3://AKIA:sec/ret@bucket/x", "https://me:secret@host/x", "s3a://k:s@b"]
+    "url",
+    [
+        "s3://AKIA:secret@bucket/x",
+        "s3://AKIA:sec/ret@bucket/x",
+        "s3:/AKIA:secret@bucket/x",
+        "s3://AKIA%3Asecret%40bucket/x",
+        "https://me:secret@host/x",
+        "https://me:sec/ret@host/x",
+        "s3a://k:s@b",
+        "reference://::s3://AKIA:secret@bucket/x",
+        "simplecache::s3://AKIA:secret@bucket/x",
+        "/data/x::s3://AKIA:secret@bucket/x",
+        "s3://bucket/x::s3a://AKIA:secret/x",
+        "https://bucket.s3.amazonaws.com/x?X-Amz-Credential=secret&X-Amz-Signature=secret",
+        "s3://bucket/x?versionId=3&x-amz-security-token=secret",
+        "https://store.blob.core.windows.net/x?sv=2024&sig=secret",
+        "https://storage.googleapis.com/b/x?GoogleAccessId=secret",
+        "http://host/x?AWSAccessKeyId=secret",
+        "http://host/x?access_token=secret",
+        "http://host/x#%74oken=secret",
+        "host/x?a=b&Signature=secret",
+    ],
 )
 def test_credentials_in_a_url_are_refused_and_not_repeated(url: str) -> None:
     with pytest.raises(UsageError) as caught:
@@ -460,6 +493,30 @@ def test_what_lies_within_what(url: str, other: str, expected: bool) -> None:
     assert storage.is_within(url, other) is expected
 
 
-def test_an_unknown_scheme_is_wrong_use() -> None:
-    with pytest.raises(UsageError, match="nonsense://"):
-        storage.read("nonsense://bucket/x")
+SCHEMES_THAT_ARE_NONE = [
+    "nonsense://bucket/x",
+    "http://127.0.0.1/x",
+    "memory://x",
+    "local:///etc",
+    "data://text/plain,x",
+    "reference://::data:application/json;base64,e30=",
+    "reference://::s3://bucket/x",
+    "simplecache::s3://bucket/x",
+    "dir::file:///etc",
+]
+
+
+@pytest.mark.parametrize("url", SCHEMES_THAT_ARE_NONE)
+def test_no_other_scheme_and_no_chain_is_opened(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    import fsspec
+
+    def opened(*_: object, **__: object) -> None:
+        raise AssertionError("was opened")
+
+    monkeypatch.setattr(fsspec, "filesystem", opened)
+    monkeypatch.setattr(fsspec.core, "url_to_fs", opened)
+    for door in (storage.absolute, storage.read, storage.meet, storage.listing, lambda url: list(storage.walk(url))):
+        with pytest.raises(
+            UsageError, match=r"expected a path, or a URL that begins with s3:// or file://, found '.*://"
+        ):
+            door(url)

@@ -1,0 +1,94 @@
+"""URLs of folders and buckets: which ones there are, and what none may hold.
+
+A chain of URLs (`a::b`) is none of them: nothing here takes a URL apart at `::`, which in a name is a name.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from urllib.parse import unquote
+
+from dskprep.errors import UsageError
+
+SCHEMES = ("file", "s3", "s3a")
+"""Of the URLs that can be opened; whatever has no scheme is a path."""
+CREDENTIALS = "a URL must not hold credentials; set them in the environment or a profile"
+"""What is said of a URL that holds some. It is not repeated."""
+
+_PLACE = re.compile(r"(\w*):/+([^/]*)")
+"""A scheme and the host behind it, of a URL or of one within it."""
+_SIGNED = re.compile(r"[?&;#][^=&/]*(sig|token|secret|passw|credential|key|auth|accessid)[^=&/]*=", re.IGNORECASE)
+"""What stands in the query of a URL that grants access to whoever has it."""
+
+
+def absolute(url: str | os.PathLike[str]) -> str:
+    """Return a URL or path in a form that means the same in every process: relative paths become absolute.
+
+    Raises UsageError if it holds credentials (URLs go into tasks, records and messages), has another scheme than
+    SCHEMES, names a version of an object, or no place, or the way to a place in a bucket by `.`, `..` or nothing, which
+    requests cannot name.
+    """
+    if not isinstance(url, (str, os.PathLike)):
+        raise UsageError(f"expected a path or a URL, found {url!r}")
+    url = os.fspath(url)
+    if holds_credentials(url):
+        raise UsageError(CREDENTIALS)
+    if not url or url.rstrip("/").lower() in ("s3:", "s3a:", "file:"):
+        raise UsageError(f"{url!r} names no place; expected a path, or a URL such as s3://bucket/prefix")
+    check_scheme(url)
+    scheme, place = _split(url)
+    if scheme in ("", "file"):
+        return Path(place.rstrip("/") or "/").expanduser().resolve().as_posix()
+    url = f"s3://{place}".rstrip("/")
+    if "?versionid=" in place.lower():
+        raise UsageError(f"{url}: expected a bucket and a key, found a version; only current objects are read")
+    key = place.rstrip("/").partition("/")[2]
+    if key.startswith("/") or not {".", ".."}.isdisjoint(key.split("/")):
+        raise UsageError(f"{url}: expected the names of folders, found a second slash, '.' or '..'; leave it out")
+    return url
+
+
+def check_scheme(url: str) -> None:
+    """Raise UsageError for a URL with another scheme than SCHEMES, which is not repeated: it may hold a secret."""
+    scheme, _ = _split(url)
+    if scheme and scheme not in SCHEMES:
+        raise UsageError(f"expected a path, or a URL that begins with s3:// or file://, found {f'{scheme}://'!r:.60}")
+
+
+def holds_credentials(text: str) -> bool:
+    """Tell whether a URL, or one within it, seems to hold credentials: a user's, or those of a signed URL."""
+    text = unquote(text)
+    scheme, place = _split(text)
+    is_foreign = bool(scheme) and scheme not in SCHEMES
+    if _SIGNED.search(text) or (is_foreign and "@" in place):  # a secret may hold a slash
+        return True
+    return any(_is_users(scheme.lower(), host) for scheme, host in _PLACE.findall(text))
+
+
+def _is_users(scheme: str, host: str) -> bool:
+    """Tell whether what stands at the place of a host has credentials; of buckets, access points have a colon."""
+    has_colon = scheme in ("s3", "s3a") and ":" in host and not host.startswith("arn:")
+    return has_colon or ("@" in host and scheme != "file")
+
+
+def _split(url: str) -> tuple[str, str]:
+    """Return the scheme of a URL in lower case, "" for a path, and what follows it."""
+    scheme, mark, place = url.partition("://")
+    return (scheme.lower(), place) if scheme and mark and "/" not in scheme else ("", url)
+
+
+def join(url: str, *names: str) -> str:
+    return "/".join([url.rstrip("/"), *names])
+
+
+def is_within(url: str, other: str) -> bool:
+    """Tell whether `url` is `other` or lies below it."""
+    url, other = (absolute(u).rstrip("/") + "/" for u in (url, other))
+    return url.startswith(other)
+
+
+def is_bucket(url: str) -> bool:
+    """Tell whether the URL is on S3. Objects there are whole or absent, even if their writer was killed."""
+    return url.startswith("s3://")
