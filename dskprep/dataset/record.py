@@ -144,7 +144,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
 
     `reason` and `message` say why a series was not written; `stack` is the number of the stack in a series that holds
     several, if all were asked for; `warnings` are words of `errors.WARNINGS`. `run` is the id of the run that wrote the
-    record, "" if there was none. `objects` are the objects of the volume, by their path below it. `further_series` are
+    record, if there was one. `objects` are the objects of the volume, by their path below it. `further_series` are
     the other series of the same folder, as `<status>/<key>`. `seconds` holds wall seconds by stage, `cpu_s` CPU seconds
     of all series of the folder.
     """
@@ -157,7 +157,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     bytes_read: Bytes = 0
     settings_digest: str = ""
     dskprep: str = ""
-    run: str = ""
+    run: str | None = None
     worker: str = ""
     reason: str | None = None
     message: str | None = None

@@ -135,7 +135,7 @@ def write_patient(
         del files[len(files) // 2]
     if index == 0:
         files.append(localizer_file(phantom, name=name, seed=seed + index))
-    storage.write_many(storage.join(storage.absolute(target_url), name), dict(files))
+    storage.write_many(storage.absolute(target_url), {f"{name}/{file}": content for file, content in files})
     return name
 
 

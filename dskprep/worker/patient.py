@@ -47,7 +47,7 @@ class Job:
 
     case: Case
     stale: tuple[RecordName, ...] = ()
-    run: str = ""
+    run: str | None = None
 
 
 @dataclass(frozen=True)

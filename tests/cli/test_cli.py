@@ -427,6 +427,15 @@ def test_synthetic_patients_go_where_nothing_is(dskprep: Run, place: str) -> Non
     assert list(tiny.everything_below(place)) == ["scans/p1/IM1.dcm"]
 
 
+def test_synthetic_patients_are_not_written_through_a_link(dskprep: Run, tmp_path: Path) -> None:
+    for name in ("scans", "elsewhere"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "scans/phantom-000").symlink_to(tmp_path / "elsewhere")
+    code, _, err = dskprep("phantom", str(tmp_path / "scans"), "--patients", "1")
+    assert (code, "phantom-000: expected a folder, found a link" in err) == (3, True)
+    assert [*(tmp_path / "elsewhere").iterdir()] == []
+
+
 @pytest.mark.parametrize("leads_to", ["absent", "x.dcm"], ids=["nowhere", "itself"])
 def test_a_dead_link_costs_its_patient_only_and_is_named(
     dskprep: Run, tmp_path: Path, target: str, leads_to: str
