@@ -286,7 +286,7 @@ def test_a_plan_of_a_sample_is_scaled_and_one_without_a_volume_has_no_estimate(t
 
 def test_a_prediction_that_failed_is_named(tmp_path: Path) -> None:
     store.create(str(tmp_path), PrepConfig())
-    store.commit(str(tmp_path), tiny.record("a", "refused", "0", reason="not-hu"))
+    store.commit(str(tmp_path), tiny.record("a", "refused", "0" * 16, reason="not-hu"))
     found = plan_of(Prediction("a", "written"), Prediction("b", "written")).compare(tmp_path)
     assert found == (0, ["a: expected written, found refused not-hu"])
 

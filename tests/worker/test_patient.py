@@ -483,7 +483,9 @@ def test_a_case_that_another_run_recorded_first_is_said_to_be_of_that_run(
 
     def other_is_first(url: str, record: Record) -> bool:
         monkeypatch.setattr(store, "commit", commit)
-        made.append(patient.prepare_patient(replace(job, run="first"), **told))
+        other = record.changed(run="first")
+        commit(url, other)
+        made.append(patient.Outcome((other,)))
         return commit(url, record)
 
     commit = store.commit

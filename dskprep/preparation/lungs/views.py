@@ -16,10 +16,10 @@ RAY_MM = 4.0
 """Distance between rays, in mm."""
 MAX_OPEN_SHARE = 0.1
 """Most of a lung that may look out of the body: seen 0.03; beside the body from 0.1 on."""
-MIN_CLOSED_SHARE = 0.1
-"""Least part of a lung with the body in front and behind: seen in lungs that are cut off 0.11; under the body 0.08."""
+MIN_CLOSED_SHARE = 0.05
+"""Least part of a lung with the body in front and behind: seen in lungs that are cut off 0.08; under the body 0.08."""
 MIN_OF_BEST = 0.15
-"""Least part of it relative to the piece with the most: 0.22 beside lungs that are cut off less."""
+"""Least part of it relative to the piece with the most: seen in lungs 0.22, under the body, beside lungs, 0.08."""
 
 MIN_LARGE = 0.05
 """Pieces with less of the largest one's voxels are not looked at for that."""
