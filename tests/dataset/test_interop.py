@@ -86,7 +86,7 @@ def test_ome_zarr_py_reads_image_and_labels(volume: str, truth: Prepared) -> Non
         np.testing.assert_array_equal(np.asarray(node.data[0]), expected)
         ((scale, translation),) = node.metadata["coordinateTransformations"]
         assert (tuple(scale["scale"]), tuple(translation["translation"])) == (SPACING, FIRST)
-    assert label.metadata["properties"] == {1: {"name": "right lung"}, 2: {"name": "left lung"}}
+    assert label.metadata["properties"] == {1: {"name": "right lung"}, 2: {"name": "left lung"}, 3: {"name": "lung"}}
 
 
 def test_tensorstore_reads_the_same_voxels(volume: str, truth: Prepared) -> None:

@@ -129,5 +129,5 @@ def test_an_array_laid_out_otherwise_is_not_misread(tmp_path: str) -> None:
 
 
 def test_an_array_whose_store_cannot_be_opened_is_not_called_damaged() -> None:
-    with pytest.raises(UsageError, match="not a URL that can be opened"):
+    with pytest.raises(UsageError, match="a URL that begins with s3://"):
         shards.open_array("nonsense://v/0", {})

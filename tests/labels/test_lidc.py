@@ -189,9 +189,7 @@ def test_every_annotation_of_lidc_is_read_alike() -> None:
         labels = dskprep.read_labels(lidc_file("".join(texts)).replace(SERIES.encode(), series.encode()), name="x.xml")
         assert isinstance(labels, Lidc)
         assert labels.links.series == {series}
-        assert [(m.name, *(m.ratings[r] for r in RATINGS)) for m in labels.reading.marks] == [
-            a[2:] for a in annotations
-        ]
+        assert [(m.name, *(m.ratings[r] for r in RATINGS)) for m in labels.reading.marks] == [a[2:] for a in rows]
         for mark, drawn in zip(labels.reading.marks, outlines, strict=True):
             assert [(o.z_mm, int(o.is_inside), "\n".join(f"{x},{y}" for x, y in o.points)) for o in mark.outlines] == [
                 (z, inside, text) for z, inside, text in drawn

@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import s3fs
@@ -24,11 +25,13 @@ import tiny
 from faulty_s3 import FaultyS3
 
 import dskprep
-from dskprep.dataset import index, leftovers, store, verification
+from dskprep.dataset import index, leftovers, omezarr, store, verification
 from dskprep.dataset.record import parse_record, to_json
 from dskprep.look import report
+from dskprep.preparation.prepared import Prepared
 from dskprep.settings import PrepConfig
 from dskprep.synthetic.s3server import S3Server
+from dskprep.volume import Volume
 
 OBJECTS = {
     "zarr.json": b"{}",
@@ -132,10 +135,13 @@ def test_a_slow_volume_does_not_hold_up_the_verification_of_others(bucket: str, 
 @pytest.mark.s3
 def test_cleaning_a_bucket_asks_nothing_of_volumes_that_have_a_record(bucket: str, proxy: FaultyS3) -> None:
     target = dataset_of(bucket, 10)
-    tiny.write(target, {"volumes/lost.zarr/0/c/0/0/0": b"x", "thumbnails/lost.webp": tiny.THUMBNAIL})
+    image = Prepared(Volume(np.zeros((4, 4, 4), np.int16), np.eye(4)), None)
+    lost = {f"volumes/lost.zarr/{name}": b for name, b in omezarr.encode(image, PrepConfig(), {}).items()}
+    lost["thumbnails/lost.webp"] = tiny.THUMBNAIL
+    tiny.write(target, lost)
     proxy.forget()
     found = list(leftovers.clean(target, older_than_s=-60))
-    assert sorted(found) == ["thumbnails/lost.webp", "volumes/lost.zarr/0/c/0/0/0"]
+    assert sorted(found) == sorted(lost)
     assert not [each for each in proxy.log if "p0000" in each["path"] + each["query"]]
     assert kinds(proxy)["LIST"] <= 8
     assert {f.faults for f in verification.verify(target)} == {()}
