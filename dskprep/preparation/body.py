@@ -17,6 +17,7 @@ from dskprep.preparation.morphology import (
     Pieces,
     box_of,
     dilate,
+    enlarge,
     open_mask,
     select_connected,
     select_largest,
@@ -150,10 +151,8 @@ def _flood_outside(grid: Grid, tissue: Mask, parenchyma: Mask) -> Mask:
     edge[:, [0, -1]] = True
     edge[:, :, [0, -1]] = True
     flooded = select_connected(wide, dilate(edge, WIDE_CELLS, A_CELL))
-    nz, ny, nx = grid.means.shape
-    flooded = flooded.repeat(z, 0)[:nz].repeat(y, 1)[:, :ny].repeat(x, 2)[:, :, :nx]
     # cells at a wall hold some of it, and were not flooded
-    reached = dilate(flooded, CELL_MM, grid.spacing)
+    reached = dilate(enlarge(flooded, (z, y, x), grid.means.shape), CELL_MM, grid.spacing)
     reached &= ~tissue & ~parenchyma
     reached |= grid.means == PADDING
     return reached

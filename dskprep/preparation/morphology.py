@@ -88,11 +88,24 @@ class Pieces(NamedTuple):
         z, y, x = (slice(begin, begin + n) for begin, n in zip(first, mask.shape, strict=True))
         return (z, y, x), mask
 
+    def ring(self, number: int, from_mm: float, to_mm: float, spacing: Triple) -> tuple[Box, Mask]:
+        """Return what lies between these distances from a piece: its box, and the mask in it."""
+        z, y, x = (math.ceil(to_mm / s) for s in spacing)
+        box, piece = self.cut_out(number, (z, y, x))
+        return box, dilate(piece, to_mm, spacing) & ~dilate(piece, from_mm, spacing)
+
     def select(self, is_selected: NDArray[np.bool_]) -> Mask:
         """Return the mask of the pieces where `is_selected` (pieces) is set."""
         mask = np.zeros(self.shape, np.bool_)
         runs.paint(runs.where(self.runs, is_selected[self.numbers]), 1, mask)
         return mask
+
+
+def enlarge(mask: Mask, block: tuple[int, int, int], shape: tuple[int, ...]) -> Mask:
+    """Return a mask of blocks of voxels (z, y, x) as one of voxels; the blocks at the upper ends may be smaller."""
+    for axis, (n, length) in enumerate(zip(block, shape, strict=True)):
+        mask = mask.repeat(n, axis).take(range(length), axis)
+    return mask
 
 
 def select_connected(mask: Mask, seeds: Mask) -> Mask:

@@ -536,6 +536,20 @@ def test_the_bases_of_an_abdominal_scan_are_two(height_mm: float) -> None:
     assert "one-lung" not in found.warnings
 
 
+@pytest.mark.parametrize("side", SIDES)
+def test_a_lung_below_a_dense_lobe_stays_where_the_scan_cuts_the_other_one_off(side: int) -> None:
+    phantom = patient()
+    other = phantom.lungs.array == RIGHT + LEFT - side
+    slices = np.flatnonzero(phantom.lungs.array.any(axis=(1, 2)))
+    dense = phantom.lungs.array == side
+    dense[: slices[0] + round(0.4 * slices.size)] = False
+    volume = changed(phantom.volume, dense, 40)
+    end = np.flatnonzero(other.any(axis=(1, 2)))[-1] - round(25 / phantom.volume.spacing[0])
+    found = find_lungs(Volume(np.ascontiguousarray(volume.array[:end]), volume.affine))
+    below = ((phantom.lungs.array == side) & ~dense)[:end]
+    assert np.mean(found.mask.array[below] == side) >= 0.95
+
+
 def test_foam_between_back_and_table_is_no_lung() -> None:
     phantom = patient()
     volume = phantom.volume

@@ -5,8 +5,6 @@ Gas in airways, stomach and bowel is left out, and so is foam under the patient.
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -58,6 +56,8 @@ MIN_THIN_ML = 3.0
 """Least volume of a thin piece of lung, half its thickness away from its edge."""
 CUT_MM2 = 300.0
 """Least area, in the topmost slice, of the core of a lung that the scan cuts off there; a trachea's is 200."""
+MIN_LOW_ML = 100.0
+"""A core of so much is lung also where it does not come near the first slice: what consolidation leaves below it."""
 MIN_TOP_MM2 = 50.0
 """Least area of each of its pieces there."""
 
@@ -85,10 +85,8 @@ def find_gas(grid: Grid, air: Mask, air_hu: float, views: Views) -> Mask:
     is_gas &= pockets.counts(grid.means < sure_hu) >= MIN_SURE_GAS * pockets.sizes
     # the blurred edge of gas is as dense as lung, but thin: the opening removes it
     other = open_mask(air & ~pockets.select(is_gas), SHELL_MM, grid.spacing)
-    z, y, x = (math.ceil(RING_MM[1] / s) for s in grid.spacing)
     for pocket in np.flatnonzero(is_gas).tolist():
-        box, is_pocket = pockets.cut_out(pocket, margin=(z, y, x))
-        ring = dilate(is_pocket, RING_MM[1], grid.spacing) & ~dilate(is_pocket, RING_MM[0], grid.spacing)
+        box, ring = pockets.ring(pocket, *RING_MM, grid.spacing)
         n_tissue = np.count_nonzero(ring & (grid.means[box] > TISSUE_HU))
         is_gas[pocket] = n_tissue > np.count_nonzero(ring & other[box])
     return dilate(pockets.select(is_gas), WALL_MM, grid.spacing)
@@ -97,12 +95,12 @@ def find_gas(grid: Grid, air: Mask, air_hu: float, views: Views) -> Mask:
 def find_cores(grid: Grid, air: Mask, air_hu: float, views: Views) -> Mask:
     """Return the cores of lungs: pieces of eroded air that are large enough, denser than gas, and enclosed.
 
-    Where the scan begins within the lungs, each piece of them goes up to its first slice; gas of the bowel does not.
+    Where the scan begins within the lungs, each small piece of them goes up to its first slice; that tells them from
+    gas of the bowel.
     """
     pieces = Pieces.of(erode(air, CORE_MM, grid.spacing))
-    is_lung = _are_parenchyma(grid, pieces, air_hu, MIN_LUNG_SHARE, views) & (
-        pieces.sizes * grid.voxel_ml >= MIN_CORE_ML
-    )
+    is_lung = _are_parenchyma(grid, pieces, air_hu, MIN_LUNG_SHARE, views)
+    is_lung &= pieces.sizes * grid.voxel_ml >= MIN_CORE_ML
     is_main = is_lung & (pieces.sizes >= MIN_CORE_SHARE * pieces.sizes.max(where=is_lung, initial=0))
     connected = select_connected(air, pieces.select(is_main))
     cores = pieces.select(is_lung) & connected
@@ -121,7 +119,8 @@ def find_cores(grid: Grid, air: Mask, air_hu: float, views: Views) -> Mask:
     thin_cores = thin.select(is_thin)
     highest = np.zeros_like(air)
     highest[-max(1, round(NEAR_MM / grid.spacing[0])) :] = True
-    return pieces.select(is_lung & (pieces.counts(highest) > 0)) & connected | thin_cores
+    is_lung &= (pieces.counts(highest) > 0) | (pieces.sizes * grid.voxel_ml >= MIN_LOW_ML)
+    return pieces.select(is_lung) & connected | thin_cores
 
 
 def _are_parenchyma(grid: Grid, pieces: Pieces, air_hu: float, min_share: float, views: Views) -> NDArray[np.bool_]:

@@ -32,13 +32,11 @@ def find_airways(grid: Grid, lung: Mask) -> Mask:
     is_tube = np.zeros(tubes.sizes.size, np.bool_)
     max_hu = masks.median_inside(grid.means, lung) - MIN_BELOW_LUNG_HU
     is_pale = 2 * tubes.counts(grid.means < max_hu) > tubes.sizes
-    z, y, x = (math.ceil(RING_MM[1] / s) for s in grid.spacing)
-    for number in np.flatnonzero(
-        is_pale & (tubes.sizes * grid.voxel_ml * 1000 >= MIN_HEIGHT_MM * math.pi * GAS_MM**2)
-    ).tolist():
-        box, is_in = tubes.cut_out(number, margin=(z, y, x))
-        height = np.count_nonzero(is_in.any(axis=(1, 2))) * grid.spacing[0]
-        ring = dilate(is_in, RING_MM[1], grid.spacing) & ~dilate(is_in, RING_MM[0], grid.spacing)
+    is_large = tubes.sizes * grid.voxel_ml * 1000 >= MIN_HEIGHT_MM * math.pi * GAS_MM**2
+    for number in np.flatnonzero(is_pale & is_large).tolist():
+        slices, _, _ = tubes.cut_out(number, (0, 0, 0))[0]
+        box, ring = tubes.ring(number, *RING_MM, grid.spacing)
         n_wall = np.count_nonzero(ring & (grid.means[box] > TISSUE_HU))
-        is_tube[number] = height >= MIN_HEIGHT_MM and n_wall >= MIN_WALL * np.count_nonzero(ring)
+        is_high = (slices.stop - slices.start) * grid.spacing[0] >= MIN_HEIGHT_MM
+        is_tube[number] = is_high and n_wall >= MIN_WALL * np.count_nonzero(ring)
     return dilate(tubes.select(is_tube), WALL_MM, grid.spacing)

@@ -97,9 +97,9 @@ def find_lungs(volume: Volume, *, margin_mm: float = 0.0) -> Lungs:
     gas |= tubes
     cores &= ~tubes
     lung &= ~tubes
-    labels, is_told = separation.separate(
-        grid, cores, lung, None if midline is None else midline + first - grid.first[2]
-    )
+    if midline is not None:
+        midline += first - grid.first[2]
+    labels, is_told = separation.separate(grid, cores, lung, midline)
     never = outside | gas | (grid.means == PADDING)
     labels = filling.fill_lungs(grid, labels, never)
     is_dense = False

@@ -47,8 +47,9 @@ def separate(grid: Grid, cores: Mask, lung: Mask, midline: float | None) -> tupl
     """Return the labels RIGHT and LEFT of the voxels of `lung`, and whether the sides are known; else all are RIGHT.
 
     Lungs that touch are eroded until they come apart; each voxel goes to the nearer part, or, far from both, to the
-    one on its side. With a known `midline`, a column, parts are named by the side of it on which they lie; a piece that
-    does not come apart is cut there. Else two parts are named by each other, and of one alone nothing is known.
+    one on its side. With a known `midline`, a column, parts are named by the side of it on which they lie. Nothing is
+    known of a piece on both sides that does not come apart: it is two lungs, or one that has come over after surgery.
+    Without a midline two parts are named by each other, and of one alone nothing is known.
     """
     for erosion_mm in EROSIONS_MM:
         eroded = erode(cores, erosion_mm, grid.spacing)
@@ -57,15 +58,12 @@ def separate(grid: Grid, cores: Mask, lung: Mask, midline: float | None) -> tupl
             break
     else:
         erosion_mm, seeds = 0.0, _two_sides(grid, cores, MIN_CORE_SHARE) if midline is None else None
-    columns = np.arange(lung.shape[2])
     if seeds is None:
-        if midline is None:
-            return lung * np.uint8(RIGHT), False
-        return np.where(columns > midline, np.uint8(LEFT), np.uint8(RIGHT)) * lung, True
+        return lung * np.uint8(RIGHT), False
     # the lung reaches CORE_MM + REACH_MM beyond its cores, and they the erosion beyond the seeds
     nearest = expand_labels(seeds, CORE_MM + REACH_MM + erosion_mm, grid.spacing, lung)
     between = (centre_of(seeds == RIGHT)[2] + centre_of(seeds == LEFT)[2]) / 2 if midline is None else midline
-    by_side = np.where(columns > between, np.uint8(LEFT), np.uint8(RIGHT))
+    by_side = np.where(np.arange(lung.shape[2]) > between, np.uint8(LEFT), np.uint8(RIGHT))
     return np.where(nearest > 0, nearest, by_side) * lung, True
 
 

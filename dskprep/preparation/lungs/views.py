@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from dskprep.kernels import rays
 from dskprep.preparation.body import TABLE_MM, TISSUE_HU, Grid
-from dskprep.preparation.morphology import Mask, Pieces, open_mask
+from dskprep.preparation.morphology import Mask, Pieces, enlarge, open_mask
 from dskprep.volume import PADDING
 
 RAY_MM = 4.0
@@ -42,9 +42,8 @@ class Views(NamedTuple):
         met = tissue[thin].view(np.uint8) * np.uint8(rays.TISSUE)
         met[outside[thin]] = rays.OPEN
         met[grid.means[thin] == PADDING] = rays.UNKNOWN
-        is_open, is_closed = rays.look_around(met)
-        nz, ny, nx = grid.means.shape
-        return cls(*(m.repeat(z, 0)[:nz].repeat(y, 1)[:, :ny].repeat(x, 2)[:, :, :nx] for m in (is_open, is_closed)))
+        is_open, is_closed = (enlarge(mask, (z, y, x), grid.means.shape) for mask in rays.look_around(met))
+        return cls(is_open, is_closed)
 
     def are_enclosed(self, pieces: Pieces) -> NDArray[np.bool_]:
         """Return whether each piece lies in the body, unlike foam under the patient and air between body and arms."""
