@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -55,6 +55,11 @@ def ct_dataset(stored: NDArray[Any], position: ArrayLike = (-10, -20, -30), **at
     order = ">" if ds.file_meta.TransferSyntaxUID == ExplicitVRBigEndian else "<"
     ds.PixelData = stored.astype(stored.dtype.newbyteorder(order)).tobytes()
     ds["PixelData"].VR = "OW"
+    return with_attributes(ds, attributes)
+
+
+def with_attributes(ds: Dataset, attributes: Mapping[str, Any]) -> Any:
+    """The dataset with these attributes; None takes one away."""
     for keyword, value in attributes.items():
         if value is None:
             delattr(ds, keyword)

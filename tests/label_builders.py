@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from builders import with_attributes
 from numpy.typing import ArrayLike, NDArray
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.encaps import encapsulate
@@ -149,12 +150,7 @@ def seg_dataset(
         ds.PixelData = (np.packbits(data, bitorder="little") if bits == 1 else data).tobytes()
         ds.PixelData += b"\0" * (len(ds.PixelData) % 2)
     ds["PixelData"].VR = "OB"
-    for keyword, value in attributes.items():
-        if value is None:
-            delattr(ds, keyword)
-        else:
-            setattr(ds, keyword, value)
-    return ds
+    return with_attributes(ds, attributes)
 
 
 def seg_file(grid: Grid, frames: Iterable[tuple[int, int, NDArray[Any]]], **how: Any) -> bytes:

@@ -177,9 +177,8 @@ def _read(target: str, entries: Iterable[Entry], kind: Any) -> Iterator[tuple[st
     rest = [entry for entry in entries if entry.size <= MAX_BYTES]
     while rest:
         n_read = 0
-        with contextlib.suppress(
-            storage.ObjectChanged
-        ):  # one was deleted or renewed since; the others are as they were
+        # one that was deleted or renewed since is passed over; the others are as they were
+        with contextlib.suppress(storage.ObjectChanged):
             for name, content in storage.read_many(_folder(target), rest):
                 n_read += 1
                 with contextlib.suppress(ValueError, RecursionError):  # a ValidationError is a ValueError
