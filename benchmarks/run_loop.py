@@ -25,20 +25,20 @@ from dskprep.pipeline.account import Account, Summary
 from dskprep.source.cases import Case
 from dskprep.stopwatch import Stopwatch
 from dskprep.synthetic.s3server import S3Server
-from dskprep.worker import patient
+from dskprep.worker import process
 from dskprep.worker.patient import Job, Outcome
 
 
 def do_nothing(job: Job) -> Outcome:
     """Passes through the slots, and tells of it, as a patient does."""
-    patient._SLOTS.tell_through(distributed.get_worker(), patient._ledger(2**30))
+    process.SLOTS.tell_through(distributed.get_worker(), process.ledger(2**30))
     clock = Stopwatch()
     for slot, stages in (
         ("read", ["read"]),
         ("compute", ["decode", "resample", "lungs", "encode"]),
         ("write", ["write"]),
     ):
-        with patient._SLOTS(slot, job.case.key, clock):
+        with process.SLOTS(slot, job.case.key, clock):
             for stage in stages:
                 with clock(stage):
                     pass

@@ -14,6 +14,7 @@ from .look.comparison import Compared, Difference, compare, compare_settings
 from .look.report import report
 from .look.views import show
 from .pipeline.account import RunStopped, Summary
+from .pipeline.annotate import LabelSummary, annotate, forget_labels
 from .pipeline.cluster import connect, local_client
 from .pipeline.observer import Observer
 from .pipeline.plan import Plan, plan
@@ -41,6 +42,7 @@ __all__ = [
     "Finding",
     "Grid",
     "InfrastructureError",
+    "LabelSummary",
     "Labels",
     "Links",
     "LungPatches",
@@ -61,12 +63,14 @@ __all__ = [
     "Summary",
     "UsageError",
     "Volume",
+    "annotate",
     "clean",
     "compare",
     "compare_settings",
     "connect",
     "find_lungs",
     "forget",
+    "forget_labels",
     "local_client",
     "open_dataset",
     "plan",

@@ -40,6 +40,7 @@ REASONS = {
 
 SET_ASIDE = {
     "no-image": "DICOM, but no image: a segmentation, contours, a dose, a report",
+    "label-not-asked": "the label source has none of the labels that are asked for",
 }
 """Why an input with which nothing is wrong is no volume (status `set-aside`)."""
 
@@ -51,6 +52,8 @@ LABEL_REASONS = {
     "label-outside-volume": "no part of the label lies in the image",
     "label-off-grid": "the mask or the contours are not on the grid of the image's slices",
     "label-mirrored": "the mask is on the image's grid only when it is mirrored",
+    "label-unlinked": "no volume of the dataset is the one that the label was drawn on",
+    "label-exists": "the volume has a label of this name from another source",
 }
 """Why a label is refused; its image is not."""
 
@@ -70,6 +73,9 @@ WARNINGS = {
     "hu-clipped": "values beyond the int16 range were clipped",
     "mixed-rescale": "the slices differ in rescale slope or intercept; each was used as it is",
     "lossy-compression": "the pixel data went through lossy compression",
+    "points-unlinked": "points of the table belong to volumes that the dataset has not",
+    "linked-by-frame-of-reference": "the label names no series of the dataset; its frame of reference has one volume",
+    "label-cut-off": "a part of the label lies outside of the image, and was cut off",
     "lungs-not-found": "no lung was found",
     "lungs-touch-border": "a lung is cut off by the edge of the volume",
     "one-lung": "only one lung was found, or the two cannot be told apart",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 
 UNSAFE = re.compile(r"[^A-Za-z0-9._=@,-]")
@@ -19,3 +20,8 @@ def is_plain(text: str) -> bool:
 def is_of_series(text: str) -> bool:
     """Tell whether a text can be the key of a series in a dataset."""
     return not text.startswith(FURTHER) and is_plain(text.replace(FURTHER, ""))
+
+
+def series_digest(uid: str) -> str:
+    """Return the digest by which records name a SeriesInstanceUID."""
+    return hashlib.sha256(uid.encode(errors="surrogateescape")).hexdigest()[:12]

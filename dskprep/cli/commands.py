@@ -8,7 +8,7 @@ import sys
 import click
 
 from dskprep import plain
-from dskprep.cli import dataset_commands, look_commands, run_commands, terminal
+from dskprep.cli import dataset_commands, label_commands, look_commands, run_commands, terminal
 from dskprep.cli.exits import EXIT_CLEAN, EXIT_SOME_NOT_WRITTEN, EXIT_USAGE, describe_error, silence
 from dskprep.errors import DskprepError
 
@@ -27,6 +27,7 @@ def main(debug: bool) -> None:
 for command in (
     run_commands.run,
     run_commands.plan,
+    label_commands.annotate,
     dataset_commands.status,
     dataset_commands.verify,
     dataset_commands.clean,

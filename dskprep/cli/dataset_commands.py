@@ -32,33 +32,40 @@ def status(target: str, as_json: bool) -> int:
 @click.option("--dry-run", is_flag=True, help="With --forget: only say what would be deleted.")
 def verify(target: str, forget: bool, dry_run: bool) -> int:
     """Re-read every volume of TARGET against its recorded checksums and shape."""
-    from dskprep.dataset import verification
+    from dskprep.dataset import label_store, verification
 
     if dry_run and not forget:
         raise UsageError("--dry-run says what --forget would delete; give both")
-    checked, faulty, n_others = set(), set(), 0
+    n_volumes = n_sources = n_faulty = 0
+    n_others = 0
+    faulty, faulty_labels = set(), []
     for finding in verification.verify(target):
-        if finding.is_of_volume:
-            checked.add(finding.key)
-        else:
-            n_others += 1
+        n_volumes += finding.is_of_volume
+        n_sources += finding.labels is not None
+        n_others += not finding.is_of_volume and finding.labels is None
         for fault in finding.faults:
-            faulty.add((finding.key, finding.is_of_volume))
             terminal.say(f"{finding.key}: {fault}")
+        if finding.faults and finding.labels:
+            faulty_labels.append(finding.labels)
+        elif finding.faults:
+            faulty.add(finding.key)
+            n_faulty += finding.is_of_volume
         if added := finding.additions:
             terminal.say(f"{finding.key}: {added[0]} and {len(added) - 1} more are not dskprep's; they stay")
-    n_faulty = sum(is_of_volume for _, is_of_volume in faulty)
     others = f"; other damaged records: {n_others}" if n_others else ""
-    terminal.say(f"{len(checked)} volumes checked, {n_faulty} with faults{others}")
-    if not faulty:
+    sources = f"; {n_sources} label sources, {len(faulty_labels)} with faults" if n_sources else ""
+    terminal.say(f"{n_volumes} volumes checked, {n_faulty} with faults{sources}{others}")
+    if not faulty and not faulty_labels:
         return EXIT_CLEAN
     if forget:
-        names = verification.forget(target, {key for key, _ in faulty}, is_trial=dry_run)
+        names = verification.forget(target, faulty, is_trial=dry_run)
+        names += label_store.forget(target, faulty_labels, is_trial=dry_run)
         for name in names:
             terminal.say(name)
         terminal.say(f"{len(names)} objects {'would be deleted' if dry_run else 'deleted'}")
     is_done = forget and not dry_run
-    terminal.say("run again to make them anew" if is_done else "--forget lets the next run make them anew")
+    again = "run again, and annotate again," if faulty_labels else "run again"
+    terminal.say(f"{again} to make them anew" if is_done else "--forget lets the next run make them anew")
     return EXIT_SOME_NOT_WRITTEN
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -26,6 +26,21 @@ only_option = click.option(
 patient_folders_option = click.option(
     "--patient-folders", is_flag=True, help="Each folder directly in SOURCE is one patient, with all below it."
 )
+
+
+def scheduler_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the options that say where its work is done."""
+    for option in (
+        click.option("--memory-limit", help="Memory of each local worker, such as 1.6GiB [an equal share]."),
+        click.option("--workers", type=int, help="Worker processes of the local scheduler [one per CPU]."),
+        click.option(
+            "--scheduler",
+            default="local",
+            help="local, sync (this process), the address of a Dask scheduler, or its .json file.",
+        ),
+    ):
+        command = option(command)
+    return command
 
 
 def read_settings(preset: str, path: str | None) -> PrepConfig:

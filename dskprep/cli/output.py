@@ -28,6 +28,9 @@ from dskprep.worker import slots
 if TYPE_CHECKING:
     from distributed import Client
 
+    from dskprep.dataset.label_record import LabelRecord
+    from dskprep.pipeline.annotate import LabelSummary
+
 FIGURES_EVERY_S = {"lines": 60.0, "json": 10.0}
 """How often the figures of a run are written where there is no panel."""
 REFRESHES_PER_SECOND = 2
@@ -102,14 +105,15 @@ class Output:
             yield lambda n_done, n_all: bar.update(task, completed=n_done, total=n_all)
 
     @contextlib.contextmanager
-    def observe(self, client: Client | None) -> Iterator[Lines]:
+    def observe(self, client: Client | None, *, lines: bool = False) -> Iterator[Lines]:
         """Say where the workers are, and yield an observer that shows a run over the block.
 
-        In a terminal it is a live panel; elsewhere there is a line for each patient, and the figures now and then.
+        In a terminal it is a live panel; elsewhere, or with `lines`, there is a line for each patient, and the figures
+        now and then.
         """
         if client is not None:
             self._tell_start(client)
-        if self.as_json or not self.console.is_terminal:
+        if lines or self.as_json or not self.console.is_terminal:
             yield Lines(self, FIGURES_EVERY_S["json" if self.as_json else "lines"])
         else:
             with Panel(self).show(client) as panel:
@@ -153,6 +157,18 @@ class Lines(Observer):
             self._told_s = time.monotonic()
             figures = summary.account.figures()
             self._output.tell("figures", figures, "; ".join(in_words(figures)))
+
+    def on_label(self, summary: LabelSummary, record: LabelRecord) -> None:  # noqa: ARG002
+        lost = [label for label in record.labels if not label.is_written]
+        content: dict[str, Any] = {
+            "source": record.source,
+            "status": record.status,
+            "reason": record.reason,
+            "message": record.message,
+        }
+        content |= {"labels": len(record.written), "points": record.n_points, "warnings": list(record.warnings)}
+        content |= {"lost": [{"name": label.name, "reason": label.reason, "message": label.message} for label in lost]}
+        self._output.tell("label", content, *words.describe_label_source(record))
 
     def on_end(self, summary: Summary) -> None:
         self._output.tell("summary", summary.as_dict(), *words.describe_summary(summary))

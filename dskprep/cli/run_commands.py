@@ -18,13 +18,7 @@ from dskprep.errors import InfrastructureError, UsageError
 @click.argument("target")
 @options.preset_option
 @options.config_option
-@click.option(
-    "--scheduler",
-    default="local",
-    help="local, sync (this process), the address of a Dask scheduler, or its .json file.",
-)
-@click.option("--workers", type=int, help="Worker processes of the local scheduler [one per CPU].")
-@click.option("--memory-limit", help="Memory of each local worker, such as 1.6GiB [an equal share].")
+@options.scheduler_options
 @click.option("--limit", type=click.IntRange(1), help="Take only the first N patients.")
 @options.only_option
 @click.option(

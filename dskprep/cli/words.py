@@ -13,8 +13,10 @@ from rich.table import Table
 from dskprep.dataset.record import STATUSES, Record
 
 if TYPE_CHECKING:
+    from dskprep.dataset.label_record import LabelRecord
     from dskprep.dataset.status import Status
     from dskprep.pipeline.account import Summary
+    from dskprep.pipeline.annotate import LabelSummary
     from dskprep.pipeline.plan import Plan
     from dskprep.pipeline.prediction import Prediction
 
@@ -57,6 +59,36 @@ def describe_summary(summary: Summary) -> Iterator[RenderableType]:
         yield "largest: " + ", ".join(f"{key} {format_bytes(n_bytes)}" for n_bytes, key in account.largest[:N_NAMED])
         yield f"cost: {account.cpu_s / 3600:.3f} CPU hours, {account.cpu_s / n_new:.1f} s per patient"
     yield f"read {format_bytes(account.bytes_read)}, written {format_bytes(account.bytes_written)}: {summary.target}"
+
+
+def describe_label_source(record: LabelRecord) -> Iterator[str]:
+    """Yield the line of a label source, and one for each of its labels that is not written."""
+    found = [f"{len(record.written)} labels"] * bool(record.written) + [f"{record.n_points} points"] * bool(
+        record.n_points
+    )
+    where = sorted({label.volume for label in record.written})
+    what = f" {', '.join(found)}{f' in {where[0]}' if len(where) == 1 else ''}" if record.is_written else ""
+    why = f" {record.reason}: {record.message}" if record.reason else f" ({record.message})" if record.message else ""
+    yield f"{record.status:8} {record.source}{what}{why}"
+    if record.is_written:
+        for label in record.labels:
+            if not label.is_written:
+                yield f"  without {label.name!r} in {label.volume}: {label.reason}: {label.message}"
+
+
+def describe_labels(summary: LabelSummary) -> Iterator[RenderableType]:
+    """Yield the account of label sources at the end."""
+    if summary.is_interrupted:
+        yield "interrupted"
+    n_new = summary.counts.total() - summary.already.total()
+    yield (
+        f"{summary.counts.total()} label sources: {n_new} done in {summary.seconds:.1f} s, "
+        f"{summary.already.total()} done before"
+    )
+    yield _tabulate(summary.counts, summary.reasons, summary.warnings)
+    for reason, n in sorted(summary.lost_labels.items()):
+        yield f"  labels of written sources that are not written: {n} {reason}"
+    yield f"{summary.labels} labels and {summary.points} points written: {summary.target}"
 
 
 def describe_status(status: Status) -> Iterator[RenderableType]:

@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from dskprep import storage
+from dskprep.dataset import annotations as annotated
 from dskprep.dataset import index, store
 from dskprep.dataset.patches import LungPatches
 from dskprep.dataset.record import RecordName
@@ -46,7 +47,11 @@ class Dataset(Mapping[str, StoredVolume]):
     chosen: frozenset[str] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name not in ("index", "rows", "_fates", "_table")}
+        return {
+            name: value
+            for name, value in vars(self).items()
+            if name not in ("index", "rows", "annotations", "_fates", "_table")
+        }
 
     @cached_property
     def settings(self) -> dict[str, Any]:
@@ -61,6 +66,12 @@ class Dataset(Mapping[str, StoredVolume]):
         return table if self.chosen is None else table[table["key"].isin(self._names)]
 
     @cached_property
+    def annotations(self) -> pd.DataFrame:
+        """One row per label and point of the (selected) volumes: see docs/labels.md for the columns."""
+        table = annotated.to_frame(annotated.current_table(self.url))
+        return table[(table["status"] == "written") & table["key"].isin(self._names)].reset_index(drop=True)
+
+    @cached_property
     def rows(self) -> list[dict[str, Any]]:
         """The rows of the index for the (selected) written volumes, sorted by key, as plain dictionaries."""
         return list(self._rows())
@@ -68,6 +79,11 @@ class Dataset(Mapping[str, StoredVolume]):
     def where(self, is_wanted: Callable[[dict[str, Any]], bool]) -> Dataset:
         """Select the volumes for whose row of the index `is_wanted(row)` is true."""
         return self._selection(row["key"] for row in self._rows() if is_wanted(row))
+
+    def annotated(self, is_wanted: Callable[[dict[str, Any]], bool] = lambda _: True) -> Dataset:
+        """Select the volumes with a label or point for whose row of `annotations` `is_wanted(row)` is true."""
+        rows = self.annotations.to_dict("records")
+        return self._selection({row["key"] for row in rows if is_wanted({str(k): v for k, v in row.items()})})
 
     def select(self, keys: Iterable[str]) -> Dataset:
         """Select the volumes of these keys. Raises KeyError if one is not written."""

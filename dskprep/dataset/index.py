@@ -61,6 +61,14 @@ def current_table(target: str) -> pa.Table:
     return _bring_up_to_date(target, [])
 
 
+def written_table(target: str) -> pa.Table:
+    """Return what index.parquet says of written volumes: their names, and by what labels are linked to them."""
+    table = _read(target)
+    wanted = ("key", "input_digest", "series_uid_sha256", "frame_of_reference")
+    written = table.filter(compute.equal(table["status"], "written"))
+    return written.select([name for name in wanted if name in table.schema.names])
+
+
 def rows_of(table: pa.Table, names: Sequence[str] | None = None) -> Iterator[Row]:
     """Yield the rows of a table, with all columns or only those named."""
     for batch in (table if names is None else table.select(names)).to_batches(max_chunksize=ROWS_AT_ONCE):
@@ -158,7 +166,16 @@ def to_row(record: Record) -> Row:
     source = record.as_dict().get("source", {})
     row.update({f"source_{name}": value for name, value in source.items()})
     row.update({f"seconds_{stage}": value for stage, value in record.seconds.items()})
-    for name in ("series_uid_sha256", "stack", "hu_sha256", "bytes_read", "bytes_written"):
+    for name in (
+        "patient",
+        "study",
+        "frame_of_reference",
+        "series_uid_sha256",
+        "stack",
+        "hu_sha256",
+        "bytes_read",
+        "bytes_written",
+    ):
         row[name] = getattr(record, name)
     return {name: _as_utf8(value) if isinstance(value, str) else value for name, value in row.items()}
 

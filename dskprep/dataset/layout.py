@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -30,7 +30,7 @@ AXES = ("z", "y", "x")
 DTYPES = ("int16", "uint8", "float32", "float64")
 """The types of numbers that the recipes write."""
 PATHS = {"image": "0", "lungs": "labels/lungs/0"}
-"""Where the arrays of a volume lie below it."""
+"""Where the arrays of a volume that every run writes lie below it."""
 MAX_SHARD = (384, 448, 448)
 """Longest edges of a shard (z, y, x): at most 154 MB of int16, which compress to an object of less than 100 MB.
 
@@ -164,6 +164,27 @@ def check_volume(url: str, paths: tuple[str, ...]) -> None:
                 raise ValueError(f"its consolidated metadata are not those of {path}/zarr.json")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise damaged(place, f"is damaged ({_shorten(error)})") from error
+
+
+def path_of(name: str) -> str:
+    """Return where the image, the lungs or another label lies below its volume."""
+    return PATHS.get(name) or f"labels/{name}/0"
+
+
+def label_of(name: str) -> str:
+    """Return the label whose group has its metadata in this object of a volume, or ""."""
+    parts = name.split("/")
+    return parts[1] if len(parts) == 3 and (parts[0], parts[2]) == ("labels", "zarr.json") else ""
+
+
+def group_json(attributes: dict[str, Any]) -> bytes:
+    """Return the metadata of a group, as zarr writes them."""
+    return json.dumps({"attributes": attributes, "zarr_format": 3, "node_type": "group"}, indent=2).encode()
+
+
+def labels_json(names: Iterable[str]) -> bytes:
+    """Return the metadata of the group of all labels of a volume: their names, that of the lungs first."""
+    return group_json({"ome": {"version": "0.5", "labels": sorted(names, key=lambda name: (name != "lungs", name))}})
 
 
 def damaged(url: str, what: str) -> DamagedDataset:

@@ -1,8 +1,9 @@
-"""Encode a prepared volume as the objects of an OME-Zarr 0.5 image."""
+"""Encode a prepared volume, and labels on its grid, as the objects of an OME-Zarr 0.5 image."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
 import google_crc32c
 import numpy as np
@@ -17,7 +18,10 @@ from dskprep.dataset import layout
 from dskprep.dataset.shards import NOTHING
 from dskprep.preparation.prepared import Prepared
 from dskprep.settings import PrepConfig
-from dskprep.volume import Volume
+from dskprep.volume import Grid
+
+if TYPE_CHECKING:
+    from dskprep.labels.draw import Drawn
 
 ORIENTATION = {"z": "inferior-to-superior", "y": "anterior-to-posterior", "x": "right-to-left"}
 """The direction of each axis, in the words of OME-Zarr's RFC 4. The axes of an oblique volume are only near it."""
@@ -37,7 +41,7 @@ def encode(prepared: Prepared, config: PrepConfig, provenance: dict[str, Any]) -
     store = MemoryStore(objects)
     image = prepared.image
     attributes = {
-        "ome": {"version": "0.5", "multiscales": [_multiscale("image", image)]},
+        "ome": {"version": "0.5", "multiscales": [_multiscale("image", image.grid)]},
         "dskprep": {"affine": image.affine.round(6).tolist(), "values": prepared.values, **provenance},
     }
     zarr.create_group(store, path="", zarr_format=3, attributes=attributes)
@@ -52,10 +56,58 @@ def encode(prepared: Prepared, config: PrepConfig, provenance: dict[str, Any]) -
             "properties": [{"label-value": value, "name": name} for value, name in sides.NAMES.items()],
             "source": {"image": "../../"},
         }
-        attributes = {"ome": {"version": "0.5", "multiscales": [_multiscale("lungs", mask)], "image-label": label}}
+        attributes = {"ome": {"version": "0.5", "multiscales": [_multiscale("lungs", mask.grid)], "image-label": label}}
         zarr.create_group(store, path="labels/lungs", zarr_format=3, attributes=attributes)
         _add_array(objects, store, "labels/lungs/0", mask.array, 0, config)
     return {name: c if isinstance(c, bytes) else c.to_bytes() for name, c in sorted(objects.items())}
+
+
+class LabelEncoder:
+    """Encodes labels on the grid of one volume. What is the same for all of them is made once."""
+
+    def __init__(self, grid: Grid, edge: int, zstd_level: int) -> None:
+        _use_one_thread()
+        self._grid, self._edge, self._level = grid, edge, zstd_level
+        self._shard = layout.shard_shape(grid.shape, 1, edge)
+        objects: dict[str, Any] = {}
+        _create_array(MemoryStore(objects), "0", grid.shape, np.dtype(np.uint8), self._shard, 0, edge, zstd_level)
+        self._metadata = objects["0/zarr.json"].to_bytes()
+
+    def encode(
+        self, name: str, title: str, rgb: tuple[int, int, int], drawn: Drawn, about: dict[str, Any]
+    ) -> dict[str, bytes]:
+        """Return the objects of one label, by their path below the volume.
+
+        Only the chunks that the label's box touches are looked at. `name` is that under which it is stored, `title`
+        the author's; `about` becomes the attribute `dskprep`.
+        """
+        label = {
+            "colors": [{"label-value": 1, "rgba": [*rgb, LUNG_ALPHA]}],
+            "properties": [{"label-value": 1, "name": title}],
+            "source": {"image": "../../"},
+        }
+        ome = {"version": "0.5", "multiscales": [_multiscale(name, self._grid)], "image-label": label}
+        objects = {f"labels/{name}/0/c/{'/'.join(map(str, i))}": shard for i, shard in self._shards(drawn)}
+        objects[f"labels/{name}/0/zarr.json"] = self._metadata
+        objects[f"labels/{name}/zarr.json"] = layout.group_json({"ome": ome, "dskprep": about})
+        return objects
+
+    def _shards(self, drawn: Drawn) -> Iterator[tuple[tuple[int, ...], bytes]]:
+        """Yield the index and content of each shard that holds a voxel of the label."""
+        first, end = np.array(drawn.first), np.add(drawn.first, drawn.mask.shape)
+        for index in np.ndindex(*(-(-n // s) for n, s in zip(self._grid.shape, self._shard, strict=True))):
+            corner = np.multiply(index, self._shard)
+            low = np.maximum(first // self._edge * self._edge, corner)  # whole chunks
+            high = np.minimum(np.minimum(-(-end // self._edge) * self._edge, corner + self._shard), self._grid.shape)
+            if (low >= high).any():
+                continue
+            part = np.zeros(high - low, np.uint8)
+            inside = [slice(a, b) for a, b in zip(np.maximum(first, low), np.minimum(end, high), strict=True)]
+            to = tuple(slice(i.start - a, i.stop - a) for i, a in zip(inside, low, strict=True))
+            part[to] = drawn.mask[tuple(slice(i.start - f, i.stop - f) for i, f in zip(inside, first, strict=True))]
+            content = _encode_shard(part, self._shard, self._edge, 0, self._level, (low - corner) // self._edge)
+            if content:
+                yield index, content
 
 
 def _add_array(
@@ -64,18 +116,7 @@ def _add_array(
     """Add an array's metadata, written by zarr, and its shards, encoded here."""
     edge = config.chunk
     shard = layout.shard_shape(array.shape, array.itemsize, edge)
-    zarr.create_array(
-        store,
-        name=path,
-        shape=array.shape,
-        dtype=array.dtype,
-        chunks=(edge, edge, edge),
-        shards=shard,
-        compressors=BloscCodec(clevel=config.zstd_level, typesize=array.itemsize, **layout.BLOSC),
-        fill_value=fill,
-        dimension_names=layout.AXES,
-        zarr_format=3,
-    )
+    _create_array(store, path, array.shape, array.dtype, shard, fill, edge, config.zstd_level)
     for index in np.ndindex(*(-(-n // s) for n, s in zip(array.shape, shard, strict=True))):
         part = array[tuple(slice(i * s, (i + 1) * s) for i, s in zip(index, shard, strict=True))]
         content = _encode_shard(part, shard, edge, fill, config.zstd_level)
@@ -83,19 +124,53 @@ def _add_array(
             objects[f"{path}/c/{'/'.join(map(str, index))}"] = content
 
 
-def _encode_shard(part: NDArray[Any], shard: tuple[int, ...], edge: int, fill: float, level: int) -> bytes:
+def _create_array(
+    store: MemoryStore,
+    path: str,
+    shape: tuple[int, ...],
+    dtype: np.dtype[Any],
+    shard: tuple[int, ...],
+    fill: float,
+    edge: int,
+    level: int,
+) -> None:
+    """Add the metadata of an array, written by zarr."""
+    zarr.create_array(
+        store,
+        name=path,
+        shape=shape,
+        dtype=dtype,
+        chunks=(edge, edge, edge),
+        shards=shard,
+        compressors=BloscCodec(clevel=level, typesize=dtype.itemsize, **layout.BLOSC),
+        fill_value=fill,
+        dimension_names=layout.AXES,
+        zarr_format=3,
+    )
+
+
+def _encode_shard(
+    part: NDArray[Any],
+    shard: tuple[int, ...],
+    edge: int,
+    fill: float,
+    level: int,
+    first: NDArray[np.int64] | tuple[int, int, int] = (0, 0, 0),
+) -> bytes:
     """Encode a shard as zarr v3's codec `sharding_indexed` does: the chunks one after another, then their index.
 
     The index holds the offset and length (little-endian uint64) of each chunk in C order, and ends with its CRC-32C.
     A chunk that holds only the fill value is not stored; its offset and length are NOTHING. Returns no bytes if no
-    chunk is stored. All chunks share one buffer: the allocations of zarr's codec pipeline cost more than compressing.
+    chunk is stored. All chunks
+    share one buffer: the allocations of zarr's codec pipeline cost more than compressing. `first` is the chunk of the
+    shard at which `part` begins.
     """
     little = np.dtype(part.dtype).newbyteorder("<")
     chunk = np.empty((edge, edge, edge), little)
     places = np.full((*(s // edge for s in shard), 2), NOTHING, "<u8")
     encoded: list[bytes] = []
     offset = 0
-    for index in np.ndindex(*places.shape[:3]):
+    for index in np.ndindex(*(-(-n // edge) for n in part.shape)):
         piece = part[tuple(slice(i * edge, (i + 1) * edge) for i in index)]
         if piece.size == 0 or (piece == fill).all():
             continue
@@ -103,7 +178,7 @@ def _encode_shard(part: NDArray[Any], shard: tuple[int, ...], edge: int, fill: f
             chunk.fill(fill)
         chunk[tuple(slice(n) for n in piece.shape)] = piece
         encoded.append(blosc.compress(chunk, b"zstd", level, blosc.BITSHUFFLE))
-        places[index] = offset, len(encoded[-1])
+        places[tuple(np.add(index, first))] = offset, len(encoded[-1])
         offset += len(encoded[-1])
     if not encoded:
         return b""
@@ -111,9 +186,9 @@ def _encode_shard(part: NDArray[Any], shard: tuple[int, ...], edge: int, fill: f
     return b"".join([*encoded, footer, google_crc32c.value(footer).to_bytes(4, "little")])
 
 
-def _multiscale(name: str, volume: Volume) -> dict[str, Any]:
+def _multiscale(name: str, grid: Grid) -> dict[str, Any]:
     """Return the scale and translation to patient mm. They omit an oblique volume's rotation: see `dskprep.affine`."""
-    x, y, z = volume.affine[:3, 3].tolist()
+    x, y, z = grid.affine[:3, 3].tolist()
     return {
         "name": name,
         "axes": [
@@ -124,7 +199,7 @@ def _multiscale(name: str, volume: Volume) -> dict[str, Any]:
             {
                 "path": "0",
                 "coordinateTransformations": [
-                    {"type": "scale", "scale": [round(s, 9) for s in volume.spacing]},
+                    {"type": "scale", "scale": [round(s, 9) for s in grid.spacing]},
                     {"type": "translation", "translation": [z, y, x]},
                 ],
             }

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
-from collections.abc import Mapping
-from typing import Annotated, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
-import numpy as np
-from numpy.typing import NDArray
 
 from dskprep import keys
+from dskprep.dataset.facts import (
+    LARGEST_BYTES,
+    Acquired,
+    Aside,
+    Bytes,
+    Count,
+    Geometry,
+    LungFigures,
+    Number,
+    Source,
+    StoredObject,
+)
 from dskprep.errors import DamagedDataset
 from dskprep.keys import FURTHER as FURTHER
 from dskprep.volume import Grid
@@ -47,96 +55,8 @@ class RecordName(NamedTuple):
         return f"records/{self.status}/{self.key}.{self.digest}.json"
 
 
-Count = Annotated[int, msgspec.Meta(ge=0, le=2**31)]
-"""A number of slices, rows, voxels along an axis, or files."""
-LARGEST_BYTES = 2**53
-"""Any larger number, and sums of such, would not be exact everywhere."""
-Bytes = Annotated[int, msgspec.Meta(ge=0, le=LARGEST_BYTES)]
-"""A size."""
-Number = Annotated[float, msgspec.Meta(ge=-1e9, le=1e9)]
-"""Millimetres, millilitres, HU or seconds: so many that no sum or square of them is beyond what a program can hold."""
-Millimetres = Annotated[float, msgspec.Meta(gt=0, le=1e9)]
-"""A distance between voxels."""
 _WORD = re.compile(r"[\w.+-]{1,80}", re.ASCII)
 """A reason, a warning, the name of a stage."""
-
-
-class StoredObject(msgspec.Struct, frozen=True, rename={"n_bytes": "bytes"}):
-    """The size and SHA-256 of an object that was written."""
-
-    n_bytes: Bytes
-    sha256: str
-
-    @classmethod
-    def of(cls, content: bytes) -> StoredObject:
-        """Return the size and SHA-256 of these bytes."""
-        return cls(len(content), hashlib.sha256(content).hexdigest())
-
-
-class Aside(msgspec.Struct, frozen=True):
-    """The files of a series' folder that are not CT slices: how many of each kind, and the names of the first ones."""
-
-    counts: dict[str, Count] = {}
-    names: tuple[str, ...] = ()
-
-
-class Source(msgspec.Struct, frozen=True):
-    """The series as it was acquired: its slices and where the first one lies (LPS, mm), its scanner and protocol."""
-
-    slices: Count
-    rows: Count
-    columns: Count
-    step_mm: Number
-    row_spacing_mm: Number
-    column_spacing_mm: Number
-    first_x_mm: Number
-    first_y_mm: Number
-    first_z_mm: Number
-    manufacturer: str = ""
-    model: str = ""
-    kernel: str = ""
-    kvp: str = ""
-    slice_thickness_mm: str = ""
-    patient_position: str = ""
-    body_part: str = ""
-    contrast: str = ""
-    transfer_syntax: str = ""
-    tilt_degrees: Number | None = None
-    interpolated_mm: str | None = None
-    left_out_mm: Number | None = None
-
-
-class Crop(msgspec.Struct, frozen=True):
-    """Where the written volume was cut out of a larger grid: its first voxel, and the shape of that grid (z, y, x)."""
-
-    first: tuple[Count, Count, Count]
-    of_shape: tuple[Count, Count, Count]
-
-
-class Geometry(msgspec.Struct, frozen=True):
-    """The grid of the written volume: shape and spacing along (z, y, x), and the rows of its affine (see `Volume`)."""
-
-    shape: tuple[Count, Count, Count]
-    spacing_mm: tuple[Millimetres, Millimetres, Millimetres]
-    affine: tuple[tuple[Number, ...], ...]
-    crop: Crop | None = None
-
-    def matrix(self) -> NDArray[np.float64]:
-        """Return the affine as a new array, 4 x 4."""
-        return np.array(self.affine, np.float64)
-
-
-class LungFigures(msgspec.Struct, frozen=True):
-    """The volume of each lung in ml, the mean HU of both, and which share of the denser lung is dense (0 to 1).
-
-    `unsided_ml` is lung whose side is not known.
-    """
-
-    right_ml: Number
-    left_ml: Number
-    unsided_ml: Number = 0.0
-    mean_hu: Number | None = None
-    dense_share: Number | None = None
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True):
@@ -146,7 +66,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     several, if all were asked for; `warnings` are words of `errors.WARNINGS`. `run` is the id of the run that wrote the
     record, if there was one. `objects` are the objects of the volume, by their path below it. `further_series` are
     the other series of the same folder, as `<status>/<key>`. `seconds` holds wall seconds by stage, `cpu_s` CPU seconds
-    of all series of the folder.
+    of all series of the folder. `patient`, `study`, `frame_of_reference` and `instances` are keyed digests (see
+    `identity`), None where the header lacks them.
     """
 
     key: str
@@ -166,8 +87,13 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     aside: Aside | None = None
     series_uid_sha256: str | None = None
     stack: Count | None = None
+    patient: str | None = None
+    study: str | None = None
+    frame_of_reference: str | None = None
+    instances: str | None = None
     hu_sha256: str | None = None
     source: Source | None = None
+    acquired: Acquired | None = None
     geometry: Geometry | None = None
     lungs: LungFigures | None = None
     values: str | None = None
@@ -212,11 +138,6 @@ def further_key(key: str, uid_sha256: str | None, stack: int | None = None) -> s
     return f"{key}{FURTHER}{uid_sha256 or ''}{'' if stack is None else f'.{stack}'}"
 
 
-def source_of(facts: Mapping[str, Any]) -> Source:
-    """Make the part `source` of the facts of a series."""
-    return Source(**facts)
-
-
 def parse_record(content: bytes, where: str) -> Record:
     """Read the content of a record's file, named by `where`. Raises DamagedDataset if it is not a whole record."""
     try:
@@ -253,6 +174,8 @@ def _check(record: Record, where: str) -> None:
         raise ValueError(f"expected at most {LARGEST_BYTES} bytes, found {record.bytes_written}")
     if record.geometry is not None:
         Grid(record.geometry.shape, record.geometry.matrix())
+    if record.acquired is not None:
+        record.acquired.grid()
 
 
 def is_object_name(name: str) -> bool:

@@ -20,8 +20,9 @@ from importlib.metadata import version
 from typing import Any
 
 from dskprep import storage
-from dskprep.dataset import own
-from dskprep.dataset.record import FURTHER, STATUSES, Record, RecordName, StoredObject, check_key, parse_record, to_json
+from dskprep.dataset import layout, own
+from dskprep.dataset.facts import StoredObject
+from dskprep.dataset.record import FURTHER, STATUSES, Record, RecordName, check_key, parse_record, to_json
 from dskprep.errors import DamagedDataset, UsageError
 from dskprep.settings import PrepConfig
 from dskprep.storage import Entry
@@ -175,10 +176,13 @@ def volume_name(key: str) -> str:
 def write_volume(target: str, key: str, objects: dict[str, bytes]) -> dict[str, StoredObject]:
     """Write the objects of a volume, and return the size and SHA-256 of each.
 
-    What dskprep wrote under this key before is deleted. What others put there stays.
+    What dskprep wrote under this key before is deleted. Labels, and what others put there, stay.
     """
     folder = volume_name(key)
     there = volume_objects(target, key)
+    if labels := {label for name in there if (label := layout.label_of(name)) not in ("", "lungs")}:
+        labels |= {"lungs"} if "labels/lungs/zarr.json" in objects else set()
+        objects = objects | {"labels/zarr.json": layout.labels_json(labels)}
     storage.delete(target, [f"{folder}/{name}" for name in own.of_volume(there) if name not in objects])
     in_order = sorted(objects, key=lambda name: name != "zarr.json")  # by it what a killed process left is known
     storage.write_many(target, {f"{folder}/{name}": objects[name] for name in in_order})

@@ -6,15 +6,19 @@ import hashlib
 import os
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import zarr
 from numpy.typing import ArrayLike, NDArray
 
 from dskprep import storage
-from dskprep.dataset import convert, layout, opened, shards
-from dskprep.dataset.record import Geometry, Record
+from dskprep.dataset import annotations as annotated
+from dskprep.dataset import convert, labelled, layout, opened, shards
+from dskprep.dataset.facts import Geometry
+from dskprep.dataset.label_record import StoredLabel
+from dskprep.dataset.labelled import VolumeLabels
+from dskprep.dataset.record import Record
 from dskprep.dataset.shards import Index, as_index
 from dskprep.errors import DamagedDataset, UsageError
 from dskprep.volume import Grid, Triple, Volume
@@ -22,15 +26,14 @@ from dskprep.volume import Grid, Triple, Volume
 if TYPE_CHECKING:
     import dask.array
     import nibabel
+    import pandas as pd
     import SimpleITK
     import xarray
 
-What = Literal["image", "lungs"]
+What = str
+"""`image`, `lungs`, or the name of another label."""
 
 Opened = TypeVar("Opened", shards.Array, "zarr.Array[Any]")
-
-PATHS = layout.PATHS
-"""Where the arrays of a volume lie below it."""
 
 SAME_INDEX = 1e-6
 """A fractional index this close to a whole one is taken for it: it was computed from millimetres, and rounded."""
@@ -72,17 +75,27 @@ class StoredVolume:
     @property
     def image(self) -> zarr.Array[Any]:
         """The image (z, y, x): int16 HU unless `values` says otherwise."""
-        return self._zarr("image")
+        return self.array("image")
 
     @property
     def lungs(self) -> zarr.Array[Any] | None:
         """The lung mask (z, y, x), uint8: 1 in the right lung, 2 in the left one. None in a dataset without lungs."""
-        return self._zarr("lungs") if self.has_lungs else None
+        return self.array("lungs") if self.has_lungs else None
 
     @property
     def has_lungs(self) -> bool:
         """Whether a lung mask was written. It may be empty (warning `lungs-not-found`)."""
         return self.record.lungs is not None
+
+    @property
+    def labels(self) -> VolumeLabels:
+        """The labels that `annotate` has written, but for the lungs: from name to array (z, y, x), uint8, 1 inside."""
+        return VolumeLabels(self, self._labels)
+
+    @property
+    def points(self) -> pd.DataFrame:
+        """The points of the volume, one per row: `x`, `y`, `z` in LPS mm, and what else their tables have."""
+        return annotated.points_of_volume(self._target, self.key)
 
     @property
     def shape(self) -> Index:
@@ -184,7 +197,7 @@ class StoredVolume:
 
     def as_dask(self, of: What = "image", chunks: Index | None = None) -> dask.array.Array:
         """Return the image or mask as a dask array (z, y, x), by default with the chunks of the store."""
-        array = self._zarr(of)
+        array = self.array(of)
         token = hashlib.sha256(repr((self.url, self.record.objects)).encode()).hexdigest()[:16]
         return convert.to_dask(array, f"{of}-{token}", chunks)
 
@@ -207,9 +220,9 @@ class StoredVolume:
         self._check_exists(of)
         known: dict[str, shards.Array] = vars(self).setdefault("_shards", {})
         if of not in known:
-            path = PATHS[of] + "/"
-            sizes = {name.removeprefix(path): n for name, n in self._sizes.items() if name.startswith(path)}
-            known[of] = self._checked(of, shards.open_array(storage.join(self.url, PATHS[of]), sizes))
+            path = layout.path_of(of) + "/"
+            sizes = {name.removeprefix(path): n for name, n in self._sizes(of).items() if name.startswith(path)}
+            known[of] = self._checked(of, shards.open_array(storage.join(self.url, layout.path_of(of)), sizes))
         return known[of]
 
     @property
@@ -222,35 +235,47 @@ class StoredVolume:
     def _grid(self) -> Grid:
         return Grid(self._geometry.shape, self.affine)
 
-    def _zarr(self, of: What) -> zarr.Array[Any]:
-        """Open an array with zarr, once in each process: what s3fs opened does not work in a forked child."""
+    def array(self, of: What) -> zarr.Array[Any]:
+        """Return the image, the lungs or another label, opened by zarr.
+
+        It is opened once in each process: what s3fs opened does not work in a forked child.
+        """
         self._check_exists(of)
         known: dict[tuple[int, str], zarr.Array[Any]] = vars(self).setdefault("_arrays", {})
         process = os.getpid()
         if (process, of) not in known:
-            known[process, of] = self._checked(of, opened.open_array(self.url, PATHS[of], self._sizes))
+            known[process, of] = self._checked(of, opened.open_array(self.url, layout.path_of(of), self._sizes(of)))
         return known[process, of]
 
+    def _sizes(self, of: What) -> dict[str, int]:
+        """Return the bytes of each object of the volume, or of one of its labels."""
+        objects = self.record.objects if of in layout.PATHS else self._labels[of].objects
+        return {name: about.n_bytes for name, about in objects.items()}
+
+    @cached_property
+    def _labels(self) -> dict[str, StoredLabel]:
+        return labelled.stored_labels(self._target, self.record)
+
     @property
-    def _sizes(self) -> dict[str, int]:
-        """The bytes of each object of the volume."""
-        return {name: about.n_bytes for name, about in self.record.objects.items()}
+    def _target(self) -> str:
+        return self.url.rpartition("/volumes/")[0]
 
     def _checked(self, of: What, array: Opened) -> Opened:
         """Return the array, if it has the shape of the record and the volume's own metadata say the same of it."""
         if tuple(array.shape) != tuple(self.shape):
-            place = storage.join(self.url, PATHS[of], "zarr.json")
+            place = storage.join(self.url, layout.path_of(of), "zarr.json")
             raise layout.damaged(place, f"expected the record's shape {list(self.shape)}, found {list(array.shape)}")
         if not vars(self).get("_is_checked"):
-            layout.check_volume(self.url, tuple(PATHS.values()))
+            layout.check_volume(self.url, tuple(layout.PATHS.values()))
             vars(self)["_is_checked"] = True
         return array
 
     def _check_exists(self, of: What) -> None:
-        if of not in PATHS:
-            raise UsageError(f"expected 'image' or 'lungs', found {of!r}")
         if of == "lungs" and not self.has_lungs:
             raise UsageError(f"{self.key}: has no lung mask; the settings of its dataset did not ask for lungs")
+        if of not in layout.PATHS and of not in self._labels:
+            known = ", ".join(map(repr, ("image", "lungs", *self._labels)))
+            raise UsageError(f"{self.key}: expected {known}, found {of!r}")
 
     def _normalize(self, volume: Volume) -> Volume:
         if self.values == "normalized":

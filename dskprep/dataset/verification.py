@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from dskprep import storage
-from dskprep.dataset import leftovers, own, store
-from dskprep.dataset.record import Record, RecordName, StoredObject
+from dskprep.dataset import label_store, layout, leftovers, own, store
+from dskprep.dataset.facts import StoredObject
+from dskprep.dataset.label_record import LabelRecordName
+from dskprep.dataset.record import Record, RecordName
 from dskprep.errors import DamagedDataset
 
 AT_ONCE = 8
@@ -27,13 +29,14 @@ class Finding:
     """The result for one written series: its faults, none if all is well.
 
     `additions` are the objects in its folder that are not dskprep's: no fault, and never deleted. `is_of_volume` is
-    False for a damaged record of a series that was not written.
+    False for a damaged record of a series that was not written, and for a label source, whose name is `labels`.
     """
 
     key: str
     faults: tuple[str, ...]
     additions: tuple[str, ...] = ()
     is_of_volume: bool = True
+    labels: LabelRecordName | None = None
 
 
 def verify(target: str | os.PathLike[str]) -> Iterator[Finding]:
@@ -50,7 +53,7 @@ def verify(target: str | os.PathLike[str]) -> Iterator[Finding]:
         For each written volume, in the order of the keys: what is wrong with its objects and its thumbnail, or
         nothing. An object that is missing, has another size or SHA-256, or would be one of the volume and does not
         belong there is a fault, and so is another shape. What others added is named, and no fault. Then for each
-        other record that is damaged.
+        other record that is damaged, and for each label source.
 
     Raises
     ------
@@ -81,6 +84,7 @@ def verify(target: str | os.PathLike[str]) -> Iterator[Finding]:
                     yield finding
         finally:
             threads.shutdown(cancel_futures=True)
+    yield from _label_findings(target)
 
 
 def forget(target: str | os.PathLike[str], keys: Collection[str], *, is_trial: bool = False) -> list[str]:
@@ -146,20 +150,51 @@ def _check(target: str, name: RecordName) -> Finding | None:
     volume, thumbnail = store.volume_url(target, name.key), store.thumbnail_name(name.key)
     there = {entry.name for entry in storage.listing_below(volume, follow_links=False)}
     faults = [f"{path} is missing" for path in sorted(record.objects.keys() - there)]
+    mine = {label for label in map(layout.label_of, there) if label and label_store.owner_of(target, name.key, label)}
+    is_list_right = _is_list_right(target, name.key)
     extra, ours = there - record.objects.keys(), own.of_volume(there)
+    extra = {n for n in extra if not any(n.startswith(f"labels/{label}/") for label in mine)}
+    extra -= {"labels/zarr.json"} if is_list_right else set()
     faults += [f"{path} does not belong there" for path in sorted(extra.intersection(ours))]
     promised = [(path, storage.join(volume, path), each) for path, each in record.objects.items() if path in there]
     if record.thumbnail is not None:
         promised.append((thumbnail, storage.join(target, thumbnail), record.thumbnail))
     for path, url, expected in promised:
         content, fault = _read(url, expected)
-        if fault:
+        if fault and not (path == "labels/zarr.json" and is_list_right):
             faults.append(f"{path} {fault}")
         elif path == "0/zarr.json" and record.geometry:
             shape, recorded = _shape(content), list(record.geometry.shape)
             if shape != recorded:
                 faults.append(f"the shape is {shape} instead of {recorded}")
     return Finding(name.key, tuple(faults), tuple(sorted(extra.difference(ours))))
+
+
+def _is_list_right(target: str, key: str) -> bool:
+    """Tell whether the list of a volume's labels is that of the labels which are there, others' too."""
+    try:
+        content = storage.read(storage.join(store.volume_url(target, key), "labels/zarr.json"))
+    except FileNotFoundError:
+        return False
+    return content == layout.labels_json(label_store.label_names(target, key))
+
+
+def _label_findings(target: str) -> Iterator[Finding]:
+    """Yield what is wrong with the labels and points of each source."""
+    for name, _ in sorted(label_store.list_records(target)):
+        try:
+            record = label_store.read_record(target, name)
+        except (DamagedDataset, FileNotFoundError) as error:
+            yield Finding(name.source, (str(error),), is_of_volume=False, labels=name)
+            continue
+        promised = [
+            (f"{store.volume_name(label.volume)}/{path}", each)
+            for label in record.written
+            for path, each in label.objects.items()
+        ]
+        promised += [(name.points_path, record.points)] if record.points else []
+        faults = [f"{path} {fault}" for path, each in promised if (fault := _read(storage.join(target, path), each)[1])]
+        yield Finding(name.source, tuple(faults), is_of_volume=False, labels=name)
 
 
 def _shape(content: bytes) -> Any:

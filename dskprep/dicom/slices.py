@@ -7,11 +7,11 @@ import re
 import struct
 from collections.abc import Iterator, MutableSequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydicom.encaps import generate_frames
 
-from dskprep.dicom.header import FACTS, FRAME_ORDERS, FRAME_TAGS, Attributes, Bytes
+from dskprep.dicom.header import FACTS, FRAME_ORDERS, FRAME_TAGS, IDENTIFIERS, Attributes, Bytes
 from dskprep.dicom.pixels import MAX_EDGE, NATIVE, PixelFormat, check_decodable
 from dskprep.dicom.plane import Plane
 from dskprep.errors import Refusal
@@ -29,6 +29,19 @@ DERIVED_TYPES = frozenset(
 """Values of ImageType and FrameType of slices that were computed from others (PS3.3 C.8.16.1, and makers' own)."""
 OTHER_QUANTITIES = frozenset("OD MGML Z_EFF ED EDW HU_MOD PCT".split())
 """Values of RescaleType that name a quantity other than HU (PS3.3 C.11.1.1.2); US, unspecified, may be anything."""
+
+
+class Identity(NamedTuple):
+    """Whose a slice is: the values of `header.IDENTIFIERS`, which must not leave the file as they are."""
+
+    patient: str = ""
+    issuer: str = ""
+    study: str = ""
+    frame_of_reference: str = ""
+    instance: str = ""
+
+
+NOBODY = Identity()
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,6 +64,7 @@ class Slice:
     data: Bytes
     doubt: str = ""
     is_derived: bool = False
+    identity: Identity = NOBODY
 
     def is_copy_of(self, other: Slice) -> bool:
         """Tell whether pixels, rescale and padding are equal."""
@@ -73,6 +87,7 @@ def read_slices(header: Attributes, name: str) -> Iterator[Slice]:
     contrast = text_of(header, "ContrastBolusAgent").lower() not in ("", "none", "no")
     facts["contrast"] = "yes" if contrast else "no"
     facts["transfer_syntax"] = pixel_format.transfer_syntax
+    identity = Identity(**{name: text_of(header, keyword)[:256] for name, keyword in IDENTIFIERS.items()})
     is_lossy = text_of(header, "LossyImageCompression") == "01"
     padding = _read_padding(header, pixel_format)
     for index, data in enumerate(_encoded_frames(header["PixelData"], pixel_format, n_frames, name)):
@@ -89,6 +104,7 @@ def read_slices(header: Attributes, name: str) -> Iterator[Slice]:
             data=data,
             doubt=frame.doubt(),
             is_derived=frame.is_derived(),
+            identity=identity,
         )
 
 

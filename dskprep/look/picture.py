@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from dskprep import sides
 from dskprep.dataset import thumbnail
-from dskprep.dataset.record import Geometry, LungFigures, Source, source_of
+from dskprep.dataset.facts import Geometry, LungFigures, Source, source_of
 from dskprep.dataset.stored import StoredVolume
 from dskprep.errors import WARNINGS, UsageError
 from dskprep.look import comparison, surface

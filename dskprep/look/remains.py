@@ -17,10 +17,11 @@ from dskprep.dicom.header import Attributes, read_attributes
 from dskprep.dicom.plane import Plane
 from dskprep.dicom.slices import Slice, read_slices, text_of
 from dskprep.errors import DskprepError, Refusal
+from dskprep.keys import series_digest
 from dskprep.series import stacks
 from dskprep.series.parts import SAME_POSITION_MM
 from dskprep.source.archive import Outgrown
-from dskprep.source.found import digest_of, files_at
+from dskprep.source.found import files_at
 
 Floats = NDArray[np.float32]
 
@@ -151,7 +152,7 @@ def read(url: str, uid_sha256: str | None = None) -> Remains | None:
 
 
 def _choose(pile: _Pile, uid_sha256: str | None) -> Remains | None:
-    chosen = {key: slices for key, slices in pile.found.items() if uid_sha256 in (None, digest_of(key[0]))}
+    chosen = {key: slices for key, slices in pile.found.items() if uid_sha256 in (None, series_digest(key[0]))}
     if chosen:
         uid, trust = max(chosen, key=lambda key: (len(chosen[key]), -key[1]))
         n_slices = pile.n_lost[uid] + sum(len(slices) for (of, _), slices in chosen.items() if of == uid)

@@ -10,7 +10,7 @@ import secrets
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import CancelledError
-from typing import Any, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import dask.bag as db
 from dask.delayed import Delayed
@@ -20,7 +20,6 @@ from distributed.comm.core import CommClosedError
 from distributed.protocol import pickle
 
 from dskprep.errors import InfrastructureError
-from dskprep.worker.patient import Job, Outcome
 
 FIRST_BAG, LARGEST_BAG = 32, 512
 """Patients in the first bag of a run, and in its later ones: the source is listed that far ahead of the work."""
@@ -29,12 +28,38 @@ RESTART_S = 30.0
 RECOUNT_S = 5.0
 """How often to count the workers, in seconds, so that those that join later are used."""
 
-Work = Callable[[Job], Outcome]
-"""What a worker does with a job; it never raises."""
 
+class Keyed(Protocol):
+    """A case of a job."""
+
+    @property
+    def key(self) -> str:
+        """What the dashboard calls it."""
+
+
+class AnyJob(Protocol):
+    """What is to be done: a patient, or a label source."""
+
+    @property
+    def case(self) -> Keyed:
+        """Of what."""
+
+
+class AnyOutcome(Protocol):
+    """What became of a job."""
+
+    @property
+    def stuck_worker(self) -> str:
+        """The address of a process that hangs and has to be restarted, or ""."""
+
+
+J = TypeVar("J", bound=AnyJob)
+R = TypeVar("R", bound=AnyOutcome)
 T = TypeVar("T", bound=tuple[Any, ...])
 
-Done = tuple[Job, Outcome | None]
+Work = Callable[[J], R]
+"""What a worker does with a job; it never raises."""
+Done = tuple[J, R | None]
 """A job and its outcome; None if the job killed its worker twice, the second time running alone."""
 
 
@@ -50,7 +75,9 @@ def take_first(tasks: Iterator[T], n: int) -> list[T]:
     return list(itertools.islice(tasks, n))
 
 
-def execute(client: Client | None, jobs: Iterator[Job], work: Work, take: Take = take_first) -> Generator[Done]:
+def execute(
+    client: Client | None, jobs: Iterator[J], work: Work[J, R], take: Take = take_first
+) -> Generator[Done[J, R]]:
     """Do the jobs on the workers of `client`, or in this process. Yield them in the order in which they end.
 
     `take` is asked for jobs when there are free slots. A job that lost its worker is run again at the end, alone. If
@@ -76,7 +103,7 @@ def execute(client: Client | None, jobs: Iterator[Job], work: Work, take: Take =
         line.abandon()
 
 
-def _bag(jobs: Sequence[Job], work: Work) -> Any:
+def _bag(jobs: Sequence[J], work: Work[J, R]) -> Any:
     """Return the outcomes of the jobs as a bag: one patient per element, one element per partition.
 
     The elements are pickled calls, so that a scheduler which lacks dskprep can pass them on.
@@ -85,7 +112,7 @@ def _bag(jobs: Sequence[Job], work: Work) -> Any:
     return db.from_sequence(calls, partition_size=1).map(pickle.loads).map(operator.call)
 
 
-def _tasks(jobs: Iterator[Job], work: Work) -> Iterator[tuple[Job, Delayed]]:
+def _tasks(jobs: Iterator[J], work: Work[J, R]) -> Iterator[tuple[J, Delayed]]:
     """Yield each job with its task, from bags that double in size, so that the first patients start at once."""
     size, run, count = FIRST_BAG, secrets.token_hex(4), itertools.count()
     while batch := list(itertools.islice(jobs, size)):
@@ -118,18 +145,18 @@ def _lost_cluster_named() -> Iterator[None]:
         ) from error
 
 
-class _Line:
+class _Line(Generic[J, R]):
     """The futures under way."""
 
-    def __init__(self, client: Client, work: Work, take: Take) -> None:
+    def __init__(self, client: Client, work: Work[J, R], take: Take) -> None:
         self.client = client
         self.work = work
         self.take = take
-        self.under_way: dict[Future[Any], Job] = {}
+        self.under_way: dict[Future[Any], J] = {}
         self.n_slots = 0
         self.counted_s = float("-inf")
 
-    def drain(self, jobs: Iterator[Job]) -> Iterator[Done]:
+    def drain(self, jobs: Iterator[J]) -> Iterator[Done[J, R]]:
         """Run the jobs. The outcome is None for those that the scheduler gave up, as their workers died."""
         done = as_completed()
         tasks = _tasks(jobs, self.work)
@@ -158,19 +185,19 @@ class _Line:
         # Those that wait on the scheduler start as soon as a slot is free, and tell an adaptive cluster to grow.
         return max(0, 2 * self.n_slots + 1 - len(self.under_way))
 
-    def _submit(self, tasks: list[tuple[Job, Delayed]]) -> list[Future[Any]]:
+    def _submit(self, tasks: list[tuple[J, Delayed]]) -> list[Future[Any]]:
         if not tasks:
             return []
         futures = self.client.compute([task for _, task in tasks])
         self.under_way.update(zip(futures, (job for job, _ in tasks), strict=True))
         return list(futures)
 
-    def _collect(self, futures: list[Future[Any]]) -> list[Done]:
+    def _collect(self, futures: list[Future[Any]]) -> list[Done[J, R]]:
         """Return the outcomes of these futures, gathered in one request, and restart workers that hang."""
         killed = {f for f in futures if f.status == "error" and isinstance(f.exception(), KilledWorker)}
         alive = [f for f in futures if f not in killed]
         results = dict(zip(alive, self.client.gather(alive), strict=True))
-        ended: list[Done] = []
+        ended: list[Done[J, R]] = []
         for future in futures:
             ended.append((self.under_way.pop(future), None if future in killed else results[future][0]))
             future.release()

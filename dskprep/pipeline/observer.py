@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from dskprep.dataset.label_record import LabelRecord
     from dskprep.dataset.record import Record
     from dskprep.pipeline.account import Summary
+    from dskprep.pipeline.annotate import LabelSummary
 
 
 class Observer:
@@ -25,6 +27,9 @@ class Observer:
 
     def on_patient(self, summary: Summary, records: Sequence[Record]) -> None:
         """One patient is done; these are the records of its series, its own last."""
+
+    def on_label(self, summary: LabelSummary, record: LabelRecord) -> None:
+        """One label source is done."""
 
     def on_end(self, summary: Summary) -> None:
         """The run is over: done, interrupted or stopped (see `summary`). Everything is written."""

@@ -33,7 +33,7 @@ from distributed.system import MEMORY_LIMIT
 
 from dskprep import settings as config
 from dskprep import storage
-from dskprep.dataset import index, store
+from dskprep.dataset import identity, index, store
 from dskprep.dataset.record import GOOD
 from dskprep.errors import InfrastructureError, UsageError
 from dskprep.look import report
@@ -145,6 +145,7 @@ def run(
     notes = cluster_check.check(client, source, target) if client else []
     memory_bytes = min(cluster.memory_limits(client)) if client else MEMORY_LIMIT
     store.create(target, settings)
+    identity.begin(target)
     work = functools.partial(
         patient.prepare_patient,
         target=target,
@@ -227,7 +228,7 @@ def _jobs(cases: Iterable[Case], summary: Summary, again: tuple[str, ...], found
     account.is_listed = True
 
 
-def _recorded(done: Iterable[executor.Done], target: str, settings: PrepConfig) -> Iterator[Outcome]:
+def _recorded(done: Iterable[executor.Done[Job, Outcome]], target: str, settings: PrepConfig) -> Iterator[Outcome]:
     """Yield the outcome of each job, after writing the records that its worker could not write.
 
     Raises InfrastructureError if the infrastructure fails one patient after another.

@@ -25,7 +25,7 @@ from dskprep.errors import InfrastructureError
 from dskprep.pipeline import executor
 from dskprep.pipeline.account import Account
 from dskprep.pipeline.others import Others
-from dskprep.worker.patient import Job
+from dskprep.worker.patient import Job, Outcome
 
 T = TypeVar("T", bound=tuple[Any, ...])
 
@@ -71,7 +71,9 @@ class Sharing:
         """Whether another run was under way at any time."""
         return self._others.has_met_any
 
-    def execute(self, client: Client | None, jobs: Iterator[Job], work: executor.Work) -> Generator[executor.Done]:
+    def execute(
+        self, client: Client | None, jobs: Iterator[Job], work: executor.Work[Job, Outcome]
+    ) -> Generator[executor.Done[Job, Outcome]]:
         """Do the jobs that no other run does, and at the end those that another run did not come to do."""
         yield from executor.execute(client, jobs, work, self.take)
         while given_up := self._wait():

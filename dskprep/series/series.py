@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dskprep.dicom import pixels
-from dskprep.dicom.slices import Slice
+from dskprep.dicom.slices import Identity, Slice
 from dskprep.errors import Refusal
 from dskprep.series import hounsfield, stacks, upright
 from dskprep.series.geometry import Layout
@@ -26,7 +26,8 @@ class Series:
     """What was found of a series: its slices in order along their normal, still encoded, and their grid.
 
     `facts` describe the source in a record. `warnings` are words of errors.WARNINGS, but for those that only pixels
-    show. `first_gap_mm` is the distance of the two lowest slices along the patient's z axis.
+    show. `first_gap_mm` is the distance of the two lowest slices along the patient's z axis. `identity` is that of most
+    slices, `instances` are the SOPInstanceUIDs of all.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class Series:
             )
         self.n_slices, self.grid = len(slices), stack.layout.grid
         self.facts = _facts(slices, stack.layout)
+        self.identity, self.instances = _identify(slices)
         if stack.left_out_mm:
             self.facts["left_out_mm"] = stack.left_out_mm
         low, next_ = sorted(s.plane.position[2] for s in slices)[:2]
@@ -205,6 +207,12 @@ def _pop_all(slices: list[Slice]) -> Iterator[Slice]:
     slices.reverse()
     while slices:
         yield slices.pop()
+
+
+def _identify(slices: list[Slice]) -> tuple[Identity, frozenset[str]]:
+    """Return the commonest identity, without an instance, and the instances of all slices."""
+    commonest = Counter(s.identity._replace(instance="") for s in slices).most_common(1)[0][0]
+    return commonest, frozenset(s.identity.instance for s in slices) - {""}
 
 
 def _facts(chosen: list[Slice], layout: Layout) -> dict[str, str | int | float]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import os
 import warnings
 from collections import Counter
@@ -16,6 +15,7 @@ from dskprep import storage
 from dskprep.dicom.contents import Contents
 from dskprep.dicom.slices import Slice
 from dskprep.errors import Refusal
+from dskprep.keys import series_digest
 from dskprep.preparation.recipes import recipe
 from dskprep.series import assembly
 from dskprep.series.series import Reread, Series
@@ -74,7 +74,7 @@ def each_series(
             "some anonymisers write them; give the slices of each series one UID",
         )
     for uid in uids:
-        digest = digest_of(uid)
+        digest = series_digest(uid)
         flaw = contents.flaw(uid)
         found = [flaw] if flaw else assemble(contents.slices.pop(uid))
         for number, series in enumerate(found, 1):
@@ -89,11 +89,6 @@ def each_series(
 def _are_slices_of_one(found: list[list[Slice]]) -> bool:
     """Tell whether each series has one slice, and all of them could lie in one stack."""
     return all(len(slices) == 1 and found[0][0].plane.shares_grid(slices[0].plane) for slices in found)
-
-
-def digest_of(uid: str) -> str:
-    """Return the digest by which records name a SeriesInstanceUID."""
-    return hashlib.sha256(uid.encode()).hexdigest()[:12]
 
 
 def aside_counts(contents: Contents) -> dict[str, int]:
@@ -152,7 +147,7 @@ def find_series(
     settings = given(settings)
     contents = Contents()
     contents.add_all(files_at(url))
-    n_slices = {digest_of(uid): len(slices) for uid, slices in contents.slices.items()}
+    n_slices = {series_digest(uid): len(slices) for uid, slices in contents.slices.items()}
     assemble = functools.partial(assemble_as, settings=settings)
     found = [
         Found(name, n_slices.get(name.uid_sha256, 0) if isinstance(made, Refusal) else made.n_slices, made)

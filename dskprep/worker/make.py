@@ -10,7 +10,9 @@ from importlib.metadata import version
 from typing import Any
 
 from dskprep.dataset import omezarr, thumbnail
-from dskprep.dataset.record import Aside, Crop, Geometry, LungFigures, Record, further_key, source_of
+from dskprep.dataset.facts import Acquired, Aside, Crop, Geometry, LungFigures, source_of
+from dskprep.dataset.identity import Identities
+from dskprep.dataset.record import Record, further_key
 from dskprep.dicom.contents import Contents
 from dskprep.dicom.slices import Slice
 from dskprep.errors import Refusal
@@ -44,6 +46,7 @@ class Line:
     ledger: Ledger
     ticket: Ticket
     clock: Stopwatch
+    identities: Identities | None = None
 
     def reserve(self, shape: tuple[int, int, int], spacing_mm: Triple) -> None:
         """Ask for the memory of a series before it is decoded. Raises Underestimated, or Refusal `too-large`."""
@@ -149,7 +152,8 @@ def _compute(line: Line, contents: Contents, files: list[File], reread: Reread |
 def _make(line: Line, begun: Record, warnings: list[str], found: Series) -> Made:
     """Make the volume of one series."""
     line.reserve(found.grid.shape, found.grid.spacing)
-    source, decoded = source_of(found.facts), found.decode()
+    begun = begun.changed(source=source_of(found.facts), acquired=_acquired(found), **_identity(line, found))
+    decoded = found.decode()
     prepared = prepare(decoded, line.config, line.clock)
     hu_sha256, warnings, lungs = decoded.hu_sha256, [*warnings, *decoded.warnings], None
     del found, decoded  # a native volume is not held while the image is encoded
@@ -161,7 +165,6 @@ def _make(line: Line, begun: Record, warnings: list[str], found: Series) -> Made
         status="written",
         warnings=tuple(warnings),
         hu_sha256=hu_sha256,
-        source=source,
         geometry=_geometry(prepared),
         values=prepared.values,
         lungs=lungs,
@@ -169,6 +172,23 @@ def _make(line: Line, begun: Record, warnings: list[str], found: Series) -> Made
     provenance = {name: getattr(record, name) for name in ("settings_digest", "hu_sha256", "dskprep")}
     with line.clock("encode"):
         return Made(record, omezarr.encode(prepared, line.config, provenance), thumbnail.draw(prepared))
+
+
+def _acquired(found: Series) -> Acquired:
+    return Acquired(found.grid.shape, tuple(tuple(row) for row in found.grid.affine.round(6).tolist()))
+
+
+def _identity(line: Line, found: Series) -> dict[str, str | None]:
+    """Return the digests of what a series says of its patient."""
+    if line.identities is None:
+        return {}
+    digest, who = line.identities.digest, found.identity
+    return {
+        "patient": digest("patient", who.patient, who.issuer) if who.patient else None,
+        "study": digest("study", who.study),
+        "frame_of_reference": digest("frame of reference", who.frame_of_reference),
+        "instances": line.identities.instances(found.instances),
+    }
 
 
 def _refuse(begun: Record, refusal: Refusal) -> Made:

@@ -7,38 +7,22 @@ computed, the next one is read and the previous one is written.
 from __future__ import annotations
 
 import functools
-import threading
-import time
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import distributed
 
-from dskprep.dataset import store
+from dskprep.dataset import identity, label_store, store
 from dskprep.dataset.record import Record, RecordName
 from dskprep.errors import DamagedDataset, InfrastructureError
 from dskprep.settings import PrepConfig
 from dskprep.source.cases import Case
 from dskprep.stopwatch import Stopwatch
-from dskprep.worker import admission
+from dskprep.worker import process
 from dskprep.worker.admission import Ledger, Underestimated
 from dskprep.worker.make import Line, Made, begin_record, make_case
-from dskprep.worker.slots import Slots
-from dskprep.worker.time_limit import CpuMeter, Overdue, within
-
-ATTEMPTS = 3
-"""Tries of a patient whose store did not answer; the store's own retries come on top."""
-WAIT_S = 2.0
-"""Seconds before the second try; doubled before each further one."""
-DEADLINE_S = 600.0
-"""Seconds after which a patient is not tried again."""
-
-_LEDGERS: dict[int, Ledger] = {}
-"""The ledgers of this process, by its memory limit in bytes: one, unless a test asks for more."""
-_LEDGERS_LOCK = threading.Lock()
-_SLOTS = Slots()
-_CPU = CpuMeter()
+from dskprep.worker.time_limit import Overdue, within
 
 
 @dataclass(frozen=True)
@@ -75,11 +59,11 @@ def prepare_patient(
     """
     clock = Stopwatch()
     if limit_s is None:
-        return _prepare(job, target, config, _ledger(memory_bytes), clock)
+        return _prepare(job, target, config, process.ledger(memory_bytes), clock)
     worker = distributed.get_worker()
     # a worker that came late may have less memory than those that the client asked
-    ledger = _ledger(min(memory_bytes, worker.memory_manager.memory_limit or memory_bytes))
-    _SLOTS.tell_through(worker, ledger)
+    ledger = process.ledger(min(memory_bytes, worker.memory_manager.memory_limit or memory_bytes))
+    process.SLOTS.tell_through(worker, ledger)
     try:
         return within(limit_s, clock, functools.partial(_prepare, job, target, config, ledger, clock))
     except Overdue as overdue:
@@ -99,20 +83,11 @@ def record_killed(job: Job, target: str, config: PrepConfig) -> Outcome:
 
 
 def _prepare(job: Job, target: str, config: PrepConfig, ledger: Ledger, clock: Stopwatch) -> Outcome:
-    started = time.monotonic()
-    for attempt in range(1, ATTEMPTS + 1):
-        try:
-            return _outcome(job, _try(job, target, config, ledger, clock))
-        except OSError as error:  # an InfrastructureError, or one of the operating system's
-            failure: Exception = error
-            if attempt == ATTEMPTS or time.monotonic() - started > DEADLINE_S:
-                break
-            time.sleep(WAIT_S * 2 ** (attempt - 1))
-        except Exception as error:  # a bug, or memory: it costs this patient only
-            failure = error
-            break
-    stack = "".join(traceback.format_exception(failure))
-    return _record_failure(job, target, config, clock, type(failure).__name__, str(failure)[:2000], stack)
+    try:
+        return _outcome(job, process.patiently(lambda: _try(job, target, config, ledger, clock)))
+    except Exception as failure:  # a store that does not answer, a bug, or memory: it costs this patient only
+        stack = "".join(traceback.format_exception(failure))
+        return _record_failure(job, target, config, clock, type(failure).__name__, str(failure)[:2000], stack)
 
 
 def _outcome(job: Job, records: Sequence[Record]) -> Outcome:
@@ -130,7 +105,9 @@ def _try(job: Job, target: str, config: PrepConfig, ledger: Ledger, clock: Stopw
     while True:
         try:
             with ledger.ticket() as ticket:
-                made = make_case(Line(job.case, config, _SLOTS, ledger, ticket, clock), need)
+                made = make_case(
+                    Line(job.case, config, process.SLOTS, ledger, ticket, clock, identity.of(target)), need
+                )
                 return _commit(job, target, made, clock)
         except Underestimated as error:
             need = error
@@ -147,14 +124,17 @@ def _find_done(job: Job, target: str) -> list[Record]:
 
 def _commit(job: Job, target: str, made: list[Made], clock: Stopwatch) -> list[Record]:
     """Write the volumes, then the records."""
-    with _SLOTS("write", job.case.key, clock):
+    with process.SLOTS("write", job.case.key, clock):
         with clock("write"):
             store.forget(target, job.stale)
+            for name in job.stale:
+                if name.status == "written" and name.digest != job.case.digest:
+                    label_store.drop(target, name.key)
             # what was made of a line of a manifest before is kept while that line cannot be listed
             records = [each.record if job.case.problem else _write(target, each) for each in made]
         seconds = {stage: round(s, 4) for stage, s in clock.seconds.items()}
         records = [record.changed(run=job.run, seconds=seconds) for record in records]
-        records[-1] = records[-1].changed(cpu_s=round(_CPU.since_last(), 3))
+        records[-1] = records[-1].changed(cpu_s=round(process.CPU.since_last(), 3))
         for record in records:
             clock.check()
             is_new = store.commit(target, record)
@@ -180,7 +160,7 @@ def _record_failure(
     job: Job, target: str, config: PrepConfig, clock: Stopwatch, reason: str, message: str, stack: str
 ) -> Outcome:
     failed = begin_record(job.case, config, status="failed", reason=reason, message=message, traceback=stack)
-    failed = failed.changed(seconds=dict(clock.seconds), cpu_s=round(_CPU.since_last(), 3))
+    failed = failed.changed(seconds=dict(clock.seconds), cpu_s=round(process.CPU.since_last(), 3))
     return _record_loss(job, target, failed)
 
 
@@ -197,9 +177,3 @@ def _record_loss(job: Job, target: str, record: Record) -> Outcome:
     except (OSError, DamagedDataset):  # an InfrastructureError, or one of the operating system's; a record was altered
         return Outcome((record,), is_recorded=False)
     return _outcome(job, [record])
-
-
-def _ledger(limit_bytes: int) -> Ledger:
-    """Return the ledger of this process."""
-    with _LEDGERS_LOCK:
-        return _LEDGERS.setdefault(limit_bytes, Ledger(admission.usable_bytes(limit_bytes)))

@@ -23,7 +23,7 @@ from dskprep import plain, storage
 from dskprep.cli import commands, terminal
 from dskprep.cli.output import Output, Plain
 from dskprep.dataset import store
-from dskprep.dataset.record import StoredObject
+from dskprep.dataset.facts import StoredObject
 from dskprep.pipeline.account import Account, Summary
 from dskprep.worker import make
 

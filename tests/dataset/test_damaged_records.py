@@ -19,7 +19,7 @@ import dskprep
 from dskprep import storage
 from dskprep.cli import commands
 from dskprep.dataset import index, store
-from dskprep.dataset.record import Source
+from dskprep.dataset.facts import Source
 from dskprep.errors import UsageError
 
 

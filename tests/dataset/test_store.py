@@ -14,7 +14,8 @@ from tiny import record
 
 from dskprep import storage
 from dskprep.dataset import index, store
-from dskprep.dataset.record import RecordName, StoredObject
+from dskprep.dataset.facts import StoredObject
+from dskprep.dataset.record import RecordName
 from dskprep.errors import DamagedDataset, InfrastructureError, UsageError
 from dskprep.settings import PrepConfig
 

@@ -27,14 +27,14 @@ from dskprep.pipeline import executor
 from dskprep.pipeline.account import RunStopped, Summary
 from dskprep.series import assembly
 from dskprep.source import cases
-from dskprep.worker import patient
+from dskprep.worker import patient, process
 
 PATIENTS = ("p1", "p2", "p3", "p4")
 
 
 @pytest.fixture(autouse=True)
 def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(patient, "WAIT_S", 0.0)
+    monkeypatch.setattr(process, "WAIT_S", 0.0)
 
 
 @pytest.fixture

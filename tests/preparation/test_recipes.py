@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from dskprep import settings as config
 from dskprep.dataset import dataset
-from dskprep.dataset.record import Crop
+from dskprep.dataset.facts import Crop
 from dskprep.errors import Refusal, UsageError
 from dskprep.kernels import runs
 from dskprep.pipeline import run as pipeline

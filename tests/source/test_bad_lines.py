@@ -16,14 +16,14 @@ from dskprep.cli import commands
 from dskprep.dataset import index
 from dskprep.errors import InfrastructureError, UsageError
 from dskprep.source import cases as discover
-from dskprep.worker import patient
+from dskprep.worker import process
 
 pytestmark = pytest.mark.filterwarnings("error")
 
 
 @pytest.fixture(autouse=True)
 def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(patient, "WAIT_S", 0.0)
+    monkeypatch.setattr(process, "WAIT_S", 0.0)
 
 
 def manifest(place: Path | str, lines: dict[str, str]) -> str:

@@ -36,7 +36,7 @@ from dskprep.settings import PrepConfig
 from dskprep.source import cases
 from dskprep.storage import S3_SETTINGS, clients, connection
 from dskprep.synthetic.s3server import REGION, S3Server
-from dskprep.worker import patient
+from dskprep.worker import patient, process
 
 pytestmark = pytest.mark.s3
 
@@ -60,7 +60,7 @@ def faulty(proxy: FaultyS3, s3_environment: None, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setitem(S3_SETTINGS, "config_kwargs", config)
     monkeypatch.setattr(clients, "SILENCE_S", 0.5)
     monkeypatch.setattr(connection, "WAIT_S", 0.01)
-    monkeypatch.setattr(patient, "WAIT_S", 0.01)
+    monkeypatch.setattr(process, "WAIT_S", 0.01)
     connection.fork.connections.clear()
     proxy.forget()
     return proxy
@@ -226,7 +226,7 @@ def test_a_permanent_error_is_one_failed_record_and_the_others_are_written(place
         faulty.script("500", "in/p2/IM003", times=0)
         summary = dskprep.run(f"{place}/in", f"{place}/out")
     assert summary.account.counts == {"written": 2, "failed": 1}
-    assert faulty.injected["500"] >= patient.ATTEMPTS
+    assert faulty.injected["500"] >= process.ATTEMPTS
     (name,) = [n for n in store.record_names(f"{place}/out") if n.status == "failed"]
     record = store.read_record(f"{place}/out", name)
     assert (name.key, record.reason) == ("p2", "InfrastructureError")

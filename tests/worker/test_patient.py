@@ -24,7 +24,7 @@ from dskprep.series import series
 from dskprep.settings import PrepConfig
 from dskprep.source import archive, cases, files
 from dskprep.source.found import read_series
-from dskprep.worker import admission, patient
+from dskprep.worker import admission, patient, process
 from dskprep.worker.patient import Job
 
 MEMORY = 2 << 30
@@ -32,7 +32,7 @@ MEMORY = 2 << 30
 
 @pytest.fixture(autouse=True)
 def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(patient, "WAIT_S", 0.0)
+    monkeypatch.setattr(process, "WAIT_S", 0.0)
 
 
 def only_job(source: str | Path) -> Job:
@@ -235,7 +235,7 @@ def test_a_store_that_never_answers_is_a_failure_with_its_traceback(
     (record,) = prepare(job, tmp_path / "out")
     assert (record.status, record.reason, record.message) == ("failed", "OSError", "broken pipe")
     assert "Traceback" in record.traceback
-    assert calls == [patient.ATTEMPTS]
+    assert calls == [process.ATTEMPTS]
     assert [n.status for n in store.record_names(f"{tmp_path}/out")] == ["failed"]
 
 

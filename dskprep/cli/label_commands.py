@@ -1,0 +1,98 @@
+"""The command that gives volumes their labels: annotate."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from dskprep.cli import options, terminal
+from dskprep.errors import UsageError
+
+
+@click.command()
+@click.argument("target")
+@click.argument("labels", required=False)
+@click.option("--only", multiple=True, metavar="NAME", help="Take only labels of this name, such as 'GTV*'.")
+@click.option("--as", "name_as", default="{name}", help="Store labels under this name, with {name}, {file}, {number}.")
+@click.option("--names", multiple=True, metavar="VALUE=NAME", help="Name a value of mask volumes, such as 1=liver.")
+@click.option("--consensus", default=0.5, type=float, help="Share of the readers of LIDC-IDRI who must agree.")
+@click.option("--files", multiple=True, metavar="PATTERN", help="Take only files whose path or name matches.")
+@click.option("--forget", multiple=True, metavar="NAME", help="Delete labels of this name, or all of a source.")
+@click.option("--dry-run", is_flag=True, help="With --forget: only say what would be deleted.")
+@click.option(
+    "--retry",
+    type=click.Choice(["unlinked", "refused", "failed", "set-aside", "all"]),
+    help="Do label sources with this status again.",
+)
+@options.scheduler_options
+@click.option("--time-limit", default="30m", help="How long reading, drawing or writing one label source may take.")
+@click.option("--log-json", is_flag=True, help="Write lines of JSON to standard output, and nothing else.")
+def annotate(
+    target: str,
+    labels: str | None,
+    names: tuple[str, ...],
+    forget: tuple[str, ...],
+    dry_run: bool,
+    scheduler: str,
+    workers: int | None,
+    memory_limit: str | None,
+    time_limit: str,
+    log_json: bool,
+    files: tuple[str, ...],
+    **choice: Any,
+) -> int:
+    """Give the volumes of TARGET the labels and points in LABELS.
+
+    LABELS is a folder or bucket, or one file: DICOM SEG and RTSTRUCT, LIDC-IDRI XML, mask volumes
+    (<key>.nii.gz or <key>/<name>.nii.gz; NRRD, MetaImage), and CSV or Parquet tables of points. DICOM is linked to
+    volumes by the series and slices that it names, masks by their file names, points by the column key or seriesuid.
+    """
+    from dskprep.cli import words
+    from dskprep.cli.output import Output
+    from dskprep.pipeline import annotate as pipeline
+
+    if forget:
+        return _forget(target, forget, labels, is_trial=dry_run)
+    if labels is None or dry_run:
+        raise UsageError("give LABELS, where the labels are; --forget alone needs none, and --dry-run goes with it")
+    with Output(as_json=log_json) as output:
+        with (
+            options.open_client(scheduler, workers, memory_limit) as client,
+            output.observe(client, lines=True) as seen,
+        ):
+            summary = pipeline.annotate(
+                target,
+                labels,
+                names=_read_names(names),
+                patterns=files,
+                client=client,
+                time_limit_s=options.read_seconds(time_limit),
+                observers=[seen],
+                **choice,  # only, name_as, consensus, retry
+            )
+        output.tell("summary", summary.as_dict(), *words.describe_labels(summary))
+    return summary.exit_code
+
+
+def _forget(target: str, patterns: tuple[str, ...], labels: str | None, *, is_trial: bool) -> int:
+    from dskprep.pipeline import annotate as pipeline
+
+    if labels:
+        raise UsageError(f"--forget deletes labels of the dataset; leave out {labels}")
+    deleted = pipeline.forget_labels(target, *patterns, is_trial=is_trial)
+    for name in deleted:
+        terminal.say(name)
+    terminal.say(f"{len(deleted)} objects {'would be deleted' if is_trial else 'deleted'}")
+    return 0
+
+
+def _read_names(texts: tuple[str, ...]) -> dict[int, str]:
+    """Return the names of values. Raises UsageError for what is no VALUE=NAME."""
+    found = {}
+    for text in texts:
+        value, _, name = text.partition("=")
+        if not (value.strip().isdigit() and name.strip()):
+            raise UsageError(f"--names must be a value and a name, such as 1=liver, not {text!r}")
+        found[int(value)] = name.strip()
+    return found

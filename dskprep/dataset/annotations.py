@@ -1,0 +1,241 @@
+"""annotations.parquet: one row per label and point of a dataset, and one per label source that gave none.
+
+It is made from the records of label sources and their tables of points, as index.parquet is from the other records.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import math
+from collections.abc import Collection, Iterator
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+from pyarrow import compute, parquet
+
+from dskprep import storage
+from dskprep.dataset import label_store
+from dskprep.dataset.label_record import LabelRecord, LabelRecordName, StoredLabel, parse_label_record
+from dskprep.errors import DamagedDataset
+from dskprep.storage import Entry
+
+FILE = "annotations.parquet"
+TEXTS = (
+    "key image kind name label status reason message code code_scheme code_meaning category algorithm interpreted_type "
+    "source source_status source_options source_digest source_sha256 record_tag linked_by url"
+).split()
+"""Columns of text that every table has."""
+NUMBERS = "ml diameter_mm x y z x_min y_min z_min x_max y_max z_max outside".split()
+"""Columns of numbers; places are in LPS mm."""
+COUNTS = ("number", "voxels")
+SCHEMA = pa.schema(
+    [(name, pa.string()) for name in TEXTS]
+    + [(name, pa.float64()) for name in NUMBERS]
+    + [(name, pa.int64()) for name in COUNTS]
+)
+"""The columns of every table. Those of points have more, as their sources have."""
+NAME = ("source_status", "source", "source_options", "source_digest")
+"""The columns that make up a `LabelRecordName`, in its order."""
+DAMAGED = "damaged-record"
+"""The reason in the row of a record that cannot be read."""
+AT_ONCE = 2000
+"""Records that are read together."""
+
+
+def current(target: str) -> pd.DataFrame:
+    """Return the table as it should be: the records are listed, and those read that annotations.parquet lacks."""
+    return to_frame(current_table(target))
+
+
+def current_table(target: str) -> pa.Table:
+    """Do what `current` does, and return a table of pyarrow."""
+    return _combine(target, dict(label_store.list_records(target)))
+
+
+def write(target: str) -> pa.Table:
+    """Bring annotations.parquet up to date with the records, and return it. Without a record nothing is written."""
+    records = dict(label_store.list_records(target))
+    table = _combine(target, records)
+    url = storage.join(target, FILE)
+    if records or storage.exists(url):
+        buffer = io.BytesIO()
+        parquet.write_table(table, buffer)
+        storage.write_many(target, {FILE: buffer.getvalue()})
+    return table
+
+
+def to_frame(table: pa.Table) -> pd.DataFrame:
+    """Return a table as pandas has it."""
+    frame: pd.DataFrame = table.to_pandas(use_threads=False)
+    return frame
+
+
+def by_source(table: pa.Table) -> dict[LabelRecordName, list[dict[str, Any]]]:
+    """Return key, image and reason of the rows of each source, each combination once."""
+    columns = [*NAME, "key", "image", "reason"]
+    found: dict[LabelRecordName, list[dict[str, Any]]] = {}
+    for row in table.select(columns).group_by(columns, use_threads=False).aggregate([]).to_pylist():
+        found.setdefault(LabelRecordName(*(row[column] for column in NAME)), []).append(row)
+    return found
+
+
+def rows_of_volume(target: str, key: str) -> list[dict[str, Any]]:
+    """Return the rows of one volume in annotations.parquet. The file is read once, as long as it does not change."""
+    entry = storage.entry_of(storage.join(target, FILE))
+    if entry is None:
+        return []
+    table, starts = _by_volume(target, _tag(entry))
+    start, n = starts.get(key, (0, 0))
+    rows: list[dict[str, Any]] = table.slice(start, n).to_pylist()
+    return rows
+
+
+def points_of_volume(target: str, key: str) -> pd.DataFrame:
+    """Return the points of one volume: the rows that are no stored label, without the columns that none of them has."""
+    rows = [row for row in rows_of_volume(target, key) if not row["label"]]
+    points = pd.DataFrame(rows, columns=None if rows else ["key", "x", "y", "z"])
+    return points.drop(columns=[*NAME, "record_tag", "status"], errors="ignore").dropna(axis=1, how="all")
+
+
+@functools.lru_cache(maxsize=2)
+def _by_volume(target: str, tag: str) -> tuple[pa.Table, dict[str, tuple[int, int]]]:
+    """Return the table of what is written, sorted by key, and the first row and number of rows of each volume."""
+    del tag
+    table = _read(target)
+    table = SCHEMA.empty_table() if table is None else table.filter(compute.equal(table["status"], "written"))
+    starts: dict[str, tuple[int, int]] = {}
+    for i, key in enumerate(table["key"].to_pylist()):
+        start, n = starts.get(key, (i, 0))
+        starts[key] = start, n + 1
+    return table, starts
+
+
+@functools.lru_cache(maxsize=1)
+def known_contents(target: str, run: str) -> dict[tuple[str, str], str]:
+    """Return the sources that are written, by the SHA-256 of their content and what was asked for; once for a run."""
+    del run
+    table = _read(target)
+    if table is None:
+        return {}
+    written = table.filter(compute.equal(table["source_status"], "written"))
+    columns = [written[name].to_pylist() for name in ("source_sha256", "source_options", "source")]
+    return {(content, options): source for content, options, source in zip(*columns, strict=True)}
+
+
+def points_to_parquet(points: pd.DataFrame, *, ours: Collection[str]) -> bytes:
+    """Return a table of points as the content of a Parquet file.
+
+    The columns `ours` have the meaning that they have in annotations.parquet. Other columns that are called as one
+    there get the ending `_of_source`.
+    """
+    taken = {name: f"{name}_of_source" for name in points.columns if name in SCHEMA.names and name not in ours}
+    table = pa.Table.from_pandas(points.rename(columns=taken), preserve_index=False).replace_schema_metadata(None)
+    plain = [f.with_type(pa.string()) if pa.types.is_large_string(f.type) else f for f in table.schema]
+    fields = [SCHEMA.field(f.name) if f.name in ours else f for f in plain]
+    buffer = io.BytesIO()
+    parquet.write_table(table.cast(pa.schema(fields)), buffer)
+    return buffer.getvalue()
+
+
+def _combine(target: str, records: dict[LabelRecordName, Entry]) -> pa.Table:
+    """Join the known rows whose record is as it was, and rows made of the other records."""
+    parts = [SCHEMA.empty_table()]
+    missing = dict(records)
+    known = _read(target)
+    if known is not None:
+        tags = {name: _tag(entry) for name, entry in records.items()}
+        columns = (*NAME, "record_tag")
+        rows = zip(*(known[column].to_pylist() for column in columns), strict=True)
+        is_kept = [tags.get(LabelRecordName(*row[:4])) == row[4] for row in rows]
+        kept = known.filter(pa.array(is_kept, pa.bool_()))
+        parts.append(kept)
+        for name in by_source(kept):
+            missing.pop(name, None)
+    names = sorted(missing)
+    for i in range(0, len(names), AT_ONCE):
+        some = names[i : i + AT_ONCE]
+        contents = storage.read_many(storage.join(target, "labels"), [missing[name] for name in some])
+        for name, (where, content) in zip(some, contents, strict=True):
+            parts += _parts(target, name, content, where, _tag(missing[name]))
+    table = pa.concat_tables(parts, promote_options="permissive")
+    order = [(column, "ascending") for column in ("key", "kind", "label", "name", "source", "source_options", "number")]
+    return table.take(compute.sort_indices(table, sort_keys=order))
+
+
+def _parts(target: str, name: LabelRecordName, content: bytes, where: str, tag: str) -> Iterator[pa.Table]:
+    """Yield the rows of one source: of its labels, and of its points."""
+    always: dict[str, Any] = dict(zip(NAME, name, strict=True))
+    always["record_tag"] = tag
+    try:
+        record = parse_label_record(content, f"labels/{where}")
+        points = _points(target, record) if record.points else None
+    except (DamagedDataset, FileNotFoundError) as error:
+        row = {"status": "failed", "reason": DAMAGED, "message": str(error), "key": ""}
+        yield _to_table([always | row])
+        return
+    always |= {
+        "kind": record.kind,
+        "linked_by": record.linked_by or "",
+        "url": _as_utf8(record.url),
+        "source_sha256": record.sha256,
+    }
+    rows = [always | _label_row(label) for label in record.labels]
+    if not rows and points is None:
+        rows = [always | {"status": record.status, "reason": record.reason, "message": record.message, "key": ""}]
+    yield _to_table(rows)
+    if points is not None:
+        n = len(points)
+        added = {name: pa.array([value] * n, pa.string()) for name, value in (always | {"status": "written"}).items()}
+        for column, values in added.items():
+            if column not in points.schema.names:
+                points = points.append_column(column, values)
+        yield points
+
+
+def _points(target: str, record: LabelRecord) -> pa.Table:
+    where = storage.join(target, record.name.points_path)
+    try:
+        return parquet.ParquetFile(pa.BufferReader(storage.read(where)), pre_buffer=False).read(use_threads=False)
+    except (ValueError, KeyError, OSError) as error:
+        raise DamagedDataset(f"{where}: cannot be read ({error}); annotate again with --retry all") from error
+
+
+def _label_row(label: StoredLabel) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "key": label.volume,
+        "status": "written" if label.is_written else "refused",
+        "diameter_mm": None if label.ml is None else (6000 * label.ml / math.pi) ** (1 / 3),
+    }
+    names = "image name label reason message number code code_scheme code_meaning category algorithm".split()
+    row |= {name: getattr(label, name) for name in (*names, "interpreted_type", "voxels", "ml", "outside")}
+    row |= dict(zip("xyz", label.centroid_mm or (None,) * 3, strict=True))
+    ends = [f"{axis}_{end}" for end in ("min", "max") for axis in "xyz"]
+    return row | dict(zip(ends, label.box_mm or (None,) * 6, strict=True))
+
+
+def _to_table(rows: list[dict[str, Any]]) -> pa.Table:
+    texts = [{name: _as_utf8(v) if isinstance(v, str) else v for name, v in row.items()} for row in rows]
+    return pa.Table.from_pylist(texts, SCHEMA)
+
+
+def _read(target: str) -> pa.Table | None:
+    """Return annotations.parquet, or None if there is none that can be used."""
+    try:
+        content = storage.read(storage.join(target, FILE))
+        table = parquet.ParquetFile(pa.BufferReader(content), pre_buffer=False).read(use_threads=False)
+    except (FileNotFoundError, ValueError, KeyError, OSError):
+        return None
+    types = {field.name: field.type for field in table.schema}
+    is_ours = len(types) == len(table.schema) and all(types.get(f.name) == f.type for f in SCHEMA)
+    return table if is_ours else None
+
+
+def _tag(entry: Entry) -> str:
+    return f"{entry.size} {entry.tag}"
+
+
+def _as_utf8(text: str) -> str:
+    """Escape what Parquet cannot hold: a path that is not UTF-8 has such characters."""
+    return text.encode(errors="backslashreplace").decode()

@@ -1,0 +1,121 @@
+"""Who and when, without identity: keyed digests of what DICOM calls patients, studies and frames of reference.
+
+The key of a dataset is random and lies in its `identity.json`, written once: with it, whoever knows an identifier can
+look it up, and nobody else can try all of them. With the environment variable DSKPREP_IDENTITY_KEY the user's own key
+is taken and not stored, so that several datasets agree, or nobody can look anything up once it is thrown away.
+"""
+
+from __future__ import annotations
+
+import base64
+import functools
+import hmac
+import json
+import os
+import secrets
+from collections.abc import Iterable
+
+from dskprep import storage
+from dskprep.dataset.record import to_json
+from dskprep.errors import DamagedDataset, InfrastructureError, UsageError
+
+FILE = "identity.json"
+VARIABLE = "DSKPREP_IDENTITY_KEY"
+"""The environment variable with a key of the user's own."""
+LEAST_CHARACTERS = 16
+"""Fewest characters of such a key."""
+HEX_DIGITS = 16
+"""Digits of a digest: 64 bits, so that 10 million patients of a dataset have different ones."""
+INSTANCE_BYTES = 6
+"""Bytes of the digest of a SOPInstanceUID."""
+
+
+class Identities:
+    """Makes the digests of a dataset."""
+
+    def __init__(self, key: bytes) -> None:
+        self._key = key
+
+    def digest(self, kind: str, *identifiers: str) -> str | None:
+        """Return the digest of identifiers of that kind, as 16 hexadecimal digits; None if all of them are empty."""
+        if not any(identifiers):
+            return None
+        return self._of(kind, *identifiers).hex()[:HEX_DIGITS]
+
+    def instances(self, uids: Iterable[str]) -> str | None:
+        """Return the sorted digests of SOPInstanceUIDs, joined, in base64; None if there is none."""
+        digests = sorted(self.instance(uid) for uid in uids if uid)
+        return base64.b64encode(b"".join(digests)).decode() if digests else None
+
+    def instance(self, uid: str) -> bytes:
+        """Return the digest of one SOPInstanceUID, as it stands in `instances`."""
+        return self._of("instance", uid)[:INSTANCE_BYTES]
+
+    @property
+    def fingerprint(self) -> str:
+        """What tells keys apart, and does not tell the key."""
+        return self._of("key", "dskprep").hex()[:HEX_DIGITS]
+
+    def _of(self, kind: str, *identifiers: str) -> bytes:
+        message = "\0".join((kind, *identifiers)).encode(errors="surrogateescape")
+        return hmac.digest(self._key, message, "sha256")
+
+
+def split_instances(instances: str | None) -> set[bytes]:
+    """Return the digests that `Identities.instances` has joined."""
+    joined = base64.b64decode(instances or "")
+    return {joined[i : i + INSTANCE_BYTES] for i in range(0, len(joined), INSTANCE_BYTES)}
+
+
+def begin(target: str) -> None:
+    """Give a dataset its key, if it has none, and check that it is the one in use here.
+
+    Raises UsageError if the user's key is too short or not that of the dataset; DamagedDataset as `of` does.
+    """
+    try:
+        of(target)
+    except InfrastructureError as error:
+        raise UsageError(str(error)) from error
+
+
+@functools.lru_cache(maxsize=8)
+def of(target: str) -> Identities:
+    """Return what makes the digests of a dataset, read once in each process; it begins with the first of them.
+
+    Raises InfrastructureError if the key is the user's own, and is not known in this process or another one here;
+    DamagedDataset if the file cannot be read.
+    """
+    where, own = storage.join(target, FILE), os.environ.get(VARIABLE)
+    try:
+        content = storage.read(where)
+    except FileNotFoundError:
+        key = secrets.token_bytes(32) if own is None else _own_key(own)
+        stored = {"key": key.hex()} if own is None else {}
+        storage.create(where, to_json({"fingerprint": Identities(key).fingerprint, **stored}))
+        content = storage.read(where)  # another process may have been faster
+    return _check(content, where, None if own is None else _own_key(own))
+
+
+def _check(content: bytes, where: str, own: bytes | None) -> Identities:
+    try:
+        found = json.loads(content)
+        fingerprint, stored = found["fingerprint"], bytes.fromhex(found.get("key", ""))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise DamagedDataset(f"{where}: is damaged; put the original back") from error
+    if not stored and own is None:
+        raise InfrastructureError(
+            f"{where}: the key of this dataset is its owner's; set {VARIABLE} to it, here and on every worker"
+        )
+    identities = Identities(stored if own is None else own)
+    if identities.fingerprint != fingerprint:
+        raise InfrastructureError(
+            f"{where}: expected the key of fingerprint {fingerprint!s:.32}, found another one"
+            f"{'' if own is None else f' in {VARIABLE}'}; set it to the dataset's, or unset it"
+        )
+    return identities
+
+
+def _own_key(text: str) -> bytes:
+    if len(text.strip()) < LEAST_CHARACTERS:
+        raise UsageError(f"{VARIABLE}: expected a key of {LEAST_CHARACTERS} characters or more, found a shorter one")
+    return text.strip().encode(errors="surrogateescape")

@@ -1,0 +1,189 @@
+"""Write and list what a dataset holds of labels: their objects, the tables of points, and the records of sources.
+
+labels/<status>/<source>.<options>.<digest>.json   the record of a label source, written after all else of it
+labels/points/<source>.<options>.<digest>.parquet  its points
+volumes/<key>.zarr/labels/<name>/                  a label that a `written` record describes
+annotations.parquet                                one row per label and point, made from these (see `annotations`)
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator
+from typing import Any
+
+from dskprep import storage
+from dskprep.dataset import layout, store
+from dskprep.dataset.facts import StoredObject
+from dskprep.dataset.label_record import LabelRecord, LabelRecordName, StoredLabel, name_of, parse_label_record
+from dskprep.errors import InfrastructureError, Refusal
+from dskprep.storage import Entry
+
+MOST_LISTINGS = 20
+"""How often the list of a volume's labels is written, while other workers add to it, before this is an error."""
+
+
+def list_records(target: str) -> Iterator[tuple[LabelRecordName, Entry]]:
+    """Yield the name of each label source's record and its entry in the listing, whose name is below `labels`."""
+    for entry in storage.listing_below(storage.join(target, "labels"), follow_links=False):
+        if name := name_of(entry.name):
+            yield name, entry
+
+
+def read_record(target: str, name: LabelRecordName) -> LabelRecord:
+    """Read a record. Raises DamagedDataset if it is damaged, FileNotFoundError if there is none."""
+    url = storage.join(target, name.path)
+    return parse_label_record(storage.read(url), url)
+
+
+def write_label(target: str, key: str, label: str, objects: dict[str, bytes], owner: str) -> dict[str, StoredObject]:
+    """Write the objects of a label, and return the size and SHA-256 of each.
+
+    `owner` is the source's name with its options, as it stands in the label's metadata. Raises Refusal `label-exists`
+    if another source, or somebody else, has put a label of this name there.
+    """
+    folder, group = store.volume_name(key), f"labels/{label}/zarr.json"
+    storage.refuse_links(target, [f"{folder}/{group}"])
+    # the label's metadata are created first, and only once: so of two workers that write one name, one is refused
+    if not storage.create(storage.join(target, folder, group), objects[group]):
+        found = owner_of(target, key, label)
+        if found != owner:
+            theirs = f"of {found}" if found else "that is not dskprep's"
+            raise Refusal(
+                "label-exists",
+                f"{key}: expected no label {label!r}, found one {theirs}; give this one another name with --as, such "
+                "as '{name}-{file}'",
+            )
+        _delete_objects(target, key, label, kept=objects)
+    storage.write_many(target, {f"{folder}/{name}": content for name, content in sorted(objects.items())})
+    return {name: StoredObject.of(content) for name, content in sorted(objects.items())}
+
+
+def owner_of(target: str, key: str, label: str) -> str:
+    """Return the source, with its options, that wrote a label; "" if dskprep did not."""
+    try:
+        content = json.loads(storage.read(storage.join(store.volume_url(target, key), "labels", label, "zarr.json")))
+        owner = content["attributes"]["dskprep"]["owner"]
+    except (FileNotFoundError, ValueError, KeyError, TypeError, RecursionError):
+        return ""
+    return owner if isinstance(owner, str) else ""
+
+
+def write_list(target: str, key: str) -> None:
+    """Write which labels a volume has, so that readers of OME-Zarr find them; others' labels stay in it.
+
+    Whoever adds a label writes the list and then looks whether it is still right. So whichever worker is the last to
+    write has seen all labels. Nothing is written where there is no label.
+    """
+    url = storage.join(store.volume_name(key), "labels/zarr.json")
+    for _ in range(MOST_LISTINGS):
+        names = label_names(target, key)
+        content = layout.labels_json(names)
+        try:
+            is_right = storage.read(storage.join(target, url)) == content
+        except FileNotFoundError:
+            is_right = not names
+        if is_right:
+            return
+        storage.write_many(target, {url: content})
+    raise InfrastructureError(f"{target}: the labels of {key} change while they are listed; annotate again")
+
+
+def label_names(target: str, key: str) -> list[str]:
+    """Return the names of all labels of a volume, also of those that others put there."""
+    url = storage.join(store.volume_url(target, key), "labels")
+    return [name for name in storage.folders(url) if storage.exists(storage.join(url, name, "zarr.json"))]
+
+
+def write_points(target: str, name: LabelRecordName, content: bytes) -> StoredObject:
+    """Write the table of a source's points."""
+    storage.write_many(target, {name.points_path: content})
+    return StoredObject.of(content)
+
+
+def commit(target: str, record: LabelRecord) -> bool:
+    """Write a record, which marks its source as done; return whether this call is known to have written it."""
+    storage.refuse_links(target, [record.name.path])
+    return storage.create(storage.join(target, record.name.path), record.to_json())
+
+
+def forget(target: str, names: Collection[LabelRecordName], *, is_trial: bool = False) -> list[str]:
+    """Delete records of label sources, and then their labels and points. Returns the names of what is deleted.
+
+    A label that has meanwhile been written by another source stays, and so does what others put beside it.
+    """
+    deleted: list[str] = []
+    for name in names:
+        try:
+            record = read_record(target, name)
+        except FileNotFoundError:
+            continue
+        paths = [name.path, *([name.points_path] if record.points else [])]
+        if not is_trial:
+            storage.delete(target, paths)
+        deleted += paths + delete_labels(target, record, record.written, is_trial=is_trial)
+    return deleted
+
+
+def forget_matching(target: str, patterns: Collection[str], *, is_trial: bool = False) -> list[str]:
+    """Delete the labels whose stored name matches a pattern, and whole sources whose name does.
+
+    Returns the names of what is deleted.
+    """
+    deleted: list[str] = []
+    for name in sorted(name for name, _ in list_records(target)):
+        record = read_record(target, name)
+        is_whole = matches(record.source, patterns)
+        gone = [label for label in record.written if is_whole or matches(label.label, patterns)]
+        left = [label for label in record.labels if label not in gone]
+        if is_whole or (gone and not (any(label.is_written for label in left) or record.points)):
+            deleted += forget(target, [name], is_trial=is_trial)
+        elif gone:
+            if not is_trial:
+                storage.write_many(target, {name.path: record.changed(labels=tuple(left)).to_json()})
+            deleted += delete_labels(target, record, gone, is_trial=is_trial)
+    return deleted
+
+
+def matches(name: str, patterns: Collection[str]) -> bool:
+    """Tell whether a name matches one of the patterns; case does not matter."""
+    return any(fnmatch.fnmatchcase(name.casefold(), pattern.casefold()) for pattern in patterns)
+
+
+def drop(target: str, key: str) -> None:
+    """Delete the labels of a volume that dskprep wrote, whose image is about to be another one."""
+    there = store.volume_objects(target, key)
+    for label in filter(None, map(layout.label_of, there)):
+        if label != "lungs" and owner_of(target, key, label):
+            names = [name for name in there if name.startswith(f"labels/{label}/")]
+            names.sort(key=lambda name: name.count("/"), reverse=True)
+            storage.delete(target, [f"{store.volume_name(key)}/{name}" for name in names])
+
+
+def delete_labels(
+    target: str, record: LabelRecord, labels: Iterable[StoredLabel], *, is_trial: bool = False
+) -> list[str]:
+    """Delete labels of a record from their volumes. Returns the names of the objects."""
+    deleted: list[str] = []
+    by_volume: dict[str, list[StoredLabel]] = defaultdict(list)
+    for label in labels:
+        if owner_of(target, label.volume, label.label) == f"{record.source}.{record.options}":
+            by_volume[label.volume].append(label)
+    for key, found in by_volume.items():
+        paths = [f"{store.volume_name(key)}/{path}" for label in found for path in sorted(label.objects)]
+        paths.sort(key=lambda path: path.count("/"), reverse=True)  # the group by which it is known goes last
+        deleted += paths
+        if not is_trial:
+            storage.delete(target, paths)
+            write_list(target, key)
+    return deleted
+
+
+def _delete_objects(target: str, key: str, label: str, kept: dict[str, Any]) -> None:
+    """Delete what an earlier writing of a label left that this one does not write."""
+    folder = f"{store.volume_name(key)}/labels/{label}"
+    there = storage.listing_below(storage.join(target, folder), follow_links=False)
+    old = [e.name for e in there if e.name.startswith("0/") and f"labels/{label}/{e.name}" not in kept]
+    storage.delete(target, [f"{folder}/{name}" for name in old])

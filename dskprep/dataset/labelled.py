@@ -1,0 +1,61 @@
+"""The labels of a stored volume, as annotations.parquet has them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from dskprep.dataset import label_store
+from dskprep.dataset.annotations import NAME, rows_of_volume
+from dskprep.dataset.label_record import LabelRecordName, StoredLabel
+from dskprep.dataset.record import Record
+from dskprep.errors import DamagedDataset
+
+if TYPE_CHECKING:
+    import zarr
+
+    from dskprep.dataset.stored import StoredVolume
+
+
+class VolumeLabels(Mapping[str, "zarr.Array[Any]"]):
+    """The labels of one volume: a mapping from name to array (z, y, x), uint8, 1 inside; opened when it is asked for.
+
+    `about` has what is known of each: its author's name, code, ml, place (see `StoredLabel`).
+    """
+
+    def __init__(self, volume: StoredVolume, about: Mapping[str, StoredLabel]) -> None:
+        self._volume, self.about = volume, about
+
+    def __getitem__(self, name: str) -> zarr.Array[Any]:
+        if name not in self.about:
+            known = ", ".join(self.about) or "none"
+            raise KeyError(f"{self._volume.key}: has no label {name!r}; its labels: {known}")
+        return self._volume.array(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.about)
+
+    def __len__(self) -> int:
+        return len(self.about)
+
+    def __repr__(self) -> str:
+        return f"<labels of {self._volume.key}: {', '.join(self.about) or 'none'}>"
+
+
+def stored_labels(target: str, record: Record) -> dict[str, StoredLabel]:
+    """Return the labels of a volume by the names under which they are stored, sorted.
+
+    Labels that were drawn for another image of the same key are left out: `annotate` draws them anew. Raises
+    DamagedDataset if a record of a label source is damaged or gone.
+    """
+    rows = [row for row in rows_of_volume(target, record.key) if row["label"]]
+    found: dict[str, StoredLabel] = {}
+    for name in sorted({LabelRecordName(*(row[part] for part in NAME)) for row in rows}):
+        try:
+            source = label_store.read_record(target, name)
+        except FileNotFoundError as error:
+            raise DamagedDataset(f"{target}: {name.path} is gone; annotate again") from error
+        for label in source.written:
+            if label.volume == record.key and label.image == record.input_digest:
+                found[label.label] = label
+    return dict(sorted(found.items()))

@@ -1,0 +1,157 @@
+"""Which volumes a label belongs to: by the series and slices that it names, then by its frame of reference.
+
+Never by study, folder or order. The table of all volumes is held once in a process, as arrays: 225,000 volumes take
+30 MB, and a label is looked up, not searched for.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from dskprep import keys
+from dskprep.dataset import identity, index, store
+from dskprep.dataset.record import Record, RecordName
+from dskprep.errors import DamagedDataset, Refusal
+from dskprep.labels.values import Links
+
+NAMED = 3
+"""How many of several things a message names."""
+
+
+class Linked(NamedTuple):
+    """The volumes that a label belongs to, and what it was linked by."""
+
+    volumes: list[Record]
+    by: str
+    warnings: tuple[str, ...] = ()
+
+
+class Linker:
+    """Finds volumes of a dataset. See `of`."""
+
+    def __init__(self, target: str, table: Any) -> None:
+        self._target = target
+        columns = {name: table[name].to_pylist() for name in ("key", "input_digest")}
+        self._names = list(zip(columns["key"], columns["input_digest"], strict=True))
+        self._by_key = {key: i for i, (key, _) in enumerate(self._names)}
+        self._by = {name: _Lookup(table, name) for name in ("series_uid_sha256", "frame_of_reference")}
+        self._identities = identity.of(target)
+
+    def link(self, links: Links, where: str) -> Linked:
+        """Return the volumes of a DICOM object or XML. Raises Refusal `label-unlinked`."""
+        by_series = self._records(
+            i for uid in links.series for i in self._by["series_uid_sha256"].find(keys.series_digest(uid))
+        )
+        frame = self._identities.digest("frame of reference", links.frame_of_reference)
+        if by_series:
+            chosen = self._with_instances(by_series, links) or by_series
+            self._check_frame(chosen, frame, links, where)
+            return Linked(chosen, "series")
+        in_frame = self._records(self._by["frame_of_reference"].find(frame)) if frame else []
+        if links.instances and (chosen := self._with_instances(in_frame, links)):
+            return Linked(chosen, "instances")
+        if len({record.hu_sha256 for record in in_frame}) == 1 and not self._are_others(in_frame, links):
+            return Linked(in_frame, "frame-of-reference", ("linked-by-frame-of-reference",))
+        raise Refusal("label-unlinked", self._explain(links, in_frame, where))
+
+    def link_key(self, path: str, where: str) -> tuple[Record, str]:
+        """Return the volume that a path names, `<key>` or `<key>/<label>`, and that label, or "".
+
+        Raises Refusal `label-unlinked`.
+        """
+        parts = path.split("/")
+        tried = ["__".join(parts), parts[-1], "__".join(parts[:-1]), *parts[-2:-1]]
+        for key, label in zip(tried, ("", "", parts[-1], parts[-1]), strict=False):
+            if key in self._by_key:
+                return self._records([self._by_key[key]])[0], label
+        raise Refusal(
+            "label-unlinked",
+            f"{where}: expected the key of a volume as the name of the file or of its folder, found {path!r:.200}, and "
+            f"no such volume in the dataset; name it <key>.nii.gz or <key>/<name>.nii.gz",
+        )
+
+    def keys_of(self, owners: Sequence[str], column: str) -> list[list[str]]:
+        """Return the keys of the volumes that each owner of a point names by `key` or `seriesuid`."""
+        if column == "key":
+            return [[owner] if owner in self._by_key else [] for owner in owners]
+        found = self._by["series_uid_sha256"]
+        return [[self._names[i][0] for i in found.find(keys.series_digest(owner))] for owner in owners]
+
+    def image_of(self, key: str) -> str:
+        """Return the input digest of the volume of this key."""
+        digest: str = self._names[self._by_key[key]][1]
+        return digest
+
+    def _records(self, rows: Iterable[int]) -> list[Record]:
+        try:
+            names = sorted({RecordName("written", *self._names[i]) for i in rows})
+            return [store.read_record(self._target, name) for name in names]
+        except (FileNotFoundError, DamagedDataset) as error:
+            raise Refusal(
+                "label-unlinked", f"the record of its volume cannot be read ({error}); run again, then annotate"
+            ) from error
+
+    def _with_instances(self, records: list[Record], links: Links) -> list[Record]:
+        """Return the volumes that hold a slice which the label names."""
+        wanted = {self._identities.instance(uid) for uid in links.instances}
+        return [r for r in records if wanted & identity.split_instances(r.instances)]
+
+    def _are_others(self, records: list[Record], links: Links) -> bool:
+        """Tell whether the label names slices, and all of these volumes say that they are not theirs."""
+        return bool(links.instances) and not links.series and all(r.instances for r in records)
+
+    def _check_frame(self, records: list[Record], frame: str | None, links: Links, where: str) -> None:
+        there = {record.frame_of_reference for record in records} - {None}
+        if frame and there and frame not in there:
+            raise Refusal(
+                "label-unlinked",
+                f"{where}: expected the frame of reference of the series that it names, found "
+                f"{links.frame_of_reference}; it was drawn on another scan, or was moved to it",
+            )
+
+    def _explain(self, links: Links, in_frame: list[Record], where: str) -> str:
+        asked = [f"the series {_some(links.series)}"] if links.series else []
+        asked += [f"the slices {_some(links.instances)}"] if links.instances and not links.series else []
+        asked += [f"the frame of reference {links.frame_of_reference}"] if links.frame_of_reference else []
+        if not asked:
+            return f"{where}: expected the series or frame of reference that it belongs to, found neither in it"
+        if in_frame:
+            several = ", ".join(record.key for record in in_frame[:NAMED])
+            return (
+                f"{where}: asks for {' and '.join(asked)}; that frame has {len(in_frame)} volumes ({several}), and it "
+                "names none of them"
+            )
+        return f"{where}: asks for {' and '.join(asked)}, and no volume of the dataset has it"
+
+
+class _Lookup:
+    """Rows by the digest in a column; several rows may have one."""
+
+    def __init__(self, table: Any, name: str) -> None:
+        values = table[name].to_pylist() if name in table.schema.names else [None] * len(table)
+        digests = np.array([(value or "").encode() for value in values], "S16")
+        self._order = np.argsort(digests, kind="stable")
+        self._sorted = digests[self._order]
+
+    def find(self, digest: str) -> list[int]:
+        """Return the rows that have this digest."""
+        low, high = (int(np.searchsorted(self._sorted, digest.encode(), side)) for side in ("left", "right"))
+        rows: list[int] = self._order[low:high].tolist()
+        return rows
+
+
+@functools.lru_cache(maxsize=1)
+def of(target: str, run: str) -> Linker:
+    """Return what finds the volumes of a dataset; it is made once for a run in each process, from index.parquet."""
+    del run  # another run may find other volumes
+    return Linker(target, index.written_table(target))
+
+
+def _some(uids: Iterable[str]) -> str:
+    found = sorted(uids)
+    more = f" and {len(found) - NAMED} more" if len(found) > NAMED else ""
+    return f"{', '.join(found[:NAMED])}{more}"

@@ -1,0 +1,261 @@
+"""Labels for the volumes of a dataset: the same bag, workers, slots and records as for patients.
+
+What `annotate` does, in this order: it brings index.parquet up to date, by which workers link labels to volumes;
+chooses the label files without a record that still holds; lets the workers do them; and writes annotations.parquet.
+"""
+
+from __future__ import annotations
+
+import datetime
+import functools
+import os
+import secrets
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from typing import Any
+
+from distributed import Client
+from distributed.system import MEMORY_LIMIT
+
+from dskprep import storage
+from dskprep.dataset import annotations as table
+from dskprep.dataset import identity, index, label_store, store
+from dskprep.dataset.label_record import LabelRecord, LabelRecordName
+from dskprep.dataset.record import GOOD, STATUSES
+from dskprep.errors import InfrastructureError, UsageError
+from dskprep.pipeline import cluster, cluster_check, executor
+from dskprep.pipeline.observer import Observer
+from dskprep.settings import from_dict
+from dskprep.source.label_files import Asked, LabelFile, label_files
+from dskprep.worker import annotate as work
+from dskprep.worker.annotate import LabelOutcome
+from dskprep.worker.drawing import LabelJob
+
+RETRIES: dict[str | None, tuple[str, ...]] = {
+    None: (),
+    "unlinked": (),
+    "refused": ("refused",),
+    "failed": ("failed", "killed"),
+    "set-aside": ("set-aside",),
+    "all": ("written", "set-aside", "refused", "failed", "killed"),
+}
+"""Which statuses are done again, by the value of `retry`. `unlinked` are those refused as `label-unlinked`."""
+MAX_FAILURES_IN_A_ROW = 20
+"""As in `run`."""
+TIME_LIMIT_S = 1800.0
+"""Default limit for one stage of one label source, in seconds."""
+
+
+@dataclass
+class LabelSummary:
+    """What became of the label sources: `counts` by status, `reasons` of those that are not written.
+
+    `already` counts those that had been done before. `labels` and `points` are what this run has written, and
+    `lost_labels` counts, by reason, labels of written sources that are not.
+    """
+
+    run_id: str
+    target: str
+    counts: Counter[str] = field(default_factory=Counter)
+    already: Counter[str] = field(default_factory=Counter)
+    reasons: Counter[str] = field(default_factory=Counter)
+    warnings: Counter[str] = field(default_factory=Counter)
+    lost_labels: Counter[str] = field(default_factory=Counter)
+    labels: int = 0
+    points: int = 0
+    seconds: float = 0.0
+    cpu_s: float = 0.0
+    is_interrupted: bool = False
+
+    def add(self, record: LabelRecord) -> None:
+        """Count one source."""
+        self.counts[record.status] += 1
+        if not record.is_written:
+            self.reasons[f"{record.status}: {record.reason}"] += 1
+        else:
+            self.lost_labels.update(str(label.reason) for label in record.labels if not label.is_written)
+        self.warnings.update(record.warnings)
+        self.labels += len(record.written)
+        self.points += record.n_points
+        self.cpu_s += record.cpu_s or 0.0
+
+    @property
+    def exit_code(self) -> int:
+        """0 if all sources are written or set aside, with all of their labels; else 1."""
+        return 0 if set(self.counts) <= GOOD and not self.lost_labels and not self.is_interrupted else 1
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the summary as plain JSON values."""
+        names = ("run_id", "target", "labels", "points", "is_interrupted")
+        counters = ("counts", "already", "reasons", "warnings", "lost_labels")
+        return (
+            {name: getattr(self, name) for name in names}
+            | {name: dict(getattr(self, name)) for name in counters}
+            | {"seconds": round(self.seconds, 2), "cpu_seconds": round(self.cpu_s, 2)}
+        )
+
+
+def annotate(
+    target: str | os.PathLike[str],
+    labels: str | os.PathLike[str],
+    *,
+    only: Sequence[str] = (),
+    name_as: str = "{name}",
+    names: dict[int, str] | None = None,
+    consensus: float = 0.5,
+    patterns: Sequence[str] = (),
+    retry: str | None = None,
+    client: Client | None = None,
+    time_limit_s: float = TIME_LIMIT_S,
+    observers: Sequence[Observer] = (),
+) -> LabelSummary:
+    """Give volumes of a dataset the labels and points that a folder or bucket holds.
+
+    Parameters
+    ----------
+    target
+        The dataset, as a path or URL.
+    labels
+        A folder or bucket with DICOM SEG and RTSTRUCT, LIDC-IDRI XML, mask volumes (`<key>.nii.gz` or
+        `<key>/<name>.nii.gz`, also NRRD and MetaImage), and tables of points (CSV, Parquet); or one such file.
+    only
+        Patterns of the names of labels, as `GTV*`; without any, all are taken.
+    name_as
+        The name under which a label is stored, with `{name}`, `{file}` and `{number}`.
+    names
+        Names of the values of mask volumes.
+    consensus
+        The share of the readers of LIDC-IDRI who must agree on a voxel.
+    patterns
+        Take only the files whose path or name matches one of these.
+    retry
+        Do sources again that were `refused`, `failed` (or killed), `set-aside`, or `all` of them; or those that were
+        `unlinked`, for volumes that have come since.
+    client, time_limit_s, observers
+        As in `run`; observers hear of notes, and of each source by `on_label`.
+
+    Returns
+    -------
+    LabelSummary
+        What became of the sources.
+
+    Raises
+    ------
+    UsageError
+        Nothing was started: there is no dataset, or nothing at `labels`.
+    InfrastructureError
+        A store or the scheduler cannot be used.
+
+    Examples
+    --------
+    >>> dskprep.annotate("scans-1mm", "/data/rtstruct", only=["GTV*"]).counts  # doctest: +SKIP
+    Counter({'written': 421, 'refused': 3})
+    """
+    started = time.monotonic()
+    target, labels = storage.absolute(target), storage.absolute(labels)
+    if retry not in RETRIES:
+        raise UsageError(f"retry must be unlinked, refused, failed, set-aside or all, not {retry!r}")
+    asked = Asked(tuple(only), name_as, dict(names or {}), consensus)
+    settings = from_dict(store.describe(target)["settings"], target)
+    files = label_files(labels, patterns)
+    for note in cluster_check.check(client, labels, target) if client else []:
+        _tell(observers, "on_note", note)
+    identity.begin(target)
+    index.write(target)
+    run_id = f"{datetime.datetime.now(datetime.UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(2)}"
+    summary = LabelSummary(run_id, target)
+    task = functools.partial(
+        work.annotate_source,
+        target=target,
+        config=settings,
+        memory_bytes=min(cluster.memory_limits(client)) if client else MEMORY_LIMIT,
+        limit_s=time_limit_s if client else None,
+    )
+    jobs = _jobs(files, asked, summary, retry)
+    try:
+        with closing(executor.execute(client, jobs, task)) as done:
+            for record in _recorded(done, target):
+                summary.add(record)
+                _tell(observers, "on_label", summary, record)
+    except KeyboardInterrupt:
+        summary.is_interrupted = True
+    table.write(target)
+    summary.seconds = time.monotonic() - started
+    return summary
+
+
+def forget_labels(target: str | os.PathLike[str], *patterns: str, is_trial: bool = False) -> list[str]:
+    """Delete the labels and points whose stored name, or source, matches one of the patterns; images stay as they are.
+
+    Returns the names of the objects that are deleted, or in a trial would be. A source that loses some of its labels
+    keeps the others; one that loses all is no longer done, so that `annotate` makes it again.
+
+    Raises UsageError if there is no dataset, or nothing matches.
+
+    Examples
+    --------
+    >>> dskprep.forget_labels("scans-1mm", "nodule-*")  # doctest: +SKIP
+    """
+    target = storage.absolute(target)
+    store.describe(target)
+    deleted = label_store.forget_matching(target, patterns, is_trial=is_trial)
+    if not deleted:
+        raise UsageError(f"{target}: no label is named {' or '.join(patterns)}; `dskprep status` lists them")
+    if not is_trial:
+        table.write(target)
+    return deleted
+
+
+def _jobs(files: Iterable[LabelFile], asked: Asked, summary: LabelSummary, retry: str | None) -> Iterator[LabelJob]:
+    """Yield the sources that are to be done, and count the others as done before.
+
+    Done is what has a record of this file and of what is asked for, whose volumes are as they were then.
+    """
+    known: dict[tuple[str, str], list[LabelRecordName]] = defaultdict(list)
+    written = index.written_table(summary.target)
+    now = dict(zip(written["key"].to_pylist(), written["input_digest"].to_pylist(), strict=True))
+    again = set()
+    for name, rows in table.by_source(table.current_table(summary.target)).items():
+        known[name.source, name.options].append(name)
+        reasons = {row["reason"] for row in rows}
+        is_stale = name.status == "written" and any(now.get(row["key"]) != row["image"] for row in rows)
+        is_asked = name.status in RETRIES[retry] or (retry == "unlinked" and reasons == {"label-unlinked"})
+        if is_stale or is_asked or table.DAMAGED in reasons:
+            again.add(name)
+    for file in files:
+        names = known[file.key, asked.digest]
+        done = [name.status for name in names if name.digest == file.digest and name not in again]
+        if done:
+            status = min(done, key=STATUSES.index)
+            summary.counts[status] += 1
+            summary.already[status] += 1
+        else:
+            yield LabelJob(file, asked, summary.run_id, tuple(names))
+
+
+def _recorded(done: Iterable[executor.Done[LabelJob, LabelOutcome]], target: str) -> Iterator[LabelRecord]:
+    """Yield the record of each source, after writing those that their worker could not write.
+
+    Raises InfrastructureError if the infrastructure fails one source after another.
+    """
+    n_in_a_row = 0
+    for job, outcome in done:
+        if outcome is None:
+            outcome = work.record_killed(job, target)
+        if not outcome.is_recorded:
+            label_store.commit(target, outcome.record)
+        yield outcome.record
+        n_in_a_row = n_in_a_row + 1 if outcome.record.reason == InfrastructureError.__name__ else 0
+        if n_in_a_row == MAX_FAILURES_IN_A_ROW:
+            raise InfrastructureError(
+                f"the last {n_in_a_row} label sources failed, the last one with: {outcome.record.message}; mend it, "
+                "and annotate again with --retry failed"
+            )
+
+
+def _tell(observers: Sequence[Observer], event: str, *arguments: Any) -> None:
+    for observer in observers:
+        getattr(observer, event)(*arguments)

@@ -1,0 +1,118 @@
+"""Which label objects a folder or bucket holds: each file that may be one is a source of labels of its own."""
+
+from __future__ import annotations
+
+import fnmatch
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from dskprep import storage
+from dskprep.dicom.contents import may_be_ct
+from dskprep.errors import UsageError
+from dskprep.source.cases import digest, inputs, key_of
+
+HEAD_BYTES = 4096
+"""The SOP class of a DICOM file stands within this many bytes."""
+OTHER_SUFFIXES = frozenset(
+    ".txt .json .md .html .htm .pdf .png .jpg .jpeg .gif .log .py .yaml .yml .toml .ini .sha256 .md5 .zip .tar .gz "
+    ".tgz .xlsx .xls .docx .raw .zraw .tsv .stl .xsd .dtd .npz .npy".split()
+)
+"""Names of files that hold no labels."""
+MASK_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha", ".seg.nrrd")
+"""Names of mask volumes, which name their volume."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is asked for of label sources: which labels, and under which names they are stored.
+
+    `only` are patterns of the authors' names, none for all. `name_as` is the name under which a label is stored, with
+    `{name}`, `{file}` and `{number}` as its author's name, the file's and the label's number. `names` gives the values
+    of mask volumes names. `consensus` is the share of the readers of LIDC-IDRI who must agree.
+    """
+
+    only: tuple[str, ...] = ()
+    name_as: str = "{name}"
+    names: dict[int, str] = field(default_factory=dict)
+    consensus: float = 0.5
+
+    def __post_init__(self) -> None:
+        try:
+            self.stored_name("name", "file", 1)
+        except (KeyError, ValueError, IndexError, AttributeError) as error:
+            raise UsageError(
+                f"expected a name with {{name}}, {{file}} or {{number}} in it, found {self.name_as!r}"
+            ) from error
+
+    def stored_name(self, name: str, file: str, number: int) -> str:
+        """Return the name under which a label is to be stored."""
+        return self.name_as.format(name=name, file=file, number=number)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return what differs from the defaults, as plain JSON values."""
+        names = {str(value): name for value, name in sorted(self.names.items())}
+        found = {"only": list(self.only), "as": self.name_as, "names": names, "consensus": self.consensus}
+        usual = {"only": [], "as": "{name}", "names": {}, "consensus": 0.5}
+        return {name: value for name, value in found.items() if value != usual[name]}
+
+    @property
+    def digest(self) -> str:
+        """Eight hexadecimal digits that differ where something else is asked for."""
+        return hashlib.sha256(json.dumps(self.as_dict(), sort_keys=True).encode()).hexdigest()[:8]
+
+
+@dataclass(frozen=True)
+class LabelFile:
+    """One file with labels. `key` is made of its path below the folder, `digest` of name, size and tag in its listing.
+
+    `path` is that below the folder, without the suffix of a mask volume.
+    """
+
+    key: str
+    url: str
+    path: str
+    digest: str
+    n_bytes: int
+
+    @property
+    def file(self) -> str:
+        """The last part of its path."""
+        return self.path.rpartition("/")[2]
+
+
+def label_files(place: str, patterns: Sequence[str] = ()) -> Iterator[LabelFile]:
+    """Yield the files of a folder, with all below it, that may hold labels; or the one file at the place.
+
+    With `patterns` those whose path below the folder, or whose name, matches one of them. CT images are left out where
+    their first bytes tell. Raises UsageError if there is nothing at the place.
+    """
+    entry = None if storage.is_folder(place) else storage.entry_of(place)
+    if entry:
+        yield _label_file(place.rpartition("/")[0], entry, entry.name)
+        return
+    if not storage.exists(place):
+        raise UsageError(f"{place}: there is no such folder or file; check the path")
+    for folder in storage.walk(place):
+        for entry in inputs(folder.entries):
+            path = f"{folder.path}/{entry.name}" if folder.path else entry.name
+            is_asked = any(fnmatch.fnmatchcase(text, p) for p in patterns for text in (path, entry.name))
+            if (is_asked if patterns else _may_hold_labels(place, path, entry)) and entry.size:
+                yield _label_file(place, entry, path)
+
+
+def _may_hold_labels(place: str, path: str, entry: storage.Entry) -> bool:
+    name = entry.name.lower()
+    if name.endswith(MASK_SUFFIXES) or name.endswith((".csv", ".parquet", ".xml")):
+        return True
+    if any(name.endswith(suffix) for suffix in OTHER_SUFFIXES):
+        return False
+    return not may_be_ct(storage.read_head(storage.join(place, path), min(HEAD_BYTES, entry.size)))
+
+
+def _label_file(place: str, entry: storage.Entry, path: str) -> LabelFile:
+    suffix = next((s for s in sorted(MASK_SUFFIXES, key=len, reverse=True) if path.lower().endswith(s)), "")
+    stem = path.removesuffix(path[-len(suffix) :]) if suffix else path
+    return LabelFile(key_of(path), storage.join(place, path), stem, digest([entry]), entry.size)

@@ -1,0 +1,130 @@
+"""One label source on one worker: make its labels, write them, commit; and what becomes of it if any of these fails."""
+
+from __future__ import annotations
+
+import functools
+import traceback
+from dataclasses import dataclass, replace
+
+import distributed
+
+from dskprep.dataset import label_store
+from dskprep.dataset.annotations import points_to_parquet
+from dskprep.dataset.label_record import LabelRecord
+from dskprep.errors import DamagedDataset, Refusal
+from dskprep.settings import PrepConfig
+from dskprep.stopwatch import Stopwatch
+from dskprep.worker import process
+from dskprep.worker.admission import Ledger, Underestimated
+from dskprep.worker.drawing import LabelJob, MadeLabels, begin_label_record, least_bytes, make_labels
+from dskprep.worker.time_limit import Overdue, within
+
+
+@dataclass(frozen=True)
+class LabelOutcome:
+    """What became of a label source. `is_recorded` and `stuck_worker` are as in `patient.Outcome`."""
+
+    record: LabelRecord
+    is_recorded: bool = True
+    stuck_worker: str = ""
+
+
+def annotate_source(
+    job: LabelJob, *, target: str, config: PrepConfig, memory_bytes: int, limit_s: float | None = None
+) -> LabelOutcome:
+    """Do one label source, in a process that may use `memory_bytes`. Never raises: what goes wrong is in the record."""
+    clock = Stopwatch()
+    if limit_s is None:
+        return _prepare(job, target, config, process.ledger(memory_bytes), clock)
+    worker = distributed.get_worker()
+    ledger = process.ledger(min(memory_bytes, worker.memory_manager.memory_limit or memory_bytes))
+    process.SLOTS.tell_through(worker, ledger)
+    try:
+        return within(limit_s, clock, functools.partial(_prepare, job, target, config, ledger, clock))
+    except Overdue as overdue:
+        lost = _record_failure(job, target, clock, "time-limit", str(overdue), overdue.stack)
+        return replace(lost, stuck_worker=worker.address)
+
+
+def record_killed(job: LabelJob, target: str) -> LabelOutcome:
+    """Record a label source that killed its worker twice, the second time running alone."""
+    message = "its worker process died twice while it held this label: most likely it needs more memory than there is"
+    return _record_loss(job, target, begin_label_record(job, "killed", reason="worker-died", message=message))
+
+
+def _prepare(job: LabelJob, target: str, config: PrepConfig, ledger: Ledger, clock: Stopwatch) -> LabelOutcome:
+    try:
+        return LabelOutcome(process.patiently(lambda: _try(job, target, config, ledger, clock)))
+    except Exception as failure:  # a store that does not answer, a bug, or memory: it costs this source only
+        stack = "".join(traceback.format_exception(failure))
+        return _record_failure(job, target, clock, type(failure).__name__, str(failure)[:2000], stack)
+
+
+def _try(job: LabelJob, target: str, config: PrepConfig, ledger: Ledger, clock: Stopwatch) -> LabelRecord:
+    need_bytes = least_bytes(job)
+    while True:
+        try:
+            with ledger.ticket() as ticket:
+                made = make_labels(job, target, config, ledger, ticket, clock, need_bytes)
+                return _write(job, target, made, clock)
+        except Underestimated as error:
+            need_bytes = error.need_bytes
+
+
+def _write(job: LabelJob, target: str, made: MadeLabels, clock: Stopwatch) -> LabelRecord:
+    """Write the labels, the list of them in each volume, the points, and at last the record."""
+    record = made.record
+    with process.SLOTS("write", job.case.key, clock):
+        with clock("write"):
+            label_store.forget(target, job.stale)
+            if record.is_written:
+                record = _write_labels(job, target, made)
+            if record.is_written and made.points is not None:
+                content = points_to_parquet(made.points, ours=made.ours)
+                record = record.changed(points=label_store.write_points(target, record.name, content))
+        seconds = {stage: round(s, 4) for stage, s in clock.seconds.items()}
+        record = record.changed(seconds=seconds, cpu_s=round(process.CPU.since_last(), 3))
+        clock.check()
+        label_store.commit(target, record)
+    return record
+
+
+def _write_labels(job: LabelJob, target: str, made: MadeLabels) -> LabelRecord:
+    labels = []
+    for label, objects in zip(made.record.labels, made.objects, strict=True):
+        if label.is_written:
+            try:
+                stored = label_store.write_label(target, label.volume, label.label, objects, job.owner)
+                label = label.changed(objects=stored)
+            except Refusal as refusal:
+                label = label.changed(label="", reason=refusal.reason, message=refusal.message)
+        labels.append(label)
+    for key in dict.fromkeys(label.volume for label in labels if label.is_written):
+        label_store.write_list(target, key)
+    record = made.record.changed(labels=tuple(labels))
+    if record.written or made.points is not None:
+        return record
+    return record.changed(status="refused", reason=labels[0].reason, message=labels[0].message)
+
+
+def _record_failure(
+    job: LabelJob, target: str, clock: Stopwatch, reason: str, message: str, stack: str
+) -> LabelOutcome:
+    failed = begin_label_record(
+        job, "failed", reason=reason, message=message, traceback=stack, seconds=dict(clock.seconds)
+    )
+    return _record_loss(job, target, failed)
+
+
+def _record_loss(job: LabelJob, target: str, record: LabelRecord) -> LabelOutcome:
+    """Commit the record of a source that was lost, if the target can be written at all."""
+    try:
+        try:
+            done = record.name._replace(status="written")
+            return LabelOutcome(label_store.read_record(target, done))  # its worker died after the commit
+        except FileNotFoundError:
+            label_store.forget(target, job.stale)
+            label_store.commit(target, record)
+    except (OSError, DamagedDataset):
+        return LabelOutcome(record, is_recorded=False)
+    return LabelOutcome(record)

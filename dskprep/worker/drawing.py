@@ -1,0 +1,289 @@
+"""From the bytes of one label source to its labels, drawn on the grids of its volumes, none of them written yet."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import os
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dskprep import storage
+from dskprep.dataset import linking, omezarr
+from dskprep.dataset.annotations import known_contents
+from dskprep.dataset.label_record import LabelRecord, LabelRecordName, StoredLabel
+from dskprep.dataset.linking import Linked
+from dskprep.dataset.record import Record
+from dskprep.errors import DamagedDataset, Refusal, UsageError
+from dskprep.labels.draw import Drawn
+from dskprep.labels.lidc import Lidc
+from dskprep.labels.mask import Mask
+from dskprep.labels.points import Points
+from dskprep.labels.read import read_labels
+from dskprep.labels.values import Labels
+from dskprep.settings import PrepConfig
+from dskprep.source.label_files import Asked, LabelFile
+from dskprep.stopwatch import Stopwatch
+from dskprep.volume import Grid
+from dskprep.worker import process
+from dskprep.worker.admission import FIXED_BYTES, Ledger, Ticket
+from dskprep.worker.label_names import colour_of, free_name, stored_name
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+READ_GROWTH = 4
+"""A label object is estimated to need this many times its size, with its decoded pixels."""
+DRAWN_BYTES = 4
+"""Bytes per voxel of the image while a label is drawn, at most: shares, mask, chunks, and the choice of voxels."""
+CUT = 0.001
+"""A label of which more than this share is cut off has a warning."""
+
+
+@dataclass(frozen=True)
+class LabelJob:
+    """A label source to be done. `stale` are the names of its records that no longer hold."""
+
+    case: LabelFile
+    asked: Asked
+    run: str
+    stale: tuple[LabelRecordName, ...] = ()
+
+    @property
+    def owner(self) -> str:
+        """What labels that come of it say of their source."""
+        return f"{self.case.key}.{self.asked.digest}"
+
+
+@dataclass(eq=False)
+class MadeLabels:
+    """What a source gave: its record so far, the objects of each label, and its points.
+
+    `ours` are the columns of the points that mean what they do in annotations.parquet.
+    """
+
+    record: LabelRecord
+    objects: list[dict[str, bytes]] = field(default_factory=list)
+    points: pd.DataFrame | None = None
+    ours: tuple[str, ...] = ("key", "image", "x", "y", "z", "diameter_mm")
+
+
+def begin_label_record(job: LabelJob, status: str, **more: Any) -> LabelRecord:
+    return LabelRecord(
+        source=job.case.key,
+        status=status,
+        options=job.asked.digest,
+        digest=job.case.digest,
+        url=job.case.url,
+        bytes_read=job.case.n_bytes,
+        asked=job.asked.as_dict(),
+        dskprep=version("dskprep"),
+        run=job.run,
+        worker=f"{os.uname().nodename}:{os.getpid()}",
+        **more,
+    )
+
+
+def least_bytes(job: LabelJob) -> int:
+    """Return what a source is estimated to need before it is read."""
+    return FIXED_BYTES + READ_GROWTH * job.case.n_bytes
+
+
+def make_labels(
+    job: LabelJob, target: str, config: PrepConfig, ledger: Ledger, ticket: Ticket, clock: Stopwatch, need_bytes: int
+) -> MadeLabels:
+    begun = begin_label_record(job, "refused")
+    try:
+        with process.SLOTS("read", job.case.key, clock), clock("read"):
+            ledger.admit(ticket, job.case.n_bytes, need_bytes)
+            content = storage.read(job.case.url)
+            if len(content) != job.case.n_bytes:
+                raise Refusal(
+                    "source-changed",
+                    f"{job.case.url}: expected {job.case.n_bytes} bytes as it was listed, found {len(content)}",
+                )
+            begun = begun.changed(sha256=hashlib.sha256(content).hexdigest())
+            _check_new(job, begun.sha256, target)
+        with process.SLOTS("compute", job.case.key, clock):
+            with clock("decode"):
+                labels = _read(job, content)
+            begun = begun.changed(kind=labels.kind)
+            linker = linking.of(target, job.run)
+            if isinstance(labels, Points):
+                return _of_points(labels, linker, begun)
+            linked = _link(job, labels, linker)
+            begun = begun.changed(linked_by=linked.by)
+            made = MadeLabels(begun)
+            for volume in linked.volumes:
+                shape = volume.geometry.shape if volume.geometry else (0, 0, 0)
+                ledger.grow(ticket, need_bytes + DRAWN_BYTES * int(np.prod(shape)))
+                with clock("draw"):
+                    _draw_all(job, labels, volume, config, made)
+            ledger.finish(ticket, sum(len(c) for objects in made.objects for c in objects.values()))
+            return _judge(made, linked)
+    except Refusal as refusal:
+        refused = begun.changed(status=refusal.status, reason=refusal.reason, message=refusal.message)
+        return MadeLabels(refused.changed(**refusal.facts))
+
+
+def _check_new(job: LabelJob, sha256: str, target: str) -> None:
+    """Refuse what is there already under another name: its points would count twice."""
+    other = known_contents(target, job.run).get((sha256, job.asked.digest), job.case.key)
+    if other != job.case.key:
+        raise Refusal(
+            "label-exists",
+            f"{job.case.url}: has the content of {other}, which is in the dataset; --forget {other} deletes that",
+        )
+
+
+def _read(job: LabelJob, content: bytes) -> Labels:
+    try:
+        return read_labels(content, name=PurePosixPath(job.case.url).name, names=job.asked.names)
+    except UsageError as error:  # a library for mask volumes is missing
+        raise Refusal("missing-decoder", str(error)) from error
+
+
+def _link(job: LabelJob, labels: Labels, linker: linking.Linker) -> Linked:
+    if isinstance(labels, Mask):
+        record, _ = linker.link_key(job.case.path, labels.where)
+        return Linked([record], "key")
+    return linker.link(labels.links, labels.where)
+
+
+def _draw_all(job: LabelJob, labels: Labels, volume: Record, config: PrepConfig, made: MadeLabels) -> None:
+    """Draw all labels that are asked for on the grid of one volume."""
+    if volume.geometry is None:
+        raise DamagedDataset(f"{volume.key}: its record does not say where the volume lies")
+    grid = Grid(volume.geometry.shape, volume.geometry.matrix())
+    placed = _placed(job, labels, volume, grid)
+    segments = placed.named(*job.asked.only) if job.asked.only else placed.segments
+    points = _points_of(placed, volume)
+    if not segments and points is None:
+        raise Refusal("label-not-asked", f"{labels.where}: has no label named {' or '.join(job.asked.only) or '*'}")
+    if points is not None and not job.asked.only:
+        made.points, made.ours = points, ("key", "image", "kind", "name", "x", "y", "z", "ml")
+    encoder = omezarr.LabelEncoder(grid, config.chunk, config.zstd_level)
+    taken: set[str] = set()
+    names = [stored_name(job.asked, job.case, segment, labels) for segment in segments]
+    for number, (segment, name) in enumerate(zip(segments, names, strict=True)):
+        stored = StoredLabel(
+            volume=volume.key,
+            image=volume.input_digest,
+            name=segment.name,
+            number=segment.number,
+            algorithm=segment.algorithm,
+            interpreted_type=segment.interpreted_type,
+            category=segment.category.meaning if segment.category else "",
+            code=segment.type.value if segment.type else "",
+            code_scheme=segment.type.scheme if segment.type else "",
+            code_meaning=segment.type.meaning if segment.type else "",
+        )
+        try:
+            label = free_name(name, taken, labels.where)
+            drawn = placed.draw(segment, grid)
+            rgb = colour_of(number)
+            about = {"owner": job.owner, "image": volume.input_digest, "name": segment.name}
+            made.objects.append(encoder.encode(label, segment.name, rgb, drawn, about))
+            made.record = made.record.changed(labels=(*made.record.labels, _describe(stored, label, drawn)))
+        except Refusal as refusal:
+            made.objects.append({})
+            refused = stored.changed(reason=refusal.reason, message=refusal.message)
+            made.record = made.record.changed(labels=(*made.record.labels, refused))
+
+
+def _placed(job: LabelJob, labels: Labels, volume: Record, grid: Grid) -> Labels:
+    """Return the labels as they lie in the volume. A mask may also be one of the prepared volume itself."""
+    acquired = volume.acquired.grid() if volume.acquired else None
+    if isinstance(labels, Mask):
+        try:
+            return labels.at(acquired or grid)
+        except Refusal:
+            try:
+                return labels.at(grid)
+            except Refusal as refusal:
+                first = refusal
+            if acquired is None:
+                raise first from None
+            raise
+    if isinstance(labels, Lidc):
+        if acquired is None:
+            raise Refusal(
+                "label-unlinked",
+                f"{labels.where}: {volume.key} was prepared by an older version, whose record does not say where its "
+                "slices lie; prepare it again",
+            )
+        return labels.at(acquired, job.asked.consensus)
+    return labels
+
+
+def _points_of(labels: Labels, volume: Record) -> pd.DataFrame | None:
+    points = labels.points
+    if points is None or not len(points):
+        return None
+    points.insert(0, "key", volume.key)
+    points.insert(1, "image", volume.input_digest)
+    return points
+
+
+def _of_points(labels: Points, linker: linking.Linker, begun: LabelRecord) -> MadeLabels:
+    """Give each row of a table the key of its volume. Rows of other volumes are counted, and left out."""
+    table = labels.points
+    column = "key" if "key" in table else "seriesuid"
+    owners = table[column].unique().tolist()
+    of_owner = dict(zip(owners, linker.keys_of(owners, column), strict=True))
+    n_unlinked = int(table[column].map(lambda owner: not of_owner[owner]).sum())
+    if n_unlinked == len(table):
+        raise Refusal(
+            "label-unlinked",
+            f"{labels.where}: its {len(table)} points belong to {len(owners)} volumes by {column}, such as "
+            f"{owners[0]!r:.100}; the dataset has none of them",
+        )
+    table["key"] = table[column].map(of_owner)
+    table = table.explode("key").dropna(subset="key").reset_index(drop=True).drop(columns="seriesuid", errors="ignore")
+    table.insert(1, "image", table["key"].map(linker.image_of))
+    warnings = ("points-unlinked",) if n_unlinked else ()
+    message = f"{n_unlinked} points belong to volumes that the dataset has not" if n_unlinked else None
+    begun = begun.changed(status="written", linked_by="key" if column == "key" else "series", message=message)
+    return MadeLabels(begun.changed(warnings=warnings, n_points=len(table)), points=table)
+
+
+def _describe(stored: StoredLabel, label: str, drawn: Drawn) -> StoredLabel:
+    corners = [drawn.first, np.add(drawn.first, drawn.mask.shape) - 1]
+    indices = [[corners[k][axis] for axis, k in enumerate(which)] for which in itertools.product((0, 1), repeat=3)]
+    places = drawn.grid.to_patient(indices)
+    x, y, z = (round(float(v), 4) for v in drawn.centroid_mm)
+    return stored.changed(
+        label=label,
+        voxels=int(np.count_nonzero(drawn.mask)),
+        ml=round(float(drawn.ml), 6),
+        first=drawn.first,
+        shape=drawn.mask.shape,
+        centroid_mm=(x, y, z),
+        box_mm=tuple(np.concatenate([places.min(0), places.max(0)]).round(4).tolist()),
+        outside=round(float(drawn.outside), 6),
+    )
+
+
+def _judge(made: MadeLabels, linked: Linked) -> MadeLabels:
+    """Say whether the source is written: it is if any of its labels or points is."""
+    record = made.record
+    written = {label.name for label in record.written}
+    # of a series in several stacks, a label lies in one of them
+    kept = [
+        label.is_written or not (label.name in written and label.reason == "label-outside-volume")
+        for label in record.labels
+    ]
+    made.objects = list(itertools.compress(made.objects, kept))
+    labels = tuple(itertools.compress(record.labels, kept))
+    warnings = [*linked.warnings, *(["label-cut-off"] if any(label.outside > CUT for label in record.written) else [])]
+    record = record.changed(labels=labels, warnings=tuple(warnings))
+    if written or made.points is not None:
+        n_points = len(made.points) if made.points is not None else 0
+        made.record = record.changed(status="written", n_points=n_points)
+    else:
+        made.record = record.changed(status="refused", reason=labels[0].reason, message=labels[0].message)
+    return made

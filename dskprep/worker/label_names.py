@@ -1,0 +1,55 @@
+"""What a label is stored as: its name, and the colour that it is shown in."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from pathlib import PurePosixPath
+
+from dskprep import keys
+from dskprep.dataset.label_record import MAX_NAME, is_label_name
+from dskprep.errors import Refusal
+from dskprep.labels.mask import Mask
+from dskprep.labels.values import Labels, Segment
+from dskprep.source.label_files import Asked, LabelFile
+
+COLOURS = (
+    (230, 25, 75),
+    (60, 180, 75),
+    (255, 225, 25),
+    (0, 130, 200),
+    (245, 130, 48),
+    (145, 30, 180),
+    (70, 240, 240),
+    (240, 50, 230),
+    (210, 245, 60),
+    (250, 190, 212),
+)
+"""Colours that differ well from one another on grey; a label has the one of its place in the source."""
+
+
+def colour_of(number: int) -> tuple[int, int, int]:
+    """Return the colour of the label of this number in its source."""
+    return COLOURS[number % len(COLOURS)]
+
+
+def stored_name(asked: Asked, file: LabelFile, segment: Segment, labels: Labels) -> str:
+    """Return the name under which a label is to be stored: the author's, made safe for any file system."""
+    own = segment.name
+    if isinstance(labels, Mask) and len(labels.segments) == 1 and own == file.file and "/" not in file.path:
+        own = "mask"  # the file is called as its volume is
+    name = asked.stored_name(own, PurePosixPath(file.file).stem, segment.number)
+    safe = re.sub(r"_+", "_", keys.UNSAFE.sub("_", name)).strip("._")[:MAX_NAME]
+    return safe or f"label-{segment.number}"
+
+
+def free_name(name: str, taken: set[str], where: str) -> str:
+    """Return the name, with a number behind it if the source has had another label of this name."""
+    for number in itertools.count(1):
+        free = name if number == 1 else f"{name[: MAX_NAME - 6]}-{number}"
+        if free.casefold() not in taken:
+            break
+    if not is_label_name(free):
+        raise Refusal("label-exists", f"{where}: the name {free!r} is taken in every volume; give another with --as")
+    taken.add(free.casefold())
+    return free

@@ -1,0 +1,135 @@
+"""Keyed digests of patients, studies and frames of reference: equal where these are, of no use to others."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+
+import dskprep
+from dskprep import storage
+from dskprep.dataset import identity
+from dskprep.errors import DamagedDataset, UsageError
+from dskprep.settings import PrepConfig
+from tests.builders import ct_file, distinct
+
+KEY = "a key that this test makes up"
+
+
+@pytest.fixture(autouse=True)
+def _fresh_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(identity.VARIABLE, raising=False)
+    identity.of.cache_clear()
+
+
+def write_series(folder: Path, **attributes: str) -> None:
+    """Write a series of four slices, which differ in their SOPInstanceUID."""
+    folder.mkdir(parents=True)
+    for k, stored in enumerate(distinct(10, 12, 12)):
+        content = ct_file(stored, (0, 0, k), SOPInstanceUID=f"1.2.{k}", PixelSpacing=[1, 1], **attributes)
+        (folder / f"{k}.dcm").write_bytes(content)
+
+
+def run(source: Path, target: Path) -> None:
+    dskprep.run(source, target, settings=PrepConfig(check_hu=False, lungs=False, min_slices=4))
+
+
+def source(folder: Path) -> Path:
+    """Two series of one patient and study, one of another patient; all in one frame of reference each."""
+    for key, patient, study in (("a", "P-1", "1.2.3"), ("b", "P-1", "1.2.3"), ("c", "P-2", "1.2.4")):
+        ids = {"PatientID": patient, "StudyInstanceUID": study, "FrameOfReferenceUID": f"{study}.9"}
+        write_series(folder / key, **ids)
+    return folder
+
+
+def rows(target: Path) -> dict[str, dict[str, str]]:
+    return {row["key"]: row for row in dskprep.open_dataset(target).rows}
+
+
+def test_one_patient_has_one_digest_and_another_patient_another(tmp_path: Path) -> None:
+    run(source(tmp_path / "in"), tmp_path / "out")
+    found = rows(tmp_path / "out")
+    for name in ("patient", "study", "frame_of_reference"):
+        assert found["a"][name] == found["b"][name] != found["c"][name]
+    assert len({found["a"][name] for name in ("patient", "study", "frame_of_reference")}) == 3
+
+
+def test_two_datasets_agree_only_with_the_same_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source(tmp_path / "in")
+    run(tmp_path / "in", tmp_path / "one")
+    run(tmp_path / "in", tmp_path / "two")
+    assert rows(tmp_path / "one")["a"]["patient"] != rows(tmp_path / "two")["a"]["patient"]
+    monkeypatch.setenv(identity.VARIABLE, KEY)
+    run(tmp_path / "in", tmp_path / "three")
+    run(tmp_path / "in", tmp_path / "four")
+    assert rows(tmp_path / "three")["a"]["patient"] == rows(tmp_path / "four")["a"]["patient"]
+    assert KEY not in (tmp_path / "three" / "identity.json").read_text()
+    assert set(json.loads((tmp_path / "three" / "identity.json").read_text())) == {"fingerprint"}
+
+
+def test_no_identifier_and_no_digest_that_anybody_can_make_is_in_the_dataset(tmp_path: Path) -> None:
+    run(source(tmp_path / "in"), tmp_path / "out")
+    everything = b"".join(storage.read(str(p)) for p in (tmp_path / "out").rglob("*") if p.is_file())
+    for word in ("P-1", "P-2", "1.2.3.9", "1.2.4.9"):
+        assert word.encode() not in everything
+        assert hashlib.sha256(word.encode()).hexdigest()[:12].encode() not in everything
+
+
+def test_a_series_without_identifiers_has_none(tmp_path: Path) -> None:
+    blank = {"PatientID": "", "StudyInstanceUID": "", "FrameOfReferenceUID": ""}
+    write_series(tmp_path / "in" / "a", **blank)
+    run(tmp_path / "in", tmp_path / "out")
+    row = rows(tmp_path / "out")["a"]
+    assert [row[name] for name in ("patient", "study", "frame_of_reference")] == [None] * 3
+
+
+def test_each_slice_is_among_the_instances(tmp_path: Path) -> None:
+    write_series(tmp_path / "in" / "a")
+    run(tmp_path / "in", tmp_path / "out")
+    record = dskprep.open_dataset(tmp_path / "out")["a"].record
+    known = identity.split_instances(record.instances)
+    uids = {dskprep_uid(path) for path in (tmp_path / "in" / "a").iterdir()}
+    assert {identity.of(str(tmp_path / "out")).instance(uid) for uid in uids} == known
+    assert len(known) == 10
+    assert base64.b64decode(record.instances or "") == b"".join(sorted(known))
+
+
+def dskprep_uid(path: Path) -> str:
+    import pydicom
+
+    return str(pydicom.dcmread(path, stop_before_pixels=True).SOPInstanceUID)
+
+
+def test_another_key_than_the_datasets_is_refused_before_anything_is_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_series(tmp_path / "in" / "a")
+    monkeypatch.setenv(identity.VARIABLE, KEY)
+    run(tmp_path / "in", tmp_path / "out")
+    write_series(tmp_path / "in" / "b")
+    for key, said in ((KEY + "!", "another one in DSKPREP_IDENTITY_KEY"), (None, "set DSKPREP_IDENTITY_KEY to it")):
+        identity.of.cache_clear()
+        monkeypatch.setenv(identity.VARIABLE, key) if key else monkeypatch.delenv(identity.VARIABLE)
+        with pytest.raises(UsageError, match=said):
+            run(tmp_path / "in", tmp_path / "out")
+    assert set(rows(tmp_path / "out")) == {"a"}
+
+
+@pytest.mark.parametrize("key", ["", "short", "  short          "])
+def test_a_key_that_can_be_guessed_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str) -> None:
+    write_series(tmp_path / "in" / "a")
+    monkeypatch.setenv(identity.VARIABLE, key)
+    with pytest.raises(UsageError, match="16 characters or more"):
+        run(tmp_path / "in", tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    "content", ["", "[]", "{}", '{"fingerprint": "x", "key": "zz"}', '{"fingerprint": 1, "key": 2}']
+)
+def test_a_damaged_key_is_named(tmp_path: Path, content: str) -> None:
+    (tmp_path / "identity.json").write_text(content)
+    with pytest.raises(DamagedDataset, match=r"identity\.json: is damaged"):
+        identity.of(str(tmp_path))
