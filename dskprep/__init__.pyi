@@ -14,8 +14,9 @@ from .look.comparison import Compared, Difference, compare, compare_settings
 from .look.report import report
 from .look.views import show
 from .pipeline.account import RunStopped, Summary
-from .pipeline.annotate import LabelSummary, annotate, forget_labels
+from .pipeline.annotate import annotate, forget_labels
 from .pipeline.cluster import connect, local_client
+from .pipeline.label_account import LabelSummary
 from .pipeline.observer import Observer
 from .pipeline.plan import Plan, plan
 from .pipeline.run import run

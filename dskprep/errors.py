@@ -40,6 +40,7 @@ REASONS = {
 
 SET_ASIDE = {
     "no-image": "DICOM, but no image: a segmentation, contours, a dose, a report",
+    "no-label": "no label, but an object of another kind: a plan, a dose, a report, a table of other things",
     "label-not-asked": "the label source has none of the labels that are asked for",
 }
 """Why an input with which nothing is wrong is no volume (status `set-aside`)."""

@@ -20,6 +20,7 @@ from dskprep.errors import UsageError
 @click.option(
     "--3d", "surface", type=click.Choice(["lungs", "bone", "tissue"]), help="A lit surface instead, from three sides."
 )
+@click.option("--label", help="Planes through the middle of this label of the volume KEY [the first].")
 @click.option("--preset", default="default", help="For PLACE alone: settings that come with dskprep.")
 @click.option("--config", type=click.Path(dir_okay=False), help="For PLACE alone: settings from a TOML file instead.")
 @click.option("-o", "--output", type=click.Path(dir_okay=False), help="Where to write the picture [KEY.png].")
@@ -28,11 +29,12 @@ def show(
     key: str | None,
     with_source: bool,
     surface: str | None,
+    label: str | None,
     preset: str,
     config: str | None,
     output: str | None,
 ) -> int:
-    """Draw a volume: three planes with the outline of the lungs, a histogram and the record in words, as a PNG.
+    """Draw a volume: three planes with the outlines of lungs and labels, a histogram and the record in words, as a PNG.
 
     PLACE and KEY are a dataset and the volume in it. PLACE alone is a folder or archive with the DICOM files of
     one patient, or one such file: the picture shows them as acquired, and as a run would write them. Of several series
@@ -50,7 +52,7 @@ def show(
         raise UsageError(f"{output}: a picture is written to a local file, as PNG; name it so")
     settings = None if key else options.read_settings(preset, config)
     with Output().console.status("drawing; the first time code is compiled, which takes half a minute"):
-        shown = views.draw(place, key, surface=surface, with_source=with_source, settings=settings)
+        shown = views.draw(place, key, surface=surface, with_source=with_source, label=label, settings=settings)
     path = Path(output or f"{shown.key}.png")
     path.write_bytes(shown.png)
     terminal.say(str(path))

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from distributed import Client
 
     from dskprep.dataset.label_record import LabelRecord
-    from dskprep.pipeline.annotate import LabelSummary
+    from dskprep.pipeline.label_account import LabelSummary
 
 FIGURES_EVERY_S = {"lines": 60.0, "json": 10.0}
 """How often the figures of a run are written where there is no panel."""

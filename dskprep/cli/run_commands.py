@@ -27,6 +27,7 @@ from dskprep.errors import InfrastructureError, UsageError
     help="Prepare patients with this status again.",
 )
 @options.patient_folders_option
+@click.option("--labels", multiple=True, metavar="PATTERN", help="Label files in SOURCE, such as '*RTSTRUCT*'.")
 @click.option("--time-limit", default="30m", help="How long reading, computing or writing one patient may take.")
 @click.option("--log-json", is_flag=True, help="Write lines of JSON to standard output, and nothing else.")
 def run(
@@ -48,6 +49,7 @@ def run(
     s3://bucket/prefix.
     """
     from dskprep import storage
+    from dskprep.cli import words
     from dskprep.cli.output import Output
     from dskprep.pipeline import run as pipeline
     from dskprep.pipeline.account import RunStopped
@@ -74,10 +76,12 @@ def run(
                     client=client,
                     time_limit_s=time_limit_s,
                     observers=[observer],
-                    **choice,  # limit, only, retry, patient_folders
+                    **choice,  # limit, only, retry, patient_folders, labels
                 )
         except RunStopped as stopped:
             raise InfrastructureError(f"{stopped}; to go on: {_command_line(context)}") from stopped
+        if summary.labels:
+            output.tell("labels", summary.labels.as_dict(), *words.describe_labels(summary.labels))
         if summary.is_interrupted:
             output.say(f"to go on: {_command_line(context)}")
         if summary.account.largest_need_bytes:

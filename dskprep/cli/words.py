@@ -16,12 +16,14 @@ if TYPE_CHECKING:
     from dskprep.dataset.label_record import LabelRecord
     from dskprep.dataset.status import Status
     from dskprep.pipeline.account import Summary
-    from dskprep.pipeline.annotate import LabelSummary
+    from dskprep.pipeline.label_account import LabelSummary
     from dskprep.pipeline.plan import Plan
     from dskprep.pipeline.prediction import Prediction
 
 N_DAMAGED = 20
 """How many damaged records are named."""
+N_LABELS = 12
+"""How many labels are named, those of most volumes first."""
 N_NAMED = 3
 """How many of the slowest and of the largest patients a summary names."""
 
@@ -97,6 +99,13 @@ def describe_status(status: Status) -> Iterator[RenderableType]:
     yield _tabulate(status.counts, status.reasons, status.warnings)
     yield from _describe_split(status.split_series)
     yield from _describe_damaged(status.damaged_records)
+    if status.label_sources:
+        n_sources, n_labels = sum(status.label_sources.values()), sum(status.labels.values())
+        yield f"{n_sources} label sources; {n_labels} labels, {status.points} points"
+        yield _tabulate(status.label_sources, status.label_reasons, {})
+        most = itertools.islice(status.labels.items(), N_LABELS)
+        rest = f", and {len(status.labels) - N_LABELS} more" if len(status.labels) > N_LABELS else ""
+        yield f"  {', '.join(f'{name} in {n}' for name, n in most)}{rest}"
     for run in status.runs:
         state = "was killed" if run.is_dead else "under way"
         yield (

@@ -87,6 +87,7 @@ class StoredLabel(msgspec.Struct, frozen=True, kw_only=True):
     category: str = ""
     algorithm: str = ""
     interpreted_type: str = ""
+    rgb: tuple[Count, Count, Count] = (255, 255, 255)
     voxels: Bytes = 0
     ml: Number | None = None
     first: tuple[Count, Count, Count] | None = None

@@ -18,7 +18,7 @@ from dskprep import storage
 from dskprep.dataset import layout, store
 from dskprep.dataset.facts import StoredObject
 from dskprep.dataset.label_record import LabelRecord, LabelRecordName, StoredLabel, name_of, parse_label_record
-from dskprep.errors import InfrastructureError, Refusal
+from dskprep.errors import DamagedDataset, InfrastructureError, Refusal
 from dskprep.storage import Entry
 
 MOST_LISTINGS = 20
@@ -119,6 +119,11 @@ def forget(target: str, names: Collection[LabelRecordName], *, is_trial: bool = 
         try:
             record = read_record(target, name)
         except FileNotFoundError:
+            continue
+        except DamagedDataset:  # nobody knows what it described; its labels know their owner, who writes over them
+            deleted.append(name.path)
+            if not is_trial:
+                storage.delete(target, [name.path])
             continue
         paths = [name.path, *([name.points_path] if record.points else [])]
         if not is_trial:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dskprep import storage
+from dskprep.dataset import annotations as labels_of
 from dskprep.dataset import claims, index, store
 from dskprep.dataset.record import GOOD
 
@@ -39,6 +40,8 @@ class Status:
     ``"<status>: <reason>"`` of those not written, `warnings` per word of `errors.WARNINGS`. Each of `split_series` is
     a group of keys whose volumes seem to be parts of one series. `damaged_records` has the keys of the records that
     cannot be read, and why; in the counts they are `failed: damaged-record`. `runs` are the runs under way.
+    `label_sources` has the number of label sources per status, `label_reasons` of sources, and of single labels, that
+    are not written per ``"<status>: <reason>"``; `labels` has the number of volumes per label, the most frequent first.
     """
 
     target: str
@@ -49,6 +52,10 @@ class Status:
     split_series: list[list[str]]
     damaged_records: dict[str, str] = field(default_factory=dict)
     runs: list[RunUnderWay] = field(default_factory=list)
+    label_sources: dict[str, int] = field(default_factory=dict)
+    label_reasons: dict[str, int] = field(default_factory=dict)
+    labels: dict[str, int] = field(default_factory=dict)
+    points: int = 0
 
     @property
     def is_clean(self) -> bool:
@@ -99,7 +106,23 @@ def status(target: str | os.PathLike[str]) -> Status:
         index.split_series(table),
         index.damaged(table),
         _runs(target),
+        **_labels(target),
     )
+
+
+def _labels(target: str) -> dict[str, Any]:
+    rows = labels_of.current_table(target)
+    sources = Counter(name.status for name in labels_of.by_source(rows))
+    columns = ("status", "reason", "label")
+    table = [dict(zip(columns, row, strict=True)) for row in zip(*(rows[c].to_pylist() for c in columns), strict=True)]
+    lost = Counter(f"{row['status']}: {row['reason']}" for row in table if row["status"] != "written")
+    labels = Counter(row["label"] for row in table if row["status"] == "written" and row["label"])
+    return {
+        "label_sources": dict(sources.most_common()),
+        "label_reasons": dict(lost.most_common()),
+        "labels": dict(labels.most_common()),
+        "points": sum(row["status"] == "written" and not row["label"] for row in table),
+    }
 
 
 def _runs(target: str) -> list[RunUnderWay]:

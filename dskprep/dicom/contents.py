@@ -30,6 +30,9 @@ NO_IMAGE = re.compile(r"1\.2\.840\.10008\.5\.1\.4\.1\.1\.(66|481\.[2-9]|88|104|1
 """SOP classes of objects that are no images: segmentations, registrations, raw data; contours, doses, plans; reports;
 documents; presentation states; waveforms (PS3.4 B.5)."""
 
+SOP_CLASS = re.compile(rb"(?:\x02\x00\x02\x00UI|\x08\x00\x16\x00(?:UI|..))..([0-9.]+)", re.DOTALL)
+"""MediaStorageSOPClassUID or SOPClassUID in little endian, with or without its VR, and the value."""
+
 OTHER_SUFFIXES = frozenset(
     ".txt .csv .tsv .json .jsonl .xml .md .html .htm .pdf .yaml .yml .toml .ini .log .py .sh .bat .db .lnk .url .doc "
     ".docx .xls .xlsx .rtf .png .jpg .jpeg .gif .bmp .tif .tiff .nii .7z .npy .npz .mha .mhd .nrrd .stl .sha256 .md5 "
@@ -163,6 +166,15 @@ class Contents:
 def may_be_ct(head: bytes) -> bool:
     """Tell whether the first bytes of a file name the SOP class of a CT object."""
     return any(sop_class.encode() in head for sop_class in CT_CLASSES)
+
+
+def sop_class_in(head: bytes) -> str:
+    """Return the SOP class of an object by the first bytes of its file, without parsing it; "" if they do not tell.
+
+    References to other objects stand later in a file than its own class, so the first one found is that.
+    """
+    found = SOP_CLASS.search(head)
+    return found[1].decode() if found else ""
 
 
 def is_named_otherwise(name: str) -> bool:

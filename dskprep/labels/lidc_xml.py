@@ -68,7 +68,7 @@ class Reading:
 
 
 def parse(content: bytes, where: str) -> Reading:
-    """Parse a file. Raises Refusal: `label-unknown` for another kind of XML, `label-damaged`, `label-too-large`."""
+    """Parse a file. Raises Refusal: `no-label` for another kind of XML, `label-damaged`, `label-too-large`."""
     refuse_if_more(len(content), MAX_BYTES, "bytes of XML", where)
     builder = _Builder(where)
     parser = expat.ParserCreate()
@@ -103,9 +103,7 @@ class _Builder:
 
     def start(self, name: str, _attributes: dict[str, str]) -> None:
         if not self._path and name not in ROOTS:
-            raise Refusal(
-                "label-unknown", f"{self.where}: expected the XML of LIDC-IDRI, found <{one_line(name)[:40]}>"
-            )
+            raise Refusal("no-label", f"{self.where}: expected the XML of LIDC-IDRI, found <{one_line(name)[:40]}>")
         self._path.append(name)
         self._text = ""
         if len(self._path) > MAX_DEPTH:

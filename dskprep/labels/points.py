@@ -95,10 +95,11 @@ def _check(table: pd.DataFrame, where: str) -> pd.DataFrame:
     found = {axis: next((names[n] for n in known if n in names), None) for axis, known in AXES.items()}
     owners = {owner: names[owner] for owner in OWNERS if owner in names}
     if None in found.values() or not owners or len(names) < len(table.columns):
+        is_of_other_things = not owners and not any(found.values())
         raise Refusal(
-            "label-unknown",
+            "no-label" if is_of_other_things else "label-unknown",
             f"{where}: expected the columns x, y, z (or coordX, coordY, coordZ) and key or seriesuid, each once, found "
-            f"{one_line(', '.join(map(str, table.columns)))}",
+            f"{one_line(', '.join(map(str, table.columns)))[:100]}",
         )
     if not len(table):
         raise Refusal("label-empty", f"{where}: expected points, found a table without rows")

@@ -58,7 +58,7 @@ def read_labels(source: str | Path | bytes, *, name: str = "", names: Mapping[in
     Raises
     ------
     Refusal
-        `label-unknown`, `label-damaged`, `label-too-large`, `label-empty`.
+        `no-label`, `label-unknown`, `label-damaged`, `label-too-large`, `label-empty`.
     UsageError
         If it is a mask volume, and nibabel or SimpleITK is not installed.
 
@@ -86,7 +86,7 @@ def _read(content: bytes, where: str, names: Mapping[int, str]) -> Labels:
     if head.lstrip(b"\xef\xbb\xbf\xff\xfe\0 \t\r\n")[:1] == b"<":
         return Lidc(content, where)
     raise Refusal(
-        "label-unknown",
+        "no-label",
         f"{where}: expected DICOM SEG or RTSTRUCT, LIDC-IDRI XML, NIfTI, NRRD, MetaImage, or a table whose name ends "
         f"in .csv or .parquet, found {len(content)} bytes of something else",
     )
@@ -107,5 +107,5 @@ def _read_dicom(content: bytes, where: str) -> Labels:
     except Exception as error:  # whatever a damaged byte leads pydicom to
         raise Refusal("label-damaged", f"{where}: cannot be read as DICOM: {one_line(error)}") from error
     raise Refusal(
-        "label-unknown", f"{where}: expected a SEG or RTSTRUCT, found an object of class {one_line(kind) or 'none'}"
+        "no-label", f"{where}: expected a SEG or RTSTRUCT, found an object of class {one_line(kind) or 'none'}"
     )

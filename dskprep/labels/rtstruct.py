@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -28,6 +29,8 @@ MAX_POINTS = 10_000_000
 """Most points of all contours."""
 MAX_ROIS = 10_000
 """Most ROIs."""
+ALONG = 0.99
+"""Cosine of the angle between the normal of contours and that of slices, from which on these are the same."""
 FLAT_MM = 0.1
 """A contour is flat if its points deviate from a plane by less than this, or by FLAT_PART of its width."""
 FLAT_PART = 1e-3
@@ -74,6 +77,13 @@ class RtStruct(Labels):
                     refuse_if_more(n_points, MAX_POINTS, "points of contours", where)
                     self._contours.setdefault(number, []).append(points)
         self.links = _read_links(header)
+        self._slices: Grid | None = None
+
+    def at(self, slices: Grid) -> RtStruct:
+        """Return the ROIs as they lie in an image: contours in one plane alone are as thick as its slices."""
+        placed = copy.copy(self)
+        placed._slices = slices
+        return placed
 
     def stacks(self, segment: Segment, grid: Grid) -> Iterator[Stack]:
         """Yield the planes of an ROI, drawn at the pixels of the grid where they are parallel to it.
@@ -114,7 +124,14 @@ class RtStruct(Labels):
         return Stack(origin, axes, planes)
 
     def _step(self, along: NDArray[np.float64], normal: NDArray[np.float64]) -> float:
-        """Return the distance of neighbouring contours of an ROI; of all contours where it has one plane only."""
+        """Return the distance of neighbouring contours of an ROI.
+
+        Where it has one plane only, that is the distance of the image's slices, or of all contours.
+        """
+        if len(along) == 1 and self._slices is not None:
+            step = self._slices.affine[:3, 0]
+            if abs(step @ normal) > ALONG * np.linalg.norm(step):
+                return float(abs(step @ normal))
         if len(along) == 1:
             along = places([points.mean(0) @ normal for each in self._contours.values() for points in each])
         if len(along) == 1:

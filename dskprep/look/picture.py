@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import textwrap
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,8 +17,9 @@ from dskprep.dataset import thumbnail
 from dskprep.dataset.facts import Geometry, LungFigures, Source, source_of
 from dskprep.dataset.stored import StoredVolume
 from dskprep.errors import WARNINGS, UsageError
-from dskprep.look import comparison, surface
+from dskprep.look import comparison, outlines, surface
 from dskprep.look.comparison import Compared, Difference, Preparation
+from dskprep.look.outlines import Outline
 from dskprep.preparation.prepared import Prepared
 from dskprep.series.series import Series
 from dskprep.volume import AIR_HU, PADDING, Volume
@@ -46,7 +47,8 @@ EDGE_INCHES = 4.0
 class View:
     """One row of a picture: a volume (z, y, x), its lungs on the same grid if they are known, and lines of text.
 
-    The volume holds int16 HU; with a `window`, the values that are black and white, it holds other values.
+    The volume holds int16 HU; with a `window`, the values that are black and white, it holds other values. `labels` are
+    on its grid too. Planes cross in `middle_mm` (LPS), or in the middle of the lungs.
     """
 
     title: str
@@ -54,13 +56,19 @@ class View:
     mask: NDArray[np.uint8] | None
     words: list[str]
     window: tuple[float, float] | None = None
+    labels: tuple[Outline, ...] = ()
+    middle_mm: NDArray[np.float64] | None = None
 
 
-def of_stored(stored: StoredVolume) -> View:
-    """Return the view of a written volume."""
-    record = stored.record
+def of_stored(stored: StoredVolume, label: str | None = None) -> View:
+    """Return the view of a written volume with its labels, through the middle of one of them, by default the first.
+
+    Raises UsageError if there is no such label.
+    """
+    record, labels = stored.record, outlines.of_stored(stored)
     words = in_words(record.source, record.geometry, record.lungs, record.warnings)
-    return _view("as written", Preparation.of_stored(stored), words)
+    view = _view("as written", Preparation.of_stored(stored), words)
+    return replace(view, labels=labels, middle_mm=outlines.centre_of(labels, label))
 
 
 def of_prepared(prepared: Prepared) -> View:
@@ -123,14 +131,16 @@ def in_words(
 def draw(title: str, *views: View) -> bytes:
     """Draw planes through the lungs: a PNG with one row per view.
 
-    A row holds the axial, coronal and sagittal plane, a histogram, and below them the words. The planes cross in
-    the middle of the last view's lungs, the sagittal one in the middle of the right lung. The patient's left is on
-    the right; up is the front in the axial plane, the head in the others; the front is left in the sagittal one.
-    Outlines are the lungs: blue the right one, orange the left one. Each plane fills its panel whatever its size: the
-    white line is SCALE_MM long.
+    A row holds the axial, coronal and sagittal plane, a histogram, and below them the words. The planes cross in the
+    middle of a label of the last view, if it has any, or of its lungs, the sagittal one then in the right lung. The
+    patient's left is on the right; up is the front in the axial plane, the head in the others; the front is left in the
+    sagittal one. Outlines are the lungs, blue the right one, orange the left one, and labels in colours of their own.
+    Each plane fills its panel whatever its size: the white line is SCALE_MM long.
     """
     last = views[-1]
-    centre_mm = last.volume.to_patient(thumbnail.middle(last.volume.shape, last.mask))
+    centre_mm = last.middle_mm
+    if centre_mm is None:
+        centre_mm = last.volume.to_patient(thumbnail.middle(last.volume.shape, last.mask))
     words = [textwrap.wrap("   |   ".join(view.words).replace("$", r"\$"), 230) for view in views]
     heights = [EDGE_INCHES + 0.2 + 0.18 * max(1, len(lines)) for lines in words]
     figure = Figure(figsize=(4 * EDGE_INCHES, sum(heights) + 0.5), layout="constrained")
@@ -187,13 +197,13 @@ def draw_comparison(compared: Compared, names: tuple[str, str]) -> bytes:
     figure.suptitle(_describe(compared.difference), fontsize=10)
     for row, axis in zip(figure.subplots(2, 3), (0, 1), strict=True):
         index = int(differs.sum(axis=tuple(a for a in range(3) if a != axis)).argmax())
-        outlines = [
+        shown = [
             (colour, np.take(mask, index, axis) > 0)
             for colour, mask in zip((OUTLINES[sides.RIGHT], OUTLINES[sides.LEFT]), lungs, strict=True)
             if mask is not None
         ]
         for ax, (name, array, window) in zip(row, images, strict=True):
-            _draw_plane(ax, first.image.with_array(array), axis, index, window, outlines)
+            _draw_plane(ax, first.image.with_array(array), axis, index, window, shown)
             ax.set_axis_off()
             ax.set_title(f"{name}, {'zyx'[axis]} = {index}", fontsize=9)
     return _png(figure)
@@ -214,8 +224,9 @@ def _draw_planes(axes: Any, view: View, centre_mm: NDArray[np.float64]) -> None:
     centre = np.clip(index, 0, np.array(view.volume.shape) - 1).tolist()
     for axis, (ax, name) in enumerate(zip(axes, ("axial", "coronal", "sagittal"), strict=True)):
         labels = None if view.mask is None else np.take(view.mask, centre[axis], axis)
-        outlines = [] if labels is None else [(colour, labels == side) for side, colour in OUTLINES.items()]
-        down, across = _draw_plane(ax, view.volume, axis, centre[axis], view.window or LUNG_WINDOW, outlines)
+        shown = [] if labels is None else [(colour, labels == side) for side, colour in OUTLINES.items()]
+        shown += [(label.colour, label.inside(axis, centre[axis])) for label in view.labels]
+        down, across = _draw_plane(ax, view.volume, axis, centre[axis], view.window or LUNG_WINDOW, shown)
         edge = max(down, across)
         left, bottom, top = (across - edge) / 2, (down + edge) / 2, (down - edge) / 2
         if axis > 0:
@@ -232,7 +243,7 @@ def _draw_plane(
     axis: int,
     index: int,
     window: tuple[float, float],
-    outlines: list[tuple[tuple[float, float, float], NDArray[np.bool_]]],
+    shown: list[tuple[tuple[float, float, float], NDArray[np.bool_]]],
 ) -> tuple[float, float]:
     """Draw one plane of a volume with outlines (colour, what is inside) in mm; return its height and its width.
 
@@ -245,7 +256,7 @@ def _draw_plane(
     low, high = window
     ax.imshow(plane, cmap="gray", vmin=low, vmax=high, extent=extent, origin="upper" if axis == 0 else "lower")
     y, x = (np.arange(n) + 0.5 for n in plane.shape)
-    for colour, inside in outlines:
+    for colour, inside in shown:
         if inside.any() and not inside.all() and min(inside.shape) > 1:
             ax.contour(x * across_mm, y * down_mm, inside, [0.5], colors=[colour], linewidths=0.8)
     return down, across
@@ -267,7 +278,8 @@ def _draw_histogram(ax: Any, view: View) -> None:
     ax.set_ylim(bottom=ml)
     ax.set_ylabel(f"ml per bar of {(high - low) / N_BARS:.3g}", fontsize=8)
     ax.tick_params(labelsize=7)
-    ax.legend(fontsize=7, frameon=False, loc="upper right")
+    lines = [*ax.get_legend_handles_labels()[0], *outlines.legend(view.labels)]
+    ax.legend(handles=lines, fontsize=7, frameon=False, loc="upper right")
     ax.set_title("HU" if view.window is None else "values", fontsize=9)
 
 

@@ -37,6 +37,7 @@ def show(
     *,
     surface: str | None = None,
     with_source: bool = False,
+    label: str | None = None,
     settings: PrepConfig | None = None,
 ) -> bytes:
     """Draw a volume: three planes with the outline of the lungs, a histogram, and what is known of it in words.
@@ -56,6 +57,8 @@ def show(
         Draw this surface from three sides instead: ``"lungs"``, ``"bone"`` or ``"tissue"``.
     with_source
         Draw the series that the volume was made from above the volume.
+    label
+        The planes go through the middle of this label of the volume; by default of the first one, if it has any.
     settings
         Prepare the DICOM files with these settings; by default with those of the preset ``default``.
 
@@ -76,7 +79,7 @@ def show(
     >>> png = dskprep.show("scans-1mm", "LIDC-0314", surface="bone")  # doctest: +SKIP
     >>> Path("LIDC-0314.png").write_bytes(png)  # doctest: +SKIP
     """
-    return draw(place, key, surface=surface, with_source=with_source, settings=settings).png
+    return draw(place, key, surface=surface, with_source=with_source, label=label, settings=settings).png
 
 
 def draw(
@@ -85,6 +88,7 @@ def draw(
     *,
     surface: str | None = None,
     with_source: bool = False,
+    label: str | None = None,
     settings: PrepConfig | None = None,
 ) -> Shown:
     """Do what `show` does, and tell what is to be said beside the picture."""
@@ -92,6 +96,8 @@ def draw(
         raise UsageError("settings are for DICOM files; a volume of a dataset has the dataset's settings")
     if with_source and (surface or not key):
         raise UsageError("with_source is for the planes of a volume of a dataset; leave it out")
+    if label and (surface or not key):
+        raise UsageError("label is for the planes of a volume of a dataset; leave it out")
     if surface not in (None, "lungs", *SURFACES):
         raise UsageError(f"surface must be one of {', '.join(('lungs', *SURFACES))}, not {surface!r}")
     if not key:
@@ -99,21 +105,23 @@ def draw(
     opened = dataset.open_dataset(place)
     if surface is None and key not in opened and (record := _refused_record(opened, key)):
         return _draw_refused(key, record.reason or "", record.message or "", record.url, record.series_uid_sha256)
-    views = views_of_stored(place, key, with_source=with_source)
+    views = views_of_stored(place, key, with_source=with_source, label=label)
     return Shown(key, _draw_views(key, views, surface))
 
 
-def views_of_stored(target: str | os.PathLike[str], key: str, *, with_source: bool = False) -> list[View]:
+def views_of_stored(
+    target: str | os.PathLike[str], key: str, *, with_source: bool = False, label: str | None = None
+) -> list[View]:
     """Return the view of a volume in a dataset, with `with_source` after that of the series it was made from.
 
-    Raises UsageError if there is no such volume; it says what became of the key.
+    Raises UsageError if there is no such volume or label; it says what became of the key.
     """
     opened = dataset.open_dataset(target)
     try:
         stored = opened[key]
     except KeyError as error:
         raise UsageError(str(error.args[0])) from error
-    views = [picture.of_stored(stored)]
+    views = [picture.of_stored(stored, label)]
     if with_source:
         settings = config.from_dict(opened.settings, f"{target}: dataset.json")
         record = stored.record

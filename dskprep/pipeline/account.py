@@ -11,6 +11,7 @@ from typing import Any
 
 from dskprep.dataset.record import GOOD, STATUSES, Record
 from dskprep.errors import InfrastructureError
+from dskprep.pipeline.label_account import LabelSummary
 
 N_LATEST = 10
 """How many of the latest patients that were not written are kept with their reason."""
@@ -205,7 +206,10 @@ def time_in_words(seconds: float) -> str:
 
 @dataclass
 class Summary:
-    """A run and its account. `stopped_by` says what broke it off, if anything did: then not all inputs were seen."""
+    """A run and its account, and that of its labels, if it had any.
+
+    `stopped_by` says what broke it off, if anything did: then not all inputs were seen.
+    """
 
     run_id: str
     source: str
@@ -214,6 +218,7 @@ class Summary:
     seconds: float
     is_interrupted: bool = False
     stopped_by: str = ""
+    labels: LabelSummary | None = None
 
     @property
     def n_new(self) -> int:
@@ -223,7 +228,8 @@ class Summary:
     @property
     def exit_code(self) -> int:
         """0 if every series of the source is written or set aside, else 1."""
-        return 0 if self.account.is_clean and not self.is_interrupted else 1
+        is_clean = self.account.is_clean and not self.is_interrupted
+        return 0 if is_clean and not (self.labels and self.labels.exit_code) else 1
 
     def as_dict(self) -> dict[str, Any]:
         """Return the summary as plain JSON values."""
@@ -235,6 +241,7 @@ class Summary:
             "is_interrupted": self.is_interrupted,
             "stopped_by": self.stopped_by,
             **self.account.as_dict(),
+            **({"label_sources": self.labels.as_dict()} if self.labels else {}),
         }
 
 

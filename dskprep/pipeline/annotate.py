@@ -11,10 +11,9 @@ import functools
 import os
 import secrets
 import time
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
 from typing import Any
 
 from distributed import Client
@@ -24,10 +23,12 @@ from dskprep import storage
 from dskprep.dataset import annotations as table
 from dskprep.dataset import identity, index, label_store, store
 from dskprep.dataset.label_record import LabelRecord, LabelRecordName
-from dskprep.dataset.record import GOOD, STATUSES
+from dskprep.dataset.record import STATUSES
 from dskprep.errors import InfrastructureError, UsageError
 from dskprep.pipeline import cluster, cluster_check, executor
-from dskprep.pipeline.observer import Observer
+from dskprep.pipeline.account import Summary
+from dskprep.pipeline.label_account import LabelSummary
+from dskprep.pipeline.observer import LoggedNotes, Observer, tell
 from dskprep.settings import from_dict
 from dskprep.source.label_files import Asked, LabelFile, label_files
 from dskprep.worker import annotate as work
@@ -47,55 +48,6 @@ MAX_FAILURES_IN_A_ROW = 20
 """As in `run`."""
 TIME_LIMIT_S = 1800.0
 """Default limit for one stage of one label source, in seconds."""
-
-
-@dataclass
-class LabelSummary:
-    """What became of the label sources: `counts` by status, `reasons` of those that are not written.
-
-    `already` counts those that had been done before. `labels` and `points` are what this run has written, and
-    `lost_labels` counts, by reason, labels of written sources that are not.
-    """
-
-    run_id: str
-    target: str
-    counts: Counter[str] = field(default_factory=Counter)
-    already: Counter[str] = field(default_factory=Counter)
-    reasons: Counter[str] = field(default_factory=Counter)
-    warnings: Counter[str] = field(default_factory=Counter)
-    lost_labels: Counter[str] = field(default_factory=Counter)
-    labels: int = 0
-    points: int = 0
-    seconds: float = 0.0
-    cpu_s: float = 0.0
-    is_interrupted: bool = False
-
-    def add(self, record: LabelRecord) -> None:
-        """Count one source."""
-        self.counts[record.status] += 1
-        if not record.is_written:
-            self.reasons[f"{record.status}: {record.reason}"] += 1
-        else:
-            self.lost_labels.update(str(label.reason) for label in record.labels if not label.is_written)
-        self.warnings.update(record.warnings)
-        self.labels += len(record.written)
-        self.points += record.n_points
-        self.cpu_s += record.cpu_s or 0.0
-
-    @property
-    def exit_code(self) -> int:
-        """0 if all sources are written or set aside, with all of their labels; else 1."""
-        return 0 if set(self.counts) <= GOOD and not self.lost_labels and not self.is_interrupted else 1
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return the summary as plain JSON values."""
-        names = ("run_id", "target", "labels", "points", "is_interrupted")
-        counters = ("counts", "already", "reasons", "warnings", "lost_labels")
-        return (
-            {name: getattr(self, name) for name in names}
-            | {name: dict(getattr(self, name)) for name in counters}
-            | {"seconds": round(self.seconds, 2), "cpu_seconds": round(self.cpu_s, 2)}
-        )
 
 
 def annotate(
@@ -154,7 +106,7 @@ def annotate(
     >>> dskprep.annotate("scans-1mm", "/data/rtstruct", only=["GTV*"]).counts  # doctest: +SKIP
     Counter({'written': 421, 'refused': 3})
     """
-    started = time.monotonic()
+    started, everybody = time.monotonic(), [*(observers or [LoggedNotes()])]
     target, labels = storage.absolute(target), storage.absolute(labels)
     if retry not in RETRIES:
         raise UsageError(f"retry must be unlinked, refused, failed, set-aside or all, not {retry!r}")
@@ -162,7 +114,7 @@ def annotate(
     settings = from_dict(store.describe(target)["settings"], target)
     files = label_files(labels, patterns)
     for note in cluster_check.check(client, labels, target) if client else []:
-        _tell(observers, "on_note", note)
+        tell(everybody, "on_note", note)
     identity.begin(target)
     index.write(target)
     run_id = f"{datetime.datetime.now(datetime.UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(2)}"
@@ -179,12 +131,22 @@ def annotate(
         with closing(executor.execute(client, jobs, task)) as done:
             for record in _recorded(done, target):
                 summary.add(record)
-                _tell(observers, "on_label", summary, record)
+                tell(everybody, "on_label", summary, record)
     except KeyboardInterrupt:
         summary.is_interrupted = True
     table.write(target)
     summary.seconds = time.monotonic() - started
     return summary
+
+
+def for_run(
+    run: Summary, patterns: Sequence[str], client: Client | None, time_limit_s: float, observers: Sequence[Observer]
+) -> None:
+    """Give the volumes of a run the labels that its source holds; those without a volume are tried again."""
+    retry = "unlinked" if run.n_new else None
+    options: dict[str, Any] = {"client": client, "time_limit_s": time_limit_s, "observers": observers}
+    run.labels = annotate(run.target, run.source, patterns=patterns, retry=retry, **options)
+    run.is_interrupted = run.labels.is_interrupted
 
 
 def forget_labels(target: str | os.PathLike[str], *patterns: str, is_trial: bool = False) -> list[str]:
@@ -254,8 +216,3 @@ def _recorded(done: Iterable[executor.Done[LabelJob, LabelOutcome]], target: str
                 f"the last {n_in_a_row} label sources failed, the last one with: {outcome.record.message}; mend it, "
                 "and annotate again with --retry failed"
             )
-
-
-def _tell(observers: Sequence[Observer], event: str, *arguments: Any) -> None:
-    for observer in observers:
-        getattr(observer, event)(*arguments)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dskprep.dataset.label_record import LabelRecord
     from dskprep.dataset.record import Record
     from dskprep.pipeline.account import Summary
-    from dskprep.pipeline.annotate import LabelSummary
+    from dskprep.pipeline.label_account import LabelSummary
+
+log = logging.getLogger("dskprep")
 
 
 class Observer:
@@ -33,3 +36,20 @@ class Observer:
 
     def on_end(self, summary: Summary) -> None:
         """The run is over: done, interrupted or stopped (see `summary`). Everything is written."""
+
+
+class LoggedNotes(Observer):
+    """Logs notes, where no observer hears them."""
+
+    def on_note(self, message: str) -> None:
+        log.warning(message)
+
+
+def tell(observers: list[Observer], event: str, *arguments: Any) -> None:
+    """Call a method of all observers. One that raises an exception is logged, and hears no more."""
+    for observer in [*observers]:
+        try:
+            getattr(observer, event)(*arguments)
+        except Exception:
+            log.exception(f"the observer {type(observer).__name__} failed and hears no more of this run")
+            observers.remove(observer)

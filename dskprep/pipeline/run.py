@@ -20,13 +20,11 @@ import datetime
 import fnmatch
 import functools
 import itertools
-import logging
 import os
 import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from typing import Any
 
 from distributed import Client
 from distributed.system import MEMORY_LIMIT
@@ -37,17 +35,15 @@ from dskprep.dataset import identity, index, store
 from dskprep.dataset.record import GOOD
 from dskprep.errors import InfrastructureError, UsageError
 from dskprep.look import report
-from dskprep.pipeline import cluster, cluster_check, executor, sharing, watch
+from dskprep.pipeline import annotate, cluster, cluster_check, executor, sharing, watch
 from dskprep.pipeline.account import Account, RunStopped, Summary
-from dskprep.pipeline.observer import Observer
+from dskprep.pipeline.observer import LoggedNotes, Observer, tell
 from dskprep.preparation import user_steps
 from dskprep.settings import PrepConfig
 from dskprep.source import cases as discover
 from dskprep.source.cases import Case
 from dskprep.worker import patient
 from dskprep.worker.patient import Job, Outcome
-
-log = logging.getLogger("dskprep")
 
 RETRIES = {
     None: (),
@@ -77,6 +73,7 @@ def run(
     only: str | None = None,
     retry: str | None = None,
     patient_folders: bool = False,
+    labels: Sequence[str] = (),
     time_limit_s: float = TIME_LIMIT_S,
     observers: Sequence[Observer] = (),
     at_end: Sequence[AtEnd] = (report.write_for_run,),
@@ -100,6 +97,9 @@ def run(
         Do cases again that were `refused`, or `failed` (which includes killed), or `all` of these.
     patient_folders
         Take each folder directly in the source as one patient, with all below it, instead of each leaf folder.
+    labels
+        Patterns of names or paths of label files in the source, such as `*RTSTRUCT*`. When the patients are done,
+        `annotate` gives the volumes these labels.
     time_limit_s
         A patient whose reading, computing or writing takes longer is given up as `failed`, and its worker is
         restarted. Without a client there is no limit, as this process cannot be restarted.
@@ -161,14 +161,14 @@ def run(
         notes.append(f"damaged records: {len(found.damaged)}, such as that of {some}; a run does these patients again")
     jobs = _jobs(cases, summary, RETRIES[retry], found)
     watching, more_notes = watch.begin(client) if client else ([], [])
-    everybody = [*watching, *(observers or [_LoggedNotes()])]
-    shared = sharing.Sharing(target, run_id, summary.account, functools.partial(_tell, everybody, "on_note"))
+    everybody = [*watching, *(observers or [LoggedNotes()])]
+    shared = sharing.Sharing(target, run_id, summary.account, functools.partial(tell, everybody, "on_note"))
     rows = index.Writer(target)
     try:
         with _ended(summary):
-            _tell(everybody, "on_start", summary)
+            tell(everybody, "on_start", summary)
             for note in (*notes, *more_notes):
-                _tell(everybody, "on_note", note)
+                tell(everybody, "on_note", note)
             with closing(shared), closing(shared.execute(client, jobs, work)) as done:
                 for outcome in _recorded(done, target, settings):
                     *further, own = outcome.records
@@ -178,10 +178,11 @@ def run(
                         continue
                     summary.account.add(outcome.records)
                     rows.add(outcome.records)
-                    _tell(everybody, "on_patient", summary, outcome.records)
-        _write_end(summary, rows, at_end, is_shared=shared.has_met_others)
+                    tell(everybody, "on_patient", summary, outcome.records)
+        give_labels = functools.partial(annotate.for_run, summary, labels, client, time_limit_s, everybody)
+        _write_end(summary, rows, give_labels if labels else None, at_end, is_shared=shared.has_met_others)
     finally:
-        _tell(everybody, "on_end", summary)
+        tell(everybody, "on_end", summary)
     if summary.stopped_by:
         raise RunStopped(summary)
     return summary
@@ -267,34 +268,26 @@ def _ended(summary: Summary) -> Iterator[None]:
         summary.seconds = time.monotonic() - started
 
 
-def _write_end(summary: Summary, rows: index.Writer, at_end: Sequence[AtEnd], *, is_shared: bool) -> None:
-    """Write the index and the account, and call `at_end` for a run that is done and has new patients."""
+def _write_end(
+    summary: Summary,
+    rows: index.Writer,
+    give_labels: Callable[[], None] | None,
+    at_end: Sequence[AtEnd],
+    *,
+    is_shared: bool,
+) -> None:
+    """Write the index, the labels and the account, and call `at_end` for a run that is done and has new patients."""
     try:
         table = rows.close()
         if is_shared:  # another run that ends now may have written its index over this one
             table = index.settle(summary.target, table)
         summary.account.split_series = index.split_series(table)
         summary.account.damaged_records = index.damaged(table)
+        if give_labels and not summary.is_interrupted and not summary.stopped_by:
+            give_labels()
         store.write_run(summary.target, summary.run_id, summary.as_dict())
         if summary.n_new and not summary.is_interrupted and not summary.stopped_by:
             for finish in at_end:
                 finish(summary.target, summary.run_id)
     except InfrastructureError as error:
         summary.stopped_by = summary.stopped_by or str(error)
-
-
-class _LoggedNotes(Observer):
-    """Logs notes, where no observer hears them."""
-
-    def on_note(self, message: str) -> None:
-        log.warning(message)
-
-
-def _tell(observers: list[Observer], event: str, *arguments: Any) -> None:
-    """Call a method of all observers. One that raises an exception is logged, and hears no more."""
-    for observer in [*observers]:
-        try:
-            getattr(observer, event)(*arguments)
-        except Exception:
-            log.exception(f"the observer {type(observer).__name__} failed and hears no more of this run")
-            observers.remove(observer)

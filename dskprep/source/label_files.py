@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dskprep import storage
-from dskprep.dicom.contents import may_be_ct
+from dskprep.dicom.contents import CT_CLASSES, sop_class_in
 from dskprep.errors import UsageError
 from dskprep.source.cases import digest, inputs, key_of
 
@@ -109,7 +109,7 @@ def _may_hold_labels(place: str, path: str, entry: storage.Entry) -> bool:
         return True
     if any(name.endswith(suffix) for suffix in OTHER_SUFFIXES):
         return False
-    return not may_be_ct(storage.read_head(storage.join(place, path), min(HEAD_BYTES, entry.size)))
+    return sop_class_in(storage.read_head(storage.join(place, path), min(HEAD_BYTES, entry.size))) not in CT_CLASSES
 
 
 def _label_file(place: str, entry: storage.Entry, path: str) -> LabelFile:

@@ -177,6 +177,7 @@ def _draw_all(job: LabelJob, labels: Labels, volume: Record, config: PrepConfig,
             number=segment.number,
             algorithm=segment.algorithm,
             interpreted_type=segment.interpreted_type,
+            rgb=colour_of(number),
             category=segment.category.meaning if segment.category else "",
             code=segment.type.value if segment.type else "",
             code_scheme=segment.type.scheme if segment.type else "",
@@ -185,9 +186,8 @@ def _draw_all(job: LabelJob, labels: Labels, volume: Record, config: PrepConfig,
         try:
             label = free_name(name, taken, labels.where)
             drawn = placed.draw(segment, grid)
-            rgb = colour_of(number)
             about = {"owner": job.owner, "image": volume.input_digest, "name": segment.name}
-            made.objects.append(encoder.encode(label, segment.name, rgb, drawn, about))
+            made.objects.append(encoder.encode(label, segment.name, stored.rgb, drawn, about))
             made.record = made.record.changed(labels=(*made.record.labels, _describe(stored, label, drawn)))
         except Refusal as refusal:
             made.objects.append({})
@@ -217,7 +217,7 @@ def _placed(job: LabelJob, labels: Labels, volume: Record, grid: Grid) -> Labels
                 "slices lie; prepare it again",
             )
         return labels.at(acquired, job.asked.consensus)
-    return labels
+    return labels.at(acquired) if acquired else labels
 
 
 def _points_of(labels: Labels, volume: Record) -> pd.DataFrame | None:

@@ -52,7 +52,7 @@ def test_other_tables_keep_their_other_columns() -> None:
 @pytest.mark.parametrize(
     ("content", "reason", "words"),
     [
-        (b"a,b\n1,2\n", "label-unknown", "found a, b"),
+        (b"a,b\n1,2\n", "no-label", "found a, b"),
         (b"seriesuid,coordX,coordY\n1,2,3\n", "label-unknown", "coordZ"),
         (b"x,y,z\n1,2,3\n", "label-unknown", "key or seriesuid"),
         (b"key,x,X,y,z\np,1,1,2,3\n", "label-unknown", "each once"),

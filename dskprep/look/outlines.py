@@ -1,0 +1,76 @@
+"""The labels of a stored volume as a picture needs them: their names and colours, and where each cuts a plane."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from matplotlib.lines import Line2D
+from numpy.typing import NDArray
+
+from dskprep.dataset.label_record import StoredLabel
+from dskprep.dataset.stored import StoredVolume
+from dskprep.errors import UsageError
+
+MOST_NAMED = 14
+"""Labels that a legend names."""
+
+
+@dataclass(frozen=True, eq=False)
+class Outline:
+    """One label of a volume."""
+
+    volume: StoredVolume
+    about: StoredLabel
+
+    @property
+    def colour(self) -> tuple[float, float, float]:
+        """The label's colour as matplotlib takes it."""
+        red, green, blue = self.about.rgb
+        return red / 255, green / 255, blue / 255
+
+    @property
+    def title(self) -> str:
+        """Its name and size."""
+        ml = self.about.ml or 0.0
+        return f"{self.about.name}, {ml:.0f} ml" if ml >= 100 else f"{self.about.name}, {ml:.3g} ml"
+
+    def inside(self, axis: int, index: int) -> NDArray[np.bool_]:
+        """Return which pixels of a plane of the volume lie in the label. Only the chunks of that plane are read."""
+        first, shape = self.about.first or (0, 0, 0), self.about.shape or (0, 0, 0)
+        start, size = list(first), list(shape)
+        plane = np.zeros(np.delete(self.volume.shape, axis), np.bool_)
+        if first[axis] <= index < first[axis] + shape[axis]:
+            start[axis], size[axis] = index, 1
+            (z, y, x), (nz, ny, nx) = start, size
+            box = self.volume.shards(self.about.label).read((z, y, x), (nz, ny, nx))
+            (row, column), (rows, columns) = np.delete(start, axis), np.delete(size, axis)
+            plane[row : row + rows, column : column + columns] = np.take(box, 0, axis) > 0
+        return plane
+
+
+def of_stored(volume: StoredVolume) -> tuple[Outline, ...]:
+    """Return the labels of a volume, in the order of their names."""
+    return tuple(Outline(volume, about) for about in volume.labels.about.values())
+
+
+def centre_of(outlines: tuple[Outline, ...], name: str | None) -> NDArray[np.float64] | None:
+    """Return the middle of the label of that name, or of the first one, in LPS mm; None if there are none.
+
+    Raises UsageError if there is no label of that name.
+    """
+    found = {outline.about.label: outline for outline in outlines}
+    if name is not None and name not in found:
+        raise UsageError(f"expected one of the labels {', '.join(found) or '(there are none)'}, found {name!r}")
+    chosen = found.get(name or next(iter(found), ""))
+    return None if chosen is None or chosen.about.centroid_mm is None else np.array(chosen.about.centroid_mm)
+
+
+def legend(outlines: tuple[Outline, ...]) -> list[Line2D]:
+    """Return one line per label, with its name, for a legend."""
+    lines = [
+        Line2D([], [], color=o.colour, linewidth=1.5, label=o.title.replace("$", r"\$")) for o in outlines[:MOST_NAMED]
+    ]
+    if len(outlines) > MOST_NAMED:
+        lines.append(Line2D([], [], color="none", label=f"and {len(outlines) - MOST_NAMED} more"))
+    return lines

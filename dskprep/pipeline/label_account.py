@@ -1,0 +1,59 @@
+"""What became of the label sources of a run, or of `annotate`."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+from dskprep.dataset.label_record import LabelRecord
+from dskprep.dataset.record import GOOD
+
+
+@dataclass
+class LabelSummary:
+    """What became of the label sources: `counts` by status, `reasons` of those that are not written.
+
+    `already` counts those that had been done before. `labels` and `points` are what this run has written, and
+    `lost_labels` counts, by reason, labels of written sources that are not.
+    """
+
+    run_id: str
+    target: str
+    counts: Counter[str] = field(default_factory=Counter)
+    already: Counter[str] = field(default_factory=Counter)
+    reasons: Counter[str] = field(default_factory=Counter)
+    warnings: Counter[str] = field(default_factory=Counter)
+    lost_labels: Counter[str] = field(default_factory=Counter)
+    labels: int = 0
+    points: int = 0
+    seconds: float = 0.0
+    cpu_s: float = 0.0
+    is_interrupted: bool = False
+
+    def add(self, record: LabelRecord) -> None:
+        """Count one source."""
+        self.counts[record.status] += 1
+        if not record.is_written:
+            self.reasons[f"{record.status}: {record.reason}"] += 1
+        else:
+            self.lost_labels.update(str(label.reason) for label in record.labels if not label.is_written)
+        self.warnings.update(record.warnings)
+        self.labels += len(record.written)
+        self.points += record.n_points
+        self.cpu_s += record.cpu_s or 0.0
+
+    @property
+    def exit_code(self) -> int:
+        """0 if all sources are written or set aside, with all of their labels; else 1."""
+        return 0 if set(self.counts) <= GOOD and not self.lost_labels and not self.is_interrupted else 1
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the summary as plain JSON values."""
+        names = ("run_id", "target", "labels", "points", "is_interrupted")
+        counters = ("counts", "already", "reasons", "warnings", "lost_labels")
+        return (
+            {name: getattr(self, name) for name in names}
+            | {name: dict(getattr(self, name)) for name in counters}
+            | {"seconds": round(self.seconds, 2), "cpu_seconds": round(self.cpu_s, 2)}
+        )

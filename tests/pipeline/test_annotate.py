@@ -1,0 +1,671 @@
+"""Labels for volumes that are there: linked by what they name, exact or refused by name, never at the image's cost."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import zarr
+from builders import ct_file, distinct
+from click.testing import CliRunner
+from distributed import Client, WorkerPlugin
+from label_builders import (
+    FRAME_OF_REFERENCE,
+    IMAGE,
+    SERIES,
+    frames_of,
+    grid_of,
+    lidc_file,
+    nodule_xml,
+    ring,
+    rtstruct_dataset,
+    rtstruct_file,
+    seg_dataset,
+    seg_file,
+    written,
+)
+from numpy.typing import NDArray
+from pydicom import Dataset
+
+import dskprep
+from dskprep import storage
+from dskprep.cli import commands
+from dskprep.dataset import identity, label_store, store
+from dskprep.errors import DskprepError, UsageError
+from dskprep.settings import PrepConfig
+from dskprep.worker import drawing, process
+
+SHAPE = (10, 24, 20)
+GRID = grid_of(SHAPE, (1.0, 1.0, 1.0))
+"""The grid of the series; that of its volume is the same."""
+SETTINGS = PrepConfig(check_hu=False, lungs=False, min_slices=4)
+BOX = np.zeros(SHAPE, np.bool_)
+BOX[2:6, 5:12, 4:15] = True
+
+
+@pytest.fixture(autouse=True)
+def _fresh(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "WAIT_S", 0.0)
+    identity.of.cache_clear()
+
+
+def write_series(folder: Path, *, series: str = SERIES, seed: int = 0, first: int = 0, **attributes: Any) -> None:
+    """A series on GRID, whose slice k is the instance IMAGE.k; slice 0 is IMAGE itself, as labels name it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    stored = np.random.default_rng(seed).permutation(distinct(*SHAPE).ravel()).reshape(SHAPE)
+    about = {"SeriesInstanceUID": series, "FrameOfReferenceUID": FRAME_OF_REFERENCE, "PixelSpacing": [1, 1]}
+    for k, plane in enumerate(stored):
+        instance = IMAGE if (k, first) == (0, 0) else f"{series}.{first + k}"
+        content = ct_file(plane, GRID.to_patient((k, 0, 0)), **(about | {"SOPInstanceUID": instance} | attributes))
+        (folder / f"{k:03}.dcm").write_bytes(content)
+
+
+def prepare(place: str, *, settings: PrepConfig = SETTINGS, **series: dict[str, Any]) -> str:
+    """A dataset at the place of the series `p` of labels, and of others; return its URL."""
+    source = Path(os.environ["DSKPREP_TEST_SOURCE"])
+    for key, attributes in ({"p": {}} | series).items():
+        if not (source / key).exists():
+            write_series(source / key, **attributes)
+    target = storage.join(place, "out")
+    assert dskprep.run(source, target, settings=settings).exit_code == 0
+    return target
+
+
+@pytest.fixture(autouse=True)
+def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("DSKPREP_TEST_SOURCE", str(tmp_path / "in"))
+    return tmp_path / "in"
+
+
+@pytest.fixture
+def labels(tmp_path: Path) -> Path:
+    (tmp_path / "labels").mkdir()
+    return tmp_path / "labels"
+
+
+def annotate(target: str, labels: Path | str, **how: Any) -> dskprep.LabelSummary:
+    return dskprep.annotate(target, labels, **how)
+
+
+def only_record(target: str) -> Any:
+    ((name, _),) = label_store.list_records(target)
+    return label_store.read_record(target, name)
+
+
+def content(target: str) -> dict[str, bytes]:
+    """All objects of a dataset, by name."""
+    return {e.name: storage.read(storage.join(target, e.name)) for e in storage.listing_below(target)}
+
+
+def test_a_seg_is_in_its_volume_voxel_for_voxel_and_the_image_is_as_it_was(place: str, labels: Path) -> None:
+    target = prepare(place)
+    before = content(target)
+    (labels / "lungs.dcm").write_bytes(seg_file(GRID, frames_of(BOX), names=("Tumour",)))
+    summary = annotate(target, labels)
+    assert (summary.counts, summary.labels, summary.exit_code) == ({"written": 1}, 1, 0)
+    volume = dskprep.open_dataset(target)["p"]
+    assert np.array_equal(volume.labels["Tumour"][:], BOX)
+    assert np.array_equal(volume.load("Tumour").array, BOX)
+    assert volume.patch((4, 7, 11), index=(4, 8.5, 9.5), of="Tumour").array.all()
+    row = dskprep.open_dataset(target).annotations.iloc[0]
+    assert (row["key"], row["kind"], row["name"], row["code"]) == ("p", "seg", "Tumour", "39607008")
+    assert row["ml"] == pytest.approx(BOX.sum() / 1000)
+    middle = GRID.to_patient(np.argwhere(BOX).mean(0))
+    assert row[["x", "y", "z"]].to_numpy(float) == pytest.approx(middle, abs=1e-3)
+    low, high = GRID.to_patient((2, 5, 4)), GRID.to_patient((5, 11, 14))
+    assert row[["x_min", "y_min", "z_min", "x_max", "y_max", "z_max"]].to_list() == pytest.approx([*low, *high])
+    after = content(target)
+    assert {name: after[name] for name in before if name != "index.parquet"} == {
+        name: bytes_ for name, bytes_ in before.items() if name != "index.parquet"
+    }
+
+
+def test_any_reader_of_ome_zarr_finds_the_label(place: str, labels: Path) -> None:
+    target = prepare(place, settings=PrepConfig(check_hu=False))
+    (labels / "a.dcm").write_bytes(seg_file(GRID, frames_of(BOX), names=("Tumour",)))
+    annotate(target, labels)
+    url = storage.join(store.volume_url(target, "p"), "labels")
+    listed = json.loads(storage.read(storage.join(url, "zarr.json")))["attributes"]["ome"]["labels"]
+    assert listed == ["lungs", "Tumour"]
+    about = json.loads(storage.read(storage.join(url, "Tumour/zarr.json")))["attributes"]["ome"]
+    assert about["image-label"]["properties"] == [{"label-value": 1, "name": "Tumour"}]
+    if not storage.is_bucket(target):
+        assert np.array_equal(zarr.open_group(url, mode="r")["Tumour/0"][:], BOX)  # type: ignore[index]
+
+
+def test_an_rtstruct_beside_its_slices_is_taken_by_the_run_and_named_by_patterns(place: str, source: Path) -> None:
+    square = [(-5, -15, -28), (1, -15, -28), (1, -9, -28), (-5, -9, -28)]
+    rois = {"GTV-1": [square], "Lung-Left": [square], "Isocentre": []}
+    write_series(source / "p")
+    (source / "p" / "RS.1.dcm").write_bytes(rtstruct_file(rois))
+    target = storage.join(place, "out")
+    summary = dskprep.run(source, target, settings=SETTINGS, labels=["RS.*"])
+    assert summary.labels is not None
+    assert (summary.account.counts, summary.labels.counts) == ({"written": 1}, {"written": 1})
+    assert summary.labels.lost_labels == {"label-empty": 1}
+    assert summary.exit_code == 1
+    volume = dskprep.open_dataset(target)["p"]
+    assert sorted(volume.labels) == ["GTV-1", "Lung-Left"]
+    assert volume.labels.about["GTV-1"].interpreted_type == "ORGAN"
+    assert volume.labels["GTV-1"][:].sum() == 36
+    again = dskprep.run(source, target, settings=SETTINGS, labels=["RS.*"])
+    assert again.labels is not None
+    assert again.labels.already == {"written": 1}
+
+
+def test_only_the_labels_that_are_asked_for_are_drawn_and_others_can_follow(place: str, labels: Path) -> None:
+    target = prepare(place)
+    frames = [*frames_of(BOX, 1), *frames_of(~BOX, 2)]
+    (labels / "a.dcm").write_bytes(seg_file(GRID, frames, names=("GTV-1", "Body")))
+    annotate(target, labels, only=["gtv*"])
+    assert list(dskprep.open_dataset(target)["p"].labels) == ["GTV-1"]
+    annotate(target, labels, only=["Body"], name_as="{file}-{name}")
+    assert sorted(dskprep.open_dataset(target)["p"].labels) == ["GTV-1", "a-Body"]
+    summary = annotate(target, labels, only=["Heart"])
+    assert (summary.reasons, summary.exit_code) == ({"set-aside: label-not-asked": 1}, 0)
+
+
+def test_the_nodules_of_lidc_are_labels_and_points_with_ratings(place: str, labels: Path) -> None:
+    target = prepare(place)
+    outlines = [(-28.0, ring(12, 10, 4)), (-27.0, ring(12, 10, 4))]
+    first = nodule_xml("a", outlines, [3, 1, 6, 3, 4, 1, 2, 5, 4])
+    second = nodule_xml("b", outlines, [2, 1, 6, 3, 4, 1, 2, 5, 2])
+    (labels / "1.xml").write_bytes(lidc_file(first, second))
+    summary = annotate(target, labels)
+    assert (summary.labels, summary.points) == (3, 2)
+    volume = dskprep.open_dataset(target)["p"]
+    truth = np.zeros(SHAPE, np.bool_)
+    truth[2:4, 9:16, 7:14] = True
+    assert np.array_equal(volume.labels["nodule-1"][:], truth)
+    assert volume.points["malignancy"].to_list() == [4, 2]
+    assert volume.points[["x", "y", "z"]].to_numpy()[0] == pytest.approx(GRID.to_patient((2.5, 12, 10)))
+
+
+@pytest.mark.parametrize("name", ["p.csv", "p.parquet"])
+def test_points_go_to_the_volumes_that_they_name_and_keep_their_columns(place: str, labels: Path, name: str) -> None:
+    target = prepare(place)
+    x, y, z = GRID.to_patient((3, 4, 5))
+    lines = [f"{SERIES},{x},{y},{z},6.5,upper", "9.9,1,2,3,4,lower"]
+    text = "\n".join(["seriesuid,coordX,coordY,coordZ,diameter_mm,label", *lines]) + "\n"
+    if name.endswith("csv"):
+        (labels / name).write_text(text)
+    else:
+        import io
+
+        import pandas as pd
+
+        pd.read_csv(io.StringIO(text), dtype={"seriesuid": str}).to_parquet(labels / name)
+    summary = annotate(target, labels)
+    assert (summary.points, summary.warnings) == (1, {"points-unlinked": 1})
+    volume = dskprep.open_dataset(target)["p"]
+    point = volume.points.iloc[0]
+    assert point[["x", "y", "z", "diameter_mm"]].to_list() == [x, y, z, 6.5]
+    assert point["label_of_source"] == "upper"
+    assert len(volume.labels) == 0
+
+
+def test_a_volume_is_chosen_by_its_labels(place: str, labels: Path) -> None:
+    target = prepare(place, q={"series": "1.2.3.20", "seed": 1})
+    (labels / "a.dcm").write_bytes(seg_file(GRID, frames_of(BOX), names=("Tumour",)))
+    annotate(target, labels)
+    dataset = dskprep.open_dataset(target)
+    assert list(dataset.annotated()) == ["p"]
+    assert list(dataset.annotated(lambda row: row["ml"] > 0.3)) == ["p"]
+    assert list(dataset.annotated(lambda row: row["ml"] > 0.4)) == []
+
+
+def nifti(mask: NDArray[Any], affine: NDArray[np.float64]) -> bytes:
+    nibabel = pytest.importorskip("nibabel", reason="needs the extra exchange")
+    ras = np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine[:, [2, 1, 0, 3]]
+    image: bytes = nibabel.Nifti1Image(mask.T.astype(np.uint8), ras).to_bytes()
+    return image
+
+
+@pytest.mark.parametrize(
+    ("path", "values", "stored"),
+    [
+        ("p.nii", BOX.astype(np.uint8), {"mask"}),
+        ("p.nii", BOX + 2 * ~BOX, {"tumour", "label-2"}),
+        ("p/liver.nii", BOX.astype(np.uint8), {"liver"}),
+        ("segmentations/p/liver.nii", BOX.astype(np.uint8), {"liver"}),
+    ],
+)
+def test_a_mask_belongs_to_the_volume_that_its_path_names(
+    place: str, labels: Path, path: str, values: NDArray[Any], stored: set[str]
+) -> None:
+    target = prepare(place)
+    (labels / path).parent.mkdir(parents=True, exist_ok=True)
+    (labels / path).write_bytes(nifti(values, GRID.affine))
+    annotate(target, labels, names={1: "tumour"} if "tumour" in stored else {})
+    volume = dskprep.open_dataset(target)["p"]
+    assert set(volume.labels) == stored
+    assert np.array_equal(volume.labels[min(stored - {"label-2"})][:], BOX)
+
+
+def test_a_mask_may_be_drawn_on_the_prepared_volume(tmp_path: Path, labels: Path) -> None:
+    target = prepare(str(tmp_path), settings=PrepConfig(check_hu=False, lungs=False, spacing_mm=(2.0, 2.0, 2.0)))
+    volume = dskprep.open_dataset(target)["p"]
+    truth = np.zeros(volume.shape, np.bool_)
+    truth[1:3, 2:9, 4:6] = True
+    (labels / "p.nii").write_bytes(nifti(truth, volume.affine))
+    annotate(target, labels)
+    assert np.array_equal(dskprep.open_dataset(target)["p"].labels["mask"][:], truth)
+
+
+def refused(target: str, labels: Path) -> tuple[str, str]:
+    """The reason for which the only source is refused, and the message."""
+    summary = annotate(target, labels)
+    assert summary.counts == {"refused": 1}
+    record = only_record(target)
+    assert "\n" not in record.message
+    return record.reason, record.message
+
+
+def series_of(rtstruct: Dataset) -> Dataset:
+    """The item of an RTSTRUCT that names its series and slices."""
+    study: Dataset = rtstruct.ReferencedFrameOfReferenceSequence[0].RTReferencedStudySequence[0]
+    series: Dataset = study.RTReferencedSeriesSequence[0]
+    return series
+
+
+class TestTraps:
+    def test_a_label_of_another_series_is_named_with_what_it_asks_for(self, place: str, labels: Path) -> None:
+        target = prepare(place)
+        other = seg_dataset(GRID, frames_of(BOX), FrameOfReferenceUID="7.8")
+        other.ReferencedSeriesSequence[0].SeriesInstanceUID = "5.6"
+        (labels / "a.dcm").write_bytes(written(other))
+        reason, message = refused(target, labels)
+        assert reason == "label-unlinked"
+        assert "the series 5.6 and the frame of reference 7.8" in message
+
+    def test_a_series_in_another_frame_of_reference_is_refused(self, place: str, labels: Path) -> None:
+        target = prepare(place)
+        (labels / "a.dcm").write_bytes(seg_file(GRID, frames_of(BOX), FrameOfReferenceUID="7.8"))
+        reason, message = refused(target, labels)
+        assert (reason, "found 7.8" in message) == ("label-unlinked", True)
+
+    def test_a_frame_of_reference_with_one_volume_is_enough_and_said(self, place: str, labels: Path) -> None:
+        target = prepare(place)
+        other = seg_dataset(GRID, frames_of(BOX))
+        other.ReferencedSeriesSequence[0].SeriesInstanceUID = "5.6"
+        other.ReferencedSeriesSequence[0].ReferencedInstanceSequence[0].ReferencedSOPInstanceUID = "5.6.1"
+        (labels / "a.dcm").write_bytes(written(other))
+        assert annotate(target, labels).warnings == {"linked-by-frame-of-reference": 1}
+        assert only_record(target).linked_by == "frame-of-reference"
+
+    def test_a_frame_of_reference_with_several_volumes_is_no_link(self, place: str, labels: Path) -> None:
+        target = prepare(place, q={"series": "1.2.3.20", "seed": 1})
+        other = seg_dataset(GRID, frames_of(BOX))
+        other.ReferencedSeriesSequence[0].SeriesInstanceUID = "5.6"
+        other.ReferencedSeriesSequence[0].ReferencedInstanceSequence[0].ReferencedSOPInstanceUID = "5.6.1"
+        (labels / "a.dcm").write_bytes(written(other))
+        reason, message = refused(target, labels)
+        assert (reason, "2 volumes (p, q)" in message) == ("label-unlinked", True)
+
+    def test_slices_tell_which_of_several_volumes_it_is(self, place: str, labels: Path) -> None:
+        target = prepare(place, q={"series": "1.2.3.20", "seed": 1})
+        dataset = rtstruct_dataset({"GTV": [[(-5, -15, -28), (1, -15, -28), (1, -9, -28)]]})
+        series = (
+            dataset.ReferencedFrameOfReferenceSequence[0].RTReferencedStudySequence[0].RTReferencedSeriesSequence[0]
+        )
+        del series.SeriesInstanceUID
+        series.ContourImageSequence[0].ReferencedSOPInstanceUID = "1.2.3.20.4"
+        (labels / "a.dcm").write_bytes(written(dataset))
+        annotate(target, labels)
+        record = only_record(target)
+        assert ([label.volume for label in record.labels], record.linked_by) == (["q"], "instances")
+
+    def test_slices_of_no_volume_are_no_link_even_in_its_frame(self, place: str, labels: Path) -> None:
+        target = prepare(place)
+        dataset = rtstruct_dataset({"GTV": [[(-5, -15, -28), (1, -15, -28), (1, -9, -28)]]})
+        series = (
+            dataset.ReferencedFrameOfReferenceSequence[0].RTReferencedStudySequence[0].RTReferencedSeriesSequence[0]
+        )
+        del series.SeriesInstanceUID
+        series.ContourImageSequence[0].ReferencedSOPInstanceUID = "9.9"
+        (labels / "a.dcm").write_bytes(written(dataset))
+        assert refused(target, labels)[0] == "label-unlinked"
+
+    def test_a_mask_mirrored_front_to_back_is_named(self, place: str, labels: Path) -> None:
+        target = prepare(place)
+        mirrored = GRID.affine.copy()
+        mirrored[1] *= -1
+        (labels / "p.nii").write_bytes(nifti(BOX, mirrored))
+        assert refused(target, labels)[0] == "label-mirrored"
+
+    def test_half_a_voxel_off_the_grid_is_named(self, place: str, labels: Path) -> None:
+        target = prepare(place)
+        shifted = GRID.affine.copy()
+        shifted[0, 3] += 0.5
+        (labels / "p.nii").write_bytes(nifti(BOX, shifted))
+        assert refused(target, labels)[0] == "label-off-grid"
+
+    def test_frames_that_are_missing_are_empty_and_overlapping_segments_stay_apart(
+        self, place: str, labels: Path
+    ) -> None:
+        target = prepare(place)
+        sparse = BOX.copy()
+        sparse[[3, 4]] = False
+        frames = [*frames_of(sparse, 1), *frames_of(BOX, 2)]
+        (labels / "a.dcm").write_bytes(seg_file(GRID, frames, names=("One", "Two")))
+        annotate(target, labels)
+        found = dskprep.open_dataset(target)["p"].labels
+        assert np.array_equal(found["One"][:], sparse)
+        assert np.array_equal(found["Two"][:], BOX)
+
+    def test_a_label_that_lies_outside_is_named_and_costs_no_other(self, place: str, labels: Path) -> None:
+        target = prepare(place)
+        far = [(500, 500, -28), (520, 500, -28), (520, 520, -28)]
+        near = [(-5, -15, -28), (1, -15, -28), (1, -9, -28), (-5, -9, -28)]
+        (labels / "a.dcm").write_bytes(rtstruct_file({"Far": [far], "Near": [near]}))
+        summary = annotate(target, labels)
+        assert (summary.lost_labels, summary.exit_code) == ({"label-outside-volume": 1}, 1)
+        assert list(dskprep.open_dataset(target)["p"].labels) == ["Near"]
+
+    def test_a_label_that_leaves_the_image_is_cut_and_says_how_much(self, place: str, labels: Path) -> None:
+        target = prepare(place)
+        half = [(-20, -15, -28), (-0.5, -15, -28), (-0.5, -9, -28), (-20, -9, -28)]
+        (labels / "a.dcm").write_bytes(rtstruct_file({"Half": [half]}))
+        assert annotate(target, labels).warnings == {"label-cut-off": 1}
+        inside = (10.5 - 0.5) / 19.5  # the image begins at x = -10.5
+        assert only_record(target).labels[0].outside == pytest.approx(1 - inside, abs=0.01)
+
+
+def test_a_label_of_the_same_name_from_another_source_is_left_alone(place: str, labels: Path) -> None:
+    target = prepare(place)
+    (labels / "a.dcm").write_bytes(seg_file(GRID, frames_of(BOX), names=("Tumour",)))
+    annotate(target, labels)
+    (labels / "b.dcm").write_bytes(seg_file(GRID, frames_of(~BOX), names=("Tumour",)))
+    summary = annotate(target, labels)
+    assert (summary.reasons, summary.already) == ({"refused: label-exists": 1}, {"written": 1})
+    assert np.array_equal(dskprep.open_dataset(target)["p"].labels["Tumour"][:], BOX)
+    annotate(target, labels / "b.dcm", name_as="{name}-{file}")
+    assert np.array_equal(dskprep.open_dataset(target)["p"].labels["Tumour-b"][:], ~BOX)
+
+
+def test_somebody_elses_label_is_left_alone(tmp_path: Path, labels: Path) -> None:
+    target = prepare(str(tmp_path))
+    group = zarr.open_group(store.volume_url(target, "p"), mode="a")
+    group.create_array("labels/Tumour/0", data=np.ones((2, 2), np.uint8))
+    (labels / "a.dcm").write_bytes(seg_file(GRID, frames_of(BOX), names=("Tumour",)))
+    reason, message = refused(target, labels)
+    assert (reason, "not dskprep's" in message) == ("label-exists", True)
+    annotate(target, labels, name_as="mine")
+    assert dskprep.forget_labels(target, "*")
+    assert zarr.open_group(store.volume_url(target, "p"), mode="r")["labels/Tumour/0"][:].all()  # type: ignore[index]
+
+
+def test_two_labels_of_one_name_in_a_source_are_told_apart(tmp_path: Path, labels: Path) -> None:
+    target = prepare(str(tmp_path))
+    frames = [*frames_of(BOX, 1), *frames_of(~BOX, 2)]
+    (labels / "a.dcm").write_bytes(seg_file(GRID, frames, names=("GTV", "gtv")))
+    annotate(target, labels)
+    assert sorted(dskprep.open_dataset(target)["p"].labels) == ["GTV", "gtv-2"]
+
+
+@pytest.mark.parametrize("name", ["lungs", "../../../outside", "a/b", "", "zarr.json", "x" * 300, ".hidden", "Ä Ö"])
+def test_no_name_of_an_author_leaves_its_place_or_takes_anothers(tmp_path: Path, labels: Path, name: str) -> None:
+    target = prepare(str(tmp_path), settings=PrepConfig(check_hu=False))
+    before = content(target)
+    dataset = seg_dataset(GRID, frames_of(BOX), names=("x",))
+    dataset.SpecificCharacterSet = "ISO_IR 192"
+    dataset.SegmentSequence[0].SegmentLabel = name[:64]
+    (labels / "a.dcm").write_bytes(written(dataset))
+    annotate(target, labels)
+    changed = {n for n, c in content(target).items() if before.get(n) != c}
+    allowed = ("labels/", "volumes/p.zarr/labels/", "annotations.parquet", "index.parquet")
+    assert all(n.startswith(allowed) for n in changed)
+    assert not any(n.startswith("volumes/p.zarr/labels/lungs") for n in changed)
+
+
+def test_the_same_file_under_two_names_counts_once(tmp_path: Path, labels: Path) -> None:
+    target = prepare(str(tmp_path))
+    (labels / "a.csv").write_text("key,x,y,z\np,1,2,3\n")
+    annotate(target, labels)
+    (labels / "b.csv").write_text("key,x,y,z\np,1,2,3\n")
+    assert annotate(target, labels).reasons == {"refused: label-exists": 1}
+    assert len(dskprep.open_dataset(target)["p"].points) == 1
+
+
+def test_what_is_done_is_not_done_again_until_the_file_or_the_image_changes(place: str, labels: Path) -> None:
+    target = prepare(place)
+    (labels / "a.dcm").write_bytes(seg_file(GRID, frames_of(BOX), names=("Tumour",)))
+    annotate(target, labels)
+    assert annotate(target, labels).already == {"written": 1}
+    (labels / "a.dcm").write_bytes(seg_file(GRID, frames_of(~BOX), names=("Tumour", "Empty")))
+    summary = annotate(target, labels)
+    assert (summary.already, summary.lost_labels) == ({}, {"label-empty": 1})
+    assert np.array_equal(dskprep.open_dataset(target)["p"].labels["Tumour"][:], ~BOX)
+    assert len(list(label_store.list_records(target))) == 1
+
+
+def test_labels_of_an_image_that_is_replaced_go_and_come_back(place: str, source: Path, labels: Path) -> None:
+    target = prepare(place)
+    (labels / "a.dcm").write_bytes(seg_file(GRID, frames_of(BOX), names=("Tumour",)))
+    annotate(target, labels)
+    write_series(source / "p", seed=5)
+    (source / "p" / "009.dcm").unlink()  # one slice less: another grid
+    dskprep.run(source, target, settings=SETTINGS)
+    volume = dskprep.open_dataset(target)["p"]
+    assert (volume.shape[0], list(volume.labels)) == (9, [])
+    assert not storage.exists(storage.join(store.volume_url(target, "p"), "labels/Tumour/zarr.json"))
+    assert annotate(target, labels).already == {}
+    assert np.array_equal(dskprep.open_dataset(target)["p"].labels["Tumour"][:], BOX[:9])
+
+
+def test_a_label_that_came_before_its_image_is_tried_again(place: str, source: Path, labels: Path) -> None:
+    target = prepare(place)
+    later = seg_dataset(GRID, frames_of(BOX), FrameOfReferenceUID="7.8")
+    later.ReferencedSeriesSequence[0].SeriesInstanceUID = "5.6"
+    (labels / "a.dcm").write_bytes(written(later))
+    annotate(target, labels)
+    write_series(source / "q", series="5.6", FrameOfReferenceUID="7.8")
+    dskprep.run(source, target, settings=SETTINGS)
+    assert annotate(target, labels).already == {"refused": 1}
+    assert annotate(target, labels, retry="unlinked").counts == {"written": 1}
+
+
+def test_verify_finds_what_was_altered_and_forgetting_lets_it_be_made_anew(tmp_path: Path, labels: Path) -> None:
+    target = prepare(str(tmp_path))
+    (labels / "a.dcm").write_bytes(seg_file(GRID, frames_of(BOX), names=("Tumour",)))
+    (labels / "b.csv").write_text("key,x,y,z\np,1,2,3\n")
+    annotate(target, labels)
+    assert not [f for f in dskprep.verify(target) if f.faults or f.additions]
+    array = Path(target, "volumes/p.zarr/labels/Tumour/0/c/0/0/0")
+    array.write_bytes(array.read_bytes()[:-1] + b"\0")
+    (points,) = Path(target, "labels/points").iterdir()
+    points.unlink()
+    faulty = [f for f in dskprep.verify(target) if f.faults]
+    assert [f.key for f in faulty] == ["a.dcm", "b.csv"]
+    done = CliRunner().invoke(commands.main, ["verify", target, "--forget"])
+    assert "2 label sources, 2 with faults" in done.output
+    assert annotate(target, labels).counts == {"written": 2}
+    assert not [f for f in dskprep.verify(target) if f.faults]
+
+
+def test_forgetting_deletes_what_is_named_and_nothing_else(place: str, labels: Path) -> None:
+    target = prepare(place)
+    before = content(target)
+    frames = [*frames_of(BOX, 1), *frames_of(~BOX, 2)]
+    (labels / "a.dcm").write_bytes(seg_file(GRID, frames, names=("GTV", "Body")))
+    (labels / "b.csv").write_text("key,x,y,z\np,1,2,3\n")
+    annotate(target, labels)
+    told = dskprep.forget_labels(target, "gtv", is_trial=True)
+    assert sorted(dskprep.open_dataset(target)["p"].labels) == ["Body", "GTV"]
+    assert dskprep.forget_labels(target, "gtv") == told
+    assert all("/labels/GTV/" in name for name in told)
+    assert list(dskprep.open_dataset(target)["p"].labels) == ["Body"]
+    dskprep.forget_labels(target, "*")
+    left = content(target).keys() - before.keys() - {"annotations.parquet"}
+    assert left <= {"volumes/p.zarr/labels/zarr.json"}
+    with pytest.raises(UsageError, match="no label is named"):
+        dskprep.forget_labels(target, "*")
+    assert annotate(target, labels).counts == {"written": 2}
+
+
+def test_what_is_no_label_is_set_aside_and_costs_nothing(tmp_path: Path, labels: Path) -> None:
+    target = prepare(str(tmp_path))
+    (labels / "plan.dcm").write_bytes(written(seg_dataset(GRID, [], SOPClassUID="1.2.840.10008.5.1.4.1.1.481.5")))
+    (labels / "clinical.csv").write_text("PatientID,Age\n1,2\n")
+    (labels / "other.xml").write_bytes(b"<html/>")
+    (labels / "notes.txt").write_text("x")
+    (labels / "slice.dcm").write_bytes(ct_file(distinct(8, 8)))
+    summary = annotate(target, labels)
+    assert (summary.counts, summary.exit_code) == ({"set-aside": 3}, 0)
+
+
+@pytest.mark.parametrize("content", [b"", b"x" * 100, b"\0" * 100_000, b"DICM", b"II*\0" + bytes(500)])
+def test_no_bytes_stop_the_others(tmp_path: Path, labels: Path, content: bytes) -> None:
+    target = prepare(str(tmp_path))
+    for name in ("a.dcm", "a.xml", "a.nii.gz", "a.csv", "a.nrrd", "a.parquet"):
+        (labels / name).write_bytes(content)
+    (labels / "good.dcm").write_bytes(seg_file(GRID, frames_of(BOX), names=("Tumour",)))
+    summary = annotate(target, labels)
+    assert summary.counts["written"] == 1
+    assert not {"failed", "killed"} & set(summary.counts)
+
+
+def test_hostile_headers_are_refused_before_memory_is_asked_for(tmp_path: Path, labels: Path) -> None:
+    target = prepare(str(tmp_path))
+    (labels / "a.dcm").write_bytes(
+        seg_file(GRID, frames_of(BOX), Rows=60000, Columns=60000, NumberOfFrames=5000, names=("Tumour",))
+    )
+    assert refused(target, labels)[0] in ("label-damaged", "label-too-large")
+
+
+def test_a_label_larger_than_a_worker_is_refused_before_it_is_read(
+    tmp_path: Path, labels: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = prepare(str(tmp_path))
+    (labels / "a.dcm").write_bytes(seg_file(GRID, frames_of(BOX), names=("Tumour",)))
+    monkeypatch.setattr(drawing, "FIXED_BYTES", 1 << 50)
+    reason, message = refused(target, labels)
+    assert (reason, "--memory-limit" in message) == ("too-large", True)
+
+
+@pytest.mark.parametrize("damage", [b"", b"{}", b"[1]", b'{"source": 3}', b"\xff" * 50])
+def test_a_damaged_record_is_named_and_made_anew(tmp_path: Path, labels: Path, damage: bytes) -> None:
+    target = prepare(str(tmp_path))
+    (labels / "a.dcm").write_bytes(seg_file(GRID, frames_of(BOX), names=("Tumour",)))
+    annotate(target, labels)
+    ((name, _),) = label_store.list_records(target)
+    Path(target, name.path).write_bytes(damage)
+    assert dskprep.status(target).label_reasons == {"failed: damaged-record": 1}
+    assert any("damaged" in fault for f in dskprep.verify(target) for fault in f.faults)
+    assert annotate(target, labels).counts == {"written": 1}
+    assert np.array_equal(dskprep.open_dataset(target)["p"].labels["Tumour"][:], BOX)
+
+
+def test_a_store_that_fails_costs_the_source_only_until_the_next_time(
+    tmp_path: Path, labels: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = prepare(str(tmp_path))
+    (labels / "a.dcm").write_bytes(seg_file(GRID, frames_of(BOX), names=("Tumour",)))
+
+    def fail(*_: Any) -> None:
+        raise OSError("the disk is full")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(label_store, "write_list", fail)
+        assert annotate(target, labels).reasons == {"failed: OSError": 1}
+    assert annotate(target, labels, retry="failed").counts == {"written": 1}
+    assert not [f for f in dskprep.verify(target) if f.faults or f.additions]
+
+
+@pytest.fixture(scope="module")
+def client() -> Iterator[Client]:
+    with dskprep.local_client(workers=2, memory_limit="1GiB") as client:
+        yield client
+
+
+def test_workers_write_what_one_process_writes_and_list_all_labels_of_a_volume(
+    tmp_path: Path, labels: Path, client: Client
+) -> None:
+    targets = [prepare(str(tmp_path / name)) for name in ("one", "two")]
+    for k in range(12):
+        mask = np.roll(BOX, k, axis=2)
+        (labels / f"{k}.dcm").write_bytes(seg_file(GRID, frames_of(mask), names=(f"Tumour-{k}",)))
+    assert annotate(targets[0], labels).counts == {"written": 12}
+    assert annotate(targets[1], labels, client=client).counts == {"written": 12}
+    one, two = (
+        {name: c for name, c in content(t).items() if name.startswith("volumes/p.zarr/labels/")} for t in targets
+    )
+    assert one == two
+    listed = json.loads(two["volumes/p.zarr/labels/zarr.json"])["attributes"]["ome"]["labels"]
+    assert sorted(listed) == sorted(f"Tumour-{k}" for k in range(12))
+
+
+class Poison(WorkerPlugin):
+    """Kills the worker process that draws `Tumour-1`, until there is a file at the path of the antidote."""
+
+    name = "poison"
+
+    def __init__(self, antidote: Path) -> None:
+        self.antidote = antidote
+
+    def setup(self, worker: Any) -> None:  # noqa: ARG002
+        from dskprep.dataset.omezarr import LabelEncoder
+
+        encode, antidote = LabelEncoder.encode, self.antidote
+
+        def encode_or_die(self: Any, name: str, *rest: Any) -> dict[str, bytes]:
+            if name == "Tumour-1" and not antidote.exists():
+                os.kill(os.getpid(), signal.SIGKILL)
+            return encode(self, name, *rest)
+
+        LabelEncoder.encode = encode_or_die  # type: ignore[method-assign]
+
+
+def test_a_label_that_kills_its_worker_is_recorded_and_the_others_are_written(
+    tmp_path: Path, labels: Path, client: Client
+) -> None:
+    target = prepare(str(tmp_path))
+    for k in range(3):
+        (labels / f"{k}.dcm").write_bytes(seg_file(GRID, frames_of(np.roll(BOX, k, 2)), names=(f"Tumour-{k}",)))
+    client.register_plugin(Poison(tmp_path / "antidote"))
+    summary = annotate(target, labels, client=client)
+    (tmp_path / "antidote").touch()
+    assert summary.counts == {"written": 2, "killed": 1}
+    assert annotate(target, labels, retry="failed", client=client).counts == {"written": 3}
+
+
+def test_the_command_says_what_became_of_each_source(tmp_path: Path, labels: Path) -> None:
+    target = prepare(str(tmp_path))
+    (labels / "a.dcm").write_bytes(seg_file(GRID, frames_of(BOX), names=("Tumour", "Empty")))
+    run = CliRunner().invoke
+    done = run(commands.main, ["annotate", target, str(labels), "--scheduler", "sync"], standalone_mode=False)
+    assert "written  a.dcm 1 labels in p" in done.output
+    assert "without 'Empty' in p: label-empty" in done.output
+    assert done.return_value == 1
+    lines = run(
+        commands.main, ["annotate", target, str(labels), "--scheduler", "sync", "--log-json"], standalone_mode=False
+    )
+    assert json.loads(lines.output.splitlines()[-1])["already"] == {"written": 1}
+    status = run(commands.main, ["status", target], standalone_mode=False)
+    assert "1 label sources; 1 labels, 0 points" in status.output
+    assert "Tumour in 1" in status.output
+    gone = run(commands.main, ["annotate", target, "--forget", "Tum*"], standalone_mode=False)
+    assert "objects deleted" in gone.output
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([], "give LABELS"),
+        (["nowhere"], "no such folder or file"),
+        ([".", "--as", "{wrong}"], "expected a name with"),
+        ([".", "--names", "liver"], "a value and a name"),
+        ([".", "--forget", "x"], "leave out"),
+    ],
+)
+def test_wrong_use_is_said_in_one_line_before_anything_is_done(tmp_path: Path, words: list[str], said: str) -> None:
+    target = prepare(str(tmp_path))
+    with pytest.raises(DskprepError, match=said):
+        commands.main.main(["annotate", target, *words, "--scheduler", "sync"], standalone_mode=False)
+    assert not list(label_store.list_records(target))
