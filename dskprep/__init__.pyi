@@ -1,5 +1,6 @@
 from .dataset.convert import to_nifti, to_sitk
 from .dataset.dataset import Dataset, open_dataset
+from .dataset.examples import Example, Examples
 from .dataset.leftovers import clean
 from .dataset.patches import LungPatches, Patch
 from .dataset.record import Record
@@ -40,6 +41,8 @@ __all__ = [
     "Difference",
     "Drawn",
     "DskprepError",
+    "Example",
+    "Examples",
     "Finding",
     "Grid",
     "InfrastructureError",

@@ -82,11 +82,11 @@ def shorten() -> None:
     """Seconds instead of minutes until a silent server, or a silent run, is given up."""
     from dskprep.pipeline import others
     from dskprep.storage import S3_SETTINGS, clients
-    from dskprep.worker import patient
+    from dskprep.worker import process
 
     S3_SETTINGS["config_kwargs"]["read_timeout"] = READ_TIMEOUT_S
     clients.SILENCE_S = READ_TIMEOUT_S
-    patient.WAIT_S = 0.2
+    process.WAIT_S = 0.2
     others.RENEW_S, others.STALE_S = RENEW_S, STALE_S
 
 
@@ -527,7 +527,7 @@ def leftovers(target: str) -> list[str]:
     stray += [
         e.name
         for e in storage.listing_below(target)
-        if not e.name.startswith(known) and e.name not in ("dataset.json", "index.parquet")
+        if not e.name.startswith(known) and e.name not in ("dataset.json", "identity.json", "index.parquet")
     ]
     fs = s3fs.S3FileSystem(use_listings_cache=False)
     uploads = fs.call_s3("list_multipart_uploads", Bucket=target.removeprefix("s3://").split("/")[0]).get("Uploads", [])

@@ -36,11 +36,11 @@ def verify(target: str, forget: bool, dry_run: bool) -> int:
 
     if dry_run and not forget:
         raise UsageError("--dry-run says what --forget would delete; give both")
-    n_volumes = n_sources = n_faulty = 0
-    n_others = 0
-    faulty, faulty_labels = set(), []
+    checked, faulty_volumes, faulty = set(), set(), set()
+    n_sources = n_others = 0
+    faulty_labels = []
     for finding in verification.verify(target):
-        n_volumes += finding.is_of_volume
+        checked |= {finding.key} if finding.is_of_volume else set()
         n_sources += finding.labels is not None
         n_others += not finding.is_of_volume and finding.labels is None
         for fault in finding.faults:
@@ -49,12 +49,12 @@ def verify(target: str, forget: bool, dry_run: bool) -> int:
             faulty_labels.append(finding.labels)
         elif finding.faults:
             faulty.add(finding.key)
-            n_faulty += finding.is_of_volume
+            faulty_volumes |= {finding.key} if finding.is_of_volume else set()
         if added := finding.additions:
             terminal.say(f"{finding.key}: {added[0]} and {len(added) - 1} more are not dskprep's; they stay")
     others = f"; other damaged records: {n_others}" if n_others else ""
     sources = f"; {n_sources} label sources, {len(faulty_labels)} with faults" if n_sources else ""
-    terminal.say(f"{n_volumes} volumes checked, {n_faulty} with faults{sources}{others}")
+    terminal.say(f"{len(checked)} volumes checked, {len(faulty_volumes)} with faults{sources}{others}")
     if not faulty and not faulty_labels:
         return EXIT_CLEAN
     if forget:

@@ -176,6 +176,8 @@ def _command_line(context: click.Context, **changed: str | None) -> str:
             words.append(str(value))
         elif value is True:
             words.append(parameter.opts[0])
+        elif isinstance(value, tuple):
+            words += [word for each in value for word in (parameter.opts[0], str(each))]
         elif value not in (None, False, parameter.default):
             words += [parameter.opts[0], str(value)]
     return terminal.shell_words(words)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any
 from dskprep import storage
 from dskprep.dataset import annotations as annotated
 from dskprep.dataset import index, store
+from dskprep.dataset.examples import Examples, Which, find_places
 from dskprep.dataset.patches import LungPatches
 from dskprep.dataset.record import RecordName
 from dskprep.dataset.shards import Index
 from dskprep.dataset.stored import StoredVolume, as_size
+from dskprep.errors import UsageError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -109,9 +111,69 @@ class Dataset(Mapping[str, StoredVolume]):
         UsageError
             No volume has lungs (volumes without lungs are left out), or the size is less than one voxel.
         """
+        return LungPatches(self, self.keys_with_lungs(), as_size(size), seed, outside, normalized)
+
+    def patches(
+        self,
+        size: int | Index,
+        *,
+        around: Which = "nodules",
+        negatives: Which = "lungs",
+        positives: float = 0.5,
+        jitter_mm: float = 8.0,
+        labels: Sequence[str] = (),
+        seed: int = 0,
+        outside: float | None = None,
+        normalized: bool = True,
+    ) -> Examples:
+        """Draw patches around annotated places, and others away from them: see `Examples`.
+
+        Parameters
+        ----------
+        size, outside, normalized
+            As in `StoredVolume.patch`.
+        around
+            What places: `nodules` (of LIDC-IDRI those that readers agree on, of tables the points with a diameter), a
+            pattern of the label, name or kind of an annotation, or a function of its row.
+        negatives
+            Where the other patches are: somewhere in the `lungs`, at `candidates` (points of class 0), or what
+            `around` takes.
+        positives
+            The share of patches around places, 0 to 1.
+        jitter_mm
+            The middle of a patch lies up to so far from the place along each axis, but the place stays in the patch.
+        labels
+            Patterns of labels to return beside the image, each as one mask; `lungs` are the lungs.
+        seed
+            Another seed gives other patches, in another order.
+
+        Raises
+        ------
+        UsageError
+            There is no such place, or no volume with lungs for the negatives.
+        """
+        rows = [{str(name): value for name, value in row.items()} for row in self.annotations.to_dict("records")]
+        others = () if negatives == "lungs" else find_places(rows, negatives)
+        if negatives != "lungs" and not others and positives < 1:
+            raise UsageError(f"no annotation is what negatives are asked for, {negatives!r}")
+        return Examples(
+            self,
+            find_places(rows, around),
+            others,
+            as_size(size),
+            tuple(labels),
+            positives,
+            jitter_mm,
+            seed,
+            outside,
+            normalized,
+        )
+
+    def keys_with_lungs(self) -> tuple[str, ...]:
+        """Return the keys of the (selected) volumes in which lungs were found, sorted."""
         columns = ("right_lung_ml", "left_lung_ml", "unsided_lung_ml")
-        keys = sorted(row["key"] for row in self._rows(*columns) if any((row[column] or 0) > 0 for column in columns))
-        return LungPatches(self, tuple(keys), as_size(size), seed, outside, normalized)
+        rows = self._rows(*columns)
+        return tuple(sorted(row["key"] for row in rows if any((row[column] or 0) > 0 for column in columns)))
 
     def _selection(self, keys: Iterable[str]) -> Dataset:
         selected = Dataset(self.url, frozenset(keys))

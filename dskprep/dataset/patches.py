@@ -18,6 +18,7 @@ from dskprep.volume import Volume
 
 if TYPE_CHECKING:
     from dskprep.dataset.dataset import Dataset
+    from dskprep.dataset.examples import Examples
     from dskprep.dataset.stored import StoredVolume
     from dskprep.dataset.training import TorchPatches
 
@@ -51,6 +52,16 @@ class Patch:
     key: str
     side: int
     index: Index
+
+    @property
+    def masks(self) -> dict[str, NDArray[np.uint8]]:
+        """What is beside the image on its grid."""
+        return {"lungs": self.lungs}
+
+    @property
+    def flags(self) -> dict[str, bool]:
+        """What a training item says of the patch besides."""
+        return {}
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,11 +126,7 @@ class LungPatches:
 
     def as_torch(self, n: int) -> TorchPatches:
         """Return a `torch.utils.data.Dataset` of `n` patches per epoch. Raises UsageError if torch is not installed."""
-        try:
-            from dskprep.dataset.training import TorchPatches
-        except ImportError as error:
-            raise UsageError("torch is not installed: see pytorch.org for the build that fits your machine") from error
-        return TorchPatches(self, n)
+        return as_torch(self, n)
 
     @cached_property
     def _shuffle(self) -> Callable[[int, int], NDArray[np.int64]]:
@@ -128,11 +135,11 @@ class LungPatches:
         return lru_cache(4)(lambda epoch, turn: np.random.default_rng([self.seed, epoch, 0, turn]).permutation(n))
 
     @cached_property
-    def _open(self) -> Callable[[str], _Lungs]:
-        return lru_cache(OPENED)(lambda key: _Lungs(self.dataset[key]))
+    def _open(self) -> Callable[[str], LungVoxels]:
+        return lru_cache(OPENED)(lambda key: LungVoxels(self.dataset[key]))
 
 
-class _Lungs:
+class LungVoxels:
     """The lungs of a volume: how many voxels of each lie in each chunk of the mask."""
 
     def __init__(self, volume: StoredVolume) -> None:
@@ -160,3 +167,12 @@ class _Lungs:
         mask = self.volume.shards("lungs").read(start, size)
         place = np.unravel_index(np.flatnonzero(mask == side)[within], size)
         return side, as_index(np.add(start, place))
+
+
+def as_torch(patches: LungPatches | Examples, n: int) -> TorchPatches:
+    """Return a `torch.utils.data.Dataset` of `n` patches per epoch. Raises UsageError if torch is not installed."""
+    try:
+        from dskprep.dataset.training import TorchPatches
+    except ImportError as error:
+        raise UsageError("torch is not installed: see pytorch.org for the build that fits your machine") from error
+    return TorchPatches(patches, n)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 if TYPE_CHECKING:
+    from dskprep.dataset.examples import Examples
     from dskprep.dataset.patches import LungPatches
 
 
@@ -18,7 +19,7 @@ class TorchPatches(torch.utils.data.Dataset[dict[str, Any]]):
     with persistent workers too. Without it every epoch has the same patches.
     """
 
-    def __init__(self, patches: LungPatches, n: int) -> None:
+    def __init__(self, patches: LungPatches | Examples, n: int) -> None:
         self.patches = patches
         self._n = n
         self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()
@@ -31,14 +32,19 @@ class TorchPatches(torch.utils.data.Dataset[dict[str, Any]]):
         self._epoch[0] = epoch
 
     def __getitem__(self, number: int) -> dict[str, Any]:
-        """Return `image` and `lungs`, tensors with one channel (1, z, y, x), `key`, and `center_mm`, LPS (x, y, z)."""
+        """Return `image` and each mask, tensors with one channel (1, z, y, x), `key`, and `center_mm`, LPS (x, y, z).
+
+        The mask is `lungs` for patches in the lungs. For `Dataset.patches` the masks are the labels that were asked
+        for, and `is_positive` says whether the patch is around a place.
+        """
         if not 0 <= number < self._n:
             raise IndexError(f"patch {number} of {self._n}")
         patch = self.patches.draw(number, int(self._epoch[0]))
         middle = [n // 2 for n in patch.image.shape]
-        return {
+        item = {
             "image": torch.from_numpy(patch.image.array)[None],
-            "lungs": torch.from_numpy(patch.lungs)[None],
             "key": patch.key,
             "center_mm": torch.from_numpy(patch.image.to_patient(middle)),
         }
+        item |= {name: torch.from_numpy(mask)[None] for name, mask in patch.masks.items()}
+        return item | patch.flags

@@ -150,8 +150,9 @@ def _check(target: str, name: RecordName) -> Finding | None:
     volume, thumbnail = store.volume_url(target, name.key), store.thumbnail_name(name.key)
     there = {entry.name for entry in storage.listing_below(volume, follow_links=False)}
     faults = [f"{path} is missing" for path in sorted(record.objects.keys() - there)]
-    mine = {label for label in map(layout.label_of, there) if label and label_store.owner_of(target, name.key, label)}
-    is_list_right = _is_list_right(target, name.key)
+    labels = {label for label in map(layout.label_of, there) if label not in ("", "lungs")}
+    mine = {label for label in labels if label_store.owner_of(target, name.key, label)}
+    is_list_right = _is_list_right(target, name.key, there)
     extra, ours = there - record.objects.keys(), own.of_volume(there)
     extra = {n for n in extra if not any(n.startswith(f"labels/{label}/") for label in mine)}
     extra -= {"labels/zarr.json"} if is_list_right else set()
@@ -170,13 +171,19 @@ def _check(target: str, name: RecordName) -> Finding | None:
     return Finding(name.key, tuple(faults), tuple(sorted(extra.difference(ours))))
 
 
-def _is_list_right(target: str, key: str) -> bool:
-    """Tell whether the list of a volume's labels is that of the labels which are there, others' too."""
+def _is_list_right(target: str, key: str, there: set[str]) -> bool:
+    """Tell whether the list of a volume's labels is that of the labels which are there, others' too.
+
+    It is not read where there is none but the lungs: then it is as it was recorded.
+    """
+    labels = {label for label in map(layout.label_of, there) if label}
+    if labels <= {"lungs"}:
+        return False
     try:
         content = storage.read(storage.join(store.volume_url(target, key), "labels/zarr.json"))
     except FileNotFoundError:
         return False
-    return content == layout.labels_json(label_store.label_names(target, key))
+    return content == layout.labels_json(labels)
 
 
 def _label_findings(target: str) -> Iterator[Finding]:

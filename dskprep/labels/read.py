@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from pydicom.uid import UID
+
 from dskprep import storage
 from dskprep.dicom.header import read_object
 from dskprep.dicom.sniff import HEAD_BYTES, begins_as_dicom, compression_of, decompressed_head
@@ -86,7 +88,7 @@ def _read(content: bytes, where: str, names: Mapping[int, str]) -> Labels:
     if head.lstrip(b"\xef\xbb\xbf\xff\xfe\0 \t\r\n")[:1] == b"<":
         return Lidc(content, where)
     raise Refusal(
-        "no-label",
+        "label-unknown",
         f"{where}: expected DICOM SEG or RTSTRUCT, LIDC-IDRI XML, NIfTI, NRRD, MetaImage, or a table whose name ends "
         f"in .csv or .parquet, found {len(content)} bytes of something else",
     )
@@ -106,6 +108,7 @@ def _read_dicom(content: bytes, where: str) -> Labels:
         raise
     except Exception as error:  # whatever a damaged byte leads pydicom to
         raise Refusal("label-damaged", f"{where}: cannot be read as DICOM: {one_line(error)}") from error
-    raise Refusal(
-        "no-label", f"{where}: expected a SEG or RTSTRUCT, found an object of class {one_line(kind) or 'none'}"
-    )
+    is_known = UID(kind).name != kind and header.get("SOPInstanceUID")  # else its class may be damaged
+    reason = "no-label" if is_known else "label-unknown" if kind else "label-damaged"
+    found = f"{one_line(UID(kind).name)} ({one_line(kind)})" if is_known else one_line(kind) or "none"
+    raise Refusal(reason, f"{where}: expected a SEG or RTSTRUCT, found an object of class {found}")

@@ -29,7 +29,7 @@ from dskprep.errors import InfrastructureError
 from dskprep.pipeline import cluster
 from dskprep.pipeline import run as pipeline
 from dskprep.settings import PrepConfig
-from dskprep.worker import admission, make, patient
+from dskprep.worker import admission, make, process
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -191,7 +191,7 @@ def test_a_run_that_is_stopped_prints_its_account_and_the_command_that_goes_on(
         commit(where, record)
 
     monkeypatch.setattr(store, "commit", lost_after_p1)
-    monkeypatch.setattr(patient, "WAIT_S", 0.0)
+    monkeypatch.setattr(process, "WAIT_S", 0.0)
     code, out, err = dskprep("run", source, target, "--scheduler", "sync", "--only", "p*")
     assert code == 3
     assert re.search(r"written +1", out)
@@ -264,6 +264,10 @@ def test_the_status_counts_the_records(dskprep: Run, source: str, target: str) -
         "split_series": [],
         "damaged_records": {},
         "runs": [],
+        "label_sources": {},
+        "label_reasons": {},
+        "labels": {},
+        "points": 0,
     }
     assert len(list(store.record_names(target))) == 4
     code, out, _ = dskprep("status", target)

@@ -109,7 +109,7 @@ def test_what_makes_no_patch_says_so(dataset: dskprep.Dataset) -> None:
             volume.patch(size, index=(1, 1, 1))
         with pytest.raises(UsageError, match="size of one voxel or more"):
             dataset.lung_patches(size)
-    with pytest.raises(UsageError, match="expected 'image' or 'lungs'"):
+    with pytest.raises(UsageError, match="expected 'image', 'lungs', found 'heart'"):
         volume.patch(8, index=(1, 1, 1), of="heart")  # type: ignore[arg-type]
 
 

@@ -19,7 +19,7 @@ from dskprep.dataset import index, leftovers, own, store, verification
 from dskprep.dataset.record import RecordName
 from dskprep.errors import DamagedDataset, InfrastructureError, UsageError
 from dskprep.settings import PrepConfig
-from dskprep.worker import patient
+from dskprep.worker import process
 
 THEIRS = {
     "volumes/notes.txt": b"mine",
@@ -325,7 +325,7 @@ def test_a_volume_cleaned_before_its_record_is_committed_is_written_again(
     tmp_path: Path, original: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     target = str(tmp_path / "out")
-    monkeypatch.setattr(patient, "WAIT_S", 0)
+    monkeypatch.setattr(process, "WAIT_S", 0)
     commit, n_cleaned = store.commit, []
 
     def clean_first(url: str, record: Any) -> None:
@@ -390,7 +390,7 @@ PLACES = ["volumes", "volumes/p1.zarr", "volumes/p1.zarr/0", "volumes/p1.zarr/0/
 def test_nothing_behind_a_link_to_a_folder_is_touched(
     folder: Path, elsewhere: Path, original: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(patient, "WAIT_S", 0)
+    monkeypatch.setattr(process, "WAIT_S", 0)
     before = tiny.everything_below(elsewhere)
     (record,) = [n for n in store.record_names(str(folder)) if n.key == "p1"]
     link(folder / name, elsewhere)

@@ -112,7 +112,7 @@ def test_verifying_asks_for_each_object_once_and_lists_each_volume_once(bucket: 
     proxy.forget()
     assert [finding.faults for finding in verification.verify(target)] == [()] * 10
     found = kinds(proxy)
-    assert found["LIST"] == 10 + 1  # the records
+    assert found["LIST"] == 10 + 2  # the records, and those of labels
     assert found["GET"] == 10 * (1 + len(OBJECTS)) + 1  # each record and what it promises; dataset.json
 
 

@@ -1,0 +1,260 @@
+"""Patches around annotated places, and others away from them, whichever process draws them."""
+
+from __future__ import annotations
+
+import fnmatch
+import itertools
+import math
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dskprep.dataset.patches import OPENED, LungVoxels
+from dskprep.dataset.shards import Index, as_index
+from dskprep.errors import UsageError
+from dskprep.sides import LEFT, RIGHT
+from dskprep.volume import Triple, Volume
+
+if TYPE_CHECKING:
+    from dskprep.dataset.dataset import Dataset
+    from dskprep.dataset.stored import StoredVolume
+    from dskprep.dataset.training import TorchPatches
+
+Row = dict[str, Any]
+Which = str | Callable[[Row], bool]
+"""Which rows of `annotations`: a word, a pattern of their label, name or kind, or a function of a row."""
+
+TRIES = 50
+"""Places in the lungs that are tried for one away from all annotated places, before the last one is taken."""
+
+
+@dataclass(frozen=True, eq=False)
+class Place:
+    """An annotated place: its volume, its middle in LPS mm, and its row of `annotations`."""
+
+    key: str
+    center_mm: Triple
+    row: Row
+
+    def box(self, volume: StoredVolume) -> NDArray[np.float64]:
+        """Return the lowest and highest index (z, y, x) of what is annotated, (2, 3)."""
+        ends = [(self.row.get(f"{axis}_min"), self.row.get(f"{axis}_max")) for axis in "xyz"]
+        if any(low is None or not math.isfinite(low) for low, _ in ends):  # a point, which may have a diameter
+            radius = (self.row.get("diameter_mm") or 0.0) / 2
+            radius = radius if math.isfinite(radius) else 0.0
+            ends = [(middle - radius, middle + radius) for middle in self.center_mm]
+        corners = volume.to_index(np.array(list(itertools.product(*ends)), np.float64))
+        return np.stack([corners.min(0), corners.max(0)])
+
+
+@dataclass(frozen=True, eq=False)
+class Example:
+    """A patch of a volume with its labels.
+
+    Attributes
+    ----------
+    image
+        The voxels (z, y, x) and their place in the patient.
+    labels
+        The labels that were asked for, by name, on the same grid: uint8 (z, y, x). One that the volume has not is 0.
+    key
+        The volume that the patch was taken from.
+    is_positive
+        Whether it was drawn around an annotated place.
+    row
+        The row of `annotations` of that place, or of the candidate that it was drawn around; empty in the lungs.
+    """
+
+    image: Volume
+    labels: dict[str, NDArray[np.uint8]]
+    key: str
+    is_positive: bool
+    row: Row
+
+    @property
+    def masks(self) -> dict[str, NDArray[np.uint8]]:
+        """What is beside the image on its grid."""
+        return self.labels
+
+    @property
+    def flags(self) -> dict[str, bool]:
+        """What a training item says of the patch besides."""
+        return {"is_positive": self.is_positive}
+
+
+@dataclass(frozen=True, eq=False)
+class Examples:
+    """An endless sequence of patches around annotated places and away from them.
+
+    Patch number i depends only on the seed, the epoch and i: however many workers share the numbers, together they
+    draw the same patches. Of any row of numbers the share `positives` is drawn around places. Places come in rounds,
+    each place once in a round, in random order; so do negatives, by candidate or by volume. A sequence can be pickled
+    and is fork-safe.
+
+    Attributes
+    ----------
+    dataset
+        The volumes that patches are taken from.
+    places, candidates
+        What positives and negatives are drawn around. Without candidates a negative is a place in a lung whose
+        patch holds nothing of what is annotated in `places`.
+    size, labels, positives, jitter_mm, seed, outside, normalized
+        As in `Dataset.patches`.
+
+    Examples
+    --------
+    >>> patches = dataset.patches(64, around="nodules", labels=["nodule-*"])  # doctest: +SKIP
+    >>> example = patches[0]  # doctest: +SKIP
+    >>> example.image.array.shape, example.labels["nodule-*"].sum()  # doctest: +SKIP
+    """
+
+    dataset: Dataset
+    places: tuple[Place, ...]
+    candidates: tuple[Place, ...]
+    size: Index
+    labels: tuple[str, ...]
+    positives: float
+    jitter_mm: float
+    seed: int
+    outside: float | None
+    normalized: bool
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.positives <= 1 or not 0 <= self.jitter_mm < math.inf:
+            raise UsageError(
+                f"expected a share of positives from 0 to 1 and a jitter of 0 mm or more, found {self.positives} and "
+                f"{self.jitter_mm}"
+            )
+        if not self.places and self.positives > 0:
+            raise UsageError("no annotation is around what patches are asked for; `dataset.annotations` has all")
+        if not self.candidates and self.positives < 1 and not self._lung_keys:
+            raise UsageError("there is no volume with lungs to take negatives from; give candidates by `negatives`")
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if not name.startswith("_")}
+
+    def __getitem__(self, number: int) -> Example:
+        """Draw a patch of epoch 0."""
+        return self.draw(number)
+
+    def __iter__(self) -> Iterator[Example]:
+        return map(self.draw, itertools.count())
+
+    def draw(self, number: int, epoch: int = 0) -> Example:
+        """Draw patch `number` (0 or more) of an epoch (0 or more). Raises IndexError for a negative number."""
+        if number < 0:
+            raise IndexError("patches are numbered from 0 on")
+        n_before = math.floor(number * self.positives)
+        rng = np.random.default_rng([self.seed, epoch, 3, number])
+        if math.floor((number + 1) * self.positives) > n_before:
+            place = self._in_rounds(self.places, epoch, 4, n_before)
+            return self._around(place, rng, is_positive=True)
+        n_others = number - n_before
+        if self.candidates:
+            return self._around(self._in_rounds(self.candidates, epoch, 5, n_others), rng, is_positive=False)
+        return self._away(self._in_rounds(self._lung_keys, epoch, 5, n_others), rng)
+
+    def as_torch(self, n: int) -> TorchPatches:
+        """Return a `torch.utils.data.Dataset` of `n` patches per epoch. Raises UsageError if torch is not installed."""
+        from dskprep.dataset.patches import as_torch
+
+        return as_torch(self, n)
+
+    def _in_rounds(self, of: tuple[Any, ...], epoch: int, kind: int, number: int) -> Any:
+        turn, place = divmod(number, len(of))
+        return of[int(self._shuffle(epoch, kind, turn, len(of))[place])]
+
+    def _around(self, place: Place, rng: np.random.Generator, *, is_positive: bool) -> Example:
+        volume = self._volume(place.key)
+        half = np.array(self.size) / 2 - 1
+        most = np.minimum(self.jitter_mm / np.array(volume.spacing), np.maximum(half, 0))
+        index = volume.to_index(place.center_mm) + rng.uniform(-most, most)
+        index = np.clip(index, 0, np.array(volume.shape) - 1)  # a place may lie outside of what was imaged
+        return self._cut(volume, as_index(np.rint(index)), place.row, is_positive=is_positive)
+
+    def _away(self, key: str, rng: np.random.Generator) -> Example:
+        lungs = self._lungs(key)
+        taken = np.array([place.box(lungs.volume) for place in self._of_volume[key]]).reshape(-1, 2, 3)
+        for _ in range(TRIES):
+            _, index = lungs.draw_voxel(int(rng.choice([RIGHT, LEFT])), rng)
+            first = np.ceil(np.array(index) - np.array(self.size) / 2)
+            if not ((taken[:, 0] < first + self.size) & (taken[:, 1] > first - 1)).all(1).any():
+                break
+        return self._cut(lungs.volume, index, {}, is_positive=False)
+
+    def _cut(self, volume: StoredVolume, index: Index, row: Row, *, is_positive: bool) -> Example:
+        image = volume.patch(self.size, index=index, outside=self.outside, normalized=self.normalized)
+        masks = {name: self._mask(volume, name, index) for name in self.labels}
+        return Example(image, masks, volume.key, is_positive, row)
+
+    def _mask(self, volume: StoredVolume, pattern: str, index: Index) -> NDArray[np.uint8]:
+        """Return the union of the labels that match; the lungs have their values."""
+        mask = np.zeros(self.size, np.uint8)
+        if pattern == "lungs":
+            return volume.patch(self.size, index=index, of="lungs").array if volume.has_lungs else mask
+        first = np.ceil(np.array(index) - np.array(self.size) / 2)
+        for name, about in volume.labels.about.items():
+            if not fnmatch.fnmatchcase(name.casefold(), pattern.casefold()):
+                continue
+            low, shape = np.array(about.first), np.array(about.shape)
+            if (low < first + self.size).all() and (low + shape > first).all():
+                mask |= volume.patch(self.size, index=index, of=name).array
+        return mask
+
+    @cached_property
+    def _lung_keys(self) -> tuple[str, ...]:
+        return self.dataset.keys_with_lungs()
+
+    @cached_property
+    def _of_volume(self) -> dict[str, list[Place]]:
+        found: dict[str, list[Place]] = defaultdict(list)
+        for place in self.places:
+            found[place.key].append(place)
+        return found
+
+    @cached_property
+    def _shuffle(self) -> Callable[[int, int, int, int], NDArray[np.int64]]:
+        return lru_cache(8)(lambda *which: np.random.default_rng([self.seed, *which[:3]]).permutation(which[3]))
+
+    @cached_property
+    def _volume(self) -> Callable[[str], StoredVolume]:
+        return lru_cache(OPENED)(lambda key: self.dataset[key])
+
+    @cached_property
+    def _lungs(self) -> Callable[[str], LungVoxels]:
+        return lru_cache(OPENED)(lambda key: LungVoxels(self._volume(key)))
+
+
+def find_places(rows: Iterable[Row], which: Which) -> tuple[Place, ...]:
+    """Return the places of the rows that are meant, in their order. Rows without a place are left out."""
+    is_meant = which if callable(which) else NAMED.get(which) or _matcher(which)
+    found = (row for row in rows if row["x"] is not None and math.isfinite(row["x"]) and is_meant(row))
+    return tuple(Place(row["key"], (row["x"], row["y"], row["z"]), row) for row in found)
+
+
+def _is_nodule(row: Row) -> bool:
+    """Tell whether a row is a nodule: one that readers agree on, or a point with a diameter."""
+    if row["kind"] == "lidc":
+        return bool(re.fullmatch(r"nodule-\d+", row["name"] or ""))
+    return row["kind"] == "points" and (row["diameter_mm"] or 0) > 0
+
+
+def _is_candidate(row: Row) -> bool:
+    """Tell whether a row is a candidate that is no nodule: the class of LUNA16's tables is 0."""
+    return row["kind"] == "points" and str(row.get("class")) in ("0", "0.0")
+
+
+NAMED: dict[str, Callable[[Row], bool]] = {"nodules": _is_nodule, "candidates": _is_candidate}
+"""What places can be called; see `find_places`."""
+
+
+def _matcher(pattern: str) -> Callable[[Row], bool]:
+    folded = pattern.casefold()
+    names = ("label", "name", "kind")
+    return lambda row: any(fnmatch.fnmatchcase(str(row[name] or "").casefold(), folded) for name in names)
