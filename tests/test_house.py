@@ -60,6 +60,7 @@ HOMES = {
         "pipeline.cluster",
         "pipeline.cluster_check",
         "pipeline.executor",
+        "preparation.mask_slots",
     },
     "distributed": {
         "pipeline.cluster",

@@ -13,6 +13,8 @@ _ALWAYS = {
     **dict.fromkeys(("series_uid_sha256", "hu_sha256"), "string"),
     **dict.fromkeys(("stack", "bytes_read", "bytes_written"), "int64"),
 }
+_LATER = {"disagreed_lung_ml": "double"}
+"""Columns that came after the first datasets, whose index may lack them."""
 _OF_SOURCE = {
     **dict.fromkeys(("slices", "rows", "columns"), "int64"),
     **dict.fromkeys(("step_mm", "row_spacing_mm", "column_spacing_mm", "first_x_mm", "first_y_mm"), "double"),
@@ -30,4 +32,4 @@ def are_ours(types: Mapping[str, str]) -> bool:
 def _type(name: str) -> str | None:
     if name.startswith("seconds_"):
         return "double"
-    return _OF_SOURCE.get(name.removeprefix("source_")) if name.startswith("source_") else _ALWAYS.get(name)
+    return _OF_SOURCE.get(name.removeprefix("source_")) if name.startswith("source_") else (_ALWAYS | _LATER).get(name)
