@@ -40,6 +40,7 @@ SYNTHETIC_MAY_IMPORT = {"values", "storage", "kernels", "synthetic"}
 """What is tried on a patient must not have made it."""
 
 HOMES = {
+    "aiobotocore": {"storage.clients"},
     "aiohttp": {"storage.answers"},
     "bokeh": {"pipeline.page"},
     "botocore": {"storage.answers", "storage.connection", "synthetic.s3server"},
