@@ -33,8 +33,7 @@ def check(client: Client, source: str, target: str, settings: PrepConfig | None 
 
     Raises InfrastructureError if the work cannot be done: workers lack dskprep, have another version of it than here,
     do not see the source, may not reach source or target with their own credentials, or cannot import what the settings
-    name. Raises UsageError if `client`
-    is not a Client, or an asynchronous one.
+    name. Raises UsageError if `client` is not a Client, or an asynchronous one.
     """
     if not isinstance(client, Client) or client.asynchronous:
         found = "an asynchronous one" if isinstance(client, Client) else f"a {type(client).__name__}"

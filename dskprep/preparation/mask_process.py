@@ -16,6 +16,9 @@ from multiprocessing.connection import Connection, Listener, wait
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from dskprep.errors import DskprepError
 from dskprep.preparation import user_steps
 from dskprep.volume import Volume
@@ -27,7 +30,7 @@ READY = b"ready\n"
 def serve(address: str, path: str) -> None:
     """Listen at `address`, the path of a socket, and call the function of that import path for all who ask.
 
-    A question is the voxels and the affine of an image; the answer is those of the mask, or an error.
+    A question is the affine and the voxels of an image. The answer is an error, or None and the voxels of the mask.
     """
     tell = os.dup(1)
     os.dup2(2, 1)  # what a network prints must not get between the lines of a program that it knows nothing of
@@ -43,23 +46,38 @@ def serve(address: str, path: str) -> None:
 
 
 def _answer(connection: Any, path: str) -> None:
-    array, affine = connection.recv()
+    image = Volume(affine=connection.recv(), array=receive_array(connection))
     is_done = threading.Event()
     watch = threading.Thread(target=_end_with_the_asker, args=(connection, is_done), daemon=True)
     watch.start()
-    answer: object
+    problem = None
     try:
-        answer = user_steps.find_lungs(path, Volume(array, affine)).array
+        mask = user_steps.find_lungs(path, image)
     except DskprepError as error:
         error.add_note("".join(traceback.format_exception(error)))
-        answer = error
+        problem = error
     is_done.set()
     try:
-        connection.send(answer)
+        connection.send(problem)
+        if problem is None:
+            send_array(connection, mask.array)
     finally:
-        if isinstance(answer, user_steps.OutOfMemory):  # a new process has its memory for itself again
+        if isinstance(problem, user_steps.OutOfMemory):  # a new process has its memory for itself again
             _end()
     watch.join()
+
+
+def send_array(connection: Any, array: NDArray[Any]) -> None:
+    """Send an array without a copy of it, which a pickle would make."""
+    connection.send((array.shape, array.dtype.str))
+    connection.send_bytes(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+
+
+def receive_array(connection: Any) -> NDArray[Any]:
+    """Return an array that `send_array` sends at the other end."""
+    array = np.empty(*connection.recv())
+    connection.recv_bytes_into(array.reshape(-1).view(np.uint8))
+    return array
 
 
 def _end_with_the_starter() -> None:

@@ -26,7 +26,6 @@ from multiprocessing.connection import Client
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 from dask.system import CPU_COUNT
 
 from dskprep.errors import InfrastructureError
@@ -163,9 +162,10 @@ def _pool_of(path: str) -> str:
 
     A module that has changed since is another one.
     """
-    module = path.partition(":")[0]
-    spec = importlib.util.find_spec(module)
-    file = spec and spec.origin
+    file = None
+    with suppress(ImportError, ValueError):  # a module without a file, such as that of a notebook
+        spec = importlib.util.find_spec(path.partition(":")[0])
+        file = spec and spec.origin
     changed_ns = Path(file).stat().st_mtime_ns if file and Path(file).exists() else None
     gpus = os.environ.get("CUDA_VISIBLE_DEVICES")
     parts = [platform.node(), path, file, changed_ns, sys.prefix, gpus]
@@ -182,11 +182,12 @@ def _environment(number: int, n_slots: int) -> dict[str, str]:
 def _ask(connection: Any, image: Volume) -> Volume:
     """Ask a slot's process for the lungs. Raises EOFError or OSError if it ends before it answers."""
     with connection:
-        connection.send((image.array, np.array(image.affine)))
-        answer = connection.recv()
-    if isinstance(answer, Exception):
-        raise answer
-    return image.with_array(answer)
+        connection.send(image.affine)
+        mask_process.send_array(connection, image.array)
+        problem: Exception | None = connection.recv()
+        if problem is not None:
+            raise problem
+        return image.with_array(mask_process.receive_array(connection))
 
 
 def _exit_code(process: subprocess.Popen[bytes]) -> int | None:

@@ -17,7 +17,7 @@ STEP_SHARE = 2.5
 """Bytes per byte of the image during a step of the user's: input, output (taken to be int16 too), mask (0.5)."""
 
 MASK_SHARE = 2.5
-"""Bytes per byte of the image while a function of the user's finds the lungs: it, a copy that is sent, two masks."""
+"""Bytes per byte of the image while a function of the user's finds the lungs: it, two masks, what is made of them."""
 
 
 def prepare(native: Native, config: PrepConfig, clock: Stopwatch) -> Prepared:
