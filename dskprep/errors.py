@@ -84,6 +84,8 @@ WARNINGS = {
     "dense-lung": "a part of a lung is as dense as other organs; where it ends is an estimate",
     "lungs-in-pieces": "a part of a lung's mask lies apart from the rest",
     "lung-shape-unlikely": "the outline of a lung is not that of a lung",
+    "lungs-fallback": "the function that finds the lungs ran out of memory; dskprep's own mask is written",
+    "lungs-disagree": "the mask of the function that finds the lungs differs much from dskprep's own",
 }
 """Doubts that do not spoil the volume (noted on a written record)."""
 

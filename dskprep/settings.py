@@ -27,7 +27,12 @@ class Uses(NamedTuple):
 
 
 RECIPES = {
-    "default": Uses(("spacing_mm", "smooth", "lungs", "lung_margin_mm", "steps", "on_gap", "max_gap_slices")),
+    "default": Uses(
+        (
+            *("spacing_mm", "smooth", "lungs", "mask_memory", "mask_slots", "lung_margin_mm", "steps"),
+            *("on_gap", "max_gap_slices"),
+        )
+    ),
     "zuidhof": Uses(("spacing_mm", "fill_lungs", "dtype"), ("int16", "float32", "float64")),
     "luo-2017": Uses(("spacing_mm", "dtype"), ("float64", "float32")),
     "grt123": Uses(()),
@@ -37,6 +42,11 @@ COMMON = ("recipe", "min_slices", "stacks", "check_hu", "chunk", "zstd_level")
 """The settings that all recipes use."""
 LATER = ("stacks", "check_hu")
 """Settings that came after the first datasets; at their default they do not count, so that old datasets go on."""
+MEANS = ("mask_memory", "mask_slots")
+"""Settings that say with what a mask is found, and change no voxel: they belong to a run, not to its dataset."""
+
+UNITS = {"MB": 10**6, "GB": 10**9, "MiB": 2**20, "GiB": 2**30}
+"""Units of a size in memory."""
 
 PRESETS = resources.files("dskprep").joinpath("presets")
 """The folder of the presets that come with dskprep."""
@@ -63,7 +73,11 @@ class PrepConfig:
     smooth: bool = True
     """Smooth along an axis that shrinks, so that fine structure does not alias."""
     lungs: bool | str = True
-    """Find the lungs and write their mask; or the import path of a function that finds them."""
+    """Find the lungs and write their mask; or the import path of a function or class that finds them."""
+    mask_memory: str = "0GiB"
+    """Memory that the function named by `lungs` takes beside the image."""
+    mask_slots: int = 0
+    """Call that function in so many processes per host, which all workers there share; 0 calls it in each worker."""
     lung_margin_mm: float = 0.0
     """Grow the lung mask by this much on every side."""
     steps: tuple[str, ...] = ()
@@ -95,6 +109,10 @@ class PrepConfig:
         dtypes = RECIPES[self.recipe].dtypes
         for name, (is_right, expected) in _rules(dtypes).items():
             _check(name, getattr(self, name), is_right, expected)
+        if (self.mask_slots or self.mask_bytes) and not isinstance(self.lungs, str):
+            raise UsageError("mask_memory and mask_slots mean nothing unless lungs names a function; leave them out")
+        if self.mask_slots and not self.mask_bytes:
+            raise UsageError('mask_slots needs mask_memory, the memory of one of these processes, such as "3GiB"')
         object.__setattr__(self, "dtype", self.dtype or "".join(dtypes[:1]))
         object.__setattr__(self, "spacing_mm", tuple(float(s) for s in self.spacing_mm))
         object.__setattr__(self, "lung_margin_mm", float(self.lung_margin_mm))
@@ -106,6 +124,17 @@ class PrepConfig:
         return self.max_gap_slices if self.on_gap == "interpolate" else 0
 
     @property
+    def mask_bytes(self) -> int:
+        """`mask_memory` in bytes."""
+        number, unit = _split_size(self.mask_memory)
+        return int(float(number) * UNITS[unit])
+
+    @property
+    def slots_bytes(self) -> int:
+        """The memory of the processes of all mask slots of a host."""
+        return self.mask_slots * self.mask_bytes
+
+    @property
     def user_functions(self) -> tuple[str, ...]:
         """The import paths among the settings."""
         return (*self.steps, *((self.lungs,) if isinstance(self.lungs, str) else ()))
@@ -115,13 +144,16 @@ class PrepConfig:
         return (*COMMON, *RECIPES[self.recipe].settings)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the settings that the recipe uses, as plain JSON values; those of LATER unless at their default."""
+        """Return the settings that the recipe uses, as plain JSON values, without MEANS.
+
+        Those of LATER are left out at their default.
+        """
         later = {field.name: field.default for field in dataclasses.fields(self) if field.name in LATER}
         values = ((name, getattr(self, name)) for name in self.used())
         return {
             name: list(value) if isinstance(value, tuple) else value
             for name, value in values
-            if name not in later or value != later[name]
+            if name not in MEANS and (name not in later or value != later[name])
         }
 
     def digest(self) -> str:
@@ -206,6 +238,8 @@ def _rules(dtypes: tuple[str, ...]) -> dict[str, tuple[Callable[[Any], bool], st
         ),
         "smooth": (_is_bool, true_or_false),
         "lungs": (lambda v: _is_bool(v) or _is_path(v), f"{true_or_false}, or the import path of a function {paths}"),
+        "mask_memory": (lambda v: isinstance(v, str) and _split_size(v)[0] != "", 'a size such as "3GiB" or "500MiB"'),
+        "mask_slots": (lambda v: _is_int(v, 0, 64), "a whole number from 0 to 64"),
         "lung_margin_mm": (lambda v: _is_number(v, 0, 100), "a number from 0 to 100"),
         "steps": (lambda v: isinstance(v, (list, tuple)) and all(map(_is_path, v)), f"a list of import paths {paths}"),
         "fill_lungs": (_is_bool, true_or_false),
@@ -226,6 +260,12 @@ def _is_bool(value: object) -> bool:
 
 def _is_path(value: object) -> bool:
     return isinstance(value, str) and re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*", value) is not None
+
+
+def _split_size(value: str) -> tuple[str, str]:
+    """Return the number and the unit of a size, both "" if it is none."""
+    found = re.fullmatch(rf"(\d+(?:\.\d+)?) ?({'|'.join(UNITS)})", value, re.ASCII)
+    return (found[1], found[2]) if found else ("", "")
 
 
 def _is_number(value: object, low: float, high: float) -> bool:

@@ -40,6 +40,7 @@ SYNTHETIC_MAY_IMPORT = {"values", "storage", "kernels", "synthetic"}
 """What is tried on a patient must not have made it."""
 
 HOMES = {
+    "aiobotocore": {"storage.clients"},
     "aiohttp": {"storage.answers"},
     "bokeh": {"pipeline.page"},
     "botocore": {"storage.answers", "storage.connection", "synthetic.s3server"},
@@ -61,6 +62,7 @@ HOMES = {
         "pipeline.cluster",
         "pipeline.cluster_check",
         "pipeline.executor",
+        "preparation.mask_slots",
     },
     "distributed": {
         "pipeline.annotate",

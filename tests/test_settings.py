@@ -111,10 +111,45 @@ OTHERS: list[dict[str, Any]] = [
 ]
 
 
-def test_every_setting_counts_in_the_digest() -> None:
-    assert {name for other in OTHERS for name in other} == {field.name for field in fields(PrepConfig)}
+def test_every_setting_that_changes_voxels_counts_in_the_digest() -> None:
+    names = {field.name for field in fields(PrepConfig)} - set(config.MEANS)
+    assert {name for other in OTHERS for name in other} == names
     digests = {PrepConfig(**other).digest() for other in OTHERS} | {PrepConfig().digest()}
     assert len(digests) == len(OTHERS) + 1
+
+
+def test_with_what_a_mask_is_found_is_no_part_of_the_dataset() -> None:
+    plain = PrepConfig(lungs="my.masks:lungs")
+    slots = PrepConfig(lungs="my.masks:lungs", mask_memory="3GiB", mask_slots=2)
+    assert slots.digest() == plain.digest()
+    assert slots.as_dict() == plain.as_dict()
+    assert (slots.mask_bytes, slots.slots_bytes) == (3 * 2**30, 6 * 2**30)
+
+
+@pytest.mark.parametrize(
+    ("size", "n_bytes"), [("1.5GiB", 3 * 2**29), ("500 MiB", 500 * 2**20), ("2GB", 2 * 10**9), ("7MB", 7 * 10**6)]
+)
+def test_a_size_has_a_unit(size: str, n_bytes: int) -> None:
+    assert PrepConfig(lungs="my.masks:lungs", mask_memory=size).mask_bytes == n_bytes
+
+
+@pytest.mark.parametrize(
+    ("wrong", "problem"),
+    [
+        ({"mask_memory": "3"}, "mask_memory must be a size such as"),
+        ({"mask_memory": "-3GiB"}, "mask_memory must be a size such as"),
+        ({"mask_memory": 3}, "mask_memory must be a size such as"),
+        ({"mask_slots": -1, "mask_memory": "3GiB"}, "mask_slots must be a whole number from 0 to 64"),
+        ({"mask_slots": True, "mask_memory": "3GiB"}, "mask_slots must be a whole number"),
+        ({"mask_slots": 1}, "mask_slots needs mask_memory, the memory of one of these processes"),
+        ({"lungs": True, "mask_memory": "3GiB"}, "mean nothing unless lungs names a function; leave them out"),
+        ({"lungs": False, "mask_slots": 1}, "mean nothing unless lungs names a function"),
+        ({"recipe": "zuidhof", "lungs": True, "mask_slots": 1}, "mask_slots means nothing to the recipe 'zuidhof'"),
+    ],
+)
+def test_slots_and_memory_that_cannot_be_are_errors(wrong: dict[str, Any], problem: str) -> None:
+    with pytest.raises(UsageError, match=problem):
+        PrepConfig(**{"lungs": "my.masks:lungs", **wrong})
 
 
 def test_a_gap_is_filled_only_where_asked_for() -> None:

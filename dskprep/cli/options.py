@@ -71,8 +71,10 @@ def is_given(option: str) -> bool:
 
 
 @contextlib.contextmanager
-def open_client(scheduler: str, workers: int | None, memory_limit: str | None) -> Iterator[Client | None]:
-    """Open a client of the chosen cluster; `sync` needs none, and gives None.
+def open_client(
+    scheduler: str, workers: int | None, memory_limit: str | None, settings: PrepConfig | None = None
+) -> Iterator[Client | None]:
+    """Open a client of the chosen cluster for a run with these settings; `sync` needs none, and gives None.
 
     Dask's own log stays out of the terminal, unless --debug is given: what goes wrong is said in one line.
     """
@@ -83,7 +85,8 @@ def open_client(scheduler: str, workers: int | None, memory_limit: str | None) -
         return
     from dskprep.pipeline import cluster
 
-    opened = cluster.local_client(workers, memory_limit) if scheduler == "local" else cluster.connect(scheduler)
+    is_local = scheduler == "local"
+    opened = cluster.local_client(workers, memory_limit, settings) if is_local else cluster.connect(scheduler)
     if not click.get_current_context().find_root().params.get("debug"):
         for name in ("distributed", "distributed.client", "distributed.comm", "tornado.application"):
             logging.getLogger(name).setLevel(logging.CRITICAL)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import signal
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from dskprep.cli import options, terminal
 from dskprep.cli.exits import EXIT_CLEAN, EXIT_SOME_NOT_WRITTEN
 from dskprep.errors import InfrastructureError, UsageError
+
+if TYPE_CHECKING:
+    from dskprep.settings import PrepConfig
 
 
 @click.command()
@@ -68,7 +71,10 @@ def run(
             if signal.getsignal(ending) is not signal.SIG_IGN:  # nohup
                 signal.signal(ending, signal.default_int_handler)
         try:
-            with options.open_client(scheduler, workers, memory_limit) as client, output.observe(client) as observer:
+            with (
+                options.open_client(scheduler, workers, memory_limit, settings) as client,
+                output.observe(client) as observer,
+            ):
                 summary = pipeline.run(
                     source,
                     target,
@@ -85,7 +91,7 @@ def run(
         if summary.is_interrupted:
             output.say(f"to go on: {_command_line(context)}")
         if summary.account.largest_need_bytes:
-            output.say(f"for those too large: {_way_for_large(context, summary.account.largest_need_bytes)}")
+            output.say(f"for those too large: {_way_for_large(context, settings, summary.account.largest_need_bytes)}")
     return summary.exit_code
 
 
@@ -183,7 +189,7 @@ def _command_line(context: click.Context, **changed: str | None) -> str:
     return terminal.shell_words(words)
 
 
-def _way_for_large(context: click.Context, need_bytes: int) -> str:
+def _way_for_large(context: click.Context, settings: PrepConfig, need_bytes: int) -> str:
     """Say how patients that were too large for these workers can be prepared."""
     from dskprep.pipeline import cluster
     from dskprep.worker import admission
@@ -192,7 +198,7 @@ def _way_for_large(context: click.Context, need_bytes: int) -> str:
     if context.params["scheduler"] != "local":
         return f"give the workers {limit} each, and run again with --retry refused"
     try:
-        workers, _ = cluster.worker_sizes(None, limit)
+        workers, _ = cluster.worker_sizes(None, limit, settings)
     except UsageError:
         return f"run again with --retry refused on a machine with {limit} for one worker"
     return _command_line(context, retry="refused", memory_limit=limit, workers=str(workers))

@@ -13,8 +13,11 @@ _ALWAYS = {
     **dict.fromkeys(("series_uid_sha256", "hu_sha256"), "string"),
     **dict.fromkeys(("stack", "bytes_read", "bytes_written"), "int64"),
 }
-_LATER = dict.fromkeys(("patient", "study", "frame_of_reference"), "string")
-"""Columns that an index of an older version lacks."""
+_LATER = {
+    **dict.fromkeys(("patient", "study", "frame_of_reference"), "string"),
+    "disagreed_lung_ml": "double",
+}
+"""Columns that came after the first datasets, whose index may lack them."""
 _OF_SOURCE = {
     **dict.fromkeys(("slices", "rows", "columns"), "int64"),
     **dict.fromkeys(("step_mm", "row_spacing_mm", "column_spacing_mm", "first_x_mm", "first_y_mm"), "double"),

@@ -103,7 +103,8 @@ class Acquired(msgspec.Struct, frozen=True):
 class LungFigures(msgspec.Struct, frozen=True):
     """The volume of each lung in ml, the mean HU of both, and which share of the denser lung is dense (0 to 1).
 
-    `unsided_ml` is lung whose side is not known.
+    `unsided_ml` is lung whose side is not known. `disagreed_ml` is where a mask of the user's own and that of dskprep
+    differ.
     """
 
     right_ml: Number
@@ -111,6 +112,7 @@ class LungFigures(msgspec.Struct, frozen=True):
     unsided_ml: Number = 0.0
     mean_hu: Number | None = None
     dense_share: Number | None = None
+    disagreed_ml: Number | None = None
 
 
 def source_of(facts: Mapping[str, Any]) -> Source:

@@ -65,11 +65,14 @@ def check_place(target: str) -> None:
     """Raise UsageError unless the target is a dataset, or an empty or an absent place where one can begin.
 
     In a folder, hidden files count for nothing: an operating system leaves some (`.DS_Store`), and so does a run that
-    died while it began.
+    died while it began. No dataset begins within another one, which would take it for its own.
     """
     url = storage.join(target, "dataset.json")
     if storage.exists(url):
         return
+    for above in storage.above(target):
+        if _is_dataset(above):
+            raise UsageError(f"{target}: lies inside the dataset {above}; choose a place outside it")
     files, is_local = storage.listing(target), not storage.is_bucket(target)
     names = [e.name for e in files if not (is_local and (e.name.startswith(".") or own.is_unfinished(e.name)))]
     names += storage.folders(target)
@@ -80,6 +83,15 @@ def check_place(target: str) -> None:
             f"{target}: expected an empty or a new place, or a dataset; found {names[0]} and no dataset.json; choose "
             "another target, such as a new folder in it"
         )
+
+
+def _is_dataset(place: str) -> bool:
+    """Tell whether a place holds a dataset of any format. One that may not be read does not count."""
+    try:
+        content = json.loads(storage.read(storage.join(place, "dataset.json")))
+    except (OSError, ValueError, RecursionError):  # of rights to a part of a bucket the folders above are no part
+        return False
+    return isinstance(content, dict) and content.keys() >= {"format", "settings", "digest"}
 
 
 def refuse_links(target: str) -> None:
@@ -118,7 +130,9 @@ def list_records(target: str) -> Iterator[tuple[RecordName, Entry]]:
     """Yield the name of each record and its entry in the listing. Only lists, reads none of them.
 
     A file whose name no record can have is none: others' files are passed over, and so is a key that leads elsewhere.
+    Raises InfrastructureError if the folder of the records, or one in it, is a link: what it leads to is not seen.
     """
+    storage.refuse_links(target, [f"records/{status}/any" for status in STATUSES])
     for entry in storage.listing_below(storage.join(target, "records"), follow_links=False):
         status, _, name = entry.name.partition("/")
         key, _, digest = name.removesuffix(".json").rpartition(".")

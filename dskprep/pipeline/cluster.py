@@ -23,6 +23,7 @@ from distributed.system import MEMORY_LIMIT
 from dskprep import plain
 from dskprep.errors import InfrastructureError, UsageError
 from dskprep.preparation import prepare
+from dskprep.settings import PrepConfig, given
 
 SLOTS = 3
 """Threads per worker process: at a time one patient is read, one computed and one written."""
@@ -71,7 +72,9 @@ HTTP: dict[str, Any] = {
 
 
 @contextlib.contextmanager
-def local_client(workers: int | None = None, memory_limit: str | int | None = None) -> Iterator[Client]:
+def local_client(
+    workers: int | None = None, memory_limit: str | int | None = None, settings: PrepConfig | None = None
+) -> Iterator[Client]:
     """Start worker processes on this machine and yield a client of them; they end with the block.
 
     Parameters
@@ -80,6 +83,8 @@ def local_client(workers: int | None = None, memory_limit: str | int | None = No
         How many. By default one per CPU that the container may use, or fewer where memory is short.
     memory_limit
         Of each worker, such as "1.6GiB" or a number of bytes. By default they share 90 % of the memory.
+    settings
+        Those of the run, if they have `mask_slots`: the workers leave that many times `mask_memory` free.
 
     Raises
     ------
@@ -94,7 +99,7 @@ def local_client(workers: int | None = None, memory_limit: str | int | None = No
     It is made anew each time, and kept in memory. A second client needs it too: `security=client.security`. The
     dashboard has no lock: other users of this machine can look at it, and change nothing.
     """
-    workers, limit_bytes = worker_sizes(workers, memory_limit)
+    workers, limit_bytes = worker_sizes(workers, memory_limit, settings)
     prepare.warm()
     with _private() as private, dask.config.set(SETTINGS | private), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Port .* is already in use")
@@ -160,9 +165,17 @@ def _kept_from_ctrl_c() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def worker_sizes(workers: int | None, memory_limit: str | int | None) -> tuple[int, int]:
+def worker_sizes(
+    workers: int | None, memory_limit: str | int | None, settings: PrepConfig | None = None
+) -> tuple[int, int]:
     """Return how many workers to start, and how many bytes each may use. Raises UsageError; see `local_client`."""
-    total = int(MEMORY_LIMIT * MEMORY_SHARE)
+    masks = given(settings).slots_bytes
+    total = int(MEMORY_LIMIT * MEMORY_SHARE) - masks
+    if total < MIN_WORKER_BYTES // 4:
+        raise UsageError(
+            f"mask_slots and mask_memory take {format_bytes(masks)}; of the {format_bytes(total + masks)} that may be "
+            "used here this leaves none for workers"
+        )
     if workers is not None and workers < 1:
         raise UsageError(f"workers must be 1 or more, not {workers}")
     try:

@@ -12,10 +12,13 @@ import dask
 from dask.utils import format_bytes
 from distributed import Client, Future
 from distributed.protocol import pickle
+from distributed.system import MEMORY_LIMIT
 
 from dskprep import storage
 from dskprep.errors import DskprepError, InfrastructureError, UsageError
 from dskprep.pipeline.cluster import MIN_WORKER_BYTES, SETTINGS, SLOTS, memory_limits
+from dskprep.preparation import user_steps
+from dskprep.settings import PrepConfig, given
 
 CHECK_S = 120
 """How long a worker may take to look for the data, in seconds; the retries of its store take less."""
@@ -25,12 +28,12 @@ DO_THIS = "give the scheduler and workers DASK_CONFIG=cluster/dask.yaml"
 """What to do about settings that are not as in `cluster.SETTINGS`."""
 
 
-def check(client: Client, source: str, target: str) -> list[str]:
+def check(client: Client, source: str, target: str, settings: PrepConfig | None = None) -> list[str]:
     """Return what the cluster lacks for this work, and what that costs, as one line each.
 
     Raises InfrastructureError if the work cannot be done: workers lack dskprep, have another version of it than here,
-    do not see the source, or may not reach source or target with their own credentials. Raises UsageError if `client`
-    is not a Client, or an asynchronous one.
+    do not see the source, may not reach source or target with their own credentials, or cannot import what the settings
+    name. Raises UsageError if `client` is not a Client, or an asynchronous one.
     """
     if not isinstance(client, Client) or client.asynchronous:
         found = "an asynchronous one" if isinstance(client, Client) else f"a {type(client).__name__}"
@@ -43,7 +46,9 @@ def check(client: Client, source: str, target: str) -> list[str]:
     workers = client.scheduler_info(n_workers=-1)["workers"]
     hosts = {worker["host"]: address for address, worker in sorted(workers.items(), reverse=True)}
     is_there = storage.exists(storage.absolute(source))
-    asked = {host: _submit_to(client, address, _seen_by_worker, source, target) for host, address in hosts.items()}
+    settings = given(settings)
+    look = functools.partial(_seen_by_worker, source, target, settings)
+    asked = {host: _submit_to(client, address, look) for host, address in hosts.items()}
     notes: set[str] = set()
     for host, future in asked.items():
         worker = f"{host}: a worker there"
@@ -56,9 +61,14 @@ def check(client: Client, source: str, target: str) -> list[str]:
             raise InfrastructureError(f"{worker} cannot run dskprep ({problem})") from error
         if seen["problem"]:
             raise InfrastructureError(f"{worker} cannot reach the data: {seen['problem']}")
+        if seen["missing_function"]:
+            raise InfrastructureError(f"{worker} lacks a function of the settings: {seen['missing_function']}")
         if is_there and not seen["source_exists"]:
             raise InfrastructureError(f"{worker} does not see {source}; mount it in the same place on every host")
         notes.update(_notes_on_worker(seen))
+        if settings.mask_slots:
+            n_bytes = sum(worker["memory_limit"] or 0 for worker in workers.values() if worker["host"] == host)
+            notes.update(_notes_on_masks(host, n_bytes, seen["memory_bytes"], settings))
     return [*about_versions, *_notes_on_scheduler(client), *_notes_on_sizes(workers.values(), limits), *sorted(notes)]
 
 
@@ -110,14 +120,18 @@ def _notes_on_versions(client: Client) -> list[str]:
     return notes[:MAX_NOTES]
 
 
-def _seen_by_worker(source: str, target: str) -> dict[str, Any]:
+def _seen_by_worker(source: str, target: str, settings: PrepConfig) -> dict[str, Any]:
     """Return whether this worker reaches the data, and how it is set. Runs on the worker."""
-    seen: dict[str, Any] = {"problem": "", "source_exists": False}
+    seen: dict[str, Any] = {"problem": "", "source_exists": False, "missing_function": "", "memory_bytes": MEMORY_LIMIT}
     try:
         seen["source_exists"] = storage.exists(storage.absolute(source))
         storage.exists(storage.absolute(target))
     except (DskprepError, OSError) as error:
         seen["problem"] = str(error)
+    try:
+        user_steps.check(settings)
+    except UsageError as error:
+        seen["missing_function"] = str(error)
     seen["memory"] = dask.config.get("distributed.worker.memory")
     seen["threads"] = {name: os.environ.get(name) for name in SETTINGS["distributed.nanny.pre-spawn-environ"]}
     return seen
@@ -133,6 +147,15 @@ def _notes_on_worker(seen: dict[str, Any]) -> Iterator[str]:
         )
     if any(seen["threads"][name] != "1" for name in ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS", "BLOSC_NTHREADS")):
         yield f"libraries on the workers may start threads of their own: each patient is slower; {DO_THIS}"
+
+
+def _notes_on_masks(host: str, workers_bytes: int, memory_bytes: int, settings: PrepConfig) -> Iterator[str]:
+    if workers_bytes + settings.slots_bytes > memory_bytes:
+        yield (
+            f"{host}: its workers may use {format_bytes(workers_bytes)}, and the processes of mask_slots beside them "
+            f"{format_bytes(settings.slots_bytes)}; it has {format_bytes(memory_bytes)}, so the system may end one of "
+            "them: give the workers less"
+        )
 
 
 def _notes_on_scheduler(client: Client) -> Iterator[str]:

@@ -200,7 +200,7 @@ def plan(
     if sample < 0:
         raise UsageError(f"sample must be 0 (all patients) or more, not {sample}")
     settings = config.preset(preset) if settings is None else config.given(settings)
-    usable_bytes = admission.usable_bytes(cluster.worker_sizes(None, memory_limit)[1])
+    usable_bytes = admission.usable_bytes(cluster.worker_sizes(None, memory_limit, settings)[1])
     cases = list(choose(storage.absolute(source), only=only, patient_folders=patient_folders))
     sampled = spread(cases, sample)
     predictions, mains = [], []

@@ -142,7 +142,7 @@ def run(
     user_steps.check(settings)
     cases = choose(source, only=only, limit=limit, patient_folders=patient_folders)
     store.check_place(target)
-    notes = cluster_check.check(client, source, target) if client else []
+    notes = cluster_check.check(client, source, target, settings) if client else []
     memory_bytes = min(cluster.memory_limits(client)) if client else MEMORY_LIMIT
     store.create(target, settings)
     identity.begin(target)

@@ -65,8 +65,13 @@ def prepare(
 
 
 def warm(config: PrepConfig | None = None) -> None:
-    """Compile the kernels that these settings use, or load them, so that workers find them in the cache."""
+    """Compile the kernels that these settings use, or load them, so that workers find them in the cache.
+
+    A function of the user's own that finds the lungs is not called: what is compiled are those that dskprep finds.
+    """
     config = config or PrepConfig()
+    if isinstance(config.lungs, str):
+        config = dataclasses.replace(config, lungs=True, mask_memory=PrepConfig.mask_memory, mask_slots=0)
     coarse: dict[str, Any] = {"spacing_mm": (8.0, 8.0, 8.0), "lung_margin_mm": WIDE_MM}
     config = dataclasses.replace(config, **{name: coarse[name] for name in coarse if name in config.used()})
     chest = np.full((40, 48, 48), -1000, np.int16)

@@ -1,10 +1,13 @@
 """The user's own functions, which settings name by import path: `package.module:function`.
 
-Every worker imports them. A Refusal that one raises refuses its patient; any other exception fails it.
+Every worker imports them. In place of a function a path may name a class: it is instantiated once per process, and the
+instance is called, so that what is costly is loaded once. A Refusal that one raises refuses its patient; any other
+exception fails it.
 """
 
 from __future__ import annotations
 
+import functools
 import importlib
 from collections.abc import Callable
 from typing import Any
@@ -13,7 +16,6 @@ import numpy as np
 
 from dskprep import sides
 from dskprep.errors import DskprepError, Refusal, UsageError
-from dskprep.preparation.lungs import lungs
 from dskprep.settings import PrepConfig
 from dskprep.volume import Volume
 
@@ -27,8 +29,16 @@ Settings keep the path that was written, because the digest of every dataset pre
 """
 
 
+OUT_OF_MEMORY = {"MemoryError", "OutOfMemoryError"}
+"""Names of exceptions that say so: Python's own and numpy's, PyTorch's, CuPy's. The libraries are not imported."""
+
+
 class StepFailed(DskprepError):
     """A function of the user's own raised, or returned something that cannot be used."""
+
+
+class OutOfMemory(StepFailed):
+    """A function of the user's own had not enough memory, of the host or of a GPU."""
 
 
 def check(config: PrepConfig) -> None:
@@ -37,8 +47,8 @@ def check(config: PrepConfig) -> None:
         load(path)
 
 
-def load(path: str) -> Callable[[Volume], object]:
-    """Import the function of that path. Raises UsageError if there is none."""
+def load(path: str) -> Callable[..., object]:
+    """Import the function or class of that path. Raises UsageError if there is none."""
     module, _, name = MOVED.get(path, path).partition(":")
     try:
         found: Any = getattr(importlib.import_module(module), name)
@@ -49,6 +59,8 @@ def load(path: str) -> Callable[[Volume], object]:
         ) from error
     if not callable(found):
         raise UsageError(f"{path}: expected a function, found {type(found).__name__}")
+    if isinstance(found, type) and not any("__call__" in vars(base) for base in found.__mro__):
+        raise UsageError(f"{path}: expected a class whose instances can be called, found one without __call__")
     return found  # type: ignore[no-any-return]
 
 
@@ -71,28 +83,40 @@ def apply(path: str, image: Volume, *, keep_grid: bool) -> Volume:
     return result
 
 
-def find_lungs(path: str, image: Volume) -> lungs.Lungs:
+def find_lungs(path: str, image: Volume) -> Volume:
     """Find the lungs in an image (int16 HU, PADDING outside the field of view) with the user's function.
 
-    It must return a Volume of the same shape: 0 outside, 1 right lung, 2 left lung, 3 where the side is not known.
-    Raises StepFailed.
+    It must return a Volume on the grid of the image: 0 outside, 1 right lung, 2 left lung, 3 where the side is not
+    known. It comes back as uint8. Raises StepFailed.
     """
     result = _call(path, image)
     if not isinstance(result, Volume) or result.shape != image.shape or result.array.dtype.kind not in "bui":
         raise StepFailed(f"{path}: expected a mask, a Volume of {image.shape} integers, found {_describe(result)}")
+    if not np.allclose(result.affine, image.affine, rtol=0, atol=1e-3):
+        raise StepFailed(f"{path}: expected a mask in the place of its image, found another affine; use with_array")
     if not 0 <= result.array.min() <= result.array.max() <= sides.LUNG:
         raise StepFailed(f"{path}: expected a mask of 0 to 3, found {result.array.min()} to {result.array.max()}")
-    return lungs.judge(image.with_array(result.array.astype(np.uint8)))
+    return image.with_array(np.ascontiguousarray(result.array, np.uint8))
 
 
 def _call(path: str, image: Volume) -> object:
     step = load(path)
     try:
+        if isinstance(step, type):
+            step = _instance(step)
         return step(image)
     except Refusal:
         raise
-    except Exception as error:
-        raise StepFailed(f"{path}: {type(error).__name__}: {error}") from error
+    except (Exception, SystemExit) as error:  # some libraries exit
+        is_out_of_memory = any(base.__name__ in OUT_OF_MEMORY for base in type(error).__mro__)
+        failed = OutOfMemory if is_out_of_memory else StepFailed
+        raise failed(f"{path}: {type(error).__name__}: {error}") from error
+
+
+@functools.cache
+def _instance(of: type) -> Any:
+    """Return the instance of a class that this process calls."""
+    return of()
 
 
 def _describe(result: object) -> str:

@@ -24,6 +24,7 @@ from dskprep.storage.local import Folder as Folder
 from dskprep.storage.local import ObjectChanged as ObjectChanged
 from dskprep.storage.s3_settings import S3_SETTINGS as S3_SETTINGS
 from dskprep.storage.urls import CREDENTIALS as CREDENTIALS
+from dskprep.storage.urls import above as above
 from dskprep.storage.urls import absolute as absolute
 from dskprep.storage.urls import check_scheme
 from dskprep.storage.urls import holds_credentials as holds_credentials

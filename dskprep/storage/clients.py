@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 import fsspec
 import fsspec.asyn
+from aiobotocore.session import AioSession
 from obstore.store import S3Store
 
-from dskprep.storage import answers
+from dskprep.storage import answers, credential_program
 from dskprep.storage.answers import FAILURES, Hopeless
 from dskprep.storage.s3_settings import s3_settings
 
@@ -69,6 +70,7 @@ def open_s3fs(limits: dict[str, Any] | None = None) -> Any:
         settings["config_kwargs"] |= copy.deepcopy(limits or {})
         fs = fsspec.filesystem("s3", **settings)
         fs.retries = 1 if limits else S3FS_ROUNDS
+        fs.session = _session_of(fs)
         fs.connect()
     except Exception as error:  # a wrong setting may raise whatever it likes
         said = " ".join(str(error).split()) or type(error).__name__
@@ -78,6 +80,15 @@ def open_s3fs(limits: dict[str, Any] | None = None) -> Any:
     _trust(fs)
     set_custom_error_handler(_is_throttled)
     return fs
+
+
+def _session_of(fs: Any) -> AioSession:
+    """Open the session that s3fs would open, with a limit for programs that give credentials."""
+    session = AioSession(**fs.kwargs)
+    for profile in session.full_config["profiles"].values():
+        if program := profile.get("credential_process"):
+            profile["credential_process"] = credential_program.within_limit(program)
+    return session
 
 
 def close(fs: Any) -> None:
@@ -182,22 +193,30 @@ def _provider(fs: Any) -> Callable[[], Any]:
 
 
 def _trust(fs: Any) -> ClientConfig:
-    """Return the options of obstore for the certificates that s3fs trusts. Raises Hopeless if it cannot read them."""
-    bundle = fs.client_kwargs.get("verify")
-    if bundle is None:
-        bundle = fs.session.get_config_variable("ca_bundle") or os.environ.get("REQUESTS_CA_BUNDLE")
+    """Return the options of obstore for the certificates that s3fs trusts.
+
+    Raises Hopeless if they cannot be read, which botocore does for http:// too.
+    """
+    named = {
+        "verify in FSSPEC_S3": fs.client_kwargs.get("verify"),
+        "AWS_CA_BUNDLE": os.environ.get("AWS_CA_BUNDLE"),
+        "ca_bundle in the profile": fs.session.get_config_variable("ca_bundle"),
+        "REQUESTS_CA_BUNDLE": os.environ.get("REQUESTS_CA_BUNDLE"),
+    }
+    where, bundle = next(((name, value) for name, value in named.items() if value is not None), ("", True))
     if bundle is False:
         return {"allow_invalid_certificates": True}
-    if bundle in (None, True) or fs.s3.meta.endpoint_url.startswith("http://"):
+    if bundle is True:
         return {}
     try:
         ssl.create_default_context(cafile=bundle)
-        return {"root_certificate": Path(bundle).read_bytes()}
+        content = Path(bundle).read_bytes()
     except OSError as error:
         raise Hopeless(
-            f"{bundle}: expected a file of certificates in PEM ({error.strerror or error}); correct AWS_CA_BUNDLE, or "
-            "ca_bundle in the profile"
+            f"{where}: expected a file of certificates in PEM, found {bundle or 'nothing'} "
+            f"({error.strerror or error}); correct it, or unset it"
         ) from error
+    return {} if fs.s3.meta.endpoint_url.startswith("http://") else {"root_certificate": content}
 
 
 def _proxy(fs: Any) -> ClientConfig:

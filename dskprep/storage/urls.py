@@ -89,6 +89,14 @@ def is_within(url: str, other: str) -> bool:
     return url.startswith(other)
 
 
+def above(url: str) -> list[str]:
+    """Return the folders that an absolute URL lies in, the nearest first; the last is the bucket, or the root."""
+    if is_bucket(url):
+        bucket, *names = url.removeprefix("s3://").rstrip("/").split("/")
+        return [f"s3://{'/'.join([bucket, *names[:n]])}" for n in reversed(range(len(names)))]
+    return [place.as_posix() for place in Path(url).parents]
+
+
 def is_bucket(url: str) -> bool:
     """Tell whether the URL is on S3. Objects there are whole or absent, even if their writer was killed."""
     return url.startswith("s3://")

@@ -216,8 +216,8 @@ def test_patients_that_are_too_large_come_with_the_command_that_would_do_them(
 def test_the_way_for_large_patients_fits_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cluster, "MEMORY_LIMIT", 16 << 30)
     with run_commands.run.make_context("run", ["in", "out", "--only", "a b", "--workers", "8"]) as context:
-        small = run_commands._way_for_large(context, 5 << 30)
-        large = run_commands._way_for_large(context, 50 << 30)
+        small = run_commands._way_for_large(context, PrepConfig(), 5 << 30)
+        large = run_commands._way_for_large(context, PrepConfig(), 50 << 30)
     words = shlex.split(small)
     with run_commands.run.make_context("run", words[2:]) as again:
         asked = again.params
@@ -227,6 +227,9 @@ def test_the_way_for_large_patients_fits_the_machine(monkeypatch: pytest.MonkeyP
     assert admission.usable_bytes(limit_bytes) >= 5 << 30
     assert workers == 2
     assert "on a machine with" in large
+    network = PrepConfig(lungs="my.masks:lungs", mask_slots=1, mask_memory="8GiB")
+    with run_commands.run.make_context("run", ["in", "out"]) as context:
+        assert "--workers 1" in run_commands._way_for_large(context, network, 5 << 30)  # beside the slot
 
 
 @pytest.mark.s3

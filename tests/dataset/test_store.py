@@ -6,6 +6,8 @@ import hashlib
 import io
 import json
 import threading
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +15,7 @@ import tiny
 from tiny import record
 
 from dskprep import storage
-from dskprep.dataset import index, store
+from dskprep.dataset import index, status, store
 from dskprep.dataset.facts import StoredObject
 from dskprep.dataset.record import RecordName
 from dskprep.errors import DamagedDataset, InfrastructureError, UsageError
@@ -37,6 +39,46 @@ def test_other_settings_are_refused_with_the_difference(place: str) -> None:
     assert "spacing_mm is [2.0, 1.0, 1.0] there and [1.0, 1.0, 1.0] here" in message
     assert "lungs" not in message
     assert store.describe(place)["settings"]["chunk"] == 32
+
+
+@pytest.mark.parametrize("below", ["volumes", "another/dataset"])
+def test_a_dataset_does_not_begin_inside_another_one(place: str, below: str) -> None:
+    store.create(place, PrepConfig())
+    inner = f"{place}/{below}"
+    with pytest.raises(UsageError) as caught:
+        store.create(inner, PrepConfig())
+    assert str(caught.value) == f"{inner}: lies inside the dataset {place}; choose a place outside it"
+    store.create(f"{place}-beside", PrepConfig())
+
+
+def test_what_lies_inside_a_dataset_of_others_or_already_there_goes_on(place: str) -> None:
+    inner = f"{place}/inner"
+    store.create(inner, PrepConfig())
+    tiny.write(place, {"dataset.json": b'{"name": "as nnU-Net has it", "numTraining": 3}'})
+    store.create(f"{place}/other", PrepConfig())
+    storage.delete(place, ["dataset.json"])
+    tiny.write(place, {"dataset.json": storage.read(f"{inner}/dataset.json")})
+    store.create(inner, PrepConfig())
+
+
+def test_the_folders_above_a_place_end_at_its_bucket() -> None:
+    assert storage.above("s3://bucket/a/b") == ["s3://bucket/a", "s3://bucket"]
+    assert storage.above("s3://bucket") == []
+    assert storage.above("/data/a/b") == ["/data/a", "/data", "/"]
+
+
+@pytest.mark.parametrize("linked", ["records", "records/written"])
+@pytest.mark.parametrize("read", [lambda url: list(store.record_names(url)), index.current, status.status])
+def test_a_linked_folder_of_records_is_not_taken_for_an_empty_one(
+    tmp_path: Path, linked: str, read: Callable[[str], object]
+) -> None:
+    target = tmp_path / "out"
+    store.create(str(target), PrepConfig())
+    store.commit(str(target), record("p"))
+    (target / linked).rename(tmp_path / "moved")
+    (target / linked).symlink_to(tmp_path / "moved")
+    with pytest.raises(InfrastructureError, match=f"{linked}: expected a folder, found a link"):
+        read(str(target))
 
 
 @pytest.mark.parametrize(

@@ -408,7 +408,8 @@ def test_nothing_behind_a_link_to_a_folder_is_touched(
             said.append(str(error))
         assert (folder / name).is_symlink()
         assert tiny.everything_below(elsewhere) == before
-    said += [str(message) for message in index.current(str(folder))["message"].dropna()]
+    if not name.startswith("records/"):  # without them nothing can be said of the patients
+        said += [str(message) for message in index.current(str(folder))["message"].dropna()]
     assert any(f"{name}: expected a folder, found a link" in message for message in said)
 
 

@@ -54,7 +54,8 @@ def test_lungs_of_ones_own_are_judged_and_grown(image: Volume) -> None:
     np.testing.assert_array_equal(plain.lungs.mask.array, own_steps.bright(image).array)
     assert plain.lungs.mask.array.dtype == np.uint8
     assert plain.lungs.right_ml == np.count_nonzero(plain.lungs.mask.array == 1) / 1000
-    assert set(plain.lungs.warnings) == {"lung-volume-unlikely", "lungs-touch-border", "lungs-in-pieces"}
+    doubts = {"lung-volume-unlikely", "lungs-touch-border", "lungs-in-pieces"}
+    assert set(plain.lungs.warnings) - {"lungs-disagree"} == doubts
     assert np.count_nonzero(grown.lungs.mask.array) > np.count_nonzero(plain.lungs.mask.array)
     assert grown.lungs.right_ml == plain.lungs.right_ml
 

@@ -6,9 +6,11 @@ import configparser
 import http.server
 import json
 import multiprocessing
+import re
 import subprocess
 import sys
 import threading
+import traceback
 import uuid
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -17,6 +19,7 @@ from typing import Any
 
 import fsspec.config
 import numpy as np
+import psutil
 import pytest
 import tiny
 from front_s3 import FrontS3
@@ -24,7 +27,7 @@ from front_s3 import FrontS3
 import dskprep
 from dskprep import storage
 from dskprep.errors import InfrastructureError
-from dskprep.storage import connection
+from dskprep.storage import connection, credential_program
 from dskprep.synthetic.s3server import HOST, S3Server
 
 pytestmark = pytest.mark.s3
@@ -428,14 +431,65 @@ def test_keys_of_which_the_end_is_known_are_renewed_before_it(
     assert {entry["status"] for entry in front.log} == {200}
 
 
-@pytest.mark.usefixtures("s3_environment")
-def test_a_program_for_credentials_that_fails_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.fixture
+def program(s3_environment: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:  # noqa: ARG001
+    """A program that gives credentials, to be written."""
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name)
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
-    program = tmp_path / "program.py"
-    program.write_text("import sys; sys.exit('the vault is shut')")
-    write_config(tmp_path / "config", credential_process=f"{sys.executable} {program}")
-    with pytest.raises(InfrastructureError, match=r"the vault is shut; mend what the profile gets its") as caught:
+    write_config(tmp_path / "config", credential_process=f"{sys.executable} {tmp_path / 'program.py'}")
+    return tmp_path / "program.py"
+
+
+def fail_at_credentials() -> str:
+    """Return the one line in which it ends."""
+    with pytest.raises(InfrastructureError) as caught:
         storage.listing("s3://sources/x")
+    told = "".join(traceback.format_exception(caught.value))
+    assert "hunter2" not in told
     assert len(str(caught.value).splitlines()) == 1
+    return str(caught.value)
+
+
+def test_a_program_for_credentials_that_fails_is_one_line_without_what_it_said(program: Path) -> None:
+    program.write_text("import sys; print('key hunter2'); sys.exit('the vault is shut to hunter2')")
+    said = fail_at_credentials()
+    assert re.search(
+        r"python[\d.]* ended with 1; run it yourself to see what it says; mend what the profile gets", said
+    )
+
+
+def test_a_program_that_gives_no_credentials_is_one_line(program: Path) -> None:
+    program.write_text("print('hunter2')")
+    fail_at_credentials()
+
+
+def test_a_program_that_is_not_there_is_one_line(program: Path) -> None:
+    write_config(program.parent / "config", credential_process=f"{program.parent}/vault --password hunter2")
+    assert "vault cannot be started (No such file or directory); mend what the profile" in fail_at_credentials()
+
+
+NEVER = """
+import os, subprocess, sys, threading
+child = subprocess.Popen([sys.executable, "-c", "import sys; sys.stdin.read()"], stdin=subprocess.PIPE)
+open(__file__ + ".started", "w").write(str(os.getpid()))
+threading.Event().wait()
+"""
+"""A program that never ends, and whose child holds its output open."""
+
+
+@pytest.mark.parametrize("by_role", [False, True])
+def test_a_program_for_credentials_that_never_ends_is_one_line(
+    program: Path, monkeypatch: pytest.MonkeyPatch, by_role: bool
+) -> None:
+    monkeypatch.setattr(credential_program, "LIMIT_S", 2.0)
+    program.write_text(NEVER)
+    if by_role:
+        parser = configparser.ConfigParser()
+        parser["default"] = {"role_arn": "arn:aws:iam::123456789012:role/scans", "source_profile": "vault"}
+        parser["profile vault"] = {"credential_process": f"{sys.executable} {program}"}
+        with (program.parent / "config").open("w") as file:
+            parser.write(file)
+    assert "did not end within 2 s; mend what the profile gets its credentials from" in fail_at_credentials()
+    started = Path(f"{program}.started")
+    assert not psutil.pid_exists(int(started.read_text()))

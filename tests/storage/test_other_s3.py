@@ -142,15 +142,27 @@ def test_a_private_ca_that_is_not_named_is_one_line(place: str, private: FrontS3
     assert not private.log
 
 
-@pytest.mark.parametrize("content", [None, "no certificate"])
-def test_a_bundle_that_is_none_is_one_line(
-    place: str, private: FrontS3, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, content: str | None
+@pytest.mark.parametrize("found", ["nothing", "a folder", "no certificate"])
+@pytest.mark.parametrize("scheme", ["https", "http"])
+@pytest.mark.parametrize("by", ["AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "profile", "settings"])
+def test_a_bundle_that_is_none_is_one_line_with_its_name_and_path(
+    place: str, private: FrontS3, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, found: str, scheme: str, by: str
 ) -> None:
     bundle = tmp_path / "ca.pem"
-    if content:
-        bundle.write_text(content)
-    monkeypatch.setenv("AWS_CA_BUNDLE", str(bundle))
-    assert f"{bundle}: expected a file of certificates in PEM" in refused(place)
+    if found == "a folder":
+        bundle.mkdir()
+    elif found == "no certificate":
+        bundle.write_text(found)
+    if scheme == "http":
+        monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    name = {"profile": "ca_bundle in the profile", "settings": "verify in FSSPEC_S3"}.get(by, by)
+    if by == "profile":
+        configure(tmp_path / "config", monkeypatch, ca_bundle=str(bundle))
+    elif by == "settings":
+        own_settings(monkeypatch, client_kwargs={"verify": str(bundle)})
+    else:
+        monkeypatch.setenv(by, str(bundle))
+    assert f"{name}: expected a file of certificates in PEM, found {bundle} (" in refused(place)
     assert not private.log
 
 

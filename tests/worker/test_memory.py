@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import builders
 import numpy as np
@@ -50,6 +51,16 @@ def test_floats_and_the_masks_of_grt123_need_more_memory():
 def test_a_c4_2xlarge_worker_takes_an_ordinary_chest():
     limit = int(15 * 2**30 * 0.9 / 8)
     assert estimate_bytes((600, 512, 512), (0.7, 0.7, 0.7), PrepConfig()) < usable_bytes(limit)
+
+
+def test_a_network_in_the_worker_counts_with_what_it_needs_and_one_in_a_slot_does_not() -> None:
+    def need(**how: Any) -> int:
+        return estimate_bytes(CHEST, CHEST_SPACING_MM, PrepConfig(lungs="my.masks:lungs", **how))
+
+    assert need(mask_memory="10GiB") - need(mask_memory="7GiB") == 3 * 2**30
+    assert need(mask_memory="10GiB", mask_slots=1) == need()
+    with pytest.raises(Refusal, match="too-large: needs"):
+        Ledger(usable_bytes(2 * 2**30)).check(need(mask_memory="3GiB"))
 
 
 def test_patient_that_never_fits_is_refused_with_the_bytes_it_needs():

@@ -39,6 +39,8 @@ class Lungs:
     """Share that is denser than -320 HU, of the lung that has the larger one; None if it was not measured."""
     unsided_ml: float = 0.0
     """Volume of lung whose side is not known."""
+    disagreed_ml: float | None = None
+    """Volume in which a mask of the user's own and that of `find_lungs` differ; None if there is only one."""
 
 
 def find_lungs(volume: Volume, *, margin_mm: float = 0.0) -> Lungs:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from dskprep.preparation import resample, user_steps
+from dskprep.preparation import own_lungs, resample, user_steps
 from dskprep.preparation.lungs import lungs
 from dskprep.preparation.prepared import Prepared
 from dskprep.preparation.recipes import ENCODING_SHARE, Memory, Native, Recipe
@@ -16,15 +16,15 @@ from dskprep.volume import AIR_HU, PADDING, Volume
 STEP_SHARE = 2.5
 """Bytes per byte of the image during a step of the user's: input, output (taken to be int16 too), mask (0.5)."""
 
+MASK_SHARE = 2.5
+"""Bytes per byte of the image while a function of the user's finds the lungs: it, two masks, what is made of them."""
+
 
 def prepare(native: Native, config: PrepConfig, clock: Stopwatch) -> Prepared:
     """Resample, find the lungs, turn padding into air, apply the user's steps."""
     with clock("resample"):
         image = _resample(native, config)
-    found = None
-    if config.lungs:
-        with clock("lungs"):
-            found = _find_lungs(image, config)
+    found = _find_lungs(image, config, clock) if config.lungs else None
     for plane in image.array:  # in place: the array is ours, and a copy would be the peak of a patient's memory
         plane[plane == PADDING] = AIR_HU
     for step in config.steps:
@@ -43,16 +43,20 @@ def _resample(native: Native, config: PrepConfig) -> Volume:
     return upright.to_patient_axes(image)
 
 
-def _find_lungs(image: Volume, config: PrepConfig) -> lungs.Lungs:
+def _find_lungs(image: Volume, config: PrepConfig, clock: Stopwatch) -> lungs.Lungs:
     if isinstance(config.lungs, str):
-        return lungs.grow(user_steps.find_lungs(config.lungs, image), config.lung_margin_mm)
-    return lungs.find_lungs(image, margin_mm=config.lung_margin_mm)
+        return own_lungs.find_lungs(config.lungs, image, config, clock)
+    with clock("lungs"):
+        return lungs.find_lungs(image, margin_mm=config.lung_margin_mm)
 
 
 def memory(n_native: int, n_output: float, config: PrepConfig) -> Memory:  # noqa: ARG001
-    """Return the memory of `prepare`: slices go as the image grows, and later only a step needs much."""
+    """Return the memory of `prepare`: slices go as the image grows, and later only a step or a network needs much."""
     output = 2 * n_output
-    return Memory(output, (STEP_SHARE if config.steps else ENCODING_SHARE) * output)
+    computing, encoding = output, (STEP_SHARE if config.steps else ENCODING_SHARE) * output
+    if isinstance(config.lungs, str):
+        computing = MASK_SHARE * output + (0 if config.mask_slots else config.mask_bytes)
+    return Memory(computing, encoding)
 
 
 RECIPE = Recipe("default", prepare, memory, streams=True)
