@@ -39,6 +39,10 @@ class Lungs:
     """Share that is denser than -320 HU, of the lung that has the larger one; None if it was not measured."""
     unsided_ml: float = 0.0
     """Volume of lung whose side is not known."""
+    missing_ml: float | None = None
+    """Volume that should be lung and was not found, about; None if it was not measured."""
+    missing_place: str = ""
+    """Where that is, as in "right lower, left upper": the third of the lung's height."""
 
 
 def find_lungs(volume: Volume, *, margin_mm: float = 0.0) -> Lungs:
@@ -102,9 +106,11 @@ def find_lungs(volume: Volume, *, margin_mm: float = 0.0) -> Lungs:
     labels, is_told = separation.separate(grid, cores, lung, midline)
     never = outside | gas | (grid.means == PADDING)
     labels = filling.fill_lungs(grid, labels, never)
-    is_dense = False
-    if not (labels[:, :, [0, -1]].any() or doubts.meets_padding(grid, labels)):  # of a lung cut off no shape is known
-        labels, is_dense = dense.complete(grid.means, grid.spacing, labels, never)
+    completed = None
+    if is_told and not (labels[:, :, [0, -1]].any() or doubts.meets_padding(grid, labels)):  # of a lung cut off no shape is known
+        completed = dense.complete(grid, labels, never, midline)
+    if completed is not None:
+        labels = completed.labels
 
     mask, right_ml, left_ml = _draw(volume, grid, labels, never)
     ml = (right_ml, left_ml, 0.0)
@@ -112,10 +118,20 @@ def find_lungs(volume: Volume, *, margin_mm: float = 0.0) -> Lungs:
         mask[mask > 0] = LUNG
         ml = (0.0, 0.0, right_ml + left_ml)
     dense_share = doubts.dense_share_of(grid, labels)
-    is_dense |= dense_share > doubts.MAX_DENSE_SHARE
+    is_dense = dense_share > doubts.MAX_DENSE_SHARE or (completed is not None and completed.is_dense)
+    missing = completed and completed.missing
     is_cut_off = doubts.meets_a_face(mask, volume.spacing) or doubts.meets_padding(grid, labels)
-    warnings = doubts.find_doubts(ml, is_cut_off, labels, grid.spacing, is_dense)
-    return grow(Lungs(volume.with_array(mask), ml[0], ml[1], warnings, dense_share, ml[2]), margin_mm)
+    warnings = doubts.find_doubts(ml, is_cut_off, labels, grid.spacing, is_dense, missing is not None and missing.ml > 0)
+    found = Lungs(
+        volume.with_array(mask),
+        *ml[:2],
+        warnings,
+        dense_share,
+        ml[2],
+        missing_ml=missing and missing.ml,
+        missing_place=missing.place if missing else "",
+    )
+    return grow(found, margin_mm)
 
 
 def _draw(volume: Volume, grid: Grid, labels: NDArray[np.uint8], never: Mask) -> tuple[NDArray[np.uint8], float, float]:
@@ -155,5 +171,5 @@ def judge(mask: Volume) -> Lungs:
     coarse = np.ascontiguousarray(mask.array[tuple(slice(None, None, step) for step in steps)])
     z, y, x = (s * step for s, step in zip(mask.spacing, steps, strict=True))
     is_cut_off = doubts.meets_a_face(mask.array, mask.spacing)
-    warnings = doubts.find_doubts(ml, is_cut_off, coarse, (z, y, x), is_dense=False)
+    warnings = doubts.find_doubts(ml, is_cut_off, coarse, (z, y, x))
     return Lungs(mask, ml[0], ml[1], warnings, unsided_ml=ml[2])
