@@ -58,7 +58,7 @@ CORE_MM = 5.0
 MIN_DEVIATION_HU = 8
 """Dense lung deviates this much from its median, or by SPREAD of the range of its middle half if that is more."""
 SPREAD = 1.5
-MAX_LIKE_SHARE = 0.6
+MAX_LIKE_SHARE = 0.75
 """If more than this share of what lies round the expected lung is like dense lung, then HU tell nothing."""
 WIDER_MM = 12.0
 """Where HU tell, dense lung reaches up to this far beyond the expected lung, in mm,"""
@@ -154,8 +154,9 @@ def _dense_part(
     is_like = tissue.is_like(core, spacing)
     free = (means > AERATED_HU) & ~never & (labels == 0) & ~bone
     round_it = wide & ~expected & free & tissue.is_soft
-    does_tell = np.count_nonzero(is_like & round_it) <= MAX_LIKE_SHARE * np.count_nonzero(round_it)
-    dense = open_mask(free & is_like & (wide if does_tell else expected), OPENING_MM, spacing)
+    if np.count_nonzero(is_like & round_it) > MAX_LIKE_SHARE * np.count_nonzero(round_it):
+        return np.zeros_like(core)
+    dense = open_mask(free & is_like & wide, OPENING_MM, spacing)
     dense = select_connected(dense & dilate(core, NEAR_MM, spacing), core & dense)
     lung = labels == side
     whole = close_mask(lung | dense, CLOSING_MM, spacing)
