@@ -10,6 +10,8 @@ _ALWAYS = {
     **dict.fromkeys(("spacing_z_mm", "spacing_y_mm", "spacing_x_mm"), "double"),
     "affine": "list<element: double>",
     **dict.fromkeys(("right_lung_ml", "left_lung_ml", "unsided_lung_ml", "mean_lung_hu", "dense_lung_share"), "double"),
+    "missing_lung_ml": "double",
+    "missing_lung_place": "string",
     **dict.fromkeys(("series_uid_sha256", "hu_sha256"), "string"),
     **dict.fromkeys(("stack", "bytes_read", "bytes_written"), "int64"),
 }

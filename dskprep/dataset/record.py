@@ -129,7 +129,8 @@ class Geometry(msgspec.Struct, frozen=True):
 class LungFigures(msgspec.Struct, frozen=True):
     """The volume of each lung in ml, the mean HU of both, and which share of the denser lung is dense (0 to 1).
 
-    `unsided_ml` is lung whose side is not known.
+    `unsided_ml` is lung whose side is not known. `missing_ml` is about what should be lung and was not found, and
+    `missing_place` where, as in "right lower"; None and "" where that was not measured.
     """
 
     right_ml: Number
@@ -137,6 +138,8 @@ class LungFigures(msgspec.Struct, frozen=True):
     unsided_ml: Number = 0.0
     mean_hu: Number | None = None
     dense_share: Number | None = None
+    missing_ml: Number | None = None
+    missing_place: str = ""
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True):

@@ -67,6 +67,11 @@ LOWER_MM = 28.0
 NEAR_MM = 24.0
 """It lies this near to what is surely missing, in mm."""
 
+EDGE_MM = 6.0
+"""So far beyond what is like dense lung in the average, its own voxels are taken in, in mm."""
+NOISE_HU = 10
+"""They may deviate by this more."""
+
 OPENING_MM = 3.0
 """Radius of the opening, in mm, that takes bridges to other organs off the dense part."""
 CLOSING_MM = 6.0
@@ -151,7 +156,9 @@ def _dense_part(
     """Return what belongs to the lung of this side beside its aerated part."""
     bone = means >= BONE_HU
     tissue = _Tissue.average(means, (means > FAT_HU) & ~bone, spacing)
-    is_like = tissue.is_like(core, spacing)
+    middle, deviation = tissue.range_of(core, spacing)
+    is_like = tissue.is_soft & (np.abs(tissue.means - middle) <= deviation)
+    is_itself = np.abs(means - middle) <= deviation + NOISE_HU
     free = (means > AERATED_HU) & ~never & (labels == 0) & ~bone
     round_it = wide & ~expected & free & tissue.is_soft
     if np.count_nonzero(is_like & round_it) > MAX_LIKE_SHARE * np.count_nonzero(round_it):
@@ -160,7 +167,10 @@ def _dense_part(
     dense = select_connected(dense & dilate(core, NEAR_MM, spacing), core & dense)
     lung = labels == side
     whole = close_mask(lung | dense, CLOSING_MM, spacing)
-    whole &= dense | dilate(expected, BESIDE_MM, spacing)
+    beside = dilate(expected, BESIDE_MM, spacing)
+    whole &= dense | beside
+    # the average reaches over the edge, where the voxels themselves still tell
+    whole |= dilate(dense, EDGE_MM, spacing) & free & is_itself & beside
     return whole & ~never & ~bone & (labels == 0)
 
 
@@ -186,11 +196,9 @@ class _Tissue(NamedTuple):
             )
         return cls(counts >= MIN_SOFT_SHARE * n, totals // np.maximum(counts, 1))
 
-    def is_like(self, core: Mask, spacing: Triple) -> Mask:
-        """Return where the mean is about as in the core."""
+    def range_of(self, core: Mask, spacing: Triple) -> tuple[int, float]:
+        """Return the median of the means in the core, and how far they deviate from it."""
         inner = erode(core, CORE_MM, spacing)
         values = np.sort(self.means[inner if inner.any() else core])
         low, middle, high = (values[int(share * values.size)] for share in (0.25, 0.5, 0.75))
-        deviation = max(MIN_DEVIATION_HU, SPREAD * (high - low))
-        found: Mask = self.is_soft & (np.abs(self.means - middle) <= deviation)
-        return found
+        return int(middle), max(MIN_DEVIATION_HU, SPREAD * float(high - low))

@@ -107,7 +107,9 @@ def find_lungs(volume: Volume, *, margin_mm: float = 0.0) -> Lungs:
     never = outside | gas | (grid.means == PADDING)
     labels = filling.fill_lungs(grid, labels, never)
     completed = None
-    if is_told and not (labels[:, :, [0, -1]].any() or doubts.meets_padding(grid, labels)):  # of a lung cut off no shape is known
+    # of a lung that is cut off no shape is known
+    is_cut_off = labels[:, -1].any() or labels[:, :, [0, -1]].any() or doubts.meets_padding(grid, labels)
+    if is_told and not is_cut_off:
         completed = dense.complete(grid, labels, never, midline)
     if completed is not None:
         labels = completed.labels
