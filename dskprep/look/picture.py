@@ -66,14 +66,16 @@ def of_stored(stored: StoredVolume) -> View:
 def of_prepared(prepared: Prepared) -> View:
     """Return the view of a volume as a run would write it."""
     lungs, image = prepared.lungs, prepared.image
-    figures = lungs and LungFigures(
-        lungs.right_ml,
-        lungs.left_ml,
-        lungs.unsided_ml,
-        prepared.mean_lung_hu(),
-        missing_ml=lungs.missing_ml,
-        missing_place=lungs.missing_place,
-    )
+    figures = None
+    if lungs:
+        figures = LungFigures(
+            lungs.right_ml,
+            lungs.left_ml,
+            lungs.unsided_ml,
+            prepared.mean_lung_hu(),
+            missing_ml=lungs.missing_ml,
+            missing_place=lungs.missing_place,
+        )
     words = in_words(None, Geometry(image.shape, image.spacing, ()), figures, lungs.warnings if lungs else ())
     return _view("as a run would write it", Preparation.of_prepared(prepared), words)
 

@@ -134,6 +134,7 @@ def _fill(grid: Grid, labels: NDArray[np.uint8], never: Mask, chest: Chest, gap:
     for n in range(1, chest.voxels(LOWER_MM, 0) + 1):
         wide[:-n] |= gap.expected[n:]
     wide &= gap.inside
+    wide[[0, -1]] = False  # a lung that ends in the scan does not end at its face
     shape = grid.means.shape
     core, expected, wide = (enlarge(mask, chest.step, shape) for mask in (gap.core, gap.expected, wide))
     box = box_of(wide | (labels == gap.side), margin=0)
@@ -171,7 +172,7 @@ def _dense_part(
     whole &= dense | beside
     # the average reaches over the edge, where the voxels themselves still tell
     whole |= dilate(dense, EDGE_MM, spacing) & free & is_itself & beside
-    return whole & ~never & ~bone & (labels == 0)
+    return np.asarray(whole & ~never & ~bone & (labels == 0))
 
 
 class _Tissue(NamedTuple):

@@ -50,8 +50,9 @@ def find_lungs(volume: Volume, *, margin_mm: float = 0.0) -> Lungs:
 
     Main bronchi, gas in the stomach, bowel and oesophagus, and all air outside the body are left out. Lungs cut off by
     the ends of the scan or by the field of view are kept. Dense lung (consolidation, effusion, collapse) is taken in
-    where aerated lung surrounds it; and at the base and the back of a patient on the back, where the other lung shows
-    how far this one should reach (module `dense`). `dense_share` and the warning `dense-lung` say so.
+    where aerated lung surrounds it, and where the other lung or the ribs show that lung should be and its HU tell it
+    from what lies round it (module `dense`). `dense_share` and the warning `dense-lung` say so. What should be there
+    and was not found is measured: `missing_ml`, `missing_place`, and the warning `lung-missing`.
 
     Parameters
     ----------
@@ -123,7 +124,9 @@ def find_lungs(volume: Volume, *, margin_mm: float = 0.0) -> Lungs:
     is_dense = dense_share > doubts.MAX_DENSE_SHARE or (completed is not None and completed.is_dense)
     missing = completed and completed.missing
     is_cut_off = doubts.meets_a_face(mask, volume.spacing) or doubts.meets_padding(grid, labels)
-    warnings = doubts.find_doubts(ml, is_cut_off, labels, grid.spacing, is_dense, missing is not None and missing.ml > 0)
+    warnings = doubts.find_doubts(
+        ml, is_cut_off, labels, grid.spacing, is_dense, missing is not None and missing.ml > 0
+    )
     found = Lungs(
         volume.with_array(mask),
         *ml[:2],

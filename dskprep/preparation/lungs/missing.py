@@ -22,6 +22,8 @@ from dskprep.sides import LEFT, RIGHT
 
 MIN_ML = 30.0
 """Less is not missing: healthy lungs differ by up to 20 ml in this measure, and a tenth of a lung makes 45."""
+MIN_BEHIND_ML = 60.0
+"""Nor is less between lung and ribs, if the base is not raised: up to 35 ml is seen there."""
 CORE_MM = 8.0
 """What is missing is thicker than twice this; healthy lungs differ by thinner layers."""
 AERATED_HU = -400
@@ -143,19 +145,18 @@ def _at_the_base(chest: Chest, side: int, expected: Mask) -> list[Gap]:
     drop_mm = DROP_MM * np.clip((share - REAR_SHARE[0]) / (DROP_SHARE - REAR_SHARE[0]), 0, 1)
     usual = heights[heights.size // 2] - drop_mm / chest.spacing[0]
     rear = has_lung & (share > REAR_SHARE[0]) & (share < REAR_SHARE[1])
-    rear &= (np.abs(chest.off_mm[lung.shape[0] // 2]) > RISE_MM)
+    rear &= np.abs(chest.off_mm[lung.shape[0] // 2]) > RISE_MM
     is_raised = rear & ((bases - usual) * chest.spacing[0] > MIN_RISE_MM)
     is_raised = open_mask(is_raised[None], ROUGH_MM, (1, *chest.spacing[1:]))[0]
     z = np.arange(lung.shape[0])[:, None, None]
     core = is_raised & (z >= usual) & (z < bases) & (chest.means > AERATED_HU) & ~chest.never & (chest.labels == 0)
-    if _ml(chest, core) < MIN_ML:
-        return []
+    min_ml = MIN_ML if _ml(chest, core) >= MIN_ML else MIN_BEHIND_ML
     inside = find_inside_ribs(chest, side, expected)
     here = (chest.off_mm < -SPINE_MM) if side == RIGHT else (chest.off_mm > SPINE_MM)
     behind = here & inside & (share > MIDDLE_ROWS[0]) & (z >= usual) & ~look_ahead(lung, 1, 1) & look_ahead(lung, 1, -1)
     free = (chest.labels == 0) & (chest.means > AERATED_HU) & ~chest.never
     core = open_mask(behind & free, CORE_MM, chest.spacing) | core & inside
-    return _split(chest, side, core, behind, inside)
+    return _split(chest, side, core, behind, inside) if _ml(chest, core) >= min_ml else []
 
 
 def _ml(chest: Chest, mask: Mask) -> float:
