@@ -16,7 +16,7 @@ from scipy import ndimage
 from dskprep.preparation.body import Grid
 from dskprep.preparation.lungs.expected import Chest
 from dskprep.preparation.lungs.filling import fill_lungs
-from dskprep.preparation.lungs.missing import Gap, Missing, find_gaps, sum_up
+from dskprep.preparation.lungs.missing import AERATED_HU, Gap, Missing, find_gaps, sum_up
 from dskprep.preparation.morphology import (
     Mask,
     box_of,
@@ -42,8 +42,6 @@ MIN_HAZE_ML = 60.0
 MIN_HEIGHT_MM = 100.0
 """Of less of a lung than this nothing is known about its shape."""
 
-AERATED_HU = -400
-"""Not more than this is aerated; vessels, and edges of bronchi in dense lung, lie above."""
 FAT_HU = -80
 """Soft tissue lies above this."""
 BONE_HU = 180
@@ -58,6 +56,7 @@ CORE_MM = 5.0
 MIN_DEVIATION_HU = 8
 """Dense lung deviates this much from its median, or by SPREAD of the range of its middle half if that is more."""
 SPREAD = 1.5
+"""See MIN_DEVIATION_HU."""
 MAX_LIKE_SHARE = 0.75
 """If more than this share of what lies round the expected lung is like dense lung, then HU tell nothing."""
 WIDER_MM = 12.0

@@ -144,6 +144,7 @@ def find_inside_ribs(chest: Chest, side: int, expected: Mask) -> Mask:
 
 
 def _mirror_other_lung(chest: Chest, side: int) -> Mask:
+    """Return the other lung, mirrored at the mid-plane."""
     other = chest.labels == RIGHT + LEFT - side
     nx = other.shape[2]
     opposite = chest.mirror - np.arange(nx)

@@ -27,7 +27,7 @@ MIN_BEHIND_ML = 60.0
 CORE_MM = 8.0
 """What is missing is thicker than twice this; healthy lungs differ by thinner layers."""
 AERATED_HU = -400
-"""Not more than this is aerated."""
+"""Not more than this is aerated; vessels, and edges of bronchi in dense lung, lie above."""
 
 MEDIASTINUM_MM = {RIGHT: 45.0, LEFT: 50.0}
 """This near to the mid-plane nothing is known: great vessels and hila differ."""
@@ -45,6 +45,7 @@ REAR_SHARE = (0.6, 0.97)
 DROP_MM = 20.0
 """The base of the rear lies at least this much below that of the middle, from DROP_SHARE of the rows on."""
 DROP_SHARE = 0.8
+"""See DROP_MM."""
 MIN_RISE_MM = 30.0
 """A base that is this much higher than that is raised."""
 RISE_MM = 40.0
