@@ -82,6 +82,7 @@ WARNINGS = {
     "one-lung": "only one lung was found, or the two cannot be told apart",
     "lung-volume-unlikely": "the lungs are smaller or larger than lungs are",
     "dense-lung": "a part of a lung is as dense as other organs; where it ends is an estimate",
+    "lung-missing": "a part of a lung that should be there was not found",
     "lungs-in-pieces": "a part of a lung's mask lies apart from the rest",
     "lung-shape-unlikely": "the outline of a lung is not that of a lung",
     "lungs-fallback": "the function that finds the lungs ran out of memory; dskprep's own mask is written",

@@ -16,6 +16,8 @@ _ALWAYS = {
 _LATER = {
     **dict.fromkeys(("patient", "study", "frame_of_reference"), "string"),
     "disagreed_lung_ml": "double",
+    "missing_lung_ml": "double",
+    "missing_lung_place": "string",
 }
 """Columns that came after the first datasets, whose index may lack them."""
 _OF_SOURCE = {

@@ -104,7 +104,8 @@ class LungFigures(msgspec.Struct, frozen=True):
     """The volume of each lung in ml, the mean HU of both, and which share of the denser lung is dense (0 to 1).
 
     `unsided_ml` is lung whose side is not known. `disagreed_ml` is where a mask of the user's own and that of dskprep
-    differ.
+    differ. `missing_ml` is about what should be lung and was not found, and `missing_place` where, as in "right lower";
+    None and "" where that was not measured.
     """
 
     right_ml: Number
@@ -113,6 +114,8 @@ class LungFigures(msgspec.Struct, frozen=True):
     mean_hu: Number | None = None
     dense_share: Number | None = None
     disagreed_ml: Number | None = None
+    missing_ml: Number | None = None
+    missing_place: str = ""
 
 
 def source_of(facts: Mapping[str, Any]) -> Source:

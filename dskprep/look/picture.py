@@ -74,7 +74,16 @@ def of_stored(stored: StoredVolume, label: str | None = None) -> View:
 def of_prepared(prepared: Prepared) -> View:
     """Return the view of a volume as a run would write it."""
     lungs, image = prepared.lungs, prepared.image
-    figures = LungFigures(lungs.right_ml, lungs.left_ml, lungs.unsided_ml, prepared.mean_lung_hu()) if lungs else None
+    figures = None
+    if lungs:
+        figures = LungFigures(
+            lungs.right_ml,
+            lungs.left_ml,
+            lungs.unsided_ml,
+            prepared.mean_lung_hu(),
+            missing_ml=lungs.missing_ml,
+            missing_place=lungs.missing_place,
+        )
     words = in_words(None, Geometry(image.shape, image.spacing, ()), figures, lungs.warnings if lungs else ())
     return _view("as a run would write it", Preparation.of_prepared(prepared), words)
 
@@ -124,6 +133,8 @@ def in_words(
         mean = "" if lungs.mean_hu is None else f", mean {lungs.mean_hu:.0f} HU"
         sides_ml = f"right lung {lungs.right_ml:.0f} ml, left lung {lungs.left_ml:.0f} ml"
         words.append((f"lungs of unknown side {lungs.unsided_ml:.0f} ml" if lungs.unsided_ml else sides_ml) + mean)
+        if lungs.missing_ml:
+            words.append(f"missing lung: about {lungs.missing_ml:.0f} ml, {lungs.missing_place}")
     words += [f"{warning}: {WARNINGS[warning]}" for warning in warnings if warning in WARNINGS]
     return [line for line in words if line]
 

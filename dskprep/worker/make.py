@@ -210,4 +210,6 @@ def _lung_figures(lungs: Lungs, mean_hu: float | None) -> LungFigures:
         mean_hu=None if mean_hu is None else round(float(mean_hu), 1),
         dense_share=None if lungs.dense_share is None else round(float(lungs.dense_share), 4),
         disagreed_ml=None if lungs.disagreed_ml is None else round(float(lungs.disagreed_ml), 1),
+        missing_ml=None if lungs.missing_ml is None else round(float(lungs.missing_ml), 1),
+        missing_place=lungs.missing_place,
     )

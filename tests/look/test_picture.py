@@ -37,8 +37,14 @@ RECORD = {
         "tilt_degrees": 12.0,
     },
     "geometry": {"shape": [332, 360, 360]},
-    "lungs": {"right_ml": 1986.4, "left_ml": 1768.0, "mean_hu": -825.2},
-    "warnings": ["one-lung"],
+    "lungs": {
+        "right_ml": 1986.4,
+        "left_ml": 1768.0,
+        "mean_hu": -825.2,
+        "missing_ml": 210.4,
+        "missing_place": "right lower",
+    },
+    "warnings": ["lung-missing"],
 }
 
 
@@ -70,7 +76,8 @@ def test_the_record_in_words() -> None:
         "gantry tilted by 12.0 degrees",
         "332 x 360 x 360 voxels of 1 x 1 x 1 mm (z, y, x)",
         "right lung 1986 ml, left lung 1768 ml, mean -825 HU",
-        "one-lung: only one lung was found, or the two cannot be told apart",
+        "missing lung: about 210 ml, right lower",
+        "lung-missing: a part of a lung that should be there was not found",
     ]
     assert picture.in_words() == []
 

@@ -41,7 +41,12 @@ BOX_SHARE = (0.2, 0.6)
 
 
 def find_doubts(
-    ml: Triple, is_cut_off: bool, labels: NDArray[np.uint8], spacing: Triple, is_dense: bool
+    ml: Triple,
+    is_cut_off: bool,
+    labels: NDArray[np.uint8],
+    spacing: Triple,
+    is_dense: bool = False,
+    is_missing: bool = False,
 ) -> tuple[str, ...]:
     """Return the words of errors.WARNINGS that fit.
 
@@ -59,6 +64,8 @@ def find_doubts(
         doubts.append("lung-volume-unlikely")
     if is_dense:
         doubts.append("dense-lung")
+    if is_missing:
+        doubts.append("lung-missing")
     lungs = _lungs_of(labels)
     n_within = 2 if ml[2] else 1  # of unknown side may be both lungs
     if any(_share_apart(lung, n_within) > MAX_APART_SHARE for lung in lungs):

@@ -41,6 +41,10 @@ class Lungs:
     """Volume of lung whose side is not known."""
     disagreed_ml: float | None = None
     """Volume in which a mask of the user's own and that of `find_lungs` differ; None if there is only one."""
+    missing_ml: float | None = None
+    """Volume that should be lung and was not found, about; None if it was not measured."""
+    missing_place: str = ""
+    """Where that is, as in "right lower, left upper": the third of the lung's height."""
 
 
 def find_lungs(volume: Volume, *, margin_mm: float = 0.0) -> Lungs:
@@ -48,8 +52,9 @@ def find_lungs(volume: Volume, *, margin_mm: float = 0.0) -> Lungs:
 
     Main bronchi, gas in the stomach, bowel and oesophagus, and all air outside the body are left out. Lungs cut off by
     the ends of the scan or by the field of view are kept. Dense lung (consolidation, effusion, collapse) is taken in
-    where aerated lung surrounds it; and at the base and the back of a patient on the back, where the other lung shows
-    how far this one should reach (module `dense`). `dense_share` and the warning `dense-lung` say so.
+    where aerated lung surrounds it, and where the other lung or the ribs show that lung should be and its HU tell it
+    from what lies round it (module `dense`). `dense_share` and the warning `dense-lung` say so. What should be there
+    and was not found is measured: `missing_ml`, `missing_place`, and the warning `lung-missing`.
 
     Parameters
     ----------
@@ -104,9 +109,13 @@ def find_lungs(volume: Volume, *, margin_mm: float = 0.0) -> Lungs:
     labels, is_told = separation.separate(grid, cores, lung, midline)
     never = outside | gas | (grid.means == PADDING)
     labels = filling.fill_lungs(grid, labels, never)
-    is_dense = False
-    if not (labels[:, :, [0, -1]].any() or doubts.meets_padding(grid, labels)):  # of a lung cut off no shape is known
-        labels, is_dense = dense.complete(grid.means, grid.spacing, labels, never)
+    completed = None
+    # of a lung that is cut off no shape is known
+    is_cut_off = labels[:, -1].any() or labels[:, :, [0, -1]].any() or doubts.meets_padding(grid, labels)
+    if is_told and not is_cut_off:
+        completed = dense.complete(grid, labels, never, midline)
+    if completed is not None:
+        labels = completed.labels
 
     mask, right_ml, left_ml = _draw(volume, grid, labels, never)
     ml = (right_ml, left_ml, 0.0)
@@ -114,10 +123,22 @@ def find_lungs(volume: Volume, *, margin_mm: float = 0.0) -> Lungs:
         mask[mask > 0] = LUNG
         ml = (0.0, 0.0, right_ml + left_ml)
     dense_share = doubts.dense_share_of(grid, labels)
-    is_dense |= dense_share > doubts.MAX_DENSE_SHARE
+    is_dense = dense_share > doubts.MAX_DENSE_SHARE or (completed is not None and completed.is_dense)
+    missing = completed and completed.missing
     is_cut_off = doubts.meets_a_face(mask, volume.spacing) or doubts.meets_padding(grid, labels)
-    warnings = doubts.find_doubts(ml, is_cut_off, labels, grid.spacing, is_dense)
-    return grow(Lungs(volume.with_array(mask), ml[0], ml[1], warnings, dense_share, ml[2]), margin_mm)
+    warnings = doubts.find_doubts(
+        ml, is_cut_off, labels, grid.spacing, is_dense, missing is not None and missing.ml > 0
+    )
+    found = Lungs(
+        volume.with_array(mask),
+        *ml[:2],
+        warnings,
+        dense_share,
+        ml[2],
+        missing_ml=missing and missing.ml,
+        missing_place=missing.place if missing else "",
+    )
+    return grow(found, margin_mm)
 
 
 def _draw(volume: Volume, grid: Grid, labels: NDArray[np.uint8], never: Mask) -> tuple[NDArray[np.uint8], float, float]:
@@ -157,5 +178,5 @@ def judge(mask: Volume) -> Lungs:
     coarse = np.ascontiguousarray(mask.array[tuple(slice(None, None, step) for step in steps)])
     z, y, x = (s * step for s, step in zip(mask.spacing, steps, strict=True))
     is_cut_off = doubts.meets_a_face(mask.array, mask.spacing)
-    warnings = doubts.find_doubts(ml, is_cut_off, coarse, (z, y, x), is_dense=False)
+    warnings = doubts.find_doubts(ml, is_cut_off, coarse, (z, y, x))
     return Lungs(mask, ml[0], ml[1], warnings, unsided_ml=ml[2])

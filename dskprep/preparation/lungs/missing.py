@@ -1,0 +1,164 @@
+"""Measure lung that should be there and is not: beside the other lung, and at the base of each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import numpy as np
+
+from dskprep.preparation.lungs.expected import (
+    MIDDLE_ROWS,
+    SPINE_MM,
+    Chest,
+    expect,
+    find_inside_ribs,
+    find_middle_columns,
+    look_ahead,
+    share_of_rows,
+)
+from dskprep.preparation.morphology import Mask, Pieces, box_of, open_mask
+from dskprep.sides import LEFT, RIGHT
+
+MIN_ML = 30.0
+"""Less is not missing: healthy lungs differ by up to 20 ml in this measure, and a tenth of a lung makes 45."""
+MIN_BEHIND_ML = 60.0
+"""Nor is less between lung and ribs, if the base is not raised: up to 35 ml is seen there."""
+CORE_MM = 8.0
+"""What is missing is thicker than twice this; healthy lungs differ by thinner layers."""
+AERATED_HU = -400
+"""Not more than this is aerated; vessels, and edges of bronchi in dense lung, lie above."""
+
+MEDIASTINUM_MM = {RIGHT: 45.0, LEFT: 50.0}
+"""This near to the mid-plane nothing is known: great vessels and hila differ."""
+HEART_MM = 90.0
+"""The heart reaches this far to the left."""
+HEART_HEIGHT_MM = 160.0
+"""It reaches so high above the base of the left lung."""
+HEART_SHARE = 0.55
+"""It lies in this share of the left lung's rows, from the front."""
+LOW_MM = 120.0
+"""So high above the base, dense lung lies at the back: what has lung behind it is the liver."""
+
+REAR_SHARE = (0.6, 0.97)
+"""The rear of a lung lies between these shares of its rows, from the front; its rearmost rows end anywhere."""
+DROP_MM = 20.0
+"""The base of the rear lies at least this much below that of the middle, from DROP_SHARE of the rows on."""
+DROP_SHARE = 0.8
+"""See DROP_MM."""
+MIN_RISE_MM = 30.0
+"""A base that is this much higher than that is raised."""
+RISE_MM = 40.0
+"""It is looked at from this distance from the mid-plane on."""
+ROUGH_MM = 8.0
+"""Half the width of the smallest raised part."""
+
+
+class Gap(NamedTuple):
+    """Lung of one side that should be there and is not, on the grid of a Chest."""
+
+    side: int
+    core: Mask
+    """What is surely missing."""
+    expected: Mask
+    """Where this lung would end."""
+    inside: Mask
+    """What lies inside of the ribs."""
+    ml: float
+
+
+class Missing(NamedTuple):
+    """What is missing of both lungs."""
+
+    ml: float
+    place: str
+    """As in "right lower, left upper": the third of the lung's height where it lies."""
+
+
+def find_gaps(chest: Chest) -> list[Gap]:
+    """Return what is missing of each lung, beside the other one or, where both ends are raised, at its base."""
+    expected = expect(chest)
+    gaps: list[Gap] = []
+    for side in (RIGHT, LEFT):
+        gaps += _beside_the_other(chest, side, expected[side]) or _at_the_base(chest, side, expected[side])
+    return gaps
+
+
+def _split(chest: Chest, side: int, core: Mask, expected: Mask, inside: Mask) -> list[Gap]:
+    """Return the pieces of a core that are large enough."""
+    pieces = Pieces.of(core)
+    ml = pieces.sizes * chest.voxel_ml
+    return [
+        Gap(side, pieces.select(np.arange(ml.size) == number), expected, inside, float(ml[number]))
+        for number in np.flatnonzero(ml >= MIN_ML)
+    ]
+
+
+def sum_up(chest: Chest, gaps: Iterable[Gap]) -> Missing:
+    """Return the volume of all gaps, and where they are."""
+    gaps = list(gaps)
+    return Missing(sum(gap.ml for gap in gaps), ", ".join(_name_place(chest, gap) for gap in gaps))
+
+
+def _name_place(chest: Chest, gap: Gap) -> str:
+    whole = box_of((chest.labels == gap.side) | gap.core, margin=0)[0]
+    slices = np.flatnonzero(gap.core.any(axis=(1, 2)))
+    share = (np.mean(slices) - whole.start) / max(1, whole.stop - whole.start)
+    third = ("lower", "middle", "upper")[min(2, int(3 * share))]
+    return f"{'right' if gap.side == RIGHT else 'left'} {third}"
+
+
+def _beside_the_other(chest: Chest, side: int, expected: Mask) -> list[Gap]:
+    """Return what the other lung, mirrored, has more than this one."""
+    missing = expected & (chest.labels == 0) & (chest.means > AERATED_HU) & ~chest.never
+    missing &= _is_comparable(chest, side, expected)
+    if _ml(chest, open_mask(missing, CORE_MM, chest.spacing)) < MIN_ML:
+        return []
+    inside = find_inside_ribs(chest, side, expected)
+    return _split(chest, side, open_mask(missing & inside, CORE_MM, chest.spacing), expected & inside, inside)
+
+
+def _is_comparable(chest: Chest, side: int, expected: Mask) -> Mask:
+    """Return where healthy lungs are alike."""
+    low, front, _ = box_of(expected, margin=0)
+    z, y = np.arange(expected.shape[0])[:, None, None], np.arange(expected.shape[1])[:, None]
+    off_mm = np.abs(chest.off_mm)
+    found: Mask = off_mm >= MEDIASTINUM_MM[side]
+    if side == LEFT:
+        is_low = z < low.start + HEART_HEIGHT_MM / chest.spacing[0]
+        is_front = y < front.start + HEART_SHARE * (front.stop - front.start)
+        found &= ~(is_low & is_front & (off_mm < HEART_MM))
+    is_base = z < low.start + LOW_MM / chest.spacing[0]
+    found &= ~(is_base & look_ahead(chest.labels == side, 1, 1))
+    return found
+
+
+def _at_the_base(chest: Chest, side: int, expected: Mask) -> list[Gap]:
+    """Return what is missing at the back of the base, which lies lower than the middle of the base in healthy lungs."""
+    lung = chest.labels == side
+    has_lung = np.asarray(lung.any(axis=0))
+    middle = find_middle_columns(chest, lung)
+    if not middle.any():
+        return []
+    bases = lung.argmax(axis=0)
+    heights = np.sort(bases[middle])
+    share = share_of_rows(has_lung)
+    drop_mm = DROP_MM * np.clip((share - REAR_SHARE[0]) / (DROP_SHARE - REAR_SHARE[0]), 0, 1)
+    usual = heights[heights.size // 2] - drop_mm / chest.spacing[0]
+    rear = has_lung & (share > REAR_SHARE[0]) & (share < REAR_SHARE[1])
+    rear &= np.abs(chest.off_mm[lung.shape[0] // 2]) > RISE_MM
+    is_raised = rear & ((bases - usual) * chest.spacing[0] > MIN_RISE_MM)
+    is_raised = open_mask(is_raised[None], ROUGH_MM, (1, *chest.spacing[1:]))[0]
+    z = np.arange(lung.shape[0])[:, None, None]
+    core = is_raised & (z >= usual) & (z < bases) & (chest.means > AERATED_HU) & ~chest.never & (chest.labels == 0)
+    min_ml = MIN_ML if _ml(chest, core) >= MIN_ML else MIN_BEHIND_ML
+    inside = find_inside_ribs(chest, side, expected)
+    here = (chest.off_mm < -SPINE_MM) if side == RIGHT else (chest.off_mm > SPINE_MM)
+    behind = here & inside & (share > MIDDLE_ROWS[0]) & (z >= usual) & ~look_ahead(lung, 1, 1) & look_ahead(lung, 1, -1)
+    free = (chest.labels == 0) & (chest.means > AERATED_HU) & ~chest.never
+    core = open_mask(behind & free, CORE_MM, chest.spacing) | core & inside
+    return _split(chest, side, core, behind, inside) if _ml(chest, core) >= min_ml else []
+
+
+def _ml(chest: Chest, mask: Mask) -> float:
+    return float(np.count_nonzero(mask) * chest.voxel_ml)
