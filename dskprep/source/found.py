@@ -16,11 +16,15 @@ from dskprep import storage
 from dskprep.dicom.contents import Contents
 from dskprep.dicom.slices import Slice
 from dskprep.errors import Refusal
+from dskprep.formats import names
 from dskprep.preparation.recipes import recipe
 from dskprep.series import assembly
-from dskprep.series.series import Reread, Series
+from dskprep.series.of_slices import Reread
+from dskprep.series.of_volume import of_volume
+from dskprep.series.series import Series
 from dskprep.settings import PrepConfig, given
 from dskprep.source.files import File, open_place
+from dskprep.source.sorting import CaseContents
 
 T = TypeVar("T")
 
@@ -56,16 +60,20 @@ class Found(NamedTuple):
 
 
 def each_series(
-    contents: Contents, assemble: Callable[[list[Slice]], list[Series | Refusal]], make: Callable[[Series], T]
+    contents: CaseContents,
+    assemble: Callable[[list[Slice]], list[Series | Refusal]],
+    make: Callable[[Series], T],
+    settings: PrepConfig,
 ) -> Iterator[tuple[Name, T | Refusal]]:
     """Yield each stack that is read of each CT series: what `make` makes of it, or why it is refused.
 
-    `assemble` makes stacks of the slices of a series, as `assemble_as` does.
+    `assemble` makes stacks of the slices of a series, as `assemble_as` does. After them come the volume files, each a
+    series of its own.
 
-    Raises Refusal if there is no CT series at all.
+    Raises Refusal if there is no CT series and no volume file at all.
     """
-    uids = contents.uids()
-    if not uids:
+    uids, volumes = contents.uids(), contents.volumes()
+    if not uids and not volumes:
         raise _nothing_found(contents)
     if len(contents.slices) >= LONE_SLICES and _are_slices_of_one(list(contents.slices.values())):
         raise Refusal(
@@ -78,12 +86,17 @@ def each_series(
         flaw = contents.flaw(uid)
         found = [flaw] if flaw else assemble(contents.slices.pop(uid))
         for number, series in enumerate(found, 1):
-            made: T | Refusal
-            try:
-                made = series if isinstance(series, Refusal) else make(series)
-            except Refusal as refusal:
-                made = refusal
-            yield Name(digest, number if len(found) > 1 else None), made
+            yield Name(digest, number if len(found) > 1 else None), _make_or_refuse(lambda: series, make)  # noqa: B023
+    for name in volumes:
+        yield Name(digest_of(names.stem(name))), _make_or_refuse(lambda: volume_as(contents, name, settings), make)  # noqa: B023
+
+
+def _make_or_refuse(find: Callable[[], Series | Refusal], make: Callable[[Series], T]) -> T | Refusal:
+    try:
+        series = find()
+        return series if isinstance(series, Refusal) else make(series)
+    except Refusal as refusal:
+        return refusal
 
 
 def _are_slices_of_one(found: list[list[Slice]]) -> bool:
@@ -92,7 +105,7 @@ def _are_slices_of_one(found: list[list[Slice]]) -> bool:
 
 
 def digest_of(uid: str) -> str:
-    """Return the digest by which records name a SeriesInstanceUID."""
+    """Return the digest by which records name a SeriesInstanceUID, or a volume file by its name without suffix."""
     return hashlib.sha256(uid.encode()).hexdigest()[:12]
 
 
@@ -150,13 +163,13 @@ def find_series(
     Raises UsageError if there is nothing at the path, Refusal if there is no such series.
     """
     settings = given(settings)
-    contents = Contents()
+    contents = CaseContents()
     contents.add_all(files_at(url))
     n_slices = {digest_of(uid): len(slices) for uid, slices in contents.slices.items()}
     assemble = functools.partial(assemble_as, settings=settings)
     found = [
         Found(name, n_slices.get(name.uid_sha256, 0) if isinstance(made, Refusal) else made.n_slices, made)
-        for name, made in each_series(contents, assemble, lambda series: series)
+        for name, made in each_series(contents, assemble, lambda series: series, settings)
     ]
     wanted = [one for one in found if uid_sha256 in (None, one.name.uid_sha256) and stack in (None, one.name.stack)]
     if not wanted:
@@ -205,6 +218,19 @@ def assemble_as(slices: list[Slice], settings: PrepConfig, reread: Reread | None
         return [assembly.assemble(slices, **options)]
     except Refusal as refusal:
         return [refusal]
+
+
+def volume_as(contents: CaseContents, name: str, settings: PrepConfig) -> Series:
+    """Return the series of a volume file of the contents, as the settings ask for. Raises Refusal if it is none."""
+    header, file, held_bytes = contents.pop_volume(name)
+    return of_volume(
+        header,
+        file,
+        min_slices=settings.min_slices,
+        to_hu=recipe(settings.recipe).to_hu,
+        check_hu=settings.check_hu,
+        encoded_bytes=held_bytes,
+    )
 
 
 def _nothing_found(contents: Contents) -> Refusal:
