@@ -382,7 +382,7 @@ def test_a_file_larger_than_a_worker_is_not_even_begun(tmp_path: Path, monkeypat
     assert (record.status, record.reason) == ("refused", "too-large")
 
 
-@pytest.mark.parametrize(("name", "status"), [("scan.nii", "written"), ("core", "written"), ("huge.dcm", "refused")])
+@pytest.mark.parametrize(("name", "status"), [("scan.mat", "written"), ("core", "written"), ("huge.dcm", "refused")])
 def test_a_huge_file_that_is_no_slice_is_not_read_whole(place: str, name: str, status: str) -> None:
     """Named as a slice it may have been one; else it is set aside."""
     tiny.write(f"{place}/in/p1", tiny.series() | {name: bytes(files.LARGE_FILE_BYTES + 1)})
