@@ -85,7 +85,7 @@ def affine_of(steps: ArrayLike, origin: ArrayLike) -> NDArray[np.float64]:
 
     Both are in LPS mm.
     """
-    affine = np.eye(4)
+    affine: NDArray[np.float64] = np.eye(4)
     affine[:3, :3] = np.asarray(steps, np.float64)[:, ::-1]
     affine[:3, 3] = origin
     return affine

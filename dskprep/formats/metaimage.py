@@ -78,4 +78,5 @@ def _affine(fields: dict[str, str], n: int, where: str) -> NDArray[np.float64]:
     spacing = find(["ElementSpacing", "ElementSize"], n)[:3]
     origin = find(["Offset", "Position", "Origin"], n)[:3]
     directions = find(["TransformMatrix", "Rotation", "Orientation"], n * n).reshape(n, n)[:3, :3]
-    return affine_of(directions.T * spacing, origin)  # a row for each axis of the file
+    with np.errstate(all="ignore"):  # whether the numbers make sense is judged later
+        return affine_of(directions.T * spacing, origin)  # a row for each axis of the file
