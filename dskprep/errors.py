@@ -71,6 +71,7 @@ WARNINGS = {
     "tilt-corrected": "the gantry was tilted; each slice was shifted to its place on a right-angled grid",
     "gap-interpolated": "slices are missing, and were interpolated between their neighbours",
     "localizer-skipped": "localizer (scout) images were left aside",
+    "spine-in-front": "the spine lies in front of the lungs: the affine of the volume file mixes up front and back",
     "hu-clipped": "values beyond the int16 range were clipped",
     "mixed-rescale": "the slices differ in rescale slope or intercept; each was used as it is",
     "lossy-compression": "the pixel data went through lossy compression",

@@ -35,6 +35,8 @@ MAX_LABEL = 255
 """Highest value of a mask that is known for one."""
 MAX_LABELS = 128
 """Most values of a mask that is known for one. Grey values of 8 bits are more."""
+MAX_CHANGES = 0.2
+"""Largest share of neighbours, neither of them 0, that have different labels. Noise makes most grey values differ."""
 DOUBT = "the header of a volume file, which does not say what the values are,"
 
 
@@ -133,6 +135,7 @@ class _Values:
         self._header, self._file, self._flips = header, file, flips
         self._is_whole = float(header.slope).is_integer() and float(header.intercept).is_integer()
         self._counts: NDArray[np.int64] | None = np.zeros(MAX_LABEL + 1, np.int64)
+        self._n_neighbours = self._n_changes = 0
 
     def planes(self) -> Iterator[Stored]:
         """Yield the planes. Floats become whole HU, since a volume is stored so; what is not a number, PADDING."""
@@ -157,15 +160,21 @@ class _Values:
             found = values * self._header.slope + self._header.intercept if is_whole else values
         if is_whole and found.min() >= 0 and found.max() <= MAX_LABEL:
             self._counts += np.bincount(found.ravel().astype(np.uint8), minlength=MAX_LABEL + 1)
+            left, right = found[:, :-1], found[:, 1:]
+            is_inside = (left != 0) & (right != 0)
+            self._n_neighbours += np.count_nonzero(is_inside)
+            self._n_changes += np.count_nonzero((left != right) & is_inside)
         else:
             self._counts = None
 
     def refuse_mask(self) -> None:
-        """Raise Refusal `no-image` if the values are those of a mask: few whole numbers from 0 on, most of them 0."""
-        counts = self._counts
-        if counts is None or counts.argmax() != 0:
+        """Raise Refusal `no-image` if the values are those of a mask: few whole numbers from 0 on, in patches.
+
+        Nothing but 0 is a mask only if a value has one byte: no HU can be stored so.
+        """
+        if self._counts is None or not self._counts[0] or self._n_changes > MAX_CHANGES * self._n_neighbours:
             return
-        found = np.flatnonzero(counts)
+        found = np.flatnonzero(self._counts)
         is_blank = len(found) == 1
         if len(found) <= MAX_LABELS and not (is_blank and self._header.dtype.itemsize > 1):
             what = "nothing but 0" if is_blank else f"{len(found)} whole numbers from 0 to {found[-1]}"

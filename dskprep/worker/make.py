@@ -13,6 +13,7 @@ from dskprep.dataset import omezarr, thumbnail
 from dskprep.dataset.record import Aside, Crop, Geometry, LungFigures, Record, further_key, source_of
 from dskprep.dicom.slices import Slice
 from dskprep.errors import Refusal
+from dskprep.preparation import spine
 from dskprep.preparation.lungs.lungs import Lungs
 from dskprep.preparation.prepare import prepare
 from dskprep.preparation.prepared import Prepared
@@ -150,13 +151,14 @@ def _compute(line: Line, contents: CaseContents, files: list[File], reread: Rere
 def _make(line: Line, begun: Record, warnings: list[str], found: Series) -> Made:
     """Make the volume of one series."""
     line.reserve(found)
-    source, decoded = source_of(found.facts), found.decode()
+    source, decoded, is_volume_file = source_of(found.facts), found.decode(), found.encoded_bytes is not None
     prepared = prepare(decoded, line.config, line.clock)
     hu_sha256, warnings, lungs = decoded.hu_sha256, [*warnings, *decoded.warnings], None
     del found, decoded  # a native volume is not held while the image is encoded
     if prepared.lungs is not None:
         warnings += prepared.lungs.warnings
         with line.clock("lungs"):
+            warnings += ["spine-in-front"] if is_volume_file and spine.is_in_front(prepared) else []
             lungs = _lung_figures(prepared.lungs, prepared.mean_lung_hu())
     record = begun.changed(
         status="written",
