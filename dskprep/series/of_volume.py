@@ -162,8 +162,8 @@ class _Values:
             self._counts += np.bincount(found.ravel().astype(np.uint8), minlength=MAX_LABEL + 1)
             left, right = found[:, :-1], found[:, 1:]
             is_inside = (left != 0) & (right != 0)
-            self._n_neighbours += np.count_nonzero(is_inside)
-            self._n_changes += np.count_nonzero((left != right) & is_inside)
+            self._n_neighbours += int(np.count_nonzero(is_inside))
+            self._n_changes += int(np.count_nonzero((left != right) & is_inside))
         else:
             self._counts = None
 
