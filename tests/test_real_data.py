@@ -190,8 +190,9 @@ def test_real_ct_that_itk_has_written_in_another_format_is_the_same(tree: Path, 
         decoded = found.decode()
         if suffix == ".nii.gz":
             again = dskprep.prepare(decoded)
-            assert (again.image.array == prepared.image.array).all()
-            assert (again.lungs.mask.array == prepared.lungs.mask.array).all()
+            # NIfTI has its affine in float32: the last bits of a weight
+            assert np.abs(again.image.array.astype(int) - prepared.image.array).max() <= 1
+            assert np.mean(again.lungs.mask.array != prepared.lungs.mask.array) < 1e-5
             assert again.lungs.warnings == prepared.lungs.warnings
         else:
             assert sum(1 for _ in decoded.planes()) == slices.n_slices

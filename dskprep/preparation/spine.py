@@ -12,7 +12,7 @@ STEP_MM = 4.0
 BONE_HU = 250
 MIDDLE_MM = 48.0
 """Half the width of the strip about the midline of the lungs in which spine and sternum lie."""
-DEPTH = 0.3
+DEPTH = 0.2
 """Share of the lungs' depth, from their front or back, and all beyond: contrast agent in a heart lies between."""
 LEAST_ML = 500.0
 """Smaller lungs are cut off, or are none."""
@@ -40,6 +40,6 @@ def is_in_front(prepared: Prepared) -> bool:
     middle, half = (x[0] + x[-1]) / 2, MIDDLE_MM / (image.spacing[2] * steps[2])
     is_bone = hu[z[0] : z[-1] + 1, :, max(0, int(middle - half)) : int(middle + half)] > BONE_HU
     depth = DEPTH * (y[-1] - y[0])
-    front = is_bone[:, : int(y[0] + depth)].sum(axis=(1, 2))
-    back = is_bone[:, int(y[-1] - depth) :].sum(axis=(1, 2))
+    rows = np.arange(is_bone.shape[1])
+    front, back = (is_bone[:, ends].sum(axis=(1, 2)) for ends in (rows <= y[0] + depth, rows >= y[-1] - depth))
     return bool(np.mean(front > 2 * back + 5) >= MOST_FRONT and np.mean(back > 2 * front + 5) <= MOST_BACK)

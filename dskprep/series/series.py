@@ -57,11 +57,13 @@ class Series:
     ) -> None:
         self.n_slices, self.grid, self.facts, self.first_gap_mm = n_slices, layout.grid, facts, first_gap_mm
         self.warnings, self.encoded_bytes = warnings, encoded_bytes
-        self.check_formats = check_formats
-        """Raises Refusal, as decoding would, if a slice has pixels in a format that is not read here."""
         self._take: Callable[[], Iterator[Stored]] | None = take
         self._layout, self._to_hu, self._check_hu = layout, to_hu, check_hu
-        self._doubt, self._check_values = doubt, check_values
+        self._doubt, self._check_formats, self._check_values = doubt, check_formats, check_values
+
+    def check_formats(self) -> None:
+        """Raise Refusal, as decoding would, if a slice has pixels in a format that is not read here."""
+        self._check_formats()
 
     def decode(self) -> Decoded:
         """Return the series' HU planes, each decoded when it is taken. Raises RuntimeError when called again.
