@@ -19,7 +19,7 @@ LEAST_ML = 500.0
 MOST_FRONT, MOST_BACK = 0.3, 0.1
 """Shares of the slices that show much more bone in front of the lungs, and behind them, where the body is turned.
 
-Of 24 scans of chests that were read right, none has more than 0.42 and less than 0.42; turned, 21 are found.
+None of 20 real scans has more than 0.26 and less than 0.38. With front and back exchanged, 18 of them are found.
 """
 
 

@@ -67,9 +67,11 @@ def test_the_same_chest_in_every_format_is_the_same_volume(place: str) -> None:
     tiny.write(f"{place}/in", {f"dicom/{name}": content for name, content in slices})
     for kind in KINDS:
         tiny.write(f"{place}/in", {f"{kind[1:]}/{name}": content for name, content in files(CHEST, kind).items()})
-    found = {record.key: record for record in records(f"{place}/in", f"{place}/out")}
-    assert len(found) == 1 + len(KINDS)
-    assert {record.status for record in found.values()} == {"written"}, found
+    summary = dskprep.run(f"{place}/in", f"{place}/out", settings=SETTINGS)
+    assert summary.account.counts == {"written": 1 + len(KINDS)}, summary.account.reasons
+    assert summary.exit_code == 0
+    dataset = dskprep.open_dataset(f"{place}/out")
+    found = {key: dataset[key].record for key in dataset}
     assert len({record.hu_sha256 for record in found.values()}) == 1
     assert {record.warnings for record in found.values()} == {found["dicom"].warnings}
     image, lungs, affine = voxels(f"{place}/out", "dicom")
