@@ -14,6 +14,8 @@ from dskprep.errors import Refusal
 
 MAX_HEADER_BYTES = 1 << 18
 """A header ends within so many bytes."""
+MAX_SKIP = 1 << 24
+"""Most bytes before the voxels: a header and its extensions."""
 GZIP = b"\x1f\x8b"
 """How a gzip file begins."""
 UNITS_MM = {"m": 1e3, "mm": 1.0, "um": 1e-3}

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from dskprep.errors import Refusal
-from dskprep.formats.header import RAS_TO_LPS, UNITS_MM, Header, affine_of, damaged, three_axes
+from dskprep.formats.header import MAX_SKIP, RAS_TO_LPS, UNITS_MM, Header, affine_of, damaged, three_axes
 
 MARKS = {b"n+1\0": 344, b"n+2\0": 4}
 """What tells NIfTI-1 and NIfTI-2 in one file, and where it stands (nifti1.h, nifti2.h)."""
@@ -15,8 +15,6 @@ PAIR_MARKS = {b"ni1\0": 344, b"ni2\0": 4}
 """The same of a header whose voxels are in an .img file."""
 UNITS = {0: "mm", 1: "m", 2: "mm", 3: "um"}
 """Units of length (xyzt_units, its lowest three bits). None counts as mm, as other readers have it."""
-MAX_SKIP = 1 << 24
-"""Most bytes before the voxels: the header and its extensions."""
 
 
 def is_nifti(head: bytes) -> bool:
@@ -33,6 +31,11 @@ def read(head: bytes, where: str, *, is_compressed: bool) -> Header:
     kind: Any = nibabel.Nifti2Header if head[4:8] == b"n+2\0" else nibabel.Nifti1Header
     if len(head) < kind.template_dtype.itemsize:
         raise Refusal("truncated", f"{where}: expected the header of NIfTI, found {len(head)} bytes")
+    with np.errstate(all="ignore"):  # whether the numbers make sense is judged later
+        return _read(kind, head, where, is_compressed=is_compressed)
+
+
+def _read(kind: Any, head: bytes, where: str, *, is_compressed: bool) -> Header:
     try:
         found = kind(head[: kind.template_dtype.itemsize], check=False)
         sizes = [int(n) for n in found.get_data_shape()]

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from dskprep.errors import Refusal
 from dskprep.formats.header import (
+    MAX_SKIP,
     UNITS_MM,
     Compression,
     Header,
@@ -74,7 +75,7 @@ def read(head: bytes, where: str) -> Header:
     if fields.get("lineskip", "0") != "0":
         raise damaged(where, f"expected voxels without lines before them, found line skip {fields['lineskip'][:40]!r}")
     skip = whole(fields.get("byteskip", "0"), "byte skip", where)
-    if skip < -1 or (skip == -1 and ENCODINGS[encoding]):
+    if not -1 <= skip <= MAX_SKIP or (skip == -1 and ENCODINGS[encoding]):
         raise damaged(where, f"expected a number of bytes in byte skip, found {skip}")
     start = end.end() if end and not data_file else 0
     is_raw = not ENCODINGS[encoding]

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dskprep.dicom.sniff import compression_of, decompress
 from dskprep.errors import LABEL_REASONS, Refusal
 from dskprep.formats import voxels
 from dskprep.formats.read import read_header
@@ -20,7 +21,7 @@ from dskprep.labels.values import Labels, Links, Segment
 from dskprep.volume import Grid
 
 MAX_BYTES = 1 << 30
-"""Most bytes of the voxels: 1000 slices of 512 x 512 as float32."""
+"""Most bytes of the voxels, and of the file once it is decompressed: 1000 slices of 512 x 512 as float32."""
 MAX_VALUES = 10_000
 """Most different values of a mask; more are those of an image."""
 MOVED = 0.1
@@ -113,6 +114,11 @@ def _values(array: NDArray[Any], where: str) -> NDArray[Any]:
 
 def _read(content: bytes, where: str) -> tuple[NDArray[Any], Grid]:
     """Return the voxels and the grid, both (z, y, x) of the file."""
+    if compression_of(content):
+        try:
+            content = decompress(content, MAX_BYTES)
+        except ValueError as error:
+            raise Refusal("label-damaged", f"{where}: {one_line(error)}") from error
     try:
         header = read_header(content, where)
         if header.data_file:

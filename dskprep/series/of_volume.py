@@ -83,6 +83,11 @@ def of_volume(
 
 def check_place(header: Header) -> None:
     """Raise Refusal if the affine or the size of a volume cannot be those of a scan of a chest."""
+    with np.errstate(all="ignore"):  # a number may be anything
+        _check_place(header)
+
+
+def _check_place(header: Header) -> None:
     where, shape, steps = header.where, header.shape, header.affine[:3, :3]
     if max(shape) > MAX_EDGE or float(np.prod(shape, dtype=np.float64)) > MAX_VOXELS:
         raise Refusal("bad-header", f"{where}: expected the size of a scan, found {_words(shape)} voxels")
@@ -183,7 +188,8 @@ class _Values:
 
 def _to_whole(values: NDArray[Any], slope: float, intercept: float) -> tuple[NDArray[np.int16], bool]:
     """Return floats as int16 HU, rounded and clipped, PADDING where they are no number; and whether they were whole."""
-    scaled = values * np.float64(slope) + np.float64(intercept)
+    with np.errstate(all="ignore"):  # infinities
+        scaled = values * np.float64(slope) + np.float64(intercept)
     is_number = np.isfinite(scaled)
     whole = np.rint(scaled)
     is_whole = bool((whole == scaled)[is_number].all())

@@ -84,7 +84,8 @@ def only_case(place: str | os.PathLike[str]) -> Case:
     if len(found) != 1:
         such = f", such as {', '.join(case.url for case in found)}" if found else ""
         raise UsageError(
-            f"{place}: expected one folder or archive of DICOM files, found {'several' if found else 'none'}{such}"
+            f"{place}: expected one folder or archive of DICOM files, or one volume, found "
+            f"{'several' if found else 'none'}{such}"
         )
     return found[0]
 
@@ -193,7 +194,7 @@ def _whole(folders: Iterable[Folder]) -> Iterator[Folder]:
 
 def _in_folder(folder: Folder, source: str, used: set[str], *, is_deep: bool) -> Iterator[Case]:
     url = storage.join(source, folder.path) if folder.path else source
-    entries, found = inputs(folder.entries), list[volumes.Found]()
+    entries, found = inputs(folder.entries), list[volumes.Volume]()
     if not is_deep:
         found, entries = volumes.split(url, entries)
     archives = [e for e in folder.entries if _is_archive(e.name) and not _is_hidden(e.name)]
@@ -205,9 +206,9 @@ def _in_folder(folder: Folder, source: str, used: set[str], *, is_deep: bool) ->
         name = folder.path or PurePosixPath(source).name or "source"
         yield _case(_unused(key_of(name), folder.path, used), url, entries, is_deep=is_deep)
     for volume in found:
-        path = f"{folder.path}/{volume.name}" if folder.path else volume.name
+        path = f"{folder.path}/{volume[0].name}" if folder.path else volume[0].name
         key = _unused(key_of(names.stem(path)), path, used)
-        yield _case(key, storage.join(source, path), list(volume.files), is_single=True)
+        yield _case(key, storage.join(source, path), list(volume), is_single=True)
     for entry in archives:
         path = f"{folder.path}/{entry.name}" if folder.path else entry.name
         yield _case(_unused(key_of(_stem(path)), path, used), storage.join(source, path), [entry], is_archive=True)

@@ -19,6 +19,7 @@ from dskprep.dicom.slices import Slice
 from dskprep.dicom.sniff import compression_of
 from dskprep.errors import Refusal, UsageError
 from dskprep.formats import names
+from dskprep.formats.header import MAX_HEADER_BYTES
 from dskprep.formats.voxels import FileBytes
 from dskprep.series.of_volume import check_place
 from dskprep.source import archive, cases
@@ -89,7 +90,7 @@ class CaseFiles:
     def guess(self) -> Guess | None:
         """Shape and spacing, as if all files were like the largest one, which is read for it; None if that is no CT.
 
-        Those of a volume file stand in its header.
+        Those of a volume file stand in its header. Volume files beside slices, or several of them, are not looked at.
         """
         if self.is_volume:
             with contextlib.suppress(Refusal):
@@ -98,13 +99,14 @@ class CaseFiles:
                 check_place(header)
                 return Guess(header.shape, header.spacing)
             return None
+        slice_files = [entry for entry in self.entries if entry.name not in self._parts]
         contents = Contents()
-        contents.add_all(self._read(sorted(self.entries, key=plain_size)[-1:]))
+        contents.add_all(self._read(sorted(slice_files, key=plain_size)[-1:]))
         slices = next(iter(contents.slices.values()), None)
         if not slices:
             return None
         plane = slices[0].plane
-        return Guess((len(slices) * len(self.entries), *plane.shape), (_thickness_mm(slices[0]), *plane.pixel_mm))
+        return Guess((len(slices) * len(slice_files), *plane.shape), (_thickness_mm(slices[0]), *plane.pixel_mm))
 
     @property
     def is_one_slice_each(self) -> bool:
@@ -185,7 +187,7 @@ def open_case(case: Case) -> CaseFiles:
 
 
 def open_place(url: str) -> CaseFiles:
-    """List the files of a folder, with all below it, or of an archive, or a single file.
+    """List the files of a folder, with all below it, or of an archive, or a single file; a volume with its voxels.
 
     Raises UsageError if there is nothing there.
     """
@@ -221,10 +223,12 @@ def _not_ct(folder: str, entries: list[Entry]) -> Iterator[File]:
 
 def _blocks(folder: str, entry: Entry, start: int) -> Iterator[bytes]:
     """Yield the bytes of a file from one on, in pieces. Raises Refusal `source-changed` if it is not as listed."""
-    place = storage.join(folder, entry.name)
+    place, first, n_bytes = storage.join(folder, entry.name), start, MAX_HEADER_BYTES  # often only a header is wanted
     with _changes_refused():
-        for first in range(start, entry.size, BLOCK_BYTES):
-            yield from storage.read_ranges(place, [(first, min(first + BLOCK_BYTES, entry.size))])
+        while first < entry.size:
+            last = min(first + n_bytes, entry.size)
+            yield from storage.read_ranges(place, [(first, last)])
+            first, n_bytes = last, BLOCK_BYTES
         now = storage.entry_of(place)
         if now is None or (now.size, now.tag) != (entry.size, entry.tag):
             raise storage.ObjectChanged(f"{entry.name}: changed while it was read; run again")

@@ -86,14 +86,17 @@ def each_series(
         flaw = contents.flaw(uid)
         found = [flaw] if flaw else assemble(contents.slices.pop(uid))
         for number, series in enumerate(found, 1):
-            yield Name(digest, number if len(found) > 1 else None), _make_or_refuse(lambda: series, make)  # noqa: B023
+            yield Name(digest, number if len(found) > 1 else None), _make_or_refuse(series, make)
+    taken = set(uids)
     for name in volumes:
-        yield Name(digest_of(names.stem(name))), _make_or_refuse(lambda: volume_as(contents, name, settings), make)  # noqa: B023
+        stem = names.stem(name)
+        label = name if stem in taken else stem  # a file may be called by its SeriesInstanceUID, or as another one is
+        taken.add(label)
+        yield Name(digest_of(label)), _make_or_refuse(volume_as(contents, name, settings), make)
 
 
-def _make_or_refuse(find: Callable[[], Series | Refusal], make: Callable[[Series], T]) -> T | Refusal:
+def _make_or_refuse(series: Series | Refusal, make: Callable[[Series], T]) -> T | Refusal:
     try:
-        series = find()
         return series if isinstance(series, Refusal) else make(series)
     except Refusal as refusal:
         return refusal
@@ -121,10 +124,10 @@ def read_series(
     uid_sha256: str | None = None,
     stack: int | None = None,
 ) -> Series:
-    """Read the main CT series of a folder, with all below it, or of an archive of DICOM files.
+    """Read the main CT series of a folder, with all below it, or of an archive of DICOM files; or a volume file.
 
     The main series is the one with the most slices of those that make a volume. If there are further ones, a
-    UserWarning says which was taken.
+    UserWarning says which was taken. A volume in NIfTI, NRRD or MetaImage is a series of its own.
 
     Parameters
     ----------
@@ -220,17 +223,20 @@ def assemble_as(slices: list[Slice], settings: PrepConfig, reread: Reread | None
         return [refusal]
 
 
-def volume_as(contents: CaseContents, name: str, settings: PrepConfig) -> Series:
-    """Return the series of a volume file of the contents, as the settings ask for. Raises Refusal if it is none."""
-    header, file, held_bytes = contents.pop_volume(name)
-    return of_volume(
-        header,
-        file,
-        min_slices=settings.min_slices,
-        to_hu=recipe(settings.recipe).to_hu,
-        check_hu=settings.check_hu,
-        encoded_bytes=held_bytes,
-    )
+def volume_as(contents: CaseContents, name: str, settings: PrepConfig) -> Series | Refusal:
+    """Return the series of a volume file of the contents, as the settings ask for, or why it makes none."""
+    try:
+        header, file, held_bytes = contents.pop_volume(name)
+        return of_volume(
+            header,
+            file,
+            min_slices=settings.min_slices,
+            to_hu=recipe(settings.recipe).to_hu,
+            check_hu=settings.check_hu,
+            encoded_bytes=held_bytes,
+        )
+    except Refusal as refusal:
+        return refusal
 
 
 def _nothing_found(contents: Contents) -> Refusal:

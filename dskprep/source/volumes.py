@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import posixpath
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
 
 from dskprep import storage
 from dskprep.errors import Refusal
@@ -14,41 +14,41 @@ from dskprep.formats.read import read_header
 from dskprep.formats.voxels import FileBytes
 from dskprep.storage import Entry
 
-
-class Found(NamedTuple):
-    """A volume file, first in `files`, with those that may hold its voxels if it is only a header."""
-
-    files: tuple[Entry, ...]
-
-    @property
-    def name(self) -> str:
-        return self.files[0].name
+Volume = tuple[Entry, ...]
+"""A volume file, and after it those that may hold its voxels if it is only a header."""
 
 
-def split(url: str, entries: Iterable[Entry]) -> tuple[list[Found], list[Entry]]:
-    """Part the files of a folder into volumes and all others; each volume with the files that may hold its voxels.
-
-    These are called as their header is. A header is read only if there is none of that name.
-    """
+def split(url: str, entries: Iterable[Entry]) -> tuple[list[Volume], list[Entry]]:
+    """Part the files of a folder into volumes and all others."""
     entries = list(entries)
-    data = [e for e in entries if names.is_part(e.name) and not names.is_volume(e.name)]
-    found = [Found((e, *_data_of(url, e, data))) for e in entries if names.is_volume(e.name)]
-    used = {e for volume in found for e in volume.files}
+    data = _voxel_files(entries)
+    found = [(e, *_voxels_of(url, e, data)) for e in entries if names.is_volume(e.name)]
+    used = {e for volume in found for e in volume}
     return found, [e for e in entries if e not in used]
 
 
 def files_at(url: str) -> list[Entry]:
     """Return the header of a volume and the files beside it that may hold its voxels; none if it is not there."""
     folder, _, name = url.rpartition("/")
-    found, _ = split(folder, storage.listing(folder))
-    return next((list(volume.files) for volume in found if volume.name == name), [])
+    entries = storage.listing(folder)
+    header = next((e for e in entries if e.name == name), None)
+    return [header, *_voxels_of(folder, header, _voxel_files(entries))] if header else []
 
 
-def _data_of(url: str, header: Entry, data: list[Entry]) -> list[Entry]:
-    if not names.has_own_header(header.name) or not data:
+def _voxel_files(entries: Iterable[Entry]) -> dict[str, list[Entry]]:
+    """Return the files that may hold voxels, by their names without suffix."""
+    found: dict[str, list[Entry]] = defaultdict(list)
+    for e in entries:
+        if names.is_part(e.name) and not names.is_volume(e.name):
+            found[names.stem(e.name)].append(e)
+    return found
+
+
+def _voxels_of(url: str, header: Entry, data: Mapping[str, list[Entry]]) -> list[Entry]:
+    """Return the files called as a header is; only if there are none, it is read to see which one it names."""
+    beside = data.get(names.stem(header.name))
+    if not data or not names.has_own_header(header.name):
         return []
-    stem = names.stem(header.name)
-    beside = [e for e in data if names.stem(e.name) == stem]
     if beside:
         return beside
     try:
@@ -56,7 +56,7 @@ def _data_of(url: str, header: Entry, data: list[Entry]) -> list[Entry]:
         place = names.beside(header.name, read_header(head, header.name).data_file)
     except (Refusal, OSError, storage.ObjectChanged):  # it is met again when the volume is read
         return []
-    return [e for e in data if e.name == place]
+    return [e for e in data.get(names.stem(place), []) if e.name == place]
 
 
 def open_volume(name: str, files: Mapping[str, FileBytes]) -> tuple[Header, FileBytes]:

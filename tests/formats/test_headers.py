@@ -216,6 +216,7 @@ def refusal(content: bytes, name: str = "ct") -> Refusal:
         (SLICER, "encoding: gzip", "encoding: raw\ndata file: LIST", "bad-header"),
         (SLICER, "encoding: gzip", "encoding: raw\nline skip: 2", "bad-header"),
         (SLICER, "encoding: gzip", "encoding: gzip\nbyte skip: -1", "bad-header"),
+        (SLICER, "encoding: gzip", "encoding: gzip\nbyte skip: 99999999999", "bad-header"),
         (SLICER, "\n\n", "\n", "truncated"),
     ],
 )

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import io
+import lzma
 from pathlib import Path
 
 import nibabel
@@ -47,6 +49,11 @@ def test_each_format_lies_where_it_says(tmp_path: Path, kind: str) -> None:
     assert [(s.number, s.name) for s in labels.segments] == [(1, "label-1"), (2, "tumour")]
     for segment in labels.segments:
         assert (labels.draw(segment, GRID).whole() == (segment.number == VALUES)).all()
+
+
+def test_a_mask_may_be_compressed_as_a_whole(tmp_path: Path) -> None:
+    for content in (bz2.compress(nifti()), lzma.compress(nifti()), gzip.compress(itk(tmp_path, ".nrrd"))):
+        assert len(dskprep.read_labels(content, name="p1").segments) == 2
 
 
 def test_a_single_label_is_called_as_its_file_is(tmp_path: Path) -> None:

@@ -17,12 +17,15 @@ from volume_builders import KINDS, by_itk, chest, files, nifti
 
 import dskprep
 from dskprep import settings, storage
+from dskprep.cli import commands
 from dskprep.dataset import store
 from dskprep.dataset.record import Record
+from dskprep.formats.header import MAX_HEADER_BYTES
 from dskprep.pipeline.prediction import predict
 from dskprep.settings import PrepConfig
 from dskprep.source import cases
 from dskprep.source import files as case_files
+from dskprep.source.files import open_case
 from dskprep.volume import Volume
 from dskprep.worker import admission, patient
 from dskprep.worker.patient import Job
@@ -311,6 +314,21 @@ def test_files_of_a_patient_that_are_volumes_and_slices_are_all_accounted_for(tm
     assert "one-of-several-series" in main.warnings
 
 
+def test_series_that_are_called_alike_are_kept_apart(tmp_path: Path) -> None:
+    """Two files of one name, and one that is called by the SeriesInstanceUID of slices, as those of LUNA16 are."""
+    slices = tiny.series(series_uid="1.2.3.77")
+    short = nifti(HU[:12], AFFINE)
+    named = {"ct.nii": NIFTI, "ct.nii.gz": gzip.compress(short), "ct.mha": meta(), "1.2.3.77.nii": short}
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/p1.zip").write_bytes(tiny.zipped(slices | named))
+    found = records(tmp_path / "in", tmp_path / "out")
+    assert {record.status for record in found} == {"written"}
+    assert len({record.key for record in found}) == len({record.series_uid_sha256 for record in found}) == 5
+    tiny.write(tmp_path / "alone", {"1.2.3.77.nii": NIFTI} | {f"dicom/{name}": c for name, c in slices.items()})
+    volume, series = records(tmp_path / "alone", tmp_path / "out")
+    assert volume.series_uid_sha256 == series.series_uid_sha256
+
+
 # memory
 
 
@@ -367,3 +385,40 @@ def test_a_plan_reads_no_voxels(place: str, monkeypatch: pytest.MonkeyPatch) -> 
     for case in cases.cases(place):
         (found,) = predict(case, SETTINGS)
         assert (found.status, found.n_slices, found.native_voxels) == ("written", 24, HU.size)
+
+
+def test_a_volume_file_is_shown_and_so_is_why_it_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tiny.write(tmp_path / "in", {"ct.nii": NIFTI, "bad.nii": FAULTS["sheared"][1]})
+    records(tmp_path / "in", tmp_path / "out")
+    picture = ["-o", str(tmp_path / "picture.png")]
+    for place in ([str(tmp_path / "in/ct.nii")], [str(tmp_path / "out"), "ct", "--source"]):
+        assert commands.run_command(["show", *place, *picture]) == 0
+    for place in ([str(tmp_path / "in/bad.nii")], [str(tmp_path / "out"), "bad"]):
+        assert commands.run_command(["show", *place, *picture]) == 1
+        assert "sheared: bad.nii: expected axes at right angles" in " ".join(capsys.readouterr().err.split())
+
+
+def test_of_a_volume_only_the_header_is_read_before_its_memory_is_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny.write(tmp_path / "in", {"ct.nii": nifti(LARGE, scaled(0.25))})
+    read: list[tuple[int, int]] = []
+    read_ranges = storage.read_ranges
+    monkeypatch.setattr(storage, "read_ranges", lambda url, ranges: read.extend(ranges) or read_ranges(url, ranges))
+    (case,) = cases.cases(str(tmp_path / "in"))
+    assert open_case(case).guess == ((96, 192, 192), pytest.approx((3, 2, 2)))
+    assert sum(end - start for start, end in read) <= MAX_HEADER_BYTES
+
+
+def test_volumes_beside_slices_are_not_read_to_guess_the_size_of_these(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny.write(tmp_path / "in", {f"p1/{name}": content for name, content in tiny.series().items()})
+    tiny.write(tmp_path / "in", {"p1/a/ct.nii": NIFTI, "p1/b/ct.nii": NIFTI})
+    (case,) = cases.cases(str(tmp_path / "in"), patient_folders=True)
+    read: list[str] = []
+    read_many = storage.read_many
+    monkeypatch.setattr(storage, "read_many", lambda url, e: read.extend(each.name for each in e) or read_many(url, e))
+    assert open_case(case).guess == ((12, 24, 24), (1, 1, 1))
+    assert len(read) == 1
+    assert read[0].endswith(".dcm")
