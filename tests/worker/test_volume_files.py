@@ -225,6 +225,8 @@ FAULTS: dict[str, tuple[str, bytes, str]] = {
     "cm called mm": ("ct.nii", nifti(HU, scaled(0.1)), "bad-affine"),
     "metres called mm": ("ct.mha", meta(ElementSpacing="0.008 0.008 0.012"), "bad-affine"),
     "rescaled twice": ("ct.nii", nifti(HU, AFFINE, scl_slope=1, scl_inter=-1024), "hu-implausible"),
+    "rescaled twice by 8192": ("ct.nii", nifti(HU, AFFINE, scl_slope=1, scl_inter=-8192), "hu-implausible"),
+    "never rescaled by 8192": ("ct.nii", nifti((HU + 8192).astype(np.int16), AFFINE), "hu-implausible"),
     "never rescaled": ("ct.nii", nifti((HU + 1024).astype(np.int16), AFFINE), "hu-implausible"),
     "normalized to 0..1": ("ct.nii", nifti(UNIT, AFFINE), "hu-implausible"),
     "z-scores": ("ct.nii", nifti(((HU - HU.mean()) / HU.std()).astype(np.float32), AFFINE), "hu-implausible not-hu"),
