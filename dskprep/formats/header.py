@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -114,10 +115,9 @@ def sizes(text: str, count: int, name: str, where: str) -> list[int]:
 
 def whole(text: str, name: str, where: str) -> int:
     """Return the whole number that a text holds. Raises Refusal `bad-header`."""
-    try:
-        return int(text)
-    except ValueError:
-        raise damaged(where, f"expected a whole number in {name}, found {text[:80]!r}") from None
+    if not re.fullmatch(r"\s*[+-]?\d{1,18}\s*", text, re.ASCII):  # no file needs more digits
+        raise damaged(where, f"expected a whole number in {name}, found {text[:80]!r}")
+    return int(text)
 
 
 def required(fields: Mapping[str, str], names: Sequence[str], where: str) -> str:

@@ -27,7 +27,7 @@ TYPES = {
     "MET_DOUBLE": "f8",
 }
 """Types of values; a long has four bytes (metaTypes.h)."""
-LAST = re.compile(rb"(?m)^[ \t]*ElementDataFile[ \t]*=[ \t]*([^\r\n]*?)[ \t]*(\r?\n|\Z)")
+LAST = re.compile(rb"(?m)^[ \t]*ElementDataFile[ \t]*=([^\r\n]*)(\r?\n|\Z)")
 """The last line of a header."""
 
 
@@ -47,7 +47,7 @@ def read(head: bytes, where: str) -> Header:
         raise Refusal("not-hu", f"{where}: expected one grey value per voxel, found {found} channels, such as colour")
     if fields.get("BinaryData", "True").lower() not in ("true", "1"):
         raise Refusal("undecodable-pixels", f"{where}: expected binary voxels, found text (BinaryData = False)")
-    data_file = last[1].decode("latin-1")
+    data_file = last[1].decode("latin-1").strip()
     if not data_file or data_file.upper().startswith("LIST") or "%" in data_file:
         raise damaged(where, f"expected one file of voxels, found ElementDataFile {data_file[:80]!r}")
     is_local = data_file.upper() == "LOCAL"

@@ -189,6 +189,8 @@ def refusal(content: bytes, name: str = "ct") -> Refusal:
         (LUNA16, "DimSize = 512 512 121", "DimSize = 512 512", "bad-header"),
         (LUNA16, "DimSize = 512 512 121", "DimSize = 512 512 nan", "bad-header"),
         (LUNA16, "DimSize = 512 512 121", "DimSize = 512 512 -121", "bad-header"),
+        (LUNA16, "DimSize = 512 512 121", "DimSize = 512 512 " + "9" * 4000, "bad-header"),
+        (LUNA16, "ElementDataFile = 1", "ElementDataFile = " + " " * 250_000 + "LIST", "bad-header"),
         (LUNA16, "NDims = 3", "NDims = many", "bad-header"),
         (LUNA16, "NDims = 3", "NDims = 99999999999", "bad-header"),
         (LUNA16, "Offset = ", "Offset = x ", "bad-header"),
