@@ -27,8 +27,12 @@ REASONS = {
     "hu-implausible": "the values cannot be Hounsfield units, whatever the header says",
     "undecodable-pixels": "the pixel data cannot be decoded",
     "missing-decoder": "no decoder for this transfer syntax is installed",
-    "missing-attribute": "a DICOM attribute that geometry or HU needs is absent or unreadable",
+    "missing-attribute": "an attribute or field that geometry or HU needs is absent or unreadable",
     "truncated": "a file ends before its pixel data does",
+    "bad-header": "the header of a volume file is damaged, or of a kind that is not read",
+    "not-3d": "the volume file has more or fewer than three axes",
+    "bad-affine": "the affine of a volume file is singular, or its spacing cannot be that of a body in mm",
+    "sheared": "the axes of a volume file are not at right angles",
     "too-large": "the series needs more memory than a worker has",
     "bad-archive": "the archive is empty, damaged or of an unknown kind",
     "no-thickness": "a recipe of 2017 takes the distance of the first two slices for all, and it is nothing",
@@ -39,7 +43,7 @@ REASONS = {
 """Why a series is refused (status `refused`)."""
 
 SET_ASIDE = {
-    "no-image": "DICOM, but no image: a segmentation, contours, a dose, a report",
+    "no-image": "no image: a segmentation or mask, contours, a dose, a report",
     "no-label": "no label, but an object of another kind: a plan, a dose, a report, a table of other things",
     "label-not-asked": "the label source has none of the labels that are asked for",
 }
@@ -77,6 +81,7 @@ WARNINGS = {
     "points-unlinked": "points of the table belong to volumes that the dataset has not",
     "linked-by-frame-of-reference": "the label names no series of the dataset; its frame of reference has one volume",
     "label-cut-off": "a part of the label lies outside of the image, and was cut off",
+    "spine-in-front": "the spine lies in front of the lungs: the affine of the volume file mixes up front and back",
     "lungs-not-found": "no lung was found",
     "lungs-touch-border": "a lung is cut off by the edge of the volume",
     "one-lung": "only one lung was found, or the two cannot be told apart",

@@ -13,6 +13,7 @@ from dskprep.pipeline import run
 from dskprep.preparation import prepare
 from dskprep.settings import PrepConfig
 from dskprep.source import cases
+from dskprep.source.files import open_case
 from dskprep.worker import admission, patient
 
 assert run  # a worker has it imported
@@ -29,9 +30,14 @@ def main() -> None:
     source = record.source
     shape = (source.slices, source.rows, source.columns)
     spacing_mm = (source.step_mm, source.row_spacing_mm, source.column_spacing_mm)
-    is_held = admission.estimate_bytes(shape, spacing_mm, config) <= admission.usable_bytes(int(sys.argv[3]))
-    estimate = admission.BASE_BYTES + admission.estimate_bytes(shape, spacing_mm, config, is_held=is_held)
-    print(tiny.peak_bytes(), estimate)
+    files, usable = open_case(case), admission.usable_bytes(int(sys.argv[3]))
+
+    def need_bytes(*, is_held: bool) -> int:
+        if files.is_volume:
+            return admission.least_bytes(files, config, is_held=is_held)
+        return admission.estimate_bytes(shape, spacing_mm, config, is_held=is_held)
+
+    print(tiny.peak_bytes(), admission.BASE_BYTES + need_bytes(is_held=need_bytes(is_held=True) <= usable))
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ HEAVY = {"pydicom", "zarr", "distributed", "dask", "matplotlib", "pandas", "nump
 
 FLOORS = (
     ("values",),
-    ("storage", "kernels", "dicom"),
+    ("storage", "kernels", "dicom", "formats"),
     ("series", "synthetic", "labels"),
     ("preparation",),
     ("source", "dataset"),
@@ -83,7 +83,7 @@ HOMES = {
     "lazy_loader": {""},
     "matplotlib": {"look.outlines", "look.picture", "look.refused"},
     "msgspec": {"dataset.claims", "dataset.facts", "dataset.label_record", "dataset.layout", "dataset.record"},
-    "nibabel": {"dataset.convert", "labels.mask"},
+    "nibabel": {"dataset.convert", "formats.nifti"},
     "numba": {"kernels.compiled"},
     "numcodecs": {"dataset.omezarr", "dataset.shards"},
     "obstore": {
@@ -125,7 +125,7 @@ HOMES = {
         "preparation.recipes.grt123_lungs",
         "preparation.zoom",
     },
-    "SimpleITK": {"dataset.convert", "labels.mask"},
+    "SimpleITK": {"dataset.convert"},
     "skimage": {"look.surface"},
     "torch": {"dataset.training"},
     "tornado": {"pipeline.page"},

@@ -166,3 +166,34 @@ def test_status_counts_what_the_records_say(local_run, capsys):
     status = json.loads(capsys.readouterr().out)
     assert status["counts"] == {"written": 5, "refused": 25}
     assert sum(status["reasons"].values()) == 25
+
+
+def series_by_itk(folder: Path) -> sitk.Image:
+    reader = sitk.ImageSeriesReader()
+    reader.SetFileNames(reader.GetGDCMSeriesFileNames(str(folder)))
+    return reader.Execute()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [key for key, outcome in OUTCOMES.items() if outcome == "written"])
+def test_real_ct_that_itk_has_written_in_another_format_is_the_same(tree: Path, tmp_path: Path, name: str) -> None:
+    """All kinds of volume files have the values and the place of the slices; one of them is prepared as they are."""
+    folder = tree / name.replace("__", "/")
+    image = series_by_itk(folder)
+    slices = dskprep.read_series(folder)
+    expected, grid = slices.decode(), slices.grid
+    prepared = dskprep.prepare(expected)
+    for suffix in (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd"):
+        sitk.WriteImage(image, str(tmp_path / f"ct{suffix}"), useCompression=suffix in (".nii.gz", ".nrrd", ".mhd"))
+        found = dskprep.read_series(tmp_path / f"ct{suffix}")
+        np.testing.assert_allclose(found.grid.affine, grid.affine, atol=1e-3)
+        decoded = found.decode()
+        if suffix == ".nii.gz":
+            again = dskprep.prepare(decoded)
+            # NIfTI has its affine in float32: the last bits of a weight
+            assert np.abs(again.image.array.astype(int) - prepared.image.array).max() <= 1
+            assert np.mean(again.lungs.mask.array != prepared.lungs.mask.array) < 1e-5
+            assert again.lungs.warnings == prepared.lungs.warnings
+        else:
+            assert sum(1 for _ in decoded.planes()) == slices.n_slices
+        assert decoded.hu_sha256 == expected.hu_sha256

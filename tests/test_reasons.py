@@ -14,6 +14,7 @@ import zarr
 from builders import AXIAL, CORONAL, compressed, ct_file, ct_files, distinct
 from conftest import DataFolder
 from pydicom.uid import MPEG2MPML, ComputedRadiographyImageStorage, JPEGLSLossless
+from volume_builders import chest, nifti
 
 from dskprep import storage
 from dskprep.dataset import store
@@ -27,6 +28,8 @@ from dskprep.worker.patient import Job
 Files = dict[str, bytes]
 
 STORED = distinct(12, 16, 16)
+CHEST = chest()
+SHEAR = np.eye(4) + 0.1 * np.eye(4)[[1, 0, 2, 3]] * [[1], [0], [0], [0]]
 
 
 def changed(**attributes: Any) -> Files:
@@ -52,6 +55,10 @@ MADE: dict[str, Callable[[], Files]] = {
     "mixed-geometry": lambda: changed() | {f"b{name}": file for name, file in changed(PixelSpacing=[2, 2]).items()},
     "gantry-tilt": lambda: changed(lean=(0, 1, 0)),
     "not-hu": lambda: changed(RescaleType="US"),
+    "bad-header": lambda: {"ct.nii.gz": b"<html>404 Not Found</html>"},
+    "not-3d": lambda: {"ct.nii": nifti(np.stack([CHEST.array] * 2), CHEST.affine)},
+    "bad-affine": lambda: {"ct.nii": nifti(CHEST.array, CHEST.affine, xyzt_units=1)},
+    "sheared": lambda: {"ct.nii": nifti(CHEST.array, CHEST.affine @ SHEAR, qform_code=0)},
     "hu-implausible": lambda: dict(
         ct_files(np.random.default_rng(0).normal(1064, 15, (12, 64, 64)).astype(np.int16), RescaleIntercept=0)
     ),

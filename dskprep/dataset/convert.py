@@ -29,9 +29,9 @@ SCANNER = 1
 def to_nifti(volume: Volume) -> nibabel.Nifti1Image:
     """Return a volume as a NIfTI image: its array is (x, y, z), its affine maps to RAS mm (nifti1.h).
 
-    The voxels are not copied. Raises UsageError if nibabel is not installed.
+    The voxels are not copied.
     """
-    nib = _needs("nibabel")
+    nib = importlib.import_module("nibabel")
     affine = LPS_TO_RAS @ volume.affine[:, REVERSED]
     image: nibabel.Nifti1Image = nib.Nifti1Image(volume.array.T, affine)
     image.set_sform(affine, SCANNER)

@@ -1,12 +1,8 @@
-"""Mask volumes: NIfTI, NRRD and MetaImage, one value per label. The home of their readers here."""
+"""Mask volumes: NIfTI, NRRD and MetaImage, one value per label."""
 
 from __future__ import annotations
 
-import importlib
 import itertools
-import math
-import re
-import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dskprep.dicom.sniff import compression_of, decompress
-from dskprep.errors import Refusal, UsageError
+from dskprep.errors import LABEL_REASONS, Refusal
+from dskprep.formats import voxels
+from dskprep.formats.read import read_header
+from dskprep.formats.voxels import FileBytes
 from dskprep.labels.attributes import one_line, refuse_if_more
 from dskprep.labels.stack import Plane, Stack, crop
 from dskprep.labels.values import Labels, Links, Segment
@@ -27,10 +26,6 @@ MAX_VALUES = 10_000
 """Most different values of a mask; more are those of an image."""
 MOVED = 0.1
 """A mask is on a grid if no corner lies off it by more than this part of a voxel."""
-LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
-"""Maps DICOM's patient axes to NIfTI's: x and y point the other way."""
-REVERSED = [2, 1, 0, 3]
-"""Columns of an affine for indices (x, y, z, 1), in the order for (z, y, x, 1)."""
 MIRRORS = {
     "left and right": (0,),
     "front and back": (1,),
@@ -38,12 +33,6 @@ MIRRORS = {
     "left and right, front and back": (0, 1),
 }
 """Patient axes (x, y, z) that other programs mix up."""
-HEADS = {b"NRRD": ".nrrd", b"ObjectType": ".mha", b"NDims": ".mha"}
-"""How the files that ITK reads begin."""
-ELSEWHERE = re.compile(
-    rb"(?im)^[ \t]*(?:(?:data ?file|LINE SKIP)[ \t]*:|ElementDataFile[ \t]*=(?![ \t]*LOCAL[ \t]*\r?$))"
-)
-"""Lines of a header which say that the voxels are in other files."""
 
 
 class Mask(Labels):
@@ -130,63 +119,26 @@ def _read(content: bytes, where: str) -> tuple[NDArray[Any], Grid]:
             content = decompress(content, MAX_BYTES)
         except ValueError as error:
             raise Refusal("label-damaged", f"{where}: {one_line(error)}") from error
-    suffix = next((suffix for head, suffix in HEADS.items() if content.startswith(head)), None)
     try:
-        array, affine = _read_nifti(content, where) if suffix is None else _read_itk(content, suffix, where)
-        return array, Grid(array.shape, affine)
-    except (Refusal, UsageError):
-        raise
-    except Exception as error:  # whatever damaged bytes lead nibabel and ITK to
+        header = read_header(content, where)
+        if header.data_file:
+            raise Refusal(
+                "label-unknown", f"{where}: expected the voxels in the same file, found a header for other files"
+            )
+        refuse_if_more(header.voxel_bytes, MAX_BYTES, "bytes of voxels", where)
+        array = np.empty(header.shape, header.dtype.newbyteorder("="))
+        for out, plane in zip(array, voxels.planes(header, FileBytes.held(content)), strict=True):
+            out[...] = plane
+        if (header.slope, header.intercept) != (1, 0):
+            array = array * header.slope + header.intercept
+        return array, Grid(header.shape, header.affine)
+    except Refusal as refusal:
+        if refusal.reason in LABEL_REASONS:
+            raise
+        reason = "label-unknown" if refusal.reason in ("not-3d", "not-hu") else "label-damaged"
+        raise Refusal(reason, one_line(refusal.message)) from refusal
+    except ValueError as error:  # no affine
         raise Refusal("label-damaged", f"{where}: cannot be read as a mask volume: {one_line(error)}") from error
-
-
-def _read_nifti(content: bytes, where: str) -> tuple[NDArray[Any], NDArray[np.float64]]:
-    nibabel = _needs("nibabel")
-    kind = nibabel.Nifti2Image if content[:4] in (b"\x1c\x02\0\0", b"\0\0\x02\x1c") else nibabel.Nifti1Image
-    image = kind.from_bytes(content)
-    shape = tuple(image.shape[:3])
-    if math.prod(image.shape) != math.prod(shape) or len(shape) != 3:
-        raise Refusal("label-unknown", f"{where}: expected three axes, found the shape {image.shape}")
-    _check_size(shape, image.get_data_dtype().itemsize, len(content), where)
-    if not image.header["qform_code"] and not image.header["sform_code"]:
-        raise Refusal(
-            "label-damaged", f"{where}: expected an affine, found neither sform nor qform; its place is unknown"
-        )
-    array = np.asanyarray(image.dataobj).reshape(shape)
-    return array.T, (LPS_TO_RAS @ image.affine)[:, REVERSED]
-
-
-def _read_itk(content: bytes, suffix: str, where: str) -> tuple[NDArray[Any], NDArray[np.float64]]:
-    """Read NRRD or MetaImage by ITK, from a file of this process alone. Its header may not name other files."""
-    sitk = _needs("SimpleITK")
-    end = content.find(b"\n\n") if suffix == ".nrrd" else content.find(b"ElementDataFile")
-    header = content[: min(end + 200 if end >= 0 else len(content), 1 << 20)]
-    if ELSEWHERE.search(header):
-        raise Refusal("label-unknown", f"{where}: expected the voxels in the same file, found a header for other files")
-    with tempfile.TemporaryDirectory(prefix="dskprep-mask-") as folder:
-        path = Path(folder) / f"mask{suffix}"
-        path.write_bytes(content)
-        reader = sitk.ImageFileReader()
-        reader.SetFileName(str(path))
-        reader.ReadImageInformation()
-        size = reader.GetSize()
-        if len(size) != 3 or reader.GetNumberOfComponents() != 1:
-            raise Refusal("label-unknown", f"{where}: expected one value per voxel along three axes, found {size}")
-        bits = int(sitk.GetPixelIDValueAsString(reader.GetPixelID()).split("-")[0])  # "16-bit signed integer"
-        _check_size(size, bits // 8, None, where)
-        image = reader.Execute()
-    affine = np.eye(4)
-    affine[:3, :3] = np.reshape(image.GetDirection(), (3, 3)) * image.GetSpacing()
-    affine[:3, 3] = image.GetOrigin()
-    return sitk.GetArrayFromImage(image), affine[:, REVERSED]
-
-
-def _check_size(shape: tuple[int, ...], itemsize: int, n_bytes: int | None, where: str) -> None:
-    """Refuse more voxels than can be held, or than `n_bytes` can hold, before memory is asked for."""
-    needed = math.prod(map(int, shape)) * itemsize
-    refuse_if_more(needed, MAX_BYTES, "bytes of voxels", where)
-    if n_bytes is not None and needed > n_bytes:
-        raise Refusal("label-damaged", f"{where}: expected {needed} bytes of voxels, found {n_bytes} in all")
 
 
 def _mirrored(grid: Grid, axes: tuple[int, ...]) -> Grid:
@@ -210,13 +162,3 @@ def _words(grid: Grid) -> str:
     size = " x ".join(map(str, grid.shape))
     x, y, z = grid.affine[:3, 3].tolist()
     return f"{size} of {' x '.join(f'{s:.3g}' for s in grid.spacing)} mm from ({x:.1f}, {y:.1f}, {z:.1f})"
-
-
-def _needs(module: str) -> Any:
-    """Import an optional library."""
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise UsageError(
-            f"mask volumes need {module}: run pip install '.[exchange]' in the clone of dskprep"
-        ) from error

@@ -11,9 +11,10 @@ from dskprep import storage
 from dskprep.dicom.header import read_object
 from dskprep.dicom.sniff import HEAD_BYTES, begins_as_dicom, compression_of, decompressed_head
 from dskprep.errors import Refusal
+from dskprep.formats.read import is_volume
 from dskprep.labels.attributes import one_line, refuse_if_more
 from dskprep.labels.lidc import Lidc
-from dskprep.labels.mask import HEADS, Mask
+from dskprep.labels.mask import Mask
 from dskprep.labels.points import Points
 from dskprep.labels.rtstruct import CLASSES as STRUCTURE_SETS
 from dskprep.labels.rtstruct import MAX_ROIS, RtStruct
@@ -21,8 +22,6 @@ from dskprep.labels.seg import CLASSES as SEGMENTATIONS
 from dskprep.labels.seg import MAX_FRAMES, MAX_SEGMENTS, Seg
 from dskprep.labels.values import Labels
 
-NIFTI_MARKS = {b"n+1\0": 344, b"n+2\0": 4}
-"""What tells NIfTI-1 and NIfTI-2 in one file, and where it stands (nifti1.h, nifti2.h)."""
 TABLE_SUFFIXES = (".csv", ".parquet")
 """Names of tables of points."""
 ITEMS = {
@@ -61,8 +60,6 @@ def read_labels(source: str | Path | bytes, *, name: str = "", names: Mapping[in
     ------
     Refusal
         `no-label`, `label-unknown`, `label-damaged`, `label-too-large`, `label-empty`.
-    UsageError
-        If it is a mask volume, and nibabel or SimpleITK is not installed.
 
     Examples
     --------
@@ -79,7 +76,7 @@ def _read(content: bytes, where: str, names: Mapping[int, str]) -> Labels:
     head = content[:HEAD_BYTES]
     if compression_of(head):
         head = decompressed_head(content[: 4 * HEAD_BYTES], HEAD_BYTES)
-    if any(head[at : at + len(mark)] == mark for mark, at in NIFTI_MARKS.items()) or head.startswith(tuple(HEADS)):
+    if is_volume(head):
         return Mask(content, where, names)
     if begins_as_dicom(head):
         return _read_dicom(content, where)

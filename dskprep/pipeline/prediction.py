@@ -11,7 +11,6 @@ from dataclasses import dataclass
 import psutil
 
 from dskprep.dataset.record import further_key
-from dskprep.dicom.contents import Contents
 from dskprep.errors import Refusal
 from dskprep.series.series import Series
 from dskprep.settings import PrepConfig
@@ -19,6 +18,7 @@ from dskprep.source.archive import Outgrown
 from dskprep.source.cases import Case
 from dskprep.source.files import open_case
 from dskprep.source.found import assemble_as, each_series
+from dskprep.source.sorting import CaseContents
 from dskprep.worker import admission
 from dskprep.worker.admission import Ledger
 
@@ -60,15 +60,16 @@ def predict(case: Case, config: PrepConfig, usable_bytes: int = sys.maxsize) -> 
         is_held = not admission.may_reread(files, config)
         least_bytes = admission.least_bytes(files, config, is_held=is_held)
         ledger.check(least_bytes)
-        contents = Contents()
+        contents = CaseContents()
         if files.is_archive:
             contents.add_all(files.read(_most_bytes(ledger, files.n_bytes)))
         else:
             contents.add_all(files.read_headers(), with_pixels=False)
+            contents.parts.update(files.parts())
         reread = None if files.is_archive else files.reread
         assemble = functools.partial(assemble_as, settings=config, reread=reread)
         predict_series = functools.partial(_predict_series, config, ledger, least_bytes, is_held)
-        found = dict(each_series(contents, assemble, predict_series))
+        found = dict(each_series(contents, assemble, predict_series, config))
     except Refusal as refusal:
         return [_refuse(refusal, 0, case.key)]
     except Outgrown:
@@ -99,7 +100,7 @@ def _doubled_beyond(need_bytes: int, total_bytes: int) -> int:
 def _predict_series(config: PrepConfig, ledger: Ledger, least_bytes: int, is_held: bool, found: Series) -> Prediction:
     """Return the prediction of a series that would be written, without its key. Raises Refusal if it would not be."""
     grid = found.grid
-    need_bytes = max(least_bytes, admission.estimate_bytes(grid.shape, grid.spacing, config, is_held=is_held))
+    need_bytes = max(least_bytes, admission.series_bytes(found, config, is_held=is_held))
     ledger.check(need_bytes)
     found.check_formats()
     output = (

@@ -9,7 +9,8 @@ from dskprep.dicom.plane import Plane
 from dskprep.dicom.slices import Slice
 from dskprep.errors import Refusal
 from dskprep.series import hounsfield, stacks
-from dskprep.series.series import Reread, Series
+from dskprep.series.of_slices import Reread, of_slices
+from dskprep.series.series import Series
 
 
 def assemble(
@@ -34,7 +35,7 @@ def assemble(
     )
     chosen = [slices[i] for i in stack.order]
     slices.clear()
-    return Series(chosen, stack, to_hu=to_hu, reread=reread, check_hu=check_hu)
+    return of_slices(chosen, stack, to_hu=to_hu, reread=reread, check_hu=check_hu)
 
 
 def assemble_all(
@@ -59,7 +60,7 @@ def assemble_all(
             if isinstance(stack, Refusal):
                 raise stack
             chosen = [slices[i] for i in stack.order]
-            made.append(Series(chosen, stack, to_hu=to_hu, reread=reread, check_hu=check_hu))
+            made.append(of_slices(chosen, stack, to_hu=to_hu, reread=reread, check_hu=check_hu))
         except Refusal as refusal:
             made.append(refusal)
     slices.clear()

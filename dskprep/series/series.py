@@ -3,81 +3,82 @@
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import cached_property
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dskprep.dicom import pixels
-from dskprep.dicom.slices import Identity, Slice
+from dskprep.dicom.slices import NOBODY, Identity
 from dskprep.errors import Refusal
-from dskprep.series import hounsfield, stacks, upright
+from dskprep.series import hounsfield, upright
 from dskprep.series.geometry import Layout
 from dskprep.series.plausibility import Histograms
 from dskprep.volume import Volume
 
-Reread = Callable[[Sequence[Slice]], Iterator[Slice]]
-"""Re-reads header-only slices with their pixel data, in the requested order."""
+Fact = str | int | float
+
+
+class Stored(NamedTuple):
+    """The stored values (y, x) of one slice. HU = values * slope + intercept.
+
+    `padding` is the range of values that a header declares as padding.
+    """
+
+    values: NDArray[Any]
+    slope: float
+    intercept: float
+    padding: tuple[int, int] | None = None
 
 
 class Series:
     """What was found of a series: its slices in order along their normal, still encoded, and their grid.
 
     `facts` describe the source in a record. `warnings` are words of errors.WARNINGS, but for those that only pixels
-    show. `first_gap_mm` is the distance of the two lowest slices along the patient's z axis. `identity` is that of most
-    slices, `instances` are the SOPInstanceUIDs of all.
+    show. `first_gap_mm` is the distance of the two lowest slices along the patient's z axis. `encoded_bytes` are held
+    until it is decoded, or None where these are its slices. `identity` is that of most slices, `instances` are the
+    SOPInstanceUIDs of all. It is made by `of_slices` or `of_volume`.
     """
 
     def __init__(
         self,
-        slices: list[Slice],
-        stack: stacks.Stack,
+        layout: Layout,
+        n_slices: int,
+        take: Callable[[], Iterator[Stored]],
         *,
+        facts: dict[str, Fact],
+        first_gap_mm: float,
+        warnings: tuple[str, ...],
+        doubt: str,
         to_hu: hounsfield.ToHU | None,
-        reread: Reread | None,
         check_hu: bool,
+        check_formats: Callable[[], None] = lambda: None,
+        check_values: Callable[[], None] = lambda: None,
+        encoded_bytes: int | None = None,
+        identity: Identity = NOBODY,
+        instances: frozenset[str] = frozenset(),
     ) -> None:
-        if stack.layout.tilt_degrees and to_hu is not None:
-            raise Refusal(
-                "gantry-tilt",
-                f"expected no tilt, as the recipes of 2017 do, found one of {stack.layout.tilt_degrees} degrees",
-            )
-        self.n_slices, self.grid = len(slices), stack.layout.grid
-        self.facts = _facts(slices, stack.layout)
-        self.identity, self.instances = _identify(slices)
-        if stack.left_out_mm:
-            self.facts["left_out_mm"] = stack.left_out_mm
-        low, next_ = sorted(s.plane.position[2] for s in slices)[:2]
-        self.first_gap_mm = abs(low - next_)
-        self.warnings = stack.warnings
-        if len({(s.slope, s.intercept) for s in slices}) > 1:
-            self.warnings += ("mixed-rescale",)
-        if any(s.is_lossy or s.pixel_format.transfer_syntax in pixels.LOSSY for s in slices):
-            self.warnings += ("lossy-compression",)
-        if any(s.is_derived for s in slices):
-            self.warnings += ("derived-slices",)
-        self._doubt, self._check_hu = _doubt_of(slices), check_hu
-        if self._doubt:
-            self.warnings += ("hu-from-values",)
-        self._slices, self._layout, self._to_hu, self._reread = slices, stack.layout, to_hu, reread
+        self.n_slices, self.grid, self.facts, self.first_gap_mm = n_slices, layout.grid, facts, first_gap_mm
+        self.warnings, self.encoded_bytes = warnings, encoded_bytes
+        self._take: Callable[[], Iterator[Stored]] | None = take
+        self._layout, self._to_hu, self._check_hu = layout, to_hu, check_hu
+        self._doubt, self._check_formats, self._check_values = doubt, check_formats, check_values
+        self.identity, self.instances = identity, instances
 
     def check_formats(self) -> None:
         """Raise Refusal, as decoding would, if a slice has pixels in a format that is not read here."""
-        for pixel_format, name in {s.pixel_format: s.name for s in self._slices}.items():
-            pixels.check_format(pixel_format, name)
+        self._check_formats()
 
     def decode(self) -> Decoded:
         """Return the series' HU planes, each decoded when it is taken. Raises RuntimeError when called again.
 
         To save memory, each encoded slice is dropped once it is decoded.
         """
-        slices, self._slices = self._slices, []
-        if not slices:
+        take, self._take = self._take, None
+        if take is None:
             raise RuntimeError("a series can be decoded once, because its encoded slices are dropped; read it again")
-        encoded = _pop_all(slices) if self._reread is None else self._reread(slices)
-        return Decoded(self, encoded)
+        return Decoded(self, take())
 
 
 class Decoded:
@@ -86,13 +87,13 @@ class Decoded:
     `grid` is that of the planes as acquired. Comes from `Series.decode`.
     """
 
-    def __init__(self, found: Series, encoded: Iterator[Slice]) -> None:
+    def __init__(self, found: Series, encoded: Iterator[Stored]) -> None:
         self.grid, self.first_gap_mm = found.grid, found.first_gap_mm
         self._layout, self._warnings, self._to_hu = found._layout, found.warnings, found._to_hu
-        self._encoded: Iterator[Slice] | None = encoded
+        self._encoded: Iterator[Stored] | None = encoded
         self._n_encoded, self._n_clipped, self._n_blank = found.n_slices, 0, 0
         self._sha256, self._histograms = hashlib.sha256(), Histograms()
-        self._doubt, self._check_hu = found._doubt, found._check_hu
+        self._doubt, self._check_hu, self._check_values = found._doubt, found._check_hu, found._check_values
 
     def planes(self) -> Iterator[NDArray[np.int16]]:
         """Return int16 HU (rows, columns) of plane after plane of the grid, gaps interpolated; only once.
@@ -105,7 +106,7 @@ class Decoded:
             raise RuntimeError("the planes of a series can be taken once; read it again")
         return self._decode_planes(encoded)
 
-    def _decode_planes(self, encoded: Iterator[Slice]) -> Iterator[NDArray[np.int16]]:
+    def _decode_planes(self, encoded: Iterator[Stored]) -> Iterator[NDArray[np.int16]]:
         layout, below, last = self._layout, np.empty((0, 0), np.int16), -1  # the first slice is number 0
         decoded = map(self._decode, encoded)  # keeps no encoded slice, as zip would
         for number, offset, hu in zip(layout.numbers, layout.offsets, decoded, strict=True):
@@ -121,6 +122,7 @@ class Decoded:
 
     def _judge_values(self) -> None:
         """Refuse a series whose values cannot be HU, or do not show that they are where the header leaves it open."""
+        self._check_values()
         accept = "if you know better, accept the values with the setting check_hu = false"
         found = self._histograms.what_else()
         if found and self._check_hu:
@@ -130,15 +132,14 @@ class Decoded:
         if self._doubt and self._check_hu and not self._histograms.show_hu():
             raise Refusal(
                 "not-hu",
-                f"expected RescaleType HU, slope and intercept, or values that show HU by themselves (air near -1000, "
-                f"soft tissue near 0), found {self._doubt} and no such values; {accept}",
+                f"expected a header that promises HU, or values that show it by themselves (air near -1000, soft "
+                f"tissue near 0), found {self._doubt} and no such values; {accept}",
             )
         if found:
             self._warnings += ("hu-implausible",)
 
-    def _decode(self, s: Slice) -> NDArray[np.int16]:
-        stored = pixels.stored_values(s.data, s.pixel_format, s.name)
-        hu = hounsfield.to_hu(stored, s.slope, s.intercept)
+    def _decode(self, s: Stored) -> NDArray[np.int16]:
+        hu = hounsfield.to_hu(s.values, s.slope, s.intercept)
         self._sha256.update(hu.astype("<i2", copy=False).data)
         self._n_encoded -= 1
         declared = None
@@ -148,7 +149,7 @@ class Decoded:
         self._n_blank += hounsfield.is_blank(hu)
         self._histograms.of(s.slope, s.intercept).add(hu, hounsfield.find_fills(hu, declared))
         if self._to_hu is not None:
-            self._to_hu(stored, s.slope, s.intercept, hu)
+            self._to_hu(s.values, s.slope, s.intercept, hu)
             return hu
         hounsfield.mark_padding(hu, declared)
         self._n_clipped += int(np.count_nonzero(hu == hounsfield.INT16_HU[1]))
@@ -189,40 +190,10 @@ class Decoded:
             raise RuntimeError(f"take all planes first: {self._n_encoded} slices of this series are not yet decoded")
 
 
-def _doubt_of(slices: list[Slice]) -> str:
-    """Return why the header leaves open whether the values are HU, which must be the same for all slices."""
-    doubts = {s.doubt: s.name for s in slices}
-    if len(doubts) > 1:
-        (one, name), (other, other_name) = sorted(doubts.items())[:2]
-        raise Refusal(
-            "not-hu",
-            f"expected RescaleType HU, slope and intercept in all slices or none, found {one or 'them'} in {name} and "
-            f"{other} in {other_name}",
-        )
-    return next(iter(doubts))
-
-
-def _pop_all(slices: list[Slice]) -> Iterator[Slice]:
-    """Yield the slices in order and empty the list, so that each can be freed before the next is taken."""
-    slices.reverse()
-    while slices:
-        yield slices.pop()
-
-
-def _identify(slices: list[Slice]) -> tuple[Identity, frozenset[str]]:
-    """Return the commonest identity, without an instance, and the instances of all slices."""
-    commonest = Counter(s.identity._replace(instance="") for s in slices).most_common(1)[0][0]
-    return commonest, frozenset(s.identity.instance for s in slices) - {""}
-
-
-def _facts(chosen: list[Slice], layout: Layout) -> dict[str, str | int | float]:
-    """Return what a record says of the source: the commonest value of each attribute, and the geometry."""
-    facts: dict[str, str | int | float] = {
-        key: Counter(s.facts[key] for s in chosen).most_common(1)[0][0] for key in chosen[0].facts
-    }
-    rows, columns = chosen[0].plane.shape
+def facts_of(layout: Layout, n_slices: int, shape: tuple[int, int]) -> dict[str, Fact]:
+    """Return what a record says of the geometry of a source, whose slices have that shape (rows, columns)."""
     z, y, x = layout.grid.spacing
-    facts.update(slices=len(chosen), rows=rows, columns=columns)
+    facts: dict[str, Fact] = {"slices": n_slices, "rows": shape[0], "columns": shape[1]}
     facts.update(step_mm=round(z, 6), row_spacing_mm=y, column_spacing_mm=x)
     for axis, value in zip("xyz", layout.grid.affine[:3, 3], strict=True):
         facts[f"first_{axis}_mm"] = round(float(value), 4)

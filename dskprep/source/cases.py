@@ -1,4 +1,4 @@
-"""Which patients a source holds: one case per leaf folder, archive, or row of a manifest; or one file."""
+"""Which patients a source holds: one case per leaf folder, volume file, archive, or row of a manifest; or one file."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from pathlib import PurePosixPath
 from dskprep import keys, storage
 from dskprep.dicom.contents import SLICE_SUFFIXES
 from dskprep.errors import InfrastructureError, UsageError
-from dskprep.source import manifest
+from dskprep.formats import names
+from dskprep.source import manifest, volumes
 from dskprep.source.heads import may_hold_dicom, plain_name
 from dskprep.storage import Entry, Folder
 
@@ -38,8 +39,9 @@ class Case:
     """One unit of work: the files of a folder or an archive, which hold one series or a few.
 
     The files are those directly in the folder, or with `is_deep` all below it; with `is_single` the URL is that of the
-    only file. `digest` is made of their listing (names, sizes, ETags or modification times), so that a changed input
-    counts as another input. Of a line of a manifest that cannot be listed, `problem` says why.
+    only file, or of the header of a volume. `digest` is made of their listing (names, sizes, ETags or modification
+    times), so that a changed input counts as another input. Of a line of a manifest that cannot be listed, `problem`
+    says why.
     """
 
     key: str
@@ -56,10 +58,10 @@ class Case:
 def cases(source: str, *, patient_folders: bool = False) -> Iterator[Case]:
     """Yield the cases of a folder, an archive, or a manifest with the columns `key` and `url`, in a stable order.
 
-    In a folder each leaf folder is a case; with `patient_folders` each folder directly in the source is one, with all
-    below it. Of the other folders, those are cases in which some file may be DICOM. Each archive is a case of its own,
-    and so is a source that is one DICOM file. Raises UsageError for an invalid manifest or another file,
-    InfrastructureError if the source cannot be listed.
+    In a folder each leaf folder of DICOM files is a case, and each volume file; with `patient_folders` each folder
+    directly in the source is one, with all below it. Of the other folders, those are cases in which some file may be
+    DICOM. Each archive is a case of its own, and so is a source that is one DICOM or volume file. Raises UsageError for
+    an invalid manifest or another file, InfrastructureError if the source cannot be listed.
     """
     source = storage.absolute(source)
     if is_file(source, MANIFEST_SUFFIXES):
@@ -82,7 +84,8 @@ def only_case(place: str | os.PathLike[str]) -> Case:
     if len(found) != 1:
         such = f", such as {', '.join(case.url for case in found)}" if found else ""
         raise UsageError(
-            f"{place}: expected one folder or archive of DICOM files, found {'several' if found else 'none'}{such}"
+            f"{place}: expected one folder or archive of DICOM files, or one volume, found "
+            f"{'several' if found else 'none'}{such}"
         )
     return found[0]
 
@@ -95,16 +98,21 @@ def is_file(url: str, suffixes: tuple[str, ...]) -> bool:
 def files_of(url: str, *, is_archive: bool = False, is_deep: bool = False, is_single: bool = False) -> list[Entry]:
     """List the files of a case: an archive or a single file itself, or the entries of a folder that may be DICOM files.
 
-    With `is_deep`, the subfolders of the folder count too. The list is empty if there is nothing at the URL.
+    Beside the header of a volume is the file of its voxels. With `is_deep`, the subfolders of the folder count too,
+    and volume files. The list is empty if there is nothing at the URL.
     """
+    if is_single and names.has_own_header(url):
+        return volumes.files_at(url)
     if is_archive or is_single:
         entry = storage.entry_of(url)
         return [entry] if entry else []
-    return inputs(storage.listing_below(url) if is_deep else storage.listing(url))
+    if is_deep:
+        return inputs(storage.listing_below(url))
+    return volumes.split(url, inputs(storage.listing(url)))[1]
 
 
 def inputs(entries: Iterable[Entry]) -> list[Entry]:
-    """Return the entries that may be DICOM files: not hidden, no archives, and no marks of folders."""
+    """Return the entries that may be DICOM or volume files: not hidden, no archives, and no marks of folders."""
     return [e for e in entries if not (_is_hidden(e.name) or _is_archive(e.name) or _is_marker(e.name))]
 
 
@@ -186,15 +194,21 @@ def _whole(folders: Iterable[Folder]) -> Iterator[Folder]:
 
 def _in_folder(folder: Folder, source: str, used: set[str], *, is_deep: bool) -> Iterator[Case]:
     url = storage.join(source, folder.path) if folder.path else source
-    entries = inputs(folder.entries)
+    entries, found = inputs(folder.entries), list[volumes.Volume]()
+    if not is_deep:
+        found, entries = volumes.split(url, entries)
     archives = [e for e in folder.entries if _is_archive(e.name) and not _is_hidden(e.name)]
-    if folder.path and not (folder.has_subfolders or archives):
+    if folder.path and not (folder.has_subfolders or archives or found):
         is_case = not folder.entries or not all(_is_marker(e.name) for e in folder.entries)
     else:  # what lies beside the patients is no patient, unless it is a scan
         is_case = may_hold_dicom(url, entries)
     if is_case:
         name = folder.path or PurePosixPath(source).name or "source"
         yield _case(_unused(key_of(name), folder.path, used), url, entries, is_deep=is_deep)
+    for volume in found:
+        path = f"{folder.path}/{volume[0].name}" if folder.path else volume[0].name
+        key = _unused(key_of(names.stem(path)), path, used)
+        yield _case(key, storage.join(source, path), list(volume), is_single=True)
     for entry in archives:
         path = f"{folder.path}/{entry.name}" if folder.path else entry.name
         yield _case(_unused(key_of(_stem(path)), path, used), storage.join(source, path), [entry], is_archive=True)
@@ -208,10 +222,14 @@ def _from_archive(source: str) -> Iterator[Case]:
 
 
 def _from_file(source: str, entry: Entry) -> Iterator[Case]:
+    if names.is_volume(source):
+        yield _case(key_of(names.stem(entry.name)), source, files_of(source, is_single=True), is_single=True)
+        return
     if not may_hold_dicom(source.rpartition("/")[0], [entry]):
         raise UsageError(
             f"{source}: expected a folder, an archive ({' '.join(ARCHIVE_SUFFIXES)}), a manifest "
-            f"({' '.join(MANIFEST_SUFFIXES)}) or a DICOM file, found a file of another kind"
+            f"({' '.join(MANIFEST_SUFFIXES)}), a volume ({' '.join(names.VOLUME_SUFFIXES)}) or a DICOM file, found a "
+            "file of another kind"
         )
     name = PurePosixPath(plain_name(entry.name))
     key = key_of(name.stem if name.suffix.lower() in SLICE_SUFFIXES else name.name)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import itertools
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,9 +18,14 @@ from dskprep.dicom.header import with_blank_pixels
 from dskprep.dicom.slices import Slice
 from dskprep.dicom.sniff import compression_of
 from dskprep.errors import Refusal, UsageError
+from dskprep.formats import names
+from dskprep.formats.header import MAX_HEADER_BYTES
+from dskprep.formats.voxels import FileBytes
+from dskprep.series.of_volume import check_place
 from dskprep.source import archive, cases
 from dskprep.source.cases import Case
 from dskprep.source.heads import plain_name, plain_size, read_plain_head
+from dskprep.source.volumes import open_volume
 from dskprep.storage import Entry
 from dskprep.volume import Triple
 
@@ -28,6 +35,8 @@ HEAD_BYTES = 1 << 16
 """First bytes of a large file that are read to see what it is."""
 HEADER_BYTES = 1 << 15
 """The header of an ordinary slice ends within so many bytes."""
+BLOCK_BYTES = 1 << 23
+"""Bytes of a volume file that are read in one go, where it is too large to be held."""
 HEADERS_AT_ONCE = 16
 """Files whose headers are read at the same time."""
 READ_AHEAD = 16
@@ -68,16 +77,36 @@ class CaseFiles:
         """Bytes of the largest file that is to be read, decompressed."""
         return max(map(plain_size, self.entries), default=0)
 
+    @property
+    def is_volume(self) -> bool:
+        """Whether these are one volume file, or its header and the file of its voxels."""
+        return len(self._parts) == len(self.entries) > 0 and sum(map(names.is_volume, self._parts)) == 1
+
+    @cached_property
+    def _parts(self) -> set[str]:
+        return names.parts_of(entry.name for entry in self.entries)
+
     @cached_property
     def guess(self) -> Guess | None:
-        """Shape and spacing, as if all files were like the largest one, which is read for it; None if that is no CT."""
+        """Shape and spacing, as if all files were like the largest one, which is read for it; None if that is no CT.
+
+        Those of a volume file stand in its header. Volume files beside slices, or several of them, are not looked at.
+        """
+        if self.is_volume:
+            with contextlib.suppress(Refusal):
+                (name,) = filter(names.is_volume, self._parts)
+                header, _ = open_volume(name, self.parts())
+                check_place(header)
+                return Guess(header.shape, header.spacing)
+            return None
+        slice_files = [entry for entry in self.entries if entry.name not in self._parts]
         contents = Contents()
-        contents.add_all(self._read(sorted(self.entries, key=plain_size)[-1:]))
+        contents.add_all(self._read(sorted(slice_files, key=plain_size)[-1:]))
         slices = next(iter(contents.slices.values()), None)
         if not slices:
             return None
         plane = slices[0].plane
-        return Guess((len(slices) * len(self.entries), *plane.shape), (_thickness_mm(slices[0]), *plane.pixel_mm))
+        return Guess((len(slices) * len(slice_files), *plane.shape), (_thickness_mm(slices[0]), *plane.pixel_mm))
 
     @property
     def is_one_slice_each(self) -> bool:
@@ -99,17 +128,26 @@ class CaseFiles:
     def read_headers(self) -> Iterator[File]:
         """Read the first HEADER_BYTES of each file; its pixels are blank, unless they begin only after these bytes.
 
-        A file that is compressed is read whole.
+        A file that is compressed is read whole. Volume files are left out: see `parts`.
         """
         yield from self.not_ct.items()
-        places = [storage.join(self.folder, entry.name) for entry in self.entries]
+        entries = [entry for entry in self.entries if entry.name not in self._parts]
+        places = [storage.join(self.folder, entry.name) for entry in entries]
         with _changes_refused(), ThreadPoolExecutor(HEADERS_AT_ONCE) as threads:
-            heads = threads.map(_read_header, places, self.entries)
-            for entry, place, head in zip(self.entries, places, heads, strict=True):
+            heads = threads.map(_read_header, places, entries)
+            for entry, place, head in zip(entries, places, heads, strict=True):
                 blank: bytes | None = head
                 if entry.size > HEADER_BYTES:
                     blank = None if compression_of(head) else with_blank_pixels(head, entry.size)
                 yield entry.name, storage.read(place) if blank is None else blank
+
+    def parts(self) -> dict[str, FileBytes]:
+        """Return the volume files, and those that may hold the voxels of one, by name; read only when asked for."""
+        return {
+            entry.name: FileBytes(entry.size, functools.partial(_blocks, self.folder, entry))
+            for entry in self.entries
+            if entry.name in self._parts
+        }
 
     def reread(self, slices: Sequence[Slice]) -> Iterator[Slice]:
         """Re-read header-only slices with their pixels, a few files at a time, in the order of `slices`."""
@@ -149,7 +187,7 @@ def open_case(case: Case) -> CaseFiles:
 
 
 def open_place(url: str) -> CaseFiles:
-    """List the files of a folder, with all below it, or of an archive, or a single file.
+    """List the files of a folder, with all below it, or of an archive, or a single file; a volume with its voxels.
 
     Raises UsageError if there is nothing there.
     """
@@ -171,8 +209,9 @@ def _case_files(url: str, entries: list[Entry], *, is_archive: bool, is_single: 
 
 def _not_ct(folder: str, entries: list[Entry]) -> Iterator[File]:
     """Name and first bytes of the large files that are no CT by their name or by these bytes."""
+    parts = names.parts_of(entry.name for entry in entries)
     for entry in entries:
-        if plain_size(entry) <= LARGE_FILE_BYTES:
+        if plain_size(entry) <= LARGE_FILE_BYTES or entry.name in parts:
             continue
         head = b""
         if not is_named_otherwise(plain_name(entry.name)):
@@ -180,6 +219,19 @@ def _not_ct(folder: str, entries: list[Entry]) -> Iterator[File]:
                 head = read_plain_head(storage.join(folder, entry.name), HEAD_BYTES)
         if not may_be_ct(head):
             yield entry.name, head
+
+
+def _blocks(folder: str, entry: Entry, start: int) -> Iterator[bytes]:
+    """Yield the bytes of a file from one on, in pieces. Raises Refusal `source-changed` if it is not as listed."""
+    place, first, n_bytes = storage.join(folder, entry.name), start, MAX_HEADER_BYTES  # often only a header is wanted
+    with _changes_refused():
+        while first < entry.size:
+            last = min(first + n_bytes, entry.size)
+            yield from storage.read_ranges(place, [(first, last)])
+            first, n_bytes = last, BLOCK_BYTES
+        now = storage.entry_of(place)
+        if now is None or (now.size, now.tag) != (entry.size, entry.tag):
+            raise storage.ObjectChanged(f"{entry.name}: changed while it was read; run again")
 
 
 def _read_header(place: str, entry: Entry) -> bytes:

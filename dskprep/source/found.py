@@ -15,12 +15,16 @@ from dskprep import storage
 from dskprep.dicom.contents import Contents
 from dskprep.dicom.slices import Slice
 from dskprep.errors import Refusal
+from dskprep.formats import names
 from dskprep.keys import series_digest
 from dskprep.preparation.recipes import recipe
 from dskprep.series import assembly
-from dskprep.series.series import Reread, Series
+from dskprep.series.of_slices import Reread
+from dskprep.series.of_volume import of_volume
+from dskprep.series.series import Series
 from dskprep.settings import PrepConfig, given
 from dskprep.source.files import File, open_place
+from dskprep.source.sorting import CaseContents
 
 T = TypeVar("T")
 
@@ -56,16 +60,20 @@ class Found(NamedTuple):
 
 
 def each_series(
-    contents: Contents, assemble: Callable[[list[Slice]], list[Series | Refusal]], make: Callable[[Series], T]
+    contents: CaseContents,
+    assemble: Callable[[list[Slice]], list[Series | Refusal]],
+    make: Callable[[Series], T],
+    settings: PrepConfig,
 ) -> Iterator[tuple[Name, T | Refusal]]:
     """Yield each stack that is read of each CT series: what `make` makes of it, or why it is refused.
 
-    `assemble` makes stacks of the slices of a series, as `assemble_as` does.
+    `assemble` makes stacks of the slices of a series, as `assemble_as` does. After them come the volume files, each a
+    series of its own.
 
-    Raises Refusal if there is no CT series at all.
+    Raises Refusal if there is no CT series and no volume file at all.
     """
-    uids = contents.uids()
-    if not uids:
+    uids, volumes = contents.uids(), contents.volumes()
+    if not uids and not volumes:
         raise _nothing_found(contents)
     if len(contents.slices) >= LONE_SLICES and _are_slices_of_one(list(contents.slices.values())):
         raise Refusal(
@@ -78,12 +86,20 @@ def each_series(
         flaw = contents.flaw(uid)
         found = [flaw] if flaw else assemble(contents.slices.pop(uid))
         for number, series in enumerate(found, 1):
-            made: T | Refusal
-            try:
-                made = series if isinstance(series, Refusal) else make(series)
-            except Refusal as refusal:
-                made = refusal
-            yield Name(digest, number if len(found) > 1 else None), made
+            yield Name(digest, number if len(found) > 1 else None), _make_or_refuse(series, make)
+    taken = set(uids)
+    for name in volumes:
+        stem = names.stem(name)
+        label = name if stem in taken else stem  # a file may be called by its SeriesInstanceUID, or as another one is
+        taken.add(label)
+        yield Name(series_digest(label)), _make_or_refuse(volume_as(contents, name, settings), make)
+
+
+def _make_or_refuse(series: Series | Refusal, make: Callable[[Series], T]) -> T | Refusal:
+    try:
+        return series if isinstance(series, Refusal) else make(series)
+    except Refusal as refusal:
+        return refusal
 
 
 def _are_slices_of_one(found: list[list[Slice]]) -> bool:
@@ -103,10 +119,10 @@ def read_series(
     uid_sha256: str | None = None,
     stack: int | None = None,
 ) -> Series:
-    """Read the main CT series of a folder, with all below it, or of an archive of DICOM files.
+    """Read the main CT series of a folder, with all below it, or of an archive of DICOM files; or a volume file.
 
     The main series is the one with the most slices of those that make a volume. If there are further ones, a
-    UserWarning says which was taken.
+    UserWarning says which was taken. A volume in NIfTI, NRRD or MetaImage is a series of its own.
 
     Parameters
     ----------
@@ -145,13 +161,13 @@ def find_series(
     Raises UsageError if there is nothing at the path, Refusal if there is no such series.
     """
     settings = given(settings)
-    contents = Contents()
+    contents = CaseContents()
     contents.add_all(files_at(url))
     n_slices = {series_digest(uid): len(slices) for uid, slices in contents.slices.items()}
     assemble = functools.partial(assemble_as, settings=settings)
     found = [
         Found(name, n_slices.get(name.uid_sha256, 0) if isinstance(made, Refusal) else made.n_slices, made)
-        for name, made in each_series(contents, assemble, lambda series: series)
+        for name, made in each_series(contents, assemble, lambda series: series, settings)
     ]
     wanted = [one for one in found if uid_sha256 in (None, one.name.uid_sha256) and stack in (None, one.name.stack)]
     if not wanted:
@@ -200,6 +216,22 @@ def assemble_as(slices: list[Slice], settings: PrepConfig, reread: Reread | None
         return [assembly.assemble(slices, **options)]
     except Refusal as refusal:
         return [refusal]
+
+
+def volume_as(contents: CaseContents, name: str, settings: PrepConfig) -> Series | Refusal:
+    """Return the series of a volume file of the contents, as the settings ask for, or why it makes none."""
+    try:
+        header, file, held_bytes = contents.pop_volume(name)
+        return of_volume(
+            header,
+            file,
+            min_slices=settings.min_slices,
+            to_hu=recipe(settings.recipe).to_hu,
+            check_hu=settings.check_hu,
+            encoded_bytes=held_bytes,
+        )
+    except Refusal as refusal:
+        return refusal
 
 
 def _nothing_found(contents: Contents) -> Refusal:

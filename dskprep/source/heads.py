@@ -8,6 +8,7 @@ from dskprep import storage
 from dskprep.dicom.contents import SLICE_SUFFIXES, is_named_otherwise
 from dskprep.dicom.sniff import BZ2_HEAD_BYTES, HEAD_BYTES, begins_as_dicom, compression_of, decompressed_head
 from dskprep.errors import InfrastructureError
+from dskprep.formats import names
 from dskprep.storage import Entry
 
 COMPRESSED_SUFFIXES = (".gz", ".bz2", ".xz")
@@ -24,8 +25,9 @@ def plain_name(name: str) -> str:
 
 
 def plain_size(entry: Entry) -> int:
-    """Return how many bytes a file may have when it is decompressed."""
-    return entry.size * GROWTH if entry.name.lower().endswith(COMPRESSED_SUFFIXES) else entry.size
+    """Return how many bytes of a file may have to be held: decompressed, but for volumes, which are planes by plane."""
+    is_whole = entry.name.lower().endswith(COMPRESSED_SUFFIXES) and not names.is_part(entry.name)
+    return entry.size * GROWTH if is_whole else entry.size
 
 
 def read_plain_head(url: str, n_bytes: int) -> bytes:

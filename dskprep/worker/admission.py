@@ -10,8 +10,9 @@ from dataclasses import dataclass
 
 from dskprep.errors import Refusal
 from dskprep.preparation.recipes import recipe
+from dskprep.series.series import Series
 from dskprep.settings import PrepConfig
-from dskprep.source.files import HEADER_BYTES, READ_AHEAD, CaseFiles
+from dskprep.source.files import BLOCK_BYTES, HEADER_BYTES, READ_AHEAD, CaseFiles
 from dskprep.volume import Triple
 
 BASE_BYTES = 380_000_000
@@ -29,17 +30,32 @@ def usable_bytes(limit_bytes: int) -> int:
     return max(0, int(limit_bytes * USABLE_SHARE) - BASE_BYTES)
 
 
-def estimate_bytes(shape: tuple[int, int, int], spacing_mm: Triple, config: PrepConfig, *, is_held: bool = True) -> int:
+def estimate_bytes(
+    shape: tuple[int, int, int],
+    spacing_mm: Triple,
+    config: PrepConfig,
+    *,
+    is_held: bool = True,
+    encoded_bytes: int | None = None,
+) -> int:
     """Return the peak memory of preparing a series of that shape (z, y, x) and spacing.
 
     Its files are included, all of them or, unless they are held at once (`is_held`), their headers and those few that
-    are read ahead.
+    are read ahead. Those of a volume file, of which `encoded_bytes` are held, stay until the last plane is decoded.
     """
     n_native = math.prod(shape)
     n_output = n_native * math.prod(old / new for old, new in zip(spacing_mm, config.spacing_mm, strict=True))
     native = 2 * n_native if is_held else shape[0] * HEADER_BYTES + 4 * READ_AHEAD * n_native // shape[0]
+    if encoded_bytes is not None:
+        native = encoded_bytes + 2 * BLOCK_BYTES + (0 if recipe(config.recipe).streams else 2 * n_native)
     need = recipe(config.recipe).memory(n_native, n_output, config)
     return FIXED_BYTES + int(max(native + need.computing, need.encoding))
+
+
+def series_bytes(found: Series, config: PrepConfig, *, is_held: bool) -> int:
+    """Return the peak memory of preparing a series that was found (see `estimate_bytes`)."""
+    grid, encoded_bytes = found.grid, found.encoded_bytes
+    return estimate_bytes(grid.shape, grid.spacing, config, is_held=is_held, encoded_bytes=encoded_bytes)
 
 
 class Underestimated(Exception):
@@ -150,7 +166,7 @@ def admit(files: CaseFiles, config: PrepConfig, ledger: Ledger, ticket: Ticket, 
     `ticket.is_held` says which of the two. The case is admitted with the `need` of an earlier try, else with an
     estimate made from its largest file. Raises Refusal `too-large` if it never fits.
     """
-    if not files.is_archive and FIXED_BYTES + files.largest_bytes > ledger.total_bytes:
+    if not (files.is_archive or files.is_volume) and FIXED_BYTES + files.largest_bytes > ledger.total_bytes:
         raise ledger.refusal(FIXED_BYTES + files.n_bytes)
     if need is None or need.is_held:
         need_bytes = max(files.n_bytes, need.need_bytes if need else least_bytes(files, config, is_held=True))
@@ -168,12 +184,18 @@ def least_bytes(files: CaseFiles, config: PrepConfig, *, is_held: bool) -> int:
     """Return what a case is estimated to need, before its files are read."""
     if files.is_archive:
         return ARCHIVE_GROWTH * files.n_bytes + FIXED_BYTES
-    return 0 if files.guess is None else estimate_bytes(*files.guess, config, is_held=is_held)
+    if files.guess is None:
+        return 0
+    encoded_bytes = None if not files.is_volume else files.n_bytes if is_held else 0
+    return estimate_bytes(*files.guess, config, is_held=is_held, encoded_bytes=encoded_bytes)
 
 
 def may_reread(files: CaseFiles, config: PrepConfig) -> bool:
-    """Whether the files may be read again one by one: the recipe is done with a slice once it is resampled."""
-    return not files.is_archive and recipe(config.recipe).streams and files.is_one_slice_each
+    """Whether the files need not be held: the recipe is done with a slice once it is resampled.
+
+    Slices are read again one by one, a volume file piece by piece.
+    """
+    return not files.is_archive and recipe(config.recipe).streams and (files.is_volume or files.is_one_slice_each)
 
 
 def limit_for(need_bytes: int) -> str:

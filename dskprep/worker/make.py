@@ -13,21 +13,22 @@ from dskprep.dataset import omezarr, thumbnail
 from dskprep.dataset.facts import Acquired, Aside, Crop, Geometry, LungFigures, source_of
 from dskprep.dataset.identity import Identities
 from dskprep.dataset.record import Record, further_key
-from dskprep.dicom.contents import Contents
 from dskprep.dicom.slices import Slice
 from dskprep.errors import Refusal
+from dskprep.preparation import spine
 from dskprep.preparation.lungs.lungs import Lungs
 from dskprep.preparation.prepare import prepare
 from dskprep.preparation.prepared import Prepared
 from dskprep.preparation.recipes import recipe
-from dskprep.series.series import Reread, Series
+from dskprep.series.of_slices import Reread
+from dskprep.series.series import Series
 from dskprep.settings import PrepConfig
 from dskprep.source.archive import Outgrown
 from dskprep.source.cases import Case
 from dskprep.source.files import File, open_case
 from dskprep.source.found import Name, aside_counts, assemble_as, each_series
+from dskprep.source.sorting import CaseContents
 from dskprep.stopwatch import Stopwatch
-from dskprep.volume import Triple
 from dskprep.worker import admission
 from dskprep.worker.admission import Ledger, Ticket, Underestimated
 from dskprep.worker.slots import Slots
@@ -48,9 +49,9 @@ class Line:
     clock: Stopwatch
     identities: Identities | None = None
 
-    def reserve(self, shape: tuple[int, int, int], spacing_mm: Triple) -> None:
+    def reserve(self, found: Series) -> None:
         """Ask for the memory of a series before it is decoded. Raises Underestimated, or Refusal `too-large`."""
-        need_bytes = admission.estimate_bytes(shape, spacing_mm, self.config, is_held=self.ticket.is_held)
+        need_bytes = admission.series_bytes(found, self.config, is_held=self.ticket.is_held)
         if need_bytes > self.ledger.total_bytes and self.ticket.is_held and recipe(self.config.recipe).streams:
             raise Underestimated(need_bytes)  # its files need not be held
         self.ledger.check(need_bytes)
@@ -77,7 +78,7 @@ def make_case(line: Line, need: Underestimated | None) -> list[Made]:
 
     Raises Underestimated if there is not enough memory now.
     """
-    contents = Contents()
+    contents = CaseContents()
     held: list[File] = []
     reread: Reread | None = None
     try:
@@ -88,6 +89,7 @@ def make_case(line: Line, need: Underestimated | None) -> list[Made]:
                 held = list(files.read(max_bytes=line.ticket.need_bytes - files.n_bytes))
             else:
                 contents.add_all(files.read_headers(), with_pixels=False)
+                contents.parts.update(files.parts())
                 reread = files.reread
         with line.slots("compute", line.case.key, line.clock):
             made = list(_compute(line, contents, held, reread))
@@ -126,7 +128,7 @@ def _give_keys(made: list[Made], key: str) -> list[Made]:
     return [*further, replace(main, record=main.record.changed(further_series=names))]
 
 
-def _compute(line: Line, contents: Contents, files: list[File], reread: Reread | None) -> Iterator[Made]:
+def _compute(line: Line, contents: CaseContents, files: list[File], reread: Reread | None) -> Iterator[Made]:
     """Make a volume, or a refusal, of each series in the contents and the files. Empties `files` as it goes."""
     with line.clock("decode"):
         files.reverse()
@@ -135,7 +137,7 @@ def _compute(line: Line, contents: Contents, files: list[File], reread: Reread |
     counts = aside_counts(contents)
     names = tuple(f"{a.name}: {a.kind} {a.detail}".strip() for a in contents.aside[:MAX_NAMES])
     warnings = ["localizer-skipped"] if "localizer" in counts else []
-    if len(contents.uids()) > 1:
+    if len(contents.uids()) + len(contents.volumes()) > 1:
         warnings.append("one-of-several-series")
     begun = begin_record(line.case, line.config, status="refused", aside=Aside(counts, names))
 
@@ -143,7 +145,7 @@ def _compute(line: Line, contents: Contents, files: list[File], reread: Reread |
         with line.clock("decode"):
             return assemble_as(slices, line.config, reread)
 
-    for name, made in each_series(contents, assemble, functools.partial(_make, line, begun, warnings)):
+    for name, made in each_series(contents, assemble, functools.partial(_make, line, begun, warnings), line.config):
         if isinstance(made, Refusal):
             made = _refuse(begun, made)
         yield replace(made, record=made.record.changed(series_uid_sha256=name.uid_sha256, stack=name.stack))
@@ -151,15 +153,16 @@ def _compute(line: Line, contents: Contents, files: list[File], reread: Reread |
 
 def _make(line: Line, begun: Record, warnings: list[str], found: Series) -> Made:
     """Make the volume of one series."""
-    line.reserve(found.grid.shape, found.grid.spacing)
+    line.reserve(found)
     begun = begun.changed(source=source_of(found.facts), acquired=_acquired(found), **_identity(line, found))
-    decoded = found.decode()
+    decoded, is_volume_file = found.decode(), found.encoded_bytes is not None
     prepared = prepare(decoded, line.config, line.clock)
     hu_sha256, warnings, lungs = decoded.hu_sha256, [*warnings, *decoded.warnings], None
     del found, decoded  # a native volume is not held while the image is encoded
     if prepared.lungs is not None:
         warnings += prepared.lungs.warnings
         with line.clock("lungs"):
+            warnings += ["spine-in-front"] if is_volume_file and spine.is_in_front(prepared) else []
             lungs = _lung_figures(prepared.lungs, prepared.mean_lung_hu())
     record = begun.changed(
         status="written",

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import io
+import lzma
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
 from label_builders import blobs, grid_of
@@ -16,7 +19,6 @@ import dskprep
 from dskprep.errors import Refusal
 from dskprep.volume import Grid, Volume
 
-nibabel = pytest.importorskip("nibabel", reason="needs the extra exchange")
 sitk = pytest.importorskip("SimpleITK", reason="needs the extra exchange")
 
 GRID = grid_of((8, 24, 20), turned=turn((6, -4, 3)))
@@ -47,6 +49,11 @@ def test_each_format_lies_where_it_says(tmp_path: Path, kind: str) -> None:
     assert [(s.number, s.name) for s in labels.segments] == [(1, "label-1"), (2, "tumour")]
     for segment in labels.segments:
         assert (labels.draw(segment, GRID).whole() == (segment.number == VALUES)).all()
+
+
+def test_a_mask_may_be_compressed_as_a_whole(tmp_path: Path) -> None:
+    for content in (bz2.compress(nifti()), lzma.compress(nifti()), gzip.compress(itk(tmp_path, ".nrrd"))):
+        assert len(dskprep.read_labels(content, name="p1").segments) == 2
 
 
 def test_a_single_label_is_called_as_its_file_is(tmp_path: Path) -> None:
@@ -102,7 +109,7 @@ def test_a_header_that_claims_more_than_memory_is_refused() -> None:
     header = nibabel.Nifti1Header()
     header.set_data_shape((30_000, 30_000, 5000))
     header.set_data_dtype(np.uint8)
-    header["magic"], header["vox_offset"] = b"n+1", 352
+    header["magic"], header["vox_offset"], header["sform_code"] = b"n+1", 352, 1
     file = io.BytesIO()
     header.write_to(file)
     assert refusal(file.getvalue() + bytes(1000)).reason == "label-too-large"
@@ -112,16 +119,26 @@ def test_a_header_that_claims_more_than_memory_is_refused() -> None:
     assert refusal(nrrd).reason == "label-too-large"
 
 
+NRRD = (
+    b"NRRD0004\ntype: uint8\ndimension: 3\nsizes: 2 2 2\nencoding: raw\nspace: LPS\n"
+    b"space directions: (1,0,0) (0,1,0) (0,0,1)\nspace origin: (0,0,0)\n"
+)
+META = (
+    b"ObjectType = Image\nNDims = 3\nDimSize = 2 2 2\nElementType = MET_UCHAR\nElementSpacing = 1 1 1\n"
+    b"Offset = 0 0 0\nTransformMatrix = 1 0 0 0 1 0 0 0 1\n"
+)
+
+
 @pytest.mark.parametrize(
     "header",
     [
-        b"NRRD0004\ntype: uint8\ndimension: 3\nsizes: 2 2 2\nencoding: raw\ndata file: /etc/passwd\n\n",
-        b"NRRD0004\ntype: uint8\ndimension: 3\nsizes: 2 2 2\nencoding: raw\ndatafile: /etc/passwd\n\n",
-        b"ObjectType = Image\nNDims = 3\nDimSize = 2 2 2\nElementType = MET_UCHAR\nElementDataFile = /etc/passwd\n",
-        b"NDims = 3\nDimSize = 2 2 2\nElementType = MET_UCHAR\nElementDataFile = LIST\n/etc/passwd\n",
+        NRRD + b"data file: /etc/passwd\n\n",
+        NRRD + b"datafile: /etc/passwd\n\n",
+        META + b"ElementDataFile = /etc/passwd\n",
+        META + b"ElementDataFile = LIST\n/etc/passwd\n",
     ],
 )
 def test_a_header_for_other_files_reads_none(header: bytes) -> None:
     found = refusal(header)
-    assert found.reason == "label-unknown"
-    assert "other files" in found.message
+    assert found.reason == ("label-damaged" if b"LIST" in header else "label-unknown")
+    assert "other files" in found.message or "one file of voxels" in found.message

@@ -205,12 +205,15 @@ def test_show_draws_a_source_before_any_run(tmp_path: Path, capsys: pytest.Captu
     broken.write_text('steps = ["own_steps:broken"]')
     capsys.readouterr()
     for words, problem in (
-        (["show", str(tmp_path / "in")], "expected one folder or archive of DICOM files, found several"),
+        (["show", str(tmp_path / "in")], "expected one folder or archive of DICOM files, or one volume, found several"),
         (["show", str(tmp_path / "out")], "is a dataset; name the KEY"),
         (["show", str(tmp_path / "nowhere")], "there is no such folder"),
         (["show", str(tmp_path / "in/p1"), "--config", str(broken)], "own_steps:broken: ValueError: not today"),
         (["compare", "default", str(broken), "--series", str(tmp_path / "in/p1")], "ValueError: not today"),
-        (["compare", "default", "zuidhof", "--series", str(tmp_path / "in")], "of DICOM files, found several"),
+        (
+            ["compare", "default", "zuidhof", "--series", str(tmp_path / "in")],
+            "of DICOM files, or one volume, found several",
+        ),
         (["compare", "default", "zuidhof", "--series", str(tmp_path / "in/p1"), "--only", "p*"], "--only chooses"),
         (["show", str(tmp_path / "out"), "p1", "--preset", "zuidhof"], "--preset and --config are for PLACE alone"),
         (["show", str(tmp_path / "out"), "p1", "--config", str(broken)], "--preset and --config are for PLACE alone"),

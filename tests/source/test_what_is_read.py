@@ -62,7 +62,6 @@ STRAY = {
     "x.dat": np.arange(8, 80, dtype="<i8").tobytes(),
     "x.bin": bytes(1000),
     "x.avi": b"RIFF\x24\x10\0\0AVI LIST",
-    "x.nii.gz": gzip.compress(bytes(400)),
     "x.log.gz": gzip.compress(SLICE),  # by its name no DICOM, whatever it holds
     "x.gz": gzip.compress(b"some text"),
     "x.bz2": bz2.compress(b"some text"),
@@ -206,7 +205,7 @@ def test_one_file_becomes_a_volume(tmp_path: Path) -> None:
     assert cases.only_case(tmp_path / "in/scan.dcm") == case
 
 
-@pytest.mark.parametrize("name", ["notes.txt", "picture.png", "notes", "x.nii.gz", "_SUCCESS", "scan.rar"])
+@pytest.mark.parametrize("name", ["notes.txt", "picture.png", "notes", "x.mat.gz", "_SUCCESS", "scan.rar"])
 def test_one_file_of_another_kind_is_wrong_use(place: str, name: str) -> None:
     tiny.write(place, {name: b"" if name == "_SUCCESS" else b"Rar!\x1a\x07 no scan"})
     for see in (cases.cases, cases.only_case):
@@ -331,8 +330,8 @@ def test_a_large_compressed_file_is_read_whole_only_if_it_begins_as_ct(
 ) -> None:
     monkeypatch.setattr(files, "LARGE_FILE_BYTES", 1000)
     compress, noise = COMPRESS[suffix], random.Random(0).randbytes(5000)
-    content = {"scan.dcm": SLICE + noise, "other.dcm": b"x" * 100 + noise, "mask.nii": SLICE + noise}
+    content = {"scan.dcm": SLICE + noise, "other.dcm": b"x" * 100 + noise, "mask.mat": SLICE + noise}
     tiny.write(place, {f"p1/{name}{suffix}": compress(data) for name, data in content.items()})
     opened = files.open_place(storage.absolute(f"{place}/p1"))
     assert [entry.name for entry in opened.entries] == [f"scan.dcm{suffix}"]
-    assert opened.not_ct == {f"other.dcm{suffix}": content["other.dcm"], f"mask.nii{suffix}": b""}
+    assert opened.not_ct == {f"other.dcm{suffix}": content["other.dcm"], f"mask.mat{suffix}": b""}

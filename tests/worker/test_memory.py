@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import os
 import shutil
 import subprocess
@@ -14,6 +15,7 @@ from typing import Any
 import builders
 import numpy as np
 import pytest
+import volume_builders
 
 from dskprep.errors import Refusal
 from dskprep.pipeline import cluster
@@ -182,6 +184,30 @@ def test_the_estimate_bounds_the_measured_peak_of_a_fresh_process(
 ) -> None:
     prepare.warm(PrepConfig())  # what is compiled is a worker's share, not a patient's
     write_chest(tmp_path / "in/p", shape, spacing_mm)
+    assert_estimate_bounds_peak(tmp_path, limit_gib, most_mib)
+
+
+@pytest.mark.parametrize(
+    ("kind", "limit_gib", "most_mib"),
+    [(".nii.gz", 2, 600), (".nii", 2, 1200), (".nii", 1.2, 600)],
+    ids=["compressed", "held", "read piece by piece"],
+)
+def test_the_estimate_bounds_the_measured_peak_of_a_volume_of_floats(
+    tmp_path: Path, kind: str, limit_gib: float, most_mib: int
+) -> None:
+    """300 slices as float64: 629 MB, of which one slice at a time is decompressed, or 8 MB are read."""
+    prepare.warm(PrepConfig())
+    twelfth = volume_builders.chest((12, 512, 512), (25, 0.7, 0.7))
+    affine = twelfth.affine.copy()
+    affine[:, 0] /= 25
+    content = volume_builders.nifti(twelfth.array.astype(np.float64).repeat(25, axis=0), affine)
+    (tmp_path / "in").mkdir()
+    (tmp_path / f"in/ct{kind}").write_bytes(gzip.compress(content, 1) if kind.endswith("gz") else content)
+    assert_estimate_bounds_peak(tmp_path, limit_gib, most_mib)
+
+
+def assert_estimate_bounds_peak(tmp_path: Path, limit_gib: float, most_mib: int) -> None:
+    """The one patient in `in`, prepared in a process of its own."""
     script = Path(__file__).parents[1] / "peak_memory.py"
     arguments = [str(tmp_path / "in"), str(tmp_path / "out"), str(int(limit_gib * 2**30))]
     environment = {name: str(value) for name, value in cluster.SETTINGS["distributed.nanny.pre-spawn-environ"].items()}

@@ -20,7 +20,7 @@ from dskprep.dataset import index, omezarr, store
 from dskprep.dataset.record import Record
 from dskprep.dicom.contents import Contents
 from dskprep.errors import InfrastructureError, Refusal
-from dskprep.series import series
+from dskprep.series import of_slices
 from dskprep.settings import PrepConfig
 from dskprep.source import archive, cases, files
 from dskprep.source.found import read_series
@@ -382,7 +382,7 @@ def test_a_file_larger_than_a_worker_is_not_even_begun(tmp_path: Path, monkeypat
     assert (record.status, record.reason) == ("refused", "too-large")
 
 
-@pytest.mark.parametrize(("name", "status"), [("scan.nii", "written"), ("core", "written"), ("huge.dcm", "refused")])
+@pytest.mark.parametrize(("name", "status"), [("scan.mat", "written"), ("core", "written"), ("huge.dcm", "refused")])
 def test_a_huge_file_that_is_no_slice_is_not_read_whole(place: str, name: str, status: str) -> None:
     """Named as a slice it may have been one; else it is set aside."""
     tiny.write(f"{place}/in/p1", tiny.series() | {name: bytes(files.LARGE_FILE_BYTES + 1)})
@@ -430,7 +430,7 @@ def test_memory_that_a_tilt_adds_is_asked_for_before_it_is_used(
         grow(self, ticket, need_bytes)
 
     monkeypatch.setattr(admission.Ledger, "grow", grow_once)
-    monkeypatch.setattr(series.pixels, "stored_values", _only_after(needs, 2, series.pixels.stored_values))
+    monkeypatch.setattr(of_slices.pixels, "stored_values", _only_after(needs, 2, of_slices.pixels.stored_values))
     (record,) = prepare(only_job(tmp_path / "in"), tmp_path / "out")
     assert record.status == "written"
     first, second = needs

@@ -1,0 +1,90 @@
+"""A series of DICOM slices: one stack of them, in order."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+
+from dskprep.dicom import pixels
+from dskprep.dicom.slices import Slice
+from dskprep.errors import Refusal
+from dskprep.series import hounsfield, stacks
+from dskprep.series.series import Fact, Series, Stored, facts_of
+
+Reread = Callable[[Sequence[Slice]], Iterator[Slice]]
+"""Re-reads header-only slices with their pixel data, in the requested order."""
+
+
+def of_slices(
+    slices: list[Slice],
+    stack: stacks.Stack,
+    *,
+    to_hu: hounsfield.ToHU | None,
+    reread: Reread | None,
+    check_hu: bool,
+) -> Series:
+    """Return the series of slices that are in the order of their stack. With `reread` they are header-only."""
+    layout = stack.layout
+    if layout.tilt_degrees and to_hu is not None:
+        raise Refusal(
+            "gantry-tilt",
+            f"expected no tilt, as the recipes of 2017 do, found one of {layout.tilt_degrees} degrees",
+        )
+    facts: dict[str, Fact] = {
+        key: Counter(s.facts[key] for s in slices).most_common(1)[0][0] for key in slices[0].facts
+    }
+    facts |= facts_of(layout, len(slices), slices[0].plane.shape)
+    if stack.left_out_mm:
+        facts["left_out_mm"] = stack.left_out_mm
+    doubt = _doubt_of(slices)
+    seen = (
+        ("mixed-rescale", len({(s.slope, s.intercept) for s in slices}) > 1),
+        ("lossy-compression", any(s.is_lossy or s.pixel_format.transfer_syntax in pixels.LOSSY for s in slices)),
+        ("derived-slices", any(s.is_derived for s in slices)),
+        ("hu-from-values", bool(doubt)),
+    )
+    low, next_ = sorted(s.plane.position[2] for s in slices)[:2]
+    formats = {s.pixel_format: s.name for s in slices}
+
+    def check_formats() -> None:
+        for pixel_format, name in formats.items():
+            pixels.check_format(pixel_format, name)
+
+    return Series(
+        layout,
+        len(slices),
+        lambda: map(_stored, _pop_all(slices) if reread is None else reread(slices)),
+        facts=facts,
+        first_gap_mm=abs(low - next_),
+        warnings=(*stack.warnings, *(word for word, applies in seen if applies)),
+        doubt=doubt,
+        to_hu=to_hu,
+        check_hu=check_hu,
+        check_formats=check_formats,
+        identity=Counter(s.identity._replace(instance="") for s in slices).most_common(1)[0][0],
+        instances=frozenset(s.identity.instance for s in slices) - {""},
+    )
+
+
+def _stored(s: Slice) -> Stored:
+    return Stored(pixels.stored_values(s.data, s.pixel_format, s.name), s.slope, s.intercept, s.padding)
+
+
+def _doubt_of(slices: list[Slice]) -> str:
+    """Return why the header leaves open whether the values are HU, which must be the same for all slices."""
+    doubts = {s.doubt: s.name for s in slices}
+    if len(doubts) > 1:
+        (one, name), (other, other_name) = sorted(doubts.items())[:2]
+        raise Refusal(
+            "not-hu",
+            f"expected RescaleType HU, slope and intercept in all slices or none, found {one or 'them'} in {name} and "
+            f"{other} in {other_name}",
+        )
+    return next(iter(doubts))
+
+
+def _pop_all(slices: list[Slice]) -> Iterator[Slice]:
+    """Yield the slices in order and empty the list, so that each can be freed before the next is taken."""
+    slices.reverse()
+    while slices:
+        yield slices.pop()
