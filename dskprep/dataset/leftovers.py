@@ -6,10 +6,12 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import Collection, Iterable, Iterator
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Iterator
 
 from dskprep import keys, storage
-from dskprep.dataset import claims, own, store
+from dskprep.dataset import annotations as annotations_of
+from dskprep.dataset import claims, label_store, own, store
 from dskprep.errors import DamagedDataset
 
 log = logging.getLogger("dskprep")
@@ -31,10 +33,11 @@ def clean(
 ) -> Iterator[str]:
     """Delete what runs that died have left behind.
 
-    That is: what dskprep wrote of volumes without a `written` record, their thumbnails, unfinished local files, and
-    claims if no run is under way. What else lies there stays, and so does what is behind a link. A volume without a
-    record that is not known as dskprep's is named in a warning of the logger `dskprep`. Safe during a run: should a
-    run commit a volume just while it is deleted, its record goes too, and a run makes it again.
+    That is: what dskprep wrote of volumes without a `written` record, their thumbnails, labels and points that no
+    record of a label source has, unfinished local files, and claims if no run is under way. What else lies there stays,
+    and so does what is behind a link. A volume without a record that is not known as dskprep's is named in a warning of
+    the logger `dskprep`. Safe during a run: should a run commit a volume just while it is deleted, its record goes too,
+    and a run makes it again.
 
     Parameters
     ----------
@@ -123,11 +126,38 @@ def _leftovers(target: str, written: set[str], before_s: float) -> Iterator[tupl
         elif any(not own.is_unfinished(f"volumes/{folder}/{name}") for name in ours):
             under_way.add(key)
             log.warning(f"volumes/{folder} stays: it has no record, and its metadata are not those that dskprep writes")
+    yield from _of_labels(target, is_old)
     thumbnails = {entry.name: entry for entry in storage.listing(storage.join(target, "thumbnails"))}
     for key, name in _keys(thumbnails, ".webp", written | under_way):
         path = f"thumbnails/{name}"
         if is_old(thumbnails[name]) and own.is_thumbnail_at(storage.join(target, path)):
             yield key, [path]
+
+
+def _of_labels(target: str, is_old: Callable[[storage.Entry], bool]) -> Iterator[tuple[str, list[str]]]:
+    """Yield the names of labels and tables of points that dskprep wrote, and that no record of a label source has.
+
+    The objects of all volumes are listed for that, unless no label was ever written.
+    """
+    records = [name for name, _ in label_store.list_records(target)]
+    points = storage.listing(storage.join(target, "labels/points"))
+    if not (records or points or storage.exists(storage.join(target, annotations_of.FILE))):
+        return
+    known = {name.points_path for name in records}
+    yield "", [path for e in points if (path := f"labels/points/{e.name}") not in known and is_old(e)]
+    rows = annotations_of.current_table(target)
+    described = set(zip(rows["key"].to_pylist(), rows["label"].to_pylist(), strict=True))
+    found: dict[tuple[str, str], list[storage.Entry]] = defaultdict(list)
+    for entry in storage.listing_below(storage.join(target, "volumes"), follow_links=False):
+        folder, _, name = entry.name.partition("/")
+        parts = name.split("/")
+        if parts[0] == "labels" and len(parts) > 2 and parts[1] != "lungs" and folder.endswith(".zarr"):
+            found[folder.removesuffix(".zarr"), parts[1]].append(entry)
+    for (key, label), entries in found.items():
+        is_left = (key, label) not in described and keys.is_of_series(key) and all(map(is_old, entries))
+        if is_left and label_store.owner_of(target, key, label):
+            names = sorted((e.name for e in entries), key=lambda name: name.count("/"), reverse=True)
+            yield "", [path for name in names if not own.is_unfinished(path := f"volumes/{name}")]
 
 
 def _dead_claims(target: str, before_s: float) -> list[str]:
@@ -140,7 +170,7 @@ def _dead_claims(target: str, before_s: float) -> list[str]:
 def _unfinished(target: str) -> Iterator[list[tuple[str, storage.Entry]]]:
     """Yield the unfinished files of each folder that dskprep writes into, by their path below the target."""
     yield [(e.name, e) for e in storage.listing(target) if own.is_unfinished(e.name)]
-    for place in ("claims", "records", "runs", "thumbnails", "volumes"):
+    for place in ("claims", "labels", "records", "runs", "thumbnails", "volumes"):
         for folder in storage.walk(storage.join(target, place), follow_links=False):
             path = f"{place}/{folder.path}" if folder.path else place
             yield [(p, e) for e in folder.entries if own.is_unfinished(p := f"{path}/{e.name}")]

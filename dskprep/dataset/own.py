@@ -13,14 +13,17 @@ from dskprep.dataset.record import STATUSES
 _OBJECT = r"(?:(?:labels/lungs/)?(?:zarr\.json|0/zarr\.json|0/c/\d+/\d+/\d+)|labels/zarr\.json)"
 """What `omezarr.encode` writes below a volume."""
 _KEY = r"(?!\.)[A-Za-z0-9._=@,+-]+"
+_LABEL_OBJECT = rf"labels/{_KEY}/(?:zarr\.json|0/zarr\.json|0/c/\d+/\d+/\d+)"
+"""What `label_store` writes of a label."""
+_LABEL_RECORD = rf"(?:(?:{'|'.join(STATUSES)})/{_KEY}\.json|points/{_KEY}\.parquet)"
 _CLAIM = r"(?:\d{8}|\d{8}T\d{6}Z-[0-9a-f]{4})\.json"
 """The number of a claim, or the id of a run (see `claims`)."""
 _UNFINISHED = rf"\.[0-9a-f]{{12}}{re.escape(storage.PART_SUFFIX)}"
 
 _OF_VOLUME = re.compile(rf"{_OBJECT}(?:{_UNFINISHED})?")
 _UNFINISHED_FILE = re.compile(
-    rf"(?:dataset\.json|identity\.json|index\.parquet|records/(?:{'|'.join(STATUSES)})/{_KEY}\.json|thumbnails/{_KEY}\.webp"
-    rf"|claims/{_CLAIM}|volumes/{_KEY}\.zarr/{_OBJECT}|runs/[^/]+/(?:summary\.json|qc\.html|performance\.html)){_UNFINISHED}"
+    rf"(?:dataset\.json|identity\.json|index\.parquet|annotations\.parquet|labels/{_LABEL_RECORD}|records/(?:{'|'.join(STATUSES)})/{_KEY}\.json|thumbnails/{_KEY}\.webp"
+    rf"|claims/{_CLAIM}|volumes/{_KEY}\.zarr/(?:{_OBJECT}|{_LABEL_OBJECT})|runs/[^/]+/(?:summary\.json|qc\.html|performance\.html)){_UNFINISHED}"
 )
 
 THUMBNAIL_HEAD_BYTES = 30

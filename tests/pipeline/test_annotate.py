@@ -578,6 +578,51 @@ def test_a_store_that_fails_costs_the_source_only_until_the_next_time(
     assert not [f for f in dskprep.verify(target) if f.faults or f.additions]
 
 
+def test_what_a_killed_annotate_leaves_is_cleaned_and_nothing_else(place: str, labels: Path) -> None:
+    target = prepare(place)
+    (labels / "a.dcm").write_bytes(seg_file(GRID, frames_of(BOX), names=("Tumour",)))
+    (labels / "b.csv").write_text("key,x,y,z\np,1,2,3\n")
+    annotate(target, labels)
+    whole = content(target)
+    for name, _ in label_store.list_records(target):
+        if name.source == "a.dcm":
+            storage.delete(target, [name.path])  # as if its process had died before it was written
+    mine = "volumes/p.zarr/labels/mine/zarr.json"
+    storage.write_many(target, {mine: b'{"zarr_format": 3, "node_type": "group"}'})
+    assert list(dskprep.clean(target)) == []  # it is younger than a day
+    told = list(dskprep.clean(target, older_than_s=-5, is_trial=True))
+    assert sorted(told) == sorted(name for name in whole if "/labels/Tumour/" in name)
+    assert list(dskprep.clean(target, older_than_s=-5)) == told
+    left = content(target).keys()
+    assert left == {
+        name for name in whole if "/labels/Tumour/" not in name and not name.startswith("labels/written/a")
+    } | {mine}
+    assert annotate(target, labels).counts == {"written": 2}
+    assert not [f for f in dskprep.verify(target) if f.faults]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "annotations.parquet",
+        "labels/written/a.dcm.44136fa3.c42d7a56ed8fec50.json",
+        "labels/points/a.csv.44136fa3.c42d7a56ed8fec50.parquet",
+        "volumes/p.zarr/labels/GTV-1/0/c/0/0/0",
+        "volumes/p.zarr/labels/GTV-1/zarr.json",
+    ],
+)
+def test_unfinished_files_of_labels_are_cleaned(tmp_path: Path, name: str) -> None:
+    target = prepare(str(tmp_path))
+    folder, _, file = name.rpartition("/")
+    part = Path(target, folder, f".0123456789ab{storage.PART_SUFFIX}")
+    part = part.with_name(f"{file}{part.name}")
+    part.parent.mkdir(parents=True, exist_ok=True)
+    part.write_bytes(b"x")
+    os.utime(part, (1, 1))
+    assert list(dskprep.clean(target)) == [str(part.relative_to(target))]
+    assert not part.exists()
+
+
 @pytest.fixture(scope="module")
 def client() -> Iterator[Client]:
     with dskprep.local_client(workers=2, memory_limit="1GiB") as client:
