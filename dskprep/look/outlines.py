@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
+from dskprep import sides
 from dskprep.dataset.label_record import StoredLabel
 from dskprep.dataset.stored import StoredVolume
 from dskprep.errors import UsageError
 
+OUTLINES = {side: (red / 255, green / 255, blue / 255) for side, (red, green, blue) in sides.RGB.items()}
+"""The colour of each lung as matplotlib takes it."""
 MOST_NAMED = 14
 """Labels that a legend names."""
 
@@ -66,11 +70,10 @@ def centre_of(outlines: tuple[Outline, ...], name: str | None) -> NDArray[np.flo
     return None if chosen is None or chosen.about.centroid_mm is None else np.array(chosen.about.centroid_mm)
 
 
-def legend(outlines: tuple[Outline, ...]) -> list[Line2D]:
-    """Return one line per label, with its name, for a legend."""
-    lines = [
-        Line2D([], [], color=o.colour, linewidth=1.5, label=o.title.replace("$", r"\$")) for o in outlines[:MOST_NAMED]
-    ]
-    if len(outlines) > MOST_NAMED:
-        lines.append(Line2D([], [], color="none", label=f"and {len(outlines) - MOST_NAMED} more"))
+def legend(cut: Sequence[Outline], n_labels: int) -> list[Line2D]:
+    """Return a line for each of the labels that are seen, with its name, and how many of all are not."""
+    named = cut[:MOST_NAMED]
+    lines = [Line2D([], [], color=o.colour, linewidth=1.5, label=o.title.replace("$", r"\$")) for o in named]
+    if n_labels > len(named):
+        lines.append(Line2D([], [], color="none", label=f"and {n_labels - len(named)} other labels"))
     return lines

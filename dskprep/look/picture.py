@@ -19,22 +19,16 @@ from dskprep.dataset.stored import StoredVolume
 from dskprep.errors import WARNINGS, UsageError
 from dskprep.look import comparison, outlines, surface
 from dskprep.look.comparison import Compared, Difference, Preparation
-from dskprep.look.outlines import Outline
+from dskprep.look.histogram import draw_histogram
+from dskprep.look.outlines import OUTLINES, Outline
 from dskprep.preparation.prepared import Prepared
 from dskprep.series.series import Series
-from dskprep.volume import AIR_HU, PADDING, Volume
+from dskprep.volume import AIR_HU, Volume
 
 LUNG_WINDOW = thumbnail.WINDOWS["HU"]
 """HU that are black and white in a plane."""
 DIFFERENCE_HU = (0, 300)
 """HU between two preparations that are black and white where their difference is drawn."""
-HISTOGRAM_HU = (-1100, 1500)
-"""HU at the ends of a histogram."""
-N_BARS = 130
-"""Bars of a histogram: 20 HU each."""
-
-OUTLINES = {side: (red / 255, green / 255, blue / 255) for side, (red, green, blue) in sides.RGB.items()}
-"""The colour of each lung as matplotlib takes it."""
 SCALE_MM = 50
 """Length of the line that shows the scale of a plane."""
 TURNS = (0, 40, -40)
@@ -159,8 +153,9 @@ def draw(title: str, *views: View) -> bytes:
     rows = figure.subfigures(len(views), height_ratios=heights, squeeze=False)[:, 0]
     for row, view, lines in zip(rows, views, words, strict=True):
         *planes, histogram = row.subplots(1, 4)
-        _draw_planes(planes, view, centre_mm)
-        _draw_histogram(histogram, view)
+        draw_histogram(
+            histogram, view.volume, view.mask, view.window, _draw_planes(planes, view, centre_mm), len(view.labels)
+        )
         row.supxlabel("\n".join(lines), x=0.01, ha="left", fontsize=9)
     return _png(figure)
 
@@ -229,14 +224,22 @@ def _describe(difference: Difference) -> str:
     return "; ".join(words)
 
 
-def _draw_planes(axes: Any, view: View, centre_mm: NDArray[np.float64]) -> None:
-    """Draw the three planes of a view through a place (x, y, z) of the patient, each in the middle of its square."""
+def _draw_planes(axes: Any, view: View, centre_mm: NDArray[np.float64]) -> list[Outline]:
+    """Draw the three planes of a view through a place (x, y, z) of the patient, each in the middle of its square.
+
+    Returns the labels that these planes cut.
+    """
+    cut: dict[str, Outline] = {}
     index = np.rint(view.volume.to_index(centre_mm)).astype(int)
     centre = np.clip(index, 0, np.array(view.volume.shape) - 1).tolist()
     for axis, (ax, name) in enumerate(zip(axes, ("axial", "coronal", "sagittal"), strict=True)):
         labels = None if view.mask is None else np.take(view.mask, centre[axis], axis)
         shown = [] if labels is None else [(colour, labels == side) for side, colour in OUTLINES.items()]
-        shown += [(label.colour, label.inside(axis, centre[axis])) for label in view.labels]
+        for label in view.labels:
+            inside = label.inside(axis, centre[axis])
+            if inside.any():
+                shown.append((label.colour, inside))
+                cut[label.about.label] = label
         down, across = _draw_plane(ax, view.volume, axis, centre[axis], view.window or LUNG_WINDOW, shown)
         edge = max(down, across)
         left, bottom, top = (across - edge) / 2, (down + edge) / 2, (down - edge) / 2
@@ -246,6 +249,7 @@ def _draw_planes(axes: Any, view: View, centre_mm: NDArray[np.float64]) -> None:
         start, height = left + 0.04 * edge, bottom + 0.04 * (top - bottom)
         ax.plot([start, start + SCALE_MM], [height, height], color="white", linewidth=2, solid_capstyle="butt")
         ax.set_title(f"{view.title}: {name}" if axis == 0 else name, fontsize=9)
+    return [label for label in view.labels if label.about.label in cut]
 
 
 def _draw_plane(
@@ -271,27 +275,6 @@ def _draw_plane(
         if inside.any() and not inside.all() and min(inside.shape) > 1:
             ax.contour(x * across_mm, y * down_mm, inside, [0.5], colors=[colour], linewidths=0.8)
     return down, across
-
-
-def _draw_histogram(ax: Any, view: View) -> None:
-    """Draw how many ml each bar of HU holds, logarithmically: all of the volume in grey, the lungs in their colours."""
-    low, high = view.window or HISTOGRAM_HU
-    edges = np.linspace(low, high, N_BARS + 1)
-    ml = view.volume.voxel_ml
-    array = view.volume.array
-    ax.stairs(ml * np.histogram(array[array != PADDING], edges)[0], edges, fill=True, color="0.75", label="all")
-    if view.mask is not None:
-        for label, colour in OUTLINES.items():
-            values = array[view.mask == label]
-            if len(values):
-                ax.stairs(ml * np.histogram(values, edges)[0], edges, color=colour, label=sides.NAMES[label])
-    ax.set_yscale("log")
-    ax.set_ylim(bottom=ml)
-    ax.set_ylabel(f"ml per bar of {(high - low) / N_BARS:.3g}", fontsize=8)
-    ax.tick_params(labelsize=7)
-    lines = [*ax.get_legend_handles_labels()[0], *outlines.legend(view.labels)]
-    ax.legend(handles=lines, fontsize=7, frameon=False, loc="upper right")
-    ax.set_title("HU" if view.window is None else "values", fontsize=9)
 
 
 def _png(figure: Figure) -> bytes:

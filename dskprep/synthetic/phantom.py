@@ -42,6 +42,14 @@ BLUR_GAIN = 6 / 16
 """Standard deviation of white noise after the weights 1 2 1 along both axes of a slice."""
 
 
+@dataclass(frozen=True)
+class Nodule:
+    """A nodule: its middle in LPS mm, and the radius of a ball about as large."""
+
+    center_mm: Triple
+    radius_mm: float
+
+
 @dataclass(frozen=True, eq=False)
 class Phantom:
     """A synthetic patient: `volume`, int16 HU, and `lungs`, uint8 on the same grid, both (z, y, x).
@@ -52,6 +60,7 @@ class Phantom:
 
     volume: Volume
     lungs: Volume
+    nodules: tuple[Nodule, ...] = ()
 
 
 def make_phantom(
@@ -106,9 +115,14 @@ def make_phantom(
     canvas = Canvas(np.empty(shape, np.float32), np.empty(shape, np.uint8), origin, step)
     _paint_body(canvas, anatomy)
     paint_vessels_and_airways(canvas, anatomy, places, seed)
-    paint_nodules(canvas, places, seed)
+    painted = paint_nodules(canvas, places, seed)
     array = _reconstruct(canvas.hu, seed, pixel_mm=spacing_mm[1:])
-    return Phantom(Volume(array, affine), Volume(canvas.lungs, affine))
+    volume = Volume(array, affine)
+    indices = [(centre[::-1] - origin) / step for centre, _ in painted]  # centres are (x, y, z)
+    places_mm = [volume.to_patient(index).tolist() for index in indices]
+    size = float(np.mean(anatomy.size))
+    nodules = tuple(Nodule((x, y, z), r * size) for (x, y, z), (_, r) in zip(places_mm, painted, strict=True))
+    return Phantom(volume, Volume(canvas.lungs, affine), nodules)
 
 
 def _scan_geometry(

@@ -17,6 +17,7 @@ from pydicom.valuerep import format_number_as_ds
 
 from dskprep import storage
 from dskprep.synthetic.phantom import RESCALE_INTERCEPT, STORED_PADDING, Phantom, make_phantom
+from dskprep.synthetic.readings import readings_xml
 from dskprep.volume import Triple
 
 ENCODINGS = (uid.ExplicitVRLittleEndian, uid.ImplicitVRLittleEndian, uid.RLELossless)
@@ -45,7 +46,7 @@ def series_files(
     header = _patient_header(name, seed)
     grid = f"{volume.shape} {volume.spacing}"
     field_mm = min(volume.shape[1] * row_mm, volume.shape[2] * column_mm)
-    _set(header, SeriesInstanceUID=_uid(name, seed, "series", grid), SeriesNumber=2, SeriesDescription="Chest axial")
+    _set(header, SeriesInstanceUID=_series_uid(phantom, name, seed), SeriesNumber=2, SeriesDescription="Chest axial")
     _set(header, ImageType=["ORIGINAL", "PRIMARY", "AXIAL"], ScanOptions="HELICAL MODE")
     _set(header, ImageOrientationPatient=[1, 0, 0, 0, 1, 0], PixelSpacing=[_decimal(row_mm), _decimal(column_mm)])
     _set(header, SliceThickness=_decimal(slice_mm), SpacingBetweenSlices=_decimal(slice_mm))
@@ -85,6 +86,7 @@ def write_patients(
     spacing_mm: Triple = (3.0, 1.1, 1.1),
     shape: tuple[int, int, int] = (100, 320, 320),
     broken: bool = True,
+    readings_url: str = "",
 ) -> list[str]:
     """Write `count` patients as <target>/<patient id>/<file>.dcm; return the ids.
 
@@ -102,10 +104,20 @@ def write_patients(
         The usual grid, (z, y, x).
     broken
         The last of two patients or more lacks a slice in the middle of the stack.
+    readings_url
+        Where to write <patient id>.xml as well: what four readers say of the nodules, as in LIDC-IDRI.
     """
     last = count - 1 if broken and count > 1 else None
     return [
-        write_patient(index, target_url, seed=seed, spacing_mm=spacing_mm, shape=shape, broken=index == last)
+        write_patient(
+            index,
+            target_url,
+            seed=seed,
+            spacing_mm=spacing_mm,
+            shape=shape,
+            broken=index == last,
+            readings_url=readings_url,
+        )
         for index in range(count)
     ]
 
@@ -118,6 +130,7 @@ def write_patient(
     spacing_mm: Triple = (3.0, 1.1, 1.1),
     shape: tuple[int, int, int] = (100, 320, 320),
     broken: bool = False,
+    readings_url: str = "",
 ) -> str:
     """Write patient number `index` of the set that `write_patients` describes; return its id."""
     name = f"phantom-{index:03d}"
@@ -136,7 +149,14 @@ def write_patient(
     if index == 0:
         files.append(localizer_file(phantom, name=name, seed=seed + index))
     storage.write_many(storage.absolute(target_url), {f"{name}/{file}": content for file, content in files})
+    if readings_url:
+        xml = readings_xml(phantom, _series_uid(phantom, name, seed + index), seed=seed + index)
+        storage.write_many(storage.absolute(readings_url), {f"{name}.xml": xml})
     return name
+
+
+def _series_uid(phantom: Phantom, name: str, seed: int) -> str:
+    return _uid(name, seed, "series", f"{phantom.volume.shape} {phantom.volume.spacing}")
 
 
 def _uid(name: str, seed: int, *parts: str) -> str:

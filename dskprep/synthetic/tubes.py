@@ -157,9 +157,13 @@ def paint_vessels_and_airways(canvas: Canvas, anatomy: Anatomy, places: list[Flo
     paint(canvas, np.array(airways), AIR, lungs_only=True)
 
 
-def paint_nodules(canvas: Canvas, places: list[Floats], seed: int) -> None:
-    """Paint two to five nodules at some of `places` in the lungs; one in three is of ground glass."""
+def paint_nodules(canvas: Canvas, places: list[Floats], seed: int) -> list[tuple[Floats, float]]:
+    """Paint two to five nodules at some of `places` in the lungs; one in three is of ground glass.
+
+    Returns the centre (x, y, z) and the radius of each, in the units of `places`.
+    """
     rng = np.random.default_rng([seed, 4])
+    found: list[tuple[Floats, float]] = []
     for _ in range(rng.integers(2, 6)):
         points = places[rng.integers(2)]
         centre = points[rng.integers(len(points))]
@@ -168,3 +172,5 @@ def paint_nodules(canvas: Canvas, places: list[Floats], seed: int) -> None:
         lobes = centre + rng.normal(0, 0.35 * radius, (5, 3))
         tubes = np.column_stack([np.tile(centre, (5, 1)), lobes, *[np.full(5, 0.75 * radius)] * 2])
         paint(canvas, tubes, value, lungs_only=True)
+        found.append((np.mean([centre, lobes.mean(axis=0)], axis=0), radius))
+    return found
