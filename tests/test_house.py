@@ -108,6 +108,7 @@ HOMES = {
         "dicom.pixels",
         "dicom.slices",
         "labels.attributes",
+        "labels.memory",
         "labels.read",
         "labels.rtstruct",
         "labels.seg",

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dskprep.dicom.sniff import compression_of, decompress
+from dskprep.dicom.sniff import compression_of, decompress, decompressed_head
 from dskprep.errors import LABEL_REASONS, Refusal
-from dskprep.formats import voxels
+from dskprep.formats import nifti, voxels
+from dskprep.formats.header import MAX_HEADER_BYTES
 from dskprep.formats.read import read_header
 from dskprep.formats.voxels import FileBytes
 from dskprep.labels.attributes import one_line, refuse_if_more
@@ -22,6 +23,8 @@ from dskprep.volume import Grid
 
 MAX_BYTES = 1 << 30
 """Most bytes of the voxels, and of the file once it is decompressed: 1000 slices of 512 x 512 as float32."""
+NIFTI_BYTES = 544
+"""A header of NIfTI, of either version, in whole; a file of it may stay compressed until its planes are read."""
 MAX_VALUES = 10_000
 """Most different values of a mask; more are those of an image."""
 MOVED = 0.1
@@ -114,7 +117,8 @@ def _values(array: NDArray[Any], where: str) -> NDArray[Any]:
 
 def _read(content: bytes, where: str) -> tuple[NDArray[Any], Grid]:
     """Return the voxels and the grid, both (z, y, x) of the file."""
-    if compression_of(content):
+    kind = compression_of(content)
+    if kind and not (kind == "gz" and nifti.is_nifti(decompressed_head(content[:MAX_HEADER_BYTES], NIFTI_BYTES))):
         try:
             content = decompress(content, MAX_BYTES)
         except ValueError as error:

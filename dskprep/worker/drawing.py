@@ -19,6 +19,7 @@ from dskprep.dataset.label_record import LabelRecord, LabelRecordName, StoredLab
 from dskprep.dataset.linking import Linked
 from dskprep.dataset.record import Record
 from dskprep.errors import DamagedDataset, Refusal, UsageError
+from dskprep.labels import memory
 from dskprep.labels.draw import Drawn
 from dskprep.labels.lidc import Lidc
 from dskprep.labels.mask import Mask
@@ -36,8 +37,6 @@ from dskprep.worker.label_names import colour_of, free_name, stored_name
 if TYPE_CHECKING:
     import pandas as pd
 
-READ_GROWTH = 4
-"""A label object is estimated to need this many times its size, with its decoded pixels."""
 DRAWN_BYTES = 4
 """Bytes per voxel of the image while a label is drawn, at most: shares, mask, chunks, and the choice of voxels."""
 CUT = 0.001
@@ -89,8 +88,9 @@ def begin_label_record(job: LabelJob, status: str, **more: Any) -> LabelRecord:
 
 
 def least_bytes(job: LabelJob) -> int:
-    """Return what a source is estimated to need before it is read."""
-    return FIXED_BYTES + READ_GROWTH * job.case.n_bytes
+    """Return what a source is estimated to need, by its first bytes."""
+    head = storage.read_head(job.case.url, min(memory.HEAD_BYTES, job.case.n_bytes))
+    return FIXED_BYTES + memory.memory_bytes(head, job.case.n_bytes)
 
 
 def make_labels(
