@@ -1,8 +1,10 @@
 from .dataset.convert import to_nifti, to_sitk
 from .dataset.dataset import Dataset, open_dataset
+from .dataset.joined import Joined
 from .dataset.leftovers import clean
 from .dataset.patches import LungPatches, Patch
 from .dataset.record import Record
+from .dataset.splits import Split
 from .dataset.status import RunUnderWay, Status, status
 from .dataset.stored import StoredVolume
 from .dataset.verification import Finding, forget, verify
@@ -16,6 +18,7 @@ from .look.views import show
 from .pipeline.account import RunStopped, Summary
 from .pipeline.annotate import LabelSummary, annotate, forget_labels
 from .pipeline.cluster import connect, local_client
+from .pipeline.export import ExportSummary, export
 from .pipeline.observer import Observer
 from .pipeline.plan import Plan, plan
 from .pipeline.run import run
@@ -39,9 +42,11 @@ __all__ = [
     "Difference",
     "Drawn",
     "DskprepError",
+    "ExportSummary",
     "Finding",
     "Grid",
     "InfrastructureError",
+    "Joined",
     "LabelSummary",
     "Labels",
     "Links",
@@ -58,6 +63,7 @@ __all__ = [
     "RunUnderWay",
     "Segment",
     "Series",
+    "Split",
     "Status",
     "StoredVolume",
     "Summary",
@@ -68,6 +74,7 @@ __all__ = [
     "compare",
     "compare_settings",
     "connect",
+    "export",
     "find_lungs",
     "forget",
     "forget_labels",

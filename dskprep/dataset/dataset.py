@@ -143,9 +143,7 @@ class Dataset(Mapping[str, StoredVolume]):
         """
         by = joined.IDENTIFIERS.get(on, on)
         of_volume = {row["key"]: row[by] for row in self.whole_rows("key", by)}
-        found = joined.join(
-            self.url, table, of_volume, on=on, column=column or on, columns=columns, known=self._columns
-        )
+        found = joined.join(self.url, table, of_volume, on=on, column=column or on, columns=columns, known=self.columns)
         if said := found.describe():
             warnings.warn(said, stacklevel=2)
         return self._with(self.chosen, (*self.joined, found))
@@ -263,7 +261,7 @@ class Dataset(Mapping[str, StoredVolume]):
 
         Raises UsageError if there is no such column.
         """
-        if unknown := [name for name in names if name not in self._columns]:
+        if unknown := [name for name in names if name not in self.columns]:
             raise UsageError(f"expected a column of the index, or of a joined table, found {unknown[0]!r}")
         needed = {"status", "key", *names, *(added.on for added in self.joined)}
         for row in index.rows_of(self._table, sorted(needed & {*self._table.schema.names})):
@@ -272,7 +270,8 @@ class Dataset(Mapping[str, StoredVolume]):
                 yield {name: row[name] for name in names}
 
     @property
-    def _columns(self) -> set[str]:
+    def columns(self) -> set[str]:
+        """The names of the columns of the index, with those of joined tables."""
         return {*self._table.schema.names, *IDENTITIES, *(name for added in self.joined for name in added.columns)}
 
     def fate(self, key: str) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import pandas as pd
 
 from dskprep.dataset import dealing, split_file
@@ -97,8 +98,16 @@ class Split:
 
         Raises UsageError if there is another one of that name; the same one may be written again.
         """
-        content = Content(FORMAT, self.rule, dict(sorted(self.sides.items())), dict(self._groups))
-        return split_file.write(self.dataset.url, place, content)
+        return split_file.write(self.dataset.url, place, self._content)
+
+    @property
+    def digest(self) -> str:
+        """The SHA-256 of what it was made by, and of all sides."""
+        return self._content.sealed().sha256
+
+    @property
+    def _content(self) -> Content:
+        return Content(FORMAT, self.rule, dict(sorted(self.sides.items())), dict(self._groups))
 
     def _select(self, chosen: Iterable[str]) -> Dataset:
         return self.dataset.select(key for key in chosen if key in self.dataset)
@@ -136,7 +145,8 @@ def read(dataset: Dataset, place: str | os.PathLike[str]) -> Split:
             f"{url}: does not fit the dataset: {len(gone)} of its volumes are not written, such as {_some(gone)}; "
             "extend_split makes a new one with the others where they are"
         )
-    members = Members(dataset, content.rule, content.groups)
+    by = tuple(name for name in content.rule.by if name in dataset.columns)  # another may be of a table not joined here
+    members = Members(dataset, msgspec.structs.replace(content.rule, by=by, stratify=()), content.groups)
     members.sides_of_groups(content.sides)
     sides = {key: side for key, side in content.sides.items() if key in dataset}
     alone = tuple(key for key in members.alone if key in sides)

@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from dskprep.dataset.record import Record
     from dskprep.pipeline.account import Summary
     from dskprep.pipeline.annotate import LabelSummary
+    from dskprep.pipeline.export import ExportSummary
+    from dskprep.worker.export import Exported
 
 
 class Observer:
@@ -30,6 +32,9 @@ class Observer:
 
     def on_label(self, summary: LabelSummary, record: LabelRecord) -> None:
         """One label source is done."""
+
+    def on_export(self, summary: ExportSummary, volume: Exported) -> None:
+        """One volume of an export is written, or failed."""
 
     def on_end(self, summary: Summary) -> None:
         """The run is over: done, interrupted or stopped (see `summary`). Everything is written."""
