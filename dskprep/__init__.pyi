@@ -1,5 +1,6 @@
 from .dataset.convert import to_nifti, to_sitk
 from .dataset.dataset import Dataset, open_dataset
+from .dataset.duplicates import Duplicates
 from .dataset.joined import Joined
 from .dataset.leftovers import clean
 from .dataset.patches import LungPatches, Patch
@@ -42,6 +43,7 @@ __all__ = [
     "Difference",
     "Drawn",
     "DskprepError",
+    "Duplicates",
     "ExportSummary",
     "Finding",
     "Grid",

@@ -104,6 +104,7 @@ HOMES = {
     },
     "pandas": {
         "dataset.annotations",
+        "dataset.duplicates",
         "dataset.index",
         "dataset.joined",
         "dataset.splits",
@@ -128,6 +129,7 @@ HOMES = {
     "s3fs": {"storage.clients"},
     "prometheus_client": {"pipeline.metrics", "pipeline.page"},
     "scipy": {
+        "dataset.fingerprint",
         "dataset.groups",
         "dataset.thumbnail",
         "labels.nodules",

@@ -1,4 +1,4 @@
-"""The commands for a cohort: split, export."""
+"""The commands for a cohort: duplicates, split, export."""
 
 from __future__ import annotations
 
@@ -6,6 +6,34 @@ import click
 
 from dskprep.cli import options, terminal
 from dskprep.errors import UsageError
+
+
+@click.command()
+@click.argument("target")
+@click.option("--identical", is_flag=True, help="Look for the same pixels only, and at no picture.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def duplicates(target: str, identical: bool, as_json: bool) -> None:
+    """Name the volumes of TARGET that are the same, or the same acquisition in another form.
+
+    The pictures of the volumes are compared, which finds it also where names and UIDs are others. Nothing is changed.
+    """
+    from dskprep.cli.output import Output
+    from dskprep.dataset.dataset import open_dataset
+
+    with Output(as_json=as_json).progress("looking") as report:
+        found = open_dataset(target).duplicates(near=not identical, report=report)
+    pairs = found.pairs.to_dict("records")
+    if as_json:
+        terminal.say_json({"counts": found.counts, "pairs": pairs, "unseen": list(found.unseen)})
+        return
+    for pair in pairs:
+        terminal.say(
+            f"{pair['kind']:16} {pair['key']} {pair['other']}  {pair['likeness']:.2f}, {pair['patient']} patient"
+        )
+    counts = ", ".join(f"{n} {kind}" for kind, n in found.counts.items())
+    terminal.say(f"{len(pairs)} pairs{f': {counts}' if counts else ''}")
+    if found.unseen:
+        terminal.say(f"{len(found.unseen)} volumes have no picture, such as {found.unseen[0]}: compared by pixels only")
 
 
 @click.command()

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from dskprep import storage
 from dskprep.dataset import annotations as annotated
-from dskprep.dataset import index, joined, splits, store
+from dskprep.dataset import duplicates, index, joined, splits, store
+from dskprep.dataset.duplicates import Duplicates
 from dskprep.dataset.joined import Joined
 from dskprep.dataset.patches import LungPatches
 from dskprep.dataset.record import RecordName
@@ -206,6 +207,21 @@ class Dataset(Mapping[str, StoredVolume]):
         does, but not where volumes are gone.
         """
         return splits.extend(self, place, by)
+
+    def duplicates(self, *, near: bool = True, report: Callable[[int, int], None] | None = None) -> Duplicates:
+        """Find (selected) volumes that are the same, or the same acquisition in another form; nothing is merged.
+
+        Volumes with the same pixels are `identical`. With `near`, thumbnails are compared too: all within one frame of
+        reference, and each with those most like it, whoever they are said to be of. `report` hears how many are looked
+        at, and of how many.
+
+        Examples
+        --------
+        >>> found = dataset.duplicates()  # doctest: +SKIP
+        >>> found.counts, found.pairs  # doctest: +SKIP
+        >>> dataset.split(by=found.groups)  # so that near-duplicates are on one side  # doctest: +SKIP
+        """
+        return duplicates.find(self, near=near, report=report or (lambda _done, _all: None))
 
     def lung_patches(
         self, size: int | Index, *, seed: int = 0, outside: float | None = None, normalized: bool = True
