@@ -29,6 +29,8 @@ ALIKE_IN_FRAME = 0.7
 """The same where both have one frame of reference."""
 LUNG_SHARE, LUNG_HU = 0.03, 2.0
 """Lungs agree if neither's volume differs by more than this share, nor the mean of both by more than these HU."""
+ALIKE_VECTORS = 0.45
+"""Least correlation of the vectors of two volumes that are looked at: crops reach 0.47, most patients do not."""
 NEIGHBOURS = 5
 """How many volumes each one is compared with, the most alike by their vectors."""
 MOST_IN_FRAME = 30
@@ -167,15 +169,18 @@ def _neighbours(vectors: Mapping[str, NDArray[np.float32]]) -> Iterator[tuple[st
     table = np.stack([vectors[key] for key in keys])
     table -= table.mean(axis=0)  # what all chests have in common
     table /= np.maximum(np.linalg.norm(table, axis=1, keepdims=True), 1e-6)
-    n = min(NEIGHBOURS, len(keys) - 1)
     for start in range(0, len(keys), AT_ONCE):
         alike = table[start : start + AT_ONCE] @ table.T
         own = np.arange(len(alike))
         alike[own, start + own] = -np.inf
-        for i, others in enumerate(np.argpartition(-alike, n - 1, axis=1)[:, :n].tolist()):
-            for j in others:
-                one, other = sorted((keys[start + i], keys[j]))
-                yield one, other
+        rows, others = np.nonzero(alike >= ALIKE_VECTORS)
+        order = np.lexsort((-alike[rows, others], rows))
+        rank = np.arange(len(order)) - np.searchsorted(rows[order], rows[order])
+        for i, j in zip(
+            rows[order][rank < NEIGHBOURS].tolist(), others[order][rank < NEIGHBOURS].tolist(), strict=True
+        ):
+            one, other = sorted((keys[start + i], keys[j]))
+            yield one, other
 
 
 def _least(one: Row, other: Row) -> float:

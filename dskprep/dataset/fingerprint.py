@@ -30,7 +30,7 @@ FILL_MM = 4.0
 """What is under an outline is taken from this far."""
 LEAST_OVERLAP = 0.6
 """Share of the smaller plane that must lie on the other one."""
-BAND = 20
+BAND = 14
 """Frequencies, from 0 on, that a vector keeps along each axis."""
 
 Floats = NDArray[np.float32]
