@@ -91,6 +91,7 @@ HOMES = {
         "dataset.record",
         "dataset.split_file",
         "dataset.splits",
+        "exchange.place",
     },
     "nibabel": {"dataset.convert", "labels.mask"},
     "numba": {"kernels.compiled"},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import warnings
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -120,12 +121,17 @@ def _read(table: str | os.PathLike[str] | pd.DataFrame, column: str) -> tuple[pd
         if content[:4] == b"PAR1":
             return pd.read_parquet(io.BytesIO(content)), url
         text = io.StringIO(content.decode("utf-8-sig"))
-        return pd.read_csv(text, converters={column: str}, index_col=False, low_memory=False), url
+        with warnings.catch_warnings(action="error", category=pd.errors.ParserWarning):  # of rows that are too long
+            return pd.read_csv(text, converters={column: str}, index_col=False, low_memory=False), url
     except FileNotFoundError as error:
         raise UsageError(f"{url}: there is no such file") from error
     except InfrastructureError:
         raise
-    except (ValueError, OSError) as error:  # what pandas and pyarrow raise for what is no table
+    except (
+        ValueError,
+        OSError,
+        pd.errors.ParserWarning,
+    ) as error:  # what pandas and pyarrow raise for what is no table
         why = " ".join(str(error).split())[:200]
         raise UsageError(f"{url}: cannot be read as a CSV or Parquet table: {why}") from error
 

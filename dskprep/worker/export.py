@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dskprep.errors import DskprepError
+from dskprep.errors import DskprepError, UsageError
 from dskprep.exchange import volume
 from dskprep.exchange.volume import ExportJob
 from dskprep.stopwatch import Stopwatch
-from dskprep.worker import process
+from dskprep.worker import admission, process
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,14 @@ def export_volume(job: ExportJob, *, target: str, out: str, memory_bytes: int) -
 def _try(job: ExportJob, target: str, out: str, memory_bytes: int) -> Exported:
     ledger, clock = process.ledger(memory_bytes), Stopwatch()
     record = volume.read_record(target, job)
+    need_bytes = volume.need_bytes(record)
+    if need_bytes > ledger.total_bytes:
+        raise UsageError(
+            f"needs {need_bytes} bytes, and a worker has {ledger.total_bytes}; export again with --memory-limit "
+            f"{admission.limit_for(need_bytes)} and as many --workers as that allows"
+        )
     with ledger.ticket() as ticket:
-        ledger.admit(ticket, 0, volume.need_bytes(record))
+        ledger.admit(ticket, 0, need_bytes)
         with process.SLOTS("compute", job.key, clock), clock("export"):
             written = volume.write(target, out, job, record)
     return Exported(job.key, sum(about.n_bytes for about in written.files.values()))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import json
 import os
 import pickle
@@ -206,6 +208,14 @@ def test_volumes_without_a_patient_are_said_and_each_alone() -> None:
     assert len(split.alone) == 60
     assert "60 without a patient's digest, each a group of its own" in repr(split)
     assert {side.fold for side in split.sides.values()} == {0, 1, 2}
+
+
+def test_the_side_of_a_patient_is_the_one_that_the_rule_in_the_docs_gives() -> None:
+    """The rule once more: HMAC-SHA-256 with the seed as key, of what is asked and the name of the group."""
+    split = dataset_of(patients(50)).split(folds=5, seed=3)
+    for i in range(50):
+        digest = hmac.new(b"dskprep split 3", b"fold\0patient patient %d" % i, hashlib.sha256).digest()
+        assert split.sides[f"{i}-0"].fold == int.from_bytes(digest[:8], "big") * 5 // 2**64
 
 
 def test_what_leaves_a_side_empty_is_refused_with_what_to_do() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,8 +20,10 @@ from dskprep import storage
 from dskprep.cli import commands
 from dskprep.dataset import store
 from dskprep.errors import UsageError
+from dskprep.exchange.volume import ExportJob
 from dskprep.settings import PrepConfig
 from dskprep.synthetic import scanner
+from dskprep.worker.export import export_volume
 
 nib = pytest.importorskip("nibabel", reason="needs the extra exchange")
 
@@ -184,6 +187,14 @@ def test_an_export_goes_on_where_it_was(target: str, tmp_path: Path) -> None:
     assert {path: path.stat().st_mtime_ns for path in times} == times
     dskprep.export("nnunet", target, tmp_path / "at once/out", labels=["heart"])
     assert tiny.everything_below(out) == tiny.everything_below(tmp_path / "at once/out")
+
+
+def test_a_volume_that_a_worker_has_no_memory_for_is_named(target: str, tmp_path: Path) -> None:
+    name = next(name for name in store.record_names(target) if name.key == "p1")
+    job = ExportJob(name, "images/p1.nii.gz", "", (), "0")
+    done = export_volume(job, target=target, out=str(tmp_path / "out"), memory_bytes=1)
+    assert re.search(r"needs \d+ bytes, and a worker has 0; export again with --memory-limit \d", done.problem)
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_file_that_is_gone_or_cut_is_written_again(target: str, tmp_path: Path) -> None:
