@@ -31,7 +31,7 @@ LUNG_SHARE, LUNG_HU = 0.03, 2.0
 """Lungs agree if neither's volume differs by more than this share, nor the mean of both by more than these HU."""
 ALIKE_VECTORS = 0.45
 """Least correlation of the vectors of two volumes that are looked at: crops reach 0.47, most patients do not."""
-NEIGHBOURS = 5
+NEIGHBOURS = 20
 """How many volumes each one is compared with, the most alike by their vectors."""
 MOST_IN_FRAME = 30
 """Volumes of one frame of reference that are all compared with each other; in larger ones only neighbours are."""
