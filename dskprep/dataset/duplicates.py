@@ -96,6 +96,8 @@ def find(dataset: Dataset, *, near: bool, report: Report = lambda _n, _all: None
         vectors = dict(look.vectors(report))
         unseen = sorted(rows.keys() - vectors.keys())
         for one, other in sorted({*_in_one_frame(rows, vectors), *_neighbours(vectors)} - found.keys()):
+            if _compare(rows[one], rows[other], "hu_sha256") == "same":
+                continue  # it is told of each of them with the first of its group
             likeness = fingerprint.likeness(look(one), look(other))
             if likeness >= _least(rows[one], rows[other]):
                 found[one, other] = (kind_of(rows[one], rows[other]), round(likeness, 3))

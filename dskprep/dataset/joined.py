@@ -14,7 +14,7 @@ import pandas as pd
 
 from dskprep import keys, storage
 from dskprep.dataset import identity
-from dskprep.errors import InfrastructureError, UsageError
+from dskprep.errors import DamagedDataset, InfrastructureError, UsageError
 
 NAMED = 3
 """How many of several things a message names."""
@@ -187,6 +187,8 @@ def _digests(target: str, on: str, owners: Sequence[str], there: Collection[str]
         return list(owners)
     if not there:
         raise UsageError(f"{target}: no volume has a digest of its {on}; it was prepared before there were any")
+    if not storage.exists(storage.join(target, identity.FILE)):
+        raise DamagedDataset(f"{target}: {identity.FILE} is gone, by which identifiers are digested; put it back")
     digest = identity.of(target).digest
     if on == "PatientID":
         return [digest("patient", owner.strip(), "") for owner in owners]  # of patients whose issuer is not given

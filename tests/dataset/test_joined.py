@@ -11,7 +11,7 @@ import tiny
 
 import dskprep
 from dskprep import storage
-from dskprep.errors import UsageError
+from dskprep.errors import DamagedDataset, UsageError
 from dskprep.settings import PrepConfig
 
 KEYS = ["007", "p1", "p2"]
@@ -116,6 +116,16 @@ def test_identifiers_of_a_table_are_digested_and_not_kept(dataset: dskprep.Datas
     by_series = csv(tmp_path, "seriesuid,grade\n1.2.3.0,a\n1.2.3.1,b\n1.2.3.2,c\n")
     graded = dataset.join(by_series, on="SeriesInstanceUID", column="seriesuid")
     assert [row["grade"] for row in graded.rows] == ["a", "b", "c"]
+
+
+def test_reading_never_makes_a_new_key(dataset: dskprep.Dataset, tmp_path: Path) -> None:
+    """With another key, no digest would ever match again, and a later run would write others."""
+    files = tiny.everything_below(dataset.url)
+    del files["identity.json"]
+    copy = dskprep.open_dataset(tiny.write(tmp_path / "copy", files))
+    with pytest.raises(DamagedDataset, match=r"identity\.json is gone"):
+        copy.join(csv(tmp_path, "PatientID,age\nP,1\n"), on="PatientID")
+    assert not (tmp_path / "copy/identity.json").exists()
 
 
 def test_a_second_table_may_be_found_by_a_column_of_the_first(dataset: dskprep.Dataset) -> None:
