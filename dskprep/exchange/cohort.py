@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import fnmatch
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from dskprep.dataset.dataset import Dataset
+from dskprep.dataset.label_store import matches
 from dskprep.dataset.record import RecordName, to_json
 from dskprep.dataset.split_file import Side
 from dskprep.dataset.splits import Split
@@ -100,7 +100,7 @@ def choose(
         there = {name: made_of for name, made_of, image_ in names.get(key, ()) if image_ == row["input_digest"]}
         if row["right_lung_ml"] is not None:
             there[LUNGS] = ""
-        classes = [(i, name) for i, label in enumerate(labels, 1) for name in sorted(fnmatch.filter(there, label))]
+        classes = [(i, name) for i, label in enumerate(labels, 1) for name in sorted(there) if matches(name, [label])]
         missing = [label for i, label in enumerate(labels, 1) if i not in {number for number, _ in classes}]
         if missing:
             left_out[key] = f"without {', '.join(missing)}"

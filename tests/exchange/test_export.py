@@ -106,9 +106,9 @@ def voxels(out: str, name: str, folder: Path) -> Any:
 @pytest.mark.usefixtures("unchanged")
 def test_nnunet_gets_the_voxels_where_they_lie(target: str, place: str, tmp_path: Path) -> None:
     out = f"{place}/Dataset007_Chest"
-    summary = dskprep.export("nnunet", target, out, labels=["heart", "GTV*"], licence="CC BY 4.0")
+    summary = dskprep.export("nnunet", target, out, labels=["heart", "gtv*"], licence="CC BY 4.0")
     assert summary.counts == {"written": 3, "left-out": 1}
-    assert summary.left_out == {"p3": "without GTV*"}
+    assert summary.left_out == {"p3": "without gtv*"}
     assert summary.exit_code == 0
     dataset = dskprep.open_dataset(target)
     for key in KEYS[:3]:
@@ -123,7 +123,7 @@ def test_nnunet_gets_the_voxels_where_they_lie(target: str, place: str, tmp_path
         x, y, z = dataset[key].to_patient((5, 7, 9))
         np.testing.assert_allclose(affine @ [9, 7, 5, 1], [-x, -y, z, 1], atol=1e-4)
     content = read(out, "dataset.json")
-    assert content["labels"] == {"background": 0, "heart": 1, "GTV*": 2}
+    assert content["labels"] == {"background": 0, "heart": 1, "gtv*": 2}
     assert (content["numTraining"], content["channel_names"], content["file_ending"]) == (3, {"0": "CT"}, ".nii.gz")
     assert (content["name"], content["licence"]) == ("Dataset007_Chest", "CC BY 4.0")
     assert "1 x 1 x 1 mm" in content["description"]
