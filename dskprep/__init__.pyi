@@ -1,9 +1,12 @@
 from .dataset.convert import to_nifti, to_sitk
 from .dataset.dataset import Dataset, open_dataset
+from .dataset.duplicates import Duplicates
 from .dataset.examples import Example, Examples
+from .dataset.joined import Joined
 from .dataset.leftovers import clean
 from .dataset.patches import LungPatches, Patch
 from .dataset.record import Record
+from .dataset.splits import Split
 from .dataset.status import RunUnderWay, Status, status
 from .dataset.stored import StoredVolume
 from .dataset.verification import Finding, forget, verify
@@ -17,6 +20,7 @@ from .look.views import show
 from .pipeline.account import RunStopped, Summary
 from .pipeline.annotate import annotate, forget_labels
 from .pipeline.cluster import connect, local_client
+from .pipeline.export import ExportSummary, export
 from .pipeline.label_account import LabelSummary
 from .pipeline.observer import Observer
 from .pipeline.plan import Plan, plan
@@ -41,11 +45,14 @@ __all__ = [
     "Difference",
     "Drawn",
     "DskprepError",
+    "Duplicates",
     "Example",
     "Examples",
+    "ExportSummary",
     "Finding",
     "Grid",
     "InfrastructureError",
+    "Joined",
     "LabelSummary",
     "Labels",
     "Links",
@@ -62,6 +69,7 @@ __all__ = [
     "RunUnderWay",
     "Segment",
     "Series",
+    "Split",
     "Status",
     "StoredVolume",
     "Summary",
@@ -72,6 +80,7 @@ __all__ = [
     "compare",
     "compare_settings",
     "connect",
+    "export",
     "find_lungs",
     "forget",
     "forget_labels",

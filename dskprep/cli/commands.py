@@ -8,7 +8,7 @@ import sys
 import click
 
 from dskprep import plain
-from dskprep.cli import dataset_commands, label_commands, look_commands, run_commands, terminal
+from dskprep.cli import cohort_commands, dataset_commands, label_commands, look_commands, run_commands, terminal
 from dskprep.cli.exits import EXIT_CLEAN, EXIT_SOME_NOT_WRITTEN, EXIT_USAGE, describe_error, silence
 from dskprep.errors import DskprepError
 
@@ -31,6 +31,9 @@ for command in (
     dataset_commands.status,
     dataset_commands.verify,
     dataset_commands.clean,
+    cohort_commands.duplicates,
+    cohort_commands.split,
+    cohort_commands.export,
     look_commands.show,
     look_commands.compare,
     look_commands.report,

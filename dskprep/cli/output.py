@@ -29,7 +29,9 @@ if TYPE_CHECKING:
     from distributed import Client
 
     from dskprep.dataset.label_record import LabelRecord
+    from dskprep.pipeline.export import ExportSummary
     from dskprep.pipeline.label_account import LabelSummary
+    from dskprep.worker.export import Exported
 
 FIGURES_EVERY_S = {"lines": 60.0, "json": 10.0}
 """How often the figures of a run are written where there is no panel."""
@@ -169,6 +171,11 @@ class Lines(Observer):
         content |= {"labels": len(record.written), "points": record.n_points, "warnings": list(record.warnings)}
         content |= {"lost": [{"name": label.name, "reason": label.reason, "message": label.message} for label in lost]}
         self._output.tell("label", content, *words.describe_label_source(record))
+
+    def on_export(self, summary: ExportSummary, volume: Exported) -> None:  # noqa: ARG002
+        content = {"key": volume.key, "bytes": volume.n_bytes, "problem": volume.problem}
+        why = f"failed   {volume.key} {volume.problem}" if volume.problem else f"written  {volume.key}"
+        self._output.tell("volume", content, why)
 
     def on_end(self, summary: Summary) -> None:
         self._output.tell("summary", summary.as_dict(), *words.describe_summary(summary))

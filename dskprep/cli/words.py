@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from dskprep.dataset.label_record import LabelRecord
     from dskprep.dataset.status import Status
     from dskprep.pipeline.account import Summary
+    from dskprep.pipeline.export import ExportSummary
     from dskprep.pipeline.label_account import LabelSummary
     from dskprep.pipeline.plan import Plan
     from dskprep.pipeline.prediction import Prediction
@@ -76,6 +78,19 @@ def describe_label_source(record: LabelRecord) -> Iterator[str]:
         for label in record.labels:
             if not label.is_written:
                 yield f"  without {label.name!r} in {label.volume}: {label.reason}: {label.message}"
+
+
+def describe_export(summary: ExportSummary) -> Iterator[str]:
+    """Yield the account of an export at its end."""
+    if summary.is_interrupted:
+        yield "interrupted"
+    counts = ", ".join(f"{n} {word}" for word, n in summary.counts.items())
+    yield f"{summary.kind}: {counts} in {summary.seconds:.1f} s, {format_bytes(summary.bytes_written)}: {summary.out}"
+    for reason, n in sorted(Counter(summary.left_out.values()).items()):
+        some = [key for key, why in summary.left_out.items() if why == reason][:N_NAMED]
+        yield f"  left out: {n} {reason}, such as {', '.join(some)}"
+    if summary.exit_code:
+        yield "not whole: the files that describe it are missing; export again to go on"
 
 
 def describe_labels(summary: LabelSummary) -> Iterator[RenderableType]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import importlib
+import io
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,6 +24,9 @@ LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 REVERSED = [2, 1, 0, 3]
 """Columns of an affine for indices (z, y, x, 1), in the order for (x, y, z, 1)."""
 
+GZIP_LEVEL = 1
+"""Compression of NIfTI files: a third of the time of zlib's default, for files that are a tenth larger."""
+
 SCANNER = 1
 """NIFTI_XFORM_SCANNER_ANAT: the affine maps to the scanner's coordinates (nifti1.h)."""
 
@@ -38,6 +43,22 @@ def to_nifti(volume: Volume) -> nibabel.Nifti1Image:
     image.set_qform(affine, SCANNER)
     image.header.set_xyzt_units("mm")
     return image
+
+
+def to_nifti_gz(volume: Volume) -> bytes:
+    """Return a volume as the content of a `.nii.gz` file. The same volume gives the same bytes, whatever the time is.
+
+    Raises UsageError if nibabel is not installed.
+    """
+    image, content = to_nifti(volume), io.BytesIO()
+    with gzip.GzipFile("", "wb", GZIP_LEVEL, content, mtime=0) as file:
+        image.to_stream(file)
+    return content.getvalue()
+
+
+def check_nifti() -> None:
+    """Raise UsageError if nibabel is not installed."""
+    _needs("nibabel")
 
 
 def to_sitk(volume: Volume) -> SimpleITK.Image:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,16 +11,23 @@ from typing import TYPE_CHECKING, Any
 
 from dskprep import storage
 from dskprep.dataset import annotations as annotated
-from dskprep.dataset import index, store
+from dskprep.dataset import duplicates, index, joined, splits, store
+from dskprep.dataset.duplicates import Duplicates
 from dskprep.dataset.examples import Examples, Which, find_places
+from dskprep.dataset.joined import Joined
 from dskprep.dataset.patches import LungPatches
 from dskprep.dataset.record import RecordName
 from dskprep.dataset.shards import Index
+from dskprep.dataset.splits import Split
 from dskprep.dataset.stored import StoredVolume, as_size
 from dskprep.errors import UsageError
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+IDENTITIES = ("patient", "study", "frame_of_reference")
+"""Columns that an index of an older version lacks."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +43,8 @@ class Dataset(Mapping[str, StoredVolume]):
         Where the dataset lies.
     chosen
         The keys of a selection; None for the whole dataset. See `where` and `select`.
+    joined
+        The tables that add columns to its rows. See `join`.
 
     Examples
     --------
@@ -47,6 +57,7 @@ class Dataset(Mapping[str, StoredVolume]):
 
     url: str
     chosen: frozenset[str] | None = None
+    joined: tuple[Joined, ...] = ()
 
     def __getstate__(self) -> dict[str, Any]:
         return {
@@ -65,6 +76,8 @@ class Dataset(Mapping[str, StoredVolume]):
     def index(self) -> pd.DataFrame:
         """One row per series, with those that were not written; for a selection, one row per selected volume."""
         table = index.to_frame(self._table)
+        for added in self.joined:
+            table = added.add_to(table)
         return table if self.chosen is None else table[table["key"].isin(self._names)]
 
     @cached_property
@@ -93,6 +106,123 @@ class Dataset(Mapping[str, StoredVolume]):
         if missing := sorted(chosen - self._names.keys()):
             raise KeyError(self._explain(missing[0]))
         return self._selection(chosen)
+
+    def join(
+        self,
+        table: str | os.PathLike[str] | pd.DataFrame,
+        on: str = "key",
+        *,
+        column: str | None = None,
+        columns: Sequence[str] | None = None,
+    ) -> Dataset:
+        """Add the columns of a table: to the rows that `where` sees, to `index`, `split` and the items of `as_torch`.
+
+        What has no counterpart is counted and named in a warning (UserWarning) and in `joined`. Values match if they
+        are equal, character by character.
+
+        Parameters
+        ----------
+        table
+            A CSV or Parquet file, by path or URL, or a pandas table.
+        on
+            The column of the index that says which row is a volume's. `PatientID`, `StudyInstanceUID` and
+            `SeriesInstanceUID` of a table are digested as those of the headers were, and are not kept.
+        column
+            The column of the table, if it has another name there.
+        columns
+            Which columns to add; by default all others.
+
+        Raises
+        ------
+        UsageError
+            The table cannot be read, lacks the column, has one value in two rows or none in one, has columns that the
+            dataset has already, or no row of any volume.
+
+        Examples
+        --------
+        >>> labelled = dataset.join("stage1_labels.csv", on="key", column="id")  # doctest: +SKIP
+        >>> labelled.where(lambda row: row["cancer"] == 1)  # doctest: +SKIP
+        """
+        by = joined.IDENTIFIERS.get(on, on)
+        of_volume = {row["key"]: row[by] for row in self.whole_rows("key", by)}
+        found = joined.join(self.url, table, of_volume, on=on, column=column or on, columns=columns, known=self.columns)
+        if said := found.describe():
+            warnings.warn(said, stacklevel=2)
+        return self._with(self.chosen, (*self.joined, found))
+
+    def split(
+        self,
+        by: str | Sequence[str] | Mapping[str, Any] = "patient",
+        *,
+        folds: int = 5,
+        seed: int = 0,
+        stratify: str | Sequence[str] | None = None,
+        shares: Sequence[float] | None = None,
+    ) -> Split:
+        """Split the (selected) volumes into folds, and into parts, with no patient on two sides: see docs/cohort.md.
+
+        Volumes of one patient are on one side, and so are volumes with the same pixels, whoever they are said to be of.
+        The split is the same on every machine. `save` writes it beside the dataset.
+
+        Parameters
+        ----------
+        by
+            Columns of the index or of a joined table whose equal values belong together too, such as a site; or your
+            own groups, as a mapping from keys.
+        folds
+            The number of folds. Volumes of the part `test` are in none.
+        seed
+            Another seed gives another split.
+        stratify
+            A column, or several, whose values each side has in the same proportion. Sides are then balanced; without
+            it each group is placed by itself, so that nobody moves when patients are added, at the price of shares that
+            are not exact. With `()` only the numbers of volumes are balanced.
+        shares
+            The shares of `train` and `test`, or of `train`, `validation` and `test`.
+
+        Raises
+        ------
+        UsageError
+            There is no such column, the numbers are none that can be, or a part or fold would be empty.
+
+        Examples
+        --------
+        >>> split = dataset.split(folds=5, shares=(0.8, 0.1, 0.1))  # doctest: +SKIP
+        >>> split.part("test"), split.fold(0)  # doctest: +SKIP
+        """
+        return splits.make(self, by, folds, seed, stratify, shares)
+
+    def read_split(self, place: str | os.PathLike[str]) -> Split:
+        """Read a split that was saved beside the dataset, by its name, or one at a path or URL.
+
+        Raises UsageError if there is none, or it does not fit the dataset: volumes are gone, or volumes of two sides
+        turned out to belong together. Raises DamagedDataset if it was altered.
+        """
+        return splits.read(self, place)
+
+    def extend_split(self, place: str | os.PathLike[str] | Split, by: Mapping[str, Any] | None = None) -> Split:
+        """Return a saved split with the volumes that were added since; all others stay on their side.
+
+        What belongs to a group that has a side goes there. The rest is placed as the split was made; `by` are your
+        groups of the new volumes, if it was made with a mapping. Save it under another name. Raises as `read_split`
+        does, but not where volumes are gone.
+        """
+        return splits.extend(self, place, by)
+
+    def duplicates(self, *, near: bool = True, report: Callable[[int, int], None] | None = None) -> Duplicates:
+        """Find (selected) volumes that are the same, or the same acquisition in another form; nothing is merged.
+
+        Volumes with the same pixels are `identical`. With `near`, thumbnails are compared too: all within one frame of
+        reference, and each with those most like it, whoever they are said to be of. `report` hears how many are looked
+        at, and of how many.
+
+        Examples
+        --------
+        >>> found = dataset.duplicates()  # doctest: +SKIP
+        >>> found.counts, found.pairs  # doctest: +SKIP
+        >>> dataset.split(by=found.groups)  # so that near-duplicates are on one side  # doctest: +SKIP
+        """
+        return duplicates.find(self, near=near, report=report or (lambda _done, _all: None))
 
     def lung_patches(
         self, size: int | Index, *, seed: int = 0, outside: float | None = None, normalized: bool = True
@@ -176,7 +306,10 @@ class Dataset(Mapping[str, StoredVolume]):
         return tuple(sorted(row["key"] for row in rows if any((row[column] or 0) > 0 for column in columns)))
 
     def _selection(self, keys: Iterable[str]) -> Dataset:
-        selected = Dataset(self.url, frozenset(keys))
+        return self._with(frozenset(keys), self.joined)
+
+    def _with(self, chosen: frozenset[str] | None, joined: tuple[Joined, ...]) -> Dataset:
+        selected = Dataset(self.url, chosen, joined)
         vars(selected)["_table"] = self._table  # what was chosen from, so that nothing is listed again
         return selected
 
@@ -193,7 +326,30 @@ class Dataset(Mapping[str, StoredVolume]):
         """Yield the rows of the (selected) written volumes one by one; if columns are named, with only those."""
         for row in index.rows_of(self._table, [*{"status", "key", *columns}] if columns else None):
             if row["status"] == "written" and (self.chosen is None or row["key"] in self.chosen):
-                yield row
+                yield row if columns else self._add_joined(row)
+
+    def _add_joined(self, row: dict[str, Any]) -> dict[str, Any]:
+        for added in self.joined:
+            row |= added.values(row)
+        return row
+
+    def whole_rows(self, *names: str) -> Iterator[dict[str, Any]]:
+        """Yield these columns of all written volumes, also of those that a selection leaves out.
+
+        Raises UsageError if there is no such column.
+        """
+        if unknown := [name for name in names if name not in self.columns]:
+            raise UsageError(f"expected a column of the index, or of a joined table, found {unknown[0]!r}")
+        needed = {"status", "key", *names, *(added.on for added in self.joined)}
+        for row in index.rows_of(self._table, sorted(needed & {*self._table.schema.names})):
+            if row["status"] == "written":
+                row = self._add_joined(dict.fromkeys(IDENTITIES) | row)
+                yield {name: row[name] for name in names}
+
+    @property
+    def columns(self) -> set[str]:
+        """The names of the columns of the index, with those of joined tables."""
+        return {*self._table.schema.names, *IDENTITIES, *(name for added in self.joined for name in added.columns)}
 
     def fate(self, key: str) -> str:
         """Return what became of a series that was not written, as its record says; "" if there is none of this key."""

@@ -208,6 +208,12 @@ class Examples:
         return mask
 
     @cached_property
+    def keys(self) -> tuple[str, ...]:
+        """The volumes that patches are taken from."""
+        others = self._lung_keys if self.positives < 1 and not self.candidates else ()
+        return tuple(sorted({place.key for place in (*self.places, *self.candidates)} | {*others}))
+
+    @cached_property
     def _lung_keys(self) -> tuple[str, ...]:
         return self.dataset.keys_with_lungs()
 

@@ -10,9 +10,11 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from dskprep import sides
+from dskprep.dataset import own
 from dskprep.kernels import planes
 from dskprep.preparation import resample
 from dskprep.preparation.prepared import Prepared, Values
+from dskprep.volume import Triple
 
 WINDOWS: dict[Values, tuple[float, float]] = {"HU": (-1350, 150), "normalized": (-0.25, 0.57), "uint8": (0, 191)}
 """The values that are drawn black and white, for each kind of values: the lung window, -1350 to 150 HU."""
@@ -45,6 +47,33 @@ def draw(prepared: Prepared) -> bytes:
     )
 
 
+def read(
+    picture: bytes, shape: tuple[int, int, int], spacing_mm: Triple
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Return the two planes of a thumbnail that `draw` made, in colours (rows, columns, 3), without what is round them.
+
+    Raises ValueError if it is none.
+    """
+    if not own.is_thumbnail(picture[: own.THUMBNAIL_HEAD_BYTES]):
+        raise ValueError("expected a thumbnail that dskprep drew")
+    try:
+        both = imagecodecs.webp_decode(picture)
+    except imagecodecs.WebpError as error:
+        raise ValueError(f"the thumbnail is damaged: {error}") from error
+    if both.shape[:2] != (EDGE, 2 * EDGE):
+        raise ValueError(f"expected {2 * EDGE} x {EDGE} pixels, found {both.shape}")
+    (n_z, n_y, n_x), (z_mm, y_mm, x_mm) = shape, spacing_mm
+    found = []
+    for tile, plane, pixel_mm in (
+        (both[:, :EDGE], (n_y, n_x), (y_mm, x_mm)),
+        (both[:, EDGE:], (n_z, n_x), (z_mm, x_mm)),
+    ):
+        rows, columns = _fit(plane, pixel_mm)
+        top, left = (EDGE - rows) // 2, (EDGE - columns) // 2
+        found.append(tile[top : top + rows, left : left + columns, :3])
+    return found[0], found[1]
+
+
 def middle(shape: tuple[int, int, int], mask: NDArray[np.uint8] | None) -> tuple[int, int, int]:
     """Return the index (z, y, x) whose planes show most: the middle of the lungs, along x of the right one.
 
@@ -68,12 +97,18 @@ def _half(mask: NDArray[np.bool_], axis: int) -> int:
     return int(np.searchsorted(along, along[-1] / 2))
 
 
+def _fit(shape: tuple[int, ...], pixel_mm: tuple[float, float]) -> tuple[int, int]:
+    """Return the rows and columns that a plane takes of its square."""
+    size_mm = np.multiply(shape, pixel_mm)
+    rows, columns = (max(1, round(EDGE * mm / size_mm.max())) for mm in size_mm)
+    return rows, columns
+
+
 def _tile(
     plane: NDArray[Any], mask: NDArray[np.uint8] | None, pixel_mm: tuple[float, float], window: tuple[float, float]
 ) -> NDArray[np.uint8]:
     """Draw a plane in colour into a black square of EDGE x EDGE pixels, with equal millimetres along both axes."""
-    size_mm = np.multiply(plane.shape, pixel_mm)
-    rows, columns = (max(1, round(EDGE * mm / size_mm.max())) for mm in size_mm)
+    rows, columns = _fit(plane.shape, pixel_mm)
     y, x = (
         resample.axis_taps(n, n / n_out, smooth=True) for n, n_out in zip(plane.shape, (rows, columns), strict=True)
     )

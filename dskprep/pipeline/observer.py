@@ -10,7 +10,9 @@ if TYPE_CHECKING:
     from dskprep.dataset.label_record import LabelRecord
     from dskprep.dataset.record import Record
     from dskprep.pipeline.account import Summary
+    from dskprep.pipeline.export import ExportSummary
     from dskprep.pipeline.label_account import LabelSummary
+    from dskprep.worker.export import Exported
 
 log = logging.getLogger("dskprep")
 
@@ -33,6 +35,9 @@ class Observer:
 
     def on_label(self, summary: LabelSummary, record: LabelRecord) -> None:
         """One label source is done."""
+
+    def on_export(self, summary: ExportSummary, volume: Exported) -> None:
+        """One volume of an export is written, or failed."""
 
     def on_end(self, summary: Summary) -> None:
         """The run is over: done, interrupted or stopped (see `summary`). Everything is written."""

@@ -68,6 +68,7 @@ def test_nothing_but_one_module_writes_to_the_terminal() -> None:
         for path in package.rglob("*.py")
         if ways.search(re.sub(r"^\s*(>>>|\.\.\.).*$", "", path.read_text(encoding="utf-8"), flags=re.MULTILINE))
     }
+    found.discard("storage/credential_program.py")  # a program of its own, whose output botocore reads
     assert found <= {"plain.py", "cli/terminal.py", "cli/output.py"}
     assert "click" not in (package / "cli/output.py").read_text(encoding="utf-8")
 
@@ -122,6 +123,15 @@ COMMANDS = [
     "compare default default --series SOURCE/several",
     "report TARGET -o HTML",
     "report TARGET -o HOSTILE/x.html",
+    "duplicates TARGET",
+    "duplicates TARGET --json",
+    "split TARGET HOSTILE",
+    "split TARGET v1 --folds 2 --balanced --by HOSTILE",
+    "split TARGET v1 --join HOSTILE",
+    "export nnunet TARGET HOSTILE --scheduler sync",
+    "export nnunet TARGET NEW --scheduler sync --labels HOSTILE",
+    "export monai TARGET NEW --scheduler sync --log-json",
+    "export croissant TARGET NEW --license HOSTILE",
     "phantom SOURCE",
     "phantom NEW2 --patients 1",
     "demo -o SOURCE",

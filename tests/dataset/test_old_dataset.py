@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import tiny
 
@@ -85,3 +86,12 @@ def test_what_is_made_again_has_the_same_bytes(old: Path) -> None:
         first, second = (dskprep.open_dataset(old / place)[key].record for place in ("earlier", "out"))
         assert (first.hu_sha256, first.thumbnail) == (second.hu_sha256, second.thumbnail)
         assert first.settings_digest == second.settings_digest
+
+
+def test_its_volumes_are_split_and_joined_each_alone_as_it_has_no_digests(old: Path) -> None:
+    dataset = dskprep.open_dataset(old / "out")
+    split = dataset.split(folds=2, stratify=())
+    assert split.alone == tuple(WRITTEN)
+    with pytest.raises(dskprep.UsageError, match="no volume has a digest of its PatientID"):
+        dataset.join(pd.DataFrame({"PatientID": ["x"], "age": [1]}), on="PatientID")
+    assert dataset.duplicates().unseen == ()

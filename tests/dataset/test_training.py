@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import pickle
 import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import tiny
 
@@ -123,3 +125,15 @@ def test_a_worker_that_was_forked_has_both_the_image_and_its_zarr_array(
 
 def _save(volume: dskprep.StoredVolume, path: Path) -> None:
     np.save(path, volume.image[3])
+
+
+def test_columns_of_a_joined_table_are_in_the_items(dataset: dskprep.Dataset) -> None:
+    torch = pytest.importorskip("torch")
+    one, other = dataset
+    joined = dataset.join(pd.DataFrame({"key": [one, other], "grade": [2, None], "site": [None, "A"]}))
+    loader = torch.utils.data.DataLoader(joined.lung_patches(8, seed=1).as_torch(4), batch_size=4)
+    (batch,) = loader
+    for key, grade, site in zip(batch["key"], batch["grade"].tolist(), batch["site"], strict=True):
+        assert (grade, site) == (2, "") if key == one else (math.isnan(grade) and site == "A")
+    with pytest.raises(UsageError, match="a joined column is called 'image'"):
+        dataset.join(pd.DataFrame({"key": [one, other], "image": [1, 2]})).lung_patches(8).as_torch(4)

@@ -1,0 +1,147 @@
+"""The commands for a cohort: duplicates, split, export."""
+
+from __future__ import annotations
+
+import click
+
+from dskprep.cli import options, terminal
+from dskprep.errors import UsageError
+
+
+@click.command()
+@click.argument("target")
+@click.option("--identical", is_flag=True, help="Look for the same pixels only, and at no picture.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def duplicates(target: str, identical: bool, as_json: bool) -> None:
+    """Name the volumes of TARGET that are the same, or the same acquisition in another form.
+
+    The pictures of the volumes are compared, which finds it also where names and UIDs are others. Nothing is changed.
+    """
+    from dskprep.cli.output import Output
+    from dskprep.dataset.dataset import open_dataset
+
+    with Output(as_json=as_json).progress("looking") as report:
+        found = open_dataset(target).duplicates(near=not identical, report=report)
+    pairs = found.pairs.to_dict("records")
+    if as_json:
+        terminal.say_json({"counts": found.counts, "pairs": pairs, "unseen": list(found.unseen)})
+        return
+    for pair in pairs:
+        terminal.say(
+            f"{pair['kind']:16} {pair['key']} {pair['other']}  {pair['likeness']:.2f}, {pair['patient']} patient"
+        )
+    counts = ", ".join(f"{n} {kind}" for kind, n in found.counts.items())
+    terminal.say(f"{len(pairs)} pairs{f': {counts}' if counts else ''}")
+    if found.unseen:
+        terminal.say(f"{len(found.unseen)} volumes have no picture, such as {found.unseen[0]}: compared by pixels only")
+
+
+@click.command()
+@click.argument("target")
+@click.argument("name")
+@click.option("--by", multiple=True, metavar="COLUMN", help="Keep equal values of this column together too.")
+@click.option("--folds", default=5, type=int, help="Number of folds.")
+@click.option("--shares", metavar="A,B[,C]", help="Shares of train and test, or of train, validation and test.")
+@click.option("--seed", default=0, type=int, help="Another seed gives another split.")
+@click.option("--stratify", multiple=True, metavar="COLUMN", help="Balance the values of this column.")
+@click.option("--balanced", is_flag=True, help="Balance the numbers of volumes.")
+@click.option("--join", "table", metavar="FILE", help="Take columns from a CSV or Parquet file.")
+@click.option("--on", default="key", help="The column of the index that says which row of FILE is a volume's.")
+@click.option("--column", help="The column of FILE, if it has another name there.")
+@click.option("--extend", metavar="SPLIT", help="Leave all volumes where they are in this split; add the new ones.")
+def split(
+    target: str,
+    name: str,
+    by: tuple[str, ...],
+    folds: int,
+    shares: str | None,
+    seed: int,
+    stratify: tuple[str, ...],
+    balanced: bool,
+    table: str | None,
+    on: str,
+    column: str | None,
+    extend: str | None,
+) -> None:
+    """Split TARGET by patient into folds, and write that as NAME.
+
+    NAME is a word, for TARGET/splits/NAME.json, or the path of a file. Without --stratify or --balanced nobody moves
+    when patients are added and the split is made again, but shares are not exact.
+    """
+    from dskprep.dataset.dataset import open_dataset
+
+    if (
+        given := [o for o in ("by", "folds", "shares", "seed", "stratify", "balanced") if options.is_given(o)]
+    ) and extend:
+        raise UsageError(f"--extend makes a split as the other one was made; leave out --{given[0]}")
+    dataset = open_dataset(target)
+    if table:
+        dataset = dataset.join(table, on, column=column)
+    elif options.is_given("on") or column:
+        raise UsageError("--on and --column say how a table is joined; give --join, too")
+    made = (
+        dataset.extend_split(extend)
+        if extend
+        else dataset.split(
+            by or "patient",
+            folds=folds,
+            seed=seed,
+            stratify=stratify or (() if balanced else None),
+            shares=_read_shares(shares),
+        )
+    )
+    terminal.say(made.describe())
+    terminal.say(made.save(name))
+
+
+def _read_shares(text: str | None) -> tuple[float, ...] | None:
+    try:
+        return None if text is None else tuple(map(float, text.split(",")))
+    except ValueError as error:
+        raise UsageError(f"--shares must be numbers such as 0.8,0.1,0.1, not {text!r}") from error
+
+
+@click.command()
+@click.argument("kind", type=click.Choice(["nnunet", "monai", "croissant"]))
+@click.argument("target")
+@click.argument("out")
+@click.option(
+    "--labels", multiple=True, default=("lungs",), metavar="NAME", help="A class of the masks, such as 'GTV*'."
+)
+@click.option("--split", "split_", metavar="SPLIT", help="The name or file of a split.")
+@click.option("--license", "licence", default="", help="The licence of the data, as a URL or name.")
+@options.scheduler_options
+@click.option("--log-json", is_flag=True, help="Write lines of JSON to standard output, and nothing else.")
+def export(
+    kind: str,
+    target: str,
+    out: str,
+    labels: tuple[str, ...],
+    split_: str | None,
+    licence: str,
+    scheduler: str,
+    workers: int | None,
+    memory_limit: str | None,
+    log_json: bool,
+) -> int:
+    """Write TARGET in the form that another program takes, to OUT; TARGET is only read.
+
+    nnunet: the raw data of nnU-Net v2. monai: NIfTI files and a datalist. croissant: a description for catalogues,
+    without voxels. Each --labels is a class of the masks, in this order from 1 on.
+    """
+    import contextlib
+
+    from dskprep.cli import words
+    from dskprep.cli.output import Output
+    from dskprep.pipeline import export as pipeline
+
+    with Output(as_json=log_json) as output, contextlib.ExitStack() as stack:
+        if kind == "croissant":  # there is nothing to compute
+            scheduler = "sync" if scheduler == "local" else scheduler
+        client = stack.enter_context(options.open_client(scheduler, workers, memory_limit))
+        seen = stack.enter_context(output.observe(client, lines=True))
+        summary = pipeline.export(
+            kind, target, out, labels=labels, split=split_, licence=licence, client=client, observers=[seen]
+        )
+        output.tell("summary", summary.as_dict(), *words.describe_export(summary))
+    return summary.exit_code

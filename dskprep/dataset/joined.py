@@ -1,0 +1,206 @@
+"""Columns that a table of the user's adds to a dataset: labels, outcomes, sites, whatever is known of a volume."""
+
+from __future__ import annotations
+
+import io
+import os
+import warnings
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pandas as pd
+
+from dskprep import keys, storage
+from dskprep.dataset import identity
+from dskprep.errors import DamagedDataset, InfrastructureError, UsageError
+
+NAMED = 3
+"""How many of several things a message names."""
+IDENTIFIERS = {
+    "PatientID": "patient",
+    "StudyInstanceUID": "study",
+    "SeriesInstanceUID": "series_uid_sha256",
+}
+"""Identifiers that a table may have, and the column of the index that holds their digests."""
+TABLE = "the table"
+"""What a table without a file is called."""
+
+
+@dataclass(frozen=True, eq=False)
+class Joined:
+    """A table that was joined to a dataset.
+
+    Attributes
+    ----------
+    table
+        Where it was read from.
+    on
+        The column of the index that its rows were found by.
+    columns
+        The columns that it adds.
+    without_row
+        The keys of the volumes that have no row; their values are None.
+    without_volume
+        The rows that no volume has: what identifies them, or for identifiers of DICOM their numbers.
+    """
+
+    table: str
+    on: str
+    columns: tuple[str, ...]
+    without_row: tuple[str, ...] = ()
+    without_volume: tuple[str, ...] = ()
+    _rows: Mapping[str, tuple[Any, ...]] = field(default_factory=dict, repr=False)
+
+    def values(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the values that a row of the index gets."""
+        found = self._rows.get(row[self.on]) or (None,) * len(self.columns)
+        return dict(zip(self.columns, found, strict=True))
+
+    def add_to(self, table: pd.DataFrame) -> pd.DataFrame:
+        """Return the index with the columns added."""
+        found = [self._rows.get(value) for value in table[self.on]]
+        added = {
+            name: pd.Series([None if row is None else row[i] for row in found], index=table.index).infer_objects()
+            for i, name in enumerate(self.columns)
+        }
+        return table.assign(**added)
+
+    def describe(self) -> str:
+        """Return one line that names what did not find its counterpart; "" if everything did."""
+        missing = []
+        if self.without_row:
+            missing.append(f"{len(self.without_row)} volumes have no row, such as {_some(self.without_row)}")
+        if self.without_volume:
+            missing.append(f"{len(self.without_volume)} rows have no volume, such as {_some(self.without_volume)}")
+        return f"{self.table}: {'; '.join(missing)}" if missing else ""
+
+
+def join(
+    target: str,
+    table: str | os.PathLike[str] | pd.DataFrame,
+    of_volume: Mapping[str, Any],
+    *,
+    on: str,
+    column: str,
+    columns: Sequence[str] | None,
+    known: Collection[str],
+) -> Joined:
+    """Find the row of each volume in a table, by what `of_volume` has for its key. See `Dataset.join`.
+
+    `known` are the columns that the dataset has.
+    """
+    found_by = IDENTIFIERS.get(on, on)
+    frame, where = _read(table, column)
+    _check_names(frame, where, column)
+    owners = _owners(frame, where, column)
+    names = [f"row {i}" for i in range(1, len(owners) + 1)] if on in IDENTIFIERS else owners  # identifiers are not told
+    _check_once(owners, names, where, column)
+    chosen = _choose(frame, where, column, columns, known)
+    there = set(of_volume.values()) - {None}
+    digests = _digests(target, on, owners, there)
+    rows = {d: row for d, row in zip(digests, _plain_rows(frame[chosen]), strict=True) if d is not None and d in there}
+    without_row = tuple(sorted(key for key, value in of_volume.items() if value not in rows))
+    without_volume = tuple(name for name, digest in zip(names, digests, strict=True) if digest not in there)
+    if not rows:
+        raise UsageError(
+            f"{where}: expected rows with the {found_by!r} of volumes, such as {_some(sorted(there))}, found none; the "
+            f"first rows have {_some(names)} in {column!r}"
+        )
+    return Joined(where, found_by, tuple(map(str, chosen)), without_row, without_volume, rows)
+
+
+def _read(table: str | os.PathLike[str] | pd.DataFrame, column: str) -> tuple[pd.DataFrame, str]:
+    """Return a table and what to call it. The column that identifies its rows is read as the text that stands there."""
+    if isinstance(table, pd.DataFrame):
+        return table, TABLE
+    url = storage.absolute(table)
+    try:
+        content = storage.read(url)
+        if content[:4] == b"PAR1":
+            return pd.read_parquet(io.BytesIO(content)), url
+        text = io.StringIO(content.decode("utf-8-sig"))
+        with warnings.catch_warnings(action="error", category=pd.errors.ParserWarning):  # of rows that are too long
+            return pd.read_csv(text, converters={column: str}, index_col=False, low_memory=False), url
+    except FileNotFoundError as error:
+        raise UsageError(f"{url}: there is no such file") from error
+    except InfrastructureError:
+        raise
+    except (
+        ValueError,
+        OSError,
+        pd.errors.ParserWarning,
+    ) as error:  # what pandas and pyarrow raise for what is no table
+        why = " ".join(str(error).split())[:200]
+        raise UsageError(f"{url}: cannot be read as a CSV or Parquet table: {why}") from error
+
+
+def _check_names(frame: pd.DataFrame, where: str, column: str) -> None:
+    if column not in frame.columns:
+        found = ", ".join(repr(name) for name in frame.columns)
+        raise UsageError(
+            f"{where}: expected the column {column!r}, found {found:.200}; if another one says which volume a row "
+            "belongs to, name it with column="
+        )
+    if twice := [str(name) for name, n in Counter(frame.columns).items() if n > 1]:
+        raise UsageError(f"{where}: the column {twice[0]!r} is there twice; rename one")
+
+
+def _owners(frame: pd.DataFrame, where: str, column: str) -> list[str]:
+    """Return what identifies each row, as text. Raises UsageError where it is missing."""
+    values = frame[column]
+    is_empty = (values.isna() | (values.astype(str) == "")).to_numpy()
+    if is_empty.any():
+        raise UsageError(f"{where}: expected {column!r} in every row, found none in row {int(is_empty.argmax()) + 1}")
+    return [value.decode(errors="surrogateescape") if isinstance(value, bytes) else str(value) for value in values]
+
+
+def _check_once(owners: Sequence[str], names: Sequence[str], where: str, column: str) -> None:
+    counts = Counter(owners)
+    if twice := list(dict.fromkeys(name for name, owner in zip(names, owners, strict=True) if counts[owner] > 1)):
+        raise UsageError(
+            f"{where}: expected each {column!r} in one row, found some in more: {_some(twice)}; keep one row of each"
+        )
+
+
+def _choose(
+    frame: pd.DataFrame, where: str, column: str, columns: Sequence[str] | None, known: Collection[str]
+) -> list[Any]:
+    """Return the columns to add. Raises UsageError if one is not there, or the dataset has one of that name."""
+    chosen = [name for name in frame.columns if name != column] if columns is None else list(columns)
+    if missing := [name for name in chosen if name not in frame.columns]:
+        raise UsageError(f"{where}: there is no column {missing[0]!r}")
+    if clashes := sorted(str(name) for name in chosen if str(name) in known):
+        raise UsageError(
+            f"{where}: the dataset has columns {_some(clashes)} already; rename them in the table, or name with "
+            "columns= those that you want"
+        )
+    return chosen
+
+
+def _digests(target: str, on: str, owners: Sequence[str], there: Collection[str]) -> list[str | None]:
+    """Return what stands in the index for each owner: itself, or for an identifier its digest."""
+    if on == "SeriesInstanceUID":
+        return [keys.series_digest(owner.strip()) for owner in owners]
+    if on not in IDENTIFIERS:
+        return list(owners)
+    if not there:
+        raise UsageError(f"{target}: no volume has a digest of its {on}; it was prepared before there were any")
+    if not storage.exists(storage.join(target, identity.FILE)):
+        raise DamagedDataset(f"{target}: {identity.FILE} is gone, by which identifiers are digested; put it back")
+    digest = identity.of(target).digest
+    if on == "PatientID":
+        return [digest("patient", owner.strip(), "") for owner in owners]  # of patients whose issuer is not given
+    return [digest("study", owner.strip()) for owner in owners]
+
+
+def _plain_rows(frame: pd.DataFrame) -> list[tuple[Any, ...]]:
+    """Return the rows as plain values, None where there is none."""
+    columns = (frame[name].convert_dtypes().astype(object) for name in frame.columns)
+    plain = [[None if is_empty else v for v, is_empty in zip(c, c.isna(), strict=True)] for c in columns]
+    return list(zip(*plain, strict=True)) if plain else [()] * len(frame)
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(repr(name) for name in names[:NAMED]) + (", …" if len(names) > NAMED else "")

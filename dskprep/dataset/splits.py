@@ -1,0 +1,228 @@
+"""A split of a dataset into parts and folds, by patient: made, grown, written beside the dataset and read again."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import pandas as pd
+
+from dskprep.dataset import dealing, split_file
+from dskprep.dataset.groups import ALWAYS, Members
+from dskprep.dataset.split_file import FORMAT, Content, Rule, Side
+from dskprep.errors import UsageError
+
+if TYPE_CHECKING:
+    from dskprep.dataset.dataset import Dataset
+
+MOST_STRATA = 20
+"""Combinations of values that may be stratified by, or one for each ten groups."""
+NAMED = 3
+"""How many of several things a message names."""
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """The volumes of a dataset in parts and folds, with no patient, and no two equal volumes, on two sides.
+
+    Attributes
+    ----------
+    rule
+        What it was made by: `by`, `folds`, `seed`, `stratify`, `shares`.
+    sides
+        `part` and `fold` of each volume, by its key.
+    alone
+        Volumes whose header names no patient: nothing but equal pixels and your own groups joins them to others.
+    left_out
+        Volumes of the dataset that the split does not have, as they were added later: `Dataset.extend_split` adds them.
+
+    Examples
+    --------
+    >>> split = dataset.split(folds=5)  # doctest: +SKIP
+    >>> training, validation = split.fold(0)  # doctest: +SKIP
+    >>> training.lung_patches(64, seed=1)  # doctest: +SKIP
+    """
+
+    dataset: Dataset
+    rule: Rule
+    sides: Mapping[str, Side]
+    alone: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
+    _groups: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    def __repr__(self) -> str:
+        return f"<split of {len(self.sides)} volumes: {self.describe()}>"
+
+    def part(self, name: str) -> Dataset:
+        """Return the volumes of a part: `train`, `validation` or `test`. Raises UsageError if there is none."""
+        if name not in self.rule.parts:
+            has = ", ".join(self.rule.parts) or "none; give split() shares, such as (0.8, 0.1, 0.1)"
+            raise UsageError(f"expected a part of the split, found {name!r}; it has {has}")
+        return self._select(key for key, side in self.sides.items() if side.part == name)
+
+    def fold(self, number: int) -> tuple[Dataset, Dataset]:
+        """Return the volumes to train with and those to validate with; the part `test` is in neither.
+
+        Raises UsageError if there is no such fold.
+        """
+        if number not in range(self.rule.folds):
+            raise UsageError(f"expected a fold from 0 to {self.rule.folds - 1}, found {number!r}")
+        used = {key: side.fold for key, side in self.sides.items() if side.fold is not None}
+        training = self._select(key for key, fold in used.items() if fold != number)
+        return training, self._select(key for key, fold in used.items() if fold == number)
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """One row per volume: `key`, `part`, `fold`."""
+        rows = [(key, side.part, side.fold) for key, side in sorted(self.sides.items())]
+        return pd.DataFrame(rows, columns=["key", "part", "fold"]).astype({"fold": "Int64"})
+
+    def describe(self) -> str:
+        """Return one line: how many volumes are in each part and fold, and what is to be known of it."""
+        parts = Counter(side.part for side in self.sides.values())
+        folds = Counter(side.fold for side in self.sides.values())
+        words = [f"{name} {parts[name]}" for name in self.rule.parts]
+        words.append("folds " + " ".join(str(folds[fold]) for fold in range(self.rule.folds)))
+        if self.alone:
+            words.append(f"{len(self.alone)} without a patient's digest, each a group of its own")
+        if self.left_out:
+            words.append(f"{len(self.left_out)} added later and not in it")
+        return ", ".join(words)
+
+    def save(self, place: str | os.PathLike[str]) -> str:
+        """Write the split once: beside the dataset, as `splits/<name>.json`, or to a path or URL. Return where it lies.
+
+        Raises UsageError if there is another one of that name; the same one may be written again.
+        """
+        return split_file.write(self.dataset.url, place, self._content)
+
+    @property
+    def digest(self) -> str:
+        """The SHA-256 of what it was made by, and of all sides."""
+        return self._content.sealed().sha256
+
+    @property
+    def _content(self) -> Content:
+        return Content(FORMAT, self.rule, dict(sorted(self.sides.items())), dict(self._groups))
+
+    def _select(self, chosen: Iterable[str]) -> Dataset:
+        return self.dataset.select(key for key in chosen if key in self.dataset)
+
+
+def make(
+    dataset: Dataset,
+    by: str | Sequence[str] | Mapping[str, Any],
+    folds: int,
+    seed: int,
+    stratify: str | Sequence[str] | None,
+    shares: Sequence[float] | None,
+) -> Split:
+    """Make a split; see `Dataset.split`."""
+    groups = {str(key): str(value) for key, value in by.items() if value is not None} if isinstance(by, Mapping) else {}
+    names = () if isinstance(by, Mapping) else (by,) if isinstance(by, str) else tuple(by)
+    strata = (stratify,) if isinstance(stratify, str) else None if stratify is None else tuple(stratify)
+    rule = Rule(
+        by=tuple(name for name in names if name not in ALWAYS),
+        folds=folds,
+        seed=seed,
+        stratify=strata,
+        shares=tuple(float(share) for share in shares or ()),
+    )
+    if unknown := sorted(groups.keys() - _written(dataset)):
+        raise UsageError(f"by: expected the keys of volumes, found {len(unknown)} others, such as {_some(unknown)}")
+    return _place(dataset, split_file.check(rule), {}, groups)
+
+
+def read(dataset: Dataset, place: str | os.PathLike[str]) -> Split:
+    """Read a split again; see `Dataset.read_split`."""
+    content, url = split_file.read(dataset.url, place)
+    if gone := sorted(content.sides.keys() - _written(dataset)):
+        raise UsageError(
+            f"{url}: does not fit the dataset: {len(gone)} of its volumes are not written, such as {_some(gone)}; "
+            "extend_split makes a new one with the others where they are"
+        )
+    by = tuple(name for name in content.rule.by if name in dataset.columns)  # another may be of a table not joined here
+    members = Members(dataset, msgspec.structs.replace(content.rule, by=by, stratify=()), content.groups)
+    members.sides_of_groups(content.sides)
+    sides = {key: side for key, side in content.sides.items() if key in dataset}
+    alone = tuple(key for key in members.alone if key in sides)
+    left_out = tuple(key for key in dataset if key not in content.sides)
+    return Split(dataset, content.rule, sides, alone, left_out, content.groups)
+
+
+def extend(dataset: Dataset, place: str | os.PathLike[str] | Split, by: Mapping[str, Any] | None) -> Split:
+    """Return a split with the volumes that were added since; see `Dataset.extend_split`."""
+    if isinstance(place, Split):
+        rule, sides, groups = place.rule, place.sides, dict(place._groups)
+    else:
+        content, _ = split_file.read(dataset.url, place)
+        rule, sides, groups = content.rule, content.sides, content.groups
+    groups |= {str(key): str(value) for key, value in (by or {}).items() if value is not None}
+    return _place(dataset, rule, sides, groups)
+
+
+def _written(dataset: Dataset) -> set[str]:
+    """Return the keys of all written volumes, also of those that a selection leaves out."""
+    return {row["key"] for row in dataset.whole_rows("key")}
+
+
+def _place(dataset: Dataset, rule: Rule, known: Mapping[str, Side], given: Mapping[str, str]) -> Split:
+    """Give each volume its side, those that are `known` the one they have."""
+    members = Members(dataset, rule, given)
+    _refuse_continuous(rule, members)
+    has_side = members.sides_of_groups(known)
+    new = [group for group in members.groups if group not in has_side]
+    shares: Mapping[Any, float] = dict(zip(rule.parts, rule.shares, strict=True))
+    parts = dict(zip(new, _sides(rule, members, new, shares, "part", has_side), strict=True)) if shares else {}
+    parts |= {group: side.part for group, side in has_side.items()}
+    folded = [group for group in new if parts.get(group) != "test"]
+    equal: Mapping[Any, float] = dict.fromkeys(range(rule.folds), 1 / rule.folds)
+    folds = dict(zip(folded, _sides(rule, members, folded, equal, "fold", has_side), strict=True))
+    folds |= {group: side.fold for group, side in has_side.items()}
+    sides = {
+        key: Side(parts.get(group), folds.get(group)) for group, chosen in members.groups.items() for key in chosen
+    }
+    _refuse_empty(rule, sides, members)
+    return Split(dataset, rule, sides, members.alone, (), {k: v for k, v in given.items() if k in sides})
+
+
+def _sides(
+    rule: Rule, members: Members, new: Sequence[int], shares: Mapping[Any, float], what: str, known: Mapping[int, Side]
+) -> list[Any]:
+    groups = [members.describe(group) for group in new]
+    if rule.stratify is None:
+        return dealing.place_alone(groups, shares, rule.seed, what)
+    there = [(members.describe(group), getattr(side, what)) for group, side in known.items()]
+    return dealing.deal(groups, shares, rule.seed, what, [each for each in there if each[1] is not None])
+
+
+def _refuse_continuous(rule: Rule, members: Members) -> None:
+    """Raise UsageError where nearly each group has a stratum of its own, as by an age in days."""
+    n_strata = len({members.describe(group).stratum for group in members.groups}) if rule.stratify else 0
+    if n_strata > max(MOST_STRATA, len(members.groups) // 10):
+        raise UsageError(
+            f"stratify: expected columns with few values, found {n_strata} combinations in {len(members.groups)} "
+            "groups of volumes; make classes of them first, as by pandas.cut"
+        )
+
+
+def _refuse_empty(rule: Rule, sides: Mapping[str, Side], members: Members) -> None:
+    """Raise UsageError if a part or a fold has no volume."""
+    parts, folds = {side.part for side in sides.values()}, {side.fold for side in sides.values()}
+    empty = [name for name in rule.parts if name not in parts]
+    empty += [f"fold {number}" for number in range(rule.folds) if number not in folds]
+    if empty:
+        largest = max(map(len, members.groups.values()), default=0)
+        advice = "" if rule.stratify is not None else "; stratify=() balances them"
+        raise UsageError(
+            f"{' and '.join(empty)} of the split would be empty: there are {len(members.groups)} groups of volumes, "
+            f"the largest with {largest} of {len(sides)}{advice}"
+        )
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:NAMED]) + (", …" if len(names) > NAMED else "")

@@ -1,0 +1,134 @@
+"""What an export is made of: which volumes, in which part and fold, with which labels."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from dskprep.dataset.dataset import Dataset
+from dskprep.dataset.label_store import matches
+from dskprep.dataset.record import RecordName, to_json
+from dskprep.dataset.split_file import Side
+from dskprep.dataset.splits import Split
+from dskprep.errors import UsageError
+from dskprep.exchange.volume import ExportJob
+
+VERSION = 1
+"""Of what is written; another one makes all volumes anew."""
+NOWHERE = Side(None, None)
+LUNGS = "lungs"
+MOST_CLASSES = 255
+
+
+@dataclass(frozen=True)
+class Member:
+    """A volume of an export: its side of the split, and what is written of it."""
+
+    job: ExportJob
+    side: Side
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """The volumes of an export, sorted by key, and those that are left out, with the reason.
+
+    `labels` are the names of the classes 1, 2, … of the masks.
+    """
+
+    dataset: Dataset
+    members: tuple[Member, ...]
+    left_out: dict[str, str]
+    labels: tuple[str, ...]
+    split: Split | None
+
+    @property
+    def values(self) -> str:
+        """What the numbers of the images are, by the record of the first: all have the same settings."""
+        return self.dataset[self.members[0].job.key].values
+
+    def of_part(self, *parts: str | None) -> list[Member]:
+        """Return the members of these parts; those of no part are in None."""
+        return [member for member in self.members if member.side.part in parts]
+
+    def folds(self) -> list[tuple[list[str], list[str]]]:
+        """Return the keys to train and to validate with in each fold.
+
+        A split with a part `validation` has this one fold.
+        """
+        if self.split is None:
+            return []
+        if "validation" in self.split.rule.parts:
+            return [([m.job.key for m in self.of_part("train")], [m.job.key for m in self.of_part("validation")])]
+        used = [member for member in self.members if member.side.fold is not None]
+        return [
+            ([m.job.key for m in used if m.side.fold != fold], [m.job.key for m in used if m.side.fold == fold])
+            for fold in range(self.split.rule.folds)
+        ]
+
+
+def choose(
+    dataset: Dataset, labels: Sequence[str], split: Split | None, image: str, mask: str, test: tuple[str, str]
+) -> Cohort:
+    """Choose what is exported.
+
+    Parameters
+    ----------
+    labels
+        The classes: a name or a pattern, whose labels together are one class. A volume without a label of each is left
+        out: nobody has said that it has none.
+    image, mask
+        Paths of the files, with `{key}`; `test` are those of the part `test`.
+
+    Raises
+    ------
+    UsageError
+        There are more classes than a mask can have, or no volume has the labels.
+    """
+    if len(labels) > MOST_CLASSES or len(set(labels)) < len(labels):
+        raise UsageError(f"labels: expected at most {MOST_CLASSES} names, each once, found {', '.join(labels):.200}")
+    names = _labels_of(dataset) if set(labels) - {LUNGS} else {}
+    members, left_out = [], {}
+    for row in dataset.whole_rows("key", "status", "input_digest", "hu_sha256", "right_lung_ml"):
+        key = row["key"]
+        if key not in dataset:
+            continue
+        if split is not None and key not in split.sides:
+            left_out[key] = "not-in-split"
+            continue
+        there = {name: made_of for name, made_of, image_ in names.get(key, ()) if image_ == row["input_digest"]}
+        if row["right_lung_ml"] is not None:
+            there[LUNGS] = ""
+        classes = [(i, name) for i, label in enumerate(labels, 1) for name in sorted(there) if matches(name, [label])]
+        missing = [label for i, label in enumerate(labels, 1) if i not in {number for number, _ in classes}]
+        if missing:
+            left_out[key] = f"without {', '.join(missing)}"
+            continue
+        side = split.sides[key] if split else NOWHERE
+        paths = [path.format(key=key) if path else "" for path in (test if side.part == "test" else (image, mask))]
+        made_of = [VERSION, row["input_digest"], row["hu_sha256"], paths, classes, [there[name] for _, name in classes]]
+        digest = hashlib.sha256(to_json({"made of": made_of})).hexdigest()
+        name = RecordName(row["status"], key, row["input_digest"])
+        members.append(Member(ExportJob(name, paths[0], paths[1] if labels else "", tuple(classes), digest), side))
+    if not members:
+        known = sorted({name for found in names.values() for name, *_ in found} | {LUNGS})
+        raise UsageError(
+            f"{dataset.url}: no volume has the labels {', '.join(labels) or '(none)'} and is in the split; there are "
+            f"the labels {', '.join(known):.300}"
+        )
+    members.sort(key=lambda member: member.job.key)
+    return Cohort(dataset, tuple(members), dict(sorted(left_out.items())), tuple(labels), split)
+
+
+def _labels_of(dataset: Dataset) -> dict[str, list[tuple[str, str, str]]]:
+    """Return the labels of each volume: their name, a digest of what they were made of, and the image they lie on."""
+    found: dict[str, list[tuple[str, str, str]]] = {}
+    table = dataset.annotations
+    columns: list[list[Any]] = [
+        table[name].tolist() for name in ("key", "label", "source_sha256", "source_options", "number", "image")
+    ]
+    for key, label, content, options, number, image in zip(*columns, strict=True):
+        if isinstance(label, str) and label:
+            found.setdefault(key, []).append((label, f"{content} {options} {number}", image))
+    return found

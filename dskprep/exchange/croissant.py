@@ -1,0 +1,186 @@
+"""A description of a dataset for catalogues: Croissant metadata, the index as a table, and a card.
+
+The description says where the volumes lie below the dataset and what their bytes are; it copies no voxel.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Iterable
+from typing import Any
+
+import pandas as pd
+
+from dskprep.dataset import store
+from dskprep.dataset.dataset import Dataset
+from dskprep.dataset.record import Record, to_json
+from dskprep.dataset.splits import Split
+
+NOT_TOLD = ("url", "message", "status", "reason", "record_tag", "series_uid_sha256", "bytes_read")
+"""Columns of the index that say where the data came from, or that mean nothing to others."""
+CONTEXT: dict[str, Any] = {
+    "@language": "en",
+    "@vocab": "https://schema.org/",
+    "sc": "https://schema.org/",
+    "cr": "http://mlcommons.org/croissant/",
+    "rai": "http://mlcommons.org/croissant/RAI/",
+    "dct": "http://purl.org/dc/terms/",
+    "conformsTo": "dct:conformsTo",
+    "data": {"@id": "cr:data", "@type": "@json"},
+    "dataType": {"@id": "cr:dataType", "@type": "@vocab"},
+    "examples": {"@id": "cr:examples", "@type": "@json"},
+    **{
+        name: f"cr:{name}"
+        for name in (
+            "citeAs column equivalentProperty extract field fileProperty fileObject fileSet format includes "
+            "isLiveDataset jsonPath key md5 parentField path recordSet references regex repeated replace samplingRate "
+            "separator source subField transform"
+        ).split()
+    },
+}
+"""The words of Croissant 1.0."""
+DESCRIBED = {
+    "key": "Name of the volume",
+    "volume": "Where its OME-Zarr image lies below the dataset",
+    "volume_sha256": "SHA-256 of the lines '<SHA-256>  <object>' of all its objects, sorted by object",
+    "patient": "Keyed digest of the patient: equal where the patient is, of no use to others",
+    "study": "Keyed digest of the study",
+    "frame_of_reference": "Keyed digest of the frame of reference",
+    "hu_sha256": "SHA-256 of the Hounsfield units as they were acquired",
+    "affine": "Maps an index (z, y, x, 1) to LPS millimetres (x, y, z, 1), row by row",
+    "part": "Part of the split",
+    "fold": "Fold of the split, in which the volume validates",
+}
+"""What columns mean, beside those whose names say it."""
+
+
+def describe(dataset: Dataset, split: Split | None, name: str, licence: str) -> dict[str, bytes]:
+    """Return `croissant.json`, `index.parquet` and `README.md`."""
+    table = _table(dataset, split)
+    buffer = io.BytesIO()
+    table.to_parquet(buffer, index=False)
+    index = buffer.getvalue()
+    metadata = {
+        "@context": CONTEXT,
+        "@type": "sc:Dataset",
+        "name": name,
+        "description": _summary(dataset, table),
+        "conformsTo": "http://mlcommons.org/croissant/1.0",
+        **({"license": licence} if licence else {}),
+        "distribution": [
+            {
+                "@type": "cr:FileObject",
+                "@id": "index",
+                "name": "index.parquet",
+                "description": "One row per volume",
+                "contentUrl": "index.parquet",
+                "contentSize": f"{len(index)} B",
+                "encodingFormat": "application/x-parquet",
+                "sha256": hashlib.sha256(index).hexdigest(),
+            },
+            {
+                "@type": "cr:FileSet",
+                "@id": "objects",
+                "name": "objects",
+                "description": "The objects of the volumes: OME-Zarr 0.5, one folder each; labels/ holds masks",
+                "encodingFormat": "application/x-zarr",
+                "includes": "volumes/*.zarr/**",
+            },
+        ],
+        "recordSet": [
+            {
+                "@type": "cr:RecordSet",
+                "@id": "volumes",
+                "name": "volumes",
+                "description": "The index: one record per volume",
+                "key": {"@id": "volumes/key"},
+                "field": [_field(column, table[column]) for column in table],
+            }
+        ],
+    }
+    card = _card(dataset, split, table, name, licence)
+    return {"croissant.json": to_json(metadata), "index.parquet": index, "README.md": card.encode()}
+
+
+def _table(dataset: Dataset, split: Split | None) -> pd.DataFrame:
+    """Return the index of the written volumes, without what is not told, with their digests and their side."""
+    table = dataset.index
+    table = table[table["status"] == "written"].drop(columns=list(NOT_TOLD), errors="ignore")
+    table = table.drop(columns=[column for column in table if str(column).startswith("seconds_")])
+    table = table.dropna(axis=1, how="all").sort_values("key").reset_index(drop=True)
+    digests = {record.key: _digest(record) for record in _records(dataset)}
+    table.insert(1, "volume", [store.volume_name(key) for key in table["key"]])
+    table.insert(2, "volume_sha256", [digests[key] for key in table["key"]])
+    if split is not None:
+        table = table.merge(split.table, on="key", how="left")
+    return table.dropna(axis=1, how="all")
+
+
+def _records(dataset: Dataset) -> Iterable[Record]:
+    return (dataset[key].record for key in dataset)
+
+
+def _digest(record: Record) -> str:
+    lines = (f"{about.sha256}  {name}\n" for name, about in sorted(record.objects.items()))
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def _field(column: Any, values: pd.Series) -> dict[str, Any]:
+    kinds = {"b": "sc:Boolean", "i": "sc:Integer", "u": "sc:Integer", "f": "sc:Float"}
+    is_list = column == "affine"
+    field: dict[str, Any] = {
+        "@type": "cr:Field",
+        "@id": f"volumes/{column}",
+        "name": str(column),
+        "description": DESCRIBED.get(str(column), str(column).replace("_", " ")),
+        "dataType": "sc:Float" if is_list else kinds.get(values.dtype.kind, "sc:Text"),
+        "source": {"fileObject": {"@id": "index"}, "extract": {"column": str(column)}},
+    }
+    return field | ({"repeated": True} if is_list else {})
+
+
+def _summary(dataset: Dataset, table: pd.DataFrame) -> str:
+    spacing = " x ".join(f"{mm:g}" for mm in dataset.settings["spacing_mm"])
+    patients = f" of {table['patient'].nunique()} patients" if "patient" in table else ""
+    return (
+        f"{len(table)} chest CT volumes{patients}, prepared by dskprep: upright in the patient's axes, {spacing} mm "
+        "(z, y, x), as OME-Zarr 0.5."
+    )
+
+
+def _card(dataset: Dataset, split: Split | None, table: pd.DataFrame, name: str, licence: str) -> str:
+    rows = "\n".join(
+        f"| `{column}` | {DESCRIBED.get(str(column), str(column).replace('_', ' '))} |" for column in table
+    )
+    settings = "\n".join(f"| `{key}` | `{value}` |" for key, value in sorted(dataset.settings.items()))
+    sides = f"\n## Split\n\n{split.describe()}. No patient is on two sides.\n" if split else ""
+    return f"""# {name}
+
+{_summary(dataset, table)}
+
+Licence: {licence or "not stated; ask the owner"}
+
+`croissant.json` describes it for programs (Croissant 1.0), `index.parquet` has one row per volume. The volumes lie
+below the dataset, in `volumes/`.
+
+```python
+import dskprep
+
+dataset = dskprep.open_dataset("URL of the dataset")
+volume = dataset[{str(table["key"].iloc[0])!r}]
+volume.image[...]  # (z, y, x)
+```
+{sides}
+## Columns of the index
+
+| column | |
+|---|---|
+{rows}
+
+## Settings
+
+| setting | value |
+|---|---|
+{settings}
+"""

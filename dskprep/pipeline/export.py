@@ -1,0 +1,201 @@
+"""A dataset for other programs: the same bag and workers as for patients, and then the files beside the volumes."""
+
+from __future__ import annotations
+
+import functools
+import os
+import time
+from collections import Counter
+from collections.abc import Collection, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from typing import Any
+
+from distributed import Client
+from distributed.system import MEMORY_LIMIT
+
+from dskprep import storage
+from dskprep.dataset import convert
+from dskprep.dataset.dataset import open_dataset
+from dskprep.errors import InfrastructureError, UsageError
+from dskprep.exchange import cohort, croissant, monai, nnunet, place
+from dskprep.exchange.cohort import Cohort
+from dskprep.pipeline import cluster, cluster_check, executor
+from dskprep.pipeline.observer import Observer
+from dskprep.worker import export as work
+from dskprep.worker.export import Exported
+
+KINDS = ("nnunet", "monai", "croissant")
+MAX_FAILURES_IN_A_ROW = 20
+"""As in `run`."""
+
+
+@dataclass
+class ExportSummary:
+    """What became of the volumes of an export.
+
+    `counts` has how many are `written` now, `already` there, `left-out` and `failed`; `left_out` and `failed` say why,
+    by key. Where one failed, the files beside the volumes are not written: export again.
+    """
+
+    kind: str
+    target: str
+    out: str
+    counts: Counter[str] = field(default_factory=Counter)
+    left_out: dict[str, str] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+    bytes_written: int = 0
+    seconds: float = 0.0
+    is_interrupted: bool = False
+
+    def add(self, volume: Exported) -> None:
+        """Count one volume."""
+        self.counts["failed" if volume.problem else "written"] += 1
+        self.bytes_written += volume.n_bytes
+        if volume.problem:
+            self.failed[volume.key] = volume.problem
+
+    @property
+    def exit_code(self) -> int:
+        """0 if the export is whole; else 1."""
+        return 1 if self.failed or self.is_interrupted else 0
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the summary as plain JSON values."""
+        names = ("kind", "target", "out", "left_out", "failed", "bytes_written", "is_interrupted")
+        content = {name: getattr(self, name) for name in names}
+        return content | {"counts": dict(self.counts), "seconds": round(self.seconds, 2)}
+
+
+def export(
+    kind: str,
+    target: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    labels: Sequence[str] = ("lungs",),
+    split: str | os.PathLike[str] | None = None,
+    licence: str = "",
+    client: Client | None = None,
+    observers: Sequence[Observer] = (),
+) -> ExportSummary:
+    """Write a dataset in the form that another program takes. The dataset itself is only read.
+
+    The same dataset gives the same bytes. An export that was stopped goes on where it was when it is called again, and
+    one of a dataset that has changed since is brought up to date.
+
+    Parameters
+    ----------
+    kind
+        `nnunet` (the raw data of nnU-Net v2), `monai` (NIfTI files and a datalist) or `croissant` (a description of the
+        dataset for catalogues, without voxels).
+    target
+        The dataset, as a path or URL.
+    out
+        An empty or new folder or prefix. Its last part is the name of the export.
+    labels
+        The classes of the masks, 1, 2, …: names of labels, or patterns whose labels together are one class. `lungs` is
+        both lungs. Where labels overlap, the later one counts. Volumes that lack one are left out, and named.
+    split
+        A split that was saved: its name, or a path or URL. Volumes that are not in it are left out.
+    licence
+        The licence of the data, such as https://creativecommons.org/licenses/by/4.0/.
+    client, observers
+        As in `run`; observers hear of notes.
+
+    Returns
+    -------
+    ExportSummary
+        What became of the volumes.
+
+    Raises
+    ------
+    UsageError
+        Nothing was started: there is no dataset or split, no volume has the labels, `out` lies in the dataset or holds
+        something else, or nibabel is not installed.
+    InfrastructureError
+        A store or the scheduler cannot be used.
+
+    Examples
+    --------
+    >>> dskprep.export("nnunet", "scans-1mm", "raw/Dataset007_GTV", labels=["GTV*"], split="v1")  # doctest: +SKIP
+    """
+    started = time.monotonic()
+    target, out = storage.absolute(target), storage.absolute(out)
+    if kind not in KINDS:
+        raise UsageError(f"expected nnunet, monai or croissant, found {kind!r}")
+    if isinstance(labels, str):
+        raise UsageError(f"labels must be a list of names, not {labels!r}")
+    if storage.is_within(out, target) or storage.is_within(target, out):
+        raise UsageError(f"{out}: expected a place outside of the dataset {target}; choose another")
+    dataset = open_dataset(target)
+    chosen = dataset.read_split(split) if split is not None else None
+    name = out.rstrip("/").rpartition("/")[2]
+    asked: dict[str, Any] = {"kind": kind, "of": dataset.settings, "licence": licence}
+    if chosen is not None:
+        asked["split"] = chosen.digest
+    summary = ExportSummary(kind, target, out)
+    if kind == "croissant":
+        place.begin(out, asked)
+        files = croissant.describe(dataset, chosen, name, licence)
+        summary.counts["written"] = len(dataset)
+    else:
+        convert.check_nifti()
+        layout = nnunet if kind == "nnunet" else monai
+        found = cohort.choose(dataset, labels, chosen, layout.IMAGE, layout.MASK, layout.TEST)
+        place.begin(out, asked | {"labels": list(labels)})
+        for note in cluster_check.check(client, target, out) if client else []:
+            _tell(observers, "on_note", note)
+        files = layout.describe(found, name, licence)
+        _write_volumes(found, summary, client, observers, files)
+    if summary.exit_code == 0:
+        storage.write_many(out, files)
+        summary.bytes_written += sum(map(len, files.values()))
+    summary.seconds = time.monotonic() - started
+    return summary
+
+
+def _write_volumes(
+    found: Cohort,
+    summary: ExportSummary,
+    client: Client | None,
+    observers: Sequence[Observer],
+    described: Collection[str],
+) -> None:
+    """Write the volumes that are not there yet, and delete those that are no more part of it."""
+    wanted = {member.job.key: member.job for member in found.members}
+    done = place.records(summary.out)
+    stale = [r for key, r in done.items() if key not in wanted or wanted[key].digest != r.digest]
+    jobs = [job for key, job in wanted.items() if key not in done or done[key].digest != job.digest]
+    if stale or jobs:
+        storage.delete(summary.out, described)  # what describes an export is there only while it is whole
+    place.drop(summary.out, stale)
+    summary.left_out = found.left_out
+    counts = {"already": len(wanted) - len(jobs), "left-out": len(found.left_out)}
+    summary.counts.update({word: n for word, n in counts.items() if n})
+    task = functools.partial(
+        work.export_volume,
+        target=summary.target,
+        out=summary.out,
+        memory_bytes=min(cluster.memory_limits(client)) if client else MEMORY_LIMIT,
+    )
+    n_in_a_row = 0
+    try:
+        with closing(executor.execute(client, iter(jobs), task)) as ended:
+            for job, outcome in ended:
+                if outcome is None:
+                    outcome = Exported(job.key, problem="its worker process died twice while it held this volume")
+                summary.add(outcome)
+                _tell(observers, "on_export", summary, outcome)
+                n_in_a_row = n_in_a_row + 1 if outcome.problem else 0
+                if n_in_a_row == MAX_FAILURES_IN_A_ROW:
+                    raise InfrastructureError(
+                        f"the last {n_in_a_row} volumes failed, the last one with: {outcome.problem}; mend it, and "
+                        "export again"
+                    )
+    except KeyboardInterrupt:
+        summary.is_interrupted = True
+
+
+def _tell(observers: Sequence[Observer], event: str, *arguments: Any) -> None:
+    for observer in observers:
+        getattr(observer, event)(*arguments)

@@ -1,0 +1,336 @@
+"""A dataset for nnU-Net, MONAI and catalogues: the voxels where they lie, the same bytes again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import tiny
+
+import dskprep
+from dskprep import storage
+from dskprep.cli import commands
+from dskprep.dataset import store
+from dskprep.errors import UsageError
+from dskprep.exchange.volume import ExportJob
+from dskprep.settings import PrepConfig
+from dskprep.synthetic import scanner
+from dskprep.worker.export import export_volume
+
+nib = pytest.importorskip("nibabel", reason="needs the extra exchange")
+
+KEYS = ["p0", "p1", "p2", "p3"]
+LABELS = {"p0": ["GTV-1", "heart"], "p1": ["GTV-1", "GTV-2", "heart"], "p2": ["GTV-2", "heart"], "p3": ["heart"]}
+SETTINGS = PrepConfig(check_hu=False, chunk=16)
+
+
+def masks_of(key: str) -> dict[str, np.ndarray]:
+    """Boxes (z, y, x) that overlap, each with another place in each patient."""
+    i = KEYS.index(key)
+    boxes = {
+        "GTV-1": np.s_[2:5, 3 + i : 9, 4:10],
+        "GTV-2": np.s_[4:8, 6:12, 8 + i : 15],
+        "heart": np.s_[3:10, 10:20, 5:20],
+    }
+    found = {}
+    for name in LABELS[key]:
+        found[name] = np.zeros((tiny.N_SLICES, tiny.SIZE, tiny.SIZE), np.uint8)
+        found[name][boxes[name]] = 1
+    return found
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four patients with labels."""
+    folder = tmp_path_factory.mktemp("export")
+    for i, key in enumerate(KEYS):
+        tiny.write(folder / "scans" / key, patient_files(i))
+    dskprep.run(folder / "scans", folder / "out", settings=SETTINGS)
+    dataset = dskprep.open_dataset(folder / "out")
+    for key in KEYS:
+        (folder / "labels" / key).mkdir(parents=True)
+        for name, mask in masks_of(key).items():
+            image = dskprep.to_nifti(dskprep.Volume(mask, dataset[key].affine))
+            image.to_filename(folder / "labels" / key / f"{name}.nii.gz")
+    summary = dskprep.annotate(folder / "out", folder / "labels")
+    assert summary.counts == {"written": 8}
+    return folder / "out"
+
+
+def patient_files(i: int) -> dict[str, bytes]:
+    """A series of a patient of its own."""
+    import io
+
+    import pydicom
+
+    files = {}
+    for name, content in tiny.series(i).items():
+        header = pydicom.dcmread(io.BytesIO(content))
+        header.PatientID, header.StudyInstanceUID, header.FrameOfReferenceUID = f"P{i}", f"1.2.90.{i}", f"1.2.91.{i}"
+        file = io.BytesIO()
+        header.save_as(file)
+        files[name] = file.getvalue()
+    return files
+
+
+@pytest.fixture
+def target(tmp_path: Path, original: Path) -> str:
+    return str(shutil.copytree(original, tmp_path / "dataset"))
+
+
+@pytest.fixture
+def unchanged(target: str) -> Iterator[None]:
+    before = tiny.everything_below(target)
+    yield
+    assert tiny.everything_below(target) == before
+
+
+def read(out: str, name: str) -> Any:
+    return json.loads(storage.read(f"{out}/{name}"))
+
+
+def voxels(out: str, name: str, folder: Path) -> Any:
+    (folder / "read.nii.gz").write_bytes(storage.read(f"{out}/{name}"))
+    image = nib.load(folder / "read.nii.gz")
+    return np.asarray(image.dataobj), image.affine
+
+
+@pytest.mark.usefixtures("unchanged")
+def test_nnunet_gets_the_voxels_where_they_lie(target: str, place: str, tmp_path: Path) -> None:
+    out = f"{place}/Dataset007_Chest"
+    summary = dskprep.export("nnunet", target, out, labels=["heart", "gtv*"], licence="CC BY 4.0")
+    assert summary.counts == {"written": 3, "left-out": 1}
+    assert summary.left_out == {"p3": "without gtv*"}
+    assert summary.exit_code == 0
+    dataset = dskprep.open_dataset(target)
+    for key in KEYS[:3]:
+        image, affine = voxels(out, f"imagesTr/{key}_0000.nii.gz", tmp_path)
+        np.testing.assert_array_equal(image, tiny.hu(KEYS.index(key)).transpose(2, 1, 0))
+        mask, same = voxels(out, f"labelsTr/{key}.nii.gz", tmp_path)
+        expected = masks_of(key)["heart"]
+        for name in ("GTV-1", "GTV-2"):
+            expected[masks_of(key).get(name, np.zeros_like(expected)) > 0] = 2
+        np.testing.assert_array_equal(mask, expected.transpose(2, 1, 0))
+        np.testing.assert_array_equal(affine, same)
+        x, y, z = dataset[key].to_patient((5, 7, 9))
+        np.testing.assert_allclose(affine @ [9, 7, 5, 1], [-x, -y, z, 1], atol=1e-4)
+    content = read(out, "dataset.json")
+    assert content["labels"] == {"background": 0, "heart": 1, "gtv*": 2}
+    assert (content["numTraining"], content["channel_names"], content["file_ending"]) == (3, {"0": "CT"}, ".nii.gz")
+    assert (content["name"], content["licence"]) == ("Dataset007_Chest", "CC BY 4.0")
+    assert "1 x 1 x 1 mm" in content["description"]
+
+
+def test_the_test_part_and_the_folds_are_where_nnunet_looks_for_them(target: str, tmp_path: Path) -> None:
+    split = dskprep.open_dataset(target).split(folds=2, shares=(0.75, 0.25), stratify=())
+    split.save("v1")
+    out = str(tmp_path / "Dataset001_X")
+    dskprep.export("nnunet", target, out, labels=["heart"], split="v1")
+    test = set(split.part("test"))
+    assert {p.name[:2] for p in (tmp_path / "Dataset001_X/imagesTs").iterdir()} == test
+    assert {p.name[:2] for p in (tmp_path / "Dataset001_X/labelsTr").iterdir()} == set(KEYS) - test
+    listed = read(out, "splits_final.json")
+    assert len(listed) == 2
+    for fold, lists in enumerate(listed):
+        training, validation = split.fold(fold)
+        assert (lists["train"], lists["val"]) == (sorted(training), sorted(validation))
+    assert read(out, "dataset.json")["numTraining"] == 3
+
+
+@pytest.mark.parametrize("labels", [(), ("lungs",), ("heart",)])
+def test_monai_gets_a_datalist(target: str, tmp_path: Path, labels: tuple[str, ...]) -> None:
+    split = dskprep.open_dataset(target).split(folds=2, shares=(0.5, 0.25, 0.25), stratify=())
+    out = str(tmp_path / "out")
+    dskprep.export("monai", target, out, labels=labels, split=split.save(tmp_path / "s.json"))
+    content = read(out, "datalist.json")
+    parts = {"training": "train", "validation": "validation", "testing": "test"}
+    for part, name in parts.items():
+        assert [item["image"] for item in content[part]] == [f"images/{key}.nii.gz" for key in sorted(split.part(name))]
+        for item in content[part]:
+            assert ("label" in item, "fold" in item) == (bool(labels), part != "testing")
+            assert all((Path(out) / item[kind]).exists() for kind in ("image", "label") if kind in item)
+
+
+@pytest.mark.cluster
+def test_the_same_dataset_gives_the_same_bytes_whoever_writes_them(target: str, tmp_path: Path) -> None:
+    dskprep.export("nnunet", target, tmp_path / "a/X", labels=["heart"])
+    with dskprep.local_client(2) as client:
+        dskprep.export("nnunet", target, tmp_path / "b/X", labels=["heart"], client=client)
+    one = tiny.everything_below(tmp_path / "a/X")
+    assert one == tiny.everything_below(tmp_path / "b/X")
+    assert {content[4:8] for name, content in one.items() if name.endswith(".gz")} == {bytes(4)}  # no time
+
+
+def test_an_export_goes_on_where_it_was(target: str, tmp_path: Path) -> None:
+    """One volume is damaged: it is named, the export is not whole, and once it is mended only what lacks is written."""
+    out = tmp_path / "out"
+    (shard,) = Path(target).glob("volumes/p1.zarr/0/c/0/0/0")
+    good = shard.read_bytes()
+    shard.write_bytes(good[:-1])
+    summary = dskprep.export("nnunet", target, out, labels=["heart"])
+    assert summary.counts == {"written": 3, "failed": 1}
+    assert summary.exit_code == 1
+    assert "expected" in summary.failed["p1"]
+    assert not (out / "dataset.json").exists()
+    times = {path: path.stat().st_mtime_ns for path in out.rglob("*.nii.gz")}
+    shard.write_bytes(good)
+    again = dskprep.export("nnunet", target, out, labels=["heart"])
+    assert again.counts == {"written": 1, "already": 3}
+    assert {path: path.stat().st_mtime_ns for path in times} == times
+    dskprep.export("nnunet", target, tmp_path / "at once/out", labels=["heart"])
+    assert tiny.everything_below(out) == tiny.everything_below(tmp_path / "at once/out")
+
+
+def test_a_volume_that_a_worker_has_no_memory_for_is_named(target: str, tmp_path: Path) -> None:
+    name = next(name for name in store.record_names(target) if name.key == "p1")
+    job = ExportJob(name, "images/p1.nii.gz", "", (), "0")
+    done = export_volume(job, target=target, out=str(tmp_path / "out"), memory_bytes=1)
+    assert re.search(r"needs \d+ bytes, and a worker has 0; export again with --memory-limit \d", done.problem)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_file_that_is_gone_or_cut_is_written_again(target: str, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    dskprep.export("monai", target, out, labels=["heart"])
+    before = tiny.everything_below(out)
+    (out / "images/p0.nii.gz").unlink()
+    (out / "labels/p2.nii.gz").write_bytes(b"cut")
+    (out / ".dskprep/volumes/p3.json").write_bytes(b"{")
+    assert dskprep.export("monai", target, out, labels=["heart"]).counts == {"written": 3, "already": 1}
+    assert tiny.everything_below(out) == before
+
+
+def test_what_the_dataset_has_no_more_goes_and_what_changed_is_made_anew(target: str, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    dskprep.export("monai", target, out, labels=["heart"])
+    (out / "notes.txt").write_text("mine")
+    for name in list(store.record_names(target)):
+        if name.key == "p0":
+            store.forget(target, [name])
+    dskprep.forget_labels(target, "heart")
+    heart = masks_of("p1")["heart"] * 0
+    heart[6:8, 2:4, 2:4] = 1
+    image = dskprep.to_nifti(dskprep.Volume(heart, dskprep.open_dataset(target)["p1"].affine))
+    (tmp_path / "new/p1").mkdir(parents=True)
+    image.to_filename(tmp_path / "new/p1/heart.nii.gz")
+    dskprep.annotate(target, tmp_path / "new")
+    assert dskprep.export("monai", target, out, labels=["heart"]).counts == {"written": 1, "left-out": 2}
+    assert {p.name for p in out.rglob("*.nii.gz")} == {"p1.nii.gz"}
+    mask, _ = voxels(str(out), "labels/p1.nii.gz", tmp_path)
+    np.testing.assert_array_equal(mask, heart.transpose(2, 1, 0))
+    assert (out / "notes.txt").read_text() == "mine"
+
+
+@pytest.mark.usefixtures("unchanged")
+def test_places_and_wishes_that_cannot_be_are_named(target: str, tmp_path: Path) -> None:
+    for out in (target, f"{target}/export", str(Path(target).parent)):
+        with pytest.raises(UsageError, match="outside of the dataset"):
+            dskprep.export("nnunet", target, out)
+    tiny.write(tmp_path / "theirs", {"a.txt": b"mine"})
+    with pytest.raises(UsageError, match=r"or an export, found a\.txt"):
+        dskprep.export("nnunet", target, tmp_path / "theirs")
+    with pytest.raises(UsageError, match=r"no volume has the labels liver .* there are the labels GTV-1, GTV-2, heart"):
+        dskprep.export("nnunet", target, tmp_path / "out", labels=["liver"])
+    with pytest.raises(UsageError, match="must be a list of names"):
+        dskprep.export("nnunet", target, tmp_path / "out", labels="heart")
+    with pytest.raises(UsageError, match="each once"):
+        dskprep.export("nnunet", target, tmp_path / "out", labels=["heart", "heart"])
+    with pytest.raises(UsageError, match="nnunet, monai or croissant, found 'nnUNet'"):
+        dskprep.export("nnUNet", target, tmp_path / "out")
+    with pytest.raises(UsageError, match="no such split"):
+        dskprep.export("nnunet", target, tmp_path / "out", split="v9")
+    assert not (tmp_path / "out").exists()
+    dskprep.export("monai", target, tmp_path / "out", labels=["heart"])
+    with pytest.raises(UsageError, match=r"another export: labels is \['heart'\] there and \['lungs'\] here"):
+        dskprep.export("monai", target, tmp_path / "out")
+
+
+@pytest.mark.usefixtures("unchanged")
+def test_croissant_describes_every_volume_by_its_bytes(target: str, place: str) -> None:
+    out = f"{place}/chests"
+    dskprep.export("croissant", target, out, licence="https://creativecommons.org/licenses/by/4.0/")
+    content = read(out, "croissant.json")
+    index = storage.read(f"{out}/index.parquet")
+    assert content["distribution"][0]["sha256"] == hashlib.sha256(index).hexdigest()
+    assert content["license"] == "https://creativecommons.org/licenses/by/4.0/"
+    import io
+
+    table = pd.read_parquet(io.BytesIO(index)).set_index("key")
+    assert list(table.index) == KEYS
+    fields = [field["source"]["extract"]["column"] for field in content["recordSet"][0]["field"]]
+    assert fields == ["key", *table.columns]
+    for key in KEYS:
+        objects = tiny.everything_below(f"{target}/{table.loc[key, 'volume']}")
+        own = sorted(name for name in objects if not name.startswith(("labels/GTV", "labels/heart", "labels/zarr")))
+        known = dskprep.open_dataset(target)[key].record.objects
+        lines = [f"{hashlib.sha256(objects[n]).hexdigest()}  {n}\n" for n in own] if set(own) == set(known) else []
+        recorded = [f"{about.sha256}  {n}\n" for n, about in sorted(known.items())]
+        assert hashlib.sha256("".join(lines or recorded).encode()).hexdigest() == table.loc[key, "volume_sha256"]
+    told = b"".join(tiny.everything_below(out).values())
+    for word in (*tiny.IDENTITY, str(Path(target).parent), "series_uid"):
+        assert word.encode() not in told
+    before = tiny.everything_below(out)
+    dskprep.export("croissant", target, out, licence="https://creativecommons.org/licenses/by/4.0/")
+    assert tiny.everything_below(out) == before
+
+
+def test_nnunet_itself_finds_no_fault(tmp_path: Path) -> None:
+    verification = pytest.importorskip("nnunetv2.experiment_planning.verify_dataset_integrity")
+    scanner.write_patients(str(tmp_path / "in"), 3, spacing_mm=(4.0, 3.0, 3.0), shape=(72, 120, 120), broken=False)
+    dskprep.run(tmp_path / "in", tmp_path / "ds", settings=PrepConfig(spacing_mm=(4, 3, 3), chunk=16))
+    dskprep.export("nnunet", tmp_path / "ds", tmp_path / "Dataset001_Lungs")
+    verification.verify_dataset_integrity(str(tmp_path / "Dataset001_Lungs"), 1)
+
+
+def test_mlcroissant_finds_no_fault_and_reads_the_records(target: str, tmp_path: Path) -> None:
+    mlcroissant = pytest.importorskip("mlcroissant")
+    split = dskprep.open_dataset(target).split(folds=2, stratify=()).save(tmp_path / "s.json")
+    dskprep.export("croissant", target, tmp_path / "out", split=split, licence="CC-BY-4.0")
+    described = mlcroissant.Dataset(str(tmp_path / "out/croissant.json"))
+    assert not described.metadata.issues.errors
+    records = list(described.records("volumes"))
+    assert [record["volumes/key"].decode() for record in records] == KEYS
+    assert {record["volumes/fold"] for record in records} == {0, 1}
+
+
+def test_the_commands_do_the_same(target: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "t.csv").write_text("id,grade\n" + "".join(f"{key},{i % 2}\n" for i, key in enumerate(KEYS)))
+    words = [
+        "split",
+        target,
+        "v1",
+        "--folds",
+        "2",
+        "--stratify",
+        "grade",
+        "--join",
+        f"{tmp_path}/t.csv",
+        "--column",
+        "id",
+    ]
+    assert commands.run_command(words) == 0
+    assert "folds 2 2" in capsys.readouterr().out
+    assert commands.run_command(["split", target, "v2", "--extend", "v1"]) == 2
+    assert "'grade'" in capsys.readouterr().err
+    assert commands.run_command(["split", target, "v2", "--extend", "v1", "--folds", "3"]) == 2
+    assert "leave out --folds" in capsys.readouterr().err
+    assert commands.run_command(["split", target, "v3", "--shares", "a,b"]) == 2
+    assert "--shares must be numbers" in capsys.readouterr().err
+    out = f"{tmp_path}/out"
+    words = ["export", "monai", target, out, "--labels", "GTV*", "--split", "v1", "--scheduler", "sync"]
+    assert commands.run_command(words) == 0  # reading a split takes no column that it was stratified by
+    assert commands.run_command(["split", target, "v4", "--folds", "2", "--balanced"]) == 0
+    told = capsys.readouterr().out
+    assert "written  p0" in told
+    assert "left out: 1 without GTV*, such as p3" in told
+    assert commands.run_command([*words, "--log-json"]) == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["counts"] == {"already": 3, "left-out": 1}
+    assert commands.run_command(["export", "croissant", target, f"{out}2"]) == 0
