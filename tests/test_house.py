@@ -139,6 +139,7 @@ HOMES = {
         "dataset.thumbnail",
         "labels.nodules",
         "look.comparison",
+        "look.label_comparison",
         "look.surface",
         "preparation.lungs.dense",
         "preparation.recipes.grt123_lungs",

@@ -95,6 +95,9 @@ def compare(a: str, b: str, series: str | None, only: str, pictures: str | None,
         else:
             for line in [comparison.HEADER, difference.as_line()][n > 0 :]:
                 terminal.say(line)
+            for label in difference.labels:
+                if label.dice != 1:
+                    terminal.say(f"  {label.words}")
         if pictures:
             path = Path(pictures) / f"{Path(difference.key).name}.png"
             path.parent.mkdir(parents=True, exist_ok=True)

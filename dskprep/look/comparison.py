@@ -17,6 +17,7 @@ from dskprep.dataset import dataset
 from dskprep.dataset.dataset import Dataset
 from dskprep.dataset.stored import StoredVolume
 from dskprep.errors import DamagedDataset, UsageError
+from dskprep.look.label_comparison import LabelDifference, compare_labels
 from dskprep.preparation import prepare, user_steps
 from dskprep.preparation.prepared import Prepared
 from dskprep.settings import PrepConfig
@@ -69,7 +70,8 @@ class Difference:
     `index_mm` is the largest distance between voxels of the same index, `overlap` the share of the first
     image that the second covers. HU differences are absolute, within the HU where both tell tissues apart; they are
     None where an image holds no HU. `max_at_mm` is the LPS place (x, y, z) of the largest. `dice` compares the masks
-    of both lungs, `lungs_ml` is how much larger the second mask is; they are None where a mask is missing.
+    of both lungs, `lungs_ml` is how much larger the second mask is; they are None where a mask is missing. `labels` are
+    all that a volume of a dataset has.
     """
 
     key: str
@@ -83,6 +85,7 @@ class Difference:
     max_at_mm: Triple | None = None
     dice: float | None = None
     lungs_ml: float | None = None
+    labels: tuple[LabelDifference, ...] = ()
 
     def as_line(self) -> str:
         """Return one line of a table below HEADER."""
@@ -98,7 +101,7 @@ class Difference:
         )
 
     def as_dict(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
+        return dataclasses.asdict(self) | {"labels": [label._asdict() for label in self.labels]}
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,7 +135,10 @@ class Comparison(Iterator[Compared]):
     def __next__(self) -> Compared:
         for key in self._keys:
             try:
-                return compare_preparations(*(Preparation.of_stored(side[key]) for side in self._sides), key=key)
+                a, b = (side[key] for side in self._sides)
+                found = compare_preparations(Preparation.of_stored(a), Preparation.of_stored(b), key=key)
+                difference = dataclasses.replace(found.difference, labels=compare_labels(a, b))
+                return dataclasses.replace(found, difference=difference)
             except DamagedDataset as error:
                 self.damaged[key] = str(error)
         raise StopIteration
@@ -211,7 +217,11 @@ def compare_settings(place: str | os.PathLike[str], a: PrepConfig, b: PrepConfig
     >>> dskprep.compare_settings("scans/LIDC-0314", a, b).difference.mean_hu  # doctest: +SKIP
     """
     url = only_case(place).url
-    return compare_preparations(_prepare(url, a), _prepare(url, b), key=url)
+    prepared = []
+    for config in (a, b):
+        user_steps.check(config)
+        prepared.append(Preparation.of_prepared(prepare.prepare(read_series(url, config), config)))
+    return compare_preparations(*prepared, key=url)
 
 
 def compare_preparations(a: Preparation, b: Preparation, *, key: str = "") -> Compared:
@@ -233,14 +243,9 @@ def compare_preparations(a: Preparation, b: Preparation, *, key: str = "") -> Co
         lungs = _sample(b.lungs, to_b, a.image.shape, order=0)
         found["dice"] = _dice(a.lungs > 0, lungs > 0)
         found["lungs_ml"] = np.count_nonzero(b.lungs) * b.image.voxel_ml - np.count_nonzero(a.lungs) * a.image.voxel_ml
-    difference = Difference(
-        key=key,
-        shapes=(a.image.shape, b.image.shape),
-        spacings_mm=(a.image.spacing, b.image.spacing),
-        index_mm=_index_mm(a.image, b.image),
-        overlap=float(np.count_nonzero(inside) / inside.size),
-        **found,
-    )
+    shapes, spacings_mm = (a.image.shape, b.image.shape), (a.image.spacing, b.image.spacing)
+    overlap = float(np.count_nonzero(inside) / inside.size)
+    difference = Difference(key, shapes, spacings_mm, _index_mm(a.image, b.image), overlap, **found)
     return Compared(difference, a, second, lungs, apart)
 
 
@@ -251,11 +256,6 @@ def to_hu(array: NDArray[Any], values: str) -> NDArray[np.float32]:
     if values == "uint8":
         hu[array == PAINTED] = np.nan
     return hu
-
-
-def _prepare(url: str, config: PrepConfig) -> Preparation:
-    user_steps.check(config)
-    return Preparation.of_prepared(prepare.prepare(read_series(url, config), config))
 
 
 def _sample(

@@ -16,9 +16,11 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from dskprep import storage
+from dskprep.dataset import annotations as annotated
 from dskprep.dataset import index, store
 from dskprep.dataset.record import STATUSES
 from dskprep.errors import REASONS, WARNINGS
+from dskprep.look.label_figures import label_figures
 from dskprep.stopwatch import STAGES
 
 MAX_PICTURES = 5000
@@ -129,6 +131,7 @@ def report(target: str | os.PathLike[str], *, records_at: str | None = None) -> 
         reasons=_count(lost["status"] + ": " + lost["reason"]),
         warnings=_count(warning for warnings in series["warnings"] for warning in warnings),
         meanings=REASONS | WARNINGS,
+        labels=label_figures(annotated.current(target)),
         histograms=histograms(written),
         stages=stages(written),
         runs=_runs(target),

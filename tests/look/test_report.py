@@ -21,6 +21,7 @@ from dskprep.cli import commands
 from dskprep.dataset import index, store, thumbnail
 from dskprep.dataset.record import Record
 from dskprep.look import report
+from dskprep.look.label_figures import label_figures
 from dskprep.settings import PrepConfig
 from dskprep.stopwatch import STAGES
 
@@ -316,3 +317,28 @@ def luminance(colour: str) -> float:
     parts = [int(digits[i : i + 2], 16) / 255 for i in (0, 2, 4)]
     linear = [v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4 for v in parts]
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def test_the_page_says_what_labels_there_are(tmp_path: Path) -> None:
+    table = pd.DataFrame(
+        [
+            {"key": "p1", "status": "written", "reason": None, "label": "GTV", "ml": 2.0},
+            {"key": "p2", "status": "written", "reason": None, "label": "GTV", "ml": 6.0},
+            {"key": "p2", "status": "written", "reason": None, "label": "<b>", "ml": 1.0},
+            {"key": "p3", "status": "written", "reason": None, "label": "", "ml": None},
+            {"key": "", "status": "refused", "reason": "label-unlinked", "label": "", "ml": None},
+        ]
+    )
+    found = label_figures(table)
+    assert found is not None
+    assert [tuple(label) for label in found["names"]] == [("GTV", 2, 2.0, 4.0, 6.0), ("<b>", 1, 1.0, 1.0, 1.0)]
+    assert (found["n_labels"], found["n_points"], found["n_volumes"]) == (3, 1, 3)
+    assert found["lost"] == {"refused: label-unlinked": 1}
+    tiny.write_patients(tmp_path / "in", ["p1"])
+    dskprep.run(tmp_path / "in", tmp_path / "out")
+    assert "Labels</h2>" not in report.report(tmp_path / "out")
+    (tmp_path / "a.csv").write_text("key,x,y,z\np1,1,2,3\n")
+    dskprep.annotate(tmp_path / "out", tmp_path / "a.csv")
+    html = report.report(tmp_path / "out")
+    assert "Labels</h2>" in html
+    assert "0 labels and 1 points in 1 volumes" in html

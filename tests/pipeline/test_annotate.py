@@ -714,3 +714,21 @@ def test_wrong_use_is_said_in_one_line_before_anything_is_done(tmp_path: Path, w
     with pytest.raises(DskprepError, match=said):
         commands.main.main(["annotate", target, *words, "--scheduler", "sync"], standalone_mode=False)
     assert not list(label_store.list_records(target))
+
+
+def test_comparing_two_datasets_tells_how_their_labels_differ(tmp_path: Path, labels: Path) -> None:
+    targets = [prepare(str(tmp_path / name)) for name in ("one", "two")]
+    coarse = PrepConfig(check_hu=False, lungs=False, min_slices=4, spacing_mm=(2.0, 2.0, 2.0))
+    targets.append(prepare(str(tmp_path / "three"), settings=coarse))
+    moved = np.roll(BOX, 2, axis=2)
+    for target, mask, names in zip(targets, (BOX, moved, BOX), (("T", "x"), ("T", "y"), ("T", "x")), strict=True):
+        frames = [*frames_of(mask, 1), *frames_of(BOX, 2)]
+        (labels / "a.dcm").write_bytes(seg_file(GRID, frames, names=names))
+        annotate(target, labels)
+    (compared,) = dskprep.compare(*targets[:2])
+    assert {label.name: label.dice for label in compared.difference.labels} == {"T": 9 / 11, "x": None, "y": None}
+    (compared,) = dskprep.compare(targets[0], targets[2])
+    assert all(label.dice is not None and label.dice > 0.8 for label in compared.difference.labels)
+    done = CliRunner().invoke(commands.main, ["compare", *targets[:2]])
+    assert "label T: Dice 0.8182, 0.308 and 0.308 ml" in done.output
+    assert "label x: only in A" in done.output

@@ -1,0 +1,67 @@
+"""How the labels of two volumes of one patient differ."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from dskprep.dataset.label_record import StoredLabel
+from dskprep.dataset.stored import StoredVolume
+
+
+class LabelDifference(NamedTuple):
+    """A label in two volumes: the Dice coefficient, and its ml as its author drew it; None where one lacks it."""
+
+    name: str
+    dice: float | None
+    first_ml: float | None
+    second_ml: float | None
+
+    @property
+    def words(self) -> str:
+        """Return it as a line of text."""
+        if self.dice is None:
+            return f"label {self.name}: only in {'A' if self.second_ml is None else 'B'}"
+        return f"label {self.name}: Dice {self.dice:.4f}, {self.first_ml:.4g} and {self.second_ml:.4g} ml"
+
+
+def compare_labels(a: StoredVolume, b: StoredVolume) -> tuple[LabelDifference, ...]:
+    """Compare the labels of two volumes, by their names, on the grid of the first."""
+    first, second = a.labels.about, b.labels.about
+    names = sorted({*first, *second})
+    is_same_grid = a.shape == b.shape and np.allclose(a.affine, b.affine, atol=1e-4)
+    found = []
+    for name in names:
+        dice = None
+        if name in first and name in second:
+            dice = _dice_on_grid(a, b, first[name], second[name]) if is_same_grid else _dice(a, b, name)
+        ml = [labels[name].ml if name in labels else None for labels in (first, second)]
+        found.append(LabelDifference(name, dice, *ml))
+    return tuple(found)
+
+
+def _dice_on_grid(a: StoredVolume, b: StoredVolume, one: StoredLabel, other: StoredLabel) -> float:
+    """Return the Dice coefficient of labels on one grid. Only the box that both share is read."""
+    boxes = [np.array([label.first or (0, 0, 0), label.shape or (0, 0, 0)]) for label in (one, other)]
+    low = np.maximum(boxes[0][0], boxes[1][0])
+    high = np.minimum(*(box.sum(axis=0) for box in boxes))
+    n_both = 0
+    if (high > low).all():
+        (z, y, x), (nz, ny, nx) = low.tolist(), (high - low).tolist()
+        masks = [v.shards(label.label).read((z, y, x), (nz, ny, nx)) > 0 for v, label in ((a, one), (b, other))]
+        n_both = int(np.count_nonzero(masks[0] & masks[1]))
+    return 2 * n_both / max(one.voxels + other.voxels, 1)
+
+
+def _dice(a: StoredVolume, b: StoredVolume, name: str) -> float:
+    to_b = np.linalg.inv(b.affine) @ a.affine
+    inside = a.load(name).array > 0
+    mask = b.load(name).array
+    moved: NDArray[np.uint8] = ndimage.affine_transform(
+        mask, to_b[:3, :3], to_b[:3, 3], a.shape, order=0, mode="grid-constant"
+    )
+    n_both = int(np.count_nonzero(inside & (moved > 0)))
+    return 2 * n_both / max(1, int(np.count_nonzero(inside)) + int(np.count_nonzero(moved)))
