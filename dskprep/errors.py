@@ -79,6 +79,8 @@ WARNINGS = {
     "mixed-rescale": "the slices differ in rescale slope or intercept; each was used as it is",
     "lossy-compression": "the pixel data went through lossy compression",
     "points-unlinked": "points of the table belong to volumes that the dataset has not",
+    "points-outside": "points of the table lie outside of their images, and were left out",
+    "contours-left-out": "open contours of an ROI that has closed ones too enclose nothing, and were left out",
     "linked-by-frame-of-reference": "the label names no series of the dataset; its frame of reference has one volume",
     "label-cut-off": "a part of the label lies outside of the image, and was cut off",
     "spine-in-front": "the spine lies in front of the lungs: the affine of the volume file mixes up front and back",

@@ -64,8 +64,8 @@ def verify(target: str, forget: bool, dry_run: bool) -> int:
             terminal.say(name)
         terminal.say(f"{len(names)} objects {'would be deleted' if dry_run else 'deleted'}")
     is_done = forget and not dry_run
-    again = "run again, and annotate again," if faulty_labels else "run again"
-    terminal.say(f"{again} to make them anew" if is_done else "--forget lets the next run make them anew")
+    way = "run" if not faulty_labels else "run and annotate" if faulty else "annotate"
+    terminal.say(f"{way} again to make them anew" if is_done else f"--forget lets the next {way} make them anew")
     return EXIT_SOME_NOT_WRITTEN
 
 

@@ -105,6 +105,8 @@ def describe_labels(summary: LabelSummary) -> Iterator[RenderableType]:
     yield _tabulate(summary.counts, summary.reasons, summary.warnings)
     for reason, n in sorted(summary.lost_labels.items()):
         yield f"  labels of written sources that are not written: {n} {reason}"
+    if summary.already["refused"]:
+        yield f"  {summary.already['refused']} were refused before: --retry unlinked or --retry refused tries again"
     yield f"{summary.labels} labels and {summary.points} points written: {summary.target}"
 
 

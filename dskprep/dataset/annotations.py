@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import io
 import math
+from collections import defaultdict
 from collections.abc import Collection, Iterator
 from typing import Any
 
@@ -84,9 +85,9 @@ def by_source(table: pa.Table) -> dict[LabelRecordName, list[dict[str, Any]]]:
 def rows_of_volume(target: str, key: str) -> list[dict[str, Any]]:
     """Return the rows of one volume in annotations.parquet. The file is read once, as long as it does not change."""
     entry = storage.entry_of(storage.join(target, FILE))
-    if entry is None:
+    if entry is None and next(label_store.list_records(target), None) is None:
         return []
-    table, starts = _by_volume(target, _tag(entry))
+    table, starts = _by_volume(target, _tag(entry) if entry else "")
     start, n = starts.get(key, (0, 0))
     rows: list[dict[str, Any]] = table.slice(start, n).to_pylist()
     return rows
@@ -104,7 +105,8 @@ def _by_volume(target: str, tag: str) -> tuple[pa.Table, dict[str, tuple[int, in
     """Return the table of what is written, sorted by key, and the first row and number of rows of each volume."""
     del tag
     table = _read(target)
-    table = SCHEMA.empty_table() if table is None else table.filter(compute.equal(table["status"], "written"))
+    table = current_table(target) if table is None else table  # the file is gone or damaged: the records have all of it
+    table = table.filter(compute.equal(table["status"], "written"))
     starts: dict[str, tuple[int, int]] = {}
     for i, key in enumerate(table["key"].to_pylist()):
         start, n = starts.get(key, (i, 0))
@@ -159,9 +161,19 @@ def _combine(target: str, records: dict[LabelRecordName, Entry]) -> pa.Table:
         contents = storage.read_many(storage.join(target, "labels"), [missing[name] for name in some])
         for name, (where, content) in zip(some, contents, strict=True):
             parts += _parts(target, name, content, where, _tag(missing[name]))
-    table = pa.concat_tables(parts, promote_options="permissive")
+    table = pa.concat_tables(_with_equal_types(parts), promote_options="permissive")
     order = [(column, "ascending") for column in ("key", "kind", "label", "name", "source", "source_options", "number")]
     return table.take(compute.sort_indices(table, sort_keys=order))
+
+
+def _with_equal_types(parts: list[pa.Table]) -> list[pa.Table]:
+    """Return the tables with columns that can be joined: one that is a number here and text there becomes text."""
+    types: dict[str, set[pa.DataType]] = defaultdict(set)
+    for field in (field for part in parts for field in part.schema if not pa.types.is_null(field.type)):
+        types[field.name].add(field.type)
+    mixed = {name for name, found in types.items() if len(found) > 1 and any(map(pa.types.is_string, found))}
+    common = {f.name: f.type for f in SCHEMA} | {name: pa.string() for name in mixed - set(SCHEMA.names)}
+    return [part.cast(pa.schema([f.with_type(common.get(f.name, f.type)) for f in part.schema])) for part in parts]
 
 
 def _parts(target: str, name: LabelRecordName, content: bytes, where: str, tag: str) -> Iterator[pa.Table]:

@@ -82,9 +82,13 @@ class Dataset(Mapping[str, StoredVolume]):
 
     @cached_property
     def annotations(self) -> pd.DataFrame:
-        """One row per label and point of the (selected) volumes: see docs/labels.md for the columns."""
+        """One row per label and point of the (selected) volumes: see docs/labels.md for the columns.
+
+        What was made for another image of the same key is left out: `annotate` makes it anew.
+        """
         table = annotated.to_frame(annotated.current_table(self.url))
-        return table[(table["status"] == "written") & table["key"].isin(self._names)].reset_index(drop=True)
+        images = table["key"].map({key: name.digest for key, name in self._names.items()})
+        return table[(table["status"] == "written") & (table["image"] == images)].reset_index(drop=True)
 
     @cached_property
     def rows(self) -> list[dict[str, Any]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import unicodedata
 from typing import Any, NamedTuple
 
 import msgspec
@@ -14,7 +15,11 @@ from dskprep.dataset.record import STATUSES, is_object_name, to_json
 from dskprep.errors import DamagedDataset
 
 MAX_NAME = 80
-"""Longest name under which a label is stored."""
+"""Longest name under which a label is stored, in bytes of UTF-8."""
+LABEL_NAME = re.compile(r"[\w=@,-][\w.=@,-]*")
+"""What a label can be stored as."""
+DEVICE = re.compile(r"(?:con|prn|aux|nul|com\d|lpt\d)(?:\..*)?", re.IGNORECASE)
+"""Names that are no files on Windows."""
 
 
 class LabelRecordName(NamedTuple):
@@ -192,8 +197,13 @@ def _check(record: LabelRecord, where: str) -> None:
 
 
 def is_label_name(text: str) -> bool:
-    """Tell whether a label can be stored under a name; that of the lungs, and those of metadata, are taken."""
-    return keys.is_plain(text) and len(text) <= MAX_NAME and text not in ("lungs", "zarr.json")
+    """Tell whether a label can be stored under a name: letters of any script, digits and . _ = @ , -
+
+    That of the lungs, and those of metadata, are taken; so are names that Windows keeps for devices.
+    """
+    is_plain = bool(LABEL_NAME.fullmatch(text)) and unicodedata.normalize("NFC", text) == text
+    is_taken = text.casefold() in ("lungs", "zarr.json") or bool(DEVICE.fullmatch(text))
+    return is_plain and len(text.encode()) <= MAX_NAME and not is_taken
 
 
 def _without_empty(content: dict[str, Any]) -> dict[str, Any]:

@@ -11,13 +11,17 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dskprep import keys
 from dskprep.dataset import identity, index, store
 from dskprep.dataset.record import Record, RecordName
 from dskprep.errors import DamagedDataset, Refusal
 from dskprep.labels.values import Links
+from dskprep.volume import Grid
 
+EDGE_MM = 5.0
+"""A point may lie so far outside of the image: a nodule at its edge, or a header that rounds."""
 NAMED = 3
 """How many of several things a message names."""
 
@@ -37,6 +41,7 @@ class Linker:
         self._target = target
         columns = {name: table[name].to_pylist() for name in ("key", "input_digest")}
         self._names = list(zip(columns["key"], columns["input_digest"], strict=True))
+        self._affines, self._shapes = table["affine"], [table[f"n_{axis}"] for axis in "zyx"]
         self._by_key = {key: i for i, (key, _) in enumerate(self._names)}
         self._by = {name: _Lookup(table, name) for name in ("series_uid_sha256", "frame_of_reference")}
         self._identities = identity.of(target)
@@ -80,6 +85,15 @@ class Linker:
             return [[owner] if owner in self._by_key else [] for owner in owners]
         found = self._by["series_uid_sha256"]
         return [[self._names[i][0] for i in found.find(keys.series_digest(owner))] for owner in owners]
+
+    def are_inside(self, key: str, points_mm: NDArray[np.float64]) -> NDArray[np.bool_]:
+        """Return which points (n, 3) in LPS mm lie in the volume of this key, or within EDGE_MM of it."""
+        row = self._by_key[key]
+        n_z, n_y, n_x = (int(column[row].as_py()) for column in self._shapes)
+        grid = Grid((n_z, n_y, n_x), np.reshape(self._affines[row].as_py(), (4, 4)))
+        index = grid.to_index(points_mm)
+        beyond = np.maximum(-0.5 - index, index - (np.array(grid.shape) - 0.5)) * grid.spacing
+        return np.asarray((beyond <= EDGE_MM).all(axis=1), np.bool_)
 
     def image_of(self, key: str) -> str:
         """Return the input digest of the volume of this key."""

@@ -13,7 +13,7 @@ from dskprep.dataset.record import STATUSES
 _OBJECT = r"(?:(?:labels/lungs/)?(?:zarr\.json|0/zarr\.json|0/c/\d+/\d+/\d+)|labels/zarr\.json)"
 """What `omezarr.encode` writes below a volume."""
 _KEY = r"(?!\.)[A-Za-z0-9._=@,+-]+"
-_LABEL_OBJECT = rf"labels/{_KEY}/(?:zarr\.json|0/zarr\.json|0/c/\d+/\d+/\d+)"
+_LABEL_OBJECT = r"labels/[^/]+/(?:zarr\.json|0/zarr\.json|0/c/\d+/\d+/\d+)"
 """What `label_store` writes of a label."""
 _LABEL_RECORD = rf"(?:(?:{'|'.join(STATUSES)})/{_KEY}\.json|points/{_KEY}\.parquet)"
 _CLAIM = r"(?:\d{8}|\d{8}T\d{6}Z-[0-9a-f]{4})\.json"

@@ -236,14 +236,10 @@ class StoredVolume:
         return Grid(self._geometry.shape, self.affine)
 
     def array(self, of: What) -> zarr.Array[Any]:
-        """Return the image, the lungs or another label, opened by zarr.
-
-        It is opened once in each process: what s3fs opened does not work in a forked child.
-        """
+        """Return the image, the lungs or another label, opened by zarr once in each process: forks cannot share it."""
         self._check_exists(of)
         known: dict[tuple[int, str], zarr.Array[Any]] = vars(self).setdefault("_arrays", {})
-        process = os.getpid()
-        if (process, of) not in known:
+        if (process := os.getpid(), of) not in known:
             known[process, of] = self._checked(of, opened.open_array(self.url, layout.path_of(of), self._sizes(of)))
         return known[process, of]
 
@@ -262,9 +258,12 @@ class StoredVolume:
 
     def _checked(self, of: What, array: Opened) -> Opened:
         """Return the array, if it has the shape of the record and the volume's own metadata say the same of it."""
+        place = storage.join(self.url, layout.path_of(of), "zarr.json")
         if tuple(array.shape) != tuple(self.shape):
-            place = storage.join(self.url, layout.path_of(of), "zarr.json")
             raise layout.damaged(place, f"expected the record's shape {list(self.shape)}, found {list(array.shape)}")
+        fill = array.fill if isinstance(array, shards.Array) else array.fill_value
+        if of != "image" and (array.dtype != np.uint8 or fill != 0):
+            raise layout.damaged(place, f"expected a mask of uint8, 0 where nothing is, found {array.dtype}, {fill}")
         if not vars(self).get("_is_checked"):
             layout.check_volume(self.url, tuple(layout.PATHS.values()))
             vars(self)["_is_checked"] = True

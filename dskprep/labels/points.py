@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import warnings
 from collections.abc import Iterable
@@ -63,6 +64,7 @@ def _read(content: bytes, where: str) -> pd.DataFrame:
             raise ValueError("it holds zero bytes")
         header = text.split("\n", 1)[0]
         refuse_if_more(header.count(",") + 1, MAX_COLUMNS, "columns", where)
+        _check_header(header, where)
         with warnings.catch_warnings(action="error", category=pd.errors.ParserWarning):
             return pd.read_csv(
                 io.StringIO(text),
@@ -74,6 +76,16 @@ def _read(content: bytes, where: str) -> pd.DataFrame:
             )
     except (ValueError, OSError, pd.errors.ParserWarning, pyarrow.ArrowException) as error:
         raise Refusal("label-damaged", f"{where}: cannot be read as a table: {one_line(error)}") from error
+
+
+def _check_header(header: str, where: str) -> None:
+    """Refuse a table whose columns are not parted by commas, or of which two have one name."""
+    names = [name.strip().casefold() for name in next(csv.reader([header.strip("\r")]), [])]
+    if len(names) == 1 and ("\t" in header or ";" in header):
+        raise Refusal("label-unknown", f"{where}: expected columns parted by commas, found {header[:60]!r}")
+    if len({*names}) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise Refusal("label-unknown", f"{where}: expected each column once, found {twice!r:.60} twice")
 
 
 def _read_parquet(content: bytes, where: str) -> pd.DataFrame:
@@ -108,6 +120,9 @@ def _check(table: pd.DataFrame, where: str) -> pd.DataFrame:
         table[axis] = _numbers(table[axis], where, f"{axis} in LPS mm", MAX_POSITION_MM)
     if DIAMETER in table:
         table[DIAMETER] = _numbers(table[DIAMETER], where, "a diameter in mm", MAX_POSITION_MM)
+        if (table[DIAMETER] < 0).any():
+            row = int((table[DIAMETER] < 0).to_numpy().argmax()) + 1
+            raise Refusal("label-damaged", f"{where}: row {row}: expected a diameter in mm, found a negative one")
     for owner in owners:
         table[owner] = table[owner].astype(str).str.strip()
         if (table[owner] == "").any():

@@ -21,7 +21,7 @@ from dskprep.volume import Grid
 
 CLASSES = {"1.2.840.10008.5.1.4.1.1.481.3"}
 """SOP class of RT Structure Set."""
-CLOSED = {"CLOSED_PLANAR", "CLOSEDPLANAR_XOR"}
+CLOSED = {"CLOSED_PLANAR", "CLOSEDPLANAR_XOR", "CLOSED_NONPLANAR"}
 """Geometric types of contours that enclose an area."""
 MAX_CONTOUR_POINTS = 100_000
 """Most points of one contour; the outline of a body at a tenth of a millimetre has 15,000."""
@@ -60,14 +60,20 @@ class RtStruct(Labels):
 
     def __init__(self, header: Dataset, where: str) -> None:
         self.where = where
-        rois = {int(item.get("ROINumber") or 0): item for item in header.get("StructureSetROISequence") or ()}
+        items = header.get("StructureSetROISequence") or ()
+        rois = {int(item.get("ROINumber") or 0): item for item in items}
+        if len(rois) < len(items):
+            raise Refusal(
+                "label-damaged",
+                f"{where}: expected a ROINumber for each ROI, found {len(items)} ROIs with {len(rois)} numbers",
+            )
         refuse_if_more(len(rois), MAX_ROIS, "ROIs", where)
         observed = {
             int(item.get("ReferencedROINumber") or 0): item for item in header.get("RTROIObservationsSequence") or ()
         }
         self.segments = tuple(_read_roi(number, item, observed.get(number)) for number, item in rois.items())
         self._contours: dict[int, list[NDArray[np.float64]]] = {}
-        n_points = 0
+        n_points, n_others = 0, dict[int, int]()
         for item in header.get("ROIContourSequence") or ():
             number = int(item.get("ReferencedROINumber") or 0)
             for contour in item.get("ContourSequence") or ():
@@ -76,6 +82,9 @@ class RtStruct(Labels):
                     n_points += len(points)
                     refuse_if_more(n_points, MAX_POINTS, "points of contours", where)
                     self._contours.setdefault(number, []).append(points)
+                else:
+                    n_others[number] = n_others.get(number, 0) + 1
+        self.n_open = {number: n for number, n in n_others.items() if number in self._contours}
         self.links = _read_links(header)
         self._slices: Grid | None = None
 

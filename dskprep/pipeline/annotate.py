@@ -110,6 +110,8 @@ def annotate(
     target, labels = storage.absolute(target), storage.absolute(labels)
     if retry not in RETRIES:
         raise UsageError(f"retry must be unlinked, refused, failed, set-aside or all, not {retry!r}")
+    if labels == target or storage.is_within(labels, storage.join(target, "volumes")):
+        raise UsageError(f"{labels}: is the dataset itself; name the folder with the labels")
     asked = Asked(tuple(only), name_as, dict(names or {}), consensus)
     settings = from_dict(store.describe(target)["settings"], target)
     files = label_files(labels, patterns)
@@ -134,6 +136,12 @@ def annotate(
                 tell(everybody, "on_label", summary, record)
     except KeyboardInterrupt:
         summary.is_interrupted = True
+    if not summary.counts and not summary.is_interrupted:
+        tell(
+            everybody,
+            "on_note",
+            f"{labels}: no file {'matches ' + ' or '.join(patterns) if patterns else 'may hold labels'}",
+        )
     table.write(target)
     summary.seconds = time.monotonic() - started
     return summary

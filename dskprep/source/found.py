@@ -246,5 +246,5 @@ def _nothing_found(contents: Contents) -> Refusal:
         return Refusal("not-ct", f"expected CT images, found {', '.join(kinds['not-ct'])[:200]}")
     if kinds["no-image"]:
         found = ", ".join(kinds["no-image"])[:200]
-        return Refusal("no-image", f"holds no images, but {found}; labels and plans are not read yet")
+        return Refusal("no-image", f"holds no images, but {found}; `dskprep annotate` reads labels")
     return Refusal("no-dicom", f"expected DICOM files, found none among {sum(counts.values())} files")

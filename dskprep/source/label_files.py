@@ -11,7 +11,7 @@ from typing import Any
 
 from dskprep import storage
 from dskprep.dicom.contents import CT_CLASSES, sop_class_in
-from dskprep.errors import UsageError
+from dskprep.errors import InfrastructureError, UsageError
 from dskprep.source.cases import digest, inputs, key_of
 
 HEAD_BYTES = 4096
@@ -99,7 +99,7 @@ def label_files(place: str, patterns: Sequence[str] = ()) -> Iterator[LabelFile]
         for entry in inputs(folder.entries):
             path = f"{folder.path}/{entry.name}" if folder.path else entry.name
             is_asked = any(fnmatch.fnmatchcase(text, p) for p in patterns for text in (path, entry.name))
-            if (is_asked if patterns else _may_hold_labels(place, path, entry)) and entry.size:
+            if is_asked if patterns else _may_hold_labels(place, path, entry):
                 yield _label_file(place, entry, path)
 
 
@@ -109,7 +109,11 @@ def _may_hold_labels(place: str, path: str, entry: storage.Entry) -> bool:
         return True
     if any(name.endswith(suffix) for suffix in OTHER_SUFFIXES):
         return False
-    return sop_class_in(storage.read_head(storage.join(place, path), min(HEAD_BYTES, entry.size))) not in CT_CLASSES
+    try:
+        head = storage.read_head(storage.join(place, path), min(HEAD_BYTES, entry.size)) if entry.size else b""
+    except (storage.ObjectChanged, InfrastructureError):  # a dead link, a right that lacks: reading it says so
+        return True
+    return sop_class_in(head) not in CT_CLASSES
 
 
 def _label_file(place: str, entry: storage.Entry, path: str) -> LabelFile:

@@ -25,6 +25,7 @@ from dskprep.labels.lidc import Lidc
 from dskprep.labels.mask import Mask
 from dskprep.labels.points import Points
 from dskprep.labels.read import read_labels
+from dskprep.labels.rtstruct import RtStruct
 from dskprep.labels.values import Labels
 from dskprep.settings import PrepConfig
 from dskprep.source.label_files import Asked, LabelFile
@@ -33,6 +34,7 @@ from dskprep.volume import Grid
 from dskprep.worker import process
 from dskprep.worker.admission import FIXED_BYTES, Ledger, Ticket
 from dskprep.worker.label_names import colour_of, free_name, stored_name
+from dskprep.worker.label_points import place_points
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -89,7 +91,10 @@ def begin_label_record(job: LabelJob, status: str, **more: Any) -> LabelRecord:
 
 def least_bytes(job: LabelJob) -> int:
     """Return what a source is estimated to need, by its first bytes."""
-    head = storage.read_head(job.case.url, min(memory.HEAD_BYTES, job.case.n_bytes))
+    try:
+        head = storage.read_head(job.case.url, min(memory.HEAD_BYTES, job.case.n_bytes)) if job.case.n_bytes else b""
+    except storage.ObjectChanged:  # it is gone; reading it says so
+        head = b""
     return FIXED_BYTES + memory.memory_bytes(head, job.case.n_bytes)
 
 
@@ -98,9 +103,11 @@ def make_labels(
 ) -> MadeLabels:
     begun = begin_label_record(job, "refused")
     try:
+        if not job.case.n_bytes:
+            raise Refusal("label-damaged", f"{job.case.url}: expected a label, found 0 bytes; fetch it again")
         with process.SLOTS("read", job.case.key, clock), clock("read"):
             ledger.admit(ticket, job.case.n_bytes, need_bytes)
-            content = storage.read(job.case.url)
+            content = _content(job.case.url)
             if len(content) != job.case.n_bytes:
                 raise Refusal(
                     "source-changed",
@@ -114,7 +121,9 @@ def make_labels(
             begun = begun.changed(kind=labels.kind)
             linker = linking.of(target, job.run)
             if isinstance(labels, Points):
-                return _of_points(labels, linker, begun)
+                placed = place_points(labels, linker)
+                begun = begun.changed(**placed.facts, status="written", n_points=len(placed.table))
+                return MadeLabels(begun, points=placed.table)
             linked = _link(job, labels, linker)
             begun = begun.changed(linked_by=linked.by)
             made = MadeLabels(begun)
@@ -128,6 +137,13 @@ def make_labels(
     except Refusal as refusal:
         refused = begun.changed(status=refusal.status, reason=refusal.reason, message=refusal.message)
         return MadeLabels(refused.changed(**refusal.facts))
+
+
+def _content(url: str) -> bytes:
+    try:
+        return storage.read(url)
+    except FileNotFoundError as error:
+        raise Refusal("source-changed", f"{url}: was there when it was listed, and is not any more") from error
 
 
 def _check_new(job: LabelJob, sha256: str, target: str) -> None:
@@ -166,6 +182,8 @@ def _draw_all(job: LabelJob, labels: Labels, volume: Record, config: PrepConfig,
         raise Refusal("label-not-asked", f"{labels.where}: has no label named {' or '.join(job.asked.only) or '*'}")
     if points is not None and not job.asked.only:
         made.points, made.ours = points, ("key", "image", "kind", "name", "x", "y", "z", "ml")
+    if isinstance(placed, RtStruct) and any(placed.n_open.get(segment.number) for segment in segments):
+        made.record = made.record.changed(warnings=("contours-left-out",))
     encoder = omezarr.LabelEncoder(grid, config.chunk, config.zstd_level)
     taken: set[str] = set()
     names = [stored_name(job.asked, job.case, segment, labels) for segment in segments]
@@ -229,28 +247,6 @@ def _points_of(labels: Labels, volume: Record) -> pd.DataFrame | None:
     return points
 
 
-def _of_points(labels: Points, linker: linking.Linker, begun: LabelRecord) -> MadeLabels:
-    """Give each row of a table the key of its volume. Rows of other volumes are counted, and left out."""
-    table = labels.points
-    column = "key" if "key" in table else "seriesuid"
-    owners = table[column].unique().tolist()
-    of_owner = dict(zip(owners, linker.keys_of(owners, column), strict=True))
-    n_unlinked = int(table[column].map(lambda owner: not of_owner[owner]).sum())
-    if n_unlinked == len(table):
-        raise Refusal(
-            "label-unlinked",
-            f"{labels.where}: its {len(table)} points belong to {len(owners)} volumes by {column}, such as "
-            f"{owners[0]!r:.100}; the dataset has none of them",
-        )
-    table["key"] = table[column].map(of_owner)
-    table = table.explode("key").dropna(subset="key").reset_index(drop=True).drop(columns="seriesuid", errors="ignore")
-    table.insert(1, "image", table["key"].map(linker.image_of))
-    warnings = ("points-unlinked",) if n_unlinked else ()
-    message = f"{n_unlinked} points belong to volumes that the dataset has not" if n_unlinked else None
-    begun = begun.changed(status="written", linked_by="key" if column == "key" else "series", message=message)
-    return MadeLabels(begun.changed(warnings=warnings, n_points=len(table)), points=table)
-
-
 def _describe(stored: StoredLabel, label: str, drawn: Drawn) -> StoredLabel:
     corners = [drawn.first, np.add(drawn.first, drawn.mask.shape) - 1]
     indices = [[corners[k][axis] for axis, k in enumerate(which)] for which in itertools.product((0, 1), repeat=3)]
@@ -279,7 +275,11 @@ def _judge(made: MadeLabels, linked: Linked) -> MadeLabels:
     ]
     made.objects = list(itertools.compress(made.objects, kept))
     labels = tuple(itertools.compress(record.labels, kept))
-    warnings = [*linked.warnings, *(["label-cut-off"] if any(label.outside > CUT for label in record.written) else [])]
+    warnings = [
+        *record.warnings,
+        *linked.warnings,
+        *(["label-cut-off"] if any(label.outside > CUT for label in record.written) else []),
+    ]
     record = record.changed(labels=labels, warnings=tuple(warnings))
     if written or made.points is not None:
         n_points = len(made.points) if made.points is not None else 0

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import itertools
 import re
+import unicodedata
 from pathlib import PurePosixPath
 
-from dskprep import keys
 from dskprep.dataset.label_record import MAX_NAME, is_label_name
 from dskprep.errors import Refusal
 from dskprep.labels.mask import Mask
@@ -39,14 +39,16 @@ def stored_name(asked: Asked, file: LabelFile, segment: Segment, labels: Labels)
     if isinstance(labels, Mask) and len(labels.segments) == 1 and own == file.file and "/" not in file.path:
         own = "mask"  # the file is called as its volume is
     name = asked.stored_name(own, PurePosixPath(file.file).stem, segment.number)
-    safe = re.sub(r"_+", "_", keys.UNSAFE.sub("_", name)).strip("._")[:MAX_NAME]
-    return safe or f"label-{segment.number}"
+    safe = re.sub(r"_+", "_", re.sub(r"[^\w.=@,-]", "_", unicodedata.normalize("NFC", name))).strip("._")
+    safe = safe.encode()[:MAX_NAME].decode(errors="ignore")
+    safe = safe or f"label-{segment.number}"
+    return safe if is_label_name(safe) else f"{safe}_"  # one that is taken in every volume, or on some systems
 
 
 def free_name(name: str, taken: set[str], where: str) -> str:
     """Return the name, with a number behind it if the source has had another label of this name."""
     for number in itertools.count(1):
-        free = name if number == 1 else f"{name[: MAX_NAME - 6]}-{number}"
+        free = name if number == 1 else f"{name.encode()[: MAX_NAME - 6].decode(errors='ignore')}-{number}"
         if free.casefold() not in taken:
             break
     if not is_label_name(free):

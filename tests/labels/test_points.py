@@ -55,7 +55,7 @@ def test_other_tables_keep_their_other_columns() -> None:
         (b"a,b\n1,2\n", "no-label", "found a, b"),
         (b"seriesuid,coordX,coordY\n1,2,3\n", "label-unknown", "coordZ"),
         (b"x,y,z\n1,2,3\n", "label-unknown", "key or seriesuid"),
-        (b"key,x,X,y,z\np,1,1,2,3\n", "label-unknown", "each once"),
+        (b"key,x,X,y,z\np,1,1,2,3\n", "label-unknown", "each column once"),
         (b"key,x,y,z\n", "label-empty", "without rows"),
         (b"key,x,y,z\np,1,2,3\np,1,nan,3\n", "label-damaged", "row 2: expected y"),
         (b"key,x,y,z\np,1,2,inf\n", "label-damaged", "row 1: expected z"),

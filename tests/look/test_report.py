@@ -337,7 +337,7 @@ def test_the_page_says_what_labels_there_are(tmp_path: Path) -> None:
     tiny.write_patients(tmp_path / "in", ["p1"])
     dskprep.run(tmp_path / "in", tmp_path / "out")
     assert "Labels</h2>" not in report.report(tmp_path / "out")
-    (tmp_path / "a.csv").write_text("key,x,y,z\np1,1,2,3\n")
+    (tmp_path / "a.csv").write_text("key,x,y,z\np1,-95,-45,12\n")
     dskprep.annotate(tmp_path / "out", tmp_path / "a.csv")
     html = report.report(tmp_path / "out")
     assert "Labels</h2>" in html

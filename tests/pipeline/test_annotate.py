@@ -421,14 +421,158 @@ def test_no_name_of_an_author_leaves_its_place_or_takes_anothers(tmp_path: Path,
     changed = {n for n, c in content(target).items() if before.get(n) != c}
     allowed = ("labels/", "volumes/p.zarr/labels/", "annotations.parquet", "index.parquet")
     assert all(n.startswith(allowed) for n in changed)
-    assert not any(n.startswith("volumes/p.zarr/labels/lungs") for n in changed)
+    assert not any(n.startswith("volumes/p.zarr/labels/lungs/") for n in changed)
+
+
+@pytest.mark.parametrize(
+    ("name", "stored"), [("Ä Ö", "Ä_Ö"), ("肺がん", "肺がん"), ("e\u0301", "é"), ("CON", "CON_"), ("Lungs", "Lungs_")]
+)
+def test_a_name_of_any_script_is_kept(tmp_path: Path, labels: Path, name: str, stored: str) -> None:
+    target = prepare(str(tmp_path), settings=PrepConfig(check_hu=False))
+    dataset = seg_dataset(GRID, frames_of(BOX), names=("x",))
+    dataset.SpecificCharacterSet = "ISO_IR 192"
+    dataset.SegmentSequence[0].SegmentLabel = name
+    (labels / "a.dcm").write_bytes(written(dataset))
+    annotate(target, labels)
+    volume = dskprep.open_dataset(target)["p"]
+    assert list(volume.labels) == [stored]
+    assert np.array_equal(volume.labels[stored][:], BOX)
+    assert not [f for f in dskprep.verify(target) if f.faults or f.additions]
+
+
+class TestTables:
+    """Points that go astray, and tables that disagree."""
+
+    def points(self, target: str, labels: Path, text: str, name: str = "a.csv") -> dskprep.LabelSummary:
+        (labels / name).write_text(text)
+        return annotate(target, labels / name)
+
+    def test_a_column_of_text_beside_ratings_breaks_nothing(self, tmp_path: Path, labels: Path) -> None:
+        target = prepare(str(tmp_path))
+        outlines = [(-28.0, ring(12, 10, 4)), (-27.0, ring(12, 10, 4))]
+        (labels / "1.xml").write_bytes(lidc_file(nodule_xml("a", outlines, [3] * 9)))
+        annotate(target, labels)
+        x, y, z = GRID.to_patient((3, 4, 5))
+        text = f"key,x,y,z,malignancy,nodule,reader,number,image,voxels\np,{x},{y},{z},high,n,r,x,i,v\n"
+        assert self.points(target, labels, text).counts == {"written": 1}
+        found = dskprep.open_dataset(target).annotations
+        assert set(found["malignancy"].dropna()) == {"3", "high"}
+        assert found["image_of_source"].dropna().to_list() == ["i"]
+        assert dskprep.status(target).points == 2
+
+    def test_points_outside_of_the_image_are_left_out_and_counted(self, place: str, labels: Path) -> None:
+        target = prepare(place)
+        x, y, z = GRID.to_patient((3, 4, 5))
+        summary = self.points(target, labels, f"key,x,y,z,diameter_mm\np,{x},{y},{z},3\np,5000,86,-115,6\n")
+        assert (summary.points, summary.warnings) == (1, {"points-outside": 1})
+        summary = self.points(target, labels, "key,x,y,z\np,5000,86,-115\n", "b.csv")
+        assert summary.reasons == {"refused: label-outside-volume": 1}
+
+    def test_a_point_at_the_edge_is_inside(self, tmp_path: Path, labels: Path) -> None:
+        target = prepare(str(tmp_path))
+        x, y, z = GRID.to_patient((-3, 4, 5))
+        assert self.points(target, labels, f"key,x,y,z\np,{x},{y},{z}\n").points == 1
+
+    @pytest.mark.parametrize(
+        ("text", "reason", "said"),
+        [
+            ("key,seriesuid,x,y,z\nq,1.2.3.10,-5,-15,-28\n", "label-unlinked", "of one volume"),
+            ("key,x,y,z,diameter_mm\np,-5,-15,-28,-5\n", "label-damaged", "a negative one"),
+            ("key,x,x,y,z\np,-5,-5,-15,-28\n", "label-unknown", "'x' twice"),
+            ("key;x;y;z\np;-5,5;-15;-28\n", "label-unknown", "parted by commas"),
+        ],
+    )
+    def test_a_table_that_contradicts_itself_is_refused(
+        self, tmp_path: Path, labels: Path, text: str, reason: str, said: str
+    ) -> None:
+        target = prepare(str(tmp_path), q={"series": "1.2.3.20", "seed": 1})
+        assert self.points(target, labels, text).reasons == {f"refused: {reason}": 1}
+        assert said in only_record(target).message
+
+
+class TestLost:
+    """What must not vanish without a word."""
+
+    @pytest.mark.parametrize("damage", [None, b"", b"junk", b"PAR1"])
+    def test_labels_are_found_by_their_records_without_the_table(
+        self, place: str, labels: Path, damage: bytes | None
+    ) -> None:
+        target = prepare(place)
+        (labels / "a.dcm").write_bytes(seg_file(GRID, frames_of(BOX), names=("Tumour",)))
+        annotate(target, labels)
+        if damage is None:
+            storage.delete(target, ["annotations.parquet"])
+        else:
+            storage.write_many(target, {"annotations.parquet": damage})
+        dataset = dskprep.open_dataset(target)
+        assert np.array_equal(dataset["p"].labels["Tumour"][:], BOX)
+        assert len(dataset.annotations) == 1
+
+    def test_what_was_made_for_another_image_is_no_annotation_of_this_one(
+        self, tmp_path: Path, source: Path, labels: Path
+    ) -> None:
+        target = prepare(str(tmp_path))
+        (labels / "a.dcm").write_bytes(seg_file(GRID, frames_of(BOX), names=("Tumour",)))
+        annotate(target, labels)
+        (source / "p" / "009.dcm").unlink()
+        dskprep.run(source, target, settings=SETTINGS)
+        dataset = dskprep.open_dataset(target)
+        assert len(dataset.annotations) == 0
+        assert list(dataset.annotated()) == []
+
+    def test_a_dead_link_or_an_empty_file_costs_itself_only(self, tmp_path: Path, labels: Path) -> None:
+        target = prepare(str(tmp_path))
+        (labels / "good.dcm").write_bytes(seg_file(GRID, frames_of(BOX), names=("Tumour",)))
+        (labels / "gone.dcm").symlink_to("nowhere")
+        for name in ("empty.dcm", "p.nii.gz", "empty.xml", "empty.csv"):
+            (labels / name).write_bytes(b"")
+        summary = annotate(target, labels)
+        assert summary.counts["written"] == 1
+        assert summary.reasons == {"refused: label-damaged": 5}
+        assert summary.exit_code == 1
+
+    def test_open_contours_beside_closed_ones_are_told(self, tmp_path: Path, labels: Path) -> None:
+        target = prepare(str(tmp_path))
+        square = [(-5, -15, -28), (1, -15, -28), (1, -9, -28), (-5, -9, -28)]
+        dataset = rtstruct_dataset({"GTV": [square, [(x, y, z + 1) for x, y, z in square]]})
+        dataset.ROIContourSequence[0].ContourSequence[1].ContourGeometricType = "OPEN_PLANAR"
+        (labels / "a.dcm").write_bytes(written(dataset))
+        assert annotate(target, labels).warnings == {"contours-left-out": 1}
+        dataset.ROIContourSequence[0].ContourSequence[1].ContourGeometricType = "CLOSED_NONPLANAR"
+        (labels / "a.dcm").write_bytes(written(dataset))
+        assert annotate(target, labels).warnings == {}
+        assert dskprep.open_dataset(target)["p"].labels["GTV"][:].sum() == 72
+
+    def test_two_rois_of_one_number_are_refused(self, tmp_path: Path, labels: Path) -> None:
+        target = prepare(str(tmp_path))
+        dataset = rtstruct_dataset({"A": [[(-5, -15, -28), (1, -15, -28), (1, -9, -28)]], "B": []})
+        dataset.StructureSetROISequence[1].ROINumber = 1
+        (labels / "a.dcm").write_bytes(written(dataset))
+        assert refused(target, labels)[0] == "label-damaged"
+
+    def test_a_label_whose_metadata_were_altered_is_damaged(self, tmp_path: Path, labels: Path) -> None:
+        target = prepare(str(tmp_path))
+        (labels / "a.dcm").write_bytes(seg_file(GRID, frames_of(BOX), names=("Tumour",)))
+        annotate(target, labels)
+        path = Path(target, "volumes/p.zarr/labels/Tumour/0/zarr.json")
+        path.write_text(path.read_text().replace('"fill_value": 0', '"fill_value": 1'))
+        volume = dskprep.open_dataset(target)["p"]
+        for read in (lambda: volume.labels["Tumour"], lambda: volume.load("Tumour")):
+            with pytest.raises(dskprep.DamagedDataset):
+                read()
+
+    def test_a_dataset_is_no_source_of_labels_for_itself(self, tmp_path: Path) -> None:
+        target = prepare(str(tmp_path))
+        for place in (target, f"{target}/volumes"):
+            with pytest.raises(UsageError, match="is the dataset itself"):
+                annotate(target, place)
 
 
 def test_the_same_file_under_two_names_counts_once(tmp_path: Path, labels: Path) -> None:
     target = prepare(str(tmp_path))
-    (labels / "a.csv").write_text("key,x,y,z\np,1,2,3\n")
+    (labels / "a.csv").write_text("key,x,y,z\np,-5,-15,-28\n")
     annotate(target, labels)
-    (labels / "b.csv").write_text("key,x,y,z\np,1,2,3\n")
+    (labels / "b.csv").write_text("key,x,y,z\np,-5,-15,-28\n")
     assert annotate(target, labels).reasons == {"refused: label-exists": 1}
     assert len(dskprep.open_dataset(target)["p"].points) == 1
 
@@ -474,7 +618,7 @@ def test_a_label_that_came_before_its_image_is_tried_again(place: str, source: P
 def test_verify_finds_what_was_altered_and_forgetting_lets_it_be_made_anew(tmp_path: Path, labels: Path) -> None:
     target = prepare(str(tmp_path))
     (labels / "a.dcm").write_bytes(seg_file(GRID, frames_of(BOX), names=("Tumour",)))
-    (labels / "b.csv").write_text("key,x,y,z\np,1,2,3\n")
+    (labels / "b.csv").write_text("key,x,y,z\np,-5,-15,-28\n")
     annotate(target, labels)
     assert not [f for f in dskprep.verify(target) if f.faults or f.additions]
     array = Path(target, "volumes/p.zarr/labels/Tumour/0/c/0/0/0")
@@ -494,7 +638,7 @@ def test_forgetting_deletes_what_is_named_and_nothing_else(place: str, labels: P
     before = content(target)
     frames = [*frames_of(BOX, 1), *frames_of(~BOX, 2)]
     (labels / "a.dcm").write_bytes(seg_file(GRID, frames, names=("GTV", "Body")))
-    (labels / "b.csv").write_text("key,x,y,z\np,1,2,3\n")
+    (labels / "b.csv").write_text("key,x,y,z\np,-5,-15,-28\n")
     annotate(target, labels)
     told = dskprep.forget_labels(target, "gtv", is_trial=True)
     assert sorted(dskprep.open_dataset(target)["p"].labels) == ["Body", "GTV"]
@@ -581,7 +725,7 @@ def test_a_store_that_fails_costs_the_source_only_until_the_next_time(
 def test_what_a_killed_annotate_leaves_is_cleaned_and_nothing_else(place: str, labels: Path) -> None:
     target = prepare(place)
     (labels / "a.dcm").write_bytes(seg_file(GRID, frames_of(BOX), names=("Tumour",)))
-    (labels / "b.csv").write_text("key,x,y,z\np,1,2,3\n")
+    (labels / "b.csv").write_text("key,x,y,z\np,-5,-15,-28\n")
     annotate(target, labels)
     whole = content(target)
     for name, _ in label_store.list_records(target):
