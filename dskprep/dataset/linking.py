@@ -1,7 +1,7 @@
 """Which volumes a label belongs to: by the series and slices that it names, then by its frame of reference.
 
 Never by study, folder or order. The table of all volumes is held once in a process, as arrays: 225,000 volumes take
-30 MB, and a label is looked up, not searched for.
+85 MB, and a label is looked up, not searched for.
 """
 
 from __future__ import annotations

@@ -35,6 +35,7 @@ from dskprep.worker import process
 from dskprep.worker.admission import FIXED_BYTES, Ledger, Ticket
 from dskprep.worker.label_names import colour_of, free_name, stored_name
 from dskprep.worker.label_points import place_points
+from dskprep.worker.mirrored import check_side
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -131,7 +132,7 @@ def make_labels(
                 shape = volume.geometry.shape if volume.geometry else (0, 0, 0)
                 ledger.grow(ticket, need_bytes + DRAWN_BYTES * int(np.prod(shape)))
                 with clock("draw"):
-                    _draw_all(job, labels, volume, config, made)
+                    _draw_all(job, target, labels, volume, config, made)
             ledger.finish(ticket, sum(len(c) for objects in made.objects for c in objects.values()))
             return _judge(made, linked)
     except Refusal as refusal:
@@ -170,7 +171,7 @@ def _link(job: LabelJob, labels: Labels, linker: linking.Linker) -> Linked:
     return linker.link(labels.links, labels.where)
 
 
-def _draw_all(job: LabelJob, labels: Labels, volume: Record, config: PrepConfig, made: MadeLabels) -> None:
+def _draw_all(job: LabelJob, target: str, labels: Labels, volume: Record, config: PrepConfig, made: MadeLabels) -> None:
     """Draw all labels that are asked for on the grid of one volume."""
     if volume.geometry is None:
         raise DamagedDataset(f"{volume.key}: its record does not say where the volume lies")
@@ -204,10 +205,13 @@ def _draw_all(job: LabelJob, labels: Labels, volume: Record, config: PrepConfig,
         try:
             label = free_name(name, taken, labels.where)
             drawn = placed.draw(segment, grid)
+            check_side(segment.name, drawn, volume, target, labels.where)
             about = {"owner": job.owner, "image": volume.input_digest, "name": segment.name}
             made.objects.append(encoder.encode(label, segment.name, stored.rgb, drawn, about))
             made.record = made.record.changed(labels=(*made.record.labels, _describe(stored, label, drawn)))
         except Refusal as refusal:
+            if refusal.reason == "label-mirrored":
+                raise  # then so are the others of the file
             made.objects.append({})
             refused = stored.changed(reason=refusal.reason, message=refusal.message)
             made.record = made.record.changed(labels=(*made.record.labels, refused))

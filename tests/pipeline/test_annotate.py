@@ -39,7 +39,8 @@ from dskprep.cli import commands
 from dskprep.dataset import identity, label_store, store
 from dskprep.errors import DskprepError, UsageError
 from dskprep.settings import PrepConfig
-from dskprep.worker import drawing, process
+from dskprep.synthetic import scanner
+from dskprep.worker import drawing, mirrored, process
 
 SHAPE = (10, 24, 20)
 GRID = grid_of(SHAPE, (1.0, 1.0, 1.0))
@@ -566,6 +567,42 @@ class TestLost:
         for place in (target, f"{target}/volumes"):
             with pytest.raises(UsageError, match="is the dataset itself"):
                 annotate(target, place)
+
+
+@pytest.mark.parametrize(
+    ("name", "side"),
+    [
+        ("lung_left", 2),
+        ("Lung_R", 1),
+        ("LUNG LT", 2),
+        ("right lung", 1),
+        ("lung_upper_lobe_left", 2),
+        ("RUL lobe r", 1),
+        ("lung", None),
+        ("left atrium", None),
+        ("lungs left and right", None),
+        ("Lungs", None),
+        ("colon right", None),
+    ],
+)
+def test_the_side_of_a_lung_is_told_by_its_name(name: str, side: int | None) -> None:
+    assert mirrored.side_of(name) == side
+
+
+def test_lungs_on_the_wrong_side_are_mirrored_whatever_the_header_says(tmp_path: Path, labels: Path) -> None:
+    where = {"spacing_mm": (4.0, 2.2, 2.2), "shape": (72, 160, 160), "broken": False}
+    scanner.write_patients(str(tmp_path / "in"), 1, seed=2, **where)
+    target = str(tmp_path / "out")
+    dskprep.run(tmp_path / "in", target, settings=PrepConfig(spacing_mm=(2.0, 2.0, 2.0)))
+    volume = dskprep.open_dataset(target)["phantom-000"]
+    lungs = volume.load("lungs").array
+    for name, array in (("right", lungs), ("wrong", lungs[:, :, ::-1])):
+        folder = labels / name / "phantom-000"
+        folder.mkdir(parents=True)
+        for side, word in ((1, "lung_right"), (2, "lung_left")):
+            (folder / f"{word}.nii").write_bytes(nifti(array == side, volume.affine))
+    assert annotate(target, labels / "wrong").reasons == {"refused: label-mirrored": 2}
+    assert annotate(target, labels / "right").counts == {"written": 2}
 
 
 def test_the_same_file_under_two_names_counts_once(tmp_path: Path, labels: Path) -> None:
