@@ -76,8 +76,10 @@ HOMES = {
         "worker.annotate",
         "worker.patient",
     },
+    "duckdb": {"source.catalogue"},
     "fsspec": {"storage", "storage.answers", "storage.bucket", "storage.clients", "storage.s3_settings"},
     "google_crc32c": {"dataset.omezarr", "dataset.shards"},
+    "idc_index_data": {"source.catalogue"},
     "imagecodecs": {"dicom.pixels", "dataset.thumbnail"},
     "jinja2": {"look.report", "pipeline.page"},
     "lazy_loader": {""},
@@ -96,6 +98,7 @@ HOMES = {
     "pandas": {
         "dataset.annotations",
         "dataset.index",
+        "dataset.licences",
         "labels.lidc",
         "labels.points",
         "look.report",
