@@ -11,8 +11,8 @@ from dskprep.errors import UsageError
 
 ID_COLUMNS = ("crdc_series_uuid", "series_aws_url", "SeriesInstanceUID")
 """Columns by which series are named, the best first: a UUID is that of one version of a series."""
-TABLES = ("index", "prior_versions_index", "collections_index", "analysis_results_index")
-"""What SQL can ask for, by the names that idc-index gives to these tables."""
+OTHER_TABLES = ("prior_versions_index", "collections_index", "analysis_results_index")
+"""What SQL can ask for beside the table of series, `index`; idc-index gives them these names too."""
 
 _SERIES = """
     WITH origins AS (
@@ -70,7 +70,8 @@ class Catalogue:
         self._source = source
         self.release = f"IDC v{version('idc-index-data').partition('.')[0]}"
         self._tables = duckdb.connect()
-        paths = {name: str(idc_index_data.INDEX_METADATA[name]["parquet_filepath"]) for name in TABLES}
+        paths = {"index": str(idc_index_data.IDC_INDEX_PARQUET_FILEPATH)}
+        paths |= {name: str(idc_index_data.INDEX_METADATA[name]["parquet_filepath"]) for name in OTHER_TABLES}
         for name, path in paths.items():
             self._tables.read_parquet(path).create_view(name)
         allowed = ", ".join("'" + path.replace("'", "''") + "'" for path in paths.values())
