@@ -19,8 +19,10 @@ def attribute(target: str, table: pd.DataFrame) -> None:
     written = table[table["status"] == "written"]
     counts = written.groupby(FIELDS, sort=True).size().reset_index(name="series")  # without those of which it is not
     found = counts.to_dict("records")
+    if not found:
+        return
     content = store.describe(target)
-    if content.get("attribution", []) != found:
+    if content.get("attribution") != found:
         storage.write_many(target, {"dataset.json": to_json(content | {"attribution": found})})
 
 

@@ -272,12 +272,12 @@ def _write_end(
         table = rows.close()
         if is_shared:  # another run that ends now may have written its index over this one
             table = index.settle(summary.target, table)
-        licences.attribute(summary.target, table)
         summary.account.split_series = index.split_series(table)
         summary.account.damaged_records = index.damaged(table)
         if give_labels and not summary.is_interrupted and not summary.stopped_by:
             give_labels()
         store.write_run(summary.target, summary.run_id, summary.as_dict())
+        licences.attribute(summary.target, table)
         if summary.n_new and not summary.is_interrupted and not summary.stopped_by:
             for finish in at_end:
                 finish(summary.target, summary.run_id)
