@@ -206,8 +206,8 @@ def plan(
         raise UsageError(f"sample must be 0 (all patients) or more, not {sample}")
     settings = config.preset(preset) if settings is None else config.given(settings)
     usable_bytes = admission.usable_bytes(cluster.worker_sizes(None, memory_limit, settings)[1])
-    source = str(source) if idc.is_in_words(source) else discover.where(source)
-    cases = list(discover.choose(source, only=only, patient_folders=patient_folders, licence=licence))
+    place = str(source) if idc.is_in_words(source) else discover.where(source)
+    cases = list(discover.choose(place, only=only, patient_folders=patient_folders, licence=licence))
     sampled = spread(cases, sample)
     predictions, mains = [], []
     n_in_a_row = 0

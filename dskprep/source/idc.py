@@ -82,7 +82,7 @@ def commercial_only(found: Iterable[Case], source: str) -> Iterator[Case]:
                 f"expected a licence for commercial use, such as CC BY 4.0, found {licence.licence!r:.100}; see "
                 f"https://doi.org/{licence.doi}, or run without --licence"
             )
-            case = replace(case, refusal=("licence", message))
+            case = _refused(case, "licence", message)
         yield case
 
 
@@ -106,7 +106,7 @@ def _to_case(series: Series, scheme: str) -> Case:
     bucket = series.bucket if scheme == "s3" else _GOOGLES.get(series.bucket)
     if bucket is None:
         raise UsageError(f"expected one of the buckets {', '.join(_GOOGLES)}, found {series.bucket}; upgrade dskprep")
-    return Case(
+    case = Case(
         key_of("/".join((series.collection, series.patient, series.study, series.uid))),
         f"{scheme}://{bucket}/{series.uuid}",
         hashlib.sha256(series.uuid.encode()).hexdigest()[:16],  # that of one version, which never changes
@@ -114,16 +114,17 @@ def _to_case(series: Series, scheme: str) -> Case:
         series.n_bytes,
         attribution=_attribution(series.licence, series.doi, series.citation),
         is_catalogued=True,
-        refusal=_refusal(series.modality),
     )
+    if series.modality == "CT":
+        return case
+    reason = "no-image" if series.modality in NO_IMAGES else "not-ct"
+    found = f"{series.modality} in the table of the Imaging Data Commons"
+    return _refused(case, reason, f"expected CT, found {found}; its files were not read")
 
 
-def _refusal(modality: str) -> tuple[str, str] | None:
-    """Return reason and message, if no volume can be made of this modality."""
-    if modality == "CT":
-        return None
-    reason = "no-image" if modality in NO_IMAGES else "not-ct"
-    return reason, f"expected CT, found {modality} in the table of the Imaging Data Commons; its files were not read"
+def _refused(case: Case, reason: str, message: str) -> Case:
+    """Return a case whose files are not read, so they do not count either."""
+    return replace(case, n_files=0, n_bytes=0, refusal=(reason, message))
 
 
 def _to_lost_case(name: str, release: str) -> Case:
@@ -131,7 +132,7 @@ def _to_lost_case(name: str, release: str) -> Case:
         f"expected a series of {release}, found {name!r:.100}, which is of another release, or no series; take its "
         "present version, or upgrade idc-index-data"
     )
-    return Case(key_of(name.removesuffix("/*").rpartition("/")[2]), "", digest([]), 0, 0, problem=problem)
+    return Case(key_of(name.removesuffix("/*")), "", digest([]), 0, 0, problem=problem)
 
 
 @functools.lru_cache(maxsize=1000)

@@ -40,7 +40,10 @@ def read(source: str) -> list[tuple[str, str]] | Cohort:
             raise UsageError(f"{source}: expected the columns 'key' and 'url'; {storage.CREDENTIALS}")
         if column := catalogue.id_column(table.columns):
             _check_filled(table, source, [column])
-            return Cohort(column, [_text(name) for name in table[column]])
+            names = [_text(name) for name in table[column]]
+            if any(map(storage.holds_credentials, names)):
+                raise UsageError(f"{source}: {storage.CREDENTIALS}")
+            return Cohort(column, names)
         found = ", ".join(repr(column) for column in table.columns)
         raise UsageError(f"{source}: expected the columns 'key' and 'url', found {found[:200]}")
     _check_filled(table, source, ["key", "url"])

@@ -12,7 +12,7 @@ import tiny
 from idc_builders import MML, OF_ANOTHER_RELEASE, PD1, RICORD, SEG, Known
 from pyarrow import parquet
 
-from dskprep import storage
+from dskprep import keys, storage
 from dskprep.errors import UsageError
 from dskprep.source import cases as discover
 from dskprep.source.case import Case
@@ -206,6 +206,22 @@ def test_a_cohort_with_an_empty_name_is_an_error(tmp_path: Path) -> None:
         cases(tmp_path / "cohort.csv")
 
 
+def test_credentials_in_a_cohort_are_not_repeated(tmp_path: Path) -> None:
+    (tmp_path / "cohort.csv").write_text(f"series_aws_url\n{MML.url}/*\ns3://key:geheim@idc-open-data/x/*\n")
+    with pytest.raises(UsageError, match="must not hold credentials") as raised:
+        cases(tmp_path / "cohort.csv")
+    assert "geheim" not in str(raised.value)
+
+
+def test_names_that_no_series_has_get_keys_of_their_own(tmp_path: Path) -> None:
+    lost = ["s3://a/x/*", "s3://b/x/*", "../x", MML.key]
+    (tmp_path / "cohort.csv").write_text("\n".join(["series_aws_url", f"{MML.url}/*", *lost]))
+    found = list(discover.cases(str(tmp_path / "cohort.csv")))
+    assert len({case.key for case in found}) == len(found) == 5
+    assert [bool(case.problem) for case in found] == [False, *[True] * 4]
+    assert all(keys.is_plain(case.key) for case in found)
+
+
 def test_key_and_url_go_before_the_columns_of_idc(tmp_path: Path) -> None:
     tiny.write_patients(tmp_path / "in", ["p1"])
     (tmp_path / "in/list.csv").write_text(f"key,url,crdc_series_uuid\nmine,p1,{MML.uuid}\n")
@@ -237,6 +253,7 @@ def test_only_licences_for_commercial_use_pass(tmp_path: Path) -> None:
     assert [found[series.key].refusal for series in (MML, PD1)] == [None, None]
     reason, message = found[RICORD.key].refusal
     assert reason == "licence"
+    assert (found[RICORD.key].n_files, found[RICORD.key].n_bytes) == (0, 0)  # nothing of it is read
     assert "CC BY-NC 4.0" in message
     assert {case.refusal[0] for key, case in found.items() if "LIDC" in key} == {"no-image"}
     tiny.write_patients(tmp_path / "in", ["p1"])
