@@ -36,6 +36,7 @@ from dskprep.dataset import index, store
 from dskprep.dataset.record import to_json
 from dskprep.look import report
 from dskprep.source import cases
+from dskprep.source.case import Case
 
 FILES = 3
 TOML = "min_slices = 3\n"
@@ -186,7 +187,7 @@ def is_refused(i: int) -> bool:
     return i % 20 == 7
 
 
-def record_of(i: int, case: cases.Case, model: dict[str, Any], thumbnail: dict[str, Any]) -> dict[str, Any]:
+def record_of(i: int, case: Case, model: dict[str, Any], thumbnail: dict[str, Any]) -> dict[str, Any]:
     """As a run would have written it, and no two alike."""
     record = copy.deepcopy(model) | {"key": case.key, "input_digest": case.digest, "url": case.url}
     record |= {"series_uid_sha256": f"{i:012x}", "hu_sha256": f"{i:064x}", "thumbnail": thumbnail}

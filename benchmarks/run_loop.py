@@ -22,7 +22,7 @@ from dskprep import storage
 from dskprep.dataset.record import Record, RecordName
 from dskprep.pipeline import cluster, sharing, watch
 from dskprep.pipeline.account import Account, Summary
-from dskprep.source.cases import Case
+from dskprep.source.case import Case
 from dskprep.stopwatch import Stopwatch
 from dskprep.synthetic.s3server import S3Server
 from dskprep.worker import process

@@ -38,6 +38,7 @@ REASONS = {
     "no-thickness": "a recipe of 2017 takes the distance of the first two slices for all, and it is nothing",
     "no-lungs": "a recipe of 2017 finds no lung, and would have crashed or written an empty mask",
     "not-square": "a recipe of 2017 takes slices for square, and they are not",
+    "licence": "the licence of the series does not allow the use that was asked for",
     "source-changed": "the source changed while it was being read",
 }
 """Why a series is refused (status `refused`)."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +19,13 @@ from pydicom.uid import MPEG2MPML, ComputedRadiographyImageStorage, JPEGLSLossle
 from volume_builders import chest, nifti
 
 from dskprep import storage
+from dskprep.attribution import Attribution
 from dskprep.dataset import store
 from dskprep.dataset.record import Record
 from dskprep.errors import REASONS
 from dskprep.settings import PrepConfig
 from dskprep.source import cases
+from dskprep.source.case import Case
 from dskprep.worker import patient
 from dskprep.worker.patient import Job
 
@@ -73,6 +77,7 @@ MADE: dict[str, Callable[[], Files]] = {
         PixelData=compressed(bytes(4_000)), syntax=JPEGLSLossless, Rows=9000, Columns=9000, PixelSpacing=[0.1, 0.1]
     ),
     "bad-archive": lambda: {"p1.zip": tiny.zipped(changed())[:-50]},
+    "licence": changed,
     "source-changed": changed,
 }
 """Files of a folder that is refused for that reason."""
@@ -83,6 +88,10 @@ RECIPES = {"no-thickness": "luo-2017", "no-lungs": "zuidhof", "not-square": "grt
 
 def prepare(source: Path, target: Path, *, patient_folders: bool = False, **settings: Any) -> list[Record]:
     (case,) = cases.cases(str(source), patient_folders=patient_folders)
+    return prepare_case(case, target, **settings)
+
+
+def prepare_case(case: Case, target: Path, **settings: Any) -> list[Record]:
     config = PrepConfig(**settings)
     return list(
         patient.prepare_patient(Job(case), target=str(target), config=config, memory_bytes=1_200_000_000).records
@@ -98,10 +107,18 @@ def test_every_reason_has_an_input_that_leads_to_it(
     tiny.write(folder, files)
     if reason == "source-changed":
         monkeypatch.setattr(storage, "listing", _changing(storage.listing, folder / "0000.dcm"))
-    (record,) = prepare(tmp_path / "in", tmp_path / "out", recipe=RECIPES.get(reason, "default"))
+    if reason == "licence":  # of a series whose licence a catalogue says
+        monkeypatch.setattr(cases, "_cases", functools.partial(_licensed, cases._cases, "CC BY-NC 3.0"))
+    licence = "commercial" if reason == "licence" else None
+    (case,) = cases.cases(str(tmp_path / "in"), licence=licence)
+    (record,) = prepare_case(case, tmp_path / "out", recipe=RECIPES.get(reason, "default"))
     assert (record.status, record.reason) == ("refused", reason)
     assert "\n" not in record.message
     assert not (tmp_path / "out/volumes").exists()
+
+
+def _licensed(list_cases: Callable[..., Iterator[Case]], licence: str, *source: Any, **more: Any) -> Iterator[Case]:
+    return (replace(case, attribution=Attribution(licence)) for case in list_cases(*source, **more))
 
 
 def _changing(listing: Callable[[str], Any], path: Path) -> Callable[[str], Any]:

@@ -27,6 +27,12 @@ patient_folders_option = click.option(
     "--patient-folders", is_flag=True, help="Each folder directly in SOURCE is one patient, with all below it."
 )
 
+licence_option = click.option(
+    "--licence",
+    type=click.Choice(["commercial"]),
+    help="Refuse series of the Imaging Data Commons whose licence does not allow this use.",
+)
+
 
 def scheduler_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Give a command the options that say where its work is done."""

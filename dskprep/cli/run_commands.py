@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     help="Prepare patients with this status again.",
 )
 @options.patient_folders_option
+@options.licence_option
 @click.option("--labels", multiple=True, metavar="PATTERN", help="Label files in SOURCE, such as '*RTSTRUCT*'.")
 @click.option("--time-limit", default="30m", help="How long reading, computing or writing one patient may take.")
 @click.option("--log-json", is_flag=True, help="Write lines of JSON to standard output, and nothing else.")
@@ -48,7 +49,8 @@ def run(
     """Prepare every patient of SOURCE that TARGET does not hold yet.
 
     SOURCE is a folder or bucket whose leaf folders hold DICOM files, or archives, or a CSV or Parquet
-    manifest with the columns key and url, or one DICOM file. SOURCE and TARGET are paths or URLs such as
+    manifest with the columns key and url, or one DICOM file; or series of the Imaging Data Commons:
+    idc:COLLECTION, idc:'SELECT …', or a manifest for s5cmd. SOURCE and TARGET are paths or URLs such as
     s3://bucket/prefix.
     """
     from dskprep import storage
@@ -58,13 +60,14 @@ def run(
     from dskprep.pipeline.account import RunStopped
     from dskprep.preparation import prepare
     from dskprep.settings import PrepConfig
+    from dskprep.source import cases
 
     context = click.get_current_context()
     with Output(as_json=log_json) as output:
         settings = options.read_settings(preset, config)
         time_limit_s = options.read_seconds(time_limit)
-        for place in (source, target):  # before workers are started
-            storage.meet(storage.absolute(place))
+        for place in (cases.where(source), storage.absolute(target)):  # before workers are started
+            storage.meet(place)
         if scheduler == "local":
             prepare.warm(PrepConfig(recipe=settings.recipe))
         for ending in (signal.SIGTERM, signal.SIGHUP):  # a machine, or a terminal, that is taken away: as on Ctrl-C
@@ -82,7 +85,7 @@ def run(
                     client=client,
                     time_limit_s=time_limit_s,
                     observers=[observer],
-                    **choice,  # limit, only, retry, patient_folders, labels
+                    **choice,  # limit, only, retry, patient_folders, licence, labels
                 )
         except RunStopped as stopped:
             raise InfrastructureError(f"{stopped}; to go on: {_command_line(context)}") from stopped
@@ -109,6 +112,7 @@ def run(
 @options.only_option
 @click.option("--against", metavar="TARGET", help="Compare with what became of the same patients in TARGET.")
 @options.patient_folders_option
+@options.licence_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def plan(source: str, preset: str, config: str | None, against: str | None, as_json: bool, **choice: Any) -> int:
     """Say what a run would do with SOURCE: written, refused, memory, size, hours and dollars.

@@ -14,7 +14,7 @@ _ALWAYS = {
     **dict.fromkeys(("stack", "bytes_read", "bytes_written"), "int64"),
 }
 _LATER = {
-    **dict.fromkeys(("patient", "study", "frame_of_reference"), "string"),
+    **dict.fromkeys(("patient", "study", "frame_of_reference", "licence", "doi", "citation"), "string"),
     "disagreed_lung_ml": "double",
     "missing_lung_ml": "double",
     "missing_lung_place": "string",

@@ -73,6 +73,15 @@ class Dataset(Mapping[str, StoredVolume]):
         return settings
 
     @cached_property
+    def attribution(self) -> list[dict[str, Any]]:
+        """Whose data the volumes are, as far as that is known: `licence`, `doi`, `citation`, and how many `series`.
+
+        As in dataset.json, where the last run has left it. Empty for other data than those of catalogues.
+        """
+        found: list[dict[str, Any]] = store.describe(self.url).get("attribution", [])
+        return found
+
+    @cached_property
     def index(self) -> pd.DataFrame:
         """One row per series, with those that were not written; for a selection, one row per selected volume."""
         table = index.to_frame(self._table)

@@ -165,6 +165,9 @@ def to_row(record: Record) -> Row:
     row["mean_lung_hu"], row["dense_lung_share"] = lungs and lungs.mean_hu, lungs and lungs.dense_share
     row["disagreed_lung_ml"] = lungs and lungs.disagreed_ml
     row["missing_lung_ml"], row["missing_lung_place"] = lungs and lungs.missing_ml, lungs and lungs.missing_place
+    origin = record.attribution
+    row["licence"], row["doi"] = origin and origin.licence, origin and origin.doi
+    row["citation"] = origin and origin.citation
     source = record.as_dict().get("source", {})
     row.update({f"source_{name}": value for name, value in source.items()})
     row.update({f"seconds_{stage}": value for stage, value in record.seconds.items()})

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from dskprep import keys
+from dskprep.attribution import Attribution
 from dskprep.dataset.facts import (
     LARGEST_BYTES,
     Acquired,
@@ -67,7 +68,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     record, if there was one. `objects` are the objects of the volume, by their path below it. `further_series` are
     the other series of the same folder, as `<status>/<key>`. `seconds` holds wall seconds by stage, `cpu_s` CPU seconds
     of all series of the folder. `patient`, `study`, `frame_of_reference` and `instances` are keyed digests (see
-    `identity`), None where the header lacks them.
+    `identity`), None where the header lacks them. `attribution` is known of series of the Imaging Data Commons.
     """
 
     key: str
@@ -91,6 +92,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     study: str | None = None
     frame_of_reference: str | None = None
     instances: str | None = None
+    attribution: Attribution | None = None
     hu_sha256: str | None = None
     source: Source | None = None
     acquired: Acquired | None = None

@@ -1,6 +1,6 @@
 """Write and list what a dataset holds: its settings, its records and the objects of its volumes.
 
-dataset.json                                    settings and their digest: written first, once
+dataset.json                                    settings and their digest: written first
 records/<status>/<key>.<input digest>.json      the record of a series, written after all else of it: the commit
 volumes/<key>.zarr/                             the volume that a `written` record describes
 thumbnails/<key>.webp                           a small picture of it

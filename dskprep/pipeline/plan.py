@@ -18,10 +18,12 @@ from dskprep.dataset.record import GOOD
 from dskprep.errors import InfrastructureError, Refusal, UsageError
 from dskprep.pipeline import cluster
 from dskprep.pipeline.prediction import Prediction, predict
-from dskprep.pipeline.run import MAX_FAILURES_IN_A_ROW, choose
+from dskprep.pipeline.run import MAX_FAILURES_IN_A_ROW
 from dskprep.preparation import prepare
 from dskprep.settings import PrepConfig
-from dskprep.source.cases import Case
+from dskprep.source import cases as discover
+from dskprep.source import idc
+from dskprep.source.case import Case
 from dskprep.source.found import find_series, made_of
 from dskprep.stopwatch import Stopwatch
 from dskprep.worker import admission
@@ -155,6 +157,7 @@ def plan(
     sample: int = 100,
     only: str | None = None,
     patient_folders: bool = False,
+    licence: str | None = None,
     memory_limit: str | int | None = None,
     on_patient: Callable[[int, int], None] = lambda _n_done, _n_all: None,
 ) -> Plan:
@@ -165,7 +168,7 @@ def plan(
     Parameters
     ----------
     source
-        A folder or bucket of patients, archives or a manifest, as for `run`.
+        A folder or bucket of patients, archives, a manifest, or words for the Imaging Data Commons, as for `run`.
     preset, settings
         The name of a preset, or settings in its place.
     sample
@@ -174,6 +177,8 @@ def plan(
         Take the patients whose key matches this pattern, such as ``"LIDC-*"``.
     patient_folders
         Each folder directly in the source is one patient, with all below it.
+    licence
+        As for `run`.
     memory_limit
         Memory of each worker, such as ``"1.6GiB"`` or in bytes; by default what a local run would give it here.
     on_patient
@@ -201,7 +206,8 @@ def plan(
         raise UsageError(f"sample must be 0 (all patients) or more, not {sample}")
     settings = config.preset(preset) if settings is None else config.given(settings)
     usable_bytes = admission.usable_bytes(cluster.worker_sizes(None, memory_limit, settings)[1])
-    cases = list(choose(storage.absolute(source), only=only, patient_folders=patient_folders))
+    place = str(source) if idc.is_in_words(source) else discover.where(source)
+    cases = list(discover.choose(place, only=only, patient_folders=patient_folders, licence=licence))
     sampled = spread(cases, sample)
     predictions, mains = [], []
     n_in_a_row = 0
@@ -259,10 +265,10 @@ def estimate(cases: Sequence[Case], predictions: Sequence[Prediction], n_sampled
     native = scale * sum(p.native_voxels for p in predictions) / took.native_voxels
     output = scale * sum(p.output_voxels for p in predictions) / took.output_voxels
     n_puts = scale * sum(p.is_written for p in predictions) * PUTS_PER_PATIENT
-    n_files = sum(case.n_files for case in cases)
+    n_paid = sum(case.n_files for case in cases if not storage.is_public(case.url))
     return Estimate(
         cpu_s=took.read_cpu_s * native + took.prepare_cpu_s * output,
         bytes_read=sum(case.n_bytes for case in cases),
         bytes_written=round(took.bytes_written * output),
-        requests_dollars=n_files * DOLLARS_PER_GET + n_puts * DOLLARS_PER_PUT,
+        requests_dollars=n_paid * DOLLARS_PER_GET + n_puts * DOLLARS_PER_PUT,
     )

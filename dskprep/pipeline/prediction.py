@@ -15,7 +15,7 @@ from dskprep.errors import Refusal
 from dskprep.series.series import Series
 from dskprep.settings import PrepConfig
 from dskprep.source.archive import Outgrown
-from dskprep.source.cases import Case
+from dskprep.source.case import Case
 from dskprep.source.files import open_case
 from dskprep.source.found import assemble_as, each_series
 from dskprep.source.sorting import CaseContents

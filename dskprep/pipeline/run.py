@@ -17,9 +17,7 @@ Retries, patients that kill their workers, and lost clusters are the executor's;
 from __future__ import annotations
 
 import datetime
-import fnmatch
 import functools
-import itertools
 import os
 import secrets
 import time
@@ -31,7 +29,7 @@ from distributed.system import MEMORY_LIMIT
 
 from dskprep import settings as config
 from dskprep import storage
-from dskprep.dataset import identity, index, store
+from dskprep.dataset import identity, index, licences, store
 from dskprep.dataset.record import GOOD
 from dskprep.errors import InfrastructureError, UsageError
 from dskprep.look import report
@@ -41,7 +39,8 @@ from dskprep.pipeline.observer import LoggedNotes, Observer, tell
 from dskprep.preparation import user_steps
 from dskprep.settings import PrepConfig
 from dskprep.source import cases as discover
-from dskprep.source.cases import Case
+from dskprep.source import idc
+from dskprep.source.case import Case, digest
 from dskprep.worker import patient
 from dskprep.worker.patient import Job, Outcome
 
@@ -73,6 +72,7 @@ def run(
     only: str | None = None,
     retry: str | None = None,
     patient_folders: bool = False,
+    licence: str | None = None,
     labels: Sequence[str] = (),
     time_limit_s: float = TIME_LIMIT_S,
     observers: Sequence[Observer] = (),
@@ -84,7 +84,8 @@ def run(
     ----------
     source, target
         Paths, or URLs such as s3://bucket/scans. The source is a tree of folders with DICOM files, archives, or a
-        manifest; the target is where the dataset is, or will be.
+        manifest, or ``"idc:lidc_idri"`` for the Imaging Data Commons (docs/idc.md); the target is where the dataset is,
+        or will be.
     preset, settings
         The name of a preset, or settings in its place.
     client
@@ -97,6 +98,8 @@ def run(
         Do cases again that were `refused`, or `failed` (which includes killed), or `all` of these.
     patient_folders
         Take each folder directly in the source as one patient, with all below it, instead of each leaf folder.
+    licence
+        `"commercial"`: refuse series of the Imaging Data Commons whose licence does not allow commercial use.
     labels
         Patterns of names or paths of label files in the source, such as `*RTSTRUCT*`. When the patients are done,
         `annotate` gives the volumes these labels.
@@ -127,10 +130,13 @@ def run(
         The scheduler or the store was lost (an InfrastructureError with the summary so far). What is written stays;
         run again to go on.
     """
-    source, target = storage.absolute(source), storage.absolute(target)
-    if storage.is_within(target, source):
+    place, target = discover.where(source), storage.absolute(target)
+    source = str(source) if idc.is_in_words(source) else place
+    if labels and (idc.is_in_words(source) or idc.is_manifest(source)):
+        raise UsageError(f"{source:.200}: labels of these series are given by dskprep annotate; leave --labels out")
+    if storage.is_within(target, place):
         raise UsageError(f"the target {target} lies inside the source {source}; choose a place outside it")
-    if storage.is_within(source, target):
+    if storage.is_within(place, target):
         raise UsageError(f"the source {source} lies inside the target {target}; choose another target")
     if retry not in RETRIES:
         raise UsageError(f"retry must be refused, failed, set-aside or all, not {retry!r}")
@@ -140,9 +146,11 @@ def run(
         raise UsageError(f"observers must be a list of Observers, not {observers!r:.100}")
     settings = config.preset(preset) if settings is None else config.given(settings)
     user_steps.check(settings)
-    cases = choose(source, only=only, limit=limit, patient_folders=patient_folders)
+    cases = discover.choose(source, only=only, limit=limit, patient_folders=patient_folders, licence=licence)
     store.check_place(target)
-    notes = cluster_check.check(client, source, target, settings) if client else []
+    if licence:
+        licences.check_commercial(target)
+    notes = cluster_check.check(client, place, target, settings) if client else []
     memory_bytes = min(cluster.memory_limits(client)) if client else MEMORY_LIMIT
     store.create(target, settings)
     identity.begin(target)
@@ -188,23 +196,6 @@ def run(
     return summary
 
 
-def choose(
-    source: str, *, only: str | None = None, limit: int | None = None, patient_folders: bool = False
-) -> Iterator[Case]:
-    """Return the cases of the source that are asked for. Raises UsageError at once if there are none."""
-    cases = discover.cases(source, patient_folders=patient_folders)
-    first = next(cases, None)
-    if first is None and not storage.exists(source):
-        raise UsageError(f"{source}: there is no such folder; check the path")
-    if first is None:
-        raise UsageError(f"{source}: holds no patients; expected folders of DICOM files, archives or a manifest")
-    cases = (c for c in itertools.chain([first], cases) if only is None or fnmatch.fnmatchcase(c.key, only))
-    first = next(cases, None)
-    if first is None:
-        raise UsageError(f"no patient of {source} matches {only!r}")
-    return itertools.islice(itertools.chain([first], cases), limit)
-
-
 def _jobs(cases: Iterable[Case], summary: Summary, again: tuple[str, ...], found: index.Names) -> Iterator[Job]:
     """Yield the cases that are to be done, and count the others as done before.
 
@@ -221,7 +212,7 @@ def _jobs(cases: Iterable[Case], summary: Summary, again: tuple[str, ...], found
             # what was made of a line before is kept while that cannot be listed
             yield Job(case, () if case.problem else tuple(names), summary.run_id)
         else:
-            leftover = [n for n in names if n.digest == discover.digest([]) != case.digest and n.status not in GOOD]
+            leftover = [n for n in names if n.digest == digest([]) != case.digest and n.status not in GOOD]
             store.forget(summary.target, leftover)  # of the time when it could not
             account.counts[status] += 1
             account.already[status] += 1
@@ -286,6 +277,7 @@ def _write_end(
         if give_labels and not summary.is_interrupted and not summary.stopped_by:
             give_labels()
         store.write_run(summary.target, summary.run_id, summary.as_dict())
+        licences.attribute(summary.target, table)
         if summary.n_new and not summary.is_interrupted and not summary.stopped_by:
             for finish in at_end:
                 finish(summary.target, summary.run_id)

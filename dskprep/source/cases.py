@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
+import fnmatch
 import itertools
 import os
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from dskprep import keys, storage
+from dskprep import storage
 from dskprep.dicom.contents import SLICE_SUFFIXES
 from dskprep.errors import InfrastructureError, UsageError
 from dskprep.formats import names
-from dskprep.source import manifest, volumes
+from dskprep.source import idc, manifest, s5cmd, volumes
+from dskprep.source.case import Case, digest, is_key, key_of, unused
 from dskprep.source.heads import may_hold_dicom, plain_name
 from dskprep.storage import Entry, Folder
 
@@ -22,55 +22,78 @@ ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 """Names of files that hold the files of one case."""
 MANIFEST_SUFFIXES = (".csv", ".parquet")
 """Names of files that list cases by key and URL."""
+LICENCES = (None, "commercial")
+"""Which licences may be asked for: any, or those that allow commercial use."""
 MAX_OUTAGES = 20
 """Lines of a manifest in a row whose store fails, before that is the store's fault and not theirs."""
 MARKER_SUFFIX = "_$folder$"
 """Ends the names of the empty objects by which Hadoop and EMR mark a folder."""
 
-MAX_KEY = 160
-"""Longest key. File systems allow names of 255 bytes, and a digest and suffixes are appended to the key."""
-
 _UNFINISHED = re.compile(r"\..+\.(dcm|dicom|ima)\.(\w{6}|part|partial|tmp|filepart|download)", re.IGNORECASE)
 """The hidden name under which rsync and others receive a file: it may be a slice that never came to its end."""
 
 
-@dataclass(frozen=True)
-class Case:
-    """One unit of work: the files of a folder or an archive, which hold one series or a few.
-
-    The files are those directly in the folder, or with `is_deep` all below it; with `is_single` the URL is that of the
-    only file, or of the header of a volume. `digest` is made of their listing (names, sizes, ETags or modification
-    times), so that a changed input counts as another input. Of a line of a manifest that cannot be listed, `problem`
-    says why.
-    """
-
-    key: str
-    url: str
-    digest: str
-    n_files: int
-    n_bytes: int
-    is_archive: bool = False
-    is_deep: bool = False
-    is_single: bool = False
-    problem: str = ""
+def where(source: str | os.PathLike[str]) -> str:
+    """Return the URL of a source; of one in words for the Imaging Data Commons, that of the bucket that is read."""
+    return idc.bucket_of(str(source)) if idc.is_in_words(source) else storage.absolute(source)
 
 
-def cases(source: str, *, patient_folders: bool = False) -> Iterator[Case]:
+def cases(source: str, *, patient_folders: bool = False, licence: str | None = None) -> Iterator[Case]:
     """Yield the cases of a folder, an archive, or a manifest with the columns `key` and `url`, in a stable order.
 
     In a folder each leaf folder of DICOM files is a case, and each volume file; with `patient_folders` each folder
     directly in the source is one, with all below it. Of the other folders, those are cases in which some file may be
-    DICOM. Each archive is a case of its own, and so is a source that is one DICOM or volume file. Raises UsageError for
-    an invalid manifest or another file, InfrastructureError if the source cannot be listed.
+    DICOM. Each archive is a case of its own, and so is a source that is one DICOM or volume file, and each series that
+    is asked for of the Imaging Data Commons (see `idc`). With the licence `commercial`, series are refused whose
+    licence does not allow commercial use. Raises UsageError for an invalid manifest or another file,
+    InfrastructureError if the source cannot be listed.
     """
+    if licence not in LICENCES:
+        raise UsageError(f"licence must be commercial, not {licence!r:.80}")
+    found = _cases(source, patient_folders=patient_folders)
+    return idc.commercial_only(found, source) if licence else found
+
+
+def _cases(source: str, *, patient_folders: bool) -> Iterator[Case]:
+    if patient_folders and (idc.is_in_words(source) or idc.is_manifest(source)):
+        raise UsageError(f"{source:.200}: has series and no folders of patients; leave --patient-folders out")
+    if idc.is_in_words(source):
+        return idc.in_words(source)
     source = storage.absolute(source)
+    if is_file(source, (s5cmd.SUFFIX,)):
+        return idc.in_manifest(source)
     if is_file(source, MANIFEST_SUFFIXES):
-        return _from_manifest(source)
+        lines = manifest.read(source)
+        if isinstance(lines, manifest.Cohort):
+            return idc.in_cohort(source, *lines)
+        return _from_manifest(source, lines)
     if is_file(source, ARCHIVE_SUFFIXES):
         return _from_archive(source)
     if not storage.is_folder(source) and (entry := storage.entry_of(source)):
         return _from_file(source, entry)
     return _from_tree(source, patient_folders=patient_folders)
+
+
+def choose(
+    source: str,
+    *,
+    only: str | None = None,
+    limit: int | None = None,
+    patient_folders: bool = False,
+    licence: str | None = None,
+) -> Iterator[Case]:
+    """Return the cases of the source that are asked for. Raises UsageError at once if there are none."""
+    found = cases(source, patient_folders=patient_folders, licence=licence)
+    first = next(found, None)
+    if first is None and not storage.exists(source):
+        raise UsageError(f"{source}: there is no such folder; check the path")
+    if first is None:
+        raise UsageError(f"{source}: holds no patients; expected folders of DICOM files, archives or a manifest")
+    found = (c for c in itertools.chain([first], found) if only is None or fnmatch.fnmatchcase(c.key, only))
+    first = next(found, None)
+    if first is None:
+        raise UsageError(f"no patient of {source} matches {only!r}")
+    return itertools.islice(itertools.chain([first], found), limit)
 
 
 def only_case(place: str | os.PathLike[str]) -> Case:
@@ -132,35 +155,6 @@ def _is_hidden(path: str) -> bool:
     return is_in_hidden or (name.startswith(".") and not _UNFINISHED.fullmatch(name))
 
 
-def digest(entries: Iterable[Entry]) -> str:
-    """Return 16 hexadecimal digits of the SHA-256 over names, sizes and tags."""
-    sha256 = hashlib.sha256()
-    for entry in sorted(entries):
-        sha256.update(f"{entry.name}\0{entry.size}\0{entry.tag}\n".encode(errors="surrogateescape"))
-    return sha256.hexdigest()[:16]
-
-
-def key_of(path: str) -> str:
-    """Make a key from a path: a slash becomes two underscores, any other unsafe character one.
-
-    If the path cannot be read back from the key, the key ends in a digest of the path. That does not depend on which
-    other patients there are, so no patient that is added later can take the key over.
-
-    >>> key_of("LIDC-IDRI-0001/1.3.6/1.3.7")
-    'LIDC-IDRI-0001__1.3.6__1.3.7'
-    """
-    path = path.strip("/")
-    key = keys.UNSAFE.sub("_", path.replace("/", "__")).lstrip(".")
-    if not key or "__" in path or key != path.replace("/", "__") or len(key) > MAX_KEY:
-        key = f"{key[: MAX_KEY - 9]}_{_short_hash(path)}"
-    return key
-
-
-def is_key(text: str) -> bool:
-    """Whether a key of a manifest can name a volume."""
-    return len(text) <= MAX_KEY and keys.is_plain(text)
-
-
 def _case(
     key: str,
     url: str,
@@ -204,14 +198,14 @@ def _in_folder(folder: Folder, source: str, used: set[str], *, is_deep: bool) ->
         is_case = may_hold_dicom(url, entries)
     if is_case:
         name = folder.path or PurePosixPath(source).name or "source"
-        yield _case(_unused(key_of(name), folder.path, used), url, entries, is_deep=is_deep)
+        yield _case(unused(key_of(name), folder.path, used), url, entries, is_deep=is_deep)
     for volume in found:
         path = f"{folder.path}/{volume[0].name}" if folder.path else volume[0].name
-        key = _unused(key_of(names.stem(path)), path, used)
+        key = unused(key_of(names.stem(path)), path, used)
         yield _case(key, storage.join(source, path), list(volume), is_single=True)
     for entry in archives:
         path = f"{folder.path}/{entry.name}" if folder.path else entry.name
-        yield _case(_unused(key_of(_stem(path)), path, used), storage.join(source, path), [entry], is_archive=True)
+        yield _case(unused(key_of(_stem(path)), path, used), storage.join(source, path), [entry], is_archive=True)
 
 
 def _from_archive(source: str) -> Iterator[Case]:
@@ -236,12 +230,11 @@ def _from_file(source: str, entry: Entry) -> Iterator[Case]:
     yield _case(key, source, [entry], is_single=True)
 
 
-def _from_manifest(source: str) -> Iterator[Case]:
+def _from_manifest(source: str, lines: list[tuple[str, str]]) -> Iterator[Case]:
     """Yield the case of each line.
 
     A store that fails for all lines, or for many in a row, is no fault of theirs: raises InfrastructureError.
     """
-    lines = manifest.read(source)
     for key, _ in lines:
         if not is_key(key):
             raise UsageError(f"{source}: the key {key!r} cannot name a volume; use letters, digits and . _ = @ , -")
@@ -282,14 +275,3 @@ def _from_line(source: str, key: str, path: str) -> tuple[Case, InfrastructureEr
 def _stem(path: str) -> str:
     suffix = max((s for s in ARCHIVE_SUFFIXES if path.lower().endswith(s)), key=len)
     return path[: -len(suffix)]
-
-
-def _unused(key: str, path: str, used: set[str]) -> str:
-    if key in used:
-        key = f"{key}_{_short_hash(path)}"
-    used.add(key)
-    return key
-
-
-def _short_hash(text: str) -> str:
-    return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:8]

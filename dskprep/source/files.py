@@ -23,7 +23,7 @@ from dskprep.formats.header import MAX_HEADER_BYTES
 from dskprep.formats.voxels import FileBytes
 from dskprep.series.of_volume import check_place
 from dskprep.source import archive, cases
-from dskprep.source.cases import Case
+from dskprep.source.case import Case, digest
 from dskprep.source.heads import plain_name, plain_size, read_plain_head
 from dskprep.source.volumes import open_volume
 from dskprep.storage import Entry
@@ -167,13 +167,17 @@ def open_case(case: Case) -> CaseFiles:
     """List the files of a case again.
 
     Raises Refusal `source-changed` if they are not those that were listed before, `no-dicom` if there are none or they
-    could not be listed then.
+    could not be listed then, and what a catalogue says against reading them.
     """
     if case.problem:
         raise Refusal("no-dicom", case.problem)
     way = {"is_archive": case.is_archive, "is_deep": case.is_deep, "is_single": case.is_single}
+    if case.refusal:
+        raise Refusal(*case.refusal)
     entries = cases.files_of(case.url, **way)
-    if cases.digest(entries) != case.digest:
+    if case.is_catalogued:
+        _check_complete(case, entries)
+    elif digest(entries) != case.digest:
         raise Refusal(
             "source-changed",
             f"expected the {case.n_files} files that were listed, found {len(entries)} with other names, sizes or "
@@ -184,6 +188,16 @@ def open_case(case: Case) -> CaseFiles:
             "no-dicom", f"expected a folder or archive at {case.url}, found nothing there; check the manifest"
         )
     return _case_files(case.url, entries, is_archive=case.is_archive, is_single=case.is_single)
+
+
+def _check_complete(case: Case, entries: list[Entry]) -> None:
+    """Raise Refusal unless there are as many files as the table of the Imaging Data Commons says."""
+    if len(entries) != case.n_files:
+        raise Refusal(
+            "source-changed" if entries else "no-dicom",
+            f"expected {case.n_files} files in {case.url}, as the table of the Imaging Data Commons says, found "
+            f"{len(entries)}; look whether the bucket is whole, or upgrade idc-index-data",
+        )
 
 
 def open_place(url: str) -> CaseFiles:

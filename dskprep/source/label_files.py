@@ -12,7 +12,8 @@ from typing import Any
 from dskprep import storage
 from dskprep.dicom.contents import CT_CLASSES, sop_class_in
 from dskprep.errors import InfrastructureError, UsageError
-from dskprep.source.cases import digest, inputs, key_of
+from dskprep.source.case import digest, key_of
+from dskprep.source.cases import inputs
 
 HEAD_BYTES = 4096
 """The SOP class of a DICOM file stands within this many bytes."""

@@ -1,17 +1,26 @@
-"""A manifest: a table, as CSV or Parquet, that lists cases by key and URL."""
+"""A manifest: a table, as CSV or Parquet, that lists cases by key and URL, or series of the Imaging Data Commons."""
 
 from __future__ import annotations
 
 import io
+from typing import NamedTuple
 
 import pandas as pd
 
 from dskprep import storage
 from dskprep.errors import InfrastructureError, UsageError
+from dskprep.source import catalogue
 
 
-def read(source: str) -> list[tuple[str, str]]:
-    """Return key and URL of each line, as they stand there.
+class Cohort(NamedTuple):
+    """Series of the Imaging Data Commons, by their names in one of `catalogue.ID_COLUMNS`."""
+
+    column: str
+    names: list[str]
+
+
+def read(source: str) -> list[tuple[str, str]] | Cohort:
+    """Return key and URL of each line, as they stand there; or what names series of the Imaging Data Commons.
 
     What is not UTF-8 stays as in the names of files. Raises UsageError if the file is no such table, if a key or URL is
     empty, if one holds credentials, which is not repeated, or if a key stands there twice.
@@ -29,13 +38,15 @@ def read(source: str) -> list[tuple[str, str]]:
     if not {"key", "url"} <= set(table.columns):
         if any(storage.holds_credentials(str(column)) for column in table.columns):  # as where the header is missing
             raise UsageError(f"{source}: expected the columns 'key' and 'url'; {storage.CREDENTIALS}")
+        if column := catalogue.id_column(table.columns):
+            _check_filled(table, source, [column])
+            names = [_text(name) for name in table[column]]
+            if any(map(storage.holds_credentials, names)):
+                raise UsageError(f"{source}: {storage.CREDENTIALS}")
+            return Cohort(column, names)
         found = ", ".join(repr(column) for column in table.columns)
         raise UsageError(f"{source}: expected the columns 'key' and 'url', found {found[:200]}")
-    is_empty = (table[["key", "url"]].isna() | (table[["key", "url"]] == "")).any(axis=1).to_numpy()
-    if is_empty.any():
-        raise UsageError(
-            f"{source}: expected a key and a url in every row, found one empty in row {is_empty.argmax() + 1}"
-        )
+    _check_filled(table, source, ["key", "url"])
     lines = [(_text(key), _text(url)) for key, url in zip(table["key"], table["url"], strict=True)]
     known: set[str] = set()
     for row, (key, url) in enumerate(lines, start=1):
@@ -45,6 +56,15 @@ def read(source: str) -> list[tuple[str, str]]:
             raise UsageError(f"{source}: the key {key!r} stands in more than one line")
         known.add(key)
     return lines
+
+
+def _check_filled(table: pd.DataFrame, source: str, columns: list[str]) -> None:
+    is_empty = (table[columns].isna() | (table[columns] == "")).any(axis=1).to_numpy()
+    if is_empty.any():
+        raise UsageError(
+            f"{source}: expected a {' and a '.join(columns)} in every row, "
+            f"found one empty in row {is_empty.argmax() + 1}"
+        )
 
 
 def _read_csv(content: io.BytesIO) -> pd.DataFrame:

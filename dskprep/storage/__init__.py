@@ -1,7 +1,8 @@
 """Folders and buckets by URL.
 
 In: a URL or a path. Out: listings and bytes. Door: the functions below, as in `storage.read(url)`. They do
-the same for a bucket (`bucket`, for `s3://`) and a folder (`local`); no other room opens a file system of its own.
+the same for a bucket (`bucket`, for `s3://`, and `gs://` of public ones) and a folder (`local`); no other room opens a
+file system of its own.
 URLs travel between processes, open file systems never do. Credentials, endpoint and region come from the environment
 or the profile of the process that opens the store.
 """
@@ -16,12 +17,13 @@ from typing import Any
 import fsspec
 
 from dskprep.errors import InfrastructureError
-from dskprep.storage import bucket, bucket_listing, connection, local
+from dskprep.storage import bucket, bucket_listing, connection, local, public
 from dskprep.storage.local import PART_SUFFIX as PART_SUFFIX
 from dskprep.storage.local import DeadLink as DeadLink
 from dskprep.storage.local import Entry as Entry
 from dskprep.storage.local import Folder as Folder
 from dskprep.storage.local import ObjectChanged as ObjectChanged
+from dskprep.storage.public import PUBLIC_BUCKETS as PUBLIC_BUCKETS
 from dskprep.storage.s3_settings import S3_SETTINGS as S3_SETTINGS
 from dskprep.storage.urls import CREDENTIALS as CREDENTIALS
 from dskprep.storage.urls import above as above
@@ -31,6 +33,11 @@ from dskprep.storage.urls import holds_credentials as holds_credentials
 from dskprep.storage.urls import is_bucket as is_bucket
 from dskprep.storage.urls import is_within as is_within
 from dskprep.storage.urls import join as join
+
+
+def is_public(url: str) -> bool:
+    """Tell whether a URL lies in a bucket that anybody may read, and whose owner pays for the requests."""
+    return public.store_of(url) is not None
 
 
 def meet(url: str) -> None:
@@ -189,8 +196,8 @@ def _opened(url: str) -> Iterator[tuple[Any, str]]:
 def _open(url: str) -> tuple[Any, str]:
     """Open what `absolute` has made of a URL, and nothing else. `fsspec.url_to_fs` would open chains of URLs too."""
     if is_bucket(url):
-        path = url.removeprefix("s3://").rstrip("/")
-        s3 = connection.connect()
+        path = url.partition("://")[2].rstrip("/")
+        s3 = connection.connect(public.store_of(url))
         s3.meet(path.partition("/")[0])
         return s3, path
     check_scheme(url)

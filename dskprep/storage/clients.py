@@ -20,6 +20,7 @@ from obstore.store import S3Store
 
 from dskprep.storage import answers, credential_program
 from dskprep.storage.answers import FAILURES, Hopeless
+from dskprep.storage.public import PublicStore
 from dskprep.storage.s3_settings import s3_settings
 
 if TYPE_CHECKING:
@@ -58,15 +59,17 @@ class Credentials:
         return f"Credentials(method={self.method!r})"  # no traceback shows a secret
 
 
-def open_s3fs(limits: dict[str, Any] | None = None) -> Any:
+def open_s3fs(limits: dict[str, Any] | None = None, *, public: PublicStore | None = None) -> Any:
     """Open a file system of s3fs under the settings and credentials of this process as they are now.
+
+    A public store is opened without credentials, at its own endpoint.
 
     Raises Hopeless if a setting is wrong or names what is not there.
     """
     from s3fs.core import set_custom_error_handler  # slow to import, and not needed for folders
 
     try:
-        settings = s3_settings()
+        settings = s3_settings(public)
         settings["config_kwargs"] |= copy.deepcopy(limits or {})
         fs = fsspec.filesystem("s3", **settings)
         fs.retries = 1 if limits else S3FS_ROUNDS
@@ -102,12 +105,12 @@ def _is_throttled(error: Exception) -> bool:
     return code in ("429", "TooManyRequests", "Throttling", "ThrottlingException", "RequestLimitExceeded")
 
 
-def first_contact(bucket: str) -> Place:
+def first_contact(bucket: str, *, public: PublicStore | None = None) -> Place:
     """Ask a bucket for its first object, within CONTACT_LIMITS, and return where the request went in the end.
 
     Whatever is answered will do. Raises Unanswered if nothing is, Hopeless if no request can be sent.
     """
-    fs = open_s3fs(CONTACT_LIMITS)
+    fs = open_s3fs(CONTACT_LIMITS, public=public)
     sent: list[Any] = []
     fs.s3.meta.events.register("before-send.s3.ListObjectsV2", lambda request, **_: sent.append(request))
     try:

@@ -23,6 +23,7 @@ from obstore.store import S3Store
 from dskprep.storage import answers, clients
 from dskprep.storage.answers import FAILURES, Hopeless, Unanswered
 from dskprep.storage.clients import Place
+from dskprep.storage.public import PublicStore
 from dskprep.storage.s3_settings import fingerprint
 
 T = TypeVar("T")
@@ -54,8 +55,9 @@ NOT_BY_OBSTORE = (_Forked, exceptions.InvalidPathError, ValueError)
 class Connection:
     """s3fs, and obstore's stores, under one set of settings. Threads may share it; a fork may not."""
 
-    def __init__(self) -> None:
-        self.fs = clients.open_s3fs()
+    def __init__(self, public: PublicStore | None = None) -> None:
+        self._public = public
+        self.fs = clients.open_s3fs(public=public)
         self._past: list[Any] = []  # threads may still use them
         self._stores: dict[str, S3Store] = {}
         self._places: dict[str, Place] = {}
@@ -126,7 +128,7 @@ class Connection:
         if time.monotonic() < failed_s + REMEMBERED_S:
             raise type(failure)(str(failure))
         try:
-            place = clients.first_contact(bucket)
+            place = clients.first_contact(bucket, public=self._public)
         except OSError as error:
             self._failures[whose] = (time.monotonic(), error)
             raise
@@ -148,6 +150,8 @@ class Connection:
 
         With `is_awaited` they may change soon, unless they are given to this process.
         """
+        if self._public:
+            return False
         with self._renewing:
             if self._n_renewals != n_renewals:
                 return True  # by another thread
@@ -170,12 +174,15 @@ class Connection:
             return False
 
 
-def connect() -> Connection:
-    """Return this process's connection under its settings of now; it is opened once, and again if they change."""
-    key = fingerprint()
+def connect(public: PublicStore | None = None) -> Connection:
+    """Return this process's connection under its settings of now; it is opened once, and again if they change.
+
+    Each public store has one of its own.
+    """
+    key = (fingerprint(), public)
     with fork.lock:
         if key not in fork.connections:
-            fork.connections[key] = Connection()
+            fork.connections[key] = Connection(public)
         return fork.connections[key]
 
 
@@ -187,7 +194,7 @@ class _Fork:
 
     def __init__(self) -> None:
         self.is_obstore_used = self.is_obstore_lost = False
-        self.connections: dict[bytes, Connection] = {}
+        self.connections: dict[tuple[bytes, PublicStore | None], Connection] = {}
         self.lock = threading.Lock()
         self._kept: list[Connection] = []
         os.register_at_fork(after_in_child=self._begin_anew)

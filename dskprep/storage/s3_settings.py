@@ -10,6 +10,8 @@ from typing import Any
 
 import fsspec.config
 
+from dskprep.storage.public import PublicStore
+
 S3_SETTINGS: dict[str, Any] = {
     "use_listings_cache": False,  # the cache never expires and remembers absence
     "config_kwargs": {
@@ -27,12 +29,17 @@ TABLES = ("client_kwargs", "config_kwargs", "s3_additional_kwargs")
 TEXTS = ("key", "secret", "token", "endpoint_url", "profile")
 TEXTS_OF_CLIENT = ("aws_access_key_id", "aws_secret_access_key", "aws_session_token", "endpoint_url", "region_name")
 """Options of s3fs that are texts, and those in its `client_kwargs`. botocore would fail while it signs a request."""
+OF_ALL_STORES = ("config_kwargs", "profile")
+"""Options of s3fs that hold for public stores too; of `client_kwargs` so does `verify`."""
 ENVIRONMENT = ("AWS_", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "REQUESTS_CA_BUNDLE", "SSL_CERT_")
 """What the names of the variables begin with that say how a bucket is reached."""
 
 
-def s3_settings() -> dict[str, Any]:
-    """Return the settings to open s3fs with. Raises ValueError for a setting of the user's own that cannot be used."""
+def s3_settings(public: PublicStore | None = None) -> dict[str, Any]:
+    """Return the settings to open s3fs with, for a public store without credentials.
+
+    Raises ValueError for a setting of the user's own that cannot be used.
+    """
     own = _own()
     for variable in ("FSSPEC_S3", "FSSPEC_S3A"):
         if variable in os.environ and not _is_object(os.environ[variable]):  # fsspec passes over it
@@ -51,8 +58,18 @@ def s3_settings() -> dict[str, Any]:
     if "SSECustomerKey" in own.get("s3_additional_kwargs", {}):
         raise ValueError("FSSPEC_S3: keys of your own (SSE-C) are not supported; use SSE-KMS, or SSE-S3")
     config = S3_SETTINGS["config_kwargs"] | own.get("config_kwargs", {})
+    if public:
+        own = _anonymous(own, public)
     settings = own | S3_SETTINGS | {"config_kwargs": config, "skip_instance_cache": True, "asynchronous": False}
     return copy.deepcopy(settings)  # botocore writes into what it is given
+
+
+def _anonymous(own: dict[str, Any], public: PublicStore) -> dict[str, Any]:
+    """Return the settings of the user's own that hold for public stores too: no credentials, no payment."""
+    kept = {name: value for name, value in own.items() if name in OF_ALL_STORES}
+    verify = {name: value for name, value in own.get("client_kwargs", {}).items() if name == "verify"}
+    client = verify | {"region_name": public.region}
+    return kept | {"anon": True, "endpoint_url": public.endpoint, "client_kwargs": client}
 
 
 def fingerprint() -> bytes:

@@ -11,9 +11,10 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from dskprep.errors import UsageError
+from dskprep.storage.public import store_of
 
 SCHEMES = ("file", "s3", "s3a")
-"""Of the URLs that can be opened; whatever has no scheme is a path."""
+"""Of the URLs that can be opened, beside `gs` for public buckets; whatever has no scheme is a path."""
 CREDENTIALS = "a URL must not hold credentials; set them in the environment or a profile"
 """What is said of a URL that holds some. It is not repeated."""
 
@@ -41,7 +42,7 @@ def absolute(url: str | os.PathLike[str]) -> str:
     scheme, place = _split(url)
     if scheme in ("", "file"):
         return Path(place.rstrip("/") or "/").expanduser().resolve().as_posix()
-    url = f"s3://{place}".rstrip("/")
+    url = f"{'gs' if scheme == 'gs' else 's3'}://{place}".rstrip("/")
     if "?versionid=" in place.lower():
         raise UsageError(f"{url}: expected a bucket and a key, found a version; only current objects are read")
     key = place.rstrip("/").partition("/")[2]
@@ -51,10 +52,13 @@ def absolute(url: str | os.PathLike[str]) -> str:
 
 
 def check_scheme(url: str) -> None:
-    """Raise UsageError for a URL with another scheme than SCHEMES, which is not repeated: it may hold a secret."""
-    scheme, _ = _split(url)
-    if scheme and scheme not in SCHEMES:
-        raise UsageError(f"expected a path, or a URL that begins with s3:// or file://, found {f'{scheme}://'!r:.60}")
+    """Raise UsageError for a URL that cannot be opened by its scheme. It is not repeated, as it may hold a secret."""
+    scheme, place = _split(url)
+    if scheme and scheme not in SCHEMES and not store_of(f"{scheme}://{place}"):
+        only = ", of which only the buckets of the Imaging Data Commons are read" if scheme == "gs" else ""
+        raise UsageError(
+            f"expected a path, or a URL that begins with s3:// or file://, found {f'{scheme}://'!r:.60}{only}"
+        )
 
 
 def holds_credentials(text: str) -> bool:
@@ -92,11 +96,12 @@ def is_within(url: str, other: str) -> bool:
 def above(url: str) -> list[str]:
     """Return the folders that an absolute URL lies in, the nearest first; the last is the bucket, or the root."""
     if is_bucket(url):
-        bucket, *names = url.removeprefix("s3://").rstrip("/").split("/")
-        return [f"s3://{'/'.join([bucket, *names[:n]])}" for n in reversed(range(len(names)))]
+        scheme, _, place = url.partition("://")
+        bucket, *names = place.rstrip("/").split("/")
+        return [f"{scheme}://{'/'.join([bucket, *names[:n]])}" for n in reversed(range(len(names)))]
     return [place.as_posix() for place in Path(url).parents]
 
 
 def is_bucket(url: str) -> bool:
-    """Tell whether the URL is on S3. Objects there are whole or absent, even if their writer was killed."""
-    return url.startswith("s3://")
+    """Tell whether the URL is in a bucket. Objects there are whole or absent, even if their writer was killed."""
+    return url.startswith(("s3://", "gs://"))

@@ -16,7 +16,9 @@ import sys
 import sysconfig
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from botocore.auth import S3SigV4Auth
 from botocore.awsrequest import AWSRequest
@@ -55,10 +57,12 @@ class S3Server:
     """One SeaweedFS with random credentials, which takes objects within a `with` block.
 
     It starts in two to three seconds. Objects are kept in `folder`, or else in a temporary folder that is removed with
-    the server. On Linux the server dies with the thread that started it, so at the latest with its process.
+    the server. On Linux the server dies with the thread that started it, so at the latest with its process. Anybody
+    may list and read the buckets in `public`.
     """
 
-    def __init__(self, folder: Path | None = None) -> None:
+    def __init__(self, folder: Path | None = None, *, public: Sequence[str] = ()) -> None:
+        self._public = public
         self.endpoint = ""
         self.pid = 0
         self._folder = folder
@@ -129,8 +133,11 @@ class S3Server:
     def _write_identity(self) -> None:
         key = {"accessKey": self._credentials.access_key, "secretKey": self._credentials.secret_key}
         actions = ["Admin", "Read", "Write", "List", "Tagging"]
-        identity = {"name": "dskprep", "credentials": [key], "actions": actions}
-        self._identities.write_text(json.dumps({"identities": [identity]}))
+        identities: list[dict[str, Any]] = [{"name": "dskprep", "credentials": [key], "actions": actions}]
+        if self._public:
+            granted = [f"{action}:{bucket}" for bucket in self._public for action in ("Read", "List")]
+            identities.append({"name": "anonymous", "actions": granted})
+        self._identities.write_text(json.dumps({"identities": identities}))
 
     def _launch(self, weed: str, folder: Path, cleanup: contextlib.ExitStack) -> subprocess.Popen[bytes]:
         objects = (self._folder or folder / "objects").absolute()

@@ -24,7 +24,7 @@ from dskprep.series.of_slices import Reread
 from dskprep.series.series import Series
 from dskprep.settings import PrepConfig
 from dskprep.source.archive import Outgrown
-from dskprep.source.cases import Case
+from dskprep.source.case import Case
 from dskprep.source.files import File, open_case
 from dskprep.source.found import Name, aside_counts, assemble_as, each_series
 from dskprep.source.sorting import CaseContents
@@ -110,6 +110,7 @@ def begin_record(case: Case, config: PrepConfig, *, status: str, **more: Any) ->
         url=case.url,
         n_files=case.n_files,
         bytes_read=case.n_bytes,
+        attribution=case.attribution,
         settings_digest=config.digest(),
         dskprep=version("dskprep"),
         worker=f"{os.uname().nodename}:{os.getpid()}",

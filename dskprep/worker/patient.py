@@ -17,7 +17,7 @@ from dskprep.dataset import identity, label_store, store
 from dskprep.dataset.record import Record, RecordName
 from dskprep.errors import DamagedDataset, InfrastructureError
 from dskprep.settings import PrepConfig
-from dskprep.source.cases import Case
+from dskprep.source.case import Case
 from dskprep.stopwatch import Stopwatch
 from dskprep.worker import process
 from dskprep.worker.admission import Ledger, Underestimated

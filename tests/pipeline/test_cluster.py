@@ -26,7 +26,7 @@ from dskprep.dataset.record import Record
 from dskprep.errors import InfrastructureError, UsageError
 from dskprep.pipeline import cluster, cluster_check, executor
 from dskprep.pipeline import run as pipeline
-from dskprep.source.cases import Case
+from dskprep.source.case import Case
 from dskprep.worker.patient import Job, Outcome
 
 GIB = 1 << 30

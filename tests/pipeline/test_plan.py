@@ -24,9 +24,9 @@ from dskprep.errors import InfrastructureError, UsageError
 from dskprep.pipeline import plan
 from dskprep.pipeline.plan import Calibration, Estimate, Machine, Plan
 from dskprep.pipeline.prediction import Prediction, predict
-from dskprep.pipeline.run import choose
 from dskprep.settings import PrepConfig
-from dskprep.source import cases as discover
+from dskprep.source.case import Case
+from dskprep.source.cases import choose
 from dskprep.worker import admission
 
 CONFIG = PrepConfig(min_slices=3)
@@ -203,13 +203,13 @@ def test_sizes_and_memory_are_those_of_the_volume(tmp_path: Path) -> None:
 
 
 def test_a_sample_is_spread_evenly() -> None:
-    cases = [discover.Case(str(i), "", "", 1, 1) for i in range(10)]
+    cases = [Case(str(i), "", "", 1, 1) for i in range(10)]
     assert [case.key for case in plan.spread(cases, 3)] == ["0", "3", "6"]
     assert plan.spread(cases, 0) == plan.spread(cases, 10) == plan.spread(cases, 99) == cases
 
 
 def test_what_a_sample_takes_is_scaled_to_all() -> None:
-    cases = [discover.Case(str(i), "", "", 100, 10**9) for i in range(40)]
+    cases = [Case(str(i), "", "", 100, 10**9) for i in range(40)]
     sampled = [Prediction(str(i), "written", native_voxels=20, output_voxels=60) for i in range(4)]
     took = Calibration("0", 1.0, 5.0, native_voxels=10, output_voxels=30, bytes_written=1000)
     found = plan.estimate(cases, sampled, 4, took)

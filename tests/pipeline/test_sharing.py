@@ -26,6 +26,7 @@ from dskprep.dataset.record import Record, RecordName
 from dskprep.errors import InfrastructureError
 from dskprep.pipeline import others, sharing
 from dskprep.pipeline.account import Summary
+from dskprep.source.cases import choose
 from dskprep.storage import bucket
 
 KEYS = [f"p{i:02}" for i in range(8)]
@@ -446,7 +447,7 @@ def test_a_claim_that_goes_while_it_is_read_hides_no_other(target: str) -> None:
 def test_a_patient_counts_as_done_by_another_run_only_if_it_has_a_record(source: str, target: str) -> None:
     store.create(target, dskprep.PrepConfig())
     other = play_other(target, ["p01"])
-    digest = next(case.digest for case in dskprep.pipeline.run.choose(source) if case.key == "p01")
+    digest = next(case.digest for case in choose(source) if case.key == "p01")
 
     def lie() -> None:
         claims.add(target, 50, Claim.of(OTHER, [], [RecordName("written", "p01", digest)]))

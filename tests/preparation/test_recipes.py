@@ -28,6 +28,7 @@ from dskprep.preparation.prepared import Prepared
 from dskprep.preparation.recipes import Native, grt123, grt123_lungs, recipe, tutorial, zuidhof
 from dskprep.series import assembly, upright
 from dskprep.sides import LEFT, LUNG, RIGHT
+from dskprep.source.cases import choose
 from dskprep.source.found import read_series
 from dskprep.stopwatch import Stopwatch
 from dskprep.synthetic.phantom import make_phantom
@@ -410,7 +411,7 @@ def test_a_new_recipe_is_one_file_and_one_line(tmp_path: Path, monkeypatch: pyte
     tiny.write_patients(tmp_path / "in", ["a"])
     settings = config.PrepConfig(recipe="toy-2")
     prepare.warm(settings)
-    (case,) = pipeline.choose(str(tmp_path / "in"))
+    (case,) = choose(str(tmp_path / "in"))
     (prediction,) = predict(case, settings)
     assert prediction.status == "written"
     summary = pipeline.run(str(tmp_path / "in"), str(tmp_path / "out"), settings=settings)

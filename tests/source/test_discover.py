@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from dskprep import storage
 from dskprep.errors import InfrastructureError, UsageError
 from dskprep.source import cases as discover
-from dskprep.source.cases import Case
+from dskprep.source.case import MAX_KEY, Case, digest, is_key, key_of
 from dskprep.storage import Entry
 
 
@@ -116,7 +116,7 @@ def test_a_patients_folder_can_be_taken_as_a_whole(place: str) -> None:
     assert sum(case.is_archive for case in found.values()) == 2
     for case in found.values():
         if not case.is_archive:  # what a worker lists is what the client listed
-            assert discover.digest(discover.files_of(case.url, is_deep=case.is_deep)) == case.digest
+            assert digest(discover.files_of(case.url, is_deep=case.is_deep)) == case.digest
     whole = {case.key for case in discover.cases(f"{place}/p1", patient_folders=True)}
     assert "study" in whole
 
@@ -144,7 +144,7 @@ def test_a_linked_folder_is_a_patient(tmp_path: Path) -> None:
 def test_the_digest_is_that_of_a_later_listing(place: str) -> None:
     put(place, "p1/2.dcm", "p1/1.dcm", "p1/.hidden", "p1/inner.zip")
     case = by_key(place)["p1"]
-    assert discover.digest(discover.inputs(storage.listing(case.url))) == case.digest
+    assert digest(discover.inputs(storage.listing(case.url))) == case.digest
 
 
 def test_another_content_name_or_size_is_another_digest(place: str) -> None:
@@ -169,7 +169,7 @@ def test_another_content_name_or_size_is_another_digest(place: str) -> None:
 
 def test_the_order_of_a_listing_does_not_matter() -> None:
     entries = [Entry("a", 1, "x"), Entry("b", 2, "y")]
-    assert discover.digest(entries) == discover.digest(entries[::-1])
+    assert digest(entries) == digest(entries[::-1])
 
 
 def test_a_case_is_small_and_the_same_on_every_listing(place: str) -> None:
@@ -180,11 +180,11 @@ def test_a_case_is_small_and_the_same_on_every_listing(place: str) -> None:
 @given(st.text(min_size=1, max_size=300))
 @example("/")  # of an object whose key begins with two slashes
 def test_any_path_gives_a_key_that_can_name_a_file(path: str) -> None:
-    key = discover.key_of(path)
-    assert 0 < len(key) <= discover.MAX_KEY
+    key = key_of(path)
+    assert 0 < len(key) <= MAX_KEY
     assert set(key) <= {*string.ascii_letters, *string.digits, *"._=@,-"}
     assert not key.startswith(".")
-    assert discover.is_key(key)
+    assert is_key(key)
 
 
 def test_keys_stay_apart_where_their_paths_differ_in_unsafe_characters_only(tmp_path: Path) -> None:

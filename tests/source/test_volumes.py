@@ -13,7 +13,7 @@ from volume_builders import by_itk, chest, files, nifti
 from dskprep import storage
 from dskprep.errors import Refusal, UsageError
 from dskprep.source import cases
-from dskprep.source.cases import Case
+from dskprep.source.case import Case
 from dskprep.source.files import open_case
 from dskprep.source.found import find_series, read_series
 

@@ -21,7 +21,7 @@ from dskprep.dicom.header import with_blank_pixels
 from dskprep.errors import Refusal, UsageError
 from dskprep.settings import PrepConfig
 from dskprep.source import cases, files, found, heads
-from dskprep.source.cases import Case
+from dskprep.source.case import Case
 from dskprep.storage import S3_SETTINGS
 from dskprep.worker import patient
 from dskprep.worker.patient import Job

@@ -216,8 +216,8 @@ def test_keys_that_are_written_late_are_waited_for(place: str, profile: Profile)
     was_refused = threading.Event()
     look = connection.clients.open_s3fs
 
-    def write_after_the_first_look(*limits: Any) -> Any:
-        fs = look(*limits)
+    def write_after_the_first_look(*limits: Any, **more: Any) -> Any:
+        fs = look(*limits, **more)
         if was_refused.is_set():
             profile.write()
         was_refused.set()

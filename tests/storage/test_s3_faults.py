@@ -298,7 +298,7 @@ def test_credentials_renewed_in_their_file_are_used_by_the_next_try(
         n_tries.append(seconds)
         write_ini(tmp_path / "credentials", "default", **good)
 
-    monkeypatch.setattr(patient, "time", SimpleNamespace(sleep=renew, monotonic=time.monotonic))
+    monkeypatch.setattr(process, "time", SimpleNamespace(sleep=renew, monotonic=time.monotonic))
     (record,) = patient.prepare_patient(
         patient.Job(case), target=f"{place}/out", config=PrepConfig(), memory_bytes=2 << 30
     ).records
@@ -489,7 +489,7 @@ def test_no_secret_is_written_logged_or_sent_in_a_task(
     monkeypatch.setattr(executor, "_bag", lambda *a: tasks.append(pickle.dumps(a)) or bag(*a))
     monkeypatch.setattr(connection, "ATTEMPTS", 1)
     monkeypatch.setattr(clients, "RETRY_S", 0.1)
-    monkeypatch.setattr(patient, "ATTEMPTS", 1)
+    monkeypatch.setattr(process, "ATTEMPTS", 1)
     tiny.write_patients(f"{place}/in", ["p1", "p2", "p3", "p4"])
     faulty.script("500", "in/p2/IM003", times=0)
     faulty.script("expired-403", "in/p3/", times=0)

@@ -9,6 +9,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tiny
@@ -175,7 +176,9 @@ def test_a_thousand_lines_of_a_silent_store_cost_one_first_contact(
     monkeypatch.setattr(connection, "REMEMBERED_S", 1e6)
     asked: list[str] = []
     contact = clients.first_contact
-    monkeypatch.setattr(clients, "first_contact", lambda bucket: asked.append(bucket) or contact(bucket))
+    monkeypatch.setattr(
+        clients, "first_contact", lambda bucket, **more: asked.append(bucket) or contact(bucket, **more)
+    )
     tiny.write_patients(tmp_path / "in", ["p1"])
     lines = {}
     for number in range(1000):
@@ -213,9 +216,9 @@ def test_a_store_that_falls_silent_is_asked_in_short_again(s3: str, monkeypatch:
         assert storage.read(f"{s3}/in/x") == b"1"
     asked: list[str] = []
 
-    def first_contact(bucket: str) -> clients.Place:
+    def first_contact(bucket: str, **more: Any) -> clients.Place:
         asked.append(bucket)
-        return contact(bucket)
+        return contact(bucket, **more)
 
     contact = clients.first_contact
     monkeypatch.setattr(clients, "first_contact", first_contact)

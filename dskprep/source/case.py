@@ -1,0 +1,82 @@
+"""A case, the unit of work, and the key that it gets."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from dskprep import keys
+from dskprep.attribution import Attribution
+from dskprep.storage import Entry
+
+MAX_KEY = 160
+"""Longest key. File systems allow names of 255 bytes, and a digest and suffixes are appended to the key."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One unit of work: the files of a folder or an archive, which hold one series or a few.
+
+    The files are those directly in the folder, or with `is_deep` all below it; with `is_single` the URL is that of the
+    only file, or of the header of a volume. `digest` is made of their listing (names, sizes, ETags or modification
+    times), so that a changed input counts as another input. Of a line of a manifest that cannot be listed, `problem`
+    says why.
+
+    Of a series of the Imaging Data Commons (IDC) the table says who made it and under which licence (`attribution`).
+    `is_catalogued` says that the numbers are from that table too, and that nothing was listed; `refusal` is the reason
+    and the message, if the table is enough to know that the series is not read.
+    """
+
+    key: str
+    url: str
+    digest: str
+    n_files: int
+    n_bytes: int
+    is_archive: bool = False
+    is_deep: bool = False
+    is_single: bool = False
+    problem: str = ""
+    attribution: Attribution | None = None
+    is_catalogued: bool = False
+    refusal: tuple[str, str] | None = None
+
+
+def digest(entries: Iterable[Entry]) -> str:
+    """Return 16 hexadecimal digits of the SHA-256 over names, sizes and tags."""
+    sha256 = hashlib.sha256()
+    for entry in sorted(entries):
+        sha256.update(f"{entry.name}\0{entry.size}\0{entry.tag}\n".encode(errors="surrogateescape"))
+    return sha256.hexdigest()[:16]
+
+
+def key_of(path: str) -> str:
+    """Make a key from a path: a slash becomes two underscores, any other unsafe character one.
+
+    If the path cannot be read back from the key, the key ends in a digest of the path. That does not depend on which
+    other patients there are, so no patient that is added later can take the key over.
+
+    >>> key_of("LIDC-IDRI-0001/1.3.6/1.3.7")
+    'LIDC-IDRI-0001__1.3.6__1.3.7'
+    """
+    path = path.strip("/")
+    key = keys.UNSAFE.sub("_", path.replace("/", "__")).lstrip(".")
+    if not key or "__" in path or key != path.replace("/", "__") or len(key) > MAX_KEY:
+        key = f"{key[: MAX_KEY - 9]}_{short_hash(path)}"
+    return key
+
+
+def is_key(text: str) -> bool:
+    """Whether a key of a manifest can name a volume."""
+    return len(text) <= MAX_KEY and keys.is_plain(text)
+
+
+def unused(key: str, path: str, used: set[str]) -> str:
+    if key in used:
+        key = f"{key}_{short_hash(path)}"
+    used.add(key)
+    return key
+
+
+def short_hash(text: str) -> str:
+    return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:8]
