@@ -166,7 +166,7 @@ def to_row(record: Record) -> Row:
     row["disagreed_lung_ml"] = lungs and lungs.disagreed_ml
     row["missing_lung_ml"], row["missing_lung_place"] = lungs and lungs.missing_ml, lungs and lungs.missing_place
     source = record.as_dict().get("source", {})
-    row.update({f"source_{name}": value for name, value in source.items()})
+    row.update({f"source_{name}": columns.as_number(name, value) for name, value in source.items()})
     row.update({f"seconds_{stage}": value for stage, value in record.seconds.items()})
     for name in (
         "patient",
@@ -217,8 +217,10 @@ def record_names(target: str) -> Names:
 
 
 def to_frame(table: pa.Table) -> pd.DataFrame:
+    """Return a table for pandas. A column of numbers that has no value yet is of numbers too."""
     frame: pd.DataFrame = table.to_pandas(use_threads=False)
-    return frame
+    without_type = [field.name for field in table.schema if str(field.type) == "null"]
+    return frame.astype({name: float for name in without_type if columns.is_number(name)})
 
 
 def _read(target: str) -> pa.Table:

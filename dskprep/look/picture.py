@@ -24,7 +24,7 @@ from dskprep.look.outlines import Outline
 from dskprep.look.panels import OUTLINES, draw_histogram, draw_plane, lines_of
 from dskprep.preparation.prepared import Prepared
 from dskprep.series.series import Series
-from dskprep.volume import AIR_HU, Volume
+from dskprep.volume import AIR_HU, Volume, grid_in_words
 
 LUNG_WINDOW = thumbnail.WINDOWS["HU"]
 SOFT_WINDOW = (-160, 240)
@@ -123,16 +123,10 @@ def in_words(
         if source.tilt_degrees:
             words.append(f"gantry tilted by {source.tilt_degrees:.1f} degrees")
     if geometry:
-        shape = " x ".join(map(str, geometry.shape))
-        words.append(f"{shape} voxels of {' x '.join(f'{mm:.4g}' for mm in geometry.spacing_mm)} mm (z, y, x)")
+        words.append(grid_in_words(geometry.shape, geometry.spacing_mm))
     if lungs:
         mean = "" if lungs.mean_hu is None else f", mean {lungs.mean_hu:.0f} HU"
-        parts = [f"right lung {lungs.right_ml:.0f} ml", f"left lung {lungs.left_ml:.0f} ml"]
-        if lungs.unsided_ml:
-            is_sided = lungs.right_ml or lungs.left_ml
-            unsided = f"lung of unknown side {lungs.unsided_ml:.0f} ml"
-            parts = [*parts, unsided] if is_sided else [f"lungs {lungs.unsided_ml:.0f} ml"]
-        words.append(", ".join(parts) + mean)
+        words.append(sides.in_words(lungs.right_ml, lungs.left_ml, lungs.unsided_ml) + mean)
         if lungs.missing_ml:
             words.append(f"missing lung: about {lungs.missing_ml:.0f} ml, {lungs.missing_place}")
     words += [f"{warning}: {WARNINGS[warning]}" for warning in warnings if warning in WARNINGS]
