@@ -50,7 +50,7 @@ def as_number(name: str, value: Any) -> Any:
     if not isinstance(value, str) or not is_number(f"source_{name}"):
         return value
     try:
-        number = float(value)
+        number = float(value.replace("_", "x"))  # Python alone takes 1_0 for 10
     except ValueError:
         return None
     return number if math.isfinite(number) else None

@@ -72,6 +72,13 @@ def draw_histogram(ax: Any, volume: Volume, mask: NDArray[np.uint8] | None, wind
     ax.set_title("HU" if window is None else "values", fontsize=9)
 
 
+def lines_of_two(names: tuple[str, str]) -> list[Line2D]:
+    """Return two lines in the colours of the right and the left lung, that outline the lungs of two preparations."""
+    titles = [f"lungs of {name}".replace("$", r"\$") for name in names]
+    colours = (OUTLINES[sides.RIGHT], OUTLINES[sides.LEFT])
+    return [Line2D([], [], color=c, linewidth=1.5, label=title) for c, title in zip(colours, titles, strict=True)]
+
+
 def lines_of(mask: NDArray[np.uint8] | None) -> list[Line2D]:
     """Return one line for each lung of a mask, with its name, for a legend."""
     found = [] if mask is None else [side for side in OUTLINES if (mask == side).any()]

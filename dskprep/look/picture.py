@@ -21,7 +21,7 @@ from dskprep.look import comparison, outlines, surface
 from dskprep.look.comparison import Compared, Difference, Preparation
 from dskprep.look.marks import PLANES, mark_scale, mark_sides
 from dskprep.look.outlines import Outline
-from dskprep.look.panels import OUTLINES, draw_histogram, draw_plane, lines_of
+from dskprep.look.panels import OUTLINES, draw_histogram, draw_plane, lines_of, lines_of_two
 from dskprep.preparation.prepared import Prepared
 from dskprep.series.series import Series
 from dskprep.volume import AIR_HU, Volume, grid_in_words
@@ -218,6 +218,8 @@ def draw_comparison(compared: Compared, names: tuple[str, str]) -> bytes:
         for ax, (name, array, window) in zip(row, images, strict=True):
             draw_plane(ax, first.image.with_array(array), axis, index, window, shown)
             ax.set_title(f"{name}, {'zyx'[axis]} = {index}", fontsize=9)
+    if lungs[0] is not None or lungs[1] is not None:
+        figure.legend(handles=lines_of_two(names), loc="outside lower left", ncols=2, fontsize=9, frameon=False)
     return _png(figure)
 
 

@@ -6,12 +6,13 @@ that memory stays flat however many patients there are.
 
 from __future__ import annotations
 
+import os
 import pickle
 import tempfile
 import threading
 import zlib
 from collections.abc import Iterator
-from typing import Self
+from typing import IO, Self
 
 from dskprep.dataset import index, store
 from dskprep.dataset.record import GOOD
@@ -40,7 +41,7 @@ class Listing:
         self._known, self._damaged = store.by_case(found.names), found.damaged
         self._changed = threading.Condition()  # guards all that follows
         self._latest: list[Job] = []
-        self._file = tempfile.TemporaryFile(prefix="dskprep-")  # noqa: SIM115  (closed by __exit__)
+        self._file: IO[bytes] | None = None
         self._n_in_file, self._read_at = 0, 0
         self._error: Exception | None = None
         self._is_over = False
@@ -54,7 +55,8 @@ class Listing:
         """Stop listing. From here on nothing more is counted."""
         with self._changed:
             self._is_over = True
-            self._file.close()
+            if self._file:
+                self._file.close()
         self._thread.join(JOIN_S)
 
     def __iter__(self) -> Iterator[Job]:
@@ -67,7 +69,7 @@ class Listing:
         """Return the jobs that were listed first of those that wait; wait for one if there is none. [] at the end."""
         with self._changed:
             self._changed.wait_for(lambda: self._n_in_file or self._latest or self._is_over)
-            if not self._n_in_file:
+            if not (self._file and self._n_in_file):
                 latest, self._latest = self._latest, []
                 return latest
             self._file.seek(self._read_at)
@@ -112,13 +114,15 @@ class Listing:
 
     def _to_file(self) -> None:
         try:
-            self._file.seek(0, 2)
+            self._file = self._file or tempfile.TemporaryFile(prefix="dskprep-")  # noqa: SIM115  (closed by __exit__)
+            self._file.seek(0, os.SEEK_END)
             pickle.dump(zlib.compress(pickle.dumps(self._latest), 1), self._file)
             self._file.flush()
         except OSError as error:
+            where = tempfile.tempdir or "the temporary folder"
             raise InfrastructureError(
-                f"the list of patients cannot be kept in the temporary folder {tempfile.gettempdir()} "
-                f"({error.strerror}); make room, or set TMPDIR to another folder"
+                f"the list of patients does not fit into {where} ({error.strerror}); make room there, or set TMPDIR to "
+                "another folder"
             ) from error
         self._latest = []
         self._n_in_file += 1

@@ -128,7 +128,7 @@ def test_numbers_of_the_header_are_numbers_in_the_index_and_text_in_the_record(t
         "p2": (" 1.4E+2", "0.625 "),
         "p3": ("", "thin"),
         "p4": ("nan", "1\\2"),
-        "p5": ("inf", ""),
+        "p5": ("inf", "1_0"),
     }
     for key, (kvp, thickness) in texts.items():
         store.commit(target, of_source(key, kvp=kvp, slice_thickness_mm=thickness))

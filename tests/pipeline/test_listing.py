@@ -126,7 +126,9 @@ def test_a_full_disk_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_nobody_else_can_open_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(listing.tempfile, "tempdir", str(tmp_path))
     with listed(cases(0, 2 * listing.BLOCK)) as jobs:
+        keys(iter(jobs))
         assert not list(tmp_path.iterdir())  # it has no name
+        assert jobs._file
         assert os.fstat(jobs._file.fileno()).st_mode & 0o777 == 0o600
 
 
