@@ -81,7 +81,7 @@ HOMES = {
     "imagecodecs": {"dicom.pixels", "dataset.thumbnail"},
     "jinja2": {"look.report", "pipeline.page"},
     "lazy_loader": {""},
-    "matplotlib": {"look.outlines", "look.picture", "look.refused"},
+    "matplotlib": {"look.marks", "look.outlines", "look.panels", "look.picture", "look.refused"},
     "msgspec": {"dataset.claims", "dataset.facts", "dataset.label_record", "dataset.layout", "dataset.record"},
     "nibabel": {"dataset.convert", "formats.nifti"},
     "numba": {"kernels.compiled"},
