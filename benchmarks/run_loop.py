@@ -1,35 +1,43 @@
 """The run loop's own cost: patients that do nothing, through the real loop on two worker processes.
 
-    python benchmarks/run_loop.py [PATIENTS] [--s3]
+    python benchmarks/run_loop.py [PATIENTS] [--s3] [--work SECONDS]
 
-The patients are claimed in a folder, or in a bucket of SeaweedFS, as by a run that is alone. Prints milliseconds per
-patient, and the memory of the client (which holds the scheduler) as it goes.
+The patients are claimed in a folder, or in a bucket of SeaweedFS, as by a run that is alone. Their source is a folder
+with a small file for each, listed ahead as in a run. With `--work` each waits so long in the slot for computing. Prints
+milliseconds per patient, the memory of the client (which holds the scheduler), and what a run tells of its time left.
 """
 
 from __future__ import annotations
 
+import argparse
 import contextlib
+import functools
 import os
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import distributed
 import psutil
 
 from dskprep import storage
+from dskprep.dataset import index
 from dskprep.dataset.record import Record, RecordName
 from dskprep.pipeline import cluster, sharing, watch
 from dskprep.pipeline.account import Account, Summary
-from dskprep.source.case import Case
+from dskprep.pipeline.listing import Listing
+from dskprep.source.cases import cases
 from dskprep.stopwatch import Stopwatch
 from dskprep.synthetic.s3server import S3Server
 from dskprep.worker import process
 from dskprep.worker.patient import Job, Outcome
 
+MARKS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+"""After which parts of the patients figures are printed."""
 
-def do_nothing(job: Job) -> Outcome:
+
+def do_nothing(job: Job, work_s: float) -> Outcome:
     """Passes through the slots, and tells of it, as a patient does."""
     process.SLOTS.tell_through(distributed.get_worker(), process.ledger(2**30))
     clock = Stopwatch()
@@ -41,19 +49,23 @@ def do_nothing(job: Job) -> Outcome:
         with process.SLOTS(slot, job.case.key, clock):
             for stage in stages:
                 with clock(stage):
-                    pass
+                    time.sleep(work_s if stage == "lungs" else 0)
     return Outcome((Record(key=job.case.key, status="written", input_digest=job.case.digest, bytes_read=1),))
 
 
-def jobs(count: int) -> Iterator[Job]:
+def make_source(folder: str, count: int) -> str:
+    """Make a folder of one small file per patient."""
     for i in range(count):
-        yield Job(Case(f"patient-{i:06}", f"s3://bucket/scans/patient-{i:06}", f"{i:016x}", 200, 100_000_000))
+        place = Path(folder, f"patient-{i:06}")
+        place.mkdir()
+        Path(place, "1.dcm").touch()
+    return folder
 
 
 @contextlib.contextmanager
-def target_of(words: list[str]) -> Iterator[str]:
+def target_of(*, is_s3: bool) -> Iterator[str]:
     """Where claims are written."""
-    if "--s3" not in words:
+    if not is_s3:
         with tempfile.TemporaryDirectory() as folder:
             yield folder
         return
@@ -63,32 +75,51 @@ def target_of(words: list[str]) -> Iterator[str]:
 
 
 def main() -> None:
-    count = int(([word for word in sys.argv[1:] if word.isdigit()] or ["2000"])[0])
+    parser = argparse.ArgumentParser()
+    parser.add_argument("patients", nargs="?", type=int, default=2000)
+    parser.add_argument("--s3", action="store_true")
+    parser.add_argument("--work", type=float, default=0.0)
+    asked = parser.parse_args()
+    count, marks = asked.patients, [max(1, round(part * asked.patients)) for part in MARKS]
     process = psutil.Process()
-    account = Account()
-    with target_of(sys.argv) as target, cluster.local_client(workers=2) as client:
-        summary = Summary("run", "source", target, account, 0.0)
+    told: list[tuple[int, float, int, float | None]] = []
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        target_of(is_s3=asked.s3) as target,
+        cluster.local_client(workers=2) as client,
+    ):
+        source = make_source(folder, count)
+        account = Account()
+        summary = Summary("run", source, target, account, 0.0)
         observers, _ = watch.begin(client)
         for observer in observers:
             observer.on_start(summary)
-        list(storage.listing_below(f"{target}/records"))  # a run has opened the store before
+        found = index.record_names(target)  # a run has opened the store before
         storage.exists(f"{target}/dataset.json")
         start, cpu = time.perf_counter(), process.cpu_times()
         shared = sharing.Sharing(target, "20200101T000000Z-0000", account, print)
-        for n, (job, outcome) in enumerate(shared.execute(client, jobs(count), do_nothing), start=1):
-            account.add(outcome.records if outcome else ())
-            shared.finish(RecordName("written", job.case.key, job.case.digest))
-            if n % max(1, count // 10) == 0:
-                wall = time.perf_counter() - start
-                used = process.cpu_times()
-                seconds = used.user + used.system - cpu.user - cpu.system
-                print(
-                    f"{n:8} patients  {1000 * wall / n:6.2f} ms wall  {1000 * seconds / n:6.2f} ms CPU of client and "
-                    f"scheduler per patient  {process.memory_info().rss / 2**20:6.0f} MiB"
-                )
+        work = functools.partial(do_nothing, work_s=asked.work)
+        with Listing(cases(source), summary, (), found) as jobs:
+            for n, (job, outcome) in enumerate(shared.execute(client, iter(jobs), work), start=1):
+                account.add(outcome.records if outcome else ())
+                shared.finish(RecordName("written", job.case.key, job.case.digest))
+                if n in marks:
+                    wall = time.perf_counter() - start
+                    used = process.cpu_times()
+                    seconds = used.user + used.system - cpu.user - cpu.system
+                    figures = account.figures()
+                    told.append((n, wall, figures["known"], figures["seconds_left"]))
+                    print(
+                        f"{n:8} patients  {1000 * wall / n:6.2f} ms wall  {1000 * seconds / n:6.2f} ms CPU of client "
+                        f"and scheduler per patient  {process.memory_info().rss / 2**20:6.0f} MiB"
+                    )
         shared.close()
         for observer in observers:
             observer.on_end(summary)
+    *told, (_, end_s, _, _) = told
+    for n, wall, known, left in told:
+        off = "" if left is None else f"{100 * (left / (end_s - wall) - 1):+6.1f} %"
+        print(f"{n:8} patients of {known} known: {left} s left; in truth {end_s - wall:.1f} s {off}")
 
 
 if __name__ == "__main__":

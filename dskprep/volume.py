@@ -17,6 +17,22 @@ Triple = tuple[float, float, float]
 """One number per axis."""
 
 
+def grid_in_words(shape: tuple[int, int, int], spacing: Triple) -> str:
+    """Say how many voxels there are, and how large they are.
+
+    >>> grid_in_words((332, 360, 360), (1.0, 1.0, 1.0))
+    '332 x 360 x 360 voxels of 1 x 1 x 1 mm (z, y, x)'
+    """
+    return f"{' x '.join(map(str, shape))} voxels of {' x '.join(f'{mm:.4g}' for mm in spacing)} mm (z, y, x)"
+
+
+def check_is_volume(given: object) -> None:
+    """Raise TypeError unless this is a Volume."""
+    if not isinstance(given, Volume):
+        found = type(given).__name__
+        raise TypeError(f"expected a Volume, found {found}; make one by Volume(array, affine), or load() a stored one")
+
+
 class _Place:
     """The geometry that follows from an affine, for `Grid` and `Volume`."""
 
@@ -58,7 +74,7 @@ class _Place:
         return offset @ np.linalg.inv(self.affine[:3, :3]).T
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Grid(_Place):
     """The place of a volume without its voxels: their number along (z, y, x), and an affine as in `Volume`."""
 
@@ -68,8 +84,11 @@ class Grid(_Place):
     def __post_init__(self) -> None:
         self._check(self.shape)
 
+    def __repr__(self) -> str:
+        return f"<Grid: {grid_in_words(self.shape, self.spacing)}>"
 
-@dataclass(frozen=True, eq=False)
+
+@dataclass(frozen=True, eq=False, repr=False)
 class Volume(_Place):
     """Voxels in (z, y, x) order and their place in the patient.
 
@@ -91,6 +110,8 @@ class Volume(_Place):
     Examples
     --------
     >>> volume = Volume(np.zeros((4, 5, 6), np.int16), np.diag([2.0, 1.0, 1.0, 1.0])[[2, 1, 0, 3]])
+    >>> volume
+    <Volume: 4 x 5 x 6 voxels of 2 x 1 x 1 mm (z, y, x), int16>
     >>> volume.spacing
     (2.0, 1.0, 1.0)
     >>> volume.to_patient((3, 0, 0)).tolist()
@@ -106,6 +127,9 @@ class Volume(_Place):
         self._check(self.array.shape)
         if not self.array.dtype.isnative:  # the byte order of some files, that compiled loops do not take
             object.__setattr__(self, "array", self.array.astype(self.array.dtype.newbyteorder("=")))
+
+    def __repr__(self) -> str:
+        return f"<Volume: {grid_in_words(self.shape, self.spacing)}, {self.array.dtype}>"
 
     @property
     def shape(self) -> tuple[int, int, int]:

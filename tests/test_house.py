@@ -86,7 +86,7 @@ HOMES = {
     "imagecodecs": {"dicom.pixels", "dataset.thumbnail"},
     "jinja2": {"look.report", "pipeline.page"},
     "lazy_loader": {""},
-    "matplotlib": {"look.outlines", "look.picture", "look.refused"},
+    "matplotlib": {"look.marks", "look.outlines", "look.panels", "look.picture", "look.refused"},
     "msgspec": {
         "dataset.claims",
         "dataset.facts",

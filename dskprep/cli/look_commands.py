@@ -34,7 +34,7 @@ def show(
     config: str | None,
     output: str | None,
 ) -> int:
-    """Draw a volume: three planes with the outlines of lungs and labels, a histogram and the record in words, as a PNG.
+    """Draw a volume as a PNG: three planes in two windows with lungs and labels outlined, a histogram, and the record.
 
     PLACE and KEY are a dataset and the volume in it. PLACE alone is a folder or archive with the DICOM files of
     one patient, or one such file: the picture shows them as acquired, and as a run would write them. Of several series

@@ -202,6 +202,9 @@ class Panel(Lines):
             if client is not None and client.status == "running":
                 client.unsubscribe_topic(slots.TOPIC)
 
+    def on_start(self, summary: Summary) -> None:
+        self._summary = summary
+
     def on_patient(self, summary: Summary, records: Sequence[Record]) -> None:
         self._summary = summary
         super().on_patient(summary, [record for record in records if not record.is_written])

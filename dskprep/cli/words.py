@@ -45,7 +45,8 @@ def describe_summary(summary: Summary) -> Iterator[RenderableType]:
         yield "stopped"
     pace = f", {60 * n_new / summary.seconds:.1f} per minute" if n_new and summary.seconds else ""
     before = account.already.total()
-    yield f"{account.inputs} patients: {n_new} done in {summary.seconds:.1f} s{pace}, {before} done before"
+    found = "patients" if account.is_listed else "patients found by then"
+    yield f"{account.inputs} {found}: {n_new} done in {summary.seconds:.1f} s{pace}, {before} done before"
     if not (account.is_complete or summary.is_interrupted or summary.stopped_by):
         yield f"NOT ACCOUNTED FOR: {account.inputs - account.counts.total()}"
     yield _tabulate(account.counts, account.reasons, account.warnings)

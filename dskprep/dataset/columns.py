@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from typing import Any
 
 _ALWAYS = {
     **dict.fromkeys(("key", "status", "input_digest", "record_tag", "reason", "message", "url", "warnings"), "string"),
@@ -24,7 +26,8 @@ _OF_SOURCE = {
     **dict.fromkeys(("slices", "rows", "columns"), "int64"),
     **dict.fromkeys(("step_mm", "row_spacing_mm", "column_spacing_mm", "first_x_mm", "first_y_mm"), "double"),
     **dict.fromkeys(("first_z_mm", "tilt_degrees", "left_out_mm"), "double"),
-    **dict.fromkeys(("manufacturer", "model", "kernel", "kvp", "slice_thickness_mm", "patient_position"), "string"),
+    **dict.fromkeys(("kvp", "slice_thickness_mm"), "double"),
+    **dict.fromkeys(("manufacturer", "model", "kernel", "patient_position"), "string"),
     **dict.fromkeys(("body_part", "contrast", "transfer_syntax", "interpolated_mm"), "string"),
 }
 
@@ -32,6 +35,25 @@ _OF_SOURCE = {
 def are_ours(types: Mapping[str, str]) -> bool:
     """Tell whether columns are those that dskprep writes. One without any value has the type `null`."""
     return _ALWAYS.keys() <= types.keys() and all(found in ("null", _type(name)) for name, found in types.items())
+
+
+def is_number(name: str) -> bool:
+    """Tell whether a column holds numbers."""
+    return _type(name) in ("double", "int64")
+
+
+def as_number(name: str, value: Any) -> Any:
+    """Return a value of a record's source as its column has it: the text of a number as a number.
+
+    A text that is no number becomes None.
+    """
+    if not isinstance(value, str) or not is_number(f"source_{name}"):
+        return value
+    try:
+        number = float(value.replace("_", "x"))  # Python alone takes 1_0 for 10
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None
 
 
 def _type(name: str) -> str | None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from dskprep import storage
 from dskprep.dataset import annotations as annotated
-from dskprep.dataset import duplicates, index, joined, splits, store
+from dskprep.dataset import display, duplicates, index, joined, splits, store
 from dskprep.dataset.duplicates import Duplicates
 from dskprep.dataset.examples import Examples, Which, find_places
 from dskprep.dataset.joined import Joined
@@ -30,7 +30,7 @@ IDENTITIES = ("patient", "study", "frame_of_reference")
 """Columns that an index of an older version lacks."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Dataset(Mapping[str, StoredVolume]):
     """The written volumes of a dataset, or a selection of them: a mapping from key to volume, sorted by key.
 
@@ -391,11 +391,20 @@ class Dataset(Mapping[str, StoredVolume]):
 
     def _explain(self, key: object) -> str:
         """Return why there is no volume of this key."""
-        if self.chosen is not None and key not in self.chosen:
-            return f"{key}: is not one of the {len(self)} selected volumes"
         if fate := self._fates.get(str(key)):
             return f"{key}: {fate}"
+        if self.chosen is not None and key not in self.chosen:
+            return f"{key}: is not one of the {len(self)} selected volumes"
         return f"{self.url}: no volume {key!r} is written; there are {len(self)}, such as {list(self)[:3]}"
+
+    def __repr__(self) -> str:
+        """Say where it lies. Its volumes are counted if they are known already: that takes requests."""
+        is_known = "_names" in vars(self)
+        n = f": {len(self)} {'volumes' if self.chosen is None else 'selected volumes'}" if is_known else ""
+        return f"<Dataset {self.url}{n}>"
+
+    def _repr_html_(self) -> str:
+        return display.dataset_in_html(self)
 
     def __len__(self) -> int:
         return len(self._names)

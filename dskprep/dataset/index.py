@@ -34,6 +34,9 @@ WRITE_EVERY_S = 600.0
 NAME = ("status", "key", "input_digest")
 """The columns that make up a `RecordName`, in its order."""
 
+OF_RECORD = tuple("patient study frame_of_reference series_uid_sha256 stack hu_sha256 bytes_read bytes_written".split())
+"""Columns that are fields of a record."""
+
 TAG = "record_tag"
 """The column that says which state of a record its row was made of: its size and tag in the listing."""
 
@@ -169,18 +172,9 @@ def to_row(record: Record) -> Row:
     row["licence"], row["doi"] = origin and origin.licence, origin and origin.doi
     row["citation"] = origin and origin.citation
     source = record.as_dict().get("source", {})
-    row.update({f"source_{name}": value for name, value in source.items()})
+    row.update({f"source_{name}": columns.as_number(name, value) for name, value in source.items()})
     row.update({f"seconds_{stage}": value for stage, value in record.seconds.items()})
-    for name in (
-        "patient",
-        "study",
-        "frame_of_reference",
-        "series_uid_sha256",
-        "stack",
-        "hu_sha256",
-        "bytes_read",
-        "bytes_written",
-    ):
+    for name in OF_RECORD:
         row[name] = getattr(record, name)
     return {name: _as_utf8(value) if isinstance(value, str) else value for name, value in row.items()}
 
@@ -220,8 +214,10 @@ def record_names(target: str) -> Names:
 
 
 def to_frame(table: pa.Table) -> pd.DataFrame:
+    """Return a table for pandas. A column of numbers that has no value yet is of numbers too."""
     frame: pd.DataFrame = table.to_pandas(use_threads=False)
-    return frame
+    without_type = [field.name for field in table.schema if str(field.type) == "null"]
+    return frame.astype({name: float for name in without_type if columns.is_number(name)})
 
 
 def _read(target: str) -> pa.Table:

@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from dskprep import storage
 from dskprep.dataset import annotations as annotated
 from dskprep.dataset import convert, labelled, layout, opened, shards
+from dskprep.dataset.display import VolumeDisplay
 from dskprep.dataset.facts import Geometry
 from dskprep.dataset.label_record import StoredLabel
 from dskprep.dataset.labelled import VolumeLabels
@@ -45,8 +46,8 @@ NORMALIZED_MEAN = 0.25
 """Subtracted from normalized values: the mean of the tutorial's data (its step 13)."""
 
 
-@dataclass(frozen=True, eq=False)
-class StoredVolume:
+@dataclass(frozen=True, eq=False, repr=False)
+class StoredVolume(VolumeDisplay):
     """A written volume. Voxels are read when they are asked for. It can be pickled.
 
     Attributes

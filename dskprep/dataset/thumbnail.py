@@ -25,6 +25,11 @@ EDGE = 144
 QUALITY = 60
 """Quality of the WebP, from 0 to 100; 60 makes about 4 KB per patient."""
 
+LETTER_R = np.array(
+    [[c == "#" for c in row] for row in ("####.", "#...#", "#...#", "####.", "#.#..", "#..#.", "#...#")]
+)
+"""The letter that marks the patient's right side, on the left of each square: 5 x 7 pixels."""
+
 SAMPLES = 64
 """About how many voxels along each axis are looked at to find the middle of the lungs."""
 
@@ -32,8 +37,8 @@ SAMPLES = 64
 def draw(prepared: Prepared) -> bytes:
     """Draw the axial and coronal plane through the middle of the lungs, side by side, with the lungs' outlines.
 
-    Returns a WebP. The patient's left is on the right; the front is up in the axial plane, the head in the coronal
-    one. The same volume gives the same bytes.
+    Returns a WebP. The patient's left is on the right, and an R marks the right side; the front is up in the axial
+    plane, the head in the coronal one. The same volume gives the same bytes.
     """
     image = prepared.image
     mask = None if prepared.lungs is None else prepared.lungs.mask.array
@@ -125,4 +130,15 @@ def _tile(
     tile = np.zeros((EDGE, EDGE, 3), np.uint8)
     top, left = (EDGE - rows) // 2, (EDGE - columns) // 2
     tile[top : top + rows, left : left + columns] = colour
+    _mark_right(tile)
     return tile
+
+
+def _mark_right(tile: NDArray[np.uint8]) -> None:
+    """Write a white R with a black rim into the left edge of a tile, in the middle of its height."""
+    letter = np.pad(LETTER_R, 1)
+    rows, columns = letter.shape
+    top = (EDGE - rows) // 2
+    place = tile[top : top + rows, 2 : 2 + columns]
+    place[ndimage.binary_dilation(letter, np.ones((3, 3)))] = 0
+    place[letter] = 255

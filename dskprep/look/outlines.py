@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -9,15 +10,14 @@ import numpy as np
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
-from dskprep import sides
 from dskprep.dataset.label_record import StoredLabel
 from dskprep.dataset.stored import StoredVolume
 from dskprep.errors import UsageError
 
-OUTLINES = {side: (red / 255, green / 255, blue / 255) for side, (red, green, blue) in sides.RGB.items()}
-"""The colour of each lung as matplotlib takes it."""
 MOST_NAMED = 14
 """Labels that a legend names."""
+OTHERS = ((240, 228, 66), (204, 121, 167), (213, 94, 0), (0, 114, 178))
+"""Okabe and Ito's yellow, purple, vermilion and dark blue: for labels whose colour another one has."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,11 +26,12 @@ class Outline:
 
     volume: StoredVolume
     about: StoredLabel
+    rgb: tuple[int, int, int]
 
     @property
     def colour(self) -> tuple[float, float, float]:
         """The label's colour as matplotlib takes it."""
-        red, green, blue = self.about.rgb
+        red, green, blue = self.rgb
         return red / 255, green / 255, blue / 255
 
     @property
@@ -54,8 +55,16 @@ class Outline:
 
 
 def of_stored(volume: StoredVolume) -> tuple[Outline, ...]:
-    """Return the labels of a volume, in the order of their names."""
-    return tuple(Outline(volume, about) for about in volume.labels.about.values())
+    """Return the labels of a volume, in the order of their names.
+
+    Each has its own colour, or if an earlier one has that, the next of OTHERS.
+    """
+    found: list[Outline] = []
+    others = itertools.cycle(OTHERS)
+    for about in volume.labels.about.values():
+        is_taken = any(about.rgb == outline.rgb for outline in found)
+        found.append(Outline(volume, about, next(others) if is_taken else about.rgb))
+    return tuple(found)
 
 
 def centre_of(outlines: tuple[Outline, ...], name: str | None) -> NDArray[np.float64] | None:

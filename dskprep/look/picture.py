@@ -19,20 +19,22 @@ from dskprep.dataset.stored import StoredVolume
 from dskprep.errors import WARNINGS, UsageError
 from dskprep.look import comparison, outlines, surface
 from dskprep.look.comparison import Compared, Difference, Preparation
-from dskprep.look.histogram import draw_histogram
-from dskprep.look.outlines import OUTLINES, Outline
+from dskprep.look.marks import PLANES, mark_scale, mark_sides
+from dskprep.look.outlines import Outline
+from dskprep.look.panels import OUTLINES, draw_histogram, draw_plane, lines_of, lines_of_two
 from dskprep.preparation.prepared import Prepared
 from dskprep.series.series import Series
-from dskprep.volume import AIR_HU, Volume
+from dskprep.volume import AIR_HU, Volume, grid_in_words
 
 LUNG_WINDOW = thumbnail.WINDOWS["HU"]
-"""HU that are black and white in a plane."""
+SOFT_WINDOW = (-160, 240)
+"""HU that are black and white in a plane: for lung, and for soft tissue."""
+NAMES = ("lung", "soft tissue")
+"""What the windows are for."""
 DIFFERENCE_HU = (0, 300)
 """HU between two preparations that are black and white where their difference is drawn."""
-SCALE_MM = 50
-"""Length of the line that shows the scale of a plane."""
-TURNS = (0, 40, -40)
-"""Degrees by which the patient is turned in the three views of a surface."""
+TURNS = {"from the front": 0, "from the front and 40° from the left": 40, "from the front and 40° from the right": -40}
+"""The three views of a surface: degrees by which the patient's left side is turned towards the viewer."""
 EDGE_INCHES = 4.0
 """Edge of a panel, at 100 pixels per inch."""
 
@@ -121,12 +123,10 @@ def in_words(
         if source.tilt_degrees:
             words.append(f"gantry tilted by {source.tilt_degrees:.1f} degrees")
     if geometry:
-        shape = " x ".join(map(str, geometry.shape))
-        words.append(f"{shape} voxels of {' x '.join(f'{mm:.4g}' for mm in geometry.spacing_mm)} mm (z, y, x)")
+        words.append(grid_in_words(geometry.shape, geometry.spacing_mm))
     if lungs:
         mean = "" if lungs.mean_hu is None else f", mean {lungs.mean_hu:.0f} HU"
-        sides_ml = f"right lung {lungs.right_ml:.0f} ml, left lung {lungs.left_ml:.0f} ml"
-        words.append((f"lungs of unknown side {lungs.unsided_ml:.0f} ml" if lungs.unsided_ml else sides_ml) + mean)
+        words.append(sides.in_words(lungs.right_ml, lungs.left_ml, lungs.unsided_ml) + mean)
         if lungs.missing_ml:
             words.append(f"missing lung: about {lungs.missing_ml:.0f} ml, {lungs.missing_place}")
     words += [f"{warning}: {WARNINGS[warning]}" for warning in warnings if warning in WARNINGS]
@@ -136,26 +136,27 @@ def in_words(
 def draw(title: str, *views: View) -> bytes:
     """Draw planes through the lungs: a PNG with one row per view.
 
-    A row holds the axial, coronal and sagittal plane, a histogram, and below them the words. The planes cross in the
-    middle of a label of the last view, if it has any, or of its lungs, the sagittal one then in the right lung. The
-    patient's left is on the right; up is the front in the axial plane, the head in the others; the front is left in the
-    sagittal one. Outlines are the lungs, blue the right one, orange the left one, and labels in colours of their own.
-    Each plane fills its panel whatever its size: the white line is SCALE_MM long.
+    A row holds the axial, coronal and sagittal plane in the lung window, below them in that for soft tissue, a
+    histogram, a legend and the words. A volume that holds no HU has one window. The planes cross in the middle of a
+    label of the last view, if it has any, or of its lungs, the sagittal one then in the right lung. Letters say which
+    side of the patient is where: right and left, front (A) and back (P), head and feet. Outlines are the lungs, blue
+    the right one, orange the left one, green where they are not told apart, and labels in colours of their own. Each
+    plane fills its panel whatever its size: the length of the white bar stands above it.
     """
     last = views[-1]
     centre_mm = last.middle_mm
     if centre_mm is None:
         centre_mm = last.volume.to_patient(thumbnail.middle(last.volume.shape, last.mask))
     words = [textwrap.wrap("   |   ".join(view.words).replace("$", r"\$"), 230) for view in views]
-    heights = [EDGE_INCHES + 0.2 + 0.18 * max(1, len(lines)) for lines in words]
+    heights = [
+        (EDGE_INCHES + 0.2) * (2 if view.window is None else 1) + 0.18 * max(1, len(lines))
+        for view, lines in zip(views, words, strict=True)
+    ]
     figure = Figure(figsize=(4 * EDGE_INCHES, sum(heights) + 0.5), layout="constrained")
     figure.suptitle(title, fontsize=12)
     rows = figure.subfigures(len(views), height_ratios=heights, squeeze=False)[:, 0]
     for row, view, lines in zip(rows, views, words, strict=True):
-        *planes, histogram = row.subplots(1, 4)
-        draw_histogram(
-            histogram, view.volume, view.mask, view.window, _draw_planes(planes, view, centre_mm), len(view.labels)
-        )
+        _draw_view(row, view, centre_mm)
         row.supxlabel("\n".join(lines), x=0.01, ha="left", fontsize=9)
     return _png(figure)
 
@@ -163,7 +164,7 @@ def draw(title: str, *views: View) -> bytes:
 def draw_surface(title: str, view: View, kind: str) -> bytes:
     """Draw the surface of the `lungs` (of the mask), the `bone` or the `tissue` (of the HU): a PNG with three panels.
 
-    The patient is seen from the front, then turned by each of TURNS about the long axis. The head is up.
+    The patient is seen from the front, then turned about the long axis, as TURNS says. The head is up.
 
     Raises UsageError for bone or tissue of a volume that holds no HU.
     """
@@ -175,9 +176,15 @@ def draw_surface(title: str, view: View, kind: str) -> bytes:
         found = surface.of_hu(view.volume, kind)
     else:
         found = [] if view.mask is None else surface.of_mask(view.volume.with_array(view.mask))
-    for ax, degrees in zip(figure.subplots(1, 3), TURNS, strict=True):
-        ax.imshow(surface.draw(found, degrees), interpolation="bilinear")
+    for ax, (name, degrees) in zip(figure.subplots(1, 3), TURNS.items(), strict=True):
+        drawn = surface.draw(found, degrees)
+        rows, columns = (n * surface.PIXEL_MM for n in drawn.shape[:2])
+        ax.imshow(drawn, interpolation="bilinear", extent=(0, columns, rows, 0))
         ax.set_axis_off()
+        ax.set_title(name, fontsize=9, color="white")
+        if found:
+            mark_sides(ax, PLANES["coronal"])
+            mark_scale(ax)
     return _png(figure)
 
 
@@ -209,9 +216,10 @@ def draw_comparison(compared: Compared, names: tuple[str, str]) -> bytes:
             if mask is not None
         ]
         for ax, (name, array, window) in zip(row, images, strict=True):
-            _draw_plane(ax, first.image.with_array(array), axis, index, window, shown)
-            ax.set_axis_off()
+            draw_plane(ax, first.image.with_array(array), axis, index, window, shown)
             ax.set_title(f"{name}, {'zyx'[axis]} = {index}", fontsize=9)
+    if lungs[0] is not None or lungs[1] is not None:
+        figure.legend(handles=lines_of_two(names), loc="outside lower left", ncols=2, fontsize=9, frameon=False)
     return _png(figure)
 
 
@@ -224,57 +232,40 @@ def _describe(difference: Difference) -> str:
     return "; ".join(words)
 
 
-def _draw_planes(axes: Any, view: View, centre_mm: NDArray[np.float64]) -> list[Outline]:
-    """Draw the three planes of a view through a place (x, y, z) of the patient, each in the middle of its square.
+def _draw_view(row: Any, view: View, centre_mm: NDArray[np.float64]) -> None:
+    """Draw the planes of a view through a place (x, y, z) of the patient, its histogram and its legend.
 
-    Returns the labels that these planes cut.
+    The lungs are outlined in the lung window, and the labels in both.
     """
-    cut: dict[str, Outline] = {}
+    windows = [LUNG_WINDOW, SOFT_WINDOW] if view.window is None else [view.window]
+    panels = row.subplots(len(windows), 4, squeeze=False)
     index = np.rint(view.volume.to_index(centre_mm)).astype(int)
     centre = np.clip(index, 0, np.array(view.volume.shape) - 1).tolist()
-    for axis, (ax, name) in enumerate(zip(axes, ("axial", "coronal", "sagittal"), strict=True)):
-        labels = None if view.mask is None else np.take(view.mask, centre[axis], axis)
-        shown = [] if labels is None else [(colour, labels == side) for side, colour in OUTLINES.items()]
-        for label in view.labels:
-            inside = label.inside(axis, centre[axis])
-            if inside.any():
-                shown.append((label.colour, inside))
-                cut[label.about.label] = label
-        down, across = _draw_plane(ax, view.volume, axis, centre[axis], view.window or LUNG_WINDOW, shown)
-        edge = max(down, across)
-        left, bottom, top = (across - edge) / 2, (down + edge) / 2, (down - edge) / 2
-        if axis > 0:
-            bottom, top = top, bottom
-        ax.set(xlim=(left, left + edge), ylim=(bottom, top), xticks=[], yticks=[], facecolor="black")
-        start, height = left + 0.04 * edge, bottom + 0.04 * (top - bottom)
-        ax.plot([start, start + SCALE_MM], [height, height], color="white", linewidth=2, solid_capstyle="butt")
-        ax.set_title(f"{view.title}: {name}" if axis == 0 else name, fontsize=9)
-    return [label for label in view.labels if label.about.label in cut]
+    cut: dict[str, outlines.Outline] = {}
+    for axis, name in enumerate(PLANES):
+        lungs = None if view.mask is None else np.take(view.mask, centre[axis], axis)
+        insides = {label: label.inside(axis, centre[axis]) for label in view.labels}
+        labels = [(label.colour, inside) for label, inside in insides.items() if inside.any()]
+        cut |= {label.about.label: label for label, inside in insides.items() if inside.any()}
+        for number, window in enumerate(windows):
+            ax = panels[number, axis]
+            shown = [] if lungs is None or number else [(colour, lungs == side) for side, colour in OUTLINES.items()]
+            draw_plane(ax, view.volume, axis, centre[axis], window, [*shown, *labels])
+            ax.set_title(f"{view.title}: {name}" if axis == number == 0 else name, fontsize=9)
+            if axis == 0 and view.window is None:
+                ax.set_ylabel(f"{NAMES[number]}: {_in_hu(window)}", fontsize=9)
+    draw_histogram(panels[0, 3], view.volume, view.mask, view.window)
+    if len(windows) > 1:
+        panels[1, 3].set_axis_off()
+    lines = [*lines_of(view.mask), *outlines.legend(list(cut.values()), len(view.labels))]
+    if lines:
+        at = "upper left" if len(windows) > 1 else "upper right"
+        panels[-1, 3].legend(handles=lines, fontsize=9 if len(windows) > 1 else 7, frameon=False, loc=at)
 
 
-def _draw_plane(
-    ax: Any,
-    volume: Volume,
-    axis: int,
-    index: int,
-    window: tuple[float, float],
-    shown: list[tuple[tuple[float, float, float], NDArray[np.bool_]]],
-) -> tuple[float, float]:
-    """Draw one plane of a volume with outlines (colour, what is inside) in mm; return its height and its width.
-
-    Index 0 is at the top of an axial plane (axis 0) and at the bottom of others.
-    """
-    plane = np.take(volume.array, index, axis)
-    down_mm, across_mm = np.delete(volume.spacing, axis)
-    down, across = plane.shape[0] * down_mm, plane.shape[1] * across_mm
-    extent = (0, across, down, 0) if axis == 0 else (0, across, 0, down)
+def _in_hu(window: tuple[float, float]) -> str:
     low, high = window
-    ax.imshow(plane, cmap="gray", vmin=low, vmax=high, extent=extent, origin="upper" if axis == 0 else "lower")
-    y, x = (np.arange(n) + 0.5 for n in plane.shape)
-    for colour, inside in shown:
-        if inside.any() and not inside.all() and min(inside.shape) > 1:
-            ax.contour(x * across_mm, y * down_mm, inside, [0.5], colors=[colour], linewidths=0.8)
-    return down, across
+    return f"level {(low + high) / 2:g}, width {high - low:g} HU"
 
 
 def _png(figure: Figure) -> bytes:

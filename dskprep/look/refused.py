@@ -17,6 +17,7 @@ from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
 from dskprep.dataset import thumbnail
+from dskprep.look.marks import LETTERS, mark_scale, mark_sides
 from dskprep.look.remains import FAR_MM, Floats, Remains, Trust
 
 WARNING = "#f5a623"
@@ -27,8 +28,6 @@ WIDE = 1.5
 """Slices this many usual steps apart have a gap between them."""
 PERCENTILES = (1, 99)
 """Which values are black and white where they are not HU."""
-SCALE_MM = 50
-"""Length of the line that shows the scale of a slice."""
 FLATTEST = 1 / 3
 """A cut is drawn at least this high for its width; a flatter one is stretched, so that its slices can be seen."""
 
@@ -189,17 +188,14 @@ def _draw_slice(ax: Any, remains: Remains, values: Floats, window: tuple[float, 
     plane = remains.plane
     axes = [np.array(plane.column), np.array(plane.row)]
     edges = [(0.0, n * mm) for n, mm in zip(plane.shape, plane.pixel_mm, strict=True)]
-    name, _ = _draw_upright(ax, values, axes, edges, window)
+    name, _, letters = _draw_upright(ax, values, axes, edges, window)
     ax.set(xticks=[], yticks=[])
     ax.set_title("localizer" if remains.is_localizer else f"{name}: a slice", fontsize=9)
     if remains.trust == Trust.NOTHING:
         ax.set_title("a slice", fontsize=9)
         return
-    (left, right), (bottom, top) = ax.get_xlim(), ax.get_ylim()
-    if abs(right - left) > 1.2 * SCALE_MM:
-        start, height = left + 0.04 * (right - left), bottom + 0.04 * (top - bottom)
-        end = start + np.copysign(SCALE_MM, right - left)
-        ax.plot([start, end], [height, height], color="white", linewidth=2, solid_capstyle="butt")
+    mark_sides(ax, letters)
+    mark_scale(ax)
 
 
 def _draw_cut(ax: Any, remains: Remains, across: int, window: tuple[float, float]) -> None:
@@ -207,7 +203,8 @@ def _draw_cut(ax: Any, remains: Remains, across: int, window: tuple[float, float
     plane, cut = remains.plane, remains.cut(across)
     axes = [plane.normal, np.array((plane.column, plane.row)[across])]
     edges = [(cut.low_mm, cut.high_mm), (0.0, cut.wide_mm)]
-    name, is_upright = _draw_upright(ax, cut.array, axes, edges, window)
+    name, is_upright, letters = _draw_upright(ax, cut.array, axes, edges, window)
+    mark_sides(ax, letters)
     high, wide = (abs(b - a) for a, b in (ax.get_ylim(), ax.get_xlim()))
     shape = float(np.clip(high / wide, FLATTEST, 1 / FLATTEST))
     ax.set_aspect(shape * wide / high)
@@ -239,11 +236,11 @@ def _draw_upright(
     axes: list[NDArray[np.float64]],
     edges: list[tuple[float, float]],
     window: tuple[float, float],
-) -> tuple[str, bool]:
+) -> tuple[str, bool, tuple[str, str, str, str]]:
     """Draw a plane as the patient is seen: left on the right, front or head up, the front on the left from the side.
 
-    `axes` are the directions of its two axes, `edges` where they begin and end. Returns the name of the plane, and
-    whether its first axis stands upright.
+    `axes` are the directions of its two axes, `edges` where they begin and end. Returns the name of the plane, whether
+    its first axis stands upright, and which sides of the patient lie on its left, on its right, above and below.
     """
     down, across = (int(np.abs(axis).argmax()) for axis in axes)
     is_upright = down >= across
@@ -264,4 +261,5 @@ def _draw_upright(
         interpolation="nearest",
     )
     ax.set_facecolor(WARNING)
-    return SIDES[int(np.abs(np.cross(axes[0], axes[1])).argmax())], is_upright
+    above = LETTERS[down] if down == 1 else LETTERS[down][::-1]
+    return SIDES[int(np.abs(np.cross(axes[0], axes[1])).argmax())], is_upright, (*LETTERS[across], *above)

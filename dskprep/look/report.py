@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from dskprep import storage
+from dskprep import sides, storage
 from dskprep.dataset import annotations as annotated
 from dskprep.dataset import index, store
 from dskprep.dataset.record import STATUSES
@@ -138,6 +138,8 @@ def report(target: str | os.PathLike[str], *, records_at: str | None = None) -> 
         n_written=len(written),
         n_shown=len(shown),
         n_pictured=len(pictured),
+        lungs=sides.NAMES | {sides.LUNG: "lungs that are not told apart"},
+        colours=sides.RGB,
         n_lost=len(lost),
         max_of_a_reason=MAX_OF_A_REASON,
         rows=[row for table in (*some_lost, shown) for row in _plain(table)],

@@ -40,7 +40,10 @@ def show(
     label: str | None = None,
     settings: PrepConfig | None = None,
 ) -> bytes:
-    """Draw a volume: three planes with the outline of the lungs, a histogram, and what is known of it in words.
+    """Draw a volume: three planes in windows for lung and soft tissue, a histogram, and what is known of it in words.
+
+    The lungs and the labels are outlined in their colours, with a legend. Letters say which side of the patient is
+    where: R and L, A (front) and P (back), H (head) and F (feet). Each plane has a scale bar with its length.
 
     Of several series in a folder the largest that can be written is drawn. A series that is refused is drawn too, with
     the reason across the picture: one of its slices, and two cuts in which each slice lies at its own position, so that

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
@@ -20,13 +21,15 @@ N_EXTREME = 5
 MAX_MESSAGE = 300
 """Letters of a message that are kept with a patient that was not written."""
 WINDOW_S = 120.0
-"""The pace is that of the last two minutes."""
-SAMPLE_EVERY_S = 1.0
+"""The pace is that of the last two minutes at most."""
+SAMPLE_EVERY_S = 0.1
 """Least time between two samples of the pace, in seconds."""
+N_SETTLED = 100
+"""From so many patients on, the pace leaves out the first half of the time: there the workers start."""
 
 
 class Pace:
-    """Patients and bytes per second over the last WINDOW_S."""
+    """Patients and bytes per second over the last WINDOW_S, without the start of the workers."""
 
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
         self._now = now
@@ -36,13 +39,16 @@ class Pace:
 
     def add(self, n_bytes: int) -> None:
         """Count one more patient, of which this many bytes were read."""
+        self._n_done += 1
+        self._n_bytes += n_bytes
         now = self._now()
         if now - self._samples[-1][0] >= SAMPLE_EVERY_S:
             self._samples.append((now, self._n_done, self._n_bytes))
-            while now - self._samples[1][0] > WINDOW_S:
+            oldest_s = now - WINDOW_S
+            if self._n_done >= N_SETTLED:
+                oldest_s = max(oldest_s, (self._started_s + now) / 2)
+            while self._samples[1][0] < oldest_s:
                 self._samples.popleft()
-        self._n_done += 1
-        self._n_bytes += n_bytes
 
     @property
     def seconds(self) -> float:
@@ -66,7 +72,8 @@ class Account:
     run has under way or has done, and that are in no count yet. `further_series` were found beside the main series of a
     case. `split_series` are groups of keys, of the whole dataset, whose volumes seem to be parts of one series.
     `damaged_records` has the keys of the records, of the whole dataset, that cannot be read, and why.
-    `largest_need_bytes` is what the largest patient refused as too large needs. `inputs` grows until `is_listed`.
+    `largest_need_bytes` is what the largest patient refused as too large needs. `inputs` grows until `is_listed`, by a
+    thread that lists ahead of the work.
     `stage_s` are wall seconds by stage, `cpu_s` CPU seconds of the workers. `latest` are the last patients not written;
     `slowest` and `largest` hold (seconds, key) and (bytes read, key).
     """
@@ -91,6 +98,7 @@ class Account:
     slowest: list[tuple[float, str]] = field(default_factory=list)
     largest: list[tuple[int, str]] = field(default_factory=list)
     pace: Pace = field(default_factory=Pace)
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
 
     @property
     def n_new(self) -> int:
@@ -108,17 +116,27 @@ class Account:
         are_good = set(self.counts) | set(self.further_series) <= GOOD
         return self.is_complete and are_good and not (self.split_series or self.damaged_records)
 
+    def add_before(self, status: str, further: Sequence[str]) -> None:
+        """Count one input that an earlier run has done, and the further series in its folder. For any thread."""
+        with self._lock:
+            self.inputs += 1
+            self.counts[status] += 1
+            self.already[status] += 1
+            self.further_series.update(further)
+
     def add_elsewhere(self, status: str, further: Sequence[str]) -> None:
         """Count one case that another run has done, and the further series in its folder."""
-        self.counts[status] += 1
-        self.elsewhere[status] += 1
-        self.further_series.update(further)
+        with self._lock:
+            self.counts[status] += 1
+            self.elsewhere[status] += 1
+            self.further_series.update(further)
 
     def add(self, records: Sequence[Record]) -> None:
         """Count one case. `records` are those of its series, its own last."""
         *further, own = records
-        self.counts[own.status] += 1
-        self.further_series.update(record.status for record in further)
+        with self._lock:
+            self.counts[own.status] += 1
+            self.further_series.update(record.status for record in further)
         if not own.is_written:
             self.reasons[f"{own.status}: {own.reason}"] += 1
             message = (own.message or "")[:MAX_MESSAGE]
@@ -159,11 +177,16 @@ class Account:
     def figures(self) -> dict[str, Any]:
         """Return the account so far with its pace: for the page, the terminal and the log.
 
-        `seconds_left` is None while the source is listed, and before the first patient is done.
+        `known` are the patients found by now. `total` is None while the source is listed, and so is `seconds_left`,
+        also before the first patient is done.
         """
         patients_per_s, bytes_per_s = self.pace.per_second
-        n_left = self.inputs - self.counts.total() - self.left
+        n_done = self.counts.total()
+        n_left = self.inputs - n_done - self.left
         return self.as_dict() | {
+            "done": n_done,
+            "known": self.inputs,
+            "total": self.inputs if self.is_listed else None,
             "seconds": round(self.pace.seconds, 1),
             "patients_per_minute": round(60 * patients_per_s, 1),
             "read_mb_per_second": round(bytes_per_s / 1e6, 1),
@@ -176,7 +199,8 @@ def in_words(figures: dict[str, Any]) -> list[str]:
     """Return the `figures()` of an account as three lines of text."""
     counts, n_before = figures["counts"], sum(figures["already"].values())
     statuses = ", ".join(f"{counts[status]} {status}" for status in STATUSES if counts.get(status))
-    done = f"{sum(counts.values())} of {figures['inputs']}{'' if figures['is_listed'] else ' so far'} patients"
+    done, known = figures["done"], figures["known"]
+    done = f"{done} of {known} patients" if figures["is_listed"] else f"{done} patients of {known} known, still listing"
     before = f" ({n_before} of them before)" if n_before else ""
     n_elsewhere = sum(figures["elsewhere"].values()) + figures["left"]
     elsewhere = f"; {n_elsewhere} by another run" if n_elsewhere else ""

@@ -21,8 +21,8 @@ from distributed.protocol import pickle
 
 from dskprep.errors import InfrastructureError
 
-FIRST_BAG, LARGEST_BAG = 32, 512
-"""Patients in the first bag of a run, and in its later ones: the source is listed that far ahead of the work."""
+BAG = 32
+"""Patients in one bag. A bag waits until so many are listed, so it must not be large."""
 RESTART_S = 30.0
 """How long to wait for a worker to restart, in seconds."""
 RECOUNT_S = 5.0
@@ -113,9 +113,9 @@ def _bag(jobs: Sequence[J], work: Work[J, R]) -> Any:
 
 
 def _tasks(jobs: Iterator[J], work: Work[J, R]) -> Iterator[tuple[J, Delayed]]:
-    """Yield each job with its task, from bags that double in size, so that the first patients start at once."""
-    size, run, count = FIRST_BAG, secrets.token_hex(4), itertools.count()
-    while batch := list(itertools.islice(jobs, size)):
+    """Yield each job with its task, from one bag after another."""
+    run, count = secrets.token_hex(4), itertools.count()
+    while batch := list(itertools.islice(jobs, BAG)):
         bag = _bag(batch, work)
         graph, ends = bag.dask.to_dict(), bag.__dask_keys__()
         graph = inline(graph, keys=graph.keys() - set(ends))
@@ -126,7 +126,6 @@ def _tasks(jobs: Iterator[J], work: Work[J, R]) -> Iterator[tuple[J, Delayed]]:
             # per patient, 2.4 ms with a new bag for each submission; this takes 1.9 ms, and a graph wholly by hand 1.7.
             key = ("patient", job.case.key, f"{run}-{next(count)}")
             yield job, Delayed(key, {key: graph[end]})
-        size = min(2 * size, LARGEST_BAG)
 
 
 @contextlib.contextmanager

@@ -26,6 +26,7 @@ def collect(run: dict[str, Any], workers: Sequence[dict[str, Any]]) -> Iterator[
     yield CounterMetricFamily("dskprep_written_bytes", "Written to the target", run["bytes_written"])
     yield CounterMetricFamily("dskprep_cpu_seconds", "CPU seconds of the workers", run["cpu_seconds"])
     yield GaugeMetricFamily("dskprep_inputs", "Patients found in the source so far", run["inputs"])
+    yield GaugeMetricFamily("dskprep_listed", "1 when all patients of the source are found", int(run["is_listed"]))
     busy = GaugeMetricFamily("dskprep_busy_slots", "Slots of the workers that hold a patient", labels=["slot"])
     for slot in SLOTS:
         busy.add_metric([slot], sum(slot in worker["slots"] for worker in workers))

@@ -158,6 +158,7 @@ class Page(SchedulerPlugin):
             return "<b>No run yet.</b>"
         run, left_s, n_done = self.run, self.run["seconds_left"], sum(self.run["counts"].values())
         tiles = {s: run["counts"][s] for s in STATUSES if s in run["counts"]} | {
+            "known" if run["total"] is None else "in all": run["known"],
             "elapsed": time_in_words(run["seconds"]),
             "left": time_in_words(left_s) if left_s is not None and run["state"] == "running" else "-",
             "patients per minute": f"{run['patients_per_minute']:g}",

@@ -5,7 +5,7 @@ What a run does, in this order:
 1. Check: source and target lie apart, the target is a dataset or empty, the settings hold, there are patients, the
    workers can do the work.
 2. Choose: the cases that are asked for; of these, the jobs are those without a record that still holds, and those
-   with a record that cannot be read (`_jobs`).
+   with a record that cannot be read. `listing` lists them ahead of the work.
 3. Work: `executor` yields each job with its outcome. A worker writes a patient's volumes and its records itself;
    what it could not record is recorded here (`_recorded`). Then the account, the index and the observers hear of it.
 4. End: the index and the account are written, also of a run that was interrupted or stopped. Only then, and if it was
@@ -30,17 +30,16 @@ from distributed.system import MEMORY_LIMIT
 from dskprep import settings as config
 from dskprep import storage
 from dskprep.dataset import identity, index, licences, store
-from dskprep.dataset.record import GOOD
 from dskprep.errors import InfrastructureError, UsageError
 from dskprep.look import report
 from dskprep.pipeline import annotate, cluster, cluster_check, executor, sharing, watch
 from dskprep.pipeline.account import Account, RunStopped, Summary
+from dskprep.pipeline.listing import Listing
 from dskprep.pipeline.observer import LoggedNotes, Observer, tell
 from dskprep.preparation import user_steps
 from dskprep.settings import PrepConfig
 from dskprep.source import cases as discover
 from dskprep.source import idc
-from dskprep.source.case import Case, digest
 from dskprep.worker import patient
 from dskprep.worker.patient import Job, Outcome
 
@@ -162,12 +161,11 @@ def run(
         limit_s=time_limit_s if client else None,
     )
     run_id = f"{datetime.datetime.now(datetime.UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(2)}"
-    summary = Summary(run_id, source, target, Account(), 0.0)
     found = index.record_names(target)
+    summary = Summary(run_id, source, target, Account(), 0.0)
     if found.damaged:
         some = min(key for key, _ in found.damaged)
         notes.append(f"damaged records: {len(found.damaged)}, such as that of {some}; a run does these patients again")
-    jobs = _jobs(cases, summary, RETRIES[retry], found)
     watching, more_notes = watch.begin(client) if client else ([], [])
     everybody = [*watching, *(observers or [LoggedNotes()])]
     shared = sharing.Sharing(target, run_id, summary.account, functools.partial(tell, everybody, "on_note"))
@@ -177,7 +175,11 @@ def run(
             tell(everybody, "on_start", summary)
             for note in (*notes, *more_notes):
                 tell(everybody, "on_note", note)
-            with closing(shared), closing(shared.execute(client, jobs, work)) as done:
+            with (
+                Listing(cases, summary, RETRIES[retry], found) as jobs,
+                closing(shared),
+                closing(shared.execute(client, iter(jobs), work)) as done,
+            ):
                 for outcome in _recorded(done, target, settings):
                     *further, own = outcome.records
                     shared.finish(own.name)
@@ -194,30 +196,6 @@ def run(
     if summary.stopped_by:
         raise RunStopped(summary)
     return summary
-
-
-def _jobs(cases: Iterable[Case], summary: Summary, again: tuple[str, ...], found: index.Names) -> Iterator[Job]:
-    """Yield the cases that are to be done, and count the others as done before.
-
-    Done is what has a record with a status other than those of `again`, and no series whose record is damaged.
-    """
-    known, damaged = store.by_case(found.names), found.damaged
-    account = summary.account
-    for case in cases:
-        account.inputs += 1
-        names = known[case.key]
-        status, further = store.status_of(names, case.key, case.digest)
-        is_damaged = any((n.key, n.digest) in damaged for n in names if n.digest == case.digest)
-        if status is None or status in again or is_damaged:
-            # what was made of a line before is kept while that cannot be listed
-            yield Job(case, () if case.problem else tuple(names), summary.run_id)
-        else:
-            leftover = [n for n in names if n.digest == digest([]) != case.digest and n.status not in GOOD]
-            store.forget(summary.target, leftover)  # of the time when it could not
-            account.counts[status] += 1
-            account.already[status] += 1
-            account.further_series.update(further)
-    account.is_listed = True
 
 
 def _recorded(done: Iterable[executor.Done[Job, Outcome]], target: str, settings: PrepConfig) -> Iterator[Outcome]:

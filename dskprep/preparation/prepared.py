@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 
 from dskprep.kernels import masks
 from dskprep.preparation.lungs.lungs import Lungs
-from dskprep.volume import AIR_HU, Volume
+from dskprep.volume import AIR_HU, Volume, grid_in_words
 
 Values = Literal["HU", "normalized", "uint8", "own"]
 """What an image's numbers are: HU; HU scaled to 0..1 and centred; grey values of grt123; those of a user's step."""
@@ -22,7 +22,7 @@ class Crop(NamedTuple):
     """The shape (z, y, x) of the larger grid."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Prepared:
     """An image and its lungs on the same grid, ready to be written.
 
@@ -45,6 +45,10 @@ class Prepared:
     values: Values = "HU"
     fill: float = AIR_HU
     crop: Crop | None = None
+
+    def __repr__(self) -> str:
+        image, values = self.image, self.values if self.values == "HU" else f"{self.values} values"
+        return f"<Prepared: {grid_in_words(image.shape, image.spacing)}, {values}; {self.lungs or 'no lungs'}>"
 
     def mean_lung_hu(self) -> float | None:
         """Return the mean HU over both lungs; None if there are none, or the image does not hold HU."""

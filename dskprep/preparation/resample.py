@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dskprep.kernels import planes
-from dskprep.volume import AIR_HU, PADDING, Grid, Triple, Volume
+from dskprep.volume import AIR_HU, PADDING, Grid, Triple, Volume, check_is_volume
 
 
 class Taps(NamedTuple):
@@ -39,8 +39,10 @@ def to_spacing(volume: Volume, spacing_mm: Triple, *, smooth: bool = True) -> Vo
     spacing), else by the two neighbours. A voxel whose nearest source is PADDING becomes PADDING;
     padding takes no part in any sum: its place is taken by the nearest value of its slice.
 
-    Raises ValueError if a spacing is not more than 0 and finite, TypeError if the volume is not int16.
+    Raises ValueError if a spacing is not more than 0 and finite, TypeError if it is no Volume of
+    int16.
     """
+    check_is_volume(volume)
     if np.shape(spacing_mm) != (3,) or not all(0 < s < math.inf for s in spacing_mm):
         raise ValueError(f"spacing_mm must be three numbers above 0, not {spacing_mm}")
     return of_planes(volume.hu, volume.grid, spacing_mm, smooth=smooth)

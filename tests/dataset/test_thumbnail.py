@@ -47,6 +47,7 @@ def test_millimetres_are_alike_along_both_axes(spacing: tuple[float, float, floa
     volume = Volume(np.full(shape, 1000, np.int16), np.diag([*spacing[::-1], 1.0])[[0, 1, 2, 3]][:, [2, 1, 0, 3]])
     picture = pixels(thumbnail.draw(Prepared(volume, None)))
     for plane, (vertical, horizontal) in ((picture[:, :144], (1, 2)), (picture[:, 144:], (0, 2))):
+        plane[60:84, :12] = plane[60:84, 12:13]  # without the R
         bright = np.argwhere(plane.min(axis=2) > 128)
         height, width = np.ptp(bright, axis=0) + 1
         extents = shape[vertical] * spacing[vertical], shape[horizontal] * spacing[horizontal]
@@ -72,3 +73,13 @@ def test_the_middle_lies_in_the_lungs_and_of_the_right_one() -> None:
     z, y, x = thumbnail.middle((200, 210, 220), mask)
     assert (z, y, x) == pytest.approx((120, 70, 40), abs=4)
     assert thumbnail.middle((200, 210, 220), np.zeros((200, 210, 220), np.uint8)) == (100, 105, 110)
+
+
+def test_an_r_marks_the_right_side_of_each_square() -> None:
+    air = Volume(np.full((40, 40, 40), -1350, np.int16), prepared().image.affine)
+    bright = pixels(thumbnail.draw(Prepared(air, None))).min(axis=2) > 128
+    for square in (bright[:, :144], bright[:, 144:]):
+        rows, columns = np.nonzero(square)
+        assert columns.max() < 12
+        assert np.ptp(rows) >= 6
+        assert abs(rows.mean() - 72) < 3

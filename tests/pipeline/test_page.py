@@ -391,7 +391,7 @@ def test_the_figures_speak_of_an_end_only_when_all_inputs_are_known() -> None:
         now[0] += 15
         counted.add([tiny.record("p", bytes_read=30_000_000)])
     assert counted.figures()["seconds_left"] is None
-    assert account.in_words(counted.figures())[0] == "4 of 10 so far patients: 4 written"
+    assert account.in_words(counted.figures())[0] == "4 patients of 10 known, still listing: 4 written"
     counted.is_listed = True
     told = counted.figures()
     assert (told["patients_per_minute"], told["read_mb_per_second"], told["seconds_left"]) == (4.0, 2.0, 90)

@@ -11,19 +11,20 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from dskprep import sides
 from dskprep.kernels import drawing
 from dskprep.preparation.body import GRID_MM, TISSUE_HU, Grid, coarse_grid, crop, find_body
 from dskprep.preparation.lungs import aerated, airways, dense, doubts, filling, separation
 from dskprep.preparation.lungs.views import Views
 from dskprep.preparation.morphology import Mask, box_of, dilate, erode, expand_labels
 from dskprep.sides import LEFT, LUNG, RIGHT
-from dskprep.volume import PADDING, Volume
+from dskprep.volume import PADDING, Volume, check_is_volume
 
 EDGE_MM = 2.5
 """The coarse boundary is right to within this, in mm; inside it, voxels are judged by their own HU."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Lungs:
     """The lungs of a volume: with their vessels, nodules and small bronchi, without the main bronchi."""
 
@@ -45,6 +46,10 @@ class Lungs:
     """Volume that should be lung and was not found, about; None if it was not measured."""
     missing_place: str = ""
     """Where that is, as in "right lower, left upper": the third of the lung's height."""
+
+    def __repr__(self) -> str:
+        words = sides.in_words(self.right_ml, self.left_ml, self.unsided_ml)
+        return f"<Lungs: {'; '.join([words, *self.warnings])}>"
 
 
 def find_lungs(volume: Volume, *, margin_mm: float = 0.0) -> Lungs:
@@ -75,7 +80,7 @@ def find_lungs(volume: Volume, *, margin_mm: float = 0.0) -> Lungs:
     ValueError
         If the margin is not 0 or more.
     TypeError
-        If the volume is not int16.
+        If it is no Volume, or not int16.
 
     Examples
     --------
@@ -85,6 +90,7 @@ def find_lungs(volume: Volume, *, margin_mm: float = 0.0) -> Lungs:
     >>> find_lungs(water).warnings
     ('lungs-not-found',)
     """
+    check_is_volume(volume)
     if not margin_mm >= 0:
         raise ValueError(f"margin_mm must be 0 or more, not {margin_mm}")
     grid, tissue, outside = find_body(coarse_grid(volume))

@@ -1,0 +1,74 @@
+"""How a dataset and its volumes show themselves: one line in Python, and in a notebook with small pictures."""
+
+from __future__ import annotations
+
+import base64
+import html
+import itertools
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from dskprep import sides, storage
+from dskprep.dataset import own, store
+from dskprep.dataset.record import Record
+from dskprep.volume import grid_in_words
+
+if TYPE_CHECKING:
+    from dskprep.dataset.dataset import Dataset
+
+N_PICTURES = 6
+"""Volumes of a dataset that a notebook shows with a picture."""
+STYLE = "display:inline-block; vertical-align:top; margin:0 12px 8px 0; width:288px; overflow-wrap:anywhere"
+"""Style of a volume in a notebook."""
+
+
+class VolumeDisplay:
+    """Shows a stored volume by its record and its thumbnail; no voxel is read."""
+
+    key: str
+    url: str
+    record: Record
+
+    def __repr__(self) -> str:
+        return f"<StoredVolume {self.key}: {describe(self.record)}>"
+
+    def _repr_html_(self) -> str:
+        target = self.url.rpartition("/volumes/")[0]
+        return (
+            f'<div style="{STYLE}">{_picture(target, self.key)}<b>{html.escape(self.key)}</b><br>'
+            f"{html.escape(describe(self.record))}</div>"
+        )
+
+
+def describe(record: Record) -> str:
+    """Say in one line what a written volume is."""
+    geometry, lungs, values = record.geometry, record.lungs, record.values or "HU"
+    parts = [grid_in_words(geometry.shape, geometry.spacing_mm)] if geometry else []
+    parts += [values if values == "HU" else f"{values} values"]
+    parts += [sides.in_words(lungs.right_ml, lungs.left_ml, lungs.unsided_ml)] if lungs else []
+    return "; ".join([", ".join(parts), *([", ".join(record.warnings)] if record.warnings else [])])
+
+
+def dataset_in_html(dataset: Dataset) -> str:
+    """Show how many series a dataset has by status, and its first volumes."""
+    if dataset.chosen is None:
+        counts = Counter(dataset.index["status"].tolist())
+        words = ", ".join(f"{n} {status}" for status, n in counts.most_common())
+    else:
+        words = f"{len(dataset)} selected volumes"
+    shown = [dataset[key]._repr_html_() for key in itertools.islice(dataset, N_PICTURES)]
+    more = f"<p>and {len(dataset) - len(shown)} more volumes</p>" if len(dataset) > len(shown) else ""
+    return f"<p><b>{html.escape(dataset.url)}</b>: {words or 'no series'}</p>{''.join(shown)}{more}"
+
+
+def _picture(target: str, key: str) -> str:
+    """Return a volume's thumbnail, or why there is none."""
+    try:
+        content = storage.read(storage.join(target, store.thumbnail_name(key)))
+    except OSError as error:  # an older dataset has none, or its store does not answer
+        why = "it has no thumbnail" if isinstance(error, FileNotFoundError) else str(error)
+        return f"<i>no picture: {html.escape(why)}</i><br>"
+    if not own.is_thumbnail(content):
+        return "<i>no picture: its thumbnail is damaged</i><br>"
+    alt = html.escape(f"Axial and coronal plane of {key}")
+    return f'<img src="data:image/webp;base64,{base64.b64encode(content).decode()}" alt="{alt}"><br>'

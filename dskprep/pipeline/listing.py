@@ -1,0 +1,127 @@
+"""The jobs of a run, listed ahead of the work by a thread, so that their total is known early.
+
+The source is listed once. What is found waits in memory, and beyond one block in a temporary file without a name, so
+that memory stays flat however many patients there are.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import tempfile
+import threading
+import zlib
+from collections.abc import Iterator
+from typing import IO, Self
+
+from dskprep.dataset import index, store
+from dskprep.dataset.record import GOOD
+from dskprep.errors import InfrastructureError
+from dskprep.pipeline.account import Summary
+from dskprep.source.case import Case, digest
+from dskprep.worker.patient import Job
+
+BLOCK = 512
+"""Jobs that wait in memory. When there are more, they go to the file."""
+JOIN_S = 5.0
+"""How long a request that hangs may hold up the end of a run, in seconds."""
+
+
+class Listing:
+    """The cases of a source that are to be done, as jobs. Iterate over it, within its context, once.
+
+    The others are done before, and counted as such. Done is what has a record with a status other than those of
+    `again`, and no series whose record is damaged. If the source cannot be listed to its end, the iteration raises the
+    error after the jobs that were found.
+    """
+
+    def __init__(self, cases: Iterator[Case], summary: Summary, again: tuple[str, ...], found: index.Names) -> None:
+        self._cases, self._summary, self._again = cases, summary, again
+        self._known, self._damaged = store.by_case(found.names), found.damaged
+        self._changed = threading.Condition()  # guards all that follows
+        self._latest: list[Job] = []
+        self._file: IO[bytes] | None = None
+        self._n_in_file, self._read_at = 0, 0
+        self._error: Exception | None = None
+        self._is_over = False
+        self._thread = threading.Thread(target=self._list, name="listing", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Stop listing. From here on nothing more is counted."""
+        with self._changed:
+            self._is_over = True
+            if self._file:
+                self._file.close()
+        self._thread.join(JOIN_S)
+
+    def __iter__(self) -> Iterator[Job]:
+        while block := self._next_block():
+            yield from block
+        if self._error:
+            raise self._error
+
+    def _next_block(self) -> list[Job]:
+        """Return the jobs that were listed first of those that wait; wait for one if there is none. [] at the end."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._n_in_file or self._latest or self._is_over)
+            if not (self._file and self._n_in_file):
+                latest, self._latest = self._latest, []
+                return latest
+            self._file.seek(self._read_at)
+            block: list[Job] = pickle.loads(zlib.decompress(pickle.load(self._file)))
+            self._read_at = self._file.tell()
+            self._n_in_file -= 1
+            return block
+
+    def _list(self) -> None:
+        """List the source; the thread."""
+        error: Exception | None = None
+        try:
+            for case in self._cases:
+                with self._changed:
+                    if self._is_over:
+                        return
+                    self._add(case)
+        except Exception as raised:
+            error = raised
+        with self._changed:
+            if not self._is_over:
+                self._summary.account.is_listed = error is None
+            self._error, self._is_over = error, True
+            self._changed.notify()
+
+    def _add(self, case: Case) -> None:
+        account = self._summary.account
+        names = self._known[case.key]
+        status, further = store.status_of(names, case.key, case.digest)
+        is_damaged = any((n.key, n.digest) in self._damaged for n in names if n.digest == case.digest)
+        if status is None or status in self._again or is_damaged:
+            account.inputs += 1
+            # what was made of a line before is kept while that cannot be listed
+            self._latest.append(Job(case, () if case.problem else tuple(names), self._summary.run_id))
+            if len(self._latest) == BLOCK:
+                self._to_file()
+            self._changed.notify()
+        else:
+            leftover = [n for n in names if n.digest == digest([]) != case.digest and n.status not in GOOD]
+            store.forget(self._summary.target, leftover)  # of the time when it could not
+            account.add_before(status, further)
+
+    def _to_file(self) -> None:
+        try:
+            self._file = self._file or tempfile.TemporaryFile(prefix="dskprep-")  # noqa: SIM115  (closed by __exit__)
+            self._file.seek(0, os.SEEK_END)
+            pickle.dump(zlib.compress(pickle.dumps(self._latest), 1), self._file)
+            self._file.flush()
+        except OSError as error:
+            where = tempfile.tempdir or "the temporary folder"
+            raise InfrastructureError(
+                f"the list of patients does not fit into {where} ({error.strerror}); make room there, or set TMPDIR to "
+                "another folder"
+            ) from error
+        self._latest = []
+        self._n_in_file += 1

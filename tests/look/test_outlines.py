@@ -1,0 +1,25 @@
+"""Labels can be told apart by their colours."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+from dskprep.dataset.label_record import StoredLabel
+from dskprep.look import outlines
+
+
+def test_labels_of_one_colour_are_drawn_in_several_and_the_others_in_their_own() -> None:
+    rgb = {"a": (220, 20, 60), "b": (220, 20, 60), "c": (1, 2, 3), "d": (220, 20, 60)}
+    about = {
+        name: StoredLabel(volume="p", image="0" * 16, label=name, name=name, rgb=each) for name, each in rgb.items()
+    }
+    volume = SimpleNamespace(labels=SimpleNamespace(about=about))
+    found = {outline.about.label: outline.rgb for outline in outlines.of_stored(volume)}  # type: ignore[arg-type]
+    assert (found["a"], found["c"]) == (rgb["a"], rgb["c"])
+    assert len(set(found.values())) == 4
+    every = outlines.of_stored(volume)  # type: ignore[arg-type]
+    lines = outlines.legend(every[:3], len(every))
+    assert [line.get_color() for line in lines[:3]] == [
+        tuple(value / 255 for value in each) for each in list(found.values())[:3]
+    ]
+    assert lines[3].get_label() == "and 1 other labels"
