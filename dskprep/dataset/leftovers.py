@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from dskprep import keys, storage
 from dskprep.dataset import annotations as annotations_of
 from dskprep.dataset import claims, label_store, own, store
+from dskprep.dataset.label_record import name_of
 from dskprep.errors import DamagedDataset
 
 log = logging.getLogger("dskprep")
@@ -137,14 +138,14 @@ def _leftovers(target: str, written: set[str], before_s: float) -> Iterator[tupl
 def _of_labels(target: str, is_old: Callable[[storage.Entry], bool]) -> Iterator[tuple[str, list[str]]]:
     """Yield the names of labels and tables of points that dskprep wrote, and that no record of a label source has.
 
-    The objects of all volumes are listed for that, unless no label was ever written.
+    The objects of all volumes are listed for that, unless `labels/` holds nothing.
     """
-    records = [name for name, _ in label_store.list_records(target)]
-    points = storage.listing(storage.join(target, "labels/points"))
-    if not (records or points or storage.exists(storage.join(target, annotations_of.FILE))):
+    entries = list(storage.listing_below(storage.join(target, "labels"), follow_links=False))
+    if not entries:
         return
-    known = {name.points_path for name in records}
-    yield "", [path for e in points if (path := f"labels/points/{e.name}") not in known and is_old(e)]
+    known = {record.points_path for entry in entries if (record := name_of(entry.name))}
+    points = (e for e in entries if own.is_points(f"labels/{e.name}"))
+    yield "", [path for e in points if (path := f"labels/{e.name}") not in known and is_old(e)]
     rows = annotations_of.current_table(target)
     described = set(zip(rows["key"].to_pylist(), rows["label"].to_pylist(), strict=True))
     found: dict[tuple[str, str], list[storage.Entry]] = defaultdict(list)

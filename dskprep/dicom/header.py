@@ -159,8 +159,10 @@ def _plain_attributes(content: bytes) -> Attributes | None:
     if sizes.get(PIXEL_REPRESENTATION) != 2 or max(sizes.values()) > MAX_VALUE or sizes.keys() & OVERLAY_BITS:
         return None
     header: Attributes = {"TransferSyntaxUID": syntax.decode(), "PixelData": memoryview(content)[start:stop]}
-    if instance := elements.pop(INSTANCE, None):
-        header["SOPInstanceUID"] = content[instance.start : instance.stop].decode("ascii", "replace").rstrip(" \0")
+    instance = elements.get(INSTANCE)
+    if instance and b"\\" not in (value := content[instance.start : instance.stop]):
+        header["SOPInstanceUID"] = value.decode("latin-1").rstrip(" \0")
+        del elements[INSTANCE]
     raw = {
         tag: RawDataElement(_WANTED[tag], e.vr, sizes[tag], content[e.start : e.stop], 0, syntax == IMPLICIT, True)
         for tag, e in elements.items()
