@@ -179,8 +179,9 @@ def _draw_all(job: LabelJob, target: str, labels: Labels, volume: Record, config
     placed = _placed(job, labels, volume, grid)
     segments = placed.named(*job.asked.only) if job.asked.only else placed.segments
     points = _points_of(placed, volume)
-    if not segments and points is None:
-        raise Refusal("label-not-asked", f"{labels.where}: has no label named {' or '.join(job.asked.only) or '*'}")
+    if not segments and (points is None or job.asked.only):
+        what = f"label named {' or '.join(job.asked.only)}" if job.asked.only else "label, and no point"
+        raise Refusal("label-not-asked", f"{labels.where}: has no {what}")
     if points is not None and not job.asked.only:
         made.points, made.ours = points, ("key", "image", "kind", "name", "x", "y", "z", "ml")
     if isinstance(placed, RtStruct) and any(placed.n_open.get(segment.number) for segment in segments):

@@ -188,6 +188,16 @@ def test_the_nodules_of_lidc_are_labels_and_points_with_ratings(place: str, labe
     assert volume.points[["x", "y", "z"]].to_numpy()[0] == pytest.approx(GRID.to_patient((2.5, 12, 10)))
 
 
+def test_a_reading_without_nodules_is_no_fault(tmp_path: Path, labels: Path) -> None:
+    target = prepare(str(tmp_path))
+    (labels / "none.xml").write_bytes(lidc_file(""))
+    (labels / "small.xml").write_bytes(lidc_file(nodule_xml("a", [(-28.0, [(10, 12)])])))
+    summary = annotate(target, labels, only=["nodule-*"])
+    assert (summary.reasons, summary.exit_code) == ({"set-aside: label-not-asked": 2}, 0)
+    summary = annotate(target, labels)
+    assert (summary.counts, summary.points, summary.exit_code) == ({"written": 1, "set-aside": 1}, 1, 0)
+
+
 @pytest.mark.parametrize("name", ["p.csv", "p.parquet"])
 def test_points_go_to_the_volumes_that_they_name_and_keep_their_columns(place: str, labels: Path, name: str) -> None:
     target = prepare(place)
