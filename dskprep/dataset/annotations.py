@@ -9,7 +9,7 @@ import functools
 import io
 import math
 from collections import defaultdict
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 import pandas as pd
@@ -126,12 +126,13 @@ def known_contents(target: str, run: str) -> dict[tuple[str, str], str]:
     return {(content, options): source for content, options, source in zip(*columns, strict=True)}
 
 
-def points_to_parquet(points: pd.DataFrame, *, ours: Collection[str]) -> bytes:
-    """Return a table of points as the content of a Parquet file.
+def points_to_parquet(tables: Sequence[pd.DataFrame], *, ours: Collection[str]) -> bytes:
+    """Return tables of points, of a volume each, as the content of one Parquet file.
 
     The columns `ours` have the meaning that they have in annotations.parquet. Other columns that are called as one
     there get the ending `_of_source`.
     """
+    points = pd.concat(tables, ignore_index=True)
     taken = {name: f"{name}_of_source" for name in points.columns if name in SCHEMA.names and name not in ours}
     table = pa.Table.from_pandas(points.rename(columns=taken), preserve_index=False).replace_schema_metadata(None)
     plain = [f.with_type(pa.string()) if pa.types.is_large_string(f.type) else f for f in table.schema]

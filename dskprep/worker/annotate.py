@@ -79,7 +79,7 @@ def _write(job: LabelJob, target: str, made: MadeLabels, clock: Stopwatch) -> La
             label_store.forget(target, job.stale)
             if record.is_written:
                 record = _write_labels(job, target, made)
-            if record.is_written and made.points is not None:
+            if record.is_written and made.points:
                 content = points_to_parquet(made.points, ours=made.ours)
                 record = record.changed(points=label_store.write_points(target, record.name, content))
         seconds = {stage: round(s, 4) for stage, s in clock.seconds.items()}
@@ -102,7 +102,7 @@ def _write_labels(job: LabelJob, target: str, made: MadeLabels) -> LabelRecord:
     for key in dict.fromkeys(label.volume for label in labels if label.is_written):
         label_store.write_list(target, key)
     record = made.record.changed(labels=tuple(labels))
-    if record.written or made.points is not None:
+    if record.written or made.points:
         return record
     return record.changed(status="refused", reason=labels[0].reason, message=labels[0].message)
 

@@ -70,7 +70,7 @@ class MadeLabels:
 
     record: LabelRecord
     objects: list[dict[str, bytes]] = field(default_factory=list)
-    points: pd.DataFrame | None = None
+    points: list[pd.DataFrame] = field(default_factory=list)
     ours: tuple[str, ...] = ("key", "image", "x", "y", "z", "diameter_mm")
 
 
@@ -124,7 +124,7 @@ def make_labels(
             if isinstance(labels, Points):
                 placed = place_points(labels, linker)
                 begun = begun.changed(**placed.facts, status="written", n_points=len(placed.table))
-                return MadeLabels(begun, points=placed.table)
+                return MadeLabels(begun, points=[placed.table])
             linked = _link(job, labels, linker)
             begun = begun.changed(linked_by=linked.by)
             made = MadeLabels(begun)
@@ -183,7 +183,8 @@ def _draw_all(job: LabelJob, target: str, labels: Labels, volume: Record, config
         what = f"label named {' or '.join(job.asked.only)}" if job.asked.only else "label, and no point"
         raise Refusal("label-not-asked", f"{labels.where}: has no {what}")
     if points is not None and not job.asked.only:
-        made.points, made.ours = points, ("key", "image", "kind", "name", "x", "y", "z", "ml")
+        made.points.append(points)
+        made.ours = ("key", "image", "kind", "name", "x", "y", "z", "ml")
     if isinstance(placed, RtStruct) and any(placed.n_open.get(segment.number) for segment in segments):
         made.record = made.record.changed(warnings=("contours-left-out",))
     encoder = omezarr.LabelEncoder(grid, config.chunk, config.zstd_level)
@@ -286,9 +287,8 @@ def _judge(made: MadeLabels, linked: Linked) -> MadeLabels:
         *(["label-cut-off"] if any(label.outside > CUT for label in record.written) else []),
     ]
     record = record.changed(labels=labels, warnings=tuple(warnings))
-    if written or made.points is not None:
-        n_points = len(made.points) if made.points is not None else 0
-        made.record = record.changed(status="written", n_points=n_points)
+    if written or made.points:
+        made.record = record.changed(status="written", n_points=sum(map(len, made.points)))
     else:
         made.record = record.changed(status="refused", reason=labels[0].reason, message=labels[0].message)
     return made

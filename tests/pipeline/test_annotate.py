@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -186,6 +187,19 @@ def test_the_nodules_of_lidc_are_labels_and_points_with_ratings(place: str, labe
     assert np.array_equal(volume.labels["nodule-1"][:], truth)
     assert volume.points["malignancy"].to_list() == [4, 2]
     assert volume.points[["x", "y", "z"]].to_numpy()[0] == pytest.approx(GRID.to_patient((2.5, 12, 10)))
+
+
+def test_copies_of_one_series_have_the_same_labels_and_points(tmp_path: Path, source: Path, labels: Path) -> None:
+    write_series(source / "p")
+    shutil.copytree(source / "p", source / "q")
+    target = prepare(str(tmp_path))
+    outlines = [(-28.0, ring(12, 10, 4)), (-27.0, ring(12, 10, 4))]
+    (labels / "1.xml").write_bytes(lidc_file(nodule_xml("a", outlines, [3] * 9)))
+    summary = annotate(target, labels)
+    assert (summary.labels, summary.points) == (4, 2)
+    dataset = dskprep.open_dataset(target)
+    for volume in dataset.values():
+        assert (len(volume.labels), volume.points["malignancy"].to_list()) == (2, [3])
 
 
 def test_a_reading_without_nodules_is_no_fault(tmp_path: Path, labels: Path) -> None:
