@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pandas as pd
 
 from dskprep import storage
@@ -14,11 +16,15 @@ FIELDS = ["licence", "doi", "citation"]
 """Columns of the index."""
 
 
+def count(written: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return the licence, DOI and citation of rows of the index, as far as they are known, each with its `series`."""
+    counts = written.groupby(FIELDS, sort=True).size().reset_index(name="series")  # without those of which it is not
+    return [{str(name): value for name, value in row.items()} for row in counts.to_dict("records")]
+
+
 def attribute(target: str, table: pd.DataFrame) -> None:
     """Say in dataset.json whose data the written volumes are, as far as the index knows, and how many they are."""
-    written = table[table["status"] == "written"]
-    counts = written.groupby(FIELDS, sort=True).size().reset_index(name="series")  # without those of which it is not
-    found = counts.to_dict("records")
+    found = count(table[table["status"] == "written"])
     if not found:
         return
     content = store.describe(target)

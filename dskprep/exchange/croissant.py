@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from dskprep.dataset import store
+from dskprep.dataset import licences, store
 from dskprep.dataset.dataset import Dataset
 from dskprep.dataset.record import Record, to_json
 from dskprep.dataset.splits import Split
@@ -58,6 +58,7 @@ DESCRIBED = {
 def describe(dataset: Dataset, split: Split | None, name: str, licence: str) -> dict[str, bytes]:
     """Return `croissant.json`, `index.parquet` and `README.md`."""
     table = _table(dataset, split)
+    origins = _origins(table)
     buffer = io.BytesIO()
     table.to_parquet(buffer, index=False)
     index = buffer.getvalue()
@@ -67,7 +68,8 @@ def describe(dataset: Dataset, split: Split | None, name: str, licence: str) -> 
         "name": name,
         "description": _summary(dataset, table),
         "conformsTo": "http://mlcommons.org/croissant/1.0",
-        **({"license": licence} if licence else {}),
+        **({"license": licence or sorted({origin["licence"] for origin in origins})} if licence or origins else {}),
+        **({"citeAs": "\n".join(sorted({origin["citation"] for origin in origins}))} if origins else {}),
         "distribution": [
             {
                 "@type": "cr:FileObject",
@@ -99,7 +101,7 @@ def describe(dataset: Dataset, split: Split | None, name: str, licence: str) -> 
             }
         ],
     }
-    card = _card(dataset, split, table, name, licence)
+    card = _card(dataset, split, table, origins, name, licence)
     return {"croissant.json": to_json(metadata), "index.parquet": index, "README.md": card.encode()}
 
 
@@ -115,6 +117,11 @@ def _table(dataset: Dataset, split: Split | None) -> pd.DataFrame:
     if split is not None:
         table = table.merge(split.table, on="key", how="left")
     return table.dropna(axis=1, how="all")
+
+
+def _origins(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return whose data the volumes are, as far as that is known: `licence`, `doi`, `citation`, how many `series`."""
+    return licences.count(table) if "licence" in table else []
 
 
 def _records(dataset: Dataset) -> Iterable[Record]:
@@ -149,17 +156,24 @@ def _summary(dataset: Dataset, table: pd.DataFrame) -> str:
     )
 
 
-def _card(dataset: Dataset, split: Split | None, table: pd.DataFrame, name: str, licence: str) -> str:
+def _card(
+    dataset: Dataset, split: Split | None, table: pd.DataFrame, origins: list[dict[str, Any]], name: str, licence: str
+) -> str:
     rows = "\n".join(
         f"| `{column}` | {DESCRIBED.get(str(column), str(column).replace('_', ' '))} |" for column in table
     )
     settings = "\n".join(f"| `{key}` | `{value}` |" for key, value in sorted(dataset.settings.items()))
     sides = f"\n## Split\n\n{split.describe()}. No patient is on two sides.\n" if split else ""
+    whose = "".join(f"- {at['series']} series, {at['licence']}: {at['citation'] or at['doi']}\n" for at in origins)
+    unknown = len(table) - sum(at["series"] for at in origins)
+    rest = f"- {unknown} series: not known\n" if unknown else ""
+    sources = f"\n## Sources, to be cited\n\n{whose}{rest}" if origins else ""
+    given = licence or ("that of each source, below" if origins else "not stated; ask the owner")
     return f"""# {name}
 
 {_summary(dataset, table)}
 
-Licence: {licence or "not stated; ask the owner"}
+Licence: {given}
 
 `croissant.json` describes it for programs (Croissant 1.0), `index.parquet` has one row per volume. The volumes lie
 below the dataset, in `volumes/`.
@@ -171,7 +185,7 @@ dataset = dskprep.open_dataset("URL of the dataset")
 volume = dataset[{str(table["key"].iloc[0])!r}]
 volume.image[...]  # (z, y, x)
 ```
-{sides}
+{sides}{sources}
 ## Columns of the index
 
 | column | |

@@ -105,6 +105,14 @@ def test_the_dataset_says_whose_data_it_is(target: str, manifest: str) -> None:
     assert said == store.describe(target)["attribution"]
     assert {(entry["licence"], entry["series"]) for entry in said} == {(series.licence, 1) for series in ALL}
     assert all(entry["doi"] in entry["citation"].lower() for entry in said)
+    out = target.replace("/out", "/export")
+    dskprep.export("croissant", target, out)
+    croissant = json.loads(storage.read(f"{out}/croissant.json"))
+    assert croissant["license"] == sorted({series.licence for series in ALL})
+    card = storage.read(f"{out}/README.md").decode()
+    for entry in said:
+        assert entry["citation"] in croissant["citeAs"]
+        assert f"- 1 series, {entry['licence']}: {entry['citation']}" in card
     table = index.read(target).set_index("key")
     assert {series.key: table.loc[series.key, "licence"] for series in ALL} == {s.key: s.licence for s in ALL}
     before = tiny.everything_below(target)
