@@ -7,7 +7,7 @@ import itertools
 import math
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dskprep.dataset.patches import OPENED, LungVoxels
+from dskprep.dataset.patches import OPENED, Draws, LungVoxels
 from dskprep.dataset.shards import Index, as_index
 from dskprep.errors import UsageError
 from dskprep.sides import LEFT, RIGHT
@@ -24,7 +24,6 @@ from dskprep.volume import Triple, Volume
 if TYPE_CHECKING:
     from dskprep.dataset.dataset import Dataset
     from dskprep.dataset.stored import StoredVolume
-    from dskprep.dataset.training import TorchPatches
 
 Row = dict[str, Any]
 Which = str | Callable[[Row], bool]
@@ -89,13 +88,11 @@ class Example:
 
 
 @dataclass(frozen=True, eq=False)
-class Examples:
+class Examples(Draws[Example]):
     """An endless sequence of patches around annotated places and away from them.
 
-    Patch number i depends only on the seed, the epoch and i: however many workers share the numbers, together they
-    draw the same patches. Of any row of numbers the share `positives` is drawn around places. Places come in rounds,
-    each place once in a round, in random order; so do negatives, by candidate or by volume. A sequence can be pickled
-    and is fork-safe.
+    Of any row of numbers the share `positives` is drawn around places. Places come in rounds, each place once in a
+    round, in random order; so do negatives, by candidate or by volume. See `Draws`.
 
     Attributes
     ----------
@@ -136,20 +133,7 @@ class Examples:
         if not self.candidates and self.positives < 1 and not self._lung_keys:
             raise UsageError("there is no volume with lungs to take negatives from; give candidates by `negatives`")
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if not name.startswith("_")}
-
-    def __getitem__(self, number: int) -> Example:
-        """Draw a patch of epoch 0."""
-        return self.draw(number)
-
-    def __iter__(self) -> Iterator[Example]:
-        return map(self.draw, itertools.count())
-
-    def draw(self, number: int, epoch: int = 0) -> Example:
-        """Draw patch `number` (0 or more) of an epoch (0 or more). Raises IndexError for a negative number."""
-        if number < 0:
-            raise IndexError("patches are numbered from 0 on")
+    def _draw(self, number: int, epoch: int) -> Example:
         n_before = math.floor(number * self.positives)
         rng = np.random.default_rng([self.seed, epoch, 3, number])
         if math.floor((number + 1) * self.positives) > n_before:
@@ -159,12 +143,6 @@ class Examples:
         if self.candidates:
             return self._around(self._in_rounds(self.candidates, epoch, 5, n_others), rng, is_positive=False)
         return self._away(self._in_rounds(self._lung_keys, epoch, 5, n_others), rng)
-
-    def as_torch(self, n: int) -> TorchPatches:
-        """Return a `torch.utils.data.Dataset` of `n` patches per epoch. Raises UsageError if torch is not installed."""
-        from dskprep.dataset.patches import as_torch
-
-        return as_torch(self, n)
 
     def _in_rounds(self, of: tuple[Any, ...], epoch: int, kind: int, number: int) -> Any:
         turn, place = divmod(number, len(of))
@@ -207,8 +185,12 @@ class Examples:
                 mask |= volume.patch(self.size, index=index, of=name).array
         return mask
 
+    @property
+    def masks(self) -> tuple[str, ...]:
+        return self.labels
+
     @cached_property
-    def keys(self) -> tuple[str, ...]:
+    def keys(self) -> tuple[str, ...]:  # type: ignore[override]
         """The volumes that patches are taken from."""
         others = self._lung_keys if self.positives < 1 and not self.candidates else ()
         return tuple(sorted({place.key for place in (*self.places, *self.candidates)} | {*others}))

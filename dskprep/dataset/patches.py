@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import itertools
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +19,6 @@ from dskprep.volume import Volume
 
 if TYPE_CHECKING:
     from dskprep.dataset.dataset import Dataset
-    from dskprep.dataset.examples import Examples
     from dskprep.dataset.stored import StoredVolume
     from dskprep.dataset.training import TorchPatches
 
@@ -26,6 +26,74 @@ SIDES = (RIGHT, LEFT, LUNG)
 """The labels of the lungs in a mask, 1 to 3."""
 OPENED = 1000
 """Volumes that stay open in each process, with the lung voxels of each of their chunks counted."""
+
+
+class AnyPatch(Protocol):
+    """What a training item is made of."""
+
+    @property
+    def image(self) -> Volume:
+        """The voxels (z, y, x) and their place in the patient."""
+
+    @property
+    def key(self) -> str:
+        """The volume that the patch was taken from."""
+
+    @property
+    def masks(self) -> dict[str, NDArray[np.uint8]]:
+        """What is beside the image on its grid, by name."""
+
+    @property
+    def flags(self) -> dict[str, bool]:
+        """What an item says of the patch besides."""
+
+
+P = TypeVar("P", bound=AnyPatch, covariant=True)
+
+
+class Draws(ABC, Generic[P]):
+    """An endless sequence of random patches.
+
+    Patch number i depends only on the seed, the epoch and i: however many workers share the numbers, together they
+    draw the same patches. A sequence can be pickled and is fork-safe. `keys` are the volumes that patches are taken
+    from.
+    """
+
+    dataset: Dataset
+    keys: tuple[str, ...]
+
+    @property
+    @abstractmethod
+    def masks(self) -> tuple[str, ...]:
+        """The names of what lies beside each image."""
+
+    @abstractmethod
+    def _draw(self, number: int, epoch: int) -> P:
+        """Draw a patch."""
+
+    def draw(self, number: int, epoch: int = 0) -> P:
+        """Draw patch `number` (0 or more) of an epoch (0 or more). Raises IndexError for a negative number."""
+        if number < 0:
+            raise IndexError("patches are numbered from 0 on")
+        return self._draw(number, epoch)
+
+    def as_torch(self, n: int) -> TorchPatches:
+        """Return a `torch.utils.data.Dataset` of `n` patches per epoch. Raises UsageError if torch is not installed."""
+        try:
+            from dskprep.dataset.training import TorchPatches
+        except ImportError as error:
+            raise UsageError("torch is not installed: see pytorch.org for the build that fits your machine") from error
+        return TorchPatches(self, n)
+
+    def __getitem__(self, number: int) -> P:
+        """Draw a patch of epoch 0."""
+        return self.draw(number)
+
+    def __iter__(self) -> Iterator[P]:
+        return map(self.draw, itertools.count())
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if not name.startswith("_")}
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,14 +133,12 @@ class Patch:
 
 
 @dataclass(frozen=True, eq=False)
-class LungPatches:
+class LungPatches(Draws[Patch]):
     """An endless sequence of patches. The middle of each is a voxel of a lung, drawn with equal probability.
 
-    Patch number i depends only on the seed, the epoch and i: however many workers share the numbers, together they
-    draw the same patches. The numbers come in rounds of 2 n, where n is the number of volumes. In each round every
+    The numbers come in rounds of 2 n, where n is the number of volumes. In each round every
     volume gives one patch from its right and one from its left lung, in random order. A volume in which there is
-    only one lung, or the two cannot be told apart, gives two patches from that one. A sequence can be pickled and is
-    fork-safe.
+    only one lung, or the two cannot be told apart, gives two patches from that one. See `Draws`.
 
     Attributes
     ----------
@@ -102,20 +168,11 @@ class LungPatches:
         if not self.keys:
             raise UsageError("there is no volume with lungs to take patches from")
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if not name.startswith("_")}
+    @property
+    def masks(self) -> tuple[str, ...]:
+        return ("lungs",)
 
-    def __getitem__(self, number: int) -> Patch:
-        """Draw a patch of epoch 0."""
-        return self.draw(number)
-
-    def __iter__(self) -> Iterator[Patch]:
-        return map(self.draw, itertools.count())
-
-    def draw(self, number: int, epoch: int = 0) -> Patch:
-        """Draw patch `number` (0 or more) of an epoch (0 or more). Raises IndexError for a negative number."""
-        if number < 0:
-            raise IndexError("patches are numbered from 0 on")
+    def _draw(self, number: int, epoch: int) -> Patch:
         round_, place = divmod(number, 2 * len(self.keys))
         which, other = divmod(int(self._shuffle(epoch, round_)[place]), 2)
         lungs = self._open(self.keys[which])
@@ -123,10 +180,6 @@ class LungPatches:
         image = lungs.volume.patch(self.size, index=index, outside=self.outside, normalized=self.normalized)
         mask = lungs.volume.patch(self.size, index=index, of="lungs")
         return Patch(image, mask.array, lungs.volume.key, side, index)
-
-    def as_torch(self, n: int) -> TorchPatches:
-        """Return a `torch.utils.data.Dataset` of `n` patches per epoch. Raises UsageError if torch is not installed."""
-        return as_torch(self, n)
 
     @cached_property
     def _shuffle(self) -> Callable[[int, int], NDArray[np.int64]]:
@@ -167,12 +220,3 @@ class LungVoxels:
         mask = self.volume.shards("lungs").read(start, size)
         place = np.unravel_index(np.flatnonzero(mask == side)[within], size)
         return side, as_index(np.add(start, place))
-
-
-def as_torch(patches: LungPatches | Examples, n: int) -> TorchPatches:
-    """Return a `torch.utils.data.Dataset` of `n` patches per epoch. Raises UsageError if torch is not installed."""
-    try:
-        from dskprep.dataset.training import TorchPatches
-    except ImportError as error:
-        raise UsageError("torch is not installed: see pytorch.org for the build that fits your machine") from error
-    return TorchPatches(patches, n)

@@ -11,8 +11,7 @@ import torch
 from dskprep.errors import UsageError
 
 if TYPE_CHECKING:
-    from dskprep.dataset.examples import Examples
-    from dskprep.dataset.patches import LungPatches
+    from dskprep.dataset.patches import AnyPatch, Draws
 
 
 class TorchPatches(torch.utils.data.Dataset[dict[str, Any]]):
@@ -23,12 +22,13 @@ class TorchPatches(torch.utils.data.Dataset[dict[str, Any]]):
     with persistent workers too. Without it every epoch has the same patches.
     """
 
-    def __init__(self, patches: LungPatches | Examples, n: int) -> None:
+    def __init__(self, patches: Draws[AnyPatch], n: int) -> None:
         self.patches = patches
         self._n = n
-        taken = {"image", "lungs", "key", "center_mm"}
-        if clashes := sorted(taken & {name for added in patches.dataset.joined for name in added.columns}):
-            raise UsageError(f"a joined column is called {clashes[0]!r}, as a part of each item is; rename it")
+        taken, masks = {"image", "key", "center_mm", "is_positive"}, {*patches.masks}
+        columns = {name for added in patches.dataset.joined for name in added.columns}
+        if clashes := sorted(taken & masks) + sorted((taken | masks | {"lungs"}) & columns):
+            raise UsageError(f"a label or joined column is called {clashes[0]!r}, as a part of each item is; rename it")
         self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()
 
     def __len__(self) -> int:

@@ -14,7 +14,7 @@ from dskprep.kernels.polygons import fill_inside
 from dskprep.labels import lidc_xml, nodules
 from dskprep.labels.attributes import refuse_if_more
 from dskprep.labels.lidc_xml import RATINGS, Mark, Outline
-from dskprep.labels.stack import Plane, Stack, crop
+from dskprep.labels.stack import Plane, Stack, axes_of, crop
 from dskprep.labels.values import Labels, Links, Segment
 from dskprep.volume import Grid
 
@@ -122,11 +122,7 @@ class PlacedLidc(Labels):
         first = np.min([place.first for place in marks], axis=0)
         ends = [np.add(place.first, mask.shape) for place in marks for mask in place.masks.values()]
         shape = np.max([*ends, first], axis=0) - first
-        steps = self._slices.affine[:3, :3]
-        normal = np.cross(steps[:, 1], steps[:, 2])
-        normal *= np.sign(normal @ steps[:, 0]) / np.linalg.norm(normal)
-        axes = np.column_stack([normal, steps[:, 1:]])
-        along, row, column = (np.linalg.inv(axes) @ steps[:, 0]).tolist()  # from one slice to the next
+        axes, (along, row, column) = axes_of(self._slices)
         planes = []
         for k in sorted({k for place in marks for k in place.masks}):
             votes = np.zeros(shape, np.int64)

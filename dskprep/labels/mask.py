@@ -17,7 +17,7 @@ from dskprep.formats.header import MAX_HEADER_BYTES
 from dskprep.formats.read import read_header
 from dskprep.formats.voxels import FileBytes
 from dskprep.labels.attributes import one_line, refuse_if_more
-from dskprep.labels.stack import Plane, Stack, crop
+from dskprep.labels.stack import Plane, Stack, axes_of, crop
 from dskprep.labels.values import Labels, Links, Segment
 from dskprep.volume import Grid
 
@@ -77,11 +77,7 @@ class Mask(Labels):
     def stacks(self, segment: Segment, grid: Grid) -> Iterator[Stack]:
         """Yield the planes of one value."""
         del grid  # the mask has voxels of its own
-        steps = self._grid.affine[:3, :3]
-        normal = np.cross(steps[:, 1], steps[:, 2])
-        normal *= np.sign(normal @ steps[:, 0]) / np.linalg.norm(normal)
-        axes = np.column_stack([normal, steps[:, 1:]])
-        along, row, column = (np.linalg.inv(axes) @ steps[:, 0]).tolist()  # from one plane to the next
+        axes, (along, row, column) = axes_of(self._grid)
         planes = []
         for k, plane in enumerate(self._array):
             box = crop(plane == segment.number)

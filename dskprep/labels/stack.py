@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from dskprep.volume import Grid
+
 FULL = 254
 """Value of a pixel that lies inside as a whole. It is even, so that one half is a whole number too."""
 SAME_PLANE_MM = 0.05
@@ -68,6 +70,19 @@ class Stack:
             for column in (-0.5, plane.pixels.shape[1] - 0.5)
         ]
         return self.origin + np.array(ends) @ self.axes.T
+
+
+def axes_of(slices: Grid) -> tuple[NDArray[np.float64], tuple[float, float, float]]:
+    """Return the axes of a stack (see `Stack`) that has the pixels of these slices, and the step between slices in it.
+
+    The step is in mm along the normal, rows, and columns: slices may lie askew over each other.
+    """
+    steps = slices.affine[:3, :3]
+    normal = np.cross(steps[:, 1], steps[:, 2])
+    normal *= np.sign(normal @ steps[:, 0]) / np.linalg.norm(normal)
+    axes = np.column_stack([normal, steps[:, 1:]])
+    along, row, column = (np.linalg.inv(axes) @ steps[:, 0]).tolist()
+    return axes, (along, row, column)
 
 
 def crop(mask: NDArray[Any]) -> tuple[int, int, NDArray[np.uint8]] | None:

@@ -44,8 +44,6 @@ RETRIES: dict[str | None, tuple[str, ...]] = {
     "all": ("written", "set-aside", "refused", "failed", "killed"),
 }
 """Which statuses are done again, by the value of `retry`. `unlinked` are those refused as `label-unlinked`."""
-MAX_FAILURES_IN_A_ROW = 20
-"""As in `run`."""
 TIME_LIMIT_S = 1800.0
 """Default limit for one stage of one label source, in seconds."""
 
@@ -211,16 +209,12 @@ def _recorded(done: Iterable[executor.Done[LabelJob, LabelOutcome]], target: str
 
     Raises InfrastructureError if the infrastructure fails one source after another.
     """
-    n_in_a_row = 0
+    failures = executor.Failures("label sources", "annotate again with --retry failed")
     for job, outcome in done:
         if outcome is None:
             outcome = work.record_killed(job, target)
         if not outcome.is_recorded:
             label_store.commit(target, outcome.record)
         yield outcome.record
-        n_in_a_row = n_in_a_row + 1 if outcome.record.reason == InfrastructureError.__name__ else 0
-        if n_in_a_row == MAX_FAILURES_IN_A_ROW:
-            raise InfrastructureError(
-                f"the last {n_in_a_row} label sources failed, the last one with: {outcome.record.message}; mend it, "
-                "and annotate again with --retry failed"
-            )
+        is_lost = outcome.record.reason == InfrastructureError.__name__
+        failures.count(outcome.record.message or "" if is_lost else "")

@@ -25,6 +25,8 @@ BAG = 32
 """Patients in one bag. A bag waits until so many are listed, so it must not be large."""
 RESTART_S = 30.0
 """How long to wait for a worker to restart, in seconds."""
+MAX_FAILURES_IN_A_ROW = 20
+"""A run gives up when the infrastructure has failed this many jobs one after another."""
 RECOUNT_S = 5.0
 """How often to count the workers, in seconds, so that those that join later are used."""
 
@@ -73,6 +75,26 @@ class Take(Protocol):
 def take_first(tasks: Iterator[T], n: int) -> list[T]:
     """Return the first `n` of the tasks."""
     return list(itertools.islice(tasks, n))
+
+
+class Failures:
+    """Counts the jobs that failed one after another, and gives up when they are too many.
+
+    `what` are the jobs, and `advice` is what to do then.
+    """
+
+    def __init__(self, what: str, advice: str) -> None:
+        self.what, self.advice = what, advice
+        self.n_in_a_row = 0
+
+    def count(self, problem: str) -> None:
+        """Count a job, with what the infrastructure failed it with or "". Raises InfrastructureError."""
+        self.n_in_a_row = self.n_in_a_row + 1 if problem else 0
+        if self.n_in_a_row == MAX_FAILURES_IN_A_ROW:
+            raise InfrastructureError(
+                f"the last {self.n_in_a_row} {self.what} failed, the last one with: {problem}; mend it, and "
+                f"{self.advice}"
+            )
 
 
 def execute(

@@ -17,17 +17,17 @@ from distributed.system import MEMORY_LIMIT
 from dskprep import storage
 from dskprep.dataset import convert
 from dskprep.dataset.dataset import open_dataset
-from dskprep.errors import InfrastructureError, UsageError
+from dskprep.errors import UsageError
 from dskprep.exchange import cohort, croissant, monai, nnunet, place
 from dskprep.exchange.cohort import Cohort
 from dskprep.pipeline import cluster, cluster_check, executor
-from dskprep.pipeline.observer import Observer
+from dskprep.pipeline.observer import LoggedNotes, Observer, tell
 from dskprep.worker import export as work
 from dskprep.worker.export import Exported
 
 KINDS = ("nnunet", "monai", "croissant")
-MAX_FAILURES_IN_A_ROW = 20
-"""As in `run`."""
+TIME_LIMIT_S = 1800.0
+"""Limit for reading, compressing and writing one volume, in seconds."""
 
 
 @dataclass
@@ -119,7 +119,7 @@ def export(
     --------
     >>> dskprep.export("nnunet", "scans-1mm", "raw/Dataset007_GTV", labels=["GTV*"], split="v1")  # doctest: +SKIP
     """
-    started = time.monotonic()
+    started, everybody = time.monotonic(), [*(observers or [LoggedNotes()])]
     target, out = storage.absolute(target), storage.absolute(out)
     if kind not in KINDS:
         raise UsageError(f"expected nnunet, monai or croissant, found {kind!r}")
@@ -144,9 +144,9 @@ def export(
         found = cohort.choose(dataset, labels, chosen, layout.IMAGE, layout.MASK, layout.TEST)
         place.begin(out, asked | {"labels": list(labels)})
         for note in cluster_check.check(client, target, out) if client else []:
-            _tell(observers, "on_note", note)
+            tell(everybody, "on_note", note)
         files = layout.describe(found, name, licence)
-        _write_volumes(found, summary, client, observers, files)
+        _write_volumes(found, summary, client, everybody, files)
     if summary.exit_code == 0:
         storage.write_many(out, files)
         summary.bytes_written += sum(map(len, files.values()))
@@ -158,7 +158,7 @@ def _write_volumes(
     found: Cohort,
     summary: ExportSummary,
     client: Client | None,
-    observers: Sequence[Observer],
+    observers: list[Observer],
     described: Collection[str],
 ) -> None:
     """Write the volumes that are not there yet, and delete those that are no more part of it."""
@@ -177,25 +177,16 @@ def _write_volumes(
         target=summary.target,
         out=summary.out,
         memory_bytes=min(cluster.memory_limits(client)) if client else MEMORY_LIMIT,
+        limit_s=TIME_LIMIT_S if client else None,
     )
-    n_in_a_row = 0
+    failures = executor.Failures("volumes", "export again")
     try:
         with closing(executor.execute(client, iter(jobs), task)) as ended:
             for job, outcome in ended:
                 if outcome is None:
                     outcome = Exported(job.key, problem="its worker process died twice while it held this volume")
                 summary.add(outcome)
-                _tell(observers, "on_export", summary, outcome)
-                n_in_a_row = n_in_a_row + 1 if outcome.problem else 0
-                if n_in_a_row == MAX_FAILURES_IN_A_ROW:
-                    raise InfrastructureError(
-                        f"the last {n_in_a_row} volumes failed, the last one with: {outcome.problem}; mend it, and "
-                        "export again"
-                    )
+                tell(observers, "on_export", summary, outcome)
+                failures.count(outcome.problem)
     except KeyboardInterrupt:
         summary.is_interrupted = True
-
-
-def _tell(observers: Sequence[Observer], event: str, *arguments: Any) -> None:
-    for observer in observers:
-        getattr(observer, event)(*arguments)

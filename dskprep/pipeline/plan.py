@@ -17,8 +17,8 @@ from dskprep.dataset import index, omezarr, store, thumbnail
 from dskprep.dataset.record import GOOD
 from dskprep.errors import InfrastructureError, Refusal, UsageError
 from dskprep.pipeline import cluster
+from dskprep.pipeline.executor import MAX_FAILURES_IN_A_ROW
 from dskprep.pipeline.prediction import Prediction, predict
-from dskprep.pipeline.run import MAX_FAILURES_IN_A_ROW
 from dskprep.preparation import prepare
 from dskprep.settings import PrepConfig
 from dskprep.source import cases as discover

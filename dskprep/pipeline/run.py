@@ -51,8 +51,6 @@ RETRIES = {
     "all": ("set-aside", "refused", "failed", "killed"),
 }
 """Which statuses are done again, by the value of `retry`."""
-MAX_FAILURES_IN_A_ROW = 20
-"""A run gives up when the infrastructure has failed this many patients one after another."""
 TIME_LIMIT_S = 1800.0
 """Default limit for one stage of one patient, in seconds."""
 
@@ -203,7 +201,7 @@ def _recorded(done: Iterable[executor.Done[Job, Outcome]], target: str, settings
 
     Raises InfrastructureError if the infrastructure fails one patient after another.
     """
-    n_in_a_row = 0
+    failures = executor.Failures("patients", "run again with --retry failed")
     for job, outcome in done:
         if outcome is None:
             outcome = patient.record_killed(job, target, settings)
@@ -212,12 +210,7 @@ def _recorded(done: Iterable[executor.Done[Job, Outcome]], target: str, settings
                 store.commit(target, record)
         yield outcome
         last = outcome.records[-1]
-        n_in_a_row = n_in_a_row + 1 if last.reason == InfrastructureError.__name__ else 0
-        if n_in_a_row == MAX_FAILURES_IN_A_ROW:
-            raise InfrastructureError(
-                f"the last {n_in_a_row} patients failed, the last one with: {last.message}; mend it, and run "
-                "again with --retry failed"
-            )
+        failures.count(last.message or "" if last.reason == InfrastructureError.__name__ else "")
 
 
 @contextmanager

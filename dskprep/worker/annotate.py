@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import functools
-import traceback
 from dataclasses import dataclass, replace
-
-import distributed
 
 from dskprep.dataset import label_store
 from dskprep.dataset.annotations import points_to_parquet
@@ -17,7 +14,7 @@ from dskprep.stopwatch import Stopwatch
 from dskprep.worker import process
 from dskprep.worker.admission import Ledger, Underestimated
 from dskprep.worker.drawing import LabelJob, MadeLabels, begin_label_record, least_bytes, make_labels
-from dskprep.worker.time_limit import Overdue, within
+from dskprep.worker.process import Loss
 
 
 @dataclass(frozen=True)
@@ -32,18 +29,13 @@ class LabelOutcome:
 def annotate_source(
     job: LabelJob, *, target: str, config: PrepConfig, memory_bytes: int, limit_s: float | None = None
 ) -> LabelOutcome:
-    """Do one label source, in a process that may use `memory_bytes`. Never raises: what goes wrong is in the record."""
-    clock = Stopwatch()
-    if limit_s is None:
-        return _prepare(job, target, config, process.ledger(memory_bytes), clock)
-    worker = distributed.get_worker()
-    ledger = process.ledger(min(memory_bytes, worker.memory_manager.memory_limit or memory_bytes))
-    process.SLOTS.tell_through(worker, ledger)
-    try:
-        return within(limit_s, clock, functools.partial(_prepare, job, target, config, ledger, clock))
-    except Overdue as overdue:
-        lost = _record_failure(job, target, clock, "time-limit", str(overdue), overdue.stack)
-        return replace(lost, stuck_worker=worker.address)
+    """Do one label source, in a process that may use `memory_bytes`. Never raises: what goes wrong is in the record.
+
+    `limit_s` is the time limit of one stage (see `process.do`).
+    """
+    work = functools.partial(_annotate, job, target, config)
+    lost = functools.partial(_record_failure, job, target)
+    return process.do(work, lost, memory_bytes=memory_bytes, limit_s=limit_s)
 
 
 def record_killed(job: LabelJob, target: str) -> LabelOutcome:
@@ -52,21 +44,13 @@ def record_killed(job: LabelJob, target: str) -> LabelOutcome:
     return _record_loss(job, target, begin_label_record(job, "killed", reason="worker-died", message=message))
 
 
-def _prepare(job: LabelJob, target: str, config: PrepConfig, ledger: Ledger, clock: Stopwatch) -> LabelOutcome:
-    try:
-        return LabelOutcome(process.patiently(lambda: _try(job, target, config, ledger, clock)))
-    except Exception as failure:  # a store that does not answer, a bug, or memory: it costs this source only
-        stack = "".join(traceback.format_exception(failure))
-        return _record_failure(job, target, clock, type(failure).__name__, str(failure)[:2000], stack)
-
-
-def _try(job: LabelJob, target: str, config: PrepConfig, ledger: Ledger, clock: Stopwatch) -> LabelRecord:
+def _annotate(job: LabelJob, target: str, config: PrepConfig, ledger: Ledger, clock: Stopwatch) -> LabelOutcome:
     need_bytes = least_bytes(job)
     while True:
         try:
             with ledger.ticket() as ticket:
                 made = make_labels(job, target, config, ledger, ticket, clock, need_bytes)
-                return _write(job, target, made, clock)
+                return LabelOutcome(_write(job, target, made, clock))
         except Underestimated as error:
             need_bytes = error.need_bytes
 
@@ -107,13 +91,10 @@ def _write_labels(job: LabelJob, target: str, made: MadeLabels) -> LabelRecord:
     return record.changed(status="refused", reason=labels[0].reason, message=labels[0].message)
 
 
-def _record_failure(
-    job: LabelJob, target: str, clock: Stopwatch, reason: str, message: str, stack: str
-) -> LabelOutcome:
-    failed = begin_label_record(
-        job, "failed", reason=reason, message=message, traceback=stack, seconds=dict(clock.seconds)
-    )
-    return _record_loss(job, target, failed)
+def _record_failure(job: LabelJob, target: str, loss: Loss, clock: Stopwatch) -> LabelOutcome:
+    said = {"reason": loss.reason, "message": loss.message, "traceback": loss.stack}
+    failed = begin_label_record(job, "failed", seconds=dict(clock.seconds), **said)
+    return replace(_record_loss(job, target, failed), stuck_worker=loss.stuck_worker)
 
 
 def _record_loss(job: LabelJob, target: str, record: LabelRecord) -> LabelOutcome:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
-from dskprep.errors import DskprepError, UsageError
+from dskprep.errors import UsageError
 from dskprep.exchange import volume
 from dskprep.exchange.volume import ExportJob
 from dskprep.stopwatch import Stopwatch
 from dskprep.worker import admission, process
+from dskprep.worker.admission import Ledger
+from dskprep.worker.process import Loss
 
 
 @dataclass(frozen=True)
@@ -21,18 +24,22 @@ class Exported:
     stuck_worker: str = ""
 
 
-def export_volume(job: ExportJob, *, target: str, out: str, memory_bytes: int) -> Exported:
-    """Write the files of one volume, in a process that may use `memory_bytes`. Never raises."""
-    try:
-        return process.patiently(lambda: _try(job, target, out, memory_bytes))
-    except DskprepError as error:
-        return Exported(job.key, problem=str(error))
-    except Exception as failure:  # a bug, or memory: it costs this volume only
-        return Exported(job.key, problem=f"{type(failure).__name__}: {failure}"[:2000])
+def export_volume(
+    job: ExportJob, *, target: str, out: str, memory_bytes: int, limit_s: float | None = None
+) -> Exported:
+    """Write the files of one volume, in a process that may use `memory_bytes`. Never raises.
+
+    `limit_s` is the time limit of a volume (see `process.do`).
+    """
+
+    def lost(loss: Loss, _: Stopwatch) -> Exported:
+        problem = f"{loss.reason}: {loss.message}" if loss.is_bug else loss.message
+        return Exported(job.key, problem=problem, stuck_worker=loss.stuck_worker)
+
+    return process.do(functools.partial(_write, job, target, out), lost, memory_bytes=memory_bytes, limit_s=limit_s)
 
 
-def _try(job: ExportJob, target: str, out: str, memory_bytes: int) -> Exported:
-    ledger, clock = process.ledger(memory_bytes), Stopwatch()
+def _write(job: ExportJob, target: str, out: str, ledger: Ledger, clock: Stopwatch) -> Exported:
     record = volume.read_record(target, job)
     need_bytes = volume.need_bytes(record)
     if need_bytes > ledger.total_bytes:

@@ -7,11 +7,8 @@ computed, the next one is read and the previous one is written.
 from __future__ import annotations
 
 import functools
-import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-
-import distributed
 
 from dskprep.dataset import identity, label_store, store
 from dskprep.dataset.record import Record, RecordName
@@ -22,7 +19,7 @@ from dskprep.stopwatch import Stopwatch
 from dskprep.worker import process
 from dskprep.worker.admission import Ledger, Underestimated
 from dskprep.worker.make import Line, Made, begin_record, make_case
-from dskprep.worker.time_limit import Overdue, within
+from dskprep.worker.process import Loss
 
 
 @dataclass(frozen=True)
@@ -54,21 +51,12 @@ def prepare_patient(
 ) -> Outcome:
     """Do one case, in a process that may use `memory_bytes`.
 
-    Never raises: what goes wrong is in the record, as `refused`, or as `failed` with its traceback. With `limit_s`
-    (seconds), which needs a Dask worker, a stage that takes longer is given up, and so is this process.
+    Never raises: what goes wrong is in the record, as `refused`, or as `failed` with its traceback. `limit_s` is the
+    time limit of one stage (see `process.do`).
     """
-    clock = Stopwatch()
-    if limit_s is None:
-        return _prepare(job, target, config, process.ledger(memory_bytes), clock)
-    worker = distributed.get_worker()
-    # a worker that came late may have less memory than those that the client asked
-    ledger = process.ledger(min(memory_bytes, worker.memory_manager.memory_limit or memory_bytes))
-    process.SLOTS.tell_through(worker, ledger)
-    try:
-        return within(limit_s, clock, functools.partial(_prepare, job, target, config, ledger, clock))
-    except Overdue as overdue:
-        lost = _record_failure(job, target, config, clock, "time-limit", str(overdue), overdue.stack)
-        return replace(lost, stuck_worker=worker.address)
+    work = functools.partial(_prepare, job, target, config)
+    lost = functools.partial(_record_failure, job, target, config)
+    return process.do(work, lost, memory_bytes=memory_bytes, limit_s=limit_s)
 
 
 def record_killed(job: Job, target: str, config: PrepConfig) -> Outcome:
@@ -83,11 +71,7 @@ def record_killed(job: Job, target: str, config: PrepConfig) -> Outcome:
 
 
 def _prepare(job: Job, target: str, config: PrepConfig, ledger: Ledger, clock: Stopwatch) -> Outcome:
-    try:
-        return _outcome(job, process.patiently(lambda: _try(job, target, config, ledger, clock)))
-    except Exception as failure:  # a store that does not answer, a bug, or memory: it costs this patient only
-        stack = "".join(traceback.format_exception(failure))
-        return _record_failure(job, target, config, clock, type(failure).__name__, str(failure)[:2000], stack)
+    return _outcome(job, _try(job, target, config, ledger, clock))
 
 
 def _outcome(job: Job, records: Sequence[Record]) -> Outcome:
@@ -156,12 +140,11 @@ def _write(target: str, made: Made) -> Record:
     return record.changed(objects=objects, thumbnail=small)
 
 
-def _record_failure(
-    job: Job, target: str, config: PrepConfig, clock: Stopwatch, reason: str, message: str, stack: str
-) -> Outcome:
-    failed = begin_record(job.case, config, status="failed", reason=reason, message=message, traceback=stack)
+def _record_failure(job: Job, target: str, config: PrepConfig, loss: Loss, clock: Stopwatch) -> Outcome:
+    said = {"reason": loss.reason, "message": loss.message, "traceback": loss.stack}
+    failed = begin_record(job.case, config, status="failed", **said)
     failed = failed.changed(seconds=dict(clock.seconds), cpu_s=round(process.CPU.since_last(), 3))
-    return _record_loss(job, target, failed)
+    return replace(_record_loss(job, target, failed), stuck_worker=loss.stuck_worker)
 
 
 def _record_loss(job: Job, target: str, record: Record) -> Outcome:

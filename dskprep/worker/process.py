@@ -1,16 +1,26 @@
-"""What one worker process has one of: slots, a CPU meter, a ledger of its memory; and how patient it is."""
+"""What one worker process has one of: slots, a CPU meter, a ledger of its memory; and how it does a job of any kind.
+
+A job never raises. What goes wrong in it becomes a `Loss`, and costs this job only.
+"""
 
 from __future__ import annotations
 
+import functools
 import threading
 import time
+import traceback
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TypeVar
 
+import distributed
+
+from dskprep.errors import DskprepError
+from dskprep.stopwatch import Stopwatch
 from dskprep.worker import admission
 from dskprep.worker.admission import Ledger
 from dskprep.worker.slots import Slots
-from dskprep.worker.time_limit import CpuMeter
+from dskprep.worker.time_limit import CpuMeter, Overdue, within
 
 T = TypeVar("T")
 
@@ -20,6 +30,8 @@ WAIT_S = 2.0
 """Seconds before the second try; doubled before each further one."""
 DEADLINE_S = 600.0
 """Seconds after which a patient is not tried again."""
+MAX_MESSAGE = 2000
+"""Characters of the message of an error that are kept."""
 
 SLOTS = Slots()
 CPU = CpuMeter()
@@ -28,13 +40,60 @@ _LEDGERS: dict[int, Ledger] = {}
 _LEDGERS_LOCK = threading.Lock()
 
 
-def ledger(limit_bytes: int) -> Ledger:
+def _ledger(limit_bytes: int) -> Ledger:
     """Return the ledger of this process."""
     with _LEDGERS_LOCK:
         return _LEDGERS.setdefault(limit_bytes, Ledger(admission.usable_bytes(limit_bytes)))
 
 
-def patiently(work: Callable[[], T]) -> T:
+@dataclass(frozen=True)
+class Loss:
+    """Why a job was lost: its stage took too long, a store did not answer, or a bug.
+
+    `stuck_worker` is the address of the process if it hangs now and has to be restarted.
+    """
+
+    reason: str
+    message: str
+    stack: str
+    is_bug: bool = False
+    stuck_worker: str = ""
+
+
+def do(
+    work: Callable[[Ledger, Stopwatch], T],
+    lost: Callable[[Loss, Stopwatch], T],
+    *,
+    memory_bytes: int,
+    limit_s: float | None,
+) -> T:
+    """Return what `work` returns, or what `lost` makes of its failure. It may use `memory_bytes` of this process.
+
+    It is tried again where a store did not answer. With `limit_s` (seconds), which needs a Dask worker, a stage that
+    takes longer is given up, and so is this process.
+    """
+    clock = Stopwatch()
+
+    def attempt(ledger: Ledger) -> T:
+        try:
+            return _patiently(lambda: work(ledger, clock))
+        except Exception as failure:
+            stack, is_bug = "".join(traceback.format_exception(failure)), not isinstance(failure, DskprepError)
+            return lost(Loss(type(failure).__name__, str(failure)[:MAX_MESSAGE], stack, is_bug), clock)
+
+    if limit_s is None:
+        return attempt(_ledger(memory_bytes))
+    worker = distributed.get_worker()
+    # a worker that came late may have less memory than those that the client asked
+    ledger = _ledger(min(memory_bytes, worker.memory_manager.memory_limit or memory_bytes))
+    SLOTS.tell_through(worker, ledger)
+    try:
+        return within(limit_s, clock, functools.partial(attempt, ledger))
+    except Overdue as overdue:
+        return lost(Loss("time-limit", str(overdue), overdue.stack, stuck_worker=worker.address), clock)
+
+
+def _patiently(work: Callable[[], T]) -> T:
     """Return what `work` returns; try again where a store did not answer. Raises the error of the last try."""
     started = time.monotonic()
     for attempt in range(1, ATTEMPTS + 1):

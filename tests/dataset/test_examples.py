@@ -148,6 +148,8 @@ def test_labels_lie_beside_the_image_on_the_same_box(tmp_path: Path) -> None:
     item = examples.as_torch(3)[2]
     assert (tuple(item["tumour"].shape), item["is_positive"]) == ((1, 8, 12, 10), True)
     assert torch.equal(item["tumour"][0] > 0, item["image"][0] == 1000 - 1024)
+    with pytest.raises(UsageError, match="a label or joined column is called 'image'"):
+        opened.patches(8, around="Tum*", labels=["image"], positives=1.0).as_torch(1)
 
 
 @pytest.mark.parametrize(

@@ -135,5 +135,5 @@ def test_columns_of_a_joined_table_are_in_the_items(dataset: dskprep.Dataset) ->
     (batch,) = loader
     for key, grade, site in zip(batch["key"], batch["grade"].tolist(), batch["site"], strict=True):
         assert (grade, site) == (2, "") if key == one else (math.isnan(grade) and site == "A")
-    with pytest.raises(UsageError, match="a joined column is called 'image'"):
+    with pytest.raises(UsageError, match="joined column is called 'image'"):
         dataset.join(pd.DataFrame({"key": [one, other], "image": [1, 2]})).lung_patches(8).as_torch(4)
