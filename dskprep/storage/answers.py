@@ -37,7 +37,7 @@ ADVICE = (
     ),
     ("retrieving credentials|SSO", "mend what the profile gets its credentials from"),
     (
-        "Malformed.*region|PermanentRedirect|TemporaryRedirect|IllegalLocation|without LOCATION|30[1278]",
+        "Malformed.*region|PermanentRedirect|TemporaryRedirect|IllegalLocation|without LOCATION|\\b30[1278]\\b",
         "name the region of the bucket by AWS_DEFAULT_REGION, or in the profile",
     ),
     ("(?i)certificate|UnknownIssuer", "name the file of its CA's certificate by AWS_CA_BUNDLE"),
@@ -101,6 +101,8 @@ def to_os_error(error: Exception) -> OSError:
 
 
 def advice_for(text: str) -> str:
+    """Return what to do about a failure, by its text. Names in URLs say nothing: a port may look like a status."""
+    text = re.sub(r"\w+://\S+", "", text)
     return next((advice for pattern, advice in ADVICE if re.search(pattern, text)), DEFAULT_ADVICE)
 
 

@@ -21,7 +21,7 @@ from dskprep.cli import commands
 from dskprep.dataset import index
 from dskprep.errors import InfrastructureError
 from dskprep.source import cases
-from dskprep.storage import clients, connection
+from dskprep.storage import answers, clients, connection
 from dskprep.synthetic.s3server import HOST
 
 COMMANDS = {
@@ -226,3 +226,9 @@ def test_a_store_that_falls_silent_is_asked_in_short_again(s3: str, monkeypatch:
         with pytest.raises(InfrastructureError, match="Could not connect to the endpoint"):
             storage.read(f"{s3}/in/x")
     assert len(asked) == 1
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:43017/bucket?list-type=2", "https://certificate.test/sso/301/key"])
+def test_what_stands_in_a_url_is_not_taken_for_what_the_server_said(url: str) -> None:
+    assert answers.advice_for(f'Read timeout on endpoint URL: "{url}"') == answers.DEFAULT_ADVICE
+    assert "AWS_DEFAULT_REGION" in answers.advice_for(f'301 for "{url}"')
