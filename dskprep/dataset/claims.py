@@ -15,9 +15,9 @@ import datetime
 import functools
 import json
 import os
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, TypeVar
 
 import msgspec
 
@@ -25,6 +25,9 @@ from dskprep import storage
 from dskprep.dataset import own
 from dskprep.dataset.record import RecordName
 from dskprep.storage import Entry
+from dskprep.typed import converter
+
+T = TypeVar("T")
 
 MAX_BYTES = 4 << 20
 """Size of the largest claim that is read: many times that of the largest that a run makes."""
@@ -94,6 +97,9 @@ class Claim(msgspec.Struct, frozen=True):
         return [name for name in found if name.is_possible]
 
 
+_to_lease, _to_claim = converter(Lease), converter(Claim)
+
+
 class Listing(NamedTuple):
     """The entries of all leases, by the id of their run, and of all claims, by their number."""
 
@@ -155,12 +161,12 @@ def add(target: str, number: int, claim: Claim) -> bool:
 def read_leases(target: str, entries: Iterable[Entry]) -> dict[str, Lease]:
     """Read leases of a listing, by the id of their run; one that is damaged or gone says nothing but that id."""
     found = {name: Lease(name) for name in (entry.name.removesuffix(".json") for entry in entries)}
-    return found | {name: lease for name, lease in _read(target, entries, Lease) if name == lease.run_id}
+    return found | {name: lease for name, lease in _read(target, entries, _to_lease) if name == lease.run_id}
 
 
 def read_claims(target: str, entries: Iterable[Entry]) -> dict[int, Claim]:
     """Read claims of a listing, by their number; those that are damaged or gone are left out."""
-    return {int(name): claim for name, claim in _read(target, entries, Claim)}
+    return {int(name): claim for name, claim in _read(target, entries, _to_claim)}
 
 
 def end(target: str, lease: Lease) -> None:
@@ -173,7 +179,7 @@ def delete(target: str, names: Iterable[int | str]) -> None:
     storage.delete(target, [f"claims/{_name(name)}" for name in names])
 
 
-def _read(target: str, entries: Iterable[Entry], kind: Any) -> Iterator[tuple[str, Any]]:
+def _read(target: str, entries: Iterable[Entry], to_part: Callable[[Any], T]) -> Iterator[tuple[str, T]]:
     rest = [entry for entry in entries if entry.size <= MAX_BYTES]
     while rest:
         n_read = 0
@@ -182,7 +188,7 @@ def _read(target: str, entries: Iterable[Entry], kind: Any) -> Iterator[tuple[st
             for name, content in storage.read_many(_folder(target), rest):
                 n_read += 1
                 with contextlib.suppress(ValueError, RecursionError):  # a ValidationError is a ValueError
-                    yield name.removesuffix(".json"), msgspec.convert(json.loads(content), type=kind)
+                    yield name.removesuffix(".json"), to_part(json.loads(content))
         rest = rest[n_read + 1 :]
 
 

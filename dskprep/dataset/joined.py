@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import io
 import os
-import warnings
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,9 +10,9 @@ from typing import Any
 
 import pandas as pd
 
-from dskprep import keys, storage
+from dskprep import keys, storage, tables
 from dskprep.dataset import identity
-from dskprep.errors import DamagedDataset, InfrastructureError, UsageError
+from dskprep.errors import DamagedDataset, UsageError
 
 NAMED = 3
 """How many of several things a message names."""
@@ -98,6 +96,7 @@ def join(
     names = [f"row {i}" for i in range(1, len(owners) + 1)] if on in IDENTIFIERS else owners  # identifiers are not told
     _check_once(owners, names, where, column)
     chosen = _choose(frame, where, column, columns, known)
+    _check_plain(frame[chosen], where)
     there = set(of_volume.values()) - {None}
     digests = _digests(target, on, owners, there)
     rows = {d: row for d, row in zip(digests, _plain_rows(frame[chosen]), strict=True) if d is not None and d in there}
@@ -119,19 +118,11 @@ def _read(table: str | os.PathLike[str] | pd.DataFrame, column: str) -> tuple[pd
     try:
         content = storage.read(url)
         if content[:4] == b"PAR1":
-            return pd.read_parquet(io.BytesIO(content)), url
-        text = io.StringIO(content.decode("utf-8-sig"))
-        with warnings.catch_warnings(action="error", category=pd.errors.ParserWarning):  # of rows that are too long
-            return pd.read_csv(text, converters={column: str}, index_col=False, low_memory=False), url
+            return tables.from_parquet(tables.open_parquet(content)), url
+        return tables.from_csv(content, converters={column: str}, low_memory=False), url
     except FileNotFoundError as error:
         raise UsageError(f"{url}: there is no such file") from error
-    except InfrastructureError:
-        raise
-    except (
-        ValueError,
-        OSError,
-        pd.errors.ParserWarning,
-    ) as error:  # what pandas and pyarrow raise for what is no table
+    except ValueError as error:
         why = " ".join(str(error).split())[:200]
         raise UsageError(f"{url}: cannot be read as a CSV or Parquet table: {why}") from error
 
@@ -177,6 +168,16 @@ def _choose(
             "columns= those that you want"
         )
     return chosen
+
+
+def _check_plain(frame: pd.DataFrame, where: str) -> None:
+    """Raise UsageError for a column that does not hold numbers, texts or the like."""
+    for name in frame:
+        if frame[name].dtype == object and any(pd.api.types.is_list_like(value) for value in frame[name]):
+            raise UsageError(
+                f"{where}: expected numbers or texts in the column {str(name)!r:.100}, found lists; leave it out with "
+                "columns="
+            )
 
 
 def _digests(target: str, on: str, owners: Sequence[str], there: Collection[str]) -> list[str | None]:

@@ -13,6 +13,7 @@ from dskprep import keys
 from dskprep.dataset.facts import Bytes, Count, Number, StoredObject
 from dskprep.dataset.record import STATUSES, is_object_name, to_json
 from dskprep.errors import DamagedDataset
+from dskprep.typed import converter
 
 MAX_NAME = 80
 """Longest name under which a label is stored, in bytes of UTF-8."""
@@ -169,10 +170,13 @@ class LabelRecord(msgspec.Struct, frozen=True, kw_only=True):
         return to_json(content)
 
 
+_to_record = converter(LabelRecord)
+
+
 def parse_label_record(content: bytes, where: str) -> LabelRecord:
     """Read the content of a record's file, named by `where`. Raises DamagedDataset if it is not a whole record."""
     try:
-        record = msgspec.convert(json.loads(content), type=LabelRecord)
+        record = _to_record(json.loads(content))
         _check(record, where)
     except (ValueError, OverflowError, RecursionError, msgspec.ValidationError) as error:
         why = " ".join(str(error).split())[:300].encode(errors="backslashreplace").decode()

@@ -16,6 +16,7 @@ import numpy as np
 
 from dskprep import storage
 from dskprep.errors import DamagedDataset
+from dskprep.typed import converter
 
 Edge = Annotated[int, msgspec.Meta(ge=1)]
 Index = tuple[Edge, Edge, Edge]
@@ -89,6 +90,9 @@ class _Metadata(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     storage_transformers: Annotated[list[Any], msgspec.Meta(max_length=0)] = []
 
 
+_to_metadata, _to_sharding, _to_settings = converter(_Metadata), converter(_Sharding), converter(dict[str, Setting])
+
+
 def read_array(url: str) -> dict[str, Any]:
     """Read the metadata of the array at a URL, as plain JSON values.
 
@@ -97,7 +101,7 @@ def read_array(url: str) -> dict[str, Any]:
     place = storage.join(url, "zarr.json")
     metadata = _read(place)
     try:
-        _check(msgspec.convert(metadata, _Metadata))
+        _check(_to_metadata(metadata))
     except (ValueError, RecursionError) as error:  # a ValidationError is a ValueError
         raise damaged(place, f"is damaged ({_shorten(error)})") from error
     return metadata
@@ -230,9 +234,9 @@ def _check_codecs(codecs: list[_Named], outer: Index) -> Index:
         if codec.name not in CODECS:
             raise ValueError(f"expected the codecs {', '.join(CODECS)}, found {codec.name!r:.100}")
         if codec.name != "sharding_indexed":
-            msgspec.convert(codec.configuration, dict[str, Setting])
+            _to_settings(codec.configuration)
             continue
-        sharding = msgspec.convert(codec.configuration, _Sharding)
+        sharding = _to_sharding(codec.configuration)
         counts = [s // c for s, c in zip(outer, sharding.chunk_shape, strict=True)]
         if [n * c for n, c in zip(counts, sharding.chunk_shape, strict=True)] != list(outer):
             raise ValueError(f"expected whole chunks of {list(sharding.chunk_shape)} in a shard of {list(outer)}")

@@ -24,6 +24,7 @@ from dskprep.dataset.facts import (
 )
 from dskprep.errors import DamagedDataset
 from dskprep.keys import FURTHER as FURTHER
+from dskprep.typed import converter
 from dskprep.volume import Grid
 
 STATUSES = ("written", "set-aside", "refused", "failed", "killed")
@@ -140,11 +141,14 @@ def further_key(key: str, uid_sha256: str | None, stack: int | None = None) -> s
     return f"{key}{FURTHER}{uid_sha256 or ''}{'' if stack is None else f'.{stack}'}"
 
 
+_to_record = converter(Record)
+
+
 def parse_record(content: bytes, where: str) -> Record:
     """Read the content of a record's file, named by `where`. Raises DamagedDataset if it is not a whole record."""
     try:
         # not msgspec's own decoder: it refuses the lone surrogates by which a path that is not UTF-8 is written
-        record = msgspec.convert(json.loads(content, parse_constant=_refuse_constant), type=Record)
+        record = _to_record(json.loads(content, parse_constant=refuse_constant))
         _check(record, where)
     except (ValueError, OverflowError, RecursionError, msgspec.ValidationError) as error:
         why = " ".join(str(error).split())[:300].encode(errors="backslashreplace").decode()
@@ -195,7 +199,8 @@ def check_key(key: str) -> str:
     return key
 
 
-def _refuse_constant(constant: str) -> None:
+def refuse_constant(constant: str) -> None:
+    """Raise ValueError for NaN and the like, which are no JSON."""
     raise ValueError(f"expected a number, found {constant}")
 
 

@@ -11,6 +11,7 @@ import msgspec
 from dskprep import keys, storage
 from dskprep.dataset.record import to_json
 from dskprep.errors import DamagedDataset, UsageError
+from dskprep.typed import converter
 
 FORMAT = 1
 """Version of the file of a split."""
@@ -56,6 +57,9 @@ class Content(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return msgspec.structs.replace(self, sha256=hashlib.sha256(plain).hexdigest())
 
 
+_to_content = converter(Content)
+
+
 def place_of(target: str, place: str | os.PathLike[str]) -> str:
     """Return where a split lies: beside the dataset if it is named by a plain word, else where the path says."""
     if isinstance(place, str) and keys.is_plain(place) and not place.endswith(".json"):
@@ -81,7 +85,7 @@ def check(rule: Rule) -> Rule:
 def read(target: str, place: str | os.PathLike[str]) -> tuple[Content, str]:
     url = place_of(target, place)
     try:
-        content = msgspec.convert(json.loads(storage.read(url)), Content)
+        content = _to_content(json.loads(storage.read(url)))
         check(content.rule)
         is_whole = content.sealed() == content
     except FileNotFoundError as error:

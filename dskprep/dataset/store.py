@@ -22,9 +22,18 @@ from typing import Any
 from dskprep import storage
 from dskprep.dataset import layout, own
 from dskprep.dataset.facts import StoredObject
-from dskprep.dataset.record import FURTHER, STATUSES, Record, RecordName, check_key, parse_record, to_json
+from dskprep.dataset.record import (
+    FURTHER,
+    STATUSES,
+    Record,
+    RecordName,
+    check_key,
+    parse_record,
+    refuse_constant,
+    to_json,
+)
 from dskprep.errors import DamagedDataset, UsageError
-from dskprep.settings import PrepConfig
+from dskprep.settings import PrepConfig, from_dict
 from dskprep.storage import Entry
 
 FORMAT = 1
@@ -86,10 +95,12 @@ def check_place(target: str) -> None:
 
 
 def _is_dataset(place: str) -> bool:
-    """Tell whether a place holds a dataset of any format. One that may not be read does not count."""
+    """Tell whether a place holds a dataset of any format, or a damaged one. One that may not be read does not count."""
     try:
         content = json.loads(storage.read(storage.join(place, "dataset.json")))
-    except (OSError, ValueError, RecursionError):  # of rights to a part of a bucket the folders above are no part
+    except (ValueError, RecursionError):
+        return storage.is_folder(storage.join(place, "records"))
+    except OSError:  # of rights to a part of a bucket the folders above are no part
         return False
     return isinstance(content, dict) and content.keys() >= {"format", "settings", "digest"}
 
@@ -110,7 +121,8 @@ def describe(target: str) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise UsageError(f"{target}: there is no dskprep dataset here (no dataset.json)") from error
     try:
-        content: dict[str, Any] = json.loads(read)
+        content: dict[str, Any] = json.loads(read, parse_constant=refuse_constant)
+        json.dumps(content, ensure_ascii=False).encode()  # not every text that JSON can hold can be written again
     except (ValueError, RecursionError) as error:
         raise DamagedDataset(f"{target}: dataset.json is damaged: {error}") from error
     found = content.get("format") if isinstance(content, dict) else None
@@ -119,6 +131,14 @@ def describe(target: str) -> dict[str, Any]:
     if not (isinstance(content.get("settings"), dict) and isinstance(content.get("digest"), str)):
         raise DamagedDataset(f"{target}: dataset.json is damaged: it lacks the settings or their digest")
     return content
+
+
+def settings_of(target: str) -> PrepConfig:
+    """Return the settings of a dataset, with the defaults of those that it does not name.
+
+    Raises as `describe` does, and UsageError if there is one that this dskprep does not know.
+    """
+    return from_dict(describe(target)["settings"], target)
 
 
 def record_names(target: str) -> Iterator[RecordName]:

@@ -148,7 +148,7 @@ def _field(column: Any, values: pd.Series) -> dict[str, Any]:
 
 
 def _summary(dataset: Dataset, table: pd.DataFrame) -> str:
-    spacing = " x ".join(f"{mm:g}" for mm in dataset.settings["spacing_mm"])
+    spacing = " x ".join(f"{mm:g}" for mm in store.settings_of(dataset.url).spacing_mm)
     patients = f" of {table['patient'].nunique()} patients" if "patient" in table else ""
     return (
         f"{len(table)} chest CT volumes{patients}, prepared by dskprep: upright in the patient's axes, {spacing} mm "

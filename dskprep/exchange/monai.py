@@ -6,9 +6,9 @@ from typing import Any
 
 from dskprep.dataset.record import to_json
 from dskprep.exchange.cohort import Cohort, Member
+from dskprep.exchange.place import PATHS
 
-IMAGE, MASK = "images/{key}.nii.gz", "labels/{key}.nii.gz"
-TEST = (IMAGE, MASK)
+IMAGE, MASK = TEST = PATHS[4:]
 
 
 def describe(cohort: Cohort, name: str, licence: str) -> dict[str, bytes]:

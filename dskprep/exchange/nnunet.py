@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 
+from dskprep.dataset import store
 from dskprep.dataset.record import to_json
 from dskprep.exchange.cohort import Cohort
+from dskprep.exchange.place import PATHS
 
-IMAGE, MASK = "imagesTr/{key}_0000.nii.gz", "labelsTr/{key}.nii.gz"
-TEST = ("imagesTs/{key}_0000.nii.gz", "labelsTs/{key}.nii.gz")
+(IMAGE, MASK), TEST = PATHS[:2], PATHS[2:4]
 
 
 def describe(cohort: Cohort, name: str, licence: str) -> dict[str, bytes]:
@@ -17,7 +18,7 @@ def describe(cohort: Cohort, name: str, licence: str) -> dict[str, bytes]:
     nnU-Net looks for `splits_final.json` in its folder of preprocessed data: copy it there after planning.
     """
     training = cohort.of_part(None, "train", "validation")
-    spacing = " x ".join(f"{mm:g}" for mm in cohort.dataset.settings["spacing_mm"])
+    spacing = " x ".join(f"{mm:g}" for mm in store.settings_of(cohort.dataset.url).spacing_mm)
     content = {
         "name": name,
         "description": f"Chest CT prepared by dskprep. All volumes have the spacing {spacing} mm (z, y, x): keep it, "

@@ -14,11 +14,17 @@ import msgspec
 
 from dskprep import keys, storage
 from dskprep.dataset.facts import StoredObject
-from dskprep.dataset.record import is_object_name, to_json
+from dskprep.dataset.record import to_json
 from dskprep.errors import UsageError
+from dskprep.typed import converter
 
 BEGIN = ".dskprep/export.json"
 FOLDER = ".dskprep/volumes"
+PATHS = (
+    *("imagesTr/{key}_0000.nii.gz", "labelsTr/{key}.nii.gz", "imagesTs/{key}_0000.nii.gz", "labelsTs/{key}.nii.gz"),
+    *("images/{key}.nii.gz", "labels/{key}.nii.gz"),
+)
+"""What the files of a volume are called: by nnU-Net, and for MONAI."""
 
 
 class VolumeRecord(msgspec.Struct, frozen=True):
@@ -27,6 +33,9 @@ class VolumeRecord(msgspec.Struct, frozen=True):
     key: str
     digest: str
     files: dict[str, StoredObject]
+
+
+_to_record = converter(VolumeRecord)
 
 
 def begin(out: str, asked: dict[str, Any]) -> None:
@@ -62,11 +71,10 @@ def records(out: str) -> dict[str, VolumeRecord]:
     found = {}
     for _, content in storage.read_many(url, storage.listing(url)):
         try:
-            record = msgspec.convert(json.loads(content), VolumeRecord)
+            record = _to_record(json.loads(content))
         except (ValueError, RecursionError, msgspec.ValidationError):
             continue
-        is_sound = keys.is_of_series(record.key) and all(map(is_object_name, record.files))
-        if is_sound and all(there.get(name) == about.n_bytes for name, about in record.files.items()):
+        if _is_ours(record) and all(there.get(name) == about.n_bytes for name, about in record.files.items()):
             found[record.key] = record
     return found
 
@@ -75,6 +83,12 @@ def write(out: str, record: VolumeRecord, files: dict[str, bytes]) -> None:
     """Write the files of a volume, and then its record."""
     storage.write_many(out, files)
     storage.write_many(out, {f"{FOLDER}/{record.key}.json": to_json(msgspec.to_builtins(record))})
+
+
+def _is_ours(record: VolumeRecord) -> bool:
+    """Tell whether an export names its files so; a record may be a stranger's, and what it names may be deleted."""
+    names = {path.format(key=record.key) for path in PATHS}
+    return keys.is_of_series(record.key) and names >= record.files.keys()
 
 
 def drop(out: str, stale: Iterable[VolumeRecord]) -> None:

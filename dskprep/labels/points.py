@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import csv
-import io
-import warnings
 from collections.abc import Iterable
 
 import numpy as np
 import pandas as pd
-import pyarrow
 
+from dskprep import tables
 from dskprep.dicom.slices import MAX_POSITION_MM
 from dskprep.errors import Refusal, UsageError
 from dskprep.labels.attributes import one_line, refuse_if_more
@@ -59,22 +57,13 @@ def _read(content: bytes, where: str) -> pd.DataFrame:
     try:
         if content[:4] == b"PAR1":
             return _read_parquet(content, where)
-        text = content.decode("utf-8-sig")
-        if "\0" in text:
+        if b"\0" in content:
             raise ValueError("it holds zero bytes")
-        header = text.split("\n", 1)[0]
+        header = content.partition(b"\n")[0].decode("utf-8-sig")
         refuse_if_more(header.count(",") + 1, MAX_COLUMNS, "columns", where)
         _check_header(header, where)
-        with warnings.catch_warnings(action="error", category=pd.errors.ParserWarning):
-            return pd.read_csv(
-                io.StringIO(text),
-                dtype=str,
-                keep_default_na=False,
-                nrows=MAX_ROWS + 1,
-                index_col=False,
-                skipinitialspace=True,
-            )
-    except (ValueError, OSError, pd.errors.ParserWarning, pyarrow.ArrowException) as error:
+        return tables.from_csv(content, dtype=str, keep_default_na=False, nrows=MAX_ROWS + 1, skipinitialspace=True)
+    except ValueError as error:
         raise Refusal("label-damaged", f"{where}: cannot be read as a table: {one_line(error)}") from error
 
 
@@ -89,15 +78,12 @@ def _check_header(header: str, where: str) -> None:
 
 
 def _read_parquet(content: bytes, where: str) -> pd.DataFrame:
-    from pyarrow import parquet
-
-    file = parquet.ParquetFile(io.BytesIO(content))
+    file = tables.open_parquet(content)
     refuse_if_more(file.metadata.num_rows, MAX_ROWS, "rows", where)
     refuse_if_more(file.metadata.num_columns, MAX_COLUMNS, "columns", where)
     groups = (file.metadata.row_group(k) for k in range(file.metadata.num_row_groups))
     refuse_if_more(sum(group.total_byte_size for group in groups), MAX_BYTES, "bytes", where)
-    table: pd.DataFrame = file.read().to_pandas()
-    return table
+    return tables.from_parquet(file)
 
 
 def _check(table: pd.DataFrame, where: str) -> pd.DataFrame:

@@ -221,7 +221,9 @@ def histograms(written: pd.DataFrame) -> list[Histogram]:
         name, unit = MEASURES[column]
         values = written[column].dropna()
         if len(values):
-            counts, edges = np.histogram(values, N_BARS)
+            low, high = values.min(), values.max()
+            # a record may be a stranger's, and numpy takes no range that is next to nothing
+            counts, edges = np.histogram(values, N_BARS, (low, max(high, low + 1e-6 * max(1.0, abs(low)))))
             title = name[0].upper() + name[1:]
             found.append(Histogram(title, unit, edges.tolist(), counts.tolist(), float(values.median())))
     return found

@@ -29,7 +29,6 @@ from dskprep.pipeline import cluster, cluster_check, executor
 from dskprep.pipeline.account import Summary
 from dskprep.pipeline.label_account import LabelSummary
 from dskprep.pipeline.observer import LoggedNotes, Observer, tell
-from dskprep.settings import from_dict
 from dskprep.source.label_files import Asked, LabelFile, label_files
 from dskprep.worker import annotate as work
 from dskprep.worker.annotate import LabelOutcome
@@ -111,7 +110,7 @@ def annotate(
     if labels == target or storage.is_within(labels, storage.join(target, "volumes")):
         raise UsageError(f"{labels}: is the dataset itself; name the folder with the labels")
     asked = Asked(tuple(only), name_as, dict(names or {}), consensus)
-    settings = from_dict(store.describe(target)["settings"], target)
+    settings = store.settings_of(target)
     files = label_files(labels, patterns)
     for note in cluster_check.check(client, labels, target) if client else []:
         tell(everybody, "on_note", note)

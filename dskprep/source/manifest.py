@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import io
 from typing import NamedTuple
 
 import pandas as pd
 
-from dskprep import storage
-from dskprep.errors import InfrastructureError, UsageError
+from dskprep import storage, tables
+from dskprep.errors import UsageError
 from dskprep.source import catalogue
 
 
@@ -26,15 +25,14 @@ def read(source: str) -> list[tuple[str, str]] | Cohort:
     empty, if one holds credentials, which is not repeated, or if a key stands there twice.
     """
     try:
-        content = io.BytesIO(storage.read(source))
+        content = storage.read(source)
         is_csv = source.lower().endswith(".csv")
-        table = _read_csv(content) if is_csv else pd.read_parquet(content)
+        table = _read_csv(content) if is_csv else tables.from_parquet(tables.open_parquet(content))
     except FileNotFoundError as error:
         raise UsageError(f"{source}: there is no such file") from error
-    except InfrastructureError:
-        raise
-    except (ValueError, OSError) as error:
-        raise UsageError(f"{source}: cannot be read as a manifest: {error}") from error
+    except ValueError as error:
+        why = " ".join(str(error).split())[:200]
+        raise UsageError(f"{source}: cannot be read as a manifest: {why}") from error
     if not {"key", "url"} <= set(table.columns):
         if any(storage.holds_credentials(str(column)) for column in table.columns):  # as where the header is missing
             raise UsageError(f"{source}: expected the columns 'key' and 'url'; {storage.CREDENTIALS}")
@@ -67,8 +65,8 @@ def _check_filled(table: pd.DataFrame, source: str, columns: list[str]) -> None:
         )
 
 
-def _read_csv(content: io.BytesIO) -> pd.DataFrame:
-    return pd.read_csv(content, dtype=object, keep_default_na=False, encoding_errors="surrogateescape")
+def _read_csv(content: bytes) -> pd.DataFrame:
+    return tables.from_csv(content, dtype=object, keep_default_na=False, encoding_errors="surrogateescape")
 
 
 def _text(value: object) -> str:

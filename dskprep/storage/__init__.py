@@ -116,7 +116,7 @@ def read_head(url: str, n_bytes: int) -> bytes:
     with _opened(url) as (fs, path), _changes_raised():
         if is_bucket(url):
             return bucket.read_head(fs, path, n_bytes)
-        return bytes(fs.cat_file(path, start=0, end=n_bytes))
+        return local.read_head(fs, path, n_bytes)
 
 
 def read_ranges(url: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:

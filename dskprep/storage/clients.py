@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Any
 import fsspec
 import fsspec.asyn
 from aiobotocore.session import AioSession
+from fsspec.exceptions import FSTimeoutError
 from obstore.store import S3Store
 
 from dskprep.storage import answers, credential_program
-from dskprep.storage.answers import FAILURES, Hopeless
+from dskprep.storage.answers import FAILURES, Hopeless, Unanswered
 from dskprep.storage.public import PublicStore
 from dskprep.storage.s3_settings import s3_settings
 
@@ -32,6 +33,8 @@ S3FS_ROUNDS = 3
 """Tries of s3fs around botocore's own. The waits of both multiply, so there are fewer than s3fs's default of 5."""
 CONTACT_LIMITS = {"connect_timeout": 5, "read_timeout": 5, "retries": {"total_max_attempts": 3, "mode": "standard"}}
 """Of the first request to a bucket, times in seconds: it has failed after 18."""
+CONTACT_S = 25.0
+"""Longest wait for its whole answer, in seconds; each of the limits above begins anew with every byte."""
 CREDENTIALS_FOR = timedelta(minutes=5)
 """How long obstore uses credentials before it asks botocore, which renews them, for those of now."""
 
@@ -106,7 +109,7 @@ def _is_throttled(error: Exception) -> bool:
 
 
 def first_contact(bucket: str, *, public: PublicStore | None = None) -> Place:
-    """Ask a bucket for its first object, within CONTACT_LIMITS, and return where the request went in the end.
+    """Ask a bucket for its first object, within CONTACT_LIMITS and CONTACT_S; return where the request went in the end.
 
     Whatever is answered will do. Raises Unanswered if nothing is, Hopeless if no request can be sent.
     """
@@ -114,7 +117,10 @@ def first_contact(bucket: str, *, public: PublicStore | None = None) -> Place:
     sent: list[Any] = []
     fs.s3.meta.events.register("before-send.s3.ListObjectsV2", lambda request, **_: sent.append(request))
     try:
-        fs.call_s3("list_objects_v2", Bucket=bucket, MaxKeys=1)
+        fsspec.asyn.sync(fs.loop, fs._call_s3, "list_objects_v2", Bucket=bucket, MaxKeys=1, timeout=CONTACT_S)
+    except FSTimeoutError as error:
+        said = f"no whole answer came from {fs.s3.meta.endpoint_url} within {CONTACT_S:g} s"
+        raise Unanswered(f"{said}; {answers.DEFAULT_ADVICE}") from error
     except FAILURES as error:
         if not answers.answer_to(error).status:
             raise answers.to_os_error(error) from error

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import stat
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -132,11 +133,25 @@ def list_below(fs: Any, path: str, *, follow_links: bool = True) -> Iterator[Ent
 
 
 def read(fs: Any, path: str) -> bytes:
+    refuse_devices(path)
     return bytes(fs.cat_file(path))
+
+
+def read_head(fs: Any, path: str, n_bytes: int) -> bytes:
+    refuse_devices(path)
+    return bytes(fs.cat_file(path, start=0, end=n_bytes))
+
+
+def refuse_devices(path: str) -> None:
+    """Raise OSError for what is there and is no file: reading a pipe may wait for ever, and a device may never end."""
+    mode = os.stat(path).st_mode  # noqa: PTH116
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise OSError(f"{path}: expected a file, found a device, a pipe or a socket")
 
 
 def read_ranges(fs: Any, path: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
     """Read the parts of a file from each start to before each end."""
+    refuse_devices(path)
     parts = []
     with fs.open(path, "rb") as file:
         for start, end in ranges:

@@ -18,22 +18,27 @@ SCHEMES = ("file", "s3", "s3a")
 CREDENTIALS = "a URL must not hold credentials; set them in the environment or a profile"
 """What is said of a URL that holds some. It is not repeated."""
 
-_PLACE = re.compile(r"(\w*):/+([^/]*)")
+MAX_CHARACTERS = 4096
+"""Longest URL or path: what Linux takes; keys on S3 have a quarter of it."""
+
+_PLACE = re.compile(r"(?<!\w)(\w*):/+([^/]*)")
 """A scheme and the host behind it, of a URL or of one within it."""
-_SIGNED = re.compile(r"[?&;#][^=&/]*(sig|token|secret|passw|credential|key|auth|accessid)[^=&/]*=", re.IGNORECASE)
-"""What stands in the query of a URL that grants access to whoever has it."""
+_GRANTS = re.compile(r"sig|token|secret|passw|credential|key|auth|accessid", re.IGNORECASE)
+"""Names of what stands in the query of a URL that grants access to whoever has it."""
 
 
 def absolute(url: str | os.PathLike[str]) -> str:
     """Return a URL or path in a form that means the same in every process: relative paths become absolute.
 
-    Raises UsageError if it holds credentials (URLs go into tasks, records and messages), has another scheme than
-    SCHEMES, names a version of an object, or no place, or the way to a place in a bucket by `.`, `..` or nothing, which
-    requests cannot name.
+    Raises UsageError if it is too long, holds credentials (URLs go into tasks, records and messages), has another
+    scheme than SCHEMES, names a version of an object, or no place, or the way to a place in a bucket by `.`, `..` or
+    nothing, which requests cannot name.
     """
     if not isinstance(url, (str, os.PathLike)):
         raise UsageError(f"expected a path or a URL, found {url!r}")
     url = os.fspath(url)
+    if len(url) > MAX_CHARACTERS:
+        raise UsageError(f"expected a URL or path of at most {MAX_CHARACTERS} characters, found {len(url)}")
     if holds_credentials(url):
         raise UsageError(CREDENTIALS)
     if not url or url.rstrip("/").lower() in ("s3:", "s3a:", "file:"):
@@ -66,7 +71,9 @@ def holds_credentials(text: str) -> bool:
     text = unquote(text)
     scheme, place = _split(text)
     is_foreign = bool(scheme) and scheme not in SCHEMES
-    if _SIGNED.search(text) or (is_foreign and "@" in place):  # a secret may hold a slash
+    names = (part.partition("=") for part in re.split(r"[?&;#]", text)[1:])
+    is_signed = any(mark and "/" not in name and _GRANTS.search(name) for name, mark, _ in names)
+    if is_signed or (is_foreign and "@" in place):  # a secret may hold a slash
         return True
     return any(_is_users(scheme.lower(), host) for scheme, host in _PLACE.findall(text))
 

@@ -6,6 +6,8 @@ import hashlib
 import json
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -384,3 +386,26 @@ def test_a_listing_is_all_that_an_index_up_to_date_needs(
     monkeypatch.setattr(storage, "read_many", lambda _, entries: iter(read.extend(e.name for e in entries) or ()))
     opened = dskprep.open_dataset(target)
     assert (len(opened.where(lambda _: True)), len(opened.index), read) == (2, 2, [])
+
+
+def test_threads_that_read_the_first_records_of_a_process_do_not_meet_in_msgspec() -> None:
+    """msgspec looks at a type when it is first asked for it; two threads that ask first can crash the process."""
+    program = """
+import sys
+from dskprep.dataset import claims, label_record, layout, record, split_file
+from dskprep.exchange import place
+looked_at = []
+sys.setprofile(lambda frame, event, _: looked_at.append(frame.f_code.co_name) if event == "call" else None)
+for convert in (
+    record._to_record, label_record._to_record, claims._to_lease, claims._to_claim, layout._to_metadata,
+    layout._to_sharding, split_file._to_content, place._to_record,
+):
+    try:
+        convert({})
+    except ValueError:
+        pass
+sys.setprofile(None)
+print(looked_at.count("get_class_annotations"))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "0", done.stdout + done.stderr

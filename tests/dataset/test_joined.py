@@ -5,9 +5,12 @@ from __future__ import annotations
 import pickle
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 import tiny
+from pyarrow import parquet
 
 import dskprep
 from dskprep import storage
@@ -82,6 +85,29 @@ def test_what_has_no_counterpart_is_counted_and_named(dataset: dskprep.Dataset, 
 def test_what_cannot_be_joined_is_named(dataset: dskprep.Dataset, tmp_path: Path, text: str, said: str) -> None:
     with pytest.raises(UsageError, match=said):
         dataset.join(csv(tmp_path, text))
+
+
+def test_tables_of_strangers_are_one_line(dataset: dskprep.Dataset, tmp_path: Path) -> None:
+    nested = pd.DataFrame({"key": KEYS, "many": [[1], [2], [3]]})
+    nested.to_parquet(tmp_path / "nested.parquet")
+    with pytest.raises(UsageError, match="expected numbers or texts in the column 'many', found lists"):
+        dataset.join(tmp_path / "nested.parquet")
+    table = pa.Table.from_pylist([{"key": key, "grade": 1} for key in KEYS])
+    for said in (b'{"columns": [5]}', b'{"columns": [{"name": "grade", "numpy_type": "evil"}]}', b"no json"):
+        parquet.write_table(table.replace_schema_metadata({b"pandas": said}), tmp_path / "t.parquet")
+        assert [row["grade"] for row in dataset.join(tmp_path / "t.parquet").rows] == [1, 1, 1]
+    content = bytearray((tmp_path / "t.parquet").read_bytes())
+    rng = np.random.default_rng(0)
+    n_refused = 0
+    for _ in range(60):
+        damaged = bytearray(content)
+        damaged[int(rng.integers(4, len(content)))] ^= int(rng.integers(1, 256))
+        (tmp_path / "t.parquet").write_bytes(damaged)
+        try:
+            dataset.join(tmp_path / "t.parquet")
+        except UsageError as error:
+            n_refused += "\n" not in str(error)
+    assert n_refused > 10
 
 
 def test_other_mistakes_are_named(dataset: dskprep.Dataset, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ import dskprep
 from dskprep import storage
 from dskprep.cli import commands
 from dskprep.dataset import store
-from dskprep.errors import UsageError
+from dskprep.errors import DamagedDataset, UsageError
 from dskprep.exchange.volume import ExportJob
 from dskprep.settings import PrepConfig
 from dskprep.synthetic import scanner
@@ -101,6 +101,27 @@ def voxels(out: str, name: str, folder: Path) -> Any:
     (folder / "read.nii.gz").write_bytes(storage.read(f"{out}/{name}"))
     image = nib.load(folder / "read.nii.gz")
     return np.asarray(image.dataobj), image.affine
+
+
+def test_an_altered_record_deletes_nothing_of_others(target: str, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    dskprep.export("monai", target, out)
+    (out / "thesis.doc").write_text("mine")
+    files = {"thesis.doc": {"bytes": 4, "sha256": ""}}
+    for key in ("zz", KEYS[0]):
+        (out / f".dskprep/volumes/{key}.json").write_text(json.dumps({"key": key, "digest": "x", "files": files}))
+    assert dskprep.export("monai", target, out).counts == {"written": 1, "already": len(KEYS) - 1}
+    assert (out / "thesis.doc").read_text() == "mine"
+
+
+@pytest.mark.parametrize("settings", ['{"spacing_mm": "x"}', '{"spacing_mm": [1, NaN, 1]}', '{"unheard": 1}'])
+def test_settings_that_nobody_wrote_are_one_line(target: str, tmp_path: Path, settings: str) -> None:
+    place = Path(target, "dataset.json")
+    content = json.loads(place.read_text())
+    place.write_text(json.dumps(content | {"settings": {}}).replace('"settings": {}', f'"settings": {settings}'))
+    for kind in ("nnunet", "croissant"):
+        with pytest.raises((UsageError, DamagedDataset)):
+            dskprep.export(kind, target, tmp_path / kind)
 
 
 @pytest.mark.usefixtures("unchanged")

@@ -247,6 +247,10 @@ def test_a_line_that_leads_nowhere_is_a_case_too(place: str) -> None:
         ("key,url\nok,a\np+1,b\n", "cannot name a volume"),
         ("key,url\nok,a\np1,s3://AKIA:secret@bucket/x\n", "must not hold credentials"),
         ('key,url\n"p1,a\n', "cannot be read"),
+        ("key,url\nxx,shifted,a\n", "cannot be read"),
+        ("key,url\np1,a\np2,b,c\n", "cannot be read"),
+        ("key,url,z\np1,a,1,2,3\n", "cannot be read"),
+        ("key,key,url\np1,p2,a\n", "the column 'key' is there twice"),
     ],
 )
 def test_a_bad_manifest_is_refused_before_its_first_line_is_done(tmp_path: Path, text: str, problem: str) -> None:

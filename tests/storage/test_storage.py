@@ -520,3 +520,26 @@ def test_no_other_scheme_and_no_chain_is_opened(url: str, monkeypatch: pytest.Mo
             UsageError, match=r"expected a path, or a URL that begins with s3:// or file://, found '.*://"
         ):
             door(url)
+
+
+@pytest.mark.parametrize("text", ["?sig" * 100_000, "?" * 400_000, "x" * 400_000, ":/" * 200_000, "?a=b&" * 80_000])
+def test_whether_a_text_holds_credentials_is_found_in_one_pass(text: str) -> None:
+    """With an expression that goes back, each of these took minutes or more."""
+    assert not storage.holds_credentials(text)
+
+
+def test_a_url_has_a_longest_length() -> None:
+    with pytest.raises(UsageError, match="expected a URL or path of at most 4096 characters, found 5010"):
+        storage.absolute("s3://" + "x" * 5005)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device"])
+def test_what_is_no_file_is_not_read(tmp_path: Path, kind: str) -> None:
+    if kind == "pipe":
+        os.mkfifo(tmp_path / "dataset.json")
+    else:
+        (tmp_path / "dataset.json").symlink_to("/dev/zero")
+    where = f"{tmp_path}/dataset.json"
+    for read in (storage.read, lambda url: storage.read_head(url, 10), lambda url: storage.read_ranges(url, [(0, 10)])):
+        with pytest.raises(InfrastructureError, match="expected a file, found a device, a pipe or a socket"):
+            read(where)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import selectors
 import socket
 import threading
@@ -75,6 +76,24 @@ def silent(no_setup: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Silent]:
         yield silent
 
 
+class Dripping(Silent):
+    """A server that sends its answer byte by byte, and never ends it."""
+
+    def _serve(self) -> None:
+        self._listener.settimeout(0.05)
+        held: list[socket.socket] = []
+        while not select.select([self._ended], [], [], 0.05)[0]:
+            with contextlib.suppress(TimeoutError):
+                held.append(self._listener.accept()[0])
+                held[-1].sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n")
+                self.n_connections += 1
+            for each in held:
+                with contextlib.suppress(OSError):
+                    each.sendall(b"<")
+        for each in held:
+            each.close()
+
+
 def line_of(words: list[str], folder: Path, capsys: pytest.CaptureFixture[str], bucket: str = "s3://bucket") -> str:
     """Return the one line in which a command ends, or `open_dataset`."""
     if not words:
@@ -107,6 +126,19 @@ def test_an_endpoint_that_never_answers(
     assert silent.endpoint in line
     assert line.endswith("check the endpoint (AWS_ENDPOINT_URL), region and network")
     assert silent.n_connections
+
+
+@pytest.mark.s3
+@pytest.mark.usefixtures("no_setup")
+def test_an_answer_that_never_ends(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(clients, "CONTACT_S", 1.0)
+    with Dripping() as dripping:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", dripping.endpoint)
+        line = line_of(COMMANDS["status"], tmp_path, capsys)
+    assert dripping.n_connections
+    assert f"no whole answer came from {dripping.endpoint} within 1 s" in line
 
 
 @pytest.mark.s3

@@ -1,0 +1,46 @@
+"""Tables of the users' own, or of strangers: CSV and Parquet, read in one way."""
+
+from __future__ import annotations
+
+import csv
+import io
+import warnings
+from typing import Any
+
+import pandas as pd
+import pyarrow
+from pyarrow import parquet
+
+
+def from_csv(content: bytes, **options: Any) -> pd.DataFrame:
+    """Read a CSV table in UTF-8; the options are those of `pandas.read_csv`.
+
+    Raises ValueError for what is none, as where a row has more fields than the header, or two columns one name.
+    """
+    header = content.partition(b"\n")[0].decode("utf-8-sig", errors="surrogateescape")
+    names = [name.strip() for name in next(csv.reader([header]), [])]
+    if twice := [name for name in names if name and names.count(name) > 1]:
+        raise ValueError(f"the column {twice[0]!r:.100} is there twice; rename one")
+    try:
+        with warnings.catch_warnings(action="error", category=pd.errors.ParserWarning):  # of rows that are too long
+            frame: pd.DataFrame = pd.read_csv(io.BytesIO(content), index_col=False, **options)
+    except (pd.errors.ParserWarning, TypeError, OverflowError) as error:
+        raise ValueError(str(error)) from error
+    return frame
+
+
+def open_parquet(content: bytes) -> parquet.ParquetFile:
+    """Open a Parquet file, of which nothing but its metadata is read yet. Raises ValueError for what is none."""
+    try:
+        return parquet.ParquetFile(io.BytesIO(content))
+    except (OSError, pyarrow.ArrowException) as error:
+        raise ValueError(str(error)) from error
+
+
+def from_parquet(file: parquet.ParquetFile) -> pd.DataFrame:
+    """Read a Parquet file. What pandas has written about it is not followed. Raises ValueError if it is damaged."""
+    try:
+        table: pd.DataFrame = file.read().replace_schema_metadata(None).to_pandas()
+    except (OSError, TypeError, OverflowError, pyarrow.ArrowException) as error:
+        raise ValueError(str(error)) from error
+    return table
