@@ -64,7 +64,7 @@ class Seg(Labels):
         items = header.get("SegmentSequence") or []
         refuse_if_more(len(items), MAX_SEGMENTS, "segments", where)
         found = (_read_segment(item) for item in items)
-        self.segments = tuple(s for s in found if s.type is None or (s.type.value, s.type.scheme) != BACKGROUND)
+        self.segments = tuple(s for s in found if not _is_background(s, header))
         references = header.get("ReferencedSeriesSequence")
         sources = references or header.get("PerFrameFunctionalGroupsSequence")
         self.links = Links(
@@ -138,6 +138,19 @@ def _read_segment(item: Dataset) -> Segment:
         type=code_of(item, "SegmentedPropertyTypeCodeSequence"),
         algorithm=one_line(item.get("SegmentAlgorithmType")),
     )
+
+
+def _is_background(segment: Segment, header: Dataset) -> bool:
+    """Tell whether a segment is what a label map calls the rest: by its code, or as its number is that of padding.
+
+    Without a declared padding (DICOM supplement 243), a segment 0 that has no code is the rest too.
+    """
+    if segment.type is not None and (segment.type.value, segment.type.scheme) == BACKGROUND:
+        return True
+    if str(header.get("SegmentationType") or "") != "LABELMAP":
+        return False
+    padding = header.get("PixelPaddingValue")
+    return segment.number == padding if padding is not None else segment.number == 0 and segment.type is None
 
 
 def _declared_steps(header: Dataset) -> tuple[float, float]:

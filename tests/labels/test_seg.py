@@ -120,6 +120,21 @@ def test_the_background_of_a_label_map_is_no_label() -> None:
     assert [s.number for s in dskprep.read_labels(written(ds)).segments] == [2]
 
 
+@pytest.mark.parametrize("is_declared", [True, False])
+def test_the_rest_of_a_label_map_is_told_by_its_padding(is_declared: bool) -> None:
+    """By supplement 243 the pixel padding value is the background; older writers list a segment 0 without a code."""
+    ds = seg_dataset(GRID, [(0, k, plane) for k, plane in enumerate(MASK.astype(np.uint8))], kind="LABELMAP")
+    first, second = ds.SegmentSequence
+    first.SegmentNumber, second.SegmentNumber = 0, 1
+    if is_declared:
+        ds.PixelPaddingValue = 0
+    else:
+        del first.SegmentedPropertyTypeCodeSequence
+    labels = dskprep.read_labels(written(ds))
+    assert [s.number for s in labels.segments] == [1]
+    assert (labels.draw(labels.segments[0], GRID).whole() == MASK).all()
+
+
 def deflate(data: bytes) -> bytes:
     packer = zlib.compressobj(wbits=-zlib.MAX_WBITS)
     return packer.compress(data) + packer.flush()
