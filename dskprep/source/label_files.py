@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import fnmatch
 import hashlib
+import itertools
 import json
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +17,8 @@ from dskprep.errors import InfrastructureError, UsageError
 from dskprep.source.case import digest, key_of
 from dskprep.source.cases import inputs
 
+BATCH = 256
+"""Files whose first bytes are read together."""
 HEAD_BYTES = 4096
 """The SOP class of a DICOM file stands within this many bytes."""
 OTHER_SUFFIXES = frozenset(
@@ -96,12 +100,25 @@ def label_files(place: str, patterns: Sequence[str] = ()) -> Iterator[LabelFile]
         return
     if not storage.exists(place):
         raise UsageError(f"{place}: there is no such folder or file; check the path")
+
+    def is_wanted(path: str, entry: storage.Entry) -> bool:
+        if not patterns:
+            return _may_hold_labels(place, path, entry)
+        return any(fnmatch.fnmatchcase(text, pattern) for pattern in patterns for text in (path, entry.name))
+
+    found = _below(place)
+    with ThreadPoolExecutor(storage.THREADS) as pool:  # first bytes are read several at once
+        while batch := list(itertools.islice(found, BATCH)):
+            for (path, entry), is_one in zip(batch, pool.map(lambda each: is_wanted(*each), batch), strict=True):
+                if is_one:
+                    yield _label_file(place, entry, path)
+
+
+def _below(place: str) -> Iterator[tuple[str, storage.Entry]]:
+    """Yield the files of a folder with all below it, and their paths."""
     for folder in storage.walk(place):
         for entry in inputs(folder.entries):
-            path = f"{folder.path}/{entry.name}" if folder.path else entry.name
-            is_asked = any(fnmatch.fnmatchcase(text, p) for p in patterns for text in (path, entry.name))
-            if is_asked if patterns else _may_hold_labels(place, path, entry):
-                yield _label_file(place, entry, path)
+            yield f"{folder.path}/{entry.name}" if folder.path else entry.name, entry
 
 
 def _may_hold_labels(place: str, path: str, entry: storage.Entry) -> bool:

@@ -18,6 +18,7 @@ import fsspec
 
 from dskprep.errors import InfrastructureError
 from dskprep.storage import bucket, bucket_listing, connection, local, public
+from dskprep.storage.connection import THREADS as THREADS
 from dskprep.storage.local import PART_SUFFIX as PART_SUFFIX
 from dskprep.storage.local import DeadLink as DeadLink
 from dskprep.storage.local import Entry as Entry
