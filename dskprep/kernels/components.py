@@ -32,7 +32,9 @@ def label(runs: Runs, ny: int, joined_by: int) -> NDArray[Any]:
     `joined_by` is one of the connectivities above; `ny` is the number of rows per slice. This is union-find: each
     run points to an earlier run of its piece, its parent, and the first one, the root, to itself.
     """
-    parents = np.arange(runs.starts.size).astype(np.int32)
+    parents = np.empty(runs.starts.size, np.int32)
+    for run in range(parents.size):
+        parents[run] = run
     diagonal = 0 if joined_by in (FACES, IN_SLICE_EDGES) else 1
     for row in range(runs.first.size - 1):  # joined to the rows that came before: half of all neighbours
         y = row % ny
@@ -166,5 +168,7 @@ def reaches_edge(runs: Runs, pieces: NDArray[Any], ny: int, nx: int) -> NDArray[
         for run in range(runs.first[row], runs.first[row + 1]):
             if row % ny == 0 or row % ny == ny - 1 or runs.starts[run] == 0 or runs.stops[run] == nx:
                 is_open[pieces[run]] = True
-    reaches: NDArray[Any] = is_open[pieces]
+    reaches = np.empty(pieces.size, np.bool_)
+    for run in range(pieces.size):
+        reaches[run] = is_open[pieces[run]]
     return reaches

@@ -51,7 +51,7 @@ def close_mask(mask: Mask, radius_mm: float, spacing: Triple) -> Mask:
 
 def _change(mask: Mask, radius_mm: float, spacing: Triple, *steps: Callable[..., NDArray[np.uint64]]) -> Mask:
     nx = mask.shape[2]
-    words = bits.of_mask(mask)
+    words = bits.of_mask(np.ascontiguousarray(mask))
     for step in steps:
         words = step(words, nx, radius_mm, spacing)
     changed: Mask = bits.to_mask(words, nx)
@@ -79,6 +79,7 @@ class Pieces(NamedTuple):
 
     def counts(self, mask: Mask) -> NDArray[np.int64]:
         """Return the number of voxels of each piece that are in `mask`."""
+        mask = np.ascontiguousarray(mask)
         found: NDArray[np.int64] = components.counts(self.runs, self.numbers, self.sizes.size, mask)
         return found
 
@@ -170,13 +171,13 @@ def _ball(limit_mm: float, spacing: Triple, shape: tuple[int, ...]) -> tuple[NDA
 
 def centre_of(mask: Mask) -> NDArray[np.float64]:
     """Return the centre of mass as an index (z, y, x)."""
-    return np.array([n @ np.arange(n.size) / max(1, n.sum()) for n in masks.counts_along(mask)])
+    return np.array([n @ np.arange(n.size) / max(1, n.sum()) for n in masks.counts_along(mask.view(np.uint8))])
 
 
 def box_of(mask: NDArray[Any], margin: int) -> Box:
     """Return the smallest box round the mask, wider by `margin` voxels on every side; empty if the mask is."""
     sides = []
-    for n in masks.counts_along(mask):
+    for n in masks.counts_along(mask.view(np.uint8)):
         (where,) = np.nonzero(n)
         first, last = (where[0], where[-1] + 1) if where.size else (0, 0)
         sides.append(slice(max(0, int(first) - margin), min(n.size, int(last) + margin)))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import io
-from typing import NamedTuple
-
-import pandas as pd
+from typing import TYPE_CHECKING, NamedTuple
 
 from dskprep import storage
 from dskprep.errors import InfrastructureError, UsageError
 from dskprep.source import catalogue
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 class Cohort(NamedTuple):
@@ -25,10 +26,16 @@ def read(source: str) -> list[tuple[str, str]] | Cohort:
     What is not UTF-8 stays as in the names of files. Raises UsageError if the file is no such table, if a key or URL is
     empty, if one holds credentials, which is not repeated, or if a key stands there twice.
     """
+    import pandas as pd  # a worker needs no tables
+
     try:
         content = io.BytesIO(storage.read(source))
         is_csv = source.lower().endswith(".csv")
-        table = _read_csv(content) if is_csv else pd.read_parquet(content)
+        table = (
+            pd.read_csv(content, dtype=object, keep_default_na=False, encoding_errors="surrogateescape")
+            if is_csv
+            else pd.read_parquet(content)
+        )
     except FileNotFoundError as error:
         raise UsageError(f"{source}: there is no such file") from error
     except InfrastructureError:
@@ -65,10 +72,6 @@ def _check_filled(table: pd.DataFrame, source: str, columns: list[str]) -> None:
             f"{source}: expected a {' and a '.join(columns)} in every row, "
             f"found one empty in row {is_empty.argmax() + 1}"
         )
-
-
-def _read_csv(content: io.BytesIO) -> pd.DataFrame:
-    return pd.read_csv(content, dtype=object, keep_default_na=False, encoding_errors="surrogateescape")
 
 
 def _text(value: object) -> str:
