@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -125,16 +126,14 @@ def _encode_shard(
 
     The index holds the offset and length (little-endian uint64) of each chunk in C order, and ends with its CRC-32C.
     A chunk that holds only the fill value is not stored; its offset and length are NOTHING. Returns no bytes if no
-    chunk is stored. All chunks
-    share one buffer: the allocations of zarr's codec pipeline cost more than compressing. `first` is the chunk of the
-    shard at which `part` begins.
+    chunk is stored. All chunks share one buffer: the allocations of zarr's codec pipeline cost more than compressing.
+    The shard grows in place, so that it is not held twice. `first` is the chunk of the shard at which `part` begins.
     """
     blosc.set_nthreads(1)  # a worker has one CPU, and its neighbours need the others
     little = np.dtype(part.dtype).newbyteorder("<")
     chunk = np.empty((edge, edge, edge), little)
     places = np.full((*(s // edge for s in shard), 2), NOTHING, "<u8")
-    encoded: list[bytes] = []
-    offset = 0
+    content = io.BytesIO()
     for index in np.ndindex(*(-(-n // edge) for n in part.shape)):
         piece = part[tuple(slice(i * edge, (i + 1) * edge) for i in index)]
         if piece.size == 0 or (piece == fill).all():
@@ -142,13 +141,16 @@ def _encode_shard(
         if piece.shape != chunk.shape:
             chunk.fill(fill)
         chunk[tuple(slice(n) for n in piece.shape)] = piece
-        encoded.append(blosc.compress(chunk, b"zstd", level, blosc.BITSHUFFLE))
-        places[tuple(np.add(index, first))] = offset, len(encoded[-1])
-        offset += len(encoded[-1])
-    if not encoded:
-        return b""
-    footer = places.tobytes()
-    return b"".join([*encoded, footer, google_crc32c.value(footer).to_bytes(4, "little")])
+        begin = content.tell()
+        places[tuple(np.add(index, first))] = (
+            begin,
+            content.write(blosc.compress(chunk, b"zstd", level, blosc.BITSHUFFLE)),
+        )
+    if content.tell():
+        footer = places.tobytes()
+        content.write(footer)
+        content.write(google_crc32c.value(footer).to_bytes(4, "little"))
+    return content.getvalue()
 
 
 def _multiscale(name: str, grid: Grid) -> dict[str, Any]:
