@@ -83,23 +83,46 @@ class Pieces(NamedTuple):
         found: NDArray[np.int64] = components.counts(self.runs, self.numbers, self.sizes.size, mask)
         return found
 
-    def cut_out(self, number: int, margin: tuple[int, int, int]) -> tuple[Box, Mask]:
-        """Return the box of a piece, wider by `margin` (z, y, x) voxels on every side, and the piece's mask in it."""
-        first, mask = components.cut_out(self.runs, self.numbers, number, self.shape, margin)
-        z, y, x = (slice(begin, begin + n) for begin, n in zip(first, mask.shape, strict=True))
-        return (z, y, x), mask
+    def counts_around(
+        self, is_selected: NDArray[np.bool_], from_mm: float, to_mm: float, spacing: Triple, mask: Mask
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return how many voxels lie between these distances from each piece, and how many of them are in `mask`.
 
-    def ring(self, number: int, from_mm: float, to_mm: float, spacing: Triple) -> tuple[Box, Mask]:
-        """Return what lies between these distances from a piece: its box, and the mask in it."""
-        z, y, x = (math.ceil(to_mm / s) for s in spacing)
-        box, piece = self.cut_out(number, (z, y, x))
-        return box, dilate(piece, to_mm, spacing) & ~dilate(piece, from_mm, spacing)
+        Pieces that are not selected have 0 of both.
+        """
+        kept = is_selected[self.numbers]
+        found, numbers = runs.where(self.runs, kept), self.numbers[kept]
+        near, wide = (_ball_rows(mm, spacing, self.shape) for mm in (from_mm, to_mm))
+        order = np.argsort(numbers, kind="stable")
+        n_all, n_inside = components.counts_around(
+            found, runs.rows_of(found), numbers, order, self.sizes.size, near, wide, np.ascontiguousarray(mask)
+        )
+        return n_all, n_inside
+
+    def heights(self) -> NDArray[np.int64]:
+        """Return how many slices there are from the lowest to the highest of each piece."""
+        order = np.argsort(self.numbers, kind="stable")  # runs go up, so the last one of a piece lies highest
+        slices = runs.rows_of(self.runs)[order] // self.shape[1]
+        n_runs = np.bincount(self.numbers, minlength=self.sizes.size)
+        ends = np.cumsum(n_runs)
+        heights: NDArray[np.int64] = slices[ends - 1] - slices[ends - n_runs] + 1
+        return heights
 
     def select(self, is_selected: NDArray[np.bool_]) -> Mask:
         """Return the mask of the pieces where `is_selected` (pieces) is set."""
         mask = np.zeros(self.shape, np.bool_)
         runs.paint(runs.where(self.runs, is_selected[self.numbers]), 1, mask)
         return mask
+
+
+def _ball_rows(radius_mm: float, spacing: Triple, shape: tuple[int, int, int]) -> NDArray[np.int32]:
+    """Return half the width along x, in voxels, of each row (z, y) of a ball, and -1 where it has none."""
+    radius_mm *= TOLERANCE
+    n_z, n_y, n_x = (min(int(radius_mm / s), n) for s, n in zip(spacing, shape, strict=True))
+    z_mm, y_mm = np.arange(-n_z, n_z + 1)[:, None] * spacing[0], np.arange(-n_y, n_y + 1) * spacing[1]
+    rest_mm2 = radius_mm**2 - z_mm**2 - y_mm**2  # what is left for x
+    halves = np.minimum(np.sqrt(np.maximum(rest_mm2, 0)) / spacing[2], n_x)
+    return np.where(rest_mm2 >= 0, halves, -1).astype(np.int32)
 
 
 def enlarge(mask: Mask, block: tuple[int, int, int], shape: tuple[int, ...]) -> Mask:
