@@ -69,6 +69,11 @@ def _kernel(function: _F, **how: Any) -> _F:
     return cast(_F, kernel)
 
 
+def is_kept(kernel: Callable[..., Any]) -> bool:
+    """Tell whether code of a compiled function is kept, for some dtypes."""
+    return bool(cast(Any, kernel)._cache._cache_file._load_index())
+
+
 @functools.cache
 def _is_ours_alone(folder: Path) -> bool:
     """Tell whether no other user can replace what lies in a folder, and log a warning, once, if one can.
