@@ -16,7 +16,7 @@ from typing import Any, TypeVar, cast
 from numba import njit
 from numba.core import config
 from numba.core.caching import FunctionCache
-from numba.core.runtime import rtsys
+from numba.core.runtime.nrt import rtsys
 
 log = logging.getLogger("dskprep")
 
@@ -41,7 +41,7 @@ def inlined(function: _F) -> _F:
     return _kernel(function, inline="always")
 
 
-class _KeptCode(FunctionCache):  # type: ignore[misc]
+class _KeptCode(FunctionCache):
     """Code that is kept on disk, loaded without what only compiling needs.
 
     numba's own cache first imports all that numba can compile, linear algebra and random numbers among it, which is 60
@@ -52,20 +52,21 @@ class _KeptCode(FunctionCache):  # type: ignore[misc]
         """Return the kept code for arguments of these types, or None."""
         rtsys.initialize(target_context)
         with self._guard_against_spurious_io_errors():
-            return self._load_overload(sig, target_context)
+            return self._load_overload(sig, target_context)  # type: ignore[no-untyped-call]
 
 
 def _kernel(function: _F, **how: Any) -> _F:
-    kernel: Any = njit(function, nogil=True, no_cfunc_wrapper=True, **how)
+    kernel = cast(Any, njit)(function, nogil=True, no_cfunc_wrapper=True, **how)
+    cache: Any = _KeptCode
     try:
-        kernel._cache = _KeptCode(function)
+        kernel._cache = cache(function)
     except RuntimeError:  # numba can write neither to NUMBA_CACHE_DIR, nor beside the package, nor at home
         _keep_for_this_program()
-        kernel._cache = _KeptCode(function)
+        kernel._cache = cache(function)
     folder, package = Path(kernel.stats.cache_path), Path(__file__).parents[1]
     if not (folder.is_relative_to(package) or _is_ours_alone(folder)):
         _keep_for_this_program()
-        kernel._cache = _KeptCode(function)
+        kernel._cache = cache(function)
     return cast(_F, kernel)
 
 

@@ -206,7 +206,7 @@ def _sum_along(array: NDArray[np.int32], axis: int, half: int) -> NDArray[np.int
     sums = np.cumsum(array, axis, dtype=np.int32)
     n = array.shape[axis]
     after = np.minimum(np.arange(n) + half, n - 1)
-    found = sums.take(after, axis)
+    found: NDArray[np.int32] = sums.take(after, axis)
     inner = (slice(None),) * axis
     found[(*inner, slice(half + 1, None))] -= sums[(*inner, slice(0, max(0, n - half - 1)))]
     return found
