@@ -151,6 +151,8 @@ def dilate_ball(bits: NDArray[Any], nx: int, radius_mm: float, spacing: tuple[fl
     row of the disc; and the ball is its discs, each moved along z.
     """
     nz, ny, nw = bits.shape
+    if bits.size == 0:
+        return bits.copy()
     planes = bits.reshape(nz, ny * nw)  # rows follow one another in memory, so a move along y is one offset
     result = np.zeros_like(planes)
     z_mm, y_mm, x_mm = map(float, spacing)  # of one type, so that one kernel is compiled

@@ -128,21 +128,24 @@ def counts_around(
     n_pieces: int,
     near: NDArray[Any],
     wide: NDArray[Any],
-    mask: NDArray[Any],
+    first: NDArray[Any],
+    second: NDArray[Any],
 ) -> NDArray[Any]:
-    """Return how many voxels lie in a ring round each numbered piece, and how many of these are in a bool mask.
+    """Return how many voxels lie in a ring round each numbered piece, and how many of these are in two bool masks.
 
     The ring lies in the ball `wide` round a voxel of the piece, and in the ball `near` round none. A ball is half its
     width along x in each row (z, y) round its middle, -1 where it has none. `order` sorts the runs, which lie in
     `rows`, by piece. Each voxel holds the last piece that it was counted for, so that pieces may share voxels.
     """
-    nz, ny, nx = mask.shape
+    nz, ny, nx = first.shape
+    found = np.zeros((3, n_pieces), np.int64)
+    if order.size == 0:
+        return found
     counted = np.empty((nz, ny, nx), np.int32)
     for z in range(nz):
         for y in range(ny):
             for x in range(nx):
                 counted[z, y, x] = -1
-    found = np.zeros((2, n_pieces), np.int64)
     begin = 0
     while begin < order.size:
         piece, end = numbers[order[begin]], begin
@@ -162,7 +165,8 @@ def counts_around(
                             if counted[to_z, to_y, x] != piece:
                                 counted[to_z, to_y, x] = piece
                                 found[0, piece] += n
-                                found[1, piece] += n * mask[to_z, to_y, x]
+                                found[1, piece] += n * first[to_z, to_y, x]
+                                found[2, piece] += n * second[to_z, to_y, x]
         begin = end
     return found
 

@@ -84,20 +84,20 @@ class Pieces(NamedTuple):
         return found
 
     def counts_around(
-        self, is_selected: NDArray[np.bool_], from_mm: float, to_mm: float, spacing: Triple, mask: Mask
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return how many voxels lie between these distances from each piece, and how many of them are in `mask`.
+        self, is_selected: NDArray[np.bool_], from_mm: float, to_mm: float, spacing: Triple, first: Mask, second: Mask
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+        """Return how many voxels lie between these distances from each piece, and how many of them are in two masks.
 
-        Pieces that are not selected have 0 of both.
+        Pieces that are not selected have 0 of all.
         """
         kept = is_selected[self.numbers]
         found, numbers = runs.where(self.runs, kept), self.numbers[kept]
         near, wide = (_ball_rows(mm, spacing, self.shape) for mm in (from_mm, to_mm))
         order = np.argsort(numbers, kind="stable")
-        n_all, n_inside = components.counts_around(
-            found, runs.rows_of(found), numbers, order, self.sizes.size, near, wide, np.ascontiguousarray(mask)
+        n_all, n_first, n_second = components.counts_around(
+            found, runs.rows_of(found), numbers, order, self.sizes.size, near, wide, first, second
         )
-        return n_all, n_inside
+        return n_all, n_first, n_second
 
     def heights(self) -> NDArray[np.int64]:
         """Return how many slices there are from the lowest to the highest of each piece."""

@@ -512,15 +512,15 @@ def test_pieces_are_those_of_scipy(shape: tuple[int, int, int], density: float) 
 @pytest.mark.parametrize("spacing", [(2.0, 2.0, 2.0), (5.0, 1.4, 1.3), (1.0, 7.0, 0.7)])
 def test_what_lies_round_each_piece_is_counted_for_it_alone(spacing: Triple) -> None:
     rng = np.random.default_rng(0)
-    mask, where = rng.random((9, 17, 70)) < 0.02, rng.random((9, 17, 70)) < 0.5
+    mask, *where = (rng.random((9, 17, 70)) < share for share in (0.02, 0.5, 0.2))
     mask[4, 5:9, 10:40] = True  # wide, and near others
     expected, n = ndimage.label(mask)
     is_chosen = rng.random(n) < 0.7
-    n_round, n_there = morphology.Pieces.of(mask).counts_around(is_chosen, 2.5, 6.0, spacing, where)
+    found = np.array(morphology.Pieces.of(mask).counts_around(is_chosen, 2.5, 6.0, spacing, *where))
     for number in range(n):
         mm = ndimage.distance_transform_edt(expected != number + 1, sampling=spacing)
         ring = (mm > 2.5) & (mm <= 6.0) & is_chosen[number]
-        assert (n_round[number], n_there[number]) == (np.count_nonzero(ring), np.count_nonzero(ring & where))
+        assert found[:, number].tolist() == [np.count_nonzero(ring & each) for each in (True, *where)]
 
 
 @pytest.mark.parametrize(

@@ -85,8 +85,7 @@ def find_gas(grid: Grid, air: Mask, air_hu: float, views: Views) -> Mask:
     is_gas &= pockets.counts(grid.means < sure_hu) >= MIN_SURE_GAS * pockets.sizes
     # the blurred edge of gas is as dense as lung, but thin: the opening removes it
     other = open_mask(air & ~pockets.select(is_gas), SHELL_MM, grid.spacing)
-    _, n_tissue = pockets.counts_around(is_gas, *RING_MM, grid.spacing, grid.means > TISSUE_HU)
-    _, n_other = pockets.counts_around(is_gas, *RING_MM, grid.spacing, other)
+    _, n_tissue, n_other = pockets.counts_around(is_gas, *RING_MM, grid.spacing, grid.means > TISSUE_HU, other)
     is_gas &= n_tissue > n_other
     return dilate(pockets.select(is_gas), WALL_MM, grid.spacing)
 

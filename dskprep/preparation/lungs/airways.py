@@ -33,5 +33,6 @@ def find_airways(grid: Grid, lung: Mask) -> Mask:
     is_pale = 2 * tubes.counts(grid.means < max_hu) > tubes.sizes
     is_large = tubes.sizes * grid.voxel_ml * 1000 >= MIN_HEIGHT_MM * math.pi * GAS_MM**2
     is_tube = is_pale & is_large & (tubes.heights() * grid.spacing[0] >= MIN_HEIGHT_MM)
-    n_round, n_wall = tubes.counts_around(is_tube, *RING_MM, grid.spacing, grid.means > TISSUE_HU)
+    wall = grid.means > TISSUE_HU
+    n_round, n_wall, _ = tubes.counts_around(is_tube, *RING_MM, grid.spacing, wall, wall)
     return dilate(tubes.select(is_tube & (n_wall >= MIN_WALL * n_round)), WALL_MM, grid.spacing)
