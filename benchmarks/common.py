@@ -90,12 +90,17 @@ def now() -> Seconds:
 def cpu_of(work: Callable[[], object], repeats: int = 5) -> float:
     """Median CPU seconds of doing it, after once unmeasured."""
     work()
+    return statistics.median(seconds_of(work, repeats))
+
+
+def seconds_of(work: Callable[[], object], repeats: int) -> list[float]:
+    """CPU seconds of doing it, each time."""
     seconds = []
     for _ in range(repeats):
         start = now()
         work()
         seconds.append((now() - start).cpu)
-    return statistics.median(seconds)
+    return seconds
 
 
 def peak_mib() -> float:

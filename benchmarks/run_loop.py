@@ -39,7 +39,7 @@ MARKS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 
 def do_nothing(job: Job, work_s: float) -> Outcome:
     """Passes through the slots, and tells of it, as a patient does."""
-    process.SLOTS.tell_through(distributed.get_worker(), process.ledger(2**30))
+    process.SLOTS.tell_through(distributed.get_worker(), process._ledger(2**30))
     clock = Stopwatch()
     for slot, stages in (
         ("read", ["read"]),

@@ -140,12 +140,10 @@ HOMES = {
     "scipy": {
         "dataset.fingerprint",
         "dataset.groups",
-        "dataset.thumbnail",
         "labels.nodules",
         "look.comparison",
         "look.label_comparison",
         "look.surface",
-        "preparation.lungs.dense",
         "preparation.recipes.grt123_lungs",
         "preparation.zoom",
     },
@@ -154,7 +152,7 @@ HOMES = {
     "torch": {"dataset.training"},
     "tornado": {"pipeline.page"},
     "xarray": {"dataset.convert"},
-    "zarr": {"dataset.omezarr", "dataset.opened", "dataset.stored"},
+    "zarr": {"dataset.opened", "dataset.stored"},
 }
 """Which modules may import what, of all that is not in the standard library (numpy may be anywhere)."""
 

@@ -186,6 +186,38 @@ def group_json(attributes: dict[str, Any]) -> bytes:
     return json.dumps({"attributes": attributes, "zarr_format": 3, "node_type": "group"}, indent=2).encode()
 
 
+def array_json(
+    shape: tuple[int, ...], dtype: np.dtype[Any], shard: tuple[int, ...], fill: float, edge: int, level: int
+) -> bytes:
+    """Return the metadata of an array that is stored as OURS, byte for byte as zarr writes them."""
+    endian = {"configuration": {"endian": "little"}}
+    blosc = {"typesize": dtype.itemsize, "cname": BLOSC["cname"], "clevel": level, "shuffle": BLOSC["shuffle"]}
+    codecs = [
+        {"name": "bytes", **(endian if dtype.itemsize > 1 else {})},
+        {"name": "blosc", "configuration": {**blosc, "blocksize": 0}},
+    ]
+    sharding = {
+        "chunk_shape": [edge, edge, edge],
+        "codecs": codecs,
+        "index_codecs": [{"name": "bytes", **endian}, {"name": "crc32c"}],
+        "index_location": "end",
+    }
+    metadata = {
+        "shape": list(shape),
+        "data_type": dtype.name,
+        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": list(shard)}},
+        "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
+        "fill_value": dtype.type(fill).item(),
+        "codecs": [{"name": "sharding_indexed", "configuration": sharding}],
+        "attributes": {},
+        "dimension_names": list(AXES),
+        "zarr_format": 3,
+        "node_type": "array",
+        "storage_transformers": [],
+    }
+    return json.dumps(metadata, indent=2).encode()
+
+
 def labels_json(names: Iterable[str]) -> bytes:
     """Return the metadata of the group of all labels of a volume: their names, that of the lungs first."""
     return group_json({"ome": {"version": "0.5", "labels": sorted(names, key=lambda name: (name != "lungs", name))}})

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import google_crc32c
 import numpy as np
-import zarr
 from numcodecs import blosc
 from numpy.typing import NDArray
-from zarr.codecs import BloscCodec
-from zarr.storage import MemoryStore
 
 from dskprep import sides
 from dskprep.dataset import layout
@@ -36,42 +34,35 @@ def encode(prepared: Prepared, config: PrepConfig, provenance: dict[str, Any]) -
     The same volume and settings give the same bytes. Each array is sharded; an inner chunk that holds only the fill
     value (air, or 0 in the mask) is not stored. `provenance` becomes part of the image's attributes.
     """
-    _use_one_thread()
-    objects: dict[str, Any] = {}
-    store = MemoryStore(objects)
     image = prepared.image
     attributes = {
         "ome": {"version": "0.5", "multiscales": [_multiscale("image", image.grid)]},
         "dskprep": {"affine": image.affine.round(6).tolist(), "values": prepared.values, **provenance},
     }
-    zarr.create_group(store, path="", zarr_format=3, attributes=attributes)
-    _add_array(objects, store, "0", image.array, prepared.fill, config)
+    objects = {"zarr.json": layout.group_json(attributes), **_array("0", image.array, prepared.fill, config)}
     if prepared.lungs is not None:
         mask = prepared.lungs.mask
-        zarr.create_group(
-            store, path="labels", zarr_format=3, attributes={"ome": {"version": "0.5", "labels": ["lungs"]}}
-        )
         label = {
             "colors": [{"label-value": value, "rgba": [*rgb, LUNG_ALPHA]} for value, rgb in sides.RGB.items()],
             "properties": [{"label-value": value, "name": name} for value, name in sides.NAMES.items()],
             "source": {"image": "../../"},
         }
         attributes = {"ome": {"version": "0.5", "multiscales": [_multiscale("lungs", mask.grid)], "image-label": label}}
-        zarr.create_group(store, path="labels/lungs", zarr_format=3, attributes=attributes)
-        _add_array(objects, store, "labels/lungs/0", mask.array, 0, config)
-    return {name: c if isinstance(c, bytes) else c.to_bytes() for name, c in sorted(objects.items())}
+        objects |= {
+            "labels/zarr.json": layout.labels_json(["lungs"]),
+            "labels/lungs/zarr.json": layout.group_json(attributes),
+        }
+        objects |= _array("labels/lungs/0", mask.array, 0, config)
+    return dict(sorted(objects.items()))
 
 
 class LabelEncoder:
     """Encodes labels on the grid of one volume. What is the same for all of them is made once."""
 
     def __init__(self, grid: Grid, edge: int, zstd_level: int) -> None:
-        _use_one_thread()
         self._grid, self._edge, self._level = grid, edge, zstd_level
         self._shard = layout.shard_shape(grid.shape, 1, edge)
-        objects: dict[str, Any] = {}
-        _create_array(MemoryStore(objects), "0", grid.shape, np.dtype(np.uint8), self._shard, 0, edge, zstd_level)
-        self._metadata = objects["0/zarr.json"].to_bytes()
+        self._metadata = layout.array_json(grid.shape, np.dtype(np.uint8), self._shard, 0, edge, zstd_level)
 
     def encode(
         self, name: str, title: str, rgb: tuple[int, int, int], drawn: Drawn, about: dict[str, Any]
@@ -110,43 +101,17 @@ class LabelEncoder:
                 yield index, content
 
 
-def _add_array(
-    objects: dict[str, Any], store: MemoryStore, path: str, array: NDArray[Any], fill: float, config: PrepConfig
-) -> None:
-    """Add an array's metadata, written by zarr, and its shards, encoded here."""
-    edge = config.chunk
+def _array(path: str, array: NDArray[Any], fill: float, config: PrepConfig) -> dict[str, bytes]:
+    """Return an array's metadata and its shards."""
+    edge, level = config.chunk, config.zstd_level
     shard = layout.shard_shape(array.shape, array.itemsize, edge)
-    _create_array(store, path, array.shape, array.dtype, shard, fill, edge, config.zstd_level)
+    objects = {f"{path}/zarr.json": layout.array_json(array.shape, array.dtype, shard, fill, edge, level)}
     for index in np.ndindex(*(-(-n // s) for n, s in zip(array.shape, shard, strict=True))):
         part = array[tuple(slice(i * s, (i + 1) * s) for i, s in zip(index, shard, strict=True))]
-        content = _encode_shard(part, shard, edge, fill, config.zstd_level)
+        content = _encode_shard(part, shard, edge, fill, level)
         if content:
             objects[f"{path}/c/{'/'.join(map(str, index))}"] = content
-
-
-def _create_array(
-    store: MemoryStore,
-    path: str,
-    shape: tuple[int, ...],
-    dtype: np.dtype[Any],
-    shard: tuple[int, ...],
-    fill: float,
-    edge: int,
-    level: int,
-) -> None:
-    """Add the metadata of an array, written by zarr."""
-    zarr.create_array(
-        store,
-        name=path,
-        shape=shape,
-        dtype=dtype,
-        chunks=(edge, edge, edge),
-        shards=shard,
-        compressors=BloscCodec(clevel=level, typesize=dtype.itemsize, **layout.BLOSC),
-        fill_value=fill,
-        dimension_names=layout.AXES,
-        zarr_format=3,
-    )
+    return objects
 
 
 def _encode_shard(
@@ -161,15 +126,14 @@ def _encode_shard(
 
     The index holds the offset and length (little-endian uint64) of each chunk in C order, and ends with its CRC-32C.
     A chunk that holds only the fill value is not stored; its offset and length are NOTHING. Returns no bytes if no
-    chunk is stored. All chunks
-    share one buffer: the allocations of zarr's codec pipeline cost more than compressing. `first` is the chunk of the
-    shard at which `part` begins.
+    chunk is stored. All chunks share one buffer: the allocations of zarr's codec pipeline cost more than compressing.
+    The shard grows in place, so that it is not held twice. `first` is the chunk of the shard at which `part` begins.
     """
+    blosc.set_nthreads(1)  # a worker has one CPU, and its neighbours need the others
     little = np.dtype(part.dtype).newbyteorder("<")
     chunk = np.empty((edge, edge, edge), little)
     places = np.full((*(s // edge for s in shard), 2), NOTHING, "<u8")
-    encoded: list[bytes] = []
-    offset = 0
+    content = io.BytesIO()
     for index in np.ndindex(*(-(-n // edge) for n in part.shape)):
         piece = part[tuple(slice(i * edge, (i + 1) * edge) for i in index)]
         if piece.size == 0 or (piece == fill).all():
@@ -177,13 +141,16 @@ def _encode_shard(
         if piece.shape != chunk.shape:
             chunk.fill(fill)
         chunk[tuple(slice(n) for n in piece.shape)] = piece
-        encoded.append(blosc.compress(chunk, b"zstd", level, blosc.BITSHUFFLE))
-        places[tuple(np.add(index, first))] = offset, len(encoded[-1])
-        offset += len(encoded[-1])
-    if not encoded:
-        return b""
-    footer = places.tobytes()
-    return b"".join([*encoded, footer, google_crc32c.value(footer).to_bytes(4, "little")])
+        begin = content.tell()
+        places[tuple(np.add(index, first))] = (
+            begin,
+            content.write(blosc.compress(chunk, b"zstd", level, blosc.BITSHUFFLE)),
+        )
+    if content.tell():
+        footer = places.tobytes()
+        content.write(footer)
+        content.write(google_crc32c.value(footer).to_bytes(4, "little"))
+    return content.getvalue()
 
 
 def _multiscale(name: str, grid: Grid) -> dict[str, Any]:
@@ -205,9 +172,3 @@ def _multiscale(name: str, grid: Grid) -> dict[str, Any]:
             }
         ],
     }
-
-
-def _use_one_thread() -> None:
-    """Keep zarr and blosc to one thread: a worker has one CPU, and its neighbours need the others."""
-    blosc.set_nthreads(1)
-    zarr.config.set({"threading.max_workers": 1})

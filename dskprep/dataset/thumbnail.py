@@ -6,8 +6,8 @@ from typing import Any
 
 import imagecodecs
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from dskprep import sides
 from dskprep.dataset import own
@@ -126,7 +126,9 @@ def _tile(
         labels = mask[np.ix_(y.nearest, x.nearest)]
         for label, rgb in sides.RGB.items():
             inside = labels == label
-            colour[inside & ~ndimage.binary_erosion(inside)] = rgb
+            around = np.pad(inside, 1)
+            inner = around[:-2, 1:-1] & around[2:, 1:-1] & around[1:-1, :-2] & around[1:-1, 2:]
+            colour[inside & ~inner] = rgb
     tile = np.zeros((EDGE, EDGE, 3), np.uint8)
     top, left = (EDGE - rows) // 2, (EDGE - columns) // 2
     tile[top : top + rows, left : left + columns] = colour
@@ -140,5 +142,5 @@ def _mark_right(tile: NDArray[np.uint8]) -> None:
     rows, columns = letter.shape
     top = (EDGE - rows) // 2
     place = tile[top : top + rows, 2 : 2 + columns]
-    place[ndimage.binary_dilation(letter, np.ones((3, 3)))] = 0
+    place[sliding_window_view(np.pad(letter, 1), (3, 3)).any(axis=(2, 3))] = 0
     place[letter] = 255

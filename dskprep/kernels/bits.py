@@ -118,25 +118,31 @@ def set_range(row: NDArray[Any], start: int, stop: int) -> None:
         row[first] |= head & tail
     else:
         row[first] |= head
-        row[first + 1 : last] = ALL
+        for w in range(first + 1, last):
+            row[w] = ALL
         row[last] |= tail
 
 
 @compiled
 def invert(bits: NDArray[Any], nx: int) -> NDArray[Any]:
     """Return the voxels that are not in the mask."""
-    rest = ~bits
-    rest[:, :, -1] &= _last_word(nx)
+    nz, ny, nw = bits.shape
+    rest = np.empty((nz, ny, nw), np.uint64)
+    last = _last_word(nx)
+    for z in range(nz):
+        for y in range(ny):
+            for w in range(nw):
+                rest[z, y, w] = ~bits[z, y, w]
+            rest[z, y, nw - 1] &= last
     return rest
 
 
-@compiled
 def erode_ball(bits: NDArray[Any], nx: int, radius_mm: float, spacing: tuple[float, float, float]) -> NDArray[Any]:
     """Return the voxels of the mask that are more than `radius_mm` from the rest; beyond the edges is no rest."""
-    return invert(dilate_ball(invert(bits, nx), nx, radius_mm, spacing), nx)
+    eroded: NDArray[Any] = invert(dilate_ball(invert(bits, nx), nx, radius_mm, spacing), nx)
+    return eroded
 
 
-@compiled
 def dilate_ball(bits: NDArray[Any], nx: int, radius_mm: float, spacing: tuple[float, float, float]) -> NDArray[Any]:
     """Return the voxels at most `radius_mm` from the mask, from centre to centre.
 
@@ -145,52 +151,67 @@ def dilate_ball(bits: NDArray[Any], nx: int, radius_mm: float, spacing: tuple[fl
     row of the disc; and the ball is its discs, each moved along z.
     """
     nz, ny, nw = bits.shape
-    radius_mm *= TOLERANCE
-    reach_z, reach_y = min(int(radius_mm / spacing[0]), nz - 1), min(int(radius_mm / spacing[1]), ny - 1)
-    reach_x = min(int(radius_mm / spacing[2]), nx)
-    result = np.zeros_like(bits)
-    widened = np.empty((reach_x + 1, ny, nw), np.uint64)  # widened[n]: by n voxels to either side
-    disc = np.empty((ny, nw), np.uint64)
+    if bits.size == 0:
+        return bits.copy()
+    planes = bits.reshape(nz, ny * nw)  # rows follow one another in memory, so a move along y is one offset
+    result = np.zeros_like(planes)
+    z_mm, y_mm, x_mm = map(float, spacing)  # of one type, so that one kernel is compiled
+    _dilate_planes(planes, nx, radius_mm * TOLERANCE, z_mm, y_mm, x_mm, result)
+    dilated: NDArray[Any] = result.reshape(nz, ny, nw)
+    return dilated
+
+
+@compiled
+def _dilate_planes(
+    planes: NDArray[Any], nx: int, radius_mm: float, z_mm: float, y_mm: float, x_mm: float, result: NDArray[Any]
+) -> None:
+    """Add the dilation of `planes` (z, words of all rows) to `result`, all 0 before."""
+    nz, size = planes.shape
+    nw = (nx + 63) // 64
+    ny = size // nw
+    reach_z, reach_y = min(int(radius_mm / z_mm), nz - 1), min(int(radius_mm / y_mm), ny - 1)
+    reach_x = min(int(radius_mm / x_mm), nx)
+    widened = np.empty((reach_x + 1, size), np.uint64)  # widened[n]: by n voxels to either side
+    disc = np.empty(size, np.uint64)
     for z in range(nz):
-        if not bits[z].any():
+        any_of_plane = NONE
+        for i in range(size):
+            widened[0, i] = planes[z, i]
+            any_of_plane |= planes[z, i]
+        if any_of_plane == NONE:
             continue
-        widened[0] = bits[z]
         for n in range(1, reach_x + 1):
             _widen(widened[n - 1], nx, widened[n])
         for dz in range(reach_z + 1):
-            disc[:] = NONE
+            for i in range(size):
+                disc[i] = NONE
             for dy in range(-reach_y, reach_y + 1):
-                rest_mm2 = radius_mm**2 - (dz * spacing[0]) ** 2 - (dy * spacing[1]) ** 2  # what is left for x
+                rest_mm2 = radius_mm**2 - (dz * z_mm) ** 2 - (dy * y_mm) ** 2  # what is left for x
                 if rest_mm2 >= 0:
-                    _join(widened[min(int(np.sqrt(rest_mm2) / spacing[2]), reach_x)], dy, disc)
+                    _join(widened[min(int(np.sqrt(rest_mm2) / x_mm), reach_x)], dy * nw, disc)
             # the same disc counts dz planes below and above
             if z >= dz:
                 _join(disc, 0, result[z - dz])
             if 0 < dz < nz - z:
                 _join(disc, 0, result[z + dz])
-    return result
 
 
 @compiled
-def _join(plane: NDArray[Any], dy: int, out: NDArray[Any]) -> None:
-    """Add a plane (y, words), moved by `dy` rows, to `out`."""
-    ny, nw = plane.shape
-    # rows follow one another in memory, so a move along y is one offset, and one loop runs over all words
-    begin, end = max(0, -dy) * nw, min(ny, ny - dy) * nw
-    moved, to = plane.reshape(ny * nw)[begin:end], out.reshape(ny * nw)[begin + dy * nw : end + dy * nw]
-    for i in range(moved.size):
-        to[i] |= moved[i]
+def _join(words: NDArray[Any], offset: int, out: NDArray[Any]) -> None:
+    """Add a plane, moved by `offset` words, to `out`."""
+    for i in range(max(0, -offset), min(words.size, words.size - offset)):
+        out[i + offset] |= words[i]
 
 
 @compiled
-def _widen(plane: NDArray[Any], nx: int, out: NDArray[Any]) -> None:
-    """Write a plane (y, words), dilated by one voxel along x, into `out`."""
-    ny, nw = plane.shape
+def _widen(words: NDArray[Any], nx: int, out: NDArray[Any]) -> None:
+    """Write a plane, dilated by one voxel along x, into `out`."""
+    nw = (nx + 63) // 64
     last = _last_word(nx)
-    for y in range(ny):
+    for first in range(0, words.size, nw):
         for w in range(nw):
-            word = plane[y, w]
-            right = word << ONE | (plane[y, w - 1] >> END if w > 0 else NONE)
-            left = word >> ONE | (plane[y, w + 1] << END if w < nw - 1 else NONE)
-            out[y, w] = word | right | left
-        out[y, nw - 1] &= last
+            word = words[first + w]
+            right = word << ONE | (words[first + w - 1] >> END if w > 0 else NONE)
+            left = word >> ONE | (words[first + w + 1] << END if w < nw - 1 else NONE)
+            out[first + w] = word | right | left
+        out[first + nw - 1] &= last

@@ -32,7 +32,9 @@ def label(runs: Runs, ny: int, joined_by: int) -> NDArray[Any]:
     `joined_by` is one of the connectivities above; `ny` is the number of rows per slice. This is union-find: each
     run points to an earlier run of its piece, its parent, and the first one, the root, to itself.
     """
-    parents = np.arange(runs.starts.size).astype(np.int32)
+    parents = np.empty(runs.starts.size, np.int32)
+    for run in range(parents.size):
+        parents[run] = run
     diagonal = 0 if joined_by in (FACES, IN_SLICE_EDGES) else 1
     for row in range(runs.first.size - 1):  # joined to the rows that came before: half of all neighbours
         y = row % ny
@@ -118,21 +120,55 @@ def counts(runs: Runs, numbers: NDArray[Any], n_pieces: int, mask: NDArray[Any])
 
 
 @compiled
-def cut_out(
-    runs: Runs, numbers: NDArray[Any], number: int, shape: tuple[int, int, int], margin: tuple[int, int, int]
-) -> tuple[tuple[int, int, int], NDArray[Any]]:
-    """Return the first voxel of a piece's box, wider by `margin` on every side, and the piece's mask in the box."""
-    nz, ny, nx = shape
-    dz, dy, dx = margin
-    (found,) = np.nonzero(numbers == number)
-    rows = np.searchsorted(runs.first, found, side="right") - 1
-    z, y, x = rows // ny, rows % ny, runs.starts[found]
-    first = max(0, z.min() - dz), max(0, y.min() - dy), max(0, x.min() - dx)
-    end = min(nz, z.max() + 1 + dz), min(ny, y.max() + 1 + dy), min(nx, runs.stops[found].max() + dx)
-    mask = np.zeros((end[0] - first[0], end[1] - first[1], end[2] - first[2]), np.bool_)
-    for i, run in enumerate(found):
-        mask[z[i] - first[0], y[i] - first[1], x[i] - first[2] : runs.stops[run] - first[2]] = True
-    return first, mask
+def counts_around(
+    runs: Runs,
+    rows: NDArray[Any],
+    numbers: NDArray[Any],
+    order: NDArray[Any],
+    n_pieces: int,
+    near: NDArray[Any],
+    wide: NDArray[Any],
+    first: NDArray[Any],
+    second: NDArray[Any],
+) -> NDArray[Any]:
+    """Return how many voxels lie in a ring round each numbered piece, and how many of these are in two bool masks.
+
+    The ring lies in the ball `wide` round a voxel of the piece, and in the ball `near` round none. A ball is half its
+    width along x in each row (z, y) round its middle, -1 where it has none. `order` sorts the runs, which lie in
+    `rows`, by piece. Each voxel holds the last piece that it was counted for, so that pieces may share voxels.
+    """
+    nz, ny, nx = first.shape
+    found = np.zeros((3, n_pieces), np.int64)
+    if order.size == 0:
+        return found
+    counted = np.empty((nz, ny, nx), np.int32)
+    for z in range(nz):
+        for y in range(ny):
+            for x in range(nx):
+                counted[z, y, x] = -1
+    begin = 0
+    while begin < order.size:
+        piece, end = numbers[order[begin]], begin
+        while end < order.size and numbers[order[end]] == piece:
+            end += 1
+        for n in range(2):
+            ball = near if n == 0 else wide
+            for k in range(begin, end):
+                run = order[k]
+                z, y = rows[run] // ny, rows[run] % ny
+                for i in range(max(0, ball.shape[0] // 2 - z), min(ball.shape[0], nz - z + ball.shape[0] // 2)):
+                    for j in range(max(0, ball.shape[1] // 2 - y), min(ball.shape[1], ny - y + ball.shape[1] // 2)):
+                        if ball[i, j] < 0:
+                            continue
+                        to_z, to_y = z + i - ball.shape[0] // 2, y + j - ball.shape[1] // 2
+                        for x in range(max(0, runs.starts[run] - ball[i, j]), min(nx, runs.stops[run] + ball[i, j])):
+                            if counted[to_z, to_y, x] != piece:
+                                counted[to_z, to_y, x] = piece
+                                found[0, piece] += n
+                                found[1, piece] += n * first[to_z, to_y, x]
+                                found[2, piece] += n * second[to_z, to_y, x]
+        begin = end
+    return found
 
 
 @compiled
@@ -166,5 +202,7 @@ def reaches_edge(runs: Runs, pieces: NDArray[Any], ny: int, nx: int) -> NDArray[
         for run in range(runs.first[row], runs.first[row + 1]):
             if row % ny == 0 or row % ny == ny - 1 or runs.starts[run] == 0 or runs.stops[run] == nx:
                 is_open[pieces[run]] = True
-    reaches: NDArray[Any] = is_open[pieces]
+    reaches = np.empty(pieces.size, np.bool_)
+    for run in range(pieces.size):
+        reaches[run] = is_open[pieces[run]]
     return reaches

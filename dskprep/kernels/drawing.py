@@ -40,7 +40,6 @@ def draw(
     along_z = np.empty((my, mx * bx), np.float32)
     padded = np.empty(mx + 2, np.float32)  # a coarse row with its end values repeated
     strands = np.empty((bx, mx), np.float32)  # strand b: voxel b of every block, all with the same weights
-    label_strands = np.empty((bx, mx), np.uint8)
     labels = np.empty(mx * bx, np.uint8)
     is_solid = np.empty(mx * bx, np.bool_)
     half = np.float32(4 * bz * by * bx)  # of a total weight of 2 bz x 2 by x 2 bx
@@ -64,10 +63,13 @@ def draw(
             _blend(along_x[k0 % 2, j], along_x[k1 % 2, j], wz, bz, along_z[j])
         k = z // bz - oz
         for j in range(my):
-            if not label[k, j].any():
+            is_any = False
+            for i in range(mx):
+                is_any |= label[k, j, i] != 0
+                for b in range(bx):
+                    labels[bx * i + b] = label[k, j, i]
+            if not is_any:
                 continue
-            label_strands[:] = label[k, j]
-            _weave(label_strands, labels)
             for y in range((oy + j) * by, min((oy + j + 1) * by, ny)):
                 j0, j1, wy = _between(y, by, oy, my)
                 upper, lower = along_z[j0], along_z[j1]

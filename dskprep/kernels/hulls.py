@@ -98,9 +98,10 @@ def _outline(plane: NDArray[Any], corners: NDArray[Any]) -> int:
     They go up the rows along the largest x, then down along the smallest.
     """
     ny, nx = plane.shape
-    first = np.full(ny, -1, np.int64)
-    last = np.full(ny, -1, np.int64)
+    first = np.empty(ny, np.int64)
+    last = np.empty(ny, np.int64)
     for y in range(ny):
+        first[y] = last[y] = -1
         for x in range(nx):
             if plane[y, x]:
                 if first[y] < 0:
@@ -109,11 +110,11 @@ def _outline(plane: NDArray[Any], corners: NDArray[Any]) -> int:
     n = 0
     for y in range(ny):
         if last[y] >= 0:
-            n = _add_corner(corners, 0, n, y, last[y])
+            n = _add_corner(corners, 0, n, float(y), float(last[y]))
     start = n
     for y in range(ny - 1, -1, -1):
         if first[y] >= 0:
-            n = _add_corner(corners, start, n, y, first[y])
+            n = _add_corner(corners, start, n, float(y), float(first[y]))
     return n
 
 

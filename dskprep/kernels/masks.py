@@ -70,7 +70,7 @@ def block_means(array: NDArray[Any], block: tuple[int, int, int]) -> NDArray[Any
 
 @compiled
 def counts_along(mask: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
-    """Return how many voxels of each plane across z, across y and across x are not 0."""
+    """Return how many voxels of each plane across z, across y and across x of a uint8 array are not 0."""
     nz, ny, nx = mask.shape
     along_z, along_y, along_x = np.zeros(nz, np.int64), np.zeros(ny, np.int64), np.zeros(nx, np.int32)
     for z in range(nz):
@@ -98,9 +98,15 @@ def median_inside(values: NDArray[Any], mask: NDArray[Any]) -> float:
                     n += 1
     if n == 0:
         return 0.0
-    n_up_to = np.cumsum(counts)
-    lower, upper = np.searchsorted(n_up_to, (n - 1) // 2, side="right"), np.searchsorted(n_up_to, n // 2, side="right")
-    return float((lower + upper) / 2 - 32768)
+    lower, n_up_to = 0, counts[0]
+    while n_up_to <= (n - 1) // 2:
+        lower += 1
+        n_up_to += counts[lower]
+    upper = lower
+    while n_up_to <= n // 2:
+        upper += 1
+        n_up_to += counts[upper]
+    return (lower + upper) / 2 - 32768
 
 
 @compiled

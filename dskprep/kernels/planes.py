@@ -82,8 +82,10 @@ def fill_padding_from_row(plane: NDArray[Any], filled: NDArray[Any], ends: NDArr
         for x in range(nx):
             out[x] = row[x]
         if left < right:
-            out[:left] = row[left]
-            out[right:] = row[right - 1]
+            for x in range(left):
+                out[x] = row[left]
+            for x in range(right, nx):
+                out[x] = row[right - 1]
         if n_within:
             _fill_gaps(out, left, right)
         ends[y, 0], ends[y, 1], ends[y, 2] = left, right, n_within
@@ -94,11 +96,12 @@ def fill_padding_from_row(plane: NDArray[Any], filled: NDArray[Any], ends: NDArr
         if ends[y, 0] < ends[y, 1]:
             continue
         for step in range(1, ny):  # `ends` is that of the plane, so a filled row is no source; a tie goes up
-            if y - step >= 0 and ends[y - step, 0] < ends[y - step, 1]:
-                filled[y] = filled[y - step]
-                break
-            if y + step < ny and ends[y + step, 0] < ends[y + step, 1]:
-                filled[y] = filled[y + step]
+            nearest = y - step
+            if nearest < 0 or ends[nearest, 0] >= ends[nearest, 1]:
+                nearest = y + step
+            if nearest < ny and ends[nearest, 0] < ends[nearest, 1]:
+                for x in range(nx):
+                    filled[y, x] = filled[nearest, x]
                 break
     return n_padding
 
@@ -140,8 +143,13 @@ def weigh_plane(
 ) -> None:
     """Write the weighted sums of `plane` (y, x) along y, then x, into float32 `out`; see `resample.Taps`."""
     row = np.empty(plane.shape[1], np.float32)
-    start = start_x.astype(np.uint32)  # no sign, and half the size: so that many can be looked up at a time
-    weights = np.ascontiguousarray(weight_x.T)  # (k, x): the weights k of neighbouring outputs lie side by side
+    n_x, n_k = weight_x.shape
+    start = np.empty(n_x, np.uint32)  # no sign, and half the size: so that many can be looked up at a time
+    weights = np.empty((n_k, n_x), np.float32)  # the weights k of neighbouring outputs lie side by side
+    for i in range(n_x):
+        start[i] = start_x[i]
+        for k in range(n_k):
+            weights[k, i] = weight_x[i, k]
     for j in range(out.shape[0]):
         _weigh_rows(plane, start_y[j], weight_y[j], row)
         _weigh_row(row, start, weights, out[j])
@@ -248,7 +256,8 @@ def weigh_planes(
                 total[i] = w0 * planes[first, j, i] + w1 * planes[second, j, i]
         else:
             for k in range(which.size):  # gathered, because the planes of a ring do not lie in order
-                rows[k] = planes[which[k], j]
+                for i in range(total.size):
+                    rows[k, i] = planes[which[k], j, i]
             _weigh_rows(rows, 0, weights, total)
         for i in range(total.size):
             rounded = min(max(np.floor(total[i] + np.float32(0.5)), np.float32(-32767)), np.float32(32767))

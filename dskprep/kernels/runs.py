@@ -38,10 +38,10 @@ class Runs(NamedTuple):
     """The x after each run's last."""
 
 
-@compiled
 def of_mask(mask: NDArray[Any]) -> Runs:
     """Return the runs of a bool mask (z, y, x)."""
-    return of_bits(bits.of_mask(mask), mask.shape[2])
+    found: Runs = of_bits(bits.of_mask(mask), mask.shape[2])
+    return found
 
 
 @compiled
@@ -65,8 +65,8 @@ def of_bits(words: NDArray[Any], nx: int) -> Runs:
                     n += 1
                 carry = word >> END
     first[nz * ny] = n
-    changes = np.empty(2 * n, np.int32)  # starts and stops by turns, as they come
-    k = 0
+    starts, stops = np.empty(n, np.int32), np.empty(n, np.int32)
+    k = 0  # starts and stops come by turns
     for z in range(nz):
         for y in range(ny):
             carry = NONE
@@ -75,14 +75,18 @@ def of_bits(words: NDArray[Any], nx: int) -> Runs:
                 differs = word ^ (word << ONE | carry)  # voxels that differ from the one before
                 while differs:
                     lowest = differs & (~differs + ONE)  # two's complement: the lowest bit alone
-                    changes[k] = 64 * w + PLACES[(lowest * DE_BRUIJN) >> TOP]
+                    place = 64 * w + PLACES[(lowest * DE_BRUIJN) >> TOP]
+                    if k % 2 == 0:
+                        starts[k // 2] = place
+                    else:
+                        stops[k // 2] = place
                     k += 1
                     differs ^= lowest
                 carry = word >> END
             if carry != NONE:  # a run to the end of the last word, with no bit after it that would differ
-                changes[k] = nx
+                stops[k // 2] = nx
                 k += 1
-    return Runs(first, changes[::2].copy(), changes[1::2].copy())
+    return Runs(first, starts, stops)
 
 
 @compiled
@@ -96,18 +100,17 @@ def to_bits(runs: Runs, shape: tuple[int, int, int]) -> NDArray[Any]:
     return words
 
 
-@compiled
 def invert(runs: Runs, nx: int) -> Runs:
     """Return the voxels that are in no run, in rows of `nx` voxels."""
     one_plane = (1, runs.first.size - 1, nx)  # rows are all that counts
-    return of_bits(bits.invert(to_bits(runs, one_plane), nx), nx)
+    found: Runs = of_bits(bits.invert(to_bits(runs, one_plane), nx), nx)
+    return found
 
 
-@compiled
 def where(runs: Runs, is_kept: NDArray[Any]) -> Runs:
     """Return the runs where bool `is_kept` (runs) is set."""
     n_kept = np.zeros(is_kept.size + 1, np.int64)  # among the runs before each
-    n_kept[1:] = np.cumsum(is_kept.astype(np.int64))
+    np.cumsum(is_kept, out=n_kept[1:])
     return Runs(n_kept[runs.first], runs.starts[is_kept], runs.stops[is_kept])
 
 
@@ -158,4 +161,5 @@ def paint(runs: Runs, value: int, out: NDArray[Any]) -> None:
     for row in range(runs.first.size - 1):
         line = out[row // ny, row % ny]
         for run in range(runs.first[row], runs.first[row + 1]):
-            line[runs.starts[run] : runs.stops[run]] = value
+            for x in range(runs.starts[run], runs.stops[run]):
+                line[x] = value

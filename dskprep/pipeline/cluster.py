@@ -47,8 +47,10 @@ SETTINGS: dict[str, Any] = {
     # only what runs on a dying worker is blamed for its death
     "distributed.scheduler.worker-saturation": 1.0,
     # one CPU per worker: no library may start threads of its own; the thresholds let memory go back to the system, but
-    # not in pieces so small that page faults double the time of encoding
+    # not in pieces so small that page faults double the time of encoding; one arena, because each thread's own would
+    # keep what its patients freed
     "distributed.nanny.pre-spawn-environ": {
+        "MALLOC_ARENA_MAX": 1,
         "MALLOC_MMAP_THRESHOLD_": 4 * 2**20,
         "MALLOC_TRIM_THRESHOLD_": 32 * 2**20,
         "OMP_NUM_THREADS": 1,

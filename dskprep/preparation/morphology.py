@@ -51,7 +51,7 @@ def close_mask(mask: Mask, radius_mm: float, spacing: Triple) -> Mask:
 
 def _change(mask: Mask, radius_mm: float, spacing: Triple, *steps: Callable[..., NDArray[np.uint64]]) -> Mask:
     nx = mask.shape[2]
-    words = bits.of_mask(mask)
+    words = bits.of_mask(np.ascontiguousarray(mask))
     for step in steps:
         words = step(words, nx, radius_mm, spacing)
     changed: Mask = bits.to_mask(words, nx)
@@ -79,26 +79,50 @@ class Pieces(NamedTuple):
 
     def counts(self, mask: Mask) -> NDArray[np.int64]:
         """Return the number of voxels of each piece that are in `mask`."""
+        mask = np.ascontiguousarray(mask)
         found: NDArray[np.int64] = components.counts(self.runs, self.numbers, self.sizes.size, mask)
         return found
 
-    def cut_out(self, number: int, margin: tuple[int, int, int]) -> tuple[Box, Mask]:
-        """Return the box of a piece, wider by `margin` (z, y, x) voxels on every side, and the piece's mask in it."""
-        first, mask = components.cut_out(self.runs, self.numbers, number, self.shape, margin)
-        z, y, x = (slice(begin, begin + n) for begin, n in zip(first, mask.shape, strict=True))
-        return (z, y, x), mask
+    def counts_around(
+        self, is_selected: NDArray[np.bool_], from_mm: float, to_mm: float, spacing: Triple, first: Mask, second: Mask
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+        """Return how many voxels lie between these distances from each piece, and how many of them are in two masks.
 
-    def ring(self, number: int, from_mm: float, to_mm: float, spacing: Triple) -> tuple[Box, Mask]:
-        """Return what lies between these distances from a piece: its box, and the mask in it."""
-        z, y, x = (math.ceil(to_mm / s) for s in spacing)
-        box, piece = self.cut_out(number, (z, y, x))
-        return box, dilate(piece, to_mm, spacing) & ~dilate(piece, from_mm, spacing)
+        Pieces that are not selected have 0 of all.
+        """
+        kept = is_selected[self.numbers]
+        found, numbers = runs.where(self.runs, kept), self.numbers[kept]
+        near, wide = (_ball_rows(mm, spacing, self.shape) for mm in (from_mm, to_mm))
+        order = np.argsort(numbers, kind="stable")
+        n_all, n_first, n_second = components.counts_around(
+            found, runs.rows_of(found), numbers, order, self.sizes.size, near, wide, first, second
+        )
+        return n_all, n_first, n_second
+
+    def heights(self) -> NDArray[np.int64]:
+        """Return how many slices there are from the lowest to the highest of each piece."""
+        order = np.argsort(self.numbers, kind="stable")  # runs go up, so the last one of a piece lies highest
+        slices = runs.rows_of(self.runs)[order] // self.shape[1]
+        n_runs = np.bincount(self.numbers, minlength=self.sizes.size)
+        ends = np.cumsum(n_runs)
+        heights: NDArray[np.int64] = slices[ends - 1] - slices[ends - n_runs] + 1
+        return heights
 
     def select(self, is_selected: NDArray[np.bool_]) -> Mask:
         """Return the mask of the pieces where `is_selected` (pieces) is set."""
         mask = np.zeros(self.shape, np.bool_)
         runs.paint(runs.where(self.runs, is_selected[self.numbers]), 1, mask)
         return mask
+
+
+def _ball_rows(radius_mm: float, spacing: Triple, shape: tuple[int, int, int]) -> NDArray[np.int32]:
+    """Return half the width along x, in voxels, of each row (z, y) of a ball, and -1 where it has none."""
+    radius_mm *= TOLERANCE
+    n_z, n_y, n_x = (min(int(radius_mm / s), n) for s, n in zip(spacing, shape, strict=True))
+    z_mm, y_mm = np.arange(-n_z, n_z + 1)[:, None] * spacing[0], np.arange(-n_y, n_y + 1) * spacing[1]
+    rest_mm2 = radius_mm**2 - z_mm**2 - y_mm**2  # what is left for x
+    halves = np.minimum(np.sqrt(np.maximum(rest_mm2, 0)) / spacing[2], n_x)
+    return np.where(rest_mm2 >= 0, halves, -1).astype(np.int32)
 
 
 def enlarge(mask: Mask, block: tuple[int, int, int], shape: tuple[int, ...]) -> Mask:
@@ -170,13 +194,13 @@ def _ball(limit_mm: float, spacing: Triple, shape: tuple[int, ...]) -> tuple[NDA
 
 def centre_of(mask: Mask) -> NDArray[np.float64]:
     """Return the centre of mass as an index (z, y, x)."""
-    return np.array([n @ np.arange(n.size) / max(1, n.sum()) for n in masks.counts_along(mask)])
+    return np.array([n @ np.arange(n.size) / max(1, n.sum()) for n in masks.counts_along(mask.view(np.uint8))])
 
 
 def box_of(mask: NDArray[Any], margin: int) -> Box:
     """Return the smallest box round the mask, wider by `margin` voxels on every side; empty if the mask is."""
     sides = []
-    for n in masks.counts_along(mask):
+    for n in masks.counts_along(mask.view(np.uint8)):
         (where,) = np.nonzero(n)
         first, last = (where[0], where[-1] + 1) if where.size else (0, 0)
         sides.append(slice(max(0, int(first) - margin), min(n.size, int(last) + margin)))

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
 
 from dskprep.errors import UsageError
+from dskprep.kernels import distances, drawing
+from dskprep.kernels.compiled import is_kept
+from dskprep.preparation.lungs import lungs
 from dskprep.preparation.prepared import Prepared
 from dskprep.preparation.recipes import Native, recipe
-from dskprep.series.series import Decoded, Series
+from dskprep.series.geometry import Layout
+from dskprep.series.series import Decoded, Series, Stored
 from dskprep.settings import PrepConfig, given
 from dskprep.stopwatch import Stopwatch
-from dskprep.volume import Volume
+from dskprep.volume import Grid, Volume
 
 WIDE_MM = 100.0
 """A lung margin so wide that the mask is grown by another kernel than for a narrow one, even on a coarse grid."""
@@ -67,14 +74,56 @@ def prepare(
 def warm(config: PrepConfig | None = None) -> None:
     """Compile the kernels that these settings use, or load them, so that workers find them in the cache.
 
-    A function of the user's own that finds the lungs is not called: what is compiled are those that dskprep finds.
+    Those that find the lungs are compiled in a second process at the same time. A function of the user's own that
+    finds the lungs is not called: what is compiled are those that dskprep finds.
     """
     config = config or PrepConfig()
     if isinstance(config.lungs, str):
         config = dataclasses.replace(config, lungs=True, mask_memory=PrepConfig.mask_memory, mask_slots=0)
     coarse: dict[str, Any] = {"spacing_mm": (8.0, 8.0, 8.0), "lung_margin_mm": WIDE_MM}
     config = dataclasses.replace(config, **{name: coarse[name] for name in coarse if name in config.used()})
+    if "lungs" in config.used() and config.lungs and not is_kept(drawing.draw):
+        with subprocess.Popen(
+            [sys.executable, "-P", "-c", f"from {__name__} import warm_lungs; warm_lungs()"],
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,  # what goes wrong there goes wrong here too
+        ) as beside:
+            try:
+                prepare(_chest(config), dataclasses.replace(config, lungs=False))
+                # about half of all, with the last two that the lungs need
+                voxel, label = np.zeros((1, 1, 1), np.int16), np.zeros((1, 1, 1), np.uint8)
+                distances.find_nearer_label(label, 1.0, (1.0, 1.0, 1.0))
+                drawing.draw(voxel, 0, label, label > 0, (1, 1, 1), (0, 0, 0), label)
+            except BaseException:
+                beside.kill()
+                raise
+    prepare(_chest(config), config).mean_lung_hu()
+
+
+def warm_lungs() -> None:
+    """Compile the kernels that find the lungs."""
+    lungs.find_lungs(_chest(PrepConfig()).decode().volume)
+
+
+def _chest(config: PrepConfig) -> Series:
+    """Return a coarse series of a chest with two lungs, and gas beside them, in slices of all kinds that are common."""
     chest = np.full((40, 48, 48), -1000, np.int16)
     chest[4:-4, 4:-4, 4:-4] = 40
     chest[10:-10, 10:-10, 10:20] = chest[10:-10, 10:-10, 28:38] = -850
-    prepare(Volume(chest, np.diag([9.0, 9.0, 9.0, 1.0])[[2, 1, 0, 3]]), config).mean_lung_hu()
+    chest[14:20, 36:39, 22:26] = -1000
+    chest[:, :4, :4] = chest[:, :4, -4:] = chest[:, -4:, :4] = chest[:, -4:, -4:] = -2024  # never measured
+    stored = [np.frombuffer((plane + 1024).tobytes(), ("<i2", "<u2")[k % 2]) for k, plane in enumerate(chest)]
+    affine = np.diag([9.0, 9.0, 9.0, 1.0])[[2, 1, 0, 3]]
+    return Series(
+        Layout(Grid(chest.shape, affine), tuple(range(len(chest))), ((0.0, 0.0),) * len(chest), 0.0, ()),
+        len(chest),
+        lambda: (Stored(values.reshape(48, 48), 1.0, -1024.0, (-1000, -1000)) for values in stored),
+        facts={},
+        first_gap_mm=9.0,
+        warnings=(),
+        doubt="",
+        to_hu=recipe(config.recipe).to_hu,
+        check_hu=False,
+    )

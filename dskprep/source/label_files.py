@@ -17,8 +17,8 @@ from dskprep.errors import InfrastructureError, UsageError
 from dskprep.source.case import digest, key_of
 from dskprep.source.cases import inputs
 
-BATCH = 256
-"""Files whose first bytes are read together."""
+BATCH, AT_ONCE = 256, 16
+"""Files of which the first bytes are read ahead of the labels, and how many of them at once."""
 HEAD_BYTES = 4096
 """The SOP class of a DICOM file stands within this many bytes."""
 OTHER_SUFFIXES = frozenset(
@@ -107,7 +107,7 @@ def label_files(place: str, patterns: Sequence[str] = ()) -> Iterator[LabelFile]
         return any(fnmatch.fnmatchcase(text, pattern) for pattern in patterns for text in (path, entry.name))
 
     found = _below(place)
-    with ThreadPoolExecutor(storage.THREADS) as pool:  # first bytes are read several at once
+    with ThreadPoolExecutor(AT_ONCE) as pool:  # first bytes are read several at once
         while batch := list(itertools.islice(found, BATCH)):
             for (path, entry), is_one in zip(batch, pool.map(lambda each: is_wanted(*each), batch), strict=True):
                 if is_one:

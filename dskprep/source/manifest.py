@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import pandas as pd
-
-from dskprep import storage, tables
+from dskprep import storage
 from dskprep.errors import UsageError
 from dskprep.source import catalogue
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 class Cohort(NamedTuple):
@@ -24,10 +25,14 @@ def read(source: str) -> list[tuple[str, str]] | Cohort:
     What is not UTF-8 stays as in the names of files. Raises UsageError if the file is no such table, if a key or URL is
     empty, if one holds credentials, which is not repeated, or if a key stands there twice.
     """
+    from dskprep import tables  # a worker needs none
+
     try:
         content = storage.read(source)
-        is_csv = source.lower().endswith(".csv")
-        table = _read_csv(content) if is_csv else tables.from_parquet(tables.open_parquet(content))
+        if source.lower().endswith(".csv"):
+            table = tables.from_csv(content, dtype=object, keep_default_na=False, encoding_errors="surrogateescape")
+        else:
+            table = tables.from_parquet(tables.open_parquet(content))
     except FileNotFoundError as error:
         raise UsageError(f"{source}: there is no such file") from error
     except ValueError as error:
@@ -63,10 +68,6 @@ def _check_filled(table: pd.DataFrame, source: str, columns: list[str]) -> None:
             f"{source}: expected a {' and a '.join(columns)} in every row, "
             f"found one empty in row {is_empty.argmax() + 1}"
         )
-
-
-def _read_csv(content: bytes) -> pd.DataFrame:
-    return tables.from_csv(content, dtype=object, keep_default_na=False, encoding_errors="surrogateescape")
 
 
 def _text(value: object) -> str:

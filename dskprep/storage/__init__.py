@@ -1,8 +1,8 @@
 """Folders and buckets by URL.
 
 In: a URL or a path. Out: listings and bytes. Door: the functions below, as in `storage.read(url)`. They do
-the same for a bucket (`bucket`, for `s3://`, and `gs://` of public ones) and a folder (`local`); no other room opens a
-file system of its own.
+the same for a bucket (`bucket`, for `s3://`, and `gs://` of public ones) and a folder (`local`), which have the same
+functions; no other room opens a file system of its own. What buckets need is imported when the first one is opened.
 URLs travel between processes, open file systems never do. Credentials, endpoint and region come from the environment
 or the profile of the process that opens the store.
 """
@@ -17,8 +17,7 @@ from typing import Any
 import fsspec
 
 from dskprep.errors import InfrastructureError
-from dskprep.storage import bucket, bucket_listing, connection, local, public
-from dskprep.storage.connection import THREADS as THREADS
+from dskprep.storage import local, public
 from dskprep.storage.local import PART_SUFFIX as PART_SUFFIX
 from dskprep.storage.local import DeadLink as DeadLink
 from dskprep.storage.local import Entry as Entry
@@ -48,14 +47,14 @@ def meet(url: str) -> None:
 
 
 def exists(url: str) -> bool:
-    with _opened(url) as (fs, path):
-        return bucket_listing.exists(fs, path) if is_bucket(url) else bool(fs.exists(path))
+    with _opened(url) as (store, fs, path):
+        return bool(store.exists(fs, path))
 
 
 def is_folder(url: str) -> bool:
     """Tell whether anything lies below the URL, or it is an empty local folder."""
-    with _opened(url) as (fs, path):
-        return bucket_listing.is_folder(fs, path) if is_bucket(url) else bool(fs.isdir(path))
+    with _opened(url) as (store, fs, path):
+        return bool(store.is_folder(fs, path))
 
 
 def listing(url: str) -> list[Entry]:
@@ -69,31 +68,26 @@ def folders(url: str) -> list[str]:
 
 
 def _list_folder(url: str) -> tuple[list[str], list[Entry]]:
-    with _opened(url) as (fs, path), contextlib.suppress(FileNotFoundError, NotADirectoryError):
-        if is_bucket(url):
-            return bucket_listing.list_folder(fs, path)
-        return local.list_folder(fs, path)
+    with _opened(url) as (store, fs, path), contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        folders, entries = store.list_folder(fs, path)
+        return folders, entries
     return [], []
 
 
 def listing_below(url: str, *, follow_links: bool = True) -> Iterator[Entry]:
     """Yield every file below a folder, its name relative to the folder; `follow_links` as in `walk`."""
-    with _opened(url) as (fs, path):
+    with _opened(url) as (store, fs, path):
         if is_bucket(url):
-            yield from bucket_listing.list_below(fs, path) or []
+            yield from store.list_below(fs, path)
         else:
-            yield from local.list_below(fs, path, follow_links=follow_links)
+            yield from store.list_below(fs, path, follow_links=follow_links)
 
 
 def entry_of(url: str) -> Entry | None:
     """Return the one file at the URL, or None if there is none, or a folder."""
-    with _opened(url) as (fs, path), contextlib.suppress(FileNotFoundError):
-        if is_bucket(url):
-            return bucket_listing.entry_of(fs, path)
-        info = fs.info(path)
-        if info["type"] == "file":
-            return local.to_entry(info, path.rpartition("/")[2])
-    return None
+    with _opened(url) as (store, fs, path):
+        found: Entry | None = store.entry_of(fs, path)
+        return found
 
 
 def walk(url: str, *, follow_links: bool = True) -> Iterator[Folder]:
@@ -102,22 +96,20 @@ def walk(url: str, *, follow_links: bool = True) -> Iterator[Folder]:
     On S3 each folder directly below is listed with all that it holds, several of them at once. Without `follow_links`,
     what lies behind a link to a folder is left out: whoever deletes or writes must not see it.
     """
-    with _opened(url) as (fs, path):
-        yield from bucket_listing.walk(fs, path) if is_bucket(url) else local.walk(fs, path, follow_links=follow_links)
+    with _opened(url) as (store, fs, path):
+        yield from store.walk(fs, path) if is_bucket(url) else store.walk(fs, path, follow_links=follow_links)
 
 
 def read(url: str) -> bytes:
     """Return the content of one file. Raises FileNotFoundError if it does not exist."""
-    with _opened(url) as (fs, path):
-        return bucket.read(fs, path) if is_bucket(url) else local.read(fs, path)
+    with _opened(url) as (store, fs, path):
+        return bytes(store.read(fs, path))
 
 
 def read_head(url: str, n_bytes: int) -> bytes:
     """Return the first bytes of a file that was listed. Raises ObjectChanged if it does not exist any more."""
-    with _opened(url) as (fs, path), _changes_raised():
-        if is_bucket(url):
-            return bucket.read_head(fs, path, n_bytes)
-        return local.read_head(fs, path, n_bytes)
+    with _opened(url) as (store, fs, path), _changes_raised():
+        return bytes(store.read_head(fs, path, n_bytes))
 
 
 def read_ranges(url: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
@@ -125,8 +117,8 @@ def read_ranges(url: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
 
     Raises FileNotFoundError if it does not exist, InfrastructureError if it is too short.
     """
-    with _opened(url) as (fs, path):
-        return bucket.read_ranges(fs, path, ranges) if is_bucket(url) else local.read_ranges(fs, path, ranges)
+    with _opened(url) as (store, fs, path):
+        return list(store.read_ranges(fs, path, ranges))
 
 
 def read_many(url: str, entries: Sequence[Entry]) -> Iterator[tuple[str, bytes]]:
@@ -134,9 +126,8 @@ def read_many(url: str, entries: Sequence[Entry]) -> Iterator[tuple[str, bytes]]
 
     Raises ObjectChanged if one is not as it was listed (on S3 by its ETag, elsewhere by its size).
     """
-    with _opened(url) as (fs, path), _changes_raised():
-        contents = bucket.read_many(fs, path, entries) if is_bucket(url) else local.read_many(fs, path, entries)
-        yield from zip((entry.name for entry in entries), contents, strict=True)
+    with _opened(url) as (store, fs, path), _changes_raised():
+        yield from zip((entry.name for entry in entries), store.read_many(fs, path, entries), strict=True)
 
 
 def write_many(url: str, objects: dict[str, bytes]) -> None:
@@ -145,9 +136,8 @@ def write_many(url: str, objects: dict[str, bytes]) -> None:
     The folder may be reached by links. Below it none is followed: raises InfrastructureError as `refuse_links` does.
     """
     refuse_links(url, objects)
-    with _opened(url) as (fs, path):
-        contents = {join(path, name): content for name, content in objects.items()}
-        (bucket if is_bucket(url) else local).write_many(fs, contents)
+    with _opened(url) as (store, fs, path):
+        store.write_many(fs, {join(path, name): content for name, content in objects.items()})
 
 
 def create(url: str, content: bytes) -> bool:
@@ -155,28 +145,28 @@ def create(url: str, content: bytes) -> bool:
 
     If S3's answer is lost, the object exists, and the retry takes it for another's.
     """
-    with _opened(url) as (fs, path):
-        return bucket.create(fs, path, content) if is_bucket(url) else local.create(fs, path, content)
+    with _opened(url) as (store, fs, path):
+        return bool(store.create(fs, path, content))
 
 
 def delete(url: str, names: Iterable[str]) -> None:
     """Delete files below a folder; those that do not exist are passed over. Links as in `write_many`."""
     names = list(names)
     refuse_links(url, names)
-    with _opened(url) as (fs, path):
-        (bucket if is_bucket(url) else local).delete(fs, [join(path, name) for name in names])
+    with _opened(url) as (store, fs, path):
+        store.delete(fs, [join(path, name) for name in names])
 
 
 def refuse_links(url: str, names: Iterable[str]) -> None:
     """Raise InfrastructureError if the way from a folder to one of these files below it goes through a link."""
-    with _opened(url) as (_, path):
+    with _opened(url) as (_, _, path):
         if url.startswith("/"):
             local.refuse_links(path, names)
 
 
 @contextlib.contextmanager
-def _opened(url: str) -> Iterator[tuple[Any, str]]:
-    """Yield the file system of a URL, or the connection to S3, and the path in it.
+def _opened(url: str) -> Iterator[tuple[Any, Any, str]]:
+    """Yield the module for the store of a URL, its file system, or the connection to S3, and the path in it.
 
     What a store cannot do becomes one line that names the URL. A missing file stays a FileNotFoundError.
     """
@@ -194,15 +184,17 @@ def _opened(url: str) -> Iterator[tuple[Any, str]]:
         raise InfrastructureError(f"{url}: {_in_one_line(error)}") from error
 
 
-def _open(url: str) -> tuple[Any, str]:
+def _open(url: str) -> tuple[Any, Any, str]:
     """Open what `absolute` has made of a URL, and nothing else. `fsspec.url_to_fs` would open chains of URLs too."""
     if is_bucket(url):
+        from dskprep.storage import bucket, connection  # 25 MiB of memory, which folders do not need
+
         path = url.partition("://")[2].rstrip("/")
         s3 = connection.connect(public.store_of(url))
         s3.meet(path.partition("/")[0])
-        return s3, path
+        return bucket, s3, path
     check_scheme(url)
-    return fsspec.filesystem("file"), url.rstrip("/") or "/"
+    return local, fsspec.filesystem("file"), url.rstrip("/") or "/"
 
 
 @contextlib.contextmanager

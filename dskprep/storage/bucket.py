@@ -20,7 +20,13 @@ from concurrent.futures import ThreadPoolExecutor
 import fsspec.asyn
 import obstore
 
-from dskprep.storage.bucket_listing import exists, prefix_of
+from dskprep.storage.bucket_listing import entry_of as entry_of
+from dskprep.storage.bucket_listing import exists as exists
+from dskprep.storage.bucket_listing import is_folder as is_folder
+from dskprep.storage.bucket_listing import list_below as list_below
+from dskprep.storage.bucket_listing import list_folder as list_folder
+from dskprep.storage.bucket_listing import prefix_of
+from dskprep.storage.bucket_listing import walk as walk
 from dskprep.storage.connection import DEADLINE_S, NOT_BY_OBSTORE, THREADS, Connection
 from dskprep.storage.local import Entry, ObjectChanged
 

@@ -63,6 +63,23 @@ def to_entry(info: dict[str, Any], name: str) -> Entry:
     return Entry(name, int(info["size"] or 0), str(tag).strip('"'), modified_s)
 
 
+def exists(fs: Any, path: str) -> bool:
+    return bool(fs.exists(path))
+
+
+def is_folder(fs: Any, path: str) -> bool:
+    return bool(fs.isdir(path))
+
+
+def entry_of(fs: Any, path: str) -> Entry | None:
+    """Return the file at the path, or None if there is none."""
+    try:
+        info = fs.info(path)
+    except FileNotFoundError:
+        return None
+    return to_entry(info, path.rpartition("/")[2]) if info["type"] == "file" else None
+
+
 def list_folder(fs: Any, path: str) -> tuple[list[str], list[Entry]]:
     """Return the folders (by name) and the files directly in a folder, sorted. A link counts as what it points to."""
     start = len(path.rstrip("/")) + 1

@@ -15,7 +15,7 @@ from dskprep.settings import PrepConfig
 from dskprep.source.files import BLOCK_BYTES, HEADER_BYTES, READ_AHEAD, CaseFiles
 from dskprep.volume import Triple
 
-BASE_BYTES = 380_000_000
+BASE_BYTES = 260_000_000
 """Memory of a worker process that has imported and compiled everything, before its first patient."""
 USABLE_SHARE = 0.9
 """Share of a worker's limit that is planned with: Dask kills a worker at 0.95."""

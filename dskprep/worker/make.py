@@ -29,7 +29,7 @@ from dskprep.source.files import File, open_case
 from dskprep.source.found import Name, aside_counts, assemble_as, each_series
 from dskprep.source.sorting import CaseContents
 from dskprep.stopwatch import Stopwatch
-from dskprep.worker import admission
+from dskprep.worker import admission, process
 from dskprep.worker.admission import Ledger, Ticket, Underestimated
 from dskprep.worker.slots import Slots
 
@@ -160,6 +160,7 @@ def _make(line: Line, begun: Record, warnings: list[str], found: Series) -> Made
     prepared = prepare(decoded, line.config, line.clock)
     hu_sha256, warnings, lungs = decoded.hu_sha256, [*warnings, *decoded.warnings], None
     del found, decoded  # a native volume is not held while the image is encoded
+    process.give_back_memory()
     if prepared.lungs is not None:
         warnings += prepared.lungs.warnings
         with line.clock("lungs"):

@@ -504,13 +504,23 @@ def test_pieces_are_those_of_scipy(shape: tuple[int, int, int], density: float) 
     np.testing.assert_array_equal(pieces.counts(where), np.bincount(expected[where], minlength=n + 1)[1:])
     is_chosen = rng.random(n) < 0.5
     np.testing.assert_array_equal(pieces.select(is_chosen), np.append(False, is_chosen)[expected])
-    assert [pieces.cut_out(number, (0, 0, 0))[0] for number in range(n)] == ndimage.find_objects(expected)
-    for number in range(n):
-        box, piece = pieces.cut_out(number, (1, 2, 3))
-        np.testing.assert_array_equal(piece, expected[box] == number + 1)
-        assert np.count_nonzero(piece) == pieces.sizes[number]
+    assert pieces.heights().tolist() == [box[0].stop - box[0].start for box in ndimage.find_objects(expected)]
     held = np.unique(expected[where & mask])
     np.testing.assert_array_equal(morphology.select_connected(mask, where), np.isin(expected, held) & mask)
+
+
+@pytest.mark.parametrize("spacing", [(2.0, 2.0, 2.0), (5.0, 1.4, 1.3), (1.0, 7.0, 0.7)])
+def test_what_lies_round_each_piece_is_counted_for_it_alone(spacing: Triple) -> None:
+    rng = np.random.default_rng(0)
+    mask, *where = (rng.random((9, 17, 70)) < share for share in (0.02, 0.5, 0.2))
+    mask[4, 5:9, 10:40] = True  # wide, and near others
+    expected, n = ndimage.label(mask)
+    is_chosen = rng.random(n) < 0.7
+    found = np.array(morphology.Pieces.of(mask).counts_around(is_chosen, 2.5, 6.0, spacing, *where))
+    for number in range(n):
+        mm = ndimage.distance_transform_edt(expected != number + 1, sampling=spacing)
+        ring = (mm > 2.5) & (mm <= 6.0) & is_chosen[number]
+        assert found[:, number].tolist() == [np.count_nonzero(ring & each) for each in (True, *where)]
 
 
 @pytest.mark.parametrize(

@@ -169,8 +169,8 @@ def write_chest(folder: Path, shape: tuple[int, int, int], spacing_mm: tuple[flo
 @pytest.mark.parametrize(
     ("shape", "spacing_mm", "limit_gib", "most_mib"),
     [
-        ((40, 512, 512), (5.0, 0.7, 0.7), 2, 500),
-        ((300, 512, 512), (1.0, 0.7, 0.7), 2, 600),
+        ((40, 512, 512), (5.0, 0.7, 0.7), 2, 400),
+        ((300, 512, 512), (1.0, 0.7, 0.7), 2, 520),
         ((1200, 1024, 1024), (0.25, 0.35, 0.35), 1.2, 1200),
     ],
     ids=["small", "thin", "large, read slice by slice"],

@@ -85,10 +85,8 @@ def find_gas(grid: Grid, air: Mask, air_hu: float, views: Views) -> Mask:
     is_gas &= pockets.counts(grid.means < sure_hu) >= MIN_SURE_GAS * pockets.sizes
     # the blurred edge of gas is as dense as lung, but thin: the opening removes it
     other = open_mask(air & ~pockets.select(is_gas), SHELL_MM, grid.spacing)
-    for pocket in np.flatnonzero(is_gas).tolist():
-        box, ring = pockets.ring(pocket, *RING_MM, grid.spacing)
-        n_tissue = np.count_nonzero(ring & (grid.means[box] > TISSUE_HU))
-        is_gas[pocket] = n_tissue > np.count_nonzero(ring & other[box])
+    _, n_tissue, n_other = pockets.counts_around(is_gas, *RING_MM, grid.spacing, grid.means > TISSUE_HU, other)
+    is_gas &= n_tissue > n_other
     return dilate(pockets.select(is_gas), WALL_MM, grid.spacing)
 
 

@@ -29,14 +29,10 @@ def find_airways(grid: Grid, lung: Mask) -> Mask:
     small = np.zeros_like(lung)
     runs.paint(runs.where(wide, areas < MAX_AREA_MM2), 1, small)
     tubes = Pieces.of(small)
-    is_tube = np.zeros(tubes.sizes.size, np.bool_)
     max_hu = masks.median_inside(grid.means, lung) - MIN_BELOW_LUNG_HU
     is_pale = 2 * tubes.counts(grid.means < max_hu) > tubes.sizes
     is_large = tubes.sizes * grid.voxel_ml * 1000 >= MIN_HEIGHT_MM * math.pi * GAS_MM**2
-    for number in np.flatnonzero(is_pale & is_large).tolist():
-        slices, _, _ = tubes.cut_out(number, (0, 0, 0))[0]
-        box, ring = tubes.ring(number, *RING_MM, grid.spacing)
-        n_wall = np.count_nonzero(ring & (grid.means[box] > TISSUE_HU))
-        is_high = (slices.stop - slices.start) * grid.spacing[0] >= MIN_HEIGHT_MM
-        is_tube[number] = is_high and n_wall >= MIN_WALL * np.count_nonzero(ring)
-    return dilate(tubes.select(is_tube), WALL_MM, grid.spacing)
+    is_tube = is_pale & is_large & (tubes.heights() * grid.spacing[0] >= MIN_HEIGHT_MM)
+    wall = grid.means > TISSUE_HU
+    n_round, n_wall, _ = tubes.counts_around(is_tube, *RING_MM, grid.spacing, wall, wall)
+    return dilate(tubes.select(is_tube & (n_wall >= MIN_WALL * n_round)), WALL_MM, grid.spacing)

@@ -11,7 +11,6 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from dskprep.preparation.body import Grid
 from dskprep.preparation.lungs.expected import Chest
@@ -189,11 +188,9 @@ class _Tissue(NamedTuple):
         counts = is_soft.astype(np.int32)
         n = 1
         for axis in range(3):
-            width = 2 * round(AVERAGE_MM / spacing[axis]) + 1
-            n *= width
-            totals, counts = (
-                ndimage.correlate1d(array, np.ones(width), axis, mode="constant") for array in (totals, counts)
-            )
+            half = round(AVERAGE_MM / spacing[axis])
+            n *= 2 * half + 1
+            totals, counts = (_sum_along(array, axis, half) for array in (totals, counts))
         return cls(counts >= MIN_SOFT_SHARE * n, totals // np.maximum(counts, 1))
 
     def range_of(self, core: Mask, spacing: Triple) -> tuple[int, float]:
@@ -202,3 +199,14 @@ class _Tissue(NamedTuple):
         values = np.sort(self.means[inner if inner.any() else core])
         low, middle, high = (values[int(share * values.size)] for share in (0.25, 0.5, 0.75))
         return int(middle), max(MIN_DEVIATION_HU, SPREAD * float(high - low))
+
+
+def _sum_along(array: NDArray[np.int32], axis: int, half: int) -> NDArray[np.int32]:
+    """Return the sum of each value and its `half` neighbours on either side along an axis; beyond the ends all is 0."""
+    sums = np.cumsum(array, axis, dtype=np.int32)
+    n = array.shape[axis]
+    after = np.minimum(np.arange(n) + half, n - 1)
+    found: NDArray[np.int32] = sums.take(after, axis)
+    inner = (slice(None),) * axis
+    found[(*inner, slice(half + 1, None))] -= sums[(*inner, slice(0, max(0, n - half - 1)))]
+    return found
