@@ -83,7 +83,7 @@ HOMES = {
     "fsspec": {"storage", "storage.answers", "storage.bucket", "storage.clients", "storage.s3_settings"},
     "google_crc32c": {"dataset.omezarr", "dataset.shards"},
     "idc_index_data": {"source.catalogue"},
-    "imagecodecs": {"dicom.pixels", "dataset.thumbnail"},
+    "imagecodecs": {"dicom.pixels", "dataset.shards", "dataset.thumbnail"},
     "jinja2": {"look.report", "pipeline.page"},
     "lazy_loader": {""},
     "matplotlib": {"look.marks", "look.outlines", "look.panels", "look.picture", "look.refused"},

@@ -20,7 +20,7 @@ from importlib.metadata import version
 from typing import Any
 
 from dskprep import storage
-from dskprep.dataset import layout, own
+from dskprep.dataset import layout, ome, own
 from dskprep.dataset.facts import StoredObject
 from dskprep.dataset.record import FURTHER, STATUSES, Record, RecordName, check_key, parse_record, to_json
 from dskprep.errors import DamagedDataset, UsageError
@@ -58,7 +58,9 @@ def create(target: str, config: PrepConfig) -> None:
         for name in names
         if there["settings"].get(name) != here.get(name)
     ]
-    raise UsageError(f"{target}: holds a dataset of other settings ({'; '.join(differences)}); choose another target")
+    raise UsageError(
+        f"{target}: holds a dataset of other settings ({'; '.join(differences)}); take those, or choose another target"
+    )
 
 
 def check_place(target: str) -> None:
@@ -119,6 +121,12 @@ def describe(target: str) -> dict[str, Any]:
     if not (isinstance(content.get("settings"), dict) and isinstance(content.get("digest"), str)):
         raise DamagedDataset(f"{target}: dataset.json is damaged: it lacks the settings or their digest")
     return content
+
+
+def n_levels(target: str) -> int:
+    """Return how many levels the volumes of a dataset have. Raises as `describe` does."""
+    found = describe(target)["settings"].get("levels", 1)
+    return found if isinstance(found, int) else 1
 
 
 def record_names(target: str) -> Iterator[RecordName]:
@@ -196,8 +204,9 @@ def write_volume(target: str, key: str, objects: dict[str, bytes]) -> dict[str, 
     there = volume_objects(target, key)
     if labels := {label for name in there if (label := layout.label_of(name)) not in ("", "lungs")}:
         labels |= {"lungs"} if "labels/lungs/zarr.json" in objects else set()
-        objects = objects | {"labels/zarr.json": layout.labels_json(labels)}
-    storage.delete(target, [f"{folder}/{name}" for name in own.of_volume(there) if name not in objects])
+        objects = objects | {"labels/zarr.json": ome.labels_json(labels, ome.version_of(objects["zarr.json"]))}
+    ours = own.of_volume(there, layout.n_levels(objects))
+    storage.delete(target, [f"{folder}/{name}" for name in ours if name not in objects])
     in_order = sorted(objects, key=lambda name: name != "zarr.json")  # by it what a killed process left is known
     storage.write_many(target, {f"{folder}/{name}": objects[name] for name in in_order})
     return {name: StoredObject.of(content) for name, content in objects.items()}
@@ -262,9 +271,9 @@ def forget(
     storage.refuse_links(target, [*records, *(f"{volume_name(key)}/any" for key in written)])
     if not is_trial:
         storage.delete(target, records)
-    deleted = records
+    deleted, levels = records, n_levels(target)
     for key in dict.fromkeys(written):
-        found = [f"{volume_name(key)}/{name}" for name in own.of_volume(volume_objects(target, key))]
+        found = [f"{volume_name(key)}/{name}" for name in own.of_volume(volume_objects(target, key), levels)]
         if storage.exists(storage.join(target, thumbnail_name(key))):
             found.append(thumbnail_name(key))
         if not is_trial:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dskprep import storage
-from dskprep.dataset import label_store, layout, leftovers, own, store
+from dskprep.dataset import label_store, layout, leftovers, ome, own, store
 from dskprep.dataset.facts import StoredObject
 from dskprep.dataset.label_record import LabelRecordName
 from dskprep.dataset.record import Record, RecordName
@@ -153,7 +153,7 @@ def _check(target: str, name: RecordName) -> Finding | None:
     labels = {label for label in map(layout.label_of, there) if label not in ("", "lungs")}
     mine = {label for label in labels if label_store.owner_of(target, name.key, label)}
     is_list_right = _is_list_right(target, name.key, there)
-    extra, ours = there - record.objects.keys(), own.of_volume(there)
+    extra, ours = there - record.objects.keys(), own.of_volume(there, layout.n_levels(record.objects))
     extra = {n for n in extra if not any(n.startswith(f"labels/{label}/") for label in mine)}
     extra -= {"labels/zarr.json"} if is_list_right else set()
     faults += [f"{path} does not belong there" for path in sorted(extra.intersection(ours))]
@@ -183,7 +183,7 @@ def _is_list_right(target: str, key: str, there: set[str]) -> bool:
         content = storage.read(storage.join(store.volume_url(target, key), "labels/zarr.json"))
     except FileNotFoundError:
         return False
-    return content == layout.labels_json(labels)
+    return any(content == ome.labels_json(labels, version) for version in ome.VERSIONS)
 
 
 def _label_findings(target: str) -> Iterator[Finding]:
