@@ -124,8 +124,9 @@ def describe(target: str) -> dict[str, Any]:
 
 
 def n_levels(target: str) -> int:
-    """Return how many levels the volumes of a dataset have. Raises as `describe` does."""
-    found = describe(target)["settings"].get("levels", 1)
+    """Return how many levels the volumes of a dataset have: 1 if nothing says more. Raises as `describe` does."""
+    there = storage.exists(storage.join(target, "dataset.json"))
+    found = describe(target)["settings"].get("levels", 1) if there else 1
     return found if isinstance(found, int) else 1
 
 
