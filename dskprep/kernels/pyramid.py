@@ -13,7 +13,8 @@ from dskprep.kernels.compiled import compiled
 def halve_by_mean(array: NDArray[Any]) -> NDArray[Any]:
     """Return the mean of each block of 2 x 2 x 2 voxels, of the array's type; whole numbers are rounded half up."""
     half = np.empty([-(-n // 2) for n in array.shape], array.dtype)
-    _means(array, half, array.dtype.kind != "f")
+    is_whole = array.dtype.kind != "f"
+    _means(array, half, np.empty(array.shape[2], np.int32 if is_whole else np.float64), is_whole)
     return half
 
 
@@ -25,9 +26,9 @@ def halve_by_majority(mask: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 @compiled
-def _means(array: NDArray[Any], half: NDArray[Any], is_whole: bool) -> None:
+def _means(array: NDArray[Any], half: NDArray[Any], sums: NDArray[Any], is_whole: bool) -> None:
+    """Write the means; `sums` takes those of the rows of a block, so that the inner loop runs along memory."""
     nz, ny, nx = array.shape
-    sums = np.empty(nx, np.float64)  # of the rows of a block: so the inner loop runs along memory
     for k in range(half.shape[0]):
         for j in range(half.shape[1]):
             sums[:] = 0
@@ -47,22 +48,33 @@ def _means(array: NDArray[Any], half: NDArray[Any], is_whole: bool) -> None:
 @compiled
 def _majorities(mask: NDArray[Any], half: NDArray[Any]) -> None:
     nz, ny, nx = mask.shape
-    values = np.empty(8, np.uint8)
+    least, largest = np.empty(nx, np.uint8), np.empty(nx, np.uint8)
     for k in range(half.shape[0]):
         for j in range(half.shape[1]):
+            least[:] = 255
+            largest[:] = 0
+            for z in range(2 * k, min(2 * k + 2, nz)):
+                for y in range(2 * j, min(2 * j + 2, ny)):
+                    row = mask[z, y]
+                    for x in range(nx):  # along memory, many at a time: nearly all blocks have one value
+                        least[x] = min(least[x], row[x])
+                        largest[x] = max(largest[x], row[x])
             for i in range(half.shape[2]):
-                n, is_one = 0, True
-                for z in range(2 * k, min(2 * k + 2, nz)):
-                    for y in range(2 * j, min(2 * j + 2, ny)):
-                        for x in range(2 * i, min(2 * i + 2, nx)):
-                            values[n] = mask[z, y, x]
-                            is_one &= values[n] == values[0]
-                            n += 1
-                best, most = values[0], 0 if not is_one else n
-                for a in range(0 if is_one else n):
-                    count = 0
-                    for b in range(n):
-                        count += values[b] == values[a]
-                    if count > most or (count == most and values[a] > best):
-                        best, most = values[a], count
-                half[k, j, i] = best
+                last = min(2 * i + 1, nx - 1)
+                low, high = min(least[2 * i], least[last]), max(largest[2 * i], largest[last])
+                half[k, j, i] = low if low == high else _majority(mask[2 * k :, 2 * j :, 2 * i :], low, high)
+
+
+@compiled
+def _majority(rest: NDArray[Any], low: int, high: int) -> int:
+    """Return the most frequent value of the first block of a mask, all of whose values lie from `low` to `high`."""
+    best, most = 0, 0
+    for value in range(low, high + 1):
+        count = 0
+        for z in range(min(2, rest.shape[0])):
+            for y in range(min(2, rest.shape[1])):
+                for x in range(min(2, rest.shape[2])):
+                    count += rest[z, y, x] == value
+        if count >= most:
+            best, most = value, count
+    return best

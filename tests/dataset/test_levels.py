@@ -144,6 +144,7 @@ def test_a_reader_of_06_alone_puts_each_level_into_the_patient(
         np.testing.assert_allclose(reader.corners(f"{level}", "LPS"), expected, rtol=0, atol=1e-3)
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of its own classes
 def test_another_library_puts_an_oblique_volume_into_the_patient(tmp_path: Path) -> None:
     image = pytest.importorskip("ome_zarr_models.v06.image").Image
     objects = omezarr.encode(prepared(), PrepConfig(chunk=16, levels=N, ome_zarr="0.6"), {})
