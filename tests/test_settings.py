@@ -124,6 +124,10 @@ def test_every_setting_that_changes_voxels_counts_in_the_digest() -> None:
     assert len(digests) == len(OTHERS) + 1
 
 
+def test_datasets_from_before_a_setting_go_on_without_it() -> None:
+    assert PrepConfig().digest() == "906e1665aba16536"
+
+
 def test_with_what_a_mask_is_found_is_no_part_of_the_dataset() -> None:
     plain = PrepConfig(lungs="my.masks:lungs")
     slots = PrepConfig(lungs="my.masks:lungs", mask_memory="3GiB", mask_slots=2)

@@ -83,7 +83,7 @@ class StoredVolume(VolumeDisplay):
         """
         if level not in range(self.n_levels):
             raise UsageError(f"{self.key}: expected a level from 0 to {self.n_levels - 1}, found {level!r}")
-        return StoredVolume(self.key, self.url, self.record, level)
+        return StoredVolume(self.key, self.url, self.record, int(level))
 
     @property
     def image(self) -> zarr.Array[Any]:

@@ -14,9 +14,9 @@ import os
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
-import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
 from dskprep import storage
 from dskprep.dataset import annotations as annotated
@@ -73,21 +73,16 @@ def upgrade(target: str | os.PathLike[str], *, is_trial: bool = False) -> Iterat
     if not is_trial and described["digest"] != config.digest():
         changed = described | {"settings": config.as_dict(), "digest": config.digest()}
         storage.write_many(target, {"dataset.json": to_json(changed)})
-    changed_any = False
     with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="upgrade") as threads:
         try:
-            one = functools.partial(_upgrade_volume, target, config.digest(), is_trial)
-            for finding in filter(None, threads.map(one, sorted(store.record_names(target)))):
-                changed_any = True
-                yield finding
-            one_source = functools.partial(_upgrade_labels, target, is_trial)
+            volume = functools.partial(_upgrade_volume, target, config.digest(), is_trial)
+            yield from filter(None, threads.map(volume, sorted(store.record_names(target))))
+            source = functools.partial(_upgrade_labels, target, is_trial)
             names = sorted(name for name, _ in label_store.list_records(target) if name.status == "written")
-            for finding in filter(None, threads.map(one_source, names)):
-                changed_any = True
-                yield finding
+            yield from filter(None, threads.map(source, names))
         finally:
             threads.shutdown(cancel_futures=True)
-    if changed_any and not is_trial:
+    if not is_trial:
         index.write(target)
         annotated.write(target)
 
@@ -115,7 +110,7 @@ def _upgrade_volume(target: str, digest: str, is_trial: bool, name: RecordName) 
 def _groups_of(target: str, record: Record, digest: str) -> dict[str, bytes]:
     """Return the upgraded metadata of a volume, by their path below it. Raises DamagedDataset."""
     volume, new = store.volume_url(target, record.key), {}
-    affine = _affine_of(target, record.key)
+    affine = _affine_of(record)
     for path in GROUPS:
         try:
             content = storage.read(storage.join(volume, path))
@@ -174,7 +169,8 @@ def _promise_label(target: str, label: StoredLabel, new: dict[str, bytes]) -> St
         raise DamagedDataset(
             f"{storage.join(target, path)}: was altered; `dskprep verify --forget`, and annotate again"
         )
-    new[path] = _convert(storage.join(target, path), content, _affine_of(target, label.volume))
+    affine = _affine_of(store.read_record(target, RecordName("written", label.volume, label.image)))
+    new[path] = _convert(storage.join(target, path), content, affine)
     return label.changed(pending={group: StoredObject.of(new[path])})
 
 
@@ -182,22 +178,19 @@ def _in_words(error: Exception) -> str:
     return str(error) if isinstance(error, DamagedDataset) else f"{error}: is gone"
 
 
-def _affine_of(target: str, key: str) -> Any:
-    """Return the affine in the metadata of a volume, which are the same in both versions."""
-    url = storage.join(store.volume_url(target, key), "zarr.json")
-    try:
-        return msgspec.convert(json.loads(storage.read(url))["attributes"]["dskprep"]["affine"], list[list[float]])
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise DamagedDataset(f"{url}: is damaged: it lacks the affine") from error
+def _affine_of(record: Record) -> NDArray[np.float64]:
+    if record.geometry is None:
+        raise DamagedDataset(f"{record.key}: its record does not say where the volume lies")
+    return record.geometry.matrix()
 
 
-def _convert(url: str, content: bytes, affine: Any, digest: str = "") -> bytes:
+def _convert(url: str, content: bytes, affine: NDArray[np.float64], digest: str = "") -> bytes:
     """Return the metadata of a group in version 0.6, with the digest of the settings if there is one."""
     try:
         attributes = json.loads(content)["attributes"]
         attributes["ome"] = ome.to_06(attributes["ome"], affine)
         if digest:
             attributes["dskprep"]["settings_digest"] = digest
-    except (ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError) as error:
         raise DamagedDataset(f"{url}: is damaged; `dskprep verify` finds all such volumes") from error
     return ome.group_json(attributes)
