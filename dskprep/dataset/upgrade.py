@@ -101,7 +101,7 @@ def _upgrade_volume(target: str, digest: str, is_trial: bool, name: RecordName) 
         if promised and promised != record.pending:
             record = record.changed(pending=promised)
             storage.write_many(target, {name.path: record.to_json()})
-        storage.write_many(store.volume_url(target, name.key), new)
+        storage.write_many(target, {f"{store.volume_name(name.key)}/{path}": content for path, content in new.items()})
         record = record.changed(objects=record.objects | promised, pending=None, settings_digest=digest)
         storage.write_many(target, {name.path: record.to_json()})
     return Finding(name.key, ()) if record.is_written else None

@@ -21,7 +21,7 @@ import dskprep
 from dskprep import storage
 from dskprep.cli import commands
 from dskprep.dataset import claims, convert
-from dskprep.errors import UsageError
+from dskprep.errors import InfrastructureError, UsageError
 from dskprep.settings import PrepConfig
 from dskprep.volume import Volume
 
@@ -202,6 +202,16 @@ def test_what_others_added_is_left(target: str) -> None:
     list(dskprep.upgrade(target))
     after = tiny.everything_below(target)
     assert {name: after[name] for name in theirs} == theirs
+
+
+def test_nothing_is_written_through_a_link(tmp_path: Path, both: tuple[Objects, Objects]) -> None:
+    target, outside = tiny.write(tmp_path / "out", both[0]), tmp_path / "outside"
+    (tmp_path / "out/volumes/p1.zarr").rename(outside)
+    (tmp_path / "out/volumes/p1.zarr").symlink_to(outside)
+    before = tiny.everything_below(outside)
+    with pytest.raises(InfrastructureError, match=r"p1\.zarr"):
+        list(dskprep.upgrade(target))
+    assert tiny.everything_below(outside) == before
 
 
 def test_not_beside_a_run(target: str) -> None:
