@@ -267,15 +267,20 @@ def test_what_a_run_left_of_levels_is_cleaned(dataset: dskprep.Dataset, tmp_path
     assert any("/2/c/" in name for name in deleted)
 
 
-def test_a_second_label_of_one_name_leaves_nothing_of_the_first(dataset: dskprep.Dataset, tmp_path: Path) -> None:
+def test_a_label_without_a_record_is_written_over_at_every_level(dataset: dskprep.Dataset, tmp_path: Path) -> None:
+    """As one that a worker wrote before it died, of a file that is another one by now."""
     target = tiny.write(tmp_path / "out", tiny.everything_below(dataset.url))
     volume = dskprep.open_dataset(target)["p"]
     mask = np.zeros(volume.shape, np.uint8)
     mask[5, 6, 7] = 1  # too small for any other level
     tiny.write(tmp_path / "labels", {"p.nii.gz": convert.to_nifti_gz(Volume(mask, volume.affine))})
-    assert dskprep.annotate(target, tmp_path / "labels", retry="all").exit_code == 0
+    storage.delete(f"{target}/labels", [e.name for e in storage.listing_below(f"{target}/labels")])
+    assert dskprep.annotate(target, tmp_path / "labels").exit_code == 0
     volume = dskprep.open_dataset(target)["p"]
     (name,) = volume.labels
+    folder = f"labels/{name}/"
+    there = {e.name for e in storage.listing_below(volume.url) if e.name.startswith(folder)}
+    assert there == volume.labels.about[name].objects.keys()
     assert [int(volume.level(level).labels[name][...].sum()) for level in range(N)] == [1, 0, 0]
     assert [fault for finding in dskprep.verify(target) for fault in finding.faults] == []
 
