@@ -9,6 +9,7 @@ from .dataset.record import Record
 from .dataset.splits import Split
 from .dataset.status import RunUnderWay, Status, status
 from .dataset.stored import StoredVolume
+from .dataset.upgrade import upgrade
 from .dataset.verification import Finding, forget, verify
 from .errors import DamagedDataset, DskprepError, InfrastructureError, Refusal, UsageError
 from .labels.draw import Drawn
@@ -99,6 +100,7 @@ __all__ = [
     "to_nifti",
     "to_sitk",
     "to_spacing",
+    "upgrade",
     "verify",
 ]
 __version__: str

@@ -38,9 +38,9 @@ RECIPES = {
     "grt123": Uses(()),
 }
 """One line per recipe. What it does is in its module in `preparation.recipes`, which is too heavy to import here."""
-COMMON = ("recipe", "min_slices", "stacks", "check_hu", "chunk", "zstd_level")
+COMMON = ("recipe", "min_slices", "stacks", "check_hu", "chunk", "codec", "zstd_level", "levels", "ome_zarr")
 """The settings that all recipes use."""
-LATER = ("stacks", "check_hu")
+LATER = ("stacks", "check_hu", "codec", "levels", "ome_zarr")
 """Settings that came after the first datasets; at their default they do not count, so that old datasets go on."""
 MEANS = ("mask_memory", "mask_slots")
 """Settings that say with what a mask is found, and change no voxel: they belong to a run, not to its dataset."""
@@ -98,8 +98,14 @@ class PrepConfig:
     """With `interpolate`, the most slices in a row that may be missing; a series that lacks more is refused."""
     chunk: int = 64
     """Edge of a zarr chunk in voxels; many chunks share a shard."""
+    codec: str = "blosc-zstd"
+    """How a chunk is packed: `blosc-zstd`, with its bits shuffled first, or plain `zstd`."""
     zstd_level: int = 1
-    """Compression level of blosc's zstd."""
+    """Compression level of zstd."""
+    levels: int = 1
+    """How many levels an image and its labels have; each has half as many voxels along each axis as the one before."""
+    ome_zarr: str = "0.5"
+    """The version of OME-Zarr that a volume's metadata follow: `0.5` or `0.6`."""
 
     def __post_init__(self) -> None:
         _check("recipe", self.recipe, list(RECIPES).__contains__, f"one of {', '.join(RECIPES)}")
@@ -250,7 +256,10 @@ def _rules(dtypes: tuple[str, ...]) -> dict[str, tuple[Callable[[Any], bool], st
         "on_gap": (("refuse", "interpolate").__contains__, "'refuse' or 'interpolate'"),
         "max_gap_slices": (lambda v: _is_int(v, 1, 5), "a whole number from 1 to 5"),
         "chunk": (lambda v: _is_int(v, 16, 256), "a whole number from 16 to 256"),
+        "codec": (("blosc-zstd", "zstd").__contains__, "'blosc-zstd' or 'zstd'"),
         "zstd_level": (lambda v: _is_int(v, 1, 9), "a whole number from 1 to 9"),
+        "levels": (lambda v: _is_int(v, 1, 8), "a whole number from 1 to 8"),
+        "ome_zarr": (("0.5", "0.6").__contains__, "'0.5' or '0.6', in quotes"),
     }
 
 

@@ -65,3 +65,9 @@ def test_ratios_are_stored_and_compared(tmp_path: Path) -> None:
     assert float(ratio) > 0
     assert float(stored) > 0
     assert change.endswith("%")
+
+
+def test_codecs_and_levels(tmp_path: Path) -> None:
+    table = rows(run("formats", tmp_path))
+    assert float(table["zstd, 1 level"][0]) > float(table["blosc-zstd, 1 level (the default)"][0])
+    assert float(table["blosc-zstd, 3 levels"][0]) > float(table["blosc-zstd, 1 level (the default)"][0])

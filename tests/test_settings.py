@@ -43,6 +43,9 @@ def test_settings_come_from_a_file(tmp_path: Path) -> None:
         (b"spacing = [1, 1, 1]", "did you mean 'spacing_mm'"),
         (b"colour = 3", "unknown setting 'colour'; known are recipe, spacing_mm"),
         (b"spacing_mm = [1, 1]", "three numbers"),
+        (b"ome_zarr = 0.6", "ome_zarr must be '0.5' or '0.6', in quotes, not 0.6"),
+        (b"levels = 9", "levels must be a whole number from 1 to 8, not 9"),
+        (b"codec = 'lz4'", "codec must be 'blosc-zstd' or 'zstd', not 'lz4'"),
         (b"spacing_mm = 1", "three numbers"),
         (b'spacing_mm = ["1", 1, 1]', "three numbers"),
         (b"spacing_mm = [true, 1, 1]", "three numbers"),
@@ -103,6 +106,9 @@ OTHERS: list[dict[str, Any]] = [
     {"max_gap_slices": 2},
     {"chunk": 32},
     {"zstd_level": 2},
+    {"codec": "zstd"},
+    {"levels": 3},
+    {"ome_zarr": "0.6"},
     {"recipe": "luo-2017"},
     {"recipe": "grt123"},
     {"recipe": "zuidhof"},
@@ -116,6 +122,10 @@ def test_every_setting_that_changes_voxels_counts_in_the_digest() -> None:
     assert {name for other in OTHERS for name in other} == names
     digests = {PrepConfig(**other).digest() for other in OTHERS} | {PrepConfig().digest()}
     assert len(digests) == len(OTHERS) + 1
+
+
+def test_datasets_from_before_a_setting_go_on_without_it() -> None:
+    assert PrepConfig().digest() == "906e1665aba16536"
 
 
 def test_with_what_a_mask_is_found_is_no_part_of_the_dataset() -> None:

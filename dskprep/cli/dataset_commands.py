@@ -1,4 +1,4 @@
-"""The commands that look after a dataset: status, verify, clean."""
+"""The commands that look after a dataset: status, verify, upgrade, clean."""
 
 from __future__ import annotations
 
@@ -67,6 +67,30 @@ def verify(target: str, forget: bool, dry_run: bool) -> int:
     way = "run" if not faulty_labels else "run and annotate" if faulty else "annotate"
     terminal.say(f"{way} again to make them anew" if is_done else f"--forget lets the next {way} make them anew")
     return EXIT_SOME_NOT_WRITTEN
+
+
+@click.command()
+@click.argument("target")
+@click.option("--dry-run", is_flag=True, help="Only say what would be upgraded.")
+def upgrade(target: str, dry_run: bool) -> int:
+    """Bring the metadata of all volumes and labels of TARGET to OME-Zarr 0.6; no voxel is touched.
+
+    It may be stopped, and goes on when it is called again. No run may be under way. From then on, runs need the
+    setting ome_zarr = "0.6".
+    """
+    from dskprep.dataset.upgrade import upgrade as upgrade_all
+
+    n_volumes = n_sources = n_faulty = 0
+    for finding in upgrade_all(target, is_trial=dry_run):
+        for fault in finding.faults:
+            terminal.say(f"{finding.key}: {fault}")
+        n_faulty += bool(finding.faults)
+        n_volumes += finding.is_of_volume and not finding.faults
+        n_sources += finding.labels is not None and not finding.faults
+    left = f"; {n_faulty} with faults stay as they are" if n_faulty else ""
+    done = f"{'would be' if dry_run else 'were'} upgraded to OME-Zarr 0.6"
+    terminal.say(f"{n_volumes} volumes and {n_sources} label sources {done}{left}")
+    return EXIT_SOME_NOT_WRITTEN if n_faulty else EXIT_CLEAN
 
 
 @click.command()

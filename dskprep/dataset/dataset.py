@@ -17,9 +17,9 @@ from dskprep.dataset.examples import Examples, Which, find_places
 from dskprep.dataset.joined import Joined
 from dskprep.dataset.patches import LungPatches
 from dskprep.dataset.record import RecordName
-from dskprep.dataset.shards import Index
+from dskprep.dataset.shards import Index, as_size
 from dskprep.dataset.splits import Split
-from dskprep.dataset.stored import StoredVolume, as_size
+from dskprep.dataset.stored import StoredVolume
 from dskprep.errors import UsageError
 
 if TYPE_CHECKING:

@@ -28,9 +28,11 @@ class VolumeDisplay:
     key: str
     url: str
     record: Record
+    at_level: int
 
     def __repr__(self) -> str:
-        return f"<StoredVolume {self.key}: {describe(self.record)}>"
+        level = f" at level {self.at_level}" if self.at_level else ""
+        return f"<StoredVolume {self.key}{level}: {describe(self.record)}>"
 
     def _repr_html_(self) -> str:
         target = self.url.rpartition("/volumes/")[0]

@@ -77,7 +77,8 @@ class StoredLabel(msgspec.Struct, frozen=True, kw_only=True):
     `image` is the `input_digest` of the volume on whose grid it lies. `name` is the author's, `label` the name under
     which it is stored. `first` and `shape` are the box round it (z, y, x), `box_mm` its lowest and
     highest x, y, z. `ml` and `centroid_mm` (LPS) are those of
-    the label as it was drawn by its author, `outside` is the share of it that the image does not hold.
+    the label as it was drawn by its author, `outside` is the share of it that the image does not hold. `objects` and
+    `pending` are as in `Record`.
     """
 
     volume: str
@@ -102,6 +103,7 @@ class StoredLabel(msgspec.Struct, frozen=True, kw_only=True):
     box_mm: tuple[Number, Number, Number, Number, Number, Number] | None = None
     outside: Number = 0.0
     objects: dict[str, StoredObject] = {}
+    pending: dict[str, StoredObject] = {}
 
     @property
     def is_written(self) -> bool:

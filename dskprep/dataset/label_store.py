@@ -15,7 +15,7 @@ from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
 from dskprep import storage
-from dskprep.dataset import layout, store
+from dskprep.dataset import layout, ome, store
 from dskprep.dataset.facts import StoredObject
 from dskprep.dataset.label_record import LabelRecord, LabelRecordName, StoredLabel, name_of, parse_label_record
 from dskprep.errors import DamagedDataset, InfrastructureError, Refusal
@@ -78,9 +78,10 @@ def write_list(target: str, key: str) -> None:
     write has seen all labels. Nothing is written where there is no label.
     """
     url = storage.join(store.volume_name(key), "labels/zarr.json")
+    version = _version(target, key)
     for _ in range(MOST_LISTINGS):
         names = label_names(target, key)
-        content = layout.labels_json(names)
+        content = ome.labels_json(names, version)
         try:
             is_right = storage.read(storage.join(target, url)) == content
         except FileNotFoundError:
@@ -89,6 +90,14 @@ def write_list(target: str, key: str) -> None:
             return
         storage.write_many(target, {url: content})
     raise InfrastructureError(f"{target}: the labels of {key} change while they are listed; annotate again")
+
+
+def _version(target: str, key: str) -> str:
+    """Return the version of OME-Zarr that a volume has."""
+    try:
+        return ome.version_of(storage.read(storage.join(store.volume_url(target, key), "zarr.json")))
+    except FileNotFoundError:
+        return ome.VERSIONS[0]
 
 
 def label_names(target: str, key: str) -> list[str]:
@@ -190,5 +199,6 @@ def _delete_objects(target: str, key: str, label: str, kept: dict[str, Any]) -> 
     """Delete what an earlier writing of a label left that this one does not write."""
     folder = f"{store.volume_name(key)}/labels/{label}"
     there = storage.listing_below(storage.join(target, folder), follow_links=False)
-    old = [e.name for e in there if e.name.startswith("0/") and f"labels/{label}/{e.name}" not in kept]
+    levels = {name.split("/")[2] for name in kept}
+    old = [e.name for e in there if e.name.partition("/")[0] in levels and f"labels/{label}/{e.name}" not in kept]
     storage.delete(target, [f"{folder}/{name}" for name in old])

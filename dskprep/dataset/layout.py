@@ -6,9 +6,10 @@ zarr finds the codecs that metadata name in a registry, and some of them run cod
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -17,21 +18,22 @@ import numpy as np
 from dskprep import storage
 from dskprep.errors import DamagedDataset
 from dskprep.typed import converter
+from dskprep.volume import Grid
 
 Edge = Annotated[int, msgspec.Meta(ge=1)]
 Index = tuple[Edge, Edge, Edge]
 
 CODECS = ("bytes", "blosc", "zstd", "crc32c", "transpose", "sharding_indexed")
 """The codecs that an array may have, also within its shards and their indices."""
-OURS = [["sharding_indexed"], ["bytes", "blosc"], ["bytes", "crc32c"]]
-"""Codecs of an array that dskprep writes, of an inner chunk, and of the shard index."""
+OURS = {codec: [["sharding_indexed"], ["bytes", codec], ["bytes", "crc32c"]] for codec in ("blosc", "zstd")}
+"""Codecs of an array that dskprep writes, of an inner chunk, and of the shard index: by what its chunks are packed."""
 BLOSC: dict[str, Any] = {"cname": "zstd", "shuffle": "bitshuffle"}
 """What blosc is set to in such an array."""
 AXES = ("z", "y", "x")
 DTYPES = ("int16", "uint8", "float32", "float64")
 """The types of numbers that the recipes write."""
-PATHS = {"image": "0", "lungs": "labels/lungs/0"}
-"""Where the arrays of a volume that every run writes lie below it."""
+FOLDERS = {"image": "", "lungs": "labels/lungs/"}
+"""Where the arrays of a volume that every run writes lie below it: `0`, and from `1` on each half as fine."""
 MAX_SHARD = (384, 448, 448)
 """Longest edges of a shard (z, y, x): at most 154 MB of int16, which compress to an object of less than 100 MB.
 
@@ -115,11 +117,19 @@ def names_of_codecs(metadata: dict[str, Any]) -> list[list[str]]:
     return [[codec["name"] for codec in codecs] for codecs in levels]
 
 
+def codec_of(metadata: dict[str, Any]) -> str:
+    """Return by what the chunks of an array are packed, one of OURS; "" if its codecs are not those of dskprep."""
+    found = names_of_codecs(metadata)
+    sharding = metadata["codecs"][0].get("configuration", {}) if metadata["codecs"] else {}
+    at_end = sharding.get("index_location", "end") == "end"
+    return next((codec for codec, ours in OURS.items() if ours == found and at_end), "")
+
+
 def chunks_per_shard(metadata: dict[str, Any]) -> Index | None:
     """Return how many chunks a shard has along each axis; None if the codecs are not those that dskprep writes."""
-    sharding = metadata["codecs"][0].get("configuration", {}) if metadata["codecs"] else {}
-    if names_of_codecs(metadata) != OURS or sharding.get("index_location", "end") != "end":
+    if not codec_of(metadata):
         return None
+    sharding = metadata["codecs"][0]["configuration"]
     shard = metadata["chunk_grid"]["configuration"]["chunk_shape"]
     z, y, x = (s // c for s, c in zip(shard, sharding["chunk_shape"], strict=True))
     return z, y, x
@@ -140,18 +150,19 @@ def is_ours(url: str) -> bool:
     except DamagedDataset:
         return False
     is_plain = metadata["data_type"] in DTYPES and not metadata.get("attributes")
-    if not is_plain or names_of_codecs(metadata) != OURS or metadata.get("dimension_names") != [*AXES]:
+    codec = codec_of(metadata)
+    if not is_plain or not codec or metadata.get("dimension_names") != [*AXES]:
         return False
     sharding = metadata["codecs"][0]["configuration"]
     edge, *others = sharding["chunk_shape"]
     shard = shard_shape(metadata["shape"], np.dtype(metadata["data_type"]).itemsize, edge)
     is_laid_out = [edge, edge] == others and [*shard] == metadata["chunk_grid"]["configuration"]["chunk_shape"]
-    blosc: dict[str, Any] = sharding["codecs"][1].get("configuration", {})
-    return is_laid_out and blosc.items() >= BLOSC.items()
+    packed: dict[str, Any] = sharding["codecs"][1].get("configuration", {})
+    return is_laid_out and (codec != "blosc" or packed.items() >= BLOSC.items())
 
 
-def check_volume(url: str, paths: tuple[str, ...]) -> None:
-    """Check what the metadata of the volume at a URL say of its arrays, which lie at these paths below it.
+def check_volume(url: str, n_levels: int) -> None:
+    """Check what the metadata of the volume at a URL say of its arrays.
 
     Nothing is ever read by such a copy (zarr's consolidated metadata), but whoever opens the volume with zarr reads by
     it. Raises DamagedDataset if it is not what the array says of itself, or the volume's own metadata are damaged.
@@ -162,7 +173,7 @@ def check_volume(url: str, paths: tuple[str, ...]) -> None:
         copies = (group.get("consolidated_metadata") or {}).get("metadata", {})
         if group["zarr_format"] != 3 or group["node_type"] != "group":
             raise ValueError("expected a group of zarr format 3")
-        for path in paths:
+        for path in (path_of(name, level) for name in FOLDERS for level in range(n_levels)):
             own = read_array(storage.join(url, path)) if path in copies else None
             if own is not None and not _says_the_same(copies[path], own):
                 raise ValueError(f"its consolidated metadata are not those of {path}/zarr.json")
@@ -170,57 +181,34 @@ def check_volume(url: str, paths: tuple[str, ...]) -> None:
         raise damaged(place, f"is damaged ({_shorten(error)})") from error
 
 
-def path_of(name: str) -> str:
-    """Return where the image, the lungs or another label lies below its volume."""
-    return PATHS.get(name) or f"labels/{name}/0"
+def path_of(name: str, level: int = 0) -> str:
+    """Return where the image, the lungs or another label lies below its volume, at a level."""
+    return f"{FOLDERS.get(name, f'labels/{name}/')}{level}"
+
+
+def n_levels(names: Collection[str]) -> int:
+    """Return how many levels a volume has, by the names of its objects."""
+    return next(level for level in itertools.count(1) if f"{level}/zarr.json" not in names)
+
+
+def level_shape(shape: Sequence[int], level: int) -> Index:
+    """Return the shape of a level; one that is odd is rounded up when it is halved."""
+    z, y, x = (-(-n // 2**level) for n in shape)
+    return z, y, x
+
+
+def level_grid(grid: Grid, level: int) -> Grid:
+    """Return the grid of a level of an image: its voxels lie in the middle of those that they were made from."""
+    factor = 2**level
+    to_finest = np.diag([factor, factor, factor, 1.0])
+    to_finest[:3, 3] = (factor - 1) / 2
+    return Grid(level_shape(grid.shape, level), grid.affine @ to_finest)
 
 
 def label_of(name: str) -> str:
     """Return the label whose group has its metadata in this object of a volume, or ""."""
     parts = name.split("/")
     return parts[1] if len(parts) == 3 and (parts[0], parts[2]) == ("labels", "zarr.json") else ""
-
-
-def group_json(attributes: dict[str, Any]) -> bytes:
-    """Return the metadata of a group, as zarr writes them."""
-    return json.dumps({"attributes": attributes, "zarr_format": 3, "node_type": "group"}, indent=2).encode()
-
-
-def array_json(
-    shape: tuple[int, ...], dtype: np.dtype[Any], shard: tuple[int, ...], fill: float, edge: int, level: int
-) -> bytes:
-    """Return the metadata of an array that is stored as OURS, byte for byte as zarr writes them."""
-    endian = {"configuration": {"endian": "little"}}
-    blosc = {"typesize": dtype.itemsize, "cname": BLOSC["cname"], "clevel": level, "shuffle": BLOSC["shuffle"]}
-    codecs = [
-        {"name": "bytes", **(endian if dtype.itemsize > 1 else {})},
-        {"name": "blosc", "configuration": {**blosc, "blocksize": 0}},
-    ]
-    sharding = {
-        "chunk_shape": [edge, edge, edge],
-        "codecs": codecs,
-        "index_codecs": [{"name": "bytes", **endian}, {"name": "crc32c"}],
-        "index_location": "end",
-    }
-    metadata = {
-        "shape": list(shape),
-        "data_type": dtype.name,
-        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": list(shard)}},
-        "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
-        "fill_value": dtype.type(fill).item(),
-        "codecs": [{"name": "sharding_indexed", "configuration": sharding}],
-        "attributes": {},
-        "dimension_names": list(AXES),
-        "zarr_format": 3,
-        "node_type": "array",
-        "storage_transformers": [],
-    }
-    return json.dumps(metadata, indent=2).encode()
-
-
-def labels_json(names: Iterable[str]) -> bytes:
-    """Return the metadata of the group of all labels of a volume: their names, that of the lungs first."""
-    return group_json({"ome": {"version": "0.5", "labels": sorted(names, key=lambda name: (name != "lungs", name))}})
 
 
 def damaged(url: str, what: str) -> DamagedDataset:

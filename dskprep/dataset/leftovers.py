@@ -91,10 +91,11 @@ def clean(
 
 def refuse_volumes(target: str, way_on: str) -> None:
     """Raise DamagedDataset if there is a volume. Called where none has a record, as after a loss of `records/`."""
+    levels = store.n_levels(target)
     for key, folder in _keys(storage.folders(storage.join(target, "volumes")), ".zarr", set()):
         url = storage.join(target, "volumes", folder)
         names = {entry.name for entry in storage.listing_below(url, follow_links=False)}
-        ours = own.of_volume(names)
+        ours = own.of_volume(names, levels)
         if ours and own.is_volume(url, names, ours):
             raise DamagedDataset(
                 f"{target}: expected a record of each volume, found volumes such as {key} and no record of any; if "
@@ -115,11 +116,11 @@ def _leftovers(target: str, written: set[str], before_s: float) -> Iterator[tupl
     if not storage.is_bucket(target):  # a bucket never holds unfinished files
         yield from (("", [path for path, e in files if is_old(e)]) for files in _unfinished(target))
     yield "", _dead_claims(target, before_s)
-    under_way = set()  # or not dskprep's
+    under_way, levels = set(), store.n_levels(target)  # the former may also not be dskprep's
     for key, folder in _keys(storage.folders(storage.join(target, "volumes")), ".zarr", written):
         url = storage.join(target, "volumes", folder)
         entries = {entry.name: entry for entry in storage.listing_below(url, follow_links=False)}
-        ours = own.of_volume(entries)
+        ours = own.of_volume(entries, levels)
         if not all(is_old(entries[name]) for name in ours):
             under_way.add(key)
         elif own.is_volume(url, entries.keys(), ours):

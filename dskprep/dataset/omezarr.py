@@ -1,31 +1,25 @@
-"""Encode a prepared volume, and labels on its grid, as the objects of an OME-Zarr 0.5 image."""
+"""Encode a prepared volume, and labels on its grid, as the objects of an OME-Zarr image."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import google_crc32c
 import numpy as np
-from numcodecs import blosc
+from numcodecs import blosc, zstd
 from numpy.typing import NDArray
 
-from dskprep import sides
-from dskprep.dataset import layout
+from dskprep.dataset import layout, ome
 from dskprep.dataset.shards import NOTHING
+from dskprep.kernels import pyramid
 from dskprep.preparation.prepared import Prepared
 from dskprep.settings import PrepConfig
 from dskprep.volume import Grid
 
 if TYPE_CHECKING:
     from dskprep.labels.draw import Drawn
-
-ORIENTATION = {"z": "inferior-to-superior", "y": "anterior-to-posterior", "x": "right-to-left"}
-"""The direction of each axis, in the words of OME-Zarr's RFC 4. The axes of an oblique volume are only near it."""
-
-LUNG_ALPHA = 128
-"""Opacity of the lungs in a viewer, from 0 to 255; at one half, the image shows through."""
 
 
 def encode(prepared: Prepared, config: PrepConfig, provenance: dict[str, Any]) -> dict[str, bytes]:
@@ -36,33 +30,26 @@ def encode(prepared: Prepared, config: PrepConfig, provenance: dict[str, Any]) -
     """
     image = prepared.image
     attributes = {
-        "ome": {"version": "0.5", "multiscales": [_multiscale("image", image.grid)]},
+        "ome": ome.image_of("image", image.grid, config.levels, config.ome_zarr, "mean"),
         "dskprep": {"affine": image.affine.round(6).tolist(), "values": prepared.values, **provenance},
     }
-    objects = {"zarr.json": layout.group_json(attributes), **_array("0", image.array, prepared.fill, config)}
+    objects = {"zarr.json": ome.group_json(attributes)}
+    _add_levels(objects, "image", image.array, prepared.fill, pyramid.halve_by_mean, config)
     if prepared.lungs is not None:
         mask = prepared.lungs.mask
-        label = {
-            "colors": [{"label-value": value, "rgba": [*rgb, LUNG_ALPHA]} for value, rgb in sides.RGB.items()],
-            "properties": [{"label-value": value, "name": name} for value, name in sides.NAMES.items()],
-            "source": {"image": "../../"},
-        }
-        attributes = {"ome": {"version": "0.5", "multiscales": [_multiscale("lungs", mask.grid)], "image-label": label}}
-        objects |= {
-            "labels/zarr.json": layout.labels_json(["lungs"]),
-            "labels/lungs/zarr.json": layout.group_json(attributes),
-        }
-        objects |= _array("labels/lungs/0", mask.array, 0, config)
+        objects["labels/zarr.json"] = ome.labels_json(["lungs"], config.ome_zarr)
+        objects["labels/lungs/zarr.json"] = _label_json("lungs", mask.grid, config, ome.LUNGS)
+        _add_levels(objects, "lungs", mask.array, 0, pyramid.halve_by_majority, config)
     return dict(sorted(objects.items()))
 
 
 class LabelEncoder:
     """Encodes labels on the grid of one volume. What is the same for all of them is made once."""
 
-    def __init__(self, grid: Grid, edge: int, zstd_level: int) -> None:
-        self._grid, self._edge, self._level = grid, edge, zstd_level
-        self._shard = layout.shard_shape(grid.shape, 1, edge)
-        self._metadata = layout.array_json(grid.shape, np.dtype(np.uint8), self._shard, 0, edge, zstd_level)
+    def __init__(self, grid: Grid, config: PrepConfig) -> None:
+        self._grid, self._config = grid, config
+        self._shapes = [layout.level_shape(grid.shape, level) for level in range(config.levels)]
+        self._metadata = [_array_json(shape, np.dtype(np.uint8), 0, config) for shape in self._shapes]
 
     def encode(
         self, name: str, title: str, rgb: tuple[int, int, int], drawn: Drawn, about: dict[str, Any]
@@ -72,54 +59,86 @@ class LabelEncoder:
         Only the chunks that the label's box touches are looked at. `name` is that under which it is stored, `title`
         the author's; `about` becomes the attribute `dskprep`.
         """
-        label = {
-            "colors": [{"label-value": 1, "rgba": [*rgb, LUNG_ALPHA]}],
-            "properties": [{"label-value": 1, "name": title}],
-            "source": {"image": "../../"},
-        }
-        ome = {"version": "0.5", "multiscales": [_multiscale(name, self._grid)], "image-label": label}
-        objects = {f"labels/{name}/0/c/{'/'.join(map(str, i))}": shard for i, shard in self._shards(drawn)}
-        objects[f"labels/{name}/0/zarr.json"] = self._metadata
-        objects[f"labels/{name}/zarr.json"] = layout.group_json({"ome": ome, "dskprep": about})
+        shows = ome.label_of({1: title}, {1: rgb})
+        objects = {f"labels/{name}/zarr.json": _label_json(name, self._grid, self._config, shows, dskprep=about)}
+        first, mask = np.array(drawn.first), drawn.mask.view(np.uint8)
+        for level, shape in enumerate(self._shapes):
+            if level:
+                first, mask = _halve_box(first, mask, self._shapes[level - 1])
+            path = layout.path_of(name, level)
+            objects[f"{path}/zarr.json"] = self._metadata[level]
+            for index, shard in _shards_of_box(first, mask, shape, self._config):
+                objects[f"{path}/c/{'/'.join(map(str, index))}"] = shard
         return objects
 
-    def _shards(self, drawn: Drawn) -> Iterator[tuple[tuple[int, ...], bytes]]:
-        """Yield the index and content of each shard that holds a voxel of the label."""
-        first, end = np.array(drawn.first), np.add(drawn.first, drawn.mask.shape)
-        for index in np.ndindex(*(-(-n // s) for n, s in zip(self._grid.shape, self._shard, strict=True))):
-            corner = np.multiply(index, self._shard)
-            low = np.maximum(first // self._edge * self._edge, corner)  # whole chunks
-            high = np.minimum(np.minimum(-(-end // self._edge) * self._edge, corner + self._shard), self._grid.shape)
-            if (low >= high).any():
-                continue
-            part = np.zeros(high - low, np.uint8)
-            inside = [slice(a, b) for a, b in zip(np.maximum(first, low), np.minimum(end, high), strict=True)]
-            to = tuple(slice(i.start - a, i.stop - a) for i, a in zip(inside, low, strict=True))
-            part[to] = drawn.mask[tuple(slice(i.start - f, i.stop - f) for i, f in zip(inside, first, strict=True))]
-            content = _encode_shard(part, self._shard, self._edge, 0, self._level, (low - corner) // self._edge)
-            if content:
-                yield index, content
+
+def _halve_box(
+    first: NDArray[np.int64], mask: NDArray[np.uint8], shape: tuple[int, ...]
+) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
+    """Return a box of an otherwise empty mask of this shape, as it is when the mask is halved."""
+    low = first // 2 * 2
+    high = np.minimum(-(-np.add(first, mask.shape) // 2) * 2, shape)
+    whole = np.zeros(high - low, np.uint8)
+    whole[tuple(slice(a, a + n) for a, n in zip(first - low, mask.shape, strict=True))] = mask
+    return low // 2, pyramid.halve_by_majority(whole)
 
 
-def _array(path: str, array: NDArray[Any], fill: float, config: PrepConfig) -> dict[str, bytes]:
-    """Return an array's metadata and its shards."""
-    edge, level = config.chunk, config.zstd_level
-    shard = layout.shard_shape(array.shape, array.itemsize, edge)
-    objects = {f"{path}/zarr.json": layout.array_json(array.shape, array.dtype, shard, fill, edge, level)}
-    for index in np.ndindex(*(-(-n // s) for n, s in zip(array.shape, shard, strict=True))):
-        part = array[tuple(slice(i * s, (i + 1) * s) for i, s in zip(index, shard, strict=True))]
-        content = _encode_shard(part, shard, edge, fill, level)
+def _shards_of_box(
+    first: NDArray[np.int64], mask: NDArray[np.uint8], shape: tuple[int, int, int], config: PrepConfig
+) -> Iterator[tuple[tuple[int, ...], bytes]]:
+    """Yield the index and content of each shard that holds a voxel of a box, of an otherwise empty mask."""
+    edge, end = config.chunk, np.add(first, mask.shape)
+    shard = layout.shard_shape(shape, 1, edge)
+    for index in np.ndindex(*(-(-n // s) for n, s in zip(shape, shard, strict=True))):
+        corner = np.multiply(index, shard)
+        low = np.maximum(first // edge * edge, corner)  # whole chunks
+        high = np.minimum(np.minimum(-(-end // edge) * edge, corner + shard), shape)
+        if (low >= high).any():
+            continue
+        part = np.zeros(high - low, np.uint8)
+        inside = [slice(a, b) for a, b in zip(np.maximum(first, low), np.minimum(end, high), strict=True)]
+        to = tuple(slice(i.start - a, i.stop - a) for i, a in zip(inside, low, strict=True))
+        part[to] = mask[tuple(slice(i.start - f, i.stop - f) for i, f in zip(inside, first, strict=True))]
+        content = _encode_shard(part, shard, 0, config, (low - corner) // edge)
         if content:
-            objects[f"{path}/c/{'/'.join(map(str, index))}"] = content
-    return objects
+            yield index, content
+
+
+def _label_json(name: str, grid: Grid, config: PrepConfig, shows: dict[str, Any], **more: Any) -> bytes:
+    """Return the metadata of a label's group; `more` are attributes beside those of OME-Zarr."""
+    image = ome.image_of(name, grid, config.levels, config.ome_zarr, "majority")
+    return ome.group_json({"ome": image | {"image-label": shows}, **more})
+
+
+def _add_levels(
+    objects: dict[str, bytes],
+    name: str,
+    array: NDArray[Any],
+    fill: float,
+    halve: Callable[[NDArray[Any]], NDArray[Any]],
+    config: PrepConfig,
+) -> None:
+    """Add the metadata and the shards of each level of an array."""
+    for level in range(config.levels):
+        array = halve(array) if level else array
+        path, shard = layout.path_of(name, level), layout.shard_shape(array.shape, array.itemsize, config.chunk)
+        objects[f"{path}/zarr.json"] = _array_json(array.shape, array.dtype, fill, config)
+        for index in np.ndindex(*(-(-n // s) for n, s in zip(array.shape, shard, strict=True))):
+            part = array[tuple(slice(i * s, (i + 1) * s) for i, s in zip(index, shard, strict=True))]
+            content = _encode_shard(part, shard, fill, config)
+            if content:
+                objects[f"{path}/c/{'/'.join(map(str, index))}"] = content
+
+
+def _array_json(shape: tuple[int, ...], dtype: np.dtype[Any], fill: float, config: PrepConfig) -> bytes:
+    return ome.array_json(shape, dtype, fill, edge=config.chunk, codec=config.codec, level=config.zstd_level)
 
 
 def _encode_shard(
     part: NDArray[Any],
     shard: tuple[int, ...],
-    edge: int,
     fill: float,
-    level: int,
+    config: PrepConfig,
     first: NDArray[np.int64] | tuple[int, int, int] = (0, 0, 0),
 ) -> bytes:
     """Encode a shard as zarr v3's codec `sharding_indexed` does: the chunks one after another, then their index.
@@ -130,6 +149,7 @@ def _encode_shard(
     The shard grows in place, so that it is not held twice. `first` is the chunk of the shard at which `part` begins.
     """
     blosc.set_nthreads(1)  # a worker has one CPU, and its neighbours need the others
+    edge = config.chunk
     little = np.dtype(part.dtype).newbyteorder("<")
     chunk = np.empty((edge, edge, edge), little)
     places = np.full((*(s // edge for s in shard), 2), NOTHING, "<u8")
@@ -142,10 +162,7 @@ def _encode_shard(
             chunk.fill(fill)
         chunk[tuple(slice(n) for n in piece.shape)] = piece
         begin = content.tell()
-        places[tuple(np.add(index, first))] = (
-            begin,
-            content.write(blosc.compress(chunk, b"zstd", level, blosc.BITSHUFFLE)),
-        )
+        places[tuple(np.add(index, first))] = begin, content.write(_compress(chunk, config))
     if content.tell():
         footer = places.tobytes()
         content.write(footer)
@@ -153,22 +170,9 @@ def _encode_shard(
     return content.getvalue()
 
 
-def _multiscale(name: str, grid: Grid) -> dict[str, Any]:
-    """Return the scale and translation to patient mm. They omit an oblique volume's rotation: see `dskprep.affine`."""
-    x, y, z = grid.affine[:3, 3].tolist()
-    return {
-        "name": name,
-        "axes": [
-            {"name": axis, "type": "space", "unit": "millimeter", "orientation": {"type": "anatomical", "value": value}}
-            for axis, value in ORIENTATION.items()
-        ],
-        "datasets": [
-            {
-                "path": "0",
-                "coordinateTransformations": [
-                    {"type": "scale", "scale": [round(s, 9) for s in grid.spacing]},
-                    {"type": "translation", "translation": [z, y, x]},
-                ],
-            }
-        ],
-    }
+def _compress(chunk: NDArray[Any], config: PrepConfig) -> bytes:
+    if config.codec == "zstd":
+        packed: bytes = zstd.compress(chunk, config.zstd_level)
+    else:
+        packed = blosc.compress(chunk, b"zstd", config.zstd_level, blosc.BITSHUFFLE)
+    return packed

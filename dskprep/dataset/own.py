@@ -10,10 +10,11 @@ from dskprep import storage
 from dskprep.dataset import layout
 from dskprep.dataset.record import STATUSES
 
-_OBJECT = r"(?:(?:labels/lungs/)?(?:zarr\.json|0/zarr\.json|0/c/\d+/\d+/\d+)|labels/zarr\.json)"
+_ARRAY = r"(?P<level>\d)/(?:zarr\.json|c/\d+/\d+/\d+)"
+_OBJECT = rf"(?:(?:labels/lungs/)?(?:zarr\.json|{_ARRAY})|labels/zarr\.json)"
 """What `omezarr.encode` writes below a volume."""
 _KEY = r"(?!\.)[A-Za-z0-9._=@,+-]+"
-_LABEL_OBJECT = r"labels/[^/]+/(?:zarr\.json|0/zarr\.json|0/c/\d+/\d+/\d+)"
+_LABEL_OBJECT = r"labels/[^/]+/(?:zarr\.json|\d/zarr\.json|\d/c/\d+/\d+/\d+)"
 """What `label_store` writes of a label."""
 _LABEL_RECORD = rf"(?:(?:{'|'.join(STATUSES)})/{_KEY}\.json|points/{_KEY}\.parquet)"
 _CLAIM = r"(?:\d{8}|\d{8}T\d{6}Z-[0-9a-f]{4})\.json"
@@ -47,14 +48,16 @@ def is_claim(name: str) -> bool:
     return bool(re.fullmatch(_CLAIM, name, re.ASCII))
 
 
-def of_volume(names: Collection[str]) -> list[str]:
+def of_volume(names: Collection[str], n_levels: int = 1) -> list[str]:
     """Return those objects of a volume that dskprep writes or began to write, in the order to delete them in.
 
-    A list of labels without the lungs is the user's: dskprep writes the two together. The object by which a volume is
-    known as dskprep's goes last, so that what a killed process left of it is known too.
+    Levels beyond those of the dataset are the user's. So is a list of labels without the lungs: dskprep writes the two
+    together. The object by which a volume is known as dskprep's goes last, so that what a killed process left of it is
+    known too.
     """
     theirs = "" if "labels/lungs/zarr.json" in names else "labels/zarr.json"
-    found = [name for name in names if _OF_VOLUME.fullmatch(name) and name != theirs]
+    matches = {name: match for name in names if name != theirs and (match := _OF_VOLUME.fullmatch(name))}
+    found = [name for name, match in matches.items() if int(match["level"] or 0) < n_levels]
     return sorted(found, key=lambda name: (name == "zarr.json", name != "labels/zarr.json", name))
 
 
@@ -69,7 +72,7 @@ def is_volume(url: str, names: Collection[str], ours: Collection[str]) -> bool:
 
     The latter may not be there yet, if nothing of others is. Without any metadata nobody knows whose the volume is.
     """
-    arrays = [path for path in layout.PATHS.values() if f"{path}/zarr.json" in names]
+    arrays = [name.removesuffix("/zarr.json") for name in ours if re.fullmatch(r"(?:.*/)?\d/zarr\.json", name)]
     if not all(layout.is_ours(storage.join(url, path)) for path in arrays):
         return False
     if "zarr.json" not in names:

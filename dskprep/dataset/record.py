@@ -66,7 +66,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
 
     `reason` and `message` say why a series was not written; `stack` is the number of the stack in a series that holds
     several, if all were asked for; `warnings` are words of `errors.WARNINGS`. `run` is the id of the run that wrote the
-    record, if there was one. `objects` are the objects of the volume, by their path below it. `further_series` are
+    record, if there was one. `objects` are the objects of the volume, by their path below it, and `pending` those that
+    `upgrade` is about to write over: until it has, either is right. `further_series` are
     the other series of the same folder, as `<status>/<key>`. `seconds` holds wall seconds by stage, `cpu_s` CPU seconds
     of all series of the folder. `patient`, `study`, `frame_of_reference` and `instances` are keyed digests (see
     `identity`), None where the header lacks them. `attribution` is known of series of the Imaging Data Commons.
@@ -104,6 +105,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     seconds: dict[str, Number] = {}
     cpu_s: Number | None = None
     objects: dict[str, StoredObject] = {}
+    pending: dict[str, StoredObject] | None = None
     thumbnail: StoredObject | None = None
     further_series: tuple[str, ...] = ()
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import google_crc32c
 import numpy as np
+from imagecodecs import zstd_decode
 from numcodecs import blosc
 from numpy.typing import NDArray
 
@@ -47,6 +48,7 @@ class Array:
     fill: float
     chunk: Index
     shard: Index
+    codec: str = "blosc"
     _indices: dict[str, NDArray[np.uint64]] = field(default_factory=dict, repr=False)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -131,16 +133,20 @@ class Array:
 
     def _decode(self, url: str, content: bytes) -> NDArray[Any]:
         n_bytes = math.prod(self.chunk) * self.dtype.itemsize
-        # blosc believes its header: it would read beyond what is there, and make room for whatever is claimed
-        sizes = BLOSC_HEADER.unpack_from(content) if len(content) >= BLOSC_HEADER.size else (0, 0, 0)
-        if (sizes[0], sizes[2]) != (n_bytes, len(content)):
-            raise damaged(
-                url, f"a chunk is damaged (expected {n_bytes} bytes in {len(content)}, found {sizes[0]} bytes)"
-            )
         try:
-            return np.frombuffer(blosc.decompress(content), self.dtype.newbyteorder("<")).reshape(self.chunk)
+            voxels = _unpack_blosc(content, n_bytes) if self.codec == "blosc" else zstd_decode(content, out=n_bytes)
+            return np.frombuffer(voxels, self.dtype.newbyteorder("<")).reshape(self.chunk)
         except (RuntimeError, ValueError) as error:
             raise damaged(url, f"a chunk is damaged ({error})") from error
+
+
+def _unpack_blosc(content: bytes, n_bytes: int) -> bytes:
+    # blosc believes its header: it would read beyond what is there, and make room for whatever is claimed
+    sizes = BLOSC_HEADER.unpack_from(content) if len(content) >= BLOSC_HEADER.size else (0, 0, 0)
+    if (sizes[0], sizes[2]) != (n_bytes, len(content)):
+        raise ValueError(f"expected {n_bytes} bytes in {len(content)}, found {sizes[0]} bytes")
+    voxels: bytes = blosc.decompress(content)
+    return voxels
 
 
 def open_array(url: str, objects: dict[str, int]) -> Array:
@@ -149,10 +155,11 @@ def open_array(url: str, objects: dict[str, int]) -> Array:
     Raises DamagedDataset if its metadata are damaged or gone, UsageError if its layout is not that of dskprep.
     """
     metadata = layout.read_array(url)
-    found = layout.names_of_codecs(metadata)
-    sharding = metadata["codecs"][0].get("configuration", {}) if metadata["codecs"] else {}
-    if found != layout.OURS or sharding.get("index_location", "end") != "end":
-        raise UsageError(f"{url}: expected the codecs {layout.OURS}, found {found}; read it with zarr")
+    codec = layout.codec_of(metadata)
+    if not codec:
+        expected, found = " or ".join(map(str, layout.OURS.values())), layout.names_of_codecs(metadata)
+        raise UsageError(f"{url}: expected the codecs {expected}, found {found}; read it with zarr")
+    sharding = metadata["codecs"][0]["configuration"]
     return Array(
         url,
         objects,
@@ -161,6 +168,7 @@ def open_array(url: str, objects: dict[str, int]) -> Array:
         float(metadata["fill_value"]),
         as_index(sharding["chunk_shape"]),
         as_index(metadata["chunk_grid"]["configuration"]["chunk_shape"]),
+        codec,
     )
 
 
@@ -181,6 +189,13 @@ def as_index(numbers: Iterable[Any]) -> Index:
     """Return three numbers as plain integers. Raises ValueError if there are more or fewer."""
     z, y, x = (int(number) for number in numbers)
     return z, y, x
+
+
+def as_size(size: int | Index) -> Index:
+    """Return the size of a box along (z, y, x), where one number stands for all three."""
+    if np.shape(size) not in ((), (3,)) or np.min(size) < 1:
+        raise UsageError(f"expected a size of one voxel or more, as one number or as three (z, y, x), found {size!r}")
+    return as_index(np.broadcast_to(size, 3))
 
 
 def _name(shard: tuple[int, ...]) -> str:

@@ -105,7 +105,7 @@ def status(target: str | os.PathLike[str]) -> Status:
         dict(Counter(words).most_common()),
         index.split_series(table),
         index.damaged(table),
-        _runs(target),
+        runs(target),
         **_labels(target),
     )
 
@@ -125,7 +125,8 @@ def _labels(target: str) -> dict[str, Any]:
     }
 
 
-def _runs(target: str) -> list[RunUnderWay]:
+def runs(target: str) -> list[RunUnderWay]:
+    """Return the runs that have told of themselves and have not ended."""
     entries = claims.listing(target).leases
     return [
         RunUnderWay(

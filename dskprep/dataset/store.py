@@ -20,7 +20,7 @@ from importlib.metadata import version
 from typing import Any
 
 from dskprep import storage
-from dskprep.dataset import layout, own
+from dskprep.dataset import layout, ome, own, target_place
 from dskprep.dataset.facts import StoredObject
 from dskprep.dataset.record import (
     FURTHER,
@@ -46,7 +46,7 @@ def create(target: str, config: PrepConfig) -> None:
     Raises UsageError if the target holds a dataset with other settings (the message lists the differences) or
     something else; InfrastructureError if it cannot be written, or has a link in place of a folder.
     """
-    check_place(target)
+    target_place.check(target)
     refuse_links(target)
     content: dict[str, Any] = {
         "format": FORMAT,
@@ -67,42 +67,9 @@ def create(target: str, config: PrepConfig) -> None:
         for name in names
         if there["settings"].get(name) != here.get(name)
     ]
-    raise UsageError(f"{target}: holds a dataset of other settings ({'; '.join(differences)}); choose another target")
-
-
-def check_place(target: str) -> None:
-    """Raise UsageError unless the target is a dataset, or an empty or an absent place where one can begin.
-
-    In a folder, hidden files count for nothing: an operating system leaves some (`.DS_Store`), and so does a run that
-    died while it began. No dataset begins within another one, which would take it for its own.
-    """
-    url = storage.join(target, "dataset.json")
-    if storage.exists(url):
-        return
-    for above in storage.above(target):
-        if _is_dataset(above):
-            raise UsageError(f"{target}: lies inside the dataset {above}; choose a place outside it")
-    files, is_local = storage.listing(target), not storage.is_bucket(target)
-    names = [e.name for e in files if not (is_local and (e.name.startswith(".") or own.is_unfinished(e.name)))]
-    names += storage.folders(target)
-    if is_local and not names and storage.entry_of(target):
-        raise UsageError(f"{target}: expected a folder as the target, found a file; choose another target")
-    if names and not storage.exists(url):  # asked again: another run may have begun the dataset before the listing
-        raise UsageError(
-            f"{target}: expected an empty or a new place, or a dataset; found {names[0]} and no dataset.json; choose "
-            "another target, such as a new folder in it"
-        )
-
-
-def _is_dataset(place: str) -> bool:
-    """Tell whether a place holds a dataset of any format, or a damaged one. One that may not be read does not count."""
-    try:
-        content = json.loads(storage.read(storage.join(place, "dataset.json")))
-    except (ValueError, RecursionError):
-        return storage.is_folder(storage.join(place, "records"))
-    except OSError:  # of rights to a part of a bucket the folders above are no part
-        return False
-    return isinstance(content, dict) and content.keys() >= {"format", "settings", "digest"}
+    raise UsageError(
+        f"{target}: holds a dataset of other settings ({'; '.join(differences)}); take those, or choose another target"
+    )
 
 
 def refuse_links(target: str) -> None:
@@ -139,6 +106,13 @@ def settings_of(target: str) -> PrepConfig:
     Raises as `describe` does, and UsageError if there is one that this dskprep does not know.
     """
     return from_dict(describe(target)["settings"], target)
+
+
+def n_levels(target: str) -> int:
+    """Return how many levels the volumes of a dataset have: 1 if nothing says more. Raises as `describe` does."""
+    there = storage.exists(storage.join(target, "dataset.json"))
+    found = describe(target)["settings"].get("levels", 1) if there else 1
+    return found if isinstance(found, int) else 1
 
 
 def record_names(target: str) -> Iterator[RecordName]:
@@ -216,8 +190,9 @@ def write_volume(target: str, key: str, objects: dict[str, bytes]) -> dict[str, 
     there = volume_objects(target, key)
     if labels := {label for name in there if (label := layout.label_of(name)) not in ("", "lungs")}:
         labels |= {"lungs"} if "labels/lungs/zarr.json" in objects else set()
-        objects = objects | {"labels/zarr.json": layout.labels_json(labels)}
-    storage.delete(target, [f"{folder}/{name}" for name in own.of_volume(there) if name not in objects])
+        objects = objects | {"labels/zarr.json": ome.labels_json(labels, ome.version_of(objects["zarr.json"]))}
+    ours = own.of_volume(there, layout.n_levels(objects))
+    storage.delete(target, [f"{folder}/{name}" for name in ours if name not in objects])
     in_order = sorted(objects, key=lambda name: name != "zarr.json")  # by it what a killed process left is known
     storage.write_many(target, {f"{folder}/{name}": objects[name] for name in in_order})
     return {name: StoredObject.of(content) for name, content in objects.items()}
@@ -282,9 +257,9 @@ def forget(
     storage.refuse_links(target, [*records, *(f"{volume_name(key)}/any" for key in written)])
     if not is_trial:
         storage.delete(target, records)
-    deleted = records
+    deleted, levels = records, n_levels(target)
     for key in dict.fromkeys(written):
-        found = [f"{volume_name(key)}/{name}" for name in own.of_volume(volume_objects(target, key))]
+        found = [f"{volume_name(key)}/{name}" for name in own.of_volume(volume_objects(target, key), levels)]
         if storage.exists(storage.join(target, thumbnail_name(key))):
             found.append(thumbnail_name(key))
         if not is_trial:

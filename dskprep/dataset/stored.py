@@ -19,8 +19,9 @@ from dskprep.dataset.display import VolumeDisplay
 from dskprep.dataset.facts import Geometry
 from dskprep.dataset.label_record import StoredLabel
 from dskprep.dataset.labelled import VolumeLabels
+from dskprep.dataset.normalized import normalize
 from dskprep.dataset.record import Record
-from dskprep.dataset.shards import Index, as_index
+from dskprep.dataset.shards import Index, as_index, as_size
 from dskprep.errors import DamagedDataset, UsageError
 from dskprep.volume import Grid, Triple, Volume
 
@@ -39,12 +40,6 @@ Opened = TypeVar("Opened", shards.Array, "zarr.Array[Any]")
 SAME_INDEX = 1e-6
 """A fractional index this close to a whole one is taken for it: it was computed from millimetres, and rounded."""
 
-NORMALIZED_HU = (-1000, 400)
-"""HU that become 0 and 1: from air to dense bone (step 12 of the 2017 tutorial)."""
-
-NORMALIZED_MEAN = 0.25
-"""Subtracted from normalized values: the mean of the tutorial's data (its step 13)."""
-
 
 @dataclass(frozen=True, eq=False, repr=False)
 class StoredVolume(VolumeDisplay):
@@ -58,6 +53,8 @@ class StoredVolume(VolumeDisplay):
         Where its OME-Zarr image lies.
     record
         What is known of it: its source, geometry, lungs, warnings and processing times.
+    at_level
+        The level at which it is read: 0 is the image as it was prepared (see `level`).
 
     Examples
     --------
@@ -69,9 +66,24 @@ class StoredVolume(VolumeDisplay):
     key: str
     url: str
     record: Record
+    at_level: int = 0
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"key": self.key, "url": self.url, "record": self.record}
+        return {"key": self.key, "url": self.url, "record": self.record, "at_level": self.at_level}
+
+    @property
+    def n_levels(self) -> int:
+        """How many levels were written: 1 unless the settings of the dataset ask for more."""
+        return layout.n_levels(self.record.objects)
+
+    def level(self, level: int) -> StoredVolume:
+        """Return the volume at another level, with half as many voxels per axis for each: shape and affine are its own.
+
+        Voxels of the image are means, those of labels what most of theirs are. Raises UsageError if there is none.
+        """
+        if level not in range(self.n_levels):
+            raise UsageError(f"{self.key}: expected a level from 0 to {self.n_levels - 1}, found {level!r}")
+        return StoredVolume(self.key, self.url, self.record, int(level))
 
     @property
     def image(self) -> zarr.Array[Any]:
@@ -106,12 +118,13 @@ class StoredVolume(VolumeDisplay):
     @property
     def affine(self) -> NDArray[np.float64]:
         """A copy of the 4 x 4 matrix that maps an index (z, y, x, 1) to LPS millimetres (x, y, z, 1)."""
-        return self._geometry.matrix()
+        return self._grid.affine.copy()
 
     @property
     def spacing(self) -> Triple:
         """Distance between voxel centres along (z, y, x), in mm."""
-        return self._geometry.spacing_mm
+        z, y, x = (2**self.at_level * mm for mm in self._geometry.spacing_mm)
+        return z, y, x
 
     @property
     def values(self) -> str:
@@ -199,7 +212,7 @@ class StoredVolume(VolumeDisplay):
     def as_dask(self, of: What = "image", chunks: Index | None = None) -> dask.array.Array:
         """Return the image or mask as a dask array (z, y, x), by default with the chunks of the store."""
         array = self.array(of)
-        token = hashlib.sha256(repr((self.url, self.record.objects)).encode()).hexdigest()[:16]
+        token = hashlib.sha256(repr((self.url, self.record.objects, self.at_level)).encode()).hexdigest()[:16]
         return convert.to_dask(array, f"{of}-{token}", chunks)
 
     def as_xarray(self) -> xarray.Dataset:
@@ -221,9 +234,9 @@ class StoredVolume(VolumeDisplay):
         self._check_exists(of)
         known: dict[str, shards.Array] = vars(self).setdefault("_shards", {})
         if of not in known:
-            path = layout.path_of(of) + "/"
-            sizes = {name.removeprefix(path): n for name, n in self._sizes(of).items() if name.startswith(path)}
-            known[of] = self._checked(of, shards.open_array(storage.join(self.url, layout.path_of(of)), sizes))
+            path = layout.path_of(of, self.at_level)
+            sizes = {n.removeprefix(f"{path}/"): s for n, s in self._sizes(of).items() if n.startswith(f"{path}/")}
+            known[of] = self._checked(of, shards.open_array(storage.join(self.url, path), sizes))
         return known[of]
 
     @property
@@ -234,19 +247,20 @@ class StoredVolume(VolumeDisplay):
 
     @cached_property
     def _grid(self) -> Grid:
-        return Grid(self._geometry.shape, self.affine)
+        return layout.level_grid(Grid(self._geometry.shape, self._geometry.matrix()), self.at_level)
 
     def array(self, of: What) -> zarr.Array[Any]:
         """Return the image, the lungs or another label, opened by zarr once in each process: forks cannot share it."""
         self._check_exists(of)
         known: dict[tuple[int, str], zarr.Array[Any]] = vars(self).setdefault("_arrays", {})
         if (process := os.getpid(), of) not in known:
-            known[process, of] = self._checked(of, opened.open_array(self.url, layout.path_of(of), self._sizes(of)))
+            path = layout.path_of(of, self.at_level)
+            known[process, of] = self._checked(of, opened.open_array(self.url, path, self._sizes(of)))
         return known[process, of]
 
     def _sizes(self, of: What) -> dict[str, int]:
         """Return the bytes of each object of the volume, or of one of its labels."""
-        objects = self.record.objects if of in layout.PATHS else self._labels[of].objects
+        objects = self.record.objects if of in layout.FOLDERS else self._labels[of].objects
         return {name: about.n_bytes for name, about in objects.items()}
 
     @cached_property
@@ -259,21 +273,21 @@ class StoredVolume(VolumeDisplay):
 
     def _checked(self, of: What, array: Opened) -> Opened:
         """Return the array, if it has the shape of the record and the volume's own metadata say the same of it."""
-        place = storage.join(self.url, layout.path_of(of), "zarr.json")
+        place = storage.join(self.url, layout.path_of(of, self.at_level), "zarr.json")
         if tuple(array.shape) != tuple(self.shape):
             raise layout.damaged(place, f"expected the record's shape {list(self.shape)}, found {list(array.shape)}")
         fill = array.fill if isinstance(array, shards.Array) else array.fill_value
         if of != "image" and (array.dtype != np.uint8 or fill != 0):
             raise layout.damaged(place, f"expected a mask of uint8, 0 where nothing is, found {array.dtype}, {fill}")
         if not vars(self).get("_is_checked"):
-            layout.check_volume(self.url, tuple(layout.PATHS.values()))
+            layout.check_volume(self.url, self.n_levels)
             vars(self)["_is_checked"] = True
         return array
 
     def _check_exists(self, of: What) -> None:
         if of == "lungs" and not self.has_lungs:
             raise UsageError(f"{self.key}: has no lung mask; the settings of its dataset did not ask for lungs")
-        if of not in layout.PATHS and of not in self._labels:
+        if of not in layout.FOLDERS and of not in self._labels:
             known = ", ".join(map(repr, ("image", "lungs", *self._labels)))
             raise UsageError(f"{self.key}: expected {known}, found {of!r}")
 
@@ -283,17 +297,3 @@ class StoredVolume(VolumeDisplay):
         if self.values != "HU":
             raise UsageError(f"{self.key}: expected HU, found values of another kind ({self.values}); use load()")
         return normalize(volume)
-
-
-def normalize(volume: Volume) -> Volume:
-    """Scale HU to float32: NORMALIZED_HU to 0..1, values beyond to 0 or 1, then subtract NORMALIZED_MEAN."""
-    low, high = NORMALIZED_HU
-    array = (volume.array.astype(np.float32) - np.float32(low)) / np.float32(high - low)
-    return volume.with_array(np.clip(array, 0, 1) - np.float32(NORMALIZED_MEAN))
-
-
-def as_size(size: int | Index) -> Index:
-    """Return the size of a box along (z, y, x), where one number stands for all three."""
-    if np.shape(size) not in ((), (3,)) or np.min(size) < 1:
-        raise UsageError(f"expected a size of one voxel or more, as one number or as three (z, y, x), found {size!r}")
-    return as_index(np.broadcast_to(size, 3))

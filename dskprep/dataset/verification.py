@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dskprep import storage
-from dskprep.dataset import label_store, layout, leftovers, own, store
+from dskprep.dataset import label_store, layout, leftovers, ome, own, store
 from dskprep.dataset.facts import StoredObject
 from dskprep.dataset.label_record import LabelRecordName
 from dskprep.dataset.record import Record, RecordName
@@ -153,15 +153,16 @@ def _check(target: str, name: RecordName) -> Finding | None:
     labels = {label for label in map(layout.label_of, there) if label not in ("", "lungs")}
     mine = {label for label in labels if label_store.owner_of(target, name.key, label)}
     is_list_right = _is_list_right(target, name.key, there)
-    extra, ours = there - record.objects.keys(), own.of_volume(there)
+    extra, ours = there - record.objects.keys(), own.of_volume(there, layout.n_levels(record.objects))
     extra = {n for n in extra if not any(n.startswith(f"labels/{label}/") for label in mine)}
     extra -= {"labels/zarr.json"} if is_list_right else set()
+    extra -= {n for n in extra if own.is_unfinished(f"{store.volume_name(name.key)}/{n}")}
     faults += [f"{path} does not belong there" for path in sorted(extra.intersection(ours))]
     promised = [(path, storage.join(volume, path), each) for path, each in record.objects.items() if path in there]
     if record.thumbnail is not None:
         promised.append((thumbnail, storage.join(target, thumbnail), record.thumbnail))
     for path, url, expected in promised:
-        content, fault = _read(url, expected)
+        content, fault = _read(url, expected, (record.pending or {}).get(path))
         if fault and not (path == "labels/zarr.json" and is_list_right):
             faults.append(f"{path} {fault}")
         elif path == "0/zarr.json" and record.geometry:
@@ -183,7 +184,7 @@ def _is_list_right(target: str, key: str, there: set[str]) -> bool:
         content = storage.read(storage.join(store.volume_url(target, key), "labels/zarr.json"))
     except FileNotFoundError:
         return False
-    return content == layout.labels_json(labels)
+    return any(content == ome.labels_json(labels, version) for version in ome.VERSIONS)
 
 
 def _label_findings(target: str) -> Iterator[Finding]:
@@ -195,12 +196,13 @@ def _label_findings(target: str) -> Iterator[Finding]:
             yield Finding(name.source, (str(error),), is_of_volume=False, labels=name)
             continue
         promised = [
-            (f"{store.volume_name(label.volume)}/{path}", each)
+            (f"{store.volume_name(label.volume)}/{path}", each, label.pending.get(path))
             for label in record.written
             for path, each in label.objects.items()
         ]
-        promised += [(name.points_path, record.points)] if record.points else []
-        faults = [f"{path} {fault}" for path, each in promised if (fault := _read(storage.join(target, path), each)[1])]
+        promised += [(name.points_path, record.points, None)] if record.points else []
+        read = ((path, _read(storage.join(target, path), each, pending)[1]) for path, each, pending in promised)
+        faults = [f"{path} {fault}" for path, fault in read if fault]
         yield Finding(name.source, tuple(faults), is_of_volume=False, labels=name)
 
 
@@ -212,13 +214,14 @@ def _shape(content: bytes) -> Any:
         return None
 
 
-def _read(url: str, expected: StoredObject) -> tuple[bytes, str]:
-    """Read an object; return its content, and what is wrong with it, or ""."""
+def _read(url: str, expected: StoredObject, pending: StoredObject | None = None) -> tuple[bytes, str]:
+    """Read an object; return its content, and what is wrong with it, or "". It may be as an upgrade writes it."""
     try:
         content = storage.read(url)
     except FileNotFoundError:
         return b"", "is missing"
-    found = StoredObject.of(content)
+    if (found := StoredObject.of(content)) == pending:
+        return content, ""
     if found.n_bytes != expected.n_bytes:
         return content, f"has {found.n_bytes} bytes instead of {expected.n_bytes}"
     return content, "" if found == expected else "was altered"

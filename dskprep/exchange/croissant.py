@@ -85,7 +85,7 @@ def describe(dataset: Dataset, split: Split | None, name: str, licence: str) -> 
                 "@type": "cr:FileSet",
                 "@id": "objects",
                 "name": "objects",
-                "description": "The objects of the volumes: OME-Zarr 0.5, one folder each; labels/ holds masks",
+                "description": "The objects of the volumes: OME-Zarr, one folder each; labels/ holds masks",
                 "encodingFormat": "application/x-zarr",
                 "includes": "volumes/*.zarr/**",
             },
@@ -152,7 +152,7 @@ def _summary(dataset: Dataset, table: pd.DataFrame) -> str:
     patients = f" of {table['patient'].nunique()} patients" if "patient" in table else ""
     return (
         f"{len(table)} chest CT volumes{patients}, prepared by dskprep: upright in the patient's axes, {spacing} mm "
-        "(z, y, x), as OME-Zarr 0.5."
+        "(z, y, x), as OME-Zarr."
     )
 
 

@@ -42,8 +42,10 @@ class Outline:
 
     def inside(self, axis: int, index: int) -> NDArray[np.bool_]:
         """Return which pixels of a plane of the volume lie in the label. Only the chunks of that plane are read."""
-        first, shape = self.about.first or (0, 0, 0), self.about.shape or (0, 0, 0)
-        start, size = list(first), list(shape)
+        finest, factor = np.array(self.about.first or (0, 0, 0)), 2**self.volume.at_level
+        first = finest // factor
+        shape = -(-(finest + (self.about.shape or (0, 0, 0))) // factor) - first
+        start, size = first.tolist(), shape.tolist()
         plane = np.zeros(np.delete(self.volume.shape, axis), np.bool_)
         if first[axis] <= index < first[axis] + shape[axis]:
             start[axis], size[axis] = index, 1

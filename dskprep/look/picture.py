@@ -61,10 +61,18 @@ def of_stored(stored: StoredVolume, label: str | None = None) -> View:
 
     Raises UsageError if there is no such label.
     """
+    stored = _as_fine_as_pixels(stored)
     record, labels = stored.record, outlines.of_stored(stored)
     words = in_words(record.source, record.geometry, record.lungs, record.warnings)
     view = _view("as written", Preparation.of_stored(stored), words)
     return replace(view, labels=labels, middle_mm=outlines.centre_of(labels, label))
+
+
+def _as_fine_as_pixels(stored: StoredVolume) -> StoredVolume:
+    """Return a volume at the coarsest level whose voxels are no larger than the pixels of a panel; else as it is."""
+    pixel_mm = np.multiply(stored.shape, stored.spacing).max() / (100 * EDGE_INCHES)
+    levels = [level for level in range(stored.n_levels) if 2**level * max(stored.spacing) <= pixel_mm]
+    return stored.level(max(levels, default=0))
 
 
 def of_prepared(prepared: Prepared) -> View:

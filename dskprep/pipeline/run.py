@@ -29,7 +29,7 @@ from distributed.system import MEMORY_LIMIT
 
 from dskprep import settings as config
 from dskprep import storage
-from dskprep.dataset import identity, index, licences, store
+from dskprep.dataset import identity, index, licences, store, target_place
 from dskprep.errors import InfrastructureError, UsageError
 from dskprep.look import report
 from dskprep.pipeline import annotate, cluster, cluster_check, executor, sharing, watch
@@ -144,7 +144,7 @@ def run(
     settings = config.preset(preset) if settings is None else config.given(settings)
     user_steps.check(settings)
     cases = discover.choose(source, only=only, limit=limit, patient_folders=patient_folders, licence=licence)
-    store.check_place(target)
+    target_place.check(target)
     if licence:
         licences.check_commercial(target)
     notes = cluster_check.check(client, place, target, settings) if client else []

@@ -21,6 +21,8 @@ USABLE_SHARE = 0.9
 """Share of a worker's limit that is planned with: Dask kills a worker at 0.95."""
 FIXED_BYTES = 60_000_000
 """Memory that a patient of any size needs: the coarse grid of the lungs, planes in float, codecs."""
+LEVELS_SHARE = 8 / 7
+"""What all levels of an image take of what the first one takes: each has an eighth of the voxels of the one before."""
 ARCHIVE_GROWTH = 3
 """An archive is estimated to need this many times its size, until its first series is decoded."""
 
@@ -49,7 +51,7 @@ def estimate_bytes(
     if encoded_bytes is not None:
         native = encoded_bytes + 2 * BLOCK_BYTES + (0 if recipe(config.recipe).streams else 2 * n_native)
     need = recipe(config.recipe).memory(n_native, n_output, config)
-    return FIXED_BYTES + int(max(native + need.computing, need.encoding))
+    return FIXED_BYTES + int(max(native + need.computing, need.encoding * (LEVELS_SHARE if config.levels > 1 else 1)))
 
 
 def series_bytes(found: Series, config: PrepConfig, *, is_held: bool) -> int:

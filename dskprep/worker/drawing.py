@@ -187,7 +187,7 @@ def _draw_all(job: LabelJob, target: str, labels: Labels, volume: Record, config
         made.ours = ("key", "image", "kind", "name", "x", "y", "z", "ml")
     if isinstance(placed, RtStruct) and any(placed.n_open.get(segment.number) for segment in segments):
         made.record = made.record.changed(warnings=("contours-left-out",))
-    encoder = omezarr.LabelEncoder(grid, config.chunk, config.zstd_level)
+    encoder = omezarr.LabelEncoder(grid, config)
     taken: set[str] = set()
     names = [stored_name(job.asked, job.case, segment, labels) for segment in segments]
     for number, (segment, name) in enumerate(zip(segments, names, strict=True)):

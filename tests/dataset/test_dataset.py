@@ -14,7 +14,7 @@ import tiny
 
 import dskprep
 from dskprep import storage
-from dskprep.dataset import stored
+from dskprep.dataset import normalized
 from dskprep.errors import DamagedDataset, UsageError
 
 
@@ -89,7 +89,7 @@ def test_a_volume_is_loaded_whole_or_normalized(dataset: dskprep.Dataset) -> Non
 
 def test_normalized_is_the_tutorials_0_to_1_minus_the_mean() -> None:
     hu = np.array([[[-32768, -1500, -1000, -300, 400, 3000]]], np.int16)
-    values = stored.normalize(dskprep.Volume(hu, np.eye(4))).array
+    values = normalized.normalize(dskprep.Volume(hu, np.eye(4))).array
     assert values.dtype == np.float32
     assert values[0, 0] == pytest.approx([-0.25, -0.25, -0.25, 0.25, 0.75, 0.75])
 

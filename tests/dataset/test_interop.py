@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -35,13 +36,37 @@ def truth() -> Prepared:
     return Prepared(image, lungs.Lungs(mask, 1.0, 1.0, ()))
 
 
+@pytest.fixture(
+    scope="module",
+    params=[
+        PrepConfig(chunk=16),
+        PrepConfig(chunk=16, codec="zstd", levels=3),
+        PrepConfig(chunk=16, ome_zarr="0.6", levels=3),
+        PrepConfig(chunk=16, ome_zarr="0.6", codec="zstd"),
+    ],
+    ids=lambda config: f"{config.ome_zarr}, {config.codec}, {config.levels} levels",
+)
+def settings(request: pytest.FixtureRequest) -> PrepConfig:
+    config: PrepConfig = request.param
+    return config
+
+
 @pytest.fixture(scope="module")
-def volume(truth: Prepared, tmp_path_factory: pytest.TempPathFactory) -> str:
+def volume(truth: Prepared, settings: PrepConfig, tmp_path_factory: pytest.TempPathFactory) -> str:
     """The volume in several shards of several chunks."""
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(layout, "MAX_SHARD", (32, 32, 32))
-        objects = omezarr.encode(truth, PrepConfig(chunk=16), {"dskprep": "0"})
+        objects = omezarr.encode(truth, settings, {"dskprep": "0"})
     return tiny.write(tmp_path_factory.mktemp("interop") / "v.zarr", objects)
+
+
+def steps_of(transformations: list[Any]) -> list[Any]:
+    """Scale and translation of a level, which 0.6 puts into one sequence."""
+    (first, *_) = transformations
+    kind = first["type"] if isinstance(first, dict) else first.type
+    if kind != "sequence":
+        return transformations
+    return list(first["transformations"] if isinstance(first, dict) else first.transformations)
 
 
 def mask_of(truth: Prepared) -> np.ndarray:
@@ -49,23 +74,30 @@ def mask_of(truth: Prepared) -> np.ndarray:
     return truth.lungs.mask.array
 
 
-def test_ome_zarr_models_finds_image_and_labels_valid(volume: str) -> None:
-    from ome_zarr_models.v05.image import Image
-    from ome_zarr_models.v05.image_label import ImageLabel
-    from ome_zarr_models.v05.labels import Labels
-
-    image = Image.from_zarr(zarr.open_group(volume, mode="r"))
-    Labels.from_zarr(zarr.open_group(f"{volume}/labels", mode="r"))
-    label = ImageLabel.from_zarr(zarr.open_group(f"{volume}/labels/lungs", mode="r"))
+def test_ome_zarr_models_finds_image_and_labels_valid(volume: str, settings: PrepConfig) -> None:
+    models = f"ome_zarr_models.v{settings.ome_zarr.replace('.', '')}"  # of 0.6 since version 1.8
+    image_of, label_of, labels_of = (
+        pytest.importorskip(f"{models}.{name}") for name in ("image", "image_label", "labels")
+    )
+    image = image_of.Image.from_zarr(zarr.open_group(volume, mode="r"))
+    labels_of.Labels.from_zarr(zarr.open_group(f"{volume}/labels", mode="r"))
+    label = label_of.ImageLabel.from_zarr(zarr.open_group(f"{volume}/labels/lungs", mode="r"))
     for multiscale in (image.ome_attributes.multiscales[0], label.ome_attributes.multiscales[0]):
-        scale, translation = multiscale.datasets[0].coordinateTransformations
-        assert (scale.scale, translation.translation) == (list(SPACING), list(FIRST))
+        assert len(multiscale.datasets) == settings.levels
+        scale, translation = steps_of(multiscale.datasets[0].coordinateTransformations)
+        assert (tuple(scale.scale), tuple(translation.translation)) == (SPACING, FIRST)
 
 
 @pytest.mark.parametrize(("path", "of"), [("", "image"), ("/labels/lungs", "lungs")])
-def test_ngff_zarr_validates_it_and_knows_its_place(volume: str, truth: Prepared, path: str, of: str) -> None:
+def test_ngff_zarr_validates_it_and_knows_its_place(
+    volume: str, settings: PrepConfig, truth: Prepared, path: str, of: str
+) -> None:
     ngff_zarr = pytest.importorskip("ngff_zarr")
-    (image,) = ngff_zarr.from_ngff_zarr(volume + path, validate=True).images
+    image, *coarser = ngff_zarr.from_ngff_zarr(volume + path, validate=True).images
+    assert len(coarser) == settings.levels - 1
+    for level, each in enumerate(coarser, 1):  # their first voxels lie between those that they are made from
+        assert tuple(each.scale[axis] for axis in "zyx") == tuple(2**level * np.array(SPACING))
+        assert tuple(each.translation[axis] for axis in "zyx") == tuple(FIRST + (2**level - 1) / 2 * np.array(SPACING))
     assert tuple(image.dims) == ("z", "y", "x")
     assert tuple(image.scale[axis] for axis in "zyx") == SPACING
     assert tuple(image.translation[axis] for axis in "zyx") == FIRST
@@ -76,15 +108,16 @@ def test_ngff_zarr_validates_it_and_knows_its_place(volume: str, truth: Prepared
     np.testing.assert_array_equal(np.asarray(image.data), expected)
 
 
-def test_ome_zarr_py_reads_image_and_labels(volume: str, truth: Prepared) -> None:
+def test_ome_zarr_py_reads_image_and_labels(volume: str, settings: PrepConfig, truth: Prepared) -> None:
     pytest.importorskip("ome_zarr")
     from ome_zarr.io import parse_url
     from ome_zarr.reader import Reader
 
     image, _, label = Reader(parse_url(volume))()
     for node, expected in ((image, truth.image.array), (label, mask_of(truth))):
+        assert len(node.data) == settings.levels
         np.testing.assert_array_equal(np.asarray(node.data[0]), expected)
-        ((scale, translation),) = node.metadata["coordinateTransformations"]
+        scale, translation = steps_of(node.metadata["coordinateTransformations"][0])
         assert (tuple(scale["scale"]), tuple(translation["translation"])) == (SPACING, FIRST)
     assert label.metadata["properties"] == {1: {"name": "right lung"}, 2: {"name": "left lung"}, 3: {"name": "lung"}}
 
@@ -109,8 +142,11 @@ def test_zarrs_reads_the_same_voxels(volume: str, truth: Prepared) -> None:
 
 
 def test_xarray_opens_it_as_it_is(volume: str, truth: Prepared) -> None:
+    """Levels have the names of their axes in common and not their sizes, so all but one are left out."""
     xarray = pytest.importorskip("xarray")
-    with xarray.open_zarr(volume, consolidated=False, chunks=None, mask_and_scale=False) as table:
+    coarser = ["1", "2"]
+    how = {"consolidated": False, "chunks": None, "mask_and_scale": False, "drop_variables": coarser}
+    with xarray.open_zarr(volume, **how) as table:
         assert table["0"].dims == ("z", "y", "x")
         np.testing.assert_array_equal(table["0"].values, truth.image.array)
 

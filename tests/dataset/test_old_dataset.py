@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import tarfile
@@ -95,3 +96,12 @@ def test_its_volumes_are_split_and_joined_each_alone_as_it_has_no_digests(old: P
     with pytest.raises(dskprep.UsageError, match="no volume has a digest of its PatientID"):
         dataset.join(pd.DataFrame({"PatientID": ["x"], "age": [1]}), on="PatientID")
     assert dataset.duplicates().unseen == ()
+
+
+def test_it_is_upgraded(old: Path) -> None:
+    before = dskprep.open_dataset(old / "out")["b"].load().array
+    assert [(finding.key, finding.faults) for finding in dskprep.upgrade(old / "out")] == [(key, ()) for key in WRITTEN]
+    assert [finding.faults for finding in dskprep.verify(old / "out")] == [()] * len(WRITTEN)
+    np.testing.assert_array_equal(dskprep.open_dataset(old / "out")["b"].load().array, before)
+    settings = dataclasses.replace(dskprep.read_config(old / "prep.toml"), ome_zarr="0.6")
+    assert dskprep.run(old / "in", old / "out", settings=settings).n_new == 0

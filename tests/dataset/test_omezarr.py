@@ -1,7 +1,8 @@
-"""A written volume is an OME-Zarr 0.5 image that other programs open."""
+"""A written volume is an OME-Zarr image that other programs open."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -71,6 +72,20 @@ def test_the_same_volume_gives_the_same_bytes() -> None:
     first, second = (omezarr.encode(prepared(), PrepConfig(), {"hu_sha256": "x"}) for _ in range(2))
     assert first == second
     assert list(first) == sorted(first)
+
+
+def test_what_the_default_says_of_a_volume_stays_as_it_was() -> None:
+    """Recorded before there were levels and 0.6. Chunks are left out: other releases of zstd pack otherwise."""
+    objects = omezarr.encode(prepared(), PrepConfig(), {"dskprep": "0"})
+    recorded = {
+        "zarr.json": "403e005cada5e196",
+        "labels/zarr.json": "b152e0c8edf4f94e",
+        "labels/lungs/zarr.json": "c64fa63fe5e24800",
+    }
+    assert {name: hashlib.sha256(objects[name]).hexdigest()[:16] for name in recorded} == recorded
+    assert objects.keys() - recorded == {
+        f"{path}/{of}" for path in ("0", "labels/lungs/0") for of in ("zarr.json", "c/0/0/0")
+    }
 
 
 def test_what_is_air_alone_takes_no_chunk_and_reads_as_air(place: str) -> None:

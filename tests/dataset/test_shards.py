@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import pickle
+import sys
 
+import google_crc32c
 import numpy as np
 import pytest
 import tiny
+from numcodecs import blosc, zstd
 
 from dskprep import storage
 from dskprep.dataset import layout, omezarr, shards
@@ -17,6 +20,12 @@ from dskprep.settings import PrepConfig
 from dskprep.volume import AIR_HU, Volume
 
 SHAPE = (70, 40, 50)
+CODEC = "blosc-zstd"
+
+
+@pytest.fixture(autouse=True, params=["blosc-zstd", "zstd"])
+def _codec(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules[__name__], "CODEC", request.param)
 
 
 def written(place: str, monkeypatch: pytest.MonkeyPatch) -> tuple[np.ndarray, shards.Array]:
@@ -25,7 +34,7 @@ def written(place: str, monkeypatch: pytest.MonkeyPatch) -> tuple[np.ndarray, sh
     array = np.random.default_rng(0).integers(-1024, 3000, SHAPE, dtype=np.int16)
     array[:32, :32, :32] = AIR_HU
     array[32:48, 16:32] = AIR_HU
-    objects = omezarr.encode(Prepared(Volume(array, np.eye(4)), None), PrepConfig(chunk=16), {})
+    objects = omezarr.encode(Prepared(Volume(array, np.eye(4)), None), PrepConfig(chunk=16, codec=CODEC), {})
     tiny.write(place, objects)
     sizes = {name.removeprefix("0/"): len(content) for name, content in objects.items() if name.startswith("0/")}
     assert "c/0/0/0" not in sizes
@@ -117,6 +126,40 @@ def test_a_damaged_shard_is_named(tmp_path: str, monkeypatch: pytest.MonkeyPatch
         opened.read((64, 0, 0), (2, 2, 2))
     with pytest.raises(DamagedDataset, match="c/2/0/0: is gone"):
         opened.chunks()
+
+
+@pytest.mark.parametrize("damage", ["another size", "two frames", "cut", "flipped"])
+def test_a_damaged_chunk_is_named_and_takes_no_more_memory_than_a_chunk(
+    tmp_path: str, monkeypatch: pytest.MonkeyPatch, damage: str
+) -> None:
+    """What a chunk claims of itself is not believed: 256 MiB of zeros pack to some kilobytes."""
+    _, opened = written(f"{tmp_path}/v", monkeypatch)
+    url = f"{tmp_path}/v/0/c/2/0/0"
+    content = storage.read(url)
+    places = shards.parse_index(url, content[-opened._index_bytes :], (2, 2, 2)).copy()
+    offset, length = (int(number) for number in places[0, 0, 0])
+    chunk = content[offset : offset + length]
+    if damage in ("another size", "two frames"):
+        zeros = np.zeros(2**28, np.int8)
+        bomb = zstd.compress(zeros) if CODEC == "zstd" else blosc.compress(zeros, b"zstd", 1, blosc.BITSHUFFLE)
+        chunk = chunk + bomb if damage == "two frames" else bomb
+    elif damage == "cut":
+        chunk = chunk[:-7]
+    else:
+        chunk = bytes([chunk[0] ^ 255]) + chunk[1:]
+    places[:] = shards.NOTHING
+    places[0, 0, 0] = 0, len(chunk)
+    footer = places.tobytes()
+    made = chunk + footer + google_crc32c.value(footer).to_bytes(4, "little")
+    tiny.write(f"{tmp_path}/v/0", {"c/2/0/0": made})
+    opened.objects["c/2/0/0"] = len(made)
+    before = tiny.peak_bytes()
+    with pytest.raises(DamagedDataset, match="c/2/0/0: a chunk is damaged"):
+        opened.read((64, 0, 0), (2, 2, 2))
+    assert tiny.peak_bytes() - before < 2**26
+    if damage == "another size":
+        (zstd if CODEC == "zstd" else blosc).decompress(bomb)
+        assert tiny.peak_bytes() - before > 2**27  # so it would have been seen
 
 
 def test_an_array_laid_out_otherwise_is_not_misread(tmp_path: str) -> None:

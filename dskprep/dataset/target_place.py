@@ -1,0 +1,44 @@
+"""Where a dataset may begin: in an empty place, and never within another one."""
+
+from __future__ import annotations
+
+import json
+
+from dskprep import storage
+from dskprep.dataset import own
+from dskprep.errors import UsageError
+
+
+def check(target: str) -> None:
+    """Raise UsageError unless the target is a dataset, or an empty or an absent place where one can begin.
+
+    In a folder, hidden files count for nothing: an operating system leaves some (`.DS_Store`), and so does a run that
+    died while it began. No dataset begins within another one, which would take it for its own.
+    """
+    url = storage.join(target, "dataset.json")
+    if storage.exists(url):
+        return
+    for above in storage.above(target):
+        if _is_dataset(above):
+            raise UsageError(f"{target}: lies inside the dataset {above}; choose a place outside it")
+    files, is_local = storage.listing(target), not storage.is_bucket(target)
+    names = [e.name for e in files if not (is_local and (e.name.startswith(".") or own.is_unfinished(e.name)))]
+    names += storage.folders(target)
+    if is_local and not names and storage.entry_of(target):
+        raise UsageError(f"{target}: expected a folder as the target, found a file; choose another target")
+    if names and not storage.exists(url):  # asked again: another run may have begun the dataset before the listing
+        raise UsageError(
+            f"{target}: expected an empty or a new place, or a dataset; found {names[0]} and no dataset.json; choose "
+            "another target, such as a new folder in it"
+        )
+
+
+def _is_dataset(place: str) -> bool:
+    """Tell whether a place holds a dataset of any format, or a damaged one. One that may not be read does not count."""
+    try:
+        content = json.loads(storage.read(storage.join(place, "dataset.json")))
+    except (ValueError, RecursionError):
+        return storage.is_folder(storage.join(place, "records"))
+    except OSError:  # of rights to a part of a bucket the folders above are no part
+        return False
+    return isinstance(content, dict) and content.keys() >= {"format", "settings", "digest"}
