@@ -11,8 +11,9 @@ from pathlib import PurePosixPath
 from typing import NamedTuple
 
 from dskprep.dicom import sniff
+from dskprep.dicom.description import text_of
 from dskprep.dicom.header import Attributes, read_attributes
-from dskprep.dicom.slices import Slice, read_slices, text_of, to_one_line
+from dskprep.dicom.slices import Slice, read_slices, to_one_line
 from dskprep.errors import Refusal
 
 CT_CLASSES = {
