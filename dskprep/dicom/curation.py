@@ -11,9 +11,7 @@ NO_AGENT = re.compile(r"no|none|non|without|w/?o|nil|n/?a|0")
 """Values of ContrastBolusAgent that say that there was none."""
 BY_MOUTH = re.compile(r"oral|redi.?cat|gastro(grafin|view)?|barium|water|e-?z-?cat")
 """Agents that are swallowed: what remains without them went into a vein."""
-WITHOUT = re.compile(
-    r"without|non[ -]?con|unenhanced|plain\b|\bnati[fv]|\bw/?o\b|\bc-(?!\w)|\bohne\b|pre[ -]?contrast"
-)
+WITHOUT = re.compile(r"without|non[ -]?con|unenhanced|plain\b|\bnati[fv]|\bw/?o\b|\bc-(?!\w)|\bohne\b|pre[ -]?contrast")
 """In a SeriesDescription: no contrast agent."""
 WITH = re.compile(r"contrast|\bw/ ?c\b|\bce\b|\bc\+|\bcta\b|ctpa\b|angio|\benhanced\b|\bpe[ -]?(protocol|study|fast)\b")
 """In a SeriesDescription: with a contrast agent. A phase says so too."""
@@ -42,8 +40,8 @@ PET_MODELS = re.compile(
 )
 """Models that are a PET or SPECT scanner with a CT."""
 CT_MODELS = re.compile(
-    r"lightspeed|brightspeed|hispeed|revolution|optima|discovery ?ct ?750|somatom|sensation|emotion|definition|volume zoom"
-    r"|brilliance|ingenuity|\bict\b|mx ?8000|incisive|aquilion|asteion|xpress|supria|scenaria|eclos|uct"
+    r"lightspeed|brightspeed|hispeed|revolution|optima|discovery ?ct ?750|somatom|sensation|emotion|definition"
+    r"|volume zoom|brilliance|ingenuity|\bict\b|mx ?8000|incisive|aquilion|asteion|xpress|supria|scenaria|eclos|uct"
 )
 """Models that are a CT alone."""
 ATTENUATION = re.compile(r"ct ?ac\b|\bac ?ct\b|attenuation|\bct wb\b|wb ?ct\b|pet.?ct|fusion")

@@ -7,10 +7,10 @@ Sources of the table: the pairs that the protocol of NLST prescribes (soft GE ST
 FC10; sharp GE LUNG or BONE, Siemens B50f, Philips D, Toshiba FC51; Cagnon et al., Acad Radiol 2006;13:1431). Siemens'
 own scheme: the two digits are the sharpness, medium sharp from 50 on; a letter before them is the part of the body, a
 second one the kind (`Br40`, `Bl57`, `I70f`). Toshiba's and Canon's series: FC01 to FC29 body and head with and
-without correction of beam hardening, FC30 to FC39 inner ear and bone, FC40 to FC49 head, FC50 to FC59 lung, FC60 to FC69
-head, FC80 to FC89 bone and lung of high resolution. GE's, Philips' and United Imaging's names say it themselves, or
-stand for the filters on the operator's screen (Philips A, B, C smooth to standard, D, E, L and the Y series sharp, UA to
-UC brain).
+without correction of beam hardening, FC30 to FC39 inner ear and bone, FC40 to FC49 head, FC50 to FC59 lung, FC60 to
+FC69 head, FC80 to FC89 bone and lung of high resolution. GE's and United Imaging's names say it themselves. Philips'
+stand for the filters on the operator's screen: A, B, C smooth to standard, D, E, L and the Y series sharp, UA to UC
+brain.
 """
 
 from __future__ import annotations
