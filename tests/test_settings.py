@@ -103,6 +103,7 @@ OTHERS: list[dict[str, Any]] = [
     {"max_gap_slices": 2},
     {"chunk": 32},
     {"zstd_level": 2},
+    {"select": {"prefer": ["thinnest"]}},
     {"recipe": "luo-2017"},
     {"recipe": "grt123"},
     {"recipe": "zuidhof"},

@@ -119,9 +119,11 @@ class Choice:
         return chosen is not None and "chosen-by-tie" in chosen.warnings
 
     def _find_late(self, family: list[Rival], holders: set[str]) -> None:
-        """Note the series without a record that come before one that is written."""
-        last = max((place for place, rival in enumerate(family) if rival.key in holders), default=0)
-        self._late += [r.key for r in family[:last] if r.key not in holders and r.key not in self._taken.known]
+        """Note the series without a record that fit the rules better than one that is written."""
+        least = min((rival.scores for rival in family if rival.key in holders), default=None)
+        if least is not None:
+            better = (rival.key for rival in family if rival.scores > least and rival.key not in holders)
+            self._late += [key for key in better if key not in self._taken.known]
 
     def _rest(self) -> Iterator[Case]:
         """Yield what is set aside, with the reason."""

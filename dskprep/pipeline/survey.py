@@ -109,8 +109,8 @@ class Survey:
         """Return the series of a family, the best first."""
         columns = "n, key, digest, is_wanted, state, family, scores, tie"
         rows = self._tables.execute(f"SELECT {columns} FROM series WHERE family = ?", [name])
-        found = [Rival(*row, tuple(json.loads(scores)), tie) for *row, scores, tie in rows]
-        return sorted(found, key=lambda rival: rival.order)
+        found = (Rival(*row) for row in rows)
+        return sorted((r._replace(scores=tuple(json.loads(str(r.scores)))) for r in found), key=lambda r: r.order)
 
     def family_of(self, key: str) -> str | None:
         """Return the family of a series that is chosen; None if it is no such."""
