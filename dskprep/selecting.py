@@ -33,6 +33,8 @@ _WORDS = {
     "pet-ct": ("pet_ct", ("yes", "no", "unknown")),
 }
 _ORDERS = {"most-slices": (SLICES, 1), "fewest-slices": (SLICES, -1), "thinnest": ("slice_thickness_mm", -1)}
+NOTHING = -1e12
+"""How well a series fits an order of numbers if its header states none."""
 GRAMMAR = (
     "a comparison such as 'thickness<=1.5' (thickness, slices, kvp or diameter, with <=, >=, < or >), a word such as "
     "'kernel:soft' (kernel:soft|sharp|unknown, contrast:yes|no|unknown, pet-ct:yes|no|unknown), 'most-slices', "
@@ -152,7 +154,7 @@ def _rule(text: str) -> Rule:
     if isinstance(text, str):
         if text in _ORDERS:
             column, sign = _ORDERS[text]
-            return Rule(text, column, lambda value: float("-inf") if (n := _positive(value)) is None else sign * n)
+            return Rule(text, column, lambda value: NOTHING if (n := _positive(value)) is None else sign * n)
         name, _, word = text.partition(":")
         if name in _WORDS and word in _WORDS[name][1]:
             return Rule(text, _WORDS[name][0], lambda value: float((value or "unknown") == word))

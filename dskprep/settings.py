@@ -120,7 +120,7 @@ class PrepConfig:
         object.__setattr__(self, "spacing_mm", tuple(float(s) for s in self.spacing_mm))
         object.__setattr__(self, "lung_margin_mm", float(self.lung_margin_mm))
         object.__setattr__(self, "steps", tuple(self.steps))
-        object.__setattr__(self, "select", None if self.select is None else Select.of(self.select))
+        object.__setattr__(self, "select", Select.of(self.select) if self.select else None)
 
     @property
     def fillable_slices(self) -> int:

@@ -30,6 +30,7 @@ def test_the_table_is_read_and_comes_back_from_a_dataset(tmp_path: Path) -> None
 
 def test_datasets_without_it_go_on_and_others_differ() -> None:
     assert "select" not in PrepConfig().as_dict()
+    assert from_dict({"select": {}}, "prep.toml") == PrepConfig()
     one, other = ({"prefer": [rule]} for rule in ("thinnest", "most-slices"))
     assert len({PrepConfig(select=select).digest() for select in (None, one, other)}) == 3  # type: ignore[arg-type]
 

@@ -7,14 +7,18 @@ fits each rule, and the digest of its SeriesInstanceUID; null and empty for what
 from __future__ import annotations
 
 import gzip
-import json
+import io
 import zlib
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
+import msgspec
+
 from dskprep import storage
 
 FILE = "headers.jsonl.gz"
+MAX_LINE = 4096
+"""Longest line, in bytes."""
 
 
 class Seen(NamedTuple):
@@ -28,16 +32,16 @@ class Seen(NamedTuple):
 
 
 def read(target: str) -> Iterator[Seen]:
-    """Yield what earlier runs have read; nothing if there is no such file, or it cannot be used: then all is read."""
+    """Yield what earlier runs have read, up to the first line that is damaged: the rest is read again."""
     try:
-        lines = gzip.decompress(storage.read(storage.join(target, FILE))).splitlines()
-        found = [Seen(*json.loads(line)) for line in lines]
-    except (FileNotFoundError, OSError, EOFError, zlib.error, ValueError, TypeError):
+        file = gzip.GzipFile(fileobj=io.BytesIO(storage.read(storage.join(target, FILE))))
+        while line := file.readline(MAX_LINE):
+            yield msgspec.json.decode(line, type=Seen)
+    except (FileNotFoundError, gzip.BadGzipFile, EOFError, zlib.error, msgspec.DecodeError):
         return
-    yield from found
 
 
 def write(target: str, seen: Iterable[Seen]) -> None:
     """Write what is known now."""
-    lines = "".join(json.dumps(one) + "\n" for one in seen)
-    storage.write_many(target, {FILE: gzip.compress(lines.encode(), 1, mtime=0)})
+    lines = b"".join(msgspec.json.encode(one) + b"\n" for one in seen)
+    storage.write_many(target, {FILE: gzip.compress(lines, 1, mtime=0)})

@@ -41,7 +41,7 @@ PET_MODELS = re.compile(
 """Models that are a PET or SPECT scanner with a CT."""
 CT_MODELS = re.compile(
     r"lightspeed|brightspeed|hispeed|revolution|optima|discovery ?ct ?750|somatom|sensation|emotion|definition"
-    r"|volume zoom|brilliance|ingenuity|\bict\b|mx ?8000|incisive|aquilion|asteion|xpress|supria|scenaria|eclos|uct"
+    r"|volume zoom|brilliance|ingenuity|\bict\b|mx ?8000|incisive|aquilion|alexion|asteion|xpress|supria|scenaria|eclos|uct"
 )
 """Models that are a CT alone."""
 ATTENUATION = re.compile(r"ct ?ac\b|\bac ?ct\b|attenuation|\bct wb\b|wb ?ct\b|pet.?ct|fusion")
@@ -57,14 +57,15 @@ def curation_columns(
     >>> dict(curation_columns("B70f", "SIEMENS", "Biograph 40", "", "CT AC"))["pet_ct"]
     'yes'
     """
+    maker = maker_of(manufacturer)
     agent, words = agent.lower(), description.lower().replace("_", " ")
     phase = next((name for name, said in PHASES.items() if said.search(words)), "")
     has_contrast = _has_contrast(agent, words, phase)
     return (
         ("contrast", has_contrast),
         ("contrast_phase", phase if has_contrast == "yes" else ""),
-        ("kernel_class", kernel_class(kernel, maker_of(manufacturer))),
-        ("scanner", f"{maker_of(manufacturer)} {_short(model, manufacturer)}".strip()),
+        ("kernel_class", kernel_class(kernel, maker if maker in MAKERS else "")),
+        ("scanner", f"{maker} {_short(model, manufacturer)}".strip()),
         ("pet_ct", _is_pet_ct(f"{model} {manufacturer}".lower(), words)),
     )
 

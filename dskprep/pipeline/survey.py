@@ -149,7 +149,7 @@ class Survey:
         if peek.may_be_one(case):
             found = peek.by_table(case)
             state = WAITING if found and peek.is_enough(case, self._select.columns) else UNREAD
-        body = pickle.dumps(case if state == UNREAD else case.bare())
+        body = pickle.dumps(replace(case, header=()) if state == UNREAD else case.bare())
         self._tables.execute(
             "INSERT INTO series (n, key, digest, is_wanted, state, body) VALUES (?, ?, ?, ?, ?, ?)",
             [n, case.key, case.digest, is_wanted, state, body],
@@ -179,6 +179,8 @@ class Survey:
     def _remember(self, seen: Iterable[Seen]) -> None:
         """Place the series whose headers an earlier run has read; and those that are alone in a table."""
         for key, digest, family, scores, tie in seen:
+            if family and len(scores) != len(self._select.prefer):  # somebody's own
+                continue
             self._tables.execute(
                 "UPDATE series SET state = ?, family = ?, scores = ?, tie = ? "
                 f"WHERE key = ? AND digest = ? AND state = {UNREAD}",

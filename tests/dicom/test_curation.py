@@ -39,6 +39,8 @@ def test_the_class_of_a_kernel_by_its_vendors_name(names: str, maker: str, expec
 
 
 def test_old_names_and_lost_makers() -> None:
+    assert dict(curation_columns("B31s", "manufacturer", "model", "", ""))["kernel_class"] == "soft"
+    assert dict(curation_columns("B", "SIEMENS", "", "", ""))["kernel_class"] == "unknown"  # of Philips
     assert kernel_class("59 .21.B50s", "Siemens") == "sharp"
     assert kernel_class("59 .10.AH40", "Siemens") == "soft"
     assert kernel_class("B31f") == kernel_class("B") == kernel_class("FC10") == "soft"  # anonymised

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import itertools
 import json
 import subprocess
@@ -25,6 +26,7 @@ from dskprep.pipeline.choice import choose
 from dskprep.pipeline.survey import Asked
 from dskprep.source.case import Case
 from dskprep.source.cases import cases as cases_of
+from dskprep.storage.public import VARIABLE
 from dskprep.worker import admission
 
 PREFER = ["thickness<=1.5", "kernel:soft", "most-slices"]
@@ -196,6 +198,17 @@ def test_a_better_series_that_comes_later_is_told_and_not_written(tmp_path: Path
     assert not any("came later" in note for note in notes)  # once is enough
 
 
+def test_a_choice_is_changed_by_hand(tmp_path: Path) -> None:
+    source, target = planted(tmp_path / "in", {"a_5mm": Planted("1", "5")}), str(tmp_path / "out")
+    run(source, target, config())
+    planted(tmp_path / "in", {"a_1mm": Planted("1", "1")})
+    run(source, target, config())
+    (record,) = (tmp_path / "out/records/written").iterdir()
+    record.unlink()
+    run(source, target, config(), retry="set-aside")
+    assert fates(target) == {"a_1mm": "written", "a_5mm": "not-chosen"}
+
+
 def test_what_is_written_keeps_its_place_when_its_folder_is_gone(tmp_path: Path) -> None:
     source, target = planted(tmp_path / "in", {"a_1mm": Planted("1", "1")}), str(tmp_path / "out")
     run(source, target, config())
@@ -226,11 +239,33 @@ def test_a_resumed_run_reads_no_header_again(tmp_path: Path) -> None:
     planted(tmp_path / "in", {"e_1": Planted("5")})
     _, notes = run(source, target, config())
     assert any("one header of each of 1 series" in note for note in notes)
-    (tmp_path / "out" / seen.FILE).write_bytes(b"damaged")
-    _, notes = run(source, target, config())
-    assert any("one header of each of 8 series" in note for note in notes)
-    for secret in ("P1", *tiny.IDENTITY, "1.2.1"):
-        assert not any(secret in str(one.family) for one in seen.read(target))
+    kept = gzip.decompress((tmp_path / "out" / seen.FILE).read_bytes())
+    assert kept.count(b"\n") == 8
+    assert not any(secret.encode() in kept for secret in ("P1", *tiny.IDENTITY, "1.2."))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"damaged", gzip.compress(b"x" * 10_000), gzip.compress(b"[1, 2, 3, 4, 5]\n"), gzip.compress(b"{}\n")[:-9]],
+    ids=["empty", "no gzip", "a long line", "other types", "cut"],
+)
+def test_headers_are_read_again_where_the_dataset_has_lost_them(tmp_path: Path, content: bytes) -> None:
+    source, target = planted(tmp_path / "in", STUDIES), tmp_path / "out"
+    run(source, str(target), config())
+    before = fates(str(target))
+    (target / seen.FILE).write_bytes(content)
+    _, notes = run(source, str(target), config())
+    assert any("one header of each of 7 series" in note for note in notes)
+    assert fates(str(target)) == before
+
+
+def test_foreign_scores_decide_nothing(tmp_path: Path) -> None:
+    source, target = planted(tmp_path / "in", STUDIES), str(tmp_path / "out")
+    run(source, target, config())
+    seen.write(target, [one._replace(scores=[1.0]) for one in seen.read(target)])
+    planted(tmp_path / "in", {"e_1": Planted("5"), "e_5": Planted("5", "5")})
+    run(source, target, config())
+    assert (fates(target)["e_1"], fates(target)["e_5"]) == ("written", "not-chosen")
 
 
 @pytest.mark.parametrize("asked", [{"only": "a_*"}, {"limit": 3}])
@@ -303,6 +338,26 @@ def test_a_table_that_tells_enough_saves_the_requests(tmp_path: Path) -> None:
     manifest.write_text("\n".join(line.replace("STANDARD", "") for line in lines))
     _, notes = run(str(manifest), str(tmp_path / "again"), config())
     assert any("one header of each of 2 series" in note for note in notes)
+
+
+def test_series_of_nlst_are_chosen_by_the_table_without_a_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("duckdb", reason="needs the extra idc")
+    pytest.importorskip("idc_index_data", reason="needs the extra idc")
+    monkeypatch.setenv(VARIABLE, "http://127.0.0.1:9")  # nothing answers
+    study = "1.2.840.113654.2.55.100326999595928992523721982946894928230"  # a scout, and 125 slices by two kernels
+    source = f"idc:SELECT SeriesInstanceUID FROM index WHERE StudyInstanceUID = '{study}'"
+    for rule, uid in (
+        ("kernel:soft", "25218616409744079140231654329629501772"),
+        ("kernel:sharp", "3291066312203479577634447061541304801"),
+    ):
+        notes: list[str] = []
+        choice = choose(cases_of(source), Asked(), config(["thickness<=2.5", rule]), notes.append)
+        cases = choice.everything()
+        chosen = [case for case in cases if not case.refusal and case.n_files > 2]
+        assert [case.key.rpartition("__")[2] for case in chosen] == [f"1.2.840.113654.2.55.{uid}"]
+        assert Counter(case.refusal and case.refusal[0] for case in cases) == {None: 2, "not-chosen": 1}
+        assert not any("header" in note for note in notes)
+        assert all(case.header == () for case in cases)
 
 
 def test_what_is_no_choice_is_done_as_ever(tmp_path: Path) -> None:
