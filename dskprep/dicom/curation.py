@@ -7,17 +7,19 @@ import re
 
 from dskprep.dicom.kernel_class import kernel_class
 
-NO_AGENT = re.compile(r"no|none|non|without|w/?o|nil|n/?a|0")
+NO_AGENT = re.compile(r"(no|none|without|w/?o|nil|n/?a|0)(\s.*)?|non")
 """Values of ContrastBolusAgent that say that there was none."""
 BY_MOUTH = re.compile(r"oral|redi.?cat|gastro(grafin|view)?|barium|water|e-?z-?cat")
 """Agents that are swallowed: what remains without them went into a vein."""
-WITHOUT = re.compile(r"without|non[ -]?con|unenhanced|plain\b|\bnati[fv]|\bw/?o\b|\bc-(?!\w)|\bohne\b|pre[ -]?contrast")
+WITHOUT = re.compile(
+    r"without|\bno (iv )?contrast|non[ -]?con|pre[ -]?contrast|unenhanced|plain\b|\bnati[fv]|\bw/?o\b|\bc-(?!\w)|\bohne\b"
+)
 """In a SeriesDescription: no contrast agent."""
 WITH = re.compile(r"contrast|\bw/ ?c\b|\bce\b|\bc\+|\bcta\b|ctpa\b|angio|\benhanced\b|\bpe[ -]?(protocol|study|fast)\b")
 """In a SeriesDescription: with a contrast agent. A phase says so too."""
 PHASES = {
     "arterial": re.compile(r"arterial|arteriel|\bart\b|\bcta\b|ctpa\b|angio"),
-    "venous": re.compile(r"venous|venos|veneu|portal|\bpv(p|ph)?\b"),
+    "venous": re.compile(r"(?<!intra)venous|venos|veneu|portal|\bpv(p|ph)?\b"),
     "delayed": re.compile(r"delay|\blate\b|excret|equilib"),
 }
 """In a SeriesDescription: when the images were taken after the agent."""
@@ -41,10 +43,11 @@ PET_MODELS = re.compile(
 """Models that are a PET or SPECT scanner with a CT."""
 CT_MODELS = re.compile(
     r"lightspeed|brightspeed|hispeed|revolution|optima|discovery ?ct ?750|somatom|sensation|emotion|definition"
-    r"|volume zoom|brilliance|ingenuity|\bict\b|mx ?8000|incisive|aquilion|alexion|asteion|xpress|supria|scenaria|eclos|uct"
+    r"|volume zoom|brilliance|ingenuity|\bict\b|mx ?8000|incisive|aquilion|alexion|asteion|xpress|supria|scenaria"
+    r"|eclos|uct"
 )
 """Models that are a CT alone."""
-ATTENUATION = re.compile(r"ct ?ac\b|\bac ?ct\b|attenuation|\bct wb\b|wb ?ct\b|pet.?ct|fusion")
+ATTENUATION = re.compile(r"ct ?ac\b|\bac ?ct\b|attenuation|\bct wb\b|pet.?ct")
 """In a SeriesDescription: the CT of a PET/CT."""
 
 

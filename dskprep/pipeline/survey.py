@@ -23,6 +23,7 @@ from dskprep.errors import InfrastructureError, UsageError
 from dskprep.selecting import SLICES, Chosen, Select, order_of
 from dskprep.source import peek
 from dskprep.source.case import Case
+from dskprep.source.cases import MAX_OUTAGES
 
 AT_ONCE = 16
 """Headers that are read at the same time."""
@@ -35,11 +36,13 @@ PLAIN, UNREAD, WAITING, DUE, KNOWN, LOST = range(6)
 """What a series is: no choice; one whose header is to be read; one that waits; one that is chosen; one that an earlier
 run refused; one that was chosen and refused."""
 
-_TABLE = """
+_TABLES = """
+    PRAGMA journal_mode = OFF;
     CREATE TABLE series (
         n INTEGER PRIMARY KEY, key TEXT, digest TEXT, is_wanted INT, state INT, family TEXT, scores TEXT, tie TEXT,
         chosen BLOB, body BLOB
-    )
+    );
+    CREATE TABLE seen (key TEXT, digest TEXT, family TEXT, scores TEXT, tie TEXT, PRIMARY KEY (key, digest));
 """
 
 
@@ -75,8 +78,7 @@ class Survey:
         self._select, self._min_slices, self._identities, self._note = select, min_slices, identities, note
         # a temporary file without a name, which is deleted with it, and needs no transactions
         self._tables = sqlite3.connect("", check_same_thread=False, isolation_level=None)
-        self._tables.execute("PRAGMA journal_mode = OFF")
-        self._tables.execute(_TABLE)
+        self._tables.executescript(_TABLES)
 
     def take(self, cases: Iterable[Case], asked: Asked, seen: Iterable[Seen]) -> bool:
         """List all cases, and find out whose they are; `seen` is what an earlier run has read. Return if more was read.
@@ -139,10 +141,10 @@ class Survey:
         return n
 
     def seen(self) -> Iterator[Seen]:
-        """Yield what is known now, for a later run."""
-        rows = self._tables.execute("SELECT key, digest, family, scores, tie FROM series ORDER BY key")
+        """Yield what headers have said, now or in earlier runs."""
+        rows = self._tables.execute("SELECT key, digest, family, scores, tie FROM seen ORDER BY key, digest")
         for key, digest, family, scores, tie in rows:
-            yield Seen(key, digest, family, json.loads(scores) if scores else [], tie)
+            yield Seen(key, digest, family, json.loads(scores), tie)
 
     def _add(self, n: int, case: Case, is_wanted: bool) -> None:
         found, state = None, PLAIN
@@ -178,20 +180,25 @@ class Survey:
 
     def _remember(self, seen: Iterable[Seen]) -> None:
         """Place the series whose headers an earlier run has read; and those that are alone in a table."""
-        for key, digest, family, scores, tie in seen:
-            if family and len(scores) != len(self._select.prefer):  # somebody's own
-                continue
-            self._tables.execute(
-                "UPDATE series SET state = ?, family = ?, scores = ?, tie = ? "
-                f"WHERE key = ? AND digest = ? AND state = {UNREAD}",
-                [WAITING if family else PLAIN, family, json.dumps(scores), tie, key, digest],
-            )
+        for one in seen:
+            if one.family is None or len(one.scores) == len(self._select.prefer):  # others are not of these rules
+                self._keep(one)
+        self._tables.execute(
+            f"UPDATE series SET state = iif(seen.family IS NULL, {PLAIN}, {WAITING}), family = seen.family, "
+            "scores = seen.scores, tie = seen.tie FROM seen "
+            f"WHERE series.key = seen.key AND series.digest = seen.digest AND series.state = {UNREAD}"
+        )
         self._tables.execute(
             f"UPDATE series SET state = {WAITING} WHERE state = {UNREAD} AND family IN "
             "(SELECT family FROM series WHERE family IS NOT NULL GROUP BY family HAVING count(*) = 1)"
         )
 
+    def _keep(self, one: Seen) -> None:
+        row = [*one[:3], json.dumps(one.scores), one.uid_sha256]
+        self._tables.execute("INSERT OR REPLACE INTO seen VALUES (?, ?, ?, ?, ?)", row)
+
     def _read_headers(self) -> bool:
+        """Read the headers that are missing; return whether there are any."""
         n_unread = self._tables.execute(f"SELECT count(*) FROM series WHERE state = {UNREAD}").fetchone()[0]
         if not n_unread:
             return False
@@ -199,14 +206,39 @@ class Survey:
             f"[select] reads one header of each of {n_unread} series before any is prepared: {n_unread} requests, "
             f"${n_unread * DOLLARS_PER_GET:.2f} on S3"
         )
+        n_lost = n_in_a_row = 0
         rows = self._tables.execute(f"SELECT n, body FROM series WHERE state = {UNREAD} ORDER BY n")
         with ThreadPoolExecutor(AT_ONCE) as threads, warnings.catch_warnings(action="ignore"):
             while block := rows.fetchmany(BLOCK):
                 cases = [_case_of(body) for _, body in block]
-                for (n, _), case, found in zip(block, cases, threads.map(peek.by_header, cases), strict=True):
+                for (n, _), case, found in zip(block, cases, threads.map(_peek, cases), strict=True):
                     self._tables.execute("UPDATE series SET body = ? WHERE n = ?", [pickle.dumps(case.bare()), n])
+                    is_lost = isinstance(found, InfrastructureError)
+                    n_lost, n_in_a_row = n_lost + is_lost, n_in_a_row + 1 if is_lost else 0
+                    if isinstance(found, InfrastructureError):
+                        self._place(n, WAITING, None)
+                        example = f"{case.key}: {found}"
+                        if n_in_a_row == MAX_OUTAGES:
+                            raise found
+                        continue
                     self._place(n, WAITING, found)
+                    family, scores, tie = self._tables.execute(
+                        "SELECT family, scores, tie FROM series WHERE n = ?", [n]
+                    ).fetchone()
+                    self._keep(Seen(case.key, case.digest, family, json.loads(scores or "[]"), tie))
+        if n_lost:
+            self._note(
+                f"[select] {n_lost} headers cannot be read, such as that of {example}; these series are prepared as if "
+                "they had no rivals"
+            )
         return True
+
+
+def _peek(case: Case) -> peek.Peeked | InfrastructureError | None:
+    try:
+        return peek.by_header(case)
+    except InfrastructureError as error:  # a file that may not be read costs its own series
+        return error
 
 
 def _case_of(body: bytes, chosen: bytes | None = None) -> Case:

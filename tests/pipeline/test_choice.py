@@ -18,9 +18,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import dskprep
+from dskprep import storage
 from dskprep.cli import commands
 from dskprep.dataset import index, seen
-from dskprep.errors import UsageError
+from dskprep.errors import InfrastructureError, UsageError
 from dskprep.pipeline.account import Account
 from dskprep.pipeline.choice import choose
 from dskprep.pipeline.survey import Asked
@@ -259,6 +260,44 @@ def test_headers_are_read_again_where_the_dataset_has_lost_them(tmp_path: Path, 
     assert fates(str(target)) == before
 
 
+def test_a_header_that_may_not_be_read_costs_its_own_series(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, target = planted(tmp_path / "in", STUDIES), str(tmp_path / "out")
+    real = storage.read_head
+
+    def read_head(url: str, n_bytes: int) -> bytes:
+        if "a_thick" in url:
+            raise InfrastructureError(f"{url}: permission denied")
+        return real(url, n_bytes)
+
+    monkeypatch.setattr(storage, "read_head", read_head)
+    _, notes = run(source, target, config(), only="a_s*")
+    assert any("1 headers cannot be read, such as that of a_thick: " in note for note in notes)
+    assert fates(target) == {"a_sharp": "not-chosen", "a_soft": "written"}
+    monkeypatch.undo()
+    _, notes = run(source, target, config())
+    assert any("one header of each of 1 series" in note for note in notes)
+    assert fates(target)["a_thick"] == "not-chosen"
+
+
+def test_a_store_that_is_lost_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = planted(tmp_path / "in", {f"s{i}": Planted(str(i)) for i in range(20)})
+
+    def read_head(url: str, n_bytes: int) -> bytes:
+        raise InfrastructureError(f"{url}: does not answer {n_bytes}")
+
+    monkeypatch.setattr(storage, "read_head", read_head)
+    with pytest.raises(dskprep.RunStopped, match="does not answer"):
+        dskprep.run(source, tmp_path / "out", settings=config(), at_end=())
+
+
+def test_two_sources_of_one_dataset_keep_their_headers(tmp_path: Path) -> None:
+    one = planted(tmp_path / "one", {"a_1": Planted("1")})
+    other, target = planted(tmp_path / "other", {"b_1": Planted("2")}), str(tmp_path / "out")
+    run(one, target, config())
+    run(other, target, config())
+    assert {found.key for found in seen.read(target)} == {"a_1", "b_1"}
+
+
 def test_foreign_scores_decide_nothing(tmp_path: Path) -> None:
     source, target = planted(tmp_path / "in", STUDIES), str(tmp_path / "out")
     run(source, target, config())
@@ -345,7 +384,7 @@ def test_series_of_nlst_are_chosen_by_the_table_without_a_request(monkeypatch: p
     pytest.importorskip("idc_index_data", reason="needs the extra idc")
     monkeypatch.setenv(VARIABLE, "http://127.0.0.1:9")  # nothing answers
     study = "1.2.840.113654.2.55.100326999595928992523721982946894928230"  # a scout, and 125 slices by two kernels
-    source = f"idc:SELECT SeriesInstanceUID FROM index WHERE StudyInstanceUID = '{study}'"
+    source = f"idc:SELECT SeriesInstanceUID FROM index WHERE StudyInstanceUID = '{study}' AND Modality = 'CT'"
     for rule, uid in (
         ("kernel:soft", "25218616409744079140231654329629501772"),
         ("kernel:sharp", "3291066312203479577634447061541304801"),
