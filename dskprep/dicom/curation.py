@@ -12,7 +12,8 @@ NO_AGENT = re.compile(r"(no|none|without|w/?o|nil|n/?a|0)(\s.*)?|non")
 BY_MOUTH = re.compile(r"oral|redi.?cat|gastro(grafin|view)?|barium|water|e-?z-?cat")
 """Agents that are swallowed: what remains without them went into a vein."""
 WITHOUT = re.compile(
-    r"without|\bno (iv )?contrast|non[ -]?con|pre[ -]?contrast|unenhanced|plain\b|\bnati[fv]|\bw/?o\b|\bc-(?!\w)|\bohne\b"
+    r"without|\bno (iv )?contrast|non[ -]?con|pre[ -]?contrast|unenhanced|plain\b|\bnati[fv]|\bw/?o\b|\bc-(?!\w)"
+    r"|\bohne\b"
 )
 """In a SeriesDescription: no contrast agent."""
 WITH = re.compile(r"contrast|\bw/ ?c\b|\bce\b|\bc\+|\bcta\b|ctpa\b|angio|\benhanced\b|\bpe[ -]?(protocol|study|fast)\b")

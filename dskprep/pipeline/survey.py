@@ -11,6 +11,7 @@ import json
 import pickle
 import sqlite3
 import warnings
+import weakref
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -79,6 +80,7 @@ class Survey:
         # a temporary file without a name, which is deleted with it, and needs no transactions
         self._tables = sqlite3.connect("", check_same_thread=False, isolation_level=None)
         self._tables.executescript(_TABLES)
+        weakref.finalize(self, self._tables.close)
 
     def take(self, cases: Iterable[Case], asked: Asked, seen: Iterable[Seen]) -> bool:
         """List all cases, and find out whose they are; `seen` is what an earlier run has read. Return if more was read.

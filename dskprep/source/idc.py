@@ -139,7 +139,7 @@ def _header_of(series: Series) -> tuple[tuple[str, str], ...]:
         "SeriesDescription": series.description,
     }
     words = series.description.split(",")
-    if series.collection == "nlst" and len(words) > len(NLST) and words[1] == "OPA":
+    if series.collection == "nlst" and len(words) >= 4 + len(NLST) and words[1] == "OPA":
         found |= dict(zip(NLST, words[4:], strict=False))
     return tuple(found.items())
 

@@ -63,7 +63,7 @@ def read(source: str) -> list[Line] | Cohort:
         raise UsageError(f"{source}: expected the columns 'key' and 'url', found {found[:200]}")
     _check_filled(table, source, ["key", "url"])
     known_columns = [name for name in HEADER if name in table.columns]
-    texts = [table[name].fillna("").map(_text) for name in known_columns]
+    texts = [table[name].astype(object).where(table[name].notna(), "").map(_text) for name in known_columns]
     headers = [tuple(zip(known_columns, row, strict=True)) for row in zip(*texts, strict=True)] or [()] * len(table)
     lines = [
         Line(_text(key), _text(url), header)

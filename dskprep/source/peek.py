@@ -16,7 +16,7 @@ from dskprep.keys import series_digest
 from dskprep.selecting import SLICES, Select
 from dskprep.source import cases
 from dskprep.source.case import Case
-from dskprep.source.files import HEADER_BYTES
+from dskprep.source.files import HEADER_BYTES, LARGE_FILE_BYTES
 
 KEYWORDS = {
     "slice_thickness_mm": "SliceThickness",
@@ -104,8 +104,12 @@ def _read(place: str, entry: storage.Entry) -> Attributes | None:
     if not entry.size:
         return None
     head = storage.read_head(place, HEADER_BYTES)
+    if not sniff.begins_as_dicom(head):
+        return None
     header = None if sniff.compression_of(head) else _parse(head)
     if header is None or not (header.get("SeriesInstanceUID") and "Rows" in header):
+        if entry.size > LARGE_FILE_BYTES:
+            return None
         content = storage.read(place)
         try:
             content = sniff.decompress(content, MAX_FILE_BYTES) if sniff.compression_of(content) else content

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import pandas as pd
 import pytest
 import tiny
 from hypothesis import given, settings
@@ -20,7 +21,7 @@ from hypothesis import strategies as st
 import dskprep
 from dskprep import storage
 from dskprep.cli import commands
-from dskprep.dataset import index, seen
+from dskprep.dataset import index, seen, store
 from dskprep.errors import InfrastructureError, UsageError
 from dskprep.pipeline.account import Account
 from dskprep.pipeline.choice import choose
@@ -298,6 +299,22 @@ def test_two_sources_of_one_dataset_keep_their_headers(tmp_path: Path) -> None:
     assert {found.key for found in seen.read(target)} == {"a_1", "b_1"}
 
 
+def test_what_another_run_refuses_has_a_runner_up_too(tmp_path: Path) -> None:
+    source = planted(tmp_path / "in", {"best": Planted("1", "1", lacks=5), "next": Planted("1", "5")})
+    target = str(tmp_path / "out")
+    store.create(target, config())
+    choice = choose(cases_of(source), Asked(), config(), lambda _: None, target)
+    rounds = choice.rounds(Account(), lambda: True)
+    (first,) = next(rounds)
+    refused = tiny.record(first.key, "refused", first.digest, reason="missing-slices")
+    store.commit(target, refused)  # by another run
+    (second,) = next(rounds)
+    assert (first.key, second.key) == ("best", "next")
+    assert second.chosen is not None
+    assert second.chosen.is_runner_up
+    assert [list(more) for more in rounds] == [[]]
+
+
 def test_foreign_scores_decide_nothing(tmp_path: Path) -> None:
     source, target = planted(tmp_path / "in", STUDIES), str(tmp_path / "out")
     run(source, target, config())
@@ -374,6 +391,11 @@ def test_a_table_that_tells_enough_saves_the_requests(tmp_path: Path) -> None:
     _, notes = run(str(manifest), str(tmp_path / "out"), config())
     assert not any("header" in note for note in notes)
     assert fates(str(tmp_path / "out")) == {"thin": "written", "thick": "not-chosen"}  # the table is believed
+    table = pd.read_csv(manifest, dtype={"StudyInstanceUID": str, "SeriesInstanceUID": str})
+    table.assign(SliceThickness=[0.5, 9.0]).to_parquet(tmp_path / "cohort.parquet")
+    _, notes = run(str(tmp_path / "cohort.parquet"), str(tmp_path / "numbers"), config(["thinnest"]))
+    assert not any("header" in note for note in notes)
+    assert fates(str(tmp_path / "numbers")) == {"thin": "written", "thick": "not-chosen"}
     manifest.write_text("\n".join(line.replace("STANDARD", "") for line in lines))
     _, notes = run(str(manifest), str(tmp_path / "again"), config())
     assert any("one header of each of 2 series" in note for note in notes)

@@ -88,6 +88,7 @@ def test_frames_of_an_enhanced_object_count(tmp_path: Path) -> None:
         {"1.dcm": ct_file(distinct(4, 4), ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])},
         {"1.dcm": ct_file(distinct(4, 4), SOPClassUID=RTStructureSetStorage)},
         {"1.dcm.gz": b"\x1f\x8b" + bytes(100)},
+        {"1.dcm": bytes(1 << 20)},
     ],
 )
 def test_what_is_no_slice_is_no_choice(tmp_path: Path, files: dict[str, bytes]) -> None:
