@@ -32,7 +32,7 @@ class Choice:
     ) -> None:
         self._select, self._survey, self._taken, self._note, self._target = select, survey, held, note, target
         self._written = set(itertools.chain.from_iterable(held.written.values()))
-        self._refused: list[str] = []
+        self._refused: list[tuple[str, str]] = []
         self._late: list[str] = []
 
     def rounds(self, account: Account, has_met_others: Callable[[], bool]) -> Iterator[Iterator[Case]]:
@@ -57,7 +57,7 @@ class Choice:
     def hear(self, record: Record) -> None:
         """Note what became of a case."""
         if is_lost(record.status, record.reason):
-            self._refused.append(record.key)
+            self._refused.append((record.key, record.input_digest))
 
     def instead_of(self, key: str) -> Case | None:
         """Return the next best series of a study or patient whose chosen one was refused, if there is one to do."""
@@ -76,8 +76,8 @@ class Choice:
         """Return the keys of chosen series that were refused since this was asked before, here or by another run."""
         lost, self._refused = self._refused, []
         if has_met_others and self._target:
-            lost += sorted(key for key, _ in taken(self._target, self._select.per).refused)
-        return [key for key in lost if self._survey.family_of(key)]
+            lost += sorted(taken(self._target, self._select.per).refused)
+        return [key for key, digest in lost if self._survey.family_of(key, digest)]
 
     def _decide(self) -> None:
         """Take the best of each study or patient: what is written keeps its place, what was refused has none."""

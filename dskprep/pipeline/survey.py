@@ -116,11 +116,11 @@ class Survey:
         found = (Rival(*row) for row in rows)
         return sorted((r._replace(scores=tuple(json.loads(str(r.scores)))) for r in found), key=lambda r: r.order)
 
-    def family_of(self, key: str) -> str | None:
-        """Return the family of a series that is chosen; None if it is no such."""
-        chosen = f"SELECT family FROM series WHERE key = ? AND state = {DUE} AND family IS NOT NULL"
+    def family_of(self, key: str, digest: str | None = None) -> str | None:
+        """Return the family of a series that is chosen, with that input digest if it matters; None if it is no such."""
+        chosen = f"SELECT family, digest FROM series WHERE key = ? AND state = {DUE} AND family IS NOT NULL"
         row = self._tables.execute(chosen, [key]).fetchone()
-        return row and str(row[0])
+        return str(row[0]) if row and digest in (None, row[1]) else None
 
     def set(self, n: int, state: int, chosen: Chosen | None = None) -> None:
         """Say what has become of a series, and why it was chosen."""

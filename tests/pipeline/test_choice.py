@@ -5,6 +5,8 @@ from __future__ import annotations
 import gzip
 import itertools
 import json
+import os
+import stat
 import subprocess
 import sys
 from collections import Counter
@@ -546,6 +548,20 @@ def peak_of(n: int) -> int:
         for _ in some:
             pass
     return tiny.peak_bytes()
+
+
+def test_what_waits_lies_in_a_file_that_nobody_else_can_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    cases = described([(i // 3, "1", "B30f", 12) for i in range(20_000)])
+    choice = choose(cases, Asked(), config(), lambda _: None)
+    opened = [Path(f"/proc/self/fd/{number}") for number in os.listdir("/proc/self/fd")]
+    (file,) = [path for path in opened if os.path.lexists(path) and str(tmp_path) in str(path.readlink())]
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert file.stat().st_nlink == 0
+    content = file.read_bytes()
+    assert b"s1999" in content
+    assert not any(secret in content for secret in (b"PatientID", b"StudyInstanceUID", b"1.2.3.1"))
+    del choice
 
 
 def test_real_folders_name_their_series(data_folder: Any) -> None:
