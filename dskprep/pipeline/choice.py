@@ -106,6 +106,11 @@ class Choice:
             f"are decided by a tie; {self._survey.count(PLAIN)} more are not among them: no CT, too short, archives, "
             f"volume files, or without the identifier of a {per}"
         )
+        if n_families == 1 and n_series > self._select.keep:
+            self._note(
+                f"[select] all {n_series} series name the same {per}, as some programs that remove identities write; "
+                f"if they are of several, choose otherwise than per {per}"
+            )
         if self._late:
             self._note(
                 f"[select] {len(self._late)} series that came later, such as {self._late[0]}, fit the rules better "

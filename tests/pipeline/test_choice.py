@@ -357,6 +357,15 @@ def test_several_are_kept_and_per_patient(tmp_path: Path) -> None:
     assert row_of(two, "thinner")["chosen"] == "of 3 series of the patient, by thinnest"
 
 
+def test_one_patient_for_all_is_told(tmp_path: Path) -> None:
+    series = {f"s{i}": Planted(str(i), patient="ANONYMOUS") for i in range(3)}
+    source = planted(tmp_path / "in", series)
+    _, notes = run(source, str(tmp_path / "out"), config(per="patient"))
+    assert any("all 3 series name the same patient" in note for note in notes)
+    _, notes = run(source, str(tmp_path / "other"), config())
+    assert not any("the same" in note for note in notes)
+
+
 def test_in_one_folder_the_best_series_is_written_too(tmp_path: Path) -> None:
     series = {
         "best": Planted("1", "1", lacks=5),
