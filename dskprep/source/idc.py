@@ -25,6 +25,8 @@ NO_IMAGES = frozenset({"ANN", "KO", "M3D", "PR", "REG", "RTDOSE", "RTPLAN", "RTS
 """Modalities of what is no image, so that nothing is wrong when no volume is made of it."""
 NLST = ("ConvolutionKernel", "ReconstructionDiameter", "SliceThickness", "KVP")
 """The attributes from the fifth word on in a description of a series of NLST."""
+NOT_KNOWN = frozenset({"", "na", "null", "unk", "unkn"})
+"""Words in such a description for what is not known."""
 _GOOGLES = dict(zip(storage.PUBLIC_BUCKETS["s3"], storage.PUBLIC_BUCKETS["gs"], strict=False))
 """The bucket at Google that holds the same as one at Amazon."""
 
@@ -128,7 +130,7 @@ def _header_of(series: Series) -> tuple[tuple[str, str], ...]:
     """Return the attributes of a series that its row tells. Those of NLST stand in its descriptions, made by its rule.
 
     A description is such as `1,OPA,GE,LSPLUS,STANDARD,320,2.5,140,40,0,1.5`: year, axial, maker, model, kernel,
-    diameter of reconstruction, thickness, kVp, and more; `na` and `unkn` stand for what is not known.
+    diameter of reconstruction, thickness, kVp, and more.
     """
     found = {
         "PatientID": series.patient,
@@ -140,7 +142,7 @@ def _header_of(series: Series) -> tuple[tuple[str, str], ...]:
     }
     words = series.description.split(",")
     if series.collection == "nlst" and len(words) >= 4 + len(NLST) and words[1] == "OPA":
-        found |= dict(zip(NLST, words[4:], strict=False))
+        found |= {name: word for name, word in zip(NLST, words[4:], strict=False) if word.lower() not in NOT_KNOWN}
     return tuple(found.items())
 
 
