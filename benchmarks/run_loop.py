@@ -22,7 +22,7 @@ import distributed
 import psutil
 
 from dskprep import storage
-from dskprep.dataset import index
+from dskprep.dataset import index, store
 from dskprep.dataset.record import Record, RecordName
 from dskprep.pipeline import cluster, sharing, watch
 from dskprep.pipeline.account import Account, Summary
@@ -94,12 +94,12 @@ def main() -> None:
         observers, _ = watch.begin(client)
         for observer in observers:
             observer.on_start(summary)
-        found = index.record_names(target)  # a run has opened the store before
+        known = store.by_case(index.record_names(target).names)  # a run has opened the store before
         storage.exists(f"{target}/dataset.json")
         start, cpu = time.perf_counter(), process.cpu_times()
         shared = sharing.Sharing(target, "20200101T000000Z-0000", account, print)
         work = functools.partial(do_nothing, work_s=asked.work)
-        with Listing(cases(source), summary, (), found) as jobs:
+        with Listing(cases(source), summary, (), known) as jobs:
             for n, (job, outcome) in enumerate(shared.execute(client, iter(jobs), work), start=1):
                 account.add(outcome.records if outcome else ())
                 shared.finish(RecordName("written", job.case.key, job.case.digest))

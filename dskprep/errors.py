@@ -45,6 +45,7 @@ REASONS = {
 
 SET_ASIDE = {
     "no-image": "no image: a segmentation or mask, contours, a dose, a report",
+    "not-chosen": "another series of the same study or patient was chosen by the rules of the settings",
     "no-label": "no label, but an object of another kind: a plan, a dose, a report, a table of other things",
     "label-not-asked": "the label source has none of the labels that are asked for",
 }
@@ -72,6 +73,8 @@ WARNINGS = {
     "hu-implausible": "the values cannot be Hounsfield units; the settings accept them",
     "blank-slices": "slices hold one value everywhere, and not that of air",
     "one-of-several-series": "the folder holds several CT series; each is written under its own key",
+    "chosen-by-tie": "the rules of the settings prefer no series of the study or patient; a digest decided",
+    "runner-up": "the series that the rules of the settings prefer was refused; this one is in its place",
     "identical-duplicates-dropped": "the same slice was there more than once",
     "tilt-corrected": "the gantry was tilted; each slice was shifted to its place on a right-angled grid",
     "gap-interpolated": "slices are missing, and were interpolated between their neighbours",

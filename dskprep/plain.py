@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import sys
 import threading
 import traceback
@@ -17,6 +18,19 @@ def escape(text: str) -> str:
     These would colour a terminal, rename it, forge a line, or turn the order of what follows around.
     """
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def to_number(text: str) -> float | None:
+    """Return the number that a text stands for, None if it is none, or not finite.
+
+    >>> to_number("001.25"), to_number("na"), to_number("1_0")
+    (1.25, None, None)
+    """
+    try:
+        number = float(text.replace("_", "x"))  # Python alone takes 1_0 for 10
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None
 
 
 def escape_what_python_prints() -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dskprep.errors import UsageError
+from dskprep.selecting import Select
 from dskprep.volume import Triple
 
 
@@ -38,9 +39,9 @@ RECIPES = {
     "grt123": Uses(()),
 }
 """One line per recipe. What it does is in its module in `preparation.recipes`, which is too heavy to import here."""
-COMMON = ("recipe", "min_slices", "stacks", "check_hu", "chunk", "codec", "zstd_level", "levels", "ome_zarr")
+COMMON = ("recipe", "min_slices", "stacks", "check_hu", "select", "chunk", "codec", "zstd_level", "levels", "ome_zarr")
 """The settings that all recipes use."""
-LATER = ("stacks", "check_hu", "codec", "levels", "ome_zarr")
+LATER = ("stacks", "check_hu", "select", "codec", "levels", "ome_zarr")
 """Settings that came after the first datasets; at their default they do not count, so that old datasets go on."""
 MEANS = ("mask_memory", "mask_slots")
 """Settings that say with what a mask is found, and change no voxel: they belong to a run, not to its dataset."""
@@ -92,6 +93,8 @@ class PrepConfig:
     """Which stacks of a series that holds several, such as phases of the heart, are written: `one` or `all`."""
     check_hu: bool = True
     """Refuse a series whose values cannot be HU; if false, it is written with a warning."""
+    select: Select | None = None
+    """Which series of a study or patient are written, if not all: a `Select`, or a dictionary such as the table."""
     on_gap: str = "refuse"
     """What happens to a series with slices missing between its ends: `refuse` or `interpolate`."""
     max_gap_slices: int = 1
@@ -123,6 +126,7 @@ class PrepConfig:
         object.__setattr__(self, "spacing_mm", tuple(float(s) for s in self.spacing_mm))
         object.__setattr__(self, "lung_margin_mm", float(self.lung_margin_mm))
         object.__setattr__(self, "steps", tuple(self.steps))
+        object.__setattr__(self, "select", Select.of(self.select) if self.select else None)
 
     @property
     def fillable_slices(self) -> int:
@@ -157,7 +161,7 @@ class PrepConfig:
         later = {field.name: field.default for field in dataclasses.fields(self) if field.name in LATER}
         values = ((name, getattr(self, name)) for name in self.used())
         return {
-            name: list(value) if isinstance(value, tuple) else value
+            name: list(value) if isinstance(value, tuple) else value.as_dict() if isinstance(value, Select) else value
             for name, value in values
             if name not in MEANS and (name not in later or value != later[name])
         }

@@ -92,6 +92,7 @@ HOMES = {
         "dataset.label_record",
         "dataset.layout",
         "dataset.record",
+        "dataset.seen",
         "dataset.split_file",
         "dataset.splits",
         "exchange.place",

@@ -88,6 +88,20 @@ def test_hu_and_geometry_before_resampling_are_those_recorded(local_run, data_fo
     assert first == pytest.approx(expected["first_ipp_lps"], abs=1e-3)
 
 
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("lidc_0001", ("soft", "yes", "", "GE LightSpeed Plus", "no", 1.0, 1.0)),
+        ("lidc_0314", ("sharp", "unknown", "", "Philips Brilliance 16P", "no", 1.0, 1.0)),
+        ("crlm_1004", ("soft", "yes", "", "GE LightSpeed16", "no", 1.0, 1.0)),
+    ],
+)
+def test_columns_for_a_cohort(local_run, name, expected):
+    source = records(local_run[1])[f"volumes__{name}"].source
+    words = (source.kernel_class, source.contrast, source.contrast_phase, source.scanner, source.pet_ct)
+    assert (*words, source.thickness_ratio, round(source.diameter_ratio, 2)) == expected
+
+
 @pytest.mark.parametrize("name", ["lidc_0001", "lidc_0314"])
 def test_lung_volume_is_within_a_fifth_of_the_crude_litres(local_run, data_folder, name):
     lungs = records(local_run[1])[f"volumes__{name}"].lungs

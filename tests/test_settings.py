@@ -109,6 +109,7 @@ OTHERS: list[dict[str, Any]] = [
     {"codec": "zstd"},
     {"levels": 3},
     {"ome_zarr": "0.6"},
+    {"select": {"prefer": ["thinnest"]}},
     {"recipe": "luo-2017"},
     {"recipe": "grt123"},
     {"recipe": "zuidhof"},

@@ -24,15 +24,17 @@ IDENTITY = ("Mustermann", "PID-4711", "19501231")
 N_SLICES, SIZE = 12, 24
 
 
-def series(seed: int = 0, *, n: int = N_SLICES, z_mm: float = 1.0, series_uid: str | None = None) -> dict[str, bytes]:
+def series(
+    seed: int = 0, *, n: int = N_SLICES, z_mm: float = 1.0, series_uid: str | None = None, **attributes: Any
+) -> dict[str, bytes]:
     """Names and contents of the files of one series, `n` slices of SIZE x SIZE voxels of 1 mm."""
     rng = np.random.default_rng(seed)
     stored = rng.integers(0, 2000, (n, SIZE, SIZE), dtype=np.int16)
     uid = f"1.2.3.{seed}" if series_uid is None else series_uid
-    return {f"IM{i:03}.dcm": _slice(stored[i], i, z_mm * i, uid) for i in range(n)}
+    return {f"IM{i:03}.dcm": _slice(stored[i], i, z_mm * i, uid, attributes) for i in range(n)}
 
 
-def _slice(stored: np.ndarray, number: int, z_mm: float, uid: str) -> bytes:
+def _slice(stored: np.ndarray, number: int, z_mm: float, uid: str, attributes: Mapping[str, Any]) -> bytes:
     ds = Dataset()
     ds.file_meta = FileMetaDataset()
     ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
@@ -49,6 +51,8 @@ def _slice(stored: np.ndarray, number: int, z_mm: float, uid: str) -> bytes:
     ds.BitsAllocated, ds.BitsStored, ds.HighBit, ds.PixelRepresentation = 16, 16, 15, 1
     ds.RescaleIntercept, ds.RescaleSlope, ds.RescaleType = -1024, 1, "HU"
     ds.PixelData = stored.astype("<i2").tobytes()
+    for keyword, value in attributes.items():
+        setattr(ds, keyword, value)
     file = io.BytesIO()
     ds.save_as(file, enforce_file_format=True)
     return file.getvalue()

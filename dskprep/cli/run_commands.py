@@ -125,9 +125,13 @@ def plan(source: str, preset: str, config: str | None, against: str | None, as_j
     from dskprep.pipeline import plan as planning
 
     output = Output(as_json=as_json)
+
+    def say_note(message: str) -> None:
+        terminal.say(f"note: {message}", is_error=True)
+
     with output.progress("reading headers") as on_patient:
         settings = options.read_settings(preset, config)
-        made = planning.plan(source, settings=settings, on_patient=on_patient, **choice)
+        made = planning.plan(source, settings=settings, on_patient=on_patient, on_note=say_note, **choice)
     compared = made.compare(against) if against else None
     if as_json:
         terminal.say_json(made.as_dict() | {"compared": compared and compared._asdict()})

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
+
+from dskprep.plain import to_number
 
 _ALWAYS = {
     **dict.fromkeys(("key", "status", "input_digest", "record_tag", "reason", "message", "url", "warnings"), "string"),
@@ -16,7 +17,7 @@ _ALWAYS = {
     **dict.fromkeys(("stack", "bytes_read", "bytes_written"), "int64"),
 }
 _LATER = {
-    **dict.fromkeys(("patient", "study", "frame_of_reference", "licence", "doi", "citation"), "string"),
+    **dict.fromkeys(("patient", "study", "frame_of_reference", "licence", "doi", "citation", "chosen"), "string"),
     "disagreed_lung_ml": "double",
     "missing_lung_ml": "double",
     "missing_lung_place": "string",
@@ -26,7 +27,9 @@ _OF_SOURCE = {
     **dict.fromkeys(("slices", "rows", "columns"), "int64"),
     **dict.fromkeys(("step_mm", "row_spacing_mm", "column_spacing_mm", "first_x_mm", "first_y_mm"), "double"),
     **dict.fromkeys(("first_z_mm", "tilt_degrees", "left_out_mm"), "double"),
-    **dict.fromkeys(("kvp", "slice_thickness_mm"), "double"),
+    **dict.fromkeys(("kvp", "slice_thickness_mm", "reconstruction_diameter_mm"), "double"),
+    **dict.fromkeys(("thickness_ratio", "diameter_ratio"), "double"),
+    **dict.fromkeys(("contrast_phase", "kernel_class", "scanner", "pet_ct"), "string"),
     **dict.fromkeys(("manufacturer", "model", "kernel", "patient_position"), "string"),
     **dict.fromkeys(("body_part", "contrast", "transfer_syntax", "interpolated_mm"), "string"),
 }
@@ -47,13 +50,7 @@ def as_number(name: str, value: Any) -> Any:
 
     A text that is no number becomes None.
     """
-    if not isinstance(value, str) or not is_number(f"source_{name}"):
-        return value
-    try:
-        number = float(value.replace("_", "x"))  # Python alone takes 1_0 for 10
-    except ValueError:
-        return None
-    return number if math.isfinite(number) else None
+    return to_number(value) if isinstance(value, str) and is_number(f"source_{name}") else value
 
 
 def _type(name: str) -> str | None:

@@ -44,7 +44,11 @@ class Aside(msgspec.Struct, frozen=True):
 
 
 class Source(msgspec.Struct, frozen=True):
-    """The series as it was acquired: its slices and where the first one lies (LPS, mm), its scanner and protocol."""
+    """The series as it was acquired: its slices and where the first one lies (LPS, mm), its scanner and protocol.
+
+    `contrast` to `diameter_ratio` are read out of the header for the choice of a cohort (docs/cohort.md). They never
+    refuse anything, and "unknown", "" or None is what the header does not say.
+    """
 
     slices: Count
     rows: Count
@@ -62,7 +66,14 @@ class Source(msgspec.Struct, frozen=True):
     slice_thickness_mm: str = ""
     patient_position: str = ""
     body_part: str = ""
+    reconstruction_diameter_mm: str = ""
     contrast: str = ""
+    contrast_phase: str = ""
+    kernel_class: str = ""
+    scanner: str = ""
+    pet_ct: str = ""
+    thickness_ratio: Number | None = None
+    diameter_ratio: Number | None = None
     transfer_syntax: str = ""
     tilt_degrees: Number | None = None
     interpolated_mm: str | None = None

@@ -34,7 +34,10 @@ WRITE_EVERY_S = 600.0
 NAME = ("status", "key", "input_digest")
 """The columns that make up a `RecordName`, in its order."""
 
-OF_RECORD = tuple("patient study frame_of_reference series_uid_sha256 stack hu_sha256 bytes_read bytes_written".split())
+OF_RECORD = (
+    *("chosen", "patient", "study", "frame_of_reference", "series_uid_sha256", "stack"),
+    *("hu_sha256", "bytes_read", "bytes_written"),
+)
 """Columns that are fields of a record."""
 
 TAG = "record_tag"

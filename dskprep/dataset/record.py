@@ -70,7 +70,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     `upgrade` is about to write over: until it has, either is right. `further_series` are
     the other series of the same folder, as `<status>/<key>`. `seconds` holds wall seconds by stage, `cpu_s` CPU seconds
     of all series of the folder. `patient`, `study`, `frame_of_reference` and `instances` are keyed digests (see
-    `identity`), None where the header lacks them. `attribution` is known of series of the Imaging Data Commons.
+    `identity`), None where the header lacks them. `chosen` says why the series was chosen among others.
+    `attribution` is known of series of the Imaging Data Commons.
     """
 
     key: str
@@ -94,6 +95,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     study: str | None = None
     frame_of_reference: str | None = None
     instances: str | None = None
+    chosen: str | None = None
     attribution: Attribution | None = None
     hu_sha256: str | None = None
     source: Source | None = None

@@ -11,8 +11,9 @@ from pathlib import PurePosixPath
 from typing import NamedTuple
 
 from dskprep.dicom import sniff
+from dskprep.dicom.description import text_of
 from dskprep.dicom.header import Attributes, read_attributes
-from dskprep.dicom.slices import Slice, read_slices, text_of, to_one_line
+from dskprep.dicom.slices import Slice, read_slices, to_one_line
 from dskprep.errors import Refusal
 
 CT_CLASSES = {
@@ -121,7 +122,7 @@ class Contents:
                 self._add(name, header, with_pixels)
 
     def _add(self, name: str, header: Attributes, with_pixels: bool) -> None:
-        uid, kind = text_of(header, "SeriesInstanceUID"), _find_kind(header)
+        uid, kind = text_of(header, "SeriesInstanceUID"), find_kind(header)
         if kind:
             sop_class = header.get("SOPClassUID") or "no SOP class"
             detail = str(getattr(sop_class, "name", sop_class))  # the name in the standard
@@ -207,7 +208,7 @@ def _is_ct(header: Attributes) -> bool:
     return sop_class in CT_CLASSES or (not sop_class and text_of(header, "Modality") == "CT" and "PixelData" in header)
 
 
-def _find_kind(header: Attributes) -> str | None:
+def find_kind(header: Attributes) -> str | None:
     """Return the kind of an object to be set aside (see `Aside`), or None for a CT slice."""
     if not _is_ct(header):
         return "no-image" if NO_IMAGE.fullmatch(text_of(header, "SOPClassUID")) else "not-ct"

@@ -45,6 +45,7 @@ FACTS = {
     "kernel": "ConvolutionKernel",
     "kvp": "KVP",
     "slice_thickness_mm": "SliceThickness",
+    "reconstruction_diameter_mm": "ReconstructionDiameter",
     "patient_position": "PatientPosition",
     "body_part": "BodyPartExamined",
 }

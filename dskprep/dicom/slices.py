@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 import re
 import struct
-from collections.abc import Iterator, MutableSequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 from pydicom.encaps import generate_frames
 
-from dskprep.dicom.header import FACTS, FRAME_ORDERS, FRAME_TAGS, IDENTIFIERS, Attributes, Bytes
+from dskprep.dicom.description import NOBODY, Identity, as_text, describe, identity_of, text_of
+from dskprep.dicom.header import FRAME_ORDERS, FRAME_TAGS, Attributes, Bytes
 from dskprep.dicom.pixels import MAX_EDGE, NATIVE, PixelFormat, check_decodable
 from dskprep.dicom.plane import Plane
 from dskprep.errors import Refusal
@@ -29,19 +30,6 @@ DERIVED_TYPES = frozenset(
 """Values of ImageType and FrameType of slices that were computed from others (PS3.3 C.8.16.1, and makers' own)."""
 OTHER_QUANTITIES = frozenset("OD MGML Z_EFF ED EDW HU_MOD PCT".split())
 """Values of RescaleType that name a quantity other than HU (PS3.3 C.11.1.1.2); US, unspecified, may be anything."""
-
-
-class Identity(NamedTuple):
-    """Whose a slice is: the values of `header.IDENTIFIERS`, which must not leave the file as they are."""
-
-    patient: str = ""
-    issuer: str = ""
-    study: str = ""
-    frame_of_reference: str = ""
-    instance: str = ""
-
-
-NOBODY = Identity()
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,11 +71,8 @@ def read_slices(header: Attributes, name: str) -> Iterator[Slice]:
     n_frames = int(_number(header, "NumberOfFrames", name, default=1.0))
     if n_frames < 1:
         raise Refusal("undecodable-pixels", f"{name}: expected one frame or more, found NumberOfFrames {n_frames}")
-    facts = {key: text_of(header, keyword)[:64] for key, keyword in FACTS.items()}
-    contrast = text_of(header, "ContrastBolusAgent").lower() not in ("", "none", "no")
-    facts["contrast"] = "yes" if contrast else "no"
-    facts["transfer_syntax"] = pixel_format.transfer_syntax
-    identity = Identity(**{name: text_of(header, keyword)[:256] for name, keyword in IDENTIFIERS.items()})
+    facts = describe(header) | {"transfer_syntax": pixel_format.transfer_syntax}
+    identity = identity_of(header)
     is_lossy = text_of(header, "LossyImageCompression") == "01"
     padding = _read_padding(header, pixel_format)
     for index, data in enumerate(_encoded_frames(header["PixelData"], pixel_format, n_frames, name)):
@@ -207,7 +192,7 @@ class _Frame:
 
     def is_derived(self) -> bool:
         found = self.find("CTImageFrameTypeSequence", "FrameType") or self.find("", "ImageType")
-        return not DERIVED_TYPES.isdisjoint(_as_text(found).upper().split("\\"))
+        return not DERIVED_TYPES.isdisjoint(as_text(found).upper().split("\\"))
 
     def rescale(self, keyword: str, default: float) -> float:
         if self.find("PixelValueTransformationSequence", keyword) is None:
@@ -249,7 +234,7 @@ class _Frame:
 
 def _as_sortable_text(value: Any) -> str:
     """Return a value as text; numbers get leading zeros, so that they sort by value."""
-    text = _as_text(value)
+    text = as_text(value)
     if not text[:1].isdigit() and text[:1] not in ("-", "+", "."):
         return text
     try:
@@ -262,16 +247,6 @@ def _unit(direction: list[float]) -> tuple[float, float, float]:
     length = math.hypot(*direction)
     x, y, z = (v / length for v in direction)
     return x, y, z
-
-
-def text_of(header: Attributes, keyword: str) -> str:
-    return _as_text(header.get(keyword))
-
-
-def _as_text(value: Any) -> str:
-    if isinstance(value, MutableSequence):
-        value = "\\".join(map(str, value))
-    return "" if value is None else str(value).strip()
 
 
 def to_one_line(error: Exception) -> str:

@@ -17,7 +17,7 @@ from dskprep.dataset.dataset import Dataset
 from dskprep.dataset.record import Record, to_json
 from dskprep.dataset.splits import Split
 
-NOT_TOLD = ("url", "message", "status", "reason", "record_tag", "series_uid_sha256", "bytes_read")
+NOT_TOLD = ("url", "message", "status", "reason", "record_tag", "chosen", "series_uid_sha256", "bytes_read")
 """Columns of the index that say where the data came from, or that mean nothing to others."""
 CONTEXT: dict[str, Any] = {
     "@language": "en",

@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 
 from dskprep.dicom import pixels
 from dskprep.dicom.contents import Contents
+from dskprep.dicom.description import text_of
 from dskprep.dicom.header import Attributes, read_attributes
 from dskprep.dicom.plane import Plane
-from dskprep.dicom.slices import Slice, read_slices, text_of
+from dskprep.dicom.slices import Slice, read_slices
 from dskprep.errors import DskprepError, Refusal
 from dskprep.keys import series_digest
 from dskprep.series import stacks

@@ -138,7 +138,7 @@ def views_of_source(url: str, found: Found, settings: PrepConfig) -> list[View]:
     Raises Refusal if the series cannot be made into a volume.
     """
     prepared = prepare.prepare(made_of(found), settings)
-    return [_view_as_acquired(url, settings, *found.name), picture.of_prepared(prepared)]
+    return [_view_as_acquired(url, settings, *found.name[:2]), picture.of_prepared(prepared)]
 
 
 def _draw_source(place: str | os.PathLike[str], settings: PrepConfig, surface: str | None) -> Shown:

@@ -11,11 +11,11 @@ import pickle
 import tempfile
 import threading
 import zlib
-from collections.abc import Iterator
+from collections.abc import Container, Iterator, Mapping
 from typing import IO, Self
 
-from dskprep.dataset import index, store
-from dskprep.dataset.record import GOOD
+from dskprep.dataset import store
+from dskprep.dataset.record import GOOD, RecordName
 from dskprep.errors import InfrastructureError
 from dskprep.pipeline.account import Summary
 from dskprep.source.case import Case, digest
@@ -31,13 +31,23 @@ class Listing:
     """The cases of a source that are to be done, as jobs. Iterate over it, within its context, once.
 
     The others are done before, and counted as such. Done is what has a record with a status other than those of
-    `again`, and no series whose record is damaged. If the source cannot be listed to its end, the iteration raises the
-    error after the jobs that were found.
+    `again`, and no series whose record is damaged; nor one that was set aside and is chosen now. `is_counted` says
+    that the account has the cases among its inputs already. If the source cannot be listed to its end, the iteration
+    raises the error after the jobs that were found.
     """
 
-    def __init__(self, cases: Iterator[Case], summary: Summary, again: tuple[str, ...], found: index.Names) -> None:
+    def __init__(
+        self,
+        cases: Iterator[Case],
+        summary: Summary,
+        again: tuple[str, ...],
+        known: Mapping[str, list[RecordName]],
+        damaged: Container[tuple[str, str]] = (),
+        *,
+        is_counted: bool = False,
+    ) -> None:
         self._cases, self._summary, self._again = cases, summary, again
-        self._known, self._damaged = store.by_case(found.names), found.damaged
+        self._known, self._damaged, self._is_counted = known, damaged, is_counted
         self._changed = threading.Condition()  # guards all that follows
         self._latest: list[Job] = []
         self._file: IO[bytes] | None = None
@@ -95,11 +105,13 @@ class Listing:
             self._changed.notify()
 
     def _add(self, case: Case) -> None:
-        account = self._summary.account
-        names = self._known[case.key]
+        account, case = self._summary.account, case.bare()
+        account.inputs -= self._is_counted
+        names = self._known.get(case.key, [])
         status, further = store.status_of(names, case.key, case.digest)
         is_damaged = any((n.key, n.digest) in self._damaged for n in names if n.digest == case.digest)
-        if status is None or status in self._again or is_damaged:
+        is_promoted = status == "set-aside" and case.chosen is not None and case.chosen.is_runner_up
+        if status is None or status in self._again or is_damaged or is_promoted:
             account.inputs += 1
             # what was made of a line before is kept while that cannot be listed
             self._latest.append(Job(case, () if case.problem else tuple(names), self._summary.run_id))

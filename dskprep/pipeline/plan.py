@@ -17,8 +17,11 @@ from dskprep.dataset import index, omezarr, store, thumbnail
 from dskprep.dataset.record import GOOD
 from dskprep.errors import InfrastructureError, Refusal, UsageError
 from dskprep.pipeline import cluster
+from dskprep.pipeline.choice import choose, is_lost
 from dskprep.pipeline.executor import MAX_FAILURES_IN_A_ROW
+from dskprep.pipeline.observer import log
 from dskprep.pipeline.prediction import Prediction, predict
+from dskprep.pipeline.survey import Asked
 from dskprep.preparation import prepare
 from dskprep.settings import PrepConfig
 from dskprep.source import cases as discover
@@ -160,6 +163,7 @@ def plan(
     licence: str | None = None,
     memory_limit: str | int | None = None,
     on_patient: Callable[[int, int], None] = lambda _n_done, _n_all: None,
+    on_note: Callable[[str], None] = log.warning,
 ) -> Plan:
     """Say what a run would do with a source: what is written and refused, memory, size, hours and dollars.
 
@@ -183,6 +187,8 @@ def plan(
         Memory of each worker, such as ``"1.6GiB"`` or in bytes; by default what a local run would give it here.
     on_patient
         Called after the headers of each patient with the number of patients done and of all in the sample.
+    on_note
+        Called with what the user should know before headers are read for `[select]`; by default a warning is logged.
 
     Returns
     -------
@@ -207,21 +213,33 @@ def plan(
     settings = config.preset(preset) if settings is None else config.given(settings)
     usable_bytes = admission.usable_bytes(cluster.worker_sizes(None, memory_limit, settings)[1])
     place = str(source) if idc.is_in_words(source) else discover.where(source)
-    cases = list(discover.choose(place, only=only, patient_folders=patient_folders, licence=licence))
+    choice = None
+    if settings.select and not patient_folders:
+        choice = choose(discover.choose(place, licence=licence), Asked(only), settings, on_note)
+        cases = choice.everything()
+    else:
+        cases = list(discover.choose(place, only=only, patient_folders=patient_folders, licence=licence))
     sampled = spread(cases, sample)
-    predictions, mains = [], []
+    predictions: dict[str, Prediction] = {}
+    mains = []
     n_in_a_row = 0
     for n_done, case in enumerate(sampled, 1):
         found = predict(case, settings, usable_bytes)
-        predictions += found
+        predictions |= {p.key: p for p in found if p.key not in predictions}
+        last = found[-1]
+        while choice and is_lost(last.status, last.reason) and (following := choice.instead_of(last.key)):
+            *_, last = instead = predict(following, settings, usable_bytes)
+            predictions |= {p.key: p for p in instead}
+            mains.append((following, last))
         n_in_a_row = n_in_a_row + 1 if found[-1].reason == InfrastructureError.__name__ else 0
         if n_in_a_row in (MAX_FAILURES_IN_A_ROW, len(sampled)):
             raise InfrastructureError(f"the last {n_in_a_row} patients cannot be read: {found[-1].message}")
         mains.append((case, found[-1]))
         on_patient(n_done, len(sampled))
     took = calibrate(mains, settings)
-    estimated = estimate(cases, predictions, len(sampled), took) if took else None
-    return Plan(os.fspath(source), len(cases), len(sampled), tuple(predictions), took, estimated)
+    found = list(predictions.values())
+    estimated = estimate(cases, found, len(sampled), took) if took else None
+    return Plan(os.fspath(source), len(cases), len(sampled), tuple(found), took, estimated)
 
 
 def spread(cases: Sequence[Case], n: int) -> list[Case]:

@@ -12,6 +12,7 @@ import psutil
 
 from dskprep.dataset.record import further_key
 from dskprep.errors import Refusal
+from dskprep.selecting import Chosen
 from dskprep.series.series import Series
 from dskprep.settings import PrepConfig
 from dskprep.source.archive import Outgrown
@@ -77,10 +78,13 @@ def predict(case: Case, config: PrepConfig, usable_bytes: int = sys.maxsize) -> 
     except Exception as error:  # as in a run: it costs this patient only
         return [Prediction(case.key, "failed", type(error).__name__, str(error)[:500])]
     predictions = {
-        name: _refuse(made, least_bytes) if isinstance(made, Refusal) else made for name, made in found.items()
+        name: _refuse(made, least_bytes)
+        if isinstance(made, Refusal)
+        else _with_choice(made, name.chosen or case.chosen)
+        for name, made in found.items()
     }
     *others, (_, main) = sorted(predictions.items(), key=lambda item: item[0].rank(item[1].n_slices))
-    further = [dataclasses.replace(each, key=further_key(case.key, *name)) for name, each in others]
+    further = [dataclasses.replace(each, key=further_key(case.key, *name[:2])) for name, each in others]
     return [*further, dataclasses.replace(main, key=case.key)]
 
 
@@ -115,6 +119,11 @@ def _predict_series(config: PrepConfig, ledger: Ledger, least_bytes: int, is_hel
         native_voxels=math.prod(grid.shape),
         output_voxels=math.prod(output),
     )
+
+
+def _with_choice(predicted: Prediction, chosen: Chosen | None) -> Prediction:
+    warnings = chosen.warnings if chosen else ()
+    return dataclasses.replace(predicted, warnings=(*warnings, *predicted.warnings))
 
 
 def _refuse(refusal: Refusal, need_bytes: int, key: str = "") -> Prediction:

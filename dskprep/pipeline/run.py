@@ -5,7 +5,8 @@ What a run does, in this order:
 1. Check: source and target lie apart, the target is a dataset or empty, the settings hold, there are patients, the
    workers can do the work.
 2. Choose: the cases that are asked for; of these, the jobs are those without a record that still holds, and those
-   with a record that cannot be read. `listing` lists them ahead of the work.
+   with a record that cannot be read. `listing` lists them ahead of the work. With `[select]`, `choice` says which
+   series of each study come first, and which follow when one of them is refused.
 3. Work: `executor` yields each job with its outcome. A worker writes a patient's volumes and its records itself;
    what it could not record is recorded here (`_recorded`). Then the account, the index and the observers hear of it.
 4. End: the index and the account are written, also of a run that was interrupted or stopped. Only then, and if it was
@@ -34,8 +35,10 @@ from dskprep.errors import InfrastructureError, UsageError
 from dskprep.look import report
 from dskprep.pipeline import annotate, cluster, cluster_check, executor, sharing, watch
 from dskprep.pipeline.account import Account, RunStopped, Summary
+from dskprep.pipeline.choice import Choice, choose
 from dskprep.pipeline.listing import Listing
 from dskprep.pipeline.observer import LoggedNotes, Observer, tell
+from dskprep.pipeline.survey import Asked
 from dskprep.preparation import user_steps
 from dskprep.settings import PrepConfig
 from dskprep.source import cases as discover
@@ -143,7 +146,11 @@ def run(
         raise UsageError(f"observers must be a list of Observers, not {observers!r:.100}")
     settings = config.preset(preset) if settings is None else config.given(settings)
     user_steps.check(settings)
-    cases = discover.choose(source, only=only, limit=limit, patient_folders=patient_folders, licence=licence)
+    is_choice = settings.select is not None and not patient_folders  # there, each patient is chosen from on its own
+    asked = Asked(only, limit)
+    cases = discover.choose(
+        source, **(Asked() if is_choice else asked)._asdict(), patient_folders=patient_folders, licence=licence
+    )
     target_place.check(target)
     if licence:
         licences.check_commercial(target)
@@ -166,27 +173,42 @@ def run(
         notes.append(f"damaged records: {len(found.damaged)}, such as that of {some}; a run does these patients again")
     watching, more_notes = watch.begin(client) if client else ([], [])
     everybody = [*watching, *(observers or [LoggedNotes()])]
-    shared = sharing.Sharing(target, run_id, summary.account, functools.partial(tell, everybody, "on_note"))
+    note = functools.partial(tell, everybody, "on_note")
+    shared = sharing.Sharing(target, run_id, summary.account, note)
     rows = index.Writer(target)
+    known = store.by_case(found.names)
+    choice: Choice | None = None
+
+    def count(outcome: Outcome) -> None:
+        *further, own = outcome.records
+        shared.finish(own.name)
+        if choice:
+            choice.hear(own)
+        if outcome.is_of_other:
+            summary.account.add_elsewhere(own.status, [record.status for record in further])
+            return
+        summary.account.add(outcome.records)
+        rows.add(outcome.records)
+        tell(everybody, "on_patient", summary, outcome.records)
+
     try:
         with _ended(summary):
             tell(everybody, "on_start", summary)
-            for note in (*notes, *more_notes):
-                tell(everybody, "on_note", note)
-            with (
-                Listing(cases, summary, RETRIES[retry], found) as jobs,
-                closing(shared),
-                closing(shared.execute(client, iter(jobs), work)) as done,
-            ):
-                for outcome in _recorded(done, target, settings):
-                    *further, own = outcome.records
-                    shared.finish(own.name)
-                    if outcome.is_of_other:
-                        summary.account.add_elsewhere(own.status, [record.status for record in further])
-                        continue
-                    summary.account.add(outcome.records)
-                    rows.add(outcome.records)
-                    tell(everybody, "on_patient", summary, outcome.records)
+            for message in (*notes, *more_notes):
+                note(message)
+            if is_choice:
+                choice = choose(cases, asked, settings, note, target, is_again="refused" in RETRIES[retry])
+            rounds = choice.rounds(summary.account, lambda: shared.has_met_others) if choice else iter([cases])
+            with closing(shared):
+                for number, asked_now in enumerate(rounds):
+                    with (
+                        Listing(
+                            asked_now, summary, RETRIES[retry], known, found.damaged, is_counted=number > 0
+                        ) as jobs,
+                        closing(shared.execute(client, iter(jobs), work)) as done,
+                    ):
+                        for outcome in _recorded(done, target, settings):
+                            count(outcome)
         give_labels = functools.partial(annotate.for_run, summary, labels, client, time_limit_s, everybody)
         _write_end(summary, rows, give_labels if labels else None, at_end, is_shared=shared.has_met_others)
     finally:

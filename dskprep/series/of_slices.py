@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from dskprep.dicom import pixels
-from dskprep.dicom.slices import Slice
+from dskprep.dicom.slices import MAX_PLANE_MM, Slice
 from dskprep.errors import Refusal
+from dskprep.plain import to_number
 from dskprep.series import hounsfield, stacks
 from dskprep.series.series import Fact, Series, Stored, facts_of
 
@@ -34,6 +35,7 @@ def of_slices(
         key: Counter(s.facts[key] for s in slices).most_common(1)[0][0] for key in slices[0].facts
     }
     facts |= facts_of(layout, len(slices), slices[0].plane.shape)
+    facts |= _ratios(facts)
     if stack.left_out_mm:
         facts["left_out_mm"] = stack.left_out_mm
     doubt = _doubt_of(slices)
@@ -64,6 +66,21 @@ def of_slices(
         identity=Counter(s.identity._replace(instance="") for s in slices).most_common(1)[0][0],
         instances=frozenset(s.identity.instance for s in slices) - {""},
     )
+
+
+def _ratios(facts: Mapping[str, Fact]) -> dict[str, Fact]:
+    """Return the thickness of the slices by their distance, and the reconstructed field by the width of the image."""
+    width_mm = float(facts["columns"]) * float(facts["column_spacing_mm"])
+    of = {
+        "thickness_ratio": (facts["slice_thickness_mm"], float(facts["step_mm"])),
+        "diameter_ratio": (facts["reconstruction_diameter_mm"], width_mm),
+    }
+    found: dict[str, Fact] = {}
+    for name, (value, by_mm) in of.items():
+        mm = to_number(str(value))
+        if mm is not None and 0 < mm < MAX_PLANE_MM:
+            found[name] = round(mm / by_mm, 4)
+    return found
 
 
 def _stored(s: Slice) -> Stored:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from dskprep.dicom.slices import NOBODY, Identity
+from dskprep.dicom.description import NOBODY, Identity
 from dskprep.errors import Refusal
 from dskprep.series import hounsfield, upright
 from dskprep.series.geometry import Layout

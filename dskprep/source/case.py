@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from dskprep import keys
 from dskprep.attribution import Attribution
+from dskprep.selecting import Chosen
 from dskprep.storage import Entry
 
 MAX_KEY = 160
@@ -26,6 +27,10 @@ class Case:
     Of a series of the Imaging Data Commons (IDC) the table says who made it and under which licence (`attribution`).
     `is_catalogued` says that the numbers are from that table too, and that nothing was listed; `refusal` is the reason
     and the message, if the table is enough to know that the series is not read.
+
+    For the choice between series, `header` has what a table says of the attributes of the series, and `sample` is
+    one of its files, most likely a slice; both are left out once the choice is made. `chosen` says why it was chosen
+    among others.
     """
 
     key: str
@@ -40,6 +45,17 @@ class Case:
     attribution: Attribution | None = None
     is_catalogued: bool = False
     refusal: tuple[str, str] | None = None
+    header: tuple[tuple[str, str], ...] = ()
+    sample: Entry | None = None
+    chosen: Chosen | None = None
+
+    def bare(self) -> Case:
+        """Return it without what only the choice needs: that names patients."""
+        return replace(self, header=(), sample=None) if self.header or self.sample else self
+
+    def set_aside(self, reason: str, message: str) -> Case:
+        """Return it as one whose files are not read, so they do not count either."""
+        return replace(self, n_files=0, n_bytes=0, refusal=(reason, message))
 
 
 def digest(entries: Iterable[Entry]) -> str:

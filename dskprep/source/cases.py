@@ -7,15 +7,16 @@ import itertools
 import os
 import re
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import PurePosixPath
 
 from dskprep import storage
-from dskprep.dicom.contents import SLICE_SUFFIXES
+from dskprep.dicom.contents import SLICE_SUFFIXES, is_named_otherwise
 from dskprep.errors import InfrastructureError, UsageError
 from dskprep.formats import names
 from dskprep.source import idc, manifest, s5cmd, volumes
 from dskprep.source.case import Case, digest, is_key, key_of, unused
-from dskprep.source.heads import may_hold_dicom, plain_name
+from dskprep.source.heads import may_hold_dicom, plain_name, plain_size
 from dskprep.storage import Entry, Folder
 
 ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
@@ -139,6 +140,12 @@ def inputs(entries: Iterable[Entry]) -> list[Entry]:
     return [e for e in entries if not (_is_hidden(e.name) or _is_archive(e.name) or _is_marker(e.name))]
 
 
+def typical(entries: Iterable[Entry]) -> Entry | None:
+    """Return the file of median size among those not named as something else: most likely a slice."""
+    found = sorted((plain_size(e), e.name, e) for e in entries if not is_named_otherwise(plain_name(e.name)))
+    return found[len(found) // 2][-1] if found else None
+
+
 def _is_archive(name: str) -> bool:
     return name.lower().endswith(ARCHIVE_SUFFIXES)
 
@@ -164,8 +171,8 @@ def _case(
     is_deep: bool = False,
     is_single: bool = False,
 ) -> Case:
-    n_bytes = sum(e.size for e in entries)
-    return Case(key, url, digest(entries), len(entries), n_bytes, is_archive, is_deep, is_single)
+    n_bytes, sample = sum(e.size for e in entries), typical(entries)
+    return Case(key, url, digest(entries), len(entries), n_bytes, is_archive, is_deep, is_single, sample=sample)
 
 
 def _from_tree(source: str, *, patient_folders: bool) -> Iterator[Case]:
@@ -230,18 +237,19 @@ def _from_file(source: str, entry: Entry) -> Iterator[Case]:
     yield _case(key, source, [entry], is_single=True)
 
 
-def _from_manifest(source: str, lines: list[tuple[str, str]]) -> Iterator[Case]:
+def _from_manifest(source: str, lines: list[manifest.Line]) -> Iterator[Case]:
     """Yield the case of each line.
 
     A store that fails for all lines, or for many in a row, is no fault of theirs: raises InfrastructureError.
     """
-    for key, _ in lines:
+    for key, *_ in lines:
         if not is_key(key):
             raise UsageError(f"{source}: the key {key!r} cannot name a volume; use letters, digits and . _ = @ , -")
     held: list[Case] = []  # until one line could be listed
     is_any_listed, n_in_a_row = False, 0
-    for key, path in lines:
+    for key, path, header in lines:
         case, outage = _from_line(source, key, path)
+        case = replace(case, header=header)
         n_in_a_row = n_in_a_row + 1 if outage else 0
         is_any_listed |= not outage
         held.append(case)

@@ -22,7 +22,8 @@ _SERIES = """
     ), citations AS (SELECT lower(doi) AS doi, min(citation) AS citation FROM origins GROUP BY 1)
     SELECT collection_id, PatientID, StudyInstanceUID, SeriesInstanceUID, Modality, instanceCount,
         CAST(round(1e6 * series_size_MB) AS BIGINT), coalesce(license_short_name, ''), coalesce(source_DOI, ''),
-        coalesce(citation, ''), aws_bucket, crdc_series_uuid
+        coalesce(citation, ''), aws_bucket, crdc_series_uuid, coalesce(Manufacturer, ''),
+        coalesce(ManufacturerModelName, ''), coalesce(SeriesDescription, '')
     FROM index LEFT JOIN citations ON doi = lower(source_DOI)
     WHERE {condition}
     ORDER BY collection_id, PatientID, StudyInstanceUID, SeriesInstanceUID
@@ -44,6 +45,9 @@ class Series(NamedTuple):
     citation: str
     bucket: str
     uuid: str
+    manufacturer: str
+    model: str
+    description: str
 
     def named_by(self, column: str) -> str:
         """Return what names it in one of ID_COLUMNS."""

@@ -21,6 +21,7 @@ from dskprep.errors import Refusal, UsageError
 from dskprep.formats import names
 from dskprep.formats.header import MAX_HEADER_BYTES
 from dskprep.formats.voxels import FileBytes
+from dskprep.plain import to_number
 from dskprep.series.of_volume import check_place
 from dskprep.source import archive, cases
 from dskprep.source.case import Case, digest
@@ -278,8 +279,5 @@ def _slice_like(expected: Slice, name: str, content: bytes) -> Slice:
 
 def _thickness_mm(s: Slice) -> float:
     """Return SliceThickness, a fair guess of the distance between slices; 1 where it says nothing."""
-    try:
-        thickness = float(s.facts["slice_thickness_mm"])
-    except ValueError:
-        return 1.0
+    thickness = to_number(s.facts["slice_thickness_mm"]) or 1.0
     return thickness if 0 < thickness <= MAX_STEP_MM else 1.0

@@ -7,6 +7,7 @@ import os
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple, TypeVar
 
 import psutil
@@ -18,6 +19,7 @@ from dskprep.errors import Refusal
 from dskprep.formats import names
 from dskprep.keys import series_digest
 from dskprep.preparation.recipes import recipe
+from dskprep.selecting import Chosen
 from dskprep.series import assembly
 from dskprep.series.of_slices import Reread
 from dskprep.series.of_volume import of_volume
@@ -25,6 +27,7 @@ from dskprep.series.series import Series
 from dskprep.settings import PrepConfig, given
 from dskprep.source.files import File, open_place
 from dskprep.source.sorting import CaseContents
+from dskprep.source.within import Rivals
 
 T = TypeVar("T")
 
@@ -35,10 +38,14 @@ MOST_NAMED = 5
 
 
 class Name(NamedTuple):
-    """Which stack of a case: the digest of its SeriesInstanceUID, and its number in the series if it holds several."""
+    """Which stack of a case: the digest of its SeriesInstanceUID, and its number in the series if it holds several.
+
+    `chosen` says why the series was chosen among others of the case.
+    """
 
     uid_sha256: str
     stack: int | None = None
+    chosen: Chosen | None = None
 
     def rank(self, n_slices: int) -> tuple[int, str, int]:
         """Return what the stacks of one case are sorted by: the last one is the main one, and has the case's own key.
@@ -81,12 +88,18 @@ def each_series(
             f"expected slices that share a SeriesInstanceUID, found {len(uids)} slices with one of their own each, as "
             "some anonymisers write them; give the slices of each series one UID",
         )
-    for uid in uids:
+    rivals = Rivals(uids, contents.slices, settings.select, settings.min_slices)
+    for uid in rivals.order:
         digest = series_digest(uid)
+        if beaten := rivals.is_beaten(uid):
+            del contents.slices[uid]
+            yield Name(digest), beaten
+            continue
         flaw = contents.flaw(uid)
         found = [flaw] if flaw else assemble(contents.slices.pop(uid))
         for number, series in enumerate(found, 1):
-            yield Name(digest, number if len(found) > 1 else None), _make_or_refuse(series, make)
+            made = _make_or_refuse(series, make)
+            yield Name(digest, number if len(found) > 1 else None, rivals.tried(uid, made)), made
     taken = set(uids)
     for name in volumes:
         stem = names.stem(name)
@@ -161,6 +174,8 @@ def find_series(
     Raises UsageError if there is nothing at the path, Refusal if there is no such series.
     """
     settings = given(settings)
+    if uid_sha256:  # it was chosen, maybe in place of another one
+        settings = replace(settings, select=None)
     contents = CaseContents()
     contents.add_all(files_at(url))
     n_slices = {series_digest(uid): len(slices) for uid, slices in contents.slices.items()}

@@ -11,7 +11,6 @@ import hashlib
 import html
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
 
 from dskprep import storage
 from dskprep.attribution import Attribution
@@ -24,6 +23,10 @@ SCHEMES = {"idc": "s3", "idc+gs": "gs"}
 """What a source in words begins with, before a colon, and the scheme of the buckets that it is read from."""
 NO_IMAGES = frozenset({"ANN", "KO", "M3D", "PR", "REG", "RTDOSE", "RTPLAN", "RTSTRUCT", "RWV", "SEG", "SR"})
 """Modalities of what is no image, so that nothing is wrong when no volume is made of it."""
+NLST = ("ConvolutionKernel", "ReconstructionDiameter", "SliceThickness", "KVP")
+"""The attributes from the fifth word on in a description of a series of NLST."""
+NOT_KNOWN = frozenset({"", "na", "null", "unk", "unkn"})
+"""Words in such a description for what is not known."""
 _GOOGLES = dict(zip(storage.PUBLIC_BUCKETS["s3"], storage.PUBLIC_BUCKETS["gs"], strict=False))
 """The bucket at Google that holds the same as one at Amazon."""
 
@@ -82,7 +85,7 @@ def commercial_only(found: Iterable[Case], source: str) -> Iterator[Case]:
                 f"expected a licence for commercial use, such as CC BY 4.0, found {licence.licence!r:.100}; see "
                 f"https://doi.org/{licence.doi}, or run without --licence"
             )
-            case = _refused(case, "licence", message)
+            case = case.set_aside("licence", message)
         yield case
 
 
@@ -114,17 +117,33 @@ def _to_case(series: Series, scheme: str) -> Case:
         series.n_bytes,
         attribution=_attribution(series.licence, series.doi, series.citation),
         is_catalogued=True,
+        header=_header_of(series),
     )
     if series.modality == "CT":
         return case
     reason = "no-image" if series.modality in NO_IMAGES else "not-ct"
     found = f"{series.modality} in the table of the Imaging Data Commons"
-    return _refused(case, reason, f"expected CT, found {found}; its files were not read")
+    return case.set_aside(reason, f"expected CT, found {found}; its files were not read")
 
 
-def _refused(case: Case, reason: str, message: str) -> Case:
-    """Return a case whose files are not read, so they do not count either."""
-    return replace(case, n_files=0, n_bytes=0, refusal=(reason, message))
+def _header_of(series: Series) -> tuple[tuple[str, str], ...]:
+    """Return the attributes of a series that its row tells. Those of NLST stand in its descriptions, made by its rule.
+
+    A description is such as `1,OPA,GE,LSPLUS,STANDARD,320,2.5,140,40,0,1.5`: year, axial, maker, model, kernel,
+    diameter of reconstruction, thickness, kVp, and more.
+    """
+    found = {
+        "PatientID": series.patient,
+        "StudyInstanceUID": series.study,
+        "SeriesInstanceUID": series.uid,
+        "Manufacturer": series.manufacturer,
+        "ManufacturerModelName": series.model,
+        "SeriesDescription": series.description,
+    }
+    words = series.description.split(",")
+    if series.collection == "nlst" and len(words) >= 4 + len(NLST) and words[1] == "OPA":
+        found |= {name: word for name, word in zip(NLST, words[4:], strict=False) if word.lower() not in NOT_KNOWN}
+    return tuple(found.items())
 
 
 def _to_lost_case(name: str, release: str) -> Case:

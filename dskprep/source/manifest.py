@@ -19,8 +19,23 @@ class Cohort(NamedTuple):
     names: list[str]
 
 
-def read(source: str) -> list[tuple[str, str]] | Cohort:
-    """Return key and URL of each line, as they stand there; or what names series of the Imaging Data Commons.
+class Line(NamedTuple):
+    """One case: its key, its URL, and what further columns say of the attributes of its series."""
+
+    key: str
+    url: str
+    header: tuple[tuple[str, str], ...] = ()
+
+
+HEADER = (
+    "PatientID StudyInstanceUID SeriesInstanceUID Manufacturer ManufacturerModelName SeriesDescription SliceThickness "
+    "ConvolutionKernel KVP ReconstructionDiameter ContrastBolusAgent"
+).split()
+"""Columns of attributes, by which series are chosen without a request for their headers."""
+
+
+def read(source: str) -> list[Line] | Cohort:
+    """Return key, URL and attributes of each line, as they stand there; or what names series of IDC.
 
     What is not UTF-8 stays as in the names of files. Raises UsageError if the file is no such table, if a key or URL is
     empty, if one holds credentials, which is not repeated, or if a key stands there twice.
@@ -50,9 +65,15 @@ def read(source: str) -> list[tuple[str, str]] | Cohort:
         found = ", ".join(repr(column) for column in table.columns)
         raise UsageError(f"{source}: expected the columns 'key' and 'url', found {found[:200]}")
     _check_filled(table, source, ["key", "url"])
-    lines = [(_text(key), _text(url)) for key, url in zip(table["key"], table["url"], strict=True)]
+    known_columns = [name for name in HEADER if name in table.columns]
+    texts = [table[name].astype(object).where(table[name].notna(), "").map(_text) for name in known_columns]
+    headers = [tuple(zip(known_columns, row, strict=True)) for row in zip(*texts, strict=True)] or [()] * len(table)
+    lines = [
+        Line(_text(key), _text(url), header)
+        for key, url, header in zip(table["key"], table["url"], headers, strict=True)
+    ]
     known: set[str] = set()
-    for row, (key, url) in enumerate(lines, start=1):
+    for row, (key, url, _) in enumerate(lines, start=1):
         if storage.holds_credentials(key) or storage.holds_credentials(url):
             raise UsageError(f"{source}, row {row}: {storage.CREDENTIALS}")
         if key in known:

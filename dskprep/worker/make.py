@@ -149,7 +149,11 @@ def _compute(line: Line, contents: CaseContents, files: list[File], reread: Rere
     for name, made in each_series(contents, assemble, functools.partial(_make, line, begun, warnings), line.config):
         if isinstance(made, Refusal):
             made = _refuse(begun, made)
-        yield replace(made, record=made.record.changed(series_uid_sha256=name.uid_sha256, stack=name.stack))
+        record = made.record.changed(series_uid_sha256=name.uid_sha256, stack=name.stack)
+        chosen = name.chosen or line.case.chosen
+        if chosen and record.is_written:
+            record = record.changed(chosen=chosen.why, warnings=(*chosen.warnings, *record.warnings))
+        yield replace(made, record=record)
 
 
 def _make(line: Line, begun: Record, warnings: list[str], found: Series) -> Made:

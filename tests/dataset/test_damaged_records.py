@@ -344,10 +344,12 @@ def test_a_record_of_all_that_there_can_be_has_a_row_that_is_kept(place: str, mo
     """The types of the columns are those of the record's fields."""
     store.create(place, dskprep.PrepConfig())
     texts = ("manufacturer", "model", "kernel", "kvp", "slice_thickness_mm", "patient_position", "body_part")
-    source = dict.fromkeys((*texts, "contrast", "transfer_syntax", "interpolated_mm"), "x")
-    source |= {"tilt_degrees": 1, "left_out_mm": 2}
+    words = ("contrast", "contrast_phase", "kernel_class", "scanner", "pet_ct", "reconstruction_diameter_mm")
+    source = dict.fromkeys((*texts, *words, "transfer_syntax", "interpolated_mm"), "x")
+    source |= {"tilt_degrees": 1, "left_out_mm": 2, "thickness_ratio": 1, "diameter_ratio": 1}
     lungs = {"right_ml": 1, "left_ml": 2, "mean_hu": -800, "dense_share": 0, "missing_ml": 0}
     more = {"source": source, "lungs": lungs, "stack": 1, "hu_sha256": "x", "series_uid_sha256": "x", "message": "x"}
+    more["chosen"] = "x"
     full = tiny.record("p1", **more, reason="x", seconds={"read": 1}, bytes_read=5, url="x", warnings=["one-lung"])
     assert {f.name for f in msgspec.structs.fields(Source)} <= full.as_dict()["source"].keys()
     store.commit(place, full)

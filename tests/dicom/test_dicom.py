@@ -113,12 +113,6 @@ def test_facts_hold_only_what_may_leave_the_file() -> None:
         assert secret not in repr(found.facts)
 
 
-@pytest.mark.parametrize("agent", [None, "", "None", "NO"])
-def test_no_contrast(agent: str | None) -> None:
-    attributes = {} if agent is None else {"ContrastBolusAgent": agent}
-    assert slice_of(ct_file(PIXELS, **attributes)).facts["contrast"] == "no"
-
-
 @pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, ExplicitVRLittleEndian])
 @pytest.mark.parametrize(
     ("vr", "value", "dtype", "expected"),

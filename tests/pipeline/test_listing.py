@@ -16,7 +16,7 @@ import tiny
 
 import dskprep
 from dskprep.cli.output import Output
-from dskprep.dataset import index
+from dskprep.dataset import store
 from dskprep.dataset.record import RecordName
 from dskprep.errors import InfrastructureError
 from dskprep.pipeline import listing
@@ -35,7 +35,7 @@ def cases(first: int, last: int) -> Iterator[Case]:
 
 def listed(source: Iterator[Case], *names: RecordName) -> Listing:
     summary = Summary("run", "source", "target", Account(), 0.0)
-    return Listing(source, summary, (), index.Names(names, set()))
+    return Listing(source, summary, (), store.by_case(names))
 
 
 def keys(jobs: Iterator[Any]) -> list[str]:

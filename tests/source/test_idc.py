@@ -290,3 +290,18 @@ def test_credentials_in_a_url_of_google_are_not_repeated() -> None:
     with pytest.raises(UsageError, match="must not hold credentials") as raised:
         storage.absolute("gs://me:ge/heim@idc-open-data/x")
     assert "heim" not in str(raised.value)
+
+
+def test_a_row_tells_attributes_and_the_descriptions_of_nlst_tell_more() -> None:
+    uid = "1.2.840.113654.2.55.3291066312203479577634447061541304801"  # 0,OPA,GE,LSPLUS,LUNG,400,2.5,120,80,0.1,1.5
+    (case,) = cases(f"idc:SELECT SeriesInstanceUID FROM index WHERE SeriesInstanceUID = '{uid}'").values()
+    said = dict(case.header)
+    assert (said["PatientID"], said["SeriesInstanceUID"]) == ("113974", uid)
+    names = ("ConvolutionKernel", "ReconstructionDiameter", "SliceThickness", "KVP")
+    assert [said[name] for name in names] == ["LUNG", "400", "2.5", "120"]
+    unknown = "SeriesDescription = '0,OPA,GE,LSULT,BONE,384,na,120,40,29.6,1.4' LIMIT 1"
+    (case,) = cases(f"idc:SELECT SeriesInstanceUID FROM index WHERE {unknown}").values()
+    assert dict(case.header)["ConvolutionKernel"] == "BONE"
+    assert "SliceThickness" not in dict(case.header)
+    (case,) = cases(f"idc:SELECT SeriesInstanceUID FROM index WHERE crdc_series_uuid = '{PD1.uuid}'").values()
+    assert set(names).isdisjoint(dict(case.header))
