@@ -37,7 +37,7 @@ def create(target: str, config: PrepConfig) -> None:
     Raises UsageError if the target holds a dataset with other settings (the message lists the differences) or
     something else; InfrastructureError if it cannot be written, or has a link in place of a folder.
     """
-    check_place(target)
+    check_settings(target, config)
     refuse_links(target)
     content: dict[str, Any] = {
         "format": FORMAT,
@@ -45,14 +45,19 @@ def create(target: str, config: PrepConfig) -> None:
         "digest": config.digest(),
         "dskprep": version("dskprep"),
     }
-    url = storage.join(target, "dataset.json")
-    if storage.create(url, to_json(content)):
+    if not storage.create(storage.join(target, "dataset.json"), to_json(content)):
+        check_settings(target, config)  # another run has begun it
+
+
+def check_settings(target: str, config: PrepConfig) -> None:
+    """Raise UsageError if no dataset of these settings can begin or go on at the target. See `check_place` too."""
+    check_place(target)
+    if not storage.exists(storage.join(target, "dataset.json")):
         return
-    there = describe(target)
+    there, here = describe(target), config.as_dict()
     if there["digest"] == config.digest():
         return
-    names = sorted({*there["settings"], *content["settings"]}, key=lambda name: (name != "recipe", name))
-    here = content["settings"]
+    names = sorted({*there["settings"], *here}, key=lambda name: (name != "recipe", name))
     differences = [
         f"{name} is {there['settings'].get(name, 'at its default')} there and {here.get(name, 'at its default')} here"
         for name in names
