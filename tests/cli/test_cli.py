@@ -393,6 +393,7 @@ def test_the_program_runs_on_a_cluster_of_its_own(source: str, target: str) -> N
     assert "written  p1" in done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.cluster
 def test_ctrl_c_in_a_terminal_ends_a_run_with_its_account_and_no_tracebacks(tmp_path: Path) -> None:
     source = tiny.write_patients(tmp_path / "in", [f"p{n}" for n in range(300)])
@@ -519,6 +520,7 @@ def test_a_reader_that_goes_ends_a_run_with_its_account_written(tmp_path: Path, 
     assert len(index.read(target)) == summary["counts"]["written"]
 
 
+@pytest.mark.slow
 def test_a_terminal_that_goes_ends_a_run_as_ctrl_c_does_unless_it_was_told_to_stay(tmp_path: Path, target: str) -> None:
     source = tiny.write_patients(tmp_path / "in", [f"p{i}{LONG}" for i in range(N_MANY)])
     command = [sys.executable, "-m", "dskprep", "run", source, target, "--scheduler", "sync"]

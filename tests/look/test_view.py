@@ -65,6 +65,7 @@ def volume(dataset: str) -> StoredVolume:
 def address(dataset: str, volume: StoredVolume) -> Iterator[str]:
     """Of the page, from the command itself, which Ctrl-C ends without a word of complaint."""
     words = [sys.executable, "-m", "dskprep", "view", dataset, volume.key]
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # what runs in the background inherits that it is ignored
     with subprocess.Popen(words, stdout=-1, stderr=-1, text=True) as process:
         assert process.stdout
         assert process.stderr
@@ -88,7 +89,7 @@ def page(address: str) -> Iterator[browser.Browser]:
 def value_at(page: browser.Browser, n: int, volume: StoredVolume, index: tuple[int, ...]) -> float:
     x, y, z = volume.to_patient(index).tolist()
     of = f"window.view.volumes[{n}]"
-    return float(page.evaluate(f"{of}.getValue(...window.view.frac2vox(window.view.mm2frac([{-x}, {-y}, {z}]), {n}))"))
+    return float(page.evaluate(f"{of}.getValue(...window.view.frac2vox(window.view.mm2frac([{-x}, {-y}, {z}])))"))
 
 
 @needs_niivue

@@ -541,6 +541,7 @@ def test_a_patient_that_kills_its_worker_is_killed_and_its_neighbours_are_writte
     assert len(list(store.record_names(target))) == 8
 
 
+@pytest.mark.slow
 @pytest.mark.cluster
 def test_a_patient_that_hangs_is_given_up_and_its_neighbours_are_written(
     tmp_path: Path, target: str, client: Client
