@@ -21,6 +21,7 @@ import dskprep
 from dskprep import errors
 
 PACKAGE = Path(dskprep.__file__).parent
+PROJECT = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text(encoding="utf-8"))
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if "__pycache__" not in path.parts)
 HEAVY = {"pydicom", "zarr", "distributed", "dask", "matplotlib", "pandas", "numpy", "scipy", "numba", "s3fs", "fsspec"}
 
@@ -240,6 +241,17 @@ def test_every_library_has_a_home_and_is_declared() -> None:
         if not {d.lower().replace("_", "-") for d in distributions.get(library, [library])} & names
     }
     assert homeless == set()
+    required = {re.split(r"[^\w-]", r)[0].lower().replace("_", "-") for r in PROJECT["project"]["dependencies"]}
+    imported = {d.lower().replace("_", "-") for library in used | EVERYWHERE for d in distributions.get(library, [])}
+    assert required - imported == {"cryptography"}  # Dask makes the certificates of a local cluster with it
+
+
+def test_every_file_of_the_package_is_packed() -> None:
+    patterns = PROJECT["tool"]["setuptools"]["package-data"]["dskprep"]
+    files = {path.relative_to(PACKAGE) for path in PACKAGE.rglob("*") if path.is_file()}
+    data = {path for path in files if path.suffix != ".py" and "__pycache__" not in path.parts}
+    assert {str(path) for path in data if not any(path.match(pattern) for pattern in patterns)} == set()
+    assert all(any(path.match(pattern) for path in data) for pattern in patterns)
 
 
 def test_every_room_has_a_floor() -> None:

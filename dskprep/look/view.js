@@ -8,6 +8,7 @@ const shown = new Map() // from the path of a layer to its niivue volume
 // as radiologists look at it: the patient's left is on the right
 const view = new Niivue({
   isRadiologicalConvention: true,
+  sagittalNoseLeft: true,
   isOrientationTextVisible: true,
   dragAndDropEnabled: false,
   show3Dcrosshair: true,
@@ -55,7 +56,7 @@ function choice(id, options, choose) {
   byId(id).onchange = () => choose(options[byId(id).value])
 }
 
-choice("window", content.windows, ([low, high]) => {
+choice("window", Object.fromEntries(content.windows), ([low, high]) => {
   view.volumes[0].cal_min = low
   view.volumes[0].cal_max = high
   view.updateGLVolume()
@@ -74,17 +75,22 @@ byId("opacity").oninput = () => {
 
 await tried(async () => {
   await view.attachTo("canvas")
-  const [low, high] = Object.values(content.windows)[0] ?? []
+  const [low, high] = content.windows[0]?.[1] ?? []
   await view.loadVolumes([{ ...(await fetched("image.nii")), colormap: "gray", cal_min: low, cal_max: high }])
   byId("place").textContent = "click into a plane"
 })
 for (const layer of content.layers) {
-  const [row, box, swatch] = ["label", "input", "span"].map((name) => document.createElement(name))
+  const [row, box] = ["label", "input"].map((name) => document.createElement(name))
   Object.assign(box, { type: "checkbox", checked: layer.is_shown })
   box.onchange = () => tried(() => (box.checked ? show(layer) : hide(layer)))
-  swatch.className = "swatch"
-  swatch.style.background = `rgb(${Object.values(layer.colours)[0]})`
-  row.append(box, swatch, layer.title)
+  row.append(box)
+  for (const colour of Object.values(layer.colours)) {
+    const swatch = document.createElement("span")
+    swatch.className = "swatch"
+    swatch.style.background = `rgb(${colour})`
+    row.append(swatch)
+  }
+  row.append(layer.title)
   byId("layers").append(row)
   if (layer.is_shown) await tried(() => show(layer))
 }

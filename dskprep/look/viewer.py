@@ -123,7 +123,9 @@ def _layers(stored: StoredVolume) -> dict[str, dict[str, Any]]:
     layers: dict[str, tuple[str, dict[int, tuple[int, int, int]]]] = {}
     if stored.record.lungs:
         lungs = stored.record.lungs
-        layers["lungs"] = (sides.in_words(lungs.right_ml, lungs.left_ml, lungs.unsided_ml), sides.RGB)
+        title = sides.in_words(lungs.right_ml, lungs.left_ml, lungs.unsided_ml)
+        all_ml = {sides.RIGHT: lungs.right_ml, sides.LEFT: lungs.left_ml, sides.LUNG: lungs.unsided_ml}
+        layers["lungs"] = (title, {side: sides.RGB[side] for side, ml in all_ml.items() if ml})
     layers |= {each.about.label: (each.title, {1: each.rgb}) for each in outlines.of_stored(stored)}
     return {
         name: {"title": title, "path": f"{n}.nii", "colours": colours, "is_shown": n < MOST_SHOWN}
@@ -131,11 +133,11 @@ def _layers(stored: StoredVolume) -> dict[str, dict[str, Any]]:
     }
 
 
-def _windows(stored: StoredVolume) -> dict[str, tuple[float, float]]:
-    """Return the values that are black and white, by what is looked at; none where an image holds no HU."""
+def _windows(stored: StoredVolume) -> list[tuple[str, tuple[float, float]]]:
+    """Return what can be looked at and the values that are black and white; nothing where an image holds no HU."""
     if stored.values != "HU":
-        return {}
-    return {"lung": LUNG_WINDOW, "soft tissue": SOFT_WINDOW, "bone": BONE_WINDOW}
+        return []
+    return [("lung", LUNG_WINDOW), ("soft tissue", SOFT_WINDOW), ("bone", BONE_WINDOW)]
 
 
 def _handler(root: str, answers: dict[str, Answer]) -> type[http.server.BaseHTTPRequestHandler]:

@@ -111,6 +111,7 @@ def test_every_voxel_of_the_image_and_its_labels_is_at_its_place(page: browser.B
 def test_the_page_shows_names_as_text_and_loads_nothing_from_elsewhere(page: browser.Browser, address: str) -> None:
     text = page.wait_for_text(HOSTILE)
     assert "right lung " in text
+    assert page.evaluate("[...document.getElementById('window').options].map(o => o.text)[0]") == "lung"
     assert "other, " in text
     assert page.evaluate("document.querySelector('aside img') === null && window.hacked === undefined")
     assert page.errors == []
