@@ -4,7 +4,7 @@ BIN := .venv/bin
 NIIVUE := 0.69.0
 PYTEST := $(BIN)/python -m pytest -n logical --dist loadfile
 
-.PHONY: demo test test-all viewer test-on interop notebooks lint docs bench dist chaos clean
+.PHONY: demo test test-all viewer test-on interop notebooks pictures lint docs bench dist chaos clean
 
 demo: .venv/demo        ## synthetic patients, a real S3 server on this machine, the whole run
 	rm -rf dskprep-demo
@@ -31,6 +31,9 @@ interop: .venv/dev viewer  ## installs other readers of OME-Zarr and labels, for
 
 notebooks: interop      ## runs the notebooks and stores their outputs; needs PyTorch in .venv
 	$(BIN)/python notebooks/store_outputs.py
+
+pictures: .venv/dev     ## the pictures of the dashboard in docs/; needs Chromium
+	$(BIN)/python docs/pictures.py
 
 lint: .venv/dev         ## style and types
 	$(BIN)/ruff check .

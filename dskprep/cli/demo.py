@@ -53,7 +53,9 @@ def play(patients: int, folder: Path, output: Output) -> None:
             output.say(f"{patients} synthetic patients written to {SOURCE} in {seconds:.0f} s, one of them broken")
             output.say("", f"What follows is what this prints: dskprep run {SOURCE} {TARGET}")
             with output.observe(client) as observer:
-                run.run(SOURCE, TARGET, client=client, observers=[observer])
+                summary = run.run(SOURCE, TARGET, client=client, observers=[observer])
+        if not summary.account.counts["written"] or summary.is_interrupted:
+            return
         terminal.wait_for(f"copying the dataset into {folder}")
         _copy(TARGET, folder / "dataset")
     key = next(iter(open_dataset(folder / "dataset")))

@@ -35,7 +35,9 @@ class _Wait:
                 return
             words = TextColumn("{task.description}", markup=False)
             columns = (SpinnerColumn(), words, TimeElapsedColumn())
-            self._shown = Progress(*columns, console=console, transient=True, redirect_stdout=False)
+            self._shown = Progress(
+                *columns, console=console, transient=True, redirect_stdout=False, redirect_stderr=False
+            )
             self._shown.add_task(what, total=None)
             self._shown.start()
         (task,) = self._shown.task_ids

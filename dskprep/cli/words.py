@@ -43,8 +43,7 @@ def describe_summary(summary: Summary) -> Iterator[RenderableType]:
     """Yield the account at the end of a run."""
     account, n_new = summary.account, summary.n_new
     if summary.is_interrupted or summary.stopped_by:
-        how = "interrupted" if summary.is_interrupted else "stopped"
-        yield f"{how}: what is written stays, and the index is up to date; there is no report"
+        yield f"{'interrupted' if summary.is_interrupted else 'stopped'}: what is written stays; there is no report"
         yield "  what patients under way have left without a record counts for nothing; dskprep clean deletes it"
     pace = f", {60 * n_new / summary.seconds:.1f} per minute" if n_new and summary.seconds else ""
     before = account.already.total()

@@ -25,8 +25,8 @@ from dskprep.look.picture import LUNG_WINDOW, SOFT_WINDOW
 
 NIIVUE_VERSION = "0.69.0"
 """The version of niivue (BSD-2-Clause) that `make viewer` fetches."""
-FOLDER = Path(sys.prefix) / "viewer"
-"""Where it is, in the virtual environment."""
+FOLDER = (Path(sys.prefix) if sys.prefix != sys.base_prefix else Path.home() / ".cache/dskprep") / "viewer"
+"""Where it is: in the virtual environment, or without one in the user's cache."""
 NIIVUE = FOLDER / "node_modules/@niivue/niivue/dist/index.js"
 BONE_WINDOW = (-450, 1050)
 """HU that are black and white where bone is looked at."""
@@ -85,7 +85,7 @@ def view(target: str | os.PathLike[str], key: str, *, port: int = 0) -> Iterator
         raise UsageError(str(error.args[0])) from error
     token = secrets.token_urlsafe(24)
     try:
-        server = http.server.ThreadingHTTPServer(("127.0.0.1", port), _handler(f"/{token}/", _answers(stored)))
+        server = _Server(("127.0.0.1", port), _handler(f"/{token}/", _answers(stored)))
     except (OSError, OverflowError) as error:
         raise UsageError(f"port {port} cannot be used ({error}); choose another one, or none") from error
     with server:
@@ -96,6 +96,11 @@ def view(target: str | os.PathLike[str], key: str, *, port: int = 0) -> Iterator
         finally:
             server.shutdown()
             thread.join()
+
+
+class _Server(http.server.ThreadingHTTPServer):
+    def handle_error(self, *_: object) -> None:
+        """Say nothing of a browser that has gone."""
 
 
 def _answers(stored: StoredVolume) -> dict[str, Answer]:

@@ -127,7 +127,7 @@ def export(
 
 
 @dataclass(frozen=True)
-class Checked:
+class CheckedExport:
     """An export that can begin, as far as that is known without workers; `found` are the volumes to be written."""
 
     kind: str
@@ -147,7 +147,7 @@ def check(
     labels: Sequence[str] = ("lungs",),
     split: str | os.PathLike[str] | None = None,
     licence: str = "",
-) -> Checked:
+) -> CheckedExport:
     """Look at all that can be wrong before there are workers. Arguments and errors are those of `export`."""
     target, out = storage.absolute(target), storage.absolute(out)
     if kind not in KINDS:
@@ -167,10 +167,12 @@ def check(
         layout = LAYOUTS[kind]
         found = cohort.choose(dataset, labels, chosen, layout.IMAGE, layout.MASK, layout.TEST)
         asked["labels"] = list(labels)
-    return Checked(kind, dataset, out, chosen, found, licence, asked)
+    return CheckedExport(kind, dataset, out, chosen, found, licence, asked)
 
 
-def execute(checked: Checked, *, client: Client | None = None, observers: Sequence[Observer] = ()) -> ExportSummary:
+def execute(
+    checked: CheckedExport, *, client: Client | None = None, observers: Sequence[Observer] = ()
+) -> ExportSummary:
     """Do an export that was checked. Arguments, result and errors are those of `export`."""
     started = time.monotonic()
     kind, dataset, out = checked.kind, checked.dataset, checked.out

@@ -195,3 +195,8 @@ def test_without_niivue_the_error_says_how_to_fetch_it(tmp_path: Path, monkeypat
     how = r"make viewer.*npm install --prefix \S+ @niivue/niivue@[\d.]+$"
     with pytest.raises(InfrastructureError, match=how), viewer.view(tmp_path / "out", "p1"):
         pass
+
+
+def test_make_fetches_the_version_that_the_error_names() -> None:
+    makefile = (Path(__file__).parents[2] / "Makefile").read_text(encoding="utf-8")
+    assert f"NIIVUE := {viewer.NIIVUE_VERSION}\n" in makefile
