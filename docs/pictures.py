@@ -15,7 +15,7 @@ from dskprep.pipeline import page
 from dskprep.synthetic import scanner
 
 HERE = Path(__file__).parent
-N_PATIENTS, N_BROKEN = 30, 2
+N_PATIENTS = 30
 
 
 class Halfway(dskprep.Observer):
@@ -40,10 +40,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="scans-") as folder, dskprep.local_client(2, "1.6GiB") as client:
         made = {"spacing_mm": (3.0, 1.6, 1.6), "shape": (100, 220, 220)}
         submitted = [
-            client.submit(scanner.write_patient, n, f"{folder}/stage1", broken=n < N_BROKEN, **made)
+            client.submit(scanner.write_patient, n, f"{folder}/stage1", broken=n % 5 == 3, **made)
             for n in range(N_PATIENTS)
         ]
         client.gather(submitted)
+        del submitted  # or Dask's pages go on showing them
         seen = Halfway()
         where = {"source": f"{folder}/stage1", "target": f"{folder}/stage1-1mm"}
         running = threading.Thread(target=dskprep.run, kwargs={**where, "client": client, "observers": [seen]})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import doctest
+import functools
 import graphlib
 import importlib
 import importlib.metadata
@@ -186,7 +187,8 @@ NAMES = {name_of(path): path for path in MODULES}
 EVERYWHERE = {"numpy", "dskprep"}
 
 
-def imports_of(path: Path, *, top_level_only: bool = False) -> set[str]:
+@functools.cache
+def imports_of(path: Path, *, top_level_only: bool = False) -> frozenset[str]:
     """The full names of what a module imports, but for type checking: modules, and names in them."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     typing_only = {
@@ -206,7 +208,7 @@ def imports_of(path: Path, *, top_level_only: bool = False) -> set[str]:
             found |= {f"{node.module}.{alias.name}" for alias in node.names}
         elif isinstance(node, ast.Call) and ast.unparse(node.func) in LATE_IMPORTS:
             found |= {node.args[0].value} if isinstance(node.args[0], ast.Constant) else set()
-    return found
+    return frozenset(found)
 
 
 def modules_imported_by(name: str) -> set[str]:
