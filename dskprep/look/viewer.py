@@ -84,8 +84,9 @@ def view(target: str | os.PathLike[str], key: str, *, port: int = 0) -> Iterator
     except KeyError as error:
         raise UsageError(str(error.args[0])) from error
     token = secrets.token_urlsafe(24)
+    handler = _handler(f"/{token}/", _answers(stored))
     try:
-        server = _Server(("127.0.0.1", port), _handler(f"/{token}/", _answers(stored)))
+        server = _Server(("127.0.0.1", port), handler)
     except (OSError, OverflowError) as error:
         raise UsageError(f"port {port} cannot be used ({error}); choose another one, or none") from error
     with server:
