@@ -36,7 +36,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> str:
     ("command", "words"),
     [
         ("status TARGET", "loading"),
-        ("verify TARGET", "reading every object again: 1 volume so far"),
+        ("verify TARGET", "reading every object again: 1 record so far"),
         ("clean TARGET --dry-run", "listing TARGET"),
         ("duplicates TARGET", "reading the index of TARGET"),
         ("plan SOURCE", "reading headers: 1 of 3"),
