@@ -37,7 +37,7 @@ def create(target: str, config: PrepConfig) -> None:
     Raises UsageError if the target holds a dataset with other settings (the message lists the differences) or
     something else; InfrastructureError if it cannot be written, or has a link in place of a folder.
     """
-    check_settings(target, config)
+    check_place(target)
     refuse_links(target)
     content: dict[str, Any] = {
         "format": FORMAT,
@@ -46,14 +46,17 @@ def create(target: str, config: PrepConfig) -> None:
         "dskprep": version("dskprep"),
     }
     if not storage.create(storage.join(target, "dataset.json"), to_json(content)):
-        check_settings(target, config)  # another run has begun it
+        _compare_settings(target, config)
 
 
 def check_settings(target: str, config: PrepConfig) -> None:
     """Raise UsageError if no dataset of these settings can begin or go on at the target. See `check_place` too."""
     check_place(target)
-    if not storage.exists(storage.join(target, "dataset.json")):
-        return
+    if storage.exists(storage.join(target, "dataset.json")):
+        _compare_settings(target, config)
+
+
+def _compare_settings(target: str, config: PrepConfig) -> None:
     there, here = describe(target), config.as_dict()
     if there["digest"] == config.digest():
         return

@@ -17,9 +17,12 @@ def check() -> None:
 
     A worker process that imported it would come to the same line. Notebooks and `python -c` have no file to import.
     """
-    frame, path = _running_line(), getattr(sys.modules["__main__"], "__file__", None)
+    main = sys.modules["__main__"]
+    frame, path, spec = _running_line(), getattr(main, "__file__", None), getattr(main, "__spec__", None)
     if path == "<stdin>":
         raise UsageError("worker processes import the main program, which came by standard input; save it to a file")
+    if spec and spec.name.endswith(".__main__"):  # `python -m package`, which nothing imports again
+        return
     if frame is None or path is None or dask.config.get("distributed.worker.multiprocessing-method", "spawn") == "fork":
         return
     try:

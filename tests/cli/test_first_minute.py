@@ -148,9 +148,12 @@ def test_a_script_without_its_guard_is_told_so_in_one_line(script: str, problem:
     assert len(done.stderr.splitlines()) < 10
 
 
-def test_a_program_without_a_file_needs_no_guard_and_one_from_standard_input_is_told_so() -> None:
+def test_what_no_worker_imports_needs_no_guard_and_standard_input_is_told_so(tmp_path: Path) -> None:
     line = "from dskprep.pipeline import main_guard; main_guard.check()"
     assert subprocess.run([sys.executable, "-c", line], check=False, capture_output=True).stderr == b""
+    tiny.write(tmp_path / "package", {"__main__.py": line.encode()})
+    done = subprocess.run([sys.executable, "-m", "package"], cwd=tmp_path, check=False, capture_output=True)
+    assert done.stderr == b""
     done = subprocess.run([sys.executable, "-"], input=line, check=False, capture_output=True, text=True)
     assert "save it to a file" in done.stderr.splitlines()[-1]
 

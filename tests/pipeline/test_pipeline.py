@@ -231,7 +231,8 @@ def test_a_second_run_only_lists(source: str, target: str, monkeypatch: pytest.M
     assert summary.account.already == summary.account.counts == {"written": 4}
     assert summary.exit_code == 0
     assert sorted(line.replace(target, "") for line in touched if "summary.json" not in line) == [
-        "read /dataset.json",
+        "read /dataset.json",  # before workers are asked for anything
+        "read /dataset.json",  # and with them
         "read /index.parquet",  # at the start, to know of damaged records
         "read /index.parquet",
         "write /index.parquet",
