@@ -16,6 +16,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from dskprep import sides, storage
+from dskprep.counts import n_of
 from dskprep.dataset import annotations as annotated
 from dskprep.dataset import index, store
 from dskprep.dataset.record import STATUSES
@@ -96,6 +97,7 @@ def report(target: str | os.PathLike[str], *, records_at: str | None = None) -> 
         settings=settings,
         **_counts(written, lost),
         meanings=REASONS | WARNINGS,
+        n_of=n_of,
         labels=label_figures(annotated.current(target)),
         histograms=histograms(written),
         stages=stages(written),
