@@ -22,7 +22,7 @@ test-on: constraints.txt  ## the tests of the core on another Python, in a place
 	.venv/on/$(notdir $(PYTHON))/bin/python -m pytest -n logical --dist loadfile -m "not slow and not s3 and not browser" \
 		tests/cli tests/dataset tests/dicom tests/series tests/preparation tests/worker tests/test_house.py
 
-viewer: .venv/dev       ## niivue by npm, for `dskprep view` and the tests of viewers; it works offline afterwards
+viewer:                 ## niivue by npm, for `dskprep view` and the tests of viewers; it works offline afterwards
 	npm install --silent --no-audit --no-fund --prefix .venv/viewer @niivue/niivue@$(NIIVUE)
 
 interop: .venv/dev viewer  ## installs other readers of OME-Zarr and labels, for the tests that use them
