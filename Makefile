@@ -53,7 +53,7 @@ dist: .venv/release     ## the wheel and the sdist, checked, into dist/
 
 .venv/demo .venv/dev .venv/docs .venv/release: pyproject.toml constraints.txt
 	@echo "installing into .venv, a minute or more the first time"
-	test -d .venv || $(PYTHON) -m venv .venv
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[$(@F)]'
 	touch $@
 
