@@ -1,22 +1,39 @@
 # Everything installs into .venv; Python 3.11 or newer and pip are all that is needed.
 PYTHON ?= python3
 BIN := .venv/bin
+NIIVUE := 0.69.0
+PYTEST := $(BIN)/python -m pytest -n logical --dist loadfile
 
-.PHONY: demo test lint docs bench chaos interop notebooks clean
+.PHONY: demo test test-all viewer test-on interop notebooks pictures lint docs bench dist chaos clean
 
 demo: .venv/demo        ## synthetic patients, a real S3 server on this machine, the whole run
 	rm -rf dskprep-demo
 	$(BIN)/dskprep demo
 
-test: .venv/dev         ## the tests; set DSKPREP_DATA to a folder of real CT to include it
-	$(BIN)/python -m pytest $(ARGS)
+test: .venv/dev         ## the tests but for the long ones, on all CPUs; ARGS="tests/series" for some of them
+	$(PYTEST) -m "not slow" $(ARGS)
 
-interop: .venv/dev      ## installs other readers of OME-Zarr, and a viewer by npm, for the tests that use them
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,interop]'
-	npm install --silent --no-audit --no-fund --prefix .venv/viewer @niivue/niivue@0.69.0
+test-all: .venv/dev     ## all tests, as CI runs them; set DSKPREP_DATA to a folder of real CT to include it
+	$(PYTEST) $(ARGS)
+
+test-on: constraints.txt  ## the tests of the core on another Python, in a place of its own: PYTHON=python3.13
+	$(PYTHON) -m venv .venv/on/$(notdir $(PYTHON))
+	.venv/on/$(notdir $(PYTHON))/bin/python -m pip install --constraint constraints.txt --editable '.[dev]'
+	.venv/on/$(notdir $(PYTHON))/bin/python -m pytest -n logical --dist loadfile -m "not slow and not s3 and not browser" \
+		tests/cli tests/dataset tests/dicom tests/series tests/preparation tests/worker tests/test_house.py
+
+viewer:                 ## niivue by npm, for `dskprep view` and the tests of viewers; it works offline afterwards
+	npm install --silent --no-audit --no-fund --prefix .venv/viewer @niivue/niivue@$(NIIVUE)
+
+interop: .venv/dev viewer  ## installs other readers of OME-Zarr and labels, for the tests that use them
+	@echo "installing other readers, some minutes the first time"
+	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[dev,interop]'
 
 notebooks: interop      ## runs the notebooks and stores their outputs; needs PyTorch in .venv
 	$(BIN)/python notebooks/store_outputs.py
+
+pictures: .venv/dev     ## the pictures of the dashboard in docs/; needs Chromium
+	$(BIN)/python docs/pictures.py
 
 lint: .venv/dev         ## style and types
 	$(BIN)/ruff check .
@@ -29,13 +46,19 @@ docs: .venv/docs        ## the site, into site/; it loads nothing from elsewhere
 bench: .venv/dev        ## one patient, side by side with other ways; ARGS=--quick only shows that it works
 	$(BIN)/python benchmarks/patient.py $(ARGS)
 
-.venv/demo .venv/dev .venv/docs: pyproject.toml constraints.txt
-	test -d .venv || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[$(@F)]'
+dist: .venv/release     ## the wheel and the sdist, checked, into dist/
+	rm -rf dist build
+	$(BIN)/python -m build --quiet
+	$(BIN)/python -m twine check --strict dist/*
+
+.venv/demo .venv/dev .venv/docs .venv/release: pyproject.toml constraints.txt
+	@echo "installing into .venv, a minute or more the first time"
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[$(@F)]'
 	touch $@
 
 chaos: .venv/dev        ## whole runs under kills and failing requests, then resumed; ARGS="--seeds 20 --patients 60"
 	$(BIN)/python tests/chaos.py $(ARGS)
 
 clean:
-	rm -rf .venv build site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis dskprep-demo
+	rm -rf .venv build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis dskprep-demo

@@ -17,6 +17,7 @@ from .labels.read import read_labels
 from .labels.values import Code, Labels, Links, Segment
 from .look.comparison import Compared, Difference, compare, compare_settings
 from .look.report import report
+from .look.viewer import view
 from .look.views import show
 from .pipeline.account import RunStopped, Summary
 from .pipeline.annotate import annotate, forget_labels
@@ -102,5 +103,6 @@ __all__ = [
     "to_spacing",
     "upgrade",
     "verify",
+    "view",
 ]
 __version__: str

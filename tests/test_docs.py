@@ -177,3 +177,16 @@ def test_versions_with_known_holes_are_not_installed(name: str, bad: str) -> Non
     project = tomllib.loads((DOCS.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     (requirement,) = [r for r in map(Requirement, project["dependencies"]) if r.name == name]
     assert not requirement.specifier.contains(bad)
+
+
+def test_what_one_is_told_to_make_can_be_made() -> None:
+    """By the pages, by messages, and by tests that are skipped."""
+    root = DOCS.parent
+    targets = set(re.findall(r"^([a-z-]+):", (root / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE))
+    told = re.compile(
+        r"(?:`|^DSKPREP_DATA=\S+ )make ([a-z-]+)|: make ([a-z-]+)[\"`]|^make ([a-z-]+) +#", flags=re.MULTILINE
+    )
+    pages = [*texts(), *sorted((root / "tests").rglob("*.py")), root / ".ci/run"]
+    named = {name for path in pages for pair in told.findall(path.read_text(encoding="utf-8")) for name in pair if name}
+    assert {"viewer", "demo", "test", "interop"} <= named
+    assert named - targets == set()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import doctest
+import functools
 import graphlib
 import importlib
 import importlib.metadata
@@ -21,6 +22,7 @@ import dskprep
 from dskprep import errors
 
 PACKAGE = Path(dskprep.__file__).parent
+PROJECT = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text(encoding="utf-8"))
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if "__pycache__" not in path.parts)
 HEAVY = {"pydicom", "zarr", "distributed", "dask", "matplotlib", "pandas", "numpy", "scipy", "numba", "s3fs", "fsspec"}
 
@@ -61,12 +63,15 @@ HOMES = {
         "cli.output",
         "cli.words",
         "dataset.convert",
+        "pipeline.account",
         "pipeline.cluster",
         "pipeline.cluster_check",
         "pipeline.executor",
+        "pipeline.main_guard",
         "preparation.mask_slots",
     },
     "distributed": {
+        "cli.demo",
         "pipeline.annotate",
         "pipeline.cluster",
         "pipeline.cluster_check",
@@ -83,7 +88,7 @@ HOMES = {
     "google_crc32c": {"dataset.omezarr", "dataset.shards"},
     "idc_index_data": {"source.catalogue"},
     "imagecodecs": {"dicom.pixels", "dataset.shards", "dataset.thumbnail"},
-    "jinja2": {"look.report", "pipeline.page"},
+    "jinja2": {"look.report", "look.viewer", "pipeline.page"},
     "lazy_loader": {""},
     "matplotlib": {"look.marks", "look.outlines", "look.panels", "look.picture", "look.refused"},
     "msgspec": {
@@ -118,6 +123,7 @@ HOMES = {
         "exchange.croissant",
         "labels.lidc",
         "labels.points",
+        "look.distributions",
         "look.report",
         "tables",
     },
@@ -134,7 +140,7 @@ HOMES = {
         "labels.seg",
         "synthetic.scanner",
     },
-    "rich": {"cli.output", "cli.words"},
+    "rich": {"cli.output", "cli.terminal", "cli.words"},
     "s3fs": {"storage.clients"},
     "prometheus_client": {"pipeline.metrics", "pipeline.page"},
     "scipy": {
@@ -180,7 +186,8 @@ NAMES = {name_of(path): path for path in MODULES}
 EVERYWHERE = {"numpy", "dskprep"}
 
 
-def imports_of(path: Path, *, top_level_only: bool = False) -> set[str]:
+@functools.cache
+def imports_of(path: Path, *, top_level_only: bool = False) -> frozenset[str]:
     """The full names of what a module imports, but for type checking: modules, and names in them."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     typing_only = {
@@ -200,7 +207,7 @@ def imports_of(path: Path, *, top_level_only: bool = False) -> set[str]:
             found |= {f"{node.module}.{alias.name}" for alias in node.names}
         elif isinstance(node, ast.Call) and ast.unparse(node.func) in LATE_IMPORTS:
             found |= {node.args[0].value} if isinstance(node.args[0], ast.Constant) else set()
-    return found
+    return frozenset(found)
 
 
 def modules_imported_by(name: str) -> set[str]:
@@ -235,6 +242,17 @@ def test_every_library_has_a_home_and_is_declared() -> None:
         if not {d.lower().replace("_", "-") for d in distributions.get(library, [library])} & names
     }
     assert homeless == set()
+    required = {re.split(r"[^\w-]", r)[0].lower().replace("_", "-") for r in PROJECT["project"]["dependencies"]}
+    imported = {d.lower().replace("_", "-") for library in used | EVERYWHERE for d in distributions.get(library, [])}
+    assert required - imported == {"cryptography"}  # Dask makes the certificates of a local cluster with it
+
+
+def test_every_file_of_the_package_is_packed() -> None:
+    patterns = PROJECT["tool"]["setuptools"]["package-data"]["dskprep"]
+    files = {path.relative_to(PACKAGE) for path in PACKAGE.rglob("*") if path.is_file()}
+    data = {path for path in files if path.suffix != ".py" and "__pycache__" not in path.parts}
+    assert {str(path) for path in data if not any(path.match(pattern) for pattern in patterns)} == set()
+    assert all(any(path.match(pattern) for path in data) for pattern in patterns)
 
 
 def test_every_room_has_a_floor() -> None:

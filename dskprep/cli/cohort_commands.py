@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from dskprep.cli import options, terminal
+from dskprep.counts import n_of
 from dskprep.errors import UsageError
 
 
@@ -17,11 +18,13 @@ def duplicates(target: str, identical: bool, as_json: bool) -> None:
 
     The pictures of the volumes are compared, which finds it also where names and UIDs are others. Nothing is changed.
     """
-    from dskprep.cli.output import Output
+    terminal.wait_for(f"reading the index of {target}")
     from dskprep.dataset.dataset import open_dataset
 
-    with Output(as_json=as_json).progress("looking") as report:
-        found = open_dataset(target).duplicates(near=not identical, report=report)
+    def report(n_done: int, n_all: int) -> None:
+        terminal.wait_for(f"comparing: {n_done} of {n_all}")
+
+    found = open_dataset(target).duplicates(near=not identical, report=report)
     pairs = found.pairs.to_dict("records")
     if as_json:
         terminal.say_json({"counts": found.counts, "pairs": pairs, "unseen": list(found.unseen)})
@@ -31,9 +34,9 @@ def duplicates(target: str, identical: bool, as_json: bool) -> None:
             f"{pair['kind']:16} {pair['key']} {pair['other']}  {pair['likeness']:.2f}, {pair['patient']} patient"
         )
     counts = ", ".join(f"{n} {kind}" for kind, n in found.counts.items())
-    terminal.say(f"{len(pairs)} pairs{f': {counts}' if counts else ''}")
+    terminal.say(f"{n_of(len(pairs), 'pair')}{f': {counts}' if counts else ''}")
     if found.unseen:
-        terminal.say(f"{len(found.unseen)} volumes have no picture, such as {found.unseen[0]}: compared by pixels only")
+        terminal.say(f"without a picture, compared by pixels only: {len(found.unseen)}, such as {found.unseen[0]}")
 
 
 @click.command()
@@ -68,6 +71,7 @@ def split(
     NAME is a word, for TARGET/splits/NAME.json, or the path of a file. Without --stratify or --balanced nobody moves
     when patients are added and the split is made again, but shares are not exact.
     """
+    terminal.wait_for(f"reading the index of {target}")
     from dskprep.dataset.dataset import open_dataset
 
     if (
@@ -129,19 +133,20 @@ def export(
     nnunet: the raw data of nnU-Net v2. monai: NIfTI files and a datalist. croissant: a description for catalogues,
     without voxels. Each --labels is a class of the masks, in this order from 1 on.
     """
-    import contextlib
-
+    terminal.wait_for("loading")
     from dskprep.cli import words
     from dskprep.cli.output import Output
     from dskprep.pipeline import export as pipeline
 
-    with Output(as_json=log_json) as output, contextlib.ExitStack() as stack:
+    with Output(as_json=log_json) as output:
+        terminal.wait_for(f"reading the index of {target}")
+        task = pipeline.check(kind, target, out, labels=labels, split=split_, licence=licence)
         if kind == "croissant":  # there is nothing to compute
             scheduler = "sync" if scheduler == "local" else scheduler
-        client = stack.enter_context(options.open_client(scheduler, workers, memory_limit))
-        seen = stack.enter_context(output.observe(client, lines=True))
-        summary = pipeline.export(
-            kind, target, out, labels=labels, split=split_, licence=licence, client=client, observers=[seen]
-        )
+        with (
+            options.open_client(scheduler, workers, memory_limit) as client,
+            output.observe(client, lines=True) as seen,
+        ):
+            summary = pipeline.execute(task, client=client, observers=[seen])
         output.tell("summary", summary.as_dict(), *words.describe_export(summary))
     return summary.exit_code

@@ -36,6 +36,7 @@ for command in (
     cohort_commands.split,
     cohort_commands.export,
     look_commands.show,
+    look_commands.view,
     look_commands.compare,
     look_commands.report,
     run_commands.phantom,
@@ -57,7 +58,10 @@ def run_command(argv: list[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # names of files need not be UTF-8
     try:
-        code = main.main(argv, standalone_mode=False)
+        try:
+            code = main.main(argv, standalone_mode=False)
+        finally:
+            terminal.end_wait()
     except click.exceptions.Exit as exit_:
         return exit_.exit_code
     except click.ClickException as error:

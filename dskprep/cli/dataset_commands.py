@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
 import click
 
 from dskprep.cli import terminal
 from dskprep.cli.exits import EXIT_CLEAN, EXIT_SOME_NOT_WRITTEN
+from dskprep.counts import n_of
 from dskprep.errors import UsageError
+
+if TYPE_CHECKING:
+    from dskprep.dataset.verification import Finding
+
+SOME = 100
+"""From so many records on, what is waited for is told only now and then: to draw it takes half a millisecond."""
 
 
 @click.command()
@@ -14,10 +24,12 @@ from dskprep.errors import UsageError
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def status(target: str, as_json: bool) -> int:
     """Count the series of TARGET by status, and say why some are not written."""
+    terminal.wait_for("loading")
     from dskprep.cli import words
     from dskprep.cli.output import Output
     from dskprep.dataset.status import status as count
 
+    terminal.wait_for(f"reading the index of {target}")
     found = count(target)
     if as_json:
         terminal.say_json(found.as_dict())
@@ -30,43 +42,68 @@ def status(target: str, as_json: bool) -> int:
 @click.argument("target")
 @click.option("--forget", is_flag=True, help="Delete the records of faulty volumes: the next run makes these again.")
 @click.option("--dry-run", is_flag=True, help="With --forget: only say what would be deleted.")
-def verify(target: str, forget: bool, dry_run: bool) -> int:
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def verify(target: str, forget: bool, dry_run: bool, as_json: bool) -> int:
     """Re-read every volume of TARGET against its recorded checksums and shape."""
     from dskprep.dataset import label_store, verification
 
     if dry_run and not forget:
         raise UsageError("--dry-run says what --forget would delete; give both")
-    checked, faulty_volumes, faulty = set(), set(), set()
+    volumes: set[str] = set()
+    findings = []  # only those that say something
     n_sources = n_others = 0
-    faulty_labels = []
-    for finding in verification.verify(target):
-        checked |= {finding.key} if finding.is_of_volume else set()
+    terminal.wait_for(f"listing the records of {target}")
+    for n, finding in enumerate(verification.verify(target), 1):
+        volumes |= {finding.key} if finding.is_of_volume else set()
         n_sources += finding.labels is not None
         n_others += not finding.is_of_volume and finding.labels is None
-        for fault in finding.faults:
-            terminal.say(f"{finding.key}: {fault}")
-        if finding.faults and finding.labels:
-            faulty_labels.append(finding.labels)
-        elif finding.faults:
-            faulty.add(finding.key)
-            faulty_volumes |= {finding.key} if finding.is_of_volume else set()
-        if added := finding.additions:
-            terminal.say(f"{finding.key}: {added[0]} and {len(added) - 1} more are not dskprep's; they stay")
-    others = f"; other damaged records: {n_others}" if n_others else ""
-    sources = f"; {n_sources} label sources, {len(faulty_labels)} with faults" if n_sources else ""
-    terminal.say(f"{len(checked)} volumes checked, {len(faulty_volumes)} with faults{sources}{others}")
-    if not faulty and not faulty_labels:
-        return EXIT_CLEAN
+        if finding.faults or finding.additions:
+            findings.append(finding)
+            for line in () if as_json else _describe_finding(finding):
+                terminal.say(line)
+        if n < SOME or n % SOME == 0:
+            terminal.wait_for(f"reading every object again: {n_of(n, 'record')} so far")
+    faulty = [finding for finding in findings if finding.faults]
+    faulty_volumes = {finding.key for finding in faulty if finding.is_of_volume}
+    faulty_labels = [finding.labels for finding in faulty if finding.labels]
+    names = []
     if forget:
-        names = verification.forget(target, faulty, is_trial=dry_run)
+        keys = {finding.key for finding in faulty if not finding.labels}
+        names = verification.forget(target, keys, is_trial=dry_run)
         names += label_store.forget(target, faulty_labels, is_trial=dry_run)
-        for name in names:
-            terminal.say(name)
-        terminal.say(f"{len(names)} objects {'would be deleted' if dry_run else 'deleted'}")
+    counts = {
+        "volumes": len(volumes),
+        "faulty_volumes": len(faulty_volumes),
+        "label_sources": n_sources,
+        "faulty_label_sources": len(faulty_labels),
+        "other_damaged_records": n_others,
+    }
+    if as_json:
+        found = [{"key": f.key, "faults": f.faults, "additions": f.additions} for f in findings]
+        terminal.say_json({**counts, "findings": found, "would_delete" if dry_run else "deleted": names})
+        return EXIT_SOME_NOT_WRITTEN if faulty else EXIT_CLEAN
+    others = f"; other damaged records: {n_others}" if n_others else ""
+    of_labels = f"; {n_of(n_sources, 'label source')}, {len(faulty_labels)} with faults" if n_sources else ""
+    terminal.say(f"{n_of(len(volumes), 'volume')} checked, {len(faulty_volumes)} with faults{of_labels}{others}")
+    if not faulty:
+        return EXIT_CLEAN
+    for name in names:
+        terminal.say(name)
+    if forget:
+        terminal.say(f"{n_of(len(names), 'object')} {'would be deleted' if dry_run else 'deleted'}")
     is_done = forget and not dry_run
-    way = "run" if not faulty_labels else "run and annotate" if faulty else "annotate"
+    way = "run" if not faulty_labels else "run and annotate" if len(faulty) > len(faulty_labels) else "annotate"
     terminal.say(f"{way} again to make them anew" if is_done else f"--forget lets the next {way} make them anew")
     return EXIT_SOME_NOT_WRITTEN
+
+
+def _describe_finding(finding: Finding) -> Iterator[str]:
+    """Yield a line for each fault, and one for what others added."""
+    for fault in finding.faults:
+        yield f"{finding.key}: {fault}"
+    if added := finding.additions:
+        more = f" and {n_of(len(added) - 1, 'more object')}" if len(added) > 1 else ""
+        yield f"{finding.key}: {added[0]}{more}: not dskprep's; left as it is"
 
 
 @click.command()
@@ -103,8 +140,9 @@ def clean(target: str, hours: float, dry_run: bool, without_records: bool) -> No
     from dskprep.dataset import leftovers
 
     n_deleted = 0
+    terminal.wait_for(f"listing {target}")
     found = leftovers.clean(target, older_than_s=3600 * hours, is_trial=dry_run, without_records=without_records)
     for name in found:
         n_deleted += 1
         terminal.say(name)
-    terminal.say(f"{n_deleted} leftovers {'found' if dry_run else 'deleted'}")
+    terminal.say(f"{n_of(n_deleted, 'leftover')} {'found' if dry_run else 'deleted'}")

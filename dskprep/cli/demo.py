@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from pathlib import Path
 
+from distributed import as_completed
+
 from dskprep import storage
+from dskprep.cli import terminal
 from dskprep.cli.options import open_client
 from dskprep.cli.output import Output
 from dskprep.dataset.dataset import open_dataset
@@ -29,6 +33,7 @@ def play(patients: int, folder: Path, output: Output) -> None:
     """
     if folder.exists() and any(folder.iterdir()):
         raise UsageError(f"{folder}: is not empty; choose another folder with -o, or delete it yourself")
+    terminal.wait_for("starting an S3 server on this machine")
     with S3Server() as server:
         for name in [n for n in os.environ if n.startswith("AWS_")]:
             del os.environ[name]
@@ -39,29 +44,39 @@ def play(patients: int, folder: Path, output: Output) -> None:
         with open_client("local", None, None) as client:
             assert client is not None
             started = time.monotonic()
+            terminal.wait_for(f"making synthetic patients: 0 of {patients}")
             write = [client.submit(scanner.write_patient, i, SOURCE, broken=i == patients - 1) for i in range(patients)]
+            for n, _ in enumerate(as_completed(write, raise_errors=True), 1):
+                terminal.wait_for(f"making synthetic patients: {n} of {patients}")
             client.gather(write)
             seconds = time.monotonic() - started
             output.say(f"{patients} synthetic patients written to {SOURCE} in {seconds:.0f} s, one of them broken")
-            output.say("", f"$ dskprep run {SOURCE} {TARGET}")
+            output.say("", f"What follows is what this prints: dskprep run {SOURCE} {TARGET}")
             with output.observe(client) as observer:
-                run.run(SOURCE, TARGET, client=client, observers=[observer])
+                summary = run.run(SOURCE, TARGET, client=client, observers=[observer])
+        if not summary.account.counts["written"] or summary.is_interrupted:
+            return
+        terminal.wait_for(f"copying the dataset into {folder}")
         _copy(TARGET, folder / "dataset")
     key = next(iter(open_dataset(folder / "dataset")))
     picture = folder / f"{key}.png"
+    terminal.wait_for("drawing a picture")
     picture.write_bytes(show(folder / "dataset", key))
+    (report,) = folder.glob("dataset/runs/*/qc.html")
+    program = terminal.program()
     where = f"""
 Where to look
   {folder}/dataset            the dataset: OME-Zarr volumes, records, index.parquet
   {picture}   one patient: three planes with the outline of the lungs
-  dskprep status {folder}/dataset
-  dskprep show {folder}/dataset {key}
+  {report}   all of them on one page, for a browser
+  {program} status {folder}/dataset
+  {program} show {folder}/dataset {key}
 
 On your own scans
-  dskprep run s3://your-bucket/scans s3://your-bucket/scans-1mm      (AWS credentials from the environment or a profile)
-  dskprep run /data/scans /data/scans-1mm
+  {program} run s3://your-bucket/scans s3://your-bucket/scans-1mm   (AWS credentials of the environment or a profile)
+  {program} run /data/scans /data/scans-1mm
 
-In Python
+In Python ({sys.executable})
   import dskprep
   dataset = dskprep.open_dataset("{folder}/dataset")
   dataset["{key}"].image[100:164, 100:164, 100:164]"""

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from dskprep.cli import options, terminal
+from dskprep.counts import n_of
 from dskprep.errors import UsageError
 
 
@@ -48,6 +49,7 @@ def annotate(
     (<key>.nii.gz or <key>/<name>.nii.gz; NRRD, MetaImage), and CSV or Parquet tables of points. DICOM is linked to
     volumes by the series and slices that it names, masks by their file names, points by the column key or seriesuid.
     """
+    terminal.wait_for("loading")
     from dskprep.cli import words
     from dskprep.cli.output import Output
     from dskprep.pipeline import annotate as pipeline
@@ -57,6 +59,8 @@ def annotate(
     if labels is None or dry_run:
         raise UsageError("give LABELS, where the labels are; --forget alone needs none, and --dry-run goes with it")
     with Output(as_json=log_json) as output:
+        named, time_limit_s = _read_names(names), options.read_seconds(time_limit)
+        pipeline.check(target, labels, choice["retry"])
         with (
             options.open_client(scheduler, workers, memory_limit) as client,
             output.observe(client, lines=True) as seen,
@@ -64,10 +68,10 @@ def annotate(
             summary = pipeline.annotate(
                 target,
                 labels,
-                names=_read_names(names),
+                names=named,
                 patterns=files,
                 client=client,
-                time_limit_s=options.read_seconds(time_limit),
+                time_limit_s=time_limit_s,
                 observers=[seen],
                 **choice,  # only, name_as, consensus, retry
             )
@@ -83,7 +87,7 @@ def _forget(target: str, patterns: tuple[str, ...], labels: str | None, *, is_tr
     deleted = pipeline.forget_labels(target, *patterns, is_trial=is_trial)
     for name in deleted:
         terminal.say(name)
-    terminal.say(f"{len(deleted)} objects {'would be deleted' if is_trial else 'deleted'}")
+    terminal.say(f"{n_of(len(deleted), 'object')} {'would be deleted' if is_trial else 'deleted'}")
     return 0
 
 

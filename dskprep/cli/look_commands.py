@@ -1,7 +1,8 @@
-"""The commands that make something to look at: show, compare, report."""
+"""The commands that make something to look at: show, view, compare, report."""
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,13 @@ import click
 from dskprep.cli import options, terminal
 from dskprep.cli.exits import EXIT_CLEAN, EXIT_SOME_NOT_WRITTEN
 from dskprep.errors import UsageError
+
+LEGEND = (
+    "index mm: how far voxels of the same index lie apart, at most; overlap: the share of A's image that B covers",
+    "mean, 99.9 %, max HU: absolute differences where both images are; at x,y,z mm: where the largest is (LPS)",
+    "Dice: overlap of the lungs, 1 if they are the same; ml: how much larger B's lungs are; mm (z y x): spacing of A/B",
+)
+"""What the columns of `compare` mean."""
 
 
 @click.command()
@@ -41,7 +49,7 @@ def show(
     it is the largest that can be written. A refused series is drawn with the reason across the picture; the exit code
     is 1.
     """
-    from dskprep.cli.output import Output
+    terminal.wait_for("loading")
     from dskprep.look import views
 
     if key and (options.is_given("preset") or config):
@@ -51,8 +59,8 @@ def show(
     if output and ("://" in output or Path(output).suffix not in ("", ".png")):
         raise UsageError(f"{output}: a picture is written to a local file, as PNG; name it so")
     settings = None if key else options.read_settings(preset, config)
-    with Output().console.status("drawing; the first time code is compiled, which takes half a minute"):
-        shown = views.draw(place, key, surface=surface, with_source=with_source, label=label, settings=settings)
+    terminal.wait_for("drawing; the first time code is compiled, which takes half a minute")
+    shown = views.draw(place, key, surface=surface, with_source=with_source, label=label, settings=settings)
     path = Path(output or f"{shown.key}.png")
     path.write_bytes(shown.png)
     terminal.say(str(path))
@@ -74,7 +82,9 @@ def compare(a: str, b: str, series: str | None, only: str, pictures: str | None,
     """Say how the datasets A and B differ, patient by patient: place, HU and lungs.
 
     With --series, how one series differs under two presets, such as: compare default zuidhof --series FOLDER.
+    What the columns mean stands below the table.
     """
+    terminal.wait_for("loading")
     from dskprep.look import comparison, picture
 
     found: Iterator[comparison.Compared]
@@ -88,6 +98,7 @@ def compare(a: str, b: str, series: str | None, only: str, pictures: str | None,
             terminal.say(f"note: {note}", is_error=True)
     else:
         found = comparison.compare(a, b, only)
+    terminal.wait_for("comparing; the first time code is compiled, which takes half a minute")
     for n, compared in enumerate(found):
         difference = compared.difference
         if as_json:
@@ -102,6 +113,10 @@ def compare(a: str, b: str, series: str | None, only: str, pictures: str | None,
             path = Path(pictures) / f"{Path(difference.key).name}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(picture.draw_comparison(compared, (Path(a).name, Path(b).name)))
+        terminal.wait_for(f"comparing: {n + 1} so far")
+    if not as_json:
+        for line in LEGEND:
+            terminal.say(line)
     if not isinstance(found, comparison.Comparison):
         return EXIT_CLEAN
     for key, fate in found.one_sided.items():
@@ -114,12 +129,43 @@ def compare(a: str, b: str, series: str | None, only: str, pictures: str | None,
 @click.command()
 @click.argument("target")
 @click.option("-o", "--output", default="report.html", type=click.Path(dir_okay=False), help="Where to write the page.")
-def report(target: str, output: str) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print the figures as one JSON object, and write no page.")
+def report(target: str, output: str, as_json: bool) -> None:
     """Write one page about the whole of TARGET: the account, distributions, all volumes in pictures, outliers first.
 
     The page needs nothing beside it, and may be sent; it holds pictures of patients.
     """
-    from dskprep.look.report import report as make_report
+    terminal.wait_for(f"reading {target}")
+    from dskprep.look import report as page
 
-    Path(output).write_text(make_report(target), encoding="utf-8")
+    if as_json and options.is_given("output"):
+        raise UsageError("--json prints the figures in place of the page; leave -o out")
+    if as_json:
+        terminal.say_json(page.figures(target))
+        return
+    Path(output).write_text(page.report(target), encoding="utf-8")
     terminal.say(output)
+
+
+@click.command()
+@click.argument("target")
+@click.argument("key")
+@click.option("--port", default=0, type=click.IntRange(0, 65535), help="The port on 127.0.0.1 [a free one].")
+def view(target: str, key: str, port: int) -> None:
+    """Look at the volume KEY of TARGET in a browser, with its lungs and labels laid over, until Ctrl-C.
+
+    The page is served on this machine only, and needs no network. Its address holds a secret: who has it can read
+    the volume. It needs niivue, which `make viewer` fetches once.
+    """
+    import threading
+
+    terminal.wait_for(f"opening {target}")
+    from dskprep.look import viewer
+
+    with viewer.view(target, key, port=port) as address:
+        terminal.say(address)
+        here = address.split("/")[2]
+        terminal.say(f"open it in a browser; from another machine, first: ssh -L {here.split(':')[1]}:{here} HOST")
+        terminal.say("Ctrl-C ends it")
+        with contextlib.suppress(KeyboardInterrupt):
+            threading.Event().wait()

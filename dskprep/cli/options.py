@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from dskprep.cli import terminal
+from dskprep.counts import n_of
 from dskprep.errors import UsageError
 
 if TYPE_CHECKING:
@@ -90,9 +92,19 @@ def open_client(
         yield None
         return
     from dskprep.pipeline import cluster
+    from dskprep.preparation import prepare
+    from dskprep.settings import PrepConfig
 
     is_local = scheduler == "local"
-    opened = cluster.local_client(workers, memory_limit, settings) if is_local else cluster.connect(scheduler)
+    if is_local:
+        workers, limit_bytes = cluster.worker_sizes(workers, memory_limit, settings)
+        terminal.wait_for("compiling; the first time this takes half a minute")
+        prepare.warm(settings and PrepConfig(recipe=settings.recipe))
+        terminal.wait_for(f"starting {n_of(workers, 'worker')}")
+        opened = cluster.local_client(workers, limit_bytes, settings)
+    else:
+        terminal.wait_for(f"waiting for the scheduler at {scheduler}")
+        opened = cluster.connect(scheduler)
     if not click.get_current_context().find_root().params.get("debug"):
         for name in ("distributed", "distributed.client", "distributed.comm", "tornado.application"):
             logging.getLogger(name).setLevel(logging.CRITICAL)

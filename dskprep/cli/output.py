@@ -13,12 +13,12 @@ import rich.panel
 from dask.utils import format_bytes
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
-from rich.progress import Progress
 from rich.text import Text
 
 from dskprep import plain
 from dskprep.cli import exits, terminal, words
 from dskprep.cli.exits import describe_error
+from dskprep.counts import n_of
 from dskprep.dataset.record import Record
 from dskprep.pipeline import cluster, cluster_check, page
 from dskprep.pipeline.account import Summary, in_words
@@ -89,6 +89,7 @@ class Output:
         """Write to standard output. Where nobody reads it any more (`| head`), raises KeyboardInterrupt, once."""
         if self.is_lost:
             return
+        terminal.end_wait()
         try:
             write()
         except (OSError, SystemExit) as error:  # rich ends the program where a pipe is closed
@@ -99,14 +100,6 @@ class Output:
             raise KeyboardInterrupt from error
 
     @contextlib.contextmanager
-    def progress(self, title: str) -> Iterator[Callable[[int, int], None]]:
-        """Show a bar in a terminal, over the block; yield what to call with the number of things done and of all."""
-        is_shown = self.console.is_terminal and not self.as_json
-        with Progress(console=self.console, transient=True, disable=not is_shown) as bar:
-            task = bar.add_task(title, total=None)
-            yield lambda n_done, n_all: bar.update(task, completed=n_done, total=n_all)
-
-    @contextlib.contextmanager
     def observe(self, client: Client | None, *, lines: bool = False) -> Iterator[Lines]:
         """Say where the workers are, and yield an observer that shows a run over the block.
 
@@ -115,6 +108,7 @@ class Output:
         """
         if client is not None:
             self._tell_start(client)
+        terminal.end_wait()
         if lines or self.as_json or not self.console.is_terminal:
             yield Lines(self, FIGURES_EVERY_S["json" if self.as_json else "lines"])
         else:
@@ -125,7 +119,7 @@ class Output:
         """Say where to watch the workers, and how many there are."""
         cluster_check.check_python(client)
         if not client.nthreads():
-            self.say("no workers yet, waiting for some")
+            terminal.wait_for("waiting for the first worker")
         limits = cluster.memory_limits(client)
         problem = page.install(client)
         has_dashboard = "dashboard" in client.scheduler_info()["services"]
@@ -135,7 +129,7 @@ class Output:
             "start",
             {"dashboard": where, "workers": len(limits), "memory_bytes": sum(limits)},
             f"dashboard: {where}{advice and f' ({advice})'}",
-            f"{len(limits)} workers, {format_bytes(sum(limits))}",
+            f"{n_of(len(limits), 'worker')} with {format_bytes(sum(limits))} of memory",
         )
 
 
@@ -218,14 +212,16 @@ class Panel(Lines):
         self._workers[event[1]["worker"]] = event[1]
 
     def __rich__(self) -> rich.panel.Panel:
-        lines = in_words(self._summary.account.figures()) if self._summary else ["starting"]
         workers = list(self._workers.values())
-        if workers:
+        if self._summary is None:
+            lines = ["checking that the workers reach source and target"]
+        elif (account := self._summary.account).is_listed and account.n_left == 0:
+            lines = [*in_words(account.figures()), "all done; writing the index, the account and the report"]
+        else:
             n = {slot: sum(slot in w["slots"] for w in workers) for slot in slots.SLOTS}
             taken, total = (sum(w[name] for w in workers) / 2**30 for name in ("taken_bytes", "total_bytes"))
-            lines.append(
-                f"now {n['read']} read, {n['compute']} computed, {n['write']} written; "
-                f"{taken:.1f} of {total:.1f} GiB of the workers' memory taken"
-            )
+            now = f"now reading {n['read']}, computing {n['compute']}, writing {n['write']}; "
+            now += f"{taken:.1f} of {total:.1f} GiB for patients in use" if total else "the workers have yet to begin"
+            lines = [*in_words(account.figures()), now]
         texts = (Text(plain.escape(line), no_wrap=True, overflow="ellipsis") for line in lines)
         return rich.panel.Panel(Group(*texts), title="dskprep")

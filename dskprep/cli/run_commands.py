@@ -10,6 +10,7 @@ import click
 
 from dskprep.cli import options, terminal
 from dskprep.cli.exits import EXIT_CLEAN, EXIT_SOME_NOT_WRITTEN
+from dskprep.counts import n_of
 from dskprep.errors import InfrastructureError, UsageError
 
 if TYPE_CHECKING:
@@ -53,23 +54,23 @@ def run(
     idc:COLLECTION, idc:'SELECT …', or a manifest for s5cmd. SOURCE and TARGET are paths or URLs such as
     s3://bucket/prefix.
     """
+    terminal.wait_for("loading")
     from dskprep import storage
     from dskprep.cli import words
     from dskprep.cli.output import Output
+    from dskprep.pipeline import checked
     from dskprep.pipeline import run as pipeline
     from dskprep.pipeline.account import RunStopped
-    from dskprep.preparation import prepare
-    from dskprep.settings import PrepConfig
     from dskprep.source import cases
 
     context = click.get_current_context()
     with Output(as_json=log_json) as output:
         settings = options.read_settings(preset, config)
         time_limit_s = options.read_seconds(time_limit)
-        for place in (cases.where(source), storage.absolute(target)):  # before workers are started
+        terminal.wait_for(f"looking at {source} and {target}")
+        for place in (cases.where(source), storage.absolute(target)):
             storage.meet(place)
-        if scheduler == "local":
-            prepare.warm(PrepConfig(recipe=settings.recipe))
+        task = checked.check(source, target, settings=settings, **choice)
         for ending in (signal.SIGTERM, signal.SIGHUP):  # a machine, or a terminal, that is taken away: as on Ctrl-C
             if signal.getsignal(ending) is not signal.SIG_IGN:  # nohup
                 signal.signal(ending, signal.default_int_handler)
@@ -78,15 +79,7 @@ def run(
                 options.open_client(scheduler, workers, memory_limit, settings) as client,
                 output.observe(client) as observer,
             ):
-                summary = pipeline.run(
-                    source,
-                    target,
-                    settings=settings,
-                    client=client,
-                    time_limit_s=time_limit_s,
-                    observers=[observer],
-                    **choice,  # limit, only, retry, patient_folders, licence, labels
-                )
+                summary = pipeline.execute(task, client=client, time_limit_s=time_limit_s, observers=[observer])
         except RunStopped as stopped:
             raise InfrastructureError(f"{stopped}; to go on: {_command_line(context)}") from stopped
         if summary.labels:
@@ -120,18 +113,23 @@ def plan(source: str, preset: str, config: str | None, against: str | None, as_j
     Only headers are read, but one patient is prepared on this machine to see how long it takes. Nothing is
     written. Exit code 1 if some patient would be refused.
     """
+    terminal.wait_for("loading")
     from dskprep.cli import words
     from dskprep.cli.output import Output
     from dskprep.pipeline import plan as planning
 
-    output = Output(as_json=as_json)
+    def on_patient(n_done: int, n_all: int) -> None:
+        is_end = n_done == n_all
+        what = "preparing one patient, to see how long it takes" if is_end else f"reading headers: {n_done} of {n_all}"
+        terminal.wait_for(what)
 
     def say_note(message: str) -> None:
         terminal.say(f"note: {message}", is_error=True)
 
-    with output.progress("reading headers") as on_patient:
-        settings = options.read_settings(preset, config)
-        made = planning.plan(source, settings=settings, on_patient=on_patient, on_note=say_note, **choice)
+    output = Output(as_json=as_json)
+    settings = options.read_settings(preset, config)
+    terminal.wait_for(f"listing {source}")
+    made = planning.plan(source, settings=settings, on_patient=on_patient, on_note=say_note, **choice)
     compared = made.compare(against) if against else None
     if as_json:
         terminal.say_json(made.as_dict() | {"compared": compared and compared._asdict()})
@@ -150,16 +148,21 @@ def plan(source: str, preset: str, config: str | None, against: str | None, as_j
 @click.option("--seed", default=0, type=int, help="Other patients for another seed.")
 def phantom(target: str, patients: int, seed: int) -> None:
     """Write synthetic patients to TARGET as real DICOM files, for trying it out."""
+    terminal.wait_for("loading")
     from dskprep import storage
-    from dskprep.synthetic.scanner import write_patients
+    from dskprep.synthetic.scanner import write_patient
 
     url = storage.absolute(target)
     if storage.exists(url) and any(folder.entries for folder in storage.walk(url)):
         raise UsageError(
             f"{target}: is not empty; choose another place, or slices of other patients would mix with these"
         )
-    names = write_patients(target, patients, seed=seed)
-    terminal.say(f"{len(names)} patients written to {target}: {names[0]} to {names[-1]}")
+    names = []
+    for index in range(patients):
+        terminal.wait_for(f"making patients: {index} of {patients}")
+        names.append(write_patient(index, url, seed=seed, broken=0 < index == patients - 1))
+    some = names[0] if patients == 1 else f"{names[0]} to {names[-1]}"
+    terminal.say(f"{n_of(patients, 'patient')} written to {target}: {some}")
 
 
 @click.command()
@@ -174,6 +177,7 @@ def phantom(target: str, patients: int, seed: int) -> None:
 )
 def demo(patients: int, folder: str) -> None:
     """Try the whole thing: synthetic patients in an S3 server on this machine, S3 to S3."""
+    terminal.wait_for("loading")
     from dskprep.cli import demo as the_demo
     from dskprep.cli.output import Output
 
@@ -183,7 +187,7 @@ def demo(patients: int, folder: str) -> None:
 def _command_line(context: click.Context, **changed: str | None) -> str:
     """Return the command line of the context, with some of its options changed."""
     values = context.params | changed
-    words = ["dskprep", str(context.info_name)]
+    words = [terminal.program(), str(context.info_name)]
     for parameter in context.command.params:
         value = values[str(parameter.name)]
         if isinstance(parameter, click.Argument):

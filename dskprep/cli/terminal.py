@@ -5,22 +5,81 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import shutil
+import sys
 from collections.abc import Iterable
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from dskprep.plain import escape
 
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+
+class _Wait:
+    """What is waited for now: at most one line, the last one of the terminal."""
+
+    def __init__(self) -> None:
+        self._shown: Progress | None = None
+
+    def show(self, what: str) -> None:
+        from rich.console import Console
+        from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+        if self._shown is None:
+            console = Console(stderr=True)
+            if not console.is_terminal:
+                return
+            words = TextColumn("{task.description}", markup=False)
+            columns = (SpinnerColumn(), words, TimeElapsedColumn())
+            self._shown = Progress(
+                *columns, console=console, transient=True, redirect_stdout=False, redirect_stderr=False
+            )
+            self._shown.add_task(what, total=None)
+            self._shown.start()
+        (task,) = self._shown.task_ids
+        if self._shown.tasks[0].description != what:
+            self._shown.reset(task, total=None, description=what)
+
+    def end(self) -> None:
+        if self._shown is not None:
+            self._shown.stop()
+            self._shown = None
+
+
+_wait = _Wait()
+
+
+def wait_for(what: str) -> None:
+    """Say what is waited for, on standard error if that is a terminal: a line that moves until something is said."""
+    _wait.show(escape(what))
+
+
+def end_wait() -> None:
+    """Take the line of `wait_for` away."""
+    _wait.end()
+
 
 def say(line: str, *, is_error: bool = False) -> None:
     """Print a line to standard output, or to standard error."""
+    end_wait()
     click.echo(escape(line), err=is_error)
 
 
 def say_json(content: Any) -> None:
     """Print a line of JSON to standard output. JSON escapes what cannot be seen, but for one character."""
+    end_wait()
     click.echo(json.dumps(content).replace("\x7f", "\\u007f"))
+
+
+def program() -> str:
+    """Return the word that starts this program in the user's shell: its path, unless the shell finds it by its name."""
+    path = Path(sys.argv[0])
+    is_found = path.name != "dskprep" or shutil.which("dskprep") == str(path.absolute())
+    return "dskprep" if is_found else str(path)
 
 
 def shell_words(words: Iterable[str]) -> str:

@@ -11,7 +11,9 @@ from dask.utils import format_bytes
 from rich.console import RenderableType
 from rich.table import Table
 
+from dskprep.counts import n_of
 from dskprep.dataset.record import STATUSES, Record
+from dskprep.pipeline.account import time_in_words
 
 if TYPE_CHECKING:
     from dskprep.dataset.label_record import LabelRecord
@@ -33,20 +35,21 @@ N_NAMED = 3
 def describe_series(series: Record | Prediction) -> str:
     """Return the line of a series that was prepared, or of one whose outcome is predicted."""
     why = "" if series.is_written else f" {series.reason}: {series.message}"
+    why += f" (warnings: {', '.join(series.warnings)})" if series.warnings else ""
     return f"{series.status:8} {series.key}{why}"
 
 
 def describe_summary(summary: Summary) -> Iterator[RenderableType]:
     """Yield the account at the end of a run."""
     account, n_new = summary.account, summary.n_new
-    if summary.is_interrupted:
-        yield "interrupted"
-    elif summary.stopped_by:
-        yield "stopped"
+    if summary.is_interrupted or summary.stopped_by:
+        yield f"{'interrupted' if summary.is_interrupted else 'stopped'}: what is written stays; there is no report"
+        yield "  what patients under way have left without a record counts for nothing; dskprep clean deletes it"
     pace = f", {60 * n_new / summary.seconds:.1f} per minute" if n_new and summary.seconds else ""
     before = account.already.total()
-    found = "patients" if account.is_listed else "patients found by then"
-    yield f"{account.inputs} {found}: {n_new} done in {summary.seconds:.1f} s{pace}, {before} done before"
+    found = n_of(account.inputs, "patient") + ("" if account.is_listed else " found by then")
+    took = f" in {time_in_words(summary.seconds)}" if n_new else ""
+    yield f"{found}: {n_new} done{took}{pace}, {before} done before"
     if not (account.is_complete or summary.is_interrupted or summary.stopped_by):
         yield f"NOT ACCOUNTED FOR: {account.inputs - account.counts.total()}"
     yield _tabulate(account.counts, account.reasons, account.warnings)
@@ -62,15 +65,17 @@ def describe_summary(summary: Summary) -> Iterator[RenderableType]:
     if n_new:
         yield "slowest: " + ", ".join(f"{key} {seconds:.1f} s" for seconds, key in account.slowest[:N_NAMED])
         yield "largest: " + ", ".join(f"{key} {format_bytes(n_bytes)}" for n_bytes, key in account.largest[:N_NAMED])
-        yield f"cost: {account.cpu_s / 3600:.3f} CPU hours, {account.cpu_s / n_new:.1f} s per patient"
-    yield f"read {format_bytes(account.bytes_read)}, written {format_bytes(account.bytes_written)}: {summary.target}"
+        yield f"cost: {time_in_words(account.cpu_s)} of CPU, {account.cpu_s / n_new:.1f} s per patient"
+        yield f"read {format_bytes(account.bytes_read)}, written {format_bytes(account.bytes_written)}"
+    yield f"dataset: {summary.target}"
+    if n_new and not (summary.is_interrupted or summary.stopped_by):
+        yield f"report:  {summary.target}/runs/{summary.run_id}/qc.html"
 
 
 def describe_label_source(record: LabelRecord) -> Iterator[str]:
     """Yield the line of a label source, and one for each of its labels that is not written."""
-    found = [f"{len(record.written)} labels"] * bool(record.written) + [f"{record.n_points} points"] * bool(
-        record.n_points
-    )
+    counts = ((len(record.written), "label"), (record.n_points, "point"))
+    found = [n_of(n, noun) for n, noun in counts if n]
     where = sorted({label.volume for label in record.written})
     what = f" {', '.join(found)}{f' in {where[0]}' if len(where) == 1 else ''}" if record.is_written else ""
     why = f" {record.reason}: {record.message}" if record.reason else f" ({record.message})" if record.message else ""
@@ -100,7 +105,7 @@ def describe_labels(summary: LabelSummary) -> Iterator[RenderableType]:
         yield "interrupted"
     n_new = summary.counts.total() - summary.already.total()
     yield (
-        f"{summary.counts.total()} label sources: {n_new} done in {summary.seconds:.1f} s, "
+        f"{n_of(summary.counts.total(), 'label source')}: {n_new} done in {time_in_words(summary.seconds)}, "
         f"{summary.already.total()} done before"
     )
     yield _tabulate(summary.counts, summary.reasons, summary.warnings)
@@ -108,7 +113,7 @@ def describe_labels(summary: LabelSummary) -> Iterator[RenderableType]:
         yield f"  labels of written sources that are not written: {n} {reason}"
     if summary.already["refused"]:
         yield f"  {summary.already['refused']} were refused before: --retry unlinked or --retry refused tries again"
-    yield f"{summary.labels} labels and {summary.points} points written: {summary.target}"
+    yield f"{n_of(summary.labels, 'label')} and {n_of(summary.points, 'point')} written: {summary.target}"
 
 
 def describe_status(status: Status) -> Iterator[RenderableType]:
@@ -119,7 +124,7 @@ def describe_status(status: Status) -> Iterator[RenderableType]:
     yield from _describe_damaged(status.damaged_records)
     if status.label_sources:
         n_sources, n_labels = sum(status.label_sources.values()), sum(status.labels.values())
-        yield f"{n_sources} label sources; {n_labels} labels, {status.points} points"
+        yield f"{n_of(n_sources, 'label source')}; {n_of(n_labels, 'label')}, {n_of(status.points, 'point')}"
         yield _tabulate(status.label_sources, status.label_reasons, {})
         most = itertools.islice(status.labels.items(), N_LABELS)
         rest = f", and {len(status.labels) - N_LABELS} more" if len(status.labels) > N_LABELS else ""
@@ -128,7 +133,7 @@ def describe_status(status: Status) -> Iterator[RenderableType]:
         state = "was killed" if run.is_dead else "under way"
         yield (
             f"run {run.run_id} {state}: {run.host or 'unknown host'}, process {run.pid}, since {run.since}, "
-            f"{run.done} patients done, last heard of at {run.heard_at}"
+            f"{n_of(run.done, 'patient')} done, last heard of at {run.heard_at}"
         )
 
 
@@ -136,7 +141,7 @@ def describe_plan(plan: Plan) -> Iterator[RenderableType]:
     """Yield what would be refused, the numbers, and what a run would take."""
     yield from (describe_series(p) for p in plan.predictions if not p.is_written)
     what = "all," if plan.n_sampled == plan.n_patients else f"{plan.n_sampled} of them, spread evenly,"
-    yield f"{plan.n_patients} patients in {plan.source}; by the headers of {what} these series would be"
+    yield f"{n_of(plan.n_patients, 'patient')} in {plan.source}; by the headers of {what} these series would be"
     yield _tabulate(*plan.in_numbers())
     yield "(pixels were not read: damage in them, and values that cannot be HU, show in a run)"
     yield from _describe_estimate(plan)
@@ -158,15 +163,16 @@ def _describe_estimate(plan: Plan) -> Iterator[RenderableType]:
     )
     yield (
         f"time: {took.key} took {took.read_cpu_s + took.prepare_cpu_s:.1f} s of CPU here; all, about "
-        f"{estimate.cpu_s / 3600:.2g} CPU hours. Roughly, if a CPU there is as fast as one here:"
+        f"{time_in_words(estimate.cpu_s)} of CPU. Roughly, if a CPU there is as fast as one here:"
     )
     table = Table(box=None, pad_edge=False)
-    for heading in ("  EC2 type", "CPUs", "GiB", "hours", "dollars", "too large there"):
-        table.add_column(heading, justify="left" if "EC2" in heading else "right")
+    for heading in ("  EC2 type", "CPUs", "GiB", "Gbit/s", "hours", "limit", "dollars", "too large there"):
+        table.add_column(heading, justify="left" if heading in ("  EC2 type", "limit") else "right")
     for machine in MACHINES:
         hours = estimate.hours_on(machine)
         dollars = hours * machine.dollars_per_hour + estimate.requests_dollars
-        numbers = (machine.n_cpus, f"{machine.memory_gib:g}", f"{hours:.2g}", f"{dollars:.2g}")
+        size = (machine.n_cpus, f"{machine.memory_gib:g}", f"{machine.gbit_s:g}")
+        numbers = (*size, f"{hours:.2g}", estimate.limit_on(machine), f"{dollars:.2g}")
         table.add_row(f"  {machine.name}", *map(str, numbers), str(plan.n_too_large(machine)))
     yield table
 
@@ -189,7 +195,7 @@ def _describe_damaged(damaged: Mapping[str, str]) -> Iterator[str]:
     """Yield a line for each record that cannot be read."""
     yield from (f"damaged-record {key}: {message}" for key, message in itertools.islice(damaged.items(), N_DAMAGED))
     if len(damaged) > N_DAMAGED:
-        yield f"and {len(damaged) - N_DAMAGED} more damaged records"
+        yield f"and {n_of(len(damaged) - N_DAMAGED, 'more damaged record')}"
 
 
 def _describe_split(groups: Sequence[Sequence[str]]) -> Iterator[str]:

@@ -54,14 +54,22 @@ def create(target: str, config: PrepConfig) -> None:
         "digest": config.digest(),
         "dskprep": version("dskprep"),
     }
-    url = storage.join(target, "dataset.json")
-    if storage.create(url, to_json(content)):
-        return
-    there = describe(target)
+    if not storage.create(storage.join(target, "dataset.json"), to_json(content)):
+        _compare_settings(target, config)
+
+
+def check_settings(target: str, config: PrepConfig) -> None:
+    """Raise UsageError if no dataset of these settings can begin or go on at the target. See `target_place` too."""
+    target_place.check(target)
+    if storage.exists(storage.join(target, "dataset.json")):
+        _compare_settings(target, config)
+
+
+def _compare_settings(target: str, config: PrepConfig) -> None:
+    there, here = describe(target), config.as_dict()
     if there["digest"] == config.digest():
         return
-    names = sorted({*there["settings"], *content["settings"]}, key=lambda name: (name != "recipe", name))
-    here = content["settings"]
+    names = sorted({*there["settings"], *here}, key=lambda name: (name != "recipe", name))
     differences = [
         f"{name} is {there['settings'].get(name, 'at its default')} there and {here.get(name, 'at its default')} here"
         for name in names

@@ -8,7 +8,7 @@ import os
 from collections import Counter
 from collections.abc import Collection, Hashable, Iterable
 from importlib.metadata import version
-from typing import Any, NamedTuple
+from typing import Any
 
 import jinja2
 import numpy as np
@@ -16,10 +16,12 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from dskprep import sides, storage
+from dskprep.counts import n_of
 from dskprep.dataset import annotations as annotated
 from dskprep.dataset import index, store
 from dskprep.dataset.record import STATUSES
 from dskprep.errors import REASONS, WARNINGS
+from dskprep.look.distributions import MEASURES, histograms, stages
 from dskprep.look.label_figures import label_figures
 from dskprep.stopwatch import STAGES
 
@@ -29,53 +31,21 @@ MAX_VOLUMES = 20_000
 """Written volumes that the page shows at all, half a KB each, so that it opens and can be sent whatever the dataset."""
 MAX_OF_A_REASON = 1000
 """Series not written that the page shows per reason."""
+MAX_NAMED = 100
+"""Volumes that stand out, those most first, that `figures` names."""
 MAX_RUNS = 20
 """Latest runs that the page lists."""
 
 LUNG_DOUBTS = {warning for warning in WARNINGS if "lung" in warning}
 """Warnings that rank a volume before all without one."""
-MEASURES = {
-    "slices": ("slices", ""),
-    "step_mm": ("slice step", "mm"),
-    "pixel_mm": ("pixel spacing", "mm"),
-    "height_mm": ("height", "mm"),
-    "lungs_ml": ("lung volume", "ml"),
-    "right_percent": ("right lung's share", "%"),
-    "mean_lung_hu": ("mean HU in the lungs", "HU"),
-}
-"""Columns of numbers: name and unit of each."""
 FEATURES = ("step_mm", "pixel_mm", "height_mm", "lungs_ml", "right_percent", "mean_lung_hu")
 """The columns by which a volume can stand out."""
-HISTOGRAMS = ("step_mm", "slices", "lungs_ml", "mean_lung_hu")
-"""The columns that are shown as histograms."""
-
-N_BARS = 24
-"""Bars of a histogram."""
 MIN_COMPARED = 8
 """Fewest written volumes among which one can stand out."""
 LEAST_SPREAD = 0.05
 """Least spread of a feature as a share of its median, so that small differences count little among equal values."""
 MAX_DEVIATION = 99.0
 """Largest score of a feature, below that of one doubt about the lungs."""
-
-
-class Histogram(NamedTuple):
-    """Counts in bins of equal width between `edges` (one more than counts)."""
-
-    title: str
-    unit: str
-    edges: list[float]
-    counts: list[int]
-    median: float
-
-
-class Stage(NamedTuple):
-    """Seconds that one stage took per patient."""
-
-    name: str
-    mean_s: float
-    median_s: float
-    p95_s: float
 
 
 def write_for_run(target: str, run_id: str) -> None:
@@ -113,9 +83,7 @@ def report(target: str | os.PathLike[str], *, records_at: str | None = None) -> 
     """
     target = storage.absolute(target)
     settings = store.describe(target)["settings"]
-    series = describe(index.current(target))
-    is_written = series["status"] == "written"
-    written, lost = rank(series[is_written]), series[~is_written]
+    written, lost = _read(target)
     shown = outliers_and_others(written, MAX_VOLUMES)
     pictured = outliers_and_others(shown, MAX_PICTURES)
     shown = shown.assign(picture=shown["key"].map(_thumbnails(target, pictured["key"].tolist())))
@@ -127,10 +95,9 @@ def report(target: str | os.PathLike[str], *, records_at: str | None = None) -> 
         records_at=target if records_at is None else records_at,
         version=version("dskprep"),
         settings=settings,
-        counts={status: int((series["status"] == status).sum()) for status in STATUSES},
-        reasons=_count(lost["status"] + ": " + lost["reason"]),
-        warnings=_count(warning for warnings in series["warnings"] for warning in warnings),
+        **_counts(written, lost),
         meanings=REASONS | WARNINGS,
+        n_of=n_of,
         labels=label_figures(annotated.current(target)),
         histograms=histograms(written),
         stages=stages(written),
@@ -144,6 +111,40 @@ def report(target: str | os.PathLike[str], *, records_at: str | None = None) -> 
         max_of_a_reason=MAX_OF_A_REASON,
         rows=[row for table in (*some_lost, shown) for row in _plain(table)],
     )
+
+
+def figures(target: str | os.PathLike[str]) -> dict[str, Any]:
+    """Return the figures of the page as plain JSON values: counts, distributions, seconds, what stands out most."""
+    target = storage.absolute(target)
+    store.describe(target)
+    written, lost = _read(target)
+    unusual = written[written["score"] > 0].head(MAX_NAMED)
+    labels = label_figures(annotated.current(target))
+    return {
+        "target": target,
+        **_counts(written, lost),
+        "labels": labels and labels | {"names": [label._asdict() for label in labels["names"]]},
+        "distributions": [histogram._asdict() for histogram in histograms(written)],
+        "stages": [stage._asdict() for stage in stages(written)],
+        "unusual": unusual[["key", "score", "unusual", "warnings"]].to_dict("records"),
+    }
+
+
+def _read(target: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return what is said of the written volumes, those that stand out first, and of the other series."""
+    series = describe(index.current(target))
+    is_written = series["status"] == "written"
+    return rank(series[is_written]), series[~is_written]
+
+
+def _counts(written: pd.DataFrame, lost: pd.DataFrame) -> dict[str, dict[str, int]]:
+    """Return how many series have each status, reason and warning."""
+    statuses = Counter(lost["status"]) | Counter({"written": len(written)})
+    return {
+        "counts": {status: statuses[status] for status in STATUSES},
+        "reasons": _count(lost["status"] + ": " + lost["reason"]),
+        "warnings": _count(w for table in (written, lost) for warnings in table["warnings"] for w in warnings),
+    }
 
 
 def describe(table: pd.DataFrame) -> pd.DataFrame:
@@ -176,7 +177,7 @@ def describe(table: pd.DataFrame) -> pd.DataFrame:
             "scanner": (words("source_manufacturer") + " " + words("source_model")).str.strip(),
             "kernel": words("source_kernel"),
             "seconds": [{s: value for s, value in row.items() if value >= 0} for row in seconds.to_dict("records")],
-            "mb_written": (numbers("bytes_written") / 1e6).round(1),
+            "mib_written": (numbers("bytes_written") / 2**20).round(1),
         }
     )
 
@@ -212,27 +213,6 @@ def _spread(n_rows: int, n: int) -> NDArray[np.int64]:
     """Return the positions of `n` rows spread evenly over all, or of all if there are no more."""
     n = min(n, n_rows)
     return np.arange(n) * n_rows // max(n, 1)
-
-
-def histograms(written: pd.DataFrame) -> list[Histogram]:
-    """Return how HISTOGRAMS are distributed over written volumes."""
-    found = []
-    for column in HISTOGRAMS:
-        name, unit = MEASURES[column]
-        values = written[column].dropna()
-        if len(values):
-            low, high = values.min(), values.max()
-            # a record may be a stranger's, and numpy takes no range that is next to nothing
-            counts, edges = np.histogram(values, N_BARS, (low, max(high, low + 1e-6 * max(1.0, abs(low)))))
-            title = name[0].upper() + name[1:]
-            found.append(Histogram(title, unit, edges.tolist(), counts.tolist(), float(values.median())))
-    return found
-
-
-def stages(written: pd.DataFrame) -> list[Stage]:
-    """Return the seconds per stage of written volumes."""
-    seconds = pd.DataFrame(written["seconds"].tolist(), columns=STAGES).dropna(axis=1, how="all")
-    return [Stage(str(name), s.mean(), s.median(), float(s.quantile(0.95))) for name, s in seconds.items()]
 
 
 def _plain(table: pd.DataFrame) -> list[dict[Hashable, Any]]:

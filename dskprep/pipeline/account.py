@@ -10,6 +10,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from dask.utils import format_bytes
+
+from dskprep.counts import n_of
 from dskprep.dataset.record import GOOD, STATUSES, Record
 from dskprep.errors import InfrastructureError
 from dskprep.pipeline.label_account import LabelSummary
@@ -106,6 +109,11 @@ class Account:
         return self.counts.total() - self.already.total() - self.elsewhere.total()
 
     @property
+    def n_left(self) -> int:
+        """How many of the cases that were found have no status yet, and are not another run's."""
+        return self.inputs - self.counts.total() - self.left
+
+    @property
     def is_complete(self) -> bool:
         """Whether every input has a status."""
         return self.inputs == self.counts.total()
@@ -182,15 +190,14 @@ class Account:
         """
         patients_per_s, bytes_per_s = self.pace.per_second
         n_done = self.counts.total()
-        n_left = self.inputs - n_done - self.left
         return self.as_dict() | {
             "done": n_done,
             "known": self.inputs,
             "total": self.inputs if self.is_listed else None,
             "seconds": round(self.pace.seconds, 1),
             "patients_per_minute": round(60 * patients_per_s, 1),
-            "read_mb_per_second": round(bytes_per_s / 1e6, 1),
-            "seconds_left": round(n_left / patients_per_s) if self.is_listed and patients_per_s else None,
+            "read_mib_per_second": round(bytes_per_s / 2**20, 1),
+            "seconds_left": round(self.n_left / patients_per_s) if self.is_listed and patients_per_s else None,
             "latest": list(self.latest),
         }
 
@@ -199,8 +206,8 @@ def in_words(figures: dict[str, Any]) -> list[str]:
     """Return the `figures()` of an account as three lines of text."""
     counts, n_before = figures["counts"], sum(figures["already"].values())
     statuses = ", ".join(f"{counts[status]} {status}" for status in STATUSES if counts.get(status))
-    done, known = figures["done"], figures["known"]
-    done = f"{done} of {known} patients" if figures["is_listed"] else f"{done} patients of {known} known, still listing"
+    n_done, known = figures["done"], n_of(figures["known"], "patient")
+    done = f"{n_done} of {known}" if figures["is_listed"] else f"{n_done} of {known} found so far, still listing"
     before = f" ({n_before} of them before)" if n_before else ""
     n_elsewhere = sum(figures["elsewhere"].values()) + figures["left"]
     elsewhere = f"; {n_elsewhere} by another run" if n_elsewhere else ""
@@ -209,9 +216,9 @@ def in_words(figures: dict[str, Any]) -> list[str]:
     return [
         f"{done}: {statuses}{before}{elsewhere}" if statuses else done + elsewhere,
         f"{time_in_words(figures['seconds'])}{end}; {figures['patients_per_minute']:g} patients per minute, "
-        f"{figures['read_mb_per_second']:g} MB/s read",
-        f"read {figures['bytes_read'] / 1e9:.2f} GB, written {figures['bytes_written'] / 1e9:.2f} GB; "
-        f"{figures['cpu_seconds'] / 3600:.2f} CPU hours",
+        f"{figures['read_mib_per_second']:g} MiB/s read",
+        f"read {format_bytes(figures['bytes_read'])}, written {format_bytes(figures['bytes_written'])}; "
+        f"{time_in_words(figures['cpu_seconds'])} of CPU",
     ]
 
 

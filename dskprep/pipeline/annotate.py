@@ -104,11 +104,7 @@ def annotate(
     Counter({'written': 421, 'refused': 3})
     """
     started, everybody = time.monotonic(), [*(observers or [LoggedNotes()])]
-    target, labels = storage.absolute(target), storage.absolute(labels)
-    if retry not in RETRIES:
-        raise UsageError(f"retry must be unlinked, refused, failed, set-aside or all, not {retry!r}")
-    if labels == target or storage.is_within(labels, storage.join(target, "volumes")):
-        raise UsageError(f"{labels}: is the dataset itself; name the folder with the labels")
+    target, labels = check(target, labels, retry)
     asked = Asked(tuple(only), name_as, dict(names or {}), consensus)
     settings = store.settings_of(target)
     files = label_files(labels, patterns)
@@ -142,6 +138,19 @@ def annotate(
     table.write(target)
     summary.seconds = time.monotonic() - started
     return summary
+
+
+def check(target: str | os.PathLike[str], labels: str | os.PathLike[str], retry: str | None = None) -> tuple[str, str]:
+    """Return the places as URLs. Raises UsageError for all that can be wrong with them and shows without workers."""
+    target, labels = storage.absolute(target), storage.absolute(labels)
+    if retry not in RETRIES:
+        raise UsageError(f"retry must be unlinked, refused, failed, set-aside or all, not {retry!r}")
+    if labels == target or storage.is_within(labels, storage.join(target, "volumes")):
+        raise UsageError(f"{labels}: is the dataset itself; name the folder with the labels")
+    store.describe(target)
+    if not storage.exists(labels):
+        raise UsageError(f"{labels}: there is no such folder or file; check the path")
+    return target, labels
 
 
 def for_run(

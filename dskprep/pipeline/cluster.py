@@ -22,6 +22,7 @@ from distributed.system import MEMORY_LIMIT
 
 from dskprep import plain
 from dskprep.errors import InfrastructureError, UsageError
+from dskprep.pipeline import main_guard
 from dskprep.preparation import prepare
 from dskprep.settings import PrepConfig, given
 
@@ -91,7 +92,8 @@ def local_client(
     Raises
     ------
     UsageError
-        The numbers are wrong, or do not fit this machine.
+        The numbers are wrong, or do not fit this machine; or a script calls this outside of `if __name__ ==
+        "__main__":`, so that each worker process, which imports the script, would call it again.
     InfrastructureError
         The workers could not be started.
 
@@ -101,6 +103,7 @@ def local_client(
     It is made anew each time, and kept in memory. A second client needs it too: `security=client.security`. The
     dashboard has no lock: other users of this machine can look at it, and change nothing.
     """
+    main_guard.check()
     workers, limit_bytes = worker_sizes(workers, memory_limit, settings)
     prepare.warm()
     with _private() as private, dask.config.set(SETTINGS | private), warnings.catch_warnings():

@@ -16,7 +16,8 @@ from distributed.system import MEMORY_LIMIT
 
 from dskprep import storage
 from dskprep.dataset import convert
-from dskprep.dataset.dataset import open_dataset
+from dskprep.dataset.dataset import Dataset, open_dataset
+from dskprep.dataset.splits import Split
 from dskprep.errors import UsageError
 from dskprep.exchange import cohort, croissant, monai, nnunet, place
 from dskprep.exchange.cohort import Cohort
@@ -25,7 +26,9 @@ from dskprep.pipeline.observer import LoggedNotes, Observer, tell
 from dskprep.worker import export as work
 from dskprep.worker.export import Exported
 
-KINDS = ("nnunet", "monai", "croissant")
+LAYOUTS: dict[str, Any] = {"nnunet": nnunet, "monai": monai}
+"""The kinds with files of voxels."""
+KINDS = (*LAYOUTS, "croissant")
 TIME_LIMIT_S = 1800.0
 """Limit for reading, compressing and writing one volume, in seconds."""
 
@@ -119,7 +122,33 @@ def export(
     --------
     >>> dskprep.export("nnunet", "scans-1mm", "raw/Dataset007_GTV", labels=["GTV*"], split="v1")  # doctest: +SKIP
     """
-    started, everybody = time.monotonic(), [*(observers or [LoggedNotes()])]
+    checked = check(kind, target, out, labels=labels, split=split, licence=licence)
+    return execute(checked, client=client, observers=observers)
+
+
+@dataclass(frozen=True)
+class CheckedExport:
+    """An export that can begin, as far as that is known without workers; `found` are the volumes to be written."""
+
+    kind: str
+    dataset: Dataset
+    out: str
+    split: Split | None
+    found: Cohort | None
+    licence: str
+    asked: dict[str, Any]
+
+
+def check(
+    kind: str,
+    target: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    labels: Sequence[str] = ("lungs",),
+    split: str | os.PathLike[str] | None = None,
+    licence: str = "",
+) -> CheckedExport:
+    """Look at all that can be wrong before there are workers. Arguments and errors are those of `export`."""
     target, out = storage.absolute(target), storage.absolute(out)
     if kind not in KINDS:
         raise UsageError(f"expected nnunet, monai or croissant, found {kind!r}")
@@ -129,24 +158,35 @@ def export(
         raise UsageError(f"{out}: expected a place outside of the dataset {target}; choose another")
     dataset = open_dataset(target)
     chosen = dataset.read_split(split) if split is not None else None
-    name = out.rstrip("/").rpartition("/")[2]
     asked: dict[str, Any] = {"kind": kind, "of": dataset.settings, "licence": licence}
     if chosen is not None:
         asked["split"] = chosen.digest
-    summary = ExportSummary(kind, target, out)
-    if kind == "croissant":
-        place.begin(out, asked)
-        files = croissant.describe(dataset, chosen, name, licence)
+    found = None
+    if kind != "croissant":
+        convert.check_nifti()
+        layout = LAYOUTS[kind]
+        found = cohort.choose(dataset, labels, chosen, layout.IMAGE, layout.MASK, layout.TEST)
+        asked["labels"] = list(labels)
+    return CheckedExport(kind, dataset, out, chosen, found, licence, asked)
+
+
+def execute(
+    checked: CheckedExport, *, client: Client | None = None, observers: Sequence[Observer] = ()
+) -> ExportSummary:
+    """Do an export that was checked. Arguments, result and errors are those of `export`."""
+    started, everybody = time.monotonic(), [*(observers or [LoggedNotes()])]
+    kind, dataset, out = checked.kind, checked.dataset, checked.out
+    name = out.rstrip("/").rpartition("/")[2]
+    summary = ExportSummary(kind, dataset.url, out)
+    place.begin(out, checked.asked)
+    if checked.found is None:
+        files = croissant.describe(dataset, checked.split, name, checked.licence)
         summary.counts["written"] = len(dataset)
     else:
-        convert.check_nifti()
-        layout = nnunet if kind == "nnunet" else monai
-        found = cohort.choose(dataset, labels, chosen, layout.IMAGE, layout.MASK, layout.TEST)
-        place.begin(out, asked | {"labels": list(labels)})
-        for note in cluster_check.check(client, target, out) if client else []:
+        for note in cluster_check.check(client, dataset.url, out) if client else []:
             tell(everybody, "on_note", note)
-        files = layout.describe(found, name, licence)
-        _write_volumes(found, summary, client, everybody, files)
+        files = LAYOUTS[kind].describe(checked.found, name, checked.licence)
+        _write_volumes(checked.found, summary, client, everybody, files)
     if summary.exit_code == 0:
         storage.write_many(out, files)
         summary.bytes_written += sum(map(len, files.values()))

@@ -141,7 +141,7 @@ class Page(SchedulerPlugin):
                 {
                     "minutes": msg["seconds"] / 60,
                     "patients_per_minute": msg["patients_per_minute"],
-                    "read_mb_per_second": msg["read_mb_per_second"],
+                    "read_mib_per_second": msg["read_mib_per_second"],
                     **{status: msg["counts"].get(status, 0) for status in STATUSES},
                 }
             )
@@ -162,10 +162,10 @@ class Page(SchedulerPlugin):
             "elapsed": time_in_words(run["seconds"]),
             "left": time_in_words(left_s) if left_s is not None and run["state"] == "running" else "-",
             "patients per minute": f"{run['patients_per_minute']:g}",
-            "MB/s read": f"{run['read_mb_per_second']:g}",
-            "GB read": f"{run['bytes_read'] / 1e9:.2f}",
-            "GB written": f"{run['bytes_written'] / 1e9:.2f}",
-            "CPU hours": f"{run['cpu_seconds'] / 3600:.2f}",
+            "MiB/s read": f"{run['read_mib_per_second']:g}",
+            "GiB read": f"{run['bytes_read'] / 2**30:.2f}",
+            "GiB written": f"{run['bytes_written'] / 2**30:.2f}",
+            "CPU time": time_in_words(run["cpu_seconds"]),
             "CPU s per patient": f"{run['cpu_seconds'] / n_done:.1f}" if n_done else "-",
         }
         parts = [(COLOURS[status], run["counts"].get(status, 0) / max(run["inputs"], 1)) for status in STATUSES]
@@ -238,14 +238,14 @@ def _document(page: Page, scheduler: Any, extra: dict[str, Any], document: Any) 
         return made
 
     headline, workers, latest = text(), text(**BOX), text(**BOX)
-    curves = source_of("minutes", "patients_per_minute", "read_mb_per_second", *STATUSES)
+    curves = source_of("minutes", "patients_per_minute", "read_mib_per_second", *STATUSES)
     shares = source_of("stage", "share", "words")
     patients = plot("patients by status, by minute")
     patients.varea_stack(STATUSES, x="minutes", color=[COLOURS[s] for s in STATUSES], source=curves)
     pace = plot("patients per minute")
     pace.line("minutes", "patients_per_minute", color=BLUE, line_width=2, source=curves)
-    flow = plot("MB/s read")
-    flow.line("minutes", "read_mb_per_second", color=BLUE, line_width=2, source=curves)
+    flow = plot("MiB/s read")
+    flow.line("minutes", "read_mib_per_second", color=BLUE, line_width=2, source=curves)
     for each in (patients, pace, flow):
         each.y_range.start = 0
         each.x_range.start = 0

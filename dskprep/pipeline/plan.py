@@ -82,8 +82,16 @@ class Estimate:
 
     def hours_on(self, machine: Machine) -> float:
         """Return the hours on a machine with CPUs as fast as here. Its CPUs or its network are the limit."""
-        network_s = 8e-9 * (self.bytes_read + self.bytes_written) / machine.gbit_s
-        return max(self.cpu_s / machine.n_cpus, network_s) / 3600
+        return max(self._seconds_on(machine)) / 3600
+
+    def limit_on(self, machine: Machine) -> str:
+        """Return what a machine with CPUs as fast as here waits for: `CPU` or `network`."""
+        cpu_s, network_s = self._seconds_on(machine)
+        return "CPU" if cpu_s >= network_s else "network"
+
+    def _seconds_on(self, machine: Machine) -> tuple[float, float]:
+        """Return how long the CPUs of a machine are busy, and its network."""
+        return self.cpu_s / machine.n_cpus, 8e-9 * (self.bytes_read + self.bytes_written) / machine.gbit_s
 
 
 class Comparison(NamedTuple):
@@ -149,6 +157,7 @@ class Plan:
             "calibration": dataclasses.asdict(self.calibration) if self.calibration else None,
             "estimate": dataclasses.asdict(self.estimate) if self.estimate else None,
             "hours": {m.name: self.estimate.hours_on(m) for m in MACHINES} if self.estimate else {},
+            "limit": {m.name: self.estimate.limit_on(m) for m in MACHINES} if self.estimate else {},
         }
 
 
@@ -221,8 +230,7 @@ def plan(
         cases = list(discover.choose(place, only=only, patient_folders=patient_folders, licence=licence))
     sampled = spread(cases, sample)
     predictions: dict[str, Prediction] = {}
-    mains = []
-    n_in_a_row = 0
+    mains, n_in_a_row = [], 0
     for n_done, case in enumerate(sampled, 1):
         found = predict(case, settings, usable_bytes)
         predictions |= {p.key: p for p in found if p.key not in predictions}

@@ -2,8 +2,8 @@
 
 What a run does, in this order:
 
-1. Check: source and target lie apart, the target is a dataset or empty, the settings hold, there are patients, the
-   workers can do the work.
+1. Check: source and target lie apart, the target is empty or a dataset of these settings, there are patients (`check`,
+   which needs no workers); the workers can do the work.
 2. Choose: the cases that are asked for; of these, the jobs are those without a record that still holds, and those
    with a record that cannot be read. `listing` lists them ahead of the work. With `[select]`, `choice` says which
    series of each study come first, and which follow when one of them is refused.
@@ -29,31 +29,19 @@ from distributed import Client
 from distributed.system import MEMORY_LIMIT
 
 from dskprep import settings as config
-from dskprep import storage
-from dskprep.dataset import identity, index, licences, store, target_place
+from dskprep.dataset import identity, index, licences, store
 from dskprep.errors import InfrastructureError, UsageError
 from dskprep.look import report
 from dskprep.pipeline import annotate, cluster, cluster_check, executor, sharing, watch
 from dskprep.pipeline.account import Account, RunStopped, Summary
+from dskprep.pipeline.checked import Checked, check
 from dskprep.pipeline.choice import Choice, choose
 from dskprep.pipeline.listing import Listing
 from dskprep.pipeline.observer import LoggedNotes, Observer, tell
-from dskprep.pipeline.survey import Asked
-from dskprep.preparation import user_steps
 from dskprep.settings import PrepConfig
-from dskprep.source import cases as discover
-from dskprep.source import idc
 from dskprep.worker import patient
 from dskprep.worker.patient import Job, Outcome
 
-RETRIES = {
-    None: (),
-    "refused": ("refused",),
-    "failed": ("failed", "killed"),
-    "set-aside": ("set-aside",),
-    "all": ("set-aside", "refused", "failed", "killed"),
-}
-"""Which statuses are done again, by the value of `retry`."""
 TIME_LIMIT_S = 1800.0
 """Default limit for one stage of one patient, in seconds."""
 
@@ -130,31 +118,33 @@ def run(
         The scheduler or the store was lost (an InfrastructureError with the summary so far). What is written stays;
         run again to go on.
     """
-    place, target = discover.where(source), storage.absolute(target)
-    source = str(source) if idc.is_in_words(source) else place
-    if labels and (idc.is_in_words(source) or idc.is_manifest(source)):
-        raise UsageError(f"{source:.200}: labels of these series are given by dskprep annotate; leave --labels out")
-    if storage.is_within(target, place):
-        raise UsageError(f"the target {target} lies inside the source {source}; choose a place outside it")
-    if storage.is_within(place, target):
-        raise UsageError(f"the source {source} lies inside the target {target}; choose another target")
-    if retry not in RETRIES:
-        raise UsageError(f"retry must be refused, failed, set-aside or all, not {retry!r}")
-    if limit is not None and limit < 1:
-        raise UsageError(f"limit must be 1 or more, not {limit}")
+    checked = check(
+        source,
+        target,
+        settings=config.preset(preset) if settings is None else settings,
+        limit=limit,
+        only=only,
+        retry=retry,
+        patient_folders=patient_folders,
+        licence=licence,
+        labels=labels,
+    )
+    return execute(checked, client=client, time_limit_s=time_limit_s, observers=observers, at_end=at_end)
+
+
+def execute(
+    checked: Checked,
+    *,
+    client: Client | None = None,
+    time_limit_s: float = TIME_LIMIT_S,
+    observers: Sequence[Observer] = (),
+    at_end: Sequence[AtEnd] = (report.write_for_run,),
+) -> Summary:
+    """Do a run that was checked, once. Arguments, result and errors are those of `run`."""
     if not isinstance(observers, (list, tuple)):
         raise UsageError(f"observers must be a list of Observers, not {observers!r:.100}")
-    settings = config.preset(preset) if settings is None else config.given(settings)
-    user_steps.check(settings)
-    is_choice = settings.select is not None and not patient_folders  # there, each patient is chosen from on its own
-    asked = Asked(only, limit)
-    cases = discover.choose(
-        source, **(Asked() if is_choice else asked)._asdict(), patient_folders=patient_folders, licence=licence
-    )
-    target_place.check(target)
-    if licence:
-        licences.check_commercial(target)
-    notes = cluster_check.check(client, place, target, settings) if client else []
+    source, target, settings, labels = checked.source, checked.target, checked.settings, checked.labels
+    notes = cluster_check.check(client, checked.place, target, settings) if client else []
     memory_bytes = min(cluster.memory_limits(client)) if client else MEMORY_LIMIT
     store.create(target, settings)
     identity.begin(target)
@@ -196,18 +186,20 @@ def run(
             tell(everybody, "on_start", summary)
             for message in (*notes, *more_notes):
                 note(message)
-            if is_choice:
-                choice = choose(cases, asked, settings, note, target, is_again="refused" in RETRIES[retry])
-            rounds = choice.rounds(summary.account, lambda: shared.has_met_others) if choice else iter([cases])
-            with closing(shared):
-                for number, asked_now in enumerate(rounds):
+            if checked.asked:
+                choice = choose(
+                    checked.cases, checked.asked, settings, note, target, is_again="refused" in checked.again
+                )
+            rounds = choice.rounds(summary.account, lambda: shared.has_met_others) if choice else iter([checked.cases])
+            with closing(shared), closing(watch.Deaths(client)) as deaths:
+                for number, cases in enumerate(rounds):
                     with (
-                        Listing(
-                            asked_now, summary, RETRIES[retry], known, found.damaged, is_counted=number > 0
-                        ) as jobs,
+                        Listing(cases, summary, checked.again, known, found.damaged, is_counted=number > 0) as jobs,
                         closing(shared.execute(client, iter(jobs), work)) as done,
                     ):
                         for outcome in _recorded(done, target, settings):
+                            for message in deaths.new():
+                                note(message)
                             count(outcome)
         give_labels = functools.partial(annotate.for_run, summary, labels, client, time_limit_s, everybody)
         _write_end(summary, rows, give_labels if labels else None, at_end, is_shared=shared.has_met_others)

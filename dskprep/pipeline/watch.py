@@ -6,10 +6,12 @@ import contextlib
 import html
 import json
 import logging
+import queue
 import re
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,8 @@ REMOTE_ICON = re.compile(r'<link rel="shortcut icon"[^>]*>')
 """The only thing that a performance report loads from the network."""
 DOCUMENT = re.compile(r'(<script type="application/json"[^>]*>)')
 """The tag before the JSON document that holds all that a performance report shows."""
+WORKERS_TOPIC = "all"
+"""Topic of Dask's events in which the scheduler says that a worker came or went."""
 LOG_TABS = ("Scheduler Logs",)
 """Tabs that are left out: whatever a library logs may hold lines of code, or worse."""
 
@@ -42,6 +46,34 @@ def begin(client: Client) -> tuple[list[Observer], list[str]]:
     if problem := page.install(client):
         return [], [f"no dskprep page on the dashboard: {problem}"]
     return [PerformanceReport(client), PageFeed(client)], []
+
+
+class Deaths:
+    """The worker processes that die unasked during a run, as the scheduler tells of them."""
+
+    def __init__(self, client: Client | None) -> None:
+        self._client = client
+        self._told: queue.SimpleQueue[str] = queue.SimpleQueue()
+        if client:
+            client.subscribe_topic(WORKERS_TOPIC, self._take)
+
+    def close(self) -> None:
+        """Hear no more."""
+        if self._client and self._client.status == "running":
+            self._client.unsubscribe_topic(WORKERS_TOPIC)
+
+    def new(self) -> Iterator[str]:
+        """Yield a line for each that died since the last call."""
+        while not self._told.empty():
+            yield self._told.get()
+
+    def _take(self, event: tuple[float, Any]) -> None:
+        """Take an event; called in the client's thread."""
+        _, said = event
+        if isinstance(said, dict) and said.get("action") == "remove-worker" and not said.get("expected"):
+            held = sorted(key[1] for key in said["processing-tasks"] if isinstance(key, tuple) and key[0] == "patient")
+            these = f"; its patients are tried again: {', '.join(held)}" if held else ""
+            self._told.put(f"the worker {said['worker']} died{these}")
 
 
 class PageFeed(Observer):
@@ -75,7 +107,7 @@ class PageFeed(Observer):
 
 
 class PerformanceReport(Observer):
-    """Writes Dask's performance report on a run beside its account: one HTML file that needs no network."""
+    """Writes Dask's performance report on a run that did something: one HTML file that needs no network."""
 
     def __init__(self, client: Client) -> None:
         self._client = client
@@ -95,7 +127,7 @@ class PerformanceReport(Observer):
 
     def on_end(self, summary: Summary) -> None:
         with self._open:
-            if self._report and self._client.status == "running":
+            if self._report and summary.n_new and self._client.status == "running":
                 try:
                     self._report.__exit__(None, None, None)
                     content = without_secrets(self._path.read_text())

@@ -223,7 +223,7 @@ def test_a_damaged_record_beside_a_sound_volume_goes_alone(
     left = {n: c for n, c in before.items() if is_sound or not n.startswith(of_p1)}
     assert tiny.everything_below(target) == left
     assert commands.run_command(["verify", target]) == 0
-    assert f"{2 if is_sound else 1} volumes checked, 0 with faults" in capsys.readouterr().out
+    assert f"{'2 volumes' if is_sound else '1 volume'} checked, 0 with faults" in capsys.readouterr().out
 
 
 def test_a_file_whose_name_is_like_that_of_a_record_is_not_ours(original: Path, tmp_path: Path) -> None:

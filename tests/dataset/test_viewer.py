@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import http.server
 import re
-import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,12 +16,12 @@ import tiny
 from PIL import Image
 
 from dskprep.dataset import omezarr
+from dskprep.look.viewer import NIIVUE
 from dskprep.preparation.lungs import lungs
 from dskprep.preparation.prepared import Prepared
 from dskprep.settings import PrepConfig
 from dskprep.volume import AIR_HU, Volume
 
-NIIVUE = Path(sys.prefix) / "viewer/node_modules/@niivue/niivue/dist/index.js"
 SOFTWARE_GL = ("--enable-unsafe-swiftshader", "--use-angle=swiftshader")
 
 SHAPE, SPACING, FIRST = (40, 60, 90), (2.0, 1.5, 1.0), (-200.0, -70.0, -30.0)

@@ -134,8 +134,11 @@ def test_datasets_are_compared_patient_by_patient(
     assert found["max_hu"] < 0.1  # voxels of 1 mm already, so nothing is resampled
     assert (tmp_path / "pictures/p2.png").read_bytes().startswith(PNG)
     assert commands.run_command(["compare", a, b]) == 0
-    header, line = capsys.readouterr().out.splitlines()
+    header, line, *legend = capsys.readouterr().out.splitlines()
     assert len(header.split("patient")[0]) == line.index("p2")
+    for column in ("index mm", "overlap", "mean", "99.9 %", "max HU", "at x,y,z mm", "Dice", "ml"):
+        assert column in header
+        assert column in "\n".join(legend)
 
 
 def test_a_series_is_compared_under_two_presets(

@@ -341,4 +341,4 @@ def test_the_page_says_what_labels_there_are(tmp_path: Path) -> None:
     dskprep.annotate(tmp_path / "out", tmp_path / "a.csv")
     html = report.report(tmp_path / "out")
     assert "Labels</h2>" in html
-    assert "0 labels and 1 points in 1 volumes" in html
+    assert "0 labels and 1 point in 1 volume" in html

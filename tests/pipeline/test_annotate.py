@@ -890,7 +890,7 @@ def test_the_command_says_what_became_of_each_source(tmp_path: Path, labels: Pat
     (labels / "a.dcm").write_bytes(seg_file(GRID, frames_of(BOX), names=("Tumour", "Empty")))
     run = CliRunner().invoke
     done = run(commands.main, ["annotate", target, str(labels), "--scheduler", "sync"], standalone_mode=False)
-    assert "written  a.dcm 1 labels in p" in done.output
+    assert "written  a.dcm 1 label in p" in done.output
     assert "without 'Empty' in p: label-empty" in done.output
     assert done.return_value == 1
     lines = run(
@@ -898,7 +898,7 @@ def test_the_command_says_what_became_of_each_source(tmp_path: Path, labels: Pat
     )
     assert json.loads(lines.output.splitlines()[-1])["already"] == {"written": 1}
     status = run(commands.main, ["status", target], standalone_mode=False)
-    assert "1 label sources; 1 labels, 0 points" in status.output
+    assert "1 label source; 1 label, 0 points" in status.output
     assert "Tumour in 1" in status.output
     gone = run(commands.main, ["annotate", target, "--forget", "Tum*"], standalone_mode=False)
     assert "objects deleted" in gone.output

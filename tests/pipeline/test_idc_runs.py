@@ -76,6 +76,7 @@ def fates(target: str) -> dict[str, tuple[str, str]]:
     return {row["key"]: (row["status"], row["reason"] or "") for row in rows}
 
 
+@pytest.mark.slow
 def test_workers_read_without_credentials_and_write_with_theirs(target: str, manifest: str) -> None:
     with pytest.raises(InfrastructureError, match="permission denied"):  # nobody writes there
         storage.write_many(MML.url, {"x": b"1"})

@@ -391,11 +391,11 @@ def test_the_figures_speak_of_an_end_only_when_all_inputs_are_known() -> None:
         now[0] += 15
         counted.add([tiny.record("p", bytes_read=30_000_000)])
     assert counted.figures()["seconds_left"] is None
-    assert account.in_words(counted.figures())[0] == "4 patients of 10 known, still listing: 4 written"
+    assert account.in_words(counted.figures())[0] == "4 of 10 patients found so far, still listing: 4 written"
     counted.is_listed = True
     told = counted.figures()
-    assert (told["patients_per_minute"], told["read_mb_per_second"], told["seconds_left"]) == (4.0, 2.0, 90)
-    assert account.in_words(told)[1] == "1 min 0 s, about 1 min 30 s left; 4 patients per minute, 2 MB/s read"
+    assert (told["patients_per_minute"], told["read_mib_per_second"], told["seconds_left"]) == (4.0, 1.9, 90)
+    assert account.in_words(told)[1] == "1 min 0 s, about 1 min 30 s left; 4 patients per minute, 1.9 MiB/s read"
 
 
 def test_the_pace_is_that_of_the_last_minutes() -> None:

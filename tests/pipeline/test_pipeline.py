@@ -231,7 +231,8 @@ def test_a_second_run_only_lists(source: str, target: str, monkeypatch: pytest.M
     assert summary.account.already == summary.account.counts == {"written": 4}
     assert summary.exit_code == 0
     assert sorted(line.replace(target, "") for line in touched if "summary.json" not in line) == [
-        "read /dataset.json",
+        "read /dataset.json",  # before workers are asked for anything
+        "read /dataset.json",  # and with them
         "read /index.parquet",  # at the start, to know of damaged records
         "read /index.parquet",
         "write /index.parquet",
@@ -541,6 +542,7 @@ def test_a_patient_that_kills_its_worker_is_killed_and_its_neighbours_are_writte
     assert len(list(store.record_names(target))) == 8
 
 
+@pytest.mark.slow
 @pytest.mark.cluster
 def test_a_patient_that_hangs_is_given_up_and_its_neighbours_are_written(
     tmp_path: Path, target: str, client: Client

@@ -221,7 +221,9 @@ def test_what_a_sample_takes_is_scaled_to_all() -> None:
 def test_hours_are_those_of_what_is_scarce() -> None:
     machine = Machine("m", 8, 16, 1.0, 1.0)
     assert Estimate(8 * 3600, 0, 0, 0.0).hours_on(machine) == pytest.approx(1)
+    assert Estimate(8 * 3600, 0, 0, 0.0).limit_on(machine) == "CPU"
     assert Estimate(1, 225 * 10**9, 225 * 10**9, 0.0).hours_on(machine) == pytest.approx(1)  # 3600 Gbit
+    assert Estimate(1, 225 * 10**9, 225 * 10**9, 0.0).limit_on(machine) == "network"
     patients = [Prediction("a", "written", need_bytes=10**9), Prediction("b", "written", need_bytes=3 * 10**9)]
     made = plan_of(*patients)
     assert made.n_too_large(machine) == 1  # 1.8 GiB per worker

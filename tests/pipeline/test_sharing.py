@@ -367,6 +367,7 @@ def test_a_run_that_waits_can_be_interrupted_and_says_what_is_left(
     assert capsys.readouterr().err == ""
 
 
+@pytest.mark.slow
 @pytest.mark.s3
 def test_two_commands_share_the_work_and_one_outlives_the_other(source: str, target: str) -> None:
     keys = [f"q{i:02}" for i in range(30)]

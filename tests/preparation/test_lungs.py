@@ -457,6 +457,7 @@ def real_volume(folder: str, every: int = 1) -> Volume:
     return resample.to_spacing(volume, (1.0, 1.0, 1.0))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["lidc_0001", "lidc_0314"])
 def test_real_lungs_have_a_likely_volume(name: str, data_folder: Any) -> None:
     found = find_lungs(real_volume(str(data_folder.volumes / name)))

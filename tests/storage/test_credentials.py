@@ -111,6 +111,7 @@ def test_each_kind_of_request_takes_the_new_keys(
         assert request(), number
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_in_client_and_workers(place: str, profile: Profile) -> None:
     keys = [f"p{i}" for i in range(6)]
     tiny.write_patients(f"{place}/in", keys)

@@ -237,6 +237,7 @@ def test_a_permanent_error_is_one_failed_record_and_the_others_are_written(place
     assert again.account.counts == {"written": 3}
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("each_way")
 @pytest.mark.parametrize("kind", ["timeout", "stall", "reset"])
 def test_an_object_that_never_comes_is_given_up_in_time(

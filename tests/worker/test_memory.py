@@ -166,6 +166,7 @@ def write_chest(folder: Path, shape: tuple[int, int, int], spacing_mm: tuple[flo
         (folder / f"{k:04}.dcm").write_bytes(content)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("shape", "spacing_mm", "limit_gib", "most_mib"),
     [
@@ -187,6 +188,7 @@ def test_the_estimate_bounds_the_measured_peak_of_a_fresh_process(
     assert_estimate_bounds_peak(tmp_path, limit_gib, most_mib)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "limit_gib", "most_mib"),
     [(".nii.gz", 2, 620), (".nii", 2, 1200), (".nii", 1.2, 600)],

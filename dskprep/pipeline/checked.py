@@ -1,0 +1,81 @@
+"""All that can be wrong with a run and shows without workers: places, settings, an empty source."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from dskprep import settings as config
+from dskprep import storage
+from dskprep.dataset import licences, store
+from dskprep.errors import UsageError
+from dskprep.pipeline.survey import Asked
+from dskprep.preparation import user_steps
+from dskprep.settings import PrepConfig
+from dskprep.source import cases as discover
+from dskprep.source import idc
+from dskprep.source.case import Case
+
+RETRIES = {
+    None: (),
+    "refused": ("refused",),
+    "failed": ("failed", "killed"),
+    "set-aside": ("set-aside",),
+    "all": ("set-aside", "refused", "failed", "killed"),
+}
+"""Which statuses are done again, by the value of `retry`."""
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A run that can begin, as far as that is known without workers: see `run` for what it holds.
+
+    With `asked`, one series per study or patient is chosen of all cases, and then of these what is asked for.
+    """
+
+    source: str
+    place: str
+    target: str
+    settings: PrepConfig
+    cases: Iterator[Case]
+    asked: Asked | None
+    again: tuple[str, ...]
+    labels: Sequence[str]
+
+
+def check(
+    source: str | os.PathLike[str],
+    target: str | os.PathLike[str],
+    *,
+    settings: PrepConfig,
+    limit: int | None = None,
+    only: str | None = None,
+    retry: str | None = None,
+    patient_folders: bool = False,
+    licence: str | None = None,
+    labels: Sequence[str] = (),
+) -> Checked:
+    """Look at all that can be wrong with a run before there are workers. Arguments and errors are those of `run`."""
+    place, target = discover.where(source), storage.absolute(target)
+    source = str(source) if idc.is_in_words(source) else place
+    if labels and (idc.is_in_words(source) or idc.is_manifest(source)):
+        raise UsageError(f"{source:.200}: labels of these series are given by dskprep annotate; leave --labels out")
+    if storage.is_within(target, place):
+        raise UsageError(f"the target {target} lies inside the source {source}; choose a place outside it")
+    if storage.is_within(place, target):
+        raise UsageError(f"the source {source} lies inside the target {target}; choose another target")
+    if retry not in RETRIES:
+        raise UsageError(f"retry must be refused, failed, set-aside or all, not {retry!r}")
+    if limit is not None and limit < 1:
+        raise UsageError(f"limit must be 1 or more, not {limit}")
+    settings = config.given(settings)
+    user_steps.check(settings)
+    asked = Asked(only, limit)
+    is_choice = settings.select is not None and not patient_folders  # there, each patient is chosen from on its own
+    of_these = Asked() if is_choice else asked
+    cases = discover.choose(source, **of_these._asdict(), patient_folders=patient_folders, licence=licence)
+    store.check_settings(target, settings)
+    if licence:
+        licences.check_commercial(target)
+    return Checked(source, place, target, settings, cases, asked if is_choice else None, RETRIES[retry], labels)

@@ -1,0 +1,202 @@
+"""`dskprep view`: a browser shows a volume and its labels at their place, to who has the address and to nobody else."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import browser
+import numpy as np
+import pytest
+import tiny
+from PIL import Image
+
+import dskprep
+from dskprep.cli import commands
+from dskprep.dataset.stored import StoredVolume
+from dskprep.errors import InfrastructureError
+from dskprep.look import viewer
+from dskprep.settings import PrepConfig
+from dskprep.synthetic import scanner
+
+SOFTWARE_GL = ("--enable-unsafe-swiftshader", "--use-angle=swiftshader")
+HOSTILE = "<img src=x onerror='window.hacked = 1'>"
+needs_niivue = pytest.mark.skipif(not viewer.NIIVUE.exists(), reason="niivue is not installed here: make viewer")
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A volume with lungs and two labels: one of a hostile name on the patient's left, in front, near the head."""
+    folder = tmp_path_factory.mktemp("view")
+    key = scanner.write_patient(0, str(folder / "in"), spacing_mm=(4.0, 3.0, 3.0), shape=(72, 120, 120))
+    dskprep.run(folder / "in", folder / "out", settings=PrepConfig(spacing_mm=(4.0, 3.0, 3.0)))
+    volume = dskprep.open_dataset(folder / "out")[key]
+    (folder / "labels" / key).mkdir(parents=True)
+    mask = volume.load("lungs").array * 0
+    mask[box_of(volume)] = 1
+    mask[5:10, -20:-10, 10:20] = 2
+    made = volume.to_nifti("lungs")
+    made.__class__(mask.T, made.affine).to_filename(folder / "labels" / f"{key}.nii.gz")
+    dskprep.annotate(folder / "out", folder / "labels", names={1: HOSTILE, 2: "other"})
+    assert len(volume.labels) == 2
+    return str(folder / "out")
+
+
+def box_of(volume: StoredVolume) -> tuple[slice, slice, slice]:
+    """Voxels (z, y, x) above, in front, on the patient's left: 10 x 12 x 20 of them."""
+    z, y, x = volume.shape
+    return slice(z - 20, z - 10), slice(y // 2 - 30, y // 2 - 18), slice(x // 2 + 15, x // 2 + 35)
+
+
+@pytest.fixture(scope="module")
+def volume(dataset: str) -> StoredVolume:
+    (stored,) = dskprep.open_dataset(dataset).values()
+    return stored
+
+
+@pytest.fixture(scope="module")
+def address(dataset: str, volume: StoredVolume) -> Iterator[str]:
+    """Of the page, from the command itself, which Ctrl-C ends without a word of complaint."""
+    words = [sys.executable, "-m", "dskprep", "view", dataset, volume.key]
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # what runs in the background inherits that it is ignored
+    with subprocess.Popen(words, stdout=-1, stderr=-1, text=True) as process:
+        assert process.stdout
+        assert process.stderr
+        line = process.stdout.readline().strip()
+        assert re.fullmatch(r"http://127\.0\.0\.1:\d+/[\w-]{32}/", line), process.stderr.read()
+        yield line
+        process.send_signal(signal.SIGINT)
+        assert (process.wait(), process.stderr.read()) == (0, "")
+
+
+@pytest.fixture(scope="module")
+def page(address: str) -> Iterator[browser.Browser]:
+    browser.find_chromium()
+    with browser.opened(*SOFTWARE_GL) as opened:
+        opened.look(width=1000, height=800)
+        opened.open(address)
+        opened.wait_for("document.body.dataset.state === 'ready'")
+        yield opened
+
+
+def value_at(page: browser.Browser, n: int, volume: StoredVolume, index: tuple[int, ...]) -> float:
+    x, y, z = volume.to_patient(index).tolist()
+    of = f"window.view.volumes[{n}]"
+    return float(page.evaluate(f"{of}.getValue(...window.view.frac2vox(window.view.mm2frac([{-x}, {-y}, {z}])))"))
+
+
+@needs_niivue
+@pytest.mark.browser
+def test_every_voxel_of_the_image_and_its_labels_is_at_its_place(page: browser.Browser, volume: StoredVolume) -> None:
+    assert page.evaluate("window.view.volumes.length") == 4
+    layers = [volume.image, volume.lungs, *volume.labels.values()]
+    rng = np.random.default_rng(0)
+    inside = [tuple(int(rng.integers(part.start, part.stop)) for part in box_of(volume)) for _ in range(10)]
+    anywhere = [tuple(int(rng.integers(n)) for n in volume.shape) for _ in range(20)]
+    for n, layer in enumerate(layers):
+        assert layer is not None
+        for index in [*inside, *anywhere]:
+            assert value_at(page, n, volume, index) == layer[index], (n, index)
+
+
+@needs_niivue
+@pytest.mark.browser
+def test_the_page_shows_names_as_text_and_loads_nothing_from_elsewhere(page: browser.Browser, address: str) -> None:
+    text = page.wait_for_text(HOSTILE)
+    assert "right lung " in text
+    assert page.evaluate("[...document.getElementById('window').options].map(o => o.text)[0]") == "lung"
+    assert "other, " in text
+    assert page.evaluate("document.querySelector('aside img') === null && window.hacked === undefined")
+    assert page.errors == []
+    assert {url.split(":")[0] for url in page.requests if not url.startswith(address)} <= {"blob", "data"}
+
+
+@needs_niivue
+@pytest.mark.browser
+def test_the_patients_left_is_on_the_right_and_the_front_above(
+    page: browser.Browser, volume: StoredVolume, tmp_path: Path
+) -> None:
+    """In the axial plane through the label, which is drawn in its colour; without its tick it is gone."""
+    x, y, z = volume.to_patient([(part.start + part.stop - 1) / 2 for part in box_of(volume)]).tolist()
+    choose = "(id, value) => { const e = document.getElementById(id); e.value = value; e.onchange?.(); e.oninput?.() }"
+    page.evaluate(f"({choose})('planes', 'axial'); ({choose})('opacity', '1')")
+    page.evaluate(f"window.view.scene.crosshairPos = window.view.mm2frac([{-x}, {-y}, {z}]); window.view.drawScene()")
+    colour = next(iter(volume.labels.about.values())).rgb
+
+    def in_colour() -> np.ndarray:
+        page.evaluate("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
+        page.screenshot(tmp_path / "axial.png")
+        seen = np.asarray(Image.open(tmp_path / "axial.png").convert("RGB"), int)[60:750, :700]
+        return np.argwhere(np.abs(seen - colour).max(axis=2) < 25)
+
+    shown = in_colour()
+    row, column = shown.mean(axis=0)
+    height, width = np.ptp(shown, axis=0)
+    assert column > 350 + 20  # the middle of the canvas
+    assert row < 345
+    assert width / height == pytest.approx(20 / 12, rel=0.1)
+    tick = "document.querySelectorAll('#layers input')[1].click()"
+    page.evaluate(tick)
+    page.wait_for("window.view.volumes.length === 3")
+    assert len(in_colour()) < len(shown) / 20
+    page.evaluate(tick)
+    page.wait_for("window.view.volumes.length === 4")
+
+
+@needs_niivue
+def test_who_does_not_know_the_address_sees_nothing(address: str) -> None:
+    assert urllib.request.urlopen(f"{address}image.nii").status == 200
+    origin, token = address.rstrip("/").rsplit("/", 1)
+    for path in (
+        "",
+        "/",
+        "/image.nii",
+        f"/{token[:-1]}/image.nii",
+        f"/{token}x/",
+        f"/{token}/../image.nii",
+        f"/{token}",
+    ):
+        with pytest.raises(urllib.error.HTTPError, match="404"):
+            urllib.request.urlopen(origin + path)
+    with pytest.raises(urllib.error.HTTPError, match="404"):
+        urllib.request.urlopen(f"{address}..%2f..%2fetc/passwd")
+
+
+@needs_niivue
+def test_a_damaged_volume_is_named_in_place_of_its_picture(volume: StoredVolume, dataset: str, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    subprocess.run(["cp", "-r", dataset, copy], check=True)
+    (shard,) = (path for path in (copy / f"volumes/{volume.key}.zarr/0/c").rglob("*") if path.is_file())
+    os.truncate(shard, 1000)
+    with viewer.view(copy, volume.key) as address, pytest.raises(urllib.error.HTTPError) as raised:
+        urllib.request.urlopen(f"{address}image.nii")
+    assert raised.value.code == 500
+    assert volume.key in raised.value.read().decode()
+
+
+@needs_niivue
+def test_a_wrong_key_and_a_taken_port_are_wrong_use(dataset: str, volume: StoredVolume) -> None:
+    assert commands.run_command(["view", dataset, "nobody"]) == 2
+    with viewer.view(dataset, volume.key) as address:
+        port = address.split(":")[2].split("/")[0]
+        assert commands.run_command(["view", dataset, volume.key, "--port", port]) == 2
+
+
+def test_without_niivue_the_error_says_how_to_fetch_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(viewer, "NIIVUE", tmp_path / "absent.js")
+    dskprep.run(tiny.write_patients(tmp_path / "in", ["p1"]), tmp_path / "out")
+    how = r"make viewer.*npm install --prefix \S+ @niivue/niivue@[\d.]+$"
+    with pytest.raises(InfrastructureError, match=how), viewer.view(tmp_path / "out", "p1"):
+        pass
+
+
+def test_make_fetches_the_version_that_the_error_names() -> None:
+    makefile = (Path(__file__).parents[2] / "Makefile").read_text(encoding="utf-8")
+    assert f"NIIVUE := {viewer.NIIVUE_VERSION}\n" in makefile
