@@ -32,6 +32,12 @@ if TYPE_CHECKING:
 @options.patient_folders_option
 @options.licence_option
 @click.option("--labels", multiple=True, metavar="PATTERN", help="Label files in SOURCE, such as '*RTSTRUCT*'.")
+@click.option(
+    "--keys",
+    type=click.Choice(["folder", "hashed"]),
+    help="What volumes are called: by their folders, or by keyed digests of these [folder, or as TARGET has it].",
+)
+@click.option("--mapping", metavar="FILE", help="A CSV file outside of TARGET: which hashed key is whose.")
 @click.option("--time-limit", default="30m", help="How long reading, computing or writing one patient may take.")
 @click.option("--log-json", is_flag=True, help="Write lines of JSON to standard output, and nothing else.")
 def run(
@@ -85,7 +91,7 @@ def run(
                     client=client,
                     time_limit_s=time_limit_s,
                     observers=[observer],
-                    **choice,  # limit, only, retry, patient_folders, licence, labels
+                    **choice,  # limit, only, retry, patient_folders, licence, labels, keys, mapping
                 )
         except RunStopped as stopped:
             raise InfrastructureError(f"{stopped}; to go on: {_command_line(context)}") from stopped

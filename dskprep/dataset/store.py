@@ -31,10 +31,11 @@ FORMAT = 1
 """Version of the layout of dataset.json and of the records."""
 
 
-def create(target: str, config: PrepConfig) -> None:
+def create(target: str, config: PrepConfig, *, keys: str | None = None) -> None:
     """Begin a dataset, or join one that has the same settings.
 
-    Raises UsageError if the target holds a dataset with other settings (the message lists the differences) or
+    `keys` are `folder` or `hashed`; with None they are those of the dataset, and `folder` in a new one. Raises
+    UsageError if the target holds a dataset with other settings (the message lists the differences), other keys, or
     something else; InfrastructureError if it cannot be written, or has a link in place of a folder.
     """
     check_place(target)
@@ -44,11 +45,17 @@ def create(target: str, config: PrepConfig) -> None:
         "settings": config.as_dict(),
         "digest": config.digest(),
         "dskprep": version("dskprep"),
+        **({"keys": "hashed"} if keys == "hashed" else {}),
     }
     url = storage.join(target, "dataset.json")
     if storage.create(url, to_json(content)):
         return
     there = describe(target)
+    if keys not in (None, found := there.get("keys", "folder")):
+        raise UsageError(
+            f"{target}: holds a dataset with {found} keys, and {keys} ones are asked for; leave --keys out to go on "
+            "with it, or choose another target"
+        )
     if there["digest"] == config.digest():
         return
     names = sorted({*there["settings"], *content["settings"]}, key=lambda name: (name != "recipe", name))
@@ -119,6 +126,11 @@ def describe(target: str) -> dict[str, Any]:
     if not (isinstance(content.get("settings"), dict) and isinstance(content.get("digest"), str)):
         raise DamagedDataset(f"{target}: dataset.json is damaged: it lacks the settings or their digest")
     return content
+
+
+def has_hashed_keys(target: str) -> bool:
+    """Tell whether the keys of a dataset are keyed digests of what the patients' folders are called."""
+    return describe(target).get("keys") == "hashed"
 
 
 def record_names(target: str) -> Iterator[RecordName]:

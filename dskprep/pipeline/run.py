@@ -32,7 +32,7 @@ from dskprep import storage
 from dskprep.dataset import identity, index, licences, store
 from dskprep.errors import InfrastructureError, UsageError
 from dskprep.look import report
-from dskprep.pipeline import annotate, cluster, cluster_check, executor, sharing, watch
+from dskprep.pipeline import annotate, cluster, cluster_check, executor, hashed_keys, sharing, watch
 from dskprep.pipeline.account import Account, RunStopped, Summary
 from dskprep.pipeline.listing import Listing
 from dskprep.pipeline.observer import LoggedNotes, Observer, tell
@@ -73,6 +73,8 @@ def run(
     patient_folders: bool = False,
     licence: str | None = None,
     labels: Sequence[str] = (),
+    keys: str | None = None,
+    mapping: str | os.PathLike[str] | None = None,
     time_limit_s: float = TIME_LIMIT_S,
     observers: Sequence[Observer] = (),
     at_end: Sequence[AtEnd] = (report.write_for_run,),
@@ -102,6 +104,12 @@ def run(
     labels
         Patterns of names or paths of label files in the source, such as `*RTSTRUCT*`. When the patients are done,
         `annotate` gives the volumes these labels.
+    keys
+        What the volumes are called: `"folder"`, by their folders, the default; or `"hashed"`, by keyed digests of
+        these names, and then no record, log or page has the name of a folder or file (docs/security.md). It is settled
+        by the run that begins the dataset.
+    mapping
+        Where to write which hashed key is whose: a CSV file with the columns `key` and `source`, outside of the target.
     time_limit_s
         A patient whose reading, computing or writing takes longer is given up as `failed`, and its worker is
         restarted. Without a client there is no limit, as this process cannot be restarted.
@@ -137,6 +145,8 @@ def run(
         raise UsageError(f"the target {target} lies inside the source {source}; choose a place outside it")
     if storage.is_within(place, target):
         raise UsageError(f"the source {source} lies inside the target {target}; choose another target")
+    if keys not in hashed_keys.KEYS:
+        raise UsageError(f"keys must be folder or hashed, not {keys!r:.80}")
     if retry not in RETRIES:
         raise UsageError(f"retry must be refused, failed, set-aside or all, not {retry!r}")
     if limit is not None and limit < 1:
@@ -151,8 +161,15 @@ def run(
         licences.check_commercial(target)
     notes = cluster_check.check(client, place, target, settings) if client else []
     memory_bytes = min(cluster.memory_limits(client)) if client else MEMORY_LIMIT
-    store.create(target, settings)
+    store.create(target, settings, keys=keys)
     identity.begin(target)
+    is_hashed = store.has_hashed_keys(target)
+    if is_hashed:
+        mapped = hashed_keys.Mapping(os.fspath(mapping), place, target) if mapping else None
+        cases = hashed_keys.hash_keys(cases, identity.of(target), mapped)
+        notes += [] if mapped else [hashed_keys.NO_MAPPING]
+    elif mapping:
+        raise UsageError(f"{target}: the keys of this dataset are names of folders; leave --mapping out")
     work = functools.partial(
         patient.prepare_patient,
         target=target,
@@ -162,7 +179,7 @@ def run(
     )
     run_id = f"{datetime.datetime.now(datetime.UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(2)}"
     found = index.record_names(target)
-    summary = Summary(run_id, source, target, Account(), 0.0)
+    summary = Summary(run_id, source, target, Account(), 0.0, is_hashed=is_hashed)
     if found.damaged:
         some = min(key for key, _ in found.damaged)
         notes.append(f"damaged records: {len(found.damaged)}, such as that of {some}; a run does these patients again")

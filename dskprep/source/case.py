@@ -26,6 +26,8 @@ class Case:
     Of a series of the Imaging Data Commons (IDC) the table says who made it and under which licence (`attribution`).
     `is_catalogued` says that the numbers are from that table too, and that nothing was listed; `refusal` is the reason
     and the message, if the table is enough to know that the series is not read.
+
+    With `is_hashed` the key is a keyed digest, and neither a record nor a message may name the files.
     """
 
     key: str
@@ -40,6 +42,7 @@ class Case:
     attribution: Attribution | None = None
     is_catalogued: bool = False
     refusal: tuple[str, str] | None = None
+    is_hashed: bool = False
 
 
 def digest(entries: Iterable[Entry]) -> str:
