@@ -121,7 +121,7 @@ HOMES = {
         "source.manifest",
     },
     "psutil": {"pipeline.prediction", "source.found"},
-    "pyarrow": {"dataset.annotations", "dataset.index", "labels.points"},
+    "pyarrow": {"dataset.annotations", "dataset.index", "dataset.unpacking", "labels.points"},
     "pydicom": {
         "dicom.header",
         "dicom.pixels",

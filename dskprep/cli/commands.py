@@ -30,6 +30,7 @@ for command in (
     label_commands.annotate,
     dataset_commands.status,
     dataset_commands.verify,
+    dataset_commands.audit,
     dataset_commands.clean,
     cohort_commands.duplicates,
     cohort_commands.split,

@@ -1,4 +1,4 @@
-"""The commands that look after a dataset: status, verify, clean."""
+"""The commands that look after a dataset: status, verify, audit, clean."""
 
 from __future__ import annotations
 
@@ -67,6 +67,42 @@ def verify(target: str, forget: bool, dry_run: bool) -> int:
     way = "run" if not faulty_labels else "run and annotate" if faulty else "annotate"
     terminal.say(f"{way} again to make them anew" if is_done else f"--forget lets the next {way} make them anew")
     return EXIT_SOME_NOT_WRITTEN
+
+
+@click.command()
+@click.argument("target")
+@click.option("--sentinels", required=True, metavar="FILE", help="One word or name per line that must not be there.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def audit(target: str, sentinels: str, as_json: bool) -> int:
+    """Search every byte of TARGET, a dataset or any other folder, for words that must not be there.
+
+    A word is told by its line in FILE, and hidden where it stands in a name. Exit code 1 if one was found, or something
+    could not be decoded.
+    """
+    from dskprep import storage
+    from dskprep.dataset import audit as search
+
+    target = storage.absolute(target)
+    words = search.read_sentinels(target, sentinels)
+    n_objects, unclean = 0, []
+    for searched in search.audit(target, words):
+        n_objects += not searched.name.endswith("/")
+        if searched.is_clean:
+            continue
+        unclean.append(searched)
+        if not as_json:
+            told = [f"word {found.word} ({found.how})" for found in searched.found]
+            terminal.say(f"{searched.name}: {'; '.join([*told, *([searched.problem] if searched.problem else [])])}")
+    n_found, n_problems = sum(bool(s.found) for s in unclean), sum(bool(s.problem) for s in unclean)
+    if as_json:
+        found = [{"object": s.name} | each._asdict() for s in unclean for each in s.found]
+        problems = [{"object": s.name, "problem": s.problem} for s in unclean if s.problem]
+        counts = {"objects": n_objects, "words": words.n_words, "is_clean": not unclean}
+        terminal.say_json(counts | {"found": found, "not_decoded": problems})
+    else:
+        told = [f"words in {n_found} objects"] * bool(n_found) + [f"{n_problems} not decoded"] * bool(n_problems)
+        terminal.say(f"{n_objects} objects searched for {words.n_words} words: {', '.join(told) or 'none found'}")
+    return EXIT_SOME_NOT_WRITTEN if unclean else EXIT_CLEAN
 
 
 @click.command()
