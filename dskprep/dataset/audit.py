@@ -131,11 +131,8 @@ def _entries(target: str) -> Iterator[Entry]:
     """Yield all objects below a folder, and empty folders of a disk as objects without bytes."""
     yield from storage.listing_below(target)
     if not storage.is_bucket(target):
-        yield from (
-            Entry(f"{f.path}/", 0, "")
-            for f in storage.walk(target)
-            if f.path and not f.entries and not f.has_subfolders
-        )
+        empty = (f.path for f in storage.walk(target) if f.path and not (f.entries or f.has_subfolders))
+        yield from (Entry(f"{path}/", 0, "") for path in empty)
 
 
 def _search(folder: str, entry: Entry, words: Sentinels) -> Searched:
