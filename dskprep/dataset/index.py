@@ -168,6 +168,10 @@ def to_row(record: Record) -> Row:
     row["mean_lung_hu"], row["dense_lung_share"] = lungs and lungs.mean_hu, lungs and lungs.dense_share
     row["disagreed_lung_ml"] = lungs and lungs.disagreed_ml
     row["missing_lung_ml"], row["missing_lung_place"] = lungs and lungs.missing_ml, lungs and lungs.missing_place
+    looked = record.curation
+    row["lungs_cut"] = None if looked is None or looked.lungs_cut is None else ",".join(looked.lungs_cut)
+    for name in ("arms", "body_cut_share", "metal_share", "noise_hu"):
+        row[name] = looked and getattr(looked, name)
     origin = record.attribution
     row["licence"], row["doi"] = origin and origin.licence, origin and origin.doi
     row["citation"] = origin and origin.citation
