@@ -251,9 +251,8 @@ def go_through(made: Hospital, folder: Path) -> dict[str, Any]:
     table = pd.read_csv(folder / "who.csv")
     said["keys"] = {str(Path(source).relative_to(made.source)): key for key, source in table.itertuples(index=False)}
     (folder / "logs").mkdir()
-    (folder / "logs" / "heard.txt").write_text(
-        "\n".join([*heard.said, *(repr(said[name]) for name in said if name not in ("plan", "keys"))])
-    )
+    told = (repr(said[name]) for name in said if name not in ("plan", "keys"))  # these name folders, to their user
+    (folder / "logs" / "heard.txt").write_text("\n".join([*heard.said, *told]))
     return said
 
 

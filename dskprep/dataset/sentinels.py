@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import re
 import unicodedata
 from collections import defaultdict
@@ -124,9 +123,9 @@ def _spellings(word: str) -> Iterator[str]:
     written = [word]
     if len(parts) > 1:
         written += [between.join(order) for order in (parts, parts[::-1]) for between in BETWEEN]
-    for text, form in itertools.product(dict.fromkeys(written), ("NFC", "NFD")):
-        normal = unicodedata.normalize(form, text)
-        yield from dict.fromkeys((normal, normal.lower(), normal.upper(), normal.title()))
+    for text in dict.fromkeys(written):
+        for normal in dict.fromkeys((unicodedata.normalize("NFC", text), unicodedata.normalize("NFD", text))):
+            yield from dict.fromkeys((normal, normal.lower(), normal.upper(), normal.title()))
 
 
 class _Finder:

@@ -41,9 +41,9 @@ LONG = 256
 """Longer runs of base64 may hold a picture or a compressed file."""
 
 PACKED: dict[bytes, tuple[str, Callable[[Any], IO[bytes]]]] = {
-    b"\x1f\x8b": ("gzip", gzip.open),  # type: ignore[dict-item]
-    b"BZh": ("bzip2", bz2.open),  # type: ignore[dict-item]
-    b"\xfd7zXZ\0": ("xz", lzma.open),  # type: ignore[dict-item]
+    b"\x1f\x8b": ("gzip", gzip.open),
+    b"BZh": ("bzip2", bz2.open),
+    b"\xfd7zXZ\0": ("xz", lzma.open),
 }
 """What files begin with that are one compressed stream, and how that is opened."""
 CLOSED = {b"\x28\xb5\x2f\xfd": "zstd", b"7z\xbc\xaf\x27\x1c": "7z", b"Rar!\x1a\x07": "rar"}

@@ -9,7 +9,9 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
+import os
 from collections.abc import Iterator
+from pathlib import Path
 
 from dskprep import storage
 from dskprep.dataset.identity import Identities
@@ -30,14 +32,14 @@ NO_MAPPING = (
 class Mapping:
     """The CSV file, outside of the dataset, that says of which source each key is. It grows from run to run."""
 
-    def __init__(self, place: str, source: str, target: str) -> None:
+    def __init__(self, place: str | os.PathLike[str], source: str, target: str) -> None:
         """Read what is there. Raises UsageError if the file lies in the dataset or source, or is of another kind."""
-        self._folder, _, self._name = storage.absolute(place).rpartition("/")
+        self._place = storage.absolute(place)
         for name, other in (("dataset", target), ("source", source)):
-            if storage.is_within(place, other):
+            if storage.is_within(self._place, other):
                 raise UsageError(f"--mapping: expected a file outside of the {name} {other}, found {place}; move it")
         try:
-            lines = list(csv.reader(io.StringIO(storage.read(storage.absolute(place)).decode(), newline="")))
+            lines = list(csv.reader(io.StringIO(storage.read(self._place).decode(), newline="")))
         except FileNotFoundError:
             lines = [COLUMNS]
         except (ValueError, csv.Error) as error:
@@ -46,7 +48,6 @@ class Mapping:
             raise UsageError(f"--mapping: {place}: expected the columns key,source, found others; choose another name")
         self._sources = {line[0]: line[1] for line in lines[1:]}
         self._is_changed = lines == [COLUMNS]
-        self.write()  # what cannot be written is said before anything is started
 
     def add(self, key: str, where: str) -> None:
         """Note of which source a key is."""
@@ -60,7 +61,10 @@ class Mapping:
         text = io.StringIO(newline="")
         csv.writer(text).writerows([COLUMNS, *sorted(self._sources.items())])
         content = text.getvalue().encode(errors="surrogateescape")
-        storage.write_many(self._folder, {self._name: content})
+        folder, _, name = self._place.rpartition("/")
+        storage.write_many(folder, {name: content})
+        if not storage.is_bucket(self._place):
+            Path(self._place).chmod(0o600)
         self._is_changed = False
 
 
@@ -69,6 +73,8 @@ def hash_keys(cases: Iterator[Case], identities: Identities, mapping: Mapping | 
 
     Raises InfrastructureError, without any name, if the source cannot be listed.
     """
+    if mapping:
+        mapping.write()  # what cannot be written is said before any patient is done
     try:
         for case in cases:
             key = identities.hashed_key(case.key)

@@ -109,7 +109,8 @@ def run(
         these names, and then no record, log or page has the name of a folder or file (docs/security.md). It is settled
         by the run that begins the dataset.
     mapping
-        Where to write which hashed key is whose: a CSV file with the columns `key` and `source`, outside of the target.
+        Asks for hashed keys, and says where to write which of them is whose: a CSV file with the columns `key` and
+        `source`, outside of the target.
     time_limit_s
         A patient whose reading, computing or writing takes longer is given up as `failed`, and its worker is
         restarted. Without a client there is no limit, as this process cannot be restarted.
@@ -147,6 +148,8 @@ def run(
         raise UsageError(f"the source {source} lies inside the target {target}; choose another target")
     if keys not in hashed_keys.KEYS:
         raise UsageError(f"keys must be folder or hashed, not {keys!r:.80}")
+    if mapping and keys == "folder":
+        raise UsageError("a mapping says which hashed key is whose; leave it out, or ask for hashed keys")
     if retry not in RETRIES:
         raise UsageError(f"retry must be refused, failed, set-aside or all, not {retry!r}")
     if limit is not None and limit < 1:
@@ -161,15 +164,12 @@ def run(
         licences.check_commercial(target)
     notes = cluster_check.check(client, place, target, settings) if client else []
     memory_bytes = min(cluster.memory_limits(client)) if client else MEMORY_LIMIT
-    store.create(target, settings, keys=keys)
+    mapped = hashed_keys.Mapping(mapping, place, target) if mapping else None
+    store.create(target, settings, keys="hashed" if mapped else keys)
     identity.begin(target)
-    is_hashed = store.has_hashed_keys(target)
-    if is_hashed:
-        mapped = hashed_keys.Mapping(os.fspath(mapping), place, target) if mapping else None
+    if is_hashed := store.has_hashed_keys(target):
         cases = hashed_keys.hash_keys(cases, identity.of(target), mapped)
         notes += [] if mapped else [hashed_keys.NO_MAPPING]
-    elif mapping:
-        raise UsageError(f"{target}: the keys of this dataset are names of folders; leave --mapping out")
     work = functools.partial(
         patient.prepare_patient,
         target=target,

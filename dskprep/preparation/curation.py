@@ -108,7 +108,7 @@ def measure(image: Volume, lungs: Volume | None) -> Curation:
 
 def _edge_of(hu: NDArray[np.int16]) -> Mask:
     """Return the outermost voxels of what was measured in each axial slice."""
-    padding = hu == PADDING
+    padding: Mask = hu == PADDING
     edge = padding.copy()
     for axis in (1, 2):
         for towards in (1, -1):

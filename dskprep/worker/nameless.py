@@ -5,8 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import replace
-
-import pandas as pd
+from typing import TYPE_CHECKING
 
 from dskprep.dataset.facts import Aside
 from dskprep.dataset.label_record import LabelRecord
@@ -14,8 +13,13 @@ from dskprep.dataset.record import Record
 from dskprep.errors import LABEL_REASONS, REASONS, SET_ASIDE
 from dskprep.labels.values import Segment
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 WHERE_MORE_IS = "`dskprep show` of its source says more"
 """Ends what such a record says; which source that is stands in the file of --mapping."""
+KEPT = ("written", "killed")
+"""Statuses whose messages hold counts alone, or always the same words."""
 
 _PLACE = re.compile(r'  File "[^"\n]+\.py", line \d+, in [\w<>.]+')
 """A line of a traceback that says where; the others hold code, or what the error says."""
@@ -24,8 +28,8 @@ _PLACE = re.compile(r'  File "[^"\n]+\.py", line \d+, in [\w<>.]+')
 def without_names(record: Record) -> Record:
     """Return the record of a series without its source, and with its reason in general words."""
     aside = record.aside and Aside(record.aside.counts)
-    changed = record.changed(url="", aside=aside, traceback=_places(record.traceback))
-    return changed if record.is_written else changed.changed(message=_in_general(record.reason))
+    message = record.message if record.status in KEPT else _in_general(record.reason)
+    return record.changed(url="", aside=aside, traceback=_places(record.traceback), message=message)
 
 
 def label_without_names(record: LabelRecord) -> LabelRecord:
@@ -33,8 +37,8 @@ def label_without_names(record: LabelRecord) -> LabelRecord:
     labels = tuple(
         label if label.is_written else label.changed(message=_in_general(label.reason)) for label in record.labels
     )
-    changed = record.changed(url="", labels=labels, traceback=_places(record.traceback))
-    return changed if record.is_written else changed.changed(message=_in_general(record.reason))
+    message = record.message if record.status in KEPT else _in_general(record.reason)
+    return record.changed(url="", labels=labels, traceback=_places(record.traceback), message=message)
 
 
 def segments_without_key(segments: Sequence[Segment], key: str) -> tuple[Segment, ...]:
@@ -45,7 +49,9 @@ def segments_without_key(segments: Sequence[Segment], key: str) -> tuple[Segment
 def points_without_names(points: pd.DataFrame) -> pd.DataFrame:
     """Return points with the columns that are known to hold numbers; what others hold is not known."""
     kept = points[[name for name in ("key", "image", "x", "y", "z", "diameter_mm") if name in points]]
-    return kept.assign(**{"class": pd.to_numeric(points["class"], errors="coerce")}) if "class" in points else kept
+    if "class" not in points:
+        return kept
+    return kept.assign(**{"class": points["class"].where(points["class"].astype(str).str.fullmatch(r"\d{1,2}"))})
 
 
 def _in_general(reason: str | None) -> str:

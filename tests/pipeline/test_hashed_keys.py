@@ -66,6 +66,7 @@ def test_a_dataset_with_hashed_keys_names_no_folder_and_no_file(place: str, sour
     summary = run(source, target, mapping=mapping)
     assert summary.account.counts == {"written": 3, "refused": 1}
     assert named_in(target) == set()
+    assert Path(mapping).stat().st_mode & 0o777 == 0o600
     keys = mapping_in(mapping)
     assert set(keys) == {*NAMES, "Kowalska-cut", "Kowalska_Ewa.zip"}
     dataset = dskprep.open_dataset(target)
@@ -107,8 +108,11 @@ def test_what_keys_are_is_settled_once(tmp_path: Path, source: str) -> None:
         run(source, hashed, keys="folder")
     with pytest.raises(UsageError, match="holds a dataset with folder keys, and hashed ones are asked for"):
         run(source, plain)
-    with pytest.raises(UsageError, match="keys of this dataset are names of folders; leave --mapping out"):
-        dskprep.run(source, plain, settings=SETTINGS, mapping=str(tmp_path / "m.csv"))
+    with pytest.raises(UsageError, match="holds a dataset with folder keys, and hashed ones are asked for"):
+        dskprep.run(source, plain, settings=SETTINGS, mapping=tmp_path / "m.csv")
+    with pytest.raises(UsageError, match="a mapping says which hashed key is whose"):
+        run(source, plain, keys="folder", mapping=tmp_path / "m.csv")
+    assert not (tmp_path / "m.csv").exists()
     with pytest.raises(UsageError, match="keys must be folder or hashed"):
         run(source, plain, keys="md5")
 
@@ -119,6 +123,7 @@ def test_the_mapping_lies_neither_in_the_dataset_nor_in_the_source(tmp_path: Pat
         with pytest.raises(UsageError, match="expected a file outside of the"):
             run(source, target, mapping=where)
         assert not Path(where).exists()
+        assert not Path(target).exists(), "nothing is begun"
     other = tmp_path / "labels.csv"
     other.write_text("id,cancer\n1,0\n")
     with pytest.raises(UsageError, match="expected the columns key,source"):
