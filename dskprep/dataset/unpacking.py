@@ -41,7 +41,7 @@ LONG = 256
 """Longer runs of base64 may hold a picture or a compressed file."""
 
 PACKED: dict[bytes, tuple[str, Callable[[Any], IO[bytes]]]] = {
-    b"\x1f\x8b": ("gzip", gzip.open),
+    b"\x1f\x8b": ("gzip", gzip.open),  # type: ignore[dict-item]
     b"BZh": ("bzip2", bz2.open),
     b"\xfd7zXZ\0": ("xz", lzma.open),
 }

@@ -31,6 +31,8 @@ CONTACT_MM = 24.0
 
 BONE_HU = 250
 """More than this is bone, here."""
+LEAST_LUNGS_ML = 500.0
+"""Where less of the lungs is seen, as above an abdomen, the chest is not, and ribs lie far to their side."""
 BESIDE = 0.15
 """The bones of arms lie at least this part of both lungs' width beside the lungs; ribs lie within a tenth."""
 DEPTH_MM = 40.0
@@ -142,7 +144,7 @@ def _find_cuts(
 
 def _find_arms(hu: NDArray[np.int16], is_cut: Mask, lungs: Mask | None, spacing: Triple) -> str:
     """Look for the bones of arms, farther to the side than ribs are, in the middle third of the lungs' height."""
-    if lungs is None:
+    if lungs is None or np.count_nonzero(lungs) * float(np.prod(spacing)) < 1000 * LEAST_LUNGS_ML:
         return "unknown"
     rows, across_y, across_x = (np.flatnonzero(lungs.any(axis=axes)) for axes in ((1, 2), (0, 2), (0, 1)))
     third = rows.size // 3

@@ -76,6 +76,13 @@ def test_where_the_field_of_view_is_too_narrow_arms_are_unknown() -> None:
     assert measure(patient()[0], None).arms == "unknown"
 
 
+def test_of_the_tips_of_lungs_above_an_abdomen_nothing_is_said_of_arms() -> None:
+    _, lungs = patient()
+    lowest = int(np.flatnonzero(lungs.array.any(axis=(1, 2)))[0])
+    found = cut(patient(), slice(0, lowest + 9))
+    assert (found.lungs_cut, found.arms) == (("head",), "unknown")
+
+
 def test_metal_counts_in_the_body_and_not_outside() -> None:
     image, lungs = patient()
     array = image.array.copy()
