@@ -55,6 +55,8 @@ def metal_error(image: Volume, lungs: Volume, half_mm: float) -> float:
 
 
 def noise(image: Volume, lungs: Volume, sd: float, blur: float) -> float | None:
+    """Take the noise of some planes away, plant other noise, and return what is measured."""
+    image, lungs = (Volume(np.ascontiguousarray(v.array[40:80]), v.affine) for v in (image, lungs))
     smooth = ndimage.gaussian_filter(image.array.astype(np.float32), 1.5)
     field = np.random.default_rng(int(sd)).standard_normal(smooth.shape).astype(np.float32)
     field = ndimage.gaussian_filter(field, (0, blur, blur)) if blur else field

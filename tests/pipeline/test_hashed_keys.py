@@ -137,9 +137,10 @@ def test_without_a_mapping_a_line_says_so(tmp_path: Path, source: str, caplog: p
 
 
 @pytest.mark.cluster
-def test_what_a_run_says_names_nobody(tmp_path: Path, source: str) -> None:
+def test_what_a_run_says_names_nobody(tmp_path: Path, source: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The lines of a run, in words and in JSON, Dask's report, and all commands that look at the dataset."""
     target, mapping, config = str(tmp_path / "out"), str(tmp_path / "who.csv"), tmp_path / "p.toml"
+    monkeypatch.chdir(tmp_path)  # where the report goes
     config.write_text("check_hu = false\nlungs = false\n")
     words = ["run", source, target, "--config", str(config), "--keys", "hashed", "--mapping", mapping, "--workers", "1"]
     done = CliRunner().invoke(commands.main, [*words, "--log-json"], standalone_mode=False)
@@ -148,6 +149,7 @@ def test_what_a_run_says_names_nobody(tmp_path: Path, source: str) -> None:
     said = done.output
     for command in ("status", "verify", "report", "duplicates"):
         said += CliRunner().invoke(commands.main, [command, target], standalone_mode=False).output
+    said += (tmp_path / "report.html").read_text()
     assert not any(word in said.lower() for word in WORDS)
     assert any(name.endswith("performance.html") for name in tiny.everything_below(target))
     assert named_in(target) == set()
