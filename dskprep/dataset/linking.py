@@ -84,7 +84,8 @@ class Linker:
     def keys_of(self, owners: Sequence[str], column: str) -> list[list[str]]:
         """Return the keys of the volumes that each owner of a point names by `key` or `seriesuid`."""
         if column == "key":
-            return [[key for key in {owner, self._hashed_key(owner)} if key in self._by_key] for owner in owners]
+            either = (dict.fromkeys((owner, self._hashed_key(owner))) for owner in owners)
+            return [[key for key in pair if key in self._by_key] for pair in either]
         found = self._by["series_uid_sha256"]
         return [[self._names[i][0] for i in found.find(keys.series_digest(owner))] for owner in owners]
 

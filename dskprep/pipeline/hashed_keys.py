@@ -11,6 +11,7 @@ import dataclasses
 import io
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from dskprep import storage
@@ -68,13 +69,20 @@ class Mapping:
         self._is_changed = False
 
 
-def hash_keys(cases: Iterator[Case], identities: Identities, mapping: Mapping | None) -> Iterator[Case]:
-    """Give each case a hashed key; the mapping is written when all are listed, or the listing ends early.
-
-    Raises InfrastructureError, without any name, if the source cannot be listed.
-    """
+@contextmanager
+def kept(mapping: Mapping | None) -> Iterator[None]:
+    """Write the mapping, if there is one, after the block, and before it: what cannot be written is said at once."""
     if mapping:
-        mapping.write()  # what cannot be written is said before any patient is done
+        mapping.write()
+    try:
+        yield
+    finally:
+        if mapping:
+            mapping.write()
+
+
+def hash_keys(cases: Iterator[Case], identities: Identities, mapping: Mapping | None) -> Iterator[Case]:
+    """Give each case a hashed key, and note it. Raises InfrastructureError, without any name, if listing fails."""
     try:
         for case in cases:
             key = identities.hashed_key(case.key)
@@ -85,9 +93,6 @@ def hash_keys(cases: Iterator[Case], identities: Identities, mapping: Mapping | 
         raise InfrastructureError(
             f"the source cannot be listed to its end ({type(error).__name__}); `dskprep plan` says where and why"
         ) from None
-    finally:
-        if mapping:
-            mapping.write()
 
 
 def hash_sources(files: Iterator[LabelFile], identities: Identities) -> Iterator[LabelFile]:

@@ -193,6 +193,7 @@ def run(
             for note in (*notes, *more_notes):
                 tell(everybody, "on_note", note)
             with (
+                hashed_keys.kept(mapped),
                 Listing(cases, summary, RETRIES[retry], found) as jobs,
                 closing(shared),
                 closing(shared.execute(client, iter(jobs), work)) as done,

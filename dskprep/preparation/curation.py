@@ -53,8 +53,8 @@ BLOCK_MM = 6.0
 """Edge of the squares in each of which the standard deviation is taken."""
 SOFT_HU = (0.0, 120.0)
 """Mean HU of squares of soft tissue; fat, vessels with contrast medium and bone vary by themselves."""
-SHORTEST = 20
-"""Values whose mean is taken for the commonest one."""
+QUIET = 0.3
+"""The share of the squares that vary less than the noise is said to be: those without any edge."""
 LEAST_SQUARES = 50
 """Fewer squares say nothing of the noise."""
 
@@ -74,7 +74,7 @@ class Curation:
     metal_share
         The share of the body's voxels that are metal.
     noise_hu
-        The noise in soft tissue: the commonest standard deviation; None if there is too little soft tissue.
+        The noise: the standard deviation in quiet squares of soft tissue; None if there is too little of that.
     """
 
     lungs_cut: tuple[str, ...] | None
@@ -174,31 +174,26 @@ def _metal_share(image: Volume, body: Mask, steps: tuple[int, ...]) -> float:
 
 
 def _noise_hu(image: Volume, body: Mask, steps: tuple[int, ...]) -> float | None:
-    """Return the commonest standard deviation in squares of soft tissue (the global noise level of Christianson 2015).
+    """Return the standard deviation in squares of soft tissue, about the slope of each, of which QUIET have less.
 
-    Squares with an edge in them vary more than by noise, and each by another amount.
+    It is the idea of the global noise level (Christianson et al. 2015, AJR 205:W93). Many squares have an edge in them
+    and vary more.
     """
     rows = np.flatnonzero(body.any(axis=(1, 2)))
     if not rows.size:
         return None
     chosen = np.linspace(rows[0], rows[-1], NOISE_PLANES + 2)[1:-1] * steps[0]
     planes = image.hu[np.minimum(chosen.astype(int), image.shape[0] - 1)]
-    n_y, n_x = (max(2, round(BLOCK_MM / s)) for s in image.spacing[1:])
+    n_y, n_x = (max(3, round(BLOCK_MM / s)) for s in image.spacing[1:])
     n_rows, n_columns = planes.shape[1] // n_y, planes.shape[2] // n_x
-    squares = planes[:, : n_rows * n_y, : n_columns * n_x].reshape(-1, n_rows, n_y, n_columns, n_x).astype(np.float32)
-    mean = squares.mean(axis=(2, 4))
+    squares = planes[:, : n_rows * n_y, : n_columns * n_x].reshape(-1, n_rows, n_y, n_columns, n_x)
+    mean = squares.mean(axis=(2, 4), dtype=np.float32)
     is_soft = (mean > SOFT_HU[0]) & (mean < SOFT_HU[1])
     if np.count_nonzero(is_soft) < LEAST_SQUARES:
         return None
-    values = squares.transpose(0, 1, 3, 2, 4)[is_soft].reshape(-1, n_y * n_x)
-    return _commonest(values.std(axis=1, ddof=1))
-
-
-def _commonest(values: NDArray[np.float32]) -> float:
-    """Return the mode: the middle of the shortest half of the shortest half … of the values."""
-    ordered = np.sort(values)
-    while ordered.size > SHORTEST:
-        half = (ordered.size + 1) // 2
-        first = int((ordered[half - 1 :] - ordered[: ordered.size - half + 1]).argmin())
-        ordered = ordered[first : first + half]
-    return round(float(ordered.mean()), 2)
+    values = squares.transpose(0, 1, 3, 2, 4)[is_soft].astype(np.float32) - mean[is_soft][:, None, None]
+    y, x = (np.linspace(-1, 1, n, dtype=np.float32) for n in (n_y, n_x))
+    slopes = ((values * along).mean(axis=(1, 2)) / along.std() for along in (y[:, None], x))
+    variance = np.square(values).mean(axis=(1, 2)) - sum(np.square(slope) for slope in slopes)
+    n = n_y * n_x
+    return round(float(np.quantile(np.sqrt(np.maximum(variance, 0) * n / (n - 3)), QUIET)), 2)

@@ -100,6 +100,18 @@ def test_a_stopped_run_goes_on_and_later_runs_follow_the_dataset(tmp_path: Path,
     assert {n.key for n in store.record_names(again)}.isdisjoint(first), "another dataset has another key"
 
 
+def test_a_run_that_is_interrupted_leaves_a_mapping_of_what_it_did(tmp_path: Path, source: str) -> None:
+    class Interrupts(dskprep.Observer):
+        def on_patient(self, *_: Any) -> None:
+            raise KeyboardInterrupt
+
+    target, mapping = str(tmp_path / "out"), str(tmp_path / "who.csv")
+    assert run(source, target, mapping=mapping, observers=[Interrupts()]).is_interrupted
+    done = {name.key for name in store.record_names(target)}
+    assert done
+    assert done <= set(mapping_in(mapping).values())
+
+
 def test_what_keys_are_is_settled_once(tmp_path: Path, source: str) -> None:
     hashed, plain = str(tmp_path / "hashed"), str(tmp_path / "plain")
     run(source, hashed, limit=1)

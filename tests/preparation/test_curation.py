@@ -96,14 +96,14 @@ def test_metal_counts_in_the_body_and_not_outside() -> None:
     assert share == pytest.approx(np.count_nonzero(ball) / body, rel=0.2)
 
 
-@pytest.mark.parametrize("sd", [10, 20, 40])
+@pytest.mark.parametrize("sd", [5, 10, 20, 40])
 def test_noise_is_what_was_planted(sd: float) -> None:
     image, lungs = patient()
     smooth = ndimage.gaussian_filter(image.array[30:80].astype(np.float32), 1.5)
     noise = np.random.default_rng(sd).normal(0, sd, smooth.shape)
     noisy = Volume(np.rint(smooth + noise).clip(-1024, 3071).astype(np.int16), image.affine)
     found = measure(noisy, Volume(lungs.array[30:80], lungs.affine)).noise_hu
-    assert found == pytest.approx(sd, rel=0.15)
+    assert found == pytest.approx(sd, rel=0.2, abs=1.5)
 
 
 def test_what_was_measured_is_in_record_and_index(tmp_path: Path) -> None:
