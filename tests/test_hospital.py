@@ -114,12 +114,12 @@ def test_no_name_is_in_any_byte(place: str, hospital: Any) -> None:
     searched = list(dskprep.audit(folder / place, made.words))
     assert searched
     assert [s for s in searched if not s.is_clean] == []
-    assert list(search_by_hand(folder / place, made.words)) == []
+    assert list(search_by_hand(folder / place, made.tokens)) == []
 
 
 def test_the_searches_find_the_names_where_they_are(hospital: Any) -> None:
     folder, made, _ = hospital
     found = {f.word for s in dskprep.audit(folder / "export", made.words) for f in s.found}
     assert found == set(range(1, len(made.words) + 1))
-    assert next(search_by_hand(folder / "export", made.words[:1]))
+    assert next(search_by_hand(folder / "export", made.tokens[:1]))
     assert [s.found for s in dskprep.audit(folder / "who.csv", made.words)] != [()]
