@@ -1,3 +1,4 @@
+from .dataset.audit import FoundWord, Searched, audit
 from .dataset.convert import to_nifti, to_sitk
 from .dataset.dataset import Dataset, open_dataset
 from .dataset.duplicates import Duplicates
@@ -52,6 +53,7 @@ __all__ = [
     "Examples",
     "ExportSummary",
     "Finding",
+    "FoundWord",
     "Grid",
     "InfrastructureError",
     "Joined",
@@ -69,6 +71,7 @@ __all__ = [
     "Refusal",
     "RunStopped",
     "RunUnderWay",
+    "Searched",
     "Segment",
     "Series",
     "Split",
@@ -78,6 +81,7 @@ __all__ = [
     "UsageError",
     "Volume",
     "annotate",
+    "audit",
     "clean",
     "compare",
     "compare_settings",

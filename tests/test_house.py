@@ -128,7 +128,7 @@ HOMES = {
         "tables",
     },
     "psutil": {"pipeline.prediction", "source.found"},
-    "pyarrow": {"dataset.annotations", "dataset.index", "tables"},
+    "pyarrow": {"dataset.annotations", "dataset.index", "dataset.unpacking", "tables"},
     "pydicom": {
         "dicom.header",
         "dicom.pixels",

@@ -31,6 +31,7 @@ for command in (
     dataset_commands.status,
     dataset_commands.verify,
     dataset_commands.upgrade,
+    dataset_commands.audit,
     dataset_commands.clean,
     cohort_commands.duplicates,
     cohort_commands.split,

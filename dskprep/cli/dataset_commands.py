@@ -1,4 +1,4 @@
-"""The commands that look after a dataset: status, verify, upgrade, clean."""
+"""The commands that look after a dataset: status, verify, upgrade, audit, clean."""
 
 from __future__ import annotations
 
@@ -128,6 +128,42 @@ def upgrade(target: str, dry_run: bool) -> int:
     done = f"{'would be' if dry_run else 'were'} upgraded to OME-Zarr 0.6"
     terminal.say(f"{n_volumes} volumes and {n_sources} label sources {done}{left}")
     return EXIT_SOME_NOT_WRITTEN if n_faulty else EXIT_CLEAN
+
+
+@click.command()
+@click.argument("target")
+@click.option("--sentinels", required=True, metavar="FILE", help="One word or name per line that must not be there.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def audit(target: str, sentinels: str, as_json: bool) -> int:
+    """Search every byte of TARGET, a dataset or any other folder, for words that must not be there.
+
+    A word is told by its line in FILE, and hidden where it stands in a name. Exit code 1 if one was found, or something
+    could not be decoded.
+    """
+    from dskprep import storage
+    from dskprep.dataset import audit as search
+
+    target = storage.absolute(target)
+    words = search.read_sentinels(target, sentinels)
+    n_objects, unclean = 0, []
+    for searched in search.audit(target, words):
+        n_objects += not searched.name.endswith("/")
+        if searched.is_clean:
+            continue
+        unclean.append(searched)
+        if not as_json:
+            told = [f"word {found.word} ({found.how})" for found in searched.found]
+            terminal.say(f"{searched.name}: {'; '.join([*told, *([searched.problem] if searched.problem else [])])}")
+    n_found, n_problems = sum(bool(s.found) for s in unclean), sum(bool(s.problem) for s in unclean)
+    if as_json:
+        found = [{"object": s.name} | each._asdict() for s in unclean for each in s.found]
+        problems = [{"object": s.name, "problem": s.problem} for s in unclean if s.problem]
+        counts = {"objects": n_objects, "words": words.n_words, "is_clean": not unclean}
+        terminal.say_json(counts | {"found": found, "not_decoded": problems})
+    else:
+        told = [f"words in {n_found} objects"] * bool(n_found) + [f"{n_problems} not decoded"] * bool(n_problems)
+        terminal.say(f"{n_objects} objects searched for {words.n_words} words: {', '.join(told) or 'none found'}")
+    return EXIT_SOME_NOT_WRITTEN if unclean else EXIT_CLEAN
 
 
 @click.command()

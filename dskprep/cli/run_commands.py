@@ -33,6 +33,12 @@ if TYPE_CHECKING:
 @options.patient_folders_option
 @options.licence_option
 @click.option("--labels", multiple=True, metavar="PATTERN", help="Label files in SOURCE, such as '*RTSTRUCT*'.")
+@click.option(
+    "--keys",
+    type=click.Choice(["folder", "hashed"]),
+    help="What volumes are called: by their folders, or by keyed digests of these [folder, or as TARGET has it].",
+)
+@click.option("--mapping", metavar="FILE", help="Hash keys; write which is whose to this CSV file outside of TARGET.")
 @click.option("--time-limit", default="30m", help="How long reading, computing or writing one patient may take.")
 @click.option("--log-json", is_flag=True, help="Write lines of JSON to standard output, and nothing else.")
 def run(

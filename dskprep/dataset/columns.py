@@ -21,6 +21,8 @@ _LATER = {
     "disagreed_lung_ml": "double",
     "missing_lung_ml": "double",
     "missing_lung_place": "string",
+    **dict.fromkeys(("lungs_cut", "arms"), "string"),
+    **dict.fromkeys(("body_cut_share", "metal_share", "noise_hu"), "double"),
 }
 """Columns that came after the first datasets, whose index may lack them."""
 _OF_SOURCE = {

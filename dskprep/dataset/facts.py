@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 import numpy as np
@@ -127,6 +127,20 @@ class LungFigures(msgspec.Struct, frozen=True):
     disagreed_ml: Number | None = None
     missing_ml: Number | None = None
     missing_place: str = ""
+
+
+class Curation(msgspec.Struct, frozen=True):
+    """What is looked at when a cohort is chosen (see `preparation.curation`), measured before steps of the user's.
+
+    `lungs_cut` are the faces at which a lung is cut off, None without lungs; `noise_hu` is None where there is too
+    little soft tissue.
+    """
+
+    arms: Literal["up", "down", "unknown"]
+    body_cut_share: Number
+    metal_share: Number
+    lungs_cut: tuple[Literal["feet", "head", "front", "back", "right", "left"], ...] | None = None
+    noise_hu: Number | None = None
 
 
 def source_of(facts: Mapping[str, Any]) -> Source:

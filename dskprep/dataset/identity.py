@@ -18,6 +18,7 @@ from collections.abc import Iterable
 from dskprep import storage
 from dskprep.dataset.record import to_json
 from dskprep.errors import DamagedDataset, InfrastructureError, UsageError
+from dskprep.keys import FURTHER
 
 FILE = "identity.json"
 VARIABLE = "DSKPREP_IDENTITY_KEY"
@@ -41,6 +42,11 @@ class Identities:
         if not any(identifiers):
             return None
         return self._of(kind, *identifiers).hex()[:HEX_DIGITS]
+
+    def hashed_key(self, key: str) -> str:
+        """Return the key, in a dataset with hashed keys, of what would have this key in another one."""
+        case, mark, further = key.partition(FURTHER)
+        return f"{self.digest('volume', case)}{mark}{further}"
 
     def instances(self, uids: Iterable[str]) -> str | None:
         """Return the sorted digests of SOPInstanceUIDs, joined, in base64; None if there is none."""

@@ -166,11 +166,13 @@ def to_row(record: Record) -> Row:
         row[f"n_{name}"] = geometry and geometry.shape[axis]
         row[f"spacing_{name}_mm"] = geometry and geometry.spacing_mm[axis]
     row["affine"] = geometry and [value for line in geometry.affine for value in line]
-    for column, value in {"right": "right_ml", "left": "left_ml", "unsided": "unsided_ml"}.items():
-        row[f"{column}_lung_ml"] = lungs and getattr(lungs, value)
-    row["mean_lung_hu"], row["dense_lung_share"] = lungs and lungs.mean_hu, lungs and lungs.dense_share
-    row["disagreed_lung_ml"] = lungs and lungs.disagreed_ml
-    row["missing_lung_ml"], row["missing_lung_place"] = lungs and lungs.missing_ml, lungs and lungs.missing_place
+    for name in "right_ml left_ml unsided_ml mean_hu dense_share disagreed_ml missing_ml missing_place".split():
+        what, unit = name.split("_")
+        row[f"{what}_lung_{unit}"] = lungs and getattr(lungs, name)
+    looked = record.curation
+    row["lungs_cut"] = None if looked is None or looked.lungs_cut is None else ",".join(looked.lungs_cut)
+    for name in ("arms", "body_cut_share", "metal_share", "noise_hu"):
+        row[name] = looked and getattr(looked, name)
     origin = record.attribution
     row["licence"], row["doi"] = origin and origin.licence, origin and origin.doi
     row["citation"] = origin and origin.citation

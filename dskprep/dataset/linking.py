@@ -45,6 +45,7 @@ class Linker:
         self._by_key = {key: i for i, (key, _) in enumerate(self._names)}
         self._by = {name: _Lookup(table, name) for name in ("series_uid_sha256", "frame_of_reference")}
         self._identities = identity.of(target)
+        self._hashed_key = self._identities.hashed_key if store.has_hashed_keys(target) else str
 
     def link(self, links: Links, where: str) -> Linked:
         """Return the volumes of a DICOM object or XML. Raises Refusal `label-unlinked`."""
@@ -71,8 +72,9 @@ class Linker:
         parts = path.split("/")
         tried = ["__".join(parts), parts[-1], "__".join(parts[:-1]), *parts[-2:-1]]
         for key, label in zip(tried, ("", "", parts[-1], parts[-1]), strict=False):
-            if key in self._by_key:
-                return self._records([self._by_key[key]])[0], label
+            for known in (key, self._hashed_key(key)):
+                if known in self._by_key:
+                    return self._records([self._by_key[known]])[0], label
         raise Refusal(
             "label-unlinked",
             f"{where}: expected the key of a volume as the name of the file or of its folder, found {path!r:.200}, and "
@@ -82,9 +84,14 @@ class Linker:
     def keys_of(self, owners: Sequence[str], column: str) -> list[list[str]]:
         """Return the keys of the volumes that each owner of a point names by `key` or `seriesuid`."""
         if column == "key":
-            return [[owner] if owner in self._by_key else [] for owner in owners]
+            either = (dict.fromkeys((owner, self._hashed_key(owner))) for owner in owners)
+            return [[key for key in pair if key in self._by_key] for pair in either]
         found = self._by["series_uid_sha256"]
         return [[self._names[i][0] for i in found.find(keys.series_digest(owner))] for owner in owners]
+
+    def is_named(self, record: Record, name: str) -> bool:
+        """Tell whether a volume has this key, or had it if keys were not hashed."""
+        return record.key in (name, self._hashed_key(name))
 
     def are_inside(self, key: str, points_mm: NDArray[np.float64]) -> NDArray[np.bool_]:
         """Return which points (n, 3) in LPS mm lie in the volume of this key, or within EDGE_MM of it."""

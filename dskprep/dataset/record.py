@@ -16,6 +16,7 @@ from dskprep.dataset.facts import (
     Aside,
     Bytes,
     Count,
+    Curation,
     Geometry,
     LungFigures,
     Number,
@@ -102,6 +103,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     acquired: Acquired | None = None
     geometry: Geometry | None = None
     lungs: LungFigures | None = None
+    curation: Curation | None = None
     values: str | None = None
     need_bytes: int | None = None
     seconds: dict[str, Number] = {}
@@ -133,7 +135,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     def as_dict(self) -> dict[str, Any]:
         """Return plain JSON values, without the fields that are None. Those of `lungs` stay, as null."""
         content = _without_none(msgspec.to_builtins(self))
-        return content | {part: _without_none(content[part]) for part in ("source", "geometry") if part in content}
+        parts = [part for part in ("source", "geometry", "curation") if part in content]
+        return content | {part: _without_none(content[part]) for part in parts}
 
     def to_json(self) -> bytes:
         """Return the content of the record's file."""

@@ -40,10 +40,11 @@ FORMAT = 1
 """Version of the layout of dataset.json and of the records."""
 
 
-def create(target: str, config: PrepConfig) -> None:
+def create(target: str, config: PrepConfig, *, keys: str | None = None) -> None:
     """Begin a dataset, or join one that has the same settings.
 
-    Raises UsageError if the target holds a dataset with other settings (the message lists the differences) or
+    `keys` are `folder` or `hashed`; with None they are those of the dataset, and `folder` in a new one. Raises
+    UsageError if the target holds a dataset with other settings (the message lists the differences), other keys, or
     something else; InfrastructureError if it cannot be written, or has a link in place of a folder.
     """
     target_place.check(target)
@@ -53,20 +54,26 @@ def create(target: str, config: PrepConfig) -> None:
         "settings": config.as_dict(),
         "digest": config.digest(),
         "dskprep": version("dskprep"),
+        **({"keys": "hashed"} if keys == "hashed" else {}),
     }
     if not storage.create(storage.join(target, "dataset.json"), to_json(content)):
-        _compare_settings(target, config)
+        _compare_settings(target, config, keys)
 
 
-def check_settings(target: str, config: PrepConfig) -> None:
-    """Raise UsageError if no dataset of these settings can begin or go on at the target. See `target_place` too."""
+def check_settings(target: str, config: PrepConfig, keys: str | None = None) -> None:
+    """Raise UsageError if no dataset of these settings and keys can begin or go on at the target (see `create`)."""
     target_place.check(target)
     if storage.exists(storage.join(target, "dataset.json")):
-        _compare_settings(target, config)
+        _compare_settings(target, config, keys)
 
 
-def _compare_settings(target: str, config: PrepConfig) -> None:
+def _compare_settings(target: str, config: PrepConfig, keys: str | None) -> None:
     there, here = describe(target), config.as_dict()
+    if keys not in (None, found := there.get("keys", "folder")):
+        raise UsageError(
+            f"{target}: holds a dataset with {found} keys, and {keys} ones are asked for; leave --keys out to go on "
+            "with it, or choose another target"
+        )
     if there["digest"] == config.digest():
         return
     names = sorted({*there["settings"], *here}, key=lambda name: (name != "recipe", name))
@@ -121,6 +128,11 @@ def n_levels(target: str) -> int:
     there = storage.exists(storage.join(target, "dataset.json"))
     found = describe(target)["settings"].get("levels", 1) if there else 1
     return found if isinstance(found, int) else 1
+
+
+def has_hashed_keys(target: str) -> bool:
+    """Tell whether the keys of a dataset are keyed digests of what the patients' folders are called."""
+    return describe(target).get("keys") == "hashed"
 
 
 def record_names(target: str) -> Iterator[RecordName]:

@@ -128,6 +128,8 @@ def views_of_stored(
     if with_source:
         settings = config.from_dict(opened.settings, f"{target}: dataset.json")
         record = stored.record
+        if not record.url:
+            raise UsageError(f"{target}: has hashed keys, and does not say where {key} came from; show its source")
         views.insert(0, _view_as_acquired(record.url, settings, record.series_uid_sha256, record.stack))
     return views
 
@@ -184,6 +186,8 @@ def _draw_views(title: str, views: list[View], surface: str | None) -> bytes:
 def _draw_refused(key: str, reason: str, message: str, url: str, uid_sha256: str | None, note: str = "") -> Shown:
     """Draw what can be drawn of a refused series. A source that cannot be read any more leaves the reason alone."""
     words = [note] if note else []
+    if not url:  # of a dataset with hashed keys
+        return Shown(key, refused.draw(key, reason, message, None, words), refusal=f"{reason}: {message}", note=note)
     try:
         drawn = remains.read(url, uid_sha256)
         if drawn and reason in ("not-hu", "hu-implausible"):

@@ -239,7 +239,8 @@ def time_in_words(seconds: float) -> str:
 class Summary:
     """A run and its account, and that of its labels, if it had any.
 
-    `stopped_by` says what broke it off, if anything did: then not all inputs were seen.
+    `stopped_by` says what broke it off, if anything did: then not all inputs were seen. With `is_hashed` keys nobody is
+    told what the source is called.
     """
 
     run_id: str
@@ -250,6 +251,12 @@ class Summary:
     is_interrupted: bool = False
     stopped_by: str = ""
     labels: LabelSummary | None = None
+    is_hashed: bool = False
+
+    @property
+    def told_source(self) -> str:
+        """The source, as logs, pages and files may name it."""
+        return "" if self.is_hashed else self.source
 
     @property
     def n_new(self) -> int:
@@ -266,7 +273,7 @@ class Summary:
         """Return the summary as plain JSON values."""
         return {
             "run_id": self.run_id,
-            "source": self.source,
+            "source": self.told_source,
             "target": self.target,
             "seconds": round(self.seconds, 2),
             "is_interrupted": self.is_interrupted,

@@ -25,7 +25,7 @@ from dskprep.dataset import identity, index, label_store, store
 from dskprep.dataset.label_record import LabelRecord, LabelRecordName
 from dskprep.dataset.record import STATUSES
 from dskprep.errors import InfrastructureError, UsageError
-from dskprep.pipeline import cluster, cluster_check, executor
+from dskprep.pipeline import cluster, cluster_check, executor, hashed_keys
 from dskprep.pipeline.account import Summary
 from dskprep.pipeline.label_account import LabelSummary
 from dskprep.pipeline.observer import LoggedNotes, Observer, tell
@@ -111,6 +111,8 @@ def annotate(
     for note in cluster_check.check(client, labels, target) if client else []:
         tell(everybody, "on_note", note)
     identity.begin(target)
+    if store.has_hashed_keys(target):
+        files = hashed_keys.hash_sources(files, identity.of(target))
     index.write(target)
     run_id = f"{datetime.datetime.now(datetime.UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(2)}"
     summary = LabelSummary(run_id, target)

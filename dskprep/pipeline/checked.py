@@ -10,6 +10,7 @@ from dskprep import settings as config
 from dskprep import storage
 from dskprep.dataset import licences, store
 from dskprep.errors import UsageError
+from dskprep.pipeline import hashed_keys
 from dskprep.pipeline.survey import Asked
 from dskprep.preparation import user_steps
 from dskprep.settings import PrepConfig
@@ -42,6 +43,8 @@ class Checked:
     asked: Asked | None
     again: tuple[str, ...]
     labels: Sequence[str]
+    keys: str | None
+    mapping: hashed_keys.Mapping | None
 
 
 def check(
@@ -55,6 +58,8 @@ def check(
     patient_folders: bool = False,
     licence: str | None = None,
     labels: Sequence[str] = (),
+    keys: str | None = None,
+    mapping: str | os.PathLike[str] | None = None,
 ) -> Checked:
     """Look at all that can be wrong with a run before there are workers. Arguments and errors are those of `run`."""
     place, target = discover.where(source), storage.absolute(target)
@@ -65,6 +70,10 @@ def check(
         raise UsageError(f"the target {target} lies inside the source {source}; choose a place outside it")
     if storage.is_within(place, target):
         raise UsageError(f"the source {source} lies inside the target {target}; choose another target")
+    if keys not in hashed_keys.KEYS:
+        raise UsageError(f"keys must be folder or hashed, not {keys!r:.80}")
+    if mapping and keys == "folder":
+        raise UsageError("a mapping says which hashed key is whose; leave it out, or ask for hashed keys")
     if retry not in RETRIES:
         raise UsageError(f"retry must be refused, failed, set-aside or all, not {retry!r}")
     if limit is not None and limit < 1:
@@ -75,7 +84,10 @@ def check(
     is_choice = settings.select is not None and not patient_folders  # there, each patient is chosen from on its own
     of_these = Asked() if is_choice else asked
     cases = discover.choose(source, **of_these._asdict(), patient_folders=patient_folders, licence=licence)
-    store.check_settings(target, settings)
+    keys = "hashed" if mapping else keys
+    mapped = hashed_keys.Mapping(mapping, place, target) if mapping else None
+    store.check_settings(target, settings, keys)
     if licence:
         licences.check_commercial(target)
-    return Checked(source, place, target, settings, cases, asked if is_choice else None, RETRIES[retry], labels)
+    chosen_of = asked if is_choice else None
+    return Checked(source, place, target, settings, cases, chosen_of, RETRIES[retry], labels, keys, mapped)

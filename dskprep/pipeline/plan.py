@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from dskprep import settings as config
 from dskprep import storage
-from dskprep.dataset import index, omezarr, store, thumbnail
+from dskprep.dataset import identity, index, omezarr, store, thumbnail
 from dskprep.dataset.record import GOOD
 from dskprep.errors import InfrastructureError, Refusal, UsageError
 from dskprep.pipeline import cluster
@@ -138,11 +138,12 @@ class Plan:
         Raises UsageError if there is no dataset.
         """
         target = storage.absolute(target)
-        store.describe(target)
+        key_of = identity.of(target).hashed_key if store.has_hashed_keys(target) else str
         table = index.current(target)
         rows = zip(table["key"], table["status"], table["reason"].fillna(""), strict=True)
         found = {key: f"{status} {reason}".strip() for key, status, reason in rows}
-        expected = {p.key: f"{p.status} {p.reason}".strip() for p in self.predictions if p.key in found}
+        keyed = ((key_of(p.key), p) for p in self.predictions)
+        expected = {key: f"{p.status} {p.reason}".strip() for key, p in keyed if key in found}
         wrong = [key for key, words in expected.items() if words != found[key]]
         differences = [f"{key}: expected {expected[key]}, found {found[key]}" for key in wrong]
         return Comparison(len(expected) - len(wrong), differences)

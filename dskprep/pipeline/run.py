@@ -32,7 +32,7 @@ from dskprep import settings as config
 from dskprep.dataset import identity, index, licences, store
 from dskprep.errors import InfrastructureError, UsageError
 from dskprep.look import report
-from dskprep.pipeline import annotate, cluster, cluster_check, executor, sharing, watch
+from dskprep.pipeline import annotate, cluster, cluster_check, executor, hashed_keys, sharing, watch
 from dskprep.pipeline.account import Account, RunStopped, Summary
 from dskprep.pipeline.checked import Checked, check
 from dskprep.pipeline.choice import Choice, choose
@@ -62,6 +62,8 @@ def run(
     patient_folders: bool = False,
     licence: str | None = None,
     labels: Sequence[str] = (),
+    keys: str | None = None,
+    mapping: str | os.PathLike[str] | None = None,
     time_limit_s: float = TIME_LIMIT_S,
     observers: Sequence[Observer] = (),
     at_end: Sequence[AtEnd] = (report.write_for_run,),
@@ -91,6 +93,13 @@ def run(
     labels
         Patterns of names or paths of label files in the source, such as `*RTSTRUCT*`. When the patients are done,
         `annotate` gives the volumes these labels.
+    keys
+        What the volumes are called: `"folder"`, by their folders, the default; or `"hashed"`, by keyed digests of
+        these names, and then no record, log or page has the name of a folder or file (docs/security.md). It is settled
+        by the run that begins the dataset.
+    mapping
+        Asks for hashed keys, and says where to write which of them is whose: a CSV file with the columns `key` and
+        `source`, outside of the target.
     time_limit_s
         A patient whose reading, computing or writing takes longer is given up as `failed`, and its worker is
         restarted. Without a client there is no limit, as this process cannot be restarted.
@@ -128,6 +137,8 @@ def run(
         patient_folders=patient_folders,
         licence=licence,
         labels=labels,
+        keys=keys,
+        mapping=mapping,
     )
     return execute(checked, client=client, time_limit_s=time_limit_s, observers=observers, at_end=at_end)
 
@@ -146,8 +157,12 @@ def execute(
     source, target, settings, labels = checked.source, checked.target, checked.settings, checked.labels
     notes = cluster_check.check(client, checked.place, target, settings) if client else []
     memory_bytes = min(cluster.memory_limits(client)) if client else MEMORY_LIMIT
-    store.create(target, settings)
+    store.create(target, settings, keys=checked.keys)
     identity.begin(target)
+    cases, mapped = checked.cases, checked.mapping
+    if is_hashed := store.has_hashed_keys(target):
+        cases = hashed_keys.hash_keys(cases, identity.of(target), mapped)
+        notes += [] if mapped else [hashed_keys.NO_MAPPING]
     work = functools.partial(
         patient.prepare_patient,
         target=target,
@@ -157,7 +172,7 @@ def execute(
     )
     run_id = f"{datetime.datetime.now(datetime.UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(2)}"
     found = index.record_names(target)
-    summary = Summary(run_id, source, target, Account(), 0.0)
+    summary = Summary(run_id, source, target, Account(), 0.0, is_hashed=is_hashed)
     if found.damaged:
         some = min(key for key, _ in found.damaged)
         notes.append(f"damaged records: {len(found.damaged)}, such as that of {some}; a run does these patients again")
@@ -187,14 +202,12 @@ def execute(
             for message in (*notes, *more_notes):
                 note(message)
             if checked.asked:
-                choice = choose(
-                    checked.cases, checked.asked, settings, note, target, is_again="refused" in checked.again
-                )
-            rounds = choice.rounds(summary.account, lambda: shared.has_met_others) if choice else iter([checked.cases])
-            with closing(shared), closing(watch.Deaths(client)) as deaths:
-                for number, cases in enumerate(rounds):
+                choice = choose(cases, checked.asked, settings, note, target, is_again="refused" in checked.again)
+            rounds = choice.rounds(summary.account, lambda: shared.has_met_others) if choice else iter([cases])
+            with hashed_keys.kept(mapped), closing(shared), closing(watch.Deaths(client)) as deaths:
+                for number, of_round in enumerate(rounds):
                     with (
-                        Listing(cases, summary, checked.again, known, found.damaged, is_counted=number > 0) as jobs,
+                        Listing(of_round, summary, checked.again, known, found.damaged, is_counted=number > 0) as jobs,
                         closing(shared.execute(client, iter(jobs), work)) as done,
                     ):
                         for outcome in _recorded(done, target, settings):

@@ -100,7 +100,7 @@ class PageFeed(Observer):
             self._send(summary, "running")
 
     def _send(self, summary: Summary, state: str) -> None:
-        run = {"run_id": summary.run_id, "source": summary.source, "target": summary.target, "state": state}
+        run = {"run_id": summary.run_id, "source": summary.told_source, "target": summary.target, "state": state}
         if self._client.status == "running":
             with contextlib.suppress(Exception):  # a lost scheduler is noticed by the run itself
                 self._client.log_event(page.RUN_TOPIC, run | summary.account.figures())

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from dskprep.kernels import masks
+from dskprep.preparation.curation import Curation
 from dskprep.preparation.lungs.lungs import Lungs
 from dskprep.volume import AIR_HU, Volume, grid_in_words
 
@@ -38,6 +39,8 @@ class Prepared:
         The number of voxels where nothing is shown: air, or what a recipe paints over them.
     crop
         For an image that was cut out of a larger grid: where.
+    curation
+        What is looked at when a cohort is chosen; None where the recipe does not measure it.
     """
 
     image: Volume
@@ -45,6 +48,7 @@ class Prepared:
     values: Values = "HU"
     fill: float = AIR_HU
     crop: Crop | None = None
+    curation: Curation | None = None
 
     def __repr__(self) -> str:
         image, values = self.image, self.values if self.values == "HU" else f"{self.values} values"

@@ -31,6 +31,7 @@ class Case:
     For the choice between series, `header` has what a table says of the attributes of the series, and `sample` is
     one of its files, most likely a slice; both are left out once the choice is made. `chosen` says why it was chosen
     among others.
+    With `is_hashed` the key is a keyed digest, and neither a record nor a message may name the files.
     """
 
     key: str
@@ -56,6 +57,8 @@ class Case:
     def set_aside(self, reason: str, message: str) -> Case:
         """Return it as one whose files are not read, so they do not count either."""
         return replace(self, n_files=0, n_bytes=0, refusal=(reason, message))
+
+    is_hashed: bool = False
 
 
 def digest(entries: Iterable[Entry]) -> str:

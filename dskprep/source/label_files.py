@@ -73,7 +73,7 @@ class Asked:
 class LabelFile:
     """One file with labels. `key` is made of its path below the folder, `digest` of name, size and tag in its listing.
 
-    `path` is that below the folder, without the suffix of a mask volume.
+    `path` is that below the folder, without the suffix of a mask volume. `is_hashed` is as of a `Case`.
     """
 
     key: str
@@ -81,6 +81,7 @@ class LabelFile:
     path: str
     digest: str
     n_bytes: int
+    is_hashed: bool = False
 
     @property
     def file(self) -> str:

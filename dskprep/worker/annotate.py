@@ -14,6 +14,7 @@ from dskprep.stopwatch import Stopwatch
 from dskprep.worker import process
 from dskprep.worker.admission import Ledger, Underestimated
 from dskprep.worker.drawing import LabelJob, MadeLabels, begin_label_record, least_bytes, make_labels
+from dskprep.worker.nameless import label_without_names
 from dskprep.worker.process import Loss
 
 
@@ -68,6 +69,7 @@ def _write(job: LabelJob, target: str, made: MadeLabels, clock: Stopwatch) -> La
                 record = record.changed(points=label_store.write_points(target, record.name, content))
         seconds = {stage: round(s, 4) for stage, s in clock.seconds.items()}
         record = record.changed(seconds=seconds, cpu_s=round(process.CPU.since_last(), 3))
+        record = label_without_names(record) if job.case.is_hashed else record
         clock.check()
         label_store.commit(target, record)
     return record
@@ -99,6 +101,7 @@ def _record_failure(job: LabelJob, target: str, loss: Loss, clock: Stopwatch) ->
 
 def _record_loss(job: LabelJob, target: str, record: LabelRecord) -> LabelOutcome:
     """Commit the record of a source that was lost, if the target can be written at all."""
+    record = label_without_names(record) if job.case.is_hashed else record
     try:
         try:
             done = record.name._replace(status="written")

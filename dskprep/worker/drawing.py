@@ -36,6 +36,7 @@ from dskprep.worker.admission import FIXED_BYTES, Ledger, Ticket
 from dskprep.worker.label_names import colour_of, free_name, stored_name
 from dskprep.worker.label_points import place_points
 from dskprep.worker.mirrored import check_side
+from dskprep.worker.nameless import points_without_names, segments_without_key
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -124,7 +125,8 @@ def make_labels(
             if isinstance(labels, Points):
                 placed = place_points(labels, linker)
                 begun = begun.changed(**placed.facts, status="written", n_points=len(placed.table))
-                return MadeLabels(begun, points=[placed.table])
+                table = points_without_names(placed.table) if job.case.is_hashed else placed.table
+                return MadeLabels(begun, points=[table])
             linked = _link(job, labels, linker)
             begun = begun.changed(linked_by=linked.by)
             made = MadeLabels(begun)
@@ -178,6 +180,8 @@ def _draw_all(job: LabelJob, target: str, labels: Labels, volume: Record, config
     grid = Grid(volume.geometry.shape, volume.geometry.matrix())
     placed = _placed(job, labels, volume, grid)
     segments = placed.named(*job.asked.only) if job.asked.only else placed.segments
+    if job.case.is_hashed and linking.of(target, job.run).is_named(volume, job.case.file):
+        segments = segments_without_key(segments, job.case.file)
     points = _points_of(placed, volume)
     if not segments and (points is None or job.asked.only):
         what = f"label named {' or '.join(job.asked.only)}" if job.asked.only else "label, and no point"

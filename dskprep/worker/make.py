@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import os
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ from importlib.metadata import version
 from typing import Any
 
 from dskprep.dataset import omezarr, thumbnail
-from dskprep.dataset.facts import Acquired, Aside, Crop, Geometry, LungFigures, source_of
+from dskprep.dataset.facts import Acquired, Aside, Crop, Curation, Geometry, LungFigures, source_of
 from dskprep.dataset.identity import Identities
 from dskprep.dataset.record import Record, further_key
 from dskprep.dicom.slices import Slice
@@ -177,6 +178,7 @@ def _make(line: Line, begun: Record, warnings: list[str], found: Series) -> Made
         geometry=_geometry(prepared),
         values=prepared.values,
         lungs=lungs,
+        curation=prepared.curation and Curation(**dataclasses.asdict(prepared.curation)),
     )
     provenance = {name: getattr(record, name) for name in ("settings_digest", "hu_sha256", "dskprep")}
     with line.clock("encode"):

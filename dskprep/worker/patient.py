@@ -19,6 +19,7 @@ from dskprep.stopwatch import Stopwatch
 from dskprep.worker import process
 from dskprep.worker.admission import Ledger, Underestimated
 from dskprep.worker.make import Line, Made, begin_record, make_case
+from dskprep.worker.nameless import without_names
 from dskprep.worker.process import Loss
 
 
@@ -116,6 +117,8 @@ def _commit(job: Job, target: str, made: list[Made], clock: Stopwatch) -> list[R
                     label_store.drop(target, name.key)
             # what was made of a line of a manifest before is kept while that line cannot be listed
             records = [each.record if job.case.problem else _write(target, each) for each in made]
+        if job.case.is_hashed:
+            records = [without_names(record) for record in records]
         seconds = {stage: round(s, 4) for stage, s in clock.seconds.items()}
         records = [record.changed(run=job.run, seconds=seconds) for record in records]
         records[-1] = records[-1].changed(cpu_s=round(process.CPU.since_last(), 3))
@@ -149,7 +152,7 @@ def _record_failure(job: Job, target: str, config: PrepConfig, loss: Loss, clock
 
 def _record_loss(job: Job, target: str, record: Record) -> Outcome:
     """Commit the record of a patient that was lost, if the target can be written at all."""
-    record = record.changed(run=job.run)
+    record = (without_names(record) if job.case.is_hashed else record).changed(run=job.run)
     try:
         done = store.find_written(target, record.key, record.input_digest)
         if done:  # its worker died after the commit

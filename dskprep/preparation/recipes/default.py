@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from dskprep.preparation import own_lungs, resample, user_steps
+from dskprep.preparation import curation, own_lungs, resample, user_steps
 from dskprep.preparation.lungs import lungs
 from dskprep.preparation.prepared import Prepared
 from dskprep.preparation.recipes import ENCODING_SHARE, Memory, Native, Recipe
@@ -21,18 +21,20 @@ MASK_SHARE = 2.5
 
 
 def prepare(native: Native, config: PrepConfig, clock: Stopwatch) -> Prepared:
-    """Resample, find the lungs, turn padding into air, apply the user's steps."""
+    """Resample, find the lungs, look at the image, turn padding into air, apply the user's steps."""
     with clock("resample"):
         image = _resample(native, config)
     found = _find_lungs(image, config, clock) if config.lungs else None
+    with clock("lungs"):
+        looked = curation.measure(image, found.mask if found else None)
     for plane in image.array:  # in place: the array is ours, and a copy would be the peak of a patient's memory
         plane[plane == PADDING] = AIR_HU
     for step in config.steps:
         with clock("steps"):
             image = user_steps.apply(step, image, keep_grid=found is not None)
     if image.array.dtype == np.int16:
-        return Prepared(image, found)
-    return Prepared(image, found, values="own", fill=0)
+        return Prepared(image, found, curation=looked)
+    return Prepared(image, found, values="own", fill=0, curation=looked)
 
 
 def _resample(native: Native, config: PrepConfig) -> Volume:

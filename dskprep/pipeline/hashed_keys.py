@@ -1,0 +1,101 @@
+"""Keys that do not tell what the patients' folders are called: keyed digests, and the file that says which is whose.
+
+A key is made of the key that the case would have otherwise, so the same patients get the same keys from any copy of
+the source, and a run that was stopped goes on. Who has the key of the dataset and a list of names can make them too.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from dskprep import storage
+from dskprep.dataset.identity import Identities
+from dskprep.errors import DskprepError, InfrastructureError, UsageError
+from dskprep.source.case import Case
+from dskprep.source.label_files import LabelFile
+
+KEYS = (None, "folder", "hashed")
+"""What may be asked for: what the dataset has, the names of folders, or keyed digests."""
+COLUMNS = ["key", "source"]
+"""Columns of the mapping."""
+NO_MAPPING = (
+    "the keys are hashed and no --mapping is given: which key is whose is written nowhere; the same command with "
+    "--mapping FILE writes it later, and does no patient again"
+)
+
+
+class Mapping:
+    """The CSV file, outside of the dataset, that says of which source each key is. It grows from run to run."""
+
+    def __init__(self, place: str | os.PathLike[str], source: str, target: str) -> None:
+        """Read what is there. Raises UsageError if the file lies in the dataset or source, or is of another kind."""
+        self._place = storage.absolute(place)
+        for name, other in (("dataset", target), ("source", source)):
+            if storage.is_within(self._place, other):
+                raise UsageError(f"--mapping: expected a file outside of the {name} {other}, found {place}; move it")
+        try:
+            lines = list(csv.reader(io.StringIO(storage.read(self._place).decode(), newline="")))
+        except FileNotFoundError:
+            lines = [COLUMNS]
+        except (ValueError, csv.Error) as error:
+            raise UsageError(f"--mapping: {place}: is no CSV file of UTF-8 ({error}); choose another name") from error
+        if lines[:1] != [COLUMNS] or any(len(line) != 2 for line in lines):
+            raise UsageError(f"--mapping: {place}: expected the columns key,source, found others; choose another name")
+        self._sources = {line[0]: line[1] for line in lines[1:]}
+        self._is_changed = lines == [COLUMNS]
+
+    def add(self, key: str, where: str) -> None:
+        """Note of which source a key is."""
+        if self._sources.get(key) != where:
+            self._sources[key], self._is_changed = where, True
+
+    def write(self) -> None:
+        """Write the file, if there is anything new."""
+        if not self._is_changed:
+            return
+        text = io.StringIO(newline="")
+        csv.writer(text).writerows([COLUMNS, *sorted(self._sources.items())])
+        content = text.getvalue().encode(errors="surrogateescape")
+        folder, _, name = self._place.rpartition("/")
+        storage.write_many(folder, {name: content})
+        if not storage.is_bucket(self._place):
+            Path(self._place).chmod(0o600)
+        self._is_changed = False
+
+
+@contextmanager
+def kept(mapping: Mapping | None) -> Iterator[None]:
+    """Write the mapping, if there is one, after the block, and before it: what cannot be written is said at once."""
+    if mapping:
+        mapping.write()
+    try:
+        yield
+    finally:
+        if mapping:
+            mapping.write()
+
+
+def hash_keys(cases: Iterator[Case], identities: Identities, mapping: Mapping | None) -> Iterator[Case]:
+    """Give each case a hashed key, and note it. Raises InfrastructureError, without any name, if listing fails."""
+    try:
+        for case in cases:
+            key = identities.hashed_key(case.key)
+            if mapping:
+                mapping.add(key, case.url)
+            yield dataclasses.replace(case, key=key, is_hashed=True)
+    except DskprepError as error:
+        raise InfrastructureError(
+            f"the source cannot be listed to its end ({type(error).__name__}); `dskprep plan` says where and why"
+        ) from None
+
+
+def hash_sources(files: Iterator[LabelFile], identities: Identities) -> Iterator[LabelFile]:
+    """Give each label file a hashed key."""
+    for file in files:
+        yield dataclasses.replace(file, key=str(identities.digest("label", file.key)), is_hashed=True)

@@ -1,0 +1,244 @@
+"""Hashed keys: nothing of a run tells what the folders are called, and the same patients get the same keys."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny
+from click.testing import CliRunner
+
+import dskprep
+from dskprep import storage
+from dskprep.cli import commands
+from dskprep.dataset import identity, label_store, store
+from dskprep.errors import InfrastructureError, UsageError
+from dskprep.settings import PrepConfig
+from dskprep.source import cases
+from dskprep.worker import process
+
+SETTINGS = PrepConfig(check_hu=False, lungs=False)
+NAMES = ("Kowalska^Anna", "Kowalska^Jan")
+WORDS = ("kowalska", "nurse-note", "lost-slice")
+
+
+@pytest.fixture(autouse=True)
+def _fresh(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "WAIT_S", 0.0)
+    identity.of.cache_clear()
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> str:
+    """Two patients, one refused, one archive; folders, members and stray files have names that nobody may see."""
+    folder = str(tmp_path / "in")
+    tiny.write_patients(folder, NAMES)
+    tiny.write(f"{folder}/{NAMES[0]}", {"nurse-note.txt": b"x"})
+    files = tiny.series(5)
+    tiny.write(f"{folder}/Kowalska-cut", {f"lost-slice{n}": c[:-9] for n, c in files.items()})
+    tiny.write(folder, {"Kowalska_Ewa.zip": tiny.zipped({f"Kowalska/{n}": c for n, c in tiny.series(6).items()})})
+    return folder
+
+
+def named_in(target: str) -> set[str]:
+    """The objects of a dataset that hold one of WORDS, in their name or content, as it is."""
+    found = tiny.everything_below(target).items()
+    return {name for name, content in found for word in WORDS if word.encode() in (name.encode() + content).lower()}
+
+
+def run(source: str, target: str, **how: Any) -> dskprep.Summary:
+    return dskprep.run(source, target, **({"settings": SETTINGS, "keys": "hashed"} | how))
+
+
+def mapping_in(place: str) -> dict[str, str]:
+    rows = csv.DictReader(io.StringIO(storage.read(place).decode()))
+    return {row["source"].rpartition("/")[2]: row["key"] for row in rows}
+
+
+def test_a_dataset_with_hashed_keys_names_no_folder_and_no_file(place: str, source: str, tmp_path: Path) -> None:
+    target, mapping = storage.join(place, "out"), str(tmp_path / "who.csv")
+    summary = run(source, target, mapping=mapping)
+    assert summary.account.counts == {"written": 3, "refused": 1}
+    assert named_in(target) == set()
+    assert Path(mapping).stat().st_mode & 0o777 == 0o600
+    keys = mapping_in(mapping)
+    assert set(keys) == {*NAMES, "Kowalska-cut", "Kowalska_Ewa.zip"}
+    dataset = dskprep.open_dataset(target)
+    assert np.array_equal(dataset[keys[NAMES[1]]].image[:], tiny.hu(1))
+    (refused,) = [name for name in store.record_names(target) if name.status == "refused"]
+    record = store.read_record(target, refused)
+    assert (record.key, record.reason, record.url) == (keys["Kowalska-cut"], "truncated", "")
+    assert record.message is not None
+    assert "dskprep show" in record.message
+
+
+def test_a_dataset_with_keys_of_folders_is_as_it_was(tmp_path: Path, source: str) -> None:
+    target = str(tmp_path / "out")
+    dskprep.run(source, target, settings=SETTINGS)
+    assert "keys" not in store.describe(target)
+    assert len(named_in(target)) > 4
+
+
+def test_a_stopped_run_goes_on_and_later_runs_follow_the_dataset(tmp_path: Path, source: str) -> None:
+    target, mapping = str(tmp_path / "out"), str(tmp_path / "who.csv")
+    run(source, target, limit=2, mapping=mapping)
+    first = {name.key for name in store.record_names(target)}
+    assert set(mapping_in(mapping).values()) == first
+    summary = dskprep.run(source, target, settings=SETTINGS, mapping=mapping)  # does not say that keys are hashed
+    assert summary.account.already.total() == 2
+    assert {name.key for name in store.record_names(target)} > first
+    assert len(mapping_in(mapping)) == 4
+    assert named_in(target) == set()
+    again = str(tmp_path / "again")
+    run(source, again)
+    assert {n.key for n in store.record_names(again)}.isdisjoint(first), "another dataset has another key"
+
+
+def test_a_run_that_is_interrupted_leaves_a_mapping_of_what_it_did(tmp_path: Path, source: str) -> None:
+    class Interrupts(dskprep.Observer):
+        def on_patient(self, *_: Any) -> None:
+            raise KeyboardInterrupt
+
+    target, mapping = str(tmp_path / "out"), str(tmp_path / "who.csv")
+    assert run(source, target, mapping=mapping, observers=[Interrupts()]).is_interrupted
+    done = {name.key for name in store.record_names(target)}
+    assert done
+    assert done <= set(mapping_in(mapping).values())
+
+
+def test_what_keys_are_is_settled_once(tmp_path: Path, source: str) -> None:
+    hashed, plain = str(tmp_path / "hashed"), str(tmp_path / "plain")
+    run(source, hashed, limit=1)
+    dskprep.run(source, plain, settings=SETTINGS, limit=1)
+    with pytest.raises(UsageError, match="holds a dataset with hashed keys, and folder ones are asked for"):
+        run(source, hashed, keys="folder")
+    with pytest.raises(UsageError, match="holds a dataset with folder keys, and hashed ones are asked for"):
+        run(source, plain)
+    with pytest.raises(UsageError, match="holds a dataset with folder keys, and hashed ones are asked for"):
+        dskprep.run(source, plain, settings=SETTINGS, mapping=tmp_path / "m.csv")
+    with pytest.raises(UsageError, match="a mapping says which hashed key is whose"):
+        run(source, plain, keys="folder", mapping=tmp_path / "m.csv")
+    assert not (tmp_path / "m.csv").exists()
+    with pytest.raises(UsageError, match="keys must be folder or hashed"):
+        run(source, plain, keys="md5")
+
+
+def test_the_mapping_lies_neither_in_the_dataset_nor_in_the_source(tmp_path: Path, source: str) -> None:
+    target = str(tmp_path / "out")
+    for where in (f"{target}/who.csv", f"{target}/../out/who.csv", f"{source}/who.csv"):
+        with pytest.raises(UsageError, match="expected a file outside of the"):
+            run(source, target, mapping=where)
+        assert not Path(where).exists()
+        assert not Path(target).exists(), "nothing is begun"
+    other = tmp_path / "labels.csv"
+    other.write_text("id,cancer\n1,0\n")
+    with pytest.raises(UsageError, match="expected the columns key,source"):
+        run(source, target, mapping=str(other))
+    assert other.read_text() == "id,cancer\n1,0\n"
+
+
+def test_without_a_mapping_a_line_says_so(tmp_path: Path, source: str, caplog: pytest.LogCaptureFixture) -> None:
+    run(source, str(tmp_path / "out"))
+    assert "no --mapping is given" in caplog.text
+
+
+@pytest.mark.cluster
+def test_what_a_run_says_names_nobody(tmp_path: Path, source: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The lines of a run, in words and in JSON, Dask's report, and all commands that look at the dataset."""
+    target, mapping, config = str(tmp_path / "out"), str(tmp_path / "who.csv"), tmp_path / "p.toml"
+    monkeypatch.chdir(tmp_path)  # where the report goes
+    config.write_text("check_hu = false\nlungs = false\n")
+    words = ["run", source, target, "--config", str(config), "--keys", "hashed", "--mapping", mapping, "--workers", "1"]
+    done = CliRunner().invoke(commands.main, [*words, "--log-json"], standalone_mode=False)
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [line["status"] for line in lines if line["event"] == "patient"].count("written") == 3
+    said = done.output
+    for command in ("status", "verify", "report", "duplicates"):
+        said += CliRunner().invoke(commands.main, [command, target], standalone_mode=False).output
+    said += (tmp_path / "report.html").read_text()
+    assert not any(word in said.lower() for word in WORDS)
+    assert any(name.endswith("performance.html") for name in tiny.everything_below(target))
+    assert named_in(target) == set()
+
+
+def test_a_source_that_cannot_be_listed_is_not_named(
+    tmp_path: Path, source: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = str(tmp_path / "out")
+    listed = cases.choose
+
+    def fails(*words: Any, **how: Any) -> Iterator[Any]:
+        yield next(listed(*words, **how))
+        raise InfrastructureError(f"{source}/Kowalska^Ewa: permission denied")
+
+    monkeypatch.setattr(cases, "choose", fails)
+    with pytest.raises(dskprep.RunStopped, match="cannot be listed to its end") as stopped:
+        run(source, target)
+    assert "Kowalska" not in str(stopped.value)
+    assert named_in(target) == set()
+
+
+def test_what_fails_is_not_named(tmp_path: Path, source: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = str(tmp_path / "out")
+
+    def fails(*_: Any, **__: Any) -> None:
+        raise RuntimeError("Kowalska^Anna/nurse-note.txt\nKowalska is there")
+
+    monkeypatch.setattr("dskprep.worker.patient.make_case", fails)
+    assert run(source, target).account.counts == {"failed": 4}
+    record = store.read_record(target, next(iter(store.record_names(target))))
+    assert record.reason == "RuntimeError"
+    assert "worker/patient.py" in (record.traceback or "")
+    assert named_in(target) == set()
+
+
+def test_labels_are_linked_by_the_names_of_folders_and_do_not_keep_them(tmp_path: Path, source: str) -> None:
+    pytest.importorskip("nibabel")
+    import nibabel
+
+    target, mapping, labels = str(tmp_path / "out"), str(tmp_path / "who.csv"), tmp_path / "labels"
+    run(source, target, mapping=mapping)
+    labels.mkdir()
+    (key,) = [key for name, key in mapping_in(mapping).items() if name == NAMES[0]]
+    volume = dskprep.open_dataset(target)[key]
+    box = np.zeros(volume.image.shape, np.uint8)
+    box[2:6, 4:9, 5:12] = 1
+    folder_key = next(c.key for c in cases.cases(source) if c.url.endswith(NAMES[0]))
+    image = nibabel.Nifti1Image(box.T, np.diag([-1, -1, 1, 1]) @ _xyz(volume.affine))
+    nibabel.save(image, labels / f"{folder_key}.nii")
+    x, y, z = volume.to_patient((5, 6, 7))
+    (labels / "kowalska.csv").write_text(f"key,x,y,z,diameter_mm,reader\n{folder_key},{x},{y},{z},4,Kowalska\n")
+    (labels / "kowalska-lost.csv").write_text("key,x,y,z\nkowalska-who,1,1,1\n")
+    summary = dskprep.annotate(target, labels)
+    assert summary.counts == {"written": 2, "refused": 1}
+    assert np.array_equal(volume.labels["mask"][:], box)
+    assert dskprep.open_dataset(target)[key].points["diameter_mm"].tolist() == [4.0]
+    assert named_in(target) == set()
+    assert all(len(name.source) == 16 for name, _ in label_store.list_records(target))
+
+
+def _xyz(affine: np.ndarray) -> np.ndarray:
+    """An affine of indices (x, y, z)."""
+    return affine[:, [2, 1, 0, 3]]
+
+
+def test_pictures_say_that_the_source_is_not_known(tmp_path: Path, source: str) -> None:
+    target = str(tmp_path / "out")
+    run(source, target)
+    by_status = {name.status: name.key for name in store.record_names(target)}
+    assert dskprep.show(target, by_status["refused"]).startswith(b"\x89PNG")
+    with pytest.raises(UsageError, match="has hashed keys, and does not say where"):
+        dskprep.show(target, by_status["written"], with_source=True)
+
+
+def test_a_plan_is_compared_with_the_dataset(tmp_path: Path, source: str) -> None:
+    target = str(tmp_path / "out")
+    run(source, target)
+    compared = dskprep.plan(source, settings=SETTINGS).compare(target)
+    assert compared.n_right + len(compared.differences) == 4
