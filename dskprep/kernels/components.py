@@ -161,12 +161,13 @@ def counts_around(
                         if ball[i, j] < 0:
                             continue
                         to_z, to_y = z + i - ball.shape[0] // 2, y + j - ball.shape[1] // 2
+                        line, in_first, in_second = counted[to_z, to_y], first[to_z, to_y], second[to_z, to_y]
                         for x in range(max(0, runs.starts[run] - ball[i, j]), min(nx, runs.stops[run] + ball[i, j])):
-                            if counted[to_z, to_y, x] != piece:
-                                counted[to_z, to_y, x] = piece
+                            if line[x] != piece:
+                                line[x] = piece
                                 found[0, piece] += n
-                                found[1, piece] += n * first[to_z, to_y, x]
-                                found[2, piece] += n * second[to_z, to_y, x]
+                                found[1, piece] += n * in_first[x]
+                                found[2, piece] += n * in_second[x]
         begin = end
     return found
 
