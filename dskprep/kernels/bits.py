@@ -199,8 +199,10 @@ def _dilate_planes(
 @compiled
 def _join(words: NDArray[Any], offset: int, out: NDArray[Any]) -> None:
     """Add a plane, moved by `offset` words, to `out`."""
-    for i in range(max(0, -offset), min(words.size, words.size - offset)):
-        out[i + offset] |= words[i]
+    begin, end = max(0, -offset), min(words.size, words.size - offset)
+    moved, to = words[begin:end], out[begin + offset : end + offset]  # so that many are joined at a time
+    for i in range(moved.size):
+        to[i] |= moved[i]
 
 
 @compiled
@@ -209,9 +211,9 @@ def _widen(words: NDArray[Any], nx: int, out: NDArray[Any]) -> None:
     nw = (nx + 63) // 64
     last = _last_word(nx)
     for first in range(0, words.size, nw):
+        row, wide = words[first : first + nw], out[first : first + nw]
         for w in range(nw):
-            word = words[first + w]
-            right = word << ONE | (words[first + w - 1] >> END if w > 0 else NONE)
-            left = word >> ONE | (words[first + w + 1] << END if w < nw - 1 else NONE)
-            out[first + w] = word | right | left
-        out[first + nw - 1] &= last
+            right = row[w] << ONE | (row[w - 1] >> END if w > 0 else NONE)
+            left = row[w] >> ONE | (row[w + 1] << END if w < nw - 1 else NONE)
+            wide[w] = row[w] | right | left
+        wide[nw - 1] &= last

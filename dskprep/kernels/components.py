@@ -135,22 +135,23 @@ def counts_around(
 
     The ring lies in the ball `wide` round a voxel of the piece, and in the ball `near` round none. A ball is half its
     width along x in each row (z, y) round its middle, -1 where it has none. `order` sorts the runs, which lie in
-    `rows`, by piece. Each voxel holds the last piece that it was counted for, so that pieces may share voxels.
+    `rows`, by piece. Each piece has a box of its own, so that rings may overlap.
     """
     nz, ny, nx = first.shape
     found = np.zeros((3, n_pieces), np.int64)
-    if order.size == 0:
-        return found
-    counted = np.empty((nz, ny, nx), np.int32)
-    for z in range(nz):
-        for y in range(ny):
-            for x in range(nx):
-                counted[z, y, x] = -1
+    dz, dy, dx = wide.shape[0] // 2, wide.shape[1] // 2, wide[wide.shape[0] // 2, wide.shape[1] // 2]
     begin = 0
     while begin < order.size:
         piece, end = numbers[order[begin]], begin
+        z0, z1, y0, y1, x0, x1 = nz, 0, ny, 0, nx, 0  # the piece's box
         while end < order.size and numbers[order[end]] == piece:
+            run = order[end]
+            z, y = rows[run] // ny, rows[run] % ny
+            z0, z1, y0, y1 = min(z0, z), max(z1, z), min(y0, y), max(y1, y)
+            x0, x1 = min(x0, runs.starts[run]), max(x1, runs.stops[run])
             end += 1
+        z0, y0, x0 = max(0, z0 - dz), max(0, y0 - dy), max(0, x0 - dx)
+        is_counted = np.zeros((min(nz, z1 + dz + 1) - z0, min(ny, y1 + dy + 1) - y0, min(nx, x1 + dx) - x0), np.bool_)
         for n in range(2):
             ball = near if n == 0 else wide
             for k in range(begin, end):
@@ -161,12 +162,17 @@ def counts_around(
                         if ball[i, j] < 0:
                             continue
                         to_z, to_y = z + i - ball.shape[0] // 2, y + j - ball.shape[1] // 2
+                        line, in_first, in_second = (
+                            is_counted[to_z - z0, to_y - y0],
+                            first[to_z, to_y],
+                            second[to_z, to_y],
+                        )
                         for x in range(max(0, runs.starts[run] - ball[i, j]), min(nx, runs.stops[run] + ball[i, j])):
-                            if counted[to_z, to_y, x] != piece:
-                                counted[to_z, to_y, x] = piece
+                            if not line[x - x0]:
+                                line[x - x0] = True
                                 found[0, piece] += n
-                                found[1, piece] += n * first[to_z, to_y, x]
-                                found[2, piece] += n * second[to_z, to_y, x]
+                                found[1, piece] += n * in_first[x]
+                                found[2, piece] += n * in_second[x]
         begin = end
     return found
 
