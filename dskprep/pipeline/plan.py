@@ -140,13 +140,12 @@ class Plan:
         target = storage.absolute(target)
         key_of = identity.of(target).hashed_key if store.has_hashed_keys(target) else str
         table = index.current(target)
-        rows = zip(table["key"], table["status"], table["reason"].fillna(""), strict=True)
-        found = {key: f"{status} {reason}".strip() for key, status, reason in rows}
-        keyed = ((key_of(p.key), p) for p in self.predictions)
-        expected = {key: f"{p.status} {p.reason}".strip() for key, p in keyed if key in found}
-        wrong = [key for key, words in expected.items() if words != found[key]]
-        differences = [f"{key}: expected {expected[key]}, found {found[key]}" for key in wrong]
-        return Comparison(len(expected) - len(wrong), differences)
+        said = (table["status"] + " " + table["reason"].fillna("")).str.strip()
+        found = dict(zip(table["key"], said, strict=True))
+        expected = {key_of(p.key): f"{p.status} {p.reason}".strip() for p in self.predictions}
+        both = [(key, words, found[key]) for key, words in expected.items() if key in found]
+        differences = [f"{key}: expected {words}, found {other}" for key, words, other in both if words != other]
+        return Comparison(len(both) - len(differences), differences)
 
     def as_dict(self) -> dict[str, Any]:
         """Return the plan as plain JSON values."""
