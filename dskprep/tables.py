@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 import warnings
 from typing import Any
 
@@ -11,14 +12,16 @@ import pandas as pd
 import pyarrow
 from pyarrow import parquet
 
+MAX_HEADER_BYTES = 1 << 22
+"""The names of a table's columns end within so many bytes."""
+
 
 def from_csv(content: bytes, **options: Any) -> pd.DataFrame:
     """Read a CSV table in UTF-8; the options are those of `pandas.read_csv`.
 
     Raises ValueError for what is none, as where a row has more fields than the header, or two columns one name.
     """
-    header = content.partition(b"\n")[0].decode("utf-8-sig", errors="surrogateescape")
-    names = [name.strip() for name in next(csv.reader([header]), [])]
+    names = header_of(content)
     if twice := [name for name in names if name and names.count(name) > 1]:
         raise ValueError(f"the column {twice[0]!r:.100} is there twice; rename one")
     try:
@@ -27,6 +30,15 @@ def from_csv(content: bytes, **options: Any) -> pd.DataFrame:
     except (pd.errors.ParserWarning, TypeError, OverflowError) as error:
         raise ValueError(str(error)) from error
     return frame
+
+
+def header_of(content: bytes) -> list[str]:
+    """Return the names in the first line of a CSV table, whichever way lines end. Raises ValueError if it is none."""
+    line = re.split(rb"[\r\n]", content[:MAX_HEADER_BYTES], maxsplit=1)[0]
+    try:
+        return [name.strip() for name in next(csv.reader([line.decode("utf-8-sig", errors="surrogateescape")]), [])]
+    except csv.Error as error:
+        raise ValueError(str(error)) from error
 
 
 def open_parquet(content: bytes) -> parquet.ParquetFile:

@@ -52,17 +52,31 @@ class Linker:
         by_series = self._records(
             i for uid in links.series for i in self._by["series_uid_sha256"].find(keys.series_digest(uid))
         )
-        frame = self._identities.digest("frame of reference", links.frame_of_reference)
         if by_series:
-            chosen = self._with_instances(by_series, links) or by_series
-            self._check_frame(chosen, frame, links, where)
-            return Linked(chosen, "series")
-        in_frame = self._records(self._by["frame_of_reference"].find(frame)) if frame else []
+            chosen = [r for r in by_series if any(self.is_in(r, frame) for frame in links.frames or {""})]
+            if not chosen:
+                raise Refusal(
+                    "label-unlinked",
+                    f"{where}: expected the frame of reference of the series that it names, found "
+                    f"{_some(links.frames)}; it was drawn on another scan, or was moved to it",
+                )
+            return Linked(self._with_instances(chosen, links) or chosen, "series")
+        frames = {self._frame(uid) for uid in links.frames} - {None}
+        in_frame = self._records(i for frame in frames if frame for i in self._by["frame_of_reference"].find(frame))
         if links.instances and (chosen := self._with_instances(in_frame, links)):
             return Linked(chosen, "instances")
-        if len({record.hu_sha256 for record in in_frame}) == 1 and not self._are_others(in_frame, links):
+        n_images = len({(record.frame_of_reference, record.hu_sha256) for record in in_frame})
+        is_one_each = n_images == len({record.frame_of_reference for record in in_frame}) > 0
+        if is_one_each and not self._are_others(in_frame, links):
             return Linked(in_frame, "frame-of-reference", ("linked-by-frame-of-reference",))
         raise Refusal("label-unlinked", self._explain(links, in_frame, where))
+
+    def is_in(self, record: Record, frame_of_reference: str) -> bool:
+        """Tell whether a volume may lie in a frame of reference: it does, or one of both does not say."""
+        return record.frame_of_reference in (None, self._frame(frame_of_reference) or record.frame_of_reference)
+
+    def _frame(self, uid: str) -> str | None:
+        return self._identities.digest("frame of reference", uid)
 
     def link_key(self, path: str, where: str) -> tuple[Record, str]:
         """Return the volume that a path names, `<key>` or `<key>/<label>`, and that label, or "".
@@ -71,10 +85,18 @@ class Linker:
         """
         parts = path.split("/")
         tried = ["__".join(parts), parts[-1], "__".join(parts[:-1]), *parts[-2:-1]]
+        found: dict[str, str] = {}
         for key, label in zip(tried, ("", "", parts[-1], parts[-1]), strict=False):
-            for known in (key, self._hashed_key(key)):
-                if known in self._by_key:
-                    return self._records([self._by_key[known]])[0], label
+            for known in {key, self._hashed_key(key)} & self._by_key.keys():
+                found.setdefault(known, label)
+        if len(found) > 1 and tried[0] not in found:
+            raise Refusal(
+                "label-unlinked",
+                f"{where}: expected the key of one volume as the name of the file or of its folder, found those of "
+                f"{' and '.join(sorted(found))}; give the file another name",
+            )
+        for key, label in found.items():
+            return self._records([self._by_key[key]])[0], label
         raise Refusal(
             "label-unlinked",
             f"{where}: expected the key of a volume as the name of the file or of its folder, found {path!r:.200}, and "
@@ -125,19 +147,10 @@ class Linker:
         """Tell whether the label names slices, and all of these volumes say that they are not theirs."""
         return bool(links.instances) and not links.series and all(r.instances for r in records)
 
-    def _check_frame(self, records: list[Record], frame: str | None, links: Links, where: str) -> None:
-        there = {record.frame_of_reference for record in records} - {None}
-        if frame and there and frame not in there:
-            raise Refusal(
-                "label-unlinked",
-                f"{where}: expected the frame of reference of the series that it names, found "
-                f"{links.frame_of_reference}; it was drawn on another scan, or was moved to it",
-            )
-
     def _explain(self, links: Links, in_frame: list[Record], where: str) -> str:
         asked = [f"the series {_some(links.series)}"] if links.series else []
         asked += [f"the slices {_some(links.instances)}"] if links.instances and not links.series else []
-        asked += [f"the frame of reference {links.frame_of_reference}"] if links.frame_of_reference else []
+        asked += [f"the frame of reference {_some(links.frames)}"] if links.frames else []
         if not asked:
             return f"{where}: expected the series or frame of reference that it belongs to, found neither in it"
         if in_frame:

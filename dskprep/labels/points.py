@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterable
 
 import numpy as np
@@ -59,19 +58,18 @@ def _read(content: bytes, where: str) -> pd.DataFrame:
             return _read_parquet(content, where)
         if b"\0" in content:
             raise ValueError("it holds zero bytes")
-        header = content.partition(b"\n")[0].decode("utf-8-sig")
-        refuse_if_more(header.count(",") + 1, MAX_COLUMNS, "columns", where)
-        _check_header(header, where)
+        _check_header(tables.header_of(content), where)
         return tables.from_csv(content, dtype=str, keep_default_na=False, nrows=MAX_ROWS + 1, skipinitialspace=True)
     except ValueError as error:
         raise Refusal("label-damaged", f"{where}: cannot be read as a table: {one_line(error)}") from error
 
 
-def _check_header(header: str, where: str) -> None:
+def _check_header(header: list[str], where: str) -> None:
     """Refuse a table whose columns are not parted by commas, or of which two have one name."""
-    names = [name.strip().casefold() for name in next(csv.reader([header.strip("\r")]), [])]
-    if len(names) == 1 and ("\t" in header or ";" in header):
-        raise Refusal("label-unknown", f"{where}: expected columns parted by commas, found {header[:60]!r}")
+    refuse_if_more(len(header), MAX_COLUMNS, "columns", where)
+    names = [name.casefold() for name in header]
+    if len(names) == 1 and ("\t" in names[0] or ";" in names[0]):
+        raise Refusal("label-unknown", f"{where}: expected columns parted by commas, found {header[0][:60]!r}")
     if len({*names}) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise Refusal("label-unknown", f"{where}: expected each column once, found {twice!r:.60} twice")

@@ -19,7 +19,8 @@ from dskprep.labels.points import Points
 from dskprep.labels.rtstruct import CLASSES as STRUCTURE_SETS
 from dskprep.labels.rtstruct import MAX_ROIS, RtStruct
 from dskprep.labels.seg import CLASSES as SEGMENTATIONS
-from dskprep.labels.seg import MAX_FRAMES, MAX_SEGMENTS, Seg
+from dskprep.labels.seg import MAX_SEGMENTS, Seg
+from dskprep.labels.seg_pixels import MAX_FRAMES
 from dskprep.labels.values import Labels
 
 TABLE_SUFFIXES = (".csv", ".parquet")

@@ -15,6 +15,7 @@ from dskprep.dicom.slices import MAX_PLANE_MM, MAX_POSITION_MM
 from dskprep.errors import Refusal
 from dskprep.kernels.polygons import cover
 from dskprep.labels.attributes import code_of, one_line, refuse_if_more, uids_below
+from dskprep.labels.copies import without_copies
 from dskprep.labels.stack import FULL, Plane, Stack, places, slabs
 from dskprep.labels.values import Labels, Links, Segment
 from dskprep.volume import Grid
@@ -37,8 +38,6 @@ FLAT_PART = 1e-3
 """The part of a contour's width by which its points may deviate from a plane."""
 FINENESS = 2
 """Pixels per voxel along an axis, for contours in planes that are oblique to the grid."""
-COPY_PIXELS = 0.25
-"""Contours are copies if their bounding boxes and the roots of their areas differ by less than this, in pixels."""
 MAX_IN_PLANE = 10_000
 """Most contours of an ROI in one plane."""
 HALF = FULL // 2
@@ -128,19 +127,22 @@ class RtStruct(Labels):
         for k in range(len(along)):
             here = [placed[i][:, 1:] for i in np.flatnonzero(which == k)]
             refuse_if_more(len(here), MAX_IN_PLANE, "contours in a plane", where)
-            drawn = _draw_plane(_without_copies(here), axes, where)
+            drawn = _draw_plane(without_copies(here, np.linalg.norm(axes[:, 1:], axis=0)), axes, where)
             planes.append(Plane(float(low[k]), float(high[k]), *drawn))
         return Stack(origin, axes, planes)
 
     def _step(self, along: NDArray[np.float64], normal: NDArray[np.float64]) -> float:
-        """Return the distance of neighbouring contours of an ROI.
+        """Return the usual distance of neighbouring contours of an ROI, or that of the image's slices if it is larger.
 
-        Where it has one plane only, that is the distance of the image's slices, or of all contours.
+        Where it has one plane only, that is the distance of the slices, or of all contours.
         """
-        if len(along) == 1 and self._slices is not None:
+        slice_mm = 0.0
+        if self._slices is not None:
             step = self._slices.affine[:3, 0]
-            if abs(step @ normal) > ALONG * np.linalg.norm(step):
-                return float(abs(step @ normal))
+            slice_mm = float(abs(step @ normal))
+            slice_mm *= slice_mm > ALONG * float(np.linalg.norm(step))
+        if len(along) == 1 and slice_mm:
+            return slice_mm
         if len(along) == 1:
             along = places([points.mean(0) @ normal for each in self._contours.values() for points in each])
         if len(along) == 1:
@@ -149,7 +151,7 @@ class RtStruct(Labels):
                 f"{self.where}: expected contours in two planes or more, of which the thickness of a slice follows, "
                 "found one plane",
             )
-        return float(np.diff(along).min())
+        return max(slice_mm, float(np.median(np.diff(along))))
 
 
 def _read_roi(number: int, item: Dataset, observed: Dataset | None) -> Segment:
@@ -161,6 +163,7 @@ def _read_roi(number: int, item: Dataset, observed: Dataset | None) -> Segment:
         type=code_of(observed, "RTROIIdentificationCodeSequence") if observed is not None else None,
         algorithm=one_line(item.get("ROIGenerationAlgorithm")),
         interpreted_type=kind,
+        frame_of_reference=str(item.get("ReferencedFrameOfReferenceUID") or ""),
     )
 
 
@@ -168,12 +171,14 @@ def _read_links(header: Dataset) -> Links:
     frames = header.get("ReferencedFrameOfReferenceSequence")
     uids = [str(item.get("FrameOfReferenceUID") or "") for item in frames or ()]
     uids += [str(i.get("ReferencedFrameOfReferenceUID") or "") for i in header.get("StructureSetROISequence") or ()]
-    instances = uids_below(frames, "ReferencedSOPInstanceUID")
+    drawn_on: set[str] = set()
     for item in header.get("ROIContourSequence") or ():
         for contour in item.get("ContourSequence") or ():
             for image in contour.get("ContourImageSequence") or ():
-                instances |= {str(image.get("ReferencedSOPInstanceUID") or "")}
-    return Links(uids_below(frames, "SeriesInstanceUID"), instances - {""}, next(filter(None, uids), ""))
+                drawn_on.add(str(image.get("ReferencedSOPInstanceUID") or ""))
+    # of several phases that are listed, those count on whose slices contours were drawn
+    instances = frozenset(drawn_on - {""}) or uids_below(frames, "ReferencedSOPInstanceUID")
+    return Links(uids_below(frames, "SeriesInstanceUID"), instances, frozenset(uids) - {""})
 
 
 def _read_points(contour: Dataset, where: str) -> NDArray[np.float64]:
@@ -227,22 +232,6 @@ def _basis(normal: NDArray[np.float64], pixel_mm: float) -> NDArray[np.float64]:
     row = np.cross(normal, np.eye(3)[np.abs(normal).argmin()])
     row /= np.linalg.norm(row)
     return np.stack([normal, row * pixel_mm, np.cross(normal, row) * pixel_mm], axis=1)
-
-
-def _without_copies(contours: list[NDArray[np.float64]]) -> list[NDArray[np.float64]]:
-    """Leave out contours of a plane, in pixels, that are there a second time, perhaps with other points on their way.
-
-    Planning systems write such copies, and by the even-odd rule two of them would be nothing.
-    """
-    kept: list[NDArray[np.float64]] = []
-    signs = np.empty((len(contours), 5))
-    for points in contours:
-        sign = np.array([*points.min(0), *points.max(0), np.sqrt(_enclosed(points))])
-        others = np.abs(signs[: len(kept)] - sign)
-        if not (others <= COPY_PIXELS).all(1).any():
-            signs[len(kept)] = sign
-            kept.append(points)
-    return kept
 
 
 def _draw_plane(

@@ -3,38 +3,31 @@
 from __future__ import annotations
 
 import itertools
-import struct
-import zlib
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from pydicom import Dataset
-from pydicom.encaps import generate_frames
 
-from dskprep.dicom.pixels import MAX_EDGE, NATIVE, PixelFormat, stored_values
 from dskprep.dicom.slices import MAX_POSITION_MM
 from dskprep.errors import Refusal
 from dskprep.labels.attributes import code_of, floats_of, item_of, one_line, refuse_if_more, uids_below
+from dskprep.labels.seg_pixels import Layout
 from dskprep.labels.stack import Plane, Stack, crop, places, slabs
 from dskprep.labels.values import Labels, Links, Segment
 from dskprep.volume import Grid
 
 CLASSES = {"1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7"}
 """SOP classes of Segmentation and Label Map Segmentation."""
-DEFLATED_FRAMES = "1.2.840.10008.1.2.8.1"
-"""Transfer syntax of frames that are deflated one by one."""
 BACKGROUND = ("125040", "DCM")
 """Coded type of what a label map calls the rest (PS3.16 annex D)."""
 MAX_SEGMENTS = 10_000
 """Most segments; atlases of the brain have some hundreds."""
-MAX_FRAMES = 200_000
-"""Most frames; 100 organs in 2000 slices."""
-MAX_PIXELS = 1 << 35
-"""Most pixels of all frames; MAX_FRAMES of 400 x 400."""
 WHOLE = 0.05
 """Frames lie whole steps apart if the distance differs by less than this share."""
+LEAST_STEP = 0.4
+"""Slices are not nearer than this part of their declared distance or thickness: they overlap by half at most."""
 SAME_DIRECTION = 1e-4
 """Orientations and pixel spacings that differ by less than this are one, as headers round them."""
 
@@ -63,17 +56,18 @@ class Seg(Labels):
         self._pixels = pixels
         items = header.get("SegmentSequence") or []
         refuse_if_more(len(items), MAX_SEGMENTS, "segments", where)
-        found = (_read_segment(item) for item in items)
+        found = [_read_segment(item) for item in items]
         self.segments = tuple(s for s in found if not _is_background(s, header))
         references = header.get("ReferencedSeriesSequence")
         sources = references or header.get("PerFrameFunctionalGroupsSequence")
         self.links = Links(
             uids_below(references, "SeriesInstanceUID"),
             uids_below(sources, "ReferencedSOPInstanceUID"),
-            str(header.get("FrameOfReferenceUID") or ""),
+            frozenset({str(header.get("FrameOfReferenceUID") or "")} - {""}),
         )
-        self._layout = _Layout(header, pixels, where)
+        self._layout = Layout(header, pixels, where)
         self._frames = list(_read_frames(header, self._layout.n_frames, where))
+        _check_numbers([segment.number for segment in found], self._frames, where)
         self._steps: dict[tuple[float, ...], float] = {}
         self._declared = _declared_steps(header)
 
@@ -113,9 +107,10 @@ class Seg(Labels):
         The frames of a segment that is in every third slice only are not nearer than three slices.
         """
         if orientation not in self._steps:
-            found = places([f.position @ normal for f in self._frames if f.orientation == orientation])
-            nearest = float(np.diff(found).min()) if len(found) > 1 else 0.0
+            apart = np.diff(places([f.position @ normal for f in self._frames if f.orientation == orientation]))
             between, thickness = self._declared
+            usual = apart[apart >= LEAST_STEP * (between or thickness)]  # a frame may lie beside its slice
+            nearest = float((usual if usual.size else apart).min(initial=np.inf)) if apart.size else 0.0
             n_steps = round(nearest / between) if between else 0
             is_multiple = n_steps and abs(nearest / between - n_steps) < WHOLE * n_steps
             step = between if is_multiple else nearest or between or thickness
@@ -138,6 +133,20 @@ def _read_segment(item: Dataset) -> Segment:
         type=code_of(item, "SegmentedPropertyTypeCodeSequence"),
         algorithm=one_line(item.get("SegmentAlgorithmType")),
     )
+
+
+def _check_numbers(numbers: Sequence[int], frames: Sequence[_Frame], where: str) -> None:
+    """Refuse two segments of one number, and frames of a segment that is not described."""
+    if len(set(numbers)) < len(numbers):
+        raise Refusal(
+            "label-damaged",
+            f"{where}: expected a SegmentNumber for each segment, found {len(numbers)} segments with "
+            f"{len(set(numbers))} numbers",
+        )
+    if unknown := sorted({frame.segment for frame in frames} - {0, *numbers}):
+        raise Refusal(
+            "label-damaged", f"{where}: expected frames of the segments in it, found some of segment {unknown[0]}"
+        )
 
 
 def _is_background(segment: Segment, header: Dataset) -> bool:
@@ -209,92 +218,3 @@ def _check_place(orientation: tuple[float, ...], spacing: tuple[float, ...], whe
         raise Refusal("label-damaged", f"{where}: expected two directions at right angles, found {orientation}")
     if min(spacing) <= 0:
         raise Refusal("label-damaged", f"{where}: expected a pixel spacing above 0, found {spacing}")
-
-
-class _Layout:
-    """How the pixels of all frames are stored, and one frame at a time as a mask."""
-
-    def __init__(self, header: Dataset, pixels: bytes | memoryview, where: str) -> None:
-        self.where = where
-        self.rows, self.columns = int(header.get("Rows") or 0), int(header.get("Columns") or 0)
-        refuse_if_more(max(self.rows, self.columns), MAX_EDGE, "rows or columns", where)
-        self.n_frames = int(header.get("NumberOfFrames") or 1)
-        refuse_if_more(self.n_frames, MAX_FRAMES, "frames", where)
-        refuse_if_more(self.rows * self.columns * self.n_frames, MAX_PIXELS, "pixels", where)
-        self.bits = int(header.get("BitsAllocated") or 0)
-        self.syntax = str(header.file_meta.TransferSyntaxUID)
-        self.kind = str(header.get("SegmentationType") or "BINARY")
-        largest = int(header.get("MaximumFractionalValue") or 255)
-        self.least = (largest + 1) // 2 if self.kind == "FRACTIONAL" and self.bits > 1 else 1
-        if min(self.rows, self.columns, self.n_frames) < 1 or self.bits not in (1, 8, 16):
-            raise Refusal(
-                "label-damaged",
-                f"{where}: expected frames of 1, 8 or 16 bits, found {self.n_frames} of {self.rows} x {self.columns} "
-                f"with {self.bits} bits",
-            )
-        self.frame_bits = self.rows * self.columns * self.bits
-        self._encoded: list[bytes] | None = None
-        self._present: dict[int, NDArray[Any]] = {}
-        if self.syntax in NATIVE:
-            needed = (self.frame_bits * self.n_frames + 7) // 8
-            if len(pixels) < needed:
-                raise Refusal("label-damaged", f"{where}: expected {needed} bytes of pixels, found {len(pixels)}")
-        else:
-            self._encoded = self._split(pixels)
-
-    def _split(self, pixels: bytes | memoryview) -> list[bytes]:
-        try:
-            found = list(
-                itertools.islice(generate_frames(bytes(pixels), number_of_frames=self.n_frames), self.n_frames)
-            )
-        except (ValueError, IndexError, EOFError, struct.error) as error:
-            raise Refusal(
-                "label-damaged", f"{self.where}: encapsulated pixels are damaged: {one_line(error)}"
-            ) from error
-        if len(found) != self.n_frames:
-            raise Refusal("label-damaged", f"{self.where}: expected {self.n_frames} frames, found {len(found)}")
-        return found
-
-    def mask(self, pixels: bytes | memoryview, index: int, number: int | None) -> NDArray[np.bool_] | None:
-        """Return where a frame is set, bool (rows, columns); in a label map, where it is `number`; None if nowhere."""
-        if number is None:
-            is_inside: NDArray[np.bool_] = self._values(pixels, index) >= self.least
-            return is_inside
-        if index in self._present and number not in self._present[index]:
-            return None
-        values = self._values(pixels, index)
-        self._present.setdefault(index, np.flatnonzero(np.bincount(values.ravel())))
-        is_set: NDArray[np.bool_] = values == number
-        return is_set
-
-    def _values(self, pixels: bytes | memoryview, index: int) -> NDArray[Any]:
-        shape = (self.rows, self.columns)
-        if self._encoded is None and self.bits > 1:
-            size = self.frame_bits // 8
-            return self._decode(pixels[index * size : (index + 1) * size], self.syntax)
-        if self._encoded is not None and self.syntax != DEFLATED_FRAMES:
-            return self._decode(self._encoded[index], self.syntax)
-        if self._encoded is not None:
-            n_bytes = (self.frame_bits + 7) // 8
-            try:
-                data: bytes | memoryview = zlib.decompressobj(-zlib.MAX_WBITS).decompress(self._encoded[index], n_bytes)
-            except zlib.error as error:
-                raise Refusal("label-damaged", f"{self.where}: frame {index + 1}: {error}") from error
-            if len(data) < n_bytes:
-                raise Refusal("label-damaged", f"{self.where}: frame {index + 1} inflates to less than its size")
-            if self.bits > 1:
-                return self._decode(data, "1.2.840.10008.1.2.1")
-            begin = 0
-        else:
-            begin = index * self.frame_bits
-            data = pixels[begin // 8 : (begin + self.frame_bits + 7) // 8]
-        bits = np.unpackbits(np.frombuffer(data, np.uint8), bitorder="little")
-        return bits[begin % 8 :][: self.frame_bits].reshape(shape)
-
-    def _decode(self, data: bytes | memoryview, syntax: str) -> NDArray[Any]:
-        bits = max(self.bits, 8)
-        layout = PixelFormat(syntax, self.rows, self.columns, bits, bits, bits - 1, False)
-        try:
-            return stored_values(data, layout, self.where)
-        except Refusal as refusal:
-            raise Refusal("label-damaged", refusal.message) from refusal

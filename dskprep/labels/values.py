@@ -26,11 +26,14 @@ class Code(NamedTuple):
 
 @dataclass(frozen=True)
 class Links:
-    """What a label object asks to be linked to: UIDs of DICOM, as they stand in it. Each may be empty."""
+    """What a label object asks to be linked to: UIDs of DICOM, as they stand in it. Each may be empty.
+
+    `frames` are the frames of reference in which it lies; a segment may say in which of them.
+    """
 
     series: frozenset[str] = frozenset()
     instances: frozenset[str] = frozenset()
-    frame_of_reference: str = ""
+    frames: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,7 @@ class Segment:
 
     `number` is what the object calls it by, `name` is the author's own. `category` and `type` are the codes of what it
     is; `algorithm` says who drew it: MANUAL, SEMIAUTOMATIC, AUTOMATIC, or the reader. `interpreted_type` is what
-    radiotherapy calls an ROI: ORGAN, GTV, EXTERNAL …
+    radiotherapy calls an ROI: ORGAN, GTV, EXTERNAL … `frame_of_reference` is the UID of its own, or "".
     """
 
     number: int
@@ -48,6 +51,7 @@ class Segment:
     type: Code | None = None
     algorithm: str = ""
     interpreted_type: str = ""
+    frame_of_reference: str = ""
 
 
 class Labels(ABC):

@@ -33,8 +33,8 @@ from dskprep.stopwatch import Stopwatch
 from dskprep.volume import Grid
 from dskprep.worker import process
 from dskprep.worker.admission import FIXED_BYTES, Ledger, Ticket
-from dskprep.worker.label_names import colour_of, free_name, stored_name
-from dskprep.worker.label_points import place_points
+from dskprep.worker.label_names import begin_label, free_name, stored_name
+from dskprep.worker.label_points import place_points, points_of
 from dskprep.worker.mirrored import check_side
 from dskprep.worker.nameless import points_without_names, segments_without_key
 
@@ -135,6 +135,7 @@ def make_labels(
                 ledger.grow(ticket, need_bytes + DRAWN_BYTES * int(np.prod(shape)))
                 with clock("draw"):
                     _draw_all(job, target, labels, volume, config, made)
+            _add_unlinked(job, labels, linked.volumes[0], made)
             ledger.finish(ticket, sum(len(c) for objects in made.objects for c in objects.values()))
             return _judge(made, linked)
     except Refusal as refusal:
@@ -182,7 +183,7 @@ def _draw_all(job: LabelJob, target: str, labels: Labels, volume: Record, config
     segments = placed.named(*job.asked.only) if job.asked.only else placed.segments
     if job.case.is_hashed and linking.of(target, job.run).is_named(volume, job.case.file):
         segments = segments_without_key(segments, job.case.file)
-    points = _points_of(placed, volume)
+    points = points_of(placed, volume)
     if not segments and (points is None or job.asked.only):
         what = f"label named {' or '.join(job.asked.only)}" if job.asked.only else "label, and no point"
         raise Refusal("label-not-asked", f"{labels.where}: has no {what}")
@@ -191,23 +192,14 @@ def _draw_all(job: LabelJob, target: str, labels: Labels, volume: Record, config
         made.ours = ("key", "image", "kind", "name", "x", "y", "z", "ml")
     if isinstance(placed, RtStruct) and any(placed.n_open.get(segment.number) for segment in segments):
         made.record = made.record.changed(warnings=("contours-left-out",))
+    is_here = {s.number: linking.of(target, job.run).is_in(volume, s.frame_of_reference) for s in segments}
     encoder = omezarr.LabelEncoder(grid, config)
     taken: set[str] = set()
     names = [stored_name(job.asked, job.case, segment, labels) for segment in segments]
     for number, (segment, name) in enumerate(zip(segments, names, strict=True)):
-        stored = StoredLabel(
-            volume=volume.key,
-            image=volume.input_digest,
-            name=segment.name,
-            number=segment.number,
-            algorithm=segment.algorithm,
-            interpreted_type=segment.interpreted_type,
-            rgb=colour_of(number),
-            category=segment.category.meaning if segment.category else "",
-            code=segment.type.value if segment.type else "",
-            code_scheme=segment.type.scheme if segment.type else "",
-            code_meaning=segment.type.meaning if segment.type else "",
-        )
+        if not is_here[segment.number]:
+            continue
+        stored = begin_label(volume, segment, number)
         try:
             label = free_name(name, taken, labels.where)
             drawn = placed.draw(segment, grid)
@@ -221,6 +213,18 @@ def _draw_all(job: LabelJob, target: str, labels: Labels, volume: Record, config
             made.objects.append({})
             refused = stored.changed(reason=refusal.reason, message=refusal.message)
             made.record = made.record.changed(labels=(*made.record.labels, refused))
+
+
+def _add_unlinked(job: LabelJob, labels: Labels, volume: Record, made: MadeLabels) -> None:
+    """Name the segments in whose own frame of reference none of the volumes lies."""
+    there = {label.number for label in made.record.labels}
+    asked = labels.named(*job.asked.only) if job.asked.only else labels.segments
+    for number, segment in enumerate(asked):
+        if segment.frame_of_reference and segment.number not in there:
+            message = f"{labels.where}: {segment.name!r}: no volume lies in its frame {segment.frame_of_reference}"
+            lost = begin_label(volume, segment, number).changed(reason="label-unlinked", message=message)
+            made.objects.append({})
+            made.record = made.record.changed(labels=(*made.record.labels, lost))
 
 
 def _placed(job: LabelJob, labels: Labels, volume: Record, grid: Grid) -> Labels:
@@ -248,15 +252,6 @@ def _placed(job: LabelJob, labels: Labels, volume: Record, grid: Grid) -> Labels
     return labels.at(acquired) if acquired else labels
 
 
-def _points_of(labels: Labels, volume: Record) -> pd.DataFrame | None:
-    points = labels.points
-    if points is None or not len(points):
-        return None
-    points.insert(0, "key", volume.key)
-    points.insert(1, "image", volume.input_digest)
-    return points
-
-
 def _describe(stored: StoredLabel, label: str, drawn: Drawn) -> StoredLabel:
     corners = [drawn.first, np.add(drawn.first, drawn.mask.shape) - 1]
     indices = [[corners[k][axis] for axis, k in enumerate(which)] for which in itertools.product((0, 1), repeat=3)]
@@ -277,10 +272,10 @@ def _describe(stored: StoredLabel, label: str, drawn: Drawn) -> StoredLabel:
 def _judge(made: MadeLabels, linked: Linked) -> MadeLabels:
     """Say whether the source is written: it is if any of its labels or points is."""
     record = made.record
-    written = {label.name for label in record.written}
+    written = {(label.number, label.name) for label in record.written}
     # of a series in several stacks, a label lies in one of them
     kept = [
-        label.is_written or not (label.name in written and label.reason == "label-outside-volume")
+        label.is_written or not ((label.number, label.name) in written and label.reason == "label-outside-volume")
         for label in record.labels
     ]
     made.objects = list(itertools.compress(made.objects, kept))

@@ -1,4 +1,4 @@
-"""What a label is stored as: its name, and the colour that it is shown in."""
+"""What a label is stored as: its name, its colour, and what its author says of it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import re
 import unicodedata
 from pathlib import PurePosixPath
 
-from dskprep.dataset.label_record import MAX_NAME, is_label_name
+from dskprep.dataset.label_record import MAX_NAME, StoredLabel, is_label_name
+from dskprep.dataset.record import Record
 from dskprep.errors import Refusal
 from dskprep.labels.mask import Mask
 from dskprep.labels.values import Labels, Segment
@@ -28,9 +29,21 @@ COLOURS = (
 """Colours that differ well from one another on grey; a label has the one of its place in the source."""
 
 
-def colour_of(number: int) -> tuple[int, int, int]:
-    """Return the colour of the label of this number in its source."""
-    return COLOURS[number % len(COLOURS)]
+def begin_label(volume: Record, segment: Segment, number: int) -> StoredLabel:
+    """Begin what is recorded of the label of this number in its source, with what its author says of it."""
+    return StoredLabel(
+        volume=volume.key,
+        image=volume.input_digest,
+        name=segment.name,
+        number=segment.number,
+        algorithm=segment.algorithm,
+        interpreted_type=segment.interpreted_type,
+        rgb=COLOURS[number % len(COLOURS)],
+        category=segment.category.meaning if segment.category else "",
+        code=segment.type.value if segment.type else "",
+        code_scheme=segment.type.scheme if segment.type else "",
+        code_meaning=segment.type.meaning if segment.type else "",
+    )
 
 
 def stored_name(asked: Asked, file: LabelFile, segment: Segment, labels: Labels) -> str:

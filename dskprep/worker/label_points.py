@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from dskprep.dataset.linking import Linker
+from dskprep.dataset.record import Record
 from dskprep.errors import Refusal
 from dskprep.labels.points import Points
+from dskprep.labels.values import Labels
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -73,3 +75,13 @@ def _check_owners(table: pd.DataFrame, linker: Linker, where: str) -> None:
                 f"{where}: expected key and seriesuid of one volume in each row, found the key {key!r:.100} with the "
                 f"series of {found[0]}; correct the table, or leave one of the columns out",
             )
+
+
+def points_of(labels: Labels, volume: Record) -> pd.DataFrame | None:
+    """Return the points that a label object of one volume has of its own, with the volume's key and image."""
+    points = labels.points
+    if points is None or not len(points):
+        return None
+    points.insert(0, "key", volume.key)
+    points.insert(1, "image", volume.input_digest)
+    return points

@@ -77,3 +77,14 @@ def test_each_fault_has_its_reason(content: bytes, reason: str, words: str) -> N
     assert caught.value.reason == reason
     assert words in caught.value.message
     assert "\n" not in str(caught.value)
+
+
+def test_lines_may_end_in_carriage_returns() -> None:
+    content = b"key,x,y,z\rp,1,2,3\rp,4,5,6\r"
+    assert dskprep.read_labels(content, name="a.csv").points["z"].tolist() == [3, 6]
+
+
+def test_a_header_of_one_endless_name_is_damage() -> None:
+    with pytest.raises(Refusal) as caught:
+        dskprep.read_labels(b"key,x,y,z," + b"a" * 200_000 + b"\np,1,2,3,4\n", name="a.csv")
+    assert caught.value.reason in ("label-damaged", "label-unknown")

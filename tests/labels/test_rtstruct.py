@@ -4,8 +4,18 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from label_builders import FRAME_OF_REFERENCE, IMAGE, SERIES, Points, grid_of, rtstruct_file
+from label_builders import (
+    FRAME_OF_REFERENCE,
+    IMAGE,
+    SERIES,
+    Points,
+    grid_of,
+    rtstruct_dataset,
+    rtstruct_file,
+    written,
+)
 from numpy.typing import NDArray
+from pydicom import Dataset
 from test_draw import turn
 
 import dskprep
@@ -56,7 +66,7 @@ def draw_first(file: bytes) -> None:
 
 def test_it_says_what_it_holds_and_to_what_it_belongs() -> None:
     labels = dskprep.read_labels(rtstruct_file({"GTV-1": [], "Lung-Left": []}), name="rs.dcm")
-    assert (labels.kind, labels.links.frame_of_reference) == ("rtstruct", FRAME_OF_REFERENCE)
+    assert (labels.kind, labels.links.frames) == ("rtstruct", {FRAME_OF_REFERENCE})
     assert (labels.links.series, labels.links.instances) == ({SERIES}, {IMAGE})
     assert [(s.number, s.name, s.interpreted_type) for s in labels.segments] == [
         (1, "GTV-1", "ORGAN"),
@@ -171,3 +181,41 @@ def test_contours_that_zigzag_across_planes_are_refused() -> None:
     """10^5 edges that cross every line of a plane: more crossings than can be held."""
     ends = np.stack([np.linspace(-14, 14, 99_000), np.where(np.arange(99_000) % 2, -900.0, 900.0)], 1)
     assert refusal(rtstruct_file({"x": [at(z, ends) for z in SLICES[:2]]})).reason == "label-too-large"
+
+
+@pytest.mark.parametrize("off_mm", [0.05, 0.2, 0.5, 1.0, 2.0])
+@pytest.mark.parametrize("is_placed", [True, False])
+def test_a_contour_beside_its_slice_takes_nothing_from_the_others(off_mm: float, is_placed: bool) -> None:
+    contours = [at(z, square(-8, 8)) for z in SLICES]
+    labels = dskprep.read_labels(rtstruct_file({"GTV": [*contours, at(SLICES[2] + off_mm, square(-8, 8))]}), name="rs")
+    found = (labels.at(GRID) if is_placed else labels).draw(labels.segments[0], GRID)
+    assert found.ml == pytest.approx(drawn(contours).ml, rel=0.01)
+
+
+def test_a_gap_of_two_slices_and_more_stays_empty() -> None:
+    contours = [at(z, square(-8, 8)) for z in SLICES if z not in SLICES[2:4]]
+    labels = dskprep.read_labels(rtstruct_file({"GTV": contours}), name="rs").at(GRID)
+    assert labels.draw(labels.segments[0], GRID).ml == pytest.approx(4 * 2.5 * 16 * 16 / 1000, rel=0.01)
+
+
+def test_two_contours_of_one_box_and_area_are_no_copies() -> None:
+    z = SLICES[0]
+    pair = [[(-8, -4), (-4, -4), (-8, 0)], [(-4, -3.99), (-4, 0), (-7.99, 0)]]
+    contours = [at(z + 2.5 * k, np.array(points)) for k in range(3) for points in pair]
+    assert drawn(contours).ml == pytest.approx(3 * 2.5 * 16 / 1000, rel=0.02)
+
+
+def test_a_thin_ring_stays_a_ring_on_a_coarse_grid() -> None:
+    coarse = grid_of((8, 16, 16), (4.0, 4.0, 4.0), (-30.0, -30.0, -14.0))
+    contours = [at(-14 + 4 * k, polygon(200, radius)) for k in range(1, 6) for radius in (20.0, 19.6)]
+    expected = 5 * 4 * np.pi * (20.0**2 - 19.6**2) / 1000
+    assert drawn(contours, coarse).ml == pytest.approx(expected, rel=0.05)
+
+
+def test_what_counts_of_several_phases_are_the_slices_that_contours_were_drawn_on() -> None:
+    ds = rtstruct_dataset({"GTV": [at(z, square(-8, 8)) for z in SLICES]})
+    for contour in ds.ROIContourSequence[0].ContourSequence:
+        image = Dataset()
+        image.ReferencedSOPInstanceUID = "1.2.3.77"
+        contour.ContourImageSequence = [image]
+    assert dskprep.read_labels(written(ds), name="rs").links.instances == {"1.2.3.77"}

@@ -55,7 +55,7 @@ def refusal(file: bytes) -> Refusal:
 
 def test_it_says_what_it_holds_and_to_what_it_belongs() -> None:
     labels = dskprep.read_labels(seg_file(GRID, frames_of(MASK)), name="seg.dcm")
-    assert (labels.kind, labels.links.frame_of_reference) == ("seg", FRAME_OF_REFERENCE)
+    assert (labels.kind, labels.links.frames) == ("seg", {FRAME_OF_REFERENCE})
     assert (labels.links.series, labels.links.instances) == ({SERIES}, {IMAGE})
     assert [(s.number, s.name, s.algorithm) for s in labels.segments] == [
         (1, "Lung", "MANUAL"),
@@ -251,3 +251,27 @@ def test_equal_to_highdicom_on_what_it_wrote() -> None:
         for number in (1, 2):
             assert theirs[..., number - 1].any()
             assert (drawn(written(written_by_them), number, where) == theirs[..., number - 1]).all(), kind
+
+
+@pytest.mark.parametrize("is_declared", [True, False])
+def test_a_frame_beside_its_slice_takes_nothing_from_the_others(is_declared: bool) -> None:
+    """Two segments in the same slices; one frame of the first lies half a millimetre off."""
+    frames = [(n, k, plane) for n, mask in ((1, MASK), (2, OTHER)) for k, plane in enumerate(mask)]
+    ds = seg_dataset(GRID, frames)
+    normal = GRID.affine[:3, 0] / GRID.spacing[0]
+    place = ds.PerFrameFunctionalGroupsSequence[2].PlanePositionSequence[0]
+    place.ImagePositionPatient = [f"{v:.6f}" for v in np.array(place.ImagePositionPatient, float) + 0.5 * normal]
+    if not is_declared:
+        del ds.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0].SpacingBetweenSlices
+    labels = dskprep.read_labels(written(ds))
+    for segment, mask in zip(labels.segments, (MASK, OTHER), strict=True):
+        assert labels.draw(segment, GRID).ml == pytest.approx(mask.sum() * GRID.voxel_ml, rel=0.01)
+
+
+def test_frames_of_a_segment_that_is_not_described_are_damage() -> None:
+    ds = seg_dataset(GRID, frames_of(MASK), names=("Lung", "Tumour"))
+    ds.SegmentSequence = ds.SegmentSequence[1:]
+    assert refusal(written(ds)).reason == "label-damaged"
+    twice = seg_dataset(GRID, frames_of(MASK), names=("Lung", "Tumour"))
+    twice.SegmentSequence[1].SegmentNumber = 1
+    assert refusal(written(twice)).reason == "label-damaged"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import shutil
@@ -332,6 +333,55 @@ class TestTraps:
         (labels / "a.dcm").write_bytes(written(other))
         reason, message = refused(target, labels)
         assert (reason, "2 volumes (p, q)" in message) == ("label-unlinked", True)
+
+    def test_each_roi_lies_in_its_own_frame_of_reference_alone(self, place: str, labels: Path) -> None:
+        target = prepare(place, q={"series": "1.2.3.20", "seed": 1, "FrameOfReferenceUID": "7.8"})
+        corners = [[(-5, -15, z), (1, -15, z), (1, -9, z)] for z in (-28, -27)]
+        dataset = rtstruct_dataset({"A": corners, "B": corners, "C": corners})
+        second = copy.deepcopy(dataset.ReferencedFrameOfReferenceSequence[0])
+        second.FrameOfReferenceUID = "7.8"
+        second.RTReferencedStudySequence[0].RTReferencedSeriesSequence[0].SeriesInstanceUID = "1.2.3.20"
+        dataset.ReferencedFrameOfReferenceSequence.append(second)
+        for roi, frame in zip(dataset.StructureSetROISequence[1:], ("7.8", "7.9"), strict=True):
+            roi.ReferencedFrameOfReferenceUID = frame
+        (labels / "a.dcm").write_bytes(written(dataset))
+        annotate(target, labels)
+        found = {label.name: (label.volume, label.reason) for label in only_record(target).labels}
+        assert found == {"A": ("p", None), "B": ("q", None), "C": ("p", "label-unlinked")}
+
+    def test_a_series_that_is_named_but_lies_in_another_frame_gets_no_label(self, place: str, labels: Path) -> None:
+        target = prepare(place, q={"series": "1.2.3.20", "seed": 1, "FrameOfReferenceUID": "7.8"})
+        other = seg_dataset(GRID, frames_of(BOX), names=("Tumour",))
+        other.ReferencedSeriesSequence.append(copy.deepcopy(other.ReferencedSeriesSequence[0]))
+        other.ReferencedSeriesSequence[1].SeriesInstanceUID = "1.2.3.20"
+        (labels / "a.dcm").write_bytes(written(other))
+        annotate(target, labels)
+        assert [label.volume for label in only_record(target).labels] == ["p"]
+
+    def test_the_second_of_two_rois_of_one_name_is_named_too(self, place: str, labels: Path) -> None:
+        target = prepare(place)
+        there = [[(-5, -15, z), (1, -15, z), (1, -9, z)] for z in (-28, -27)]
+        dataset = rtstruct_dataset({"GTV": there, "other": [np.add(c, (0, 0, 2000)) for c in there]})
+        dataset.StructureSetROISequence[1].ROIName = "GTV"
+        (labels / "a.dcm").write_bytes(written(dataset))
+        annotate(target, labels)
+        assert [label.reason for label in only_record(target).labels] == [None, "label-outside-volume"]
+
+    def test_a_mask_that_is_called_by_two_volumes_is_refused(self, place: str, labels: Path) -> None:
+        nib = pytest.importorskip("nibabel")
+        target = prepare(place, q={"series": "1.2.3.20", "seed": 1})
+        affine = np.diag([-1.0, -1, 1, 1]) @ GRID.affine[:, [2, 1, 0, 3]]
+        image = nib.Nifti1Image(BOX.transpose(2, 1, 0).astype(np.uint8), affine)
+        for name in ("p/q.nii", "q/q.nii"):
+            (labels / name).parent.mkdir()
+            nib.save(image, labels / name)
+        annotate(target, labels)
+        found = {}
+        for name, _ in label_store.list_records(target):
+            record = label_store.read_record(target, name)
+            found[record.source] = (record.reason, [label.volume for label in record.labels])
+        assert found["p__q.nii"] == ("label-unlinked", [])
+        assert found["q__q.nii"] == (None, ["q"])
 
     def test_slices_tell_which_of_several_volumes_it_is(self, place: str, labels: Path) -> None:
         target = prepare(place, q={"series": "1.2.3.20", "seed": 1})

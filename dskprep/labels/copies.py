@@ -1,0 +1,42 @@
+"""Contours of a plane that are there a second time."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+COPY_MM = 0.1
+"""Contours are copies if neither lies further than this from the other, in mm; headers round to 0.01 mm or so."""
+COPY_POINTS = 256
+"""Most points of a contour that are looked at for that."""
+
+
+def without_copies(contours: list[NDArray[np.float64]], pixel_mm: NDArray[np.float64]) -> list[NDArray[np.float64]]:
+    """Leave out contours of a plane, in pixels, that are there a second time, perhaps with other points on their way.
+
+    Planning systems write such copies, and by the even-odd rule two of them would be nothing.
+    """
+    kept: list[NDArray[np.float64]] = []
+    boxes = np.empty((len(contours), 4))
+    for points in contours:
+        outline = points * pixel_mm
+        box = np.concatenate([outline.min(0), outline.max(0)])
+        alike = np.flatnonzero((np.abs(boxes[: len(kept)] - box) <= COPY_MM).all(1))
+        if not any(
+            _lies_on(outline, other) and _lies_on(other, outline) for other in (kept[i] * pixel_mm for i in alike)
+        ):
+            boxes[len(kept)] = box
+            kept.append(points)
+    return kept
+
+
+def _lies_on(outline: NDArray[np.float64], other: NDArray[np.float64]) -> bool:
+    """Tell whether the points of a contour, and the middles between them, lie on another one, to within COPY_MM."""
+    points = np.concatenate([outline, (outline + np.roll(outline, -1, axis=0)) / 2])
+    points = points[:: -(-len(points) // COPY_POINTS)]
+    edges = np.roll(other, -1, axis=0) - other
+    lengths = np.maximum((edges**2).sum(1), 1e-12)
+    offsets = points[:, None] - other
+    along = np.clip((offsets * edges).sum(2) / lengths, 0, 1)
+    distances = np.linalg.norm(offsets - along[..., None] * edges, axis=2).min(1)
+    return bool((distances <= COPY_MM).all())
