@@ -277,7 +277,7 @@ def forget(
     storage.refuse_links(target, [*records, *(f"{volume_name(key)}/any" for key in written)])
     if not is_trial:
         storage.delete(target, records)
-    deleted, levels = records, n_levels(target)
+    deleted, levels = records, n_levels(target) if written else 1
     for key in dict.fromkeys(written):
         found = [f"{volume_name(key)}/{name}" for name in own.of_volume(volume_objects(target, key), levels)]
         if storage.exists(storage.join(target, thumbnail_name(key))):

@@ -70,7 +70,7 @@ def read_labels(source: str | Path | bytes, *, name: str = "", names: Mapping[in
     """
     if isinstance(source, bytes):
         return _read(source, one_line(name or "the bytes"), names or {})
-    return _read(storage.read(str(source)), one_line(name or Path(str(source)).name), names or {})
+    return _read(storage.read(storage.absolute(source)), one_line(name or Path(str(source)).name), names or {})
 
 
 def _read(content: bytes, where: str, names: Mapping[int, str]) -> Labels:
