@@ -40,8 +40,8 @@ FORMAT = 1
 """Version of the layout of dataset.json and of the records."""
 
 
-def create(target: str, config: PrepConfig, *, keys: str | None = None) -> None:
-    """Begin a dataset, or join one that has the same settings.
+def create(target: str, config: PrepConfig, *, keys: str | None = None) -> dict[str, Any]:
+    """Begin a dataset, or join one that has the same settings. Returns the content of its dataset.json.
 
     `keys` are `folder` or `hashed`; with None they are those of the dataset, and `folder` in a new one. Raises
     UsageError if the target holds a dataset with other settings (the message lists the differences), other keys, or
@@ -56,8 +56,9 @@ def create(target: str, config: PrepConfig, *, keys: str | None = None) -> None:
         "dskprep": version("dskprep"),
         **({"keys": "hashed"} if keys == "hashed" else {}),
     }
-    if not storage.create(storage.join(target, "dataset.json"), to_json(content)):
-        _compare_settings(target, config, keys)
+    if storage.create(storage.join(target, "dataset.json"), to_json(content)):
+        return content
+    return _compare_settings(target, config, keys)
 
 
 def check_settings(target: str, config: PrepConfig, keys: str | None = None) -> None:
@@ -67,7 +68,7 @@ def check_settings(target: str, config: PrepConfig, keys: str | None = None) -> 
         _compare_settings(target, config, keys)
 
 
-def _compare_settings(target: str, config: PrepConfig, keys: str | None) -> None:
+def _compare_settings(target: str, config: PrepConfig, keys: str | None) -> dict[str, Any]:
     there, here = describe(target), config.as_dict()
     if keys not in (None, found := there.get("keys", "folder")):
         raise UsageError(
@@ -75,7 +76,7 @@ def _compare_settings(target: str, config: PrepConfig, keys: str | None) -> None
             "with it, or choose another target"
         )
     if there["digest"] == config.digest():
-        return
+        return there
     names = sorted({*there["settings"], *here}, key=lambda name: (name != "recipe", name))
     differences = [
         f"{name} is {there['settings'].get(name, 'at its default')} there and {here.get(name, 'at its default')} here"
@@ -132,7 +133,12 @@ def n_levels(target: str) -> int:
 
 def has_hashed_keys(target: str) -> bool:
     """Tell whether the keys of a dataset are keyed digests of what the patients' folders are called."""
-    return describe(target).get("keys") == "hashed"
+    return are_hashed(describe(target))
+
+
+def are_hashed(description: dict[str, Any]) -> bool:
+    """Tell the same of the content of a dataset.json."""
+    return description.get("keys") == "hashed"
 
 
 def record_names(target: str) -> Iterator[RecordName]:

@@ -157,10 +157,10 @@ def execute(
     source, target, settings, labels = checked.source, checked.target, checked.settings, checked.labels
     notes = cluster_check.check(client, checked.place, target, settings) if client else []
     memory_bytes = min(cluster.memory_limits(client)) if client else MEMORY_LIMIT
-    store.create(target, settings, keys=checked.keys)
+    described = store.create(target, settings, keys=checked.keys)
     identity.begin(target)
     cases, mapped = checked.cases, checked.mapping
-    if is_hashed := store.has_hashed_keys(target):
+    if is_hashed := store.are_hashed(described):
         cases = hashed_keys.hash_keys(cases, identity.of(target), mapped)
         notes += [] if mapped else [hashed_keys.NO_MAPPING]
     work = functools.partial(

@@ -205,11 +205,11 @@ def test_patients_that_are_too_large_come_with_the_command_that_would_do_them(
     dskprep: Run, source: str, target: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patched:
-        patched.setattr(pipeline, "MEMORY_LIMIT", 430 * 10**6)
+        patched.setattr(pipeline, "MEMORY_LIMIT", 300 * 10**6)
         code, out, _ = dskprep("run", source, target, "--scheduler", "sync")
         assert code == 1
         assert re.search(r"too-large +2", out)
-        assert "for those too large: give the workers 0.6GiB each, and run again with --retry refused" in out
+        assert "for those too large: give the workers 0.4GiB each, and run again with --retry refused" in out
     assert dskprep("run", source, target, "--scheduler", "sync", "--retry", "refused")[0] == 0
 
 

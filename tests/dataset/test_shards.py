@@ -153,6 +153,7 @@ def test_a_damaged_chunk_is_named_and_takes_no_more_memory_than_a_chunk(
     made = chunk + footer + google_crc32c.value(footer).to_bytes(4, "little")
     tiny.write(f"{tmp_path}/v/0", {"c/2/0/0": made})
     opened.objects["c/2/0/0"] = len(made)
+    tiny.forget_peak()
     before = tiny.peak_bytes()
     with pytest.raises(DamagedDataset, match="c/2/0/0: a chunk is damaged"):
         opened.read((64, 0, 0), (2, 2, 2))
