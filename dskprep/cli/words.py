@@ -125,7 +125,7 @@ def describe_status(status: Status) -> Iterator[RenderableType]:
     if status.label_sources:
         n_sources, n_labels = sum(status.label_sources.values()), sum(status.labels.values())
         yield f"{n_of(n_sources, 'label source')}; {n_of(n_labels, 'label')}, {n_of(status.points, 'point')}"
-        yield _tabulate(status.label_sources, status.label_reasons, {})
+        yield _tabulate(status.label_sources, status.label_reasons, status.label_warnings)
         most = itertools.islice(status.labels.items(), N_LABELS)
         rest = f", and {len(status.labels) - N_LABELS} more" if len(status.labels) > N_LABELS else ""
         yield f"  {', '.join(f'{name} in {n}' for name, n in most)}{rest}"

@@ -25,7 +25,7 @@ from dskprep.storage import Entry
 FILE = "annotations.parquet"
 TEXTS = (
     "key image kind name label status reason message code code_scheme code_meaning category algorithm interpreted_type "
-    "source source_status source_options source_digest source_sha256 record_tag linked_by url"
+    "source source_status source_options source_digest source_sha256 source_warnings record_tag linked_by url"
 ).split()
 """Columns of text that every table has."""
 NUMBERS = "ml diameter_mm x y z x_min y_min z_min x_max y_max z_max outside".split()
@@ -74,8 +74,8 @@ def to_frame(table: pa.Table) -> pd.DataFrame:
 
 
 def by_source(table: pa.Table) -> dict[LabelRecordName, list[dict[str, Any]]]:
-    """Return key, image and reason of the rows of each source, each combination once."""
-    columns = [*NAME, "key", "image", "reason"]
+    """Return key, image, reason and warnings of the rows of each source, each combination once."""
+    columns = [*NAME, "key", "image", "reason", "source_warnings"]
     found: dict[LabelRecordName, list[dict[str, Any]]] = {}
     for row in table.select(columns).group_by(columns, use_threads=False).aggregate([]).to_pylist():
         found.setdefault(LabelRecordName(*(row[column] for column in NAME)), []).append(row)
@@ -193,6 +193,7 @@ def _parts(target: str, name: LabelRecordName, content: bytes, where: str, tag: 
         "linked_by": record.linked_by or "",
         "url": _as_utf8(record.url),
         "source_sha256": record.sha256,
+        "source_warnings": ",".join(record.warnings),
     }
     rows = [always | _label_row(label) for label in record.labels]
     if not rows and points is None:

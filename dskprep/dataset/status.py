@@ -41,7 +41,8 @@ class Status:
     a group of keys whose volumes seem to be parts of one series. `damaged_records` has the keys of the records that
     cannot be read, and why; in the counts they are `failed: damaged-record`. `runs` are the runs under way.
     `label_sources` has the number of label sources per status, `label_reasons` of sources, and of single labels, that
-    are not written per ``"<status>: <reason>"``; `labels` has the number of volumes per label, the most frequent first.
+    are not written per ``"<status>: <reason>"``, `label_warnings` of sources per warning; `labels` has the number of
+    volumes per label, the most frequent first.
     """
 
     target: str
@@ -54,6 +55,7 @@ class Status:
     runs: list[RunUnderWay] = field(default_factory=list)
     label_sources: dict[str, int] = field(default_factory=dict)
     label_reasons: dict[str, int] = field(default_factory=dict)
+    label_warnings: dict[str, int] = field(default_factory=dict)
     labels: dict[str, int] = field(default_factory=dict)
     points: int = 0
 
@@ -112,7 +114,11 @@ def status(target: str | os.PathLike[str]) -> Status:
 
 def _labels(target: str) -> dict[str, Any]:
     rows = labels_of.current_table(target)
-    sources = Counter(name.status for name in labels_of.by_source(rows))
+    by_source = labels_of.by_source(rows)
+    sources = Counter(name.status for name in by_source)
+    warnings = Counter(
+        word for of in by_source.values() for word in (of[0]["source_warnings"] or "").split(",") if word
+    )
     columns = ("status", "reason", "label")
     table = [dict(zip(columns, row, strict=True)) for row in zip(*(rows[c].to_pylist() for c in columns), strict=True)]
     lost = Counter(f"{row['status']}: {row['reason']}" for row in table if row["status"] != "written")
@@ -120,6 +126,7 @@ def _labels(target: str) -> dict[str, Any]:
     return {
         "label_sources": dict(sources.most_common()),
         "label_reasons": dict(lost.most_common()),
+        "label_warnings": dict(warnings.most_common()),
         "labels": dict(labels.most_common()),
         "points": sum(row["status"] == "written" and not row["label"] for row in table),
     }

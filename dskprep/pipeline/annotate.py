@@ -42,7 +42,7 @@ RETRIES: dict[str | None, tuple[str, ...]] = {
     "set-aside": ("set-aside",),
     "all": ("written", "set-aside", "refused", "failed", "killed"),
 }
-"""Which statuses are done again, by the value of `retry`. `unlinked` are those refused as `label-unlinked`."""
+"""Which statuses are done again, by the value of `retry`. `unlinked` are those with something that found no volume."""
 TIME_LIMIT_S = 1800.0
 """Default limit for one stage of one label source, in seconds."""
 
@@ -82,7 +82,7 @@ def annotate(
         Take only the files whose path or name matches one of these.
     retry
         Do sources again that were `refused`, `failed` (or killed), `set-aside`, or `all` of them; or those that were
-        `unlinked`, for volumes that have come since.
+        `unlinked`, as a whole or in some of their points, for volumes that have come since.
     client, time_limit_s, observers
         As in `run`; observers hear of notes, and of each source by `on_label`.
 
@@ -200,7 +200,9 @@ def _jobs(files: Iterable[LabelFile], asked: Asked, summary: LabelSummary, retry
         known[name.source, name.options].append(name)
         reasons = {row["reason"] for row in rows}
         is_stale = name.status == "written" and any(now.get(row["key"]) != row["image"] for row in rows)
-        is_asked = name.status in RETRIES[retry] or (retry == "unlinked" and reasons == {"label-unlinked"})
+        warnings = {word for row in rows for word in (row["source_warnings"] or "").split(",")}
+        is_unlinked = reasons == {"label-unlinked"} or "points-unlinked" in warnings
+        is_asked = name.status in RETRIES[retry] or (retry == "unlinked" and is_unlinked)
         if is_stale or is_asked or table.DAMAGED in reasons:
             again.add(name)
     for file in files:

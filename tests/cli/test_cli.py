@@ -269,6 +269,7 @@ def test_the_status_counts_the_records(dskprep: Run, source: str, target: str) -
         "runs": [],
         "label_sources": {},
         "label_reasons": {},
+        "label_warnings": {},
         "labels": {},
         "points": 0,
     }

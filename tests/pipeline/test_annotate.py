@@ -485,6 +485,24 @@ class TestTables:
         assert found["image_of_source"].dropna().to_list() == ["i"]
         assert dskprep.status(target).points == 2
 
+    def test_points_find_the_volumes_of_a_later_run(self, place: str, source: Path) -> None:
+        write_series(source / "p")
+        write_series(source / "q", series="1.2.3.20", seed=1)
+        (source / "points.csv").write_text("key,x,y,z\np,-5,-15,-28\nq,-4,-15,-28\nr,-4,-15,-28\n")
+        target = storage.join(place, "out")
+        how: dict[str, Any] = {"settings": SETTINGS, "labels": ["*.csv"]}
+        dskprep.run(source, target, limit=1, **how)
+        found = dskprep.status(target)
+        assert (found.points, found.label_warnings) == (1, {"points-unlinked": 1})
+        dskprep.run(source, target, **how)
+        assert dskprep.open_dataset(target).annotations["key"].to_list() == ["p", "q"]
+        write_series(source / "r", series="1.2.3.30", seed=2)
+        dskprep.run(source, target, settings=SETTINGS)
+        assert annotate(target, source, patterns=["*.csv"]).already == {"written": 1}
+        assert annotate(target, source, patterns=["*.csv"], retry="unlinked").points == 3
+        assert dskprep.status(target).label_warnings == {}
+        assert dskprep.open_dataset(target)["r"].points["x"].to_list() == [-4]
+
     def test_points_outside_of_the_image_are_left_out_and_counted(self, place: str, labels: Path) -> None:
         target = prepare(place)
         x, y, z = GRID.to_patient((3, 4, 5))
