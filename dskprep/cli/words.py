@@ -111,6 +111,7 @@ def describe_labels(summary: LabelSummary) -> Iterator[RenderableType]:
     yield _tabulate(summary.counts, summary.reasons, summary.warnings)
     for reason, n in sorted(summary.lost_labels.items()):
         yield f"  labels of written sources that are not written: {n} {reason}"
+    yield from _describe_damaged(summary.damaged_records)
     if summary.already["refused"]:
         yield f"  {summary.already['refused']} were refused before: --retry unlinked or --retry refused tries again"
     yield f"{n_of(summary.labels, 'label')} and {n_of(summary.points, 'point')} written: {summary.target}"
@@ -129,6 +130,7 @@ def describe_status(status: Status) -> Iterator[RenderableType]:
         most = itertools.islice(status.labels.items(), N_LABELS)
         rest = f", and {len(status.labels) - N_LABELS} more" if len(status.labels) > N_LABELS else ""
         yield f"  {', '.join(f'{name} in {n}' for name, n in most)}{rest}"
+        yield from _describe_damaged(status.damaged_labels)
     for run in status.runs:
         state = "was killed" if run.is_dead else "under way"
         yield (

@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import io
 import math
+import warnings
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any
@@ -17,6 +18,7 @@ import pyarrow as pa
 from pyarrow import compute, parquet
 
 from dskprep import storage
+from dskprep.counts import n_of
 from dskprep.dataset import label_store
 from dskprep.dataset.label_record import LabelRecord, LabelRecordName, StoredLabel, parse_label_record
 from dskprep.errors import DamagedDataset
@@ -82,12 +84,27 @@ def by_source(table: pa.Table) -> dict[LabelRecordName, list[dict[str, Any]]]:
     return found
 
 
+def damaged(table: pa.Table) -> dict[str, str]:
+    """Return the records that cannot be read, by their path in the dataset, and why."""
+    rows = table.filter(compute.equal(table["reason"], DAMAGED)).select([*NAME, "message"]).to_pylist()
+    return {LabelRecordName(*(row[column] for column in NAME)).path: row["message"] for row in rows}
+
+
+def warn_of_damaged(target: str, found: dict[str, str]) -> None:
+    """Warn that what damaged records describe is left out."""
+    if found:
+        path, why = next(iter(found.items()))
+        what = f"{n_of(len(found), 'record')} of label sources cannot be read, such as {path} ({why})"
+        warnings.warn(f"{target}: {what}; their labels and points are left out", stacklevel=3)
+
+
 def rows_of_volume(target: str, key: str) -> list[dict[str, Any]]:
     """Return the rows of one volume in annotations.parquet. The file is read once, as long as it does not change."""
     entry = storage.entry_of(storage.join(target, FILE))
     if entry is None and next(label_store.list_records(target), None) is None:
         return []
-    table, starts = _by_volume(target, _tag(entry) if entry else "")
+    table, starts, unread = _by_volume(target, _tag(entry) if entry else "")
+    warn_of_damaged(target, unread)
     start, n = starts.get(key, (0, 0))
     rows: list[dict[str, Any]] = table.slice(start, n).to_pylist()
     return rows
@@ -101,17 +118,18 @@ def points_of_volume(target: str, key: str) -> pd.DataFrame:
 
 
 @functools.lru_cache(maxsize=2)
-def _by_volume(target: str, tag: str) -> tuple[pa.Table, dict[str, tuple[int, int]]]:
-    """Return the table of what is written, sorted by key, and the first row and number of rows of each volume."""
+def _by_volume(target: str, tag: str) -> tuple[pa.Table, dict[str, tuple[int, int]], dict[str, str]]:
+    """Return the table of what is written, sorted by key; first row and number of rows of each volume; `damaged`."""
     del tag
     table = _read(target)
     table = current_table(target) if table is None else table  # the file is gone or damaged: the records have all of it
+    unread = damaged(table)
     table = table.filter(compute.equal(table["status"], "written"))
     starts: dict[str, tuple[int, int]] = {}
     for i, key in enumerate(table["key"].to_pylist()):
         start, n = starts.get(key, (i, 0))
         starts[key] = start, n + 1
-    return table, starts
+    return table, starts, unread
 
 
 @functools.lru_cache(maxsize=1)

@@ -95,7 +95,9 @@ class Dataset(Mapping[str, StoredVolume]):
 
         What was made for another image of the same key is left out: `annotate` makes it anew.
         """
-        table = annotated.to_frame(annotated.current_table(self.url))
+        current = annotated.current_table(self.url)
+        annotated.warn_of_damaged(self.url, annotated.damaged(current))
+        table = annotated.to_frame(current)
         images = table["key"].map({key: name.digest for key, name in self._names.items()})
         return table[(table["status"] == "written") & (table["image"] == images)].reset_index(drop=True)
 

@@ -148,8 +148,12 @@ def forget_matching(target: str, patterns: Collection[str], *, is_trial: bool = 
     """
     deleted: list[str] = []
     for name in sorted(name for name, _ in list_records(target)):
-        record = read_record(target, name)
-        is_whole = matches(record.source, patterns)
+        is_whole = matches(name.source, patterns)
+        try:
+            record = read_record(target, name)
+        except DamagedDataset:  # nobody knows its labels; the source has a name
+            deleted += forget(target, [name], is_trial=is_trial) if is_whole else []
+            continue
         gone = [label for label in record.written if is_whole or matches(label.label, patterns)]
         left = [label for label in record.labels if label not in gone]
         if is_whole or (gone and not (any(label.is_written for label in left) or record.points)):

@@ -137,7 +137,7 @@ def annotate(
             "on_note",
             f"{labels}: no file {'matches ' + ' or '.join(patterns) if patterns else 'may hold labels'}",
         )
-    table.write(target)
+    summary.damaged_records = table.damaged(table.write(target))
     summary.seconds = time.monotonic() - started
     return summary
 

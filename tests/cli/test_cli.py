@@ -270,6 +270,7 @@ def test_the_status_counts_the_records(dskprep: Run, source: str, target: str) -
         "label_sources": {},
         "label_reasons": {},
         "label_warnings": {},
+        "damaged_labels": {},
         "labels": {},
         "points": 0,
     }

@@ -38,7 +38,7 @@ import dskprep
 from dskprep import storage
 from dskprep.cli import commands
 from dskprep.dataset import identity, label_store, store
-from dskprep.errors import DskprepError, UsageError
+from dskprep.errors import DamagedDataset, DskprepError, UsageError
 from dskprep.settings import PrepConfig
 from dskprep.synthetic import scanner
 from dskprep.worker import drawing, mirrored, process
@@ -779,9 +779,38 @@ def test_a_damaged_record_is_named_and_made_anew(tmp_path: Path, labels: Path, d
     annotate(target, labels)
     ((name, _),) = label_store.list_records(target)
     Path(target, name.path).write_bytes(damage)
-    assert dskprep.status(target).label_reasons == {"failed: damaged-record": 1}
+    found = dskprep.status(target)
+    assert (found.label_sources, found.label_reasons) == ({"failed": 1}, {"failed: damaged-record": 1})
+    assert (list(found.damaged_labels), found.is_clean) == ([name.path], False)
     assert any("damaged" in fault for f in dskprep.verify(target) for fault in f.faults)
     assert annotate(target, labels).counts == {"written": 1}
+    assert np.array_equal(dskprep.open_dataset(target)["p"].labels["Tumour"][:], BOX)
+
+
+def test_what_a_damaged_record_describes_does_not_go_without_a_word(tmp_path: Path, labels: Path) -> None:
+    target = prepare(str(tmp_path))
+    (labels / "a.dcm").write_bytes(seg_file(GRID, frames_of(BOX), names=("Tumour",)))
+    (labels / "b.csv").write_text("key,x,y,z\np,-5,-15,-28\n")
+    annotate(target, labels)
+    path = next(name.path for name, _ in label_store.list_records(target) if name.source == "a.dcm")
+    Path(target, path).write_bytes(b"{}")
+    with pytest.raises(DamagedDataset, match=r"a\.dcm"):
+        _ = dskprep.open_dataset(target)["p"].labels
+    summary = annotate(target, labels / "b.csv")
+    assert (list(summary.damaged_records), summary.exit_code) == ([path], 1)
+    with pytest.warns(UserWarning, match=r"a\.dcm"):
+        assert list(dskprep.open_dataset(target)["p"].labels) == []
+    with pytest.warns(UserWarning, match=r"a\.dcm"):
+        assert len(dskprep.open_dataset(target).annotations) == 1
+    run = CliRunner().invoke
+    for words in (["status", target], ["annotate", target, str(labels / "b.csv"), "--scheduler", "sync"]):
+        done = run(commands.main, words, standalone_mode=False)
+        assert (path in done.output, done.return_value) == (True, 1)
+    assert path in dskprep.report(target)
+    assert list(dskprep.clean(target, older_than_s=-5)) == []
+    assert all("b.csv" in gone for gone in dskprep.forget_labels(target, "b.csv"))
+    assert dskprep.forget_labels(target, "a.dcm") == [path]
+    assert annotate(target, labels).exit_code == 0
     assert np.array_equal(dskprep.open_dataset(target)["p"].labels["Tumour"][:], BOX)
 
 
