@@ -9,8 +9,7 @@ import functools
 import io
 import math
 import warnings
-from collections import defaultdict
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import pandas as pd
@@ -20,25 +19,12 @@ from pyarrow import compute, parquet
 from dskprep import storage
 from dskprep.counts import n_of
 from dskprep.dataset import label_store
+from dskprep.dataset.annotation_columns import SCHEMA, with_equal_types
 from dskprep.dataset.label_record import LabelRecord, LabelRecordName, StoredLabel, parse_label_record
 from dskprep.errors import DamagedDataset
 from dskprep.storage import Entry
 
 FILE = "annotations.parquet"
-TEXTS = (
-    "key image kind name label status reason message code code_scheme code_meaning category algorithm interpreted_type "
-    "source source_status source_options source_digest source_sha256 source_warnings record_tag linked_by url"
-).split()
-"""Columns of text that every table has."""
-NUMBERS = "ml diameter_mm x y z x_min y_min z_min x_max y_max z_max outside".split()
-"""Columns of numbers; places are in LPS mm."""
-COUNTS = ("number", "voxels")
-SCHEMA = pa.schema(
-    [(name, pa.string()) for name in TEXTS]
-    + [(name, pa.float64()) for name in NUMBERS]
-    + [(name, pa.int64()) for name in COUNTS]
-)
-"""The columns of every table. Those of points have more, as their sources have."""
 NAME = ("source_status", "source", "source_options", "source_digest")
 """The columns that make up a `LabelRecordName`, in its order."""
 DAMAGED = "damaged-record"
@@ -144,22 +130,6 @@ def known_contents(target: str, run: str) -> dict[tuple[str, str], str]:
     return {(content, options): source for content, options, source in zip(*columns, strict=True)}
 
 
-def points_to_parquet(tables: Sequence[pd.DataFrame], *, ours: Collection[str]) -> bytes:
-    """Return tables of points, of a volume each, as the content of one Parquet file.
-
-    The columns `ours` have the meaning that they have in annotations.parquet. Other columns that are called as one
-    there get the ending `_of_source`.
-    """
-    points = pd.concat(tables, ignore_index=True)
-    taken = {name: f"{name}_of_source" for name in points.columns if name in SCHEMA.names and name not in ours}
-    table = pa.Table.from_pandas(points.rename(columns=taken), preserve_index=False).replace_schema_metadata(None)
-    plain = [f.with_type(pa.string()) if pa.types.is_large_string(f.type) else f for f in table.schema]
-    fields = [SCHEMA.field(f.name) if f.name in ours else f for f in plain]
-    buffer = io.BytesIO()
-    parquet.write_table(table.cast(pa.schema(fields)), buffer)
-    return buffer.getvalue()
-
-
 def _combine(target: str, records: dict[LabelRecordName, Entry]) -> pa.Table:
     """Join the known rows whose record is as it was, and rows made of the other records."""
     parts = [SCHEMA.empty_table()]
@@ -180,19 +150,9 @@ def _combine(target: str, records: dict[LabelRecordName, Entry]) -> pa.Table:
         contents = storage.read_many(storage.join(target, "labels"), [missing[name] for name in some])
         for name, (where, content) in zip(some, contents, strict=True):
             parts += _parts(target, name, content, where, _tag(missing[name]))
-    table = pa.concat_tables(_with_equal_types(parts), promote_options="permissive")
+    table = pa.concat_tables(with_equal_types(parts), promote_options="permissive")
     order = [(column, "ascending") for column in ("key", "kind", "label", "name", "source", "source_options", "number")]
     return table.take(compute.sort_indices(table, sort_keys=order))
-
-
-def _with_equal_types(parts: list[pa.Table]) -> list[pa.Table]:
-    """Return the tables with columns that can be joined: one that is a number here and text there becomes text."""
-    types: dict[str, set[pa.DataType]] = defaultdict(set)
-    for field in (field for part in parts for field in part.schema if not pa.types.is_null(field.type)):
-        types[field.name].add(field.type)
-    mixed = {name for name, found in types.items() if len(found) > 1 and any(map(pa.types.is_string, found))}
-    common = {f.name: f.type for f in SCHEMA} | {name: pa.string() for name in mixed - set(SCHEMA.names)}
-    return [part.cast(pa.schema([f.with_type(common.get(f.name, f.type)) for f in part.schema])) for part in parts]
 
 
 def _parts(target: str, name: LabelRecordName, content: bytes, where: str, tag: str) -> Iterator[pa.Table]:
@@ -229,8 +189,11 @@ def _parts(target: str, name: LabelRecordName, content: bytes, where: str, tag: 
 def _points(target: str, record: LabelRecord) -> pa.Table:
     where = storage.join(target, record.name.points_path)
     try:
-        return parquet.ParquetFile(pa.BufferReader(storage.read(where)), pre_buffer=False).read(use_threads=False)
-    except (ValueError, KeyError, OSError) as error:
+        content = pa.BufferReader(storage.read(where))
+        table = parquet.ParquetFile(content, pre_buffer=False).read(use_threads=False)
+        fixed = [SCHEMA.field(f.name) if f.name in SCHEMA.names else f for f in table.schema]
+        return table.cast(pa.schema(fixed))
+    except (ValueError, KeyError, OSError, pa.ArrowException) as error:
         raise DamagedDataset(f"{where}: cannot be read ({error}); annotate again with --retry all") from error
 
 

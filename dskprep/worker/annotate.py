@@ -6,7 +6,7 @@ import functools
 from dataclasses import dataclass, replace
 
 from dskprep.dataset import label_store
-from dskprep.dataset.annotations import points_to_parquet
+from dskprep.dataset.annotation_columns import points_to_parquet
 from dskprep.dataset.label_record import LabelRecord
 from dskprep.errors import DamagedDataset, Refusal
 from dskprep.settings import PrepConfig

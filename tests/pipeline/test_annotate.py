@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import os
 import shutil
@@ -484,6 +485,65 @@ class TestTables:
         assert set(found["malignancy"].dropna()) == {"3", "high"}
         assert found["image_of_source"].dropna().to_list() == ["i"]
         assert dskprep.status(target).points == 2
+
+    def test_columns_of_types_that_do_not_join_become_text(self, tmp_path: Path, labels: Path) -> None:
+        import pyarrow as pa
+        from pyarrow import parquet
+
+        target = prepare(str(tmp_path))
+        when = datetime.datetime(2026, 1, 2, 3, 4, 5, tzinfo=datetime.UTC)
+        kinds = {
+            "bool": pa.array([True]),
+            "time": pa.array([when]),
+            "int": pa.array([2**60 + 1]),
+            "float": pa.array([0.5]),
+            "text": pa.array(["high"]),
+            "list": pa.array([[1, 2]]),
+            "struct": pa.array([{"a": 1, "b": [None, "x"]}]),
+            "map": pa.array([[("a", 1)]], pa.map_(pa.string(), pa.int64())),
+            "bytes": pa.array([b"\xff"]),
+            "words": pa.array(["low"]).dictionary_encode(),
+            "date": pa.array([when.date()]),
+            "none": pa.array([None]),
+        }
+        place = dict(zip("xyz", ([float(v)] for v in GRID.to_patient((3, 4, 5))), strict=True))
+        for kind, value in kinds.items():
+            table = pa.table({"key": ["p"], **place, "e": value, kind: value})
+            parquet.write_table(table, labels / f"{kind}.parquet")
+            assert annotate(target, labels / f"{kind}.parquet").counts == {"written": 1}
+        assert dskprep.status(target).points == len(kinds)
+        found = dskprep.open_dataset(target).annotations
+        e = dict(zip(found["source"].str.removesuffix(".parquet"), found["e"], strict=True))
+        assert (e["bool"], e["int"], e["text"]) == ("true", "1152921504606846977", "high")
+        assert (json.loads(e["list"]), json.loads(e["struct"])) == ([1, 2], {"a": 1, "b": [None, "x"]})
+        assert json.loads(found["list"].dropna().item()) == [1, 2]
+        assert found["float"].dropna().item() == 0.5
+        assert len(dskprep.open_dataset(target)["p"].points) == len(kinds)
+
+    def test_tables_that_an_older_version_stored_can_be_read_whatever_they_hold(
+        self, tmp_path: Path, labels: Path
+    ) -> None:
+        """That version stored lists and times as they are, and was stopped by them ever after."""
+        import pyarrow as pa
+        from pyarrow import parquet
+
+        target = prepare(str(tmp_path))
+        for name in ("a.csv", "b.csv"):
+            self.points(target, labels, f"key,x,y,z,e\np,-5,-15,-28,{name}\n", name)
+        for path, e in zip(sorted(Path(target, "labels/points").iterdir()), ([True], [[1, 2]]), strict=True):
+            table = parquet.read_table(path)
+            parquet.write_table(table.drop_columns("e").append_column("e", pa.array(e)), path)
+        Path(target, "annotations.parquet").unlink()
+        assert dskprep.status(target).points == 2
+        assert set(dskprep.open_dataset(target).annotations["e"]) == {"true", "[1, 2]"}
+
+    def test_columns_that_are_called_as_ours_are_told_apart(self, tmp_path: Path, labels: Path) -> None:
+        target = prepare(str(tmp_path))
+        columns = "key,x,y,z,status,status_of_source,image,image_of_source,source_warnings"
+        assert self.points(target, labels, f"{columns}\np,-5,-15,-28,a,b,c,d,e\n").counts == {"written": 1}
+        point = dskprep.open_dataset(target)["p"].points.iloc[0]
+        renamed = ("status_of_source_2", "status_of_source", "image_of_source_2", "image_of_source")
+        assert [*point[[*renamed, "source_warnings_of_source"]]] == list("abcde")
 
     def test_points_find_the_volumes_of_a_later_run(self, place: str, source: Path) -> None:
         write_series(source / "p")
