@@ -13,7 +13,7 @@ from dskprep import storage
 from dskprep.dataset import annotations as annotated
 from dskprep.dataset import display, duplicates, index, joined, splits, store
 from dskprep.dataset.duplicates import Duplicates
-from dskprep.dataset.examples import Examples, Which, find_places
+from dskprep.dataset.examples import Examples, Which, check_labels, find_places
 from dskprep.dataset.joined import Joined
 from dskprep.dataset.patches import LungPatches
 from dskprep.dataset.record import RecordName
@@ -295,7 +295,7 @@ class Dataset(Mapping[str, StoredVolume]):
         Raises
         ------
         UsageError
-            There is no such place, or no volume with lungs for the negatives.
+            There is no such place or label, or no volume with lungs for the negatives.
         """
         rows = [{str(name): value for name, value in row.items()} for row in self.annotations.to_dict("records")]
         others = () if negatives == "lungs" else find_places(rows, negatives)
@@ -306,7 +306,7 @@ class Dataset(Mapping[str, StoredVolume]):
             find_places(rows, around),
             others,
             as_size(size),
-            tuple(labels),
+            check_labels(rows, labels),
             positives,
             jitter_mm,
             seed,

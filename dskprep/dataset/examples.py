@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 import itertools
 import math
 import re
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 from dskprep.dataset.patches import OPENED, Draws, LungVoxels
 from dskprep.dataset.shards import Index, as_index
 from dskprep.errors import UsageError
+from dskprep.patterns import as_patterns, matches
 from dskprep.sides import LEFT, RIGHT
 from dskprep.volume import Triple, Volume
 
@@ -178,7 +178,7 @@ class Examples(Draws[Example]):
             return volume.patch(self.size, index=index, of="lungs").array if volume.has_lungs else mask
         first = np.ceil(np.array(index) - np.array(self.size) / 2)
         for name, about in volume.labels.about.items():
-            if not fnmatch.fnmatchcase(name.casefold(), pattern.casefold()):
+            if not matches(name, [pattern]):
                 continue
             low, shape = np.array(about.first), np.array(about.shape)
             if (low < first + self.size).all() and (low + shape > first).all():
@@ -226,6 +226,17 @@ def find_places(rows: Iterable[Row], which: Which) -> tuple[Place, ...]:
     return tuple(Place(row["key"], (row["x"], row["y"], row["z"]), row) for row in found)
 
 
+def check_labels(rows: Iterable[Row], given: Iterable[str]) -> tuple[str, ...]:
+    """Return patterns of labels. Raises UsageError for one that no label of the rows matches, but for `lungs`."""
+    patterns = as_patterns(given, "labels")
+    there = sorted({row["label"] for row in rows if row["label"]})
+    for pattern in patterns:
+        if pattern != "lungs" and not any(matches(label, [pattern]) for label in there):
+            known = ", ".join(there) or "(none)"
+            raise UsageError(f"no volume has a label {pattern!r}; there are the labels {known:.300}")
+    return patterns
+
+
 def _is_nodule(row: Row) -> bool:
     """Tell whether a row is a nodule: one that readers agree on, or a point with a diameter."""
     if row["kind"] == "lidc":
@@ -243,6 +254,5 @@ NAMED: dict[str, Callable[[Row], bool]] = {"nodules": _is_nodule, "candidates": 
 
 
 def _matcher(pattern: str) -> Callable[[Row], bool]:
-    folded = pattern.casefold()
     names = ("label", "name", "kind")
-    return lambda row: any(fnmatch.fnmatchcase(str(row[name] or "").casefold(), folded) for name in names)
+    return lambda row: any(matches(str(row[name] or ""), [pattern]) for name in names)

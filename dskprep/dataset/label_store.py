@@ -8,7 +8,6 @@ annotations.parquet                                one row per label and point, 
 
 from __future__ import annotations
 
-import fnmatch
 import json
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator
@@ -19,6 +18,7 @@ from dskprep.dataset import layout, ome, store
 from dskprep.dataset.facts import StoredObject
 from dskprep.dataset.label_record import LabelRecord, LabelRecordName, StoredLabel, name_of, parse_label_record
 from dskprep.errors import DamagedDataset, InfrastructureError, Refusal
+from dskprep.patterns import matches
 from dskprep.storage import Entry
 
 MOST_LISTINGS = 20
@@ -163,11 +163,6 @@ def forget_matching(target: str, patterns: Collection[str], *, is_trial: bool = 
                 storage.write_many(target, {name.path: record.changed(labels=tuple(left)).to_json()})
             deleted += delete_labels(target, record, gone, is_trial=is_trial)
     return deleted
-
-
-def matches(name: str, patterns: Collection[str]) -> bool:
-    """Tell whether a name matches one of the patterns; case does not matter."""
-    return any(fnmatch.fnmatchcase(name.casefold(), pattern.casefold()) for pattern in patterns)
 
 
 def drop(target: str, key: str) -> None:

@@ -14,7 +14,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
-from typing import Any
+from typing import Any, NamedTuple
 
 from distributed import Client
 from distributed.system import MEMORY_LIMIT
@@ -25,6 +25,7 @@ from dskprep.dataset import identity, index, label_store, store
 from dskprep.dataset.label_record import LabelRecord, LabelRecordName
 from dskprep.dataset.record import STATUSES
 from dskprep.errors import InfrastructureError, UsageError
+from dskprep.patterns import as_patterns
 from dskprep.pipeline import cluster, cluster_check, executor, hashed_keys
 from dskprep.pipeline.account import Summary
 from dskprep.pipeline.label_account import LabelSummary
@@ -94,7 +95,7 @@ def annotate(
     Raises
     ------
     UsageError
-        Nothing was started: there is no dataset, or nothing at `labels`.
+        Nothing was started: there is no dataset, or nothing at `labels`, or an argument is wrong.
     InfrastructureError
         A store or the scheduler cannot be used.
 
@@ -104,8 +105,16 @@ def annotate(
     Counter({'written': 421, 'refused': 3})
     """
     started, everybody = time.monotonic(), [*(observers or [LoggedNotes()])]
-    target, labels = check(target, labels, retry)
-    asked = Asked(tuple(only), name_as, dict(names or {}), consensus)
+    target, labels, asked, patterns = check(
+        target,
+        labels,
+        only=only,
+        name_as=name_as,
+        names=names,
+        consensus=consensus,
+        patterns=patterns,
+        retry=retry,
+    )
     settings = store.settings_of(target)
     files = label_files(labels, patterns)
     for note in cluster_check.check(client, labels, target) if client else []:
@@ -142,8 +151,29 @@ def annotate(
     return summary
 
 
-def check(target: str | os.PathLike[str], labels: str | os.PathLike[str], retry: str | None = None) -> tuple[str, str]:
-    """Return the places as URLs. Raises UsageError for all that can be wrong with them and shows without workers."""
+class Checked(NamedTuple):
+    """What is to be done, once all that can be wrong with it and shows without workers is excluded."""
+
+    target: str
+    labels: str
+    asked: Asked
+    patterns: tuple[str, ...]
+
+
+def check(
+    target: str | os.PathLike[str],
+    labels: str | os.PathLike[str],
+    *,
+    only: Sequence[str] = (),
+    name_as: str = "{name}",
+    names: dict[int, str] | None = None,
+    consensus: float = 0.5,
+    patterns: Sequence[str] = (),
+    retry: str | None = None,
+) -> Checked:
+    """Look at all that can be wrong before there are workers. Arguments and errors are those of `annotate`."""
+    asked = Asked(as_patterns(only, "only"), name_as, names or {}, consensus)
+    patterns = as_patterns(patterns, "patterns")
     target, labels = storage.absolute(target), storage.absolute(labels)
     if retry not in RETRIES:
         raise UsageError(f"retry must be unlinked, refused, failed, set-aside or all, not {retry!r}")
@@ -152,7 +182,7 @@ def check(target: str | os.PathLike[str], labels: str | os.PathLike[str], retry:
     store.describe(target)
     if not storage.exists(labels):
         raise UsageError(f"{labels}: there is no such folder or file; check the path")
-    return target, labels
+    return Checked(target, labels, asked, patterns)
 
 
 def for_run(
@@ -177,7 +207,7 @@ def forget_labels(target: str | os.PathLike[str], *patterns: str, is_trial: bool
     --------
     >>> dskprep.forget_labels("scans-1mm", "nodule-*")  # doctest: +SKIP
     """
-    target = storage.absolute(target)
+    target, patterns = storage.absolute(target), as_patterns(patterns, "patterns")
     store.describe(target)
     deleted = label_store.forget_matching(target, patterns, is_trial=is_trial)
     if not deleted:

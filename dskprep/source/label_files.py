@@ -6,6 +6,8 @@ import fnmatch
 import hashlib
 import itertools
 import json
+import numbers
+import string
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -14,6 +16,7 @@ from typing import Any
 from dskprep import storage
 from dskprep.dicom.contents import CT_CLASSES, sop_class_in
 from dskprep.errors import InfrastructureError, UsageError
+from dskprep.labels.mask import check_names
 from dskprep.source.case import digest, key_of
 from dskprep.source.cases import inputs
 
@@ -45,12 +48,16 @@ class Asked:
     consensus: float = 0.5
 
     def __post_init__(self) -> None:
+        if not isinstance(self.consensus, numbers.Real) or not 0 < self.consensus <= 1:
+            raise UsageError(f"expected a consensus above 0 and at most 1, found {self.consensus!r}")
+        check_names(self.names)
         try:
-            self.stored_name("name", "file", 1)
-        except (KeyError, ValueError, IndexError, AttributeError) as error:
-            raise UsageError(
-                f"expected a name with {{name}}, {{file}} or {{number}} in it, found {self.name_as!r}"
-            ) from error
+            fields = {field for _, field, _, _ in string.Formatter().parse(self.name_as)} - {None}
+            is_good = bool(self.stored_name("name", "file", 1).strip()) and fields <= {"name", "file", "number"}
+        except (KeyError, ValueError, IndexError, AttributeError, TypeError):
+            is_good = False
+        if not is_good:
+            raise UsageError(f"expected a name with {{name}}, {{file}} or {{number}} in it, found {self.name_as!r}")
 
     def stored_name(self, name: str, file: str, number: int) -> str:
         """Return the name under which a label is to be stored."""

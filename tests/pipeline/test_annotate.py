@@ -1017,6 +1017,13 @@ def test_the_command_says_what_became_of_each_source(tmp_path: Path, labels: Pat
         ([], "give LABELS"),
         (["nowhere"], "no such folder or file"),
         ([".", "--as", "{wrong}"], "expected a name with"),
+        ([".", "--as", ""], "expected a name with"),
+        ([".", "--as", " "], "expected a name with"),
+        ([".", "--as", "{name.__class__}"], "expected a name with"),
+        ([".", "--as", "{name[0]}"], "expected a name with"),
+        ([".", "--consensus", "0"], "above 0 and at most 1"),
+        ([".", "--consensus", "1.01"], "above 0 and at most 1"),
+        ([".", "--consensus", "nan"], "above 0 and at most 1"),
         ([".", "--names", "liver"], "a value and a name"),
         ([".", "--forget", "x"], "leave out"),
     ],
@@ -1026,6 +1033,52 @@ def test_wrong_use_is_said_in_one_line_before_anything_is_done(tmp_path: Path, w
     with pytest.raises(DskprepError, match=said):
         commands.main.main(["annotate", target, *words, "--scheduler", "sync"], standalone_mode=False)
     assert not list(label_store.list_records(target))
+
+
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        ({"only": "GTV*"}, r"only: expected a list .* found 'GTV\*'"),
+        ({"only": [1]}, "only: expected a list"),
+        ({"patterns": "*.dcm"}, "patterns: expected a list"),
+        ({"names": {"1": "liver"}}, "names: expected whole numbers"),
+        ({"names": ["liver"]}, "names: expected whole numbers"),
+        ({"consensus": "0.5"}, "above 0 and at most 1"),
+        ({"name_as": None}, "expected a name with"),
+    ],
+)
+def test_wrong_arguments_are_told_before_anything_is_done(
+    tmp_path: Path, labels: Path, how: dict[str, Any], said: str
+) -> None:
+    target = prepare(str(tmp_path))
+    (labels / "a.dcm").write_bytes(seg_file(GRID, frames_of(BOX), names=("Tumour",)))
+    with pytest.raises(UsageError, match=said):
+        annotate(target, labels, **how)
+    assert not list(label_store.list_records(target))
+    if "names" in how:
+        with pytest.raises(UsageError, match=said):
+            dskprep.read_labels(b"", **how)
+
+
+def test_a_text_is_no_list_of_patterns(tmp_path: Path, source: Path, labels: Path) -> None:
+    target = prepare(str(tmp_path))
+    (labels / "a.dcm").write_bytes(seg_file(GRID, frames_of(BOX), names=("Tumour",)))
+    annotate(target, labels)
+    dataset = dskprep.open_dataset(target)
+    wrong: Any = ["Tum*"]
+    with pytest.raises(UsageError, match="expected a list"):
+        dskprep.forget_labels(target, wrong)
+    with pytest.raises(UsageError, match="expected a list"):
+        dskprep.read_labels(labels / "a.dcm").named(wrong)
+    with pytest.raises(UsageError, match="expected a list"):
+        dskprep.run(source, target, settings=SETTINGS, labels="*.dcm")
+    with pytest.raises(UsageError, match="expected a list"):
+        dskprep.export("monai", target, str(tmp_path / "export"), labels="Tumour")
+    with pytest.raises(UsageError, match="expected a list"):
+        dataset.patches(4, around="Tumour", labels="Tumour", positives=1)
+    with pytest.raises(UsageError, match="no volume has a label 'nosuch'; there are the labels Tumour"):
+        dataset.patches(4, around="Tumour", labels=["nosuch"], positives=1)
+    assert dataset.patches(4, around="Tumour", labels=["tum*", "lungs"], positives=1)[0].labels["tum*"].any()
 
 
 def test_comparing_two_datasets_tells_how_their_labels_differ(tmp_path: Path, labels: Path) -> None:
