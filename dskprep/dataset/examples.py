@@ -6,7 +6,7 @@ import itertools
 import math
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
@@ -30,7 +30,9 @@ Which = str | Callable[[Row], bool]
 """Which rows of `annotations`: a word, a pattern of their label, name or kind, or a function of a row."""
 
 TRIES = 50
-"""Places in the lungs that are tried for one away from all annotated places, before the last one is taken."""
+"""Places in the lungs of a volume that are tried for one away from all annotated places."""
+OTHERS = 20
+"""Other volumes in which such a place is looked for, if one has none."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,7 +102,7 @@ class Examples(Draws[Example]):
         The volumes that patches are taken from.
     places, candidates
         What positives and negatives are drawn around. Without candidates a negative is a place in a lung whose
-        patch holds nothing of what is annotated in `places`.
+        patch holds nothing of what is annotated in `places`; where a volume has none, another one gives it.
     size, labels, positives, jitter_mm, seed, outside, normalized
         As in `Dataset.patches`.
 
@@ -156,15 +158,24 @@ class Examples(Draws[Example]):
         index = np.clip(index, 0, np.array(volume.shape) - 1)  # a place may lie outside of what was imaged
         return self._cut(volume, as_index(np.rint(index)), place.row, is_positive=is_positive)
 
-    def _away(self, key: str, rng: np.random.Generator) -> Example:
-        lungs = self._lungs(key)
-        taken = np.array([place.box(lungs.volume) for place in self._of_volume[key]]).reshape(-1, 2, 3)
-        for _ in range(TRIES):
-            _, index = lungs.draw_voxel(int(rng.choice([RIGHT, LEFT])), rng)
-            first = np.ceil(np.array(index) - np.array(self.size) / 2)
-            if not ((taken[:, 0] < first + self.size) & (taken[:, 1] > first - 1)).all(1).any():
-                break
-        return self._cut(lungs.volume, index, {}, is_positive=False)
+    def _away(self, first: str, rng: np.random.Generator) -> Example:
+        """Cut a patch away from all places out of this volume; or, if none is found there, out of another one."""
+        for key in itertools.chain([first], self._others(rng)):
+            lungs = self._lungs(key)
+            taken = np.array([place.box(lungs.volume) for place in self._of_volume[key]]).reshape(-1, 2, 3)
+            for _ in range(TRIES):
+                _, index = lungs.draw_voxel(int(rng.choice([RIGHT, LEFT])), rng)
+                corner = np.ceil(np.array(index) - np.array(self.size) / 2)
+                if not ((taken[:, 0] < corner + self.size) & (taken[:, 1] > corner - 1)).all(1).any():
+                    return self._cut(lungs.volume, index, {}, is_positive=False)
+        raise UsageError(
+            f"expected a place in the lungs whose patch of {list(self.size)} voxels holds nothing annotated, found "
+            f"none in {TRIES} tries in {first} and in each of up to {OTHERS} others; take a smaller size, or "
+            "negatives='candidates'"
+        )
+
+    def _others(self, rng: np.random.Generator) -> Iterator[str]:
+        yield from (self._lung_keys[i] for i in rng.permutation(len(self._lung_keys))[:OTHERS])
 
     def _cut(self, volume: StoredVolume, index: Index, row: Row, *, is_positive: bool) -> Example:
         image = volume.patch(self.size, index=index, outside=self.outside, normalized=self.normalized)
