@@ -116,7 +116,7 @@ def annotate(
         retry=retry,
     )
     settings = store.settings_of(target)
-    files = label_files(labels, patterns)
+    files = label_files(labels, patterns, functools.partial(tell, everybody, "on_note"))
     for note in cluster_check.check(client, labels, target) if client else []:
         tell(everybody, "on_note", note)
     identity.begin(target)
@@ -177,8 +177,9 @@ def check(
     target, labels = storage.absolute(target), storage.absolute(labels)
     if retry not in RETRIES:
         raise UsageError(f"retry must be unlinked, refused, failed, set-aside or all, not {retry!r}")
-    if labels == target or storage.is_within(labels, storage.join(target, "volumes")):
-        raise UsageError(f"{labels}: is the dataset itself; name the folder with the labels")
+    if storage.is_within(labels, target):
+        where = "is the dataset itself" if labels == target else f"lies inside of the dataset {target}"
+        raise UsageError(f"{labels}: {where}; name the folder with the labels, and keep it outside")
     store.describe(target)
     if not storage.exists(labels):
         raise UsageError(f"{labels}: there is no such folder or file; check the path")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import fnmatch
+import functools
 import hashlib
 import itertools
 import json
 import numbers
 import string
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -29,6 +30,8 @@ OTHER_SUFFIXES = frozenset(
     ".tgz .xlsx .xls .docx .raw .zraw .tsv .stl .xsd .dtd .npz .npy".split()
 )
 """Names of files that hold no labels."""
+DATASET_FOLDERS = frozenset(("claims", "labels", "records", "runs", "thumbnails", "volumes"))
+"""Folders of a dataset, in which no labels are looked for."""
 MASK_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha", ".seg.nrrd")
 """Names of mask volumes, which name their volume."""
 
@@ -96,11 +99,14 @@ class LabelFile:
         return self.path.rpartition("/")[2]
 
 
-def label_files(place: str, patterns: Sequence[str] = ()) -> Iterator[LabelFile]:
+def label_files(
+    place: str, patterns: Sequence[str] = (), report: Callable[[str], None] = lambda _: None
+) -> Iterator[LabelFile]:
     """Yield the files of a folder, with all below it, that may hold labels; or the one file at the place.
 
     With `patterns` those whose path below the folder, or whose name, matches one of them. CT images are left out where
-    their first bytes tell. Raises UsageError if there is nothing at the place.
+    their first bytes tell. Datasets of dskprep are passed over; `report` hears of each. Raises UsageError if there is
+    nothing at the place.
     """
     entry = None if storage.is_folder(place) else storage.entry_of(place)
     if entry:
@@ -114,7 +120,7 @@ def label_files(place: str, patterns: Sequence[str] = ()) -> Iterator[LabelFile]
             return _may_hold_labels(place, path, entry)
         return any(fnmatch.fnmatchcase(text, pattern) for pattern in patterns for text in (path, entry.name))
 
-    found = _below(place)
+    found = _below(place, report)
     with ThreadPoolExecutor(AT_ONCE) as pool:  # first bytes are read several at once
         while batch := list(itertools.islice(found, BATCH)):
             for (path, entry), is_one in zip(batch, pool.map(lambda each: is_wanted(*each), batch), strict=True):
@@ -122,11 +128,33 @@ def label_files(place: str, patterns: Sequence[str] = ()) -> Iterator[LabelFile]
                     yield _label_file(place, entry, path)
 
 
-def _below(place: str) -> Iterator[tuple[str, storage.Entry]]:
-    """Yield the files of a folder with all below it, and their paths."""
+def _below(place: str, report: Callable[[str], None]) -> Iterator[tuple[str, storage.Entry]]:
+    """Yield the files of a folder with all below it, and their paths, but for those of datasets."""
+
+    @functools.cache
+    def is_dataset(path: str) -> bool:
+        is_one = _is_dataset(url := storage.join(place, path))
+        if is_one:
+            report(f"{url}: is a dataset of dskprep, and is passed over")
+        return is_one
+
     for folder in storage.walk(place):
+        parts = folder.path.split("/")
+        above = ["/".join(parts[:k]) for k, part in enumerate(parts) if part in DATASET_FOLDERS]  # it may come later
+        itself = [folder.path] if any(entry.name == "dataset.json" for entry in folder.entries) else []
+        if any(map(is_dataset, above + itself)):
+            continue
         for entry in inputs(folder.entries):
             yield f"{folder.path}/{entry.name}" if folder.path else entry.name, entry
+
+
+def _is_dataset(url: str) -> bool:
+    """Tell whether dskprep has written a folder: other programs have a dataset.json too."""
+    try:
+        content = json.loads(storage.read(storage.join(url, "dataset.json")))
+    except (FileNotFoundError, ValueError, RecursionError):
+        return False
+    return isinstance(content, dict) and "settings" in content and "digest" in content
 
 
 def _may_hold_labels(place: str, path: str, entry: storage.Entry) -> bool:

@@ -803,6 +803,31 @@ def test_what_is_no_label_is_set_aside_and_costs_nothing(tmp_path: Path, labels:
     assert (summary.counts, summary.exit_code) == ({"set-aside": 3}, 0)
 
 
+def test_datasets_are_no_labels(place: str) -> None:
+    """On S3 dataset.json comes after all that lies in the folders beside it."""
+    target = prepare(storage.join(place, "all/sub"))
+    for folder in ("", "labels", "volumes/p.zarr", "records"):
+        with pytest.raises(UsageError, match="dataset"):
+            annotate(target, storage.join(target, folder) if folder else target)
+    seg = seg_file(GRID, frames_of(BOX), names=("Tumour",))
+    nnunet = {"dataset.json": b'{"labels": {}}', "labels/a.dcm": seg, "points.csv": b"key,x,y,z\np,-5,-15,-28\n"}
+    storage.write_many(storage.join(place, "all/nnunet"), nnunet)
+    notes: list[str] = []
+
+    class Seen:
+        def on_note(self, text: str) -> None:
+            notes.append(text)
+
+        def on_label(self, *_: Any) -> None: ...
+
+    for _ in range(2):  # then the dataset has labels and points of its own
+        summary = annotate(target, storage.join(place, "all"), observers=[Seen()])
+        assert summary.counts == {"written": 2}
+    assert notes == [f"{target}: is a dataset of dskprep, and is passed over"] * 2
+    other = prepare(storage.join(place, "other"))
+    assert annotate(other, target).counts == {}
+
+
 @pytest.mark.parametrize("content", [b"", b"x" * 100, b"\0" * 100_000, b"DICM", b"II*\0" + bytes(500)])
 def test_no_bytes_stop_the_others(tmp_path: Path, labels: Path, content: bytes) -> None:
     target = prepare(str(tmp_path))
