@@ -9,6 +9,7 @@ import functools
 import io
 import math
 import warnings
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from typing import Any
 
@@ -35,7 +36,7 @@ AT_ONCE = 2000
 
 def current(target: str) -> pd.DataFrame:
     """Return the table as it should be: the records are listed, and those read that annotations.parquet lacks."""
-    return to_frame(current_table(target))
+    return to_frame(without_repeats(current_table(target)))
 
 
 def current_table(target: str) -> pa.Table:
@@ -84,6 +85,29 @@ def warn_of_damaged(target: str, found: dict[str, str]) -> None:
         warnings.warn(f"{target}: {what}; their labels and points are left out", stacklevel=3)
 
 
+def without_repeats(table: pa.Table) -> pa.Table:
+    """Return the table without points that it has of another source of the same content, or of other options of it.
+
+    They count once in each volume: those of the first source and options by name. Labels have names of their own.
+    """
+    columns = ["source_sha256", "source", "source_options"]
+    sources = table.group_by(columns, use_threads=False).aggregate([])
+    repeated = {content for content, n in Counter(sources["source_sha256"].to_pylist()).items() if content and n > 1}
+    if not repeated:
+        return table
+    rows = list(zip(*(table[name].to_pylist() for name in (*columns, "key", "label", "status")), strict=True))
+    found = defaultdict(set)
+    for content, *source, key, label, status in rows:
+        if content in repeated and status == "written" and not label:
+            found[content, key].add(tuple(source))
+    first = {which: min(several) for which, several in found.items()}
+    kept = [
+        bool(label) or status != "written" or first.get((content, key), (source, options)) == (source, options)
+        for content, source, options, key, label, status in rows
+    ]
+    return table.filter(pa.array(kept, pa.bool_()))
+
+
 def rows_of_volume(target: str, key: str) -> list[dict[str, Any]]:
     """Return the rows of one volume in annotations.parquet. The file is read once, as long as it does not change."""
     entry = storage.entry_of(storage.join(target, FILE))
@@ -110,7 +134,7 @@ def _by_volume(target: str, tag: str) -> tuple[pa.Table, dict[str, tuple[int, in
     table = _read(target)
     table = current_table(target) if table is None else table  # the file is gone or damaged: the records have all of it
     unread = damaged(table)
-    table = table.filter(compute.equal(table["status"], "written"))
+    table = without_repeats(table.filter(compute.equal(table["status"], "written")))
     starts: dict[str, tuple[int, int]] = {}
     for i, key in enumerate(table["key"].to_pylist()):
         start, n = starts.get(key, (i, 0))

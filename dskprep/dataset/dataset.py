@@ -97,7 +97,7 @@ class Dataset(Mapping[str, StoredVolume]):
         """
         current = annotated.current_table(self.url)
         annotated.warn_of_damaged(self.url, annotated.damaged(current))
-        table = annotated.to_frame(current)
+        table = annotated.to_frame(annotated.without_repeats(current))
         images = table["key"].map({key: name.digest for key, name in self._names.items()})
         return table[(table["status"] == "written") & (table["image"] == images)].reset_index(drop=True)
 

@@ -231,16 +231,28 @@ class Examples(Draws[Example]):
 
 
 def find_places(rows: Iterable[Row], which: Which) -> tuple[Place, ...]:
-    """Return the places of the rows that are meant, in their order. Rows without a place are left out."""
+    """Return the places of the rows that are meant, in their order. Rows without a place are left out.
+
+    A label that was drawn of one file under several options is one place.
+    """
     is_meant = which if callable(which) else NAMED.get(which) or _matcher(which)
-    found = (row for row in rows if row["x"] is not None and math.isfinite(row["x"]) and is_meant(row))
-    return tuple(Place(row["key"], (row["x"], row["y"], row["z"]), row) for row in found)
+    found: dict[Any, Row] = {}
+    for number, row in enumerate(rows):
+        if row["x"] is not None and math.isfinite(row["x"]) and is_meant(row):
+            found.setdefault(_origin(row) or number, row)
+    return tuple(Place(row["key"], (row["x"], row["y"], row["z"]), row) for row in found.values())
+
+
+def _origin(row: Row) -> tuple[Any, ...] | None:
+    """Return what a label was drawn of; None for a point."""
+    parts = ("key", "source_sha256", "kind", "number", "name")
+    return tuple(row[part] for part in parts) if _text(row["label"]) and row["source_sha256"] else None
 
 
 def check_labels(rows: Iterable[Row], given: Iterable[str]) -> tuple[str, ...]:
     """Return patterns of labels. Raises UsageError for one that no label of the rows matches, but for `lungs`."""
     patterns = as_patterns(given, "labels")
-    there = sorted({row["label"] for row in rows if row["label"]})
+    there = sorted({_text(row["label"]) for row in rows} - {""})
     for pattern in patterns:
         if pattern != "lungs" and not any(matches(label, [pattern]) for label in there):
             known = ", ".join(there) or "(none)"
@@ -251,7 +263,7 @@ def check_labels(rows: Iterable[Row], given: Iterable[str]) -> tuple[str, ...]:
 def _is_nodule(row: Row) -> bool:
     """Tell whether a row is a nodule: one that readers agree on, or a point with a diameter."""
     if row["kind"] == "lidc":
-        return bool(re.fullmatch(r"nodule-\d+", row["name"] or ""))
+        return bool(re.fullmatch(r"nodule-\d+", _text(row["name"])))
     return row["kind"] == "points" and (row["diameter_mm"] or 0) > 0
 
 
@@ -264,6 +276,10 @@ NAMED: dict[str, Callable[[Row], bool]] = {"nodules": _is_nodule, "candidates": 
 """What places can be called; see `find_places`."""
 
 
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else ""  # pandas has NaN where there is none
+
+
 def _matcher(pattern: str) -> Callable[[Row], bool]:
     names = ("label", "name", "kind")
-    return lambda row: any(matches(str(row[name] or ""), [pattern]) for name in names)
+    return lambda row: any(matches(_text(row[name]), [pattern]) for name in names)

@@ -120,6 +120,7 @@ def _labels(target: str) -> dict[str, Any]:
     damaged = labels_of.damaged(rows)
     sources = Counter("failed" if name.path in damaged else name.status for name in by_source)
     words = (word for found in by_source.values() for word in (found[0]["source_warnings"] or "").split(",") if word)
+    rows = labels_of.without_repeats(rows)
     columns = ("status", "reason", "label")
     table = [dict(zip(columns, row, strict=True)) for row in zip(*(rows[c].to_pylist() for c in columns), strict=True)]
     lost = Counter(f"{row['status']}: {row['reason']}" for row in table if row["status"] != "written")

@@ -33,6 +33,7 @@ from dskprep.pipeline.observer import LoggedNotes, Observer, tell
 from dskprep.source.label_files import Asked, LabelFile, label_files
 from dskprep.worker import annotate as work
 from dskprep.worker.annotate import LabelOutcome
+from dskprep.worker.copies import refuse_copy
 from dskprep.worker.drawing import LabelJob
 
 RETRIES: dict[str | None, tuple[str, ...]] = {
@@ -132,10 +133,10 @@ def annotate(
         memory_bytes=min(cluster.memory_limits(client)) if client else MEMORY_LIMIT,
         limit_s=time_limit_s if client else None,
     )
-    jobs = _jobs(files, asked, summary, retry)
+    jobs = _jobs(files, asked, summary, table.write(target), retry)
     try:
         with closing(executor.execute(client, jobs, task)) as done:
-            for record in _recorded(done, target):
+            for record in _without_copies(_recorded(done, target), target):
                 summary.add(record)
                 tell(everybody, "on_label", summary, record)
     except KeyboardInterrupt:
@@ -218,7 +219,9 @@ def forget_labels(target: str | os.PathLike[str], *patterns: str, is_trial: bool
     return deleted
 
 
-def _jobs(files: Iterable[LabelFile], asked: Asked, summary: LabelSummary, retry: str | None) -> Iterator[LabelJob]:
+def _jobs(
+    files: Iterable[LabelFile], asked: Asked, summary: LabelSummary, annotated: Any, retry: str | None
+) -> Iterator[LabelJob]:
     """Yield the sources that are to be done, and count the others as done before.
 
     Done is what has a record of this file and of what is asked for, whose volumes are as they were then.
@@ -227,7 +230,7 @@ def _jobs(files: Iterable[LabelFile], asked: Asked, summary: LabelSummary, retry
     written = index.written_table(summary.target)
     now = dict(zip(written["key"].to_pylist(), written["input_digest"].to_pylist(), strict=True))
     again = set()
-    for name, rows in table.by_source(table.current_table(summary.target)).items():
+    for name, rows in table.by_source(annotated).items():
         known[name.source, name.options].append(name)
         reasons = {row["reason"] for row in rows}
         is_stale = name.status == "written" and any(now.get(row["key"]) != row["image"] for row in rows)
@@ -261,3 +264,24 @@ def _recorded(done: Iterable[executor.Done[LabelJob, LabelOutcome]], target: str
         yield outcome.record
         is_lost = outcome.record.reason == InfrastructureError.__name__
         failures.count(outcome.record.message or "" if is_lost else "")
+
+
+def _without_copies(records: Iterable[LabelRecord], target: str) -> Iterator[LabelRecord]:
+    """Yield the records. Of tables with one content the first by name stays, and the others are `label-exists`.
+
+    Workers cannot tell, since they may read such tables at the same time. So tables come last.
+    """
+    tables: list[LabelRecord] = []
+    for record in records:
+        if record.kind == "points" and record.is_written:
+            tables.append(record)
+        else:
+            yield record
+    first: dict[str, str] = {}
+    for record in sorted(tables, key=lambda record: record.source):
+        other = first.setdefault(record.sha256, record.source)
+        if other != record.source:
+            label_store.forget(target, [record.name])
+            record = refuse_copy(record, other)
+            label_store.commit(target, record)
+        yield record

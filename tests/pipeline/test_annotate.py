@@ -40,6 +40,7 @@ from dskprep import storage
 from dskprep.cli import commands
 from dskprep.dataset import identity, label_store, store
 from dskprep.errors import DamagedDataset, DskprepError, UsageError
+from dskprep.pipeline import annotate as pipeline
 from dskprep.settings import PrepConfig
 from dskprep.synthetic import scanner
 from dskprep.worker import drawing, mirrored, process
@@ -714,6 +715,71 @@ def test_the_same_file_under_two_names_counts_once(tmp_path: Path, labels: Path)
     (labels / "b.csv").write_text("key,x,y,z\np,-5,-15,-28\n")
     assert annotate(target, labels).reasons == {"refused: label-exists": 1}
     assert len(dskprep.open_dataset(target)["p"].points) == 1
+
+
+def test_of_equal_tables_the_first_by_name_stays_whichever_is_done_first(tmp_path: Path, labels: Path) -> None:
+    target = prepare(str(tmp_path))
+    for name in ("c.csv", "b.csv", "d.csv"):
+        (labels / name).write_text("key,x,y,z\np,-5,-15,-28\n")
+    (labels / "a.csv").write_text("key,x,y,z\np,-5,-15,-27\n")
+    summary = annotate(target, labels)
+    assert (summary.counts, summary.reasons) == ({"written": 2, "refused": 2}, {"refused: label-exists": 2})
+    assert summary.points == dskprep.status(target).points == len(dskprep.open_dataset(target)["p"].points) == 2
+    records = [label_store.read_record(target, name) for name, _ in label_store.list_records(target)]
+    assert {r.source: r.status for r in records if r.source != "a.csv"} == {
+        "b.csv": "written",
+        "c.csv": "refused",
+        "d.csv": "refused",
+    }
+    assert all("has the content of b.csv" in str(r.message) for r in records if not r.is_written)
+    assert annotate(target, labels).already == {"written": 2, "refused": 2}
+    assert not [f for f in dskprep.verify(target) if f.faults or f.additions]
+    dskprep.forget_labels(target, "b.csv")
+    assert annotate(target, labels / "c.csv", retry="refused").counts == {"written": 1}
+
+
+def test_points_that_two_workers_wrote_of_one_content_are_held_until_all_are_known(
+    tmp_path: Path, labels: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The tables come in the reverse order."""
+    target = prepare(str(tmp_path))
+    for name in ("a.csv", "b.csv"):
+        (labels / name).write_text("key,x,y,z\np,-5,-15,-28\n")
+    found = pipeline.label_files
+    monkeypatch.setattr(pipeline, "label_files", lambda *how: reversed([*found(*how)]))
+    annotate(target, labels)
+    assert dskprep.open_dataset(target).annotations["source"].to_list() == ["a.csv"]
+
+
+def test_one_file_under_other_options_gives_its_points_and_places_once(tmp_path: Path, labels: Path) -> None:
+    target = prepare(str(tmp_path))
+    outlines = [(-28.0, ring(12, 10, 4)), (-27.0, ring(12, 10, 4))]
+    (labels / "1.xml").write_bytes(lidc_file(nodule_xml("a", outlines, [3] * 9), nodule_xml("b", outlines, [4] * 9)))
+    (labels / "2.csv").write_text("key,x,y,z,diameter_mm\np,-5,-15,-28,3\np,-5,-15,-28,3\n")
+    annotate(target, labels)
+    once = dskprep.open_dataset(target)
+    how: dict[str, Any] = {"around": "nodules", "positives": 1.0}
+    places = once.patches(4, **how).places
+    points, names = once["p"].points, list(once["p"].labels)
+    annotate(target, labels, name_as="all-{name}", consensus=1.0)
+    twice = dskprep.open_dataset(target)
+    assert sorted(twice["p"].labels) == sorted([*names, *(f"all-{name}" for name in names)])
+    assert len(points) == len(twice["p"].points) == dskprep.status(target).points == 4
+    assert twice["p"].points["malignancy"].dropna().to_list() == points["malignancy"].dropna().to_list() == [3, 4]
+    assert len(twice.patches(4, **how).places) == len(places) == 3
+    assert annotate(target, labels, name_as="all-{name}", consensus=1.0).already == {"written": 2}
+
+
+def test_one_mask_may_belong_to_two_volumes(place: str, labels: Path) -> None:
+    target = prepare(place, q={"series": "1.2.3.20", "seed": 1})
+    for key in "pq":
+        (labels / key).mkdir()
+        (labels / key / "GTV.nii").write_bytes(nifti(BOX, GRID.affine))
+        assert annotate(target, labels, only=["GTV"]).counts["written"] == 1 + (key == "q")
+    assert annotate(target, labels, name_as="other").counts == {"written": 2}
+    dataset = dskprep.open_dataset(target)
+    assert all(sorted(volume.labels) == ["GTV", "other"] for volume in dataset.values())
+    assert len(dataset.patches(4, around="GTV", positives=1.0).places) == 2
 
 
 def test_what_is_done_is_not_done_again_until_the_file_or_the_image_changes(place: str, labels: Path) -> None:
