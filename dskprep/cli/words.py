@@ -114,7 +114,8 @@ def describe_labels(summary: LabelSummary) -> Iterator[RenderableType]:
     yield from _describe_damaged(summary.damaged_records)
     if summary.already["refused"]:
         yield f"  {summary.already['refused']} were refused before: --retry unlinked or --retry refused tries again"
-    yield f"{n_of(summary.labels, 'label')} and {n_of(summary.points, 'point')} written: {summary.target}"
+    written = f"{n_of(summary.labels, 'label')} and {n_of(summary.points, 'point')} written"
+    yield f"{written if n_new else 'nothing new'}: {summary.target}"
 
 
 def describe_status(status: Status) -> Iterator[RenderableType]:

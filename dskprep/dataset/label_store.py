@@ -38,18 +38,22 @@ def read_record(target: str, name: LabelRecordName) -> LabelRecord:
     return parse_label_record(storage.read(url), url)
 
 
-def write_label(target: str, key: str, label: str, objects: dict[str, bytes], owner: str) -> dict[str, StoredObject]:
+def write_label(
+    target: str, key: str, label: str, objects: dict[str, bytes], owner: str, recorded: Collection[str] = ()
+) -> dict[str, StoredObject]:
     """Write the objects of a label, and return the size and SHA-256 of each.
 
-    `owner` is the source's name with its options, as it stands in the label's metadata. Raises Refusal `label-exists`
-    if another source, or somebody else, has put a label of this name there.
+    `owner` is the source's name with its options, as it stands in the label's metadata, and `recorded` has all owners
+    of the same source that have a record. Raises Refusal `label-exists` if another source, or somebody else, has put a
+    label of this name there. One that a killed process has left of the same source is written over.
     """
     folder, group = store.volume_name(key), f"labels/{label}/zarr.json"
     storage.refuse_links(target, [f"{folder}/{group}"])
     # the label's metadata are created first, and only once: so of two workers that write one name, one is refused
     if not storage.create(storage.join(target, folder, group), objects[group]):
         found = owner_of(target, key, label)
-        if found != owner:
+        is_left = found.rpartition(".")[0] == owner.rpartition(".")[0] and found not in recorded
+        if found != owner and not is_left:
             theirs = f"of {found}" if found else "that is not dskprep's"
             raise Refusal(
                 "label-exists",

@@ -229,9 +229,11 @@ def _jobs(
     known: dict[tuple[str, str], list[LabelRecordName]] = defaultdict(list)
     written = index.written_table(summary.target)
     now = dict(zip(written["key"].to_pylist(), written["input_digest"].to_pylist(), strict=True))
+    recorded: dict[str, list[str]] = defaultdict(list)
     again = set()
     for name, rows in table.by_source(annotated).items():
         known[name.source, name.options].append(name)
+        recorded[name.source].append(f"{name.source}.{name.options}")
         reasons = {row["reason"] for row in rows}
         is_stale = name.status == "written" and any(now.get(row["key"]) != row["image"] for row in rows)
         warnings = {word for row in rows for word in (row["source_warnings"] or "").split(",")}
@@ -247,7 +249,7 @@ def _jobs(
             summary.counts[status] += 1
             summary.already[status] += 1
         else:
-            yield LabelJob(file, asked, summary.run_id, tuple(names))
+            yield LabelJob(file, asked, summary.run_id, tuple(names), tuple(recorded[file.key]))
 
 
 def _recorded(done: Iterable[executor.Done[LabelJob, LabelOutcome]], target: str) -> Iterator[LabelRecord]:

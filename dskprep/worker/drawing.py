@@ -48,12 +48,16 @@ CUT = 0.001
 
 @dataclass(frozen=True)
 class LabelJob:
-    """A label source to be done. `stale` are the names of its records that no longer hold."""
+    """A label source to be done.
+
+    `stale` are the names of its records that no longer hold, `recorded` all owners with a record (see `owner`).
+    """
 
     case: LabelFile
     asked: Asked
     run: str
     stale: tuple[LabelRecordName, ...] = ()
+    recorded: tuple[str, ...] = ()
 
     @property
     def owner(self) -> str:

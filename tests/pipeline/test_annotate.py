@@ -668,7 +668,7 @@ class TestLost:
     def test_a_dataset_is_no_source_of_labels_for_itself(self, tmp_path: Path) -> None:
         target = prepare(str(tmp_path))
         for place in (target, f"{target}/volumes"):
-            with pytest.raises(UsageError, match="is the dataset itself"):
+            with pytest.raises(UsageError, match="is the dataset itself|inside of the dataset"):
                 annotate(target, place)
 
 
@@ -1004,6 +1004,18 @@ def test_what_a_killed_annotate_leaves_is_cleaned_and_nothing_else(place: str, l
     assert not [f for f in dskprep.verify(target) if f.faults]
 
 
+def test_what_a_killed_annotate_leaves_is_in_no_ones_way_under_other_options(place: str, labels: Path) -> None:
+    target = prepare(place)
+    (labels / "a.dcm").write_bytes(seg_file(GRID, frames_of(BOX), names=("Tumour",)))
+    annotate(target, labels)
+    assert annotate(target, labels, only=["T*"]).reasons == {"refused: label-exists": 1}
+    for name, _ in label_store.list_records(target):
+        storage.delete(target, [name.path])
+    assert annotate(target, labels, only=["Tum*"]).counts == {"written": 1}
+    assert np.array_equal(dskprep.open_dataset(target)["p"].labels["Tumour"][:], BOX)
+    assert not [f for f in dskprep.verify(target) if f.faults or f.additions]
+
+
 @pytest.mark.parametrize(
     "name",
     [
@@ -1091,6 +1103,8 @@ def test_the_command_says_what_became_of_each_source(tmp_path: Path, labels: Pat
     assert "written  a.dcm 1 label in p" in done.output
     assert "without 'Empty' in p: label-empty" in done.output
     assert done.return_value == 1
+    again = run(commands.main, ["annotate", target, str(labels), "--scheduler", "sync"], standalone_mode=False)
+    assert (f"nothing new: {target}" in again.output, "0 labels" in again.output) == (True, False)
     lines = run(
         commands.main, ["annotate", target, str(labels), "--scheduler", "sync", "--log-json"], standalone_mode=False
     )
