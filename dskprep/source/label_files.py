@@ -8,6 +8,7 @@ import hashlib
 import itertools
 import json
 import numbers
+import re
 import string
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -30,8 +31,11 @@ OTHER_SUFFIXES = frozenset(
     ".tgz .xlsx .xls .docx .raw .zraw .tsv .stl .xsd .dtd .npz .npy".split()
 )
 """Names of files that hold no labels."""
-DATASET_FOLDERS = frozenset(("claims", "labels", "records", "runs", "thumbnails", "volumes"))
-"""Folders of a dataset, in which no labels are looked for."""
+IN_DATASET = re.compile(
+    r"(?:^|/)(?:claims|records|runs|thumbnails|volumes/[^/]+\.zarr|"
+    r"labels/(?:points|written|set-aside|refused|failed|killed))(?=/|$)"
+)
+"""Where a path goes into a folder of a dataset. Patients have folders called `labels` too."""
 MASK_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha", ".seg.nrrd")
 """Names of mask volumes, which name their volume."""
 
@@ -139,8 +143,7 @@ def _below(place: str, report: Callable[[str], None]) -> Iterator[tuple[str, sto
         return is_one
 
     for folder in storage.walk(place):
-        parts = folder.path.split("/")
-        above = ["/".join(parts[:k]) for k, part in enumerate(parts) if part in DATASET_FOLDERS]  # it may come later
+        above = [folder.path[: found.start()] for found in IN_DATASET.finditer(folder.path)]  # it may come later
         itself = [folder.path] if any(entry.name == "dataset.json" for entry in folder.entries) else []
         if any(map(is_dataset, above + itself)):
             continue

@@ -668,7 +668,7 @@ class TestLost:
     def test_a_dataset_is_no_source_of_labels_for_itself(self, tmp_path: Path) -> None:
         target = prepare(str(tmp_path))
         for place in (target, f"{target}/volumes"):
-            with pytest.raises(UsageError, match="is the dataset itself|inside of the dataset"):
+            with pytest.raises(UsageError, match=r"is the dataset itself|inside of the dataset"):
                 annotate(target, place)
 
 
