@@ -114,6 +114,7 @@ HOMES = {
         "storage.connection",
     },
     "pandas": {
+        "dataset.annotation_columns",
         "dataset.annotations",
         "dataset.duplicates",
         "dataset.index",
@@ -128,7 +129,7 @@ HOMES = {
         "tables",
     },
     "psutil": {"pipeline.prediction", "source.found"},
-    "pyarrow": {"dataset.annotations", "dataset.index", "dataset.unpacking", "tables"},
+    "pyarrow": {"dataset.annotation_columns", "dataset.annotations", "dataset.index", "dataset.unpacking", "tables"},
     "pydicom": {
         "dicom.header",
         "dicom.pixels",

@@ -60,7 +60,7 @@ def annotate(
         raise UsageError("give LABELS, where the labels are; --forget alone needs none, and --dry-run goes with it")
     with Output(as_json=log_json) as output:
         named, time_limit_s = _read_names(names), options.read_seconds(time_limit)
-        pipeline.check(target, labels, choice["retry"])
+        pipeline.check(target, labels, names=named, patterns=files, **choice)
         with (
             options.open_client(scheduler, workers, memory_limit) as client,
             output.observe(client, lines=True) as seen,

@@ -111,9 +111,11 @@ def describe_labels(summary: LabelSummary) -> Iterator[RenderableType]:
     yield _tabulate(summary.counts, summary.reasons, summary.warnings)
     for reason, n in sorted(summary.lost_labels.items()):
         yield f"  labels of written sources that are not written: {n} {reason}"
+    yield from _describe_damaged(summary.damaged_records)
     if summary.already["refused"]:
         yield f"  {summary.already['refused']} were refused before: --retry unlinked or --retry refused tries again"
-    yield f"{n_of(summary.labels, 'label')} and {n_of(summary.points, 'point')} written: {summary.target}"
+    written = f"{n_of(summary.labels, 'label')} and {n_of(summary.points, 'point')} written"
+    yield f"{written if n_new else 'nothing new'}: {summary.target}"
 
 
 def describe_status(status: Status) -> Iterator[RenderableType]:
@@ -125,10 +127,11 @@ def describe_status(status: Status) -> Iterator[RenderableType]:
     if status.label_sources:
         n_sources, n_labels = sum(status.label_sources.values()), sum(status.labels.values())
         yield f"{n_of(n_sources, 'label source')}; {n_of(n_labels, 'label')}, {n_of(status.points, 'point')}"
-        yield _tabulate(status.label_sources, status.label_reasons, {})
+        yield _tabulate(status.label_sources, status.label_reasons, status.label_warnings)
         most = itertools.islice(status.labels.items(), N_LABELS)
         rest = f", and {len(status.labels) - N_LABELS} more" if len(status.labels) > N_LABELS else ""
         yield f"  {', '.join(f'{name} in {n}' for name, n in most)}{rest}"
+        yield from _describe_damaged(status.damaged_labels)
     for run in status.runs:
         state = "was killed" if run.is_dead else "under way"
         yield (

@@ -8,8 +8,9 @@ from __future__ import annotations
 import functools
 import io
 import math
-from collections import defaultdict
-from collections.abc import Collection, Iterator, Sequence
+import warnings
+from collections import Counter, defaultdict
+from collections.abc import Iterator
 from typing import Any
 
 import pandas as pd
@@ -17,26 +18,14 @@ import pyarrow as pa
 from pyarrow import compute, parquet
 
 from dskprep import storage
+from dskprep.counts import n_of
 from dskprep.dataset import label_store
+from dskprep.dataset.annotation_columns import SCHEMA, with_equal_types
 from dskprep.dataset.label_record import LabelRecord, LabelRecordName, StoredLabel, parse_label_record
 from dskprep.errors import DamagedDataset
 from dskprep.storage import Entry
 
 FILE = "annotations.parquet"
-TEXTS = (
-    "key image kind name label status reason message code code_scheme code_meaning category algorithm interpreted_type "
-    "source source_status source_options source_digest source_sha256 record_tag linked_by url"
-).split()
-"""Columns of text that every table has."""
-NUMBERS = "ml diameter_mm x y z x_min y_min z_min x_max y_max z_max outside".split()
-"""Columns of numbers; places are in LPS mm."""
-COUNTS = ("number", "voxels")
-SCHEMA = pa.schema(
-    [(name, pa.string()) for name in TEXTS]
-    + [(name, pa.float64()) for name in NUMBERS]
-    + [(name, pa.int64()) for name in COUNTS]
-)
-"""The columns of every table. Those of points have more, as their sources have."""
 NAME = ("source_status", "source", "source_options", "source_digest")
 """The columns that make up a `LabelRecordName`, in its order."""
 DAMAGED = "damaged-record"
@@ -47,7 +36,7 @@ AT_ONCE = 2000
 
 def current(target: str) -> pd.DataFrame:
     """Return the table as it should be: the records are listed, and those read that annotations.parquet lacks."""
-    return to_frame(current_table(target))
+    return to_frame(without_repeats(current_table(target)))
 
 
 def current_table(target: str) -> pa.Table:
@@ -74,12 +63,49 @@ def to_frame(table: pa.Table) -> pd.DataFrame:
 
 
 def by_source(table: pa.Table) -> dict[LabelRecordName, list[dict[str, Any]]]:
-    """Return key, image and reason of the rows of each source, each combination once."""
-    columns = [*NAME, "key", "image", "reason"]
+    """Return key, image, reason and warnings of the rows of each source, each combination once."""
+    columns = [*NAME, "key", "image", "reason", "source_warnings"]
     found: dict[LabelRecordName, list[dict[str, Any]]] = {}
     for row in table.select(columns).group_by(columns, use_threads=False).aggregate([]).to_pylist():
         found.setdefault(LabelRecordName(*(row[column] for column in NAME)), []).append(row)
     return found
+
+
+def damaged(table: pa.Table) -> dict[str, str]:
+    """Return the records that cannot be read, by their path in the dataset, and why."""
+    rows = table.filter(compute.equal(table["reason"], DAMAGED)).select([*NAME, "message"]).to_pylist()
+    return {LabelRecordName(*(row[column] for column in NAME)).path: row["message"] for row in rows}
+
+
+def warn_of_damaged(target: str, found: dict[str, str]) -> None:
+    """Warn that what damaged records describe is left out."""
+    if found:
+        path, why = next(iter(found.items()))
+        what = f"{n_of(len(found), 'record')} of label sources cannot be read, such as {path} ({why})"
+        warnings.warn(f"{target}: {what}; their labels and points are left out", stacklevel=3)
+
+
+def without_repeats(table: pa.Table) -> pa.Table:
+    """Return the table without points that it has of another source of the same content, or of other options of it.
+
+    They count once in each volume: those of the first source and options by name. Labels have names of their own.
+    """
+    columns = ["source_sha256", "source", "source_options"]
+    sources = table.group_by(columns, use_threads=False).aggregate([])
+    repeated = {content for content, n in Counter(sources["source_sha256"].to_pylist()).items() if content and n > 1}
+    if not repeated:
+        return table
+    rows = list(zip(*(table[name].to_pylist() for name in (*columns, "key", "label", "status")), strict=True))
+    found = defaultdict(set)
+    for content, *source, key, label, status in rows:
+        if content in repeated and status == "written" and not label:
+            found[content, key].add(tuple(source))
+    first = {which: min(several) for which, several in found.items()}
+    kept = [
+        bool(label) or status != "written" or first.get((content, key), (source, options)) == (source, options)
+        for content, source, options, key, label, status in rows
+    ]
+    return table.filter(pa.array(kept, pa.bool_()))
 
 
 def rows_of_volume(target: str, key: str) -> list[dict[str, Any]]:
@@ -87,7 +113,8 @@ def rows_of_volume(target: str, key: str) -> list[dict[str, Any]]:
     entry = storage.entry_of(storage.join(target, FILE))
     if entry is None and next(label_store.list_records(target), None) is None:
         return []
-    table, starts = _by_volume(target, _tag(entry) if entry else "")
+    table, starts, unread = _by_volume(target, _tag(entry) if entry else "")
+    warn_of_damaged(target, unread)
     start, n = starts.get(key, (0, 0))
     rows: list[dict[str, Any]] = table.slice(start, n).to_pylist()
     return rows
@@ -101,17 +128,18 @@ def points_of_volume(target: str, key: str) -> pd.DataFrame:
 
 
 @functools.lru_cache(maxsize=2)
-def _by_volume(target: str, tag: str) -> tuple[pa.Table, dict[str, tuple[int, int]]]:
-    """Return the table of what is written, sorted by key, and the first row and number of rows of each volume."""
+def _by_volume(target: str, tag: str) -> tuple[pa.Table, dict[str, tuple[int, int]], dict[str, str]]:
+    """Return the table of what is written, sorted by key; first row and number of rows of each volume; `damaged`."""
     del tag
     table = _read(target)
     table = current_table(target) if table is None else table  # the file is gone or damaged: the records have all of it
-    table = table.filter(compute.equal(table["status"], "written"))
+    unread = damaged(table)
+    table = without_repeats(table.filter(compute.equal(table["status"], "written")))
     starts: dict[str, tuple[int, int]] = {}
     for i, key in enumerate(table["key"].to_pylist()):
         start, n = starts.get(key, (i, 0))
         starts[key] = start, n + 1
-    return table, starts
+    return table, starts, unread
 
 
 @functools.lru_cache(maxsize=1)
@@ -124,22 +152,6 @@ def known_contents(target: str, run: str) -> dict[tuple[str, str], str]:
     written = table.filter(compute.equal(table["source_status"], "written"))
     columns = [written[name].to_pylist() for name in ("source_sha256", "source_options", "source")]
     return {(content, options): source for content, options, source in zip(*columns, strict=True)}
-
-
-def points_to_parquet(tables: Sequence[pd.DataFrame], *, ours: Collection[str]) -> bytes:
-    """Return tables of points, of a volume each, as the content of one Parquet file.
-
-    The columns `ours` have the meaning that they have in annotations.parquet. Other columns that are called as one
-    there get the ending `_of_source`.
-    """
-    points = pd.concat(tables, ignore_index=True)
-    taken = {name: f"{name}_of_source" for name in points.columns if name in SCHEMA.names and name not in ours}
-    table = pa.Table.from_pandas(points.rename(columns=taken), preserve_index=False).replace_schema_metadata(None)
-    plain = [f.with_type(pa.string()) if pa.types.is_large_string(f.type) else f for f in table.schema]
-    fields = [SCHEMA.field(f.name) if f.name in ours else f for f in plain]
-    buffer = io.BytesIO()
-    parquet.write_table(table.cast(pa.schema(fields)), buffer)
-    return buffer.getvalue()
 
 
 def _combine(target: str, records: dict[LabelRecordName, Entry]) -> pa.Table:
@@ -162,19 +174,9 @@ def _combine(target: str, records: dict[LabelRecordName, Entry]) -> pa.Table:
         contents = storage.read_many(storage.join(target, "labels"), [missing[name] for name in some])
         for name, (where, content) in zip(some, contents, strict=True):
             parts += _parts(target, name, content, where, _tag(missing[name]))
-    table = pa.concat_tables(_with_equal_types(parts), promote_options="permissive")
+    table = pa.concat_tables(with_equal_types(parts), promote_options="permissive")
     order = [(column, "ascending") for column in ("key", "kind", "label", "name", "source", "source_options", "number")]
     return table.take(compute.sort_indices(table, sort_keys=order))
-
-
-def _with_equal_types(parts: list[pa.Table]) -> list[pa.Table]:
-    """Return the tables with columns that can be joined: one that is a number here and text there becomes text."""
-    types: dict[str, set[pa.DataType]] = defaultdict(set)
-    for field in (field for part in parts for field in part.schema if not pa.types.is_null(field.type)):
-        types[field.name].add(field.type)
-    mixed = {name for name, found in types.items() if len(found) > 1 and any(map(pa.types.is_string, found))}
-    common = {f.name: f.type for f in SCHEMA} | {name: pa.string() for name in mixed - set(SCHEMA.names)}
-    return [part.cast(pa.schema([f.with_type(common.get(f.name, f.type)) for f in part.schema])) for part in parts]
 
 
 def _parts(target: str, name: LabelRecordName, content: bytes, where: str, tag: str) -> Iterator[pa.Table]:
@@ -193,6 +195,7 @@ def _parts(target: str, name: LabelRecordName, content: bytes, where: str, tag: 
         "linked_by": record.linked_by or "",
         "url": _as_utf8(record.url),
         "source_sha256": record.sha256,
+        "source_warnings": ",".join(record.warnings),
     }
     rows = [always | _label_row(label) for label in record.labels]
     if not rows and points is None:
@@ -210,8 +213,11 @@ def _parts(target: str, name: LabelRecordName, content: bytes, where: str, tag: 
 def _points(target: str, record: LabelRecord) -> pa.Table:
     where = storage.join(target, record.name.points_path)
     try:
-        return parquet.ParquetFile(pa.BufferReader(storage.read(where)), pre_buffer=False).read(use_threads=False)
-    except (ValueError, KeyError, OSError) as error:
+        content = pa.BufferReader(storage.read(where))
+        table = parquet.ParquetFile(content, pre_buffer=False).read(use_threads=False)
+        fixed = [SCHEMA.field(f.name) if f.name in SCHEMA.names else f for f in table.schema]
+        return table.cast(pa.schema(fixed))
+    except (ValueError, KeyError, OSError, pa.ArrowException) as error:
         raise DamagedDataset(f"{where}: cannot be read ({error}); annotate again with --retry all") from error
 
 

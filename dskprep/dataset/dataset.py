@@ -13,7 +13,7 @@ from dskprep import storage
 from dskprep.dataset import annotations as annotated
 from dskprep.dataset import display, duplicates, index, joined, splits, store
 from dskprep.dataset.duplicates import Duplicates
-from dskprep.dataset.examples import Examples, Which, find_places
+from dskprep.dataset.examples import Examples, Which, check_labels, find_places
 from dskprep.dataset.joined import Joined
 from dskprep.dataset.patches import LungPatches
 from dskprep.dataset.record import RecordName
@@ -95,7 +95,9 @@ class Dataset(Mapping[str, StoredVolume]):
 
         What was made for another image of the same key is left out: `annotate` makes it anew.
         """
-        table = annotated.to_frame(annotated.current_table(self.url))
+        current = annotated.current_table(self.url)
+        annotated.warn_of_damaged(self.url, annotated.damaged(current))
+        table = annotated.to_frame(annotated.without_repeats(current))
         images = table["key"].map({key: name.digest for key, name in self._names.items()})
         return table[(table["status"] == "written") & (table["image"] == images)].reset_index(drop=True)
 
@@ -293,7 +295,7 @@ class Dataset(Mapping[str, StoredVolume]):
         Raises
         ------
         UsageError
-            There is no such place, or no volume with lungs for the negatives.
+            There is no such place or label, or no volume with lungs for the negatives.
         """
         rows = [{str(name): value for name, value in row.items()} for row in self.annotations.to_dict("records")]
         others = () if negatives == "lungs" else find_places(rows, negatives)
@@ -304,7 +306,7 @@ class Dataset(Mapping[str, StoredVolume]):
             find_places(rows, around),
             others,
             as_size(size),
-            tuple(labels),
+            check_labels(rows, labels),
             positives,
             jitter_mm,
             seed,

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import fnmatch
 import itertools
 import math
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 from dskprep.dataset.patches import OPENED, Draws, LungVoxels
 from dskprep.dataset.shards import Index, as_index
 from dskprep.errors import UsageError
+from dskprep.patterns import as_patterns, matches
 from dskprep.sides import LEFT, RIGHT
 from dskprep.volume import Triple, Volume
 
@@ -30,7 +30,9 @@ Which = str | Callable[[Row], bool]
 """Which rows of `annotations`: a word, a pattern of their label, name or kind, or a function of a row."""
 
 TRIES = 50
-"""Places in the lungs that are tried for one away from all annotated places, before the last one is taken."""
+"""Places in the lungs of a volume that are tried for one away from all annotated places."""
+OTHERS = 20
+"""Other volumes in which such a place is looked for, if one has none."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,7 +102,7 @@ class Examples(Draws[Example]):
         The volumes that patches are taken from.
     places, candidates
         What positives and negatives are drawn around. Without candidates a negative is a place in a lung whose
-        patch holds nothing of what is annotated in `places`.
+        patch holds nothing of what is annotated in `places`; where a volume has none, another one gives it.
     size, labels, positives, jitter_mm, seed, outside, normalized
         As in `Dataset.patches`.
 
@@ -156,15 +158,24 @@ class Examples(Draws[Example]):
         index = np.clip(index, 0, np.array(volume.shape) - 1)  # a place may lie outside of what was imaged
         return self._cut(volume, as_index(np.rint(index)), place.row, is_positive=is_positive)
 
-    def _away(self, key: str, rng: np.random.Generator) -> Example:
-        lungs = self._lungs(key)
-        taken = np.array([place.box(lungs.volume) for place in self._of_volume[key]]).reshape(-1, 2, 3)
-        for _ in range(TRIES):
-            _, index = lungs.draw_voxel(int(rng.choice([RIGHT, LEFT])), rng)
-            first = np.ceil(np.array(index) - np.array(self.size) / 2)
-            if not ((taken[:, 0] < first + self.size) & (taken[:, 1] > first - 1)).all(1).any():
-                break
-        return self._cut(lungs.volume, index, {}, is_positive=False)
+    def _away(self, first: str, rng: np.random.Generator) -> Example:
+        """Cut a patch away from all places out of this volume; or, if none is found there, out of another one."""
+        for key in itertools.chain([first], self._others(rng)):
+            lungs = self._lungs(key)
+            taken = np.array([place.box(lungs.volume) for place in self._of_volume[key]]).reshape(-1, 2, 3)
+            for _ in range(TRIES):
+                _, index = lungs.draw_voxel(int(rng.choice([RIGHT, LEFT])), rng)
+                corner = np.ceil(np.array(index) - np.array(self.size) / 2)
+                if not ((taken[:, 0] < corner + self.size) & (taken[:, 1] > corner - 1)).all(1).any():
+                    return self._cut(lungs.volume, index, {}, is_positive=False)
+        raise UsageError(
+            f"expected a place in the lungs whose patch of {list(self.size)} voxels holds nothing annotated, found "
+            f"none in {TRIES} tries in {first} and in each of up to {OTHERS} others; take a smaller size, or "
+            "negatives='candidates'"
+        )
+
+    def _others(self, rng: np.random.Generator) -> Iterator[str]:
+        yield from (self._lung_keys[i] for i in rng.permutation(len(self._lung_keys))[:OTHERS])
 
     def _cut(self, volume: StoredVolume, index: Index, row: Row, *, is_positive: bool) -> Example:
         image = volume.patch(self.size, index=index, outside=self.outside, normalized=self.normalized)
@@ -178,7 +189,7 @@ class Examples(Draws[Example]):
             return volume.patch(self.size, index=index, of="lungs").array if volume.has_lungs else mask
         first = np.ceil(np.array(index) - np.array(self.size) / 2)
         for name, about in volume.labels.about.items():
-            if not fnmatch.fnmatchcase(name.casefold(), pattern.casefold()):
+            if not matches(name, [pattern]):
                 continue
             low, shape = np.array(about.first), np.array(about.shape)
             if (low < first + self.size).all() and (low + shape > first).all():
@@ -220,16 +231,39 @@ class Examples(Draws[Example]):
 
 
 def find_places(rows: Iterable[Row], which: Which) -> tuple[Place, ...]:
-    """Return the places of the rows that are meant, in their order. Rows without a place are left out."""
+    """Return the places of the rows that are meant, in their order. Rows without a place are left out.
+
+    A label that was drawn of one file under several options is one place.
+    """
     is_meant = which if callable(which) else NAMED.get(which) or _matcher(which)
-    found = (row for row in rows if row["x"] is not None and math.isfinite(row["x"]) and is_meant(row))
-    return tuple(Place(row["key"], (row["x"], row["y"], row["z"]), row) for row in found)
+    found: dict[Any, Row] = {}
+    for number, row in enumerate(rows):
+        if row["x"] is not None and math.isfinite(row["x"]) and is_meant(row):
+            found.setdefault(_origin(row) or number, row)
+    return tuple(Place(row["key"], (row["x"], row["y"], row["z"]), row) for row in found.values())
+
+
+def _origin(row: Row) -> tuple[Any, ...] | None:
+    """Return what a label was drawn of; None for a point."""
+    parts = ("key", "source_sha256", "kind", "number", "name")
+    return tuple(row[part] for part in parts) if _text(row["label"]) and row["source_sha256"] else None
+
+
+def check_labels(rows: Iterable[Row], given: Iterable[str]) -> tuple[str, ...]:
+    """Return patterns of labels. Raises UsageError for one that no label of the rows matches, but for `lungs`."""
+    patterns = as_patterns(given, "labels")
+    there = sorted({_text(row["label"]) for row in rows} - {""})
+    for pattern in patterns:
+        if pattern != "lungs" and not any(matches(label, [pattern]) for label in there):
+            known = ", ".join(there) or "(none)"
+            raise UsageError(f"no volume has a label {pattern!r}; there are the labels {known:.300}")
+    return patterns
 
 
 def _is_nodule(row: Row) -> bool:
     """Tell whether a row is a nodule: one that readers agree on, or a point with a diameter."""
     if row["kind"] == "lidc":
-        return bool(re.fullmatch(r"nodule-\d+", row["name"] or ""))
+        return bool(re.fullmatch(r"nodule-\d+", _text(row["name"])))
     return row["kind"] == "points" and (row["diameter_mm"] or 0) > 0
 
 
@@ -242,7 +276,10 @@ NAMED: dict[str, Callable[[Row], bool]] = {"nodules": _is_nodule, "candidates": 
 """What places can be called; see `find_places`."""
 
 
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else ""  # pandas has NaN where there is none
+
+
 def _matcher(pattern: str) -> Callable[[Row], bool]:
-    folded = pattern.casefold()
     names = ("label", "name", "kind")
-    return lambda row: any(fnmatch.fnmatchcase(str(row[name] or "").casefold(), folded) for name in names)
+    return lambda row: any(matches(_text(row[name]), [pattern]) for name in names)

@@ -8,7 +8,6 @@ annotations.parquet                                one row per label and point, 
 
 from __future__ import annotations
 
-import fnmatch
 import json
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator
@@ -19,6 +18,7 @@ from dskprep.dataset import layout, ome, store
 from dskprep.dataset.facts import StoredObject
 from dskprep.dataset.label_record import LabelRecord, LabelRecordName, StoredLabel, name_of, parse_label_record
 from dskprep.errors import DamagedDataset, InfrastructureError, Refusal
+from dskprep.patterns import matches
 from dskprep.storage import Entry
 
 MOST_LISTINGS = 20
@@ -38,18 +38,22 @@ def read_record(target: str, name: LabelRecordName) -> LabelRecord:
     return parse_label_record(storage.read(url), url)
 
 
-def write_label(target: str, key: str, label: str, objects: dict[str, bytes], owner: str) -> dict[str, StoredObject]:
+def write_label(
+    target: str, key: str, label: str, objects: dict[str, bytes], owner: str, recorded: Collection[str] = ()
+) -> dict[str, StoredObject]:
     """Write the objects of a label, and return the size and SHA-256 of each.
 
-    `owner` is the source's name with its options, as it stands in the label's metadata. Raises Refusal `label-exists`
-    if another source, or somebody else, has put a label of this name there.
+    `owner` is the source's name with its options, as it stands in the label's metadata, and `recorded` has all owners
+    of the same source that have a record. Raises Refusal `label-exists` if another source, or somebody else, has put a
+    label of this name there. One that a killed process has left of the same source is written over.
     """
     folder, group = store.volume_name(key), f"labels/{label}/zarr.json"
     storage.refuse_links(target, [f"{folder}/{group}"])
     # the label's metadata are created first, and only once: so of two workers that write one name, one is refused
     if not storage.create(storage.join(target, folder, group), objects[group]):
         found = owner_of(target, key, label)
-        if found != owner:
+        is_left = found.rpartition(".")[0] == owner.rpartition(".")[0] and found not in recorded
+        if found != owner and not is_left:
             theirs = f"of {found}" if found else "that is not dskprep's"
             raise Refusal(
                 "label-exists",
@@ -148,8 +152,12 @@ def forget_matching(target: str, patterns: Collection[str], *, is_trial: bool = 
     """
     deleted: list[str] = []
     for name in sorted(name for name, _ in list_records(target)):
-        record = read_record(target, name)
-        is_whole = matches(record.source, patterns)
+        is_whole = matches(name.source, patterns)
+        try:
+            record = read_record(target, name)
+        except DamagedDataset:  # nobody knows its labels; the source has a name
+            deleted += forget(target, [name], is_trial=is_trial) if is_whole else []
+            continue
         gone = [label for label in record.written if is_whole or matches(label.label, patterns)]
         left = [label for label in record.labels if label not in gone]
         if is_whole or (gone and not (any(label.is_written for label in left) or record.points)):
@@ -159,11 +167,6 @@ def forget_matching(target: str, patterns: Collection[str], *, is_trial: bool = 
                 storage.write_many(target, {name.path: record.changed(labels=tuple(left)).to_json()})
             deleted += delete_labels(target, record, gone, is_trial=is_trial)
     return deleted
-
-
-def matches(name: str, patterns: Collection[str]) -> bool:
-    """Tell whether a name matches one of the patterns; case does not matter."""
-    return any(fnmatch.fnmatchcase(name.casefold(), pattern.casefold()) for pattern in patterns)
 
 
 def drop(target: str, key: str) -> None:

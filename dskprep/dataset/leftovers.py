@@ -148,6 +148,8 @@ def _of_labels(target: str, is_old: Callable[[storage.Entry], bool]) -> Iterator
     points = (e for e in entries if own.is_points(f"labels/{e.name}"))
     yield "", [path for e in points if (path := f"labels/{e.name}") not in known and is_old(e)]
     rows = annotations_of.current_table(target)
+    unread = {name_of(path.removeprefix("labels/")) for path in annotations_of.damaged(rows)}
+    kept = {f"{name.source}.{name.options}" for name in unread if name}  # nobody knows what such a record describes
     described = set(zip(rows["key"].to_pylist(), rows["label"].to_pylist(), strict=True))
     found: dict[tuple[str, str], list[storage.Entry]] = defaultdict(list)
     for entry in storage.listing_below(storage.join(target, "volumes"), follow_links=False):
@@ -157,7 +159,7 @@ def _of_labels(target: str, is_old: Callable[[storage.Entry], bool]) -> Iterator
             found[folder.removesuffix(".zarr"), parts[1]].append(entry)
     for (key, label), entries in found.items():
         is_left = (key, label) not in described and keys.is_of_series(key) and all(map(is_old, entries))
-        if is_left and label_store.owner_of(target, key, label):
+        if is_left and (owner := label_store.owner_of(target, key, label)) and owner not in kept:
             names = sorted((e.name for e in entries), key=lambda name: name.count("/"), reverse=True)
             yield "", [path for name in names if not own.is_unfinished(path := f"volumes/{name}")]
 

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from dskprep.dataset.dataset import Dataset
-from dskprep.dataset.label_store import matches
 from dskprep.dataset.record import RecordName, to_json
 from dskprep.dataset.split_file import Side
 from dskprep.dataset.splits import Split
 from dskprep.errors import UsageError
 from dskprep.exchange.volume import ExportJob
+from dskprep.patterns import matches
 
 VERSION = 1
 """Of what is written; another one makes all volumes anew."""

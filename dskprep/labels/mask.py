@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import numbers
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dskprep.dicom.sniff import compression_of, decompress, decompressed_head
-from dskprep.errors import LABEL_REASONS, Refusal
+from dskprep.errors import LABEL_REASONS, Refusal, UsageError
 from dskprep.formats import nifti, voxels
 from dskprep.formats.header import MAX_HEADER_BYTES
 from dskprep.formats.read import read_header
@@ -36,6 +37,15 @@ MIRRORS = {
     "left and right, front and back": (0, 1),
 }
 """Patient axes (x, y, z) that other programs mix up."""
+
+
+def check_names(names: Mapping[int, str]) -> None:
+    """Raise UsageError if these are no names of values of a mask volume."""
+    is_good = isinstance(names, Mapping) and all(
+        isinstance(value, numbers.Integral) and isinstance(name, str) and name for value, name in names.items()
+    )
+    if not is_good:
+        raise UsageError(f"names: expected whole numbers and their names, such as {{1: 'liver'}}, found {names!r:.100}")
 
 
 class Mask(Labels):

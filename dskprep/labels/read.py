@@ -14,7 +14,7 @@ from dskprep.errors import Refusal
 from dskprep.formats.read import is_volume
 from dskprep.labels.attributes import one_line, refuse_if_more
 from dskprep.labels.lidc import Lidc
-from dskprep.labels.mask import Mask
+from dskprep.labels.mask import Mask, check_names
 from dskprep.labels.points import Points
 from dskprep.labels.rtstruct import CLASSES as STRUCTURE_SETS
 from dskprep.labels.rtstruct import MAX_ROIS, RtStruct
@@ -59,6 +59,8 @@ def read_labels(source: str | Path | bytes, *, name: str = "", names: Mapping[in
 
     Raises
     ------
+    UsageError
+        `names` are none.
     Refusal
         `no-label`, `label-unknown`, `label-damaged`, `label-too-large`, `label-empty`.
 
@@ -68,6 +70,7 @@ def read_labels(source: str | Path | bytes, *, name: str = "", names: Mapping[in
     >>> table.points[["x", "y", "z"]].to_numpy().tolist()
     [[-10.0, 20.0, 5.5]]
     """
+    check_names(names or {})
     if isinstance(source, bytes):
         return _read(source, one_line(name or "the bytes"), names or {})
     return _read(storage.read(storage.absolute(source)), one_line(name or Path(str(source)).name), names or {})

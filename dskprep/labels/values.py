@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from dskprep.labels.draw import Drawn, draw
 from dskprep.labels.stack import Stack
+from dskprep.patterns import as_patterns, matches
 from dskprep.volume import Grid
 
 if TYPE_CHECKING:
@@ -64,8 +64,8 @@ class Labels(ABC):
 
     def named(self, *patterns: str) -> tuple[Segment, ...]:
         """Return the segments whose name matches one of the patterns, as `GTV*`; case does not matter."""
-        wanted = [pattern.casefold() for pattern in patterns]
-        return tuple(s for s in self.segments if any(fnmatch.fnmatchcase(s.name.casefold(), p) for p in wanted))
+        wanted = as_patterns(patterns, "patterns")
+        return tuple(segment for segment in self.segments if matches(segment.name, wanted))
 
     def at(self, slices: Grid) -> Labels:
         """Return the labels as they lie in an image, given the grid of its slices as they are stored.

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from dskprep.dataset.annotations import DAMAGED
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -23,7 +25,8 @@ class LabelFigures(NamedTuple):
 
 
 def label_figures(table: pd.DataFrame) -> dict[str, Any] | None:
-    """Return what the page says of labels: the most frequent ones with their ml, and why others are not there.
+    """Return what the page says of labels: the most frequent ones with their ml, why others are not there, and which
+    records cannot be read.
 
     `table` is that of annotations. None if there is none.
     """
@@ -41,4 +44,5 @@ def label_figures(table: pd.DataFrame) -> dict[str, Any] | None:
         "n_points": len(written) - len(labels),
         "n_volumes": written["key"].nunique(),
         "lost": dict(Counter(lost["status"] + ": " + lost["reason"].fillna("")).most_common()),
+        "damaged": [row["message"] for row in lost[lost["reason"] == DAMAGED].to_dict("records")],
     }

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from dskprep.dataset.label_record import StoredLabel
 from dskprep.dataset.stored import StoredVolume
 from dskprep.errors import UsageError
+from dskprep.patterns import matches
 
 MOST_NAMED = 14
 """Labels that a legend names."""
@@ -70,15 +71,15 @@ def of_stored(volume: StoredVolume) -> tuple[Outline, ...]:
 
 
 def centre_of(outlines: tuple[Outline, ...], name: str | None) -> NDArray[np.float64] | None:
-    """Return the middle of the label of that name, or of the first one, in LPS mm; None if there are none.
+    """Return the middle of the first label whose name matches, or of the first one, in LPS mm; None if there are none.
 
-    Raises UsageError if there is no label of that name.
+    Raises UsageError if no label matches.
     """
-    found = {outline.about.label: outline for outline in outlines}
-    if name is not None and name not in found:
-        raise UsageError(f"expected one of the labels {', '.join(found) or '(there are none)'}, found {name!r}")
-    chosen = found.get(name or next(iter(found), ""))
-    return None if chosen is None or chosen.about.centroid_mm is None else np.array(chosen.about.centroid_mm)
+    names = [outline.about.label for outline in outlines]
+    found = [outline for outline in outlines if name is None or matches(outline.about.label, [name])]
+    if name is not None and not found:
+        raise UsageError(f"expected one of the labels {', '.join(names) or '(there are none)'}, found {name!r}")
+    return None if not found or found[0].about.centroid_mm is None else np.array(found[0].about.centroid_mm)
 
 
 def legend(cut: Sequence[Outline], n_labels: int) -> list[Line2D]:

@@ -14,7 +14,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
-from typing import Any
+from typing import Any, NamedTuple
 
 from distributed import Client
 from distributed.system import MEMORY_LIMIT
@@ -25,6 +25,7 @@ from dskprep.dataset import identity, index, label_store, store
 from dskprep.dataset.label_record import LabelRecord, LabelRecordName
 from dskprep.dataset.record import STATUSES
 from dskprep.errors import InfrastructureError, UsageError
+from dskprep.patterns import as_patterns
 from dskprep.pipeline import cluster, cluster_check, executor, hashed_keys
 from dskprep.pipeline.account import Summary
 from dskprep.pipeline.label_account import LabelSummary
@@ -32,6 +33,7 @@ from dskprep.pipeline.observer import LoggedNotes, Observer, tell
 from dskprep.source.label_files import Asked, LabelFile, label_files
 from dskprep.worker import annotate as work
 from dskprep.worker.annotate import LabelOutcome
+from dskprep.worker.copies import refuse_copy
 from dskprep.worker.drawing import LabelJob
 
 RETRIES: dict[str | None, tuple[str, ...]] = {
@@ -42,7 +44,7 @@ RETRIES: dict[str | None, tuple[str, ...]] = {
     "set-aside": ("set-aside",),
     "all": ("written", "set-aside", "refused", "failed", "killed"),
 }
-"""Which statuses are done again, by the value of `retry`. `unlinked` are those refused as `label-unlinked`."""
+"""Which statuses are done again, by the value of `retry`. `unlinked` are those with something that found no volume."""
 TIME_LIMIT_S = 1800.0
 """Default limit for one stage of one label source, in seconds."""
 
@@ -82,7 +84,7 @@ def annotate(
         Take only the files whose path or name matches one of these.
     retry
         Do sources again that were `refused`, `failed` (or killed), `set-aside`, or `all` of them; or those that were
-        `unlinked`, for volumes that have come since.
+        `unlinked`, as a whole or in some of their points, for volumes that have come since.
     client, time_limit_s, observers
         As in `run`; observers hear of notes, and of each source by `on_label`.
 
@@ -94,7 +96,7 @@ def annotate(
     Raises
     ------
     UsageError
-        Nothing was started: there is no dataset, or nothing at `labels`.
+        Nothing was started: there is no dataset, or nothing at `labels`, or an argument is wrong.
     InfrastructureError
         A store or the scheduler cannot be used.
 
@@ -104,10 +106,18 @@ def annotate(
     Counter({'written': 421, 'refused': 3})
     """
     started, everybody = time.monotonic(), [*(observers or [LoggedNotes()])]
-    target, labels = check(target, labels, retry)
-    asked = Asked(tuple(only), name_as, dict(names or {}), consensus)
+    target, labels, asked, patterns = check(
+        target,
+        labels,
+        only=only,
+        name_as=name_as,
+        names=names,
+        consensus=consensus,
+        patterns=patterns,
+        retry=retry,
+    )
     settings = store.settings_of(target)
-    files = label_files(labels, patterns)
+    files = label_files(labels, patterns, functools.partial(tell, everybody, "on_note"))
     for note in cluster_check.check(client, labels, target) if client else []:
         tell(everybody, "on_note", note)
     identity.begin(target)
@@ -123,10 +133,10 @@ def annotate(
         memory_bytes=min(cluster.memory_limits(client)) if client else MEMORY_LIMIT,
         limit_s=time_limit_s if client else None,
     )
-    jobs = _jobs(files, asked, summary, retry)
+    jobs = _jobs(files, asked, summary, table.write(target), retry)
     try:
         with closing(executor.execute(client, jobs, task)) as done:
-            for record in _recorded(done, target):
+            for record in _without_copies(_recorded(done, target), target):
                 summary.add(record)
                 tell(everybody, "on_label", summary, record)
     except KeyboardInterrupt:
@@ -137,22 +147,44 @@ def annotate(
             "on_note",
             f"{labels}: no file {'matches ' + ' or '.join(patterns) if patterns else 'may hold labels'}",
         )
-    table.write(target)
+    summary.damaged_records = table.damaged(table.write(target))
     summary.seconds = time.monotonic() - started
     return summary
 
 
-def check(target: str | os.PathLike[str], labels: str | os.PathLike[str], retry: str | None = None) -> tuple[str, str]:
-    """Return the places as URLs. Raises UsageError for all that can be wrong with them and shows without workers."""
+class Checked(NamedTuple):
+    """What is to be done, once all that can be wrong with it and shows without workers is excluded."""
+
+    target: str
+    labels: str
+    asked: Asked
+    patterns: tuple[str, ...]
+
+
+def check(
+    target: str | os.PathLike[str],
+    labels: str | os.PathLike[str],
+    *,
+    only: Sequence[str] = (),
+    name_as: str = "{name}",
+    names: dict[int, str] | None = None,
+    consensus: float = 0.5,
+    patterns: Sequence[str] = (),
+    retry: str | None = None,
+) -> Checked:
+    """Look at all that can be wrong before there are workers. Arguments and errors are those of `annotate`."""
+    asked = Asked(as_patterns(only, "only"), name_as, names or {}, consensus)
+    patterns = as_patterns(patterns, "patterns")
     target, labels = storage.absolute(target), storage.absolute(labels)
     if retry not in RETRIES:
         raise UsageError(f"retry must be unlinked, refused, failed, set-aside or all, not {retry!r}")
-    if labels == target or storage.is_within(labels, storage.join(target, "volumes")):
-        raise UsageError(f"{labels}: is the dataset itself; name the folder with the labels")
+    if storage.is_within(labels, target):
+        where = "is the dataset itself" if labels == target else f"lies inside of the dataset {target}"
+        raise UsageError(f"{labels}: {where}; name the folder with the labels, and keep it outside")
     store.describe(target)
     if not storage.exists(labels):
         raise UsageError(f"{labels}: there is no such folder or file; check the path")
-    return target, labels
+    return Checked(target, labels, asked, patterns)
 
 
 def for_run(
@@ -177,7 +209,7 @@ def forget_labels(target: str | os.PathLike[str], *patterns: str, is_trial: bool
     --------
     >>> dskprep.forget_labels("scans-1mm", "nodule-*")  # doctest: +SKIP
     """
-    target = storage.absolute(target)
+    target, patterns = storage.absolute(target), as_patterns(patterns, "patterns")
     store.describe(target)
     deleted = label_store.forget_matching(target, patterns, is_trial=is_trial)
     if not deleted:
@@ -187,7 +219,9 @@ def forget_labels(target: str | os.PathLike[str], *patterns: str, is_trial: bool
     return deleted
 
 
-def _jobs(files: Iterable[LabelFile], asked: Asked, summary: LabelSummary, retry: str | None) -> Iterator[LabelJob]:
+def _jobs(
+    files: Iterable[LabelFile], asked: Asked, summary: LabelSummary, annotated: Any, retry: str | None
+) -> Iterator[LabelJob]:
     """Yield the sources that are to be done, and count the others as done before.
 
     Done is what has a record of this file and of what is asked for, whose volumes are as they were then.
@@ -195,12 +229,16 @@ def _jobs(files: Iterable[LabelFile], asked: Asked, summary: LabelSummary, retry
     known: dict[tuple[str, str], list[LabelRecordName]] = defaultdict(list)
     written = index.written_table(summary.target)
     now = dict(zip(written["key"].to_pylist(), written["input_digest"].to_pylist(), strict=True))
+    recorded: dict[str, list[str]] = defaultdict(list)
     again = set()
-    for name, rows in table.by_source(table.current_table(summary.target)).items():
+    for name, rows in table.by_source(annotated).items():
         known[name.source, name.options].append(name)
+        recorded[name.source].append(f"{name.source}.{name.options}")
         reasons = {row["reason"] for row in rows}
         is_stale = name.status == "written" and any(now.get(row["key"]) != row["image"] for row in rows)
-        is_asked = name.status in RETRIES[retry] or (retry == "unlinked" and reasons == {"label-unlinked"})
+        warnings = {word for row in rows for word in (row["source_warnings"] or "").split(",")}
+        is_unlinked = reasons == {"label-unlinked"} or "points-unlinked" in warnings
+        is_asked = name.status in RETRIES[retry] or (retry == "unlinked" and is_unlinked)
         if is_stale or is_asked or table.DAMAGED in reasons:
             again.add(name)
     for file in files:
@@ -211,7 +249,7 @@ def _jobs(files: Iterable[LabelFile], asked: Asked, summary: LabelSummary, retry
             summary.counts[status] += 1
             summary.already[status] += 1
         else:
-            yield LabelJob(file, asked, summary.run_id, tuple(names))
+            yield LabelJob(file, asked, summary.run_id, tuple(names), tuple(recorded[file.key]))
 
 
 def _recorded(done: Iterable[executor.Done[LabelJob, LabelOutcome]], target: str) -> Iterator[LabelRecord]:
@@ -228,3 +266,24 @@ def _recorded(done: Iterable[executor.Done[LabelJob, LabelOutcome]], target: str
         yield outcome.record
         is_lost = outcome.record.reason == InfrastructureError.__name__
         failures.count(outcome.record.message or "" if is_lost else "")
+
+
+def _without_copies(records: Iterable[LabelRecord], target: str) -> Iterator[LabelRecord]:
+    """Yield the records. Of tables with one content the first by name stays, and the others are `label-exists`.
+
+    Workers cannot tell, since they may read such tables at the same time. So tables come last.
+    """
+    tables: list[LabelRecord] = []
+    for record in records:
+        if record.kind == "points" and record.is_written:
+            tables.append(record)
+        else:
+            yield record
+    first: dict[str, str] = {}
+    for record in sorted(tables, key=lambda record: record.source):
+        other = first.setdefault(record.sha256, record.source)
+        if other != record.source:
+            label_store.forget(target, [record.name])
+            record = refuse_copy(record, other)
+            label_store.commit(target, record)
+        yield record

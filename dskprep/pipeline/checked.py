@@ -10,6 +10,7 @@ from dskprep import settings as config
 from dskprep import storage
 from dskprep.dataset import licences, store
 from dskprep.errors import UsageError
+from dskprep.patterns import as_patterns
 from dskprep.pipeline import hashed_keys
 from dskprep.pipeline.survey import Asked
 from dskprep.preparation import user_steps
@@ -64,6 +65,7 @@ def check(
     """Look at all that can be wrong with a run before there are workers. Arguments and errors are those of `run`."""
     place, target = discover.where(source), storage.absolute(target)
     source = str(source) if idc.is_in_words(source) else place
+    labels = as_patterns(labels, "labels")
     if labels and (idc.is_in_words(source) or idc.is_manifest(source)):
         raise UsageError(f"{source:.200}: labels of these series are given by dskprep annotate; leave --labels out")
     if storage.is_within(target, place):

@@ -21,6 +21,7 @@ from dskprep.dataset.splits import Split
 from dskprep.errors import UsageError
 from dskprep.exchange import cohort, croissant, monai, nnunet, place
 from dskprep.exchange.cohort import Cohort
+from dskprep.patterns import as_patterns
 from dskprep.pipeline import cluster, cluster_check, executor
 from dskprep.pipeline.observer import LoggedNotes, Observer, tell
 from dskprep.worker import export as work
@@ -152,8 +153,7 @@ def check(
     target, out = storage.absolute(target), storage.absolute(out)
     if kind not in KINDS:
         raise UsageError(f"expected nnunet, monai or croissant, found {kind!r}")
-    if isinstance(labels, str):
-        raise UsageError(f"labels must be a list of names, not {labels!r}")
+    labels = as_patterns(labels, "labels")
     if storage.is_within(out, target) or storage.is_within(target, out):
         raise UsageError(f"{out}: expected a place outside of the dataset {target}; choose another")
     dataset = open_dataset(target)

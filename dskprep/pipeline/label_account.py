@@ -15,7 +15,8 @@ class LabelSummary:
     """What became of the label sources: `counts` by status, `reasons` of those that are not written.
 
     `already` counts those that had been done before. `labels` and `points` are what this run has written, and
-    `lost_labels` counts, by reason, labels of written sources that are not.
+    `lost_labels` counts, by reason, labels of written sources that are not. `damaged_records` has the paths of the
+    records, of the whole dataset, that cannot be read, and why.
     """
 
     run_id: str
@@ -25,6 +26,7 @@ class LabelSummary:
     reasons: Counter[str] = field(default_factory=Counter)
     warnings: Counter[str] = field(default_factory=Counter)
     lost_labels: Counter[str] = field(default_factory=Counter)
+    damaged_records: dict[str, str] = field(default_factory=dict)
     labels: int = 0
     points: int = 0
     seconds: float = 0.0
@@ -45,8 +47,9 @@ class LabelSummary:
 
     @property
     def exit_code(self) -> int:
-        """0 if all sources are written or set aside, with all of their labels; else 1."""
-        return 0 if set(self.counts) <= GOOD and not self.lost_labels and not self.is_interrupted else 1
+        """0 if all sources are written or set aside, with all of their labels, and all records can be read; else 1."""
+        is_bad = self.lost_labels or self.damaged_records or self.is_interrupted
+        return 0 if set(self.counts) <= GOOD and not is_bad else 1
 
     def as_dict(self) -> dict[str, Any]:
         """Return the summary as plain JSON values."""
@@ -55,5 +58,6 @@ class LabelSummary:
         return (
             {name: getattr(self, name) for name in names}
             | {name: dict(getattr(self, name)) for name in counters}
+            | {"damaged_records": self.damaged_records}
             | {"seconds": round(self.seconds, 2), "cpu_seconds": round(self.cpu_s, 2)}
         )

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import fnmatch
+import functools
 import hashlib
 import itertools
 import json
-from collections.abc import Iterator, Sequence
+import numbers
+import re
+import string
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,6 +18,7 @@ from typing import Any
 from dskprep import storage
 from dskprep.dicom.contents import CT_CLASSES, sop_class_in
 from dskprep.errors import InfrastructureError, UsageError
+from dskprep.labels.mask import check_names
 from dskprep.source.case import digest, key_of
 from dskprep.source.cases import inputs
 
@@ -26,6 +31,11 @@ OTHER_SUFFIXES = frozenset(
     ".tgz .xlsx .xls .docx .raw .zraw .tsv .stl .xsd .dtd .npz .npy".split()
 )
 """Names of files that hold no labels."""
+IN_DATASET = re.compile(
+    r"(?:^|/)(?:claims|records|runs|thumbnails|volumes/[^/]+\.zarr|"
+    r"labels/(?:points|written|set-aside|refused|failed|killed))(?=/|$)"
+)
+"""Where a path goes into a folder of a dataset. Patients have folders called `labels` too."""
 MASK_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha", ".seg.nrrd")
 """Names of mask volumes, which name their volume."""
 
@@ -45,12 +55,16 @@ class Asked:
     consensus: float = 0.5
 
     def __post_init__(self) -> None:
+        if not isinstance(self.consensus, numbers.Real) or not 0 < self.consensus <= 1:
+            raise UsageError(f"expected a consensus above 0 and at most 1, found {self.consensus!r}")
+        check_names(self.names)
         try:
-            self.stored_name("name", "file", 1)
-        except (KeyError, ValueError, IndexError, AttributeError) as error:
-            raise UsageError(
-                f"expected a name with {{name}}, {{file}} or {{number}} in it, found {self.name_as!r}"
-            ) from error
+            fields = {field for _, field, _, _ in string.Formatter().parse(self.name_as)} - {None}
+            is_good = bool(self.stored_name("name", "file", 1).strip()) and fields <= {"name", "file", "number"}
+        except (KeyError, ValueError, IndexError, AttributeError, TypeError):
+            is_good = False
+        if not is_good:
+            raise UsageError(f"expected a name with {{name}}, {{file}} or {{number}} in it, found {self.name_as!r}")
 
     def stored_name(self, name: str, file: str, number: int) -> str:
         """Return the name under which a label is to be stored."""
@@ -89,11 +103,14 @@ class LabelFile:
         return self.path.rpartition("/")[2]
 
 
-def label_files(place: str, patterns: Sequence[str] = ()) -> Iterator[LabelFile]:
+def label_files(
+    place: str, patterns: Sequence[str] = (), report: Callable[[str], None] = lambda _: None
+) -> Iterator[LabelFile]:
     """Yield the files of a folder, with all below it, that may hold labels; or the one file at the place.
 
     With `patterns` those whose path below the folder, or whose name, matches one of them. CT images are left out where
-    their first bytes tell. Raises UsageError if there is nothing at the place.
+    their first bytes tell. Datasets of dskprep are passed over; `report` hears of each. Raises UsageError if there is
+    nothing at the place.
     """
     entry = None if storage.is_folder(place) else storage.entry_of(place)
     if entry:
@@ -107,7 +124,7 @@ def label_files(place: str, patterns: Sequence[str] = ()) -> Iterator[LabelFile]
             return _may_hold_labels(place, path, entry)
         return any(fnmatch.fnmatchcase(text, pattern) for pattern in patterns for text in (path, entry.name))
 
-    found = _below(place)
+    found = _below(place, report)
     with ThreadPoolExecutor(AT_ONCE) as pool:  # first bytes are read several at once
         while batch := list(itertools.islice(found, BATCH)):
             for (path, entry), is_one in zip(batch, pool.map(lambda each: is_wanted(*each), batch), strict=True):
@@ -115,11 +132,32 @@ def label_files(place: str, patterns: Sequence[str] = ()) -> Iterator[LabelFile]
                     yield _label_file(place, entry, path)
 
 
-def _below(place: str) -> Iterator[tuple[str, storage.Entry]]:
-    """Yield the files of a folder with all below it, and their paths."""
+def _below(place: str, report: Callable[[str], None]) -> Iterator[tuple[str, storage.Entry]]:
+    """Yield the files of a folder with all below it, and their paths, but for those of datasets."""
+
+    @functools.cache
+    def is_dataset(path: str) -> bool:
+        is_one = _is_dataset(url := storage.join(place, path))
+        if is_one:
+            report(f"{url}: is a dataset of dskprep, and is passed over")
+        return is_one
+
     for folder in storage.walk(place):
+        above = [folder.path[: found.start()] for found in IN_DATASET.finditer(folder.path)]  # it may come later
+        itself = [folder.path] if any(entry.name == "dataset.json" for entry in folder.entries) else []
+        if any(map(is_dataset, above + itself)):
+            continue
         for entry in inputs(folder.entries):
             yield f"{folder.path}/{entry.name}" if folder.path else entry.name, entry
+
+
+def _is_dataset(url: str) -> bool:
+    """Tell whether dskprep has written a folder: other programs have a dataset.json too."""
+    try:
+        content = json.loads(storage.read(storage.join(url, "dataset.json")))
+    except (FileNotFoundError, ValueError, RecursionError):
+        return False
+    return isinstance(content, dict) and "settings" in content and "digest" in content
 
 
 def _may_hold_labels(place: str, path: str, entry: storage.Entry) -> bool:

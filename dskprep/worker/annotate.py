@@ -6,7 +6,7 @@ import functools
 from dataclasses import dataclass, replace
 
 from dskprep.dataset import label_store
-from dskprep.dataset.annotations import points_to_parquet
+from dskprep.dataset.annotation_columns import points_to_parquet
 from dskprep.dataset.label_record import LabelRecord
 from dskprep.errors import DamagedDataset, Refusal
 from dskprep.settings import PrepConfig
@@ -80,7 +80,7 @@ def _write_labels(job: LabelJob, target: str, made: MadeLabels) -> LabelRecord:
     for label, objects in zip(made.record.labels, made.objects, strict=True):
         if label.is_written:
             try:
-                stored = label_store.write_label(target, label.volume, label.label, objects, job.owner)
+                stored = label_store.write_label(target, label.volume, label.label, objects, job.owner, job.recorded)
                 label = label.changed(objects=stored)
             except Refusal as refusal:
                 label = label.changed(label="", reason=refusal.reason, message=refusal.message)

@@ -14,7 +14,6 @@ import numpy as np
 
 from dskprep import storage
 from dskprep.dataset import linking, omezarr
-from dskprep.dataset.annotations import known_contents
 from dskprep.dataset.label_record import LabelRecord, LabelRecordName, StoredLabel
 from dskprep.dataset.linking import Linked
 from dskprep.dataset.record import Record
@@ -31,7 +30,7 @@ from dskprep.settings import PrepConfig
 from dskprep.source.label_files import Asked, LabelFile
 from dskprep.stopwatch import Stopwatch
 from dskprep.volume import Grid
-from dskprep.worker import process
+from dskprep.worker import copies, process
 from dskprep.worker.admission import FIXED_BYTES, Ledger, Ticket
 from dskprep.worker.label_names import begin_label, free_name, stored_name
 from dskprep.worker.label_points import place_points, points_of
@@ -49,12 +48,16 @@ CUT = 0.001
 
 @dataclass(frozen=True)
 class LabelJob:
-    """A label source to be done. `stale` are the names of its records that no longer hold."""
+    """A label source to be done.
+
+    `stale` are the names of its records that no longer hold, `recorded` all owners with a record (see `owner`).
+    """
 
     case: LabelFile
     asked: Asked
     run: str
     stale: tuple[LabelRecordName, ...] = ()
+    recorded: tuple[str, ...] = ()
 
     @property
     def owner(self) -> str:
@@ -116,10 +119,11 @@ def make_labels(
                     f"{job.case.url}: expected {job.case.n_bytes} bytes as it was listed, found {len(content)}",
                 )
             begun = begun.changed(sha256=hashlib.sha256(content).hexdigest())
-            _check_new(job, begun.sha256, target)
         with process.SLOTS("compute", job.case.key, clock):
             with clock("decode"):
                 labels = _read(job, content)
+            if not isinstance(labels, Mask):  # a mask belongs to the volume that its name says
+                copies.check_new(target, job.run, begun, job.case.url)
             begun = begun.changed(kind=labels.kind)
             linker = linking.of(target, job.run)
             if isinstance(labels, Points):
@@ -148,16 +152,6 @@ def _content(url: str) -> bytes:
         return storage.read(url)
     except FileNotFoundError as error:
         raise Refusal("source-changed", f"{url}: was there when it was listed, and is not any more") from error
-
-
-def _check_new(job: LabelJob, sha256: str, target: str) -> None:
-    """Refuse what is there already under another name: its points would count twice."""
-    other = known_contents(target, job.run).get((sha256, job.asked.digest), job.case.key)
-    if other != job.case.key:
-        raise Refusal(
-            "label-exists",
-            f"{job.case.url}: has the content of {other}, which is in the dataset; --forget {other} deletes that",
-        )
 
 
 def _read(job: LabelJob, content: bytes) -> Labels:

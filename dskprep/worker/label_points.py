@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from dskprep.dataset.annotation_columns import free_column
 from dskprep.dataset.linking import Linker
 from dskprep.dataset.record import Record
 from dskprep.errors import Refusal
@@ -30,7 +31,7 @@ def place_points(labels: Points, linker: Linker) -> PlacedPoints:
     themselves.
     """
     table = labels.points
-    table = table.rename(columns={"image": "image_of_source"})
+    table = table.rename(columns={"image": free_column("image", table.columns)})
     column = "key" if "key" in table else "seriesuid"
     owners = table[column].unique().tolist()
     of_owner = dict(zip(owners, linker.keys_of(owners, column), strict=True))

@@ -269,6 +269,8 @@ def test_the_status_counts_the_records(dskprep: Run, source: str, target: str) -
         "runs": [],
         "label_sources": {},
         "label_reasons": {},
+        "label_warnings": {},
+        "damaged_labels": {},
         "labels": {},
         "points": 0,
     }

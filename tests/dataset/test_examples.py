@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import pickle
 from collections import Counter
@@ -16,7 +17,7 @@ from label_builders import SERIES, frames_of, grid_of, seg_file
 
 import dskprep
 from dskprep.dataset.dataset import Dataset
-from dskprep.dataset.examples import Examples
+from dskprep.dataset.examples import Examples, Row
 from dskprep.errors import UsageError
 from dskprep.settings import PrepConfig
 from dskprep.synthetic import scanner
@@ -65,6 +66,23 @@ def test_positives_lie_around_places_within_the_jitter_and_hold_them(dataset: Da
     apart = np.abs(offsets)
     assert apart.max() <= 6.0 + 1.0 + 1e-6  # a middle is a whole voxel, of 2 mm
     assert apart.mean() > 1.5
+
+
+def test_a_negative_that_a_volume_cannot_give_is_taken_from_another(dataset: Dataset) -> None:
+    """All of the lungs of one volume is annotated, by one box."""
+    keys = [*dataset]
+
+    def is_meant(row: Row) -> bool:
+        row["diameter_mm"] = 3000.0
+        return bool(row["key"] != keys[0])
+
+    examples = dataset.patches(SIZE, around=is_meant, positives=0.0, seed=2)
+    drawn = [(e.key, tuple(e.image.affine[:3, 3])) for e in map(examples.draw, range(8))]
+    assert {key for key, _ in drawn} == {keys[0]}
+    again = pickle.loads(pickle.dumps(examples))
+    assert [(e.key, tuple(e.image.affine[:3, 3])) for e in map(again.draw, reversed(range(8)))] == drawn[::-1]
+    with pytest.raises(UsageError, match="take a smaller size, or negatives"):
+        _ = dataset.select(keys[1:]).patches(SIZE, around=is_meant, positives=0.0)[0]
 
 
 def test_a_place_stays_in_a_patch_that_is_smaller_than_the_jitter(dataset: Dataset) -> None:
@@ -138,18 +156,20 @@ def test_labels_lie_beside_the_image_on_the_same_box(tmp_path: Path) -> None:
     dskprep.annotate(tmp_path / "out", tmp_path / "a.dcm")
     opened = dskprep.open_dataset(tmp_path / "out")
     examples = opened.patches(
-        (8, 12, 10), around="Tum*", labels=["tumour", "nothing"], positives=1.0, jitter_mm=4, normalized=False
+        (8, 12, 10), around="Tum*", labels=["tumour", "lungs"], positives=1.0, jitter_mm=4, normalized=False
     )
     for number in range(10):
         patch = examples[number]
         assert np.array_equal(patch.labels["tumour"] > 0, patch.image.array == 1000 - 1024)
-        assert not patch.labels["nothing"].any()
+        assert not patch.labels["lungs"].any()
     torch = pytest.importorskip("torch", reason="needs the extra torch")
     item = examples.as_torch(3)[2]
     assert (tuple(item["tumour"].shape), item["is_positive"]) == ((1, 8, 12, 10), True)
     assert torch.equal(item["tumour"][0] > 0, item["image"][0] == 1000 - 1024)
     with pytest.raises(UsageError, match="a label or joined column is called 'image'"):
-        opened.patches(8, around="Tum*", labels=["image"], positives=1.0).as_torch(1)
+        dataclasses.replace(examples, labels=("image",)).as_torch(1)
+    with pytest.raises(UsageError, match="no volume has a label 'heart'; there are the labels Tumour"):
+        opened.patches(8, around="Tum*", labels=["heart"], positives=1.0)
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,26 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
+import pytest
+
 from dskprep.dataset.label_record import StoredLabel
+from dskprep.errors import UsageError
 from dskprep.look import outlines
+
+
+def test_the_first_label_that_a_pattern_matches_is_the_middle() -> None:
+    centres = {"GTV": (1.0, 2.0, 3.0), "nodule-1": (4.0, 5.0, 6.0), "nodule-2": (7.0, 8.0, 9.0)}
+    about = {
+        name: StoredLabel(volume="p", image="0" * 16, label=name, name=name, centroid_mm=centre)
+        for name, centre in centres.items()
+    }
+    found = outlines.of_stored(SimpleNamespace(labels=SimpleNamespace(about=about)))  # type: ignore[arg-type]
+    for name, expected in (("NODULE-*", "nodule-1"), ("nodule-2", "nodule-2"), (None, "GTV")):
+        centre = outlines.centre_of(found, name)
+        assert centre is not None
+        assert tuple(centre) == centres[expected]
+    with pytest.raises(UsageError, match=r"expected one of the labels GTV, nodule-1, nodule-2, found 'lobe\*'"):
+        outlines.centre_of(found, "lobe*")
 
 
 def test_labels_of_one_colour_are_drawn_in_several_and_the_others_in_their_own() -> None:

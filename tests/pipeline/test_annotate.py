@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import datetime
 import json
 import os
 import shutil
@@ -39,7 +40,8 @@ import dskprep
 from dskprep import storage
 from dskprep.cli import commands
 from dskprep.dataset import identity, label_store, store
-from dskprep.errors import DskprepError, UsageError
+from dskprep.errors import DamagedDataset, DskprepError, UsageError
+from dskprep.pipeline import annotate as pipeline
 from dskprep.settings import PrepConfig
 from dskprep.synthetic import scanner
 from dskprep.worker import drawing, mirrored, process
@@ -535,6 +537,83 @@ class TestTables:
         assert found["image_of_source"].dropna().to_list() == ["i"]
         assert dskprep.status(target).points == 2
 
+    def test_columns_of_types_that_do_not_join_become_text(self, tmp_path: Path, labels: Path) -> None:
+        import pyarrow as pa
+        from pyarrow import parquet
+
+        target = prepare(str(tmp_path))
+        when = datetime.datetime(2026, 1, 2, 3, 4, 5, tzinfo=datetime.UTC)
+        kinds = {
+            "bool": pa.array([True]),
+            "time": pa.array([when]),
+            "int": pa.array([2**60 + 1]),
+            "float": pa.array([0.5]),
+            "text": pa.array(["high"]),
+            "list": pa.array([[1, 2]]),
+            "struct": pa.array([{"a": 1, "b": [None, "x"]}]),
+            "map": pa.array([[("a", 1)]], pa.map_(pa.string(), pa.int64())),
+            "bytes": pa.array([b"\xff"]),
+            "words": pa.array(["low"]).dictionary_encode(),
+            "date": pa.array([when.date()]),
+            "none": pa.array([None]),
+        }
+        place = dict(zip("xyz", ([float(v)] for v in GRID.to_patient((3, 4, 5))), strict=True))
+        for kind, value in kinds.items():
+            table = pa.table({"key": ["p"], **place, "e": value, kind: value})
+            parquet.write_table(table, labels / f"{kind}.parquet")
+            assert annotate(target, labels / f"{kind}.parquet").counts == {"written": 1}
+        assert dskprep.status(target).points == len(kinds)
+        found = dskprep.open_dataset(target).annotations
+        e = dict(zip(found["source"].str.removesuffix(".parquet"), found["e"], strict=True))
+        assert (e["bool"], e["int"], e["text"]) == ("true", "1152921504606846977", "high")
+        assert (json.loads(e["list"]), json.loads(e["struct"])) == ([1, 2], {"a": 1, "b": [None, "x"]})
+        assert json.loads(found["list"].dropna().item()) == [1, 2]
+        assert found["float"].dropna().item() == 0.5
+        assert len(dskprep.open_dataset(target)["p"].points) == len(kinds)
+
+    def test_tables_that_an_older_version_stored_can_be_read_whatever_they_hold(
+        self, tmp_path: Path, labels: Path
+    ) -> None:
+        """That version stored lists and times as they are, and was stopped by them ever after."""
+        import pyarrow as pa
+        from pyarrow import parquet
+
+        target = prepare(str(tmp_path))
+        for name in ("a.csv", "b.csv"):
+            self.points(target, labels, f"key,x,y,z,e\np,-5,-15,-28,{name}\n", name)
+        for path, e in zip(sorted(Path(target, "labels/points").iterdir()), ([True], [[1, 2]]), strict=True):
+            table = parquet.read_table(path)
+            parquet.write_table(table.drop_columns("e").append_column("e", pa.array(e)), path)
+        Path(target, "annotations.parquet").unlink()
+        assert dskprep.status(target).points == 2
+        assert set(dskprep.open_dataset(target).annotations["e"]) == {"true", "[1, 2]"}
+
+    def test_columns_that_are_called_as_ours_are_told_apart(self, tmp_path: Path, labels: Path) -> None:
+        target = prepare(str(tmp_path))
+        columns = "key,x,y,z,status,status_of_source,image,image_of_source,source_warnings"
+        assert self.points(target, labels, f"{columns}\np,-5,-15,-28,a,b,c,d,e\n").counts == {"written": 1}
+        point = dskprep.open_dataset(target)["p"].points.iloc[0]
+        renamed = ("status_of_source_2", "status_of_source", "image_of_source_2", "image_of_source")
+        assert [*point[[*renamed, "source_warnings_of_source"]]] == list("abcde")
+
+    def test_points_find_the_volumes_of_a_later_run(self, place: str, source: Path) -> None:
+        write_series(source / "p")
+        write_series(source / "q", series="1.2.3.20", seed=1)
+        (source / "points.csv").write_text("key,x,y,z\np,-5,-15,-28\nq,-4,-15,-28\nr,-4,-15,-28\n")
+        target = storage.join(place, "out")
+        how: dict[str, Any] = {"settings": SETTINGS, "labels": ["*.csv"]}
+        dskprep.run(source, target, limit=1, **how)
+        found = dskprep.status(target)
+        assert (found.points, found.label_warnings) == (1, {"points-unlinked": 1})
+        dskprep.run(source, target, **how)
+        assert dskprep.open_dataset(target).annotations["key"].to_list() == ["p", "q"]
+        write_series(source / "r", series="1.2.3.30", seed=2)
+        dskprep.run(source, target, settings=SETTINGS)
+        assert annotate(target, source, patterns=["*.csv"]).already == {"written": 1}
+        assert annotate(target, source, patterns=["*.csv"], retry="unlinked").points == 3
+        assert dskprep.status(target).label_warnings == {}
+        assert dskprep.open_dataset(target)["r"].points["x"].to_list() == [-4]
+
     def test_points_outside_of_the_image_are_left_out_and_counted(self, place: str, labels: Path) -> None:
         target = prepare(place)
         x, y, z = GRID.to_patient((3, 4, 5))
@@ -639,7 +718,7 @@ class TestLost:
     def test_a_dataset_is_no_source_of_labels_for_itself(self, tmp_path: Path) -> None:
         target = prepare(str(tmp_path))
         for place in (target, f"{target}/volumes"):
-            with pytest.raises(UsageError, match="is the dataset itself"):
+            with pytest.raises(UsageError, match=r"is the dataset itself|inside of the dataset"):
                 annotate(target, place)
 
 
@@ -686,6 +765,71 @@ def test_the_same_file_under_two_names_counts_once(tmp_path: Path, labels: Path)
     (labels / "b.csv").write_text("key,x,y,z\np,-5,-15,-28\n")
     assert annotate(target, labels).reasons == {"refused: label-exists": 1}
     assert len(dskprep.open_dataset(target)["p"].points) == 1
+
+
+def test_of_equal_tables_the_first_by_name_stays_whichever_is_done_first(tmp_path: Path, labels: Path) -> None:
+    target = prepare(str(tmp_path))
+    for name in ("c.csv", "b.csv", "d.csv"):
+        (labels / name).write_text("key,x,y,z\np,-5,-15,-28\n")
+    (labels / "a.csv").write_text("key,x,y,z\np,-5,-15,-27\n")
+    summary = annotate(target, labels)
+    assert (summary.counts, summary.reasons) == ({"written": 2, "refused": 2}, {"refused: label-exists": 2})
+    assert summary.points == dskprep.status(target).points == len(dskprep.open_dataset(target)["p"].points) == 2
+    records = [label_store.read_record(target, name) for name, _ in label_store.list_records(target)]
+    assert {r.source: r.status for r in records if r.source != "a.csv"} == {
+        "b.csv": "written",
+        "c.csv": "refused",
+        "d.csv": "refused",
+    }
+    assert all("has the content of b.csv" in str(r.message) for r in records if not r.is_written)
+    assert annotate(target, labels).already == {"written": 2, "refused": 2}
+    assert not [f for f in dskprep.verify(target) if f.faults or f.additions]
+    dskprep.forget_labels(target, "b.csv")
+    assert annotate(target, labels / "c.csv", retry="refused").counts == {"written": 1}
+
+
+def test_points_that_two_workers_wrote_of_one_content_are_held_until_all_are_known(
+    tmp_path: Path, labels: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The tables come in the reverse order."""
+    target = prepare(str(tmp_path))
+    for name in ("a.csv", "b.csv"):
+        (labels / name).write_text("key,x,y,z\np,-5,-15,-28\n")
+    found = pipeline.label_files
+    monkeypatch.setattr(pipeline, "label_files", lambda *how: reversed([*found(*how)]))
+    annotate(target, labels)
+    assert dskprep.open_dataset(target).annotations["source"].to_list() == ["a.csv"]
+
+
+def test_one_file_under_other_options_gives_its_points_and_places_once(tmp_path: Path, labels: Path) -> None:
+    target = prepare(str(tmp_path))
+    outlines = [(-28.0, ring(12, 10, 4)), (-27.0, ring(12, 10, 4))]
+    (labels / "1.xml").write_bytes(lidc_file(nodule_xml("a", outlines, [3] * 9), nodule_xml("b", outlines, [4] * 9)))
+    (labels / "2.csv").write_text("key,x,y,z,diameter_mm\np,-5,-15,-28,3\np,-5,-15,-28,3\n")
+    annotate(target, labels)
+    once = dskprep.open_dataset(target)
+    how: dict[str, Any] = {"around": "nodules", "positives": 1.0}
+    places = once.patches(4, **how).places
+    points, names = once["p"].points, list(once["p"].labels)
+    annotate(target, labels, name_as="all-{name}", consensus=1.0)
+    twice = dskprep.open_dataset(target)
+    assert sorted(twice["p"].labels) == sorted([*names, *(f"all-{name}" for name in names)])
+    assert len(points) == len(twice["p"].points) == dskprep.status(target).points == 4
+    assert twice["p"].points["malignancy"].dropna().to_list() == points["malignancy"].dropna().to_list() == [3, 4]
+    assert len(twice.patches(4, **how).places) == len(places) == 3
+    assert annotate(target, labels, name_as="all-{name}", consensus=1.0).already == {"written": 2}
+
+
+def test_one_mask_may_belong_to_two_volumes(place: str, labels: Path) -> None:
+    target = prepare(place, q={"series": "1.2.3.20", "seed": 1})
+    for key in "pq":
+        (labels / key).mkdir()
+        (labels / key / "GTV.nii").write_bytes(nifti(BOX, GRID.affine))
+        assert annotate(target, labels, only=["GTV"]).counts["written"] == 1 + (key == "q")
+    assert annotate(target, labels, name_as="other").counts == {"written": 2}
+    dataset = dskprep.open_dataset(target)
+    assert all(sorted(volume.labels) == ["GTV", "other"] for volume in dataset.values())
+    assert len(dataset.patches(4, around="GTV", positives=1.0).places) == 2
 
 
 def test_what_is_done_is_not_done_again_until_the_file_or_the_image_changes(place: str, labels: Path) -> None:
@@ -775,6 +919,31 @@ def test_what_is_no_label_is_set_aside_and_costs_nothing(tmp_path: Path, labels:
     assert (summary.counts, summary.exit_code) == ({"set-aside": 3}, 0)
 
 
+def test_datasets_are_no_labels(place: str) -> None:
+    """On S3 dataset.json comes after all that lies in the folders beside it."""
+    target = prepare(storage.join(place, "all/sub"))
+    for folder in ("", "labels", "volumes/p.zarr", "records"):
+        with pytest.raises(UsageError, match="dataset"):
+            annotate(target, storage.join(target, folder) if folder else target)
+    seg = seg_file(GRID, frames_of(BOX), names=("Tumour",))
+    nnunet = {"dataset.json": b'{"labels": {}}', "labels/a.dcm": seg, "points.csv": b"key,x,y,z\np,-5,-15,-28\n"}
+    storage.write_many(storage.join(place, "all/nnunet"), nnunet)
+    notes: list[str] = []
+
+    class Seen:
+        def on_note(self, text: str) -> None:
+            notes.append(text)
+
+        def on_label(self, *_: Any) -> None: ...
+
+    for _ in range(2):  # then the dataset has labels and points of its own
+        summary = annotate(target, storage.join(place, "all"), observers=[Seen()])
+        assert summary.counts == {"written": 2}
+    assert notes == [f"{target}: is a dataset of dskprep, and is passed over"] * 2
+    other = prepare(storage.join(place, "other"))
+    assert annotate(other, target).counts == {}
+
+
 @pytest.mark.parametrize("content", [b"", b"x" * 100, b"\0" * 100_000, b"DICM", b"II*\0" + bytes(500)])
 def test_no_bytes_stop_the_others(tmp_path: Path, labels: Path, content: bytes) -> None:
     target = prepare(str(tmp_path))
@@ -811,9 +980,38 @@ def test_a_damaged_record_is_named_and_made_anew(tmp_path: Path, labels: Path, d
     annotate(target, labels)
     ((name, _),) = label_store.list_records(target)
     Path(target, name.path).write_bytes(damage)
-    assert dskprep.status(target).label_reasons == {"failed: damaged-record": 1}
+    found = dskprep.status(target)
+    assert (found.label_sources, found.label_reasons) == ({"failed": 1}, {"failed: damaged-record": 1})
+    assert (list(found.damaged_labels), found.is_clean) == ([name.path], False)
     assert any("damaged" in fault for f in dskprep.verify(target) for fault in f.faults)
     assert annotate(target, labels).counts == {"written": 1}
+    assert np.array_equal(dskprep.open_dataset(target)["p"].labels["Tumour"][:], BOX)
+
+
+def test_what_a_damaged_record_describes_does_not_go_without_a_word(tmp_path: Path, labels: Path) -> None:
+    target = prepare(str(tmp_path))
+    (labels / "a.dcm").write_bytes(seg_file(GRID, frames_of(BOX), names=("Tumour",)))
+    (labels / "b.csv").write_text("key,x,y,z\np,-5,-15,-28\n")
+    annotate(target, labels)
+    path = next(name.path for name, _ in label_store.list_records(target) if name.source == "a.dcm")
+    Path(target, path).write_bytes(b"{}")
+    with pytest.raises(DamagedDataset, match=r"a\.dcm"):
+        _ = dskprep.open_dataset(target)["p"].labels
+    summary = annotate(target, labels / "b.csv")
+    assert (list(summary.damaged_records), summary.exit_code) == ([path], 1)
+    with pytest.warns(UserWarning, match=r"a\.dcm"):
+        assert list(dskprep.open_dataset(target)["p"].labels) == []
+    with pytest.warns(UserWarning, match=r"a\.dcm"):
+        assert len(dskprep.open_dataset(target).annotations) == 1
+    run = CliRunner().invoke
+    for words in (["status", target], ["annotate", target, str(labels / "b.csv"), "--scheduler", "sync"]):
+        done = run(commands.main, words, standalone_mode=False)
+        assert (path in done.output, done.return_value) == (True, 1)
+    assert path in dskprep.report(target)
+    assert list(dskprep.clean(target, older_than_s=-5)) == []
+    assert all("b.csv" in gone for gone in dskprep.forget_labels(target, "b.csv"))
+    assert dskprep.forget_labels(target, "a.dcm") == [path]
+    assert annotate(target, labels).exit_code == 0
     assert np.array_equal(dskprep.open_dataset(target)["p"].labels["Tumour"][:], BOX)
 
 
@@ -854,6 +1052,18 @@ def test_what_a_killed_annotate_leaves_is_cleaned_and_nothing_else(place: str, l
     } | {mine}
     assert annotate(target, labels).counts == {"written": 2}
     assert not [f for f in dskprep.verify(target) if f.faults]
+
+
+def test_what_a_killed_annotate_leaves_is_in_no_ones_way_under_other_options(place: str, labels: Path) -> None:
+    target = prepare(place)
+    (labels / "a.dcm").write_bytes(seg_file(GRID, frames_of(BOX), names=("Tumour",)))
+    annotate(target, labels)
+    assert annotate(target, labels, only=["T*"]).reasons == {"refused: label-exists": 1}
+    for name, _ in label_store.list_records(target):
+        storage.delete(target, [name.path])
+    assert annotate(target, labels, only=["Tum*"]).counts == {"written": 1}
+    assert np.array_equal(dskprep.open_dataset(target)["p"].labels["Tumour"][:], BOX)
+    assert not [f for f in dskprep.verify(target) if f.faults or f.additions]
 
 
 @pytest.mark.parametrize(
@@ -943,6 +1153,8 @@ def test_the_command_says_what_became_of_each_source(tmp_path: Path, labels: Pat
     assert "written  a.dcm 1 label in p" in done.output
     assert "without 'Empty' in p: label-empty" in done.output
     assert done.return_value == 1
+    again = run(commands.main, ["annotate", target, str(labels), "--scheduler", "sync"], standalone_mode=False)
+    assert (f"nothing new: {target}" in again.output, "0 labels" in again.output) == (True, False)
     lines = run(
         commands.main, ["annotate", target, str(labels), "--scheduler", "sync", "--log-json"], standalone_mode=False
     )
@@ -960,6 +1172,13 @@ def test_the_command_says_what_became_of_each_source(tmp_path: Path, labels: Pat
         ([], "give LABELS"),
         (["nowhere"], "no such folder or file"),
         ([".", "--as", "{wrong}"], "expected a name with"),
+        ([".", "--as", ""], "expected a name with"),
+        ([".", "--as", " "], "expected a name with"),
+        ([".", "--as", "{name.__class__}"], "expected a name with"),
+        ([".", "--as", "{name[0]}"], "expected a name with"),
+        ([".", "--consensus", "0"], "above 0 and at most 1"),
+        ([".", "--consensus", "1.01"], "above 0 and at most 1"),
+        ([".", "--consensus", "nan"], "above 0 and at most 1"),
         ([".", "--names", "liver"], "a value and a name"),
         ([".", "--forget", "x"], "leave out"),
     ],
@@ -969,6 +1188,52 @@ def test_wrong_use_is_said_in_one_line_before_anything_is_done(tmp_path: Path, w
     with pytest.raises(DskprepError, match=said):
         commands.main.main(["annotate", target, *words, "--scheduler", "sync"], standalone_mode=False)
     assert not list(label_store.list_records(target))
+
+
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        ({"only": "GTV*"}, r"only: expected a list .* found 'GTV\*'"),
+        ({"only": [1]}, "only: expected a list"),
+        ({"patterns": "*.dcm"}, "patterns: expected a list"),
+        ({"names": {"1": "liver"}}, "names: expected whole numbers"),
+        ({"names": ["liver"]}, "names: expected whole numbers"),
+        ({"consensus": "0.5"}, "above 0 and at most 1"),
+        ({"name_as": None}, "expected a name with"),
+    ],
+)
+def test_wrong_arguments_are_told_before_anything_is_done(
+    tmp_path: Path, labels: Path, how: dict[str, Any], said: str
+) -> None:
+    target = prepare(str(tmp_path))
+    (labels / "a.dcm").write_bytes(seg_file(GRID, frames_of(BOX), names=("Tumour",)))
+    with pytest.raises(UsageError, match=said):
+        annotate(target, labels, **how)
+    assert not list(label_store.list_records(target))
+    if "names" in how:
+        with pytest.raises(UsageError, match=said):
+            dskprep.read_labels(b"", **how)
+
+
+def test_a_text_is_no_list_of_patterns(tmp_path: Path, source: Path, labels: Path) -> None:
+    target = prepare(str(tmp_path))
+    (labels / "a.dcm").write_bytes(seg_file(GRID, frames_of(BOX), names=("Tumour",)))
+    annotate(target, labels)
+    dataset = dskprep.open_dataset(target)
+    wrong: Any = ["Tum*"]
+    with pytest.raises(UsageError, match="expected a list"):
+        dskprep.forget_labels(target, wrong)
+    with pytest.raises(UsageError, match="expected a list"):
+        dskprep.read_labels(labels / "a.dcm").named(wrong)
+    with pytest.raises(UsageError, match="expected a list"):
+        dskprep.run(source, target, settings=SETTINGS, labels="*.dcm")
+    with pytest.raises(UsageError, match="expected a list"):
+        dskprep.export("monai", target, str(tmp_path / "export"), labels="Tumour")
+    with pytest.raises(UsageError, match="expected a list"):
+        dataset.patches(4, around="Tumour", labels="Tumour", positives=1)
+    with pytest.raises(UsageError, match="no volume has a label 'nosuch'; there are the labels Tumour"):
+        dataset.patches(4, around="Tumour", labels=["nosuch"], positives=1)
+    assert dataset.patches(4, around="Tumour", labels=["tum*", "lungs"], positives=1)[0].labels["tum*"].any()
 
 
 def test_comparing_two_datasets_tells_how_their_labels_differ(tmp_path: Path, labels: Path) -> None:
