@@ -2,9 +2,9 @@
 
     python benchmarks/curation.py [--patients 12] [--scans FOLDER]
 
-Draws synthetic patients with arms up and down, cuts their lungs at each face, plants metal and noise, and prints how
-often the answer is right or how far it is off, and what it costs at 1 mm. Then one line for each scan below FOLDER. See
-docs/cohort.md.
+Draws synthetic patients with arms up and down, cuts their lungs at each face, plants metal, noise and motion, and
+prints how often the answer is right or how far it is off, and what it costs at 1 mm. Then one line for each scan below
+FOLDER, and its motion once a step of 4 mm is planted. See docs/cohort.md.
 """
 
 from __future__ import annotations
@@ -21,11 +21,13 @@ import dskprep
 from dskprep.preparation.curation import FACES, measure
 from dskprep.source.cases import cases
 from dskprep.synthetic.phantom import PADDING_HU, make_phantom
-from dskprep.volume import PADDING, Volume
+from dskprep.volume import AIR_HU, PADDING, Volume
 
 GRID = {"spacing_mm": (2.5, 1.6, 1.6), "shape": (124, 300, 300)}
 HALF_MM = (2.0, 4.0, 8.0)
 """Half the edges of cubes of metal."""
+WAYS = ("sideways", "to the front", "up", "breath")
+"""How a patient moves. A breath lifts the front wall, not the back, and lowers the diaphragm, not the apex."""
 
 
 def patient(seed: int, *, arms_down: bool = False) -> tuple[Volume, Volume]:
@@ -68,6 +70,63 @@ def noise(smooth: Volume, sd: float, blur: float) -> float | None:
     return measure(smooth.with_array(noisy), None).noise_hu
 
 
+def sample(array: np.ndarray, places: np.ndarray, axis: int) -> np.ndarray:
+    """Return an array at fractional places along an axis."""
+    places = places.clip(0, array.shape[axis] - 1)
+    low = np.minimum(places.astype(int), array.shape[axis] - 2)
+    part = (places - low).astype(np.float32).reshape([-1 if a == axis else 1 for a in range(array.ndim)])
+    return np.take(array, low, axis) * (1 - part) + np.take(array, low + 1, axis) * part
+
+
+def moved(image: Volume, lungs: Volume, way: str, mm: float, period_mm: float | None) -> float | None:
+    """Move a patient by `mm` at half the height of the lungs, or to and fro with a period along z; measure it."""
+    (n_z, n_y, n_x), (z_mm, y_mm, x_mm) = image.shape, image.spacing
+    z, y, x = np.arange(n_z), np.arange(n_y), np.arange(n_x)
+    inside_z, inside_y = (np.flatnonzero(lungs.array.any(axis=axes)) for axes in ((1, 2), (0, 2)))
+    half = (inside_z[0] + inside_z[-1]) / 2
+    phases = mm * ((z > half) if period_mm is None else 0.5 + 0.5 * np.sin(2 * np.pi * z * z_mm / period_mm))
+    front = ((inside_y[-1] - y) / np.ptp(inside_y)).clip(0, 1)
+    low = ((inside_z[-1] - z) / np.ptp(inside_z)).clip(0, 1)
+    hu = np.where(image.array == PADDING, AIR_HU, image.array).astype(np.float32)
+    planes = []
+    for volume in (hu, lungs.array.astype(np.float32)):
+        rise = {"up": phases, "breath": phases * low}.get(way, 0 * phases) / z_mm
+        made = sample(volume, z + rise, 0)
+        for k, phase in enumerate(phases):
+            if way in ("to the front", "breath"):
+                made[k] = sample(made[k], y + phase * (front if way == "breath" else 1) / y_mm, 0)
+            if way == "sideways":
+                made[k] = sample(made[k], x + phase / x_mm, 1)
+        planes.append(made)
+    moved_hu, mask = np.rint(planes[0]).astype(np.int16), (planes[1] > 0.5).astype(np.uint8)
+    return measure(Volume(moved_hu, image.affine), Volume(mask, image.affine)).motion_mm
+
+
+def still(image: Volume, lungs: Volume) -> Iterator[tuple[str, float | None]]:
+    """Measure the motion of a patient who lies still, with noise, by another kernel and in thick slices."""
+    hu = np.where(image.array == PADDING, AIR_HU, image.array).astype(np.float32)
+    noisy = hu + np.random.default_rng(0).normal(0, 60, hu.shape)
+    thick = ndimage.uniform_filter1d(hu, 4, axis=0)[2::4]
+    kinds = {"as it is": hu, "60 HU of noise": noisy, "blurred by 1 mm": ndimage.gaussian_filter(hu, (0, 0.6, 0.6))}
+    for name, array in kinds.items():
+        yield name, measure(image.with_array(np.rint(array).astype(np.int16)), lungs).motion_mm
+    affine = image.affine @ np.diag([4.0, 1, 1, 1])
+    mask = Volume(np.ascontiguousarray(lungs.array[2::4]), affine)
+    yield "slices of 10 mm", measure(Volume(np.rint(thick).astype(np.int16), affine), mask).motion_mm
+
+
+def print_motion(scans: list[tuple[Volume, Volume]]) -> None:
+    """Plant motion of every kind in scans and print the smallest and the largest answer."""
+    for way in WAYS:
+        for period_mm in (None, 40.0, 80.0):
+            told = []
+            for mm in (2.0, 4.0, 8.0):
+                found = [m for scan in scans if (m := moved(*scan, way, mm, period_mm)) is not None]
+                told.append(f"{mm:g} mm: {min(found, default=0):.2f} to {max(found, default=0):.2f}")
+            when = "one step" if period_mm is None else f"a period of {period_mm:g} mm"
+            print(f"motion {way}, {when}: {', '.join(told)}")
+
+
 def main() -> None:
     words = argparse.ArgumentParser(description=__doc__)
     words.add_argument("--patients", type=int, default=12)
@@ -87,6 +146,11 @@ def main() -> None:
     for blur in (0.0, 0.5, 1.0):
         told = [f"{sd:g}: {noise(smooth, sd, blur)}" for sd in (3, 6, 12, 25, 50)]
         print(f"noise, blurred by {blur} mm: {', '.join(told)}")
+    lying = [one for seed in seeds for one in still(*patient(seed))]
+    for kind in dict(lying):
+        found = [mm for name, mm in lying if name == kind and mm is not None]
+        print(f"still, {kind}: motion {min(found):.2f} to {max(found):.2f} mm")
+    print_motion([patient(seed) for seed in seeds])
     image = dskprep.to_spacing(patient(0)[0], (1, 1, 1))
     lungs = dskprep.find_lungs(image).mask
     measure(image, lungs)
@@ -98,7 +162,11 @@ def main() -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             try:
-                print(case.key, dskprep.prepare(dskprep.read_series(case.url)).curation)
+                made = dskprep.prepare(dskprep.read_series(case.url))
+                print(case.key, made.curation)
+                if made.lungs is not None and made.curation and made.curation.motion_mm is not None:
+                    steps = {way: moved(made.image, made.lungs.mask, way, 4, None) for way in WAYS}
+                    print(case.key, "with a step of 4 mm", steps)
             except dskprep.Refusal as refusal:
                 print(case.key, refusal.reason)
 

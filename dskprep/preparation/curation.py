@@ -1,4 +1,4 @@
-"""What is looked at when a cohort is chosen: where the scan cuts the patient, arms, metal, noise.
+"""What is looked at when a cohort is chosen: where the scan cuts the patient, arms, metal, noise, motion.
 
 Measured in a few milliseconds on a part of the voxels of the image, before the user's steps. Nothing here refuses or
 changes anything. How well it works is in docs/cohort.md, by `benchmarks/curation.py`.
@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dskprep.preparation.morphology import Mask, dilate, open_mask, select_largest
+from dskprep.preparation.motion import motion_mm
 from dskprep.volume import PADDING, Triple, Volume
 
 FACES = {"feet": (0, 0), "head": (0, -1), "front": (1, 0), "back": (1, -1), "right": (2, 0), "left": (2, -1)}
@@ -75,6 +76,8 @@ class Curation:
         The share of the body's voxels that are metal.
     noise_hu
         The noise: the standard deviation in quiet squares of soft tissue; None if there is too little of that.
+    motion_mm
+        The largest step of the chest between slices, in their plane; None if too little of the lungs is seen.
     """
 
     lungs_cut: tuple[str, ...] | None
@@ -82,6 +85,7 @@ class Curation:
     body_cut_share: float
     metal_share: float
     noise_hu: float | None
+    motion_mm: float | None
 
 
 def measure(image: Volume, lungs: Volume | None) -> Curation:
@@ -105,6 +109,7 @@ def measure(image: Volume, lungs: Volume | None) -> Curation:
         body_cut_share=round(float(is_cut.mean()), 4),
         metal_share=_metal_share(image, dilate(body, SAMPLE_MM, spacing), steps),
         noise_hu=_noise_hu(image, body, steps),
+        motion_mm=None if sampled is None else motion_mm(hu, sampled, spacing),
     )
 
 
@@ -186,7 +191,7 @@ def _noise_hu(image: Volume, body: Mask, steps: tuple[int, ...]) -> float | None
     planes = image.hu[np.minimum(chosen.astype(int), image.shape[0] - 1)]
     n_y, n_x = (max(3, round(BLOCK_MM / s)) for s in image.spacing[1:])
     n_rows, n_columns = planes.shape[1] // n_y, planes.shape[2] // n_x
-    squares = planes[:, : n_rows * n_y, : n_columns * n_x].reshape(-1, n_rows, n_y, n_columns, n_x)
+    squares = planes[:, : n_rows * n_y, : n_columns * n_x].reshape(len(planes), n_rows, n_y, n_columns, n_x)
     mean = squares.mean(axis=(2, 4), dtype=np.float32)
     is_soft = (mean > SOFT_HU[0]) & (mean < SOFT_HU[1])
     if np.count_nonzero(is_soft) < LEAST_SQUARES:

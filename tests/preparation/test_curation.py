@@ -106,6 +106,72 @@ def test_noise_is_what_was_planted(sd: float) -> None:
     assert found == pytest.approx(sd, rel=0.2, abs=1.5)
 
 
+def test_an_image_of_one_row_has_no_noise_that_could_be_measured() -> None:
+    assert cut(patient(), slice(None), slice(150, 151)).noise_hu is None
+
+
+def moved(mm: tuple[float, float], *, above_mm: float = 140, up_to_mm: float = 1e9) -> Curation:
+    """Measure a patient whose slices from one height to another are shifted by whole voxels, towards (y, x)."""
+    image, lungs = (v.array.copy() for v in patient())
+    part = slice(round(above_mm / SPACING[0]), round(min(up_to_mm, 310) / SPACING[0]))
+    for array in (image, lungs):
+        array[part] = np.roll(array[part], [round(a / s) for a, s in zip(mm, SPACING[1:], strict=True)], (1, 2))
+    return measure(Volume(image, patient()[0].affine), Volume(lungs, patient()[1].affine))
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_a_patient_who_lies_still_shows_no_step(seed: int) -> None:
+    motion = measure(*patient(seed)).motion_mm
+    assert motion is not None
+    assert motion < 1
+
+
+@pytest.mark.parametrize("mm", [(3.2, 0), (-4.8, 0), (8, 0), (0, 3.2), (0, -4.8), (0, 8), (4.8, -4.8)])
+def test_a_step_is_as_long_as_it_was_planted(mm: tuple[float, float]) -> None:
+    assert moved(mm).motion_mm == pytest.approx(np.hypot(*mm), rel=0.2)
+
+
+def test_a_block_of_slices_that_moved_and_came_back_is_a_step() -> None:
+    assert moved((4.8, 0), above_mm=130, up_to_mm=160).motion_mm == pytest.approx(4.8, rel=0.25)
+
+
+@pytest.mark.parametrize("is_moving", [False, True])
+def test_noise_and_thick_slices_change_no_step(is_moving: bool) -> None:
+    image, lungs = patient()
+    array = image.array.copy()
+    array[56:] = np.roll(array[56:], 3 * is_moving, 1)
+    noisy = array + np.random.default_rng(1).normal(0, 60, array.shape)
+    thick = np.repeat((noisy[::2] + noisy[1::2]) / 2, 2, axis=0)
+    alike = [noisy, thick, ndimage.gaussian_filter(noisy, (0, 0.8, 0.8))]
+    plain = measure(Volume(array, image.affine), lungs).motion_mm
+    for other in alike:
+        hu = np.rint(other).clip(-1024, 3071).astype(np.int16)
+        assert measure(Volume(hu, image.affine), lungs).motion_mm == pytest.approx(plain, rel=0.2, abs=0.3)
+
+
+def test_a_breath_that_lifts_the_front_wall_alone_stands_out() -> None:
+    image, lungs = patient()
+    rows = np.arange(300)
+    inside = np.flatnonzero(lungs.array.any(axis=(0, 2)))
+    lifted = rows + np.rint(5 * np.clip((inside[-1] - rows) / (inside[-1] - inside[0]), 0, 1)).astype(int)
+    volumes = []
+    for volume in (image, lungs):
+        array = volume.array.copy()
+        array[56:] = array[56:, np.minimum(lifted, 299)]
+        volumes.append(Volume(array, volume.affine))
+    still, breathing = measure(image, lungs).motion_mm, measure(*volumes).motion_mm
+    assert still is not None
+    assert breathing is not None
+    assert breathing > 2.5 > 2 * still
+
+
+def test_where_little_of_the_lungs_is_seen_nothing_is_said_of_motion() -> None:
+    assert measure(patient()[0], None).motion_mm is None
+    assert cut(patient(), slice(50, 74)).motion_mm is None
+    assert cut(patient(), slice(None), slice(150, 151)).motion_mm is None
+    assert cut(patient(), slice(40, 90)).motion_mm is not None
+
+
 def test_what_was_measured_is_in_record_and_index(tmp_path: Path) -> None:
     source = tiny.write_patients(tmp_path / "in", ["p"])
     target = tmp_path / "out"
@@ -117,6 +183,8 @@ def test_what_was_measured_is_in_record_and_index(tmp_path: Path) -> None:
     row = dataset.index.set_index("key").loc["p"]
     assert (row["arms"], row["body_cut_share"], row["metal_share"]) == ("unknown", found.body_cut_share, 0.0)
     assert row["lungs_cut"] is None
+    assert found.motion_mm is None
+    assert np.isnan(row["motion_mm"])
     assert len(dataset.where(lambda row: row["arms"] == "unknown")) == 1
 
 
