@@ -23,6 +23,8 @@ from dskprep.volume import Volume
 
 EDGE = 280
 """Pixels along each side of the two squares of a picture."""
+DPI = 140
+"""Pixels per inch of lines and letters: the page shows a picture at two thirds of its size or more."""
 QUALITY = 75
 """Quality of the WebP, from 0 to 100; 75 makes about 10 KB per picture."""
 MARGIN_MM = 15
@@ -120,17 +122,25 @@ def _plane_through(label: Outline) -> int:
 
 
 def _draw(volume: StoredVolume, z: int, cut: Sequence[Cut]) -> bytes:
-    """Draw an axial plane with outlines in the window for soft tissue, and the first label closer: a WebP."""
+    """Draw an axial plane with outlines in the window for soft tissue, and the first label closer: a WebP.
+
+    The close-up is in the window for lung if the label would be black.
+    """
     plane = Volume(volume.shards().read((z, 0, 0), (1, *volume.shape[1:])), volume.affine)
     view = picture.view_of("", Preparation(plane, volume.values, None), [])
-    figure = Figure(figsize=(2 * EDGE / 100, EDGE / 100), facecolor="black")
-    for left, part in ((0.0, (slice(None), slice(None))), (0.5, _around(cut[0][1], volume.spacing[1:]))):
-        shown = [(label.colour, inside[part]) for label, inside in cut]
-        ax = figure.add_axes((left, 0, 0.5, 1))
+    first = cut[0][1]
+    is_black = view.volume.array[0, first].mean() < picture.SOFT_WINDOW[0]
+    panels = (
+        (0.0, (slice(None), slice(None)), picture.SOFT_WINDOW),
+        (0.5, _around(first, volume.spacing[1:]), picture.LUNG_WINDOW if is_black else picture.SOFT_WINDOW),
+    )
+    figure = Figure(figsize=(2 * EDGE / DPI, EDGE / DPI), facecolor="black")
+    for left, part, window in panels:
         seen = Volume(view.volume.array[:, *part], volume.affine)
-        draw_plane(ax, seen, 0, 0, view.window or picture.SOFT_WINDOW, shown)
+        shown = [(label.colour, inside[part]) for label, inside in cut]
+        draw_plane(figure.add_axes((left, 0, 0.5, 1)), seen, 0, 0, view.window or window, shown)
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="webp", dpi=100, pil_kwargs={"quality": QUALITY})
+    figure.savefig(buffer, format="webp", dpi=DPI, pil_kwargs={"quality": QUALITY})
     return buffer.getvalue()
 
 
