@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from dskprep.dataset import store
 from dskprep.dataset.record import RecordName
 from dskprep.dataset.stored import StoredVolume
-from dskprep.errors import DamagedDataset
+from dskprep.errors import DamagedDataset, UsageError
 from dskprep.look import outlines, picture
 from dskprep.look.comparison import Preparation
 from dskprep.look.outlines import Outline
@@ -63,7 +63,7 @@ def label_picture(target: str, key: str, digest: str) -> LabelPicture:
         labels = sorted(outlines.of_stored(volume), key=lambda label: label.about.ml or 0.0, reverse=True)
         z, cut = _cut(labels, faults)
         webp = _draw(volume, z, cut) if cut else b""
-    except DamagedDataset as error:
+    except (DamagedDataset, UsageError) as error:
         return LabelPicture(key, "", "", (), 0, (*faults, str(error)))
     return LabelPicture(
         key,
@@ -93,7 +93,7 @@ def _cut(labels: Sequence[Outline], faults: list[str]) -> tuple[int, list[Cut]]:
         try:
             z = z if cut else _plane_through(label)
             inside = label.inside(0, z)
-        except DamagedDataset as error:
+        except (DamagedDataset, UsageError) as error:
             faults.append(str(error))
             continue
         if inside.any():

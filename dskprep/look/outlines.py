@@ -34,8 +34,8 @@ class Outline:
     @property
     def colour(self) -> tuple[float, float, float]:
         """The label's colour as matplotlib takes it."""
-        red, green, blue = self.rgb
-        return red / 255, green / 255, blue / 255
+        red, green, blue = (min(value, 255) / 255 for value in self.rgb)
+        return red, green, blue
 
     @property
     def title(self) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import colorsys
 import io
+import json
 import re
 import shutil
 from collections.abc import Sequence
@@ -36,13 +37,22 @@ EDGE = 280
 
 
 @pytest.fixture(scope="module")
-def read(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A phantom whose nodules four readers have outlined, made by one run; the labels of readers are left out."""
-    folder = tmp_path_factory.mktemp("read")
-    scanner.write_patients(str(folder / "in"), 1, readings_url=str(folder / "readings"), broken=False, **GRID)
-    dskprep.run(folder / "in", folder / "out", settings=PrepConfig(lungs=False), at_end=())
-    dskprep.annotate(folder / "out", folder / "readings", only=["nodule-?"])
+def ran(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """One phantom whose nodules four readers have outlined, made by one run with labels."""
+    folder = tmp_path_factory.mktemp("ran")
+    source = str(folder / "in")
+    scanner.write_patients(source, 1, readings_url=source, broken=False, **GRID)
+    summary = dskprep.run(source, folder / "out", settings=PrepConfig(lungs=False), labels=["*.xml"])
+    assert summary.exit_code == 0
     return str(folder / "out")
+
+
+@pytest.fixture(scope="module")
+def read(ran: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The same without the outlines of each reader, so that each nodule has one."""
+    target = copied(ran, tmp_path_factory.mktemp("read"))
+    dskprep.forget_labels(target, "*reader*")
+    return target
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +97,11 @@ def picture_of(figure: str) -> NDArray[np.float64]:
     return np.asarray(Image.open(io.BytesIO(base64.b64decode(content))).convert("RGB")) / 255
 
 
+def plane_of(figure: str) -> int:
+    (number,) = re.findall(r'class="dim">axial plane (\d+) of', figure)
+    return int(number) - 1
+
+
 def coloured(pixels: NDArray[np.float64]) -> NDArray[np.bool_]:
     """Which pixels have a colour: those of the image, the letters and the scale are grey."""
     return (pixels.max(2) - pixels.min(2)) > 0.25
@@ -109,8 +124,7 @@ def test_outlines_lie_where_the_nodules_of_the_phantom_are(read: str, phantom: P
     volume = dskprep.open_dataset(read)[KEY]
     largest = max(phantom.nodules, key=lambda nodule: nodule.radius_mm)
     z, row, column = volume.to_index(largest.center_mm)
-    (plane,) = re.findall(r"axial plane (\d+) of", figure)
-    assert int(plane) - 1 == pytest.approx(z, abs=2)
+    assert plane_of(figure) == pytest.approx(z, abs=2)
     _, n_rows, n_columns = volume.shape
     edge = max(n_rows, n_columns)  # voxels of 1 mm
     expected = np.array([row + (edge - n_rows) / 2 + 0.5, column + (edge - n_columns) / 2 + 0.5]) * EDGE / edge
@@ -177,8 +191,7 @@ def test_a_label_of_two_parts_is_shown_in_one_of_them(masked: str, tmp_path: Pat
     annotate(target, tmp_path / "masks", "p3", mask, {1: "nodes"})
     (figure,) = [figure for figure in figures(report.report(target)) if "nodes" in figure]
     assert coloured(picture_of(figure)).sum() > 50
-    (plane,) = re.findall(r"axial plane (\d+) of 12", figure)
-    assert mask[int(plane) - 1].any()
+    assert mask[plane_of(figure)].any()
 
 
 def test_labels_of_hostile_names_stay_text(masked: str) -> None:
@@ -207,6 +220,20 @@ def test_a_damaged_label_costs_its_outline_and_a_damaged_image_its_picture(maske
     np.testing.assert_allclose((there.min(0) + there.max(0) + 1) / 2, np.array([10, 10]) / 24 * EDGE, atol=4)
 
 
+def test_what_a_record_says_wrongly_of_a_label_ends_no_report(masked: str, tmp_path: Path) -> None:
+    target = copied(masked, tmp_path)
+    for path in Path(target, "labels/written").glob("*.json"):
+        record = json.loads(path.read_text())
+        for label in record["labels"]:
+            label |= {"rgb": [900, 0, 0], "centroid_mm": [1e8, -1e8, 1e8]}
+            label |= {"shape": [2**31] * 3} if label["volume"] == "p1" else {"first": [2**31] * 3}
+        path.write_text(json.dumps(record))
+    first, second = figures(report.report(target))
+    assert coloured(picture_of(first)).any()
+    assert "<img" not in second
+    assert "the label GTV-1 is empty where its record says it lies; annotate again" in second
+
+
 def test_a_damaged_record_of_labels_costs_the_pictures_of_its_volume(masked: str, tmp_path: Path) -> None:
     target = copied(masked, tmp_path)
     opened = dskprep.open_dataset(target)
@@ -228,20 +255,20 @@ def test_a_notebook_names_the_labels_of_a_volume_without_reading_a_voxel(masked:
     assert "labels" not in dataset["p3"]._repr_html_()
 
 
-def test_a_run_with_labels_writes_a_report_with_pictures(tmp_path: Path) -> None:
-    tiny.write_patients(tmp_path / "in", ["p1"])
-    dskprep.run(tmp_path / "in", tmp_path / "first", settings=PrepConfig(lungs=False))
-    (page,) = tmp_path.glob("first/runs/*/qc.html")
-    assert "Labels</h2>" not in page.read_text()
-    assert "cut" not in re.findall(r"\.\w+", page.read_text())
-    mask = np.zeros((12, 24, 24), np.uint8)
-    mask[3:9, 4:20, 4:20] = 1
-    annotate(tmp_path / "first", tmp_path / "masks", "p1", mask, {1: "mask"})
-    shutil.copy(tmp_path / "masks/p1.nii.gz", tmp_path / "in")
-    dskprep.run(tmp_path / "in", tmp_path / "out", settings=PrepConfig(lungs=False), labels=["p1.nii.gz"])
-    (page,) = tmp_path.glob("out/runs/*/qc.html")
-    (figure,) = figures(page.read_text())
+def test_a_run_with_labels_writes_a_report_with_pictures(ran: str, read: str) -> None:
+    (page,) = Path(ran).glob("runs/*/qc.html")
+    (figure,) = figures(page.read_text(encoding="utf-8"))
+    assert "reader-1" in figure
     assert coloured(picture_of(figure)).sum() > 50
+    assert "reader-1" not in report.report(read)
+
+
+def test_a_dataset_without_labels_has_no_pictures_of_them(masked: str, tmp_path: Path) -> None:
+    target = copied(masked, tmp_path)
+    words = r'\.cut|class="cut|<img|Labels</h2>'
+    assert len(set(re.findall(words, report.report(target)))) == 4
+    dskprep.forget_labels(target, "*")
+    assert not re.search(words, report.report(target))
 
 
 def test_volumes_with_unusual_sizes_come_first_and_labels_of_other_images_do_not_count() -> None:
