@@ -90,7 +90,14 @@ HOMES = {
     "imagecodecs": {"dicom.pixels", "dataset.shards", "dataset.thumbnail"},
     "jinja2": {"look.report", "look.viewer", "pipeline.page"},
     "lazy_loader": {""},
-    "matplotlib": {"look.marks", "look.outlines", "look.panels", "look.picture", "look.refused"},
+    "matplotlib": {
+        "look.label_pictures",
+        "look.marks",
+        "look.outlines",
+        "look.panels",
+        "look.picture",
+        "look.refused",
+    },
     "msgspec": {
         "dataset.claims",
         "dataset.facts",

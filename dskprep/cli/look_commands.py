@@ -28,7 +28,7 @@ LEGEND = (
 @click.option(
     "--3d", "surface", type=click.Choice(["lungs", "bone", "tissue"]), help="A lit surface instead, from three sides."
 )
-@click.option("--label", help="Planes through the middle of the label of this name or pattern [the first].")
+@click.option("--label", metavar="NAME", help="Planes through the first label of KEY of this name, such as 'GTV*'.")
 @click.option("--preset", default="default", help="For PLACE alone: settings that come with dskprep.")
 @click.option("--config", type=click.Path(dir_okay=False), help="For PLACE alone: settings from a TOML file instead.")
 @click.option("-o", "--output", type=click.Path(dir_okay=False), help="Where to write the picture [KEY.png].")

@@ -9,13 +9,17 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from dskprep import sides, storage
-from dskprep.dataset import own, store
+from dskprep.dataset import labelled, own, store
 from dskprep.dataset.record import Record
+from dskprep.errors import DamagedDataset
 from dskprep.volume import grid_in_words
 
 if TYPE_CHECKING:
     from dskprep.dataset.dataset import Dataset
+    from dskprep.dataset.label_record import StoredLabel
 
+N_LABELS = 12
+"""Labels of a volume that a notebook names."""
 N_PICTURES = 6
 """Volumes of a dataset that a notebook shows with a picture."""
 STYLE = "display:inline-block; vertical-align:top; margin:0 12px 8px 0; width:288px; overflow-wrap:anywhere"
@@ -23,7 +27,7 @@ STYLE = "display:inline-block; vertical-align:top; margin:0 12px 8px 0; width:28
 
 
 class VolumeDisplay:
-    """Shows a stored volume by its record and its thumbnail; no voxel is read."""
+    """Shows a stored volume by its record, its thumbnail and the records of its labels; no voxel is read."""
 
     key: str
     url: str
@@ -38,7 +42,7 @@ class VolumeDisplay:
         target = self.url.rpartition("/volumes/")[0]
         return (
             f'<div style="{STYLE}">{_picture(target, self.key)}<b>{html.escape(self.key)}</b><br>'
-            f"{html.escape(describe(self.record))}</div>"
+            f"{html.escape(describe(self.record))}{_labels_of(target, self.record)}</div>"
         )
 
 
@@ -51,6 +55,13 @@ def describe(record: Record) -> str:
     return "; ".join([", ".join(parts), *([", ".join(record.warnings)] if record.warnings else [])])
 
 
+def describe_label(about: StoredLabel) -> str:
+    """Say what a label is called, and its size."""
+    if about.ml is None:
+        return about.name
+    return f"{about.name}, {about.ml:.0f} ml" if about.ml >= 100 else f"{about.name}, {about.ml:.3g} ml"
+
+
 def dataset_in_html(dataset: Dataset) -> str:
     """Show how many series a dataset has by status, and its first volumes."""
     if dataset.chosen is None:
@@ -61,6 +72,18 @@ def dataset_in_html(dataset: Dataset) -> str:
     shown = [dataset[key]._repr_html_() for key in itertools.islice(dataset, N_PICTURES)]
     more = f"<p>and {len(dataset) - len(shown)} more volumes</p>" if len(dataset) > len(shown) else ""
     return f"<p><b>{html.escape(dataset.url)}</b>: {words or 'no series'}</p>{''.join(shown)}{more}"
+
+
+def _labels_of(target: str, record: Record) -> str:
+    """Return a line with the labels of a volume, or why they are not known; nothing if it has none."""
+    try:
+        labels = [describe_label(about) for about in labelled.stored_labels(target, record).values()]
+    except (DamagedDataset, OSError) as error:
+        return f"<br><i>labels: {html.escape(str(error))}</i>"
+    if not labels:
+        return ""
+    more = [f"and {len(labels) - N_LABELS} more"] if len(labels) > N_LABELS else []
+    return f"<br>labels: {html.escape('; '.join(labels[:N_LABELS] + more))}"
 
 
 def _picture(target: str, key: str) -> str:

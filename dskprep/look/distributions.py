@@ -23,6 +23,12 @@ HISTOGRAMS = ("step_mm", "slices", "lungs_ml", "mean_lung_hu")
 """The columns that are shown as histograms."""
 N_BARS = 24
 """Bars of a histogram."""
+MIN_COMPARED = 8
+"""Fewest values among which one can stand out."""
+LEAST_SPREAD = 0.05
+"""Least spread of a feature as a share of its median, so that small differences count little among equal values."""
+MAX_DEVIATION = 99.0
+"""Largest deviation, below that of one doubt about the lungs."""
 
 
 class Histogram(NamedTuple):
@@ -42,6 +48,16 @@ class Stage(NamedTuple):
     mean_s: float
     median_s: float
     p95_s: float
+
+
+def deviations(values: pd.Series[float], least_spread: float) -> pd.Series[float]:
+    """Return how far each value lies from the median, in robust standard deviations.
+
+    One is 1.4826 times the median absolute deviation (Rousseeuw and Croux 1993), or the least spread if that is more.
+    """
+    distance = (values - values.median()).abs()
+    spread = max(1.4826 * distance.median(), least_spread)
+    return (distance / spread).clip(upper=MAX_DEVIATION)
 
 
 def histograms(written: pd.DataFrame) -> list[Histogram]:

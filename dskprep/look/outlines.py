@@ -10,7 +10,9 @@ import numpy as np
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
+from dskprep.dataset.display import describe_label
 from dskprep.dataset.label_record import StoredLabel
+from dskprep.dataset.shards import Index, as_index
 from dskprep.dataset.stored import StoredVolume
 from dskprep.errors import UsageError
 from dskprep.patterns import matches
@@ -32,21 +34,26 @@ class Outline:
     @property
     def colour(self) -> tuple[float, float, float]:
         """The label's colour as matplotlib takes it."""
-        red, green, blue = self.rgb
-        return red / 255, green / 255, blue / 255
+        red, green, blue = (min(value, 255) / 255 for value in self.rgb)
+        return red, green, blue
 
     @property
     def title(self) -> str:
         """Its name and size."""
-        ml = self.about.ml or 0.0
-        return f"{self.about.name}, {ml:.0f} ml" if ml >= 100 else f"{self.about.name}, {ml:.3g} ml"
+        return describe_label(self.about)
+
+    @property
+    def box(self) -> tuple[Index, Index]:
+        """The first voxel (z, y, x) of the box around it, and its size, at the level of the volume."""
+        finest, factor = np.array(self.about.first or (0, 0, 0)), 2**self.volume.at_level
+        end = np.minimum(-(-(finest + (self.about.shape or (0, 0, 0))) // factor), self.volume.shape)
+        first = np.minimum(finest // factor, end)
+        return as_index(first), as_index(end - first)
 
     def inside(self, axis: int, index: int) -> NDArray[np.bool_]:
         """Return which pixels of a plane of the volume lie in the label. Only the chunks of that plane are read."""
-        finest, factor = np.array(self.about.first or (0, 0, 0)), 2**self.volume.at_level
-        first = finest // factor
-        shape = -(-(finest + (self.about.shape or (0, 0, 0))) // factor) - first
-        start, size = first.tolist(), shape.tolist()
+        first, shape = self.box
+        start, size = list(first), list(shape)
         plane = np.zeros(np.delete(self.volume.shape, axis), np.bool_)
         if first[axis] <= index < first[axis] + shape[axis]:
             start[axis], size[axis] = index, 1
@@ -70,16 +77,18 @@ def of_stored(volume: StoredVolume) -> tuple[Outline, ...]:
     return tuple(found)
 
 
-def centre_of(outlines: tuple[Outline, ...], name: str | None) -> NDArray[np.float64] | None:
+def centre_of(outlines: tuple[Outline, ...], pattern: str | None) -> NDArray[np.float64] | None:
     """Return the middle of the first label whose name matches, or of the first one, in LPS mm; None if there are none.
 
-    Raises UsageError if no label matches.
+    A label of just that name comes before others. Raises UsageError if none matches.
     """
-    names = [outline.about.label for outline in outlines]
-    found = [outline for outline in outlines if name is None or matches(outline.about.label, [name])]
-    if name is not None and not found:
-        raise UsageError(f"expected one of the labels {', '.join(names) or '(there are none)'}, found {name!r}")
-    return None if not found or found[0].about.centroid_mm is None else np.array(found[0].about.centroid_mm)
+    every = [outline.about for outline in outlines]
+    found = [about for about in every if pattern is None or matches(about.label, [pattern])]
+    if pattern is not None and not found:
+        known = ", ".join(about.label for about in every) or "(there are none)"
+        raise UsageError(f"expected a name or pattern of one of the labels {known}, found {pattern!r}")
+    found.sort(key=lambda about: about.label != pattern)
+    return np.array(found[0].centroid_mm) if found and found[0].centroid_mm is not None else None
 
 
 def legend(cut: Sequence[Outline], n_labels: int) -> list[Line2D]:

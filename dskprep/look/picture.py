@@ -59,12 +59,12 @@ class View:
 def of_stored(stored: StoredVolume, label: str | None = None) -> View:
     """Return the view of a written volume with its labels, through the middle of one of them, by default the first.
 
-    Raises UsageError if there is no such label.
+    `label` is a name or pattern, whose first match it is. Raises UsageError if none matches.
     """
     stored = _as_fine_as_pixels(stored)
     record, labels = stored.record, outlines.of_stored(stored)
     words = in_words(record.source, record.geometry, record.lungs, record.warnings)
-    view = _view("as written", Preparation.of_stored(stored), words)
+    view = view_of("as written", Preparation.of_stored(stored), words)
     return replace(view, labels=labels, middle_mm=outlines.centre_of(labels, label))
 
 
@@ -89,7 +89,7 @@ def of_prepared(prepared: Prepared) -> View:
             missing_place=lungs.missing_place,
         )
     words = in_words(None, Geometry(image.shape, image.spacing, ()), figures, lungs.warnings if lungs else ())
-    return _view("as a run would write it", Preparation.of_prepared(prepared), words)
+    return view_of("as a run would write it", Preparation.of_prepared(prepared), words)
 
 
 def of_series(series: Series) -> View:
@@ -98,7 +98,7 @@ def of_series(series: Series) -> View:
     return View("as acquired", decoded.volume, None, in_words(source_of(series.facts), warnings=decoded.warnings))
 
 
-def _view(title: str, shown: Preparation, words: list[str]) -> View:
+def view_of(title: str, shown: Preparation, words: list[str]) -> View:
     """Return the view of an image of any values, brought to HU where they can be."""
     image, window = shown.image, None
     if shown.values not in comparison.HU_SCALES:

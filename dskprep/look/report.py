@@ -8,7 +8,7 @@ import os
 from collections import Counter
 from collections.abc import Collection, Hashable, Iterable
 from importlib.metadata import version
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jinja2
 import numpy as np
@@ -21,14 +21,19 @@ from dskprep.dataset import annotations as annotated
 from dskprep.dataset import index, store
 from dskprep.dataset.record import STATUSES
 from dskprep.errors import REASONS, WARNINGS
-from dskprep.look.distributions import MEASURES, histograms, stages
-from dskprep.look.label_figures import label_figures
+from dskprep.look.distributions import LEAST_SPREAD, MEASURES, MIN_COMPARED, deviations, histograms, stages
+from dskprep.look.label_figures import label_figures, rank_labelled
 from dskprep.stopwatch import STAGES
+
+if TYPE_CHECKING:
+    from dskprep.look.label_pictures import LabelPicture
 
 MAX_PICTURES = 5000
 """Volumes that the page shows with a picture, 7 KB each."""
 MAX_VOLUMES = 20_000
 """Written volumes that the page shows at all, half a KB each, so that it opens and can be sent whatever the dataset."""
+MAX_LABELLED = 12
+"""Volumes that the page shows with outlines of their labels, about 10 KB each."""
 MAX_OF_A_REASON = 1000
 """Series not written that the page shows per reason."""
 MAX_NAMED = 100
@@ -40,12 +45,6 @@ LUNG_DOUBTS = {warning for warning in WARNINGS if "lung" in warning}
 """Warnings that rank a volume before all without one."""
 FEATURES = ("step_mm", "pixel_mm", "height_mm", "lungs_ml", "right_percent", "mean_lung_hu")
 """The columns by which a volume can stand out."""
-MIN_COMPARED = 8
-"""Fewest written volumes among which one can stand out."""
-LEAST_SPREAD = 0.05
-"""Least spread of a feature as a share of its median, so that small differences count little among equal values."""
-MAX_DEVIATION = 99.0
-"""Largest score of a feature, below that of one doubt about the lungs."""
 
 
 def write_for_run(target: str, run_id: str) -> None:
@@ -69,7 +68,7 @@ def report(target: str | os.PathLike[str], *, records_at: str | None = None) -> 
     Returns
     -------
     str
-        The page: how many series have which status and why, distributions, and all volumes, outliers first.
+        The page: how many series have which status and why, distributions, labels, and all volumes, outliers first.
 
     Raises
     ------
@@ -88,6 +87,8 @@ def report(target: str | os.PathLike[str], *, records_at: str | None = None) -> 
     pictured = outliers_and_others(shown, MAX_PICTURES)
     shown = shown.assign(picture=shown["key"].map(_thumbnails(target, pictured["key"].tolist())))
     reasons = lost.groupby(["status", "reason"], sort=False)
+    table = annotated.current(target)
+    labelled = rank_labelled(table, written)
     some_lost = [group.take(_spread(len(group), MAX_OF_A_REASON)) for _, group in reasons]
     return _template().render(
         name=target.rpartition("/")[2] or target,
@@ -98,7 +99,9 @@ def report(target: str | os.PathLike[str], *, records_at: str | None = None) -> 
         **_counts(written, lost),
         meanings=REASONS | WARNINGS,
         n_of=n_of,
-        labels=label_figures(annotated.current(target)),
+        labels=label_figures(table),
+        n_labelled=len(labelled),
+        label_pictures=_label_pictures(target, labelled),
         histograms=histograms(written),
         stages=stages(written),
         runs=_runs(target),
@@ -185,16 +188,14 @@ def describe(table: pd.DataFrame) -> pd.DataFrame:
 def rank(written: pd.DataFrame) -> pd.DataFrame:
     """Sort written volumes by their `score`, how far each stands out; `unusual` is the feature that it stands out by.
 
-    A feature stands out by its distance from the median in robust standard deviations: 1.4826 times the median
-    absolute deviation (Rousseeuw and Croux 1993). Each doubt about the lungs counts more than any feature.
+    A feature stands out by its distance from the median in robust standard deviations. Each doubt about the lungs
+    counts more than any feature.
     """
     score, unusual = np.zeros(len(written)), np.full(len(written), "", object)
     for column in FEATURES if len(written) >= MIN_COMPARED else ():
         name, unit = MEASURES[column]
         values, median = written[column], written[column].median()
-        distance = (values - median).abs()
-        spread = max(1.4826 * distance.median(), LEAST_SPREAD * abs(median), 1e-9)
-        deviation = (distance / spread).clip(upper=MAX_DEVIATION).to_numpy()
+        deviation = deviations(values, max(LEAST_SPREAD * abs(median), 1e-9)).to_numpy()
         further = deviation > score
         score[further] = deviation[further]
         unusual[further] = [f"{name} {value:.4g} {unit}, the median is {median:.4g}" for value in values[further]]
@@ -226,6 +227,16 @@ def _thumbnails(target: str, keys: Collection[str]) -> dict[str, str]:
     there = storage.listing_below(folder, follow_links=False)
     found = storage.read_many(folder, [entry for entry in there if entry.name in names])
     return {name.removesuffix(".webp"): base64.b64encode(content).decode() for name, content in found}
+
+
+def _label_pictures(target: str, labelled: pd.DataFrame) -> list[LabelPicture]:
+    """Draw the labels of some volumes, outliers and others as for thumbnails."""
+    if labelled.empty:
+        return []
+    from dskprep.look.label_pictures import label_picture  # loads matplotlib, which a page without labels does not need
+
+    chosen = outliers_and_others(labelled, MAX_LABELLED)
+    return [label_picture(target, key, digest) for key, digest in zip(chosen["key"], chosen["digest"], strict=True)]
 
 
 def _runs(target: str) -> list[dict[str, Any]]:

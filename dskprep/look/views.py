@@ -61,8 +61,8 @@ def show(
     with_source
         Draw the series that the volume was made from above the volume.
     label
-        The planes go through the middle of the first label of the volume that this name or pattern matches; by default
-        of the first one, if it has any.
+        The planes go through the middle of this label of the volume, or of the first that matches a pattern such as
+        ``"GTV*"``; by default of the first one, if it has any.
     settings
         Prepare the DICOM files with these settings; by default with those of the preset ``default``.
 
