@@ -9,14 +9,11 @@ import sys
 
 import tiny
 
-from dskprep.pipeline import run
 from dskprep.preparation import prepare
 from dskprep.settings import PrepConfig
 from dskprep.source import cases
 from dskprep.source.files import open_case
 from dskprep.worker import admission, patient
-
-assert run  # a worker has it imported
 
 
 def main() -> None:

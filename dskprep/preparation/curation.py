@@ -168,14 +168,15 @@ def _find_arms(hu: NDArray[np.int16], is_cut: Mask, lungs: Mask | None, spacing:
 def _metal_share(image: Volume, body: Mask, steps: tuple[int, ...]) -> float:
     """Return the share of the body's voxels that are metal. What lies outside, as in the table, does not count."""
     z, y = (max(1, round(METAL_SAMPLE_MM / s)) for s in image.spacing[:2])
-    bright = image.hu[::z, ::y] > METAL_HU
     n_body = np.count_nonzero(body) * float(np.prod(steps)) / (z * y)
-    where = np.flatnonzero(bright)
-    if not n_body or not where.size:
-        return 0.0
-    places = np.transpose(np.unravel_index(where, bright.shape)) * (z, y, 1) // steps
-    inside = body[tuple(np.minimum(places, np.array(body.shape) - 1).T)]
-    return round(float(np.count_nonzero(inside) / n_body), 7)
+    places = (np.arange(n) // step for n, step in zip(image.shape, steps, strict=True))
+    slices, rows, columns = (np.minimum(at, n - 1) for at, n in zip(places, body.shape, strict=True))
+    n_metal = 0
+    for plane, k in zip(image.hu[::z, ::y], slices[::z], strict=True):
+        bright = plane > METAL_HU
+        if bright.any():
+            n_metal += int(np.count_nonzero(bright & body[k][rows[::y]][:, columns]))
+    return round(float(n_metal / n_body), 7) if n_body else 0.0
 
 
 def _noise_hu(image: Volume, body: Mask, steps: tuple[int, ...]) -> float | None:

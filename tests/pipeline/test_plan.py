@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import tracemalloc
@@ -378,17 +377,10 @@ def test_on_real_data_a_patient_stays_within_the_memory_that_was_predicted(data_
     (tmp_path / "in" / name).symlink_to(data_folder.volumes / name)
     (case,) = choose(str(tmp_path / "in"))
     (prediction,) = predict(case, PrepConfig())
-    script = "import sys, tiny; from dskprep.cli.commands import run_command as run; run(sys.argv[1:])"
-    script += "; print(tiny.peak_bytes())"
-    words = ["run", str(tmp_path / "in"), str(tmp_path / "out"), "--scheduler", "sync"]
-    here = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
-    done = subprocess.run(
-        [sys.executable, "-c", script, *words],
-        stdout=subprocess.PIPE,
-        check=True,
-        env=os.environ | {"PYTHONPATH": here},
-    )
-    peak_bytes = int(done.stdout.split()[-1])
+    program = Path(__file__).parents[1] / "peak_memory.py"
+    words = [str(program), str(tmp_path / "in"), str(tmp_path / "out"), str(4 << 30)]
+    done = subprocess.run([sys.executable, *words], stdout=subprocess.PIPE, check=True)
+    peak_bytes = int(done.stdout.split()[0])
     assert peak_bytes <= admission.BASE_BYTES + prediction.need_bytes
     assert (
         prediction.need_bytes < 4 * 2 * max(prediction.native_voxels, prediction.output_voxels) + admission.FIXED_BYTES
