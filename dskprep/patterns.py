@@ -16,7 +16,7 @@ def as_patterns(given: Iterable[str], what: str) -> tuple[str, ...]:
     """
     patterns = None if isinstance(given, str) or not isinstance(given, Iterable) else tuple(given)
     if patterns is None or not all(isinstance(pattern, str) for pattern in patterns):
-        raise UsageError(f"{what}: expected a list of names or patterns, such as ['GTV*'], found {given!r:.100}")
+        raise UsageError(f"{what} must be a list of names or patterns, such as ['GTV*'], not {given!r:.100}")
     return patterns
 
 

@@ -1193,9 +1193,9 @@ def test_wrong_use_is_said_in_one_line_before_anything_is_done(tmp_path: Path, w
 @pytest.mark.parametrize(
     ("how", "said"),
     [
-        ({"only": "GTV*"}, r"only: expected a list .* found 'GTV\*'"),
-        ({"only": [1]}, "only: expected a list"),
-        ({"patterns": "*.dcm"}, "patterns: expected a list"),
+        ({"only": "GTV*"}, r"only must be a list .* not 'GTV\*'"),
+        ({"only": [1]}, "only must be a list"),
+        ({"patterns": "*.dcm"}, "patterns must be a list"),
         ({"names": {"1": "liver"}}, "names: expected whole numbers"),
         ({"names": ["liver"]}, "names: expected whole numbers"),
         ({"consensus": "0.5"}, "above 0 and at most 1"),
@@ -1221,15 +1221,15 @@ def test_a_text_is_no_list_of_patterns(tmp_path: Path, source: Path, labels: Pat
     annotate(target, labels)
     dataset = dskprep.open_dataset(target)
     wrong: Any = ["Tum*"]
-    with pytest.raises(UsageError, match="expected a list"):
+    with pytest.raises(UsageError, match="must be a list"):
         dskprep.forget_labels(target, wrong)
-    with pytest.raises(UsageError, match="expected a list"):
+    with pytest.raises(UsageError, match="must be a list"):
         dskprep.read_labels(labels / "a.dcm").named(wrong)
-    with pytest.raises(UsageError, match="expected a list"):
+    with pytest.raises(UsageError, match="must be a list"):
         dskprep.run(source, target, settings=SETTINGS, labels="*.dcm")
-    with pytest.raises(UsageError, match="expected a list"):
+    with pytest.raises(UsageError, match="must be a list"):
         dskprep.export("monai", target, str(tmp_path / "export"), labels="Tumour")
-    with pytest.raises(UsageError, match="expected a list"):
+    with pytest.raises(UsageError, match="must be a list"):
         dataset.patches(4, around="Tumour", labels="Tumour", positives=1)
     with pytest.raises(UsageError, match="no volume has a label 'nosuch'; there are the labels Tumour"):
         dataset.patches(4, around="Tumour", labels=["nosuch"], positives=1)
