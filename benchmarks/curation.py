@@ -99,7 +99,7 @@ def moved(image: Volume, lungs: Volume, way: str, mm: float, period_mm: float | 
                 made[k] = sample(made[k], x + phase / x_mm, 1)
         planes.append(made)
     moved_hu, mask = np.rint(planes[0]).astype(np.int16), (planes[1] > 0.5).astype(np.uint8)
-    return measure(Volume(moved_hu, image.affine), Volume(mask, image.affine)).motion_mm
+    return measure(Volume(moved_hu, image.affine), Volume(mask, image.affine)).motion_step_mm
 
 
 def still(image: Volume, lungs: Volume) -> Iterator[tuple[str, float | None]]:
@@ -109,10 +109,10 @@ def still(image: Volume, lungs: Volume) -> Iterator[tuple[str, float | None]]:
     thick = ndimage.uniform_filter1d(hu, 4, axis=0)[2::4]
     kinds = {"as it is": hu, "60 HU of noise": noisy, "blurred by 1 mm": ndimage.gaussian_filter(hu, (0, 0.6, 0.6))}
     for name, array in kinds.items():
-        yield name, measure(image.with_array(np.rint(array).astype(np.int16)), lungs).motion_mm
+        yield name, measure(image.with_array(np.rint(array).astype(np.int16)), lungs).motion_step_mm
     affine = image.affine @ np.diag([4.0, 1, 1, 1])
     mask = Volume(np.ascontiguousarray(lungs.array[2::4]), affine)
-    yield "slices of 10 mm", measure(Volume(np.rint(thick).astype(np.int16), affine), mask).motion_mm
+    yield "slices of 10 mm", measure(Volume(np.rint(thick).astype(np.int16), affine), mask).motion_step_mm
 
 
 def print_motion(scans: list[tuple[Volume, Volume]]) -> None:
@@ -164,7 +164,7 @@ def main() -> None:
             try:
                 made = dskprep.prepare(dskprep.read_series(case.url))
                 print(case.key, made.curation)
-                if made.lungs is not None and made.curation and made.curation.motion_mm is not None:
+                if made.lungs is not None and made.curation and made.curation.motion_step_mm is not None:
                     steps = {way: moved(made.image, made.lungs.mask, way, 4, None) for way in WAYS}
                     print(case.key, "with a step of 4 mm", steps)
             except dskprep.Refusal as refusal:

@@ -22,7 +22,7 @@ _LATER = {
     "missing_lung_ml": "double",
     "missing_lung_place": "string",
     **dict.fromkeys(("lungs_cut", "arms"), "string"),
-    **dict.fromkeys(("body_cut_share", "metal_share", "noise_hu", "motion_mm"), "double"),
+    **dict.fromkeys(("body_cut_share", "metal_share", "noise_hu", "motion_step_mm"), "double"),
 }
 """Columns that came after the first datasets, whose index may lack them."""
 _OF_SOURCE = {

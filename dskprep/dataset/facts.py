@@ -133,7 +133,7 @@ class Curation(msgspec.Struct, frozen=True):
     """What is looked at when a cohort is chosen (see `preparation.curation`), measured before steps of the user's.
 
     `lungs_cut` are the faces at which a lung is cut off, None without lungs; `noise_hu` is None where there is too
-    little soft tissue, `motion_mm` where too little of the lungs is seen.
+    little soft tissue, `motion_step_mm` where too little of the lungs is seen.
     """
 
     arms: Literal["up", "down", "unknown"]
@@ -141,7 +141,7 @@ class Curation(msgspec.Struct, frozen=True):
     metal_share: Number
     lungs_cut: tuple[Literal["feet", "head", "front", "back", "right", "left"], ...] | None = None
     noise_hu: Number | None = None
-    motion_mm: Number | None = None
+    motion_step_mm: Number | None = None
 
 
 def source_of(facts: Mapping[str, Any]) -> Source:

@@ -171,7 +171,7 @@ def to_row(record: Record) -> Row:
         row[f"{what}_lung_{unit}"] = lungs and getattr(lungs, name)
     looked = record.curation
     row["lungs_cut"] = None if looked is None or looked.lungs_cut is None else ",".join(looked.lungs_cut)
-    for name in ("arms", "body_cut_share", "metal_share", "noise_hu", "motion_mm"):
+    for name in ("arms", "body_cut_share", "metal_share", "noise_hu", "motion_step_mm"):
         row[name] = looked and getattr(looked, name)
     origin = record.attribution
     row["licence"], row["doi"] = origin and origin.licence, origin and origin.doi

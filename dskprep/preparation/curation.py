@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dskprep.preparation.morphology import Mask, dilate, open_mask, select_largest
-from dskprep.preparation.motion import motion_mm
+from dskprep.preparation.motion import find_largest_step
 from dskprep.volume import PADDING, Triple, Volume
 
 FACES = {"feet": (0, 0), "head": (0, -1), "front": (1, 0), "back": (1, -1), "right": (2, 0), "left": (2, -1)}
@@ -76,7 +76,7 @@ class Curation:
         The share of the body's voxels that are metal.
     noise_hu
         The noise: the standard deviation in quiet squares of soft tissue; None if there is too little of that.
-    motion_mm
+    motion_step_mm
         The largest step of the chest between slices, in their plane; None if too little of the lungs is seen.
     """
 
@@ -85,7 +85,7 @@ class Curation:
     body_cut_share: float
     metal_share: float
     noise_hu: float | None
-    motion_mm: float | None
+    motion_step_mm: float | None
 
 
 def measure(image: Volume, lungs: Volume | None) -> Curation:
@@ -109,7 +109,7 @@ def measure(image: Volume, lungs: Volume | None) -> Curation:
         body_cut_share=round(float(is_cut.mean()), 4),
         metal_share=_metal_share(image, dilate(body, SAMPLE_MM, spacing), steps),
         noise_hu=_noise_hu(image, body, steps),
-        motion_mm=None if sampled is None else motion_mm(hu, sampled, spacing),
+        motion_step_mm=None if sampled is None else find_largest_step(hu, sampled, spacing),
     )
 
 

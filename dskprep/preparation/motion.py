@@ -26,7 +26,7 @@ LEAST_MM = 32.0
 """A shorter part of the lungs' height says nothing."""
 
 
-def motion_mm(hu: NDArray[np.int16], lungs: Mask, spacing: Triple) -> float | None:
+def find_largest_step(hu: NDArray[np.int16], lungs: Mask, spacing: Triple) -> float | None:
     """Return the largest step, sideways or front to back, in a chest on a coarse grid (z, y, x).
 
     Each section is compared with the one LAG_MM below it, and has one shift: that of least squares (Lucas and Kanade
@@ -58,8 +58,9 @@ def _find_shifts(
     slope_y, slope_x = (np.gradient(mean, mm, axis=axis) for axis, mm in zip((1, 2), spacing, strict=True))
     yy, xx, xy = _sum(slope_y, slope_y), _sum(slope_x, slope_x), _sum(slope_y, slope_x)
     y, x = _sum(slope_y, change), _sum(slope_x, change)
-    determinant = np.maximum(yy * xx - xy * xy, 1e-6)  # 0 where nothing is seen: no shift
-    return -np.stack([xx * y - xy * x, yy * x - xy * y]) / determinant
+    least = 1 + 1e-4 * (yy + xx)  # where nothing is seen, or edges of one direction alone, the shift is small, not wild
+    yy, xx = yy + least, xx + least
+    return -np.stack([xx * y - xy * x, yy * x - xy * y]) / (yy * xx - xy * xy)
 
 
 def _sum(a: NDArray[np.floating], b: NDArray[np.floating]) -> NDArray[np.float64]:

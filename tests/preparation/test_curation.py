@@ -121,18 +121,18 @@ def moved(mm: tuple[float, float], *, above_mm: float = 140, up_to_mm: float = 1
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_a_patient_who_lies_still_shows_no_step(seed: int) -> None:
-    motion = measure(*patient(seed)).motion_mm
+    motion = measure(*patient(seed)).motion_step_mm
     assert motion is not None
     assert motion < 1
 
 
 @pytest.mark.parametrize("mm", [(3.2, 0), (-4.8, 0), (8, 0), (0, 3.2), (0, -4.8), (0, 8), (4.8, -4.8)])
 def test_a_step_is_as_long_as_it_was_planted(mm: tuple[float, float]) -> None:
-    assert moved(mm).motion_mm == pytest.approx(np.hypot(*mm), rel=0.2)
+    assert moved(mm).motion_step_mm == pytest.approx(np.hypot(*mm), rel=0.2)
 
 
 def test_a_block_of_slices_that_moved_and_came_back_is_a_step() -> None:
-    assert moved((4.8, 0), above_mm=130, up_to_mm=160).motion_mm == pytest.approx(4.8, rel=0.25)
+    assert moved((4.8, 0), above_mm=130, up_to_mm=160).motion_step_mm == pytest.approx(4.8, rel=0.25)
 
 
 @pytest.mark.parametrize("is_moving", [False, True])
@@ -143,10 +143,10 @@ def test_noise_and_thick_slices_change_no_step(is_moving: bool) -> None:
     noisy = array + np.random.default_rng(1).normal(0, 60, array.shape)
     thick = np.repeat((noisy[::2] + noisy[1::2]) / 2, 2, axis=0)
     alike = [noisy, thick, ndimage.gaussian_filter(noisy, (0, 0.8, 0.8))]
-    plain = measure(Volume(array, image.affine), lungs).motion_mm
+    plain = measure(Volume(array, image.affine), lungs).motion_step_mm
     for other in alike:
         hu = np.rint(other).clip(-1024, 3071).astype(np.int16)
-        assert measure(Volume(hu, image.affine), lungs).motion_mm == pytest.approx(plain, rel=0.2, abs=0.3)
+        assert measure(Volume(hu, image.affine), lungs).motion_step_mm == pytest.approx(plain, rel=0.2, abs=0.3)
 
 
 def test_a_breath_that_lifts_the_front_wall_alone_stands_out() -> None:
@@ -159,17 +159,27 @@ def test_a_breath_that_lifts_the_front_wall_alone_stands_out() -> None:
         array = volume.array.copy()
         array[56:] = array[56:, np.minimum(lifted, 299)]
         volumes.append(Volume(array, volume.affine))
-    still, breathing = measure(image, lungs).motion_mm, measure(*volumes).motion_mm
+    still, breathing = measure(image, lungs).motion_step_mm, measure(*volumes).motion_step_mm
     assert still is not None
     assert breathing is not None
     assert breathing > 2.5 > 2 * still
 
 
 def test_where_little_of_the_lungs_is_seen_nothing_is_said_of_motion() -> None:
-    assert measure(patient()[0], None).motion_mm is None
-    assert cut(patient(), slice(50, 74)).motion_mm is None
-    assert cut(patient(), slice(None), slice(150, 151)).motion_mm is None
-    assert cut(patient(), slice(40, 90)).motion_mm is not None
+    assert measure(patient()[0], None).motion_step_mm is None
+    assert cut(patient(), slice(50, 74)).motion_step_mm is None
+    assert cut(patient(), slice(None), slice(150, 151)).motion_step_mm is None
+    assert cut(patient(), slice(40, 90)).motion_step_mm is not None
+
+
+@pytest.mark.parametrize("axis", [None, 1, 2])
+def test_an_image_without_edges_or_with_edges_of_one_direction_has_no_wild_step(axis: int | None) -> None:
+    image, lungs = patient()
+    hu = np.full(image.shape, 40, np.int16)
+    if axis:
+        hu += (10 * np.sin(np.arange(300) / 9)).astype(np.int16).reshape([1, -1, 1] if axis == 1 else [1, 1, -1])
+    hu[60:] += 30
+    assert measure(Volume(hu, image.affine), lungs).motion_step_mm == pytest.approx(0, abs=30)
 
 
 def test_what_was_measured_is_in_record_and_index(tmp_path: Path) -> None:
@@ -183,8 +193,8 @@ def test_what_was_measured_is_in_record_and_index(tmp_path: Path) -> None:
     row = dataset.index.set_index("key").loc["p"]
     assert (row["arms"], row["body_cut_share"], row["metal_share"]) == ("unknown", found.body_cut_share, 0.0)
     assert row["lungs_cut"] is None
-    assert found.motion_mm is None
-    assert np.isnan(row["motion_mm"])
+    assert found.motion_step_mm is None
+    assert np.isnan(row["motion_step_mm"])
     assert len(dataset.where(lambda row: row["arms"] == "unknown")) == 1
 
 
