@@ -191,7 +191,7 @@ def test_the_estimate_bounds_the_measured_peak_of_a_fresh_process(
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "limit_gib", "most_mib"),
-    [(".nii.gz", 2, 620), (".nii", 2, 1200), (".nii", 1.2, 600)],
+    [(".nii.gz", 2, 620), (".nii", 2, 1200), (".nii", 1, 600)],
     ids=["compressed", "held", "read piece by piece"],
 )
 def test_the_estimate_bounds_the_measured_peak_of_a_volume_of_floats(
