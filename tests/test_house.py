@@ -145,6 +145,7 @@ HOMES = {
         "labels.read",
         "labels.rtstruct",
         "labels.seg",
+        "labels.seg_pixels",
         "synthetic.scanner",
     },
     "rich": {"cli.output", "cli.terminal", "cli.words"},
