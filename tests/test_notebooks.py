@@ -23,13 +23,14 @@ def code_of(path: Path) -> list[nbformat.NotebookNode]:
     return [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
 
 
-def test_there_are_five_of_them() -> None:
+def test_there_are_six_of_them() -> None:
     assert [path.stem for path in NOTEBOOKS] == [
         "1_one_patient",
         "2_a_dataset",
         "3_on_a_cluster",
         "4_training",
         "5_nodules",
+        "6_a_cohort",
     ]
 
 
