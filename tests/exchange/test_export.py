@@ -311,7 +311,7 @@ def test_nnunet_itself_finds_no_fault(tmp_path: Path) -> None:
     verification.verify_dataset_integrity(str(tmp_path / "Dataset001_Lungs"), 1)
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning:rdflib")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of rdflib, on which it builds
 def test_mlcroissant_finds_no_fault_and_reads_the_records(target: str, tmp_path: Path) -> None:
     mlcroissant = pytest.importorskip("mlcroissant")
     split = dskprep.open_dataset(target).split(folds=2, stratify=()).save(tmp_path / "s.json")
