@@ -15,6 +15,9 @@ PER = ("study", "patient")
 SLICES = "slices"
 """The number of slices, among the texts that a series is judged by."""
 
+LENGTH = "length_mm"
+"""The slices times their thickness: about how much of the body there is."""
+
 _COMPARED: dict[str, Callable[[float, float], bool]] = {
     "<=": operator.le,
     ">=": operator.ge,
@@ -24,6 +27,7 @@ _COMPARED: dict[str, Callable[[float, float], bool]] = {
 _NUMBERS = {
     "thickness": "slice_thickness_mm",
     "slices": SLICES,
+    "length": LENGTH,
     "kvp": "kvp",
     "diameter": "reconstruction_diameter_mm",
 }
@@ -36,9 +40,9 @@ _ORDERS = {"most-slices": (SLICES, 1), "fewest-slices": (SLICES, -1), "thinnest"
 NOTHING = -1e12
 """How well a series fits an order of numbers if its header states none."""
 GRAMMAR = (
-    "a comparison such as 'thickness<=1.5' (thickness, slices, kvp or diameter, with <=, >=, < or >), a word such as "
-    "'kernel:soft' (kernel:soft|sharp|unknown, contrast:yes|no|unknown, pet-ct:yes|no|unknown), 'most-slices', "
-    "'fewest-slices' or 'thinnest'"
+    "a comparison such as 'thickness<=1.5' (thickness, slices, length, kvp or diameter, with <=, >=, < or >), "
+    "a word such as 'kernel:soft' (kernel:soft|sharp|unknown, contrast:yes|no|unknown, pet-ct:yes|no|unknown), "
+    "'most-slices', 'fewest-slices' or 'thinnest'"
 )
 
 KEPT = frozenset({"source-changed", "too-large", "missing-decoder"})

@@ -65,6 +65,8 @@ def test_what_is_no_rule_is_an_error(values: Any, said: str) -> None:
         ("thickness<=1.5", {"slice_thickness_mm": "1.5"}, {"slice_thickness_mm": "2"}),
         ("thickness<=1.5", {"slice_thickness_mm": "000.125E+01"}, {"slice_thickness_mm": "0"}),  # 0 mm says nothing
         ("thickness<=1.5", {"slice_thickness_mm": "1"}, {"slice_thickness_mm": "thin"}),
+        ("length>=250", {"length_mm": "250.0"}, {"length_mm": "249.9"}),
+        ("length>=250", {"length_mm": "300"}, {}),
         ("thickness >= 1", {"slice_thickness_mm": "1"}, {}),
         ("slices>100", {"slices": "101"}, {"slices": "100"}),
         ("kvp<120", {"kvp": "100"}, {"kvp": "120"}),

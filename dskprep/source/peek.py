@@ -13,13 +13,15 @@ from dskprep.dicom.header import Attributes, read_attributes
 from dskprep.errors import Refusal
 from dskprep.formats import names
 from dskprep.keys import series_digest
-from dskprep.selecting import SLICES, Select
+from dskprep.plain import to_number
+from dskprep.selecting import LENGTH, SLICES, Select
 from dskprep.source import cases
 from dskprep.source.case import Case
 from dskprep.source.files import HEADER_BYTES, LARGE_FILE_BYTES
 
 KEYWORDS = {
     "slice_thickness_mm": "SliceThickness",
+    LENGTH: "SliceThickness",
     "reconstruction_diameter_mm": "ReconstructionDiameter",
     "kvp": "KVP",
     "kernel_class": "ConvolutionKernel",
@@ -84,7 +86,9 @@ def by_header(case: Case) -> Peeked | None:
 
 def of_slices(identity: Identity, uid: str, texts: Mapping[str, str], n_slices: int) -> Peeked:
     """Return the same of a series all of whose headers are read."""
-    return Peeked(identity, series_digest(uid), {**texts, SLICES: str(n_slices)})
+    thickness = to_number(texts.get("slice_thickness_mm", ""))
+    length = "" if thickness is None else f"{n_slices * thickness:.1f}"
+    return Peeked(identity, series_digest(uid), {**texts, SLICES: str(n_slices), LENGTH: length})
 
 
 def group_of(peeked: Peeked, select: Select) -> tuple[str, ...]:

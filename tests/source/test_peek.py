@@ -46,7 +46,10 @@ def test_one_request_per_series(place: str, monkeypatch: pytest.MonkeyPatch) -> 
 
     for name in ("read", "read_head", "listing", "entry_of", "read_many"):
         monkeypatch.setattr(storage, name, counted(name))
-    assert texts(peek.by_header(case)) == ("1.2.9", "1.25", "sharp", "20")
+    found = peek.by_header(case)
+    assert texts(found) == ("1.2.9", "1.25", "sharp", "20")
+    assert found is not None
+    assert found.texts["length_mm"] == "25.0"
     assert asked == ["read_head"]
 
 
