@@ -97,6 +97,8 @@ def test_one_patient_of_two_names_is_found_by_a_table_alone(hospital: Any, keys:
     split = dataset.join(table, on="key").split(folds=2, by="person")
     side = {key: fold for fold in (0, 1) for key in split.fold(fold)[1]}
     assert side[first] == side[second]
+    assert tuple(sorted([first, second])) in split.of_several
+    assert "of several patients" in split.describe()
 
 
 def test_the_structures_lie_in_their_volume(hospital: Any, keys: Any) -> None:

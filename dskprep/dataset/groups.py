@@ -70,6 +70,11 @@ class Members:
                 self.groups[number] = chosen
         self.number_of = {row["key"]: number for row, number in zip(rows, numbers, strict=True)}
         self.alone = tuple(sorted({row["key"] for row in rows if row["patient"] is None} & written))
+        patient_of = {row["key"]: row["patient"] for row in rows}
+        self.of_several = tuple(
+            tuple(keys) for keys in sorted(self.groups.values()) if len({patient_of[key] for key in keys} - {None}) > 1
+        )
+        """The volumes of each group that joins several patients."""
 
     def describe(self, number: int) -> Group:
         """Return a group as it is dealt out."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pandas as pd
 
+from dskprep.counts import n_of
 from dskprep.dataset import dealing, split_file
 from dskprep.dataset.groups import ALWAYS, Members
 from dskprep.dataset.split_file import FORMAT, Content, Rule, Side
@@ -37,6 +38,9 @@ class Split:
         `part` and `fold` of each volume, by its key.
     alone
         Volumes whose header names no patient: nothing but equal pixels and your own groups joins them to others.
+    of_several
+        The volumes of each group that joins several patients, by equal pixels or a group of yours. They may be one
+        person of two names, or a scan that was filed twice.
     left_out
         Volumes of the dataset that the split does not have, as they were added later: `Dataset.extend_split` adds them.
 
@@ -52,6 +56,7 @@ class Split:
     sides: Mapping[str, Side]
     alone: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
+    of_several: tuple[tuple[str, ...], ...] = ()
     _groups: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     def __repr__(self) -> str:
@@ -89,6 +94,10 @@ class Split:
         words.append("folds " + " ".join(str(folds[fold]) for fold in range(self.rule.folds)))
         if self.alone:
             words.append(f"{len(self.alone)} without a patient's digest, each a group of its own")
+        if self.of_several:
+            some = "; ".join(_some(keys) for keys in self.of_several[:NAMED])
+            more = "; …" if len(self.of_several) > NAMED else ""
+            words.append(f"{n_of(len(self.of_several), 'group')} of several patients ({some}{more})")
         if self.left_out:
             words.append(f"{len(self.left_out)} added later and not in it")
         return ", ".join(words)
@@ -151,7 +160,7 @@ def read(dataset: Dataset, place: str | os.PathLike[str]) -> Split:
     sides = {key: side for key, side in content.sides.items() if key in dataset}
     alone = tuple(key for key in members.alone if key in sides)
     left_out = tuple(key for key in dataset if key not in content.sides)
-    return Split(dataset, content.rule, sides, alone, left_out, content.groups)
+    return Split(dataset, content.rule, sides, alone, left_out, members.of_several, content.groups)
 
 
 def extend(dataset: Dataset, place: str | os.PathLike[str] | Split, by: Mapping[str, Any] | None) -> Split:
@@ -187,7 +196,9 @@ def _place(dataset: Dataset, rule: Rule, known: Mapping[str, Side], given: Mappi
         key: Side(parts.get(group), folds.get(group)) for group, chosen in members.groups.items() for key in chosen
     }
     _refuse_empty(rule, sides, members)
-    return Split(dataset, rule, sides, members.alone, (), {k: v for k, v in given.items() if k in sides})
+    return Split(
+        dataset, rule, sides, members.alone, (), members.of_several, {k: v for k, v in given.items() if k in sides}
+    )
 
 
 def _sides(

@@ -102,6 +102,9 @@ def test_nothing_that_belongs_together_is_on_two_sides(rows: list[Row], rule: di
         for group in linked(rows):
             assert len({split.sides[key] for key in group}) == 1
         assert set(split.sides) == {row.key for row in rows}
+        of = {row.key: row.patient for row in rows}
+        several = [sorted(group) for group in linked(rows) if len({of[key] for key in group} - {None}) > 1]
+        assert sorted(map(list, split.of_several)) == sorted(several)
 
 
 @given(rows=cohorts(), rule=RULES, order=st.randoms(use_true_random=False))
