@@ -38,11 +38,11 @@ class Split:
         `part` and `fold` of each volume, by its key.
     alone
         Volumes whose header names no patient: nothing but equal pixels and your own groups joins them to others.
-    of_several
-        The volumes of each group that joins several patients, by equal pixels or a group of yours. They may be one
-        person of two names, or a scan that was filed twice.
     left_out
         Volumes of the dataset that the split does not have, as they were added later: `Dataset.extend_split` adds them.
+    of_several
+        The volumes of each group that joins several patients, by equal pixels or a group of yours: one person of two
+        names, or a scan that was filed twice. Groups with a volume in `left_out` are not among them.
 
     Examples
     --------
@@ -160,7 +160,8 @@ def read(dataset: Dataset, place: str | os.PathLike[str]) -> Split:
     sides = {key: side for key, side in content.sides.items() if key in dataset}
     alone = tuple(key for key in members.alone if key in sides)
     left_out = tuple(key for key in dataset if key not in content.sides)
-    return Split(dataset, content.rule, sides, alone, left_out, members.of_several, content.groups)
+    of_several = tuple(keys for keys in members.of_several if content.sides.keys() >= set(keys))
+    return Split(dataset, content.rule, sides, alone, left_out, of_several, content.groups)
 
 
 def extend(dataset: Dataset, place: str | os.PathLike[str] | Split, by: Mapping[str, Any] | None) -> Split:

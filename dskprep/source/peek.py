@@ -87,7 +87,7 @@ def by_header(case: Case) -> Peeked | None:
 def of_slices(identity: Identity, uid: str, texts: Mapping[str, str], n_slices: int) -> Peeked:
     """Return the same of a series all of whose headers are read."""
     thickness = to_number(texts.get("slice_thickness_mm", ""))
-    length = "" if thickness is None else f"{n_slices * thickness:.1f}"
+    length = "" if thickness is None else str(round(n_slices * thickness, 3))
     return Peeked(identity, series_digest(uid), {**texts, SLICES: str(n_slices), LENGTH: length})
 
 

@@ -322,6 +322,21 @@ def test_an_altered_split_is_refused(place: str) -> None:
             dataset.read_split("s")
 
 
+def test_patients_that_share_a_group_are_named_with_the_split_that_has_them(place: str) -> None:
+    rows = patients(30)
+    stored(place, rows)
+    assert dskprep.open_dataset(place).split(folds=2).of_several == ()
+    dskprep.open_dataset(place).split(folds=2).save("s")
+    stored(place, [Row("again", "somebody else", rows[0].pixels)])
+    assert dskprep.open_dataset(place).read_split("s").of_several == ()
+    bigger = dskprep.open_dataset(place).extend_split("s")
+    assert bigger.of_several == (tuple(sorted([rows[0].key, "again"])),)
+    bigger.save("t")
+    again = dskprep.open_dataset(place).read_split("t")
+    assert again.of_several == bigger.of_several
+    assert "1 group of several patients (0-0, again)" in again.describe()
+
+
 def test_a_split_that_does_not_fit_is_refused(place: str) -> None:
     rows = patients(30)
     stored(place, rows)

@@ -53,6 +53,12 @@ def test_one_request_per_series(place: str, monkeypatch: pytest.MonkeyPatch) -> 
     assert asked == ["read_head"]
 
 
+def test_a_length_is_not_rounded_up_to_what_a_rule_asks_for(tmp_path: Path) -> None:
+    found = of(tmp_path, tiny.series(n=20, **SAID | {"SliceThickness": "12.499"}))
+    assert found is not None
+    assert float(found.texts["length_mm"]) < 250
+
+
 def test_what_lies_beside_the_slices_does_not_speak_for_them(tmp_path: Path) -> None:
     slices = tiny.series(n=12, **SAID)
     contours = ct_file(distinct(4, 4), SOPClassUID=RTStructureSetStorage, PixelData=None)
