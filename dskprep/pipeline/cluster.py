@@ -228,8 +228,12 @@ def connect(address: str) -> Iterator[Client]:
     raise InfrastructureError(f"{address}: no Dask scheduler answers ({problem})")
 
 
-def memory_limits(client: Client) -> list[int]:
-    """Return the memory limit of each worker, in bytes. Raises InfrastructureError if there are no workers."""
+def workers_of(client: Client) -> dict[str, Any]:
+    """Return what the scheduler says of each worker, by its address. Waits for the first one.
+
+    Raises InfrastructureError if there are no workers. The client's own `scheduler_info` is not asked: its copy is
+    renewed behind our back every two seconds, and then has no worker in it.
+    """
     if not client.nthreads():
         work = client.submit(int, pure=False)  # an adaptive cluster starts its workers when there is work
         try:
@@ -240,5 +244,13 @@ def memory_limits(client: Client) -> list[int]:
             ) from error
         finally:
             work.release()
-    workers = client.scheduler_info(n_workers=-1)["workers"].values()
-    return [int(worker["memory_limit"] or MEMORY_LIMIT) for worker in workers]
+    assert client.scheduler is not None  # it has just answered
+    workers: dict[str, Any] = client.sync(client.scheduler.identity, n_workers=-1)["workers"]
+    if not workers:
+        raise InfrastructureError("all workers of the scheduler are gone; start some and run again")
+    return workers
+
+
+def memory_limits(client: Client) -> list[int]:
+    """Return the memory limit of each worker, in bytes. Raises InfrastructureError if there are no workers."""
+    return [int(worker["memory_limit"] or MEMORY_LIMIT) for worker in workers_of(client).values()]

@@ -16,7 +16,7 @@ from distributed.system import MEMORY_LIMIT
 
 from dskprep import storage
 from dskprep.errors import DskprepError, InfrastructureError, UsageError
-from dskprep.pipeline.cluster import MIN_WORKER_BYTES, SETTINGS, SLOTS, memory_limits
+from dskprep.pipeline.cluster import MIN_WORKER_BYTES, SETTINGS, SLOTS, memory_limits, workers_of
 from dskprep.preparation import user_steps
 from dskprep.settings import PrepConfig, given
 
@@ -43,7 +43,7 @@ def check(client: Client, source: str, target: str, settings: PrepConfig | None 
     check_python(client)
     limits = memory_limits(client)  # which may wake the first workers
     about_versions = _notes_on_versions(client)
-    workers = client.scheduler_info(n_workers=-1)["workers"]
+    workers = workers_of(client)
     hosts = {worker["host"]: address for address, worker in sorted(workers.items(), reverse=True)}
     is_there = storage.exists(storage.absolute(source))
     settings = given(settings)

@@ -24,6 +24,7 @@ from dskprep.cli import commands, terminal
 from dskprep.cli.output import Output, Plain
 from dskprep.dataset import store
 from dskprep.dataset.facts import StoredObject
+from dskprep.pipeline import cluster
 from dskprep.pipeline.account import Account, Summary
 from dskprep.worker import make
 
@@ -266,7 +267,7 @@ def test_what_workers_print_is_escaped_too(capfd: pytest.CaptureFixture[str]) ->
         capfd.readouterr()
         client.run(complain)
         first = capfd.readouterr()
-        client.restart_workers(list(client.scheduler_info(n_workers=-1)["workers"]), timeout=60)
+        client.restart_workers(list(cluster.workers_of(client)), timeout=60)
         capfd.readouterr()
         client.run(complain)
         second = capfd.readouterr()

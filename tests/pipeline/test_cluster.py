@@ -128,7 +128,7 @@ def test_a_local_cluster_is_set_for_the_work_and_listens_on_loopback_only() -> N
 
     before = dask.config.get("distributed.worker.memory.target")
     with cluster.local_client(workers=1, memory_limit="1GiB") as client:
-        info = client.scheduler_info(n_workers=-1)["workers"]
+        info = cluster.workers_of(client)
         (worker,) = info.values()
         assert (worker["nthreads"], worker["memory_limit"]) == (cluster.SLOTS, GIB)
         assert set(cluster.memory_limits(client)) == {GIB}
@@ -182,6 +182,21 @@ def test_a_scheduler_without_workers_is_infrastructure(monkeypatch: pytest.Monke
         pytest.raises(InfrastructureError, match="no workers"),
     ):
         cluster.memory_limits(client)
+
+
+@pytest.mark.cluster
+def test_workers_are_seen_while_the_client_renews_what_it_knows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its timer asks for totals without workers, and may do so between a question for them and the answer's use."""
+    real = Client._update_scheduler_info
+
+    async def renewed_in_between(self: Client, n_workers: int = 0) -> None:
+        await real(self, n_workers=n_workers)
+        await real(self)
+
+    monkeypatch.setattr(Client, "_update_scheduler_info", renewed_in_between)
+    with cluster.local_client(workers=1, memory_limit="1GiB") as client:
+        assert client.scheduler_info()["workers"] == {}
+        assert cluster.memory_limits(client) == [GIB]
 
 
 # somebody else's cluster

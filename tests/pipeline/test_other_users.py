@@ -23,7 +23,7 @@ from distributed import Client, LocalCluster
 from numba.core.caching import UserProvidedCacheLocator
 
 import dskprep
-from dskprep.pipeline import page
+from dskprep.pipeline import cluster, page
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 
@@ -68,7 +68,7 @@ def our_processes() -> list[psutil.Process]:
 
 def ports_of(client: Client) -> list[str]:
     """The ports of scheduler, workers and nannies."""
-    workers = client.scheduler_info(n_workers=-1)["workers"]
+    workers = cluster.workers_of(client)
     addresses = [client.scheduler.address, *workers, *(worker["nanny"] for worker in workers.values())]
     assert len(addresses) == 1 + 2 * len(workers)
     return [address.rpartition(":")[2] for address in addresses]
@@ -94,7 +94,7 @@ def shared() -> Iterator[Path]:
 def client(shared: Path) -> Iterator[Client]:
     """A local cluster of which one worker was started again."""
     with dask.config.set({"temporary-directory": str(shared)}), dskprep.local_client(2, "1GiB") as client:
-        first, _ = client.scheduler_info(n_workers=-1)["workers"]
+        first, _ = cluster.workers_of(client)
         client.restart_workers([first], timeout=60)
         yield client
 
@@ -185,13 +185,13 @@ def test_the_dashboard_shows_and_changes_nothing(client: Client) -> None:
             assert ask_by_http(base + path, method)[0] >= 400, (method, path)
     for path in [path for path in paths if path.startswith(("/info", "/json", "/metrics", "/health"))] + SOME_PAGES:
         assert b"PRIVATE KEY" not in ask_by_http(base + path, "GET")[1], path
-    worker = next(iter(client.scheduler_info(n_workers=-1)["workers"].values()))
+    worker = next(iter(cluster.workers_of(client).values()))
     port = worker["services"]["dashboard"]
     for path in (f"/proxy/{port}/127.0.0.1/health", "/api/v1/retire_workers", "/api/v1", "/jupyter", "/lab"):
         assert [ask_by_http(base + path, method)[0] for method in ("GET", "POST")] == [404, 404], path
     for path in ("/health", "/metrics", "/status", "/info/main/workers.html"):
         assert ask_by_http(f"http://127.0.0.1:{port}{path}", "POST")[0] >= 400, path
-    assert len(client.scheduler_info(n_workers=-1)["workers"]) == 2
+    assert len(cluster.workers_of(client)) == 2
 
 
 def test_settings_of_the_user_open_no_door_of_the_dashboard() -> None:
