@@ -46,8 +46,17 @@ def escape_what_python_prints() -> None:
 
 
 def dask_setup(worker: Any) -> None:  # noqa: ARG001
-    """Called by Dask in each worker process that has this module as a preload."""
+    """Called by Dask in each worker process that has this module as a preload: those of a cluster on this machine."""
     escape_what_python_prints()
+    logging.getLogger("distributed.worker").addFilter(_is_worth_telling)
+
+
+def _is_worth_telling(record: logging.LogRecord) -> bool:
+    """Tell whether a line of a worker's log is for the user.
+
+    A heartbeat finds no scheduler where the cluster is being closed. If the scheduler is lost, the run says so itself.
+    """
+    return "scheduler during heartbeat" not in record.getMessage()
 
 
 class _Escaped(logging.LogRecord):

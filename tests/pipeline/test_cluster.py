@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import logging
 import os
 import shutil
 import subprocess
@@ -18,6 +19,7 @@ import dask
 import pytest
 import tiny
 from distributed import Client, LocalCluster, WorkerPlugin
+from distributed.comm import CommClosedError
 from distributed.config import defaults
 
 from dskprep import storage
@@ -197,6 +199,28 @@ def test_workers_are_seen_while_the_client_renews_what_it_knows(monkeypatch: pyt
     with cluster.local_client(workers=1, memory_limit="1GiB") as client:
         assert client.scheduler_info()["workers"] == {}
         assert cluster.memory_limits(client) == [GIB]
+
+
+@pytest.mark.cluster
+def test_a_heartbeat_while_the_cluster_closes_is_no_traceback(capfd: pytest.CaptureFixture[str]) -> None:
+    async def beat_without_scheduler(dask_worker: Any) -> None:
+        class Closed:
+            async def heartbeat_worker(self, **_: Any) -> None:
+                raise CommClosedError("Stream is closed")
+
+        real, dask_worker.scheduler = dask_worker.scheduler, Closed()
+        try:
+            await dask_worker.heartbeat()
+        finally:
+            dask_worker.scheduler = real
+        logging.getLogger("distributed.worker").error("something else")
+
+    with cluster.local_client(workers=1, memory_limit="1GiB") as client:
+        client.run(beat_without_scheduler)
+    said = capfd.readouterr().err
+    assert "something else" in said
+    assert "heartbeat" not in said
+    assert "Traceback" not in said
 
 
 # somebody else's cluster
