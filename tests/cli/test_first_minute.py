@@ -145,7 +145,8 @@ def test_a_script_without_its_guard_is_told_so_in_one_line(script: str, problem:
     assert done.returncode == bool(problem)
     *_, last = done.stderr.splitlines() or [""]
     assert problem in last
-    assert len(done.stderr.splitlines()) < 10
+    assert done.stderr.count("Traceback") == bool(problem)
+    assert len(done.stderr.splitlines()) < 20  # frames of the script alone; Python 3.13 marks each with two lines more
 
 
 def test_what_no_worker_imports_needs_no_guard_and_standard_input_is_told_so(tmp_path: Path) -> None:
