@@ -95,7 +95,7 @@ def report(target: str | os.PathLike[str], *, records_at: str | None = None) -> 
         target=target,
         records_at=target if records_at is None else records_at,
         version=version("dskprep"),
-        settings=settings,
+        settings=_as_toml(settings),
         **_counts(written, lost),
         meanings=REASONS | WARNINGS,
         n_of=n_of,
@@ -114,6 +114,17 @@ def report(target: str | os.PathLike[str], *, records_at: str | None = None) -> 
         max_of_a_reason=MAX_OF_A_REASON,
         rows=[row for table in (*some_lost, shown) for row in _plain(table)],
     )
+
+
+def _as_toml(settings: dict[str, Any], table: str = "") -> list[str]:
+    """Return a line per setting, as in a settings file: `select.keep = 1`. TOML writes plain values as JSON does."""
+    lines = []
+    for name, value in settings.items():
+        if isinstance(value, dict):
+            lines += _as_toml(value, f"{table}{name}.")
+        elif value is not None:
+            lines.append(f"{table}{name} = {json.dumps(value, ensure_ascii=False)}")
+    return lines
 
 
 def figures(target: str | os.PathLike[str]) -> dict[str, Any]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import math
 import re
+import tomllib
 from collections.abc import Iterable, Iterator
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -22,7 +24,7 @@ from dskprep.dataset import index, store, thumbnail
 from dskprep.dataset.record import Record
 from dskprep.look import report
 from dskprep.look.label_figures import label_figures
-from dskprep.settings import PrepConfig
+from dskprep.settings import PrepConfig, from_dict
 from dskprep.stopwatch import STAGES
 
 HOSTILE = "</script><script>window.stung = 1</script><img src=x onerror='window.stung = 1'>{{ 7 * 7 }}&amp;"
@@ -101,6 +103,20 @@ def test_the_page_holds_every_series_and_counts_them(html: str) -> None:
         assert f'"key": "p{n:02}"' in html
     assert "too-few-slices" in text
     assert "fewer slices than a volume needs" in text
+
+
+def test_the_settings_are_written_as_a_settings_file_has_them(tmp_path: Path) -> None:
+    select = {"per": "study", "keep": 1, "prefer": ["kernel:soft", "thickness<=1.5"]}
+    settings = from_dict({"select": select}, "settings")
+    store.create(str(tmp_path / "dataset"), settings)
+    (line,) = (line for line in report.report(tmp_path / "dataset").splitlines() if "spacing_mm" in line)
+    words = unescape(line.rpartition(" · ")[2].removesuffix("</p>"))
+    assert 'recipe = "default", select.keep = 1' in words
+    assert "smooth = true, spacing_mm = [1.0, 1.0, 1.0]" in words
+    assert 'select.per = "study"' in words
+    assert 'select.prefer = ["kernel:soft", "thickness<=1.5"]' in words
+    toml = tomllib.loads(re.sub(r", (?=[a-z_.]+ = )", "\n", words))
+    assert from_dict(toml, "page") == settings
 
 
 def test_what_strangers_wrote_stays_text(html: str) -> None:
