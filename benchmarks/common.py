@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import platform
 import statistics
@@ -13,8 +14,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import figures
 import numpy as np
 
 RESULTS = Path(__file__).parent / "results"
@@ -159,31 +161,41 @@ def versions(names: Iterable[str]) -> str:
 
 
 class Report:
-    """A Markdown file in the making: what is printed is also written, at once, so that a run cut short leaves it."""
+    """The results of a benchmark in the making. Each part is printed and stored at once: a run cut short leaves it.
+
+    They are stored as JSON, of which `figures.py` makes Markdown, a page, and the figures that the docs quote.
+    """
 
     def __init__(self, path: Path, title: str, packages: Iterable[str]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = path.open("w", encoding="utf-8")
-        self.line(f"# {title}\n")
+        self._path = path
         words = (Path(word).name if Path(word).is_dir() else word for word in sys.argv[1:])
-        self.line(f"`python {' '.join([f'benchmarks/{Path(sys.argv[0]).name}', *words])}`")
-        self.line(f"on {time.strftime('%Y-%m-%d')}: {machine()}; {versions(packages)}. Load at the start: {_load()}.\n")
+        self._result: dict[str, Any] = {
+            "title": title,
+            "command": f"python {' '.join([f'benchmarks/{Path(sys.argv[0]).name}', *words])}",
+            "made": f"on {time.strftime('%Y-%m-%d')}: {machine()}; {versions(packages)}. Load at the start: {_load()}.",
+            "blocks": [],
+        }
+        print(title)
 
-    def line(self, text: str = "") -> None:
-        print(text, flush=True)
-        print(text, file=self._file, flush=True)
+    def heading(self, text: str) -> None:
+        self._add({"heading": text})
+
+    def line(self, text: str) -> None:
+        self._add({"text": text})
 
     def table(self, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
         """The first column is words, the others are figures."""
-        self.line("| " + " | ".join(header) + " |")
-        self.line("|---|" + "---:|" * (len(header) - 1))
-        for row in rows:
-            self.line("| " + " | ".join(row) + " |")
-        self.line()
+        self._add({"header": list(header), "rows": [list(row) for row in rows]})
 
     def close(self) -> None:
         self.line(f"Load at the end: {_load()}.")
-        self._file.close()
+
+    def _add(self, block: dict[str, Any]) -> None:
+        self._result["blocks"].append(block)
+        print(figures.markdown_of([block]), flush=True)
+        self._path.write_text(json.dumps(self._result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        self._path.with_suffix(".md").write_text(figures.markdown(self._result), encoding="utf-8")
 
 
 @contextmanager

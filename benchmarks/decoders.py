@@ -4,7 +4,7 @@
 
 A hundred slices from the middle of each series are encoded anew in each syntax, without loss, and decoded by dskprep,
 by each codec called directly, and by pydicom with each of its plug-ins; the decoders take turns. Without folders:
-a synthetic patient, and the volumes below DSKPREP_DATA if it is set. Writes benchmarks/results/decoders.md.
+a synthetic patient, and the volumes below DSKPREP_DATA if it is set. Writes benchmarks/results/decoders.json.
 """
 
 from __future__ import annotations
@@ -178,7 +178,7 @@ def one_series(folder: Path, report: common.Report, *, quick: bool) -> None:
     planes = [s.pixel_array.astype(np.int64) & ((1 << bits) - 1) for s in slices]
     planes = [np.ascontiguousarray(plane.astype(np.uint16)) for plane in planes]
     rows, columns = planes[0].shape
-    report.line(f"## {folder.name}: {len(planes)} slices of {rows} x {columns}, {bits} bits\n")
+    report.heading(f"{folder.name}: {len(planes)} slices of {rows} x {columns}, {bits} bits")
     for name, (syntax, encode) in SYNTAXES.items():
         frames = [encode(plane, bits) for plane in planes]
         layout = pixels.PixelFormat(syntax, rows, columns, 16, bits, bits - 1, is_signed)
@@ -213,11 +213,11 @@ def main() -> None:
     packages = ("imagecodecs", "pydicom", "pylibjpeg-rle", "pylibjpeg-openjpeg", "pyjpegls", "python-gdcm")
     with (
         tempfile.TemporaryDirectory() as scratch,
-        common.report(args.results / "decoders.md", "Decoders of pixel data", packages) as report,
+        common.report(args.results / "decoders.json", "Decoders of pixel data", packages) as report,
     ):
         report.line(
             "CPU seconds of all slices, medians of alternating rounds, frames in memory. GIL held for: the longest "
-            "part of a call in which no other thread could run; 100 % if the decoder never releases the GIL.\n"
+            "part of a call in which no other thread could run; 100 % if the decoder never releases the GIL."
         )
         for folder in args.folders or common.series_folders(Path(scratch), quick=args.quick):
             one_series(folder.resolve(), report, quick=args.quick)

@@ -4,7 +4,7 @@
 
 Every variant writes the default preset's image of one series to a folder; then zarr-python and, where installed,
 zarrs read random patches of 64^3 and 128^3 voxels of it. One CPU, files in the page cache, medians. Without folders:
-a synthetic patient, and the volumes below DSKPREP_DATA if it is set. Writes benchmarks/results/encoding.md.
+a synthetic patient, and the volumes below DSKPREP_DATA if it is set. Writes benchmarks/results/encoding.json.
 """
 
 from __future__ import annotations
@@ -206,7 +206,7 @@ def one_series(folder: Path, report: common.Report, *, quick: bool) -> None:
     rounds, count = (1, 3) if quick else (3, 15)
     prepared, _ = ways.prepared(folder, config.PrepConfig(), ways.Clock())
     image = prepared.image.array
-    report.line(f"## {folder.name}: {' x '.join(map(str, image.shape))}, {image.nbytes / 1e6:.1f} MB of int16\n")
+    report.heading(f"{folder.name}: {' x '.join(map(str, image.shape))}, {image.nbytes / 1e6:.1f} MB of int16")
     with tempfile.TemporaryDirectory() as name:
         scratch = Path(name)
         write(dskprep(), image, AIR, scratch / "first")  # compiles
@@ -218,13 +218,13 @@ def one_series(folder: Path, report: common.Report, *, quick: bool) -> None:
             [*header, *(f"{p}: {n}^3 a second" for p in PIPELINES for n in PATCHES)],
             [[*row, *reads[row[0]]] for row in rows],
         )
-        report.line("What is stored, in the present choice (finding the body is not counted):\n")
+        report.line("What is stored, in the present choice (finding the body is not counted):")
         stored = ((name, dskprep(), values, fill) for name, values, fill in contents(image))
         report.table(["", *WRITTEN], written(stored, rounds, scratch))
         if prepared.lungs is not None:
             mask = prepared.lungs.mask.array
             few = [v for v in chosen if v[0].startswith("dskprep") or "present choice" in v[0]]
-            report.line(f"The mask, {mask.nbytes / 1e6:.1f} MB of uint8:\n")
+            report.line(f"The mask, {mask.nbytes / 1e6:.1f} MB of uint8:")
             report.table(["", *WRITTEN], written(((n, v, mask, 0) for n, v in few), rounds, scratch))
 
 
@@ -249,12 +249,12 @@ def main() -> None:
     packages = ("zarr", "numcodecs", "zarrs", "pcodec")
     with (
         tempfile.TemporaryDirectory() as scratch,
-        common.report(args.results / "encoding.md", "How an image is stored", packages) as report,
+        common.report(args.results / "encoding.json", "How an image is stored", packages) as report,
     ):
         report.line(
             f"One CPU. Dollars are for 1000 patients like this one: a month on S3 at {DOLLARS_A_GB_MONTH} $ a GB, and "
             f"the CPU to write them at {DOLLARS_A_CPU_HOUR} $ an hour. Patches: how many a second, at random places, "
-            "and CPU for each.\n"
+            "and CPU for each."
         )
         for folder in args.folders or common.series_folders(Path(scratch), quick=args.quick):
             one_series(folder.resolve(), report, quick=args.quick)

@@ -4,7 +4,7 @@
 
 Image and lungs of the default preset, whole volumes on one CPU, the settings taking turns; medians. `volume.patch` and
 zarr-python read the same random boxes of 64^3 voxels from a folder in the page cache. Series as in encoding.py. Writes
-benchmarks/results/formats.md.
+benchmarks/results/formats.json.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def one_series(folder: Path, report: common.Report, *, quick: bool) -> None:
                 assert all(np.array_equal(a[: b.shape[0]], b) for a, b in zip(found, by_zarr, strict=True))
                 for what, cpu in spent.items() if turn else ():
                     seconds[name, what].append(cpu)
-    report.line(f"## {folder.name}: {' x '.join(map(str, shape))}\n")
+    report.heading(f"{folder.name}: {' x '.join(map(str, shape))}")
     cpu = {key: statistics.median(each) for key, each in seconds.items()}
     report.table(
         ["", "MB", "encode CPU s", "64^3 by volume.patch, CPU ms", "by zarr-python, CPU ms"],
@@ -85,7 +85,9 @@ def main() -> None:
     zarr.config.set({"threading.max_workers": 1, "async.concurrency": 1})
     with (
         tempfile.TemporaryDirectory() as scratch,
-        common.report(args.results / "formats.md", "Codecs and levels", ("zarr", "numcodecs", "imagecodecs")) as report,
+        common.report(
+            args.results / "formats.json", "Codecs and levels", ("zarr", "numcodecs", "imagecodecs")
+        ) as report,
     ):
         for folder in args.folders or common.series_folders(Path(scratch), quick=args.quick):
             one_series(folder.resolve(), report, quick=args.quick)

@@ -141,11 +141,11 @@ def main() -> None:
                         least = min(common.seconds_of(lambda c=case: find_lungs(c), args.rounds))
                         seconds[f"{name}, {change}"] = least
                         print(f"{least:.3f} {name}, {change}", file=sys.stderr, flush=True)
-    with common.report(args.results / "lung_worst.md", "The lungs of the worst chests", ("numpy", "numba")) as report:
+    with common.report(args.results / "lung_worst.json", "The lungs of the worst chests", ("numpy", "numba")) as report:
         as_is = [s for name, s in seconds.items() if name.endswith("as it is")]
         report.line(
             f"{len(seconds)} cases: median {statistics.median(seconds.values()):.3f} CPU s, worst "
-            f"{max(seconds.values()):.3f}; of the {len(as_is)} that are not changed {max(as_is):.3f}.\n"
+            f"{max(seconds.values()):.3f}; of the {len(as_is)} that are not changed {max(as_is):.3f}."
         )
         worst = sorted(seconds.items(), key=lambda item: -item[1])
         report.table(("the slowest", "CPU s"), [(name, f"{s:.3f}") for name, s in worst[:20]])

@@ -145,17 +145,20 @@ def tell(report: common.Report, measured: Measured) -> None:
     """The tables of one series."""
     floor = measured.runs[FLOOR][0]
     size = (f"{n[0]} x {n[1]} x {n[2]}" for n in (floor["native"], floor["image"]))
-    report.line(f"## {measured.title}: {' to '.join(size)}\n")
-    header = ("", "compute CPU s", "wall s", "ratio", "whole CPU s", "wall s", "ratio", "peak MiB", "lungs ml")
+    report.heading(f"{measured.title}: {' to '.join(size)}")
+    header = (
+        *("", "compute CPU s", "wall s", "times less CPU"),
+        *("whole CPU s", "whole wall s", "whole, times less CPU", "peak MiB", "lungs ml"),
+    )
     report.table(header, [[name, *_cells(measured, name)] for name in measured.runs if name != FLOOR])
     for line in measured.equality:
         report.line(f"- {line}")
     report.line(
         f"- Written by dskprep default: {floor['compressed'] / 1e6:.1f} MB; "
-        f"by the tutorial: {(measured.median(TUTORIAL, 'bytes') or 0) / 1e6:.1f} MB.\n"
+        f"by the tutorial: {(measured.median(TUTORIAL, 'bytes') or 0) / 1e6:.1f} MB."
     )
     default, lowest = "dskprep default", floor["stages"]
-    report.line("Stages of the default preset, CPU seconds:\n")
+    report.line("Stages of the default preset, CPU seconds:")
     stages = {name: measured.median(default, "stages", name) or 0.0 for name in measured.runs[default][0]["stages"]}
     least = {name: measured.median(FLOOR, "stages", name) or 0.0 for name in lowest}
     rows = [
@@ -168,7 +171,7 @@ def tell(report: common.Report, measured: Measured) -> None:
     gb = [f"{(measured.median(FLOOR, 'bandwidth', str(n)) or 0) / 1e9:.1f}" for n in range(3)]
     report.line(
         f"Memory, GB/s of one CPU: {gb[0]} read, {gb[1]} written, {gb[2]} written to fresh pages. Not in the "
-        f"floor: the SHA-256 of the volume's HU, which a record holds ({measured.median(FLOOR, 'sha256'):.3f} s).\n"
+        f"floor: the SHA-256 of the volume's HU, which a record holds ({measured.median(FLOOR, 'sha256'):.3f} s)."
     )
 
 
@@ -240,15 +243,15 @@ def main() -> None:
     names = [name for name in WAYS if name not in missing]
     with (
         tempfile.TemporaryDirectory() as scratch,
-        common.report(args.results / "patient.md", "One patient, one CPU", PACKAGES) as report,
+        common.report(args.results / "patient.json", "One patient, one CPU", PACKAGES) as report,
     ):
         report.line(
             f"Medians of {rounds} alternating rounds ({other_rounds} of what is not dskprep), each run in a process of "
             "its own. `ratio`: times less CPU than its way of 2017 (the tutorial for default and zuidhof) in the same "
-            "round.\n"
+            "round."
         )
         for name in missing:
-            report.line(f"- not installed: {WAYS[name].needs} ({name})\n")
+            report.line(f"- not installed: {WAYS[name].needs} ({name})")
         folders = [path.resolve() for path in args.folders] or common.series_folders(Path(scratch), quick=args.quick)
         pictured = None
         for folder in folders:

@@ -89,10 +89,10 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=common.RESULTS)
     args = parser.parse_args()
     packages = ("numba", "llvmlite", "numpy", "distributed", "pydicom")
-    with common.report(args.results / "worker.md", "One worker process from its start", packages) as report:
+    with common.report(args.results / "worker.json", "One worker process from its start", packages) as report:
         if args.cold:
             cpu, wall = compile_all()
-            report.line(f"All kernels of the default preset compiled: {cpu:.1f} CPU s, {wall:.1f} s of wall time.\n")
+            report.line(f"All kernels of the default preset compiled: {cpu:.1f} CPU s, {wall:.1f} s of wall time.")
         report.table(("", "MiB", "peak MiB", "CPU s", "modules"), measure(args.folder.resolve(), args.patients))
 
 
