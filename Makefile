@@ -2,9 +2,10 @@
 PYTHON ?= python3
 BIN := .venv/bin
 NIIVUE := 0.69.0
+AZURITE := 3.37.0
 PYTEST := $(BIN)/python -m pytest -n logical --dist loadfile
 
-.PHONY: demo test test-all viewer test-on interop notebooks pictures lint docs bench dist chaos clean
+.PHONY: demo test test-all viewer azurite test-on interop notebooks pictures lint docs bench dist chaos clean
 
 demo: .venv/demo        ## synthetic patients, a real S3 server on this machine, the whole run
 	rm -rf dskprep-demo
@@ -24,6 +25,9 @@ test-on: constraints.txt  ## the tests of the core on another Python, in a place
 
 viewer:                 ## niivue by npm, for `dskprep view` and the tests of viewers; it works offline afterwards
 	npm install --silent --no-audit --no-fund --prefix .venv/viewer @niivue/niivue@$(NIIVUE)
+
+azurite:                ## Microsoft's emulator of Azure's blobs by npm, for the tests of az://
+	npm install --silent --no-audit --no-fund --prefix .venv/azurite azurite@$(AZURITE)
 
 interop: .venv/dev viewer  ## installs other readers of OME-Zarr and labels, for the tests that use them
 	@echo "installing other readers, some minutes the first time"

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import s3fs
+from azurite import Azurite, find_azurite
 
 from dskprep.errors import InfrastructureError
 from dskprep.storage import connection
@@ -51,11 +52,45 @@ def s3(s3_server: s3server.S3Server, s3_environment: None) -> str:  # noqa: ARG0
     return s3_server.make_bucket(f"test-{uuid.uuid4().hex}")
 
 
+@pytest.fixture(scope="session")
+def azurite_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Azurite]:
+    """One emulator of Azure's blobs for the whole session, started by the first test that asks for it."""
+    if find_azurite() is None:
+        pytest.skip("Azurite is not installed: make azurite")
+    with Azurite(tmp_path_factory.mktemp("azurite")) as server:
+        yield server
+
+
+@pytest.fixture
+def azurite(azurite_server: Azurite, monkeypatch: pytest.MonkeyPatch) -> Iterator[Azurite]:
+    """Whatever opens a URL of Azure in this process or its children reaches the emulator."""
+    for name in [name for name in os.environ if name.startswith(("AZURE_", "REQUESTS_CA_BUNDLE"))]:
+        monkeypatch.delenv(name)
+    for name, value in azurite_server.environment.items():
+        monkeypatch.setenv(name, value)
+    connection.fork.connections.clear()
+    yield azurite_server
+    connection.fork.connections.clear()
+
+
 @pytest.fixture(params=["local", pytest.param("s3", marks=pytest.mark.s3)])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """URL of an empty place: once a local folder, once a prefix (the first write to a bucket takes a second)."""
+    return _place(request, tmp_path)
+
+
+@pytest.fixture(params=["local", pytest.param("s3", marks=pytest.mark.s3), "azure"])
+def any_place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Likewise, and once a prefix in a container of Azure."""
+    return _place(request, tmp_path)
+
+
+def _place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "local":
         return str(tmp_path / "place")
+    if request.param == "azure":
+        azurite: Azurite = request.getfixturevalue("azurite")
+        return f"{azurite.make_container('places')}/{uuid.uuid4().hex}"
     request.getfixturevalue("s3_environment")
     server: s3server.S3Server = request.getfixturevalue("s3_server")
     return f"{server.make_bucket('places')}/{uuid.uuid4().hex}"

@@ -116,6 +116,8 @@ HOMES = {
     "numcodecs": {"dataset.omezarr", "dataset.shards"},
     "obstore": {
         "storage.answers",
+        "storage.azure",
+        "storage.blobs",
         "storage.bucket",
         "storage.bucket_listing",
         "storage.clients",

@@ -1,8 +1,9 @@
 """Folders and buckets by URL.
 
-In: a URL or a path. Out: listings and bytes. Door: the functions below, as in `storage.read(url)`. They do
-the same for a bucket (`bucket`, for `s3://`, and `gs://` of public ones) and a folder (`local`), which have the same
-functions; no other room opens a file system of its own. What buckets need is imported when the first one is opened.
+In: a URL or a path. Out: listings and bytes. Door: the functions below, as in `storage.read(url)`. They do the same for
+a bucket (`bucket`, for `s3://`, and `gs://` of public ones), a container of Azure (`blobs`, for `az://`) and a folder
+(`local`), which have the same functions; no other room opens a file system of its own. What buckets need is imported
+when the first one is opened.
 URLs travel between processes, open file systems never do. Credentials, endpoint and region come from the environment
 or the profile of the process that opens the store.
 """
@@ -33,6 +34,9 @@ from dskprep.storage.urls import holds_credentials as holds_credentials
 from dskprep.storage.urls import is_bucket as is_bucket
 from dskprep.storage.urls import is_within as is_within
 from dskprep.storage.urls import join as join
+
+NO_BUCKET = ("bucket does not exist", "NoSuchBucket", "ContainerNotFound")
+"""What is said of a bucket, or a container, that is not there."""
 
 
 def is_public(url: str) -> bool:
@@ -177,7 +181,7 @@ def _opened(url: str) -> Iterator[tuple[Any, Any, str]]:
             f"{url}: permission denied ({_in_one_line(error)}); check the credentials and the path's rights"
         ) from error
     except FileNotFoundError as error:
-        if is_bucket(url) and any(words in str(error) for words in ("bucket does not exist", "NoSuchBucket")):
+        if is_bucket(url) and any(words in str(error) for words in NO_BUCKET):
             raise InfrastructureError(f"{url}: there is no such bucket; create it, or correct the name") from error
         raise
     except OSError as error:
@@ -187,12 +191,12 @@ def _opened(url: str) -> Iterator[tuple[Any, Any, str]]:
 def _open(url: str) -> tuple[Any, Any, str]:
     """Open what `absolute` has made of a URL, and nothing else. `fsspec.url_to_fs` would open chains of URLs too."""
     if is_bucket(url):
-        from dskprep.storage import bucket, connection  # 25 MiB of memory, which folders do not need
+        from dskprep.storage import azure, blobs, bucket, connection  # 25 MiB of memory, which folders do not need
 
-        path = url.partition("://")[2].rstrip("/")
-        s3 = connection.connect(public.store_of(url))
-        s3.meet(path.partition("/")[0])
-        return bucket, s3, path
+        scheme, _, path = url.rstrip("/").partition("://")
+        opened = azure.connect() if scheme == "az" else connection.connect(public.store_of(url))
+        opened.meet(path.partition("/")[0])
+        return blobs if scheme == "az" else bucket, opened, path
     check_scheme(url)
     return local, fsspec.filesystem("file"), url.rstrip("/") or "/"
 

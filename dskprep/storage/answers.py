@@ -20,8 +20,8 @@ GONE_TYPES = (FileNotFoundError, exceptions.NotFoundError, exceptions.Preconditi
 """What is raised for an object that does not exist, or not with the ETag asked for."""
 DENIED_TYPES = (PermissionError, exceptions.PermissionDeniedError, exceptions.UnauthenticatedError)
 """What is raised where the credentials do not suffice."""
-GONE = {"NoSuchBucket", "NoSuchKey", "404", "PreconditionFailed", "412"}
-"""S3's codes for the same; some servers send the status alone."""
+GONE = {"NoSuchBucket", "NoSuchKey", "404", "PreconditionFailed", "412", "ContainerNotFound", "BlobNotFound"}
+"""S3's codes for the same, and Azure's; some servers send the status alone."""
 EXPIRED = {"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "RequestTimeTooSkewed", "InvalidToken"}
 """S3's codes, some with status 400, for credentials that are not accepted any more."""
 STALE = EXPIRED | {"InvalidAccessKeyId", "InvalidClientTokenId", "SignatureDoesNotMatch", "AuthFailure"}
@@ -40,12 +40,21 @@ ADVICE = (
         "Malformed.*region|PermanentRedirect|TemporaryRedirect|IllegalLocation|without LOCATION|\\b30[1278]\\b",
         "name the region of the bucket by AWS_DEFAULT_REGION, or in the profile",
     ),
+    ("(?i)MicrosoftAzure.*(certificate|UnknownIssuer)", "name the file of its CA's certificate by REQUESTS_CA_BUNDLE"),
     ("(?i)certificate|UnknownIssuer", "name the file of its CA's certificate by AWS_CA_BUNDLE"),
     (
         "(?i)checksum|trailer|STREAMING-|content-?md5",
         "set AWS_REQUEST_CHECKSUM_CALCULATION and AWS_RESPONSE_CHECKSUM_VALIDATION to when_required",
     ),
-    ("Invalid bucket name", "correct the URL"),
+    ("Invalid bucket name|InvalidResourceName|OutOfRangeInput", "correct the URL"),
+    ("Account must be specified", "set AZURE_STORAGE_ACCOUNT_NAME, or AZURE_STORAGE_CONNECTION_STRING"),
+    (
+        "MicrosoftAzure.*(token request|command failed)|Azure Cli",
+        "set AZURE_STORAGE_ACCOUNT_KEY, AZURE_STORAGE_SAS_TOKEN or AZURE_STORAGE_CONNECTION_STRING, or "
+        "AZURE_USE_AZURE_CLI=true after az login",
+    ),
+    ("Invalid Access Key", "correct AZURE_STORAGE_ACCOUNT_KEY"),
+    ("MicrosoftAzure", "check AZURE_STORAGE_ACCOUNT_NAME, AZURE_STORAGE_ENDPOINT and the network"),
 )
 """What to do, by what the server or the library says."""
 DEFAULT_ADVICE = "check the endpoint (AWS_ENDPOINT_URL), region and network"
@@ -76,19 +85,22 @@ def answer_to(error: BaseException) -> Answer:
         return Answer(status, about.get("Code", ""), about.get("Message", ""))
     if not isinstance(error, exceptions.BaseError):
         return Answer("", "", "")
-    patterns = (r"status code: (\d+)", "<Code>([^<]*)", "<Message>([^<]*)")
+    patterns = (r"status code: (\d+)", "<Code>([^<]*)", r"<Message>([^<\n]*)")
     return Answer(*(match[1] if (match := re.search(pattern, str(error))) else "" for pattern in patterns))
 
 
 def to_os_error(error: Exception) -> OSError:
-    """Convert to a FileNotFoundError, PermissionError, Unanswered, Hopeless or another OSError, with all that is known.
+    """Convert to FileNotFoundError, FileExistsError, PermissionError, Unanswered, Hopeless or another OSError.
 
-    obstore's types say little about a failed listing, but its text holds the status and S3's code.
+    All that is known is in its text. obstore's types say little about a failed listing, but its text holds the status
+    and the server's code.
     """
     if isinstance(error, (Hopeless, Unanswered)) or (type(error) is OSError and error.errno is None):
         return error  # it is one of ours, and says what to do
     status, code, said = answer = answer_to(error)
     text = f"{code}: {said}" if code and said else _text_of(error)
+    if isinstance(error, exceptions.AlreadyExistsError):
+        return FileExistsError(text)
     if isinstance(error, GONE_TYPES) or code in GONE:
         return FileNotFoundError(text)
     if isinstance(error, DENIED_TYPES) or code in EXPIRED or status in ("401", "403"):

@@ -9,14 +9,13 @@ import itertools
 import math
 import sys
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import obstore
 
 from dskprep.storage import local
-from dskprep.storage.answers import Hopeless
 from dskprep.storage.connection import NOT_BY_OBSTORE, THREADS, Connection
 from dskprep.storage.local import Entry, Folder, has_visible, to_entry
 
@@ -38,7 +37,7 @@ def is_folder(s3: Connection, path: str) -> bool:
     """Tell whether anything lies below the path, or it is a bucket."""
     bucket, _, folder = path.partition("/")
     try:
-        return bool(_list_one(s3, bucket, prefix_of(folder)).get("KeyCount")) or not folder
+        return s3.has_any(bucket, prefix_of(folder)) or not folder
     except FileNotFoundError:
         return False
 
@@ -54,24 +53,8 @@ def entry_of(s3: Connection, path: str) -> Entry | None:
 
 def _info(s3: Connection, path: str) -> dict[str, Any]:
     bucket, _, key = path.partition("/")
-    found: dict[str, Any] = _by_head(s3, bucket, key, lambda: s3.fs.info(path))
+    found: dict[str, Any] = s3.by_head(bucket, key, lambda: s3.fs.info(path))
     return found
-
-
-def _by_head(s3: Connection, bucket: str, key: str, question: Callable[[], Any]) -> Any:
-    """Send what s3fs asks by HEAD. No answer to that has a text, so after a refusal a listing is asked for the reason.
-
-    The listing raises it, or the credentials are renewed for it, and the question is put again.
-    """
-    try:
-        return s3.send(question)
-    except (PermissionError, Hopeless):
-        _list_one(s3, bucket, key)
-        return s3.send(question)
-
-
-def _list_one(s3: Connection, bucket: str, prefix: str) -> Any:
-    return s3.call("list_objects_v2", Bucket=bucket, Prefix=prefix, MaxKeys=1)
 
 
 def list_folder(s3: Connection, path: str) -> tuple[list[str], list[Entry]]:
@@ -197,11 +180,7 @@ def _is_marker(s3: Connection, path: str, entry: Entry, after: Entry | None) -> 
     if after and after.name.startswith(f"{entry.name}/"):
         return True
     bucket, _, key = f"{path}/{entry.name}".partition("/")
-    try:
-        _by_head(s3, bucket, key, lambda: s3.fs.call_s3("head_object", Bucket=bucket, Key=key))
-    except FileNotFoundError:
-        return True
-    return False
+    return not s3.has_object(bucket, key)
 
 
 def prefix_of(folder: str) -> str:

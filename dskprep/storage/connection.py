@@ -1,9 +1,9 @@
-"""How a process reaches buckets: s3fs and obstore under the same settings, first contact, and renewed credentials.
+"""How a process reaches buckets: what is common to all stores, and S3 with s3fs, obstore and renewed credentials.
 
-s3fs finds the settings and credentials, as the AWS tools do, and obstore takes over what it found. Before a bucket is
-used for the first time it is listed once, within short limits. So an endpoint that does not answer is one line soon,
-and the request shows where the bucket lies: botocore has followed the way to another region, and obstore goes
-straight there.
+Before a bucket is used for the first time one request is sent to it, within short limits. So an endpoint that does not
+answer is one line soon. On S3, s3fs finds the settings and credentials, as the AWS tools do, and obstore takes over
+what it found. The first request shows where the bucket lies: botocore has followed the way to another region, and
+obstore goes straight there. Containers of Azure are in `azure`.
 """
 
 from __future__ import annotations
@@ -13,18 +13,20 @@ import math
 import os
 import threading
 import time
-from collections.abc import Callable
-from typing import Any, TypeVar
+from collections.abc import Callable, Hashable
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from botocore.exceptions import BotoCoreError
 from obstore import exceptions
-from obstore.store import S3Store
 
 from dskprep.storage import answers, clients
 from dskprep.storage.answers import FAILURES, Hopeless, Unanswered
 from dskprep.storage.clients import Place
 from dskprep.storage.public import PublicStore
 from dskprep.storage.s3_settings import fingerprint
+
+if TYPE_CHECKING:
+    from obstore.store import ObjectStore
 
 T = TypeVar("T")
 
@@ -49,23 +51,49 @@ class _Forked(Exception):
 
 
 NOT_BY_OBSTORE = (_Forked, exceptions.InvalidPathError, ValueError)
-"""After one of these, s3fs does it. obstore raises the last two for keys that are no paths: in a listing, in a read."""
+"""After one of these, `Connection.fs` does it. obstore raises the last two for keys that are no paths: in a listing, in
+a read."""
 
 
 class Connection:
-    """s3fs, and obstore's stores, under one set of settings. Threads may share it; a fork may not."""
+    """The stores of one kind, under one set of settings. Threads may share it; a fork may not.
 
-    def __init__(self, public: PublicStore | None = None) -> None:
-        self._public = public
-        self.fs = clients.open_s3fs(public=public)
-        self._past: list[Any] = []  # threads may still use them
-        self._stores: dict[str, S3Store] = {}
+    A kind of store says how to make contact, open a store and list one object, and what does the rest: `fs`.
+    """
+
+    def __init__(self) -> None:
+        self._stores: dict[str, ObjectStore] = {}
         self._places: dict[str, Place] = {}
         self._failures: dict[str, tuple[float, OSError]] = {}
         self._n_renewals = 0
         self._has_answered = self._has_worked = False
         self._refused_s = 0.0
         self._meeting, self._renewing = threading.Lock(), threading.Lock()
+
+    def _first_contact(self, bucket: str) -> Place:
+        """Ask a bucket for anything, within half a minute. Raises OSError if nothing is answered."""
+        raise NotImplementedError
+
+    def _open(self, bucket: str, place: Place) -> ObjectStore:
+        """Open obstore's store of a bucket."""
+        raise NotImplementedError
+
+    @property
+    def fs(self) -> Any:
+        """What does the requests that obstore cannot: s3fs. Raises Hopeless where there is nothing like it."""
+        raise NotImplementedError
+
+    def has_any(self, bucket: str, prefix: str) -> bool:
+        """Tell whether any key of a bucket begins so. Raises FileNotFoundError if there is no such bucket."""
+        raise NotImplementedError
+
+    def has_object(self, bucket: str, key: str) -> bool:
+        """Tell whether there is an object of this very key."""
+        raise NotImplementedError
+
+    def _renew(self, _n_renewals: int, _since_s: float, *, is_awaited: bool) -> bool:  # noqa: ARG002
+        """Look the credentials up again after a refusal; tell if they changed. No kind but S3 needs it."""
+        return False
 
     def read(self, request: Callable[[], T], where: str, deadline: float | None = None) -> T:
         """Send a request until it succeeds, at most ATTEMPTS times, and not after the deadline (by `time.monotonic`).
@@ -114,6 +142,17 @@ class Connection:
         """Send a request of botocore's, by s3fs."""
         return self.send(lambda: self.fs.call_s3(method, **request))
 
+    def by_head(self, bucket: str, key: str, question: Callable[[], T]) -> T:
+        """Send a question that is a HEAD. Answers to that have no text, so a listing is asked why it was refused.
+
+        The listing raises it, or the credentials are renewed for it, and the question is put again.
+        """
+        try:
+            return self.send(question)
+        except (PermissionError, Hopeless):
+            self.has_any(bucket, key)
+            return self.send(question)
+
     def meet(self, bucket: str) -> Place:
         """Return where a bucket lies; the first time by a request that has to be answered soon."""
         with self._meeting:
@@ -128,22 +167,52 @@ class Connection:
         if time.monotonic() < failed_s + REMEMBERED_S:
             raise type(failure)(str(failure))
         try:
-            place = clients.first_contact(bucket, public=self._public)
+            place = self._first_contact(bucket)
         except OSError as error:
             self._failures[whose] = (time.monotonic(), error)
             raise
         self._has_answered = True
         return place
 
-    def store(self, bucket: str) -> S3Store:
+    def store(self, bucket: str) -> ObjectStore:
         """Return obstore's store of a bucket."""
         if fork.is_obstore_lost:
             raise _Forked
         fork.is_obstore_used = True
         stores, place = self._stores, self.meet(bucket)
         if bucket not in stores:
-            stores[bucket] = clients.open_obstore(self.fs, bucket, place)
+            stores[bucket] = self._open(bucket, place)
         return stores[bucket]
+
+
+class S3Connection(Connection):
+    """s3fs, and obstore's stores with the credentials that s3fs found."""
+
+    def __init__(self, public: PublicStore | None = None) -> None:
+        super().__init__()
+        self._public = public
+        self._fs = clients.open_s3fs(public=public)
+        self._past: list[Any] = []  # threads may still use them
+
+    @property
+    def fs(self) -> Any:
+        return self._fs
+
+    def _first_contact(self, bucket: str) -> Place:
+        return clients.first_contact(bucket, public=self._public)
+
+    def _open(self, bucket: str, place: Place) -> ObjectStore:
+        return clients.open_obstore(self.fs, bucket, place)
+
+    def has_any(self, bucket: str, prefix: str) -> bool:
+        return bool(self.call("list_objects_v2", Bucket=bucket, Prefix=prefix, MaxKeys=1).get("KeyCount"))
+
+    def has_object(self, bucket: str, key: str) -> bool:
+        try:
+            self.by_head(bucket, key, lambda: self.fs.call_s3("head_object", Bucket=bucket, Key=key))
+        except FileNotFoundError:
+            return False
+        return True
 
     def _renew(self, n_renewals: int, since_s: float, *, is_awaited: bool) -> bool:
         """Look the credentials up again after a request that began at `since_s` was refused; tell if they changed.
@@ -164,8 +233,8 @@ class Connection:
                     time.sleep(wait_s)
                     fs = clients.open_s3fs()
                     if clients.credentials_of(fs) != used:
-                        self._past.append(self.fs)
-                        self.fs, self._stores = fs, {}
+                        self._past.append(self._fs)
+                        self._fs, self._stores = fs, {}
                         self._n_renewals += 1
                         return True
                     clients.close(fs)
@@ -175,15 +244,16 @@ class Connection:
 
 
 def connect(public: PublicStore | None = None) -> Connection:
-    """Return this process's connection under its settings of now; it is opened once, and again if they change.
+    """Return this process's connection to S3 under its settings of now. Each public store has one of its own."""
+    return connected((fingerprint(), public), lambda: S3Connection(public))
 
-    Each public store has one of its own.
-    """
-    key = (fingerprint(), public)
+
+def connected(settings: Hashable, open_it: Callable[[], Connection]) -> Connection:
+    """Return this process's connection under these settings; it is opened once, and again if they change."""
     with fork.lock:
-        if key not in fork.connections:
-            fork.connections[key] = Connection(public)
-        return fork.connections[key]
+        if settings not in fork.connections:
+            fork.connections[settings] = open_it()
+        return fork.connections[settings]
 
 
 class _Fork:
@@ -194,7 +264,7 @@ class _Fork:
 
     def __init__(self) -> None:
         self.is_obstore_used = self.is_obstore_lost = False
-        self.connections: dict[tuple[bytes, PublicStore | None], Connection] = {}
+        self.connections: dict[Hashable, Connection] = {}
         self.lock = threading.Lock()
         self._kept: list[Connection] = []
         os.register_at_fork(after_in_child=self._begin_anew)

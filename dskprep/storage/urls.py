@@ -13,13 +13,18 @@ from urllib.parse import unquote
 from dskprep.errors import UsageError
 from dskprep.storage.public import store_of
 
-SCHEMES = ("file", "s3", "s3a")
+SCHEMES = ("file", "s3", "s3a", "az")
 """Of the URLs that can be opened, beside `gs` for public buckets; whatever has no scheme is a path."""
 CREDENTIALS = "a URL must not hold credentials; set them in the environment or a profile"
 """What is said of a URL that holds some. It is not repeated."""
 
 MAX_CHARACTERS = 4096
 """Longest URL or path: what Linux takes; keys on S3 have a quarter of it."""
+
+_HINTS = {"gs": ", of which only the buckets of the Imaging Data Commons are read"} | dict.fromkeys(
+    ("abfs", "abfss", "wasb", "wasbs"), "; write az://container/folder, and name the account in the environment"
+)
+"""What to do about a scheme that cannot be opened."""
 
 _PLACE = re.compile(r"(?<!\w)(\w*):/+([^/]*)")
 """A scheme and the host behind it, of a URL or of one within it."""
@@ -32,7 +37,7 @@ def absolute(url: str | os.PathLike[str]) -> str:
 
     Raises UsageError if it is too long, holds credentials (URLs go into tasks, records and messages), has another
     scheme than SCHEMES, names a version of an object, or no place, or the way to a place in a bucket by `.`, `..` or
-    nothing, which requests cannot name.
+    nothing, which requests cannot name. (s3fs can name a folder without a name on S3, if it is not the first.)
     """
     if not isinstance(url, (str, os.PathLike)):
         raise UsageError(f"expected a path or a URL, found {url!r}")
@@ -41,17 +46,18 @@ def absolute(url: str | os.PathLike[str]) -> str:
         raise UsageError(f"expected a URL or path of at most {MAX_CHARACTERS} characters, found {len(url)}")
     if holds_credentials(url):
         raise UsageError(CREDENTIALS)
-    if not url or url.rstrip("/").lower() in ("s3:", "s3a:", "file:"):
+    if not url or url.rstrip("/").lower() in ("s3:", "s3a:", "az:", "file:"):
         raise UsageError(f"{url!r} names no place; expected a path, or a URL such as s3://bucket/prefix")
     check_scheme(url)
     scheme, place = _split(url)
     if scheme in ("", "file"):
         return Path(place.rstrip("/") or "/").expanduser().resolve().as_posix()
-    url = f"{'gs' if scheme == 'gs' else 's3'}://{place}".rstrip("/")
+    url = f"{'s3' if scheme == 's3a' else scheme}://{place}".rstrip("/")
     if "?versionid=" in place.lower():
         raise UsageError(f"{url}: expected a bucket and a key, found a version; only current objects are read")
     key = place.rstrip("/").partition("/")[2]
-    if key.startswith("/") or not {".", ".."}.isdisjoint(key.split("/")):
+    is_no_path = "//" in f"/{key}" if scheme == "az" else key.startswith("/")
+    if is_no_path or not {".", ".."}.isdisjoint(key.split("/")):
         raise UsageError(f"{url}: expected the names of folders, found a second slash, '.' or '..'; leave it out")
     return url
 
@@ -60,9 +66,9 @@ def check_scheme(url: str) -> None:
     """Raise UsageError for a URL that cannot be opened by its scheme. It is not repeated, as it may hold a secret."""
     scheme, place = _split(url)
     if scheme and scheme not in SCHEMES and not store_of(f"{scheme}://{place}"):
-        only = ", of which only the buckets of the Imaging Data Commons are read" if scheme == "gs" else ""
+        only = _HINTS.get(scheme, "")
         raise UsageError(
-            f"expected a path, or a URL that begins with s3:// or file://, found {f'{scheme}://'!r:.60}{only}"
+            f"expected a path, or a URL that begins with s3://, az:// or file://, found {f'{scheme}://'!r:.60}{only}"
         )
 
 
@@ -111,4 +117,4 @@ def above(url: str) -> list[str]:
 
 def is_bucket(url: str) -> bool:
     """Tell whether the URL is in a bucket. Objects there are whole or absent, even if their writer was killed."""
-    return url.startswith(("s3://", "gs://"))
+    return url.startswith(("s3://", "gs://", "az://"))

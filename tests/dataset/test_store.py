@@ -22,6 +22,11 @@ from dskprep.errors import DamagedDataset, InfrastructureError, UsageError
 from dskprep.settings import PrepConfig
 
 
+@pytest.fixture
+def place(any_place: str) -> str:
+    return any_place
+
+
 def test_a_dataset_is_begun_once_and_joined_by_the_same_settings(place: str) -> None:
     store.create(place, PrepConfig())
     before = storage.entry_of(f"{place}/dataset.json")

@@ -48,8 +48,8 @@ def source(tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def target(place: str) -> str:
-    return f"{place}/out"
+def target(any_place: str) -> str:
+    return f"{any_place}/out"
 
 
 class Heard(dskprep.Observer):

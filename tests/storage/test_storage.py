@@ -20,6 +20,11 @@ from dskprep.errors import InfrastructureError, UsageError
 from dskprep.storage import S3_SETTINGS, bucket_listing, connection
 
 
+@pytest.fixture
+def place(any_place: str) -> str:
+    return any_place
+
+
 def names(entries: Any) -> list[str]:
     return [entry.name for entry in entries]
 
