@@ -4,6 +4,7 @@ BIN := .venv/bin
 NIIVUE := 0.69.0
 AZURITE := 3.37.0
 PYTEST := $(BIN)/python -m pytest -n logical --dist loadfile
+ROOMS ?= tests/cli tests/dataset tests/dicom tests/series tests/preparation tests/worker tests/test_house.py
 
 .PHONY: demo test test-all viewer azurite test-on interop notebooks pictures lint docs bench dist chaos clean
 
@@ -17,11 +18,10 @@ test: .venv/dev         ## the tests but for the long ones, on all CPUs; ARGS="t
 test-all: .venv/dev     ## all tests, as CI runs them; set DSKPREP_DATA to a folder of real CT to include it
 	$(PYTEST) $(ARGS)
 
-test-on: constraints.txt  ## the tests of the core on another Python, in a place of its own: PYTHON=python3.13
+test-on: constraints.txt  ## the tests of the core on another Python, in a place of its own: PYTHON=python3.13; ROOMS for fewer
 	$(PYTHON) -m venv .venv/on/$(notdir $(PYTHON))
 	.venv/on/$(notdir $(PYTHON))/bin/python -m pip install --constraint constraints.txt --editable '.[dev]'
-	.venv/on/$(notdir $(PYTHON))/bin/python -m pytest -n logical --dist loadfile -m "not slow and not s3 and not browser" \
-		tests/cli tests/dataset tests/dicom tests/series tests/preparation tests/worker tests/test_house.py
+	.venv/on/$(notdir $(PYTHON))/bin/python -m pytest -n logical --dist loadfile -m "not slow and not s3 and not browser" $(ROOMS)
 
 viewer:                 ## niivue by npm, for `dskprep view` and the tests of viewers; it works offline afterwards
 	npm install --silent --no-audit --no-fund --prefix .venv/viewer @niivue/niivue@$(NIIVUE)

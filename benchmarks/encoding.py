@@ -91,8 +91,8 @@ def by_zarr(codec: Any, *, pipeline: str = "zarr-python", is_sharded: bool = Tru
     return Variant(write)
 
 
-def _blosc(name: str, level: int, shuffle: str = "bitshuffle") -> BloscCodec:
-    return BloscCodec(cname=name, clevel=level, shuffle=shuffle, typesize=2)  # type: ignore[arg-type]
+def _blosc(name: str, level: int, shuffle: str = "bitshuffle", block: int = 64**3 * 2) -> BloscCodec:
+    return BloscCodec(cname=name, clevel=level, shuffle=shuffle, typesize=2, blocksize=block)  # type: ignore[arg-type]
 
 
 def variants() -> Iterator[tuple[str, Variant]]:
@@ -107,6 +107,7 @@ def variants() -> Iterator[tuple[str, Variant]]:
     if "zarrs" in PIPELINES:
         yield "zarrs: the present choice", by_zarr(_blosc("zstd", 1), pipeline="zarrs")
         yield "zarrs: the same, no shard", by_zarr(_blosc("zstd", 1), pipeline="zarrs", is_sharded=False)
+    yield "zarr-python: blosc cuts a chunk as it likes", by_zarr(_blosc("zstd", 1, block=0))
     yield "zarr-python: blosc lz4-1 bitshuffle", by_zarr(_blosc("lz4", 1))
     yield "zarr-python: blosc zstd-1 shuffle", by_zarr(_blosc("zstd", 1, "shuffle"))
     yield "zarr-python: zstd-1 alone", by_zarr(ZstdCodec(level=1))

@@ -15,7 +15,7 @@ from numcodecs import blosc
 from pydicom.encaps import get_frame
 
 from dskprep import settings as config
-from dskprep.dataset import omezarr
+from dskprep.dataset import layout, omezarr
 from dskprep.dicom import pixels
 
 
@@ -83,6 +83,5 @@ def _compression(array: np.ndarray, fill: float, settings: config.PrepConfig) ->
     z, y, x = (n // edge for n in padded.shape)
     chunks = padded.reshape(z, edge, y, edge, x, edge).transpose(0, 2, 4, 1, 3, 5).reshape(-1, edge**3)
     ready = [np.ascontiguousarray(chunk) for chunk in chunks if (chunk != fill).any()]
-    return common.cpu_of(
-        lambda: [len(blosc.compress(chunk, b"zstd", settings.zstd_level, blosc.BITSHUFFLE)) for chunk in ready]
-    )
+    how = (b"zstd", settings.zstd_level, blosc.BITSHUFFLE, layout.block_bytes(edge, array.itemsize))
+    return common.cpu_of(lambda: [len(blosc.compress(chunk, *how)) for chunk in ready])

@@ -137,9 +137,10 @@ def array_json(
         "cname": layout.BLOSC["cname"],
         "clevel": level,
         "shuffle": layout.BLOSC["shuffle"],
+        "blocksize": layout.block_bytes(edge, dtype.itemsize),
     }
     packing = {
-        "blosc-zstd": {"name": "blosc", "configuration": {**blosc, "blocksize": 0}},
+        "blosc-zstd": {"name": "blosc", "configuration": blosc},
         "zstd": {"name": "zstd", "configuration": {"level": level, "checksum": False}},
     }
     sharding = {

@@ -174,5 +174,6 @@ def _compress(chunk: NDArray[Any], config: PrepConfig) -> bytes:
     if config.codec == "zstd":
         packed: bytes = zstd.compress(chunk, config.zstd_level)
     else:
-        packed = blosc.compress(chunk, b"zstd", config.zstd_level, blosc.BITSHUFFLE)
+        block = layout.block_bytes(config.chunk, chunk.itemsize)
+        packed = blosc.compress(chunk, b"zstd", config.zstd_level, blosc.BITSHUFFLE, block)
     return packed

@@ -159,6 +159,16 @@ def test_another_library_puts_an_oblique_volume_into_the_patient(tmp_path: Path)
         np.testing.assert_allclose(found[::-1], (OBLIQUE @ (*corner, 1))[:3], rtol=0, atol=1e-3)
 
 
+@pytest.mark.parametrize(("edge", "dtype", "block"), [(64, "i2", 64**3 * 2), (16, "f4", 16**3 * 4), (128, "i2", 2**21)])
+def test_blosc_packs_a_chunk_as_one_block(edge: int, dtype: str, block: int) -> None:
+    """As its header says (C-Blosc's README_CHUNK_FORMAT), and the metadata too; a large chunk has a few of 2 MiB."""
+    image = Volume(np.random.default_rng(0).integers(-1024, 3000, (edge,) * 3).astype(dtype), np.eye(4))
+    objects = omezarr.encode(Prepared(image, None), PrepConfig(chunk=edge), {})
+    assert np.frombuffer(objects["0/c/0/0/0"][4:12], "<u4").tolist() == [image.array.nbytes, block]
+    (sharding,) = json.loads(objects["0/zarr.json"])["codecs"]
+    assert sharding["configuration"]["codecs"][1]["configuration"]["blocksize"] == block
+
+
 def test_a_chunk_of_zstd_is_a_plain_frame() -> None:
     """As decoders want it that know no blosc: one frame for each chunk, which says its size (RFC 8878)."""
     array = np.random.default_rng(0).integers(-1024, 3000, (16, 16, 16), dtype=np.int16)
