@@ -10,6 +10,7 @@ from .dataset.record import Record
 from .dataset.splits import Split
 from .dataset.status import RunUnderWay, Status, status
 from .dataset.stored import StoredVolume
+from .dataset.stream import Stream
 from .dataset.upgrade import upgrade
 from .dataset.verification import Finding, forget, verify
 from .errors import DamagedDataset, DskprepError, InfrastructureError, Refusal, UsageError
@@ -77,6 +78,7 @@ __all__ = [
     "Split",
     "Status",
     "StoredVolume",
+    "Stream",
     "Summary",
     "UsageError",
     "Volume",

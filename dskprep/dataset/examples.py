@@ -7,14 +7,16 @@ import math
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dskprep.dataset.patches import OPENED, Draws, LungVoxels
+from dskprep.dataset.draws import OPENED, Draws, Spot
+from dskprep.dataset.patches import LungVoxels
+from dskprep.dataset.rounds import Rounds, Windows
 from dskprep.dataset.shards import Index, as_index
 from dskprep.errors import UsageError
 from dskprep.patterns import as_patterns, matches
@@ -41,7 +43,7 @@ class Place:
 
     key: str
     center_mm: Triple
-    row: Row
+    row: Row = field(repr=False)
 
     def box(self, volume: StoredVolume) -> NDArray[np.float64]:
         """Return the lowest and highest index (z, y, x) of what is annotated, (2, 3)."""
@@ -123,6 +125,7 @@ class Examples(Draws[Example]):
     seed: int
     outside: float | None
     normalized: bool
+    windows: Windows | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.positives <= 1 or not 0 <= self.jitter_mm < math.inf:
@@ -135,31 +138,41 @@ class Examples(Draws[Example]):
         if not self.candidates and self.positives < 1 and not self._lung_keys:
             raise UsageError("there is no volume with lungs to take negatives from; give candidates by `negatives`")
 
-    def _draw(self, number: int, epoch: int) -> Example:
-        n_before = math.floor(number * self.positives)
+    def home(self, number: int, epoch: int = 0) -> str:
+        rounds, n = self._lane(number)
+        return rounds.key(n, epoch)
+
+    def spot(self, number: int, epoch: int = 0) -> Spot:
         rng = np.random.default_rng([self.seed, epoch, 3, number])
+        rounds, n = self._lane(number)
+        is_positive = rounds is self._positives
+        if places := self.places if is_positive else self.candidates:
+            return self._around(places[rounds.slot(n, epoch)], rng, is_positive=is_positive)
+        return self._away(rounds.key(n, epoch), rng)
+
+    def window(self, ordinal: int) -> range:
+        if not self.positives:
+            return self._negatives.window(ordinal)
+        places = self._positives.window(ordinal)  # negatives are taken along, from volumes of their own
+        return range(math.ceil(places.start / self.positives), math.ceil(places.stop / self.positives))
+
+    def _lane(self, number: int) -> tuple[Rounds, int]:
+        """Return the rounds that a number belongs to, of positives or of negatives, and which of theirs it is."""
+        n_before = math.floor(number * self.positives)
         if math.floor((number + 1) * self.positives) > n_before:
-            place = self._in_rounds(self.places, epoch, 4, n_before)
-            return self._around(place, rng, is_positive=True)
-        n_others = number - n_before
-        if self.candidates:
-            return self._around(self._in_rounds(self.candidates, epoch, 5, n_others), rng, is_positive=False)
-        return self._away(self._in_rounds(self._lung_keys, epoch, 5, n_others), rng)
+            return self._positives, n_before
+        return self._negatives, number - n_before
 
-    def _in_rounds(self, of: tuple[Any, ...], epoch: int, kind: int, number: int) -> Any:
-        turn, place = divmod(number, len(of))
-        return of[int(self._shuffle(epoch, kind, turn, len(of))[place])]
-
-    def _around(self, place: Place, rng: np.random.Generator, *, is_positive: bool) -> Example:
-        volume = self._volume(place.key)
+    def _around(self, place: Place, rng: np.random.Generator, *, is_positive: bool) -> Spot:
+        volume = self.volume(place.key)
         half = np.array(self.size) / 2 - 1
         most = np.minimum(self.jitter_mm / np.array(volume.spacing), np.maximum(half, 0))
         index = volume.to_index(place.center_mm) + rng.uniform(-most, most)
         index = np.clip(index, 0, np.array(volume.shape) - 1)  # a place may lie outside of what was imaged
-        return self._cut(volume, as_index(np.rint(index)), place.row, is_positive=is_positive)
+        return Spot(place.key, as_index(np.rint(index)), is_positive=is_positive, row=place.row)
 
-    def _away(self, first: str, rng: np.random.Generator) -> Example:
-        """Cut a patch away from all places out of this volume; or, if none is found there, out of another one."""
+    def _away(self, first: str, rng: np.random.Generator) -> Spot:
+        """Find a place away from all others in this volume; or, if there is none, in another one."""
         for key in itertools.chain([first], self._others(rng)):
             lungs = self._lungs(key)
             taken = np.array([place.box(lungs.volume) for place in self._of_volume[key]]).reshape(-1, 2, 3)
@@ -167,7 +180,7 @@ class Examples(Draws[Example]):
                 _, index = lungs.draw_voxel(int(rng.choice([RIGHT, LEFT])), rng)
                 corner = np.ceil(np.array(index) - np.array(self.size) / 2)
                 if not ((taken[:, 0] < corner + self.size) & (taken[:, 1] > corner - 1)).all(1).any():
-                    return self._cut(lungs.volume, index, {}, is_positive=False)
+                    return Spot(key, index, is_positive=False)
         raise UsageError(
             f"expected a place in the lungs whose patch of {list(self.size)} voxels holds nothing annotated, found "
             f"none in {TRIES} tries in {first} and in each of up to {OTHERS} others; take a smaller size, or "
@@ -177,22 +190,17 @@ class Examples(Draws[Example]):
     def _others(self, rng: np.random.Generator) -> Iterator[str]:
         yield from (self._lung_keys[i] for i in rng.permutation(len(self._lung_keys))[:OTHERS])
 
-    def _cut(self, volume: StoredVolume, index: Index, row: Row, *, is_positive: bool) -> Example:
-        image = volume.patch(self.size, index=index, outside=self.outside, normalized=self.normalized)
-        masks = {name: self._mask(volume, name, index) for name in self.labels}
-        return Example(image, masks, volume.key, is_positive, row)
+    def cut(self, spot: Spot) -> Example:
+        volume = self.volume(spot.key)
+        image = volume.patch(self.size, index=spot.index, outside=self.outside, normalized=self.normalized)
+        masks = {name: self._mask(volume, of, spot.index) for name, of in self.stored_masks(volume).items()}
+        return Example(image, masks, spot.key, bool(spot.is_positive), spot.row)
 
-    def _mask(self, volume: StoredVolume, pattern: str, index: Index) -> NDArray[np.uint8]:
-        """Return the union of the labels that match; the lungs have their values."""
+    def _mask(self, volume: StoredVolume, labels: Iterable[str], index: Index) -> NDArray[np.uint8]:
+        """Return the union of labels; the lungs have their values."""
         mask = np.zeros(self.size, np.uint8)
-        if pattern == "lungs":
-            return volume.patch(self.size, index=index, of="lungs").array if volume.has_lungs else mask
-        first = np.ceil(np.array(index) - np.array(self.size) / 2)
-        for name, about in volume.labels.about.items():
-            if not matches(name, [pattern]):
-                continue
-            low, shape = np.array(about.first), np.array(about.shape)
-            if (low < first + self.size).all() and (low + shape > first).all():
+        for name in labels:
+            if self.touches(volume, name, index):
                 mask |= volume.patch(self.size, index=index, of=name).array
         return mask
 
@@ -218,16 +226,17 @@ class Examples(Draws[Example]):
         return found
 
     @cached_property
-    def _shuffle(self) -> Callable[[int, int, int, int], NDArray[np.int64]]:
-        return lru_cache(8)(lambda *which: np.random.default_rng([self.seed, *which[:3]]).permutation(which[3]))
+    def _positives(self) -> Rounds:
+        return Rounds(tuple(place.key for place in self.places), self.seed, 4, self.windows)
 
     @cached_property
-    def _volume(self) -> Callable[[str], StoredVolume]:
-        return lru_cache(OPENED)(lambda key: self.dataset[key])
+    def _negatives(self) -> Rounds:
+        keys = tuple(place.key for place in self.candidates) or self._lung_keys
+        return Rounds(keys, self.seed, 5, self.windows)
 
     @cached_property
     def _lungs(self) -> Callable[[str], LungVoxels]:
-        return lru_cache(OPENED)(lambda key: LungVoxels(self._volume(key)))
+        return lru_cache(OPENED)(lambda key: LungVoxels(self.volume(key)))
 
 
 def find_places(rows: Iterable[Row], which: Which) -> tuple[Place, ...]:

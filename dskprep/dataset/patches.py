@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import itertools
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dskprep.dataset.draws import OPENED, Draws, Spot
+from dskprep.dataset.rounds import Rounds, Windows
 from dskprep.dataset.shards import Index, as_index
 from dskprep.errors import UsageError
 from dskprep.sides import LEFT, LUNG, RIGHT
@@ -20,80 +20,9 @@ from dskprep.volume import Volume
 if TYPE_CHECKING:
     from dskprep.dataset.dataset import Dataset
     from dskprep.dataset.stored import StoredVolume
-    from dskprep.dataset.training import TorchPatches
 
 SIDES = (RIGHT, LEFT, LUNG)
 """The labels of the lungs in a mask, 1 to 3."""
-OPENED = 1000
-"""Volumes that stay open in each process, with the lung voxels of each of their chunks counted."""
-
-
-class AnyPatch(Protocol):
-    """What a training item is made of."""
-
-    @property
-    def image(self) -> Volume:
-        """The voxels (z, y, x) and their place in the patient."""
-
-    @property
-    def key(self) -> str:
-        """The volume that the patch was taken from."""
-
-    @property
-    def masks(self) -> dict[str, NDArray[np.uint8]]:
-        """What is beside the image on its grid, by name."""
-
-    @property
-    def flags(self) -> dict[str, bool]:
-        """What an item says of the patch besides."""
-
-
-P = TypeVar("P", bound=AnyPatch, covariant=True)
-
-
-class Draws(ABC, Generic[P]):
-    """An endless sequence of random patches.
-
-    Patch number i depends only on the seed, the epoch and i: however many workers share the numbers, together they
-    draw the same patches. A sequence can be pickled and is fork-safe. `keys` are the volumes that patches are taken
-    from.
-    """
-
-    dataset: Dataset
-    keys: tuple[str, ...]
-
-    @property
-    @abstractmethod
-    def masks(self) -> tuple[str, ...]:
-        """The names of what lies beside each image."""
-
-    @abstractmethod
-    def _draw(self, number: int, epoch: int) -> P:
-        """Draw a patch."""
-
-    def draw(self, number: int, epoch: int = 0) -> P:
-        """Draw patch `number` (0 or more) of an epoch (0 or more). Raises IndexError for a negative number."""
-        if number < 0:
-            raise IndexError("patches are numbered from 0 on")
-        return self._draw(number, epoch)
-
-    def as_torch(self, n: int) -> TorchPatches:
-        """Return a `torch.utils.data.Dataset` of `n` patches per epoch. Raises UsageError if torch is not installed."""
-        try:
-            from dskprep.dataset.training import TorchPatches
-        except ImportError as error:
-            raise UsageError("torch is not installed: see pytorch.org for the build that fits your machine") from error
-        return TorchPatches(self, n)
-
-    def __getitem__(self, number: int) -> P:
-        """Draw a patch of epoch 0."""
-        return self.draw(number)
-
-    def __iter__(self) -> Iterator[P]:
-        return map(self.draw, itertools.count())
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if not name.startswith("_")}
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,6 +92,7 @@ class LungPatches(Draws[Patch]):
     seed: int
     outside: float | None
     normalized: bool
+    windows: Windows | None = None
 
     def __post_init__(self) -> None:
         if not self.keys:
@@ -172,24 +102,32 @@ class LungPatches(Draws[Patch]):
     def masks(self) -> tuple[str, ...]:
         return ("lungs",)
 
-    def _draw(self, number: int, epoch: int) -> Patch:
-        round_, place = divmod(number, 2 * len(self.keys))
-        which, other = divmod(int(self._shuffle(epoch, round_)[place]), 2)
-        lungs = self._open(self.keys[which])
-        side, index = lungs.draw_voxel(LEFT if other else RIGHT, np.random.default_rng([self.seed, epoch, 1, number]))
-        image = lungs.volume.patch(self.size, index=index, outside=self.outside, normalized=self.normalized)
-        mask = lungs.volume.patch(self.size, index=index, of="lungs")
-        return Patch(image, mask.array, lungs.volume.key, side, index)
+    def home(self, number: int, epoch: int = 0) -> str:
+        return self._rounds.key(number, epoch)
+
+    def spot(self, number: int, epoch: int = 0) -> Spot:
+        which, other = divmod(self._rounds.slot(number, epoch), 2)
+        rng = np.random.default_rng([self.seed, epoch, 1, number])
+        side, index = self._open(self.keys[which]).draw_voxel(LEFT if other else RIGHT, rng)
+        return Spot(self.keys[which], index, side)
+
+    def cut(self, spot: Spot) -> Patch:
+        volume = self.volume(spot.key)
+        image = volume.patch(self.size, index=spot.index, outside=self.outside, normalized=self.normalized)
+        mask = volume.patch(self.size, index=spot.index, of="lungs")
+        return Patch(image, mask.array, spot.key, spot.side, spot.index)
+
+    def window(self, ordinal: int) -> range:
+        return self._rounds.window(ordinal)
 
     @cached_property
-    def _shuffle(self) -> Callable[[int, int], NDArray[np.int64]]:
-        """The order of a round, as 2 k for the right and 2 k + 1 for the left lung of the volume `keys[k]`."""
-        n = 2 * len(self.keys)
-        return lru_cache(4)(lambda epoch, turn: np.random.default_rng([self.seed, epoch, 0, turn]).permutation(n))
+    def _rounds(self) -> Rounds:
+        """The lungs in rounds: slot 2 k is the right and 2 k + 1 the left lung of the volume `keys[k]`."""
+        return Rounds(tuple(key for key in self.keys for _ in (RIGHT, LEFT)), self.seed, 0, self.windows)
 
     @cached_property
     def _open(self) -> Callable[[str], LungVoxels]:
-        return lru_cache(OPENED)(lambda key: LungVoxels(self.dataset[key]))
+        return lru_cache(OPENED)(lambda key: LungVoxels(self.volume(key)))
 
 
 class LungVoxels:
@@ -197,6 +135,7 @@ class LungVoxels:
 
     def __init__(self, volume: StoredVolume) -> None:
         self.volume = volume
+        volume.shards("lungs").hold()  # a fiftieth of the image, and each patch needs some of it
         chunks = volume.shards("lungs").chunks()
         self._boxes = [(start, chunk.shape) for start, chunk in chunks]
         counts = [[np.count_nonzero(chunk == side) for side in SIDES] for _, chunk in chunks]
@@ -206,7 +145,7 @@ class LungVoxels:
         """Draw a voxel of one lung, or of the other, or of unknown side, if that has none; return its lung and index.
 
         All voxels of the lung are numbered, chunk after chunk, and one number is drawn; only the chunk that holds it
-        is read.
+        is unpacked.
         """
         totals = self._ends[-1].tolist() if len(self._ends) else [0] * len(SIDES)
         if not any(totals):

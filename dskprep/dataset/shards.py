@@ -5,10 +5,11 @@ from __future__ import annotations
 import itertools
 import math
 import struct
+import threading
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import google_crc32c
 import numpy as np
@@ -28,6 +29,21 @@ NOTHING = 2**64 - 1
 
 BLOSC_HEADER = struct.Struct("<4xIII")
 """Of the header of a blosc chunk: its size when decompressed, the size of a block, and its size as it is."""
+
+
+class Target(NamedTuple):
+    """A box to be filled with the voxels of an array from `first` on."""
+
+    first: Index
+    box: NDArray[Any]
+
+
+class Piece(NamedTuple):
+    """Chunks of one shard that are fetched together: their bytes, and each with the boxes that it touches."""
+
+    shard: str
+    ranges: list[tuple[int, int]]
+    chunks: list[tuple[Index, list[Target]]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,9 +66,10 @@ class Array:
     shard: Index
     codec: str = "blosc"
     _indices: dict[str, NDArray[np.uint64]] = field(default_factory=dict, repr=False)
+    _held: dict[str, bytes] = field(default_factory=dict, repr=False)
 
     def __getstate__(self) -> dict[str, Any]:
-        return vars(self) | {"_indices": {}}
+        return vars(self) | {"_indices": {}, "_held": {}}
 
     def read(self, first: Index, size: Index, outside: float | None = None) -> NDArray[Any]:
         """Return the box of `size` voxels that begins at voxel `first`.
@@ -60,24 +77,75 @@ class Array:
         Voxels beyond the array become `outside`, by default the fill value. Raises DamagedDataset if a shard is
         damaged or gone.
         """
-        box = np.full(size, self.fill if outside is None else outside, self.dtype)
-        low, high = np.maximum(first, 0), np.minimum(np.add(first, size), self.shape)
-        if (low >= high).any():
-            return box
-        inside = box[tuple(map(slice, low - first, high - first))]
-        if outside is not None:
-            inside[...] = self.fill
-        touched = (range(a // n, -(-b // n)) for a, b, n in zip(low.tolist(), high.tolist(), self.chunk, strict=True))
-        by_shard = defaultdict(list)
-        for chunk in itertools.product(*touched):
-            by_shard[tuple(i * c // s for i, c, s in zip(chunk, self.chunk, self.shard, strict=True))].append(chunk)
-        for shard, chunks in by_shard.items():
-            for chunk, voxels in self._read_chunks(shard, chunks):
-                start = np.multiply(chunk, self.chunk)
-                begin, end = np.maximum(start, low), np.minimum(start + self.chunk, high)
-                target, source = (tuple(map(slice, begin - origin, end - origin)) for origin in (low, start))
-                inside[target] = voxels[source]
-        return box
+        target = Target(first, np.empty(size, self.dtype))
+        for piece in self.pieces([target], outside):
+            self.fill_in(piece)
+        return target.box
+
+    def pieces(
+        self,
+        targets: Iterable[Target],
+        outside: float | None = None,
+        *,
+        most_bytes: float = math.inf,
+        is_union: bool = False,
+    ) -> list[Piece]:
+        """Return what has to be fetched to fill boxes, each stored chunk once; a piece has about so many bytes at most.
+
+        What is not stored is written into the boxes now, but not for a union: the fill value, and beyond the array
+        `outside`. The index of a shard is read if it is not known yet. Raises as `read` does.
+        """
+        wanted: dict[Index, dict[Index, list[Target]]] = defaultdict(lambda: defaultdict(list))
+        for target in targets:
+            inside = self._within(target, (0, 0, 0), self.shape)
+            if not is_union and inside != [(0, n) for n in target.box.shape]:
+                target.box[...] = self.fill if outside is None else outside
+            if any(low == high for low, high in inside):
+                continue
+            axes = zip(target.first, inside, self.chunk, strict=True)
+            touched = (range((start + low) // n, -(-(start + high) // n)) for start, (low, high), n in axes)
+            for chunk in itertools.product(*touched):
+                z, y, x = (i * c // s for i, c, s in zip(chunk, self.chunk, self.shard, strict=True))
+                wanted[z, y, x][as_index(chunk)].append(target)
+        found = []
+        for shard, chunks in wanted.items():
+            name = _name(shard)
+            places = [(self._place(name, chunk), chunk, boxes) for chunk, boxes in chunks.items()]
+            n_bytes = -1
+            for (begin, end), chunk, boxes in sorted(places, key=lambda place: place[0]):
+                if begin == end:
+                    for target in [] if is_union else boxes:
+                        self._part_of(target, chunk)[0][...] = self.fill
+                    continue
+                if n_bytes < 0 or n_bytes + end - begin > most_bytes:
+                    found.append(Piece(name, [], []))
+                    n_bytes = 0
+                n_bytes += end - begin
+                found[-1].ranges.append((begin, end))
+                found[-1].chunks.append((chunk, boxes))
+        return found
+
+    def fill_in(self, piece: Piece, lock: threading.Lock | None = None) -> None:
+        """Fetch a piece, decode each of its chunks once, and copy it into the boxes that it touches.
+
+        With a lock, which is held to write, a box keeps its voxels where they are larger: the union of labels.
+        """
+        url = storage.join(self.url, piece.shard)
+        for (chunk, targets), content in zip(piece.chunks, self._read(piece.shard, piece.ranges), strict=True):
+            voxels = self._decode(url, content)
+            for target in targets:
+                box, part = self._part_of(target, chunk)
+                if lock is None:
+                    box[...] = voxels[part]
+                else:
+                    with lock:
+                        np.maximum(box, voxels[part], out=box)
+
+    def hold(self) -> None:
+        """Read all shards now, and keep them packed: what is read from then on needs no request."""
+        for name, n_bytes in self.objects.items():
+            if name.startswith("c/") and name not in self._held:
+                (self._held[name],) = fetch(storage.join(self.url, name), [(0, n_bytes)], n_bytes)
 
     def chunks(self) -> list[tuple[Index, NDArray[Any]]]:
         """Return the first voxel and the content of each stored chunk; those at the array's end are cut off there."""
@@ -87,7 +155,7 @@ class Array:
             if name not in self.objects:
                 continue
             url = storage.join(self.url, name)
-            (content,) = fetch(url, [(0, self.objects[name])], self.objects[name])
+            (content,) = self._read(name, [(0, self.objects[name])])
             places = parse_index(url, content[-self._index_bytes :], self._chunks_per_shard)
             for place in np.argwhere(places[..., 0] != NOTHING):
                 begin, end = self._range(url, name, *places[tuple(place)].tolist())
@@ -96,26 +164,38 @@ class Array:
                 found.append((as_index(start), chunk[tuple(map(slice, self.shape - start))]))
         return found
 
-    def _read_chunks(
-        self, shard: tuple[int, ...], chunks: list[tuple[int, ...]]
-    ) -> Iterator[tuple[tuple[int, ...], NDArray[Any]]]:
-        """Yield those of a shard's chunks that are stored."""
-        name = _name(shard)
+    def _within(self, target: Target, start: Index, stop: Index) -> list[tuple[int, int]]:
+        """Return which voxels of a box lie from `start` to before `stop`, per axis: first, and before what."""
+        edges = zip(target.first, target.box.shape, start, stop, strict=True)
+        ends = [(max(a - first, 0), min(b - first, size)) for first, size, a, b in edges]
+        return [(low, max(low, high)) for low, high in ends]
+
+    def _part_of(self, target: Target, chunk: Index) -> tuple[NDArray[Any], tuple[slice, ...]]:
+        """Return the voxels of a box that lie in a chunk, and where they lie in it."""
+        start = as_index(i * n for i, n in zip(chunk, self.chunk, strict=True))
+        stop = as_index(min(a + n, end) for a, n, end in zip(start, self.chunk, self.shape, strict=True))
+        inside = self._within(target, start, stop)
+        moved = [first - a for first, a in zip(target.first, start, strict=True)]
+        part = tuple(slice(low + d, high + d) for (low, high), d in zip(inside, moved, strict=True))
+        return target.box[tuple(slice(low, high) for low, high in inside)], part
+
+    def _place(self, name: str, chunk: Index) -> tuple[int, int]:
+        """Return the first byte of a chunk and the one after its last; (0, 0) if it is not stored."""
         if name not in self.objects:
-            return
-        url = storage.join(self.url, name)
+            return 0, 0
+        n_chunks = self._chunks_per_shard
         if name not in self._indices:
             end = self.objects[name]
-            start = max(0, end - self._index_bytes)
-            (content,) = fetch(url, [(start, end)], end)
-            self._indices[name] = parse_index(url, content, self._chunks_per_shard)
-        n_chunks = self._chunks_per_shard
-        places = {chunk: self._indices[name][tuple(np.mod(chunk, n_chunks))].tolist() for chunk in chunks}
-        stored = {chunk: self._range(url, name, *place) for chunk, place in places.items() if place[0] != NOTHING}
-        if stored:
-            contents = fetch(url, list(stored.values()), self.objects[name])
-            for chunk, content in zip(stored, contents, strict=True):
-                yield chunk, self._decode(url, content)
+            (content,) = self._read(name, [(max(0, end - self._index_bytes), end)])
+            self._indices[name] = parse_index(storage.join(self.url, name), content, n_chunks)
+        z, y, x = (i % n for i, n in zip(chunk, n_chunks, strict=True))
+        offset, length = self._indices[name][z, y, x].tolist()
+        return (0, 0) if offset == NOTHING else self._range(storage.join(self.url, name), name, offset, length)
+
+    def _read(self, name: str, ranges: list[tuple[int, int]]) -> list[bytes]:
+        if name in self._held:
+            return [self._held[name][begin:end] for begin, end in ranges]
+        return fetch(storage.join(self.url, name), ranges, self.objects[name])
 
     @property
     def _chunks_per_shard(self) -> Index:
@@ -198,7 +278,7 @@ def as_size(size: int | Index) -> Index:
     return as_index(np.broadcast_to(size, 3))
 
 
-def _name(shard: tuple[int, ...]) -> str:
+def _name(shard: Sequence[int]) -> str:
     return "/".join(["c", *map(str, shard)])
 
 

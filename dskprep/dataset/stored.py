@@ -131,6 +131,13 @@ class StoredVolume(VolumeDisplay):
         """What the image's numbers are: `HU`, `normalized`, `uint8` (of grt123) or `own` (of a user's step)."""
         return self.record.values or "HU"
 
+    @property
+    def is_to_normalize(self) -> bool:
+        """Whether normalizing changes the values. Raises UsageError if they are neither HU nor normalized."""
+        if self.values not in ("HU", "normalized"):
+            raise UsageError(f"{self.key}: expected HU, found values of another kind ({self.values}); use load()")
+        return self.values == "HU"
+
     def to_patient(self, index: ArrayLike) -> NDArray[np.float64]:
         """Map indices (..., 3) in (z, y, x) to LPS millimetres (..., 3) in (x, y, z)."""
         return self._grid.to_patient(index)
@@ -151,7 +158,8 @@ class StoredVolume(VolumeDisplay):
 
         An image that is stored so is returned as it is. Raises UsageError if the image holds other values.
         """
-        return self._normalize(self.load())
+        volume = self.load()
+        return normalize(volume) if self.is_to_normalize else volume
 
     def patch(
         self,
@@ -207,7 +215,7 @@ class StoredVolume(VolumeDisplay):
         affine = self.affine
         affine[:3, 3] = self.to_patient(first)
         box = Volume(self.shards(of).read(as_index(first), sides, outside), affine)
-        return self._normalize(box) if normalized else box
+        return normalize(box) if normalized and self.is_to_normalize else box
 
     def as_dask(self, of: What = "image", chunks: Index | None = None) -> dask.array.Array:
         """Return the image or mask as a dask array (z, y, x), by default with the chunks of the store."""
@@ -290,10 +298,3 @@ class StoredVolume(VolumeDisplay):
         if of not in layout.FOLDERS and of not in self._labels:
             known = ", ".join(map(repr, ("image", "lungs", *self._labels)))
             raise UsageError(f"{self.key}: expected {known}, found {of!r}")
-
-    def _normalize(self, volume: Volume) -> Volume:
-        if self.values == "normalized":
-            return volume
-        if self.values != "HU":
-            raise UsageError(f"{self.key}: expected HU, found values of another kind ({self.values}); use load()")
-        return normalize(volume)

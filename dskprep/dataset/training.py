@@ -2,40 +2,45 @@
 
 from __future__ import annotations
 
-import math
-from functools import cached_property
+import os
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from dskprep.dataset.item_columns import ItemColumns
 from dskprep.errors import UsageError
 
 if TYPE_CHECKING:
-    from dskprep.dataset.patches import AnyPatch, Draws
+    from dskprep.dataset.draws import AnyPatch, Draws
+    from dskprep.dataset.stream import Batch, Stream
+
+MAX_WORKERS = 1024
+"""Workers of a data loader whose epochs are counted."""
 
 
 class TorchPatches(torch.utils.data.Dataset[dict[str, Any]]):
     """A dataset of `n` patches per epoch, for a `torch.utils.data.DataLoader`.
 
-    Item i is patch i of the epoch, whichever worker draws it, forked or spawned. So two workers never draw the same
-    patch, and their number changes nothing. Call `set_epoch(e)` before each epoch to draw other patches; this works
-    with persistent workers too. Without it every epoch has the same patches.
+    Item i is patch i, whichever worker draws it, forked or spawned. So two workers never draw the same patch, and
+    their number changes nothing. Each time an item is drawn it is that of the next epoch: whoever reads all items again
+    gets other patches. After `set_epoch(e)` all items are those of epoch e until it is called again, as a validation
+    needs them; this works with persistent workers too. With a `DistributedSampler` call it before each epoch: each
+    process counts for itself.
     """
 
     def __init__(self, patches: Draws[AnyPatch], n: int) -> None:
         self.patches = patches
         self._n = n
-        taken, masks = {"image", "key", "center_mm", "is_positive"}, {*patches.masks}
-        columns = {name for added in patches.dataset.joined for name in added.columns}
-        if clashes := sorted(taken & masks) + sorted((taken | masks | {"lungs"}) & columns):
-            raise UsageError(f"a label or joined column is called {clashes[0]!r}, as a part of each item is; rename it")
-        self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()
+        self._columns = ItemColumns(patches)
+        self._epoch = torch.full((1,), -1, dtype=torch.int64).share_memory_()  # -1: as often as it was drawn
+        self._n_drawn = torch.zeros(n, dtype=torch.int32).share_memory_()
 
     def __len__(self) -> int:
         return self._n
 
     def set_epoch(self, epoch: int) -> None:
-        """From now on, draw the patches of this epoch (0 or more)."""
+        """From now on, draw the patches of this epoch (0 or more), however often."""
         self._epoch[0] = epoch
 
     def __getitem__(self, number: int) -> dict[str, Any]:
@@ -47,9 +52,9 @@ class TorchPatches(torch.utils.data.Dataset[dict[str, Any]]):
         """
         if not 0 <= number < self._n:
             raise IndexError(f"patch {number} of {self._n}")
-        patch = self.patches.draw(number, int(self._epoch[0]))
+        patch = self.patches.draw(number, self._epoch_of(number))
         middle = [n // 2 for n in patch.image.shape]
-        item = self._columns_of(patch.key) | {
+        item = self._columns.of(patch.key) | {
             "image": torch.from_numpy(patch.image.array)[None],
             "key": patch.key,
             "center_mm": torch.from_numpy(patch.image.to_patient(middle)),
@@ -57,19 +62,50 @@ class TorchPatches(torch.utils.data.Dataset[dict[str, Any]]):
         item |= {name: torch.from_numpy(mask)[None] for name, mask in patch.masks.items()}
         return item | patch.flags
 
-    def _columns_of(self, key: str) -> dict[str, Any]:
-        """Return the values of joined columns, none of them None: batches are made of equal types."""
-        return {name: self._missing[name] if value is None else value for name, value in self._joined[key].items()}
+    def _epoch_of(self, number: int) -> int:
+        if (epoch := int(self._epoch[0])) >= 0:
+            return epoch
+        self._n_drawn[number] += 1
+        return int(self._n_drawn[number]) - 1
 
-    @cached_property
-    def _joined(self) -> dict[str, dict[str, Any]]:
-        dataset = self.patches.dataset
-        names = [name for added in dataset.joined for name in added.columns]
-        rows = dataset.whole_rows("key", *names) if names else ({"key": key} for key in self.patches.keys)
-        wanted = {*self.patches.keys}
-        return {key: row for row in rows if (key := row.pop("key")) in wanted}
 
-    @cached_property
-    def _missing(self) -> dict[str, Any]:
-        is_text = {name for row in self._joined.values() for name, value in row.items() if isinstance(value, str)}
-        return {name: "" if name in is_text else math.nan for row in self._joined.values() for name in row}
+class TorchStream(torch.utils.data.IterableDataset["Batch"]):
+    """The batches of a stream, `n` per epoch, for a `torch.utils.data.DataLoader` with `batch_size=None`.
+
+    Each epoch goes on where the last one ended, also with persistent workers. Workers and ranks share the windows out,
+    and with them the volumes: no two read the same patch. The batches depend on how many there are. The `state` of the
+    last batch that was used is that of all workers of a rank.
+    """
+
+    def __init__(self, stream: Stream, n: int, rank: int, ranks: int) -> None:
+        if n < 1 or not 0 <= rank < ranks:
+            raise UsageError(f"expected one batch or more and a rank below {ranks}, found {n} and {rank}")
+        self.stream = stream
+        self._n, self._rank, self._ranks = n, rank, ranks
+        self._kept: dict[tuple[int, int, int], Iterator[Batch]] = {}
+        self._n_begun = torch.zeros(MAX_WORKERS, dtype=torch.int64).share_memory_()  # epochs, by each worker
+
+    def __len__(self) -> int:
+        return self._n
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Yield a worker's share of the batches of an epoch."""
+        info = torch.utils.data.get_worker_info()
+        worker, workers = (info.id, info.num_workers) if info else (0, 1)
+        parts = workers * self._ranks
+        n_resumed = self.stream.n_done(parts)
+        epoch = n_resumed // self._n + int(self._n_begun[worker])
+        first = max(n_resumed, epoch * self._n)  # of all workers, after an epoch that was interrupted the next one
+        self._n_begun[worker] += 1
+        turn = (worker + first) % workers  # loaders ask worker 0 first, but it is another one's turn
+        numbers = range(first + worker, (epoch + 1) * self._n, workers)
+        n_done = len(range(turn, first, workers))
+        part = self._rank * workers + turn
+        kept = self._kept.pop((os.getpid(), part, n_done), None)  # what the last epoch has read ahead
+        batches = kept or self.stream.batches(n_done, part, parts, workers)
+        for number, batch in zip(numbers, batches, strict=False):
+            yield batch | {"state": self.stream.state(number + 1, parts)}
+        self._kept = {(os.getpid(), part, n_done + len(numbers)): batches}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | {"_kept": {}}

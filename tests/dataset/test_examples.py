@@ -100,6 +100,18 @@ def test_the_share_of_positives_holds_in_any_row_of_numbers(dataset: Dataset, sh
             assert abs(sum(found[start : start + n]) - share * n) <= 1
 
 
+def test_a_stream_is_balanced_too_in_each_batch_and_by_place(dataset: Dataset) -> None:
+    stream = dataset.patches(8, positives=0.25).stream(8, volumes=1, per_volume=4)
+    places: Counter[Any] = Counter()
+    for k, batch in zip(range(8), stream, strict=False):
+        assert batch["is_positive"].sum() == 2
+        spots = [stream.draws.spot(8 * k + i) for i in range(8)]
+        assert [spot.key for spot in spots] == batch["key"]
+        places.update((spot.key, spot.row["x"]) for spot in spots if spot.is_positive)
+    assert len(places) == 4
+    assert set(places.values()) == {4}
+
+
 def test_each_place_comes_once_in_a_round(dataset: Dataset) -> None:
     examples = dataset.patches(SIZE, positives=1.0)
     for turn in range(3):
@@ -162,6 +174,12 @@ def test_labels_lie_beside_the_image_on_the_same_box(tmp_path: Path) -> None:
         patch = examples[number]
         assert np.array_equal(patch.labels["tumour"] > 0, patch.image.array == 1000 - 1024)
         assert not patch.labels["lungs"].any()
+    stream = examples.stream(6, per_volume=5)
+    for k, batch in zip(range(4), stream, strict=False):
+        assert np.array_equal(batch["tumour"] > 0, batch["image"] == 1000 - 1024)
+        assert np.array_equal(batch["tumour"][3, 0], stream.draws[6 * k + 3].labels["tumour"])
+        assert batch["is_positive"].all()
+        assert not batch["lungs"].any()
     torch = pytest.importorskip("torch", reason="needs the extra torch")
     item = examples.as_torch(3)[2]
     assert (tuple(item["tumour"].shape), item["is_positive"]) == ((1, 8, 12, 10), True)

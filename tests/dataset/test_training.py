@@ -68,6 +68,7 @@ def test_items_are_the_patches(dataset: dskprep.Dataset) -> None:
 def test_workers_share_the_patches_and_change_nothing(dataset: dskprep.Dataset, way: str) -> None:
     pytest.importorskip("torch")
     items = dataset.lung_patches(8).as_torch(N)
+    items.set_epoch(0)
     alone = drawn(items)
     assert len(set(alone)) == N
     assert drawn(items, num_workers=2, multiprocessing_context=way) == alone
@@ -90,6 +91,18 @@ def test_an_epoch_has_patches_of_its_own_with_persistent_workers_too(dataset: ds
     assert [(items[i]["key"], *items[i]["center_mm"].tolist()) for i in range(N)] == epochs[1]
 
 
+@pytest.mark.parametrize("n_workers", [0, 2])
+def test_each_epoch_draws_anew_by_itself_unless_it_is_set(dataset: dskprep.Dataset, n_workers: int) -> None:
+    """Lightning calls `set_epoch` on samplers only."""
+    pytest.importorskip("torch")
+    items = dataset.lung_patches(8).as_torch(N)
+    how = {"num_workers": n_workers, "multiprocessing_context": "fork" if n_workers else None}
+    one, two = drawn(items, **how), drawn(items, **how)
+    assert len({*one, *two}) == 2 * N
+    items.set_epoch(1)
+    assert drawn(items, **how) == drawn(items, **how) == two
+
+
 @pytest.mark.s3
 @pytest.mark.parametrize("way", ["fork", "spawn"])
 @pytest.mark.slow
@@ -100,6 +113,7 @@ def test_workers_read_from_a_bucket_that_their_parent_has_read(
     pytest.importorskip("torch")
     tiny.write(f"{s3}/out", tiny.everything_below(dataset.url))
     items = dskprep.open_dataset(f"{s3}/out").lung_patches(8).as_torch(N)
+    items.set_epoch(0)
     expected = drawn(items)
     assert expected == drawn(dataset.lung_patches(8).as_torch(N))
     assert drawn(items, num_workers=2, multiprocessing_context=way, timeout=100) == expected
