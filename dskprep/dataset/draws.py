@@ -147,9 +147,9 @@ class Draws(ABC, Generic[P]):
         self,
         batch: int,
         *,
-        volumes: int = 16,
+        volumes: int = 8,
         per_volume: int = 32,
-        memory: int = 2**31,
+        memory: int = 2**32,
         resume: Mapping[str, Any] | None = None,
     ) -> Stream:
         """Return these patches in batches, read ahead; those of one volume are read at once: see `Stream`.

@@ -135,7 +135,7 @@ class LungVoxels:
 
     def __init__(self, volume: StoredVolume) -> None:
         self.volume = volume
-        volume.shards("lungs").hold()  # a fiftieth of the image, and each patch needs some of it
+        volume.shards("lungs").hold()  # some 60 KB, and each patch needs some of it
         chunks = volume.shards("lungs").chunks()
         self._boxes = [(start, chunk.shape) for start, chunk in chunks]
         counts = [[np.count_nonzero(chunk == side) for side in SIDES] for _, chunk in chunks]
