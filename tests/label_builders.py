@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -210,17 +211,22 @@ RATINGS = "subtlety internalStructure calcification sphericity margin lobulation
 
 def nodule_xml(
     name: str,
-    outlines: Iterable[tuple[float, Sequence[tuple[int, int]]]],
+    outlines: Iterable[tuple[float | None, Sequence[tuple[int, int]]]],
     ratings: Sequence[int] = (),
     inside: str = "TRUE",
+    instances: Sequence[str] = (),
 ) -> str:
-    """A nodule with outlines (z in mm, pixels as (column, row)); without ratings it is a small one."""
+    """A nodule with outlines (z in mm or None, pixels as (column, row)), and the UIDs of their slices if they have any.
+
+    Without ratings, and with fewer pixels than enclose one, it is a small one.
+    """
     rated = "".join(f"<{key}>{value}</{key}>" for key, value in zip(RATINGS, ratings, strict=False))
     rois = [
-        f"<roi><imageZposition>{z}</imageZposition><imageSOP_UID>{IMAGE}</imageSOP_UID><inclusion>{inside}</inclusion>"
+        f"<roi>{'' if z is None else f'<imageZposition>{z}</imageZposition>'}"
+        f"<imageSOP_UID>{uid}</imageSOP_UID><inclusion>{inside}</inclusion>"
         + "".join(f"<edgeMap><xCoord>{x}</xCoord><yCoord>{y}</yCoord></edgeMap>" for x, y in pixels)
         + "</roi>"
-        for z, pixels in outlines
+        for (z, pixels), uid in itertools.zip_longest(outlines, instances, fillvalue="")
     ]
     characteristics = f"<characteristics>{rated}</characteristics>" if ratings else ""
     return f"<unblindedReadNodule><noduleID>{name}</noduleID>{characteristics}{''.join(rois)}</unblindedReadNodule>"

@@ -13,7 +13,7 @@ import hmac
 import json
 import os
 import secrets
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 from dskprep import storage
 from dskprep.dataset.record import to_json
@@ -29,6 +29,8 @@ HEX_DIGITS = 16
 """Digits of a digest: 64 bits, so that 10 million patients of a dataset have different ones."""
 INSTANCE_BYTES = 6
 """Bytes of the digest of a SOPInstanceUID."""
+NO_INSTANCE = bytes(INSTANCE_BYTES)
+"""What stands in its place where a slice has none."""
 
 
 class Identities:
@@ -48,10 +50,15 @@ class Identities:
         case, mark, further = key.partition(FURTHER)
         return f"{self.digest('volume', case)}{mark}{further}"
 
-    def instances(self, uids: Iterable[str]) -> str | None:
-        """Return the sorted digests of SOPInstanceUIDs, joined, in base64; None if there is none."""
-        digests = sorted(self.instance(uid) for uid in uids if uid)
-        return base64.b64encode(b"".join(digests)).decode() if digests else None
+    def instances(self, uids: Sequence[str]) -> str | None:
+        """Return the digests of the SOPInstanceUIDs of slices in their order, joined, in base64; None if there is none.
+
+        Where several slices have one UID, as those of a multi-frame object, each is there once, and they are sorted.
+        """
+        known = [self.instance(uid) for uid in uids if uid]
+        in_order = [self.instance(uid) if uid else NO_INSTANCE for uid in uids]
+        digests = in_order if len(set(known)) == len(known) else sorted(set(known))
+        return base64.b64encode(b"".join(digests)).decode() if known else None
 
     def instance(self, uid: str) -> bytes:
         """Return the digest of one SOPInstanceUID, as it stands in `instances`."""
@@ -69,8 +76,18 @@ class Identities:
 
 def split_instances(instances: str | None) -> set[bytes]:
     """Return the digests that `Identities.instances` has joined."""
+    return set(_digests_in(instances)) - {NO_INSTANCE}
+
+
+def slice_numbers(instances: str | None) -> dict[bytes, int]:
+    """Return the index of the slice of each digest; empty if they are sorted, as earlier versions had all of them."""
+    digests = _digests_in(instances)
+    return {} if digests == sorted(digests) else {digest: k for k, digest in enumerate(digests)}
+
+
+def _digests_in(instances: str | None) -> list[bytes]:
     joined = base64.b64decode(instances or "")
-    return {joined[i : i + INSTANCE_BYTES] for i in range(0, len(joined), INSTANCE_BYTES)}
+    return [joined[i : i + INSTANCE_BYTES] for i in range(0, len(joined), INSTANCE_BYTES)]
 
 
 def begin(target: str) -> None:

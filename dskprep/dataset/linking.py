@@ -124,6 +124,12 @@ class Linker:
         beyond = np.maximum(-0.5 - index, index - (np.array(grid.shape) - 0.5)) * grid.spacing
         return np.asarray((beyond <= EDGE_MM).all(axis=1), np.bool_)
 
+    def slices_of(self, record: Record, links: Links) -> dict[str, int]:
+        """Return the index of the slice of each SOPInstanceUID that a label names, of those that the volume has."""
+        numbers = identity.slice_numbers(record.instances)
+        found = {uid: numbers.get(self._identities.instance(uid)) for uid in links.instances}
+        return {uid: k for uid, k in found.items() if k is not None}
+
     def image_of(self, key: str) -> str:
         """Return the input digest of the volume of this key."""
         digest: str = self._names[self._by_key[key]][1]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -42,7 +42,7 @@ class Lidc(Labels):
         instances = {outline.instance for mark in self.reading.marks for outline in mark.outlines} - {""}
         self.links = Links(frozenset({self.reading.series} - {""}), frozenset(instances))
 
-    def at(self, slices: Grid, consensus: float = CONSENSUS) -> PlacedLidc:
+    def at(self, slices: Grid, consensus: float = CONSENSUS, instances: Mapping[str, int] | None = None) -> PlacedLidc:
         """Return the nodules as they lie in the series.
 
         Parameters
@@ -51,13 +51,17 @@ class Lidc(Labels):
             The grid of the series' slices as they are stored, (slice, row, column).
         consensus
             The share of the readers who outlined a nodule that must have a voxel inside.
+        instances
+            The index of the slice of each SOPInstanceUID, if it is known. An outline without a z lies in the slice of
+            its UID, and the z and the UID of an outline must be those of one slice.
 
         Raises
         ------
         Refusal
-            `label-off-grid` if an outline lies between slices or beyond their rows and columns.
+            `label-off-grid` if an outline lies between slices or beyond their rows and columns, or its z and its UID
+            are those of two slices.
         """
-        return PlacedLidc(self, slices, consensus)
+        return PlacedLidc(self, slices, consensus, instances or {})
 
     def stacks(self, segment: Segment, grid: Grid) -> Iterator[Stack]:
         """Raises UsageError: the place is not known yet."""
@@ -90,13 +94,13 @@ class PlacedLidc(Labels):
 
     kind = "lidc"
 
-    def __init__(self, read: Lidc, slices: Grid, consensus: float) -> None:
+    def __init__(self, read: Lidc, slices: Grid, consensus: float, instances: Mapping[str, int]) -> None:
         if not 0 < consensus <= 1:
             raise UsageError(f"consensus is a share of the readers, above 0 and at most 1, not {consensus}")
         self.where, self.links = read.where, read.links
         self._slices, self._consensus = slices, consensus
         _check_size(read.reading.marks, self.where)
-        self._places = [_place(mark, slices, self.where) for mark in read.reading.marks]
+        self._places = [_place(mark, slices, self.where, instances) for mark in read.reading.marks]
         outlined = [k for k, place in enumerate(self._places) if place.mark.kind == "nodule"]
         placed = [self._in_mm(self._places[k]) for k in outlined]
         found = nodules.match(placed, slices.spacing[0])
@@ -163,7 +167,7 @@ def _check_size(marks: list[Mark], where: str) -> None:
     refuse_if_more(area, MAX_AREA, "pixels in outlines", where)
 
 
-def _place(mark: Mark, slices: Grid, where: str) -> _Place:
+def _place(mark: Mark, slices: Grid, where: str, instances: Mapping[str, int]) -> _Place:
     """Fill the outlines of a mark. Raises Refusal `label-off-grid`."""
     points = np.concatenate([outline.pixels for outline in mark.outlines])[:, ::-1]
     if points.min() < 0 or (points >= slices.shape[1:]).any():
@@ -178,7 +182,7 @@ def _place(mark: Mark, slices: Grid, where: str) -> _Place:
     outside: dict[int, NDArray[np.bool_]] = {}
     places = []
     for outline in mark.outlines:
-        k = _slice_of(outline, mark, slices, where)
+        k = _slice_of(outline, slices, f"{where}: {mark.name!r}", instances.get(outline.instance))
         pixels = outline.pixels[:, ::-1]
         places.append(np.insert(pixels, 0, k, axis=1))
         area = np.zeros(last - first + 1, np.bool_)
@@ -193,15 +197,29 @@ def _place(mark: Mark, slices: Grid, where: str) -> _Place:
     return _Place(mark, masks, (int(first[0]), int(first[1])), np.concatenate(places))
 
 
-def _slice_of(outline: Outline, mark: Mark, slices: Grid, where: str) -> int:
-    """Return the index of an outline's slice."""
-    place = (outline.z_mm - slices.affine[2, 3]) / slices.affine[2, 0] if slices.affine[2, 0] else np.inf
-    if not -0.5 < place < slices.shape[0] - 0.5 or abs(place - round(place)) > NEAR_SLICE:
-        ends = sorted(slices.to_patient([(0, 0, 0), (slices.shape[0] - 1, 0, 0)])[:, 2].tolist())
+def _slice_of(outline: Outline, slices: Grid, where: str, of_instance: int | None) -> int:
+    """Return the index of an outline's slice, by its z and by that of its SOPInstanceUID, if it is known."""
+    z_mm = slices.to_patient([(k, 0, 0) for k in range(slices.shape[0])])[:, 2]
+    if np.isnan(outline.z_mm):
+        if of_instance is None:
+            raise Refusal(
+                "label-off-grid",
+                f"{where}: expected imageZposition, or an imageSOP_UID of one of the slices, found neither in an "
+                "outline; if an older version prepared the image, prepare it again",
+            )
+        return of_instance
+    place = (outline.z_mm - z_mm[0]) / slices.affine[2, 0] if slices.affine[2, 0] else np.inf
+    is_there = -0.5 < place < slices.shape[0] - 0.5 and abs(place - round(place)) <= NEAR_SLICE
+    if of_instance is not None and not (is_there and round(place) == of_instance):
         raise Refusal(
             "label-off-grid",
-            f"{where}: {mark.name!r}: expected outlines in slices, which lie from z {ends[0]:g} to {ends[1]:g} mm in "
-            f"steps of {slices.spacing[0]:g} mm, found one at {outline.z_mm:g} mm; is this the series "
-            f"that the readers saw?",
+            f"{where}: expected imageZposition and imageSOP_UID of one slice, found {outline.z_mm:g} mm, and the UID "
+            f"of the slice at {z_mm[of_instance]:g} mm; correct the one that is wrong",
+        )
+    if not is_there:
+        raise Refusal(
+            "label-off-grid",
+            f"{where}: expected outlines in slices, which lie from z {z_mm.min():g} to {z_mm.max():g} mm in steps of "
+            f"{slices.spacing[0]:g} mm, found one at {outline.z_mm:g} mm; is this the series that the readers saw?",
         )
     return round(place)

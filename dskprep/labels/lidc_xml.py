@@ -19,6 +19,16 @@ RATINGS = (
 """The nine ratings of a nodule of 3 mm or more, by their names in the file."""
 ROOTS = {"LidcReadMessage"}
 """Name of the outermost element. That of chest radiographs is another."""
+NAMES = {
+    name.lower(): name
+    for name in (
+        *("readingSession", "unblindedReadNodule", "nonNodule", "noduleID", "nonNoduleID", "roi", "seriesInstanceUid"),
+        *("imageZposition", "imageSOP_UID", "inclusion", "edgeMap", "locus", "xCoord", "yCoord", *RATINGS, *ROOTS),
+    )
+}
+"""The elements that are read. They are known without a prefix, and in capitals or not."""
+LEAST_POINTS = 4
+"""Fewest points of an outline that encloses a pixel."""
 MAX_BYTES = 1 << 26
 """Longest file; the longest of LIDC-IDRI has 2 MB."""
 MAX_DEPTH = 32
@@ -34,7 +44,7 @@ class Outline:
     What it encloses belongs to the nodule, or, without `is_inside`, does not.
     """
 
-    z_mm: float = np.nan
+    z_mm: float = np.nan  # or it has none
     instance: str = ""
     is_inside: bool = True
     points: list[tuple[int, int]] = field(default_factory=list)
@@ -47,7 +57,7 @@ class Outline:
 
 @dataclass
 class Mark:
-    """What one reader marked: `kind` is `nodule` (3 mm or more), `small-nodule` or `non-nodule`.
+    """What one reader marked: `kind` is `nodule` (3 mm or more: outlined or rated), `small-nodule` or `non-nodule`.
 
     Readers are numbered 1 to 4 in the order of the file: their true numbers differ from file to file.
     """
@@ -84,6 +94,12 @@ def parse(content: bytes, where: str) -> Reading:
     return builder.reading
 
 
+def _known(name: str) -> str:
+    """Return the name of an element as it is in `NAMES`, or as it is."""
+    name = name.rpartition(":")[2]
+    return NAMES.get(name.lower(), name)
+
+
 class _Builder:
     """Builds a `Reading` from the events of the parser."""
 
@@ -102,6 +118,7 @@ class _Builder:
         raise Refusal("label-damaged", f"{self.where}: expected XML without a document type, which can hold entities")
 
     def start(self, name: str, _attributes: dict[str, str]) -> None:
+        name = _known(name)
         if not self._path and name not in ROOTS:
             raise Refusal("no-label", f"{self.where}: expected the XML of LIDC-IDRI, found <{one_line(name)[:40]}>")
         self._path.append(name)
@@ -123,9 +140,10 @@ class _Builder:
             self._text += text
 
     def end(self, name: str) -> None:
+        name = _known(name)
         self._path.pop()
         text, self._text = self._text.strip(), ""
-        if name.lower() == "seriesinstanceuid":
+        if name == "seriesInstanceUid":
             self.reading.series = self.reading.series or one_line(text)
         if self._mark is None:
             return
@@ -143,7 +161,7 @@ class _Builder:
 
     def _end_in_outline(self, outline: Outline, name: str, text: str) -> None:
         if name == "imageZposition":
-            outline.z_mm = self._number(name, text)
+            outline.z_mm = self._number(name, text) if text else np.nan
         elif name == "imageSOP_UID":
             outline.instance = one_line(text)
         elif name == "inclusion":
@@ -156,8 +174,10 @@ class _Builder:
             refuse_if_more(self._n_points, MAX_POINTS, "points", self.where)
 
     def _end_outline(self, outline: Outline) -> None:
-        if not outline.points or not np.isfinite(outline.z_mm):
-            raise Refusal("label-damaged", f"{self.where}: expected points and imageZposition in each roi")
+        if not outline.points or (np.isnan(outline.z_mm) and not outline.instance):
+            raise Refusal(
+                "label-damaged", f"{self.where}: expected points, and imageZposition or imageSOP_UID, in each roi"
+            )
         assert self._mark is not None
         self._mark.outlines.append(outline)
         self._outline = None
@@ -165,6 +185,10 @@ class _Builder:
     def _end_mark(self, mark: Mark) -> None:
         if not mark.outlines:
             raise Refusal("label-damaged", f"{self.where}: {mark.name!r}: expected an roi, found none")
+        if mark.kind == "small-nodule" and any(len(set(o.points)) >= LEAST_POINTS for o in mark.outlines):
+            mark.kind = "nodule"
+        if not mark.reader:
+            raise Refusal("label-damaged", f"{self.where}: {mark.name!r}: expected it in a readingSession")
         self.reading.marks.append(mark)
         self._mark = None
 

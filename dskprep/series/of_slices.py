@@ -47,6 +47,7 @@ def of_slices(
     )
     low, next_ = sorted(s.plane.position[2] for s in slices)[:2]
     formats = {s.pixel_format: s.name for s in slices}
+    instance_of = dict(zip(layout.numbers, (s.identity.instance for s in slices), strict=True))
 
     def check_formats() -> None:
         for pixel_format, name in formats.items():
@@ -64,7 +65,7 @@ def of_slices(
         check_hu=check_hu,
         check_formats=check_formats,
         identity=Counter(s.identity._replace(instance="") for s in slices).most_common(1)[0][0],
-        instances=frozenset(s.identity.instance for s in slices) - {""},
+        instances=tuple(instance_of.get(k, "") for k in range(layout.grid.shape[0])),
     )
 
 

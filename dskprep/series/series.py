@@ -38,7 +38,7 @@ class Series:
     `facts` describe the source in a record. `warnings` are words of errors.WARNINGS, but for those that only pixels
     show. `first_gap_mm` is the distance of the two lowest slices along the patient's z axis. `encoded_bytes` are held
     until it is decoded, or None where these are its slices. `identity` is that of most slices, `instances` are the
-    SOPInstanceUIDs of all. It is made by `of_slices` or `of_volume`.
+    SOPInstanceUIDs of the planes of the grid, "" for one that has none. It is made by `of_slices` or `of_volume`.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class Series:
         check_values: Callable[[], None] = lambda: None,
         encoded_bytes: int | None = None,
         identity: Identity = NOBODY,
-        instances: frozenset[str] = frozenset(),
+        instances: tuple[str, ...] = (),
     ) -> None:
         self.n_slices, self.grid, self.facts, self.first_gap_mm = n_slices, layout.grid, facts, first_gap_mm
         self.warnings, self.encoded_bytes = warnings, encoded_bytes

@@ -7,6 +7,7 @@ import hashlib
 import json
 from pathlib import Path
 
+import pydicom
 import pytest
 
 import dskprep
@@ -94,12 +95,32 @@ def test_each_slice_is_among_the_instances(tmp_path: Path) -> None:
     uids = {dskprep_uid(path) for path in (tmp_path / "in" / "a").iterdir()}
     assert {identity.of(str(tmp_path / "out")).instance(uid) for uid in uids} == known
     assert len(known) == 10
-    assert base64.b64decode(record.instances or "") == b"".join(sorted(known))
+
+
+def test_the_instances_stand_in_the_order_of_the_slices(tmp_path: Path) -> None:
+    write_series(tmp_path / "in" / "a")
+    run(tmp_path / "in", tmp_path / "out")
+    record = dskprep.open_dataset(tmp_path / "out")["a"].record
+    slices = [pydicom.dcmread(path, stop_before_pixels=True) for path in (tmp_path / "in" / "a").iterdir()]
+    slices.sort(key=lambda each: each.ImagePositionPatient[2])
+    digests = [identity.of(str(tmp_path / "out")).instance(each.SOPInstanceUID) for each in slices]
+    assert identity.slice_numbers(record.instances) == {digest: k for k, digest in enumerate(digests)}
+    as_earlier = base64.b64encode(b"".join(sorted(digests))).decode()
+    assert identity.slice_numbers(as_earlier) == {}
+    assert identity.split_instances(as_earlier) == set(digests)
+
+
+def test_slices_without_a_uid_or_with_one_for_several_keep_their_places() -> None:
+    identities = identity.Identities(b"0" * 32)
+    known = sorted(("a", "b", "c"), key=identities.instance, reverse=True)
+    numbers = identity.slice_numbers(identities.instances([known[0], "", known[1], known[2]]))
+    assert [numbers.get(identities.instance(uid)) for uid in known] == [0, 2, 3]
+    assert identity.split_instances(identities.instances(["a", "", "a"])) == {identities.instance("a")}
+    assert identity.slice_numbers(identities.instances(["a", "a"])) == {}
+    assert identities.instances(["", ""]) is None
 
 
 def dskprep_uid(path: Path) -> str:
-    import pydicom
-
     return str(pydicom.dcmread(path, stop_before_pixels=True).SOPInstanceUID)
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import sqlite3
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -46,7 +47,8 @@ def drawn(labels: PlacedLidc, name: str) -> NDArray[np.uint8]:
 
 
 def test_it_asks_for_its_series_and_then_for_the_slices() -> None:
-    labels = dskprep.read_labels(lidc_file(one("a", 20, 30, 5)), name="001.xml")
+    nodule = nodule_xml("a", [(Z[3], ring(20, 30, 5))], RATED, instances=[IMAGE])
+    labels = dskprep.read_labels(lidc_file(nodule), name="001.xml")
     assert (labels.kind, labels.links.series, labels.links.instances) == ("lidc", {SERIES}, {IMAGE})
     assert labels.segments == ()
     with pytest.raises(UsageError, match="call at"):
@@ -105,9 +107,56 @@ def test_every_mark_has_a_row_with_its_place_and_ratings() -> None:
     assert table["nodule"].tolist() == [1, 0, 0]
 
 
+UIDS = {f"1.2.3.{k}": k for k in range(12)}
+
+
+def test_without_a_z_an_outline_lies_in_the_slice_of_its_uid() -> None:
+    nodule = nodule_xml("a", [(None, ring(20, 30, 5))] * 2, RATED, instances=["1.2.3.7", "1.2.3.8"])
+    read = dskprep.read_labels(lidc_file(nodule), name="001.xml")
+    assert isinstance(read, Lidc)
+    array = drawn(read.at(GRID, instances=UIDS), "nodule-1")
+    assert array.sum((1, 2)).tolist() == [0] * 7 + [81, 81] + [0] * 3
+    with pytest.raises(Refusal, match=r"label-off-grid: .*'a': expected imageZposition, or an imageSOP_UID of one of"):
+        read.at(GRID)
+    neither = lidc_file(nodule_xml("a", [(None, ring(20, 30, 5))], RATED))
+    with pytest.raises(Refusal, match=r"label-damaged: .*expected points, and imageZposition or imageSOP_UID"):
+        dskprep.read_labels(neither, name="001.xml")
+
+
+@pytest.mark.parametrize("z", [Z[4], Z[3] + 1, 900.0], ids=["another slice", "between", "far"])
+def test_a_z_and_a_uid_of_two_slices_are_named(z: float) -> None:
+    nodule = nodule_xml("a", [(Z[3], ring(20, 30, 5)), (z, ring(20, 30, 5))], RATED, instances=["1.2.3.3", "1.2.3.5"])
+    read = dskprep.read_labels(lidc_file(nodule), name="001.xml")
+    assert isinstance(read, Lidc)
+    wanted = f"label-off-grid: 001.xml: 'a': .* of one slice, found {z:g} mm, and the UID of the slice at {Z[5]:g} mm"
+    with pytest.raises(Refusal, match=wanted):
+        read.at(GRID, instances=UIDS)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda xml: re.sub(rb"<(/?)(?=\w)", rb"<\1n:", xml.replace(b"xmlns=", b"xmlns:n=")),
+        lambda xml: xml.replace(b"readingSession", b"ReadingSession").replace(b"xCoord", b"XCoord"),
+    ],
+)
+def test_elements_are_known_with_a_prefix_and_in_capitals(change: Callable[[bytes], bytes]) -> None:
+    xml = lidc_file(one("a", 20, 30, 5), one("b", 20, 31, 5))
+    read = dskprep.read_labels(change(xml), name="001.xml")
+    assert isinstance(read, Lidc)
+    assert [s.name for s in read.at(GRID).segments] == ["nodule-1", "nodule-1-reader-1", "nodule-1-reader-2"]
+
+
+def test_an_outline_without_ratings_is_a_nodule_too() -> None:
+    labels = placed(nodule_xml("a", [(Z[3], ring(20, 30, 5))]) + nodule_xml("b", [(Z[8], [(5, 5)])]))
+    assert labels.points["kind"].tolist() == ["nodule", "small-nodule"]
+    assert drawn(labels, "nodule-1").sum() == 81
+
+
 @pytest.mark.parametrize(
     ("xml", "reason"),
     [
+        (lidc_file().replace(b"</Resp", one("a", 20, 30, 5).encode() + b"</Resp"), "label-damaged"),
         (lidc_file(one("a", 20, 58, 5)), "label-off-grid"),
         (lidc_file(nodule_xml("a", [(Z[3] + 1, ring(20, 30, 5))], RATED)), "label-off-grid"),
         (lidc_file(nodule_xml("a", [(900.0, ring(20, 30, 5))], RATED)), "label-off-grid"),
