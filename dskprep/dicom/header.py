@@ -24,6 +24,7 @@ from pydicom.uid import (
 )
 
 from dskprep.dicom.elements import IMPLICIT, UNDEFINED_LENGTH, find_elements
+from dskprep.dicom.pixels import swapped_words
 
 OVERLAY_BITS = [Tag(group, 0x0102) for group in range(0x6000, 0x6020, 2)]
 """OverlayBitPosition: if it is above 0, the overlay lies in unused bits of the pixels (retired in 2004)."""
@@ -245,11 +246,10 @@ def read_object(content: bytes) -> tuple[pydicom.Dataset, Bytes]:
         dataset.file_meta.TransferSyntaxUID = UID(_transfer_syntax(dataset))
     if is_deflated:
         return dataset, dataset.pop(Tag(PIXEL_DATA)).value or b"" if Tag(PIXEL_DATA) in dataset else b""
-    found = _pixel_data_at(content, file.tell(), dataset)
-    if found is None:
-        return dataset, b""
-    start, length = found
-    return dataset, memoryview(content)[start : None if length == UNDEFINED_LENGTH else start + length]
+    start, length = _pixel_data_at(content, file.tell(), dataset) or (len(content), 0)
+    pixels = memoryview(content)[start : None if length == UNDEFINED_LENGTH else start + length]
+    are_words = not dataset.original_encoding[1] and content[start - 8 : start - 6] == b"OW"
+    return dataset, swapped_words(pixels) if are_words and dataset.get("BitsAllocated", 16) < 16 else pixels
 
 
 def _pixel_data_at(head: bytes, at: int, dataset: pydicom.Dataset) -> tuple[int, int] | None:

@@ -260,3 +260,10 @@ def _apply_format(values: NDArray[Any], layout: PixelFormat, where: str) -> NDAr
         values = values.view(f"u{values.itemsize}")
         values = values & values.dtype.type((1 << min(bits, width)) - 1)
     return values
+
+
+def swapped_words(pixels: memoryview) -> bytes:
+    """Return the pixels of big endian words of two bytes, which hold pixels of 1 or 8 bits, in the order of pixels."""
+    swapped = bytearray(pixels)
+    swapped[::2], swapped[1::2] = pixels[1::2], pixels[::2]
+    return bytes(swapped)

@@ -41,5 +41,5 @@ def memory_bytes(head: bytes, n_bytes: int) -> int:
         return int(n_bytes + copies * header.voxel_bytes)
     if begins_as_dicom(plain):
         is_deflated = DeflatedExplicitVRLittleEndian.encode() in plain[:4096]
-        return int(DICOM_GROWTH * n_bytes) + (MAX_INFLATED_BYTES if is_deflated else 0)
+        return int(DICOM_GROWTH * n_bytes) + (MAX_INFLATED_BYTES if is_deflated or kind else 0)
     return TEXT_GROWTH * n_bytes

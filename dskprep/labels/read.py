@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
+from pydicom.config import disable_value_validation
 from pydicom.uid import UID
 
 from dskprep import storage
-from dskprep.dicom.header import read_object
-from dskprep.dicom.sniff import HEAD_BYTES, begins_as_dicom, compression_of, decompressed_head
+from dskprep.dicom.header import MAX_INFLATED_BYTES, read_object
+from dskprep.dicom.sniff import HEAD_BYTES, begins_as_dicom, compression_of, decompress, decompressed_head
 from dskprep.errors import Refusal
 from dskprep.formats.read import is_volume
 from dskprep.labels.attributes import one_line, refuse_if_more
@@ -83,6 +85,10 @@ def _read(content: bytes, where: str, names: Mapping[int, str]) -> Labels:
     if is_volume(head):
         return Mask(content, where, names)
     if begins_as_dicom(head):
+        try:
+            content = decompress(content, MAX_INFLATED_BYTES) if compression_of(content) else content
+        except ValueError as error:
+            raise Refusal("label-damaged", f"{where}: cannot be decompressed ({one_line(error)})") from error
         return _read_dicom(content, where)
     if where.lower().endswith(TABLE_SUFFIXES) or head[:4] == b"PAR1":
         return Points(content, where)
@@ -101,10 +107,11 @@ def _read_dicom(content: bytes, where: str) -> Labels:
     try:
         header, pixels = read_object(content)
         kind = str(header.get("SOPClassUID") or header.file_meta.get("MediaStorageSOPClassUID") or "")
-        if kind in SEGMENTATIONS:
-            return Seg(header, pixels, where)
-        if kind in STRUCTURE_SETS:
-            return RtStruct(header, where)
+        with warnings.catch_warnings(action="ignore"), disable_value_validation():
+            if kind in SEGMENTATIONS:
+                return Seg(header, pixels, where)
+            if kind in STRUCTURE_SETS:
+                return RtStruct(header, where)
     except Refusal:
         raise
     except Exception as error:  # whatever a damaged byte leads pydicom to

@@ -22,14 +22,19 @@ from dskprep.volume import Grid
 
 CLASSES = {"1.2.840.10008.5.1.4.1.1.481.3"}
 """SOP class of RT Structure Set."""
-CLOSED = {"CLOSED_PLANAR", "CLOSEDPLANAR_XOR", "CLOSED_NONPLANAR"}
-"""Geometric types of contours that enclose an area."""
+CLOSED = {"CLOSED_PLANAR", "CLOSEDPLANAR_XOR", "CLOSED_PLANAR_XOR", "CLOSED_NONPLANAR"}
+"""Geometric types of contours that enclose an area; one is often spelled otherwise than by DICOM."""
 MAX_CONTOUR_POINTS = 100_000
 """Most points of one contour; the outline of a body at a tenth of a millimetre has 15,000."""
 MAX_POINTS = 10_000_000
 """Most points of all contours."""
 MAX_ROIS = 10_000
 """Most ROIs."""
+FAR_SLICES, FAR_MM, FAR_OF_TWO = 3.1, 10.1, 2.1
+"""Contours further apart than so many slices, and so many mm, are islands: between them no slices were left out.
+
+Of two contours alone, this holds for the third number of slices.
+"""
 ALONG = 0.99
 """Cosine of the angle between the normal of contours and that of slices, from which on these are the same."""
 FLAT_MM = 0.1
@@ -134,17 +139,17 @@ class RtStruct(Labels):
     def _step(self, along: NDArray[np.float64], normal: NDArray[np.float64]) -> float:
         """Return the usual distance of neighbouring contours of an ROI, or that of the image's slices if it is larger.
 
-        Where it has one plane only, that is the distance of the slices, or of all contours.
+        One plane does not tell it, nor do planes that are far apart: then it is that of all contours, if these are
+        nearer, or that of the slices.
         """
-        slice_mm = 0.0
-        if self._slices is not None:
-            step = self._slices.affine[:3, 0]
-            slice_mm = float(abs(step @ normal))
-            slice_mm *= slice_mm > ALONG * float(np.linalg.norm(step))
-        if len(along) == 1 and slice_mm:
+        slice_mm = self._slice_mm(normal)
+        if slice_mm and len(along) == 1:
             return slice_mm
-        if len(along) == 1:
-            along = places([points.mean(0) @ normal for each in self._contours.values() for points in each])
+        if len(along) > 1 and (not slice_mm or _are_near(along, slice_mm)):
+            return max(slice_mm, float(np.median(np.diff(along))))
+        along = places([points.mean(0) @ normal for each in self._contours.values() for points in each])
+        if slice_mm and not _are_near(along, slice_mm):
+            return slice_mm
         if len(along) == 1:
             raise Refusal(
                 "label-damaged",
@@ -152,6 +157,20 @@ class RtStruct(Labels):
                 "found one plane",
             )
         return max(slice_mm, float(np.median(np.diff(along))))
+
+    def _slice_mm(self, normal: NDArray[np.float64]) -> float:
+        """Return the distance of the image's slices, or 0 if that is not known or they have another direction."""
+        if self._slices is None:
+            return 0.0
+        step = self._slices.affine[:3, 0]
+        along = float(abs(step @ normal))
+        return along if along > ALONG * float(np.linalg.norm(step)) else 0.0
+
+
+def _are_near(along: NDArray[np.float64], slice_mm: float) -> bool:
+    """Tell whether planes are so near that whoever drew them may have left out slices; if not, they are islands."""
+    far_mm = max(FAR_SLICES * slice_mm, FAR_MM) if len(along) > 2 else FAR_OF_TWO * slice_mm
+    return len(along) > 1 and float(np.median(np.diff(along))) < far_mm
 
 
 def _read_roi(number: int, item: Dataset, observed: Dataset | None) -> Segment:
@@ -187,7 +206,7 @@ def _read_points(contour: Dataset, where: str) -> NDArray[np.float64]:
     value = element.value if element is not None else None
     try:
         if isinstance(element, RawDataElement):
-            text = bytes(value or b"").rstrip(b" \0")
+            text = bytes(value or b"").rstrip(b" \0\\")
             refuse_if_more(text.count(b"\\") // 3, MAX_CONTOUR_POINTS, "points in a contour", where)
             numbers = np.array(text.split(b"\\"), "S").astype(np.float64) if text else np.empty(0)
         else:

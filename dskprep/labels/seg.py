@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -14,7 +15,7 @@ from dskprep.dicom.slices import MAX_POSITION_MM
 from dskprep.errors import Refusal
 from dskprep.labels.attributes import code_of, floats_of, item_of, one_line, refuse_if_more, uids_below
 from dskprep.labels.seg_pixels import Layout
-from dskprep.labels.stack import Plane, Stack, crop, places, slabs
+from dskprep.labels.stack import Plane, Stack, axes_of, crop, places, slabs
 from dskprep.labels.values import Labels, Links, Segment
 from dskprep.volume import Grid
 
@@ -26,6 +27,8 @@ MAX_SEGMENTS = 10_000
 """Most segments; atlases of the brain have some hundreds."""
 WHOLE = 0.05
 """Frames lie whole steps apart if the distance differs by less than this share."""
+SAME_PIXEL = 0.01
+"""Pixels are those of the image if their edges differ by less than this share."""
 LEAST_STEP = 0.4
 """Slices are not nearer than this part of their declared distance or thickness: they overlap by half at most."""
 SAME_DIRECTION = 1e-4
@@ -70,6 +73,13 @@ class Seg(Labels):
         _check_numbers([segment.number for segment in found], self._frames, where)
         self._steps: dict[tuple[float, ...], float] = {}
         self._declared = _declared_steps(header)
+        self._slices: Grid | None = None
+
+    def at(self, slices: Grid) -> Seg:
+        """Return the segments as they lie in the image that they were drawn on: frames are as thick as its slices."""
+        placed = copy.copy(self)
+        placed._slices, placed._steps = slices, {}
+        return placed
 
     def stacks(self, segment: Segment, grid: Grid) -> Iterator[Stack]:
         """Yield the planes of a segment, those of one orientation after another."""
@@ -87,28 +97,41 @@ class Seg(Labels):
         along_row, along_column = np.array(orientation[:3]), np.array(orientation[3:])
         normal = np.cross(along_row, along_column)
         axes = np.stack([normal, along_column * spacing[0], along_row * spacing[1]], axis=1)
-        step = self._step(orientation, normal)
+        step = self._step(orientation, spacing)
         origin = frames[0].position
         place = np.array([f.position - origin for f in frames]) @ np.linalg.inv(axes).T
         along = places(place[:, 0])
         low, high = slabs(along, step)
         which = np.abs(place[:, :1] - along).argmin(1)
+        by_place: dict[tuple[int, float, float], list[int]] = {}
+        for i, (k, (_, row, column)) in enumerate(zip(which.tolist(), place.tolist(), strict=True)):
+            by_place.setdefault((k, round(row, 2), round(column, 2)), []).append(i)
         planes = []
-        for frame, k, (_, row, column) in zip(frames, which, place.tolist(), strict=True):
-            mask = self._layout.mask(self._pixels, frame.at, segment.number if frame.segment == 0 else None)
-            box = None if mask is None else crop(mask)
+        for (k, _, _), there in by_place.items():
+            number = segment.number if frames[there[0]].segment == 0 else None
+            masks = [self._layout.mask(self._pixels, frames[i].at, number) for i in there]
+            set_in = [mask for mask in masks if mask is not None]  # several frames of one place are one
+            box = crop(np.logical_or.reduce(set_in)) if set_in else None
             if box is not None:
+                row, column = place[there[0], 1:].tolist()
                 planes.append(Plane(float(low[k]), float(high[k]), row + box[0], column + box[1], box[2]))
         return Stack(origin, axes, planes)
 
-    def _step(self, orientation: tuple[float, ...], normal: NDArray[np.float64]) -> float:
+    def _step(self, orientation: tuple[float, ...], spacing: tuple[float, ...]) -> float:
         """Return the distance of neighbouring slices: that of the nearest frames of all segments, or the declared one.
 
-        The frames of a segment that is in every third slice only are not nearer than three slices.
+        The frames of a segment that is in every third slice only are not nearer than three slices. Where all frames
+        lie on slices of the image, its slices tell, unless the frames lie as far apart as they declare.
         """
         if orientation not in self._steps:
-            apart = np.diff(places([f.position @ normal for f in self._frames if f.orientation == orientation]))
+            here = np.array([f.position for f in self._frames if f.orientation == orientation])
+            apart = np.diff(places(here @ np.cross(orientation[:3], orientation[3:])))
             between, thickness = self._declared
+            if self._slices is not None and _are_on(self._slices, here, orientation, spacing):
+                slice_mm = axes_of(self._slices)[1][0]
+                is_declared = apart.size and abs(apart.min() - between) < WHOLE * between
+                self._steps[orientation] = max(slice_mm, between if is_declared else 0.0)
+                return self._steps[orientation]
             usual = apart[apart >= LEAST_STEP * (between or thickness)]  # a frame may lie beside its slice
             nearest = float((usual if usual.size else apart).min(initial=np.inf)) if apart.size else 0.0
             n_steps = round(nearest / between) if between else 0
@@ -122,6 +145,21 @@ class Seg(Labels):
                 )
             self._steps[orientation] = step
         return self._steps[orientation]
+
+
+def _are_on(
+    slices: Grid, positions: NDArray[np.float64], orientation: tuple[float, ...], spacing: tuple[float, ...]
+) -> bool:
+    """Tell whether frames lie on slices of an image and have their pixels, in whatever order of rows and columns."""
+    axes, (step_mm, _, _) = axes_of(slices)
+    inverse = np.linalg.inv(axes)
+    rows, columns = np.array(orientation[3:]) * spacing[0], np.array(orientation[:3]) * spacing[1]
+    pixels = np.abs(inverse @ np.column_stack([rows, columns]))
+    whole = np.eye(3)[:, 1:]
+    has_pixels = any(np.abs(pixels - wanted).max() < SAME_PIXEL for wanted in (whole, whole[:, ::-1]))
+    index = (positions - slices.affine[:3, 3]) @ inverse[0] / step_mm
+    off = np.abs(index - np.round(index)).max()
+    return has_pixels and bool(off < WHOLE and index.min() > -0.5 and index.max() < slices.shape[0] - 0.5)
 
 
 def _read_segment(item: Dataset) -> Segment:

@@ -17,6 +17,7 @@ from typing import Any
 
 from dskprep import storage
 from dskprep.dicom.contents import CT_CLASSES, sop_class_in
+from dskprep.dicom.sniff import decompressed_head
 from dskprep.errors import InfrastructureError, UsageError
 from dskprep.labels.mask import check_names
 from dskprep.source.case import digest, key_of
@@ -36,6 +37,8 @@ IN_DATASET = re.compile(
     r"labels/(?:points|written|set-aside|refused|failed|killed))(?=/|$)"
 )
 """Where a path goes into a folder of a dataset. Patients have folders called `labels` too."""
+COMPRESSED_SUFFIXES = tuple(f".dcm.{kind}" for kind in ("gz", "bz2", "xz"))
+"""Names of DICOM files that are compressed as a whole."""
 MASK_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha", ".seg.nrrd")
 """Names of mask volumes, which name their volume."""
 
@@ -164,13 +167,13 @@ def _may_hold_labels(place: str, path: str, entry: storage.Entry) -> bool:
     name = entry.name.lower()
     if name.endswith(MASK_SUFFIXES) or name.endswith((".csv", ".parquet", ".xml")):
         return True
-    if any(name.endswith(suffix) for suffix in OTHER_SUFFIXES):
+    if any(name.endswith(suffix) for suffix in OTHER_SUFFIXES) and not name.endswith(COMPRESSED_SUFFIXES):
         return False
     try:
         head = storage.read_head(storage.join(place, path), min(HEAD_BYTES, entry.size)) if entry.size else b""
     except (storage.ObjectChanged, InfrastructureError):  # a dead link, a right that lacks: reading it says so
         return True
-    return sop_class_in(head) not in CT_CLASSES
+    return sop_class_in(decompressed_head(head, HEAD_BYTES) or head) not in CT_CLASSES
 
 
 def _label_file(place: str, entry: storage.Entry, path: str) -> LabelFile:

@@ -15,7 +15,7 @@ from label_builders import (
     written,
 )
 from numpy.typing import NDArray
-from pydicom import Dataset
+from pydicom import DataElement, Dataset
 from test_draw import turn
 
 import dskprep
@@ -135,6 +135,32 @@ def test_contours_between_slices_fill_what_they_enclose() -> None:
     assert found.ml == pytest.approx(64 * 15 / 1000, rel=1e-3)
     assert np.count_nonzero(found.mask) * GRID.voxel_ml == pytest.approx(found.ml, rel=0.01)
     assert found.centroid_mm[2] == pytest.approx(np.mean(SLICES) + 1.25)
+
+
+@pytest.mark.parametrize("kind", ["CLOSEDPLANAR_XOR", "CLOSED_PLANAR_XOR"])
+def test_a_hole_by_either_spelling_of_its_type(kind: str) -> None:
+    contours = [at(z, points) for z in SLICES for points in (square(-8, 8), square(-3, 3))]
+    ds = rtstruct_dataset({"GTV-1": contours})
+    for contour in ds.ROIContourSequence[0].ContourSequence[1::2]:
+        contour["ContourGeometricType"] = DataElement(0x3006_0042, "CS", kind, validation_mode=0)  # one is too long
+    labels = dskprep.read_labels(written(ds), name="rs.dcm")
+    assert labels.draw(labels.segments[0], GRID).ml == pytest.approx((16**2 - 6**2) * 15 / 1000, rel=1e-3)
+
+
+def test_islands_do_not_grow_towards_each_other() -> None:
+    """Two contours alone that are far apart, or three; but contours of every other or third slice are one body."""
+    for slices, thickness in (((1, 5), 2.5), ((0, 9), 2.5), ((0, 5, 9), 2.5), ((2, 4), 5.0), ((1, 4, 7), 7.5)):
+        contours = [at(-11 + 2.5 * k, square(-8, 8)) for k in slices]
+        labels = dskprep.read_labels(rtstruct_file({"GTV-1": contours}), name="rs.dcm").at(GRID)
+        volume = labels.draw(labels.segments[0], GRID).ml
+        assert volume == pytest.approx(16**2 * thickness * len(slices) / 1000, rel=1e-3), slices
+
+
+def test_two_contours_follow_the_others_of_the_file() -> None:
+    """All that is in it was drawn in every third slice."""
+    whole = [at(-11 + 2.5 * k, square(-8, 8)) for k in (0, 3, 6, 9)]
+    labels = dskprep.read_labels(rtstruct_file({"Body": whole, "GTV": whole[1:3]}), name="rs.dcm").at(GRID)
+    assert labels.draw(labels.segments[1], GRID).ml == pytest.approx(16**2 * 15 / 1000, rel=1e-3)
 
 
 def test_a_slice_without_contours_is_empty() -> None:

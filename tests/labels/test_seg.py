@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
+import io
+import lzma
 import zlib
 from typing import Any
 
@@ -21,8 +25,10 @@ from label_builders import (
     written,
 )
 from numpy.typing import NDArray
+from pydicom import Dataset
+from pydicom.filewriter import dcmwrite
 from pydicom.pixels.encoders import RLELosslessEncoder
-from pydicom.uid import DeflatedExplicitVRLittleEndian, RLELossless
+from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, RLELossless
 from test_draw import turn
 
 import dskprep
@@ -88,6 +94,62 @@ def test_a_segment_in_every_other_slice_does_not_grow_thicker() -> None:
     wanted = MASK.copy()
     wanted[::2] = False
     assert (drawn(seg_file(GRID, kept)) == wanted).all()
+
+
+@pytest.mark.parametrize("declared", [(None, 2.5), (None, None), (0.5, 0.5), (7.5, 10.0)])
+def test_on_the_slices_that_it_was_drawn_on_a_segment_keeps_every_voxel(declared: tuple) -> None:
+    """Only some slices are drawn, or every one, or one alone; what the header says of their distance is of no help."""
+    between, thickness = declared
+    measures = Dataset()
+    measures.PixelSpacing = [0.75, 0.5]
+    if between:
+        measures.SpacingBetweenSlices = between
+    if thickness:
+        measures.SliceThickness = thickness
+    for slices in (slice(None, None, 2), slice(None), slice(3, 4)):
+        mask = np.zeros_like(MASK)
+        mask[slices] = MASK[slices]
+        ds = seg_dataset(GRID, frames_of(mask), names=("Lung",))
+        ds.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence = [measures]
+        labels = dskprep.read_labels(written(ds), name="seg.dcm").at(GRID)
+        assert (labels.draw(labels.segments[0], GRID).whole() == mask).all()
+
+
+def test_frames_that_lie_as_far_apart_as_they_say_are_as_thick() -> None:
+    """It was drawn on thicker slices, which share every second one with the image."""
+    thick = grid_of((4, 24, 20), (5.0, 0.75, 0.5), (-10.0, -20.0, -28.75))
+    fine = grid_of((8, 24, 20), (2.5, 0.75, 0.5), (-10.0, -20.0, -28.75))
+    labels = dskprep.read_labels(seg_file(thick, frames_of(MASK[2:6])), name="seg.dcm").at(fine)
+    found = labels.draw(labels.segments[0], thick)
+    assert (found.whole() == MASK[2:6]).all()
+    assert found.ml == pytest.approx(MASK[2:6].sum() * thick.voxel_ml)
+
+
+def test_two_frames_of_one_segment_in_one_place_are_one() -> None:
+    both = [*frames_of(MASK), *frames_of(OTHER)]
+    labels = dskprep.read_labels(seg_file(GRID, [*frames_of(MASK), *both]), name="seg.dcm")
+    found = labels.draw(labels.segments[0], GRID)
+    assert (found.whole() == (MASK | OTHER)).all()
+    assert found.ml == pytest.approx((MASK | OTHER).sum() * GRID.voxel_ml)
+
+
+@pytest.mark.parametrize(("kind", "vr"), [("BINARY", "OB"), ("BINARY", "OW"), ("FRACTIONAL", "OW")])
+def test_big_endian_words_are_in_order(kind: str, vr: str) -> None:
+    """In words of two bytes the second one comes first (PS3.5 A.3)."""
+    ds = seg_dataset(GRID, frames_of(200 * MASK if kind == "FRACTIONAL" else MASK), kind=kind)
+    file = io.BytesIO()
+    ds.file_meta.TransferSyntaxUID = ExplicitVRBigEndian
+    ds["PixelData"].VR = vr
+    ds.PixelData = np.frombuffer(ds.PixelData, "<u2").byteswap().tobytes() if vr == "OW" else ds.PixelData
+    dcmwrite(file, ds, implicit_vr=False, little_endian=False, force_encoding=True)
+    assert (drawn(file.getvalue()) == MASK).all()
+
+
+@pytest.mark.parametrize("compress", [gzip.compress, bz2.compress, lzma.compress])
+def test_a_file_that_is_compressed_as_a_whole(compress: Any) -> None:
+    file = compress(seg_file(GRID, frames_of(MASK)))
+    assert (drawn(file) == MASK).all()
+    assert refusal(file[:-20]).reason in ("label-damaged", "label-unknown")
 
 
 def test_the_thickness_of_a_slice_is_not_its_distance() -> None:
