@@ -40,9 +40,10 @@ class VolumeDisplay:
 
     def _repr_html_(self) -> str:
         target = self.url.rpartition("/volumes/")[0]
+        labels, fault = _labels_of(target, self.record)
         return (
-            f'<div style="{STYLE}">{_picture(target, self.key)}<b>{html.escape(self.key)}</b><br>'
-            f"{html.escape(describe(self.record))}{_labels_of(target, self.record)}</div>"
+            f'<div style="{STYLE}">{_picture(target, self.key, labels)}<b>{html.escape(self.key)}</b><br>'
+            f"{html.escape(describe(self.record))}{_in_words(labels, fault)}</div>"
         )
 
 
@@ -74,20 +75,26 @@ def dataset_in_html(dataset: Dataset) -> str:
     return f"<p><b>{html.escape(dataset.url)}</b>: {words or 'no series'}</p>{''.join(shown)}{more}"
 
 
-def _labels_of(target: str, record: Record) -> str:
-    """Return a line with the labels of a volume, or why they are not known; nothing if it has none."""
+def _labels_of(target: str, record: Record) -> tuple[list[StoredLabel], str]:
+    """Return the labels of a volume, or none and why they are not known."""
     try:
-        labels = [describe_label(about) for about in labelled.stored_labels(target, record).values()]
+        return list(labelled.stored_labels(target, record).values()), ""
     except (DamagedDataset, OSError) as error:
-        return f"<br><i>labels: {html.escape(str(error))}</i>"
+        return [], str(error)
+
+
+def _in_words(labels: list[StoredLabel], fault: str) -> str:
+    """Return a line with the labels of a volume, or why they are not known; nothing if it has none."""
+    if fault:
+        return f"<br><i>labels: {html.escape(fault)}</i>"
     if not labels:
         return ""
     more = [f"and {len(labels) - N_LABELS} more"] if len(labels) > N_LABELS else []
-    return f"<br>labels: {html.escape('; '.join(labels[:N_LABELS] + more))}"
+    return f"<br>labels: {html.escape('; '.join([*map(describe_label, labels[:N_LABELS]), *more]))}"
 
 
-def _picture(target: str, key: str) -> str:
-    """Return a volume's thumbnail, or why there is none."""
+def _picture(target: str, key: str, labels: list[StoredLabel]) -> str:
+    """Return a volume's thumbnail with those of its labels over it, or why there is none."""
     try:
         content = storage.read(storage.join(target, store.thumbnail_name(key)))
     except OSError as error:  # an older dataset has none, or its store does not answer
@@ -96,4 +103,9 @@ def _picture(target: str, key: str) -> str:
     if not own.is_thumbnail(content):
         return "<i>no picture: its thumbnail is damaged</i><br>"
     alt = html.escape(f"Axial and coronal plane of {key}")
-    return f'<img src="data:image/webp;base64,{base64.b64encode(content).decode()}" alt="{alt}"><br>'
+    image = f'<img src="data:image/webp;base64,{base64.b64encode(content).decode()}" alt="{alt}">'
+    over = [
+        f'<img style="position:absolute; top:0; left:0; background:none" src="data:image/webp;base64,{small}" alt="">'
+        for small in labelled.thumbnails(labels)
+    ]
+    return f'<div style="position:relative">{image}{"".join(over)}</div>' if over else f"{image}<br>"

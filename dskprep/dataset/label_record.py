@@ -75,10 +75,10 @@ class StoredLabel(msgspec.Struct, frozen=True, kw_only=True):
     """One label of a source in one volume, or why it is not there.
 
     `image` is the `input_digest` of the volume on whose grid it lies. `name` is the author's, `label` the name under
-    which it is stored. `first` and `shape` are the box round it (z, y, x), `box_mm` its lowest and
-    highest x, y, z. `ml` and `centroid_mm` (LPS) are those of
-    the label as it was drawn by its author, `outside` is the share of it that the image does not hold. `objects` and
-    `pending` are as in `Record`.
+    which it is stored; `taken_by` is the owner of another label that has that name. `first` and `shape` are the box
+    round it (z, y, x), `box_mm` its lowest and highest x, y, z. `ml` and `centroid_mm` (LPS) are those of the label as
+    it was drawn by its author, `outside` is the share of it that the image does not hold. `thumbnail` is that of
+    `thumbnail.draw_label`, in base64. `objects` and `pending` are as in `Record`.
     """
 
     volume: str
@@ -87,6 +87,7 @@ class StoredLabel(msgspec.Struct, frozen=True, kw_only=True):
     label: str = ""
     reason: str | None = None
     message: str | None = None
+    taken_by: str = ""
     number: int = 0
     code: str = ""
     code_scheme: str = ""
@@ -102,6 +103,7 @@ class StoredLabel(msgspec.Struct, frozen=True, kw_only=True):
     centroid_mm: tuple[Number, Number, Number] | None = None
     box_mm: tuple[Number, Number, Number, Number, Number, Number] | None = None
     outside: Number = 0.0
+    thumbnail: str = ""
     objects: dict[str, StoredObject] = {}
     pending: dict[str, StoredObject] = {}
 

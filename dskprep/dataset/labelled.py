@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import base64
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from dskprep.dataset import label_store
+from dskprep import storage
+from dskprep.dataset import label_store, own
 from dskprep.dataset.annotations import NAME, rows_of_volume
-from dskprep.dataset.label_record import LabelRecordName, StoredLabel
+from dskprep.dataset.label_record import LabelRecordName, StoredLabel, parse_label_record
 from dskprep.dataset.record import Record
 from dskprep.errors import DamagedDataset
 
 if TYPE_CHECKING:
+    import pandas as pd
     import zarr
 
     from dskprep.dataset.stored import StoredVolume
+
+
+MOST_THUMBNAILS = 12
+"""Labels of a volume that are drawn over its thumbnail."""
 
 
 class VolumeLabels(Mapping[str, "zarr.Array[Any]"]):
@@ -40,6 +48,42 @@ class VolumeLabels(Mapping[str, "zarr.Array[Any]"]):
 
     def __repr__(self) -> str:
         return f"<labels of {self._volume.key}: {', '.join(self.about) or 'none'}>"
+
+
+def thumbnails(labels: Iterable[StoredLabel]) -> list[str]:
+    """Return the thumbnails of labels in base64, at most MOST_THUMBNAILS, those of the largest labels first.
+
+    Labels that an older version wrote have none. Those that are none, in the record of a stranger, are left out.
+    """
+    found = []
+    for label in sorted(labels, key=lambda each: -(each.ml or 0.0)):
+        try:
+            content = base64.b64decode(label.thumbnail, validate=True)
+        except ValueError:
+            continue
+        if own.is_label_thumbnail(content):
+            found.append(label.thumbnail)
+    return found[:MOST_THUMBNAILS]
+
+
+def thumbnails_of(target: str, table: pd.DataFrame, digests: Mapping[str, str]) -> dict[str, list[str]]:
+    """Return the thumbnails of the labels of many volumes, by key (see `thumbnails`).
+
+    `table` is that of annotations, `digests` has the input digest of each volume. Damaged records are left out.
+    """
+    rows = table[table["key"].isin(list(digests)) & (table["label"].fillna("") != "")]
+    names = {LabelRecordName(*row) for row in rows[list(NAME)].itertuples(index=False)}
+    entries = [entry for name, entry in label_store.list_records(target) if name in names] if names else []
+    labels: dict[str, list[StoredLabel]] = defaultdict(list)
+    for where, content in storage.read_many(storage.join(target, "labels"), entries):
+        try:
+            written = parse_label_record(content, f"labels/{where}").written
+        except DamagedDataset:
+            continue
+        for label in written:
+            if digests.get(label.volume) == label.image:
+                labels[label.volume].append(label)
+    return {key: thumbnails(found) for key, found in labels.items()}
 
 
 def stored_labels(target: str, record: Record) -> dict[str, StoredLabel]:

@@ -67,6 +67,13 @@ def is_thumbnail(head: bytes) -> bool:
     return (head[:4], head[8:16]) == (b"RIFF", b"WEBPVP8 ") and size == THUMBNAIL_SIZE
 
 
+def is_label_thumbnail(head: bytes) -> bool:
+    """Tell whether these are the first bytes of the thumbnail of a label: a lossless WebP of their size (RFC 9649)."""
+    bits = int.from_bytes(head[21:25], "little")
+    size = (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+    return (head[:4], head[8:16], head[20:21]) == (b"RIFF", b"WEBPVP8L", b"\x2f") and size == THUMBNAIL_SIZE
+
+
 def is_volume(url: str, names: Collection[str], ours: Collection[str]) -> bool:
     """Tell whether dskprep wrote a volume: the metadata of its arrays are of its kind, and so are those of the volume.
 

@@ -19,6 +19,7 @@ from dskprep import sides, storage
 from dskprep.counts import n_of
 from dskprep.dataset import annotations as annotated
 from dskprep.dataset import index, store
+from dskprep.dataset.labelled import thumbnails_of
 from dskprep.dataset.record import STATUSES
 from dskprep.errors import REASONS, WARNINGS
 from dskprep.look.distributions import LEAST_SPREAD, MEASURES, MIN_COMPARED, deviations, histograms, stages
@@ -88,6 +89,8 @@ def report(target: str | os.PathLike[str], *, records_at: str | None = None) -> 
     shown = shown.assign(picture=shown["key"].map(_thumbnails(target, pictured["key"].tolist())))
     reasons = lost.groupby(["status", "reason"], sort=False)
     table = annotated.current(target)
+    over = thumbnails_of(target, table, dict(zip(pictured["key"], pictured["digest"], strict=True)))
+    shown = shown.assign(labels=shown["key"].map(lambda key: over.get(key, [])))
     labelled = rank_labelled(table, written)
     some_lost = [group.take(_spread(len(group), MAX_OF_A_REASON)) for _, group in reasons]
     return _template().render(
@@ -108,6 +111,7 @@ def report(target: str | os.PathLike[str], *, records_at: str | None = None) -> 
         n_written=len(written),
         n_shown=len(shown),
         n_pictured=len(pictured),
+        n_with_labels=len(over),
         lungs=sides.NAMES | {sides.LUNG: "lungs that are not told apart"},
         colours=sides.RGB,
         n_lost=len(lost),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import itertools
 import os
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dskprep import storage
-from dskprep.dataset import linking, omezarr
+from dskprep.dataset import linking, omezarr, thumbnail
 from dskprep.dataset.label_record import LabelRecord, LabelRecordName, StoredLabel
 from dskprep.dataset.linking import Linked
 from dskprep.dataset.record import Record
@@ -25,6 +26,7 @@ from dskprep.labels.mask import Mask
 from dskprep.labels.points import Points
 from dskprep.labels.read import read_labels
 from dskprep.labels.rtstruct import RtStruct
+from dskprep.labels.seg import Seg
 from dskprep.labels.values import Labels
 from dskprep.settings import PrepConfig
 from dskprep.source.label_files import Asked, LabelFile
@@ -173,7 +175,7 @@ def _draw_all(job: LabelJob, target: str, labels: Labels, volume: Record, config
     if volume.geometry is None:
         raise DamagedDataset(f"{volume.key}: its record does not say where the volume lies")
     grid = Grid(volume.geometry.shape, volume.geometry.matrix())
-    placed = _placed(job, labels, volume, grid)
+    placed = _placed(job, target, labels, made.record.linked_by, volume, grid)
     segments = placed.named(*job.asked.only) if job.asked.only else placed.segments
     if job.case.is_hashed and linking.of(target, job.run).is_named(volume, job.case.file):
         segments = segments_without_key(segments, job.case.file)
@@ -221,7 +223,7 @@ def _add_unlinked(job: LabelJob, labels: Labels, volume: Record, made: MadeLabel
             made.record = made.record.changed(labels=(*made.record.labels, lost))
 
 
-def _placed(job: LabelJob, labels: Labels, volume: Record, grid: Grid) -> Labels:
+def _placed(job: LabelJob, target: str, labels: Labels, linked_by: str | None, volume: Record, grid: Grid) -> Labels:
     """Return the labels as they lie in the volume. A mask may also be one of the prepared volume itself."""
     acquired = volume.acquired.grid() if volume.acquired else None
     if isinstance(labels, Mask):
@@ -242,7 +244,9 @@ def _placed(job: LabelJob, labels: Labels, volume: Record, grid: Grid) -> Labels
                 f"{labels.where}: {volume.key} was prepared by an older version, whose record does not say where its "
                 "slices lie; prepare it again",
             )
-        return labels.at(acquired, job.asked.consensus)
+        return labels.at(acquired, job.asked.consensus, linking.of(target, job.run).slices_of(volume, labels.links))
+    if isinstance(labels, Seg) and linked_by == "frame-of-reference":
+        return labels  # it may have been drawn on other slices
     return labels.at(acquired) if acquired else labels
 
 
@@ -251,6 +255,7 @@ def _describe(stored: StoredLabel, label: str, drawn: Drawn) -> StoredLabel:
     indices = [[corners[k][axis] for axis, k in enumerate(which)] for which in itertools.product((0, 1), repeat=3)]
     places = drawn.grid.to_patient(indices)
     x, y, z = (round(float(v), 4) for v in drawn.centroid_mm)
+    small = thumbnail.draw_label(drawn.mask, drawn.first, drawn.grid.shape, drawn.grid.spacing, stored.rgb)
     return stored.changed(
         label=label,
         voxels=int(np.count_nonzero(drawn.mask)),
@@ -260,6 +265,7 @@ def _describe(stored: StoredLabel, label: str, drawn: Drawn) -> StoredLabel:
         centroid_mm=(x, y, z),
         box_mm=tuple(np.concatenate([places.min(0), places.max(0)]).round(4).tolist()),
         outside=round(float(drawn.outside), 6),
+        thumbnail=base64.b64encode(small).decode(),
     )
 
 

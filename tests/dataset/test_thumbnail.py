@@ -9,7 +9,7 @@ import pytest
 from builders import prepared
 from PIL import Image
 
-from dskprep.dataset import thumbnail
+from dskprep.dataset import own, thumbnail
 from dskprep.preparation.prepare import Prepared
 from dskprep.volume import Volume
 
@@ -83,3 +83,34 @@ def test_an_r_marks_the_right_side_of_each_square() -> None:
         assert columns.max() < 12
         assert np.ptp(rows) >= 6
         assert abs(rows.mean() - 72) < 3
+
+
+def shadow(mask: np.ndarray, first: tuple[int, int, int], shape: tuple[int, int, int]) -> np.ndarray:
+    content = thumbnail.draw_label(mask, first, shape, (1.0, 1.0, 1.0), (230, 25, 75))
+    assert own.is_label_thumbnail(content)
+    assert not own.is_thumbnail(content)
+    assert len(content) < 500
+    with Image.open(io.BytesIO(content)) as picture:
+        return np.asarray(picture.convert("RGBA")).astype(int)
+
+
+def test_the_outline_of_a_label_lies_over_the_thumbnail_where_the_label_is() -> None:
+    """A bone in front, on the left and near the head, as in the thumbnail of the image."""
+    image = np.full((96, 96, 96), -1000, np.int16)
+    image[60:80, 10:40, 55:90] = 400
+    volume = Volume(image, np.eye(4)[:, [2, 1, 0, 3]])
+    bone = (pixels(thumbnail.draw(Prepared(volume, None)))[:, :144].min(2) > 200) & (np.arange(144) > 15)
+    picture = shadow(image[60:80, 10:40, 55:90] > 0, (60, 10, 55), image.shape)
+    is_drawn = picture[:, :, 3] > 0
+    assert set(map(tuple, picture[is_drawn])) == {(230, 25, 75, 255)}
+    axial, coronal = np.argwhere(is_drawn[:, :144]), np.argwhere(is_drawn[:, 144:])
+    assert (axial.min(0).tolist(), axial.max(0).tolist()) == ([15, 83], [59, 134])
+    assert (coronal.min(0).tolist(), coronal.max(0).tolist()) == ([24, 83], [53, 134])  # z runs to the head
+    assert not bone.any() or (np.argwhere(bone).min(0) >= axial.min(0) - 1).all()
+
+
+@pytest.mark.parametrize("shape", [(40, 60, 50), (300, 400, 500)])
+def test_a_label_of_one_voxel_is_seen(shape: tuple[int, int, int]) -> None:
+    is_drawn = shadow(np.ones((1, 1, 1), np.bool_), (shape[0] - 1, 3, 2), shape)[:, :, 3] > 0
+    assert is_drawn[:, :144].any()
+    assert is_drawn[:, 144:].any()

@@ -255,6 +255,42 @@ def test_a_notebook_names_the_labels_of_a_volume_without_reading_a_voxel(masked:
     assert "labels" not in dataset["p3"]._repr_html_()
 
 
+def over_thumbnails(page: str) -> dict[str, list[str]]:
+    """The thumbnails of labels that lie over that of each volume, by key."""
+    rows = re.search(r'<script type="application/json" id="rows">(.*?)</script>', page, re.DOTALL)
+    assert rows
+    return {row["key"]: row.get("labels", []) for row in json.loads(rows[1])["rows"]}
+
+
+def test_the_thumbnails_of_report_and_notebook_have_the_outlines_of_labels(masked: str, tmp_path: Path) -> None:
+    target = copied(masked, tmp_path)
+    shutil.rmtree(f"{target}/volumes")
+    dataset = dskprep.open_dataset(target)
+    over = over_thumbnails(report.report(target))
+    assert [len(over[key]) for key in ("p2", "p3")] == [2, 0]
+    first, second = over["p2"]
+    with Image.open(io.BytesIO(base64.b64decode(first))) as picture:
+        larger = np.asarray(picture.convert("RGBA"))
+    assert larger.shape == (144, 288, 4)
+    assert (larger[:, :, 3] > 0).any()
+    shown = dataset["p2"]._repr_html_()
+    assert shown.index(first) < shown.index(second)
+    assert shown.count("<img") == 3
+    assert dataset["p3"]._repr_html_().count("<img") == 1
+
+
+def test_what_is_no_thumbnail_of_a_label_is_not_shown(masked: str, tmp_path: Path) -> None:
+    target = copied(masked, tmp_path)
+    hostile = ['"><img src=x onerror=alert(1)>', base64.b64encode(b"<svg onload=alert(1)>").decode()]
+    for path in Path(target, "labels/written").glob("*.json"):
+        record = json.loads(path.read_text())
+        for label, text in zip(record["labels"], hostile, strict=False):
+            label["thumbnail"] = text
+        path.write_text(json.dumps(record))
+    assert not any(over_thumbnails(report.report(target)).values())
+    assert dskprep.open_dataset(target)["p2"]._repr_html_().count("<img") == 1
+
+
 def test_a_run_with_labels_writes_a_report_with_pictures(ran: str, read: str) -> None:
     (page,) = Path(ran).glob("runs/*/qc.html")
     (figure,) = figures(page.read_text(encoding="utf-8"))
