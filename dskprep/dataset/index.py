@@ -70,7 +70,7 @@ def current_table(target: str) -> pa.Table:
 def written_table(target: str) -> pa.Table:
     """Return what index.parquet says of written volumes: their names, grids, and by what labels are linked to them."""
     table = _read(target)
-    wanted = ("key", "input_digest", "series_uid_sha256", "frame_of_reference", "affine", "n_z", "n_y", "n_x")
+    wanted = "key input_digest series_uid_sha256 hu_sha256 frame_of_reference affine n_z n_y n_x".split()
     written = table.filter(compute.equal(table["status"], "written"))
     return written.select([name for name in wanted if name in table.schema.names])
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import datetime
 import functools
+import itertools
 import os
 import secrets
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from typing import Any, NamedTuple
 
@@ -26,14 +27,13 @@ from dskprep.dataset.label_record import LabelRecord, LabelRecordName
 from dskprep.dataset.record import STATUSES
 from dskprep.errors import InfrastructureError, UsageError
 from dskprep.patterns import as_patterns
-from dskprep.pipeline import cluster, cluster_check, executor, hashed_keys
+from dskprep.pipeline import cluster, cluster_check, executor, hashed_keys, label_order
 from dskprep.pipeline.account import Summary
 from dskprep.pipeline.label_account import LabelSummary
 from dskprep.pipeline.observer import LoggedNotes, Observer, tell
 from dskprep.source.label_files import Asked, LabelFile, label_files
 from dskprep.worker import annotate as work
 from dskprep.worker.annotate import LabelOutcome
-from dskprep.worker.copies import refuse_copy
 from dskprep.worker.drawing import LabelJob
 
 RETRIES: dict[str | None, tuple[str, ...]] = {
@@ -117,12 +117,14 @@ def annotate(
         retry=retry,
     )
     settings = store.settings_of(target)
-    files = label_files(labels, patterns, functools.partial(tell, everybody, "on_note"))
     for note in cluster_check.check(client, labels, target) if client else []:
         tell(everybody, "on_note", note)
     identity.begin(target)
-    if store.has_hashed_keys(target):
-        files = hashed_keys.hash_sources(files, identity.of(target))
+
+    def files(report: Callable[[str], None]) -> Iterable[LabelFile]:
+        found = label_files(labels, patterns, report)
+        return hashed_keys.hash_sources(found, identity.of(target)) if store.has_hashed_keys(target) else found
+
     index.write(target)
     run_id = f"{datetime.datetime.now(datetime.UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(2)}"
     summary = LabelSummary(run_id, target)
@@ -133,12 +135,23 @@ def annotate(
         memory_bytes=min(cluster.memory_limits(client)) if client else MEMORY_LIMIT,
         limit_s=time_limit_s if client else None,
     )
-    jobs = _jobs(files, asked, summary, table.write(target), retry)
-    try:
+
+    def do(jobs: Iterator[LabelJob]) -> Iterator[LabelRecord]:
         with closing(executor.execute(client, jobs, task)) as done:
-            for record in _without_copies(_recorded(done, target), target):
+            for record in label_order.without_copies(_recorded(done, target), target):
                 summary.add(record)
                 tell(everybody, "on_label", summary, record)
+                yield record
+
+    noted = functools.partial(tell, everybody, "on_note")
+    try:
+        jobs = _jobs(files(noted), asked, summary, table.write(target), retry)
+        losers = [record for record in do(jobs) if any(label.taken_by for label in record.labels)]
+        if groups := label_order.contests(target, run_id, losers):
+            for record in itertools.chain(*groups):
+                summary.take_back(record)
+            for _ in label_order.do_again(target, run_id, groups, files(lambda _: None), asked, do):
+                pass
     except KeyboardInterrupt:
         summary.is_interrupted = True
     if not summary.counts and not summary.is_interrupted:
@@ -224,22 +237,26 @@ def _jobs(
 ) -> Iterator[LabelJob]:
     """Yield the sources that are to be done, and count the others as done before.
 
-    Done is what has a record of this file and of what is asked for, whose volumes are as they were then.
+    Done is what has a record of this file and of what is asked for, whose volumes are as they were then, with all of
+    their copies.
     """
     known: dict[tuple[str, str], list[LabelRecordName]] = defaultdict(list)
     written = index.written_table(summary.target)
     now = dict(zip(written["key"].to_pylist(), written["input_digest"].to_pylist(), strict=True))
     recorded: dict[str, list[str]] = defaultdict(list)
+    copies = _copies(written)
     again = set()
     for name, rows in table.by_source(annotated).items():
         known[name.source, name.options].append(name)
         recorded[name.source].append(f"{name.source}.{name.options}")
         reasons = {row["reason"] for row in rows}
         is_stale = name.status == "written" and any(now.get(row["key"]) != row["image"] for row in rows)
+        here = {row["key"] for row in rows if row["linked_by"] not in (None, "key")}
+        has_new_copy = name.status == "written" and any(copies.get(key, here) - here for key in here)
         warnings = {word for row in rows for word in (row["source_warnings"] or "").split(",")}
         is_unlinked = reasons == {"label-unlinked"} or "points-unlinked" in warnings
         is_asked = name.status in RETRIES[retry] or (retry == "unlinked" and is_unlinked)
-        if is_stale or is_asked or table.DAMAGED in reasons:
+        if is_stale or has_new_copy or is_asked or table.DAMAGED in reasons:
             again.add(name)
     for file in files:
         names = known[file.key, asked.digest]
@@ -250,6 +267,16 @@ def _jobs(
             summary.already[status] += 1
         else:
             yield LabelJob(file, asked, summary.run_id, tuple(names), tuple(recorded[file.key]))
+
+
+def _copies(written: Any) -> dict[str, set[str]]:
+    """Return the keys of all volumes of one series with one image, by the key of each of several."""
+    names = ("key", "series_uid_sha256", "hu_sha256")
+    columns = [written[name].to_pylist() for name in names if name in written.schema.names]
+    together: dict[tuple[str, ...], set[str]] = defaultdict(set)
+    for key, *image in zip(*columns, strict=True):
+        together[tuple(image)].add(key)
+    return {key: keys for image, keys in together.items() if all(image) and len(keys) > 1 for key in keys}
 
 
 def _recorded(done: Iterable[executor.Done[LabelJob, LabelOutcome]], target: str) -> Iterator[LabelRecord]:
@@ -266,24 +293,3 @@ def _recorded(done: Iterable[executor.Done[LabelJob, LabelOutcome]], target: str
         yield outcome.record
         is_lost = outcome.record.reason == InfrastructureError.__name__
         failures.count(outcome.record.message or "" if is_lost else "")
-
-
-def _without_copies(records: Iterable[LabelRecord], target: str) -> Iterator[LabelRecord]:
-    """Yield the records. Of tables with one content the first by name stays, and the others are `label-exists`.
-
-    Workers cannot tell, since they may read such tables at the same time. So tables come last.
-    """
-    tables: list[LabelRecord] = []
-    for record in records:
-        if record.kind == "points" and record.is_written:
-            tables.append(record)
-        else:
-            yield record
-    first: dict[str, str] = {}
-    for record in sorted(tables, key=lambda record: record.source):
-        other = first.setdefault(record.sha256, record.source)
-        if other != record.source:
-            label_store.forget(target, [record.name])
-            record = refuse_copy(record, other)
-            label_store.commit(target, record)
-        yield record

@@ -36,14 +36,26 @@ class LabelSummary:
     def add(self, record: LabelRecord) -> None:
         """Count one source."""
         self.counts[record.status] += 1
-        if not record.is_written:
-            self.reasons[f"{record.status}: {record.reason}"] += 1
-        else:
-            self.lost_labels.update(str(label.reason) for label in record.labels if not label.is_written)
-        self.warnings.update(record.warnings)
+        for counter, words in self._words(record):
+            counter.update(words)
         self.labels += len(record.written)
         self.points += record.n_points
         self.cpu_s += record.cpu_s or 0.0
+
+    def take_back(self, record: LabelRecord) -> None:
+        """Count one source no more, since it is done again; its CPU seconds were spent all the same."""
+        for counter, words in [(self.counts, [record.status]), *self._words(record)]:
+            counter.subtract(words)
+            for word in words:
+                if not counter[word]:
+                    del counter[word]
+        self.labels -= len(record.written)
+        self.points -= record.n_points
+
+    def _words(self, record: LabelRecord) -> list[tuple[Counter[str], list[str]]]:
+        lost = [str(label.reason) for label in record.labels if not label.is_written] if record.is_written else []
+        reasons = [] if record.is_written else [f"{record.status}: {record.reason}"]
+        return [(self.reasons, reasons), (self.lost_labels, lost), (self.warnings, list(record.warnings))]
 
     @property
     def exit_code(self) -> int:

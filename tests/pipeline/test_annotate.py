@@ -192,6 +192,19 @@ def test_the_nodules_of_lidc_are_labels_and_points_with_ratings(place: str, labe
     assert volume.points[["x", "y", "z"]].to_numpy()[0] == pytest.approx(GRID.to_patient((2.5, 12, 10)))
 
 
+def test_outlines_of_lidc_lie_in_the_slices_of_their_uids(tmp_path: Path, labels: Path) -> None:
+    target = prepare(str(tmp_path))
+    by_uid = nodule_xml("a", [(None, ring(12, 10, 4))] * 2, [3] * 9, instances=[f"{SERIES}.2", f"{SERIES}.3"])
+    (labels / "1.xml").write_bytes(lidc_file(by_uid))
+    wrong = nodule_xml("b", [(-28.0, ring(12, 10, 4))], [3] * 9, instances=[f"{SERIES}.3"])
+    (labels / "2.xml").write_bytes(lidc_file(wrong))
+    summary = annotate(target, labels)
+    assert summary.reasons == {"refused: label-off-grid": 1}
+    truth = np.zeros(SHAPE, np.bool_)
+    truth[2:4, 9:16, 7:14] = True
+    assert np.array_equal(dskprep.open_dataset(target)["p"].labels["nodule-1"][:], truth)
+
+
 def test_copies_of_one_series_have_the_same_labels_and_points(tmp_path: Path, source: Path, labels: Path) -> None:
     write_series(source / "p")
     shutil.copytree(source / "p", source / "q")
@@ -203,6 +216,28 @@ def test_copies_of_one_series_have_the_same_labels_and_points(tmp_path: Path, so
     dataset = dskprep.open_dataset(target)
     for volume in dataset.values():
         assert (len(volume.labels), volume.points["malignancy"].to_list()) == (2, [3])
+
+
+def test_a_copy_of_a_series_that_comes_later_has_its_labels_and_points_too(
+    tmp_path: Path, source: Path, labels: Path
+) -> None:
+    target = prepare(str(tmp_path))
+    outlines = [(-28.0, ring(12, 10, 4)), (-27.0, ring(12, 10, 4))]
+    (labels / "1.xml").write_bytes(lidc_file(nodule_xml("a", outlines, [3] * 9)))
+    (labels / "2.dcm").write_bytes(seg_file(GRID, frames_of(BOX), names=("Tumour",)))
+    (labels / "3.csv").write_text(f"seriesuid,x,y,z\n{SERIES},-5,-15,-28\n")
+    (labels / "p.nii").write_bytes(nifti(BOX.astype(np.uint8), GRID.affine))
+    assert annotate(target, labels).counts == {"written": 4}
+    shutil.copytree(source / "p", source / "q")
+    assert dskprep.run(source, target, settings=SETTINGS).exit_code == 0
+    summary = annotate(target, labels)
+    assert (summary.counts, summary.already) == ({"written": 4}, {"written": 1})  # the mask names its volume
+    first, second = dskprep.open_dataset(target).values()
+    assert set(first.labels) - set(second.labels) == {"mask"}
+    assert set(second.labels) == {"Tumour", "nodule-1", "nodule-1-reader-1"}
+    assert np.array_equal(second.labels["Tumour"][:], BOX)
+    assert len(first.points) == len(second.points) == 2
+    assert annotate(target, labels).already == {"written": 4}
 
 
 def test_a_reading_without_nodules_is_no_fault(tmp_path: Path, labels: Path) -> None:
@@ -464,6 +499,41 @@ def test_a_label_of_the_same_name_from_another_source_is_left_alone(place: str, 
     assert np.array_equal(dskprep.open_dataset(target)["p"].labels["Tumour"][:], BOX)
     annotate(target, labels / "b.dcm", name_as="{name}-{file}")
     assert np.array_equal(dskprep.open_dataset(target)["p"].labels["Tumour-b"][:], ~BOX)
+
+
+@pytest.mark.parametrize("order", [(2, 1, 0), (1, 2, 0), (0, 1, 2)])
+def test_of_sources_with_one_name_the_first_has_it_whichever_is_done_first(
+    tmp_path: Path, labels: Path, monkeypatch: pytest.MonkeyPatch, order: tuple
+) -> None:
+    """Files come in another order than by name, as workers may do them; d.dcm was there before."""
+    target = prepare(str(tmp_path))
+    names = ("a.dcm", "b.dcm", "c.dcm")
+    masks = [BOX, BOX[::-1], np.roll(BOX, 2, 1)]
+    (labels / "d.dcm").write_bytes(seg_file(GRID, frames_of(BOX), names=("Old",)))
+    annotate(target, labels)
+    for name, mask in zip(names, masks, strict=True):
+        frames = [*frames_of(mask), *frames_of(mask, 2), *frames_of(mask, 3)]
+        own = f"Own-{name[0]}"
+        (labels / name).write_bytes(seg_file(GRID, frames, names=("Tumour", own, "Old")))
+    listed = pipeline.label_files
+
+    def in_another_order(*args: Any) -> Iterator[Any]:
+        files = list(listed(*args))
+        return iter([*(files[k] for k in order), *files[3:]])
+
+    monkeypatch.setattr(pipeline, "label_files", in_another_order)
+    summary = annotate(target, labels)
+    assert (summary.counts, summary.already, summary.labels) == ({"written": 4}, {"written": 1}, 4)
+    assert summary.lost_labels == {"label-exists": 5}
+    volume = dskprep.open_dataset(target)["p"]
+    assert set(volume.labels) == {"Old", "Own-a", "Own-b", "Own-c", "Tumour"}
+    assert np.array_equal(volume.labels["Tumour"][:], BOX)
+    assert np.array_equal(volume.labels["Old"][:], BOX)
+    records = {name.source: label_store.read_record(target, name) for name, _ in label_store.list_records(target)}
+    lost = {name: [label.taken_by[:5] for label in record.labels if label.reason] for name, record in records.items()}
+    assert lost == {"a.dcm": ["d.dcm"], "b.dcm": ["a.dcm", "d.dcm"], "c.dcm": ["a.dcm", "d.dcm"], "d.dcm": []}
+    assert not [f for f in dskprep.verify(target) if f.faults or f.additions]
+    assert annotate(target, labels).already == {"written": 4}
 
 
 def test_somebody_elses_label_is_left_alone(tmp_path: Path, labels: Path) -> None:
