@@ -84,6 +84,7 @@ WARNINGS = {
     "lossy-compression": "the pixel data went through lossy compression",
     "points-unlinked": "points of the table belong to volumes that the dataset has not",
     "points-outside": "points of the table lie outside of their images, and were left out",
+    "marks-left-out": "marks of a reader of LIDC-IDRI whose z and SOPInstanceUID are of two slices were left out",
     "contours-left-out": "open contours of an ROI that has closed ones too enclose nothing, and were left out",
     "linked-by-frame-of-reference": "the label names no series of the dataset; its frame of reference has one volume",
     "label-cut-off": "a part of the label lies outside of the image, and was cut off",

@@ -53,13 +53,13 @@ class Lidc(Labels):
             The share of the readers who outlined a nodule that must have a voxel inside.
         instances
             The index of the slice of each SOPInstanceUID, if it is known. An outline without a z lies in the slice of
-            its UID, and the z and the UID of an outline must be those of one slice.
+            its UID, and its z and its UID must be those of one slice.
 
         Raises
         ------
         Refusal
-            `label-off-grid` if an outline lies between slices or beyond their rows and columns, or its z and its UID
-            are those of two slices.
+            `label-off-grid` if an outline lies between slices or beyond their rows and columns, or if the z and the UID
+            of every mark are those of two slices. Marks of which only some are so are left out (see `left_out`).
         """
         return PlacedLidc(self, slices, consensus, instances or {})
 
@@ -90,6 +90,7 @@ class PlacedLidc(Labels):
     Segments are the consensus of each nodule (`nodule-1`, number 10) and the outlines of each of its readers
     (`nodule-1-reader-2`, number 12). An outline runs along the first pixels outside of the nodule, so its own pixels do
     not belong to it. `points` has a row per mark: nodules with nine ratings, small nodules, and what is no nodule.
+    `left_out` says of each mark whose z and UID are of two slices what was found; it is neither drawn nor a point.
     """
 
     kind = "lidc"
@@ -100,7 +101,16 @@ class PlacedLidc(Labels):
         self.where, self.links = read.where, read.links
         self._slices, self._consensus = slices, consensus
         _check_size(read.reading.marks, self.where)
-        self._places = [_place(mark, slices, self.where, instances) for mark in read.reading.marks]
+        left_out: list[str] = []
+        self._places = []
+        for mark in read.reading.marks:
+            if why := _contradiction(mark, slices, instances):
+                left_out.append(why)
+            else:
+                self._places.append(_place(mark, slices, self.where, instances))
+        self.left_out = tuple(left_out)
+        if left_out and not self._places:
+            raise Refusal("label-off-grid", f"{self.where}: {left_out[0]}; is this the series that the readers saw?")
         outlined = [k for k, place in enumerate(self._places) if place.mark.kind == "nodule"]
         placed = [self._in_mm(self._places[k]) for k in outlined]
         found = nodules.match(placed, slices.spacing[0])
@@ -197,9 +207,28 @@ def _place(mark: Mark, slices: Grid, where: str, instances: Mapping[str, int]) -
     return _Place(mark, masks, (int(first[0]), int(first[1])), np.concatenate(places))
 
 
+def _contradiction(mark: Mark, slices: Grid, instances: Mapping[str, int]) -> str:
+    """Say where the z of an outline is that of another slice than its SOPInstanceUID; "" if that is nowhere so."""
+    for outline in mark.outlines:
+        k = instances.get(outline.instance)
+        if k is not None and not np.isnan(outline.z_mm) and _index_of(outline.z_mm, slices) != k:
+            z_mm = slices.to_patient((k, 0, 0))[2]
+            return (
+                f"{mark.name!r} of reader {mark.reader}: expected imageZposition and imageSOP_UID of one slice, found "
+                f"{outline.z_mm:g} mm, and the UID of the slice at {z_mm:g} mm"
+            )
+    return ""
+
+
+def _index_of(z_mm: float, slices: Grid) -> int | None:
+    """Return the index of the slice at a z, None if there is none."""
+    place = (z_mm - slices.affine[2, 3]) / slices.affine[2, 0] if slices.affine[2, 0] else np.inf
+    is_there = -0.5 < place < slices.shape[0] - 0.5 and abs(place - round(place)) <= NEAR_SLICE
+    return round(place) if is_there else None
+
+
 def _slice_of(outline: Outline, slices: Grid, where: str, of_instance: int | None) -> int:
-    """Return the index of an outline's slice, by its z and by that of its SOPInstanceUID, if it is known."""
-    z_mm = slices.to_patient([(k, 0, 0) for k in range(slices.shape[0])])[:, 2]
+    """Return the index of an outline's slice: that of its z, or of its SOPInstanceUID where it has no z."""
     if np.isnan(outline.z_mm):
         if of_instance is None:
             raise Refusal(
@@ -208,18 +237,12 @@ def _slice_of(outline: Outline, slices: Grid, where: str, of_instance: int | Non
                 "outline; if an older version prepared the image, prepare it again",
             )
         return of_instance
-    place = (outline.z_mm - z_mm[0]) / slices.affine[2, 0] if slices.affine[2, 0] else np.inf
-    is_there = -0.5 < place < slices.shape[0] - 0.5 and abs(place - round(place)) <= NEAR_SLICE
-    if of_instance is not None and not (is_there and round(place) == of_instance):
+    if (index := _index_of(outline.z_mm, slices)) is None:
+        ends = sorted(slices.to_patient([(0, 0, 0), (slices.shape[0] - 1, 0, 0)])[:, 2].tolist())
         raise Refusal(
             "label-off-grid",
-            f"{where}: expected imageZposition and imageSOP_UID of one slice, found {outline.z_mm:g} mm, and the UID "
-            f"of the slice at {z_mm[of_instance]:g} mm; correct the one that is wrong",
+            f"{where}: expected outlines in slices, which lie from z {ends[0]:g} to {ends[1]:g} mm in "
+            f"steps of {slices.spacing[0]:g} mm, found one at {outline.z_mm:g} mm; is this the series "
+            f"that the readers saw?",
         )
-    if not is_there:
-        raise Refusal(
-            "label-off-grid",
-            f"{where}: expected outlines in slices, which lie from z {z_mm.min():g} to {z_mm.max():g} mm in steps of "
-            f"{slices.spacing[0]:g} mm, found one at {outline.z_mm:g} mm; is this the series that the readers saw?",
-        )
-    return round(place)
+    return index

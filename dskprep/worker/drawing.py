@@ -21,7 +21,7 @@ from dskprep.dataset.record import Record
 from dskprep.errors import DamagedDataset, Refusal, UsageError
 from dskprep.labels import memory
 from dskprep.labels.draw import Drawn
-from dskprep.labels.lidc import Lidc
+from dskprep.labels.lidc import Lidc, PlacedLidc
 from dskprep.labels.mask import Mask
 from dskprep.labels.points import Points
 from dskprep.labels.read import read_labels
@@ -186,6 +186,10 @@ def _draw_all(job: LabelJob, target: str, labels: Labels, volume: Record, config
     if points is not None and not job.asked.only:
         made.points.append(points)
         made.ours = ("key", "image", "kind", "name", "x", "y", "z", "ml")
+    if isinstance(placed, PlacedLidc) and placed.left_out:
+        more = f" (and {len(placed.left_out) - 1} more)" if len(placed.left_out) > 1 else ""
+        message = f"left out: {placed.left_out[0]}{more}"
+        made.record = made.record.changed(warnings=("marks-left-out",), message=message)
     if isinstance(placed, RtStruct) and any(placed.n_open.get(segment.number) for segment in segments):
         made.record = made.record.changed(warnings=("contours-left-out",))
     is_here = {s.number: linking.of(target, job.run).is_in(volume, s.frame_of_reference) for s in segments}

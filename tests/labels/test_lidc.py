@@ -124,13 +124,20 @@ def test_without_a_z_an_outline_lies_in_the_slice_of_its_uid() -> None:
 
 
 @pytest.mark.parametrize("z", [Z[4], Z[3] + 1, 900.0], ids=["another slice", "between", "far"])
-def test_a_z_and_a_uid_of_two_slices_are_named(z: float) -> None:
+def test_a_mark_whose_z_and_uid_are_of_two_slices_is_left_out_and_named(z: float) -> None:
     nodule = nodule_xml("a", [(Z[3], ring(20, 30, 5)), (z, ring(20, 30, 5))], RATED, instances=["1.2.3.3", "1.2.3.5"])
     read = dskprep.read_labels(lidc_file(nodule), name="001.xml")
     assert isinstance(read, Lidc)
-    wanted = f"label-off-grid: 001.xml: 'a': .* of one slice, found {z:g} mm, and the UID of the slice at {Z[5]:g} mm"
-    with pytest.raises(Refusal, match=wanted):
+    wanted = f"'a' of reader 1: .* of one slice, found {z:g} mm, and the UID of the slice at {Z[5]:g} mm"
+    with pytest.raises(Refusal, match=f"label-off-grid: 001.xml: {wanted}"):
         read.at(GRID, instances=UIDS)
+    both = dskprep.read_labels(lidc_file(one("b", 40, 30, 5), nodule), name="001.xml")
+    assert isinstance(both, Lidc)
+    labels = both.at(GRID, instances=UIDS)
+    assert [s.name for s in labels.segments] == ["nodule-1", "nodule-1-reader-1"]
+    assert len(labels.points) == 1
+    (said,) = labels.left_out
+    assert re.match(wanted.replace("reader 1", "reader 2"), said)
 
 
 @pytest.mark.parametrize(

@@ -198,8 +198,11 @@ def test_outlines_of_lidc_lie_in_the_slices_of_their_uids(tmp_path: Path, labels
     (labels / "1.xml").write_bytes(lidc_file(by_uid))
     wrong = nodule_xml("b", [(-28.0, ring(12, 10, 4))], [3] * 9, instances=[f"{SERIES}.3"])
     (labels / "2.xml").write_bytes(lidc_file(wrong))
+    (labels / "3.xml").write_bytes(lidc_file(wrong, nodule_xml("c", [(-28.0, [(10, 12)])])))
     summary = annotate(target, labels)
-    assert summary.reasons == {"refused: label-off-grid": 1}
+    assert (summary.reasons, summary.warnings) == ({"refused: label-off-grid": 1}, {"marks-left-out": 1})
+    messages = [label_store.read_record(target, name).message for name, _ in label_store.list_records(target)]
+    assert any("left out: 'b' of reader 1: expected imageZposition and" in (text or "") for text in messages)
     truth = np.zeros(SHAPE, np.bool_)
     truth[2:4, 9:16, 7:14] = True
     assert np.array_equal(dskprep.open_dataset(target)["p"].labels["nodule-1"][:], truth)
