@@ -13,6 +13,7 @@ from dskprep.formats import voxels
 from dskprep.formats.header import Header
 from dskprep.formats.voxels import FileBytes
 from dskprep.series import hounsfield, upright
+from dskprep.series.continuity import STEP, Continuity
 from dskprep.series.geometry import MAX_EXTENT_MM, Layout
 from dskprep.series.series import Series, Stored, facts_of
 from dskprep.volume import PADDING, Grid
@@ -77,6 +78,7 @@ def of_volume(
         to_hu=to_hu,
         check_hu=check_hu,
         check_values=values.refuse_mask,
+        check_order=values.refuse_scrambled,
         encoded_bytes=encoded_bytes,
     )
 
@@ -134,18 +136,20 @@ def _facing(header: Header) -> tuple[NDArray[np.float64], tuple[slice, slice]]:
 
 
 class _Values:
-    """The stored values of a file, and whether all of them are those of a mask."""
+    """The stored values of a file, whether all of them are those of a mask, and whether their rows are in place."""
 
     def __init__(self, header: Header, file: FileBytes, flips: tuple[slice, slice]) -> None:
         self._header, self._file, self._flips = header, file, flips
         self._is_whole = float(header.slope).is_integer() and float(header.intercept).is_integer()
         self._counts: NDArray[np.int64] | None = np.zeros(MAX_LABEL + 1, np.int64)
         self._n_neighbours = self._n_changes = 0
+        self._continuity = Continuity()
 
     def planes(self) -> Iterator[Stored]:
         """Yield the planes. Floats become whole HU, since a volume is stored so; what is not a number, PADDING."""
         slope, intercept = self._header.slope, self._header.intercept
         for plane in voxels.planes(self._header, self._file):
+            self._compare(plane)
             values = np.ascontiguousarray(plane[self._flips])
             if values.dtype.kind == "f":
                 values, is_whole = _to_whole(values, slope, intercept)
@@ -155,6 +159,12 @@ class _Values:
                 self._count(values, self._is_whole)
                 yield Stored(values, slope, intercept)
         self._file = FileBytes.held(b"")  # what was held can go
+
+    def _compare(self, plane: NDArray[Any]) -> None:
+        n = (plane.shape[0] - 1) // STEP
+        pairs = plane[: n * STEP, ::STEP].reshape(n, STEP, -1)[:, :2].swapaxes(0, 1)
+        with np.errstate(all="ignore"):  # infinities
+            self._continuity.add(pairs * np.float64(self._header.slope) + np.float64(self._header.intercept))
 
     def _count(self, values: NDArray[Any], is_whole: bool) -> None:
         if self._counts is None:
@@ -171,6 +181,16 @@ class _Values:
             self._n_changes += int(np.count_nonzero((left != right) & is_inside))
         else:
             self._counts = None
+
+    def refuse_scrambled(self) -> None:
+        """Raise Refusal `undecodable-pixels` if rows or planes are not where the header has them."""
+        if broken := self._continuity.broken_axis(self._header.spacing):
+            raise Refusal(
+                "undecodable-pixels",
+                f"{self._header.where}: expected {broken} that are like their neighbours, found them hardly more alike "
+                f"than any two values; the sizes in the header ({_words(self._header.shape[::-1])}) are not those of "
+                "the voxels, or not in their order",
+            )
 
     def refuse_mask(self) -> None:
         """Raise Refusal `no-image` if the values are those of a mask: few whole numbers from 0 on, in patches.

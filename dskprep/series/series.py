@@ -55,6 +55,7 @@ class Series:
         check_hu: bool,
         check_formats: Callable[[], None] = lambda: None,
         check_values: Callable[[], None] = lambda: None,
+        check_order: Callable[[], None] = lambda: None,
         encoded_bytes: int | None = None,
         identity: Identity = NOBODY,
         instances: tuple[str, ...] = (),
@@ -63,7 +64,8 @@ class Series:
         self.warnings, self.encoded_bytes = warnings, encoded_bytes
         self._take: Callable[[], Iterator[Stored]] | None = take
         self._layout, self._to_hu, self._check_hu = layout, to_hu, check_hu
-        self._doubt, self._check_formats, self._check_values = doubt, check_formats, check_values
+        self._doubt, self._check_formats = doubt, check_formats
+        self._check_values, self._check_order = check_values, check_order
         self.identity, self.instances = identity, instances
 
     def check_formats(self) -> None:
@@ -93,7 +95,8 @@ class Decoded:
         self._encoded: Iterator[Stored] | None = encoded
         self._n_encoded, self._n_clipped, self._n_blank = found.n_slices, 0, 0
         self._sha256, self._histograms = hashlib.sha256(), Histograms()
-        self._doubt, self._check_hu, self._check_values = found._doubt, found._check_hu, found._check_values
+        self._doubt, self._check_hu = found._doubt, found._check_hu
+        self._check_values, self._check_order = found._check_values, found._check_order
 
     def planes(self) -> Iterator[NDArray[np.int16]]:
         """Return int16 HU (rows, columns) of plane after plane of the grid, gaps interpolated; only once.
@@ -119,6 +122,7 @@ class Decoded:
             yield hu
             below, last = hu, number
         self._judge_values()
+        self._check_order()
 
     def _judge_values(self) -> None:
         """Refuse a series whose values cannot be HU, or do not show that they are where the header leaves it open."""

@@ -213,6 +213,14 @@ def meta(**fields: str) -> bytes:
     return content
 
 
+def scrambled() -> bytes:
+    """The MetaImage file of a finer chest whose header has the sizes, and the spacing, in the order of the array."""
+    fine = chest((40, 64, 80), (6, 6, 5))
+    (content,) = by_itk(fine.array, fine.affine, ".mha").values()
+    content = content.replace(b"DimSize = 80 64 40", b"DimSize = 40 64 80")
+    return content.replace(b"ElementSpacing = 5 6 6", b"ElementSpacing = 6 6 5")
+
+
 NIFTI = nifti(HU, AFFINE)
 UNIT = ((HU - HU.min()) / np.ptp(HU)).astype(np.float32)
 FAULTS: dict[str, tuple[str, bytes, str]] = {
@@ -252,6 +260,7 @@ FAULTS: dict[str, tuple[str, bytes, str]] = {
         gzip.compress(nifti(HU, scaled(0.004), dim=[3, 30000, 30000, 15, 1, 1, 1, 1]) + bytes(100 << 20)),
         "truncated",
     ),
+    "sizes in another order": ("ct.mha", scrambled(), "undecodable-pixels"),
     "no place": ("ct.nii", nifti(HU, AFFINE, sform_code=0, qform_code=0), "missing-attribute"),
     "text": ("ct.nrrd", b"<html>404 Not Found</html>", "bad-header"),
 }
