@@ -6,7 +6,7 @@ Each folder below FOLDER with `image.nii` and `reference.nii` (or `.nii.gz`, HU 
 Dice, the distance that 95 % of the mask's surface and of the reference's keep from each other, what is missing and what
 is added in ml, the warnings, and the CPU time at 1 mm.
 
-`--crops` cuts each chest to narrow fields of view (squares and circles of 200 to 300 mm, a quarter off, a slab, the
+`--crops` cuts each chest to narrow fields of view (squares and circles of 200 to 300 mm, a quarter off, slabs, the
 bases, the apices, one side), and compares with the cut mask of the whole. `--painted` paints disease into its lungs
 (consolidation, effusion, an upper lobe, both sides, patches, a rim), and compares with the mask from before.
 """
@@ -116,10 +116,10 @@ def crops(volume: Volume, mask: Mask) -> Iterator[tuple[str, Volume, Mask]]:
     def cut(z: tuple[float, float], y: tuple[float, float], x: tuple[float, float]) -> tuple[Volume, Mask]:
         ends = [(max(0, int(a)), min(n, int(b))) for (a, b), n in zip((z, y, x), volume.shape, strict=True)]
         part = tuple(slice(a, b) for a, b in ends)
-        return volume.with_array(np.ascontiguousarray(volume.array[part])), np.ascontiguousarray(mask[part])
+        return Volume(np.ascontiguousarray(volume.array[part]), volume.affine), np.ascontiguousarray(mask[part])
 
     for size in (200, 250, 300):
-        for place_, shift in (("heart", (-10, 25)), ("middle", (0, 0)), ("right", (0, -60))):
+        for place_, shift in (("heart", (-10, 25)), ("middle", (0, 0)), ("right", (0, -60)), ("left", (0, 60))):
             top, left = cy + shift[0] - size / 2, cx + shift[1] - size / 2
             square, cut_mask = cut((0, nz), (top, top + size), (left, left + size))
             yield f"square of {size} mm, {place_}", square, cut_mask
@@ -133,9 +133,12 @@ def crops(volume: Volume, mask: Mask) -> Iterator[tuple[str, Volume, Mask]]:
     everything = (0, nz), (0, ny), (0, nx)
     for name, axis, ends in (
         ("a quarter of the left off", 2, (0, x0 + 0.75 * lx)),
+        ("a quarter of the right off", 2, (x0 + 0.25 * lx, nx)),
         ("a quarter of the back off", 1, (0, y0 + 0.75 * ly)),
         ("a quarter of the front off", 1, (y0 + 0.25 * ly, ny)),
+        ("a low slab", 0, (z0 + 0.1 * lz, z0 + 0.2 * lz)),
         ("a slab", 0, (z0 + 0.4 * lz, z0 + 0.55 * lz)),
+        ("a high slab", 0, (z0 + 0.8 * lz, z0 + 0.9 * lz)),
         ("bases", 0, (0, z0 + 0.2 * lz)),
         ("thin bases", 0, (0, z0 + 0.1 * lz)),
         ("apices", 0, (z0 + 0.75 * lz, nz)),

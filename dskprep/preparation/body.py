@@ -19,7 +19,6 @@ from dskprep.preparation.morphology import (
     dilate,
     enlarge,
     open_mask,
-    select_connected,
     select_largest,
 )
 from dskprep.volume import AIR_HU, PADDING, Triple, Volume
@@ -50,6 +49,12 @@ MAX_DENSE_PER_MILLE = 20
 """Most of a cell of air that lies above PURE_HU."""
 WIDE_CELLS = 1.5
 """Outside air is this many cells wide on every side of some cell; so are hardly any cells of air in a lung."""
+MAX_FRONT_BACK_SHARE = 0.3
+"""Most of outside air that has tissue in front and behind: seen 0.0; of lungs that the field of view cuts 0.6 and more.
+
+Where it cuts their front or back, there is tissue on both sides."""
+MAX_BETWEEN_SHARE = 0.7
+"""Most of it that has tissue in front and behind, or on both sides: seen 0.45, beside an arm; of such lungs 0.84."""
 A_CELL = (1.0, 1.0, 1.0)
 """Spacing of cells, in cells."""
 
@@ -107,6 +112,14 @@ def _without_foam(outside: Mask, tissue: Mask, spacing: Triple) -> Mask:
     return tissue | pieces.select(to_tissue > to_air)
 
 
+def _between(mask: Mask, axis: int) -> Mask:
+    """Return what lies between two voxels of the mask along an axis."""
+    before = np.logical_or.accumulate(mask, axis)
+    after = np.flip(np.logical_or.accumulate(np.flip(mask, axis), axis), axis)
+    found: Mask = before & after
+    return found
+
+
 def coarse_grid(volume: Volume) -> Grid:
     """Average the volume over blocks of about GRID_MM; along an axis with a larger spacing, a block is one voxel."""
     z, y, x = (max(1, round(GRID_MM / s)) for s in volume.spacing)
@@ -150,7 +163,13 @@ def _flood_outside(grid: Grid, tissue: Mask, parenchyma: Mask) -> Mask:
     edge = ~is_measured
     edge[:, [0, -1]] = True
     edge[:, :, [0, -1]] = True
-    flooded = select_connected(wide, dilate(edge, WIDE_CELLS, A_CELL))
+    pieces = Pieces.of(wide)
+    thin = tissue[::z, ::y, ::x]
+    front_back = _between(thin, axis=1)
+    is_outside = pieces.counts(dilate(edge, WIDE_CELLS, A_CELL)) > 0
+    is_outside &= pieces.counts(front_back) < MAX_FRONT_BACK_SHARE * pieces.sizes
+    is_outside &= pieces.counts(front_back | _between(thin, axis=2)) < MAX_BETWEEN_SHARE * pieces.sizes
+    flooded = pieces.select(is_outside)
     # cells at a wall hold some of it, and were not flooded
     reached = dilate(enlarge(flooded, (z, y, x), grid.means.shape), CELL_MM, grid.spacing)
     reached &= ~tissue & ~parenchyma

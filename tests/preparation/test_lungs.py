@@ -636,3 +636,45 @@ def test_foam_between_back_and_table_is_no_lung() -> None:
     found = find_lungs(Volume(np.ascontiguousarray(foam.array[part]), volume.affine))
     truth = phantom.lungs.array[part]
     assert dice(found.mask.array > 0, truth > 0) >= 0.98
+
+
+def test_air_between_back_and_a_bar_of_the_table_is_no_lung() -> None:
+    phantom = patient()
+    volume = phantom.volume
+    body = ndimage.binary_fill_holes(volume.array.max(axis=0) > -300)
+    back = np.flatnonzero(body.any(axis=1))[-1]
+    array = volume.array.copy()
+    behind = ~np.maximum.accumulate(body[::-1], axis=0)[::-1]
+    behind[: back - 60] = False
+    noise = np.random.default_rng(0).normal(0, 25, (volume.shape[0], np.count_nonzero(behind)))
+    array[:, behind] = -930 + noise  # foam
+    middle = volume.shape[2] // 2
+    array[:, back + 6 : back + 14, middle - 40 : middle + 40] = 100
+    y, x = np.ogrid[: volume.shape[1], : volume.shape[2]]
+    outside = np.hypot(y - back + 95, x - middle) > 115
+    array[:, outside] = PADDING
+    found = find_lungs(volume.with_array(array))
+    truth = (phantom.lungs.array > 0) & ~outside
+    assert dice(found.mask.array > 0, truth) >= 0.98
+
+
+def test_lungs_behind_a_thin_chest_wall_are_found() -> None:
+    phantom = patient()
+    volume = phantom.volume
+    is_far = ndimage.distance_transform_edt(phantom.lungs.array == 0, volume.spacing) > 7
+    z, x = np.arange(volume.shape[0])[:, None, None], np.arange(volume.shape[2])
+    between_ribs = (z * SPACING[0] % 32 < 12) & (np.abs(x - volume.shape[2] / 2) * SPACING[2] > 60)
+    found = find_lungs(changed(volume, between_ribs & is_far, AIR_HU))
+    assert dice(found.mask.array > 0, phantom.lungs.array > 0) >= 0.98
+
+
+@pytest.mark.parametrize("side", SIDES)
+def test_a_base_that_is_aerated_below_consolidation_is_lung(side: int) -> None:
+    phantom = patient()
+    lung = phantom.lungs.array == side
+    slices = np.flatnonzero(lung.any(axis=(1, 2)))
+    dense = lung.copy()
+    dense[slices[0] + 16 : slices[0] + slices.size * 3 // 4] = False
+    base = dense & (np.arange(lung.shape[0]) < slices[0] + 16)[:, None, None]
+    found = find_lungs(changed(phantom.volume, lung & ~dense, 40))
+    assert np.mean(found.mask.array[base] == side) >= 0.9

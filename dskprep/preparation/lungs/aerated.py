@@ -6,7 +6,6 @@ Gas in airways, stomach and bowel is left out, and so is foam under the patient.
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
 from dskprep.kernels import masks
 from dskprep.preparation.body import SHELL_MM, TISSUE_HU, Grid
@@ -46,6 +45,8 @@ MIN_LUNG_SHARE = 0.3
 """Least part of a core that is that much denser."""
 MIN_CORE_SHARE = 0.05
 """A core with a smaller share of the largest one is no lung by itself, but may be connected to one, or lie near it."""
+SURE_SHARE = 0.9
+"""A core with so much that is denser than air is lung wherever it lies: of gas in bowel and trachea, seen 0.76."""
 NEAR_MM = 40.0
 """A piece of parenchyma that lies apart is lung if it comes this near to the upper half of a lung, in mm."""
 THIN_MM = 2.0
@@ -97,7 +98,9 @@ def find_cores(grid: Grid, air: Mask, air_hu: float, views: Views) -> Mask:
     gas of the bowel.
     """
     pieces = Pieces.of(erode(air, CORE_MM, grid.spacing))
-    is_lung = _are_parenchyma(grid, pieces, air_hu, MIN_LUNG_SHARE, views)
+    is_dense = grid.means > air_hu + MIN_LUNG_ABOVE_AIR_HU
+    n_dense = pieces.counts(is_dense)
+    is_lung = (n_dense >= MIN_LUNG_SHARE * pieces.sizes) & views.are_enclosed(pieces)
     is_lung &= pieces.sizes * grid.voxel_ml >= MIN_CORE_ML
     is_main = is_lung & (pieces.sizes >= MIN_CORE_SHARE * pieces.sizes.max(where=is_lung, initial=0))
     connected = select_connected(air, pieces.select(is_main))
@@ -108,9 +111,11 @@ def find_cores(grid: Grid, air: Mask, air_hu: float, views: Views) -> Mask:
         upper = cores.copy()
         upper[: int(rows.mean()) if rows.size else 0] = False
         near = dilate(upper, NEAR_MM, grid.spacing)
-        return cores | pieces.select(is_lung & (pieces.counts(near) > 0))
+        is_sure = n_dense >= SURE_SHARE * pieces.sizes
+        return cores | pieces.select(is_lung & (is_sure | (pieces.counts(near) > 0)))
     thin = Pieces.of(erode(air, THIN_MM, grid.spacing))
-    is_thin = _are_parenchyma(grid, thin, air_hu, MIN_THIN_SHARE, views) & (thin.sizes * grid.voxel_ml >= MIN_THIN_ML)
+    is_thin = (thin.counts(is_dense) >= MIN_THIN_SHARE * thin.sizes) & views.are_enclosed(thin)
+    is_thin &= thin.sizes * grid.voxel_ml >= MIN_THIN_ML
     top = np.zeros_like(air)
     top[-1] = air[-1]
     is_thin &= thin.counts(top) * area_mm2 >= MIN_TOP_MM2
@@ -119,12 +124,6 @@ def find_cores(grid: Grid, air: Mask, air_hu: float, views: Views) -> Mask:
     highest[-max(1, round(NEAR_MM / grid.spacing[0])) :] = True
     is_lung &= (pieces.counts(highest) > 0) | (pieces.sizes * grid.voxel_ml >= MIN_LOW_ML)
     return pieces.select(is_lung) & connected | thin_cores
-
-
-def _are_parenchyma(grid: Grid, pieces: Pieces, air_hu: float, min_share: float, views: Views) -> NDArray[np.bool_]:
-    """Return whether each piece is denser than gas and enclosed."""
-    is_dense = pieces.counts(grid.means > air_hu + MIN_LUNG_ABOVE_AIR_HU) >= min_share * pieces.sizes
-    return is_dense & views.are_enclosed(pieces)
 
 
 def extend_cores(grid: Grid, cores: Mask, air: Mask) -> Mask:

@@ -9,20 +9,24 @@ from numpy.typing import NDArray
 
 from dskprep.kernels import rays
 from dskprep.preparation.body import TABLE_MM, TISSUE_HU, Grid
-from dskprep.preparation.morphology import Mask, Pieces, enlarge, open_mask
+from dskprep.preparation.morphology import Mask, Pieces, close_mask, enlarge, open_mask
 from dskprep.volume import PADDING
 
 RAY_MM = 4.0
 """Distance between rays, in mm."""
+MIN_BODY_SHARE = 0.1
+"""Smaller pieces of tissue, relative to the largest one, are bars of the table; a cut body may be in pieces."""
+WALL_MM = 8.0
+"""Half the distance, in mm, of ribs; in between the chest wall may be thinner than what TABLE_MM leaves."""
 MAX_OPEN_SHARE = 0.1
 """Most of a lung that may look out of the body: seen 0.03; beside the body from 0.1 on."""
-MIN_CLOSED_SHARE = 0.05
-"""Least part of a lung with the body in front and behind: seen in lungs that are cut off 0.08; under the body 0.08."""
-MIN_OF_BEST = 0.15
-"""Least part of it relative to the piece with the most: seen in lungs 0.22, under the body, beside lungs, 0.08."""
+MAX_OPEN_OF_CLOSED = 0.2
+"""The same relative to what is closed: the thinnest chest lets 0.18 through; beside the body nothing is closed."""
+MIN_CLOSED_SHARE = 0.08
+"""Least part of a lung with the body in front and behind.
 
-MIN_LARGE = 0.05
-"""Pieces with less of the largest one's voxels are not looked at for that."""
+Seen in lungs that the field of view cuts 0.09; of air and foam beside and under the body 0.0, where it is cut 0.06.
+"""
 
 
 class Views(NamedTuple):
@@ -36,10 +40,14 @@ class Views(NamedTuple):
     @classmethod
     def of(cls, grid: Grid, outside: Mask) -> Views:
         """Send rays along y and x through tissue and through what is `outside`."""
-        tissue = open_mask(grid.means > TISSUE_HU, TABLE_MM, grid.spacing)
+        tissue = grid.means > TISSUE_HU
         z, y, x = (max(1, round(RAY_MM / s)) for s in grid.spacing)
         thin = np.s_[::z, ::y, ::x]
-        met = tissue[thin].view(np.uint8) * np.uint8(rays.TISSUE)
+        spacing = (z * grid.spacing[0], y * grid.spacing[1], x * grid.spacing[2])
+        pieces = Pieces.of(np.ascontiguousarray(open_mask(tissue, TABLE_MM, grid.spacing)[thin]))
+        body = pieces.select(pieces.sizes >= MIN_BODY_SHARE * pieces.sizes.max(initial=0))
+        body = close_mask(body, WALL_MM, spacing) & tissue[thin]
+        met = body.view(np.uint8) * np.uint8(rays.TISSUE)
         met[outside[thin]] = rays.OPEN
         met[grid.means[thin] == PADDING] = rays.UNKNOWN
         is_open, is_closed = (enlarge(mask, (z, y, x), grid.means.shape) for mask in rays.look_around(met))
@@ -47,8 +55,6 @@ class Views(NamedTuple):
 
     def are_enclosed(self, pieces: Pieces) -> NDArray[np.bool_]:
         """Return whether each piece lies in the body, unlike foam under the patient and air between body and arms."""
-        is_large = pieces.sizes >= MIN_LARGE * pieces.sizes.max(initial=0)
-        closed = pieces.counts(self.is_closed) / np.maximum(1, pieces.sizes)
-        is_hidden = pieces.counts(self.is_open) <= MAX_OPEN_SHARE * pieces.sizes
-        best = closed.max(where=is_large & is_hidden, initial=0.0)
-        return np.asarray(is_hidden & (closed >= max(MIN_CLOSED_SHARE, MIN_OF_BEST * best)))
+        open_, closed = (pieces.counts(mask) / np.maximum(1, pieces.sizes) for mask in (self.is_open, self.is_closed))
+        is_hidden = open_ <= np.maximum(MAX_OPEN_SHARE, MAX_OPEN_OF_CLOSED * closed)
+        return np.asarray(is_hidden & (closed >= MIN_CLOSED_SHARE))
