@@ -100,7 +100,8 @@ def find_cores(grid: Grid, air: Mask, air_hu: float, views: Views) -> Mask:
     pieces = Pieces.of(erode(air, CORE_MM, grid.spacing))
     is_dense = grid.means > air_hu + MIN_LUNG_ABOVE_AIR_HU
     n_dense = pieces.counts(is_dense)
-    is_lung = (n_dense >= MIN_LUNG_SHARE * pieces.sizes) & views.are_enclosed(pieces)
+    is_sure = n_dense >= SURE_SHARE * pieces.sizes
+    is_lung = (n_dense >= MIN_LUNG_SHARE * pieces.sizes) & views.are_enclosed(pieces, is_sure)
     is_lung &= pieces.sizes * grid.voxel_ml >= MIN_CORE_ML
     is_main = is_lung & (pieces.sizes >= MIN_CORE_SHARE * pieces.sizes.max(where=is_lung, initial=0))
     connected = select_connected(air, pieces.select(is_main))
@@ -111,7 +112,6 @@ def find_cores(grid: Grid, air: Mask, air_hu: float, views: Views) -> Mask:
         upper = cores.copy()
         upper[: int(rows.mean()) if rows.size else 0] = False
         near = dilate(upper, NEAR_MM, grid.spacing)
-        is_sure = n_dense >= SURE_SHARE * pieces.sizes
         return cores | pieces.select(is_lung & (is_sure | (pieces.counts(near) > 0)))
     thin = Pieces.of(erode(air, THIN_MM, grid.spacing))
     is_thin = (thin.counts(is_dense) >= MIN_THIN_SHARE * thin.sizes) & views.are_enclosed(thin)

@@ -25,8 +25,10 @@ MAX_OPEN_OF_CLOSED = 0.2
 MIN_CLOSED_SHARE = 0.08
 """Least part of a lung with the body in front and behind.
 
-Seen in lungs that the field of view cuts 0.09; of air and foam beside and under the body 0.0, where it is cut 0.06.
+Seen in most lungs that the field of view cuts 0.09; of air beside and under the body 0.0, where it is cut 0.06.
 """
+MIN_CLOSED_OF_DENSE = 0.03
+"""The same of pieces as dense as lung throughout: seen 0.04."""
 
 
 class Views(NamedTuple):
@@ -53,8 +55,11 @@ class Views(NamedTuple):
         is_open, is_closed = (enlarge(mask, (z, y, x), grid.means.shape) for mask in rays.look_around(met))
         return cls(is_open, is_closed)
 
-    def are_enclosed(self, pieces: Pieces) -> NDArray[np.bool_]:
-        """Return whether each piece lies in the body, unlike foam under the patient and air between body and arms."""
+    def are_enclosed(self, pieces: Pieces, is_dense: NDArray[np.bool_] | bool = False) -> NDArray[np.bool_]:
+        """Return whether each piece lies in the body, unlike foam under the patient and air between body and arms.
+
+        Of pieces that are as dense as lung throughout, less needs the body in front and behind.
+        """
         open_, closed = (pieces.counts(mask) / np.maximum(1, pieces.sizes) for mask in (self.is_open, self.is_closed))
         is_hidden = open_ <= np.maximum(MAX_OPEN_SHARE, MAX_OPEN_OF_CLOSED * closed)
-        return np.asarray(is_hidden & (closed >= MIN_CLOSED_SHARE))
+        return np.asarray(is_hidden & (closed >= np.where(is_dense, MIN_CLOSED_OF_DENSE, MIN_CLOSED_SHARE)))
