@@ -39,6 +39,7 @@ def escape_what_python_prints() -> None:
     Logs are escaped where a record is made, so this holds for every handler and formatter, also those of Dask.
     """
     logging.setLogRecordFactory(_Escaped)
+    logging.getLogger("asyncio").addFilter(_is_worth_telling)
     warnings.showwarning = lambda message, *_args, **_more: _tell(f"note: {message}")
     sys.excepthook = _tell_traceback
     threading.excepthook = lambda error: _tell_traceback(error.exc_type, error.exc_value, error.exc_traceback)
@@ -52,11 +53,13 @@ def dask_setup(worker: Any) -> None:  # noqa: ARG001
 
 
 def _is_worth_telling(record: logging.LogRecord) -> bool:
-    """Tell whether a line of a worker's log is for the user.
+    """Tell whether a line of a log is for the user.
 
     A heartbeat finds no scheduler where the cluster is being closed. If the scheduler is lost, the run says so itself.
+    A client that is interrupted while it gathers results leaves a task of Dask's, whose end nobody asks for.
     """
-    return "scheduler during heartbeat" not in record.getMessage()
+    is_all_exit = record.exc_info is not None and getattr(record.exc_info[0], "__name__", "") == "AllExit"
+    return not is_all_exit and "scheduler during heartbeat" not in record.getMessage()
 
 
 class _Escaped(logging.LogRecord):

@@ -6,6 +6,7 @@ import csv
 import io
 import re
 import warnings
+from collections import Counter
 from typing import Any
 
 import pandas as pd
@@ -22,7 +23,7 @@ def from_csv(content: bytes, **options: Any) -> pd.DataFrame:
     Raises ValueError for what is none, as where a row has more fields than the header, or two columns one name.
     """
     names = header_of(content)
-    if twice := [name for name in names if name and names.count(name) > 1]:
+    if twice := [name for name, n_times in Counter(names).items() if name and n_times > 1]:
         raise ValueError(f"the column {twice[0]!r:.100} is there twice; rename one")
     try:
         with warnings.catch_warnings(action="error", category=pd.errors.ParserWarning):  # of rows that are too long

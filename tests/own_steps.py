@@ -53,3 +53,15 @@ def unset(image: Volume) -> Volume:
 
 def endless(image: Volume) -> Volume:
     return image.with_array(np.full(image.shape, np.inf))
+
+
+class Panic(BaseException):
+    """As libraries written in Rust raise it."""
+
+
+def panicking(_image: Volume) -> Volume:
+    raise Panic("index out of bounds")
+
+
+def interrupted(_image: Volume) -> Volume:
+    raise KeyboardInterrupt

@@ -143,7 +143,7 @@ def report(target: str, output: str, as_json: bool) -> None:
     if as_json:
         terminal.say_json(page.figures(target))
         return
-    Path(output).write_text(page.report(target), encoding="utf-8")
+    Path(output).write_text(page.report(target), encoding="utf-8", errors="replace")
     terminal.say(output)
 
 

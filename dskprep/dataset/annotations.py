@@ -171,7 +171,7 @@ def _combine(target: str, records: dict[LabelRecordName, Entry]) -> pa.Table:
     names = sorted(missing)
     for i in range(0, len(names), AT_ONCE):
         some = names[i : i + AT_ONCE]
-        contents = storage.read_many(storage.join(target, "labels"), [missing[name] for name in some])
+        contents = storage.read_many_metadata(storage.join(target, "labels"), [missing[name] for name in some])
         for name, (where, content) in zip(some, contents, strict=True):
             parts += _parts(target, name, content, where, _tag(missing[name]))
     table = pa.concat_tables(with_equal_types(parts), promote_options="permissive")

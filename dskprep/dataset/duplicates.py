@@ -121,7 +121,7 @@ class _Looks:
     def vectors(self, report: Report) -> Iterator[tuple[str, NDArray[np.float32]]]:
         """Yield the vector of each volume that has a thumbnail; damaged ones are passed over."""
         entries = [e for e in storage.listing(self._url) if e.name.removesuffix(".webp") in self._rows]
-        for n_done, (name, picture) in enumerate(storage.read_many(self._url, entries), 1):
+        for n_done, (name, picture) in enumerate(storage.read_many_metadata(self._url, entries), 1):
             key = name.removesuffix(".webp")
             try:
                 vector = self._of(key, picture).vector

@@ -90,6 +90,10 @@ def _digests_in(instances: str | None) -> list[bytes]:
     return [joined[i : i + INSTANCE_BYTES] for i in range(0, len(joined), INSTANCE_BYTES)]
 
 
+class _OtherKey(InfrastructureError):
+    """The key of the dataset is not known in this process, or it is another one."""
+
+
 def begin(target: str) -> None:
     """Give a dataset its key, if it has none, and check that it is the one in use here.
 
@@ -97,7 +101,7 @@ def begin(target: str) -> None:
     """
     try:
         of(target)
-    except InfrastructureError as error:
+    except _OtherKey as error:
         raise UsageError(str(error)) from error
 
 
@@ -110,12 +114,12 @@ def of(target: str) -> Identities:
     """
     where, own = storage.join(target, FILE), os.environ.get(VARIABLE)
     try:
-        content = storage.read(where)
+        content = storage.read_metadata(where)
     except FileNotFoundError:
         key = secrets.token_bytes(32) if own is None else _own_key(own)
         stored = {"key": key.hex()} if own is None else {}
         storage.create(where, to_json({"fingerprint": Identities(key).fingerprint, **stored}))
-        content = storage.read(where)  # another process may have been faster
+        content = storage.read_metadata(where)  # another process may have been faster
     return _check(content, where, None if own is None else _own_key(own))
 
 
@@ -126,12 +130,12 @@ def _check(content: bytes, where: str, own: bytes | None) -> Identities:
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DamagedDataset(f"{where}: is damaged; put the original back") from error
     if not stored and own is None:
-        raise InfrastructureError(
+        raise _OtherKey(
             f"{where}: the key of this dataset is its owner's; set {VARIABLE} to it, here and on every worker"
         )
     identities = Identities(stored if own is None else own)
     if identities.fingerprint != fingerprint:
-        raise InfrastructureError(
+        raise _OtherKey(
             f"{where}: expected the key of fingerprint {fingerprint!s:.32}, found another one"
             f"{'' if own is None else f' in {VARIABLE}'}; set it to the dataset's, or unset it"
         )

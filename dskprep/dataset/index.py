@@ -271,7 +271,7 @@ def _combine(target: str, fresh: Sequence[Row], known: pa.Table | None) -> pa.Ta
     names = sorted(missing)
     for i in range(0, len(names), READ_AT_ONCE):
         some = names[i : i + READ_AT_ONCE]
-        contents = storage.read_many(storage.join(target, "records"), [missing[name] for name in some])
+        contents = storage.read_many_metadata(storage.join(target, "records"), [missing[name] for name in some])
         read = [_parse_row(*each) for each in zip(some, contents, strict=True)]
         parts.append(_to_table([row | {TAG: _tag(missing[name])} for name, row in zip(some, read, strict=True)]))
     table = pa.concat_tables(parts, promote_options="permissive")

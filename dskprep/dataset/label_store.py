@@ -35,7 +35,7 @@ def list_records(target: str) -> Iterator[tuple[LabelRecordName, Entry]]:
 def read_record(target: str, name: LabelRecordName) -> LabelRecord:
     """Read a record. Raises DamagedDataset if it is damaged, FileNotFoundError if there is none."""
     url = storage.join(target, name.path)
-    return parse_label_record(storage.read(url), url)
+    return parse_label_record(storage.read_metadata(url), url)
 
 
 def write_label(

@@ -85,7 +85,7 @@ def check(rule: Rule) -> Rule:
 def read(target: str, place: str | os.PathLike[str]) -> tuple[Content, str]:
     url = place_of(target, place)
     try:
-        content = _to_content(json.loads(storage.read(url)))
+        content = _to_content(json.loads(storage.read_metadata(url)))
         check(content.rule)
         is_whole = content.sealed() == content
     except FileNotFoundError as error:

@@ -100,7 +100,7 @@ def describe(target: str) -> dict[str, Any]:
     Raises UsageError if the target is not a dataset, or one of another format; DamagedDataset if the file is damaged.
     """
     try:
-        read = storage.read(storage.join(target, "dataset.json"))
+        read = storage.read_metadata(storage.join(target, "dataset.json"))
     except FileNotFoundError as error:
         raise UsageError(f"{target}: there is no dskprep dataset here (no dataset.json)") from error
     try:
@@ -185,7 +185,7 @@ def written_keys(target: str) -> set[str]:
 def read_record(target: str, name: RecordName) -> Record:
     """Read a record. Raises DamagedDataset if it is damaged."""
     url = storage.join(target, name.path)
-    return parse_record(storage.read(url), url)
+    return parse_record(storage.read_metadata(url), url)
 
 
 def find_written(target: str, key: str, digest: str) -> list[Record]:

@@ -65,7 +65,7 @@ def histograms(written: pd.DataFrame) -> list[Histogram]:
     found = []
     for column in HISTOGRAMS:
         name, unit = MEASURES[column]
-        values = written[column].dropna()
+        values = written[column].replace([np.inf, -np.inf], np.nan).dropna()
         if len(values):
             low, high = values.min(), values.max()
             # a record may be a stranger's, and numpy takes no range that is next to nothing

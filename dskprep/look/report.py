@@ -50,7 +50,7 @@ FEATURES = ("step_mm", "pixel_mm", "height_mm", "lungs_ml", "right_percent", "me
 
 def write_for_run(target: str, run_id: str) -> None:
     """Write the page beside the summary of a run."""
-    content = report(target, records_at="../..").encode()
+    content = report(target, records_at="../..").encode(errors="replace")  # a folder may not be called in UTF-8
     storage.write_many(target, {f"runs/{run_id}/qc.html": content})
 
 
@@ -240,8 +240,8 @@ def _thumbnails(target: str, keys: Collection[str]) -> dict[str, str]:
     """Return the thumbnails of these volumes in base64; older datasets have none."""
     folder, names = storage.join(target, "thumbnails"), {f"{key}.webp" for key in keys}
     there = storage.listing_below(folder, follow_links=False)
-    found = storage.read_many(folder, [entry for entry in there if entry.name in names])
-    return {name.removesuffix(".webp"): base64.b64encode(content).decode() for name, content in found}
+    found = storage.read_many_metadata(folder, [entry for entry in there if entry.name in names])
+    return {name.removesuffix(".webp"): base64.b64encode(content).decode() for name, content in found if content}
 
 
 def _label_pictures(target: str, labelled: pd.DataFrame) -> list[LabelPicture]:

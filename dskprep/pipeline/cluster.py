@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import gc
+import json
 import signal
 import sys
 import tempfile
 import warnings
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
@@ -17,6 +20,7 @@ import dask
 from dask.system import CPU_COUNT
 from dask.utils import format_bytes, parse_bytes
 from distributed import Client, LocalCluster
+from distributed.comm.core import connect as connect_comm
 from distributed.security import Security
 from distributed.system import MEMORY_LIMIT
 
@@ -217,15 +221,31 @@ def connect(address: str) -> Iterator[Client]:
     if is_file and not Path(address).exists():
         raise InfrastructureError(f"{address}: there is no such scheduler file")
     try:
+        _meet(json.loads(Path(address).read_text())["address"] if is_file else address)
         client = Client(scheduler_file=address, timeout=CONNECT_S) if is_file else Client(address, timeout=CONNECT_S)
-    except (OSError, TimeoutError, ValueError, TypeError, AssertionError, RuntimeError) as error:
-        problem = " ".join(str(error).split())[:150]
+    except (OSError, TimeoutError, ValueError, TypeError, KeyError, AssertionError, RuntimeError) as error:
+        problem = " ".join(str(error).split())[:150] or f"nothing that speaks as one within {2 * CONNECT_S} s"
     else:
         with client:
             yield client
         return
     gc.collect()  # of the client that failed: if that came later, it could block while another one starts
     raise InfrastructureError(f"{address}: no Dask scheduler answers ({problem})")
+
+
+def _meet(address: str) -> None:
+    """Raise TimeoutError, or what Dask raises, if no scheduler greets at an address.
+
+    Dask's client has no limit for that: a server of another kind, which only listens, would hold it for ever.
+    """
+
+    async def greet() -> None:
+        security = Security().get_connection_args("client")
+        comm = await asyncio.wait_for(connect_comm(address, timeout=CONNECT_S, **security), 2 * CONNECT_S)
+        comm.abort()
+
+    with ThreadPoolExecutor(1) as thread:  # a notebook has a loop that runs
+        thread.submit(asyncio.run, greet()).result()
 
 
 def workers_of(client: Client) -> dict[str, Any]:

@@ -105,9 +105,9 @@ def _call(path: str, image: Volume) -> object:
         if isinstance(step, type):
             step = _instance(step)
         return step(image)
-    except Refusal:
+    except (Refusal, KeyboardInterrupt):
         raise
-    except (Exception, SystemExit) as error:  # some libraries exit
+    except BaseException as error:  # some libraries exit, and those in Rust panic by a kind of error of their own
         is_out_of_memory = any(base.__name__ in OUT_OF_MEMORY for base in type(error).__mro__)
         failed = OutOfMemory if is_out_of_memory else StepFailed
         raise failed(f"{path}: {type(error).__name__}: {error}") from error

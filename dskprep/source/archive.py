@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import lzma
+import posixpath
 import tarfile
 import zipfile
 import zlib
@@ -17,6 +18,10 @@ DAMAGE = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFE
 """What the standard library raises on damaged, encrypted or unsupported archives."""
 
 
+MAX_LINKS = 40
+"""Links on the way to a file in a tar archive, as Linux allows."""
+
+
 class Outgrown(Exception):
     """An archive unpacks to more than was allowed for."""
 
@@ -25,8 +30,8 @@ def members(content: bytes, name: str, max_bytes: int) -> Iterator[tuple[str, by
     """Yield name and content of every regular file, in the order of the archive.
 
     Names are labels only: absolute ones, `..` and links cannot reach anything; hidden files are left
-    out, as in a folder. Raises Refusal `bad-archive` if it is damaged, Outgrown if the files hold more than
-    `max_bytes` in all.
+    out, as in a folder. Raises Refusal `bad-archive` if it is damaged, `truncated` if a link in it leads to nothing in
+    it, Outgrown if the files hold more than `max_bytes` in all.
     """
     left = max_bytes
     try:
@@ -56,8 +61,15 @@ def _zip(content: bytes) -> Iterator[tuple[str, int, Callable[[int], bytes]]]:
 
 
 def _tar(content: bytes) -> Iterator[tuple[str, int, Callable[[int], bytes]]]:
+    names: set[str] = set()
+    links: dict[str, str] = {}
     with tarfile.open(fileobj=io.BytesIO(content)) as archive:
         for info in archive:
+            name = posixpath.normpath(info.name)
+            names.add(name)
+            if info.issym() or info.islnk():
+                beside = posixpath.dirname(name) if info.issym() else ""
+                links[name] = posixpath.normpath(posixpath.join(beside, info.linkname))
             file = archive.extractfile(info) if info.isreg() else None
             if file is not None:
                 yield info.name, info.size, file.read
@@ -65,3 +77,31 @@ def _tar(content: bytes) -> Iterator[tuple[str, int, Callable[[int], bytes]]]:
         archive.fileobj.seek(archive.offset)
         if archive.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
             raise tarfile.ReadError("it ends without a mark of its end")  # the library takes any end for the end
+    _refuse_dead(links, names)
+
+
+def _refuse_dead(links: dict[str, str], names: set[str]) -> None:
+    """Raise Refusal if a link leads to nothing in the archive: it may be a slice, which would be lost in silence."""
+    if links:
+        there = {place for name in names - links.keys() for place in (name, *_above(name))} | {"."}
+        for name, to in links.items():
+            is_hidden = any(part.startswith(".") for part in name.split("/") if part != "..")
+            if not is_hidden and _end_of(to, links) not in there:
+                raise Refusal(
+                    "truncated", f"{name}: expected a file, found a link to {to!r:.200}, which is not in the archive"
+                )
+
+
+def _end_of(place: str, links: dict[str, str]) -> str:
+    """Return where a place lies in the end, if it or a folder above it is a link."""
+    for _ in range(MAX_LINKS):
+        link = next((part for part in (*_above(place), place) if part in links), None)
+        if link is None:
+            return place
+        place = posixpath.normpath(posixpath.join(links[link], place[len(link) + 1 :]))
+    return ""
+
+
+def _above(place: str) -> list[str]:
+    parts = place.split("/")
+    return ["/".join(parts[:n]) for n in range(1, len(parts))]

@@ -244,7 +244,9 @@ def _from_manifest(source: str, lines: list[manifest.Line]) -> Iterator[Case]:
     """
     for key, *_ in lines:
         if not is_key(key):
-            raise UsageError(f"{source}: the key {key!r} cannot name a volume; use letters, digits and . _ = @ , -")
+            raise UsageError(
+                f"{source}: the key {key!r:.200} cannot name a volume; use letters, digits and . _ = @ , -"
+            )
     held: list[Case] = []  # until one line could be listed
     is_any_listed, n_in_a_row = False, 0
     for key, path, header in lines:
@@ -274,6 +276,7 @@ def _from_line(source: str, key: str, path: str) -> tuple[Case, InfrastructureEr
             way = {"is_single": True}
         return _case(key, url, entries, **way), None
     except Exception as error:  # a path that is none; and other file systems than ours raise whatever they like
+        url = url if len(url) <= storage.MAX_CHARACTERS else f"{url[:200]}…"
         said = " ".join(str(error).split()) or type(error).__name__
         problem = f"{said if url in said else f'{url}: {said}'}; correct this line of the manifest, or mend its store"
         outage = error if isinstance(error, InfrastructureError) else None

@@ -27,6 +27,7 @@ from dskprep.storage.local import ObjectChanged as ObjectChanged
 from dskprep.storage.public import PUBLIC_BUCKETS as PUBLIC_BUCKETS
 from dskprep.storage.s3_settings import S3_SETTINGS as S3_SETTINGS
 from dskprep.storage.urls import CREDENTIALS as CREDENTIALS
+from dskprep.storage.urls import MAX_CHARACTERS as MAX_CHARACTERS
 from dskprep.storage.urls import above as above
 from dskprep.storage.urls import absolute as absolute
 from dskprep.storage.urls import check_scheme
@@ -35,6 +36,8 @@ from dskprep.storage.urls import is_bucket as is_bucket
 from dskprep.storage.urls import is_within as is_within
 from dskprep.storage.urls import join as join
 
+METADATA_BYTES = 1 << 28
+"""No file that describes a dataset, or one volume of it, is larger."""
 NO_BUCKET = ("bucket does not exist", "NoSuchBucket", "ContainerNotFound")
 """What is said of a bucket, or a container, that is not there."""
 
@@ -110,6 +113,18 @@ def read(url: str) -> bytes:
         return bytes(store.read(fs, path))
 
 
+def read_metadata(url: str) -> bytes:
+    """Read what describes a dataset. As `read`, but raises InfrastructureError for a file that is too large for that.
+
+    On a disk a file of terabytes costs whoever sends it nothing.
+    """
+    if not is_bucket(url):
+        with _opened(url) as (_, _, path):
+            if (n_bytes := Path(path).stat().st_size) > METADATA_BYTES:
+                raise OSError(f"expected a description of at most {METADATA_BYTES} bytes, found {n_bytes}")
+    return read(url)
+
+
 def read_head(url: str, n_bytes: int) -> bytes:
     """Return the first bytes of a file that was listed. Raises ObjectChanged if it does not exist any more."""
     with _opened(url) as (store, fs, path), _changes_raised():
@@ -132,6 +147,18 @@ def read_many(url: str, entries: Sequence[Entry]) -> Iterator[tuple[str, bytes]]
     """
     with _opened(url) as (store, fs, path), _changes_raised():
         yield from zip((entry.name for entry in entries), store.read_many(fs, path, entries), strict=True)
+
+
+def read_many_metadata(url: str, entries: Sequence[Entry]) -> Iterator[tuple[str, bytes]]:
+    """Read what describes a dataset. As `read_many`, but what is too large for that, and a dead link, are empty."""
+    if is_bucket(url) and all(entry.size <= METADATA_BYTES for entry in entries):
+        yield from read_many(url, entries)
+        return
+    for entry in entries:
+        try:
+            yield from read_many(url, [entry]) if entry.size <= METADATA_BYTES else [(entry.name, b"")]
+        except DeadLink:
+            yield entry.name, b""
 
 
 def write_many(url: str, objects: dict[str, bytes]) -> None:

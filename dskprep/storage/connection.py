@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from botocore.exceptions import BotoCoreError
+from botocore.exceptions import BotoCoreError, ParamValidationError
 from obstore import exceptions
 
 from dskprep.storage import answers, clients
@@ -169,7 +169,8 @@ class Connection:
         try:
             place = self._first_contact(bucket)
         except OSError as error:
-            self._failures[whose] = (time.monotonic(), error)
+            if not isinstance(error.__cause__, ParamValidationError):  # then nobody was asked: the name is impossible
+                self._failures[whose] = (time.monotonic(), error)
             raise
         self._has_answered = True
         return place

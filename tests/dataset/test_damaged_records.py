@@ -22,7 +22,7 @@ from dskprep import storage
 from dskprep.cli import commands
 from dskprep.dataset import index, store
 from dskprep.dataset.facts import Source
-from dskprep.errors import UsageError
+from dskprep.errors import InfrastructureError, UsageError
 
 
 def altered(*path: str, to: Any) -> Callable[[dict[str, Any]], bytes]:
@@ -411,3 +411,35 @@ print(looked_at.count("get_class_annotations"))
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "0", done.stdout + done.stderr
+
+
+def test_a_link_that_leads_nowhere_costs_itself_alone(original: Path, tmp_path: Path) -> None:
+    """In place of a record, or of a picture: no command ends in it, and the record is named."""
+    target = tmp_path / "out"
+    shutil.copytree(original / "out", target)
+    for place in (record_of(target, "p1"), target / "thumbnails/p2.webp"):
+        place.unlink()
+        place.symlink_to(tmp_path / "absent")
+    (target / "index.parquet").unlink()
+    assert dskprep.status(target).counts == {"written": 1, "failed": 1}
+    assert "damaged-record" in dskprep.report(target)
+    assert dskprep.open_dataset(target).duplicates().unseen == ("p2",)
+    dskprep.run(original / "in", target)
+    assert dskprep.status(target).counts == {"written": 2}
+
+
+@pytest.mark.parametrize("name", ["dataset.json", "record", "thumbnails/p2.webp"])
+def test_a_file_of_terabytes_is_not_read(original: Path, tmp_path: Path, name: str) -> None:
+    """A file with holes costs whoever sends it nothing, and would cost the reader all memory."""
+    target = tmp_path / "out"
+    shutil.copytree(original / "out", target)
+    place = record_of(target, "p1") if name == "record" else target / name
+    os.truncate(place, 1 << 42)
+    (target / "index.parquet").unlink()
+    if name == "dataset.json":
+        with pytest.raises(InfrastructureError, match=r"dataset\.json: expected a description of at most"):
+            dskprep.status(target)
+        return
+    n_failed = {"record": 1}.get(name, 0)
+    assert dskprep.status(target).counts == {"written": 2 - n_failed} | ({"failed": 1} if n_failed else {})
+    assert dskprep.report(target)

@@ -13,7 +13,7 @@ import pytest
 import dskprep
 from dskprep import storage
 from dskprep.dataset import identity
-from dskprep.errors import DamagedDataset, UsageError
+from dskprep.errors import DamagedDataset, InfrastructureError, UsageError
 from dskprep.settings import PrepConfig
 from tests.builders import ct_file, distinct
 
@@ -137,6 +137,18 @@ def test_another_key_than_the_datasets_is_refused_before_anything_is_done(
         with pytest.raises(UsageError, match=said):
             run(tmp_path / "in", tmp_path / "out")
     assert set(rows(tmp_path / "out")) == {"a"}
+
+
+def test_a_store_that_refuses_the_key_of_the_dataset_is_infrastructure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: str) -> bytes:
+        raise InfrastructureError("identity.json: permission denied (ExpiredToken)")
+
+    identity.of.cache_clear()
+    monkeypatch.setattr(identity.storage, "read_metadata", refuse)
+    with pytest.raises(InfrastructureError, match="ExpiredToken"):
+        identity.begin(str(tmp_path))
 
 
 @pytest.mark.parametrize("key", ["", "short", "  short          "])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 import tomllib
 from collections.abc import Iterable, Iterator
@@ -153,10 +154,11 @@ def test_few_volumes_or_equal_ones_do_not_stand_out() -> None:
 def test_histograms_count_every_volume_once() -> None:
     volumes = series(range(12))
     volumes.loc[0, "mean_lung_hu"] = math.nan
+    volumes.loc[1, "mean_lung_hu"] = math.inf  # of an index that a stranger made
     found = {h.title: h for h in report.histograms(volumes)}
     assert sum(found["Slices"].counts) == 12
     assert (found["Slices"].edges[0], found["Slices"].edges[-1]) == (120, 131)
-    assert sum(found["Mean HU in the lungs"].counts) == 11
+    assert sum(found["Mean HU in the lungs"].counts) == 10
     assert found["Slice step"].median == 2.5
 
 
@@ -202,6 +204,13 @@ def test_a_dataset_without_records_or_thumbnails_has_a_page(tmp_path: Path) -> N
     assert "Reasons and warnings" not in report.report(str(tmp_path / "empty"))
     store.commit(str(tmp_path / "empty"), written(1))
     assert '"picture": null' in report.report(str(tmp_path / "empty"))
+
+
+def test_a_folder_that_is_not_called_in_utf8_has_a_page(tmp_path: Path) -> None:
+    target = f"{tmp_path}/{os.fsdecode(bytes([0x74, 0xFF]))}"
+    summary = dskprep.run(tiny.write_patients(tmp_path / "in", ["p1"]), target)
+    assert Path(target, "runs", summary.run_id, "qc.html").read_bytes()
+    assert commands.run_command(["report", target, "-o", str(tmp_path / "page.html")]) == 0
 
 
 def test_the_command_writes_the_page(target: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

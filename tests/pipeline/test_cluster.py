@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -100,6 +101,16 @@ def test_a_scheduler_that_does_not_answer_is_infrastructure(tmp_path: Path, monk
         connect("tcp://127.0.0.1:9")
     with pytest.raises(InfrastructureError, match="no such scheduler file"):
         connect(f"{tmp_path}/absent.json")
+
+
+def test_a_server_that_is_no_scheduler_does_not_hold_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster, "CONNECT_S", 0.3)
+    with socket.create_server(("127.0.0.1", 0)) as listener:  # it takes connections, and says nothing
+        address = f"tcp://127.0.0.1:{listener.getsockname()[1]}"
+        (tmp_path / "s.json").write_text(json.dumps({"address": address}))
+        for place in (address, f"{tmp_path}/s.json"):
+            with pytest.raises(InfrastructureError, match=r"no Dask scheduler answers \(\w"):
+                connect(place)
 
 
 def test_an_address_without_tls_where_the_configuration_demands_it_is_infrastructure() -> None:
@@ -221,6 +232,34 @@ def test_a_heartbeat_while_the_cluster_closes_is_no_traceback(capfd: pytest.Capt
     assert "something else" in said
     assert "heartbeat" not in said
     assert "Traceback" not in said
+
+
+UNASKED = """
+import asyncio, gc
+from distributed.client import AllExit
+from dskprep import plain
+
+async def fail(error):
+    raise error
+
+async def main():
+    for error in (AllExit(), ValueError("told")):
+        task = asyncio.ensure_future(fail(error))
+        await asyncio.sleep(0)
+        del task
+        gc.collect()
+
+plain.escape_what_python_prints()
+asyncio.run(main())
+"""
+"""Tasks whose errors nobody asks for: what Dask's client leaves when it is interrupted as it gathers, and another."""
+
+
+def test_a_client_that_is_interrupted_while_it_gathers_leaves_no_traceback() -> None:
+    done = subprocess.run([sys.executable, "-c", UNASKED], capture_output=True, text=True, check=True)
+    assert "ValueError: told" in done.stderr
+    assert "AllExit" not in done.stderr
+    assert done.stderr.count("never retrieved") == 1
 
 
 # somebody else's cluster

@@ -64,6 +64,7 @@ def test_lungs_of_ones_own_are_judged_and_grown(image: Volume) -> None:
     ("settings", "problem"),
     [
         ({"steps": ("own_steps:broken",)}, "own_steps:broken: ValueError: not today"),
+        ({"steps": ("own_steps:panicking",)}, "own_steps:panicking: Panic: index out of bounds"),
         ({"steps": ("own_steps:nothing",)}, "expected a Volume of int16.*found a NoneType"),
         ({"steps": ("own_steps:unset",)}, "own_steps:unset: expected finite numbers, found nan to nan"),
         ({"steps": ("own_steps:endless",)}, "own_steps:endless: expected finite numbers, found inf to inf"),
@@ -114,6 +115,11 @@ def test_a_documented_step_keeps_its_name_though_its_module_moved(tmp_path: Path
     opened = dataset.open_dataset(str(tmp_path / "out"))
     assert opened.settings["steps"] == ["dskprep.body:only"]
     assert opened["a"].values == "HU"
+
+
+def test_ctrl_c_within_a_step_is_ctrl_c(image: Volume) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        prepare.prepare(image, PrepConfig(lungs=False, steps=("own_steps:interrupted",)))
 
 
 def test_a_step_that_raises_costs_its_patient_only(tmp_path: Path) -> None:

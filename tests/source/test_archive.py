@@ -83,11 +83,54 @@ def test_names_are_labels_that_reach_nothing(kind: str, tmp_path: Path, monkeypa
     assert list(tmp_path.iterdir()) == []
 
 
-def test_links_and_devices_are_left_out() -> None:
+def linked(*links: tarfile.TarInfo) -> bytes:
+    """A tar with one file, `a/1.dcm`, its folder, and links."""
     file = io.BytesIO()
     with tarfile.open(fileobj=file, mode="w") as tar:
-        tar.addfile(link("passwd", "/etc/passwd"))
-        tar.addfile(link("hard", "/etc/passwd", tarfile.LNKTYPE))
+        tar.addfile(link("a", "", tarfile.DIRTYPE))
+        info = tarfile.TarInfo("a/1.dcm")
+        info.size = 4
+        tar.addfile(info, io.BytesIO(b"data"))
+        for each in links:
+            tar.addfile(each)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    "dead",
+    [
+        [link("a/2.dcm", "/etc/passwd")],
+        [link("a/2.dcm", "3.dcm")],
+        [link("a/2.dcm", "a/1.dcm")],
+        [link("a/2.dcm", "1.dcm", tarfile.LNKTYPE)],
+        [link("a/2.dcm", "../../1.dcm")],
+        [link("a/2.dcm", "2.dcm")],
+        [link("a/2.dcm", "3.dcm"), link("a/3.dcm", "2.dcm")],
+        [link("b", "a"), link("2.dcm", "b/3.dcm")],
+    ],
+)
+def test_a_link_to_nothing_in_a_tar_may_be_a_lost_slice(dead: list[tarfile.TarInfo]) -> None:
+    with pytest.raises(Refusal, match=r"expected a file, found a link to") as caught:
+        unpack(linked(*dead))
+    assert caught.value.reason == "truncated"
+
+
+def test_a_link_to_what_is_in_the_tar_is_one_more_name_and_no_loss() -> None:
+    links = [
+        link("a/2.dcm", "1.dcm"),
+        link("3.dcm", "./a/1.dcm", tarfile.LNKTYPE),
+        link("b", "a"),
+        link("4.dcm", "b/1.dcm"),
+        link("c/5.dcm", "../a/2.dcm"),
+        link("here", "."),
+        link("a/.dead", "absent"),
+    ]
+    assert unpack(linked(*links)) == {"a/1.dcm": b"data"}
+
+
+def test_devices_are_left_out() -> None:
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as tar:
         tar.addfile(link("null", "", tarfile.CHRTYPE))
         tar.addfile(link("pipe", "", tarfile.FIFOTYPE))
         tar.addfile(link("folder", "", tarfile.DIRTYPE))

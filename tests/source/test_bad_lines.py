@@ -69,7 +69,7 @@ def test_a_bad_line_makes_one_record(tmp_path: Path, kind: str) -> None:
     status, reason, message = found["bad"]
     assert (status, reason) == ("refused", "no-dicom")
     assert "\n" not in message
-    assert BAD[kind].rpartition("../")[2] in message
+    assert BAD[kind].rpartition("../")[2][:40] in message
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
@@ -191,3 +191,11 @@ def test_a_line_that_is_not_utf_8_costs_itself_alone(tmp_path: Path, kind: str) 
     tiny.write(tmp_path / "in", {f"list.{kind}": content.getvalue()})
     found = outcomes(str(tmp_path / f"in/list.{kind}"), str(tmp_path / "out"))
     assert [found[str(i)][0] for i in range(4)] == ["written", "refused", "written", "written"]
+
+
+def test_a_line_with_a_path_of_megabytes_is_not_repeated_whole(tmp_path: Path) -> None:
+    tiny.write_patients(tmp_path / "in", ["p1"])
+    long, good = discover.cases(manifest(tmp_path / "in", {"long": "x" * 2_000_000, "p1": "p1"}))
+    assert "at most 4096 characters, found 2000" in (long.problem or "")
+    assert len(long.problem or "") + len(long.url) < 1000
+    assert not good.problem

@@ -237,6 +237,17 @@ def test_lines_after_those_of_a_silent_store_are_done(tmp_path: Path) -> None:
 
 
 @pytest.mark.s3
+def test_a_name_that_no_bucket_can_have_costs_its_own_line_alone(s3: str, tmp_path: Path) -> None:
+    tiny.write_patients(f"{s3}/in", ["p1"])
+    (tmp_path / "in").mkdir()
+    connection.fork.connections.clear()  # nothing has answered yet
+    source = manifest(tmp_path / "in", {"a": "s3://no bucket/x", "z": f"{s3}/in/p1"})
+    found = {case.key: case.problem for case in cases.cases(source)}
+    assert "Invalid bucket name" in (found["a"] or "")
+    assert not found["z"]
+
+
+@pytest.mark.s3
 def test_a_store_that_falls_silent_is_asked_in_short_again(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """After one request that nothing came of, the next one has to make contact first, within its limits."""
     key, secret = os.environ["AWS_ACCESS_KEY_ID"], os.environ["AWS_SECRET_ACCESS_KEY"]
