@@ -1,19 +1,20 @@
 """Every command on a dataset of very many series: wall and CPU seconds, peak memory, megabytes of what it writes.
 
-    python benchmarks/at_scale.py [--series 100000] [--s3] [--folder FOLDER] [WORK ...]
+    python benchmarks/at_scale.py [--series 100000] [--lean] [--s3] [--folder FOLDER] [WORK ...]
 
 Makes a source and a dataset below FOLDER (temporary by default; one that is filled already is used as it is) or, with
 --s3, in a SeaweedFS on loopback whose objects lie there. A volume of 3 x 24 x 24 is written by a run, the others are
-copies under other keys, each with a record and a thumbnail; a twentieth were refused. Each work is done in a process
-of its own, imports included.
+copies under other keys, each with a record and a thumbnail; a twentieth were refused. With --lean there are no volumes
+and the source has one file per series: enough for `run`, `status` and `report`. With DSKPREP_DATA set, the records have
+the numbers of slices of real series. Each work is done in a process of its own, imports included.
 """
 
 from __future__ import annotations
 
 import argparse
-import copy
 import dataclasses
 import hashlib
+import itertools
 import os
 import random
 import resource
@@ -27,6 +28,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from common import peak_mib
 
 import dskprep
@@ -67,13 +69,16 @@ def of_run_end(place: str) -> str:
 
 
 def of_index(place: str) -> str:
-    return f"{len(index.write(f'{place}/target'))} rows"
+    index.write(f"{place}/target")
+    return f"{len(index.read_table(f'{place}/target', ['key']))} rows"
 
 
 def of_lost_index(place: str) -> str:
-    storage.delete(f"{place}/target", ["index.parquet"])
+    names = [f"index.parquet/{entry.name}" for entry in storage.listing_below(f"{place}/target/index.parquet")]
+    storage.delete(f"{place}/target", names or ["index.parquet"])
     found = of_index(place)
-    return f"{found}, {storage.entry_of(f'{place}/target/index.parquet').size / 1e6:.1f} MB"  # type: ignore[union-attr]
+    n_bytes = sum(entry.size for entry in storage.listing_below(f"{place}/target/index.parquet"))
+    return f"{found}, {n_bytes / 1e6:.1f} MB"
 
 
 def of_opening(place: str) -> str:
@@ -140,7 +145,7 @@ def measure(name: str, place: str) -> None:
     )
 
 
-def fill(place: str, count: int, put: Put, copy_of: Callable[[str, str], None]) -> None:
+def fill(place: str, count: int, put: Put, copy_of: Callable[[str, str], None], *, is_lean: bool) -> None:
     """The source's files first, since their listing makes the digests of the records."""
     from dskprep.synthetic import phantom, scanner
 
@@ -153,6 +158,8 @@ def fill(place: str, count: int, put: Put, copy_of: Callable[[str, str], None]) 
     record = store.find_written(f"{model}/out", "p", next(cases.cases(f"{model}/in")).digest)[-1].as_dict()
     store.create(f"{place}/target", SETTINGS)
     thumbnail = os.urandom(4500)  # as large as one is, and no smaller when it is compressed
+    put("model/p.webp", thumbnail)
+    slices = real_slices()
     with ThreadPoolExecutor(16) as threads:
 
         def all_of(work: Callable[[int], None]) -> None:
@@ -160,23 +167,36 @@ def fill(place: str, count: int, put: Put, copy_of: Callable[[str, str], None]) 
                 list(threads.map(work, range(start, min(start + 1000, count))))
 
         def source(i: int) -> None:
-            for n, name in enumerate(names):
+            for n, name in enumerate(names[:1] if is_lean else names):
                 copy_of(f"model/in/{name}", f"source/{key_of(i)}/{n}.dcm")
 
         def volume(i: int) -> None:
             if not is_refused(i):
-                for name in files:
+                for name in () if is_lean else files:
                     copy_of(f"model/out/volumes/p.zarr/{name}", f"target/volumes/{key_of(i)}.zarr/{name}")
-                put(f"target/thumbnails/{key_of(i)}.webp", thumbnail)
+                copy_of("model/p.webp", f"target/thumbnails/{key_of(i)}.webp")
 
         all_of(source)
         all_of(volume)
         promise = {"bytes": len(thumbnail), "sha256": hashlib.sha256(thumbnail).hexdigest()}
-        records = (record_of(i, case, record, promise) for i, case in enumerate(cases.cases(f"{place}/source")))
-        for each in threads.map(
-            lambda r: put(f"target/records/{r['status']}/{r['key']}.{r['input_digest']}.json", to_json(r)), records
-        ):
-            assert each is None
+        records = (
+            record_of(i, case, record, promise, slices[i % len(slices)])
+            for i, case in enumerate(cases.cases(f"{place}/source"))
+        )
+        while some := list(itertools.islice(records, 1000)):
+            list(
+                threads.map(
+                    lambda r: put(f"target/records/{r['status']}/{r['key']}.{r['input_digest']}.json", to_json(r)), some
+                )
+            )
+
+
+def real_slices() -> list[int]:
+    """Numbers of slices of the 224,941 real series in DSKPREP_DATA; of chests of 100 to 600 without it."""
+    if data := os.environ.get("DSKPREP_DATA"):
+        table = Path(data, "idc/idc_v25_chest_ct_series.parquet")
+        return [int(n) for n in pd.read_parquet(table, columns=["n_slices"])["n_slices"]]
+    return random.Random(0).choices(range(100, 600), k=1000)
 
 
 def key_of(i: int) -> str:
@@ -187,10 +207,11 @@ def is_refused(i: int) -> bool:
     return i % 20 == 7
 
 
-def record_of(i: int, case: Case, model: dict[str, Any], thumbnail: dict[str, Any]) -> dict[str, Any]:
+def record_of(i: int, case: Case, model: dict[str, Any], thumbnail: dict[str, Any], n_slices: int) -> dict[str, Any]:
     """As a run would have written it, and no two alike."""
-    record = copy.deepcopy(model) | {"key": case.key, "input_digest": case.digest, "url": case.url}
-    record |= {"series_uid_sha256": f"{i:012x}", "hu_sha256": f"{i:064x}", "thumbnail": thumbnail}
+    sha256 = hashlib.sha256(str(i).encode()).hexdigest()
+    record = model | {"source": {**model["source"]}} | {"key": case.key, "input_digest": case.digest, "url": case.url}
+    record |= {"series_uid_sha256": sha256[:12], "hu_sha256": sha256, "thumbnail": thumbnail}
     r = random.Random(i)
     if is_refused(i):
         for name in ("geometry", "lungs", "values", "hu_sha256", "thumbnail"):
@@ -206,12 +227,12 @@ def record_of(i: int, case: Case, model: dict[str, Any], thumbnail: dict[str, An
     }
     record["warnings"] = ["lungs-touch-border"] if r.random() < 0.03 else ["tilt-corrected"] if r.random() < 0.1 else []
     record["source"] |= {"step_mm": r.choice([0.625, 1.0, 1.25, 2.5]), "kernel": r.choice(["B30f", "STANDARD", "LUNG"])}
-    record["source"] |= {"manufacturer": "GE MEDICAL SYSTEMS", "model": "LightSpeed VCT", "slices": r.randint(100, 600)}
+    record["source"] |= {"manufacturer": "GE MEDICAL SYSTEMS", "model": "LightSpeed VCT", "slices": n_slices}
     record["seconds"] = {s: round(r.random(), 4) for s in ("read", "decode", "resample", "lungs", "encode", "write")}
     return record
 
 
-def fill_folder(place: Path, count: int) -> None:
+def fill_folder(place: Path, count: int, *, is_lean: bool) -> None:
     def put(name: str, content: bytes) -> None:
         path = place / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -225,10 +246,10 @@ def fill_folder(place: Path, count: int) -> None:
         except OSError:  # a file may have so many names and no more
             shutil.copy2(place / model, path)
 
-    fill(str(place), count, put, link)
+    fill(str(place), count, put, link, is_lean=is_lean)
 
 
-def fill_bucket(count: int) -> None:
+def fill_bucket(count: int, *, is_lean: bool) -> None:
     import obstore
     from obstore.store import S3Store
 
@@ -244,15 +265,15 @@ def fill_bucket(count: int) -> None:
             contents[model] = storage.read(f"s3://scale/{model}")
         put(name, contents[model])
 
-    fill("s3://scale", count, put, copy_of)
+    fill("s3://scale", count, put, copy_of, is_lean=is_lean)
 
 
-def prepared_place(folder: Path, count: int, *, is_s3: bool) -> Iterator[str]:
+def prepared_place(folder: Path, count: int, *, is_s3: bool, is_lean: bool) -> Iterator[str]:
     (folder / "prep.toml").write_text(TOML)
     started = time.perf_counter()
     if not is_s3:
         if not (folder / "target").exists():
-            fill_folder(folder, count)
+            fill_folder(folder, count, is_lean=is_lean)
             print(f"filled in {time.perf_counter() - started:.0f} s", flush=True)
         yield str(folder)
         return
@@ -262,7 +283,7 @@ def prepared_place(folder: Path, count: int, *, is_s3: bool) -> Iterator[str]:
         os.environ.update(server.environment)
         server.make_bucket("scale")
         if not storage.exists("s3://scale/target/dataset.json"):
-            fill_bucket(count)
+            fill_bucket(count, is_lean=is_lean)
             print(f"filled in {time.perf_counter() - started:.0f} s", flush=True)
         yield "s3://scale"
 
@@ -274,13 +295,14 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--series", type=int, default=100_000)
     parser.add_argument("--s3", action="store_true")
+    parser.add_argument("--lean", action="store_true")
     parser.add_argument("--folder", type=Path)
     parser.add_argument("works", nargs="*", default=[*WORKS])
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = (options.folder or Path(temporary)).resolve()
         folder.mkdir(parents=True, exist_ok=True)
-        for place in prepared_place(folder, options.series, is_s3=options.s3):
+        for place in prepared_place(folder, options.series, is_s3=options.s3, is_lean=options.lean):
             print(f"{options.series} series, {place}", flush=True)
             for work in options.works:
                 words = [sys.executable, str(Path(__file__).resolve()), "measure", work, place]

@@ -28,6 +28,14 @@ from dskprep.source import cases
 from dskprep.synthetic.s3server import S3Server
 
 FILES = 3
+OBJECTS = (
+    "zarr.json",
+    "0/zarr.json",
+    "0/c/0/0/0",
+    "labels/zarr.json",
+    "labels/lungs/zarr.json",
+    "labels/lungs/0/c/0/0/0",
+)
 SOURCE, TARGET = "s3://scans/stage1", "s3://out/dataset"
 
 
@@ -75,7 +83,7 @@ def main() -> None:
                 "warnings": [],
                 "geometry": {"shape": [300, 350, 350], "spacing_mm": [1.0, 1.0, 1.0], "affine": np.eye(4).tolist()},
                 "seconds": {"read": 1.0, "resample": 1.0, "lungs": 1.0, "encode": 1.0, "write": 1.0},
-                "objects": {f"{n}/c/0/0/0": {"bytes": 20_000_000, "sha256": "0" * 64} for n in range(6)},
+                "objects": {name: {"bytes": 20_000_000, "sha256": "0" * 64} for name in OBJECTS},
             }
             for case in cases.cases(SOURCE)
         )

@@ -22,7 +22,7 @@ import distributed
 import psutil
 
 from dskprep import storage
-from dskprep.dataset import index, store
+from dskprep.dataset import index
 from dskprep.dataset.record import Record, RecordName
 from dskprep.pipeline import cluster, sharing, watch
 from dskprep.pipeline.account import Account, Summary
@@ -94,7 +94,7 @@ def main() -> None:
         observers, _ = watch.begin(client)
         for observer in observers:
             observer.on_start(summary)
-        known = store.by_case(index.record_names(target).names)  # a run has opened the store before
+        known = index.record_names(target).known  # a run has opened the store before
         storage.exists(f"{target}/dataset.json")
         start, cpu = time.perf_counter(), process.cpu_times()
         shared = sharing.Sharing(target, "20200101T000000Z-0000", account, print)

@@ -11,6 +11,8 @@ UNSAFE = re.compile(r"[^A-Za-z0-9._=@,-]")
 FURTHER = "+"
 """In the key of a further series of a folder, stands between the folder's key and the digest of the series."""
 
+_OF_SERIES = re.compile(r"[A-Za-z0-9_=@,-][A-Za-z0-9._=@,+-]*")
+
 
 def is_plain(text: str) -> bool:
     """Tell whether a text can be a name: not empty, not hidden, and of safe characters, so no path."""
@@ -19,7 +21,7 @@ def is_plain(text: str) -> bool:
 
 def is_of_series(text: str) -> bool:
     """Tell whether a text can be the key of a series in a dataset."""
-    return not text.startswith(FURTHER) and is_plain(text.replace(FURTHER, ""))
+    return bool(_OF_SERIES.fullmatch(text))
 
 
 def series_digest(uid: str) -> str:

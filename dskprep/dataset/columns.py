@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+import pyarrow as pa
+
 from dskprep.plain import to_number
+from dskprep.stopwatch import STAGES
 
 _ALWAYS = {
     **dict.fromkeys(("key", "status", "input_digest", "record_tag", "reason", "message", "url", "warnings"), "string"),
@@ -36,10 +39,23 @@ _OF_SOURCE = {
     **dict.fromkeys(("body_part", "contrast", "transfer_syntax", "interpolated_mm"), "string"),
 }
 
+_ARROW = {
+    "string": pa.string(),
+    "int64": pa.int64(),
+    "double": pa.float64(),
+    "list<element: double>": pa.list_(pa.field("element", pa.float64())),
+}
+
 
 def are_ours(types: Mapping[str, str]) -> bool:
     """Tell whether columns are those that dskprep writes. One without any value has the type `null`."""
     return _ALWAYS.keys() <= types.keys() and all(found in ("null", _type(name)) for name, found in types.items())
+
+
+def schema(names: Iterable[str]) -> Any:
+    """Return the columns that every part of a large index has, and further ones of these names, with their types."""
+    fixed = [*(_ALWAYS | _LATER), *(f"source_{name}" for name in _OF_SOURCE), *(f"seconds_{name}" for name in STAGES)]
+    return pa.schema([pa.field(name, _ARROW[_type(name) or "string"]) for name in dict.fromkeys([*fixed, *names])])
 
 
 def is_number(name: str) -> bool:

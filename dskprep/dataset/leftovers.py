@@ -174,7 +174,7 @@ def _dead_claims(target: str, before_s: float) -> list[str]:
 def _unfinished(target: str) -> Iterator[list[tuple[str, storage.Entry]]]:
     """Yield the unfinished files of each folder that dskprep writes into, by their path below the target."""
     yield [(e.name, e) for e in storage.listing(target) if own.is_unfinished(e.name)]
-    for place in ("claims", "labels", "records", "runs", "splits", "thumbnails", "volumes"):
+    for place in ("claims", "index.parquet", "labels", "records", "runs", "splits", "thumbnails", "volumes"):
         for folder in storage.walk(storage.join(target, place), follow_links=False):
             path = f"{place}/{folder.path}" if folder.path else place
             yield [(p, e) for e in folder.entries if own.is_unfinished(p := f"{path}/{e.name}")]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-import pandas as pd
+import pyarrow as pa
+from pyarrow import compute
 
 from dskprep import storage
 from dskprep.attribution import Attribution
@@ -16,15 +17,18 @@ FIELDS = ["licence", "doi", "citation"]
 """Columns of the index."""
 
 
-def count(written: pd.DataFrame) -> list[dict[str, Any]]:
+def count(written: pa.Table) -> list[dict[str, Any]]:
     """Return the licence, DOI and citation of rows of the index, as far as they are known, each with its `series`."""
-    counts = written.groupby(FIELDS, sort=True).size().reset_index(name="series")  # without those of which it is not
-    return [{str(name): value for name, value in row.items()} for row in counts.to_dict("records")]
+    if not {*FIELDS} <= {*written.schema.names}:
+        return []
+    counts = written.select(FIELDS).drop_null().group_by(FIELDS, use_threads=False).aggregate([([], "count_all")])
+    found = [{**{name: row[name] for name in FIELDS}, "series": row["count_all"]} for row in counts.to_pylist()]
+    return sorted(found, key=lambda one: [one[name] for name in FIELDS])
 
 
-def attribute(target: str, table: pd.DataFrame) -> None:
+def attribute(target: str, table: pa.Table) -> None:
     """Say in dataset.json whose data the written volumes are, as far as the index knows, and how many they are."""
-    found = count(table[table["status"] == "written"])
+    found = count(table.filter(compute.equal(table["status"], "written")))
     if not found:
         return
     content = store.describe(target)
@@ -34,7 +38,7 @@ def attribute(target: str, table: pd.DataFrame) -> None:
 
 def check_commercial(target: str) -> None:
     """Raise UsageError if a dataset holds a volume whose licence is not known to allow commercial use."""
-    rows = index.rows_of(index.current_table(target), ("key", "status", "licence"))
+    rows = index.rows_of(index.current_table(target, ("key", "status", "licence")))
     written = {row["key"]: row["licence"] for row in rows if row["status"] == "written"}
     others = [key for key, licence in written.items() if not Attribution(licence or "").is_commercial]
     if others:

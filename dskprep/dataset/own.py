@@ -23,7 +23,7 @@ _UNFINISHED = rf"\.[0-9a-f]{{12}}{re.escape(storage.PART_SUFFIX)}"
 
 _OF_VOLUME = re.compile(rf"{_OBJECT}(?:{_UNFINISHED})?")
 _UNFINISHED_FILE = re.compile(
-    rf"(?:dataset\.json|identity\.json|index\.parquet|annotations\.parquet|labels/{_LABEL_RECORD}|records/(?:{'|'.join(STATUSES)})/{_KEY}\.json|thumbnails/{_KEY}\.webp"
+    rf"(?:dataset\.json|identity\.json|index\.parquet(?:/part-\d{{5}}\.parquet)?|annotations\.parquet|labels/{_LABEL_RECORD}|records/(?:{'|'.join(STATUSES)})/{_KEY}\.json|thumbnails/{_KEY}\.webp"
     rf"|claims/{_CLAIM}|splits/{_KEY}\.json|volumes/{_KEY}\.zarr/(?:{_OBJECT}|{_LABEL_OBJECT})|runs/[^/]+/(?:summary\.json|qc\.html|performance\.html)){_UNFINISHED}"
 )
 

@@ -34,6 +34,10 @@ GOOD = frozenset({"written", "set-aside"})
 """The statuses with which nothing is wrong; a run in which all series have them ends with 0."""
 
 
+_DIGEST = re.compile(r"[0-9a-f]{16}")
+_PATH = re.compile(rf"({'|'.join(STATUSES)})/(.+)\.({_DIGEST.pattern})\.json")
+
+
 class RecordName(NamedTuple):
     """The parts of the name of a record's file."""
 
@@ -41,10 +45,16 @@ class RecordName(NamedTuple):
     key: str
     digest: str
 
+    @classmethod
+    def of(cls, path: str) -> RecordName | None:
+        """Return the name of a record by its path below `records`; None if no record can lie there."""
+        parts = _PATH.fullmatch(path)
+        return cls(*parts.groups()) if parts and keys.is_of_series(parts[2]) else None
+
     @property
     def is_possible(self) -> bool:
         """Whether dskprep gives such names; what others wrote into a record or the index may be a path to anywhere."""
-        is_digest = re.fullmatch(r"[0-9a-f]{16}", self.digest)
+        is_digest = _DIGEST.fullmatch(self.digest)
         return self.status in STATUSES and keys.is_of_series(self.key) and bool(is_digest)
 
     @property
@@ -137,6 +147,10 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
         content = _without_none(msgspec.to_builtins(self))
         parts = [part for part in ("source", "geometry", "curation") if part in content]
         return content | {part: _without_none(content[part]) for part in parts}
+
+    def source_values(self) -> dict[str, Any]:
+        """Return what `source` says as plain JSON values, without what is not known."""
+        return _without_none(msgspec.to_builtins(self.source)) if self.source else {}
 
     def to_json(self) -> bytes:
         """Return the content of the record's file."""

@@ -8,6 +8,9 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
+import pyarrow as pa
+from pyarrow import compute
+
 from dskprep import storage
 from dskprep.dataset import annotations as labels_of
 from dskprep.dataset import claims, index, store
@@ -98,20 +101,28 @@ def status(target: str | os.PathLike[str]) -> Status:
     """
     target = storage.absolute(target)
     store.describe(target)
-    table = index.current(target)
-    lost = table[table["status"] != "written"]
-    words = (word for words in table["warnings"].dropna() for word in words.split(",") if word)
+    table = index.current_table(target, index.OF_ACCOUNT)
+    lost = table.filter(compute.not_equal(table["status"], "written"))
+    reasons = zip(lost["status"].to_pylist(), lost["reason"].to_pylist(), strict=True)
+    words = Counter[str]()
+    for said, n in _count(table["warnings"]).items():
+        words.update(dict.fromkeys(filter(None, said.split(",")), n))
     return Status(
         target,
         len(table),
-        dict(Counter(table["status"]).most_common()),
-        dict(Counter(lost["status"] + ": " + lost["reason"].fillna("")).most_common()),
-        dict(Counter(words).most_common()),
+        dict(_count(table["status"]).most_common()),
+        dict(Counter(f"{status}: {reason or ''}" for status, reason in reasons).most_common()),
+        dict(words.most_common()),
         index.split_series(table),
         index.damaged(table),
         runs(target),
         **_labels(target),
     )
+
+
+def _count(values: pa.ChunkedArray) -> Counter[str]:
+    """Return how often each value comes, those first that come first."""
+    return Counter({each["values"]: each["counts"] for each in compute.value_counts(values.drop_null()).to_pylist()})
 
 
 def _labels(target: str) -> dict[str, Any]:

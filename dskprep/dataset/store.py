@@ -4,7 +4,7 @@ dataset.json                                    settings and their digest: writt
 records/<status>/<key>.<input digest>.json      the record of a series, written after all else of it: the commit
 volumes/<key>.zarr/                             the volume that a `written` record describes
 thumbnails/<key>.webp                           a small picture of it
-index.parquet                                   one row per series, made from the records (see `index`)
+index.parquet                                   one row per series, made from the records; if large, a folder of parts
 claims/                                         while runs are under way, who does what (see `claims`)
 runs/<run id>/summary.json                      the account of one run
 runs/<run id>/qc.html                           the report on the dataset at the end of the run (see `look.report`)
@@ -14,7 +14,6 @@ runs/<run id>/performance.html                  Dask's performance report, if th
 from __future__ import annotations
 
 import json
-from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator
 from importlib.metadata import version
 from typing import Any
@@ -23,7 +22,6 @@ from dskprep import storage
 from dskprep.dataset import layout, ome, own, target_place
 from dskprep.dataset.facts import StoredObject
 from dskprep.dataset.record import (
-    FURTHER,
     STATUSES,
     Record,
     RecordName,
@@ -154,18 +152,8 @@ def list_records(target: str) -> Iterator[tuple[RecordName, Entry]]:
     """
     storage.refuse_links(target, [f"records/{status}/any" for status in STATUSES])
     for entry in storage.listing_below(storage.join(target, "records"), follow_links=False):
-        status, _, name = entry.name.partition("/")
-        key, _, digest = name.removesuffix(".json").rpartition(".")
-        if name.endswith(".json") and (found := RecordName(status, key, digest)).is_possible:
+        if found := RecordName.of(entry.name):
             yield found, entry
-
-
-def by_case(names: Iterable[RecordName]) -> dict[str, list[RecordName]]:
-    """Return names of records by the key of their case: that of the main series, without those of others."""
-    known: dict[str, list[RecordName]] = defaultdict(list)
-    for name in names:
-        known[name.key.partition(FURTHER)[0]].append(name)
-    return known
 
 
 def status_of(names: Iterable[RecordName], key: str, digest: str) -> tuple[str | None, list[str]]:

@@ -28,7 +28,7 @@ class Taken(NamedTuple):
 def taken(target: str, per: str) -> Taken:
     """Return what a dataset holds; `per` is `study` or `patient`."""
     found = Taken.nothing()
-    for row in index.rows_of(index.current_table(target), ("key", "input_digest", "status", "reason", per)):
+    for row in index.rows_of(index.current_table(target, ("key", "input_digest", "status", "reason", per))):
         key = row["key"].partition(FURTHER)[0]
         found.known.add(key)
         if row["status"] == "written":

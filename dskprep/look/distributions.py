@@ -77,5 +77,5 @@ def histograms(written: pd.DataFrame) -> list[Histogram]:
 
 def stages(written: pd.DataFrame) -> list[Stage]:
     """Return the seconds per stage of written volumes."""
-    seconds = pd.DataFrame(written["seconds"].tolist(), columns=STAGES).dropna(axis=1, how="all")
+    seconds = pd.DataFrame({stage: written[f"seconds_{stage}"] for stage in STAGES}).dropna(axis=1, how="all")
     return [Stage(str(name), s.mean(), s.median(), float(s.quantile(0.95))) for name, s in seconds.items()]

@@ -24,6 +24,7 @@ from dskprep.dataset.record import STATUSES
 from dskprep.errors import REASONS, WARNINGS
 from dskprep.look.distributions import LEAST_SPREAD, MEASURES, MIN_COMPARED, deviations, histograms, stages
 from dskprep.look.label_figures import label_figures, rank_labelled
+from dskprep.look.settings_lines import as_toml
 from dskprep.stopwatch import STAGES
 
 if TYPE_CHECKING:
@@ -44,8 +45,16 @@ MAX_RUNS = 20
 
 LUNG_DOUBTS = {warning for warning in WARNINGS if "lung" in warning}
 """Warnings that rank a volume before all without one."""
+COLUMNS = (
+    *("key", "status", "input_digest", "reason", "message", "warnings", "n_z", "spacing_z_mm", "bytes_written"),
+    *("right_lung_ml", "left_lung_ml", "unsided_lung_ml", "mean_lung_hu"),
+    *(f"source_{name}" for name in ("slices", "step_mm", "row_spacing_mm", "manufacturer", "model", "kernel")),
+    *(f"seconds_{stage}" for stage in STAGES),
+)
+"""The columns of the index that the page is made of."""
 FEATURES = ("step_mm", "pixel_mm", "height_mm", "lungs_ml", "right_percent", "mean_lung_hu")
 """The columns by which a volume can stand out."""
+NOT_ON_THE_PAGE = {"doubts", *(f"seconds_{stage}" for stage in STAGES)}
 
 
 def write_for_run(target: str, run_id: str) -> None:
@@ -98,7 +107,7 @@ def report(target: str | os.PathLike[str], *, records_at: str | None = None) -> 
         target=target,
         records_at=target if records_at is None else records_at,
         version=version("dskprep"),
-        settings=_as_toml(settings),
+        settings=as_toml(settings),
         **_counts(written, lost),
         meanings=REASONS | WARNINGS,
         n_of=n_of,
@@ -120,17 +129,6 @@ def report(target: str | os.PathLike[str], *, records_at: str | None = None) -> 
     )
 
 
-def _as_toml(settings: dict[str, Any], table: str = "") -> list[str]:
-    """Return a line per setting, as in a settings file: `select.keep = 1`. TOML writes plain values as JSON does."""
-    lines = []
-    for name, value in settings.items():
-        if isinstance(value, dict):
-            lines += _as_toml(value, f"{table}{name}.")
-        elif value is not None:
-            lines.append(f"{table}{name} = {json.dumps(value, ensure_ascii=False)}")
-    return lines
-
-
 def figures(target: str | os.PathLike[str]) -> dict[str, Any]:
     """Return the figures of the page as plain JSON values: counts, distributions, seconds, what stands out most."""
     target = storage.absolute(target)
@@ -150,7 +148,7 @@ def figures(target: str | os.PathLike[str]) -> dict[str, Any]:
 
 def _read(target: str) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return what is said of the written volumes, those that stand out first, and of the other series."""
-    series = describe(index.current(target))
+    series = describe(index.current(target, COLUMNS))
     is_written = series["status"] == "written"
     return rank(series[is_written]), series[~is_written]
 
@@ -166,17 +164,22 @@ def _counts(written: pd.DataFrame, lost: pd.DataFrame) -> dict[str, dict[str, in
 
 
 def describe(table: pd.DataFrame) -> pd.DataFrame:
-    """Return what the page says of each row of the index; numbers that are not known are NaN."""
+    """Return what the page says of each row of the index; numbers that are not known are NaN.
+
+    Beside it `doubts`, the number of warnings that doubt the lungs.
+    """
     nothing = pd.Series(np.nan, table.index)
 
     def words(column: str) -> pd.Series[Any]:
-        return table.get(column, nothing).astype(object).fillna("")
+        found = table.get(column, nothing)
+        return (found if isinstance(found.dtype, pd.StringDtype) else found.astype(object)).fillna("")
 
     def numbers(column: str) -> pd.Series[float]:
         return table.get(column, nothing).astype(float)
 
     sided_ml = numbers("right_lung_ml") + numbers("left_lung_ml")
-    seconds = pd.DataFrame({stage: numbers(f"seconds_{stage}").round(3) for stage in STAGES})
+    warnings = words("warnings").astype(object)
+    lists = {said: said.split(",") if said else [] for said in warnings.unique()}
     return pd.DataFrame(
         {
             "key": words("key"),
@@ -184,7 +187,8 @@ def describe(table: pd.DataFrame) -> pd.DataFrame:
             "digest": words("input_digest"),
             "reason": words("reason"),
             "message": words("message").str[:1000],
-            "warnings": words("warnings").str.findall("[^,]+"),
+            "warnings": warnings.map(lists),
+            "doubts": warnings.map({said: float(len(LUNG_DOUBTS & {*each})) for said, each in lists.items()}),
             "slices": numbers("source_slices"),
             "step_mm": numbers("source_step_mm"),
             "pixel_mm": numbers("source_row_spacing_mm"),
@@ -194,8 +198,8 @@ def describe(table: pd.DataFrame) -> pd.DataFrame:
             "mean_lung_hu": numbers("mean_lung_hu"),
             "scanner": (words("source_manufacturer") + " " + words("source_model")).str.strip(),
             "kernel": words("source_kernel"),
-            "seconds": [{s: value for s, value in row.items() if value >= 0} for row in seconds.to_dict("records")],
             "mib_written": (numbers("bytes_written") / 2**20).round(1),
+            **{f"seconds_{stage}": numbers(f"seconds_{stage}").round(3) for stage in STAGES},
         }
     )
 
@@ -207,16 +211,18 @@ def rank(written: pd.DataFrame) -> pd.DataFrame:
     counts more than any feature.
     """
     score, unusual = np.zeros(len(written)), np.full(len(written), "", object)
-    for column in FEATURES if len(written) >= MIN_COMPARED else ():
-        name, unit = MEASURES[column]
-        values, median = written[column], written[column].median()
-        deviation = deviations(values, max(LEAST_SPREAD * abs(median), 1e-9)).to_numpy()
+    which = np.full(len(written), -1)
+    for n, column in enumerate(FEATURES) if len(written) >= MIN_COMPARED else ():
+        least = max(LEAST_SPREAD * abs(written[column].median()), 1e-9)
+        deviation = deviations(written[column], least).to_numpy()
         further = deviation > score
-        score[further] = deviation[further]
-        unusual[further] = [f"{name} {value:.4g} {unit}, the median is {median:.4g}" for value in values[further]]
-    doubts = [100.0 * len(LUNG_DOUBTS & set(warnings)) for warnings in written["warnings"]]
-    ranked = written.assign(score=score.round(1) + doubts, unusual=unusual)
-    return ranked.sort_values(["score", "key"], ascending=[False, True])
+        score[further], which[further] = deviation[further], n
+    for n in np.unique(which[which >= 0]):
+        (name, unit), values = MEASURES[FEATURES[n]], written[FEATURES[n]]
+        median = f"{unit}, the median is {values.median():.4g}"
+        unusual[which == n] = [f"{name} {value:.4g} {median}" for value in values[which == n].tolist()]
+    ranked = written.assign(score=score.round(1) + 100 * written["doubts"].to_numpy(float), unusual=unusual)
+    return ranked.sort_values("key").sort_values("score", ascending=False, kind="stable")
 
 
 def outliers_and_others(ranked: pd.DataFrame, n: int) -> pd.DataFrame:
@@ -232,15 +238,17 @@ def _spread(n_rows: int, n: int) -> NDArray[np.int64]:
 
 
 def _plain(table: pd.DataFrame) -> list[dict[Hashable, Any]]:
-    """Return the rows as JSON has them, None for what is not known."""
-    return table.astype(object).where(table.notna(), None).to_dict("records")
+    """Return the rows as JSON has them, None for what is not known; `seconds` of a row are those of its stages."""
+    stages = table[[f"seconds_{stage}" for stage in STAGES]].to_numpy()
+    seconds = [{s: value for s, value in zip(STAGES, row, strict=True) if value >= 0} for row in stages.tolist()]
+    columns = {name: table[name].tolist() for name in table if name not in NOT_ON_THE_PAGE}
+    known = {name: [None if value != value else value for value in column] for name, column in columns.items()}  # NaN
+    return [dict(zip([*known, "seconds"], row, strict=True)) for row in zip(*known.values(), seconds, strict=True)]
 
 
 def _thumbnails(target: str, keys: Collection[str]) -> dict[str, str]:
     """Return the thumbnails of these volumes in base64; older datasets have none."""
-    folder, names = storage.join(target, "thumbnails"), {f"{key}.webp" for key in keys}
-    there = storage.listing_below(folder, follow_links=False)
-    found = storage.read_many_metadata(folder, [entry for entry in there if entry.name in names])
+    found = storage.read_existing(storage.join(target, "thumbnails"), [f"{key}.webp" for key in keys])
     return {name.removesuffix(".webp"): base64.b64encode(content).decode() for name, content in found if content}
 
 

@@ -11,11 +11,12 @@ import pickle
 import tempfile
 import threading
 import zlib
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Container, Iterator
 from typing import IO, Self
 
 from dskprep.dataset import store
-from dskprep.dataset.record import GOOD, RecordName
+from dskprep.dataset.listed import Known
+from dskprep.dataset.record import GOOD
 from dskprep.errors import InfrastructureError
 from dskprep.pipeline.account import Summary
 from dskprep.source.case import Case, digest
@@ -41,7 +42,7 @@ class Listing:
         cases: Iterator[Case],
         summary: Summary,
         again: tuple[str, ...],
-        known: Mapping[str, list[RecordName]],
+        known: Known,
         damaged: Container[tuple[str, str]] = (),
         *,
         is_counted: bool = False,
@@ -107,7 +108,7 @@ class Listing:
     def _add(self, case: Case) -> None:
         account, case = self._summary.account, case.bare()
         account.inputs -= self._is_counted
-        names = self._known.get(case.key, [])
+        names = self._known.get(case.key)
         status, further = store.status_of(names, case.key, case.digest)
         is_damaged = any((n.key, n.digest) in self._damaged for n in names if n.digest == case.digest)
         is_promoted = status == "set-aside" and case.chosen is not None and case.chosen.is_runner_up
@@ -120,7 +121,8 @@ class Listing:
             self._changed.notify()
         else:
             leftover = [n for n in names if n.digest == digest([]) != case.digest and n.status not in GOOD]
-            store.forget(self._summary.target, leftover)  # of the time when it could not
+            if leftover:  # of the time when it could not
+                store.forget(self._summary.target, leftover)
             account.add_before(status, further)
 
     def _to_file(self) -> None:

@@ -139,7 +139,7 @@ class Plan:
         """
         target = storage.absolute(target)
         key_of = identity.of(target).hashed_key if store.has_hashed_keys(target) else str
-        table = index.current(target)
+        table = index.current(target, ("key", "status", "reason"))
         said = (table["status"] + " " + table["reason"].fillna("")).str.strip()
         found = dict(zip(table["key"], said, strict=True))
         expected = {key_of(p.key): f"{p.status} {p.reason}".strip() for p in self.predictions}

@@ -181,7 +181,6 @@ def execute(
     note = functools.partial(tell, everybody, "on_note")
     shared = sharing.Sharing(target, run_id, summary.account, note)
     rows = index.Writer(target)
-    known = store.by_case(found.names)
     choice: Choice | None = None
 
     def count(outcome: Outcome) -> None:
@@ -207,7 +206,9 @@ def execute(
             with hashed_keys.kept(mapped), closing(shared), closing(watch.Deaths(client)) as deaths:
                 for number, of_round in enumerate(rounds):
                     with (
-                        Listing(of_round, summary, checked.again, known, found.damaged, is_counted=number > 0) as jobs,
+                        Listing(
+                            of_round, summary, checked.again, found.known, found.damaged, is_counted=number > 0
+                        ) as jobs,
                         closing(shared.execute(client, iter(jobs), work)) as done,
                     ):
                         for outcome in _recorded(done, target, settings):
@@ -267,9 +268,10 @@ def _write_end(
 ) -> None:
     """Write the index, the labels and the account, and call `at_end` for a run that is done and has new patients."""
     try:
-        table = rows.close()
+        rows.close()
         if is_shared:  # another run that ends now may have written its index over this one
-            table = index.settle(summary.target, table)
+            index.settle(summary.target)
+        table = index.read_table(summary.target, (*index.OF_ACCOUNT, *licences.FIELDS))
         summary.account.split_series = index.split_series(table)
         summary.account.damaged_records = index.damaged(table)
         if give_labels and not summary.is_interrupted and not summary.stopped_by:

@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 from distributed import Client
 
 from dskprep.dataset import store
+from dskprep.dataset.listed import Listed
 from dskprep.dataset.record import RecordName
 from dskprep.errors import InfrastructureError
 from dskprep.pipeline import executor
@@ -195,10 +196,10 @@ class Sharing:
 
     def _count_left(self) -> list[Job]:
         """Count what other runs have done; return the jobs that have no record after all."""
-        known = store.by_case(store.record_names(self._target))
+        known = Listed(self._target).known
         lost = []
         for job in self._left:
-            status, further = store.status_of(known[job.case.key], job.case.key, job.case.digest)
+            status, further = store.status_of(known.get(job.case.key), job.case.key, job.case.digest)
             if status:
                 self._account.add_elsewhere(status, further)
             else:

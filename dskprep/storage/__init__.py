@@ -161,6 +161,17 @@ def read_many_metadata(url: str, entries: Sequence[Entry]) -> Iterator[tuple[str
             yield entry.name, b""
 
 
+def read_existing(url: str, names: Sequence[str]) -> Iterator[tuple[str, bytes]]:
+    """Yield name and content of those files directly in a folder that exist; in a bucket several are read at once.
+
+    There are none in a folder that is a link. On a disk what is larger than METADATA_BYTES does not count.
+    """
+    with _opened(url) as (store, fs, path):
+        more = {} if is_bucket(url) else {"most_bytes": METADATA_BYTES}
+        found = zip(names, store.read_existing(fs, path, names, **more), strict=True)
+        yield from ((name, content) for name, content in found if content is not None)
+
+
 def write_many(url: str, objects: dict[str, bytes]) -> None:
     """Write files below a folder, by name. A reader sees each whole, or as it was before.
 

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 import obstore
 
 from dskprep.storage.bucket import read as read
+from dskprep.storage.bucket import read_existing as read_existing
 from dskprep.storage.bucket import read_many as read_many
 from dskprep.storage.bucket import read_ranges as read_ranges
 from dskprep.storage.bucket_listing import is_folder as is_folder

@@ -60,6 +60,21 @@ def read_many(s3: Connection, path: str, entries: Sequence[Entry]) -> Iterator[b
         yield from threads.map(read_listed, entries)
 
 
+def read_existing(s3: Connection, path: str, names: Sequence[str]) -> Iterator[bytes | None]:
+    """Yield the content of each object in a folder, several read at once; None for one that is not there."""
+    bucket, _, folder = path.partition("/")
+
+    def read_one(name: str) -> bytes | None:
+        key = prefix_of(folder) + name
+        try:
+            return s3.read(lambda: _get(s3, bucket, key), key)
+        except FileNotFoundError:
+            return None
+
+    with ThreadPoolExecutor(THREADS, thread_name_prefix="s3read") as threads:
+        yield from threads.map(read_one, names)
+
+
 def read_head(s3: Connection, path: str, n_bytes: int) -> bytes:
     """Read the first bytes of an object, or fewer."""
     return bytes(s3.send(lambda: s3.fs.cat_file(path, start=0, end=n_bytes)))

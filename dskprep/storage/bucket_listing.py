@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 import sys
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -14,15 +15,21 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import obstore
+from obstore.store import S3Store
 
-from dskprep.storage import local
 from dskprep.storage.connection import NOT_BY_OBSTORE, THREADS, Connection
-from dskprep.storage.local import Entry, Folder, has_visible, to_entry
+from dskprep.storage.local_listing import Entry, Folder, has_visible, to_entry
 
 LISTED_AHEAD = 32
-"""Folders whose listings may be under way, or wait to be used, at once."""
+"""Listings that may be under way, or wait to be used, at once."""
 LISTED_AT_ONCE = 5000
 """Most objects of one folder in a listing; the subfolders of a larger one are listed one by one."""
+PLAIN = re.compile(r"[\w.=@,+-]+", re.ASCII)
+"""Names of folders that stand in a key as they are."""
+FIRST_GROUP, LEAST_IN_GROUP, MOST_IN_GROUP = 4, 10, 1000
+"""Folders that are listed together at first, and then at least and at most: each group reads a little too far."""
+GROUP_OBJECTS, MOST_OBJECTS = 3000, 10_000
+"""Objects that folders listed together should have, and may have at most."""
 
 
 def exists(s3: Connection, path: str) -> bool:
@@ -62,7 +69,7 @@ def list_folder(s3: Connection, path: str) -> tuple[list[str], list[Entry]]:
     try:
         return _list_folder(s3, path)
     except NOT_BY_OBSTORE:
-        return s3.send(lambda: local.list_folder(s3.fs, path))
+        return s3.send(lambda: _list_folder_by_s3fs(s3, path))
 
 
 def _list_folder(s3: Connection, path: str) -> tuple[list[str], list[Entry]]:
@@ -77,6 +84,13 @@ def _list_folder(s3: Connection, path: str) -> tuple[list[str], list[Entry]]:
     return s3.read(get, path, math.inf)
 
 
+def _list_folder_by_s3fs(s3: Connection, path: str) -> tuple[list[str], list[Entry]]:
+    start, found = len(path.rstrip("/")) + 1, s3.fs.ls(path, detail=True)
+    named = [(info["name"][start:].rstrip("/"), info) for info in found]
+    folders = [name for name, info in named if name and info["type"] == "directory"]
+    return sorted(folders), sorted(to_entry(info, name) for name, info in named if name and info["type"] == "file")
+
+
 def list_below(s3: Connection, path: str, limit: int = sys.maxsize) -> list[Entry] | None:
     """Return every object below a folder, sorted by its whole name; None if there are more than `limit`."""
     bucket, _, folder = path.partition("/")
@@ -87,7 +101,7 @@ def list_below(s3: Connection, path: str, limit: int = sys.maxsize) -> list[Entr
             found += _to_entries(page, folder)
             if len(found) > limit:
                 return None
-        return [e for e, after in itertools.zip_longest(found, found[1:]) if not _is_marker(s3, path, e, after)]
+        return _without_markers(s3, path, found)
 
     try:
         return s3.read(get, path, math.inf)
@@ -116,16 +130,82 @@ def _walk(s3: Connection, path: str, above: str, threads: ThreadPoolExecutor) ->
         return
     if entries:
         yield Folder(above, tuple(entries), has_visible(folders))
-    listings: deque[tuple[str, Future[list[Entry] | None]]] = deque()
-    waiting = iter(folders)
-    while True:
-        for name in itertools.islice(waiting, LISTED_AHEAD - len(listings)):
-            listings.append((name, threads.submit(list_below, s3, f"{path}/{name}", LISTED_AT_ONCE)))
-        if not listings:
-            return
-        name, listing = listings.popleft()
-        found, below = listing.result(), prefix_of(above) + name
+    for name, found in _list_each(s3, path, folders, threads):
+        below = prefix_of(above) + name
         yield from _walk(s3, f"{path}/{name}", below, threads) if found is None else _to_folders(found, below)
+
+
+def _list_each(
+    s3: Connection, path: str, folders: list[str], threads: ThreadPoolExecutor
+) -> Iterator[tuple[str, list[Entry] | None]]:
+    """Yield each of the folders in a folder with all objects below it, or None if there are more than LISTED_AT_ONCE.
+
+    A request answers with up to a thousand objects, so folders of few objects are listed together: as many as fill
+    some answers, by what those before them held.
+    """
+    listings: deque[tuple[list[str], Future[dict[str, list[Entry] | None]]]] = deque()
+    can_group = _are_in_order(s3, path, folders)
+    at, n_at_once, n_folders, n_objects = 0, FIRST_GROUP if can_group else 1, 0, 0
+    while at < len(folders) or listings:
+        while at < len(folders) and len(listings) < (LISTED_AHEAD if n_folders or not can_group else 1):
+            names, before = folders[at : at + n_at_once], folders[at - 1] if at else None
+            listings.append((names, threads.submit(_list_group, s3, path, names, before)))
+            at += len(names)
+        names, listing = listings.popleft()
+        found = listing.result()
+        n_folders, n_objects = n_folders + len(found), n_objects + sum(len(each or ()) for each in found.values())
+        can_group &= bool(n_folders)
+        if can_group:
+            n_at_once = min(GROUP_OBJECTS * n_folders // max(n_objects, n_folders), MOST_IN_GROUP)
+            n_at_once = n_at_once if n_at_once >= LEAST_IN_GROUP else 1
+        else:
+            n_at_once = 1
+        for name in names:
+            yield name, found[name] if name in found else list_below(s3, f"{path}/{name}", LISTED_AT_ONCE)
+
+
+def _are_in_order(s3: Connection, path: str, folders: list[str]) -> bool:
+    """Tell whether what lies below the folders is listed in their order, and a listing can begin anywhere in it."""
+    is_s3 = isinstance(s3.store(path.partition("/")[0]), S3Store)  # others are asked for all, and leave the first out
+    return is_s3 and all(map(PLAIN.fullmatch, folders)) and folders == sorted(folders, key=lambda name: f"{name}/")
+
+
+def _list_group(s3: Connection, path: str, names: list[str], before: str | None) -> dict[str, list[Entry] | None]:
+    """Return what lies below folders of a folder that follow one another and the one `before`, as `list_below` does.
+
+    Those are left out that come after very many objects, and those of which nothing was listed: they hold something.
+    """
+    if len(names) == 1:
+        return {names[0]: list_below(s3, f"{path}/{names[0]}", LISTED_AT_ONCE)}
+    bucket, _, folder = path.partition("/")
+    top = prefix_of(folder)
+
+    def get() -> dict[str, list[Entry] | None]:
+        found: dict[str, list[Entry]] = {name: [] for name in names}
+        n_read = 0
+        # SeaweedFS leaves out a folder whose name is where the listing begins; so it begins behind the one before
+        offset = f"{top}{before}/~" if before else None
+        for page in obstore.list(s3.store(bucket), folder or None, offset=offset, chunk_size=1000):
+            for entry in _to_entries(page, folder):
+                name, slash, rest = entry.name.partition("/")
+                if f"{name}/" > f"{names[-1]}/":
+                    return {**found}
+                if slash and name in found:  # others are files beside the folders, or have come since
+                    found[name].append(entry._replace(name=rest))
+            n_read += len(page)
+            if n_read > MOST_OBJECTS:
+                return {each: found[each] for each in names if f"{each}/" < f"{name}/"}
+        return {**found}
+
+    try:
+        listed = s3.read(get, path, math.inf)
+    except NOT_BY_OBSTORE:
+        return {}
+    return {name: _without_markers(s3, f"{path}/{name}", found) for name, found in listed.items() if found}
+
+
+def _without_markers(s3: Connection, path: str, found: list[Entry]) -> list[Entry]:
+    return [e for e, after in itertools.zip_longest(found, found[1:]) if not _is_marker(s3, path, e, after)]
 
 
 def _to_folders(entries: Iterable[Entry], above: str) -> Iterator[Folder]:

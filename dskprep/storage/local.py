@@ -1,7 +1,4 @@
-"""Folders on disk: listing, following links, and writes that leave no half file behind.
-
-Also the values of which a listing consists, on disk and on S3.
-"""
+"""Folders on disk: listing (`local_listing`), reading, and writes that leave no half file behind."""
 
 from __future__ import annotations
 
@@ -10,16 +7,18 @@ import os
 import secrets
 import stat
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
+from typing import Any
+
+from dskprep.storage.local_listing import Entry as Entry
+from dskprep.storage.local_listing import Folder as Folder
+from dskprep.storage.local_listing import list_below as list_below
+from dskprep.storage.local_listing import list_folder as list_folder
+from dskprep.storage.local_listing import to_entry
+from dskprep.storage.local_listing import walk as walk
 
 PART_SUFFIX = ".part"
 """Ends the name of a file that is still being written, or that a killed process left half written."""
-
-
-MAX_LINKS = 3
-"""Links to folders on the way from a source to a folder. Without a limit, a few dozen links make millions of ways."""
 
 
 class ObjectChanged(Exception):
@@ -28,39 +27,6 @@ class ObjectChanged(Exception):
 
 class DeadLink(ObjectChanged):
     """What was listed as a file is a link that leads nowhere."""
-
-
-class Entry(NamedTuple):
-    """One file or object of a listing."""
-
-    name: str
-    """Relative to the folder that was listed; may contain slashes."""
-    size: int
-    """In bytes."""
-    tag: str
-    """Changes with the content: the ETag on S3, the time of the last change on disk."""
-    modified_s: float = 0.0
-    """When it was written, in seconds since 1970; 0 if the store does not say."""
-
-
-@dataclass(frozen=True)
-class Folder:
-    """One folder found by `walk`: its path relative to the start, and what lies directly in it.
-
-    `has_subfolders` does not count hidden ones.
-    """
-
-    path: str
-    entries: tuple[Entry, ...]
-    has_subfolders: bool
-
-
-def to_entry(info: dict[str, Any], name: str) -> Entry:
-    """Make an entry of what an fsspec file system says about a file."""
-    tag = info.get("ETag") or info.get("mtime") or info.get("etag") or ""
-    modified = info.get("LastModified")
-    modified_s = modified.timestamp() if modified else float(info.get("mtime") or 0)
-    return Entry(name, int(info["size"] or 0), str(tag).strip('"'), modified_s)
 
 
 def exists(fs: Any, path: str) -> bool:
@@ -78,75 +44,6 @@ def entry_of(fs: Any, path: str) -> Entry | None:
     except FileNotFoundError:
         return None
     return to_entry(info, path.rpartition("/")[2]) if info["type"] == "file" else None
-
-
-def list_folder(fs: Any, path: str) -> tuple[list[str], list[Entry]]:
-    """Return the folders (by name) and the files directly in a folder, sorted. A link counts as what it points to."""
-    start = len(path.rstrip("/")) + 1
-    folders, entries = [], []
-    for info in fs.ls(path, detail=True):
-        if info.get("islink"):
-            try:
-                info = fs.info(info["name"])  # of what it points to
-            except OSError:
-                info["type"] = "file"  # it points nowhere: reading it fails, which is better than leaving it out
-        name = info["name"][start:].rstrip("/")
-        if name and info["type"] == "directory":
-            folders.append(name)
-        elif name and info["type"] == "file":
-            entries.append(to_entry(info, name))
-    return sorted(folders), sorted(entries)
-
-
-def has_visible(folders: Iterable[str]) -> bool:
-    """Tell whether a folder is not hidden, by their names."""
-    return not all(name.startswith(".") for name in folders)
-
-
-def walk(fs: Any, path: str, *, is_whole: bool = False, follow_links: bool = True) -> Iterator[Folder]:
-    """Yield every folder, depth first, in a stable order. A link to a folder that it lies in is not followed.
-
-    That also holds for the folders above the first, so a walk that begins further down finds the same. Without
-    `follow_links` no link to a folder is followed, the first included; a link to a file is an entry in any case. A
-    folder that may not be read counts as empty; with `is_whole`, or if it is the first, it raises PermissionError.
-    Raises OSError for a folder behind more than MAX_LINKS links: left out, it would be lost in silence.
-    """
-    if not follow_links and Path(path).is_symlink():
-        return
-    first = Path(path)
-    n_above = sum(place.is_symlink() for place in (first, *first.parents))
-    pending = [(path, n_above, tuple(os.path.realpath(place) for place in (first, *first.parents)))]
-    while pending:
-        place, n_links, above = pending.pop()
-        try:
-            folders, entries = list_folder(fs, place)
-        except FileNotFoundError:
-            continue
-        except PermissionError:
-            if is_whole or place == path:
-                raise
-            folders, entries = [], []  # this patient fails when it is read; the others do not
-        yield Folder(place[len(path.rstrip("/")) + 1 :], tuple(entries), has_visible(folders))
-        for name in reversed(folders):
-            below = f"{place.rstrip('/')}/{name}"
-            is_link = Path(below).is_symlink()
-            if is_link and not follow_links:
-                continue
-            real = os.path.realpath(below)
-            if not any(f"{each}/".startswith(f"{real.rstrip('/')}/") for each in above):
-                if n_links + is_link > MAX_LINKS:
-                    raise OSError(
-                        f"{below}: expected at most {MAX_LINKS} links to folders on the way to a folder, found more; "
-                        "remove one, or put the folder itself there"
-                    )
-                pending.append((below, n_links + is_link, (*above, real)))
-
-
-def list_below(fs: Any, path: str, *, follow_links: bool = True) -> Iterator[Entry]:
-    """Yield every file below a folder; names are relative to it."""
-    for folder in walk(fs, path, is_whole=True, follow_links=follow_links):
-        prefix = f"{folder.path}/" if folder.path else ""
-        yield from (entry._replace(name=prefix + entry.name) for entry in folder.entries)
 
 
 def read(fs: Any, path: str) -> bytes:
@@ -186,6 +83,15 @@ def read_many(fs: Any, path: str, entries: Sequence[Entry]) -> Iterator[bytes]:
         if len(content) != entry.size:
             raise ObjectChanged(f"{entry.name}: was listed with {entry.size} bytes, now has {len(content)}")
         yield content
+
+
+def read_existing(fs: Any, path: str, names: Iterable[str], *, most_bytes: int) -> Iterator[bytes | None]:
+    """Yield the content of each file in a folder, None for one that is not there, or is larger."""
+    is_link = Path(path).is_symlink()
+    for name in names:
+        file = Path(path, name)
+        is_there = not is_link and file.is_file() and file.stat().st_size <= most_bytes
+        yield read(fs, str(file)) if is_there else None
 
 
 def refuse_links(path: str, names: Iterable[str]) -> None:

@@ -23,8 +23,9 @@ from hypothesis import strategies as st
 
 import dskprep
 from dskprep import storage
-from dskprep.dataset import index, store
+from dskprep.dataset import store
 from dskprep.dataset.dataset import Dataset
+from dskprep.dataset.rows import to_row, to_table
 from dskprep.dataset.splits import Split
 from dskprep.errors import DamagedDataset, UsageError
 from dskprep.settings import PrepConfig
@@ -44,7 +45,7 @@ def dataset_of(rows: Iterable[Row]) -> Dataset:
     """A dataset with such an index, in this order. Nothing of it is stored."""
     records = [tiny.record(r.key, patient=r.patient, hu_sha256=r.pixels) for r in rows]
     dataset = Dataset("/nowhere")
-    vars(dataset)["_table"] = index._to_table([index.to_row(record) for record in records])
+    vars(dataset)["_table"] = to_table([to_row(record) for record in records])
     return dataset
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 import tiny
 from tiny import record
@@ -18,6 +19,7 @@ from dskprep import storage
 from dskprep.dataset import index, status, store
 from dskprep.dataset.facts import StoredObject
 from dskprep.dataset.record import RecordName
+from dskprep.dataset.rows import to_row, to_table
 from dskprep.errors import DamagedDataset, InfrastructureError, UsageError
 from dskprep.settings import PrepConfig
 
@@ -212,15 +214,16 @@ def test_the_index_follows_the_records_and_reads_only_new_ones(place: str, monke
     monkeypatch.setattr(
         storage, "read_many", lambda url, entries: (read.extend(e.name for e in entries), read_many(url, entries))[1]
     )
-    table = index.write(place, [index.to_row(record("e", **WRITTEN))])
+    assert index.write(place, [to_table([to_row(record("e", **WRITTEN))])])
     assert read == [f"refused/d.{'0' * 16}.json"]
-    assert list(table["key"]) == list(index.read(place)["key"]) == ["a", "c", "d", "e"]
+    assert list(index.read(place)["key"]) == ["a", "c", "d", "e"]
+    assert not index.write(place)
 
 
 def test_a_record_that_was_written_and_is_gone_is_said(place: str) -> None:
     store.commit(place, record("a", **WRITTEN))
     with pytest.raises(InfrastructureError, match="1 records that were written are not there any more"):
-        index.write(place, [index.to_row(record("a", **WRITTEN)), index.to_row(record("gone", **WRITTEN))])
+        index.write(place, [to_table([to_row(record(key, **WRITTEN)) for key in ("a", "gone")])])
 
 
 def test_records_that_go_while_they_are_read_are_listed_again(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -233,16 +236,18 @@ def test_records_that_go_while_they_are_read_are_listed_again(place: str, monkey
         return read_many(url, entries)
 
     monkeypatch.setattr(storage, "read_many", remove_first)
-    assert list(index.write(place)["key"]) == ["a"]
+    index.write(place)
+    assert list(index.read(place)["key"]) == ["a"]
 
 
 def test_an_index_of_other_columns_is_made_anew(place: str) -> None:
     store.commit(place, record("a", **WRITTEN))
     buffer = io.BytesIO()
-    index.write(place).assign(n_z="many", key="a").to_parquet(buffer)
+    index.current(place).assign(n_z="many", key="a").to_parquet(buffer)
     tiny.write(place, {"index.parquet": buffer.getvalue()})
     store.commit(place, record("b", **WRITTEN))
-    assert index.write(place)["n_z"].tolist() == [3, 3]
+    index.write(place)
+    assert index.read(place)["n_z"].tolist() == [3, 3]
 
 
 def test_a_long_run_writes_the_index_beside_it(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -264,11 +269,11 @@ def test_rows_that_did_not_reach_the_index_are_kept_for_the_next(place: str, mon
     monkeypatch.setattr(index, "WRITE_EVERY_S", 0)
     write, seen = index.write, []
 
-    def break_off_first(target: str, rows: list[dict[str, Any]]) -> None:
-        seen.append([row["key"] for row in rows])
+    def break_off_first(target: str, tables: list[pa.Table]) -> None:
+        seen.append([key for table in tables for key in table["key"].to_pylist()])
         if len(seen) == 1:
             raise InfrastructureError("no network")
-        write(target, rows)
+        write(target, tables)
 
     monkeypatch.setattr(index, "write", break_off_first)
     writer = index.Writer(place)

@@ -21,8 +21,9 @@ from builders import prepared
 import dskprep
 from dskprep import storage
 from dskprep.cli import commands
-from dskprep.dataset import index, store, thumbnail
+from dskprep.dataset import store, thumbnail
 from dskprep.dataset.record import Record
+from dskprep.dataset.rows import to_row
 from dskprep.look import report
 from dskprep.look.label_figures import label_figures
 from dskprep.settings import PrepConfig, from_dict
@@ -54,7 +55,7 @@ def written(n: int) -> Record:
 
 def series(numbers: Iterable[int]) -> pd.DataFrame:
     """What the page says of these volumes."""
-    return report.describe(pd.DataFrame([index.to_row(written(n)) for n in numbers]))
+    return report.describe(pd.DataFrame([to_row(written(n)) for n in numbers]))
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 import s3fs
 import tiny
@@ -27,6 +26,7 @@ from faulty_s3 import FaultyS3
 import dskprep
 from dskprep.dataset import index, leftovers, omezarr, store, verification
 from dskprep.dataset.record import parse_record, to_json
+from dskprep.dataset.rows import to_row, to_table
 from dskprep.look import report
 from dskprep.preparation.prepared import Prepared
 from dskprep.settings import PrepConfig
@@ -210,9 +210,9 @@ def test_series_that_seem_split_are_found_among_many() -> None:
     records += [record(n, series_uid_sha256="a" * 12) for n in (60, 59)]  # parts: other voxels
     records += [record(n, series_uid_sha256="b" * 12, hu_sha256="c" * 64) for n in (70, 71)]  # copies
     records += [record(80, "refused", reason="not-hu", series_uid_sha256="a" * 12)]
-    rows = [index.to_row(parse_record(to_json(each), path_of(each))) for each in records]
-    assert index.split_series(pd.DataFrame(rows)) == [["p00059", "p00060"]]
-    assert index.split_series(pd.DataFrame(rows[:50])) == []
+    table = to_table([to_row(parse_record(to_json(each), path_of(each))) for each in records])
+    assert index.split_series(table) == [["p00059", "p00060"]]
+    assert index.split_series(table.slice(0, 50)) == []
 
 
 def test_the_page_shows_outliers_an_even_share_and_some_of_each_reason(

@@ -11,12 +11,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 import tiny
 
 import dskprep
 from dskprep.cli.output import Output
-from dskprep.dataset import store
+from dskprep.dataset.listed import Known
 from dskprep.dataset.record import RecordName
 from dskprep.errors import InfrastructureError
 from dskprep.pipeline import listing
@@ -35,7 +36,9 @@ def cases(first: int, last: int) -> Iterator[Case]:
 
 def listed(source: Iterator[Case], *names: RecordName) -> Listing:
     summary = Summary("run", "source", "target", Account(), 0.0)
-    return Listing(source, summary, (), store.by_case(names))
+    return Listing(
+        source, summary, (), Known(pa.array([name.path.removeprefix("records/") for name in names], pa.large_string()))
+    )
 
 
 def keys(jobs: Iterator[Any]) -> list[str]:

@@ -12,8 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import obstore
 import pytest
-from fsspec.implementations.local import LocalFileSystem
 
 from dskprep import storage
 from dskprep.errors import InfrastructureError, UsageError
@@ -360,14 +360,14 @@ def test_a_link_that_leads_nowhere_is_not_passed_over(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_listed_is_not_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     storage.write_many(str(tmp_path), {"closed/x": b"", "open/x": b""})
-    ls = LocalFileSystem.ls
+    scandir = os.scandir
 
-    def fail_on_closed(self: Any, path: str, **options: Any) -> Any:
+    def fail_on_closed(path: str) -> Any:
         if path.endswith("closed"):
             raise PermissionError(errno.EACCES, "Permission denied", path)
-        return ls(self, path, **options)
+        return scandir(path)
 
-    monkeypatch.setattr(LocalFileSystem, "ls", fail_on_closed)
+    monkeypatch.setattr(os, "scandir", fail_on_closed)
     assert [(f.path, len(f.entries)) for f in storage.walk(str(tmp_path))] == [("", 0), ("closed", 0), ("open", 1)]
     with pytest.raises(InfrastructureError, match="permission denied"):
         storage.listing(f"{tmp_path}/closed")
@@ -548,3 +548,40 @@ def test_what_is_no_file_is_not_read(tmp_path: Path, kind: str) -> None:
     for read in (storage.read, lambda url: storage.read_head(url, 10), lambda url: storage.read_ranges(url, [(0, 10)])):
         with pytest.raises(InfrastructureError, match="expected a file, found a device, a pipe or a socket"):
             read(where)
+
+
+@pytest.mark.s3
+@pytest.mark.parametrize("n_files", [1, 3, 400])
+def test_folders_of_few_objects_are_listed_together_and_none_is_lost(
+    s3: str, monkeypatch: pytest.MonkeyPatch, n_files: int
+) -> None:
+    """A request answers with up to a thousand objects; one for each folder would be thirty times more."""
+    n_folders = 120 if n_files < 400 else 7
+    made = {f"p{n:03}": [f"s{n % 2}/{k:03}.dcm" for k in range(n_files)] for n in range(n_folders)}
+    made |= {f"p{n:03}_a": ["x.dcm"] for n in range(0, n_folders, 50)}
+    beside = ["p003.txt", "p000x", "zz"]
+    files = {f"{folder}/{name}": b"1" for folder, inner in made.items() for name in inner}
+    storage.write_many(f"{s3}/tree", files | dict.fromkeys(beside, b"1"))
+    listed: list[str] = []
+    real = obstore.list
+    monkeypatch.setattr(obstore, "list", lambda *a, **more: (listed.append(str(a[1])), real(*a, **more))[1])
+    monkeypatch.setattr(bucket_listing, "GROUP_OBJECTS", 100 * n_files)
+    found = list(storage.walk(f"{s3}/tree"))
+    assert {f"{f.path}/{e.name}".lstrip("/") for f in found for e in f.entries} == {*files, *beside}
+    tops = [f.path.partition("/")[0] for f in found if f.path]
+    assert tops == sorted(tops)
+    assert len(listed) <= (8 if n_files < 400 else 7 + 1)
+
+
+@pytest.mark.s3
+def test_a_store_that_begins_a_listing_too_late_loses_no_folder(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = {f"p{n:03}/{k}.dcm": b"1" for n in range(40) for k in range(3)}
+    storage.write_many(s3, files)
+    real = obstore.list
+
+    def too_late(store: Any, prefix: str | None, *, offset: str | None = None, **more: Any) -> Any:
+        late = f"{offset[:3]}9/~" if offset else None
+        return real(store, prefix, offset=late, **more)
+
+    monkeypatch.setattr(obstore, "list", too_late)
+    assert {f"{f.path}/{e.name}" for f in storage.walk(s3) for e in f.entries} == {*files}

@@ -306,7 +306,7 @@ def test_all_stacks_of_a_series_are_written_where_asked_for(tmp_path: Path) -> N
     assert (own.key, own.stack, own.hu_sha256) == ("p1", 1, one.hu_sha256)
     assert [(r.key, r.stack) for r in further] == [(f"p1+{own.series_uid_sha256}.{k}", k) for k in (3, 2)]
     assert len({r.hu_sha256 for r in (*further, own)}) == 3
-    assert index.split_series(index.write(str(tmp_path / "all"))) == []
+    assert index.split_series(index.current_table(str(tmp_path / "all"))) == []
     read = [read_series(str(tmp_path / "in/p1"), PrepConfig(stacks="all"), stack=r.stack).decode() for r in further]
     assert [(list(d.planes()), d.hu_sha256)[1] for d in read] == [r.hu_sha256 for r in further]
 

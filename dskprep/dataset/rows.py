@@ -1,0 +1,108 @@
+"""The rows of the index: what is in them, and how they are made of records. See `index`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pyarrow as pa
+from pyarrow import compute
+
+from dskprep import storage
+from dskprep.dataset import columns
+from dskprep.dataset.record import Record, RecordName, parse_record
+from dskprep.errors import DamagedDataset
+
+NAME = ("status", "key", "input_digest")
+"""The columns that make up a `RecordName`, in its order."""
+
+OF_RECORD = (
+    *("chosen", "patient", "study", "frame_of_reference", "series_uid_sha256", "stack"),
+    *("hu_sha256", "bytes_read", "bytes_written"),
+)
+"""Columns that are fields of a record."""
+
+TAG = "record_tag"
+"""The column that says which state of a record its row was made of: its size and tag in the listing."""
+
+DAMAGED = "damaged-record"
+"""The reason in the row of a record that cannot be read."""
+
+Row = dict[str, Any]
+
+
+def to_row(record: Record) -> Row:
+    """Return a record as one flat row: the names of nested values are joined by `_`, warnings by commas."""
+    row: Row = {name: getattr(record, name) for name in ("key", "status", "reason", "input_digest")}
+    row["message"], row["url"] = record.message, record.url
+    row["warnings"] = ",".join(record.warnings)
+    geometry, lungs = record.geometry, record.lungs
+    for axis, name in enumerate("zyx"):
+        row[f"n_{name}"] = geometry and geometry.shape[axis]
+        row[f"spacing_{name}_mm"] = geometry and geometry.spacing_mm[axis]
+    row["affine"] = geometry and [value for line in geometry.affine for value in line]
+    for name in "right_ml left_ml unsided_ml mean_hu dense_share disagreed_ml missing_ml missing_place".split():
+        what, unit = name.split("_")
+        row[f"{what}_lung_{unit}"] = lungs and getattr(lungs, name)
+    looked = record.curation
+    row["lungs_cut"] = None if looked is None or looked.lungs_cut is None else ",".join(looked.lungs_cut)
+    for name in ("arms", "body_cut_share", "metal_share", "noise_hu", "motion_step_mm"):
+        row[name] = looked and getattr(looked, name)
+    origin = record.attribution
+    row["licence"], row["doi"] = origin and origin.licence, origin and origin.doi
+    row["citation"] = origin and origin.citation
+    source = record.source_values()
+    row.update({f"source_{name}": columns.as_number(name, value) for name, value in source.items()})
+    row.update({f"seconds_{stage}": value for stage, value in record.seconds.items()})
+    for name in OF_RECORD:
+        row[name] = getattr(record, name)
+    return {name: _as_utf8(value) if isinstance(value, str) else value for name, value in row.items()}
+
+
+def _as_utf8(text: str) -> str:
+    """Escape what Parquet cannot hold: a path that is not UTF-8 has such characters."""
+    return text.encode(errors="backslashreplace").decode()
+
+
+def to_table(rows: Sequence[Row]) -> pa.Table:
+    """Return rows as a table; without any, an empty one that has the columns of every record."""
+    some = rows or [to_row(Record(key="", status="failed", input_digest="")) | {TAG: ""}]
+    return pa.table(
+        {name: [row.get(name) for row in rows] for name in dict.fromkeys(name for row in some for name in row)}
+    )
+
+
+def tag_of(entry: storage.Entry) -> str:
+    """Return what TAG holds of a record that is listed."""
+    return f"{entry.size} {entry.tag}"
+
+
+def paths_of(table: pa.Table) -> pa.Array:
+    """Return the path of each row's record below `records`."""
+    parts = [table[name].combine_chunks().cast(pa.large_string()) for name in NAME]
+    status, key, digest = (part.fill_null("") for part in parts)
+    slash, point, end, nothing = (pa.scalar(text, pa.large_string()) for text in ("/", ".", ".json", ""))
+    return compute.binary_join_element_wise(status, slash, key, point, digest, end, nothing)
+
+
+def in_order(table: pa.Table) -> pa.Table:
+    """Return the table sorted by key, and those of one key by input digest and status."""
+    order = [(column, "ascending") for column in ("key", "input_digest", "status")]
+    return table.take(compute.sort_indices(table, sort_keys=order))  # not sort_by(): that starts threads
+
+
+def parse_row(name: RecordName, file: tuple[str, bytes]) -> Row:
+    """Return the row of a record that was just read; a damaged record has a row too."""
+    try:
+        return to_row(parse_record(file[1], file[0]))
+    except DamagedDataset as error:
+        message = str(error)
+    return to_row(Record(key=name.key, status="failed", input_digest=name.digest, reason=DAMAGED, message=message))
+
+
+def select(table: pa.Table, names: Sequence[str] | None) -> pa.Table:
+    """Return a table of these columns, empty ones where it lacks them, or with `names` None all of it."""
+    if names is None:
+        return table
+    there = table.schema.names
+    return pa.table({n: table[n] if n in there else pa.nulls(len(table)) for n in dict.fromkeys(names)})
