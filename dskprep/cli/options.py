@@ -93,13 +93,12 @@ def open_client(
         return
     from dskprep.pipeline import cluster
     from dskprep.preparation import prepare
-    from dskprep.settings import PrepConfig
 
     is_local = scheduler == "local"
     if is_local:
         workers, limit_bytes = cluster.worker_sizes(workers, memory_limit, settings)
         terminal.wait_for("compiling; the first time this takes half a minute")
-        prepare.warm(settings and PrepConfig(recipe=settings.recipe))
+        prepare.warm(settings)
         terminal.wait_for(f"starting {n_of(workers, 'worker')}")
         opened = cluster.local_client(workers, limit_bytes, settings)
     else:

@@ -76,11 +76,18 @@ def _last_word(nx: int) -> np.uint64:
     return ALL >> np.uint64(63 - (nx - 1) % 64)
 
 
-@compiled
 def of_mask(mask: NDArray[Any]) -> NDArray[Any]:
     """Return a bool mask (z, y, x) as bits."""
     nz, ny, nx = mask.shape
-    bits = np.zeros((nz, ny, (nx + 63) // 64), np.uint64)
+    bits = np.empty((nz, ny, (nx + 63) // 64), np.uint64)
+    _pack(mask, bits)
+    return bits
+
+
+@compiled
+def _pack(mask: NDArray[Any], bits: NDArray[Any]) -> None:
+    """Write the bits of a mask."""
+    nz, ny, nx = mask.shape
     for z in range(nz):
         for y in range(ny):
             row = mask[z, y]
@@ -89,21 +96,25 @@ def of_mask(mask: NDArray[Any]) -> NDArray[Any]:
                 for i in range(min(64, nx - 64 * w)):
                     word |= np.uint64(row[64 * w + i]) << np.uint64(i)
                 bits[z, y, w] = word
-    return bits
+
+
+def to_mask(bits: NDArray[Any], nx: int) -> NDArray[Any]:
+    """Return bits as a bool mask (z, y, x) with rows of `nx` voxels."""
+    mask = np.empty((*bits.shape[:2], nx), np.bool_)
+    _unpack(bits, mask)
+    return mask
 
 
 @compiled
-def to_mask(bits: NDArray[Any], nx: int) -> NDArray[Any]:
-    """Return bits as a bool mask (z, y, x) with rows of `nx` voxels."""
-    nz, ny, nw = bits.shape
-    mask = np.empty((nz, ny, nx), np.bool_)
+def _unpack(bits: NDArray[Any], mask: NDArray[Any]) -> None:
+    """Write the mask of bits."""
+    nz, ny, nx = mask.shape
     for z in range(nz):
         for y in range(ny):
-            for w in range(nw):
+            for w in range(bits.shape[2]):
                 word = bits[z, y, w]
                 for i in range(min(64, nx - 64 * w)):
                     mask[z, y, 64 * w + i] = (word >> np.uint64(i)) & ONE != NONE
-    return mask
 
 
 @compiled
@@ -123,17 +134,10 @@ def set_range(row: NDArray[Any], start: int, stop: int) -> None:
         row[last] |= tail
 
 
-@compiled
 def invert(bits: NDArray[Any], nx: int) -> NDArray[Any]:
     """Return the voxels that are not in the mask."""
-    nz, ny, nw = bits.shape
-    rest = np.empty((nz, ny, nw), np.uint64)
-    last = _last_word(nx)
-    for z in range(nz):
-        for y in range(ny):
-            for w in range(nw):
-                rest[z, y, w] = ~bits[z, y, w]
-            rest[z, y, nw - 1] &= last
+    rest: NDArray[Any] = ~bits
+    rest[:, :, -1] &= ALL >> np.uint64(63 - (nx - 1) % 64)
     return rest
 
 
@@ -156,23 +160,34 @@ def dilate_ball(bits: NDArray[Any], nx: int, radius_mm: float, spacing: tuple[fl
     planes = bits.reshape(nz, ny * nw)  # rows follow one another in memory, so a move along y is one offset
     result = np.zeros_like(planes)
     z_mm, y_mm, x_mm = map(float, spacing)  # of one type, so that one kernel is compiled
-    _dilate_planes(planes, nx, radius_mm * TOLERANCE, z_mm, y_mm, x_mm, result)
+    radius_mm = float(radius_mm * TOLERANCE)
+    widened = np.empty((min(int(radius_mm / x_mm), nx) + 1, ny * nw), np.uint64)
+    _dilate_planes(planes, nx, radius_mm, z_mm, y_mm, x_mm, widened, np.empty(ny * nw, np.uint64), result)
     dilated: NDArray[Any] = result.reshape(nz, ny, nw)
     return dilated
 
 
 @compiled
 def _dilate_planes(
-    planes: NDArray[Any], nx: int, radius_mm: float, z_mm: float, y_mm: float, x_mm: float, result: NDArray[Any]
+    planes: NDArray[Any],
+    nx: int,
+    radius_mm: float,
+    z_mm: float,
+    y_mm: float,
+    x_mm: float,
+    widened: NDArray[Any],
+    disc: NDArray[Any],
+    result: NDArray[Any],
 ) -> None:
-    """Add the dilation of `planes` (z, words of all rows) to `result`, all 0 before."""
+    """Add the dilation of `planes` (z, words of all rows) to `result`, all 0 before.
+
+    Scratch of a plane each: `disc`, and widened[n], a plane widened by n voxels to either side.
+    """
     nz, size = planes.shape
     nw = (nx + 63) // 64
     ny = size // nw
     reach_z, reach_y = min(int(radius_mm / z_mm), nz - 1), min(int(radius_mm / y_mm), ny - 1)
-    reach_x = min(int(radius_mm / x_mm), nx)
-    widened = np.empty((reach_x + 1, size), np.uint64)  # widened[n]: by n voxels to either side
-    disc = np.empty(size, np.uint64)
+    reach_x = widened.shape[0] - 1
     for z in range(nz):
         any_of_plane = NONE
         for i in range(size):
@@ -188,21 +203,21 @@ def _dilate_planes(
             for dy in range(-reach_y, reach_y + 1):
                 rest_mm2 = radius_mm**2 - (dz * z_mm) ** 2 - (dy * y_mm) ** 2  # what is left for x
                 if rest_mm2 >= 0:
-                    _join(widened[min(int(np.sqrt(rest_mm2) / x_mm), reach_x)], dy * nw, disc)
+                    row = widened[min(int(np.sqrt(rest_mm2) / x_mm), reach_x)]
+                    begin, end = max(0, dy * nw), min(size, size + dy * nw)  # moved along y, by words
+                    _join(row[begin - dy * nw : end - dy * nw], disc[begin:end])
             # the same disc counts dz planes below and above
             if z >= dz:
-                _join(disc, 0, result[z - dz])
+                _join(disc, result[z - dz])
             if 0 < dz < nz - z:
-                _join(disc, 0, result[z + dz])
+                _join(disc, result[z + dz])
 
 
 @compiled
-def _join(words: NDArray[Any], offset: int, out: NDArray[Any]) -> None:
-    """Add a plane, moved by `offset` words, to `out`."""
-    begin, end = max(0, -offset), min(words.size, words.size - offset)
-    moved, to = words[begin:end], out[begin + offset : end + offset]  # so that many are joined at a time
-    for i in range(moved.size):
-        to[i] |= moved[i]
+def _join(words: NDArray[Any], out: NDArray[Any]) -> None:
+    """Add words to as many others."""
+    for i in range(words.size):
+        out[i] |= words[i]
 
 
 @compiled

@@ -10,13 +10,12 @@ from numpy.typing import NDArray
 
 from dskprep.kernels.bits import TOLERANCE
 from dskprep.kernels.compiled import compiled
-from dskprep.kernels.runs import Runs
+from dskprep.kernels.runs import Runs, rows_of
 
 FAR = np.float32(np.inf)
 """Squared distance to a label that is not there."""
 
 
-@compiled
 def find_nearest_label(
     labels: NDArray[Any], where: Runs, offsets: NDArray[Any], squared: NDArray[Any], out: NDArray[Any]
 ) -> None:
@@ -25,25 +24,40 @@ def find_nearest_label(
     `offsets` (n, 3) are the places to look at, nearest first, and `squared` (n) their squared distances. A tie goes
     to label 1; where there is no label, 0 is written.
     """
-    nz, ny, nx = labels.shape
-    for row in range(where.first.size - 1):
-        z, y = row // ny, row % ny
-        for run in range(where.first[row], where.first[row + 1]):
-            for x in range(where.starts[run], where.stops[run]):
-                nearest, limit = 0, math.inf
-                for n in range(squared.size):
-                    if squared[n] > limit:
-                        break
-                    k, j, i = z + offsets[n, 0], y + offsets[n, 1], x + offsets[n, 2]
-                    if not (0 <= k < nz and 0 <= j < ny and 0 <= i < nx):
-                        continue
-                    label = labels[k, j, i]
-                    if label == 1:
-                        nearest = 1
-                        break
-                    if label == 2:
-                        nearest, limit = 2, squared[n]  # a 1 that is as near may follow
-                out[z, y, x] = nearest
+    reach = np.abs(offsets).max(axis=0)  # with nothing round the labels, no place needs a look at the edges
+    padded = np.pad(labels, [(n, n) for n in reach.tolist()])
+    rows, strides = rows_of(where), np.array(padded.strides)
+    z, y = np.divmod(rows, labels.shape[1])
+    begins = (np.stack([z, y, where.starts], axis=1) + reach) @ strides
+    ends_out = rows * labels.shape[2] + where.stops
+    lengths = where.stops - where.starts
+    _find_nearest_label(padded.ravel(), begins, ends_out - lengths, lengths, offsets @ strides, squared, out.ravel())
+
+
+@compiled
+def _find_nearest_label(
+    labels: NDArray[Any],
+    begins: NDArray[Any],
+    begins_out: NDArray[Any],
+    lengths: NDArray[Any],
+    places: NDArray[Any],
+    squared: NDArray[Any],
+    out: NDArray[Any],
+) -> None:
+    """Write the labels. All voxels lie in a row: runs by where they begin, and places by how far they are off."""
+    for run in range(lengths.size):
+        for x in range(lengths[run]):
+            nearest, limit = 0, math.inf
+            for n in range(squared.size):
+                if squared[n] > limit:
+                    break
+                label = labels[begins[run] + x + places[n]]
+                if label == 1:
+                    nearest = 1
+                    break
+                if label == 2:
+                    nearest, limit = 2, squared[n]  # a 1 that is as near may follow
+            out[begins_out[run] + x] = nearest
 
 
 @compiled

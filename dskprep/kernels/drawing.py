@@ -11,7 +11,6 @@ from dskprep.kernels.compiled import compiled
 from dskprep.volume import PADDING
 
 
-@compiled
 def draw(
     array: NDArray[Any],
     air_below: int,
@@ -31,20 +30,44 @@ def draw(
     even half voxels. Held in float32 they and their sums are exact, and many fit a register. So one half is met
     exactly, and on every machine alike.
     """
+    _, my, mx = label.shape
+    bx, counts = block[2], np.zeros(3, np.int64)
+    planes = np.empty((3, my, mx * bx), np.float32)
+    row, is_solid = np.empty(mx + 2, np.float32), np.empty(mx * bx, np.bool_)
+    strands, labels = np.empty((bx, mx), np.float32), np.empty(mx * bx, np.uint8)
+    draw_voxels(array, air_below, label, solid, block, first, planes, row, strands, labels, is_solid, mask, counts)
+    return counts
+
+
+@compiled
+def draw_voxels(
+    array: NDArray[Any],
+    air_below: int,
+    label: NDArray[Any],
+    solid: NDArray[Any],
+    block: tuple[int, int, int],
+    first: tuple[int, int, int],
+    planes: NDArray[Any],
+    padded: NDArray[Any],
+    strands: NDArray[Any],
+    labels: NDArray[Any],
+    is_solid: NDArray[Any],
+    mask: NDArray[Any],
+    counts: NDArray[Any],
+) -> None:
+    """Draw the mask, and count the voxels in `counts`.
+
+    Scratch: three `planes`; `padded`, a coarse row with its end values repeated; `strands`, of which b is voxel b of
+    every block, all with the same weights; `labels` and `is_solid` of a row.
+    """
     nz, ny, nx = array.shape
     bz, by, bx = block
     oz, oy, ox = first
     mz, my, mx = label.shape
     begin, end = ox * bx, min((ox + mx) * bx, nx)
-    along_x = np.empty((2, my, mx * bx), np.float32)  # a ring of two coarse planes: plane k lies at k % 2
-    along_z = np.empty((my, mx * bx), np.float32)
-    padded = np.empty(mx + 2, np.float32)  # a coarse row with its end values repeated
-    strands = np.empty((bx, mx), np.float32)  # strand b: voxel b of every block, all with the same weights
-    labels = np.empty(mx * bx, np.uint8)
-    is_solid = np.empty(mx * bx, np.bool_)
+    along_x, along_z = planes[:2], planes[2]  # a ring of two coarse planes: plane k lies at k % 2
     half = np.float32(4 * bz * by * bx)  # of a total weight of 2 bz x 2 by x 2 bx
     air, padding = np.int16(air_below), np.int16(PADDING)
-    counts = np.zeros(3, np.int64)
     n_planes = 0
     for z in range(oz * bz, min((oz + mz) * bz, nz)):
         k0, k1, wz = _between(z, bz, oz, mz)
@@ -85,7 +108,6 @@ def draw(
                         n += np.int32(out[x] == side)
                     counts[side] += n
     counts[0] = mask.size - counts[1] - counts[2]
-    return counts
 
 
 @compiled

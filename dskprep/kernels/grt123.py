@@ -18,7 +18,6 @@ PATCH = 10
 """Edge, in pixels, of the corner block that the recipe looks at: one value in it means a round field of view."""
 
 
-@compiled
 def smooth_air(array: NDArray[Any], limit: float, weights: NDArray[Any], valid: NDArray[Any]) -> Runs:
     """Return the runs where int16 HU (z, y, x), smoothed in each slice, are below `limit`.
 
@@ -27,6 +26,16 @@ def smooth_air(array: NDArray[Any], limit: float, weights: NDArray[Any], valid: 
     """
     nz, ny, nx = array.shape
     is_air = np.zeros((nz, ny, (nx + 63) // 64), np.uint64)
+    _smooth_air(array, limit, weights, valid, is_air)
+    return runs.of_bits(is_air, nx)
+
+
+@compiled
+def _smooth_air(
+    array: NDArray[Any], limit: float, weights: NDArray[Any], valid: NDArray[Any], is_air: NDArray[Any]
+) -> None:
+    """Set the bits of `is_air`, all 0 before."""
+    nz, ny, nx = array.shape
     along_y = np.empty(nx + 4, np.float32)  # with two mirrored values at either end
     smooth = np.empty(nx, np.float32)
     w0, w1, w2 = weights
@@ -53,7 +62,6 @@ def smooth_air(array: NDArray[Any], limit: float, weights: NDArray[Any], valid: 
             begin, end = (valid[y, 0], valid[y, 1]) if is_round else (0, nx)
             for x in range(begin, end):
                 is_air[z, y, x >> 6] |= np.uint64(smooth[x] < below) << np.uint64(x & 63)
-    return runs.of_bits(is_air, nx)
 
 
 @compiled
@@ -126,15 +134,22 @@ def slice_profiles(
     return counts, distances
 
 
-@compiled
 def main_parts(found: Runs, pieces: NDArray[Any], shape: tuple[int, int, int], share: float) -> Runs:
     """Return, of each slice, what lies in the convex hulls of its largest pieces, which hold `share` of its area.
 
     `pieces` are those of single slices. Small pieces near the large ones stay, those further off go.
     """
-    nz, ny, nx = shape
-    counts = components.sizes(found, pieces)
     remaining = runs.to_bits(found, shape)
+    _keep_main_parts(found, pieces, components.sizes(found, pieces), share, remaining)
+    return runs.of_bits(remaining, shape[2])
+
+
+@compiled
+def _keep_main_parts(
+    found: Runs, pieces: NDArray[Any], counts: NDArray[Any], share: float, remaining: NDArray[Any]
+) -> None:
+    """Take the rest from the bits that remain, in place; `counts` are the voxels of each piece at its first run."""
+    nz, ny, _ = remaining.shape
     for z in range(nz):
         begin, end = found.first[z * ny], found.first[(z + 1) * ny]
         roots = np.flatnonzero(pieces[begin:end] == np.arange(begin, end)) + begin
@@ -152,7 +167,6 @@ def main_parts(found: Runs, pieces: NDArray[Any], shape: tuple[int, int, int], s
             for y in range(ny):
                 bits.set_range(is_kept[y], starts[y], stops[y])
         remaining[z] &= is_kept
-    return runs.of_bits(remaining, nx)
 
 
 @compiled

@@ -71,7 +71,8 @@ def find_hull(
 def _bulge(edge: NDArray[Any], y0: int, y1: int) -> None:
     """Replace the largest columns of rows y0 to y1 by those of their convex hull, in place."""
     corners = np.empty((3 * (y1 - y0 + 1), 2))
-    n = 0
+    start: Any = np.int64(0)  # as in `_outline`
+    n: int = start
     for y in range(y0, y1 + 1):
         if np.isnan(edge[y]):
             continue
@@ -81,7 +82,7 @@ def _bulge(edge: NDArray[Any], y0: int, y1: int) -> None:
                 if corners[n - 1, 1] >= reach:
                     continue
                 n -= 1
-            n = _add_corner(corners, 0, n, at, reach)
+            n = _add_corner(corners, start, n, at, reach)
     # where the hull's sides cross the rows of pixel centres
     k = 0
     for y in range(y0, y1 + 1):
@@ -98,23 +99,18 @@ def _outline(plane: NDArray[Any], corners: NDArray[Any]) -> int:
     They go up the rows along the largest x, then down along the smallest.
     """
     ny, nx = plane.shape
-    first = np.empty(ny, np.int64)
-    last = np.empty(ny, np.int64)
-    for y in range(ny):
-        first[y] = last[y] = -1
-        for x in range(nx):
-            if plane[y, x]:
-                if first[y] < 0:
-                    first[y] = x
-                last[y] = x
-    n = 0
-    for y in range(ny):
-        if last[y] >= 0:
-            n = _add_corner(corners, 0, n, float(y), float(last[y]))
-    start = n
-    for y in range(ny - 1, -1, -1):
-        if first[y] >= 0:
-            n = _add_corner(corners, start, n, float(y), float(first[y]))
+    start: Any = np.int64(0)  # not written as 0, for which the callee would be compiled again
+    n: int = start
+    for step in range(2 * ny):
+        is_up = step < ny
+        y = step if is_up else 2 * ny - 1 - step
+        if step == ny:
+            start = n
+        x, by, end = (nx - 1, -1, -1) if is_up else (0, 1, nx)
+        while x != end and not plane[y, x]:
+            x += by
+        if x != end:
+            n = _add_corner(corners, start, n, float(y), float(x))
     return n
 
 
@@ -134,7 +130,6 @@ def _add_corner(corners: NDArray[Any], start: int, n: int, y: float, x: float) -
     return n + 1
 
 
-@compiled
 def fill_wall_dents(
     mask: NDArray[Any],
     lateral: int,
@@ -149,11 +144,28 @@ def fill_wall_dents(
     face the front or the middle are left alone; `lateral` is the sign of x that leads away from the middle. A dent is
     filled if it is somewhere `min_depth_mm` deep and nowhere deeper than `max_depth_mm`.
     """
-    nz, ny, nx = mask.shape
-    sy, sx = spacing[1], spacing[2]
+    sy, sx = spacing[1:]
     step = 0.5 * min(sy, sx)  # half a pixel, so that no pixel is stepped over
-    hull = np.empty((4 * ny + 4, 2), np.float64)
+    hull = np.empty((4 * mask.shape[1] + 4, 2), np.float64)
     depths = np.empty(int(max_width_mm / step) + 2, np.float64)
+    _fill_wall_dents(mask, lateral, sy, sx, step, max_width_mm, min_depth_mm, max_depth_mm, hull, depths)
+
+
+@compiled
+def _fill_wall_dents(
+    mask: NDArray[Any],
+    lateral: int,
+    sy: float,
+    sx: float,
+    step: float,
+    max_width_mm: float,
+    min_depth_mm: float,
+    max_depth_mm: float,
+    hull: NDArray[Any],
+    depths: NDArray[Any],
+) -> None:
+    """Fill the dents, with steps of `step` mm; room for the corners of a `hull`, and `depths` along an edge of it."""
+    nz, ny, nx = mask.shape
     for z in range(nz):
         plane = mask[z]
         n = _outline(plane, hull)

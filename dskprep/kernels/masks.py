@@ -24,28 +24,35 @@ def sum_inside(array: NDArray[Any], mask: NDArray[Any]) -> tuple[int, int]:
     return total, n
 
 
-@compiled
 def block_means(array: NDArray[Any], block: tuple[int, int, int]) -> NDArray[Any]:
     """Return the mean HU, int16, of each block (z, y, x) of voxels; blocks at the upper ends may be smaller.
 
     Values below AIR_HU count as AIR_HU. Padding does not count, and a block of which it is half or more becomes
     padding. Means are rounded half up.
     """
+    means = np.empty([-(-n // b) for n, b in zip(array.shape, block, strict=True)], np.int16)
+    mx, bx = means.shape[2], block[2]
+    _block_means(array, block, np.empty((2, mx * bx), np.int32), np.empty((2, mx), np.int32), means)
+    return means
+
+
+@compiled
+def _block_means(
+    array: NDArray[Any], block: tuple[int, int, int], columns: NDArray[Any], blocks: NDArray[Any], means: NDArray[Any]
+) -> None:
+    """Write the means. Scratch: sums and counts of the `columns` and of the `blocks` of a row of blocks.
+
+    Columns are summed over the rows of a block first, then so many columns at a time: inner loops run along memory. All
+    in 32 bits, so that many fit a register.
+    """
     nz, ny, nx = array.shape
     bz, by, bx = block
-    means = np.empty(((nz + bz - 1) // bz, (ny + by - 1) // by, (nx + bx - 1) // bx), np.int16)
     mx = means.shape[2]
-    # Columns are summed over the rows of a block first, then `bx` columns at a time: inner loops run along memory.
-    # All in 32 bits, so that many fit a register.
-    sums = np.empty(mx * bx, np.int32)
-    counts = np.empty(mx * bx, np.int32)
-    totals = np.empty(mx, np.int32)
-    measured = np.empty(mx, np.int32)
-    sizes = np.empty(mx, np.int32)
+    sums, counts, totals, measured = columns[0], columns[1], blocks[0], blocks[1]
     for k in range(means.shape[0]):
         for j in range(means.shape[1]):
-            sums[:] = 0
-            counts[:] = 0
+            for x in range(sums.size):
+                sums[x] = counts[x] = 0
             n_rows = 0
             for z in range(k * bz, min((k + 1) * bz, nz)):
                 for y in range(j * by, min((j + 1) * by, ny)):
@@ -58,21 +65,26 @@ def block_means(array: NDArray[Any], block: tuple[int, int, int]) -> NDArray[Any
                         counts[x] += is_measured
             _fold(sums, bx, totals)
             _fold(counts, bx, measured)
-            sizes[:] = n_rows * bx
-            sizes[mx - 1] = n_rows * (nx - (mx - 1) * bx)
+            size, last_size = np.int32(n_rows * bx), np.int32(n_rows * (nx - (mx - 1) * bx))
             out = means[k, j]
             for i in range(mx):
                 # exact: single precision holds whole numbers to 2**24, sums of 512 voxels of any int16, more of real HU
                 mean = np.floor(np.float32(totals[i]) / np.float32(max(measured[i], np.int32(1))) + np.float32(0.5))
-                out[i] = np.int16(mean) if 2 * measured[i] > sizes[i] else PADDING
-    return means
+                out[i] = np.int16(mean) if 2 * measured[i] > (size if i < mx - 1 else last_size) else PADDING
 
 
-@compiled
 def counts_along(mask: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
     """Return how many voxels of each plane across z, across y and across x of a uint8 array are not 0."""
     nz, ny, nx = mask.shape
     along_z, along_y, along_x = np.zeros(nz, np.int64), np.zeros(ny, np.int64), np.zeros(nx, np.int32)
+    _count_along(mask, along_z, along_y, along_x)
+    return along_z, along_y, along_x
+
+
+@compiled
+def _count_along(mask: NDArray[Any], along_z: NDArray[Any], along_y: NDArray[Any], along_x: NDArray[Any]) -> None:
+    """Add the counts to arrays, all 0 before."""
+    nz, ny, nx = mask.shape
     for z in range(nz):
         for y in range(ny):
             n = np.int32(0)
@@ -82,31 +94,26 @@ def counts_along(mask: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any], NDArra
                 along_x[x] += is_there
             along_z[z] += n
             along_y[y] += n
-    return along_z, along_y, along_x
 
 
-@compiled
 def median_inside(values: NDArray[Any], mask: NDArray[Any]) -> float:
     """Return the median of int16 values in a bool mask, as numpy.median; 0.0 if the mask is empty."""
     counts = np.zeros(1 << 16, np.int64)  # a histogram of all values that there are, so nothing is sorted
-    n = 0
+    _count_inside(values, mask, counts)
+    n_up_to = np.cumsum(counts)
+    n = int(n_up_to[-1])
+    lower, upper = (int(np.searchsorted(n_up_to, place, side="right")) for place in ((n - 1) // 2, n // 2))
+    return (lower + upper) / 2 - 32768 if n else 0.0
+
+
+@compiled
+def _count_inside(values: NDArray[Any], mask: NDArray[Any], counts: NDArray[Any]) -> None:
+    """Count the values in the mask in `counts`, which begins with value -32768."""
     for z in range(values.shape[0]):
         for y in range(values.shape[1]):
             for x in range(values.shape[2]):
                 if mask[z, y, x]:
                     counts[np.int64(values[z, y, x]) + 32768] += 1
-                    n += 1
-    if n == 0:
-        return 0.0
-    lower, n_up_to = 0, counts[0]
-    while n_up_to <= (n - 1) // 2:
-        lower += 1
-        n_up_to += counts[lower]
-    upper = lower
-    while n_up_to <= n // 2:
-        upper += 1
-        n_up_to += counts[upper]
-    return (lower + upper) / 2 - 32768
 
 
 @compiled

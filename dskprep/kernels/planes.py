@@ -1,4 +1,4 @@
-"""Compiled loops over one plane of a volume: rescaling, padding, and separable weighted sums."""
+"""Compiled loops over one plane of a volume: padding, and separable weighted sums."""
 
 from __future__ import annotations
 
@@ -15,23 +15,6 @@ FOUR = 4
 
 The order of the additions is that of one after another, so the sums are the same to the last bit.
 """
-
-
-@compiled
-def rescale(stored: NDArray[Any], slope: float, intercept: float, low: int, high: int, out: NDArray[Any]) -> None:
-    """Write stored * slope + intercept, rounded half to even and clipped, into int16 `out`; both (y, x)."""
-    for y in range(out.shape[0]):
-        for x in range(out.shape[1]):
-            value = np.rint(stored[y, x] * slope + intercept)
-            out[y, x] = np.int16(min(max(value, np.float64(low)), np.float64(high)))
-
-
-@compiled
-def count_values(plane: NDArray[Any], counts: NDArray[Any]) -> None:
-    """Count every fourth row and second column of int16 `plane` (y, x) in `counts`, which begins with value -32768."""
-    for y in range(0, plane.shape[0], 4):
-        for x in range(0, plane.shape[1], 2):
-            counts[np.int64(plane[y, x]) + 32768] += 1
 
 
 @compiled
@@ -76,8 +59,11 @@ def fill_padding_from_row(plane: NDArray[Any], filled: NDArray[Any], ends: NDArr
         n = np.int32(0)
         for x in range(nx):  # counted without a branch, many at a time: most rows have none, and are done
             n += np.int32(row[x] == PADDING)
-        left, right = (_n_leading(row), nx - _n_leading(row[::-1])) if n else (0, nx)
-        right = max(left, right)  # of padding alone: left is nx, right is 0
+        left, right = 0, nx
+        if n == nx:
+            left = nx
+        elif n:
+            left, right = _n_at_end(row, False), nx - _n_at_end(row, True)
         n_within = n - left - (nx - right)
         for x in range(nx):
             out[x] = row[x]
@@ -107,15 +93,16 @@ def fill_padding_from_row(plane: NDArray[Any], filled: NDArray[Any], ends: NDArr
 
 
 @compiled
-def _n_leading(row: NDArray[Any]) -> int:
-    """Return how many values of padding a row begins with; eight are looked at in one go."""
+def _n_at_end(row: NDArray[Any], is_last: bool) -> int:
+    """Return how many values of padding a row begins or ends with, not all; eight are looked at in one go."""
     x, n = 0, np.int32(8)
     while x + 8 <= row.size and n == 8:
+        first = row.size - 8 - x if is_last else x
         n = np.int32(0)
         for i in range(8):
-            n += np.int32(row[x + i] == PADDING)
+            n += np.int32(row[first + i] == PADDING)
         x += 8 if n == 8 else 0
-    while x < row.size and row[x] == PADDING:
+    while row[row.size - 1 - x if is_last else x] == PADDING:
         x += 1
     return x
 
@@ -132,7 +119,6 @@ def _fill_gaps(row: NDArray[Any], left: int, right: int) -> None:
         last = x
 
 
-@compiled
 def weigh_plane(
     plane: NDArray[Any],
     start_y: NDArray[Any],
@@ -142,17 +128,25 @@ def weigh_plane(
     out: NDArray[Any],
 ) -> None:
     """Write the weighted sums of `plane` (y, x) along y, then x, into float32 `out`; see `resample.Taps`."""
-    row = np.empty(plane.shape[1], np.float32)
-    n_x, n_k = weight_x.shape
-    start = np.empty(n_x, np.uint32)  # no sign, and half the size: so that many can be looked up at a time
-    weights = np.empty((n_k, n_x), np.float32)  # the weights k of neighbouring outputs lie side by side
-    for i in range(n_x):
-        start[i] = start_x[i]
-        for k in range(n_k):
-            weights[k, i] = weight_x[i, k]
+    start = start_x.astype(np.uint32)  # no sign, and half the size: so that many can be looked up at a time
+    weights = np.ascontiguousarray(weight_x.T)  # the weights k of neighbouring outputs lie side by side
+    _weigh_plane(plane, start_y, weight_y, start, weights, np.empty(plane.shape[1], np.float32), out)
+
+
+@compiled
+def _weigh_plane(
+    plane: NDArray[Any],
+    start_y: NDArray[Any],
+    weight_y: NDArray[Any],
+    start_x: NDArray[Any],
+    weight_x: NDArray[Any],
+    row: NDArray[Any],
+    out: NDArray[Any],
+) -> None:
+    """Write the weighted sums; the weights along x are (k, outputs), `row` is scratch."""
     for j in range(out.shape[0]):
         _weigh_rows(plane, start_y[j], weight_y[j], row)
-        _weigh_row(row, start, weights, out[j])
+        _weigh_row(row, start_x, weight_x, out[j])
 
 
 @inlined
@@ -239,7 +233,6 @@ def sample_padding(
                 out[j, i] = (nearest_x[i] < left) | (nearest_x[i] >= right)
 
 
-@compiled
 def weigh_planes(
     planes: NDArray[Any], which: NDArray[Any], weights: NDArray[Any], is_padding: NDArray[Any], out: NDArray[Any]
 ) -> None:
@@ -247,8 +240,21 @@ def weigh_planes(
 
     Sums are clipped to -32767..32767, because -32768 is PADDING.
     """
-    total = np.empty(out.shape[1], np.float32)
-    rows = np.empty((which.size, out.shape[1]), np.float32)
+    rows = np.empty((which.size + 1, out.shape[1]), np.float32)
+    _weigh_planes(planes, which, weights, is_padding, rows[:-1], rows[-1], out)
+
+
+@compiled
+def _weigh_planes(
+    planes: NDArray[Any],
+    which: NDArray[Any],
+    weights: NDArray[Any],
+    is_padding: NDArray[Any],
+    rows: NDArray[Any],
+    total: NDArray[Any],
+    out: NDArray[Any],
+) -> None:
+    """Write the weighted sum; `rows` (planes, x) and `total` (x) are scratch."""
     for j in range(out.shape[0]):
         if which.size == 2:
             w0, w1, first, second = weights[0], weights[1], which[0], which[1]
@@ -285,11 +291,3 @@ def zoom_planes(planes: NDArray[Any], which: NDArray[Any], weights: NDArray[Any]
                 # the conversion to an integer cuts off, so half a unit further from zero rounds
                 away = total[i] + np.float32(0.5) if total[i] > 0 else total[i] - np.float32(0.5)
                 out[b, j, i] = np.int16(min(max(away, np.float32(low)), np.float32(high)))
-
-
-@compiled
-def look_up(values: NDArray[Any], table: NDArray[Any], out: NDArray[Any]) -> None:
-    """Write table[value + 32768] into `out` for each int16 value of a plane (y, x)."""
-    for y in range(values.shape[0]):
-        for x in range(values.shape[1]):
-            out[y, x] = table[np.int64(values[y, x]) + 32768]

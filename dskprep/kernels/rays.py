@@ -13,39 +13,35 @@ NOTHING, TISSUE, OPEN, UNKNOWN = 0, 1, 2, 3
 """What a ray goes through, and what it meets: tissue of the body, air outside of it, the edge of what was measured."""
 
 
-@compiled
 def look_around(met: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
     """Return, as bool (z, y, x), where one of four rays meets OPEN first, and where those along y both meet TISSUE.
 
     `met` (z, y, x) holds the numbers above. A voxel that is not NOTHING meets itself; beyond the faces all is UNKNOWN.
     """
+    front, back = (_met_along_y(met, step) for step in (1, -1))
+    across = np.ascontiguousarray(met.transpose(0, 2, 1))
+    is_open_across = (_met_along_y(across, 1) == OPEN) | (_met_along_y(across, -1) == OPEN)
+    is_open = (front == OPEN) | (back == OPEN) | is_open_across.transpose(0, 2, 1)
+    return is_open, (front == TISSUE) & (back == TISSUE)
+
+
+def _met_along_y(met: NDArray[Any], step: int) -> NDArray[Any]:
+    """Return what was met last by a ray that comes along y, up (step 1) or down (-1)."""
+    found = np.empty_like(met)
+    _meet(met, step, np.empty(met.shape[2], np.uint8), found)
+    return found
+
+
+@compiled
+def _meet(met: NDArray[Any], step: int, last: NDArray[Any], found: NDArray[Any]) -> None:
+    """Write what was met last; `last` (x) is scratch."""
     nz, ny, nx = met.shape
-    is_open = np.zeros(met.shape, np.bool_)
-    is_closed = np.zeros(met.shape, np.bool_)
-    front = np.empty((ny, nx), np.uint8)
-    last = np.empty(nx, np.uint8)
     for z in range(nz):
-        last[:] = UNKNOWN
-        for y in range(ny):  # y goes to the back: what was met last lies in front
+        for x in range(nx):
+            last[x] = UNKNOWN
+        y = 0 if step > 0 else ny - 1
+        for _ in range(ny):
             for x in range(nx):
-                if met[z, y, x] != NOTHING:
-                    last[x] = met[z, y, x]
-                front[y, x] = last[x]
-        last[:] = UNKNOWN
-        for y in range(ny - 1, -1, -1):
-            for x in range(nx):
-                if met[z, y, x] != NOTHING:
-                    last[x] = met[z, y, x]
-                is_open[z, y, x] = last[x] == OPEN or front[y, x] == OPEN
-                is_closed[z, y, x] = last[x] == TISSUE and front[y, x] == TISSUE
-            beside = UNKNOWN
-            for x in range(nx):
-                if met[z, y, x] != NOTHING:
-                    beside = met[z, y, x]
-                is_open[z, y, x] |= beside == OPEN
-            beside = UNKNOWN
-            for x in range(nx - 1, -1, -1):
-                if met[z, y, x] != NOTHING:
-                    beside = met[z, y, x]
-                is_open[z, y, x] |= beside == OPEN
-    return is_open, is_closed
+                last[x] = met[z, y, x] if met[z, y, x] != NOTHING else last[x]
+                found[z, y, x] = last[x]
+            y += step

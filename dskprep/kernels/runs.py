@@ -44,18 +44,26 @@ def of_mask(mask: NDArray[Any]) -> Runs:
     return found
 
 
-@compiled
 def of_bits(words: NDArray[Any], nx: int) -> Runs:
     """Return the runs of a mask as bits, uint64 (z, y, words), with rows of `nx` voxels.
 
     The bits are read twice: to count the runs, so that the arrays fit, then to place them.
     """
+    nz, ny, _ = words.shape
+    first = np.zeros(nz * ny + 1, np.int64)
+    _count(words, first)
+    starts, stops = np.empty(first[-1], np.int32), np.empty(first[-1], np.int32)
+    _place(words, nx, starts, stops)
+    return Runs(first, starts, stops)
+
+
+@compiled
+def _count(words: NDArray[Any], first: NDArray[Any]) -> None:
+    """Write the number of runs that begin before each row, and of all at the end."""
     nz, ny, nw = words.shape
-    first = np.empty(nz * ny + 1, np.int64)
     n = 0
     for z in range(nz):
         for y in range(ny):
-            first[z * ny + y] = n
             carry = NONE  # the voxel before the word
             for w in range(nw):
                 word = words[z, y, w]
@@ -64,8 +72,13 @@ def of_bits(words: NDArray[Any], nx: int) -> Runs:
                     begins &= begins - ONE  # clears the lowest bit
                     n += 1
                 carry = word >> END
-    first[nz * ny] = n
-    starts, stops = np.empty(n, np.int32), np.empty(n, np.int32)
+            first[z * ny + y + 1] = n
+
+
+@compiled
+def _place(words: NDArray[Any], nx: int, starts: NDArray[Any], stops: NDArray[Any]) -> None:
+    """Write the first x of each run, and the one after its last."""
+    nz, ny, nw = words.shape
     k = 0  # starts and stops come by turns
     for z in range(nz):
         for y in range(ny):
@@ -86,7 +99,6 @@ def of_bits(words: NDArray[Any], nx: int) -> Runs:
             if carry != NONE:  # a run to the end of the last word, with no bit after it that would differ
                 stops[k // 2] = nx
                 k += 1
-    return Runs(first, starts, stops)
 
 
 @compiled
@@ -154,12 +166,17 @@ def shift(runs: Runs, ny: int, offset: tuple[int, int, int], nz_new: int, ny_new
     return Runs(first, (runs.starts + dx).astype(np.int32), (runs.stops + dx).astype(np.int32))
 
 
-@compiled
 def paint(runs: Runs, value: int, out: NDArray[Any]) -> None:
-    """Set the voxels of `out` (z, y, x) that are in the runs to `value`."""
+    """Set the voxels of `out` (z, y, x), bool or uint8, that are in the runs to `value`."""
+    _paint(*runs, value, out.view(np.uint8))
+
+
+@compiled
+def _paint(first: NDArray[Any], starts: NDArray[Any], stops: NDArray[Any], value: int, out: NDArray[Any]) -> None:
+    """Set the voxels of the runs."""
     ny = out.shape[1]
-    for row in range(runs.first.size - 1):
+    for row in range(first.size - 1):
         line = out[row // ny, row % ny]
-        for run in range(runs.first[row], runs.first[row + 1]):
-            for x in range(runs.starts[run], runs.stops[run]):
+        for run in range(first[row], first[row + 1]):
+            for x in range(starts[run], stops[run]):
                 line[x] = value

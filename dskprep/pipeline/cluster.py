@@ -109,7 +109,7 @@ def local_client(
     """
     main_guard.check()
     workers, limit_bytes = worker_sizes(workers, memory_limit, settings)
-    prepare.warm()
+    prepare.warm(settings)
     with _private() as private, dask.config.set(SETTINGS | private), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Port .* is already in use")
         with _started(workers, limit_bytes) as cluster, Client(cluster) as client:

@@ -93,10 +93,7 @@ class Pieces(NamedTuple):
         kept = is_selected[self.numbers]
         found, numbers = runs.where(self.runs, kept), self.numbers[kept]
         near, wide = (_ball_rows(mm, spacing, self.shape) for mm in (from_mm, to_mm))
-        order = np.argsort(numbers, kind="stable")
-        n_all, n_first, n_second = components.counts_around(
-            found, runs.rows_of(found), numbers, order, self.sizes.size, near, wide, first, second
-        )
+        n_all, n_first, n_second = components.counts_around(found, numbers, self.sizes.size, near, wide, first, second)
         return n_all, n_first, n_second
 
     def heights(self) -> NDArray[np.int64]:
@@ -127,8 +124,8 @@ def _ball_rows(radius_mm: float, spacing: Triple, shape: tuple[int, int, int]) -
 
 def enlarge(mask: Mask, block: tuple[int, int, int], shape: tuple[int, ...]) -> Mask:
     """Return a mask of blocks of voxels (z, y, x) as one of voxels; the blocks at the upper ends may be smaller."""
-    for axis, (n, length) in enumerate(zip(block, shape, strict=True)):
-        mask = mask.repeat(n, axis).take(range(length), axis)
+    for axis in (2, 1, 0):  # columns first, while the mask is small; then whole rows and whole slices are copied
+        mask = mask.take(np.arange(shape[axis]) // block[axis], axis)
     return mask
 
 

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from dskprep.errors import UsageError
-from dskprep.kernels import distances, drawing
-from dskprep.kernels.compiled import is_kept
+from dskprep.kernels import drawing, hulls, masks
+from dskprep.kernels.compiled import ahead_of_use, is_kept
 from dskprep.preparation.lungs import lungs
 from dskprep.preparation.prepared import Prepared
 from dskprep.preparation.recipes import Native, recipe
@@ -74,37 +74,46 @@ def prepare(
 def warm(config: PrepConfig | None = None) -> None:
     """Compile the kernels that these settings use, or load them, so that workers find them in the cache.
 
-    Those that find the lungs are compiled in a second process at the same time. A function of the user's own that
-    finds the lungs is not called: what is compiled are those that dskprep finds.
+    About half of those that find the lungs are compiled in a second process at the same time. No function of the
+    user's own is called: where one finds the lungs, what is compiled are those that dskprep finds.
     """
     config = config or PrepConfig()
     if isinstance(config.lungs, str):
         config = dataclasses.replace(config, lungs=True, mask_memory=PrepConfig.mask_memory, mask_slots=0)
-    coarse: dict[str, Any] = {"spacing_mm": (8.0, 8.0, 8.0), "lung_margin_mm": WIDE_MM}
+    coarse: dict[str, Any] = {"spacing_mm": (8.0, 8.0, 8.0), "steps": ()}
+    if config.lung_margin_mm:
+        coarse["lung_margin_mm"] = WIDE_MM
     config = dataclasses.replace(config, **{name: coarse[name] for name in coarse if name in config.used()})
-    if "lungs" in config.used() and config.lungs and not is_kept(drawing.draw):
-        with subprocess.Popen(
-            [sys.executable, "-P", "-c", f"from {__name__} import warm_lungs; warm_lungs()"],
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,  # what goes wrong there goes wrong here too
-        ) as beside:
-            try:
-                prepare(_chest(config), dataclasses.replace(config, lungs=False))
-                # about half of all, with the last two that the lungs need
-                voxel, label = np.zeros((1, 1, 1), np.int16), np.zeros((1, 1, 1), np.uint8)
-                distances.find_nearer_label(label, 1.0, (1.0, 1.0, 1.0))
-                drawing.draw(voxel, 0, label, label > 0, (1, 1, 1), (0, 0, 0), label)
-            except BaseException:
-                beside.kill()
-                raise
-    prepare(_chest(config), config).mean_lung_hu()
+    with ahead_of_use():
+        if "lungs" in config.used() and config.lungs and not is_kept(drawing.draw_voxels):
+            _warm_in_two(config)
+        prepare(_chest(config), config).mean_lung_hu()
+
+
+def _warm_in_two(config: PrepConfig) -> None:
+    """Compile about half of the kernels here, and those that the lungs need first in a second process."""
+    with subprocess.Popen(
+        [sys.executable, "-P", "-c", f"from {__name__} import warm_lungs; warm_lungs()"],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,  # what goes wrong there goes wrong here too
+    ) as beside:
+        try:
+            prepare(_chest(config), dataclasses.replace(config, lungs=False))
+            voxel, label, spacing_mm = np.zeros((3, 3, 3), np.int16), np.ones((3, 3, 3), np.uint8), (1.0, 1.0, 1.0)
+            drawing.draw(voxel, 0, label, label > 0, (1, 1, 1), (0, 0, 0), label)  # what the lungs need last
+            masks.sum_inside(voxel, label)
+            hulls.fill_wall_dents(label > 0, 1, spacing_mm, 1.0, 1.0, 1.0)
+        except BaseException:
+            beside.kill()
+            raise
 
 
 def warm_lungs() -> None:
     """Compile the kernels that find the lungs."""
-    lungs.find_lungs(_chest(PrepConfig()).decode().volume)
+    with ahead_of_use():
+        lungs.find_lungs(_chest(PrepConfig()).decode().volume)
 
 
 def _chest(config: PrepConfig) -> Series:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dskprep.kernels import planes
+from dskprep.kernels import planes, values
 from dskprep.volume import AIR_HU, PADDING
 
 ToHU = Callable[[NDArray[Any], float, float, NDArray[np.int16]], None]
@@ -40,8 +40,14 @@ def to_hu(stored: NDArray[Any], slope: float, intercept: float) -> NDArray[np.in
     """
     hu = np.empty(stored.shape, np.int16)
     stored = np.asarray(stored, stored.dtype.newbyteorder("="))
-    planes.rescale(stored, float(slope), float(intercept), *INT16_HU, hu)
+    values.rescale(stored, float(slope), float(intercept), *INT16_HU, hu)
     return hu
+
+
+def value_to_hu(stored: float, slope: float, intercept: float) -> int:
+    """Convert one stored integer to HU as `to_hu` does."""
+    low, high = INT16_HU
+    return int(min(max(np.rint(stored * slope + intercept), low), high))
 
 
 def mark_padding(hu: NDArray[np.int16], declared_hu: tuple[int, int] | None) -> None:

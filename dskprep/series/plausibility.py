@@ -12,7 +12,7 @@ import mmap
 import numpy as np
 from numpy.typing import NDArray
 
-from dskprep.kernels import planes
+from dskprep.kernels import values
 from dskprep.series.hounsfield import AIR_RANGE_HU, IMPOSSIBLE_HU
 from dskprep.volume import PADDING
 
@@ -41,7 +41,7 @@ class Histogram:
 
     def add(self, hu: NDArray[np.int16], fills: set[tuple[int, int]]) -> None:
         """Count a slice (y, x) of int16 HU. `fills` are ranges of values that say nothing (see `find_fills`)."""
-        planes.count_values(hu, self.counts)
+        values.count_values(hu, self.counts)
         self._fills |= fills
 
     def with_all(self, others: list[Histogram]) -> Histogram:

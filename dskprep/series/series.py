@@ -148,7 +148,7 @@ class Decoded:
         self._n_encoded -= 1
         declared = None
         if s.padding is not None:  # in HU, rounded and clipped like the pixels
-            low, high = sorted(hounsfield.to_hu(np.array([s.padding], np.int64), s.slope, s.intercept)[0].tolist())
+            low, high = sorted(hounsfield.value_to_hu(value, s.slope, s.intercept) for value in s.padding)
             declared = low, high
         self._n_blank += hounsfield.is_blank(hu)
         self._histograms.of(s.slope, s.intercept).add(hu, hounsfield.find_fills(hu, declared))

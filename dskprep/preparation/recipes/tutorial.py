@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dskprep.errors import Refusal
-from dskprep.kernels import planes
+from dskprep.kernels import values
 from dskprep.preparation import zoom
 from dskprep.preparation.prepared import Prepared
 from dskprep.preparation.recipes import ENCODING_SHARE, Memory
@@ -81,7 +81,7 @@ def normalize(image: Volume, dtype: str) -> Prepared:
     table = (np.clip((every_hu - MIN_HU) / (MAX_HU - MIN_HU), 0.0, 1.0) - PIXEL_MEAN).astype(dtype)
     array = np.empty(image.shape, dtype)
     for plane, out in zip(image.array, array, strict=True):
-        planes.look_up(plane, table, out)
+        values.look_up(plane, table, out)
     return Prepared(image.with_array(array), None, values="normalized", fill=-PIXEL_MEAN)
 
 
