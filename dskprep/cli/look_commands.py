@@ -59,7 +59,7 @@ def show(
     if output and ("://" in output or Path(output).suffix not in ("", ".png")):
         raise UsageError(f"{output}: a picture is written to a local file, as PNG; name it so")
     settings = None if key else options.read_settings(preset, config)
-    terminal.wait_for("drawing; the first time code is compiled, which takes half a minute")
+    terminal.wait_for("drawing; the first time code is compiled, which takes a while")
     shown = views.draw(place, key, surface=surface, with_source=with_source, label=label, settings=settings)
     path = Path(output or f"{shown.key}.png")
     path.write_bytes(shown.png)
@@ -98,7 +98,7 @@ def compare(a: str, b: str, series: str | None, only: str, pictures: str | None,
             terminal.say(f"note: {note}", is_error=True)
     else:
         found = comparison.compare(a, b, only)
-    terminal.wait_for("comparing; the first time code is compiled, which takes half a minute")
+    terminal.wait_for("comparing; the first time code is compiled, which takes a while")
     for n, compared in enumerate(found):
         difference = compared.difference
         if as_json:

@@ -97,7 +97,7 @@ def open_client(
     is_local = scheduler == "local"
     if is_local:
         workers, limit_bytes = cluster.worker_sizes(workers, memory_limit, settings)
-        terminal.wait_for("compiling; the first time this takes half a minute")
+        terminal.wait_for("compiling; the first time this takes some 12 s of CPU time")
         prepare.warm(settings)
         terminal.wait_for(f"starting {n_of(workers, 'worker')}")
         opened = cluster.local_client(workers, limit_bytes, settings)
