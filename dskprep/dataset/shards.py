@@ -206,7 +206,9 @@ class Array:
         return index_bytes(self._chunks_per_shard)
 
     def _range(self, url: str, name: str, offset: int, length: int) -> tuple[int, int]:
-        """Return the first byte of a chunk and the one after its last."""
+        """Return the first byte of a chunk that is stored, and the one after its last."""
+        if not length:
+            raise damaged(url, "a chunk is damaged (it has no bytes)")
         if offset + length > self.objects[name] - self._index_bytes:
             raise damaged(url, "this shard's index points beyond its chunks")
         return offset, offset + length

@@ -399,7 +399,7 @@ def test_the_url_of_a_record_asks_no_server(tmp_path: Path, capsys: pytest.Captu
             path.write_text(json.dumps(json.loads(path.read_bytes()) | {"url": url}))
         assert dskprep.show(target, "bad")
         assert commands.run_command(["show", target, "p1", "--source", "-o", str(tmp_path / "x.png")]) == 2
-        assert "expected a path, or a URL that begins with s3:// or file://, found '" in capsys.readouterr().err
+        assert "expected a path, or a URL that begins with s3://, az:// or file://, found '" in capsys.readouterr().err
         with pytest.raises(BlockingIOError):
             server.accept()
 

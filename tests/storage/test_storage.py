@@ -522,7 +522,7 @@ def test_no_other_scheme_and_no_chain_is_opened(url: str, monkeypatch: pytest.Mo
     monkeypatch.setattr(fsspec.core, "url_to_fs", opened)
     for door in (storage.absolute, storage.read, storage.meet, storage.listing, lambda url: list(storage.walk(url))):
         with pytest.raises(
-            UsageError, match=r"expected a path, or a URL that begins with s3:// or file://, found '.*://"
+            UsageError, match=r"expected a path, or a URL that begins with s3://, az:// or file://, found '.*://"
         ):
             door(url)
 
