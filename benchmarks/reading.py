@@ -5,7 +5,7 @@
 Without a dataset, two synthetic patients are prepared at 1 mm. Their volumes are also written as float64 .npy (the
 way of 2017, values normalized) and as int16 .nii.gz. Every way draws patches of the same sizes at random
 places of the same volumes, the ways by turns, in one process (zarr-python decodes in several threads, PyTorch
-and dskprep in one); the table has medians over the rounds. S3 is SeaweedFS on
+and dskprep in one); benchmarks/results/reading.json has medians over the rounds. S3 is SeaweedFS on
 loopback, so requests have no latency of their own. TorchIO and MONAI are left out, with a line, where they are not
 installed; they read files, so from S3 they are given a copy fetched for each load. "16 a load" takes
 sixteen patches from each volume once it is in memory, as their queues do: patches of one batch are then of one patient.
@@ -27,6 +27,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import common
 import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
@@ -40,6 +41,7 @@ SIZES = (64, 128)
 PATCHES = 16
 """That a way draws in a round; those that load a whole volume for each, SLOW."""
 SLOW = 4
+PACKAGES = ("dskprep", "zarr", "nibabel", "torchio", "monai")
 
 Box = tuple[str, tuple[slice, slice, slice]]
 Way = Callable[[str, list[Box]], list[NDArray[np.generic]]]
@@ -183,10 +185,10 @@ def check(found: list[NDArray[np.generic]], boxes: list[Box], dataset: dskprep.D
         np.testing.assert_allclose(patch, truth, atol=1e-5)
 
 
-def measure(places: dict[str, str], dataset: dskprep.Dataset, ways: list[str], rounds: int) -> None:
+def measure(
+    report: common.Report, places: dict[str, str], dataset: dskprep.Dataset, ways: list[str], rounds: int
+) -> None:
     rng = np.random.default_rng(0)
-    print(f"| way | {' | '.join(f'{edge}³, {name}' for name in places for edge in SIZES)} |")
-    print(f"|---|{'---|' * len(places) * len(SIZES)}")
     rates: dict[tuple[str, str, int], list[float]] = {}
     for turn in range(rounds + 1):
         for (name, url), edge in itertools.product(places.items(), SIZES):
@@ -204,15 +206,18 @@ def measure(places: dict[str, str], dataset: dskprep.Dataset, ways: list[str], r
                     rates.setdefault((way, name, edge), []).append(len(boxes) / seconds)
                 else:  # what is opened, compiled or cached once is so before the first round that counts
                     check(found, boxes, dataset)
-    for way in ways:
-        cells = [rates.get((way, name, edge)) for name in places for edge in SIZES]
-        print(f"| {way} | {' | '.join(f'{statistics.median(cell):.3g}' if cell else '-' for cell in cells)} |")
+    columns = [(name, edge) for name in places for edge in SIZES]
+    found = [[rates.get((way, name, edge)) for name, edge in columns] for way in ways]
+    cells = [[f"{statistics.median(cell):.3g}" if cell else "-" for cell in row] for row in found]
+    header = ["patches per second", *(f"{edge}³, {name}" for name, edge in columns)]
+    report.table(header, [[way, *row] for way, row in zip(ways, cells, strict=True)])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("dataset", nargs="?")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--results", type=Path, default=common.RESULTS)
     options = parser.parse_args()
     warnings.filterwarnings("ignore")
     ways = []
@@ -237,10 +242,10 @@ def main() -> None:
         url = f"{server.make_bucket('bench')}/volumes"
         for entry in storage.listing_below(f"{folder}/disk"):
             storage.write_many(url, {entry.name: storage.read(f"{folder}/disk/{entry.name}")})
-        shapes = ", ".join("x".join(map(str, dataset[key].shape)) for key in dataset)
-        print(f"{len(dataset)} volumes: {shapes}; {options.rounds} rounds; load {os.getloadavg()[0]:.1f}\n")
-        measure({"disk": f"{folder}/disk", "S3": url}, dataset, ways, options.rounds)
-        print(f"\nload at the end {os.getloadavg()[0]:.1f}")
+        shapes = ", ".join(" x ".join(map(str, dataset[key].shape)) for key in dataset)
+        with common.report(options.results / "reading.json", "Reading patches", PACKAGES) as report:
+            report.line(f"{len(dataset)} volumes: {shapes}. Medians of {options.rounds} rounds by turns.")
+            measure(report, {"disk": f"{folder}/disk", "S3": url}, dataset, ways, options.rounds)
 
 
 if __name__ == "__main__":

@@ -3,8 +3,9 @@
     python benchmarks/run_loop.py [PATIENTS] [--s3] [--work SECONDS]
 
 The patients are claimed in a folder, or in a bucket of SeaweedFS, as by a run that is alone. Their source is a folder
-with a small file for each, listed ahead as in a run. With `--work` each waits so long in the slot for computing. Prints
-milliseconds per patient, the memory of the client (which holds the scheduler), and what a run tells of its time left.
+with a small file for each, listed ahead as in a run. With `--work` each waits so long in the slot for computing.
+benchmarks/results/run_loop.json has milliseconds per patient, the memory of the client (which holds the scheduler), and
+what a run tells of its time left.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import common
 import distributed
 import psutil
 
@@ -79,10 +81,12 @@ def main() -> None:
     parser.add_argument("patients", nargs="?", type=int, default=2000)
     parser.add_argument("--s3", action="store_true")
     parser.add_argument("--work", type=float, default=0.0)
+    parser.add_argument("--results", type=Path, default=common.RESULTS)
     asked = parser.parse_args()
     count, marks = asked.patients, [max(1, round(part * asked.patients)) for part in MARKS]
     process = psutil.Process()
     told: list[tuple[int, float, int, float | None]] = []
+    costs: list[list[str]] = []
     with (
         tempfile.TemporaryDirectory() as folder,
         target_of(is_s3=asked.s3) as target,
@@ -109,17 +113,31 @@ def main() -> None:
                     seconds = used.user + used.system - cpu.user - cpu.system
                     figures = account.figures()
                     told.append((n, wall, figures["known"], figures["seconds_left"]))
-                    print(
-                        f"{n:8} patients  {1000 * wall / n:6.2f} ms wall  {1000 * seconds / n:6.2f} ms CPU of client "
-                        f"and scheduler per patient  {process.memory_info().rss / 2**20:6.0f} MiB"
-                    )
+                    costs.append([f"{1000 * wall / n:.2f}", f"{1000 * seconds / n:.2f}"])
+                    costs[-1].append(f"{process.memory_info().rss / 2**20:.0f}")
         shared.close()
         for observer in observers:
             observer.on_end(summary)
-    *told, (_, end_s, _, _) = told
-    for n, wall, known, left in told:
-        off = "" if left is None else f"{100 * (left / (end_s - wall) - 1):+6.1f} %"
-        print(f"{n:8} patients of {known} known: {left} s left; in truth {end_s - wall:.1f} s {off}")
+    end_s = told[-1][1]
+    with common.report(asked.results / "run_loop.json", "The run loop", ("distributed", "dask")) as report:
+        what = f"{count} patients that wait {asked.work} s" if asked.work else f"{count} patients that do nothing"
+        report.line(f"{what}, on two workers, claimed in a {'bucket' if asked.s3 else 'folder'}.")
+        header = ("after", "wall ms per patient", "CPU ms per patient, client and scheduler", "client's MiB")
+        header += ("known then", "told: s left", "in truth", "off, %")
+        report.table(
+            header,
+            [
+                [f"{n} patients", *cost, f"{known}", *of_time(left, end_s - wall)]
+                for (n, wall, known, left), cost in zip(told, costs, strict=True)
+            ],
+        )
+
+
+def of_time(told_s: float | None, true_s: float) -> tuple[str, str, str]:
+    if told_s is None:
+        return "", f"{true_s:.1f}", ""
+    off = f"{100 * (told_s / true_s - 1):+.1f}" if true_s > 0 else ""
+    return f"{told_s:.1f}", f"{true_s:.1f}", off
 
 
 if __name__ == "__main__":

@@ -4,9 +4,9 @@
 
 Without a dataset, two synthetic patients are prepared at 1 mm. Every way gives image and lungs of patches, int16
 and uint8, around the same places of the same volumes: those that the stream draws, in its order. The ways take turns.
-The table has the median over the rounds, and the worst one: patches per second of wall time, and CPU milliseconds per
-patch, of this process with all its threads. S3 is SeaweedFS on loopback; the slow one lies behind `lag.py`, which holds
-each byte back for 30 to 50 ms. Each way is in its best form:
+benchmarks/results/streaming.json has the median over the rounds, and the worst one: CPU milliseconds per patch, of this
+process with all its threads, and patches per second of wall time. S3 is SeaweedFS on loopback; the slow one lies behind
+`lag.py`, which holds each byte back for 30 to 50 ms. Each way is in its best form:
 
 - zarr-python reads by 16 threads, from S3 by obstore.
 - tensorstore has 80 reads under way, and 512 MiB for decoded chunks: those of four volumes, which come together.
@@ -266,6 +266,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--ways", default="")
     parser.add_argument("--places", default="disk,S3,slow S3")
+    parser.add_argument("--results", type=Path, default=common.RESULTS)
     options = parser.parse_args()
     ways = [way for way in WAYS if not options.ways or any(way.startswith(w) for w in options.ways.split(","))]
     for way in [way for way in ways if WAYS[way][0] and not importlib.util.find_spec(WAYS[way][0])]:
@@ -284,33 +285,38 @@ def main() -> None:
         for entry in storage.listing_below(f"{folder}/disk"):
             storage.write_many(url, {entry.name: storage.read(f"{folder}/disk/{entry.name}")})
         lag = [sys.executable, Path(__file__).with_name("lag.py"), server.endpoint.rpartition(":")[2]]
-        with subprocess.Popen(lag, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as proxy:
+        packages = ["dskprep", *filter(None, (WAYS[way][0] for way in ways))]
+        with (
+            subprocess.Popen(lag, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as proxy,
+            common.report(options.results / "streaming.json", "Patches for training", packages) as report,
+        ):
             assert proxy.stdout is not None
             slow = f"http://127.0.0.1:{proxy.stdout.readline().strip()}"
-            print(f"{common.machine()}; {common.versions(['dskprep', *filter(None, (WAYS[w][0] for w in ways))])}")
-            print(
-                f"load {os.getloadavg()[0]:.1f}\n\n| way | from | 64³: patches/s | CPU ms | 128³: patches/s | CPU ms |"
-            )
-            print("|---|---|---|---|---|---|")
+            found: dict[tuple[str, int], dict[str, list[Rate]]] = {}
             places = {"disk": f"{folder}/disk", "S3": url, "slow S3": url}
             for place in options.places.split(","):
                 os.environ["AWS_ENDPOINT_URL"] = slow if place == "slow S3" else server.endpoint
                 dataset = dskprep.open_dataset(f"{places[place]}/dskprep")
-                by_edge = [rates(dataset, edge, ways, options.rounds) for edge in PATCHES]
-                for way in ways:
-                    cells = [cell for found in by_edge for cell in cells_of(found[way])]
-                    print(f"| {way} | {place} | {' | '.join(cells)} |", flush=True)
+                for edge in PATCHES:
+                    found[place, edge] = rates(dataset, edge, ways, options.rounds)
             proxy.kill()
-        print(f"\nload at the end {os.getloadavg()[0]:.1f}")
+            shapes = ", ".join(" x ".join(map(str, dataset[key].shape)) for key in dataset)
+            report.line(f"{len(dataset)} volumes: {shapes}. Median and worst of {options.rounds} rounds by turns.")
+            header = ("", *(f"{edge}^3, {place}" for place, edge in found))
+            report.heading("CPU milliseconds per patch, of all threads")
+            report.table(header, [[way, *(cpu_of(of[way]) for of in found.values())] for way in ways])
+            report.heading("Patches per second of wall time")
+            report.table(header, [[way, *(speed_of(of[way]) for of in found.values())] for way in ways])
 
 
-def cells_of(found: list[Rate]) -> tuple[str, str]:
-    """Median and worst: of patches per second, and of CPU milliseconds."""
-    per_s, cpu_ms = [rate.per_s for rate in found], [rate.cpu_ms for rate in found]
-    return (
-        f"{statistics.median(per_s):.3g} ({min(per_s):.3g})",
-        f"{statistics.median(cpu_ms):.3g} ({max(cpu_ms):.3g})",
-    )
+def cpu_of(found: list[Rate]) -> str:
+    cpu_ms = [rate.cpu_ms for rate in found]
+    return f"{statistics.median(cpu_ms):.3g} ({max(cpu_ms):.3g})"
+
+
+def speed_of(found: list[Rate]) -> str:
+    per_s = [rate.per_s for rate in found]
+    return f"{statistics.median(per_s):.3g} ({min(per_s):.3g})"
 
 
 if __name__ == "__main__":

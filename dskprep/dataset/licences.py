@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import pyarrow as pa
@@ -17,18 +19,17 @@ FIELDS = ["licence", "doi", "citation"]
 """Columns of the index."""
 
 
-def count(written: pa.Table) -> list[dict[str, Any]]:
+def count(written: Iterable[Mapping[Any, Any]]) -> list[dict[str, Any]]:
     """Return the licence, DOI and citation of rows of the index, as far as they are known, each with its `series`."""
-    if not {*FIELDS} <= {*written.schema.names}:
-        return []
-    counts = written.select(FIELDS).drop_null().group_by(FIELDS, use_threads=False).aggregate([([], "count_all")])
-    found = [{**{name: row[name] for name in FIELDS}, "series": row["count_all"]} for row in counts.to_pylist()]
-    return sorted(found, key=lambda one: [one[name] for name in FIELDS])
+    all_known = (tuple(row.get(name) for name in FIELDS) for row in written)
+    counts = Counter(known for known in all_known if all(isinstance(value, str) for value in known))
+    return [{**dict(zip(FIELDS, known, strict=True)), "series": n} for known, n in sorted(counts.items())]
 
 
 def attribute(target: str, table: pa.Table) -> None:
     """Say in dataset.json whose data the written volumes are, as far as the index knows, and how many they are."""
-    found = count(table.filter(compute.equal(table["status"], "written")))
+    names = [name for name in FIELDS if name in table.schema.names]
+    found = count(index.rows_of(table.filter(compute.equal(table["status"], "written")), names))
     if not found:
         return
     content = store.describe(target)

@@ -121,7 +121,7 @@ def _table(dataset: Dataset, split: Split | None) -> pd.DataFrame:
 
 def _origins(table: pd.DataFrame) -> list[dict[str, Any]]:
     """Return whose data the volumes are, as far as that is known: `licence`, `doi`, `citation`, how many `series`."""
-    return licences.count(table) if "licence" in table else []
+    return licences.count(table[[name for name in licences.FIELDS if name in table]].to_dict("records"))
 
 
 def _records(dataset: Dataset) -> Iterable[Record]:
