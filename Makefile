@@ -4,7 +4,7 @@ BIN := .venv/bin
 NIIVUE := 0.69.0
 AZURITE := 3.37.0
 PYTEST := $(BIN)/python -m pytest -n logical --dist loadfile
-ROOMS ?= tests/cli tests/dataset tests/dicom tests/series tests/preparation tests/worker tests/test_house.py
+ROOMS ?= tests/cli tests/dataset tests/dicom tests/series tests/worker
 
 .PHONY: demo test test-all viewer azurite test-on interop notebooks pictures lint docs bench dist chaos clean
 
