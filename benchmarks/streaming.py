@@ -299,8 +299,8 @@ def main() -> None:
                 dataset = dskprep.open_dataset(f"{places[place]}/dskprep")
                 for edge in PATCHES:
                     found[place, edge] = rates(dataset, edge, ways, options.rounds)
-            proxy.kill()
             shapes = ", ".join(" x ".join(map(str, dataset[key].shape)) for key in dataset)
+            proxy.kill()
             report.line(f"{len(dataset)} volumes: {shapes}. Median and worst of {options.rounds} rounds by turns.")
             header = ("", *(f"{edge}^3, {place}" for place, edge in found))
             report.heading("CPU milliseconds per patch, of all threads")
@@ -311,12 +311,12 @@ def main() -> None:
 
 def cpu_of(found: list[Rate]) -> str:
     cpu_ms = [rate.cpu_ms for rate in found]
-    return f"{statistics.median(cpu_ms):.3g} ({max(cpu_ms):.3g})"
+    return f"{statistics.median(cpu_ms):.2f} ({max(cpu_ms):.2f})"
 
 
 def speed_of(found: list[Rate]) -> str:
     per_s = [rate.per_s for rate in found]
-    return f"{statistics.median(per_s):.3g} ({min(per_s):.3g})"
+    return f"{statistics.median(per_s):.0f} ({min(per_s):.0f})"
 
 
 if __name__ == "__main__":
