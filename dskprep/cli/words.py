@@ -150,6 +150,10 @@ def describe_plan(plan: Plan) -> Iterator[RenderableType]:
     yield from _describe_estimate(plan)
 
 
+def _figure(number: float) -> str:
+    return "< 0.01" if number < 0.01 else f"{number:.2g}"
+
+
 def _describe_estimate(plan: Plan) -> Iterator[RenderableType]:
     """Yield size, memory, hours and dollars of a run."""
     from dskprep.pipeline.plan import MACHINES
@@ -175,7 +179,7 @@ def _describe_estimate(plan: Plan) -> Iterator[RenderableType]:
         hours = estimate.hours_on(machine)
         dollars = hours * machine.dollars_per_hour + estimate.requests_dollars
         size = (machine.n_cpus, f"{machine.memory_gib:g}", f"{machine.gbit_s:g}")
-        numbers = (*size, f"{hours:.2g}", estimate.limit_on(machine), f"{dollars:.2g}")
+        numbers = (*size, _figure(hours), estimate.limit_on(machine), _figure(dollars))
         table.add_row(f"  {machine.name}", *map(str, numbers), str(plan.n_too_large(machine)))
     yield table
 

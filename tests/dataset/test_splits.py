@@ -226,6 +226,8 @@ def test_what_leaves_a_side_empty_is_refused_with_what_to_do() -> None:
     one = [Row(f"k{i}", "the same", str(i)) for i in range(20)]
     with pytest.raises(UsageError, match=r"there are 1 groups of volumes, the largest with 20 of 20; stratify=\(\)"):
         dataset_of(one).split()
+    with pytest.raises(UsageError, match=r"there are 2 groups of volumes, .*; ask for 2 folds at most \(--folds 2\)"):
+        dataset_of(patients(2)).split(shares=(0.5, 0.5))
     assert dataset_of(patients(5)).split(folds=5, stratify=()).describe() == "folds 1 1 1 1 1"
 
 
