@@ -161,10 +161,11 @@ class _Values:
         self._file = FileBytes.held(b"")  # what was held can go
 
     def _compare(self, plane: NDArray[Any]) -> None:
-        n = (plane.shape[0] - 1) // STEP
-        pairs = plane[: n * STEP, ::STEP].reshape(n, STEP, -1)[:, :2].swapaxes(0, 1)
+        n_rows, n_columns = (n // STEP for n in plane.shape)
+        cells = plane[: n_rows * STEP, : n_columns * STEP].reshape(n_rows, STEP, n_columns, STEP)
+        some = np.stack([cells[:, 0, :, 0], cells[:, 1, :, 0], cells[:, 0, :, 1]])
         with np.errstate(all="ignore"):  # infinities
-            self._continuity.add(pairs * np.float64(self._header.slope) + np.float64(self._header.intercept))
+            self._continuity.add(some * np.float64(self._header.slope) + np.float64(self._header.intercept))
 
     def _count(self, values: NDArray[Any], is_whole: bool) -> None:
         if self._counts is None:

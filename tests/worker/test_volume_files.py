@@ -286,6 +286,22 @@ def test_front_and_back_mixed_up_is_a_warning(tmp_path: Path) -> None:
     assert [(record.status, "spine-in-front" in record.warnings) for record in turned] == [("written", True)] * 2
 
 
+@pytest.mark.parametrize("noise_hu", [60, 150])
+def test_noise_is_not_taken_for_rows_out_of_place(tmp_path: Path, noise_hu: float) -> None:
+    """A crop of soft tissue at a low dose: neighbours differ as much as any two values, in all directions."""
+    soft = np.random.default_rng(0).normal(40, noise_hu, (40, 64, 64)).astype(np.int16)
+    config = PrepConfig(spacing_mm=(4, 4, 4), lungs=False, check_hu=False)
+    record = outcome(tmp_path, {"ct.nii": nifti(soft, np.diag([3.0, 3.0, 3.0, 1.0]))}, config)
+    assert (record.status, record.reason) == ("written", None), record.message
+
+
+@pytest.mark.parametrize("shape", [(200, 3, 120), (200, 120, 3)])
+def test_a_volume_of_few_rows_or_columns_is_no_failure(tmp_path: Path, shape: tuple[int, int, int]) -> None:
+    thin = np.random.default_rng(0).normal(40, 60, shape).astype(np.int16)
+    config = PrepConfig(spacing_mm=(4, 4, 4), lungs=False, check_hu=False)
+    assert outcome(tmp_path, {"ct.nii": nifti(thin, np.diag([2.0, 2.0, 2.0, 1.0]))}, config).status == "written"
+
+
 LUNGS = np.where(HU < -500, 1, 0).astype(np.uint8)
 MASKS = {
     "uint8": LUNGS,
