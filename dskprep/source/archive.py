@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import lzma
 import posixpath
 import tarfile
@@ -20,6 +21,8 @@ DAMAGE = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFE
 
 MAX_LINKS = 40
 """Links on the way to a file in a tar archive, as Linux allows."""
+MAX_PATH = 1024
+"""Most characters of a path in a tar archive that holds links: what looks for their ends takes time by its square."""
 
 
 class Outgrown(Exception):
@@ -83,6 +86,8 @@ def _tar(content: bytes) -> Iterator[tuple[str, int, Callable[[int], bytes]]]:
 def _refuse_dead(links: dict[str, str], names: set[str]) -> None:
     """Raise Refusal if a link leads to nothing in the archive: it may be a slice, which would be lost in silence."""
     if links:
+        if longest := next((path for path in itertools.chain(names, links.values()) if len(path) > MAX_PATH), None):
+            raise ValueError(f"expected paths of at most {MAX_PATH} characters, found {longest!r:.200}")
         there = {place for name in names - links.keys() for place in (name, *_above(name))} | {"."}
         for name, to in links.items():
             is_hidden = any(part.startswith(".") for part in name.split("/") if part != "..")
@@ -98,6 +103,8 @@ def _end_of(place: str, links: dict[str, str]) -> str:
         link = next((part for part in (*_above(place), place) if part in links), None)
         if link is None:
             return place
+        if len(place) > MAX_PATH:
+            break
         place = posixpath.normpath(posixpath.join(links[link], place[len(link) + 1 :]))
     return ""
 

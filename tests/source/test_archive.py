@@ -128,6 +128,17 @@ def test_a_link_to_what_is_in_the_tar_is_one_more_name_and_no_loss() -> None:
     assert unpack(linked(*links)) == {"a/1.dcm": b"data"}
 
 
+@pytest.mark.parametrize("path", ["a/" * 100_000 + "x", "x" * 3000])
+@pytest.mark.parametrize("is_target", [False, True])
+def test_links_of_endless_paths_are_refused_and_not_followed(path: str, is_target: bool) -> None:
+    """Each folder on the way is looked at: of a path of 200 KB that would take 10 GB."""
+    links = [link("b", path if is_target else "a/1.dcm"), link("c" if is_target else path, "a/1.dcm")]
+    with pytest.raises(Refusal, match="at most 1024 characters") as refused:
+        unpack(linked(*links))
+    assert refused.value.reason == "bad-archive"
+    assert len(str(refused.value)) < 500
+
+
 def test_devices_are_left_out() -> None:
     file = io.BytesIO()
     with tarfile.open(fileobj=file, mode="w") as tar:
