@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import re
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
@@ -23,6 +24,9 @@ from dskprep.errors import DamagedDataset, UsageError
 FILE = "index.parquet"
 PART_ROWS = 20_000
 """Rows of a part, and the most that the index has as one file."""
+
+PART_NAME = re.compile(r"part-\d{5}\.parquet", re.ASCII)
+"""Names of the parts in their folder."""
 
 Held = dict[str, NDArray[np.bool_] | None]
 """By the name of a part, which of its rows are right; None for a part that is damaged."""
@@ -78,7 +82,7 @@ def _begin_folder(target: str, held: Held, added: Iterable[pa.Table]) -> None:
     tail = itertools.chain(_kept(target, held), added)
     there: set[str] = set()
     if storage.is_bucket(target):
-        there = {f"{FILE}/{entry.name}" for entry in storage.listing(storage.join(target, FILE))}
+        there = {f"{FILE}/{entry.name}" for entry in _listed_parts(storage.join(target, FILE))}
     written = set()
     for n, table in enumerate(_in_parts(tail)):
         if n == 0 and not storage.is_bucket(target):
@@ -92,6 +96,11 @@ def _begin_folder(target: str, held: Held, added: Iterable[pa.Table]) -> None:
 
 def _part(n: int) -> str:
     return f"{FILE}/part-{n:05}.parquet"
+
+
+def _listed_parts(url: str) -> list[storage.Entry]:
+    """List the parts in the folder of the index; other files in it are not ours."""
+    return [entry for entry in storage.listing(url) if PART_NAME.fullmatch(entry.name)]
 
 
 def _is_folder(names: Iterable[str]) -> bool:
@@ -112,7 +121,7 @@ def _contents(target: str) -> Iterator[tuple[str, bytes]]:
         else:
             yield FILE, content
             return
-    entries = [entry for entry in storage.listing(url) if entry.name.endswith(".parquet")]
+    entries = _listed_parts(url)
     if not entries:
         raise UsageError(f"{target}: no {FILE} yet; a run writes it at its end")
     yield from ((f"{FILE}/{name}", content) for name, content in storage.read_many(url, entries))

@@ -63,6 +63,22 @@ def keys_read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return read
 
 
+def write_and_be_killed(place: str, n_writes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Write the index, and be killed after so many writes, if it takes more."""
+    write_many, written = storage.write_many, []
+
+    def die(url: str, objects: dict[str, bytes]) -> None:
+        if len(written) == n_writes:
+            raise KeyboardInterrupt
+        written.extend(objects)
+        write_many(url, objects)
+
+    with monkeypatch.context() as killed:
+        killed.setattr(storage, "write_many", die)
+        with contextlib.suppress(KeyboardInterrupt):
+            index.write(place)
+
+
 def test_a_small_index_is_a_file_and_a_large_one_a_folder_that_pandas_reads_alike(place: str) -> None:
     dataset_of(place, KEYS[:5])
     index.write(place)
@@ -131,18 +147,7 @@ def test_a_writer_that_is_killed_between_parts_loses_nothing_and_is_noticed(
     index.write(place)
     commit(place, KEYS[7:])
     store.forget(place, [RecordName("written", "p03", "0" * 16)])
-    write_many, written = storage.write_many, []
-
-    def die(url: str, objects: dict[str, bytes]) -> None:
-        if len(written) == n_writes:
-            raise KeyboardInterrupt
-        written.extend(objects)
-        write_many(url, objects)
-
-    with monkeypatch.context() as killed:
-        killed.setattr(storage, "write_many", die)
-        with contextlib.suppress(KeyboardInterrupt):
-            index.write(place)
+    write_and_be_killed(place, n_writes, monkeypatch)
     expected = [key for key in KEYS if key != "p03"]
     assert list(index.current(place)["key"]) == expected
     assert index.record_names(place).damaged == set()  # as a run does at its start
@@ -165,18 +170,7 @@ def test_an_old_file_opens_as_before_and_becomes_parts_when_rows_are_added(
     assert not index.write(place)
     assert (list(parts(place)), read) == (["index.parquet"], [])
     commit(place, KEYS[17:])
-    write_many, written = storage.write_many, []
-
-    def die(url: str, objects: dict[str, bytes]) -> None:
-        if len(written) == n_writes:
-            raise KeyboardInterrupt
-        written.extend(objects)
-        write_many(url, objects)
-
-    with monkeypatch.context() as killed:
-        killed.setattr(storage, "write_many", die)
-        with contextlib.suppress(KeyboardInterrupt):
-            index.write(place)
+    write_and_be_killed(place, n_writes, monkeypatch)
     assert list(index.current(place)["key"]) == KEYS
     index.write(place)
     assert list(parts(place)) == [f"index.parquet/part-{n:05}.parquet" for n in range(5)]
@@ -193,6 +187,30 @@ def test_what_a_killed_writer_left_of_a_part_is_no_part_and_clean_takes_it(tmp_p
 
 
 @pytest.mark.s3
+def test_files_of_others_among_the_parts_stay_and_do_not_count(place: str) -> None:
+    dataset_of(place, KEYS[:12])
+    index.write(place)
+    whole = index.read(place)
+    others = {f"index.parquet/{name}": b"mine" for name in ("notes.parquet", "part-1.parquet", "part-00000.csv")}
+    tiny.write(place, others)
+    pd.testing.assert_frame_equal(index.read(place), whole)
+    commit(place, KEYS[12:])
+    index.write(place)
+    assert list(index.read(place)["key"]) == KEYS
+    assert others.items() <= tiny.everything_below(place).items()
+
+
+def test_a_bucket_that_goes_from_a_file_to_parts_keeps_what_others_put_there(s3: str) -> None:
+    dataset_of(s3, KEYS[:4])
+    index.write(s3)
+    left = {"index.parquet/notes.parquet": b"mine", "index.parquet/part-00009.parquet": b"of a writer that was killed"}
+    tiny.write(s3, left)
+    commit(s3, KEYS[4:])
+    index.write(s3)
+    assert list(index.read(s3)["key"]) == KEYS
+    assert [*parts(s3)] == ["index.parquet/notes.parquet", *(f"index.parquet/part-{n:05}.parquet" for n in range(5))]
+
+
 def test_a_file_that_an_older_version_writes_beside_parts_counts(s3: str) -> None:
     dataset_of(s3, KEYS[:12])
     index.write(s3)
