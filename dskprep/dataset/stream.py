@@ -228,6 +228,11 @@ class Window:
     def _reads_of(self, array: Array, targets: list[Target], label: str = "") -> list[Callable[[], None]]:
         is_union = label not in ("", "lungs")
         outside = None if label else self._draws.outside
+        if targets and array.dtype != targets[0].box.dtype:  # copied, its values would be cut to those that fit
+            raise UsageError(
+                f"{array.url}: expected {targets[0].box.dtype}, as in the other volumes, found {array.dtype}; leave it "
+                "out, as by `where`"
+            )
         pieces = array.pieces(targets, outside, most_bytes=REQUEST_BYTES, is_union=is_union)
         return [partial(array.fill_in, piece, self._lock if is_union else None) for piece in pieces]
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import shutil
 import threading
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -76,6 +78,17 @@ def test_what_lies_beyond_a_volume_is_as_asked(dataset: dskprep.Dataset) -> None
     assert (batch["image"] == -3000).any()
     for i in range(2):
         np.testing.assert_array_equal(batch["image"][i, 0], stream.draws[i].image.array)
+
+
+def test_a_volume_of_other_numbers_is_named_and_not_cut_to_those_of_the_first(
+    dataset: dskprep.Dataset, tmp_path: Path
+) -> None:
+    """As somebody may put one into a dataset: its values beyond int16 would become others in silence."""
+    shutil.copytree(dataset.url, tmp_path / "out")
+    metadata = tmp_path / "out/volumes/p2.zarr/0/zarr.json"
+    metadata.write_text(metadata.read_text().replace('"int16"', '"float32"'))
+    with pytest.raises(UsageError, match=r"p2\.zarr/0: expected int16, as in the other volumes, found float32"):
+        taken(streamed(dskprep.open_dataset(tmp_path / "out")), 10)
 
 
 def test_a_window_has_few_volumes_and_a_round_all_of_them_equally(dataset: dskprep.Dataset) -> None:
