@@ -75,7 +75,7 @@ def thumbnails_of(target: str, table: pd.DataFrame, digests: Mapping[str, str]) 
     names = {LabelRecordName(*row) for row in rows[list(NAME)].itertuples(index=False)}
     entries = [entry for name, entry in label_store.list_records(target) if name in names] if names else []
     labels: dict[str, list[StoredLabel]] = defaultdict(list)
-    for where, content in storage.read_many(storage.join(target, "labels"), entries):
+    for where, content in storage.read_many_metadata(storage.join(target, "labels"), entries):
         try:
             written = parse_label_record(content, f"labels/{where}").written
         except DamagedDataset:

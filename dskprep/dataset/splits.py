@@ -230,12 +230,11 @@ def _refuse_empty(rule: Rule, sides: Mapping[str, Side], members: Members) -> No
     if empty:
         largest = max(map(len, members.groups.values()), default=0)
         n_groups = len(members.groups)
+        advice = "" if rule.stratify is not None else "; stratify=(), or --balanced, balances them"
         if 1 < n_groups < rule.folds:
             advice = f"; ask for {n_groups} folds at most (--folds {n_groups})"
-        else:
-            advice = "" if rule.stratify is not None else "; stratify=(), or --balanced, balances them"
         raise UsageError(
-            f"{' and '.join(empty)} of the split would be empty: there are {len(members.groups)} groups of volumes, "
+            f"{' and '.join(empty)} of the split would be empty: there are {n_groups} groups of volumes, "
             f"the largest with {largest} of {len(sides)}{advice}"
         )
 
