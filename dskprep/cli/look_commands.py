@@ -59,7 +59,9 @@ def show(
     if output and ("://" in output or Path(output).suffix not in ("", ".png")):
         raise UsageError(f"{output}: a picture is written to a local file, as PNG; name it so")
     settings = None if key else options.read_settings(preset, config)
-    terminal.wait_for("drawing; the first time code is compiled, which takes a while")
+    terminal.wait_for("drawing")
+    if not key:
+        options.wait_for_code("drawing")
     shown = views.draw(place, key, surface=surface, with_source=with_source, label=label, settings=settings)
     path = Path(output or f"{shown.key}.png")
     path.write_bytes(shown.png)
@@ -91,6 +93,7 @@ def compare(a: str, b: str, series: str | None, only: str, pictures: str | None,
     if series and options.is_given("only"):
         raise UsageError("--only chooses patients of datasets; leave it out with --series")
     if series:
+        options.wait_for_code("comparing")
         first, second = (options.read_settings(s, s if s.endswith(".toml") else None) for s in (a, b))
         with warnings.catch_warnings(record=True, action="always") as told:
             found = iter([comparison.compare_settings(series, first, second)])
@@ -98,7 +101,7 @@ def compare(a: str, b: str, series: str | None, only: str, pictures: str | None,
             terminal.say(f"note: {note}", is_error=True)
     else:
         found = comparison.compare(a, b, only)
-    terminal.wait_for("comparing; the first time code is compiled, which takes a while")
+    terminal.wait_for("comparing")
     for n, compared in enumerate(found):
         difference = compared.difference
         if as_json:

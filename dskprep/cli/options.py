@@ -78,6 +78,13 @@ def is_given(option: str) -> bool:
     return click.get_current_context().get_parameter_source(option) is click.core.ParameterSource.COMMANDLINE
 
 
+def wait_for_code(doing: str) -> None:
+    """Say what is waited for; and that code is compiled first, if it will be."""
+    from dskprep.preparation import prepare
+
+    terminal.wait_for(doing if prepare.is_warm() else f"{doing}; the code is compiled first, once: some 10 s")
+
+
 @contextlib.contextmanager
 def open_client(
     scheduler: str, workers: int | None, memory_limit: str | None, settings: PrepConfig | None = None
@@ -97,7 +104,7 @@ def open_client(
     is_local = scheduler == "local"
     if is_local:
         workers, limit_bytes = cluster.worker_sizes(workers, memory_limit, settings)
-        terminal.wait_for("compiling; the first time this takes some 12 s of CPU time")
+        wait_for_code("loading code")
         prepare.warm(settings)
         terminal.wait_for(f"starting {n_of(workers, 'worker')}")
         opened = cluster.local_client(workers, limit_bytes, settings)

@@ -71,6 +71,11 @@ def prepare(
     return recipe(config.recipe).prepare(Native(source, clock), config, clock)
 
 
+def is_warm() -> bool:
+    """Tell whether the kernels that find the lungs are in the cache, so that little or nothing will be compiled."""
+    return is_kept(drawing.draw_voxels)
+
+
 def warm(config: PrepConfig | None = None) -> None:
     """Compile the kernels that these settings use, or load them, so that workers find them in the cache.
 
@@ -85,7 +90,7 @@ def warm(config: PrepConfig | None = None) -> None:
         coarse["lung_margin_mm"] = WIDE_MM
     config = dataclasses.replace(config, **{name: coarse[name] for name in coarse if name in config.used()})
     with ahead_of_use():
-        if "lungs" in config.used() and config.lungs and not is_kept(drawing.draw_voxels):
+        if "lungs" in config.used() and config.lungs and not is_warm():
             _warm_in_two(config)
         prepare(_chest(config), config).mean_lung_hu()
 

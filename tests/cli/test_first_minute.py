@@ -18,6 +18,7 @@ import tiny
 import dskprep
 from dskprep.cli import commands, terminal
 from dskprep.pipeline import cluster
+from dskprep.preparation import prepare
 from dskprep.settings import PrepConfig
 from dskprep.volume import Volume
 
@@ -42,8 +43,8 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> str:
         ("plan SOURCE", "reading headers: 1 of 3"),
         ("plan SOURCE --json", "preparing one patient"),
         ("run SOURCE NEW --scheduler sync", "looking at SOURCE and NEW"),
-        ("show TARGET p1 -o PNG", "drawing; the first time"),
-        ("compare TARGET TARGET", "comparing; the first time"),
+        ("show TARGET p1 -o PNG", "drawing"),
+        ("compare TARGET TARGET", "comparing"),
         ("report TARGET --json", "reading TARGET"),
         ("export croissant TARGET NEW", "reading the index of TARGET"),
         ("phantom NEW --patients 1", "making patients: 0 of 1"),
@@ -125,6 +126,23 @@ def test_what_is_wrong_is_said_before_workers_are_started(
     (line,) = capsys.readouterr().err.splitlines()
     assert problem in line
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("is_warm", [False, True])
+def test_compiling_is_told_where_it_happens_and_nowhere_else(
+    dataset: str, is_warm: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(terminal, "wait_for", told.append)
+    monkeypatch.setattr(prepare, "is_warm", lambda: is_warm)
+    source = str(Path(dataset).parent / "in/p1")
+    assert commands.run_command(["show", source, "-o", f"{tmp_path}/p.png"]) == 0
+    assert any("compiled" in line for line in told) == (not is_warm)
+    told.clear()
+    assert commands.run_command(["show", dataset, "p1", "-o", f"{tmp_path}/q.png"]) == 0
+    assert commands.run_command(["compare", dataset, dataset]) == 0
+    assert "drawing" in told
+    assert not any("compil" in line for line in told)
 
 
 @pytest.mark.parametrize(
