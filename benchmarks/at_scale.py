@@ -83,7 +83,7 @@ def of_lost_index(place: str) -> str:
 
 def of_opening(place: str) -> str:
     dataset = dskprep.open_dataset(f"{place}/target")
-    key = dataset.keys()[len(dataset) // 2]
+    key = list(dataset)[len(dataset) // 2]
     return f"{len(dataset)} volumes, {key} of {dataset[key].shape}"
 
 

@@ -154,9 +154,9 @@ def _middle(box: tuple[slice, slice, slice]) -> list[int]:
 
 def boxes_of(dataset: dskprep.Dataset, edge: int, n: int, rng: np.random.Generator) -> list[Box]:
     """Random boxes inside random volumes."""
-    found = []
+    found, keys = [], list(dataset)
     for _ in range(n):
-        key = dataset.keys()[rng.integers(len(dataset))]
+        key = keys[rng.integers(len(keys))]
         z, y, x = (int(rng.integers(size - edge + 1)) for size in dataset[key].shape)
         found.append((key, (slice(z, z + edge), slice(y, y + edge), slice(x, x + edge))))
     return found
@@ -196,7 +196,7 @@ def measure(
                 draw, is_fast = WAYS[way]
                 if draw is npy_mapped and url.startswith("s3://"):
                     continue
-                key = dataset.keys()[turn % len(dataset)]
+                key = list(dataset)[turn % len(dataset)]
                 some = dataset.select([key]) if "a load" in way else dataset
                 boxes = boxes_of(some, edge, PATCHES if is_fast else SLOW, rng)
                 start = time.perf_counter()
