@@ -98,6 +98,44 @@ def _pack(mask: NDArray[Any], bits: NDArray[Any]) -> None:
                 bits[z, y, w] = word
 
 
+def of_range(values: NDArray[Any], low: int, high: int) -> NDArray[Any]:
+    """Return the voxels whose int16 value is from `low` to `high`, both included, as bits."""
+    nz, ny, nx = values.shape
+    bits = np.empty((nz, ny, (nx + 63) // 64), np.uint64)
+    _pack_range(values, low, high, np.empty(nx, np.uint8), bits)
+    return bits
+
+
+@compiled
+def _pack_range(values: NDArray[Any], low: int, high: int, is_in: NDArray[Any], bits: NDArray[Any]) -> None:
+    """Write the bits of the values in a range; `is_in` (x) is scratch."""
+    nz, ny, nx = values.shape
+    least, most = np.int16(low), np.int16(high)
+    for z in range(nz):
+        for y in range(ny):
+            row = values[z, y]
+            for x in range(nx):  # by itself, so that many values are compared at a time
+                is_in[x] = (row[x] >= least) & (row[x] <= most)
+            for w in range(bits.shape[2]):
+                word = NONE
+                for i in range(min(64, nx - 64 * w)):
+                    word |= np.uint64(is_in[64 * w + i]) << np.uint64(i)
+                bits[z, y, w] = word
+
+
+def columns(bits: NDArray[Any], start: int, stop: int) -> NDArray[Any]:
+    """Return the columns (x) from `start` to `stop`, as bits."""
+    first, n_words = start // 64, (stop - start + 63) // 64
+    by = np.uint64(start % 64)
+    found: NDArray[Any] = bits[:, :, first : first + n_words] >> by
+    if by:  # the rest of each word lies in the next one
+        following = bits[:, :, first + 1 : first + 1 + n_words]
+        found[:, :, : following.shape[2]] |= following << (np.uint64(64) - by)
+    if n_words:
+        found[:, :, -1] &= ALL >> np.uint64(63 - (stop - start - 1) % 64)
+    return found
+
+
 def to_mask(bits: NDArray[Any], nx: int) -> NDArray[Any]:
     """Return bits as a bool mask (z, y, x) with rows of `nx` voxels."""
     mask = np.empty((*bits.shape[:2], nx), np.bool_)
@@ -115,6 +153,30 @@ def _unpack(bits: NDArray[Any], mask: NDArray[Any]) -> None:
                 word = bits[z, y, w]
                 for i in range(min(64, nx - 64 * w)):
                     mask[z, y, 64 * w + i] = (word >> np.uint64(i)) & ONE != NONE
+
+
+@compiled
+def count_range(row: NDArray[Any], start: int, stop: int) -> int:
+    """Return how many voxels from `start` to `stop` of a row (words) are set; the stop lies beyond the start."""
+    first, last = start >> 6, (stop - 1) >> 6  # words
+    n = 0
+    for w in range(first, last + 1):
+        word = row[w]
+        if w == first:
+            word &= ALL << np.uint64(start & 63)  # from the start on
+        if w == last:
+            word &= ALL >> np.uint64(63 - ((stop - 1) & 63))  # to the last voxel
+        n += n_set(word)
+    return n
+
+
+@compiled
+def n_set(word: Any) -> Any:
+    """Return how many bits of a word are set (Warren 2013, Hacker's Delight, 5-1); the compiler knows this."""
+    word = word - ((word >> np.uint64(1)) & np.uint64(0x5555555555555555))
+    word = (word & np.uint64(0x3333333333333333)) + ((word >> np.uint64(2)) & np.uint64(0x3333333333333333))
+    word = (word + (word >> np.uint64(4))) & np.uint64(0x0F0F0F0F0F0F0F0F)
+    return np.int64((word * np.uint64(0x0101010101010101)) >> np.uint64(56))
 
 
 @compiled

@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dskprep.kernels import bits
-from dskprep.kernels.bits import ALL
+from dskprep.kernels.bits import ALL, count_range, n_set
 from dskprep.kernels.compiled import compiled
 from dskprep.kernels.runs import Runs, rows_of, where
 
@@ -104,7 +103,7 @@ def number(pieces: NDArray[Any]) -> tuple[NDArray[Any], int]:
 
 
 def counts(runs: Runs, numbers: NDArray[Any], n_pieces: int, mask: NDArray[Any]) -> NDArray[Any]:
-    """Return the number of voxels of each numbered piece that are in a bool mask (z, y, x)."""
+    """Return the number of voxels of each numbered piece that are in a mask as bits (z, y, words)."""
     found = np.zeros(n_pieces, np.int64)
     _count(*runs, numbers, mask, found)
     return found
@@ -124,10 +123,7 @@ def _count(
     for row in range(first.size - 1):
         line = mask[row // ny, row % ny]
         for run in range(first[row], first[row + 1]):
-            n = np.int32(0)  # in 32 bits, so that many fit a register
-            for x in range(starts[run], stops[run]):
-                n += np.int32(line[x])
-            found[numbers[run]] += n
+            found[numbers[run]] += count_range(line, starts[run], stops[run])
 
 
 def counts_around(
@@ -136,19 +132,20 @@ def counts_around(
     n_pieces: int,
     near: NDArray[Any],
     wide: NDArray[Any],
+    nx: int,
     first: NDArray[Any],
     second: NDArray[Any],
 ) -> NDArray[Any]:
-    """Return how many voxels lie in a ring round each numbered piece, and how many of these are in two bool masks.
+    """Return how many voxels lie in a ring round each numbered piece, and how many of these are in two masks.
 
     The ring lies in the ball `wide` round a voxel of the piece, and in the ball `near` round none. A ball is half its
-    width along x in each row (z, y) round its middle, -1 where it has none. Rings may overlap.
+    width along x in each row (z, y) round its middle, -1 where it has none. Rings may overlap. Both masks are bits of
+    rows of `nx` voxels.
     """
     found = np.zeros((3, n_pieces), np.int64)
-    marks = np.zeros((*first.shape[:2], (first.shape[2] + 63) // 64), np.uint64)
+    marks = np.zeros_like(first)
     starts, stops, order = runs.starts, runs.stops, np.argsort(numbers, kind="stable")
-    masks = bits.of_mask(first), bits.of_mask(second)
-    _count_around(rows_of(runs), starts, stops, numbers, order, near, wide, first.shape[2], *masks, marks, found)
+    _count_around(rows_of(runs), starts, stops, numbers, order, near, wide, nx, first, second, marks, found)
     return found
 
 
@@ -197,19 +194,10 @@ def _count_around(
                                 continue
                             marks[z + i, y + j, w] = marked & ~part
                             if step == 2 and marked & part:
-                                found[0, piece] += _n_set(marked & part)
-                                found[1, piece] += _n_set(marked & part & first[z + i, y + j, w])
-                                found[2, piece] += _n_set(marked & part & second[z + i, y + j, w])
+                                found[0, piece] += n_set(marked & part)
+                                found[1, piece] += n_set(marked & part & first[z + i, y + j, w])
+                                found[2, piece] += n_set(marked & part & second[z + i, y + j, w])
         begin = end
-
-
-@compiled
-def _n_set(word: Any) -> Any:
-    """Return how many bits of a word are set (Warren 2013, Hacker's Delight, 5-1); the compiler knows this."""
-    word = word - ((word >> np.uint64(1)) & np.uint64(0x5555555555555555))
-    word = (word & np.uint64(0x3333333333333333)) + ((word >> np.uint64(2)) & np.uint64(0x3333333333333333))
-    word = (word + (word >> np.uint64(4))) & np.uint64(0x0F0F0F0F0F0F0F0F)
-    return np.int64((word * np.uint64(0x0101010101010101)) >> np.uint64(56))
 
 
 def is_largest_in_slice(runs: Runs, pieces: NDArray[Any], ny: int) -> NDArray[Any]:

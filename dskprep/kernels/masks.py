@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dskprep.kernels.bits import NONE, ONE, count_range
 from dskprep.kernels.compiled import compiled
 from dskprep.volume import AIR_HU, PADDING
 
@@ -97,7 +98,7 @@ def _count_along(mask: NDArray[Any], along_z: NDArray[Any], along_y: NDArray[Any
 
 
 def median_inside(values: NDArray[Any], mask: NDArray[Any]) -> float:
-    """Return the median of int16 values in a bool mask, as numpy.median; 0.0 if the mask is empty."""
+    """Return the median of int16 values in a mask as bits, as numpy.median; 0.0 if the mask is empty."""
     counts = np.zeros(1 << 16, np.int64)  # a histogram of all values that there are, so nothing is sorted
     _count_inside(values, mask, counts)
     n_up_to = np.cumsum(counts)
@@ -111,9 +112,37 @@ def _count_inside(values: NDArray[Any], mask: NDArray[Any], counts: NDArray[Any]
     """Count the values in the mask in `counts`, which begins with value -32768."""
     for z in range(values.shape[0]):
         for y in range(values.shape[1]):
-            for x in range(values.shape[2]):
-                if mask[z, y, x]:
-                    counts[np.int64(values[z, y, x]) + 32768] += 1
+            for w in range(mask.shape[2]):
+                word = mask[z, y, w]
+                if word == NONE:
+                    continue
+                for x in range(64 * w, min(64 * w + 64, values.shape[2])):
+                    if (word >> np.uint64(x - 64 * w)) & ONE:
+                        counts[np.int64(values[z, y, x]) + 32768] += 1
+
+
+def block_counts(mask: NDArray[Any], nx: int, block: tuple[int, int, int], where: NDArray[Any]) -> NDArray[Any]:
+    """Return how many voxels of a mask, as bits with rows of `nx` voxels, each block (z, y, x) has where that is asked.
+
+    `where` is bool (blocks); the blocks at the upper ends may be smaller. The counts are int32, else 0.
+    """
+    counts = np.zeros(where.shape, np.int32)
+    _count_blocks(mask, nx, block, where, counts)
+    return counts
+
+
+@compiled
+def _count_blocks(
+    mask: NDArray[Any], nx: int, block: tuple[int, int, int], where: NDArray[Any], counts: NDArray[Any]
+) -> None:
+    """Add the counts to `counts`, all 0 before."""
+    bz, by, bx = block
+    for z in range(mask.shape[0]):
+        for y in range(mask.shape[1]):
+            row, is_asked, out = mask[z, y], where[z // bz, y // by], counts[z // bz, y // by]
+            for i in range(out.size):
+                if is_asked[i]:
+                    out[i] += count_range(row, i * bx, min(nx, (i + 1) * bx))
 
 
 @compiled

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dskprep.kernels import masks
+from dskprep.preparation.bitmask import BitMask, Mask
 from dskprep.preparation.morphology import (
-    Mask,
     Pieces,
     box_of,
     dilate,
@@ -45,7 +45,7 @@ MAX_AIR_HU = -945
 
 PURE_HU = -890
 """Air stays below this in spite of noise; vessels of the lung lie above."""
-MAX_DENSE_PER_MILLE = 20
+MAX_DENSE_SHARE = 0.0205
 """Most of a cell of air that lies above PURE_HU."""
 WIDE_CELLS = 1.5
 """Outside air is this many cells wide on every side of some cell; so are hardly any cells of air in a lung."""
@@ -67,6 +67,10 @@ class Grid(NamedTuple):
 
     means: NDArray[np.int16]
     """Mean HU of each block of voxels, or PADDING."""
+    tissue: BitMask
+    """Where the mean is more than TISSUE_HU."""
+    padding: BitMask
+    """Where it is PADDING."""
     spacing: Triple
     """Edges of a block, in mm."""
     block: tuple[int, int, int]
@@ -97,7 +101,7 @@ def only(image: Volume) -> Volume:
         return image
     body = np.zeros(whole.means.shape, np.bool_)
     box = tuple(slice(first, first + n) for first, n in zip(grid.first, grid.means.shape, strict=True))
-    body[box] = dilate(_without_foam(outside, tissue, grid.spacing), MARGIN_MM, grid.spacing)
+    body[box] = dilate(_without_foam(outside, tissue, grid.spacing), MARGIN_MM, grid.spacing).array
     array = np.full_like(image.array, AIR_HU)
     slices, rows, columns = (np.arange(n) // block for n, block in zip(image.shape, whole.block, strict=True))
     for k, plane, out in zip(slices, image.array, array, strict=True):
@@ -105,7 +109,7 @@ def only(image: Volume) -> Volume:
     return image.with_array(array)
 
 
-def _without_foam(outside: Mask, tissue: Mask, spacing: Triple) -> Mask:
+def _without_foam(outside: BitMask, tissue: BitMask, spacing: Triple) -> BitMask:
     """Return tissue, and the pieces beside it that outside air does not reach, if they border more on it."""
     pieces = Pieces.of(~outside & ~tissue)
     to_tissue, to_air = (pieces.counts(dilate(mask, max(spacing), spacing)) for mask in (tissue, outside))
@@ -125,29 +129,31 @@ def coarse_grid(volume: Volume) -> Grid:
     z, y, x = (max(1, round(GRID_MM / s)) for s in volume.spacing)
     means = masks.block_means(volume.hu, (z, y, x))
     sz, sy, sx = volume.spacing
-    return Grid(means, (z * sz, y * sy, x * sx), (z, y, x), (0, 0, 0))
+    tissue, padding = BitMask.above(means, TISSUE_HU), BitMask.equal(means, PADDING)
+    return Grid(means, tissue, padding, (z * sz, y * sy, x * sx), (z, y, x), (0, 0, 0))
 
 
-def crop(mask: Mask, grid: Grid, *others: NDArray[Any]) -> tuple[Any, ...]:
-    """Cut the grid and other arrays on it to the box of `mask` and CROP_MARGIN_MM."""
+def crop(mask: BitMask, grid: Grid, *others: BitMask) -> tuple[Any, ...]:
+    """Cut the grid and other masks on it to the box of `mask` and CROP_MARGIN_MM."""
     box = box_of(mask, margin=math.ceil(CROP_MARGIN_MM / min(grid.spacing)))
     z, y, x = (f + b.start for f, b in zip(grid.first, box, strict=True))
-    cropped = grid._replace(means=np.ascontiguousarray(grid.means[box]), first=(z, y, x))
-    return (cropped, *(np.ascontiguousarray(array[box]) for array in others))
+    tissue, padding, *cropped = (other.crop(box) for other in (grid.tissue, grid.padding, *others))
+    means = np.ascontiguousarray(grid.means[box])
+    return (grid._replace(means=means, tissue=tissue, padding=padding, first=(z, y, x)), *cropped)
 
 
-def find_body(grid: Grid) -> tuple[Grid, Mask, Mask]:
+def find_body(grid: Grid) -> tuple[Grid, BitMask, BitMask]:
     """Return the part of the grid that holds the body and, on it, masks of its tissue and of what is outside of it."""
     # thicker than table shells and blankets
-    tissue = select_largest(open_mask(grid.means > TISSUE_HU, TABLE_MM, grid.spacing))
+    tissue = select_largest(open_mask(grid.tissue, TABLE_MM, grid.spacing))
     # as dense as lung, and no thin shell: lungs, and foam of the table
     low, high = PARENCHYMA_HU
-    parenchyma = open_mask((grid.means > low) & (grid.means < high), SHELL_MM, grid.spacing)
+    parenchyma = open_mask(BitMask.between(grid.means, low, high), SHELL_MM, grid.spacing)
     grid, tissue, parenchyma = crop(tissue | parenchyma, grid, tissue, parenchyma)
     return grid, tissue, _flood_outside(grid, tissue, parenchyma)
 
 
-def _flood_outside(grid: Grid, tissue: Mask, parenchyma: Mask) -> Mask:
+def _flood_outside(grid: Grid, tissue: BitMask, parenchyma: BitMask) -> BitMask:
     """Return what the body does not enclose: air, table, blankets, padding.
 
     Air floods in from the sides and the padding, from cell to cell, through cells that hold nothing but air. So it does
@@ -157,21 +163,28 @@ def _flood_outside(grid: Grid, tissue: Mask, parenchyma: Mask) -> Mask:
     z, y, x = (max(1, round(CELL_MM / s)) for s in grid.spacing)
     cells = masks.block_means(grid.means, (z, y, x))
     is_measured = cells != PADDING
-    per_mille = masks.block_means((grid.means > PURE_HU).astype(np.int16) * 1000, (z, y, x))
-    is_air = is_measured & (cells < MAX_AIR_HU) & (per_mille <= MAX_DENSE_PER_MILLE)
+    is_air = is_measured & (cells < MAX_AIR_HU)
+    dense = BitMask.above(grid.means, PURE_HU)
+    n_dense = masks.block_counts(dense.words, dense.nx, (z, y, x), is_air)
+    is_air &= n_dense <= MAX_DENSE_SHARE * _sizes(dense.shape, (z, y, x))
     wide = open_mask(is_air, WIDE_CELLS, A_CELL)
     edge = ~is_measured
     edge[:, [0, -1]] = True
     edge[:, :, [0, -1]] = True
     pieces = Pieces.of(wide)
-    thin = tissue[::z, ::y, ::x]
+    thin = tissue.thin((z, y, x))
     front_back = _between(thin, axis=1)
     is_outside = pieces.counts(dilate(edge, WIDE_CELLS, A_CELL)) > 0
     is_outside &= pieces.counts(front_back) < MAX_FRONT_BACK_SHARE * pieces.sizes
     is_outside &= pieces.counts(front_back | _between(thin, axis=2)) < MAX_BETWEEN_SHARE * pieces.sizes
-    flooded = pieces.select(is_outside)
+    flooded = pieces.select(is_outside).array
     # cells at a wall hold some of it, and were not flooded
     reached = dilate(enlarge(flooded, (z, y, x), grid.means.shape), CELL_MM, grid.spacing)
-    reached &= ~tissue & ~parenchyma
-    reached |= grid.means == PADDING
-    return reached
+    return reached & ~tissue & ~parenchyma | grid.padding
+
+
+def _sizes(shape: tuple[int, ...], block: tuple[int, int, int]) -> NDArray[np.int64]:
+    """Return the number of voxels of each block (z, y, x) of a grid; blocks at the upper ends may be smaller."""
+    z, y, x = (np.diff(np.append(np.arange(0, n, b), n)) for n, b in zip(shape, block, strict=True))
+    found: NDArray[np.int64] = z[:, None, None] * y[:, None] * x
+    return found

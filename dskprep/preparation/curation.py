@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from dskprep.preparation.morphology import Mask, dilate, open_mask, select_largest
+from dskprep.preparation.bitmask import Mask
+from dskprep.preparation.morphology import dilate, open_mask, select_largest
 from dskprep.preparation.motion import find_largest_step
 from dskprep.volume import PADDING, Triple, Volume
 

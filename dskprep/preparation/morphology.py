@@ -1,39 +1,40 @@
 """Morphology of masks (z, y, x) with balls, in mm, and their connected pieces.
 
-Nothing lies beyond the edge of the grid: neither mask, into a dilation, nor background, into an erosion.
+Nothing lies beyond the edge of the grid: neither mask, into a dilation, nor background, into an erosion. A mask is
+given as a bool array or as a BitMask, and what is made of it comes back in the same form.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dskprep.kernels import bits, components, distances, masks, runs
 from dskprep.kernels.bits import TOLERANCE
+from dskprep.preparation.bitmask import BitMask, Box, Mask
 from dskprep.volume import Triple
 
 MAX_SEARCHED = 5000
 """Places round a voxel, about, that are searched for a label one by one; for more, distances are less work."""
 
-Mask = NDArray[np.bool_]
-Box = tuple[slice, slice, slice]
+_M = TypeVar("_M", Mask, BitMask)
 
 
-def dilate(mask: Mask, radius_mm: float, spacing: Triple) -> Mask:
+def dilate(mask: _M, radius_mm: float, spacing: Triple) -> _M:
     """Return the voxels at most `radius_mm` from the mask."""
     return _change(mask, radius_mm, spacing, bits.dilate_ball)
 
 
-def erode(mask: Mask, radius_mm: float, spacing: Triple) -> Mask:
+def erode(mask: _M, radius_mm: float, spacing: Triple) -> _M:
     """Return the voxels that are further than `radius_mm` from the rest."""
     return _change(mask, radius_mm, spacing, bits.erode_ball)
 
 
-def open_mask(mask: Mask, radius_mm: float, spacing: Triple) -> Mask:
+def open_mask(mask: _M, radius_mm: float, spacing: Triple) -> _M:
     """Remove what a ball does not fit into: an erosion, then a dilation."""
     return _change(mask, radius_mm, spacing, bits.erode_ball, bits.dilate_ball)
 
@@ -49,13 +50,20 @@ def close_mask(mask: Mask, radius_mm: float, spacing: Triple) -> Mask:
     return closed[tuple(slice(w, -w) for w in widths)] | mask
 
 
-def _change(mask: Mask, radius_mm: float, spacing: Triple, *steps: Callable[..., NDArray[np.uint64]]) -> Mask:
-    nx = mask.shape[2]
-    words = bits.of_mask(np.ascontiguousarray(mask))
+def _change(mask: _M, radius_mm: float, spacing: Triple, *steps: Callable[..., NDArray[np.uint64]]) -> _M:
+    found = _as_bits(mask)
+    words = found.words
     for step in steps:
-        words = step(words, nx, radius_mm, spacing)
-    changed: Mask = bits.to_mask(words, nx)
-    return changed
+        words = step(words, found.nx, radius_mm, spacing)
+    return _in_form_of(mask, BitMask(words, found.nx))
+
+
+def _as_bits(mask: Mask | BitMask) -> BitMask:
+    return mask if isinstance(mask, BitMask) else BitMask.of(mask)
+
+
+def _in_form_of(mask: _M, found: BitMask) -> _M:
+    return found if isinstance(mask, BitMask) else found.array
 
 
 class Pieces(NamedTuple):
@@ -69,22 +77,28 @@ class Pieces(NamedTuple):
     shape: tuple[int, int, int]
 
     @classmethod
-    def of(cls, mask: Mask) -> Pieces:
+    def of(cls, mask: Mask | BitMask) -> Pieces:
         """Find the pieces of a mask."""
         nz, ny, nx = mask.shape
-        found = runs.of_mask(mask)
+        found = runs.of_bits(_as_bits(mask).words, nx)
         numbers, n = components.number(components.label(found, ny, components.FACES))
         sizes = np.bincount(numbers, found.stops - found.starts, minlength=n).astype(np.int64)
         return cls(found, numbers, sizes, (nz, ny, nx))
 
-    def counts(self, mask: Mask) -> NDArray[np.int64]:
+    def counts(self, mask: Mask | BitMask) -> NDArray[np.int64]:
         """Return the number of voxels of each piece that are in `mask`."""
-        mask = np.ascontiguousarray(mask)
-        found: NDArray[np.int64] = components.counts(self.runs, self.numbers, self.sizes.size, mask)
+        words = _as_bits(mask).words
+        found: NDArray[np.int64] = components.counts(self.runs, self.numbers, self.sizes.size, words)
         return found
 
     def counts_around(
-        self, is_selected: NDArray[np.bool_], from_mm: float, to_mm: float, spacing: Triple, first: Mask, second: Mask
+        self,
+        is_selected: NDArray[np.bool_],
+        from_mm: float,
+        to_mm: float,
+        spacing: Triple,
+        first: Mask | BitMask,
+        second: Mask | BitMask,
     ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
         """Return how many voxels lie between these distances from each piece, and how many of them are in two masks.
 
@@ -93,7 +107,10 @@ class Pieces(NamedTuple):
         kept = is_selected[self.numbers]
         found, numbers = runs.where(self.runs, kept), self.numbers[kept]
         near, wide = (_ball_rows(mm, spacing, self.shape) for mm in (from_mm, to_mm))
-        n_all, n_first, n_second = components.counts_around(found, numbers, self.sizes.size, near, wide, first, second)
+        both = _as_bits(first).words, _as_bits(second).words
+        n_all, n_first, n_second = components.counts_around(
+            found, numbers, self.sizes.size, near, wide, self.shape[2], *both
+        )
         return n_all, n_first, n_second
 
     def heights(self) -> NDArray[np.int64]:
@@ -105,11 +122,9 @@ class Pieces(NamedTuple):
         heights: NDArray[np.int64] = slices[ends - 1] - slices[ends - n_runs] + 1
         return heights
 
-    def select(self, is_selected: NDArray[np.bool_]) -> Mask:
+    def select(self, is_selected: NDArray[np.bool_]) -> BitMask:
         """Return the mask of the pieces where `is_selected` (pieces) is set."""
-        mask = np.zeros(self.shape, np.bool_)
-        runs.paint(runs.where(self.runs, is_selected[self.numbers]), 1, mask)
-        return mask
+        return BitMask(runs.to_bits(runs.where(self.runs, is_selected[self.numbers]), self.shape), self.shape[2])
 
 
 def _ball_rows(radius_mm: float, spacing: Triple, shape: tuple[int, int, int]) -> NDArray[np.int32]:
@@ -122,27 +137,28 @@ def _ball_rows(radius_mm: float, spacing: Triple, shape: tuple[int, int, int]) -
     return np.where(rest_mm2 >= 0, halves, -1).astype(np.int32)
 
 
-def enlarge(mask: Mask, block: tuple[int, int, int], shape: tuple[int, ...]) -> Mask:
+def enlarge(mask: Mask, block: tuple[int, int, int], shape: tuple[int, ...]) -> BitMask:
     """Return a mask of blocks of voxels (z, y, x) as one of voxels; the blocks at the upper ends may be smaller."""
-    for axis in (2, 1, 0):  # columns first, while the mask is small; then whole rows and whole slices are copied
-        mask = mask.take(np.arange(shape[axis]) // block[axis], axis)
-    return mask
+    z, y, x = (np.arange(n) // b for n, b in zip(shape, block, strict=True))
+    wide = BitMask.of(mask.take(x, axis=2))
+    return BitMask(wide.words.take(y, axis=1).take(z, axis=0), wide.nx)
 
 
-def select_connected(mask: Mask, seeds: Mask) -> Mask:
+def select_connected(mask: _M, seeds: _M) -> _M:
     """Return the pieces of a mask that hold a voxel of `seeds`."""
     pieces = Pieces.of(mask)
-    return pieces.select(pieces.counts(seeds) > 0)
+    return _in_form_of(mask, pieces.select(pieces.counts(seeds) > 0))
 
 
-def select_largest(mask: Mask) -> Mask:
+def select_largest(mask: _M) -> _M:
     """Return the largest piece of a mask; of equals, the first."""
     pieces = Pieces.of(mask)
-    return pieces.select(np.arange(pieces.sizes.size) == (pieces.sizes.argmax() if pieces.sizes.size else 0))
+    is_largest = np.arange(pieces.sizes.size) == (pieces.sizes.argmax() if pieces.sizes.size else 0)
+    return _in_form_of(mask, pieces.select(is_largest))
 
 
 def expand_labels(
-    labels: NDArray[np.uint8], limit_mm: float, spacing: Triple, where: Mask | None = None
+    labels: NDArray[np.uint8], limit_mm: float, spacing: Triple, where: Mask | BitMask | None = None
 ) -> NDArray[np.uint8]:
     """Return, in `where`, the label, 1 or 2, of the nearest labelled voxel within `limit_mm`, else 0.
 
@@ -151,7 +167,7 @@ def expand_labels(
     nx = labels.shape[2]
     first, second = (bits.dilate_ball(bits.of_mask(labels == label), nx, limit_mm, spacing) for label in (1, 2))
     if where is not None:
-        only = bits.of_mask(where)
+        only = _as_bits(where).words
         first, second = first & only, second & only
     found: NDArray[np.uint8] = bits.to_mask(first, nx).view(np.uint8)
     found += 2 * bits.to_mask(second & ~first, nx).view(np.uint8)
@@ -194,10 +210,10 @@ def centre_of(mask: Mask) -> NDArray[np.float64]:
     return np.array([n @ np.arange(n.size) / max(1, n.sum()) for n in masks.counts_along(mask.view(np.uint8))])
 
 
-def box_of(mask: NDArray[Any], margin: int) -> Box:
+def box_of(mask: NDArray[Any] | BitMask, margin: int) -> Box:
     """Return the smallest box round the mask, wider by `margin` voxels on every side; empty if the mask is."""
     sides = []
-    for n in masks.counts_along(mask.view(np.uint8)):
+    for n in mask.planes() if isinstance(mask, BitMask) else masks.counts_along(mask.view(np.uint8)):
         (where,) = np.nonzero(n)
         first, last = (where[0], where[-1] + 1) if where.size else (0, 0)
         sides.append(slice(max(0, int(first) - margin), min(n.size, int(last) + margin)))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from dskprep.preparation.morphology import Mask
+from dskprep.preparation.bitmask import Mask
 from dskprep.volume import Triple
 
 AROUND_MM = 15.0

@@ -93,7 +93,7 @@ def test_counts_and_medians_are_those_of_numpy(share: float) -> None:
         values = rng.integers(-1100, 300, shape, np.int16)
         for axis, counts in enumerate(masks.counts_along(mask)):
             assert counts.tolist() == mask.sum(axis=tuple(a for a in range(3) if a != axis)).tolist()
-        assert masks.median_inside(values, mask) == (np.median(values[mask]) if mask.any() else 0)
+        assert masks.median_inside(values, bits.of_mask(mask)) == (np.median(values[mask]) if mask.any() else 0)
 
 
 def test_only_dents_to_the_side_and_to_the_back_are_filled() -> None:

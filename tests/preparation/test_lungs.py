@@ -504,7 +504,7 @@ def test_pieces_are_those_of_scipy(shape: tuple[int, int, int], density: float) 
     where = rng.random(shape) < 0.5
     np.testing.assert_array_equal(pieces.counts(where), np.bincount(expected[where], minlength=n + 1)[1:])
     is_chosen = rng.random(n) < 0.5
-    np.testing.assert_array_equal(pieces.select(is_chosen), np.append(False, is_chosen)[expected])
+    np.testing.assert_array_equal(pieces.select(is_chosen).array, np.append(False, is_chosen)[expected])
     assert pieces.heights().tolist() == [box[0].stop - box[0].start for box in ndimage.find_objects(expected)]
     held = np.unique(expected[where & mask])
     np.testing.assert_array_equal(morphology.select_connected(mask, where), np.isin(expected, held) & mask)

@@ -8,10 +8,10 @@ from __future__ import annotations
 import numpy as np
 
 from dskprep.kernels import masks
-from dskprep.preparation.body import SHELL_MM, TISSUE_HU, Grid
+from dskprep.preparation.bitmask import BitMask
+from dskprep.preparation.body import SHELL_MM, Grid
 from dskprep.preparation.lungs.views import Views
-from dskprep.preparation.morphology import Mask, Pieces, dilate, erode, open_mask, select_connected
-from dskprep.volume import PADDING
+from dskprep.preparation.morphology import Pieces, dilate, erode, open_mask, select_connected
 
 USUAL_AIR_HU = -1000.0
 """HU of air where the scan shows none round the patient. Else it is the scan's own: scanners give -950 to -1024."""
@@ -66,39 +66,39 @@ REACH_MM = 8.0
 """How far the thin parts of a lung reach beyond its core, once that is dilated again, in mm."""
 
 
-def find_air_hu(grid: Grid, outside: Mask) -> float:
+def find_air_hu(grid: Grid, outside: BitMask) -> float:
     """Return the HU that this scan gives to air: the median of the air round the patient."""
-    air = outside & (grid.means != PADDING) & (grid.means < MAX_OUTSIDE_AIR_HU)
-    return masks.median_inside(grid.means, air) if air.any() else USUAL_AIR_HU
+    air = outside & BitMask.below(grid.means, MAX_OUTSIDE_AIR_HU) & ~grid.padding
+    return masks.median_inside(grid.means, air.words) if air.any() else USUAL_AIR_HU
 
 
-def find_gas(grid: Grid, air: Mask, air_hu: float, views: Views) -> Mask:
+def find_gas(grid: Grid, air: BitMask, air_hu: float, views: Views) -> BitMask:
     """Return pockets of gas with tissue round them, and their walls: airway, stomach, bowel, pneumothorax.
 
     Gas with lung round it (small bronchi, bullae) is not among them.
     """
     pieces = Pieces.of(erode(air, CORE_MM, grid.spacing))
     inner = pieces.select(views.are_enclosed(pieces))
-    lung_hu = masks.median_inside(grid.means, inner) if inner.any() else USUAL_LUNG_HU
+    lung_hu = masks.median_inside(grid.means, inner.words) if inner.any() else USUAL_LUNG_HU
     gas_hu, sure_hu = (air_hu + share * (lung_hu - air_hu) for share in (GAS_SHARE, SURE_GAS_SHARE))
-    pockets = Pieces.of(open_mask(air & (grid.means < gas_hu), GAS_MM, grid.spacing))
+    pockets = Pieces.of(open_mask(air & BitMask.below(grid.means, gas_hu), GAS_MM, grid.spacing))
     is_gas = pockets.sizes * grid.voxel_ml >= MIN_GAS_ML
-    is_gas &= pockets.counts(grid.means < sure_hu) >= MIN_SURE_GAS * pockets.sizes
+    is_gas &= pockets.counts(BitMask.below(grid.means, sure_hu)) >= MIN_SURE_GAS * pockets.sizes
     # the blurred edge of gas is as dense as lung, but thin: the opening removes it
     other = open_mask(air & ~pockets.select(is_gas), SHELL_MM, grid.spacing)
-    _, n_tissue, n_other = pockets.counts_around(is_gas, *RING_MM, grid.spacing, grid.means > TISSUE_HU, other)
+    _, n_tissue, n_other = pockets.counts_around(is_gas, *RING_MM, grid.spacing, grid.tissue, other)
     is_gas &= n_tissue > n_other
     return dilate(pockets.select(is_gas), WALL_MM, grid.spacing)
 
 
-def find_cores(grid: Grid, air: Mask, air_hu: float, views: Views) -> Mask:
+def find_cores(grid: Grid, air: BitMask, air_hu: float, views: Views) -> BitMask:
     """Return the cores of lungs: pieces of eroded air that are large enough, denser than gas, and enclosed.
 
     Where the scan begins within the lungs, each small piece of them goes up to its first slice; that tells them from
     gas of the bowel.
     """
     pieces = Pieces.of(erode(air, CORE_MM, grid.spacing))
-    is_dense = grid.means > air_hu + MIN_LUNG_ABOVE_AIR_HU
+    is_dense = BitMask.above(grid.means, air_hu + MIN_LUNG_ABOVE_AIR_HU)
     n_dense = pieces.counts(is_dense)
     is_sure = n_dense >= SURE_SHARE * pieces.sizes
     is_lung = (n_dense >= MIN_LUNG_SHARE * pieces.sizes) & views.are_enclosed(pieces, is_sure)
@@ -107,25 +107,21 @@ def find_cores(grid: Grid, air: Mask, air_hu: float, views: Views) -> Mask:
     connected = select_connected(air, pieces.select(is_main))
     cores = pieces.select(is_lung) & connected
     area_mm2 = grid.spacing[1] * grid.spacing[2]
-    if cores.any() and np.count_nonzero(cores[-1]) * area_mm2 < CUT_MM2:
-        rows = np.flatnonzero(cores.any(axis=(1, 2)))
-        upper = cores.copy()
-        upper[: int(rows.mean()) if rows.size else 0] = False
+    in_slices = cores.counts()
+    if cores.any() and in_slices[-1] * area_mm2 < CUT_MM2:
+        upper = cores.slices(int(np.flatnonzero(in_slices).mean()))
         near = dilate(upper, NEAR_MM, grid.spacing)
         return cores | pieces.select(is_lung & (is_sure | (pieces.counts(near) > 0)))
     thin = Pieces.of(erode(air, THIN_MM, grid.spacing))
     is_thin = (thin.counts(is_dense) >= MIN_THIN_SHARE * thin.sizes) & views.are_enclosed(thin)
     is_thin &= thin.sizes * grid.voxel_ml >= MIN_THIN_ML
-    top = np.zeros_like(air)
-    top[-1] = air[-1]
-    is_thin &= thin.counts(top) * area_mm2 >= MIN_TOP_MM2
+    is_thin &= thin.counts(air.slices(-1)) * area_mm2 >= MIN_TOP_MM2
     thin_cores = thin.select(is_thin)
-    highest = np.zeros_like(air)
-    highest[-max(1, round(NEAR_MM / grid.spacing[0])) :] = True
+    highest = air.slices(-max(1, round(NEAR_MM / grid.spacing[0])))
     is_lung &= (pieces.counts(highest) > 0) | (pieces.sizes * grid.voxel_ml >= MIN_LOW_ML)
     return pieces.select(is_lung) & connected | thin_cores
 
 
-def extend_cores(grid: Grid, cores: Mask, air: Mask) -> Mask:
+def extend_cores(grid: Grid, cores: BitMask, air: BitMask) -> BitMask:
     """Return the cores with the thin parts of the lungs round them."""
     return select_connected(air & dilate(cores, CORE_MM + REACH_MM, grid.spacing), cores)

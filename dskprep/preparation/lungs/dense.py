@@ -12,12 +12,12 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from dskprep.preparation.bitmask import Mask
 from dskprep.preparation.body import Grid
 from dskprep.preparation.lungs.expected import Chest
 from dskprep.preparation.lungs.filling import fill_lungs
 from dskprep.preparation.lungs.missing import AERATED_HU, Gap, Missing, find_gaps, sum_up
 from dskprep.preparation.morphology import (
-    Mask,
     box_of,
     close_mask,
     dilate,
@@ -134,7 +134,7 @@ def _fill(grid: Grid, labels: NDArray[np.uint8], never: Mask, chest: Chest, gap:
     wide &= gap.inside
     wide[[0, -1]] = False  # a lung that ends in the scan does not end at its face
     shape = grid.means.shape
-    core, expected, wide = (enlarge(mask, chest.step, shape) for mask in (gap.core, gap.expected, wide))
+    core, expected, wide = (enlarge(mask, chest.step, shape).array for mask in (gap.core, gap.expected, wide))
     box = box_of(wide | (labels == gap.side), margin=0)
     dense = _dense_part(
         grid.means[box], grid.spacing, labels[box], gap.side, never[box], core[box], expected[box], wide[box]

@@ -7,10 +7,11 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from dskprep.preparation.bitmask import BitMask, Mask
 from dskprep.preparation.body import Grid
-from dskprep.preparation.morphology import Mask, Pieces, box_of, dilate
+from dskprep.preparation.morphology import Pieces, box_of, dilate
 from dskprep.sides import LEFT, LUNG, RIGHT
-from dskprep.volume import PADDING, Triple
+from dskprep.volume import Triple
 
 TOUCH_MM2 = 100.0
 """Least area in which a lung meets the edge of what was measured to be called cut off."""
@@ -113,6 +114,8 @@ def meets_a_face(mask: NDArray[np.uint8], spacing: Triple) -> bool:
 
 def meets_padding(grid: Grid, labels: NDArray[np.uint8]) -> bool:
     """Return whether a lung meets what was not measured, in the coarse grid."""
-    near_padding = dilate(grid.means == PADDING, 1.5 * max(grid.spacing[1:]), grid.spacing)  # the voxels beside it
-    n_voxels = np.count_nonzero(near_padding & (labels > 0))
+    if not grid.padding.any():
+        return False
+    near_padding = dilate(grid.padding, 1.5 * max(grid.spacing[1:]), grid.spacing)  # the voxels beside it
+    n_voxels = (near_padding & BitMask.of(labels > 0)).counts().sum()
     return bool(n_voxels * grid.spacing[0] * min(grid.spacing[1:]) >= TOUCH_MM2)

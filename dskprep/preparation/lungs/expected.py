@@ -6,12 +6,14 @@ differ in its last bits, so that every machine gives the same mask.
 
 from __future__ import annotations
 
+import itertools
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dskprep.preparation.morphology import Mask, erode
+from dskprep.preparation.bitmask import Mask
+from dskprep.preparation.morphology import erode
 from dskprep.sides import LEFT, RIGHT
 from dskprep.volume import Triple
 
@@ -117,9 +119,12 @@ def expect(chest: Chest) -> dict[int, Mask]:
 
 def look_ahead(mask: Mask, axis: int, direction: int) -> Mask:
     """Return where the mask holds a voxel further on in this direction (1 or -1) of an axis, or the voxel itself."""
-    turned = np.flip(mask, axis) if direction > 0 else mask
-    found = np.logical_or.accumulate(turned, axis=axis)
-    return np.flip(found, axis) if direction > 0 else found
+    found = mask.copy()
+    towards = np.flip(found, axis) if direction > 0 else found
+    planes = np.moveaxis(towards, axis, 0)  # of `found`, from the one that is looked at first
+    for before, plane in itertools.pairwise(planes):
+        plane |= before
+    return found
 
 
 def find_inside_ribs(chest: Chest, side: int, expected: Mask) -> Mask:

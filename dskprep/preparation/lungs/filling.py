@@ -6,8 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dskprep.kernels import components, hulls, runs
+from dskprep.preparation.bitmask import Mask
 from dskprep.preparation.body import Grid
-from dskprep.preparation.morphology import Mask, box_of, close_mask, select_connected
+from dskprep.preparation.morphology import box_of, close_mask, select_connected
 from dskprep.sides import LEFT, RIGHT
 from dskprep.volume import Triple
 

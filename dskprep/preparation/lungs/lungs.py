@@ -13,12 +13,13 @@ from numpy.typing import NDArray
 
 from dskprep import sides
 from dskprep.kernels import drawing
+from dskprep.preparation.bitmask import BitMask, Mask
 from dskprep.preparation.body import GRID_MM, TISSUE_HU, Grid, coarse_grid, crop, find_body
 from dskprep.preparation.lungs import aerated, airways, dense, doubts, filling, separation
 from dskprep.preparation.lungs.views import Views
-from dskprep.preparation.morphology import Mask, box_of, dilate, erode, expand_labels
+from dskprep.preparation.morphology import box_of, dilate, erode, expand_labels
 from dskprep.sides import LEFT, LUNG, RIGHT
-from dskprep.volume import PADDING, Volume, check_is_volume
+from dskprep.volume import Volume, check_is_volume
 
 EDGE_MM = 2.5
 """The coarse boundary is right to within this, in mm; inside it, voxels are judged by their own HU."""
@@ -94,12 +95,12 @@ def find_lungs(volume: Volume, *, margin_mm: float = 0.0) -> Lungs:
     if not margin_mm >= 0:
         raise ValueError(f"margin_mm must be 0 or more, not {margin_mm}")
     grid, tissue, outside = find_body(coarse_grid(volume))
-    air = (grid.means < TISSUE_HU) & (grid.means != PADDING) & ~outside
+    air = BitMask.below(grid.means, TISSUE_HU) & ~grid.padding & ~outside
     air_hu = aerated.find_air_hu(grid, outside)
     grid, air, tissue, outside = crop(air, grid, air, tissue, outside)
     views = Views.of(grid, outside)
     gas = aerated.find_gas(grid, air, air_hu, views)
-    air &= ~gas
+    air = air & ~gas
     cores = aerated.find_cores(grid, air, air_hu, views)
 
     midline = separation.find_midline(grid, tissue, cores)
@@ -107,13 +108,11 @@ def find_lungs(volume: Volume, *, margin_mm: float = 0.0) -> Lungs:
     grid, cores, air, gas, outside = crop(cores, grid, cores, air, gas, outside)
     lung = aerated.extend_cores(grid, cores, air)
     tubes = airways.find_airways(grid, lung)
-    gas |= tubes
-    cores &= ~tubes
-    lung &= ~tubes
+    cores, lung = cores & ~tubes, lung & ~tubes
     if midline is not None:
         midline += first - grid.first[2]
     labels, is_told = separation.separate(grid, cores, lung, midline)
-    never = outside | gas | (grid.means == PADDING)
+    never = (outside | gas | tubes | grid.padding).array
     labels = filling.fill_lungs(grid, labels, never)
     completed = None
     # of a lung that is cut off no shape is known

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from dskprep.preparation.bitmask import Mask
 from dskprep.preparation.lungs.expected import (
     MIDDLE_ROWS,
     SPINE_MM,
@@ -17,7 +18,7 @@ from dskprep.preparation.lungs.expected import (
     look_ahead,
     share_of_rows,
 )
-from dskprep.preparation.morphology import Mask, Pieces, box_of, open_mask
+from dskprep.preparation.morphology import Pieces, box_of, open_mask
 from dskprep.sides import LEFT, RIGHT
 
 MIN_ML = 30.0
@@ -89,7 +90,7 @@ def _split(chest: Chest, side: int, core: Mask, expected: Mask, inside: Mask) ->
     pieces = Pieces.of(core)
     ml = pieces.sizes * chest.voxel_ml
     return [
-        Gap(side, pieces.select(np.arange(ml.size) == number), expected, inside, float(ml[number]))
+        Gap(side, pieces.select(np.arange(ml.size) == number).array, expected, inside, float(ml[number]))
         for number in np.flatnonzero(ml >= MIN_ML)
     ]
 

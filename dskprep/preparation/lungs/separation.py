@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from dskprep.preparation.bitmask import BitMask
 from dskprep.preparation.body import Grid
 from dskprep.preparation.lungs.aerated import CORE_MM, MIN_CORE_SHARE, REACH_MM
-from dskprep.preparation.morphology import Mask, Pieces, centre_of, erode, expand_labels
+from dskprep.preparation.morphology import Pieces, centre_of, erode, expand_labels
 from dskprep.sides import LEFT, RIGHT
-from dskprep.volume import PADDING
 
 EROSIONS_MM = (0.0, 2.0, 4.0, 6.0, 8.0, 10.0)
 """Erosions that are tried until two lungs come apart, in mm; the junction lines are 1 to 4 mm thick."""
@@ -24,26 +24,25 @@ MIN_WHOLE_SHARE = 0.2
 """The midline is known if this share of the slices of the lungs holds the body from side to side."""
 
 
-def find_midline(grid: Grid, tissue: Mask, lung: Mask) -> float | None:
+def find_midline(grid: Grid, tissue: BitMask, lung: BitMask) -> float | None:
     """Return the column of the midline, or None if the field of view holds the body's whole width in too few slices.
 
     It is the median of the tissue's centres in the slices that hold lung and the whole width.
     """
-    slices = np.flatnonzero(lung.any(axis=(1, 2)))
-    is_cut = tissue[slices][:, :, [0, -1]].any(axis=(1, 2))
-    padding = grid.means[slices] == PADDING
-    if padding.any():  # a body that the circle cuts lies next to padding, to its side
-        body = tissue[slices]
+    slices = np.flatnonzero(lung.counts())
+    body = BitMask(tissue.words[slices], tissue.nx).array
+    is_cut = body[:, :, [0, -1]].any(axis=(1, 2))
+    if grid.padding.any():  # a body that the circle cuts lies next to padding, to its side
+        padding = BitMask(grid.padding.words[slices], grid.padding.nx).array
         beside = (body[:, :, 1:] & padding[:, :, :-1]) | (body[:, :, :-1] & padding[:, :, 1:])
         is_cut |= beside.any(axis=(1, 2))
-    whole = slices[~is_cut]
-    if not slices.size or whole.size < MIN_WHOLE_SHARE * slices.size:
+    if not slices.size or np.count_nonzero(~is_cut) < MIN_WHOLE_SHARE * slices.size:
         return None
-    counts = tissue[whole].sum(axis=1)
-    return float(np.median(counts @ np.arange(tissue.shape[2]) / np.maximum(1, counts.sum(axis=1))))
+    counts = body[~is_cut].sum(axis=1)
+    return float(np.median(counts @ np.arange(tissue.nx) / np.maximum(1, counts.sum(axis=1))))
 
 
-def separate(grid: Grid, cores: Mask, lung: Mask, midline: float | None) -> tuple[NDArray[np.uint8], bool]:
+def separate(grid: Grid, cores: BitMask, lung: BitMask, midline: float | None) -> tuple[NDArray[np.uint8], bool]:
     """Return the labels RIGHT and LEFT of the voxels of `lung`, and whether the sides are known; else all are RIGHT.
 
     Lungs that touch are eroded until they come apart; each voxel goes to the nearer part, or, far from both, to the
@@ -59,25 +58,25 @@ def separate(grid: Grid, cores: Mask, lung: Mask, midline: float | None) -> tupl
     else:
         erosion_mm, seeds = 0.0, _two_sides(grid, cores, MIN_CORE_SHARE) if midline is None else None
     if seeds is None:
-        return lung * np.uint8(RIGHT), False
+        return lung.array * np.uint8(RIGHT), False
     # the lung reaches CORE_MM + REACH_MM beyond its cores, and they the erosion beyond the seeds
     nearest = expand_labels(seeds, CORE_MM + REACH_MM + erosion_mm, grid.spacing, lung)
     between = (centre_of(seeds == RIGHT)[2] + centre_of(seeds == LEFT)[2]) / 2 if midline is None else midline
-    by_side = np.where(np.arange(lung.shape[2]) > between, np.uint8(LEFT), np.uint8(RIGHT))
-    return np.where(nearest > 0, nearest, by_side) * lung, True
+    by_side = np.where(np.arange(lung.nx) > between, np.uint8(LEFT), np.uint8(RIGHT))
+    return np.where(nearest > 0, nearest, by_side) * lung.array, True
 
 
-def _sides_of(cores: Mask, midline: float) -> NDArray[np.uint8] | None:
+def _sides_of(cores: BitMask, midline: float) -> NDArray[np.uint8] | None:
     """Return the pieces as RIGHT and LEFT, or None if one lies on both sides of the midline."""
     pieces = Pieces.of(cores)
-    is_left = np.broadcast_to(np.arange(cores.shape[2]) > midline, cores.shape)
+    is_left = BitMask.of_columns(cores.shape, np.arange(cores.nx) > midline)
     shares = pieces.counts(is_left) / np.maximum(1, pieces.sizes)
     if not pieces.sizes.size or (np.minimum(shares, 1 - shares) >= MIDLINE_SHARE).any():
         return None
-    return pieces.select(shares < 0.5) * np.uint8(RIGHT) + pieces.select(shares >= 0.5) * np.uint8(LEFT)
+    return _labels(pieces.select(shares < 0.5), pieces.select(shares >= 0.5))
 
 
-def _two_sides(grid: Grid, cores: Mask, min_share: float) -> NDArray[np.uint8] | None:
+def _two_sides(grid: Grid, cores: BitMask, min_share: float) -> NDArray[np.uint8] | None:
     """Return the two largest pieces as RIGHT and LEFT, or None unless they are balanced and side by side."""
     pieces = Pieces.of(cores)
     if pieces.sizes.size < 2:
@@ -86,8 +85,12 @@ def _two_sides(grid: Grid, cores: Mask, min_share: float) -> NDArray[np.uint8] |
     larger, smaller = (pieces.select(np.arange(pieces.sizes.size) == number) for number in order)
     if pieces.sizes[order[1]] < min_share * pieces.sizes[order[0]]:
         return None
-    across = (centre_of(smaller) - centre_of(larger)) * grid.spacing
+    across = (centre_of(smaller.array) - centre_of(larger.array)) * grid.spacing
     if np.abs(across).argmax() != 2:
         return None  # two lobes, one above or behind the other
     right, left = (larger, smaller) if across[2] > 0 else (smaller, larger)
-    return right * np.uint8(RIGHT) + left * np.uint8(LEFT)
+    return _labels(right, left)
+
+
+def _labels(right: BitMask, left: BitMask) -> NDArray[np.uint8]:
+    return right.array * np.uint8(RIGHT) + left.array * np.uint8(LEFT)

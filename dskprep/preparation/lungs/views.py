@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dskprep.kernels import rays
-from dskprep.preparation.body import TABLE_MM, TISSUE_HU, Grid
-from dskprep.preparation.morphology import Mask, Pieces, close_mask, enlarge, open_mask
-from dskprep.volume import PADDING
+from dskprep.preparation.bitmask import BitMask
+from dskprep.preparation.body import TABLE_MM, Grid
+from dskprep.preparation.morphology import Pieces, close_mask, enlarge, open_mask
 
 RAY_MM = 4.0
 """Distance between rays, in mm."""
@@ -34,24 +34,23 @@ MIN_CLOSED_OF_DENSE = 0.03
 class Views(NamedTuple):
     """What is seen from each voxel of a grid."""
 
-    is_open: Mask
+    is_open: BitMask
     """A ray leaves the body."""
-    is_closed: Mask
+    is_closed: BitMask
     """There is tissue in front and behind. Rays that end at the edge of what was measured say nothing."""
 
     @classmethod
-    def of(cls, grid: Grid, outside: Mask) -> Views:
+    def of(cls, grid: Grid, outside: BitMask) -> Views:
         """Send rays along y and x through tissue and through what is `outside`."""
-        tissue = grid.means > TISSUE_HU
+        tissue = grid.tissue
         z, y, x = (max(1, round(RAY_MM / s)) for s in grid.spacing)
-        thin = np.s_[::z, ::y, ::x]
         spacing = (z * grid.spacing[0], y * grid.spacing[1], x * grid.spacing[2])
-        pieces = Pieces.of(np.ascontiguousarray(open_mask(tissue, TABLE_MM, grid.spacing)[thin]))
-        body = pieces.select(pieces.sizes >= MIN_BODY_SHARE * pieces.sizes.max(initial=0))
-        body = close_mask(body, WALL_MM, spacing) & tissue[thin]
+        pieces = Pieces.of(open_mask(tissue, TABLE_MM, grid.spacing).thin((z, y, x)))
+        body = pieces.select(pieces.sizes >= MIN_BODY_SHARE * pieces.sizes.max(initial=0)).array
+        body = close_mask(body, WALL_MM, spacing) & tissue.thin((z, y, x))
         met = body.view(np.uint8) * np.uint8(rays.TISSUE)
-        met[outside[thin]] = rays.OPEN
-        met[grid.means[thin] == PADDING] = rays.UNKNOWN
+        met[outside.thin((z, y, x))] = rays.OPEN
+        met[grid.padding.thin((z, y, x))] = rays.UNKNOWN
         is_open, is_closed = (enlarge(mask, (z, y, x), grid.means.shape) for mask in rays.look_around(met))
         return cls(is_open, is_closed)
 
