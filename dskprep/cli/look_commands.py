@@ -87,7 +87,7 @@ def compare(a: str, b: str, series: str | None, only: str, pictures: str | None,
     What the columns mean stands below the table.
     """
     terminal.wait_for("loading")
-    from dskprep.look import comparison, picture
+    from dskprep.look import comparison, side_by_side
 
     found: Iterator[comparison.Compared]
     if series and options.is_given("only"):
@@ -115,7 +115,7 @@ def compare(a: str, b: str, series: str | None, only: str, pictures: str | None,
         if pictures:
             path = Path(pictures) / f"{Path(difference.key).name}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(picture.draw_comparison(compared, (Path(a).name, Path(b).name)))
+            path.write_bytes(side_by_side.draw_comparison(compared, (Path(a).name, Path(b).name)))
         terminal.wait_for(f"comparing: {n + 1} so far")
     if not as_json:
         for line in LEGEND:

@@ -109,11 +109,12 @@ class Compared:
     """A difference, and what it was found on: the first preparation, and the second one brought to its grid.
 
     `second` and `apart_hu`, the absolute difference, are in HU; they are None where an image holds no HU. `apart_hu`
-    is NaN outside the second image.
+    is NaN outside the second image, which `covered` tells.
     """
 
     difference: Difference
     first: Preparation
+    covered: NDArray[np.bool_]
     second: Volume | None
     second_lungs: NDArray[np.uint8] | None
     apart_hu: NDArray[np.float32] | None
@@ -227,7 +228,7 @@ def compare_settings(place: str | os.PathLike[str], a: PrepConfig, b: PrepConfig
 def compare_preparations(a: Preparation, b: Preparation, *, key: str = "") -> Compared:
     """Compare two preparations of one patient."""
     to_b = np.linalg.inv(b.image.affine) @ a.image.affine
-    inside = _sample(np.ones(b.image.shape, np.uint8), to_b, a.image.shape, order=0)
+    covered = _sample(np.ones(b.image.shape, np.bool_), to_b, a.image.shape, order=0)
     second = apart = lungs = None
     found: dict[str, Any] = {}
     if a.values in HU_SCALES and b.values in HU_SCALES:
@@ -237,16 +238,16 @@ def compare_preparations(a: Preparation, b: Preparation, *, key: str = "") -> Co
         apart = np.clip(second.array, low, high)
         apart -= np.clip(to_hu(a.image.array, a.values), low, high)
         np.abs(apart, out=apart)
-        apart[inside == 0] = np.nan
+        apart[~covered] = np.nan
         found |= _measure(apart, a.image)
     if a.lungs is not None and b.lungs is not None:
         lungs = _sample(b.lungs, to_b, a.image.shape, order=0)
         found["dice"] = _dice(a.lungs > 0, lungs > 0)
         found["lungs_ml"] = np.count_nonzero(b.lungs) * b.image.voxel_ml - np.count_nonzero(a.lungs) * a.image.voxel_ml
     shapes, spacings_mm = (a.image.shape, b.image.shape), (a.image.spacing, b.image.spacing)
-    overlap = float(np.count_nonzero(inside) / inside.size)
+    overlap = float(covered.mean())
     difference = Difference(key, shapes, spacings_mm, _index_mm(a.image, b.image), overlap, **found)
-    return Compared(difference, a, second, lungs, apart)
+    return Compared(difference, a, covered, second, lungs, apart)
 
 
 def to_hu(array: NDArray[Any], values: str) -> NDArray[np.float32]:

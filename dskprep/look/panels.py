@@ -1,11 +1,13 @@
-"""The panels of a picture: a plane of a volume with its outlines, a histogram, and a legend of what is outlined."""
+"""The panels of a picture: a plane of a volume with its outlines, a histogram, a legend; and the picture as PNG."""
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
@@ -72,15 +74,15 @@ def draw_histogram(ax: Any, volume: Volume, mask: NDArray[np.uint8] | None, wind
     ax.set_title("HU" if window is None else "values", fontsize=9)
 
 
-def lines_of_two(names: tuple[str, str]) -> list[Line2D]:
-    """Return two lines in the colours of the right and the left lung, that outline the lungs of two preparations."""
-    titles = [f"lungs of {name}".replace("$", r"\$") for name in names]
-    colours = (OUTLINES[sides.RIGHT], OUTLINES[sides.LEFT])
-    return [Line2D([], [], color=c, linewidth=1.5, label=title) for c, title in zip(colours, titles, strict=True)]
-
-
 def lines_of(mask: NDArray[np.uint8] | None) -> list[Line2D]:
     """Return one line for each lung of a mask, with its name, for a legend."""
     found = [] if mask is None else [side for side in OUTLINES if (mask == side).any()]
     names = sides.NAMES | {sides.LUNG: "lungs" if found == [sides.LUNG] else "lung of unknown side"}
     return [Line2D([], [], color=OUTLINES[side], linewidth=1.5, label=names[side]) for side in found]
+
+
+def to_png(figure: Figure) -> bytes:
+    """Return a figure as PNG. The same figure gives the same bytes."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=100, metadata={"Software": None})
+    return buffer.getvalue()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -18,10 +17,10 @@ from dskprep.dataset.facts import Geometry, LungFigures, Source, source_of
 from dskprep.dataset.stored import StoredVolume
 from dskprep.errors import WARNINGS, UsageError
 from dskprep.look import comparison, outlines, surface
-from dskprep.look.comparison import Compared, Difference, Preparation
+from dskprep.look.comparison import Preparation
 from dskprep.look.marks import PLANES, mark_scale, mark_sides
 from dskprep.look.outlines import Outline
-from dskprep.look.panels import OUTLINES, draw_histogram, draw_plane, lines_of, lines_of_two
+from dskprep.look.panels import OUTLINES, draw_histogram, draw_plane, lines_of, to_png
 from dskprep.preparation.prepared import Prepared
 from dskprep.series.series import Series
 from dskprep.volume import AIR_HU, Volume, grid_in_words
@@ -31,8 +30,6 @@ SOFT_WINDOW = (-160, 240)
 """HU that are black and white in a plane: for lung, and for soft tissue."""
 NAMES = ("lung", "soft tissue")
 """What the windows are for."""
-DIFFERENCE_HU = (0, 300)
-"""HU between two preparations that are black and white where their difference is drawn."""
 TURNS = {"from the front": 0, "from the front and 40° from the left": 40, "from the front and 40° from the right": -40}
 """The three views of a surface: degrees by which the patient's left side is turned towards the viewer."""
 EDGE_INCHES = 4.0
@@ -166,7 +163,7 @@ def draw(title: str, *views: View) -> bytes:
     for row, view, lines in zip(rows, views, words, strict=True):
         _draw_view(row, view, centre_mm)
         row.supxlabel("\n".join(lines), x=0.01, ha="left", fontsize=9)
-    return _png(figure)
+    return to_png(figure)
 
 
 def draw_surface(title: str, view: View, kind: str) -> bytes:
@@ -193,51 +190,7 @@ def draw_surface(title: str, view: View, kind: str) -> bytes:
         if found:
             mark_sides(ax, PLANES["coronal"])
             mark_scale(ax)
-    return _png(figure)
-
-
-def draw_comparison(compared: Compared, names: tuple[str, str]) -> bytes:
-    """Draw two preparations and the difference of their HU: a PNG with an axial and a coronal row.
-
-    Both are on the grid of the first one. The planes go through the largest difference of the lungs, or of the HU
-    where there are no lungs. The patient's left is on the right; up is the front in the axial row, the head in the
-    coronal one. The first lungs are outlined in blue, the second ones in orange.
-
-    Raises UsageError for images that hold no HU.
-    """
-    first, apart, lungs = compared.first, compared.apart_hu, (compared.first.lungs, compared.second_lungs)
-    if compared.second is None or apart is None:
-        raise UsageError("only images that hold HU can be drawn side by side")
-    differs = np.nan_to_num(apart) if lungs[0] is None or lungs[1] is None else (lungs[0] > 0) != (lungs[1] > 0)
-    images = (
-        (names[0], comparison.to_hu(first.image.array, first.values), LUNG_WINDOW),
-        (names[1], compared.second.array, LUNG_WINDOW),
-        ("difference", apart, DIFFERENCE_HU),
-    )
-    figure = Figure(figsize=(13, 9), layout="constrained")
-    figure.suptitle(_describe(compared.difference), fontsize=10)
-    for row, axis in zip(figure.subplots(2, 3), (0, 1), strict=True):
-        index = int(differs.sum(axis=tuple(a for a in range(3) if a != axis)).argmax())
-        shown = [
-            (colour, np.take(mask, index, axis) > 0)
-            for colour, mask in zip((OUTLINES[sides.RIGHT], OUTLINES[sides.LEFT]), lungs, strict=True)
-            if mask is not None
-        ]
-        for ax, (name, array, window) in zip(row, images, strict=True):
-            draw_plane(ax, first.image.with_array(array), axis, index, window, shown)
-            ax.set_title(f"{name}, {'zyx'[axis]} = {index}", fontsize=9)
-    if lungs[0] is not None or lungs[1] is not None:
-        figure.legend(handles=lines_of_two(names), loc="outside lower left", ncols=2, fontsize=9, frameon=False)
-    return _png(figure)
-
-
-def _describe(difference: Difference) -> str:
-    words = [difference.key]
-    if difference.mean_hu is not None:
-        words.append(f"HU apart: mean {difference.mean_hu:.1f}, max {difference.max_hu:.0f}")
-    if difference.dice is not None:
-        words.append(f"lungs: Dice {difference.dice:.4f}, {difference.lungs_ml:+.0f} ml")
-    return "; ".join(words)
+    return to_png(figure)
 
 
 def _draw_view(row: Any, view: View, centre_mm: NDArray[np.float64]) -> None:
@@ -274,9 +227,3 @@ def _draw_view(row: Any, view: View, centre_mm: NDArray[np.float64]) -> None:
 def _in_hu(window: tuple[float, float]) -> str:
     low, high = window
     return f"level {(low + high) / 2:g}, width {high - low:g} HU"
-
-
-def _png(figure: Figure) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=100, metadata={"Software": None})
-    return buffer.getvalue()

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from dskprep.cli import commands
 from dskprep.dataset import dataset
 from dskprep.errors import UsageError
-from dskprep.look import comparison, picture
+from dskprep.look import comparison, side_by_side
 from dskprep.look.comparison import Preparation
+from dskprep.look.panels import OUTLINES
 from dskprep.pipeline import run
 from dskprep.settings import PrepConfig
 from dskprep.volume import Volume
@@ -161,14 +162,39 @@ def test_datasets_without_a_common_patient_say_so(places: tuple[str, str, str]) 
 
 def test_a_picture_needs_hu(hu: NDArray[np.int16]) -> None:
     with pytest.raises(UsageError, match="only images that hold HU"):
-        picture.draw_comparison(
+        side_by_side.draw_comparison(
             comparison.compare_preparations(preparation(hu), preparation(hu, values="own")), ("a", "b")
         )
 
 
 def test_datasets_of_one_name_are_drawn_side_by_side(hu: NDArray[np.int16]) -> None:
     compared = comparison.compare_preparations(preparation(hu), preparation(hu))
-    assert picture.draw_comparison(compared, ("scans", "scans")).startswith(PNG)
+    assert side_by_side.draw_comparison(compared, ("scans", "scans")).startswith(PNG)
+
+
+def test_a_picture_shows_planes_that_both_images_cover_and_says_where_they_are(hu: NDArray[np.int16]) -> None:
+    lungs = np.zeros(hu.shape, np.uint8)
+    lungs[0] = lungs[:, 0] = 1  # where the second image is not
+    lungs[5, 3:5, 4:6] = 1
+    lungs[4:6, 6, 4:7] = 1
+    second = preparation(hu[2:, 2:], affine_of((14, 24, 30), 2.0), lungs=np.zeros_like(lungs[2:, 2:]))
+    compared = comparison.compare_preparations(preparation(hu, affine_of((10, 20, 30), 2.0), lungs=lungs), second)
+    assert side_by_side.planes(compared) == (5, 6)
+    figure = side_by_side.figure_of(compared, ("scans", "scans"))
+    titles = [ax.get_title() for ax in figure.axes]
+    assert titles[:2] == ["A: scans\naxial plane at z = 20 mm", "B: scans\naxial plane at z = 20 mm"]
+    assert titles[3].endswith("coronal plane at y = 32 mm")
+    assert np.isnan(np.asarray(figure.axes[1].images[0].get_array().filled(np.nan), np.float64)[:2]).all()
+    legend = [line.get_text() for line in figure.legends[0].get_texts()]
+    assert legend == ["lungs of A: scans", "lungs of B: scans"]
+    assert not {*side_by_side.COLOURS} & {*OUTLINES.values()}  # those of the right and the left lung
+
+
+def test_a_picture_of_equals_goes_through_the_middle_of_the_lungs(hu: NDArray[np.int16]) -> None:
+    lungs = np.zeros(hu.shape, np.uint8)
+    lungs[4:7, 2:5, 3:6] = 1
+    compared = comparison.compare_preparations(preparation(hu, lungs=lungs), preparation(hu, lungs=lungs))
+    assert side_by_side.planes(compared) == (5, 3)
 
 
 def test_stored_volumes_are_what_was_written(places: tuple[str, str, str]) -> None:
