@@ -4,6 +4,7 @@ BIN := .venv/bin
 NIIVUE := 0.69.0
 AZURITE := 3.37.0
 PYTEST := $(BIN)/python -m pytest -n logical --dist loadfile
+unexport PYTHONDONTWRITEBYTECODE  # programs start often here, and would compile their sources each time
 ROOMS ?= tests/cli tests/dataset tests/dicom tests/series tests/worker
 
 .PHONY: demo test test-all viewer azurite test-on interop notebooks pictures lint docs bench dist chaos clean

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import os
 import shutil
@@ -13,11 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import s3fs
 from azurite import Azurite, find_azurite
 
 from dskprep.errors import InfrastructureError
-from dskprep.storage import connection
 from dskprep.synthetic import s3server
 
 
@@ -33,17 +33,15 @@ def s3_server() -> Iterator[s3server.S3Server]:
 
 
 @pytest.fixture
-def s3_environment(s3_server: s3server.S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Whatever opens an S3 URL in this process or its children reaches the server, with no options at all."""
+def s3_environment(s3_server: s3server.S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever opens an S3 URL in this process or its children reaches the server, with no options at all.
+
+    Tests share connections, which depend on these settings. Those of `storage` open their own.
+    """
     for name in [name for name in os.environ if name.startswith(("AWS_", "FSSPEC_"))]:
         monkeypatch.delenv(name)  # nothing of this machine's setup, such as AWS_PROFILE, leaks in
     for name, value in s3_server.environment.items():
         monkeypatch.setenv(name, value)
-    s3fs.S3FileSystem.clear_instance_cache()
-    connection.fork.connections.clear()
-    yield
-    s3fs.S3FileSystem.clear_instance_cache()
-    connection.fork.connections.clear()
 
 
 @pytest.fixture
@@ -62,15 +60,13 @@ def azurite_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Azurite
 
 
 @pytest.fixture
-def azurite(azurite_server: Azurite, monkeypatch: pytest.MonkeyPatch) -> Iterator[Azurite]:
+def azurite(azurite_server: Azurite, monkeypatch: pytest.MonkeyPatch) -> Azurite:
     """Whatever opens a URL of Azure in this process or its children reaches the emulator."""
     for name in [name for name in os.environ if name.startswith(("AZURE_", "REQUESTS_CA_BUNDLE"))]:
         monkeypatch.delenv(name)
     for name, value in azurite_server.environment.items():
         monkeypatch.setenv(name, value)
-    connection.fork.connections.clear()
-    yield azurite_server
-    connection.fork.connections.clear()
+    return azurite_server
 
 
 @pytest.fixture(params=["local", pytest.param("s3", marks=pytest.mark.s3)])
@@ -134,9 +130,13 @@ class DataFolder:
         archives = sorted((self._source / name).glob("*.tar.bz2"))
         if not archives:
             pytest.fail(f"DSKPREP_DATA: no *.tar.bz2 in {self._source / name}")
-        for path in archives:
-            with tarfile.open(path) as archive:
-                archive.extractall(self._unpacked / name, filter="data")
+        with (self._unpacked / f"{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not (self._unpacked / name).exists():
+                for path in archives:
+                    with tarfile.open(path) as archive:
+                        archive.extractall(self._unpacked / f"{name}.partial", filter="data")
+                (self._unpacked / f"{name}.partial").rename(self._unpacked / name)
         return self._unpacked / name
 
     def _read(self, name: str) -> dict[str, Any]:
@@ -146,10 +146,16 @@ class DataFolder:
 
 @pytest.fixture(scope="session")
 def data_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DataFolder]:
-    """Real CT data, unpacked once into a temporary folder that goes with the session."""
+    """Real CT data, unpacked once into a temporary folder that goes with the last worker of the session."""
     source = os.environ.get("DSKPREP_DATA")
     if not source:
         pytest.skip("DSKPREP_DATA does not name a folder of CT data")
-    unpacked = tmp_path_factory.mktemp("data")
-    yield DataFolder(Path(source), unpacked)
-    shutil.rmtree(unpacked)
+    mine = tmp_path_factory.getbasetemp()
+    place = mine.parent if os.environ.get("PYTEST_XDIST_WORKER") else mine  # the workers of a session share it
+    with (place / "data.lock").open("w") as users:
+        fcntl.flock(users, fcntl.LOCK_SH)
+        (place / "data").mkdir(exist_ok=True)
+        yield DataFolder(Path(source), place / "data")
+        with contextlib.suppress(BlockingIOError):  # others still use it
+            fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(place / "data")

@@ -13,6 +13,7 @@ from dskprep import storage
 from dskprep.cli import terminal
 from dskprep.cli.options import open_client
 from dskprep.cli.output import Output
+from dskprep.counts import n_of
 from dskprep.dataset.dataset import open_dataset
 from dskprep.errors import UsageError
 from dskprep.look.views import show
@@ -22,6 +23,8 @@ from dskprep.synthetic.s3server import S3Server
 
 SOURCE, TARGET = "s3://scans/stage1", "s3://scans-1mm/stage1"
 """Where the patients and the dataset are, in the server."""
+COMPILE_S, PATIENT_S = 10, 4
+"""About how long it takes to make patients: until the first one begins, and for each one per worker."""
 
 
 def play(patients: int, folder: Path, output: Output) -> None:
@@ -44,13 +47,15 @@ def play(patients: int, folder: Path, output: Output) -> None:
         with open_client("local", None, None) as client:
             assert client is not None
             started = time.monotonic()
+            seconds = COMPILE_S + PATIENT_S * patients / len(client.nthreads())
+            output.say(f"making {n_of(patients, 'synthetic patient')} in {SOURCE}, about {seconds:.0f} s")
             terminal.wait_for(f"making synthetic patients: 0 of {patients}")
             write = [client.submit(scanner.write_patient, i, SOURCE, broken=i == patients - 1) for i in range(patients)]
             for n, _ in enumerate(as_completed(write, raise_errors=True), 1):
                 terminal.wait_for(f"making synthetic patients: {n} of {patients}")
             client.gather(write)
             seconds = time.monotonic() - started
-            output.say(f"{patients} synthetic patients written to {SOURCE} in {seconds:.0f} s, one of them broken")
+            output.say(f"made them in {seconds:.0f} s, one of them broken on purpose")
             output.say("", f"What follows is what this prints: dskprep run {SOURCE} {TARGET}")
             with output.observe(client) as observer:
                 summary = run.run(SOURCE, TARGET, client=client, observers=[observer])
@@ -70,7 +75,7 @@ Where to look
   {picture}   one patient: three planes with the outline of the lungs
   {report}   all of them on one page, for a browser
   {program} status {folder}/dataset
-  {program} show {folder}/dataset {key}
+  {program} show {folder}/dataset {key} --3d lungs -o {folder}/lungs.png
 
 On your own scans
   {program} run s3://your-bucket/scans s3://your-bucket/scans-1mm   (AWS credentials of the environment or a profile)

@@ -31,18 +31,20 @@ from dskprep.dataset.record import (
     to_json,
 )
 from dskprep.errors import DamagedDataset, UsageError
-from dskprep.settings import PrepConfig, from_dict
+from dskprep.settings import PrepConfig, from_dict, preset, presets
 from dskprep.storage import Entry
 
 FORMAT = 1
 """Version of the layout of dataset.json and of the records."""
+N_NAMED = 3
+"""Settings that are named where those of a run are not those of the dataset."""
 
 
 def create(target: str, config: PrepConfig, *, keys: str | None = None) -> dict[str, Any]:
     """Begin a dataset, or join one that has the same settings. Returns the content of its dataset.json.
 
     `keys` are `folder` or `hashed`; with None they are those of the dataset, and `folder` in a new one. Raises
-    UsageError if the target holds a dataset with other settings (the message lists the differences), other keys, or
+    UsageError if the target holds a dataset with other settings (the message names three of them), other keys, or
     something else; InfrastructureError if it cannot be written, or has a link in place of a folder.
     """
     target_place.check(target)
@@ -77,12 +79,18 @@ def _compare_settings(target: str, config: PrepConfig, keys: str | None) -> dict
         return there
     names = sorted({*there["settings"], *here}, key=lambda name: (name != "recipe", name))
     differences = [
-        f"{name} is {there['settings'].get(name, 'at its default')} there and {here.get(name, 'at its default')} here"
+        f"{name} is {there['settings'].get(name, 'at its default')!s:.60} there "
+        f"and {here.get(name, 'at its default')!s:.60} here"
         for name in names
         if there["settings"].get(name) != here.get(name)
     ]
+    n_more = len(differences) - N_NAMED
+    more = f", and {n_more} more" if n_more > 0 else ""
+    same = next((name for name in presets() if preset(name).digest() == there["digest"]), None)
+    advice = f"go on with the preset {same}" if same else "go on with the settings in its dataset.json"
     raise UsageError(
-        f"{target}: holds a dataset of other settings ({'; '.join(differences)}); take those, or choose another target"
+        f"{target}: holds a dataset of other settings: {', '.join(differences[:N_NAMED])}{more}; "
+        f"{advice}, or choose another target"
     )
 
 

@@ -277,5 +277,7 @@ def test_the_commands_that_the_demo_names_work_as_printed(tmp_path: Path) -> Non
         again = subprocess.run(shlex.split(command), cwd=tmp_path, env=plain, check=False, capture_output=True)
         assert again.returncode in (0, 1), again.stderr  # 1: a patient is refused on purpose
         assert again.stdout
+    assert [path.name for path in tmp_path.iterdir()] == ["made"]  # nothing is left beside it
+    assert re.search(r"^making 2 synthetic patients in s3://\S+, about \d+ s$", done.stdout, re.MULTILINE)
     (page,) = re.findall(r"^  (\S+qc\.html) ", done.stdout, re.MULTILINE)
     assert (tmp_path / page).exists()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import re
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -45,7 +46,17 @@ def test_other_settings_are_refused_with_the_difference(place: str) -> None:
     assert "chunk is 32 there and 64 here" in message
     assert "spacing_mm is [2.0, 1.0, 1.0] there and [1.0, 1.0, 1.0] here" in message
     assert "lungs" not in message
+    assert message.endswith("; go on with the settings in its dataset.json, or choose another target")
     assert store.describe(place)["settings"]["chunk"] == 32
+
+
+def test_three_of_many_other_settings_are_named_and_the_preset_that_has_them(tmp_path: Path) -> None:
+    store.create(str(tmp_path), PrepConfig())
+    with pytest.raises(UsageError) as caught:
+        store.create(str(tmp_path), PrepConfig(chunk=32, levels=2, lungs=False, min_slices=5, zstd_level=3))
+    names = re.findall(r"(\w+) is (?:at its default|\S+) there", str(caught.value))
+    assert names == ["chunk", "levels", "lungs"]
+    assert str(caught.value).endswith(", and 2 more; go on with the preset default, or choose another target")
 
 
 @pytest.mark.parametrize("below", ["volumes", "another/dataset"])

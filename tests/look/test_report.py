@@ -264,6 +264,15 @@ def test_it_opens_with_outliers_first_and_their_pictures(fresh: browser.Browser)
 
 
 @pytest.mark.browser
+@pytest.mark.parametrize("width", [800, 1280])
+def test_no_word_of_a_card_is_cut_off(fresh: browser.Browser, width: int) -> None:
+    fresh.look(width=width)
+    assert fresh.evaluate("document.querySelectorAll('#wall .line').length") == 36
+    assert fresh.evaluate("[...document.querySelectorAll('#wall *')].every(e => e.scrollWidth <= e.clientWidth + 1)")
+    fresh.look()
+
+
+@pytest.mark.browser
 def test_it_sorts_both_ways(fresh: browser.Browser) -> None:
     choose(fresh, "sort", "slices")
     assert keys(fresh) == [f"p{n:02}" for n in range(12)]
