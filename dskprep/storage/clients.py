@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import os
 import re
 import ssl
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import fsspec
 import fsspec.asyn
 from aiobotocore.session import AioSession
+from botocore.loaders import create_loader
 from fsspec.exceptions import FSTimeoutError
 from obstore.store import S3Store
 
@@ -89,12 +91,22 @@ def open_s3fs(limits: dict[str, Any] | None = None, *, public: PublicStore | Non
 
 
 def _session_of(fs: Any) -> AioSession:
-    """Open the session that s3fs would open, with a limit for programs that give credentials."""
+    """Open the session that s3fs would open, with a limit for programs that give credentials.
+
+    Sessions share what they read of botocore's models, most of the CPU time of a new client.
+    """
     session = AioSession(**fs.kwargs)
+    session.register_component("data_loader", _models(session.get_config_variable("data_path")))
     for profile in session.full_config["profiles"].values():
         if program := profile.get("credential_process"):
             profile["credential_process"] = credential_program.within_limit(program)
     return session
+
+
+@functools.cache
+def _models(folders: str | None) -> Any:
+    """Return what reads the models of services, each file once; `folders` are those of AWS_DATA_PATH."""
+    return create_loader(folders)
 
 
 def close(fs: Any) -> None:
