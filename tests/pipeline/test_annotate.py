@@ -1205,6 +1205,7 @@ class Poison(WorkerPlugin):
         LabelEncoder.encode = encode_or_die  # type: ignore[method-assign]
 
 
+@pytest.mark.slow
 def test_a_label_that_kills_its_worker_is_recorded_and_the_others_are_written(
     tmp_path: Path, labels: Path, client: Client
 ) -> None:

@@ -151,7 +151,7 @@ def grid_patient(seed: int, **options: Any) -> Phantom:
     return patient(seed, **{"spacing": (2.5, 2.0, 2.0), "shape": (116, 176, 176), **options})
 
 
-@pytest.mark.parametrize("dense_lung", ["left", "right"])
+@pytest.mark.parametrize("dense_lung", ["left", pytest.param("right", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("case", GRID)
 def test_lungs_are_found_in_every_case_of_the_grid(case: str, dense_lung: str) -> None:
     is_dense = GRID[case].keys() & {"consolidation", "effusion"}

@@ -932,6 +932,7 @@ def test_a_real_coronal_series_lies_where_simpleitk_has_it(data_folder: DataFold
     assert found.volume.spacing == pytest.approx((1.680, 1.680, 1.367), abs=1e-3)
 
 
+@pytest.mark.slow
 def test_series_found_in_the_wild_lie_where_simpleitk_has_them_with_its_values(data_folder: DataFolder) -> None:
     folders = [f for f in data_folder.wild.rglob("*") if f.is_dir() and any(p.is_file() for p in f.iterdir())]
     assert len(folders) == 5
