@@ -98,6 +98,7 @@ HOMES = {
         "look.panels",
         "look.picture",
         "look.refused",
+        "look.side_by_side",
     },
     "msgspec": {
         "dataset.claims",

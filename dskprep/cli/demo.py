@@ -69,17 +69,21 @@ def play(patients: int, folder: Path, output: Output) -> None:
     picture.write_bytes(show(folder / "dataset", key))
     (report,) = folder.glob("dataset/runs/*/qc.html")
     program = terminal.program()
+    places = {
+        f"{folder}/dataset": "a copy of the dataset: OME-Zarr volumes, records, index.parquet",
+        f"{picture}": "one patient: three planes with the outline of the lungs",
+        f"{report}": "all of them on one page, for a browser",
+    }
+    width = max(map(len, places))
     where = f"""
-Where to look
-  {folder}/dataset            the dataset: OME-Zarr volumes, records, index.parquet
-  {picture}   one patient: three planes with the outline of the lungs
-  {report}   all of them on one page, for a browser
+Where to look, now that the server has ended
+{chr(10).join(f"  {place:{width}}   {what}" for place, what in places.items())}
   {program} status {folder}/dataset
   {program} show {folder}/dataset {key} --3d lungs -o {folder}/lungs.png
 
 On your own scans
-  {program} run s3://your-bucket/scans s3://your-bucket/scans-1mm   (AWS credentials of the environment or a profile)
   {program} run /data/scans /data/scans-1mm
+  {program} run s3://your-bucket/scans s3://your-bucket/scans-1mm   (AWS credentials of the environment or a profile)
 
 In Python ({sys.executable})
   import dskprep
