@@ -61,7 +61,7 @@ def draw_histogram(ax: Any, volume: Volume, mask: NDArray[np.uint8] | None, wind
     low, high = window or HISTOGRAM_HU
     edges = np.linspace(low, high, N_BARS + 1)
     ml, array = volume.voxel_ml, volume.array
-    ax.stairs(ml * np.histogram(array[array != PADDING], edges)[0], edges, fill=True, color="0.75", label="all")
+    ax.stairs(ml * np.histogram(array[array != PADDING], edges)[0], edges, fill=True, color="0.75")
     if mask is not None:
         for side, colour in OUTLINES.items():
             values = array[mask == side]
@@ -71,7 +71,7 @@ def draw_histogram(ax: Any, volume: Volume, mask: NDArray[np.uint8] | None, wind
     ax.set_ylim(bottom=ml)
     ax.set_ylabel(f"ml per bar of {(high - low) / N_BARS:.3g}", fontsize=8)
     ax.tick_params(labelsize=7)
-    ax.set_title("HU" if window is None else "values", fontsize=9)
+    ax.set_title(f"{'HU' if window is None else 'values'}, grey: of the whole image", fontsize=9)
 
 
 def lines_of(mask: NDArray[np.uint8] | None) -> list[Line2D]:

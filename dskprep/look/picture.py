@@ -34,6 +34,10 @@ TURNS = {"from the front": 0, "from the front and 40° from the left": 40, "from
 """The three views of a surface: degrees by which the patient's left side is turned towards the viewer."""
 EDGE_INCHES = 4.0
 """Edge of a panel, at 100 pixels per inch."""
+LINE, LONG = 220, 110
+"""Most characters of a line below a picture, and of a phrase that is kept in one line."""
+NO_BREAK = "\u00a0"
+"""A space at which no line breaks."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,7 +156,7 @@ def draw(title: str, *views: View) -> bytes:
     centre_mm = last.middle_mm
     if centre_mm is None:
         centre_mm = last.volume.to_patient(thumbnail.middle(last.volume.shape, last.mask))
-    words = [textwrap.wrap("   |   ".join(view.words).replace("$", r"\$"), 230) for view in views]
+    words = [in_lines(view.words) for view in views]
     heights = [
         (EDGE_INCHES + 0.2) * (2 if view.window is None else 1) + 0.18 * max(1, len(lines))
         for view, lines in zip(views, words, strict=True)
@@ -191,6 +195,13 @@ def draw_surface(title: str, view: View, kind: str) -> bytes:
             mark_sides(ax, PLANES["coronal"])
             mark_scale(ax)
     return to_png(figure)
+
+
+def in_lines(words: list[str]) -> list[str]:
+    """Set phrases side by side in lines, which break between them, or within those that are long."""
+    kept = [phrase if len(phrase) > LONG else phrase.replace(" ", NO_BREAK) for phrase in words]
+    lines = textwrap.wrap(f" {NO_BREAK * 2}|{NO_BREAK * 2} ".join(kept), LINE, break_on_hyphens=False)
+    return [line.strip(f" {NO_BREAK}|").replace("$", r"\$") for line in lines]
 
 
 def _draw_view(row: Any, view: View, centre_mm: NDArray[np.float64]) -> None:

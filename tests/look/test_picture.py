@@ -82,6 +82,17 @@ def test_the_record_in_words() -> None:
     assert picture.in_words() == []
 
 
+def test_lines_break_between_phrases_and_within_long_ones_only() -> None:
+    phrases = ["100 slices of 320 x 320", "120 kV", "right lung 1986 ml, left lung 1769 ml", "localizer-skipped"] * 3
+    lines = picture.in_lines([*phrases, "a warning of many words, " * 20])
+    spaced = [line.replace(picture.NO_BREAK, " ") for line in lines]
+    found = [phrase.strip() for line in spaced for phrase in line.split("|")]
+    assert found[: len(phrases)] == phrases
+    assert len(lines) > 2
+    assert max(map(len, lines)) <= picture.LINE
+    assert " ".join(found[len(phrases) :]).split() == ("a warning of many words, " * 20).split()
+
+
 @pytest.mark.parametrize("shape", [(120, 6, 100), (6, 120, 100), (120, 100, 6)])
 def test_a_flat_volume_fills_the_panel_that_faces_it(shape: tuple[int, int, int]) -> None:
     """One plane of three is large, and is drawn large; the others are lines."""
