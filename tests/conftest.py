@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import s3fs
 from azurite import Azurite, find_azurite
 
 from dskprep.errors import InfrastructureError
@@ -33,15 +34,19 @@ def s3_server() -> Iterator[s3server.S3Server]:
 
 
 @pytest.fixture
-def s3_environment(s3_server: s3server.S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def s3_environment(s3_server: s3server.S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Whatever opens an S3 URL in this process or its children reaches the server, with no options at all.
 
-    Tests share connections, which depend on these settings. Those of `storage` open their own.
+    Tests share dskprep's connections, which depend on these settings; those of `storage` open their own. What a test
+    opens by s3fs is its own.
     """
     for name in [name for name in os.environ if name.startswith(("AWS_", "FSSPEC_"))]:
         monkeypatch.delenv(name)  # nothing of this machine's setup, such as AWS_PROFILE, leaks in
     for name, value in s3_server.environment.items():
         monkeypatch.setenv(name, value)
+    s3fs.S3FileSystem.clear_instance_cache()
+    yield
+    s3fs.S3FileSystem.clear_instance_cache()
 
 
 @pytest.fixture

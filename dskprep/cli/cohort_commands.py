@@ -24,7 +24,8 @@ def duplicates(target: str, identical: bool, as_json: bool) -> None:
     def report(n_done: int, n_all: int) -> None:
         terminal.wait_for(f"comparing: {n_done} of {n_all}")
 
-    found = open_dataset(target).duplicates(near=not identical, report=report)
+    dataset = open_dataset(target)
+    found = dataset.duplicates(near=not identical, report=report)
     pairs = found.pairs.to_dict("records")
     if as_json:
         terminal.say_json({"counts": found.counts, "pairs": pairs, "unseen": list(found.unseen)})
@@ -34,7 +35,7 @@ def duplicates(target: str, identical: bool, as_json: bool) -> None:
             f"{pair['kind']:16} {pair['key']} {pair['other']}  {pair['likeness']:.2f}, {pair['patient']} patient"
         )
     counts = ", ".join(f"{n} {kind}" for kind, n in found.counts.items())
-    terminal.say(f"{n_of(len(pairs), 'pair')}{f': {counts}' if counts else ''}")
+    terminal.say(f"{n_of(len(pairs), 'pair')} among {n_of(len(dataset), 'volume')}{f': {counts}' if counts else ''}")
     if found.unseen:
         terminal.say(f"without a picture, compared by pixels only: {len(found.unseen)}, such as {found.unseen[0]}")
 

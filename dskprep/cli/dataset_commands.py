@@ -161,8 +161,10 @@ def audit(target: str, sentinels: str, as_json: bool) -> int:
         counts = {"objects": n_objects, "words": words.n_words, "is_clean": not unclean}
         terminal.say_json(counts | {"found": found, "not_decoded": problems})
     else:
-        told = [f"words in {n_found} objects"] * bool(n_found) + [f"{n_problems} not decoded"] * bool(n_problems)
-        terminal.say(f"{n_objects} objects searched for {words.n_words} words: {', '.join(told) or 'none found'}")
+        told = [f"words in {n_of(n_found, 'object')}"] * bool(n_found)
+        told += [f"{n_problems} not decoded"] * bool(n_problems)
+        searched_for = f"{n_of(n_objects, 'object')} searched for {n_of(words.n_words, 'word')}"
+        terminal.say(f"{searched_for}: {', '.join(told) or 'none found'}")
     return EXIT_SOME_NOT_WRITTEN if unclean else EXIT_CLEAN
 
 

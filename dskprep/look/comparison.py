@@ -94,7 +94,7 @@ class Difference:
             f"{self.index_mm:.2f}",
             f"{self.overlap:.3f}",
             *(_number(hu, 1) for hu in (self.mean_hu, self.rare_hu, self.max_hu)),
-            ",".join(f"{mm:.0f}" for mm in self.max_at_mm or ()) or "-",
+            ",".join(f"{mm:.0f}" for mm in self.max_at_mm or ()) if self.max_hu else "-",
             _number(self.dice, 4),
             _number(self.lungs_ml, 0),
             f"{self.key} ({spacings} mm)",

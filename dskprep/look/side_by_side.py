@@ -63,7 +63,11 @@ def figure_of(compared: Compared, names: tuple[str, str]) -> Figure:
             draw_plane(ax, first.image.with_array(array), axis, index, window, shown)
             ax.set_title(f"{name}\n{[*PLANES][axis]} plane at {AXES[axis]} = {place_mm:.0f} mm", fontsize=9)
     if lungs:
-        lines = [Line2D([], [], color=colour, linewidth=1.5, label=f"lungs of {label}") for colour, label, _ in lungs]
+        over = ("", " (over those of A)") if len(lungs) == 2 else ("",)
+        lines = [
+            Line2D([], [], color=colour, linewidth=1.5, label=f"lungs of {label}{more}")
+            for (colour, label, _), more in zip(lungs, over, strict=True)
+        ]
         figure.legend(handles=lines, loc="outside lower left", ncols=2, fontsize=9, frameon=False)
     return figure
 

@@ -216,7 +216,7 @@ def test_the_command_says_where_and_never_which_word(tmp_path: Path) -> None:
     assert code == 1
     assert said.splitlines() == [
         "x/[word 2].txt: word 2 (name); word 3 (utf-8)",
-        "2 objects searched for 2 words: words in 1 objects",
+        "2 objects searched for 2 words: words in 1 object",
     ]
     code, said = audit_command(str(folder), "--sentinels", str(words), "--json")
     told = json.loads(said)
@@ -225,7 +225,7 @@ def test_the_command_says_where_and_never_which_word(tmp_path: Path) -> None:
     (folder / "x/jan schmidt.txt").unlink()
     assert audit_command(str(folder), "--sentinels", str(words)) == (
         0,
-        "1 objects searched for 2 words: none found\n",
+        "1 object searched for 2 words: none found\n",
     )
 
 

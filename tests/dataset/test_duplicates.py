@@ -128,5 +128,6 @@ def test_the_command_tells_the_pairs(dataset: dskprep.Dataset, capsys: pytest.Ca
     assert commands.run_command(["duplicates", dataset.url]) == 0
     told = capsys.readouterr().out
     assert re.search(r"^identical +p0 p0-copy  1\.00, other patient$", told, re.MULTILINE)
+    assert re.search(r"^\d+ pairs among 12 volumes: ", told, re.MULTILINE)
     assert commands.run_command(["duplicates", dataset.url, "--identical", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["counts"] == {"identical": 2}

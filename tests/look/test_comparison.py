@@ -50,6 +50,7 @@ def test_a_patient_is_like_itself(hu: NDArray[np.int16]) -> None:
     assert (found.mean_hu, found.rare_hu, found.max_hu) == (0, 0, 0)
     assert (found.dice, found.lungs_ml, found.index_mm, found.overlap) == (1, 0, 0, 1)
     assert found.key == "p1"
+    assert found.as_line().split()[5] == "-"  # nothing is largest
 
 
 def test_a_difference_is_measured_and_found_in_the_patient(hu: NDArray[np.int16]) -> None:
@@ -186,7 +187,7 @@ def test_a_picture_shows_planes_that_both_images_cover_and_says_where_they_are(h
     assert titles[3].endswith("coronal plane at y = 32 mm")
     assert np.isnan(np.asarray(figure.axes[1].images[0].get_array().filled(np.nan), np.float64)[:2]).all()
     legend = [line.get_text() for line in figure.legends[0].get_texts()]
-    assert legend == ["lungs of A: scans", "lungs of B: scans"]
+    assert legend == ["lungs of A: scans", "lungs of B: scans (over those of A)"]
     assert not {*side_by_side.COLOURS} & {*OUTLINES.values()}  # those of the right and the left lung
 
 
