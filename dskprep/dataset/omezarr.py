@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import google_crc32c
@@ -87,19 +88,14 @@ def _shards_of_box(
     first: NDArray[np.int64], mask: NDArray[np.uint8], shape: tuple[int, int, int], config: PrepConfig
 ) -> Iterator[tuple[tuple[int, ...], bytes]]:
     """Yield the index and content of each shard that holds a voxel of a box, of an otherwise empty mask."""
-    edge, end = config.chunk, np.add(first, mask.shape)
-    shard = layout.shard_shape(shape, 1, edge)
+    shard = layout.shard_shape(shape, 1, config.chunk)
     for index in np.ndindex(*(-(-n // s) for n, s in zip(shape, shard, strict=True))):
         corner = np.multiply(index, shard)
-        low = np.maximum(first // edge * edge, corner)  # whole chunks
-        high = np.minimum(np.minimum(-(-end // edge) * edge, corner + shard), shape)
+        low, high = np.maximum(first, corner), np.minimum(np.add(first, mask.shape), corner + shard)
         if (low >= high).any():
             continue
-        part = np.zeros(high - low, np.uint8)
-        inside = [slice(a, b) for a, b in zip(np.maximum(first, low), np.minimum(end, high), strict=True)]
-        to = tuple(slice(i.start - a, i.stop - a) for i, a in zip(inside, low, strict=True))
-        part[to] = mask[tuple(slice(i.start - f, i.stop - f) for i, f in zip(inside, first, strict=True))]
-        content = _encode_shard(part, shard, 0, config, (low - corner) // edge)
+        part = mask[tuple(slice(a, b) for a, b in zip(low - first, high - first, strict=True))]
+        content = _encode_shard(part, shard, 0, config, (low - corner).tolist())
         if content:
             yield index, content
 
@@ -139,30 +135,39 @@ def _encode_shard(
     shard: tuple[int, ...],
     fill: float,
     config: PrepConfig,
-    first: NDArray[np.int64] | tuple[int, int, int] = (0, 0, 0),
+    corner: Sequence[int] = (0, 0, 0),
 ) -> bytes:
     """Encode a shard as zarr v3's codec `sharding_indexed` does: the chunks one after another, then their index.
 
     The index holds the offset and length (little-endian uint64) of each chunk in C order, and ends with its CRC-32C.
     A chunk that holds only the fill value is not stored; its offset and length are NOTHING. Returns no bytes if no
     chunk is stored. All chunks share one buffer: the allocations of zarr's codec pipeline cost more than compressing.
-    The shard grows in place, so that it is not held twice. `first` is the chunk of the shard at which `part` begins.
+    The shard grows in place, so that it is not held twice. `corner` is the voxel of the shard at which `part` begins.
     """
     blosc.set_nthreads(1)  # a worker has one CPU, and its neighbours need the others
     edge = config.chunk
     little = np.dtype(part.dtype).newbyteorder("<")
     chunk = np.empty((edge, edge, edge), little)
     places = np.full((*(s // edge for s in shard), 2), NOTHING, "<u8")
-    content = io.BytesIO()
-    for index in np.ndindex(*(-(-n // edge) for n in part.shape)):
-        piece = part[tuple(slice(i * edge, (i + 1) * edge) for i in index)]
-        if piece.size == 0 or (piece == fill).all():
-            continue
+    content, even = io.BytesIO(), dict[Any, bytes]()
+    reached = [range(c // edge, -(-(c + n) // edge)) for c, n in zip(corner, part.shape, strict=True)]
+    for index in itertools.product(*reached):
+        low = [max(i * edge - c, 0) for i, c in zip(index, corner, strict=True)]
+        piece = part[tuple(slice(a, (i + 1) * edge - c) for a, i, c in zip(low, index, corner, strict=True))]
         if piece.shape != chunk.shape:
             chunk.fill(fill)
-        chunk[tuple(slice(n) for n in piece.shape)] = piece
+        begins = [a + c - i * edge for a, i, c in zip(low, index, corner, strict=True)]
+        chunk[tuple(slice(b, b + n) for b, n in zip(begins, piece.shape, strict=True))] = piece
+        least, most = chunk.min(), chunk.max()  # of one piece of memory, which is fast to look through
+        if least == fill == most:
+            continue
+        packed = even.get(most) if least == most else None
+        if packed is None:
+            packed = _compress(chunk, config)
+        if least == most:  # as in the middle of a large label
+            even[most] = packed
         begin = content.tell()
-        places[tuple(np.add(index, first))] = begin, content.write(_compress(chunk, config))
+        places[index] = begin, content.write(packed)
     if content.tell():
         footer = places.tobytes()
         content.write(footer)

@@ -1,4 +1,4 @@
-"""Compiled loops that fill polygons: the share of each pixel inside, or the pixels whose centres are inside."""
+"""Compiled loops over polygons: the share of each pixel inside, the pixels whose centres are inside, and copies."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ LINES = 16
 """Scan lines per row of pixels in `cover`; along a line the share is exact."""
 MAX_CROSSINGS = 1 << 24
 """Most places at which edges may cross scan lines; no outline of an organ comes near, and they are held in memory."""
+FEW = 32
+"""So many numbers are sorted by putting each where it belongs among those before."""
 
 
 @compiled
@@ -25,7 +27,7 @@ def cover(y: NDArray[Any], x: NDArray[Any], starts: NDArray[Any], out: NDArray[A
     """
     ny, nx = out.shape
     n_lines = ny * LINES
-    counts = np.zeros(n_lines + 1, np.int64)
+    counts = np.zeros(n_lines + 2, np.int64)
     n = 0
     for k in range(starts.size - 1):
         for i in range(starts[k], starts[k + 1]):
@@ -34,9 +36,10 @@ def cover(y: NDArray[Any], x: NDArray[Any], starts: NDArray[Any], out: NDArray[A
             n += max(last - first, 0)
             if n > MAX_CROSSINGS:
                 return False
-            for line in range(first, last):
-                counts[line + 1] += 1
-    begins = np.cumsum(counts)
+            if last > first:
+                counts[first + 1] += 1  # at first only by how many a line has more than the one before
+                counts[last + 1] -= 1
+    begins = np.cumsum(np.cumsum(counts[:-1]))
     crossings = np.empty(n, np.float64)
     filled = begins.copy()
     for k in range(starts.size - 1):
@@ -47,7 +50,7 @@ def cover(y: NDArray[Any], x: NDArray[Any], starts: NDArray[Any], out: NDArray[A
                 place = (line + 0.5) / LINES - 0.5
                 crossings[filled[line]] = x[i] + (x[j] - x[i]) * (place - y[i]) / (y[j] - y[i]) + 0.5
                 filled[line] += 1
-    steps = np.zeros(nx + 1, np.float32)  # by how much a pixel differs from the one before, for those that are crossed
+    steps = np.zeros(nx + 1, np.int32)  # in how many lines more a pixel is inside as a whole than the one before it is
     for y_out in range(ny):
         first, last = y_out * LINES, (y_out + 1) * LINES
         if begins[first] == begins[last]:
@@ -59,13 +62,13 @@ def cover(y: NDArray[Any], x: NDArray[Any], starts: NDArray[Any], out: NDArray[A
             if along.size == 2:  # most often so, and a sort takes longer than all the rest
                 along[0], along[1] = min(along[0], along[1]), max(along[0], along[1])
             elif along.size > 2:
-                along.sort()
+                _sort(along)
             for i in range(0, along.size - 1, 2):
                 _add_span(row, steps, max(along[i], 0.0), min(along[i + 1], np.float64(nx)))
-        whole = np.float32(0)
+        whole = np.int32(0)
         for i in range(nx):
-            whole += steps[i]
-            row[i] += whole
+            whole = np.int32(whole + steps[i])
+            row[i] += np.float32(whole) * np.float32(1.0 / LINES)
     return True
 
 
@@ -81,8 +84,7 @@ def _lines_between(y0: float, y1: float, n_lines: int) -> tuple[int, int]:
 def _add_span(row: NDArray[Any], steps: NDArray[Any], begin: float, end: float) -> None:
     """Add one scan line's part of the pixels between two places, of which pixel i covers i to i + 1.
 
-    The first and last pixel are added in `row`, those between them at both ends of `steps`: multiples of a power of
-    two, whose sums are exact.
+    The first and last pixel are added in `row`, the lines of those between them counted at both ends of `steps`.
     """
     if end <= begin:
         return
@@ -92,9 +94,23 @@ def _add_span(row: NDArray[Any], steps: NDArray[Any], begin: float, end: float) 
         row[first] += np.float32(end - begin) * part
         return
     row[first] += np.float32(first + 1 - begin) * part
-    steps[first + 1] += part
-    steps[last] -= part
+    steps[first + 1] += 1
+    steps[last] -= 1
     row[last] += np.float32(end - last) * part
+
+
+@compiled
+def _sort(values: NDArray[Any]) -> None:
+    """Sort numbers in place, of which there are mostly few: then numba's own sort takes four times as long."""
+    if values.size > FEW:
+        values.sort()
+        return
+    for k in range(1, values.size):
+        value, i = values[k], k - 1
+        while i >= 0 and values[i] > value:
+            values[i + 1] = values[i]
+            i -= 1
+        values[i + 1] = value
 
 
 @compiled
@@ -121,3 +137,63 @@ def fill_inside(y: NDArray[Any], x: NDArray[Any], out: NDArray[Any]) -> None:
         for step in range(a + 1):
             part = max(a, 1)
             out[y[i] + (y[j] - y[i]) // part * step, x[i] + (x[j] - x[i]) // part * step] = False
+
+
+@compiled
+def keep_small(y: NDArray[Any], x: NDArray[Any], starts: NDArray[Any], full: int, pixels: NDArray[Any]) -> None:
+    """Set to `full` the pixel in the middle of each polygon that encloses less than half a pixel, so that it stays.
+
+    Polygons are as in `cover`, and uint8 `pixels` what that drew. Where a pixel nearby is half inside, nothing is set:
+    there the polygon is not lost, or it is a hole.
+    """
+    for k in range(starts.size - 1):
+        first, end = starts[k], starts[k + 1]
+        area, mean_y, mean_x = 0.0, 0.0, 0.0
+        for i in range(first, end):
+            j = i + 1 if i + 1 < end else first
+            area += (y[i] - y[first]) * (x[j] - x[first]) - (x[i] - x[first]) * (y[j] - y[first])
+            mean_y += y[i]
+            mean_x += x[i]
+        if abs(area) / 2 >= 0.5:
+            continue
+        row, column = int(np.floor(mean_y / (end - first) + 0.5)), int(np.floor(mean_x / (end - first) + 0.5))
+        largest = 0
+        for j in range(max(row - 1, 0), min(row + 2, pixels.shape[0])):
+            for i in range(max(column - 1, 0), min(column + 2, pixels.shape[1])):
+                largest = max(largest, pixels[j, i])
+        if 2 * largest < full:
+            pixels[row, column] = full
+
+
+@compiled
+def to_pixels(share: NDArray[Any], full: int, out: NDArray[Any]) -> None:
+    """Write float32 shares from 0 to 1 into uint8 `out`, from 0 to `full`."""
+    for y in range(out.shape[0]):
+        for x in range(out.shape[1]):
+            clipped = min(max(share[y, x], np.float32(0)), np.float32(1))
+            out[y, x] = np.uint8(clipped * np.float32(full) + np.float32(0.5))
+
+
+@compiled
+def lies_near(points: NDArray[Any], outline: NDArray[Any], limit: float) -> bool:
+    """Tell whether each of the float64 `points` (n, 2) lies within `limit` of a closed polygon's edges.
+
+    A point's edge is looked for from that of the point before on, as a copy of a polygon has them in one order.
+    """
+    n, at = outline.shape[0], 0
+    for k in range(points.shape[0]):
+        is_near = False
+        for _ in range(n):
+            following = at + 1 if at + 1 < n else 0
+            edge_y, edge_x = outline[following, 0] - outline[at, 0], outline[following, 1] - outline[at, 1]
+            y, x = points[k, 0] - outline[at, 0], points[k, 1] - outline[at, 1]
+            length = max(edge_y * edge_y + edge_x * edge_x, 1e-12)
+            along = min(max((y * edge_y + x * edge_x) / length, 0.0), 1.0)
+            y, x = y - along * edge_y, x - along * edge_x
+            if np.sqrt(y * y + x * x) <= limit:
+                is_near = True
+                break
+            at = following
+        if not is_near:
+            return False
+    return True

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from dskprep.kernels.polygons import lies_near
+
 COPY_MM = 0.1
 """Contours are copies if neither lies further than this from the other, in mm; headers round to 0.01 mm or so."""
 COPY_POINTS = 256
@@ -16,6 +18,8 @@ def without_copies(contours: list[NDArray[np.float64]], pixel_mm: NDArray[np.flo
 
     Planning systems write such copies, and by the even-odd rule two of them would be nothing.
     """
+    if len(contours) == 1:
+        return contours
     kept: list[NDArray[np.float64]] = []
     boxes = np.empty((len(contours), 4))
     for points in contours:
@@ -34,9 +38,4 @@ def _lies_on(outline: NDArray[np.float64], other: NDArray[np.float64]) -> bool:
     """Tell whether the points of a contour, and the middles between them, lie on another one, to within COPY_MM."""
     points = np.concatenate([outline, (outline + np.roll(outline, -1, axis=0)) / 2])
     points = points[:: -(-len(points) // COPY_POINTS)]
-    edges = np.roll(other, -1, axis=0) - other
-    lengths = np.maximum((edges**2).sum(1), 1e-12)
-    offsets = points[:, None] - other
-    along = np.clip((offsets * edges).sum(2) / lengths, 0, 1)
-    distances = np.linalg.norm(offsets - along[..., None] * edges, axis=2).min(1)
-    return bool((distances <= COPY_MM).all())
+    return lies_near(points, other, COPY_MM)

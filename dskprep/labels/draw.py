@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -13,7 +14,8 @@ from numpy.typing import NDArray
 from dskprep.errors import Refusal
 from dskprep.kernels.planes import weigh_plane
 from dskprep.kernels.sampling import sample_planes
-from dskprep.labels.settle import quantize, settle
+from dskprep.kernels.shares import add_area, quantize, weigh_overlaps
+from dskprep.labels.settle import settle
 from dskprep.labels.stack import FULL, Stack
 from dskprep.volume import Grid, Triple
 
@@ -83,9 +85,14 @@ def draw(stacks: Iterable[Stack], grid: Grid, where: str) -> Drawn:
     for stack in stacks if shares.size else ():
         order, planes = _planes(stack, Grid(shape, _moved(grid.affine, first)))
         across = shares.transpose(order)
-        for i, share in planes:
-            n_voxels += 0.0 if is_whole else float(share.sum(dtype=np.float64))
-            np.maximum(across[i], quantize(share), out=across[i])
+        for alike, first_row, first_column, share in planes:
+            steps = np.empty(share.shape, np.uint8)
+            quantize(share, steps)
+            n_here = 0.0 if is_whole else float(np.minimum(share, 1).sum(dtype=np.float64))
+            for i in alike:
+                n_voxels += n_here
+                part = across[i, first_row:, first_column:][: share.shape[0], : share.shape[1]]
+                np.maximum(part, steps, out=part)
     if is_whole and not shares.any():  # smaller than the distance of the points that oblique voxels are sampled at
         index = np.round(grid.to_index((x, y, z))).astype(int) - first
         shares[tuple(np.clip(index, 0, np.array(shape) - 1))] = 255
@@ -126,11 +133,20 @@ def _box(stacks: list[Stack], grid: Grid) -> tuple[tuple[int, int, int], tuple[i
     return tuple(first.tolist()), (z, y, x), bool(is_whole)
 
 
-_Planes = Iterator[tuple[int, NDArray[np.float32]]]
+class _Alike(NamedTuple):
+    """Planes of the box that are alike: their indices, and the share from a row and column on (float32, 2D)."""
+
+    planes: Sequence[int]
+    row: int
+    column: int
+    share: NDArray[np.float32]
 
 
-def _planes(stack: Stack, box: Grid) -> tuple[tuple[int, int, int], _Planes]:
-    """Return the order of the box's axes, and its planes along the first of them: index and share (float32, 2D)."""
+def _planes(stack: Stack, box: Grid) -> tuple[tuple[int, int, int], Iterator[_Alike]]:
+    """Return the order of the box's axes, and its planes along the first of them, where something is inside.
+
+    A share holds until the next one is asked for.
+    """
     inverse = np.linalg.inv(stack.axes)
     matrix = inverse @ box.affine[:3, :3]
     offset = inverse @ (box.affine[:3, 3] - stack.origin)
@@ -155,13 +171,18 @@ def _overlap(scale: float, offset: float, n: int, n_out: int) -> _Overlaps:
     half = abs(scale) / 2
     ends = sorted(((-0.5 - offset) / scale, (n - 0.5 - offset) / scale))
     first = max(math.floor(ends[0] + 0.5), 0)
-    centre = scale * np.arange(first, min(math.ceil(ends[1] - 0.5), n_out - 1) + 1) + offset
-    width = min(n, math.ceil(2 * half) + 1)
-    start = np.clip(np.floor(centre - half + 0.5), 0, n - width).astype(np.int64)
-    inputs = start[:, None] + np.arange(width)
-    low = np.maximum(inputs - 0.5, (centre - half)[:, None])
-    high = np.minimum(inputs + 0.5, (centre + half)[:, None])
-    return _Overlaps(first, start, (np.maximum(high - low, 0) / (2 * half)).astype(np.float32))
+    n_reached = max(min(math.ceil(ends[1] - 0.5), n_out - 1) + 1 - first, 0)
+    start, weights = np.empty(n_reached, np.int64), np.empty((n_reached, min(n, math.ceil(2 * half) + 1)), np.float32)
+    weigh_overlaps(scale, offset, n, first, start, weights)
+    return _Overlaps(first, start, weights)
+
+
+class _Area(NamedTuple):
+    """The pixels of a slab, weighed for the planes of a box, from a row and column on."""
+
+    row: int
+    column: int
+    values: NDArray[np.float32]
 
 
 def _along(
@@ -170,34 +191,55 @@ def _along(
     offset: NDArray[np.float64],
     axes: tuple[int, int, int],
     shape: tuple[int, int, int],
-) -> _Planes:
-    """Yield the planes of a box whose axes are those of the stack, exactly. Few are held at a time."""
+) -> Iterator[_Alike]:
+    """Yield the planes of a box whose axes are those of the stack, exactly.
+
+    A plane inside of a thick slab is like its neighbours in it. The pixels of a slab are weighed once, and held while
+    there are planes that reach beyond it.
+    """
     n, n_rows, n_columns = (shape[axis] for axis in axes)
     normal, row, column = (float(matrix[k, axis]) for k, axis in enumerate(axes))
     half = abs(normal) / 2
-    open_planes: dict[int, NDArray[np.float32]] = {}
-    for plane in sorted(stack.planes, key=lambda p: p.low):
-        for i in [i for i in open_planes if normal * i + offset[0] + half <= plane.low]:
-            yield i, np.minimum(open_planes.pop(i), 1)
-        ends = sorted(((plane.low - offset[0]) / normal, (plane.high - offset[0]) / normal))
-        reached = range(max(math.floor(ends[0] + 0.5), 0), min(math.ceil(ends[1] - 0.5), n - 1) + 1)
-        y = _overlap(row, offset[1] - plane.row, plane.pixels.shape[0], n_rows)
-        x = _overlap(column, offset[2] - plane.column, plane.pixels.shape[1], n_columns)
-        if not len(reached) or not y.start.size or not x.start.size:
-            continue
-        area = np.empty((y.start.size, x.start.size), np.float32)
-        weigh_plane(plane.pixels, y.start, y.weights, x.start, x.weights, area)
-        for i in reached:
+    slabs = sorted(stack.planes, key=lambda p: p.low)
+    parts: dict[int, list[tuple[int, np.float32]]] = {}  # which slabs a plane lies in, and how much of it in each
+    last: dict[int, int] = {}
+    for k, slab in enumerate(slabs):
+        ends = sorted(((slab.low - offset[0]) / normal, (slab.high - offset[0]) / normal))
+        for i in range(max(math.floor(ends[0] + 0.5), 0), min(math.ceil(ends[1] - 0.5), n - 1) + 1):
             centre = normal * i + offset[0]
-            depth = (min(plane.high, centre + half) - max(plane.low, centre - half)) / (2 * half)
+            depth = (min(slab.high, centre + half) - max(slab.low, centre - half)) / (2 * half)
             if depth > 0:
-                part = open_planes.setdefault(i, np.zeros((n_rows, n_columns), np.float32))
-                part[y.first :, x.first :][: area.shape[0], : area.shape[1]] += np.float32(depth / FULL) * area
-    for i, part in open_planes.items():
-        yield i, np.minimum(part, 1)
+                parts.setdefault(i, []).append((k, np.float32(depth / FULL)))
+                last[k] = i
+    areas: dict[int, _Area] = {}
+    space = np.empty(n_rows * n_columns, np.float32)
+    for of_each, run in itertools.groupby(sorted(parts), key=lambda i: parts[i]):
+        alike = list(run)
+        for k, _ in of_each:
+            if k not in areas:
+                y = _overlap(row, offset[1] - slabs[k].row, slabs[k].pixels.shape[0], n_rows)
+                x = _overlap(column, offset[2] - slabs[k].column, slabs[k].pixels.shape[1], n_columns)
+                area = np.empty((y.start.size, x.start.size), np.float32)
+                if area.size:
+                    weigh_plane(slabs[k].pixels, y.start, y.weights, x.start, x.weights, area)
+                areas[k] = _Area(y.first, x.first, area)
+        here = [(areas[k], weight) for k, weight in of_each if areas[k].values.size]
+        for k, _ in of_each:
+            if last[k] <= alike[-1]:
+                del areas[k]
+        if not here:
+            continue
+        top, left = min(each.row for each, _ in here), min(each.column for each, _ in here)
+        height = max(each.row + each.values.shape[0] for each, _ in here) - top
+        width = max(each.column + each.values.shape[1] for each, _ in here) - left
+        share = space[: height * width].reshape(height, width)
+        share.fill(0)
+        for each, weight in here:
+            add_area(each.values, weight, share[each.row - top :, each.column - left :])
+        yield _Alike(alike, top, left, share)
 
 
-def _oblique(stack: Stack, matrix: NDArray[np.float64], offset: NDArray[np.float64], box: Grid) -> _Planes:
+def _oblique(stack: Stack, matrix: NDArray[np.float64], offset: NDArray[np.float64], box: Grid) -> Iterator[_Alike]:
     """Yield the planes of a box that is oblique to the stack, from many points per voxel."""
     low = np.array([plane.low for plane in stack.planes])
     high = np.array([plane.high for plane in stack.planes])
@@ -217,4 +259,4 @@ def _oblique(stack: Stack, matrix: NDArray[np.float64], offset: NDArray[np.float
     for z in range(box.shape[0]):
         at = offset + matrix[:, 0] * z
         sample_planes(pixels, np.cumsum(sizes) - sizes, shapes, corners, table, step, matrix, at, n_sub, out)
-        yield z, out[0] / np.float32(FULL)
+        yield _Alike((z,), 0, 0, out[0] / np.float32(FULL))

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from pydicom import Dataset
 from pydicom.dataelem import RawDataElement
 
-from dskprep.dicom.slices import MAX_PLANE_MM, MAX_POSITION_MM
+from dskprep.dicom.slices import MAX_POSITION_MM
 from dskprep.errors import Refusal
-from dskprep.kernels.polygons import cover
+from dskprep.labels import contours as contours_of
 from dskprep.labels.attributes import code_of, one_line, refuse_if_more, uids_below
 from dskprep.labels.copies import without_copies
-from dskprep.labels.stack import FULL, Plane, Stack, places, slabs
+from dskprep.labels.stack import Plane, Stack, places, slabs, which_place
 from dskprep.labels.values import Labels, Links, Segment
 from dskprep.volume import Grid
 
@@ -37,24 +38,10 @@ Of two contours alone, this holds for the third number of slices.
 """
 ALONG = 0.99
 """Cosine of the angle between the normal of contours and that of slices, from which on these are the same."""
-FLAT_MM = 0.1
-"""A contour is flat if its points deviate from a plane by less than this, or by FLAT_PART of its width."""
-FLAT_PART = 1e-3
-"""The part of a contour's width by which its points may deviate from a plane."""
 FINENESS = 2
 """Pixels per voxel along an axis, for contours in planes that are oblique to the grid."""
 MAX_IN_PLANE = 10_000
 """Most contours of an ROI in one plane."""
-HALF = FULL // 2
-"""A pixel of which half is inside."""
-
-
-class _Shape(NamedTuple):
-    """Contours in the pixels of a plane: rows, columns, where each contour begins, and the number of points."""
-
-    row: NDArray[np.float64]
-    column: NDArray[np.float64]
-    starts: NDArray[np.int64]
 
 
 class RtStruct(Labels):
@@ -106,33 +93,37 @@ class RtStruct(Labels):
         left = self._contours.get(segment.number, [])
         where = f"{self.where}: {segment.name!r}"
         for axis in _axes(grid):
-            if left and all(_is_flat(points, axis[:, 0]) for points in left):
+            if left and contours_of.are_flat(left, axis[:, 0]).all():
                 yield self._draw(left, axis, np.array(grid.affine[:3, 3]), where)
                 return
         while left:
-            largest = max(left, key=lambda points: float(np.linalg.norm(_area(points))))
-            normal = _normal(largest)
-            flat = [points for points in left if _is_flat(points, normal)]
-            if not flat:
+            largest = max(left, key=lambda points: float(np.linalg.norm(contours_of.area(points))))
+            normal = contours_of.normal(largest)
+            is_flat = contours_of.are_flat(left, normal)
+            if not is_flat.any():
                 raise Refusal("label-damaged", f"{where}: expected contours in a plane, found one that is not flat")
-            yield self._draw(flat, _basis(normal, min(grid.spacing) / FINENESS), np.zeros(3), where)
-            left = [points for points in left if not _is_flat(points, normal)]
+            flat = list(itertools.compress(left, is_flat))
+            yield self._draw(flat, contours_of.basis(normal, min(grid.spacing) / FINENESS), np.zeros(3), where)
+            left = list(itertools.compress(left, ~is_flat))
 
     def _draw(
         self, contours: list[NDArray[np.float64]], axes: NDArray[np.float64], origin: NDArray[np.float64], where: str
     ) -> Stack:
         """Draw parallel contours in pixels of the given axes (see `Stack`)."""
         inverse = np.linalg.inv(axes)
-        placed = [(points - origin) @ inverse.T for points in contours]
-        middle = np.array([points[:, 0].mean() for points in placed])
+        points, begins = contours_of.joined(contours)
+        at = (points - origin) @ inverse.T
+        middle = np.add.reduceat(at[:, 0], begins) / np.diff([*begins, len(at)])
+        placed = np.split(at[:, 1:], begins[1:])
         along = places(middle)
         low, high = slabs(along, self._step(along, axes[:, 0]))
-        which = np.abs(middle[:, None] - along).argmin(1)
+        which = which_place(middle, along)
+        pixel_mm = np.linalg.norm(axes[:, 1:], axis=0)
         planes = []
         for k in range(len(along)):
-            here = [placed[i][:, 1:] for i in np.flatnonzero(which == k)]
+            here = [placed[i] for i in np.flatnonzero(which == k)]
             refuse_if_more(len(here), MAX_IN_PLANE, "contours in a plane", where)
-            drawn = _draw_plane(without_copies(here, np.linalg.norm(axes[:, 1:], axis=0)), axes, where)
+            drawn = contours_of.draw(without_copies(here, pixel_mm), pixel_mm, where)
             planes.append(Plane(float(low[k]), float(high[k]), *drawn))
         return Stack(origin, axes, planes)
 
@@ -208,7 +199,8 @@ def _read_points(contour: Dataset, where: str) -> NDArray[np.float64]:
         if isinstance(element, RawDataElement):
             text = bytes(value or b"").rstrip(b" \0\\")
             refuse_if_more(text.count(b"\\") // 3, MAX_CONTOUR_POINTS, "points in a contour", where)
-            numbers = np.array(text.split(b"\\"), "S").astype(np.float64) if text else np.empty(0)
+            words = [text.decode("ascii")]
+            numbers = np.loadtxt(words, delimiter="\\", comments=None, ndmin=1) if text else np.empty(0)
         else:
             numbers = np.array([float(v) for v in value or ()])
         refuse_if_more(len(numbers) // 3, MAX_CONTOUR_POINTS, "points in a contour", where)
@@ -221,80 +213,8 @@ def _read_points(contour: Dataset, where: str) -> NDArray[np.float64]:
     return numbers.reshape(-1, 3)
 
 
-def _area(points: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the vector area of a polygon in mm2: along its normal, as long as it is large."""
-    moved = points - points[0]
-    area: NDArray[np.float64] = np.cross(moved, np.roll(moved, -1, axis=0)).sum(0) / 2
-    return area
-
-
-def _normal(points: NDArray[np.float64]) -> NDArray[np.float64]:
-    area = _area(points)
-    size = np.linalg.norm(area)
-    direction: NDArray[np.float64] = area / size if size > 0 else np.array([0.0, 0.0, 1.0])
-    return direction
-
-
-def _is_flat(points: NDArray[np.float64], normal: NDArray[np.float64]) -> bool:
-    return bool(np.ptp(points @ normal) <= FLAT_MM + FLAT_PART * np.ptp(points, axis=0).max())
-
-
 def _axes(grid: Grid) -> Iterator[NDArray[np.float64]]:
     """Yield the axes of stacks (see `Stack`) that are parallel to a grid and have its pixels, slices first."""
     steps = grid.affine[:3, :3]
     for normal, row, column in ((0, 1, 2), (1, 0, 2), (2, 0, 1)):
         yield np.stack([steps[:, normal] / np.linalg.norm(steps[:, normal]), steps[:, row], steps[:, column]], axis=1)
-
-
-def _basis(normal: NDArray[np.float64], pixel_mm: float) -> NDArray[np.float64]:
-    """Return axes of a stack with square pixels in the planes across a normal."""
-    row = np.cross(normal, np.eye(3)[np.abs(normal).argmin()])
-    row /= np.linalg.norm(row)
-    return np.stack([normal, row * pixel_mm, np.cross(normal, row) * pixel_mm], axis=1)
-
-
-def _draw_plane(
-    contours: list[NDArray[np.float64]], axes: NDArray[np.float64], where: str
-) -> tuple[float, float, NDArray[np.uint8]]:
-    """Return the first row and column, and the pixels, of contours given as (row, column) of one plane."""
-    ends = np.concatenate(contours)
-    first = np.floor(ends.min(0) + 0.5)
-    shape = np.floor(ends.max(0) + 0.5) - first + 1
-    if (shape * np.linalg.norm(axes[:, 1:], axis=0) > MAX_PLANE_MM).any():
-        raise Refusal(
-            "label-damaged", f"{where}: expected contours of a patient, found one wider than {MAX_PLANE_MM} mm"
-        )
-    n_rows, n_columns = shape.astype(int)
-    share = np.zeros((n_rows, n_columns), np.float32)
-    moved = [points - first for points in contours]
-    shape_of_all = _shape(moved)
-    if not cover(shape_of_all.row, shape_of_all.column, shape_of_all.starts, share):
-        raise Refusal(
-            "label-too-large", f"{where}: expected the outline of an organ, found a contour that fills planes"
-        )
-    pixels = (np.clip(share, 0, 1) * FULL + 0.5).astype(np.uint8)
-    for points in moved:
-        _keep_if_small(points, pixels)
-    return float(first[0]), float(first[1]), pixels
-
-
-def _shape(contours: list[NDArray[np.float64]]) -> _Shape:
-    points = np.ascontiguousarray(np.concatenate(contours).T)
-    return _Shape(points[0], points[1], np.cumsum([0, *map(len, contours)]))
-
-
-def _keep_if_small(points: NDArray[np.float64], pixels: NDArray[np.uint8]) -> None:
-    """Fill the pixel in the middle of a contour that encloses less than half a pixel, so that it is not lost.
-
-    A hole of that size stays as it is: what is round it is full.
-    """
-    row, column = np.floor(points.mean(0) + 0.5).astype(int)
-    if _enclosed(points) < 0.5 and pixels[max(row - 1, 0) : row + 2, max(column - 1, 0) : column + 2].max() < HALF:
-        pixels[row, column] = FULL
-
-
-def _enclosed(points: NDArray[np.float64]) -> float:
-    """Return the area of a polygon in a plane."""
-    moved = points - points[0]
-    following = np.roll(moved, -1, axis=0)
-    return abs(float((moved[:, 0] * following[:, 1] - moved[:, 1] * following[:, 0]).sum())) / 2

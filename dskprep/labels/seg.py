@@ -15,7 +15,7 @@ from dskprep.dicom.slices import MAX_POSITION_MM
 from dskprep.errors import Refusal
 from dskprep.labels.attributes import code_of, floats_of, item_of, one_line, refuse_if_more, uids_below
 from dskprep.labels.seg_pixels import Layout
-from dskprep.labels.stack import Plane, Stack, axes_of, crop, places, slabs
+from dskprep.labels.stack import Plane, Stack, axes_of, crop, places, slabs, which_place
 from dskprep.labels.values import Labels, Links, Segment
 from dskprep.volume import Grid
 
@@ -102,7 +102,7 @@ class Seg(Labels):
         place = np.array([f.position - origin for f in frames]) @ np.linalg.inv(axes).T
         along = places(place[:, 0])
         low, high = slabs(along, step)
-        which = np.abs(place[:, :1] - along).argmin(1)
+        which = which_place(place[:, 0], along)
         by_place: dict[tuple[int, float, float], list[int]] = {}
         for i, (k, (_, row, column)) in enumerate(zip(which.tolist(), place.tolist(), strict=True)):
             by_place.setdefault((k, round(row, 2), round(column, 2)), []).append(i)

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
+from dskprep.kernels.shares import Profiles, profiles
 from dskprep.volume import Triple
 
 HALF = 128
 """The share 0.5 as a number of 8 bits."""
-ROUNDING = 0.01
-"""What sums of weights may lack, in steps of 1/256."""
 VOLUME_TOLERANCE = 0.005
 """The volume of a label may change by this share, or by half a voxel, before it is set right."""
 CENTRE_TOLERANCE = 0.095
@@ -29,13 +26,6 @@ GROWTH = 1.3
 """A try moves the centre by this factor more than the one before, or half as much where that went too far."""
 
 
-def quantize(share: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Return shares from 0 to 1 as whole numbers: HALF or more where half or more is inside, 0 where nothing is."""
-    steps = np.clip(share * np.float32(256) + np.float32(ROUNDING), share > 0, 255)
-    whole: NDArray[np.uint8] = steps.astype(np.uint8)
-    return whole
-
-
 def settle(shares: NDArray[np.uint8], n_voxels: float, spacing_mm: Triple) -> NDArray[np.bool_]:
     """Return which voxels (z, y, x) belong to a label whose volume is that of `n_voxels` voxels.
 
@@ -44,35 +34,34 @@ def settle(shares: NDArray[np.uint8], n_voxels: float, spacing_mm: Triple) -> ND
     as the volume asks for are taken, first those with most of the label round them, and more of them on the side to
     which the centre has to move. A label that fills half of no voxel keeps those that it fills most.
     """
-    inside = shares >= HALF
-    n_inside = np.count_nonzero(inside)
-    centre = _moment(shares) / float(shares.sum(dtype=np.int64))
+    sums = profiles(shares, HALF, 257 - SURE)
+    total, n_inside, n_sure = sums.by_z.sum(1).tolist()
+    moment, inside_moment, sure_moment = _moments(sums)
+    centre = moment / total
     is_volume_right = n_inside and abs(n_inside - n_voxels) <= max(0.5, VOLUME_TOLERANCE * n_voxels)
-    if is_volume_right and np.linalg.norm(_moment(inside) / n_inside - centre) <= CENTRE_TOLERANCE:
-        return inside
+    if is_volume_right and np.linalg.norm(inside_moment / n_inside - centre) <= CENTRE_TOLERANCE:
+        return shares >= HALF
     wanted = max(1, round(n_voxels))
-    is_open = (shares >= SURE) & (shares <= 256 - SURE)
+    flat = shares.ravel()
+    places = np.flatnonzero(flat - np.uint8(SURE) <= 256 - 2 * SURE)  # less than SURE becomes a large number
     inside = shares > 256 - SURE
-    n_open = wanted - int(np.count_nonzero(inside))
-    if not 0 <= n_open <= np.count_nonzero(is_open):
-        inside[:], is_open = False, shares > 0
-        n_open = min(wanted, int(np.count_nonzero(is_open)))
-    places = np.argwhere(is_open)
+    n_open = wanted - n_sure
+    if not 0 <= n_open <= len(places):
+        inside[:], n_sure, sure_moment = False, 0, np.zeros(3)
+        places = np.flatnonzero(flat)
+        n_open = min(wanted, len(places))
+    open_shares, places = flat[places], np.column_stack(np.unravel_index(places, shares.shape))
     from_centre = places - centre
-    rank = shares[is_open] + SUPPORT * _around(shares, places)
+    rank = open_shares + SUPPORT * _around(shares, places)
     rank -= NEARER * ((from_centre * spacing_mm) ** 2).sum(1)
-    sure = _moment(inside) - np.count_nonzero(inside) * centre
-    chosen = _choose(rank, from_centre, sure, wanted, n_open)
+    chosen = _choose(rank, from_centre, sure_moment - n_sure * centre, wanted, n_open)
     inside[tuple(places[chosen].T)] = True
     return inside
 
 
-def _moment(values: NDArray[Any]) -> NDArray[np.float64]:
-    """Return the sum of the indices (z, y, x), weighted by the values."""
-    plane = values.sum(0, dtype=np.float64)
-    by_z = values.reshape(len(values), -1).sum(1, dtype=np.float64)
-    sums = (by_z, plane.sum(1), plane.sum(0))
-    return np.array([by @ np.arange(by.size) for by in sums])
+def _moments(sums: Profiles) -> NDArray[np.float64]:
+    """Return the sum of the indices of each set's voxels, weighted by their values: (set, z y x)."""
+    return np.column_stack([by @ np.arange(by.shape[1], dtype=np.float64) for by in sums])
 
 
 def _around(shares: NDArray[np.uint8], places: NDArray[np.int64]) -> NDArray[np.float64]:

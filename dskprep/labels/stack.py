@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from dskprep.kernels.shares import profiles
 from dskprep.volume import Grid
 
 FULL = 254
@@ -49,8 +50,9 @@ class Stack:
         pixel_mm2 = float(np.linalg.norm(np.cross(self.axes[:, 1], self.axes[:, 2])))
         volume, moment = 0.0, np.zeros(3)
         for plane in self.planes:
-            by_row, by_column = (plane.pixels.sum(axis, dtype=np.float64) for axis in (1, 0))
-            n = by_row.sum()
+            found = profiles(plane.pixels[None], FULL, FULL)
+            by_row, by_column = found.by_y[0], found.by_x[0]
+            n = float(by_row.sum())
             if not n:
                 continue
             row = plane.row + by_row @ np.arange(by_row.size) / n
@@ -99,6 +101,13 @@ def places(along_mm: ArrayLike) -> NDArray[np.float64]:
     """Return the different places of planes, sorted; those nearer than SAME_PLANE_MM are one."""
     found = np.sort(np.asarray(along_mm, np.float64))
     return found[np.diff(found, prepend=-np.inf) > SAME_PLANE_MM]
+
+
+def which_place(along_mm: NDArray[np.float64], found: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Return for each plane the index of its place, of those that `places` found."""
+    index = np.searchsorted(found, along_mm, side="right") - 1
+    nearest: NDArray[np.int64] = np.maximum(index, 0)
+    return nearest
 
 
 def slabs(along_mm: NDArray[np.float64], step_mm: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

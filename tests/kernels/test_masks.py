@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from dskprep.kernels import bits, components, distances, drawing, hulls, masks, runs
+from dskprep.kernels.polygons import lies_near
+from dskprep.kernels.shares import profiles
 from dskprep.sides import LEFT
 from dskprep.volume import AIR_HU, PADDING, Triple
 
@@ -157,3 +159,21 @@ def test_each_voxel_goes_to_the_nearer_seed(spacing: Any) -> None:
     assert is_clear.mean() > 0.9
     if spacing[0] == 1.0:
         np.testing.assert_array_equal(nearer == 0, first == second)
+
+
+def test_profiles_are_the_sums_of_three_sets() -> None:
+    values = np.random.default_rng(8).integers(0, 256, (4, 5, 6000), dtype=np.uint8)
+    values[1] = 0
+    found = profiles(values, 128, 241)
+    for k, set_of in enumerate((values, values >= 128, values >= 241)):
+        for sums, axes in zip(found, ((1, 2), (0, 2), (0, 1)), strict=True):
+            assert sums[k].tolist() == set_of.sum(axes, dtype=np.int64).tolist()
+
+
+@pytest.mark.parametrize("n", [3, 40])
+def test_a_way_lies_near_itself_and_not_near_another(n: int) -> None:
+    angles = np.arange(n) * 2 * np.pi / n
+    outline = 50 * np.column_stack([np.sin(angles), np.cos(angles)])
+    middles = (outline + np.roll(outline, -1, axis=0)) / 2
+    assert lies_near(np.roll(middles, n // 2, axis=0) + 0.06, outline, 0.1)
+    assert not lies_near(np.concatenate([middles, middles[:1] * 1.01]), outline, 0.1)

@@ -1,0 +1,82 @@
+"""Closed contours in the patient, and how those of one plane are drawn in pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dskprep.dicom.slices import MAX_PLANE_MM
+from dskprep.errors import Refusal
+from dskprep.kernels.polygons import cover, keep_small, to_pixels
+from dskprep.labels.stack import FULL
+
+FLAT_MM = 0.1
+"""A contour is flat if its points deviate from a plane by less than this, or by FLAT_PART of its width."""
+FLAT_PART = 1e-3
+"""The part of a contour's width by which its points may deviate from a plane."""
+
+
+def joined(contours: Sequence[NDArray[np.float64]]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Return all points one after another, (n, axes), and where each contour begins."""
+    return np.concatenate(contours), np.cumsum([0, *map(len, contours[:-1])])
+
+
+def area(points: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the vector area of a polygon in mm2: along its normal, as long as it is large."""
+    moved = points - points[0]
+    found: NDArray[np.float64] = np.cross(moved, np.roll(moved, -1, axis=0)).sum(0) / 2
+    return found
+
+
+def normal(points: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the direction across a polygon, of length 1; that of z if it encloses nothing."""
+    across = area(points)
+    size = np.linalg.norm(across)
+    direction: NDArray[np.float64] = across / size if size > 0 else np.array([0.0, 0.0, 1.0])
+    return direction
+
+
+def are_flat(contours: Sequence[NDArray[np.float64]], across: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Tell of each contour, (n, 3) in mm, whether it lies in a plane across this direction."""
+    points, begins = joined(contours)
+    along = points @ across
+    depth = np.maximum.reduceat(along, begins) - np.minimum.reduceat(along, begins)
+    width = (np.maximum.reduceat(points, begins) - np.minimum.reduceat(points, begins)).max(1)
+    flat: NDArray[np.bool_] = depth <= FLAT_MM + FLAT_PART * width
+    return flat
+
+
+def basis(across: NDArray[np.float64], pixel_mm: float) -> NDArray[np.float64]:
+    """Return axes of a stack (see `Stack`) with square pixels in the planes across a direction."""
+    row = np.cross(across, np.eye(3)[np.abs(across).argmin()])
+    row /= np.linalg.norm(row)
+    return np.stack([across, row * pixel_mm, np.cross(across, row) * pixel_mm], axis=1)
+
+
+def draw(
+    contours: Sequence[NDArray[np.float64]], pixel_mm: NDArray[np.float64], where: str
+) -> tuple[float, float, NDArray[np.uint8]]:
+    """Return the first row and column, and the pixels, of contours given as (row, column) of one plane.
+
+    Raises Refusal: `label-damaged` for one that no patient is as wide as, `label-too-large` for one that fills planes.
+    """
+    points, begins = joined(contours)
+    first = np.floor(points.min(0) + 0.5)
+    shape = np.floor(points.max(0) + 0.5) - first + 1
+    if (shape * pixel_mm > MAX_PLANE_MM).any():
+        raise Refusal(
+            "label-damaged", f"{where}: expected contours of a patient, found one wider than {MAX_PLANE_MM} mm"
+        )
+    share = np.zeros(shape.astype(int), np.float32)
+    row, column = np.ascontiguousarray((points - first).T)
+    starts = np.append(begins, len(points))
+    if not cover(row, column, starts, share):
+        raise Refusal(
+            "label-too-large", f"{where}: expected the outline of an organ, found a contour that fills planes"
+        )
+    pixels = np.empty(share.shape, np.uint8)
+    to_pixels(share, FULL, pixels)
+    keep_small(row, column, starts, FULL, pixels)
+    return float(first[0]), float(first[1]), pixels
