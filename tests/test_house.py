@@ -47,7 +47,7 @@ HOMES = {
     "aiobotocore": {"storage.clients"},
     "aiohttp": {"storage.answers"},
     "bokeh": {"pipeline.page"},
-    "botocore": {"storage.answers", "storage.connection", "synthetic.s3server"},
+    "botocore": {"storage.answers", "storage.clients", "storage.connection", "synthetic.s3server"},
     "click": {
         "cli.cohort_commands",
         "cli.commands",
