@@ -524,6 +524,7 @@ def test_an_interrupted_run_on_workers_leaves_nothing_under_way(tmp_path: Path, 
 
 
 @pytest.mark.cluster
+@pytest.mark.slow
 def test_a_patient_that_kills_its_worker_is_killed_and_its_neighbours_are_written(
     tmp_path: Path, target: str, client: Client
 ) -> None:

@@ -165,7 +165,7 @@ def test_lungs_are_found_in_every_case_of_the_grid(case: str, dense_lung: str) -
     assert ("dense-lung" in found.warnings) == bool(is_dense)
 
 
-@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("seed", [*range(4), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(4, 10))])
 def test_a_third_of_any_lung_may_be_dense(seed: int) -> None:
     kinds = ({"consolidation": 0.33}, {"effusion": 0.33}, {"consolidation": 0.17, "effusion": 0.16})
     for n, dense_lung in enumerate(("left", "right")):
