@@ -112,6 +112,7 @@ def crops(volume: Volume, mask: Mask) -> Iterator[tuple[str, Volume, Mask]]:
     lz, ly, lx = (side.stop - side.start for side in box)
     cy, cx = y0 + ly // 2, x0 + lx // 2
     nz, ny, nx = volume.shape
+    mm = volume.spacing[1]
 
     def cut(z: tuple[float, float], y: tuple[float, float], x: tuple[float, float]) -> tuple[Volume, Mask]:
         ends = [(max(0, int(a)), min(n, int(b))) for (a, b), n in zip((z, y, x), volume.shape, strict=True)]
@@ -120,13 +121,12 @@ def crops(volume: Volume, mask: Mask) -> Iterator[tuple[str, Volume, Mask]]:
 
     for size in (200, 250, 300):
         for place_, shift in (("heart", (-10, 25)), ("middle", (0, 0)), ("right", (0, -60)), ("left", (0, 60))):
-            top, left = cy + shift[0] - size / 2, cx + shift[1] - size / 2
-            square, cut_mask = cut((0, nz), (top, top + size), (left, left + size))
+            half = size / 2 / mm
+            top, left = cy + shift[0] / mm - half, cx + shift[1] / mm - half
+            square, cut_mask = cut((0, nz), (top, top + 2 * half), (left, left + 2 * half))
             yield f"square of {size} mm, {place_}", square, cut_mask
             y, x = np.indices(square.shape[1:])
-            outside = (y + max(0, top) - top - size / 2) ** 2 + (x + max(0, left) - left - size / 2) ** 2 > (
-                size / 2
-            ) ** 2
+            outside = (y + max(0, top) - top - half) ** 2 + (x + max(0, left) - left - half) ** 2 > half**2
             circle, cut_mask = square.array.copy(), cut_mask.copy()
             circle[:, outside], cut_mask[:, outside] = PADDING, 0
             yield f"circle of {size} mm, {place_}", square.with_array(circle), cut_mask
@@ -152,30 +152,35 @@ def paint(volume: Volume, mask: Mask, kind: str, side: int, share: float) -> Vol
     """Paint disease into a share of one lung, or of both (side 0)."""
     rng = np.random.default_rng(0)
     array = volume.array.copy()
+    mm = volume.spacing[1]
     for label in (side,) if side else (1, 2):
         lung = mask == label
-        order = order_of(kind, lung, rng)
+        order = order_of(kind, lung, mm, rng)
         sick = lung & (order <= np.quantile(order[lung], share))
-        weight = ndimage.gaussian_filter(sick.astype(np.float32), 0.8)
+        weight = ndimage.gaussian_filter(sick.astype(np.float32), 0.8 / mm)
         rough = 120 if kind == "rim" else 4 if kind == "effusion" else 15
-        hu = HU_OF[kind] + rough * smooth_noise(rng, lung.shape, 4) + 18 * rng.standard_normal(lung.shape, np.float32)
+        hu = (
+            HU_OF[kind]
+            + rough * smooth_noise(rng, lung.shape, 4 / mm)
+            + 18 * rng.standard_normal(lung.shape, np.float32)
+        )
         blend = array * (1 - weight) + hu * weight
         inside = lung & (weight > 0.02) & ((kind == "effusion") | (array < blend))  # vessels stay in dense lung
         array[inside] = blend[inside]
     return volume.with_array(array)
 
 
-def order_of(kind: str, lung: NDArray[np.bool_], rng: np.random.Generator) -> NDArray[np.float32]:
-    """Where the lung falls ill first: the lowest values."""
-    z, y = np.arange(lung.shape[0])[:, None, None], np.arange(lung.shape[1])[:, None]
-    noise = smooth_noise(rng, lung.shape, 12 if kind == "rim" else 25)
+def order_of(kind: str, lung: NDArray[np.bool_], mm: float, rng: np.random.Generator) -> NDArray[np.float32]:
+    """Where the lung falls ill first: the lowest values, in mm."""
+    z, y = mm * np.arange(lung.shape[0])[:, None, None], mm * np.arange(lung.shape[1])[:, None]
+    noise = smooth_noise(rng, lung.shape, (12 if kind == "rim" else 25) / mm)
     if kind == "consolidation":
         return z - 0.5 * y + 12 * noise
     if kind == "effusion":
         return 0.35 * z - y + 2 * noise
     if kind == "upper lobe":
         return 0.2 * y - z + 12 * noise
-    return noise if kind == "patches" else ndimage.distance_transform_edt(lung) + 0.08 * z + noise
+    return noise if kind == "patches" else mm * ndimage.distance_transform_edt(lung) + 0.08 * z + noise
 
 
 def smooth_noise(rng: np.random.Generator, shape: tuple[int, ...], size: float) -> NDArray[np.float32]:

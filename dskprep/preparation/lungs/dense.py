@@ -88,12 +88,19 @@ class Completed(NamedTuple):
     """What is missing in spite of it."""
 
 
-def complete(grid: Grid, labels: NDArray[np.uint8], never: Mask, midline: float | None) -> Completed | None:
+def complete(
+    grid: Grid, labels: NDArray[np.uint8], never: Mask, midline: float | None, is_cut_off: bool = False
+) -> Completed | None:
     """Take into each lung its dense part; measure what is missing then.
 
     `labels` are RIGHT and LEFT where lung is aerated; nothing is taken from `never`. `midline` is the column of the
-    body's middle, which counts where there is only one lung; returns None where it is not known then.
+    body's middle, which counts where there is only one lung; returns None where it is not known then. Where the field
+    of view cuts lungs off at their sides (`is_cut_off`), what is missing is measured, and nothing taken in.
     """
+    if is_cut_off:
+        chest = Chest.of(grid.means, grid.spacing, labels, never, midline, is_cut_off)
+        gaps = find_gaps(chest) if chest else []
+        return Completed(labels, bool(gaps), sum_up(chest, gaps)) if chest else None
     hazy = _find_haze(grid, labels, never)
     if hazy is not None:
         labels = fill_lungs(grid, np.where(labels > 0, labels, hazy), never)

@@ -15,13 +15,17 @@ from numpy.typing import NDArray
 from dskprep.preparation.bitmask import Mask
 from dskprep.preparation.morphology import erode
 from dskprep.sides import LEFT, RIGHT
-from dskprep.volume import Triple
+from dskprep.volume import PADDING, Triple
 
 THIN_MM = 4.0
 """Lungs are compared on a grid of about this spacing."""
 
 SAME_ROW_MM = (np.inf, 20.0, 10.0, 10.0)
 """Rows that deviate more from the mid-plane are left out of its fit, round after round."""
+EDGE_MM = 8.0
+"""A row of a lung that ends so near to the edge of what was measured is cut off, and tells nothing of the mid-plane."""
+MIN_WHOLE_SHARE = 0.2
+"""If fewer rows are whole, the mid-plane is not known: one of 0.15 was wrong by a third of a lung."""
 
 OUTER_MM = 85.0
 """This far from the mid-plane lies no heart, so the bases of both lungs are compared there."""
@@ -60,6 +64,8 @@ class Chest(NamedTuple):
     """Distance of each voxel from the mid-plane: below 0 on the right."""
     mirror: NDArray[np.int64]
     """Sum of the column (x) of a place and of its mirror image, for each slice and row."""
+    is_cut_off: bool
+    """The field of view cuts the lungs off at a side, in front or behind."""
 
     @classmethod
     def of(
@@ -69,10 +75,12 @@ class Chest(NamedTuple):
         labels: NDArray[np.uint8],
         never: Mask,
         midline: float | None,
+        is_cut_off: bool = False,
     ) -> Chest | None:
         """Thin a coarse grid, and find the plane between both lungs.
 
-        It goes through the column `midline` where there is only one lung; returns None if that is not known.
+        It goes through the column `midline` where there is only one lung; returns None if that is not known, and where
+        the field of view leaves hardly a row of both lungs whole.
         """
         z, y, x = step = (
             max(1, round(THIN_MM / spacing[0])),
@@ -83,7 +91,15 @@ class Chest(NamedTuple):
         wide = (z * spacing[0], y * spacing[1], x * spacing[2])
         lungs = np.ascontiguousarray(labels[thin])
         if (lungs == RIGHT).any() and (lungs == LEFT).any():
-            a, b, c = _fit_mirror_plane(lungs, wide)
+            rows = _find_rows(lungs)
+            if is_cut_off:
+                is_whole = _are_whole(means[thin], rows, wide)
+                if np.count_nonzero(is_whole) < MIN_WHOLE_SHARE * is_whole.size:
+                    return None
+                # a tilt does not show in some rows only
+                a, b, c = float(np.median(rows[2:, is_whole].sum(axis=0))), 0.0, 0.0
+            else:
+                a, b, c = _fit_mirror_plane(rows, wide)
         elif midline is not None and lungs.any():
             a, b, c = 2 * midline / x, 0.0, 0.0
         else:
@@ -93,7 +109,7 @@ class Chest(NamedTuple):
         off_mm = ((2 * np.arange(nx) - sums) * (wide[2] / 2)).astype(np.float32)
         mirror = np.floor(sums + 0.5).astype(np.int64)
         masks = np.ascontiguousarray(means[thin]), lungs, np.ascontiguousarray(never[thin])
-        return cls(*masks, wide, step, off_mm, mirror)
+        return cls(*masks, wide, step, off_mm, mirror, is_cut_off)
 
     @property
     def voxel_ml(self) -> float:
@@ -208,15 +224,32 @@ def _stretch(mask: Mask, lift: int) -> Mask:
     return found
 
 
-def _fit_mirror_plane(labels: NDArray[np.uint8], spacing: Triple) -> Triple:
-    """Return (a, b, c) so that x of a place and of its mirror image add up to a + b z + c y, as indices.
-
-    Fitted by least squares to the outer ends of the rows that cross both lungs; rows where one side is shorter, as
-    beside dense lung, are left out more strictly from round to round.
-    """
+def _find_rows(labels: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """Return z, y, and the outer ends (x) of the right and of the left lung, of all rows that cross both."""
     right, left = labels == RIGHT, labels == LEFT
     z, y = np.nonzero(right.any(axis=2) & left.any(axis=2))
-    sums = right[z, y].argmax(axis=1) + labels.shape[2] - 1 - left[z, y, ::-1].argmax(axis=1)
+    return np.stack([z, y, right[z, y].argmax(axis=1), labels.shape[2] - 1 - left[z, y, ::-1].argmax(axis=1)])
+
+
+def _are_whole(means: NDArray[np.int16], rows: NDArray[np.int64], spacing: Triple) -> NDArray[np.bool_]:
+    """Return of each row whether both its ends lie within what was measured."""
+    margin = max(1, round(EDGE_MM / spacing[2]))
+    measured = np.pad(means != PADDING, [(0, 0), (0, 0), (margin, margin)])
+    z, y, first, last = rows
+    found = np.ones(z.size, np.bool_)
+    for n in range(1, margin + 1):
+        found &= measured[z, y, first + margin - n] & measured[z, y, last + margin + n]
+    return found
+
+
+def _fit_mirror_plane(rows: NDArray[np.int64], spacing: Triple) -> Triple:
+    """Return (a, b, c) so that x of a place and of its mirror image add up to a + b z + c y, as indices.
+
+    Fitted by least squares to the outer ends of rows; those where one side is shorter, as beside dense lung, are left
+    out more strictly from round to round.
+    """
+    z, y, first, last = rows
+    sums = first + last
     terms = np.stack([np.ones_like(z), z, y]).astype(np.int64)
     deviations = np.zeros(z.size)
     for limit in SAME_ROW_MM:

@@ -116,9 +116,9 @@ def find_lungs(volume: Volume, *, margin_mm: float = 0.0) -> Lungs:
     labels = filling.fill_lungs(grid, labels, never)
     completed = None
     # of a lung that is cut off no shape is known
-    is_cut_off = labels[:, -1].any() or labels[:, :, [0, -1]].any() or doubts.meets_padding(grid, labels)
-    if is_told and not is_cut_off:
-        completed = dense.complete(grid, labels, never, midline)
+    is_cut_off = bool(labels[:, -1].any() or labels[:, :, [0, -1]].any()) or doubts.meets_padding(grid, labels)
+    if is_told:
+        completed = dense.complete(grid, labels, never, midline, is_cut_off)
     if completed is not None:
         labels = completed.labels
 

@@ -77,11 +77,15 @@ class Missing(NamedTuple):
 
 
 def find_gaps(chest: Chest) -> list[Gap]:
-    """Return what is missing of each lung, beside the other one or, where both ends are raised, at its base."""
+    """Return what is missing of each lung, beside the other one or, where both ends are raised, at its base.
+
+    Where the field of view cuts the lungs off, nothing is known of the shape of a base.
+    """
     expected = expect(chest)
     gaps: list[Gap] = []
     for side in (RIGHT, LEFT):
-        gaps += _beside_the_other(chest, side, expected[side]) or _at_the_base(chest, side, expected[side])
+        found = _beside_the_other(chest, side, expected[side])
+        gaps += found if found or chest.is_cut_off else _at_the_base(chest, side, expected[side])
     return gaps
 
 
@@ -128,7 +132,7 @@ def _is_comparable(chest: Chest, side: int, expected: Mask) -> Mask:
     if side == LEFT:
         is_low = z < low.start + HEART_HEIGHT_MM / chest.spacing[0]
         is_front = y < front.start + HEART_SHARE * (front.stop - front.start)
-        found &= ~(is_low & is_front & (off_mm < HEART_MM))
+        found &= ~(is_low & (is_front | chest.is_cut_off) & (off_mm < HEART_MM))
     is_base = z < low.start + LOW_MM / chest.spacing[0]
     found &= ~(is_base & look_ahead(chest.labels == side, 1, 1))
     return found

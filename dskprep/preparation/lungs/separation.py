@@ -18,8 +18,8 @@ MIN_BALANCE = 0.2
 
 A part that lies apart without erosion may be a smaller lung.
 """
-MIDLINE_SHARE = 0.25
-"""A piece with this share on either side of the midline is two lungs that touch."""
+MIDLINE_SHARE = 0.1
+"""A piece with this share on either side of the midline is two lungs that touch: of one lung, seen 0.02."""
 MIN_WHOLE_SHARE = 0.2
 """The midline is known if this share of the slices of the lungs holds the body from side to side."""
 
