@@ -242,12 +242,12 @@ def noisy(hu: float, deviation: float = 10) -> NDArray[Any]:
     return hu + np.random.default_rng(0).normal(0, deviation, shape)
 
 
-def test_of_lungs_whose_back_the_scan_cuts_off_nothing_dense_is_guessed() -> None:
+def test_dense_lung_of_which_the_scan_cuts_the_back_off_is_told_and_not_filled() -> None:
     phantom = grid_patient(0, consolidation=0.33)
     rows = np.flatnonzero((phantom.lungs.array > 0).any(axis=(0, 2)))
     part = Volume(phantom.volume.array[:, : rows[-1] - 15].copy(), phantom.volume.affine)
     found = find_lungs(part)
-    assert found.warnings == ("lungs-touch-border",)
+    assert found.warnings == ("lungs-touch-border", "dense-lung", "lung-missing")
     assert np.mean(part.array[found.mask.array > 0] > -100) < 0.05
 
 
@@ -325,17 +325,33 @@ def test_masks_that_fell_apart_or_look_like_no_lung_are_noted() -> None:
     assert judge(truth.with_array(block)).warnings == ("lung-shape-unlikely",)
 
 
-def test_lungs_that_touch_are_split() -> None:
+def touching(widest: int = 13) -> tuple[Volume, NDArray[np.uint8]]:
+    """Two lungs with no tissue between them where it is not wider than some voxels; their mask."""
     phantom = patient()
     truth = phantom.lungs.array
     x = np.arange(SHAPE[2])
     right_end = np.where(truth == RIGHT, x, -1).max(axis=2)[..., None]
     left_end = np.where(truth == LEFT, x, SHAPE[2]).min(axis=2)[..., None]
-    is_near = (right_end >= 0) & (left_end < SHAPE[2]) & (left_end - right_end <= 13)
+    is_near = (right_end >= 0) & (left_end < SHAPE[2]) & (left_end - right_end <= widest)
     bridge = is_near & (x > right_end) & (x < left_end)
     assert np.count_nonzero(bridge) * phantom.volume.voxel_ml > 5
-    found = find_lungs(changed(phantom.volume, bridge, -860))
-    assert_like(found, truth, 0.97)
+    return changed(phantom.volume, bridge, -860), truth
+
+
+def test_lungs_that_touch_are_split() -> None:
+    volume, truth = touching()
+    assert_like(find_lungs(volume), truth, 0.97)
+
+
+@pytest.mark.parametrize("side", SIDES)
+def test_lungs_that_touch_are_split_where_most_of_one_is_dense(side: int) -> None:
+    volume, truth = touching(18)
+    slices = np.flatnonzero((truth == side).any(axis=(1, 2)))
+    dense = truth == side
+    dense[int(slices[0] + 0.6 * slices.size) :] = False
+    found = find_lungs(changed(volume, dense, 40)).mask.array
+    aerated = ndimage.binary_erosion((truth > 0) & ~dense, iterations=2)
+    assert np.mean(found[aerated] == truth[aerated]) > 0.98
 
 
 def test_an_open_airway_does_not_drain_the_lungs() -> None:
@@ -573,6 +589,20 @@ def test_a_narrow_field_of_view_loses_no_lung(size_mm: float, shift_mm: float, i
     found = find_lungs(lucent(cut, mask, by_hu))
     assert dice(found.mask.array > 0, mask > 0) >= 0.95
     assert "lungs-touch-border" in found.warnings
+    assert "lung-missing" not in found.warnings
+
+
+@pytest.mark.parametrize(("dense_lung", "side"), [("right", RIGHT), ("left", LEFT)])
+@pytest.mark.parametrize("is_round", [False, True], ids=["square", "circle"])
+def test_dense_lung_in_a_narrow_field_of_view_is_told(
+    dense_lung: Literal["left", "right"], side: int, is_round: bool
+) -> None:
+    cut, mask = window(grid_patient(6, consolidation=0.33, dense_lung=dense_lung), 250, 0, is_round=is_round)
+    found = find_lungs(cut)
+    assert {"lungs-touch-border", "lung-missing"} <= set(found.warnings)
+    assert found.missing_ml is not None
+    assert found.missing_ml <= np.count_nonzero((mask == side) & (found.mask.array == 0)) * cut.voxel_ml
+    assert found.missing_place == f"{dense_lung} lower"
 
 
 def test_a_lung_whose_side_cannot_be_known_is_not_called_right() -> None:

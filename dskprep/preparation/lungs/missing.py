@@ -18,7 +18,7 @@ from dskprep.preparation.lungs.expected import (
     look_ahead,
     share_of_rows,
 )
-from dskprep.preparation.morphology import Pieces, box_of, open_mask
+from dskprep.preparation.morphology import Pieces, box_of, dilate, open_mask
 from dskprep.sides import LEFT, RIGHT
 
 MIN_ML = 30.0
@@ -90,11 +90,18 @@ def find_gaps(chest: Chest) -> list[Gap]:
 
 
 def _split(chest: Chest, side: int, core: Mask, expected: Mask, inside: Mask) -> list[Gap]:
-    """Return the pieces of a core that are large enough."""
+    """Return the pieces of a core that are large enough.
+
+    The core ends where what is missing gets thin; the volumes hold these edges too.
+    """
     pieces = Pieces.of(core)
     ml = pieces.sizes * chest.voxel_ml
+    if not (ml >= MIN_ML).any():
+        return []
+    edges = dilate(core, CORE_MM, chest.spacing) & expected & _is_dense(chest)
+    with_edges = _ml(chest, core | edges) / _ml(chest, core)
     return [
-        Gap(side, pieces.select(np.arange(ml.size) == number).array, expected, inside, float(ml[number]))
+        Gap(side, pieces.select(np.arange(ml.size) == number).array, expected, inside, float(ml[number]) * with_edges)
         for number in np.flatnonzero(ml >= MIN_ML)
     ]
 
@@ -115,7 +122,7 @@ def _name_place(chest: Chest, gap: Gap) -> str:
 
 def _beside_the_other(chest: Chest, side: int, expected: Mask) -> list[Gap]:
     """Return what the other lung, mirrored, has more than this one."""
-    missing = expected & (chest.labels == 0) & (chest.means > AERATED_HU) & ~chest.never
+    missing = expected & _is_dense(chest)
     missing &= _is_comparable(chest, side, expected)
     if _ml(chest, open_mask(missing, CORE_MM, chest.spacing)) < MIN_ML:
         return []
@@ -155,14 +162,20 @@ def _at_the_base(chest: Chest, side: int, expected: Mask) -> list[Gap]:
     is_raised = rear & ((bases - usual) * chest.spacing[0] > MIN_RISE_MM)
     is_raised = open_mask(is_raised[None], ROUGH_MM, (1, *chest.spacing[1:]))[0]
     z = np.arange(lung.shape[0])[:, None, None]
-    core = is_raised & (z >= usual) & (z < bases) & (chest.means > AERATED_HU) & ~chest.never & (chest.labels == 0)
+    free = _is_dense(chest)
+    core = is_raised & (z >= usual) & (z < bases) & free
     min_ml = MIN_ML if _ml(chest, core) >= MIN_ML else MIN_BEHIND_ML
     inside = find_inside_ribs(chest, side, expected)
     here = (chest.off_mm < -SPINE_MM) if side == RIGHT else (chest.off_mm > SPINE_MM)
     behind = here & inside & (share > MIDDLE_ROWS[0]) & (z >= usual) & ~look_ahead(lung, 1, 1) & look_ahead(lung, 1, -1)
-    free = (chest.labels == 0) & (chest.means > AERATED_HU) & ~chest.never
     core = open_mask(behind & free, CORE_MM, chest.spacing) | core & inside
     return _split(chest, side, core, behind, inside) if _ml(chest, core) >= min_ml else []
+
+
+def _is_dense(chest: Chest) -> Mask:
+    """Return what is neither lung nor air."""
+    found: Mask = (chest.labels == 0) & (chest.means > AERATED_HU) & ~chest.never
+    return found
 
 
 def _ml(chest: Chest, mask: Mask) -> float:
