@@ -147,6 +147,7 @@ def test_a_good_series_is_its_volume(scan: Scan) -> None:
     check(scan, found)
 
 
+@pytest.mark.slow
 @quick
 @given(scans(is_tilted=True))
 def test_a_tilted_series_is_the_body_upright(scan: Scan) -> None:
@@ -166,6 +167,7 @@ def test_a_series_that_leans_too_far_is_refused(scan: Scan) -> None:
     assert refusal_of(scan) == "gantry-tilt"
 
 
+@pytest.mark.slow
 @quick
 @given(scans(n=(11, 22)), st.data())
 def test_a_gap_is_refused_or_filled_as_asked(scan: Scan, data: st.DataObject) -> None:

@@ -59,6 +59,7 @@ def files() -> dict[str, bytes]:
 FILES = files()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FILES)
 def test_a_label_object_takes_no_more_memory_than_its_first_bytes_promise(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(FILES[name])
