@@ -86,6 +86,7 @@ WARNINGS = {
     "points-outside": "points of the table lie outside of their images, and were left out",
     "marks-left-out": "marks of a reader of LIDC-IDRI whose z and SOPInstanceUID are of two slices were left out",
     "contours-left-out": "open contours of an ROI that has closed ones too enclose nothing, and were left out",
+    "planes-overlap": "planes of different directions of one label overlap; what they share counts once",
     "linked-by-frame-of-reference": "the label names no series of the dataset; its frame of reference has one volume",
     "label-cut-off": "a part of the label lies outside of the image, and was cut off",
     "spine-in-front": "the spine lies in front of the lungs: the affine of the volume file mixes up front and back",

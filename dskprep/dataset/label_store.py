@@ -49,11 +49,17 @@ def write_label(
     """
     folder, group = store.volume_name(key), f"labels/{label}/zarr.json"
     storage.refuse_links(target, [f"{folder}/{group}"])
+    there = name_like(target, key, label)
+    if there != label and not _is_left(owner_of(target, key, there), owner, recorded):
+        raise Refusal(
+            "label-exists",
+            f"{key}: expected no label {label!r}, found {there!r}, and some disks take both names for one; give this "
+            "one another name with --as, such as '{name}-{file}'",
+        )
     # the label's metadata are created first, and only once: so of two workers that write one name, one is refused
     if not storage.create(storage.join(target, folder, group), objects[group]):
         found = owner_of(target, key, label)
-        is_left = found.rpartition(".")[0] == owner.rpartition(".")[0] and found not in recorded
-        if found != owner and not is_left:
+        if not _is_left(found, owner, recorded):
             theirs = f"of {found}" if found else "that is not dskprep's"
             raise Refusal(
                 "label-exists",
@@ -63,6 +69,18 @@ def write_label(
         _delete_objects(target, key, label, kept=objects)
     storage.write_many(target, {f"{folder}/{name}": content for name, content in sorted(objects.items())})
     return {name: StoredObject.of(content) for name, content in sorted(objects.items())}
+
+
+def _is_left(found: str, owner: str, recorded: Collection[str]) -> bool:
+    """Tell whether a label of owner `found` is one that `owner` may write over (see `write_label`)."""
+    return found == owner or (found.rpartition(".")[0] == owner.rpartition(".")[0] and found not in recorded)
+
+
+def name_like(target: str, key: str, label: str) -> str:
+    """Return the name of a label that is there under this name but for capitals, or the name itself if none is."""
+    url = storage.join(store.volume_url(target, key), "labels")
+    alike = [name for name in storage.folders(url) if name.casefold() == label.casefold() and name != label]
+    return next((name for name in alike if storage.exists(storage.join(url, name, "zarr.json"))), label)
 
 
 def owner_of(target: str, key: str, label: str) -> str:

@@ -27,6 +27,8 @@ TABLE_PART = 32
 """The table of oblique planes has this many entries for the thinnest slab."""
 MAX_TABLE = 1 << 22
 """Most entries of that table."""
+OVERLAP = 0.02
+"""Planes of different directions that share less of their volume than this lie beside each other, up to rounding."""
 EPSILON = 1e-3
 """So much of a voxel is rounding."""
 
@@ -49,6 +51,8 @@ class Drawn:
         Its centre of mass in LPS mm (x, y, z), likewise.
     outside
         The share of its volume that lies outside of the grid, 0 to 1.
+    overlap
+        The share of the volume of its planes in which planes of different directions overlap, 0 to 1. It counts once.
     """
 
     grid: Grid
@@ -57,6 +61,7 @@ class Drawn:
     ml: float
     centroid_mm: Triple
     outside: float
+    overlap: float = 0.0
 
     def whole(self) -> NDArray[np.uint8]:
         """Return the label on the whole grid: uint8 (z, y, x), 1 inside."""
@@ -81,14 +86,15 @@ def draw(stacks: Iterable[Stack], grid: Grid, where: str) -> Drawn:
     x, y, z = np.sum([moment for _, moment in sums], axis=0) / volume_mm3
     first, shape, is_whole = _box(stacks, grid)
     shares = np.zeros(shape, np.uint8)
-    n_voxels = 0.0  # of what lies in the grid, where that is not the whole label
+    n_voxels = 0.0  # of what lies in the grid, where that is not the whole label or there are several stacks
+    is_counted = not is_whole or len(stacks) > 1
     for stack in stacks if shares.size else ():
         order, planes = _planes(stack, Grid(shape, _moved(grid.affine, first)))
         across = shares.transpose(order)
         for alike, first_row, first_column, share in planes:
             steps = np.empty(share.shape, np.uint8)
             quantize(share, steps)
-            n_here = 0.0 if is_whole else float(np.minimum(share, 1).sum(dtype=np.float64))
+            n_here = 0.0 if not is_counted else float(np.minimum(share, 1).sum(dtype=np.float64))
             for i in alike:
                 n_voxels += n_here
                 part = across[i, first_row:, first_column:][: share.shape[0], : share.shape[1]]
@@ -100,8 +106,13 @@ def draw(stacks: Iterable[Stack], grid: Grid, where: str) -> Drawn:
         raise Refusal("label-outside-volume", _outside(where, (float(x), float(y), float(z)), grid))
     voxel_mm3 = grid.voxel_ml * 1000
     outside = 0.0 if is_whole else max(0.0, 1 - n_voxels * voxel_mm3 / volume_mm3)
+    overlap = max(0.0, 1 - float(shares.sum(dtype=np.int64)) / 256 / n_voxels) if len(stacks) > 1 and n_voxels else 0.0
+    if overlap < OVERLAP:
+        overlap = 0.0
+    else:  # of contours that were drawn in axial and in coronal planes each has the same organ
+        volume_mm3 *= 1 - overlap
     mask = settle(shares, (1 - outside) * volume_mm3 / voxel_mm3, grid.spacing)
-    return Drawn(grid, first, mask, volume_mm3 / 1000, (float(x), float(y), float(z)), outside)
+    return Drawn(grid, first, mask, volume_mm3 / 1000, (float(x), float(y), float(z)), outside, overlap)
 
 
 def _outside(where: str, centre: Triple, grid: Grid) -> str:

@@ -154,12 +154,6 @@ def annotate(
                 pass
     except KeyboardInterrupt:
         summary.is_interrupted = True
-    if not summary.counts and not summary.is_interrupted:
-        tell(
-            everybody,
-            "on_note",
-            f"{labels}: no file {'matches ' + ' or '.join(patterns) if patterns else 'may hold labels'}",
-        )
     summary.damaged_records = table.damaged(table.write(target))
     summary.seconds = time.monotonic() - started
     return summary

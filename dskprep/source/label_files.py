@@ -10,6 +10,7 @@ import json
 import numbers
 import re
 import string
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -112,8 +113,8 @@ def label_files(
     """Yield the files of a folder, with all below it, that may hold labels; or the one file at the place.
 
     With `patterns` those whose path below the folder, or whose name, matches one of them. CT images are left out where
-    their first bytes tell. Datasets of dskprep are passed over; `report` hears of each. Raises UsageError if there is
-    nothing at the place.
+    their first bytes tell. Datasets of dskprep are passed over; `report` hears of each, and of what is there if no file
+    may hold labels. Raises UsageError if there is nothing at the place.
     """
     entry = None if storage.is_folder(place) else storage.entry_of(place)
     if entry:
@@ -122,17 +123,25 @@ def label_files(
     if not storage.exists(place):
         raise UsageError(f"{place}: there is no such folder or file; check the path")
 
-    def is_wanted(path: str, entry: storage.Entry) -> bool:
+    def why_not(path: str, entry: storage.Entry) -> str:
         if not patterns:
-            return _may_hold_labels(place, path, entry)
-        return any(fnmatch.fnmatchcase(text, pattern) for pattern in patterns for text in (path, entry.name))
+            return _why_no_labels(place, path, entry)
+        is_one = any(fnmatch.fnmatchcase(text, pattern) for pattern in patterns for text in (path, entry.name))
+        return "" if is_one else f"whose name does not match {' or '.join(patterns)}"
 
-    found = _below(place, report)
+    found, passed = _below(place, report), Counter[str]()
     with ThreadPoolExecutor(AT_ONCE) as pool:  # first bytes are read several at once
         while batch := list(itertools.islice(found, BATCH)):
-            for (path, entry), is_one in zip(batch, pool.map(lambda each: is_wanted(*each), batch), strict=True):
-                if is_one:
+            for (path, entry), why in zip(batch, pool.map(lambda each: why_not(*each), batch), strict=True):
+                passed[why] += 1
+                if not why:
                     yield _label_file(place, entry, path)
+    if not passed[""]:
+        there = " and ".join(f"{n} file{'s' * (n > 1)} {what}" for what, n in passed.most_common() if what) or "no file"
+        report(
+            f"{place}: expected label files (SEG, RTSTRUCT, XML of LIDC-IDRI, NIfTI, NRRD, MetaImage, CSV, Parquet), "
+            f"found {there}; name the folder that holds them"
+        )
 
 
 def _below(place: str, report: Callable[[str], None]) -> Iterator[tuple[str, storage.Entry]]:
@@ -163,17 +172,19 @@ def _is_dataset(url: str) -> bool:
     return isinstance(content, dict) and "settings" in content and "digest" in content
 
 
-def _may_hold_labels(place: str, path: str, entry: storage.Entry) -> bool:
+def _why_no_labels(place: str, path: str, entry: storage.Entry) -> str:
+    """Say what a file is that holds no labels, "" of one that may."""
     name = entry.name.lower()
     if name.endswith(MASK_SUFFIXES) or name.endswith((".csv", ".parquet", ".xml")):
-        return True
+        return ""
     if any(name.endswith(suffix) for suffix in OTHER_SUFFIXES) and not name.endswith(COMPRESSED_SUFFIXES):
-        return False
+        return "of a kind that holds no labels"
     try:
         head = storage.read_head(storage.join(place, path), min(HEAD_BYTES, entry.size)) if entry.size else b""
     except (storage.ObjectChanged, InfrastructureError):  # a dead link, a right that lacks: reading it says so
-        return True
-    return sop_class_in(decompressed_head(head, HEAD_BYTES) or head) not in CT_CLASSES
+        return ""
+    is_slice = sop_class_in(decompressed_head(head, HEAD_BYTES) or head) in CT_CLASSES
+    return "with CT slices" if is_slice else ""
 
 
 def _label_file(place: str, entry: storage.Entry, path: str) -> LabelFile:

@@ -83,7 +83,8 @@ def _write_labels(job: LabelJob, target: str, made: MadeLabels) -> LabelRecord:
                 stored = label_store.write_label(target, label.volume, label.label, objects, job.owner, job.recorded)
                 label = label.changed(objects=stored)
             except Refusal as refusal:
-                owner = label_store.owner_of(target, label.volume, label.label)
+                there = label_store.name_like(target, label.volume, label.label)
+                owner = label_store.owner_of(target, label.volume, there)
                 label = label.changed(label="", reason=refusal.reason, message=refusal.message, taken_by=owner)
         labels.append(label)
     for key in dict.fromkeys(label.volume for label in labels if label.is_written):

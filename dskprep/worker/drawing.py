@@ -207,6 +207,8 @@ def _draw_all(job: LabelJob, target: str, labels: Labels, volume: Record, config
             about = {"owner": job.owner, "image": volume.input_digest, "name": segment.name}
             made.objects.append(encoder.encode(label, segment.name, stored.rgb, drawn, about))
             made.record = made.record.changed(labels=(*made.record.labels, _describe(stored, label, drawn)))
+            if drawn.overlap and "planes-overlap" not in made.record.warnings:
+                made.record = made.record.changed(warnings=(*made.record.warnings, "planes-overlap"))
         except Refusal as refusal:
             if refusal.reason == "label-mirrored":
                 raise  # then so are the others of the file

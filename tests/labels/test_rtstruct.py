@@ -245,3 +245,18 @@ def test_what_counts_of_several_phases_are_the_slices_that_contours_were_drawn_o
         image.ReferencedSOPInstanceUID = "1.2.3.77"
         contour.ContourImageSequence = [image]
     assert dskprep.read_labels(written(ds), name="rs").links.instances == {"1.2.3.77"}
+
+
+def test_axial_and_coronal_contours_of_one_box_count_once() -> None:
+    axial = [at(z, [(-6, -5), (6, -5), (6, 5), (-6, 5)]) for z in (-5, -3, -1, 1, 3, 5)]
+    coronal = [[(-6, y, -6), (6, y, -6), (6, y, 6), (-6, y, 6)] for y in (-4, -2, 0, 2, 4)]
+    for grid in (GRID, grid_of((30, 40, 40), (1.0, 1.0, 1.0), (-20, -20, -15))):
+        both = drawn([*axial, *coronal], grid)
+        volume = np.count_nonzero(both.mask) * grid.voxel_ml
+        assert both.ml == pytest.approx(12 * 10 * 12 / 1000, rel=0.02)
+        assert volume == pytest.approx(12 * 10 * 12 / 1000, rel=0.02)
+        assert both.overlap > 0.45
+    beside = [[(-6, y, 8), (6, y, 8), (6, y, 11), (-6, y, 11)] for y in (-4, -2, 0, 2, 4)]
+    found = drawn([*axial, *beside])
+    assert found.overlap == 0
+    assert found.ml == pytest.approx((12 * 10 * 12 + 12 * 10 * 3) / 1000, rel=0.01)

@@ -770,6 +770,44 @@ class TestLost:
         assert annotate(target, labels).warnings == {}
         assert dskprep.open_dataset(target)["p"].labels["GTV"][:].sum() == 72
 
+    def test_axial_and_coronal_contours_are_told(self, tmp_path: Path, labels: Path) -> None:
+        target = prepare(str(tmp_path))
+        axial = [[(-5, -15, z), (1, -15, z), (1, -9, z), (-5, -9, z)] for z in (-28, -27, -26, -25)]
+        coronal = [[(-5, y, -28), (1, y, -28), (1, y, -25), (-5, y, -25)] for y in (-14, -12, -10)]
+        (labels / "a.dcm").write_bytes(rtstruct_file({"GTV": [*axial, *coronal], "Heart": axial}))
+        assert annotate(target, labels).warnings == {"planes-overlap": 1}
+
+    def test_names_that_differ_in_capitals_are_one_name(self, tmp_path: Path, labels: Path) -> None:
+        """So a dataset can be copied to a disk that takes both for one."""
+        target = prepare(str(tmp_path))
+        square = [(-5, -15, -28), (1, -15, -28), (1, -9, -28), (-5, -9, -28)]
+        for number, (file, names) in enumerate({"b.dcm": ("gtv", "Heart"), "a.dcm": ("GTV", "gtv")}.items()):
+            dataset = rtstruct_dataset({name: [square] for name in names})
+            dataset.SOPInstanceUID = f"1.2.3.{number + 1}"
+            (labels / file).write_bytes(written(dataset))
+        annotate(target, labels)
+        assert sorted(dskprep.open_dataset(target)["p"].labels) == ["GTV", "Heart", "gtv-2"]
+        records = [label_store.read_record(target, name) for name, _ in label_store.list_records(target)]
+        (refused_one,) = [label for record in records for label in record.labels if not label.is_written]
+        assert (refused_one.name, refused_one.reason) == ("gtv", "label-exists")
+        dskprep.forget_labels(target, "GTV*")
+        assert sorted(dskprep.open_dataset(target)["p"].labels) == ["Heart"]
+
+    def test_a_folder_without_labels_says_what_is_there(self, tmp_path: Path, labels: Path, source: Path) -> None:
+        target = prepare(str(tmp_path))
+        (source / "p" / "notes.txt").write_text("none")
+        notes: list[str] = []
+
+        class Notes:
+            def on_note(self, text: str) -> None:
+                notes.append(text)
+
+        for place, how in ((source, {}), (source, {"patterns": ["*RS*"]}), (labels, {})):
+            assert annotate(target, place, observers=[Notes()], **how).exit_code == 0
+        assert "found 10 files with CT slices and 1 file of a kind that holds no labels" in notes[0]
+        assert "found 11 files whose name does not match *RS*" in notes[1]
+        assert "found no file" in notes[2]
+
     def test_two_rois_of_one_number_are_refused(self, tmp_path: Path, labels: Path) -> None:
         target = prepare(str(tmp_path))
         dataset = rtstruct_dataset({"A": [[(-5, -15, -28), (1, -15, -28), (1, -9, -28)]], "B": []})
