@@ -19,7 +19,19 @@ import s3fs
 from azurite import Azurite, find_azurite
 
 from dskprep.errors import InfrastructureError
+from dskprep.storage import connection
 from dskprep.synthetic import s3server
+
+
+@pytest.fixture(autouse=True)
+def connections(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Tests share dskprep's connections, which depend on the settings; those of `storage` open their own."""
+    if request.path.parent.name != "storage":
+        yield
+        return
+    connection.fork.connections.clear()
+    yield
+    connection.fork.connections.clear()
 
 
 @pytest.fixture(scope="session")
@@ -37,8 +49,7 @@ def s3_server() -> Iterator[s3server.S3Server]:
 def s3_environment(s3_server: s3server.S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Whatever opens an S3 URL in this process or its children reaches the server, with no options at all.
 
-    Tests share dskprep's connections, which depend on these settings; those of `storage` open their own. What a test
-    opens by s3fs is its own.
+    What a test opens by s3fs is its own.
     """
     for name in [name for name in os.environ if name.startswith(("AWS_", "FSSPEC_"))]:
         monkeypatch.delenv(name)  # nothing of this machine's setup, such as AWS_PROFILE, leaks in
