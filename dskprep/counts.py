@@ -1,6 +1,12 @@
-"""A number and its noun, in words."""
+"""Numbers and lists in words: a number with its noun, and the first of many names."""
 
 from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable
+
+NAMED = 3
+"""How many of several things a message names."""
 
 
 def n_of(n: int, noun: str) -> str:
@@ -10,3 +16,13 @@ def n_of(n: int, noun: str) -> str:
     ('1 patient', '2 patients', '2 series')
     """
     return f"{n} {noun}" if n == 1 or noun.endswith("s") else f"{n} {noun}s"
+
+
+def some_of(names: Iterable[str], between: str = ", ") -> str:
+    """Return the first NAMED of the names, and a mark if there are more.
+
+    >>> some_of("abc"), some_of("abcd")
+    ('a, b, c', 'a, b, c, …')
+    """
+    found = [*itertools.islice(names, NAMED + 1)]
+    return between.join([*found[:NAMED], *(["…"] if len(found) > NAMED else [])])

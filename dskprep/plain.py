@@ -20,6 +20,16 @@ def escape(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
+def as_utf8(text: str) -> str:
+    """Return a text with what UTF-8 cannot hold escaped: the name of a file may have such characters."""
+    return text.encode(errors="backslashreplace").decode()
+
+
+def in_one_line(error: BaseException, most: int | None = None) -> str:
+    """Return what an error says in one line, at most so many characters of it."""
+    return " ".join(str(error).split())[:most]
+
+
 def to_number(text: str) -> float | None:
     """Return the number that a text stands for, None if it is none, or not finite.
 

@@ -1,4 +1,4 @@
-"""Tables of the users' own, or of strangers: CSV and Parquet, read in one way."""
+"""Tables: CSV and Parquet of the users' own, or of strangers, read in one way; and Parquet as it is written here."""
 
 from __future__ import annotations
 
@@ -45,7 +45,8 @@ def header_of(content: bytes) -> list[str]:
 def open_parquet(content: bytes) -> parquet.ParquetFile:
     """Open a Parquet file, of which nothing but its metadata is read yet. Raises ValueError for what is none."""
     try:
-        return parquet.ParquetFile(io.BytesIO(content))
+        # in this thread: those of pyarrow release a Python file late, which aborts a program that is just ending
+        return parquet.ParquetFile(pyarrow.BufferReader(content), pre_buffer=False)
     except (OSError, pyarrow.ArrowException) as error:
         raise ValueError(str(error)) from error
 
@@ -53,7 +54,14 @@ def open_parquet(content: bytes) -> parquet.ParquetFile:
 def from_parquet(file: parquet.ParquetFile) -> pd.DataFrame:
     """Read a Parquet file. What pandas has written about it is not followed. Raises ValueError if it is damaged."""
     try:
-        table: pd.DataFrame = file.read().replace_schema_metadata(None).to_pandas()
+        table: pd.DataFrame = file.read(use_threads=False).replace_schema_metadata(None).to_pandas(use_threads=False)
     except (OSError, TypeError, OverflowError, pyarrow.ArrowException) as error:
         raise ValueError(str(error)) from error
     return table
+
+
+def to_parquet(table: pyarrow.Table) -> bytes:
+    """Return a table as the content of a Parquet file."""
+    buffer = io.BytesIO()
+    parquet.write_table(table, buffer)
+    return buffer.getvalue()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import itertools
 import json
 from collections import defaultdict
@@ -12,7 +11,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-from pyarrow import parquet
+
+from dskprep import tables as parquet
 
 TEXTS = (
     "key image kind name label status reason message code code_scheme code_meaning category algorithm interpreted_type "
@@ -51,9 +51,7 @@ def points_to_parquet(tables: Sequence[pd.DataFrame], *, ours: Collection[str]) 
             columns[name] = values.cast(SCHEMA.field(name).type) if name in SCHEMA.names else values
         else:
             columns[free_column(name, names) if name in SCHEMA.names else str(name)] = values
-    buffer = io.BytesIO()
-    parquet.write_table(pa.table(columns), buffer)
-    return buffer.getvalue()
+    return parquet.to_parquet(pa.table(columns))
 
 
 def with_equal_types(parts: list[pa.Table]) -> list[pa.Table]:

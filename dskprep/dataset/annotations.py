@@ -6,7 +6,6 @@ It is made from the records of label sources and their tables of points, as inde
 from __future__ import annotations
 
 import functools
-import io
 import math
 import warnings
 from collections import Counter, defaultdict
@@ -15,21 +14,22 @@ from typing import Any
 
 import pandas as pd
 import pyarrow as pa
-from pyarrow import compute, parquet
+from pyarrow import compute
 
-from dskprep import storage
+from dskprep import storage, tables
 from dskprep.counts import n_of
 from dskprep.dataset import label_store
 from dskprep.dataset.annotation_columns import SCHEMA, with_equal_types
 from dskprep.dataset.label_record import LabelRecord, LabelRecordName, StoredLabel, parse_label_record
+from dskprep.dataset.rows import DAMAGED as DAMAGED
+from dskprep.dataset.rows import tag_of
 from dskprep.errors import DamagedDataset
+from dskprep.plain import as_utf8
 from dskprep.storage import Entry
 
 FILE = "annotations.parquet"
 NAME = ("source_status", "source", "source_options", "source_digest")
 """The columns that make up a `LabelRecordName`, in its order."""
-DAMAGED = "damaged-record"
-"""The reason in the row of a record that cannot be read."""
 AT_ONCE = 2000
 """Records that are read together."""
 
@@ -50,9 +50,7 @@ def write(target: str) -> pa.Table:
     table = _combine(target, records)
     url = storage.join(target, FILE)
     if records or storage.exists(url):
-        buffer = io.BytesIO()
-        parquet.write_table(table, buffer)
-        storage.write_many(target, {FILE: buffer.getvalue()})
+        storage.write_many(target, {FILE: tables.to_parquet(table)})
     return table
 
 
@@ -113,7 +111,7 @@ def rows_of_volume(target: str, key: str) -> list[dict[str, Any]]:
     entry = storage.entry_of(storage.join(target, FILE))
     if entry is None and next(label_store.list_records(target), None) is None:
         return []
-    table, starts, unread = _by_volume(target, _tag(entry) if entry else "")
+    table, starts, unread = _by_volume(target, tag_of(entry) if entry else "")
     warn_of_damaged(target, unread)
     start, n = starts.get(key, (0, 0))
     rows: list[dict[str, Any]] = table.slice(start, n).to_pylist()
@@ -160,7 +158,7 @@ def _combine(target: str, records: dict[LabelRecordName, Entry]) -> pa.Table:
     missing = dict(records)
     known = _read(target)
     if known is not None:
-        tags = {name: _tag(entry) for name, entry in records.items()}
+        tags = {name: tag_of(entry) for name, entry in records.items()}
         columns = (*NAME, "record_tag")
         rows = zip(*(known[column].to_pylist() for column in columns), strict=True)
         is_kept = [tags.get(LabelRecordName(*row[:4])) == row[4] for row in rows]
@@ -173,7 +171,7 @@ def _combine(target: str, records: dict[LabelRecordName, Entry]) -> pa.Table:
         some = names[i : i + AT_ONCE]
         contents = storage.read_many_metadata(storage.join(target, "labels"), [missing[name] for name in some])
         for name, (where, content) in zip(some, contents, strict=True):
-            parts += _parts(target, name, content, where, _tag(missing[name]))
+            parts += _parts(target, name, content, where, tag_of(missing[name]))
     table = pa.concat_tables(with_equal_types(parts), promote_options="permissive")
     order = [(column, "ascending") for column in ("key", "kind", "label", "name", "source", "source_options", "number")]
     return table.take(compute.sort_indices(table, sort_keys=order))
@@ -193,7 +191,7 @@ def _parts(target: str, name: LabelRecordName, content: bytes, where: str, tag: 
     always |= {
         "kind": record.kind,
         "linked_by": record.linked_by or "",
-        "url": _as_utf8(record.url),
+        "url": as_utf8(record.url),
         "source_sha256": record.sha256,
         "source_warnings": ",".join(record.warnings),
     }
@@ -213,8 +211,7 @@ def _parts(target: str, name: LabelRecordName, content: bytes, where: str, tag: 
 def _points(target: str, record: LabelRecord) -> pa.Table:
     where = storage.join(target, record.name.points_path)
     try:
-        content = pa.BufferReader(storage.read(where))
-        table = parquet.ParquetFile(content, pre_buffer=False).read(use_threads=False)
+        table = tables.open_parquet(storage.read(where)).read(use_threads=False)
         fixed = [SCHEMA.field(f.name) if f.name in SCHEMA.names else f for f in table.schema]
         return table.cast(pa.schema(fixed))
     except (ValueError, KeyError, OSError, pa.ArrowException) as error:
@@ -235,26 +232,16 @@ def _label_row(label: StoredLabel) -> dict[str, Any]:
 
 
 def _to_table(rows: list[dict[str, Any]]) -> pa.Table:
-    texts = [{name: _as_utf8(v) if isinstance(v, str) else v for name, v in row.items()} for row in rows]
+    texts = [{name: as_utf8(v) if isinstance(v, str) else v for name, v in row.items()} for row in rows]
     return pa.Table.from_pylist(texts, SCHEMA)
 
 
 def _read(target: str) -> pa.Table | None:
     """Return annotations.parquet, or None if there is none that can be used."""
     try:
-        content = storage.read(storage.join(target, FILE))
-        table = parquet.ParquetFile(pa.BufferReader(content), pre_buffer=False).read(use_threads=False)
+        table = tables.open_parquet(storage.read(storage.join(target, FILE))).read(use_threads=False)
     except (FileNotFoundError, ValueError, KeyError, OSError):
         return None
     types = {field.name: field.type for field in table.schema}
     is_ours = len(types) == len(table.schema) and all(types.get(f.name) == f.type for f in SCHEMA)
     return table if is_ours else None
-
-
-def _tag(entry: Entry) -> str:
-    return f"{entry.size} {entry.tag}"
-
-
-def _as_utf8(text: str) -> str:
-    """Escape what Parquet cannot hold: a path that is not UTF-8 has such characters."""
-    return text.encode(errors="backslashreplace").decode()

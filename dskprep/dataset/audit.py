@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 import os
-from collections import deque
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from dskprep import storage
 from dskprep.dataset import opened, unpacking
+from dskprep.dataset.ahead import ahead
 from dskprep.dataset.sentinels import Hit, Sentinels
 from dskprep.errors import DamagedDataset, UsageError
 from dskprep.storage import Entry
@@ -110,21 +111,19 @@ def _search_all(target: str, words: Sentinels) -> Iterator[Searched]:
     folder, entries = target, _entries(target)
     if not storage.is_folder(target) and (entry := storage.entry_of(target)):
         folder, entries = target.rpartition("/")[0], iter([entry])
-    under_way: deque[Future[Searched | None]] = deque()
     with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="audit") as threads:
         try:
-            for entry in entries:
-                under_way.append(threads.submit(_search, folder, entry, words))
-                if entry.name.endswith(("/zarr.json", "/.zarray")):
-                    under_way.append(threads.submit(_search_array, folder, entry.name, words))
-                while len(under_way) >= AHEAD:
-                    if searched := under_way.popleft().result():
-                        yield searched
-            while under_way:
-                if searched := under_way.popleft().result():
-                    yield searched
+            searches = _searches(folder, entries, words)
+            yield from filter(None, ahead(searches, threads.submit, AHEAD))
         finally:
             threads.shutdown(cancel_futures=True)
+
+
+def _searches(folder: str, entries: Iterator[Entry], words: Sentinels) -> Iterator[Callable[[], Searched | None]]:
+    for entry in entries:
+        yield functools.partial(_search, folder, entry, words)
+        if entry.name.endswith(("/zarr.json", "/.zarray")):
+            yield functools.partial(_search_array, folder, entry.name, words)
 
 
 def _entries(target: str) -> Iterator[Entry]:

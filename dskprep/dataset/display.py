@@ -15,8 +15,8 @@ from dskprep.errors import DamagedDataset
 from dskprep.volume import grid_in_words
 
 if TYPE_CHECKING:
-    from dskprep.dataset.dataset import Dataset
     from dskprep.dataset.label_record import StoredLabel
+    from dskprep.dataset.selection import Selection
 
 N_LABELS = 12
 """Labels of a volume that a notebook names."""
@@ -63,7 +63,7 @@ def describe_label(about: StoredLabel) -> str:
     return f"{about.name}, {about.ml:.0f} ml" if about.ml >= 100 else f"{about.name}, {about.ml:.3g} ml"
 
 
-def dataset_in_html(dataset: Dataset) -> str:
+def dataset_in_html(dataset: Selection) -> str:
     """Show how many series a dataset has by status, and its first volumes."""
     if dataset.chosen is None:
         counts = Counter(dataset.index["status"].tolist())

@@ -15,14 +15,13 @@ import pyarrow as pa
 from pyarrow import compute
 
 from dskprep import storage
-from dskprep.dataset import columns, index_files
-from dskprep.dataset.compared import compare
+from dskprep.dataset import index_files
 from dskprep.dataset.index_files import join
-from dskprep.dataset.listed import Known
+from dskprep.dataset.listed import Known, compare
 from dskprep.dataset.record import Record
 from dskprep.dataset.rows import DAMAGED as DAMAGED
 from dskprep.dataset.rows import NAME as NAME
-from dskprep.dataset.rows import Row, select, to_row, to_table
+from dskprep.dataset.rows import Row, is_number, select, to_row, to_table
 from dskprep.errors import InfrastructureError
 
 ROWS_AT_ONCE = 1000
@@ -227,7 +226,7 @@ def to_frame(table: pa.Table) -> pd.DataFrame:
     """Return a table for pandas. A column of numbers that has no value yet is of numbers too."""
     frame: pd.DataFrame = table.to_pandas(use_threads=False)
     without_type = [field.name for field in table.schema if str(field.type) == "null"]
-    return frame.astype({name: float for name in without_type if columns.is_number(name)})
+    return frame.astype({name: float for name in without_type if is_number(name)})
 
 
 def _undisturbed(target: str, work: Callable[[], R]) -> R:

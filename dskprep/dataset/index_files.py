@@ -7,7 +7,6 @@ is killed between two parts leaves out rows whose records are there: whoever com
 
 from __future__ import annotations
 
-import io
 import itertools
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,8 +16,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pyarrow import compute, parquet
 
-from dskprep import storage
-from dskprep.dataset import columns, rows
+from dskprep import storage, tables
+from dskprep.dataset import rows
 from dskprep.errors import DamagedDataset, UsageError
 
 FILE = "index.parquet"
@@ -55,7 +54,7 @@ def update(target: str, held: Held, added: Iterable[pa.Table], n_added: int) -> 
     if not _is_folder(names):
         if n_kept + n_added <= PART_ROWS:
             table = join([*_kept(target, held), *added])
-            storage.write_many(target, {FILE: _encode(table)})
+            storage.write_many(target, {FILE: tables.to_parquet(table)})
             return
         _begin_folder(target, held, added)
         return
@@ -130,12 +129,11 @@ def _contents(target: str) -> Iterator[tuple[str, bytes]]:
 def _open(content: bytes) -> parquet.ParquetFile | None:
     """Open a part; None if it is damaged or has other columns than an index."""
     try:
-        # in this thread: those of pyarrow release a Python file late, which aborts a program that is just ending
-        file = parquet.ParquetFile(pa.BufferReader(content), pre_buffer=False)
+        file = tables.open_parquet(content)
         schema = file.schema_arrow
     except (ValueError, KeyError, OSError):  # pyarrow raises OSError for bytes in memory, too
         return None
-    is_ours = columns.are_ours({field.name: str(field.type) for field in schema})
+    is_ours = rows.are_ours({field.name: str(field.type) for field in schema})
     return file if is_ours and len({*schema.names}) == len(schema.names) else None
 
 
@@ -192,17 +190,11 @@ def _concat(tables: Sequence[pa.Table]) -> pa.Table:
     return pa.concat_tables(tables or [rows.to_table([])], promote_options="permissive")
 
 
-def _encode(table: pa.Table) -> bytes:
-    buffer = io.BytesIO()
-    parquet.write_table(table, buffer)
-    return buffer.getvalue()
-
-
 def _encode_part(table: pa.Table) -> bytes:
     """Return the bytes of a part. All have the same columns and types, as those who read them together expect."""
-    fields = {field.name: field for field in columns.schema(table.schema.names)}
+    fields = {field.name: field for field in rows.schema(table.schema.names)}
     found = {
         name: compute.cast(table[name], field.type) if name in table.schema.names else pa.nulls(len(table), field.type)
         for name, field in fields.items()
     }
-    return _encode(rows.in_order(pa.table(found)))
+    return tables.to_parquet(rows.in_order(pa.table(found)))

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import pandas as pd
 
 from dskprep import keys, storage, tables
+from dskprep.counts import some_of
 from dskprep.dataset import identity
 from dskprep.errors import DamagedDataset, UsageError
+from dskprep.plain import in_one_line
 
-NAMED = 3
-"""How many of several things a message names."""
 IDENTIFIERS = {
     "PatientID": "patient",
     "StudyInstanceUID": "study",
@@ -123,7 +123,7 @@ def _read(table: str | os.PathLike[str] | pd.DataFrame, column: str) -> tuple[pd
     except FileNotFoundError as error:
         raise UsageError(f"{url}: there is no such file") from error
     except ValueError as error:
-        why = " ".join(str(error).split())[:200]
+        why = in_one_line(error, 200)
         raise UsageError(f"{url}: cannot be read as a CSV or Parquet table: {why}") from error
 
 
@@ -203,5 +203,5 @@ def _plain_rows(frame: pd.DataFrame) -> list[tuple[Any, ...]]:
     return list(zip(*plain, strict=True)) if plain else [()] * len(frame)
 
 
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(repr(name) for name in names[:NAMED]) + (", …" if len(names) > NAMED else "")
+def _some(names: Iterable[str]) -> str:
+    return some_of(map(repr, names))

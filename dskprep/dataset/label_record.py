@@ -13,6 +13,7 @@ from dskprep import keys
 from dskprep.dataset.facts import Bytes, Count, Number, StoredObject
 from dskprep.dataset.record import STATUSES, is_object_name, to_json
 from dskprep.errors import DamagedDataset
+from dskprep.plain import as_utf8, in_one_line
 from dskprep.typed import converter
 
 MAX_NAME = 80
@@ -183,7 +184,7 @@ def parse_label_record(content: bytes, where: str) -> LabelRecord:
         record = _to_record(json.loads(content))
         _check(record, where)
     except (ValueError, OverflowError, RecursionError, msgspec.ValidationError) as error:
-        why = " ".join(str(error).split())[:300].encode(errors="backslashreplace").decode()
+        why = as_utf8(in_one_line(error, 300))
         raise DamagedDataset(f"{where}: this record is damaged ({why}); delete it, and annotate again") from error
     return record
 

@@ -17,6 +17,7 @@ import numpy as np
 
 from dskprep import storage
 from dskprep.errors import DamagedDataset
+from dskprep.plain import in_one_line
 from dskprep.typed import converter
 from dskprep.volume import Grid
 
@@ -111,7 +112,7 @@ def read_array(url: str) -> dict[str, Any]:
     try:
         _check(_to_metadata(metadata))
     except (ValueError, RecursionError) as error:  # a ValidationError is a ValueError
-        raise damaged(place, f"is damaged ({_shorten(error)})") from error
+        raise damaged(place, f"is damaged ({in_one_line(error, 200)})") from error
     return metadata
 
 
@@ -189,7 +190,7 @@ def check_volume(url: str, n_levels: int) -> None:
             if own is not None and not _says_the_same(copies[path], own):
                 raise ValueError(f"its consolidated metadata are not those of {path}/zarr.json")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise damaged(place, f"is damaged ({_shorten(error)})") from error
+        raise damaged(place, f"is damaged ({in_one_line(error, 200)})") from error
 
 
 def path_of(name: str, level: int = 0) -> str:
@@ -278,7 +279,3 @@ def _check_codecs(codecs: list[_Named], outer: Index) -> Index:
         _check_codecs(sharding.index_codecs, outer)
         chunk = _check_codecs(sharding.codecs, sharding.chunk_shape)
     return chunk
-
-
-def _shorten(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200]

@@ -25,6 +25,7 @@ from dskprep.dataset.facts import (
 )
 from dskprep.errors import DamagedDataset
 from dskprep.keys import FURTHER as FURTHER
+from dskprep.plain import as_utf8, in_one_line
 from dskprep.typed import converter
 from dskprep.volume import Grid
 
@@ -172,7 +173,7 @@ def parse_record(content: bytes, where: str) -> Record:
         record = _to_record(json.loads(content, parse_constant=refuse_constant))
         _check(record, where)
     except (ValueError, OverflowError, RecursionError, msgspec.ValidationError) as error:
-        why = " ".join(str(error).split())[:300].encode(errors="backslashreplace").decode()
+        why = as_utf8(in_one_line(error, 300))
         raise DamagedDataset(
             f"{where}: this record is damaged ({why}); run again, and its series is made anew"
         ) from error

@@ -11,6 +11,7 @@ import msgspec
 from dskprep import keys, storage
 from dskprep.dataset.record import to_json
 from dskprep.errors import DamagedDataset, UsageError
+from dskprep.plain import in_one_line
 from dskprep.typed import converter
 
 FORMAT = 1
@@ -91,8 +92,7 @@ def read(target: str, place: str | os.PathLike[str]) -> tuple[Content, str]:
     except FileNotFoundError as error:
         raise UsageError(f"{url}: there is no such split; split.save writes one") from error
     except (ValueError, RecursionError, msgspec.ValidationError) as error:
-        why = " ".join(str(error).split())[:200]
-        raise DamagedDataset(f"{url}: is no split, or a damaged one ({why})") from error
+        raise DamagedDataset(f"{url}: is no split, or a damaged one ({in_one_line(error, 200)})") from error
     if content.format != FORMAT:
         raise UsageError(f"{url}: a split of format {content.format}; this dskprep reads format {FORMAT}")
     if not is_whole:

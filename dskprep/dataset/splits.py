@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pandas as pd
 
-from dskprep.counts import n_of
+from dskprep.counts import n_of, some_of
 from dskprep.dataset import dealing, split_file
 from dskprep.dataset.groups import ALWAYS, Members
 from dskprep.dataset.split_file import FORMAT, Content, Rule, Side
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
 MOST_STRATA = 20
 """Combinations of values that may be stratified by, or one for each ten groups."""
-NAMED = 3
-"""How many of several things a message names."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,9 +93,8 @@ class Split:
         if self.alone:
             words.append(f"{len(self.alone)} without a patient's digest, each a group of its own")
         if self.of_several:
-            some = "; ".join(_some(keys) for keys in self.of_several[:NAMED])
-            more = "; …" if len(self.of_several) > NAMED else ""
-            words.append(f"{n_of(len(self.of_several), 'group')} of several patients ({some}{more})")
+            some = some_of(map(some_of, self.of_several), "; ")
+            words.append(f"{n_of(len(self.of_several), 'group')} of several patients ({some})")
         if self.left_out:
             words.append(f"{len(self.left_out)} added later and not in it")
         return ", ".join(words)
@@ -142,7 +139,7 @@ def make(
         shares=tuple(float(share) for share in shares or ()),
     )
     if unknown := sorted(groups.keys() - _written(dataset)):
-        raise UsageError(f"by: expected the keys of volumes, found {len(unknown)} others, such as {_some(unknown)}")
+        raise UsageError(f"by: expected the keys of volumes, found {len(unknown)} others, such as {some_of(unknown)}")
     return _place(dataset, split_file.check(rule), {}, groups)
 
 
@@ -151,7 +148,7 @@ def read(dataset: Dataset, place: str | os.PathLike[str]) -> Split:
     content, url = split_file.read(dataset.url, place)
     if gone := sorted(content.sides.keys() - _written(dataset)):
         raise UsageError(
-            f"{url}: does not fit the dataset: {len(gone)} of its volumes are not written, such as {_some(gone)}; "
+            f"{url}: does not fit the dataset: {len(gone)} of its volumes are not written, such as {some_of(gone)}; "
             "extend_split makes a new one with the others where they are"
         )
     by = tuple(name for name in content.rule.by if name in dataset.columns)  # another may be of a table not joined here
@@ -237,7 +234,3 @@ def _refuse_empty(rule: Rule, sides: Mapping[str, Side], members: Members) -> No
             f"{' and '.join(empty)} of the split would be empty: there are {n_groups} groups of volumes, "
             f"the largest with {largest} of {len(sides)}{advice}"
         )
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:NAMED]) + (", …" if len(names) > NAMED else "")

@@ -13,9 +13,9 @@ import itertools
 import math
 import threading
 import weakref
-from collections import defaultdict, deque
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dskprep.dataset.ahead import ahead
 from dskprep.dataset.item_columns import ItemColumns
 from dskprep.dataset.normalized import normalize_into
 from dskprep.dataset.shards import Array, Target
@@ -118,10 +119,10 @@ class Stream:
         reading = ThreadPoolExecutor(THREADS, thread_name_prefix="stream")
         filling, making = (ThreadPoolExecutor(2, thread_name_prefix="stream") for _ in range(2))
         try:
-            windows = _ahead(runs, lambda run: filling.submit(Window, self.draws, run, room, reading), 2)
+            windows = ahead(runs, lambda run: filling.submit(Window, self.draws, run, room, reading), 2)
             patches = ((window, place) for window in windows for place in range(len(window.spots)))
             parts_of_batches = iter(lambda: [*itertools.islice(patches, self.batch)], [])
-            made = _ahead(parts_of_batches, lambda some: making.submit(self._make, some, columns), 2)
+            made = ahead(parts_of_batches, lambda some: making.submit(self._make, some, columns), 2)
             for number, batch in enumerate(made, n_done + 1):
                 yield batch | {"state": self.state(number, parts)}
         finally:
@@ -239,13 +240,3 @@ class Window:
 
 def _map(threads: ThreadPoolExecutor, function: Callable[[Any], Any], values: Iterable[Any]) -> list[Any]:
     return [future.result() for future in [threads.submit(function, value) for value in values]]
-
-
-def _ahead(values: Iterable[Any], submit: Callable[[Any], Future[Any]], n: int) -> Iterator[Any]:
-    """Yield the result for each value; so many are under way at once, that which is waited for among them."""
-    under_way: deque[Future[Any]] = deque()
-    for value in values:
-        under_way.append(submit(value))
-        if len(under_way) == n:
-            yield under_way.popleft().result()
-    yield from (future.result() for future in under_way)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-from collections import deque
 from collections.abc import Collection, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 from dskprep import storage
 from dskprep.dataset import label_store, layout, leftovers, ome, own, store
+from dskprep.dataset.ahead import ahead
 from dskprep.dataset.facts import StoredObject
 from dskprep.dataset.label_record import LabelRecordName
 from dskprep.dataset.record import Record, RecordName
@@ -72,16 +72,9 @@ def verify(target: str | os.PathLike[str]) -> Iterator[Finding]:
     names = sorted(store.record_names(target), key=lambda name: (name.status != "written", name))
     if not names or names[0].status != "written":
         leftovers.refuse_volumes(target, "clean can delete them")
-    under_way: deque[Future[Finding | None]] = deque()
     with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="verify") as threads:
         try:
-            for name in names:
-                under_way.append(threads.submit(_check, target, name))
-                if len(under_way) == AHEAD and (finding := under_way.popleft().result()):
-                    yield finding
-            while under_way:
-                if finding := under_way.popleft().result():
-                    yield finding
+            yield from filter(None, ahead(names, lambda name: threads.submit(_check, target, name), AHEAD))
         finally:
             threads.shutdown(cancel_futures=True)
     yield from _label_findings(target)

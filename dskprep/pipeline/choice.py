@@ -10,15 +10,44 @@ from __future__ import annotations
 import itertools
 import secrets
 from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple
 
-from dskprep.dataset import identity, seen
-from dskprep.dataset.record import Record
-from dskprep.dataset.taken import Taken, taken
+from dskprep.dataset import identity, index, seen
+from dskprep.dataset.record import FURTHER, Record
 from dskprep.pipeline.account import Account
 from dskprep.pipeline.survey import DUE, KNOWN, LOST, PLAIN, WAITING, Asked, Rival, Survey
 from dskprep.selecting import KEPT, Select, chosen_of
 from dskprep.settings import PrepConfig
 from dskprep.source.case import Case
+
+
+class Taken(NamedTuple):
+    """What became of series before. The keys are those of cases."""
+
+    written: dict[str, list[str]]
+    """The keys of what is written, by the digest of its study or patient."""
+    refused: set[tuple[str, str]]
+    """Key and input digest of what was refused, but for the reasons `selecting.KEPT`."""
+    known: set[str]
+    """The keys of all records."""
+
+    @classmethod
+    def nothing(cls) -> Taken:
+        """Return that of a dataset without a record."""
+        return cls({}, set(), set())
+
+
+def taken(target: str, per: str) -> Taken:
+    """Return what a dataset holds; `per` is `study` or `patient`."""
+    found = Taken.nothing()
+    for row in index.rows_of(index.current_table(target, ("key", "input_digest", "status", "reason", per))):
+        key = row["key"].partition(FURTHER)[0]
+        found.known.add(key)
+        if row["status"] == "written":
+            found.written.setdefault(row[per] or "", []).append(key)
+        elif row["status"] == "refused" and row["reason"] not in KEPT and key == row["key"]:
+            found.refused.add((key, row["input_digest"]))
+    return found
 
 
 class Choice:

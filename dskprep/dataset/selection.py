@@ -1,0 +1,249 @@
+"""The volumes of a dataset, all that are written or a selection: a mapping from key to volume, and a row for each."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Self
+
+from dskprep.dataset import annotations as annotated
+from dskprep.dataset import display, index, joined, store
+from dskprep.dataset.joined import Joined
+from dskprep.dataset.record import RecordName
+from dskprep.dataset.stored import StoredVolume
+from dskprep.errors import UsageError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+IDENTITIES = ("patient", "study", "frame_of_reference")
+"""Columns that an index of an older version lacks."""
+
+
+@dataclass(frozen=True, repr=False)
+class Selection(Mapping[str, StoredVolume]):
+    """The written volumes of a dataset, or some of them, by key; their rows of the index; and how some are selected.
+
+    What is made of them is in `Dataset`, where the fields are described.
+    """
+
+    url: str
+    chosen: frozenset[str] | None = None
+    joined: tuple[Joined, ...] = ()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {
+            name: value
+            for name, value in vars(self).items()
+            if name not in ("index", "rows", "annotations", "_fates", "_table")
+        }
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """The settings that all volumes were prepared with, as in dataset.json."""
+        settings: dict[str, Any] = store.describe(self.url)["settings"]
+        return settings
+
+    @cached_property
+    def attribution(self) -> list[dict[str, Any]]:
+        """Whose data the volumes are, as far as that is known: `licence`, `doi`, `citation`, and how many `series`.
+
+        As in dataset.json, where the last run has left it. Empty for other data than those of catalogues.
+        """
+        found: list[dict[str, Any]] = store.describe(self.url).get("attribution", [])
+        return found
+
+    @cached_property
+    def index(self) -> pd.DataFrame:
+        """One row per series, with those that were not written; for a selection, one row per selected volume."""
+        table = index.to_frame(self._table)
+        for added in self.joined:
+            table = added.add_to(table)
+        return table if self.chosen is None else table[table["key"].isin(self._names)]
+
+    @cached_property
+    def annotations(self) -> pd.DataFrame:
+        """One row per label and point of the (selected) volumes: see docs/labels.md for the columns.
+
+        What was made for another image of the same key is left out: `annotate` makes it anew.
+        """
+        current = annotated.current_table(self.url)
+        annotated.warn_of_damaged(self.url, annotated.damaged(current))
+        table = annotated.to_frame(annotated.without_repeats(current))
+        images = table["key"].map({key: name.digest for key, name in self._names.items()})
+        return table[(table["status"] == "written") & (table["image"] == images)].reset_index(drop=True)
+
+    @cached_property
+    def rows(self) -> list[dict[str, Any]]:
+        """The rows of the index for the (selected) written volumes, sorted by key, as plain dictionaries."""
+        return list(self._rows())
+
+    def where(self, is_wanted: Callable[[dict[str, Any]], bool]) -> Self:
+        """Select the volumes for whose row of the index `is_wanted(row)` is true."""
+        return self._selection(row["key"] for row in self._rows() if is_wanted(row))
+
+    def annotated(self, is_wanted: Callable[[dict[str, Any]], bool] = lambda _: True) -> Self:
+        """Select the volumes with a label or point for whose row of `annotations` `is_wanted(row)` is true."""
+        rows = self.annotations.to_dict("records")
+        return self._selection({row["key"] for row in rows if is_wanted({str(k): v for k, v in row.items()})})
+
+    def select(self, keys: Iterable[str]) -> Self:
+        """Select the volumes of these keys. Raises KeyError if one is not written."""
+        chosen = frozenset(keys)
+        if missing := sorted(chosen - self._names.keys()):
+            raise KeyError(self._explain(missing[0]))
+        return self._selection(chosen)
+
+    def join(
+        self,
+        table: str | os.PathLike[str] | pd.DataFrame,
+        on: str = "key",
+        *,
+        column: str | None = None,
+        columns: Sequence[str] | None = None,
+    ) -> Self:
+        """Add the columns of a table: to the rows that `where` sees, to `index`, `split` and the items of `as_torch`.
+
+        What has no counterpart is counted and named in a warning (UserWarning) and in `joined`. Values match if they
+        are equal, character by character.
+
+        Parameters
+        ----------
+        table
+            A CSV or Parquet file, by path or URL, or a pandas table.
+        on
+            The column of the index that says which row is a volume's. `PatientID`, `StudyInstanceUID` and
+            `SeriesInstanceUID` of a table are digested as those of the headers were, and are not kept.
+        column
+            The column of the table, if it has another name there.
+        columns
+            Which columns to add; by default all others.
+
+        Raises
+        ------
+        UsageError
+            The table cannot be read, lacks the column, has one value in two rows or none in one, has columns that the
+            dataset has already, or no row of any volume.
+
+        Examples
+        --------
+        >>> labelled = dataset.join("stage1_labels.csv", on="key", column="id")  # doctest: +SKIP
+        >>> labelled.where(lambda row: row["cancer"] == 1)  # doctest: +SKIP
+        """
+        by = joined.IDENTIFIERS.get(on, on)
+        of_volume = {row["key"]: row[by] for row in self.whole_rows("key", by)}
+        found = joined.join(self.url, table, of_volume, on=on, column=column or on, columns=columns, known=self.columns)
+        if said := found.describe():
+            warnings.warn(said, stacklevel=2)
+        return self._with(self.chosen, (*self.joined, found))
+
+    def keys_with_lungs(self) -> tuple[str, ...]:
+        """Return the keys of the (selected) volumes in which lungs were found, sorted."""
+        columns = ("right_lung_ml", "left_lung_ml", "unsided_lung_ml")
+        rows = self._rows(*columns)
+        return tuple(sorted(row["key"] for row in rows if any((row[column] or 0) > 0 for column in columns)))
+
+    def _selection(self, keys: Iterable[str]) -> Self:
+        return self._with(frozenset(keys), self.joined)
+
+    def _with(self, chosen: frozenset[str] | None, joined: tuple[Joined, ...]) -> Self:
+        selected = type(self)(self.url, chosen, joined)
+        vars(selected)["_table"] = self._table  # what was chosen from, so that nothing is listed again
+        return selected
+
+    @cached_property
+    def _table(self) -> Any:
+        """The index as it should be: index.parquet, compared with a listing of the records."""
+        return index.current_table(self.url)
+
+    @cached_property
+    def _names(self) -> dict[str, RecordName]:
+        return {row["key"]: RecordName(*(row[part] for part in index.NAME)) for row in self._rows(*index.NAME)}
+
+    def _rows(self, *columns: str) -> Iterator[dict[str, Any]]:
+        """Yield the rows of the (selected) written volumes one by one; if columns are named, with only those."""
+        for row in index.rows_of(self._table, [*{"status", "key", *columns}] if columns else None):
+            if row["status"] == "written" and (self.chosen is None or row["key"] in self.chosen):
+                yield row if columns else self._add_joined(row)
+
+    def _add_joined(self, row: dict[str, Any]) -> dict[str, Any]:
+        for added in self.joined:
+            row |= added.values(row)
+        return row
+
+    def whole_rows(self, *names: str) -> Iterator[dict[str, Any]]:
+        """Yield these columns of all written volumes, also of those that a selection leaves out.
+
+        Raises UsageError if there is no such column.
+        """
+        if unknown := [name for name in names if name not in self.columns]:
+            raise UsageError(f"expected a column of the index, or of a joined table, found {unknown[0]!r}")
+        needed = {"status", "key", *names, *(added.on for added in self.joined)}
+        for row in index.rows_of(self._table, sorted(needed & {*self._table.schema.names})):
+            if row["status"] == "written":
+                row = self._add_joined(dict.fromkeys(IDENTITIES) | row)
+                yield {name: row[name] for name in names}
+
+    @property
+    def columns(self) -> set[str]:
+        """The names of the columns of the index, with those of joined tables."""
+        return {*self._table.schema.names, *IDENTITIES, *(name for added in self.joined for name in added.columns)}
+
+    def fate(self, key: str) -> str:
+        """Return what became of a series that was not written, as its record says; "" if there is none of this key."""
+        return self._fates.get(key, "")
+
+    @property
+    def damaged(self) -> dict[str, str]:
+        """The keys of the records, of the whole dataset, that cannot be read, and why."""
+        return index.damaged(self._table)
+
+    def names_of(self, *statuses: str) -> dict[str, RecordName]:
+        """Return the names of the records of these statuses, by key, of the whole dataset."""
+        names = (RecordName(*(row[part] for part in index.NAME)) for row in index.rows_of(self._table, index.NAME))
+        return {name.key: name for name in names if name.status in statuses}
+
+    @cached_property
+    def _fates(self) -> dict[str, str]:
+        """What became of each series that was not written; kept because `get` asks again for each missing key."""
+        rows = index.rows_of(self._table, ["key", "status", "reason", "message"])
+        return {
+            row["key"]: f"was {row['status']}, {row['reason']}: {row['message']}"
+            for row in rows
+            if row["status"] != "written"
+        }
+
+    def _explain(self, key: object) -> str:
+        """Return why there is no volume of this key."""
+        if fate := self._fates.get(str(key)):
+            return f"{key}: {fate}"
+        if self.chosen is not None and key not in self.chosen:
+            return f"{key}: is not one of the {len(self)} selected volumes"
+        return f"{self.url}: no volume {key!r} is written; there are {len(self)}, such as {list(self)[:3]}"
+
+    def __repr__(self) -> str:
+        """Say where it lies. Its volumes are counted if they are known already: that takes requests."""
+        is_known = "_names" in vars(self)
+        n = f": {len(self)} {'volumes' if self.chosen is None else 'selected volumes'}" if is_known else ""
+        return f"<Dataset {self.url}{n}>"
+
+    def _repr_html_(self) -> str:
+        return display.dataset_in_html(self)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(sorted(self._names))
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._names
+
+    def __getitem__(self, key: str) -> StoredVolume:
+        """Return a volume. Raises KeyError if no volume of that key is written; the error says what became of it."""
+        if key not in self._names:
+            raise KeyError(self._explain(key))
+        return StoredVolume(key, store.volume_url(self.url, key), store.read_record(self.url, self._names[key]))
