@@ -15,6 +15,7 @@ import datetime
 import functools
 import json
 import os
+import secrets
 from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, TypeVar
@@ -115,6 +116,11 @@ def this_machine() -> str:
         return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
     except OSError:
         return ""
+
+
+def new_run_id() -> str:
+    """Return an id for a run that begins now: the time (UTC), and some letters for those that begin together."""
+    return f"{datetime.datetime.now(datetime.UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(2)}"
 
 
 def utc(seconds: float) -> str:

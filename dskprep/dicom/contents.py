@@ -13,8 +13,9 @@ from typing import NamedTuple
 from dskprep.dicom import sniff
 from dskprep.dicom.description import text_of
 from dskprep.dicom.header import Attributes, read_attributes
-from dskprep.dicom.slices import Slice, read_slices, to_one_line
+from dskprep.dicom.slices import Slice, read_slices
 from dskprep.errors import Refusal
+from dskprep.plain import in_one_line
 
 CT_CLASSES = {
     "1.2.840.10008.5.1.4.1.1.2",  # CT Image
@@ -145,7 +146,7 @@ class Contents:
             self._add_unreadable(name, content, "its sequences are nested too deeply")
             return None
         except Exception as error:  # pydicom raises whatever a damaged byte leads it to
-            self._add_unreadable(name, content, to_one_line(error))
+            self._add_unreadable(name, content, in_one_line(error, 200))
             return None
         sop_class = text_of(header, "SOPClassUID")
         if _is_ct(header) or sop_class == DIRECTORY_CLASS or header.get("SeriesInstanceUID"):

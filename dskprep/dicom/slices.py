@@ -16,6 +16,7 @@ from dskprep.dicom.header import FRAME_ORDERS, FRAME_TAGS, Attributes, Bytes
 from dskprep.dicom.pixels import MAX_EDGE, NATIVE, PixelFormat, check_decodable
 from dskprep.dicom.plane import Plane
 from dskprep.errors import Refusal
+from dskprep.plain import in_one_line
 
 MAX_PLANE_MM = 2000.0
 """Widest slice; a wider one comes from a damaged header."""
@@ -109,7 +110,7 @@ def _encoded_frames(data: Bytes, pixel_format: PixelFormat, n_frames: int, name:
             n_found += bool(frame)
             yield frame
     except (ValueError, IndexError, EOFError, struct.error) as error:
-        message = f"{name}: encapsulated pixel data is damaged: {to_one_line(error)}"
+        message = f"{name}: encapsulated pixel data is damaged: {in_one_line(error, 200)}"
         raise Refusal("truncated", message) from error
     if n_found != n_frames:
         raise Refusal("truncated", f"{name}: expected {n_frames} encoded frames, found {n_found}")
@@ -247,10 +248,6 @@ def _unit(direction: list[float]) -> tuple[float, float, float]:
     length = math.hypot(*direction)
     x, y, z = (v / length for v in direction)
     return x, y, z
-
-
-def to_one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]
 
 
 def _number(header: Attributes, keyword: str, name: str, default: float | None = None) -> float:

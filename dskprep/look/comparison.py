@@ -11,13 +11,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from dskprep.dataset import dataset
 from dskprep.dataset.dataset import Dataset
 from dskprep.dataset.stored import StoredVolume
 from dskprep.errors import DamagedDataset, UsageError
-from dskprep.look.label_comparison import LabelDifference, compare_labels
+from dskprep.look.label_comparison import LabelDifference, compare_labels, sample
 from dskprep.preparation import prepare, user_steps
 from dskprep.preparation.prepared import Prepared
 from dskprep.settings import PrepConfig
@@ -228,20 +227,20 @@ def compare_settings(place: str | os.PathLike[str], a: PrepConfig, b: PrepConfig
 def compare_preparations(a: Preparation, b: Preparation, *, key: str = "") -> Compared:
     """Compare two preparations of one patient."""
     to_b = np.linalg.inv(b.image.affine) @ a.image.affine
-    covered = _sample(np.ones(b.image.shape, np.bool_), to_b, a.image.shape, order=0)
+    covered = sample(np.ones(b.image.shape, np.bool_), to_b, a.image.shape, order=0)
     second = apart = lungs = None
     found: dict[str, Any] = {}
     if a.values in HU_SCALES and b.values in HU_SCALES:
         (*_, low_a, high_a), (*_, low_b, high_b) = HU_SCALES[a.values], HU_SCALES[b.values]
         low, high = max(low_a, low_b), min(high_a, high_b)
-        second = a.image.with_array(_sample(to_hu(b.image.array, b.values), to_b, a.image.shape, order=1))
+        second = a.image.with_array(sample(to_hu(b.image.array, b.values), to_b, a.image.shape, order=1))
         apart = np.clip(second.array, low, high)
         apart -= np.clip(to_hu(a.image.array, a.values), low, high)
         np.abs(apart, out=apart)
         apart[~covered] = np.nan
         found |= _measure(apart, a.image)
     if a.lungs is not None and b.lungs is not None:
-        lungs = _sample(b.lungs, to_b, a.image.shape, order=0)
+        lungs = sample(b.lungs, to_b, a.image.shape, order=0)
         found["dice"] = _dice(a.lungs > 0, lungs > 0)
         found["lungs_ml"] = np.count_nonzero(b.lungs) * b.image.voxel_ml - np.count_nonzero(a.lungs) * a.image.voxel_ml
     shapes, spacings_mm = (a.image.shape, b.image.shape), (a.image.spacing, b.image.spacing)
@@ -257,16 +256,6 @@ def to_hu(array: NDArray[Any], values: str) -> NDArray[np.float32]:
     if values == "uint8":
         hu[array == PAINTED] = np.nan
     return hu
-
-
-def _sample(
-    array: NDArray[Any], to_array: NDArray[np.float64], shape: tuple[int, int, int], order: int
-) -> NDArray[Any]:
-    """Return the array at the voxels of another grid, 0 outside; `to_array` maps indices of that grid to its own."""
-    sampled: NDArray[Any] = ndimage.affine_transform(
-        array, to_array[:3, :3], to_array[:3, 3], shape, order=order, mode="grid-constant"
-    )
-    return sampled
 
 
 def _measure(apart: NDArray[np.float32], image: Volume) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,14 @@ class LabelDifference(NamedTuple):
         if self.dice is None:
             return f"label {self.name}: only in {'A' if self.second_ml is None else 'B'}"
         return f"label {self.name}: Dice {self.dice:.4f}, {self.first_ml:.4g} and {self.second_ml:.4g} ml"
+
+
+def sample(array: NDArray[Any], to_array: NDArray[np.float64], shape: tuple[int, int, int], order: int) -> NDArray[Any]:
+    """Return the array at the voxels of another grid, 0 outside; `to_array` maps indices of that grid to its own."""
+    sampled: NDArray[Any] = ndimage.affine_transform(
+        array, to_array[:3, :3], to_array[:3, 3], shape, order=order, mode="grid-constant"
+    )
+    return sampled
 
 
 def compare_labels(a: StoredVolume, b: StoredVolume) -> tuple[LabelDifference, ...]:
@@ -57,11 +65,7 @@ def _dice_on_grid(a: StoredVolume, b: StoredVolume, one: StoredLabel, other: Sto
 
 
 def _dice(a: StoredVolume, b: StoredVolume, name: str) -> float:
-    to_b = np.linalg.inv(b.affine) @ a.affine
     inside = a.load(name).array > 0
-    mask = b.load(name).array
-    moved: NDArray[np.uint8] = ndimage.affine_transform(
-        mask, to_b[:3, :3], to_b[:3, 3], a.shape, order=0, mode="grid-constant"
-    )
+    moved = sample(b.load(name).array, np.linalg.inv(b.affine) @ a.affine, a.shape, order=0)
     n_both = int(np.count_nonzero(inside & (moved > 0)))
     return 2 * n_both / max(1, int(np.count_nonzero(inside)) + int(np.count_nonzero(moved)))

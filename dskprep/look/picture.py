@@ -18,9 +18,8 @@ from dskprep.dataset.stored import StoredVolume
 from dskprep.errors import WARNINGS, UsageError
 from dskprep.look import comparison, outlines, surface
 from dskprep.look.comparison import Preparation
-from dskprep.look.marks import PLANES, mark_scale, mark_sides
 from dskprep.look.outlines import Outline
-from dskprep.look.panels import OUTLINES, draw_histogram, draw_plane, lines_of, to_png
+from dskprep.look.panels import OUTLINES, PLANES, draw_histogram, draw_plane, lines_of, mark_scale, mark_sides, to_png
 from dskprep.preparation.prepared import Prepared
 from dskprep.series.series import Series
 from dskprep.volume import AIR_HU, Volume, grid_in_words

@@ -17,7 +17,7 @@ from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
 from dskprep.dataset import thumbnail
-from dskprep.look.marks import LETTERS, mark_scale, mark_sides
+from dskprep.look.panels import LETTERS, mark_scale, mark_sides
 from dskprep.look.remains import FAR_MM, Floats, Remains, Trust
 
 WARNING = "#f5a623"

@@ -22,9 +22,7 @@ from dskprep.dataset import index, store
 from dskprep.dataset.labelled import thumbnails_of
 from dskprep.dataset.record import STATUSES
 from dskprep.errors import REASONS, WARNINGS
-from dskprep.look.distributions import LEAST_SPREAD, MEASURES, MIN_COMPARED, deviations, histograms, stages
-from dskprep.look.label_figures import label_figures, rank_labelled
-from dskprep.look.settings_lines import as_toml
+from dskprep.look.figures import as_toml, histograms, label_figures, rank, rank_labelled, stages
 from dskprep.stopwatch import STAGES
 
 if TYPE_CHECKING:
@@ -52,8 +50,6 @@ COLUMNS = (
     *(f"seconds_{stage}" for stage in STAGES),
 )
 """The columns of the index that the page is made of."""
-FEATURES = ("step_mm", "pixel_mm", "height_mm", "lungs_ml", "right_percent", "mean_lung_hu")
-"""The columns by which a volume can stand out."""
 NOT_ON_THE_PAGE = {"doubts", *(f"seconds_{stage}" for stage in STAGES)}
 
 
@@ -202,27 +198,6 @@ def describe(table: pd.DataFrame) -> pd.DataFrame:
             **{f"seconds_{stage}": numbers(f"seconds_{stage}").round(3) for stage in STAGES},
         }
     )
-
-
-def rank(written: pd.DataFrame) -> pd.DataFrame:
-    """Sort written volumes by their `score`, how far each stands out; `unusual` is the feature that it stands out by.
-
-    A feature stands out by its distance from the median in robust standard deviations. Each doubt about the lungs
-    counts more than any feature.
-    """
-    score, unusual = np.zeros(len(written)), np.full(len(written), "", object)
-    which = np.full(len(written), -1)
-    for n, column in enumerate(FEATURES) if len(written) >= MIN_COMPARED else ():
-        least = max(LEAST_SPREAD * abs(written[column].median()), 1e-9)
-        deviation = deviations(written[column], least).to_numpy()
-        further = deviation > score
-        score[further], which[further] = deviation[further], n
-    for n in np.unique(which[which >= 0]):
-        (name, unit), values = MEASURES[FEATURES[n]], written[FEATURES[n]]
-        median = f"{unit}, the median is {values.median():.4g}"
-        unusual[which == n] = [f"{name} {value:.4g} {median}" for value in values[which == n].tolist()]
-    ranked = written.assign(score=score.round(1) + 100 * written["doubts"].to_numpy(float), unusual=unusual)
-    return ranked.sort_values("key").sort_values("score", ascending=False, kind="stable")
 
 
 def outliers_and_others(ranked: pd.DataFrame, n: int) -> pd.DataFrame:

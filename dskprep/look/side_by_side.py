@@ -11,8 +11,7 @@ from dskprep.dataset import thumbnail
 from dskprep.errors import UsageError
 from dskprep.look import comparison
 from dskprep.look.comparison import Compared, Difference
-from dskprep.look.marks import PLANES
-from dskprep.look.panels import draw_plane, to_png
+from dskprep.look.panels import PLANES, draw_plane, to_png
 
 LUNG_WINDOW = thumbnail.WINDOWS["HU"]
 """HU that are black and white in the planes of the two images."""

@@ -6,11 +6,9 @@ chooses the label files without a record that still holds; lets the workers do t
 
 from __future__ import annotations
 
-import datetime
 import functools
 import itertools
 import os
-import secrets
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -22,12 +20,12 @@ from distributed.system import MEMORY_LIMIT
 
 from dskprep import storage
 from dskprep.dataset import annotations as table
-from dskprep.dataset import identity, index, label_store, store
+from dskprep.dataset import claims, identity, index, label_store, store
 from dskprep.dataset.label_record import LabelRecord, LabelRecordName
 from dskprep.dataset.record import STATUSES
 from dskprep.errors import InfrastructureError, UsageError
 from dskprep.patterns import as_patterns
-from dskprep.pipeline import cluster, cluster_check, executor, hashed_keys, label_order
+from dskprep.pipeline import checked, cluster, cluster_check, executor, hashed_keys, label_order
 from dskprep.pipeline.account import Summary
 from dskprep.pipeline.label_account import LabelSummary
 from dskprep.pipeline.observer import LoggedNotes, Observer, tell
@@ -36,14 +34,7 @@ from dskprep.worker import annotate as work
 from dskprep.worker.annotate import LabelOutcome
 from dskprep.worker.drawing import LabelJob
 
-RETRIES: dict[str | None, tuple[str, ...]] = {
-    None: (),
-    "unlinked": (),
-    "refused": ("refused",),
-    "failed": ("failed", "killed"),
-    "set-aside": ("set-aside",),
-    "all": ("written", "set-aside", "refused", "failed", "killed"),
-}
+RETRIES = checked.RETRIES | {"unlinked": (), "all": STATUSES}
 """Which statuses are done again, by the value of `retry`. `unlinked` are those with something that found no volume."""
 TIME_LIMIT_S = 1800.0
 """Default limit for one stage of one label source, in seconds."""
@@ -117,8 +108,9 @@ def annotate(
         retry=retry,
     )
     settings = store.settings_of(target)
+    noted = functools.partial(tell, everybody, "on_note")
     for note in cluster_check.check(client, labels, target) if client else []:
-        tell(everybody, "on_note", note)
+        noted(note)
     identity.begin(target)
 
     def files(report: Callable[[str], None]) -> Iterable[LabelFile]:
@@ -126,7 +118,7 @@ def annotate(
         return hashed_keys.hash_sources(found, identity.of(target)) if store.has_hashed_keys(target) else found
 
     index.write(target)
-    run_id = f"{datetime.datetime.now(datetime.UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(2)}"
+    run_id = claims.new_run_id()
     summary = LabelSummary(run_id, target)
     task = functools.partial(
         work.annotate_source,
@@ -143,7 +135,6 @@ def annotate(
                 tell(everybody, "on_label", summary, record)
                 yield record
 
-    noted = functools.partial(tell, everybody, "on_note")
     try:
         jobs = _jobs(files(noted), asked, summary, table.write(target), retry)
         losers = [record for record in do(jobs) if any(label.taken_by for label in record.labels)]

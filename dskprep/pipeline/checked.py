@@ -19,7 +19,7 @@ from dskprep.source import cases as discover
 from dskprep.source import idc
 from dskprep.source.case import Case
 
-RETRIES = {
+RETRIES: dict[str | None, tuple[str, ...]] = {
     None: (),
     "refused": ("refused",),
     "failed": ("failed", "killed"),

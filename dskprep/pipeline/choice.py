@@ -31,16 +31,12 @@ class Taken(NamedTuple):
     known: set[str]
     """The keys of all records."""
 
-    @classmethod
-    def nothing(cls) -> Taken:
-        """Return that of a dataset without a record."""
-        return cls({}, set(), set())
 
-
-def taken(target: str, per: str) -> Taken:
-    """Return what a dataset holds; `per` is `study` or `patient`."""
-    found = Taken.nothing()
-    for row in index.rows_of(index.current_table(target, ("key", "input_digest", "status", "reason", per))):
+def taken(target: str | None, per: str) -> Taken:
+    """Return what a dataset holds, nothing if there is none; `per` is `study` or `patient`."""
+    found = Taken({}, set(), set())
+    columns = ("key", "input_digest", "status", "reason", per)
+    for row in index.rows_of(index.current_table(target, columns)) if target else ():
         key = row["key"].partition(FURTHER)[0]
         found.known.add(key)
         if row["status"] == "written":
@@ -194,7 +190,7 @@ def choose(
     survey = Survey(select, settings.min_slices, identities, note)
     if survey.take(cases, asked, seen.read(target) if target else ()) and target:
         seen.write(target, survey.seen())
-    held = taken(target, select.per) if target else Taken.nothing()
+    held = taken(target, select.per)
     if is_again:
         held.refused.clear()
     return Choice(select, survey, held, note, target)

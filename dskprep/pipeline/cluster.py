@@ -27,6 +27,7 @@ from distributed.system import MEMORY_LIMIT
 from dskprep import plain
 from dskprep.errors import InfrastructureError, UsageError
 from dskprep.pipeline import main_guard
+from dskprep.plain import in_one_line
 from dskprep.preparation import prepare
 from dskprep.settings import PrepConfig, given
 
@@ -224,7 +225,7 @@ def connect(address: str) -> Iterator[Client]:
         _meet(json.loads(Path(address).read_text())["address"] if is_file else address)
         client = Client(scheduler_file=address, timeout=CONNECT_S) if is_file else Client(address, timeout=CONNECT_S)
     except (OSError, TimeoutError, ValueError, TypeError, KeyError, AssertionError, RuntimeError) as error:
-        problem = " ".join(str(error).split())[:150] or f"nothing that speaks as one within {2 * CONNECT_S} s"
+        problem = in_one_line(error, 150) or f"nothing that speaks as one within {2 * CONNECT_S} s"
     else:
         with client:
             yield client

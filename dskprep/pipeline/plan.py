@@ -21,7 +21,7 @@ from dskprep.pipeline.choice import choose, is_lost
 from dskprep.pipeline.executor import MAX_FAILURES_IN_A_ROW
 from dskprep.pipeline.observer import log
 from dskprep.pipeline.prediction import Prediction, predict
-from dskprep.pipeline.survey import Asked
+from dskprep.pipeline.survey import DOLLARS_PER_GET, Asked
 from dskprep.preparation import prepare
 from dskprep.settings import PrepConfig
 from dskprep.source import cases as discover
@@ -50,8 +50,8 @@ MACHINES = (
     Machine("c7i.8xlarge", 32, 64, 1.428, 12.5),
 )
 """Prices on demand, Linux, us-east-1, in 2025. The network rate of c4 is a cautious guess."""
-DOLLARS_PER_GET, DOLLARS_PER_PUT = 0.4e-6, 5e-6
-"""Price of a request to S3 Standard, us-east-1."""
+DOLLARS_PER_PUT = 5e-6
+"""Price of a request that writes to S3 Standard, or lists it, us-east-1."""
 PUTS_PER_PATIENT = 9
 """Objects written per patient, and the listing of what was there before, which costs the same."""
 

@@ -19,7 +19,7 @@ from dskprep.source.archive import Outgrown
 from dskprep.source.case import Case
 from dskprep.source.files import open_case
 from dskprep.source.found import assemble_as, each_series
-from dskprep.source.sorting import CaseContents
+from dskprep.source.volumes import CaseContents
 from dskprep.worker import admission
 from dskprep.worker.admission import Ledger
 

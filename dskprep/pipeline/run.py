@@ -17,10 +17,8 @@ Retries, patients that kill their workers, and lost clusters are the executor's;
 
 from __future__ import annotations
 
-import datetime
 import functools
 import os
-import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -29,7 +27,7 @@ from distributed import Client
 from distributed.system import MEMORY_LIMIT
 
 from dskprep import settings as config
-from dskprep.dataset import identity, index, licences, store
+from dskprep.dataset import claims, identity, index, licences, store
 from dskprep.errors import InfrastructureError, UsageError
 from dskprep.look import report
 from dskprep.pipeline import annotate, cluster, cluster_check, executor, hashed_keys, sharing, watch
@@ -170,7 +168,7 @@ def execute(
         memory_bytes=memory_bytes,
         limit_s=time_limit_s if client else None,
     )
-    run_id = f"{datetime.datetime.now(datetime.UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(2)}"
+    run_id = claims.new_run_id()
     found = index.record_names(target)
     summary = Summary(run_id, source, target, Account(), 0.0, is_hashed=is_hashed)
     if found.damaged:

@@ -14,7 +14,8 @@ from dskprep import storage
 from dskprep.dicom.contents import SLICE_SUFFIXES, is_named_otherwise
 from dskprep.errors import InfrastructureError, UsageError
 from dskprep.formats import names
-from dskprep.source import idc, manifest, s5cmd, volumes
+from dskprep.plain import in_one_line
+from dskprep.source import idc, manifest, volumes
 from dskprep.source.case import Case, digest, is_key, key_of, unused
 from dskprep.source.heads import may_hold_dicom, plain_name, plain_size
 from dskprep.storage import Entry, Folder
@@ -61,7 +62,7 @@ def _cases(source: str, *, patient_folders: bool) -> Iterator[Case]:
     if idc.is_in_words(source):
         return idc.in_words(source)
     source = storage.absolute(source)
-    if is_file(source, (s5cmd.SUFFIX,)):
+    if is_file(source, (idc.S5CMD_SUFFIX,)):
         return idc.in_manifest(source)
     if is_file(source, MANIFEST_SUFFIXES):
         lines = manifest.read(source)
@@ -277,7 +278,7 @@ def _from_line(source: str, key: str, path: str) -> tuple[Case, InfrastructureEr
         return _case(key, url, entries, **way), None
     except Exception as error:  # a path that is none; and other file systems than ours raise whatever they like
         url = url if len(url) <= storage.MAX_CHARACTERS else f"{url[:200]}…"
-        said = " ".join(str(error).split()) or type(error).__name__
+        said = in_one_line(error) or type(error).__name__
         problem = f"{said if url in said else f'{url}: {said}'}; correct this line of the manifest, or mend its store"
         outage = error if isinstance(error, InfrastructureError) else None
         return Case(key, url, digest([]), 0, 0, problem=problem), outage

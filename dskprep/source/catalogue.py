@@ -8,6 +8,7 @@ from importlib.metadata import version
 from typing import NamedTuple
 
 from dskprep.errors import UsageError
+from dskprep.plain import in_one_line
 
 ID_COLUMNS = ("crdc_series_uuid", "series_aws_url", "SeriesInstanceUID")
 """Columns by which series are named, the best first: a UUID is that of one version of a series."""
@@ -128,8 +129,7 @@ class Catalogue:
             place = columns.index(column)
             return column, [str(row[place]) for row in found.fetchall()]
         except duckdb.Error as error:
-            said = " ".join(str(error).split())
-            raise UsageError(f"{self._source:.200}: the SQL cannot be done: {said:.300}") from error
+            raise UsageError(f"{self._source:.200}: the SQL cannot be done: {in_one_line(error, 300)}") from error
 
     def _series(self, condition: str, values: Sequence[str]) -> list[Series]:
         rows = self._tables.execute(_SERIES.format(condition=condition), [list(values)]).fetchall()

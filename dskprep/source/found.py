@@ -26,7 +26,7 @@ from dskprep.series.of_volume import of_volume
 from dskprep.series.series import Series
 from dskprep.settings import PrepConfig, given
 from dskprep.source.files import File, open_place
-from dskprep.source.sorting import CaseContents
+from dskprep.source.volumes import CaseContents
 from dskprep.source.within import Rivals
 
 T = TypeVar("T")

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from dskprep import storage
 from dskprep.errors import UsageError
+from dskprep.plain import in_one_line
 from dskprep.source import catalogue
 
 if TYPE_CHECKING:
@@ -51,8 +52,7 @@ def read(source: str) -> list[Line] | Cohort:
     except FileNotFoundError as error:
         raise UsageError(f"{source}: there is no such file") from error
     except ValueError as error:
-        why = " ".join(str(error).split())[:200]
-        raise UsageError(f"{source}: cannot be read as a manifest: {why}") from error
+        raise UsageError(f"{source}: cannot be read as a manifest: {in_one_line(error, 200)}") from error
     if not {"key", "url"} <= set(table.columns):
         if any(storage.holds_credentials(str(column)) for column in table.columns):  # as where the header is missing
             raise UsageError(f"{source}: expected the columns 'key' and 'url'; {storage.CREDENTIALS}")

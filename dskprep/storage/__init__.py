@@ -18,6 +18,7 @@ from typing import Any
 import fsspec
 
 from dskprep.errors import InfrastructureError
+from dskprep.plain import in_one_line
 from dskprep.storage import local, public
 from dskprep.storage.local import PART_SUFFIX as PART_SUFFIX
 from dskprep.storage.local import DeadLink as DeadLink
@@ -216,14 +217,14 @@ def _opened(url: str) -> Iterator[tuple[Any, Any, str]]:
         yield _open(url)
     except PermissionError as error:
         raise InfrastructureError(
-            f"{url}: permission denied ({_in_one_line(error)}); check the credentials and the path's rights"
+            f"{url}: permission denied ({in_one_line(error)}); check the credentials and the path's rights"
         ) from error
     except FileNotFoundError as error:
         if is_bucket(url) and any(words in str(error) for words in NO_BUCKET):
             raise InfrastructureError(f"{url}: there is no such bucket; create it, or correct the name") from error
         raise
     except OSError as error:
-        raise InfrastructureError(f"{url}: {_in_one_line(error)}") from error
+        raise InfrastructureError(f"{url}: {in_one_line(error)}") from error
 
 
 def _open(url: str) -> tuple[Any, Any, str]:
@@ -248,9 +249,5 @@ def _changes_raised() -> Iterator[None]:
         if isinstance(error.filename, str) and (file := Path(error.filename)).is_symlink():
             raise DeadLink(f"{file.name}: expected a file, found a link that leads nowhere") from error
         if isinstance(error, FileNotFoundError):
-            raise ObjectChanged(f"a file that was listed is not there any more: {_in_one_line(error)}") from error
+            raise ObjectChanged(f"a file that was listed is not there any more: {in_one_line(error)}") from error
         raise
-
-
-def _in_one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())

@@ -21,6 +21,7 @@ from botocore.loaders import create_loader
 from fsspec.exceptions import FSTimeoutError
 from obstore.store import S3Store
 
+from dskprep.plain import in_one_line
 from dskprep.storage import answers, credential_program
 from dskprep.storage.answers import FAILURES, Hopeless, Unanswered
 from dskprep.storage.public import PublicStore
@@ -81,7 +82,7 @@ def open_s3fs(limits: dict[str, Any] | None = None, *, public: PublicStore | Non
         fs.session = _session_of(fs)
         fs.connect()
     except Exception as error:  # a wrong setting may raise whatever it likes
-        said = " ".join(str(error).split()) or type(error).__name__
+        said = in_one_line(error) or type(error).__name__
         raise Hopeless(f"{said}; {answers.advice_for(said)}") from error
     if not re.match(r"https?://[^/]", endpoint := fs.s3.meta.endpoint_url):
         raise Hopeless(f"Invalid endpoint: {endpoint}; {answers.advice_for('Invalid endpoint')}")

@@ -32,11 +32,11 @@ from dskprep.settings import PrepConfig
 from dskprep.source.label_files import Asked, LabelFile
 from dskprep.stopwatch import Stopwatch
 from dskprep.volume import Grid
-from dskprep.worker import copies, process
+from dskprep.worker import process
 from dskprep.worker.admission import FIXED_BYTES, Ledger, Ticket
+from dskprep.worker.label_checks import check_new, check_side
 from dskprep.worker.label_names import begin_label, free_name, stored_name
 from dskprep.worker.label_points import place_points, points_of
-from dskprep.worker.mirrored import check_side
 from dskprep.worker.nameless import points_without_names, segments_without_key
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ def make_labels(
             with clock("decode"):
                 labels = _read(job, content)
             if not isinstance(labels, Mask):  # a mask belongs to the volume that its name says
-                copies.check_new(target, job.run, begun, job.case.url)
+                check_new(target, job.run, begun, job.case.url)
             begun = begun.changed(kind=labels.kind)
             linker = linking.of(target, job.run)
             if isinstance(labels, Points):

@@ -28,7 +28,7 @@ from dskprep.source.archive import Outgrown
 from dskprep.source.case import Case
 from dskprep.source.files import File, open_case
 from dskprep.source.found import Name, aside_counts, assemble_as, each_series
-from dskprep.source.sorting import CaseContents
+from dskprep.source.volumes import CaseContents
 from dskprep.stopwatch import Stopwatch
 from dskprep.worker import admission, process
 from dskprep.worker.admission import Ledger, Ticket, Underestimated

@@ -71,21 +71,17 @@ def record_killed(job: Job, target: str, config: PrepConfig) -> Outcome:
     )
 
 
-def _prepare(job: Job, target: str, config: PrepConfig, ledger: Ledger, clock: Stopwatch) -> Outcome:
-    return _outcome(job, _try(job, target, config, ledger, clock))
-
-
 def _outcome(job: Job, records: Sequence[Record]) -> Outcome:
     return Outcome(tuple(records), is_of_other=records[-1].run != job.run)
 
 
-def _try(job: Job, target: str, config: PrepConfig, ledger: Ledger, clock: Stopwatch) -> list[Record]:
+def _prepare(job: Job, target: str, config: PrepConfig, ledger: Ledger, clock: Stopwatch) -> Outcome:
     """Try once; read a second time if the patient turns out larger than its largest file promised."""
     done = _find_done(job, target)
     if done:  # by another run, or by a worker that died before it could say so
         kept = [record.name for record in done]
         store.forget(target, [name for name in job.stale if name not in kept], kept=kept)
-        return done
+        return _outcome(job, done)
     need: Underestimated | None = None
     while True:
         try:
@@ -93,7 +89,7 @@ def _try(job: Job, target: str, config: PrepConfig, ledger: Ledger, clock: Stopw
                 made = make_case(
                     Line(job.case, config, process.SLOTS, ledger, ticket, clock, identity.of(target)), need
                 )
-                return _commit(job, target, made, clock)
+                return _outcome(job, _commit(job, target, made, clock))
         except Underestimated as error:
             need = error
 

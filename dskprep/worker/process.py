@@ -1,16 +1,19 @@
 """What one worker process has one of: slots, a CPU meter, a ledger of its memory; and how it does a job of any kind.
 
-A job never raises. What goes wrong in it becomes a `Loss`, and costs this job only.
+A job never raises. What goes wrong in it becomes a `Loss`, and costs this job only. Work in a thread cannot be stopped.
+It can be given up, and its process restarted.
 """
 
 from __future__ import annotations
 
 import ctypes
 import functools
+import sys
 import threading
 import time
 import traceback
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -21,7 +24,6 @@ from dskprep.stopwatch import Stopwatch
 from dskprep.worker import admission
 from dskprep.worker.admission import Ledger
 from dskprep.worker.slots import Slots
-from dskprep.worker.time_limit import CpuMeter, Overdue, within
 
 T = TypeVar("T")
 
@@ -33,6 +35,27 @@ DEADLINE_S = 600.0
 """Seconds after which a patient is not tried again."""
 MAX_MESSAGE = 2000
 """Characters of the message of an error that are kept."""
+CHECK_EVERY_S = 1.0
+"""How often the limit of a stage is checked; it can be overrun by as much."""
+
+_HERE = threading.local()
+"""Of each calling thread: the executor of its one working thread, and that thread's id."""
+
+
+class CpuMeter:
+    """Shares out the CPU seconds of this process among the patients, so that none is counted twice."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._until_s = time.process_time()
+
+    def since_last(self) -> float:
+        """Return the CPU seconds of all threads since the last call."""
+        with self._lock:
+            now = time.process_time()
+            seconds, self._until_s = now - self._until_s, now
+        return seconds
+
 
 SLOTS = Slots()
 CPU = CpuMeter()
@@ -116,3 +139,31 @@ def _patiently(work: Callable[[], T]) -> T:
                 raise
         time.sleep(WAIT_S * 2 ** (attempt - 1))
     raise AssertionError("unreachable")
+
+
+class Overdue(Exception):
+    """A stage took longer than its limit; `stack` shows where it was."""
+
+    def __init__(self, message: str, stack: str) -> None:
+        super().__init__(message)
+        self.stack = stack
+
+
+def within(limit_s: float, clock: Stopwatch, work: Callable[[], T]) -> T:
+    """Return what `work` returns, run in a thread that belongs to the calling one.
+
+    Raises Overdue when a stage that `work` times with `clock` takes longer than `limit_s`. The thread finishes that
+    stage all the same, and what it holds is lost to this process.
+    """
+    if not hasattr(_HERE, "executor"):
+        _HERE.executor = ThreadPoolExecutor(1, thread_name_prefix="patient")
+        _HERE.thread = _HERE.executor.submit(threading.get_ident).result()
+    future: Future[T] = _HERE.executor.submit(work)
+    while not wait([future], CHECK_EVERY_S).done:
+        stage, seconds = clock.longest()
+        if seconds > limit_s:
+            clock.give_up()
+            stack = "".join(traceback.format_stack(sys._current_frames()[_HERE.thread]))
+            del _HERE.executor
+            raise Overdue(f"the stage {stage} was not done after {seconds:.0f} s, the limit is {limit_s:g} s", stack)
+    return future.result()

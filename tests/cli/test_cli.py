@@ -27,7 +27,6 @@ from dskprep.dataset import index, store
 from dskprep.dataset.status import status
 from dskprep.errors import InfrastructureError
 from dskprep.pipeline import checked, cluster
-from dskprep.pipeline import run as pipeline
 from dskprep.settings import PrepConfig
 from dskprep.worker import admission, make, process
 
@@ -205,7 +204,7 @@ def test_patients_that_are_too_large_come_with_the_command_that_would_do_them(
     dskprep: Run, source: str, target: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patched:
-        patched.setattr(pipeline, "MEMORY_LIMIT", 300 * 10**6)
+        patched.setattr(cluster, "MEMORY_LIMIT", 300 * 10**6)
         code, out, _ = dskprep("run", source, target, "--scheduler", "sync")
         assert code == 1
         assert re.search(r"too-large +2", out)

@@ -25,7 +25,7 @@ import dskprep
 from dskprep import storage
 from dskprep.cli import commands
 from dskprep.look import report, views
-from dskprep.look.label_figures import rank_labelled
+from dskprep.look.figures import rank_labelled
 from dskprep.settings import PrepConfig
 from dskprep.synthetic import scanner
 from dskprep.synthetic.phantom import Phantom, make_phantom

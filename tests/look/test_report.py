@@ -25,7 +25,7 @@ from dskprep.dataset import store, thumbnail
 from dskprep.dataset.record import Record
 from dskprep.dataset.rows import to_row
 from dskprep.look import report
-from dskprep.look.label_figures import label_figures
+from dskprep.look.figures import label_figures
 from dskprep.settings import PrepConfig, from_dict
 from dskprep.stopwatch import STAGES
 

@@ -44,7 +44,7 @@ from dskprep.errors import DamagedDataset, DskprepError, UsageError
 from dskprep.pipeline import annotate as pipeline
 from dskprep.settings import PrepConfig
 from dskprep.synthetic import scanner
-from dskprep.worker import drawing, mirrored, process
+from dskprep.worker import drawing, label_checks, process
 
 SHAPE = (10, 24, 20)
 GRID = grid_of(SHAPE, (1.0, 1.0, 1.0))
@@ -850,7 +850,7 @@ class TestLost:
     ],
 )
 def test_the_side_of_a_lung_is_told_by_its_name(name: str, side: int | None) -> None:
-    assert mirrored.side_of(name) == side
+    assert label_checks.side_of(name) == side
 
 
 def test_lungs_on_the_wrong_side_are_mirrored_whatever_the_header_says(tmp_path: Path, labels: Path) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+from dataclasses import replace
+
 import numpy as np
 
-from dskprep.preparation import curation, own_lungs, resample, user_steps
-from dskprep.preparation.lungs import lungs
+from dskprep.preparation import curation, mask_slots, resample, user_steps
+from dskprep.preparation.lungs import agreement, lungs
 from dskprep.preparation.prepared import Prepared
 from dskprep.preparation.recipes import ENCODING_SHARE, Memory, Native, Recipe
 from dskprep.series import upright
@@ -47,9 +50,35 @@ def _resample(native: Native, config: PrepConfig) -> Volume:
 
 def _find_lungs(image: Volume, config: PrepConfig, clock: Stopwatch) -> lungs.Lungs:
     if isinstance(config.lungs, str):
-        return own_lungs.find_lungs(config.lungs, image, config, clock)
+        return _find_by_own(config.lungs, image, config, clock)
     with clock("lungs"):
         return lungs.find_lungs(image, margin_mm=config.lung_margin_mm)
+
+
+def _find_by_own(path: str, image: Volume, config: PrepConfig, clock: Stopwatch) -> lungs.Lungs:
+    """Find the lungs in an image (int16 HU, PADDING outside the field of view) with the function of that path.
+
+    If it runs out of memory, the lungs are those that dskprep finds, with the warning `lungs-fallback`. Raises
+    StepFailed if the function raises, or returns something else than a mask.
+    """
+    mask = None
+    with suppress(user_steps.OutOfMemory):
+        mask = _ask(path, image, config, clock)
+    with clock("lungs"):
+        own = lungs.find_lungs(image)
+        if mask is None:
+            found = replace(own, warnings=(*own.warnings, "lungs-fallback"))
+        else:
+            found = agreement.compare(lungs.judge(mask), own)
+        return lungs.grow(found, config.lung_margin_mm)
+
+
+def _ask(path: str, image: Volume, config: PrepConfig, clock: Stopwatch) -> Volume:
+    if not config.mask_slots:
+        with clock("lungs"):
+            return user_steps.find_lungs(path, image)
+    with mask_slots.take(path, config.mask_slots) as slot, clock("lungs"):  # to wait is no part of the stage
+        return slot.find_lungs(image)
 
 
 def memory(n_native: int, n_output: float, config: PrepConfig) -> Memory:  # noqa: ARG001

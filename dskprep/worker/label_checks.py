@@ -1,12 +1,19 @@
-"""Whether labels of lungs lie on the side that they are called by: the image's own anatomy tells left from right."""
+"""What speaks against a label that could be drawn: it is mirrored, or its source has the content of another one.
+
+Whether a label of a lung lies on the side that it is called by, the image's own anatomy tells. Points of a source that
+is there under another name would count twice.
+"""
 
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import numpy as np
 
 from dskprep.dataset import store
+from dskprep.dataset.annotations import known_contents
+from dskprep.dataset.label_record import LabelRecord
 from dskprep.dataset.record import Record
 from dskprep.dataset.stored import StoredVolume
 from dskprep.errors import Refusal
@@ -50,3 +57,21 @@ def check_side(name: str, drawn: Drawn, volume: Record, target: str, where: str)
             f"{where}: expected {name!r} in the {words[side]} lung, found {n_other} of its voxels in the "
             f"{words[RIGHT + LEFT - side]} one and {n_own} in its own; the file, or its voxels, are mirrored",
         )
+
+
+def check_new(target: str, run: str, record: LabelRecord, where: str) -> None:
+    """Raise Refusal `label-exists` if the content of a source is there already under another name."""
+    other = known_contents(target, run).get((record.sha256, record.options), record.source)
+    if other != record.source:
+        raise Refusal("label-exists", f"{where}: {_explain(other)}")
+
+
+def refuse_copy(record: LabelRecord, other: str) -> LabelRecord:
+    """Return the record of a table whose content another source has brought in the same run."""
+    gone: dict[str, Any] = {"points": None, "n_points": 0, "warnings": ()}
+    message = f"{record.source}: {_explain(other)}"
+    return record.changed(status="refused", reason="label-exists", message=message, **gone)
+
+
+def _explain(other: str) -> str:
+    return f"has the content of {other}, which is in the dataset; --forget {other} deletes that"
