@@ -135,11 +135,8 @@ class _Looks:
 
     def _of(self, key: str, picture: bytes) -> Fingerprint:
         row = self._rows[key]
-        shape, spacing = ((row[f"{what}_z{u}"], row[f"{what}_y{u}"], row[f"{what}_x{u}"]) for what, u in _GRID)
-        return fingerprint.of(picture, shape, spacing)
-
-
-_GRID = (("n", ""), ("spacing", "_mm"))
+        spacing_mm = row["spacing_z_mm"], row["spacing_y_mm"], row["spacing_x_mm"]
+        return fingerprint.of(picture, (row["n_z"], row["n_y"], row["n_x"]), spacing_mm)
 
 
 def _same_pixels(rows: Mapping[str, Row]) -> Iterator[tuple[str, str]]:

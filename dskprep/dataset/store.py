@@ -290,7 +290,6 @@ def forget(
     return deleted
 
 
-def write_run(target: str, run_id: str, summary: dict[str, Any], performance: bytes = b"") -> None:
-    """Write the account of a run and, if there is one, Dask's performance report."""
-    files = {"summary.json": to_json(summary)} | ({"performance.html": performance} if performance else {})
-    storage.write_many(target, {f"runs/{run_id}/{name}": content for name, content in files.items()})
+def write_run(target: str, run_id: str, summary: dict[str, Any]) -> None:
+    """Write the account of a run."""
+    storage.write_many(target, {f"runs/{run_id}/summary.json": to_json(summary)})

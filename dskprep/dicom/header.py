@@ -145,8 +145,7 @@ def read_attributes(content: bytes) -> Attributes:
     Raises whatever a damaged byte leads pydicom to, and ValueError for a deflated file of more than MAX_INFLATED_BYTES.
     """
     with pydicom.config.disable_value_validation():
-        if _inflates_beyond(content, MAX_INFLATED_BYTES):
-            raise ValueError(f"its {len(content)} bytes inflate to more than {MAX_INFLATED_BYTES >> 20} MiB")
+        _refuse_inflated(content)
         return _plain_attributes(content) or _any_attributes(content)
 
 
@@ -237,8 +236,7 @@ def read_object(content: bytes) -> tuple[pydicom.Dataset, Bytes]:
 
     Pixel data that is encapsulated goes on to the end of the file. Raises as `read_attributes`.
     """
-    if _inflates_beyond(content, MAX_INFLATED_BYTES):
-        raise ValueError(f"its {len(content)} bytes inflate to more than {MAX_INFLATED_BYTES >> 20} MiB")
+    _refuse_inflated(content)
     is_deflated = DeflatedExplicitVRLittleEndian.encode() in content[:META_BYTES]
     file = _Elements(content)
     with warnings.catch_warnings(action="ignore"), pydicom.config.disable_value_validation():
@@ -263,18 +261,20 @@ def _pixel_data_at(head: bytes, at: int, dataset: pydicom.Dataset) -> tuple[int,
     return start, length
 
 
-def _inflates_beyond(content: bytes, limit: int) -> bool:
-    """Tell whether a file of the deflated transfer syntax holds more than `limit` bytes; pydicom inflates it all."""
-    if len(content) * MAX_INFLATION < limit or DeflatedExplicitVRLittleEndian.encode() not in content[:META_BYTES]:
-        return False
+def _refuse_inflated(content: bytes) -> None:
+    """Raise ValueError for a deflated file that holds more than MAX_INFLATED_BYTES; pydicom would inflate all of it."""
+    is_deflated = DeflatedExplicitVRLittleEndian.encode() in content[:META_BYTES]
+    if not is_deflated or len(content) * MAX_INFLATION < MAX_INFLATED_BYTES:
+        return
     file = io.BytesIO(content)
     file.seek(132 if content[128:132] == b"DICM" else 0)
     read_dataset(file, False, True, stop_when=lambda tag, _vr, _length: tag.group != 2)
     deflated, inflater, n_bytes = file.read(), zlib.decompressobj(-zlib.MAX_WBITS), 0
-    while deflated and n_bytes <= limit:
+    while deflated and n_bytes <= MAX_INFLATED_BYTES:
         n_bytes += len(inflater.decompress(deflated, 1 << 20))
         deflated = inflater.unconsumed_tail
-    return n_bytes > limit
+    if n_bytes > MAX_INFLATED_BYTES:
+        raise ValueError(f"its {len(content)} bytes inflate to more than {MAX_INFLATED_BYTES >> 20} MiB")
 
 
 def with_blank_pixels(head: bytes, size: int) -> bytes | None:

@@ -18,7 +18,6 @@ from __future__ import annotations
 import re
 
 SOFT, SHARP, UNKNOWN = "soft", "sharp", "unknown"
-CLASSES = (SOFT, SHARP, UNKNOWN)
 
 SHARP_WORDS = frozenset("LUNG BONE BONEPLUS EDGE SHARP VSHARP ULTRASHARP ULTRA".split())
 SOFT_WORDS = frozenset("SOFT VSOFT STANDARD STND STD SMOOTH BRAIN MEDIASTINUM".split())
@@ -35,7 +34,7 @@ _SIEMENS = re.compile(r"(?:\d+ ?\.\d+\.)?([A-Z][A-Z]?)(\d\d)[A-Z]?")
 
 
 def kernel_class(kernel: str, maker: str = "") -> str:
-    r"""Return `soft`, `sharp` or `unknown`; `maker` is one of `curation.MAKERS`, or "" where it is not known.
+    r"""Return `soft`, `sharp` or `unknown`; `maker` is one of `description.MAKERS`, or "" where it is not known.
 
     >>> kernel_class("BONEPLUS"), kernel_class("Br40s\\3", "Siemens"), kernel_class("FC51"), kernel_class("DETAIL")
     ('sharp', 'soft', 'sharp', 'unknown')

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Iterable
 from typing import Any
 
 import pandas as pd
@@ -58,7 +57,7 @@ DESCRIBED = {
 def describe(dataset: Dataset, split: Split | None, name: str, licence: str) -> dict[str, bytes]:
     """Return `croissant.json`, `index.parquet` and `README.md`."""
     table = _table(dataset, split)
-    origins = _origins(table)
+    origins = licences.count(table[[name for name in licences.FIELDS if name in table]].to_dict("records"))
     buffer = io.BytesIO()
     table.to_parquet(buffer, index=False)
     index = buffer.getvalue()
@@ -111,21 +110,12 @@ def _table(dataset: Dataset, split: Split | None) -> pd.DataFrame:
     table = table[table["status"] == "written"].drop(columns=list(NOT_TOLD), errors="ignore")
     table = table.drop(columns=[column for column in table if str(column).startswith("seconds_")])
     table = table.dropna(axis=1, how="all").sort_values("key").reset_index(drop=True)
-    digests = {record.key: _digest(record) for record in _records(dataset)}
+    digests = {key: _digest(dataset[key].record) for key in dataset}
     table.insert(1, "volume", [store.volume_name(key) for key in table["key"]])
     table.insert(2, "volume_sha256", [digests[key] for key in table["key"]])
     if split is not None:
         table = table.merge(split.table, on="key", how="left")
     return table.dropna(axis=1, how="all")
-
-
-def _origins(table: pd.DataFrame) -> list[dict[str, Any]]:
-    """Return whose data the volumes are, as far as that is known: `licence`, `doi`, `citation`, how many `series`."""
-    return licences.count(table[[name for name in licences.FIELDS if name in table]].to_dict("records"))
-
-
-def _records(dataset: Dataset) -> Iterable[Record]:
-    return (dataset[key].record for key in dataset)
 
 
 def _digest(record: Record) -> str:

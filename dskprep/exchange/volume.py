@@ -50,11 +50,6 @@ def need_bytes(record: Record) -> int:
     return 2 * n_voxels * VOXEL_BYTES.get(record.values or "HU", 8) + 3 * n_voxels
 
 
-def read_record(target: str, job: ExportJob) -> Record:
-    """Return the record of the volume."""
-    return store.read_record(target, job.record)
-
-
 def write(target: str, out: str, job: ExportJob, record: Record) -> VolumeRecord:
     """Write the files of one volume, and then the record that says so. The same volume gives the same bytes."""
     volume = StoredVolume(job.key, store.volume_url(target, job.key), record)

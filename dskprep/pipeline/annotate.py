@@ -16,7 +16,6 @@ from contextlib import closing
 from typing import Any, NamedTuple
 
 from distributed import Client
-from distributed.system import MEMORY_LIMIT
 
 from dskprep import storage
 from dskprep.dataset import annotations as table
@@ -124,7 +123,7 @@ def annotate(
         work.annotate_source,
         target=target,
         config=settings,
-        memory_bytes=min(cluster.memory_limits(client)) if client else MEMORY_LIMIT,
+        memory_bytes=cluster.least_memory(client),
         limit_s=time_limit_s if client else None,
     )
 

@@ -272,6 +272,11 @@ def workers_of(client: Client) -> dict[str, Any]:
     return workers
 
 
+def least_memory(client: Client | None) -> int:
+    """Return the bytes that any of the workers may use; without a client, those of this machine."""
+    return min(memory_limits(client)) if client else MEMORY_LIMIT
+
+
 def memory_limits(client: Client) -> list[int]:
     """Return the memory limit of each worker, in bytes. Raises InfrastructureError if there are no workers."""
     return [int(worker["memory_limit"] or MEMORY_LIMIT) for worker in workers_of(client).values()]

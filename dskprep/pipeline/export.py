@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from distributed import Client
-from distributed.system import MEMORY_LIMIT
 
 from dskprep import storage
 from dskprep.dataset import convert
@@ -216,7 +215,7 @@ def _write_volumes(
         work.export_volume,
         target=summary.target,
         out=summary.out,
-        memory_bytes=min(cluster.memory_limits(client)) if client else MEMORY_LIMIT,
+        memory_bytes=cluster.least_memory(client),
         limit_s=TIME_LIMIT_S if client else None,
     )
     failures = executor.Failures("volumes", "export again")

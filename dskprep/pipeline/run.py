@@ -24,7 +24,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 
 from distributed import Client
-from distributed.system import MEMORY_LIMIT
 
 from dskprep import settings as config
 from dskprep.dataset import claims, identity, index, licences, store
@@ -154,7 +153,7 @@ def execute(
         raise UsageError(f"observers must be a list of Observers, not {observers!r:.100}")
     source, target, settings, labels = checked.source, checked.target, checked.settings, checked.labels
     notes = cluster_check.check(client, checked.place, target, settings) if client else []
-    memory_bytes = min(cluster.memory_limits(client)) if client else MEMORY_LIMIT
+    memory_bytes = cluster.least_memory(client)
     described = store.create(target, settings, keys=checked.keys)
     identity.begin(target)
     cases, mapped = checked.cases, checked.mapping

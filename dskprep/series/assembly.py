@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from dskprep.dicom import pixels
 from dskprep.dicom.plane import Plane
-from dskprep.dicom.slices import Slice
+from dskprep.dicom.slices import MAX_PLANE_MM, Slice
 from dskprep.errors import Refusal
+from dskprep.plain import to_number
 from dskprep.series import hounsfield, stacks
-from dskprep.series.of_slices import Reread, of_slices
-from dskprep.series.series import Series
+from dskprep.series.series import Fact, Series, Stored, facts_of
+
+Reread = Callable[[Sequence[Slice]], Iterator[Slice]]
+"""Re-reads header-only slices with their pixel data, in the requested order."""
 
 
 def assemble(
@@ -35,7 +41,7 @@ def assemble(
     )
     chosen = [slices[i] for i in stack.order]
     slices.clear()
-    return of_slices(chosen, stack, to_hu=to_hu, reread=reread, check_hu=check_hu)
+    return _of_slices(chosen, stack, to_hu=to_hu, reread=reread, check_hu=check_hu)
 
 
 def assemble_all(
@@ -60,7 +66,7 @@ def assemble_all(
             if isinstance(stack, Refusal):
                 raise stack
             chosen = [slices[i] for i in stack.order]
-            made.append(of_slices(chosen, stack, to_hu=to_hu, reread=reread, check_hu=check_hu))
+            made.append(_of_slices(chosen, stack, to_hu=to_hu, reread=reread, check_hu=check_hu))
         except Refusal as refusal:
             made.append(refusal)
     slices.clear()
@@ -90,3 +96,95 @@ def _copies(slices: list[Slice], reread: Reread | None) -> stacks.IsCopy:
 
 def _rank(s: Slice) -> tuple[Any, ...]:
     return s.plane.position, s.plane.stack, s.plane.order, s.slope, s.intercept, sorted(s.facts.items())
+
+
+def _of_slices(
+    slices: list[Slice],
+    stack: stacks.Stack,
+    *,
+    to_hu: hounsfield.ToHU | None,
+    reread: Reread | None,
+    check_hu: bool,
+) -> Series:
+    """Return the series of slices that are in the order of their stack. With `reread` they are header-only."""
+    layout = stack.layout
+    if layout.tilt_degrees and to_hu is not None:
+        raise Refusal(
+            "gantry-tilt",
+            f"expected no tilt, as the recipes of 2017 do, found one of {layout.tilt_degrees} degrees",
+        )
+    facts: dict[str, Fact] = {
+        key: Counter(s.facts[key] for s in slices).most_common(1)[0][0] for key in slices[0].facts
+    }
+    facts |= facts_of(layout, len(slices), slices[0].plane.shape)
+    facts |= _ratios(facts)
+    if stack.left_out_mm:
+        facts["left_out_mm"] = stack.left_out_mm
+    doubt = _doubt_of(slices)
+    seen = (
+        ("mixed-rescale", len({(s.slope, s.intercept) for s in slices}) > 1),
+        ("lossy-compression", any(s.is_lossy or s.pixel_format.transfer_syntax in pixels.LOSSY for s in slices)),
+        ("derived-slices", any(s.is_derived for s in slices)),
+        ("hu-from-values", bool(doubt)),
+    )
+    low, next_ = sorted(s.plane.position[2] for s in slices)[:2]
+    formats = {s.pixel_format: s.name for s in slices}
+    instance_of = dict(zip(layout.numbers, (s.identity.instance for s in slices), strict=True))
+
+    def check_formats() -> None:
+        for pixel_format, name in formats.items():
+            pixels.check_format(pixel_format, name)
+
+    return Series(
+        layout,
+        len(slices),
+        lambda: map(_stored, _pop_all(slices) if reread is None else reread(slices)),
+        facts=facts,
+        first_gap_mm=abs(low - next_),
+        warnings=(*stack.warnings, *(word for word, applies in seen if applies)),
+        doubt=doubt,
+        to_hu=to_hu,
+        check_hu=check_hu,
+        check_formats=check_formats,
+        identity=Counter(s.identity._replace(instance="") for s in slices).most_common(1)[0][0],
+        instances=tuple(instance_of.get(k, "") for k in range(layout.grid.shape[0])),
+    )
+
+
+def _ratios(facts: Mapping[str, Fact]) -> dict[str, Fact]:
+    """Return the thickness of the slices by their distance, and the reconstructed field by the width of the image."""
+    width_mm = float(facts["columns"]) * float(facts["column_spacing_mm"])
+    of = {
+        "thickness_ratio": (facts["slice_thickness_mm"], float(facts["step_mm"])),
+        "diameter_ratio": (facts["reconstruction_diameter_mm"], width_mm),
+    }
+    found: dict[str, Fact] = {}
+    for name, (value, by_mm) in of.items():
+        mm = to_number(str(value))
+        if mm is not None and 0 < mm < MAX_PLANE_MM:
+            found[name] = round(mm / by_mm, 4)
+    return found
+
+
+def _stored(s: Slice) -> Stored:
+    return Stored(pixels.stored_values(s.data, s.pixel_format, s.name), s.slope, s.intercept, s.padding)
+
+
+def _doubt_of(slices: list[Slice]) -> str:
+    """Return why the header leaves open whether the values are HU, which must be the same for all slices."""
+    doubts = {s.doubt: s.name for s in slices}
+    if len(doubts) > 1:
+        (one, name), (other, other_name) = sorted(doubts.items())[:2]
+        raise Refusal(
+            "not-hu",
+            f"expected RescaleType HU, slope and intercept in all slices or none, found {one or 'them'} in {name} and "
+            f"{other} in {other_name}",
+        )
+    return next(iter(doubts))
+
+
+def _pop_all(slices: list[Slice]) -> Iterator[Slice]:
+    """Yield the slices in order and empty the list, so that each can be freed before the next is taken."""
+    slices.reverse()
+    while slices:
+        yield slices.pop()

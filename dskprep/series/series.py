@@ -38,7 +38,7 @@ class Series:
     `facts` describe the source in a record. `warnings` are words of errors.WARNINGS, but for those that only pixels
     show. `first_gap_mm` is the distance of the two lowest slices along the patient's z axis. `encoded_bytes` are held
     until it is decoded, or None where these are its slices. `identity` is that of most slices, `instances` are the
-    SOPInstanceUIDs of the planes of the grid, "" for one that has none. It is made by `of_slices` or `of_volume`.
+    SOPInstanceUIDs of the planes of the grid, "" for one that has none. It is made by `assembly` or `of_volume`.
     """
 
     def __init__(

@@ -21,7 +21,7 @@ from dskprep.keys import series_digest
 from dskprep.preparation.recipes import recipe
 from dskprep.selecting import Chosen
 from dskprep.series import assembly
-from dskprep.series.of_slices import Reread
+from dskprep.series.assembly import Reread
 from dskprep.series.of_volume import of_volume
 from dskprep.series.series import Series
 from dskprep.settings import PrepConfig, given

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass
 
+from dskprep.dataset import store
 from dskprep.errors import UsageError
 from dskprep.exchange import volume
 from dskprep.exchange.volume import ExportJob
@@ -40,7 +41,7 @@ def export_volume(
 
 
 def _write(job: ExportJob, target: str, out: str, ledger: Ledger, clock: Stopwatch) -> Exported:
-    record = volume.read_record(target, job)
+    record = store.read_record(target, job.record)
     need_bytes = volume.need_bytes(record)
     if need_bytes > ledger.total_bytes:
         raise UsageError(

@@ -21,7 +21,7 @@ from dskprep.preparation.lungs.lungs import Lungs
 from dskprep.preparation.prepare import prepare
 from dskprep.preparation.prepared import Prepared
 from dskprep.preparation.recipes import recipe
-from dskprep.series.of_slices import Reread
+from dskprep.series.assembly import Reread
 from dskprep.series.series import Series
 from dskprep.settings import PrepConfig
 from dskprep.source.archive import Outgrown

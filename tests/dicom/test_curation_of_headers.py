@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from builders import assembled, ct_file, ct_files, read
 
-from dskprep.dicom.curation import curation_columns, maker_of
+from dskprep.dicom.description import curation_columns, maker_of
 from dskprep.dicom.kernel_class import kernel_class
 
 PIXELS = np.zeros((12, 16), np.int16)

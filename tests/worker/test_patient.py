@@ -20,7 +20,7 @@ from dskprep.dataset import index, omezarr, store
 from dskprep.dataset.record import Record
 from dskprep.dicom.contents import Contents
 from dskprep.errors import InfrastructureError, Refusal
-from dskprep.series import of_slices
+from dskprep.series import assembly
 from dskprep.settings import PrepConfig
 from dskprep.source import archive, cases, files
 from dskprep.source.found import read_series
@@ -430,7 +430,7 @@ def test_memory_that_a_tilt_adds_is_asked_for_before_it_is_used(
         grow(self, ticket, need_bytes)
 
     monkeypatch.setattr(admission.Ledger, "grow", grow_once)
-    monkeypatch.setattr(of_slices.pixels, "stored_values", _only_after(needs, 2, of_slices.pixels.stored_values))
+    monkeypatch.setattr(assembly.pixels, "stored_values", _only_after(needs, 2, assembly.pixels.stored_values))
     (record,) = prepare(only_job(tmp_path / "in"), tmp_path / "out")
     assert record.status == "written"
     first, second = needs
