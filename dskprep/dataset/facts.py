@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from dskprep.volume import Grid
+
+if TYPE_CHECKING:
+    from dskprep.preparation.lungs.lungs import Lungs
 
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**31)]
 """A number of slices, rows, voxels along an axis, or files."""
@@ -127,6 +130,24 @@ class LungFigures(msgspec.Struct, frozen=True):
     disagreed_ml: Number | None = None
     missing_ml: Number | None = None
     missing_place: str = ""
+
+    @classmethod
+    def of(cls, lungs: Lungs, mean_hu: float | None) -> LungFigures:
+        """Return the figures of lungs that were found, rounded."""
+
+        def rounded(value: float | None, digits: int = 1) -> float | None:
+            return None if value is None else round(float(value), digits)
+
+        return cls(
+            right_ml=round(float(lungs.right_ml), 1),
+            left_ml=round(float(lungs.left_ml), 1),
+            unsided_ml=round(float(lungs.unsided_ml), 1),
+            mean_hu=rounded(mean_hu),
+            dense_share=rounded(lungs.dense_share, 4),
+            disagreed_ml=rounded(lungs.disagreed_ml),
+            missing_ml=rounded(lungs.missing_ml),
+            missing_place=lungs.missing_place,
+        )
 
 
 class Curation(msgspec.Struct, frozen=True):

@@ -35,10 +35,10 @@ class Linked(NamedTuple):
 
 
 class Linker:
-    """Finds volumes of a dataset. See `of`."""
+    """Finds volumes of the dataset at `target`. See `of`."""
 
     def __init__(self, target: str, table: Any) -> None:
-        self._target = target
+        self.target = target
         columns = {name: table[name].to_pylist() for name in ("key", "input_digest")}
         self._names = list(zip(columns["key"], columns["input_digest"], strict=True))
         self._affines, self._shapes = table["affine"], [table[f"n_{axis}"] for axis in "zyx"]
@@ -138,7 +138,7 @@ class Linker:
     def _records(self, rows: Iterable[int]) -> list[Record]:
         try:
             names = sorted({RecordName("written", *self._names[i]) for i in rows})
-            return [store.read_record(self._target, name) for name in names]
+            return [store.read_record(self.target, name) for name in names]
         except (FileNotFoundError, DamagedDataset) as error:
             raise Refusal(
                 "label-unlinked", f"the record of its volume cannot be read ({error}); run again, then annotate"

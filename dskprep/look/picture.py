@@ -78,16 +78,7 @@ def _as_fine_as_pixels(stored: StoredVolume) -> StoredVolume:
 def of_prepared(prepared: Prepared) -> View:
     """Return the view of a volume as a run would write it."""
     lungs, image = prepared.lungs, prepared.image
-    figures = None
-    if lungs:
-        figures = LungFigures(
-            lungs.right_ml,
-            lungs.left_ml,
-            lungs.unsided_ml,
-            prepared.mean_lung_hu(),
-            missing_ml=lungs.missing_ml,
-            missing_place=lungs.missing_place,
-        )
+    figures = LungFigures.of(lungs, prepared.mean_lung_hu()) if lungs else None
     words = in_words(None, Geometry(image.shape, image.spacing, ()), figures, lungs.warnings if lungs else ())
     return view_of("as a run would write it", Preparation.of_prepared(prepared), words)
 

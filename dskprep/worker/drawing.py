@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import itertools
 import os
@@ -16,7 +17,7 @@ import numpy as np
 from dskprep import storage
 from dskprep.dataset import linking, omezarr, thumbnail
 from dskprep.dataset.label_record import LabelRecord, LabelRecordName, StoredLabel
-from dskprep.dataset.linking import Linked
+from dskprep.dataset.linking import Linked, Linker
 from dskprep.dataset.record import Record
 from dskprep.errors import DamagedDataset, Refusal, UsageError
 from dskprep.labels import memory
@@ -79,6 +80,11 @@ class MadeLabels:
     points: list[pd.DataFrame] = field(default_factory=list)
     ours: tuple[str, ...] = ("key", "image", "x", "y", "z", "diameter_mm")
 
+    def add(self, label: StoredLabel, objects: dict[str, bytes] | None = None) -> None:
+        """Add a label with its objects, or without any if it is not to be written."""
+        self.objects.append(objects or {})
+        self.record = self.record.changed(labels=(*self.record.labels, label))
+
 
 def begin_label_record(job: LabelJob, status: str, **more: Any) -> LabelRecord:
     return LabelRecord(
@@ -140,7 +146,7 @@ def make_labels(
                 shape = volume.geometry.shape if volume.geometry else (0, 0, 0)
                 ledger.grow(ticket, need_bytes + DRAWN_BYTES * int(np.prod(shape)))
                 with clock("draw"):
-                    _draw_all(job, target, labels, volume, config, made)
+                    _draw_all(job, linker, labels, volume, config, made)
             _add_unlinked(job, labels, linked.volumes[0], made)
             ledger.finish(ticket, sum(len(c) for objects in made.objects for c in objects.values()))
             return _judge(made, linked)
@@ -163,21 +169,23 @@ def _read(job: LabelJob, content: bytes) -> Labels:
         raise Refusal("missing-decoder", str(error)) from error
 
 
-def _link(job: LabelJob, labels: Labels, linker: linking.Linker) -> Linked:
+def _link(job: LabelJob, labels: Labels, linker: Linker) -> Linked:
     if isinstance(labels, Mask):
         record, _ = linker.link_key(job.case.path, labels.where)
         return Linked([record], "key")
     return linker.link(labels.links, labels.where)
 
 
-def _draw_all(job: LabelJob, target: str, labels: Labels, volume: Record, config: PrepConfig, made: MadeLabels) -> None:
+def _draw_all(
+    job: LabelJob, linker: Linker, labels: Labels, volume: Record, config: PrepConfig, made: MadeLabels
+) -> None:
     """Draw all labels that are asked for on the grid of one volume."""
     if volume.geometry is None:
         raise DamagedDataset(f"{volume.key}: its record does not say where the volume lies")
     grid = Grid(volume.geometry.shape, volume.geometry.matrix())
-    placed = _placed(job, target, labels, made.record.linked_by, volume, grid)
+    placed = _placed(job, linker, labels, made.record.linked_by, volume, grid)
     segments = placed.named(*job.asked.only) if job.asked.only else placed.segments
-    if job.case.is_hashed and linking.of(target, job.run).is_named(volume, job.case.file):
+    if job.case.is_hashed and linker.is_named(volume, job.case.file):
         segments = segments_without_key(segments, job.case.file)
     points = points_of(placed, volume)
     if not segments and (points is None or job.asked.only):
@@ -192,7 +200,7 @@ def _draw_all(job: LabelJob, target: str, labels: Labels, volume: Record, config
         made.record = made.record.changed(warnings=("marks-left-out",), message=message)
     if isinstance(placed, RtStruct) and any(placed.n_open.get(segment.number) for segment in segments):
         made.record = made.record.changed(warnings=("contours-left-out",))
-    is_here = {s.number: linking.of(target, job.run).is_in(volume, s.frame_of_reference) for s in segments}
+    is_here = {s.number: linker.is_in(volume, s.frame_of_reference) for s in segments}
     encoder = omezarr.LabelEncoder(grid, config)
     taken: set[str] = set()
     names = [stored_name(job.asked, job.case, segment, labels) for segment in segments]
@@ -203,18 +211,16 @@ def _draw_all(job: LabelJob, target: str, labels: Labels, volume: Record, config
         try:
             label = free_name(name, taken, labels.where)
             drawn = placed.draw(segment, grid)
-            check_side(segment.name, drawn, volume, target, labels.where)
+            check_side(segment.name, drawn, volume, linker.target, labels.where)
             about = {"owner": job.owner, "image": volume.input_digest, "name": segment.name}
-            made.objects.append(encoder.encode(label, segment.name, stored.rgb, drawn, about))
-            made.record = made.record.changed(labels=(*made.record.labels, _describe(stored, label, drawn)))
+            objects = encoder.encode(label, segment.name, stored.rgb, drawn, about)
+            made.add(_describe(stored, label, drawn), objects)
             if drawn.overlap and "planes-overlap" not in made.record.warnings:
                 made.record = made.record.changed(warnings=(*made.record.warnings, "planes-overlap"))
         except Refusal as refusal:
             if refusal.reason == "label-mirrored":
                 raise  # then so are the others of the file
-            made.objects.append({})
-            refused = stored.changed(reason=refusal.reason, message=refusal.message)
-            made.record = made.record.changed(labels=(*made.record.labels, refused))
+            made.add(stored.changed(reason=refusal.reason, message=refusal.message))
 
 
 def _add_unlinked(job: LabelJob, labels: Labels, volume: Record, made: MadeLabels) -> None:
@@ -224,24 +230,18 @@ def _add_unlinked(job: LabelJob, labels: Labels, volume: Record, made: MadeLabel
     for number, segment in enumerate(asked):
         if segment.frame_of_reference and segment.number not in there:
             message = f"{labels.where}: {segment.name!r}: no volume lies in its frame {segment.frame_of_reference}"
-            lost = begin_label(volume, segment, number).changed(reason="label-unlinked", message=message)
-            made.objects.append({})
-            made.record = made.record.changed(labels=(*made.record.labels, lost))
+            made.add(begin_label(volume, segment, number).changed(reason="label-unlinked", message=message))
 
 
-def _placed(job: LabelJob, target: str, labels: Labels, linked_by: str | None, volume: Record, grid: Grid) -> Labels:
+def _placed(job: LabelJob, linker: Linker, labels: Labels, linked_by: str | None, volume: Record, grid: Grid) -> Labels:
     """Return the labels as they lie in the volume. A mask may also be one of the prepared volume itself."""
     acquired = volume.acquired.grid() if volume.acquired else None
     if isinstance(labels, Mask):
         try:
             return labels.at(acquired or grid)
         except Refusal:
-            try:
+            with contextlib.suppress(Refusal):
                 return labels.at(grid)
-            except Refusal as refusal:
-                first = refusal
-            if acquired is None:
-                raise first from None
             raise
     if isinstance(labels, Lidc):
         if acquired is None:
@@ -250,7 +250,7 @@ def _placed(job: LabelJob, target: str, labels: Labels, linked_by: str | None, v
                 f"{labels.where}: {volume.key} was prepared by an older version, whose record does not say where its "
                 "slices lie; prepare it again",
             )
-        return labels.at(acquired, job.asked.consensus, linking.of(target, job.run).slices_of(volume, labels.links))
+        return labels.at(acquired, job.asked.consensus, linker.slices_of(volume, labels.links))
     if isinstance(labels, Seg) and linked_by == "frame-of-reference":
         return labels  # it may have been drawn on other slices
     return labels.at(acquired) if acquired else labels

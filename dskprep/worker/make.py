@@ -17,7 +17,6 @@ from dskprep.dataset.record import Record, further_key
 from dskprep.dicom.slices import Slice
 from dskprep.errors import Refusal
 from dskprep.preparation import spine
-from dskprep.preparation.lungs.lungs import Lungs
 from dskprep.preparation.prepare import prepare
 from dskprep.preparation.prepared import Prepared
 from dskprep.preparation.recipes import recipe
@@ -170,7 +169,7 @@ def _make(line: Line, begun: Record, warnings: list[str], found: Series) -> Made
         warnings += prepared.lungs.warnings
         with line.clock("lungs"):
             warnings += ["spine-in-front"] if is_volume_file and spine.is_in_front(prepared) else []
-            lungs = _lung_figures(prepared.lungs, prepared.mean_lung_hu())
+            lungs = LungFigures.of(prepared.lungs, prepared.mean_lung_hu())
     record = begun.changed(
         status="written",
         warnings=tuple(warnings),
@@ -211,16 +210,3 @@ def _geometry(prepared: Prepared) -> Geometry:
     affine = tuple(tuple(row) for row in prepared.image.affine.round(6).tolist())
     crop = prepared.crop and Crop(prepared.crop.first, prepared.crop.shape)
     return Geometry(prepared.image.shape, (z, y, x), affine, crop)
-
-
-def _lung_figures(lungs: Lungs, mean_hu: float | None) -> LungFigures:
-    return LungFigures(
-        right_ml=round(float(lungs.right_ml), 1),
-        left_ml=round(float(lungs.left_ml), 1),
-        unsided_ml=round(float(lungs.unsided_ml), 1),
-        mean_hu=None if mean_hu is None else round(float(mean_hu), 1),
-        dense_share=None if lungs.dense_share is None else round(float(lungs.dense_share), 4),
-        disagreed_ml=None if lungs.disagreed_ml is None else round(float(lungs.disagreed_ml), 1),
-        missing_ml=None if lungs.missing_ml is None else round(float(lungs.missing_ml), 1),
-        missing_place=lungs.missing_place,
-    )
