@@ -19,8 +19,11 @@ from dskprep.patterns import matches
 
 MOST_NAMED = 14
 """Labels that a legend names."""
-OTHERS = ((240, 228, 66), (204, 121, 167), (213, 94, 0), (0, 114, 178))
-"""Okabe and Ito's yellow, purple, vermilion and dark blue: for labels whose colour another one has."""
+OTHERS = ((154, 99, 36), (170, 255, 195), (220, 190, 255), (0, 128, 128), (128, 128, 0), (128, 0, 0))
+"""Brown, mint, lavender, teal, olive and maroon, which differ well from the colours that labels are stored with.
+
+They are for labels whose colour another one has.
+"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,5 +99,6 @@ def legend(cut: Sequence[Outline], n_labels: int) -> list[Line2D]:
     named = cut[:MOST_NAMED]
     lines = [Line2D([], [], color=o.colour, linewidth=1.5, label=o.title.replace("$", r"\$")) for o in named]
     if n_labels > len(named):
-        lines.append(Line2D([], [], color="none", label=f"and {n_labels - len(named)} other labels"))
+        n_others = n_labels - len(named)
+        lines.append(Line2D([], [], color="none", label=f"and {n_others} other label{'s' * (n_others > 1)}"))
     return lines

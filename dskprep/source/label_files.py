@@ -127,7 +127,9 @@ def label_files(
         if not patterns:
             return _why_no_labels(place, path, entry)
         is_one = any(fnmatch.fnmatchcase(text, pattern) for pattern in patterns for text in (path, entry.name))
-        return "" if is_one else f"whose name does not match {' or '.join(patterns)}"
+        if not is_one:
+            return f"whose name does not match {' or '.join(patterns)}"
+        return "" if _is_told_by_name(entry) else _why_no_slice(place, path, entry)
 
     found, passed = _below(place, report), Counter[str]()
     with ThreadPoolExecutor(AT_ONCE) as pool:  # first bytes are read several at once
@@ -175,10 +177,18 @@ def _is_dataset(url: str) -> bool:
 def _why_no_labels(place: str, path: str, entry: storage.Entry) -> str:
     """Say what a file is that holds no labels, "" of one that may."""
     name = entry.name.lower()
-    if name.endswith(MASK_SUFFIXES) or name.endswith((".csv", ".parquet", ".xml")):
+    if _is_told_by_name(entry):
         return ""
     if any(name.endswith(suffix) for suffix in OTHER_SUFFIXES) and not name.endswith(COMPRESSED_SUFFIXES):
         return "of a kind that holds no labels"
+    return _why_no_slice(place, path, entry)
+
+
+def _is_told_by_name(entry: storage.Entry) -> bool:
+    return entry.name.lower().endswith((*MASK_SUFFIXES, ".csv", ".parquet", ".xml"))
+
+
+def _why_no_slice(place: str, path: str, entry: storage.Entry) -> str:
     try:
         head = storage.read_head(storage.join(place, path), min(HEAD_BYTES, entry.size)) if entry.size else b""
     except (storage.ObjectChanged, InfrastructureError):  # a dead link, a right that lacks: reading it says so

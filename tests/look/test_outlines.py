@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from dskprep.dataset.label_record import StoredLabel
 from dskprep.errors import UsageError
 from dskprep.look import outlines
+from dskprep.worker import label_names
 
 
 def test_the_first_label_that_a_pattern_matches_is_the_middle() -> None:
@@ -40,4 +43,9 @@ def test_labels_of_one_colour_are_drawn_in_several_and_the_others_in_their_own()
     assert [line.get_color() for line in lines[:3]] == [
         tuple(value / 255 for value in each) for each in list(found.values())[:3]
     ]
-    assert lines[3].get_label() == "and 1 other labels"
+    assert lines[3].get_label() == "and 1 other label"
+
+
+def test_a_colour_that_stands_in_is_like_none_that_labels_are_stored_with() -> None:
+    for one, other in itertools.product(outlines.OTHERS, label_names.COLOURS):
+        assert np.linalg.norm(np.subtract(one, other)) > 50

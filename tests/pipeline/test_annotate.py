@@ -802,11 +802,18 @@ class TestLost:
             def on_note(self, text: str) -> None:
                 notes.append(text)
 
-        for place, how in ((source, {}), (source, {"patterns": ["*RS*"]}), (labels, {})):
-            assert annotate(target, place, observers=[Notes()], **how).exit_code == 0
+        for place, how in (
+            (source, {}),
+            (source, {"patterns": ["*RS*"]}),
+            (labels, {}),
+            (source, {"patterns": ["*.dcm"]}),
+        ):
+            summary = annotate(target, place, observers=[Notes()], **how)
+            assert (summary.exit_code, summary.counts) == (0, {})
         assert "found 10 files with CT slices and 1 file of a kind that holds no labels" in notes[0]
         assert "found 11 files whose name does not match *RS*" in notes[1]
         assert "found no file" in notes[2]
+        assert "found 10 files with CT slices and 1 file whose name does not match *.dcm" in notes[3]
 
     def test_two_rois_of_one_number_are_refused(self, tmp_path: Path, labels: Path) -> None:
         target = prepare(str(tmp_path))
