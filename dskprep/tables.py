@@ -13,6 +13,10 @@ import pandas as pd
 import pyarrow
 from pyarrow import parquet
 
+UTF_16 = (b"\xff\xfe", b"\xfe\xff")
+"""How a text in UTF-16 begins, as some programs write one."""
+FIRST_BYTES = 64
+"""Text in UTF-16 has a zero byte among so many first ones, if any letter of them is Latin."""
 MAX_HEADER_BYTES = 1 << 22
 """The names of a table's columns end within so many bytes."""
 
@@ -22,6 +26,8 @@ def from_csv(content: bytes, **options: Any) -> pd.DataFrame:
 
     Raises ValueError for what is none, as where a row has more fields than the header, or two columns one name.
     """
+    if content.startswith(UTF_16) or b"\0" in content[:FIRST_BYTES]:
+        raise ValueError("expected text in UTF-8, found bytes as those of UTF-16; save it as UTF-8")
     names = header_of(content)
     if twice := [name for name, n_times in Counter(names).items() if name and n_times > 1]:
         raise ValueError(f"the column {twice[0]!r:.100} is there twice; rename one")

@@ -570,7 +570,8 @@ def main() -> int:
         from dskprep.cli import commands
 
         shorten()
-        return commands.run_command(sys.argv[2:])
+        del sys.argv[1]
+        commands.run_and_exit()
     options = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     options.add_argument("--seeds", type=int, default=20)
     options.add_argument("--first-seed", type=int, default=0)

@@ -9,7 +9,7 @@ import click
 
 from dskprep import plain
 from dskprep.cli import cohort_commands, dataset_commands, label_commands, look_commands, run_commands, terminal
-from dskprep.cli.exits import EXIT_CLEAN, EXIT_SOME_NOT_WRITTEN, EXIT_USAGE, describe_error, silence
+from dskprep.cli.exits import EXIT_CLEAN, EXIT_SOME_NOT_WRITTEN, EXIT_USAGE, describe_error, end_as_on_ctrl_c, silence
 from dskprep.errors import DskprepError
 
 
@@ -49,6 +49,7 @@ for command in (
 def run_and_exit() -> None:
     """Run the program `dskprep`."""
     plain.escape_what_python_prints()
+    end_as_on_ctrl_c()
     sys.exit(run_command())
 
 
@@ -72,7 +73,7 @@ def run_command(argv: list[str] | None = None) -> int:
     except BrokenPipeError:  # `| head` has read enough
         silence()
         return EXIT_SOME_NOT_WRITTEN
-    except (click.Abort, DskprepError, OSError) as error:
+    except (click.Abort, DskprepError, OSError, MemoryError) as error:
         if "--debug" in argv and not isinstance(error, click.Abort):
             raise
         message, code = describe_error(error)

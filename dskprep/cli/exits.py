@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import sys
 
 import click
 
-from dskprep.errors import DskprepError, UsageError
+from dskprep.errors import DskprepError, InfrastructureError, UsageError
 
 EXIT_CLEAN = 0
 EXIT_SOME_NOT_WRITTEN = 1
 """Some patient was refused, failed or killed, some volume is faulty, or the user interrupted."""
 
 EXIT_USAGE = UsageError.exit_code
+
+
+def end_as_on_ctrl_c() -> None:
+    """Let a machine, or a terminal, that is taken away end the program as Ctrl-C does, with its workers and folders."""
+    for ending in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(ending) is not signal.SIG_IGN:  # nohup
+            signal.signal(ending, signal.default_int_handler)
 
 
 def silence() -> None:
@@ -33,4 +41,6 @@ def describe_error(error: BaseException) -> tuple[str, int]:
         return str(error), error.exit_code
     if isinstance(error, OSError):  # a file of the user's own, such as the place of a picture
         return f"{error.filename or ''}: {error.strerror or error}".lstrip(": "), EXIT_USAGE
+    if isinstance(error, MemoryError):
+        return "there is not enough memory for this on this machine", InfrastructureError.exit_code
     return f"{type(error).__name__}: {error}", EXIT_SOME_NOT_WRITTEN

@@ -118,11 +118,12 @@ class Output:
     def _tell_start(self, client: Client) -> None:
         """Say where to watch the workers, and how many there are."""
         cluster_check.check_python(client)
-        if not client.nthreads():
-            terminal.wait_for("waiting for the first worker")
-        limits = cluster.memory_limits(client)
-        problem = page.install(client)
-        has_dashboard = "dashboard" in client.scheduler_info()["services"]
+        with cluster.loss_named():
+            if not client.nthreads():
+                terminal.wait_for("waiting for the first worker")
+            limits = cluster.memory_limits(client)
+            problem = page.install(client)
+            has_dashboard = "dashboard" in client.scheduler_info()["services"]
         where = page.link(client) if not problem else client.dashboard_link if has_dashboard else "none"
         advice = page.way_in(client) if has_dashboard else ""
         self.tell(
@@ -188,7 +189,8 @@ class Panel(Lines):
     def show(self, client: Client | None) -> Iterator[Panel]:
         """Show the panel over the block, with what the workers of the client tell of their slots."""
         if client is not None:
-            client.subscribe_topic(slots.TOPIC, self._take_slots)
+            with cluster.loss_named():
+                client.subscribe_topic(slots.TOPIC, self._take_slots)
         try:
             with self._live:
                 yield self

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -77,9 +76,6 @@ def run(
         for place in (cases.where(source), storage.absolute(target)):
             storage.meet(place)
         task = checked.check(source, target, settings=settings, **choice)
-        for ending in (signal.SIGTERM, signal.SIGHUP):  # a machine, or a terminal, that is taken away: as on Ctrl-C
-            if signal.getsignal(ending) is not signal.SIG_IGN:  # nohup
-                signal.signal(ending, signal.default_int_handler)
         try:
             with (
                 options.open_client(scheduler, workers, memory_limit, settings) as client,

@@ -97,10 +97,12 @@ def read_sentinels(target: str, lines: str | os.PathLike[str] | Sequence[str]) -
         raise UsageError(f"{place}: lies in {target}, and would be found there; move it")
     try:
         text = storage.read(place).decode("utf-8-sig")
-    except (FileNotFoundError, IsADirectoryError) as error:
+    except FileNotFoundError as error:
         raise UsageError(f"{place}: expected a file with one word per line, found none; check the path") from error
     except UnicodeDecodeError as error:
         raise UsageError(f"{place}: expected UTF-8, found other bytes; convert it") from error
+    if "\0" in text:  # as in UTF-16: such words would be looked for, and stand nowhere
+        raise UsageError(f"{place}: expected UTF-8, found zero bytes, as in UTF-16; convert it")
     try:
         return Sentinels(text.splitlines())
     except UsageError as error:

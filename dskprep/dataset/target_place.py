@@ -24,8 +24,10 @@ def check(target: str) -> None:
     files, is_local = storage.listing(target), not storage.is_bucket(target)
     names = [e.name for e in files if not (is_local and (e.name.startswith(".") or own.is_unfinished(e.name)))]
     names += storage.folders(target)
-    if is_local and not names and storage.entry_of(target):
-        raise UsageError(f"{target}: expected a folder as the target, found a file; choose another target")
+    places = [target, *storage.above(target)] if is_local and not names else []
+    there = next((place for place in places if storage.exists(place)), None)
+    if there and not storage.is_folder(there):
+        raise UsageError(f"{there}: expected a folder as the target, found a file or device; choose another target")
     if names and not storage.exists(url):  # asked again: another run may have begun the dataset before the listing
         raise UsageError(
             f"{target}: expected an empty or a new place, or a dataset; found {names[0]} and no dataset.json; choose "

@@ -9,17 +9,16 @@ import operator
 import secrets
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import CancelledError
 from typing import Any, Generic, Protocol, TypeVar
 
 import dask.bag as db
 from dask.delayed import Delayed
 from dask.optimization import inline
 from distributed import Client, Future, KilledWorker, as_completed
-from distributed.comm.core import CommClosedError
 from distributed.protocol import pickle
 
 from dskprep.errors import InfrastructureError
+from dskprep.pipeline import cluster
 
 BAG = 32
 """Patients in one bag. A bag waits until so many are listed, so it must not be large."""
@@ -154,11 +153,10 @@ def _tasks(jobs: Iterator[J], work: Work[J, R]) -> Iterator[tuple[J, Delayed]]:
 def _lost_cluster_named() -> Iterator[None]:
     """Raise whatever goes wrong in the block as InfrastructureError: patients never raise, so it is the cluster."""
     try:
-        yield
-    except (CancelledError, CommClosedError, OSError, TimeoutError) as error:
-        raise InfrastructureError(
-            f"the Dask scheduler was lost ({type(error).__name__}); what is written stays"
-        ) from error
+        with cluster.loss_named():
+            yield
+    except InfrastructureError:
+        raise
     except Exception as error:
         raise InfrastructureError(
             f"the workers cannot run dskprep ({type(error).__name__}: {str(error)[:200]}); they need the same versions "
@@ -195,7 +193,8 @@ class _Line(Generic[J, R]):
     def abandon(self) -> None:
         """Cancel what is still under way."""
         if self.under_way and self.client.status == "running":
-            self.client.cancel(list(self.under_way), force=True)
+            with contextlib.suppress(InfrastructureError), cluster.loss_named():  # it may be lost just now
+                self.client.cancel(list(self.under_way), force=True)
         self.under_way.clear()
 
     def _count_free_slots(self) -> int:

@@ -18,7 +18,8 @@ from typing import Any
 from distributed import Client, performance_report
 
 from dskprep import storage
-from dskprep.pipeline import page
+from dskprep.errors import InfrastructureError
+from dskprep.pipeline import cluster, page
 from dskprep.pipeline.account import Summary
 from dskprep.pipeline.observer import Observer
 
@@ -55,12 +56,14 @@ class Deaths:
         self._client = client
         self._told: queue.SimpleQueue[str] = queue.SimpleQueue()
         if client:
-            client.subscribe_topic(WORKERS_TOPIC, self._take)
+            with cluster.loss_named():
+                client.subscribe_topic(WORKERS_TOPIC, self._take)
 
     def close(self) -> None:
         """Hear no more."""
         if self._client and self._client.status == "running":
-            self._client.unsubscribe_topic(WORKERS_TOPIC)
+            with contextlib.suppress(InfrastructureError), cluster.loss_named():  # it may be lost just now
+                self._client.unsubscribe_topic(WORKERS_TOPIC)
 
     def new(self) -> Iterator[str]:
         """Yield a line for each that died since the last call."""

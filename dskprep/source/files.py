@@ -257,7 +257,7 @@ def _read_header(place: str, entry: Entry) -> bytes:
 def _changes_refused() -> Iterator[None]:
     try:
         yield
-    except storage.DeadLink as error:
+    except storage.NoFile as error:
         raise Refusal("truncated", str(error)) from error
     except (storage.ObjectChanged, FileNotFoundError) as error:
         raise Refusal("source-changed", str(error)) from error

@@ -21,9 +21,9 @@ from dskprep.errors import InfrastructureError
 from dskprep.plain import in_one_line
 from dskprep.storage import local, public
 from dskprep.storage.local import PART_SUFFIX as PART_SUFFIX
-from dskprep.storage.local import DeadLink as DeadLink
 from dskprep.storage.local import Entry as Entry
 from dskprep.storage.local import Folder as Folder
+from dskprep.storage.local import NoFile as NoFile
 from dskprep.storage.local import ObjectChanged as ObjectChanged
 from dskprep.storage.public import PUBLIC_BUCKETS as PUBLIC_BUCKETS
 from dskprep.storage.s3_settings import S3_SETTINGS as S3_SETTINGS
@@ -120,7 +120,7 @@ def read_metadata(url: str) -> bytes:
     On a disk a file of terabytes costs whoever sends it nothing.
     """
     if not is_bucket(url):
-        with _opened(url) as (_, _, path):
+        with _opened(url) as (_, _, path), contextlib.suppress(FileNotFoundError, NotADirectoryError):
             if (n_bytes := Path(path).stat().st_size) > METADATA_BYTES:
                 raise OSError(f"expected a description of at most {METADATA_BYTES} bytes, found {n_bytes}")
     return read(url)
@@ -151,14 +151,14 @@ def read_many(url: str, entries: Sequence[Entry]) -> Iterator[tuple[str, bytes]]
 
 
 def read_many_metadata(url: str, entries: Sequence[Entry]) -> Iterator[tuple[str, bytes]]:
-    """Read what describes a dataset. As `read_many`, but what is too large for that, and a dead link, are empty."""
+    """Read what describes a dataset. As `read_many`, but what is too large for that, and a NoFile, are empty."""
     if is_bucket(url) and all(entry.size <= METADATA_BYTES for entry in entries):
         yield from read_many(url, entries)
         return
     for entry in entries:
         try:
             yield from read_many(url, [entry]) if entry.size <= METADATA_BYTES else [(entry.name, b"")]
-        except DeadLink:
+        except NoFile:
             yield entry.name, b""
 
 
@@ -242,12 +242,10 @@ def _open(url: str) -> tuple[Any, Any, str]:
 
 @contextlib.contextmanager
 def _changes_raised() -> Iterator[None]:
-    """Raise ObjectChanged for a listed file that does not exist any more, DeadLink for a link that leads nowhere."""
+    """Raise ObjectChanged for a listed file that does not exist any more, NoFile for one that never was one."""
     try:
         yield
     except OSError as error:
-        if isinstance(error.filename, str) and (file := Path(error.filename)).is_symlink():
-            raise DeadLink(f"{file.name}: expected a file, found a link that leads nowhere") from error
-        if isinstance(error, FileNotFoundError):
-            raise ObjectChanged(f"a file that was listed is not there any more: {in_one_line(error)}") from error
+        if change := local.changed(error):
+            raise change from error
         raise

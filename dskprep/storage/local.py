@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import secrets
 import stat
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, BinaryIO
 
+import psutil
+
+from dskprep.plain import in_one_line
 from dskprep.storage.local_listing import Entry as Entry
 from dskprep.storage.local_listing import Folder as Folder
 from dskprep.storage.local_listing import list_below as list_below
@@ -19,14 +23,20 @@ from dskprep.storage.local_listing import walk as walk
 
 PART_SUFFIX = ".part"
 """Ends the name of a file that is still being written, or that a killed process left half written."""
+MUCH_BYTES = 1 << 30
+"""Before a larger file is read as a whole, the free memory is looked at: a file of holes costs nobody anything."""
 
 
 class ObjectChanged(Exception):
     """A file or object was replaced or removed after it was listed."""
 
 
-class DeadLink(ObjectChanged):
-    """What was listed as a file is a link that leads nowhere."""
+class NoFile(ObjectChanged):
+    """What was listed as a file is a link that leads nowhere, a pipe, a device or a socket."""
+
+
+class _Device(OSError):
+    """A pipe, a device or a socket stands where a file should be."""
 
 
 def exists(fs: Any, path: str) -> bool:
@@ -46,28 +56,63 @@ def entry_of(fs: Any, path: str) -> Entry | None:
     return to_entry(info, path.rpartition("/")[2]) if info["type"] == "file" else None
 
 
-def read(fs: Any, path: str) -> bytes:
-    refuse_devices(path)
-    return bytes(fs.cat_file(path))
+def read(_: Any, path: str) -> bytes:
+    with _opened(path) as (file, n_bytes):
+        if n_bytes > MUCH_BYTES and n_bytes > (free := psutil.virtual_memory().available):
+            raise OSError(f"expected a file that fits into memory, of which {free} bytes are free, found {n_bytes}")
+        return file.read()
 
 
-def read_head(fs: Any, path: str, n_bytes: int) -> bytes:
-    refuse_devices(path)
-    return bytes(fs.cat_file(path, start=0, end=n_bytes))
+def read_head(_: Any, path: str, n_bytes: int) -> bytes:
+    with _opened(path) as (file, _size):
+        return file.read(n_bytes)
 
 
-def refuse_devices(path: str) -> None:
-    """Raise OSError for what is there and is no file: reading a pipe may wait for ever, and a device may never end."""
-    mode = os.stat(path).st_mode  # noqa: PTH116
-    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-        raise OSError(f"{path}: expected a file, found a device, a pipe or a socket")
+@contextlib.contextmanager
+def _opened(path: str) -> Iterator[tuple[BinaryIO, int]]:
+    """Open a file to be read, and tell its size.
+
+    Raises OSError for what is none: reading a pipe may wait for ever, and a device may never end. What stands there may
+    be replaced by a pipe at any time, so opening it does not wait either.
+    """
+    try:
+        _refuse_devices(path, os.stat(path).st_mode)  # noqa: PTH116  (to open some devices has effects)
+    except NotADirectoryError as error:  # nothing lies below a file
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path) from error
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        found = os.fstat(descriptor)
+        _refuse_devices(path, found.st_mode)
+        file = os.fdopen(descriptor, "rb")
+    except OSError:
+        os.close(descriptor)
+        raise
+    with file:
+        yield file, found.st_size
 
 
-def read_ranges(fs: Any, path: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+def _refuse_devices(path: str, mode: int) -> None:
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
+    if not stat.S_ISREG(mode):
+        raise _Device(f"{Path(path).name}: expected a file, found a device, a pipe or a socket")
+
+
+def changed(error: OSError) -> ObjectChanged | None:
+    """Return what became of a listed file that could not be read, if it changed since, or never was one."""
+    if isinstance(error, _Device):
+        return NoFile(str(error))
+    if isinstance(error.filename, str) and (file := Path(error.filename)).is_symlink():
+        return NoFile(f"{file.name}: expected a file, found a link that leads nowhere")
+    if isinstance(error, FileNotFoundError):
+        return ObjectChanged(f"a file that was listed is not there any more: {in_one_line(error)}")
+    return None
+
+
+def read_ranges(_: Any, path: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
     """Read the parts of a file from each start to before each end."""
-    refuse_devices(path)
     parts = []
-    with fs.open(path, "rb") as file:
+    with _opened(path) as (file, _size):
         for start, end in ranges:
             file.seek(start)
             parts.append(file.read(end - start))
@@ -76,12 +121,16 @@ def read_ranges(fs: Any, path: str, ranges: Sequence[tuple[int, int]]) -> list[b
     return parts
 
 
-def read_many(fs: Any, path: str, entries: Sequence[Entry]) -> Iterator[bytes]:
-    """Yield the content of files below a folder. Raises ObjectChanged if one has not the size that was listed."""
+def read_many(_: Any, path: str, entries: Sequence[Entry]) -> Iterator[bytes]:
+    """Yield the content of files below a folder. Raises ObjectChanged if one has not the size that was listed.
+
+    No more than that is read: a file may grow without end.
+    """
     for entry in entries:
-        content = read(fs, f"{path}/{entry.name}")
-        if len(content) != entry.size:
-            raise ObjectChanged(f"{entry.name}: was listed with {entry.size} bytes, now has {len(content)}")
+        with _opened(f"{path}/{entry.name}") as (file, n_bytes):
+            content = file.read(entry.size)
+        if not len(content) == n_bytes == entry.size:
+            raise ObjectChanged(f"{entry.name}: was listed with {entry.size} bytes, now has {n_bytes}")
         yield content
 
 
@@ -136,7 +185,12 @@ def create(fs: Any, path: str, content: bytes) -> bool:
 def _write_beside(fs: Any, path: str, content: bytes) -> str:
     fs.makedirs(path.rpartition("/")[0], exist_ok=True)
     beside = f"{path}.{secrets.token_hex(6)}{PART_SUFFIX}"  # random, for others may write the same file now
-    fs.pipe_file(beside, content)
+    try:
+        fs.pipe_file(beside, content)
+    except OSError:  # as where a disk is full
+        with contextlib.suppress(OSError):
+            delete(fs, [beside])
+        raise
     return beside
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import stat
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,35 +56,19 @@ def list_folder(_: Any, path: str) -> tuple[list[str], list[Entry]]:
 def _scan(path: str) -> tuple[list[str], list[str], set[str]]:
     """Return the names of the folders and of the files in a folder, sorted, and those of them that are links.
 
-    Only links are looked at. What is neither a file nor a folder is left out.
+    Only links are looked at. What is neither a file nor a folder counts as a file: reading it fails, which is better
+    than leaving it out. A slice may stand there, or may have stood there.
     """
     folders, names, links = list[str](), list[str](), set[str]()
     with contextlib.suppress(NotADirectoryError), os.scandir(path) as found:
         for entry in found:
-            if entry.is_symlink():
+            if is_link := entry.is_symlink():
                 links.add(entry.name)
-                is_folder, is_file = _leads_to(entry.path)
-            else:
-                is_folder, is_file = entry.is_dir(), entry.is_file()
-            if is_folder:
-                folders.append(entry.name)
-            elif is_file:
-                names.append(entry.name)
+            is_folder = os.path.isdir(entry.path) if is_link else entry.is_dir()  # noqa: PTH112  (a dead link is none)
+            (folders if is_folder else names).append(entry.name)
     if (folders or names) and not os.access(path, os.X_OK):  # nothing in it can be read, only its names
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
     return sorted(folders), sorted(names), links
-
-
-def _leads_to(link: str) -> tuple[bool, bool]:
-    """Tell whether a link leads to a folder, and whether to a file. One that leads nowhere counts as a file.
-
-    Reading that fails, which is better than leaving it out.
-    """
-    try:
-        mode = os.stat(link).st_mode  # noqa: PTH116
-    except OSError:
-        return False, True
-    return stat.S_ISDIR(mode), stat.S_ISREG(mode)
 
 
 def _stat_each(path: str, names: Iterable[str], below: str = "") -> Iterator[Entry]:

@@ -536,6 +536,57 @@ def test_a_terminal_that_goes_ends_a_run_as_ctrl_c_does_unless_it_was_told_to_st
     assert status(target).counts == {"written": N_MANY}
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_the_workers_of_any_command_and_leaves_no_folder(
+    dskprep: Run, source: str, target: str, tmp_path: Path, ending: signal.Signals
+) -> None:
+    assert dskprep("run", source, target, "--scheduler", "sync")[0] == 0
+    (tmp_path / "tmp").mkdir()
+    words = ["export", "nnunet", target, str(tmp_path / "Dataset001_x"), "--workers", "1"]
+    command = ["env", "--default-signal=HUP", f"TMPDIR={tmp_path}/tmp", sys.executable, "-m", "dskprep", *words]
+    with started(*command) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert "dashboard" in process.stdout.readline()
+        assert list((tmp_path / "tmp").iterdir())
+        process.send_signal(ending)
+        told = process.stderr.read()
+    assert (process.returncode, told) == (1, "\ndskprep: interrupted\n")  # as after ^C
+    assert not list((tmp_path / "tmp").iterdir())
+
+
+@pytest.mark.parametrize("place", ["/dev/null", "/dev/null/below", "{file}", "{file}/below"])
+def test_a_target_that_can_be_no_folder_is_wrong_use(dskprep: Run, source: str, tmp_path: Path, place: str) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    place = place.format(file=tmp_path / "file")
+    for words in (["run", source, place, "--scheduler", "sync"], ["status", place], ["annotate", place, source]):
+        code, _, err = dskprep(*words)
+        assert code == 2, (words, err)
+        assert "expected a folder as the target, found a file or device" in err or "there is no dskprep dataset" in err
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be"])
+def test_a_manifest_in_utf_16_says_so(dskprep: Run, source: str, target: str, tmp_path: Path, encoding: str) -> None:
+    (tmp_path / "m.csv").write_bytes(f"key,url\np1,{source}/p1\n".encode(encoding))
+    code, _, err = dskprep("run", tmp_path / "m.csv", target, "--scheduler", "sync")
+    assert code == 2
+    assert "expected text in UTF-8, found bytes as those of UTF-16; save it as UTF-8" in err
+    (tmp_path / "names.txt").write_bytes("Mustermann\n".encode(encoding))
+    code, _, err = dskprep("audit", source, "--sentinels", tmp_path / "names.txt")
+    assert code == 2
+    assert "expected UTF-8, found" in err
+
+
+def test_too_little_memory_is_one_line(dskprep: Run, target: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(url: str) -> bytes:  # noqa: ARG001
+        raise MemoryError
+
+    monkeypatch.setattr(storage, "read_metadata", fail)
+    said = (3, "", "dskprep: there is not enough memory for this on this machine\n")
+    assert dskprep("status", target) == said
+
+
 def test_verify_can_forget_what_is_faulty_and_a_run_mends_it(dskprep: Run, source: str, target: str) -> None:
     dskprep("run", source, target, "--scheduler", "sync")
     volume = next(Path(target, "volumes").glob("*.zarr"))

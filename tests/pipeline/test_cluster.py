@@ -385,6 +385,40 @@ def test_nothing_of_ours_is_sent_by_value(
     assert by_value  # it is noted where it happens
 
 
+@pytest.mark.parametrize("asks", ["get_versions", "nthreads", "run_on_scheduler"])
+def test_a_scheduler_that_is_lost_while_the_cluster_is_looked_at_is_one_line(
+    places: tuple[str, str], monkeypatch: pytest.MonkeyPatch, asks: str
+) -> None:
+    lost = LocalCluster(n_workers=1, processes=False, dashboard_address="127.0.0.1:0")
+    with Client(lost.scheduler_address) as client:
+        ask = getattr(Client, asks)
+
+        def ask_too_late(*arguments: Any, **more: Any) -> Any:
+            lost.close()
+            return ask(*arguments, **more)
+
+        monkeypatch.setattr(Client, asks, ask_too_late)
+        with pytest.raises(InfrastructureError, match=r"^the Dask scheduler was lost \("):
+            pipeline.run(*places, client=client)
+
+
+def test_a_client_that_cannot_be_closed_does_not_hide_what_went_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    close = Client.close
+
+    def close_too_late(client: Client) -> None:  # what Dask raises while it looks for a scheduler that is gone
+        close(client)
+        raise RuntimeError("ConnectionPool is closed")
+
+    with LocalCluster(n_workers=1, processes=False, dashboard_address="127.0.0.1:0") as there:
+        monkeypatch.setattr(Client, "close", close_too_late)
+        with (
+            pytest.raises(InfrastructureError, match=r"^the Dask scheduler was lost$"),
+            cluster.connect(there.scheduler_address) as client,
+        ):
+            raise InfrastructureError("the Dask scheduler was lost")
+        assert client.status == "closed"
+
+
 class Elsewhere(WorkerPlugin):
     """Makes a worker's host one that lacks a folder, or the right to look into it."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import bz2
 import gzip
 import lzma
+import os
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -277,6 +278,15 @@ def test_links_in_a_ring_end(tmp_path: Path) -> None:
     (tmp_path / "p2/next").symlink_to("../p1")
     places = sorted(case.url.removeprefix(f"{tmp_path}/") for case in cases.cases(str(tmp_path)))
     assert places == ["p1", "p1/next", "p2", "p2/next"]  # a link is one more name of a folder
+
+
+def test_a_pipe_among_slices_is_named(tmp_path: Path) -> None:
+    tiny.write(tmp_path / "in/p1", tiny.series())
+    (tmp_path / "in/p1/IM011.dcm").unlink()  # the last one, whose loss leaves no gap
+    os.mkfifo(tmp_path / "in/p1/IM011.dcm")
+    record = record_of(by_key(tmp_path / "in")["p1"], tmp_path / "out")
+    assert (record.status, record.reason) == ("refused", "truncated")
+    assert "IM011.dcm: expected a file, found a device, a pipe or a socket" in str(record.message)
 
 
 def test_a_link_that_leads_nowhere_is_named(tmp_path: Path) -> None:

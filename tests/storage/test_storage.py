@@ -8,16 +8,20 @@ import os
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import obstore
 import pytest
+from fsspec.implementations.local import LocalFileSystem
 
 from dskprep import storage
 from dskprep.errors import InfrastructureError, UsageError
 from dskprep.storage import S3_SETTINGS, bucket_listing, connection
+
+ONE_BYTE = storage.Entry("x", 1, "")
 
 
 @pytest.fixture
@@ -546,8 +550,51 @@ def test_what_is_no_file_is_not_read(tmp_path: Path, kind: str) -> None:
         (tmp_path / "dataset.json").symlink_to("/dev/zero")
     where = f"{tmp_path}/dataset.json"
     for read in (storage.read, lambda url: storage.read_head(url, 10), lambda url: storage.read_ranges(url, [(0, 10)])):
-        with pytest.raises(InfrastructureError, match="expected a file, found a device, a pipe or a socket"):
+        with pytest.raises((InfrastructureError, storage.NoFile), match="expected a file, found a device, a pipe or a"):
             read(where)
+    entries = storage.listing(str(tmp_path))
+    assert names(entries) == ["dataset.json"]  # it is not passed over
+    with pytest.raises(storage.NoFile):
+        list(storage.read_many(str(tmp_path), entries))
+
+
+@pytest.mark.parametrize("read", [storage.read, lambda url: list(storage.read_many(str(Path(url).parent), [ONE_BYTE]))])
+def test_a_pipe_that_takes_the_place_of_a_file_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read: Callable[[str], Any]
+) -> None:
+    (tmp_path / "x").write_bytes(b"1")
+    really_open = os.open
+
+    def open_too_late(path: str, *more: Any, **how: Any) -> int:
+        monkeypatch.setattr(os, "open", really_open)
+        Path(path).unlink()
+        os.mkfifo(path)
+        return really_open(path, *more, **how)
+
+    monkeypatch.setattr(os, "open", open_too_late)
+    with pytest.raises((InfrastructureError, storage.NoFile), match="expected a file, found a device, a pipe or a"):
+        read(str(tmp_path / "x"))
+
+
+def test_no_more_is_read_of_a_file_than_was_listed(tmp_path: Path) -> None:
+    with (tmp_path / "x").open("wb") as file:
+        file.truncate(1 << 43)  # more than any memory
+    with pytest.raises(storage.ObjectChanged, match="was listed with 1 bytes, now has 8796093022208"):
+        list(storage.read_many(str(tmp_path), [ONE_BYTE]))
+    with pytest.raises(InfrastructureError, match=r"fits into memory, of which \d+ bytes are free, found 879609"):
+        storage.read(str(tmp_path / "x"))
+
+
+def test_a_write_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fill_disk(self: object, path: str, content: bytes) -> None:  # noqa: ARG001
+        Path(path).write_bytes(content[:1])
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(LocalFileSystem, "pipe_file", fill_disk)
+    for write in (storage.create, lambda _, content: storage.write_many(str(tmp_path), {"x": content})):
+        with pytest.raises(InfrastructureError, match="No space left on device"):
+            write(str(tmp_path / "x"), b"123")
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.s3
