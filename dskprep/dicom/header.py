@@ -7,38 +7,32 @@ import io
 import itertools
 import struct
 import warnings
-import zlib
 from typing import Any
 
 import pydicom
 from pydicom.dataelem import RawDataElement
 from pydicom.encaps import encapsulate
-from pydicom.filereader import read_dataset
 from pydicom.tag import Tag
 from pydicom.uid import (
     UID,
-    DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
 )
 
 from dskprep.dicom.elements import IMPLICIT, UNDEFINED_LENGTH, find_elements
+from dskprep.dicom.parts import LEAST_BYTES, count_parts, inflated
 from dskprep.dicom.pixels import swapped_words
 
 OVERLAY_BITS = [Tag(group, 0x0102) for group in range(0x6000, 0x6020, 2)]
 """OverlayBitPosition: if it is above 0, the overlay lies in unused bits of the pixels (retired in 2004)."""
-MAX_INFLATED_BYTES = 1 << 28
-"""Most bytes that one deflated file may hold."""
-MAX_INFLATION = 1032
-"""Largest ratio of inflated to deflated bytes (a property of the format)."""
+FEW_PARTS, BYTES_OF_PART = 100_000, 256
+"""An image has no more elements and items than the first, and one for each so many bytes; pixels are most of it."""
 
 PIXEL_DATA = (0x7FE0, 0x0010)
 ITEMS_END = struct.pack("<HHL", 0xFFFE, 0xE0DD, 0)
 LEAST_ITEM = 10
 """Fewest bytes of an encapsulated frame: the tag and length of its item, and two more."""
-META_BYTES = 4096
-"""The File Meta Information, with the transfer syntax, lies within this many bytes."""
 
 FACTS = {
     "manufacturer": "Manufacturer",
@@ -142,11 +136,16 @@ Attributes = dict[str, Any]
 def read_attributes(content: bytes) -> Attributes:
     """Return the values of a file's attributes on the allow-list, and its TransferSyntaxUID.
 
-    Raises whatever a damaged byte leads pydicom to, and ValueError for a deflated file of more than MAX_INFLATED_BYTES.
+    Raises whatever a damaged byte leads pydicom to, and ValueError for more than an image can hold.
     """
+    content = inflated(content)
     with pydicom.config.disable_value_validation():
-        _refuse_inflated(content)
-        return _plain_attributes(content) or _any_attributes(content)
+        if plain := _plain_attributes(content):
+            return plain
+        most = FEW_PARTS + len(content) // BYTES_OF_PART
+        if len(content) > LEAST_BYTES * most and count_parts(content, most) > most:
+            raise ValueError(f"expected at most {most} elements in an image of {len(content)} bytes, found more")
+        return _any_attributes(content)
 
 
 def _plain_attributes(content: bytes) -> Attributes | None:
@@ -236,14 +235,11 @@ def read_object(content: bytes) -> tuple[pydicom.Dataset, Bytes]:
 
     Pixel data that is encapsulated goes on to the end of the file. Raises as `read_attributes`.
     """
-    _refuse_inflated(content)
-    is_deflated = DeflatedExplicitVRLittleEndian.encode() in content[:META_BYTES]
+    content = inflated(content)
     file = _Elements(content)
     with warnings.catch_warnings(action="ignore"), pydicom.config.disable_value_validation():
-        dataset = pydicom.dcmread(file, force=True, stop_before_pixels=not is_deflated)
+        dataset = pydicom.dcmread(file, force=True, stop_before_pixels=True)
         dataset.file_meta.TransferSyntaxUID = UID(_transfer_syntax(dataset))
-    if is_deflated:
-        return dataset, dataset.pop(Tag(PIXEL_DATA)).value or b"" if Tag(PIXEL_DATA) in dataset else b""
     start, length = _pixel_data_at(content, file.tell(), dataset) or (len(content), 0)
     pixels = memoryview(content)[start : None if length == UNDEFINED_LENGTH else start + length]
     are_words = not dataset.original_encoding[1] and content[start - 8 : start - 6] == b"OW"
@@ -259,22 +255,6 @@ def _pixel_data_at(head: bytes, at: int, dataset: pydicom.Dataset) -> tuple[int,
     start = at + (8 if is_implicit else 12)
     (length,) = struct.unpack_from(f"{order}L", head, start - 4)
     return start, length
-
-
-def _refuse_inflated(content: bytes) -> None:
-    """Raise ValueError for a deflated file that holds more than MAX_INFLATED_BYTES; pydicom would inflate all of it."""
-    is_deflated = DeflatedExplicitVRLittleEndian.encode() in content[:META_BYTES]
-    if not is_deflated or len(content) * MAX_INFLATION < MAX_INFLATED_BYTES:
-        return
-    file = io.BytesIO(content)
-    file.seek(132 if content[128:132] == b"DICM" else 0)
-    read_dataset(file, False, True, stop_when=lambda tag, _vr, _length: tag.group != 2)
-    deflated, inflater, n_bytes = file.read(), zlib.decompressobj(-zlib.MAX_WBITS), 0
-    while deflated and n_bytes <= MAX_INFLATED_BYTES:
-        n_bytes += len(inflater.decompress(deflated, 1 << 20))
-        deflated = inflater.unconsumed_tail
-    if n_bytes > MAX_INFLATED_BYTES:
-        raise ValueError(f"its {len(content)} bytes inflate to more than {MAX_INFLATED_BYTES >> 20} MiB")
 
 
 def with_blank_pixels(head: bytes, size: int) -> bytes | None:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from pydicom.uid import DeflatedExplicitVRLittleEndian
-
-from dskprep.dicom.header import MAX_INFLATED_BYTES
-from dskprep.dicom.sniff import begins_as_dicom, compression_of, decompressed_head
+from dskprep.dicom.parts import DEFLATED, MAX_INFLATED_BYTES, PART_BYTES, count_parts, inflated
+from dskprep.dicom.sniff import begins_as_dicom, compression_of, decompress, decompressed_head
 from dskprep.errors import Refusal
 from dskprep.formats.header import MAX_HEADER_BYTES
 from dskprep.formats.read import is_volume, read_header
@@ -17,10 +15,26 @@ DICOM_GROWTH = 1.5
 
 A SEG of 8000 frames of 512 x 512, 263 MB, took 365 MB with an image of 52 million voxels.
 """
+MOST_PARTS = 1 << 25
+"""No more elements and items are counted; they would take 33 GB."""
 TEXT_GROWTH = 15
 """A table or XML in memory, by the bytes of its file: values are Python strings at first."""
 MASK_COPIES = 1.3
 """A mask volume in memory, by the bytes of its voxels: beside them, a plane and the pixels of one value."""
+
+
+def parsed_bytes(content: bytes) -> int:
+    """Return about how much memory the elements and items of a DICOM object take, once they are read; else 0.
+
+    Unlike `memory_bytes` it needs the whole object: a small one may hold millions of items.
+    """
+    if not begins_as_dicom(content[:HEAD_BYTES]):
+        return 0
+    try:
+        plain = inflated(decompress(content, MAX_INFLATED_BYTES) if compression_of(content) else content)
+    except ValueError:  # which reading it says
+        return 0
+    return PART_BYTES * count_parts(plain, MOST_PARTS)
 
 
 def memory_bytes(head: bytes, n_bytes: int) -> int:
@@ -40,6 +54,6 @@ def memory_bytes(head: bytes, n_bytes: int) -> int:
             copies += 8 / header.dtype.itemsize
         return int(n_bytes + copies * header.voxel_bytes)
     if begins_as_dicom(plain):
-        is_deflated = DeflatedExplicitVRLittleEndian.encode() in plain[:4096]
+        is_deflated = DEFLATED in plain[:4096]
         return int(DICOM_GROWTH * n_bytes) + (MAX_INFLATED_BYTES if is_deflated or kind else 0)
     return TEXT_GROWTH * n_bytes

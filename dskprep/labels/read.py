@@ -10,7 +10,8 @@ from pydicom.config import disable_value_validation
 from pydicom.uid import UID
 
 from dskprep import storage
-from dskprep.dicom.header import MAX_INFLATED_BYTES, read_object
+from dskprep.dicom.header import read_object
+from dskprep.dicom.parts import MAX_INFLATED_BYTES
 from dskprep.dicom.sniff import HEAD_BYTES, begins_as_dicom, compression_of, decompress, decompressed_head
 from dskprep.errors import Refusal
 from dskprep.formats.read import is_volume

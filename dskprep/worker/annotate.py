@@ -13,7 +13,7 @@ from dskprep.settings import PrepConfig
 from dskprep.stopwatch import Stopwatch
 from dskprep.worker import process
 from dskprep.worker.admission import Ledger, Underestimated
-from dskprep.worker.drawing import LabelJob, MadeLabels, begin_label_record, least_bytes, make_labels
+from dskprep.worker.drawing import LabelJob, MadeLabels, begin_label_record, make_labels
 from dskprep.worker.nameless import label_without_names
 from dskprep.worker.process import Loss
 
@@ -46,7 +46,7 @@ def record_killed(job: LabelJob, target: str) -> LabelOutcome:
 
 
 def _annotate(job: LabelJob, target: str, config: PrepConfig, ledger: Ledger, clock: Stopwatch) -> LabelOutcome:
-    need_bytes = least_bytes(job)
+    need_bytes = 0
     while True:
         try:
             with ledger.ticket() as ticket:

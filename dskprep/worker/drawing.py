@@ -114,12 +114,13 @@ def least_bytes(job: LabelJob) -> int:
 def make_labels(
     job: LabelJob, target: str, config: PrepConfig, ledger: Ledger, ticket: Ticket, clock: Stopwatch, need_bytes: int
 ) -> MadeLabels:
-    begun = begin_label_record(job, "refused")
+    """Read a source, of which an earlier try has found that it needs so many bytes or 0, and draw its labels."""
+    begun, file_bytes = begin_label_record(job, "refused"), least_bytes(job)
     try:
         if not job.case.n_bytes:
             raise Refusal("label-damaged", f"{job.case.url}: expected a label, found 0 bytes; fetch it again")
         with process.SLOTS("read", job.case.key, clock), clock("read"):
-            ledger.admit(ticket, job.case.n_bytes, need_bytes)
+            ledger.admit(ticket, job.case.n_bytes, max(file_bytes, need_bytes))
             content = _content(job.case.url)
             if len(content) != job.case.n_bytes:
                 raise Refusal(
@@ -127,6 +128,8 @@ def make_labels(
                     f"{job.case.url}: expected {job.case.n_bytes} bytes as it was listed, found {len(content)}",
                 )
             begun = begun.changed(sha256=hashlib.sha256(content).hexdigest())
+            file_bytes += memory.parsed_bytes(content)
+            ledger.grow(ticket, file_bytes)
         with process.SLOTS("compute", job.case.key, clock):
             with clock("decode"):
                 labels = _read(job, content)
@@ -144,7 +147,7 @@ def make_labels(
             made = MadeLabels(begun)
             for volume in linked.volumes:
                 shape = volume.geometry.shape if volume.geometry else (0, 0, 0)
-                ledger.grow(ticket, need_bytes + DRAWN_BYTES * int(np.prod(shape)))
+                ledger.grow(ticket, file_bytes + DRAWN_BYTES * int(np.prod(shape)))
                 with clock("draw"):
                     _draw_all(job, linker, labels, volume, config, made)
             _add_unlinked(job, labels, linked.volumes[0], made)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import nibabel
 import numpy as np
 import pytest
 from label_builders import frames_of, grid_of, seg_file
+from pydicom.uid import ImplicitVRLittleEndian
 
 from dskprep.labels import memory
 
@@ -69,6 +71,16 @@ def test_a_label_object_takes_no_more_memory_than_its_first_bytes_promise(tmp_pa
     took, promised = map(int, done.stdout.split())
     assert took <= promised + 60_000_000  # `admission.FIXED_BYTES`
     assert promised < 3 * took + 60_000_000
+
+
+def test_what_items_take_is_known_before_they_are_read() -> None:
+    n_items = 200_000
+    implicit = seg_file(grid_of((2, 4, 4)), [], syntax=ImplicitVRLittleEndian)
+    sequence = struct.pack("<HHL", 0xFFFC, 0x0001, 8 * n_items) + struct.pack("<HHL", 0xFFFE, 0xE000, 0) * n_items
+    bomb = implicit + sequence
+    for content in (bomb, gzip.compress(bomb, 1)):
+        assert 1000 * n_items < memory.parsed_bytes(content) < 1100 * n_items
+    assert memory.parsed_bytes(FILES["mask.nii.gz"]) == memory.parsed_bytes(FILES["points.csv"]) == 0
 
 
 def test_a_bomb_is_known_by_its_header() -> None:

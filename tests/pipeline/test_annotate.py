@@ -41,10 +41,11 @@ from dskprep import storage
 from dskprep.cli import commands
 from dskprep.dataset import identity, label_store, store
 from dskprep.errors import DamagedDataset, DskprepError, UsageError
+from dskprep.labels import memory
 from dskprep.pipeline import annotate as pipeline
 from dskprep.settings import PrepConfig
 from dskprep.synthetic import scanner
-from dskprep.worker import drawing, label_checks, process
+from dskprep.worker import admission, drawing, label_checks, process
 
 SHAPE = (10, 24, 20)
 GRID = grid_of(SHAPE, (1.0, 1.0, 1.0))
@@ -1089,6 +1090,35 @@ def test_a_label_larger_than_a_worker_is_refused_before_it_is_read(
     monkeypatch.setattr(drawing, "FIXED_BYTES", 1 << 50)
     reason, message = refused(target, labels)
     assert (reason, "--memory-limit" in message) == ("too-large", True)
+
+
+def test_a_label_whose_items_are_larger_than_a_worker_is_refused_before_they_are_read(
+    tmp_path: Path, labels: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = prepare(str(tmp_path))
+    (labels / "a.dcm").write_bytes(seg_file(GRID, frames_of(BOX), names=("Tumour",)))
+    monkeypatch.setattr(memory, "PART_BYTES", 1 << 50)
+    monkeypatch.setattr(drawing, "read_labels", lambda *_, **_more: pytest.fail("it was read"))
+    reason, message = refused(target, labels)
+    assert (reason, "--memory-limit" in message) == ("too-large", True)
+
+
+def test_a_label_that_fits_alone_is_not_refused_for_what_others_take(
+    tmp_path: Path, labels: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is given up twice, as if others had come, and admitted with its need; that is not added to again."""
+    target = prepare(str(tmp_path))
+    (labels / "a.dcm").write_bytes(seg_file(GRID, frames_of(BOX), names=("Tumour",)))
+    needs: list[int] = []
+
+    def grow(self: admission.Ledger, ticket: admission.Ticket, need_bytes: int) -> None:  # noqa: ARG001
+        needs.append(need_bytes)
+        if len(needs) in (2, 4):
+            raise admission.Underestimated(need_bytes)
+
+    monkeypatch.setattr(admission.Ledger, "grow", grow)
+    assert annotate(target, labels).counts == {"written": 1}
+    assert needs == needs[:2] * 3
 
 
 @pytest.mark.parametrize("damage", [b"", b"{}", b"[1]", b'{"source": 3}', b"\xff" * 50])
