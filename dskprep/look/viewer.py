@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from importlib import resources
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import jinja2
 
@@ -38,6 +39,9 @@ POLICY = (
     "frame-ancestors 'none'"
 )
 """What the page may load: nothing from elsewhere."""
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+"""What a browser may call this machine. Another name that leads here is that of somebody's page (DNS rebinding)."""
 
 Answer = tuple[str, Callable[[], bytes]]
 """The type of a part of the page, and what makes its bytes."""
@@ -150,7 +154,8 @@ def _handler(root: str, answers: dict[str, Answer]) -> type[http.server.BaseHTTP
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             path = self.path.partition("?")[0]
-            is_known = hmac.compare_digest(path[: len(root)].encode(), root.encode())
+            is_here = urlsplit(f"//{self.headers.get('Host', '')}").hostname in LOOPBACK
+            is_known = is_here and hmac.compare_digest(path[: len(root)].encode(), root.encode())
             answer = answers.get(path[len(root) :]) if is_known else None
             if answer is None:
                 self._send(404, "text/plain", b"There is nothing here. The address of dskprep view has a secret in it.")

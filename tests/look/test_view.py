@@ -151,6 +151,20 @@ def test_the_patients_left_is_on_the_right_and_the_front_above(
 
 
 @needs_niivue
+@pytest.mark.parametrize(
+    ("host", "status"), [("localhost:99", 200), ("[::1]:8000", 200), ("evil.example:80", 404), ("", 404)]
+)
+def test_a_page_whose_name_leads_to_this_machine_sees_nothing(address: str, host: str, status: int) -> None:
+    request = urllib.request.Request(address, headers={"Host": host})
+    try:
+        with urllib.request.urlopen(request) as answer:
+            found = answer.status
+    except urllib.error.HTTPError as error:
+        found = error.code
+    assert found == status
+
+
+@needs_niivue
 def test_who_does_not_know_the_address_sees_nothing(address: str) -> None:
     assert urllib.request.urlopen(f"{address}image.nii").status == 200
     origin, token = address.rstrip("/").rsplit("/", 1)
