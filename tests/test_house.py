@@ -137,7 +137,7 @@ HOMES = {
         "look.report",
         "tables",
     },
-    "psutil": {"pipeline.prediction", "source.found"},
+    "psutil": {"pipeline.prediction", "source.found", "storage.local"},
     "pyarrow": {
         "dataset.annotation_columns",
         "dataset.annotations",
@@ -155,7 +155,6 @@ HOMES = {
         "dicom.pixels",
         "dicom.slices",
         "labels.attributes",
-        "labels.memory",
         "labels.read",
         "labels.rtstruct",
         "labels.seg",
