@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import io
 import struct
 import subprocess
 import sys
@@ -11,8 +12,10 @@ from pathlib import Path
 
 import nibabel
 import numpy as np
+import pyarrow
 import pytest
 from label_builders import frames_of, grid_of, seg_file
+from pyarrow import parquet
 from pydicom.uid import ImplicitVRLittleEndian
 
 from dskprep.labels import memory
@@ -81,6 +84,10 @@ def test_what_items_take_is_known_before_they_are_read() -> None:
     for content in (bomb, gzip.compress(bomb, 1)):
         assert 1000 * n_items < memory.parsed_bytes(content) < 1100 * n_items
     assert memory.parsed_bytes(FILES["mask.nii.gz"]) == memory.parsed_bytes(FILES["points.csv"]) == 0
+    ones = pyarrow.table({axis: np.ones(1_000_000) for axis in "xyz"})
+    parquet.write_table(ones, file := io.BytesIO())
+    assert len(file.getvalue()) < 10_000
+    assert 100_000_000 < memory.parsed_bytes(file.getvalue()) < 200_000_000
 
 
 def test_a_bomb_is_known_by_its_header() -> None:

@@ -23,7 +23,7 @@ from dskprep.errors import Refusal, UsageError
 from dskprep.settings import PrepConfig
 from dskprep.source import cases, files, found, heads
 from dskprep.source.case import Case
-from dskprep.storage import S3_SETTINGS
+from dskprep.storage import S3_SETTINGS, local
 from dskprep.worker import patient
 from dskprep.worker.patient import Job
 
@@ -125,14 +125,12 @@ def test_a_folder_of_very_many_files_is_not_searched_to_its_end(
 def test_a_stray_file_that_cannot_be_read_may_be_a_slice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes
 ) -> None:
-    from fsspec.implementations.local import LocalFileSystem
-
     tiny.write(tmp_path / "source", {"p1/1.dcm": SLICE, "closed": content})
 
-    def refuse(_self: Any, path: str, **_: Any) -> bytes:
+    def refuse(_: Any, path: str, n_bytes: int) -> bytes:  # noqa: ARG001
         raise PermissionError(13, "Permission denied", path)
 
-    monkeypatch.setattr(LocalFileSystem, "cat_file", refuse)
+    monkeypatch.setattr(local, "read_head", refuse)
     assert keys(tmp_path / "source") == ["source", "p1"]
 
 
