@@ -26,7 +26,7 @@ from distributed.security import Security
 from distributed.system import MEMORY_LIMIT
 
 from dskprep import plain
-from dskprep.errors import InfrastructureError, UsageError
+from dskprep.errors import DskprepError, InfrastructureError, UsageError
 from dskprep.pipeline import main_guard
 from dskprep.plain import in_one_line
 from dskprep.preparation import prepare
@@ -266,6 +266,8 @@ def loss_named() -> Iterator[None]:
     """Raise InfrastructureError for what Dask raises in the block where the scheduler is not there any more."""
     try:
         yield
+    except DskprepError:  # an InfrastructureError is an OSError
+        raise
     except (CancelledError, ClosedClientError, OSError) as error:  # OSError: also CommClosedError, TimeoutError
         raise InfrastructureError(
             f"the Dask scheduler was lost ({type(error).__name__}); what is written stays"
@@ -284,9 +286,7 @@ def workers_of(client: Client) -> dict[str, Any]:
         try:
             client.wait_for_workers(1, timeout=WORKERS_S)
         except TimeoutError as error:
-            raise InfrastructureError(
-                f"the scheduler had no workers for {WORKERS_S} s; start some and run again"
-            ) from error
+            raise InfrastructureError(f"no workers came for {WORKERS_S} s; start some and run again") from error
         finally:
             work.release()
     assert client.scheduler is not None  # it has just answered

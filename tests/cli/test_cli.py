@@ -169,7 +169,7 @@ def test_other_settings_are_named(dskprep: Run, source: str, target: str, tmp_pa
 
 def test_infrastructure_is_one_line_and_exits_with_3(dskprep: Run, source: str, tmp_path: Path) -> None:
     for words in (
-        ("run", source, "/proc/self/out", "--scheduler", "sync"),  # where nobody can write
+        ("run", source, "/sys/dskprep-out", "--scheduler", "sync"),  # where nobody can write
         ("run", source, f"{tmp_path}/out", "--scheduler", f"{tmp_path}/absent.json"),
     ):
         code, _, err = dskprep(*words)
@@ -246,7 +246,7 @@ def test_no_bucket_and_no_permission_exit_with_3(
 
 def test_debug_shows_the_traceback(dskprep: Run, source: str) -> None:
     with pytest.raises(InfrastructureError):
-        dskprep("--debug", "run", source, "/proc/self/out", "--scheduler", "sync")
+        dskprep("--debug", "run", source, "/sys/dskprep-out", "--scheduler", "sync")
 
 
 def test_the_status_counts_the_records(dskprep: Run, source: str, target: str) -> None:
