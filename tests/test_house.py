@@ -77,6 +77,7 @@ HOMES = {
         "pipeline.cluster",
         "pipeline.cluster_check",
         "pipeline.executor",
+        "pipeline.lost",
         "pipeline.export",
         "pipeline.page",
         "pipeline.run",

@@ -20,7 +20,7 @@ from dskprep.cli import exits, terminal, words
 from dskprep.cli.exits import describe_error
 from dskprep.counts import n_of
 from dskprep.dataset.record import Record
-from dskprep.pipeline import cluster, cluster_check, page
+from dskprep.pipeline import cluster, cluster_check, lost, page
 from dskprep.pipeline.account import Summary, in_words
 from dskprep.pipeline.observer import Observer
 from dskprep.worker import slots
@@ -118,7 +118,7 @@ class Output:
     def _tell_start(self, client: Client) -> None:
         """Say where to watch the workers, and how many there are."""
         cluster_check.check_python(client)
-        with cluster.loss_named():
+        with lost.named():
             if not client.nthreads():
                 terminal.wait_for("waiting for the first worker")
             limits = cluster.memory_limits(client)
@@ -189,7 +189,7 @@ class Panel(Lines):
     def show(self, client: Client | None) -> Iterator[Panel]:
         """Show the panel over the block, with what the workers of the client tell of their slots."""
         if client is not None:
-            with cluster.loss_named():
+            with lost.named():
                 client.subscribe_topic(slots.TOPIC, self._take_slots)
         try:
             with self._live:

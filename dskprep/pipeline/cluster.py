@@ -11,7 +11,7 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Iterator
-from concurrent.futures import CancelledError, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
@@ -20,14 +20,13 @@ import dask
 from dask.system import CPU_COUNT
 from dask.utils import format_bytes, parse_bytes
 from distributed import Client, LocalCluster
-from distributed.client import ClosedClientError
 from distributed.comm.core import connect as connect_comm
 from distributed.security import Security
 from distributed.system import MEMORY_LIMIT
 
 from dskprep import plain
-from dskprep.errors import DskprepError, InfrastructureError, UsageError
-from dskprep.pipeline import main_guard
+from dskprep.errors import InfrastructureError, UsageError
+from dskprep.pipeline import lost, main_guard
 from dskprep.plain import in_one_line
 from dskprep.preparation import prepare
 from dskprep.settings import PrepConfig, given
@@ -114,7 +113,7 @@ def local_client(
     prepare.warm(settings)
     with _private() as private, dask.config.set(SETTINGS | private), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Port .* is already in use")
-        with _started(workers, limit_bytes) as cluster, _closed(Client(cluster)) as client:
+        with _started(workers, limit_bytes) as cluster, lost.closed(Client(cluster)) as client:
             yield client
 
 
@@ -228,22 +227,11 @@ def connect(address: str) -> Iterator[Client]:
     except (OSError, TimeoutError, ValueError, TypeError, KeyError, AssertionError, RuntimeError) as error:
         problem = in_one_line(error, 150) or f"nothing that speaks as one within {2 * CONNECT_S} s"
     else:
-        with _closed(client):
+        with lost.closed(client):
             yield client
         return
     gc.collect()  # of the client that failed: if that came later, it could block while another one starts
     raise InfrastructureError(f"{address}: no Dask scheduler answers ({problem})")
-
-
-@contextlib.contextmanager
-def _closed(client: Client) -> Iterator[Client]:
-    """Close a client at the end of the block. What that raises, as where its scheduler is lost, does not matter."""
-    client.__enter__()
-    try:
-        yield client
-    finally:
-        with contextlib.suppress(Exception):
-            client.__exit__(None, None, None)
 
 
 def _meet(address: str) -> None:
@@ -261,20 +249,7 @@ def _meet(address: str) -> None:
         thread.submit(asyncio.run, greet()).result()
 
 
-@contextlib.contextmanager
-def loss_named() -> Iterator[None]:
-    """Raise InfrastructureError for what Dask raises in the block where the scheduler is not there any more."""
-    try:
-        yield
-    except DskprepError:  # an InfrastructureError is an OSError
-        raise
-    except (CancelledError, ClosedClientError, OSError) as error:  # OSError: also CommClosedError, TimeoutError
-        raise InfrastructureError(
-            f"the Dask scheduler was lost ({type(error).__name__}); what is written stays"
-        ) from error
-
-
-@loss_named()
+@lost.named()
 def workers_of(client: Client) -> dict[str, Any]:
     """Return what the scheduler says of each worker, by its address. Waits for the first one.
 

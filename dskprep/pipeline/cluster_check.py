@@ -16,7 +16,8 @@ from distributed.system import MEMORY_LIMIT
 
 from dskprep import storage
 from dskprep.errors import DskprepError, InfrastructureError, UsageError
-from dskprep.pipeline.cluster import MIN_WORKER_BYTES, SETTINGS, SLOTS, loss_named, memory_limits, workers_of
+from dskprep.pipeline import lost
+from dskprep.pipeline.cluster import MIN_WORKER_BYTES, SETTINGS, SLOTS, memory_limits, workers_of
 from dskprep.preparation import user_steps
 from dskprep.settings import PrepConfig, given
 
@@ -28,7 +29,7 @@ DO_THIS = "give the scheduler and workers DASK_CONFIG=cluster/dask.yaml"
 """What to do about settings that are not as in `cluster.SETTINGS`."""
 
 
-@loss_named()
+@lost.named()
 def check(client: Client, source: str, target: str, settings: PrepConfig | None = None) -> list[str]:
     """Return what the cluster lacks for this work, and what that costs, as one line each.
 
@@ -73,7 +74,7 @@ def check(client: Client, source: str, target: str, settings: PrepConfig | None 
     return [*about_versions, *_notes_on_scheduler(client), *_notes_on_sizes(workers.values(), limits), *sorted(notes)]
 
 
-@loss_named()
+@lost.named()
 def check_python(client: Client) -> None:
     """Raise InfrastructureError if the scheduler or a worker has another Python than here: pickles differ between them.
 

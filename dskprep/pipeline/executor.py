@@ -18,7 +18,7 @@ from distributed import Client, Future, KilledWorker, as_completed
 from distributed.protocol import pickle
 
 from dskprep.errors import InfrastructureError
-from dskprep.pipeline import cluster
+from dskprep.pipeline import lost
 
 BAG = 32
 """Patients in one bag. A bag waits until so many are listed, so it must not be large."""
@@ -153,7 +153,7 @@ def _tasks(jobs: Iterator[J], work: Work[J, R]) -> Iterator[tuple[J, Delayed]]:
 def _lost_cluster_named() -> Iterator[None]:
     """Raise whatever goes wrong in the block as InfrastructureError: patients never raise, so it is the cluster."""
     try:
-        with cluster.loss_named():
+        with lost.named():
             yield
     except InfrastructureError:
         raise
@@ -193,7 +193,7 @@ class _Line(Generic[J, R]):
     def abandon(self) -> None:
         """Cancel what is still under way."""
         if self.under_way and self.client.status == "running":
-            with contextlib.suppress(InfrastructureError), cluster.loss_named():  # it may be lost just now
+            with contextlib.suppress(InfrastructureError), lost.named():  # it may be lost just now
                 self.client.cancel(list(self.under_way), force=True)
         self.under_way.clear()
 

@@ -19,7 +19,7 @@ from distributed import Client, performance_report
 
 from dskprep import storage
 from dskprep.errors import InfrastructureError
-from dskprep.pipeline import cluster, page
+from dskprep.pipeline import lost, page
 from dskprep.pipeline.account import Summary
 from dskprep.pipeline.observer import Observer
 
@@ -56,13 +56,13 @@ class Deaths:
         self._client = client
         self._told: queue.SimpleQueue[str] = queue.SimpleQueue()
         if client:
-            with cluster.loss_named():
+            with lost.named():
                 client.subscribe_topic(WORKERS_TOPIC, self._take)
 
     def close(self) -> None:
         """Hear no more."""
         if self._client and self._client.status == "running":
-            with contextlib.suppress(InfrastructureError), cluster.loss_named():  # it may be lost just now
+            with contextlib.suppress(InfrastructureError), lost.named():  # it may be lost just now
                 self._client.unsubscribe_topic(WORKERS_TOPIC)
 
     def new(self) -> Iterator[str]:

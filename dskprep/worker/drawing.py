@@ -102,8 +102,7 @@ def begin_label_record(job: LabelJob, status: str, **more: Any) -> LabelRecord:
     )
 
 
-def least_bytes(job: LabelJob) -> int:
-    """Return what a source is estimated to need, by its first bytes."""
+def least_bytes(job: LabelJob) -> int:  # by the first bytes of its source
     try:
         head = storage.read_head(job.case.url, min(memory.HEAD_BYTES, job.case.n_bytes)) if job.case.n_bytes else b""
     except storage.ObjectChanged:  # it is gone; reading it says so
@@ -114,7 +113,6 @@ def least_bytes(job: LabelJob) -> int:
 def make_labels(
     job: LabelJob, target: str, config: PrepConfig, ledger: Ledger, ticket: Ticket, clock: Stopwatch, need_bytes: int
 ) -> MadeLabels:
-    """Read a source, of which an earlier try has found that it needs so many bytes or 0, and draw its labels."""
     begun, file_bytes = begin_label_record(job, "refused"), least_bytes(job)
     try:
         if not job.case.n_bytes:
