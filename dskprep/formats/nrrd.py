@@ -51,14 +51,38 @@ ENCODINGS: dict[str, Compression] = {"raw": "", "gzip": "deflate", "gz": "deflat
 UNIT_NAMES = {"meter": "m", "meters": "m", "millimeter": "mm", "millimeters": "mm", "micron": "um", "µm": "um"}
 END = re.compile(rb"\r?\n\r?\n")
 """The empty line after the header; a header of its own may end without it."""
+SEGMENT_NAME = re.compile(r"(Segment\d{1,6})_Name")
+"""The key of a segment's name in a segmentation of 3D Slicer."""
+WHOLE = re.compile(r"[0-9]{1,9}")
+"""A value of a mask, in text."""
 COLOURS = ("rgb", "rgba", "hsv", "xyz", "2-color", "3-color", "4-color")
 """Kinds of an axis that holds the parts of a colour."""
+
+
+def segment_names(head: bytes) -> dict[int, str]:
+    """Return the names that 3D Slicer gives to the values of a segmentation (.seg.nrrd); none for other files.
+
+    They stand in lines such as `Segment0_Name:=liver` and `Segment0_LabelValue:=1` (Slicer user guide, file formats).
+    """
+    pairs = dict(line.split(":=", 1) for line in _lines(head) if ":=" in line)
+    names = {}
+    for key, name in pairs.items():
+        if segment := SEGMENT_NAME.fullmatch(key):
+            value = pairs.get(f"{segment[1]}_LabelValue", "").strip()
+            if WHOLE.fullmatch(value) and name.strip():
+                names[int(value)] = name.strip()
+    return names
+
+
+def _lines(head: bytes) -> list[str]:
+    end = END.search(head)
+    return head[: end.start() if end else len(head)].decode("utf-8", "replace").splitlines()
 
 
 def read(head: bytes, where: str) -> Header:
     """Read the header in the first bytes of a file."""
     end = END.search(head)
-    lines = head[: end.start() if end else len(head)].decode("utf-8", "replace").splitlines()
+    lines = _lines(head)
     pairs = (line.partition(":") for line in lines[1:] if not line.startswith("#") and ":=" not in line)
     fields = {name.strip().lower().replace(" ", ""): value.strip() for name, _, value in pairs}
     data_file = fields.get("datafile", "")

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from dskprep.dicom.sniff import compression_of, decompress, decompressed_head
 from dskprep.errors import LABEL_REASONS, Refusal, UsageError
-from dskprep.formats import nifti, voxels
+from dskprep.formats import nifti, nrrd, voxels
 from dskprep.formats.header import MAX_HEADER_BYTES
 from dskprep.formats.read import read_header
 from dskprep.formats.voxels import FileBytes
@@ -51,18 +51,21 @@ def check_names(names: Mapping[int, str]) -> None:
 class Mask(Labels):
     """A mask volume; 0 is background. `at` checks that it is on the grid of the image, and never bends it.
 
-    `names` gives the names of values; a single value without one is called as the file is, others `label-2` and so on.
+    `names` gives the names of values; else they are those that a .seg.nrrd of 3D Slicer holds. A single value without a
+    name is called as the file is, others `label-2` and so on.
     """
 
     kind = "mask"
 
     def __init__(self, content: bytes, where: str, names: Mapping[int, str]) -> None:
         self.where, self.links = where, Links()
-        self._array, self._grid = _read(content, where)
+        self._array, self._grid, own = _read(content, where)
         values = [int(v) for v in _values(self._array, where)]
         stem = Path(where).name.split(".")[0]
         only = stem if len(values) == 1 else ""
-        self.segments = tuple(Segment(v, names.get(v) or only or f"label-{v}") for v in values)
+        self.segments = tuple(
+            Segment(v, names.get(v) or one_line(own.get(v, "")) or only or f"label-{v}") for v in values
+        )
 
     def at(self, slices: Grid) -> Mask:
         """Return the mask itself, if it is on the grid of an image; its axes may be in another order or direction.
@@ -121,8 +124,8 @@ def _values(array: NDArray[Any], where: str) -> NDArray[Any]:
     return found
 
 
-def _read(content: bytes, where: str) -> tuple[NDArray[Any], Grid]:
-    """Return the voxels and the grid, both (z, y, x) of the file."""
+def _read(content: bytes, where: str) -> tuple[NDArray[Any], Grid, dict[int, str]]:
+    """Return the voxels and the grid, both (z, y, x) of the file, and the names of values that stand in it."""
     kind = compression_of(content)
     if kind and not (kind == "gz" and nifti.is_nifti(decompressed_head(content[:MAX_HEADER_BYTES], NIFTI_BYTES))):
         try:
@@ -141,7 +144,9 @@ def _read(content: bytes, where: str) -> tuple[NDArray[Any], Grid]:
             out[...] = plane
         if (header.slope, header.intercept) != (1, 0):
             array = array * header.slope + header.intercept
-        return array, Grid(header.shape, header.affine)
+        is_nrrd = content.startswith(nrrd.MARK)
+        own = nrrd.segment_names(content[:MAX_HEADER_BYTES]) if is_nrrd else {}
+        return array, Grid(header.shape, header.affine), own
     except Refusal as refusal:
         if refusal.reason in LABEL_REASONS:
             raise

@@ -51,6 +51,30 @@ def test_each_format_lies_where_it_says(tmp_path: Path, kind: str) -> None:
         assert (labels.draw(segment, GRID).whole() == (segment.number == VALUES)).all()
 
 
+def test_segments_of_3d_slicer_have_their_names(tmp_path: Path) -> None:
+    image = dskprep.to_sitk(Volume(VALUES, GRID.affine))
+    written = {
+        "Segment0_Name": "left lung",
+        "Segment0_LabelValue": "2",
+        "Segment1_Name": "a\x1b[31m b",
+        "Segment1_LabelValue": "1",
+        "Segment2_Name": "nothing of it",
+        "Segment2_LabelValue": "9",
+        "Segment3_Name": "damaged",
+        "Segment3_LabelValue": "1e3",
+    }
+    for key, text in written.items():
+        image.SetMetaData(key, text)
+    path = tmp_path / "p1.seg.nrrd"
+    sitk.WriteImage(image, str(path), useCompression=True)
+    first, second = dskprep.read_labels(path).at(GRID).segments
+    assert (second.number, second.name) == (2, "left lung")
+    assert first.number == 1
+    assert first.name.startswith("a")
+    assert "\x1b" not in first.name
+    assert [s.name for s in dskprep.read_labels(path, names={2: "mine"}).segments] == [first.name, "mine"]
+
+
 def test_a_mask_may_be_compressed_as_a_whole(tmp_path: Path) -> None:
     for content in (bz2.compress(nifti()), lzma.compress(nifti()), gzip.compress(itk(tmp_path, ".nrrd"))):
         assert len(dskprep.read_labels(content, name="p1").segments) == 2
