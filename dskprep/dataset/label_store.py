@@ -140,6 +140,27 @@ def commit(target: str, record: LabelRecord) -> bool:
     return storage.create(storage.join(target, record.name.path), record.to_json())
 
 
+def withdraw_broken(target: str, records: Iterable[LabelRecord]) -> list[str]:
+    """Delete those records of which an object is not there, and return their paths (see `store.withdraw_broken`)."""
+    broken = [record.name.path for record in records if record.is_written and _lacks_objects(target, record)]
+    storage.delete(target, broken)
+    return broken
+
+
+def _lacks_objects(target: str, record: LabelRecord) -> bool:
+    if record.points and not storage.exists(storage.join(target, record.name.points_path)):
+        return True
+    promised: dict[str, set[str]] = defaultdict(set)
+    for label in record.written:
+        promised[label.volume] |= label.objects.keys()
+    for key, names in promised.items():
+        url = storage.join(store.volume_url(target, key), "labels")
+        there = {f"labels/{entry.name}" for entry in storage.listing_below(url, follow_links=False)}
+        if not there >= names:
+            return True
+    return False
+
+
 def forget(target: str, names: Collection[LabelRecordName], *, is_trial: bool = False) -> list[str]:
     """Delete records of label sources, and then their labels and points. Returns the names of what is deleted.
 

@@ -79,9 +79,9 @@ def clean(
         refuse_volumes(target, "clean --without-records deletes them")
     cleaned: set[str] = set()
     try:
-        for key, names in _leftovers(target, written, before_s):
+        for owner, names in _leftovers(target, written, before_s):
             if not is_trial:
-                cleaned.add(key)
+                cleaned.add(owner)
                 storage.delete(target, names)
             yield from names
     finally:
@@ -105,7 +105,9 @@ def refuse_volumes(target: str, way_on: str) -> None:
 
 
 def _leftovers(target: str, written: set[str], before_s: float) -> Iterator[tuple[str, list[str]]]:
-    """Yield names below the target that are left over, with the key that they belong to; unfinished files have none.
+    """Yield names below the target that are left over, with what they belong to.
+
+    That is a key, or a label source with its options; unfinished files have "".
 
     A volume of which anything is younger may be under way as a whole: a run writes over what an earlier one left.
     """
@@ -137,7 +139,9 @@ def _leftovers(target: str, written: set[str], before_s: float) -> Iterator[tupl
 
 
 def _of_labels(target: str, is_old: Callable[[storage.Entry], bool]) -> Iterator[tuple[str, list[str]]]:
-    """Yield the names of labels and tables of points that dskprep wrote, and that no record of a label source has.
+    """Yield the names of labels and tables of points that dskprep wrote and no record of a label source has.
+
+    With them come the source and its options.
 
     The objects of all volumes are listed for that, unless `labels/` holds nothing.
     """
@@ -146,7 +150,9 @@ def _of_labels(target: str, is_old: Callable[[storage.Entry], bool]) -> Iterator
         return
     known = {record.points_path for entry in entries if (record := name_of(entry.name))}
     points = (e for e in entries if own.is_points(f"labels/{e.name}"))
-    yield "", [path for e in points if (path := f"labels/{e.name}") not in known and is_old(e)]
+    for entry in points:
+        if (path := f"labels/{entry.name}") not in known and is_old(entry):
+            yield entry.name.removeprefix("points/").rsplit(".", 2)[0], [path]
     rows = annotations_of.current_table(target)
     unread = {name_of(path.removeprefix("labels/")) for path in annotations_of.damaged(rows)}
     kept = {f"{name.source}.{name.options}" for name in unread if name}  # nobody knows what such a record describes
@@ -161,7 +167,7 @@ def _of_labels(target: str, is_old: Callable[[storage.Entry], bool]) -> Iterator
         is_left = (key, label) not in described and keys.is_of_series(key) and all(map(is_old, entries))
         if is_left and (owner := label_store.owner_of(target, key, label)) and owner not in kept:
             names = sorted((e.name for e in entries), key=lambda name: name.count("/"), reverse=True)
-            yield "", [path for name in names if not own.is_unfinished(path := f"volumes/{name}")]
+            yield owner, [path for name in names if not own.is_unfinished(path := f"volumes/{name}")]
 
 
 def _dead_claims(target: str, before_s: float) -> list[str]:
@@ -181,13 +187,20 @@ def _unfinished(target: str) -> Iterator[list[tuple[str, storage.Entry]]]:
 
 
 def _withdraw(target: str, cleaned: Collection[str]) -> list[str]:
-    """Delete the records that were committed while the objects of their volumes were deleted; return their names."""
-    records = []
+    """Delete the records that were committed while objects of theirs were deleted; return their names.
+
+    `cleaned` are keys of volumes, and label sources with their options.
+    """
+    records, of_labels = [], []
     for name in store.record_names(target) if cleaned else ():
         if name.status == "written" and name.key in cleaned:
             with contextlib.suppress(FileNotFoundError, DamagedDataset):
                 records.append(store.read_record(target, name))
-    return store.withdraw_broken(target, records)
+    for source, _ in label_store.list_records(target) if cleaned else ():
+        if source.status == "written" and f"{source.source}.{source.options}" in cleaned:
+            with contextlib.suppress(FileNotFoundError, DamagedDataset):
+                of_labels.append(label_store.read_record(target, source))
+    return store.withdraw_broken(target, records) + label_store.withdraw_broken(target, of_labels)
 
 
 def _keys(names: Iterable[str], suffix: str, others: set[str]) -> Iterator[tuple[str, str]]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from dskprep.dataset import label_store
 from dskprep.dataset.annotation_columns import points_to_parquet
 from dskprep.dataset.label_record import LabelRecord
-from dskprep.errors import DamagedDataset, Refusal
+from dskprep.errors import DamagedDataset, InfrastructureError, Refusal
 from dskprep.settings import PrepConfig
 from dskprep.stopwatch import Stopwatch
 from dskprep.worker import process
@@ -72,6 +72,10 @@ def _write(job: LabelJob, target: str, made: MadeLabels, clock: Stopwatch) -> La
         record = label_without_names(record) if job.case.is_hashed else record
         clock.check()
         label_store.commit(target, record)
+        if broken := label_store.withdraw_broken(target, [record]):
+            raise InfrastructureError(
+                f"{target}: {broken[0]} promised objects that are not there; something deletes in the dataset now"
+            )
     return record
 
 

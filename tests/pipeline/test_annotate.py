@@ -1401,3 +1401,48 @@ def test_comparing_two_datasets_tells_how_their_labels_differ(tmp_path: Path, la
     done = CliRunner().invoke(commands.main, ["compare", *targets[:2]])
     assert "label T: Dice 0.8182, 0.308 and 0.308 ml" in done.output
     assert "label x: only in A" in done.output
+
+
+def test_labels_cleaned_before_their_record_is_committed_are_written_again(
+    tmp_path: Path, labels: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = prepare(str(tmp_path))
+    (labels / "other.dcm").write_bytes(seg_file(GRID, frames_of(BOX), names=("Other",)))
+    annotate(target, labels)
+    (labels / "box.dcm").write_bytes(seg_file(GRID, frames_of(BOX), names=("Tumour",)))
+    commit, cleaned = label_store.commit, []
+
+    def clean_first(url: str, record: Any) -> bool:
+        if not cleaned:
+            cleaned.extend(dskprep.clean(url, older_than_s=-60))
+        return commit(url, record)
+
+    monkeypatch.setattr(label_store, "commit", clean_first)
+    assert annotate(target, labels).counts == {"written": 2}
+    assert any("/labels/Tumour/" in name for name in cleaned)
+    assert np.array_equal(dskprep.open_dataset(target)["p"].labels["Tumour"][:], BOX)
+
+
+def test_the_record_of_labels_committed_while_these_are_cleaned_goes_too(
+    tmp_path: Path, labels: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = prepare(str(tmp_path))
+    (labels / "other.dcm").write_bytes(seg_file(GRID, frames_of(BOX), names=("Other",)))
+    annotate(target, labels)
+    (labels / "box.dcm").write_bytes(seg_file(GRID, frames_of(BOX), names=("Tumour",)))
+    annotate(target, labels)
+    (name,) = (name for name, _ in label_store.list_records(target) if name.source == "box.dcm")
+    lost = storage.read(storage.join(target, name.path))
+    storage.delete(target, [name.path])
+    delete = storage.delete
+
+    def commit_first(url: str, names: Any) -> None:
+        if any("/labels/Tumour/" in each for each in names):
+            monkeypatch.setattr(storage, "delete", delete)
+            storage.write_many(url, {name.path: lost})
+        delete(url, names)
+
+    monkeypatch.setattr(storage, "delete", commit_first)
+    assert name.path in list(dskprep.clean(target, older_than_s=-60))
+    assert name not in [found for found, _ in label_store.list_records(target)]
+    assert annotate(target, labels).counts == {"written": 2}
