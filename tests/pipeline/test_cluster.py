@@ -390,7 +390,7 @@ def test_a_scheduler_that_is_lost_while_the_cluster_is_looked_at_is_one_line(
     places: tuple[str, str], monkeypatch: pytest.MonkeyPatch, asks: str
 ) -> None:
     lost = LocalCluster(n_workers=1, processes=False, dashboard_address="127.0.0.1:0")
-    with Client(lost.scheduler_address) as client:
+    with dask.config.set({"distributed.comm.timeouts.connect": "1s"}), Client(lost.scheduler_address) as client:
         ask = getattr(Client, asks)
 
         def ask_too_late(*arguments: Any, **more: Any) -> Any:

@@ -409,9 +409,9 @@ def test_credentials_in_a_url_are_refused(source: str, target: str, bad: str) ->
     assert "topsecret" not in str(caught.value)
 
 
-def test_a_target_that_cannot_be_written_is_infrastructure(source: str, tmp_path: Path) -> None:
+def test_a_target_below_a_file_is_wrong_use(source: str, tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(InfrastructureError):
+    with pytest.raises(UsageError, match="expected a folder as the target"):
         dskprep.run(source, f"{tmp_path}/file/out")
 
 

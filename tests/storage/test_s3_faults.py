@@ -299,7 +299,9 @@ def test_credentials_renewed_in_their_file_are_used_by_the_next_try(
         n_tries.append(seconds)
         write_ini(tmp_path / "credentials", "default", **good)
 
-    monkeypatch.setattr(process, "time", SimpleNamespace(sleep=renew, monotonic=time.monotonic))
+    monkeypatch.setattr(
+        process, "time", SimpleNamespace(sleep=renew, monotonic=time.monotonic, process_time=time.process_time)
+    )
     (record,) = patient.prepare_patient(
         patient.Job(case), target=f"{place}/out", config=PrepConfig(), memory_bytes=2 << 30
     ).records
