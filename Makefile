@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 NIIVUE := 0.69.0
 AZURITE := 3.37.0
-PYTEST := $(BIN)/python -m pytest -n logical --dist loadfile
+PYTEST := $(BIN)/python -m pytest -n logical --dist loadfile --no-loadscope-reorder  # else the long files, of few tests, come last
 unexport PYTHONDONTWRITEBYTECODE  # programs start often here, and would compile their sources each time
 ROOMS ?= tests/cli tests/dataset tests/dicom tests/series tests/worker
 
