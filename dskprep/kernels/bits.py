@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dskprep.kernels.compiled import compiled
+from dskprep.kernels.compiled import compiled, inlined
 
 # All operands are uint64, because numba makes int64 or float64 of a uint64 and a plain int.
 
@@ -87,15 +87,20 @@ def of_mask(mask: NDArray[Any]) -> NDArray[Any]:
 @compiled
 def _pack(mask: NDArray[Any], bits: NDArray[Any]) -> None:
     """Write the bits of a mask."""
-    nz, ny, nx = mask.shape
+    nz, ny, _ = mask.shape
     for z in range(nz):
         for y in range(ny):
-            row = mask[z, y]
-            for w in range(bits.shape[2]):
-                word = NONE
-                for i in range(min(64, nx - 64 * w)):
-                    word |= np.uint64(row[64 * w + i]) << np.uint64(i)
-                bits[z, y, w] = word
+            _pack_row(mask[z, y], bits[z, y])
+
+
+@inlined
+def _pack_row(row: NDArray[Any], words: NDArray[Any]) -> None:
+    """Write the bits of a row (x) of a mask."""
+    for w in range(words.size):
+        word = NONE
+        for i in range(min(64, row.size - 64 * w)):
+            word |= np.uint64(row[64 * w + i]) << np.uint64(i)
+        words[w] = word
 
 
 def of_range(values: NDArray[Any], low: int, high: int) -> NDArray[Any]:
@@ -116,11 +121,7 @@ def _pack_range(values: NDArray[Any], low: int, high: int, is_in: NDArray[Any], 
             row = values[z, y]
             for x in range(nx):  # by itself, so that many values are compared at a time
                 is_in[x] = (row[x] >= least) & (row[x] <= most)
-            for w in range(bits.shape[2]):
-                word = NONE
-                for i in range(min(64, nx - 64 * w)):
-                    word |= np.uint64(is_in[64 * w + i]) << np.uint64(i)
-                bits[z, y, w] = word
+            _pack_row(is_in, bits[z, y])
 
 
 def columns(bits: NDArray[Any], start: int, stop: int) -> NDArray[Any]:

@@ -46,7 +46,7 @@ MAX_AIR_HU = -945
 PURE_HU = -890
 """Air stays below this in spite of noise; vessels of the lung lie above."""
 MAX_DENSE_SHARE = 0.0205
-"""Most of a cell of air that lies above PURE_HU."""
+"""A cell of air has less than this share above PURE_HU: 2 %, rounded."""
 WIDE_CELLS = 1.5
 """Outside air is this many cells wide on every side of some cell; so are hardly any cells of air in a lung."""
 MAX_FRONT_BACK_SHARE = 0.3
@@ -166,7 +166,7 @@ def _flood_outside(grid: Grid, tissue: BitMask, parenchyma: BitMask) -> BitMask:
     is_air = is_measured & (cells < MAX_AIR_HU)
     dense = BitMask.above(grid.means, PURE_HU)
     n_dense = masks.block_counts(dense.words, dense.nx, (z, y, x), is_air)
-    is_air &= n_dense <= MAX_DENSE_SHARE * _sizes(dense.shape, (z, y, x))
+    is_air &= n_dense < MAX_DENSE_SHARE * _sizes(dense.shape, (z, y, x))
     wide = open_mask(is_air, WIDE_CELLS, A_CELL)
     edge = ~is_measured
     edge[:, [0, -1]] = True

@@ -102,18 +102,18 @@ def begin_label_record(job: LabelJob, status: str, **more: Any) -> LabelRecord:
     )
 
 
-def least_bytes(job: LabelJob) -> int:  # by the first bytes of its source
-    try:
+def _file_bytes(job: LabelJob) -> int:
+    """Return the bytes of memory that reading a source is estimated to take, by its first bytes."""
+    head = b""
+    with contextlib.suppress(storage.ObjectChanged):  # it is gone; reading it says so
         head = storage.read_head(job.case.url, min(memory.HEAD_BYTES, job.case.n_bytes)) if job.case.n_bytes else b""
-    except storage.ObjectChanged:  # it is gone; reading it says so
-        head = b""
     return FIXED_BYTES + memory.memory_bytes(head, job.case.n_bytes)
 
 
 def make_labels(
     job: LabelJob, target: str, config: PrepConfig, ledger: Ledger, ticket: Ticket, clock: Stopwatch, need_bytes: int
 ) -> MadeLabels:
-    begun, file_bytes = begin_label_record(job, "refused"), least_bytes(job)
+    begun, file_bytes = begin_label_record(job, "refused"), _file_bytes(job)
     try:
         if not job.case.n_bytes:
             raise Refusal("label-damaged", f"{job.case.url}: expected a label, found 0 bytes; fetch it again")
