@@ -391,6 +391,8 @@ def test_two_commands_share_the_work_and_one_outlives_the_other(source: str, tar
     assert statuses(target) == dict.fromkeys(keys, "written")
     assert sorted(index.read(target)["key"]) == keys
     assert [finding for finding in dskprep.verify(target) if finding.faults] == []
+    assert claims.listing(target) == ({}, {})
+    list(dskprep.clean(target, older_than_s=0))  # the file that the first was writing, if it was killed there
     assert what_is_left(target) == []
 
 
