@@ -6,7 +6,7 @@ import base64
 import json
 import os
 from collections import Counter
-from collections.abc import Collection, Hashable, Iterable
+from collections.abc import Collection, Hashable, Iterable, Iterator
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -89,39 +89,46 @@ def report(target: str | os.PathLike[str], *, records_at: str | None = None) -> 
     target = storage.absolute(target)
     settings = store.describe(target)["settings"]
     written, lost = _read(target)
-    shown = outliers_and_others(written, MAX_VOLUMES)
-    pictured = outliers_and_others(shown, MAX_PICTURES)
-    shown = shown.assign(picture=shown["key"].map(_thumbnails(target, pictured["key"].tolist())))
-    reasons = lost.groupby(["status", "reason"], sort=False)
     table = annotated.current(target)
-    over = thumbnails_of(target, table, dict(zip(pictured["key"], pictured["digest"], strict=True)))
-    shown = shown.assign(labels=shown["key"].map(lambda key: over.get(key, [])))
+    said = {
+        **_counts(written, lost),
+        "labels": label_figures(table),
+        "histograms": histograms(written),
+        "stages": stages(written),
+        "n_written": len(written),
+        "n_lost": len(lost),
+    }
     labelled = rank_labelled(table, written)
+    shown = outliers_and_others(written, MAX_VOLUMES)
+    reasons = lost.groupby(["status", "reason"], sort=False)
     some_lost = [group.take(_spread(len(group), MAX_OF_A_REASON)) for _, group in reasons]
+    del written, lost, reasons  # of all series; the page grows as large meanwhile
+    pictured = outliers_and_others(shown, MAX_PICTURES)
+    over = thumbnails_of(target, table, dict(zip(pictured["key"], pictured["digest"], strict=True)))
+    shown = shown.assign(
+        picture=shown["key"].map(_thumbnails(target, pictured["key"].tolist())),
+        labels=shown["key"].map(lambda key: over.get(key, [])),
+    )
     return _template().render(
         name=target.rpartition("/")[2] or target,
         target=target,
         records_at=target if records_at is None else records_at,
         version=version("dskprep"),
         settings=as_toml(settings),
-        **_counts(written, lost),
+        **said,
         meanings=REASONS | WARNINGS,
         n_of=n_of,
-        labels=label_figures(table),
         n_labelled=len(labelled),
         label_pictures=_label_pictures(target, labelled),
-        histograms=histograms(written),
-        stages=stages(written),
         runs=_runs(target),
-        n_written=len(written),
         n_shown=len(shown),
+        n_lost_shown=sum(map(len, some_lost)),
         n_pictured=len(pictured),
         n_with_labels=len(over),
         lungs=sides.NAMES | {sides.LUNG: "lungs that are not told apart"},
         colours=sides.RGB,
-        n_lost=len(lost),
         max_of_a_reason=MAX_OF_A_REASON,
-        rows=[row for table in (*some_lost, shown) for row in _plain(table)],
+        rows=(row for table in (*some_lost, shown) for row in _plain(table)),
     )
 
 
@@ -212,13 +219,14 @@ def _spread(n_rows: int, n: int) -> NDArray[np.int64]:
     return np.arange(n) * n_rows // max(n, 1)
 
 
-def _plain(table: pd.DataFrame) -> list[dict[Hashable, Any]]:
-    """Return the rows as JSON has them, None for what is not known; `seconds` of a row are those of its stages."""
+def _plain(table: pd.DataFrame) -> Iterator[dict[Hashable, Any]]:
+    """Yield the rows as JSON has them, None for what is not known; `seconds` of a row are those of its stages."""
     stages = table[[f"seconds_{stage}" for stage in STAGES]].to_numpy()
     seconds = [{s: value for s, value in zip(STAGES, row, strict=True) if value >= 0} for row in stages.tolist()]
     columns = {name: table[name].tolist() for name in table if name not in NOT_ON_THE_PAGE}
     known = {name: [None if value != value else value for value in column] for name, column in columns.items()}  # NaN
-    return [dict(zip([*known, "seconds"], row, strict=True)) for row in zip(*known.values(), seconds, strict=True)]
+    for row in zip(*known.values(), seconds, strict=True):
+        yield dict(zip([*known, "seconds"], row, strict=True))
 
 
 def _thumbnails(target: str, keys: Collection[str]) -> dict[str, str]:
