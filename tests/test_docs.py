@@ -75,6 +75,14 @@ def test_what_a_page_links_to_is_there(page: Path) -> None:
             assert anchor in map(anchor_of, titles), link
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_table_has_a_heading(page: Path) -> None:
+    """A row after an empty line is no row: it is shown with its bars."""
+    lines = ["", *page.read_text().splitlines(), ""]
+    starts = [i for i in range(1, len(lines)) if lines[i].startswith("|") and not lines[i - 1].startswith("|")]
+    assert [lines[i] for i in starts if not re.fullmatch(r"\|[ :|-]+\|", lines[i + 1])] == []
+
+
 def test_every_page_is_linked_from_the_readme() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert [page.name for page in DOCS.glob("*.md") if f"(docs/{page.name}" not in readme] == []
