@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import bisect
 import io
 import itertools
 import lzma
 import posixpath
+import stat
 import tarfile
 import zipfile
 import zlib
@@ -19,10 +21,12 @@ DAMAGE = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFE
 """What the standard library raises on damaged, encrypted or unsupported archives."""
 
 
+MAX_MEMBERS = 1 << 17
+"""Most members of an archive, 40 times those of a large series: Python holds a kilobyte of each."""
 MAX_LINKS = 40
-"""Links on the way to a file in a tar archive, as Linux allows."""
+"""Links on the way to a file in an archive, as Linux allows."""
 MAX_PATH = 1024
-"""Most characters of a path in a tar archive that holds links: what looks for their ends takes time by its square."""
+"""Most characters of a path in an archive that holds links: what looks for their ends takes time by its square."""
 
 
 class Outgrown(Exception):
@@ -34,13 +38,13 @@ def members(content: bytes, name: str, max_bytes: int) -> Iterator[tuple[str, by
 
     Names are labels only: absolute ones, `..` and links cannot reach anything; hidden files are left
     out, as in a folder. Raises Refusal `bad-archive` if it is damaged, `truncated` if a link in it leads to nothing in
-    it, Outgrown if the files hold more than `max_bytes` in all.
+    it, or a device or a pipe is in it, Outgrown if the files hold more than `max_bytes` in all.
     """
     left = max_bytes
     try:
         # not is_zipfile(): that finds a zip inside a tar
         for label, size, read in _zip(content) if content.startswith(ZIP_MARKS) else _tar(content):
-            if any(part.startswith(".") for part in label.split("/") if part not in (".", "..")):
+            if _is_hidden(label):
                 continue
             if size > left:
                 raise Outgrown(f"{name}: unpacks to more than {max_bytes} bytes")
@@ -56,23 +60,38 @@ def members(content: bytes, name: str, max_bytes: int) -> Iterator[tuple[str, by
 
 def _zip(content: bytes) -> Iterator[tuple[str, int, Callable[[int], bytes]]]:
     """Yield the name and the size of every file, and a function that reads so many of its bytes."""
+    names: set[str] = set()
+    links: dict[str, str] = {}
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        _check_number(len(archive.infolist()))
         for info in archive.infolist():
-            if not info.is_dir():
+            name = posixpath.normpath(info.filename)
+            names.add(name)
+            if stat.S_ISLNK(info.external_attr >> 16):
+                with archive.open(info) as file:
+                    to = file.read(MAX_PATH + 1).decode(errors="surrogateescape")
+                links[name] = posixpath.normpath(posixpath.join(posixpath.dirname(name), to))
+            elif not info.is_dir():
                 with archive.open(info) as file:
                     yield info.filename, info.file_size, file.read
+    _refuse_dead(links, names)
 
 
 def _tar(content: bytes) -> Iterator[tuple[str, int, Callable[[int], bytes]]]:
     names: set[str] = set()
     links: dict[str, str] = {}
     with tarfile.open(fileobj=io.BytesIO(content)) as archive:
-        for info in archive:
+        for number, info in enumerate(archive, 1):
+            _check_number(number)
+            if info.size < 0:  # the library would go back by it, and find this member again
+                raise tarfile.ReadError(f"{info.name!r:.200} has a size of {info.size} bytes")
             name = posixpath.normpath(info.name)
             names.add(name)
             if info.issym() or info.islnk():
                 beside = posixpath.dirname(name) if info.issym() else ""
                 links[name] = posixpath.normpath(posixpath.join(beside, info.linkname))
+            elif info.isdev() and not _is_hidden(name):
+                raise Refusal("truncated", f"{name!r:.200}: expected a file, found a device or a pipe")
             file = archive.extractfile(info) if info.isreg() else None
             if file is not None:
                 yield info.name, info.size, file.read
@@ -83,18 +102,30 @@ def _tar(content: bytes) -> Iterator[tuple[str, int, Callable[[int], bytes]]]:
     _refuse_dead(links, names)
 
 
+def _check_number(n_members: int) -> None:
+    if n_members > MAX_MEMBERS:
+        raise ValueError(f"expected at most {MAX_MEMBERS} files in one archive, found more")
+
+
+def _is_hidden(name: str) -> bool:
+    return any(part.startswith(".") for part in name.split("/") if part not in (".", ".."))
+
+
 def _refuse_dead(links: dict[str, str], names: set[str]) -> None:
     """Raise Refusal if a link leads to nothing in the archive: it may be a slice, which would be lost in silence."""
-    if links:
-        if longest := next((path for path in itertools.chain(names, links.values()) if len(path) > MAX_PATH), None):
-            raise ValueError(f"expected paths of at most {MAX_PATH} characters, found {longest!r:.200}")
-        there = {place for name in names - links.keys() for place in (name, *_above(name))} | {"."}
-        for name, to in links.items():
-            is_hidden = any(part.startswith(".") for part in name.split("/") if part != "..")
-            if not is_hidden and _end_of(to, links) not in there:
-                raise Refusal(
-                    "truncated", f"{name}: expected a file, found a link to {to!r:.200}, which is not in the archive"
-                )
+    if not links:
+        return
+    if longest := next((path for path in itertools.chain(names, links.values()) if len(path) > MAX_PATH), None):
+        raise ValueError(f"expected paths of at most {MAX_PATH} characters, found {longest!r:.200}")
+    there = sorted(f"{name}/" for name in names - links.keys())  # each folder above a name comes right before it
+    for name, to in links.items():
+        place = _end_of(to, links)
+        at = bisect.bisect_left(there, f"{place}/")
+        is_there = place == "." or (place and at < len(there) and there[at].startswith(f"{place}/"))
+        if not is_there and not _is_hidden(name):
+            raise Refusal(
+                "truncated", f"{name}: expected a file, found a link to {to!r:.200}, which is not in the archive"
+            )
 
 
 def _end_of(place: str, links: dict[str, str]) -> str:

@@ -91,7 +91,8 @@ def is_key(text: str) -> bool:
 
 
 def unused(key: str, path: str, used: set[str]) -> str:
-    if key in used:
+    """Return a key that is not used yet, and note it. A folder may be called as the key of another one would be."""
+    while key in used:
         key = f"{key}_{short_hash(path)}"
     used.add(key)
     return key

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from dskprep import storage
 from dskprep.errors import InfrastructureError, UsageError
 from dskprep.source import cases as discover
-from dskprep.source.case import MAX_KEY, Case, digest, is_key, key_of
+from dskprep.source.case import MAX_KEY, Case, digest, is_key, key_of, short_hash
 from dskprep.storage import Entry
 
 
@@ -185,6 +185,15 @@ def test_any_path_gives_a_key_that_can_name_a_file(path: str) -> None:
     assert set(key) <= {*string.ascii_letters, *string.digits, *"._=@,-"}
     assert not key.startswith(".")
     assert is_key(key)
+
+
+def test_a_name_made_up_to_be_the_key_of_another_patient_takes_nothing_over(tmp_path: Path) -> None:
+    """The archive and the volume have one name, so one of them gets a digest; which, anybody can compute."""
+    taken = f"p1_{short_hash('p1.zip')}"
+    put(tmp_path, f"{taken}.nii.gz", "p1.nii.gz", "p1.zip")
+    found = keys(tmp_path)
+    assert {"p1", taken} < set(found)
+    assert len(set(found)) == 3
 
 
 def test_keys_stay_apart_where_their_paths_differ_in_unsafe_characters_only(tmp_path: Path) -> None:
