@@ -12,9 +12,9 @@ import tempfile
 import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from multiprocessing import resource_tracker
+from multiprocessing import resource_tracker, util
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import dask
 from dask.system import CPU_COUNT
@@ -113,8 +113,25 @@ def local_client(
     prepare.warm(settings)
     with _private() as private, dask.config.set(SETTINGS | private), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Port .* is already in use")
-        with _started(workers, limit_bytes) as cluster, lost.closed(Client(cluster)) as client:
+        with _apart_from_here(), _started(workers, limit_bytes) as cluster, lost.closed(Client(cluster)) as client:
             yield client
+
+
+@contextlib.contextmanager
+def _apart_from_here() -> Iterator[None]:
+    """Start processes in the block that import nothing from the current folder, unless this process does.
+
+    multiprocessing starts each by `python -c`. That looks for modules in the current folder first, until it is told
+    where this process looks, and another user may have put some there: it could be /tmp. The option is not in the
+    environment, as programs that a step starts would get it too.
+    """
+    library = cast(Any, util)
+    options = library._args_from_interpreter_flags
+    library._args_from_interpreter_flags = lambda: [*options(), "-P"]
+    try:
+        yield
+    finally:
+        library._args_from_interpreter_flags = options
 
 
 @contextlib.contextmanager

@@ -12,7 +12,6 @@ import io
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from dskprep import storage
 from dskprep.dataset.identity import Identities
@@ -62,10 +61,7 @@ class Mapping:
         text = io.StringIO(newline="")
         csv.writer(text).writerows([COLUMNS, *sorted(self._sources.items())])
         content = text.getvalue().encode(errors="surrogateescape")
-        folder, _, name = self._place.rpartition("/")
-        storage.write_many(folder, {name: content})
-        if not storage.is_bucket(self._place):
-            Path(self._place).chmod(0o600)
+        storage.write_private(self._place, content)
         self._is_changed = False
 
 

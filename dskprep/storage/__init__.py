@@ -183,6 +183,15 @@ def write_many(url: str, objects: dict[str, bytes]) -> None:
         store.write_many(fs, {join(path, name): content for name, content in objects.items()})
 
 
+def write_private(url: str, content: bytes) -> None:
+    """Write one file as `write_many` does. On a disk nobody else can read it, also while it is being written."""
+    with _opened(url) as (store, fs, path):
+        if is_bucket(url):
+            store.write_many(fs, {path: content})
+        else:
+            store.write_private(fs, path, content)
+
+
 def create(url: str, content: bytes) -> bool:
     """Write a file unless it exists; return whether this call is known to have written it.
 

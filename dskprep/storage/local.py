@@ -163,6 +163,11 @@ def write_many(fs: Any, objects: dict[str, bytes]) -> None:
         Path(_write_beside(fs, path, content)).replace(path)  # fsspec would move into what a link leads to
 
 
+def write_private(fs: Any, path: str, content: bytes) -> None:
+    """Write one file as `write_many` does, of mode 0600 from its first byte on."""
+    Path(_write_beside(fs, path, content, is_private=True)).replace(path)
+
+
 def create(fs: Any, path: str, content: bytes) -> bool:
     """Write a file unless it exists; return whether it was written.
 
@@ -182,10 +187,12 @@ def create(fs: Any, path: str, content: bytes) -> bool:
     return True
 
 
-def _write_beside(fs: Any, path: str, content: bytes) -> str:
+def _write_beside(fs: Any, path: str, content: bytes, *, is_private: bool = False) -> str:
     fs.makedirs(path.rpartition("/")[0], exist_ok=True)
     beside = f"{path}.{secrets.token_hex(6)}{PART_SUFFIX}"  # random, for others may write the same file now
     try:
+        if is_private:
+            Path(beside).touch(0o600, exist_ok=False)
         fs.pipe_file(beside, content)
     except OSError:  # as where a disk is full
         with contextlib.suppress(OSError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from dskprep import storage
 from dskprep.cli import commands
 from dskprep.dataset import identity, label_store, store
 from dskprep.errors import InfrastructureError, UsageError
+from dskprep.pipeline import hashed_keys
 from dskprep.settings import PrepConfig
 from dskprep.source import cases
 from dskprep.worker import process
@@ -98,6 +100,26 @@ def test_a_stopped_run_goes_on_and_later_runs_follow_the_dataset(tmp_path: Path,
     again = str(tmp_path / "again")
     run(source, again)
     assert {n.key for n in store.record_names(again)}.isdisjoint(first), "another dataset has another key"
+
+
+def test_nobody_else_reads_the_mapping_while_it_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who has opened it once keeps it, whatever its mode is later."""
+    modes = set()
+    rename, mapping = Path.replace, hashed_keys.Mapping(tmp_path / "who.csv", "/source", "/target")
+
+    def look(self: Path, to: str) -> Path:
+        modes.add(self.stat().st_mode & 0o777)
+        return rename(self, to)
+
+    monkeypatch.setattr(Path, "replace", look)
+    mapping.add("0123", "/source/Smith^John")
+    before = os.umask(0)
+    try:
+        mapping.write()
+    finally:
+        os.umask(before)
+    assert modes == {0o600}
+    assert list(tmp_path.iterdir()) == [tmp_path / "who.csv"]
 
 
 def test_a_run_that_is_interrupted_leaves_a_mapping_of_what_it_did(tmp_path: Path, source: str) -> None:

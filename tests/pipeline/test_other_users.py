@@ -175,6 +175,32 @@ def routes_of(application: Any) -> set[str]:
     )
 
 
+IN_A_FOLDER_OF_ALL = """
+import sys
+import dskprep
+
+if __name__ == "__main__":
+    with dskprep.local_client(workers=1) as client:
+        places, = client.run(lambda: __import__("sys").path).values()
+        assert set(sys.path) < set(places), places
+        client.restart()  # a nanny starts its worker anew
+        assert client.submit(len, "abc").result() == 3
+"""
+
+
+def test_modules_in_the_current_folder_are_not_imported(tmp_path: Path, shared: Path) -> None:
+    """Another user may have put them there, where all may write."""
+    ran, script = tmp_path / "ran", tmp_path / "script.py"
+    script.write_text(IN_A_FOLDER_OF_ALL)
+    for name in ("multiprocessing", "runpy", "pickle", "struct", "dask", "tempfile", "threading"):
+        (shared / f"{name}.py").write_text(f"open({str(ran)!r}, 'a').write({name!r})\nraise ImportError")
+    done = subprocess.run(
+        [sys.executable, str(script)], cwd=shared, check=False, capture_output=True, text=True, timeout=120
+    )
+    assert not ran.exists(), ran.read_text()
+    assert done.returncode == 0, done.stderr
+
+
 def test_the_dashboard_shows_and_changes_nothing(client: Client) -> None:
     assert page.install(client) == ""
     paths = routes_of(client.cluster.scheduler.http_application)
