@@ -7,16 +7,19 @@ import io
 import re
 import warnings
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
 import pyarrow
-from pyarrow import parquet
+from pyarrow import compute, parquet, types
 
 UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 """How a text in UTF-16 begins, as some programs write one."""
 FIRST_BYTES = 64
 """Text in UTF-16 has a zero byte among so many first ones, if any letter of them is Latin."""
+MOST_BYTES = 1 << 32
+"""Most bytes of a Parquet table in memory; the index of a million series has a fifth of it."""
 MAX_HEADER_BYTES = 1 << 22
 """The names of a table's columns end within so many bytes."""
 
@@ -57,13 +60,67 @@ def open_parquet(content: bytes) -> parquet.ParquetFile:
         raise ValueError(str(error)) from error
 
 
-def from_parquet(file: parquet.ParquetFile) -> pd.DataFrame:
-    """Read a Parquet file. What pandas has written about it is not followed. Raises ValueError if it is damaged."""
+def read_parquet(content: bytes, columns: Sequence[str] | None = None) -> pyarrow.Table:
+    """Read a Parquet file, or some of its columns.
+
+    Raises ValueError if it is damaged, or takes more than MOST_BYTES: a value that many rows have is stored once, so a
+    kilobyte can stand for a terabyte. Texts are kept as they are stored until it is known how long they are together.
+    """
+    fields = list(open_parquet(content).schema_arrow)
+    texts = [field.name for field in fields if _is_text(field.type)]
     try:
-        table: pd.DataFrame = file.read(use_threads=False).replace_schema_metadata(None).to_pandas(use_threads=False)
+        source = pyarrow.BufferReader(content)
+        file = parquet.ParquetFile(source, pre_buffer=False, read_dictionary=texts)
+        _check_size(_claimed_bytes(file))
+        table = file.read(columns=columns, use_threads=False)
+        _check_size(table.nbytes + sum(_text_bytes(column) for column in table.columns))
+        if columns is not None:
+            fields = [field for name in table.schema.names for field in fields if field.name == name]
+        return table.cast(pyarrow.schema(fields))
     except (OSError, TypeError, OverflowError, pyarrow.ArrowException) as error:
         raise ValueError(str(error)) from error
-    return table
+
+
+def _is_text(kind: pyarrow.DataType) -> bool:
+    return any(
+        is_of(kind) for is_of in (types.is_string, types.is_large_string, types.is_binary, types.is_large_binary)
+    )
+
+
+def _check_size(n_bytes: int) -> None:
+    if n_bytes > MOST_BYTES:
+        raise ValueError(f"expected a table of at most {MOST_BYTES} bytes, found one of {n_bytes}")
+
+
+def _claimed_bytes(file: parquet.ParquetFile) -> int:
+    """Return what the values of a file take at least; within lists, at most, as texts there are not kept as stored."""
+    about, leaves = file.metadata, [file.schema.column(n) for n in range(file.metadata.num_columns)]
+    groups = [about.row_group(n) for n in range(about.num_row_groups)]
+    n_bytes = 0
+    for n, leaf in enumerate(leaves):
+        for found in (group.column(n) for group in groups):
+            is_text = leaf.physical_type == "BYTE_ARRAY"
+            each = found.total_uncompressed_size if is_text and "." in leaf.path else max(leaf.length, 8)
+            n_bytes += max(found.num_values * each, found.total_uncompressed_size)
+    return n_bytes
+
+
+def _text_bytes(column: pyarrow.ChunkedArray) -> int:
+    """Return the bytes of the texts of a column that is kept as it is stored."""
+    if not types.is_dictionary(column.type):
+        return 0
+    lengths = ((compute.binary_length(chunk.dictionary), chunk.indices) for chunk in column.chunks)
+    return sum(compute.sum(of_each.take(which)).as_py() or 0 for of_each, which in lengths)
+
+
+def from_parquet(content: bytes) -> pd.DataFrame:
+    """Read a Parquet file. What pandas has written about it is not followed. Raises ValueError as `read_parquet`."""
+    try:
+        table = read_parquet(content).replace_schema_metadata(None)
+        frame: pd.DataFrame = table.to_pandas(use_threads=False)
+    except (OSError, TypeError, OverflowError, pyarrow.ArrowException) as error:
+        raise ValueError(str(error)) from error
+    return frame
 
 
 def to_parquet(table: pyarrow.Table) -> bytes:

@@ -211,7 +211,7 @@ def _parts(target: str, name: LabelRecordName, content: bytes, where: str, tag: 
 def _points(target: str, record: LabelRecord) -> pa.Table:
     where = storage.join(target, record.name.points_path)
     try:
-        table = tables.open_parquet(storage.read(where)).read(use_threads=False)
+        table = tables.read_parquet(storage.read(where))
         fixed = [SCHEMA.field(f.name) if f.name in SCHEMA.names else f for f in table.schema]
         return table.cast(pa.schema(fixed))
     except (ValueError, KeyError, OSError, pa.ArrowException) as error:
@@ -239,7 +239,7 @@ def _to_table(rows: list[dict[str, Any]]) -> pa.Table:
 def _read(target: str) -> pa.Table | None:
     """Return annotations.parquet, or None if there is none that can be used."""
     try:
-        table = tables.open_parquet(storage.read(storage.join(target, FILE))).read(use_threads=False)
+        table = tables.read_parquet(storage.read(storage.join(target, FILE)))
     except (FileNotFoundError, ValueError, KeyError, OSError):
         return None
     types = {field.name: field.type for field in table.schema}

@@ -142,7 +142,7 @@ def _decode(content: bytes, names: Sequence[str] | None) -> pa.Table | None:
         return None
     some = None if names is None else [name for name in dict.fromkeys(names) if name in file.schema_arrow.names]
     try:
-        return file.read(columns=some, use_threads=False)
+        return tables.read_parquet(content, some)
     except (ValueError, KeyError, OSError):
         return None
 

@@ -118,7 +118,7 @@ def _read(table: str | os.PathLike[str] | pd.DataFrame, column: str) -> tuple[pd
     try:
         content = storage.read(url)
         if content[:4] == b"PAR1":
-            return tables.from_parquet(tables.open_parquet(content)), url
+            return tables.from_parquet(content), url
         return tables.from_csv(content, converters={column: str}, low_memory=False), url
     except FileNotFoundError as error:
         raise UsageError(f"{url}: there is no such file") from error

@@ -81,7 +81,7 @@ def _read_parquet(content: bytes, where: str) -> pd.DataFrame:
     refuse_if_more(file.metadata.num_columns, MAX_COLUMNS, "columns", where)
     groups = (file.metadata.row_group(k) for k in range(file.metadata.num_row_groups))
     refuse_if_more(sum(group.total_byte_size for group in groups), MAX_BYTES, "bytes", where)
-    return tables.from_parquet(file)
+    return tables.from_parquet(content)
 
 
 def _check(table: pd.DataFrame, where: str) -> pd.DataFrame:

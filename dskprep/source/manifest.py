@@ -48,7 +48,7 @@ def read(source: str) -> list[Line] | Cohort:
         if source.lower().endswith(".csv"):
             table = tables.from_csv(content, dtype=object, keep_default_na=False, encoding_errors="surrogateescape")
         else:
-            table = tables.from_parquet(tables.open_parquet(content))
+            table = tables.from_parquet(content)
     except FileNotFoundError as error:
         raise UsageError(f"{source}: there is no such file") from error
     except ValueError as error:
