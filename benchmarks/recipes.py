@@ -19,7 +19,7 @@ import ways
 
 from dskprep import settings
 from dskprep.errors import Refusal
-from dskprep.kernels import planes
+from dskprep.kernels import padding
 from dskprep.look import comparison
 from dskprep.preparation import prepare
 from dskprep.preparation.prepared import Prepared
@@ -86,7 +86,7 @@ def _as_read(phantom: Phantom, recipe: str) -> tuple[Volume, settings.PrepConfig
     if recipe == "default":
         array = volume.array.copy()
         for plane in array:
-            planes.mark_padding(plane, -32767, AIR_HU - 1)
+            padding.mark_padding(plane, -32767, AIR_HU - 1)
         assert PADDING in array
         return upright.to_patient_axes(Volume(array, volume.affine)), settings.preset(recipe)
     if recipe == "zuidhof":  # stored -2000 becomes 0 before the rescale

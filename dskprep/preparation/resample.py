@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from dskprep.kernels import planes
+from dskprep.kernels import padding, planes
 from dskprep.volume import AIR_HU, PADDING, Grid, Triple, Volume, check_is_volume
 
 
@@ -112,7 +112,7 @@ def _weigh(slices: Iterable[NDArray[np.int16]], taps: list[Taps]) -> NDArray[np.
             if ends is None:
                 is_padding[slot] = False
             else:
-                planes.sample_padding(plane, ends, y.nearest, x.nearest, is_padding[slot])
+                padding.sample_padding(plane, ends, y.nearest, x.nearest, is_padding[slot])
         planes.weigh_planes(
             ring, used % depth, z.weights[i, used - first], is_padding[int(z.nearest[i]) % depth], out[i]
         )
@@ -122,7 +122,7 @@ def _weigh(slices: Iterable[NDArray[np.int16]], taps: list[Taps]) -> NDArray[np.
 
 
 _Filled = tuple[NDArray[np.int16], NDArray[np.int16], NDArray[np.int64] | None]
-"""A slice; its copy without padding; and the `ends` of `planes.fill_padding_from_row`, None if there is no padding."""
+"""A slice; its copy without padding; and the `ends` of `padding.fill_padding_from_row`, None if there is no padding."""
 
 
 def _fill_slices(slices: Iterable[NDArray[np.int16]]) -> Iterator[_Filled]:
@@ -134,7 +134,7 @@ def _fill_slices(slices: Iterable[NDArray[np.int16]]) -> Iterator[_Filled]:
     last: NDArray[np.int16] | None = None
     for plane in slices:
         filled, ends = np.empty_like(plane), np.empty((len(plane), 3), np.int64)
-        n_padding = planes.fill_padding_from_row(plane, filled, ends)
+        n_padding = padding.fill_padding_from_row(plane, filled, ends)
         if n_padding < plane.size:
             for before in blank:
                 yield before, filled, _no_values(before)

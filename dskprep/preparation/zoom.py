@@ -18,8 +18,8 @@ SPLINE_EDGE = 12
 """Samples by which scipy.ndimage.zoom continues the edge value before it fits a spline (mode nearest)."""
 NEGLIGIBLE = 2e-7
 """Weights of a spline below this are left out: over the 4096 HU of CT, less than a thousandth of a HU each."""
-BLOCK = 8
-"""Output planes that are summed together, so that the inputs that they share stay in the cache."""
+LEAST_BLOCK = 8
+"""Output planes that are summed together, at least: the inputs that they share are fetched once."""
 
 
 def zoom(
@@ -28,17 +28,20 @@ def zoom(
     """Zoom a stack of planes (y, x); `plane_of(k)` is called once for each, in order.
 
     The result (z, y, x) is that of scipy.ndimage.zoom (mode nearest) on the whole stack, but for one unit
-    where float32 sums round to another side than scipy's float64. The planes stream: no more of them are
-    held in float than a few outputs need.
+    where float32 sums round to another side than scipy's float64. The planes stream: of those in float, about
+    twice as many are held as one output needs.
     """
     n_out = len(z.start)
     width = z.weights.shape[1]
-    depth = width + max(int(z.start[min(b + BLOCK, n_out) - 1] - z.start[b]) for b in range(0, n_out, BLOCK))
+    n_block = max(
+        LEAST_BLOCK, width * n_out // int(z.start[-1] - z.start[0] + 1)
+    )  # so many begin within `width` inputs
+    depth = width + max(int(z.start[min(b + n_block, n_out) - 1] - z.start[b]) for b in range(0, n_out, n_block))
     ring = np.empty((depth, len(y.start), len(x.start)), np.float32)
     out = np.empty((n_out, len(y.start), len(x.start)), dtype)
     n_read = int(z.start[0])  # a part of a stack may begin later
-    for b in range(0, n_out, BLOCK):
-        block = slice(b, min(b + BLOCK, n_out))
+    for b in range(0, n_out, n_block):
+        block = slice(b, min(b + n_block, n_out))
         which = z.start[block, None] + np.arange(width)
         for k in range(n_read, int(which[-1, -1]) + 1):
             planes.weigh_plane(plane_of(k), y.start, y.weights, x.start, x.weights, ring[k % depth])

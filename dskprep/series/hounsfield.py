@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dskprep.kernels import planes, values
+from dskprep.kernels import padding, values
 from dskprep.volume import AIR_HU, PADDING
 
 ToHU = Callable[[NDArray[Any], float, float, NDArray[np.int16]], None]
@@ -64,10 +64,10 @@ def mark_padding(hu: NDArray[np.int16], declared_hu: tuple[int, int] | None) -> 
     if corner is not None and not _is_air(corner, corner):
         is_tissue = AIR_HU <= corner <= HIGHEST_HU
         signs += [(corner, corner)] if not is_tissue or _ends_on_circle(hu, corner) else []
-    planes.mark_padding(hu, PADDING, IMPOSSIBLE_HU - 1)
+    padding.mark_padding(hu, PADDING, IMPOSSIBLE_HU - 1)
     for low, high in signs:
         if high >= IMPOSSIBLE_HU and not _is_air(low, high):
-            mark = planes.mark_padding if high < AIR_HU else planes.mark_padding_from_edges
+            mark = padding.mark_padding if high < AIR_HU else padding.mark_padding_from_edges
             mark(hu, low, high)
 
 

@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 from numpy.typing import NDArray
 
-from dskprep.kernels import planes
+from dskprep.kernels import padding, planes
 from dskprep.volume import PADDING, Volume
 
 
@@ -60,9 +60,9 @@ def shift(plane: NDArray[np.int16], offset: tuple[float, float], out: NDArray[np
         nearest.append(np.where((closest >= 0) & (closest < n), closest, -1))
     filled, total = np.empty_like(plane), np.empty(out.shape, np.float32)
     ends, is_padding = np.empty((len(plane), 3), np.int64), np.empty(out.shape, np.bool_)
-    planes.fill_padding_from_row(plane, filled, ends)
+    padding.fill_padding_from_row(plane, filled, ends)
     planes.weigh_plane(filled, starts[0], weights[0], starts[1], weights[1], total)
-    planes.sample_padding(plane, ends, nearest[0], nearest[1], is_padding)
+    padding.sample_padding(plane, ends, nearest[0], nearest[1], is_padding)
     is_padding |= (nearest[0] < 0)[:, None] | (nearest[1] < 0)
     planes.weigh_planes(total[None], np.zeros(1, np.int64), np.ones(1, np.float32), is_padding, out)
 

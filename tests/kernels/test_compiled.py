@@ -17,11 +17,11 @@ import dskprep
 PROGRAM = """
 import subprocess, sys
 import numpy as np
-from dskprep.kernels import planes
+from dskprep.kernels import padding
 
 plane = np.arange(6, dtype=np.int16).reshape(2, 3)
-planes.mark_padding(plane, 2, 3)
-print(plane.tolist(), sum(planes.mark_padding.stats.cache_hits.values()), flush=True)
+padding.mark_padding(plane, 2, 3)
+print(plane.tolist(), sum(padding.mark_padding.stats.cache_hits.values()), flush=True)
 if len(sys.argv) == 1:
     subprocess.run([sys.executable, __file__, "child"], check=True)
 """
