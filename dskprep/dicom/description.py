@@ -88,6 +88,8 @@ def text_of(header: Attributes, keyword: str) -> str:
 
 
 def as_text(value: Any) -> str:
+    if isinstance(value, str):  # most are, and the next question takes ten times as long
+        return value.strip()
     if isinstance(value, MutableSequence):
         value = "\\".join(map(str, value))
     return "" if value is None else str(value).strip()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 import struct
@@ -235,7 +236,12 @@ class _Frame:
 
 def _as_sortable_text(value: Any) -> str:
     """Return a value as text; numbers get leading zeros, so that they sort by value."""
-    text = as_text(value)
+    return _sortable(as_text(value))
+
+
+@functools.lru_cache(maxsize=1024)
+def _sortable(text: str) -> str:
+    """Return a text; cached, because the slices of a series have most texts in common."""
     if not text[:1].isdigit() and text[:1] not in ("-", "+", "."):
         return text
     try:
