@@ -123,6 +123,16 @@ def of(target: str) -> Identities:
     return _check(content, where, None if own is None else _own_key(own))
 
 
+def fingerprint_of(target: str) -> str:
+    """Return the fingerprint of the key of a dataset, which tells datasets apart; "" if it has none."""
+    try:
+        return str(json.loads(storage.read_metadata(storage.join(target, FILE)))["fingerprint"])
+    except FileNotFoundError:
+        return ""
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise DamagedDataset(f"{target}/{FILE}: is damaged; put the original back") from error
+
+
 def _check(content: bytes, where: str, own: bytes | None) -> Identities:
     try:
         found = json.loads(content)

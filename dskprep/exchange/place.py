@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -18,8 +19,9 @@ from dskprep.dataset.record import to_json
 from dskprep.errors import UsageError
 from dskprep.typed import converter
 
-BEGIN = ".dskprep/export.json"
-FOLDER = ".dskprep/volumes"
+OWN = ".dskprep"
+BEGIN = f"{OWN}/export.json"
+FOLDER = f"{OWN}/volumes"
 PATHS = (
     *("imagesTr/{key}_0000.nii.gz", "labelsTr/{key}.nii.gz", "imagesTs/{key}_0000.nii.gz", "labelsTs/{key}.nii.gz"),
     *("images/{key}.nii.gz", "labels/{key}.nii.gz"),
@@ -36,6 +38,7 @@ class VolumeRecord(msgspec.Struct, frozen=True):
 
 
 _to_record = converter(VolumeRecord)
+_UNFINISHED = re.compile(r"export\.json\.[0-9a-f]{12}\.part")
 
 
 def begin(out: str, asked: dict[str, Any]) -> None:
@@ -45,7 +48,8 @@ def begin(out: str, asked: dict[str, Any]) -> None:
     """
     url = storage.join(out, BEGIN)
     if not storage.exists(url):
-        names = [entry.name for entry in storage.listing(out) if not entry.name.startswith(".")] + storage.folders(out)
+        names = [entry.name for entry in storage.listing(out) if not entry.name.startswith(".")]
+        names += [name for name in storage.folders(out) if name != OWN or not _is_unfinished(out)]
         if names:
             raise UsageError(f"{out}: expected an empty or a new place, or an export, found {names[0]}; choose another")
     storage.refuse_links(out, [BEGIN])
@@ -53,6 +57,7 @@ def begin(out: str, asked: dict[str, Any]) -> None:
         return
     try:
         there = json.loads(storage.read(url))
+        there = {"dataset": asked.get("dataset"), **there}  # exports that were begun earlier do not say it
         differences = [name for name in sorted({*there, *asked}) if there.get(name) != asked.get(name)]
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise UsageError(f"{url}: is damaged; delete {out}, and export again") from error
@@ -62,6 +67,12 @@ def begin(out: str, asked: dict[str, Any]) -> None:
             f"{out}: holds another export: {name} is {there.get(name)!r:.100} there and {asked.get(name)!r:.100} here; "
             "choose another place"
         )
+
+
+def _is_unfinished(out: str) -> bool:
+    """Tell whether the folder of an export holds no more than its first write, which failed, as on a full disk."""
+    below = storage.listing_below(storage.join(out, OWN), follow_links=False)
+    return all(_UNFINISHED.fullmatch(entry.name) for entry in below)
 
 
 def records(out: str) -> dict[str, VolumeRecord]:

@@ -14,7 +14,7 @@ from typing import Any
 from distributed import Client
 
 from dskprep import storage
-from dskprep.dataset import convert
+from dskprep.dataset import convert, identity
 from dskprep.dataset.dataset import Dataset, open_dataset
 from dskprep.dataset.splits import Split
 from dskprep.errors import UsageError
@@ -157,7 +157,8 @@ def check(
         raise UsageError(f"{out}: expected a place outside of the dataset {target}; choose another")
     dataset = open_dataset(target)
     chosen = dataset.read_split(split) if split is not None else None
-    asked: dict[str, Any] = {"kind": kind, "of": dataset.settings, "licence": licence}
+    whose = identity.fingerprint_of(target)
+    asked: dict[str, Any] = {"kind": kind, "of": dataset.settings, "dataset": whose, "licence": licence}
     if chosen is not None:
         asked["split"] = chosen.digest
     found = None

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -19,7 +21,7 @@ import dskprep
 from dskprep import storage
 from dskprep.cli import commands
 from dskprep.dataset import store
-from dskprep.errors import DamagedDataset, UsageError
+from dskprep.errors import DamagedDataset, InfrastructureError, UsageError
 from dskprep.exchange.volume import ExportJob
 from dskprep.settings import PrepConfig
 from dskprep.synthetic import scanner
@@ -188,6 +190,52 @@ def test_the_same_dataset_gives_the_same_bytes_whoever_writes_them(target: str, 
     one = tiny.everything_below(tmp_path / "a/X")
     assert one == tiny.everything_below(tmp_path / "b/X")
     assert {content[4:8] for name, content in one.items() if name.endswith(".gz")} == {bytes(4)}  # no time
+
+
+def test_an_export_of_another_dataset_is_left_alone(target: str, tmp_path: Path) -> None:
+    """Its volumes are not in this dataset, and would be deleted; those of equal keys would be written over."""
+    out, other = tmp_path / "out", tmp_path / "other"
+    dskprep.export("monai", target, out, labels=["heart"])
+    before = tiny.everything_below(out)
+    tiny.write(tmp_path / "in2/p1", tiny.series(9))
+    dskprep.run(tmp_path / "in2", other, settings=SETTINGS)
+    mask = np.zeros(dskprep.open_dataset(other)["p1"].shape, np.uint8)
+    mask[4:8, 4:9, 4:9] = 1
+    image = dskprep.to_nifti(dskprep.Volume(mask, dskprep.open_dataset(other)["p1"].affine))
+    (tmp_path / "labels2/p1").mkdir(parents=True)
+    image.to_filename(tmp_path / "labels2/p1/heart.nii.gz")
+    dskprep.annotate(other, tmp_path / "labels2")
+    with pytest.raises(UsageError, match="another export: dataset is"):
+        dskprep.export("monai", other, out, labels=["heart"])
+    assert tiny.everything_below(out) == before
+    moved = shutil.move(target, tmp_path / "moved")
+    assert dskprep.export("monai", moved, out, labels=["heart"]).counts["written"] == 0
+    begun = json.loads((out / ".dskprep/export.json").read_text())
+    del begun["dataset"]
+    (out / ".dskprep/export.json").write_text(json.dumps(begun))  # as it was written before
+    assert dskprep.export("monai", moved, out, labels=["heart"]).counts["written"] == 0
+
+
+def test_an_export_whose_first_write_failed_can_be_done_again(
+    target: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+
+    def fail(*_: Any) -> bool:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as full:
+        full.setattr(os, "link", fail)
+        full.setattr(Path, "replace", fail)
+        with pytest.raises(InfrastructureError, match="No space left"):
+            dskprep.export("monai", target, out)
+    assert [path.name for path in out.iterdir()] == [".dskprep"]
+    (out / ".dskprep/export.json.0123456789ab.part").write_text("{")  # as of a process that was killed
+    (out / ".dskprep/mine").write_text("mine")
+    with pytest.raises(UsageError, match=r"or an export, found \.dskprep"):
+        dskprep.export("monai", target, out)
+    (out / ".dskprep/mine").unlink()
+    assert dskprep.export("monai", target, out).exit_code == 0
 
 
 def test_an_export_goes_on_where_it_was(target: str, tmp_path: Path) -> None:
