@@ -85,6 +85,10 @@ def check_python(client: Client) -> None:
 
 def _compare_python(versions: Any) -> None:
     here = _python_of(versions["client"])
+    if not versions["scheduler"] or versions["workers"] is None:
+        raise InfrastructureError(
+            "what answers as a Dask scheduler does not tell its version; look at the address, and which program it is"
+        )
     for name, there in {"the scheduler": versions["scheduler"], **versions["workers"]}.items():
         if there and (found := _python_of(there)) != here:
             raise InfrastructureError(

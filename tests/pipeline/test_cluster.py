@@ -113,6 +113,17 @@ def test_a_server_that_is_no_scheduler_does_not_hold_the_run(tmp_path: Path, mon
                 connect(place)
 
 
+def test_a_scheduler_that_does_not_tell_its_python_gets_no_work(places: tuple[str, str]) -> None:
+    """Dask takes what does not know the question for one that did not answer, and goes on."""
+    with LocalCluster(n_workers=1, processes=False, dashboard_address="127.0.0.1:0") as there:
+        del there.scheduler.handlers["versions"]
+        with (
+            cluster.connect(there.scheduler_address) as client,
+            pytest.raises(InfrastructureError, match="does not tell its version"),
+        ):
+            pipeline.run(*places, client=client)
+
+
 def test_an_address_without_tls_where_the_configuration_demands_it_is_infrastructure() -> None:
     with (
         dask.config.set({"distributed.comm.require-encryption": True}),
