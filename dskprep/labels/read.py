@@ -11,16 +11,18 @@ from pydicom.uid import UID
 
 from dskprep import storage
 from dskprep.dicom.header import read_object
-from dskprep.dicom.parts import MAX_INFLATED_BYTES
+from dskprep.dicom.parts import MAX_INFLATED_BYTES, inflated
 from dskprep.dicom.sniff import HEAD_BYTES, begins_as_dicom, compression_of, decompress, decompressed_head
 from dskprep.errors import Refusal
 from dskprep.formats.read import is_volume
+from dskprep.labels import outlines
 from dskprep.labels.attributes import one_line, refuse_if_more
 from dskprep.labels.lidc import Lidc
 from dskprep.labels.mask import Mask, check_names
+from dskprep.labels.outlines import CLASSES as STRUCTURE_SETS
+from dskprep.labels.outlines import MAX_CONTOURS, MAX_ROIS
 from dskprep.labels.points import Points
-from dskprep.labels.rtstruct import CLASSES as STRUCTURE_SETS
-from dskprep.labels.rtstruct import MAX_ROIS, RtStruct
+from dskprep.labels.rtstruct import RtStruct
 from dskprep.labels.seg import CLASSES as SEGMENTATIONS
 from dskprep.labels.seg import MAX_SEGMENTS, Seg
 from dskprep.labels.seg_pixels import MAX_FRAMES
@@ -32,7 +34,7 @@ ITEMS = {
     b"\x62\x00\x04\x00": (MAX_SEGMENTS, "segments"),  # SegmentNumber
     b"\x20\x00\x13\x91": (MAX_FRAMES, "frames"),  # PlanePositionSequence
     b"\x06\x30\x26\x00": (MAX_ROIS, "ROIs"),  # ROIName
-    b"\x06\x30\x50\x00": (200_000, "contours"),  # ContourData
+    b"\x06\x30\x50\x00": (MAX_CONTOURS, "contours"),  # ContourData
 }
 """Tags, in little endian, that stand once in each item of a sequence, and how many there may be.
 
@@ -103,16 +105,19 @@ def _read(content: bytes, where: str, names: Mapping[int, str]) -> Labels:
 
 
 def _read_dicom(content: bytes, where: str) -> Labels:
-    for tag, (most, what) in ITEMS.items():
-        refuse_if_more(content.count(tag), most, what, where)
     try:
-        header, pixels = read_object(content)
+        content = inflated(content)
+        plain = outlines.split(content, where)
+        rest = plain[0] if plain else content
+        for tag, (most, what) in ITEMS.items():
+            refuse_if_more(rest.count(tag), most, what, where)
+        header, pixels = read_object(rest)
         kind = str(header.get("SOPClassUID") or header.file_meta.get("MediaStorageSOPClassUID") or "")
         with warnings.catch_warnings(action="ignore"), disable_value_validation():
             if kind in SEGMENTATIONS:
                 return Seg(header, pixels, where)
             if kind in STRUCTURE_SETS:
-                return RtStruct(header, where)
+                return RtStruct(header, plain[1] if plain else outlines.of_header(header), where)
     except Refusal:
         raise
     except Exception as error:  # whatever a damaged byte leads pydicom to

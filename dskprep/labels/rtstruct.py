@@ -4,33 +4,24 @@ from __future__ import annotations
 
 import copy
 import itertools
+from collections import Counter
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from pydicom import Dataset
-from pydicom.dataelem import RawDataElement
 
-from dskprep.dicom.slices import MAX_POSITION_MM
 from dskprep.errors import Refusal
 from dskprep.labels import contours as contours_of
 from dskprep.labels.attributes import code_of, one_line, refuse_if_more, uids_below
 from dskprep.labels.copies import without_copies
+from dskprep.labels.outlines import MAX_ROIS, Outlines, points_of
 from dskprep.labels.stack import Plane, Stack, places, slabs, which_place
 from dskprep.labels.values import Labels, Links, Segment
 from dskprep.volume import Grid
 
-CLASSES = {"1.2.840.10008.5.1.4.1.1.481.3"}
-"""SOP class of RT Structure Set."""
 CLOSED = {"CLOSED_PLANAR", "CLOSEDPLANAR_XOR", "CLOSED_PLANAR_XOR", "CLOSED_NONPLANAR"}
 """Geometric types of contours that enclose an area; one is often spelled otherwise than by DICOM."""
-MAX_CONTOUR_POINTS = 100_000
-"""Most points of one contour; the outline of a body at a tenth of a millimetre has 15,000."""
-MAX_POINTS = 10_000_000
-"""Most points of all contours."""
-MAX_ROIS = 10_000
-"""Most ROIs."""
 FAR_SLICES, FAR_MM, FAR_OF_TWO = 3.1, 10.1, 2.1
 """Contours further apart than so many slices, and so many mm, are islands: between them no slices were left out.
 
@@ -49,7 +40,7 @@ class RtStruct(Labels):
 
     kind = "rtstruct"
 
-    def __init__(self, header: Dataset, where: str) -> None:
+    def __init__(self, header: Dataset, outlines: Outlines, where: str) -> None:
         self.where = where
         items = header.get("StructureSetROISequence") or ()
         rois = {int(item.get("ROINumber") or 0): item for item in items}
@@ -64,19 +55,12 @@ class RtStruct(Labels):
         }
         self.segments = tuple(_read_roi(number, item, observed.get(number)) for number, item in rois.items())
         self._contours: dict[int, list[NDArray[np.float64]]] = {}
-        n_points, n_others = 0, dict[int, int]()
-        for item in header.get("ROIContourSequence") or ():
-            number = int(item.get("ReferencedROINumber") or 0)
-            for contour in item.get("ContourSequence") or ():
-                if str(contour.get("ContourGeometricType") or "CLOSED_PLANAR").upper() in CLOSED:
-                    points = _read_points(contour, f"{where}: ROI {number}")
-                    n_points += len(points)
-                    refuse_if_more(n_points, MAX_POINTS, "points of contours", where)
-                    self._contours.setdefault(number, []).append(points)
-                else:
-                    n_others[number] = n_others.get(number, 0) + 1
-        self.n_open = {number: n for number, n in n_others.items() if number in self._contours}
-        self.links = _read_links(header)
+        closed = [outline for outline in outlines.found if outline.kind in CLOSED]
+        for outline, points in zip(closed, points_of(outlines.text, closed, where), strict=True):
+            self._contours.setdefault(outline.roi, []).append(points)
+        open_ = Counter(outline.roi for outline in outlines.found if outline.kind not in CLOSED)
+        self.n_open = {number: n for number, n in open_.items() if number in self._contours}
+        self.links = _read_links(header, outlines.images)
         self._slices: Grid | None = None
 
     def at(self, slices: Grid) -> RtStruct:
@@ -177,40 +161,13 @@ def _read_roi(number: int, item: Dataset, observed: Dataset | None) -> Segment:
     )
 
 
-def _read_links(header: Dataset) -> Links:
+def _read_links(header: Dataset, images: set[str]) -> Links:
     frames = header.get("ReferencedFrameOfReferenceSequence")
     uids = [str(item.get("FrameOfReferenceUID") or "") for item in frames or ()]
     uids += [str(i.get("ReferencedFrameOfReferenceUID") or "") for i in header.get("StructureSetROISequence") or ()]
-    drawn_on: set[str] = set()
-    for item in header.get("ROIContourSequence") or ():
-        for contour in item.get("ContourSequence") or ():
-            for image in contour.get("ContourImageSequence") or ():
-                drawn_on.add(str(image.get("ReferencedSOPInstanceUID") or ""))
     # of several phases that are listed, those count on whose slices contours were drawn
-    instances = frozenset(drawn_on - {""}) or uids_below(frames, "ReferencedSOPInstanceUID")
+    instances = frozenset(images - {""}) or uids_below(frames, "ReferencedSOPInstanceUID")
     return Links(uids_below(frames, "SeriesInstanceUID"), instances, frozenset(uids) - {""})
-
-
-def _read_points(contour: Dataset, where: str) -> NDArray[np.float64]:
-    """Return the points of a contour, (n, 3) in LPS mm. They are parsed at once: pydicom needs seconds for 10^6."""
-    element: Any = contour.get_item("ContourData") if "ContourData" in contour else None
-    value = element.value if element is not None else None
-    try:
-        if isinstance(element, RawDataElement):
-            text = bytes(value or b"").rstrip(b" \0\\")
-            refuse_if_more(text.count(b"\\") // 3, MAX_CONTOUR_POINTS, "points in a contour", where)
-            words = [text.decode("ascii")]
-            numbers = np.loadtxt(words, delimiter="\\", comments=None, ndmin=1) if text else np.empty(0)
-        else:
-            numbers = np.array([float(v) for v in value or ()])
-        refuse_if_more(len(numbers) // 3, MAX_CONTOUR_POINTS, "points in a contour", where)
-    except (ValueError, TypeError) as error:
-        raise Refusal("label-damaged", f"{where}: expected numbers in ContourData: {one_line(error)}") from error
-    if len(numbers) % 3 or not len(numbers):
-        raise Refusal("label-damaged", f"{where}: expected x, y, z of points, found {len(numbers)} numbers")
-    if not (np.abs(numbers) <= MAX_POSITION_MM).all():  # not for NaN either
-        raise Refusal("label-damaged", f"{where}: expected places of a patient in mm, found NaN or more than 1 km")
-    return numbers.reshape(-1, 3)
 
 
 def _axes(grid: Grid) -> Iterator[NDArray[np.float64]]:
