@@ -156,6 +156,7 @@ HOMES = {
         "dicom.pixels",
         "dicom.slices",
         "labels.attributes",
+        "labels.outlines",
         "labels.read",
         "labels.rtstruct",
         "labels.seg",
