@@ -7,25 +7,27 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dskprep.kernels.compiled import compiled
+from dskprep.kernels.compiled import compiled, inlined
 
 LINES = 16
 """Scan lines per row of pixels in `cover`; along a line the share is exact."""
 MAX_CROSSINGS = 1 << 24
 """Most places at which edges may cross scan lines; no outline of an organ comes near, and they are held in memory."""
+BLOCK = 32
+"""So many pixels of a row are written at a time."""
 FEW = 32
 """So many numbers are sorted by putting each where it belongs among those before."""
 
 
 @compiled
-def cover(y: NDArray[Any], x: NDArray[Any], starts: NDArray[Any], out: NDArray[Any]) -> bool:
-    """Add to float32 `out` (y, x), all 0 before, the share of each pixel inside closed polygons, by the even-odd rule.
+def cover(y: NDArray[Any], x: NDArray[Any], starts: NDArray[Any], full: int, pixels: NDArray[Any]) -> bool:
+    """Write into uint8 `pixels` (y, x), all 0 before, the share of each inside closed polygons, from 0 to `full`.
 
-    Polygon k has the points starts[k] to starts[k + 1] of float64 `y` and `x`, in pixels; pixel i is centred on i. So a
-    polygon inside another one is a hole, and a keyhole's two edges along one line enclose nothing. Returns False, and
-    draws nothing, if there are more than MAX_CROSSINGS.
+    Polygon k has the points starts[k] to starts[k + 1] of float64 `y` and `x`, in pixels; pixel i is centred on i. What
+    is inside follows from the even-odd rule. So a polygon inside another one is a hole, and a keyhole's two edges along
+    one line enclose nothing. Returns False, and draws nothing, if there are more than MAX_CROSSINGS.
     """
-    ny, nx = out.shape
+    ny, nx = pixels.shape
     n_lines = ny * LINES
     counts = np.zeros(n_lines + 2, np.int64)
     n = 0
@@ -50,13 +52,13 @@ def cover(y: NDArray[Any], x: NDArray[Any], starts: NDArray[Any], out: NDArray[A
                 place = (line + 0.5) / LINES - 0.5
                 crossings[filled[line]] = x[i] + (x[j] - x[i]) * (place - y[i]) / (y[j] - y[i]) + 0.5
                 filled[line] += 1
+    share = np.zeros(nx, np.float32)  # of a row of pixels, at the ends of what is inside
     steps = np.zeros(nx + 1, np.int32)  # in how many lines more a pixel is inside as a whole than the one before it is
-    for y_out in range(ny):
-        first, last = y_out * LINES, (y_out + 1) * LINES
+    for row in range(ny):
+        first, last = row * LINES, (row + 1) * LINES
         if begins[first] == begins[last]:
             continue
-        steps[:] = 0
-        row = out[y_out]
+        left, right = nx, 0
         for line in range(first, last):
             along = crossings[begins[line] : begins[line + 1]]
             if along.size == 2:  # most often so, and a sort takes longer than all the rest
@@ -64,11 +66,12 @@ def cover(y: NDArray[Any], x: NDArray[Any], starts: NDArray[Any], out: NDArray[A
             elif along.size > 2:
                 _sort(along)
             for i in range(0, along.size - 1, 2):
-                _add_span(row, steps, max(along[i], 0.0), min(along[i + 1], np.float64(nx)))
-        whole = np.int32(0)
-        for i in range(nx):
-            whole = np.int32(whole + steps[i])
-            row[i] += np.float32(whole) * np.float32(1.0 / LINES)
+                begin, end = max(along[i], 0.0), min(along[i + 1], np.float64(nx))
+                if end > begin:
+                    left, right = min(left, int(begin)), max(right, min(int(end), nx - 1) + 1)
+                    _add_span(share, steps, begin, end)
+        if left < right:
+            _write_row(share[left:right], steps[left : right + 1], full, pixels[row, left:right])
     return True
 
 
@@ -80,23 +83,43 @@ def _lines_between(y0: float, y1: float, n_lines: int) -> tuple[int, int]:
     return int(min(max(first, 0.0), n_lines)), int(min(max(last, 0.0), n_lines))
 
 
-@compiled
-def _add_span(row: NDArray[Any], steps: NDArray[Any], begin: float, end: float) -> None:
+@inlined
+def _add_span(share: NDArray[Any], steps: NDArray[Any], begin: float, end: float) -> None:
     """Add one scan line's part of the pixels between two places, of which pixel i covers i to i + 1.
 
-    The first and last pixel are added in `row`, the lines of those between them counted at both ends of `steps`.
+    The first and last pixel are added in `share`, the lines of those between them counted at both ends of `steps`.
     """
-    if end <= begin:
-        return
     part = np.float32(1.0 / LINES)
-    first, last = int(begin), min(int(end), row.size - 1)
+    first, last = int(begin), min(int(end), share.size - 1)
     if first == last:
-        row[first] += np.float32(end - begin) * part
-        return
-    row[first] += np.float32(first + 1 - begin) * part
-    steps[first + 1] += 1
-    steps[last] -= 1
-    row[last] += np.float32(end - last) * part
+        share[first] += np.float32(end - begin) * part
+    else:
+        share[first] += np.float32(first + 1 - begin) * part
+        steps[first + 1] += 1
+        steps[last] -= 1
+        share[last] += np.float32(end - last) * part
+
+
+@compiled
+def _write_row(share: NDArray[Any], steps: NDArray[Any], full: int, out: NDArray[Any]) -> None:
+    """Write the shares of a row of pixels, from 0 to `full`, and set `share` and `steps` to 0 for the next row.
+
+    It goes by blocks: in one without a step all pixels have as many whole lines, so that many are done at a time.
+    """
+    part, top, half = np.float32(1.0 / LINES), np.float32(full), np.float32(0.5)
+    n_whole, n = np.int32(0), out.size
+    for begin in range(0, n, BLOCK):
+        end = min(begin + BLOCK, n)
+        any_step = np.int32(0)
+        for i in range(begin, end):
+            any_step |= steps[i]
+        whole = np.float32(n_whole) * part
+        for i in range(begin, end):
+            if any_step != 0:
+                n_whole = np.int32(n_whole + steps[i])
+                whole = np.float32(n_whole) * part
+            out[i] = np.uint8(min(max(share[i] + whole, np.float32(0)), np.float32(1)) * top + half)
+    share[:], steps[:] = np.float32(0), np.int32(0)
 
 
 @compiled
@@ -163,15 +186,6 @@ def keep_small(y: NDArray[Any], x: NDArray[Any], starts: NDArray[Any], full: int
                 largest = max(largest, pixels[j, i])
         if 2 * largest < full:
             pixels[row, column] = full
-
-
-@compiled
-def to_pixels(share: NDArray[Any], full: int, out: NDArray[Any]) -> None:
-    """Write float32 shares from 0 to 1 into uint8 `out`, from 0 to `full`."""
-    for y in range(out.shape[0]):
-        for x in range(out.shape[1]):
-            clipped = min(max(share[y, x], np.float32(0)), np.float32(1))
-            out[y, x] = np.uint8(clipped * np.float32(full) + np.float32(0.5))
 
 
 @compiled

@@ -1,15 +1,15 @@
-"""Closed contours in the patient, and how those of one plane are drawn in pixels."""
+"""Closed contours in the patient, and how those of a plane are drawn in pixels."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dskprep.dicom.slices import MAX_PLANE_MM
 from dskprep.errors import Refusal
-from dskprep.kernels.polygons import cover, keep_small, to_pixels
+from dskprep.kernels.polygons import cover, keep_small
 from dskprep.labels.stack import FULL
 
 FLAT_MM = 0.1
@@ -56,27 +56,29 @@ def basis(across: NDArray[np.float64], pixel_mm: float) -> NDArray[np.float64]:
 
 
 def draw(
-    contours: Sequence[NDArray[np.float64]], pixel_mm: NDArray[np.float64], where: str
-) -> tuple[float, float, NDArray[np.uint8]]:
-    """Return the first row and column, and the pixels, of contours given as (row, column) of one plane.
+    planes: Sequence[Sequence[NDArray[np.float64]]], pixel_mm: NDArray[np.float64], where: str
+) -> Iterator[tuple[float, float, NDArray[np.uint8]]]:
+    """Yield the first row and column, and the pixels, of each plane, whose contours are given as (row, column).
 
     Raises Refusal: `label-damaged` for one that no patient is as wide as, `label-too-large` for one that fills planes.
     """
-    points, begins = joined(contours)
-    first = np.floor(points.min(0) + 0.5)
-    shape = np.floor(points.max(0) + 0.5) - first + 1
-    if (shape * pixel_mm > MAX_PLANE_MM).any():
+    points, begins = joined([contour for plane in planes for contour in plane])
+    starts, edges = np.append(begins, len(points)), np.cumsum([0, *map(len, planes)])
+    of_plane = starts[edges]
+    first = np.floor(np.minimum.reduceat(points, of_plane[:-1]) + 0.5)
+    shapes = np.floor(np.maximum.reduceat(points, of_plane[:-1]) + 0.5) - first + 1
+    if (shapes * pixel_mm > MAX_PLANE_MM).any():
         raise Refusal(
             "label-damaged", f"{where}: expected contours of a patient, found one wider than {MAX_PLANE_MM} mm"
         )
-    share = np.zeros(shape.astype(int), np.float32)
-    row, column = np.ascontiguousarray((points - first).T)
-    starts = np.append(begins, len(points))
-    if not cover(row, column, starts, share):
-        raise Refusal(
-            "label-too-large", f"{where}: expected the outline of an organ, found a contour that fills planes"
-        )
-    pixels = np.empty(share.shape, np.uint8)
-    to_pixels(share, FULL, pixels)
-    keep_small(row, column, starts, FULL, pixels)
-    return float(first[0]), float(first[1]), pixels
+    rows, columns = np.ascontiguousarray((points - np.repeat(first, np.diff(of_plane), axis=0)).T)
+    for (row, column), shape, begin, end in zip(
+        first.tolist(), shapes.astype(int).tolist(), edges[:-1].tolist(), edges[1:].tolist(), strict=True
+    ):
+        here, pixels = starts[begin : end + 1], np.zeros(shape, np.uint8)
+        if not cover(rows, columns, here, FULL, pixels):
+            raise Refusal(
+                "label-too-large", f"{where}: expected the outline of an organ, found a contour that fills planes"
+            )
+        keep_small(rows, columns, here, FULL, pixels)
+        yield row, column, pixels

@@ -103,12 +103,12 @@ class RtStruct(Labels):
         low, high = slabs(along, self._step(along, axes[:, 0]))
         which = which_place(middle, along)
         pixel_mm = np.linalg.norm(axes[:, 1:], axis=0)
-        planes = []
-        for k in range(len(along)):
-            here = [placed[i] for i in np.flatnonzero(which == k)]
-            refuse_if_more(len(here), MAX_IN_PLANE, "contours in a plane", where)
-            drawn = contours_of.draw(without_copies(here, pixel_mm), pixel_mm, where)
-            planes.append(Plane(float(low[k]), float(high[k]), *drawn))
+        here: list[list[NDArray[np.float64]]] = [[] for _ in along]
+        for k, contour in zip(which.tolist(), placed, strict=True):
+            here[k].append(contour)
+        refuse_if_more(max(map(len, here)), MAX_IN_PLANE, "contours in a plane", where)
+        drawn = contours_of.draw([without_copies(each, pixel_mm) for each in here], pixel_mm, where)
+        planes = [Plane(a, b, *pixels) for a, b, pixels in zip(low.tolist(), high.tolist(), drawn, strict=True)]
         return Stack(origin, axes, planes)
 
     def _step(self, along: NDArray[np.float64], normal: NDArray[np.float64]) -> float:
