@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from dskprep.dataset import layout, ome
 from dskprep.dataset.shards import NOTHING
 from dskprep.kernels import pyramid
+from dskprep.kernels.masks import are_all
 from dskprep.preparation.prepared import Prepared
 from dskprep.settings import PrepConfig
 from dskprep.volume import Grid
@@ -147,32 +148,45 @@ def _encode_shard(
     blosc.set_nthreads(1)  # a worker has one CPU, and its neighbours need the others
     edge = config.chunk
     little = np.dtype(part.dtype).newbyteorder("<")
-    chunk = np.empty((edge, edge, edge), little)
+    chunk, is_mask = np.empty((edge, edge, edge), little), part.dtype == np.uint8
     places = np.full((*(s // edge for s in shard), 2), NOTHING, "<u8")
     content, even = io.BytesIO(), dict[Any, bytes]()
     reached = [range(c // edge, -(-(c + n) // edge)) for c, n in zip(corner, part.shape, strict=True)]
     for index in itertools.product(*reached):
         low = [max(i * edge - c, 0) for i, c in zip(index, corner, strict=True)]
         piece = part[tuple(slice(a, (i + 1) * edge - c) for a, i, c in zip(low, index, corner, strict=True))]
-        if piece.shape != chunk.shape:
-            chunk.fill(fill)
-        begins = [a + c - i * edge for a, i, c in zip(low, index, corner, strict=True)]
-        chunk[tuple(slice(b, b + n) for b, n in zip(begins, piece.shape, strict=True))] = piece
-        least, most = chunk.min(), chunk.max()  # of one piece of memory, which is fast to look through
-        if least == fill == most:
+        is_whole = piece.shape == chunk.shape
+        value = _only_value(piece) if is_mask else None
+        if value == fill:
             continue
-        packed = even.get(most) if least == most else None
+        packed = even.get(value) if is_whole else None
         if packed is None:
-            packed = _compress(chunk, config)
-        if least == most:  # as in the middle of a large label
-            even[most] = packed
-        begin = content.tell()
-        places[index] = begin, content.write(packed)
+            if not is_whole:
+                chunk.fill(fill)
+            begins = [a + c - i * edge for a, i, c in zip(low, index, corner, strict=True)]
+            chunk[tuple(slice(b, b + n) for b, n in zip(begins, piece.shape, strict=True))] = piece
+            if not is_mask:  # a chunk is one piece of memory, which is faster to look through
+                value = _only_value(chunk)
+                if value == fill:
+                    continue
+                packed = even.get(value)
+            packed = packed or _compress(chunk, config)
+            if is_whole and value is not None:  # as in the middle of a large label
+                even[value] = packed
+        places[index] = content.tell(), content.write(packed)
     if content.tell():
         footer = places.tobytes()
         content.write(footer)
         content.write(google_crc32c.value(footer).to_bytes(4, "little"))
     return content.getvalue()
+
+
+def _only_value(array: NDArray[Any]) -> Any:
+    """Return the value that all voxels have, or None."""
+    if array.dtype == np.uint8:
+        return array[0, 0, 0] if are_all(array, array[0, 0, 0]) else None
+    least, most = array.min(), array.max()
+    return least if least == most else None
 
 
 def _compress(chunk: NDArray[Any], config: PrepConfig) -> bytes:

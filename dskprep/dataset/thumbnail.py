@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from dskprep import sides
 from dskprep.dataset import own
 from dskprep.kernels import planes
+from dskprep.kernels.masks import cast_shadows
 from dskprep.preparation import resample
 from dskprep.preparation.prepared import Prepared, Values
 from dskprep.volume import Triple
@@ -65,23 +66,34 @@ def draw_label(
     are given. Returns a lossless WebP of the size of a thumbnail, clear but for the outlines; no image is needed.
     """
     z_mm, y_mm, x_mm = spacing_mm
-    z, y, x = (slice(begin, begin + n) for begin, n in zip(first, mask.shape, strict=True))
-    axial, coronal = np.zeros(shape[1:], np.bool_), np.zeros((shape[0], shape[2]), np.bool_)
-    axial[y, x], coronal[z, x] = mask.any(0), mask.any(1)
-    both = np.hstack([_shadow(axial, (y_mm, x_mm)), _shadow(coronal[::-1], (z_mm, x_mm))])
+    z, y, x = first
+    from_head = shape[0] - z - mask.shape[0]
+    above, before = np.zeros(mask.shape[1:], np.uint8), np.zeros(mask.shape[::2], np.uint8)
+    cast_shadows(mask.view(np.uint8), above, before)
+    axial = _shadow(above, (y, x), (shape[1], shape[2]), (y_mm, x_mm))
+    coronal = _shadow(before[::-1], (from_head, x), (shape[0], shape[2]), (z_mm, x_mm))
+    both = np.hstack([axial, coronal])
     colour = np.zeros((*both.shape, 4), np.uint8)
     colour[both] = (*rgb, 255)
     return bytes(imagecodecs.webp_encode(colour, lossless=True, method=2, numthreads=1))
 
 
-def _shadow(plane: NDArray[np.bool_], pixel_mm: tuple[float, float]) -> NDArray[np.bool_]:
-    """Return the outline of a shadow in a square of EDGE x EDGE pixels; a pixel has it if any of its voxels has."""
-    rows, columns = _fit(plane.shape, pixel_mm)
-    for axis, n in enumerate((rows, columns)):
-        plane = np.logical_or.reduceat(plane, np.arange(n) * plane.shape[axis] // n, axis)
+def _shadow(
+    part: NDArray[Any], first: tuple[int, int], shape: tuple[int, int], pixel_mm: tuple[float, float]
+) -> NDArray[np.bool_]:
+    """Return the outline of a shadow in a square of EDGE x EDGE pixels; a pixel has it if any of its voxels has.
+
+    The shadow is `part` of a plane of this shape, from `first` on. Only its pixels are looked at.
+    """
+    fitted, begin = _fit(shape, pixel_mm), []
+    for axis, (n, low) in enumerate(zip(fitted, first, strict=True)):
+        starts = np.arange(n) * shape[axis] // n
+        of_first, of_last = np.searchsorted(starts, [low, low + part.shape[axis] - 1], side="right") - 1
+        at = int(np.searchsorted(starts, starts[of_first]))  # where pixels are finer than voxels, the first of several
+        part = np.logical_or.reduceat(part, np.maximum(starts[at : of_last + 1] - low, 0), axis)
+        begin.append((EDGE - n) // 2 + at)
     square = np.zeros((EDGE, EDGE), np.bool_)
-    top, left = (EDGE - rows) // 2, (EDGE - columns) // 2
-    square[top : top + rows, left : left + columns] = _rim(plane)
+    square[begin[0] : begin[0] + part.shape[0], begin[1] : begin[1] + part.shape[1]] = _rim(part)
     return square
 
 

@@ -25,6 +25,32 @@ def sum_inside(array: NDArray[Any], mask: NDArray[Any]) -> tuple[int, int]:
     return total, n
 
 
+@compiled
+def are_all(mask: NDArray[Any], value: int) -> bool:
+    """Tell whether every voxel of a uint8 mask has this value."""
+    wanted = np.uint8(value)
+    for z in range(mask.shape[0]):
+        for y in range(mask.shape[1]):
+            row, differs = mask[z, y], np.uint8(0)
+            for x in range(row.size):
+                differs |= row[x] ^ wanted
+            if differs:
+                return False
+    return True
+
+
+@compiled
+def cast_shadows(mask: NDArray[Any], above: NDArray[Any], before: NDArray[Any]) -> None:
+    """Set in uint8 `above` (y, x) and `before` (z, x), all 0, what a mask of 0 and 1 has anywhere along z and y."""
+    for z in range(mask.shape[0]):
+        front = before[z]
+        for y in range(mask.shape[1]):
+            row, top = mask[z, y], above[y]
+            for x in range(row.size):
+                top[x] |= row[x]
+                front[x] |= row[x]
+
+
 def block_means(array: NDArray[Any], block: tuple[int, int, int]) -> NDArray[Any]:
     """Return the mean HU, int16, of each block (z, y, x) of voxels; blocks at the upper ends may be smaller.
 

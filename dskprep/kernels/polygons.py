@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dskprep.kernels.compiled import compiled, inlined
+from dskprep.kernels.compiled import compiled
 
 LINES = 16
 """Scan lines per row of pixels in `cover`; along a line the share is exact."""
@@ -48,31 +48,54 @@ def cover(y: NDArray[Any], x: NDArray[Any], starts: NDArray[Any], full: int, pix
         for i in range(starts[k], starts[k + 1]):
             j = i + 1 if i + 1 < starts[k + 1] else starts[k]
             first, last = _lines_between(y[i], y[j], n_lines)
+            x_0, y_0, run, rise = x[i], y[i], x[j] - x[i], y[j] - y[i]
             for line in range(first, last):
-                place = (line + 0.5) / LINES - 0.5
-                crossings[filled[line]] = x[i] + (x[j] - x[i]) * (place - y[i]) / (y[j] - y[i]) + 0.5
-                filled[line] += 1
+                at, place = filled[line], (line + 0.5) / LINES - 0.5
+                crossings[at] = x_0 + run * (place - y_0) / rise + 0.5
+                filled[line] = at + 1
     share = np.zeros(nx, np.float32)  # of a row of pixels, at the ends of what is inside
     steps = np.zeros(nx + 1, np.int32)  # in how many lines more a pixel is inside as a whole than the one before it is
     for row in range(ny):
-        first, last = row * LINES, (row + 1) * LINES
-        if begins[first] == begins[last]:
-            continue
-        left, right = nx, 0
-        for line in range(first, last):
-            along = crossings[begins[line] : begins[line + 1]]
-            if along.size == 2:  # most often so, and a sort takes longer than all the rest
-                along[0], along[1] = min(along[0], along[1]), max(along[0], along[1])
-            elif along.size > 2:
-                _sort(along)
-            for i in range(0, along.size - 1, 2):
-                begin, end = max(along[i], 0.0), min(along[i + 1], np.float64(nx))
-                if end > begin:
-                    left, right = min(left, int(begin)), max(right, min(int(end), nx - 1) + 1)
-                    _add_span(share, steps, begin, end)
-        if left < right:
-            _write_row(share[left:right], steps[left : right + 1], full, pixels[row, left:right])
+        lines = begins[row * LINES : (row + 1) * LINES + 1]
+        if lines[0] < lines[LINES]:
+            left, right = _add_lines(crossings, lines, share, steps)
+            if left < right:
+                _write_row(share[left:right], steps[left : right + 1], full, pixels[row, left:right])
     return True
+
+
+@compiled
+def _add_lines(
+    crossings: NDArray[Any], begins: NDArray[Any], share: NDArray[Any], steps: NDArray[Any]
+) -> tuple[int, int]:
+    """Add the scan lines of a row of pixels, of which pixel i covers i to i + 1; return which pixels they reach.
+
+    Where a line enters and leaves, its part of the pixel is added in `share`. The lines of those between are counted
+    at both ends of `steps`.
+    """
+    part = np.float32(1.0 / LINES)
+    left, right, width = share.size, 0, np.float64(share.size)
+    for line in range(LINES):
+        low, high = begins[line], begins[line + 1]
+        if high - low == 2:  # most often so, and a sort takes longer than all the rest
+            a, b = crossings[low], crossings[low + 1]
+            crossings[low], crossings[low + 1] = min(a, b), max(a, b)
+        elif high - low > 2:
+            _sort(crossings[low:high])
+        for i in range(low, high - 1, 2):
+            begin, end = max(crossings[i], 0.0), min(crossings[i + 1], width)
+            if end <= begin:
+                continue
+            first, last = int(begin), min(int(end), share.size - 1)
+            left, right = min(left, first), max(right, last + 1)
+            if first == last:
+                share[first] += np.float32(end - begin) * part
+            else:
+                share[first] += np.float32(first + 1 - begin) * part
+                steps[first + 1] += 1
+                steps[last] -= 1
+                share[last] += np.float32(end - last) * part
+    return left, right
 
 
 @compiled
@@ -81,23 +104,6 @@ def _lines_between(y0: float, y1: float, n_lines: int) -> tuple[int, int]:
     first = np.ceil((min(y0, y1) + 0.5) * LINES - 0.5)
     last = np.ceil((max(y0, y1) + 0.5) * LINES - 0.5)
     return int(min(max(first, 0.0), n_lines)), int(min(max(last, 0.0), n_lines))
-
-
-@inlined
-def _add_span(share: NDArray[Any], steps: NDArray[Any], begin: float, end: float) -> None:
-    """Add one scan line's part of the pixels between two places, of which pixel i covers i to i + 1.
-
-    The first and last pixel are added in `share`, the lines of those between them counted at both ends of `steps`.
-    """
-    part = np.float32(1.0 / LINES)
-    first, last = int(begin), min(int(end), share.size - 1)
-    if first == last:
-        share[first] += np.float32(end - begin) * part
-    else:
-        share[first] += np.float32(first + 1 - begin) * part
-        steps[first + 1] += 1
-        steps[last] -= 1
-        share[last] += np.float32(end - last) * part
 
 
 @compiled
@@ -114,12 +120,17 @@ def _write_row(share: NDArray[Any], steps: NDArray[Any], full: int, out: NDArray
         for i in range(begin, end):
             any_step |= steps[i]
         whole = np.float32(n_whole) * part
+        if any_step == 0:
+            for i in range(begin, end):
+                out[i] = np.uint8(min(max(share[i] + whole, np.float32(0)), np.float32(1)) * top + half)
+            continue
         for i in range(begin, end):
-            if any_step != 0:
-                n_whole = np.int32(n_whole + steps[i])
-                whole = np.float32(n_whole) * part
+            n_whole = np.int32(n_whole + steps[i])
+            whole = np.float32(n_whole) * part
             out[i] = np.uint8(min(max(share[i] + whole, np.float32(0)), np.float32(1)) * top + half)
-    share[:], steps[:] = np.float32(0), np.int32(0)
+    steps[n] = 0
+    for i in range(n):
+        share[i], steps[i] = np.float32(0), np.int32(0)
 
 
 @compiled

@@ -38,11 +38,27 @@ def weigh_overlaps(scale: float, offset: float, n: int, first: int, start: NDArr
 
 
 @compiled
+def sum_pixels(pixels: NDArray[Any]) -> tuple[np.int64, np.int64, np.int64]:
+    """Return the sum of uint8 pixels (y, x), and the sums of their rows and columns, each weighted by its pixel."""
+    total, rows, columns = np.int64(0), np.int64(0), np.int64(0)
+    for y in range(pixels.shape[0]):
+        in_row, along = np.int64(0), np.int64(0)
+        for x in range(pixels.shape[1]):
+            value = np.int64(pixels[y, x])
+            in_row += value
+            along += x * value
+        total += in_row
+        rows += y * in_row
+        columns += along
+    return total, rows, columns
+
+
+@compiled
 def add_area(area: NDArray[Any], weight: np.float32, share: NDArray[Any]) -> None:
-    """Add `weight` times float32 `area` (y, x) to the beginning of each row of float32 `share`."""
+    """Add `weight` times `area` (y, x), of float32 or uint8, to the beginning of each row of float32 `share`."""
     for y in range(area.shape[0]):
         for x in range(area.shape[1]):
-            share[y, x] += weight * area[y, x]
+            share[y, x] += weight * np.float32(area[y, x])
 
 
 @compiled

@@ -29,6 +29,8 @@ MAX_TABLE = 1 << 22
 """Most entries of that table."""
 OVERLAP = 0.02
 """Planes of different directions that share less of their volume than this lie beside each other, up to rounding."""
+EVEN = 1e-6
+"""Pixels are those of the grid if they lie nearer to them than this part of one."""
 EPSILON = 1e-3
 """So much of a voxel is rounding."""
 
@@ -193,7 +195,22 @@ class _Area(NamedTuple):
 
     row: int
     column: int
-    values: NDArray[np.float32]
+    values: NDArray[np.float32] | NDArray[np.uint8]
+
+
+def _area(
+    pixels: NDArray[np.uint8], scales: tuple[float, float], offsets: tuple[float, float], shape: tuple[int, int]
+) -> _Area:
+    """Weigh pixels by their overlap with the pixels of a plane of a box, of this shape; see `_overlap`."""
+    at_y, at_x = round(offsets[0]), round(offsets[1])
+    if scales == (1, 1) and max(abs(offsets[0] - at_y), abs(offsets[1] - at_x)) < EVEN:  # they are its pixels
+        here = pixels[max(at_y, 0) : max(at_y + shape[0], 0), max(at_x, 0) : max(at_x + shape[1], 0)]
+        return _Area(max(-at_y, 0), max(-at_x, 0), here)
+    y, x = (_overlap(*each) for each in zip(scales, offsets, pixels.shape, shape, strict=True))
+    area = np.empty((y.start.size, x.start.size), np.float32)
+    if area.size:
+        weigh_plane(pixels, y.start, y.weights, x.start, x.weights, area)
+    return _Area(y.first, x.first, area)
 
 
 def _along(
@@ -210,14 +227,15 @@ def _along(
     """
     n, n_rows, n_columns = (shape[axis] for axis in axes)
     normal, row, column = (float(matrix[k, axis]) for k, axis in enumerate(axes))
-    half = abs(normal) / 2
+    row, column = (1.0 if abs(step - 1) * n < EVEN else step for step, n in ((row, n_rows), (column, n_columns)))
+    half, (across, *begin) = abs(normal) / 2, offset.tolist()
     slabs = sorted(stack.planes, key=lambda p: p.low)
     parts: dict[int, list[tuple[int, np.float32]]] = {}  # which slabs a plane lies in, and how much of it in each
     last: dict[int, int] = {}
     for k, slab in enumerate(slabs):
-        ends = sorted(((slab.low - offset[0]) / normal, (slab.high - offset[0]) / normal))
+        ends = sorted(((slab.low - across) / normal, (slab.high - across) / normal))
         for i in range(max(math.floor(ends[0] + 0.5), 0), min(math.ceil(ends[1] - 0.5), n - 1) + 1):
-            centre = normal * i + offset[0]
+            centre = normal * i + across
             depth = (min(slab.high, centre + half) - max(slab.low, centre - half)) / (2 * half)
             if depth > 0:
                 parts.setdefault(i, []).append((k, np.float32(depth / FULL)))
@@ -228,12 +246,8 @@ def _along(
         alike = list(run)
         for k, _ in of_each:
             if k not in areas:
-                y = _overlap(row, offset[1] - slabs[k].row, slabs[k].pixels.shape[0], n_rows)
-                x = _overlap(column, offset[2] - slabs[k].column, slabs[k].pixels.shape[1], n_columns)
-                area = np.empty((y.start.size, x.start.size), np.float32)
-                if area.size:
-                    weigh_plane(slabs[k].pixels, y.start, y.weights, x.start, x.weights, area)
-                areas[k] = _Area(y.first, x.first, area)
+                offsets = (begin[0] - slabs[k].row, begin[1] - slabs[k].column)
+                areas[k] = _area(slabs[k].pixels, (row, column), offsets, (n_rows, n_columns))
         here = [(areas[k], weight) for k, weight in of_each if areas[k].values.size]
         for k, _ in of_each:
             if last[k] <= alike[-1]:

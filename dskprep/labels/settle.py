@@ -33,6 +33,8 @@ def settle(shares: NDArray[np.uint8], n_voxels: float, spacing_mm: Triple) -> ND
     side by this: a nodule changes its volume by several percent, or moves by up to half a voxel. Then as many voxels
     as the volume asks for are taken, first those with most of the label round them, and more of them on the side to
     which the centre has to move. A label that fills half of no voxel keeps those that it fills most.
+
+    `shares` are used up: the result may take their memory.
     """
     sums = profiles(shares, HALF, 257 - SURE)
     total, n_inside, n_sure = sums.by_z.sum(1).tolist()
@@ -40,7 +42,7 @@ def settle(shares: NDArray[np.uint8], n_voxels: float, spacing_mm: Triple) -> ND
     centre = moment / total
     is_volume_right = n_inside and abs(n_inside - n_voxels) <= max(0.5, VOLUME_TOLERANCE * n_voxels)
     if is_volume_right and np.linalg.norm(inside_moment / n_inside - centre) <= CENTRE_TOLERANCE:
-        return shares >= HALF
+        return np.greater_equal(shares, HALF, out=shares.view(np.bool_))  # a large label is not held twice
     wanted = max(1, round(n_voxels))
     flat = shares.ravel()
     places = np.flatnonzero(flat - np.uint8(SURE) <= 256 - 2 * SURE)  # less than SURE becomes a large number

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -9,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from dskprep.kernels.shares import profiles
+from dskprep.kernels.shares import sum_pixels
 from dskprep.volume import Grid
 
 FULL = 254
@@ -50,13 +51,10 @@ class Stack:
         pixel_mm2 = float(np.linalg.norm(np.cross(self.axes[:, 1], self.axes[:, 2])))
         volume, moment = 0.0, np.zeros(3)
         for plane in self.planes:
-            found = profiles(plane.pixels[None], FULL, FULL)
-            by_row, by_column = found.by_y[0], found.by_x[0]
-            n = float(by_row.sum())
+            n, rows, columns = sum_pixels(plane.pixels)
             if not n:
                 continue
-            row = plane.row + by_row @ np.arange(by_row.size) / n
-            column = plane.column + by_column @ np.arange(by_column.size) / n
+            row, column = plane.row + rows / n, plane.column + columns / n
             mm3 = n / FULL * pixel_mm2 * (plane.high - plane.low)
             volume += mm3
             moment += mm3 * (self.origin + self.axes @ [(plane.low + plane.high) / 2, row, column])
@@ -64,14 +62,13 @@ class Stack:
 
     def corners(self) -> NDArray[np.float64]:
         """Return the corners of all planes, (n, 3) in LPS mm."""
-        ends = [
-            (along, plane.row + row, plane.column + column)
-            for plane in self.planes
-            for along in (plane.low, plane.high)
-            for row in (-0.5, plane.pixels.shape[0] - 0.5)
-            for column in (-0.5, plane.pixels.shape[1] - 0.5)
-        ]
-        return self.origin + np.array(ends) @ self.axes.T
+        ends = []
+        for p in self.planes:
+            n_rows, n_columns = p.pixels.shape
+            ends.append((p.low, p.high, p.row - 0.5, p.row + n_rows - 0.5, p.column - 0.5, p.column + n_columns - 0.5))
+        which = np.array(list(itertools.product((0, 1), (2, 3), (4, 5))))
+        corners: NDArray[np.float64] = self.origin + np.array(ends)[:, which].reshape(-1, 3) @ self.axes.T
+        return corners
 
 
 def axes_of(slices: Grid) -> tuple[NDArray[np.float64], tuple[float, float, float]]:
