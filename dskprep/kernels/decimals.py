@@ -49,20 +49,19 @@ def read_numbers(text: NDArray[Any], start: int, stop: int, powers: NDArray[Any]
         is_negative = i < stop and text[i] == 45
         if i < stop and (is_negative or text[i] == 43):
             i += 1
-        whole, n_digits, power, is_behind = np.int64(0), 0, np.int64(0), False
-        while i < stop:
-            digit = np.int64(text[i]) - 48
-            if 0 <= digit <= 9:
-                whole = whole * 10 + digit
-                n_digits += 1
-                power -= np.int64(is_behind)
-                if n_digits > MOST_DIGITS:
-                    return False
-            elif digit == -2 and not is_behind:
-                is_behind = True
-            else:
-                break
+        whole, begin = np.int64(0), i
+        while i < stop and 48 <= text[i] <= 57 and i - begin <= MOST_DIGITS:
+            whole = whole * 10 + (np.int64(text[i]) - 48)
             i += 1
+        n_digits, power = i - begin, np.int64(0)
+        if i < stop and text[i] == 46:
+            i, begin = i + 1, i + 1
+            while i < stop and 48 <= text[i] <= 57 and n_digits + i - begin <= MOST_DIGITS:
+                whole = whole * 10 + (np.int64(text[i]) - 48)
+                i += 1
+            n_digits, power = n_digits + i - begin, np.int64(begin - i)
+        if n_digits > MOST_DIGITS:
+            return False
         if n_digits == 0 or whole > EXACT:
             return False
         if i < stop and (text[i] == 69 or text[i] == 101):

@@ -74,6 +74,20 @@ def quantize(share: NDArray[Any], out: NDArray[Any]) -> None:
             out[y, x] = np.uint8(min(max(step, least), np.float32(255)))
 
 
+@compiled
+def sum_around(shares: NDArray[Any], places: NDArray[Any], out: NDArray[Any]) -> None:
+    """Write into int64 `out` the sum of the 27 uint8 shares (z, y, x) round each of `places` (n, 3), 0 outside."""
+    nz, ny, nx = shares.shape
+    for k in range(out.size):
+        z, y, x = places[k]
+        total = np.int64(0)
+        for z_near in range(max(z - 1, 0), min(z + 2, nz)):
+            for y_near in range(max(y - 1, 0), min(y + 2, ny)):
+                for x_near in range(max(x - 1, 0), min(x + 2, nx)):
+                    total += shares[z_near, y_near, x_near]
+        out[k] = total
+
+
 def profiles(shares: NDArray[np.uint8], half: int, sure: int) -> Profiles:
     """Return the sums of uint8 shares (z, y, x) along the other axes, and how many are `half` or more, and `sure`."""
     found = Profiles(*(np.zeros((3, n), np.int64) for n in shares.shape))

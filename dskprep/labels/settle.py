@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from dskprep.kernels.shares import Profiles, profiles
+from dskprep.kernels.shares import Profiles, profiles, sum_around
 from dskprep.volume import Triple
 
 HALF = 128
@@ -68,10 +68,8 @@ def _moments(sums: Profiles) -> NDArray[np.float64]:
 
 def _around(shares: NDArray[np.uint8], places: NDArray[np.int64]) -> NDArray[np.float64]:
     """Return the mean share of the 27 voxels round each place."""
-    padded = np.pad(shares, 1)
-    total = np.zeros(len(places), np.int64)
-    for z, y, x in np.ndindex(3, 3, 3):
-        total += padded[places[:, 0] + z, places[:, 1] + y, places[:, 2] + x]
+    total = np.empty(len(places), np.int64)
+    sum_around(shares, places, total)
     return total / 27
 
 
