@@ -115,6 +115,8 @@ def by_points(contours: list[NDArray[np.float64]], slices: Grid) -> NDArray[np.b
     for contour in contours:
         index = slices.to_index(contour)
         k, ways = round(index[:, 0].mean()), index[:, 1:]
+        if not 0 <= k < slices.shape[0]:
+            continue
         (top, left), (bottom, right) = np.floor(ways.min(0)).astype(int), np.ceil(ways.max(0)).astype(int) + 1
         y, x = ((np.arange(a, b)[:, None] + points).ravel() for a, b in ((top, bottom), (left, right)))
         is_in = np.zeros((y.size, x.size), np.bool_)

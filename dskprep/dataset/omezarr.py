@@ -136,19 +136,20 @@ def _encode_shard(
     shard: tuple[int, ...],
     fill: float,
     config: PrepConfig,
-    corner: Sequence[int] = (0, 0, 0),
+    label_at: Sequence[int] | None = None,
 ) -> bytes:
     """Encode a shard as zarr v3's codec `sharding_indexed` does: the chunks one after another, then their index.
 
     The index holds the offset and length (little-endian uint64) of each chunk in C order, and ends with its CRC-32C.
     A chunk that holds only the fill value is not stored; its offset and length are NOTHING. Returns no bytes if no
     chunk is stored. All chunks share one buffer: the allocations of zarr's codec pipeline cost more than compressing.
-    The shard grows in place, so that it is not held twice. `corner` is the voxel of the shard at which `part` begins.
+    The shard grows in place, so that it is not held twice. Of a label, `part` is its box, which begins at the voxel
+    `label_at` of the shard.
     """
     blosc.set_nthreads(1)  # a worker has one CPU, and its neighbours need the others
     edge = config.chunk
     little = np.dtype(part.dtype).newbyteorder("<")
-    chunk, is_mask = np.empty((edge, edge, edge), little), part.dtype == np.uint8
+    chunk, corner = np.empty((edge, edge, edge), little), label_at or (0, 0, 0)
     places = np.full((*(s // edge for s in shard), 2), NOTHING, "<u8")
     content, even = io.BytesIO(), dict[Any, bytes]()
     reached = [range(c // edge, -(-(c + n) // edge)) for c, n in zip(corner, part.shape, strict=True)]
@@ -156,7 +157,7 @@ def _encode_shard(
         low = [max(i * edge - c, 0) for i, c in zip(index, corner, strict=True)]
         piece = part[tuple(slice(a, (i + 1) * edge - c) for a, i, c in zip(low, index, corner, strict=True))]
         is_whole = piece.shape == chunk.shape
-        value = _only_value(piece) if is_mask else None
+        value = piece[0, 0, 0] if label_at and are_all(piece, piece[0, 0, 0]) else None
         if value == fill:
             continue
         packed = even.get(value) if is_whole else None
@@ -165,7 +166,7 @@ def _encode_shard(
                 chunk.fill(fill)
             begins = [a + c - i * edge for a, i, c in zip(low, index, corner, strict=True)]
             chunk[tuple(slice(b, b + n) for b, n in zip(begins, piece.shape, strict=True))] = piece
-            if not is_mask:  # a chunk is one piece of memory, which is faster to look through
+            if not label_at:  # a chunk is one piece of memory, which is fast to look through
                 value = _only_value(chunk)
                 if value == fill:
                     continue
@@ -183,8 +184,6 @@ def _encode_shard(
 
 def _only_value(array: NDArray[Any]) -> Any:
     """Return the value that all voxels have, or None."""
-    if array.dtype == np.uint8:
-        return array[0, 0, 0] if are_all(array, array[0, 0, 0]) else None
     least, most = array.min(), array.max()
     return least if least == most else None
 

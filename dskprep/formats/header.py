@@ -36,6 +36,8 @@ class Header:
     an index (z, y, x, 1) to LPS mm; it may be anything finite or not, since nobody has judged it yet. A value is
     stored * slope + intercept.
 
+    A voxel has as many values side by side as there are `layers`: one, but in segmentations that may overlap.
+
     The voxels begin at byte `start` of their file, or are its last bytes if that is None. Once decompressed, `skip`
     bytes come before them. They lie in `data_file`, as the header names it, or with "" in the header's own file.
     """
@@ -50,11 +52,12 @@ class Header:
     skip: int = 0
     compression: Compression = ""
     data_file: str = ""
+    layers: int = 1
 
     @property
     def plane_bytes(self) -> int:
         """Bytes of one plane (y, x) of stored values."""
-        return self.shape[1] * self.shape[2] * self.dtype.itemsize
+        return self.shape[1] * self.shape[2] * self.layers * self.dtype.itemsize
 
     @property
     def voxel_bytes(self) -> int:

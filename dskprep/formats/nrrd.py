@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 
@@ -59,18 +60,20 @@ COLOURS = ("rgb", "rgba", "hsv", "xyz", "2-color", "3-color", "4-color")
 """Kinds of an axis that holds the parts of a colour."""
 
 
-def segment_names(head: bytes) -> dict[int, str]:
-    """Return the names that 3D Slicer gives to the values of a segmentation (.seg.nrrd); none for other files.
+def segment_names(head: bytes) -> dict[tuple[int, int], str]:
+    """Return the names that 3D Slicer gives to the layers and values of a segmentation (.seg.nrrd), in its order.
 
-    They stand in lines such as `Segment0_Name:=liver` and `Segment0_LabelValue:=1` (Slicer user guide, file formats).
+    They stand in lines such as `Segment0_Name:=liver`, `Segment0_LabelValue:=1` and, where segments may overlap,
+    `Segment0_Layer:=0` (Slicer user guide, file formats). Other files have none.
     """
     pairs = dict(line.split(":=", 1) for line in _lines(head) if ":=" in line)
     names = {}
     for key, name in pairs.items():
         if segment := SEGMENT_NAME.fullmatch(key):
             value = pairs.get(f"{segment[1]}_LabelValue", "").strip()
-            if WHOLE.fullmatch(value) and name.strip():
-                names[int(value)] = name.strip()
+            layer = pairs.get(f"{segment[1]}_Layer", "0").strip()
+            if WHOLE.fullmatch(value) and WHOLE.fullmatch(layer) and name.strip():
+                names[int(layer), int(value)] = name.strip()
     return names
 
 
@@ -79,8 +82,8 @@ def _lines(head: bytes) -> list[str]:
     return head[: end.start() if end else len(head)].decode("utf-8", "replace").splitlines()
 
 
-def read(head: bytes, where: str) -> Header:
-    """Read the header in the first bytes of a file."""
+def read(head: bytes, where: str, *, is_mask: bool = False) -> Header:
+    """Read the header in the first bytes of a file. A mask may have several layers."""
     end = END.search(head)
     lines = _lines(head)
     pairs = (line.partition(":") for line in lines[1:] if not line.startswith("#") and ":=" not in line)
@@ -90,7 +93,7 @@ def read(head: bytes, where: str) -> Header:
         raise Refusal("truncated", f"{where}: expected an empty line after the header, found none")
     if data_file.upper().startswith("LIST") or "%" in data_file:
         raise damaged(where, f"expected one file of voxels, found data file {data_file[:80]!r}")
-    lengths, directions = _axes(fields, where)
+    n_layers, lengths, directions = _axes(fields, where, is_mask=is_mask and bool(segment_names(head)))
     encoding = required(fields, ["encoding"], where).lower()
     if encoding not in ENCODINGS:
         raise Refusal(
@@ -112,11 +115,15 @@ def read(head: bytes, where: str) -> Header:
         skip=0 if is_raw else skip,
         compression=ENCODINGS[encoding],
         data_file=data_file,
+        layers=n_layers,
     )
 
 
-def _axes(fields: dict[str, str], where: str) -> tuple[list[int], list[str]]:
-    """Return the sizes and the directions of the axes in space. Another axis may have one voxel only."""
+def _axes(fields: dict[str, str], where: str, *, is_mask: bool) -> tuple[int, list[int], list[str]]:
+    """Return how many layers there are, and the sizes and the directions of the axes in space.
+
+    The layers of a mask are its first axis. Any other axis may have one voxel only.
+    """
     n = whole(required(fields, ["dimension"], where), "dimension", where)
     if not 1 <= n <= 16:
         raise damaged(where, f"expected three axes, found dimension {n}")
@@ -128,9 +135,10 @@ def _axes(fields: dict[str, str], where: str) -> tuple[list[int], list[str]]:
     if any(kind.startswith(COLOURS) for kind in kinds):
         raise Refusal("not-hu", f"{where}: expected one grey value per voxel, found colour")
     spatial = [k for k, direction in enumerate(directions) if direction != "none"]
-    if len(spatial) != 3 or any(lengths[k] != 1 for k in range(n) if k not in spatial):
+    n_layers = lengths[0] if is_mask and directions[0] == "none" and kinds[:1] == ["list"] else 1
+    if len(spatial) != 3 or math.prod(lengths[k] for k in range(n) if k not in spatial) != n_layers:
         raise Refusal("not-3d", f"{where}: expected three axes, found {' x '.join(map(str, lengths))} voxels")
-    return [lengths[k] for k in spatial], [directions[k] for k in spatial]
+    return n_layers, [lengths[k] for k in spatial], [directions[k] for k in spatial]
 
 
 def _affine(fields: dict[str, str], directions: list[str], where: str) -> NDArray[np.float64]:

@@ -14,8 +14,10 @@ def is_volume(head: bytes) -> bool:
     return nifti.is_nifti(head) or head.startswith((nrrd.MARK, *metaimage.MARKS))
 
 
-def read_header(head: bytes, where: str) -> Header:
+def read_header(head: bytes, where: str, *, is_mask: bool = False) -> Header:
     """Read the header in the first bytes of a file, at least MAX_HEADER_BYTES of a longer one.
+
+    That of a mask may say that it has several layers: a segmentation of 3D Slicer whose segments overlap.
 
     Raises Refusal: `bad-header`, `truncated`, `missing-attribute`, `not-3d`, `not-hu` for colour,
     `undecodable-pixels` for types and encodings that are not read.
@@ -32,4 +34,5 @@ def read_header(head: bytes, where: str) -> Header:
     if is_compressed or not is_volume(head):
         what = "found nothing" if not head else "found something else"
         raise damaged(where, f"expected the header of NIfTI, NRRD or MetaImage, {what}")
-    return nrrd.read(head, where) if head.startswith(nrrd.MARK) else metaimage.read(head, where)
+    is_nrrd = head.startswith(nrrd.MARK)
+    return nrrd.read(head, where, is_mask=is_mask) if is_nrrd else metaimage.read(head, where)

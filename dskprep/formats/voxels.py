@@ -64,6 +64,8 @@ def check_size(header: Header, file: FileBytes) -> None:
 def planes(header: Header, file: FileBytes) -> Iterator[NDArray[Any]]:
     """Yield the stored values (y, x) of plane after plane, in the byte order of this machine.
 
+    Where there are several layers, they are the last axis: (y, x, layer).
+
     Raises Refusal `truncated` if there are too few bytes or they cannot be decompressed, and `undecodable-pixels` if
     there are so many that the header must be wrong.
     """
@@ -71,8 +73,9 @@ def planes(header: Header, file: FileBytes) -> Iterator[NDArray[Any]]:
     start = file.n_bytes - header.voxel_bytes if header.start is None else header.start
     reader = _Reader(_decompress(header, file.blocks_from(start)))
     reader.skip(header.skip)
+    shape = (*header.shape[1:], header.layers) if header.layers > 1 else header.shape[1:]
     for number in range(header.shape[0]):
-        plane = np.empty(header.shape[1:], header.dtype)
+        plane = np.empty(shape, header.dtype)
         if reader.read_into(plane.reshape(-1).view(np.uint8).data) < header.plane_bytes:
             raise Refusal(
                 "truncated",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import numbers
 from collections.abc import Iterator, Mapping
@@ -29,7 +30,7 @@ NIFTI_BYTES = 544
 MAX_VALUES = 10_000
 """Most different values of a mask; more are those of an image."""
 MOVED = 0.1
-"""A mask is on a grid if no corner lies off it by more than this part of a voxel."""
+"""A mask is on a grid if none of its voxels lies off it by more than this part of one."""
 MIRRORS = {
     "left and right": (0,),
     "front and back": (1,),
@@ -52,48 +53,64 @@ class Mask(Labels):
     """A mask volume; 0 is background. `at` checks that it is on the grid of the image, and never bends it.
 
     `names` gives the names of values; else they are those that a .seg.nrrd of 3D Slicer holds. A single value without a
-    name is called as the file is, others `label-2` and so on.
+    name is called as the file is, others `label-2` and so on. Where a .seg.nrrd has several layers, since its segments
+    overlap, a value stands for another segment in each: they are numbered from 1 on, in the order of layers and values.
     """
 
     kind = "mask"
 
     def __init__(self, content: bytes, where: str, names: Mapping[int, str]) -> None:
         self.where, self.links = where, Links()
-        self._array, self._grid, own = _read(content, where)
-        values = [int(v) for v in _values(self._array, where)]
-        stem = Path(where).name.split(".")[0]
-        only = stem if len(values) == 1 else ""
+        self._layers, self._grid, own = _read(content, where)
+        found = [(k, int(v)) for k, layer in enumerate(self._layers) for v in _values(layer, where)]
+        if not found:
+            raise Refusal("label-empty", f"{where}: expected a mask, found no voxel other than 0")
+        refuse_if_more(len(found), MAX_VALUES, "segments", where)
+        only = Path(where).name.split(".")[0] if len(found) == 1 else ""
+        is_one = len(self._layers) == 1
+        self._of_number = {value if is_one else n: (layer, value) for n, (layer, value) in enumerate(found, 1)}
         self.segments = tuple(
-            Segment(v, names.get(v) or one_line(own.get(v, "")) or only or f"label-{v}") for v in values
+            Segment(number, names.get(number) or one_line(own.get(place, "")) or only or f"label-{number}")
+            for number, place in self._of_number.items()
         )
 
     def at(self, slices: Grid) -> Mask:
-        """Return the mask itself, if it is on the grid of an image; its axes may be in another order or direction.
+        """Return the mask as it lies in an image, if each of its voxels lies on one, or would beyond the image's edges.
+
+        Its axes may be in another order or direction, and it may be cropped or padded.
 
         Raises Refusal: `label-mirrored` if it would be on it when mirrored, else `label-off-grid`.
         """
         if _is_same_grid(self._grid, slices):
             return self
+        part = _part_of(self._grid, slices)
         for words, axes in MIRRORS.items():
-            if _is_same_grid(_mirrored(self._grid, axes), slices):
+            mirrored = _mirrored(self._grid, axes)
+            other = None if part and _is_within(part, slices) else _part_of(mirrored, slices)
+            if _is_same_grid(mirrored, slices) or (other and _is_within(other, slices)):
                 raise Refusal(
                     "label-mirrored",
                     f"{self.where}: expected the grid of the image, found it with {words} mixed up; the program that "
                     "wrote it may have taken RAS for LPS; write it again with the affine of the image",
                 )
-        raise Refusal(
-            "label-off-grid",
-            f"{self.where}: expected the grid of the image ({_words(slices)}), found another one "
-            f"({_words(self._grid)}); resample it to the image with the program that made it",
-        )
+        if part is None:
+            raise Refusal(
+                "label-off-grid",
+                f"{self.where}: expected voxels of the grid of the image ({_words(slices)}), found others "
+                f"({_words(self._grid)}); resample it to the image with the program that made it",
+            )
+        placed = copy.copy(self)
+        placed._grid = part
+        return placed
 
     def stacks(self, segment: Segment, grid: Grid) -> Iterator[Stack]:
-        """Yield the planes of one value."""
+        """Yield the planes of one segment."""
         del grid  # the mask has voxels of its own
         axes, (along, row, column) = axes_of(self._grid)
+        layer, value = self._of_number[segment.number]
         planes = []
-        for k, plane in enumerate(self._array):
-            box = crop(plane == segment.number)
+        for k, plane in enumerate(self._layers[layer]):
+            box = crop(plane == value)
             if box is not None:
                 corner = (k * row + box[0], k * column + box[1])
                 planes.append(Plane((k - 0.5) * along, (k + 0.5) * along, *corner, box[2]))
@@ -101,7 +118,7 @@ class Mask(Labels):
 
 
 def _values(array: NDArray[Any], where: str) -> NDArray[Any]:
-    """Return the values of the labels. Raises Refusal: `label-unknown` if they are not whole numbers, `label-empty`."""
+    """Return the values of the labels. Raises Refusal `label-unknown` if they are not whole numbers."""
     found: NDArray[Any] = np.empty(0)
     for plane in array:
         is_small = plane.dtype.kind == "u" and plane.dtype.itemsize <= 2
@@ -118,14 +135,11 @@ def _values(array: NDArray[Any], where: str) -> NDArray[Any]:
                 f"{where}: expected a mask, whose values are whole numbers from 0 on, found {found.min():g} to "
                 f"{found.max():g}, {len(found)} values or more",
             )
-    found = found[found > 0]
-    if not found.size:
-        raise Refusal("label-empty", f"{where}: expected a mask, found no voxel other than 0")
-    return found
+    return found[found > 0]
 
 
-def _read(content: bytes, where: str) -> tuple[NDArray[Any], Grid, dict[int, str]]:
-    """Return the voxels and the grid, both (z, y, x) of the file, and the names of values that stand in it."""
+def _read(content: bytes, where: str) -> tuple[NDArray[Any], Grid, dict[tuple[int, int], str]]:
+    """Return the voxels (layer, z, y, x) of the file, their grid, and the names of layers and values that it gives."""
     kind = compression_of(content)
     if kind and not (kind == "gz" and nifti.is_nifti(decompressed_head(content[:MAX_HEADER_BYTES], NIFTI_BYTES))):
         try:
@@ -133,15 +147,15 @@ def _read(content: bytes, where: str) -> tuple[NDArray[Any], Grid, dict[int, str
         except ValueError as error:
             raise Refusal("label-damaged", f"{where}: {one_line(error)}") from error
     try:
-        header = read_header(content, where)
+        header = read_header(content, where, is_mask=True)
         if header.data_file:
             raise Refusal(
                 "label-unknown", f"{where}: expected the voxels in the same file, found a header for other files"
             )
         refuse_if_more(header.voxel_bytes, MAX_BYTES, "bytes of voxels", where)
-        array = np.empty(header.shape, header.dtype.newbyteorder("="))
-        for out, plane in zip(array, voxels.planes(header, FileBytes.held(content)), strict=True):
-            out[...] = plane
+        array = np.empty((header.layers, *header.shape), header.dtype.newbyteorder("="))
+        for k, plane in enumerate(voxels.planes(header, FileBytes.held(content))):
+            array[:, k] = np.moveaxis(plane, 2, 0) if header.layers > 1 else plane
         if (header.slope, header.intercept) != (1, 0):
             array = array * header.slope + header.intercept
         is_nrrd = content.startswith(nrrd.MARK)
@@ -171,6 +185,25 @@ def _is_same_grid(grid: Grid, other: Grid) -> bool:
     distances = np.abs(places[:, None] - wanted).max(2)
     is_there = (distances.min(0) <= MOVED).all() and (distances.min(1) <= MOVED).all()
     return bool(is_there) and sorted(grid.shape) == sorted(other.shape)
+
+
+def _part_of(grid: Grid, other: Grid) -> Grid | None:
+    """Return a grid as a part of another one, of its affine to the last digit, if each voxel lies on one of that.
+
+    They may lie beyond its edges. Axes may be in another order or direction. Returns None if a voxel lies off them.
+    """
+    to_other = np.linalg.inv(other.affine) @ grid.affine
+    whole = np.round(to_other)
+    corners = np.array(list(itertools.product(*((0, n - 1) for n in grid.shape), (1,))))
+    is_whole = np.abs(corners @ (to_other - whole).T).max() <= MOVED
+    are_axes = (np.abs(whole[:3, :3]).sum(0) == 1).all() and (np.abs(whole[:3, :3]).sum(1) == 1).all()
+    return Grid(grid.shape, other.affine @ whole) if is_whole and are_axes else None
+
+
+def _is_within(part: Grid, other: Grid) -> bool:
+    """Tell whether all voxels of a grid lie in another one."""
+    ends = other.to_index(part.to_patient(np.array([(0, 0, 0), np.subtract(part.shape, 1)])))
+    return bool((ends > -0.5).all() and (ends < np.array(other.shape) - 0.5).all())
 
 
 def _words(grid: Grid) -> str:

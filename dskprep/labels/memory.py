@@ -55,7 +55,7 @@ def memory_bytes(head: bytes, n_bytes: int) -> int:
     plain = decompressed_head(head, HEAD_BYTES) if kind else head
     if is_volume(plain):
         try:
-            header = read_header(plain, "")
+            header = read_header(plain, "", is_mask=True)
         except Refusal:
             return 2 * n_bytes
         copies = MASK_COPIES + (kind not in (None, "gz") or plain.startswith(b"NRRD"))  # the file, decompressed at once

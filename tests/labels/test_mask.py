@@ -75,6 +75,51 @@ def test_segments_of_3d_slicer_have_their_names(tmp_path: Path) -> None:
     assert [s.name for s in dskprep.read_labels(path, names={2: "mine"}).segments] == [first.name, "mine"]
 
 
+def layered(layers: NDArray[np.uint8], encoding: str = "gzip", **pairs: str) -> bytes:
+    """A segmentation as 3D Slicer writes it where segments overlap: the values of all layers of a voxel in a row."""
+    n, z, y, x = layers.shape
+    steps = " ".join(f"({','.join(map(repr, GRID.affine[:3, k].tolist()))})" for k in (2, 1, 0))
+    header = (
+        f"NRRD0004\ntype: unsigned char\ndimension: 4\nspace: left-posterior-superior\nsizes: {n} {x} {y} {z}\n"
+        f"space directions: none {steps}\nkinds: list domain domain domain\nencoding: {encoding}\n"
+        f"space origin: ({','.join(map(repr, GRID.affine[:3, 3].tolist()))})\n"
+    )
+    lines = "".join(f"{key}:={text}\n" for key, text in pairs.items())
+    voxels = np.ascontiguousarray(np.moveaxis(layers, 0, 3)).tobytes()
+    return f"{header}{lines}\n".encode() + (gzip.compress(voxels) if encoding == "gzip" else voxels)
+
+
+LUNG, NODULE, HEART = blobs(GRID.shape), blobs(GRID.shape, 1), blobs(GRID.shape, 2) & ~blobs(GRID.shape)
+LAYERS = np.stack([LUNG + 2 * HEART, NODULE]).astype(np.uint8)
+SEGMENTS = {
+    f"Segment{k}_{key}": text
+    for k, segment in enumerate([("lung", "1", "0"), ("nodule", "1", "1"), ("heart", "2", "0")])
+    for key, text in zip(("Name", "LabelValue", "Layer"), segment, strict=True)
+}
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "raw"])
+def test_segments_that_overlap_lie_in_several_layers(tmp_path: Path, encoding: str) -> None:
+    path = tmp_path / "p1.seg.nrrd"
+    path.write_bytes(layered(LAYERS, encoding, **SEGMENTS))
+    labels = dskprep.read_labels(path).at(GRID)
+    assert [(s.number, s.name) for s in labels.segments] == [(1, "lung"), (2, "heart"), (3, "nodule")]
+    theirs = sitk.GetArrayFromImage(sitk.ReadImage(str(path)))  # the layers are the parts of a vector
+    for segment, mask in zip(
+        labels.segments, (theirs[..., 0] == 1, theirs[..., 0] == 2, theirs[..., 1] == 1), strict=True
+    ):
+        assert (labels.draw(segment, GRID).whole() == mask).all()
+    assert [s.name for s in dskprep.read_labels(path, names={3: "mine"}).segments] == ["lung", "heart", "mine"]
+
+
+def test_four_axes_without_segments_are_no_mask() -> None:
+    """They may be times, or values of diffusion."""
+    assert refusal(layered(LAYERS), "p1.nrrd").reason == "label-unknown"
+    assert refusal(layered(LAYERS, **SEGMENTS)[:-9], "p1.seg.nrrd").reason == "label-damaged"
+    assert refusal(layered(LAYERS, **SEGMENTS).replace(b": 2 20", b": 3 20"), "p1.seg.nrrd").reason == "label-damaged"
+    assert refusal(layered(LAYERS * 0, **SEGMENTS), "p1.seg.nrrd").reason == "label-empty"
+
+
 def test_a_mask_may_be_compressed_as_a_whole(tmp_path: Path) -> None:
     for content in (bz2.compress(nifti()), lzma.compress(nifti()), gzip.compress(itk(tmp_path, ".nrrd"))):
         assert len(dskprep.read_labels(content, name="p1").segments) == 2
@@ -105,7 +150,62 @@ def test_a_mask_that_is_mirrored_is_refused(axes: tuple[int, ...], words: str) -
     assert f"with {words} mixed up" in found.message
 
 
-@pytest.mark.parametrize("shift", [(0.5, 0, 0), (0, 0.5, 0), (0, 0, 0.5), (3, 0, 0)])
+def moved(values: NDArray[np.generic], first: tuple[float, ...]) -> tuple[NDArray[np.generic], Grid]:
+    """Values on a part of the image's grid, or beyond its edges, from the voxel `first` on."""
+    affine = GRID.affine.copy()
+    affine[:3, 3] = GRID.to_patient(first)
+    return values, Grid(values.shape, affine)
+
+
+PARTS = {
+    "cropped": moved(VALUES[2:6, 5:20, 3:11], (2, 5, 3)),
+    "padded": moved(np.pad(VALUES, 3), (-3, -3, -3)),
+    "sticking out": moved(np.random.default_rng(2).integers(0, 3, (9, 9, 9)).astype(np.uint8), (-4, 18, 5)),
+    "a slice": moved(VALUES[3:4], (3, 0, 0)),
+}
+
+
+@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize("kind", [".nii.gz", ".nrrd", ".mha"])
+def test_a_part_of_the_grid_lies_where_it_says(tmp_path: Path, part: str, kind: str) -> None:
+    """As SimpleITK places it, which takes the nearest voxel; the axes of the file may be in another order."""
+    values, grid = PARTS[part]
+    if kind == ".nii.gz":
+        affine = grid.affine[:, [2, 0, 1, 3]] * [1, -1, 1, 1]
+        affine[:3, 3] -= affine[:3, 1] * (values.shape[0] - 1)
+        values = values.transpose(2, 0, 1)[:, ::-1]
+        grid = Grid(values.shape, affine)
+    path = tmp_path / f"p1{kind}"
+    image = dskprep.to_sitk(Volume(np.ascontiguousarray(values), grid.affine))
+    sitk.WriteImage(image, str(path))
+    reference = dskprep.to_sitk(Volume(VALUES, GRID.affine))
+    theirs = sitk.GetArrayFromImage(sitk.Resample(image, reference, sitk.Transform(), sitk.sitkNearestNeighbor))
+    labels = dskprep.read_labels(path).at(GRID)
+    for segment in labels.segments:
+        found = labels.draw(segment, GRID)
+        assert (found.whole() == (theirs == segment.number)).all()
+        n_all = np.count_nonzero(values == segment.number)
+        assert found.outside == pytest.approx(1 - np.count_nonzero(theirs == segment.number) / n_all, abs=1e-6)
+
+
+def test_a_part_that_lies_beyond_the_image_is_refused() -> None:
+    labels = dskprep.read_labels(nifti(*moved(VALUES, (30, 0, 0))), name="mask").at(GRID)
+    with pytest.raises(Refusal) as caught:
+        labels.draw(labels.segments[0], GRID)
+    assert caught.value.reason == "label-outside-volume"
+
+
+def test_a_part_is_refused_where_only_its_mirror_image_lies_in_the_image() -> None:
+    """An image whose voxels lie symmetrically about x = 0, so that those of the mirror image do too."""
+    image = grid_of((8, 24, 20), (2.5, 1.0, 1.0), (-9.5, -60.0, -30.0))
+    part = grid_of((8, 10, 6), (2.5, 1.0, 1.0), (-9.5, 50.0, -30.0))  # of which y should be -50, and fall
+    content = nifti(VALUES[:, :10, :6], part)
+    with pytest.raises(Refusal) as caught:
+        dskprep.read_labels(content, name="mask").at(image)
+    assert caught.value.reason == "label-mirrored"
+
+
+@pytest.mark.parametrize("shift", [(0.5, 0, 0), (0, 0.5, 0), (0, 0, 0.5), (3, 0.15, 0)])
 def test_a_mask_that_is_shifted_is_refused(shift: tuple[float, ...]) -> None:
     affine = GRID.affine.copy()
     affine[:3, 3] += affine[:3, :3] @ shift
@@ -116,7 +216,9 @@ def test_a_mask_of_another_spacing_or_shape_is_refused() -> None:
     affine = GRID.affine.copy()
     affine[:3, 0] *= 1.5
     assert refusal(nifti(VALUES, Grid(GRID.shape, affine))).reason == "label-off-grid"
-    assert refusal(nifti(VALUES[:-1], Grid((7, 24, 20), GRID.affine))).reason == "label-off-grid"
+    affine = GRID.affine.copy()
+    affine[:3, 0] *= 1.02
+    assert refusal(nifti(VALUES[:-1], Grid((7, 24, 20), affine))).reason == "label-off-grid"
 
 
 def test_what_is_no_mask_is_refused() -> None:
