@@ -49,6 +49,8 @@ MEANS = ("mask_memory", "mask_slots")
 UNITS = {"MB": 10**6, "GB": 10**9, "MiB": 2**20, "GiB": 2**30}
 """Units of a size in memory."""
 
+MAX_BYTES = 1 << 20
+"""Most bytes of a file of settings."""
 PRESETS = resources.files("dskprep").joinpath("presets")
 """The folder of the presets that come with dskprep."""
 
@@ -196,10 +198,15 @@ def from_dict(values: dict[str, Any], where: str) -> PrepConfig:
 def read_config(path: str | Path) -> PrepConfig:
     """Read settings from a TOML file. Raises UsageError if it cannot be read, or a setting is wrong."""
     try:
-        values = tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))
+        with Path(path).open("rb") as file:  # which may be a pipe, as in bash --config <(…), or a device without an end
+            content = file.read(MAX_BYTES + 1)
     except OSError as error:
         raise UsageError(f"{path}: cannot read the settings: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    if len(content) > MAX_BYTES:
+        raise UsageError(f"{path}: expected settings of at most {MAX_BYTES} bytes, found more")
+    try:
+        values = tomllib.loads(content.decode("utf-8-sig"))
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"{path}: not valid TOML: {error}") from error
     return from_dict(values, str(path))
 

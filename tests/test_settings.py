@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import pickle
 import tomllib
 from dataclasses import FrozenInstanceError, fields
@@ -205,3 +206,21 @@ def test_settings_travel_between_processes_and_do_not_change() -> None:
 def test_a_file_of_a_windows_editor_is_read(tmp_path: Path) -> None:
     (tmp_path / "prep.toml").write_bytes("chunk = 32\r\n".encode("utf-8-sig"))
     assert config.read_config(tmp_path / "prep.toml").chunk == 32
+
+
+@pytest.mark.parametrize("content", [b"#" + b"\n" * (1 << 20), b"steps = " + b"[" * 100_000])
+def test_a_file_without_an_end_or_of_endless_brackets_is_one_line(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "prep.toml").write_bytes(content)
+    with pytest.raises(UsageError, match=r"expected settings of at most|not valid TOML"):
+        config.read_config(tmp_path / "prep.toml")
+
+
+def test_settings_may_come_from_a_pipe() -> None:
+    """As in bash, by --config <(...)."""
+    reader, writer = os.pipe()
+    with os.fdopen(writer, "w", encoding="utf-8") as file:
+        file.write("chunk = 32\n")
+    try:
+        assert config.read_config(f"/dev/fd/{reader}").chunk == 32
+    finally:
+        os.close(reader)

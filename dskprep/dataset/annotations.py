@@ -23,6 +23,7 @@ from dskprep.dataset.annotation_columns import SCHEMA, with_equal_types
 from dskprep.dataset.label_record import LabelRecord, LabelRecordName, StoredLabel, parse_label_record
 from dskprep.dataset.rows import DAMAGED as DAMAGED
 from dskprep.dataset.rows import tag_of
+from dskprep.dataset.undisturbed import undisturbed
 from dskprep.errors import DamagedDataset
 from dskprep.plain import as_utf8
 from dskprep.storage import Entry
@@ -41,15 +42,14 @@ def current(target: str) -> pd.DataFrame:
 
 def current_table(target: str) -> pa.Table:
     """Do what `current` does, and return a table of pyarrow."""
-    return _combine(target, dict(label_store.list_records(target)))
+    return undisturbed(target, lambda: _combine(target, dict(label_store.list_records(target))))
 
 
 def write(target: str) -> pa.Table:
     """Bring annotations.parquet up to date with the records, and return it. Without a record nothing is written."""
-    records = dict(label_store.list_records(target))
-    table = _combine(target, records)
+    table = current_table(target)
     url = storage.join(target, FILE)
-    if records or storage.exists(url):
+    if len(table) or storage.exists(url):
         storage.write_many(target, {FILE: tables.to_parquet(table)})
     return table
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 from collections import Counter, defaultdict
@@ -17,6 +18,7 @@ from dskprep import storage
 from dskprep.dataset import fingerprint
 from dskprep.dataset.fingerprint import Fingerprint
 from dskprep.dataset.groups import join_groups
+from dskprep.errors import InfrastructureError
 
 if TYPE_CHECKING:
     from dskprep.dataset.dataset import Dataset
@@ -121,14 +123,14 @@ class _Looks:
     def vectors(self, report: Report) -> Iterator[tuple[str, NDArray[np.float32]]]:
         """Yield the vector of each volume that has a thumbnail; damaged ones are passed over."""
         entries = [e for e in storage.listing(self._url) if e.name.removesuffix(".webp") in self._rows]
-        for n_done, (name, picture) in enumerate(storage.read_many_metadata(self._url, entries), 1):
-            key = name.removesuffix(".webp")
-            try:
-                vector = self._of(key, picture).vector
-            except ValueError:
-                continue
-            yield key, vector
-            report(n_done, len(entries))
+        try:
+            for n_done, (name, picture) in enumerate(storage.read_many_metadata(self._url, entries), 1):
+                key = name.removesuffix(".webp")
+                with contextlib.suppress(ValueError):
+                    yield key, self._of(key, picture).vector
+                report(n_done, len(entries))
+        except storage.ObjectChanged as error:
+            raise InfrastructureError(f"{self._url}: changes while it is read: {error}; try again") from error
 
     def _read(self, key: str) -> Fingerprint:
         return self._of(key, storage.read(storage.join(self._url, f"{key}.webp")))

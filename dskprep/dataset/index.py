@@ -6,15 +6,14 @@ The records count. Whoever reads the index lists them, and reads those that it l
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import pandas as pd
 import pyarrow as pa
 from pyarrow import compute
 
-from dskprep import storage
 from dskprep.dataset import index_files
 from dskprep.dataset.index_files import join
 from dskprep.dataset.listed import Known, compare
@@ -22,21 +21,17 @@ from dskprep.dataset.record import Record
 from dskprep.dataset.rows import DAMAGED as DAMAGED
 from dskprep.dataset.rows import NAME as NAME
 from dskprep.dataset.rows import Row, is_number, select, to_row, to_table
+from dskprep.dataset.undisturbed import LISTINGS, undisturbed
 from dskprep.errors import InfrastructureError
 
 ROWS_AT_ONCE = 1000
 """Rows that are dictionaries together; a dictionary takes ten times the memory of its row in a table."""
-
-LISTINGS = 3
-"""How often the records are listed and read, if another process changes them meanwhile, before this is an error."""
 
 WRITE_EVERY_S = 600.0
 """Seconds between two writes of the index during a long run."""
 
 OF_ACCOUNT = ("key", "status", "reason", "message", "warnings", "series_uid_sha256", "stack", "hu_sha256")
 """Columns by which series are counted, and such be found that were split or cannot be read."""
-
-R = TypeVar("R")
 
 
 def read(target: str) -> pd.DataFrame:
@@ -73,7 +68,7 @@ def current_table(target: str, names: Sequence[str] | None = None) -> pa.Table:
         table = join([*found.kept, *added])
         return table if names is None else select(table, names)
 
-    return _undisturbed(target, combine)
+    return undisturbed(target, combine)
 
 
 def written_table(target: str) -> pa.Table:
@@ -105,7 +100,7 @@ def write(target: str, fresh: Sequence[pa.Table] = ()) -> bool:
         index_files.update(target, found.held, found.added(target, fresh), len(found.missing))
         return True
 
-    return _undisturbed(target, update)
+    return undisturbed(target, update)
 
 
 def settle(target: str) -> None:
@@ -150,7 +145,7 @@ def record_names(target: str) -> Names:
             index_files.update(target, found.held, noted(found.added(target, ())), len(found.missing))
         return Names(found.listed.known, damaged)
 
-    return _undisturbed(target, look)
+    return undisturbed(target, look)
 
 
 class Writer:
@@ -227,14 +222,3 @@ def to_frame(table: pa.Table) -> pd.DataFrame:
     frame: pd.DataFrame = table.to_pandas(use_threads=False)
     without_type = [field.name for field in table.schema if str(field.type) == "null"]
     return frame.astype({name: float for name in without_type if is_number(name)})
-
-
-def _undisturbed(target: str, work: Callable[[], R]) -> R:
-    """Do work on the records, again if another process changes them meanwhile."""
-    changed = None
-    for _ in range(LISTINGS):
-        try:
-            return work()
-        except storage.ObjectChanged as error:
-            changed = error
-    raise InfrastructureError(f"{target}: its records change while they are read: {changed}") from changed

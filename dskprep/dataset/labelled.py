@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import base64
+import functools
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from dskprep import storage
@@ -12,6 +13,7 @@ from dskprep.dataset import label_store, own
 from dskprep.dataset.annotations import NAME, rows_of_volume
 from dskprep.dataset.label_record import LabelRecordName, StoredLabel, parse_label_record
 from dskprep.dataset.record import Record
+from dskprep.dataset.undisturbed import undisturbed
 from dskprep.errors import DamagedDataset
 
 if TYPE_CHECKING:
@@ -73,7 +75,15 @@ def thumbnails_of(target: str, table: pd.DataFrame, digests: Mapping[str, str]) 
     """
     rows = table[table["key"].isin(list(digests)) & (table["label"].fillna("") != "")]
     names = {LabelRecordName(*row) for row in rows[list(NAME)].itertuples(index=False)}
-    entries = [entry for name, entry in label_store.list_records(target) if name in names] if names else []
+    labels = undisturbed(target, functools.partial(_labels_of, target, names, digests)) if names else {}
+    return {key: thumbnails(found) for key, found in labels.items()}
+
+
+def _labels_of(
+    target: str, names: Collection[LabelRecordName], digests: Mapping[str, str]
+) -> dict[str, list[StoredLabel]]:
+    """Return the labels in these records that were drawn for the images of these digests, by volume."""
+    entries = [entry for name, entry in label_store.list_records(target) if name in names]
     labels: dict[str, list[StoredLabel]] = defaultdict(list)
     for where, content in storage.read_many_metadata(storage.join(target, "labels"), entries):
         try:
@@ -83,7 +93,7 @@ def thumbnails_of(target: str, table: pd.DataFrame, digests: Mapping[str, str]) 
         for label in written:
             if digests.get(label.volume) == label.image:
                 labels[label.volume].append(label)
-    return {key: thumbnails(found) for key, found in labels.items()}
+    return labels
 
 
 def stored_labels(target: str, record: Record) -> dict[str, StoredLabel]:

@@ -38,7 +38,7 @@ def check(target: str) -> None:
 def _is_dataset(place: str) -> bool:
     """Tell whether a place holds a dataset of any format, or a damaged one. One that may not be read does not count."""
     try:
-        content = json.loads(storage.read(storage.join(place, "dataset.json")))
+        content = json.loads(storage.read_metadata(storage.join(place, "dataset.json")))
     except (ValueError, RecursionError):
         return storage.is_folder(storage.join(place, "records"))
     except OSError:  # of rights to a part of a bucket the folders above are no part

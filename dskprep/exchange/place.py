@@ -16,7 +16,7 @@ import msgspec
 from dskprep import keys, storage
 from dskprep.dataset.facts import StoredObject
 from dskprep.dataset.record import to_json
-from dskprep.errors import UsageError
+from dskprep.errors import InfrastructureError, UsageError
 from dskprep.typed import converter
 
 OWN = ".dskprep"
@@ -80,7 +80,11 @@ def records(out: str) -> dict[str, VolumeRecord]:
     url = storage.join(out, FOLDER)
     there = {entry.name: entry.size for entry in storage.listing_below(out, follow_links=False)}
     found = {}
-    for _, content in storage.read_many(url, storage.listing(url)):
+    try:
+        contents = [content for _, content in storage.read_many(url, storage.listing(url))]
+    except storage.ObjectChanged as error:
+        raise InfrastructureError(f"{out}: another export changes it now ({error}); export again") from error
+    for content in contents:
         try:
             record = _to_record(json.loads(content))
         except (ValueError, RecursionError, msgspec.ValidationError):

@@ -7,6 +7,7 @@ import io
 import json
 import re
 import threading
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ import tiny
 from tiny import record
 
 from dskprep import storage
-from dskprep.dataset import index, status, store
+from dskprep.dataset import index, status, store, target_place
 from dskprep.dataset.facts import StoredObject
 from dskprep.dataset.record import RecordName
 from dskprep.dataset.rows import to_row, to_table
@@ -328,3 +329,15 @@ def test_an_absent_index_says_when_there_will_be_one(place: str) -> None:
 def test_the_account_of_a_run_is_kept(place: str) -> None:
     store.write_run(place, "20260101T000000Z", {"counts": {"written": 1}})
     assert json.loads(storage.read(f"{place}/runs/20260101T000000Z/summary.json")) == {"counts": {"written": 1}}
+
+
+def test_a_file_of_holes_in_a_folder_above_is_not_read(tmp_path: Path) -> None:
+    """In /tmp another user may have put it there, at no cost."""
+    with (tmp_path / "dataset.json").open("wb") as file:
+        file.truncate(1 << 29)
+    tracemalloc.start()
+    try:
+        target_place.check(str(tmp_path / "out"))
+        assert tracemalloc.get_traced_memory()[1] < 10_000_000
+    finally:
+        tracemalloc.stop()

@@ -99,6 +99,27 @@ def annotate(target: str, labels: Path | str, **how: Any) -> dskprep.LabelSummar
     return dskprep.annotate(target, labels, **how)
 
 
+def test_a_record_that_another_annotate_deletes_while_it_is_read_is_no_traceback(
+    tmp_path: Path, labels: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = prepare(str(tmp_path))
+    for k in range(3):
+        (labels / f"{k}.dcm").write_bytes(seg_file(GRID, frames_of(BOX), names=(f"Tumour-{k}",)))
+    annotate(target, labels)
+    Path(target, "annotations.parquet").unlink()
+    listing, losses = label_store.list_records, [1, 2]
+
+    def list_and_lose(place: str) -> Iterator[Any]:
+        found = list(listing(place))
+        if losses:  # between the listing and the reading, as `--forget` and `--retry` do
+            losses.pop()
+            Path(place, found[0][0].path).unlink()
+        return iter(found)
+
+    monkeypatch.setattr(label_store, "list_records", list_and_lose)
+    assert len(dskprep.open_dataset(target).annotations) == 1
+
+
 def only_record(target: str) -> Any:
     ((name, _),) = label_store.list_records(target)
     return label_store.read_record(target, name)
