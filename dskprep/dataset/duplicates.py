@@ -23,10 +23,11 @@ from dskprep.errors import InfrastructureError
 if TYPE_CHECKING:
     from dskprep.dataset.dataset import Dataset
 
-ALIKE = 0.91
+ALIKE = 0.92
 """Least likeness of two volumes that are one acquisition, whoever they are said to be of."""
-ALIKE_LUNGS = 0.8
-"""The same where the lungs agree too: a crop has its middle elsewhere, so other planes are compared."""
+ALIKE_CROPPED = 0.8
+"""The same where one may be a crop of the other, as its extent differs and the lungs agree: a crop has its middle
+elsewhere, so other planes are compared. Not for two scans of one patient, which are alike to 0.8 by themselves."""
 ALIKE_IN_FRAME = 0.7
 """The same where both have one frame of reference."""
 LUNG_SHARE, LUNG_HU = 0.03, 2.0
@@ -188,12 +189,14 @@ def _least(one: Row, other: Row) -> float:
     """Return the least likeness of two volumes that are one acquisition, by what else is known of them."""
     if _compare(one, other, "frame_of_reference") == "same":
         return ALIKE_IN_FRAME
+    if not _is_cropped(one, other) or _compare(one, other, "patient") == "same":
+        return ALIKE
     sizes = [[row[f"{side}_lung_ml"] or 0.0 for side in ("right", "left")] for row in (one, other)]
     hu = [row["mean_lung_hu"] for row in (one, other)]
     if None in hu or abs(hu[0] - hu[1]) > LUNG_HU:
         return ALIKE
     is_same = all(abs(a - b) <= LUNG_SHARE * max(a, b) for a, b in zip(*sizes, strict=True))
-    return ALIKE_LUNGS if is_same else ALIKE
+    return ALIKE_CROPPED if is_same else ALIKE
 
 
 def kind_of(one: Row, other: Row) -> str:
@@ -202,8 +205,7 @@ def kind_of(one: Row, other: Row) -> str:
     def differs(name: str) -> bool:
         return _compare(one, other, name) == "other"
 
-    sizes = ([row[f"n_{axis}"] * row[f"spacing_{axis}_mm"] for axis in "zyx"] for row in (one, other))
-    is_cropped = any(abs(a - b) > SAME_SHARE * max(a, b) for a, b in zip(*sizes, strict=True))
+    is_cropped = _is_cropped(one, other)
     words = {
         "other-kernel": differs("source_kernel"),
         "other-thickness": differs("source_slice_thickness_mm") or differs("source_step_mm"),
@@ -211,6 +213,12 @@ def kind_of(one: Row, other: Row) -> str:
         "cropped": is_cropped,
     }
     return "+".join(word for word, is_so in words.items() if is_so) or "re-exported"
+
+
+def _is_cropped(one: Row, other: Row) -> bool:
+    """Tell whether two volumes differ in their extent."""
+    sizes = ([row[f"n_{axis}"] * row[f"spacing_{axis}_mm"] for axis in "zyx"] for row in (one, other))
+    return any(abs(a - b) > SAME_SHARE * max(a, b) for a, b in zip(*sizes, strict=True))
 
 
 def _compare(one: Row, other: Row, name: str) -> str:

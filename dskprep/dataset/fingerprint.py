@@ -30,6 +30,10 @@ FILL_MM = 4.0
 """What is under an outline is taken from this far."""
 LEAST_OVERLAP = 0.6
 """Share of the smaller plane that must lie on the other one."""
+LEAST_ENERGY = 0.2
+"""Share of the energy of each plane's edges that must lie on the other plane."""
+LEAST_EDGE = 1e-3
+"""Root mean square of edges, in shares of the window from black to white, below which a plane shows nothing."""
 BAND = 14
 """Frequencies, from 0 on, that a vector keeps along each axis."""
 
@@ -86,7 +90,11 @@ def _edges(colours: NDArray[np.uint8], size_mm: tuple[float, float]) -> Floats:
 
 
 def _likeness(one: Floats, other: Floats) -> float:
-    """Return the largest correlation of two planes that are moved over each other, where they overlap enough."""
+    """Return the largest correlation of two planes that are moved over each other, where they overlap enough.
+
+    Where hardly any edges of one of them lie on the other, there is nothing to compare, and the transforms' rounding
+    errors would decide.
+    """
     size = [fft.next_fast_len(a + b - 1, real=True) for a, b in zip(one.shape, other.shape, strict=True)]
 
     def together(a: Floats, b: Floats) -> Floats:
@@ -95,6 +103,11 @@ def _likeness(one: Floats, other: Floats) -> float:
         return moved
 
     here, there = np.ones_like(one), np.ones_like(other)
-    energy = together(one * one, there) * together(here, other * other)
+    energies = together(one * one, there), together(here, other * other)
     is_enough = together(here, there) >= LEAST_OVERLAP * min(one.size, other.size)
-    return float((together(one, other) / np.sqrt(np.maximum(energy, 1e-9)))[is_enough].max(initial=0.0))
+    for energy, plane in zip(energies, (one, other), strict=True):
+        is_enough &= energy >= max(LEAST_ENERGY * float((plane * plane).sum()), LEAST_EDGE**2 * plane.size)
+    if not is_enough.any():
+        return 0.0
+    alike = together(one, other)[is_enough] / np.sqrt(energies[0][is_enough] * energies[1][is_enough])
+    return min(1.0, float(alike.max(initial=0.0)))

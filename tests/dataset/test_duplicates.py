@@ -18,6 +18,7 @@ from scipy import ndimage
 import dskprep
 from dskprep.cli import commands
 from dskprep.dataset import fingerprint
+from dskprep.dataset.fingerprint import Fingerprint
 from dskprep.settings import PrepConfig
 from dskprep.synthetic import phantom, scanner
 from dskprep.synthetic.phantom import Phantom
@@ -52,6 +53,17 @@ def resampled(volume: Volume, factors: tuple[float, float, float]) -> Volume:
     return Volume(array, affine)
 
 
+def breathing(volume: Volume, sd_mm: float, seed: int) -> Volume:
+    """The same body at another time: each place lies elsewhere by some mm, smoothly."""
+    noise = np.random.default_rng(seed)
+    mm = np.array(volume.spacing)
+    places = np.indices(volume.array.shape).astype(float)
+    for axis, axis_mm in enumerate(mm):
+        move = ndimage.gaussian_filter(noise.standard_normal(volume.array.shape), 25 / mm)
+        places[axis] += move / move.std() * sd_mm / axis_mm
+    return replace(volume, array=ndimage.map_coordinates(volume.array, places, order=0, mode="nearest"))
+
+
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> dskprep.Dataset:
     """Five patients; of the first also other forms, some of them under the name of another patient."""
@@ -74,6 +86,13 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> dskprep.Dataset:
     corner = first.affine.copy()
     corner[:3, 3] = first.to_patient((2, 8, 6))
     write(scans, "q-cropped", Volume(first.array[2:-1, 8:-5, 6:-6].copy(), corner), "q3")
+    second = phantom.make_phantom(seed=1, **GRID).volume
+    write(scans, "r-later", breathing(second, 1.5, 3), "r")
+    later = breathing(second, 1.5, 4)
+    corner = later.affine.copy()
+    corner[:3, 3] = later.to_patient((3, 0, 0))
+    other_study = {"StudyInstanceUID": "1.2.9.3", "FrameOfReferenceUID": "1.2.9.4", "SeriesInstanceUID": "1.2.9.5"}
+    write(scans, "p1-later", Volume(later.array[3:].copy(), corner), "p1", retouched(**other_study))
     dskprep.run(scans, folder / "out", settings=SETTINGS)
     return dskprep.open_dataset(folder / "out")
 
@@ -94,6 +113,27 @@ def test_each_kind_is_found_and_named_and_no_other_patient_is(dataset: dskprep.D
     assert sum(found.counts.values()) == len(found.pairs)
     of_patient = {(row.key, row.other): row.patient for row in found.pairs.itertuples()}
     assert (of_patient["p0", "p0-kernel"], of_patient["p0", "q-exported"]) == ("same", "other")
+
+
+def test_another_scan_of_a_patient_is_no_duplicate(dataset: dskprep.Dataset) -> None:
+    """Neither under the patient's name, where its extent differs, nor under another one, where it is the same."""
+    rows = {row["key"]: row for row in dataset.rows}
+    assert rows["p1"]["patient"] == rows["p1-later"]["patient"]
+    assert rows["p1"]["frame_of_reference"] != rows["p1-later"]["frame_of_reference"]
+    found = dataset.duplicates().groups
+    assert not {"p1", "p1-later", "r-later"} & found.keys()
+
+
+def test_what_shows_nothing_is_like_nothing() -> None:
+    """Where a plane lies on a part of another one without edges, rounding errors are not likeness."""
+    noise = np.random.default_rng(0)
+    small = np.abs(noise.normal(0, 0.05, (70, 72))).astype(np.float32)
+    large = np.full((160, 160), 1e-5, np.float32)
+    large[:60, :] = noise.normal(0, 0.1, (60, 160))
+    one, other, blank = (Fingerprint((plane, plane)) for plane in (small, large, np.zeros_like(large)))
+    assert 0 <= fingerprint.likeness(one, other) < 0.3
+    assert fingerprint.likeness(one, blank) == 0
+    assert fingerprint.likeness(other, Fingerprint((large[5:], large[:, 2:]))) == pytest.approx(1)
 
 
 def test_the_groups_keep_near_duplicates_on_one_side_of_a_split(dataset: dskprep.Dataset) -> None:
@@ -128,6 +168,6 @@ def test_the_command_tells_the_pairs(dataset: dskprep.Dataset, capsys: pytest.Ca
     assert commands.run_command(["duplicates", dataset.url]) == 0
     told = capsys.readouterr().out
     assert re.search(r"^identical +p0 p0-copy  1\.00, other patient$", told, re.MULTILINE)
-    assert re.search(r"^\d+ pairs among 12 volumes: ", told, re.MULTILINE)
+    assert re.search(r"^\d+ pairs among 14 volumes: ", told, re.MULTILINE)
     assert commands.run_command(["duplicates", dataset.url, "--identical", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["counts"] == {"identical": 2}
