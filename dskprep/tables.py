@@ -20,6 +20,14 @@ FIRST_BYTES = 64
 """Text in UTF-16 has a zero byte among so many first ones, if any letter of them is Latin."""
 MOST_BYTES = 1 << 32
 """Most bytes of a Parquet table in memory; the index of a million series has a fifth of it."""
+OTHER_BEGINNINGS = {
+    b"PK\x03\x04": "a workbook or an archive; save the sheet as CSV",
+    b"\xd0\xcf\x11\xe0": "a workbook; save the sheet as CSV",
+    b"\x1f\x8b": "gzip; decompress it",
+}
+"""How files begin that are taken for a CSV table, and what to do with them."""
+OTHER_SEPARATORS = ";\t|"
+"""What stands between fields where it is not a comma: in CSV of Excel's, where commas are decimal; in TSV."""
 MAX_HEADER_BYTES = 1 << 22
 """The names of a table's columns end within so many bytes."""
 
@@ -29,9 +37,14 @@ def from_csv(content: bytes, **options: Any) -> pd.DataFrame:
 
     Raises ValueError for what is none, as where a row has more fields than the header, or two columns one name.
     """
+    for beginning, found in OTHER_BEGINNINGS.items():
+        if content.startswith(beginning):
+            raise ValueError(f"expected text, found {found}")
     if content.startswith(UTF_16) or b"\0" in content[:FIRST_BYTES]:
         raise ValueError("expected text in UTF-8, found bytes as those of UTF-16; save it as UTF-8")
     names = header_of(content)
+    if len(names) == 1 and (other := [mark for mark in OTHER_SEPARATORS if mark in names[0]]):
+        raise ValueError(f"expected commas between fields, found {other[0]!r}; save it as CSV with commas")
     if twice := [name for name, n_times in Counter(names).items() if name and n_times > 1]:
         raise ValueError(f"the column {twice[0]!r:.100} is there twice; rename one")
     try:

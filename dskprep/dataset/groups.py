@@ -13,14 +13,12 @@ from scipy.sparse import csgraph
 
 from dskprep.dataset import dealing
 from dskprep.dataset.dealing import Group
-from dskprep.dataset.split_file import Rule, Side
+from dskprep.dataset.split_file import Side
+from dskprep.dataset.split_rule import ALWAYS, Rule, joins
 from dskprep.errors import UsageError
 
 if TYPE_CHECKING:
     from dskprep.dataset.dataset import Dataset
-
-ALWAYS = ("patient", "hu_sha256")
-"""Columns of the index that always join volumes: a patient, and the same pixels."""
 
 
 def join_groups(columns: Sequence[Sequence[Hashable | None]]) -> NDArray[np.int32]:
@@ -59,7 +57,10 @@ class Members:
         rows = list(dataset.whole_rows("key", *ALWAYS, *rule.by, *(rule.stratify or ())))
         self._columns = [*rule.by, *ALWAYS]
         self._given, self._stratify, self._seed = given, rule.stratify or (), rule.seed
-        joining = [[row[name] for row in rows] for name in self._columns]
+        for name in {*rule.by, *self._stratify}:
+            if any(isinstance(row[name], (list, dict)) for row in rows):
+                raise UsageError(f"expected a column with one value per volume to split by, found lists in {name!r}")
+        joining = [[row[name] if joins(row[name]) else None for row in rows] for name in self._columns]
         numbers = join_groups([[given.get(row["key"]) for row in rows], *joining]).tolist() if rows else []
         self._by_number: dict[int, list[dict[str, Any]]] = defaultdict(list)
         for row, number in zip(rows, numbers, strict=True):
@@ -88,7 +89,7 @@ class Members:
         of_users = {self._given[row["key"]] for row in rows if row["key"] in self._given}
         for column, values in [
             ("", of_users),
-            *((c, {row[c] for row in rows} - {None}) for c in self._columns),
+            *((c, {row[c] for row in rows if joins(row[c])}) for c in self._columns),
             ("key", {row["key"] for row in rows}),
         ]:
             if values:

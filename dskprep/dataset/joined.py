@@ -159,7 +159,7 @@ def _choose(
     frame: pd.DataFrame, where: str, column: str, columns: Sequence[str] | None, known: Collection[str]
 ) -> list[Any]:
     """Return the columns to add. Raises UsageError if one is not there, or the dataset has one of that name."""
-    chosen = [name for name in frame.columns if name != column] if columns is None else list(columns)
+    chosen = [name for name in frame.columns if name != column] if columns is None else list(dict.fromkeys(columns))
     if missing := [name for name in chosen if name not in frame.columns]:
         raise UsageError(f"{where}: there is no column {missing[0]!r}")
     if clashes := sorted(str(name) for name in chosen if str(name) in known):

@@ -5,35 +5,19 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Iterator
 
 import msgspec
 
 from dskprep import keys, storage
 from dskprep.dataset.record import to_json
+from dskprep.dataset.split_rule import Rule, check
 from dskprep.errors import DamagedDataset, UsageError
 from dskprep.plain import in_one_line
 from dskprep.typed import converter
 
 FORMAT = 1
 """Version of the file of a split."""
-PARTS = {0: (), 2: ("train", "test"), 3: ("train", "validation", "test")}
-"""The names of the parts, by the number of shares."""
-MOST_FOLDS = 1000
-
-
-class Rule(msgspec.Struct, frozen=True, kw_only=True):
-    """What a split was made by: see `Dataset.split`. `stratify` is None where nothing is balanced."""
-
-    by: tuple[str, ...]
-    folds: int
-    seed: int
-    stratify: tuple[str, ...] | None
-    shares: tuple[float, ...]
-
-    @property
-    def parts(self) -> tuple[str, ...]:
-        """The names of the parts."""
-        return PARTS[len(self.shares)]
 
 
 class Side(msgspec.Struct, frozen=True, array_like=True):
@@ -68,21 +52,6 @@ def place_of(target: str, place: str | os.PathLike[str]) -> str:
     return storage.absolute(place)
 
 
-def check(rule: Rule) -> Rule:
-    """Raise UsageError for what no split can be made by."""
-    if type(rule.folds) is not int or not 2 <= rule.folds <= MOST_FOLDS:
-        raise UsageError(f"folds must be a whole number from 2 to {MOST_FOLDS}, not {rule.folds!r}")
-    if type(rule.seed) is not int:
-        raise UsageError(f"seed must be a whole number, not {rule.seed!r}")
-    is_sum = abs(sum(rule.shares) - 1) < 1e-6
-    if rule.shares and not (len(rule.shares) in PARTS and is_sum and all(share > 0 for share in rule.shares)):
-        raise UsageError(
-            "shares must be two (train, test) or three (train, validation, test) numbers above 0 that sum to 1, not "
-            f"{rule.shares!r}"
-        )
-    return rule
-
-
 def read(target: str, place: str | os.PathLike[str]) -> tuple[Content, str]:
     url = place_of(target, place)
     try:
@@ -109,3 +78,18 @@ def write(target: str, place: str | os.PathLike[str], content: Content) -> str:
     if not storage.create(url, plain) and storage.read(url) != plain:
         raise UsageError(f"{url}: there is another split of this name, and a split is written once; choose another")
     return url
+
+
+def moved(target: str, content: Content) -> Iterator[tuple[str, list[str]]]:
+    """Yield the saved splits beside a dataset that have this rule, and the volumes that are on another side there."""
+    folder = storage.join(target, "splits")
+    for entry in storage.listing(folder):
+        try:
+            other, url = read(target, storage.join(folder, entry.name))
+        except (UsageError, DamagedDataset):
+            continue
+        sides = content.sides
+        if other.rule == content.rule and (
+            keys := [k for k in other.sides.keys() & sides if other.sides[k] != sides[k]]
+        ):
+            yield url, sorted(keys)

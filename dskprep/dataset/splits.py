@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,9 +13,10 @@ import msgspec
 import pandas as pd
 
 from dskprep.counts import n_of, some_of
-from dskprep.dataset import dealing, split_file
-from dskprep.dataset.groups import ALWAYS, Members
-from dskprep.dataset.split_file import FORMAT, Content, Rule, Side
+from dskprep.dataset import dealing, split_file, split_rule
+from dskprep.dataset.groups import Members
+from dskprep.dataset.split_file import FORMAT, Content, Side
+from dskprep.dataset.split_rule import Rule
 from dskprep.errors import UsageError
 
 if TYPE_CHECKING:
@@ -102,9 +104,17 @@ class Split:
     def save(self, place: str | os.PathLike[str]) -> str:
         """Write the split once: beside the dataset, as `splits/<name>.json`, or to a path or URL. Return where it lies.
 
+        Warns (UserWarning) if one beside the dataset was made by the same rule, and volumes are on another side there.
         Raises UsageError if there is another one of that name; the same one may be written again.
         """
-        return split_file.write(self.dataset.url, place, self._content)
+        url = split_file.write(self.dataset.url, place, self._content)
+        for other, moved in split_file.moved(self.dataset.url, self._content):
+            warnings.warn(
+                f"{n_of(len(moved), 'volume')}, such as {some_of(moved)}, moved: in {other}, made by the same rule, "
+                "another side has them; extend_split, or --extend, moves nobody",
+                stacklevel=2,
+            )
+        return url
 
     @property
     def digest(self) -> str:
@@ -128,19 +138,10 @@ def make(
     shares: Sequence[float] | None,
 ) -> Split:
     """Make a split; see `Dataset.split`."""
-    groups = {str(key): str(value) for key, value in by.items() if value is not None} if isinstance(by, Mapping) else {}
-    names = () if isinstance(by, Mapping) else (by,) if isinstance(by, str) else tuple(by)
-    strata = (stratify,) if isinstance(stratify, str) else None if stratify is None else tuple(stratify)
-    rule = Rule(
-        by=tuple(name for name in names if name not in ALWAYS),
-        folds=folds,
-        seed=seed,
-        stratify=strata,
-        shares=tuple(float(share) for share in shares or ()),
-    )
+    rule, groups = split_rule.rule_of(by, folds, seed, stratify, shares)
     if unknown := sorted(groups.keys() - _written(dataset)):
         raise UsageError(f"by: expected the keys of volumes, found {len(unknown)} others, such as {some_of(unknown)}")
-    return _place(dataset, split_file.check(rule), {}, groups)
+    return _place(dataset, rule, {}, groups)
 
 
 def read(dataset: Dataset, place: str | os.PathLike[str]) -> Split:
@@ -168,7 +169,7 @@ def extend(dataset: Dataset, place: str | os.PathLike[str] | Split, by: Mapping[
     else:
         content, _ = split_file.read(dataset.url, place)
         rule, sides, groups = content.rule, content.sides, content.groups
-    groups |= {str(key): str(value) for key, value in (by or {}).items() if value is not None}
+    groups |= split_rule.groups_of({} if by is None else by)
     return _place(dataset, rule, sides, groups)
 
 
@@ -225,12 +226,17 @@ def _refuse_empty(rule: Rule, sides: Mapping[str, Side], members: Members) -> No
     empty = [name for name in rule.parts if name not in parts]
     empty += [f"fold {number}" for number in range(rule.folds) if number not in folds]
     if empty:
+        n_groups, n_volumes = len(members.groups), len(sides)
         largest = max(map(len, members.groups.values()), default=0)
-        n_groups = len(members.groups)
+        what = f"{some_of(empty)} of the split would be empty: there "
+        if not n_groups:
+            raise UsageError(f"{what}is no volume to split")
+        if n_groups == 1:
+            raise UsageError(
+                f"{what}is one group of volumes, all {n_volumes}: a patient, or what else joins them; if headers do "
+                "not tell patients apart, join a table that does, and name its column by by="
+            )
         advice = "" if rule.stratify is not None else "; stratify=(), or --balanced, balances them"
-        if 1 < n_groups < rule.folds:
+        if n_groups < rule.folds:
             advice = f"; ask for {n_groups} folds at most (--folds {n_groups})"
-        raise UsageError(
-            f"{' and '.join(empty)} of the split would be empty: there are {n_groups} groups of volumes, "
-            f"the largest with {largest} of {len(sides)}{advice}"
-        )
+        raise UsageError(f"{what}are {n_groups} groups of volumes, the largest with {largest} of {n_volumes}{advice}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import pickle
 from pathlib import Path
 
@@ -79,6 +80,10 @@ def test_what_has_no_counterpart_is_counted_and_named(dataset: dskprep.Dataset, 
         ("key,cancer\n P1,1\n", "the first rows have ' P1'"),
         ("key,cancer\np1,1,2\np2,0,3\n", "cannot be read as a CSV or Parquet table"),
         ("", "cannot be read as a CSV or Parquet table"),
+        ("key;cancer;mm\np1;1;2,5\n", "expected commas between fields, found ';'; save it as CSV with commas"),
+        ("\ufeffkey;cancer\r\np1;1\r\n", "expected commas between fields, found ';'"),
+        ("key\tcancer\np1\t1\n", "expected commas between fields, found '.t'"),
+        ("PK\x03\x04\x00\x00", "expected text, found a workbook or an archive; save the sheet as CSV"),
         ("\x00\x01", "expected the column 'key'|cannot be read"),
     ],
 )
@@ -121,6 +126,10 @@ def test_other_mistakes_are_named(dataset: dskprep.Dataset, tmp_path: Path) -> N
     (tmp_path / "t.parquet").write_bytes(b"PAR1 and no more")
     with pytest.raises(UsageError, match="cannot be read as a CSV or Parquet table"):
         dataset.join(tmp_path / "t.parquet")
+    (tmp_path / "t.csv.gz").write_bytes(gzip.compress(b"key,a\np1,1\n"))
+    with pytest.raises(UsageError, match="expected text, found gzip; decompress it"):
+        dataset.join(tmp_path / "t.csv.gz")
+    assert dataset.join(table, columns=["a", "a"]).joined[0].columns == ("a",)
     with pytest.raises(UsageError, match="has columns 'a' already"):
         dataset.join(table).join(table)
     with pytest.raises(UsageError, match="'a' is there twice"):

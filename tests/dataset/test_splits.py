@@ -9,12 +9,14 @@ import os
 import pickle
 import subprocess
 import sys
+import warnings
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import tiny
@@ -207,6 +209,29 @@ def test_a_column_of_a_table_joins_volumes(labelled: Dataset) -> None:
     assert all(len(folds) == 1 for folds in of_site.values())
 
 
+@pytest.mark.parametrize("nothing", [None, "", float("nan"), pd.NA, pd.NaT])
+def test_volumes_without_a_group_are_not_one_group(nothing: Any) -> None:
+    """As a mapping made from a table has them, and a column where some are empty."""
+    dataset = dataset_of(patients(40))
+    plain = dataset.split()
+    values: dict[str, Any] = dict.fromkeys(dataset, nothing) | {"0-0": "a", "1-0": "a"}
+    table = pd.DataFrame({"key": list(values), "site": list(values.values())})
+    for split in (dataset.split(values), dataset.split(pd.Series(values)), dataset.join(table).split("site")):
+        assert split.of_several == (("0-0", "1-0"),)
+        assert [key for key in plain.sides if split.sides[key] != plain.sides[key]] in (
+            [],
+            ["0-0"],
+            ["1-0"],
+            ["0-0", "1-0"],
+        )
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    dataset = dataset_of(patients(40))
+    split = dataset.split(folds=np.int64(4), seed=np.int32(3), shares=np.array([0.5, 0.5]))
+    assert split.digest == dataset.split(folds=4, seed=3, shares=(0.5, 0.5)).digest
+
+
 def test_volumes_without_a_patient_are_said_and_each_alone() -> None:
     split = dataset_of([Row(f"k{i}", None, str(i)) for i in range(60)]).split(folds=3)
     assert len(split.alone) == 60
@@ -224,7 +249,7 @@ def test_the_side_of_a_patient_is_the_one_that_the_rule_in_the_docs_gives() -> N
 
 def test_what_leaves_a_side_empty_is_refused_with_what_to_do() -> None:
     one = [Row(f"k{i}", "the same", str(i)) for i in range(20)]
-    with pytest.raises(UsageError, match=r"there are 1 groups of volumes, the largest with 20 of 20; stratify=\(\)"):
+    with pytest.raises(UsageError, match=r"there is one group of volumes, all 20: .* name its column by by="):
         dataset_of(one).split()
     with pytest.raises(UsageError, match=r"there are 2 groups of volumes, .*; ask for 2 folds at most \(--folds 2\)"):
         dataset_of(patients(2)).split(shares=(0.5, 0.5))
@@ -243,6 +268,13 @@ def test_what_leaves_a_side_empty_is_refused_with_what_to_do() -> None:
         ({"by": "scanner"}, "found 'scanner'"),
         ({"stratify": "age"}, "found 'age'"),
         ({"by": {"nobody": "x"}}, "1 others, such as nobody"),
+        ({"by": 3}, "a column or a list of columns, or a mapping from keys to groups, not int"),
+        ({"by": pd.DataFrame({"key": ["0-0"]})}, "or a mapping from keys to groups, not DataFrame"),
+        ({"by": "affine"}, "found lists in 'affine'"),
+        ({"stratify": "affine"}, "found lists in 'affine'"),
+        ({"stratify": 3}, "stratify must be a column or a list of columns, not int"),
+        ({"shares": 0.8}, "shares must be numbers, such as"),
+        ({"shares": ("a", "b")}, "shares must be numbers, such as"),
     ],
 )
 def test_rules_that_cannot_be_are_named(rule: dict[str, Any], said: str) -> None:
@@ -293,6 +325,29 @@ def test_a_split_is_written_once_beside_the_dataset_and_read_by_its_name(place: 
         again.part("validation")
     with pytest.raises(UsageError, match="a fold from 0 to 2, found 3"):
         again.fold(3)
+
+
+def test_nobody_is_moved_in_silence(place: str) -> None:
+    """A patient under a second name, with the same pixels, may move a group: that is said when it is saved."""
+    rows = patients(12)
+    dataset = dskprep.open_dataset(stored(place, rows))
+    before = {seed: dataset.split(folds=2, seed=seed) for seed in range(12)}
+    for seed, split in before.items():
+        split.save(f"before-{seed}")
+    bigger = dskprep.open_dataset(stored(place, [Row("again", "a second name", rows[0].pixels)]))
+    is_said = set()
+    for seed, split in before.items():
+        again = bigger.split(folds=2, seed=seed)
+        has_moved = again.sides["0-0"] != split.sides["0-0"]
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            again.save(f"after-{seed}")
+            bigger.extend_split(f"before-{seed}").save(f"extended-{seed}")
+        is_said.add(has_moved)
+        told = [str(each.message) for each in said]
+        first = f"1 volume, such as 0-0, moved: in {place}/splits/before-{seed}.json"
+        assert [text.startswith(first) for text in told[:1]] == ([True] if has_moved else [])
+    assert is_said == {True, False}
 
 
 def test_a_split_may_lie_elsewhere_and_serve_a_selection(place: str, tmp_path: Path) -> None:
