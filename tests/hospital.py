@@ -131,7 +131,7 @@ def _fill(content: bytes, who: Person, **attributes: Any) -> bytes:
         setattr(dataset, keyword, f"{who.surname} {who.given}"[: 16 if keyword == "StationName" else 60])
     dataset.InstitutionName = dataset.InstitutionalDepartmentName = f"Ward-{who.surname}"
     dataset.PatientID, dataset.AccessionNumber, dataset.PatientBirthDate = who.number, f"Acc{who.number}", "19310517"
-    dataset.OtherPatientIDs = who.number
+    dataset.OtherPatientIDs, dataset.BodyPartExamined = who.number, who.surname.upper()
     dataset.private_block(0x0009, "DSKPREP_PHANTOM", create=True).add_new(0x03, "LO", name)
     for keyword, value in attributes.items():
         setattr(dataset, keyword, value)

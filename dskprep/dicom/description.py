@@ -58,6 +58,20 @@ ATTENUATION = re.compile(r"ct ?ac\b|\bac ?ct\b|attenuation|\bct wb\b|pet.?ct")
 """In a SeriesDescription: the CT of a PET/CT."""
 
 
+BODY_PARTS = re.compile(
+    r"(?:(?:abd(?:o|omen)?|adrenals?|ankle|aorta|arms?|axilla|back|bladder|body|bone|brain|breast|bronchus|calf"
+    r"|carotid|chest|clavicle|coccyx|colon|[cltsw]?[ -]?spine|elbow|esophagus|extremity|eyes?|face|femur|finger|foot"
+    r"|hand|head|heart|hips?|humerus|iliac|ilium|jaw|kidneys?|knee|larynx|legs?|liver|lungs?|mandible|maxilla"
+    r"|mediastinum|mouth|neck|nose|orbits?|pancreas|pelv(?:is)?|prostate|ribs?|sacrum|scapula|shoulder|sinus|skull"
+    r"|spleen|sternum|stomach|thigh|thorax|thymus|thyroid|tongue|trachea|uterus|vertebra|whole|wrist|and|to)"
+    r"[\s_,/&+-]*)+",
+    re.IGNORECASE,
+)
+"""Values of BodyPartExamined that are kept: names of parts (PS3.16, Annex L), also several. Others are free text."""
+POSITIONS = re.compile(r"[HF]F(?:P|S|DR|DL)|[LR]F[PS]|[AP]FD[RL]")
+"""The terms of PatientPosition."""
+
+
 class Identity(NamedTuple):
     """Whose a slice is: the values of `header.IDENTIFIERS`, which must not leave the file as they are."""
 
@@ -72,8 +86,13 @@ NOBODY = Identity()
 
 
 def describe(header: Attributes) -> dict[str, str]:
-    """Return what a header says of scanner, protocol and contrast: the attributes for the record, and what follows."""
+    """Return what a header says of scanner, protocol and contrast: the attributes for the record, and what follows.
+
+    The names of maker, model and kernel are as they are; of what a person may have typed no other words are kept.
+    """
     facts = {key: text_of(header, keyword)[:64] for key, keyword in FACTS.items()}
+    for key, terms in (("body_part", BODY_PARTS), ("patient_position", POSITIONS)):
+        facts[key] = facts[key] if terms.fullmatch(facts[key]) else ""
     free = (text_of(header, "ContrastBolusAgent")[:256], text_of(header, "SeriesDescription")[:256])
     return facts | dict(curation_columns(facts["kernel"], facts["manufacturer"], facts["model"], *free))
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from builders import assembled, ct_file, ct_files, read
 
-from dskprep.dicom.description import curation_columns, maker_of
+from dskprep.dicom.description import curation_columns, describe, maker_of
 from dskprep.dicom.kernel_class import kernel_class
 
 PIXELS = np.zeros((12, 16), np.int16)
@@ -126,3 +126,22 @@ def test_nlst_made_soft_and_sharp_pairs() -> None:
         by_study.setdefault(study, []).append(kind)
     pairs = [sorted(kinds) for kinds in by_study.values() if len(kinds) == 2]
     assert sum(kinds == ["sharp", "soft"] for kinds in pairs) / len(pairs) > 0.9
+
+
+@pytest.mark.parametrize(
+    ("keyword", "column", "terms", "typed"),
+    [
+        (
+            "BodyPartExamined",
+            "body_part",
+            ("CHEST", "LUNG", "Thorax", "CHESTABDPELVIS", "NECKCHESTABDPELV", "CHEST_TO_PELVIS", "WHOLEBODY", "CSPINE"),
+            ("MUELLER", "CHEST MUELLER", "TH CT CHEST WO C", "OUTSIDE FIL", "CHESTNUT"),
+        ),
+        ("PatientPosition", "patient_position", ("HFS", "FFP", "HFDL"), ("MUELLER", "HFS MUELLER", "hfs Anna")),
+    ],
+)
+def test_of_what_a_person_may_have_typed_only_terms_are_kept(
+    keyword: str, column: str, terms: tuple[str, ...], typed: tuple[str, ...]
+) -> None:
+    assert [describe({keyword: text})[column] for text in terms] == list(terms)
+    assert [describe({keyword: text})[column] for text in typed] == [""] * len(typed)
