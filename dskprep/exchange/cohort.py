@@ -88,6 +88,12 @@ def choose(
     """
     if len(labels) > MOST_CLASSES or len(set(labels)) < len(labels):
         raise UsageError(f"labels: expected at most {MOST_CLASSES} names, each once, found {', '.join(labels):.200}")
+    if "background" in labels or "ignore" in labels[:-1]:
+        raise UsageError(
+            "labels: the readers of an export take the class background for what has no label, and the class ignore, "
+            "which must be the last one, for what is not trained with; use a pattern, such as '[b]ackground', to have "
+            "the label as a class of its own"
+        )
     names = _labels_of(dataset) if set(labels) - {LUNGS} else {}
     members, left_out = [], {}
     for row in dataset.whole_rows("key", "status", "input_digest", "hu_sha256", "right_lung_ml"):

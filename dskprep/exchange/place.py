@@ -100,6 +100,21 @@ def write(out: str, record: VolumeRecord, files: dict[str, bytes]) -> None:
     storage.write_many(out, {f"{FOLDER}/{record.key}.json": to_json(msgspec.to_builtins(record))})
 
 
+def tidy(out: str, described: Iterable[str], before_s: float) -> None:
+    """Delete what a killed process has left of files of an export that it was writing then, in seconds since 1970.
+
+    `described` are the names of the files beside the volumes. What is younger may be another process's.
+    """
+    if storage.is_bucket(out):  # which never holds unfinished files
+        return
+    names = "|".join(re.escape(path).replace(r"\{key\}", r"[^/]+") for path in (BEGIN, *described, *PATHS))
+    unfinished = re.compile(
+        rf"(?:{names}|{re.escape(FOLDER)}/[^/]+\.json)\.[0-9a-f]{{12}}{re.escape(storage.PART_SUFFIX)}"
+    )
+    files = storage.listing_below(out, follow_links=False)
+    storage.delete(out, [e.name for e in files if 0 < e.modified_s < before_s and unfinished.fullmatch(e.name)])
+
+
 def _is_ours(record: VolumeRecord) -> bool:
     """Tell whether an export names its files so; a record may be a stranger's, and what it names may be deleted."""
     names = {path.format(key=record.key) for path in PATHS}

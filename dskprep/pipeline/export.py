@@ -174,7 +174,7 @@ def execute(
     checked: CheckedExport, *, client: Client | None = None, observers: Sequence[Observer] = ()
 ) -> ExportSummary:
     """Do an export that was checked. Arguments, result and errors are those of `export`."""
-    started, everybody = time.monotonic(), [*(observers or [LoggedNotes()])]
+    began_s, started, everybody = time.time(), time.monotonic(), [*(observers or [LoggedNotes()])]
     kind, dataset, out = checked.kind, checked.dataset, checked.out
     name = out.rstrip("/").rpartition("/")[2]
     summary = ExportSummary(kind, dataset.url, out)
@@ -189,6 +189,7 @@ def execute(
         _write_volumes(checked.found, summary, client, everybody, files)
     if summary.exit_code == 0:
         storage.write_many(out, files)
+        place.tidy(out, files, began_s)
         summary.bytes_written += sum(map(len, files.values()))
     summary.seconds = time.monotonic() - started
     return summary

@@ -258,6 +258,33 @@ def test_an_export_goes_on_where_it_was(target: str, tmp_path: Path) -> None:
     assert tiny.everything_below(out) == tiny.everything_below(tmp_path / "at once/out")
 
 
+def test_nothing_is_left_of_a_process_that_was_killed(target: str, tmp_path: Path) -> None:
+    """Not the files that it was writing; but those that another process may be writing now, and those of others."""
+    out = tmp_path / "out"
+    dskprep.export("nnunet", target, out, labels=["heart"])
+    whole = tiny.everything_below(out)
+    ours = (
+        "imagesTr/p1_0000.nii.gz",
+        "labelsTr/p1.nii.gz",
+        ".dskprep/export.json",
+        ".dskprep/volumes/p1.json",
+        "dataset.json",
+    )
+    for name in ours:
+        (out / f"{name}.0123456789ab.part").write_bytes(b"half of it")
+        os.utime(out / f"{name}.0123456789ab.part", (1e9, 1e9))
+    theirs = {"imagesTr/notes.txt.0123456789ab.part": b"1", "imagesTr/p1_0000.nii.gz.part": b"2"}
+    for name, content in theirs.items():
+        (out / name).write_bytes(content)
+        os.utime(out / name, (1e9, 1e9))
+    young = "labelsTr/p2.nii.gz.0123456789ab.part"
+    (out / young).write_bytes(b"3")
+    os.utime(out / young, (4e9, 4e9))
+    (out / "labelsTr/p0.nii.gz").unlink()
+    assert dskprep.export("nnunet", target, out, labels=["heart"]).counts == {"written": 1, "already": 3}
+    assert tiny.everything_below(out) == whole | theirs | {young: b"3"}
+
+
 def test_a_volume_that_a_worker_has_no_memory_for_is_named(target: str, tmp_path: Path) -> None:
     name = next(name for name in store.record_names(target) if name.key == "p1")
     job = ExportJob(name, "images/p1.nii.gz", "", (), "0")
@@ -312,6 +339,9 @@ def test_places_and_wishes_that_cannot_be_are_named(target: str, tmp_path: Path)
         dskprep.export("nnunet", target, tmp_path / "out", labels="heart")
     with pytest.raises(UsageError, match="each once"):
         dskprep.export("nnunet", target, tmp_path / "out", labels=["heart", "heart"])
+    for reserved in (["background"], ["ignore", "heart"]):
+        with pytest.raises(UsageError, match="the class background for what has no label, and the class ignore"):
+            dskprep.export("monai", target, tmp_path / "out", labels=reserved)
     with pytest.raises(UsageError, match="nnunet, monai or croissant, found 'nnUNet'"):
         dskprep.export("nnUNet", target, tmp_path / "out")
     with pytest.raises(UsageError, match="no such split"):
