@@ -37,7 +37,7 @@ from dskprep.volume import AIR_HU, PADDING, Volume
 GOOD_DICE = 0.95
 FACTS = frozenset({"lungs-touch-border"})
 """Words that say nothing about whether the mask is right."""
-NEVER_WRONG = frozenset({"one-lung", "lung-volume-unlikely"})
+NEVER_WRONG = frozenset({"one-lung", "lung-volume-unlikely", "lungs-unequal"})
 """Words that are right wherever a field of view leaves hardly anything of a lung."""
 MIN_MISSING_ML = 60.0
 """Less that is truly missing is a thin edge."""

@@ -94,6 +94,7 @@ WARNINGS = {
     "lungs-touch-border": "a lung is cut off by the edge of the volume",
     "one-lung": "only one lung was found, or the two cannot be told apart",
     "lung-volume-unlikely": "the lungs are smaller or larger than lungs are",
+    "lungs-unequal": "one lung is less than half as large as the other",
     "dense-lung": "a part of a lung is as dense as other organs; where it ends is an estimate",
     "lung-missing": "a part of a lung that should be there was not found",
     "lungs-in-pieces": "a part of a lung's mask lies apart from the rest",

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from dskprep.preparation import morphology, prepare, resample
+from dskprep.preparation.lungs.expected import Chest
 from dskprep.preparation.lungs.lungs import Lungs, find_lungs, judge
 from dskprep.series import assembly
 from dskprep.settings import PrepConfig
@@ -615,6 +616,71 @@ def test_a_lung_whose_side_cannot_be_known_is_not_called_right() -> None:
         assert found.unsided_ml == pytest.approx(np.count_nonzero(found.mask.array == LUNG) * cut.voxel_ml)
         assert dice(found.mask.array == LUNG, phantom.lungs.array[part] > 0) >= 0.95
         assert "one-lung" in found.warnings
+
+
+@pytest.mark.parametrize("side", SIDES)
+def test_a_dense_base_is_told_where_the_field_of_view_holds_one_lung(side: int) -> None:
+    phantom = grid_patient(6, consolidation=0.33, dense_lung="right" if side == RIGHT else "left")
+    cut, _ = window(phantom, 200, -80 if side == RIGHT else 80, is_round=False)
+    assert "dense-lung" in find_lungs(cut).warnings
+    healthy, _ = window(grid_patient(6), 200, -80 if side == RIGHT else 80, is_round=False)
+    assert "dense-lung" not in find_lungs(healthy).warnings
+
+
+@pytest.mark.parametrize("side", SIDES)
+def test_what_is_dense_between_two_parts_of_a_lung_is_told_where_the_field_of_view_holds_that_lung_alone(
+    side: int,
+) -> None:
+    phantom = grid_patient(6)
+    lung = phantom.lungs.array == side
+    z, y = (np.flatnonzero(lung.any(axis=axes)) for axes in ((1, 2), (0, 2)))
+    rows = np.arange(lung.shape[1])[:, None] > np.median(y)
+    slices = np.abs(np.arange(lung.shape[0]) - (z[0] + z[-1]) / 2)[:, None, None] * SPACING[0] < 24
+    tumour = Phantom(changed(phantom.volume, lung & rows & slices, 40), phantom.lungs)
+    cut, _ = window(tumour, 200, -80 if side == RIGHT else 80, is_round=False)
+    assert "dense-lung" in find_lungs(cut).warnings
+
+
+def test_cut_lungs_are_not_mirrored_at_a_plane_far_from_the_spine() -> None:
+    labels = np.zeros((20, 30, 62), np.uint8)
+    labels[2:18, 5:25, 6:28] = RIGHT
+    labels[2:18, 5:25, 34:] = LEFT  # cut off
+    labels[2:18, 5:11, 41:] = 0  # these rows are whole, and their middle is 26 mm off
+    arguments = np.zeros(labels.shape, np.int16), (4.0, 4.0, 4.0), labels, np.zeros(labels.shape, np.bool_), None
+    for spine, middle in ((30.0, 30.0), (None, 23.0), (24.0, 23.0)):
+        chest = Chest.of(*arguments, spine, is_cut_off=True)
+        assert chest is not None
+        assert chest.off_mm[0, 0, 0] == pytest.approx(-4.0 * middle)
+
+
+def test_lungs_of_which_one_is_less_than_half_of_the_other_are_noted() -> None:
+    for height, is_noted in ((90, False), (30, True)):
+        mask = np.zeros((100, 60, 100), np.uint8)
+        mask[5:95, 5:55, 5:45] = RIGHT
+        mask[5 : 5 + height, 5:55, 55:95] = LEFT
+        found = judge(Volume(mask, np.diag([2.0, 2.0, 2.0, 1.0])[[2, 1, 0, 3]]))
+        assert ("lungs-unequal" in found.warnings) == is_noted
+        assert "lung-volume-unlikely" not in found.warnings
+
+
+def test_a_trachea_that_is_half_sure_gas_is_no_lung_where_it_opens_into_one() -> None:
+    phantom = patient()
+    right = phantom.lungs.array == RIGHT
+    is_gas = (phantom.volume.array < -950) & ~ndimage.binary_dilation(phantom.lungs.array > 0, iterations=2)
+    pieces, _ = ndimage.label(is_gas & (phantom.volume.array != PADDING))
+    _, ny, nx = SHAPE
+    trachea = (
+        pieces
+        == np.bincount(pieces[100, ny // 2 - 8 : ny // 2 + 8, nx // 2 - 8 : nx // 2 + 8].ravel())[1:].argmax() + 1
+    )
+    assert 10 < np.count_nonzero(trachea) * phantom.volume.voxel_ml < 30
+    y, x = (int(axis.mean()) for axis in np.nonzero(trachea[90]))
+    hole = np.zeros(SHAPE, np.bool_)
+    hole[85:93, y - 3 : y + 4, np.flatnonzero(right[90, y])[-1] : x] = True
+    opened = changed(phantom.volume, hole & (phantom.volume.array > -900), -860)
+    is_pale = np.arange(SHAPE[0])[:, None, None] % 5 >= 2  # three of five slices
+    found = find_lungs(changed(opened, trachea & is_pale, -945))
+    assert np.count_nonzero((found.mask.array > 0) & trachea) * phantom.volume.voxel_ml < 0.5
 
 
 @pytest.mark.parametrize("side", SIDES)

@@ -16,7 +16,15 @@ from dskprep.preparation.bitmask import Mask
 from dskprep.preparation.body import Grid
 from dskprep.preparation.lungs.expected import Chest
 from dskprep.preparation.lungs.filling import fill_lungs
-from dskprep.preparation.lungs.missing import AERATED_HU, Gap, Missing, find_gaps, sum_up
+from dskprep.preparation.lungs.missing import (
+    AERATED_HU,
+    Gap,
+    Missing,
+    find_gaps,
+    has_dense_part,
+    rises_to_the_back,
+    sum_up,
+)
 from dskprep.preparation.morphology import (
     box_of,
     close_mask,
@@ -27,6 +35,7 @@ from dskprep.preparation.morphology import (
     open_mask,
     select_connected,
 )
+from dskprep.sides import LEFT, RIGHT
 from dskprep.volume import Triple
 
 HAZE_HU = (-400, -160)
@@ -37,6 +46,9 @@ HAZE_REACH_MM = 12.0
 """It lies this near to aerated lung."""
 MIN_HAZE_ML = 60.0
 """Less is left out: noise and breathing make up to 40 ml of it."""
+
+FAR_COLUMN = -1000.0
+"""A spine at this column is far from all lung."""
 
 MIN_HEIGHT_MM = 100.0
 """Of less of a lung than this nothing is known about its shape."""
@@ -84,28 +96,38 @@ class Completed(NamedTuple):
     labels: NDArray[np.uint8]
     is_dense: bool
     """Something dense was taken in, or seems to be there."""
-    missing: Missing
-    """What is missing in spite of it."""
+    missing: Missing | None
+    """What is missing in spite of it; None if that is not known."""
 
 
 def complete(
-    grid: Grid, labels: NDArray[np.uint8], never: Mask, midline: float | None, is_cut_off: bool = False
+    grid: Grid,
+    labels: NDArray[np.uint8],
+    never: Mask,
+    midline: float | None,
+    spine: float | None = None,
+    is_cut_off: bool = False,
 ) -> Completed | None:
     """Take into each lung its dense part; measure what is missing then.
 
     `labels` are RIGHT and LEFT where lung is aerated; nothing is taken from `never`. `midline` is the column of the
-    body's middle, which counts where there is only one lung; returns None where it is not known then. Where the field
-    of view cuts lungs off at their sides (`is_cut_off`), what is missing is measured, and nothing taken in.
+    body's middle, which counts where there is only one lung, as that of the `spine` does if it is not known; returns
+    None where neither is. Where the field of view cuts lungs off at their sides (`is_cut_off`), what is missing is
+    measured, and nothing taken in.
     """
     if is_cut_off:
-        chest = Chest.of(grid.means, grid.spacing, labels, never, midline, is_cut_off)
-        gaps = find_gaps(chest) if chest else []
-        return Completed(labels, bool(gaps), sum_up(chest, gaps)) if chest else None
+        chest = Chest.of(grid.means, grid.spacing, labels, never, midline, spine, is_cut_off)
+        if chest is None:
+            return None
+        gaps = find_gaps(chest)
+        is_dense = bool(gaps) or any(has_dense_part(chest, side) for side in (RIGHT, LEFT))
+        is_known = bool(gaps) or (chest.is_comparable and not is_dense)
+        return Completed(labels, is_dense, sum_up(chest, gaps) if is_known else None)
     hazy = _find_haze(grid, labels, never)
     if hazy is not None:
         labels = fill_lungs(grid, np.where(labels > 0, labels, hazy), never)
     is_dense = hazy is not None
-    chest = Chest.of(grid.means, grid.spacing, labels, never, midline)
+    chest = Chest.of(grid.means, grid.spacing, labels, never, midline, spine)
     if chest is None:
         return None
     gaps = find_gaps(chest)
@@ -114,9 +136,20 @@ def complete(
         labels = labels.copy()
         for gap in gaps:
             _fill(grid, labels, never, chest, gap)
-        chest = Chest.of(grid.means, grid.spacing, labels, never, midline) or chest
+        chest = Chest.of(grid.means, grid.spacing, labels, never, midline, spine) or chest
         gaps = find_gaps(chest)
     return Completed(labels, is_dense, sum_up(chest, gaps))
+
+
+def seems_dense(grid: Grid, labels: NDArray[np.uint8], never: Mask, spine: float | None) -> bool:
+    """Return whether a part of a lung seems dense whose side is not known: `labels` are all RIGHT.
+
+    Where the `spine` is not known either, only its base is looked at, in all its columns.
+    """
+    chest = Chest.of(grid.means, grid.spacing, labels, never, None, FAR_COLUMN if spine is None else spine)
+    if chest is None:
+        return False
+    return rises_to_the_back(chest, RIGHT) if spine is None else has_dense_part(chest, RIGHT)
 
 
 def _find_haze(grid: Grid, labels: NDArray[np.uint8], never: Mask) -> NDArray[np.uint8] | None:

@@ -60,9 +60,10 @@ def find_doubts(
     smaller, larger = sorted(ml[:2])
     if ml[2] or smaller < MIN_LUNG_RATIO * larger:
         doubts.append("one-lung")
-    is_lopsided = MIN_LUNG_RATIO * larger <= smaller < MIN_USUAL_RATIO * larger
-    if not MIN_TOTAL_ML <= sum(ml) <= MAX_TOTAL_ML or is_lopsided:
+    if not MIN_TOTAL_ML <= sum(ml) <= MAX_TOTAL_ML:
         doubts.append("lung-volume-unlikely")
+    if MIN_LUNG_RATIO * larger <= smaller < MIN_USUAL_RATIO * larger:
+        doubts.append("lungs-unequal")
     if is_dense:
         doubts.append("dense-lung")
     if is_missing:

@@ -25,7 +25,9 @@ SAME_ROW_MM = (np.inf, 20.0, 10.0, 10.0)
 EDGE_MM = 8.0
 """A row of a lung that ends so near to the edge of what was measured is cut off, and tells nothing of the mid-plane."""
 MIN_WHOLE_SHARE = 0.2
-"""If fewer rows are whole, the mid-plane is not known: one of 0.15 was wrong by a third of a lung."""
+"""If fewer rows are whole, the lungs are not compared: with 0.15 a mid-plane was wrong by a third of a lung."""
+OFF_SPINE_MM = 20.0
+"""A mid-plane of cut lungs that is further from the spine is wrong: right ones are up to 16 mm from it."""
 
 OUTER_MM = 85.0
 """This far from the mid-plane lies no heart, so the bases of both lungs are compared there."""
@@ -66,6 +68,8 @@ class Chest(NamedTuple):
     """Sum of the column (x) of a place and of its mirror image, for each slice and row."""
     is_cut_off: bool
     """The field of view cuts the lungs off at a side, in front or behind."""
+    is_comparable: bool
+    """The lungs can be compared with each other."""
 
     @classmethod
     def of(
@@ -75,12 +79,14 @@ class Chest(NamedTuple):
         labels: NDArray[np.uint8],
         never: Mask,
         midline: float | None,
+        spine: float | None = None,
         is_cut_off: bool = False,
     ) -> Chest | None:
         """Thin a coarse grid, and find the plane between both lungs.
 
-        It goes through the column `midline` where there is only one lung; returns None if that is not known, and where
-        the field of view leaves hardly a row of both lungs whole.
+        It goes through the column `midline`, or that of the `spine`, where there is only one lung, and through the
+        spine where the field of view leaves hardly a row of both lungs whole, or only rows that are far from it. Then
+        nothing is known of a tilt. Returns None where neither is known.
         """
         z, y, x = step = (
             max(1, round(THIN_MM / spacing[0])),
@@ -90,18 +96,24 @@ class Chest(NamedTuple):
         thin = np.s_[::z, ::y, ::x]
         wide = (z * spacing[0], y * spacing[1], x * spacing[2])
         lungs = np.ascontiguousarray(labels[thin])
+        known = spine if midline is None else midline
+        is_comparable = True
+        b = c = 0.0
         if (lungs == RIGHT).any() and (lungs == LEFT).any():
             rows = _find_rows(lungs)
             if is_cut_off:
-                is_whole = _are_whole(means[thin], rows, wide)
-                if np.count_nonzero(is_whole) < MIN_WHOLE_SHARE * is_whole.size:
-                    return None
                 # a tilt does not show in some rows only
-                a, b, c = float(np.median(rows[2:, is_whole].sum(axis=0))), 0.0, 0.0
+                is_whole = _are_whole(means[thin], rows, wide)
+                is_comparable = bool(np.count_nonzero(is_whole) >= MIN_WHOLE_SHARE * is_whole.size)
+                if not is_comparable and spine is None:
+                    return None
+                a = float(np.median(rows[2:, is_whole].sum(axis=0))) if is_comparable else np.inf
+                if spine is not None and abs(a / 2 * x - spine) * spacing[2] > OFF_SPINE_MM:
+                    a = 2 * spine / x
             else:
                 a, b, c = _fit_mirror_plane(rows, wide)
-        elif midline is not None and lungs.any():
-            a, b, c = 2 * midline / x, 0.0, 0.0
+        elif known is not None and lungs.any():
+            a = 2 * known / x
         else:
             return None
         nz, ny, nx = lungs.shape
@@ -109,7 +121,7 @@ class Chest(NamedTuple):
         off_mm = ((2 * np.arange(nx) - sums) * (wide[2] / 2)).astype(np.float32)
         mirror = np.floor(sums + 0.5).astype(np.int64)
         masks = np.ascontiguousarray(means[thin]), lungs, np.ascontiguousarray(never[thin])
-        return cls(*masks, wide, step, off_mm, mirror, is_cut_off)
+        return cls(*masks, wide, step, off_mm, mirror, is_cut_off, is_comparable)
 
     @property
     def voxel_ml(self) -> float:

@@ -103,14 +103,13 @@ def find_lungs(volume: Volume, *, margin_mm: float = 0.0) -> Lungs:
     air = air & ~gas
     cores = aerated.find_cores(grid, air, air_hu, views)
 
-    midline = separation.find_midline(grid, tissue, cores)
+    midline, spine = separation.find_midline(grid, tissue, cores), separation.find_spine(grid, cores)
     first = grid.first[2]
     grid, cores, air, gas, outside = crop(cores, grid, cores, air, gas, outside)
     lung = aerated.extend_cores(grid, cores, air)
     tubes = airways.find_airways(grid, lung)
     cores, lung = cores & ~tubes, lung & ~tubes
-    if midline is not None:
-        midline += first - grid.first[2]
+    midline, spine = (None if column is None else column + first - grid.first[2] for column in (midline, spine))
     labels, is_told = separation.separate(grid, cores, lung, midline)
     never = (outside | gas | tubes | grid.padding).array
     labels = filling.fill_lungs(grid, labels, never)
@@ -118,7 +117,7 @@ def find_lungs(volume: Volume, *, margin_mm: float = 0.0) -> Lungs:
     # of a lung that is cut off no shape is known
     is_cut_off = bool(labels[:, -1].any() or labels[:, :, [0, -1]].any()) or doubts.meets_padding(grid, labels)
     if is_told:
-        completed = dense.complete(grid, labels, never, midline, is_cut_off)
+        completed = dense.complete(grid, labels, never, midline, spine, is_cut_off)
     if completed is not None:
         labels = completed.labels
 
@@ -129,6 +128,7 @@ def find_lungs(volume: Volume, *, margin_mm: float = 0.0) -> Lungs:
         ml = (0.0, 0.0, right_ml + left_ml)
     dense_share = doubts.dense_share_of(grid, labels)
     is_dense = dense_share > doubts.MAX_DENSE_SHARE or (completed is not None and completed.is_dense)
+    is_dense = is_dense or (not is_told and dense.seems_dense(grid, labels, never, spine))
     missing = completed and completed.missing
     is_cut_off = doubts.meets_a_face(mask, volume.spacing) or doubts.meets_padding(grid, labels)
     warnings = doubts.find_doubts(

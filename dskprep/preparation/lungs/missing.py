@@ -20,11 +20,16 @@ from dskprep.preparation.lungs.expected import (
 )
 from dskprep.preparation.morphology import Pieces, box_of, dilate, open_mask
 from dskprep.sides import LEFT, RIGHT
+from dskprep.volume import PADDING
 
 MIN_ML = 30.0
 """Less is not missing: healthy lungs differ by up to 20 ml in this measure, and a tenth of a lung makes 45."""
 MIN_BEHIND_ML = 60.0
 """Nor is less between lung and ribs, if the base is not raised: up to 35 ml is seen there."""
+MIN_UNSURE_ML = 100.0
+"""Nor is less beside the other lung where only the spine tells the mid-plane; healthy lungs have up to 71 ml there."""
+MIN_BETWEEN_ML = 100.0
+"""Nor is less between two parts of a lung, one above the other: hearts have up to 77 ml there."""
 CORE_MM = 8.0
 """What is missing is thicker than twice this; healthy lungs differ by thinner layers."""
 AERATED_HU = -400
@@ -54,6 +59,17 @@ RISE_MM = 40.0
 ROUGH_MM = 8.0
 """Half the width of the smallest raised part."""
 
+FRONT_SHARE, BACK_SHARE = (0.2, 0.4), (0.8, 0.97)
+"""The base is compared between these shares of the rows."""
+MIN_SLOPE_MM = 16.0
+"""Its back is not so much higher than its front: in healthy lungs up to 8 mm, in most 20 to 90 mm lower."""
+MIN_COLUMNS = 20
+"""In fewer columns of either nothing is known of it."""
+MAX_CUT_MM2 = 2000.0
+"""Nor where the scan cuts off more than this of the base."""
+MIN_SEEN_SHARE = 0.8
+"""Nor where less of the columns and slices show what lies behind the lung."""
+
 
 class Gap(NamedTuple):
     """Lung of one side that should be there and is not, on the grid of a Chest."""
@@ -79,14 +95,42 @@ class Missing(NamedTuple):
 def find_gaps(chest: Chest) -> list[Gap]:
     """Return what is missing of each lung, beside the other one or, where both ends are raised, at its base.
 
-    Where the field of view cuts the lungs off, nothing is known of the shape of a base.
+    Where the field of view cuts the lungs off, the base tells something only if it rises to its back; and what lies
+    between two parts of a lung is looked at too.
     """
     expected = expect(chest)
     gaps: list[Gap] = []
     for side in (RIGHT, LEFT):
         found = _beside_the_other(chest, side, expected[side])
-        gaps += found if found or chest.is_cut_off else _at_the_base(chest, side, expected[side])
+        if not chest.is_comparable and sum(gap.ml for gap in found) < MIN_UNSURE_ML:
+            found = []
+        if not found and (not chest.is_cut_off or rises_to_the_back(chest, side)):
+            found = _at_the_base(chest, side, expected[side])
+        if not found and chest.is_cut_off:
+            found = _between_its_parts(chest, side)
+        gaps += found
     return gaps
+
+
+def has_dense_part(chest: Chest, side: int) -> bool:
+    """Return whether a lung has a dense part in a field of view that cuts lungs off; nothing is known of its volume."""
+    return rises_to_the_back(chest, side) or bool(_between_its_parts(chest, side))
+
+
+def rises_to_the_back(chest: Chest, side: int) -> bool:
+    """Return whether the base of a lung is higher at its back than in front, as no healthy one is."""
+    lung = chest.labels == side
+    has_lung = np.asarray(lung.any(axis=0))
+    bases, share = lung.argmax(axis=0), share_of_rows(has_lung)
+    area_mm2 = chest.spacing[1] * chest.spacing[2]
+    if np.count_nonzero(lung[0]) * area_mm2 > MAX_CUT_MM2 or not _is_seen_behind(chest, lung):
+        return False
+    outer = has_lung & (np.abs(chest.off_mm[lung.shape[0] // 2]) > RISE_MM)
+    heights = [np.sort(bases[outer & (share > low) & (share < high)]) for low, high in (FRONT_SHARE, BACK_SHARE)]
+    if min(part.size for part in heights) < MIN_COLUMNS:
+        return False
+    front, back = (int(part[part.size // 2]) for part in heights)
+    return (back - front) * chest.spacing[0] >= MIN_SLOPE_MM
 
 
 def _split(chest: Chest, side: int, core: Mask, expected: Mask, inside: Mask) -> list[Gap]:
@@ -170,6 +214,24 @@ def _at_the_base(chest: Chest, side: int, expected: Mask) -> list[Gap]:
     behind = here & inside & (share > MIDDLE_ROWS[0]) & (z >= usual) & ~look_ahead(lung, 1, 1) & look_ahead(lung, 1, -1)
     core = open_mask(behind & free, CORE_MM, chest.spacing) | core & inside
     return _split(chest, side, core, behind, inside) if _ml(chest, core) >= min_ml else []
+
+
+def _is_seen_behind(chest: Chest, lung: Mask) -> bool:
+    """Return whether what lies behind a lung was measured, in most of its columns and slices."""
+    margin = max(1, chest.voxels(CORE_MM, 1))
+    is_measured = np.pad(chest.means != PADDING, [(0, 0), (0, margin), (0, 0)])
+    z, x = np.nonzero(lung.any(axis=1))
+    last = lung.shape[1] - 1 - lung[:, ::-1].argmax(axis=1)[z, x]
+    is_seen = np.logical_and.reduce([is_measured[z, last + n, x] for n in range(1, margin + 1)])
+    return bool(np.count_nonzero(is_seen) >= MIN_SEEN_SHARE * is_seen.size)
+
+
+def _between_its_parts(chest: Chest, side: int) -> list[Gap]:
+    """Return what is dense with lung above and below it: it is no liver."""
+    lung = chest.labels == side
+    between = look_ahead(lung, 0, 1) & look_ahead(lung, 0, -1) & (np.abs(chest.off_mm) >= MEDIASTINUM_MM[LEFT])
+    core = open_mask(between & _is_dense(chest), CORE_MM, chest.spacing)
+    return _split(chest, side, core, between, between) if _ml(chest, core) >= MIN_BETWEEN_ML else []
 
 
 def _is_dense(chest: Chest) -> Mask:

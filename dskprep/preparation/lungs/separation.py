@@ -23,6 +23,17 @@ MIDLINE_SHARE = 0.1
 MIN_WHOLE_SHARE = 0.2
 """The midline is known if this share of the slices of the lungs holds the body from side to side."""
 
+BONE_HU = 200
+"""Bone lies above this."""
+BONE_MM = 4.0
+"""Bone is looked for on a grid of about this spacing."""
+SPINE_MM = 22.0
+"""Half the width of the spine."""
+MIN_BONE_MM2 = 300.0
+"""Least area of its bone in a slice, on average."""
+MAX_RIB_SHARE = 0.7
+"""Most that is elsewhere in such a width: seen 0.62; where the field of view cuts the spine off, 0.71 and more."""
+
 
 def find_midline(grid: Grid, tissue: BitMask, lung: BitMask) -> float | None:
     """Return the column of the midline, or None if the field of view holds the body's whole width in too few slices.
@@ -40,6 +51,32 @@ def find_midline(grid: Grid, tissue: BitMask, lung: BitMask) -> float | None:
         return None
     counts = body[~is_cut].sum(axis=1)
     return float(np.median(counts @ np.arange(tissue.nx) / np.maximum(1, counts.sum(axis=1))))
+
+
+def find_spine(grid: Grid, lung: BitMask) -> float | None:
+    """Return the column of the spine, or None if the field of view does not hold it.
+
+    It is where most bone lies behind the middle of the lungs, over all their slices. Beside one lung it may be ribs:
+    this tells no side.
+    """
+    slices = np.flatnonzero(lung.counts())
+    rows = np.flatnonzero(lung.words.any(axis=(0, 2)))
+    if not slices.size:
+        return None
+    z, y, x = (max(1, round(BONE_MM / s)) for s in grid.spacing)
+    part = grid.means[slices[0] : slices[-1] + 1 : z, (rows[0] + rows[-1]) // 2 :: y, ::x]
+    n_bone = (part > BONE_HU).sum(axis=(0, 1))
+    half = round(SPINE_MM / (x * grid.spacing[2]))
+    if n_bone.size <= 2 * half:
+        return None
+    sums = np.convolve(n_bone, np.ones(2 * half + 1, np.int64), "valid")
+    first = int(sums.argmax())
+    elsewhere = max(sums[: max(0, first - 2 * half)].max(initial=0), sums[first + 2 * half + 1 :].max(initial=0))
+    area_mm2 = sums[first] * (y * grid.spacing[1]) * (x * grid.spacing[2]) / part.shape[0]
+    if area_mm2 < MIN_BONE_MM2 or elsewhere > MAX_RIB_SHARE * sums[first]:
+        return None
+    columns = np.arange(first, first + 2 * half + 1)
+    return float(n_bone[columns] @ columns / sums[first] * x)
 
 
 def separate(grid: Grid, cores: BitMask, lung: BitMask, midline: float | None) -> tuple[NDArray[np.uint8], bool]:
