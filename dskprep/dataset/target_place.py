@@ -35,6 +35,11 @@ def check(target: str) -> None:
         )
 
 
+def mixes_capitals(target: str) -> bool:
+    """Tell whether a dataset lies on a disk that takes capitals and small letters for one, as those of macOS do."""
+    return not storage.is_bucket(target) and storage.exists(storage.join(target, "DATASET.JSON"))
+
+
 def _is_dataset(place: str) -> bool:
     """Tell whether a place holds a dataset of any format, or a damaged one. One that may not be read does not count."""
     try:

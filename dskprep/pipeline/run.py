@@ -26,7 +26,7 @@ from contextlib import closing, contextmanager
 from distributed import Client
 
 from dskprep import settings as config
-from dskprep.dataset import claims, identity, index, licences, store
+from dskprep.dataset import claims, identity, index, licences, store, target_place
 from dskprep.errors import InfrastructureError, UsageError
 from dskprep.look import report
 from dskprep.pipeline import annotate, cluster, cluster_check, executor, hashed_keys, sharing, watch
@@ -36,6 +36,7 @@ from dskprep.pipeline.choice import Choice, choose
 from dskprep.pipeline.listing import Listing
 from dskprep.pipeline.observer import LoggedNotes, Observer, tell
 from dskprep.settings import PrepConfig
+from dskprep.source.case import apart
 from dskprep.worker import patient
 from dskprep.worker.patient import Job, Outcome
 
@@ -160,6 +161,8 @@ def execute(
     if is_hashed := store.are_hashed(described):
         cases = hashed_keys.hash_keys(cases, identity.of(target), mapped)
         notes += [] if mapped else [hashed_keys.NO_MAPPING]
+    elif target_place.mixes_capitals(target):
+        cases = apart(cases, target)
     work = functools.partial(
         patient.prepare_patient,
         target=target,

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from dskprep import keys
 from dskprep.attribution import Attribution
+from dskprep.errors import InfrastructureError
 from dskprep.selecting import Chosen
 from dskprep.storage import Entry
 
@@ -96,6 +97,22 @@ def unused(key: str, path: str, used: set[str]) -> str:
         key = f"{key}_{short_hash(path)}"
     used.add(key)
     return key
+
+
+def apart(cases: Iterable[Case], target: str) -> Iterator[Case]:
+    """Yield cases for a disk that takes capitals and small letters for one.
+
+    Raises InfrastructureError for a case whose volume would be written over that of an earlier one.
+    """
+    used: dict[str, Case] = {}
+    for case in cases:
+        first = used.setdefault(case.key.casefold(), case)
+        if first.key != case.key:
+            raise InfrastructureError(
+                f"{target}: its disk takes the keys {first.key} and {case.key} for one; rename {first.url} or "
+                f"{case.url}, or choose a target on another disk"
+            )
+        yield case
 
 
 def short_hash(text: str) -> str:

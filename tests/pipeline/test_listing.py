@@ -16,6 +16,7 @@ import pytest
 import tiny
 
 import dskprep
+from dskprep import storage
 from dskprep.cli.output import Output
 from dskprep.dataset.listed import Known
 from dskprep.dataset.record import RecordName
@@ -98,6 +99,27 @@ def test_a_source_that_breaks_off_is_an_error_after_what_was_found() -> None:
         found.extend(job.case.key for job in jobs)
     assert found == [case.key for case in cases(0, 2 * listing.BLOCK)]
     assert not jobs._summary.account.is_listed
+
+
+def test_on_a_disk_without_capitals_no_volume_is_written_over_that_of_another_patient(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As those of macOS and of many network shares. The second patient would get the folder of the first."""
+    for seed, name in enumerate(("P1", "P2", "p1")):
+        tiny.write(tmp_path / "in" / name, tiny.series(seed))
+    settings = dskprep.PrepConfig(check_hu=False, lungs=False)
+    assert dskprep.run(tmp_path / "in", tmp_path / "out", settings=settings).exit_code == 0
+    exists = storage.exists
+
+    def exists_in_any_capitals(url: str) -> bool:
+        above, _, name = url.rpartition("/")
+        there = [each.name for each in Path(above).iterdir()] if exists(above) else []
+        return name.casefold() in [each.casefold() for each in there]
+
+    monkeypatch.setattr(storage, "exists", exists_in_any_capitals)
+    with pytest.raises(InfrastructureError, match=r"takes the keys P1 and p1 for one; rename /.*/P1 or /.*/p1"):
+        dskprep.run(tmp_path / "in", tmp_path / "mac", settings=settings)
+    assert not Path(tmp_path / "mac/volumes/p1.zarr").exists()
 
 
 def test_a_run_that_ends_early_counts_nothing_more(monkeypatch: pytest.MonkeyPatch) -> None:
