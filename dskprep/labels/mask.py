@@ -31,6 +31,8 @@ MAX_VALUES = 10_000
 """Most different values of a mask; more are those of an image."""
 MOVED = 0.1
 """A mask is on a grid if none of its voxels lies off it by more than this part of one."""
+ROUNDED = 1e-6
+"""A scaled value is whole if it differs from a whole number by less than this, or this part of it."""
 MIRRORS = {
     "left and right": (0,),
     "front and back": (1,),
@@ -157,7 +159,7 @@ def _read(content: bytes, where: str) -> tuple[NDArray[Any], Grid, dict[tuple[in
         for k, plane in enumerate(voxels.planes(header, FileBytes.held(content))):
             array[:, k] = np.moveaxis(plane, 2, 0) if header.layers > 1 else plane
         if (header.slope, header.intercept) != (1, 0):
-            array = array * header.slope + header.intercept
+            array = _scaled(array, header.slope, header.intercept)
         is_nrrd = content.startswith(nrrd.MARK)
         own = nrrd.segment_names(content[:MAX_HEADER_BYTES]) if is_nrrd else {}
         return array, Grid(header.shape, header.affine), own
@@ -168,6 +170,19 @@ def _read(content: bytes, where: str) -> tuple[NDArray[Any], Grid, dict[tuple[in
         raise Refusal(reason, one_line(refusal.message)) from refusal
     except ValueError as error:  # no affine
         raise Refusal("label-damaged", f"{where}: cannot be read as a mask volume: {one_line(error)}") from error
+
+
+def _scaled(array: NDArray[Any], slope: float, intercept: float) -> NDArray[np.float64]:
+    """Return stored values as the header scales them; those that are whole but for its rounding are whole.
+
+    nibabel writes a mask of 0.0 and 1.0 as bytes of 0 and 255, and 1 / 255 as a float32 that gives 1.00000002.
+    """
+    out = np.empty(array.shape, np.float64)
+    for k in np.ndindex(array.shape[:2]):  # so that no more than a plane is held beside the two
+        values = array[k] * slope + intercept
+        whole = np.round(values)
+        out[k] = np.where(np.abs(values - whole) <= ROUNDED * np.maximum(1, np.abs(whole)), whole, values)
+    return out
 
 
 def _mirrored(grid: Grid, axes: tuple[int, ...]) -> Grid:

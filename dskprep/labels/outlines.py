@@ -32,20 +32,21 @@ MAX_POINTS = 10_000_000
 MAX_ROIS = 10_000
 """Most ROIs."""
 MAX_DIGITS = 9
-"""Most digits of the number of an ROI."""
+"""Most digits of the number of an ROI, or of points."""
 
 CLASS, ROI_CONTOURS, ROI, CONTOURS = 0x0008_0016, 0x3006_0039, 0x3006_0084, 0x3006_0040
-KIND, DATA, IMAGES, IMAGE = 0x3006_0042, 0x3006_0050, 0x3006_0016, 0x0008_1155
-"""Tags of SOPClassUID, ROIContourSequence, ReferencedROINumber, ContourSequence; ContourGeometricType, ContourData,
-ContourImageSequence, ReferencedSOPInstanceUID."""
-OF_FILE, OF_ROI, OF_CONTOUR, OF_IMAGE = {CLASS, ROI_CONTOURS}, {ROI, CONTOURS}, {KIND, DATA, IMAGES}, {IMAGE}
+KIND, N_POINTS, DATA, IMAGES, IMAGE = 0x3006_0042, 0x3006_0046, 0x3006_0050, 0x3006_0016, 0x0008_1155
+"""Tags of SOPClassUID, ROIContourSequence, ReferencedROINumber, ContourSequence; ContourGeometricType,
+NumberOfContourPoints, ContourData, ContourImageSequence, ReferencedSOPInstanceUID."""
+OF_FILE, OF_ROI, OF_CONTOUR, OF_IMAGE = {CLASS, ROI_CONTOURS}, {ROI, CONTOURS}, {KIND, N_POINTS, DATA, IMAGES}, {IMAGE}
 
 
 class Outline(NamedTuple):
-    """A contour: the number of its ROI, its geometric type in capitals, and where its numbers begin and end."""
+    """A contour: its ROI, its geometric type in capitals, how many points it says, and where its numbers stand."""
 
     roi: int
     kind: str
+    n_points: int
     start: int
     stop: int
 
@@ -73,15 +74,16 @@ def split(content: bytes, where: str) -> tuple[bytes, Outlines] | None:
             return None
         outlines = Outlines(content, [], set())
         for n, roi in enumerate(items_of(content, sequence, OF_ROI, is_implicit=is_implicit)):
-            number = text_of(content, roi.get(ROI), "IS").strip(" ")
-            if n >= MAX_ROIS or not (number or "0").isdigit() or len(number) > MAX_DIGITS:
+            number = _whole(text_of(content, roi.get(ROI), "IS"))
+            if n >= MAX_ROIS:
                 return None
             for contour in items_of(content, roi.get(CONTOURS), OF_CONTOUR, is_implicit=is_implicit):
                 kind, data = text_of(content, contour.get(KIND), "CS"), contour.get(DATA)
                 if kind != kind.strip() or (data and data.vr not in (None, "DS")):
                     return None
+                n_points = _whole(text_of(content, contour.get(N_POINTS), "IS"))
                 start, stop = (data.start, data.stop) if data else (0, 0)
-                outlines.found.append(_outline(int(number or 0), kind, start, stop))
+                outlines.found.append(_outline(number, kind, n_points, start, stop))
                 refuse_if_more(len(outlines.found), MAX_CONTOURS, "contours", where)
                 for image in items_of(content, contour.get(IMAGES), OF_IMAGE, is_implicit=is_implicit):
                     outlines.images.add(text_of(content, image.get(IMAGE), "UI"))
@@ -100,7 +102,8 @@ def of_header(header: Dataset) -> Outlines:
             is_text = element is None or isinstance(element, RawDataElement)
             values.append(bytes(element.value or b"") if element is not None and is_text else b"" if is_text else b"?")
             end = at + len(values[-1])
-            outlines.found.append(_outline(number, str(contour.get("ContourGeometricType") or ""), at, end))
+            kind, n_points = contour.get("ContourGeometricType"), contour.get("NumberOfContourPoints")
+            outlines.found.append(_outline(number, str(kind or ""), int(n_points or 0), at, end))
             at = end
             for image in contour.get("ContourImageSequence") or ():
                 outlines.images.add(str(image.get("ReferencedSOPInstanceUID") or ""))
@@ -108,8 +111,16 @@ def of_header(header: Dataset) -> Outlines:
     return outlines
 
 
-def _outline(roi: int, kind: str, start: int, stop: int) -> Outline:
-    return Outline(roi, (kind or "CLOSED_PLANAR").upper(), start, stop)
+def _whole(text: str) -> int:
+    """Return the whole number that a text of digits holds, 0 if it is empty. Raises NotPlain for anything else."""
+    text = text.strip(" ") or "0"
+    if not text.isdigit() or len(text) > MAX_DIGITS:
+        raise NotPlain
+    return int(text)
+
+
+def _outline(roi: int, kind: str, n_points: int, start: int, stop: int) -> Outline:
+    return Outline(roi, (kind or "CLOSED_PLANAR").upper(), n_points, start, stop)
 
 
 def points_of(text: bytes, outlines: list[Outline], where: str) -> list[NDArray[np.float64]]:
@@ -125,6 +136,13 @@ def points_of(text: bytes, outlines: list[Outline], where: str) -> list[NDArray[
         named, n = f"{where}: ROI {outlines[k].roi}", int(counts[k])
         refuse_if_more(n // 3, MAX_CONTOUR_POINTS, "points in a contour", named)
         raise Refusal("label-damaged", f"{named}: expected x, y, z of points, found {n} numbers")
+    for outline, n in zip(outlines, counts.tolist(), strict=True):
+        if outline.n_points > n // 3:
+            raise Refusal(
+                "label-damaged",
+                f"{where}: ROI {outline.roi}: expected a contour of {outline.n_points} points as it says, found "
+                f"{n // 3}; the rest is cut off",
+            )
     refuse_if_more(int(counts.sum()) // 3, MAX_POINTS, "points of contours", where)
     numbers, ends = np.empty(counts.sum(), np.float64), np.cumsum(counts)
     each = [numbers[end - n : end] for end, n in zip(ends.tolist(), counts.tolist(), strict=True)]

@@ -221,6 +221,19 @@ def test_a_mask_of_another_spacing_or_shape_is_refused() -> None:
     assert refusal(nifti(VALUES[:-1], Grid((7, 24, 20), affine))).reason == "label-off-grid"
 
 
+def test_a_mask_of_floats_that_was_written_as_scaled_bytes_is_one() -> None:
+    """As nibabel writes it: 255 times a slope that is rounded to a float32."""
+    image = nibabel.Nifti1Image(
+        (VALUES == 1).T.astype(np.float32), np.diag([-1, -1, 1, 1]) @ GRID.affine[:, [2, 1, 0, 3]]
+    )
+    image.set_data_dtype(np.uint8)
+    content = image.to_bytes()
+    assert nibabel.Nifti1Image.from_bytes(content).get_fdata().max() not in (1, 255)
+    labels = dskprep.read_labels(content, name="p1").at(GRID)
+    assert [s.number for s in labels.segments] == [1]
+    assert (labels.draw(labels.segments[0], GRID).whole() == (VALUES == 1)).all()
+
+
 def test_what_is_no_mask_is_refused() -> None:
     assert refusal(nifti(VALUES * 0)).reason == "label-empty"
     assert refusal(nifti(VALUES + np.float32(0.5))).reason == "label-unknown"

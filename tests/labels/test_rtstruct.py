@@ -16,6 +16,7 @@ from label_builders import (
 )
 from numpy.typing import NDArray
 from pydicom import DataElement, Dataset
+from pydicom.uid import ExplicitVRBigEndian, ImplicitVRLittleEndian
 from test_draw import turn
 
 import dskprep
@@ -201,6 +202,18 @@ def test_numbers_that_cannot_be_places_are_refused(value: str) -> None:
     file = rtstruct_file({"x": [marked, *(at(z, square(-4, 4)) for z in SLICES[1:])]})
     assert file.count(b"1.23456") == 1
     assert refusal(file.replace(b"1.23456", value.encode().rjust(7))).reason == "label-damaged"
+
+
+def test_a_contour_with_fewer_points_than_it_says_is_cut() -> None:
+    """As by a program that writes lengths of 16 bits; closed by a straight line it would be another shape."""
+    for syntax in (ImplicitVRLittleEndian, ExplicitVRBigEndian):
+        dataset = rtstruct_dataset({"GTV-1": [at(z, polygon(30, 6)) for z in SLICES]})
+        dataset.file_meta.TransferSyntaxUID = syntax
+        contour = dataset.ROIContourSequence[0].ContourSequence[2]
+        contour.ContourData = contour.ContourData[:60]
+        found = refusal(written(dataset))
+        assert found.reason == "label-damaged"
+        assert "30 points as it says, found 20" in found.message
 
 
 def test_contours_that_zigzag_across_planes_are_refused() -> None:
