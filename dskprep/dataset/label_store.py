@@ -50,7 +50,7 @@ def write_label(
     folder, group = store.volume_name(key), f"labels/{label}/zarr.json"
     storage.refuse_links(target, [f"{folder}/{group}"])
     there = name_like(target, key, label)
-    if there != label and not _is_left(owner_of(target, key, there), owner, recorded):
+    if there != label and not _is_left(target, owner_of(target, key, there), owner, recorded):
         raise Refusal(
             "label-exists",
             f"{key}: expected no label {label!r}, found {there!r}, and some disks take both names for one; give this "
@@ -59,7 +59,7 @@ def write_label(
     # the label's metadata are created first, and only once: so of two workers that write one name, one is refused
     if not storage.create(storage.join(target, folder, group), objects[group]):
         found = owner_of(target, key, label)
-        if not _is_left(found, owner, recorded):
+        if not _is_left(target, found, owner, recorded):
             theirs = f"of {found}" if found else "that is not dskprep's"
             raise Refusal(
                 "label-exists",
@@ -71,9 +71,18 @@ def write_label(
     return {name: StoredObject.of(content) for name, content in sorted(objects.items())}
 
 
-def _is_left(found: str, owner: str, recorded: Collection[str]) -> bool:
-    """Tell whether a label of owner `found` is one that `owner` may write over (see `write_label`)."""
-    return found == owner or (found.rpartition(".")[0] == owner.rpartition(".")[0] and found not in recorded)
+def _is_left(target: str, found: str, owner: str, recorded: Collection[str]) -> bool:
+    """Tell whether a label of owner `found` is one that `owner` may write over (see `write_label`).
+
+    Since `recorded` was made, another `annotate` may have written the same source under other options.
+    """
+    is_of_source = found.rpartition(".")[0] == owner.rpartition(".")[0]
+    return found == owner or (is_of_source and found not in recorded and not _is_recorded(target, found))
+
+
+def _is_recorded(target: str, owner: str) -> bool:
+    names = (name for name, _ in list_records(target) if name.status == "written")
+    return any(f"{name.source}.{name.options}" == owner for name in names)
 
 
 def name_like(target: str, key: str, label: str) -> str:

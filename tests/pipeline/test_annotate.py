@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tiny
 import zarr
 from builders import ct_file, distinct
 from click.testing import CliRunner
@@ -40,7 +41,7 @@ import dskprep
 from dskprep import storage
 from dskprep.cli import commands
 from dskprep.dataset import identity, label_store, store
-from dskprep.errors import DamagedDataset, DskprepError, UsageError
+from dskprep.errors import DamagedDataset, DskprepError, Refusal, UsageError
 from dskprep.labels import memory
 from dskprep.pipeline import annotate as pipeline
 from dskprep.settings import PrepConfig
@@ -118,6 +119,25 @@ def test_a_record_that_another_annotate_deletes_while_it_is_read_is_no_traceback
 
     monkeypatch.setattr(label_store, "list_records", list_and_lose)
     assert len(dskprep.open_dataset(target).annotations) == 1
+
+
+def test_a_label_that_another_annotate_has_recorded_meanwhile_is_not_taken_for_a_leftover(
+    tmp_path: Path, labels: Path
+) -> None:
+    """Both do one file, under other options; the second began before the first had a record."""
+    target = prepare(str(tmp_path))
+    (labels / "1.dcm").write_bytes(seg_file(GRID, frames_of(BOX)))
+    annotate(target, labels)
+    record = only_record(target)
+    (label,) = record.written
+    volume, before = store.volume_url(target, label.volume), tiny.everything_below(target)
+    objects = {path: storage.read(f"{volume}/{path}") + b" " for path in label.objects}
+    other = f"{record.source}.0123abcd"
+    with pytest.raises(Refusal, match=f"label-exists.*of {record.source}"):
+        label_store.write_label(target, label.volume, label.label, objects, other)
+    assert tiny.everything_below(target) == before
+    Path(target, record.name.path).unlink()  # now it is one
+    assert label_store.write_label(target, label.volume, label.label, objects, other).keys() == objects.keys()
 
 
 def only_record(target: str) -> Any:
