@@ -25,6 +25,8 @@ from dskprep.volume import Grid
 
 MAX_BYTES = 1 << 30
 """Most bytes of the voxels, and of the file once it is decompressed: 1000 slices of 512 x 512 as float32."""
+MAX_PLANES = 100_000
+"""Most planes of all layers; each is looked at by itself."""
 NIFTI_BYTES = 544
 """A header of NIfTI, of either version, in whole; a file of it may stay compressed until its planes are read."""
 MAX_VALUES = 10_000
@@ -155,6 +157,7 @@ def _read(content: bytes, where: str) -> tuple[NDArray[Any], Grid, dict[tuple[in
                 "label-unknown", f"{where}: expected the voxels in the same file, found a header for other files"
             )
         refuse_if_more(header.voxel_bytes, MAX_BYTES, "bytes of voxels", where)
+        refuse_if_more(header.layers * header.shape[0], MAX_PLANES, "planes of all layers", where)
         array = np.empty((header.layers, *header.shape), header.dtype.newbyteorder("="))
         for k, plane in enumerate(voxels.planes(header, FileBytes.held(content))):
             array[:, k] = np.moveaxis(plane, 2, 0) if header.layers > 1 else plane

@@ -63,7 +63,7 @@ class Outlines:
 def split(content: bytes, where: str) -> tuple[bytes, Outlines] | None:
     """Return a plain RTSTRUCT without its contours, and these; None if it is no RTSTRUCT, or not plain.
 
-    Raises Refusal `label-too-large` for more than MAX_CONTOURS.
+    Raises Refusal `label-too-large` for more than MAX_ROIS or MAX_CONTOURS.
     """
     try:
         syntax, start = read_meta(content)
@@ -73,10 +73,9 @@ def split(content: bytes, where: str) -> tuple[bytes, Outlines] | None:
         if sequence is None or text_of(content, top.get(CLASS), "UI") not in CLASSES:
             return None
         outlines = Outlines(content, [], set())
-        for n, roi in enumerate(items_of(content, sequence, OF_ROI, is_implicit=is_implicit)):
+        for n, roi in enumerate(items_of(content, sequence, OF_ROI, is_implicit=is_implicit), 1):
+            refuse_if_more(n, MAX_ROIS, "ROIs with contours", where)
             number = _whole(text_of(content, roi.get(ROI), "IS"))
-            if n >= MAX_ROIS:
-                return None
             for contour in items_of(content, roi.get(CONTOURS), OF_CONTOUR, is_implicit=is_implicit):
                 kind, data = text_of(content, contour.get(KIND), "CS"), contour.get(DATA)
                 if kind != kind.strip() or (data and data.vr not in (None, "DS")):

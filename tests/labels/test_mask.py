@@ -258,6 +258,16 @@ def test_a_header_that_claims_more_than_memory_is_refused() -> None:
     assert refusal(nrrd).reason == "label-too-large"
 
 
+@pytest.mark.parametrize("sizes", [b"2 2 200000", b"200000 2 2 2"])
+def test_a_mask_of_nothing_but_planes_is_refused_before_they_are_looked_at(sizes: bytes) -> None:
+    layers = sizes.count(b" ") == 3
+    header = NRRD.replace(b"2 2 2", sizes).replace(b"directions: ", b"directions: none " if layers else b"directions: ")
+    if layers:
+        header = header.replace(b"dimension: 3", b"dimension: 4") + b"kinds: list domain domain domain\n"
+        header += b"Segment0_Name:=a\nSegment0_LabelValue:=1\n"
+    assert refusal(header + b"\n" + bytes(8 * 200_000)).reason == "label-too-large"
+
+
 NRRD = (
     b"NRRD0004\ntype: uint8\ndimension: 3\nsizes: 2 2 2\nencoding: raw\nspace: LPS\n"
     b"space directions: (1,0,0) (0,1,0) (0,0,1)\nspace origin: (0,0,0)\n"

@@ -21,7 +21,7 @@ from pydicom.uid import (
 import dskprep
 from dskprep.errors import Refusal
 from dskprep.kernels.decimals import POWERS, read_numbers
-from dskprep.labels import outlines
+from dskprep.labels import outlines, read
 from dskprep.labels.rtstruct import RtStruct
 
 CASES = 400
@@ -122,6 +122,16 @@ def test_a_damaged_file_is_read_as_pydicom_reads_it(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(outlines, "split", lambda *_: None)
     assert fast == [what_it_says(content) for content in damaged]
     assert n_plain > CASES / 10
+
+
+def test_endless_empty_items_are_refused_before_pydicom_makes_objects_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset = rtstruct_dataset({"GTV-1": []})
+    dataset.ROIContourSequence = [Dataset() for _ in range(outlines.MAX_ROIS + 1)]
+    content = written(dataset)
+    monkeypatch.setattr(read, "read_object", lambda _: pytest.fail("pydicom was asked"))
+    with pytest.raises(Refusal) as caught:
+        dskprep.read_labels(content, name="rs.dcm")
+    assert caught.value.reason == "label-too-large"
 
 
 def numbers_of(text: str) -> list[float] | None:
