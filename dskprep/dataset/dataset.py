@@ -169,7 +169,9 @@ class Dataset(Selection):
         jitter_mm
             The middle of a patch lies up to so far from the place along each axis, but the place stays in the patch.
         labels
-            Patterns of labels to return beside the image, each as one mask; `lungs` are the lungs.
+            Patterns of labels to return beside the image, each as one mask; `lungs` are the lungs. A reader's own
+            outline of a nodule is taken only by a pattern that says `reader`: not by `nodule-*`, but by
+            `nodule-*-reader-*`.
         seed
             Another seed gives other patches, in another order.
 

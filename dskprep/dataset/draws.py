@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from dskprep.dataset.rounds import Windows
 from dskprep.dataset.shards import Index, as_index
 from dskprep.errors import UsageError
-from dskprep.patterns import matches
+from dskprep.patterns import matches_label
 from dskprep.volume import Volume
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ class Draws(ABC, Generic[P]):
     def _stored_labels(self, volume: StoredVolume, pattern: str) -> tuple[str, ...]:
         if pattern == "lungs":
             return ("lungs",) if volume.has_lungs else ()
-        return tuple(name for name in volume.labels.about if matches(name, [pattern]))
+        return tuple(name for name in volume.labels.about if matches_label(name, [pattern]))
 
     def touches(self, volume: StoredVolume, label: str, index: Index) -> bool:
         """Tell whether the patch around a voxel reaches the box in which a stored label is."""

@@ -19,7 +19,7 @@ from dskprep.dataset.patches import LungVoxels
 from dskprep.dataset.rounds import Rounds, Windows
 from dskprep.dataset.shards import Index, as_index
 from dskprep.errors import UsageError
-from dskprep.patterns import as_patterns, matches
+from dskprep.patterns import as_patterns, matches_label
 from dskprep.sides import LEFT, RIGHT
 from dskprep.volume import Triple, Volume
 
@@ -263,7 +263,7 @@ def check_labels(rows: Iterable[Row], given: Iterable[str]) -> tuple[str, ...]:
     patterns = as_patterns(given, "labels")
     there = sorted({_text(row["label"]) for row in rows} - {""})
     for pattern in patterns:
-        if pattern != "lungs" and not any(matches(label, [pattern]) for label in there):
+        if pattern != "lungs" and not any(matches_label(label, [pattern]) for label in there):
             known = ", ".join(there) or "(none)"
             raise UsageError(f"no volume has a label {pattern!r}; there are the labels {known:.300}")
     return patterns
@@ -291,4 +291,4 @@ def _text(value: Any) -> str:
 
 def _matcher(pattern: str) -> Callable[[Row], bool]:
     names = ("label", "name", "kind")
-    return lambda row: any(matches(_text(row[name]), [pattern]) for name in names)
+    return lambda row: any(matches_label(_text(row[name]), [pattern]) for name in names)

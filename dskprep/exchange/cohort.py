@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +14,7 @@ from dskprep.dataset.split_file import Side
 from dskprep.dataset.splits import Split
 from dskprep.errors import UsageError
 from dskprep.exchange.volume import ExportJob
-from dskprep.patterns import matches
+from dskprep.patterns import matches_label
 
 VERSION = 1
 """Of what is written; another one makes all volumes anew."""
@@ -76,8 +77,8 @@ def choose(
     Parameters
     ----------
     labels
-        The classes: a name or a pattern, whose labels together are one class. A volume without a label of each is left
-        out: nobody has said that it has none.
+        The classes: a name or a pattern (see `patterns.matches_label`), whose labels together are one class. A volume
+        without a label of each is left out: nobody has said that it has none.
     image, mask
         Paths of the files, with `{key}`; `test` are those of the part `test`.
 
@@ -106,7 +107,8 @@ def choose(
         there = {name: made_of for name, made_of, image_ in names.get(key, ()) if image_ == row["input_digest"]}
         if row["right_lung_ml"] is not None:
             there[LUNGS] = ""
-        classes = [(i, name) for i, label in enumerate(labels, 1) for name in sorted(there) if matches(name, [label])]
+        found = itertools.product(enumerate(labels, 1), sorted(there))
+        classes = [(number, name) for (number, label), name in found if matches_label(name, [label])]
         missing = [label for i, label in enumerate(labels, 1) if i not in {number for number, _ in classes}]
         if missing:
             left_out[key] = f"without {', '.join(missing)}"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from dskprep.labels.draw import Drawn, draw
 from dskprep.labels.stack import Stack
-from dskprep.patterns import as_patterns, matches
+from dskprep.patterns import as_patterns, matches_label
 from dskprep.volume import Grid
 
 if TYPE_CHECKING:
@@ -63,9 +63,12 @@ class Labels(ABC):
     segments: tuple[Segment, ...] = ()
 
     def named(self, *patterns: str) -> tuple[Segment, ...]:
-        """Return the segments whose name matches one of the patterns, as `GTV*`; case does not matter."""
+        """Return the segments whose name matches one of the patterns, as `GTV*`; case does not matter.
+
+        A reader's own outline of a nodule is taken only by a pattern that says `reader`, as `nodule-*-reader-*`.
+        """
         wanted = as_patterns(patterns, "patterns")
-        return tuple(segment for segment in self.segments if matches(segment.name, wanted))
+        return tuple(segment for segment in self.segments if matches_label(segment.name, wanted))
 
     def at(self, slices: Grid) -> Labels:
         """Return the labels as they lie in an image, given the grid of its slices as they are stored.

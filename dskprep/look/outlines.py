@@ -15,7 +15,7 @@ from dskprep.dataset.label_record import StoredLabel
 from dskprep.dataset.shards import Index, as_index
 from dskprep.dataset.stored import StoredVolume
 from dskprep.errors import UsageError
-from dskprep.patterns import matches
+from dskprep.patterns import matches_label
 
 MOST_NAMED = 14
 """Labels that a legend names."""
@@ -86,7 +86,7 @@ def centre_of(outlines: tuple[Outline, ...], pattern: str | None) -> NDArray[np.
     A label of just that name comes before others. Raises UsageError if none matches.
     """
     every = [outline.about for outline in outlines]
-    found = [about for about in every if pattern is None or matches(about.label, [pattern])]
+    found = [about for about in every if pattern is None or matches_label(about.label, [pattern])]
     if pattern is not None and not found:
         known = ", ".join(about.label for about in every) or "(there are none)"
         raise UsageError(f"expected a name or pattern of one of the labels {known}, found {pattern!r}")

@@ -63,7 +63,8 @@ def annotate(
         A folder or bucket with DICOM SEG and RTSTRUCT, LIDC-IDRI XML, mask volumes (`<key>.nii.gz` or
         `<key>/<name>.nii.gz`, also NRRD and MetaImage), and tables of points (CSV, Parquet); or one such file.
     only
-        Patterns of the names of labels, as `GTV*`; without any, all are taken.
+        Patterns of the names of labels, as `GTV*`; without any, all are taken. A reader's own outline of a nodule is
+        taken only by a pattern that says `reader`: not by `nodule-*`, by `nodule-*-reader-*`.
     name_as
         The name under which a label is stored, with `{name}`, `{file}` and `{number}`.
     names
@@ -196,6 +197,8 @@ def for_run(
 
 def forget_labels(target: str | os.PathLike[str], *patterns: str, is_trial: bool = False) -> list[str]:
     """Delete the labels and points whose stored name, or source, matches one of the patterns; images stay as they are.
+
+    Each pattern takes all that it matches: `nodule-*` also what each reader drew.
 
     Returns the names of the objects that are deleted, or in a trial would be. A source that loses some of its labels
     keeps the others; one that loses all is no longer done, so that `annotate` makes it again.

@@ -97,7 +97,9 @@ def export(
         An empty or new folder or prefix. Its last part is the name of the export.
     labels
         The classes of the masks, 1, 2, …: names of labels, or patterns whose labels together are one class. `lungs` is
-        both lungs. Where labels overlap, the later one counts. Volumes that lack one are left out, and named.
+        both lungs. A reader's own outline of a nodule is taken only by a pattern that says `reader`: not by `nodule-*`,
+        by `nodule-*-reader-*`. Where labels overlap, the later one counts. Volumes that lack one are left out, and
+        named.
     split
         A split that was saved: its name, or a path or URL. Volumes that are not in it are left out.
     licence

@@ -82,7 +82,8 @@ def test_readers_agree_on_nodules() -> None:
     table = labels.points
     assert table.groupby("nodule")["reader"].apply(list).tolist() == [[1, 2, 3], [1, 2, 3], [3]]
     assert [s.name for s in labels.segments if s.number % 10 == 0] == ["nodule-1", "nodule-2", "nodule-3"]
-    assert {s.name for s in labels.named("nodule-1-*")} == {f"nodule-1-reader-{k}" for k in (1, 2, 3)}
+    assert {s.name for s in labels.named("nodule-1-reader-*")} == {f"nodule-1-reader-{k}" for k in (1, 2, 3)}
+    assert [s.name for s in labels.named("nodule-1*")] == ["nodule-1"]
 
 
 def test_consensus_is_a_share_of_the_readers_who_outlined_it() -> None:

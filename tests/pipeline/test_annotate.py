@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import datetime
+import itertools
 import json
 import os
 import shutil
@@ -12,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import nibabel
 import numpy as np
 import pytest
 import tiny
@@ -232,6 +234,35 @@ def test_the_nodules_of_lidc_are_labels_and_points_with_ratings(place: str, labe
     assert np.array_equal(volume.labels["nodule-1"][:], truth)
     assert volume.points["malignancy"].to_list() == [4, 2]
     assert volume.points[["x", "y", "z"]].to_numpy()[0] == pytest.approx(GRID.to_patient((2.5, 12, 10)))
+
+
+def lidc_of_two(labels: Path) -> None:
+    """One nodule whose two readers outline 3 x 3 and 7 x 7 pixels in two slices: 98 voxels as half of them say."""
+    marks = [nodule_xml(str(r), [(z, ring(12, 10, r)) for z in (-28.0, -27.0)], [3] * 9) for r in (2, 4)]
+    (labels / "1.xml").write_bytes(lidc_file(*marks))
+
+
+def test_a_pattern_takes_what_each_reader_drew_only_if_it_says_so(tmp_path: Path, labels: Path) -> None:
+    target = prepare(str(tmp_path))
+    lidc_of_two(labels)
+    annotate(target, labels, consensus=1.0)  # both agree on 3 x 3 pixels
+    dataset = dskprep.open_dataset(target)
+    sizes = {"nodule-*": 18, "nodule-*-READER-*": 98, "nodule-1-reader-1": 18, "nodule-1-reader-2": 98, "nodule-1": 18}
+    patches = dataset.patches(SHAPE, around="nodules", positives=1.0, labels=[*sizes], jitter_mm=0)
+    assert {name: int(mask.sum()) for name, mask in patches[0].labels.items()} == sizes
+    assert len(dataset.patches(8, around="nodule-*", positives=1.0).places) == 1  # type: ignore[union-attr]
+    assert len(dataset.patches(8, around="*reader*", positives=1.0).places) == 2  # type: ignore[union-attr]
+    (batch,) = itertools.islice(dataset.stream(SHAPE, 1, around="nodules", positives=1.0, labels=["nodule-?*"]), 1)
+    assert int(batch["nodule-?*"].sum()) == 18
+    for pattern, n_voxels in sizes.items():
+        out = tmp_path / pattern.replace("*", "_") / "Dataset001_X"
+        dskprep.export("nnunet", target, out, labels=[pattern])
+        assert np.asarray(nibabel.load(out / "labelsTr/p.nii.gz").dataobj).sum() == n_voxels  # type: ignore[attr-defined]
+    other = prepare(str(tmp_path / "other"))
+    annotate(other, labels, only=["NODULE-*"])
+    assert list(dskprep.open_dataset(other)["p"].labels) == ["nodule-1"]
+    assert dskprep.forget_labels(target, "nodule-*")  # deletes all that it matches
+    assert list(dskprep.open_dataset(target)["p"].labels) == []
 
 
 def test_outlines_of_lidc_lie_in_the_slices_of_their_uids(tmp_path: Path, labels: Path) -> None:
