@@ -127,6 +127,9 @@ def test_the_site_builds_strictly_and_loads_nothing_from_elsewhere(tmp_path: Pat
     assert done.returncode == 0, done.stderr
     pages = {path: path.read_text(encoding="utf-8") for path in tmp_path.rglob("*.html")}
     assert {page.stem for page in DOCS.glob("*.md")} <= {path.stem for path in pages}
+    links = [(path, link) for path, text in pages.items() for link in re.findall(r'href="([^"#:]+)["#]', text)]
+    dead = {link for path, link in links if path.name != "404.html" and not (path.parent / link).exists()}
+    assert dead == set()
     loads = [url for text in pages.values() for url in Loads(text).urls]
     styles = [path.read_text(encoding="utf-8") for path in tmp_path.rglob("*.css")]
     loads += [url for text in styles for url in re.findall(r"(?:url\(|@import)\s*[\"']?([^\"')]+)", text)]

@@ -146,7 +146,9 @@ def describe_plan(plan: Plan) -> Iterator[RenderableType]:
     what = "all," if plan.n_sampled == plan.n_patients else f"{plan.n_sampled} of them, spread evenly,"
     yield f"{n_of(plan.n_patients, 'patient')} in {plan.source}; by the headers of {what} these series would be"
     yield _tabulate(*plan.in_numbers())
-    yield "(pixels were not read: damage in them, and values that cannot be HU, show in a run)"
+    yield (
+        "(no pixels were read: damage in them, values that cannot be HU, and volume files that are masks show in a run)"
+    )
     yield from _describe_estimate(plan)
 
 
@@ -156,11 +158,13 @@ def _figure(number: float) -> str:
 
 def _describe_estimate(plan: Plan) -> Iterator[RenderableType]:
     """Yield size, memory, hours and dollars of a run."""
-    from dskprep.pipeline.plan import MACHINES
+    from dskprep.pipeline.machines import MACHINES
     from dskprep.worker import admission
 
     took, estimate = plan.calibration, plan.estimate
     if took is None or estimate is None:
+        if any(p.is_written for p in plan.predictions):
+            yield "no estimate of memory, time and size: none of those that were tried here made a volume"
         return
     largest = max((p for p in plan.predictions if p.is_written), key=lambda p: p.need_bytes)
     yield f"read {format_bytes(estimate.bytes_read)}, written about {format_bytes(estimate.bytes_written)}"

@@ -80,8 +80,8 @@ def view(target: str | os.PathLike[str], key: str, *, port: int = 0) -> Iterator
     """
     if not NIIVUE.exists():
         raise InfrastructureError(
-            f"{NIIVUE}: expected niivue, found none; fetch it once, by `make viewer` in a clone, or by: npm install "
-            f"--prefix {FOLDER} @niivue/niivue@{NIIVUE_VERSION}"
+            f"{NIIVUE}: expected niivue, found none; fetch it once by: npm install --prefix {FOLDER} "
+            f"@niivue/niivue@{NIIVUE_VERSION} (`make viewer` does that for the .venv of a clone)"
         )
     try:
         stored = open_dataset(target)[key]

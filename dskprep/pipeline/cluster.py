@@ -211,7 +211,8 @@ def worker_sizes(
         raise UsageError(f"the memory limit must be a size such as 1.6GiB, not {memory_limit!r}") from error
     if limit is not None and limit < MIN_WORKER_BYTES // 4:
         raise UsageError(
-            f"a memory limit of {memory_limit} is too small; a worker needs about {format_bytes(MIN_WORKER_BYTES)}"
+            f"a memory limit of {memory_limit} is too small: a worker needs {format_bytes(MIN_WORKER_BYTES // 4)}, and "
+            f"{format_bytes(MIN_WORKER_BYTES)} for most patients"
         )
     workers = workers or max(1, min(CPU_COUNT, total // (limit or MIN_WORKER_BYTES)))
     share = total // workers

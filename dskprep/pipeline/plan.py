@@ -13,12 +13,14 @@ from typing import Any, NamedTuple
 
 from dskprep import settings as config
 from dskprep import storage
+from dskprep.counts import n_of
 from dskprep.dataset import identity, index, omezarr, store, thumbnail
 from dskprep.dataset.record import GOOD
 from dskprep.errors import InfrastructureError, Refusal, UsageError
 from dskprep.pipeline import cluster
 from dskprep.pipeline.choice import choose, is_lost
 from dskprep.pipeline.executor import MAX_FAILURES_IN_A_ROW
+from dskprep.pipeline.machines import DOLLARS_PER_PUT, MACHINES, Machine
 from dskprep.pipeline.observer import log
 from dskprep.pipeline.prediction import Prediction, predict
 from dskprep.pipeline.survey import DOLLARS_PER_GET, Asked
@@ -31,29 +33,10 @@ from dskprep.source.found import find_series, made_of
 from dskprep.stopwatch import Stopwatch
 from dskprep.worker import admission
 
-
-class Machine(NamedTuple):
-    """A type of EC2 instance: its size, its price, and the network rate that it can sustain."""
-
-    name: str
-    n_cpus: int
-    memory_gib: float
-    dollars_per_hour: float
-    gbit_s: float
-
-
-MACHINES = (
-    Machine("c4.2xlarge", 8, 15, 0.398, 1.0),
-    Machine("c5.2xlarge", 8, 16, 0.34, 2.5),
-    Machine("c7i.2xlarge", 8, 16, 0.357, 3.1),
-    Machine("m7i.2xlarge", 8, 32, 0.403, 3.1),
-    Machine("c7i.8xlarge", 32, 64, 1.428, 12.5),
-)
-"""Prices on demand, Linux, us-east-1, in 2025. The network rate of c4 is a cautious guess."""
-DOLLARS_PER_PUT = 5e-6
-"""Price of a request that writes to S3 Standard, or lists it, us-east-1."""
 PUTS_PER_PATIENT = 9
 """Objects written per patient, and the listing of what was there before, which costs the same."""
+TRIES = 5
+"""Patients that are tried, at most, to see how long one takes."""
 
 
 @dataclass(frozen=True)
@@ -241,7 +224,8 @@ def plan(
             mains.append((following, last))
         n_in_a_row = n_in_a_row + 1 if found[-1].reason == InfrastructureError.__name__ else 0
         if n_in_a_row in (MAX_FAILURES_IN_A_ROW, len(sampled)):
-            raise InfrastructureError(f"the last {n_in_a_row} patients cannot be read: {found[-1].message}")
+            last_ones = n_of(n_in_a_row, "patient")
+            raise InfrastructureError(f"{last_ones} in a row cannot be read, the last one: {found[-1].message}")
         mains.append((case, found[-1]))
         on_patient(n_done, len(sampled))
     took = calibrate(mains, settings)
@@ -259,13 +243,14 @@ def spread(cases: Sequence[Case], n: int) -> list[Case]:
 def calibrate(done: Sequence[tuple[Case, Prediction]], config: PrepConfig) -> Calibration | None:
     """Prepare one patient on this machine, without writing it: the one of median size among those not refused.
 
-    Times are CPU seconds, so that other work on this machine counts little. If its pixel data are damaged, the next
-    larger patient is taken. Return None if all would be refused.
+    Times are CPU seconds, so that other work on this machine counts little. If it makes no volume, as a mask or damaged
+    pixels, the next larger patients are tried, then smaller ones: TRIES in all. Return None if none makes one.
     """
     written = sorted((pair for pair in done if pair[1].is_written), key=lambda pair: pair[1].output_voxels)
     if written:
         prepare.warm(config)
-    for case, prediction in written[len(written) // 2 :]:
+    middle = len(written) // 2
+    for case, prediction in [*written[middle:], *written[:middle][::-1]][:TRIES]:
         with contextlib.suppress(Refusal, OSError):
             return _calibrate_by(case, prediction, config)
     return None

@@ -133,7 +133,7 @@ class Ledger:
         """Return the refusal of a patient with that need."""
         return Refusal(
             "too-large",
-            f"needs {need_bytes} bytes, and a worker has {self.total_bytes} for patients; run again with "
+            f"needs {mib(need_bytes)}, and a worker has {mib(self.total_bytes)} for patients; run again with "
             f"--retry refused --memory-limit {limit_for(need_bytes)} and as many --workers as that allows",
             need_bytes=need_bytes,
         )
@@ -198,6 +198,11 @@ def may_reread(files: CaseFiles, config: PrepConfig) -> bool:
     Slices are read again one by one, a volume file piece by piece.
     """
     return not files.is_archive and recipe(config.recipe).streams and (files.is_volume or files.is_one_slice_each)
+
+
+def mib(n_bytes: int) -> str:
+    """Return a number of bytes in MiB, rounded up."""
+    return f"{math.ceil(n_bytes / 2**20)} MiB"
 
 
 def limit_for(need_bytes: int) -> str:

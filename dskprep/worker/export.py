@@ -45,8 +45,8 @@ def _write(job: ExportJob, target: str, out: str, ledger: Ledger, clock: Stopwat
     need_bytes = volume.need_bytes(record)
     if need_bytes > ledger.total_bytes:
         raise UsageError(
-            f"needs {need_bytes} bytes, and a worker has {ledger.total_bytes}; export again with --memory-limit "
-            f"{admission.limit_for(need_bytes)} and as many --workers as that allows"
+            f"needs {admission.mib(need_bytes)}, and a worker has {admission.mib(ledger.total_bytes)}; export again "
+            f"with --memory-limit {admission.limit_for(need_bytes)} and as many --workers as that allows"
         )
     with ledger.ticket() as ticket:
         ledger.admit(ticket, 0, need_bytes)

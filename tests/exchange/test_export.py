@@ -289,7 +289,7 @@ def test_a_volume_that_a_worker_has_no_memory_for_is_named(target: str, tmp_path
     name = next(name for name in store.record_names(target) if name.key == "p1")
     job = ExportJob(name, "images/p1.nii.gz", "", (), "0")
     done = export_volume(job, target=target, out=str(tmp_path / "out"), memory_bytes=1)
-    assert re.search(r"needs \d+ bytes, and a worker has 0; export again with --memory-limit \d", done.problem)
+    assert re.search(r"needs \d+ MiB, and a worker has 0 MiB; export again with --memory-limit \d", done.problem)
     assert not (tmp_path / "out").exists()
 
 

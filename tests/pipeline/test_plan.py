@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import builders
+import numpy as np
 import pytest
 import tiny
 from pydicom.uid import JPEGLSLossless, RLELossless
@@ -151,6 +152,25 @@ def test_a_patient_whose_pixels_are_damaged_is_not_the_one_to_take_the_time_of(t
     assert took is not None
     assert took.key == "b"
     assert took.bytes_written > 0
+
+
+def test_a_smaller_patient_is_taken_where_no_larger_one_makes_a_volume(tmp_path: Path) -> None:
+    """As beside a mask, which looks like a volume by its header."""
+    tiny.write(tmp_path / "in/a", CASES["sound"]())
+    large = np.zeros((len(STORED), 260, 260), STORED.dtype)
+    tiny.write(tmp_path / "in/b", dict(builders.ct_files(large, syntax=RLELossless, PixelData=DAMAGED)))
+    (a, b) = (predict(case, CONFIG)[-1] for case in choose(str(tmp_path / "in")))
+    assert a.output_voxels < b.output_voxels
+    made = dskprep.plan(tmp_path / "in", settings=CONFIG)
+    assert made.calibration is not None
+    assert made.calibration.key == "a"
+
+
+def test_a_plan_says_that_it_has_no_estimate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tiny.write(tmp_path / "in/a", dict(builders.ct_files(STORED[:, :64, :64], syntax=RLELossless, PixelData=DAMAGED)))
+    tiny.write(tmp_path, {"prep.toml": b"min_slices = 3\n"})
+    assert commands.run_command(["plan", str(tmp_path / "in"), "--config", str(tmp_path / "prep.toml")]) == 0
+    assert "no estimate of memory, time and size" in " ".join(capsys.readouterr().out.split())
 
 
 @pytest.mark.parametrize("pack", [tiny.zipped, tiny.tarred])
@@ -349,7 +369,7 @@ def test_a_patient_that_cannot_be_read_costs_itself_and_a_store_that_fails_ends_
     found = {p.key: (p.status, p.reason) for p in dskprep.plan(source).predictions}
     assert found == {"p1": ("written", ""), "p2": ("failed", "InfrastructureError"), "p3": ("written", "")}
     lost |= {"p1", "p3"}
-    with pytest.raises(InfrastructureError, match=r"the last 3 patients cannot be read: .*no route to host"):
+    with pytest.raises(InfrastructureError, match=r"3 patients in a row cannot be read, .*no route to host"):
         dskprep.plan(source)
 
 

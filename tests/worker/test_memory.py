@@ -67,7 +67,7 @@ def test_a_network_in_the_worker_counts_with_what_it_needs_and_one_in_a_slot_doe
 
 def test_patient_that_never_fits_is_refused_with_the_bytes_it_needs():
     ledger = Ledger(1000)
-    with ledger.ticket() as ticket, pytest.raises(Refusal, match=r"needs 1001 bytes.*--memory-limit") as caught:
+    with ledger.ticket() as ticket, pytest.raises(Refusal, match=r"needs 1 MiB.*--memory-limit") as caught:
         ledger.admit(ticket, 10, 1001)
     assert caught.value.reason == "too-large"
 
