@@ -95,8 +95,9 @@ def split(
             shares=_read_shares(shares),
         )
     )
+    url = made.save(name)
     terminal.say(made.describe())
-    terminal.say(made.save(name))
+    terminal.say(url)
 
 
 def _read_shares(text: str | None) -> tuple[float, ...] | None:

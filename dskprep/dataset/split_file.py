@@ -59,7 +59,7 @@ def read(target: str, place: str | os.PathLike[str]) -> tuple[Content, str]:
         check(content.rule)
         is_whole = content.sealed() == content
     except FileNotFoundError as error:
-        raise UsageError(f"{url}: there is no such split; split.save writes one") from error
+        raise UsageError(f"{url}: there is no such split; dskprep split, or split.save, writes one") from error
     except (ValueError, RecursionError, msgspec.ValidationError) as error:
         raise DamagedDataset(f"{url}: is no split, or a damaged one ({in_one_line(error, 200)})") from error
     if content.format != FORMAT:

@@ -20,6 +20,7 @@ VERSION = 1
 """Of what is written; another one makes all volumes anew."""
 NOWHERE = Side(None, None)
 LUNGS = "lungs"
+LUNGS_ML = ("right_lung_ml", "left_lung_ml", "unsided_lung_ml")
 MOST_CLASSES = 255
 
 
@@ -78,7 +79,7 @@ def choose(
     ----------
     labels
         The classes: a name or a pattern (see `patterns.matches_label`), whose labels together are one class. A volume
-        without a label of each is left out: nobody has said that it has none.
+        without a label of each is left out: nobody has said that it has none. So is one whose mask of lungs is empty.
     image, mask
         Paths of the files, with `{key}`; `test` are those of the part `test`.
 
@@ -96,8 +97,8 @@ def choose(
             "the label as a class of its own"
         )
     names = _labels_of(dataset) if set(labels) - {LUNGS} else {}
-    members, left_out = [], {}
-    for row in dataset.whole_rows("key", "status", "input_digest", "hu_sha256", "right_lung_ml"):
+    members, left_out, known = [], {}, set[str]()
+    for row in dataset.whole_rows("key", "status", "input_digest", "hu_sha256", *LUNGS_ML):
         key = row["key"]
         if key not in dataset:
             continue
@@ -105,13 +106,15 @@ def choose(
             left_out[key] = "not-in-split"
             continue
         there = {name: made_of for name, made_of, image_ in names.get(key, ()) if image_ == row["input_digest"]}
-        if row["right_lung_ml"] is not None:
+        if any((row[name] or 0) > 0 for name in LUNGS_ML):
             there[LUNGS] = ""
+        known |= there.keys()
         found = itertools.product(enumerate(labels, 1), sorted(there))
         classes = [(number, name) for (number, label), name in found if matches_label(name, [label])]
         missing = [label for i, label in enumerate(labels, 1) if i not in {number for number, _ in classes}]
         if missing:
-            left_out[key] = f"without {', '.join(missing)}"
+            is_empty = row["right_lung_ml"] is not None and LUNGS not in there and matches_label(LUNGS, missing)
+            left_out[key] = f"without {', '.join(missing)}{' (lungs-not-found)' if is_empty else ''}"
             continue
         side = split.sides[key] if split else NOWHERE
         paths = [path.format(key=key) if path else "" for path in (test if side.part == "test" else (image, mask))]
@@ -120,10 +123,10 @@ def choose(
         name = RecordName(row["status"], key, row["input_digest"])
         members.append(Member(ExportJob(name, paths[0], paths[1] if labels else "", tuple(classes), digest), side))
     if not members:
-        known = sorted({name for found in names.values() for name, *_ in found} | {LUNGS})
+        in_split = " and is in the split" if split else ""
         raise UsageError(
-            f"{dataset.url}: no volume has the labels {', '.join(labels) or '(none)'} and is in the split; there are "
-            f"the labels {', '.join(known):.300}"
+            f"{dataset.url}: no volume has the labels {', '.join(labels) or '(none)'}{in_split}; there are the labels "
+            f"{', '.join(sorted(known)) or '(none)':.300}"
         )
     members.sort(key=lambda member: member.job.key)
     return Cohort(dataset, tuple(members), dict(sorted(left_out.items())), tuple(labels), split)

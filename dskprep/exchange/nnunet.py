@@ -3,13 +3,33 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 
+from dskprep.counts import n_of, some_of
 from dskprep.dataset import store
 from dskprep.dataset.record import to_json
+from dskprep.errors import UsageError
 from dskprep.exchange.cohort import Cohort
 from dskprep.exchange.place import PATHS
 
 (IMAGE, MASK), TEST = PATHS[:2], PATHS[2:4]
+
+
+def check(cohort: Cohort) -> None:
+    """Raise UsageError if a fold has nothing to train or to validate with: nnU-Net fails there."""
+    folds = cohort.folds()
+    bad = [f"fold {fold}" for fold, (training, validation) in enumerate(folds) if not training or not validation]
+    if not bad:
+        return
+    n_left = len({key for fold in folds for keys in fold for key in keys})
+    reasons = ", ".join(f"{n} {why}" for why, n in sorted(Counter(cohort.left_out.values()).items()))
+    left_out = f" ({reasons}, such as {some_of(cohort.left_out)}, left out)" if cohort.left_out else ""
+    raise UsageError(
+        f"{cohort.dataset.url}: expected volumes to train and to validate with in every fold of the split, and "
+        f"{some_of(bad)} would lack them: {n_of(n_left, 'volume')} of its folds can be exported{left_out}; name other "
+        "--labels, or a split with fewer folds or another seed; without a split, nnU-Net makes folds of its own, which "
+        "know no patients"
+    )
 
 
 def describe(cohort: Cohort, name: str, licence: str) -> dict[str, bytes]:

@@ -115,8 +115,8 @@ def export(
     Raises
     ------
     UsageError
-        Nothing was started: there is no dataset or split, no volume has the labels, `out` lies in the dataset or holds
-        something else, or nibabel is not installed.
+        Nothing was started: there is no dataset or split, no volume has the labels, a fold of the split has too few for
+        nnU-Net, `out` lies in the dataset or holds something else, or nibabel is not installed.
     InfrastructureError
         A store or the scheduler cannot be used.
 
@@ -130,7 +130,7 @@ def export(
 
 @dataclass(frozen=True)
 class CheckedExport:
-    """An export that can begin, as far as that is known without workers; `found` are the volumes to be written."""
+    """An export that has begun, as far as that needs no workers; `found` are the volumes to be written."""
 
     kind: str
     dataset: Dataset
@@ -138,7 +138,6 @@ class CheckedExport:
     split: Split | None
     found: Cohort | None
     licence: str
-    asked: dict[str, Any]
 
 
 def check(
@@ -150,7 +149,10 @@ def check(
     split: str | os.PathLike[str] | None = None,
     licence: str = "",
 ) -> CheckedExport:
-    """Look at all that can be wrong before there are workers. Arguments and errors are those of `export`."""
+    """Look at all that can be wrong, and begin the export in its place, before there are workers.
+
+    Arguments and errors are those of `export`.
+    """
     target, out = storage.absolute(target), storage.absolute(out)
     if kind not in KINDS:
         raise UsageError(f"expected nnunet, monai or croissant, found {kind!r}")
@@ -168,8 +170,11 @@ def check(
         convert.check_nifti()
         layout = LAYOUTS[kind]
         found = cohort.choose(dataset, labels, chosen, layout.IMAGE, layout.MASK, layout.TEST)
+        if kind == "nnunet":
+            nnunet.check(found)
         asked["labels"] = list(labels)
-    return CheckedExport(kind, dataset, out, chosen, found, licence, asked)
+    place.begin(out, asked)
+    return CheckedExport(kind, dataset, out, chosen, found, licence)
 
 
 def execute(
@@ -180,7 +185,6 @@ def execute(
     kind, dataset, out = checked.kind, checked.dataset, checked.out
     name = out.rstrip("/").rpartition("/")[2]
     summary = ExportSummary(kind, dataset.url, out)
-    place.begin(out, checked.asked)
     if checked.found is None:
         files = croissant.describe(dataset, checked.split, name, checked.licence)
         summary.counts["written"] = len(dataset)

@@ -11,6 +11,7 @@ or the profile of the process that opens the store.
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -225,15 +226,26 @@ def _opened(url: str) -> Iterator[tuple[Any, Any, str]]:
     try:
         yield _open(url)
     except PermissionError as error:
+        where, why = _told(url, error)
         raise InfrastructureError(
-            f"{url}: permission denied ({in_one_line(error)}); check the credentials and the path's rights"
+            f"{where}: permission denied{why and f' ({why})'}; check the credentials and the path's rights"
         ) from error
     except FileNotFoundError as error:
         if is_bucket(url) and any(words in str(error) for words in NO_BUCKET):
             raise InfrastructureError(f"{url}: there is no such bucket; create it, or correct the name") from error
         raise
     except OSError as error:
-        raise InfrastructureError(f"{url}: {in_one_line(error)}") from error
+        where, why = _told(url, error)
+        raise InfrastructureError(f"{where}: {why or error.strerror}") from error
+
+
+def _told(url: str, error: OSError) -> tuple[str, str]:
+    """Return where an error happened and what it says besides its kind: no path twice, and no name of a `.part`."""
+    if not isinstance(error.filename, str) or not error.strerror:
+        return url, in_one_line(error)
+    path = re.sub(rf"\.[0-9a-f]{{12}}{re.escape(PART_SUFFIX)}$", "", error.filename)
+    shorter, longer = sorted((path.rstrip("/") + "/", url.rstrip("/") + "/"), key=len)
+    return (path, "") if longer.startswith(shorter) else (url, f"{error.strerror}: {path}")
 
 
 def _open(url: str) -> tuple[Any, Any, str]:

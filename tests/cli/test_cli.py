@@ -539,7 +539,8 @@ def test_a_terminal_that_goes_ends_a_run_as_ctrl_c_does_unless_it_was_told_to_st
 def test_a_signal_ends_the_workers_of_any_command_and_leaves_no_folder(
     dskprep: Run, source: str, target: str, tmp_path: Path, ending: signal.Signals
 ) -> None:
-    assert dskprep("run", source, target, "--scheduler", "sync")[0] == 0
+    (tmp_path / "own.toml").write_text('lungs = "own_masks:halves"\n')  # others find no lungs here
+    assert dskprep("run", source, target, "--scheduler", "sync", "--config", str(tmp_path / "own.toml"))[0] == 0
     (tmp_path / "tmp").mkdir()
     words = ["export", "nnunet", target, str(tmp_path / "Dataset001_x"), "--workers", "1"]
     command = ["env", "--default-signal=HUP", f"TMPDIR={tmp_path}/tmp", sys.executable, "-m", "dskprep", *words]

@@ -19,7 +19,7 @@ import tiny
 
 import dskprep
 from dskprep import storage
-from dskprep.cli import commands
+from dskprep.cli import commands, options
 from dskprep.dataset import store
 from dskprep.errors import DamagedDataset, InfrastructureError, UsageError
 from dskprep.exchange.volume import ExportJob
@@ -31,7 +31,7 @@ nib = pytest.importorskip("nibabel", reason="needs the extra exchange")
 
 KEYS = ["p0", "p1", "p2", "p3"]
 LABELS = {"p0": ["GTV-1", "heart"], "p1": ["GTV-1", "GTV-2", "heart"], "p2": ["GTV-2", "heart"], "p3": ["heart"]}
-SETTINGS = PrepConfig(check_hu=False, chunk=16)
+SETTINGS = PrepConfig(check_hu=False, chunk=16, lungs="own_masks:halves")
 
 
 def masks_of(key: str) -> dict[str, np.ndarray]:
@@ -166,6 +166,48 @@ def test_the_test_part_and_the_folds_are_where_nnunet_looks_for_them(target: str
         training, validation = split.fold(fold)
         assert (lists["train"], lists["val"]) == (sorted(training), sorted(validation))
     assert read(out, "dataset.json")["numTraining"] == 3
+
+
+@pytest.mark.usefixtures("unchanged")
+def test_a_fold_that_is_left_with_nothing_is_refused(target: str, tmp_path: Path) -> None:
+    """Three of the four volumes lack a label: all folds but one have nothing to validate with."""
+    dataset = dskprep.open_dataset(target)
+    place = dataset.split(folds=4, stratify=()).save(tmp_path / "s.json")
+    out = tmp_path / "out"
+    said = (
+        r"fold 0, fold 1, fold 2, … would lack them: 1 volume of its folds .*\(1 without GTV-1, 1 without GTV-1, GTV-2"
+    )
+    with pytest.raises(UsageError, match=said):
+        dskprep.export("nnunet", target, out, labels=["GTV-1", "GTV-2"], split=place)
+    assert not out.exists()
+    assert dskprep.export("nnunet", target, out, labels=["heart"], split=place).exit_code == 0
+    assert dskprep.export("monai", target, tmp_path / "monai", labels=["GTV-1", "GTV-2"], split=place).exit_code == 0
+
+
+@pytest.mark.parametrize("kind", ["nnunet", "monai"])
+def test_a_volume_whose_lungs_were_not_found_is_left_out(tmp_path: Path, kind: str) -> None:
+    """Its mask has no voxel: it would be trained with as a chest without lungs."""
+    tiny.write(tmp_path / "in/air", tiny.series(1, RescaleIntercept=0))  # all of it is denser than lung
+    tiny.write(tmp_path / "in/good", tiny.series(0))
+    dskprep.run(tmp_path / "in", tmp_path / "ds", settings=SETTINGS)
+    summary = dskprep.export(kind, tmp_path / "ds", tmp_path / "out")
+    assert summary.counts == {"written": 1, "left-out": 1}
+    assert summary.left_out == {"air": "without lungs (lungs-not-found)"}
+    assert {path.name[:4] for path in (tmp_path / "out").rglob("*.nii.gz")} == {"good"}
+
+
+def test_a_place_that_cannot_be_is_said_before_there_are_workers(
+    target: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(options, "open_client", None)
+    tiny.write(tmp_path / "theirs", {"a.txt": b"mine"})
+    tiny.write(tmp_path / "file", {"Dataset001_X": b"mine"})
+    for out, said in (("theirs", "or an export, found a.txt"), ("file/Dataset001_X", "Not a directory")):
+        for kind in ("nnunet", "croissant"):
+            assert commands.run_command(["export", kind, target, f"{tmp_path}/{out}"]) in (2, 3)
+            line = capsys.readouterr().err
+            assert said in line
+            assert line.count(str(tmp_path)) == 1, line
 
 
 @pytest.mark.parametrize("labels", [(), ("lungs",), ("heart",)])
@@ -333,7 +375,7 @@ def test_places_and_wishes_that_cannot_be_are_named(target: str, tmp_path: Path)
     tiny.write(tmp_path / "theirs", {"a.txt": b"mine"})
     with pytest.raises(UsageError, match=r"or an export, found a\.txt"):
         dskprep.export("nnunet", target, tmp_path / "theirs")
-    with pytest.raises(UsageError, match=r"no volume has the labels liver .* there are the labels GTV-1, GTV-2, heart"):
+    with pytest.raises(UsageError, match="no volume has the labels liver; there are the labels GTV-1, GTV-2, heart"):
         dskprep.export("nnunet", target, tmp_path / "out", labels=["liver"])
     with pytest.raises(UsageError, match="must be a list of names"):
         dskprep.export("nnunet", target, tmp_path / "out", labels="heart")
@@ -344,7 +386,7 @@ def test_places_and_wishes_that_cannot_be_are_named(target: str, tmp_path: Path)
             dskprep.export("monai", target, tmp_path / "out", labels=reserved)
     with pytest.raises(UsageError, match="nnunet, monai or croissant, found 'nnUNet'"):
         dskprep.export("nnUNet", target, tmp_path / "out")
-    with pytest.raises(UsageError, match="no such split"):
+    with pytest.raises(UsageError, match="no such split; dskprep split, or"):
         dskprep.export("nnunet", target, tmp_path / "out", split="v9")
     assert not (tmp_path / "out").exists()
     dskprep.export("monai", target, tmp_path / "out", labels=["heart"])
@@ -420,6 +462,9 @@ def test_the_commands_do_the_same(target: str, tmp_path: Path, capsys: pytest.Ca
     assert "folds 2 2" in capsys.readouterr().out
     assert commands.run_command(["split", target, "v2", "--extend", "v1"]) == 2
     assert "'grade'" in capsys.readouterr().err
+    assert commands.run_command(["split", target, "v1", "--folds", "3", "--balanced"]) == 2
+    told = capsys.readouterr()
+    assert (told.out, "another split of this name" in told.err) == ("", True)
     assert commands.run_command(["split", target, "v2", "--extend", "v1", "--folds", "3"]) == 2
     assert "leave out --folds" in capsys.readouterr().err
     assert commands.run_command(["split", target, "v3", "--shares", "a,b"]) == 2

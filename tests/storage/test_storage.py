@@ -379,6 +379,27 @@ def test_a_folder_that_cannot_be_listed_is_not_passed_over(tmp_path: Path, monke
         list(storage.walk(f"{tmp_path}/closed"))
 
 
+def test_a_denied_permission_names_the_place_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And not by the name of the unfinished file that could not be made."""
+
+    def deny(_: Any, path: str, *__: Any) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", path)
+
+    monkeypatch.setattr(LocalFileSystem, "pipe_file", deny)
+    for action in (
+        lambda: storage.write_many(str(tmp_path), {"a/x.json": b""}),
+        lambda: storage.create(f"{tmp_path}/a/x.json", b""),
+    ):
+        with pytest.raises(InfrastructureError) as caught:
+            action()
+        assert str(caught.value) == (
+            f"{tmp_path}/a/x.json: permission denied; check the credentials and the path's rights"
+        )
+    monkeypatch.setattr(LocalFileSystem, "makedirs", lambda *_, **__: deny(None, str(tmp_path)))
+    with pytest.raises(InfrastructureError, match=rf"^{tmp_path}: permission denied; check"):
+        storage.create(f"{tmp_path}/b/x", b"")
+
+
 def test_a_local_file_is_replaced_as_a_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     storage.write_many(str(tmp_path), {"x": b"old"})
 
