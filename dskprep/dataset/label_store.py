@@ -60,7 +60,8 @@ def write_label(
     if not storage.create(storage.join(target, folder, group), objects[group]):
         found = owner_of(target, key, label)
         if not _is_left(target, found, owner, recorded):
-            theirs = f"of {found}" if found else "that is not dskprep's"
+            source = found.rpartition(".")[0]
+            theirs = f"of {source} (--forget {source} deletes all of that)" if found else "that is not dskprep's"
             raise Refusal(
                 "label-exists",
                 f"{key}: expected no label {label!r}, found one {theirs}; give this one another name with --as, such "

@@ -14,6 +14,7 @@ from dskprep.stopwatch import Stopwatch
 from dskprep.worker import process
 from dskprep.worker.admission import Ledger, Underestimated
 from dskprep.worker.drawing import LabelJob, MadeLabels, begin_label_record, make_labels
+from dskprep.worker.label_checks import refuse_taken
 from dskprep.worker.nameless import label_without_names
 from dskprep.worker.process import Loss
 
@@ -94,6 +95,9 @@ def _write_labels(job: LabelJob, target: str, made: MadeLabels) -> LabelRecord:
     for key in dict.fromkeys(label.volume for label in labels if label.is_written):
         label_store.write_list(target, key)
     record = made.record.changed(labels=tuple(labels))
+    if refused := refuse_taken(record, job.case, target):
+        made.points.clear()
+        return refused
     if record.written or made.points:
         return record
     return record.changed(status="refused", reason=labels[0].reason, message=labels[0].message)

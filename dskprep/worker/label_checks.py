@@ -6,7 +6,10 @@ is there under another name would count twice.
 
 from __future__ import annotations
 
+import glob
+import itertools
 import re
+import shlex
 from typing import Any
 
 import numpy as np
@@ -19,6 +22,7 @@ from dskprep.dataset.stored import StoredVolume
 from dskprep.errors import Refusal
 from dskprep.labels.draw import Drawn
 from dskprep.sides import LEFT, RIGHT
+from dskprep.source.label_files import LabelFile
 
 LUNG = re.compile(r"lung|lobe", re.IGNORECASE)
 SIDE = {
@@ -71,6 +75,38 @@ def refuse_copy(record: LabelRecord, other: str) -> LabelRecord:
     gone: dict[str, Any] = {"points": None, "n_points": 0, "warnings": ()}
     message = f"{record.source}: {_explain(other)}"
     return record.changed(status="refused", reason="label-exists", message=message, **gone)
+
+
+def refuse_taken(record: LabelRecord, case: LabelFile, target: str) -> LabelRecord | None:
+    """Return the refused record of a source that has none of the names it asks for, because its own content has them.
+
+    That is one file under other options, maybe at another path. Its points are there already. None if it is not so. The
+    message has the commands that replace what is there; a mask has none, whose folder may say its volume.
+    """
+    taken = [label for label in record.labels if label.reason == "label-exists"]
+    owners = {label.taken_by for label in taken}
+    if record.written or len(owners) != 1 or record.kind == "mask":
+        return None
+    source, _, options = owners.pop().rpartition(".")
+    if known_contents(target, record.run or "").get((record.sha256, options)) != source:
+        return None
+    place = case.url.removesuffix(f"/{case.path}")
+    labels = [place, "--files", glob.escape(case.path)] if "/" in case.path else [case.url]
+    again = [target, *labels, *_as_options(record.asked), "--retry", "refused"]
+    commands = [shlex.join(["dskprep", "annotate", *words]) for words in ([target, "--forget", source], again)]
+    message = (
+        f"{record.url}: {taken[0].name!r} of {taken[0].volume}, and all others that it asks for, are there from "
+        f"{source}, which has the same content; two commands replace them: `{commands[0]}` and `{commands[1]}`; or "
+        "--as gives these other names"
+    )
+    return record.changed(status="refused", reason="label-exists", message=message, warnings=())
+
+
+def _as_options(asked: dict[str, Any]) -> list[str]:
+    """Return what was asked for of a source (`Asked.as_dict`) as options of the command line."""
+    words = [*itertools.chain(*(("--only", name) for name in asked.get("only", ())))]
+    words += ["--as", asked["as"]] if "as" in asked else []
+    return words + (["--consensus", str(asked["consensus"])] if "consensus" in asked else [])
 
 
 def _explain(other: str) -> str:

@@ -7,6 +7,8 @@ import datetime
 import itertools
 import json
 import os
+import re
+import shlex
 import shutil
 import signal
 from collections.abc import Iterator
@@ -239,6 +241,7 @@ def test_the_nodules_of_lidc_are_labels_and_points_with_ratings(place: str, labe
 def lidc_of_two(labels: Path) -> None:
     """One nodule whose two readers outline 3 x 3 and 7 x 7 pixels in two slices: 98 voxels as half of them say."""
     marks = [nodule_xml(str(r), [(z, ring(12, 10, r)) for z in (-28.0, -27.0)], [3] * 9) for r in (2, 4)]
+    labels.mkdir(exist_ok=True)
     (labels / "1.xml").write_bytes(lidc_file(*marks))
 
 
@@ -263,6 +266,31 @@ def test_a_pattern_takes_what_each_reader_drew_only_if_it_says_so(tmp_path: Path
     assert list(dskprep.open_dataset(other)["p"].labels) == ["nodule-1"]
     assert dskprep.forget_labels(target, "nodule-*")  # deletes all that it matches
     assert list(dskprep.open_dataset(target)["p"].labels) == []
+
+
+@pytest.mark.parametrize("is_one_file", [True, False])
+def test_a_refusal_of_another_consensus_has_the_commands_that_change_it(
+    tmp_path: Path, labels: Path, is_one_file: bool
+) -> None:
+    target, run = prepare(str(tmp_path)), CliRunner().invoke
+    lidc_of_two(labels / "scan 1")
+    assert annotate(target, labels).labels == 3
+    asked = ["annotate", target, str(labels / "scan 1/1.xml" if is_one_file else labels), "--consensus", "0.75"]
+    done = run(commands.main, [*asked, "--scheduler", "sync"], standalone_mode=False)
+    assert (done.return_value, done.stdout.count("'nodule-1'")) == (1, 1)
+    assert "are there from scan_1__1.xml" in done.stdout.replace("\n", " ")
+    records = [label_store.read_record(target, name) for name, _ in label_store.list_records(target)]
+    (message,) = (record.message for record in records if record.message)
+    commands_ = [shlex.split(text) for text in re.findall("`(.*?)`", message)]
+    assert [words[:3] for words in commands_] == [["dskprep", "annotate", target]] * 2
+    for words in commands_:
+        more = [] if "--forget" in words else ["--scheduler", "sync"]
+        assert run(commands.main, [*words[1:], *more], standalone_mode=False).return_value == 0
+    volume = dskprep.open_dataset(target)["p"]
+    assert (len(volume.labels), len(volume.points)) == (3, 2)
+    assert volume.labels["nodule-1"][:].sum() == 18  # both agree
+    same = annotate(target, asked[2], consensus=0.75)
+    assert (same.already, same.exit_code) == ({"written": 1}, 0)
 
 
 def test_outlines_of_lidc_lie_in_the_slices_of_their_uids(tmp_path: Path, labels: Path) -> None:
