@@ -215,4 +215,5 @@ def _way_for_large(context: click.Context, settings: PrepConfig, need_bytes: int
         workers, _ = cluster.worker_sizes(None, limit, settings)
     except UsageError:
         return f"run again with --retry refused on a machine with {limit} for one worker"
+    workers = min(workers, context.params["workers"] or workers)
     return _command_line(context, retry="refused", memory_limit=limit, workers=str(workers))

@@ -68,6 +68,11 @@ def check_settings(target: str, config: PrepConfig, keys: str | None = None) -> 
         _compare_settings(target, config, keys)
 
 
+def _as_set(settings: dict[str, Any], name: str) -> str:
+    """Return a setting as a settings file has it."""
+    return f"{json.dumps(settings[name]):.60}" if name in settings else "not set"
+
+
 def _compare_settings(target: str, config: PrepConfig, keys: str | None) -> dict[str, Any]:
     there, here = describe(target), config.as_dict()
     if keys not in (None, found := there.get("keys", "folder")):
@@ -79,8 +84,7 @@ def _compare_settings(target: str, config: PrepConfig, keys: str | None) -> dict
         return there
     names = sorted({*there["settings"], *here}, key=lambda name: (name != "recipe", name))
     differences = [
-        f"{name} is {there['settings'].get(name, 'at its default')!s:.60} there "
-        f"and {here.get(name, 'at its default')!s:.60} here"
+        f"{name} is {_as_set(there['settings'], name)} there and {_as_set(here, name)} here"
         for name in names
         if there["settings"].get(name) != here.get(name)
     ]

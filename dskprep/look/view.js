@@ -13,6 +13,7 @@ const view = new Niivue({
   dragAndDropEnabled: false,
   show3Dcrosshair: true,
   crosshairWidth: 0.5,
+  fontColor: [1, 1, 0.6, 1],
   backColor: [0.06, 0.07, 0.07, 1],
 })
 view.setSliceMM(true)

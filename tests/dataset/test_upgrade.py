@@ -176,7 +176,7 @@ def test_a_run_goes_on_with_the_new_setting_alone(target: str, tmp_path: Path, m
     monkeypatch.setenv("DSKPREP_IDENTITY_KEY", "k" * 40)
     scans = tiny.write_patients(tmp_path / "scans", ["p8", "p9"])
     list(dskprep.upgrade(target))
-    with pytest.raises(UsageError, match=r"ome_zarr is 0\.6 there and at its default here"):
+    with pytest.raises(UsageError, match=r"ome_zarr is \"0\.6\" there and not set here"):
         dskprep.run(scans, target, settings=OLD)
     assert dskprep.run(scans, target, settings=NEW).exit_code == 0
     assert sorted(dskprep.open_dataset(target)) == ["p1", "p2", "p8", "p9"]

@@ -295,7 +295,7 @@ def test_a_run_that_is_interrupted_at_its_start_has_an_end_too(source: str, targ
 def test_other_settings_are_refused_before_anything_is_done(source: str, target: str) -> None:
     dskprep.run(source, target, limit=1)
     before = tiny.everything_below(target)
-    with pytest.raises(UsageError, match="lungs is True there and False here"):
+    with pytest.raises(UsageError, match="lungs is true there and false here"):
         dskprep.run(source, target, settings=dskprep.PrepConfig(lungs=False))
     assert tiny.everything_below(target) == before
 
