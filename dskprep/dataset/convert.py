@@ -103,4 +103,4 @@ def _needs(library: str) -> Any:
     try:
         return importlib.import_module(library)
     except ImportError as error:
-        raise UsageError(f"{library} is not installed: in a clone of dskprep, pip install -e '.[exchange]'") from error
+        raise UsageError(f"{library} is not installed: in a clone of dskprep, pip install '.[exchange]'") from error

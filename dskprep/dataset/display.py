@@ -9,6 +9,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from dskprep import sides, storage
+from dskprep.counts import n_of
 from dskprep.dataset import labelled, own, store
 from dskprep.dataset.record import Record
 from dskprep.errors import DamagedDataset
@@ -69,9 +70,10 @@ def dataset_in_html(dataset: Selection) -> str:
         counts = Counter(dataset.index["status"].tolist())
         words = ", ".join(f"{n} {status}" for status, n in counts.most_common())
     else:
-        words = f"{len(dataset)} selected volumes"
+        words = n_of(len(dataset), "selected volume")
     shown = [dataset[key]._repr_html_() for key in itertools.islice(dataset, N_PICTURES)]
-    more = f"<p>and {len(dataset) - len(shown)} more volumes</p>" if len(dataset) > len(shown) else ""
+    n_more = len(dataset) - len(shown)
+    more = f"<p>and {n_of(n_more, 'more volume')}</p>" if n_more else ""
     return f"<p><b>{html.escape(dataset.url)}</b>: {words or 'no series'}</p>{''.join(shown)}{more}"
 
 

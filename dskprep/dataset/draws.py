@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from dskprep.counts import n_of
 from dskprep.dataset.rounds import Windows
 from dskprep.dataset.shards import Index, as_index
 from dskprep.errors import UsageError
@@ -86,6 +87,10 @@ class Draws(ABC, Generic[P]):
     outside: float | None
     normalized: bool
     windows: Windows | None
+
+    def __repr__(self) -> str:
+        size = " x ".join(map(str, self.size))
+        return f"<{type(self).__name__} of {size} voxels (z, y, x), from {n_of(len(self.keys), 'volume')}>"
 
     @property
     @abstractmethod

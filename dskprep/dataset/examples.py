@@ -75,10 +75,10 @@ class Example:
     """
 
     image: Volume
-    labels: dict[str, NDArray[np.uint8]]
+    labels: dict[str, NDArray[np.uint8]] = field(repr=False)
     key: str
     is_positive: bool
-    row: Row
+    row: Row = field(repr=False)
 
     @property
     def masks(self) -> dict[str, NDArray[np.uint8]]:
@@ -91,7 +91,7 @@ class Example:
         return {"is_positive": self.is_positive}
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Examples(Draws[Example]):
     """An endless sequence of patches around annotated places and away from them.
 

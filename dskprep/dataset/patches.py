@@ -14,8 +14,8 @@ from dskprep.dataset.draws import OPENED, Draws, Spot
 from dskprep.dataset.rounds import Rounds, Windows
 from dskprep.dataset.shards import Index, as_index
 from dskprep.errors import UsageError
-from dskprep.sides import LEFT, LUNG, RIGHT
-from dskprep.volume import Volume
+from dskprep.sides import LEFT, LUNG, NAMES, RIGHT
+from dskprep.volume import Volume, grid_in_words
 
 if TYPE_CHECKING:
     from dskprep.dataset.dataset import Dataset
@@ -25,7 +25,7 @@ SIDES = (RIGHT, LEFT, LUNG)
 """The labels of the lungs in a mask, 1 to 3."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Patch:
     """A patch of a volume with its lung mask.
 
@@ -50,6 +50,10 @@ class Patch:
     side: int
     index: Index
 
+    def __repr__(self) -> str:
+        grid = grid_in_words(self.image.shape, self.image.spacing)
+        return f"<Patch of {self.key} around {self.index}, in the {NAMES[self.side]}: {grid}>"
+
     @property
     def masks(self) -> dict[str, NDArray[np.uint8]]:
         """What is beside the image on its grid."""
@@ -61,7 +65,7 @@ class Patch:
         return {}
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class LungPatches(Draws[Patch]):
     """An endless sequence of patches. The middle of each is a voxel of a lung, drawn with equal probability.
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import bisect
+import difflib
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -9,6 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self
 
+from dskprep.counts import n_of
 from dskprep.dataset import annotations as annotated
 from dskprep.dataset import display, index, joined, store
 from dskprep.dataset.joined import Joined
@@ -21,6 +24,8 @@ if TYPE_CHECKING:
 
 IDENTITIES = ("patient", "study", "frame_of_reference")
 """Columns that an index of an older version lacks."""
+NEAR = 50
+"""Keys before and after one that is not there, in their order, among which the one that was meant is looked for."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -221,14 +226,18 @@ class Selection(Mapping[str, StoredVolume]):
         if fate := self._fates.get(str(key)):
             return f"{key}: {fate}"
         if self.chosen is not None and key not in self.chosen:
-            return f"{key}: is not one of the {len(self)} selected volumes"
-        return f"{self.url}: no volume {key!r} is written; there are {len(self)}, such as {list(self)[:3]}"
+            return f"{key}: is not in this selection of {n_of(len(self), 'volume')}"
+        there = list(self)
+        at = bisect.bisect_left(there, str(key))
+        near = difflib.get_close_matches(str(key), there[max(at - NEAR, 0) : at + NEAR])
+        hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else f", such as {there[:3]}"
+        return f"{self.url}: no volume {key!r} is written; there are {len(there)}{hint}"
 
     def __repr__(self) -> str:
-        """Say where it lies. Its volumes are counted if they are known already: that takes requests."""
-        is_known = "_names" in vars(self)
-        n = f": {len(self)} {'volumes' if self.chosen is None else 'selected volumes'}" if is_known else ""
-        return f"<Dataset {self.url}{n}>"
+        """Say where it lies, and how many volumes it has, if that is known already: to count them takes requests."""
+        if self.chosen is not None:
+            return f"<Dataset {self.url}: {n_of(len(self.chosen), 'selected volume')}>"
+        return f"<Dataset {self.url}{': ' + n_of(len(self), 'volume') if '_names' in vars(self) else ''}>"
 
     def _repr_html_(self) -> str:
         return display.dataset_in_html(self)

@@ -168,7 +168,7 @@ class Choice:
                     why = f"{chosen[-1].key}, which was written before this one came"
                 else:
                     why = f"{chosen[-1].key}, by {self._select.why_first(chosen[-1].scores, rival.scores)}"
-                message = f"expected the series to write of the {len(family)} of one {self._select.per}, which is {why}"
+                message = f"another of the {len(family)} series of this {self._select.per} was chosen: {why}"
                 yield self._survey.case(rival.n).set_aside("not-chosen", message)
 
 

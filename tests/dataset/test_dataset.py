@@ -42,8 +42,10 @@ def test_a_key_that_is_not_written_says_what_became_of_it(dataset: dskprep.Datas
         dataset["p3"]
     with pytest.raises(KeyError, match="no volume 'p4' is written; there are 2, such as"):
         dataset["p4"]
-    with pytest.raises(KeyError, match="p2: is not one of the 1 selected volumes"):
+    with pytest.raises(KeyError, match="p2: is not in this selection of 1 volume"):
         dataset.select(["p1"])["p2"]
+    with pytest.raises(KeyError, match=r"no volume 'p11' is written; there are 2; did you mean 'p1'\?"):
+        dataset["p11"]
     with pytest.raises(KeyError, match="p3: was refused"):
         dataset.select(["p1", "p3"])
 

@@ -15,10 +15,12 @@ import dskprep
 from dskprep import storage
 from dskprep.dataset import index, store
 from dskprep.dataset.dataset import Dataset
+from dskprep.dataset.examples import Example
+from dskprep.dataset.patches import LungPatches, Patch
 from dskprep.dataset.record import Record
 from dskprep.preparation.lungs.lungs import Lungs
 from dskprep.preparation.prepared import Prepared
-from dskprep.sides import LUNG
+from dskprep.sides import LEFT, LUNG
 from dskprep.volume import Volume
 
 AFFINE = np.diag([1.0, 1.0, 2.0, 1.0])[:, [2, 1, 0, 3]]
@@ -48,6 +50,16 @@ def test_values_say_in_one_line_what_they_are() -> None:
     ]
 
 
+def test_a_patch_shows_none_of_its_voxels() -> None:
+    volume = Volume(np.zeros((4, 5, 6), np.int16), np.diag([2.0, 1.0, 1.0, 1.0])[[2, 1, 0, 3]])
+    mask = np.zeros((4, 5, 6), np.uint8)
+    grid = "4 x 5 x 6 voxels of 2 x 1 x 1 mm (z, y, x)"
+    assert repr(Patch(volume, mask, "p", LEFT, (7, 8, 9))) == f"<Patch of p around (7, 8, 9), in the left lung: {grid}>"
+    assert "array" not in repr(Example(volume, {"nodule": mask}, "p", True, {}))
+    patches = LungPatches(Dataset("/nowhere"), tuple(map(str, range(1000))), (4, 5, 6), 0, None, False)
+    assert repr(patches) == "<LungPatches of 4 x 5 x 6 voxels (z, y, x), from 1000 volumes>"
+
+
 def test_a_stored_volume_and_its_dataset_say_what_they_are(made: str) -> None:
     dataset = dskprep.open_dataset(made)
     assert repr(dataset) == f"<Dataset {made}>"  # to count its volumes would take requests
@@ -58,6 +70,7 @@ def test_a_stored_volume_and_its_dataset_say_what_they_are(made: str) -> None:
     chosen = dataset.select(["p1", "p2"])
     assert len(chosen) == 2
     assert repr(chosen) == f"<Dataset {made}: 2 selected volumes>"
+    assert repr(dskprep.open_dataset(made).select(["p1"])) == f"<Dataset {made}: 1 selected volume>"
 
 
 def test_a_notebook_shows_the_thumbnail_of_a_volume(made: str) -> None:
@@ -71,7 +84,7 @@ def test_a_notebook_shows_the_counts_of_a_dataset_and_some_of_its_volumes(made: 
     shown = dskprep.open_dataset(made)._repr_html_()
     assert "7 written, 1 refused" in shown
     assert shown.count("<img") == 6
-    assert "and 1 more volumes" in shown
+    assert "and 1 more volume<" in shown
     assert "2 selected volumes" in dskprep.open_dataset(made).select(["p1", "p2"])._repr_html_()
 
 
@@ -100,7 +113,7 @@ def test_a_key_that_was_not_written_says_why(made: str) -> None:
     for each in (dataset, dataset.select(["p1"])):
         with pytest.raises(KeyError, match="bad: was refused, no-dicom: "):
             each["bad"]
-    with pytest.raises(KeyError, match="p2: is not one of the 1 selected volumes"):
+    with pytest.raises(KeyError, match="p2: is not in this selection of 1 volume"):
         dataset.select(["p1"])["p2"]
 
 

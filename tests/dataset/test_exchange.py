@@ -122,6 +122,6 @@ def test_a_library_that_is_not_there_is_named(library: str, use, monkeypatch: py
     monkeypatch.setitem(sys.modules, library, None)
     volume = dskprep.Volume(np.zeros((2, 3, 4), np.int16), np.eye(4))
     with pytest.raises(
-        UsageError, match=rf"{library} is not installed: in a clone of dskprep, pip install -e '\.\[exchange\]'"
+        UsageError, match=rf"{library} is not installed: in a clone of dskprep, pip install '\.\[exchange\]'"
     ):
         use(volume)

@@ -121,13 +121,17 @@ def test_the_best_of_each_study_is_written_and_the_rest_says_why(place: str) -> 
     }
     assert sorted(tied.values()) == ["not-chosen", "written"]
     assert summary.account.counts == {"written": 3, "set-aside": 3, "refused": 1}
-    assert row_of(target, "a_thick")["message"].endswith("which is a_soft, by thickness<=1.5")
-    assert row_of(target, "a_sharp")["message"].endswith("which is a_soft, by kernel:soft")
+    assert row_of(target, "a_thick")["message"].endswith("of this study was chosen: a_soft, by thickness<=1.5")
+    assert (
+        row_of(target, "a_sharp")["message"]
+        == "another of the 3 series of this study was chosen: a_soft, by kernel:soft"
+    )
     assert row_of(target, "a_soft")["chosen"] == "of 3 series of the study, by kernel:soft"
     winner = min(tied, key=lambda key: tied[key] != "written")
     assert row_of(target, winner)["warnings"] == "chosen-by-tie"
     assert not isinstance(row_of(target, "c_alone")["chosen"], str)
-    assert any("one header of each of 7 series" in note for note in notes)
+    (cost,) = (note for note in notes if "one header of each of 7 series" in note)
+    assert ("requests" in cost, "on S3" in cost) == (is_bucket := storage.is_bucket(source), is_bucket)
     assert any("1 are decided by a tie" in note for note in notes)
 
 
