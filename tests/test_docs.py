@@ -16,6 +16,7 @@ import pytest
 from packaging.requirements import Requirement
 
 import dskprep
+from dskprep.dataset import columns, rows
 from dskprep.errors import LABEL_REASONS, REASONS, WARNINGS
 from dskprep.settings import PrepConfig
 
@@ -51,6 +52,15 @@ def test_every_setting_is_explained_with_its_default() -> None:
         default = {} if default is None else default  # an empty table
         assert tomllib.loads(f"x = {rows[field.name][1].strip('`')}")["x"] == default, field.name
         assert rows[field.name][3], field.name
+
+
+def test_every_column_of_the_index_is_explained() -> None:
+    assert sorted(columns.DESCRIBED) == sorted(rows.schema([]).names)
+    listed = tables("reading.md")["The columns of the index"]
+    assert {row[0].strip("`"): row[1] for row in listed} == columns.DESCRIBED
+    for name, meaning in columns.DESCRIBED.items():
+        assert len(meaning.split()) > 2, name
+        assert meaning.lower() != name.replace("_", " ")
 
 
 ROOT = DOCS.parent

@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from dskprep.dataset import licences, store
+from dskprep.dataset import columns, licences, store
 from dskprep.dataset.dataset import Dataset
 from dskprep.dataset.record import Record, to_json
 from dskprep.dataset.splits import Split
@@ -39,19 +39,13 @@ CONTEXT: dict[str, Any] = {
     },
 }
 """The words of Croissant 1.0."""
-DESCRIBED = {
-    "key": "Name of the volume",
+OF_EXPORT = {
     "volume": "Where its OME-Zarr image lies below the dataset",
     "volume_sha256": "SHA-256 of the lines '<SHA-256>  <object>' of all its objects, sorted by object",
-    "patient": "Keyed digest of the patient: equal where the patient is, of no use to others",
-    "study": "Keyed digest of the study",
-    "frame_of_reference": "Keyed digest of the frame of reference",
-    "hu_sha256": "SHA-256 of the Hounsfield units as they were acquired",
-    "affine": "Maps an index (z, y, x, 1) to LPS millimetres (x, y, z, 1), row by row",
     "part": "Part of the split",
     "fold": "Fold of the split, in which the volume validates",
 }
-"""What columns mean, beside those whose names say it."""
+"""What columns mean that the index of a dataset has not."""
 
 
 def describe(dataset: Dataset, split: Split | None, name: str, licence: str) -> dict[str, bytes]:
@@ -130,11 +124,15 @@ def _field(column: Any, values: pd.Series) -> dict[str, Any]:
         "@type": "cr:Field",
         "@id": f"volumes/{column}",
         "name": str(column),
-        "description": DESCRIBED.get(str(column), str(column).replace("_", " ")),
+        "description": _meaning(str(column)),
         "dataType": "sc:Float" if is_list else kinds.get(values.dtype.kind, "sc:Text"),
         "source": {"fileObject": {"@id": "index"}, "extract": {"column": str(column)}},
     }
     return field | ({"repeated": True} if is_list else {})
+
+
+def _meaning(column: str) -> str:
+    return OF_EXPORT.get(column) or columns.describe(column)
 
 
 def _summary(dataset: Dataset, table: pd.DataFrame) -> str:
@@ -149,9 +147,7 @@ def _summary(dataset: Dataset, table: pd.DataFrame) -> str:
 def _card(
     dataset: Dataset, split: Split | None, table: pd.DataFrame, origins: list[dict[str, Any]], name: str, licence: str
 ) -> str:
-    rows = "\n".join(
-        f"| `{column}` | {DESCRIBED.get(str(column), str(column).replace('_', ' '))} |" for column in table
-    )
+    rows = "\n".join(f"| `{column}` | {_meaning(str(column))} |" for column in table)
     settings = "\n".join(f"| `{key}` | `{value}` |" for key, value in sorted(dataset.settings.items()))
     sides = f"\n## Split\n\n{split.describe()}. No patient is on two sides.\n" if split else ""
     whose = "".join(f"- {at['series']} series, {at['licence']}: {at['citation'] or at['doi']}\n" for at in origins)

@@ -408,6 +408,9 @@ def test_croissant_describes_every_volume_by_its_bytes(target: str, place: str) 
     assert list(table.index) == KEYS
     fields = [field["source"]["extract"]["column"] for field in content["recordSet"][0]["field"]]
     assert fields == ["key", *table.columns]
+    card = storage.read(f"{out}/README.md").decode()
+    assert "| `mean_lung_hu` | Mean HU within the lungs |" in card
+    assert "does not write" not in card  # which is said of columns that nobody explained
     for key in KEYS:
         objects = tiny.everything_below(f"{target}/{table.loc[key, 'volume']}")
         own = sorted(name for name in objects if not name.startswith(("labels/GTV", "labels/heart", "labels/zarr")))
