@@ -113,6 +113,13 @@ class StoredLabel(msgspec.Struct, frozen=True, kw_only=True):
         """Whether the label is in its volume."""
         return self.reason is None
 
+    def __repr__(self) -> str:
+        if not self.is_written:
+            return f"<StoredLabel {self.name!r} of {self.volume}: not written, {self.reason}: {self.message}>"
+        size = "" if self.ml is None else f", {self.ml:.3g} ml"
+        middle = "" if self.centroid_mm is None else f" around {tuple(round(mm, 1) for mm in self.centroid_mm)} mm"
+        return f"<StoredLabel {self.label} of {self.volume}: {self.name!r}{size}{middle}>"
+
     def changed(self, **changes: Any) -> StoredLabel:
         """Return a copy with some fields replaced."""
         return msgspec.structs.replace(self, **changes)

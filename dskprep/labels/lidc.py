@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from dskprep.counts import n_of
 from dskprep.errors import Refusal, UsageError
 from dskprep.kernels.polygons import fill_inside
 from dskprep.labels import lidc_xml, nodules
@@ -29,6 +30,8 @@ MAX_AREA = 1 << 28
 """Most pixels of the boxes round all outlines; there are some hundred thousand."""
 NEAR_SLICE = 0.1
 """An outline may lie off its slice by this part of the distance between slices, as headers round."""
+SLICES = "is this the grid of the slices that the readers saw, as at(series.grid) gives it of read_series(...)?"
+"""What is asked where an outline lies beside the slices."""
 
 
 class Lidc(Labels):
@@ -41,6 +44,13 @@ class Lidc(Labels):
         self.reading = lidc_xml.parse(content, where)
         instances = {outline.instance for mark in self.reading.marks for outline in mark.outlines} - {""}
         self.links = Links(frozenset({self.reading.series} - {""}), frozenset(instances))
+
+    def __repr__(self) -> str:
+        return f"<lidc {self.where}: {n_of(len(self.reading.marks), 'mark')}; at(read_series(...).grid) gives nodules>"
+
+    def named(self, *patterns: str) -> tuple[Segment, ...]:
+        """Raises UsageError: which marks are one nodule is not known yet."""
+        raise UsageError(f"{self._not_placed}.named({', '.join(map(repr, patterns))})")
 
     def at(self, slices: Grid, consensus: float = CONSENSUS, instances: Mapping[str, int] | None = None) -> PlacedLidc:
         """Return the nodules as they lie in the series.
@@ -66,7 +76,11 @@ class Lidc(Labels):
     def stacks(self, segment: Segment, grid: Grid) -> Iterator[Stack]:
         """Raises UsageError: the place is not known yet."""
         del segment, grid
-        raise UsageError(f"{self.where}: the outlines are pixels of a series; call at(slices) with its grid first")
+        raise UsageError(self._not_placed)
+
+    @property
+    def _not_placed(self) -> str:
+        return f"{self.where}: the outlines are pixels of a series; call at with its grid, labels.at(series.grid)"
 
 
 class _Place(NamedTuple):
@@ -110,7 +124,7 @@ class PlacedLidc(Labels):
                 self._places.append(_place(mark, slices, self.where, instances))
         self.left_out = tuple(left_out)
         if left_out and not self._places:
-            raise Refusal("label-off-grid", f"{self.where}: {left_out[0]}; is this the series that the readers saw?")
+            raise Refusal("label-off-grid", f"{self.where}: {left_out[0]}; {SLICES}")
         outlined = [k for k, place in enumerate(self._places) if place.mark.kind == "nodule"]
         placed = [self._in_mm(self._places[k]) for k in outlined]
         found = nodules.match(placed, slices.spacing[0])
@@ -185,7 +199,7 @@ def _place(mark: Mark, slices: Grid, where: str, instances: Mapping[str, int]) -
         raise Refusal(
             "label-off-grid",
             f"{where}: {mark.name!r}: expected pixels of {rows} rows and {columns} columns, found one at "
-            f"row and column {points.max(0).tolist()}; is this the series that the readers saw?",
+            f"row and column {points.max(0).tolist()}; {SLICES}",
         )
     first, last = points.min(0), points.max(0)
     inside: dict[int, NDArray[np.bool_]] = {}
@@ -242,7 +256,6 @@ def _slice_of(outline: Outline, slices: Grid, where: str, of_instance: int | Non
         raise Refusal(
             "label-off-grid",
             f"{where}: expected outlines in slices, which lie from z {ends[0]:g} to {ends[1]:g} mm in "
-            f"steps of {slices.spacing[0]:g} mm, found one at {outline.z_mm:g} mm; is this the series "
-            f"that the readers saw?",
+            f"steps of {slices.spacing[0]:g} mm, found one at {outline.z_mm:g} mm; {SLICES}",
         )
     return index

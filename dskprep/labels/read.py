@@ -74,6 +74,13 @@ def read_labels(source: str | Path | bytes, *, name: str = "", names: Mapping[in
     >>> table = dskprep.read_labels(b"seriesuid,coordX,coordY,coordZ\\n1.2.3,-10,20,5.5\\n", name="nodules.csv")
     >>> table.points[["x", "y", "z"]].to_numpy().tolist()
     [[-10.0, 20.0, 5.5]]
+
+    The outlines of LIDC-IDRI are pixels of its slices, and need their grid before they can be drawn on any other.
+
+    >>> series = dskprep.read_series("/data/lidc_0001")  # doctest: +SKIP
+    >>> labels = dskprep.read_labels("/data/069.xml").at(series.grid)  # doctest: +SKIP
+    >>> labels.draw(labels.named("nodule-1")[0], dskprep.prepare(series).image.grid).ml  # doctest: +SKIP
+    6.7
     """
     check_names(names or {})
     if isinstance(source, bytes):

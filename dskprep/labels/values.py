@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
+from dskprep.counts import n_of, some_of
 from dskprep.labels.draw import Drawn, draw
 from dskprep.labels.stack import Stack
 from dskprep.patterns import as_patterns, matches_label
@@ -61,6 +62,12 @@ class Labels(ABC):
     where: str
     links: Links
     segments: tuple[Segment, ...] = ()
+
+    def __repr__(self) -> str:
+        names = [segment.name for segment in self.segments]
+        said = [f"{n_of(len(names), 'segment')} {some_of(names)}"] if names else []
+        said += [n_of(len(points), "point")] if (points := self.points) is not None else []
+        return f"<{self.kind} {self.where}: {' and '.join(said) or 'nothing'}>"
 
     def named(self, *patterns: str) -> tuple[Segment, ...]:
         """Return the segments whose name matches one of the patterns, as `GTV*`; case does not matter.

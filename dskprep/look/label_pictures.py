@@ -18,7 +18,7 @@ from dskprep.errors import DamagedDataset, UsageError
 from dskprep.look import outlines, picture
 from dskprep.look.comparison import Preparation
 from dskprep.look.outlines import Outline
-from dskprep.look.panels import draw_plane
+from dskprep.look.panels import Inside, draw_plane
 from dskprep.volume import Volume
 
 EDGE = 280
@@ -134,10 +134,11 @@ def _draw(volume: StoredVolume, z: int, cut: Sequence[Cut]) -> bytes:
         (0.0, (slice(None), slice(None)), picture.SOFT_WINDOW),
         (0.5, _around(first, volume.spacing[1:]), picture.LUNG_WINDOW if is_black else picture.SOFT_WINDOW),
     )
+    in_order = sorted(cut, key=lambda each: each[0].rank)
     figure = Figure(figsize=(2 * EDGE / DPI, EDGE / DPI), facecolor="black")
     for left, part, window in panels:
         seen = Volume(view.volume.array[:, *part], volume.affine)
-        shown = [(label.colour, inside[part]) for label, inside in cut]
+        shown = [Inside(label.colour, inside[part], label.points) for label, inside in in_order]
         draw_plane(figure.add_axes((left, 0, 0.5, 1)), seen, 0, 0, view.window or window, shown)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="webp", dpi=DPI, pil_kwargs={"quality": QUALITY})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -39,14 +39,21 @@ HISTOGRAM_HU = (-1100, 1500)
 N_BARS = 130
 """Bars of a histogram: 20 HU each."""
 
-Inside = tuple[tuple[float, float, float], NDArray[np.bool_]]
-"""A colour, and which pixels of a plane its outline goes round."""
+
+class Inside(NamedTuple):
+    """A colour, which pixels of a plane its outline goes round, and how thick that is in points."""
+
+    colour: tuple[float, float, float]
+    pixels: NDArray[np.bool_]
+    points: float = 0.8
 
 
 def draw_plane(
     ax: Any, volume: Volume, axis: int, index: int, window: tuple[float, float], shown: Sequence[Inside]
 ) -> None:
-    """Draw one plane of a volume with outlines in the middle of a square, with the patient's sides and a scale.
+    """Draw one plane of a volume in the middle of a square, with the patient's sides and a scale.
+
+    Outlines are drawn in their order, so that a later one lies over an earlier one.
 
     The patient's left is on the right; up is the front in the axial plane (axis 0), the head in the others; the front
     is left in the sagittal one.
@@ -58,9 +65,9 @@ def draw_plane(
     low, high = window
     ax.imshow(plane, cmap="gray", vmin=low, vmax=high, extent=extent, origin="upper" if axis == 0 else "lower")
     y, x = (np.arange(n) + 0.5 for n in plane.shape)
-    for colour, inside in shown:
+    for colour, inside, points in shown:
         if inside.any() and not inside.all() and min(inside.shape) > 1:
-            ax.contour(x * across_mm, y * down_mm, inside, [0.5], colors=[colour], linewidths=0.8)
+            ax.contour(x * across_mm, y * down_mm, inside, [0.5], colors=[colour], linewidths=points)
     edge = max(down, across)
     left, bottom, top = (across - edge) / 2, (down + edge) / 2, (down - edge) / 2
     if axis > 0:

@@ -19,7 +19,17 @@ from dskprep.errors import WARNINGS, UsageError
 from dskprep.look import comparison, outlines, surface
 from dskprep.look.comparison import Preparation
 from dskprep.look.outlines import Outline
-from dskprep.look.panels import OUTLINES, PLANES, draw_histogram, draw_plane, lines_of, mark_scale, mark_sides, to_png
+from dskprep.look.panels import (
+    OUTLINES,
+    PLANES,
+    Inside,
+    draw_histogram,
+    draw_plane,
+    lines_of,
+    mark_scale,
+    mark_sides,
+    to_png,
+)
 from dskprep.preparation.prepared import Prepared
 from dskprep.series.series import Series
 from dskprep.volume import AIR_HU, Volume, grid_in_words
@@ -62,7 +72,7 @@ def of_stored(stored: StoredVolume, label: str | None = None) -> View:
     `label` is a name or pattern, whose first match it is. Raises UsageError if none matches.
     """
     stored = _as_fine_as_pixels(stored)
-    record, labels = stored.record, outlines.of_stored(stored)
+    record, labels = stored.record, outlines.of_stored(stored, label)
     words = in_words(record.source, record.geometry, record.lungs, record.warnings)
     view = view_of("as written", Preparation.of_stored(stored), words)
     return replace(view, labels=labels, middle_mm=outlines.centre_of(labels, label))
@@ -139,8 +149,9 @@ def draw(title: str, *views: View) -> bytes:
     histogram, a legend and the words. A volume that holds no HU has one window. The planes cross in the middle of a
     label of the last view, if it has any, or of its lungs, the sagittal one then in the right lung. Letters say which
     side of the patient is where: right and left, front (A) and back (P), head and feet. Outlines are the lungs, blue
-    the right one, orange the left one, green where they are not told apart, and labels in colours of their own. Each
-    plane fills its panel whatever its size: the length of the white bar stands above it.
+    the right one, orange the left one, green where they are not told apart, and labels in colours of their own: the one
+    that was asked for, and what readers agree on, thicker and over the others. Each plane fills its panel
+    whatever its size: the length of the white bar stands above it.
     """
     last = views[-1]
     centre_mm = last.middle_mm
@@ -207,12 +218,15 @@ def _draw_view(row: Any, view: View, centre_mm: NDArray[np.float64]) -> None:
     for axis, name in enumerate(PLANES):
         lungs = None if view.mask is None else np.take(view.mask, centre[axis], axis)
         insides = {label: label.inside(axis, centre[axis]) for label in view.labels}
-        labels = [(label.colour, inside) for label, inside in insides.items() if inside.any()]
+        in_order = sorted(insides.items(), key=lambda each: each[0].rank)
+        labels = [Inside(label.colour, inside, label.points) for label, inside in in_order if inside.any()]
         cut |= {label.about.label: label for label, inside in insides.items() if inside.any()}
         for number, window in enumerate(windows):
             ax = panels[number, axis]
-            shown = [] if lungs is None or number else [(colour, lungs == side) for side, colour in OUTLINES.items()]
-            draw_plane(ax, view.volume, axis, centre[axis], window, [*shown, *labels])
+            shown = labels
+            if lungs is not None and not number:
+                shown = [*(Inside(colour, lungs == side) for side, colour in OUTLINES.items()), *labels]
+            draw_plane(ax, view.volume, axis, centre[axis], window, shown)
             ax.set_title(f"{view.title}: {name}" if axis == number == 0 else name, fontsize=9)
             if axis == 0 and view.window is None:
                 ax.set_ylabel(f"{NAMES[number]}: {_in_hu(window)}", fontsize=9)

@@ -11,7 +11,7 @@ from dskprep.dataset import thumbnail
 from dskprep.errors import UsageError
 from dskprep.look import comparison
 from dskprep.look.comparison import Compared, Difference
-from dskprep.look.panels import PLANES, draw_plane, to_png
+from dskprep.look.panels import PLANES, Inside, draw_plane, to_png
 
 LUNG_WINDOW = thumbnail.WINDOWS["HU"]
 """HU that are black and white in the planes of the two images."""
@@ -57,7 +57,7 @@ def figure_of(compared: Compared, names: tuple[str, str]) -> Figure:
     figure.suptitle(_describe(compared.difference).replace("$", r"\$"), fontsize=10)
     for row, axis, index in zip(figure.subplots(2, 3), (0, 1), planes(compared), strict=False):
         place_mm = first.image.to_patient(np.where(np.arange(3) == axis, index, 0))[2 - axis]
-        shown = [(colour, np.take(mask, index, axis)) for colour, _, mask in lungs]
+        shown = [Inside(colour, np.take(mask, index, axis)) for colour, _, mask in lungs]
         for ax, (name, array, window) in zip(row, images, strict=True):
             draw_plane(ax, first.image.with_array(array), axis, index, window, shown)
             ax.set_title(f"{name}\n{[*PLANES][axis]} plane at {AXES[axis]} = {place_mm:.0f} mm", fontsize=9)

@@ -10,12 +10,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from dskprep.counts import n_of
 from dskprep.dicom.description import NOBODY, Identity
 from dskprep.errors import Refusal
 from dskprep.series import hounsfield, upright
 from dskprep.series.geometry import Layout
 from dskprep.series.plausibility import Histograms
-from dskprep.volume import Volume
+from dskprep.volume import Volume, grid_in_words
 
 Fact = str | int | float
 
@@ -68,6 +69,10 @@ class Series:
         self._check_values, self._check_order = check_values, check_order
         self.identity, self.instances = identity, instances
 
+    def __repr__(self) -> str:
+        state = "" if self._take else ", decoded"
+        return f"<Series: {n_of(self.n_slices, 'slice')}, {grid_in_words(self.grid.shape, self.grid.spacing)}{state}>"
+
     def check_formats(self) -> None:
         """Raise Refusal, as decoding would, if a slice has pixels in a format that is not read here."""
         self._check_formats()
@@ -97,6 +102,9 @@ class Decoded:
         self._sha256, self._histograms = hashlib.sha256(), Histograms()
         self._doubt, self._check_hu = found._doubt, found._check_hu
         self._check_values, self._check_order = found._check_values, found._check_order
+
+    def __repr__(self) -> str:
+        return f"<Decoded: {grid_in_words(self.grid.shape, self.grid.spacing)}{'' if self._encoded else ', taken'}>"
 
     def planes(self) -> Iterator[NDArray[np.int16]]:
         """Return int16 HU (rows, columns) of plane after plane of the grid, gaps interpolated; only once.

@@ -227,7 +227,7 @@ def _draw_all(
 def _add_unlinked(job: LabelJob, labels: Labels, volume: Record, made: MadeLabels) -> None:
     """Name the segments in whose own frame of reference none of the volumes lies."""
     there = {label.number for label in made.record.labels}
-    asked = labels.named(*job.asked.only) if job.asked.only else labels.segments
+    asked = labels.named(*job.asked.only) if job.asked.only and labels.segments else labels.segments
     for number, segment in enumerate(asked):
         if segment.frame_of_reference and segment.number not in there:
             message = f"{labels.where}: {segment.name!r}: no volume lies in its frame {segment.frame_of_reference}"

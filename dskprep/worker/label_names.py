@@ -19,14 +19,17 @@ COLOURS = (
     (60, 180, 75),
     (255, 225, 25),
     (0, 130, 200),
-    (245, 130, 48),
+    (170, 255, 195),
     (145, 30, 180),
     (70, 240, 240),
     (240, 50, 230),
     (210, 245, 60),
     (250, 190, 212),
 )
-"""Colours that differ well from one another on grey; a label has the one of its place in the source."""
+"""Colours that differ well from one another on grey, and from those of the lungs.
+
+A label has the one of its place in its source.
+"""
 
 
 def begin_label(volume: Record, segment: Segment, number: int) -> StoredLabel:

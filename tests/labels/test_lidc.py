@@ -51,7 +51,10 @@ def test_it_asks_for_its_series_and_then_for_the_slices() -> None:
     labels = dskprep.read_labels(lidc_file(nodule), name="001.xml")
     assert (labels.kind, labels.links.series, labels.links.instances) == ("lidc", {SERIES}, {IMAGE})
     assert labels.segments == ()
-    with pytest.raises(UsageError, match="call at"):
+    assert repr(labels) == "<lidc 001.xml: 1 mark; at(read_series(...).grid) gives nodules>"
+    with pytest.raises(UsageError, match=r"001.xml: .*labels.at\(series.grid\).named\('nodule-\*'\)"):
+        labels.named("nodule-*")
+    with pytest.raises(UsageError, match=r"001.xml: .*call at with its grid, labels.at\(series.grid\)"):
         labels.draw(dskprep.Segment(10, "nodule-1"), GRID)
 
 
@@ -84,6 +87,12 @@ def test_readers_agree_on_nodules() -> None:
     assert [s.name for s in labels.segments if s.number % 10 == 0] == ["nodule-1", "nodule-2", "nodule-3"]
     assert {s.name for s in labels.named("nodule-1-reader-*")} == {f"nodule-1-reader-{k}" for k in (1, 2, 3)}
     assert [s.name for s in labels.named("nodule-1*")] == ["nodule-1"]
+
+
+def test_labels_say_what_they_are() -> None:
+    assert repr(placed(one("a", 20, 30, 5))) == "<lidc 001.xml: 2 segments nodule-1, nodule-1-reader-1 and 1 point>"
+    table = dskprep.read_labels(b"key,x,y,z\np,1,2,3\np,1,2,3\n", name="a.csv")
+    assert repr(table) == "<points a.csv: 2 points>"
 
 
 def test_consensus_is_a_share_of_the_readers_who_outlined_it() -> None:
@@ -188,6 +197,7 @@ def test_each_fault_has_its_reason(xml: bytes, reason: str) -> None:
     with pytest.raises(Refusal) as caught:
         dskprep.read_labels(xml, name="001.xml").at(GRID)
     assert caught.value.reason == reason
+    assert "at(series.grid)" in str(caught.value) or reason != "label-off-grid"
     assert "\n" not in str(caught.value)
 
 

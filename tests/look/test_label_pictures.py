@@ -24,7 +24,7 @@ from PIL import Image
 import dskprep
 from dskprep import storage
 from dskprep.cli import commands
-from dskprep.look import report, views
+from dskprep.look import picture, report, views
 from dskprep.look.figures import rank_labelled
 from dskprep.settings import PrepConfig
 from dskprep.synthetic import scanner
@@ -347,3 +347,16 @@ def test_the_pictures_are_seen_in_a_browser_without_a_network(masked: str, tmp_p
         assert page.evaluate("window.stung") is None
         assert page.errors == []
         assert [url for url in page.requests if not url.startswith(("file:", "data:"))] == []
+
+
+def test_a_label_that_is_asked_for_is_seen_among_what_each_reader_drew(ran: str) -> None:
+    volume = dskprep.open_dataset(ran)[KEY]
+    for asked in ("nodule-1", "nodule-1-reader-1"):
+        drawn = np.asarray(Image.open(io.BytesIO(picture.draw("", picture.of_stored(volume, asked)))).convert("RGB"))
+        seen = {
+            name: int((np.abs(drawn.astype(int) - about.rgb).max(2) < 30)[:800, :1200].sum())
+            for name, about in volume.labels.about.items()
+            if name.startswith("nodule-1-reader") or name == "nodule-1"
+        }
+        assert len(seen) > 2
+        assert seen.pop(asked) > 1.5 * max(seen.values())

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import itertools
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 
+from dskprep import sides
 from dskprep.dataset.label_record import StoredLabel
 from dskprep.errors import UsageError
 from dskprep.look import outlines
@@ -44,6 +46,22 @@ def test_labels_of_one_colour_are_drawn_in_several_and_the_others_in_their_own()
         tuple(value / 255 for value in each) for each in list(found.values())[:3]
     ]
     assert lines[3].get_label() == "and 1 other label"
+
+
+def test_what_was_asked_for_lies_over_what_readers_agree_on_and_that_over_what_each_drew() -> None:
+    names = ("GTV", "nodule-1", "nodule-1-reader-1", "nodule-2", "nodule-2-reader-4")
+    about = {name: StoredLabel(volume="p", image="0" * 16, label=name, name=name) for name in names}
+    volume: Any = SimpleNamespace(labels=SimpleNamespace(about=about))
+    ranks = {
+        pattern: [outline.rank for outline in outlines.of_stored(volume, pattern)]
+        for pattern in (None, "nodule-1", "nodule-?-READER-*")
+    }
+    assert ranks == {None: [0, 1, 0, 1, 0], "nodule-1": [0, 2, 0, 1, 0], "nodule-?-READER-*": [0, 1, 2, 1, 2]}
+
+
+def test_no_label_is_stored_with_nearly_the_colour_of_a_lung() -> None:
+    for one, lung in itertools.product(label_names.COLOURS, sides.RGB.values()):
+        assert np.linalg.norm(np.subtract(one, lung)) > 60
 
 
 def test_a_colour_that_stands_in_is_like_none_that_labels_are_stored_with() -> None:

@@ -235,6 +235,8 @@ def test_the_nodules_of_lidc_are_labels_and_points_with_ratings(place: str, labe
     truth[2:4, 9:16, 7:14] = True
     assert np.array_equal(volume.labels["nodule-1"][:], truth)
     assert volume.points["malignancy"].to_list() == [4, 2]
+    about = repr(volume.labels.about["nodule-1"])
+    assert about == "<StoredLabel nodule-1 of p: 'nodule-1', 0.098 ml around (0.0, -8.0, -27.5) mm>"
     assert volume.points[["x", "y", "z"]].to_numpy()[0] == pytest.approx(GRID.to_patient((2.5, 12, 10)))
 
 

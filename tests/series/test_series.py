@@ -40,7 +40,7 @@ from dskprep.errors import Refusal
 from dskprep.series import assembly, hounsfield
 from dskprep.series.series import Decoded, Series
 from dskprep.series.upright import to_patient_axes
-from dskprep.volume import PADDING, Volume
+from dskprep.volume import PADDING, Volume, grid_in_words
 
 ORIENTATIONS = {
     "axial": AXIAL,
@@ -188,6 +188,14 @@ def test_an_enhanced_object_is_the_same_volume_as_single_slices() -> None:
     assert (enhanced.volume.array == single.volume.array).all()
     assert enhanced.volume.affine == pytest.approx(single.volume.affine)
     assert enhanced.hu_sha256 == single.hu_sha256
+
+
+def test_a_series_says_what_it_is_and_whether_it_was_decoded() -> None:
+    series = assembled(ct_files(distinct(5, 6, 7)))
+    grid = f"5 slices, {grid_in_words((5, 6, 7), series.grid.spacing)}"
+    assert repr(series) == f"<Series: {grid}>"
+    series.decode()
+    assert repr(series) == f"<Series: {grid}, decoded>"
 
 
 def test_padding_is_marked_but_hashed_as_the_scanner_wrote_it() -> None:
