@@ -42,7 +42,7 @@ class Outline:
     @property
     def points(self) -> float:
         """How thick it is drawn."""
-        return 1.8 if self.rank else 0.8
+        return 1.4 if self.rank else 0.8
 
     @property
     def colour(self) -> tuple[float, float, float]:
