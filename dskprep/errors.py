@@ -60,7 +60,7 @@ LABEL_REASONS = {
     "label-off-grid": "the mask or the contours are not on the grid of the image's slices",
     "label-mirrored": "the mask is on the image's grid only when it is mirrored",
     "label-unlinked": "no volume of the dataset is the one that the label was drawn on",
-    "label-exists": "the volume has a label of this name from another source",
+    "label-exists": "a label of this name, or this content, is there from another source; that stays as it is",
 }
 """Why a label is refused; its image is not."""
 

@@ -48,6 +48,7 @@ def annotate(
     LABELS is a folder or bucket, or one file: DICOM SEG and RTSTRUCT, LIDC-IDRI XML, mask volumes
     (<key>.nii.gz or <key>/<name>.nii.gz; NRRD, MetaImage), and CSV or Parquet tables of points. DICOM is linked to
     volumes by the series and slices that it names, masks by their file names, points by the column key or seriesuid.
+    The exit code is 1 if LABELS holds no such file.
     """
     terminal.wait_for("loading")
     from dskprep.cli import words
@@ -76,7 +77,7 @@ def annotate(
                 **choice,  # only, name_as, consensus, retry
             )
         output.tell("summary", summary.as_dict(), *words.describe_labels(summary))
-    return summary.exit_code
+    return summary.exit_code or int(not summary.counts)
 
 
 def _forget(target: str, patterns: tuple[str, ...], labels: str | None, *, is_trial: bool) -> int:

@@ -108,14 +108,16 @@ def describe_labels(summary: LabelSummary) -> Iterator[RenderableType]:
         f"{n_of(summary.counts.total(), 'label source')}: {n_new} done in {time_in_words(summary.seconds)}, "
         f"{summary.already.total()} done before"
     )
-    yield _tabulate(summary.counts, summary.reasons, summary.warnings)
+    if summary.counts:
+        yield _tabulate(summary.counts, summary.reasons, summary.warnings)
     for reason, n in sorted(summary.lost_labels.items()):
         yield f"  labels of written sources that are not written: {n} {reason}"
     yield from _describe_damaged(summary.damaged_records)
     if summary.already["refused"]:
         yield f"  {summary.already['refused']} were refused before: --retry unlinked or --retry refused tries again"
     written = f"{n_of(summary.labels, 'label')} and {n_of(summary.points, 'point')} written"
-    yield f"{written if n_new else 'nothing new'}: {summary.target}"
+    done = written if n_new else "nothing new" if summary.counts else "no label file was found, and nothing was done"
+    yield f"{done}: {summary.target}"
 
 
 def describe_status(status: Status) -> Iterator[RenderableType]:

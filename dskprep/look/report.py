@@ -21,7 +21,7 @@ from dskprep.dataset import annotations as annotated
 from dskprep.dataset import index, store
 from dskprep.dataset.labelled import thumbnails_of
 from dskprep.dataset.record import STATUSES
-from dskprep.errors import REASONS, WARNINGS
+from dskprep.errors import LABEL_REASONS, REASONS, SET_ASIDE, WARNINGS
 from dskprep.look.figures import as_toml, histograms, label_figures, rank, rank_labelled, stages
 from dskprep.stopwatch import STAGES
 
@@ -116,7 +116,7 @@ def report(target: str | os.PathLike[str], *, records_at: str | None = None) -> 
         version=version("dskprep"),
         settings=as_toml(settings),
         **said,
-        meanings=REASONS | WARNINGS,
+        meanings=REASONS | SET_ASIDE | LABEL_REASONS | WARNINGS,
         n_of=n_of,
         n_labelled=len(labelled),
         label_pictures=_label_pictures(target, labelled),

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import re
+import shutil
 import tomllib
 from collections.abc import Iterable, Iterator
 from html import unescape
@@ -17,6 +18,7 @@ import pandas as pd
 import pytest
 import tiny
 from builders import prepared
+from label_builders import rtstruct_file
 
 import dskprep
 from dskprep import storage
@@ -377,3 +379,16 @@ def test_the_page_says_what_labels_there_are(tmp_path: Path) -> None:
     html = report.report(tmp_path / "out")
     assert "Labels</h2>" in html
     assert "0 labels and 1 point in 1 volume" in html
+    shutil.copy(tmp_path / "a.csv", tmp_path / "b.csv")
+    dskprep.annotate(tmp_path / "out", tmp_path / "b.csv")
+    html = report.report(tmp_path / "out")
+    assert re.search(r"<td>label-exists</td><td>.*; that stays as it is</td>", html)
+
+
+def test_what_was_set_aside_is_explained(tmp_path: Path) -> None:
+    tiny.write_patients(tmp_path / "in", ["p1"])
+    (tmp_path / "in/p2").mkdir()
+    (tmp_path / "in/p2/rs.dcm").write_bytes(rtstruct_file({}))
+    dskprep.run(tmp_path / "in", tmp_path / "out")
+    html = report.report(tmp_path / "out")
+    assert re.search(r">no-image</button></td><td>no image: a segmentation or mask, contours", html)

@@ -1413,6 +1413,10 @@ def test_the_command_says_what_became_of_each_source(tmp_path: Path, labels: Pat
     status = run(commands.main, ["status", target], standalone_mode=False)
     assert "1 label source; 1 label, 0 points" in status.output
     assert "Tumour in 1" in status.output
+    (labels / "none").mkdir()
+    none = run(commands.main, ["annotate", target, str(labels / "none"), "--scheduler", "sync"], standalone_mode=False)
+    assert (none.return_value, "" in none.stdout.splitlines()) == (1, False)
+    assert f"no label file was found, and nothing was done: {target}" in none.stdout
     gone = run(commands.main, ["annotate", target, "--forget", "Tum*"], standalone_mode=False)
     assert "objects deleted" in gone.output
 
