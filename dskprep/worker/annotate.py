@@ -96,7 +96,6 @@ def _write_labels(job: LabelJob, target: str, made: MadeLabels) -> LabelRecord:
         label_store.write_list(target, key)
     record = made.record.changed(labels=tuple(labels))
     if refused := refuse_taken(record, job.case, target):
-        made.points.clear()
         return refused
     if record.written or made.points:
         return record

@@ -99,7 +99,7 @@ def refuse_taken(record: LabelRecord, case: LabelFile, target: str) -> LabelReco
         f"{source}, which has the same content; two commands replace them: `{commands[0]}` and `{commands[1]}`; or "
         "--as gives these other names"
     )
-    return record.changed(status="refused", reason="label-exists", message=message, warnings=())
+    return record.changed(status="refused", reason="label-exists", message=message, n_points=0, warnings=())
 
 
 def _as_options(asked: dict[str, Any]) -> list[str]:

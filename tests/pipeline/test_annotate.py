@@ -280,6 +280,7 @@ def test_a_refusal_of_another_consensus_has_the_commands_that_change_it(
     asked = ["annotate", target, str(labels / "scan 1/1.xml" if is_one_file else labels), "--consensus", "0.75"]
     done = run(commands.main, [*asked, "--scheduler", "sync"], standalone_mode=False)
     assert (done.return_value, done.stdout.count("'nodule-1'")) == (1, 1)
+    assert "0 labels and 0 points written" in done.stdout
     assert "are there from scan_1__1.xml" in done.stdout.replace("\n", " ")
     records = [label_store.read_record(target, name) for name, _ in label_store.list_records(target)]
     (message,) = (record.message for record in records if record.message)
