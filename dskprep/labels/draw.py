@@ -35,7 +35,7 @@ EPSILON = 1e-3
 """So much of a voxel is rounding."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Drawn:
     """A label on a grid.
 
@@ -64,6 +64,10 @@ class Drawn:
     centroid_mm: Triple
     outside: float
     overlap: float = 0.0
+
+    def __repr__(self) -> str:
+        middle = tuple(round(mm, 1) for mm in self.centroid_mm)
+        return f"<Drawn: {self.ml:.3g} ml around {middle} mm, {np.count_nonzero(self.mask)} voxels>"
 
     def whole(self) -> NDArray[np.uint8]:
         """Return the label on the whole grid: uint8 (z, y, x), 1 inside."""

@@ -90,7 +90,10 @@ def test_readers_agree_on_nodules() -> None:
 
 
 def test_labels_say_what_they_are() -> None:
-    assert repr(placed(one("a", 20, 30, 5))) == "<lidc 001.xml: 2 segments nodule-1, nodule-1-reader-1 and 1 point>"
+    labels = placed(one("a", 20, 30, 5))
+    seen = repr(labels.draw(labels.segments[0], GRID))
+    assert seen == "<Drawn: 0.298 ml around (1.0, -7.0, -30.0) mm, 243 voxels>"
+    assert repr(labels) == "<lidc 001.xml: 2 segments nodule-1, nodule-1-reader-1 and 1 point>"
     table = dskprep.read_labels(b"key,x,y,z\np,1,2,3\np,1,2,3\n", name="a.csv")
     assert repr(table) == "<points a.csv: 2 points>"
 
