@@ -247,7 +247,7 @@ def test_a_line_that_leads_nowhere_is_a_case_too(place: str) -> None:
         ("", "cannot be read"),
         ("key\np1\n", "columns 'key' and 'url', found 'key'$"),
         ("Key,URL\np1,a\n", "columns 'key' and 'url', found 'Key', 'URL'$"),
-        ("key;url\np1;a\n", "columns 'key' and 'url', found 'key;url'$"),
+        ("key;url\np1;a\n", "expected commas between fields, found ';'; save it as CSV with commas$"),
         ("key,url\np1,\n", "one empty in row 1$"),
         ("key,url\np1,a\n,b\n", "one empty in row 2$"),
         ("key,url\np1,a\np1,b\n", "'p1' stands in more than one line"),
