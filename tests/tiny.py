@@ -95,6 +95,11 @@ def tarred(files: Mapping[str, bytes], compression: Literal["", "gz", "bz2", "xz
     return file.getvalue()
 
 
+def timeless(entries: Iterable[storage.Entry | None]) -> list[storage.Entry]:
+    """Entries without their times: the server tells them by the second, and not always the same one."""
+    return [entry._replace(modified_s=0.0) for entry in entries if entry]
+
+
 def everything_below(url: str | Path) -> dict[str, bytes]:
     """Every object below a folder or prefix, by its name relative to it."""
     return {e.name: storage.read(f"{url}/{e.name}") for e in storage.listing_below(str(url))}

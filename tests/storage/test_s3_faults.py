@@ -123,10 +123,10 @@ def test_one_fault_costs_a_retry_and_nothing_else(full: str, faulty: FaultyS3, k
         assert storage.read_ranges(f"{full}/05", [(3, 10), (19_990, 20_000)]) == [FILES["05"][:7], FILES["05"][:10]]
 
     def listing() -> None:
-        assert storage.listing(full) == entries
+        assert tiny.timeless(storage.listing(full)) == entries
 
     def walk() -> None:
-        assert [list(folder.entries) for folder in storage.walk(full)] == [entries]
+        assert [tiny.timeless(folder.entries) for folder in storage.walk(full)] == [entries]
 
     def write() -> None:
         storage.write_many(full + "-w", {"x": b"1" * 1000, "y": b""})
@@ -143,9 +143,9 @@ def test_one_fault_costs_a_retry_and_nothing_else(full: str, faulty: FaultyS3, k
         assert storage.listing(full + "-d") == []
 
     def entry() -> None:
-        assert storage.entry_of(f"{full}/04") == entries[4]
+        assert tiny.timeless([storage.entry_of(f"{full}/04")]) == entries[4:5]
 
-    entries = storage.listing(full)
+    entries = tiny.timeless(storage.listing(full))
     work: list[tuple[Callable[[], None], str, str]] = [
         (read, "GET", "/03$"),
         (cat, "GET", "/04$"),
