@@ -19,12 +19,11 @@ _LABEL_OBJECT = r"labels/[^/]+/(?:zarr\.json|\d/zarr\.json|\d/c/\d+/\d+/\d+)"
 _LABEL_RECORD = rf"(?:(?:{'|'.join(STATUSES)})/{_KEY}\.json|points/{_KEY}\.parquet)"
 _CLAIM = r"(?:\d{8}|\d{8}T\d{6}Z-[0-9a-f]{4})\.json"
 """The number of a claim, or the id of a run (see `claims`)."""
-_UNFINISHED = rf"\.[0-9a-f]{{12}}{re.escape(storage.PART_SUFFIX)}"
 
-_OF_VOLUME = re.compile(rf"{_OBJECT}(?:{_UNFINISHED})?")
+_OF_VOLUME = re.compile(rf"{_OBJECT}(?:{storage.UNFINISHED})?")
 _UNFINISHED_FILE = re.compile(
     rf"(?:dataset\.json|identity\.json|index\.parquet(?:/part-\d{{5}}\.parquet)?|annotations\.parquet|labels/{_LABEL_RECORD}|records/(?:{'|'.join(STATUSES)})/{_KEY}\.json|thumbnails/{_KEY}\.webp"
-    rf"|claims/{_CLAIM}|splits/{_KEY}\.json|volumes/{_KEY}\.zarr/(?:{_OBJECT}|{_LABEL_OBJECT})|runs/[^/]+/(?:summary\.json|qc\.html|performance\.html)){_UNFINISHED}"
+    rf"|claims/{_CLAIM}|splits/{_KEY}\.json|volumes/{_KEY}\.zarr/(?:{_OBJECT}|{_LABEL_OBJECT})|runs/[^/]+/(?:summary\.json|qc\.html|performance\.html)){storage.UNFINISHED}"
 )
 
 THUMBNAIL_HEAD_BYTES = 30

@@ -38,7 +38,7 @@ class VolumeRecord(msgspec.Struct, frozen=True):
 
 
 _to_record = converter(VolumeRecord)
-_UNFINISHED = re.compile(r"export\.json\.[0-9a-f]{12}\.part")
+_UNFINISHED = re.compile(rf"export\.json{storage.UNFINISHED}")
 
 
 def begin(out: str, asked: dict[str, Any]) -> None:
@@ -108,9 +108,7 @@ def tidy(out: str, described: Iterable[str], before_s: float) -> None:
     if storage.is_bucket(out):  # which never holds unfinished files
         return
     names = "|".join(re.escape(path).replace(r"\{key\}", r"[^/]+") for path in (BEGIN, *described, *PATHS))
-    unfinished = re.compile(
-        rf"(?:{names}|{re.escape(FOLDER)}/[^/]+\.json)\.[0-9a-f]{{12}}{re.escape(storage.PART_SUFFIX)}"
-    )
+    unfinished = re.compile(rf"(?:{names}|{re.escape(FOLDER)}/[^/]+\.json){storage.UNFINISHED}")
     files = storage.listing_below(out, follow_links=False)
     storage.delete(out, [e.name for e in files if 0 < e.modified_s < before_s and unfinished.fullmatch(e.name)])
 

@@ -22,6 +22,7 @@ from dskprep.errors import InfrastructureError
 from dskprep.plain import in_one_line
 from dskprep.storage import local, public
 from dskprep.storage.local import PART_SUFFIX as PART_SUFFIX
+from dskprep.storage.local import UNFINISHED as UNFINISHED
 from dskprep.storage.local import Entry as Entry
 from dskprep.storage.local import Folder as Folder
 from dskprep.storage.local import NoFile as NoFile
@@ -243,7 +244,7 @@ def _told(url: str, error: OSError) -> tuple[str, str]:
     """Return where an error happened and what it says besides its kind: no path twice, and no name of a `.part`."""
     if not isinstance(error.filename, str) or not error.strerror:
         return url, in_one_line(error)
-    path = re.sub(rf"\.[0-9a-f]{{12}}{re.escape(PART_SUFFIX)}$", "", error.filename)
+    path = re.sub(f"{UNFINISHED}$", "", error.filename)
     shorter, longer = sorted((path.rstrip("/") + "/", url.rstrip("/") + "/"), key=len)
     return (path, "") if longer.startswith(shorter) else (url, f"{error.strerror}: {path}")
 

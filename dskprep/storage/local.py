@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import secrets
 import stat
 from collections.abc import Iterable, Iterator, Sequence
@@ -23,6 +24,8 @@ from dskprep.storage.local_listing import walk as walk
 
 PART_SUFFIX = ".part"
 """Ends the name of a file that is still being written, or that a killed process left half written."""
+UNFINISHED = rf"\.[0-9a-f]{{12}}{re.escape(PART_SUFFIX)}"
+"""All that such a file has after the name that it is to have, as a regular expression."""
 MUCH_BYTES = 1 << 30
 """Before a larger file is read as a whole, the free memory is looked at: a file of holes costs nobody anything."""
 
