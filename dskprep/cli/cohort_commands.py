@@ -142,7 +142,7 @@ def export(
 
     with Output(as_json=log_json) as output:
         terminal.wait_for(f"reading the index of {target}")
-        task = pipeline.check(kind, target, out, labels=labels, split=split_, licence=licence)
+        task = pipeline.begin(kind, target, out, labels=labels, split=split_, licence=licence)
         if kind == "croissant":  # there is nothing to compute
             scheduler = "sync" if scheduler == "local" else scheduler
         with (

@@ -124,12 +124,12 @@ def export(
     --------
     >>> dskprep.export("nnunet", "scans-1mm", "raw/Dataset007_GTV", labels=["GTV*"], split="v1")  # doctest: +SKIP
     """
-    checked = check(kind, target, out, labels=labels, split=split, licence=licence)
-    return execute(checked, client=client, observers=observers)
+    begun = begin(kind, target, out, labels=labels, split=split, licence=licence)
+    return execute(begun, client=client, observers=observers)
 
 
 @dataclass(frozen=True)
-class CheckedExport:
+class BegunExport:
     """An export that has begun, as far as that needs no workers; `found` are the volumes to be written."""
 
     kind: str
@@ -140,7 +140,7 @@ class CheckedExport:
     licence: str
 
 
-def check(
+def begin(
     kind: str,
     target: str | os.PathLike[str],
     out: str | os.PathLike[str],
@@ -148,8 +148,8 @@ def check(
     labels: Sequence[str] = ("lungs",),
     split: str | os.PathLike[str] | None = None,
     licence: str = "",
-) -> CheckedExport:
-    """Look at all that can be wrong, and begin the export in its place, before there are workers.
+) -> BegunExport:
+    """Look at all that can be wrong before there are workers, then begin the export in its place.
 
     Arguments and errors are those of `export`.
     """
@@ -174,25 +174,23 @@ def check(
             nnunet.check(found)
         asked["labels"] = list(labels)
     place.begin(out, asked)
-    return CheckedExport(kind, dataset, out, chosen, found, licence)
+    return BegunExport(kind, dataset, out, chosen, found, licence)
 
 
-def execute(
-    checked: CheckedExport, *, client: Client | None = None, observers: Sequence[Observer] = ()
-) -> ExportSummary:
-    """Do an export that was checked. Arguments, result and errors are those of `export`."""
+def execute(begun: BegunExport, *, client: Client | None = None, observers: Sequence[Observer] = ()) -> ExportSummary:
+    """Do an export that was begun. Arguments, result and errors are those of `export`."""
     began_s, started, everybody = time.time(), time.monotonic(), [*(observers or [LoggedNotes()])]
-    kind, dataset, out = checked.kind, checked.dataset, checked.out
+    kind, dataset, out = begun.kind, begun.dataset, begun.out
     name = out.rstrip("/").rpartition("/")[2]
     summary = ExportSummary(kind, dataset.url, out)
-    if checked.found is None:
-        files = croissant.describe(dataset, checked.split, name, checked.licence)
+    if begun.found is None:
+        files = croissant.describe(dataset, begun.split, name, begun.licence)
         summary.counts["written"] = len(dataset)
     else:
         for note in cluster_check.check(client, dataset.url, out) if client else []:
             tell(everybody, "on_note", note)
-        files = LAYOUTS[kind].describe(checked.found, name, checked.licence)
-        _write_volumes(checked.found, summary, client, everybody, files)
+        files = LAYOUTS[kind].describe(begun.found, name, begun.licence)
+        _write_volumes(begun.found, summary, client, everybody, files)
     if summary.exit_code == 0:
         storage.write_many(out, files)
         place.tidy(out, files, began_s)
