@@ -33,9 +33,8 @@ def zoom(
     """
     n_out = len(z.start)
     width = z.weights.shape[1]
-    n_block = max(
-        LEAST_BLOCK, width * n_out // int(z.start[-1] - z.start[0] + 1)
-    )  # so many begin within `width` inputs
+    n_steps = int(z.start[-1] - z.start[0]) + 1
+    n_block = max(LEAST_BLOCK, width * n_out // n_steps)  # as many outputs as begin within `width` inputs
     depth = width + max(int(z.start[min(b + n_block, n_out) - 1] - z.start[b]) for b in range(0, n_out, n_block))
     ring = np.empty((depth, len(y.start), len(x.start)), np.float32)
     out = np.empty((n_out, len(y.start), len(x.start)), dtype)
