@@ -181,16 +181,17 @@ def test_a_bucket_gives_what_a_folder_gives(s3: str, dataset: dskprep.Dataset) -
 def test_memory_is_bounded(dataset: dskprep.Dataset) -> None:
     """Windows of a thousand patches, 330 MB each; read as pieces of 8 MB at most."""
 
-    def peak(memory: int) -> int:
+    def peak(memory: int, batches: int) -> int:
         stream = dataset.lung_patches(48, seed=1).stream(2, volumes=3, per_volume=334, memory=memory)
         tiny.forget_peak()
         before = tiny.peak_bytes()
-        taken(stream, 40)
+        held = taken(stream, batches)  # 0.66 MB each
+        assert len(held) == batches
         return tiny.peak_bytes() - before
 
-    peak(2**20)  # what is opened and compiled once is so before
-    assert peak(24 * 2**20) < 80 * 2**20
-    assert peak(2**28) > 100 * 2**20  # so it would have been seen
+    peak(2**20, 40)  # what is opened and compiled once is so before
+    assert peak(24 * 2**20, 40) < 80 * 2**20
+    assert peak(24 * 2**20, 400) > 200 * 2**20  # so it would have been seen
 
 
 def test_a_lost_shard_is_an_error_that_names_it(tmp_path: Any, dataset: dskprep.Dataset) -> None:
