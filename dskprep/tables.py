@@ -7,7 +7,7 @@ import io
 import re
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pandas as pd
@@ -80,10 +80,9 @@ def read_parquet(content: bytes, columns: Sequence[str] | None = None) -> pyarro
     kilobyte can stand for a terabyte. Texts are kept as they are stored until it is known how long they are together.
     """
     fields = list(open_parquet(content).schema_arrow)
-    texts = [field.name for field in fields if _is_text(field.type)]
     try:
         source = pyarrow.BufferReader(content)
-        file = parquet.ParquetFile(source, pre_buffer=False, read_dictionary=texts)
+        file = parquet.ParquetFile(source, pre_buffer=False, read_dictionary=texts_of(fields))
         _check_size(_claimed_bytes(file))
         table = file.read(columns=columns, use_threads=False)
         _check_size(table.nbytes + sum(_text_bytes(column) for column in table.columns))
@@ -94,10 +93,10 @@ def read_parquet(content: bytes, columns: Sequence[str] | None = None) -> pyarro
         raise ValueError(str(error)) from error
 
 
-def _is_text(kind: pyarrow.DataType) -> bool:
-    return any(
-        is_of(kind) for is_of in (types.is_string, types.is_large_string, types.is_binary, types.is_large_binary)
-    )
+def texts_of(fields: Iterable[pyarrow.Field]) -> list[str]:
+    """Return the names of the columns of text or bytes, which can be read as they are stored, each value once."""
+    kinds = (types.is_string, types.is_large_string, types.is_binary, types.is_large_binary)
+    return [field.name for field in fields if any(is_of(field.type) for is_of in kinds)]
 
 
 def _check_size(n_bytes: int) -> None:

@@ -21,8 +21,9 @@ from typing import IO, Any, NamedTuple
 from urllib.parse import unquote_to_bytes
 
 import pyarrow
-from pyarrow import parquet
+from pyarrow import parquet, types
 
+from dskprep import tables
 from dskprep.errors import InfrastructureError
 
 BLOCK = 1 << 24
@@ -37,6 +38,8 @@ MOST_BYTES = 1 << 36
 """Most bytes that one object unpacks to."""
 ROWS = 500
 """Rows of a table that are looked at together."""
+MOST_COLUMN_BYTES = 1 << 30
+"""Most bytes that a column of a table unpacks to, in a group of its rows."""
 LONG = 256
 """Longer runs of base64 may hold a picture or a compressed file."""
 
@@ -167,11 +170,18 @@ def _unescape_html(data: bytes) -> bytes:
 
 
 def _rows(file: IO[bytes], how: tuple[str, ...], budget: list[int]) -> Iterator[Piece]:
-    table = parquet.ParquetFile(file)
-    for key, value in (table.metadata.metadata or {}).items():
+    about = parquet.ParquetFile(file)
+    for key, value in (about.metadata.metadata or {}).items():
         yield from pieces(io.BytesIO(key + b" " + value), how, budget)
+    groups = [about.metadata.row_group(n) for n in range(about.metadata.num_row_groups)]
+    columns = [group.column(n) for group in groups for n in range(group.num_columns)]
+    if (largest := max((column.total_uncompressed_size for column in columns), default=0)) > MOST_COLUMN_BYTES:
+        raise CannotUnpack(f"a column of {largest} bytes; at most {MOST_COLUMN_BYTES} are looked at")
+    # kept as it is stored: a text of a kilobyte may stand in each of a million rows
+    table = parquet.ParquetFile(file, read_dictionary=tables.texts_of(about.schema_arrow))
     for batch in table.iter_batches(batch_size=ROWS):
-        text = json.dumps(batch.to_pylist(), ensure_ascii=False, default=_as_text)
+        once = [column.unique() if types.is_dictionary(column.type) else column for column in batch.columns]
+        text = json.dumps([column.to_pylist() for column in once], ensure_ascii=False, default=_as_text)
         yield from pieces(io.BytesIO(text.encode(errors="surrogatepass")), how, budget)
 
 

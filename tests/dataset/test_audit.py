@@ -203,6 +203,29 @@ def test_what_cannot_be_decoded_is_not_called_clean(tmp_path: Path) -> None:
     assert all("cannot be" in problem for problem in problems.values())
 
 
+def test_a_table_that_repeats_one_text_is_searched_in_bounded_memory(tmp_path: Path) -> None:
+    """Of some thousand bytes on disk, 3 GB in memory if each row is given its own copy."""
+    one, file = "Müller^Änne " + "x" * 1_000_000, io.BytesIO()
+    repeated = pa.DictionaryArray.from_arrays(pa.array(np.zeros(3000, np.int32)), pa.array([one]))
+    parquet.write_table(pa.table({"who": repeated}), file, compression="gzip")
+    tiny.write(tmp_path, {"bomb.parquet": file.getvalue()})
+    list(dskprep.audit(tmp_path, ["Nobody^There"]))
+    tiny.forget_peak()
+    before = tiny.peak_bytes()
+    assert search(str(tmp_path), WORD) == {"bomb.parquet": "parquet, utf-8"}
+    assert tiny.peak_bytes() - before < 100 << 20
+
+
+def test_a_column_that_unpacks_to_too_much_is_named_and_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(unpacking, "MOST_COLUMN_BYTES", 1000)
+    tiny.write(tmp_path, {"bomb.parquet": parquet_file(n=np.zeros(1000))})
+    (found,) = dskprep.audit(tmp_path, ["Nobody^There"])
+    assert "cannot be" in found.problem
+    assert "a column of 8" in found.problem
+
+
 def audit_command(*words: str) -> tuple[int, str]:
     done = CliRunner().invoke(commands.main, ["audit", *words], standalone_mode=False)
     return done.return_value, done.output
