@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bz2
 import contextlib
 import gzip
 import io
@@ -69,6 +70,150 @@ def test_a_bomb_is_refused_before_it_is_unpacked(kind: str) -> None:
     assert len(bomb) < 100_000
     with pytest.raises(archive.Outgrown):
         unpack(bomb, 1_000_000)
+
+
+def forged(content: bytes, claimed: int, method: int) -> bytes:
+    """A zip of one file, packed by a method, that claims to unpack to so many bytes."""
+    sizes = struct.pack("<III", 0, len(content), claimed)
+    head = struct.pack("<HHHHH", 46, 0, method, 0, 0) + sizes + struct.pack("<HH", 1, 0)
+    local = b"PK\3\4" + head + b"a" + content
+    listed = b"PK\1\2" + struct.pack("<H", 46) + head + bytes(14) + b"a"
+    return local + listed + b"PK\5\6" + struct.pack("<HHHHIIH", 0, 0, 1, 1, len(listed), len(local), 0)
+
+
+@pytest.mark.parametrize(("method", "name"), [(zipfile.ZIP_BZIP2, "bzip2"), (zipfile.ZIP_LZMA, "lzma")])
+@pytest.mark.parametrize("to", ["a", ".a"])
+def test_what_the_library_unpacks_without_a_limit_is_refused_by_name(method: int, name: str, to: str) -> None:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", method) as zip_file:
+        zip_file.writestr(to, b"data")
+    assert name in refusal(file.getvalue()).message
+
+
+def test_a_zip_that_claims_less_than_it_unpacks_to_takes_no_memory_for_the_rest() -> None:
+    bomb = forged(bz2.compress(bytes(100_000_000)), 1000, zipfile.ZIP_BZIP2)
+    assert refused_within(bomb, 20_000_000).reason == "bad-archive"
+
+
+def refused_within(content: bytes, n_bytes: int) -> Refusal:
+    """How an archive is refused, which must take no more memory than this."""
+    tracemalloc.start()
+    try:
+        found = refusal(content)
+        assert tracemalloc.get_traced_memory()[1] < n_bytes
+    finally:
+        tracemalloc.stop()
+    return found
+
+
+def header(kind: bytes, size: int) -> bytes:
+    """The block before what tells more of the next file in a tar, such as its long name."""
+    info = tarfile.TarInfo("x")
+    info.type, info.size = kind, size
+    return info.tobuf(tarfile.GNU_FORMAT)
+
+
+EXTENSIONS = [tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK]
+
+
+@pytest.mark.parametrize("kind", EXTENSIONS)
+@pytest.mark.parametrize("before", [b"", tiny.tarred({"first": b"data"})[:1024]])
+@pytest.mark.parametrize("size", [100_000_000, -512])
+def test_a_header_without_end_in_a_tar_is_refused_and_not_read(kind: bytes, before: bytes, size: int) -> None:
+    bomb = gzip.compress(before + header(kind, size) + bytes(100_000_000) + tiny.tarred({"a": b"data"}))
+    assert "headers of at most" in refused_within(bomb, 20_000_000).message
+
+
+def test_a_chain_of_headers_in_a_tar_is_refused() -> None:
+    chain = (header(tarfile.GNUTYPE_LONGNAME, 50_000) + bytes(50_176)) * 100
+    assert "headers of at most" in refused_within(gzip.compress(chain + tiny.tarred({"a": b""})), 20_000_000).message
+
+
+def test_headers_of_all_files_that_grow_with_each_file_are_refused() -> None:
+    """The library would give each file a copy of all of them, and keep it."""
+    records = [b"".join(b"%d %05d=%s\n" % (1012, n, b"v" * 1000) for n in range(k, k + 200)) for k in (0, 200)]
+    file = tiny.tarred({"a": b""})[:512]
+    assert all(len(each) == 202_400 for each in records)
+    parts = [header(tarfile.XGLTYPE, len(each)) + each.ljust(202_752, b"\0") + file for each in records]
+    assert unpack(parts[0] + bytes(1024)) == {"a": b""}
+    assert "global headers" in refusal(b"".join(parts) + bytes(1024)).message
+
+
+def test_a_number_of_thousands_of_digits_in_a_header_takes_no_hours() -> None:
+    """By the library of Python 3.11.9 and older, 250,000 digits take a quarter of an hour."""
+    body = b"1" * 250_000
+    bomb = header(tarfile.XHDTYPE, len(body)) + body.ljust(250_368, b"\0") + tiny.tarred({"a": b""})
+    assert "hundreds of digits" in refusal(bomb).message
+
+
+def test_files_with_names_and_notes_as_long_as_linux_has_them_are_read() -> None:
+    info = tarfile.TarInfo("/".join(["n" * 250] * 16))
+    info.size, info.pax_headers = 4, {"SCHILY.xattr.user.x": "v" * 65_536, "LIBARCHIVE.xattr.user.x": "v" * 87_384}
+    for form in (tarfile.PAX_FORMAT, tarfile.GNU_FORMAT):
+        file = io.BytesIO()
+        with tarfile.open(fileobj=file, mode="w", format=form, pax_headers={"comment": "c" * 40}) as tar:
+            tar.addfile(info, io.BytesIO(b"data"))
+            tar.addfile(info, io.BytesIO(b"more"))
+        assert list(archive.members(file.getvalue(), "p1", ROOM)) == [(info.name, b"data"), (info.name, b"more")]
+
+
+def test_a_sparse_file_in_a_tar_is_refused_by_name() -> None:
+    info = tarfile.TarInfo("a")
+    info.size, info.pax_headers = 3, {"GNU.sparse.map": "0,3", "GNU.sparse.size": "3"}
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as tar:
+        tar.addfile(info, io.BytesIO(b"abc"))
+    assert "--sparse" in refusal(file.getvalue()).message
+
+
+@pytest.mark.parametrize("name", [".a", "a"])
+def test_what_is_passed_over_in_a_tar_counts_too(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tenth of a kilobyte of bzip2 stands for megabytes, and an hour can pass until a hidden file ends."""
+    monkeypatch.setattr(archive, "MAX_BESIDE_BYTES", 1 << 20)
+    bomb = tiny.tarred({name: bytes(5_000_000), "b": b""}, "bz2")
+    assert len(unpack(bomb, 5_000_000)) == (1 if name == ".a" else 2)
+    with pytest.raises(archive.Outgrown):
+        unpack(bomb, 1_000_000)
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+def test_archives_joined_by_cat_are_refused_and_not_read_in_part(kind: str) -> None:
+    one, other = WRITERS[kind]({"a": b"1" * 3000}), WRITERS[kind]({"b": b"2" * 3000})
+    assert "joined by cat" in refusal(one + other).message
+
+
+def test_a_block_of_zeros_in_the_middle_of_a_tar_is_not_its_end() -> None:
+    one, other = tiny.tarred({"a": b"1" * 300})[:1024], tiny.tarred({"b": b"2" * 300})
+    assert len(unpack(one + other)) == 2
+    assert "more follows its end" in refusal(one + bytes(512) + other).message
+
+
+def test_the_checksum_of_a_gzip_around_a_tar_is_compared() -> None:
+    content = bytearray(gzip.compress(tiny.tarred({"a": b"voxels" * 100})))
+    content[-8] ^= 1  # CRC-32 and size are its last eight bytes
+    assert "CRC" in refusal(bytes(content)).message
+    assert refusal(bytes(content[:-8])).reason == "bad-archive"
+
+
+def test_an_end_of_a_tar_without_end_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(archive, "MAX_BESIDE_BYTES", 1 << 20)
+    content = tiny.tarred({"a": b""})
+    assert unpack(content + bytes(500_000)) == {"a": b""}
+    with pytest.raises(archive.Outgrown):
+        unpack(gzip.compress(content + bytes(10_000_000)))
+
+
+@pytest.mark.parametrize("kind", [b"M", b"Z", b"A"])
+def test_a_member_of_an_unknown_type_in_a_tar_may_be_a_lost_slice(kind: bytes) -> None:
+    with pytest.raises(Refusal, match="expected a file, found a member of type") as refused:
+        unpack(linked(link("a/2.dcm", "", kind)))
+    assert refused.value.reason == "truncated"
+    assert unpack(linked(link("a/.2.dcm", "", kind))) == unpack(linked(link("a name", "", b"V")))
+
+
+def test_a_folder_in_a_zip_that_holds_bytes_may_be_a_lost_slice() -> None:
+    assert "called a folder" in refusal(tiny.zipped({"a/": b"data"})).message
+    assert unpack(tiny.zipped({"a/": b"", "a/b": b"data"})) == {"a/b": b"data"}
 
 
 def test_a_zip_that_lies_about_its_sizes_is_damaged() -> None:
