@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
 from dskprep import storage
-from dskprep.dataset import layout, ome, store
+from dskprep.dataset import layout, ome, own, store
 from dskprep.dataset.facts import StoredObject
 from dskprep.dataset.label_record import LabelRecord, LabelRecordName, StoredLabel, name_of, parse_label_record
 from dskprep.errors import DamagedDataset, InfrastructureError, Refusal
@@ -221,10 +221,10 @@ def forget_matching(target: str, patterns: Collection[str], *, is_trial: bool = 
 def drop(target: str, key: str) -> None:
     """Delete the labels of a volume that dskprep wrote, whose image is about to be another one."""
     there = store.volume_objects(target, key)
+    ours = own.of_labels(there, store.n_levels(target))
     for label in filter(None, map(layout.label_of, there)):
         if label != "lungs" and owner_of(target, key, label):
-            names = [name for name in there if name.startswith(f"labels/{label}/")]
-            names.sort(key=lambda name: name.count("/"), reverse=True)
+            names = [name for name in ours if name.startswith(f"labels/{label}/")]
             storage.delete(target, [f"{store.volume_name(key)}/{name}" for name in names])
 
 
@@ -249,8 +249,8 @@ def delete_labels(
 
 def _delete_objects(target: str, key: str, label: str, kept: dict[str, Any]) -> None:
     """Delete what an earlier writing of a label left that this one does not write."""
-    folder = f"{store.volume_name(key)}/labels/{label}"
-    there = storage.listing_below(storage.join(target, folder), follow_links=False)
-    levels = {name.split("/")[2] for name in kept}
-    old = [e.name for e in there if e.name.partition("/")[0] in levels and f"labels/{label}/{e.name}" not in kept]
-    storage.delete(target, [f"{folder}/{name}" for name in old])
+    folder = f"labels/{label}"
+    listed = storage.listing_below(storage.join(store.volume_url(target, key), folder), follow_links=False)
+    there = [f"{folder}/{entry.name}" for entry in listed]
+    old = [name for name in own.of_labels(there, store.n_levels(target)) if name not in kept]
+    storage.delete(target, [f"{store.volume_name(key)}/{name}" for name in old])

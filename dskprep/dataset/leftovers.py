@@ -157,17 +157,20 @@ def _of_labels(target: str, is_old: Callable[[storage.Entry], bool]) -> Iterator
     unread = {name_of(path.removeprefix("labels/")) for path in annotations_of.damaged(rows)}
     kept = {f"{name.source}.{name.options}" for name in unread if name}  # nobody knows what such a record describes
     described = set(zip(rows["key"].to_pylist(), rows["label"].to_pylist(), strict=True))
-    found: dict[tuple[str, str], list[storage.Entry]] = defaultdict(list)
+    found: dict[tuple[str, str], dict[str, storage.Entry]] = defaultdict(dict)
     for entry in storage.listing_below(storage.join(target, "volumes"), follow_links=False):
         folder, _, name = entry.name.partition("/")
         parts = name.split("/")
         if parts[0] == "labels" and len(parts) > 2 and parts[1] != "lungs" and folder.endswith(".zarr"):
-            found[folder.removesuffix(".zarr"), parts[1]].append(entry)
-    for (key, label), entries in found.items():
-        is_left = (key, label) not in described and keys.is_of_series(key) and all(map(is_old, entries))
+            found[folder.removesuffix(".zarr"), parts[1]][name] = entry
+    n_levels = store.n_levels(target)
+    for (key, label), objects in found.items():
+        ours = own.of_labels(objects, n_levels)
+        is_old_label = all(is_old(objects[name]) for name in ours)
+        is_left = (key, label) not in described and keys.is_of_series(key) and is_old_label
         if is_left and (owner := label_store.owner_of(target, key, label)) and owner not in kept:
-            names = sorted((e.name for e in entries), key=lambda name: name.count("/"), reverse=True)
-            yield owner, [path for name in names if not own.is_unfinished(path := f"volumes/{name}")]
+            paths = [f"{store.volume_name(key)}/{name}" for name in ours]
+            yield owner, [path for path in paths if not own.is_unfinished(path)]
 
 
 def _dead_claims(target: str, before_s: float) -> list[str]:

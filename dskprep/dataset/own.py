@@ -20,6 +20,7 @@ _LABEL_RECORD = rf"(?:(?:{'|'.join(STATUSES)})/{_KEY}\.json|points/{_KEY}\.parqu
 _CLAIM = r"(?:\d{8}|\d{8}T\d{6}Z-[0-9a-f]{4})\.json"
 """The number of a claim, or the id of a run (see `claims`)."""
 
+_OF_LABEL = re.compile(rf"labels/[^/]+/(?:zarr\.json|{_ARRAY})(?:{storage.UNFINISHED})?")
 _OF_VOLUME = re.compile(rf"{_OBJECT}(?:{storage.UNFINISHED})?")
 _UNFINISHED_FILE = re.compile(
     rf"(?:dataset\.json|identity\.json|index\.parquet(?:/part-\d{{5}}\.parquet)?|annotations\.parquet|labels/{_LABEL_RECORD}|records/(?:{'|'.join(STATUSES)})/{_KEY}\.json|thumbnails/{_KEY}\.webp"
@@ -58,6 +59,16 @@ def of_volume(names: Collection[str], n_levels: int = 1) -> list[str]:
     matches = {name: match for name in names if name != theirs and (match := _OF_VOLUME.fullmatch(name))}
     found = [name for name, match in matches.items() if int(match["level"] or 0) < n_levels]
     return sorted(found, key=lambda name: (name == "zarr.json", name != "labels/zarr.json", name))
+
+
+def of_labels(names: Collection[str], n_levels: int) -> list[str]:
+    """Return those objects of labels in a volume that dskprep writes or began to write, in the order to delete them in.
+
+    The group of a label, by which it is known as dskprep's, goes last. What else lies in its folder is the user's.
+    """
+    matches = {name: match for name in names if (match := _OF_LABEL.fullmatch(name))}
+    found = [name for name, match in matches.items() if int(match["level"] or 0) < n_levels]
+    return sorted(found, key=lambda name: (-name.count("/"), name))
 
 
 def is_thumbnail(head: bytes) -> bool:

@@ -146,8 +146,9 @@ def _check(target: str, name: RecordName) -> Finding | None:
     labels = {label for label in map(layout.label_of, there) if label not in ("", "lungs")}
     mine = {label for label in labels if label_store.owner_of(target, name.key, label)}
     is_list_right = _is_list_right(target, name.key, there)
-    extra, ours = there - record.objects.keys(), own.of_volume(there, layout.n_levels(record.objects))
-    extra = {n for n in extra if not any(n.startswith(f"labels/{label}/") for label in mine)}
+    n_levels = layout.n_levels(record.objects)
+    extra, ours = there - record.objects.keys(), own.of_volume(there, n_levels)
+    extra -= {n for n in own.of_labels(extra, n_levels) if n.split("/")[1] in mine}
     extra -= {"labels/zarr.json"} if is_list_right else set()
     extra -= {n for n in extra if own.is_unfinished(f"{store.volume_name(name.key)}/{n}")}
     faults += [f"{path} does not belong there" for path in sorted(extra.intersection(ours))]

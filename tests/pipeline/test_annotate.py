@@ -1305,6 +1305,45 @@ def test_what_a_killed_annotate_leaves_is_cleaned_and_nothing_else(place: str, l
     assert not [f for f in dskprep.verify(target) if f.faults]
 
 
+MINE = [f"volumes/p.zarr/labels/Tumour/{name}" for name in ("notes.md", "mine/zarr.json", "1/zarr.json", "0/x.txt")]
+"""What a user put into the folder of a label."""
+
+
+def prepare_with_mine(place: str, labels: Path) -> str:
+    target = prepare(place)
+    (labels / "a.dcm").write_bytes(seg_file(GRID, frames_of(BOX), names=("Tumour",)))
+    annotate(target, labels)
+    storage.write_many(target, dict.fromkeys(MINE, b"{}"))
+    assert {f"volumes/p.zarr/{name}" for f in dskprep.verify(target) for name in f.additions} == set(MINE)
+    return target
+
+
+def test_what_a_user_put_into_the_folder_of_a_label_stays_when_its_image_is_replaced(
+    place: str, source: Path, labels: Path
+) -> None:
+    target = prepare_with_mine(place, labels)
+    write_series(source / "p", seed=5)
+    dskprep.run(source, target, settings=SETTINGS)
+    assert sorted(name for name in content(target) if "/labels/Tumour/" in name) == sorted(MINE)
+    assert annotate(target, labels).counts == {"written": 1}
+    assert content(target).keys() > set(MINE)
+
+
+def test_what_a_user_put_into_the_folder_of_a_label_stays_when_the_label_is_cleaned_or_written_over(
+    place: str, labels: Path
+) -> None:
+    target = prepare_with_mine(place, labels)
+    for name, _ in label_store.list_records(target):
+        storage.delete(target, [name.path])
+    assert annotate(target, labels, only=["Tum*"]).counts == {"written": 1}
+    assert content(target).keys() > set(MINE)
+    for name, _ in label_store.list_records(target):
+        storage.delete(target, [name.path])
+    storage.write_many(target, {"labels/note.txt": b""})  # where `labels/` is empty, no label is looked at
+    assert not set(dskprep.clean(target, older_than_s=-5)) & set(MINE)
+    assert sorted(name for name in content(target) if "/labels/Tumour/" in name) == sorted(MINE)
+
+
 def test_what_a_killed_annotate_leaves_is_in_no_ones_way_under_other_options(place: str, labels: Path) -> None:
     target = prepare(place)
     (labels / "a.dcm").write_bytes(seg_file(GRID, frames_of(BOX), names=("Tumour",)))
