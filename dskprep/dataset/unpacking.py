@@ -55,7 +55,8 @@ ZIP, PARQUET, PNG = OTHERS = b"PK\x03\x04", b"PAR1", b"\x89PNG\r\n\x1a\n"
 """What other files begin with in which text is packed."""
 
 _BASE64 = re.compile(rb"[A-Za-z0-9+/]{8,}={0,2}")
-_ESCAPES = re.compile(rb"\\(?:u([0-9a-fA-F]{4})|x([0-9a-fA-F]{2}))")
+_ESCAPES = re.compile(rb"((?:\\{1,8}u[0-9a-fA-F]{4})+)|\\{1,8}x([0-9a-fA-F]{2})")
+"""Runs of characters as JSON writes them, of which some are pairs; JSON within JSON doubles the backslashes."""
 
 
 class Piece(NamedTuple):
@@ -107,6 +108,8 @@ def _inside(file: IO[bytes], head: bytes, how: tuple[str, ...], budget: list[int
         with zipfile.ZipFile(file) as archive:
             for info in archive.infolist():
                 yield Piece(info.filename.encode(), (*how, "zip"), True)
+                if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                    raise ValueError("by other methods the library unpacks without a limit")
                 with archive.open(info) as member:
                     yield from pieces(member, (*how, "zip"), budget)
     elif head.startswith(PARQUET):
@@ -158,7 +161,10 @@ def _texts(data: bytes, how: tuple[str, ...], budget: list[int]) -> Iterator[Pie
 
 def _unescape(data: bytes) -> bytes:
     def character(found: re.Match[bytes]) -> bytes:
-        return chr(int(found[1] or found[2], 16)).encode(errors="surrogatepass")
+        if found[2]:
+            return chr(int(found[2], 16)).encode()
+        units = bytes.fromhex(found[1].replace(b"\\", b"").replace(b"u", b"").decode())
+        return units.decode("utf-16-be", "surrogatepass").encode(errors="surrogatepass")
 
     return _ESCAPES.sub(character, data) if b"\\" in data else data
 
@@ -197,10 +203,15 @@ def _texts_of_png(file: IO[bytes]) -> Iterator[bytes]:
         if kind not in (b"zTXt", b"iTXt", b"iCCP"):
             file.seek(n_bytes + 4, io.SEEK_CUR)
             continue
+        if n_bytes > BLOCK:
+            raise ValueError("expected a shorter text")
         _, _, rest = file.read(n_bytes).partition(b"\0")
         file.seek(4, io.SEEK_CUR)
         if kind == b"iTXt":
             if rest[:1] != b"\1":
                 continue
             rest = rest[2:].split(b"\0", 2)[2]
-        yield zlib.decompressobj().decompress(rest if kind == b"iTXt" else rest[1:], BLOCK)
+        stream = zlib.decompressobj()
+        yield stream.decompress(rest if kind == b"iTXt" else rest[1:], BLOCK)
+        if not stream.eof:
+            raise ValueError("expected a shorter text, and its end")

@@ -73,6 +73,7 @@ CASES = {
     "in the middle": (NOISE[:70_001] + "müller änne".encode() + NOISE, "utf-8"),
     "accents apart": ("Mu\u0308ller^A\u0308nne".encode(), "utf-8"),
     "json": (json.dumps({"name": "Müller^Änne"}).encode(), "json, utf-8"),
+    "json in json": (json.dumps(json.dumps(json.dumps({"name": "Müller^Änne"}))).encode(), "json, utf-8"),
     "html": (b"<td>M&uuml;ller, &#196;nne</td>", "html, utf-8"),
     "percent": (f"file:///in/{quote('Müller Änne')}/1.dcm".encode(), "percent, utf-8"),
     "percent in json": (json.dumps({"u": quote("Müller^Änne")}).encode(), "percent, utf-8"),
@@ -187,6 +188,32 @@ def test_a_word_in_voxels_and_in_attributes_is_found(dataset: str) -> None:
     group.attrs["by"] = "Erika M\u00fcller"
     found = search(dataset, "Mustermann^Erika", "Müller^Erika")
     assert found == {"volumes/p2.zarr/0/": "voxels, utf-8", "volumes/p2.zarr/zarr.json": "json, utf-8"}
+
+
+@pytest.mark.parametrize("n_times", [1, 2, 3])
+def test_a_name_of_rare_characters_is_found_as_json_writes_it(tmp_path: Path, n_times: int) -> None:
+    text = "𠮷野太郎"
+    for _ in range(n_times):
+        text = json.dumps(text)
+    assert text.isascii()
+    (tmp_path / "record.json").write_text(text)
+    assert search(str(tmp_path), "𠮷野太郎") == {"record.json": "json, utf-8"}
+
+
+def test_what_is_unpacked_in_part_is_not_called_clean(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(unpacking, "BLOCK", 1 << 16)
+    late = zlib.compress(bytes(1 << 16) + TEXT)
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_BZIP2) as archive:  # the library unpacks it whole, whatever it claims
+        archive.writestr("1.txt", LONG_TEXT)
+    files = {
+        "long.png": png(b"zTXt", b"Comment\0\0" + late),
+        "cut.png": png(b"zTXt", b"Comment\0\0" + zlib.compress(NOISE[:1000])[:-100]),
+        "large.png": png(b"zTXt", b"Comment\0\0" + zlib.compress(NOISE)),
+        "bzip2.zip": file.getvalue(),
+    }
+    tiny.write(tmp_path, files | {"good.png": png(b"zTXt", b"Comment\0\0" + zlib.compress(b"x" * 1000))})
+    assert {s.name for s in dskprep.audit(tmp_path, ["Nobody"]) if "cannot be" in s.problem} == files.keys()
 
 
 def test_what_cannot_be_decoded_is_not_called_clean(tmp_path: Path) -> None:
