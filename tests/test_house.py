@@ -111,6 +111,7 @@ HOMES = {
         "dataset.split_rule",
         "dataset.splits",
         "exchange.place",
+        "look.latest_runs",
         "typed",
     },
     "nibabel": {"dataset.convert", "formats.nifti"},

@@ -29,6 +29,8 @@ _UNFINISHED_FILE = re.compile(
 
 THUMBNAIL_HEAD_BYTES = 30
 """Bytes of a WebP that say its size."""
+THUMBNAIL_BYTES = 1 << 17
+"""More than any thumbnail has: its pixels without compression."""
 THUMBNAIL_SIZE = (288, 144)
 """Width and height of all thumbnails: two squares of `thumbnail.EDGE` pixels."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import json
 import os
 from collections import Counter
 from collections.abc import Collection, Hashable, Iterable, Iterator
@@ -18,11 +17,12 @@ from numpy.typing import NDArray
 from dskprep import sides, storage
 from dskprep.counts import n_of
 from dskprep.dataset import annotations as annotated
-from dskprep.dataset import index, store
+from dskprep.dataset import index, own, store
 from dskprep.dataset.labelled import thumbnails_of
 from dskprep.dataset.record import STATUSES
 from dskprep.errors import LABEL_REASONS, REASONS, SET_ASIDE, WARNINGS
 from dskprep.look.figures import as_toml, histograms, label_figures, rank, rank_labelled, stages
+from dskprep.look.latest_runs import latest_runs
 from dskprep.stopwatch import STAGES
 
 if TYPE_CHECKING:
@@ -38,8 +38,6 @@ MAX_OF_A_REASON = 1000
 """Series not written that the page shows per reason."""
 MAX_NAMED = 100
 """Volumes that stand out, those most first, that `figures` names."""
-MAX_RUNS = 20
-"""Latest runs that the page lists."""
 
 LUNG_DOUBTS = {warning for warning in WARNINGS if "lung" in warning}
 """Warnings that rank a volume before all without one."""
@@ -120,7 +118,7 @@ def report(target: str | os.PathLike[str], *, records_at: str | None = None) -> 
         n_of=n_of,
         n_labelled=len(labelled),
         label_pictures=_label_pictures(target, labelled),
-        runs=_runs(target),
+        runs=latest_runs(target),
         n_shown=len(shown),
         n_lost_shown=sum(map(len, some_lost)),
         n_pictured=len(pictured),
@@ -230,9 +228,11 @@ def _plain(table: pd.DataFrame) -> Iterator[dict[Hashable, Any]]:
 
 
 def _thumbnails(target: str, keys: Collection[str]) -> dict[str, str]:
-    """Return the thumbnails of these volumes in base64; older datasets have none."""
-    found = storage.read_existing(storage.join(target, "thumbnails"), [f"{key}.webp" for key in keys])
-    return {name.removesuffix(".webp"): base64.b64encode(content).decode() for name, content in found if content}
+    """Return the thumbnails of these volumes in base64; older datasets have none, and nothing else is taken for one."""
+    names = [f"{key}.webp" for key in keys]
+    found = storage.read_existing(storage.join(target, "thumbnails"), names, most_bytes=own.THUMBNAIL_BYTES)
+    pictures = ((name, content) for name, content in found if own.is_thumbnail(content))
+    return {name.removesuffix(".webp"): base64.b64encode(content).decode() for name, content in pictures}
 
 
 def _label_pictures(target: str, labelled: pd.DataFrame) -> list[LabelPicture]:
@@ -243,23 +243,6 @@ def _label_pictures(target: str, labelled: pd.DataFrame) -> list[LabelPicture]:
 
     chosen = outliers_and_others(labelled, MAX_LABELLED)
     return [label_picture(target, key, digest) for key, digest in zip(chosen["key"], chosen["digest"], strict=True)]
-
-
-def _runs(target: str) -> list[dict[str, Any]]:
-    """Return the summaries of the latest runs, newest first, without damaged ones."""
-    found = []
-    folder = storage.join(target, "runs")
-    there = storage.listing_below(folder, follow_links=False)
-    names = sorted(e.name for e in there if e.name.endswith("/summary.json"))
-    for name in reversed(names[-MAX_RUNS:]):
-        try:
-            run = json.loads(storage.read(storage.join(folder, name)))
-            n_new = sum(run["counts"].values()) - sum(run["already"].values())
-            n_new -= sum(run.get("elsewhere", {}).values())  # older accounts do not know of it
-            found.append(run | {"n_new": n_new, "per_minute": 60 * n_new / run["seconds"] if run["seconds"] else 0.0})
-        except (ValueError, KeyError, TypeError, AttributeError, FileNotFoundError):
-            continue
-    return found
 
 
 def _count(words: Iterable[str]) -> dict[str, int]:

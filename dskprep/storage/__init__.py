@@ -164,13 +164,13 @@ def read_many_metadata(url: str, entries: Sequence[Entry]) -> Iterator[tuple[str
             yield entry.name, b""
 
 
-def read_existing(url: str, names: Sequence[str]) -> Iterator[tuple[str, bytes]]:
+def read_existing(url: str, names: Sequence[str], *, most_bytes: int) -> Iterator[tuple[str, bytes]]:
     """Yield name and content of those files directly in a folder that exist; in a bucket several are read at once.
 
-    There are none in a folder that is a link. On a disk what is larger than METADATA_BYTES does not count.
+    There are none in a folder that is a link. On a disk what is a link, or larger than `most_bytes`, does not count.
     """
     with _opened(url) as (store, fs, path):
-        more = {} if is_bucket(url) else {"most_bytes": METADATA_BYTES}
+        more = {} if is_bucket(url) else {"most_bytes": most_bytes}
         found = zip(names, store.read_existing(fs, path, names, **more), strict=True)
         yield from ((name, content) for name, content in found if content is not None)
 

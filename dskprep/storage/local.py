@@ -138,11 +138,11 @@ def read_many(_: Any, path: str, entries: Sequence[Entry]) -> Iterator[bytes]:
 
 
 def read_existing(fs: Any, path: str, names: Iterable[str], *, most_bytes: int) -> Iterator[bytes | None]:
-    """Yield the content of each file in a folder, None for one that is not there, or is larger."""
+    """Yield the content of each file in a folder, None for one that is not there, is a link or larger."""
     is_link = Path(path).is_symlink()
     for name in names:
         file = Path(path, name)
-        is_there = not is_link and file.is_file() and file.stat().st_size <= most_bytes
+        is_there = not (is_link or file.is_symlink()) and file.is_file() and file.stat().st_size <= most_bytes
         yield read(fs, str(file)) if is_there else None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import math
 import os
@@ -185,6 +186,63 @@ def test_every_stage_has_its_bar_and_counts_in_the_sort_by_seconds(tmp_path: Pat
     assert found
     (row,) = json.loads(found[1])["rows"]
     assert row["seconds"] == seconds  # the page sorts by their sum
+
+
+GOOD = {"run_id": "R9", "seconds": 3.0, "counts": {"written": 1}, "already": {}}
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        b"[" * 100_000,
+        b'{"counts":' * 100_000,
+        json.dumps(GOOD | {"seconds": 10**400}).encode(),
+        json.dumps(GOOD | {"counts": {"written": 10**400}}).encode(),
+        json.dumps(GOOD | {"already": {"written": None}}).encode(),
+        json.dumps({name: value for name, value in GOOD.items() if name != "run_id"}).encode(),
+        json.dumps(GOOD | {"seconds": float("nan")}).encode(),
+        b"5",
+        None,
+    ],
+)
+def test_a_damaged_summary_costs_its_own_line_alone(tmp_path: Path, damaged: bytes | None) -> None:
+    target = str(tmp_path / "out")
+    store.create(target, PrepConfig())
+    store.write_run(target, "R8", GOOD | {"run_id": "R8"})
+    store.write_run(target, "R9", GOOD)
+    place = Path(target, "runs/R9/summary.json")
+    assert "R9" in report.report(target)
+    if damaged is None:
+        place.unlink()
+        os.mkfifo(place)
+    else:
+        place.write_bytes(damaged)
+    page = report.report(target)
+    assert "R8" in page
+    assert "R9" not in page
+
+
+def test_only_thumbnails_come_onto_the_page_and_nothing_that_a_link_leads_to(tmp_path: Path) -> None:
+    """The page is made to be sent, and the dataset may be a stranger's."""
+    target = tmp_path / "out"
+    store.create(str(target), PrepConfig())
+    picture = thumbnail.draw(prepared())
+    for n in range(5):
+        store.commit(str(target), written(n))
+    store.write_thumbnail(str(target), "p00", picture)
+    assert base64.b64encode(picture).decode() in report.report(str(target))
+    (tmp_path / "key").write_bytes(b"-----BEGIN PRIVATE KEY-----")
+    (tmp_path / "other.webp").write_bytes(picture)
+    pictures = target / "thumbnails"
+    (pictures / "p00.webp").unlink()
+    (pictures / "p00.webp").symlink_to(tmp_path / "key")
+    (pictures / "p01.webp").symlink_to(tmp_path / "other.webp")
+    (pictures / "p02.webp").write_bytes(b"<svg onload=alert(1)>")
+    (pictures / "p03.webp").write_bytes(picture + bytes(1 << 20))
+    (pictures / "p04.webp").write_bytes(b"")
+    page = report.report(str(target))
+    for content in (b"-----BEGIN PRIVATE KEY-----", picture[:99], b"<svg onload=alert(1)>"):
+        assert base64.b64encode(content).decode()[:28] not in page
 
 
 def test_a_run_writes_the_page_beside_its_summary_and_the_thumbnails_are_verified(place: str) -> None:
