@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from dskprep.cli import options, terminal
+from dskprep.cli import left_files, options, terminal
 from dskprep.cli.exits import EXIT_CLEAN, EXIT_SOME_NOT_WRITTEN
 from dskprep.errors import UsageError
 
@@ -58,13 +58,15 @@ def show(
         raise UsageError("--source is for the planes of a volume KEY; leave it out")
     if output and ("://" in output or Path(output).suffix not in ("", ".png")):
         raise UsageError(f"{output}: a picture is written to a local file, as PNG; name it so")
+    if output or key:
+        left_files.check(Path(output or f"{key}.png"))
     settings = None if key else options.read_settings(preset, config)
     terminal.wait_for("drawing")
     if not key:
         options.wait_for_code("drawing")
     shown = views.draw(place, key, surface=surface, with_source=with_source, label=label, settings=settings)
     path = Path(output or f"{shown.key}.png")
-    path.write_bytes(shown.png)
+    left_files.leave(path, shown.png)
     terminal.say(str(path))
     if shown.note:
         terminal.say(f"note: {shown.note}", is_error=True)
@@ -115,7 +117,7 @@ def compare(a: str, b: str, series: str | None, only: str, pictures: str | None,
         if pictures:
             path = Path(pictures) / f"{Path(difference.key).name}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(side_by_side.draw_comparison(compared, (Path(a).name, Path(b).name)))
+            left_files.leave(path, side_by_side.draw_comparison(compared, (Path(a).name, Path(b).name)))
         terminal.wait_for(f"comparing: {n + 1} so far")
     if not as_json:
         for line in LEGEND:
@@ -146,7 +148,8 @@ def report(target: str, output: str, as_json: bool) -> None:
     if as_json:
         terminal.say_json(page.figures(target))
         return
-    Path(output).write_text(page.report(target), encoding="utf-8", errors="replace")
+    left_files.check(Path(output))
+    left_files.leave(Path(output), page.report(target).encode(errors="replace"))
     terminal.say(output)
 
 

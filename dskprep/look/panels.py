@@ -128,5 +128,5 @@ def lines_of(mask: NDArray[np.uint8] | None) -> list[Line2D]:
 def to_png(figure: Figure) -> bytes:
     """Return a figure as PNG. The same figure gives the same bytes."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=100, metadata={"Software": None})
+    figure.savefig(buffer, format="png", dpi=100, metadata={"Software": "dskprep"})
     return buffer.getvalue()

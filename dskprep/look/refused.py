@@ -76,7 +76,7 @@ def _draw(title: str, reason: str, message: str, remains: Remains | None, words:
             x, y = left + number * SLOT + 0.55, tops[2] - SLOT + 0.35
             panel(figure.add_axes((x / WIDTH, y / total, PANEL / WIDTH, PANEL / total)))
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
+    figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": "dskprep"})
     return buffer.getvalue()
 
 

@@ -1,0 +1,39 @@
+"""Pictures and pages that a command leaves where the user works: never in the place of something else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from dskprep.errors import UsageError
+
+BEGINNINGS = (b"\x89PNG", b"<!doctype html>")
+"""How the files begin that a command leaves."""
+MARK = b"dskprep"
+"""It stands in the first bytes of each: as the software of a picture, as the generator of a page."""
+HEAD = 1 << 12
+
+
+def check(path: Path) -> None:
+    """Raise UsageError if something is in the place of a file that dskprep has not left. Devices may be written."""
+    if path.is_symlink() and (path.is_file() or not path.exists()):
+        found = "a link"
+    elif path.is_file() and not _is_ours(path):
+        found = "another file"
+    else:
+        return
+    raise UsageError(
+        f"{path}: expected no file, or a picture or page that dskprep has left there; found {found}; "
+        "choose another place, or move it away"
+    )
+
+
+def leave(path: Path, content: bytes) -> None:
+    """Write a file, or write over one that was left before. Raises UsageError as `check`."""
+    check(path)
+    path.write_bytes(content)
+
+
+def _is_ours(path: Path) -> bool:
+    with path.open("rb") as file:
+        head = file.read(HEAD).lstrip()
+    return not head or (head.startswith(BEGINNINGS) and MARK in head)

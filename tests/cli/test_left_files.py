@@ -1,0 +1,73 @@
+"""A picture or a page is never written over something else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import tiny
+
+from dskprep.cli import commands
+from dskprep.pipeline import run
+
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("left")
+    run.run(tiny.write_patients(folder / "in", ["p1"]), str(folder / "out"))
+    return str(folder / "out")
+
+
+COMMANDS = {
+    "show DATASET p1": "p1.png",
+    "report DATASET": "report.html",
+    "compare DATASET DATASET --pictures .": "p1.png",
+}
+
+
+@pytest.mark.parametrize(("line", "name"), COMMANDS.items())
+class TestWhatACommandLeaves:
+    def words(self, line: str, dataset: str) -> list[str]:
+        return line.replace("DATASET", dataset).split()
+
+    def test_may_be_written_again(
+        self, dataset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str, name: str
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        for _ in range(2):
+            assert commands.run_command(self.words(line, dataset)) == 0
+        assert (tmp_path / name).stat().st_size > 1000
+
+    @pytest.mark.parametrize("content", [b"mine", PNG + b"drawn by another program", b"<!doctype html><p>my page"])
+    def test_never_takes_the_place_of_another_file(
+        self, dataset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str, name: str, content: bytes
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        (tmp_path / name).write_bytes(content)
+        assert commands.run_command(self.words(line, dataset)) == 2
+        assert (tmp_path / name).read_bytes() == content
+
+    @pytest.mark.parametrize("leads_to", ["precious", "absent"])
+    def test_is_not_written_through_a_link(
+        self, dataset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str, name: str, leads_to: str
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        (tmp_path / "precious").write_bytes(b"mine")
+        (tmp_path / name).symlink_to(leads_to)
+        assert commands.run_command(self.words(line, dataset)) == 2
+        assert (tmp_path / "precious").read_bytes() == b"mine"
+        assert not (tmp_path / "absent").exists()
+
+
+def test_a_page_does_not_replace_what_makes_a_dataset_one(dataset: str, capsys: pytest.CaptureFixture[str]) -> None:
+    place = Path(dataset) / "dataset.json"
+    before = place.read_bytes()
+    assert commands.run_command(["report", dataset, "-o", str(place)]) == 2
+    assert "found another file" in capsys.readouterr().err
+    assert place.read_bytes() == before
+
+
+def test_a_device_is_written(dataset: str) -> None:
+    assert commands.run_command(["report", dataset, "-o", "/dev/null"]) == 0
