@@ -284,7 +284,7 @@ def _is_path(value: object) -> bool:
 
 def _split_size(value: str) -> tuple[str, str]:
     """Return the number and the unit of a size, both "" if it is none."""
-    found = re.fullmatch(rf"(\d+(?:\.\d+)?) ?({'|'.join(UNITS)})", value, re.ASCII)
+    found = re.fullmatch(rf"(\d{{1,9}}(?:\.\d{{1,9}})?) ?({'|'.join(UNITS)})", value, re.ASCII)
     return (found[1], found[2]) if found else ("", "")
 
 

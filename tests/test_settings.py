@@ -151,6 +151,7 @@ def test_a_size_has_a_unit(size: str, n_bytes: int) -> None:
         ({"mask_memory": "3"}, "mask_memory must be a size such as"),
         ({"mask_memory": "-3GiB"}, "mask_memory must be a size such as"),
         ({"mask_memory": 3}, "mask_memory must be a size such as"),
+        ({"mask_memory": "9" * 400 + "GiB"}, "mask_memory must be a size such as"),
         ({"mask_slots": -1, "mask_memory": "3GiB"}, "mask_slots must be a whole number from 0 to 64"),
         ({"mask_slots": True, "mask_memory": "3GiB"}, "mask_slots must be a whole number"),
         ({"mask_slots": 1}, "mask_slots needs mask_memory, the memory of one of these processes"),

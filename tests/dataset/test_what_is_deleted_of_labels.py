@@ -1,0 +1,82 @@
+"""What users put beside a label stays, whatever becomes of the label, and is named."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import tiny
+
+import dskprep
+from dskprep import storage
+from dskprep.volume import Grid
+
+THEIRS = ("notes.md", "mine/zarr.json", "1/zarr.json", "0/notes.md", "0/c/sketch.png", "zarr.json.orig")
+"""Files in the folder of a label; the dataset has one level, so that level 1 is a user's."""
+
+
+def save_mask(path: Path, grid: Grid, rows: int) -> None:
+    """A box, as NIfTI: axes (x, y, z), RAS."""
+    mask = np.zeros(grid.shape, np.uint8)
+    mask[2:6, 4:rows, 4:12] = 1
+    affine = np.diag([-1.0, -1.0, 1.0, 1.0]) @ grid.affine[:, [2, 1, 0, 3]]
+    path.parent.mkdir(exist_ok=True)
+    nib.save(nib.Nifti1Image(mask.transpose(2, 1, 0), affine), path)
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`scans` with p1, `out` with its dataset, in which the label `mask` has a user's own files."""
+    folder = tmp_path_factory.mktemp("labels")
+    tiny.write_patients(folder / "scans", ["p1"])
+    dskprep.run(folder / "scans", folder / "out")
+    series = dskprep.read_series(folder / "scans/p1")
+    for name, rows in (("other", 8), ("mask", 12)):
+        save_mask(folder / name / "p1.nii.gz", series.grid, rows)
+        assert dskprep.annotate(folder / "out", folder / name, names={1: name}).counts["written"] == 1
+    tiny.write(folder / "out/volumes/p1.zarr/labels/mask", dict.fromkeys(THEIRS, b"mine"))
+    return folder
+
+
+@pytest.fixture
+def place(tmp_path: Path, original: Path) -> Path:
+    return Path(shutil.copytree(original, tmp_path / "place"))
+
+
+def left(place: Path) -> dict[str, bytes]:
+    label = place / "out/volumes/p1.zarr/labels/mask"
+    return {e.name: storage.read(f"{label}/{e.name}") for e in storage.listing_below(str(label))}
+
+
+def test_they_are_named_by_verify(place: Path) -> None:
+    (found,) = [finding for finding in dskprep.verify(place / "out") if finding.additions]
+    assert found.faults == ()
+    assert set(found.additions) == {f"labels/mask/{name}" for name in THEIRS}
+
+
+def test_they_outlive_a_label_whose_image_is_made_anew(place: Path) -> None:
+    tiny.write(place / "scans/p1", tiny.series(77))
+    assert dskprep.run(place / "scans", place / "out").account.counts["written"] == 1
+    assert left(place) == dict.fromkeys(THEIRS, b"mine")
+
+
+def test_they_outlive_a_label_that_no_record_has(place: Path) -> None:
+    (record,) = [
+        path for path in (place / "out/labels/written").iterdir() if b"labels/mask/zarr.json" in path.read_bytes()
+    ]
+    record.unlink()
+    assert "volumes/p1.zarr/labels/mask/zarr.json" in list(dskprep.clean(place / "out", older_than_s=-60))
+    assert left(place) == dict.fromkeys(THEIRS, b"mine")
+
+
+def test_they_outlive_a_label_that_is_forgotten_or_replaced(place: Path) -> None:
+    before = left(place)
+    save_mask(place / "mask/p1.nii.gz", dskprep.read_series(place / "scans/p1").grid, 10)
+    assert dskprep.annotate(place / "out", place / "mask", names={1: "mask"}).counts["written"] == 1
+    assert left(place) != before
+    assert left(place).items() >= dict.fromkeys(THEIRS, b"mine").items()
+    dskprep.forget_labels(place / "out", "mask")
+    assert left(place) == dict.fromkeys(THEIRS, b"mine")
