@@ -189,17 +189,6 @@ def test_a_dense_upper_lobe_is_lung(side: int) -> None:
     assert found.warnings == ("dense-lung",)
 
 
-@pytest.mark.parametrize("side", SIDES)
-def test_the_edges_of_dense_lung_are_lung_in_a_noisy_scan(side: int) -> None:
-    phantom = grid_patient(6)
-    slices = np.flatnonzero((phantom.lungs.array == side).any(axis=(1, 2)))
-    upper = phantom.lungs.array == side
-    upper[: int(slices[0] + 0.65 * (slices[-1] - slices[0]))] = False
-    found = find_lungs(changed(phantom.volume, upper, noisy(35, 40)[upper]))
-    assert np.mean(found.mask.array[upper] == side) >= 0.95
-    assert_like(found, phantom.lungs.array, 0.97)
-
-
 def test_haze_at_the_edge_of_lungs_is_lung() -> None:
     phantom = grid_patient(6)
     depth_mm = ndimage.distance_transform_edt(phantom.lungs.array > 0, sampling=phantom.volume.spacing)

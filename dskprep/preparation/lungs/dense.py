@@ -7,7 +7,7 @@ grid, and decided by whole numbers, so that every machine gives the same mask.
 
 from __future__ import annotations
 
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -77,21 +77,17 @@ LOWER_MM = 28.0
 NEAR_MM = 24.0
 """It lies this near to what is surely missing, in mm."""
 
-EDGE_MM = 8.0
-"""So far beyond what is like dense lung in the average, what is like it in a small average is taken in, in mm."""
-FINE_MM = 2.0
-"""Half the width, in mm, of the cube of that average: at an edge the wide one holds other tissue, and a voxel noise."""
-FINE_HU = 4
-"""It may deviate by this more."""
+EDGE_MM = 6.0
+"""So far beyond what is like dense lung in the average, its own voxels are taken in, in mm."""
+NOISE_HU = 10
+"""They may deviate by this more."""
 
 OPENING_MM = 3.0
 """Radius of the opening, in mm, that takes bridges to other organs off the dense part."""
 CLOSING_MM = 6.0
 """Radius of the closing, in mm, that joins the dense part to the aerated one."""
-BESIDE_MM = 4.0
-"""Neither the closing nor the small average takes in anything further than this from the expected lung, in mm."""
-
-_Whole = TypeVar("_Whole", np.int16, np.int32)
+BESIDE_MM = 2.0
+"""The closing takes in nothing further than this from the expected lung, in mm."""
 
 
 class Completed(NamedTuple):
@@ -198,10 +194,10 @@ def _dense_part(
 ) -> Mask:
     """Return what belongs to the lung of this side beside its aerated part."""
     bone = means >= BONE_HU
-    soft = (means > FAT_HU) & ~bone
-    tissue = _Tissue.average(means, soft, spacing, AVERAGE_MM)
+    tissue = _Tissue.average(means, (means > FAT_HU) & ~bone, spacing)
     middle, deviation = tissue.range_of(core, spacing)
     is_like = tissue.is_soft & (np.abs(tissue.means - middle) <= deviation)
+    is_itself = np.abs(means - middle) <= deviation + NOISE_HU
     free = (means > AERATED_HU) & ~never & (labels == 0) & ~bone
     round_it = wide & ~expected & free & tissue.is_soft
     if np.count_nonzero(is_like & round_it) > MAX_LIKE_SHARE * np.count_nonzero(round_it):
@@ -212,10 +208,8 @@ def _dense_part(
     whole = close_mask(lung | dense, CLOSING_MM, spacing)
     beside = dilate(expected, BESIDE_MM, spacing)
     whole &= dense | beside
-    edge = dilate(dense, EDGE_MM, spacing) & free & soft & beside
-    near = box_of(edge, margin=round(FINE_MM / min(spacing)))
-    fine = _Tissue.average(means[near], soft[near], spacing, FINE_MM)
-    whole[near] |= edge[near] & (np.abs(fine.means - middle) <= deviation + FINE_HU)
+    # the average reaches over the edge, where the voxels themselves still tell
+    whole |= dilate(dense, EDGE_MM, spacing) & free & is_itself & beside
     return np.asarray(whole & ~never & ~bone & (labels == 0))
 
 
@@ -228,15 +222,15 @@ class _Tissue(NamedTuple):
     """Its mean HU in the cube."""
 
     @classmethod
-    def average(cls, means: NDArray[np.int16], is_soft: Mask, spacing: Triple, half_mm: float) -> _Tissue:
-        """Average the soft voxels of `means` over cubes of twice `half_mm`, in whole numbers."""
+    def average(cls, means: NDArray[np.int16], is_soft: Mask, spacing: Triple) -> _Tissue:
+        """Average the soft voxels of `means`, in whole numbers."""
         totals = np.where(is_soft, means, 0).astype(np.int32)
-        counts = is_soft.astype(np.int16)
+        counts = is_soft.astype(np.int32)
         n = 1
         for axis in range(3):
-            half = round(half_mm / spacing[axis])
+            half = round(AVERAGE_MM / spacing[axis])
             n *= 2 * half + 1
-            totals, counts = _sum_along(totals, axis, half), _sum_along(counts, axis, half)
+            totals, counts = (_sum_along(array, axis, half) for array in (totals, counts))
         return cls(counts >= MIN_SOFT_SHARE * n, totals // np.maximum(counts, 1))
 
     def range_of(self, core: Mask, spacing: Triple) -> tuple[int, float]:
@@ -247,11 +241,12 @@ class _Tissue(NamedTuple):
         return int(middle), max(MIN_DEVIATION_HU, SPREAD * float(high - low))
 
 
-def _sum_along(array: NDArray[_Whole], axis: int, half: int) -> NDArray[_Whole]:
+def _sum_along(array: NDArray[np.int32], axis: int, half: int) -> NDArray[np.int32]:
     """Return the sum of each value and its `half` neighbours on either side along an axis; beyond the ends all is 0."""
-    found = array.copy()
-    sums, values = np.moveaxis(found, axis, 0), np.moveaxis(array, axis, 0)
-    for n in range(1, half + 1):  # less work than cumulative sums, whose values must be gathered from two places
-        sums[n:] += values[:-n]
-        sums[:-n] += values[n:]
+    sums = np.cumsum(array, axis, dtype=np.int32)
+    n = array.shape[axis]
+    after = np.minimum(np.arange(n) + half, n - 1)
+    found: NDArray[np.int32] = sums.take(after, axis)
+    inner = (slice(None),) * axis
+    found[(*inner, slice(half + 1, None))] -= sums[(*inner, slice(0, max(0, n - half - 1)))]
     return found
