@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import io
+import secrets
+import socket
 import tarfile
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,6 +27,9 @@ IDENTITY = ("Mustermann", "PID-4711", "19501231")
 """The name, number and birth date of every patient: no output may hold them."""
 
 N_SLICES, SIZE = 12, 24
+
+LIMIT_S = 600.0
+"""How long a test waits, in seconds, for what comes soon on a free machine: only what never comes may end it."""
 
 
 def series(
@@ -95,9 +103,24 @@ def tarred(files: Mapping[str, bytes], compression: Literal["", "gz", "bz2", "xz
     return file.getvalue()
 
 
+def free_ports(count: int) -> list[int]:
+    """Ports of loopback where nobody listens, below those that the system itself gives to each connection."""
+    found = set[int]()
+    while len(found) < count:
+        port = secrets.randbelow(17_000) + 15_000
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            found.add(port)
+    return list(found)
+
+
 def timeless(entries: Iterable[storage.Entry | None]) -> list[storage.Entry]:
     """Entries without their times: the server tells them by the second, and not always the same one."""
     return [entry._replace(modified_s=0.0) for entry in entries if entry]
+
+
+def timeless_walk(url: str) -> list[storage.Folder]:
+    """All folders below a place in the order of a walk, their entries without their times."""
+    return [replace(folder, entries=tuple(timeless(folder.entries))) for folder in storage.walk(url)]
 
 
 def everything_below(url: str | Path) -> dict[str, bytes]:
@@ -108,6 +131,18 @@ def everything_below(url: str | Path) -> dict[str, bytes]:
 def forget_peak() -> None:
     """Let `peak_bytes` begin anew, at what this process holds now."""
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+
+
+def most_bytes_of(work: Callable[[], object]) -> int:
+    """The most memory that this process holds at a time during a call, beyond what it holds before.
+
+    What earlier tests left for the garbage collector does not count: freed meanwhile, it would hide as much.
+    """
+    gc.collect()
+    forget_peak()
+    before = peak_bytes()
+    work()
+    return peak_bytes() - before
 
 
 def peak_bytes() -> int:

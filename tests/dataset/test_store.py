@@ -33,9 +33,10 @@ def place(any_place: str) -> str:
 
 def test_a_dataset_is_begun_once_and_joined_by_the_same_settings(place: str) -> None:
     store.create(place, PrepConfig())
-    before = storage.entry_of(f"{place}/dataset.json")
+    before = storage.read(f"{place}/dataset.json") + b"\n"
+    tiny.write(place, {"dataset.json": before})
     store.create(place, PrepConfig())
-    assert storage.entry_of(f"{place}/dataset.json") == before
+    assert storage.read(f"{place}/dataset.json") == before
     assert store.describe(place)["settings"] == PrepConfig().as_dict()
 
 
@@ -271,7 +272,7 @@ def test_a_long_run_writes_the_index_beside_it(place: str, monkeypatch: pytest.M
     for key in "ab":
         store.commit(place, record(key, **WRITTEN))
         writer.add([record(key, **WRITTEN)])
-    assert written.wait(30)
+    assert written.wait(tiny.LIMIT_S)
     assert "a" in index.read(place)["key"].tolist()
     writer.close()
     assert list(index.read(place)["key"]) == ["a", "b"]

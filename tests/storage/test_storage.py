@@ -15,6 +15,7 @@ from typing import Any
 
 import obstore
 import pytest
+import tiny
 from fsspec.implementations.local import LocalFileSystem
 
 from dskprep import storage
@@ -66,7 +67,10 @@ def test_many_objects_come_in_the_order_asked_for(place: str) -> None:
 
 def test_the_entry_of_a_file_is_that_of_its_listing(place: str) -> None:
     storage.write_many(place, {"p.zip": b"123"})
-    assert [storage.entry_of(f"{place}/p.zip")] == storage.listing(place)
+    (listed,), entry = storage.listing(place), storage.entry_of(f"{place}/p.zip")
+    assert entry is not None
+    assert tiny.timeless([entry]) == tiny.timeless([listed])
+    assert entry.modified_s == pytest.approx(listed.modified_s, abs=2)  # S3 tells it by the second
 
 
 def test_names_that_look_like_patterns_are_only_names(place: str) -> None:
@@ -203,9 +207,9 @@ def test_a_bucket_is_walked_the_same_after_a_fork_and_whatever_is_held_at_once(
     objects = {f"{f}/{i}".lstrip("/"): b"1" for f in ("", "a", "a/b", "a/b/c", "a-b", "d/e", "d0") for i in range(8)}
     storage.write_many(f"{s3}/tree", objects)
     monkeypatch.setattr(bucket_listing, "LISTED_AT_ONCE", at_once)
-    by_obstore = list(storage.walk(f"{s3}/tree"))
+    by_obstore = tiny.timeless_walk(f"{s3}/tree")
     monkeypatch.setattr(connection.fork, "is_obstore_lost", True)
-    by_s3fs = list(storage.walk(f"{s3}/tree"))
+    by_s3fs = tiny.timeless_walk(f"{s3}/tree")
     assert sorted(by_obstore, key=path_of) == sorted(by_s3fs, key=path_of)
     assert {f"{f.path}/{e.name}".lstrip("/") for f in by_obstore for e in f.entries} == set(objects)
     assert {f.path for f in by_obstore if f.has_subfolders} == {"", "a", "a/b"}
@@ -232,7 +236,7 @@ def test_keys_that_are_no_paths_are_left_to_s3fs(s3: str, monkeypatch: pytest.Mo
     import obstore.exceptions
 
     storage.write_many(f"{s3}/tree", {"p1/1.dcm": b"1", "p2/1.dcm": b"2"})
-    expected = list(storage.walk(f"{s3}/tree"))
+    expected = tiny.timeless_walk(f"{s3}/tree")
 
     def no_path(*_: object, **__: object) -> None:  # what obstore does of `a//b`, which this server has not
         raise obstore.exceptions.InvalidPathError("Encountered object with invalid path")
@@ -243,7 +247,7 @@ def test_keys_that_are_no_paths_are_left_to_s3fs(s3: str, monkeypatch: pytest.Mo
     for name in ("list", "list_with_delimiter"):
         with monkeypatch.context() as patched:
             patched.setattr(obstore, name, no_path)
-            assert list(storage.walk(f"{s3}/tree")) == expected
+            assert tiny.timeless_walk(f"{s3}/tree") == expected
     monkeypatch.setattr(obstore, "get", no_key)
     assert storage.read(f"{s3}/tree/p2/1.dcm") == b"2"
 
@@ -295,7 +299,7 @@ for _ in range(2):
 @pytest.mark.s3
 def test_a_process_that_was_forked_reads_and_lists_and_complains_of_nothing(s3: str) -> None:
     words = [sys.executable, "-c", FORKS, f"{s3}/f"]
-    done = subprocess.run(words, check=False, capture_output=True, text=True, timeout=100)
+    done = subprocess.run(words, check=False, capture_output=True, text=True, timeout=tiny.LIMIT_S)
     assert (done.returncode, done.stdout, done.stderr) == (0, "the child has read\n" * 2, "")
 
 
