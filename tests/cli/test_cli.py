@@ -397,6 +397,7 @@ def test_the_program_runs_on_a_cluster_of_its_own(source: str, target: str) -> N
 def test_ctrl_c_in_a_terminal_ends_a_run_with_its_account_and_no_tracebacks(tmp_path: Path) -> None:
     source = tiny.write_patients(tmp_path / "in", [f"p{n}" for n in range(300)])
     words = [sys.executable, "-m", "dskprep", "run", source, str(tmp_path / "out"), "--workers", "2"]
+    words = ["env", "--default-signal=INT", *words]  # tests that run in the background inherit that it is ignored
     with subprocess.Popen(words, stdout=-1, stderr=subprocess.STDOUT, text=True, start_new_session=True) as process:
         assert process.stdout
         said = [next(line for line in process.stdout if line.startswith("written"))]
