@@ -14,6 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 import s3fs
 from azurite import Azurite, find_azurite
@@ -21,6 +22,8 @@ from azurite import Azurite, find_azurite
 from dskprep.errors import InfrastructureError
 from dskprep.storage import connection
 from dskprep.synthetic import s3server
+
+hypothesis.settings.load_profile("ci")  # the same examples each time, and no limits of time
 
 
 @pytest.fixture(autouse=True)
