@@ -9,7 +9,6 @@ import hmac
 import http.client
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -17,12 +16,14 @@ import urllib.parse
 from email.utils import formatdate
 from pathlib import Path
 
+import tiny
+
 from dskprep.synthetic.s3server import HOST, LAUNCHER
 
 FOLDER = Path(sys.executable).parents[1] / "azurite" / "node_modules" / ".bin"
 ACCOUNT = "devstoreaccount1"
 KEY = base64.b64encode(os.urandom(64)).decode()
-START_S = 60.0
+START_S = 200.0
 VERSION = "2020-02-10"
 """Of the protocol, as requests made here name it."""
 
@@ -52,8 +53,7 @@ class Azurite:
         }
 
     def __enter__(self) -> Azurite:
-        with socket.create_server((HOST, 0)) as free:
-            self.port = free.getsockname()[1]
+        (self.port,) = tiny.free_ports(1)
         node = shutil.which("node")
         assert node
         process = subprocess.Popen(
@@ -83,7 +83,7 @@ class Azurite:
         signed = "\n".join(["PUT", *[""] * 11, *about])
         headers = {"x-ms-date": date, "x-ms-version": VERSION, "Content-Length": "0"}
         headers["Authorization"] = f"SharedKey {ACCOUNT}:{_signature(signed)}"
-        with contextlib.closing(http.client.HTTPConnection(HOST, self.port, timeout=10)) as connection:
+        with contextlib.closing(http.client.HTTPConnection(HOST, self.port, timeout=START_S)) as connection:
             connection.request("PUT", f"/{ACCOUNT}/{name}?restype=container", headers=headers)
             answer = connection.getresponse()
             assert answer.status in (201, 409), answer.read()

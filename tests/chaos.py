@@ -24,7 +24,6 @@ import os
 import random
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -48,7 +47,7 @@ SHARE, LATENCY_MS, STALL_S, READ_TIMEOUT_S = 0.05, "30-50", 4.0, 2.0
 EVENTS = ("worker", "nanny", "burst", "scheduler", "client", "term", "second", "sleep")
 RENEW_S, STALE_S, SLEEP_S = 1.0, 5.0, 8.0
 MAX_CLIENTS = 25
-SEED_LIMIT_S = 400.0
+SEED_LIMIT_S = 800.0
 NOT_WRITTEN = {"few-slices": "too-few-slices", "no-dicom": "no-dicom"}
 PROMISED = ("status", "reason", "objects", "geometry", "source", "warnings", "hu_sha256", "input_digest", "lungs")
 """What a record must say whatever happened on the way."""
@@ -107,9 +106,10 @@ class Cluster:
 
     def __init__(self, folder: Path, environment: dict[str, str]) -> None:
         self.folder, self.environment = folder, environment
-        with socket.socket() as one:
-            one.bind(("127.0.0.1", 0))
-            self.address = f"tcp://127.0.0.1:{one.getsockname()[1]}"
+        import tiny
+
+        (port,) = tiny.free_ports(1)
+        self.address = f"tcp://127.0.0.1:{port}"
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self._threads: list[threading.Thread] = []
         self._is_over = threading.Event()
@@ -122,7 +122,7 @@ class Cluster:
             self._keep(
                 f"worker-{i}",
                 [*dask, "worker", self.address, "--host", host, "--nworkers", "1", "--nthreads", "3", "--no-dashboard"]
-                + ["--memory-limit", str(MEMORY), "--preload", "chaos", "--death-timeout", "60"]
+                + ["--memory-limit", str(MEMORY), "--preload", "chaos", "--death-timeout", "200"]
                 + ["--local-directory", str(self.folder / f"scratch-{i}")],
             )
         return self
@@ -133,13 +133,13 @@ class Cluster:
             with contextlib.suppress(ProcessLookupError):
                 self.processes[name].kill()  # a worker process ends with its nanny
         for thread in self._threads:
-            thread.join(20)
+            thread.join(60)
 
     def kill(self, event: str, rng: random.Random) -> None:
         """Do the event to a process that lives; wait for one."""
         if event == "scheduler":
             return self.processes["scheduler"].kill()
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 200
         while time.monotonic() < deadline:
             name = f"worker-{rng.randrange(N_WORKERS)}"
             nanny = self.processes[name]
@@ -168,7 +168,7 @@ class Cluster:
 
         self._threads.append(threading.Thread(target=keep, daemon=True))
         self._threads[-1].start()
-        started.wait(20)
+        started.wait(200)
 
 
 def popen(words: list[str], environment: dict[str, str], **options: Any) -> subprocess.Popen[bytes]:
@@ -440,7 +440,7 @@ class Second:
         self._is_over.set()
         if self._process:
             self._process.kill()
-        self._thread.join(20)
+        self._thread.join(60)
 
     def _keep(self) -> None:
         outcome = self._run.outcome

@@ -64,7 +64,7 @@ def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     (folder / "munge.key").write_bytes(os.urandom(1024))
     (folder / "munge.key").chmod(0o400)
     host = socket.gethostname().partition(".")[0]
-    (folder / "slurm.conf").write_text(CONFIGURATION.format(folder=folder, host=host, ports=free_ports(2)))
+    (folder / "slurm.conf").write_text(CONFIGURATION.format(folder=folder, host=host, ports=tiny.free_ports(2)))
     monkeypatch.setenv("SLURM_CONF", f"{folder}/slurm.conf")
     munge = [f"--{name}-file={folder}/munge.{name}" for name in ("key", "log", "pid", "seed")]
     running: list[subprocess.Popen[bytes]] = []
@@ -85,30 +85,22 @@ def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         )
         yield folder
     finally:
-        subprocess.run(["scancel", "--user=root"], check=False, capture_output=True, timeout=30)
+        subprocess.run(["scancel", "--user=root"], check=False, capture_output=True, timeout=tiny.LIMIT_S)
         for process in reversed(running):
             process.terminate()
         for process in reversed(running):
-            process.wait(30)
+            process.wait(tiny.LIMIT_S)
 
 
 def said(*words: str) -> str:
-    return subprocess.run(words, check=False, capture_output=True, text=True, timeout=60).stdout.strip()
+    return subprocess.run(words, check=False, capture_output=True, text=True, timeout=tiny.LIMIT_S).stdout.strip()
 
 
-def wait_until(condition: Callable[[], bool], problem: Callable[[], str], timeout_s: float = 60) -> None:
+def wait_until(condition: Callable[[], bool], problem: Callable[[], str], timeout_s: float = tiny.LIMIT_S) -> None:
     end = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < end, problem()
         time.sleep(0.1)
-
-
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
 
 
 @pytest.mark.cluster
@@ -125,7 +117,7 @@ def test_the_recipe_for_slurm_submits_its_workers_and_writes_every_patient(slurm
         check=False,
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=2 * tiny.LIMIT_S,
         cwd=tmp_path,
         env=os.environ | {"DASK_CONFIG": str(settings), "CPUS": "2", "JOBS": "1"},
     )
