@@ -34,7 +34,7 @@ from typing import Any
 
 HOST = "127.0.0.1"
 PRIVATE = "/-faulty-s3-/"
-START_TIMEOUT_S = 20.0
+START_TIMEOUT_S = 200.0
 MAX_LOG = 20_000
 
 ERRORS = {
@@ -444,7 +444,7 @@ class FaultyS3:
         self._control("forget")
 
     def _control(self, action: str, content: dict[str, Any] | None = None) -> dict[str, Any]:
-        connection = http.client.HTTPConnection(self.endpoint.removeprefix("http://"), timeout=10)
+        connection = http.client.HTTPConnection(self.endpoint.removeprefix("http://"), timeout=START_TIMEOUT_S)
         with contextlib.closing(connection):
             connection.request("POST", PRIVATE + action, json.dumps(content or {}))
             answer: dict[str, Any] = json.loads(connection.getresponse().read())

@@ -193,7 +193,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         headers = {name: value for name, value in self.headers.items() if name.lower() in kept}
         request = AWSRequest(self.command, f"{self.owner._upstream}{path}", headers=headers, data=body)
         S3SigV4Auth(self.owner._credentials, "s3", "us-east-1").add_auth(request)
-        with contextlib.closing(http.client.HTTPConnection(host, timeout=60)) as server:
+        with contextlib.closing(http.client.HTTPConnection(host, timeout=200)) as server:
             server.request(self.command, path, body, dict(request.headers.items()))
             answer = server.getresponse()
             entry["status"] = answer.status

@@ -5,6 +5,7 @@ The log is the folder in the variable OWN_MASKS_LOG: a file per event, named `<e
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -51,8 +52,11 @@ class Loaded:
 
 def wait_for_end(processes: list[int]) -> bool:
     """Whether these processes have ended, or do so soon."""
-    there = [psutil.Process(pid) for pid in processes if psutil.pid_exists(pid)]
-    return not psutil.wait_procs(there, timeout=30)[1]
+    there = []
+    for pid in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            there.append(psutil.Process(pid))
+    return not psutil.wait_procs(there, timeout=600)[1]
 
 
 class Meeting(Loaded):

@@ -58,8 +58,8 @@ def test_decoders(tmp_path: Path) -> None:
 
 def test_ratios_are_stored_and_compared(tmp_path: Path) -> None:
     words = [sys.executable, PROGRAMS / "regress.py", "--quick", "--results", tmp_path]
-    subprocess.run([*words, "--store"], check=True, capture_output=True, timeout=120)
-    printed = subprocess.run(words, check=True, capture_output=True, text=True, timeout=120).stdout
+    subprocess.run([*words, "--store"], check=True, capture_output=True, timeout=600)
+    printed = subprocess.run(words, check=True, capture_output=True, text=True, timeout=600).stdout
     (line,) = (line for line in printed.splitlines() if line.startswith("default, lungs"))
     ratio, _, stored, change = line.removeprefix("default, lungs").split()
     assert float(ratio) > 0

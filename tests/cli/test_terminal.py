@@ -267,7 +267,7 @@ def test_what_workers_print_is_escaped_too(capfd: pytest.CaptureFixture[str]) ->
         capfd.readouterr()
         client.run(complain)
         first = capfd.readouterr()
-        client.restart_workers(list(cluster.workers_of(client)), timeout=60)
+        client.restart_workers(list(cluster.workers_of(client)), timeout=tiny.LIMIT_S)
         capfd.readouterr()
         client.run(complain)
         second = capfd.readouterr()

@@ -116,7 +116,7 @@ def test_workers_read_from_a_bucket_that_their_parent_has_read(
     items.set_epoch(0)
     expected = drawn(items)
     assert expected == drawn(dataset.lung_patches(8).as_torch(N))
-    assert drawn(items, num_workers=2, multiprocessing_context=way, timeout=100) == expected
+    assert drawn(items, num_workers=2, multiprocessing_context=way, timeout=tiny.LIMIT_S) == expected
     assert "Traceback" not in capfd.readouterr().err
 
 
@@ -132,7 +132,7 @@ def test_a_worker_that_was_forked_has_both_the_image_and_its_zarr_array(
     np.save(tmp_path / "expected.npy", expected)
     process = get_context("fork").Process(target=_save, args=(volume, tmp_path / "found.npy"))
     process.start()
-    process.join(100)
+    process.join(tiny.LIMIT_S)
     assert process.exitcode == 0
     np.testing.assert_array_equal(np.load(tmp_path / "found.npy"), expected)
 

@@ -123,7 +123,7 @@ def test_a_slow_volume_does_not_hold_up_the_verification_of_others(bucket: str, 
     checked = verification.verify(target)
     with ThreadPoolExecutor(1) as thread:
         first = thread.submit(next, checked)
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + tiny.LIMIT_S
         while not [e for e in proxy.log if e["method"] == "GET" and "p00004.zarr/zarr.json" in e["path"]]:
             assert time.monotonic() < deadline
         assert proxy.n_held == 1

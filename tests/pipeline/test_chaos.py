@@ -26,7 +26,6 @@ def test_a_seed_gives_the_same_events_again_and_all_kinds_come() -> None:
 @pytest.mark.slow
 @pytest.mark.s3
 @pytest.mark.cluster
-@pytest.mark.timeout(240)
 def test_nothing_is_lost_nothing_is_double_and_every_byte_is_as_undisturbed(
     s3_server: S3Server, tmp_path: Path
 ) -> None:

@@ -401,12 +401,13 @@ def test_a_scheduler_that_is_lost_while_the_cluster_is_looked_at_is_one_line(
     places: tuple[str, str], monkeypatch: pytest.MonkeyPatch, asks: str
 ) -> None:
     lost = LocalCluster(n_workers=1, processes=False, dashboard_address="127.0.0.1:0")
-    with dask.config.set({"distributed.comm.timeouts.connect": "1s"}), Client(lost.scheduler_address) as client:
+    with Client(lost.scheduler_address) as client:
         ask = getattr(Client, asks)
 
         def ask_too_late(*arguments: Any, **more: Any) -> Any:
             lost.close()
-            return ask(*arguments, **more)
+            with dask.config.set({"distributed.comm.timeouts.connect": "1s"}):
+                return ask(*arguments, **more)
 
         monkeypatch.setattr(Client, asks, ask_too_late)
         with pytest.raises(InfrastructureError, match=r"^the Dask scheduler was lost \("):
@@ -474,7 +475,7 @@ def needs_two_workers(job: Job, folder: Path) -> Outcome:
     """The first few jobs end at once, the others when two processes have come to one."""
     if int(job.case.key) >= 4:
         (folder / str(os.getpid())).touch()
-        end = time.monotonic() + 90
+        end = time.monotonic() + tiny.LIMIT_S
         while len(list(folder.iterdir())) < 2:
             if time.monotonic() > end:
                 return Outcome((Record(key=job.case.key, status="alone", input_digest=""),))
@@ -523,7 +524,7 @@ def test_a_cluster_with_the_certificates_of_the_script_takes_no_one_without_them
     file = tmp_path / "scheduler.json"
     environment = os.environ | {"DASK_CONFIG": str(tmp_path / "dask")}
     scheduler = "--protocol tls --host 127.0.0.1 --port 0 --dashboard-address 127.0.0.1:0"
-    worker = f"--nthreads 3 --memory-limit 1.5GiB --local-directory {tmp_path} --host 127.0.0.1 --death-timeout 30"
+    worker = f"--nthreads 3 --memory-limit 1.5GiB --local-directory {tmp_path} --host 127.0.0.1 --death-timeout 200"
     commands = [f"scheduler {scheduler}", f"worker {worker}"]
     started = []
     try:
@@ -534,7 +535,7 @@ def test_a_cluster_with_the_certificates_of_the_script_takes_no_one_without_them
         address = json.loads(file.read_text())["address"]
         assert address.startswith("tls://")
         words = [sys.executable, "-m", "dskprep", "run", *places, "--scheduler", address]
-        run = subprocess.run(words, check=False, env=environment, capture_output=True, text=True, timeout=120)
+        run = subprocess.run(words, check=False, env=environment, capture_output=True, text=True, timeout=tiny.LIMIT_S)
         assert (run.returncode, run.stderr) == (0, "")
         assert "note:" not in run.stdout
         monkeypatch.setattr(cluster, "CONNECT_S", 3)
@@ -545,11 +546,11 @@ def test_a_cluster_with_the_certificates_of_the_script_takes_no_one_without_them
     finally:
         for process in reversed(started):
             process.terminate()
-            process.wait(30)
+            process.wait(tiny.LIMIT_S)
 
 
 def wait_for(path: Path) -> None:
-    end = time.monotonic() + 60
+    end = time.monotonic() + tiny.LIMIT_S
     while not (path.exists() and path.stat().st_size):
         assert time.monotonic() < end, f"{path} was not written"
         time.sleep(0.1)

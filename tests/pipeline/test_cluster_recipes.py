@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import json
 import os
 import shlex
@@ -17,6 +18,7 @@ from typing import Any
 import dask
 import jsonschema
 import pytest
+import tiny
 import yaml
 from dask.utils import parse_bytes
 from distributed import Security
@@ -102,16 +104,20 @@ OPERATOR = "dask-kubernetes==2026.3.0"
 DEFINITIONS = "dask_kubernetes/operator/deployment/helm/dask-kubernetes-operator/crds"
 
 
+def fetch(words: list[str], *packages: str) -> None:
+    """Run pip; skips the test where it cannot fetch the packages, or not soon."""
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        if not subprocess.run([*words, *packages], check=False, capture_output=True, timeout=tiny.LIMIT_S).returncode:
+            return
+    pytest.skip(f"pip cannot fetch {packages[0]}")
+
+
 @pytest.fixture(scope="module")
 def definitions(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
     """The Dask operator as it comes from the package index, with the schemas of its resources."""
     folder = tmp_path_factory.mktemp("operator")
     download = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:"]
-    fetched = subprocess.run(
-        [*download, "--dest", str(folder), OPERATOR], check=False, capture_output=True, timeout=120
-    )
-    if fetched.returncode:
-        pytest.skip(f"pip cannot fetch {OPERATOR}")
+    fetch([*download, "--dest", str(folder)], OPERATOR)
     return zipfile.ZipFile(next(folder.glob("*.whl")))
 
 
@@ -207,11 +213,7 @@ def provider(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with dask-cloudprovider, and what it needs beside what is here."""
     folder = tmp_path_factory.mktemp("provider")
     install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--only-binary", ":all:"]
-    fetched = subprocess.run(
-        [*install, "--target", str(folder), *CLOUD_PROVIDER], check=False, capture_output=True, timeout=120
-    )
-    if fetched.returncode:
-        pytest.skip(f"pip cannot fetch {CLOUD_PROVIDER[0]}")
+    fetch([*install, "--target", str(folder)], *CLOUD_PROVIDER)
     return folder
 
 
@@ -224,7 +226,7 @@ def asked_by(name: str, code: str, provider: Path, **given: str) -> list[tuple[s
         check=True,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=tiny.LIMIT_S,
         env={"PATH": os.environ["PATH"], "PYTHONPATH": path, "AWS_DEFAULT_REGION": "eu-central-1", **mine, **given},
     )
     return [(operation, arguments) for operation, arguments in json.loads(ran.stdout.splitlines()[-1])]

@@ -26,9 +26,6 @@ from dskprep.pipeline.account import Account, Pace, Summary
 from dskprep.pipeline.listing import Listing
 from dskprep.source.cases import Case
 
-LIMIT_S = 30
-"""How long a test waits before it fails, in seconds."""
-
 
 def cases(first: int, last: int) -> Iterator[Case]:
     for i in range(first, last):
@@ -55,7 +52,7 @@ def test_all_are_counted_before_the_first_is_done_and_come_in_order(n: int) -> N
         is_at_end.set()
 
     with listed(source()) as jobs:
-        assert is_at_end.wait(LIMIT_S)
+        assert is_at_end.wait(tiny.LIMIT_S)
         account = jobs._summary.account
         assert (account.inputs, account.counts.total()) == (n, 0)
         assert keys(iter(jobs)) == [case.key for case in cases(0, n)]
@@ -67,7 +64,7 @@ def test_a_listing_that_waits_holds_up_none_of_the_patients_that_are_known() -> 
 
     def source() -> Iterator[Case]:
         yield from cases(0, 3)
-        assert may_go_on.wait(LIMIT_S)
+        assert may_go_on.wait(tiny.LIMIT_S)
         yield from cases(3, 5)
 
     with listed(source()) as jobs:
@@ -129,13 +126,13 @@ def test_a_run_that_ends_early_counts_nothing_more(monkeypatch: pytest.MonkeyPat
     def source() -> Iterator[Case]:
         yield from cases(0, 2)
         is_listing.set()
-        may_go_on.wait(LIMIT_S)
+        may_go_on.wait(tiny.LIMIT_S)
         yield from cases(2, 4)
 
     with listed(source()) as jobs:
-        assert is_listing.wait(LIMIT_S)
+        assert is_listing.wait(tiny.LIMIT_S)
     may_go_on.set()
-    jobs._thread.join(LIMIT_S)
+    jobs._thread.join(tiny.LIMIT_S)
     assert jobs._summary.account.inputs == 2
     assert not jobs._summary.account.is_listed
 
@@ -145,7 +142,7 @@ def test_a_full_disk_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     with Path("/dev/full").open("w+b", buffering=0) as full:
         monkeypatch.setattr(listing.tempfile, "TemporaryFile", lambda **_: full)
         with listed(cases(0, 2 * listing.BLOCK)) as jobs:
-            jobs._thread.join(LIMIT_S)  # nothing is taken before all is listed, so the file is needed
+            jobs._thread.join(tiny.LIMIT_S)  # nothing is taken before all is listed, so the file is needed
             with pytest.raises(InfrastructureError, match="set TMPDIR"):
                 keys(iter(jobs))
 
@@ -153,7 +150,7 @@ def test_a_full_disk_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_nobody_else_can_open_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(listing.tempfile, "tempdir", str(tmp_path))
     with listed(cases(0, 2 * listing.BLOCK)) as jobs:
-        jobs._thread.join(LIMIT_S)
+        jobs._thread.join(tiny.LIMIT_S)
         keys(iter(jobs))
         assert not list(tmp_path.iterdir())  # it has no name
         assert jobs._file
@@ -168,7 +165,7 @@ class Sentinel(dskprep.Observer):
 
     def on_patient(self, summary: Summary, records: Any) -> None:  # noqa: ARG002
         if not self.known_at_first:
-            deadline = time.monotonic() + LIMIT_S
+            deadline = time.monotonic() + tiny.LIMIT_S
             while not summary.account.is_listed and time.monotonic() < deadline:
                 time.sleep(0.01)
             self.known_at_first = summary.account.inputs

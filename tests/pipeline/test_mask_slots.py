@@ -43,7 +43,7 @@ def run(tmp_path: Path, config: PrepConfig) -> Summary:
 
 
 @pytest.mark.cluster
-@pytest.mark.parametrize(("slots", "meet", "within_s"), [(1, False, "0.3"), (2, True, "60")])
+@pytest.mark.parametrize(("slots", "meet", "within_s"), [(1, False, "0.3"), (2, True, "200")])
 def test_no_more_masks_are_under_way_than_there_are_slots(
     log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, slots: int, meet: bool, within_s: str
 ) -> None:

@@ -79,7 +79,7 @@ class InStep(Heard):
         with self.turn:
             self.n_done += 1
             self.turn.notify_all()
-            self.turn.wait_for(lambda: min(other.n_done for other in self.others) >= self.n_done, timeout=60)
+            self.turn.wait_for(lambda: min(other.n_done for other in self.others) >= self.n_done, timeout=tiny.LIMIT_S)
 
     def on_note(self, message: str) -> None:
         super().on_note(message)
@@ -383,7 +383,7 @@ def test_two_commands_share_the_work_and_one_outlives_the_other(source: str, tar
             first.kill()
             break
     first.communicate()
-    said, _ = second.communicate(timeout=120)
+    said, _ = second.communicate(timeout=tiny.LIMIT_S)
     assert second.returncode == 0
     summary = json.loads(said.splitlines()[-1])
     assert summary["counts"] == {"written": 30}

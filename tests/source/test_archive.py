@@ -340,7 +340,7 @@ def test_a_tar_with_a_size_below_zero_does_not_go_round_in_circles(name: str, ki
     head[148:156] = b" " * 8
     head[148:156] = b"%06o\0 " % sum(head)
     before = signal.signal(signal.SIGALRM, lambda *_: pytest.fail("it does not end"))
-    signal.alarm(20)
+    signal.alarm(200)
     try:
         assert refusal(tarfile.TarInfo("b").tobuf() + bytes(head) + bytes(1024)).reason == "bad-archive"
     finally:

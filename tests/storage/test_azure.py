@@ -230,7 +230,7 @@ def test_wrong_keys_and_absent_containers_are_one_line(
 def test_a_name_that_is_no_path_is_said(azurite: Azurite, container: str) -> None:
     """Azure takes such names, and obstore cannot name them."""
     access = azurite.signed_access(container, "rwdlac")
-    server = http.client.HTTPConnection(HOST, azurite.port, timeout=10)
+    server = http.client.HTTPConnection(HOST, azurite.port, timeout=emulator.START_S)
     path = f"/{emulator.ACCOUNT}/{container.removeprefix('az://')}/p//1.dcm?{access}"
     server.request("PUT", path, b"x", {"x-ms-blob-type": "BlockBlob", "x-ms-version": emulator.VERSION})
     assert server.getresponse().status == 201

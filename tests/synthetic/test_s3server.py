@@ -16,6 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 import s3fs
+import tiny
 
 from dskprep.errors import InfrastructureError
 from dskprep.synthetic import s3server
@@ -149,7 +150,7 @@ def test_no_trace_after_stop_but_a_given_folder_stays(tmp_path: Path, monkeypatc
 def test_it_dies_with_its_parent() -> None:
     code = (
         "import time; from dskprep.synthetic.s3server import S3Server\n"
-        "with S3Server() as server: print(server.pid, flush=True); time.sleep(60)"
+        "with S3Server() as server: print(server.pid, flush=True); time.sleep(3600)"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as parent:
         assert parent.stdout is not None
@@ -157,7 +158,7 @@ def test_it_dies_with_its_parent() -> None:
         assert is_alive(pid)
         folder, *sockets = files_of(pid)
         parent.kill()
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + tiny.LIMIT_S
     while is_alive(pid):
         assert time.monotonic() < deadline
         time.sleep(0.02)

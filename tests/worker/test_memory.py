@@ -15,6 +15,7 @@ from typing import Any
 import builders
 import numpy as np
 import pytest
+import tiny
 import volume_builders
 
 from dskprep.errors import Refusal
@@ -87,7 +88,7 @@ def test_second_patient_waits_until_the_first_is_computed():
         thread.start()
         assert not admitted.wait(0.2)
         ledger.finish(first, 100)
-        assert admitted.wait(5)
+        assert admitted.wait(tiny.LIMIT_S)
         thread.join()
 
 
@@ -136,7 +137,7 @@ def test_patients_in_any_order_never_hold_more_than_there_is():
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(30)
+        thread.join(tiny.LIMIT_S)
     assert not any(thread.is_alive() for thread in threads)
     assert held[0] == 0
     assert 900 <= peak[0] <= 1000
