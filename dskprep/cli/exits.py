@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import signal
 import sys
@@ -16,6 +17,9 @@ EXIT_SOME_NOT_WRITTEN = 1
 """Some patient was refused, failed or killed, some volume is faulty, or the user interrupted."""
 
 EXIT_USAGE = UsageError.exit_code
+
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
+"""What a disk says that is full, or broken: the user has asked for nothing wrong."""
 
 
 def end_as_on_ctrl_c() -> None:
@@ -40,7 +44,8 @@ def describe_error(error: BaseException) -> tuple[str, int]:
     if isinstance(error, DskprepError):
         return str(error), error.exit_code
     if isinstance(error, OSError):  # a file of the user's own, such as the place of a picture
-        return f"{error.filename or ''}: {error.strerror or error}".lstrip(": "), EXIT_USAGE
+        code = InfrastructureError.exit_code if error.errno in NO_SPACE else EXIT_USAGE
+        return f"{error.filename or ''}: {error.strerror or error}".lstrip(": "), code
     if isinstance(error, MemoryError):
         return "there is not enough memory for this on this machine", InfrastructureError.exit_code
     return f"{type(error).__name__}: {error}", EXIT_SOME_NOT_WRITTEN

@@ -66,13 +66,21 @@ def end_wait() -> None:
 def say(line: str, *, is_error: bool = False) -> None:
     """Print a line to standard output, or to standard error."""
     end_wait()
-    click.echo(escape(line), err=is_error)
+    _echo(escape(line), is_error=is_error)
 
 
 def say_json(content: Any) -> None:
     """Print a line of JSON to standard output. JSON escapes what cannot be seen, but for one character."""
     end_wait()
-    click.echo(json.dumps(content).replace("\x7f", "\\u007f"))
+    _echo(json.dumps(content).replace("\x7f", "\\u007f"))
+
+
+def _echo(line: str, *, is_error: bool = False) -> None:
+    try:
+        click.echo(line, err=is_error)
+    except OSError as error:  # such as a full disk
+        error.filename = "standard error" if is_error else "standard output"
+        raise
 
 
 def program() -> str:

@@ -1,5 +1,7 @@
-"""What lies in a bucket: single objects, and listings. obstore lists, s3fs looks at single objects.
+"""What lies in a bucket: single objects, and listings.
 
+On S3 s3fs looks at single objects and lists, as it shows whether an answer can be believed (`s3_pages`). obstore lists
+many small folders at once, and all of Azure.
 `bucket` says why, and what a path and the errors are.
 """
 
@@ -15,10 +17,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import obstore
-from obstore.store import S3Store
 
-from dskprep.storage.connection import NOT_BY_OBSTORE, THREADS, Connection
+from dskprep.storage.answers import Hopeless
+from dskprep.storage.connection import NOT_BY_OBSTORE, THREADS, Connection, S3Connection, fork
 from dskprep.storage.local_listing import Entry, Folder, has_visible, to_entry
+from dskprep.storage.s3_pages import pages
 
 LISTED_AHEAD = 32
 """Listings that may be under way, or wait to be used, at once."""
@@ -28,6 +31,8 @@ PLAIN = re.compile(r"[\w.=@,+-]+", re.ASCII)
 """Names of folders that stand in a key as they are."""
 FIRST_GROUP, LEAST_IN_GROUP, MOST_IN_GROUP = 4, 10, 1000
 """Folders that are listed together at first, and then at least and at most: each group reads a little too far."""
+PAGE_OBJECTS = 1000
+"""Objects in each answer to a listing but the last."""
 GROUP_OBJECTS, MOST_OBJECTS = 3000, 10_000
 """Objects that folders listed together should have, and may have at most."""
 
@@ -66,47 +71,60 @@ def _info(s3: Connection, path: str) -> dict[str, Any]:
 
 def list_folder(s3: Connection, path: str) -> tuple[list[str], list[Entry]]:
     """Return the folders (by name) and the objects directly in a folder, sorted."""
-    try:
-        return _list_folder(s3, path)
-    except NOT_BY_OBSTORE:
-        return s3.send(lambda: _list_folder_by_s3fs(s3, path))
+    folders, entries = _list_folder(s3, path)
+    return [name for name in folders if name], entries
 
 
 def _list_folder(s3: Connection, path: str) -> tuple[list[str], list[Entry]]:
-    """Do so by obstore. May raise NOT_BY_OBSTORE."""
+    """Do so; a folder without a name, as in `a//b`, is among them."""
     bucket, _, folder = path.partition("/")
-
-    def get() -> tuple[list[str], list[Entry]]:
-        found = obstore.list_with_delimiter(s3.store(bucket), folder or None)
-        folders = sorted(key.removeprefix(prefix_of(folder)) for key in found["common_prefixes"])
-        return folders, sorted(_to_entries(found["objects"], folder))
-
-    return s3.read(get, path, math.inf)
-
-
-def _list_folder_by_s3fs(s3: Connection, path: str) -> tuple[list[str], list[Entry]]:
-    start, found = len(path.rstrip("/")) + 1, s3.fs.ls(path, detail=True)
-    named = [(info["name"][start:].rstrip("/"), info) for info in found]
-    folders = [name for name, info in named if name and info["type"] == "directory"]
-    return sorted(folders), sorted(to_entry(info, name) for name, info in named if name and info["type"] == "file")
+    top = prefix_of(folder)
+    if not isinstance(s3, S3Connection):
+        found = s3.read(lambda: obstore.list_with_delimiter(s3.store(bucket), folder or None), path, math.inf)
+        names = [key.removeprefix(top) for key in found["common_prefixes"]]
+        return sorted(names), sorted(_to_entries(found["objects"], folder))
+    folders: list[str] = []
+    entries: list[Entry] = []
+    for page in pages(s3, path, Delimiter="/"):
+        folders += [each["Prefix"].removeprefix(top)[:-1] for each in page.get("CommonPrefixes", [])]
+        entries += _to_files(page, top)
+    return sorted(folders), sorted(entries)
 
 
 def list_below(s3: Connection, path: str, limit: int = sys.maxsize) -> list[Entry] | None:
     """Return every object below a folder, sorted by its whole name; None if there are more than `limit`."""
-    bucket, _, folder = path.partition("/")
+    if not isinstance(s3, S3Connection):
+        return _list_below_by_obstore(s3, path, limit)
+    found = list(itertools.islice(_each_below(s3, path), limit + 1 if limit < sys.maxsize else None))
+    return None if len(found) > limit else found
+
+
+def _each_below(s3: S3Connection, path: str) -> Iterator[Entry]:
+    """Yield every object below a folder, in the order of their keys."""
+    top = prefix_of(path.partition("/")[2])
+    for page in pages(s3, path):
+        yield from _to_files(page, top)
+
+
+def _list_below_by_obstore(azure: Connection, path: str, limit: int) -> list[Entry] | None:
+    """As `list_below`. Raises Hopeless if the same blob is listed twice: the listing would never come to an end."""
+    container, _, folder = path.partition("/")
 
     def get() -> list[Entry] | None:
         found: list[Entry] = []
-        for page in obstore.list(s3.store(bucket), folder, chunk_size=1000):
-            found += _to_entries(page, folder)
+        names: set[str] = set()
+        for page in obstore.list(azure.store(container), folder, chunk_size=1000):
+            entries = _to_entries(page, folder)
+            found += entries
+            names.update(entry.name for entry in entries)
+            if len(names) < len(found):
+                raise Hopeless("found one blob twice in a listing; the server would list the same without end")
             if len(found) > limit:
                 return None
-        return _without_markers(s3, path, found)
+        return found
 
-    try:
-        return s3.read(get, path, math.inf)
-    except NOT_BY_OBSTORE:
-        return list(_list_by_s3fs(s3, path))
+    listed = azure.read(get, path, math.inf)
+    return None if listed is None else _without_markers(azure, path, listed)
 
 
 def walk(s3: Connection, path: str) -> Iterator[Folder]:
@@ -123,10 +141,9 @@ def _walk(s3: Connection, path: str, above: str, threads: ThreadPoolExecutor) ->
 
     A subfolder of more than LISTED_AT_ONCE objects is walked in the same way, so little is held in memory.
     """
-    try:
-        folders, entries = _list_folder(s3, path)
-    except NOT_BY_OBSTORE:
-        yield from _to_folders(_list_by_s3fs(s3, path), above)
+    folders, entries = _list_folder(s3, path)
+    if isinstance(s3, S3Connection) and "" in folders:  # no path leads into it
+        yield from _to_folders(_each_below(s3, path), above)
         return
     if entries:
         yield Folder(above, tuple(entries), has_visible(folders))
@@ -144,7 +161,7 @@ def _list_each(
     some answers, by what those before them held.
     """
     listings: deque[tuple[list[str], Future[dict[str, list[Entry] | None]]]] = deque()
-    can_group = _are_in_order(s3, path, folders)
+    can_group = _are_in_order(s3, folders)
     at, n_at_once, n_folders, n_objects = 0, FIRST_GROUP if can_group else 1, 0, 0
     while at < len(folders) or listings:
         while at < len(folders) and len(listings) < (LISTED_AHEAD if n_folders or not can_group else 1):
@@ -164,16 +181,22 @@ def _list_each(
             yield name, found[name] if name in found else list_below(s3, f"{path}/{name}", LISTED_AT_ONCE)
 
 
-def _are_in_order(s3: Connection, path: str, folders: list[str]) -> bool:
+def _are_in_order(s3: Connection, folders: list[str]) -> bool:
     """Tell whether what lies below the folders is listed in their order, and a listing can begin anywhere in it."""
-    is_s3 = isinstance(s3.store(path.partition("/")[0]), S3Store)  # others are asked for all, and leave the first out
-    return is_s3 and all(map(PLAIN.fullmatch, folders)) and folders == sorted(folders, key=lambda name: f"{name}/")
+    if not isinstance(s3, S3Connection):
+        return False  # they are asked for all, and the first are left out here
+    return (
+        not fork.is_obstore_lost
+        and all(map(PLAIN.fullmatch, folders))
+        and folders == sorted(folders, key=lambda name: f"{name}/")
+    )
 
 
 def _list_group(s3: Connection, path: str, names: list[str], before: str | None) -> dict[str, list[Entry] | None]:
     """Return what lies below folders of a folder that follow one another and the one `before`, as `list_below` does.
 
     Those are left out that come after very many objects, and those of which nothing was listed: they hold something.
+    So is one that may hold more than was listed.
     """
     if len(names) == 1:
         return {names[0]: list_below(s3, f"{path}/{names[0]}", LISTED_AT_ONCE)}
@@ -182,7 +205,8 @@ def _list_group(s3: Connection, path: str, names: list[str], before: str | None)
 
     def get() -> dict[str, list[Entry] | None]:
         found: dict[str, list[Entry]] = {name: [] for name in names}
-        n_read = 0
+        keys: set[str] = set()
+        n_read, name = 0, ""
         # SeaweedFS leaves out a folder whose name is where the listing begins; so it begins behind the one before
         offset = f"{top}{before}/~" if before else None
         for page in obstore.list(s3.store(bucket), folder or None, offset=offset, chunk_size=1000):
@@ -190,11 +214,16 @@ def _list_group(s3: Connection, path: str, names: list[str], before: str | None)
                 name, slash, rest = entry.name.partition("/")
                 if f"{name}/" > f"{names[-1]}/":
                     return {**found}
+                if entry.name in keys:
+                    return {}  # pages come again and again, which `list_below` says
+                keys.add(entry.name)
                 if slash and name in found:  # others are files beside the folders, or have come since
                     found[name].append(entry._replace(name=rest))
             n_read += len(page)
             if n_read > MOST_OBJECTS:
                 return {each: found[each] for each in names if f"{each}/" < f"{name}/"}
+        if n_read % PAGE_OBJECTS == 0:  # obstore takes an answer that does not say where it goes on for the last
+            found.pop(name, None)
         return {**found}
 
     try:
@@ -229,18 +258,10 @@ def _to_folders(entries: Iterable[Entry], above: str) -> Iterator[Folder]:
         yield Folder(prefix[:-1], tuple(found), prefix in parents)
 
 
-def _list_by_s3fs(s3: Connection, path: str) -> Iterator[Entry]:
-    """Yield every object below a folder, sorted by its whole name."""
-    bucket, _, folder = path.partition("/")
-    request = {"Bucket": bucket, "Prefix": prefix_of(folder)}
-    while True:
-        page = s3.call("list_objects_v2", **request)
-        for found in page.get("Contents", []):
-            if not found["Key"].endswith("/"):  # that marks a folder
-                yield to_entry(found | {"size": found["Size"]}, found["Key"].removeprefix(request["Prefix"]))
-        if not page.get("IsTruncated"):
-            return
-        request["ContinuationToken"] = page["NextContinuationToken"]
+def _to_files(page: dict[str, Any], top: str) -> list[Entry]:
+    """Convert a page of botocore's, leaving out what marks folders."""
+    found = [each for each in page.get("Contents", []) if not each["Key"].endswith("/")]
+    return [to_entry(each | {"size": each["Size"]}, each["Key"].removeprefix(top)) for each in found]
 
 
 def _to_entries(objects: Iterable[Any], folder: str) -> list[Entry]:

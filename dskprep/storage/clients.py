@@ -22,7 +22,7 @@ from fsspec.exceptions import FSTimeoutError
 from obstore.store import S3Store
 
 from dskprep.plain import in_one_line
-from dskprep.storage import answers, credential_program
+from dskprep.storage import answers, credential_program, s3_pages
 from dskprep.storage.answers import FAILURES, Hopeless, Unanswered
 from dskprep.storage.public import PublicStore
 from dskprep.storage.s3_settings import s3_settings
@@ -87,6 +87,7 @@ def open_s3fs(limits: dict[str, Any] | None = None, *, public: PublicStore | Non
     if not re.match(r"https?://[^/]", endpoint := fs.s3.meta.endpoint_url):
         raise Hopeless(f"Invalid endpoint: {endpoint}; {answers.advice_for('Invalid endpoint')}")
     _trust(fs)
+    s3_pages.look_at_listings(fs.s3)
     set_custom_error_handler(_is_throttled)
     return fs
 
@@ -124,7 +125,8 @@ def _is_throttled(error: Exception) -> bool:
 def first_contact(bucket: str, *, public: PublicStore | None = None) -> Place:
     """Ask a bucket for its first object, within CONTACT_LIMITS and CONTACT_S; return where the request went in the end.
 
-    Whatever is answered will do. Raises Unanswered if nothing is, Hopeless if no request can be sent.
+    Whatever is answered will do, but for what cannot be a listing. Raises Unanswered if nothing is answered, Hopeless
+    if no request can be sent, or no listing can be believed.
     """
     fs = open_s3fs(CONTACT_LIMITS, public=public)
     sent: list[Any] = []

@@ -206,7 +206,7 @@ class S3Connection(Connection):
         return clients.open_obstore(self.fs, bucket, place)
 
     def has_any(self, bucket: str, prefix: str) -> bool:
-        return bool(self.call("list_objects_v2", Bucket=bucket, Prefix=prefix, MaxKeys=1).get("KeyCount"))
+        return bool(self.call("list_objects_v2", Bucket=bucket, Prefix=prefix, MaxKeys=1).get("Contents"))
 
     def has_object(self, bucket: str, key: str) -> bool:
         try:

@@ -263,6 +263,8 @@ def test_an_object_whose_key_is_no_path_lies_in_a_folder_of_its_own(s3: str, mon
     def with_odd_key(self: Any, method: str, **request: Any) -> Any:
         """Give the page of a server that has `a//3.dcm`; this one makes `a/3.dcm` of it."""
         page = call_s3(self, method, **request)
+        if "Delimiter" in request or not page.get("Contents"):
+            return page
         return {**page, "Contents": [{**page["Contents"][0], "Key": "a//3.dcm"}, *page["Contents"]]}
 
     def refuse_odd_key(*_: object, **__: object) -> None:
