@@ -7,6 +7,7 @@ import errno
 import os
 import signal
 import sys
+from collections.abc import Iterator
 
 import click
 
@@ -27,6 +28,16 @@ def end_as_on_ctrl_c() -> None:
     for ending in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(ending) is not signal.SIG_IGN:  # nohup
             signal.signal(ending, signal.default_int_handler)
+
+
+@contextlib.contextmanager
+def naming(what: str) -> Iterator[None]:
+    """Name what is written in an error of a write: a full disk does not say which file it is about."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or what
+        raise
 
 
 def silence() -> None:

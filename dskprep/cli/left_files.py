@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from dskprep.cli.exits import naming
 from dskprep.errors import UsageError
 
 BEGINNINGS = (b"\x89PNG", b"<!doctype html>")
@@ -30,7 +31,8 @@ def check(path: Path) -> None:
 def leave(path: Path, content: bytes) -> None:
     """Write a file, or write over one that was left before. Raises UsageError as `check`."""
     check(path)
-    path.write_bytes(content)
+    with naming(str(path)):
+        path.write_bytes(content)
 
 
 def _is_ours(path: Path) -> bool:

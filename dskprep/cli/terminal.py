@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from dskprep.cli import exits
 from dskprep.plain import escape
 
 if TYPE_CHECKING:
@@ -76,11 +77,8 @@ def say_json(content: Any) -> None:
 
 
 def _echo(line: str, *, is_error: bool = False) -> None:
-    try:
+    with exits.naming("standard error" if is_error else "standard output"):
         click.echo(line, err=is_error)
-    except OSError as error:  # such as a full disk
-        error.filename = "standard error" if is_error else "standard output"
-        raise
 
 
 def program() -> str:

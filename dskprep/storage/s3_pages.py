@@ -87,7 +87,8 @@ def pages(s3: Connection, path: str, **more: str) -> Iterator[dict[str, Any]]:
     Raises Hopeless if the server gives a token that it has given before: it would never come to an end.
     """
     bucket, _, folder = path.partition("/")
-    request, tokens = {"Bucket": bucket, "Prefix": f"{folder}/" if folder else "", **more}, set()
+    request = {"Bucket": bucket, "Prefix": f"{folder}/" if folder else "", **more}
+    tokens: set[str] = set()
     while True:
         page = s3.read(lambda: s3.fs.call_s3("list_objects_v2", **request), path)
         yield page
