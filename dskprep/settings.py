@@ -59,7 +59,7 @@ PRESETS = resources.files("dskprep").joinpath("presets")
 class PrepConfig:
     """What is done to every series of a dataset.
 
-    Raises UsageError if a value is out of range, or set for a recipe that does not use it.
+    Raises UsageError, which names all that is wrong: values out of range, or set for a recipe that does not use them.
 
     Examples
     --------
@@ -113,18 +113,9 @@ class PrepConfig:
     """The version of OME-Zarr that a volume's metadata follow: `0.5` or `0.6`."""
 
     def __post_init__(self) -> None:
-        _check("recipe", self.recipe, list(RECIPES).__contains__, f"one of {', '.join(RECIPES)}")
-        for field in dataclasses.fields(self):
-            if field.name not in self.used() and getattr(self, field.name) != field.default:
-                raise _unused(field.name, self.recipe)
-        dtypes = RECIPES[self.recipe].dtypes
-        for name, (is_right, expected) in _rules(dtypes).items():
-            _check(name, getattr(self, name), is_right, expected)
-        if (self.mask_slots or self.mask_bytes) and not isinstance(self.lungs, str):
-            raise UsageError("mask_memory and mask_slots mean nothing unless lungs names a function; leave them out")
-        if self.mask_slots and not self.mask_bytes:
-            raise UsageError('mask_slots needs mask_memory, the memory of one of these processes, such as "3GiB"')
-        object.__setattr__(self, "dtype", self.dtype or "".join(dtypes[:1]))
+        if problems := _problems(self):
+            raise UsageError("; ".join(problems))
+        object.__setattr__(self, "dtype", self.dtype or "".join(RECIPES[self.recipe].dtypes[:1]))
         object.__setattr__(self, "spacing_mm", tuple(float(s) for s in self.spacing_mm))
         object.__setattr__(self, "lung_margin_mm", float(self.lung_margin_mm))
         object.__setattr__(self, "steps", tuple(self.steps))
@@ -176,23 +167,23 @@ class PrepConfig:
 def from_dict(values: dict[str, Any], where: str) -> PrepConfig:
     """Make settings from parsed values; `where` names their origin in errors.
 
-    Raises UsageError for an unknown key (naming the nearest one), a value out of range, or a setting that the recipe
-    does not use, even one at its default.
+    Raises UsageError for unknown keys (naming the nearest one), values out of range, and settings that the recipe does
+    not use, even at their default: all in one message.
     """
     known = [field.name for field in dataclasses.fields(PrepConfig)]
-    for key in values:
-        if key not in known:
-            near = difflib.get_close_matches(key, known, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(known)}"
-            raise UsageError(f"{where}: unknown setting {key!r}{hint}")
+    problems = []
+    for key in (key for key in values if key not in known):
+        near = difflib.get_close_matches(key, known, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
+        problems.append(f"unknown setting {key!r} ({hint})")
     try:
-        config = PrepConfig(**values)
-        for key in values:
-            if key not in config.used():
-                raise _unused(key, config.recipe)
-        return config
+        config = PrepConfig(**{key: value for key, value in values.items() if key in known})
+        problems += [_unused(key, config.recipe) for key in values if key in known and key not in config.used()]
     except UsageError as error:
-        raise UsageError(f"{where}: {error}") from error
+        problems.append(str(error))
+    if problems:
+        raise UsageError(f"{where}: {'; '.join(problems)}")
+    return config
 
 
 def read_config(path: str | Path) -> PrepConfig:
@@ -235,35 +226,52 @@ def given(settings: PrepConfig | None) -> PrepConfig:
     return settings or PrepConfig()
 
 
-def _unused(name: str, recipe: str) -> UsageError:
+def _unused(name: str, recipe: str) -> str:
     users = [other for other, uses in RECIPES.items() if name in uses.settings]
-    return UsageError(f"{name} means nothing to the recipe {recipe!r}, only to {', '.join(users)}; leave it out")
+    return f"{name} means nothing to the recipe {recipe!r}, only to {', '.join(users)}; leave it out"
 
 
-def _check(name: str, value: object, is_right: Callable[[Any], bool], expected: str) -> None:
-    if not is_right(value):
-        raise UsageError(f"{name} must be {expected}, not {value!r}")
+def _problems(config: PrepConfig) -> list[str]:
+    """Return all that is wrong with settings."""
+    if config.recipe not in list(RECIPES):
+        return [f"recipe must be one of {', '.join(RECIPES)}, not {config.recipe!r}"]
+    problems, used, rules = [], config.used(), _rules(RECIPES[config.recipe].dtypes)
+    for field in dataclasses.fields(config):
+        name, value = field.name, getattr(config, field.name)
+        if name not in used and value != field.default:
+            problems.append(_unused(name, config.recipe))
+        elif name in used and name in rules and not rules[name][0](value):
+            problems.append(f"{name} must be {rules[name][1]}, not {value!r}")
+    try:
+        _ = config.select and Select.of(config.select)
+    except UsageError as error:
+        problems.append(str(error))
+    if not problems and (config.mask_slots or config.mask_bytes) and not isinstance(config.lungs, str):
+        problems.append("mask_memory and mask_slots mean nothing unless lungs names a function; leave them out")
+    elif not problems and config.mask_slots and not config.mask_bytes:
+        problems.append('mask_slots needs mask_memory, the memory of one of these processes, such as "3GiB"')
+    return problems
 
 
 def _rules(dtypes: tuple[str, ...]) -> dict[str, tuple[Callable[[Any], bool], str]]:
-    """Return what each setting must be, as a test and in words. Errors are found in this order."""
-    paths, true_or_false = "(package.module:function)", "true or false"
+    """Return what each setting must be, as a test and in words. Errors are named in this order."""
+    paths, switch = "(package.module:function)", (lambda v: isinstance(v, bool), "true or false")
     return {
         "spacing_mm": (
             lambda v: isinstance(v, (list, tuple)) and len(v) == 3 and all(_is_number(s, 0.1, 10) for s in v),
             "three numbers (z, y, x) from 0.1 to 10",
         ),
-        "smooth": (_is_bool, true_or_false),
-        "lungs": (lambda v: _is_bool(v) or _is_path(v), f"{true_or_false}, or the import path of a function {paths}"),
+        "smooth": switch,
+        "lungs": (lambda v: switch[0](v) or _is_path(v), f"{switch[1]}, or the import path of a function {paths}"),
         "mask_memory": (lambda v: isinstance(v, str) and _split_size(v)[0] != "", 'a size such as "3GiB" or "500MiB"'),
         "mask_slots": (lambda v: _is_int(v, 0, 64), "a whole number from 0 to 64"),
         "lung_margin_mm": (lambda v: _is_number(v, 0, 100), "a number from 0 to 100"),
         "steps": (lambda v: isinstance(v, (list, tuple)) and all(map(_is_path, v)), f"a list of import paths {paths}"),
-        "fill_lungs": (_is_bool, true_or_false),
+        "fill_lungs": switch,
         "dtype": (("", *dtypes).__contains__, f"one of {', '.join(dtypes)}"),
         "min_slices": (lambda v: _is_int(v, 2), "a whole number, 2 or more"),
         "stacks": (("one", "all").__contains__, "'one' or 'all'"),
-        "check_hu": (_is_bool, true_or_false),
+        "check_hu": switch,
         "on_gap": (("refuse", "interpolate").__contains__, "'refuse' or 'interpolate'"),
         "max_gap_slices": (lambda v: _is_int(v, 1, 5), "a whole number from 1 to 5"),
         "chunk": (lambda v: _is_int(v, 16, 256), "a whole number from 16 to 256"),
@@ -272,10 +280,6 @@ def _rules(dtypes: tuple[str, ...]) -> dict[str, tuple[Callable[[Any], bool], st
         "levels": (lambda v: _is_int(v, 1, 8), "a whole number from 1 to 8"),
         "ome_zarr": (("0.5", "0.6").__contains__, "'0.5' or '0.6', in quotes"),
     }
-
-
-def _is_bool(value: object) -> bool:
-    return isinstance(value, bool)
 
 
 def _is_path(value: object) -> bool:

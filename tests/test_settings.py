@@ -42,7 +42,7 @@ def test_settings_come_from_a_file(tmp_path: Path) -> None:
     ("content", "problem"),
     [
         (b"spacing = [1, 1, 1]", "did you mean 'spacing_mm'"),
-        (b"colour = 3", "unknown setting 'colour'; known are recipe, spacing_mm"),
+        (b"colour = 3", r"unknown setting 'colour' \(known are recipe, spacing_mm"),
         (b"spacing_mm = [1, 1]", "three numbers"),
         (b"ome_zarr = 0.6", "ome_zarr must be '0.5' or '0.6', in quotes, not 0.6"),
         (b"levels = 9", "levels must be a whole number from 1 to 8, not 9"),
@@ -79,6 +79,26 @@ def test_a_bad_file_says_what_is_wrong_and_where(tmp_path: Path, content: bytes,
     with pytest.raises(UsageError, match=problem) as caught:
         config.read_config(path)
     assert str(caught.value).startswith(str(path))
+
+
+def test_all_that_is_wrong_with_a_file_is_said_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "prep.toml"
+    path.write_text(
+        "spacing = 1\nmin_slice = 5\nspacing_mm = [1, 1, -1]\nchunk = 5\nfill_lungs = false\n[select]\nworst = 1\n"
+    )
+    with pytest.raises(UsageError) as caught:
+        config.read_config(path)
+    where, _, problems = str(caught.value).partition(": ")
+    assert where == str(path)
+    assert problems.split("; ") == [
+        "unknown setting 'spacing' (did you mean 'spacing_mm'?)",
+        "unknown setting 'min_slice' (did you mean 'min_slices'?)",
+        "spacing_mm must be three numbers (z, y, x) from 0.1 to 10, not [1, 1, -1]",
+        "fill_lungs means nothing to the recipe 'default', only to zuidhof",
+        "leave it out",
+        "chunk must be a whole number from 16 to 256, not 5",
+        "select must be a table with per, prefer and keep, found the key 'worst'",
+    ]
 
 
 def test_a_file_that_cannot_be_read_says_so(tmp_path: Path) -> None:
