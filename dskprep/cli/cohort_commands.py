@@ -115,7 +115,7 @@ def _read_shares(text: str | None) -> tuple[float, ...] | None:
     "--labels", multiple=True, default=("lungs",), metavar="NAME", help="A class of the masks, such as 'GTV*'."
 )
 @click.option("--split", "split_", metavar="SPLIT", help="The name or file of a split.")
-@click.option("--license", "licence", default="", help="The licence of the data, as a URL or name.")
+@click.option("--licence", "--license", "licence", default="", help="The licence of the data, as a URL or name.")
 @options.scheduler_options
 @click.option("--log-json", is_flag=True, help="Write lines of JSON to standard output, and nothing else.")
 def export(

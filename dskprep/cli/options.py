@@ -31,6 +31,8 @@ patient_folders_option = click.option(
 
 licence_option = click.option(
     "--licence",
+    "--license",
+    "licence",
     type=click.Choice(["commercial"]),
     help="Refuse series of the Imaging Data Commons whose licence does not allow this use.",
 )

@@ -15,6 +15,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from dskprep import storage
+from dskprep.counts import n_of
 from dskprep.dataset import fingerprint
 from dskprep.dataset.fingerprint import Fingerprint
 from dskprep.dataset.groups import join_groups
@@ -54,7 +55,7 @@ Report = Callable[[int, int], None]
 """Hears how many volumes are looked at, and of how many."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Duplicates:
     """Pairs of volumes that are the same, or nearly.
 
@@ -72,6 +73,10 @@ class Duplicates:
 
     pairs: pd.DataFrame
     unseen: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        counts = ", ".join(f"{n} {kind}" for kind, n in self.counts.items())
+        return f"<Duplicates: {n_of(len(self.pairs), 'pair')}{counts and f': {counts}'}>"
 
     @property
     def counts(self) -> dict[str, int]:

@@ -156,6 +156,10 @@ class LabelRecord(msgspec.Struct, frozen=True, kw_only=True):
     seconds: dict[str, Number] = {}
     cpu_s: Number | None = None
 
+    def __repr__(self) -> str:
+        why = f", {self.reason}: {self.message}" if self.reason else ""
+        return f"<LabelRecord of {self.source}: {self.status}{why}>"
+
     @property
     def name(self) -> LabelRecordName:
         """The name of the record's file."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import msgspec
@@ -124,6 +125,10 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     thumbnail: StoredObject | None = None
     further_series: tuple[str, ...] = ()
 
+    def __repr__(self) -> str:
+        why = "" if self.is_written else f", {self.reason}: {self.message}"
+        return f"<Record of {self.key}: {self.status}{why}>"
+
     @property
     def name(self) -> RecordName:
         """The name of the record's file."""
@@ -156,6 +161,11 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     def to_json(self) -> bytes:
         """Return the content of the record's file."""
         return to_json(self.as_dict())
+
+
+def in_words(counts: Mapping[str, int]) -> str:
+    """Return numbers by status, such as `11 written, 1 refused`, in the order of STATUSES."""
+    return ", ".join(f"{counts[status]} {status}" for status in STATUSES if counts.get(status))
 
 
 def further_key(key: str, uid_sha256: str | None, stack: int | None = None) -> str:

@@ -12,9 +12,10 @@ import pyarrow as pa
 from pyarrow import compute
 
 from dskprep import storage
+from dskprep.counts import n_of
 from dskprep.dataset import annotations as labels_of
 from dskprep.dataset import claims, index, store
-from dskprep.dataset.record import GOOD
+from dskprep.dataset.record import GOOD, in_words
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class RunUnderWay:
     is_dead: bool
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Status:
     """What became of all series of a dataset.
 
@@ -63,6 +64,12 @@ class Status:
     labels: dict[str, int] = field(default_factory=dict)
     points: int = 0
     damaged_labels: dict[str, str] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        labels = f"; {n_of(sum(self.labels.values()), 'label')}, {n_of(self.points, 'point')}"
+        return (
+            f"<Status: {self.series} series: {in_words(self.counts)}{labels * bool(self.label_sources)}; {self.target}>"
+        )
 
     @property
     def is_clean(self) -> bool:

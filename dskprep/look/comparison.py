@@ -103,7 +103,7 @@ class Difference:
         return dataclasses.asdict(self) | {"labels": [label._asdict() for label in self.labels]}
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Compared:
     """A difference, and what it was found on: the first preparation, and the second one brought to its grid.
 
@@ -117,6 +117,12 @@ class Compared:
     second: Volume | None
     second_lungs: NDArray[np.uint8] | None
     apart_hu: NDArray[np.float32] | None
+
+    def __repr__(self) -> str:
+        apart = self.difference
+        dice = "no lungs to compare" if apart.dice is None else f"Dice of the lungs {apart.dice:.4f}"
+        hu = "no HU to compare" if apart.max_hu is None else f"HU differ by {apart.max_hu:.1f} at most"
+        return f"<Compared: {apart.key}: {hu}, {dice}>"
 
 
 class Comparison(Iterator[Compared]):

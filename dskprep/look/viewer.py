@@ -78,15 +78,15 @@ def view(target: str | os.PathLike[str], key: str, *, port: int = 0) -> Iterator
     >>> with dskprep.view("scans-1mm", "LIDC-0314") as address:  # doctest: +SKIP
     ...     input(f"{address} until Enter is pressed")
     """
+    try:
+        stored = open_dataset(target)[key]
+    except KeyError as error:
+        raise UsageError(str(error.args[0])) from error
     if not NIIVUE.exists():
         raise InfrastructureError(
             f"{NIIVUE}: expected niivue, found none; fetch it once by: npm install --prefix {FOLDER} "
             f"@niivue/niivue@{NIIVUE_VERSION} (`make viewer` does that for the .venv of a clone)"
         )
-    try:
-        stored = open_dataset(target)[key]
-    except KeyError as error:
-        raise UsageError(str(error.args[0])) from error
     token = secrets.token_urlsafe(24)
     handler = _handler(f"/{token}/", _answers(stored))
     try:

@@ -13,7 +13,8 @@ from typing import Any
 from dask.utils import format_bytes
 
 from dskprep.counts import n_of
-from dskprep.dataset.record import GOOD, STATUSES, Record
+from dskprep.dataset import record as of_dataset
+from dskprep.dataset.record import GOOD, Record
 from dskprep.errors import InfrastructureError
 from dskprep.pipeline.label_account import LabelSummary
 
@@ -204,8 +205,7 @@ class Account:
 
 def in_words(figures: dict[str, Any]) -> list[str]:
     """Return the `figures()` of an account as three lines of text."""
-    counts, n_before = figures["counts"], sum(figures["already"].values())
-    statuses = ", ".join(f"{counts[status]} {status}" for status in STATUSES if counts.get(status))
+    statuses, n_before = of_dataset.in_words(figures["counts"]), sum(figures["already"].values())
     n_done, known = figures["done"], n_of(figures["known"], "patient")
     done = f"{n_done} of {known}" if figures["is_listed"] else f"{n_done} of {known} found so far, still listing"
     before = f" ({n_before} of them before)" if n_before else ""
@@ -235,7 +235,7 @@ def time_in_words(seconds: float) -> str:
     return f"{minutes} min {whole_s} s" if minutes else f"{whole_s} s"
 
 
-@dataclass
+@dataclass(repr=False)
 class Summary:
     """A run and its account, and that of its labels, if it had any.
 
@@ -252,6 +252,11 @@ class Summary:
     stopped_by: str = ""
     labels: LabelSummary | None = None
     is_hashed: bool = False
+
+    def __repr__(self) -> str:
+        how = "interrupted, " if self.is_interrupted else "stopped, " if self.stopped_by else ""
+        found = n_of(self.account.inputs, "patient")
+        return f"<Summary: {how}{found}: {of_dataset.in_words(self.account.counts) or 'none done'}; {self.target}>"
 
     @property
     def told_source(self) -> str:

@@ -33,7 +33,7 @@ TIME_LIMIT_S = 1800.0
 """Limit for reading, compressing and writing one volume, in seconds."""
 
 
-@dataclass
+@dataclass(repr=False)
 class ExportSummary:
     """What became of the volumes of an export.
 
@@ -50,6 +50,11 @@ class ExportSummary:
     bytes_written: int = 0
     seconds: float = 0.0
     is_interrupted: bool = False
+
+    def __repr__(self) -> str:
+        how = "interrupted, " if self.is_interrupted else ""
+        counts = ", ".join(f"{n} {word}" for word, n in self.counts.items())
+        return f"<ExportSummary: {how}{self.kind}: {counts or 'nothing written'}; {self.out}>"
 
     def add(self, volume: Exported) -> None:
         """Count one volume."""

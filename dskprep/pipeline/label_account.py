@@ -6,11 +6,13 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
+from dskprep.counts import n_of
+from dskprep.dataset import record
 from dskprep.dataset.label_record import LabelRecord
 from dskprep.dataset.record import GOOD
 
 
-@dataclass
+@dataclass(repr=False)
 class LabelSummary:
     """What became of the label sources: `counts` by status, `reasons` of those that are not written.
 
@@ -32,6 +34,12 @@ class LabelSummary:
     seconds: float = 0.0
     cpu_s: float = 0.0
     is_interrupted: bool = False
+
+    def __repr__(self) -> str:
+        how = "interrupted, " if self.is_interrupted else ""
+        sources = f"{n_of(self.counts.total(), 'label source')}: {record.in_words(self.counts) or 'none done'}"
+        written = f"{n_of(self.labels, 'label')} and {n_of(self.points, 'point')} written"
+        return f"<LabelSummary: {how}{sources}; {written}; {self.target}>"
 
     def add(self, record: LabelRecord) -> None:
         """Count one source."""

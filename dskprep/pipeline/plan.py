@@ -15,7 +15,7 @@ from dskprep import settings as config
 from dskprep import storage
 from dskprep.counts import n_of
 from dskprep.dataset import identity, index, omezarr, store, thumbnail
-from dskprep.dataset.record import GOOD
+from dskprep.dataset.record import GOOD, in_words
 from dskprep.errors import InfrastructureError, Refusal, UsageError
 from dskprep.pipeline import cluster
 from dskprep.pipeline.choice import choose, is_lost
@@ -84,7 +84,7 @@ class Comparison(NamedTuple):
     differences: list[str]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Plan:
     """What a run would do with a source, by the headers of `n_sampled` of its `n_patients` patients.
 
@@ -98,6 +98,11 @@ class Plan:
     predictions: tuple[Prediction, ...]
     calibration: Calibration | None
     estimate: Estimate | None
+
+    def __repr__(self) -> str:
+        read = "all" if self.n_sampled == self.n_patients else str(self.n_sampled)
+        series = f"their series would be {in_words(self.in_numbers()[0])}"
+        return f"<Plan: {n_of(self.n_patients, 'patient')}, by the headers of {read} {series}; {self.source}>"
 
     @property
     def is_clean(self) -> bool:

@@ -374,6 +374,12 @@ def test_every_option_says_what_it_does(name: str) -> None:
             assert parameter.help, parameter.name
 
 
+@pytest.mark.parametrize("name", ["run", "plan", "export"])
+def test_a_licence_is_spelled_in_either_way(name: str) -> None:
+    (found,) = [p.opts for p in cli.main.commands[name].params if p.name == "licence"]
+    assert found == ["--licence", "--license"]
+
+
 def test_the_version_is_shown(dskprep: Run) -> None:
     code, out, _ = dskprep("--version")
     assert code == 0

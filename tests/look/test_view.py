@@ -21,7 +21,7 @@ from PIL import Image
 import dskprep
 from dskprep.cli import commands
 from dskprep.dataset.stored import StoredVolume
-from dskprep.errors import InfrastructureError
+from dskprep.errors import InfrastructureError, UsageError
 from dskprep.look import viewer
 from dskprep.settings import PrepConfig
 from dskprep.synthetic import scanner
@@ -209,6 +209,9 @@ def test_without_niivue_the_error_says_how_to_fetch_it(tmp_path: Path, monkeypat
     how = r"npm install --prefix \S+ @niivue/niivue@[\d.]+ .*make viewer"
     with pytest.raises(InfrastructureError, match=how), viewer.view(tmp_path / "out", "p1"):
         pass
+    for target, key, problem in (("out", "p2", "p2"), ("in", "p1", "there is no dskprep dataset here")):
+        with pytest.raises(UsageError, match=problem), viewer.view(tmp_path / target, key):  # nothing is fetched for it
+            pass
 
 
 def test_make_fetches_the_version_that_the_error_names() -> None:
