@@ -15,7 +15,7 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
-from dskprep import plain
+from dskprep import endings, plain
 from dskprep.cli import exits, terminal, words
 from dskprep.cli.exits import describe_error
 from dskprep.counts import n_of
@@ -37,6 +37,7 @@ FIGURES_EVERY_S = {"lines": 60.0, "json": 10.0}
 """How often the figures of a run are written where there is no panel."""
 REFRESHES_PER_SECOND = 2
 """How often the panel is drawn."""
+ENDING = "ending, which may take some seconds: what is done stays, and what is under way is given up"
 RECORD_FIELDS = ("key", "status", "reason", "message", "warnings", "seconds", "cpu_s", "bytes_read")
 """What a line of JSON tells of a record."""
 
@@ -104,16 +105,19 @@ class Output:
         """Say where the workers are, and yield an observer that shows a run over the block.
 
         In a terminal it is a live panel; elsewhere, or with `lines`, there is a line for each patient, and the figures
-        now and then.
+        now and then. That a signal ends the run is said at once, because the end takes a while.
         """
-        if client is not None:
-            self._tell_start(client)
-        terminal.end_wait()
+        observer: Lines
         if lines or self.as_json or not self.console.is_terminal:
-            yield Lines(self, FIGURES_EVERY_S["json" if self.as_json else "lines"])
+            observer = Lines(self, FIGURES_EVERY_S["json" if self.as_json else "lines"])
         else:
-            with Panel(self).show(client) as panel:
-                yield panel
+            observer = Panel(self)
+        with endings.told(observer.hear_ending):
+            if client is not None:
+                self._tell_start(client)
+            terminal.end_wait()
+            with observer.show(client):
+                yield observer
 
     def _tell_start(self, client: Client) -> None:
         """Say where to watch the workers, and how many there are."""
@@ -141,6 +145,18 @@ class Lines(Observer):
         self._output = output
         self._figures_every_s = figures_every_s
         self._told_s = time.monotonic()
+        self._is_ending = False
+
+    @contextlib.contextmanager
+    def show(self, client: Client | None) -> Iterator[None]:  # noqa: ARG002
+        """Show a run of this client over the block."""
+        yield
+
+    def hear_ending(self) -> None:
+        """Hear that a signal ends the run, in the middle of whatever the program does."""
+        if not self._is_ending:
+            terminal.say_at_once(f"dskprep: {ENDING}")
+        self._is_ending = True
 
     def on_note(self, message: str) -> None:
         self._output.tell("note", {"message": message}, f"note: {message}")
@@ -186,17 +202,20 @@ class Panel(Lines):
         self._workers: dict[str, dict[str, Any]] = {}
 
     @contextlib.contextmanager
-    def show(self, client: Client | None) -> Iterator[Panel]:
+    def show(self, client: Client | None) -> Iterator[None]:
         """Show the panel over the block, with what the workers of the client tell of their slots."""
         if client is not None:
             with lost.named():
                 client.subscribe_topic(slots.TOPIC, self._take_slots)
         try:
             with self._live:
-                yield self
+                yield
         finally:
             if client is not None and client.status == "running":
                 client.unsubscribe_topic(slots.TOPIC)
+
+    def hear_ending(self) -> None:
+        self._is_ending = True
 
     def on_start(self, summary: Summary) -> None:
         self._summary = summary
@@ -225,5 +244,7 @@ class Panel(Lines):
             now = f"now reading {n['read']}, computing {n['compute']}, writing {n['write']}; "
             now += f"{taken:.1f} of {total:.1f} GiB for patients in use" if total else "the workers have yet to begin"
             lines = [*in_words(account.figures()), now]
+        if self._is_ending:
+            lines[-1] = ENDING
         texts = (Text(plain.escape(line), no_wrap=True, overflow="ellipsis") for line in lines)
         return rich.panel.Panel(Group(*texts), title="dskprep")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shlex
@@ -68,6 +69,12 @@ def say(line: str, *, is_error: bool = False) -> None:
     """Print a line to standard output, or to standard error."""
     end_wait()
     _echo(escape(line), is_error=is_error)
+
+
+def say_at_once(line: str) -> None:
+    """Print a line to standard error from wherever the program is, also in the middle of what it prints."""
+    with contextlib.suppress(OSError):
+        os.write(2, f"{escape(line)}\n".encode())
 
 
 def say_json(content: Any) -> None:

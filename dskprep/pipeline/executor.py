@@ -17,6 +17,7 @@ from dask.optimization import inline
 from distributed import Client, Future, KilledWorker, as_completed
 from distributed.protocol import pickle
 
+from dskprep import endings
 from dskprep.errors import InfrastructureError
 from dskprep.pipeline import lost
 
@@ -102,13 +103,16 @@ def execute(
     """Do the jobs on the workers of `client`, or in this process. Yield them in the order in which they end.
 
     `take` is asked for jobs when there are free slots. A job that lost its worker is run again at the end, alone. If
-    that kills another worker, its outcome is None.
+    that kills another worker, its outcome is None. Ctrl-C takes effect when all that have ended are yielded, so that
+    whoever counts them counts each of them, wholly.
     """
     if client is None:
         tasks = ((job,) for job in jobs)
         while taken := take(tasks, 1):
             for (job,) in taken:
-                yield job, *_bag([job], work).compute(scheduler="sync")
+                (outcome,) = _bag([job], work).compute(scheduler="sync")
+                with endings.held_back():
+                    yield job, outcome
         return
     suspects = []
     line = _Line(client, work, take)
@@ -180,15 +184,28 @@ class _Line(Generic[J, R]):
         done = as_completed()
         tasks = _tasks(jobs, self.work)
         while True:
-            with _lost_cluster_named():
-                n_free = self._count_free_slots()
-            new = self.take(tasks, n_free)
-            with _lost_cluster_named():
-                done.update(self._submit(new))
-                if not self.under_way:
-                    return
-                ended = self._collect(done.next_batch())
-            yield from ended
+            try:
+                with _lost_cluster_named():
+                    n_free = self._count_free_slots()
+                new = self.take(tasks, n_free)
+                with _lost_cluster_named():
+                    done.update(self._submit(new))
+                    if not self.under_way:
+                        return
+                    batch = done.next_batch()
+            except KeyboardInterrupt:
+                yield from self._collect_rest()
+                raise
+            with endings.held_back():
+                with _lost_cluster_named():
+                    ended = self._collect(batch)
+                yield from ended
+
+    def _collect_rest(self) -> list[Done[J, R]]:
+        """Return the outcomes of those that have ended by now; none if the cluster is lost."""
+        with contextlib.suppress(InfrastructureError), lost.named():
+            return self._collect([future for future in self.under_way if future.status == "finished"])
+        return []
 
     def abandon(self) -> None:
         """Cancel what is still under way."""

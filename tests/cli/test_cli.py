@@ -23,6 +23,7 @@ from builders import distinct, enhanced_file
 from dskprep import storage
 from dskprep.cli import commands as cli
 from dskprep.cli import run_commands
+from dskprep.cli.output import ENDING
 from dskprep.dataset import index, store
 from dskprep.dataset.status import status
 from dskprep.errors import InfrastructureError
@@ -410,6 +411,7 @@ def test_ctrl_c_in_a_terminal_ends_a_run_with_its_account_and_no_tracebacks(tmp_
         os.killpg(process.pid, signal.SIGINT)  # to all of its processes, as a terminal does
         said += process.stdout
     assert process.returncode == 1
+    assert sum("ending" in line for line in said) == 1
     assert any(line.startswith("interrupted: what is written stays") for line in said)
     assert "Traceback" not in "".join(said)
     n_done = int(re.findall(r"patients: (\d+) done", "".join(said))[-1])
@@ -558,7 +560,7 @@ def test_a_signal_ends_the_workers_of_any_command_and_leaves_no_folder(
         assert list((tmp_path / "tmp").iterdir())
         process.send_signal(ending)
         told = process.stderr.read()
-    assert (process.returncode, told) == (1, "\ndskprep: interrupted\n")  # as after ^C
+    assert (process.returncode, told) == (1, f"dskprep: {ENDING}\n\ndskprep: interrupted\n")  # as after ^C
     assert not list((tmp_path / "tmp").iterdir())
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import io
 import json
 import re
+import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
 import tiny
 
+import dskprep
 from dskprep.cli import commands, output
 from dskprep.cli.output import Output
 from dskprep.dataset.record import Record
@@ -102,6 +104,43 @@ def test_outside_a_terminal_there_is_a_line_per_patient_and_the_figures_now_and_
     lines = text.getvalue().splitlines()
     assert lines[:2] == ["written  p1", "refused  p2 no-dicom: [nothing] found"]
     assert lines[2].startswith("2 of 4 patients: 1 written, 1 refused; ")
+
+
+def test_a_line_in_which_ctrl_c_comes_is_told_once(tmp_path: Path) -> None:
+    class Text(io.StringIO):
+        def flush(self) -> None:
+            if self.getvalue().count("\n") == 1:
+                signal.raise_signal(signal.SIGINT)
+
+    text = Text()
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with output_to(text, is_terminal=False).observe(None) as observer:
+            dskprep.run(tiny.write_patients(tmp_path / "in", ["p1", "p2"]), tmp_path / "out", observers=[observer])
+    finally:
+        signal.signal(signal.SIGINT, before)
+    first, second, *_ = text.getvalue().splitlines()
+    assert (first[:11], second[:11]) == ("written  p1", "interrupted")
+    assert "2 patients: 1 done" in text.getvalue()
+
+
+def test_that_ctrl_c_was_heard_is_said_at_once(capfd: pytest.CaptureFixture[str]) -> None:
+    def is_said(*, is_terminal: bool) -> str:
+        text = io.StringIO()
+        with output_to(text, is_terminal=is_terminal).observe(None) as observer:
+            observer.on_patient(summary_of(WRITTEN), [WRITTEN])
+            with pytest.raises(KeyboardInterrupt):
+                signal.raise_signal(signal.SIGINT)
+        return text.getvalue()
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        assert output.ENDING in is_said(is_terminal=True)
+        assert capfd.readouterr().err == ""
+        assert output.ENDING not in is_said(is_terminal=False)
+        assert capfd.readouterr().err == f"dskprep: {output.ENDING}\n"
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_an_output_in_json_says_nothing_else(capsys: pytest.CaptureFixture[str]) -> None:

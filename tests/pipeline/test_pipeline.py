@@ -5,16 +5,17 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 import tiny
 from builders import ct_file, distinct
-from distributed import Client, WorkerPlugin
+from distributed import Client, WorkerPlugin, as_completed, wait
 from pydicom.uid import SegmentationStorage
 
 import dskprep
@@ -278,6 +279,43 @@ def test_an_interrupted_run_gives_its_account_and_goes_on(source: str, target: s
     summary = dskprep.run(source, target)
     assert (summary.account.already, summary.account.counts) == ({"written": 2}, {"written": 4})
     assert summary.exit_code == 0
+
+
+@pytest.fixture
+def ctrl_c() -> Iterator[None]:
+    """SIGINT is as Python has it; dask_jobqueue, once imported, has it end the process."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("ctrl_c")
+def test_ctrl_c_takes_effect_when_all_have_heard_of_a_patient(source: str, target: str) -> None:
+    class Presser(dskprep.Observer):
+        def on_patient(self, summary: Summary, records: Sequence[Record]) -> None:  # noqa: ARG002
+            signal.raise_signal(signal.SIGINT)
+
+    heard = Heard()
+    summary = dskprep.run(source, target, observers=[Presser(), heard])
+    assert summary.is_interrupted
+    assert [event for event, _, _ in heard.events] == ["start", "patient p1", "end"]
+    assert summary.account.counts == {"written": 1}
+
+
+@pytest.mark.cluster
+def test_what_has_ended_when_ctrl_c_comes_is_counted(
+    source: str, target: str, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Interrupted(as_completed):  # type: ignore[misc]
+        def next_batch(self, block: bool = True) -> NoReturn:  # noqa: ARG002
+            wait(list(self.futures))
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(executor, "as_completed", Interrupted)
+    summary = dskprep.run(source, target, client=client)
+    assert summary.is_interrupted
+    assert summary.account.counts == {"written": 4}
+    assert sorted(index.read(target)["key"]) == list(PATIENTS)
 
 
 def test_a_run_that_is_interrupted_at_its_start_has_an_end_too(source: str, target: str) -> None:
