@@ -124,9 +124,9 @@ def upgrade(target: str, dry_run: bool) -> int:
         n_faulty += bool(finding.faults)
         n_volumes += finding.is_of_volume and not finding.faults
         n_sources += finding.labels is not None and not finding.faults
-    left = f"; {n_faulty} with faults stay as they are" if n_faulty else ""
+    left = f"; left as they are, with faults: {n_faulty}" if n_faulty else ""
     done = f"{'would be' if dry_run else 'were'} upgraded to OME-Zarr 0.6"
-    terminal.say(f"{n_volumes} volumes and {n_sources} label sources {done}{left}")
+    terminal.say(f"{n_of(n_volumes, 'volume')} and {n_of(n_sources, 'label source')} {done}{left}")
     return EXIT_SOME_NOT_WRITTEN if n_faulty else EXIT_CLEAN
 
 

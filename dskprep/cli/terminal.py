@@ -8,7 +8,8 @@ import os
 import shlex
 import shutil
 import sys
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,11 +22,17 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
 
-class _Wait:
-    """What is waited for now: at most one line, the last one of the terminal."""
+TOLD_EVERY_S = 30.0
+"""How long nothing is said, where there is no terminal, before a line says what is waited for."""
 
-    def __init__(self) -> None:
+
+class _Wait:
+    """What is waited for now: at most one line, the last one of the terminal; elsewhere a line now and then."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._shown: Progress | None = None
+        self._clock = clock
+        self._told_s = clock()
 
     def show(self, what: str) -> None:
         from rich.console import Console
@@ -34,6 +41,7 @@ class _Wait:
         if self._shown is None:
             console = Console(stderr=True)
             if not console.is_terminal:
+                self._tell(what)
                 return
             words = TextColumn("{task.description}", markup=False)
             columns = (SpinnerColumn(), words, TimeElapsedColumn())
@@ -46,7 +54,14 @@ class _Wait:
         if self._shown.tasks[0].description != what:
             self._shown.reset(task, total=None, description=what)
 
+    def _tell(self, what: str) -> None:
+        now = self._clock()
+        if now - self._told_s >= TOLD_EVERY_S:
+            self._told_s = now
+            click.echo(what, err=True)
+
     def end(self) -> None:
+        self._told_s = self._clock()
         if self._shown is not None:
             self._shown.stop()
             self._shown = None
@@ -56,7 +71,10 @@ _wait = _Wait()
 
 
 def wait_for(what: str) -> None:
-    """Say what is waited for, on standard error if that is a terminal: a line that moves until something is said."""
+    """Say what is waited for, on standard error: in a terminal a line that moves until something is said.
+
+    Elsewhere, as in a file or a pipe, it is a line, and only where nothing else was said for TOLD_EVERY_S.
+    """
     _wait.show(escape(what))
 
 

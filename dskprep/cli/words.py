@@ -53,7 +53,11 @@ def describe_summary(summary: Summary) -> Iterator[RenderableType]:
     yield f"{found}: {n_new} done{took}{pace}, {before} done before"
     if not (account.is_complete or summary.is_interrupted or summary.stopped_by):
         yield f"NOT ACCOUNTED FOR: {account.inputs - account.counts.total()}"
-    yield _tabulate(account.counts, account.reasons, account.warnings)
+    reasons = account.reasons | Counter({f"{status}: done before": n for status, n in account.already.items()})
+    reasons |= Counter({f"{status}: by another run": n for status, n in account.elsewhere.items()})
+    yield _tabulate(account.counts, reasons, account.warnings)
+    if before - account.already["written"]:
+        yield "  (reasons and warnings are those of this run; dskprep status has all)"
     if account.elsewhere or account.left:
         there = [f"{account.elsewhere[status]} {status}" for status in STATUSES if account.elsewhere[status]]
         there += [f"{account.left} claimed there and not counted"] if account.left else []
@@ -130,7 +134,9 @@ def describe_status(status: Status) -> Iterator[RenderableType]:
     if status.label_sources:
         n_sources, n_labels = sum(status.label_sources.values()), sum(status.labels.values())
         yield f"{n_of(n_sources, 'label source')}; {n_of(n_labels, 'label')}, {n_of(status.points, 'point')}"
-        yield _tabulate(status.label_sources, status.label_reasons, status.label_warnings)
+        yield _tabulate(status.label_sources, {}, status.label_warnings)
+        for why, n in sorted(status.label_reasons.items()):
+            yield f"  labels that are not written, and sources without any: {n} {why.partition(': ')[2]}"
         most = itertools.islice(status.labels.items(), N_LABELS)
         rest = f", and {len(status.labels) - N_LABELS} more" if len(status.labels) > N_LABELS else ""
         yield f"  {', '.join(f'{name} in {n}' for name, n in most)}{rest}"
@@ -150,7 +156,7 @@ def describe_plan(plan: Plan) -> Iterator[RenderableType]:
     yield f"{n_of(plan.n_patients, 'patient')} in {plan.source}; by the headers of {what} these series would be"
     yield _tabulate(*plan.in_numbers())
     yield (
-        "(no pixels were read: damage in them, values that cannot be HU, and volume files that are masks show in a run)"
+        "(headers do not show damaged pixels, values that cannot be HU, and volume files that are masks; a run does)"
     )
     yield from _describe_estimate(plan)
 

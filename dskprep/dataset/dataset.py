@@ -184,9 +184,13 @@ class Dataset(Selection):
         others = () if negatives == "lungs" else find_places(rows, negatives)
         if negatives != "lungs" and not others and positives < 1:
             raise UsageError(f"no annotation is what negatives are asked for, {negatives!r}")
+        places = find_places(rows, around)
+        if not places and positives > 0:
+            has = "`dataset.annotations` lists all" if rows else "the dataset has no annotations yet: see `annotate`"
+            raise UsageError(f"around: expected annotations to draw patches around, found none for {around!r}; {has}")
         return Examples(
             self,
-            find_places(rows, around),
+            places,
             others,
             as_size(size),
             check_labels(rows, labels),

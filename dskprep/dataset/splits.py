@@ -22,6 +22,7 @@ from dskprep.errors import UsageError
 if TYPE_CHECKING:
     from dskprep.dataset.dataset import Dataset
 
+BALANCED = "stratify=(), on the command line --balanced, balances them"
 MOST_STRATA = 20
 """Combinations of values that may be stratified by, or one for each ten groups."""
 
@@ -90,16 +91,19 @@ class Split:
         """Return one line: how many volumes are in each part and fold, and what is to be known of it."""
         parts = Counter(side.part for side in self.sides.values())
         folds = Counter(side.fold for side in self.sides.values())
-        words = [f"{name} {parts[name]}" for name in self.rule.parts]
-        words.append("folds " + " ".join(str(folds[fold]) for fold in range(self.rule.folds)))
+        words = [", ".join(f"{name} {parts[name]}" for name in self.rule.parts)] if self.rule.parts else []
+        sizes = [folds[fold] for fold in range(self.rule.folds)]
+        words.append(f"folds of {', '.join(map(str, sizes))} volumes")
+        if self.rule.stratify is None and max(sizes) > 2 * min(sizes):
+            words.append(f"uneven, as the rule does not look at sizes: {BALANCED}")
         if self.alone:
-            words.append(f"{len(self.alone)} without a patient's digest, each a group of its own")
+            words.append(f"{n_of(len(self.alone), 'volume')} of no known patient, each a group of its own")
         if self.of_several:
             some = some_of(map(some_of, self.of_several), "; ")
             words.append(f"{n_of(len(self.of_several), 'group')} of several patients ({some})")
         if self.left_out:
             words.append(f"{len(self.left_out)} added later and not in it")
-        return ", ".join(words)
+        return "; ".join(words)
 
     def save(self, place: str | os.PathLike[str]) -> str:
         """Write the split once: beside the dataset, as `splits/<name>.json`, or to a path or URL. Return where it lies.
@@ -236,7 +240,7 @@ def _refuse_empty(rule: Rule, sides: Mapping[str, Side], members: Members) -> No
                 f"{what}is one group of volumes, all {n_volumes}: a patient, or what else joins them; if headers do "
                 "not tell patients apart, join a table that does, and name its column by by="
             )
-        advice = "" if rule.stratify is not None else "; stratify=(), or --balanced, balances them"
+        advice = "" if rule.stratify is not None else f"; {BALANCED}"
         if n_groups < rule.folds:
             advice = f"; ask for {n_groups} folds at most (--folds {n_groups})"
         raise UsageError(f"{what}are {n_groups} groups of volumes, the largest with {largest} of {n_volumes}{advice}")

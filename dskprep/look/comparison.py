@@ -40,7 +40,7 @@ PAINTED = 170
 LINE = "{:>8} {:>7} {:>7} {:>7} {:>7} {:>16} {:>7} {:>7}  {}"
 """The columns of a table of differences."""
 HEADER = LINE.format(
-    "index mm", "overlap", "mean HU", "99.9 %", "max HU", "at x,y,z mm", "Dice", "ml", "patient (voxels z y x)"
+    "index mm", "overlap", "mean HU", "99.9 %", "max HU", "at x,y,z mm", "Dice", "ml", "patient (mm z y x)"
 )
 
 

@@ -113,7 +113,7 @@ def draw_histogram(ax: Any, volume: Volume, mask: NDArray[np.uint8] | None, wind
                 ax.stairs(ml * np.histogram(values, edges)[0], edges, color=colour)
     ax.set_yscale("log")
     ax.set_ylim(bottom=ml)
-    ax.set_ylabel(f"ml per bar of {(high - low) / N_BARS:.3g}", fontsize=8)
+    ax.set_ylabel(f"ml per bar of {(high - low) / N_BARS:.3g}{' HU' if window is None else ''}", fontsize=8)
     ax.tick_params(labelsize=7)
     ax.set_title(f"{'HU' if window is None else 'values'}, grey: of the whole image", fontsize=9)
 

@@ -135,7 +135,8 @@ def _layers(stored: StoredVolume) -> dict[str, dict[str, Any]]:
         lungs = stored.record.lungs
         title = sides.in_words(lungs.right_ml, lungs.left_ml, lungs.unsided_ml)
         all_ml = {sides.RIGHT: lungs.right_ml, sides.LEFT: lungs.left_ml, sides.LUNG: lungs.unsided_ml}
-        layers["lungs"] = (title, {side: sides.RGB[side] for side, ml in all_ml.items() if ml})
+        if any(all_ml.values()):
+            layers["lungs"] = (title, {side: sides.RGB[side] for side, ml in all_ml.items() if ml})
     layers |= {each.about.label: (each.title, {1: each.rgb}) for each in outlines.of_stored(stored)}
     return {
         name: {"title": title, "path": f"{n}.nii", "colours": colours, "is_shown": n < MOST_SHOWN}

@@ -211,11 +211,11 @@ def in_words(figures: dict[str, Any]) -> list[str]:
     before = f" ({n_before} of them before)" if n_before else ""
     n_elsewhere = sum(figures["elsewhere"].values()) + figures["left"]
     elsewhere = f"; {n_elsewhere} by another run" if n_elsewhere else ""
-    left = figures["seconds_left"]
+    left, rate = figures["seconds_left"], figures["patients_per_minute"]
     end = f", about {time_in_words(left)} left" if left else ""
     return [
         f"{done}: {statuses}{before}{elsewhere}" if statuses else done + elsewhere,
-        f"{time_in_words(figures['seconds'])}{end}; {figures['patients_per_minute']:g} patients per minute, "
+        f"{time_in_words(figures['seconds'])}{end}; {rate:g} {'patient' if rate == 1 else 'patients'} per minute, "
         f"{figures['read_mib_per_second']:g} MiB/s read",
         f"read {format_bytes(figures['bytes_read'])}, written {format_bytes(figures['bytes_written'])}; "
         f"{time_in_words(figures['cpu_seconds'])} of CPU",

@@ -122,4 +122,4 @@ def _instance(of: type) -> Any:
 def _describe(result: object) -> str:
     if isinstance(result, Volume):
         return f"one of {result.shape} {result.array.dtype}"
-    return f"a {type(result).__name__}"
+    return f"a value of type {type(result).__name__}"

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, TypeVar
 import psutil
 
 from dskprep import storage
+from dskprep.counts import n_of
 from dskprep.dicom.contents import Contents
 from dskprep.dicom.slices import Slice
 from dskprep.errors import Refusal
@@ -203,12 +204,12 @@ def describe_choice(taken: Found, others: Sequence[Found]) -> str:
         f"{other.n_slices}{f' (refused, {other.made.reason})' if isinstance(other.made, Refusal) else ''}"
         for other in others[:MOST_NAMED]
     )
-    rest = f", and {len(others) - MOST_NAMED} series more" if len(others) > MOST_NAMED else ""
-    which = ", of which none can be written" if isinstance(taken.made, Refusal) else " that can be written"
-    return (
-        f"of {len(others) + 1} series took the largest{which}; its number of slices: {taken.n_slices}, "
-        f"that of the others: {each}{rest}"
-    )
+    rest = f", and {len(others) - MOST_NAMED} more series" if len(others) > MOST_NAMED else ""
+    n = len(others) + 1
+    which = f"the largest of {n} series that can be written was taken"
+    if isinstance(taken.made, Refusal):
+        which = f"none of {n} series can be written; the largest was taken"
+    return f"{which}, with {n_of(taken.n_slices, 'slice')}; the others have {each}{rest}"
 
 
 def files_at(url: str | os.PathLike[str]) -> Iterator[File]:
@@ -255,7 +256,8 @@ def _nothing_found(contents: Contents) -> Refusal:
         return stray
     counts = aside_counts(contents)
     if "localizer" in counts:
-        return Refusal("localizer-only", f"expected CT slices, found localizers and such only ({counts})")
+        found = ", ".join(f"{n} {kind}" for kind, n in counts.items())
+        return Refusal("localizer-only", f"expected CT slices, found localizers and such only ({found})")
     kinds = {kind: sorted({a.detail for a in contents.aside if a.kind == kind}) for kind in ("not-ct", "no-image")}
     if kinds["not-ct"]:
         return Refusal("not-ct", f"expected CT images, found {', '.join(kinds['not-ct'])[:200]}")

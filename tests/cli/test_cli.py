@@ -76,10 +76,11 @@ def test_a_refused_patient_is_named_with_its_reason_and_the_exit_code_is_1(
     dskprep: Run, source: str, target: str
 ) -> None:
     tiny.write(source, {"p3/notes.txt": b""})
-    for _ in range(2):  # the second time it was refused before
+    for why in ("no-dicom", "done before"):  # the second time it was refused before
         code, out, _ = dskprep("run", source, target, "--scheduler", "sync")
         assert code == 1
-        assert re.search(r"refused +1", out)
+        assert re.search(rf"\n  refused +1 *\n    {why} +1 *\n", out)
+    assert "dskprep status has all" in out
     _, out, _ = dskprep("run", source, target, "--scheduler", "sync", "--retry", "refused")
     assert "refused  p3 no-dicom: expected DICOM files" in out
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -74,6 +75,25 @@ def test_a_command_says_in_a_terminal_what_it_waits_for(
     monkeypatch.delenv("FORCE_COLOR")
     commands.run_command(command.replace(f"{tmp_path}/", f"{tmp_path}/again").split())
     assert words not in capfd.readouterr().err
+
+
+def test_outside_a_terminal_a_long_wait_is_told_now_and_then(
+    dataset: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seconds = itertools.count(step=20)
+    monkeypatch.setattr(terminal, "_wait", terminal._Wait(clock=lambda: next(seconds)))
+    for n in range(5):
+        terminal.wait_for(f"making patients: {n} of 5")
+    terminal.say("made them")
+    terminal.wait_for("the next thing")
+    said = capfd.readouterr()
+    assert said.out == "made them\n"
+    assert said.err.splitlines() == ["making patients: 1 of 5", "making patients: 3 of 5"]
+    monkeypatch.setattr(terminal, "TOLD_EVERY_S", 0.0)
+    commands.run_command(["status", dataset, "--json"])
+    said = capfd.readouterr()
+    assert "reading the index of" in said.err
+    json.loads(said.out)
 
 
 def test_what_is_waited_for_gives_way_to_what_is_said(

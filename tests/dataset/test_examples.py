@@ -193,7 +193,7 @@ def test_labels_lie_beside_the_image_on_the_same_box(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("how", "said"),
     [
-        ({"around": "no such label"}, "no annotation is around"),
+        ({"around": "no such label"}, "found none for 'no such label'; `dataset.annotations` lists all"),
         ({"negatives": "no such label"}, "no annotation is what negatives"),
         ({"positives": 1.5}, "a share of positives"),
         ({"jitter_mm": math.nan}, "a share of positives"),

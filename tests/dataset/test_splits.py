@@ -235,7 +235,7 @@ def test_numbers_of_numpy_are_numbers() -> None:
 def test_volumes_without_a_patient_are_said_and_each_alone() -> None:
     split = dataset_of([Row(f"k{i}", None, str(i)) for i in range(60)]).split(folds=3)
     assert len(split.alone) == 60
-    assert "60 without a patient's digest, each a group of its own" in repr(split)
+    assert "60 volumes of no known patient, each a group of its own" in repr(split)
     assert {side.fold for side in split.sides.values()} == {0, 1, 2}
 
 
@@ -247,13 +247,26 @@ def test_the_side_of_a_patient_is_the_one_that_the_rule_in_the_docs_gives() -> N
         assert split.sides[f"{i}-0"].fold == int.from_bytes(digest[:8], "big") * 5 // 2**64
 
 
+def test_folds_of_uneven_sizes_are_said_with_what_balances_them() -> None:
+    seen = set()
+    for seed in range(12):
+        split = dataset_of(patients(12)).split(folds=2, seed=seed)
+        sizes = [sum(side.fold == fold for side in split.sides.values()) for fold in (0, 1)]
+        is_uneven = max(sizes) > 2 * min(sizes)
+        assert f"folds of {sizes[0]}, {sizes[1]} volumes" in split.describe()
+        assert ("--balanced, balances them" in split.describe()) == is_uneven
+        seen.add(is_uneven)
+    assert seen == {False, True}
+    assert "balances" not in dataset_of(patients(3)).split(folds=2, stratify=()).describe()
+
+
 def test_what_leaves_a_side_empty_is_refused_with_what_to_do() -> None:
     one = [Row(f"k{i}", "the same", str(i)) for i in range(20)]
     with pytest.raises(UsageError, match=r"there is one group of volumes, all 20: .* name its column by by="):
         dataset_of(one).split()
     with pytest.raises(UsageError, match=r"there are 2 groups of volumes, .*; ask for 2 folds at most \(--folds 2\)"):
         dataset_of(patients(2)).split(shares=(0.5, 0.5))
-    assert dataset_of(patients(5)).split(folds=5, stratify=()).describe() == "folds 1 1 1 1 1"
+    assert dataset_of(patients(5)).split(folds=5, stratify=()).describe() == "folds of 1, 1, 1, 1, 1 volumes"
 
 
 @pytest.mark.parametrize(

@@ -233,10 +233,10 @@ def test_the_command_says_how_many(
 ) -> None:
     target = tiny.write(tmp_path / "out", both[0])
     assert commands.run_command(["upgrade", target, "--dry-run"]) == 0
-    assert capsys.readouterr().out == "2 volumes and 1 label sources would be upgraded to OME-Zarr 0.6\n"
+    assert capsys.readouterr().out == "2 volumes and 1 label source would be upgraded to OME-Zarr 0.6\n"
     storage.delete(target, ["volumes/p2.zarr/zarr.json"])
     assert commands.run_command(["upgrade", target]) == 1
     *_, fault, last = capsys.readouterr().out.splitlines()
     assert fault.startswith("p2: ")
-    assert last == "1 volumes and 1 label sources were upgraded to OME-Zarr 0.6; 1 with faults stay as they are"
+    assert last == "1 volume and 1 label source were upgraded to OME-Zarr 0.6; left as they are, with faults: 1"
     assert commands.run_command(["upgrade", str(tmp_path)]) == 2

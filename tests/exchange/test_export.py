@@ -462,7 +462,7 @@ def test_the_commands_do_the_same(target: str, tmp_path: Path, capsys: pytest.Ca
         "id",
     ]
     assert commands.run_command(words) == 0
-    assert "folds 2 2" in capsys.readouterr().out
+    assert "folds of 2, 2 volumes" in capsys.readouterr().out
     assert commands.run_command(["split", target, "v2", "--extend", "v1"]) == 2
     assert "'grade'" in capsys.readouterr().err
     assert commands.run_command(["split", target, "v1", "--folds", "3", "--balanced"]) == 2

@@ -295,7 +295,7 @@ def test_of_several_series_the_largest_that_can_be_written_is_drawn(
     place = folder(tmp_path / "p", gap | good | small)
     code, _, err, png = show(capsys, place, "-o", tmp_path / "x.png")
     told = (
-        "of 3 series took the largest that can be written; its number of slices: 30, that of the others: "
+        "the largest of 3 series that can be written was taken, with 30 slices; the others have "
         "11, 60 (refused, missing-slices)"
     )
     assert (code, err) == (0, [f"note: {told}"])
@@ -309,7 +309,7 @@ def test_a_series_whose_pixels_do_not_decode_is_passed_over(tmp_path: Path, caps
     good = {f"s{name}": data for name, data in tiny.series(2, n=15).items()}
     code, _, err, _ = show(capsys, folder(tmp_path / "p", damaged | good), "-o", tmp_path / "x.png")
     assert code == 0
-    assert err[0].endswith("its number of slices: 15, that of the others: 20 (refused, undecodable-pixels)")
+    assert err[0].endswith("with 15 slices; the others have 20 (refused, undecodable-pixels)")
 
 
 def test_of_series_that_are_all_refused_the_largest_is_drawn(
@@ -319,8 +319,8 @@ def test_of_series_that_are_all_refused_the_largest_is_drawn(
     code, _, err, _ = show(capsys, folder(tmp_path / "p", files), "-o", tmp_path / "x.png")
     assert code == 1
     assert err == [
-        "note: of 3 series took the largest, of which none can be written; its number of slices: 4, that of the "
-        "others: 3 (refused, too-few-slices), 2 (refused, too-few-slices)",
+        "note: none of 3 series can be written; the largest was taken, with 4 slices; the others have "
+        "3 (refused, too-few-slices), 2 (refused, too-few-slices)",
         "dskprep: too-few-slices: expected at least 10 slice positions, found 4 in 4 slices",
     ]
 
@@ -328,7 +328,7 @@ def test_of_series_that_are_all_refused_the_largest_is_drawn(
 def test_many_further_series_are_not_all_named(tmp_path: Path) -> None:
     files = {f"{uid}{name}": data for uid in range(9) for name, data in tiny.series(uid, n=10).items()}
     shown = views.draw(folder(tmp_path / "p", files))
-    assert shown.note.endswith("that of the others: 10, 10, 10, 10, 10, and 3 series more")
+    assert shown.note.endswith("the others have 10, 10, 10, 10, 10, and 3 more series")
 
 
 @pytest.fixture

@@ -65,7 +65,7 @@ def test_lungs_of_ones_own_are_judged_and_grown(image: Volume) -> None:
     [
         ({"steps": ("own_steps:broken",)}, "own_steps:broken: ValueError: not today"),
         ({"steps": ("own_steps:panicking",)}, "own_steps:panicking: Panic: index out of bounds"),
-        ({"steps": ("own_steps:nothing",)}, "expected a Volume of int16.*found a NoneType"),
+        ({"steps": ("own_steps:nothing",)}, "expected a Volume of int16.*found a value of type NoneType"),
         ({"steps": ("own_steps:unset",)}, "own_steps:unset: expected finite numbers, found nan to nan"),
         ({"steps": ("own_steps:endless",)}, "own_steps:endless: expected finite numbers, found inf to inf"),
         ({"lungs": "own_steps:bright", "steps": ("own_steps:lower_half",)}, "expected the grid of its input"),

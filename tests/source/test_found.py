@@ -36,13 +36,13 @@ def test_reading_one_of_several_series_warns_in_a_line_and_a_digest_chooses(
     second = find_series(three)[1].name.uid_sha256
     assert dskprep.read_series(three, uid_sha256=second).n_slices == 11
     assert len(recwarn) == 0
-    with pytest.warns(UserWarning, match="of 3 series took") as warned:
+    with pytest.warns(UserWarning, match="of 3 series that can be written") as warned:
         series = dskprep.read_series(three)
     assert series.n_slices == 30
     (warning,) = warned
     assert warning.filename == __file__
     assert str(warning.message) == (
-        f"{three}: of 3 series took the largest that can be written; its number of slices: 30, that of the others: "
+        f"{three}: the largest of 3 series that can be written was taken, with 30 slices; the others have "
         "11, 60 (refused, missing-slices); uid_sha256 chooses another"
     )
 
@@ -51,7 +51,7 @@ def test_compare_says_in_a_line_which_series_it_took(three: Path, capsys: pytest
     assert commands.run_command(["compare", "default", "zuidhof", "--series", str(three)]) == 0
     (note,) = capsys.readouterr().err.splitlines()
     assert note.startswith("note: ")
-    assert "its number of slices: 30, that of the others: 11" in note
+    assert "with 30 slices; the others have 11" in note
 
 
 def test_a_plan_calibrates_by_the_largest_and_says_nothing_of_it(
