@@ -145,6 +145,7 @@ def test_the_site_builds_strictly_and_loads_nothing_from_elsewhere(tmp_path: Pat
     loads += [url for text in styles for url in re.findall(r"(?:url\(|@import)\s*[\"']?([^\"')]+)", text)]
     assert any(url.endswith(".css") for url in loads)
     assert [url for url in loads if re.match(r"(\w+:)?//", url) and not url.startswith("data:")] == []
+    assert list(tmp_path.rglob("__pycache__")) == []
     api = (tmp_path / "api.html").read_text(encoding="utf-8")
     assert [name for name in dskprep.__all__ if f'id="dskprep.{name}"' not in api] == []
 
