@@ -32,7 +32,7 @@ class _Wait:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._shown: Progress | None = None
         self._clock = clock
-        self._told_s = clock()
+        self._told_s: float | None = None
 
     def show(self, what: str) -> None:
         from rich.console import Console
@@ -56,12 +56,14 @@ class _Wait:
 
     def _tell(self, what: str) -> None:
         now = self._clock()
-        if now - self._told_s >= TOLD_EVERY_S:
+        if self._told_s is None:  # the first wait of a command, or since something was said
+            self._told_s = now
+        elif now - self._told_s >= TOLD_EVERY_S:
             self._told_s = now
             click.echo(what, err=True)
 
     def end(self) -> None:
-        self._told_s = self._clock()
+        self._told_s = None
         if self._shown is not None:
             self._shown.stop()
             self._shown = None

@@ -88,7 +88,7 @@ def test_outside_a_terminal_a_long_wait_is_told_now_and_then(
     terminal.wait_for("the next thing")
     said = capfd.readouterr()
     assert said.out == "made them\n"
-    assert said.err.splitlines() == ["making patients: 1 of 5", "making patients: 3 of 5"]
+    assert said.err.splitlines() == ["making patients: 2 of 5", "making patients: 4 of 5"]
     monkeypatch.setattr(terminal, "TOLD_EVERY_S", 0.0)
     commands.run_command(["status", dataset, "--json"])
     said = capfd.readouterr()

@@ -250,10 +250,10 @@ def test_the_side_of_a_patient_is_the_one_that_the_rule_in_the_docs_gives() -> N
 def test_folds_of_uneven_sizes_are_said_with_what_balances_them() -> None:
     seen = set()
     for seed in range(12):
-        split = dataset_of(patients(12)).split(folds=2, seed=seed)
-        sizes = [sum(side.fold == fold for side in split.sides.values()) for fold in (0, 1)]
+        split = dataset_of(patients(12)).split(folds=3, seed=seed)
+        sizes = [sum(side.fold == fold for side in split.sides.values()) for fold in range(3)]
         is_uneven = max(sizes) > 2 * min(sizes)
-        assert f"folds of {sizes[0]}, {sizes[1]} volumes" in split.describe()
+        assert f"folds of {sizes[0]}, {sizes[1]}, {sizes[2]} volumes" in split.describe()
         assert ("--balanced, balances them" in split.describe()) == is_uneven
         seen.add(is_uneven)
     assert seen == {False, True}
