@@ -201,7 +201,7 @@ def first_page(store: Store, asked: dict[str, str]) -> bytes:
     return store.answer({name: value for name, value in asked.items() if name not in ("continuation-token", "marker")})
 
 
-def without_token(_: dict[str, str], answer: bytes) -> bytes:
+def without_token(_asked: dict[str, str], answer: bytes) -> bytes:
     start, _, rest = answer.partition(b"<NextContinuationToken>")
     return start + rest.partition(b"</NextContinuationToken>")[2] if rest else start
 
