@@ -51,7 +51,10 @@ def absolute(url: str | os.PathLike[str]) -> str:
     check_scheme(url)
     scheme, place = _split(url)
     if scheme in ("", "file"):
-        return Path(place.rstrip("/") or "/").expanduser().resolve().as_posix()
+        try:
+            return Path(place.rstrip("/") or "/").expanduser().resolve().as_posix()
+        except (RuntimeError, ValueError) as error:  # no such user, links in a circle, a NUL
+            raise UsageError(f"{url!r} names no place: {error}; expected a path") from error
     url = f"{'s3' if scheme == 's3a' else scheme}://{place}".rstrip("/")
     if "?versionid=" in place.lower():
         raise UsageError(f"{url}: expected a bucket and a key, found a version; only current objects are read")

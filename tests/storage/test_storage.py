@@ -452,6 +452,12 @@ def test_no_credentials_say_what_to_set(s3: str, monkeypatch: pytest.MonkeyPatch
         storage.create(f"{s3}/x", b"")
 
 
+@pytest.mark.parametrize("path", ["~no.such.user/scans", "a\0b"])
+def test_a_path_that_cannot_be_is_one_line(path: str) -> None:
+    with pytest.raises(UsageError, match="names no place"):
+        storage.absolute(path)
+
+
 def test_relative_paths_become_absolute(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     assert storage.absolute("scans/") == f"{tmp_path.resolve()}/scans"
