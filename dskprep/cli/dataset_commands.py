@@ -183,4 +183,5 @@ def clean(target: str, hours: float, dry_run: bool, without_records: bool) -> No
     for name in found:
         n_deleted += 1
         terminal.say(name)
-    terminal.say(f"{n_of(n_deleted, 'leftover')} {'found' if dry_run else 'deleted'}")
+    younger = f"; what is younger than {hours:g} h is left, as a run may be writing it (--older-than)" if hours else ""
+    terminal.say(f"{n_of(n_deleted, 'leftover')} {'found' if dry_run else 'deleted'}{younger}")

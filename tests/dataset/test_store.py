@@ -106,7 +106,7 @@ def test_a_linked_folder_of_records_is_not_taken_for_an_empty_one(
     [(b"{", "damaged"), (b'{"format": 99}', "format 99"), (b"{}", "format None"), (b"[]", "format None")],
 )
 def test_what_is_no_dataset_of_ours_says_so(place: str, content: bytes, problem: str) -> None:
-    with pytest.raises(UsageError, match=r"no dataset\.json"):
+    with pytest.raises(UsageError, match=r"there is no such folder"):
         store.describe(place)
     tiny.write(place, {"dataset.json": content})
     with pytest.raises(DamagedDataset if problem == "damaged" else UsageError, match=problem):

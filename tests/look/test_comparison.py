@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 import tiny
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from dskprep.cli import commands
 from dskprep.dataset import dataset
 from dskprep.errors import UsageError
 from dskprep.look import comparison, side_by_side
 from dskprep.look.comparison import Preparation
+from dskprep.look.label_comparison import sample
 from dskprep.look.panels import OUTLINES
 from dskprep.pipeline import run
 from dskprep.settings import PrepConfig
@@ -201,3 +203,13 @@ def test_a_picture_of_equals_goes_through_the_middle_of_the_lungs(hu: NDArray[np
 def test_stored_volumes_are_what_was_written(places: tuple[str, str, str]) -> None:
     stored = dataset.open_dataset(places[1])["p1"]
     np.testing.assert_array_equal(stored.load().array, tiny.hu(0))
+
+
+@pytest.mark.parametrize("shape", [(5, 6, 7), (4, 8, 7), (7, 3, 9)])
+def test_an_array_on_the_same_grid_is_as_scipy_samples_it(shape: tuple[int, int, int]) -> None:
+    array = np.random.default_rng(0).normal(size=(5, 6, 7)).astype(np.float32)
+    for order in (0, 1):
+        expected = ndimage.affine_transform(array, np.eye(3), 0.0, shape, order=order, mode="grid-constant")
+        assert np.array_equal(sample(array, np.eye(4), shape, order), expected)
+        again = sample(array, np.diag([1.0, 1.0, 1.0 + 1e-9, 1.0]), shape, order)
+        assert np.array_equal(again, expected)
