@@ -44,8 +44,8 @@ def describe_summary(summary: Summary) -> Iterator[RenderableType]:
     account, n_new = summary.account, summary.n_new
     if summary.is_interrupted or summary.stopped_by:
         yield f"{'interrupted' if summary.is_interrupted else 'stopped'}: what is written stays; there is no report"
-        yield "  patients under way are not counted here; one that its worker finishes all the same is done"
-        yield "  what the others have left without a record counts for nothing; dskprep clean deletes it"
+        yield "  patients under way are not counted here; if a worker still finishes one, it is done"
+        yield "  a volume without a record is unfinished; dskprep clean deletes it after a day"
     pace = f", {60 * n_new / summary.seconds:.1f} per minute" if n_new and summary.seconds else ""
     before = account.already.total()
     found = n_of(account.inputs, "patient") + ("" if account.is_listed else " found by then")

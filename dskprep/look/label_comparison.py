@@ -11,8 +11,8 @@ from scipy import ndimage
 from dskprep.dataset.label_record import StoredLabel
 from dskprep.dataset.stored import StoredVolume
 
-SAME_GRID = 1e-6
-"""Indices of two grids that differ by less are the same, of up to a thousand voxels along an axis."""
+SAME_GRID = 1e-9
+"""Grids are one if the matrix from index to index differs from identity by less: a millionth of a voxel after 1000."""
 
 
 class LabelDifference(NamedTuple):
