@@ -26,7 +26,7 @@ CONSENSUS = 0.5
 """A voxel belongs to a nodule if this share of the readers who outlined it say so."""
 MAX_NODULES = 500
 """Most outlines of nodules by all readers; there are some tens."""
-MAX_AREA = 1 << 28
+MAX_AREA = 1 << 24
 """Most pixels of the boxes round all outlines; there are some hundred thousand."""
 NEAR_SLICE = 0.1
 """An outline may lie off its slice by this part of the distance between slices, as headers round."""
@@ -92,10 +92,20 @@ class _Place(NamedTuple):
     outline: NDArray[np.int64]
 
     @property
-    def inside(self) -> NDArray[np.int64]:
-        """The voxels (slice, row, column), (n, 3)."""
-        found = [np.insert(np.argwhere(mask) + self.first, 0, k, axis=1) for k, mask in self.masks.items()]
-        return np.concatenate([np.empty((0, 3), np.int64), *found])
+    def n_voxels(self) -> int:
+        """How many voxels lie inside."""
+        return sum(int(np.count_nonzero(mask)) for mask in self.masks.values())
+
+    @property
+    def centre(self) -> NDArray[np.float64]:
+        """The centre (slice, row, column) of its voxels, or of its outline if it has none."""
+        total = np.zeros(3)
+        for k, mask in self.masks.items():
+            rows, columns = (np.count_nonzero(mask, axis=axis) for axis in (1, 0))
+            n = rows.sum()
+            row, column = rows @ np.arange(len(rows)), columns @ np.arange(len(columns))
+            total += (n * k, row + n * self.first[0], column + n * self.first[1])
+        return total / self.n_voxels if self.n_voxels else self.outline.mean(0)
 
 
 class PlacedLidc(Labels):
@@ -138,8 +148,8 @@ class PlacedLidc(Labels):
         self.segments = tuple(segments)
 
     def _in_mm(self, place: _Place) -> nodules.Placed:
-        outline, inside = (self._slices.to_patient(index) for index in (place.outline, place.inside))
-        return nodules.Placed(place.mark.reader, outline, inside)
+        outline, (centre,) = (self._slices.to_patient(index) for index in (place.outline, [place.centre]))
+        return nodules.Placed(place.mark.reader, outline, centre, place.masks, place.first)
 
     def stacks(self, segment: Segment, grid: Grid) -> Iterator[Stack]:
         """Yield the slices of a nodule."""
@@ -177,7 +187,7 @@ class PlacedLidc(Labels):
             mark = place.mark
             row = {"kind": mark.kind, "nodule": nodule_of.get(k, 0), "reader": mark.reader, "name": mark.name}
             row |= dict(zip("xyz", placed.centre_mm.tolist(), strict=True))
-            row["ml"] = len(placed.inside_mm) * self._slices.voxel_ml if mark.kind == "nodule" else np.nan
+            row["ml"] = place.n_voxels * self._slices.voxel_ml if mark.kind == "nodule" else np.nan
             rows.append(row | {name: mark.ratings.get(name, pd.NA) for name in RATINGS})
         columns = ["kind", "nodule", "reader", "name", "x", "y", "z", "ml", *RATINGS]
         return pd.DataFrame(rows, columns=columns).astype(dict.fromkeys(RATINGS, "Int64"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -11,21 +11,20 @@ from numpy.typing import NDArray
 from scipy.spatial import KDTree
 
 FAR_MM = 1e9
-"""A distance that is no neighbour's."""
+"""A distance that is no neighbour's, in mm."""
 
 
 class Placed(NamedTuple):
-    """One reader's nodule: the places of its outlines and of its voxels, each (n, 3) in LPS mm."""
+    """One reader's nodule: the places of its outlines, (n, 3) in LPS mm, the centre of its voxels, and the voxels.
+
+    These are a mask for each slice, all of one shape, whose first pixel is in the row and column `first`.
+    """
 
     reader: int
     outline_mm: NDArray[np.float64]
-    inside_mm: NDArray[np.float64]
-
-    @property
-    def centre_mm(self) -> NDArray[np.float64]:
-        """The centre of its voxels, or of its outline if it has none."""
-        centre: NDArray[np.float64] = (self.inside_mm if len(self.inside_mm) else self.outline_mm).mean(0)
-        return centre
+    centre_mm: NDArray[np.float64]
+    masks: Mapping[int, NDArray[np.bool_]]
+    first: tuple[int, int]
 
 
 def match(marks: Sequence[Placed], tolerance_mm: float) -> list[list[int]]:
@@ -34,10 +33,15 @@ def match(marks: Sequence[Placed], tolerance_mm: float) -> list[list[int]]:
     Two marks of different readers belong together if they overlap or come nearer than `tolerance_mm`. The nearest are
     joined first; a nodule never has two marks of one reader.
     """
+    outlines: dict[int, KDTree] = {}
     near = []
     for i, j in itertools.combinations(range(len(marks)), 2):
         if marks[i].reader != marks[j].reader:
-            distance = _distance(marks[i], marks[j], tolerance_mm)
+            distance = FAR_MM
+            if not _are_far(marks[i], marks[j], tolerance_mm):
+                outlines[i] = outlines.get(i) or KDTree(marks[i].outline_mm)
+                share = _share_a_voxel(marks[i], marks[j])
+                distance = 0.0 if share else float(outlines[i].query(marks[j].outline_mm)[0].min())
             if distance <= tolerance_mm:
                 between = float(np.linalg.norm(marks[i].centre_mm - marks[j].centre_mm))
                 near.append((distance, between, i, j))
@@ -51,12 +55,18 @@ def match(marks: Sequence[Placed], tolerance_mm: float) -> list[list[int]]:
     return sorted(found, key=lambda nodule: np.mean([marks[k].centre_mm for k in nodule], axis=0)[::-1].tolist())
 
 
-def _distance(first: Placed, second: Placed, tolerance_mm: float) -> float:
-    """Return the least distance of two marks, 0 if they share a voxel; FAR_MM if it is beyond the tolerance anyway."""
+def _are_far(first: Placed, second: Placed, tolerance_mm: float) -> bool:
+    """Tell whether the boxes round two outlines are further apart than that."""
     a, b = first.outline_mm, second.outline_mm
     apart = np.maximum(a.min(0) - b.max(0), b.min(0) - a.max(0))
-    if np.linalg.norm(np.maximum(apart, 0)) > tolerance_mm:
-        return FAR_MM
-    if {*map(tuple, first.inside_mm)} & {*map(tuple, second.inside_mm)}:
-        return 0.0
-    return float(KDTree(a).query(b)[0].min())
+    return bool(np.linalg.norm(np.maximum(apart, 0)) > tolerance_mm)
+
+
+def _share_a_voxel(first: Placed, second: Placed) -> bool:
+    row, column = np.maximum(first.first, second.first)
+    for k in first.masks.keys() & second.masks.keys():
+        a, b = (each.masks[k][row - each.first[0] :, column - each.first[1] :] for each in (first, second))
+        rows, columns = np.minimum(a.shape, b.shape)
+        if (a[:rows, :columns] & b[:rows, :columns]).any():
+            return True
+    return False

@@ -52,9 +52,12 @@ def load(path: str) -> Callable[..., object]:
     module, _, name = MOVED.get(path, path).partition(":")
     try:
         found: Any = getattr(importlib.import_module(module), name)
-    except Exception as error:  # importing runs code of the module's own
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # importing runs code of the module's own, which may end the program
+        why = f"SystemExit: {error}" if isinstance(error, SystemExit) else error
         raise UsageError(
-            f"{path}: cannot be imported: {error}; it must be importable here and on every worker, for example by "
+            f"{path}: cannot be imported: {why}; it must be importable here and on every worker, for example by "
             "PYTHONPATH"
         ) from error
     if not callable(found):

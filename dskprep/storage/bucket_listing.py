@@ -31,8 +31,6 @@ PLAIN = re.compile(r"[\w.=@,+-]+", re.ASCII)
 """Names of folders that stand in a key as they are."""
 FIRST_GROUP, LEAST_IN_GROUP, MOST_IN_GROUP = 4, 10, 1000
 """Folders that are listed together at first, and then at least and at most: each group reads a little too far."""
-PAGE_OBJECTS = 1000
-"""Objects in each answer to a listing but the last."""
 GROUP_OBJECTS, MOST_OBJECTS = 3000, 10_000
 """Objects that folders listed together should have, and may have at most."""
 
@@ -222,8 +220,7 @@ def _list_group(s3: Connection, path: str, names: list[str], before: str | None)
             n_read += len(page)
             if n_read > MOST_OBJECTS:
                 return {each: found[each] for each in names if f"{each}/" < f"{name}/"}
-        if n_read % PAGE_OBJECTS == 0:  # obstore takes an answer that does not say where it goes on for the last
-            found.pop(name, None)
+        found.pop(name, None)  # obstore takes an answer that does not say where it goes on for the last one
         return {**found}
 
     try:

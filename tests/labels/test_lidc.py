@@ -11,11 +11,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 from label_builders import IMAGE, RATINGS, SERIES, grid_of, lidc_file, nodule_xml, ring
 from numpy.typing import NDArray
 
 import dskprep
 from dskprep.errors import Refusal, UsageError
+from dskprep.labels import nodules
 from dskprep.labels.lidc import Lidc, PlacedLidc
 
 GRID = grid_of((12, 64, 60), (2.5, 0.7, 0.7), (-20, -21, -40))
@@ -264,3 +269,30 @@ def test_every_annotation_of_lidc_are_read_alike() -> None:
         n_scans, n_annotations = n_scans + 1, n_annotations + len(rows)
         n_outlines += sum(map(len, outlines))
     assert (n_scans, n_annotations, n_outlines) == (1018, 6859, 41406)
+
+
+def test_marks_over_whole_slices_are_matched_in_little_memory() -> None:
+    """Each pixel once, as places in mm and in sets of Python's, would be half a kilobyte: here 400 MiB."""
+    corners = [(0, 0), (511, 0), (511, 511), (0, 511)]
+    sessions = [nodule_xml("a", [(Z[k], corners) for k in range(3)], RATED) for _ in range(2)]
+    labels = dskprep.read_labels(lidc_file(*sessions), name="001.xml")
+    slices = grid_of((12, 512, 512), (2.5, 0.7, 0.7), (-20, -21, -40))
+    found: list[PlacedLidc] = []
+    peak = tiny.most_bytes_of(lambda: found.append(labels.at(slices)))
+    assert [segment.name for segment in found[0].segments] == ["nodule-1", "nodule-1-reader-1", "nodule-1-reader-2"]
+    assert peak < 30 << 20
+    too_many = [nodule_xml("a", [(Z[k], corners) for k in range(12)], RATED) for _ in range(6)]
+    with pytest.raises(Refusal, match="pixels in outlines"):
+        dskprep.read_labels(lidc_file(*too_many), name="001.xml").at(slices)
+
+
+@given(st.data())
+def test_two_marks_share_a_voxel_as_their_sets_of_voxels_do(data: st.DataObject) -> None:
+    voxels, marks = [], []
+    for reader in (1, 2):
+        first = (data.draw(st.integers(0, 4)), data.draw(st.integers(0, 4)))
+        shape = (data.draw(st.integers(1, 4)), data.draw(st.integers(1, 4)))
+        masks = data.draw(st.dictionaries(st.integers(0, 2), arrays(np.bool_, shape), max_size=2))
+        voxels.append({(k, *(np.add(at, first))) for k, mask in masks.items() for at in np.argwhere(mask)})
+        marks.append(nodules.Placed(reader, np.zeros((1, 3)), np.zeros(3), masks, first))
+    assert nodules._share_a_voxel(*marks) is bool(voxels[0] & voxels[1])

@@ -72,6 +72,16 @@ def test_the_mask_is_that_of_the_function(log: Path, chest: Volume, slots: int) 
 
 
 @pytest.mark.parametrize("slots", [0, 1])
+@pytest.mark.parametrize("function", ["clipped", "written_over"])
+@pytest.mark.usefixtures("log")
+def test_a_function_that_changes_its_input_changes_no_image(chest: Volume, function: str, slots: int) -> None:
+    made = prepare(chest, settings(function, slots))
+    np.testing.assert_array_equal(made.image.array, chest.array)
+    assert made.lungs is not None
+    np.testing.assert_array_equal(made.lungs.mask.array, own_masks.halves(chest).array)
+
+
+@pytest.mark.parametrize("slots", [0, 1])
 def test_the_same_class_is_loaded_once_for_all_images(log: Path, chest: Volume, slots: int) -> None:
     user_steps._instance.cache_clear()
     for _ in range(3):
@@ -101,6 +111,7 @@ def test_out_of_memory_gives_the_lungs_of_dskprep(chest: Volume, function: str, 
         ("own_masks:moved", "^own_masks:moved: expected a mask in the place of its image, found another affine"),
         ("own_masks:leaves", "^own_masks:leaves: SystemExit: no licence$"),
         ("own_steps:absent", "^own_steps:absent: cannot be imported"),
+        ("own_ending:anything", "^own_ending:anything: cannot be imported: SystemExit: 0;"),
         ("own_masks:Uncallable", "^own_masks:Uncallable: expected a class whose instances can be called"),
     ],
 )

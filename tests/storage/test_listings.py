@@ -230,6 +230,15 @@ def test_the_first_page_is_not_taken_for_the_whole_when_the_first_contact_shows_
     assert "expected a token in a listing that is not whole" in refused(listing)
 
 
+@pytest.mark.parametrize("page", [100, 300, 999])
+def test_a_page_that_does_not_say_where_a_listing_goes_on_loses_nothing(store: Store, page: int) -> None:
+    """Whatever a server's pages hold, each folder is listed whole, or the listing is refused."""
+    store.page = page
+    store.keys = [f"p{n:02}/{k:02}.dcm" for n in range(12) for k in range(47)]
+    store.fault = after_contact(without_token)
+    assert LISTINGS["walk"]("s3://b") == store.keys
+
+
 @pytest.mark.parametrize("listing", ["walk", "listing_below", "folders"])
 @pytest.mark.parametrize("n_pages", [1, 2])
 def test_a_token_that_repeats_is_an_error_and_no_listing_without_end(store: Store, listing: str, n_pages: int) -> None:

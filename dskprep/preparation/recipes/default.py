@@ -20,7 +20,10 @@ STEP_SHARE = 2.5
 """Bytes per byte of the image during a step of the user's: input, output (taken to be int16 too), mask (0.5)."""
 
 MASK_SHARE = 2.5
-"""Bytes per byte of the image while a function of the user's finds the lungs: it, two masks, what is made of them."""
+"""Bytes per byte of the image while a function of the user's finds the lungs: it, two masks, what is made of them.
+
+The copy that the function is given in the same process comes on top.
+"""
 
 
 def prepare(native: Native, config: PrepConfig, clock: Stopwatch) -> Prepared:
@@ -75,8 +78,8 @@ def _find_by_own(path: str, image: Volume, config: PrepConfig, clock: Stopwatch)
 
 def _ask(path: str, image: Volume, config: PrepConfig, clock: Stopwatch) -> Volume:
     if not config.mask_slots:
-        with clock("lungs"):
-            return user_steps.find_lungs(path, image)
+        with clock("lungs"):  # a copy, as many functions clip or scale their input in place
+            return user_steps.find_lungs(path, image.with_array(image.array.copy()))
     with mask_slots.take(path, config.mask_slots) as slot, clock("lungs"):  # to wait is no part of the stage
         return slot.find_lungs(image)
 
@@ -86,7 +89,7 @@ def memory(n_native: int, n_output: float, config: PrepConfig) -> Memory:  # noq
     output = 2 * n_output
     computing, encoding = output, (STEP_SHARE if config.steps else ENCODING_SHARE) * output
     if isinstance(config.lungs, str):
-        computing = MASK_SHARE * output + (0 if config.mask_slots else config.mask_bytes)
+        computing = MASK_SHARE * output + (0 if config.mask_slots else output + config.mask_bytes)
     return Memory(computing, encoding)
 
 
