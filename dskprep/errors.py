@@ -73,6 +73,7 @@ WARNINGS = {
     "hu-implausible": "the values cannot be Hounsfield units; the settings accept them",
     "blank-slices": "slices hold one value everywhere, and not that of air",
     "one-of-several-series": "the folder holds several CT series; each is written under its own key",
+    "several-patients": "the input holds series of several patients; each is written under its own key",
     "chosen-by-tie": "the rules of the settings prefer no series of the study or patient; a digest decided",
     "runner-up": "the series that the rules of the settings prefer was refused; this one is in its place",
     "identical-duplicates-dropped": "the same slice was there more than once",

@@ -48,7 +48,8 @@ def play(patients: int, folder: Path, output: Output) -> None:
             assert client is not None
             started = time.monotonic()
             seconds = COMPILE_S + PATIENT_S * patients / len(client.nthreads())
-            output.say(f"making {n_of(patients, 'synthetic patient')} in {SOURCE}, about {seconds:.0f} s")
+            some = n_of(patients, "synthetic patient")
+            output.say(f"making {some} in {SOURCE}, about {seconds:.0f} s, or twice that on a slow machine")
             terminal.wait_for(f"making synthetic patients: 0 of {patients}")
             write = [client.submit(scanner.write_patient, i, SOURCE, broken=i == patients - 1) for i in range(patients)]
             for n, _ in enumerate(as_completed(write, raise_errors=True), 1):

@@ -37,7 +37,7 @@ FIGURES_EVERY_S = {"lines": 60.0, "json": 10.0}
 """How often the figures of a run are written where there is no panel."""
 REFRESHES_PER_SECOND = 2
 """How often the panel is drawn."""
-ENDING = "ending, which may take some seconds: what is done stays, and what is under way is given up"
+ENDING = "ending, in some seconds: what is done stays, what is under way is given up"
 RECORD_FIELDS = ("key", "status", "reason", "message", "warnings", "seconds", "cpu_s", "bytes_read")
 """What a line of JSON tells of a record."""
 
@@ -134,7 +134,7 @@ class Output:
             "start",
             {"dashboard": where, "workers": len(limits), "memory_bytes": sum(limits)},
             f"dashboard: {where}{advice and f' ({advice})'}",
-            f"{n_of(len(limits), 'worker')} with {format_bytes(sum(limits))} of memory",
+            f"{n_of(len(limits), 'worker')} with {format_bytes(sum(limits))} of memory in all",
         )
 
 

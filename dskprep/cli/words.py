@@ -55,16 +55,19 @@ def describe_summary(summary: Summary) -> Iterator[RenderableType]:
         yield f"NOT ACCOUNTED FOR: {account.inputs - account.counts.total()}"
     reasons = account.reasons | Counter({f"{status}: done before": n for status, n in account.already.items()})
     reasons |= Counter({f"{status}: by another run": n for status, n in account.elsewhere.items()})
-    yield _tabulate(account.counts, reasons, account.warnings)
+    if account.further_series:
+        yield _tabulate(account.counts, reasons, {})
+        counts = ", ".join(f"{n} {status}" for status, n in account.further_series.items())
+        yield f"further series in their folders: {counts}{'; warnings of all series:' if account.warnings else ''}"
+        yield _tabulate({}, {}, account.warnings)
+    else:
+        yield _tabulate(account.counts, reasons, account.warnings)
     if before - account.already["written"]:
         yield "  (reasons and warnings are those of this run; dskprep status has all)"
     if account.elsewhere or account.left:
         there = [f"{account.elsewhere[status]} {status}" for status in STATUSES if account.elsewhere[status]]
         there += [f"{account.left} claimed there and not counted"] if account.left else []
         yield f"by another run: {', '.join(there)}"
-    if account.further_series:
-        counts = ", ".join(f"{n} {status}" for status, n in account.further_series.items())
-        yield f"further series in their folders: {counts}"
     yield from _describe_split(account.split_series)
     yield from _describe_damaged(account.damaged_records)
     if n_new:
@@ -83,7 +86,8 @@ def describe_label_source(record: LabelRecord) -> Iterator[str]:
     found = [n_of(n, noun) for n, noun in counts if n]
     where = sorted({label.volume for label in record.written})
     what = f" {', '.join(found)}{f' in {where[0]}' if len(where) == 1 else ''}" if record.is_written else ""
-    why = f" {record.reason}: {record.message}" if record.reason else f" ({record.message})" if record.message else ""
+    said = (record.message or "").removeprefix(f"{record.source}: ")
+    why = f" {record.reason}: {said}" if record.reason else f" ({said})" if said else ""
     yield f"{record.status:8} {record.source}{what}{why}"
     if record.is_written:
         for label in record.labels:
@@ -145,7 +149,7 @@ def describe_status(status: Status) -> Iterator[RenderableType]:
         state = "was killed" if run.is_dead else "under way"
         yield (
             f"run {run.run_id} {state}: {run.host or 'unknown host'}, process {run.pid}, since {run.since}, "
-            f"{n_of(run.done, 'patient')} done, last heard of at {run.heard_at}"
+            f"{n_of(run.done, 'patient')} done when it was last heard of, at {run.heard_at}"
         )
 
 
@@ -176,14 +180,16 @@ def _describe_estimate(plan: Plan) -> Iterator[RenderableType]:
             yield "no estimate of memory, time and size: none of those that were tried here made a volume"
         return
     largest = max((p for p in plan.predictions if p.is_written), key=lambda p: p.need_bytes)
+    unpack_s = round(estimate.unpack_cpu_s)
+    unpacking = f", {time_in_words(unpack_s)} of it to unpack archives" if unpack_s else ""
     yield f"read {format_bytes(estimate.bytes_read)}, written about {format_bytes(estimate.bytes_written)}"
     yield (
         f"memory: the largest, {largest.key}, needs {format_bytes(largest.need_bytes)}; "
-        f"workers of {admission.limit_for(largest.need_bytes)} take them all"
+        f"workers with --memory-limit {admission.limit_for(largest.need_bytes)} take them all"
     )
     yield (
         f"time: {took.key} took {took.read_cpu_s + took.prepare_cpu_s:.1f} s of CPU here; all, about "
-        f"{time_in_words(estimate.cpu_s)} of CPU. Roughly, if a CPU there is as fast as one here:"
+        f"{time_in_words(estimate.cpu_s)} of CPU{unpacking}. Roughly, if a CPU there is as fast as one here:"
     )
     table = Table(box=None, pad_edge=False)
     for heading in ("  EC2 type", "CPUs", "GiB", "Gbit/s", "hours", "limit", "dollars", "too large there"):

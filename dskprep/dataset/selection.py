@@ -28,6 +28,14 @@ NEAR = 50
 """Keys before and after one that is not there, in their order, among which the one that was meant is looked for."""
 
 
+class _Row(dict[str, Any]):
+    """A row of the index, which knows its columns."""
+
+    def __missing__(self, column: str) -> Any:
+        like = difflib.get_close_matches(str(column), self, n=3) or sorted(self)
+        raise KeyError(f"no column {column!r}; there is {' or '.join(like)}")
+
+
 @dataclass(frozen=True, repr=False)
 class Selection(Mapping[str, StoredVolume]):
     """The written volumes of a dataset, or some of them, by key; their rows of the index; and how some are selected.
@@ -87,8 +95,11 @@ class Selection(Mapping[str, StoredVolume]):
         return list(self._rows())
 
     def where(self, is_wanted: Callable[[dict[str, Any]], bool]) -> Self:
-        """Select the volumes for whose row of the index `is_wanted(row)` is true."""
-        return self._selection(row["key"] for row in self._rows() if is_wanted(row))
+        """Select the volumes for whose row of the index `is_wanted(row)` is true.
+
+        Raises KeyError, which names the columns that are meant, if it asks for one that there is not.
+        """
+        return self._selection(row["key"] for row in self._rows() if is_wanted(_Row(row)))
 
     def annotated(self, is_wanted: Callable[[dict[str, Any]], bool] = lambda _: True) -> Self:
         """Select the volumes with a label or point for whose row of `annotations` `is_wanted(row)` is true."""

@@ -113,7 +113,7 @@ def describe(target: str) -> dict[str, Any]:
         read = storage.read_metadata(storage.join(target, "dataset.json"))
     except FileNotFoundError as error:
         what = "no dataset.json" if storage.exists(target) else "there is no such folder"
-        raise UsageError(f"{target}: there is no dskprep dataset here ({what})") from error
+        raise UsageError(f"{target}: there is no dskprep dataset here ({what}); name the target of a run") from error
     try:
         content: dict[str, Any] = json.loads(read, parse_constant=refuse_constant)
         json.dumps(content, ensure_ascii=False).encode()  # not every text that JSON can hold can be written again

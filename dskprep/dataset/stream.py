@@ -82,6 +82,10 @@ class Stream:
         if self.resume is not None and self.resume.get("of") != self._digest:
             raise UsageError("the state is that of another stream: its dataset, seed, size or options are others")
 
+    def __repr__(self) -> str:
+        begins = f", from batch {self.resume['batches']} on" if self.resume else ""
+        return f"<Stream: batches of {self.batch} of {self.draws!r}{begins}>"
+
     def __iter__(self) -> Iterator[Batch]:
         return self.batches(self.n_done(parts=1))
 

@@ -27,6 +27,7 @@ FEATURES = ("step_mm", "pixel_mm", "height_mm", "lungs_ml", "right_percent", "me
 """The columns by which a volume can stand out."""
 HISTOGRAMS = ("step_mm", "slices", "lungs_ml", "mean_lung_hu")
 """The columns that are shown as histograms."""
+LUNGS = "lungs_ml"
 N_BARS = 24
 """Bars of a histogram."""
 MIN_COMPARED = 8
@@ -71,11 +72,12 @@ def deviations(values: pd.Series[float], least_spread: float) -> pd.Series[float
 
 
 def histograms(written: pd.DataFrame) -> list[Histogram]:
-    """Return how HISTOGRAMS are distributed over written volumes."""
+    """Return how HISTOGRAMS are distributed over written volumes; volumes of lungs over those that have any."""
     found = []
     for column in HISTOGRAMS:
         name, unit = MEASURES[column]
         values = written[column].replace([np.inf, -np.inf], np.nan).dropna()
+        values = values[values > 0] if column == LUNGS else values  # 0 ml: no lung was found
         if len(values):
             low, high = values.min(), values.max()
             # a record may be a stranger's, and numpy takes no range that is next to nothing

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from dskprep import settings as config
+from dskprep import storage
 from dskprep.dataset import dataset, store
 from dskprep.dataset.dataset import Dataset
 from dskprep.dataset.record import Record
@@ -19,6 +21,9 @@ from dskprep.settings import PrepConfig
 from dskprep.source.archive import Outgrown
 from dskprep.source.cases import only_case
 from dskprep.source.found import Found, Name, describe_choice, find_series, made_of, read_series
+
+N_NAMED = 3
+"""Keys of a dataset that are named where one is missing."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +109,9 @@ def draw(
         raise UsageError("label is for the planes of a volume of a dataset; leave it out")
     if surface not in (None, "lungs", *SURFACES):
         raise UsageError(f"surface must be one of {', '.join(('lungs', *SURFACES))}, not {surface!r}")
+    if not key and storage.exists(storage.join(storage.absolute(place), "dataset.json")):
+        some = ", ".join(itertools.islice(dataset.open_dataset(place), N_NAMED))
+        raise UsageError(f"{place}: is a dataset; name the KEY of a volume in it too{some and f', such as {some}'}")
     if not key:
         return _draw_source(place, config.given(settings), surface)
     opened = dataset.open_dataset(place)

@@ -1,8 +1,7 @@
-"""What a run would do with a source: predictions from headers, and the cost, calibrated by preparing one patient."""
+"""What a run would do with a source: predictions from headers, and what it would take."""
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import os
 import time
@@ -14,67 +13,22 @@ from typing import Any, NamedTuple
 from dskprep import settings as config
 from dskprep import storage
 from dskprep.counts import n_of
-from dskprep.dataset import identity, index, omezarr, store, thumbnail
+from dskprep.dataset import identity, index, store
 from dskprep.dataset.record import GOOD, in_words
-from dskprep.errors import InfrastructureError, Refusal, UsageError
+from dskprep.errors import InfrastructureError, UsageError
 from dskprep.pipeline import cluster
 from dskprep.pipeline.choice import choose, is_lost
+from dskprep.pipeline.cost import Calibration, Estimate, calibrate, estimate
 from dskprep.pipeline.executor import MAX_FAILURES_IN_A_ROW
-from dskprep.pipeline.machines import DOLLARS_PER_PUT, MACHINES, Machine
+from dskprep.pipeline.machines import MACHINES, Machine
 from dskprep.pipeline.observer import log
 from dskprep.pipeline.prediction import Prediction, predict
-from dskprep.pipeline.survey import DOLLARS_PER_GET, Asked
-from dskprep.preparation import prepare
+from dskprep.pipeline.survey import Asked
 from dskprep.settings import PrepConfig
 from dskprep.source import cases as discover
 from dskprep.source import idc
 from dskprep.source.case import Case
-from dskprep.source.found import find_series, made_of
-from dskprep.stopwatch import Stopwatch
 from dskprep.worker import admission
-
-PUTS_PER_PATIENT = 9
-"""Objects written per patient, and the listing of what was there before, which costs the same."""
-TRIES = 5
-"""Patients that are tried, at most, to see how long one takes."""
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """What one patient took on this machine: CPU seconds to read and decode it, and for the rest; bytes written.
-
-    Voxels are those of its prediction, which does not know that a recipe crops the image to the lungs.
-    """
-
-    key: str
-    read_cpu_s: float
-    prepare_cpu_s: float
-    native_voxels: int
-    output_voxels: int
-    bytes_written: int
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """What all patients together would take. `cpu_s` are seconds on a CPU like that of this machine."""
-
-    cpu_s: float
-    bytes_read: int
-    bytes_written: int
-    requests_dollars: float
-
-    def hours_on(self, machine: Machine) -> float:
-        """Return the hours on a machine with CPUs as fast as here. Its CPUs or its network are the limit."""
-        return max(self._seconds_on(machine)) / 3600
-
-    def limit_on(self, machine: Machine) -> str:
-        """Return what a machine with CPUs as fast as here waits for: `CPU` or `network`."""
-        cpu_s, network_s = self._seconds_on(machine)
-        return "CPU" if cpu_s >= network_s else "network"
-
-    def _seconds_on(self, machine: Machine) -> tuple[float, float]:
-        """Return how long the CPUs of a machine are busy, and its network."""
-        return self.cpu_s / machine.n_cpus, 8e-9 * (self.bytes_read + self.bytes_written) / machine.gbit_s
 
 
 class Comparison(NamedTuple):
@@ -219,8 +173,12 @@ def plan(
     sampled = spread(cases, sample)
     predictions: dict[str, Prediction] = {}
     mains, n_in_a_row = [], 0
+    unpack_cpu_s: dict[str, float] = {}
     for n_done, case in enumerate(sampled, 1):
+        started = time.process_time()
         found = predict(case, settings, usable_bytes)
+        if case.is_archive:
+            unpack_cpu_s[case.key] = time.process_time() - started
         predictions |= {p.key: p for p in found if p.key not in predictions}
         last = found[-1]
         while choice and is_lost(last.status, last.reason) and (following := choice.instead_of(last.key)):
@@ -233,9 +191,9 @@ def plan(
             raise InfrastructureError(f"{last_ones} in a row cannot be read, the last one: {found[-1].message}")
         mains.append((case, found[-1]))
         on_patient(n_done, len(sampled))
-    took = calibrate(mains, settings)
+    took = calibrate(mains, settings, unpack_cpu_s)
     found = list(predictions.values())
-    estimated = estimate(cases, found, len(sampled), took) if took else None
+    estimated = estimate(cases, found, len(sampled), took, sum(unpack_cpu_s.values())) if took else None
     return Plan(os.fspath(source), len(cases), len(sampled), tuple(found), took, estimated)
 
 
@@ -243,48 +201,3 @@ def spread(cases: Sequence[Case], n: int) -> list[Case]:
     """Return `n` of the cases, evenly spaced in their order; all of them if `n` is 0 or there are fewer."""
     n = min(n or len(cases), len(cases))
     return [cases[i * len(cases) // n] for i in range(n)]
-
-
-def calibrate(done: Sequence[tuple[Case, Prediction]], config: PrepConfig) -> Calibration | None:
-    """Prepare one patient on this machine, without writing it: the one of median size among those not refused.
-
-    Times are CPU seconds, so that other work on this machine counts little. If it makes no volume, as a mask or damaged
-    pixels, the next larger patients are tried, then smaller ones: TRIES in all. Return None if none makes one.
-    """
-    written = sorted((pair for pair in done if pair[1].is_written), key=lambda pair: pair[1].output_voxels)
-    if written:
-        prepare.warm(config)
-    middle = len(written) // 2
-    for case, prediction in [*written[middle:], *written[:middle][::-1]][:TRIES]:
-        with contextlib.suppress(Refusal, OSError):
-            return _calibrate_by(case, prediction, config)
-    return None
-
-
-def _calibrate_by(case: Case, prediction: Prediction, config: PrepConfig) -> Calibration:
-    started = time.process_time()
-    found = made_of(find_series(case.url, config)[0])
-    read_cpu_s = time.process_time() - started
-    clock = Stopwatch()
-    prepared = prepare.prepare(found, config, clock)
-    read_cpu_s += clock.seconds["decode"]  # wall seconds, but of one thread that never waits
-    objects = omezarr.encode(prepared, config, {})
-    thumbnail.draw(prepared)
-    prepare_cpu_s = time.process_time() - started - read_cpu_s
-    n_bytes = sum(map(len, objects.values()))
-    return Calibration(case.key, read_cpu_s, prepare_cpu_s, prediction.native_voxels, prediction.output_voxels, n_bytes)
-
-
-def estimate(cases: Sequence[Case], predictions: Sequence[Prediction], n_sampled: int, took: Calibration) -> Estimate:
-    """Estimate what all the cases would take, from the predictions of `n_sampled` of them and what one patient took."""
-    scale = len(cases) / n_sampled
-    native = scale * sum(p.native_voxels for p in predictions) / took.native_voxels
-    output = scale * sum(p.output_voxels for p in predictions) / took.output_voxels
-    n_puts = scale * sum(p.is_written for p in predictions) * PUTS_PER_PATIENT
-    n_paid = sum(case.n_files for case in cases if not storage.is_public(case.url))
-    return Estimate(
-        cpu_s=took.read_cpu_s * native + took.prepare_cpu_s * output,
-        bytes_read=sum(case.n_bytes for case in cases),
-        bytes_written=round(took.bytes_written * output),
-        requests_dollars=n_paid * DOLLARS_PER_GET + n_puts * DOLLARS_PER_PUT,
-    )

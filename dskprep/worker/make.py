@@ -120,6 +120,8 @@ def begin_record(case: Case, config: PrepConfig, *, status: str, **more: Any) ->
 
 def _give_keys(made: list[Made], key: str) -> list[Made]:
     """Sort the series: the main one is last, and keeps the key of the case; each of the others gets its own."""
+    if len({each.record.patient for each in made} - {None}) > 1:
+        made = [_warn(each, "several-patients") for each in made]
     *others, main = sorted(made, key=lambda each: each.rank)
     further = []
     for each in others:
@@ -127,6 +129,11 @@ def _give_keys(made: list[Made], key: str) -> list[Made]:
         further.append(replace(each, record=each.record.changed(key=own_key)))
     names = tuple(f"{each.record.status}/{each.record.key}" for each in further)
     return [*further, replace(main, record=main.record.changed(further_series=names))]
+
+
+def _warn(made: Made, warning: str) -> Made:
+    warnings = (*made.record.warnings, warning) if made.record.is_written else ()
+    return replace(made, record=made.record.changed(warnings=warnings))
 
 
 def _compute(line: Line, contents: CaseContents, files: list[File], reread: Reread | None) -> Iterator[Made]:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 import tracemalloc
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import builders
 import numpy as np
@@ -21,10 +23,13 @@ from dskprep.cli import commands
 from dskprep.dataset import index, store
 from dskprep.dicom import header
 from dskprep.errors import InfrastructureError, UsageError
-from dskprep.pipeline import plan
-from dskprep.pipeline.plan import Calibration, Estimate, Machine, Plan
+from dskprep.pipeline import cost, plan
+from dskprep.pipeline.cost import Calibration, Estimate
+from dskprep.pipeline.machines import Machine
+from dskprep.pipeline.plan import Plan
 from dskprep.pipeline.prediction import Prediction, predict
 from dskprep.settings import PrepConfig
+from dskprep.source import archive
 from dskprep.source.case import Case
 from dskprep.source.cases import choose
 from dskprep.worker import admission
@@ -145,10 +150,10 @@ def test_a_patient_whose_pixels_are_damaged_is_not_the_one_to_take_the_time_of(t
     tiny.write(tmp_path / "in/a", dict(builders.ct_files(STORED[:, :64, :64], syntax=RLELossless, PixelData=DAMAGED)))
     (bad,) = choose(str(tmp_path / "in"))
     done = [(bad, predict(bad, CONFIG)[-1])]
-    assert plan.calibrate(done, CONFIG) is None
+    assert cost.calibrate(done, CONFIG, {}) is None
     tiny.write(tmp_path / "in/b", CASES["sound"]())
     cases = list(choose(str(tmp_path / "in")))
-    took = plan.calibrate([(case, predict(case, CONFIG)[-1]) for case in cases] + done, CONFIG)
+    took = plan.calibrate([(case, predict(case, CONFIG)[-1]) for case in cases] + done, CONFIG, {})
     assert took is not None
     assert took.key == "b"
     assert took.bytes_written > 0
@@ -231,10 +236,38 @@ def test_what_a_sample_takes_is_scaled_to_all() -> None:
     cases = [Case(str(i), "", "", 100, 10**9) for i in range(40)]
     sampled = [Prediction(str(i), "written", native_voxels=20, output_voxels=60) for i in range(4)]
     took = Calibration("0", 1.0, 5.0, native_voxels=10, output_voxels=30, bytes_written=1000)
-    found = plan.estimate(cases, sampled, 4, took)
+    found = cost.estimate(cases, sampled, 4, took)
     assert found.cpu_s == pytest.approx(40 * (2 * 1.0 + 2 * 5.0))
     assert (found.bytes_read, found.bytes_written) == (40 * 10**9, 40 * 2000)
     assert found.requests_dollars == pytest.approx(4000 * 0.4e-6 + 40 * 9 * 5e-6)
+    packed = cost.estimate(cases, sampled, 4, took, unpack_cpu_s=3.0)
+    assert (packed.unpack_cpu_s, packed.cpu_s - found.cpu_s) == (pytest.approx(30), pytest.approx(30))
+
+
+def test_what_it_takes_to_unpack_is_counted_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The clock goes on while an archive is unpacked, by a second each time, and stands otherwise."""
+    clock = [0.0]
+    members = archive.members
+
+    def unpack(*args: Any) -> Iterator[tuple[str, bytes]]:
+        clock[0] += 1
+        return members(*args)
+
+    monkeypatch.setattr(archive, "members", unpack)
+    monkeypatch.setattr(time, "process_time", lambda: clock[0])
+    for name in ("a", "b"):
+        tiny.write(tmp_path / "in", {f"{name}.zip": tiny.zipped(tiny.series())})
+    for name in ("c", "d", "e"):
+        tiny.write(tmp_path / f"in/{name}", tiny.series())
+    for only, n_unpacked in (("*", 2), ("[ab]", 2), ("[cde]", 0)):
+        made = dskprep.plan(tmp_path / "in", only=only)
+        assert made.estimate is not None
+        assert made.calibration is not None
+        assert (made.estimate.unpack_cpu_s, made.calibration.read_cpu_s < 1) == (n_unpacked, True)
+    assert commands.run_command(["plan", str(tmp_path / "in")]) == 0
+    assert "2 s of it to unpack archives" in capsys.readouterr().out
 
 
 def test_hours_are_those_of_what_is_scarce() -> None:

@@ -101,6 +101,19 @@ def test_the_series_of_a_folder_get_a_key_each_the_largest_the_folders(tmp_path:
     assert len({r.key for r in (*further, own)}) == len(list(store.record_names(f"{tmp_path}/out"))) == 3
 
 
+def test_an_input_of_two_patients_is_told(tmp_path: Path) -> None:
+    other = {f"other-{name}": content for name, content in tiny.series(1, n=14, PatientID="another").items()}
+    again = {f"again-{name}": content for name, content in tiny.series(2, n=12).items()}
+    for folder, added in (("two", other), ("one", again)):
+        tiny.write(tmp_path / folder, {"p1.zip": tiny.zipped(tiny.series() | added)})
+        records = prepare(only_job(tmp_path / folder), tmp_path / f"{folder}-out")
+        assert [record.status for record in records] == ["written", "written"]
+        told = ["several-patients" in record.warnings for record in records]
+        assert told == [folder == "two"] * 2
+        on_disk = tiny.everything_below(tmp_path / f"{folder}-out/records/written")
+        assert [b"several-patients" in record for record in on_disk.values()] == told
+
+
 @pytest.mark.parametrize(
     ("files", "reason"),
     [
