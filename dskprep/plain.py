@@ -25,9 +25,17 @@ def as_utf8(text: str) -> str:
     return text.encode(errors="backslashreplace").decode()
 
 
+def words_of(error: BaseException) -> str:
+    """Return what an error says; the error of a user's own code may raise another when it is asked."""
+    try:
+        return str(error)
+    except Exception:
+        return "its message cannot be shown"
+
+
 def in_one_line(error: BaseException, most: int | None = None) -> str:
     """Return what an error says in one line, at most so many characters of it."""
-    return " ".join(str(error).split())[:most]
+    return " ".join(words_of(error).split())[:most]
 
 
 def to_number(text: str) -> float | None:

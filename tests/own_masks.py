@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import sys
 import threading
@@ -93,6 +94,31 @@ class KillsItsWorker(Loaded):
             os.kill(os.getppid(), signal.SIGKILL)
             threading.Event().wait()
         return super().__call__(image)
+
+
+class HoldsPython(Loaded):
+    """In the first process that loads it: says so, and then never lets another thread of its process go on."""
+
+    def __call__(self, image: Volume) -> Volume:
+        if set(logged(Path(os.environ["OWN_MASKS_LOG"]), "loaded")) == {os.getpid()}:
+            log("holds")
+            re.match(r"(a+)+$", "a" * 60 + "b")
+        return super().__call__(image)
+
+
+class Unspeakable(Exception):
+    """An error that cannot be shown."""
+
+    def __str__(self) -> str:
+        raise Unspeakable
+
+
+def unspeakable(_image: Volume) -> Volume:
+    raise Unspeakable
+
+
+def interrupted(_image: Volume) -> Volume:
+    raise KeyboardInterrupt
 
 
 class Dies(Loaded):

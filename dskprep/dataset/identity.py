@@ -106,8 +106,17 @@ def begin(target: str) -> None:
 
 
 @functools.lru_cache(maxsize=8)
+def for_run(target: str, run: str | None) -> Identities:
+    """Return what makes the digests of a dataset, read once for each run in a process: see `of`.
+
+    Between two runs a dataset may be deleted, and another one begun in its place, with another key.
+    """
+    del run
+    return of(target)
+
+
 def of(target: str) -> Identities:
-    """Return what makes the digests of a dataset, read once in each process; it begins with the first of them.
+    """Return what makes the digests of a dataset; it begins with the first of them.
 
     Raises InfrastructureError if the key is the user's own, and is not known in this process or another one here;
     DamagedDataset if the file cannot be read.

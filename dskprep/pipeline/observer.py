@@ -55,6 +55,8 @@ def tell(observers: list[Observer], event: str, *arguments: Any) -> None:
     for observer in [*observers]:
         try:
             getattr(observer, event)(*arguments)
-        except Exception:
+        except KeyboardInterrupt:
+            raise
+        except BaseException:  # what a user's own code raises, also SystemExit
             log.exception(f"the observer {type(observer).__name__} failed and hears no more of this run")
             observers.remove(observer)

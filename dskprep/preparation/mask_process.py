@@ -1,14 +1,13 @@
 """The process of a mask slot: it loads the function that finds the lungs once, and calls it for one worker at a time.
 
-It ends with the worker that started it, so that no model is left behind; and when a worker that waits for an answer is
-gone, so that no mask is computed for nobody while the slot is given to another one.
+It ends with the worker that started it (module `mask_guard`), so that no model is left behind; and when a worker that
+waits for an answer is gone, so that no mask is computed for nobody while the slot is given to another one.
 """
 
 from __future__ import annotations
 
 import os
 import signal
-import sys
 import threading
 import traceback
 from contextlib import suppress
@@ -24,17 +23,17 @@ from dskprep.preparation import user_steps
 from dskprep.volume import Volume
 
 READY = b"ready\n"
-"""What is written to standard output, once, when the process listens."""
+"""What is written to standard output, once, when the process listens; and to each who connects."""
 
 
 def serve(address: str, path: str) -> None:
     """Listen at `address`, the path of a socket, and call the function of that import path for all who ask.
 
-    A question is the affine and the voxels of an image. The answer is an error, or None and the voxels of the mask.
+    Who connects hears READY. A question is the affine and the voxels of an image. The answer is an error, or None and
+    the voxels of the mask.
     """
     tell = os.dup(1)
     os.dup2(2, 1)  # what a network prints must not get between the lines of a program that it knows nothing of
-    threading.Thread(target=_end_with_the_starter, daemon=True).start()
     with suppress(OSError):  # where memory is short, the system ends this process and not a worker with its patients
         Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
     with Listener(address, "AF_UNIX", backlog=8) as listener:
@@ -46,6 +45,7 @@ def serve(address: str, path: str) -> None:
 
 
 def _answer(connection: Any, path: str) -> None:
+    connection.send(READY)
     image = Volume(affine=connection.recv(), array=receive_array(connection))
     is_done = threading.Event()
     watch = threading.Thread(target=_end_with_the_asker, args=(connection, is_done), daemon=True)
@@ -78,12 +78,6 @@ def receive_array(connection: Any) -> NDArray[Any]:
     array = np.empty(*connection.recv())
     connection.recv_bytes_into(array.reshape(-1).view(np.uint8))
     return array
-
-
-def _end_with_the_starter() -> None:
-    while sys.stdin.buffer.read():
-        pass
-    _end()
 
 
 def _end_with_the_asker(connection: Connection, is_done: threading.Event) -> None:

@@ -15,7 +15,9 @@ import json
 import os
 import platform
 import signal
+import socket
 import stat
+import struct
 import subprocess
 import sys
 import tempfile
@@ -40,9 +42,12 @@ LONGEST_ADDRESS = 100
 """Bytes that the path of a socket may have."""
 START = (
     "import json, sys; sys.path[:], *words = json.loads(sys.stdin.readline()); "
+    "from dskprep.preparation import mask_guard; mask_guard.begin(); "
     "from dskprep.preparation.mask_process import serve; serve(*words)"
 )
 """The program of a slot's process. It gets the places of modules in a line, as they may be set in Python only."""
+HELLO_S = 30.0
+"""How long a slot's process may take to say that it is there, in seconds: nobody else asks it then."""
 
 _PROCESSES: dict[str, subprocess.Popen[bytes]] = {}
 """The processes that this one started and that are not known to have ended, by their address."""
@@ -63,6 +68,9 @@ class Slot(NamedTuple):
         try:
             connection = Client(self.address, "AF_UNIX")
         except OSError:  # there is no process, or it has ended
+            return self._find_by_new_process(image)
+        if not connection.poll(HELLO_S):  # it still does what somebody asked who is gone
+            _kill_peer(connection)
             return self._find_by_new_process(image)
         try:
             return _ask(connection, image)
@@ -182,12 +190,23 @@ def _environment(number: int, n_slots: int) -> dict[str, str]:
 def _ask(connection: Any, image: Volume) -> Volume:
     """Ask a slot's process for the lungs. Raises EOFError or OSError if it ends before it answers."""
     with connection:
+        connection.recv()
         connection.send(image.affine)
         mask_process.send_array(connection, image.array)
         problem: Exception | None = connection.recv()
         if problem is not None:
             raise problem
         return image.with_array(mask_process.receive_array(connection))
+
+
+def _kill_peer(connection: Any) -> None:
+    """Kill the process that listens at the other end, with all that it started, where the system names it (Linux)."""
+    if not hasattr(socket, "SO_PEERCRED"):
+        return
+    with connection, socket.socket(fileno=os.dup(connection.fileno())) as to_it:
+        pid, *_ = struct.unpack("3i", to_it.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")))
+    with suppress(ProcessLookupError):
+        os.killpg(pid, signal.SIGKILL)
 
 
 def _exit_code(process: subprocess.Popen[bytes]) -> int | None:

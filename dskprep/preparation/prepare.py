@@ -51,6 +51,8 @@ def prepare(
     ------
     UsageError
         The source or the settings are of another kind.
+    TypeError
+        The volume is not of int16.
     Refusal
         A slice cannot be decoded; or a recipe of 2017 finds no lungs, or slices that it cannot take.
     StepFailed
@@ -68,6 +70,8 @@ def prepare(
         source = source.decode()
     if not isinstance(source, (Volume, Decoded)):
         raise UsageError(f"expected a Volume, or a series as read_series gives it, found {source!r:.100}")
+    if isinstance(source, Volume) and source.array.dtype != np.int16:
+        raise TypeError(f"expected a Volume of int16 HU, found {source.array.dtype}")
     return recipe(config.recipe).prepare(Native(source, clock), config, clock)
 
 

@@ -16,6 +16,7 @@ import numpy as np
 
 from dskprep import sides
 from dskprep.errors import DskprepError, Refusal, UsageError
+from dskprep.plain import words_of
 from dskprep.settings import PrepConfig
 from dskprep.volume import Volume
 
@@ -55,7 +56,7 @@ def load(path: str) -> Callable[..., object]:
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # importing runs code of the module's own, which may end the program
-        why = f"SystemExit: {error}" if isinstance(error, SystemExit) else error
+        why = f"SystemExit: {error}" if isinstance(error, SystemExit) else words_of(error)
         raise UsageError(
             f"{path}: cannot be imported: {why}; it must be importable here and on every worker, for example by "
             "PYTHONPATH"
@@ -113,7 +114,7 @@ def _call(path: str, image: Volume) -> object:
     except BaseException as error:  # some libraries exit, and those in Rust panic by a kind of error of their own
         is_out_of_memory = any(base.__name__ in OUT_OF_MEMORY for base in type(error).__mro__)
         failed = OutOfMemory if is_out_of_memory else StepFailed
-        raise failed(f"{path}: {type(error).__name__}: {error}") from error
+        raise failed(f"{path}: {type(error).__name__}: {words_of(error)}") from error
 
 
 @functools.cache

@@ -86,9 +86,8 @@ def _prepare(job: Job, target: str, config: PrepConfig, ledger: Ledger, clock: S
     while True:
         try:
             with ledger.ticket() as ticket:
-                made = make_case(
-                    Line(job.case, config, process.SLOTS, ledger, ticket, clock, identity.of(target)), need
-                )
+                identities = identity.for_run(target, job.run)
+                made = make_case(Line(job.case, config, process.SLOTS, ledger, ticket, clock, identities), need)
                 return _outcome(job, _commit(job, target, made, clock))
         except Underestimated as error:
             need = error

@@ -20,6 +20,7 @@ from typing import TypeVar
 import distributed
 
 from dskprep.errors import DskprepError
+from dskprep.plain import words_of
 from dskprep.stopwatch import Stopwatch
 from dskprep.worker import admission
 from dskprep.worker.admission import Ledger
@@ -112,9 +113,11 @@ def do(
     def attempt(ledger: Ledger) -> T:
         try:
             return _patiently(lambda: work(ledger, clock))
-        except Exception as failure:
+        except BaseException as failure:
+            if limit_s is None and not isinstance(failure, Exception):
+                raise  # Ctrl-C, in the user's own process; what leaves a worker's task would never be an answer
             stack, is_bug = "".join(traceback.format_exception(failure)), not isinstance(failure, DskprepError)
-            return lost(Loss(type(failure).__name__, str(failure)[:MAX_MESSAGE], stack, is_bug), clock)
+            return lost(Loss(type(failure).__name__, words_of(failure)[:MAX_MESSAGE], stack, is_bug), clock)
 
     if limit_s is None:
         return attempt(_ledger(memory_bytes))

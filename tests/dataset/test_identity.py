@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import shutil
 from pathlib import Path
 
 import pydicom
@@ -21,9 +22,8 @@ KEY = "a key that this test makes up"
 
 
 @pytest.fixture(autouse=True)
-def _fresh_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+def _no_key_of_the_users(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(identity.VARIABLE, raising=False)
-    identity.of.cache_clear()
 
 
 def write_series(folder: Path, **attributes: str) -> None:
@@ -132,7 +132,6 @@ def test_another_key_than_the_datasets_is_refused_before_anything_is_done(
     run(tmp_path / "in", tmp_path / "out")
     write_series(tmp_path / "in" / "b")
     for key, said in ((KEY + "!", "another one in DSKPREP_IDENTITY_KEY"), (None, "set DSKPREP_IDENTITY_KEY to it")):
-        identity.of.cache_clear()
         monkeypatch.setenv(identity.VARIABLE, key) if key else monkeypatch.delenv(identity.VARIABLE)
         with pytest.raises(UsageError, match=said):
             run(tmp_path / "in", tmp_path / "out")
@@ -145,10 +144,33 @@ def test_a_store_that_refuses_the_key_of_the_dataset_is_infrastructure(
     def refuse(_: str) -> bytes:
         raise InfrastructureError("identity.json: permission denied (ExpiredToken)")
 
-    identity.of.cache_clear()
     monkeypatch.setattr(identity.storage, "read_metadata", refuse)
     with pytest.raises(InfrastructureError, match="ExpiredToken"):
         identity.begin(str(tmp_path))
+
+
+def test_a_dataset_that_is_begun_again_in_its_place_has_the_key_that_its_digests_are_made_with(tmp_path: Path) -> None:
+    target = tmp_path / "out"
+    write_series(tmp_path / "in" / "a", PatientID="P-1")
+    keys = set()
+    for _ in range(2):
+        run(tmp_path / "in", target)
+        stored = json.loads((target / "identity.json").read_text())["key"]
+        keys.add(stored)
+        made = identity.Identities(bytes.fromhex(stored))
+        assert rows(target)["a"]["patient"] == made.digest("patient", "P-1", "")
+        shutil.rmtree(target)
+    assert len(keys) == 2
+
+
+def test_a_process_reads_the_key_anew_for_each_run(tmp_path: Path) -> None:
+    """As a worker that stays up while the dataset is deleted, and begun again by another program."""
+    target = str(tmp_path)
+    first = identity.for_run(target, "run-1")
+    (tmp_path / "identity.json").unlink()
+    identity.begin(target)
+    assert identity.for_run(target, "run-1") is first
+    assert identity.for_run(target, "run-2").fingerprint == identity.fingerprint_of(target) != first.fingerprint
 
 
 @pytest.mark.parametrize("key", ["", "short", "  short          "])

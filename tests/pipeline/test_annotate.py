@@ -44,7 +44,7 @@ from pydicom import Dataset
 import dskprep
 from dskprep import storage
 from dskprep.cli import commands
-from dskprep.dataset import identity, label_store, store
+from dskprep.dataset import label_store, store
 from dskprep.errors import DamagedDataset, DskprepError, Refusal, UsageError
 from dskprep.labels import memory
 from dskprep.pipeline import annotate as pipeline
@@ -63,7 +63,6 @@ BOX[2:6, 5:12, 4:15] = True
 @pytest.fixture(autouse=True)
 def _fresh(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(process, "WAIT_S", 0.0)
-    identity.of.cache_clear()
 
 
 def write_series(folder: Path, *, series: str = SERIES, seed: int = 0, first: int = 0, **attributes: Any) -> None:

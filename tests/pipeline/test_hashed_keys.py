@@ -18,7 +18,7 @@ from click.testing import CliRunner
 import dskprep
 from dskprep import storage
 from dskprep.cli import commands
-from dskprep.dataset import identity, label_store, store
+from dskprep.dataset import label_store, store
 from dskprep.errors import InfrastructureError, UsageError
 from dskprep.pipeline import hashed_keys
 from dskprep.settings import PrepConfig
@@ -33,7 +33,6 @@ WORDS = ("kowalska", "nurse-note", "lost-slice")
 @pytest.fixture(autouse=True)
 def _fresh(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(process, "WAIT_S", 0.0)
-    identity.of.cache_clear()
 
 
 @pytest.fixture

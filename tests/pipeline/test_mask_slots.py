@@ -65,6 +65,17 @@ def test_a_slot_is_free_again_when_the_worker_that_holds_it_is_killed(log: Path,
 
 
 @pytest.mark.cluster
+@pytest.mark.parametrize(("function", "reason"), [("interrupted", "KeyboardInterrupt"), ("unspeakable", "StepFailed")])
+def test_whatever_a_function_raises_in_a_worker_is_an_outcome(
+    log: Path, tmp_path: Path, function: str, reason: str
+) -> None:
+    summary = run(tmp_path, PrepConfig(lungs=f"own_masks:{function}"))
+    assert summary.account.counts == {"failed": len(PATIENTS)}
+    assert summary.account.reasons == {f"failed: {reason}": len(PATIENTS)}
+    assert log.exists()
+
+
+@pytest.mark.cluster
 def test_workers_must_have_the_function_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = tiny.write_patients(tmp_path / "in", PATIENTS)
     with dskprep.local_client(1, "1GiB") as client:

@@ -9,6 +9,7 @@ import stat
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import own_masks
 import pytest
+import tiny
 
 import dskprep
 from dskprep import PrepConfig, Volume, prepare
@@ -110,6 +112,7 @@ def test_out_of_memory_gives_the_lungs_of_dskprep(chest: Volume, function: str, 
         ("own_steps:wrong_labels", "^own_steps:wrong_labels: expected a mask of 0 to 3, found 7 to 7$"),
         ("own_masks:moved", "^own_masks:moved: expected a mask in the place of its image, found another affine"),
         ("own_masks:leaves", "^own_masks:leaves: SystemExit: no licence$"),
+        ("own_masks:unspeakable", "^own_masks:unspeakable: Unspeakable: its message cannot be shown$"),
         ("own_steps:absent", "^own_steps:absent: cannot be imported"),
         ("own_ending:anything", "^own_ending:anything: cannot be imported: SystemExit: 0;"),
         ("own_masks:Uncallable", "^own_masks:Uncallable: expected a class whose instances can be called"),
@@ -277,6 +280,37 @@ with mask_slots.take("own_masks:Loaded", 1) as slot:
     (pid,) = map(int, done.stdout.split())
     assert own_masks.logged(log, "loaded") == [pid]
     assert own_masks.wait_for_end([pid])
+
+
+def test_a_process_that_lets_no_thread_go_on_ends_with_the_one_that_started_it(log: Path) -> None:
+    code = """
+import numpy as np
+from dskprep.preparation import mask_slots
+from dskprep.volume import Volume
+with mask_slots.take("own_masks:HoldsPython", 1) as slot:
+    slot.find_lungs(Volume(np.zeros((4, 4, 4), np.int16), np.eye(4)[[2, 1, 0, 3]]))
+"""
+    starter = subprocess.Popen([sys.executable, "-c", code], env=environment())
+    until = time.monotonic() + tiny.LIMIT_S
+    while not own_masks.logged(log, "holds") and time.monotonic() < until:
+        time.sleep(0.01)
+    starter.kill()
+    starter.wait()
+    assert own_masks.wait_for_end(own_masks.logged(log, "holds"))
+
+
+def test_a_process_that_does_not_say_that_it_is_there_is_replaced(
+    log: Path, chest: Volume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when it still does what a worker asked that is gone, and another worker had started it."""
+    find(chest, "Loaded", 1)
+    (first,) = own_masks.logged(log, "loaded")
+    os.kill(first, signal.SIGSTOP)
+    monkeypatch.setattr(mask_slots, "HELLO_S", 0.1)
+    found = find(chest, "Loaded", 1)
+    np.testing.assert_array_equal(found.mask.array, own_masks.halves(chest).array)
+    assert own_masks.wait_for_end([first])
+    assert len(own_masks.logged(log, "loaded")) == 2
 
 
 @pytest.mark.usefixtures("log")

@@ -38,5 +38,7 @@ def test_without_lungs_or_hu_there_is_no_mean(prepared: Prepared) -> None:
 def test_what_cannot_be_prepared_says_so() -> None:
     with pytest.raises(UsageError, match="expected a Volume, or a series as read_series gives it, found 'scans/p1'"):
         prepare("scans/p1")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="expected a Volume of int16 HU, found float32"):
+        prepare(Volume(np.zeros((4, 4, 4), np.float32), np.eye(4)))
     with pytest.raises(UsageError, match="settings must be a PrepConfig"):
         prepare(Volume(np.zeros((4, 4, 4), np.int16), np.eye(4)), "default")  # type: ignore[arg-type]
