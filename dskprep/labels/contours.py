@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dskprep.dicom.slices import MAX_PLANE_MM
 from dskprep.errors import Refusal
-from dskprep.kernels.polygons import cover, keep_small
+from dskprep.kernels.polygons import LINES, MAX_CROSSINGS, cover, keep_small
 from dskprep.labels.stack import FULL
 
 FLAT_MM = 0.1
@@ -55,12 +56,32 @@ def basis(across: NDArray[np.float64], pixel_mm: float) -> NDArray[np.float64]:
     return np.stack([across, row * pixel_mm, np.cross(across, row) * pixel_mm], axis=1)
 
 
-def draw(
-    planes: Sequence[Sequence[NDArray[np.float64]]], pixel_mm: NDArray[np.float64], where: str
-) -> Iterator[tuple[float, float, NDArray[np.uint8]]]:
-    """Yield the first row and column, and the pixels, of each plane, whose contours are given as (row, column).
+class Laid(NamedTuple):
+    """The contours of planes, in pixels: `first` row and column of each plane, and `shapes`, each (planes, 2).
 
-    Raises Refusal: `label-damaged` for one that no patient is as wide as, `label-too-large` for one that fills planes.
+    Its points follow one another in `rows` and `columns`, from those first ones on; contour k has those from starts[k]
+    on, and plane i the contours from edges[i] on.
+    """
+
+    first: NDArray[np.float64]
+    shapes: NDArray[np.float64]
+    rows: NDArray[np.float64]
+    columns: NDArray[np.float64]
+    starts: NDArray[np.int64]
+    edges: NDArray[np.int64]
+
+    @property
+    def making_bytes(self) -> int:
+        """The most memory that drawing a plane takes: its pixels, and where its edges cross scan lines."""
+        heights = np.add.reduceat(np.abs(np.diff(self.rows, append=self.rows[-1])), self.starts[self.edges[:-1]])
+        crossings = np.minimum(2 * LINES * heights, MAX_CROSSINGS)  # twice, as each contour closes on its first point
+        return int((self.shapes.prod(1) + 8 * crossings).max())
+
+
+def lay(planes: Sequence[Sequence[NDArray[np.float64]]], pixel_mm: NDArray[np.float64], where: str) -> Laid:
+    """Lay out the contours of each plane, given as (row, column).
+
+    Raises Refusal `label-damaged` for one that no patient is as wide as.
     """
     points, begins = joined([contour for plane in planes for contour in plane])
     starts, edges = np.append(begins, len(points)), np.cumsum([0, *map(len, planes)])
@@ -72,6 +93,15 @@ def draw(
             "label-damaged", f"{where}: expected contours of a patient, found one wider than {MAX_PLANE_MM} mm"
         )
     rows, columns = np.ascontiguousarray((points - np.repeat(first, np.diff(of_plane), axis=0)).T)
+    return Laid(first, shapes, rows, columns, starts, edges)
+
+
+def draw(laid: Laid, where: str) -> Iterator[tuple[float, float, NDArray[np.uint8]]]:
+    """Yield the first row and column, and the pixels, of each plane.
+
+    Raises Refusal `label-too-large` for a contour that fills planes.
+    """
+    first, shapes, rows, columns, starts, edges = laid
     for (row, column), shape, begin, end in zip(
         first.tolist(), shapes.astype(int).tolist(), edges[:-1].tolist(), edges[1:].tolist(), strict=True
     ):

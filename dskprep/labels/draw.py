@@ -15,12 +15,11 @@ from dskprep.errors import Refusal
 from dskprep.kernels.planes import weigh_plane
 from dskprep.kernels.sampling import sample_planes
 from dskprep.kernels.shares import add_area, quantize, weigh_overlaps
+from dskprep.labels.hold import Admit, Held, hold
 from dskprep.labels.settle import settle
-from dskprep.labels.stack import FULL, Stack
+from dskprep.labels.stack import FULL, Plane, Stack, same_axes
 from dskprep.volume import Grid, Triple
 
-PARALLEL = 1e-4
-"""Axes that differ by less than this angle are parallel; it moves the edge of a slice by a twentieth of a pixel."""
 MOST_POINTS = 8
 """Most points per axis of a voxel at which oblique planes are sampled."""
 TABLE_PART = 32
@@ -76,26 +75,26 @@ class Drawn:
         return array
 
 
-def draw(stacks: Iterable[Stack], grid: Grid, where: str) -> Drawn:
+def draw(stacks: Iterable[Stack], grid: Grid, where: str, admit: Admit | None = None) -> Drawn:
     """Draw a label given as planes on a grid.
 
     A voxel belongs to the label if half or more of it lies inside. Where that would change the label's volume, the
     voxels nearest to one half decide (see `settle`).
 
-    Raises Refusal: `label-empty` if no pixel is set, `label-outside-volume` if no part of it lies in the grid.
+    Raises Refusal: `label-empty` if no pixel is set, `label-outside-volume` if no part of it lies in the grid, and what
+    `hold` does.
     """
-    stacks = [stack for stack in stacks if stack.planes]
-    sums = [stack.sums() for stack in stacks]
-    volume_mm3 = sum(volume for volume, _ in sums)
+    found = list(hold(stacks, grid, where, admit))
+    volume_mm3 = sum(held.volume_mm3 for held in found)
     if not volume_mm3:
         raise Refusal("label-empty", f"{where}: expected a label, found no pixel of it set")
-    x, y, z = np.sum([moment for _, moment in sums], axis=0) / volume_mm3
-    first, shape, is_whole = _box(stacks, grid)
+    x, y, z = np.sum([held.moment for held in found], axis=0) / volume_mm3
+    first, shape, is_whole = _box(found, grid)
     shares = np.zeros(shape, np.uint8)
     n_voxels = 0.0  # of what lies in the grid, where that is not the whole label or there are several stacks
-    is_counted = not is_whole or len(stacks) > 1
-    for stack in stacks if shares.size else ():
-        order, planes = _planes(stack, Grid(shape, _moved(grid.affine, first)))
+    is_counted = not is_whole or len(found) > 1
+    for held in found if shares.size else ():
+        order, planes = _planes(held, Grid(shape, _moved(grid.affine, first)))
         across = shares.transpose(order)
         for alike, first_row, first_column, share in planes:
             steps = np.empty(share.shape, np.uint8)
@@ -112,7 +111,7 @@ def draw(stacks: Iterable[Stack], grid: Grid, where: str) -> Drawn:
         raise Refusal("label-outside-volume", _outside(where, (float(x), float(y), float(z)), grid))
     voxel_mm3 = grid.voxel_ml * 1000
     outside = 0.0 if is_whole else max(0.0, 1 - n_voxels * voxel_mm3 / volume_mm3)
-    overlap = max(0.0, 1 - float(shares.sum(dtype=np.int64)) / 256 / n_voxels) if len(stacks) > 1 and n_voxels else 0.0
+    overlap = max(0.0, 1 - float(shares.sum(dtype=np.int64)) / 256 / n_voxels) if len(found) > 1 and n_voxels else 0.0
     if overlap < OVERLAP:
         overlap = 0.0
     else:  # of contours that were drawn in axial and in coronal planes each has the same organ
@@ -137,12 +136,12 @@ def _moved(affine: NDArray[np.float64], first: tuple[int, int, int]) -> NDArray[
     return moved
 
 
-def _box(stacks: list[Stack], grid: Grid) -> tuple[tuple[int, int, int], tuple[int, int, int], bool]:
+def _box(found: list[Held], grid: Grid) -> tuple[tuple[int, int, int], tuple[int, int, int], bool]:
     """Return the first voxel and the shape of the part of a grid that planes reach, and whether that is all of them.
 
     A side of the shape is 0 if they reach no voxel.
     """
-    corners = grid.to_index(np.concatenate([stack.corners() for stack in stacks]))
+    corners = grid.to_index(np.concatenate([held.corners for held in found]))
     first = np.clip(np.floor(corners.min(0) + 0.5), 0, grid.shape).astype(int)
     last = np.clip(np.ceil(corners.max(0) - 0.5), -1, np.array(grid.shape) - 1).astype(int)
     is_whole = (corners > -0.5 - EPSILON).all() and (corners < np.array(grid.shape) - 0.5 + EPSILON).all()
@@ -159,20 +158,18 @@ class _Alike(NamedTuple):
     share: NDArray[np.float32]
 
 
-def _planes(stack: Stack, box: Grid) -> tuple[tuple[int, int, int], Iterator[_Alike]]:
+def _planes(held: Held, box: Grid) -> tuple[tuple[int, int, int], Iterator[_Alike]]:
     """Return the order of the box's axes, and its planes along the first of them, where something is inside.
 
     A share holds until the next one is asked for.
     """
-    inverse = np.linalg.inv(stack.axes)
+    inverse = np.linalg.inv(held.stack.axes)
     matrix = inverse @ box.affine[:3, :3]
-    offset = inverse @ (box.affine[:3, 3] - stack.origin)
-    directions = stack.axes / np.linalg.norm(stack.axes, axis=0)
-    between = np.abs(directions.T @ (box.affine[:3, :3] / box.spacing))
-    a, b, c = between.argmax(1).tolist()
-    if sorted((a, b, c)) == [0, 1, 2] and (between.max(1) > math.cos(PARALLEL)).all():
-        return (a, b, c), _along(stack, matrix, offset, (a, b, c), box.shape)
-    return (0, 1, 2), _oblique(stack, matrix, offset, box)
+    offset = inverse @ (box.affine[:3, 3] - held.stack.origin)
+    order = same_axes(held.stack.axes, box)
+    if order is not None:
+        return order, _along(held.planes, matrix, offset, order, box.shape)
+    return (0, 1, 2), _oblique(held, matrix, offset, box)
 
 
 class _Overlaps(NamedTuple):
@@ -218,7 +215,7 @@ def _area(
 
 
 def _along(
-    stack: Stack,
+    planes: Sequence[Plane],
     matrix: NDArray[np.float64],
     offset: NDArray[np.float64],
     axes: tuple[int, int, int],
@@ -233,7 +230,7 @@ def _along(
     normal, row, column = (float(matrix[k, axis]) for k, axis in enumerate(axes))
     row, column = (1.0 if abs(step - 1) * n < EVEN else step for step, n in ((row, n_rows), (column, n_columns)))
     half, (across, *begin) = abs(normal) / 2, offset.tolist()
-    slabs = sorted(stack.planes, key=lambda p: p.low)
+    slabs = sorted((p for p in planes if p.pixels.size), key=lambda p: p.low)
     parts: dict[int, list[tuple[int, np.float32]]] = {}  # which slabs a plane lies in, and how much of it in each
     last: dict[int, int] = {}
     for k, slab in enumerate(slabs):
@@ -268,20 +265,21 @@ def _along(
         yield _Alike(alike, top, left, share)
 
 
-def _oblique(stack: Stack, matrix: NDArray[np.float64], offset: NDArray[np.float64], box: Grid) -> Iterator[_Alike]:
+def _oblique(held: Held, matrix: NDArray[np.float64], offset: NDArray[np.float64], box: Grid) -> Iterator[_Alike]:
     """Yield the planes of a box that is oblique to the stack, from many points per voxel."""
-    low = np.array([plane.low for plane in stack.planes])
-    high = np.array([plane.high for plane in stack.planes])
+    planes, axes = held.planes, held.stack.axes
+    low = np.array([plane.low for plane in planes])
+    high = np.array([plane.high for plane in planes])
     begin, thinnest = float(low.min()), float((high - low).min())
     step = max(thinnest / TABLE_PART, float(high.max() - begin) / MAX_TABLE)
     table = np.full(math.ceil((high.max() - begin) / step), -1, np.int64)
     for k in np.argsort(low):
         table[math.ceil((low[k] - begin) / step - 0.5) : math.ceil((high[k] - begin) / step - 0.5)] = k
-    sizes = np.array([plane.pixels.size for plane in stack.planes])
-    pixels = np.concatenate([plane.pixels.ravel() for plane in stack.planes])
-    shapes = np.array([plane.pixels.shape for plane in stack.planes])
-    corners = np.array([(plane.row, plane.column) for plane in stack.planes], np.float64)
-    finest = min(thinnest, *np.linalg.norm(stack.axes[:, 1:], axis=0))
+    sizes = np.array([plane.pixels.size for plane in planes])
+    pixels = np.concatenate([plane.pixels.ravel() for plane in planes])
+    shapes = np.array([plane.pixels.shape for plane in planes])
+    corners = np.array([(plane.row, plane.column) for plane in planes], np.float64)
+    finest = min(thinnest, *np.linalg.norm(axes[:, 1:], axis=0))
     n_sub = np.clip(np.ceil(2 * np.array(box.spacing) / finest), 3, MOST_POINTS).astype(np.int64)
     offset = offset - [begin, 0, 0]
     out = np.empty((1, *box.shape[1:]), np.float32)

@@ -33,6 +33,8 @@ MAX_VALUES = 10_000
 """Most different values of a mask; more are those of an image."""
 MOVED = 0.1
 """A mask is on a grid if none of its voxels lies off it by more than this part of one."""
+CROPPING = 3
+"""Bytes per voxel of a plane that is made a mask and cropped."""
 ROUNDED = 1e-6
 """A scaled value is whole if it differs from a whole number by less than this, or this part of it."""
 MIRRORS = {
@@ -112,13 +114,17 @@ class Mask(Labels):
         del grid  # the mask has voxels of its own
         axes, (along, row, column) = axes_of(self._grid)
         layer, value = self._of_number[segment.number]
-        planes = []
-        for k, plane in enumerate(self._layers[layer]):
-            box = crop(plane == value)
-            if box is not None:
-                corner = (k * row + box[0], k * column + box[1])
-                planes.append(Plane((k - 0.5) * along, (k + 0.5) * along, *corner, box[2]))
-        yield Stack(self._grid.affine[:3, 3], axes, planes)
+        n, *size = self._grid.shape
+
+        def planes() -> Iterator[Plane]:
+            for k, plane in enumerate(self._layers[layer]):
+                box = crop(plane == value)
+                if box is not None:
+                    corner = (k * row + box[0], k * column + box[1])
+                    yield Plane((k - 0.5) * along, (k + 0.5) * along, *corner, box[2])
+
+        boxes = [((k - 0.5) * along, (k + 0.5) * along, k * row, k * column, *size) for k in range(n)]
+        yield Stack(self._grid.affine[:3, 3], axes, planes(), np.array(boxes), CROPPING * size[0] * size[1])
 
 
 def _values(array: NDArray[Any], where: str) -> NDArray[Any]:

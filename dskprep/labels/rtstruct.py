@@ -93,7 +93,7 @@ class RtStruct(Labels):
     def _draw(
         self, contours: list[NDArray[np.float64]], axes: NDArray[np.float64], origin: NDArray[np.float64], where: str
     ) -> Stack:
-        """Draw parallel contours in pixels of the given axes (see `Stack`)."""
+        """Draw parallel contours in pixels of the given axes (see `Stack`), as its planes are asked for."""
         inverse = np.linalg.inv(axes)
         points, begins = contours_of.joined(contours)
         at = (points - origin) @ inverse.T
@@ -107,9 +107,10 @@ class RtStruct(Labels):
         for k, contour in zip(which.tolist(), placed, strict=True):
             here[k].append(contour)
         refuse_if_more(max(map(len, here)), MAX_IN_PLANE, "contours in a plane", where)
-        drawn = contours_of.draw([without_copies(each, pixel_mm) for each in here], pixel_mm, where)
-        planes = [Plane(a, b, *pixels) for a, b, pixels in zip(low.tolist(), high.tolist(), drawn, strict=True)]
-        return Stack(origin, axes, planes)
+        laid = contours_of.lay([without_copies(each, pixel_mm) for each in here], pixel_mm, where)
+        drawn = contours_of.draw(laid, where)
+        planes = (Plane(a, b, *pixels) for a, b, pixels in zip(low.tolist(), high.tolist(), drawn, strict=True))
+        return Stack(origin, axes, planes, np.column_stack([low, high, laid.first, laid.shapes]), laid.making_bytes)
 
     def _step(self, along: NDArray[np.float64], normal: NDArray[np.float64]) -> float:
         """Return the usual distance of neighbouring contours of an ROI, or that of the image's slices if it is larger.

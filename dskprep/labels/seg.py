@@ -31,6 +31,8 @@ SAME_PIXEL = 0.01
 """Pixels are those of the image if their edges differ by less than this share."""
 LEAST_STEP = 0.4
 """Slices are not nearer than this part of their declared distance or thickness: they overlap by half at most."""
+DECODING = 12
+"""Bytes per pixel of a frame that is decoded and made a mask: most in a label map, whose values are counted."""
 SAME_DIRECTION = 1e-4
 """Orientations and pixel spacings that differ by less than this are one, as headers round them."""
 
@@ -49,7 +51,8 @@ class Seg(Labels):
     """A DICOM Segmentation.
 
     A fractional segment is where its value is half of the largest possible or more. Segments may overlap. Frames that
-    are not there are empty. Pixels are decoded anew for each segment that is drawn, and only its frames are held.
+    are not there are empty. Pixels are decoded anew for each segment that is drawn, one frame after another, and of
+    each only the box round what is set is held.
     """
 
     kind = "seg"
@@ -106,16 +109,18 @@ class Seg(Labels):
         by_place: dict[tuple[int, float, float], list[int]] = {}
         for i, (k, (_, row, column)) in enumerate(zip(which.tolist(), place.tolist(), strict=True)):
             by_place.setdefault((k, round(row, 2), round(column, 2)), []).append(i)
-        planes = []
-        for (k, _, _), there in by_place.items():
-            number = segment.number if frames[there[0]].segment == 0 else None
-            masks = [self._layout.mask(self._pixels, frames[i].at, number) for i in there]
-            set_in = [mask for mask in masks if mask is not None]  # several frames of one place are one
-            box = crop(np.logical_or.reduce(set_in)) if set_in else None
-            if box is not None:
-                row, column = place[there[0], 1:].tolist()
-                planes.append(Plane(float(low[k]), float(high[k]), row + box[0], column + box[1], box[2]))
-        return Stack(origin, axes, planes)
+        layout = self._layout
+
+        def planes() -> Iterator[Plane]:
+            for (k, _, _), there in by_place.items():
+                number = segment.number if frames[there[0]].segment == 0 else None
+                box = crop(layout.union(self._pixels, [frames[i].at for i in there], number))
+                if box is not None:
+                    row, column = place[there[0], 1:].tolist()
+                    yield Plane(float(low[k]), float(high[k]), row + box[0], column + box[1], box[2])
+
+        boxes = [(low[k], high[k], row, column, layout.rows, layout.columns) for k, row, column in by_place]
+        return Stack(origin, axes, planes(), np.array(boxes), DECODING * layout.rows * layout.columns)
 
     def _step(self, orientation: tuple[float, ...], spacing: tuple[float, ...]) -> float:
         """Return the distance of neighbouring slices: that of the nearest frames of all segments, or the declared one.

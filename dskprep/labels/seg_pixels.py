@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import struct
 import zlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -67,6 +68,17 @@ class Layout:
         if len(found) != self.n_frames:
             raise Refusal("label-damaged", f"{self.where}: expected {self.n_frames} frames, found {len(found)}")
         return found
+
+    def union(self, pixels: bytes | memoryview, indices: Sequence[int], number: int | None) -> NDArray[np.bool_]:
+        """Return where one or more of several frames of one place are set, as `mask` does."""
+        total: NDArray[np.bool_] | None = None
+        for index in indices:
+            mask = self.mask(pixels, index, number)
+            if total is None:
+                total = mask
+            elif mask is not None:
+                np.logical_or(total, mask, out=total)
+        return np.zeros((0, 0), np.bool_) if total is None else total
 
     def mask(self, pixels: bytes | memoryview, index: int, number: int | None) -> NDArray[np.bool_] | None:
         """Return where a frame is set, bool (rows, columns); in a label map, where it is `number`; None if nowhere."""

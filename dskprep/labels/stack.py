@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from dskprep.kernels.shares import sum_pixels
 from dskprep.volume import Grid
 
 FULL = 254
@@ -19,6 +18,8 @@ SAME_PLANE_MM = 0.05
 """Planes nearer than this are one plane, at a place that a header rounds."""
 GAP = 1.5
 """Planes further apart than this many usual steps have a gap between them, which is empty."""
+PARALLEL = 1e-4
+"""Axes that differ by less than this angle are parallel; it moves the edge of a slice by a twentieth of a pixel."""
 
 
 class Plane(NamedTuple):
@@ -39,36 +40,25 @@ class Stack:
     """Parallel planes.
 
     `axes` maps (mm along the normal, row, column) to LPS mm from `origin`: its columns are the normal, of length 1, and
-    the steps from one row and column to the next.
+    the steps from one row and column to the next. `planes` may be made one at a time, as they are asked for, and only
+    once. Then `boxes` tells before what there will be, of each plane (low, high, row, column, rows, columns) as in
+    `Plane`, of no fewer pixels than it has; and making one takes `making_bytes` beside the pixels that are kept.
     """
 
     origin: NDArray[np.float64]
     axes: NDArray[np.float64]
-    planes: Sequence[Plane]
+    planes: Iterable[Plane]
+    boxes: NDArray[np.float64] | None = None
+    making_bytes: int = 0
 
-    def sums(self) -> tuple[float, NDArray[np.float64]]:
-        """Return the volume of the label in mm3, and the sum of the places in LPS mm, weighted by volume."""
-        pixel_mm2 = float(np.linalg.norm(np.cross(self.axes[:, 1], self.axes[:, 2])))
-        volume, moment = 0.0, np.zeros(3)
-        for plane in self.planes:
-            n, rows, columns = sum_pixels(plane.pixels)
-            if not n:
-                continue
-            row, column = plane.row + rows / n, plane.column + columns / n
-            mm3 = n / FULL * pixel_mm2 * (plane.high - plane.low)
-            volume += mm3
-            moment += mm3 * (self.origin + self.axes @ [(plane.low + plane.high) / 2, row, column])
-        return volume, moment
 
-    def corners(self) -> NDArray[np.float64]:
-        """Return the corners of all planes, (n, 3) in LPS mm."""
-        ends = []
-        for p in self.planes:
-            n_rows, n_columns = p.pixels.shape
-            ends.append((p.low, p.high, p.row - 0.5, p.row + n_rows - 0.5, p.column - 0.5, p.column + n_columns - 0.5))
-        which = np.array(list(itertools.product((0, 1), (2, 3), (4, 5))))
-        corners: NDArray[np.float64] = self.origin + np.array(ends)[:, which].reshape(-1, 3) @ self.axes.T
-        return corners
+def same_axes(axes: NDArray[np.float64], grid: Grid) -> tuple[int, int, int] | None:
+    """Return which axes of a grid the normal, rows and columns of a stack lie along; None if they are oblique to it."""
+    directions = axes / np.linalg.norm(axes, axis=0)
+    between = np.abs(directions.T @ (grid.affine[:3, :3] / grid.spacing))
+    a, b, c = between.argmax(1).tolist()
+    are_along = sorted((a, b, c)) == [0, 1, 2] and (between.max(1) > math.cos(PARALLEL)).all()
+    return (a, b, c) if are_along else None
 
 
 def axes_of(slices: Grid) -> tuple[NDArray[np.float64], tuple[float, float, float]]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from dskprep.counts import n_of, some_of
 from dskprep.labels.draw import Drawn, draw
+from dskprep.labels.hold import Admit
 from dskprep.labels.stack import Stack
 from dskprep.patterns import as_patterns, matches_label
 from dskprep.volume import Grid
@@ -86,12 +87,12 @@ class Labels(ABC):
         del slices
         return self
 
-    def draw(self, segment: Segment, grid: Grid) -> Drawn:
-        """Draw one segment on a grid.
+    def draw(self, segment: Segment, grid: Grid, admit: Admit | None = None) -> Drawn:
+        """Draw one segment on a grid. `admit` is told before how many bytes its planes will take.
 
-        Raises Refusal: `label-empty`, `label-outside-volume`, or `label-damaged`.
+        Raises Refusal: `label-empty`, `label-outside-volume`, `label-too-large`, or `label-damaged`.
         """
-        return draw(self.stacks(segment, grid), grid, f"{self.where}: {segment.name!r}")
+        return draw(self.stacks(segment, grid), grid, f"{self.where}: {segment.name!r}", admit)
 
     @abstractmethod
     def stacks(self, segment: Segment, grid: Grid) -> Iterable[Stack]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import hashlib
 import itertools
@@ -15,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dskprep import storage
-from dskprep.dataset import linking, omezarr, thumbnail
+from dskprep.dataset import linking, omezarr
 from dskprep.dataset.label_record import LabelRecord, LabelRecordName, StoredLabel
 from dskprep.dataset.linking import Linked, Linker
 from dskprep.dataset.record import Record
 from dskprep.errors import DamagedDataset, Refusal, UsageError
 from dskprep.labels import memory
-from dskprep.labels.draw import Drawn
+from dskprep.labels.hold import Admit
 from dskprep.labels.lidc import Lidc, PlacedLidc
 from dskprep.labels.mask import Mask
 from dskprep.labels.points import Points
@@ -33,7 +32,7 @@ from dskprep.settings import PrepConfig
 from dskprep.source.label_files import Asked, LabelFile
 from dskprep.stopwatch import Stopwatch
 from dskprep.volume import Grid
-from dskprep.worker import process
+from dskprep.worker import label_facts, process
 from dskprep.worker.admission import FIXED_BYTES, Ledger, Ticket
 from dskprep.worker.label_checks import check_new, check_side
 from dskprep.worker.label_names import begin_label, free_name, stored_name
@@ -145,9 +144,14 @@ def make_labels(
             made = MadeLabels(begun)
             for volume in linked.volumes:
                 shape = volume.geometry.shape if volume.geometry else (0, 0, 0)
-                ledger.grow(ticket, file_bytes + DRAWN_BYTES * int(np.prod(shape)))
+                need_bytes = file_bytes + DRAWN_BYTES * int(np.prod(shape))
+                ledger.grow(ticket, need_bytes)
+
+                def admit(planes_bytes: int, need_bytes: int = need_bytes) -> None:
+                    ledger.grow(ticket, need_bytes + planes_bytes)
+
                 with clock("draw"):
-                    _draw_all(job, linker, labels, volume, config, made)
+                    _draw_all(job, linker, labels, volume, config, made, admit)
             _add_unlinked(job, labels, linked.volumes[0], made)
             ledger.finish(ticket, sum(len(c) for objects in made.objects for c in objects.values()))
             return _judge(made, linked)
@@ -178,9 +182,15 @@ def _link(job: LabelJob, labels: Labels, linker: Linker) -> Linked:
 
 
 def _draw_all(
-    job: LabelJob, linker: Linker, labels: Labels, volume: Record, config: PrepConfig, made: MadeLabels
+    job: LabelJob,
+    linker: Linker,
+    labels: Labels,
+    volume: Record,
+    config: PrepConfig,
+    made: MadeLabels,
+    admit: Admit,
 ) -> None:
-    """Draw all labels that are asked for on the grid of one volume."""
+    """Draw all labels that are asked for on the grid of one volume; see `hold` for `admit`."""
     if volume.geometry is None:
         raise DamagedDataset(f"{volume.key}: its record does not say where the volume lies")
     grid = Grid(volume.geometry.shape, volume.geometry.matrix())
@@ -211,11 +221,11 @@ def _draw_all(
         stored = begin_label(volume, segment, number)
         try:
             label = free_name(name, taken, labels.where)
-            drawn = placed.draw(segment, grid)
+            drawn = placed.draw(segment, grid, admit)
             check_side(segment.name, drawn, volume, linker.target, labels.where)
             about = {"owner": job.owner, "image": volume.input_digest, "name": segment.name}
             objects = encoder.encode(label, segment.name, stored.rgb, drawn, about)
-            made.add(_describe(stored, label, drawn), objects)
+            made.add(label_facts.describe(stored, label, drawn), objects)
             if drawn.overlap and "planes-overlap" not in made.record.warnings:
                 made.record = made.record.changed(warnings=(*made.record.warnings, "planes-overlap"))
         except Refusal as refusal:
@@ -255,25 +265,6 @@ def _placed(job: LabelJob, linker: Linker, labels: Labels, linked_by: str | None
     if isinstance(labels, Seg) and linked_by == "frame-of-reference":
         return labels  # it may have been drawn on other slices
     return labels.at(acquired) if acquired else labels
-
-
-def _describe(stored: StoredLabel, label: str, drawn: Drawn) -> StoredLabel:
-    corners = [drawn.first, np.add(drawn.first, drawn.mask.shape) - 1]
-    indices = [[corners[k][axis] for axis, k in enumerate(which)] for which in itertools.product((0, 1), repeat=3)]
-    places = drawn.grid.to_patient(indices)
-    x, y, z = (round(float(v), 4) for v in drawn.centroid_mm)
-    small = thumbnail.draw_label(drawn.mask, drawn.first, drawn.grid.shape, drawn.grid.spacing, stored.rgb)
-    return stored.changed(
-        label=label,
-        voxels=int(np.count_nonzero(drawn.mask)),
-        ml=round(float(drawn.ml), 6),
-        first=drawn.first,
-        shape=drawn.mask.shape,
-        centroid_mm=(x, y, z),
-        box_mm=tuple(np.concatenate([places.min(0), places.max(0)]).round(4).tolist()),
-        outside=round(float(drawn.outside), 6),
-        thumbnail=base64.b64encode(small).decode(),
-    )
 
 
 def _judge(made: MadeLabels, linked: Linked) -> MadeLabels:

@@ -46,7 +46,7 @@ from dskprep import storage
 from dskprep.cli import commands
 from dskprep.dataset import label_store, store
 from dskprep.errors import DamagedDataset, DskprepError, Refusal, UsageError
-from dskprep.labels import memory
+from dskprep.labels import hold, memory, seg, seg_pixels
 from dskprep.pipeline import annotate as pipeline
 from dskprep.settings import PrepConfig
 from dskprep.synthetic import scanner
@@ -1205,6 +1205,18 @@ def test_a_label_whose_items_are_larger_than_a_worker_is_refused_before_they_are
     assert (reason, "--memory-limit" in message) == ("too-large", True)
 
 
+def test_a_label_whose_planes_are_larger_than_a_worker_is_refused_before_they_are_decoded(
+    tmp_path: Path, labels: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = prepare(str(tmp_path))
+    (labels / "a.dcm").write_bytes(seg_file(GRID, frames_of(BOX), names=("Tumour",)))
+    monkeypatch.setattr(seg, "DECODING", 1 << 50)
+    monkeypatch.setattr(hold, "MAX_BYTES", 1 << 70)
+    monkeypatch.setattr(seg_pixels.Layout, "union", lambda *_: pytest.fail("it was decoded"))
+    reason, message = refused(target, labels)
+    assert (reason, "--memory-limit" in message) == ("too-large", True)
+
+
 def test_a_label_that_fits_alone_is_not_refused_for_what_others_take(
     tmp_path: Path, labels: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -1215,12 +1227,12 @@ def test_a_label_that_fits_alone_is_not_refused_for_what_others_take(
 
     def grow(self: admission.Ledger, ticket: admission.Ticket, need_bytes: int) -> None:  # noqa: ARG001
         needs.append(need_bytes)
-        if len(needs) in (2, 4):
+        if len(needs) in (3, 6):
             raise admission.Underestimated(need_bytes)
 
     monkeypatch.setattr(admission.Ledger, "grow", grow)
     assert annotate(target, labels).counts == {"written": 1}
-    assert needs == needs[:2] * 3
+    assert needs == needs[:3] * 3
 
 
 @pytest.mark.parametrize("damage", [b"", b"{}", b"[1]", b'{"source": 3}', b"\xff" * 50])
