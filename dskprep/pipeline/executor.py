@@ -117,13 +117,14 @@ def execute(
     suspects = []
     line = _Line(client, work, take)
     try:
-        for job, outcome in line.drain(jobs):
-            if outcome is None:
-                suspects.append(job)
-            else:
-                yield job, outcome
-        for job in suspects:
-            yield from line.drain(iter([job]))
+        with lost.watched(client):
+            for job, outcome in line.drain(jobs):
+                if outcome is None:
+                    suspects.append(job)
+                else:
+                    yield job, outcome
+            for job in suspects:
+                yield from line.drain(iter([job]))
     finally:
         line.abandon()
 
@@ -203,13 +204,14 @@ class _Line(Generic[J, R]):
 
     def _collect_rest(self) -> list[Done[J, R]]:
         """Return the outcomes of those that have ended by now; none if the cluster is lost."""
+        finished = [future for future in self.under_way if future.status == "finished"]
         with contextlib.suppress(InfrastructureError), lost.named():
-            return self._collect([future for future in self.under_way if future.status == "finished"])
+            return self._collect(finished) if lost.answers(self.client) else []
         return []
 
     def abandon(self) -> None:
         """Cancel what is still under way."""
-        if self.under_way and self.client.status == "running":
+        if self.under_way and lost.answers(self.client):
             with contextlib.suppress(InfrastructureError), lost.named():  # it may be lost just now
                 self.client.cancel(list(self.under_way), force=True)
         self.under_way.clear()

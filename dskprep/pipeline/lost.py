@@ -1,8 +1,10 @@
-"""A scheduler that is lost, in whatever Dask raises of it."""
+"""A scheduler that is lost, in whatever Dask raises of it, or that no longer answers: for that Dask has no limit."""
 
 from __future__ import annotations
 
 import contextlib
+import logging
+import threading
 from collections.abc import Iterator
 from concurrent.futures import CancelledError
 
@@ -10,6 +12,15 @@ from distributed import Client
 from distributed.client import ClosedClientError
 
 from dskprep.errors import DskprepError, InfrastructureError
+
+log = logging.getLogger("dskprep")
+
+ASK_EVERY_S = 30.0
+"""How often a scheduler is asked whether it is there, in seconds."""
+SILENT_S = 120.0
+"""How long it may take to answer, in seconds: one of a large cluster may be busy."""
+ENDING_S = 10.0
+"""How long it may take where a run ends, in seconds."""
 
 
 @contextlib.contextmanager
@@ -34,3 +45,56 @@ def closed(client: Client) -> Iterator[Client]:
     finally:
         with contextlib.suppress(Exception):
             client.__exit__(None, None, None)
+
+
+@contextlib.contextmanager
+def watched(client: Client) -> Iterator[None]:
+    """Over the block, let a scheduler be lost that does not answer for SILENT_S, as when its process is stopped."""
+    ended = threading.Event()
+
+    def ask() -> None:
+        while not ended.wait(ASK_EVERY_S):
+            if _is_silent(client, SILENT_S) and not ended.is_set():
+                log.warning(f"the Dask scheduler has not answered for {SILENT_S:g} s, and counts as lost")
+                _give_up(client)
+                return
+
+    threading.Thread(target=ask, name="scheduler", daemon=True).start()
+    try:
+        yield
+    finally:
+        ended.set()
+
+
+def answers(client: Client) -> bool:
+    """Tell whether the scheduler answers, within ENDING_S. If not, nothing waits for it any longer."""
+    if client.status != "running":
+        return False
+    if _is_silent(client, ENDING_S):
+        _give_up(client)
+        return False
+    return True
+
+
+def _is_silent(client: Client, limit_s: float) -> bool:
+    assert client.scheduler is not None  # it has answered before
+    try:
+        client.sync(client.scheduler.identity, n_workers=0, callback_timeout=limit_s)
+    except TimeoutError:
+        return True
+    except Exception:
+        return False  # it is lost, which whoever asks next hears
+    return False
+
+
+def _give_up(client: Client) -> None:
+    """Break the connections to the scheduler, so that all who wait for an answer hear that it is lost."""
+
+    async def abort() -> None:
+        assert client.scheduler is not None
+        client.rpc.remove(str(client.scheduler.address))
+        if client.scheduler_comm:
+            client.scheduler_comm.abort()
+
+    with contextlib.suppress(Exception):  # it may be closed by now
+        client.sync(abort)

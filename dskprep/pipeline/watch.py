@@ -61,7 +61,7 @@ class Deaths:
 
     def close(self) -> None:
         """Hear no more."""
-        if self._client and self._client.status == "running":
+        if self._client and lost.answers(self._client):
             with contextlib.suppress(InfrastructureError), lost.named():  # it may be lost just now
                 self._client.unsubscribe_topic(WORKERS_TOPIC)
 
@@ -95,7 +95,9 @@ class PageFeed(Observer):
         self._ended.set()
         if self._thread:
             self._thread.join(JOIN_S)
-        self._send(summary, "interrupted" if summary.is_interrupted else "stopped" if summary.stopped_by else "done")
+        state = "interrupted" if summary.is_interrupted else "stopped" if summary.stopped_by else "done"
+        if lost.answers(self._client):
+            self._send(summary, state)
 
     def _send_until_end(self, summary: Summary) -> None:
         self._send(summary, "running")
@@ -130,7 +132,7 @@ class PerformanceReport(Observer):
 
     def on_end(self, summary: Summary) -> None:
         with self._open:
-            if self._report and summary.n_new and self._client.status == "running":
+            if self._report and summary.n_new and lost.answers(self._client):
                 try:
                     self._report.__exit__(None, None, None)
                     content = without_secrets(self._path.read_text())

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import logging
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +21,18 @@ import cloudpickle
 import dask
 import pytest
 import tiny
-from distributed import Client, LocalCluster, WorkerPlugin
+from distributed import Client, LocalCluster, SubprocessCluster, WorkerPlugin
 from distributed.comm import CommClosedError
 from distributed.config import defaults
 
+import dskprep
 from dskprep import storage
 from dskprep.cli.output import Output
 from dskprep.dataset.record import Record
 from dskprep.errors import InfrastructureError, UsageError
-from dskprep.pipeline import cluster, cluster_check, executor
+from dskprep.pipeline import cluster, cluster_check, executor, lost
 from dskprep.pipeline import run as pipeline
+from dskprep.pipeline.account import RunStopped, Summary
 from dskprep.source.case import Case
 from dskprep.worker.patient import Job, Outcome
 
@@ -400,18 +404,59 @@ def test_nothing_of_ours_is_sent_by_value(
 def test_a_scheduler_that_is_lost_while_the_cluster_is_looked_at_is_one_line(
     places: tuple[str, str], monkeypatch: pytest.MonkeyPatch, asks: str
 ) -> None:
-    lost = LocalCluster(n_workers=1, processes=False, dashboard_address="127.0.0.1:0")
-    with Client(lost.scheduler_address) as client:
+    there = LocalCluster(n_workers=1, processes=False, dashboard_address="127.0.0.1:0")
+    with Client(there.scheduler_address, timeout="1s") as client:
         ask = getattr(Client, asks)
 
         def ask_too_late(*arguments: Any, **more: Any) -> Any:
-            lost.close()
+            there.close()
             with dask.config.set({"distributed.comm.timeouts.connect": "1s"}):
                 return ask(*arguments, **more)
 
         monkeypatch.setattr(Client, asks, ask_too_late)
         with pytest.raises(InfrastructureError, match=r"^the Dask scheduler was lost \("):
             pipeline.run(*places, client=client)
+
+
+class Freezes(dskprep.Observer):
+    """Stops the scheduler's process after the first patient, and then presses Ctrl-C if it is told to."""
+
+    def __init__(self, pid: int, *, presses: bool) -> None:
+        self.pid, self.presses = pid, presses
+
+    def on_patient(self, summary: Summary, records: Sequence[Record]) -> None:  # noqa: ARG002
+        os.kill(self.pid, signal.SIGSTOP)
+        if self.presses:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.cluster
+@pytest.mark.parametrize("presses", [False, True])
+def test_a_scheduler_that_no_longer_answers_ends_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, presses: bool
+) -> None:
+    monkeypatch.setattr(lost, "ASK_EVERY_S", 0.2)
+    monkeypatch.setattr(lost, "SILENT_S", 2.0)
+    monkeypatch.setattr(lost, "ENDING_S", 2.0)
+    source = tiny.write_patients(tmp_path / "in", [f"p{n}" for n in range(6)])
+    with SubprocessCluster(n_workers=1, worker_kwargs={"nthreads": 1}) as there:
+        client = Client(there, timeout="2s")
+        pid = client.run_on_scheduler(os.getpid)
+        try:
+            run = functools.partial(dskprep.run, source, tmp_path / "out", client=client)
+            if presses:
+                summary = run(observers=[Freezes(pid, presses=True)])
+                assert summary.is_interrupted
+            else:
+                with pytest.raises(RunStopped, match="the Dask scheduler was lost") as stopped:
+                    run(observers=[Freezes(pid, presses=False)])
+                summary = stopped.value.summary
+        finally:
+            os.kill(pid, signal.SIGCONT)
+            with contextlib.suppress(Exception):
+                client.close(timeout=1)
+    assert summary.account.counts["written"] >= 1
+    assert (tmp_path / "out" / "runs" / summary.run_id / "summary.json").exists()
 
 
 def test_a_client_that_cannot_be_closed_does_not_hide_what_went_wrong(monkeypatch: pytest.MonkeyPatch) -> None:

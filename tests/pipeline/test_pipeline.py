@@ -159,14 +159,15 @@ def test_what_follows_a_run_can_be_chosen(source: str, target: str) -> None:
 
 
 @pytest.mark.parametrize("event", ["on_start", "on_patient", "on_end"])
+@pytest.mark.parametrize("error", [ZeroDivisionError, SystemExit])
 def test_an_observer_that_fails_is_logged_and_hears_no_more(
-    source: str, target: str, event: str, caplog: pytest.LogCaptureFixture
+    source: str, target: str, event: str, error: type[BaseException], caplog: pytest.LogCaptureFixture
 ) -> None:
     calls: list[str] = []
 
     def fail(*_: Any) -> None:
         calls.append(event)
-        raise ZeroDivisionError("a bug of the observer's")
+        raise error("a bug of the observer's")
 
     broken, heard = Heard(), Heard()
     setattr(broken, event, fail)
@@ -179,7 +180,7 @@ def test_an_observer_that_fails_is_logged_and_hears_no_more(
     assert (line.name, line.levelname) == ("dskprep", "ERROR")
     assert "the observer Heard failed and hears no more" in line.getMessage()
     assert line.exc_info is not None
-    assert line.exc_info[0] is ZeroDivisionError
+    assert line.exc_info[0] is error
 
 
 def test_one_observer_alone_is_wrong_use_and_begins_nothing(source: str, target: str) -> None:
