@@ -233,6 +233,15 @@ def _has_foreign_bits(values: NDArray[Any], bits: int) -> bool:
     return abs(float(values[beside].mean() - lower)) < MATCH * top
 
 
+def _lacks_sign(values: NDArray[Any], bits: int) -> bool:
+    """Tell whether the sign bit of signed values stands within BitsStored alone, and is not repeated above it.
+
+    Padding that does not fit into BitsStored may be negative all the same.
+    """
+    half = 1 << (bits - 1)
+    return int(values.max()) >= half and (values.min() >= 0 or not ((values >= -half) & (values < 0)).any())
+
+
 def _apply_format(values: NDArray[Any], layout: PixelFormat, where: str) -> NDArray[Any]:
     """Give decoded values the sign and width that the header declares.
 
@@ -250,10 +259,12 @@ def _apply_format(values: NDArray[Any], layout: PixelFormat, where: str) -> NDAr
             raise Refusal("undecodable-pixels", f"{where}: there are bits in use below those that HighBit declares")
         values = values >> shift
     if layout.is_signed and bits <= width:
-        has_negative = values.dtype.kind == "i" and values.min() < 0
-        if values.dtype.kind == "u" or (not has_negative and values.max() >= 1 << (bits - 1)):
-            values = values.view(f"i{values.itemsize}")
-            values = (values << (width - bits)) >> (width - bits)  # repeats the sign bit
+        is_decoded = values.dtype.kind == "u"
+        if is_decoded or _lacks_sign(values, bits):
+            stored = values.view(f"i{values.itemsize}")
+            values = (stored << (width - bits)) >> (width - bits)  # repeats the sign bit
+            if not is_decoded and stored.min() < 0:
+                values = np.where(stored < 0, stored, values)  # padding
     elif not layout.is_signed and values.dtype.kind == "u" and bits < width and _has_foreign_bits(values, bits):
         values = values & values.dtype.type((1 << bits) - 1)
     elif not layout.is_signed and values.dtype.kind == "i":

@@ -69,6 +69,14 @@ def test_12_bit_negative_values_without_sign_extension_are_negative(syntax: str,
     assert (stored_values(data, layout_of(syntax, bits=12), "") == image).all()
 
 
+def test_padding_beyond_bits_stored_does_not_take_the_sign_of_a_slice() -> None:
+    image = smooth(-1500, 2000)
+    stored = (image & 0xFFF).astype("<u2")
+    stored[0, 0] = 0x8830
+    image[0, 0] = 0x8830 - 0x10000
+    assert (stored_values(stored.tobytes(), layout_of(EXPLICIT, bits=12), "") == image).all()
+
+
 @pytest.mark.parametrize(("syntax", "kind"), [(EXPLICIT, "<u2"), (BIG_ENDIAN, ">u2")])
 @pytest.mark.parametrize(("signed", "high_bit"), [(False, 11), (True, 11), (False, 15)])
 def test_an_overlay_in_the_unused_bits_is_left_out(syntax: str, kind: str, signed: bool, high_bit: int) -> None:
