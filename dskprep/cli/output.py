@@ -211,7 +211,7 @@ class Panel(Lines):
             with self._live:
                 yield
         finally:
-            if client is not None and lost.answers(client):
+            if client is not None and client.status == "running":
                 client.unsubscribe_topic(slots.TOPIC)
 
     def hear_ending(self) -> None:

@@ -96,11 +96,12 @@ def _is_ours_alone(folder: Path) -> bool:
     Members of the folder's group may, if its owner lets them: many systems give each user a group of his own.
     """
     real = folder.resolve()
-    for place in (real, *real.parents):
-        found = place.stat()
+    for place in (real, *_way_to(folder)):
+        found = place.lstat()
         owners = {0, os.getuid()} if place == real else {0, os.getuid(), UNMAPPED}
         is_sticky = place != real and found.st_mode & stat.S_ISVTX  # as /tmp: all may add, none may replace
-        if found.st_uid not in owners or (found.st_mode & stat.S_IWOTH and not is_sticky):
+        is_open = found.st_mode & stat.S_IWOTH and not stat.S_ISLNK(found.st_mode)
+        if found.st_uid not in owners or (is_open and not is_sticky):
             log.warning(
                 f"{place}: expected a folder that no other user can write to, as the compiled code below it is run; "
                 f"found owner {found.st_uid} and mode {stat.filemode(found.st_mode)}, so this program compiles anew; "
@@ -108,6 +109,19 @@ def _is_ours_alone(folder: Path) -> bool:
             )
             return False
     return True
+
+
+def _way_to(folder: Path) -> Iterator[Path]:
+    """Yield each place on the way to a folder as it is written, and through each link on it."""
+    todo = [folder.absolute()]
+    seen: set[Path] = set()
+    while todo:
+        path = todo.pop()
+        for place in {path, *path.parents} - seen:
+            seen.add(place)
+            yield place
+            if place.is_symlink():
+                todo.append(place.parent / place.readlink())
 
 
 @functools.cache

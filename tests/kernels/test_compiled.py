@@ -54,9 +54,9 @@ class Planted:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("fault", ["writable", "writable above", "owned by another"])
+@pytest.mark.parametrize("fault", ["writable", "writable above", "owned by another", "behind a link of another's"])
 def test_code_that_another_user_could_have_planted_is_not_run(tmp_path: Path, fault: str) -> None:
-    if fault == "owned by another" and os.getuid():
+    if "another" in fault and os.getuid():
         pytest.skip("only root can give a folder away")
     package = Path(dskprep.__file__).parent
     shutil.copytree(package, tmp_path / "dskprep", ignore=shutil.ignore_patterns("__pycache__"))
@@ -66,7 +66,10 @@ def test_code_that_another_user_could_have_planted_is_not_run(tmp_path: Path, fa
     (tmp_path / "tmp").mkdir()
     cache = tmp_path / "cache"
     environment = os.environ | {"TMPDIR": str(tmp_path / "tmp"), "PYTHONPATH": str(tmp_path)}
-    environment |= {"NUMBA_CACHE_DIR": str(cache)}
+    cache.mkdir()
+    (tmp_path / "share").mkdir()
+    (tmp_path / "share" / "link").symlink_to(cache)
+    environment |= {"NUMBA_CACHE_DIR": str(tmp_path / "share" / "link" if "link" in fault else cache)}
 
     def run() -> tuple[list[str], list[str]]:
         words = [sys.executable, str(tmp_path / "program.py")]
@@ -81,6 +84,8 @@ def test_code_that_another_user_could_have_planted_is_not_run(tmp_path: Path, fa
         kept.write_bytes(pickle.dumps(Planted(mark)))
     if fault == "owned by another":
         os.chown(below, 54321, 54321)
+    elif "link" in fault:  # its owner can lead it elsewhere at any time
+        os.chown(tmp_path / "share", 54321, 54321)
     else:
         (below if fault == "writable" else cache).chmod(0o777)
     hits, (said,) = run()
@@ -91,6 +96,7 @@ def test_code_that_another_user_could_have_planted_is_not_run(tmp_path: Path, fa
     assert list((tmp_path / "tmp").iterdir()) == []
     cache.chmod(0o755)
     below.chmod(0o755)
-    os.chown(below, os.getuid(), os.getgid())
+    for folder in (below, tmp_path / "share"):
+        os.chown(folder, os.getuid(), os.getgid())
     run()
     assert mark.exists()  # that is what is kept out

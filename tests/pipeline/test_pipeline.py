@@ -235,6 +235,7 @@ def test_a_second_run_only_lists(source: str, target: str, monkeypatch: pytest.M
     assert sorted(line.replace(target, "") for line in touched if "summary.json" not in line) == [
         "read /dataset.json",  # before workers are asked for anything
         "read /dataset.json",  # and with them
+        "read /identity.json",  # whose key the digests are made with
         "read /index.parquet",  # at the start, to know of damaged records
         "read /index.parquet",  # at the end, to see that it is as the records are, and is left as it is
         "read /index.parquet",  # for the account
