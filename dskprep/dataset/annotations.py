@@ -61,8 +61,8 @@ def to_frame(table: pa.Table) -> pd.DataFrame:
 
 
 def by_source(table: pa.Table) -> dict[LabelRecordName, list[dict[str, Any]]]:
-    """Return key, image, reason, link and warnings of the rows of each source, each combination once."""
-    columns = [*NAME, "key", "image", "reason", "linked_by", "source_warnings"]
+    """Return some columns of the rows of each source, of its volumes and its file, each combination once."""
+    columns = [*NAME, "key", "image", "reason", "linked_by", "source_warnings", "url", "source_sha256"]
     found: dict[LabelRecordName, list[dict[str, Any]]] = {}
     for row in table.select(columns).group_by(columns, use_threads=False).aggregate([]).to_pylist():
         found.setdefault(LabelRecordName(*(row[column] for column in NAME)), []).append(row)

@@ -93,14 +93,21 @@ def name_like(target: str, key: str, label: str) -> str:
     return next((name for name in alike if storage.exists(storage.join(url, name, "zarr.json"))), label)
 
 
-def owner_of(target: str, key: str, label: str) -> str:
-    """Return the source, with its options, that wrote a label; "" if dskprep did not."""
+def owner_of(target: str, key: str, label: str, images: Collection[str] = ()) -> str:
+    """Return the source, with its options, that wrote a label; "" if dskprep did not write it under this name here.
+
+    A user's copy has the metadata of what it is a copy of, so these must name this label and this volume. Those of
+    older versions do not name the volume, but its image: if `images` are given, it must be one of these digests.
+    """
     try:
         content = json.loads(storage.read(storage.join(store.volume_url(target, key), "labels", label, "zarr.json")))
-        owner = content["attributes"]["dskprep"]["owner"]
-    except (FileNotFoundError, ValueError, KeyError, TypeError, RecursionError):
+        attributes = content["attributes"]
+        name, about = attributes["ome"]["multiscales"][0]["name"], attributes["dskprep"]
+        owner, image = about["owner"], about.get("image")
+        is_here = about["volume"] == key if "volume" in about else not images or image in images
+    except (FileNotFoundError, ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError):
         return ""
-    return owner if isinstance(owner, str) else ""
+    return owner if isinstance(owner, str) and name == label and is_here else ""
 
 
 def write_list(target: str, key: str) -> None:
@@ -218,12 +225,12 @@ def forget_matching(target: str, patterns: Collection[str], *, is_trial: bool = 
     return deleted
 
 
-def drop(target: str, key: str) -> None:
-    """Delete the labels of a volume that dskprep wrote, whose image is about to be another one."""
+def drop(target: str, key: str, image: str) -> None:
+    """Delete the labels of a volume that dskprep wrote, whose image, of this digest, is about to be another one."""
     there = store.volume_objects(target, key)
     ours = own.of_labels(there, store.n_levels(target))
     for label in filter(None, map(layout.label_of, there)):
-        if label != "lungs" and owner_of(target, key, label):
+        if label != "lungs" and owner_of(target, key, label, [image]):
             names = [name for name in ours if name.startswith(f"labels/{label}/")]
             storage.delete(target, [f"{store.volume_name(key)}/{name}" for name in names])
 

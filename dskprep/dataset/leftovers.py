@@ -163,12 +163,14 @@ def _of_labels(target: str, is_old: Callable[[storage.Entry], bool]) -> Iterator
         parts = name.split("/")
         if parts[0] == "labels" and len(parts) > 2 and parts[1] != "lungs" and folder.endswith(".zarr"):
             found[folder.removesuffix(".zarr"), parts[1]][name] = entry
-    n_levels = store.n_levels(target)
+    n_levels, images = store.n_levels(target), defaultdict(list)
+    for series in store.record_names(target):
+        images[series.key].append(series.digest)
     for (key, label), objects in found.items():
         ours = own.of_labels(objects, n_levels)
         is_old_label = all(is_old(objects[name]) for name in ours)
         is_left = (key, label) not in described and keys.is_of_series(key) and is_old_label
-        if is_left and (owner := label_store.owner_of(target, key, label)) and owner not in kept:
+        if is_left and (owner := label_store.owner_of(target, key, label, images[key])) and owner not in kept:
             paths = [f"{store.volume_name(key)}/{name}" for name in ours]
             yield owner, [path for path in paths if not own.is_unfinished(path)]
 

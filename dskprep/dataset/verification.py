@@ -145,7 +145,7 @@ def _check(target: str, name: RecordName) -> Finding | None:
     faults = [f"{path} is missing" for path in sorted(record.objects.keys() - there)]
     labels = {label for label in map(layout.label_of, there) if label not in ("", "lungs")}
     mine = {label for label in labels if label_store.owner_of(target, name.key, label)}
-    is_list_right = _is_list_right(target, name.key, there)
+    is_list_right = _is_list_right(target, name.key, there, mine)
     n_levels = layout.n_levels(record.objects)
     extra, ours = there - record.objects.keys(), own.of_volume(there, n_levels)
     extra -= {n for n in own.of_labels(extra, n_levels) if n.split("/")[1] in mine}
@@ -166,19 +166,21 @@ def _check(target: str, name: RecordName) -> Finding | None:
     return Finding(name.key, tuple(faults), tuple(sorted(extra.difference(ours))))
 
 
-def _is_list_right(target: str, key: str, there: set[str]) -> bool:
-    """Tell whether the list of a volume's labels is that of the labels which are there, others' too.
+def _is_list_right(target: str, key: str, there: set[str], mine: set[str]) -> bool:
+    """Tell whether the list of a volume's labels has those that are there, and no others; a user's may lack in it.
 
-    It is not read where there is none but the lungs: then it is as it was recorded.
+    It is not read where there is none but the lungs: then it is as it was recorded. `mine` are dskprep's.
     """
     labels = {label for label in map(layout.label_of, there) if label}
     if labels <= {"lungs"}:
         return False
     try:
         content = storage.read(storage.join(store.volume_url(target, key), "labels/zarr.json"))
-    except FileNotFoundError:
+        listed = set(json.loads(content)["attributes"]["ome"]["labels"])
+    except (FileNotFoundError, ValueError, KeyError, TypeError, RecursionError):
         return False
-    return any(content == ome.labels_json(labels, version) for version in ome.VERSIONS)
+    is_whole = labels >= listed >= mine | (labels & {"lungs"})
+    return is_whole and any(content == ome.labels_json(listed, version) for version in ome.VERSIONS)
 
 
 def _label_findings(target: str) -> Iterator[Finding]:

@@ -10,7 +10,6 @@ import functools
 import itertools
 import os
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from typing import Any, NamedTuple
@@ -20,21 +19,19 @@ from distributed import Client
 from dskprep import storage
 from dskprep.dataset import annotations as table
 from dskprep.dataset import claims, identity, index, label_store, store
-from dskprep.dataset.label_record import LabelRecord, LabelRecordName
-from dskprep.dataset.record import STATUSES
+from dskprep.dataset.label_record import LabelRecord
 from dskprep.errors import InfrastructureError, UsageError
 from dskprep.patterns import as_patterns
-from dskprep.pipeline import checked, cluster, cluster_check, executor, hashed_keys, label_order
+from dskprep.pipeline import cluster, cluster_check, executor, hashed_keys, label_order
 from dskprep.pipeline.account import Summary
 from dskprep.pipeline.label_account import LabelSummary
+from dskprep.pipeline.label_jobs import RETRIES, Known, label_jobs
 from dskprep.pipeline.observer import LoggedNotes, Observer, tell
 from dskprep.source.label_files import Asked, LabelFile, label_files
 from dskprep.worker import annotate as work
 from dskprep.worker.annotate import LabelOutcome
-from dskprep.worker.drawing import LabelJob
+from dskprep.worker.label_job import LabelJob
 
-RETRIES = checked.RETRIES | {"unlinked": (), "all": STATUSES}
-"""Which statuses are done again, by the value of `retry`. `unlinked` are those with something that found no volume."""
 TIME_LIMIT_S = 1800.0
 """Default limit for one stage of one label source, in seconds."""
 
@@ -113,11 +110,14 @@ def annotate(
         noted(note)
     identity.begin(target)
 
+    index.write(target)
+    known = Known(table.by_source(table.write(target)))
+
     def files(report: Callable[[str], None]) -> Iterable[LabelFile]:
         found = label_files(labels, patterns, report)
-        return hashed_keys.hash_sources(found, identity.of(target)) if store.has_hashed_keys(target) else found
+        is_hashed = store.has_hashed_keys(target)
+        return known.apart(hashed_keys.hash_sources(found, identity.of(target)) if is_hashed else found)
 
-    index.write(target)
     run_id = claims.new_run_id()
     summary = LabelSummary(run_id, target)
     task = functools.partial(
@@ -136,7 +136,7 @@ def annotate(
                 yield record
 
     try:
-        jobs = _jobs(files(noted), asked, summary, table.write(target), retry)
+        jobs = label_jobs(files(noted), asked, summary, known, retry)
         losers = [record for record in do(jobs) if any(label.taken_by for label in record.labels)]
         if groups := label_order.contests(target, run_id, losers):
             for record in itertools.chain(*groups):
@@ -217,53 +217,6 @@ def forget_labels(target: str | os.PathLike[str], *patterns: str, is_trial: bool
     if not is_trial:
         table.write(target)
     return deleted
-
-
-def _jobs(
-    files: Iterable[LabelFile], asked: Asked, summary: LabelSummary, annotated: Any, retry: str | None
-) -> Iterator[LabelJob]:
-    """Yield the sources that are to be done, and count the others as done before.
-
-    Done is what has a record of this file and of what is asked for, whose volumes are as they were then, with all of
-    their copies.
-    """
-    known: dict[tuple[str, str], list[LabelRecordName]] = defaultdict(list)
-    written = index.written_table(summary.target)
-    now = dict(zip(written["key"].to_pylist(), written["input_digest"].to_pylist(), strict=True))
-    recorded: dict[str, list[str]] = defaultdict(list)
-    copies = _copies(written)
-    again = set()
-    for name, rows in table.by_source(annotated).items():
-        known[name.source, name.options].append(name)
-        recorded[name.source].append(f"{name.source}.{name.options}")
-        reasons = {row["reason"] for row in rows}
-        is_stale = name.status == "written" and any(now.get(row["key"]) != row["image"] for row in rows)
-        here = {row["key"] for row in rows if row["linked_by"] not in (None, "key")}
-        has_new_copy = name.status == "written" and any(copies.get(key, here) - here for key in here)
-        warnings = {word for row in rows for word in (row["source_warnings"] or "").split(",")}
-        is_unlinked = reasons == {"label-unlinked"} or "points-unlinked" in warnings
-        is_asked = name.status in RETRIES[retry] or (retry == "unlinked" and is_unlinked)
-        if is_stale or has_new_copy or is_asked or table.DAMAGED in reasons:
-            again.add(name)
-    for file in files:
-        names = known[file.key, asked.digest]
-        done = [name.status for name in names if name.digest == file.digest and name not in again]
-        if done:
-            status = min(done, key=STATUSES.index)
-            summary.counts[status] += 1
-            summary.already[status] += 1
-        else:
-            yield LabelJob(file, asked, summary.run_id, tuple(names), tuple(recorded[file.key]))
-
-
-def _copies(written: Any) -> dict[str, set[str]]:
-    """Return the keys of all volumes of one series with one image, by the key of each of several."""
-    names = ("key", "series_uid_sha256", "hu_sha256")
-    columns = [written[name].to_pylist() for name in names if name in written.schema.names]
-    together: dict[tuple[str, ...], set[str]] = defaultdict(set)
-    for key, *image in zip(*columns, strict=True):
-        together[tuple(image)].add(key)
-    return {key: keys for image, keys in together.items() if all(image) and len(keys) > 1 for key in keys}
 
 
 def _recorded(done: Iterable[executor.Done[LabelJob, LabelOutcome]], target: str) -> Iterator[LabelRecord]:

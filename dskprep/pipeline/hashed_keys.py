@@ -92,6 +92,7 @@ def hash_keys(cases: Iterator[Case], identities: Identities, mapping: Mapping | 
 
 
 def hash_sources(files: Iterator[LabelFile], identities: Identities) -> Iterator[LabelFile]:
-    """Give each label file a hashed key."""
+    """Give each label file a hashed key, and a digest of where it lies, by which its record knows it again."""
     for file in files:
-        yield dataclasses.replace(file, key=str(identities.digest("label", file.key)), is_hashed=True)
+        key, place = identities.digest("label", file.key), identities.digest("label-place", file.url)
+        yield dataclasses.replace(file, key=str(key), place=str(place), is_hashed=True)

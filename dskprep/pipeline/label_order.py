@@ -12,8 +12,8 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dskprep.dataset import label_store
 from dskprep.dataset.label_record import LabelRecord, LabelRecordName
 from dskprep.source.label_files import Asked, LabelFile
-from dskprep.worker.drawing import LabelJob
 from dskprep.worker.label_checks import refuse_copy
+from dskprep.worker.label_job import LabelJob
 
 Do = Callable[[Iterator[LabelJob]], Iterable[LabelRecord]]
 """Does jobs and gives their records."""

@@ -21,6 +21,7 @@ from dskprep.dicom.contents import CT_CLASSES, sop_class_in
 from dskprep.dicom.sniff import decompressed_head
 from dskprep.errors import InfrastructureError, UsageError
 from dskprep.labels.mask import check_names
+from dskprep.plain import as_utf8
 from dskprep.source.case import digest, key_of
 from dskprep.source.cases import inputs
 
@@ -91,7 +92,8 @@ class Asked:
 class LabelFile:
     """One file with labels. `key` is made of its path below the folder, `digest` of name, size and tag in its listing.
 
-    `path` is that below the folder, without the suffix of a mask volume. `is_hashed` is as of a `Case`.
+    `path` is that below the folder, without the suffix of a mask volume. `place` is by what its record knows the file
+    again: the URL, or a keyed digest of it. `is_hashed` is as of a `Case`.
     """
 
     key: str
@@ -99,6 +101,7 @@ class LabelFile:
     path: str
     digest: str
     n_bytes: int
+    place: str
     is_hashed: bool = False
 
     @property
@@ -200,4 +203,5 @@ def _why_no_slice(place: str, path: str, entry: storage.Entry) -> str:
 def _label_file(place: str, entry: storage.Entry, path: str) -> LabelFile:
     suffix = next((s for s in sorted(MASK_SUFFIXES, key=len, reverse=True) if path.lower().endswith(s)), "")
     stem = path.removesuffix(path[-len(suffix) :]) if suffix else path
-    return LabelFile(key_of(path), storage.join(place, path), stem, digest([entry]), entry.size)
+    url = storage.join(place, path)
+    return LabelFile(key_of(path), url, stem, digest([entry]), entry.size, as_utf8(url))

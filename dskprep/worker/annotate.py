@@ -13,8 +13,9 @@ from dskprep.settings import PrepConfig
 from dskprep.stopwatch import Stopwatch
 from dskprep.worker import process
 from dskprep.worker.admission import Ledger, Underestimated
-from dskprep.worker.drawing import LabelJob, MadeLabels, begin_label_record, make_labels
+from dskprep.worker.drawing import MadeLabels, make_labels
 from dskprep.worker.label_checks import refuse_taken
+from dskprep.worker.label_job import LabelJob, begin_label_record
 from dskprep.worker.nameless import label_without_names
 from dskprep.worker.process import Loss
 
@@ -62,7 +63,8 @@ def _write(job: LabelJob, target: str, made: MadeLabels, clock: Stopwatch) -> La
     record = made.record
     with process.SLOTS("write", job.case.key, clock):
         with clock("write"):
-            label_store.forget(target, job.stale)
+            moved = job.same_elsewhere(record.sha256)
+            label_store.forget(target, [*job.stale, *(n for n in moved if record.is_written or n.status != "written")])
             if record.is_written:
                 record = _write_labels(job, target, made)
             if record.is_written and made.points:
@@ -95,7 +97,7 @@ def _write_labels(job: LabelJob, target: str, made: MadeLabels) -> LabelRecord:
     for key in dict.fromkeys(label.volume for label in labels if label.is_written):
         label_store.write_list(target, key)
     record = made.record.changed(labels=tuple(labels))
-    if refused := refuse_taken(record, job.case, target):
+    if refused := refuse_taken(record, job, target):
         return refused
     if record.written or made.points:
         return record

@@ -5,17 +5,15 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import itertools
-import os
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from dskprep import storage
 from dskprep.dataset import linking, omezarr
-from dskprep.dataset.label_record import LabelRecord, LabelRecordName, StoredLabel
+from dskprep.dataset.label_record import LabelRecord, StoredLabel
 from dskprep.dataset.linking import Linked, Linker
 from dskprep.dataset.record import Record
 from dskprep.errors import DamagedDataset, Refusal, UsageError
@@ -29,12 +27,12 @@ from dskprep.labels.rtstruct import RtStruct
 from dskprep.labels.seg import Seg
 from dskprep.labels.values import Labels
 from dskprep.settings import PrepConfig
-from dskprep.source.label_files import Asked, LabelFile
 from dskprep.stopwatch import Stopwatch
 from dskprep.volume import Grid
 from dskprep.worker import label_facts, process
 from dskprep.worker.admission import FIXED_BYTES, Ledger, Ticket
 from dskprep.worker.label_checks import check_new, check_side
+from dskprep.worker.label_job import LabelJob, begin_label_record
 from dskprep.worker.label_names import begin_label, free_name, stored_name
 from dskprep.worker.label_points import place_points, points_of
 from dskprep.worker.nameless import points_without_names, segments_without_key
@@ -46,25 +44,6 @@ DRAWN_BYTES = 4
 """Bytes per voxel of the image while a label is drawn, at most: shares, mask, chunks, and the choice of voxels."""
 CUT = 0.001
 """A label of which more than this share is cut off has a warning."""
-
-
-@dataclass(frozen=True)
-class LabelJob:
-    """A label source to be done.
-
-    `stale` are the names of its records that no longer hold, `recorded` all owners with a record (see `owner`).
-    """
-
-    case: LabelFile
-    asked: Asked
-    run: str
-    stale: tuple[LabelRecordName, ...] = ()
-    recorded: tuple[str, ...] = ()
-
-    @property
-    def owner(self) -> str:
-        """What labels that come of it say of their source."""
-        return f"{self.case.key}.{self.asked.digest}"
 
 
 @dataclass(eq=False)
@@ -83,22 +62,6 @@ class MadeLabels:
         """Add a label with its objects, or without any if it is not to be written."""
         self.objects.append(objects or {})
         self.record = self.record.changed(labels=(*self.record.labels, label))
-
-
-def begin_label_record(job: LabelJob, status: str, **more: Any) -> LabelRecord:
-    return LabelRecord(
-        source=job.case.key,
-        status=status,
-        options=job.asked.digest,
-        digest=job.case.digest,
-        url=job.case.url,
-        bytes_read=job.case.n_bytes,
-        asked=job.asked.as_dict(),
-        dskprep=version("dskprep"),
-        run=job.run,
-        worker=f"{os.uname().nodename}:{os.getpid()}",
-        **more,
-    )
 
 
 def _file_bytes(job: LabelJob) -> int:
@@ -131,7 +94,7 @@ def make_labels(
             with clock("decode"):
                 labels = _read(job, content)
             if not isinstance(labels, Mask):  # a mask belongs to the volume that its name says
-                check_new(target, job.run, begun, job.case.url)
+                check_new(target, job, begun)
             begun = begun.changed(kind=labels.kind)
             linker = linking.of(target, job.run)
             if isinstance(labels, Points):
@@ -223,7 +186,8 @@ def _draw_all(
             label = free_name(name, taken, labels.where)
             drawn = placed.draw(segment, grid, admit)
             check_side(segment.name, drawn, volume, linker.target, labels.where)
-            about = {"owner": job.owner, "image": volume.input_digest, "name": segment.name}
+            whose = {"owner": job.owner, "volume": volume.key}  # what a user's copy of it elsewhere cannot say
+            about = whose | {"image": volume.input_digest, "name": segment.name}
             objects = encoder.encode(label, segment.name, stored.rgb, drawn, about)
             made.add(label_facts.describe(stored, label, drawn), objects)
             if drawn.overlap and "planes-overlap" not in made.record.warnings:

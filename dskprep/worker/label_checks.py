@@ -23,6 +23,7 @@ from dskprep.errors import Refusal
 from dskprep.labels.draw import Drawn
 from dskprep.sides import LEFT, RIGHT
 from dskprep.source.label_files import LabelFile
+from dskprep.worker.label_job import LabelJob
 
 LUNG = re.compile(r"lung|lobe", re.IGNORECASE)
 SIDE = {
@@ -63,11 +64,14 @@ def check_side(name: str, drawn: Drawn, volume: Record, target: str, where: str)
         )
 
 
-def check_new(target: str, run: str, record: LabelRecord, where: str) -> None:
-    """Raise Refusal `label-exists` if the content of a source is there already under another name."""
-    other = known_contents(target, run).get((record.sha256, record.options), record.source)
-    if other != record.source:
-        raise Refusal("label-exists", f"{where}: {_explain(other)}")
+def check_new(target: str, job: LabelJob, record: LabelRecord) -> None:
+    """Raise Refusal `label-exists` if the content of a source is there already under another name.
+
+    A file that was moved replaces what is there of its old place.
+    """
+    other = known_contents(target, job.run).get((record.sha256, record.options), record.source)
+    if other not in {record.source, *(name.source for name in job.same_elsewhere(record.sha256))}:
+        raise Refusal("label-exists", f"{job.case.url}: {_explain(other)}")
 
 
 def refuse_copy(record: LabelRecord, other: str) -> LabelRecord:
@@ -77,35 +81,48 @@ def refuse_copy(record: LabelRecord, other: str) -> LabelRecord:
     return record.changed(status="refused", reason="label-exists", message=message, **gone)
 
 
-def refuse_taken(record: LabelRecord, case: LabelFile, target: str) -> LabelRecord | None:
-    """Return the refused record of a source that has none of the names it asks for, because its own content has them.
+def refuse_taken(record: LabelRecord, job: LabelJob, target: str) -> LabelRecord | None:
+    """Return the refused record of a source that has none of the names it asks for, because one other source has them.
 
-    That is one file under other options, maybe at another path. Its points are there already. None if it is not so. The
-    message has the commands that replace what is there; a mask has none, whose folder may say its volume.
+    That is its own content under other options, maybe at another path, whose points are there already; or another file
+    of the same path, as in another folder. None if it is not so. The message has the commands that replace what is
+    there. A mask of the same content has none, since its folder may say its volume.
     """
     taken = [label for label in record.labels if label.reason == "label-exists"]
     owners = {label.taken_by for label in taken}
-    if record.written or len(owners) != 1 or record.kind == "mask":
+    if record.written or len(owners) != 1:
         return None
     source, _, options = owners.pop().rpartition(".")
-    if known_contents(target, record.run or "").get((record.sha256, options)) != source:
+    is_same = known_contents(target, record.run or "").get((record.sha256, options)) == source
+    if is_same and record.kind != "mask":
+        what = "which has the same content"
+    elif not is_same and any(name.source == source for _, name in job.elsewhere):
+        what = "another file of this name"
+    else:
         return None
-    place = case.url.removesuffix(f"/{case.path}")
-    labels = [place, "--files", glob.escape(case.path)] if "/" in case.path else [case.url]
+    above, below = _folder_and_path(job.case)
+    labels = [above, "--files", glob.escape(below)] if "/" in below else [job.case.url]
     again = [target, *labels, *_as_options(record.asked), "--retry", "refused"]
     commands = [shlex.join(["dskprep", "annotate", *words]) for words in ([target, "--forget", source], again)]
     message = (
-        f"{record.url}: {taken[0].name!r} of {taken[0].volume}, and all others that it asks for, are there from "
-        f"{source}, which has the same content; two commands replace them: `{commands[0]}` and `{commands[1]}`; or "
+        f"{job.case.url}: {taken[0].name!r} of {taken[0].volume}, and all others that it asks for, are there from "
+        f"{source}, {what}; two commands replace them: `{commands[0]}` and `{commands[1]}`; or "
         "--as gives these other names"
     )
     return record.changed(status="refused", reason="label-exists", message=message, n_points=0, warnings=())
+
+
+def _folder_and_path(case: LabelFile) -> tuple[str, str]:
+    """Return the folder that was annotated, and the path of the file below it, with its suffix."""
+    at = case.url.rfind(f"/{case.path}")
+    return case.url[:at], case.url[at + 1 :]
 
 
 def _as_options(asked: dict[str, Any]) -> list[str]:
     """Return what was asked for of a source (`Asked.as_dict`) as options of the command line."""
     words = [*itertools.chain(*(("--only", name) for name in asked.get("only", ())))]
     words += ["--as", asked["as"]] if "as" in asked else []
+    words += [*itertools.chain(*(("--names", f"{value}={name}") for value, name in asked.get("names", {}).items()))]
     return words + (["--consensus", str(asked["consensus"])] if "consensus" in asked else [])
 
 

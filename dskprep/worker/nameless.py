@@ -33,12 +33,12 @@ def without_names(record: Record) -> Record:
 
 
 def label_without_names(record: LabelRecord) -> LabelRecord:
-    """Return the record of a label source without its place, and with all reasons in general words."""
+    """Return the record of a label source with all reasons in general words. Its place is a keyed digest already."""
     labels = tuple(
         label if label.is_written else label.changed(message=_in_general(label.reason)) for label in record.labels
     )
     message = record.message if record.status in KEPT else _in_general(record.reason)
-    return record.changed(url="", labels=labels, traceback=_places(record.traceback), message=message)
+    return record.changed(labels=labels, traceback=_places(record.traceback), message=message)
 
 
 def segments_without_key(segments: Sequence[Segment], key: str) -> tuple[Segment, ...]:

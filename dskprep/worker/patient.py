@@ -109,7 +109,7 @@ def _commit(job: Job, target: str, made: list[Made], clock: Stopwatch) -> list[R
             store.forget(target, job.stale)
             for name in job.stale:
                 if name.status == "written" and name.digest != job.case.digest:
-                    label_store.drop(target, name.key)
+                    label_store.drop(target, name.key, name.digest)
             # what was made of a line of a manifest before is kept while that line cannot be listed
             records = [each.record if job.case.problem else _write(target, each) for each in made]
         if job.case.is_hashed:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -31,7 +32,7 @@ def save_mask(path: Path, grid: Grid, rows: int) -> None:
 def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`scans` with p1, `out` with its dataset, in which the label `mask` has a user's own files."""
     folder = tmp_path_factory.mktemp("labels")
-    tiny.write_patients(folder / "scans", ["p1"])
+    tiny.write_patients(folder / "scans", ["p1", "p2"])
     dskprep.run(folder / "scans", folder / "out")
     series = dskprep.read_series(folder / "scans/p1")
     for name, rows in (("other", 8), ("mask", 12)):
@@ -59,7 +60,7 @@ def test_they_are_named_by_verify(place: Path) -> None:
 
 def test_they_outlive_a_label_whose_image_is_made_anew(place: Path) -> None:
     tiny.write(place / "scans/p1", tiny.series(77))
-    assert dskprep.run(place / "scans", place / "out").account.counts["written"] == 1
+    assert dskprep.run(place / "scans", place / "out").account.counts["written"] == 2
     assert left(place) == dict.fromkeys(THEIRS, b"mine")
 
 
@@ -73,6 +74,7 @@ def test_they_outlive_a_label_that_no_record_has(place: Path) -> None:
 
 
 def test_they_outlive_a_label_that_is_forgotten_or_replaced(place: Path) -> None:
+    dskprep.annotate(place / "out", place / "mask", names={1: "mask"})  # the file is known where it lies now
     before = left(place)
     save_mask(place / "mask/p1.nii.gz", dskprep.read_series(place / "scans/p1").grid, 10)
     assert dskprep.annotate(place / "out", place / "mask", names={1: "mask"}).counts["written"] == 1
@@ -80,3 +82,47 @@ def test_they_outlive_a_label_that_is_forgotten_or_replaced(place: Path) -> None
     assert left(place).items() >= dict.fromkeys(THEIRS, b"mine").items()
     dskprep.forget_labels(place / "out", "mask")
     assert left(place) == dict.fromkeys(THEIRS, b"mine")
+
+
+@pytest.mark.parametrize("is_old", [False, True], ids=["now", "earlier"])
+@pytest.mark.parametrize("at", ["p1.zarr/labels/corrected", "p2.zarr/labels/mask"])
+@pytest.mark.parametrize("is_cleaned", [True, False], ids=["clean", "run"])
+def test_a_users_copy_of_a_label_is_the_users(place: Path, at: str, is_old: bool, is_cleaned: bool) -> None:
+    """A copy under another name, or in another volume, which somebody corrects; also of what earlier versions wrote."""
+    volumes = place / "out/volumes"
+    if is_old:
+        as_earlier_versions(volumes / "p1.zarr/labels/mask/zarr.json")
+    copied = Path(shutil.copytree(volumes / "p1.zarr/labels/mask", volumes / at))
+    (copied / "0/c/0/0/0").write_bytes(b"corrected")
+    mine = {path: path.read_bytes() for path in copied.rglob("*") if path.is_file()}
+    if is_cleaned:
+        deleted = list(dskprep.clean(place / "out", older_than_s=-60))
+        assert not [name for name in deleted if name.startswith("volumes/")]
+    else:
+        for seed, key in ((77, "p1"), (78, "p2")):
+            tiny.write(place / f"scans/{key}", tiny.series(seed))
+        assert dskprep.run(place / "scans", place / "out").account.counts["written"] == 2
+        assert not (volumes / "p1.zarr/labels/mask/zarr.json").exists()
+    assert {path: path.read_bytes() for path in copied.rglob("*") if path.is_file()} == mine
+    assert not [finding for finding in dskprep.verify(place / "out") if finding.is_of_volume and finding.faults]
+
+
+@pytest.mark.parametrize("is_old", [False, True], ids=["now", "earlier"])
+def test_a_label_that_no_record_has_is_cleaned(place: Path, is_old: bool) -> None:
+    label = place / "out/volumes/p1.zarr/labels/mask"
+    if is_old:
+        as_earlier_versions(label / "zarr.json")
+    for record in (place / "out/labels/written").iterdir():
+        if b"labels/mask/zarr.json" in record.read_bytes():
+            record.unlink()
+    shutil.copytree(label, label.with_name("corrected"))
+    list(dskprep.clean(place / "out", older_than_s=-60))
+    assert not (label / "zarr.json").exists()
+    assert (label.with_name("corrected") / "zarr.json").exists()
+
+
+def as_earlier_versions(group: Path) -> None:
+    """Leave out of the metadata of a label what dskprep has written into them only since it tells copies."""
+    metadata = json.loads(group.read_bytes())
+    metadata["attributes"]["dskprep"].pop("volume", None)
+    group.write_text(json.dumps(metadata, indent=2))
