@@ -76,7 +76,8 @@ def _is_worth_telling(record: logging.LogRecord) -> bool:
     A heartbeat finds no scheduler where the cluster is being closed. If the scheduler is lost, the run says so itself.
     A client that is interrupted while it gathers results leaves a task of Dask's, whose end nobody asks for.
     """
-    is_all_exit = record.exc_info is not None and getattr(record.exc_info[0], "__name__", "") == "AllExit"
+    kind = record.exc_info[0] if record.exc_info else None
+    is_all_exit = getattr(kind, "__name__", "") == "AllExit"
     return not is_all_exit and "scheduler during heartbeat" not in record.getMessage()
 
 

@@ -31,6 +31,8 @@ T = TypeVar("T")
 
 CONNECTION_STRING = "AZURE_STORAGE_CONNECTION_STRING"
 """The variable with settings and credentials in one, as Azure's portal gives them; it goes before the others."""
+ENDPOINTS = ("AZURE_STORAGE_ENDPOINT", "AZURE_ENDPOINT")
+"""Variables that say where Azure's blobs are, in capitals: obstore takes small letters too."""
 NAMES_OF_AZ = {"AZURE_STORAGE_ACCOUNT": "account_name", "AZURE_STORAGE_KEY": "account_key"}
 """Variables of the `az` program that obstore knows by other names only."""
 ENVIRONMENT = ("AZURE_", "AZURITE_", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "REQUESTS_CA_BUNDLE")
@@ -106,12 +108,25 @@ def connect() -> Connection:
 def _open_store(container: str, limits: ClientConfig, retries: RetryConfig) -> AzureStore:
     """Open obstore's store of a container. Raises Hopeless if a setting cannot be used."""
     config = _settings()
+    _refuse_secrets(config)
     options: ClientConfig = {"allow_http": True, **limits, **_trust()}
     try:
         return AzureStore(container, config=config, client_options=options, retry_config=retries)
     except (*FAILURES, ValueError) as error:  # before anything was sent
         problem = answers.to_os_error(error)
         raise Hopeless(str(problem)) from None
+
+
+def _refuse_secrets(config: AzureConfig) -> None:
+    """Raise Hopeless if an endpoint holds credentials, such as those of a SAS URL: each error of obstore repeats it."""
+    endpoints = {name: value for name, value in os.environ.items() if name.upper() in ENDPOINTS}
+    for name, endpoint in {**endpoints, CONNECTION_STRING: str(config.get("endpoint", ""))}.items():
+        parts = urlsplit(endpoint)
+        if parts.query or parts.fragment or "@" in parts.netloc:
+            raise Hopeless(
+                f"{name}: expected an endpoint such as https://account.blob.core.windows.net, found one with a user or "
+                "a query; give a SAS token as AZURE_STORAGE_SAS_TOKEN"
+            )
 
 
 def _settings() -> AzureConfig:

@@ -263,6 +263,7 @@ async def main():
         await asyncio.sleep(0)
         del task
         gc.collect()
+    asyncio.get_running_loop().call_exception_handler({"message": "said without an error"})
 
 plain.escape_what_python_prints()
 asyncio.run(main())
@@ -274,6 +275,8 @@ def test_a_client_that_is_interrupted_while_it_gathers_leaves_no_traceback() -> 
     done = subprocess.run([sys.executable, "-c", UNASKED], capture_output=True, text=True, check=True)
     assert "ValueError: told" in done.stderr
     assert "AllExit" not in done.stderr
+    assert "said without an error" in done.stderr
+    assert "TypeError" not in done.stderr
     assert done.stderr.count("never retrieved") == 1
 
 

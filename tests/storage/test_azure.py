@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import os
 import threading
+import traceback
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -180,6 +181,26 @@ def test_an_endpoint_that_never_answers(
     assert "az://bucket/" in line
     assert line.endswith("check AZURE_STORAGE_ACCOUNT_NAME, AZURE_STORAGE_ENDPOINT and the network")
     assert "Debug source" not in line
+
+
+@pytest.mark.usefixtures("no_setup")
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("AZURE_STORAGE_ENDPOINT", "http://127.0.0.1:9/me?sv=2024&sig=SENTINEL"),
+        ("azure_endpoint", "http://me:SENTINEL@127.0.0.1:9/me"),
+        ("AZURE_STORAGE_CONNECTION_STRING", "AccountName=me;BlobEndpoint=http://127.0.0.1:9/me?sig=SENTINEL"),
+    ],
+)
+def test_a_secret_in_an_endpoint_is_refused_and_not_repeated(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_NAME", "me")
+    monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_KEY", emulator.KEY)
+    monkeypatch.setenv(name, value)
+    with pytest.raises(InfrastructureError, match=f"{name}: expected an endpoint such as") as caught:
+        storage.exists("az://bucket/p")
+    assert "SENTINEL" not in "".join(traceback.format_exception(caught.value))
 
 
 def test_the_first_request_fails_within_half_a_minute() -> None:
