@@ -152,9 +152,11 @@ def phantom(target: str, patients: int, seed: int) -> None:
     """Write synthetic patients to TARGET as real DICOM files, for trying it out."""
     terminal.wait_for("loading")
     from dskprep import storage
+    from dskprep.dataset import target_place
     from dskprep.synthetic.scanner import write_patient
 
     url = storage.absolute(target)
+    target_place.refuse_inside(url)
     if storage.exists(url) and any(folder.entries for folder in storage.walk(url)):
         raise UsageError(
             f"{target}: is not empty; choose another place, or slices of other patients would mix with these"

@@ -9,6 +9,13 @@ from dskprep.dataset import own
 from dskprep.errors import UsageError
 
 
+def refuse_inside(place: str) -> None:
+    """Raise UsageError if a place lies inside a dataset, where nothing but the dataset is written."""
+    for above in storage.above(place):
+        if _is_dataset(above):
+            raise UsageError(f"{place}: lies inside the dataset {above}; choose a place outside it")
+
+
 def check(target: str) -> None:
     """Raise UsageError unless the target is a dataset, or an empty or an absent place where one can begin.
 
@@ -18,9 +25,7 @@ def check(target: str) -> None:
     url = storage.join(target, "dataset.json")
     if storage.exists(url):
         return
-    for above in storage.above(target):
-        if _is_dataset(above):
-            raise UsageError(f"{target}: lies inside the dataset {above}; choose a place outside it")
+    refuse_inside(target)
     files, is_local = storage.listing(target), not storage.is_bucket(target)
     names = [e.name for e in files if not (is_local and (e.name.startswith(".") or own.is_unfinished(e.name)))]
     names += storage.folders(target)

@@ -18,6 +18,7 @@ import tiny
 from tiny import record
 
 from dskprep import storage
+from dskprep.cli import run_commands
 from dskprep.dataset import index, status, store, target_place
 from dskprep.dataset.facts import StoredObject
 from dskprep.dataset.record import RecordName
@@ -69,6 +70,13 @@ def test_a_dataset_does_not_begin_inside_another_one(place: str, below: str) -> 
         store.create(inner, PrepConfig())
     assert str(caught.value) == f"{inner}: lies inside the dataset {place}; choose a place outside it"
     store.create(f"{place}-beside", PrepConfig())
+
+
+def test_phantoms_are_not_written_into_a_dataset(tmp_path: Path) -> None:
+    store.create(str(tmp_path / "out"), PrepConfig())
+    with pytest.raises(UsageError, match="lies inside the dataset"):
+        run_commands.phantom.main([str(tmp_path / "out/volumes/new"), "--patients", "1"], standalone_mode=False)
+    assert not (tmp_path / "out/volumes").exists()
 
 
 def test_what_lies_inside_a_dataset_of_others_or_already_there_goes_on(place: str) -> None:
