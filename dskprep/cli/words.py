@@ -56,12 +56,12 @@ def describe_summary(summary: Summary) -> Iterator[RenderableType]:
     reasons = account.reasons | Counter({f"{status}: done before": n for status, n in account.already.items()})
     reasons |= Counter({f"{status}: by another run": n for status, n in account.elsewhere.items()})
     if account.further_series:
-        yield _tabulate(account.counts, reasons, {})
+        yield from _tabulate(account.counts, reasons, {})
         counts = ", ".join(f"{n} {status}" for status, n in account.further_series.items())
         yield f"further series in their folders: {counts}{'; warnings of all series:' if account.warnings else ''}"
-        yield _tabulate({}, {}, account.warnings)
+        yield from _tabulate({}, {}, account.warnings)
     else:
-        yield _tabulate(account.counts, reasons, account.warnings)
+        yield from _tabulate(account.counts, reasons, account.warnings)
     if before - account.already["written"]:
         yield "  (reasons and warnings are those of this run; dskprep status has all)"
     if account.elsewhere or account.left:
@@ -118,7 +118,7 @@ def describe_labels(summary: LabelSummary) -> Iterator[RenderableType]:
         f"{summary.already.total()} done before"
     )
     if summary.counts:
-        yield _tabulate(summary.counts, summary.reasons, summary.warnings)
+        yield from _tabulate(summary.counts, summary.reasons, summary.warnings)
     for reason, n in sorted(summary.lost_labels.items()):
         yield f"  labels of written sources that are not written: {n} {reason}"
     yield from _describe_damaged(summary.damaged_records)
@@ -132,13 +132,13 @@ def describe_labels(summary: LabelSummary) -> Iterator[RenderableType]:
 def describe_status(status: Status) -> Iterator[RenderableType]:
     """Yield the account of a dataset."""
     yield f"{status.series} series in {status.target}"
-    yield _tabulate(status.counts, status.reasons, status.warnings)
+    yield from _tabulate(status.counts, status.reasons, status.warnings)
     yield from _describe_split(status.split_series)
     yield from _describe_damaged(status.damaged_records)
     if status.label_sources:
         n_sources, n_labels = sum(status.label_sources.values()), sum(status.labels.values())
         yield f"{n_of(n_sources, 'label source')}; {n_of(n_labels, 'label')}, {n_of(status.points, 'point')}"
-        yield _tabulate(status.label_sources, {}, status.label_warnings)
+        yield from _tabulate(status.label_sources, {}, status.label_warnings)
         for why, n in sorted(status.label_reasons.items()):
             yield f"  labels that are not written, and sources without any: {n} {why.partition(': ')[2]}"
         most = itertools.islice(status.labels.items(), N_LABELS)
@@ -158,7 +158,7 @@ def describe_plan(plan: Plan) -> Iterator[RenderableType]:
     yield from (describe_series(p) for p in plan.predictions if not p.is_written)
     what = "all," if plan.n_sampled == plan.n_patients else f"{plan.n_sampled} of them, spread evenly,"
     yield f"{n_of(plan.n_patients, 'patient')} in {plan.source}; by the headers of {what} these series would be"
-    yield _tabulate(*plan.in_numbers())
+    yield from _tabulate(*plan.in_numbers())
     yield (
         "(headers do not show damaged pixels, values that cannot be HU, and volume files that are masks; a run does)"
     )
@@ -203,8 +203,8 @@ def _describe_estimate(plan: Plan) -> Iterator[RenderableType]:
     yield table
 
 
-def _tabulate(counts: Mapping[str, int], reasons: Mapping[str, int], warnings: Mapping[str, int]) -> Table:
-    """Return a table of the statuses, the reasons of each, and the warnings."""
+def _tabulate(counts: Mapping[str, int], reasons: Mapping[str, int], warnings: Mapping[str, int]) -> Iterator[Table]:
+    """Yield a table of the statuses, the reasons of each, and the warnings, if there are any."""
     table = Table(box=None, pad_edge=False, show_header=False)
     for status in STATUSES:
         if counts.get(status):
@@ -214,7 +214,8 @@ def _tabulate(counts: Mapping[str, int], reasons: Mapping[str, int], warnings: M
                     table.add_row(f"    {reason.partition(': ')[2]}", str(n), style="dim")
     for warning, n in sorted(warnings.items()):
         table.add_row(f"  warning: {warning}", str(n), style="dim")
-    return table
+    if table.row_count:
+        yield table
 
 
 def _describe_damaged(damaged: Mapping[str, str]) -> Iterator[str]:
@@ -227,7 +228,9 @@ def _describe_damaged(damaged: Mapping[str, str]) -> Iterator[str]:
 def _describe_split(groups: Sequence[Sequence[str]]) -> Iterator[str]:
     """Yield a line if volumes seem to be parts of one series, each read from a folder of its own."""
     if groups:
+        seem = "seems" if len(groups) == 1 else "seem"
+        some = " and ".join(groups[0][:3])
         yield (
-            f"{len(groups)} series seem to be split over folders, such as {' and '.join(groups[0][:3])}: a volume was "
-            "made of each part; read each patient's folder as a whole (--patient-folders) into another target"
+            f"{len(groups)} series {seem} to be split over folders, such as {some}: a volume was made of each part; "
+            "read each patient's folder as a whole (--patient-folders) into another target"
         )

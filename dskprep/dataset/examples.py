@@ -21,7 +21,7 @@ from dskprep.dataset.shards import Index, as_index
 from dskprep.errors import UsageError
 from dskprep.patterns import as_patterns, matches_label
 from dskprep.sides import LEFT, RIGHT
-from dskprep.volume import Triple, Volume
+from dskprep.volume import Triple, Volume, grid_in_words
 
 if TYPE_CHECKING:
     from dskprep.dataset.dataset import Dataset
@@ -56,7 +56,7 @@ class Place:
         return np.stack([corners.min(0), corners.max(0)])
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Example:
     """A patch of a volume with its labels.
 
@@ -75,10 +75,15 @@ class Example:
     """
 
     image: Volume
-    labels: dict[str, NDArray[np.uint8]] = field(repr=False)
+    labels: dict[str, NDArray[np.uint8]]
     key: str
     is_positive: bool
-    row: Row = field(repr=False)
+    row: Row
+
+    def __repr__(self) -> str:
+        labels = ", ".join(f"{name} in {np.count_nonzero(mask)} voxels" for name, mask in self.labels.items())
+        kind, grid = "positive" if self.is_positive else "negative", grid_in_words(self.image.shape, self.image.spacing)
+        return f"<Example of {self.key}, {kind}: {grid}; {labels or 'no labels'}>"
 
     @property
     def masks(self) -> dict[str, NDArray[np.uint8]]:

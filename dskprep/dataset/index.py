@@ -30,7 +30,7 @@ ROWS_AT_ONCE = 1000
 WRITE_EVERY_S = 600.0
 """Seconds between two writes of the index during a long run."""
 
-OF_ACCOUNT = ("key", "status", "reason", "message", "warnings", "series_uid_sha256", "stack", "hu_sha256")
+OF_ACCOUNT = ("key", "status", "reason", "message", "warnings", "series_uid_sha256", "study", "stack", "hu_sha256")
 """Columns by which series are counted, and such be found that were split or cannot be read."""
 
 
@@ -197,17 +197,21 @@ class Writer:
 
 
 def split_series(table: pa.Table) -> list[list[str]]:
-    """Group the keys of written volumes that share a SeriesInstanceUID but differ in voxels.
+    """Group the keys of written volumes that share study and series but differ in voxels.
 
-    Such volumes are probably parts of one series that was stored in several folders.
+    Such volumes are probably parts of one series that was stored in several folders. Volume files, and slices without
+    UIDs, have no study: the digests of their series say no more than that files have one name, or no UID.
     """
     written = table.filter(compute.equal(table["status"], "written"))
+    if "study" in table.schema.names:  # not in an index of the first datasets
+        written = written.filter(compute.is_valid(written["study"]))
     uids = compute.value_counts(written["series_uid_sha256"].combine_chunks().drop_null())
     several = uids.field("values").filter(compute.greater(uids.field("counts"), 1))
     some = to_frame(written.filter(compute.is_in(written["series_uid_sha256"], several)))
-    same = [some["series_uid_sha256"], some["stack"].fillna(0)]  # stacks of one series differ
+    series = [name for name in ("series_uid_sha256", "study") if name in some]
+    same = [*(some[name] for name in series), some["stack"].fillna(0)]  # stacks of one series differ
     n_different = some.groupby(same)["hu_sha256"].transform("nunique")
-    groups = some[n_different > 1].groupby("series_uid_sha256", sort=True)
+    groups = some[n_different > 1].groupby(series, sort=True)
     return [sorted(group["key"]) for _, group in groups]
 
 

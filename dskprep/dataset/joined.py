@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from dskprep import keys, storage, tables
-from dskprep.counts import some_of
+from dskprep.counts import n_of, some_of
 from dskprep.dataset import identity
 from dskprep.errors import DamagedDataset, UsageError
 from dskprep.plain import in_one_line
@@ -69,9 +69,10 @@ class Joined:
         """Return one line that names what did not find its counterpart; "" if everything did."""
         missing = []
         if self.without_row:
-            missing.append(f"{len(self.without_row)} volumes have no row, such as {_some(self.without_row)}")
+            missing.append(f"{n_of(len(self.without_row), 'volume')} without a row, such as {_some(self.without_row)}")
         if self.without_volume:
-            missing.append(f"{len(self.without_volume)} rows have no volume, such as {_some(self.without_volume)}")
+            some = _some(self.without_volume)
+            missing.append(f"{n_of(len(self.without_volume), 'row')} without a volume, such as {some}")
         return f"{self.table}: {'; '.join(missing)}" if missing else ""
 
 

@@ -242,5 +242,5 @@ def _refuse_empty(rule: Rule, sides: Mapping[str, Side], members: Members) -> No
             )
         advice = "" if rule.stratify is not None else f"; {BALANCED}"
         if n_groups < rule.folds:
-            advice = f"; ask for {n_groups} folds at most (--folds {n_groups})"
+            advice = f"; ask for folds={n_groups} at most (--folds {n_groups}){advice}"
         raise UsageError(f"{what}are {n_groups} groups of volumes, the largest with {largest} of {n_volumes}{advice}")

@@ -180,7 +180,7 @@ def compare(a: str | os.PathLike[str], b: str | os.PathLike[str], only: str = "*
     first, second = dataset.open_dataset(a), dataset.open_dataset(b)
     shared = [key for key in first if key in second and fnmatch.fnmatchcase(key, only)]
     one_sided = {
-        key: f"only in {place}, {there.fate(key) or 'is not'} in {other}"
+        key: f"only in {place}" + (f", {fate} in {other}" if (fate := there.fate(key)) else "")
         for here, there, place, other in ((first, second, a, b), (second, first, b, a))
         for key in here
         if key not in there and fnmatch.fnmatchcase(key, only)
@@ -188,10 +188,8 @@ def compare(a: str | os.PathLike[str], b: str | os.PathLike[str], only: str = "*
     damaged = {k: why for k, why in (first.damaged | second.damaged).items() if fnmatch.fnmatchcase(k, only)}
     if not shared:
         named = "".join(f"; {key}: {why}" for key, why in [*damaged.items(), *one_sided.items()][:N_NAMED])
-        raise UsageError(
-            f"no patient that matches {only!r} is written both in {a} ({len(first)} are) and in {b} ({len(second)})"
-            + named
-        )
+        who = "no patient" if only == "*" else f"no patient that matches {only!r}"
+        raise UsageError(f"{who} is written both in {a} ({len(first)} are) and in {b} ({len(second)}){named}")
     return Comparison((first, second), shared, one_sided, damaged)
 
 

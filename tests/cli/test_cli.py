@@ -291,7 +291,7 @@ def test_a_series_split_over_folders_is_said_and_patients_can_be_read_as_a_whole
     tiny.write(tmp_path / "in/copy2", tiny.series(5))  # the same series twice is whole twice
     code, out, _ = dskprep("run", tmp_path / "in", target, "--scheduler", "sync")
     assert code == 1
-    assert "1 series seem to be split over folders, such as p1__disk1 and p1__disk2" in out
+    assert "1 series seems to be split over folders, such as p1__disk1 and p1__disk2" in out
     code, out, _ = dskprep("status", target, "--json")
     assert (code, json.loads(out)["split_series"]) == (1, [["p1__disk1", "p1__disk2"]])
     code, out, _ = dskprep("run", tmp_path / "in", f"{target}-2", "--scheduler", "sync", "--patient-folders")

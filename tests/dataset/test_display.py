@@ -54,8 +54,10 @@ def test_a_patch_shows_none_of_its_voxels() -> None:
     volume = Volume(np.zeros((4, 5, 6), np.int16), np.diag([2.0, 1.0, 1.0, 1.0])[[2, 1, 0, 3]])
     mask = np.zeros((4, 5, 6), np.uint8)
     grid = "4 x 5 x 6 voxels of 2 x 1 x 1 mm (z, y, x)"
+    mask[1, 2, :3] = 1
+    example = repr(Example(volume, {"gtv": mask}, "p", is_positive=True, row={}))
+    assert example == f"<Example of p, positive: {grid}; gtv in 3 voxels>"
     assert repr(Patch(volume, mask, "p", LEFT, (7, 8, 9))) == f"<Patch of p around (7, 8, 9), in the left lung: {grid}>"
-    assert "array" not in repr(Example(volume, {"nodule": mask}, "p", True, {}))
     patches = LungPatches(Dataset("/nowhere"), tuple(map(str, range(1000))), (4, 5, 6), 0, None, False)
     assert repr(patches) == "<LungPatches of 4 x 5 x 6 voxels (z, y, x), from 1000 volumes>"
 

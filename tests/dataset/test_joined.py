@@ -59,7 +59,7 @@ def test_a_column_of_another_name_is_named(dataset: dskprep.Dataset, tmp_path: P
 
 def test_what_has_no_counterpart_is_counted_and_named(dataset: dskprep.Dataset, tmp_path: Path) -> None:
     file = csv(tmp_path, "key,cancer\np1,1\np9,0\np8,0\np3,1\n")
-    with pytest.warns(UserWarning, match=r"2 volumes have no row, such as '007', 'p2'; 3 rows .* 'p9', 'p8', 'p3'"):
+    with pytest.warns(UserWarning, match=r"2 volumes without a row, such as '007', 'p2'; 3 rows .* 'p9', 'p8', 'p3'"):
         joined = dataset.join(file)
     (found,) = joined.joined
     assert (found.without_row, found.without_volume) == (("007", "p2"), ("p9", "p8", "p3"))
@@ -139,7 +139,7 @@ def test_other_mistakes_are_named(dataset: dskprep.Dataset, tmp_path: Path) -> N
 def test_identifiers_of_a_table_are_digested_and_not_kept(dataset: dskprep.Dataset, tmp_path: Path) -> None:
     """All three volumes are of one patient, of whom the dataset knows a keyed digest only."""
     file = csv(tmp_path, f"PatientID,age\n{tiny.IDENTITY[1]},61\nPID-0815,70\n")
-    with pytest.warns(UserWarning, match="1 rows have no volume, such as 'row 2'") as told:
+    with pytest.warns(UserWarning, match="1 row without a volume, such as 'row 2'") as told:
         joined = dataset.join(file, on="PatientID")
     assert [row["age"] for row in joined.rows] == [61, 61, 61]
     kept = pickle.dumps(joined) + str(told[0].message).encode() + repr(joined).encode()

@@ -207,9 +207,12 @@ def test_reading_the_index_leaves_no_thread_that_could_abort_a_program_at_its_en
 
 def test_series_that_seem_split_are_found_among_many() -> None:
     records = [record(n) for n in range(50)]
-    records += [record(n, series_uid_sha256="a" * 12) for n in (60, 59)]  # parts: other voxels
-    records += [record(n, series_uid_sha256="b" * 12, hu_sha256="c" * 64) for n in (70, 71)]  # copies
-    records += [record(80, "refused", reason="not-hu", series_uid_sha256="a" * 12)]
+    part = {"series_uid_sha256": "a" * 12, "study": "5" * 16}
+    records += [record(n, **part) for n in (60, 59)]  # other voxels
+    records += [record(61, **part | {"study": "6" * 16})]  # another patient, whose UIDs somebody has made the same
+    records += [record(n, series_uid_sha256="b" * 12, study="5" * 16, hu_sha256="c" * 64) for n in (70, 71)]  # copies
+    records += [record(80, "refused", reason="not-hu", **part)]
+    records += [record(n, series_uid_sha256="d" * 12) for n in (90, 91)]  # image.nii of two patients
     table = to_table([to_row(parse_record(to_json(each), path_of(each))) for each in records])
     assert index.split_series(table) == [["p00059", "p00060"]]
     assert index.split_series(table.slice(0, 50)) == []
