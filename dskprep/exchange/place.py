@@ -81,15 +81,17 @@ def records(out: str) -> dict[str, VolumeRecord]:
     there = {entry.name: entry.size for entry in storage.listing_below(out, follow_links=False)}
     found = {}
     try:
-        contents = [content for _, content in storage.read_many(url, storage.listing(url))]
+        entries = [entry for entry in storage.listing(url) if entry.name.endswith(".json")]  # others are unfinished
+        contents = [*storage.read_many(url, entries)]
     except storage.ObjectChanged as error:
         raise InfrastructureError(f"{out}: another export changes it now ({error}); export again") from error
-    for content in contents:
+    for name, content in contents:
         try:
             record = _to_record(json.loads(content))
         except (ValueError, RecursionError, msgspec.ValidationError):
             continue
-        if _is_ours(record) and all(there.get(name) == about.n_bytes for name, about in record.files.items()):
+        is_whole = all(there.get(path) == about.n_bytes for path, about in record.files.items())
+        if name == f"{record.key}.json" and _is_ours(record) and is_whole:
             found[record.key] = record
     return found
 

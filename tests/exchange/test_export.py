@@ -342,7 +342,10 @@ def test_a_file_that_is_gone_or_cut_is_written_again(target: str, tmp_path: Path
     (out / "images/p0.nii.gz").unlink()
     (out / "labels/p2.nii.gz").write_bytes(b"cut")
     (out / ".dskprep/volumes/p3.json").write_bytes(b"{")
-    assert dskprep.export("monai", target, out, labels=["heart"]).counts == {"written": 3, "already": 1}
+    record = out / ".dskprep/volumes/p1.json"
+    record.rename(f"{record}.0123456789ab.part")  # killed before it got its name
+    os.utime(f"{record}.0123456789ab.part", (1e9, 1e9))
+    assert dskprep.export("monai", target, out, labels=["heart"]).counts == {"written": 4}
     assert tiny.everything_below(out) == before
 
 
