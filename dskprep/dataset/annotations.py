@@ -244,4 +244,4 @@ def _read(target: str) -> pa.Table | None:
         return None
     types = {field.name: field.type for field in table.schema}
     is_ours = len(types) == len(table.schema) and all(types.get(f.name) == f.type for f in SCHEMA)
-    return table if is_ours else None
+    return table if is_ours and not any(table[name].null_count for name in ("key", "status", *NAME)) else None

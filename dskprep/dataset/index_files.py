@@ -142,9 +142,10 @@ def _decode(content: bytes, names: Sequence[str] | None) -> pa.Table | None:
         return None
     some = None if names is None else [name for name in dict.fromkeys(names) if name in file.schema_arrow.names]
     try:
-        return tables.read_parquet(content, some)
+        table = tables.read_parquet(content, some)
     except (ValueError, KeyError, OSError):
         return None
+    return table if rows.are_whole(table) else None
 
 
 def _kept(target: str, held: Held) -> Iterator[pa.Table]:

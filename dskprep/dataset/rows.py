@@ -29,6 +29,9 @@ TAG = "record_tag"
 DAMAGED = "damaged-record"
 """The reason in the row of a record that cannot be read."""
 
+GRID = ("n_z", "n_y", "n_x", "spacing_z_mm", "spacing_y_mm", "spacing_x_mm", "affine")
+"""The columns that every volume has."""
+
 Row = dict[str, Any]
 
 _ALWAYS = {
@@ -143,6 +146,14 @@ def select(table: pa.Table, names: Sequence[str] | None) -> pa.Table:
 def are_ours(types: Mapping[str, str]) -> bool:
     """Tell whether columns are those that dskprep writes. One without any value has the type `null`."""
     return _ALWAYS.keys() <= types.keys() and all(found in ("null", _type(name)) for name, found in types.items())
+
+
+def are_whole(table: pa.Table) -> bool:
+    """Tell whether no row lacks what every row has, nor one of a volume its grid, in the columns that are there."""
+    names = {*table.schema.names}
+    written = table.filter(compute.equal(table["status"], "written")) if "status" in names else table.slice(0, 0)
+    always = [table[name] for name in names.intersection(NAME)] + [written[name] for name in names.intersection(GRID)]
+    return not any(column.null_count for column in always)
 
 
 def schema(names: Iterable[str]) -> Any:

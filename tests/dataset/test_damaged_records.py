@@ -14,8 +14,10 @@ from typing import Any
 
 import msgspec
 import pandas as pd
+import pyarrow as pa
 import pytest
 import tiny
+from pyarrow import parquet
 
 import dskprep
 from dskprep import storage
@@ -322,7 +324,7 @@ def test_an_index_with_another_column_counts_for_nothing(
 ) -> None:
     target = tmp_path / "out"
     shutil.copytree(original / "out", target)
-    parquet = target / "index.parquet"
+    file = target / "index.parquet"
     right = index.read(str(target))
     for value in (*VALUES.values(), None):
         table = right.drop(columns=[column], errors="ignore")
@@ -330,7 +332,7 @@ def test_an_index_with_another_column_counts_for_nothing(
             table[column] = [value] * len(table)
         if column in right and value is not None and isinstance(right[column].tolist()[0], type(value)):
             continue
-        table.to_parquet(parquet)
+        table.to_parquet(file)
         told = [["status", target], ["report", target, "-o", tmp_path / "r.html"]]
         told += [["run", original / "in", target, "--scheduler", "sync"]]
         for words in told:
@@ -339,6 +341,23 @@ def test_an_index_with_another_column_counts_for_nothing(
         found = dskprep.open_dataset(target)
         pd.testing.assert_frame_equal(found.index, right, check_like=True)
         assert list(found.where(lambda row: row["n_z"] > 0)) == ["p1", "p2"]
+
+
+@pytest.mark.parametrize("column", ["key", "status", "input_digest", "n_z", "affine"])
+def test_an_index_that_lacks_what_every_row_has_counts_for_nothing(
+    original: Path, tmp_path: Path, column: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = tmp_path / "out"
+    shutil.copytree(original / "out", target)
+    right = index.read(str(target))
+    table = parquet.read_table(target / "index.parquet")
+    at = table.schema.get_field_index(column)
+    nothing = pa.nulls(len(table), table.schema.field(column).type)
+    parquet.write_table(table.set_column(at, column, nothing), target / "index.parquet")
+    for words in (["status", target], ["report", target, "-o", tmp_path / "r.html"], ["duplicates", target]):
+        assert commands.run_command([str(word) for word in words]) == 0, words
+    assert capsys.readouterr().err == ""
+    pd.testing.assert_frame_equal(dskprep.open_dataset(target).index, right, check_like=True)
 
 
 def test_a_record_of_all_that_there_can_be_has_a_row_that_is_kept(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
