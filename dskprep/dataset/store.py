@@ -185,8 +185,7 @@ def written_keys(target: str) -> set[str]:
 
 def read_record(target: str, name: RecordName) -> Record:
     """Read a record. Raises DamagedDataset if it is damaged."""
-    url = storage.join(target, name.path)
-    return parse_record(storage.read_metadata(url), url)
+    return parse_record(storage.read_metadata(url := storage.join(target, name.path)), url)
 
 
 def find_written(target: str, key: str, digest: str) -> list[Record]:
@@ -208,20 +207,21 @@ def volume_name(key: str) -> str:
     return f"volumes/{check_key(key)}.zarr"
 
 
-def write_volume(target: str, key: str, objects: dict[str, bytes]) -> dict[str, StoredObject]:
-    """Write the objects of a volume, and return the size and SHA-256 of each.
+def write_volume(
+    target: str, key: str, objects: dict[str, bytes], done: Collection[str] = ()
+) -> dict[str, StoredObject]:
+    """Write the objects of a volume but those that are `done`, and return the size and SHA-256 of each.
 
     What dskprep wrote under this key before is deleted. Labels, and what others put there, stay.
     """
-    folder = volume_name(key)
-    there = volume_objects(target, key)
+    folder, there = volume_name(key), volume_objects(target, key)
     if labels := {label for name in there if (label := layout.label_of(name)) not in ("", "lungs")}:
         labels |= {"lungs"} if "labels/lungs/zarr.json" in objects else set()
         objects = objects | {"labels/zarr.json": ome.labels_json(labels, ome.version_of(objects["zarr.json"]))}
     ours = own.of_volume(there, layout.n_levels(objects))
     storage.delete(target, [f"{folder}/{name}" for name in ours if name not in objects])
-    in_order = sorted(objects, key=lambda name: name != "zarr.json")  # by it what a killed process left is known
-    storage.write_many(target, {f"{folder}/{name}": objects[name] for name in in_order})
+    left = sorted(objects.keys() - set(done), key=lambda name: (name != "zarr.json", name))  # by it a rest is known
+    storage.write_many(target, {f"{folder}/{name}": objects[name] for name in left})
     return {name: StoredObject.of(content) for name, content in objects.items()}
 
 

@@ -6,7 +6,8 @@ What others have claimed it leaves to them, and waits at its end until they have
 before that, it takes the rest over.
 
 A claim saves work and decides nothing. Whoever does a patient twice, as after a run was taken for dead while its
-machine slept, writes the same bytes twice, and the record that was there first stays.
+machine slept, writes the same bytes twice, and the record that was there first stays. Where the files of the patient
+have changed in between, see `dataset.overtaken`.
 """
 
 from __future__ import annotations

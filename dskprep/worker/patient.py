@@ -10,9 +10,9 @@ import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from dskprep.dataset import identity, label_store, store
+from dskprep.dataset import identity, label_store, overtaken, store
 from dskprep.dataset.record import Record, RecordName
-from dskprep.errors import DamagedDataset, InfrastructureError
+from dskprep.errors import DamagedDataset, InfrastructureError, Refusal
 from dskprep.settings import PrepConfig
 from dskprep.source.case import Case
 from dskprep.stopwatch import Stopwatch
@@ -88,7 +88,7 @@ def _prepare(job: Job, target: str, config: PrepConfig, ledger: Ledger, clock: S
             with ledger.ticket() as ticket:
                 identities = identity.for_run(target, job.run)
                 made = make_case(Line(job.case, config, process.SLOTS, ledger, ticket, clock, identities), need)
-                return _outcome(job, _commit(job, target, made, clock))
+                return _outcome(job, _commit(job, target, config, made, clock))
         except Underestimated as error:
             need = error
 
@@ -102,16 +102,16 @@ def _find_done(job: Job, target: str) -> list[Record]:
         raise
 
 
-def _commit(job: Job, target: str, made: list[Made], clock: Stopwatch) -> list[Record]:
+def _commit(job: Job, target: str, config: PrepConfig, made: list[Made], clock: Stopwatch) -> list[Record]:
     """Write the volumes, then the records."""
     with process.SLOTS("write", job.case.key, clock):
         with clock("write"):
-            store.forget(target, job.stale)
-            for name in job.stale:
-                if name.status == "written" and name.digest != job.case.digest:
-                    label_store.drop(target, name.key, name.digest)
-            # what was made of a line of a manifest before is kept while that line cannot be listed
-            records = [each.record if job.case.problem else _write(target, each) for each in made]
+            try:
+                records = _write_all(job, target, made)
+            except Refusal as refusal:  # another run was here; what it has written stays
+                store.forget(target, [name for name in job.stale if name.status != "written"])
+                said = {"status": refusal.status, "reason": refusal.reason, "message": refusal.message}
+                records = [begin_record(job.case, config, **said)]
         if job.case.is_hashed:
             records = [without_names(record) for record in records]
         seconds = {stage: round(s, 4) for stage, s in clock.seconds.items()}
@@ -124,16 +124,35 @@ def _commit(job: Job, target: str, made: list[Made], clock: Stopwatch) -> list[R
             raise InfrastructureError(
                 f"{target}: {broken[0]} promised objects that are not there; something deletes in the dataset now"
             )
+        if mixed := overtaken.withdraw_mixed(target, records):
+            raise InfrastructureError(
+                f"{target}: another run has written {mixed[0]} at the same time, from other files; the records of both "
+                "are deleted, and the next run makes it anew"
+            )
     # if it stood there, it may be of this run after all: S3's answer to the commit was lost
     return records if is_new else [*records[:-1], store.read_record(target, records[-1].name)]
 
 
-def _write(target: str, made: Made) -> Record:
+def _write_all(job: Job, target: str, made: list[Made]) -> list[Record]:
+    """Write the volumes in place of those of stale records. Raises Refusal if another run has written them since."""
+    if job.case.problem:  # what was made of a line of a manifest before is kept while that line cannot be listed
+        store.forget(target, job.stale)
+        return [each.record for each in made]
+    overtaken.refuse_forgotten(target, job.case.key, job.case.digest, job.stale)
+    store.forget(target, job.stale)
+    for name in job.stale:
+        if name.status == "written" and name.digest != job.case.digest:
+            label_store.drop(target, name.key, name.digest)
+    return [_write(job, target, each) for each in made]
+
+
+def _write(job: Job, target: str, made: Made) -> Record:
     """Write a volume and its thumbnail. Returns the record, which now says what was written."""
     record = made.record
     if record.reason == "source-changed":
         return record  # the volume of this key may be that of the changed source, written by another run
-    objects = store.write_volume(target, record.key, made.objects)
+    done = overtaken.begin(target, record.key, made.objects, record.input_digest, job.stale)
+    objects = store.write_volume(target, record.key, made.objects, done)
     small = store.write_thumbnail(target, record.key, made.thumbnail) if made.thumbnail else None
     return record.changed(objects=objects, thumbnail=small)
 

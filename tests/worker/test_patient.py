@@ -269,13 +269,13 @@ def test_a_broken_off_write_is_no_volume_and_the_next_try_leaves_a_whole_one(
     seen: list[int] = []
     write_volume = store.write_volume
 
-    def break_off_once(target: str, key: str, objects: dict[str, bytes]) -> Any:
+    def break_off_once(target: str, key: str, objects: dict[str, bytes], *done: Any) -> Any:
         if not seen:
             first = dict(list(objects.items())[:2])
             write_volume(target, key, {**first, "0/c/9/9/9": b"half"})
             seen.append(len(list(store.record_names(target))))
             raise OSError("connection reset")
-        return write_volume(target, key, objects)
+        return write_volume(target, key, objects, *done)
 
     monkeypatch.setattr(store, "write_volume", break_off_once)
     (record,) = prepare(only_job(tmp_path / "in"), tmp_path / "out")
