@@ -237,13 +237,15 @@ def connect(address: str) -> Iterator[Client]:
             f"expected the address of a scheduler, such as tcp://host:8786, or its .json file, found {address!r}; "
             "on the command line local and sync are schedulers too"
         )
-    if is_file and not Path(address).exists():
+    if is_file and not Path(address).is_file():
         raise InfrastructureError(f"{address}: there is no such scheduler file")
     try:
         _meet(json.loads(Path(address).read_text())["address"] if is_file else address)
         client = Client(scheduler_file=address, timeout=CONNECT_S) if is_file else Client(address, timeout=CONNECT_S)
-    except (OSError, TimeoutError, ValueError, TypeError, KeyError, AssertionError, RuntimeError) as error:
+    except (ArithmeticError, AssertionError, LookupError, OSError, RuntimeError, TypeError, ValueError) as error:
         problem = in_one_line(error, 150) or f"nothing that speaks as one within {2 * CONNECT_S} s"
+    except MemoryError:  # what its first bytes say is taken for a length
+        problem = "what it says is no greeting of Dask's"
     else:
         with lost.closed(client):
             yield client

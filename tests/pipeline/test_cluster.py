@@ -12,6 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -105,6 +106,25 @@ def test_a_scheduler_that_does_not_answer_is_infrastructure(tmp_path: Path, monk
         connect("tcp://127.0.0.1:9")
     with pytest.raises(InfrastructureError, match="no such scheduler file"):
         connect(f"{tmp_path}/absent.json")
+    os.mkfifo(tmp_path / "pipe.json")  # which would be waited for
+    with pytest.raises(InfrastructureError, match="no such scheduler file"):
+        connect(f"{tmp_path}/pipe.json")
+
+
+@pytest.mark.parametrize("said", [b"\xff" * 64, b"HTTP/1.1 200 OK\r\n\r\n" + bytes(64)])
+def test_what_speaks_another_language_is_no_scheduler(said: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster, "CONNECT_S", 2)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def speak() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    listener.accept()[0].sendall(said)
+
+        threading.Thread(target=speak, daemon=True).start()
+        with pytest.raises(InfrastructureError, match="no Dask scheduler answers"):
+            connect(f"tcp://127.0.0.1:{listener.getsockname()[1]}")
+        listener.shutdown(socket.SHUT_RDWR)
 
 
 def test_a_server_that_is_no_scheduler_does_not_hold_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
