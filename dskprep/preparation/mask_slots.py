@@ -206,7 +206,8 @@ def _kill_peer(connection: Any) -> None:
     with connection, socket.socket(fileno=os.dup(connection.fileno())) as to_it:
         pid, *_ = struct.unpack("3i", to_it.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")))
     with suppress(ProcessLookupError):
-        os.killpg(pid, signal.SIGKILL)
+        if pid:  # 0 of one in another namespace, as of a container: that would be the own group here
+            os.killpg(pid, signal.SIGKILL)
 
 
 def _exit_code(process: subprocess.Popen[bytes]) -> int | None:

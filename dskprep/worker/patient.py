@@ -171,9 +171,18 @@ def _record_loss(job: Job, target: str, record: Record) -> Outcome:
         done = store.find_written(target, record.key, record.input_digest)
         if done:  # its worker died after the commit
             return _outcome(job, done[-1:])
-        store.forget(target, job.stale)
+        store.forget(target, _still_stale(job, target))
         if not store.commit(target, record):
             record = store.read_record(target, record.name)
     except (OSError, DamagedDataset):  # an InfrastructureError, or one of the operating system's; a record was altered
         return Outcome((record,), is_recorded=False)
     return _outcome(job, [record])
+
+
+def _still_stale(job: Job, target: str) -> list[RecordName]:
+    """Return the stale records that may go with their volumes: not where another run has written the volume since."""
+    try:
+        overtaken.refuse_forgotten(target, job.case.key, job.case.digest, job.stale)
+    except Refusal:
+        return [name for name in job.stale if name.status != "written"]
+    return [*job.stale]

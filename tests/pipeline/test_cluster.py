@@ -428,7 +428,8 @@ def test_a_scheduler_that_is_lost_while_the_cluster_is_looked_at_is_one_line(
     places: tuple[str, str], monkeypatch: pytest.MonkeyPatch, asks: str
 ) -> None:
     there = LocalCluster(n_workers=1, processes=False, dashboard_address="127.0.0.1:0")
-    with Client(there.scheduler_address, timeout="1s") as client:
+    with Client(there.scheduler_address) as client:
+        client._timeout = 1  # of connecting again
         ask = getattr(Client, asks)
 
         def ask_too_late(*arguments: Any, **more: Any) -> Any:
@@ -448,6 +449,7 @@ class Freezes(dskprep.Observer):
         self.pid, self.presses = pid, presses
 
     def on_patient(self, summary: Summary, records: Sequence[Record]) -> None:  # noqa: ARG002
+        lost.SILENT_S = lost.ENDING_S = 2.0  # from now on: before, one that is slow for others' work must not count
         os.kill(self.pid, signal.SIGSTOP)
         if self.presses:
             raise KeyboardInterrupt
@@ -459,11 +461,12 @@ def test_a_scheduler_that_no_longer_answers_ends_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, presses: bool
 ) -> None:
     monkeypatch.setattr(lost, "ASK_EVERY_S", 0.2)
-    monkeypatch.setattr(lost, "SILENT_S", 2.0)
-    monkeypatch.setattr(lost, "ENDING_S", 2.0)
+    monkeypatch.setattr(lost, "SILENT_S", lost.SILENT_S)  # as they were, at the end
+    monkeypatch.setattr(lost, "ENDING_S", lost.ENDING_S)
     source = tiny.write_patients(tmp_path / "in", [f"p{n}" for n in range(6)])
     with SubprocessCluster(n_workers=1, worker_kwargs={"nthreads": 1}) as there:
-        client = Client(there, timeout="2s")
+        client = Client(there)
+        client._timeout = 2  # of connecting again
         pid = client.run_on_scheduler(os.getpid)
         try:
             run = functools.partial(dskprep.run, source, tmp_path / "out", client=client)

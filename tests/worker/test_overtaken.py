@@ -97,6 +97,31 @@ def test_no_volume_is_left_with_objects_of_two_runs(
     assert not [finding for finding in dskprep.verify(place / "out") if finding.faults]
 
 
+@pytest.mark.parametrize("loss", ["failed", "killed"])
+def test_a_patient_that_is_lost_while_another_run_does_it_takes_nothing_away(
+    place: Path, monkeypatch: pytest.MonkeyPatch, loss: str
+) -> None:
+    prepare(place, job_of(place))
+    tiny.write(place / "in/p1", tiny.series(FIRST))
+    first = job_of(place)
+
+    def sleep(*_: Any) -> None:
+        change_and_prepare(place)
+        raise ZeroDivisionError("a bug")
+
+    with monkeypatch.context() as patched:
+        if loss == "failed":
+            make = patient.make_case
+            patched.setattr(patient, "make_case", lambda *told: sleep() if told[0].case == first.case else make(*told))
+            (record,) = prepare(place, first).records
+        else:
+            change_and_prepare(place)
+            (record,) = patient.record_killed(first, str(place / "out"), SETTINGS).records
+    assert record.status == loss
+    assert np.array_equal(dskprep.open_dataset(place / "out")["p1"].load().array, tiny.hu(CHANGED))
+    assert not [finding for finding in dskprep.verify(place / "out") if finding.faults]
+
+
 @pytest.mark.parametrize("is_there", [False, True], ids=["new", "done-before"])
 def test_a_run_that_comes_second_leaves_the_volume_and_says_why(
     place: Path, monkeypatch: pytest.MonkeyPatch, is_there: bool
