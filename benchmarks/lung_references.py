@@ -8,7 +8,8 @@ is added in ml, the warnings, and the CPU time at 1 mm.
 
 `--crops` cuts each chest to narrow fields of view (squares and circles of 200 to 300 mm, a quarter off, slabs, the
 bases, the apices, one side), and compares with the cut mask of the whole. `--painted` paints disease into its lungs
-(consolidation, effusion, an upper lobe, both sides, patches, a rim), and compares with the mask from before.
+(consolidation, effusion, an upper lobe, both sides, patches, a rim, density behind both lungs), and compares with the
+mask from before.
 
 At the end stands how many of the bad masks (Dice below 0.95; of painted disease that of the affected lung) had no
 warning that tells of it, and how many of the good ones had a wrong one; and how many of the warnings `lung-missing`
@@ -41,12 +42,13 @@ NEVER_WRONG = frozenset({"one-lung", "lung-volume-unlikely", "lungs-unequal"})
 """Words that are right wherever a field of view leaves hardly anything of a lung."""
 MIN_MISSING_ML = 60.0
 """Less that is truly missing is a thin edge."""
-HU_OF = {"consolidation": 35, "effusion": 10, "upper lobe": 35, "patches": -60, "rim": -250}
+HU_OF = {"consolidation": 35, "effusion": 10, "upper lobe": 35, "patches": -60, "rim": -250, "dependent": -320}
 """The kinds of painted disease, and their HU."""
 PAINTED = [
     *((kind, side, share) for kind in ("consolidation", "effusion") for share in (0.1, 0.25, 0.5) for side in (1, 2)),
     *(("upper lobe", side, share) for share in (0.15, 0.3) for side in (1, 2)),
-    *((kind, 0, 0.25) for kind in HU_OF if kind != "upper lobe"),
+    *((kind, 0, 0.25) for kind in HU_OF if kind not in ("upper lobe", "dependent")),
+    *(("dependent", 0, share) for share in (0.02, 0.04)),
 ]
 """Kind, side (0: both), and share of the lung."""
 
@@ -216,7 +218,7 @@ def paint(volume: Volume, mask: Mask, kind: str, side: int, share: float) -> Vol
         order = order_of(kind, lung, mm, rng)
         sick = lung & (order <= np.quantile(order[lung], share))
         weight = ndimage.gaussian_filter(sick.astype(np.float32), 0.8 / mm)
-        rough = 120 if kind == "rim" else 4 if kind == "effusion" else 15
+        rough = {"rim": 120, "dependent": 50, "effusion": 4}.get(kind, 15)
         hu = (
             HU_OF[kind]
             + rough * smooth_noise(rng, lung.shape, 4 / mm)
@@ -236,6 +238,9 @@ def order_of(kind: str, lung: NDArray[np.bool_], mm: float, rng: np.random.Gener
         return z - 0.5 * y + 12 * noise
     if kind == "effusion":
         return 0.35 * z - y + 2 * noise
+    if kind == "dependent":
+        depth = np.flip(np.cumsum(np.flip(lung, 1), axis=1), 1) * mm  # lung behind a place
+        return depth + 0.1 * z + 2 * noise
     if kind == "upper lobe":
         return 0.2 * y - z + 12 * noise
     return noise if kind == "patches" else mm * ndimage.distance_transform_edt(lung) + 0.08 * z + noise

@@ -198,6 +198,31 @@ def test_haze_at_the_edge_of_lungs_is_lung() -> None:
     assert "dense-lung" in found.warnings
 
 
+def test_a_thin_layer_of_density_behind_both_lungs_is_lung() -> None:
+    """It collects there in patients who lie on their backs."""
+    phantom = grid_patient(6)
+    lungs = phantom.lungs.array > 0
+    depth_mm = np.flip(np.cumsum(np.flip(lungs, 1), axis=1), 1) * phantom.volume.spacing[1]
+    layer = lungs & (depth_mm <= 6)
+    layer[layer.shape[0] // 2 :] = False
+    found = find_lungs(changed(phantom.volume, layer, noisy(-330, 30)[layer]))
+    assert np.mean(found.mask.array[layer] > 0) > 0.75
+    assert found.warnings == ("dense-lung",)
+
+
+def test_a_thin_layer_of_density_all_round_the_lungs_is_none_behind_them() -> None:
+    """Thick voxels make such a layer out of the edge of a healthy lung."""
+    phantom = grid_patient(6)
+    lungs = phantom.lungs.array > 0
+    depth_mm = ndimage.distance_transform_edt(lungs, sampling=phantom.volume.spacing)
+    slices = np.flatnonzero(lungs.any(axis=(1, 2)))
+    first, last = (int(slices[0] + share * (slices[-1] - slices[0])) for share in (0.5, 0.65))
+    layer = lungs & (depth_mm < 4.1)
+    layer[:first], layer[last:] = False, False
+    found = find_lungs(changed(phantom.volume, layer, noisy(-330, 30)[layer]))
+    assert found.warnings == ()
+
+
 def test_fluid_behind_both_lungs_is_not_silent() -> None:
     """Neither lung shows how far the other one should reach; the ribs do."""
     phantom = grid_patient(6)

@@ -12,9 +12,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from dskprep.preparation.bitmask import Mask
+from dskprep.preparation.bitmask import BitMask, Mask
 from dskprep.preparation.body import Grid
-from dskprep.preparation.lungs.expected import Chest
+from dskprep.preparation.lungs.expected import Chest, look_ahead
 from dskprep.preparation.lungs.filling import fill_lungs
 from dskprep.preparation.lungs.missing import (
     AERATED_HU,
@@ -46,6 +46,12 @@ HAZE_REACH_MM = 12.0
 """It lies this near to aerated lung."""
 MIN_HAZE_ML = 60.0
 """Less is left out: noise and breathing make up to 40 ml of it."""
+DEPENDENT_MM = 2.0
+"""Behind the lungs, where it collects in patients on their backs, haze is thicker than twice this, or two voxels,"""
+MIN_DEPENDENT_ML = 30.0
+"""of at least this volume: in healthy chests up to 22 ml, in most below 1 ml; in LUNG1-003 56 ml,"""
+MIN_BEHIND_SHARE = 0.5
+"""and of this share of such haze on all sides: thick voxels make it all round the lungs, there 0.25 of it behind."""
 
 FAR_COLUMN = -1000.0
 """A spine at this column is far from all lung."""
@@ -155,12 +161,26 @@ def seems_dense(grid: Grid, labels: NDArray[np.uint8], never: Mask, spine: float
 def _find_haze(grid: Grid, labels: NDArray[np.uint8], never: Mask) -> NDArray[np.uint8] | None:
     """Return haze beside the lungs as RIGHT and LEFT, or None if there is hardly any."""
     low, high = HAZE_HU
-    haze = (grid.means > low) & (grid.means < high) & (labels == 0) & ~never
-    haze = open_mask(haze, HAZE_MM, grid.spacing)
-    if np.count_nonzero(haze) * grid.voxel_ml < MIN_HAZE_ML:
+    haze = BitMask.of((grid.means > low) & (grid.means < high) & (labels == 0) & ~never)
+    thick = _beside(grid, labels, open_mask(haze, HAZE_MM, grid.spacing), MIN_HAZE_ML)
+    thin_mm = max(DEPENDENT_MM, *grid.spacing)  # partial volume is as thick as a voxel
+    thin = _beside(grid, labels, open_mask(haze, thin_mm, grid.spacing), MIN_DEPENDENT_ML)
+    if thin is None:
+        return thick
+    lung = labels > 0
+    behind = thin * (look_ahead(lung, 1, -1) & ~look_ahead(lung, 1, 1))
+    n_behind = np.count_nonzero(behind)
+    if n_behind * grid.voxel_ml < MIN_DEPENDENT_ML or n_behind < MIN_BEHIND_SHARE * np.count_nonzero(thin):
+        return thick
+    return behind if thick is None else np.maximum(behind, thick)
+
+
+def _beside(grid: Grid, labels: NDArray[np.uint8], haze: BitMask, min_ml: float) -> NDArray[np.uint8] | None:
+    """Return what of the haze lies near a lung as RIGHT and LEFT, or None if that is less than `min_ml`."""
+    if haze.counts().sum() * grid.voxel_ml < min_ml:
         return None
     beside = expand_labels(labels, HAZE_REACH_MM, grid.spacing, haze)
-    return beside if np.count_nonzero(beside) * grid.voxel_ml >= MIN_HAZE_ML else None
+    return beside if np.count_nonzero(beside) * grid.voxel_ml >= min_ml else None
 
 
 def _fill(grid: Grid, labels: NDArray[np.uint8], never: Mask, chest: Chest, gap: Gap) -> None:
