@@ -215,7 +215,7 @@ def write_volume(
     What dskprep wrote under this key before is deleted. Labels, and what others put there, stay.
     """
     folder, there = volume_name(key), volume_objects(target, key)
-    if labels := {label for name in there if (label := layout.label_of(name)) not in ("", "lungs")}:
+    if objects and (labels := {label for name in there if (label := layout.label_of(name)) not in ("", "lungs")}):
         labels |= {"lungs"} if "labels/lungs/zarr.json" in objects else set()
         objects = objects | {"labels/zarr.json": ome.labels_json(labels, ome.version_of(objects["zarr.json"]))}
     ours = own.of_volume(there, layout.n_levels(objects))

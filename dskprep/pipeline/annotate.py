@@ -141,7 +141,7 @@ def annotate(
         if groups := label_order.contests(target, run_id, losers):
             for record in itertools.chain(*groups):
                 summary.take_back(record)
-            for _ in label_order.do_again(target, run_id, groups, files(lambda _: None), asked, do):
+            for _ in label_order.do_again(target, run_id, groups, files(lambda _: None), asked, known, do):
                 pass
     except KeyboardInterrupt:
         summary.is_interrupted = True

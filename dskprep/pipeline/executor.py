@@ -206,12 +206,12 @@ class _Line(Generic[J, R]):
         """Return the outcomes of those that have ended by now; none if the cluster is lost."""
         finished = [future for future in self.under_way if future.status == "finished"]
         with contextlib.suppress(InfrastructureError), lost.named():
-            return self._collect(finished) if lost.answers(self.client) else []
+            return self._collect(finished) if lost.answers(self.client, is_ended=True) else []
         return []
 
     def abandon(self) -> None:
         """Cancel what is still under way."""
-        if self.under_way and lost.answers(self.client):
+        if self.under_way and lost.answers(self.client, is_ended=True):
             with contextlib.suppress(InfrastructureError), lost.named():  # it may be lost just now
                 self.client.cancel(list(self.under_way), force=True)
         self.under_way.clear()

@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
 from dskprep.dataset import label_store
 from dskprep.dataset.label_record import LabelRecord, LabelRecordName
+from dskprep.pipeline.label_jobs import Known
 from dskprep.source.label_files import Asked, LabelFile
 from dskprep.worker.label_checks import refuse_copy
 from dskprep.worker.label_job import LabelJob
@@ -67,11 +68,17 @@ def contests(target: str, run: str, losers: Collection[LabelRecord]) -> list[lis
 
 
 def do_again(
-    target: str, run: str, groups: Sequence[Sequence[LabelRecord]], files: Iterable[LabelFile], asked: Asked, do: Do
+    target: str,
+    run: str,
+    groups: Sequence[Sequence[LabelRecord]],
+    files: Iterable[LabelFile],
+    asked: Asked,
+    known: Known,
+    do: Do,
 ) -> Iterator[LabelRecord]:
     """Delete what the sources of the groups have written, do those of each group one after another, and yield records.
 
-    `files` are those of the run; the ones that are not in a group are passed over.
+    `files` are those of the run; the ones that are not in a group are passed over. `known` are the records from before.
     """
     wanted = {record.source for group in groups for record in group}
     file_of = {file.key: file for file in files if file.key in wanted}
@@ -80,8 +87,12 @@ def do_again(
         owners[name.source].append(_owner(name))
     label_store.forget(target, [record.name for group in groups for record in group])
     for rank in itertools.zip_longest(*groups):
-        sources = [record.source for record in rank if record is not None and record.source in file_of]
-        yield from do(LabelJob(file_of[source], asked, run, recorded=tuple(owners[source])) for source in sources)
+        some = [file_of[record.source] for record in rank if record is not None and record.source in file_of]
+        elsewhere = (known.contents(known.of(file, asked.digest)[1]) for file in some)
+        yield from do(
+            LabelJob(file, asked, run, recorded=tuple(owners[file.key]), elsewhere=others)
+            for file, others in zip(some, elsewhere, strict=True)
+        )
 
 
 def _owner(name: LabelRecordName) -> str:

@@ -20,7 +20,7 @@ ASK_EVERY_S = 30.0
 SILENT_S = 120.0
 """How long it may take to answer, in seconds: one of a large cluster may be busy."""
 ENDING_S = 10.0
-"""How long it may take where a run ends, in seconds."""
+"""How long it may take where a run is ended by the user, in seconds."""
 
 
 @contextlib.contextmanager
@@ -66,18 +66,22 @@ def watched(client: Client) -> Iterator[None]:
         ended.set()
 
 
-def answers(client: Client) -> bool:
-    """Tell whether the scheduler answers, within ENDING_S. If not, nothing waits for it any longer."""
+def answers(client: Client, *, is_ended: bool = False) -> bool:
+    """Tell whether the scheduler answers: within SILENT_S, or of a run that is ended within ENDING_S.
+
+    If not, nothing waits for it any longer.
+    """
     if client.status != "running":
         return False
-    if _is_silent(client, ENDING_S):
+    if _is_silent(client, ENDING_S if is_ended else SILENT_S):
         _give_up(client)
         return False
     return True
 
 
 def _is_silent(client: Client, limit_s: float) -> bool:
-    assert client.scheduler is not None  # it has answered before
+    if client.scheduler is None:  # the client is closed
+        return False
     try:
         client.sync(client.scheduler.identity, n_workers=0, callback_timeout=limit_s)
     except TimeoutError:

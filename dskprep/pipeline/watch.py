@@ -96,7 +96,7 @@ class PageFeed(Observer):
         if self._thread:
             self._thread.join(JOIN_S)
         state = "interrupted" if summary.is_interrupted else "stopped" if summary.stopped_by else "done"
-        if lost.answers(self._client):
+        if lost.answers(self._client, is_ended=summary.is_interrupted):
             self._send(summary, state)
 
     def _send_until_end(self, summary: Summary) -> None:
@@ -132,7 +132,7 @@ class PerformanceReport(Observer):
 
     def on_end(self, summary: Summary) -> None:
         with self._open:
-            if self._report and summary.n_new and lost.answers(self._client):
+            if self._report and summary.n_new and lost.answers(self._client, is_ended=summary.is_interrupted):
                 try:
                     self._report.__exit__(None, None, None)
                     content = without_secrets(self._path.read_text())

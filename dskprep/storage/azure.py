@@ -121,12 +121,19 @@ def _refuse_secrets(config: AzureConfig) -> None:
     """Raise Hopeless if an endpoint holds credentials, such as those of a SAS URL: each error of obstore repeats it."""
     endpoints = {name: value for name, value in os.environ.items() if name.upper() in ENDPOINTS}
     for name, endpoint in {**endpoints, CONNECTION_STRING: str(config.get("endpoint", ""))}.items():
-        parts = urlsplit(endpoint)
-        if parts.query or parts.fragment or "@" in parts.netloc:
+        if _may_hold_secret(endpoint):
             raise Hopeless(
                 f"{name}: expected an endpoint such as https://account.blob.core.windows.net, found one with a user or "
                 "a query; give a SAS token as AZURE_STORAGE_SAS_TOKEN"
             )
+
+
+def _may_hold_secret(endpoint: str) -> bool:
+    try:
+        parts = urlsplit(endpoint)
+    except ValueError:  # no URL, and its message would repeat it
+        return True
+    return bool(parts.query or parts.fragment) or "@" in parts.netloc
 
 
 def _settings() -> AzureConfig:

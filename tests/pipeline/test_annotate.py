@@ -642,6 +642,27 @@ def test_of_sources_with_one_name_the_first_has_it_whichever_is_done_first(
     assert annotate(target, labels).already == {"written": 4}
 
 
+def test_a_source_that_was_moved_keeps_its_labels_when_one_of_them_goes_to_another(
+    tmp_path: Path, labels: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = prepare(str(tmp_path))
+    moved = seg_file(GRID, [*frames_of(~BOX), *frames_of(BOX[::-1], 2)], names=("Tumour", "Own"))
+    (tmp_path / "before").mkdir()
+    (tmp_path / "before/b.dcm").write_bytes(moved)
+    annotate(target, tmp_path / "before")
+    (tmp_path / "before/b.dcm").unlink()
+    (labels / "b.dcm").write_bytes(moved)
+    (labels / "a.dcm").write_bytes(seg_file(GRID, frames_of(BOX), names=("Tumour",)))
+    listed = pipeline.label_files
+    monkeypatch.setattr(pipeline, "label_files", lambda *args: iter([*listed(*args)][::-1]))
+    assert annotate(target, labels).counts == {"written": 2}
+    volume = dskprep.open_dataset(target)["p"]
+    assert set(volume.labels) == {"Tumour", "Own"}
+    assert np.array_equal(volume.labels["Tumour"][:], BOX)
+    assert np.array_equal(volume.labels["Own"][:], BOX[::-1])
+    assert not [f for f in dskprep.verify(target) if f.faults or f.additions]
+
+
 def test_somebody_elses_label_is_left_alone(tmp_path: Path, labels: Path) -> None:
     target = prepare(str(tmp_path))
     group = zarr.open_group(store.volume_url(target, "p"), mode="a")

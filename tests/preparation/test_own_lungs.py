@@ -292,11 +292,12 @@ with mask_slots.take("own_masks:HoldsPython", 1) as slot:
 """
     starter = subprocess.Popen([sys.executable, "-c", code], env=environment())
     until = time.monotonic() + tiny.LIMIT_S
-    while not own_masks.logged(log, "holds") and time.monotonic() < until:
+    while not (holding := own_masks.logged(log, "holds")) and starter.poll() is None and time.monotonic() < until:
         time.sleep(0.01)
+    assert holding
     starter.kill()
     starter.wait()
-    assert own_masks.wait_for_end(own_masks.logged(log, "holds"))
+    assert own_masks.wait_for_end(holding)
 
 
 def test_a_process_that_does_not_say_that_it_is_there_is_replaced(

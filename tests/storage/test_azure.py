@@ -189,6 +189,7 @@ def test_an_endpoint_that_never_answers(
     [
         ("AZURE_STORAGE_ENDPOINT", "http://127.0.0.1:9/me?sv=2024&sig=SENTINEL"),
         ("azure_endpoint", "http://me:SENTINEL@127.0.0.1:9/me"),
+        ("AZURE_STORAGE_ENDPOINT", "http://me:SENTINEL\u2100@127.0.0.1:9/me"),
         ("AZURE_STORAGE_CONNECTION_STRING", "AccountName=me;BlobEndpoint=http://127.0.0.1:9/me?sig=SENTINEL"),
     ],
 )

@@ -138,6 +138,20 @@ def test_what_makes_no_right_volume_is_refused_and_leaves_nothing(
     assert list(storage.listing_below(f"{tmp_path}/out/volumes")) == []
 
 
+def test_a_patient_that_gives_no_volume_any_more_is_refused_beside_a_users_label(tmp_path: Path) -> None:
+    tiny.write(tmp_path / "in/p1", tiny.series())
+    prepare(only_job(tmp_path / "in"), tmp_path / "out")
+    mine = {"labels/mine/zarr.json": b"{}"}
+    tiny.write(store.volume_url(f"{tmp_path}/out", "p1"), mine)
+    tiny.write(tmp_path / "in/p1", tiny.series(n=4))
+    for path in sorted((tmp_path / "in/p1").iterdir())[4:]:
+        path.unlink()
+    job = only_job(tmp_path / "in")
+    (record,) = prepare(replace(job, stale=tuple(store.record_names(f"{tmp_path}/out"))), tmp_path / "out")
+    assert (record.status, record.reason) == ("refused", "too-few-slices")
+    assert tiny.everything_below(tmp_path / "out/volumes/p1.zarr") == mine
+
+
 def test_a_bad_archive_is_refused(tmp_path: Path) -> None:
     tiny.write(tmp_path / "in", {"p1.zip": tiny.zipped(tiny.series())[:-100]})
     (record,) = prepare(only_job(tmp_path / "in"), tmp_path / "out")
