@@ -104,7 +104,11 @@ def owner_of(target: str, key: str, label: str, images: Collection[str] = ()) ->
         attributes = content["attributes"]
         name, about = attributes["ome"]["multiscales"][0]["name"], attributes["dskprep"]
         owner, image = about["owner"], about.get("image")
-        is_here = about["volume"] == key if "volume" in about else not images or image in images
+        is_here = (
+            about["volume"] == key and about.get("label", label) == label
+            if "volume" in about
+            else not images or image in images
+        )
     except (FileNotFoundError, ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError):
         return ""
     return owner if isinstance(owner, str) and name == label and is_here else ""

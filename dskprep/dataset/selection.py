@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self
 
-from dskprep.counts import n_of
+from dskprep.counts import n_of, some_of
 from dskprep.dataset import annotations as annotated
 from dskprep.dataset import display, index, joined, store
 from dskprep.dataset.joined import Joined
@@ -32,8 +32,8 @@ class _Row(dict[str, Any]):
     """A row of the index, which knows its columns."""
 
     def __missing__(self, column: str) -> Any:
-        like = difflib.get_close_matches(str(column), self, n=3) or sorted(self)
-        raise KeyError(f"no column {column!r}; there is {' or '.join(like)}")
+        like = difflib.get_close_matches(str(column), self, n=3) or self
+        raise KeyError(f"no column {column!r}; there is {some_of(like, ' or ')}")
 
 
 @dataclass(frozen=True, repr=False)

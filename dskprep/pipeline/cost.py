@@ -74,8 +74,8 @@ def calibrate(
     """Prepare one patient on this machine, without writing it: the one of median size among those not refused.
 
     Times are CPU seconds, so that other work on this machine counts little; what it took to unpack archives, by key, is
-    taken off. If it makes no volume, as a mask or damaged
-    pixels, the next larger patients are tried, then smaller ones: TRIES in all. Return None if none makes one.
+    taken off. If it makes no volume, as a mask or damaged pixels, the next larger patients are tried, then smaller
+    ones: TRIES in all. Return None if none makes one.
     """
     written = sorted((pair for pair in done if pair[1].is_written), key=lambda pair: pair[1].output_voxels)
     if written:

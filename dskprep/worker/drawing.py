@@ -186,7 +186,7 @@ def _draw_all(
             label = free_name(name, taken, labels.where)
             drawn = placed.draw(segment, grid, admit)
             check_side(segment.name, drawn, volume, linker.target, labels.where)
-            whose = {"owner": job.owner, "volume": volume.key}  # what a user's copy of it elsewhere cannot say
+            whose = {"owner": job.owner, "volume": volume.key, "label": label}  # not where a user's copy of it lies
             about = whose | {"image": volume.input_digest, "name": segment.name}
             objects = encoder.encode(label, segment.name, stored.rgb, drawn, about)
             made.add(label_facts.describe(stored, label, drawn), objects)

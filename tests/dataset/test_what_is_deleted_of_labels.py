@@ -85,7 +85,7 @@ def test_they_outlive_a_label_that_is_forgotten_or_replaced(place: Path) -> None
 
 
 @pytest.mark.parametrize("is_old", [False, True], ids=["now", "earlier"])
-@pytest.mark.parametrize("at", ["p1.zarr/labels/corrected", "p2.zarr/labels/mask"])
+@pytest.mark.parametrize("at", ["p1.zarr/labels/corrected", "p1.zarr/labels/renamed", "p2.zarr/labels/mask"])
 @pytest.mark.parametrize("is_cleaned", [True, False], ids=["clean", "run"])
 def test_a_users_copy_of_a_label_is_the_users(place: Path, at: str, is_old: bool, is_cleaned: bool) -> None:
     """A copy under another name, or in another volume, which somebody corrects; also of what earlier versions wrote."""
@@ -94,6 +94,10 @@ def test_a_users_copy_of_a_label_is_the_users(place: Path, at: str, is_old: bool
         as_earlier_versions(volumes / "p1.zarr/labels/mask/zarr.json")
     copied = Path(shutil.copytree(volumes / "p1.zarr/labels/mask", volumes / at))
     (copied / "0/c/0/0/0").write_bytes(b"corrected")
+    if "renamed" in at and not is_old:  # in its metadata too
+        content = json.loads((copied / "zarr.json").read_text())
+        content["attributes"]["ome"]["multiscales"][0]["name"] = "renamed"
+        (copied / "zarr.json").write_text(json.dumps(content))
     mine = {path: path.read_bytes() for path in copied.rglob("*") if path.is_file()}
     if is_cleaned:
         deleted = list(dskprep.clean(place / "out", older_than_s=-60))
