@@ -13,15 +13,12 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from dskprep import storage
 from dskprep.dataset import annotations as table
 from dskprep.dataset import index
 from dskprep.dataset.label_record import LabelRecordName
 from dskprep.dataset.record import STATUSES
-from dskprep.errors import InfrastructureError
 from dskprep.pipeline import checked
 from dskprep.pipeline.label_account import LabelSummary
-from dskprep.source.case import digest
 from dskprep.source.label_files import Asked, LabelFile
 from dskprep.worker.label_job import LabelJob
 
@@ -38,7 +35,6 @@ class Known:
         self._places: dict[LabelRecordName, str | None] = {}
         self._by_key: dict[str, list[LabelRecordName]] = defaultdict(list)
         self._sources: dict[tuple[str, str | None], str] = {}
-        self._is_unreachable = False
         for name in sorted(rows):
             place = rows[name][0]["url"]  # None of a record that cannot be read
             key = _key_of_all(name.source, place)
@@ -56,13 +52,15 @@ class Known:
     def of(self, file: LabelFile, options: str) -> tuple[list[LabelRecordName], list[LabelRecordName]]:
         """Return the records of a file with these options, and those of other files that have its key, with any.
 
-        Its own are also those that cannot be read, and those of an equal listing whose file has gone: it was moved.
+        Its own are also those that cannot be read; and with hashed keys the only one, if that is of an older version and
+        does not say where its file lay. A file that was moved is done again: its listing does not tell what it is.
         """
         own, others = [], []
         keys = dict.fromkeys([_key_of_all(file.key, file.place), file.key])
         for name in itertools.chain(*(self._by_key.get(key, ()) for key in keys)):
             place = self._places[name]
-            if place not in (None, file.place) and not (name.digest == file.digest and self._is_gone(name, file)):
+            is_older = place == "" and file.is_hashed and len(self._by_key[file.key]) == 1
+            if place not in (None, file.place) and not is_older:
                 others.append(name)
             elif name.options == options and (place is not None or name.source == file.key):
                 own.append(name)
@@ -71,18 +69,6 @@ class Known:
     def contents(self, names: Iterable[LabelRecordName]) -> tuple[tuple[str, LabelRecordName], ...]:
         """Return the SHA-256 of the file of each record, and the record."""
         return tuple((self._contents[name], name) for name in names)
-
-    def _is_gone(self, name: LabelRecordName, file: LabelFile) -> bool:
-        """Tell whether the file of a record is not there any more as it was. A digest of a place does not tell."""
-        place = self._places[name]
-        if not place or file.is_hashed or self._is_unreachable:
-            return not place
-        try:
-            entry = storage.entry_of(place)
-        except InfrastructureError:
-            self._is_unreachable = True  # asked once: each answer may take a minute
-            return False
-        return entry is None or digest([entry]) != name.digest
 
 
 def key_apart(key: str, place: str) -> str:

@@ -99,6 +99,16 @@ def test_points_of_two_tables_of_one_name_both_stay(target: str, tmp_path: Path)
     assert sorted(dskprep.open_dataset(target).annotations["z"]) == [12, 13]
 
 
+def test_a_file_of_another_patient_is_not_the_one_that_lay_elsewhere_before(target: str, tmp_path: Path) -> None:
+    """Archives that are unpacked, annotated and deleted one after another: of one name, size and time."""
+    for seed, folder in enumerate("ab"):
+        file = put(tmp_path / folder / "1-1.dcm", seg_of(seed))
+        os.utime(file, ns=(0, 0))
+        assert dskprep.annotate(target, file.parent).counts == {"written": 1}
+        shutil.rmtree(file.parent)
+    assert labels_of(target) == [["Tumour"], ["Tumour"]]
+
+
 @pytest.mark.parametrize("is_time_kept", [True, False])
 def test_files_that_were_moved_are_the_same(target: str, tmp_path: Path, is_time_kept: bool) -> None:
     put(tmp_path / "a/1-1.dcm", seg_of(0))
