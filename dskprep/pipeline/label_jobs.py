@@ -52,8 +52,8 @@ class Known:
     def of(self, file: LabelFile, options: str) -> tuple[list[LabelRecordName], list[LabelRecordName]]:
         """Return the records of a file with these options, and those of other files that have its key, with any.
 
-        Its own are also those that cannot be read; and with hashed keys the only one, if that is of an older version and
-        does not say where its file lay. A file that was moved is done again: its listing does not tell what it is.
+        Its own are also those that cannot be read; and with hashed keys the only one, if that is of an older version
+        and does not say where its file lay. A file that was moved is done again: its listing does not tell what it is.
         """
         own, others = [], []
         keys = dict.fromkeys([_key_of_all(file.key, file.place), file.key])
