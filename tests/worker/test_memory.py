@@ -62,7 +62,7 @@ def test_a_network_in_the_worker_counts_with_what_it_needs_and_one_in_a_slot_doe
 
     assert need(mask_memory="10GiB") - need(mask_memory="7GiB") == 3 * 2**30
     in_slot = need(mask_memory="10GiB", mask_slots=1)
-    assert in_slot == need(mask_slots=1) < need()  # in the same process it has a copy of the image
+    assert in_slot == need(mask_memory="7GiB", mask_slots=1) < need()  # here it has a copy of the image too
     with pytest.raises(Refusal, match="too-large: needs"):
         Ledger(usable_bytes(2 * 2**30)).check(need(mask_memory="3GiB"))
 
