@@ -29,7 +29,7 @@ def words_of(error: BaseException) -> str:
     """Return what an error says; the error of a user's own code may raise another when it is asked."""
     try:
         return str(error)
-    except Exception:
+    except BaseException:  # it is asked in a worker, where whatever is raised would be no answer
         return "its message cannot be shown"
 
 

@@ -185,7 +185,8 @@ def written_keys(target: str) -> set[str]:
 
 def read_record(target: str, name: RecordName) -> Record:
     """Read a record. Raises DamagedDataset if it is damaged."""
-    return parse_record(storage.read_metadata(url := storage.join(target, name.path)), url)
+    url = storage.join(target, name.path)
+    return parse_record(storage.read_metadata(url), url)
 
 
 def find_written(target: str, key: str, digest: str) -> list[Record]:
@@ -207,9 +208,7 @@ def volume_name(key: str) -> str:
     return f"volumes/{check_key(key)}.zarr"
 
 
-def write_volume(
-    target: str, key: str, objects: dict[str, bytes], done: Collection[str] = ()
-) -> dict[str, StoredObject]:
+def write_volume(target: str, key: str, objects: dict[str, bytes], done: Iterable[str] = ()) -> dict[str, StoredObject]:
     """Write the objects of a volume but those that are `done`, and return the size and SHA-256 of each.
 
     What dskprep wrote under this key before is deleted. Labels, and what others put there, stay.

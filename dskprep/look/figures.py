@@ -28,6 +28,7 @@ FEATURES = ("step_mm", "pixel_mm", "height_mm", "lungs_ml", "right_percent", "me
 HISTOGRAMS = ("step_mm", "slices", "lungs_ml", "mean_lung_hu")
 """The columns that are shown as histograms."""
 LUNGS = "lungs_ml"
+"""The column whose 0 means that no lung was found."""
 N_BARS = 24
 """Bars of a histogram."""
 MIN_COMPARED = 8
@@ -77,7 +78,7 @@ def histograms(written: pd.DataFrame) -> list[Histogram]:
     for column in HISTOGRAMS:
         name, unit = MEASURES[column]
         values = written[column].replace([np.inf, -np.inf], np.nan).dropna()
-        values = values[values > 0] if column == LUNGS else values  # 0 ml: no lung was found
+        values = values[values > 0] if column == LUNGS else values
         if len(values):
             low, high = values.min(), values.max()
             # a record may be a stranger's, and numpy takes no range that is next to nothing

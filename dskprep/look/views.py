@@ -109,10 +109,10 @@ def draw(
         raise UsageError("label is for the planes of a volume of a dataset; leave it out")
     if surface not in (None, "lungs", *SURFACES):
         raise UsageError(f"surface must be one of {', '.join(('lungs', *SURFACES))}, not {surface!r}")
-    if not key and storage.exists(storage.join(storage.absolute(place), "dataset.json")):
-        some = ", ".join(itertools.islice(dataset.open_dataset(place), N_NAMED))
-        raise UsageError(f"{place}: is a dataset; name the KEY of a volume in it too{some and f', such as {some}'}")
     if not key:
+        if storage.exists(storage.join(storage.absolute(place), "dataset.json")):
+            some = ", ".join(itertools.islice(dataset.open_dataset(place), N_NAMED))
+            raise UsageError(f"{place}: is a dataset; name the KEY of a volume in it too{some and f', such as {some}'}")
         return _draw_source(place, config.given(settings), surface)
     opened = dataset.open_dataset(place)
     if surface is None and key not in opened and (record := _refused_record(opened, key)):

@@ -46,7 +46,7 @@ class Known:
         """Yield the files; one whose key a file of another place has gets a key of its own, which it keeps."""
         for file in files:
             own = self._sources.get((file.key, file.place))
-            is_taken = any(self._places[name] is not None for name in self._by_key.get(file.key, ()))
+            is_taken = any(not self._is_own(name, file, file.key) for name in self._by_key.get(file.key, ()))
             yield dataclasses.replace(file, key=own or (key_apart(file.key, file.place) if is_taken else file.key))
 
     def of(self, file: LabelFile, options: str) -> tuple[list[LabelRecordName], list[LabelRecordName]]:
@@ -56,15 +56,19 @@ class Known:
         and does not say where its file lay. A file that was moved is done again: its listing does not tell what it is.
         """
         own, others = [], []
-        keys = dict.fromkeys([_key_of_all(file.key, file.place), file.key])
-        for name in itertools.chain(*(self._by_key.get(key, ()) for key in keys)):
-            place = self._places[name]
-            is_older = place == "" and file.is_hashed and len(self._by_key[file.key]) == 1
-            if place not in (None, file.place) and not is_older:
+        shared = _key_of_all(file.key, file.place)
+        for name in itertools.chain(*(self._by_key.get(key, ()) for key in dict.fromkeys([shared, file.key]))):
+            if not self._is_own(name, file, shared):
                 others.append(name)
-            elif name.options == options and (place is not None or name.source == file.key):
+            elif name.options == options and (self._places[name] is not None or name.source == file.key):
                 own.append(name)
         return own, others
+
+    def _is_own(self, name: LabelRecordName, file: LabelFile, shared: str) -> bool:
+        """Tell whether a record is of a file; `shared` is the key that all files of its path have."""
+        is_older = self._places[name] == "" and file.is_hashed
+        is_only = {other.source for other in self._by_key.get(shared, ())} == {name.source}
+        return self._places[name] in (None, file.place) or (is_older and is_only)
 
     def contents(self, names: Iterable[LabelRecordName]) -> tuple[tuple[str, LabelRecordName], ...]:
         """Return the SHA-256 of the file of each record, and the record."""

@@ -37,6 +37,7 @@ class LabelJob:
 
 
 def begin_label_record(job: LabelJob, status: str, **more: Any) -> LabelRecord:
+    """Begin the record of a label source with what every such record says."""
     return LabelRecord(
         source=job.case.key,
         status=status,

@@ -486,6 +486,16 @@ def test_a_scheduler_that_no_longer_answers_ends_the_run(
     assert (tmp_path / "out" / "runs" / summary.run_id / "summary.json").exists()
 
 
+@pytest.mark.cluster
+def test_a_scheduler_that_is_busy_when_a_run_is_done_keeps_what_its_client_holds(
+    ours: Client, places: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lost, "ENDING_S", 0.0)  # nobody answers so soon
+    mine = ours.submit(int, 7, pure=False)
+    assert pipeline.run(*places, client=ours).n_new == 1
+    assert mine.result() == 7
+
+
 def test_a_client_that_cannot_be_closed_does_not_hide_what_went_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
     close = Client.close
 

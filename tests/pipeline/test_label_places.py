@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -97,6 +98,22 @@ def test_points_of_two_tables_of_one_name_both_stay(target: str, tmp_path: Path)
         put(tmp_path / folder / "annotations.csv", f"key,x,y,z\np{seed},-90,-40,1{seed + 2}\n".encode())
         dskprep.annotate(target, tmp_path / folder)
     assert sorted(dskprep.open_dataset(target).annotations["z"]) == [12, 13]
+
+
+def test_a_changed_file_replaces_what_an_older_version_wrote_with_hashed_keys(tmp_path: Path) -> None:
+    """Records of older versions do not say where the file lay, so the only one of its path is the file's own."""
+    target = prepared(tmp_path, "hashed")
+    file = put(tmp_path / "a/1-1.dcm", seg_of(0))
+    dskprep.annotate(target, file.parent)
+    (record,) = Path(target, "labels/written").glob("*.json")
+    record.write_text(json.dumps(json.loads(record.read_text()) | {"url": ""}))
+    Path(target, "annotations.parquet").unlink()
+    assert dskprep.annotate(target, file.parent).already == {"written": 1}
+    put(file, seg_of(0, BOX[::-1]))
+    assert dskprep.annotate(target, file.parent).counts == {"written": 1}
+    assert labels_of(target) == [[], ["Tumour"]]
+    (written,) = [dataset[key] for dataset in [dskprep.open_dataset(target)] for key in dataset if dataset[key].labels]
+    assert np.array_equal(written.labels["Tumour"][:], BOX[::-1])
 
 
 def test_a_file_of_another_patient_is_not_the_one_that_lay_elsewhere_before(target: str, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from multiprocessing import Pipe
 from pathlib import Path
 
 import numpy as np
@@ -312,6 +313,18 @@ def test_a_process_that_does_not_say_that_it_is_there_is_replaced(
     np.testing.assert_array_equal(found.mask.array, own_masks.halves(chest).array)
     assert own_masks.wait_for_end([first])
     assert len(own_masks.logged(log, "loaded")) == 2
+
+
+def test_a_process_that_the_system_does_not_name_is_not_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One of another container has the number 0 here, which stands for the group of this process."""
+    killed: list[int] = []
+    monkeypatch.setattr(os, "killpg", lambda pid, _: killed.append(pid))
+    for pid in (0, 54321):
+        monkeypatch.setattr(mask_slots.struct, "unpack", lambda *_, pid=pid: (pid, 0, 0))
+        here, there = Pipe()
+        mask_slots._kill_peer(here)
+        there.close()
+    assert killed == [54321]
 
 
 @pytest.mark.usefixtures("log")

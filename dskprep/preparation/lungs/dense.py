@@ -47,11 +47,14 @@ HAZE_REACH_MM = 12.0
 MIN_HAZE_ML = 60.0
 """Less is left out: noise and breathing make up to 40 ml of it."""
 DEPENDENT_MM = 2.0
-"""Behind the lungs, where it collects in patients on their backs, haze is thicker than twice this, or two voxels,"""
+"""Behind the lungs, where density collects in patients on their backs, haze is thicker than twice this, or two voxels.
+
+Such thin haze is lung only with both bounds below. They rest on one patient who has it, LUNG1-003, and 27 who do not.
+"""
 MIN_DEPENDENT_ML = 30.0
-"""of at least this volume: in healthy chests up to 22 ml, in most below 1 ml; in LUNG1-003 56 ml,"""
+"""Least volume of thin haze behind the lungs: 56 ml in LUNG1-003; up to 22 ml in healthy chests, mostly below 1 ml."""
 MIN_BEHIND_SHARE = 0.5
-"""and of this share of such haze on all sides: thick voxels make it all round the lungs, there 0.25 of it behind."""
+"""Least share of all thin haze that lies behind the lungs. Thick voxels make it all round them: 0.25 lies behind."""
 
 FAR_COLUMN = -1000.0
 """A spine at this column is far from all lung."""
