@@ -20,39 +20,20 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import common
-import distributed
 import psutil
+from no_work import do_nothing
 
 from dskprep import storage
 from dskprep.dataset import index
-from dskprep.dataset.record import Record, RecordName
+from dskprep.dataset.record import RecordName
 from dskprep.pipeline import cluster, sharing, watch
 from dskprep.pipeline.account import Account, Summary
 from dskprep.pipeline.listing import Listing
 from dskprep.source.cases import cases
-from dskprep.stopwatch import Stopwatch
 from dskprep.synthetic.s3server import S3Server
-from dskprep.worker import process
-from dskprep.worker.patient import Job, Outcome
 
 MARKS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 """After which parts of the patients figures are printed."""
-
-
-def do_nothing(job: Job, work_s: float) -> Outcome:
-    """Passes through the slots, and tells of it, as a patient does."""
-    process.SLOTS.tell_through(distributed.get_worker(), process._ledger(2**30))
-    clock = Stopwatch()
-    for slot, stages in (
-        ("read", ["read"]),
-        ("compute", ["decode", "resample", "lungs", "encode"]),
-        ("write", ["write"]),
-    ):
-        with process.SLOTS(slot, job.case.key, clock):
-            for stage in stages:
-                with clock(stage):
-                    time.sleep(work_s if stage == "lungs" else 0)
-    return Outcome((Record(key=job.case.key, status="written", input_digest=job.case.digest, bytes_read=1),))
 
 
 def make_source(folder: str, count: int) -> str:

@@ -5,6 +5,7 @@ from .dataset.duplicates import Duplicates
 from .dataset.examples import Example, Examples
 from .dataset.joined import Joined
 from .dataset.leftovers import clean
+from .dataset.past_runs import PastRun
 from .dataset.patches import LungPatches, Patch
 from .dataset.record import Record
 from .dataset.splits import Split
@@ -64,6 +65,7 @@ __all__ = [
     "LungPatches",
     "Lungs",
     "Observer",
+    "PastRun",
     "Patch",
     "Plan",
     "PrepConfig",

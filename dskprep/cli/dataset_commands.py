@@ -23,7 +23,10 @@ SOME = 100
 @click.argument("target")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def status(target: str, as_json: bool) -> int:
-    """Count the series of TARGET by status, and say why some are not written."""
+    """Count the series of TARGET by status, and say why some are not written.
+
+    Exit code 1 if one is not written, or if some may be missing: a run is under way, or the last one was broken off.
+    """
     terminal.wait_for("loading")
     from dskprep.cli import words
     from dskprep.cli.output import Output

@@ -13,10 +13,11 @@ from rich.table import Table
 
 from dskprep.counts import n_of
 from dskprep.dataset.record import STATUSES, Record
-from dskprep.pipeline.account import time_in_words
+from dskprep.pipeline.account import MAX_MESSAGE, time_in_words
 
 if TYPE_CHECKING:
     from dskprep.dataset.label_record import LabelRecord
+    from dskprep.dataset.past_runs import PastRun
     from dskprep.dataset.status import Status
     from dskprep.pipeline.account import Summary
     from dskprep.pipeline.export import ExportSummary
@@ -145,12 +146,25 @@ def describe_status(status: Status) -> Iterator[RenderableType]:
         rest = f", and {len(status.labels) - N_LABELS} more" if len(status.labels) > N_LABELS else ""
         yield f"  {', '.join(f'{name} in {n}' for name, n in most)}{rest}"
         yield from _describe_damaged(status.damaged_labels)
+    if status.last_run:
+        yield _describe_last_run(status.last_run)
     for run in status.runs:
         state = "was killed" if run.is_dead else "under way"
         yield (
             f"run {run.run_id} {state}: {run.host or 'unknown host'}, process {run.pid}, since {run.since}, "
             f"{n_of(run.done, 'patient')} done when it was last heard of, at {run.heard_at}"
         )
+
+
+def _describe_last_run(run: PastRun) -> str:
+    """Say what the run that ended last has left, if anything."""
+    found = n_of(run.inputs, "patient")
+    if run.is_complete:
+        return f"the last run, {run.run_id}, found {found}, and all have a status"
+    why = f" ({run.stopped_by[:MAX_MESSAGE]})" if run.stopped_by else ""
+    how = "was interrupted" if run.is_interrupted else "was stopped" if why else "ended"
+    done = f"{run.n_done} of {found}{'' if run.is_listed else ' found by then'} had a status"
+    return f"the last run, {run.run_id}, {how}{why} when {done}; the same command goes on"
 
 
 def describe_plan(plan: Plan) -> Iterator[RenderableType]:

@@ -15,6 +15,7 @@ from dskprep import storage
 from dskprep.counts import n_of
 from dskprep.dataset import annotations as labels_of
 from dskprep.dataset import claims, index, store
+from dskprep.dataset.past_runs import PastRun, past_runs
 from dskprep.dataset.record import GOOD, in_words
 
 
@@ -47,7 +48,7 @@ class Status:
     `label_sources` has the number of label sources per status, `label_reasons` of sources, and of single labels, that
     are not written per ``"<status>: <reason>"``, `label_warnings` of sources per warning; `labels` has the number of
     volumes per label, the most frequent first. `damaged_labels` has the paths of the records of label sources that
-    cannot be read, and why; they count as `failed: damaged-record` too.
+    cannot be read, and why; they count as `failed: damaged-record` too. `last_run` is the run that ended last.
     """
 
     target: str
@@ -64,6 +65,7 @@ class Status:
     labels: dict[str, int] = field(default_factory=dict)
     points: int = 0
     damaged_labels: dict[str, str] = field(default_factory=dict)
+    last_run: PastRun | None = None
 
     def __repr__(self) -> str:
         labels = f"; {n_of(sum(self.labels.values()), 'label')}, {n_of(self.points, 'point')}"
@@ -73,8 +75,13 @@ class Status:
 
     @property
     def is_clean(self) -> bool:
-        """Whether every series is written, and as a whole, or set aside, and no record damaged."""
-        return set(self.counts) <= GOOD and not (self.split_series or self.damaged_labels)
+        """Whether every series is written, and as a whole, or set aside, and no record damaged.
+
+        While a run is under way, after one that was killed, and if the last one left patients without a status, it is
+        not known whether these are all series.
+        """
+        are_good = set(self.counts) <= GOOD and not (self.split_series or self.damaged_labels)
+        return are_good and not self.runs and (self.last_run is None or self.last_run.is_complete)
 
     def as_dict(self) -> dict[str, Any]:
         """Return the status as plain JSON values."""
@@ -124,6 +131,7 @@ def status(target: str | os.PathLike[str]) -> Status:
         index.damaged(table),
         runs(target),
         **_labels(target),
+        last_run=max(past_runs(target), key=lambda run: run.ended_s, default=None),
     )
 
 

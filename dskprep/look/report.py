@@ -19,10 +19,10 @@ from dskprep.counts import n_of
 from dskprep.dataset import annotations as annotated
 from dskprep.dataset import index, own, store
 from dskprep.dataset.labelled import thumbnails_of
+from dskprep.dataset.past_runs import past_runs
 from dskprep.dataset.record import STATUSES
 from dskprep.errors import LABEL_REASONS, REASONS, SET_ASIDE, WARNINGS
 from dskprep.look.figures import as_toml, histograms, label_figures, rank, rank_labelled, stages
-from dskprep.look.latest_runs import latest_runs
 from dskprep.stopwatch import STAGES
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ def report(target: str | os.PathLike[str], *, records_at: str | None = None) -> 
         n_of=n_of,
         n_labelled=len(labelled),
         label_pictures=_label_pictures(target, labelled),
-        runs=latest_runs(target),
+        runs=past_runs(target),
         n_shown=len(shown),
         n_lost_shown=sum(map(len, some_lost)),
         n_pictured=len(pictured),

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+from pathlib import Path
 
 import pytest
 import tiny
 
 import dskprep
 from dskprep import storage
+from dskprep.cli import commands
+from dskprep.dataset import store
 from dskprep.dataset.status import Status
 from dskprep.errors import UsageError
+from dskprep.pipeline.observer import Observer
 
 
 def test_series_are_counted_by_status_reason_and_warning(place: str) -> None:
@@ -18,7 +23,9 @@ def test_series_are_counted_by_status_reason_and_warning(place: str) -> None:
     tiny.write(source, {"p3/notes.txt": b"", "p4/1.dcm": b""})
     dskprep.run(source, target)
     found = dskprep.status(target)
-    assert found == Status(
+    assert found.last_run
+    assert (found.last_run.inputs, found.last_run.counts) == (4, {"written": 2, "refused": 2})
+    assert dataclasses.replace(found, last_run=None) == Status(
         target,
         4,
         {"written": 2, "refused": 2},
@@ -40,3 +47,44 @@ def test_a_dataset_is_clean_if_every_series_is_written_as_a_whole(place: str) ->
     assert not dataclasses.replace(found, split_series=[["p1", "p2"]]).is_clean
     with pytest.raises(UsageError, match="no dskprep dataset"):
         dskprep.status(f"{place}/in")
+
+
+class Interrupts(Observer):
+    def on_patient(self, *_: object) -> None:
+        raise KeyboardInterrupt
+
+
+def test_a_run_that_was_interrupted_is_told_until_another_one_has_gone_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, target = tiny.write_patients(str(tmp_path / "in"), ["p1", "p2"]), str(tmp_path / "out")
+    first = dskprep.run(source, target, observers=[Interrupts()])
+    assert dskprep.status(target).counts == {"written": 1}
+    assert commands.run_command(["status", target]) == 1
+    told = " ".join(capsys.readouterr().out.split())
+    assert f"the last run, {first.run_id}, was interrupted when 1 of " in told
+    assert "; the same command goes on" in told
+    second = dskprep.run(source, target)
+    assert commands.run_command(["status", target]) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    assert f"the last run, {second.run_id}, found 2 patients, and all have a status" in told
+
+
+def test_the_last_run_is_the_one_that_ended_last(tmp_path: Path) -> None:
+    """Of two that shared the work, the one that began first may have done what the other left."""
+    target = str(tmp_path / "out")
+    dskprep.run(tiny.write_patients(str(tmp_path / "in"), ["p1"]), target)
+    summary = {"inputs": 9, "counts": {"written": 9}, "already": {}, "is_listed": True}
+    first, second = "29991231T235900Z-aaaa", "29991231T235930Z-bbbb"
+    store.write_run(target, first, summary | {"run_id": first, "seconds": 60.0})
+    broken_off = summary | {"run_id": second, "counts": {"written": 2}, "seconds": 1.0, "stopped_by": "no store"}
+    store.write_run(target, second, broken_off)
+    store.write_run(target, "of a stranger", summary | {"run_id": "of a stranger", "seconds": 1e12})
+    found = dskprep.status(target)
+    assert found.last_run
+    assert (found.last_run.run_id, found.is_clean) == (first, True)
+    store.write_run(target, second, broken_off | {"seconds": 90.0})
+    found = dskprep.status(target)
+    assert found.last_run
+    assert (found.last_run.stopped_by, found.is_clean) == ("no store", False)
+    assert json.loads(json.dumps(found.as_dict()))["last_run"]["inputs"] == 9

@@ -74,7 +74,7 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> str:
     store.commit(target, tiny.record("q2", "refused", reason="not-hu", message=HOSTILE))
     store.commit(target, tiny.record("q3", "failed", reason="OSError", message="<b>disk on fire"))
     counts = {"written": 12, "refused": 2, "failed": 1}
-    summary = {"run_id": "R1", "seconds": 30.0, "counts": counts, "already": {}, "is_interrupted": False}
+    summary = {"run_id": "R1", "inputs": 15, "seconds": 30.0, "counts": counts, "already": {}, "is_interrupted": False}
     store.write_run(target, "R1", {**summary, "stopped_by": ""})
     tiny.write(target, {"runs/R0/summary.json": b"{damaged"})
     return target
@@ -188,7 +188,7 @@ def test_every_stage_has_its_bar_and_counts_in_the_sort_by_seconds(tmp_path: Pat
     assert row["seconds"] == seconds  # the page sorts by their sum
 
 
-GOOD = {"run_id": "R9", "seconds": 3.0, "counts": {"written": 1}, "already": {}}
+GOOD = {"run_id": "R9", "inputs": 1, "seconds": 3.0, "counts": {"written": 1}, "already": {}}
 
 
 @pytest.mark.parametrize(
