@@ -13,6 +13,7 @@ OSError, which says all that is known.
 from __future__ import annotations
 
 import asyncio
+import bisect
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -32,6 +33,8 @@ from dskprep.storage.local import Entry, ObjectChanged
 
 PUT_BYTES = 2 << 30
 """s3fs writes what is smaller than twice this in one PUT, so a killed process leaves no parts of a multipart upload."""
+MAX_GAP_BYTES = 1 << 20
+"""Parts of an object that lie closer are read in one request: a request costs more than so many bytes."""
 MAX_DELETED_AT_ONCE = 1000
 """Most keys per DeleteObjects request; S3's limit."""
 
@@ -90,12 +93,29 @@ def read_ranges(s3: Connection, path: str, ranges: Sequence[tuple[int, int]]) ->
             store = s3.store(bucket)
             parts = [bytes(part) for part in obstore.get_ranges(store, key, starts=starts, ends=ends)]
         except NOT_BY_OBSTORE:
-            parts = _get_by_s3fs(s3, bucket, key, *({"Range": f"bytes={s}-{e - 1}"} for s, e in ranges))
+            parts = _get_ranges_by_s3fs(s3, bucket, key, ranges)
         if [len(part) for part in parts] != [end - start for start, end in ranges]:
             raise OSError("is shorter than expected")
         return parts
 
     return s3.read(get, key)
+
+
+def _get_ranges_by_s3fs(s3: Connection, bucket: str, key: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+    """Return the parts of an object; those less than MAX_GAP_BYTES apart come in one request, as obstore does it."""
+    requests: list[list[int]] = []
+    for start, end in sorted(ranges):
+        if requests and start <= requests[-1][1] + MAX_GAP_BYTES:
+            requests[-1][1] = max(requests[-1][1], end)
+        else:
+            requests.append([start, end])
+    contents = _get_by_s3fs(s3, bucket, key, *({"Range": f"bytes={start}-{end - 1}"} for start, end in requests))
+    firsts = [start for start, _ in requests]
+    parts = []
+    for start, end in ranges:
+        n = bisect.bisect(firsts, start) - 1
+        parts.append(contents[n][start - firsts[n] : end - firsts[n]])
+    return parts
 
 
 def _get(s3: Connection, bucket: str, key: str, listed: Entry | None = None) -> bytes:

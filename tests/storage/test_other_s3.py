@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import fsspec.config
+import numpy as np
 import pytest
 import tiny
 from front_s3 import HOST, FrontS3, private_ca
@@ -368,3 +369,15 @@ def test_settings_that_are_no_json_object_are_one_line(
     assert "FSSPEC_S3: expected a JSON object, found none; correct it, or unset it" in said
     assert "hush" not in said
     assert not front.log
+
+
+# requests
+
+
+def test_parts_that_lie_close_come_in_one_request_and_those_far_apart_do_not(place: str, front: FrontS3) -> None:
+    content = np.random.default_rng(0).bytes(4_000_000)
+    storage.write_many(place, {"object": content})
+    ranges = [(900, 950), (100, 200), (150, 180), (5000, 5001), (3_900_000, 3_900_100), (3_900_100, 3_900_200)]
+    front.log.clear()
+    assert storage.read_ranges(f"{place}/object", ranges) == [content[start:end] for start, end in ranges]
+    assert len([entry for entry in front.log if entry["method"] == "GET"]) == 2
