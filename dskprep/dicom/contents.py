@@ -13,6 +13,7 @@ from typing import NamedTuple
 from dskprep.dicom import sniff
 from dskprep.dicom.description import text_of
 from dskprep.dicom.header import Attributes, read_attributes
+from dskprep.dicom.owners import part_by_owner
 from dskprep.dicom.slices import Slice, read_slices
 from dskprep.errors import Refusal
 from dskprep.plain import in_one_line
@@ -99,6 +100,10 @@ class Contents:
         if len(found) > 1 and "" not in self.slices:
             found.discard("")
         return sorted(found)
+
+    def n_series(self) -> int:
+        """Count the series; of one UID there are several if its slices are of several owners (see `owners`)."""
+        return sum(len(part_by_owner(self.slices.get(uid, ()))) for uid in self.uids())
 
     def add_all(self, files: Iterable[tuple[str, bytes]], *, with_pixels: bool = True) -> None:
         """Read files, given as name and content (see `add`)."""

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from dskprep.dicom import pixels
+from dskprep.dicom.owners import owner_of
 from dskprep.dicom.plane import Plane
 from dskprep.dicom.slices import MAX_PLANE_MM, Slice
 from dskprep.errors import Refusal
@@ -146,7 +147,7 @@ def _of_slices(
         to_hu=to_hu,
         check_hu=check_hu,
         check_formats=check_formats,
-        identity=Counter(s.identity._replace(instance="") for s in slices).most_common(1)[0][0],
+        identity=owner_of(slices),
         instances=tuple(instance_of.get(k, "") for k in range(layout.grid.shape[0])),
     )
 

@@ -15,6 +15,7 @@ import psutil
 from dskprep import storage
 from dskprep.counts import n_of
 from dskprep.dicom.contents import Contents
+from dskprep.dicom.owners import ALONE, part_by_owner
 from dskprep.dicom.slices import Slice
 from dskprep.errors import Refusal
 from dskprep.formats import names
@@ -28,7 +29,7 @@ from dskprep.series.series import Series
 from dskprep.settings import PrepConfig, given
 from dskprep.source.files import File, open_place
 from dskprep.source.volumes import CaseContents
-from dskprep.source.within import Rivals
+from dskprep.source.within import Owned, Rivals
 
 T = TypeVar("T")
 
@@ -89,24 +90,44 @@ def each_series(
             f"expected slices that share a SeriesInstanceUID, found {len(uids)} slices with one of their own each, as "
             "some anonymisers write them; give the slices of each series one UID",
         )
-    rivals = Rivals(uids, contents.slices, settings.select, settings.min_slices)
-    for uid in rivals.order:
-        digest = series_digest(uid)
-        if beaten := rivals.is_beaten(uid):
-            del contents.slices[uid]
-            yield Name(digest), beaten
+    flaws = {uid: contents.flaw(uid) for uid in uids}
+    series_of = _take_owned(contents, flaws)
+    rivals = Rivals(series_of, settings.select, settings.min_slices)
+    for one in rivals.order:
+        slices, flaw = series_of.pop(one), flaws[one.uid]
+        is_alone = one.n_owners == 1
+        if beaten := rivals.is_beaten(one):
+            yield Name(one.digest, None if is_alone else one.owner), beaten
             continue
-        flaw = contents.flaw(uid)
-        found = [flaw] if flaw else assemble(contents.slices.pop(uid))
-        for number, series in enumerate(found, 1):
+        found = [flaw] if flaw else assemble(slices)
+        # owners take turns, so that no number of theirs depends on how many stacks another one has
+        for number, series in enumerate(found):
             made = _make_or_refuse(series, make)
-            yield Name(digest, number if len(found) > 1 else None, rivals.tried(uid, made)), made
+            stack = number * one.n_owners + one.owner if len(found) > 1 or not is_alone else None
+            yield Name(one.digest, stack, rivals.tried(one, made)), made
     taken = set(uids)
     for name in volumes:
         stem = names.stem(name)
         label = name if stem in taken else stem  # a file may be called by its SeriesInstanceUID, or as another one is
         taken.add(label)
         yield Name(series_digest(label)), _make_or_refuse(volume_as(contents, name, settings), make)
+
+
+def _take_owned(contents: Contents, flaws: dict[str, Refusal | None]) -> dict[Owned, list[Slice]]:
+    """Take the slices of each series out of the contents, and part them by owner; sets a flaw where that cannot be."""
+    taken: dict[Owned, list[Slice]] = {}
+    for uid, flaw in flaws.items():
+        slices = contents.slices.pop(uid, [])
+        parts = [slices] if flaw else part_by_owner(slices)
+        if len(parts) > 1 and len(parts[0]) <= ALONE:
+            flaws[uid] = Refusal(
+                "too-few-slices",
+                f"expected slices of one patient, found {len(slices)} of {len(parts)} patients in one series, as some "
+                "anonymisers write them; give the slices of each series one PatientID",
+            )
+            parts = [slices]
+        taken |= {Owned(uid, number, len(parts)): part for number, part in enumerate(parts, 1)}
+    return taken
 
 
 def _make_or_refuse(series: Series | Refusal, make: Callable[[Series], T]) -> T | Refusal:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from dskprep.dicom.slices import Slice
 from dskprep.errors import Refusal
@@ -12,59 +13,69 @@ from dskprep.selecting import KEPT, Chosen, Select, chosen_of, order_of
 from dskprep.source.peek import Peeked, group_of, of_slices
 
 
-class Rivals:
-    """The series of one case, by UID: which of them are tried, in which order, and which are set aside."""
+class Owned(NamedTuple):
+    """The slices of one owner among those of a SeriesInstanceUID: number `owner` of `n_owners`."""
 
-    def __init__(
-        self, uids: Sequence[str], slices: dict[str, list[Slice]], select: Select | None, n_least: int
-    ) -> None:
-        self.order = list(uids)
+    uid: str
+    owner: int = 1
+    n_owners: int = 1
+
+    @property
+    def digest(self) -> str:
+        """The digest by which records name the SeriesInstanceUID."""
+        return series_digest(self.uid)
+
+
+class Rivals:
+    """The series of one case: which of them are tried, in which order, and which are set aside."""
+
+    def __init__(self, series: Mapping[Owned, Sequence[Slice]], select: Select | None, n_least: int) -> None:
+        self.order = list(series)
         self._select = select
-        self._scores: dict[str, tuple[float, ...]] = {}
-        self._group: dict[str, tuple[str, ...]] = {}
-        self._taken: dict[tuple[str, ...], list[str]] = {}
+        self._scores: dict[Owned, tuple[float, ...]] = {}
+        self._group: dict[Owned, tuple[str, ...]] = {}
+        self._taken: dict[tuple[str, ...], list[Owned]] = {}
         self._refused: dict[tuple[str, ...], str] = {}
         if select is None:
             return
-        for uid in uids:
-            if len(slices.get(uid, ())) < n_least:  # refused in any case
+        for one, slices in series.items():
+            if len(slices) < n_least:  # refused in any case
                 continue
-            peeked = _peek(uid, slices[uid])
+            peeked = _peek(one.uid, slices)
             if group := group_of(peeked, select):
-                self._group[uid], self._scores[uid] = group, select.scores(peeked.texts)
-        self.order.sort(key=lambda uid: order_of(self._scores.get(uid, ()), series_digest(uid)))
+                self._group[one], self._scores[one] = group, select.scores(peeked.texts)
+        self.order.sort(key=lambda one: order_of(self._scores.get(one, ()), one.digest))
 
-    def is_beaten(self, uid: str) -> Refusal | None:
+    def is_beaten(self, one: Owned) -> Refusal | None:
         """Return why a series is set aside, None if it is to be tried."""
-        taken = self._taken.get(self._group.get(uid, ()), [])
+        taken = self._taken.get(self._group.get(one, ()), [])
         if self._select is None or len(taken) < self._select.keep:
             return None
-        why = self._select.why_first(self._scores[taken[-1]], self._scores[uid])
+        why = self._select.why_first(self._scores[taken[-1]], self._scores[one])
         return Refusal(
             "not-chosen",
-            f"expected the best series of one {self._select.per}, which is that of digest {series_digest(taken[-1])}, "
-            f"by {why}",
+            f"expected the best series of one {self._select.per}, which is that of digest {taken[-1].digest}, by {why}",
         )
 
-    def tried(self, uid: str, made: object) -> Chosen | None:
+    def tried(self, one: Owned, made: object) -> Chosen | None:
         """Note what became of a series that was tried. Returns why it was chosen, if there was a choice."""
-        group = self._group.get(uid, ())
+        group = self._group.get(one, ())
         if self._select is None or not group:
             return None
         if isinstance(made, Refusal) and made.reason not in KEPT:
-            self._refused.setdefault(group, f"the series of digest {series_digest(uid)}, refused: {made.reason}")
+            self._refused.setdefault(group, f"the series of digest {one.digest}, refused: {made.reason}")
             return None
         taken = self._taken.setdefault(group, [])
-        if uid not in taken:
-            taken.append(uid)
-        return self._why(uid, group, self._select)
+        if one not in taken:
+            taken.append(one)
+        return self._why(one, group, self._select)
 
-    def _why(self, uid: str, group: tuple[str, ...], select: Select) -> Chosen | None:
+    def _why(self, one: Owned, group: tuple[str, ...], select: Select) -> Chosen | None:
         rivals = [other for other in self.order if self._group.get(other) == group]
         n_more = select.keep - len(self._taken[group])
-        loser = next(iter(rivals[rivals.index(uid) + 1 + n_more :]), None)
+        loser = next(iter(rivals[rivals.index(one) + 1 + n_more :]), None)
         scores = None if loser is None else self._scores[loser]
-        return chosen_of(select, self._scores[uid], scores, len(rivals), self._refused.get(group))
+        return chosen_of(select, self._scores[one], scores, len(rivals), self._refused.get(group))
 
 
 def _peek(uid: str, slices: Sequence[Slice]) -> Peeked:

@@ -145,7 +145,7 @@ def _compute(line: Line, contents: CaseContents, files: list[File], reread: Rere
     counts = aside_counts(contents)
     names = tuple(f"{a.name}: {a.kind} {a.detail}".strip() for a in contents.aside[:MAX_NAMES])
     warnings = ["localizer-skipped"] if "localizer" in counts else []
-    if len(contents.uids()) + len(contents.volumes()) > 1:
+    if contents.n_series() + len(contents.volumes()) > 1:
         warnings.append("one-of-several-series")
     begun = begin_record(line.case, line.config, status="refused", aside=Aside(counts, names))
 

@@ -1,0 +1,81 @@
+"""Slices of one SeriesInstanceUID are parted by whose they are; what a header lacks, or makes up, parts nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import pytest
+from builders import ct_file, read
+
+from dskprep.dicom.owners import owner_of, part_by_owner
+from dskprep.dicom.slices import Slice
+
+Whose = tuple[str, str, str]
+"""PatientID, StudyInstanceUID, FrameOfReferenceUID of a slice."""
+
+ANNA, BERT = ("A", "1.5.1", "1.6.1"), ("B", "1.5.2", "1.6.2")
+
+
+def slices_of(whose: Iterable[Whose]) -> list[Slice]:
+    """Slices of one series; slice k is named k."""
+    plane = np.zeros((2, 2), np.int16)
+    names = ("PatientID", "StudyInstanceUID", "FrameOfReferenceUID")
+    files = [
+        (str(k), ct_file(plane, SOPInstanceUID=f"1.9.{k}", **dict(zip(names, who, strict=True))))
+        for k, who in enumerate(whose)
+    ]
+    (slices,) = read(files).slices.values()
+    return slices
+
+
+def parted(whose: Iterable[Whose]) -> list[list[int]]:
+    return [sorted(int(s.name) for s in part) for part in part_by_owner(slices_of(whose))]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [BERT, ("B", "", ""), ("A", "1.5.2", "1.6.1"), ("A", "1.5.1", "1.6.2"), ("", "1.5.2", "1.6.2")],
+    ids=["all", "patient", "study", "frame", "no patient"],
+)
+def test_slices_of_two_owners_are_parted(other: Whose) -> None:
+    assert parted([ANNA, other, ANNA, other, ANNA, other, other]) == [[1, 3, 5, 6], [0, 2, 4]]
+
+
+def test_slices_without_any_identifier_are_of_one_owner() -> None:
+    assert parted([("", "", "")] * 5) == [[0, 1, 2, 3, 4]]
+
+
+@pytest.mark.parametrize("lack", [("", "1.5.1", "1.6.1"), ("A", "", ""), ("A", "1.5.1", ""), ("", "", "")])
+def test_a_slice_that_lacks_an_identifier_stays_with_the_others(lack: Whose) -> None:
+    assert parted([ANNA, lack, ANNA, lack, lack, ANNA]) == [[0, 1, 2, 3, 4, 5]]
+
+
+@pytest.mark.parametrize("lack", [("", "1.5.1", "1.6.1"), ("A", "", ""), ("", "", "1.6.1")])
+def test_beside_another_owner_it_goes_with_those_with_which_it_shares_one(lack: Whose) -> None:
+    assert parted([ANNA, lack, BERT, ANNA, BERT, BERT, lack]) == [[0, 1, 3, 6], [2, 4, 5]]
+
+
+def test_beside_two_owners_a_slice_of_nobody_is_neithers() -> None:
+    assert parted([ANNA, ANNA, ("", "", ""), BERT, BERT, BERT]) == [[3, 4, 5], [0, 1], [2]]
+
+
+def test_a_frame_of_reference_of_each_slice_parts_nothing() -> None:
+    assert parted([("A", "1.5.1", f"1.6.{k}") for k in range(5)]) == [[0, 1, 2, 3, 4]]
+
+
+def test_it_parts_nothing_beside_another_patient_either() -> None:
+    made_up = [("A", "1.5.1", f"1.7.{k}") for k in range(4)]
+    assert parted([*made_up, BERT, BERT, BERT]) == [[0, 1, 2, 3], [4, 5, 6]]
+
+
+def test_the_order_of_the_files_has_no_part_in_it() -> None:
+    slices = slices_of([ANNA, BERT, ANNA, BERT, ANNA, BERT])
+    found = [[s.identity.patient for s in part] for part in part_by_owner(slices)]
+    assert found == [[s.identity.patient for s in part] for part in part_by_owner(slices[::-1])]
+    assert found == [["A"] * 3, ["B"] * 3]
+
+
+def test_an_owner_is_called_by_what_its_slices_say_that_say_it() -> None:
+    slices = slices_of([("", "1.5.1", ""), ("", "1.5.1", ""), ANNA])
+    assert owner_of(slices)[:5] == ("A", "", "1.5.1", "1.6.1", "")
