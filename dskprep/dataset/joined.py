@@ -22,6 +22,10 @@ IDENTIFIERS = {
     "SeriesInstanceUID": "series_uid_sha256",
 }
 """Identifiers that a table may have, and the column of the index that holds their digests."""
+NO_VALUE = frozenset(
+    "NA N/A n/a #N/A #NA <NA> NaN nan -NaN -nan NULL null None 1.#IND -1.#IND 1.#QNAN -1.#QNAN".split()
+) | {"#N/A N/A"}
+"""What stands for a missing number in CSV tables, as `pandas.read_csv` has it."""
 TABLE = "the table"
 """What a table without a file is called."""
 
@@ -120,12 +124,28 @@ def _read(table: str | os.PathLike[str] | pd.DataFrame, column: str) -> tuple[pd
         content = storage.read(url)
         if content[:4] == b"PAR1":
             return tables.from_parquet(content), url
-        return tables.from_csv(content, converters={column: str}, low_memory=False), url
+        return _read_csv(content, column), url
     except FileNotFoundError as error:
         raise UsageError(f"{url}: there is no such file") from error
     except ValueError as error:
         why = in_one_line(error, 200)
         raise UsageError(f"{url}: cannot be read as a CSV or Parquet table: {why}") from error
+
+
+def _read_csv(content: bytes, column: str) -> pd.DataFrame:
+    """Read a CSV table in which only an empty field is missing: `NA` may be North America, or a name.
+
+    In a column of numbers, or of true and false, it can be no value, and is missing as pandas has it.
+    """
+    frame = tables.from_csv(content, converters={column: str}, low_memory=False, keep_default_na=False, na_values=[""])
+    doubtful = [name for name in frame if name != column and frame[name].isin(NO_VALUE).any()]
+    if doubtful:
+        found = tables.from_csv(content, usecols=doubtful, low_memory=False)
+        for name in doubtful:
+            is_text = pd.api.types.infer_dtype(found[name], skipna=True) not in ("integer", "floating", "boolean")
+            if not is_text and found[name].notna().any():
+                frame[name] = found[name]
+    return frame
 
 
 def _check_names(frame: pd.DataFrame, where: str, column: str) -> None:

@@ -50,6 +50,19 @@ def test_columns_of_a_file_are_those_of_the_rows(dataset: dskprep.Dataset, place
     assert "cancer" not in dataset.rows[0]
 
 
+@pytest.mark.parametrize("word", ["NA", "N/A", "None", "null", "NULL", "nan", "n/a"])
+def test_only_an_empty_field_is_missing_among_texts(dataset: dskprep.Dataset, tmp_path: Path, word: str) -> None:
+    file = csv(
+        tmp_path,
+        f"key,site,all,n,yes\n007,{word},{word},{word},{word}\np1,{word},{word},2.5,True\np2,,{word},3,False\n",
+    )
+    joined = dataset.join(file)
+    assert [row["site"] for row in joined.rows] == [word, word, None]
+    assert [row["all"] for row in joined.rows] == [word] * 3
+    assert [row["n"] for row in joined.rows] == [None, 2.5, 3]
+    assert [row["yes"] for row in joined.rows] == [None, True, False]
+
+
 def test_a_column_of_another_name_is_named(dataset: dskprep.Dataset, tmp_path: Path) -> None:
     file = csv(tmp_path, "id,cancer\n007,1\np1,0\np2,0\n")
     with pytest.raises(UsageError, match=r"expected the column 'key', found 'id', 'cancer'; .* column="):
