@@ -3,7 +3,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 NIIVUE := 0.69.0
 AZURITE := 3.37.0
-PYTEST := $(BIN)/python -m pytest -n logical --dist loadfile
+# In the order of their names: else the long files, of few tests, come last, and one CPU waits for the other.
+PYTEST := $(BIN)/python -m pytest -n logical --dist loadfile --no-loadscope-reorder
 unexport PYTHONDONTWRITEBYTECODE  # programs start often here, and would compile their sources each time
 ROOMS ?= tests/cli tests/dataset tests/dicom tests/series tests/worker
 
@@ -14,7 +15,7 @@ demo: .venv/demo        ## synthetic patients, a real S3 server on this machine,
 	$(BIN)/dskprep demo
 
 test: .venv/dev         ## the tests but for the long ones, on all CPUs; ARGS="tests/series" for some of them
-	$(PYTEST) --no-loadscope-reorder -m "not slow" $(ARGS)  # else the long files, of few tests, come last
+	$(PYTEST) -m "not slow" $(ARGS)
 
 test-all: .venv/dev     ## all tests, as CI runs them; set DSKPREP_DATA to a folder of real CT to include it
 	$(PYTEST) $(ARGS)
