@@ -39,6 +39,7 @@ REASONS = {
     "no-lungs": "a recipe of 2017 finds no lung, and would have crashed or written an empty mask",
     "not-square": "a recipe of 2017 takes slices for square, and they are not",
     "licence": "the licence of the series does not allow the use that was asked for",
+    "key-taken": "a volume of this name is there from another source; that one stays as it is",
     "source-changed": "the source changed while it was being read",
 }
 """Why a series is refused (status `refused`)."""

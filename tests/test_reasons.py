@@ -21,7 +21,7 @@ from volume_builders import chest, nifti
 from dskprep import storage
 from dskprep.attribution import Attribution
 from dskprep.dataset import store
-from dskprep.dataset.record import Record
+from dskprep.dataset.record import Record, RecordName
 from dskprep.errors import REASONS
 from dskprep.settings import PrepConfig
 from dskprep.source import cases
@@ -79,6 +79,7 @@ MADE: dict[str, Callable[[], Files]] = {
     "bad-archive": lambda: {"p1.zip": tiny.zipped(changed())[:-50]},
     "licence": changed,
     "source-changed": changed,
+    "key-taken": changed,
 }
 """Files of a folder that is refused for that reason."""
 
@@ -91,11 +92,9 @@ def prepare(source: Path, target: Path, *, patient_folders: bool = False, **sett
     return prepare_case(case, target, **settings)
 
 
-def prepare_case(case: Case, target: Path, **settings: Any) -> list[Record]:
-    config = PrepConfig(**settings)
-    return list(
-        patient.prepare_patient(Job(case), target=str(target), config=config, memory_bytes=1_200_000_000).records
-    )
+def prepare_case(case: Case, target: Path, stale: tuple[RecordName, ...] = (), **settings: Any) -> list[Record]:
+    job, config = Job(case, stale), PrepConfig(**settings)
+    return list(patient.prepare_patient(job, target=str(target), config=config, memory_bytes=1_200_000_000).records)
 
 
 @pytest.mark.parametrize("reason", REASONS)
@@ -109,12 +108,17 @@ def test_every_reason_has_an_input_that_leads_to_it(
         monkeypatch.setattr(storage, "listing", _changing(storage.listing, folder / "0000.dcm"))
     if reason == "licence":  # of a series whose licence a catalogue says
         monkeypatch.setattr(cases, "_cases", functools.partial(_licensed, cases._cases, "CC BY-NC 3.0"))
+    stale: tuple[RecordName, ...] = ()
+    if reason == "key-taken":
+        tiny.write(tmp_path / "other/p1", tiny.series(5))
+        (there,) = prepare(tmp_path / "other", tmp_path / "out")
+        stale = (there.name,)
     licence = "commercial" if reason == "licence" else None
     (case,) = cases.cases(str(tmp_path / "in"), licence=licence)
-    (record,) = prepare_case(case, tmp_path / "out", recipe=RECIPES.get(reason, "default"))
+    (record,) = prepare_case(case, tmp_path / "out", stale, recipe=RECIPES.get(reason, "default"))
     assert (record.status, record.reason) == ("refused", reason)
     assert "\n" not in record.message
-    assert not (tmp_path / "out/volumes").exists()
+    assert (tmp_path / "out/volumes").exists() == bool(stale)
 
 
 def _licensed(list_cases: Callable[..., Iterator[Case]], licence: str, *source: Any, **more: Any) -> Iterator[Case]:

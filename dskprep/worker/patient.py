@@ -16,7 +16,7 @@ from dskprep.errors import DamagedDataset, InfrastructureError, Refusal
 from dskprep.settings import PrepConfig
 from dskprep.source.case import Case
 from dskprep.stopwatch import Stopwatch
-from dskprep.worker import process
+from dskprep.worker import process, taken
 from dskprep.worker.admission import Ledger, Underestimated
 from dskprep.worker.make import Line, Made, begin_record, make_case
 from dskprep.worker.nameless import without_names
@@ -108,7 +108,7 @@ def _commit(job: Job, target: str, config: PrepConfig, made: list[Made], clock: 
         with clock("write"):
             try:
                 records = _write_all(job, target, made)
-            except Refusal as refusal:  # another run was here; what it has written stays
+            except Refusal as refusal:  # another run or another source was here; what it has written stays
                 store.forget(target, [name for name in job.stale if name.status != "written"])
                 said = {"status": refusal.status, "reason": refusal.reason, "message": refusal.message}
                 records = [begin_record(job.case, config, **said)]
@@ -139,11 +139,16 @@ def _write_all(job: Job, target: str, made: list[Made]) -> list[Record]:
         store.forget(target, job.stale)
         return [each.record for each in made]
     overtaken.refuse_forgotten(target, job.case.key, job.case.digest, job.stale)
-    store.forget(target, job.stale)
-    for name in job.stale:
+    foreign = taken.of_another_source(target, job.case, job.stale, [each.record for each in made])
+    if foreign and any(each.objects for each in made):
+        raise taken.refusal(foreign)
+    stale = [name for name in job.stale if name not in foreign]
+    store.forget(target, stale)
+    for name in stale:
         if name.status == "written" and name.digest != job.case.digest:
             label_store.drop(target, name.key, name.digest)
-    return [_write(job, target, each) for each in made]
+    theirs = {name.key for name in foreign}
+    return [each.record if each.record.key in theirs else _write(job, target, each) for each in made]
 
 
 def _write(job: Job, target: str, made: Made) -> Record:
@@ -180,9 +185,10 @@ def _record_loss(job: Job, target: str, record: Record) -> Outcome:
 
 
 def _still_stale(job: Job, target: str) -> list[RecordName]:
-    """Return the stale records that may go with their volumes: not where another run has written the volume since."""
+    """Return the stale records that may go with their volumes: not those of another source or of another run since."""
     try:
         overtaken.refuse_forgotten(target, job.case.key, job.case.digest, job.stale)
     except Refusal:
         return [name for name in job.stale if name.status != "written"]
-    return [*job.stale]
+    foreign = taken.of_another_source(target, job.case, job.stale, [])
+    return [name for name in job.stale if name not in foreign]
