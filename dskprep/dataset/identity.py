@@ -8,14 +8,17 @@ is taken and not stored, so that several datasets agree, or nobody can look anyt
 from __future__ import annotations
 
 import base64
+import contextlib
 import functools
 import hmac
+import itertools
 import json
 import os
 import secrets
 from collections.abc import Sequence
 
 from dskprep import storage
+from dskprep.dataset import store
 from dskprep.dataset.record import to_json
 from dskprep.errors import DamagedDataset, InfrastructureError, UsageError
 from dskprep.keys import FURTHER
@@ -29,6 +32,8 @@ HEX_DIGITS = 16
 """Digits of a digest: 64 bits, so that 10 million patients of a dataset have different ones."""
 INSTANCE_BYTES = 6
 """Bytes of the digest of a SOPInstanceUID."""
+LOOKED_AT = 1000
+"""Records that are looked at for a digest, where the key is gone; those of versions without digests have none."""
 NO_INSTANCE = bytes(INSTANCE_BYTES)
 """What stands in its place where a slice has none."""
 
@@ -119,12 +124,17 @@ def of(target: str) -> Identities:
     """Return what makes the digests of a dataset; it begins with the first of them.
 
     Raises InfrastructureError if the key is the user's own, and is not known in this process or another one here;
-    DamagedDataset if the file cannot be read.
+    DamagedDataset if the file cannot be read, or is gone while records have digests.
     """
     where, own = storage.join(target, FILE), os.environ.get(VARIABLE)
     try:
         content = storage.read_metadata(where)
     except FileNotFoundError:
+        if _has_digests(target) and not storage.exists(where):
+            raise DamagedDataset(
+                f"{where}: is gone, and records have digests that were made with its key; put the original back, or "
+                "begin another dataset: with another key one patient would count as two"
+            ) from None
         key = secrets.token_bytes(32) if own is None else _own_key(own)
         stored = {"key": key.hex()} if own is None else {}
         storage.create(where, to_json({"fingerprint": Identities(key).fingerprint, **stored}))
@@ -159,6 +169,19 @@ def _check(content: bytes, where: str, own: bytes | None) -> Identities:
             f"{'' if own is None else f' in {VARIABLE}'}; set it to the dataset's, or unset it"
         )
     return identities
+
+
+def _has_digests(target: str) -> bool:
+    """Tell whether something was made with a key: the names of volumes, or a digest in one of the first records."""
+    names = list(itertools.islice(store.record_names(target), LOOKED_AT))
+    if names and store.has_hashed_keys(target):
+        return True
+    for name in names:
+        with contextlib.suppress(DamagedDataset, FileNotFoundError):
+            record = store.read_record(target, name)
+            if record.patient or record.study or record.frame_of_reference or record.instances:
+                return True
+    return False
 
 
 def _own_key(text: str) -> bytes:

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pydicom
 import pytest
+import tiny
 
 import dskprep
 from dskprep import storage
-from dskprep.dataset import identity
+from dskprep.dataset import identity, store
 from dskprep.errors import DamagedDataset, InfrastructureError, UsageError
 from dskprep.settings import PrepConfig
 from tests.builders import ct_file, distinct
@@ -188,3 +189,31 @@ def test_a_damaged_key_is_named(tmp_path: Path, content: str) -> None:
     (tmp_path / "identity.json").write_text(content)
     with pytest.raises(DamagedDataset, match=r"identity\.json: is damaged"):
         identity.of(str(tmp_path))
+
+
+@pytest.mark.parametrize("keys", ["folder", "hashed"])
+def test_a_key_that_is_gone_is_not_replaced_by_another(tmp_path: Path, keys: str) -> None:
+    """With another key one patient would be two, in two folds, and with hashed keys each volume would be made again."""
+    source, target = tmp_path / "in", tmp_path / "out"
+    settings = PrepConfig(check_hu=False, lungs=False, min_slices=4)
+    write_series(source / "a", PatientID="P-1")
+    dskprep.run(source, target, settings=settings, keys=keys)
+    kept = (target / "identity.json").read_bytes()
+    (target / "identity.json").unlink()
+    write_series(source / "b", PatientID="P-1")
+    for _ in range(2):
+        with pytest.raises(DamagedDataset, match=r"identity\.json: is gone"):
+            dskprep.run(source, target, settings=settings)
+    assert not (target / "identity.json").exists()
+    (target / "identity.json").write_bytes(kept)
+    dskprep.run(source, target, settings=settings)
+    made = identity.Identities(bytes.fromhex(json.loads(kept)["key"]))
+    assert [row["patient"] for row in rows(target).values()] == [made.digest("patient", "P-1", "")] * 2
+
+
+def test_a_dataset_without_digests_gets_its_first_key(tmp_path: Path) -> None:
+    target = str(tmp_path / "out")
+    store.create(target, PrepConfig())
+    store.commit(target, tiny.record("p1"))
+    identity.begin(target)
+    assert identity.fingerprint_of(target)
