@@ -1,4 +1,7 @@
-"""What strangers wrote, in a form that no terminal obeys; and so all that Python prints by itself."""
+"""What strangers wrote, in a form that no terminal obeys; and so all that Python prints by itself.
+
+What an error says is told without the secrets in it (`redaction`), and so are tracebacks and logs.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,8 @@ import traceback
 import warnings
 from collections.abc import Iterator
 from typing import Any
+
+from dskprep.redaction import redacted
 
 
 def escape(text: str) -> str:
@@ -26,9 +31,9 @@ def as_utf8(text: str) -> str:
 
 
 def words_of(error: BaseException) -> str:
-    """Return what an error says; the error of a user's own code may raise another when it is asked."""
+    """Return what an error says, without secrets; that of a user's own code may raise another when it is asked."""
     try:
-        return str(error)
+        return redacted(str(error))
     except BaseException:  # it is asked in a worker, where whatever is raised would be no answer
         return "its message cannot be shown"
 
@@ -36,6 +41,11 @@ def words_of(error: BaseException) -> str:
 def in_one_line(error: BaseException, most: int | None = None) -> str:
     """Return what an error says in one line, at most so many characters of it."""
     return " ".join(words_of(error).split())[:most]
+
+
+def traceback_of(error: BaseException) -> str:
+    """Return the traceback of an error, with those of its causes, without secrets."""
+    return "".join(map(redacted, traceback.format_exception(error)))
 
 
 def to_number(text: str) -> float | None:
@@ -90,13 +100,13 @@ class _Escaped(logging.LogRecord):
             self.exc_text = "\n".join(_lines_of(*self.exc_info))
 
     def getMessage(self) -> str:
-        return escape(super().getMessage())
+        return escape(redacted(super().getMessage()))
 
 
 def _tell(line: str) -> None:
     """Print a line to standard error, if there is one."""
     if sys.stderr is not None:
-        sys.stderr.write(escape(line) + "\n")
+        sys.stderr.write(escape(redacted(line)) + "\n")
 
 
 def _tell_traceback(kind: Any, error: Any, trace: Any) -> None:
@@ -108,6 +118,6 @@ def _tell_traceback(kind: Any, error: Any, trace: Any) -> None:
 
 def _lines_of(kind: Any, error: Any, trace: Any) -> Iterator[str]:
     """Yield the lines of a traceback, escaped. What an error says is one of them, whatever it holds."""
-    for part in traceback.format_exception(kind, error, trace):
+    for part in map(redacted, traceback.format_exception(kind, error, trace)):
         is_place = part.startswith("  ")
         yield from map(escape, part.rstrip("\n").split("\n") if is_place else [part.strip("\n")])

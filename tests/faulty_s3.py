@@ -138,7 +138,7 @@ class Proxy:
                     await asyncio.sleep(self.latencies.uniform(low, high) / 1000)
                 if kind in ERRORS:
                     entry["status"] = ERRORS[kind][0]
-                    writer.write(error_answer(kind, method))
+                    writer.write(error_answer(kind, method, request))
                     await writer.drain()
                     continue
                 if kind == "reset":
@@ -302,10 +302,16 @@ async def exchange(
         return None
 
 
-def error_answer(kind: str, method: str) -> bytes:
+def error_answer(kind: str, method: str, request: Message) -> bytes:
+    """Return the answer in place of the server's; it repeats what was sent, as AWS and others do."""
     status, code, message = ERRORS[kind]
+    token, signed = request["x-amz-security-token"], request["authorization"]
+    key_id = (re.search(r"Credential=([^/]*)", signed) or ["", ""])[1]
     body = (
-        f'<?xml version="1.0" encoding="UTF-8"?>\n<Error><Code>{code}</Code><Message>{message}</Message>'
+        f'<?xml version="1.0" encoding="UTF-8"?>\n<Error><Code>{code}</Code>'
+        f"<Message>{message} {token} {signed}</Message>"
+        f"<Token-0>{token}</Token-0><AWSAccessKeyId>{key_id}</AWSAccessKeyId>"
+        f"<CanonicalRequest>{method}\nx-amz-security-token:{token}\n\nauthorization: {signed}</CanonicalRequest>"
         f"<RequestId>FAULTYS3</RequestId><HostId>faulty</HostId></Error>"
     ).encode()
     head = (

@@ -318,6 +318,12 @@ def test_private_names_stay_in_their_room() -> None:
     assert strangers == set()
 
 
+def test_tracebacks_are_made_at_one_door_which_leaves_secrets_out() -> None:
+    makers = {"format_exception", "format_exc", "print_exc", "print_exception", "TracebackException"}
+    found = {name for name, path in NAMES.items() if any(f"traceback.{m}" in path.read_text() for m in makers)}
+    assert found == {"plain"}
+
+
 def test_a_long_module_has_a_reason() -> None:
     long = {name for name, path in NAMES.items() if len(path.read_text().splitlines()) > MOST_LINES}
     assert long == set(LONG)

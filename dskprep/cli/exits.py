@@ -12,6 +12,7 @@ from collections.abc import Iterator
 import click
 
 from dskprep.errors import DskprepError, InfrastructureError, UsageError
+from dskprep.plain import words_of
 
 EXIT_CLEAN = 0
 EXIT_SOME_NOT_WRITTEN = 1
@@ -53,10 +54,10 @@ def describe_error(error: BaseException) -> tuple[str, int]:
     if isinstance(error, (KeyboardInterrupt, click.Abort)):
         return "interrupted", EXIT_SOME_NOT_WRITTEN
     if isinstance(error, DskprepError):
-        return str(error), error.exit_code
+        return words_of(error), error.exit_code
     if isinstance(error, OSError):  # a file of the user's own, such as the place of a picture
         code = InfrastructureError.exit_code if error.errno in NO_SPACE else EXIT_USAGE
-        return f"{error.filename or ''}: {error.strerror or error}".lstrip(": "), code
+        return f"{error.filename or ''}: {error.strerror or words_of(error)}".lstrip(": "), code
     if isinstance(error, MemoryError):
         return "there is not enough memory for this on this machine", InfrastructureError.exit_code
-    return f"{type(error).__name__}: {error}", EXIT_SOME_NOT_WRITTEN
+    return f"{type(error).__name__}: {words_of(error)}", EXIT_SOME_NOT_WRITTEN

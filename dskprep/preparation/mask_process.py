@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import signal
 import threading
-import traceback
 from contextlib import suppress
 from multiprocessing.connection import Connection, Listener, wait
 from pathlib import Path
@@ -19,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dskprep.errors import DskprepError
+from dskprep.plain import traceback_of
 from dskprep.preparation import user_steps
 from dskprep.volume import Volume
 
@@ -54,7 +54,7 @@ def _answer(connection: Any, path: str) -> None:
     try:
         mask = user_steps.find_lungs(path, image)
     except DskprepError as error:
-        error.add_note("".join(traceback.format_exception(error)))
+        error.add_note(traceback_of(error))
         problem = error
     is_done.set()
     try:

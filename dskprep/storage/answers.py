@@ -11,6 +11,8 @@ from botocore.exceptions import ConnectionError as EndpointError
 from fsspec.exceptions import FSTimeoutError
 from obstore import exceptions
 
+from dskprep.redaction import redacted
+
 FAILURES = (exceptions.BaseError, BotoCoreError, ClientError, ClientPayloadError, OSError)
 """What obstore, s3fs and the libraries below them raise for a failed request."""
 UNANSWERED = (EndpointError, HTTPClientError, ClientPayloadError, FSTimeoutError)
@@ -92,13 +94,13 @@ def answer_to(error: BaseException) -> Answer:
 def to_os_error(error: Exception) -> OSError:
     """Convert to FileNotFoundError, FileExistsError, PermissionError, Unanswered, Hopeless or another OSError.
 
-    All that is known is in its text. obstore's types say little about a failed listing, but its text holds the status
-    and the server's code.
+    All that is known, but for secrets, is in its text. obstore's types say little about a failed listing, but its text
+    holds the status and the server's code.
     """
     if isinstance(error, (Hopeless, Unanswered)) or (type(error) is OSError and error.errno is None):
         return error  # it is one of ours, and says what to do
     status, code, said = answer = answer_to(error)
-    text = f"{code}: {said}" if code and said else _text_of(error)
+    text = redacted(f"{code}: {said}" if code and said else _text_of(error))
     if isinstance(error, exceptions.AlreadyExistsError):
         return FileExistsError(text)
     if isinstance(error, GONE_TYPES) or code in GONE:

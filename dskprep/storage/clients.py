@@ -21,6 +21,7 @@ from botocore.loaders import create_loader
 from fsspec.exceptions import FSTimeoutError
 from obstore.store import S3Store
 
+from dskprep import redaction
 from dskprep.plain import in_one_line
 from dskprep.storage import answers, credential_program, s3_pages
 from dskprep.storage.answers import FAILURES, Hopeless, Unanswered
@@ -88,6 +89,7 @@ def open_s3fs(limits: dict[str, Any] | None = None, *, public: PublicStore | Non
         raise Hopeless(f"Invalid endpoint: {endpoint}; {answers.advice_for('Invalid endpoint')}")
     _trust(fs)
     s3_pages.look_at_listings(fs.s3)
+    fs.s3.meta.events.register("before-send.s3", _withhold)
     set_custom_error_handler(_is_throttled)
     return fs
 
@@ -114,6 +116,13 @@ def _models(folders: str | None) -> Any:
 def close(fs: Any) -> None:
     """Close a file system of s3fs; the garbage collector might do so in a forked child, which would complain."""
     fsspec.asyn.sync(fs.loop, fs.s3.close)
+
+
+def _withhold(request: Any, **_: Any) -> None:
+    """Let nothing repeat what a request of botocore's is signed with, whatever answers it."""
+    signed = re.search(r"Credential=([^/,\s]+)", str(request.headers.get("Authorization", "")))
+    token = request.headers.get("X-Amz-Security-Token")
+    redaction.withhold(token.decode() if isinstance(token, bytes) else token, key_id=signed and signed[1])
 
 
 def _is_throttled(error: Exception) -> bool:
@@ -182,11 +191,13 @@ def credentials_of(fs: Any) -> Credentials:
     """Return what s3fs signs with now; botocore renews it where it knows when that expires."""
     key, secret, token = _given(fs)
     if key:
+        redaction.withhold(secret, token, key_id=key)
         return Credentials(key, secret, token, "")
     found = fsspec.asyn.sync(fs.loop, fs.session.get_credentials)
     if found is None:
         raise Hopeless(f"Unable to locate credentials; {answers.advice_for('No credentials')}")
     now = fsspec.asyn.sync(fs.loop, found.get_frozen_credentials)
+    redaction.withhold(now.secret_key, now.token, key_id=now.access_key)
     return Credentials(now.access_key, now.secret_key, now.token, found.method)
 
 

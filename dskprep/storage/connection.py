@@ -126,16 +126,18 @@ class Connection:
             except (*NOT_BY_OBSTORE, FileExistsError):
                 raise
             except FAILURES as error:
-                problem = answers.to_os_error(error)
-                if isinstance(problem, Unanswered):
-                    self._places.clear()  # the next request makes contact first, within short limits
-                elif isinstance(problem, PermissionError) and not is_last:
-                    is_stale = answers.answer_to(error).code in answers.STALE
-                    if self._renew(n_renewals, started, is_awaited=is_stale and self._has_worked):
-                        continue
-                raise problem from (None if problem is error else error)
-            self._has_worked = True
-            return found
+                failure = error
+            else:
+                self._has_worked = True
+                return found
+            problem = answers.to_os_error(failure)
+            if isinstance(problem, Unanswered):
+                self._places.clear()  # the next request makes contact first, within short limits
+            elif isinstance(problem, PermissionError) and not is_last:
+                is_stale = answers.answer_to(failure).code in answers.STALE
+                if self._renew(n_renewals, started, is_awaited=is_stale and self._has_worked):
+                    continue
+            raise problem  # not from the failure, which may repeat all that was sent
         raise AssertionError("unreachable")
 
     def call(self, method: str, **request: Any) -> Any:

@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 import time
+import traceback
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -24,7 +25,7 @@ import tiny
 from botocore.auth import S3SigV4QueryAuth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
-from faulty_s3 import FaultyS3
+from faulty_s3 import ERRORS, FaultyS3
 
 import dskprep
 from dskprep import storage
@@ -483,6 +484,33 @@ def write_ini(path: Path, section: str, **values: str) -> None:
 # secrets
 
 
+@pytest.mark.usefixtures("each_way")
+@pytest.mark.parametrize("kind", ["expired", "denied"])
+def test_what_a_refusal_repeats_is_in_no_error_and_none_of_its_causes(
+    full: str, faulty: FaultyS3, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    entries = storage.listing(full)
+    monkeypatch.setenv("AWS_SESSION_TOKEN", "a-token-of-a-session")
+    monkeypatch.setattr(connection, "ATTEMPTS", 1)
+    monkeypatch.setattr(clients, "RETRY_S", 0.1)
+    connection.fork.connections.clear()
+    faulty.script(kind, method="GET|PUT|POST", times=0)
+    for do in (
+        lambda: list(storage.read_many(full, entries)),
+        lambda: storage.read_head(f"{full}/05", 3),
+        lambda: storage.listing(full),
+        lambda: list(storage.walk(full)),
+        lambda: storage.write_many(full, {"x": b""}),
+        lambda: storage.create(f"{full}/x", b""),
+        lambda: storage.delete(full, ["x"]),
+    ):
+        with pytest.raises(InfrastructureError, match=ERRORS[kind][2].rstrip(".")) as caught:
+            do()
+        said = "".join(traceback.format_exception(caught.value))
+        for secret in ("a-token-of-a-session", os.environ["AWS_ACCESS_KEY_ID"], "Signature=", "CanonicalRequest"):
+            assert secret not in said.replace("Signature=[withheld]", "")
+
+
 def test_no_secret_is_written_logged_or_sent_in_a_task(
     place: str,
     faulty: FaultyS3,
@@ -517,4 +545,5 @@ def test_no_secret_is_written_logged_or_sent_in_a_task(
     everything = b"\n".join([*written.values(), *tasks, said.out.encode(), said.err.encode(), caplog.text.encode()])
     assert os.environ["AWS_SECRET_ACCESS_KEY"].encode() not in everything
     assert os.environ["AWS_ACCESS_KEY_ID"].encode() not in everything
-    assert b"Signature=" not in everything
+    assert b"Signature=" not in everything.replace(b"Signature=[withheld]", b"")
+    assert b"CanonicalRequest" not in everything
