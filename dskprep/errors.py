@@ -80,6 +80,7 @@ WARNINGS = {
     "identical-duplicates-dropped": "the same slice was there more than once",
     "tilt-corrected": "the gantry was tilted; each slice was shifted to its place on a right-angled grid",
     "gap-interpolated": "slices are missing, and were interpolated between their neighbours",
+    "archives-left-out": "archives below the folder of a manifest's line, or in an archive, were not read",
     "localizer-skipped": "localizer (scout) images were left aside",
     "hu-clipped": "values beyond the int16 range were clipped",
     "mixed-rescale": "the slices differ in rescale slope or intercept; each was used as it is",

@@ -55,7 +55,7 @@ MAX_FILE_BYTES = 1 << 28
 
 
 class Aside(NamedTuple):
-    """A file that is no CT slice; `kind` is `localizer`, `not-ct`, `no-image` or `not-dicom`."""
+    """A file that is no CT slice; `kind` is `localizer`, `not-ct`, `no-image`, `archive` or `not-dicom`."""
 
     name: str
     kind: str

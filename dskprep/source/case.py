@@ -23,7 +23,7 @@ class Case:
     The files are those directly in the folder, or with `is_deep` all below it; with `is_single` the URL is that of the
     only file, or of the header of a volume. `digest` is made of their listing (names, sizes, ETags or modification
     times), so that a changed input counts as another input. Of a line of a manifest that cannot be listed, `problem`
-    says why.
+    says why. `left_out` are the archives below its folder, which are read only if they have lines of their own.
 
     Of a series of the Imaging Data Commons (IDC) the table says who made it and under which licence (`attribution`).
     `is_catalogued` says that the numbers are from that table too, and that nothing was listed; `refusal` is the reason
@@ -44,6 +44,7 @@ class Case:
     is_deep: bool = False
     is_single: bool = False
     problem: str = ""
+    left_out: tuple[str, ...] = ()
     attribution: Attribution | None = None
     is_catalogued: bool = False
     refusal: tuple[str, str] | None = None

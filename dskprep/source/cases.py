@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import fnmatch
 import itertools
 import os
-import re
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import PurePosixPath
@@ -18,21 +18,16 @@ from dskprep.plain import in_one_line
 from dskprep.source import idc, manifest, volumes
 from dskprep.source.case import Case, digest, is_key, key_of, unused
 from dskprep.source.heads import may_hold_dicom, plain_name, plain_size
+from dskprep.source.inputs import ARCHIVE_SUFFIXES as ARCHIVE_SUFFIXES
+from dskprep.source.inputs import archives, inputs, is_archive, is_hidden, is_marker
 from dskprep.storage import Entry, Folder
 
-ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
-"""Names of files that hold the files of one case."""
 MANIFEST_SUFFIXES = (".csv", ".parquet")
 """Names of files that list cases by key and URL."""
 LICENCES = (None, "commercial")
 """Which licences may be asked for: any, or those that allow commercial use."""
 MAX_OUTAGES = 20
 """Lines of a manifest in a row whose store fails, before that is the store's fault and not theirs."""
-MARKER_SUFFIX = "_$folder$"
-"""Ends the names of the empty objects by which Hadoop and EMR mark a folder."""
-
-_UNFINISHED = re.compile(r"\..+\.(dcm|dicom|ima)\.(\w{6}|part|partial|tmp|filepart|download)", re.IGNORECASE)
-"""The hidden name under which rsync and others receive a file: it may be a slice that never came to its end."""
 
 
 def where(source: str | os.PathLike[str]) -> str:
@@ -136,31 +131,10 @@ def files_of(url: str, *, is_archive: bool = False, is_deep: bool = False, is_si
     return volumes.split(url, inputs(storage.listing(url)))[1]
 
 
-def inputs(entries: Iterable[Entry]) -> list[Entry]:
-    """Return the entries that may be DICOM or volume files: not hidden, no archives, and no marks of folders."""
-    return [e for e in entries if not (_is_hidden(e.name) or _is_archive(e.name) or _is_marker(e.name))]
-
-
 def typical(entries: Iterable[Entry]) -> Entry | None:
     """Return the file of median size among those not named as something else: most likely a slice."""
     found = sorted((plain_size(e), e.name, e) for e in entries if not is_named_otherwise(plain_name(e.name)))
     return found[len(found) // 2][-1] if found else None
-
-
-def _is_archive(name: str) -> bool:
-    return name.lower().endswith(ARCHIVE_SUFFIXES)
-
-
-def _is_marker(name: str) -> bool:
-    return name.endswith(MARKER_SUFFIX)
-
-
-def _is_hidden(path: str) -> bool:
-    folder, _, name = f"/{path}".rpartition("/")
-    is_in_hidden = (
-        "/." in f"{folder}/" or "/__MACOSX/" in f"{folder}/"
-    )  # what macOS puts into archives beside the files
-    return is_in_hidden or (name.startswith(".") and not _UNFINISHED.fullmatch(name))
 
 
 def _case(
@@ -180,7 +154,7 @@ def _from_tree(source: str, *, patient_folders: bool) -> Iterator[Case]:
     used: set[str] = set()
     folders = storage.walk(source)
     for folder in _whole(folders) if patient_folders else folders:
-        if not _is_hidden(folder.path):
+        if not is_hidden(folder.path):
             yield from _in_folder(folder, source, used, is_deep=patient_folders and bool(folder.path))
 
 
@@ -199,9 +173,9 @@ def _in_folder(folder: Folder, source: str, used: set[str], *, is_deep: bool) ->
     entries, found = inputs(folder.entries), list[volumes.Volume]()
     if not is_deep:
         found, entries = volumes.split(url, entries)
-    archives = [e for e in folder.entries if _is_archive(e.name) and not _is_hidden(e.name)]
-    if folder.path and not (folder.has_subfolders or archives or found):
-        is_case = not folder.entries or not all(_is_marker(e.name) for e in folder.entries)
+    packed = archives(folder.entries)
+    if folder.path and not (folder.has_subfolders or packed or found):
+        is_case = not folder.entries or not all(is_marker(e.name) for e in folder.entries)
     else:  # what lies beside the patients is no patient, unless it is a scan
         is_case = may_hold_dicom(url, entries)
     if is_case:
@@ -211,7 +185,7 @@ def _in_folder(folder: Folder, source: str, used: set[str], *, is_deep: bool) ->
         path = f"{folder.path}/{volume[0].name}" if folder.path else volume[0].name
         key = unused(key_of(names.stem(path)), path, used)
         yield _case(key, storage.join(source, path), list(volume), is_single=True)
-    for entry in archives:
+    for entry in packed:
         path = f"{folder.path}/{entry.name}" if folder.path else entry.name
         yield _case(unused(key_of(_stem(path)), path, used), storage.join(source, path), [entry], is_archive=True)
 
@@ -248,11 +222,13 @@ def _from_manifest(source: str, lines: list[manifest.Line]) -> Iterator[Case]:
             raise UsageError(
                 f"{source}: the key {key!r:.200} cannot name a volume; use letters, digits and . _ = @ , -"
             )
+    has_own_line = _own_archives(source, lines)
     held: list[Case] = []  # until one line could be listed
     is_any_listed, n_in_a_row = False, 0
     for key, path, header in lines:
         case, outage = _from_line(source, key, path)
-        case = replace(case, header=header)
+        left_out = tuple(name for name in case.left_out if storage.join(case.url, name) not in has_own_line)
+        case = replace(case, header=header, left_out=left_out)
         n_in_a_row = n_in_a_row + 1 if outage else 0
         is_any_listed |= not outage
         held.append(case)
@@ -268,20 +244,37 @@ def _from_manifest(source: str, lines: list[manifest.Line]) -> Iterator[Case]:
 
 def _from_line(source: str, key: str, path: str) -> tuple[Case, InfrastructureError | None]:
     """Return the case of a line of a manifest, and the error of its store if that cannot be listed."""
-    url = path if "://" in path or path.startswith("/") else storage.join(source.rpartition("/")[0], path)
+    url = _beside(source, path)
     try:
         url = storage.absolute(url)
-        way = {"is_archive": True} if is_file(url, ARCHIVE_SUFFIXES) else {"is_deep": True}
-        entries = files_of(url, **way)
-        if not entries and (entries := files_of(url, is_single=True)):
-            way = {"is_single": True}
-        return _case(key, url, entries, **way), None
+        if is_file(url, ARCHIVE_SUFFIXES):
+            return _case(key, url, files_of(url, is_archive=True), is_archive=True), None
+        listed = list(storage.listing_below(url))
+        if not listed and (entries := files_of(url, is_single=True)):
+            return _case(key, url, entries, is_single=True), None
+        left_out = tuple(entry.name for entry in archives(listed))
+        return replace(_case(key, url, inputs(listed), is_deep=True), left_out=left_out), None
     except Exception as error:  # a path that is none; and other file systems than ours raise whatever they like
         url = url if len(url) <= storage.MAX_CHARACTERS else f"{url[:200]}…"
         said = in_one_line(error) or type(error).__name__
         problem = f"{said if url in said else f'{url}: {said}'}; correct this line of the manifest, or mend its store"
         outage = error if isinstance(error, InfrastructureError) else None
         return Case(key, url, digest([]), 0, 0, problem=problem), outage
+
+
+def _own_archives(source: str, lines: list[manifest.Line]) -> set[str]:
+    """Return the URLs of the archives that have lines of their own."""
+    found: set[str] = set()
+    for _, path, _ in lines:
+        if is_archive(path):
+            with contextlib.suppress(UsageError):  # it costs its own line
+                found.add(storage.absolute(_beside(source, path)))
+    return found
+
+
+def _beside(source: str, path: str) -> str:
+    """Return the URL that a path in a manifest means."""
+    return path if "://" in path or path.startswith("/") else storage.join(source.rpartition("/")[0], path)
 
 
 def _stem(path: str) -> str:

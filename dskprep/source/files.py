@@ -176,6 +176,12 @@ def open_case(case: Case) -> CaseFiles:
     if case.refusal:
         raise Refusal(*case.refusal)
     entries = cases.files_of(case.url, **way)
+    if case.left_out and not entries:
+        raise Refusal(
+            "no-dicom",
+            f"expected DICOM files in {case.url}, found archives only, such as {case.left_out[0]}; give each a line of "
+            "its own in the manifest, or unpack them",
+        )
     if case.is_catalogued:
         _check_complete(case, entries)
     elif digest(entries) != case.digest:

@@ -285,4 +285,5 @@ def _nothing_found(contents: Contents) -> Refusal:
     if kinds["no-image"]:
         found = ", ".join(kinds["no-image"])[:200]
         return Refusal("no-image", f"holds no images, but {found}; `dskprep annotate` reads labels")
-    return Refusal("no-dicom", f"expected DICOM files, found none among {sum(counts.values())} files")
+    packed = f", of which {counts['archive']} are archives; unpack these" if "archive" in counts else ""
+    return Refusal("no-dicom", f"expected DICOM files, found none among {sum(counts.values())} files{packed}")

@@ -23,7 +23,7 @@ from dskprep.errors import InfrastructureError, UsageError
 from dskprep.labels.mask import check_names
 from dskprep.plain import as_utf8
 from dskprep.source.case import digest, key_of
-from dskprep.source.cases import inputs
+from dskprep.source.inputs import inputs
 
 BATCH, AT_ONCE = 256, 16
 """Files of which the first bytes are read ahead of the labels, and how many of them at once."""

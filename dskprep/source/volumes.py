@@ -8,13 +8,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from dskprep import storage
-from dskprep.dicom.contents import Contents
+from dskprep.dicom.contents import Aside, Contents
 from dskprep.dicom.sniff import begins_as_dicom
 from dskprep.errors import Refusal
 from dskprep.formats import names
 from dskprep.formats.header import MAX_HEADER_BYTES, Header, damaged
 from dskprep.formats.read import read_header
 from dskprep.formats.voxels import FileBytes
+from dskprep.source.inputs import is_archive
 from dskprep.storage import Entry
 
 Volume = tuple[Entry, ...]
@@ -88,11 +89,17 @@ class CaseContents(Contents):
     parts: dict[str, FileBytes] = field(default_factory=dict)
 
     def add(self, name: str, content: bytes, *, with_pixels: bool = True) -> None:
-        """Keep a volume file as it is; read any other as DICOM (see `Contents.add`)."""
-        if names.is_part(name) and not begins_as_dicom(content):
+        """Keep a volume file as it is; read any other as DICOM (see `Contents.add`), but for archives in archives."""
+        if is_archive(name) and not begins_as_dicom(content):
+            self.leave_out(name)
+        elif names.is_part(name) and not begins_as_dicom(content):
             self.parts[name] = FileBytes.held(content)
         else:
             super().add(name, content, with_pixels=with_pixels)
+
+    def leave_out(self, name: str) -> None:
+        """Note an archive that is not unpacked, before all else: a record lists the first names only."""
+        self.aside.insert(0, Aside(name, "archive", ""))
 
     def volumes(self) -> list[str]:
         """Return the names of the volumes, sorted."""

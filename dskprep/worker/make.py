@@ -142,9 +142,13 @@ def _compute(line: Line, contents: CaseContents, files: list[File], reread: Rere
         files.reverse()
         while files:
             contents.add(*files.pop())
+    for archive in line.case.left_out:
+        contents.leave_out(archive)
     counts = aside_counts(contents)
     names = tuple(f"{a.name}: {a.kind} {a.detail}".strip() for a in contents.aside[:MAX_NAMES])
     warnings = ["localizer-skipped"] if "localizer" in counts else []
+    if "archive" in counts:
+        warnings.append("archives-left-out")
     if contents.n_series() + len(contents.volumes()) > 1:
         warnings.append("one-of-several-series")
     begun = begin_record(line.case, line.config, status="refused", aside=Aside(counts, names))

@@ -114,6 +114,36 @@ def test_an_input_of_two_patients_is_told(tmp_path: Path) -> None:
         assert [b"several-patients" in record for record in on_disk.values()] == told
 
 
+def test_archives_that_are_not_read_are_told(place: str, tmp_path: Path) -> None:
+    tiny.write(f"{place}/in/p1/study1", tiny.series(1))
+    packed = {f"study{n}.zip": tiny.zipped(tiny.series(n)) for n in (2, 3, 4)}
+    tiny.write(f"{place}/in/p1", packed)
+    tiny.write(f"{place}/in/p2", packed)
+    manifest = f"key,url\np1,{place}/in/p1\np2,{place}/in/p2\nown,{place}/in/p1/study4.zip\n"
+    tiny.write(tmp_path, {"list.csv": manifest.encode()})
+    p1, p2, own = (prepare(Job(case), f"{place}/out") for case in cases.cases(f"{tmp_path}/list.csv"))
+    (first,), (second,) = p1, own
+    assert (first.status, first.n_files, second.status) == ("written", 12, "written")
+    assert first.aside.counts == {"archive": 2}
+    assert first.aside.names == ("study3.zip: archive", "study2.zip: archive")
+    assert ["archives-left-out" in record.warnings for record in (first, second)] == [True, False]
+    (nothing,) = p2
+    assert (nothing.status, nothing.reason) == ("refused", "no-dicom")
+    assert "study2.zip" in nothing.message
+
+
+def test_an_archive_in_an_archive_is_told(tmp_path: Path) -> None:
+    inner = tiny.tarred(tiny.series(2), "gz")
+    tiny.write(tmp_path / "in", {"p1.tar": tiny.tarred({**tiny.series(1), "sub/inner.tar.gz": inner})})
+    tiny.write(tmp_path / "nothing", {"p1.zip": tiny.zipped({"inner.zip": tiny.zipped(tiny.series(1))})})
+    (record,) = prepare(only_job(tmp_path / "in"), tmp_path / "out")
+    assert (record.status, record.aside.names) == ("written", ("sub/inner.tar.gz: archive",))
+    assert "archives-left-out" in record.warnings
+    (record,) = prepare(only_job(tmp_path / "nothing"), tmp_path / "out2")
+    assert (record.status, record.reason) == ("refused", "no-dicom")
+    assert "unpack" in record.message
+
+
 @pytest.mark.parametrize(
     ("files", "reason"),
     [
