@@ -17,7 +17,7 @@ from dskprep.preparation import user_steps
 from dskprep.settings import PrepConfig
 from dskprep.source import cases as discover
 from dskprep.source import idc
-from dskprep.source.case import Case
+from dskprep.source.case import Case, outside
 
 RETRIES: dict[str | None, tuple[str, ...]] = {
     None: (),
@@ -86,6 +86,7 @@ def check(
     is_choice = settings.select is not None and not patient_folders  # there, each patient is chosen from on its own
     of_these = Asked() if is_choice else asked
     cases = discover.choose(source, **of_these._asdict(), patient_folders=patient_folders, licence=licence)
+    cases = outside(cases, target)
     keys = "hashed" if mapping else keys
     mapped = hashed_keys.Mapping(mapping, place, target) if mapping else None
     store.check_settings(target, settings, keys)

@@ -116,5 +116,21 @@ def apart(cases: Iterable[Case], target: str) -> Iterator[Case]:
         yield case
 
 
+def outside(cases: Iterable[Case], target: str) -> Iterator[Case]:
+    """Yield cases; one whose folder holds the target, or lies in it, says so in place of its files.
+
+    Only a line of a manifest can name such a folder. Each run would find among the files what it has written itself.
+    """
+    for case in cases:
+        url = case.url
+        if f"{target}/".startswith(f"{url.rstrip('/')}/") or url.startswith(f"{target}/"):
+            problem = (
+                f"{url}: expected a folder apart from the target, found the target {target} inside it or around it; "
+                "correct this line of the manifest, or choose another target"
+            )
+            case = Case(case.key, url, digest([]), 0, 0, problem=problem)
+        yield case
+
+
 def short_hash(text: str) -> str:
     return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:8]

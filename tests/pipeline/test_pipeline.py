@@ -468,6 +468,21 @@ def test_a_bad_line_of_a_manifest_starts_nothing(tmp_path: Path, source: str, ta
     assert not Path(target).exists()
 
 
+@pytest.mark.parametrize("url", ["", "/out", "/out/volumes"])
+def test_a_line_of_a_manifest_with_the_target_in_it_is_refused_for_good(tmp_path: Path, source: str, url: str) -> None:
+    target = f"{tmp_path}/all/out"
+    tiny.write(f"{tmp_path}/all/scan", tiny.series(1))
+    (tmp_path / "list.csv").write_text(f"key,url\nall,{tmp_path}/all{url}\np1,{source}/p1\n")
+    for _ in range(2):
+        dskprep.run(f"{tmp_path}/list.csv", target)
+        assert statuses(target) == {"all": "refused", "p1": "written"}
+        (name,) = [name for name in store.record_names(target) if name.key == "all"]
+        record = store.read_record(target, name)
+        assert record.reason == "no-dicom"
+        assert "expected a folder apart from the target" in record.message
+        assert "run again" not in record.message
+
+
 def test_a_store_lost_for_good_ends_the_run_and_the_next_goes_on(
     source: str, target: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
