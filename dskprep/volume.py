@@ -89,6 +89,16 @@ class Grid(_Place):
 
 
 @dataclass(frozen=True, eq=False, repr=False)
+class TiltedGrid(Grid):
+    """The right-angled grid of a series whose gantry was tilted.
+
+    `slices` is that of its pixels before each slice was shifted to its place, (slice, row, column): they lie askew.
+    """
+
+    slices: Grid
+
+
+@dataclass(frozen=True, eq=False, repr=False)
 class Volume(_Place):
     """Voxels in (z, y, x) order and their place in the patient.
 

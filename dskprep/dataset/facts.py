@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from dskprep.volume import Grid
+from dskprep.volume import Grid, TiltedGrid
 
 if TYPE_CHECKING:
     from dskprep.preparation.lungs.lungs import Lungs
@@ -103,15 +103,42 @@ class Geometry(msgspec.Struct, frozen=True):
         return np.array(self.affine, np.float64)
 
 
-class Acquired(msgspec.Struct, frozen=True):
-    """The grid of the slices as they were acquired, (slice, row, column), with those of filled gaps; LPS mm."""
+class Slices(msgspec.Struct, frozen=True):
+    """A grid of slices, (slice, row, column), with those of filled gaps; LPS mm."""
 
     shape: tuple[Count, Count, Count]
     affine: tuple[tuple[Number, ...], ...]
 
+    @classmethod
+    def of(cls, grid: Grid) -> Slices:
+        """Return what a record says of a grid."""
+        return cls(grid.shape, tuple(tuple(row) for row in grid.affine.round(6).tolist()))
+
     def grid(self) -> Grid:
         """Return it as a grid."""
         return Grid(self.shape, np.array(self.affine, np.float64))
+
+
+class Acquired(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The grid of the slices as they were acquired; of a tilted gantry, that onto which they were shifted.
+
+    `askew` is then the grid of the slices before that.
+    """
+
+    shape: tuple[Count, Count, Count]
+    affine: tuple[tuple[Number, ...], ...]
+    askew: Slices | None = None
+
+    @classmethod
+    def of(cls, grid: Grid) -> Acquired:
+        """Return what a record says of the grid of a series."""
+        found = Slices.of(grid)
+        return cls(found.shape, found.affine, Slices.of(grid.slices) if isinstance(grid, TiltedGrid) else None)
+
+    def grid(self) -> Grid:
+        """Return it as a grid."""
+        grid = Slices(self.shape, self.affine).grid()
+        return TiltedGrid(grid.shape, grid.affine, self.askew.grid()) if self.askew else grid
 
 
 class LungFigures(msgspec.Struct, frozen=True):

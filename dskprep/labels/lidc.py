@@ -17,7 +17,7 @@ from dskprep.labels.attributes import refuse_if_more
 from dskprep.labels.lidc_xml import RATINGS, Mark, Outline
 from dskprep.labels.stack import Plane, Stack, axes_of, crop
 from dskprep.labels.values import Labels, Links, Segment
-from dskprep.volume import Grid
+from dskprep.volume import Grid, TiltedGrid
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -58,7 +58,8 @@ class Lidc(Labels):
         Parameters
         ----------
         slices
-            The grid of the series' slices as they are stored, (slice, row, column).
+            The grid of the series' slices as they are stored, (slice, row, column). Of a tilted gantry it may be that
+            onto which they were shifted, as `series.grid` is.
         consensus
             The share of the readers who outlined a nodule that must have a voxel inside.
         instances
@@ -71,7 +72,8 @@ class Lidc(Labels):
             `label-off-grid` if an outline lies between slices or beyond their rows and columns, or if the z and the UID
             of every mark are those of two slices. Marks of which only some are so are left out (see `left_out`).
         """
-        return PlacedLidc(self, slices, consensus, instances or {})
+        askew = slices.slices if isinstance(slices, TiltedGrid) else slices
+        return PlacedLidc(self, askew, consensus, instances or {})
 
     def stacks(self, segment: Segment, grid: Grid) -> Iterator[Stack]:
         """Raises UsageError: the place is not known yet."""

@@ -21,7 +21,7 @@ from dskprep.formats.voxels import FileBytes
 from dskprep.labels.attributes import one_line, refuse_if_more
 from dskprep.labels.stack import Plane, Stack, axes_of, crop
 from dskprep.labels.values import Labels, Links, Segment
-from dskprep.volume import Grid
+from dskprep.volume import Grid, TiltedGrid
 
 MAX_BYTES = 1 << 30
 """Most bytes of the voxels, and of the file once it is decompressed: 1000 slices of 512 x 512 as float32."""
@@ -83,12 +83,14 @@ class Mask(Labels):
     def at(self, slices: Grid) -> Mask:
         """Return the mask as it lies in an image, if each of its voxels lies on one, or would beyond the image's edges.
 
-        Its axes may be in another order or direction, and it may be cropped or padded.
+        Its axes may be in another order or direction, and it may be cropped or padded (see `_at_tilted`).
 
         Raises Refusal: `label-mirrored` if it would be on it when mirrored, else `label-off-grid`.
         """
         if _is_same_grid(self._grid, slices):
             return self
+        if isinstance(slices, TiltedGrid):
+            return self._at_tilted(slices)
         part = _part_of(self._grid, slices)
         for words, axes in MIRRORS.items():
             mirrored = _mirrored(self._grid, axes)
@@ -108,6 +110,24 @@ class Mask(Labels):
         placed = copy.copy(self)
         placed._grid = part
         return placed
+
+    def _at_tilted(self, upright: TiltedGrid) -> Mask:
+        """Return the mask as it lies in a series whose gantry was tilted, and whose whole grid it has not.
+
+        It must lie on the slices, askew as they were. A part of the upright grid will not do: programs that do not
+        correct a tilt write the affine of such a part for slices that lie elsewhere.
+        """
+        try:
+            return self.at(upright.slices)
+        except Refusal as refusal:
+            if refusal.reason != "label-off-grid":
+                raise
+        raise Refusal(
+            "label-off-grid",
+            f"{self.where}: expected the whole grid of the image ({_words(upright)}), since the gantry was tilted and "
+            f"each slice was shifted to its place on it, found another ({_words(self._grid)}); draw the mask on the "
+            "volume in the dataset, or resample it to that",
+        )
 
     def stacks(self, segment: Segment, grid: Grid) -> Iterator[Stack]:
         """Yield the planes of one segment."""

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from dskprep.dicom.plane import Plane
 from dskprep.errors import Refusal
-from dskprep.volume import Grid
+from dskprep.volume import Grid, TiltedGrid
 
 Floats = NDArray[np.float64]
 
@@ -81,9 +81,13 @@ def lay_out(planes: Sequence[Plane], *, max_gap_slices: int = 0) -> Layout:
     affine[:3, 0] = first.normal * step
     affine[:3, 1] = np.array(first.column) * first.pixel_mm[0]
     affine[:3, 2] = np.array(first.row) * first.pixel_mm[1]
+    askew = affine.copy()
+    askew[:3, 0] += affine[:3, 1:3] @ reach / (n_slices - 1)
+    askew[:3, 3] = corner
     affine[:3, 3] = corner + affine[:3, 1:3] @ low
+    shape = (n_slices, rows, columns)
     return Layout(
-        grid=Grid((n_slices, rows, columns), affine),
+        grid=TiltedGrid(shape, affine, Grid((n_slices, *first.shape), askew)) if reach.any() else Grid(shape, affine),
         numbers=tuple(numbers.tolist()),
         offsets=tuple((row, column) for row, column in offsets.tolist()),
         tilt_degrees=_degrees(lean),

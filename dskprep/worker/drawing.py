@@ -28,7 +28,7 @@ from dskprep.labels.seg import Seg
 from dskprep.labels.values import Labels
 from dskprep.settings import PrepConfig
 from dskprep.stopwatch import Stopwatch
-from dskprep.volume import Grid
+from dskprep.volume import Grid, TiltedGrid
 from dskprep.worker import label_facts, process
 from dskprep.worker.admission import FIXED_BYTES, Ledger, Ticket
 from dskprep.worker.label_checks import check_new, check_side
@@ -211,20 +211,24 @@ def _add_unlinked(job: LabelJob, labels: Labels, volume: Record, made: MadeLabel
 def _placed(job: LabelJob, linker: Linker, labels: Labels, linked_by: str | None, volume: Record, grid: Grid) -> Labels:
     """Return the labels as they lie in the volume. A mask may also be one of the prepared volume itself."""
     acquired = volume.acquired.grid() if volume.acquired else None
+    is_tilted = volume.source is not None and bool(volume.source.tilt_degrees)
+    are_known = acquired is not None and isinstance(acquired, TiltedGrid) == is_tilted
+    if not are_known and (isinstance(labels, Lidc) or (isinstance(labels, Mask) and is_tilted)):
+        raise Refusal(
+            "label-unlinked",
+            f"{labels.where}: {volume.key} was prepared by an older version, whose record does not say where its "
+            "slices lie; prepare it again",
+        )
     if isinstance(labels, Mask):
+        if isinstance(acquired, TiltedGrid):
+            grid = TiltedGrid(grid.shape, grid.affine, acquired.slices)
         try:
             return labels.at(acquired or grid)
         except Refusal:
             with contextlib.suppress(Refusal):
                 return labels.at(grid)
             raise
-    if isinstance(labels, Lidc):
-        if acquired is None:
-            raise Refusal(
-                "label-unlinked",
-                f"{labels.where}: {volume.key} was prepared by an older version, whose record does not say where its "
-                "slices lie; prepare it again",
-            )
+    if isinstance(labels, Lidc) and acquired:
         return labels.at(acquired, job.asked.consensus, linker.slices_of(volume, labels.links))
     if isinstance(labels, Seg) and linked_by == "frame-of-reference":
         return labels  # it may have been drawn on other slices

@@ -170,7 +170,7 @@ def _compute(line: Line, contents: CaseContents, files: list[File], reread: Rere
 def _make(line: Line, begun: Record, warnings: list[str], found: Series) -> Made:
     """Make the volume of one series."""
     line.reserve(found)
-    begun = begun.changed(source=source_of(found.facts), acquired=_acquired(found), **_identity(line, found))
+    begun = begun.changed(source=source_of(found.facts), acquired=Acquired.of(found.grid), **_identity(line, found))
     decoded, is_volume_file = found.decode(), found.encoded_bytes is not None
     prepared = prepare(decoded, line.config, line.clock)
     hu_sha256, warnings, lungs = decoded.hu_sha256, [*warnings, *decoded.warnings], None
@@ -193,10 +193,6 @@ def _make(line: Line, begun: Record, warnings: list[str], found: Series) -> Made
     provenance = {name: getattr(record, name) for name in ("settings_digest", "hu_sha256", "dskprep")}
     with line.clock("encode"):
         return Made(record, omezarr.encode(prepared, line.config, provenance), thumbnail.draw(prepared))
-
-
-def _acquired(found: Series) -> Acquired:
-    return Acquired(found.grid.shape, tuple(tuple(row) for row in found.grid.affine.round(6).tolist()))
 
 
 def _identity(line: Line, found: Series) -> dict[str, str | None]:
