@@ -1,6 +1,7 @@
 """What the headers said by which series are chosen (`[select]`), kept in the dataset so that each is read once.
 
-`headers.jsonl.gz` has a line per series: its key and input digest, the keyed digest of its study or patient, how it
+`headers.jsonl.gz` has a line per series: its key and input digest, the keyed digest of its patient, or of its study
+and patient, how it
 fits each rule, and the digest of its SeriesInstanceUID; null and empty for what is no choice.
 """
 

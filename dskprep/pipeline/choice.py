@@ -15,7 +15,7 @@ from typing import NamedTuple
 from dskprep.dataset import identity, index, seen
 from dskprep.dataset.record import FURTHER, Record
 from dskprep.pipeline.account import Account
-from dskprep.pipeline.survey import DUE, KNOWN, LOST, PLAIN, WAITING, Asked, Rival, Survey
+from dskprep.pipeline.survey import DUE, KNOWN, LOST, PLAIN, WAITING, Asked, Rival, Survey, family_name
 from dskprep.selecting import KEPT, Select, chosen_of
 from dskprep.settings import PrepConfig
 from dskprep.source.case import Case
@@ -25,7 +25,7 @@ class Taken(NamedTuple):
     """What became of series before. The keys are those of cases."""
 
     written: dict[str, list[str]]
-    """The keys of what is written, by the digest of its study or patient."""
+    """The keys of what is written, by the name of its study or patient (`survey.family_name`)."""
     refused: set[tuple[str, str]]
     """Key and input digest of what was refused, but for the reasons `selecting.KEPT`."""
     known: set[str]
@@ -35,12 +35,12 @@ class Taken(NamedTuple):
 def taken(target: str | None, per: str) -> Taken:
     """Return what a dataset holds, nothing if there is none; `per` is `study` or `patient`."""
     found = Taken({}, set(), set())
-    columns = ("key", "input_digest", "status", "reason", per)
+    columns = ("key", "input_digest", "status", "reason", "study", "patient")
     for row in index.rows_of(index.current_table(target, columns)) if target else ():
         key = row["key"].partition(FURTHER)[0]
         found.known.add(key)
         if row["status"] == "written":
-            found.written.setdefault(row[per] or "", []).append(key)
+            found.written.setdefault(family_name(per, row["study"], row["patient"]) or "", []).append(key)
         elif row["status"] == "refused" and row["reason"] not in KEPT and key == row["key"]:
             found.refused.add((key, row["input_digest"]))
     return found

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 from dskprep import storage
 from dskprep.dataset.identity import Identities
 from dskprep.dataset.seen import Seen
+from dskprep.dicom.description import Identity
 from dskprep.errors import InfrastructureError, UsageError
 from dskprep.selecting import SLICES, Chosen, Select, order_of
 from dskprep.source import peek
@@ -37,6 +38,9 @@ DOLLARS_PER_GET = 0.4e-6
 PLAIN, UNREAD, WAITING, DUE, KNOWN, LOST = range(6)
 """What a series is: no choice; one whose header is to be read; one that waits; one that is chosen; one that an earlier
 run refused; one that was chosen and refused."""
+
+AND = "+"
+"""Stands between the digests of a study and its patient."""
 
 _TABLES = """
     PRAGMA journal_mode = OFF;
@@ -71,6 +75,13 @@ class Rival(NamedTuple):
     def order(self) -> tuple[Any, ...]:
         """What the series of a family are sorted by."""
         return *order_of(self.scores, self.uid_sha256), self.key
+
+
+def family_name(per: str, study: str | None, patient: str | None) -> str | None:
+    """Return what a study of a patient, or a patient, is called: the digests of both, or of the patient."""
+    if per == "patient":
+        return patient
+    return study and f"{study}{AND}{patient or ''}"
 
 
 class Survey:
@@ -164,15 +175,17 @@ class Survey:
 
     def _place(self, n: int, state: int, found: peek.Peeked | None) -> None:
         """Note whose a series is, and how it fits; one without a header, too short or nobody's is no choice."""
-        if (
-            found is None
-            or not (group := peek.group_of(found, self._select))
-            or float(found.texts[SLICES]) < self._min_slices
-        ):
+        family = found and self._family_name(found.identity)
+        if found is None or family is None or float(found.texts[SLICES]) < self._min_slices:
             self._note_family(n, PLAIN, None, None, None)
         else:
             scores = json.dumps(self._select.scores(found.texts))
-            self._note_family(n, state, self._identities.digest(*group), scores, found.uid_sha256)
+            self._note_family(n, state, family, scores, found.uid_sha256)
+
+    def _family_name(self, who: Identity) -> str | None:
+        digest = self._identities.digest
+        patient = digest("patient", who.patient, who.issuer) if who.patient else None
+        return family_name(self._select.per, digest("study", who.study), patient)
 
     def _note_family(self, n: int, state: int, family: str | None, scores: str | None, tie: str | None) -> None:
         self._tables.execute(  # a table that says whose a series is, is believed
@@ -184,8 +197,9 @@ class Survey:
     def _remember(self, seen: Iterable[Seen]) -> None:
         """Place the series whose headers an earlier run has read; and those that are alone in a table."""
         for one in seen:
-            if one.family is None or len(one.scores) == len(self._select.prefer):  # others are not of these rules
-                self._keep(one)
+            is_of_these_rules = one.family is None or len(one.scores) == len(self._select.prefer)
+            if is_of_these_rules and (self._select.per == "patient" or AND in (one.family or AND)):
+                self._keep(one)  # older versions noted no patient beside a study
         self._tables.execute(
             f"UPDATE series SET state = iif(seen.family IS NULL, {PLAIN}, {WAITING}), family = seen.family, "
             "scores = seen.scores, tie = seen.tie FROM seen "

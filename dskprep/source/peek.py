@@ -92,11 +92,14 @@ def of_slices(identity: Identity, uid: str, texts: Mapping[str, str], n_slices: 
 
 
 def group_of(peeked: Peeked, select: Select) -> tuple[str, ...]:
-    """Return the identifiers of what series are chosen per, () if a header lacks them."""
+    """Return the identifiers of what series are chosen per, () if a header lacks them.
+
+    A study is one of a patient: some programs that remove identities give several patients one StudyInstanceUID.
+    """
     who = peeked.identity
     if select.per == "patient":
-        return ("patient", who.patient, who.issuer) if who.patient else ()
-    return ("study", who.study) if who.study else ()
+        return (who.patient, who.issuer) if who.patient else ()
+    return (who.study, who.patient, who.issuer) if who.study else ()
 
 
 def _peeked(header: Attributes, n_slices: int) -> Peeked:

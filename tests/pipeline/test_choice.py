@@ -135,6 +135,35 @@ def test_the_best_of_each_study_is_written_and_the_rest_says_why(place: str) -> 
     assert any("1 are decided by a tie" in note for note in notes)
 
 
+def test_a_study_that_two_patients_share_is_one_of_each(tmp_path: Path) -> None:
+    series = {
+        "a_thick": Planted("1", "5", patient="A"),
+        "a_thin": Planted("1", "1", patient="A"),
+        "b_thick": Planted("1", "5", patient="B"),
+        "c": Planted("2"),
+    }
+    source, target = planted(tmp_path / "in", series), str(tmp_path / "out")
+    for _ in range(2):
+        run(source, target, config())
+        assert fates(target) == {"a_thick": "not-chosen", "a_thin": "written", "b_thick": "written", "c": "written"}
+    planted(tmp_path / "in", {"b_thin": Planted("1", "1", patient="B")})  # what is written stays
+    run(source, target, config())
+    assert fates(target) | {"b_thick": "written", "b_thin": "not-chosen"} == fates(target)
+
+
+def test_what_an_older_version_noted_of_studies_is_read_again(tmp_path: Path) -> None:
+    series = {"a": Planted("1", patient="A"), "b": Planted("1", patient="B"), "c": Planted("1", "5", patient="B")}
+    source, target = planted(tmp_path / "in", series), str(tmp_path / "out")
+    run(source, target, config(), limit=1)
+    noted = list(seen.read(target))
+    assert len(noted) == 3
+    seen.write(target, [one._replace(family=(one.family or "").partition("+")[0]) for one in noted])
+    _, notes = run(source, target, config())
+    assert any("one header of each of 3 series" in note for note in notes)
+    assert fates(target) == {"a": "written", "b": "written", "c": "not-chosen"}
+    assert list(seen.read(target)) == noted
+
+
 def test_without_the_table_all_are_written(tmp_path: Path) -> None:
     source = planted(tmp_path / "in", STUDIES)
     summary = dskprep.run(source, tmp_path / "out", settings=dskprep.PrepConfig(lungs=False, check_hu=False), at_end=())

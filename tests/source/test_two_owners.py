@@ -71,6 +71,14 @@ def test_a_choice_per_study_takes_one_of_each_patient(tmp_path: Path) -> None:
     assert len({dataset[key].record.patient for key in dataset}) == 2
 
 
+def test_so_it_does_where_they_share_the_study_but_no_series(tmp_path: Path) -> None:
+    series = (of(seed, who, uid=f"1.2.{seed}", StudyInstanceUID="1.5") for seed, who in ((1, "A"), (2, "B"), (3, "B")))
+    tiny.write(tmp_path / "in/p", {name: content for files in series for name, content in files.items()})
+    dataset = run(tmp_path / "in", tmp_path / "out", select={"prefer": ["most-slices"]})
+    records = [dataset[key].record for key in dataset]
+    assert (len(records), len({record.patient for record in records})) == (2, 2)
+
+
 def test_a_series_of_one_owner_goes_on_as_ever(tmp_path: Path) -> None:
     files = of(1, "A")
     files |= dict(list(of(1, "").items())[:5])  # these have lost their PatientID
