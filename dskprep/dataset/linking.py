@@ -24,6 +24,8 @@ EDGE_MM = 5.0
 """A point may lie so far outside of the image: a nodule at its edge, or a header that rounds."""
 NAMED = 3
 """How many of several things a message names."""
+OTHER_STACKS = "one-of-several-stacks"
+"""The warning of a volume of whose series other slices were not written."""
 
 
 class Linked(NamedTuple):
@@ -60,7 +62,7 @@ class Linker:
                     f"{where}: expected the frame of reference of the series that it names, found "
                     f"{_some(links.frames)}; it was drawn on another scan, or was moved to it",
                 )
-            return Linked(self._with_instances(chosen, links) or chosen, "series")
+            return Linked(self._with_slices(chosen, links, where), "series")
         frames = {self._frame(uid) for uid in links.frames} - {None}
         in_frame = self._records(i for frame in frames if frame for i in self._by["frame_of_reference"].find(frame))
         if links.instances and (chosen := self._with_instances(in_frame, links)):
@@ -149,6 +151,23 @@ class Linker:
         wanted = {self._identities.instance(uid) for uid in links.instances}
         return [r for r in records if wanted & identity.split_instances(r.instances)]
 
+    def _with_slices(self, records: list[Record], links: Links, where: str) -> list[Record]:
+        """Return the volumes of a series whose slices a label names, else those that do not say what theirs are.
+
+        A series may hold several stacks, as the phases of 4D CT, of which some were not written.
+        """
+        if not links.instances:
+            return records
+        chosen = self._with_instances(records, links) or [r for r in records if not _knows_its_slices(r)]
+        if not chosen:
+            several = ", ".join(record.key for record in records[:NAMED])
+            raise Refusal(
+                "label-unlinked",
+                f"{where}: expected slices of {several}, which is of the series that it names, found only others "
+                f"({_some(links.instances)}); it was drawn on slices that were not written, as those of another phase",
+            )
+        return chosen
+
     def _are_others(self, records: list[Record], links: Links) -> bool:
         """Tell whether the label names slices, and all of these volumes say that they are not theirs."""
         return bool(links.instances) and not links.series and all(r.instances for r in records)
@@ -166,6 +185,15 @@ class Linker:
                 "names none of them"
             )
         return f"{where}: asks for {' and '.join(asked)}, and no volume of the dataset has it"
+
+
+def _knows_its_slices(record: Record) -> bool:
+    """Tell whether a record has the digests of all slices that show what its volume shows.
+
+    Older ones have none, and of a slice that was there twice only one digest is there.
+    """
+    only_copies_lack = "identical-duplicates-dropped" in record.warnings and OTHER_STACKS not in record.warnings
+    return record.instances is not None and not only_copies_lack
 
 
 class _Lookup:

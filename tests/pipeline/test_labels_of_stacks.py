@@ -1,0 +1,119 @@
+"""Of a series with several stacks, a label belongs to the one on whose slices it was drawn, or to no volume."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+from builders import ct_file, distinct
+from label_builders import (
+    FRAME_OF_REFERENCE,
+    SERIES,
+    frames_of,
+    grid_of,
+    lidc_file,
+    nodule_xml,
+    ring,
+    rtstruct_dataset,
+    seg_dataset,
+    written,
+)
+
+import dskprep
+from dskprep.dataset import label_store
+from dskprep.settings import PrepConfig
+
+SHAPE = (10, 24, 20)
+GRID = grid_of(SHAPE, (1.0, 1.0, 1.0))
+SETTINGS = PrepConfig(check_hu=False, lungs=False, min_slices=4)
+BOX = np.zeros(SHAPE, np.bool_)
+BOX[4, 5:12, 4:15] = True
+
+
+def write_stack(folder: Path, name: str, n: int, *, mirrored: bool = False) -> None:
+    """The first n slices of a phase, as instances SERIES.<name>.<number of the slice>."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for k, plane in enumerate(distinct(*SHAPE)[:n]):
+        content = ct_file(
+            plane[:, ::-1] if mirrored else plane,
+            GRID.to_patient((k, 0, 0)),
+            SeriesInstanceUID=SERIES,
+            FrameOfReferenceUID=FRAME_OF_REFERENCE,
+            PixelSpacing=[1, 1],
+            AcquisitionNumber=int(name),
+            SOPInstanceUID=f"{SERIES}.{name}.{k}",
+        )
+        (folder / f"{name}-{k:03}.dcm").write_bytes(content)
+
+
+def drawn_on(kind: str, instance: str) -> bytes:
+    """A label in slice 4 that names one slice."""
+    if kind == "seg":
+        seg = seg_dataset(GRID, frames_of(BOX))
+        seg.ReferencedSeriesSequence[0].ReferencedInstanceSequence[0].ReferencedSOPInstanceUID = instance
+        return written(seg)
+    if kind == "rtstruct":
+        struct = rtstruct_dataset({"GTV": [[(-5, -15, -26), (1, -15, -26), (1, -9, -26)]]})
+        (study,) = struct.ReferencedFrameOfReferenceSequence[0].RTReferencedStudySequence
+        study.RTReferencedSeriesSequence[0].ContourImageSequence[0].ReferencedSOPInstanceUID = instance
+        return written(struct)
+    return lidc_file(nodule_xml("a", [(-26.0, ring(12, 10, 4))], [3] * 9, instances=[instance]))
+
+
+def annotated(target: Path, labels: Path, content: bytes) -> tuple[str | None, str, set[str]]:
+    """The reason and message of the only label source, and the volumes that have a label of it."""
+    labels.mkdir(exist_ok=True)
+    (labels / "a").write_bytes(content)
+    dskprep.annotate(target, labels)
+    ((name, _),) = label_store.list_records(str(target))
+    record = label_store.read_record(str(target), name)
+    return record.reason, record.message or "", {label.volume for label in record.written}
+
+
+@pytest.mark.parametrize("kind", ["seg", "rtstruct", "xml"])
+def test_a_label_of_a_stack_that_was_not_written_is_not_drawn_on_another(tmp_path: Path, kind: str) -> None:
+    write_stack(tmp_path / "in" / "p", "1", 10)
+    write_stack(tmp_path / "in" / "p", "2", 8, mirrored=True)
+    target, labels = tmp_path / "out", tmp_path / "labels"
+    dskprep.run(tmp_path / "in", target, settings=SETTINGS)
+    assert dskprep.open_dataset(target).index.warnings.tolist() == ["one-of-several-stacks"]
+    reason, message, _ = annotated(target, labels, drawn_on(kind, f"{SERIES}.2.4"))
+    assert (reason, f"{SERIES}.2.4" in message) == ("label-unlinked", True)
+    assert annotated(target, labels, drawn_on(kind, f"{SERIES}.1.4")) == (None, "", {"p"})
+
+
+@pytest.mark.parametrize("phase", ["1", "2"])
+def test_a_label_belongs_to_the_stack_whose_slices_it_names(tmp_path: Path, phase: str) -> None:
+    for name in ("1", "2"):
+        write_stack(tmp_path / "in" / f"phase-{name}", name, 8, mirrored=name == "2")
+    dskprep.run(tmp_path / "in", tmp_path / "out", settings=SETTINGS)
+    found = annotated(tmp_path / "out", tmp_path / "labels", drawn_on("seg", f"{SERIES}.{phase}.4"))
+    assert found == (None, "", {f"phase-{phase}"})
+
+
+def test_a_label_may_name_copies_of_slices_that_were_left_out(tmp_path: Path) -> None:
+    write_stack(tmp_path / "in" / "p", "1", 10)
+    for path in sorted((tmp_path / "in" / "p").iterdir()):
+        copied = pydicom.dcmread(io.BytesIO(path.read_bytes()))
+        copied.SOPInstanceUID = copied.file_meta.MediaStorageSOPInstanceUID = copied.SOPInstanceUID + ".7"
+        path.with_name(f"z{path.name}").write_bytes(written(copied))
+    target, labels = tmp_path / "out", tmp_path / "labels"
+    dskprep.run(tmp_path / "in", target, settings=SETTINGS)
+    assert dskprep.open_dataset(target).index.warnings.tolist() == ["identical-duplicates-dropped"]
+    for end in ("", ".7"):
+        assert annotated(target, labels, drawn_on("seg", f"{SERIES}.1.4{end}")) == (None, "", {"p"})
+
+
+def test_a_volume_that_does_not_know_its_slices_has_the_labels_of_its_series(tmp_path: Path) -> None:
+    """As older versions wrote them."""
+    write_stack(tmp_path / "in" / "p", "1", 10)
+    for path in (tmp_path / "in" / "p").iterdir():
+        nameless = pydicom.dcmread(io.BytesIO(path.read_bytes()))
+        nameless.SOPInstanceUID = ""
+        path.write_bytes(written(nameless))
+    target = tmp_path / "out"
+    dskprep.run(tmp_path / "in", target, settings=SETTINGS)
+    assert annotated(target, tmp_path / "labels", drawn_on("seg", f"{SERIES}.2.4")) == (None, "", {"p"})
