@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from label_builders import (
@@ -21,6 +23,7 @@ from test_draw import turn
 
 import dskprep
 from dskprep.errors import Refusal
+from dskprep.labels import copies
 from dskprep.labels.draw import Drawn
 from dskprep.volume import Grid
 
@@ -242,6 +245,20 @@ def test_two_contours_of_one_box_and_area_are_no_copies() -> None:
     pair = [[(-8, -4), (-4, -4), (-8, 0)], [(-4, -3.99), (-4, 0), (-7.99, 0)]]
     contours = [at(z + 2.5 * k, np.array(points)) for k in range(3) for points in pair]
     assert drawn(contours).ml == pytest.approx(3 * 2.5 * 16 / 1000, rel=0.02)
+
+
+def test_contours_of_one_box_are_not_each_compared_with_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a file of some megabytes that is made so keeps a worker busy for hours."""
+    looked = []
+    compare = copies.lies_near
+    monkeypatch.setattr(copies, "lies_near", lambda *pair: looked.append(1) or compare(*pair))
+    steps = np.array(list(itertools.product(range(7), repeat=3)))
+    ends = 0.5 + steps + np.random.default_rng(0).uniform(0, 0.5, steps.shape)
+    quads = [np.array([(0, a), (b, 0), (8, c), (4, 8)]) for a, b, c in ends]
+    again = [np.roll(quad, 1, axis=0)[::-1] for quad in quads[::-1]]
+    kept = copies.without_copies([*quads, *again], np.ones(2))
+    assert np.array_equal(kept, quads)
+    assert len(looked) < 50 * len(quads)
 
 
 def test_a_thin_ring_stays_a_ring_on_a_coarse_grid() -> None:
