@@ -114,8 +114,9 @@ class PlacedLidc(Labels):
     """The nodules of a series of LIDC-IDRI.
 
     Segments are the consensus of each nodule (`nodule-1`, number 10) and the outlines of each of its readers
-    (`nodule-1-reader-2`, number 12). An outline runs along the first pixels outside of the nodule, so its own pixels do
-    not belong to it. `points` has a row per mark: nodules with nine ratings, small nodules, and what is no nodule.
+    (`nodule-1-reader-2`, number 12; where ten or more have drawn, 100 and 102). An outline runs along the first pixels
+    outside of the nodule, so its own pixels do not belong to it. `points` has a row per mark: nodules with nine
+    ratings, small nodules, and what is no nodule.
     `left_out` says of each mark whose z and UID are of two slices what was found; it is neither drawn nor a point.
     """
 
@@ -141,12 +142,14 @@ class PlacedLidc(Labels):
         placed = [self._in_mm(self._places[k]) for k in outlined]
         found = nodules.match(placed, slices.spacing[0])
         self._nodules = [[outlined[k] for k in nodule] for nodule in found]
+        self._step = 10 ** len(str(max((self._places[k].mark.reader for k in outlined), default=1)))
         segments = []
-        for number, nodule in enumerate(self._nodules, 1):
-            segments.append(Segment(10 * number, f"nodule-{number}", algorithm="MANUAL"))
+        for nodule_number, nodule in enumerate(self._nodules, 1):
+            number, name = self._step * nodule_number, f"nodule-{nodule_number}"
+            segments.append(Segment(number, name, algorithm="MANUAL"))
             for k in nodule:
                 reader = self._places[k].mark.reader
-                segments.append(Segment(10 * number + reader, f"nodule-{number}-reader-{reader}", algorithm="MANUAL"))
+                segments.append(Segment(number + reader, f"{name}-reader-{reader}", algorithm="MANUAL"))
         self.segments = tuple(segments)
 
     def _in_mm(self, place: _Place) -> nodules.Placed:
@@ -156,7 +159,7 @@ class PlacedLidc(Labels):
     def stacks(self, segment: Segment, grid: Grid) -> Iterator[Stack]:
         """Yield the slices of a nodule."""
         del grid  # the slices have pixels of their own
-        number, reader = divmod(segment.number, 10)
+        number, reader = divmod(segment.number, self._step)
         marks = [self._places[k] for k in self._nodules[number - 1]]
         marks = [place for place in marks if reader in (0, place.mark.reader)]
         first = np.min([place.first for place in marks], axis=0)

@@ -94,6 +94,18 @@ def test_readers_agree_on_nodules() -> None:
     assert [s.name for s in labels.named("nodule-1*")] == ["nodule-1"]
 
 
+@pytest.mark.parametrize(("n", "first"), [(9, [10, *range(11, 20)]), (11, [100, *range(101, 112)])])
+def test_the_outlines_of_ten_readers_and_more_are_those_of_their_own_nodules(n: int, first: list[int]) -> None:
+    one, other = ((Z[3], ring(12, 12, 5)), (Z[3], ring(30, 40, 6)))
+    sessions = [nodule_xml("a", [one], RATED) + nodule_xml("b", [other], RATED) for _ in range(n)]
+    labels = placed(*sessions)
+    assert [segment.number for segment in labels.segments] == [*first, *(first[0] + number for number in first)]
+    ends = ["", *(f"-reader-{k}" for k in range(1, n + 1))]
+    found = {name: int(drawn(labels, name).sum()) for name in (s.name for s in labels.segments)}
+    expected = {f"nodule-{k}{end}": side**2 for k, side in ((1, 9), (2, 11)) for end in ends}
+    assert found == expected
+
+
 def test_labels_say_what_they_are() -> None:
     labels = placed(one("a", 20, 30, 5))
     seen = repr(labels.draw(labels.segments[0], GRID))
