@@ -20,6 +20,9 @@ from dskprep.errors import DamagedDataset
 AT_ONCE = 8
 """Volumes that are verified at the same time; each has one object in memory, of less than 100 MB."""
 
+TRIES = 3
+"""Times that an object is read before it counts as damaged: a store may give one wrong answer, and that deletes it."""
+
 AHEAD = 64
 """Volumes that may be under way or finished while an earlier one, whose finding comes first, is still being read."""
 
@@ -211,7 +214,16 @@ def _shape(content: bytes) -> Any:
 
 
 def _read(url: str, expected: StoredObject, pending: StoredObject | None = None) -> tuple[bytes, str]:
-    """Read an object; return its content, and what is wrong with it, or "". It may be as an upgrade writes it."""
+    """Read an object; return its content, and what is wrong with it in all of TRIES, or ""."""
+    for _ in range(TRIES):
+        content, fault = _read_once(url, expected, pending)
+        if not fault:
+            break
+    return content, fault
+
+
+def _read_once(url: str, expected: StoredObject, pending: StoredObject | None) -> tuple[bytes, str]:
+    """Do so once. It may be as an upgrade writes it."""
     try:
         content = storage.read(url)
     except FileNotFoundError:

@@ -60,6 +60,25 @@ def test_a_short_object_is_found(target: str) -> None:
     assert faults(target) == (f"{CHUNK} has {len(content) - 1} bytes instead of {len(content)}",)
 
 
+@pytest.mark.parametrize("answer", [b"<Error><Code>InternalError</Code></Error>", None])
+def test_one_wrong_answer_of_the_store_is_no_fault(
+    target: str, monkeypatch: pytest.MonkeyPatch, answer: bytes | None
+) -> None:
+    read, asked = storage.read, set[str]()
+
+    def wrong_once(url: str) -> bytes:
+        if "/volumes/" in url and url not in asked:
+            asked.add(url)
+            if answer is None:
+                raise FileNotFoundError(url)
+            return answer
+        return read(url)
+
+    monkeypatch.setattr(storage, "read", wrong_once)
+    assert list(verify(target)) == [Finding("p1", ()), Finding("p2", ())]
+    assert len(asked) > 2
+
+
 def test_an_altered_object_is_found(target: str) -> None:
     content = bytearray(storage.read(f"{store.volume_url(target, 'p1')}/{CHUNK}"))
     content[100] ^= 1
