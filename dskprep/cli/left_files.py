@@ -7,10 +7,11 @@ from pathlib import Path
 from dskprep.cli.exits import naming
 from dskprep.errors import UsageError
 
-BEGINNINGS = (b"\x89PNG", b"<!doctype html>")
-"""How the files begin that a command leaves."""
-MARK = b"dskprep"
-"""It stands in the first bytes of each: as the software of a picture, as the generator of a page."""
+MARKS = {
+    b"\x89PNG": b"tEXtSoftware\0dskprep",
+    b"<!doctype html>": b'<meta name="generator" content="dskprep">',
+}
+"""How the files begin that a command leaves, and what stands in the first bytes of each."""
 HEAD = 1 << 12
 
 
@@ -38,4 +39,4 @@ def leave(path: Path, content: bytes) -> None:
 def _is_ours(path: Path) -> bool:
     with path.open("rb") as file:
         head = file.read(HEAD).lstrip()
-    return not head or (head.startswith(BEGINNINGS) and MARK in head)
+    return not head or any(head.startswith(beginning) and mark in head for beginning, mark in MARKS.items())

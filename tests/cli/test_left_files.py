@@ -40,7 +40,17 @@ class TestWhatACommandLeaves:
             assert commands.run_command(self.words(line, dataset)) == 0
         assert (tmp_path / name).stat().st_size > 1000
 
-    @pytest.mark.parametrize("content", [b"mine", PNG + b"drawn by another program", b"<!doctype html><p>my page"])
+    @pytest.mark.parametrize(
+        "content",
+        [
+            b"mine",
+            PNG + b"drawn by another program",
+            PNG + b"\0\0\0\x0dtEXtTitle\0dskprep",
+            b"<!doctype html><p>my page",
+            b"<!doctype html><title>My notes on a run of dskprep</title>",
+            b'<!doctype html><meta name="generator" content="pandoc"><title>dskprep</title>',
+        ],
+    )
     def test_never_takes_the_place_of_another_file(
         self, dataset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str, name: str, content: bytes
     ) -> None:
