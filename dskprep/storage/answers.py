@@ -39,7 +39,8 @@ ADVICE = (
     ),
     ("retrieving credentials|SSO", "mend what the profile gets its credentials from"),
     (
-        "Malformed.*region|PermanentRedirect|TemporaryRedirect|IllegalLocation|without LOCATION|\\b30[1278]\\b",
+        "Malformed.*region|PermanentRedirect|TemporaryRedirect|IllegalLocation|without LOCATION|"
+        "(?<![\\w.])30[1278](?![\\w.])",
         "name the region of the bucket by AWS_DEFAULT_REGION, or in the profile",
     ),
     ("(?i)MicrosoftAzure.*(certificate|UnknownIssuer)", "name the file of its CA's certificate by REQUESTS_CA_BUNDLE"),

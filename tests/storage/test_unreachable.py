@@ -277,3 +277,5 @@ def test_a_store_that_falls_silent_is_asked_in_short_again(s3: str, monkeypatch:
 def test_what_stands_in_a_url_is_not_taken_for_what_the_server_said(url: str) -> None:
     assert answers.advice_for(f'Read timeout on endpoint URL: "{url}"') == answers.DEFAULT_ADVICE
     assert "AWS_DEFAULT_REGION" in answers.advice_for(f'301 for "{url}"')
+    took = "Generic MicrosoftAzure error: Error performing GET REDACTED in 301.013432ms: Connection refused"
+    assert "AZURE_STORAGE_ENDPOINT" in answers.advice_for(took)
