@@ -51,12 +51,12 @@ def is_folder(fs: Any, path: str) -> bool:
 
 
 def entry_of(fs: Any, path: str) -> Entry | None:
-    """Return the file at the path, or None if there is none."""
+    """Return the file at the path, or None if there is none. A pipe counts as in a listing: reading it fails."""
     try:
         info = fs.info(path)
     except FileNotFoundError:
         return None
-    return to_entry(info, path.rpartition("/")[2]) if info["type"] == "file" else None
+    return to_entry(info, path.rpartition("/")[2]) if info["type"] != "directory" else None
 
 
 def read(_: Any, path: str) -> bytes:

@@ -287,6 +287,15 @@ def test_a_pipe_among_slices_is_named(tmp_path: Path) -> None:
     assert "IM011.dcm: expected a file, found a device, a pipe or a socket" in str(record.message)
 
 
+@pytest.mark.parametrize("name", ["p1.zip", "p1.nii.gz"])
+def test_a_pipe_in_the_place_of_an_archive_or_a_volume_is_named(tmp_path: Path, name: str) -> None:
+    (tmp_path / "in").mkdir()
+    os.mkfifo(tmp_path / "in" / name)
+    record = record_of(by_key(tmp_path / "in")["p1"], tmp_path / "out")
+    assert (record.status, record.reason) == ("refused", "truncated")
+    assert f"{name}: expected a file, found a device, a pipe or a socket" in str(record.message)
+
+
 def test_a_link_that_leads_nowhere_is_named(tmp_path: Path) -> None:
     tiny.write(tmp_path / "in", {"p1/1.dcm": SLICE})
     for link in ("p1/lost.dcm", "lost"):
