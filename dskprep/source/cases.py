@@ -154,18 +154,33 @@ def _from_tree(source: str, *, patient_folders: bool) -> Iterator[Case]:
     used: set[str] = set()
     folders = storage.walk(source)
     for folder in _whole(folders) if patient_folders else folders:
-        if not is_hidden(folder.path):
+        if folder.path.endswith("/") or (patient_folders and folder.path.startswith("/")):
+            yield from _nameless(folder, source, used)
+        elif not is_hidden(folder.path):
             yield from _in_folder(folder, source, used, is_deep=patient_folders and bool(folder.path))
+
+
+def _nameless(folder: Folder, source: str, used: set[str]) -> Iterator[Case]:
+    """Yield a case that tells of a folder in a bucket without a name, to which no URL leads, if there are files."""
+    if inputs(folder.entries) or archives(folder.entries):
+        url = f"{source}/{folder.path if folder.path == '/' else f'{folder.path}/'}{folder.entries[0].name}"
+        problem = f"{url}: expected a name of each folder, found nothing between two slashes; rename the object"
+        yield Case(unused(key_of(folder.path), folder.path, used), url, digest([]), 0, 0, problem=problem)
 
 
 def _whole(folders: Iterable[Folder]) -> Iterator[Folder]:
     """Merge each folder directly in the source with all folders below it, which come one after another."""
-    for top, group in itertools.groupby(folders, key=lambda folder: folder.path.partition("/")[0]):
+    for top, group in itertools.groupby(folders, key=lambda folder: _top_of(folder.path)):
         entries: list[Entry] = []
         for folder in group:
-            below = folder.path[len(top) + 1 :]
-            entries += [e._replace(name=f"{below}/{e.name}") if below else e for e in folder.entries]
+            below = f"{folder.path[len(top) + 1 :]}/" if folder.path != top else ""
+            entries += [e._replace(name=below + e.name) for e in folder.entries]
         yield Folder(top, tuple(sorted(entries)), has_subfolders=False)
+
+
+def _top_of(path: str) -> str:
+    """Return the folder directly in the source that a folder lies in; of one without a name, the folder itself."""
+    return path if path.startswith("/") else path.partition("/")[0]
 
 
 def _in_folder(folder: Folder, source: str, used: set[str], *, is_deep: bool) -> Iterator[Case]:

@@ -243,7 +243,7 @@ def _to_folders(entries: Iterable[Entry], above: str) -> Iterator[Folder]:
         name = entry.name.rpartition("/")[2]
         prefix = top + entry.name.removesuffix(name)
         for done in [p for p in unfinished if not prefix.startswith(p)]:
-            yield Folder(done[:-1], tuple(unfinished.pop(done)), done in parents)
+            yield Folder(_path_of(done), tuple(unfinished.pop(done)), done in parents)
             parents.discard(done)
         unfinished.setdefault(prefix, []).append(entry._replace(name=name))
         while prefix != top:
@@ -252,7 +252,12 @@ def _to_folders(entries: Iterable[Entry], above: str) -> Iterator[Folder]:
                 parents.add(parent)
             prefix = parent
     for prefix, found in sorted(unfinished.items()):
-        yield Folder(prefix[:-1], tuple(found), prefix in parents)
+        yield Folder(_path_of(prefix), tuple(found), prefix in parents)
+
+
+def _path_of(prefix: str) -> str:
+    """Return the path of a folder; one without a name ends in a slash, also directly below the first."""
+    return prefix if prefix == "/" else prefix[:-1]
 
 
 def _to_files(page: dict[str, Any], top: str) -> list[Entry]:

@@ -12,6 +12,8 @@ import pytest
 
 from dskprep import storage
 from dskprep.errors import InfrastructureError
+from dskprep.source import cases
+from dskprep.source.case import digest as case_digest
 from dskprep.storage import azure, connection
 from dskprep.synthetic.s3server import HOST
 
@@ -273,3 +275,23 @@ def test_in_azure_a_marker_that_repeats_is_an_error(store: Store) -> None:
     store.page = 100
     store.fault = lambda asked, _: first_page(store, asked)
     assert "found one blob twice in a listing" in refused("listing_below", "az://b/p00")
+
+
+@pytest.mark.parametrize("is_first", [False, True])
+@pytest.mark.parametrize("patient_folders", [False, True])
+def test_files_in_a_folder_without_a_name_are_read_or_named(
+    store: Store, *, is_first: bool, patient_folders: bool
+) -> None:
+    store.keys = ["s/p1/1.dcm", "s/p2//1.dcm", "s/p2//2.dcm", "s/p4//sub/1.dcm"]
+    store.keys += ["s//1.dcm", "s//p3/1.dcm"] * is_first
+    found = list(cases.cases("s3://bucket/s", patient_folders=patient_folders))
+    for case in found:  # what a worker lists is what the client listed
+        assert case.problem or case_digest(cases.files_of(case.url, is_deep=case.is_deep)) == case.digest
+    told = {case.problem.partition(": expected a name")[0].removeprefix("s3://bucket/s/") for case in found} - {""}
+    read = {case.url.removeprefix("s3://bucket/s/") for case in found if not case.problem}
+    if patient_folders:
+        assert read == {"p1", "p2", "p4"}
+        assert told == ({"/1.dcm", "/p3/1.dcm"} if is_first else set())
+    else:
+        assert read == {"p1", "p4//sub", *["/p3"] * is_first}
+        assert told == {"p2//1.dcm", *["/1.dcm"] * is_first}
