@@ -254,7 +254,7 @@ def commit(target: str, record: Record) -> bool:
 
 
 def withdraw_broken(target: str, records: Iterable[Record]) -> list[str]:
-    """Delete those records of which an object is not there, and return their paths.
+    """Delete those records of which an object is not there, or not as large as it was sent, and return their paths.
 
     Who deletes and who commits at the same time both look afterwards, so that one of them sees what the other did.
     """
@@ -264,9 +264,9 @@ def withdraw_broken(target: str, records: Iterable[Record]) -> list[str]:
 
 
 def _lacks_objects(target: str, record: Record) -> bool:
-    there = {entry.name for entry in storage.listing_below(volume_url(target, record.key), follow_links=False)}
+    there = {e.name: e.size for e in storage.listing_below(volume_url(target, record.key), follow_links=False)}
     has_thumbnail = record.thumbnail is None or storage.exists(storage.join(target, thumbnail_name(record.key)))
-    return not (there >= record.objects.keys() and has_thumbnail)
+    return not (has_thumbnail and all(there.get(name) == each.n_bytes for name, each in record.objects.items()))
 
 
 def forget(

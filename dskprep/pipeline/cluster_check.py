@@ -5,12 +5,13 @@ from __future__ import annotations
 import functools
 import operator
 import os
+import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import dask
 from dask.utils import format_bytes
-from distributed import Client, Future
+from distributed import Client, Future, KilledWorker
 from distributed.protocol import pickle
 from distributed.system import MEMORY_LIMIT
 
@@ -23,6 +24,8 @@ from dskprep.settings import PrepConfig, given
 
 CHECK_S = 120
 """How long a worker may take to look for the data, in seconds; the retries of its store take less."""
+LOOK_AGAIN_S = 2
+"""How often to look whether a host has workers still, in seconds."""
 MAX_NOTES = 3
 """How many workers are named for the same fault."""
 DO_THIS = "give the scheduler and workers DASK_CONFIG=cluster/dask.yaml"
@@ -46,21 +49,17 @@ def check(client: Client, source: str, target: str, settings: PrepConfig | None 
     limits = memory_limits(client)  # which may wake the first workers
     about_versions = _notes_on_versions(client)
     workers = workers_of(client)
-    hosts = {worker["host"]: address for address, worker in sorted(workers.items(), reverse=True)}
+    hosts = sorted({worker["host"] for worker in workers.values()})
     is_there = storage.exists(storage.absolute(source))
     settings = given(settings)
     look = functools.partial(_seen_by_worker, source, target, settings)
-    asked = {host: _submit_to(client, address, look) for host, address in hosts.items()}
+    asked = {host: _submit_to(client, host, look) for host in hosts}
     notes: set[str] = set()
     for host, future in asked.items():
         worker = f"{host}: a worker there"
-        try:
-            seen = future.result(timeout=CHECK_S)
-        except TimeoutError as error:
-            raise InfrastructureError(f"{worker} did not answer for {CHECK_S} s about {source}") from error
-        except Exception as error:
-            problem = f"{type(error).__name__}: {str(error)[:200]}"
-            raise InfrastructureError(f"{worker} cannot run dskprep ({problem})") from error
+        seen = _answer(client, host, future, source)
+        if seen is None:
+            continue
         if seen["problem"]:
             raise InfrastructureError(f"{worker} cannot reach the data: {seen['problem']}")
         if seen["missing_function"]:
@@ -102,10 +101,33 @@ def _python_of(versions: Any) -> str:
     return ".".join(str(versions["host"]["python"]).split(".")[:2])
 
 
-def _submit_to(client: Client, address: str, work: Callable[..., Any], *arguments: Any) -> Future[Any]:
-    """Call a function on one worker. The call is pickled, so that a scheduler without dskprep can pass it on."""
-    call = client.submit(pickle.loads, pickle.dumps(functools.partial(work, *arguments)), workers=[address], pure=False)
-    return client.submit(operator.call, call, workers=[address], pure=False)
+def _submit_to(client: Client, host: str, work: Callable[[], Any]) -> Future[Any]:
+    """Call a function on a worker of a host. It goes as bytes, so that a scheduler without dskprep can pass it on."""
+    call = client.submit(pickle.loads, pickle.dumps(work), workers=[host], pure=False)
+    return client.submit(operator.call, call, workers=[host], pure=False)
+
+
+def _answer(client: Client, host: str, asked: Future[Any], source: str) -> Any:
+    """Return what a worker of the host has seen; None if the host has none any more.
+
+    If that worker dies, the scheduler asks the one that its nanny starts in its place, or another one of the host.
+    """
+    worker, began_s = f"{host}: a worker there", time.monotonic()
+    while True:
+        try:
+            return asked.result(timeout=LOOK_AGAIN_S)
+        except TimeoutError as error:
+            if host not in {other["host"] for other in workers_of(client).values()}:
+                return None
+            if time.monotonic() - began_s > CHECK_S:
+                raise InfrastructureError(f"{worker} did not answer for {CHECK_S} s about {source}") from error
+        except KilledWorker as error:
+            raise InfrastructureError(
+                f"{worker} dies whenever it looks at {source} and imports what the settings name; see its log"
+            ) from error
+        except Exception as error:
+            problem = f"{type(error).__name__}: {str(error)[:200]}"
+            raise InfrastructureError(f"{worker} cannot run dskprep ({problem})") from error
 
 
 def _notes_on_versions(client: Client) -> list[str]:

@@ -120,14 +120,15 @@ def _commit(job: Job, target: str, config: PrepConfig, made: list[Made], clock: 
         for record in records:
             clock.check()
             is_new = store.commit(target, record)
-        if broken := store.withdraw_broken(target, records):
-            raise InfrastructureError(
-                f"{target}: {broken[0]} promised objects that are not there; something deletes in the dataset now"
-            )
         if mixed := overtaken.withdraw_mixed(target, records):
             raise InfrastructureError(
                 f"{target}: another run has written {mixed[0]} at the same time, from other files; the records of both "
                 "are deleted, and the next run makes it anew"
+            )
+        if broken := store.withdraw_broken(target, records):
+            raise InfrastructureError(
+                f"{target}: {broken[0]} promised objects that are not there, or are cut; something deletes in the "
+                "dataset now, or the store does not keep what it is sent"
             )
     # if it stood there, it may be of this run after all: S3's answer to the commit was lost
     return records if is_new else [*records[:-1], store.read_record(target, records[-1].name)]

@@ -322,6 +322,31 @@ def test_there_is_nothing_to_say_of_a_cluster_that_is_set_right(ours: Client, pl
 
 
 @pytest.mark.cluster
+@pytest.mark.parametrize("deaths", [1, 99])
+def test_a_worker_that_dies_while_it_looks_is_asked_again(
+    tmp_path: Path, places: tuple[str, str], monkeypatch: pytest.MonkeyPatch, deaths: int
+) -> None:
+    """As one that is killed in the first seconds of a run; its nanny starts it again under another address."""
+    (tmp_path / "deadly.py").write_text(
+        "import os, pathlib, signal\n"
+        f"place = pathlib.Path({str(tmp_path)!r}, 'deaths')\n"
+        "n = len(place.read_text()) if place.exists() else 0\n"
+        f"if n < {deaths} and os.getpid() != {os.getpid()}:\n"
+        "    place.write_text('x' * (n + 1))\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+        "def lungs(image): return image\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    settings = dskprep.PrepConfig(lungs="deadly:lungs")
+    with cluster.local_client(workers=1, memory_limit="1.5GiB") as client:
+        if deaths == 1:
+            assert cluster_check.check(client, *places, settings) == []
+        else:
+            with pytest.raises(InfrastructureError, match="a worker there dies whenever it looks at"):
+                cluster_check.check(client, *places, settings)
+
+
+@pytest.mark.cluster
 def test_what_a_foreign_cluster_lacks_is_said_with_its_cost(
     places: tuple[str, str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

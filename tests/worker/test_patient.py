@@ -18,6 +18,7 @@ from pydicom.uid import UID, RTDoseStorage, RTStructureSetStorage, SegmentationS
 from dskprep import storage
 from dskprep.dataset import index, omezarr, store
 from dskprep.dataset.record import Record
+from dskprep.dataset.verification import verify
 from dskprep.dicom.contents import Contents
 from dskprep.errors import InfrastructureError, Refusal
 from dskprep.series import assembly
@@ -326,6 +327,25 @@ def test_a_broken_off_write_is_no_volume_and_the_next_try_leaves_a_whole_one(
     assert seen == [0]
     assert record.status == "written"
     assert set(tiny.everything_below(store.volume_url(f"{tmp_path}/out", "p1"))) == set(record.objects)
+
+
+def test_what_a_store_has_cut_is_not_recorded_as_written(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a proxy does that keeps what it has of a broken request, and answers that all is well."""
+    tiny.write(f"{place}/in/p1", tiny.series())
+    store.create(f"{place}/out", PrepConfig())
+    job, write_many = only_job(f"{place}/in"), storage.write_many
+
+    def cut(folder: str, objects: dict[str, bytes]) -> None:
+        write_many(folder, {name: content[:100] if "/c/" in name else content for name, content in objects.items()})
+
+    with monkeypatch.context() as patched:
+        patched.setattr(storage, "write_many", cut)
+        (record,) = prepare(job, f"{place}/out")
+    assert (record.status, "are cut" in record.message) == ("failed", True)
+    assert [name.status for name in store.record_names(f"{place}/out")] == ["failed"]
+    (record,) = prepare(Job(job.case, (record.name,)), f"{place}/out")
+    assert record.status == "written"
+    assert not any(finding.faults for finding in verify(f"{place}/out"))
 
 
 def test_a_record_that_cannot_be_written_is_handed_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
