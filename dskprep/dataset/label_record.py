@@ -24,6 +24,12 @@ DEVICE = re.compile(r"(?:con|prn|aux|nul|com\d|lpt\d)(?:\..*)?", re.IGNORECASE)
 """Names that are no files on Windows."""
 
 
+def safe_name(name: str) -> str:
+    """Return a name of a label without what some file system does not take; "" if nothing is left of it."""
+    safe = re.sub(r"_+", "_", re.sub(r"[^\w.=@,-]", "_", unicodedata.normalize("NFC", name))).strip("._")
+    return safe.encode()[:MAX_NAME].decode(errors="ignore")
+
+
 class LabelRecordName(NamedTuple):
     """The parts of the name of a label source's record.
 

@@ -6,9 +6,10 @@ import hashlib
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
+from dskprep.dataset import annotations as annotated
 from dskprep.dataset.dataset import Dataset
+from dskprep.dataset.label_record import safe_name
 from dskprep.dataset.record import RecordName, to_json
 from dskprep.dataset.split_file import Side
 from dskprep.dataset.splits import Split
@@ -22,6 +23,9 @@ NOWHERE = Side(None, None)
 LUNGS = "lungs"
 LUNGS_ML = ("right_lung_ml", "left_lung_ml", "unsided_lung_ml")
 MOST_CLASSES = 255
+LACKS = "lacks"
+HIDES_NOTHING = {"label-empty", "label-outside-volume", "label-unlinked"}
+"""Reasons of a label that was refused where the image does not show what it is of, so its mask needs no voxel of it."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +83,8 @@ def choose(
     ----------
     labels
         The classes: a name or a pattern (see `patterns.matches_label`), whose labels together are one class. A volume
-        without a label of each is left out: nobody has said that it has none. So is one whose mask of lungs is empty.
+        without a label of each is left out: nobody has said that it has none. So is one whose mask of lungs is empty,
+        and one that lacks a label of a class because it was refused: in the mask it would be background.
     image, mask
         Paths of the files, with `{key}`; `test` are those of the part `test`.
 
@@ -96,7 +101,7 @@ def choose(
             "which must be the last one, for what is not trained with; use a pattern, such as '[b]ackground', to have "
             "the label as a class of its own"
         )
-    names = _labels_of(dataset) if set(labels) - {LUNGS} else {}
+    names, refused = _labels_of(dataset) if set(labels) - {LUNGS} else ({}, {})
     members, left_out, known = [], {}, set[str]()
     for row in dataset.whole_rows("key", "status", "input_digest", "hu_sha256", *LUNGS_ML):
         key = row["key"]
@@ -116,6 +121,12 @@ def choose(
             is_empty = row["right_lung_ml"] is not None and LUNGS not in there and matches_label(LUNGS, missing)
             left_out[key] = f"without {', '.join(missing)}{' (lungs-not-found)' if is_empty else ''}"
             continue
+        lost = [
+            why for name, why, image_ in refused.get(key, ()) if image_ == row["input_digest"] and _is_of(name, labels)
+        ]
+        if lost:
+            left_out[key] = f"{LACKS} {lost[0]}{f' and {len(lost) - 1} more' if len(lost) > 1 else ''}"
+            continue
         side = split.sides[key] if split else NOWHERE
         paths = [path.format(key=key) if path else "" for path in (test if side.part == "test" else (image, mask))]
         made_of = [VERSION, row["input_digest"], row["hu_sha256"], paths, classes, [there[name] for _, name in classes]]
@@ -124,22 +135,39 @@ def choose(
         members.append(Member(ExportJob(name, paths[0], paths[1] if labels else "", tuple(classes), digest), side))
     if not members:
         in_split = " and is in the split" if split else ""
+        lacking = next((f"; {key} {why}" for key, why in left_out.items() if why.startswith(LACKS)), "")
         raise UsageError(
             f"{dataset.url}: no volume has the labels {', '.join(labels) or '(none)'}{in_split}; there are the labels "
-            f"{', '.join(sorted(known)) or '(none)':.300}"
+            f"{', '.join(sorted(known)) or '(none)':.300}{lacking}"
         )
     members.sort(key=lambda member: member.job.key)
     return Cohort(dataset, tuple(members), dict(sorted(left_out.items())), tuple(labels), split)
 
 
-def _labels_of(dataset: Dataset) -> dict[str, list[tuple[str, str, str]]]:
-    """Return the labels of each volume: their name, a digest of what they were made of, and the image they lie on."""
+def _is_of(name: str, labels: Sequence[str]) -> bool:
+    """Tell whether a label that its author calls so would be of one of the classes, if it were stored."""
+    return matches_label(name, labels) or matches_label(safe_name(name), labels)
+
+
+def _labels_of(dataset: Dataset) -> tuple[dict[str, list[tuple[str, str, str]]], dict[str, list[tuple[str, str, str]]]]:
+    """Return the labels of each volume: their name, a digest of what they were made of, and the image they lie on.
+
+    And those that were refused: the name that the author gave, that and the reason in words, and the image.
+    """
     found: dict[str, list[tuple[str, str, str]]] = {}
-    table = dataset.annotations
-    columns: list[list[Any]] = [
-        table[name].tolist() for name in ("key", "label", "source_sha256", "source_options", "number", "image")
-    ]
-    for key, label, content, options, number, image in zip(*columns, strict=True):
-        if isinstance(label, str) and label:
+    refused: dict[str, list[tuple[str, str, str]]] = {}
+    current = annotated.current_table(dataset.url)
+    annotated.warn_of_damaged(dataset.url, annotated.damaged(current))
+    table = annotated.to_frame(annotated.without_repeats(current))
+    names = "key status label name reason source_sha256 source_options number image".split()
+    rows = list(zip(*(table[name].tolist() for name in names), strict=True))
+    stored = {
+        (key, image, content, number) for key, status, *_, content, _, number, image in rows if status == "written"
+    }
+    for key, status, label, name, reason, content, options, number, image in rows:
+        if status == "written" and isinstance(label, str) and label:
             found.setdefault(key, []).append((label, f"{content} {options} {number}", image))
-    return found
+        is_there = reason == "label-exists" and (key, image, content, number) in stored  # under other options
+        if status == "refused" and key and name and reason not in HIDES_NOTHING and not is_there:
+            refused.setdefault(key, []).append((name, f"{name} ({reason})", image))
+    return found, refused

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import itertools
-import re
-import unicodedata
 from pathlib import PurePosixPath
 
-from dskprep.dataset.label_record import MAX_NAME, StoredLabel, is_label_name
+from dskprep.dataset.label_record import MAX_NAME, StoredLabel, is_label_name, safe_name
 from dskprep.dataset.record import Record
 from dskprep.errors import Refusal
 from dskprep.labels.mask import Mask
@@ -55,9 +53,7 @@ def stored_name(asked: Asked, file: LabelFile, segment: Segment, labels: Labels)
     if isinstance(labels, Mask) and len(labels.segments) == 1 and own == file.file and "/" not in file.path:
         own = "mask"  # the file is called as its volume is
     name = asked.stored_name(own, PurePosixPath(file.file).stem, segment.number)
-    safe = re.sub(r"_+", "_", re.sub(r"[^\w.=@,-]", "_", unicodedata.normalize("NFC", name))).strip("._")
-    safe = safe.encode()[:MAX_NAME].decode(errors="ignore")
-    safe = safe or f"label-{segment.number}"
+    safe = safe_name(name) or f"label-{segment.number}"
     return safe if is_label_name(safe) else f"{safe}_"  # one that is taken in every volume, or on some systems
 
 

@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import tiny
+from label_builders import rtstruct_dataset, written
 
 import dskprep
 from dskprep import storage
@@ -182,6 +183,48 @@ def test_a_fold_that_is_left_with_nothing_is_refused(target: str, tmp_path: Path
     assert not out.exists()
     assert dskprep.export("nnunet", target, out, labels=["heart"], split=place).exit_code == 0
     assert dskprep.export("monai", target, tmp_path / "monai", labels=["GTV-1", "GTV-2"], split=place).exit_code == 0
+
+
+NEAR = np.array([-100, -50, 10])
+"""In the corner of each image, in LPS mm."""
+GOOD = [NEAR + [(3, 3, z), (6, 3, z), (6, 6, z)] for z in (4, 5)]
+BENT = [NEAR + [(3, 3, 4), (6, 3, 5), (6, 6, 7), (3, 6, 4)]]
+
+
+def struct_of_p1(rois: dict[str, list[np.ndarray]]) -> bytes:
+    """An RTSTRUCT of the series of p1."""
+    drawn = rtstruct_dataset(rois)
+    (frame,) = drawn.ReferencedFrameOfReferenceSequence
+    (named,) = frame.RTReferencedStudySequence[0].RTReferencedSeriesSequence
+    named.SeriesInstanceUID, named.ContourImageSequence = "1.2.3.1", []
+    frame.FrameOfReferenceUID = "1.2.91.1"
+    for roi in drawn.StructureSetROISequence:
+        roi.ReferencedFrameOfReferenceUID = "1.2.91.1"
+    return written(drawn)
+
+
+@pytest.mark.parametrize("kind", ["nnunet", "monai"])
+def test_a_volume_that_lacks_a_label_because_it_was_refused_is_left_out(target: str, tmp_path: Path, kind: str) -> None:
+    """In the mask of its class, what the label is of would be background."""
+    (tmp_path / "rs.dcm").write_bytes(struct_of_p1({"GTV-3": GOOD, "GTV 9": BENT}))
+    assert dskprep.annotate(target, tmp_path / "rs.dcm").lost_labels == {"label-damaged": 1}
+    for classes in (["GTV*"], ["gtv?*", "heart"]):
+        summary = dskprep.export(kind, target, tmp_path / f"out-{len(classes)}", labels=classes)
+        assert summary.left_out == {"p1": "lacks GTV 9 (label-damaged)", "p3": f"without {classes[0]}"}
+    assert dskprep.export(kind, target, tmp_path / "hearts", labels=["heart"]).left_out == {}
+    with pytest.raises(UsageError, match=r"the labels GTV\?\[39\]; there are .*; p1 lacks GTV 9 \(label-damaged\)"):
+        dskprep.export(kind, target, tmp_path / "none", labels=["GTV?[39]"])
+
+
+def test_a_label_that_is_there_from_the_same_file_is_not_lacking(target: str, tmp_path: Path) -> None:
+    (tmp_path / "rs.dcm").write_bytes(struct_of_p1({"GTV-3": GOOD, "GTV-4": GOOD}))
+    dskprep.annotate(target, tmp_path / "rs.dcm", only=["GTV-3"])
+    assert dskprep.annotate(target, tmp_path / "rs.dcm").lost_labels == {"label-exists": 1}
+    assert set(dskprep.export("monai", target, tmp_path / "out", labels=["GTV*"]).left_out) == {"p3"}
+    (tmp_path / "other.dcm").write_bytes(struct_of_p1({"GTV-3": GOOD[:1] * 2, "GTV-5": GOOD}))
+    assert dskprep.annotate(target, tmp_path / "other.dcm").lost_labels == {"label-exists": 1}
+    left_out = dskprep.export("monai", target, tmp_path / "out", labels=["GTV*"]).left_out
+    assert left_out == {"p1": "lacks GTV-3 (label-exists)", "p3": "without GTV*"}
 
 
 @pytest.mark.parametrize("kind", ["nnunet", "monai"])
