@@ -98,6 +98,8 @@ def join(
     frame, where = _read(table, column)
     _check_names(frame, where, column)
     owners = _owners(frame, where, column)
+    if on in IDENTIFIERS:
+        owners = [owner.strip() for owner in owners]  # as those of headers are before they are digested
     names = [f"row {i}" for i in range(1, len(owners) + 1)] if on in IDENTIFIERS else owners  # identifiers are not told
     _check_once(owners, names, where, column)
     chosen = _choose(frame, where, column, columns, known)
@@ -204,7 +206,7 @@ def _check_plain(frame: pd.DataFrame, where: str) -> None:
 def _digests(target: str, on: str, owners: Sequence[str], there: Collection[str]) -> list[str | None]:
     """Return what stands in the index for each owner: itself, or for an identifier its digest."""
     if on == "SeriesInstanceUID":
-        return [keys.series_digest(owner.strip()) for owner in owners]
+        return [keys.series_digest(owner) for owner in owners]
     if on not in IDENTIFIERS:
         return list(owners)
     if not there:
@@ -213,8 +215,8 @@ def _digests(target: str, on: str, owners: Sequence[str], there: Collection[str]
         raise DamagedDataset(f"{target}: {identity.FILE} is gone, by which identifiers are digested; put it back")
     digest = identity.of(target).digest
     if on == "PatientID":
-        return [digest("patient", owner.strip(), "") for owner in owners]  # of patients whose issuer is not given
-    return [digest("study", owner.strip()) for owner in owners]
+        return [digest("patient", owner, "") for owner in owners]  # of patients whose issuer is not given
+    return [digest("study", owner) for owner in owners]
 
 
 def _plain_rows(frame: pd.DataFrame) -> list[tuple[Any, ...]]:

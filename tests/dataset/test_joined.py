@@ -158,7 +158,7 @@ def test_identifiers_of_a_table_are_digested_and_not_kept(dataset: dskprep.Datas
     kept = pickle.dumps(joined) + str(told[0].message).encode() + repr(joined).encode()
     assert tiny.IDENTITY[1].encode() not in kept
     assert b"PID-0815" not in kept
-    twice = csv(tmp_path, "PatientID,age\nPID-0815,61\nPID-0815,70\n")
+    twice = csv(tmp_path, "PatientID,age\nPID-0815,61\nPID-0815 ,70\n")
     with pytest.raises(UsageError, match="found some in more: 'row 1', 'row 2'"):
         dataset.join(twice, on="PatientID")
     by_series = csv(tmp_path, "seriesuid,grade\n1.2.3.0,a\n1.2.3.1,b\n1.2.3.2,c\n")
