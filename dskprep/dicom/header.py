@@ -183,6 +183,10 @@ def _any_attributes(content: bytes) -> Attributes:
     """Return the values of any file that pydicom can read. Raises whatever a damaged byte leads pydicom to."""
     dataset = pydicom.dcmread(_Elements(content), force=True, specific_tags=_READ_TAGS)
     header = _attributes(dataset)
+    pixels = header.get("PixelData") or b""
+    are_words = not dataset.original_encoding[1] and pixels and dataset["PixelData"].VR == "OW"
+    if are_words and header.get("BitsAllocated") == 8 and len(pixels) % 2 == 0:
+        header["PixelData"] = swapped_words(memoryview(pixels))  # PS3.5, annex A.3
     header["TransferSyntaxUID"] = _transfer_syntax(dataset)
     if content[128:132] == b"DICM" and not header.get("SOPClassUID"):  # the file is cut, or a DICOMDIR
         header["SOPClassUID"] = dataset.file_meta.get("MediaStorageSOPClassUID")

@@ -88,6 +88,17 @@ def test_a_slice_has_its_place_rescale_and_pixels(syntax: str) -> None:
     assert found.data[: PIXELS.nbytes] == PIXELS.astype(f"{order}i2").tobytes()
 
 
+@pytest.mark.parametrize("vr", ["OW", "OB"])
+def test_bytes_in_big_endian_words_are_in_the_order_of_pixels(vr: str) -> None:
+    pixels = np.arange(96, dtype=np.uint8).reshape(8, 12)
+    dataset = ct_dataset(pixels, syntax=ExplicitVRBigEndian)
+    dataset.PixelData = pixels.reshape(-1, 2)[:, ::-1].tobytes() if vr == "OW" else pixels.tobytes()
+    dataset["PixelData"].VR = vr
+    content = saved(dataset)
+    np.testing.assert_array_equal(pydicom.dcmread(io.BytesIO(content)).pixel_array, pixels)  # as pydicom has them
+    assert bytes(slice_of(content).data) == pixels.tobytes()
+
+
 @pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, ExplicitVRLittleEndian])
 def test_a_file_without_preamble_and_meta_header_is_read(syntax: str) -> None:
     dataset = ct_dataset(PIXELS, syntax=syntax)
