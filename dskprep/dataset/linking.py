@@ -154,17 +154,25 @@ class Linker:
     def _with_slices(self, records: list[Record], links: Links, where: str) -> list[Record]:
         """Return the volumes of a series whose slices a label names, else those that do not say what theirs are.
 
-        A series may hold several stacks, as the phases of 4D CT, of which some were not written.
+        A series may hold several stacks, as the phases of 4D CT, of which some were not written; or several patients,
+        where one SeriesInstanceUID was written for all.
         """
-        if not links.instances:
-            return records
-        chosen = self._with_instances(records, links) or [r for r in records if not _knows_its_slices(r)]
+        chosen = records
+        if links.instances:
+            chosen = self._with_instances(records, links) or [r for r in records if not _knows_its_slices(r)]
         if not chosen:
             several = ", ".join(record.key for record in records[:NAMED])
             raise Refusal(
                 "label-unlinked",
                 f"{where}: expected slices of {several}, which is of the series that it names, found only others "
                 f"({_some(links.instances)}); it was drawn on slices that were not written, as those of another phase",
+            )
+        if len({(r.patient, r.study) for r in chosen}) > 1 and len({r.hu_sha256 for r in chosen}) > 1:
+            several = ", ".join(record.key for record in chosen[:NAMED])
+            raise Refusal(
+                "label-unlinked",
+                f"{where}: expected a series of one patient, or the slices that it was drawn on, found no such slices, "
+                f"and the series is of several ({several})",
             )
         return chosen
 

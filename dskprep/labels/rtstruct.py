@@ -167,7 +167,9 @@ def _read_links(header: Dataset, images: set[str]) -> Links:
     uids = [str(item.get("FrameOfReferenceUID") or "") for item in frames or ()]
     uids += [str(i.get("ReferencedFrameOfReferenceUID") or "") for i in header.get("StructureSetROISequence") or ()]
     # of several phases that are listed, those count on whose slices contours were drawn
-    instances = frozenset(images - {""}) or uids_below(frames, "ReferencedSOPInstanceUID")
+    studies = [item.get("RTReferencedStudySequence") or () for item in frames or ()]
+    no_slices = {str(item.get("ReferencedSOPInstanceUID")) for item in itertools.chain.from_iterable(studies)}
+    instances = frozenset(images - {""}) or uids_below(frames, "ReferencedSOPInstanceUID") - no_slices
     return Links(uids_below(frames, "SeriesInstanceUID"), instances, frozenset(uids) - {""})
 
 

@@ -311,6 +311,35 @@ def test_outlines_of_lidc_lie_in_the_slices_of_their_uids(tmp_path: Path, labels
     assert np.array_equal(dskprep.open_dataset(target)["p"].labels["nodule-1"][:], truth)
 
 
+def test_a_label_that_names_no_slice_of_a_series_of_two_patients_is_refused(
+    tmp_path: Path, source: Path, labels: Path
+) -> None:
+    for n, who in enumerate("AB"):
+        write_series(source / f"p/{who}", seed=n, first=100 * n, PatientID=who)
+    target = prepare(str(tmp_path))
+    assert len(dskprep.open_dataset(target)) == 2
+    ds = seg_dataset(GRID, frames_of(BOX), names=("Tumour",))
+    (labels / "1.dcm").write_bytes(written(ds))  # it names a slice of A
+    assert annotate(target, labels).counts == {"written": 1}
+    for item in ds.ReferencedSeriesSequence:
+        item.ReferencedInstanceSequence = []
+    (labels / "2.dcm").write_bytes(written(ds))
+    assert annotate(target, labels).reasons == {"refused: label-unlinked": 1}
+    messages = [label_store.read_record(target, name).message or "" for name, _ in label_store.list_records(target)]
+    assert any("the series is of several" in message for message in messages)
+
+
+def test_the_study_that_contours_name_is_no_slice(tmp_path: Path, labels: Path) -> None:
+    target = prepare(str(tmp_path))
+    square = [(-8, -18), (-2, -18), (-2, -12), (-8, -12)]
+    ds = rtstruct_dataset({"GTV": [[(x, y, z) for x, y in square] for z in (-28, -27)]})
+    (study,) = ds.ReferencedFrameOfReferenceSequence[0].RTReferencedStudySequence
+    study.ReferencedSOPInstanceUID = "1.2.3.77"
+    del study.RTReferencedSeriesSequence[0].ContourImageSequence
+    (labels / "1.dcm").write_bytes(written(ds))
+    assert annotate(target, labels).counts == {"written": 1}
+
+
 def test_copies_of_one_series_have_the_same_labels_and_points(tmp_path: Path, source: Path, labels: Path) -> None:
     write_series(source / "p")
     shutil.copytree(source / "p", source / "q")
