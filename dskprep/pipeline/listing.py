@@ -12,6 +12,7 @@ import tempfile
 import threading
 import zlib
 from collections.abc import Container, Iterator
+from dataclasses import replace
 from typing import IO, Self
 
 from dskprep.dataset import store
@@ -19,7 +20,7 @@ from dskprep.dataset.listed import Known
 from dskprep.dataset.record import GOOD
 from dskprep.errors import InfrastructureError
 from dskprep.pipeline.account import Summary
-from dskprep.source.case import Case, digest
+from dskprep.source.case import Case, digest, shorter_key
 from dskprep.worker.patient import Job
 
 BLOCK = 512
@@ -108,6 +109,7 @@ class Listing:
     def _add(self, case: Case) -> None:
         account, case = self._summary.account, case.bare()
         account.inputs -= self._is_counted
+        case = self._as_before(case)
         names = self._known.get(case.key)
         status, further = store.status_of(names, case.key, case.digest)
         is_damaged = any((n.key, n.digest) in self._damaged for n in names if n.digest == case.digest)
@@ -124,6 +126,16 @@ class Listing:
             if leftover:  # of the time when it could not
                 store.forget(self._summary.target, leftover)
             account.add_before(status, further)
+
+    def _as_before(self, case: Case) -> Case:
+        """Return a case under the key under which it is written, if it now has a longer one.
+
+        So it is where another input of its stem came later and is listed first, as P1.tar beside P1.zip.
+        """
+        plain = shorter_key(case)
+        names = self._known.get(plain) if plain and not self._known.get(case.key) else []
+        status, _ = store.status_of(names, plain, case.digest)
+        return replace(case, key=plain) if status == "written" and status not in self._again else case
 
     def _to_file(self) -> None:
         try:

@@ -15,6 +15,9 @@ from dskprep.storage import Entry
 MAX_KEY = 160
 """Longest key. File systems allow names of 255 bytes, and a digest and suffixes are appended to the key."""
 
+HASH_DIGITS = 8
+"""Hexadecimal digits of the digest of a path at the end of a key."""
+
 
 @dataclass(frozen=True)
 class Case:
@@ -100,6 +103,14 @@ def unused(key: str, path: str, used: set[str]) -> str:
     return key
 
 
+def shorter_key(case: Case) -> str:
+    """Return the key that a case would have if no other one had it, "" if that is its own: see `unused`."""
+    plain, _, end = case.key.rpartition("_")
+    parts = case.url.split("/") if len(end) == HASH_DIGITS else []
+    paths = ("/".join(parts[i:]) for i in range(len(parts)))
+    return plain if any(short_hash(path) == end for path in paths) else ""
+
+
 def apart(cases: Iterable[Case], target: str) -> Iterator[Case]:
     """Yield cases for a disk that takes capitals and small letters for one.
 
@@ -133,4 +144,4 @@ def outside(cases: Iterable[Case], target: str) -> Iterator[Case]:
 
 
 def short_hash(text: str) -> str:
-    return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:8]
+    return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:HASH_DIGITS]
