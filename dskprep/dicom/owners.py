@@ -17,6 +17,8 @@ OWNER = 4
 """So many say of which patient, study and frame of reference a slice is; the next is of the slice itself."""
 ALONE = 2
 """A study or frame of reference that no more slices share is made up for each file, as LIDC-IDRI has them."""
+STRAY = 10
+"""One of fewer than a tenth of the slices of a patient's series is a mistake: its slices stay with most others."""
 
 
 def part_by_owner(slices: Sequence[Slice]) -> list[list[Slice]]:
@@ -39,16 +41,23 @@ def owner_of(slices: Sequence[Slice]) -> Identity:
 
 def _part_by(slices: list[Slice], field: int) -> list[list[Slice]]:
     counts = Counter(s.identity[field] for s in slices if s.identity[field])
-    if len(counts) < 2 or (field >= PATIENT and max(counts.values()) <= ALONE):
+    strays, main = set[str](), ""
+    if len(counts) > 1 and field >= PATIENT:
+        if 2 * sum(n for n in counts.values() if n <= ALONE) >= counts.total():
+            return [slices]
+        if any(s.identity.patient for s in slices):
+            strays = {value for value, n in counts.items() if n <= ALONE or STRAY * n < counts.total()}
+            main = counts.most_common(1)[0][0]
+    if len(counts.keys() - strays) < 2:
         return [slices]
     parts: dict[str, list[Slice]] = defaultdict(list)
     others: dict[tuple[int, str], set[str]] = defaultdict(set)
     for s in slices:
-        if value := s.identity[field]:
+        if (value := s.identity[field]) and value not in strays:
             for other in _others(s, field):
                 others[other].add(value)
     for s in slices:
-        value = s.identity[field]
+        value = main if s.identity[field] in strays else s.identity[field]
         if not value:
             told = [found for other in _others(s, field) if len(found := others.get(other, set())) == 1]
             value = next(iter(told[0])) if told and all(found == told[0] for found in told) else ""

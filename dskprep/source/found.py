@@ -119,7 +119,7 @@ def _take_owned(contents: Contents, flaws: dict[str, Refusal | None]) -> dict[Ow
     for uid, flaw in flaws.items():
         slices = contents.slices.pop(uid, [])
         parts = [slices] if flaw else part_by_owner(slices)
-        if len(parts) > 1 and len(parts[0]) <= ALONE:
+        if len(parts) > 1 and 2 * sum(len(part) for part in parts if len(part) <= ALONE) >= len(slices):
             flaws[uid] = Refusal(
                 "too-few-slices",
                 f"expected slices of one patient, found {len(slices)} of {len(parts)} patients in one series, as some "

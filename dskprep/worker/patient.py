@@ -7,7 +7,7 @@ computed, the next one is read and the previous one is written.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from dskprep.dataset import identity, label_store, overtaken, store
@@ -106,10 +106,11 @@ def _commit(job: Job, target: str, config: PrepConfig, made: list[Made], clock: 
     """Write the volumes, then the records."""
     with process.SLOTS("write", job.case.key, clock):
         with clock("write"):
+            foreign = taken.of_another_source(target, job.case, job.stale, [each.record for each in made])
             try:
-                records = _write_all(job, target, made)
+                records = _write_all(job, target, made, foreign)
             except Refusal as refusal:  # another run or another source was here; what it has written stays
-                store.forget(target, [name for name in job.stale if name.status != "written"])
+                store.forget(target, [n for n in job.stale if n.status != "written" and n not in foreign])
                 said = {"status": refusal.status, "reason": refusal.reason, "message": refusal.message}
                 records = [begin_record(job.case, config, **said)]
         if job.case.is_hashed:
@@ -134,13 +135,15 @@ def _commit(job: Job, target: str, config: PrepConfig, made: list[Made], clock: 
     return records if is_new else [*records[:-1], store.read_record(target, records[-1].name)]
 
 
-def _write_all(job: Job, target: str, made: list[Made]) -> list[Record]:
-    """Write the volumes in place of those of stale records. Raises Refusal if another run has written them since."""
+def _write_all(job: Job, target: str, made: list[Made], foreign: Mapping[RecordName, Record]) -> list[Record]:
+    """Write the volumes in place of those of stale records, but for those that are `foreign`: of another source.
+
+    Raises Refusal if another run has written them since, or another source has volumes of their names.
+    """
     if job.case.problem:  # what was made of a line of a manifest before is kept while that line cannot be listed
         store.forget(target, job.stale)
         return [each.record for each in made]
     overtaken.refuse_forgotten(target, job.case.key, job.case.digest, job.stale)
-    foreign = taken.of_another_source(target, job.case, job.stale, [each.record for each in made])
     if foreign and any(each.objects for each in made):
         raise taken.refusal(foreign)
     stale = [name for name in job.stale if name not in foreign]

@@ -65,7 +65,9 @@ def _is_foreign(record: Record, url: str, made: Collection[Record]) -> bool:
 
 
 def _are_same_series(one: Record, other: Record) -> bool:
-    """Tell by the identifiers, and where there are none, as in a volume file, by the voxels."""
-    if one.study and other.study:
-        return (one.study, one.series_uid_sha256) == (other.study, other.series_uid_sha256)
-    return one.hu_sha256 is not None and one.hu_sha256 == other.hu_sha256
+    """Tell by the voxels, or by the identifiers; a volume file has none, and a record of an older version no study."""
+    if one.hu_sha256 is not None and one.hu_sha256 == other.hu_sha256:
+        return True
+    if one.series_uid_sha256 != other.series_uid_sha256 or not (one.study or other.study):
+        return False
+    return one.study == other.study or not (one.study and other.study)

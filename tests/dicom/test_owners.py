@@ -64,6 +64,21 @@ def test_a_frame_of_reference_of_each_slice_parts_nothing() -> None:
     assert parted([("A", "1.5.1", f"1.6.{k}") for k in range(5)]) == [[0, 1, 2, 3, 4]]
 
 
+def test_nor_does_one_that_a_few_slices_share_by_chance() -> None:
+    assert parted([("A", "1.5.1", f"1.6.{max(0, k - 3)}") for k in range(12)]) == [[*range(12)]]
+
+
+@pytest.mark.parametrize("stray", [("A", "1.5.2", "1.6.1"), ("A", "1.5.1", "1.6.2")], ids=["study", "frame"])
+def test_a_stray_identifier_of_a_slice_does_not_tear_the_series_of_a_patient(stray: Whose) -> None:
+    assert parted([ANNA] * 15 + [stray] + [ANNA] * 15) == [[*range(31)]]
+
+
+def test_a_stray_slice_of_another_patient_or_of_one_that_is_not_known_is_parted() -> None:
+    assert parted([ANNA] * 15 + [BERT] + [ANNA] * 15) == [[*range(15), *range(16, 31)], [15]]
+    nobody, other = ("", "1.5.1", "1.6.1"), ("", "1.5.2", "1.6.2")
+    assert parted([nobody] * 15 + [other] * 3) == [[*range(15)], [15, 16, 17]]
+
+
 def test_it_parts_nothing_beside_another_patient_either() -> None:
     made_up = [("A", "1.5.1", f"1.7.{k}") for k in range(4)]
     assert parted([*made_up, BERT, BERT, BERT]) == [[0, 1, 2, 3], [4, 5, 6]]

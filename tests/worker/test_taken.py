@@ -95,6 +95,27 @@ def test_a_source_that_has_moved_replaces_what_has_changed_in_it(place: str) -> 
     assert dskprep.open_dataset(f"{place}/out")["p1"].shape[0] == 14
 
 
+def test_what_the_first_source_has_refused_stays_in_its_account(place: str) -> None:
+    one = tiny.write(f"{place}/one/p1", tiny.series(1)).rpartition("/")[0]
+    tiny.write(f"{place}/one/p1/short", tiny.series(5, n=3))
+    two = tiny.write(f"{place}/two/p1", tiny.series(2)).rpartition("/")[0]
+    dskprep.run(one, f"{place}/out", patient_folders=True)
+    before = tiny.everything_below(f"{place}/out/records")
+    assert reasons(f"{place}/out") == [("refused", "too-few-slices"), ("written", "")]
+    dskprep.run(two, f"{place}/out", patient_folders=True)
+    after = tiny.everything_below(f"{place}/out/records")
+    assert {name: after.get(name) for name in before} == before
+    assert dskprep.run(one, f"{place}/out", patient_folders=True).n_new == 0
+
+
+def test_the_same_voxels_under_other_identifiers_are_the_same_series(place: str) -> None:
+    """As of a copy from which identities were removed anew."""
+    one = tiny.write(f"{place}/one/p1", tiny.series(1)).rpartition("/")[0]
+    two = tiny.write(f"{place}/two/p1", tiny.series(1, series_uid="1.2.9", StudyInstanceUID="1.9")).rpartition("/")[0]
+    dskprep.run(one, f"{place}/out")
+    assert dskprep.run(two, f"{place}/out").account.counts == {"written": 1}
+
+
 def test_what_is_in_the_way_is_named_with_what_to_do(place: str, capsys: pytest.CaptureFixture[str]) -> None:
     one = tiny.write(f"{place}/one/p1", tiny.series(1)).rpartition("/")[0]
     two = tiny.write(f"{place}/two/p1", tiny.series(2)).rpartition("/")[0]
