@@ -216,6 +216,35 @@ def test_a_volume_that_lacks_a_label_because_it_was_refused_is_left_out(target: 
         dskprep.export(kind, target, tmp_path / "none", labels=["GTV?[39]"])
 
 
+def moved(mask: np.ndarray, affine: np.ndarray) -> bytes:
+    """A mask half a voxel off the grid."""
+    shifted = affine.copy()
+    shifted[0, 3] += np.abs(affine[0, :3]).max() / 2
+    return dskprep.to_nifti(dskprep.Volume(mask, shifted)).to_bytes()
+
+
+def test_a_volume_that_lacks_a_label_whose_file_was_refused_is_left_out(target: str, tmp_path: Path) -> None:
+    """Of files of one label each, one is off the grid, one is damaged, one has 0 bytes, and one has no volume."""
+    affine = dskprep.open_dataset(target)["p1"].affine
+    for key in ("p0", "p1", "p2", "elsewhere"):
+        (tmp_path / "more" / key).mkdir(parents=True)
+    whole = moved(masks_of("p1")["GTV-1"], affine)
+    (tmp_path / "more" / "p1" / "GTV-9.nii").write_bytes(whole)
+    (tmp_path / "more" / "p2" / "GTV-9.nii").write_bytes(whole[:500])
+    (tmp_path / "more" / "p0" / "GTV.9.nii.gz").write_bytes(b"")
+    (tmp_path / "more" / "elsewhere" / "GTV-9.nii").write_bytes(whole)
+    reasons = dskprep.annotate(target, tmp_path / "more").reasons
+    assert reasons == {"refused: label-off-grid": 1, "refused: label-damaged": 2, "refused: label-unlinked": 1}
+    assert dskprep.export("monai", target, tmp_path / "hearts", labels=["heart"]).left_out == {}
+    with pytest.raises(UsageError, match=r"no volume has the labels GTV\*.*; p0 lacks GTV \(label-damaged\)"):
+        dskprep.export("monai", target, tmp_path / "out", labels=["GTV*"])
+    assert dskprep.export("monai", target, tmp_path / "second", labels=["GTV-[19]"]).left_out == {
+        "p1": "lacks GTV-9 (label-off-grid)",
+        "p2": "without GTV-[19]",
+        "p3": "without GTV-[19]",
+    }
+
+
 def test_a_label_that_is_there_from_the_same_file_is_not_lacking(target: str, tmp_path: Path) -> None:
     (tmp_path / "rs.dcm").write_bytes(struct_of_p1({"GTV-3": GOOD, "GTV-4": GOOD}))
     dskprep.annotate(target, tmp_path / "rs.dcm", only=["GTV-3"])
