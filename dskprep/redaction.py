@@ -23,7 +23,7 @@ MOST_KEPT = 64
 
 HARMLESS = "Code Message Key BucketName Bucket Resource Region Endpoint RequestId HostId Condition Method".split()
 """Elements of a store's answer that are repeated; whatever else stands there is not."""
-_ERROR = re.compile(r"<Error\b[^>]*>(.*?)(?:</Error>|\Z)", re.DOTALL)
+_ERROR = re.compile(r"<Error(?:\s[^<>]{0,200})?>(?=\s*<)(.*?)(?:</Error>|\Z)", re.DOTALL)
 _HARMLESS = re.compile(rf"<({'|'.join(HARMLESS)})>[^<]*</\1>")
 _ELEMENT = re.compile(
     r"<(Token-\d+|CanonicalRequest\w*|StringToSign\w*|Signature\w*|(?:AWS)?AccessKeyId|Secret\w*|SessionToken|"

@@ -53,6 +53,11 @@ def test_what_stands_where_credentials_do_is_not_repeated(said: str, secret: str
     assert secret not in redacted(said)
 
 
+def test_what_is_no_answer_of_a_store_is_kept_whole() -> None:
+    said = "expected <Error: found 3> in <Errors> of p1; then important words"
+    assert redacted(said) == said
+
+
 def test_what_helps_is_kept() -> None:
     found = redacted(OF_AWS)
     for words in ("400 Bad Request", "SignatureDoesNotMatch", "The request signature does not match.", "44425877"):

@@ -200,8 +200,7 @@ def _knows_its_slices(record: Record) -> bool:
 
     Older ones have none, and of a slice that was there twice only one digest is there.
     """
-    only_copies_lack = "identical-duplicates-dropped" in record.warnings and OTHER_STACKS not in record.warnings
-    return record.instances is not None and not only_copies_lack
+    return record.instances is not None and (OTHER_STACKS in record.warnings or record.stack is not None)
 
 
 class _Lookup:

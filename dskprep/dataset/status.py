@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import os
 from collections import Counter
 from dataclasses import dataclass, field
@@ -17,6 +18,9 @@ from dskprep.dataset import annotations as labels_of
 from dskprep.dataset import claims, index, store
 from dskprep.dataset.past_runs import PastRun, past_runs
 from dskprep.dataset.record import GOOD, in_words
+
+SILENT_S = 60.0
+"""A run that tells nothing of itself for so long was probably killed, in seconds."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +85,10 @@ class Status:
         not known whether these are all series.
         """
         are_good = set(self.counts) <= GOOD and not (self.split_series or self.damaged_labels)
-        return are_good and not self.runs and (self.last_run is None or self.last_run.is_complete)
+        last = self.last_run
+        is_done = last is not None and last.is_complete
+        under_way = [run for run in self.runs if not (last and is_done and _is_silent_since(run, last))]
+        return are_good and not under_way and (last is None or is_done)
 
     def as_dict(self) -> dict[str, Any]:
         """Return the status as plain JSON values."""
@@ -133,6 +140,12 @@ def status(target: str | os.PathLike[str]) -> Status:
         **_labels(target),
         last_run=max(past_runs(target), key=lambda run: run.ended_s, default=None),
     )
+
+
+def _is_silent_since(run: RunUnderWay, last: PastRun) -> bool:
+    """Tell whether a run was last heard of a minute before the last one began: it was killed on another machine."""
+    heard_s = datetime.datetime.fromisoformat(run.heard_at).timestamp()
+    return heard_s + SILENT_S < last.ended_s - last.seconds
 
 
 def _count(values: pa.ChunkedArray) -> Counter[str]:

@@ -19,6 +19,7 @@ from dskprep import storage
 from dskprep.errors import DskprepError, InfrastructureError, UsageError
 from dskprep.pipeline import lost
 from dskprep.pipeline.cluster import MIN_WORKER_BYTES, SETTINGS, SLOTS, memory_limits, workers_of
+from dskprep.plain import in_one_line, words_of
 from dskprep.preparation import user_steps
 from dskprep.settings import PrepConfig, given
 
@@ -117,6 +118,8 @@ def _answer(client: Client, host: str, asked: Future[Any], source: str) -> Any:
         try:
             return asked.result(timeout=LOOK_AGAIN_S)
         except TimeoutError as error:
+            if asked.done():  # it has raised this itself
+                raise InfrastructureError(f"{worker} cannot run dskprep ({in_one_line(error, 200)})") from error
             if host not in {other["host"] for other in workers_of(client).values()}:
                 return None
             if time.monotonic() - began_s > CHECK_S:
@@ -126,7 +129,7 @@ def _answer(client: Client, host: str, asked: Future[Any], source: str) -> Any:
                 f"{worker} dies whenever it looks at {source} and imports what the settings name; see its log"
             ) from error
         except Exception as error:
-            problem = f"{type(error).__name__}: {str(error)[:200]}"
+            problem = f"{type(error).__name__}: {in_one_line(error, 200)}"
             raise InfrastructureError(f"{worker} cannot run dskprep ({problem})") from error
 
 
@@ -156,11 +159,11 @@ def _seen_by_worker(source: str, target: str, settings: PrepConfig) -> dict[str,
         seen["source_exists"] = storage.exists(storage.absolute(source))
         storage.exists(storage.absolute(target))
     except (DskprepError, OSError) as error:
-        seen["problem"] = str(error)
+        seen["problem"] = words_of(error)
     try:
         user_steps.check(settings)
     except UsageError as error:
-        seen["missing_function"] = str(error)
+        seen["missing_function"] = words_of(error)
     seen["memory"] = dask.config.get("distributed.worker.memory")
     seen["threads"] = {name: os.environ.get(name) for name in SETTINGS["distributed.nanny.pre-spawn-environ"]}
     return seen

@@ -20,6 +20,7 @@ from distributed.protocol import pickle
 from dskprep import endings
 from dskprep.errors import InfrastructureError
 from dskprep.pipeline import lost
+from dskprep.plain import in_one_line
 
 BAG = 32
 """Patients in one bag. A bag waits until so many are listed, so it must not be large."""
@@ -164,8 +165,8 @@ def _lost_cluster_named() -> Iterator[None]:
         raise
     except Exception as error:
         raise InfrastructureError(
-            f"the workers cannot run dskprep ({type(error).__name__}: {str(error)[:200]}); they need the same versions "
-            "of dskprep and Dask as here"
+            f"the workers cannot run dskprep ({type(error).__name__}: {in_one_line(error, 200)}); they need the same "
+            "versions of dskprep and Dask as here"
         ) from error
 
 

@@ -35,6 +35,7 @@ from dskprep.pipeline.checked import Checked, check
 from dskprep.pipeline.choice import Choice, choose
 from dskprep.pipeline.listing import Listing
 from dskprep.pipeline.observer import LoggedNotes, Observer, tell
+from dskprep.plain import words_of
 from dskprep.settings import PrepConfig
 from dskprep.source.case import apart
 from dskprep.worker import patient
@@ -250,9 +251,9 @@ def _ended(summary: Summary) -> Iterator[None]:
     except KeyboardInterrupt:
         summary.is_interrupted = True
     except InfrastructureError as error:
-        summary.stopped_by = str(error)
+        summary.stopped_by = words_of(error)
     except Exception as error:  # a bug
-        summary.stopped_by = f"{type(error).__name__}: {error}"
+        summary.stopped_by = f"{type(error).__name__}: {words_of(error)}"
         raise
     finally:
         summary.seconds = time.monotonic() - started
@@ -282,4 +283,4 @@ def _write_end(
             for finish in at_end:
                 finish(summary.target, summary.run_id)
     except InfrastructureError as error:
-        summary.stopped_by = summary.stopped_by or str(error)
+        summary.stopped_by = summary.stopped_by or words_of(error)

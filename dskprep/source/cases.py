@@ -237,13 +237,16 @@ def _from_manifest(source: str, lines: list[manifest.Line]) -> Iterator[Case]:
             raise UsageError(
                 f"{source}: the key {key!r:.200} cannot name a volume; use letters, digits and . _ = @ , -"
             )
-    has_own_line = _own_archives(source, lines)
+    has_own_line: set[str] | None = None
     held: list[Case] = []  # until one line could be listed
     is_any_listed, n_in_a_row = False, 0
     for key, path, header in lines:
         case, outage = _from_line(source, key, path)
-        left_out = tuple(name for name in case.left_out if storage.join(case.url, name) not in has_own_line)
-        case = replace(case, header=header, left_out=left_out)
+        if case.left_out:
+            has_own_line = _own_archives(source, lines) if has_own_line is None else has_own_line
+            left_out = tuple(name for name in case.left_out if storage.join(case.url, name) not in has_own_line)
+            case = replace(case, left_out=left_out)
+        case = replace(case, header=header)
         n_in_a_row = n_in_a_row + 1 if outage else 0
         is_any_listed |= not outage
         held.append(case)

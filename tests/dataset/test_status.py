@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -68,6 +69,17 @@ def test_a_run_that_was_interrupted_is_told_until_another_one_has_gone_on(
     assert commands.run_command(["status", target]) == 0
     told = " ".join(capsys.readouterr().out.split())
     assert f"the last run, {second.run_id}, found 2 patients, and all have a status" in told
+
+
+def test_a_run_that_died_elsewhere_before_a_complete_one_is_no_longer_waited_for(tmp_path: Path) -> None:
+    source, target = tiny.write_patients(str(tmp_path / "in"), ["p1"]), str(tmp_path / "out")
+    dskprep.run(source, target)
+    lease = {"run_id": "20200101T000000Z-aaaa", "host": "elsewhere", "machine": "another", "since": "", "n_done": 0}
+    tiny.write(target, {"claims/20200101T000000Z-aaaa.json": json.dumps(lease).encode()})
+    assert not dskprep.status(target).is_clean  # it may be at work
+    os.utime(tmp_path / "out/claims/20200101T000000Z-aaaa.json", (0, 0))
+    found = dskprep.status(target)
+    assert ([run.host for run in found.runs], found.is_clean) == (["elsewhere"], True)
 
 
 def test_the_last_run_is_the_one_that_ended_last(tmp_path: Path) -> None:

@@ -107,6 +107,13 @@ def test_a_label_may_name_copies_of_slices_that_were_left_out(tmp_path: Path) ->
         assert annotated(target, labels, drawn_on("seg", f"{SERIES}.1.4{end}")) == (None, "", {"p"})
 
 
+def test_a_series_that_is_written_whole_has_its_labels_though_its_slices_were_named_anew(tmp_path: Path) -> None:
+    """As by a program that removes identities and keeps the SeriesInstanceUID."""
+    write_stack(tmp_path / "in" / "p", "1", 10)
+    dskprep.run(tmp_path / "in", tmp_path / "out", settings=SETTINGS)
+    assert annotated(tmp_path / "out", tmp_path / "labels", drawn_on("seg", "1.2.77.4")) == (None, "", {"p"})
+
+
 def test_a_volume_that_does_not_know_its_slices_has_the_labels_of_its_series(tmp_path: Path) -> None:
     """As older versions wrote them."""
     write_stack(tmp_path / "in" / "p", "1", 10)
