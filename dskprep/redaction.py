@@ -47,6 +47,8 @@ _SECRET_NAME = re.compile(
 )
 _PLACE_NAME = re.compile(r"_(?:FILE|DIR|PATH|URI|URL|ENDPOINT)$", re.IGNORECASE)
 """What a variable of the environment is called that holds a secret, and what one that says where there is one."""
+_RUN = re.compile(r"[A-Za-z0-9]{16,}")
+"""A part of a key or token that is spelled the same however the rest is escaped."""
 _PART = re.compile(r"(?:AccountKey|SharedAccessSignature)=([^;]+)|://[^/@]*?:([^@]+)@")
 """The secrets in a connection string, and in the URL of a proxy."""
 
@@ -75,6 +77,7 @@ def redacted(text: str) -> str:
     with _lock:
         values = {*_kept, *_of_environment()}
     spelled = {form for value in values for form in (value, quote(value, safe=""), quote(value), unquote(value))}
+    spelled.update(run for value in values for run in _RUN.findall(value))  # how else it is escaped, or if it is cut
     for value in sorted(spelled, key=len, reverse=True):  # one may hold another
         text = text.replace(value, WITHHELD)
     if "<" in text:

@@ -17,8 +17,8 @@ OWNER = 4
 """So many say of which patient, study and frame of reference a slice is; the next is of the slice itself."""
 ALONE = 2
 """A study or frame of reference that no more slices share is made up for each file, as LIDC-IDRI has them."""
-STRAY = 10
-"""One of fewer than a tenth of the slices of a patient's series is a mistake: its slices stay with most others."""
+STRAY, STRAYS = 10, 4
+"""One of so few slices of a patient's series, and of less than a tenth of them, is a mistake: they stay with most."""
 
 
 def part_by_owner(slices: Sequence[Slice]) -> list[list[Slice]]:
@@ -46,7 +46,7 @@ def _part_by(slices: list[Slice], field: int) -> list[list[Slice]]:
         if 2 * sum(n for n in counts.values() if n <= ALONE) >= counts.total():
             return [slices]
         if any(s.identity.patient for s in slices):
-            strays = {value for value, n in counts.items() if n <= ALONE or STRAY * n < counts.total()}
+            strays = {value for value, n in counts.items() if n <= STRAYS and STRAY * n < counts.total()}
             main = counts.most_common(1)[0][0]
     if len(counts.keys() - strays) < 2:
         return [slices]

@@ -65,9 +65,8 @@ def _is_foreign(record: Record, url: str, made: Collection[Record]) -> bool:
 
 
 def _are_same_series(one: Record, other: Record) -> bool:
-    """Tell by the voxels, or by the identifiers; a volume file has none, and a record of an older version no study."""
+    """Tell by the voxels, or by all identifiers, where there are any: one alone may be made up for all patients."""
     if one.hu_sha256 is not None and one.hu_sha256 == other.hu_sha256:
         return True
-    if one.series_uid_sha256 != other.series_uid_sha256 or not (one.study or other.study):
-        return False
-    return one.study == other.study or not (one.study and other.study)
+    of_one, of_other = ((each.patient, each.study, each.series_uid_sha256) for each in (one, other))
+    return one.study is not None and of_one == of_other

@@ -73,6 +73,12 @@ def test_a_stray_identifier_of_a_slice_does_not_tear_the_series_of_a_patient(str
     assert parted([ANNA] * 15 + [stray] + [ANNA] * 15) == [[*range(31)]]
 
 
+def test_a_series_of_many_studies_of_a_patient_is_parted_into_all_of_them() -> None:
+    studies = [("A", f"1.5.{k // 5}", f"1.6.{k // 5}") for k in range(60)]
+    assert sorted(parted(studies)) == [[*range(k, k + 5)] for k in range(0, 60, 5)]
+    assert sorted(map(len, parted([ANNA] * 60 + [("A", "1.5.2", "1.6.2")] * 5))) == [5, 60]
+
+
 def test_a_stray_slice_of_another_patient_or_of_one_that_is_not_known_is_parted() -> None:
     assert parted([ANNA] * 15 + [BERT] + [ANNA] * 15) == [[*range(15), *range(16, 31)], [15]]
     nobody, other = ("", "1.5.1", "1.6.1"), ("", "1.5.2", "1.6.2")

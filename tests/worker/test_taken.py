@@ -95,6 +95,16 @@ def test_a_source_that_has_moved_replaces_what_has_changed_in_it(place: str) -> 
     assert dskprep.open_dataset(f"{place}/out")["p1"].shape[0] == 14
 
 
+@pytest.mark.parametrize("n", [12, 3], ids=["whole", "too short"])
+def test_one_series_uid_for_all_patients_makes_them_no_single_series(place: str, n: int) -> None:
+    one = tiny.write(f"{place}/one/p1", tiny.series(1, series_uid="1.2.9", PatientID="A")).rpartition("/")[0]
+    two = tiny.write(f"{place}/two/p1", tiny.series(2, n=n, series_uid="1.2.9", PatientID="B")).rpartition("/")[0]
+    dskprep.run(one, f"{place}/out")
+    before = written_below(f"{place}/out")
+    assert dskprep.run(two, f"{place}/out").account.counts == {"refused": 1}
+    assert written_below(f"{place}/out") == before
+
+
 def test_what_the_first_source_has_refused_stays_in_its_account(place: str) -> None:
     one = tiny.write(f"{place}/one/p1", tiny.series(1)).rpartition("/")[0]
     tiny.write(f"{place}/one/p1/short", tiny.series(5, n=3))
