@@ -63,6 +63,7 @@ def describe_summary(summary: Summary) -> Iterator[RenderableType]:
         yield from _tabulate({}, {}, account.warnings)
     else:
         yield from _tabulate(account.counts, reasons, account.warnings)
+    yield from _describe_failed(account.counts + account.further_series, summary.target)
     if before - account.already["written"]:
         yield "  (reasons and warnings are those of this run; dskprep status has all)"
     if account.elsewhere or account.left:
@@ -134,6 +135,8 @@ def describe_status(status: Status) -> Iterator[RenderableType]:
     """Yield the account of a dataset."""
     yield f"{status.series} series in {status.target}"
     yield from _tabulate(status.counts, status.reasons, status.warnings)
+    damaged = Counter(failed=status.reasons.get("failed: damaged-record", 0))  # a run does these again in any case
+    yield from _describe_failed(Counter(status.counts) - damaged, status.target)
     yield from _describe_split(status.split_series)
     yield from _describe_damaged(status.damaged_records)
     if status.label_sources:
@@ -160,7 +163,7 @@ def _describe_last_run(run: PastRun) -> str:
     """Say what the run that ended last has left, if anything."""
     found = n_of(run.inputs, "patient")
     if run.is_complete:
-        return f"the last run, {run.run_id}, found {found}, and all have a status"
+        return f"the last run, {run.run_id}, found {found}, and all had a status when it ended"
     why = f" ({run.stopped_by[:MAX_MESSAGE]})" if run.stopped_by else ""
     how = "was interrupted" if run.is_interrupted else "was stopped" if why else "ended"
     done = f"{run.n_done} of {found}{'' if run.is_listed else ' found by then'} had a status"
@@ -230,6 +233,13 @@ def _tabulate(counts: Mapping[str, int], reasons: Mapping[str, int], warnings: M
         table.add_row(f"  warning: {warning}", str(n), style="dim")
     if table.row_count:
         yield table
+
+
+def _describe_failed(counts: Mapping[str, int], target: str) -> Iterator[str]:
+    """Yield a line on how those that failed are done again, if there are any, and where their tracebacks are."""
+    if there := [status for status in ("failed", "killed") if counts.get(status)]:
+        where = f"; tracebacks: {target}/records/failed/KEY.*.json" if "failed" in there else ""
+        yield f"  {' and '.join(there)}: once the cause is mended, run with --retry failed does them again{where}"
 
 
 def _describe_damaged(damaged: Mapping[str, str]) -> Iterator[str]:

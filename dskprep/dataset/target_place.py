@@ -1,4 +1,4 @@
-"""Where a dataset may begin: in an empty place, and never within another one."""
+"""Where a dataset may begin: in an empty place, never within another one, and not of what is one."""
 
 from __future__ import annotations
 
@@ -14,6 +14,14 @@ def refuse_inside(place: str) -> None:
     for above in storage.above(place):
         if _is_dataset(above):
             raise UsageError(f"{place}: lies inside the dataset {above}; choose a place outside it")
+
+
+def refuse_as_source(place: str) -> None:
+    """Raise UsageError if a place is a dataset, whose chunks are no scans. One that only holds a dataset is none."""
+    if _is_dataset(place):
+        raise UsageError(
+            f"{place}: is a dataset of dskprep; SOURCE is the place of the scans that it is made of, TARGET the dataset"
+        )
 
 
 def check(target: str) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from dskprep import settings as config
 from dskprep import storage
-from dskprep.dataset import licences, store
+from dskprep.dataset import licences, store, target_place
 from dskprep.errors import UsageError
 from dskprep.patterns import as_patterns
 from dskprep.pipeline import hashed_keys
@@ -82,6 +82,8 @@ def check(
         raise UsageError(f"limit must be 1 or more, not {limit}")
     settings = config.given(settings)
     user_steps.check(settings)
+    if not idc.is_in_words(source):
+        target_place.refuse_as_source(place)
     asked = Asked(only, limit)
     is_choice = settings.select is not None and not patient_folders  # there, each patient is chosen from on its own
     of_these = Asked() if is_choice else asked

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from dskprep import settings as config
 from dskprep import storage
 from dskprep.counts import n_of
-from dskprep.dataset import identity, index, store
+from dskprep.dataset import identity, index, store, target_place
 from dskprep.dataset.record import GOOD, in_words
 from dskprep.errors import InfrastructureError, UsageError
 from dskprep.pipeline import cluster
@@ -164,6 +164,8 @@ def plan(
     settings = config.preset(preset) if settings is None else config.given(settings)
     usable_bytes = admission.usable_bytes(cluster.worker_sizes(None, memory_limit, settings)[1])
     place = str(source) if idc.is_in_words(source) else discover.where(source)
+    if not idc.is_in_words(source):
+        target_place.refuse_as_source(place)
     choice = None
     if settings.select and not patient_folders:
         choice = choose(discover.choose(place, licence=licence), Asked(only), settings, on_note)

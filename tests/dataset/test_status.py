@@ -17,6 +17,7 @@ from dskprep.dataset import store
 from dskprep.dataset.status import Status
 from dskprep.errors import UsageError
 from dskprep.pipeline.observer import Observer
+from dskprep.settings import PrepConfig
 
 
 def test_series_are_counted_by_status_reason_and_warning(place: str) -> None:
@@ -68,7 +69,7 @@ def test_a_run_that_was_interrupted_is_told_until_another_one_has_gone_on(
     second = dskprep.run(source, target)
     assert commands.run_command(["status", target]) == 0
     told = " ".join(capsys.readouterr().out.split())
-    assert f"the last run, {second.run_id}, found 2 patients, and all have a status" in told
+    assert f"the last run, {second.run_id}, found 2 patients, and all had a status when it ended" in told
 
 
 def test_a_run_that_died_elsewhere_before_a_complete_one_is_no_longer_waited_for(tmp_path: Path) -> None:
@@ -100,3 +101,53 @@ def test_the_last_run_is_the_one_that_ended_last(tmp_path: Path) -> None:
     assert found.last_run
     assert (found.last_run.stopped_by, found.is_clean) == ("no store", False)
     assert json.loads(json.dumps(found.as_dict()))["last_run"]["inputs"] == 9
+
+
+def test_those_that_failed_are_told_with_what_does_them_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, target = tiny.write_patients(str(tmp_path / "in"), ["p1"]), str(tmp_path / "out")
+    tiny.write(source, {"p2/notes.txt": b""})
+    (tmp_path / "own.toml").write_text('lungs = false\nsteps = ["own_steps:broken"]\n')
+    run = ["run", source, target, "--scheduler", "sync", "--config", str(tmp_path / "own.toml")]
+    for command in run, run, ["status", target]:  # failed now, before, and in the dataset
+        assert commands.run_command(command) == 1
+        told = capsys.readouterr().out
+        assert told.count("--retry failed does them again") == 1
+        assert f"{target}/records/failed/KEY.*.json" in told
+    assert "not today" in json.loads(next((tmp_path / "out/records/failed").glob("p1.*.json")).read_text())["traceback"]
+    damaged = next((tmp_path / "out/records/failed").glob("p1.*.json"))
+    damaged.write_bytes(b"{}")  # a run does it again in any case
+    assert commands.run_command(["status", target]) == 1
+    assert "--retry" not in capsys.readouterr().out
+
+
+def test_what_was_forgotten_after_the_last_run_is_not_said_to_have_a_status(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = str(tmp_path / "out")
+    dskprep.run(tiny.write_patients(str(tmp_path / "in"), ["p1", "p2"]), target)
+    (tmp_path / "out/volumes/p1.zarr/zarr.json").unlink()
+    assert commands.run_command(["verify", target, "--forget"]) == 1
+    assert len(dskprep.open_dataset(target)) == 1
+    capsys.readouterr()
+    commands.run_command(["status", target])
+    assert "found 2 patients, and all had a status when it ended" in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize("command", ["run SOURCE NEW", "plan SOURCE"])
+def test_a_dataset_is_no_source(place: str, tmp_path: Path, command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    target = f"{place}/out"
+    store.create(target, PrepConfig())
+    words = command.replace("SOURCE", target).replace("NEW", str(tmp_path / "new")).split()
+    assert commands.run_command(words) == 2
+    said = capsys.readouterr()
+    assert (said.out, len(said.err.splitlines())) == ("", 1)
+    assert f"{target}: is a dataset of dskprep; SOURCE is the place of the scans" in said.err
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_dataset_somewhere_in_the_source_is_left_to_the_run(tmp_path: Path) -> None:
+    source = tiny.write_patients(str(tmp_path / "in"), ["p1"])
+    store.create(f"{source}/older", PrepConfig())
+    assert dskprep.run(source, str(tmp_path / "out")).account.counts["written"] == 1
