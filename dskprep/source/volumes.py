@@ -98,8 +98,8 @@ class CaseContents(Contents):
             super().add(name, content, with_pixels=with_pixels)
 
     def leave_out(self, name: str) -> None:
-        """Note an archive that is not unpacked, before all else: a record lists the first names only."""
-        self.aside.insert(0, Aside(name, "archive", ""))
+        """Note an archive that is not unpacked."""
+        self.aside.append(Aside(name, "archive", ""))
 
     def volumes(self) -> list[str]:
         """Return the names of the volumes, sorted."""

@@ -145,7 +145,8 @@ def _compute(line: Line, contents: CaseContents, files: list[File], reread: Rere
     for archive in line.case.left_out:
         contents.leave_out(archive)
     counts = aside_counts(contents)
-    names = tuple(f"{a.name}: {a.kind} {a.detail}".strip() for a in contents.aside[:MAX_NAMES])
+    archives_first = sorted(contents.aside, key=lambda a: a.kind != "archive")  # the first names only are listed
+    names = tuple(f"{a.name}: {a.kind} {a.detail}".strip() for a in archives_first[:MAX_NAMES])
     warnings = ["localizer-skipped"] if "localizer" in counts else []
     if "archive" in counts:
         warnings.append("archives-left-out")

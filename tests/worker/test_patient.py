@@ -126,7 +126,7 @@ def test_archives_that_are_not_read_are_told(place: str, tmp_path: Path) -> None
     (first,), (second,) = p1, own
     assert (first.status, first.n_files, second.status) == ("written", 12, "written")
     assert first.aside.counts == {"archive": 2}
-    assert first.aside.names == ("study3.zip: archive", "study2.zip: archive")
+    assert first.aside.names == ("study2.zip: archive", "study3.zip: archive")
     assert ["archives-left-out" in record.warnings for record in (first, second)] == [True, False]
     (nothing,) = p2
     assert (nothing.status, nothing.reason) == ("refused", "no-dicom")
