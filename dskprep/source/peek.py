@@ -94,12 +94,13 @@ def of_slices(identity: Identity, uid: str, texts: Mapping[str, str], n_slices: 
 def group_of(peeked: Peeked, select: Select) -> tuple[str, ...]:
     """Return the identifiers of what series are chosen per, () if a header lacks them.
 
-    A study is one of a patient: some programs that remove identities give several patients one StudyInstanceUID.
+    A study is one of a patient: some programs that remove identities give several patients one StudyInstanceUID. The
+    issuer of a PatientID does not part a study: some of its series may not say it.
     """
     who = peeked.identity
     if select.per == "patient":
         return (who.patient, who.issuer) if who.patient else ()
-    return (who.study, who.patient, who.issuer) if who.study else ()
+    return (who.study, who.patient) if who.study else ()
 
 
 def _peeked(header: Attributes, n_slices: int) -> Peeked:

@@ -44,6 +44,8 @@ class Rivals:
             peeked = _peek(one.uid, slices)
             if group := group_of(peeked, select):
                 self._group[one], self._scores[one] = group, select.scores(peeked.texts)
+        if select.per == "study":
+            self._group = _with_patients(self._group)
         self.order.sort(key=lambda one: order_of(self._scores.get(one, ()), one.digest))
 
     def is_beaten(self, one: Owned) -> Refusal | None:
@@ -76,6 +78,15 @@ class Rivals:
         loser = next(iter(rivals[rivals.index(one) + 1 + n_more :]), None)
         scores = None if loser is None else self._scores[loser]
         return chosen_of(select, self._scores[one], scores, len(rivals), self._refused.get(group))
+
+
+def _with_patients(groups: Mapping[Owned, tuple[str, ...]]) -> dict[Owned, tuple[str, ...]]:
+    """Join the series without a PatientID to the patient of their study, if it has one patient alone."""
+    patients: dict[str, set[str]] = {}
+    for study, patient in groups.values():
+        patients.setdefault(study, set()).update({patient} - {""})
+    only = {study: min(found) for study, found in patients.items() if len(found) == 1}
+    return {one: (study, patient or only.get(study, "")) for one, (study, patient) in groups.items()}
 
 
 def _peek(uid: str, slices: Sequence[Slice]) -> Peeked:

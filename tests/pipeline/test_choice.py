@@ -205,6 +205,26 @@ def test_the_next_best_is_written_where_the_best_is_refused_and_says_so(tmp_path
     assert third["chosen"] == "of 4 series of the study, by kernel:soft, in place of second, which was refused"
 
 
+@pytest.mark.parametrize(
+    ("more", "other", "n_written"),
+    [
+        ({"IssuerOfPatientID": "H"}, {}, 1),
+        ({}, {"PatientID": ""}, 1),
+        ({}, {"PatientID": "Q"}, 2),
+    ],
+)
+def test_what_a_header_lacks_of_the_patient_does_not_part_a_study_in_one_folder(
+    tmp_path: Path, more: dict[str, str], other: dict[str, str], n_written: int
+) -> None:
+    said = {"StudyInstanceUID": "1.2.9", "PatientID": "P", "ConvolutionKernel": "STANDARD"}
+    one = tiny.series(1, series_uid="1.2.3.1", **(said | {"SliceThickness": "1"} | more))
+    two = tiny.series(2, series_uid="1.2.3.2", **(said | {"SliceThickness": "5"} | other))
+    files = {f"p/{name}-{file}": content for name, found in (("a", one), ("b", two)) for file, content in found.items()}
+    source, target = tiny.write(tmp_path / "in", files), str(tmp_path / "out")
+    run(source, target, config())
+    assert sorted(fates(target).values()) == ["not-chosen"] * (2 - n_written) + ["written"] * n_written
+
+
 def test_a_refusal_that_more_memory_would_mend_costs_the_study_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
