@@ -43,7 +43,9 @@ def status(target: str, as_json: bool) -> int:
 
 @click.command()
 @click.argument("target")
-@click.option("--forget", is_flag=True, help="Delete the records of faulty volumes: the next run makes these again.")
+@click.option(
+    "--forget", is_flag=True, help="Delete faulty volumes, their records and thumbnails: the next run makes them anew."
+)
 @click.option("--dry-run", is_flag=True, help="With --forget: only say what would be deleted.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def verify(target: str, forget: bool, dry_run: bool, as_json: bool) -> int:
@@ -94,9 +96,11 @@ def verify(target: str, forget: bool, dry_run: bool, as_json: bool) -> int:
         terminal.say(name)
     if forget:
         terminal.say(f"{n_of(len(names), 'object')} {'would be deleted' if dry_run else 'deleted'}")
-    is_done = forget and not dry_run
     way = "run" if not faulty_labels else "run and annotate" if len(faulty) > len(faulty_labels) else "annotate"
-    terminal.say(f"{way} again to make them anew" if is_done else f"--forget lets the next {way} make them anew")
+    lets = "without --dry-run, this" if dry_run else "--forget"
+    terminal.say(
+        f"{lets} lets the next {way} make them anew" if dry_run or not forget else f"{way} again to make them anew"
+    )
     return EXIT_SOME_NOT_WRITTEN
 
 

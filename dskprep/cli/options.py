@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -56,9 +57,12 @@ def scheduler_options(command: Callable[..., Any]) -> Callable[..., Any]:
 def read_settings(preset: str, path: str | None) -> PrepConfig:
     """Return the settings that --preset and --config choose. Raises UsageError if both are given."""
     from dskprep import settings
+    from dskprep.dataset import store
 
     if path and is_given("preset"):
         raise UsageError("give --preset or --config, not both")
+    if path and Path(path).name == "dataset.json":  # goes on with a dataset, or makes another one like it
+        return store.settings_of(str(Path(path).parent))
     return settings.read_config(path) if path else settings.preset(preset)
 
 

@@ -22,7 +22,7 @@ from dskprep.errors import UsageError
 if TYPE_CHECKING:
     from dskprep.dataset.dataset import Dataset
 
-BALANCED = "stratify=(), on the command line --balanced, balances them"
+BALANCED = "--balanced (in Python, stratify=()) balances them"
 MOST_STRATA = 20
 """Combinations of values that may be stratified by, or one for each ten groups."""
 

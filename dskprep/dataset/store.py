@@ -91,7 +91,7 @@ def _compare_settings(target: str, config: PrepConfig, keys: str | None) -> dict
     n_more = len(differences) - N_NAMED
     more = f", and {n_more} more" if n_more > 0 else ""
     same = next((name for name in presets() if preset(name).digest() == there["digest"]), None)
-    advice = f"go on with the preset {same}" if same else "go on with the settings in its dataset.json"
+    advice = f"go on with the preset {same}" if same else "go on with its settings (--config takes its dataset.json)"
     raise UsageError(
         f"{target}: holds a dataset of other settings: {', '.join(differences[:N_NAMED])}{more}; "
         f"{advice}, or choose another target"

@@ -605,9 +605,10 @@ def test_verify_can_forget_what_is_faulty_and_a_run_mends_it(dskprep: Run, sourc
     next(path for path in volume.rglob("*") if path.is_file() and "/c/" in path.as_posix()).unlink()
     code, out, _ = dskprep("verify", target)
     assert code == 1
-    assert "--forget" in out
+    assert "--forget lets the next run make them anew" in out
+    assert "without --dry-run, this lets the next run" in dskprep("verify", target, "--forget", "--dry-run")[1]
     assert dskprep("verify", target, "--forget")[0] == 1
-    dskprep("run", source, target, "--scheduler", "sync")
+    dskprep("run", source, target, "--scheduler", "sync", "--config", f"{target}/dataset.json")
     assert dskprep("verify", target)[0] == 0
 
 

@@ -254,7 +254,7 @@ def test_folds_of_uneven_sizes_are_said_with_what_balances_them() -> None:
         sizes = [sum(side.fold == fold for side in split.sides.values()) for fold in range(3)]
         is_uneven = max(sizes) > 2 * min(sizes)
         assert f"folds of {sizes[0]}, {sizes[1]}, {sizes[2]} volumes" in split.describe()
-        assert ("--balanced, balances them" in split.describe()) == is_uneven
+        assert ("--balanced (in Python, stratify=()) balances them" in split.describe()) == is_uneven
         seen.add(is_uneven)
     assert seen == {False, True}
     assert "balances" not in dataset_of(patients(3)).split(folds=2, stratify=()).describe()

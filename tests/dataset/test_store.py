@@ -49,7 +49,7 @@ def test_other_settings_are_refused_with_the_difference(place: str) -> None:
     assert "chunk is 32 there and 64 here" in message
     assert "spacing_mm is [2.0, 1.0, 1.0] there and [1.0, 1.0, 1.0] here" in message
     assert "lungs" not in message
-    assert message.endswith("; go on with the settings in its dataset.json, or choose another target")
+    assert message.endswith("; go on with its settings (--config takes its dataset.json), or choose another target")
     assert store.describe(place)["settings"]["chunk"] == 32
 
 
