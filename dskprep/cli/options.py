@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
 
 preset_option = click.option("--preset", default="default", help="Settings that come with dskprep, by their name.")
 config_option = click.option(
-    "--config", type=click.Path(dir_okay=False), help="Settings from a TOML file, instead of a preset."
+    "--config", type=click.Path(dir_okay=False), help="Settings from a TOML file, or a dataset.json."
 )
 only_option = click.option(
     "--only", metavar="PATTERN", help="Take only the patients whose key matches, such as 'LIDC-*'."
@@ -56,13 +55,14 @@ def scheduler_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def read_settings(preset: str, path: str | None) -> PrepConfig:
     """Return the settings that --preset and --config choose. Raises UsageError if both are given."""
-    from dskprep import settings
+    from dskprep import settings, storage
     from dskprep.dataset import store
 
     if path and is_given("preset"):
         raise UsageError("give --preset or --config, not both")
-    if path and Path(path).name == "dataset.json":  # goes on with a dataset, or makes another one like it
-        return store.settings_of(str(Path(path).parent))
+    place, _, name = (path or "").rpartition("/")
+    if name == "dataset.json":  # goes on with a dataset, or makes another one like it
+        return store.settings_of(storage.absolute(place or "."))
     return settings.read_config(path) if path else settings.preset(preset)
 
 

@@ -152,14 +152,14 @@ class Linker:
         return [r for r in records if wanted & identity.split_instances(r.instances)]
 
     def _with_slices(self, records: list[Record], links: Links, where: str) -> list[Record]:
-        """Return the volumes of a series whose slices a label names, else those that do not say what theirs are.
+        """Return the volumes of a series whose slices a label names, else those that are the whole series.
 
         A series may hold several stacks, as the phases of 4D CT, of which some were not written; or several patients,
         where one SeriesInstanceUID was written for all.
         """
         chosen = records
         if links.instances:
-            chosen = self._with_instances(records, links) or [r for r in records if not _knows_its_slices(r)]
+            chosen = self._with_instances(records, links) or [r for r in records if not _is_one_of_several(r)]
         if not chosen:
             several = ", ".join(record.key for record in records[:NAMED])
             raise Refusal(
@@ -195,11 +195,8 @@ class Linker:
         return f"{where}: asks for {' and '.join(asked)}, and no volume of the dataset has it"
 
 
-def _knows_its_slices(record: Record) -> bool:
-    """Tell whether a record has the digests of all slices that show what its volume shows.
-
-    Older ones have none, and of a slice that was there twice only one digest is there.
-    """
+def _is_one_of_several(record: Record) -> bool:
+    """Tell whether a volume is one of several stacks of its series, and its record has the digests of its slices."""
     return record.instances is not None and (OTHER_STACKS in record.warnings or record.stack is not None)
 
 

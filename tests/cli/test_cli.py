@@ -608,7 +608,7 @@ def test_verify_can_forget_what_is_faulty_and_a_run_mends_it(dskprep: Run, sourc
     assert "--forget lets the next run make them anew" in out
     assert "without --dry-run, this lets the next run" in dskprep("verify", target, "--forget", "--dry-run")[1]
     assert dskprep("verify", target, "--forget")[0] == 1
-    dskprep("run", source, target, "--scheduler", "sync", "--config", f"{target}/dataset.json")
+    assert dskprep("run", source, target, "--scheduler", "sync", "--config", f"{target}/dataset.json")[0] == 0
     assert dskprep("verify", target)[0] == 0
 
 
