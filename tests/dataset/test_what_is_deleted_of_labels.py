@@ -19,6 +19,15 @@ THEIRS = ("notes.md", "mine/zarr.json", "1/zarr.json", "0/notes.md", "0/c/sketch
 """Files in the folder of a label; the dataset has one level, so that level 1 is a user's."""
 
 
+KEYS = ("p1", "p2")
+
+
+def with_other_voxels(key: str) -> dict[str, bytes]:
+    """The series of a patient of `KEYS`, of other voxels: in a copied place its identifiers tell what it is."""
+    seed = KEYS.index(key)
+    return tiny.series(seed + 77, series_uid=f"1.2.3.{seed}")
+
+
 def save_mask(path: Path, grid: Grid, rows: int) -> None:
     """A box, as NIfTI: axes (x, y, z), RAS."""
     mask = np.zeros(grid.shape, np.uint8)
@@ -32,7 +41,7 @@ def save_mask(path: Path, grid: Grid, rows: int) -> None:
 def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`scans` with p1, `out` with its dataset, in which the label `mask` has a user's own files."""
     folder = tmp_path_factory.mktemp("labels")
-    tiny.write_patients(folder / "scans", ["p1", "p2"])
+    tiny.write_patients(folder / "scans", KEYS)
     dskprep.run(folder / "scans", folder / "out")
     series = dskprep.read_series(folder / "scans/p1")
     for name, rows in (("other", 8), ("mask", 12)):
@@ -59,7 +68,7 @@ def test_they_are_named_by_verify(place: Path) -> None:
 
 
 def test_they_outlive_a_label_whose_image_is_made_anew(place: Path) -> None:
-    tiny.write(place / "scans/p1", tiny.series(77))
+    tiny.write(place / "scans/p1", with_other_voxels("p1"))
     assert dskprep.run(place / "scans", place / "out").account.counts["written"] == 2
     assert left(place) == dict.fromkeys(THEIRS, b"mine")
 
@@ -103,8 +112,8 @@ def test_a_users_copy_of_a_label_is_the_users(place: Path, at: str, is_old: bool
         deleted = list(dskprep.clean(place / "out", older_than_s=-60))
         assert not [name for name in deleted if name.startswith("volumes/")]
     else:
-        for seed, key in ((77, "p1"), (78, "p2")):
-            tiny.write(place / f"scans/{key}", tiny.series(seed))
+        for key in KEYS:
+            tiny.write(place / f"scans/{key}", with_other_voxels(key))
         assert dskprep.run(place / "scans", place / "out").account.counts["written"] == 2
         assert not (volumes / "p1.zarr/labels/mask/zarr.json").exists()
     assert {path: path.read_bytes() for path in copied.rglob("*") if path.is_file()} == mine

@@ -232,13 +232,15 @@ def test_a_second_run_only_lists(source: str, target: str, monkeypatch: pytest.M
     summary = dskprep.run(source, target)
     assert summary.account.already == summary.account.counts == {"written": 4}
     assert summary.exit_code == 0
-    assert sorted(line.replace(target, "") for line in touched if "summary.json" not in line) == [
+    shown = [line.replace(target, "").replace(source, "SOURCE") for line in touched if "summary.json" not in line]
+    assert sorted(shown) == [
         "read /dataset.json",  # before workers are asked for anything
         "read /dataset.json",  # and with them
         "read /identity.json",  # whose key the digests are made with
         "read /index.parquet",  # at the start, to know of damaged records
         "read /index.parquet",  # at the end, to see that it is as the records are, and is left as it is
         "read /index.parquet",  # for the account
+        "read SOURCE/dataset.json",  # which a folder of scans does not have
     ]
     assert volumes(target) == before
 
