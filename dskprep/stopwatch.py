@@ -19,13 +19,14 @@ class GivenUp(Exception):
 
 
 class Stopwatch:
-    """Adds up wall-clock seconds by stage.
+    """Adds up wall-clock seconds by stage, or those of another `clock`.
 
     Where one stage runs within another, the seconds count for the inner one only. `on_change` is called whenever a
     stage begins.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
+        self._clock = clock
         self.on_change: Callable[[], object] = lambda: None
         self.seconds: dict[str, float] = {}
         self._running: dict[str, float] = {}
@@ -35,14 +36,14 @@ class Stopwatch:
     @contextmanager
     def __call__(self, stage: str) -> Iterator[None]:
         self.check()
-        start = self._running[stage] = time.perf_counter()
+        start = self._running[stage] = self._clock()
         self._inner_s.append(0.0)
         self.on_change()
         try:
             yield
         finally:
             del self._running[stage]
-            took_s = time.perf_counter() - start
+            took_s = self._clock() - start
             self.seconds[stage] = self.seconds.get(stage, 0.0) + took_s - self._inner_s.pop()
             self._inner_s[-1] += took_s
 
@@ -53,8 +54,8 @@ class Stopwatch:
 
     def longest(self) -> tuple[str, float]:
         """Return the stage that has been running longest, and its seconds so far."""
-        stage, start = min(self._running.copy().items(), key=lambda item: item[1], default=("", time.perf_counter()))
-        return stage, time.perf_counter() - start
+        stage, start = min(self._running.copy().items(), key=lambda item: item[1], default=("", self._clock()))
+        return stage, self._clock() - start
 
     def latest(self) -> str:
         """Return the innermost running stage, or ""."""

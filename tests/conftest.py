@@ -17,8 +17,10 @@ from typing import Any
 import hypothesis
 import pytest
 import s3fs
+import tiny
 from azurite import Azurite, find_azurite
 
+from dskprep.cli import terminal
 from dskprep.errors import InfrastructureError
 from dskprep.storage import connection
 from dskprep.synthetic import s3server
@@ -35,6 +37,13 @@ def connections(request: pytest.FixtureRequest) -> Iterator[None]:
     connection.fork.connections.clear()
     yield
     connection.fork.connections.clear()
+
+
+@pytest.fixture(autouse=True)
+def untold_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a command waits for is not told, as tests read all that it says, and run on slow machines too."""
+    for name in ("TOLD_AFTER_S", "TOLD_EVERY_S"):
+        monkeypatch.setattr(terminal, name, tiny.NEVER_S)
 
 
 @pytest.fixture(scope="session")

@@ -69,6 +69,7 @@ HOMES = {
         "pipeline.cluster_check",
         "pipeline.executor",
         "pipeline.main_guard",
+        "pipeline.workers",
         "preparation.mask_slots",
     },
     "distributed": {

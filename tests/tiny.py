@@ -7,6 +7,7 @@ import gc
 import io
 import secrets
 import socket
+import sys
 import tarfile
 import zipfile
 from collections.abc import Callable, Iterable, Mapping
@@ -30,6 +31,14 @@ N_SLICES, SIZE = 12, 24
 
 LIMIT_S = 600.0
 """How long a test waits, in seconds, for what comes soon on a free machine: only what never comes may end it."""
+NEVER_S = 1e6
+"""Longer than any test, in seconds."""
+PROGRAM = (
+    *(sys.executable, "-c"),
+    f"from dskprep.cli import commands, terminal as t; t.TOLD_AFTER_S = t.TOLD_EVERY_S = {NEVER_S};"
+    "commands.run_and_exit()",
+)
+"""The program `dskprep`, which does not tell what it waits for: what it says on standard error is to be read."""
 
 
 def series(

@@ -22,7 +22,7 @@ def duplicates(target: str, identical: bool, as_json: bool) -> None:
     from dskprep.dataset.dataset import open_dataset
 
     def report(n_done: int, n_all: int) -> None:
-        terminal.wait_for(f"comparing: {n_done} of {n_all}")
+        terminal.wait_for("comparing", f"{n_done} of {n_all}")
 
     dataset = open_dataset(target)
     found = dataset.duplicates(near=not identical, report=report)
@@ -73,12 +73,13 @@ def split(
     when patients are added and the split is made again, but shares are not exact.
     """
     terminal.wait_for(f"reading the index of {target}")
-    from dskprep.dataset.dataset import open_dataset
-
     if (
         given := [o for o in ("by", "folds", "shares", "seed", "stratify", "balanced") if options.is_given(o)]
     ) and extend:
         raise UsageError(f"--extend makes a split as the other one was made; leave out --{given[0]}")
+    asked_shares = _read_shares(shares)
+    from dskprep.dataset.dataset import open_dataset
+
     dataset = open_dataset(target)
     if table:
         dataset = dataset.join(table, on, column=column)
@@ -92,7 +93,7 @@ def split(
             folds=folds,
             seed=seed,
             stratify=stratify or (() if balanced else None),
-            shares=_read_shares(shares),
+            shares=asked_shares,
         )
     )
     url = made.save(name)
@@ -135,12 +136,14 @@ def export(
     nnunet: the raw data of nnU-Net v2. monai: NIfTI files and a datalist. croissant: a description for catalogues,
     without voxels. Each --labels is a class of the masks, in this order from 1 on.
     """
-    terminal.wait_for("loading")
-    from dskprep.cli import words
-    from dskprep.cli.output import Output
-    from dskprep.pipeline import export as pipeline
+    with terminal.lines_of_json(log_json):
+        terminal.wait_for("loading")
+        options.check_workers(scheduler, workers, memory_limit)
+        from dskprep.cli import words
+        from dskprep.cli.output import Output
+        from dskprep.pipeline import export as pipeline
 
-    with Output(as_json=log_json) as output:
+        output = Output(as_json=log_json)
         terminal.wait_for(f"reading the index of {target}")
         task = pipeline.begin(kind, target, out, labels=labels, split=split_, licence=licence)
         if kind == "croissant":  # there is nothing to compute

@@ -63,7 +63,7 @@ def run_command(argv: list[str] | None = None) -> int:
         try:
             code = main.main(argv, standalone_mode=False)
         finally:
-            terminal.end_wait()
+            terminal.end_command()
     except click.exceptions.Exit as exit_:
         return exit_.exit_code
     except click.ClickException as error:

@@ -15,9 +15,6 @@ from dskprep.errors import UsageError
 if TYPE_CHECKING:
     from dskprep.dataset.verification import Finding
 
-SOME = 100
-"""From so many records on, what is waited for is told only now and then: to draw it takes half a millisecond."""
-
 
 @click.command()
 @click.argument("target")
@@ -50,15 +47,17 @@ def status(target: str, as_json: bool) -> int:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def verify(target: str, forget: bool, dry_run: bool, as_json: bool) -> int:
     """Re-read every volume of TARGET against its recorded checksums and shape."""
-    from dskprep.dataset import label_store, verification
-
+    terminal.wait_for("loading")
     if dry_run and not forget:
         raise UsageError("--dry-run says what --forget would delete; give both")
+    from dskprep.dataset import label_store, verification
+
     volumes: set[str] = set()
     findings = []  # only those that say something
     n_sources = n_others = 0
     terminal.wait_for(f"listing the records of {target}")
     for n, finding in enumerate(verification.verify(target), 1):
+        terminal.wait_for("reading every object again", f"{n_of(n, 'record')} so far")
         volumes |= {finding.key} if finding.is_of_volume else set()
         n_sources += finding.labels is not None
         n_others += not finding.is_of_volume and finding.labels is None
@@ -66,8 +65,6 @@ def verify(target: str, forget: bool, dry_run: bool, as_json: bool) -> int:
             findings.append(finding)
             for line in () if as_json else _describe_finding(finding):
                 terminal.say(line)
-        if n < SOME or n % SOME == 0:
-            terminal.wait_for(f"reading every object again: {n_of(n, 'record')} so far")
     faulty = [finding for finding in findings if finding.faults]
     faulty_volumes = {finding.key for finding in faulty if finding.is_of_volume}
     faulty_labels = [finding.labels for finding in faulty if finding.labels]
@@ -122,10 +119,13 @@ def upgrade(target: str, dry_run: bool) -> int:
     It may be stopped, and goes on when it is called again. No run may be under way. From then on, runs need the
     setting ome_zarr = "0.6".
     """
+    terminal.wait_for("loading")
     from dskprep.dataset.upgrade import upgrade as upgrade_all
 
+    terminal.wait_for(f"listing the records of {target}")
     n_volumes = n_sources = n_faulty = 0
-    for finding in upgrade_all(target, is_trial=dry_run):
+    for n, finding in enumerate(upgrade_all(target, is_trial=dry_run), 1):
+        terminal.wait_for("looking at records", f"{n} so far")
         for fault in finding.faults:
             terminal.say(f"{finding.key}: {fault}")
         n_faulty += bool(finding.faults)
@@ -147,14 +147,17 @@ def audit(target: str, sentinels: str, as_json: bool) -> int:
     A word is told by its line in FILE, and hidden where it stands in a name. Exit code 1 if one was found, or something
     could not be decoded.
     """
+    terminal.wait_for("loading")
     from dskprep import storage
     from dskprep.dataset import audit as search
 
+    terminal.wait_for(f"listing {target}")
     target = storage.absolute(target)
     words = search.read_sentinels(target, sentinels)
     n_objects, unclean = 0, []
     for searched in search.audit(target, words):
         n_objects += not searched.name.endswith("/")
+        terminal.wait_for("searching", f"{n_of(n_objects, 'object')} so far")
         if searched.is_clean:
             continue
         unclean.append(searched)
@@ -182,6 +185,7 @@ def audit(target: str, sentinels: str, as_json: bool) -> int:
 @click.option("--without-records", is_flag=True, help="Delete volumes even if TARGET has no record of any volume.")
 def clean(target: str, hours: float, dry_run: bool, without_records: bool) -> None:
     """Delete what runs that died have left in TARGET: objects without a record, unfinished files."""
+    terminal.wait_for("loading")
     from dskprep.dataset import leftovers
 
     n_deleted = 0

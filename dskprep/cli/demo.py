@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from distributed import as_completed
@@ -23,8 +24,6 @@ from dskprep.synthetic.s3server import S3Server
 
 SOURCE, TARGET = "s3://scans/stage1", "s3://scans-1mm/stage1"
 """Where the patients and the dataset are, in the server."""
-COMPILE_S, PATIENT_S = 10, 4
-"""About how long it takes to make patients: until the first one begins, and for each one per worker."""
 
 
 def play(patients: int, folder: Path, output: Output) -> None:
@@ -47,13 +46,14 @@ def play(patients: int, folder: Path, output: Output) -> None:
         with open_client("local", None, None) as client:
             assert client is not None
             started = time.monotonic()
-            seconds = COMPILE_S + PATIENT_S * patients / len(client.nthreads())
-            some = n_of(patients, "synthetic patient")
-            output.say(f"making {some} in {SOURCE}, about {seconds:.0f} s, or twice that on a slow machine")
-            terminal.wait_for(f"making synthetic patients: 0 of {patients}")
+            output.say(f"making {n_of(patients, 'synthetic patient')} in {SOURCE}")
+            doing = "making synthetic patients"
+            terminal.wait_for(f"{doing}; each worker first loads code for it", f"0 of {patients}")
             write = [client.submit(scanner.write_patient, i, SOURCE, broken=i == patients - 1) for i in range(patients)]
-            for n, _ in enumerate(as_completed(write, raise_errors=True), 1):
-                terminal.wait_for(f"making synthetic patients: {n} of {patients}")
+            made_s: list[float] = []
+            for _ in as_completed(write, raise_errors=True):
+                made_s.append(time.monotonic())
+                terminal.wait_for(doing, how_far(made_s, patients, len(client.nthreads())))
             client.gather(write)
             seconds = time.monotonic() - started
             output.say(f"made them in {seconds:.0f} s, one of them broken on purpose")
@@ -91,6 +91,22 @@ In Python ({sys.executable})
   dataset = dskprep.open_dataset("{folder}/dataset")
   dataset["{key}"].image[100:164, 100:164, 100:164]"""
     output.say(*where.split("\n"))
+
+
+def how_far(made_s: Sequence[float], n_all: int, n_at_once: int) -> str:
+    """Return how many patients are made, and about how long the others take.
+
+    `made_s` are the times when they were made, `n_at_once` at a time. The first of each worker also waited for code, so
+    they say nothing of the others: there is no estimate before as many have followed.
+
+    >>> how_far([60, 61], 6, 2), how_far([60, 61, 64, 65], 6, 2)
+    ('2 of 6', '4 of 6, about 4 s left')
+    """
+    n = len(made_s)
+    if not 2 * n_at_once <= n < n_all:
+        return f"{n} of {n_all}"
+    each_s = (made_s[-1] - made_s[n_at_once - 1]) / (n - n_at_once)
+    return f"{n} of {n_all}, about {each_s * (n_all - n):.0f} s left"
 
 
 def _copy(url: str, folder: Path) -> None:

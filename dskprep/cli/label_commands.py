@@ -50,17 +50,20 @@ def annotate(
     volumes by the series and slices that it names, masks by their file names, points by the column key or seriesuid.
     The exit code is 1 if LABELS holds no such file.
     """
-    terminal.wait_for("loading")
-    from dskprep.cli import words
-    from dskprep.cli.output import Output
-    from dskprep.pipeline import annotate as pipeline
-
-    if forget:
-        return _forget(target, forget, labels, is_trial=dry_run)
-    if labels is None or dry_run:
-        raise UsageError("give LABELS, where the labels are; --forget alone needs none, and --dry-run goes with it")
-    with Output(as_json=log_json) as output:
+    with terminal.lines_of_json(log_json):
+        terminal.wait_for("loading")
+        if forget:
+            return _forget(target, forget, labels, is_trial=dry_run)
+        if labels is None or dry_run:
+            raise UsageError("give LABELS, where the labels are; --forget alone needs none, and --dry-run goes with it")
         named, time_limit_s = _read_names(names), options.read_seconds(time_limit)
+        options.check_workers(scheduler, workers, memory_limit)
+        from dskprep.cli import words
+        from dskprep.cli.output import Output
+        from dskprep.pipeline import annotate as pipeline
+
+        output = Output(as_json=log_json)
+        terminal.wait_for(f"looking at {labels} and {target}")
         pipeline.check(target, labels, names=named, patterns=files, **choice)
         with (
             options.open_client(scheduler, workers, memory_limit) as client,
@@ -81,10 +84,10 @@ def annotate(
 
 
 def _forget(target: str, patterns: tuple[str, ...], labels: str | None, *, is_trial: bool) -> int:
-    from dskprep.pipeline import annotate as pipeline
-
     if labels:
         raise UsageError(f"--forget deletes labels of the dataset; leave out {labels}")
+    from dskprep.pipeline import annotate as pipeline
+
     deleted = pipeline.forget_labels(target, *patterns, is_trial=is_trial)
     for name in deleted:
         terminal.say(name)

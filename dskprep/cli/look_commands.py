@@ -50,8 +50,6 @@ def show(
     is 1.
     """
     terminal.wait_for("loading")
-    from dskprep.look import views
-
     if key and (options.is_given("preset") or config):
         raise UsageError("--preset and --config are for PLACE alone; a volume of a dataset has the dataset's settings")
     if with_source and (surface or not key):
@@ -61,8 +59,11 @@ def show(
     if output or key:
         left_files.check(Path(output or f"{key}.png"))
     settings = None if key else options.read_settings(preset, config)
-    terminal.wait_for("drawing")
-    if not key:
+    from dskprep.look import views
+
+    if key:
+        terminal.wait_for("drawing")
+    else:
         options.wait_for_code("drawing")
     shown = views.draw(place, key, surface=surface, with_source=with_source, label=label, settings=settings)
     path = Path(output or f"{shown.key}.png")
@@ -89,21 +90,21 @@ def compare(a: str, b: str, series: str | None, only: str, pictures: str | None,
     What the columns mean stands below the table.
     """
     terminal.wait_for("loading")
+    if series and options.is_given("only"):
+        raise UsageError("--only chooses patients of datasets; leave it out with --series")
+    of_series = [options.read_settings(s, s if s.endswith(".toml") else None) for s in (a, b)] if series else []
     from dskprep.look import comparison, side_by_side
 
     found: Iterator[comparison.Compared]
-    if series and options.is_given("only"):
-        raise UsageError("--only chooses patients of datasets; leave it out with --series")
     if series:
         options.wait_for_code("comparing")
-        first, second = (options.read_settings(s, s if s.endswith(".toml") else None) for s in (a, b))
         with warnings.catch_warnings(record=True, action="always") as told:
-            found = iter([comparison.compare_settings(series, first, second)])
+            found = iter([comparison.compare_settings(series, *of_series)])
         for note in dict.fromkeys(str(warning.message) for warning in told):  # each of the two reads it
             terminal.say(f"note: {note}", is_error=True)
     else:
+        terminal.wait_for("comparing")
         found = comparison.compare(a, b, only)
-    terminal.wait_for("comparing")
     for n, compared in enumerate(found):
         difference = compared.difference
         if as_json:
@@ -118,7 +119,7 @@ def compare(a: str, b: str, series: str | None, only: str, pictures: str | None,
             path = Path(pictures) / f"{Path(difference.key).name}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             left_files.leave(path, side_by_side.draw_comparison(compared, (Path(a).name, Path(b).name)))
-        terminal.wait_for(f"comparing: {n + 1} so far")
+        terminal.wait_for("comparing", f"{n + 1} so far")
     if not as_json:
         for line in LEGEND:
             terminal.say(line)

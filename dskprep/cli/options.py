@@ -55,13 +55,15 @@ def scheduler_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def read_settings(preset: str, path: str | None) -> PrepConfig:
     """Return the settings that --preset and --config choose. Raises UsageError if both are given."""
-    from dskprep import settings, storage
-    from dskprep.dataset import store
+    from dskprep import settings
 
     if path and is_given("preset"):
         raise UsageError("give --preset or --config, not both")
     place, _, name = (path or "").rpartition("/")
     if name == "dataset.json":  # goes on with a dataset, or makes another one like it
+        from dskprep import storage
+        from dskprep.dataset import store
+
         return store.settings_of(storage.absolute(place or "."))
     return settings.read_config(path) if path else settings.preset(preset)
 
@@ -84,23 +86,40 @@ def is_given(option: str) -> bool:
     return click.get_current_context().get_parameter_source(option) is click.core.ParameterSource.COMMANDLINE
 
 
+def check_workers(
+    scheduler: str, workers: int | None, memory_limit: str | None, settings: PrepConfig | None = None
+) -> None:
+    """Raise UsageError for workers that cannot be: by the words alone before Dask is loaded, then on this machine."""
+    if scheduler != "local" and not (workers is None and memory_limit is None):
+        raise UsageError("--workers and --memory-limit go with --scheduler local; other clusters have their own")
+    if scheduler not in ("local", "sync"):
+        from dskprep.pipeline.workers import check_address
+
+        check_address(scheduler)
+    if workers is not None or memory_limit is not None:
+        from dskprep.pipeline.workers import check_sizes
+
+        check_sizes(workers, memory_limit)
+        from dskprep.pipeline import cluster
+
+        cluster.worker_sizes(workers, memory_limit, settings)
+
+
 def wait_for_code(doing: str) -> None:
     """Say what is waited for; and that code is compiled first, if it will be."""
     from dskprep.preparation import prepare
 
-    terminal.wait_for(doing if prepare.is_warm() else f"{doing}; the code is compiled first, once: some 10 s")
+    terminal.wait_for(doing if prepare.is_warm() else f"{doing}; the code is compiled first, once")
 
 
 @contextlib.contextmanager
 def open_client(
     scheduler: str, workers: int | None, memory_limit: str | None, settings: PrepConfig | None = None
 ) -> Iterator[Client | None]:
-    """Open a client of the chosen cluster for a run with these settings; `sync` needs none, and gives None.
+    """Open a client of the cluster that `check_workers` has checked; `sync` needs none, and gives None.
 
     Dask's own log stays out of the terminal, unless --debug is given: what goes wrong is said in one line.
     """
-    if scheduler != "local" and (workers or memory_limit):
-        raise UsageError("--workers and --memory-limit go with --scheduler local; other clusters have their own")
     if scheduler == "sync":
         yield None
         return

@@ -17,7 +17,6 @@ from rich.text import Text
 
 from dskprep import endings, plain
 from dskprep.cli import exits, terminal, words
-from dskprep.cli.exits import describe_error
 from dskprep.counts import n_of
 from dskprep.dataset.record import Record
 from dskprep.pipeline import cluster, cluster_check, lost, page
@@ -56,23 +55,12 @@ class Plain(Console):
 
 
 class Output:
-    """Prints what a command says: with `as_json` lines of JSON alone, else words.
-
-    As a context manager it also writes the error that ends the block as a line of JSON.
-    """
+    """Prints what a command says: with `as_json` lines of JSON alone, else words."""
 
     def __init__(self, *, as_json: bool = False, console: Console | None = None) -> None:
         self.as_json = as_json
         self.is_lost = False
         self.console = console or Plain(soft_wrap=True)
-
-    def __enter__(self) -> Output:
-        return self
-
-    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
-        if error is not None and self.as_json:
-            message, code = describe_error(error)
-            self.tell("error", {"message": message, "exit_code": code})
 
     def say(self, *lines: RenderableType) -> None:
         """Print lines of words, and tables. Does nothing where JSON is asked for."""
@@ -82,8 +70,7 @@ class Output:
     def tell(self, event: str, content: dict[str, Any], *lines: RenderableType) -> None:
         """Write an event of a run: as one line of JSON with the time, or as these lines of words."""
         if self.as_json:
-            now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-            self._write(functools.partial(terminal.say_json, {"event": event, "time": now, **content}))
+            self._write(functools.partial(terminal.say_event, event, content))
         self.say(*lines)
 
     def _write(self, write: Callable[[], None]) -> None:
@@ -150,13 +137,20 @@ class Lines(Observer):
     @contextlib.contextmanager
     def show(self, client: Client | None) -> Iterator[None]:  # noqa: ARG002
         """Show a run of this client over the block."""
-        yield
+        self._wait_for("the first results")
+        try:
+            yield
+        finally:
+            terminal.end_wait()
 
     def hear_ending(self) -> None:
         """Hear that a signal ends the run, in the middle of whatever the program does."""
         if not self._is_ending:
             terminal.say_at_once(f"dskprep: {ENDING}")
         self._is_ending = True
+
+    def on_start(self, summary: Summary) -> None:
+        self._wait_for("preparing", functools.partial(_so_far, summary))
 
     def on_note(self, message: str) -> None:
         self._output.tell("note", {"message": message}, f"note: {message}")
@@ -170,8 +164,9 @@ class Lines(Observer):
             self._told_s = time.monotonic()
             figures = summary.account.figures()
             self._output.tell("figures", figures, "; ".join(in_words(figures)))
+        self._wait_for("preparing", functools.partial(_so_far, summary))
 
-    def on_label(self, summary: LabelSummary, record: LabelRecord) -> None:  # noqa: ARG002
+    def on_label(self, summary: LabelSummary, record: LabelRecord) -> None:
         lost = [label for label in record.labels if not label.is_written]
         content: dict[str, Any] = {
             "source": record.source,
@@ -182,14 +177,25 @@ class Lines(Observer):
         content |= {"labels": len(record.written), "points": record.n_points, "warnings": list(record.warnings)}
         content |= {"lost": [{"name": label.name, "reason": label.reason, "message": label.message} for label in lost]}
         self._output.tell("label", content, *words.describe_label_source(record))
+        self._wait_for("giving labels", f"{n_of(summary.counts.total(), 'label source')} done")
 
-    def on_export(self, summary: ExportSummary, volume: Exported) -> None:  # noqa: ARG002
+    def on_export(self, summary: ExportSummary, volume: Exported) -> None:
         content = {"key": volume.key, "bytes": volume.n_bytes, "problem": volume.problem}
         why = f"failed   {volume.key} {volume.problem}" if volume.problem else f"written  {volume.key}"
         self._output.tell("volume", content, why)
+        self._wait_for("writing volumes", f"{summary.counts['written']} written")
 
     def on_end(self, summary: Summary) -> None:
         self._output.tell("summary", summary.as_dict(), *words.describe_summary(summary))
+
+    def _wait_for(self, what: str, so_far: str | Callable[[], str] = "") -> None:
+        terminal.wait_for(what, so_far)
+
+
+def _so_far(summary: Summary) -> str:
+    """Return in a few words how far a run is."""
+    first, *_ = in_words(summary.account.figures())
+    return first
 
 
 class Panel(Lines):
@@ -216,6 +222,9 @@ class Panel(Lines):
 
     def hear_ending(self) -> None:
         self._is_ending = True
+
+    def _wait_for(self, what: str, so_far: str | Callable[[], str] = "") -> None:
+        """Say nothing below the panel, which shows it."""
 
     def on_start(self, summary: Summary) -> None:
         self._summary = summary

@@ -59,19 +59,21 @@ def run(
     idc:COLLECTION, idc:'SELECT …', or a manifest for s5cmd. SOURCE and TARGET are paths or URLs such as
     s3://bucket/prefix.
     """
-    terminal.wait_for("loading")
-    from dskprep import storage
-    from dskprep.cli import words
-    from dskprep.cli.output import Output
-    from dskprep.pipeline import checked
-    from dskprep.pipeline import run as pipeline
-    from dskprep.pipeline.account import RunStopped
-    from dskprep.source import cases
-
     context = click.get_current_context()
-    with Output(as_json=log_json) as output:
+    with terminal.lines_of_json(log_json):
+        terminal.wait_for("loading")
         settings = options.read_settings(preset, config)
         time_limit_s = options.read_seconds(time_limit)
+        options.check_workers(scheduler, workers, memory_limit, settings)
+        from dskprep import storage
+        from dskprep.cli import words
+        from dskprep.cli.output import Output
+        from dskprep.pipeline import checked
+        from dskprep.pipeline import run as pipeline
+        from dskprep.pipeline.account import RunStopped
+        from dskprep.source import cases
+
+        output = Output(as_json=log_json)
         terminal.wait_for(f"looking at {source} and {target}")
         for place in (cases.where(source), storage.absolute(target)):
             storage.meet(place)
@@ -109,29 +111,49 @@ def run(
 @options.patient_folders_option
 @options.licence_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def plan(source: str, preset: str, config: str | None, against: str | None, as_json: bool, **choice: Any) -> int:
+def plan(
+    source: str,
+    preset: str,
+    config: str | None,
+    memory_limit: str | None,
+    against: str | None,
+    as_json: bool,
+    **choice: Any,
+) -> int:
     """Say what a run would do with SOURCE: written, refused, memory, size, hours and dollars.
 
-    Only headers are read, but one patient is prepared on this machine to see how long it takes. Nothing is
+    Only headers are read, but one patient is prepared on this machine, twice, to see how long it takes. Nothing is
     written. Exit code 1 if some patient would be refused.
     """
     terminal.wait_for("loading")
+    settings = options.read_settings(preset, config)
+    options.check_workers("local", None, memory_limit, settings)
     from dskprep.cli import words
     from dskprep.cli.output import Output
     from dskprep.pipeline import plan as planning
 
+    def on_case(n: int) -> None:
+        terminal.wait_for(f"listing {source}", n_of(n, "patient"))
+
     def on_patient(n_done: int, n_all: int) -> None:
-        is_end = n_done == n_all
-        what = "preparing one patient, to see how long it takes" if is_end else f"reading headers: {n_done} of {n_all}"
-        terminal.wait_for(what)
+        terminal.wait_for("reading headers", f"{n_done} of {n_all}")
+        if n_done == n_all:
+            options.wait_for_code("preparing one patient, twice, to see how long it takes")
 
     def say_note(message: str) -> None:
         terminal.say(f"note: {message}", is_error=True)
 
     output = Output(as_json=as_json)
-    settings = options.read_settings(preset, config)
     terminal.wait_for(f"listing {source}")
-    made = planning.plan(source, settings=settings, on_patient=on_patient, on_note=say_note, **choice)
+    made = planning.plan(
+        source,
+        settings=settings,
+        memory_limit=memory_limit,
+        on_case=on_case,
+        on_patient=on_patient,
+        on_note=say_note,
+        **choice,
+    )
     compared = made.compare(against) if against else None
     if as_json:
         terminal.say_json(made.as_dict() | {"compared": compared and compared._asdict()})
@@ -163,7 +185,7 @@ def phantom(target: str, patients: int, seed: int) -> None:
         )
     names = []
     for index in range(patients):
-        terminal.wait_for(f"making patients: {index} of {patients}")
+        terminal.wait_for("making patients", f"{index} of {patients}")
         names.append(write_patient(index, url, seed=seed, broken=0 < index == patients - 1))
     some = names[0] if patients == 1 else f"{names[0]} to {names[-1]}"
     terminal.say(f"{n_of(patients, 'patient')} written to {target}: {some}")

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import shlex
 import shutil
 import sys
+import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,70 +21,183 @@ from dskprep.cli import exits
 from dskprep.plain import escape
 
 if TYPE_CHECKING:
-    from rich.progress import Progress
+    from rich.console import Console
 
 
+TOLD_AFTER_S = 1.0
+"""How long a wait lasts, where there is no terminal, before a line says what is waited for."""
 TOLD_EVERY_S = 30.0
-"""How long nothing is said, where there is no terminal, before a line says what is waited for."""
+"""How long nothing is said there, at most, while the same is waited for."""
+
+
+class _Moving:
+    """What is waited for, in a terminal: its last line, which moves."""
+
+    def __init__(self, console: Console) -> None:
+        from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+        columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
+        self._progress = Progress(
+            *columns, console=console, transient=True, redirect_stdout=False, redirect_stderr=False
+        )
+        self._what = ""
+        self._task = self._progress.add_task("", total=None)
+        self._progress.start()
+
+    def show(self, what: str, so_far: Callable[[], str]) -> None:
+        line = _in_words(what, so_far())
+        if what != self._what:
+            self._what = what
+            self._progress.reset(self._task, total=None, description=line)
+        else:  # to draw it takes half a millisecond; it is drawn ten times a second
+            self._progress.update(self._task, description=line)
+
+    def stop(self) -> None:
+        self._progress.stop()
+
+
+class _Told:
+    """What is waited for, where there is no terminal: a line once it lasts, and then one now and then.
+
+    With `as_json` they are events on standard output, and only now and then.
+    """
+
+    def __init__(self, clock: Callable[[], float], *, as_json: bool) -> None:
+        self._clock, self._as_json = clock, as_json
+        self._changed = threading.Condition()
+        self._what = ""
+        self._so_far: Callable[[], str] = str
+        self._began_s = self._said_s = clock()
+        self._is_going = self._is_told = self._is_over = False
+        self._thread: threading.Thread | None = None
+
+    def show(self, what: str, so_far: Callable[[], str]) -> None:
+        with self._changed:
+            if what != self._what:
+                self._what, self._began_s, self._is_told = what, self._clock(), False
+                self._changed.notify()
+            elif not self._is_going:
+                self._changed.notify()
+            self._so_far, self._is_going = so_far, True
+            self._tell_if_due()
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._tell_until_over, name="waits", daemon=True)
+                self._thread.start()
+
+    def stop(self) -> None:
+        """Wait for nothing, as something is said."""
+        with self._changed:
+            self._is_going, self._said_s = False, self._clock()
+
+    def end(self) -> None:
+        with self._changed:
+            self._is_going, self._is_over = False, True
+            self._changed.notify()
+
+    def _tell_until_over(self) -> None:
+        with self._changed:
+            while not self._is_over:
+                if self._is_going:
+                    self._tell_if_due()
+                self._changed.wait(self._left_s() if self._is_going else None)
+
+    def _left_s(self) -> float:
+        """Return how long it is until a line is due."""
+        due_s = self._said_s + TOLD_EVERY_S
+        if not self._is_told and not self._as_json:
+            due_s = min(due_s, self._began_s + TOLD_AFTER_S)
+        return due_s - self._clock()
+
+    def _tell_if_due(self) -> None:
+        if self._left_s() > 0:
+            return
+        self._said_s = self._clock()
+        seconds = round(self._said_s - self._began_s)
+        with contextlib.suppress(OSError, ValueError, RuntimeError):  # a closed stream; figures that change meanwhile
+            so_far = self._so_far()
+            if self._as_json:
+                click.echo(_event("waiting", {"for": self._what, "so_far": so_far, "seconds": seconds}))
+            else:
+                line = _in_words(self._what, so_far)
+                click.echo(f"{line} ({seconds} s so far)" if self._is_told else line, err=True)
+        self._is_told = True
+
+
+def _in_words(what: str, so_far: str) -> str:
+    return escape(f"{what}: {so_far}" if so_far else what)
 
 
 class _Wait:
-    """What is waited for now: at most one line, the last one of the terminal; elsewhere a line now and then."""
+    """What is waited for now."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._shown: Progress | None = None
+        self.as_json = False
         self._clock = clock
-        self._told_s: float | None = None
+        self._moving: _Moving | None = None
+        self._told: _Told | None = None
 
-    def show(self, what: str) -> None:
+    def show(self, what: str, so_far: Callable[[], str]) -> None:
         from rich.console import Console
-        from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-        if self._shown is None:
+        if self._moving is None and self._told is None:
             console = Console(stderr=True)
-            if not console.is_terminal:
-                self._tell(what)
-                return
-            words = TextColumn("{task.description}", markup=False)
-            columns = (SpinnerColumn(), words, TimeElapsedColumn())
-            self._shown = Progress(
-                *columns, console=console, transient=True, redirect_stdout=False, redirect_stderr=False
-            )
-            self._shown.add_task(what, total=None)
-            self._shown.start()
-        (task,) = self._shown.task_ids
-        if self._shown.tasks[0].description != what:
-            self._shown.reset(task, total=None, description=what)
+            if console.is_terminal:
+                self._moving = _Moving(console)
+            else:
+                self._told = _Told(self._clock, as_json=self.as_json)
+        for shown in (self._moving, self._told):
+            if shown:
+                shown.show(what, so_far)
 
-    def _tell(self, what: str) -> None:
-        now = self._clock()
-        if self._told_s is None:  # the first wait of a command, or since something was said
-            self._told_s = now
-        elif now - self._told_s >= TOLD_EVERY_S:
-            self._told_s = now
-            click.echo(what, err=True)
+    def stop(self) -> None:
+        if self._moving:
+            self._moving.stop()
+            self._moving = None
+        if self._told:
+            self._told.stop()
 
     def end(self) -> None:
-        self._told_s = None
-        if self._shown is not None:
-            self._shown.stop()
-            self._shown = None
+        self.stop()
+        if self._told:
+            self._told.end()
+            self._told = None
 
 
 _wait = _Wait()
 
 
-def wait_for(what: str) -> None:
-    """Say what is waited for, on standard error: in a terminal a line that moves until something is said.
+def wait_for(what: str, so_far: str | Callable[[], str] = "") -> None:
+    """Say what is waited for and how far it is, on standard error: in a terminal a line that moves until more is said.
 
-    Elsewhere, as in a file or a pipe, it is a line, and only where nothing else was said for TOLD_EVERY_S.
+    Elsewhere, as in a file or a pipe, it is a line, but only where `what` lasts for TOLD_AFTER_S; from then on there is
+    one where nothing was said for TOLD_EVERY_S. A function `so_far` is asked for each of them, in another thread.
     """
-    _wait.show(escape(what))
+    _wait.show(what, so_far if callable(so_far) else functools.partial(str, so_far))
 
 
 def end_wait() -> None:
-    """Take the line of `wait_for` away."""
+    """Take the line of `wait_for` away, as something else is said."""
+    _wait.stop()
+
+
+def end_command() -> None:
+    """Wait for nothing any more, and forget what was waited for."""
     _wait.end()
+
+
+@contextlib.contextmanager
+def lines_of_json(is_asked: bool) -> Iterator[None]:
+    """Write nothing but lines of JSON over the block, if that is asked for: one of them is the error that ends it."""
+    _wait.as_json = is_asked
+    try:
+        yield
+    except BaseException as error:
+        if is_asked:
+            message, code = exits.describe_error(error)
+            say_event("error", {"message": message, "exit_code": code})
+        raise
+    finally:
+        _wait.as_json = False
 
 
 def say(line: str, *, is_error: bool = False) -> None:
@@ -98,9 +213,25 @@ def say_at_once(line: str) -> None:
 
 
 def say_json(content: Any) -> None:
-    """Print a line of JSON to standard output. JSON escapes what cannot be seen, but for one character."""
+    """Print a line of JSON to standard output."""
     end_wait()
-    _echo(json.dumps(content).replace("\x7f", "\\u007f"))
+    _echo(_as_json(content))
+
+
+def say_event(event: str, content: dict[str, Any]) -> None:
+    """Print an event, with the time, as a line of JSON to standard output."""
+    end_wait()
+    _echo(_event(event, content))
+
+
+def _event(event: str, content: dict[str, Any]) -> str:
+    now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    return _as_json({"event": event, "time": now, **content})
+
+
+def _as_json(content: Any) -> str:
+    """Return a line of JSON. It escapes what cannot be seen, but for one character."""
+    return json.dumps(content).replace("\x7f", "\\u007f")
 
 
 def _echo(line: str, *, is_error: bool = False) -> None:

@@ -197,6 +197,8 @@ def _describe_estimate(plan: Plan) -> Iterator[RenderableType]:
             yield "no estimate of memory, time and size: none of those that were tried here made a volume"
         return
     largest = max((p for p in plan.predictions if p.is_written), key=lambda p: p.need_bytes)
+    ratio = sum(p.voxels for p in plan.predictions) / (took.native_voxels + took.output_voxels)
+    ratio *= plan.n_patients / plan.n_sampled
     unpack_s = round(estimate.unpack_cpu_s)
     unpacking = f", {time_in_words(unpack_s)} of it to unpack archives" if unpack_s else ""
     yield f"read {format_bytes(estimate.bytes_read)}, written about {format_bytes(estimate.bytes_written)}"
@@ -205,7 +207,8 @@ def _describe_estimate(plan: Plan) -> Iterator[RenderableType]:
         f"workers with --memory-limit {admission.limit_for(largest.need_bytes)} take them all"
     )
     yield (
-        f"time: {took.key} took {took.read_cpu_s + took.prepare_cpu_s:.1f} s of CPU here; all, about "
+        f"time: {took.key} took {took.read_cpu_s + took.prepare_cpu_s:.1f} s of CPU here, the second time. All have "
+        f"{ratio:{',.0f' if ratio >= 10 else '.1f'}} times its voxels, and so take about "
         f"{time_in_words(estimate.cpu_s)} of CPU{unpacking}. Roughly, if a CPU there is as fast as one here:"
     )
     table = Table(box=None, pad_edge=False)

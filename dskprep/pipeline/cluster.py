@@ -18,7 +18,7 @@ from typing import Any, cast
 
 import dask
 from dask.system import CPU_COUNT
-from dask.utils import format_bytes, parse_bytes
+from dask.utils import format_bytes
 from distributed import Client, LocalCluster
 from distributed.comm.core import connect as connect_comm
 from distributed.security import Security
@@ -27,6 +27,7 @@ from distributed.system import MEMORY_LIMIT
 from dskprep import plain
 from dskprep.errors import InfrastructureError, UsageError
 from dskprep.pipeline import lost, main_guard
+from dskprep.pipeline.workers import MIN_WORKER_BYTES, check_address, check_sizes
 from dskprep.plain import in_one_line
 from dskprep.preparation import prepare
 from dskprep.settings import PrepConfig, given
@@ -35,8 +36,6 @@ SLOTS = 3
 """Threads per worker process: at a time one patient is read, one computed and one written."""
 MEMORY_SHARE = 0.9
 """Share of the machine's memory (or of the container's limit) for all workers together."""
-MIN_WORKER_BYTES = 1_200_000_000
-"""Memory that an ordinary chest needs. Fewer workers are started rather than smaller ones."""
 CONNECT_S = 15
 """How long to wait for a scheduler to answer, in seconds."""
 WORKERS_S = 120
@@ -203,17 +202,7 @@ def worker_sizes(
             f"mask_slots and mask_memory take {format_bytes(masks)}; of the {format_bytes(total + masks)} that may be "
             "used here this leaves none for workers"
         )
-    if workers is not None and workers < 1:
-        raise UsageError(f"workers must be 1 or more, not {workers}")
-    try:
-        limit = None if memory_limit is None else int(parse_bytes(memory_limit))
-    except (ValueError, OverflowError) as error:
-        raise UsageError(f"the memory limit must be a size such as 1.6GiB, not {memory_limit!r}") from error
-    if limit is not None and limit < MIN_WORKER_BYTES // 4:
-        raise UsageError(
-            f"a memory limit of {memory_limit} is too small: a worker needs {format_bytes(MIN_WORKER_BYTES // 4)}, and "
-            f"{format_bytes(MIN_WORKER_BYTES)} for most patients"
-        )
+    limit = check_sizes(workers, memory_limit)
     workers = workers or max(1, min(CPU_COUNT, total // (limit or MIN_WORKER_BYTES)))
     share = total // workers
     if limit is None and share < MIN_WORKER_BYTES // 4:
@@ -231,12 +220,8 @@ def connect(address: str) -> Iterator[Client]:
 
     Raises UsageError for an address of another form, InfrastructureError if no scheduler answers there.
     """
+    check_address(address)
     is_file = address.endswith(".json")
-    if not is_file and "://" not in address:
-        raise UsageError(
-            f"expected the address of a scheduler, such as tcp://host:8786, or its .json file, found {address!r}; "
-            "on the command line local and sync are schedulers too"
-        )
     if is_file and not Path(address).is_file():
         raise InfrastructureError(f"{address}: there is no such scheduler file")
     try:

@@ -18,7 +18,8 @@ from distributed.system import MEMORY_LIMIT
 from dskprep import storage
 from dskprep.errors import DskprepError, InfrastructureError, UsageError
 from dskprep.pipeline import lost
-from dskprep.pipeline.cluster import MIN_WORKER_BYTES, SETTINGS, SLOTS, memory_limits, workers_of
+from dskprep.pipeline.cluster import SETTINGS, SLOTS, memory_limits, workers_of
+from dskprep.pipeline.workers import MIN_WORKER_BYTES
 from dskprep.plain import in_one_line, words_of
 from dskprep.preparation import user_steps
 from dskprep.settings import PrepConfig, given

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import bisect
 import contextlib
+import itertools
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -29,6 +31,7 @@ TRIES = 5
 class Calibration:
     """What one patient took on this machine: CPU seconds to read and decode it, and for the rest; bytes written.
 
+    They are those of the second time. The first time also loads code, or compiles it, as a worker does only once.
     What it took to unpack it, if it is an archive, is left out: that is measured of each archive in the sample. Voxels
     are those of its prediction, which does not know that a recipe crops the image to the lungs.
     """
@@ -71,30 +74,34 @@ class Estimate:
 def calibrate(
     done: Sequence[tuple[Case, Prediction]], config: PrepConfig, unpack_cpu_s: Mapping[str, float]
 ) -> Calibration | None:
-    """Prepare one patient on this machine, without writing it: the one of median size among those not refused.
+    """Prepare one patient on this machine, without writing it: of those not refused, that in the middle of all voxels.
 
-    Times are CPU seconds, so that other work on this machine counts little; what it took to unpack archives, by key, is
-    taken off. If it makes no volume, as a mask or damaged pixels, the next larger patients are tried, then smaller
-    ones: TRIES in all. Return None if none makes one.
+    Half of the voxels are in smaller patients, so what it takes is scaled up by little: what is the same for each
+    patient, or was measured badly, would grow with the factor. Times are CPU seconds, so that other work on this
+    machine counts little; what it took to unpack archives, by key, is taken off. If it makes no volume, as a mask or
+    damaged pixels, the next larger patients are tried, then smaller ones: TRIES in all. Return None if none makes one.
     """
-    written = sorted((pair for pair in done if pair[1].is_written), key=lambda pair: pair[1].output_voxels)
-    if written:
-        prepare.warm(config)
-    middle = len(written) // 2
+    written = sorted((pair for pair in done if pair[1].is_written), key=lambda pair: pair[1].voxels)
+    if not written:
+        return None
+    prepare.warm(config)
+    up_to = [*itertools.accumulate(prediction.voxels for _, prediction in written)]
+    middle = bisect.bisect_left(up_to, up_to[-1] / 2)
     for case, prediction in [*written[middle:], *written[:middle][::-1]][:TRIES]:
         with contextlib.suppress(Refusal, OSError):
+            _calibrate_by(case, prediction, config)
             return _calibrate_by(case, prediction, config, unpack_cpu_s.get(case.key, 0.0))
     return None
 
 
-def _calibrate_by(case: Case, prediction: Prediction, config: PrepConfig, unpack_cpu_s: float) -> Calibration:
+def _calibrate_by(case: Case, prediction: Prediction, config: PrepConfig, unpack_cpu_s: float = 0.0) -> Calibration:
     started = time.process_time()
     found = made_of(find_series(case.url, config)[0])
     found_cpu_s = time.process_time() - started
     read_cpu_s = max(0.0, found_cpu_s - unpack_cpu_s)
-    clock = Stopwatch()
+    clock = Stopwatch(time.process_time)  # wall seconds would count what else runs on this machine
     prepared = prepare.prepare(found, config, clock)
-    read_cpu_s += clock.seconds["decode"]  # wall seconds, but of one thread that never waits
+    read_cpu_s += clock.seconds["decode"]
     objects = omezarr.encode(prepared, config, {})
     thumbnail.draw(prepared)
     prepare_cpu_s = time.process_time() - started - found_cpu_s - clock.seconds["decode"]

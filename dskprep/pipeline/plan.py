@@ -6,7 +6,7 @@ import dataclasses
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -113,12 +113,14 @@ def plan(
     patient_folders: bool = False,
     licence: str | None = None,
     memory_limit: str | int | None = None,
+    on_case: Callable[[int], None] = lambda _n: None,
     on_patient: Callable[[int, int], None] = lambda _n_done, _n_all: None,
     on_note: Callable[[str], None] = log.warning,
 ) -> Plan:
     """Say what a run would do with a source: what is written and refused, memory, size, hours and dollars.
 
-    Only headers are read, but one patient is prepared on this machine to see how long it takes. Nothing is written.
+    Only headers are read, but one patient is prepared on this machine, twice, to see how long it takes: the first time
+    also loads code, or compiles it, and does not count. Nothing is written.
 
     Parameters
     ----------
@@ -136,8 +138,11 @@ def plan(
         As for `run`.
     memory_limit
         Memory of each worker, such as ``"1.6GiB"`` or in bytes; by default what a local run would give it here.
+    on_case
+        Called for each patient that is found in the source, with their number so far.
     on_patient
-        Called after the headers of each patient with the number of patients done and of all in the sample.
+        Called with the number of patients whose headers are read and of all in the sample: before the first one, and
+        after each.
     on_note
         Called with what the user should know before headers are read for `[select]`; by default a warning is logged.
 
@@ -168,11 +173,13 @@ def plan(
         target_place.refuse_as_source(place)
     choice = None
     if settings.select and not patient_folders:
-        choice = choose(discover.choose(place, licence=licence), Asked(only), settings, on_note)
+        choice = choose(_told(discover.choose(place, licence=licence), on_case), Asked(only), settings, on_note)
         cases = choice.everything()
     else:
-        cases = list(discover.choose(place, only=only, patient_folders=patient_folders, licence=licence))
+        found_cases = discover.choose(place, only=only, patient_folders=patient_folders, licence=licence)
+        cases = list(_told(found_cases, on_case))
     sampled = spread(cases, sample)
+    on_patient(0, len(sampled))
     predictions: dict[str, Prediction] = {}
     mains, n_in_a_row = [], 0
     unpack_cpu_s: dict[str, float] = {}
@@ -197,6 +204,13 @@ def plan(
     found = list(predictions.values())
     estimated = estimate(cases, found, len(sampled), took, sum(unpack_cpu_s.values())) if took else None
     return Plan(os.fspath(source), len(cases), len(sampled), tuple(found), took, estimated)
+
+
+def _told(cases: Iterable[Case], on_case: Callable[[int], None]) -> Iterator[Case]:
+    """Yield the cases, and tell of each with their number so far."""
+    for n, case in enumerate(cases, 1):
+        on_case(n)
+        yield case
 
 
 def spread(cases: Sequence[Case], n: int) -> list[Case]:

@@ -48,6 +48,11 @@ class Prediction:
         """Whether a volume would be written."""
         return self.status == "written"
 
+    @property
+    def voxels(self) -> int:
+        """How many are read and written."""
+        return self.native_voxels + self.output_voxels
+
 
 def predict(case: Case, config: PrepConfig, usable_bytes: int = sys.maxsize) -> list[Prediction]:
     """Predict what becomes of the series of a case, its main one last, on workers with `usable_bytes` for patients.

@@ -395,7 +395,7 @@ def test_the_version_is_shown(dskprep: Run) -> None:
 def test_the_program_runs_on_a_cluster_of_its_own(source: str, target: str) -> None:
     tiny.write(source, {"p3/notes.txt": b""})
     words = ["run", source, target, "--workers", "1", "--memory-limit", "1GiB"]
-    done = subprocess.run([sys.executable, "-m", "dskprep", *words], capture_output=True, text=True, check=False)
+    done = subprocess.run([*tiny.PROGRAM, *words], capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert done.stderr == ""
     assert "1 worker with " in done.stdout
@@ -483,7 +483,7 @@ def test_names_that_are_not_utf8_cost_nothing(dskprep: Run, tmp_path: Path, targ
         pytest.skip("names are UTF-8 here")
     next((there / "p3").iterdir()).rename(there / "p3/IM\udcff.dcm")
     (there / "p4/cut\udcff.dcm").write_bytes(b"\0" * 128 + b"DICM")
-    words = [sys.executable, "-m", "dskprep", "run", source, target, "--scheduler", "sync"]
+    words = [*tiny.PROGRAM, "run", source, target, "--scheduler", "sync"]
     for n_new in (4, 0):
         done = subprocess.run(words, check=False, capture_output=True, env=os.environ | {"PYTHONIOENCODING": "utf-8"})
         assert (done.returncode, done.stderr) == (1, b"")
@@ -556,7 +556,7 @@ def test_a_signal_ends_the_workers_of_any_command_and_leaves_no_folder(
     assert dskprep("run", source, target, "--scheduler", "sync", "--config", str(tmp_path / "own.toml"))[0] == 0
     (tmp_path / "tmp").mkdir()
     words = ["export", "nnunet", target, str(tmp_path / "Dataset001_x"), "--workers", "1"]
-    command = ["env", "--default-signal=HUP", f"TMPDIR={tmp_path}/tmp", sys.executable, "-m", "dskprep", *words]
+    command = ["env", "--default-signal=HUP", f"TMPDIR={tmp_path}/tmp", *tiny.PROGRAM, *words]
     with started(*command) as process:
         assert process.stdout is not None
         assert process.stderr is not None

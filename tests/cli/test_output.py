@@ -13,7 +13,7 @@ import pytest
 import tiny
 
 import dskprep
-from dskprep.cli import commands, output
+from dskprep.cli import commands, output, terminal
 from dskprep.cli.output import Output
 from dskprep.dataset.record import Record
 from dskprep.pipeline.account import Account, Summary
@@ -145,7 +145,8 @@ def test_that_ctrl_c_was_heard_is_said_at_once(capfd: pytest.CaptureFixture[str]
 
 def test_an_output_in_json_says_nothing_else(capsys: pytest.CaptureFixture[str]) -> None:
     def interrupted() -> None:
-        with Output(as_json=True) as out, out.observe(None) as observer:
+        out = Output(as_json=True)
+        with terminal.lines_of_json(True), out.observe(None) as observer:
             out.say("in words")
             observer.on_note("a worker has no nanny")
             raise KeyboardInterrupt

@@ -6,7 +6,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -64,7 +63,7 @@ def volume(dataset: str) -> StoredVolume:
 @pytest.fixture(scope="module")
 def address(dataset: str, volume: StoredVolume) -> Iterator[str]:
     """Of the page, from the command itself, which Ctrl-C ends without a word of complaint."""
-    words = [sys.executable, "-m", "dskprep", "view", dataset, volume.key]
+    words = [*tiny.PROGRAM, "view", dataset, volume.key]
     signal.signal(signal.SIGINT, signal.default_int_handler)  # what runs in the background inherits that it is ignored
     with subprocess.Popen(words, stdout=-1, stderr=-1, text=True) as process:
         assert process.stdout

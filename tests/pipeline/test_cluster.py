@@ -641,7 +641,7 @@ def test_a_cluster_with_the_certificates_of_the_script_takes_no_one_without_them
             wait_for(file)
         address = json.loads(file.read_text())["address"]
         assert address.startswith("tls://")
-        words = [sys.executable, "-m", "dskprep", "run", *places, "--scheduler", address]
+        words = [*tiny.PROGRAM, "run", *places, "--scheduler", address]
         run = subprocess.run(words, check=False, env=environment, capture_output=True, text=True, timeout=tiny.LIMIT_S)
         assert (run.returncode, run.stderr) == (0, "")
         assert "note:" not in run.stdout

@@ -307,7 +307,7 @@ def test_a_scheduler_without_dskprep_runs_it_and_the_missing_page_is_said_in_a_l
             while not (file.exists() and file.stat().st_size):
                 assert time.monotonic() < end, "the scheduler did not start"
                 time.sleep(0.05)
-        words = [sys.executable, "-m", "dskprep", "run", source, str(tmp_path / "out"), "--scheduler", str(file)]
+        words = [*tiny.PROGRAM, "run", source, str(tmp_path / "out"), "--scheduler", str(file)]
         done = subprocess.run(words, check=False, capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stderr) == (0, "")
     (line,) = (line for line in done.stdout.splitlines() if "page" in line)

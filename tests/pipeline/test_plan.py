@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import re
 import subprocess
 import sys
 import time
@@ -171,6 +173,55 @@ def test_a_smaller_patient_is_taken_where_no_larger_one_makes_a_volume(tmp_path:
     assert made.calibration.key == "a"
 
 
+def test_the_time_is_that_of_the_patient_in_the_middle_of_all_voxels(tmp_path: Path) -> None:
+    """Of tiny ones there may be many; what is the same for all patients would be scaled up by their voxels."""
+    for key, n in {"a": 10, "b": 11, "c": 12, "d": 60, "e": 70}.items():
+        tiny.write(tmp_path / f"in/{key}", tiny.series(n=n))
+    made = dskprep.plan(tmp_path / "in")
+    assert made.calibration is not None
+    assert made.calibration.key == "d"
+
+
+def test_what_code_costs_once_is_not_scaled_to_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The clock of this process goes on by a minute when its first patient is prepared, and by a second for others."""
+    clock = [0.0]
+    prepare = cost.prepare.prepare
+    seconds = iter([60.0])
+
+    def prepared(*args: Any) -> Any:
+        clock[0] += next(seconds, 1.0)
+        return prepare(*args)
+
+    cost.prepare.warm(PrepConfig())
+    monkeypatch.setattr(cost.prepare, "prepare", prepared)
+    monkeypatch.setattr(cost.prepare, "warm", lambda _: None)
+    monkeypatch.setattr(time, "process_time", lambda: clock[0])
+    source = tiny.write_patients(tmp_path / "in", ["p1", "p2", "p3"])
+    made = dskprep.plan(source)
+    assert made.calibration is not None
+    assert made.estimate is not None
+    assert (made.calibration.read_cpu_s, made.calibration.prepare_cpu_s) == (0, pytest.approx(1))
+    assert made.estimate.cpu_s == pytest.approx(3)
+    assert commands.run_command(["plan", source]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert re.search(
+        r"time: p\d took [\d.]+ s of CPU here, the second time\. All have 3\.0 times its voxels, and", said
+    )
+
+
+def test_what_else_runs_on_this_machine_is_not_scaled_to_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the clock on the wall a minute goes by each time that one looks, but this process takes no CPU."""
+    minutes = itertools.count()
+    source = tiny.write_patients(tmp_path / "in", ["p1"])
+    monkeypatch.setattr(time, "perf_counter", lambda: 60.0 * next(minutes))
+    monkeypatch.setattr(time, "process_time", lambda: 0.0)
+    made = dskprep.plan(source)
+    assert made.calibration is not None
+    assert (made.calibration.read_cpu_s, made.calibration.prepare_cpu_s) == (0, 0)
+
+
 def test_a_plan_says_that_it_has_no_estimate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tiny.write(tmp_path / "in/a", dict(builders.ct_files(STORED[:, :64, :64], syntax=RLELossless, PixelData=DAMAGED)))
     tiny.write(tmp_path, {"prep.toml": b"min_slices = 3\n"})
@@ -306,9 +357,11 @@ def test_a_plan_is_what_the_command_prints(tmp_path: Path, capsys: pytest.Captur
     source, target = tiny.write_patients(tmp_path / "in", ["p1", "p2"]), str(tmp_path / "out")
     tiny.write(f"{source}/p3", tiny.series(n=4))
     dskprep.run(source, target)
+    found: list[int] = []
     told: list[tuple[int, int]] = []
-    made = dskprep.plan(source, on_patient=lambda n_done, n_all: told.append((n_done, n_all)))
-    assert told == [(1, 3), (2, 3), (3, 3)]
+    made = dskprep.plan(source, on_case=found.append, on_patient=lambda n_done, n_all: told.append((n_done, n_all)))
+    assert found == [1, 2, 3]
+    assert told == [(0, 3), (1, 3), (2, 3), (3, 3)]
     assert (made.n_patients, made.n_sampled, made.is_clean) == (3, 3, False)
     assert made.compare(target) == (3, [])
     assert made.calibration is not None
