@@ -17,7 +17,7 @@ from dskprep import keys
 from dskprep.dataset import identity, index, store
 from dskprep.dataset.record import Record, RecordName
 from dskprep.errors import DamagedDataset, Refusal
-from dskprep.labels.values import Links
+from dskprep.labels.values import Links, Segment
 from dskprep.volume import Grid
 
 EDGE_MM = 5.0
@@ -65,7 +65,7 @@ class Linker:
             return Linked(self._with_slices(chosen, links, where), "series")
         frames = {self._frame(uid) for uid in links.frames} - {None}
         in_frame = self._records(i for frame in frames if frame for i in self._by["frame_of_reference"].find(frame))
-        if links.instances and (chosen := self._with_instances(in_frame, links)):
+        if chosen := [r for r in in_frame if self.holds(r, links.instances)]:
             return Linked(chosen, "instances")
         n_images = len({(record.frame_of_reference, record.hu_sha256) for record in in_frame})
         is_one_each = n_images == len({record.frame_of_reference for record in in_frame}) > 0
@@ -76,6 +76,28 @@ class Linker:
     def is_in(self, record: Record, frame_of_reference: str) -> bool:
         """Tell whether a volume may lie in a frame of reference: it does, or one of both does not say."""
         return record.frame_of_reference in (None, self._frame(frame_of_reference) or record.frame_of_reference)
+
+    def is_of(self, record: Record, links: Links, segment: Segment) -> bool:
+        """Tell whether a segment belongs to a volume of its file, which has these links.
+
+        It lies in the frame of reference of the volume, and was drawn on slices of it, if it says on which. What it
+        says counts only where the volume holds other slices that the file names.
+        """
+        is_elsewhere = segment.instances and not self.holds(record, segment.instances)
+        is_elsewhere = is_elsewhere and self.holds(record, links.instances)
+        return self.is_in(record, segment.frame_of_reference) and not is_elsewhere
+
+    def lack_of(self, records: Sequence[Record], segment: Segment) -> str:
+        """Say what all volumes of a file lack of what a segment names, "" if it names neither frame nor slices."""
+        frame = segment.frame_of_reference
+        if frame and not any(self.is_in(record, frame) for record in records):
+            return f"lies in its frame {frame}"
+        return f"has the slices that it was drawn on ({_some(segment.instances)})" if segment.instances else ""
+
+    def holds(self, record: Record, instances: Iterable[str]) -> bool:
+        """Tell whether a volume holds one of these slices."""
+        held = identity.split_instances(record.instances)
+        return any(self._identities.instance(uid) in held for uid in instances)
 
     def _frame(self, uid: str) -> str | None:
         return self._identities.digest("frame of reference", uid)
@@ -146,11 +168,6 @@ class Linker:
                 "label-unlinked", f"the record of its volume cannot be read ({error}); run again, then annotate"
             ) from error
 
-    def _with_instances(self, records: list[Record], links: Links) -> list[Record]:
-        """Return the volumes that hold a slice which the label names."""
-        wanted = {self._identities.instance(uid) for uid in links.instances}
-        return [r for r in records if wanted & identity.split_instances(r.instances)]
-
     def _with_slices(self, records: list[Record], links: Links, where: str) -> list[Record]:
         """Return the volumes of a series whose slices a label names, else those that are the whole series.
 
@@ -159,7 +176,8 @@ class Linker:
         """
         chosen = records
         if links.instances:
-            chosen = self._with_instances(records, links) or [r for r in records if not _is_one_of_several(r)]
+            chosen = [r for r in records if self.holds(r, links.instances)]
+            chosen = chosen or [r for r in records if not _is_one_of_several(r)]
         if not chosen:
             several = ", ".join(record.key for record in records[:NAMED])
             raise Refusal(

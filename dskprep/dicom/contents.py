@@ -67,7 +67,8 @@ class Contents:
     """Slices and damage by SeriesInstanceUID, and files set aside.
 
     Damage is under the empty UID where the file's series cannot be read. `foreign` has an object that is no CT image,
-    by SeriesInstanceUID; `strays` are files that are no DICOM, and not named as something else, by name.
+    by SeriesInstanceUID; `strays` are files that are no DICOM, and not named as something else, by name. `held_bytes`
+    is the memory that the slices keep: of files that are compressed as a whole, what they hold.
     """
 
     slices: dict[str, list[Slice]] = field(default_factory=dict)
@@ -75,6 +76,7 @@ class Contents:
     aside: list[Aside] = field(default_factory=list)
     foreign: dict[str, Refusal] = field(default_factory=dict)
     strays: dict[str, Refusal] = field(default_factory=dict)
+    held_bytes: int = 0
 
     def flaw(self, uid: str) -> Refusal | None:
         """Return the reason why slices of a series may be missing, or None: each may have been one at its end.
@@ -133,7 +135,8 @@ class Contents:
             sop_class = header.get("SOPClassUID") or "no SOP class"
             detail = str(getattr(sop_class, "name", sop_class))  # the name in the standard
             self.aside.append(Aside(name, kind, detail))
-            if kind == "not-ct" or (kind == "no-image" and "PixelData" in header):
+            is_other = kind == "not-ct" and sop_class != DIRECTORY_CLASS  # a directory has no UID of a series
+            if is_other or (kind == "no-image" and "PixelData" in header):
                 message = f"{name}: is no CT image ({detail}), and has the UID of this series"
                 self.foreign.setdefault(uid, Refusal("not-ct", message))
             return
@@ -143,6 +146,7 @@ class Contents:
             self.damage.setdefault(uid, refusal)
         else:
             self.slices.setdefault(uid, []).extend(slices)
+            self.held_bytes += _bytes_held(slices)
 
     def _parse(self, name: str, content: bytes) -> Attributes | None:
         try:
@@ -168,6 +172,12 @@ class Contents:
         self.aside.append(Aside(name, "not-dicom", ""))
         if not is_named_otherwise(name):
             self.strays[name] = refusal
+
+
+def _bytes_held(slices: list[Slice]) -> int:
+    """Return the bytes that slices keep in memory: all of a file in which their pixels lie as they are."""
+    kept = [s.data.obj if isinstance(s.data, memoryview) else s.data for s in slices]
+    return sum({id(each): memoryview(each).nbytes for each in kept}.values())
 
 
 def may_be_ct(head: bytes) -> bool:
@@ -218,6 +228,5 @@ def find_kind(header: Attributes) -> str | None:
     """Return the kind of an object to be set aside (see `Aside`), or None for a CT slice."""
     if not _is_ct(header):
         return "no-image" if NO_IMAGE.fullmatch(text_of(header, "SOPClassUID")) else "not-ct"
-    image_type = header.get("ImageType") or []
-    values = {str(v).upper() for v in ([image_type] if isinstance(image_type, str) else image_type)}
-    return "localizer" if values & NO_SLICE_TYPES else None
+    values = text_of(header, "ImageType").upper().split("\\")
+    return None if NO_SLICE_TYPES.isdisjoint(values) else "localizer"

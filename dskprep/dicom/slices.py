@@ -69,6 +69,8 @@ def read_slices(header: Attributes, name: str) -> Iterator[Slice]:
             raise Refusal("undecodable-pixels", f"{name}: expected whole numbers in PixelData, found {keyword}")
     if not header.get("PixelData"):
         raise Refusal("truncated", f"{name}: expected pixel data, found none")
+    if not isinstance(header["PixelData"], Bytes):
+        raise Refusal("undecodable-pixels", f"{name}: expected bytes in PixelData, found another kind of value")
     pixel_format = _read_format(header, name)
     n_frames = int(_number(header, "NumberOfFrames", name, default=1.0))
     if n_frames < 1:

@@ -52,13 +52,16 @@ def read(head: bytes, where: str) -> Header:
         raise damaged(where, f"expected one file of voxels, found ElementDataFile {data_file[:80]!r}")
     is_local = data_file.upper() == "LOCAL"
     before = whole(fields.get("HeaderSize", "0"), "HeaderSize", where)
+    is_compressed = fields.get("CompressedData", "False").lower() in ("true", "1")
+    if before == -1 and is_compressed:
+        raise damaged(where, "expected a HeaderSize of 0 or more before compressed voxels, found -1")
     return Header(
         where,
         shape,
         _affine(fields, n, where),
         _dtype(fields, where),
         start=last.end() if is_local else None if before == -1 else max(before, 0),
-        compression="deflate" if fields.get("CompressedData", "False").lower() in ("true", "1") else "",
+        compression="deflate" if is_compressed else "",
         data_file="" if is_local else data_file,
     )
 

@@ -24,6 +24,8 @@ MARGIN = 2
 """Pixels round the grid that are kept of a plane, so that those at its edge have their neighbours."""
 MAX_BYTES = 1 << 33
 """Most that the planes of one label may take; a body in 2000 slices of 1024 x 1024 takes 2 GB."""
+MAX_DIRECTIONS = 32
+"""Most directions of the planes of one label, each of which may be sampled in the whole image."""
 CORNERS = np.array(list(itertools.product((0, 1), (2, 3), (4, 5))))
 """Of (low, high, first row, last row, first column, last column), those that make up each corner of a plane."""
 
@@ -46,10 +48,15 @@ def hold(stacks: Iterable[Stack], grid: Grid, where: str, admit: Admit | None = 
     """Make the planes of stacks, and yield what is held of those stacks that have any.
 
     A plane that ends further than MARGIN beyond the grid is cropped there; one that does not reach it keeps no pixel.
-    Raises Refusal `label-too-large` if they take more than MAX_BYTES, and what `admit` raises.
+    Raises Refusal `label-too-large` if they take more than MAX_BYTES or have more than MAX_DIRECTIONS, and what `admit`
+    raises.
     """
     n_bytes = 0
-    for stack in stacks:
+    for n_stacks, stack in enumerate(stacks, 1):
+        if n_stacks > MAX_DIRECTIONS:
+            raise Refusal(
+                "label-too-large", f"{where}: expected planes of {MAX_DIRECTIONS} directions at most, found more"
+            )
         low, high = _reach(stack, grid)
         if stack.boxes is not None:
             n_bytes += _bytes_of(stack, stack.boxes, low, high, grid)

@@ -25,6 +25,8 @@ from dskprep.volume import Grid, TiltedGrid
 
 MAX_BYTES = 1 << 30
 """Most bytes of the voxels, and of the file once it is decompressed: 1000 slices of 512 x 512 as float32."""
+MORE_BYTES = 1 << 20
+"""So much more than its voxels may be in a file that is decompressed at once: the header, and what fills it up."""
 MAX_PLANES = 100_000
 """Most planes of all layers; each is looked at by itself."""
 NIFTI_BYTES = 544
@@ -111,6 +113,10 @@ class Mask(Labels):
         placed._grid = part
         return placed
 
+    def is_on(self, grid: Grid) -> bool:
+        """Tell whether the mask has the whole of a grid: its voxels, in whatever order."""
+        return _is_same_grid(self._grid, grid)
+
     def _at_tilted(self, upright: TiltedGrid) -> Mask:
         """Return the mask as it lies in a series whose gantry was tilted, and whose whole grid it has not.
 
@@ -171,12 +177,9 @@ def _values(array: NDArray[Any], where: str) -> NDArray[Any]:
 def _read(content: bytes, where: str) -> tuple[NDArray[Any], Grid, dict[tuple[int, int], str]]:
     """Return the voxels (layer, z, y, x) of the file, their grid, and the names of layers and values that it gives."""
     kind = compression_of(content)
-    if kind and not (kind == "gz" and nifti.is_nifti(decompressed_head(content[:MAX_HEADER_BYTES], NIFTI_BYTES))):
-        try:
-            content = decompress(content, MAX_BYTES)
-        except ValueError as error:
-            raise Refusal("label-damaged", f"{where}: {one_line(error)}") from error
     try:
+        if kind and not (kind == "gz" and nifti.is_nifti(decompressed_head(content[:MAX_HEADER_BYTES], NIFTI_BYTES))):
+            content = _unpacked(content, where)
         header = read_header(content, where, is_mask=True)
         if header.data_file:
             raise Refusal(
@@ -199,6 +202,16 @@ def _read(content: bytes, where: str) -> tuple[NDArray[Any], Grid, dict[tuple[in
         raise Refusal(reason, one_line(refusal.message)) from refusal
     except ValueError as error:  # no affine
         raise Refusal("label-damaged", f"{where}: cannot be read as a mask volume: {one_line(error)}") from error
+
+
+def _unpacked(content: bytes, where: str) -> bytes:
+    """Return what a file holds that is compressed as a whole: no more than its header says, and MORE_BYTES."""
+    header = read_header(decompressed_head(content, MAX_HEADER_BYTES), where, is_mask=True)
+    most = MORE_BYTES + (header.start or 0) + header.skip + header.voxel_bytes
+    try:
+        return decompress(content, min(most, MAX_BYTES))
+    except ValueError as error:
+        raise Refusal("label-damaged", f"{where}: {one_line(error)}") from error
 
 
 def _scaled(array: NDArray[Any], slope: float, intercept: float) -> NDArray[np.float64]:

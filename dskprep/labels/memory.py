@@ -7,6 +7,7 @@ from dskprep.dicom.parts import DEFLATED, MAX_INFLATED_BYTES, PART_BYTES, count_
 from dskprep.dicom.sniff import begins_as_dicom, compression_of, decompress, decompressed_head
 from dskprep.errors import Refusal
 from dskprep.formats.header import MAX_HEADER_BYTES
+from dskprep.formats.nifti import is_nifti
 from dskprep.formats.read import is_volume, read_header
 
 HEAD_BYTES = MAX_HEADER_BYTES
@@ -58,7 +59,8 @@ def memory_bytes(head: bytes, n_bytes: int) -> int:
             header = read_header(plain, "", is_mask=True)
         except Refusal:
             return 2 * n_bytes
-        copies = MASK_COPIES + (kind not in (None, "gz") or plain.startswith(b"NRRD"))  # the file, decompressed at once
+        is_unpacked = kind is not None and not (kind == "gz" and is_nifti(plain))
+        copies = MASK_COPIES + (is_unpacked or plain.startswith(b"NRRD"))  # the file, decompressed at once
         if (header.slope, header.intercept) != (1, 0):
             copies += 8 / header.dtype.itemsize
         return int(n_bytes + copies * header.voxel_bytes)

@@ -53,11 +53,11 @@ class Outline(NamedTuple):
 
 @dataclass
 class Outlines:
-    """All contours of a file, whose numbers stand in `text`, and the UIDs of the slices that they were drawn on."""
+    """All contours of a file, whose numbers stand in `text`, and by ROI the UIDs of the slices it was drawn on."""
 
     text: bytes
     found: list[Outline]
-    images: set[str]
+    images: dict[int, set[str]]
 
 
 def split(content: bytes, where: str) -> tuple[bytes, Outlines] | None:
@@ -72,7 +72,7 @@ def split(content: bytes, where: str) -> tuple[bytes, Outlines] | None:
         sequence = top.get(ROI_CONTOURS)
         if sequence is None or text_of(content, top.get(CLASS), "UI") not in CLASSES:
             return None
-        outlines = Outlines(content, [], set())
+        outlines = Outlines(content, [], {})
         for n, roi in enumerate(items_of(content, sequence, OF_ROI, is_implicit=is_implicit), 1):
             refuse_if_more(n, MAX_ROIS, "ROIs with contours", where)
             number = _whole(text_of(content, roi.get(ROI), "IS"))
@@ -85,7 +85,7 @@ def split(content: bytes, where: str) -> tuple[bytes, Outlines] | None:
                 outlines.found.append(_outline(number, kind, n_points, start, stop))
                 refuse_if_more(len(outlines.found), MAX_CONTOURS, "contours", where)
                 for image in items_of(content, contour.get(IMAGES), OF_IMAGE, is_implicit=is_implicit):
-                    outlines.images.add(text_of(content, image.get(IMAGE), "UI"))
+                    outlines.images.setdefault(number, set()).add(text_of(content, image.get(IMAGE), "UI"))
         return without(content, sequence, is_implicit=is_implicit), outlines
     except (NotPlain, struct.error, RecursionError):
         return None
@@ -93,7 +93,7 @@ def split(content: bytes, where: str) -> tuple[bytes, Outlines] | None:
 
 def of_header(header: Dataset) -> Outlines:
     """Return the contours of an RTSTRUCT that pydicom has read."""
-    outlines, values, at = Outlines(b"", [], set()), list[bytes](), 0
+    outlines, values, at = Outlines(b"", [], {}), list[bytes](), 0
     for item in header.get("ROIContourSequence") or ():
         number = int(item.get("ReferencedROINumber") or 0)
         for contour in item.get("ContourSequence") or ():
@@ -105,7 +105,7 @@ def of_header(header: Dataset) -> Outlines:
             outlines.found.append(_outline(number, str(kind or ""), int(n_points or 0), at, end))
             at = end
             for image in contour.get("ContourImageSequence") or ():
-                outlines.images.add(str(image.get("ReferencedSOPInstanceUID") or ""))
+                outlines.images.setdefault(number, set()).add(str(image.get("ReferencedSOPInstanceUID") or ""))
     outlines.text = b"".join(values)
     return outlines
 

@@ -53,14 +53,18 @@ class RtStruct(Labels):
         observed = {
             int(item.get("ReferencedROINumber") or 0): item for item in header.get("RTROIObservationsSequence") or ()
         }
-        self.segments = tuple(_read_roi(number, item, observed.get(number)) for number, item in rois.items())
+        images = {number: frozenset(uids - {""}) for number, uids in outlines.images.items()}
+        self.segments = tuple(
+            _read_roi(number, item, observed.get(number), images.get(number, frozenset()))
+            for number, item in rois.items()
+        )
         self._contours: dict[int, list[NDArray[np.float64]]] = {}
         closed = [outline for outline in outlines.found if outline.kind in CLOSED]
         for outline, points in zip(closed, points_of(outlines.text, closed, where), strict=True):
             self._contours.setdefault(outline.roi, []).append(points)
         open_ = Counter(outline.roi for outline in outlines.found if outline.kind not in CLOSED)
         self.n_open = {number: n for number, n in open_.items() if number in self._contours}
-        self.links = _read_links(header, outlines.images)
+        self.links = _read_links(header, frozenset().union(*images.values()))
         self._slices: Grid | None = None
 
     def at(self, slices: Grid) -> RtStruct:
@@ -80,15 +84,16 @@ class RtStruct(Labels):
             if left and contours_of.are_flat(left, axis[:, 0]).all():
                 yield self._draw(left, axis, np.array(grid.affine[:3, 3]), where)
                 return
+        sizes = [float(np.linalg.norm(contours_of.area(points))) for points in left]
         while left:
-            largest = max(left, key=lambda points: float(np.linalg.norm(contours_of.area(points))))
-            normal = contours_of.normal(largest)
+            normal = contours_of.normal(left[int(np.argmax(sizes))])
             is_flat = contours_of.are_flat(left, normal)
             if not is_flat.any():
                 raise Refusal("label-damaged", f"{where}: expected contours in a plane, found one that is not flat")
             flat = list(itertools.compress(left, is_flat))
             yield self._draw(flat, contours_of.basis(normal, min(grid.spacing) / FINENESS), np.zeros(3), where)
             left = list(itertools.compress(left, ~is_flat))
+            sizes = list(itertools.compress(sizes, ~is_flat))
 
     def _draw(
         self, contours: list[NDArray[np.float64]], axes: NDArray[np.float64], origin: NDArray[np.float64], where: str
@@ -149,7 +154,7 @@ def _are_near(along: NDArray[np.float64], slice_mm: float) -> bool:
     return len(along) > 1 and float(np.median(np.diff(along))) < far_mm
 
 
-def _read_roi(number: int, item: Dataset, observed: Dataset | None) -> Segment:
+def _read_roi(number: int, item: Dataset, observed: Dataset | None, images: frozenset[str]) -> Segment:
     kind = one_line(observed.get("RTROIInterpretedType")) if observed is not None else ""
     return Segment(
         number=number,
@@ -159,18 +164,24 @@ def _read_roi(number: int, item: Dataset, observed: Dataset | None) -> Segment:
         algorithm=one_line(item.get("ROIGenerationAlgorithm")),
         interpreted_type=kind,
         frame_of_reference=str(item.get("ReferencedFrameOfReferenceUID") or ""),
+        instances=images,
     )
 
 
-def _read_links(header: Dataset, images: set[str]) -> Links:
+def _read_links(header: Dataset, images: frozenset[str]) -> Links:
     frames = header.get("ReferencedFrameOfReferenceSequence")
     uids = [str(item.get("FrameOfReferenceUID") or "") for item in frames or ()]
     uids += [str(i.get("ReferencedFrameOfReferenceUID") or "") for i in header.get("StructureSetROISequence") or ()]
     # of several phases that are listed, those count on whose slices contours were drawn
-    studies = [item.get("RTReferencedStudySequence") or () for item in frames or ()]
-    no_slices = {str(item.get("ReferencedSOPInstanceUID")) for item in itertools.chain.from_iterable(studies)}
-    instances = frozenset(images - {""}) or uids_below(frames, "ReferencedSOPInstanceUID") - no_slices
-    return Links(uids_below(frames, "SeriesInstanceUID"), instances, frozenset(uids) - {""})
+    studies = [study for item in frames or () for study in item.get("RTReferencedStudySequence") or ()]
+    no_slices = {str(study.get("ReferencedSOPInstanceUID")) for study in studies}
+    instances = images or uids_below(frames, "ReferencedSOPInstanceUID") - no_slices
+    series = uids_below(frames, "SeriesInstanceUID")
+    if images and len(series) > 1:
+        listed = [item for study in studies for item in study.get("RTReferencedSeriesSequence") or ()]
+        drawn_on = (item for item in listed if images & uids_below(item, "ReferencedSOPInstanceUID"))
+        series = uids_below(list(drawn_on), "SeriesInstanceUID") or series
+    return Links(series, instances, frozenset(uids) - {""})
 
 
 def _axes(grid: Grid) -> Iterator[NDArray[np.float64]]:

@@ -23,6 +23,8 @@ CLASSES = {"1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7"}
 """SOP classes of Segmentation and Label Map Segmentation."""
 BACKGROUND = ("125040", "DCM")
 """Coded type of what a label map calls the rest (PS3.16 annex D)."""
+MAX_PLACES = 100
+"""Most orientations and pixel spacings of the frames; most objects have one of each."""
 MAX_SEGMENTS = 10_000
 """Most segments; atlases of the brain have some hundreds."""
 WHOLE = 0.05
@@ -228,12 +230,13 @@ def _read_frames(header: Dataset, n_frames: int, where: str) -> Iterator[_Frame]
         position = _numbers(either, "PlanePositionSequence", "ImagePositionPatient", 3, here)
         orientation = _known(_numbers(either, "PlaneOrientationSequence", "ImageOrientationPatient", 6, here), known)
         spacing = _known(_numbers(either, "PixelMeasuresSequence", "PixelSpacing", 2, here), known)
-        _check_place(orientation, spacing, here)
+        row, column = _directions(orientation, spacing, here)
+        refuse_if_more(len(known), MAX_PLACES, "orientations and pixel spacings", where)
         owners = (item_of(dataset, "SegmentIdentificationSequence") for dataset in either)
         number = next((int(item.get("ReferencedSegmentNumber") or 0) for item in owners if item), 0)
         if not number and not is_label_map:
             raise Refusal("label-damaged", f"{here}: expected the number of its segment, found none")
-        yield _Frame(index, 0 if is_label_map else number, np.array(position), orientation, spacing)
+        yield _Frame(index, 0 if is_label_map else number, np.array(position), (*row, *column), spacing)
 
 
 def _numbers(datasets: Sequence[Dataset], sequence: str, keyword: str, n: int, where: str) -> tuple[float, ...]:
@@ -254,10 +257,14 @@ def _known(found: tuple[float, ...], known: list[tuple[float, ...]]) -> tuple[fl
     return found
 
 
-def _check_place(orientation: tuple[float, ...], spacing: tuple[float, ...], where: str) -> None:
+def _directions(
+    orientation: tuple[float, ...], spacing: tuple[float, ...], where: str
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return the directions along a row and down a column, of length 1 as those of slices are. Raises Refusal."""
     row, column = np.array(orientation[:3]), np.array(orientation[3:])
     lengths = np.linalg.norm([row, column], axis=1)
     if abs(lengths - 1).max() > 1e-2 or abs(row @ column) > 1e-2:
         raise Refusal("label-damaged", f"{where}: expected two directions at right angles, found {orientation}")
     if min(spacing) <= 0:
         raise Refusal("label-damaged", f"{where}: expected a pixel spacing above 0, found {spacing}")
+    return tuple((row / lengths[0]).tolist()), tuple((column / lengths[1]).tolist())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 from dskprep.counts import n_of, some_of
@@ -44,7 +44,8 @@ class Segment:
 
     `number` is what the object calls it by, `name` is the author's own. `category` and `type` are the codes of what it
     is; `algorithm` says who drew it: MANUAL, SEMIAUTOMATIC, AUTOMATIC, or the reader. `interpreted_type` is what
-    radiotherapy calls an ROI: ORGAN, GTV, EXTERNAL … `frame_of_reference` is the UID of its own, or "".
+    radiotherapy calls an ROI: ORGAN, GTV, EXTERNAL … `frame_of_reference` is the UID of its own, or "". `instances` are
+    the UIDs of the slices that an ROI was drawn on, if it says so.
     """
 
     number: int
@@ -54,6 +55,7 @@ class Segment:
     algorithm: str = ""
     interpreted_type: str = ""
     frame_of_reference: str = ""
+    instances: frozenset[str] = field(default=frozenset(), repr=False)
 
 
 class Labels(ABC):

@@ -218,7 +218,10 @@ def _lenient(header: Attributes, trust: Trust) -> Attributes:
 
 def _decode(slices: list[Slice], n_slices: int, trust: Trust, *, is_localizer: bool = False) -> Remains | None:
     """Decode the largest group of slices that share their grid, one after another; keep what is drawn."""
-    group = [slices[i] for i in stacks.group_by_grid([s.plane for s in slices])[0]]
+    try:
+        group = [slices[i] for i in stacks.group_by_grid([s.plane for s in slices])[0]]
+    except Refusal:  # of so many kinds that none is worth a picture
+        return None
     normal = group[0].plane.normal
     group.sort(key=lambda s: float(np.dot(s.plane.position, normal)))
     middle = group[len(group) // 2].plane.position

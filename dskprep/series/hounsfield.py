@@ -22,6 +22,7 @@ HIGHEST_HU = 4095
 """No tissue lies above, and few scanners reach it; a constant corner above it is padding."""
 AIR_RANGE_HU = (AIR_HU, -900)
 """Values in this range are air, whatever a header calls them."""
+WATER_HU = 0
 
 CORNER = 4
 """Edge, in pixels, of the corner blocks that show the fill value outside the round field of view."""
@@ -48,6 +49,17 @@ def value_to_hu(stored: float, slope: float, intercept: float) -> int:
     """Convert one stored integer to HU as `to_hu` does."""
     low, high = INT16_HU
     return int(min(max(np.rint(stored * slope + intercept), low), high))
+
+
+def padding_in_hu(padding: tuple[int, int] | None, slope: float, intercept: float) -> tuple[int, int] | None:
+    """Return the range of HU of stored values that a header declares as padding, rounded and clipped like pixels.
+
+    None if it declares none, or one from air to water: that would be the patient.
+    """
+    if padding is None:
+        return None
+    low, high = sorted(value_to_hu(value, slope, intercept) for value in padding)
+    return None if low <= AIR_RANGE_HU[1] and high >= WATER_HU else (low, high)
 
 
 def mark_padding(hu: NDArray[np.int16], declared_hu: tuple[int, int] | None) -> None:

@@ -154,10 +154,7 @@ class Decoded:
         hu = hounsfield.to_hu(s.values, s.slope, s.intercept)
         self._sha256.update(hu.astype("<i2", copy=False).data)
         self._n_encoded -= 1
-        declared = None
-        if s.padding is not None:  # in HU, rounded and clipped like the pixels
-            low, high = sorted(hounsfield.value_to_hu(value, s.slope, s.intercept) for value in s.padding)
-            declared = low, high
+        declared = hounsfield.padding_in_hu(s.padding, s.slope, s.intercept)
         self._n_blank += hounsfield.is_blank(hu)
         self._histograms.of(s.slope, s.intercept).add(hu, hounsfield.find_fills(hu, declared))
         if self._to_hu is not None:

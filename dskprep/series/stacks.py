@@ -16,6 +16,10 @@ from dskprep.series.parts import SAME_POSITION_MM, count_positions, join, part
 
 CLEAR_MAJORITY = 2
 """A group of slices is preferred if it has at least this many times the slices of the next largest."""
+MOST_GRIDS = 256
+"""Most kinds of size, pixel spacing and orientation among the slices of a series."""
+MOST_AT_ONE_PLACE = 2000
+"""Most different slices at one position; CT perfusion has a hundred."""
 NONE_FOUND = "expected slices, found none"
 
 
@@ -92,17 +96,17 @@ def _stacks_of(
         found = f"found {n_positions} in {len(group)} slices"
         yield Refusal("too-few-slices", f"expected at least {min_slices} slice positions, {found}")
         return
-    unique = _drop_copies(group, along, is_copy)
-    doubts = [("one-of-several-stacks", len(group) < len(planes)), ("identical-duplicates-dropped", unique != group)]
 
     def lay(order: list[int]) -> Layout:
         return lay_out([planes[i] for i in order], max_gap_slices=max_gap_slices)
 
     try:
+        unique = _drop_copies(group, along, is_copy)
         parts = part(planes, unique, along, min_slices, lay)
     except Refusal as refusal:
         yield refusal
         return
+    doubts = [("one-of-several-stacks", len(group) < len(planes)), ("identical-duplicates-dropped", unique != group)]
     while parts and count_positions(parts[0], along) >= min_slices:
         order, others = join(planes, parts[0], parts[1:], along, lay)
         try:
@@ -131,11 +135,19 @@ def _are_of_several_kinds(planes: Sequence[Plane]) -> bool:
 
 
 def group_by_grid(planes: Sequence[Plane]) -> list[list[int]]:
-    """Group the slices of one size, pixel spacing and orientation; the largest group is first."""
+    """Group the slices of one size, pixel spacing and orientation; the largest group is first.
+
+    Raises Refusal `mixed-geometry` if there are more than MOST_GRIDS.
+    """
     groups: list[list[int]] = []
     for i in sorted(range(len(planes)), key=lambda i: (planes[i].shape, planes[i].pixel_mm, planes[i].position)):
         group = next((group for group in groups if planes[group[0]].shares_grid(planes[i])), None)
         if group is None:
+            if len(groups) == MOST_GRIDS:
+                raise Refusal(
+                    "mixed-geometry",
+                    f"expected slices of one size, pixel spacing and orientation, found more than {MOST_GRIDS} kinds",
+                )
             groups.append(group := [])
         group.append(i)
     return sorted(groups, key=len, reverse=True)
@@ -163,6 +175,15 @@ def _drop_copies(chosen: list[int], along: dict[int, float], is_copy: IsCopy) ->
     kept: list[int] = []
     for i in chosen:
         neighbours = itertools.takewhile(lambda k: along[i] - along[k] <= SAME_POSITION_MM, reversed(kept))  # noqa: B023
-        if not any(is_copy(k, i) for k in neighbours):
+        for n_different, k in enumerate(neighbours):
+            if n_different == MOST_AT_ONE_PLACE:
+                raise Refusal(
+                    "duplicate-positions",
+                    f"expected one slice per position, found more than {MOST_AT_ONE_PLACE} different ones at "
+                    f"{along[i]:.2f} mm along the normal",
+                )
+            if is_copy(k, i):
+                break
+        else:
             kept.append(i)
     return kept

@@ -119,7 +119,7 @@ def make_labels(
 
                 with clock("draw"):
                     _draw_all(job, linker, labels, volume, config, made, admit)
-            _add_unlinked(job, labels, linked.volumes[0], made)
+            _add_unlinked(job, linker, labels, linked.volumes, made)
             ledger.finish(ticket, sum(len(c) for objects in made.objects for c in objects.values()))
             return _judge(made, linked)
     except Refusal as refusal:
@@ -212,7 +212,7 @@ def _draw_all(
         made.record = made.record.changed(warnings=("marks-left-out",), message=message)
     if isinstance(placed, RtStruct) and any(placed.n_open.get(segment.number) for segment in segments):
         made.record = made.record.changed(warnings=("contours-left-out",))
-    is_here = {s.number: linker.is_in(volume, s.frame_of_reference) for s in segments}
+    is_here = {s.number: linker.is_of(volume, labels.links, s) for s in segments}
     encoder = omezarr.LabelEncoder(grid, config)
     taken: set[str] = set()
     names = [stored_name(job.asked, job.case, segment, labels) for segment in segments]
@@ -236,14 +236,14 @@ def _draw_all(
             made.add(stored.changed(reason=refusal.reason, message=refusal.message))
 
 
-def _add_unlinked(job: LabelJob, labels: Labels, volume: Record, made: MadeLabels) -> None:
-    """Name the segments in whose own frame of reference none of the volumes lies."""
+def _add_unlinked(job: LabelJob, linker: Linker, labels: Labels, volumes: list[Record], made: MadeLabels) -> None:
+    """Name the segments that belong to none of the volumes."""
     there = {label.number for label in made.record.labels}
     asked = labels.named(*job.asked.only) if job.asked.only and labels.segments else labels.segments
     for number, segment in enumerate(asked):
-        if segment.frame_of_reference and segment.number not in there:
-            message = f"{labels.where}: {segment.name!r}: no volume lies in its frame {segment.frame_of_reference}"
-            made.add(begin_label(volume, segment, number).changed(reason="label-unlinked", message=message))
+        if segment.number not in there and (lack := linker.lack_of(volumes, segment)):
+            message = f"{labels.where}: {segment.name!r}: no volume {lack}"
+            made.add(begin_label(volumes[0], segment, number).changed(reason="label-unlinked", message=message))
 
 
 def _placed(job: LabelJob, linker: Linker, labels: Labels, linked_by: str | None, volume: Record, grid: Grid) -> Labels:
@@ -251,6 +251,8 @@ def _placed(job: LabelJob, linker: Linker, labels: Labels, linked_by: str | None
     acquired = volume.acquired.grid() if volume.acquired else None
     is_tilted = volume.source is not None and bool(volume.source.tilt_degrees)
     are_known = acquired is not None and isinstance(acquired, TiltedGrid) == is_tilted
+    if isinstance(labels, Mask) and not are_known and any(labels.is_on(each) for each in (grid, acquired) if each):
+        return labels  # wherever the slices lay
     if not are_known and (isinstance(labels, Lidc) or (isinstance(labels, Mask) and is_tilted)):
         raise Refusal(
             "label-unlinked",

@@ -49,6 +49,11 @@ class Line:
     clock: Stopwatch
     identities: Identities | None = None
 
+    def hold(self, n_bytes: int) -> None:
+        """Ask for the memory of files that turn out to hold more than was thought. Raises Underestimated."""
+        if n_bytes > self.ticket.need_bytes:
+            raise Underestimated(2 * n_bytes)  # what comes after them may hold as much
+
     def reserve(self, found: Series) -> None:
         """Ask for the memory of a series before it is decoded. Raises Underestimated, or Refusal `too-large`."""
         need_bytes = admission.series_bytes(found, self.config, is_held=self.ticket.is_held)
@@ -142,6 +147,7 @@ def _compute(line: Line, contents: CaseContents, files: list[File], reread: Rere
         files.reverse()
         while files:
             contents.add(*files.pop())
+            line.hold(contents.held_bytes)
     for archive in line.case.left_out:
         contents.leave_out(archive)
     counts = aside_counts(contents)

@@ -90,7 +90,7 @@ def _prepare(job: Job, target: str, config: PrepConfig, ledger: Ledger, clock: S
                 made = make_case(Line(job.case, config, process.SLOTS, ledger, ticket, clock, identities), need)
                 return _outcome(job, _commit(job, target, config, made, clock))
         except Underestimated as error:
-            need = error
+            need = Underestimated(error.need_bytes, is_held=error.is_held)  # an error holds on to what was read
 
 
 def _find_done(job: Job, target: str) -> list[Record]:

@@ -29,6 +29,7 @@ from pydicom.uid import (
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
     MediaStorageDirectoryStorage,
+    MRImageStorage,
     RLELossless,
     RTDoseStorage,
     RTStructureSetStorage,
@@ -182,11 +183,54 @@ def test_a_dicomdir_is_set_aside() -> None:
     assert aside_of(file.getvalue(), "DICOMDIR") == ("not-ct", "Media Storage Directory Storage")
 
 
+def test_a_dicomdir_says_nothing_against_slices_without_a_uid_of_their_series() -> None:
+    directory = io.BytesIO()
+    dataset = ct_dataset(PIXELS, SOPClassUID=MediaStorageDirectoryStorage, SeriesInstanceUID="")
+    del dataset.PixelData
+    dataset.save_as(directory)
+    slices = [(f"{k}", ct_file(PIXELS, (0, 0, k), SeriesInstanceUID="")) for k in range(3)]
+    contents = read([*slices, ("DICOMDIR", directory.getvalue())])
+    assert [aside.kind for aside in contents.aside] == ["not-ct"]
+    assert contents.flaw("") is None
+    other = ct_file(PIXELS, SOPClassUID=MRImageStorage, SeriesInstanceUID="")
+    assert read([*slices, ("x", other)]).flaw("") is not None
+
+
+def test_what_slices_keep_in_memory_counts_all_that_their_files_hold() -> None:
+    dataset = ct_dataset(PIXELS)
+    dataset.add_new(0xFFFCFFFC, "OB", bytes(1 << 20))
+    whole = saved(dataset)
+    dataset.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+    for content in (gzip.compress(whole), bz2.compress(whole), saved(dataset)):
+        assert len(content) < 20_000
+        contents = read([("1.dcm", content)])
+        assert contents.held_bytes >= 1 << 20
+        assert not contents.damage
+
+
 @pytest.mark.parametrize(
     "image_type", [["ORIGINAL", "PRIMARY", "LOCALIZER"], ["DERIVED", "SECONDARY", "OTHER", "DOSE_INFO"], "LOCALIZER"]
 )
 def test_a_localizer_is_set_aside(image_type: Any) -> None:
     assert aside_of(ct_file(PIXELS, ImageType=image_type))[0] == "localizer"
+
+
+@pytest.mark.parametrize(("vr", "value"), [("US", 7), ("DS", "1.5"), ("FD", 2.5), ("SQ", []), ("OB", b"ab")])
+def test_a_type_of_image_that_is_no_text_says_nothing(vr: str, value: Any) -> None:
+    dataset = ct_dataset(PIXELS)
+    dataset.add_new("ImageType", vr, value)
+    slice_of(saved(dataset))
+
+
+@pytest.mark.parametrize("vr", ["US", "UL", "LT"])
+def test_pixels_that_are_no_bytes_are_damage(vr: str) -> None:
+    content = ct_file(PIXELS, SOPInstanceUID=f"{UID}.2")
+    at = content.index(b"\xe0\x7f\x10\x00OW")
+    value = content[at + 12 :]
+    short = content[:at] + b"\xe0\x7f\x10\x00" + vr.encode() + len(value).to_bytes(2, "little") + value
+    for whole in (short, short[132:]):  # and without its mark and File Meta Information, which pydicom reads
+        contents = read([("IM1.dcm", whole)])
+        assert len(contents.slices) + len(contents.damage) == 1
 
 
 @pytest.mark.parametrize("content", [b"", b"hello", b"\x89PNG\r\n" + bytes(500), bytes(range(256)) * 40])

@@ -203,6 +203,7 @@ def refusal(content: bytes, name: str = "ct") -> Refusal:
         (LUNA16, "ElementDataFile = 1", "ElementDataFile = LIST\n1", "bad-header"),
         (LUNA16, "ElementDataFile = 1", "ElementDataFile = %03d.raw 1 121 1", "bad-header"),
         (LUNA16, "ElementDataFile", "Elsewhere", "bad-header"),
+        (LUNA16, "CompressedData = False", "CompressedData = True\nHeaderSize = -1", "bad-header"),
         (SLICER, "dimension: 3", "dimension: 4", "bad-header"),
         (SLICER, "sizes: 256 256 176", "sizes: 256 256", "bad-header"),
         (SLICER, "sizes: 256 256 176", "sizes: 256 256 0", "bad-header"),

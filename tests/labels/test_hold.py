@@ -9,8 +9,9 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from label_builders import DEFLATED_FRAMES, grid_of, rtstruct_file, seg_file
+from label_builders import DEFLATED_FRAMES, grid_of, rtstruct_file, seg_dataset, seg_file, written
 from numpy.typing import NDArray
+from pydicom import Dataset
 from test_draw import turn
 
 import dskprep
@@ -124,3 +125,30 @@ def test_nothing_is_decoded_or_drawn_that_is_not_admitted(monkeypatch: pytest.Mo
     monkeypatch.setattr(hold, "MAX_BYTES", 100)
     with pytest.raises(Refusal, match=r"label-too-large: the bytes: 'x': expected planes of 100 bytes at most"):
         labels.draw(labels.segments[0], GRID)
+
+
+def many_ways(kind: str, n: int) -> bytes:
+    """A label of squares round the middle of GRID, each in a direction of its own."""
+    turns = [turn((0.5 + k, 30, 2 * k)) for k in range(n)]
+    if kind == "rtstruct":
+        return rtstruct_file({"body": [squares(4, turned)[k] for turned in turns for k in (17, 18)]})
+    ds = seg_dataset(GRID, [(1, 6, np.ones(GRID.shape[1:], np.bool_))] * n, names=("body",))
+    for frame, turned in zip(ds.PerFrameFunctionalGroupsSequence, turns, strict=True):
+        orientation = Dataset()
+        orientation.ImageOrientationPatient = [f"{v:.9f}" for v in turned.T[:2].ravel()]
+        frame.PlaneOrientationSequence = [orientation]
+    return written(ds)
+
+
+@pytest.mark.parametrize("kind", ["rtstruct", "seg"])
+def test_planes_of_hundreds_of_directions_are_refused(kind: str) -> None:
+    """Each direction may be sampled in the whole image, so a small file would keep a worker for hours."""
+    few, many = (dskprep.read_labels(many_ways(kind, n)) for n in (3, hold.MAX_DIRECTIONS + 1))
+    assert few.draw(few.segments[0], GRID).mask.any()
+    with pytest.raises(Refusal, match=r"label-too-large.*directions"):
+        many.draw(many.segments[0], GRID)
+
+
+def test_frames_of_hundreds_of_directions_are_refused_as_they_are_read() -> None:
+    with pytest.raises(Refusal, match=r"label-too-large.*orientations"):
+        dskprep.read_labels(many_ways("seg", 150))

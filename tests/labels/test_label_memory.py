@@ -95,3 +95,18 @@ def test_a_bomb_is_known_by_its_header() -> None:
     bomb = gzip.compress(nibabel.Nifti1Image(mask.T, np.eye(4)).to_bytes(), 9)
     assert len(bomb) < 2_000_000
     assert memory.memory_bytes(bomb[: memory.HEAD_BYTES], len(bomb)) > 700 << 20
+
+
+def test_a_file_that_is_unpacked_at_once_counts_beside_its_voxels() -> None:
+    header = "\n".join(
+        (
+            "ObjectType = Image",
+            "NDims = 3",
+            "DimSize = 256 256 400",
+            "ElementType = MET_UCHAR",
+            "ElementSpacing = 1 1 1",
+        )
+    )
+    header += "\nOffset = 0 0 0\nTransformMatrix = 1 0 0 0 1 0 0 0 1\nElementDataFile = LOCAL\n"
+    packed = gzip.compress(header.encode() + bytes(256 * 256 * 400), 9)
+    assert memory.memory_bytes(packed[: memory.HEAD_BYTES], len(packed)) > 2 * 256 * 256 * 400

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from test_draw import turn
 
 import dskprep
+from dskprep.dicom import sniff
 from dskprep.errors import Refusal
 from dskprep.volume import Grid, Volume
 
@@ -123,6 +124,19 @@ def test_four_axes_without_segments_are_no_mask() -> None:
 def test_a_mask_may_be_compressed_as_a_whole(tmp_path: Path) -> None:
     for content in (bz2.compress(nifti()), lzma.compress(nifti()), gzip.compress(itk(tmp_path, ".nrrd"))):
         assert len(dskprep.read_labels(content, name="p1").segments) == 2
+
+
+def test_no_more_is_unpacked_of_a_mask_than_its_header_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    limits: list[int] = []
+    monkeypatch.setattr(
+        "dskprep.labels.mask.decompress",
+        lambda content, most: (limits.append(most), sniff.decompress(content, most))[1],
+    )
+    for plain, pack in ((nifti(), bz2.compress), (itk(tmp_path, ".nrrd"), gzip.compress), (nifti(), lzma.compress)):
+        bomb = pack(plain + bytes(8 << 20))
+        assert len(bomb) < 20_000
+        assert refusal(bomb).reason == "label-damaged"
+    assert max(limits) < 3 << 20
 
 
 def test_a_single_label_is_called_as_its_file_is(tmp_path: Path) -> None:

@@ -98,7 +98,8 @@ def test_points_are_those_that_pydicom_finds(syntax: str, undefined: bool) -> No
         (roi.ReferencedROINumber, contour) for roi in theirs.ROIContourSequence for contour in roi.ContourSequence
     ]
     assert [(o.roi, o.kind) for o in found.found] == [(number, "CLOSED_PLANAR") for number, _ in contours]
-    assert found.images == {c.ContourImageSequence[0].ReferencedSOPInstanceUID for _, c in contours}
+    images = [(int(number), c.ContourImageSequence[0].ReferencedSOPInstanceUID) for number, c in contours]
+    assert found.images == {number: {uid for n, uid in images if n == number} for number, _ in images}
     for points, (_, contour) in zip(outlines.points_of(found.text, found.found, "rs.dcm"), contours, strict=True):
         assert points.ravel().tolist() == [float(v) for v in contour.ContourData]
     others = pydicom.dcmread(io.BytesIO(rest))

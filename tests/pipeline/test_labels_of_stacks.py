@@ -1,4 +1,4 @@
-"""Of a series with several stacks, a label belongs to the one on whose slices it was drawn, or to no volume."""
+"""Of several stacks or phases, a label belongs to the one on whose slices it was drawn, or to no volume."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from label_builders import (
     seg_dataset,
     written,
 )
+from pydicom import Dataset
 
 import dskprep
 from dskprep.dataset import label_store
@@ -33,14 +34,14 @@ BOX = np.zeros(SHAPE, np.bool_)
 BOX[4, 5:12, 4:15] = True
 
 
-def write_stack(folder: Path, name: str, n: int, *, mirrored: bool = False) -> None:
+def write_stack(folder: Path, name: str, n: int, *, mirrored: bool = False, series: str = SERIES) -> None:
     """The first n slices of a phase, as instances SERIES.<name>.<number of the slice>."""
     folder.mkdir(parents=True, exist_ok=True)
     for k, plane in enumerate(distinct(*SHAPE)[:n]):
         content = ct_file(
             plane[:, ::-1] if mirrored else plane,
             GRID.to_patient((k, 0, 0)),
-            SeriesInstanceUID=SERIES,
+            SeriesInstanceUID=series,
             FrameOfReferenceUID=FRAME_OF_REFERENCE,
             PixelSpacing=[1, 1],
             AcquisitionNumber=int(name),
@@ -124,3 +125,62 @@ def test_a_volume_that_does_not_know_its_slices_has_the_labels_of_its_series(tmp
     target = tmp_path / "out"
     dskprep.run(tmp_path / "in", target, settings=SETTINGS)
     assert annotated(target, tmp_path / "labels", drawn_on("seg", f"{SERIES}.2.4")) == (None, "", {"p"})
+
+
+SQUARE = [(-5, -15, -26), (1, -15, -26), (1, -9, -26)]
+
+
+def item(**attributes: object) -> Dataset:
+    made = Dataset()
+    for keyword, value in attributes.items():
+        setattr(made, keyword, value)
+    return made
+
+
+def of_phases(**phase_of: str) -> bytes:
+    """An RTSTRUCT that lists the phases 1, 2 and 3, each a series; each ROI was drawn on slice 4 of its phase."""
+    struct = rtstruct_dataset({roi: [SQUARE] for roi in phase_of})
+    (study,) = struct.ReferencedFrameOfReferenceSequence[0].RTReferencedStudySequence
+    study.RTReferencedSeriesSequence = [
+        item(
+            SeriesInstanceUID=f"{SERIES}.{phase}",
+            ContourImageSequence=[item(ReferencedSOPInstanceUID=f"{SERIES}.{phase}.{k}") for k in range(8)],
+        )
+        for phase in "123"
+    ]
+    for roi, phase in zip(struct.ROIContourSequence, phase_of.values(), strict=True):
+        roi.ContourSequence[0].ContourImageSequence = [item(ReferencedSOPInstanceUID=f"{SERIES}.{phase}.4")]
+    return written(struct)
+
+
+def written_phases(folder: Path, phases: str) -> Path:
+    for name in phases:
+        write_stack(folder / "in" / f"phase-{name}", name, 8, mirrored=name == "2", series=f"{SERIES}.{name}")
+    dskprep.run(folder / "in", folder / "out", settings=SETTINGS)
+    return folder / "out"
+
+
+def test_a_label_that_lists_all_phases_is_not_drawn_on_others_than_its_own(tmp_path: Path) -> None:
+    """Its own phase was not written, as where one series of each study is chosen."""
+    target = written_phases(tmp_path, "23")
+    reason, message, _ = annotated(target, tmp_path / "labels", of_phases(GTV="1"))
+    assert (reason, f"{SERIES}.1" in message) == ("label-unlinked", True)
+    assert annotated(target, tmp_path / "labels", of_phases(GTV="2")) == (None, "", {"phase-2"})
+
+
+def test_a_phase_that_is_alone_has_a_label_of_another_one_with_a_warning(tmp_path: Path) -> None:
+    target = written_phases(tmp_path, "2")
+    assert annotated(target, tmp_path / "labels", of_phases(GTV="1")) == (None, "", {"phase-2"})
+    assert set(dskprep.open_dataset(target).annotations.source_warnings) == {"linked-by-frame-of-reference"}
+
+
+def test_each_roi_lies_in_the_phase_that_it_was_drawn_on(tmp_path: Path) -> None:
+    target = written_phases(tmp_path, "12")
+    annotated(target, tmp_path / "labels", of_phases(early="1", late="2", gone="3"))
+    ((name, _),) = label_store.list_records(str(target))
+    found = {(each.name, each.volume, each.reason) for each in label_store.read_record(str(target), name).labels}
+    assert found == {
+        ("early", "phase-1", None),
+        ("late", "phase-2", None),
+        ("gone", "phase-1", "label-unlinked"),
+    }

@@ -122,20 +122,34 @@ def test_a_mask_by_a_program_that_corrects_no_tilt_is_refused(tmp_path: Path, ta
     assert dskprep.annotate(target, tmp_path / "labels").reasons == {"refused: label-off-grid": 1}
 
 
-@pytest.mark.parametrize("name", ["1.xml", "p.nii"])
-def test_a_record_of_an_older_version_tells_nothing_of_the_slices(
-    tmp_path: Path, target: str, lean: tuple[float, float, float], name: str
-) -> None:
+@pytest.fixture
+def older(target: str) -> str:
+    """The dataset with a record as older versions wrote it."""
     (record_name,) = store.record_names(target)
     record = store.read_record(target, record_name)
     assert record.acquired is not None
     assert isinstance(record.acquired.grid(), TiltedGrid)
     older = record.changed(acquired=msgspec.structs.replace(record.acquired, askew=None))
     storage.write_many(target, {record_name.path: older.to_json()})
-    volume = dskprep.open_dataset(target)["p"].load()
-    content = outlines(lean) if name == "1.xml" else mask_of(volume.array > -200, volume.grid)
+    return target
+
+
+@pytest.mark.parametrize("name", ["1.xml", "p.nii"])
+def test_a_record_of_an_older_version_tells_nothing_of_the_slices(
+    tmp_path: Path, older: str, lean: tuple[float, float, float], name: str
+) -> None:
+    affine = np.eye(4)[[2, 1, 0, 3]]
+    affine[:3, 3] = FIRST
+    content = outlines(lean) if name == "1.xml" else mask_of(bright(), Grid(SHAPE, affine))
     (tmp_path / "labels" / name).write_bytes(content)
-    assert dskprep.annotate(target, tmp_path / "labels").reasons == {"refused: label-unlinked": 1}
+    assert dskprep.annotate(older, tmp_path / "labels").reasons == {"refused: label-unlinked": 1}
+
+
+def test_a_mask_that_was_drawn_on_the_volume_needs_no_slices(tmp_path: Path, older: str) -> None:
+    volume = dskprep.open_dataset(older)["p"].load()
+    (tmp_path / "labels/p.nii").write_bytes(mask_of(volume.array > -200, volume.grid))
+    assert dskprep.annotate(older, tmp_path / "labels").counts == {"written": 1}
+    check_place(older, "mask")
 
 
 def test_a_series_without_tilt_has_one_grid(tmp_path: Path) -> None:

@@ -352,3 +352,26 @@ def test_every_voxel_keeps_its_place_in_the_patient(orientation: tuple[float, ..
 def test_the_affine_of_a_layout_is_read_only() -> None:
     with pytest.raises(ValueError, match="read-only"):
         stacked(make_planes(STEPS)).layout.grid.affine[0, 0] = 1
+
+
+def test_slices_of_thousands_of_kinds_are_refused_before_all_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    compared = []
+    shares_grid = Plane.shares_grid
+    monkeypatch.setattr(Plane, "shares_grid", lambda *both: (compared.append(1), shares_grid(*both))[1])
+    planes = [Plane((8, 9), (0.75 + k / 1000, 0.5), (0, 0, k), (1, 0, 0), (0, 1, 0)) for k in range(1500)]
+    with pytest.raises(Refusal, match=r"mixed-geometry.*kinds"):
+        stack_up(planes, min_slices=3)
+    assert len(compared) < 100_000
+
+
+def test_thousands_of_different_slices_at_one_position_are_refused_before_all_are_compared() -> None:
+    compared = []
+
+    def is_copy(a: int, b: int) -> bool:
+        compared.append((a, b))
+        return False
+
+    planes = [Plane((8, 9), (0.75, 0.5), (0, 0, k % 3), (1, 0, 0), (0, 1, 0)) for k in range(12_000)]
+    with pytest.raises(Refusal, match=r"duplicate-positions.*different ones"):
+        stack_up(planes, min_slices=3, is_copy=is_copy)
+    assert len(compared) < 3_000_000

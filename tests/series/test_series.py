@@ -242,6 +242,12 @@ def test_a_declared_range_of_padding_is_found() -> None:
     assert (found.volume.array[stored > 0] == 0).all()
 
 
+def test_a_declared_range_from_air_to_water_is_no_padding() -> None:
+    stored = np.random.default_rng(0).integers(20, 1100, (3, 16, 16)).astype(np.int16)
+    found = decoded(ct_files(stored, PixelPaddingValue=0, PixelPaddingRangeLimit=4095))
+    assert (found.volume.array == stored.astype(int) - 1024).all()
+
+
 def test_metal_beyond_the_usual_scale_is_kept() -> None:
     stored = distinct(3, 16, 16).astype(np.uint16)
     stored[1, 8, 4:8] = 4095, 4096, 20000, 33791

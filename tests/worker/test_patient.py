@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import gzip
+import io
 import json
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pydicom
 import pytest
 import tiny
 import zarr
-from builders import ct_file, ct_files, distinct
+from builders import ct_file, ct_files, distinct, saved
 from pydicom.uid import UID, RTDoseStorage, RTStructureSetStorage, SegmentationStorage, XRayRadiationDoseSRStorage
 
 from dskprep import storage
@@ -25,6 +29,7 @@ from dskprep.series import assembly
 from dskprep.settings import PrepConfig
 from dskprep.source import archive, cases, files
 from dskprep.source.found import read_series
+from dskprep.source.volumes import CaseContents
 from dskprep.worker import admission, patient, process
 from dskprep.worker.patient import Job
 
@@ -513,6 +518,44 @@ def test_memory_that_a_tilt_adds_is_asked_for_before_it_is_used(
     first, second = needs
     n_rows = 32 + 137  # 19 x 9 mm x 0.6 / 0.75 mm
     assert second == admission.estimate_bytes((20, n_rows, 32), (9, 0.75, 0.5), PrepConfig()) > first
+
+
+def test_small_files_that_hold_much_take_no_more_memory_than_there_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Twelve slices of 20 MB, nearly all of it zeros, in 300 kB; a worker has 160 MB for them."""
+    files = {}
+    for name, content in tiny.series(0).items():
+        dataset = pydicom.dcmread(io.BytesIO(content))
+        dataset.add_new(0xFFFCFFFC, "OB", bytes(20 << 20))
+        files[f"{name}.gz"] = gzip.compress(saved(dataset), 9)
+    assert sum(map(len, files.values())) < 500_000
+    tiny.write(tmp_path / "in/p1", files)
+    tiny.write(tmp_path / "in", {"p2.zip": tiny.zipped(files)})
+    held: list[int] = []
+    add = Contents.add
+
+    def look(self: Contents, *file: Any, **how: Any) -> None:
+        add(self, *file, **how)
+        kept = [s.data.obj for each in self.slices.values() for s in each if isinstance(s.data, memoryview)]
+        held.append(sum(map(len, kept)))
+
+    made: list[weakref.ref[CaseContents]] = []
+
+    def begin() -> CaseContents:
+        assert not any(ref() for ref in made), "what an earlier try has read is still held"
+        made.append(weakref.ref(contents := CaseContents()))
+        return contents
+
+    monkeypatch.setattr(Contents, "add", look)
+    monkeypatch.setattr("dskprep.worker.make.CaseContents", begin)
+    memory_bytes = int((160_000_000 + admission.BASE_BYTES) / admission.USABLE_SHARE)
+    done = {}
+    for case in cases.cases(str(tmp_path / "in")):
+        (done[case.key],) = prepare(Job(case), tmp_path / "out", memory_bytes=memory_bytes)
+    assert done["p1"].status == "written"  # slice by slice
+    assert (done["p2"].status, done["p2"].reason) == ("refused", "too-large")
+    assert max(held) < 200_000_000
 
 
 def _only_after(needs: list[int], n: int, function: Callable[..., Any]) -> Callable[..., Any]:
