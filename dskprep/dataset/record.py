@@ -84,13 +84,15 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     the other series of the same folder, as `<status>/<key>`. `seconds` holds wall seconds by stage, `cpu_s` CPU seconds
     of all series of the folder. `patient`, `study`, `frame_of_reference` and `instances` are keyed digests (see
     `identity`), None where the header lacks them. `chosen` says why the series was chosen among others.
-    `attribution` is known of series of the Imaging Data Commons.
+    `attribution` is known of series of the Imaging Data Commons. `place` is a keyed digest of where the files lay, in a
+    dataset with hashed keys, where `url` is empty.
     """
 
     key: str
     status: str
     input_digest: str
     url: str = ""
+    place: str | None = None
     n_files: Count = 0
     bytes_read: Bytes = 0
     settings_digest: str = ""

@@ -30,7 +30,11 @@ NO_MAPPING = (
 
 
 class Mapping:
-    """The CSV file, outside of the dataset, that says of which source each key is. It grows from run to run."""
+    """The CSV file, outside of the dataset, that says of which source each key is. It grows from run to run.
+
+    A key has a line for each place that it was made of: after a move, or where two sources have a folder of one name,
+    of which one is refused. No run takes away what an earlier one has noted.
+    """
 
     def __init__(self, place: str | os.PathLike[str], source: str, target: str) -> None:
         """Read what is there. Raises UsageError if the file lies in the dataset or source, or is of another kind."""
@@ -39,27 +43,30 @@ class Mapping:
             if storage.is_within(self._place, other):
                 raise UsageError(f"--mapping: expected a file outside of the {name} {other}, found {place}; move it")
         try:
-            lines = list(csv.reader(io.StringIO(storage.read(self._place).decode(), newline="")))
+            lines = list(
+                csv.reader(io.StringIO(storage.read(self._place).decode(errors="surrogateescape"), newline=""))
+            )
         except FileNotFoundError:
             lines = [COLUMNS]
         except (ValueError, csv.Error) as error:
             raise UsageError(f"--mapping: {place}: is no CSV file of UTF-8 ({error}); choose another name") from error
         if lines[:1] != [COLUMNS] or any(len(line) != 2 for line in lines):
             raise UsageError(f"--mapping: {place}: expected the columns key,source, found others; choose another name")
-        self._sources = {line[0]: line[1] for line in lines[1:]}
+        self._lines = {(key, where) for key, where in lines[1:]}
         self._is_changed = lines == [COLUMNS]
 
     def add(self, key: str, where: str) -> None:
         """Note of which source a key is."""
-        if self._sources.get(key) != where:
-            self._sources[key], self._is_changed = where, True
+        if (key, where) not in self._lines:
+            self._lines.add((key, where))
+            self._is_changed = True
 
     def write(self) -> None:
         """Write the file, if there is anything new."""
         if not self._is_changed:
             return
         text = io.StringIO(newline="")
-        csv.writer(text).writerows([COLUMNS, *sorted(self._sources.items())])
+        csv.writer(text).writerows([COLUMNS, *sorted(self._lines)])
         content = text.getvalue().encode(errors="surrogateescape")
         storage.write_private(self._place, content)
         self._is_changed = False
@@ -81,10 +88,10 @@ def hash_keys(cases: Iterator[Case], identities: Identities, mapping: Mapping | 
     """Give each case a hashed key, and note it. Raises InfrastructureError, without any name, if listing fails."""
     try:
         for case in cases:
-            key = identities.hashed_key(case.key)
+            key, place = identities.hashed_key(case.key), identities.digest("place", case.url)
             if mapping:
                 mapping.add(key, case.url)
-            yield dataclasses.replace(case, key=key, is_hashed=True)
+            yield dataclasses.replace(case, key=key, place=str(place), is_hashed=True)
     except DskprepError as error:
         raise InfrastructureError(
             f"the source cannot be listed to its end ({type(error).__name__}); `dskprep plan` says where and why"

@@ -35,7 +35,8 @@ class Case:
     For the choice between series, `header` has what a table says of the attributes of the series, and `sample` is
     one of its files, most likely a slice; both are left out once the choice is made. `chosen` says why it was chosen
     among others.
-    With `is_hashed` the key is a keyed digest, and neither a record nor a message may name the files.
+    With `is_hashed` the key is a keyed digest, `place` one of the URL, and neither a record nor a message may name the
+    files.
     """
 
     key: str
@@ -64,6 +65,7 @@ class Case:
         return replace(self, n_files=0, n_bytes=0, refusal=(reason, message))
 
     is_hashed: bool = False
+    place: str = ""
 
 
 def digest(entries: Iterable[Entry]) -> str:

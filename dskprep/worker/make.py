@@ -113,6 +113,7 @@ def begin_record(case: Case, config: PrepConfig, *, status: str, **more: Any) ->
         status=status,
         input_digest=case.digest,
         url=case.url,
+        place=case.place or None,
         n_files=case.n_files,
         bytes_read=case.n_bytes,
         attribution=case.attribution,

@@ -20,8 +20,8 @@ def of_another_source(
     """Return those of the `stale` records that are of another source than the case, each with a written one of it.
 
     They are all records of a source that has written a volume, if that was read from another place than the case, and
-    none of its series is among those `made` of the case. With hashed keys no record tells its place: there it is
-    another source if the patient is known to be another one.
+    none of its series is among those `made` of the case. With hashed keys the place is known by its digest; a record of
+    an older version has none, and is of another source if the patient is known to be another one.
     """
     names: dict[str, list[RecordName]] = {}
     for name in stale:
@@ -30,7 +30,7 @@ def of_another_source(
     found: dict[RecordName, Record] = {}
     for of_source in names.values():
         records = list(_written(target, of_source))
-        if records and all(_is_foreign(record, case.url, made) for record in records):
+        if records and all(_is_foreign(record, case, made) for record in records):
             found |= dict.fromkeys(of_source, records[0])
     return found
 
@@ -55,11 +55,13 @@ def _written(target: str, names: Iterable[RecordName]) -> Iterator[Record]:
                 continue  # of a damaged record nobody knows whose it is; its patient is made again
 
 
-def _is_foreign(record: Record, url: str, made: Collection[Record]) -> bool:
+def _is_foreign(record: Record, case: Case, made: Collection[Record]) -> bool:
     if any(_are_same_series(record, other) for other in made):
         return False
     if record.url:
-        return record.url != url
+        return record.url != case.url
+    if record.place:
+        return record.place != case.place
     patients = {other.patient for other in made if other.patient}
     return bool(record.patient and patients) and record.patient not in patients
 

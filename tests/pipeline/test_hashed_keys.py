@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,7 @@ def test_a_dataset_with_hashed_keys_names_no_folder_and_no_file(place: str, sour
     (refused,) = [name for name in store.record_names(target) if name.status == "refused"]
     record = store.read_record(target, refused)
     assert (record.key, record.reason, record.url) == (keys["Kowalska-cut"], "truncated", "")
+    assert re.fullmatch("[0-9a-f]{16}", record.place or "")
     assert record.message is not None
     assert "dskprep show" in record.message
 
@@ -119,6 +121,30 @@ def test_nobody_else_reads_the_mapping_while_it_is_written(tmp_path: Path, monke
         os.umask(before)
     assert modes == {0o600}
     assert list(tmp_path.iterdir()) == [tmp_path / "who.csv"]
+
+
+def test_the_mapping_keeps_whose_a_key_is_when_another_source_has_a_folder_of_that_name(tmp_path: Path) -> None:
+    mapping, target = str(tmp_path / "who.csv"), str(tmp_path / "out")
+    sources = [tiny.write(tmp_path / name / "p1", tiny.series(seed)) for seed, name in enumerate(("one", "two"))]
+    for source in sources:
+        run(source.rpartition("/")[0], target, mapping=mapping)
+    lines = list(csv.DictReader(io.StringIO(storage.read(mapping).decode())))
+    assert [line["source"] for line in lines] == sources
+    assert {line["key"] for line in lines} == set(dskprep.open_dataset(target))
+
+
+def test_a_mapping_of_names_that_are_no_utf_8_is_read_again(tmp_path: Path) -> None:
+    mapping, target, folder = (
+        str(tmp_path / "who.csv"),
+        str(tmp_path / "out"),
+        tmp_path / "in" / os.fsdecode(b"M\xfcller"),
+    )
+    tiny.write(str(folder), tiny.series(1))
+    run(str(tmp_path / "in"), target, mapping=mapping)
+    before = Path(mapping).read_bytes()
+    assert b"M\xfcller" in before
+    assert run(str(tmp_path / "in"), target, mapping=mapping).account.already == {"written": 1}
+    assert Path(mapping).read_bytes() == before
 
 
 def test_a_run_that_is_interrupted_leaves_a_mapping_of_what_it_did(tmp_path: Path, source: str) -> None:

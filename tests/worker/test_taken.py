@@ -51,6 +51,34 @@ def test_a_folder_of_another_source_does_not_replace_a_volume_of_its_name(place:
     assert len(dskprep.open_dataset(target)) == 2
 
 
+@pytest.mark.parametrize("fails", [False, True], ids=["whole", "failed"])
+def test_with_hashed_keys_patients_without_a_number_are_told_apart_by_their_places(
+    place: str, fails: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nobody = {"PatientID": "", "StudyInstanceUID": ""}
+    one = tiny.write(f"{place}/one/p1", tiny.series(1, **nobody)).rpartition("/")[0]
+    two = tiny.write(f"{place}/two/p1", tiny.series(2, **nobody)).rpartition("/")[0]
+    target = f"{place}/out"
+    dskprep.run(one, target, keys="hashed")
+    before = written_below(target)
+    with monkeypatch.context() as patched:
+        if fails:
+            patched.setattr("dskprep.worker.patient.make_case", None)
+        dskprep.run(two, target)
+    assert written_below(target) == before
+    assert reasons(target) == [("failed", "TypeError") if fails else ("refused", "key-taken"), ("written", "")]
+    tiny.write(f"{place}/one/p1", tiny.series(3, **nobody))
+    assert dskprep.run(one, target).account.counts == {"written": 1}, "what has changed in its place is made anew"
+
+
+def test_with_hashed_keys_a_source_that_has_moved_replaces_what_has_changed_in_it(place: str) -> None:
+    before = tiny.write(f"{place}/before/p1", tiny.series(1)).rpartition("/")[0]
+    after = tiny.write(f"{place}/after/p1", tiny.series(1, n=14)).rpartition("/")[0]
+    dskprep.run(before, f"{place}/out", keys="hashed")
+    assert dskprep.run(after, f"{place}/out").account.counts == {"written": 1}
+    assert [volume.shape[0] for volume in dskprep.open_dataset(f"{place}/out").values()] == [14]
+
+
 def test_the_volume_that_is_there_is_the_one_that_a_reader_gets(place: str) -> None:
     one = tiny.write(f"{place}/one/p1", tiny.series(1)).rpartition("/")[0]
     two = tiny.write(f"{place}/two/p1", tiny.series(2)).rpartition("/")[0]
