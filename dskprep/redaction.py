@@ -34,11 +34,19 @@ _ELEMENT = re.compile(
 _TO_END_OF_LINE = re.compile(r"((?:proxy-)?authorization\\?[\"']?\s*[:=]\s*)[^\r\n\\<]+", re.IGNORECASE)
 _NAMED = re.compile(
     r"(x-(?:amz|goog)-(?:security-token|signature|credential)\\?[\"']?\s*[:=]\s*\\?[\"']?"
+    r"|\baws_(?:secret_access_key|session_token|access_key_id)\s{0,8}=\s{0,8}"
     r"|\b(?:sig|signature|credential|accountkey|sharedaccesssignature|client_secret|password|"
-    r"(?:aws_)?(?:secret_access_key|session_token|access_key_id)|awsaccesskeyid)=)[^\s\\\"'<>&,;]+",
+    r"secret_access_key|session_token|access_key_id|awsaccesskeyid)=)[^\s\\\"'<>&,;]+",
     re.IGNORECASE,
 )
 """Headers, parts of a query and of a connection string, and their values."""
+_FIELD = re.compile(
+    r"(\\{0,8}[\"'][\w-]{0,30}(?:secret(?:_?access)?(?:_?key)?|token|passw(?:or)?d|signature|assertion"
+    r"|(?:access|account|api|private|storage|shared_?access)_?key(?:_?id)?)\\{0,8}[\"']\s{0,8}[:=]\s{0,8})"
+    r"(\\{0,8}[\"']).*?(?:\2|\Z)",
+    re.IGNORECASE | re.DOTALL,
+)
+"""Fields of JSON, and of what Python shows, and their values: whatever a program prints of the credentials it got."""
 _SCHEME = re.compile(r"\b(Bearer\s+|SharedKey(?:Lite)?\s+\w+:)[\w.~+/=-]{8,}")
 _USER = re.compile(r"(\w://)[^/\s@\"'<>]*@")
 
@@ -85,6 +93,7 @@ def redacted(text: str) -> str:
         text = _ELEMENT.sub(rf"<\1>{WITHHELD}</\1>", text)
     text = _TO_END_OF_LINE.sub(rf"\1{WITHHELD}", text)
     text = _NAMED.sub(rf"\1{WITHHELD}", text)
+    text = _FIELD.sub(rf"\1\2{WITHHELD}\2", text)
     text = _SCHEME.sub(rf"\1{WITHHELD}", text)
     return _USER.sub(rf"\1{WITHHELD}@", text)
 

@@ -45,6 +45,13 @@ OF_AWS = (  # as in the reference of S3's errors
         ("https://a.blob.core.windows.net/c/b?sv=2024&sig=aGVsbG8%3D&se=2026", "aGVsbG8"),
         ("https://b.s3.amazonaws.com/k?X-Amz-Credential=AKIA%2F2026&X-Amz-Signature=5d67", "5d67"),
         ("DefaultEndpointsProtocol=https;AccountName=a;AccountKey=Zm9vYmFy==;x", "Zm9vYmFy"),
+        ('{"Code": "Success", "AccessKeyId": "ASIAX", "SecretAccessKey" : "wJal/rXU", "Token": "IQo"}', "wJal/rXU"),
+        ('{"Code": "Success", "AccessKeyId": "ASIAX", "SecretAccessKey" : "wJal/rXU", "Token": "IQo"}', "IQo"),
+        (r'said "{\"access_token\": \"eyJ0\\/eXAi\", \"expires_in\": 3599}"', "eXAi"),
+        ("{'aws_secret_access_key': 'wJal/rXU'}", "wJal/rXU"),
+        ('{"client_secret": "Q~8abc", "x": 1}', "Q~8abc"),
+        ('{"type": "service_account", "private_key": "-----BEGIN PRIVATE KEY-----\nMIIE', "MIIE"),  # it was cut
+        ("line 2: aws_secret_access_key = wJal/rXU", "wJal/rXU"),
         ("cannot connect to http://user:pa55@proxy.example:3128", "pa55"),
     ],
 )
@@ -58,10 +65,17 @@ def test_what_is_no_answer_of_a_store_is_kept_whole() -> None:
     assert redacted(said) == said
 
 
+def test_many_escapes_take_no_time() -> None:
+    said = "\\" * 300_000 + '"' * 300_000
+    assert redacted(said) == said
+
+
 def test_what_helps_is_kept() -> None:
     found = redacted(OF_AWS)
     for words in ("400 Bad Request", "SignatureDoesNotMatch", "The request signature does not match.", "44425877"):
         assert words in found
+    fields = '{"NextToken": 3, "Key": "a/b.dcm", "key": "p1", "status": "failed", "tokens": "two"}'
+    assert redacted(fields) == fields
     plain_words = "s3://bucket/key=1: expected 3 files at https://host:9000/a?b=1, found a token, a password and 2 < 3"
     assert redacted(plain_words) == plain_words
 

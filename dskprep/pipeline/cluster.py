@@ -147,7 +147,7 @@ def _private() -> Iterator[dict[str, Any]]:
         made = tempfile.TemporaryDirectory(prefix="dskprep-", dir=scratch, ignore_cleanup_errors=True)
     except OSError as error:
         raise InfrastructureError(
-            f"the workers could not be started: no folder for temporary files: {error}"
+            f"the workers could not be started: no folder for temporary files: {in_one_line(error)}"
         ) from error
     with made as folder:
         try:
@@ -176,7 +176,7 @@ def _started(workers: int, limit_bytes: int) -> LocalCluster:
         cause: BaseException = error
         while deeper := cause.__cause__ or cause.__context__:  # Dask only says that something did not start
             cause = deeper
-        why = " ".join(f"{type(cause).__name__}: {cause}".split())[:200]
+        why = f"{type(cause).__name__}: {in_one_line(cause, 200)}"
         raise InfrastructureError(f"the workers could not be started: {why}") from error
 
 

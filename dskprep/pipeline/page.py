@@ -17,6 +17,7 @@ from distributed.diagnostics.plugin import SchedulerPlugin
 from dskprep.dataset.record import STATUSES
 from dskprep.pipeline import metrics
 from dskprep.pipeline.account import Account, in_words, time_in_words
+from dskprep.plain import in_one_line
 from dskprep.stopwatch import STAGES
 from dskprep.worker import slots
 
@@ -64,7 +65,7 @@ def install(client: Client) -> str:
     try:
         client.register_plugin(Page())
     except Exception as error:  # whatever the scheduler's machine lacks: the run can do without the page
-        return f"{type(error).__name__}: {' '.join(str(error).split())[:150]}"
+        return f"{type(error).__name__}: {in_one_line(error, 150)}"
     return ""
 
 

@@ -22,6 +22,7 @@ from dskprep.errors import InfrastructureError
 from dskprep.pipeline import lost, page
 from dskprep.pipeline.account import Summary
 from dskprep.pipeline.observer import Observer
+from dskprep.plain import in_one_line
 
 log = logging.getLogger("dskprep")
 
@@ -138,7 +139,7 @@ class PerformanceReport(Observer):
                     content = without_secrets(self._path.read_text())
                     storage.write_many(summary.target, {f"runs/{summary.run_id}/performance.html": content})
                 except OSError as error:  # an InfrastructureError, or one of the network
-                    log.warning(f"no performance report: {error}")
+                    log.warning(f"no performance report: {in_one_line(error)}")
 
 
 def without_secrets(report: str) -> bytes:

@@ -212,6 +212,18 @@ def test_workers_that_cannot_be_started_say_why(monkeypatch: pytest.MonkeyPatch)
         pass
 
 
+def test_why_workers_cannot_be_started_is_told_without_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(**_: Any) -> None:
+        raise RuntimeError("Cluster failed to start") from OSError("refused\nsig=aGVsbG8%3D")
+
+    monkeypatch.setattr(cluster, "LocalCluster", refuse)
+    with (
+        pytest.raises(InfrastructureError, match=r"could not be started: OSError: refused sig=\[withheld\]$"),
+        cluster.local_client(1),
+    ):
+        pass
+
+
 def test_without_a_place_for_temporary_files_no_workers_are_started(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with (

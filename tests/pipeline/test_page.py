@@ -331,6 +331,15 @@ def test_where_the_scheduler_lacks_bokeh_a_run_goes_on_without_page_and_report(
     assert not list((tmp_path / "out" / "runs").rglob("performance.html"))
 
 
+def test_why_there_is_no_page_is_told_without_secrets() -> None:
+    class Refuses:
+        def register_plugin(self, _: Any) -> None:
+            raise OSError("refused\nhttps://a.blob.core.windows.net/c?sig=aGVsbG8%3D")
+
+    client: Any = Refuses()
+    assert page.install(client) == "OSError: refused https://a.blob.core.windows.net/c?sig=[withheld]"
+
+
 @pytest.mark.cluster
 def test_two_runs_share_the_page_and_the_later_one_is_shown(client: Client, tmp_path: Path) -> None:
     source = tiny.write_patients(tmp_path / "in", ["p1"])
