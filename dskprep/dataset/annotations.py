@@ -33,6 +33,8 @@ NAME = ("source_status", "source", "source_options", "source_digest")
 """The columns that make up a `LabelRecordName`, in its order."""
 AT_ONCE = 2000
 """Records that are read together."""
+MOST_BYTES = 1 << 30
+"""A larger table on a disk counts as damaged: a file with holes costs whoever sends it nothing."""
 
 
 def current(target: str) -> pd.DataFrame:
@@ -81,6 +83,15 @@ def warn_of_damaged(target: str, found: dict[str, str]) -> None:
         path, why = next(iter(found.items()))
         what = f"{n_of(len(found), 'record')} of label sources cannot be read, such as {path} ({why})"
         warnings.warn(f"{target}: {what}; their labels and points are left out", stacklevel=3)
+
+
+def warn_of_lost(target: str, table: pa.Table) -> None:
+    """Warn of label sources that failed, and of which nobody knows the volumes: these may lack what they hold."""
+    is_lost = compute.is_in(table["source_status"], pa.array(["failed", "killed"]))
+    is_of_nobody = compute.and_(compute.equal(table["key"], ""), compute.not_equal(table["reason"], DAMAGED))
+    if names := sorted({*table.filter(compute.and_(is_lost, is_of_nobody))["source"].to_pylist()}):
+        what = f"{n_of(len(names), 'label source')} failed, such as {names[0]}, and nobody knows whose labels they hold"
+        warnings.warn(f"{target}: {what}: a volume may lack them; annotate again with --retry failed", stacklevel=3)
 
 
 def without_repeats(table: pa.Table) -> pa.Table:
@@ -195,7 +206,8 @@ def _parts(target: str, name: LabelRecordName, content: bytes, where: str, tag: 
         "source_sha256": record.sha256,
         "source_warnings": ",".join(record.warnings),
     }
-    rows = [always | _label_row(label) for label in record.labels]
+    lost = "refused" if record.is_written else record.status
+    rows = [always | _label_row(label, "written" if label.is_written else lost) for label in record.labels]
     if not rows and points is None:
         rows = [always | {"status": record.status, "reason": record.reason, "message": record.message, "key": ""}]
     yield _to_table(rows)
@@ -211,17 +223,17 @@ def _parts(target: str, name: LabelRecordName, content: bytes, where: str, tag: 
 def _points(target: str, record: LabelRecord) -> pa.Table:
     where = storage.join(target, record.name.points_path)
     try:
-        table = tables.read_parquet(storage.read(where))
+        table = tables.read_parquet(storage.read_small(where, MOST_BYTES))
         fixed = [SCHEMA.field(f.name) if f.name in SCHEMA.names else f for f in table.schema]
         return table.cast(pa.schema(fixed))
     except (ValueError, KeyError, OSError, pa.ArrowException) as error:
         raise DamagedDataset(f"{where}: cannot be read ({error}); annotate again with --retry all") from error
 
 
-def _label_row(label: StoredLabel) -> dict[str, Any]:
+def _label_row(label: StoredLabel, status: str) -> dict[str, Any]:
     row: dict[str, Any] = {
         "key": label.volume,
-        "status": "written" if label.is_written else "refused",
+        "status": status,
         "diameter_mm": None if label.ml is None else (6000 * label.ml / math.pi) ** (1 / 3),
     }
     names = "image name label reason message number code code_scheme code_meaning category algorithm".split()
@@ -239,7 +251,7 @@ def _to_table(rows: list[dict[str, Any]]) -> pa.Table:
 def _read(target: str) -> pa.Table | None:
     """Return annotations.parquet, or None if there is none that can be used."""
     try:
-        table = tables.read_parquet(storage.read(storage.join(target, FILE)))
+        table = tables.read_parquet(storage.read_small(storage.join(target, FILE), MOST_BYTES))
     except (FileNotFoundError, ValueError, KeyError, OSError):
         return None
     types = {field.name: field.type for field in table.schema}

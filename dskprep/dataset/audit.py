@@ -159,7 +159,7 @@ def _search_array(folder: str, name: str, words: Sentinels) -> Searched | None:
     found: set[FoundWord] = set()
     problem = ""
     try:
-        content = json.loads(storage.read(storage.join(folder, name)))
+        content = json.loads(storage.read_small(storage.join(folder, name)))
         if name.endswith("/zarr.json") and content.get("node_type") != "array":
             return None
         sizes = {f"{own}/{e.name}": e.size for e in storage.listing_below(storage.join(parent, own))}

@@ -98,7 +98,7 @@ def _in_words(labels: list[StoredLabel], fault: str) -> str:
 def _picture(target: str, key: str, labels: list[StoredLabel]) -> str:
     """Return a volume's thumbnail with those of its labels over it, or why there is none."""
     try:
-        content = storage.read(storage.join(target, store.thumbnail_name(key)))
+        content = storage.read_small(storage.join(target, store.thumbnail_name(key)))
     except OSError as error:  # an older dataset has none, or its store does not answer
         why = "it has no thumbnail" if isinstance(error, FileNotFoundError) else str(error)
         return f"<i>no picture: {html.escape(why)}</i><br>"

@@ -139,7 +139,7 @@ class _Looks:
             raise InfrastructureError(f"{self._url}: changes while it is read: {error}; try again") from error
 
     def _read(self, key: str) -> Fingerprint:
-        return self._of(key, storage.read(storage.join(self._url, f"{key}.webp")))
+        return self._of(key, storage.read_small(storage.join(self._url, f"{key}.webp")))
 
     def _of(self, key: str, picture: bytes) -> Fingerprint:
         row = self._rows[key]

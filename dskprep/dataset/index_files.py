@@ -114,7 +114,7 @@ def _contents(target: str) -> Iterator[tuple[str, bytes]]:
     url = storage.join(target, FILE)
     if storage.is_bucket(target) or not storage.is_folder(url):
         try:
-            content = storage.read(url)
+            content = storage.read_small(url)  # one that is made to be large counts as damaged
         except FileNotFoundError:
             pass
         else:
@@ -123,7 +123,7 @@ def _contents(target: str) -> Iterator[tuple[str, bytes]]:
     entries = _listed_parts(url)
     if not entries:
         raise UsageError(f"{target}: no {FILE} yet; a run writes it at its end")
-    yield from ((f"{FILE}/{name}", content) for name, content in storage.read_many(url, entries))
+    yield from ((f"{FILE}/{name}", content) for name, content in storage.read_many_metadata(url, entries))
 
 
 def _open(content: bytes) -> parquet.ParquetFile | None:
@@ -153,7 +153,7 @@ def _kept(target: str, held: Held) -> Iterator[pa.Table]:
     masks = {name: mask for name, mask in held.items() if mask is not None}
     for name, mask in masks.items():
         try:
-            content = storage.read(storage.join(target, name))
+            content = storage.read_small(storage.join(target, name))
         except FileNotFoundError as error:
             raise storage.ObjectChanged(f"{name} was deleted by another process") from error
         if (file := _open(content)) is None or file.metadata.num_rows != len(mask):

@@ -100,8 +100,8 @@ def owner_of(target: str, key: str, label: str, images: Collection[str] = ()) ->
     older versions do not name the volume, but its image: if `images` are given, it must be one of these digests.
     """
     try:
-        content = json.loads(storage.read(storage.join(store.volume_url(target, key), "labels", label, "zarr.json")))
-        attributes = content["attributes"]
+        place = storage.join(store.volume_url(target, key), "labels", label, "zarr.json")
+        attributes = json.loads(storage.read_small(place))["attributes"]
         name, about = attributes["ome"]["multiscales"][0]["name"], attributes["dskprep"]
         owner, image = about["owner"], about.get("image")
         is_here = (
@@ -126,7 +126,7 @@ def write_list(target: str, key: str) -> None:
         names = label_names(target, key)
         content = ome.labels_json(names, version)
         try:
-            is_right = storage.read(storage.join(target, url)) == content
+            is_right = storage.read_small(storage.join(target, url)) == content
         except FileNotFoundError:
             is_right = not names
         if is_right:
@@ -138,7 +138,7 @@ def write_list(target: str, key: str) -> None:
 def _version(target: str, key: str) -> str:
     """Return the version of OME-Zarr that a volume has."""
     try:
-        return ome.version_of(storage.read(storage.join(store.volume_url(target, key), "zarr.json")))
+        return ome.version_of(storage.read_small(storage.join(store.volume_url(target, key), "zarr.json")))
     except FileNotFoundError:
         return ome.VERSIONS[0]
 

@@ -230,7 +230,7 @@ def damaged(url: str, what: str) -> DamagedDataset:
 
 def _read(place: str) -> dict[str, Any]:
     try:
-        content = storage.read(place)
+        content = storage.read_small(place)
     except FileNotFoundError as error:
         raise damaged(place, "is gone") from error
     try:

@@ -97,7 +97,7 @@ def is_volume(url: str, names: Collection[str], ours: Collection[str]) -> bool:
     if "zarr.json" not in names:
         return bool(arrays) and len(names) == len(ours)
     try:
-        return isinstance(json.loads(storage.read(storage.join(url, "zarr.json")))["attributes"]["dskprep"], dict)
+        return isinstance(json.loads(storage.read_small(storage.join(url, "zarr.json")))["attributes"]["dskprep"], dict)
     except (ValueError, KeyError, TypeError, RecursionError, FileNotFoundError):
         return False
 

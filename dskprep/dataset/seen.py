@@ -35,7 +35,7 @@ class Seen(NamedTuple):
 def read(target: str) -> Iterator[Seen]:
     """Yield what earlier runs have read, up to the first line that is damaged: the rest is read again."""
     try:
-        file = gzip.GzipFile(fileobj=io.BytesIO(storage.read(storage.join(target, FILE))))
+        file = gzip.GzipFile(fileobj=io.BytesIO(storage.read_small(storage.join(target, FILE))))
         while line := file.readline(MAX_LINE):
             yield msgspec.json.decode(line, type=Seen)
     except (FileNotFoundError, gzip.BadGzipFile, EOFError, zlib.error, msgspec.DecodeError):

@@ -113,7 +113,7 @@ def _groups_of(target: str, record: Record, digest: str) -> dict[str, bytes]:
     affine = _affine_of(record)
     for path in GROUPS:
         try:
-            content = storage.read(storage.join(volume, path))
+            content = storage.read_small(storage.join(volume, path))
         except FileNotFoundError:
             if path in record.objects:
                 raise
@@ -164,7 +164,7 @@ def _promise_label(target: str, label: StoredLabel, new: dict[str, bytes]) -> St
     """Return a label that promises its upgraded group, and add that to `new`. Raises DamagedDataset."""
     group = f"labels/{label.label}/zarr.json"
     path = f"{store.volume_name(label.volume)}/{group}"
-    content = storage.read(storage.join(target, path))
+    content = storage.read_small(storage.join(target, path))
     if StoredObject.of(content) not in (label.objects.get(group), label.pending.get(group)):
         raise DamagedDataset(
             f"{storage.join(target, path)}: was altered; `dskprep verify --forget`, and annotate again"

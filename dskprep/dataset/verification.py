@@ -178,7 +178,7 @@ def _is_list_right(target: str, key: str, there: set[str], mine: set[str]) -> bo
     if labels <= {"lungs"}:
         return False
     try:
-        content = storage.read(storage.join(store.volume_url(target, key), "labels/zarr.json"))
+        content = storage.read_small(storage.join(store.volume_url(target, key), "labels/zarr.json"))
         listed = set(json.loads(content)["attributes"]["ome"]["labels"])
     except (FileNotFoundError, ValueError, KeyError, TypeError, RecursionError):
         return False
@@ -223,7 +223,10 @@ def _read(url: str, expected: StoredObject, pending: StoredObject | None = None)
 
 
 def _read_once(url: str, expected: StoredObject, pending: StoredObject | None) -> tuple[bytes, str]:
-    """Do so once. It may be as an upgrade writes it."""
+    """Do so once. It may be as an upgrade writes it. On a disk one of another size is not read: it may be all holes."""
+    entry = None if storage.is_bucket(url) else storage.entry_of(url)
+    if entry and entry.size not in (expected.n_bytes, pending and pending.n_bytes):
+        return b"", f"has {entry.size} bytes instead of {expected.n_bytes}"
     try:
         content = storage.read(url)
     except FileNotFoundError:

@@ -56,7 +56,7 @@ def begin(out: str, asked: dict[str, Any]) -> None:
     if storage.create(url, to_json(asked)):
         return
     try:
-        there = json.loads(storage.read(url))
+        there = json.loads(storage.read_small(url))
         there = {"dataset": asked.get("dataset"), **there}  # exports that were begun earlier do not say it
         differences = [name for name in sorted({*there, *asked}) if there.get(name) != asked.get(name)]
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
@@ -82,7 +82,7 @@ def records(out: str) -> dict[str, VolumeRecord]:
     found = {}
     try:
         entries = [entry for entry in storage.listing(url) if entry.name.endswith(".json")]  # others are unfinished
-        contents = [*storage.read_many(url, entries)]
+        contents = [*storage.read_many_metadata(url, entries)]
     except storage.ObjectChanged as error:
         raise InfrastructureError(f"{out}: another export changes it now ({error}); export again") from error
     for name, content in contents:

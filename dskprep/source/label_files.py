@@ -171,7 +171,7 @@ def _below(place: str, report: Callable[[str], None]) -> Iterator[tuple[str, sto
 def _is_dataset(url: str) -> bool:
     """Tell whether dskprep has written a folder: other programs have a dataset.json too."""
     try:
-        content = json.loads(storage.read(storage.join(url, "dataset.json")))
+        content = json.loads(storage.read_small(storage.join(url, "dataset.json")))
     except (FileNotFoundError, ValueError, RecursionError):
         return False
     return isinstance(content, dict) and "settings" in content and "digest" in content

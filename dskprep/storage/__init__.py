@@ -121,11 +121,22 @@ def read_metadata(url: str) -> bytes:
 
     On a disk a file of terabytes costs whoever sends it nothing.
     """
+    if (n_bytes := _bytes_on_disk(url)) > METADATA_BYTES:
+        raise InfrastructureError(f"{url}: expected a description of at most {METADATA_BYTES} bytes, found {n_bytes}")
+    return read(url)
+
+
+def read_small(url: str, most_bytes: int = METADATA_BYTES) -> bytes:
+    """Read what counts for nothing if it is damaged. As `read`, but a file on a disk that is larger is empty."""
+    return b"" if _bytes_on_disk(url) > most_bytes else read(url)
+
+
+def _bytes_on_disk(url: str) -> int:
+    """Return the size of a file; 0 for an object in a bucket, which costs its owner what it holds."""
     if not is_bucket(url):
         with _opened(url) as (_, _, path), contextlib.suppress(FileNotFoundError, NotADirectoryError):
-            if (n_bytes := Path(path).stat().st_size) > METADATA_BYTES:
-                raise OSError(f"expected a description of at most {METADATA_BYTES} bytes, found {n_bytes}")
-    return read(url)
+            return Path(path).stat().st_size
+    return 0
 
 
 def read_head(url: str, n_bytes: int) -> bytes:

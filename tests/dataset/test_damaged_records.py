@@ -22,7 +22,7 @@ from pyarrow import parquet
 import dskprep
 from dskprep import storage
 from dskprep.cli import commands
-from dskprep.dataset import index, store
+from dskprep.dataset import index, seen, store
 from dskprep.dataset.facts import Source
 from dskprep.errors import InfrastructureError, UsageError
 
@@ -463,3 +463,29 @@ def test_a_file_of_terabytes_is_not_read(original: Path, tmp_path: Path, name: s
     n_failed = {"record": 1}.get(name, 0)
     assert dskprep.status(target).counts == {"written": 2 - n_failed} | ({"failed": 1} if n_failed else {})
     assert dskprep.report(target)
+
+
+def test_a_table_of_terabytes_counts_as_damaged_and_an_object_as_a_fault(original: Path, tmp_path: Path) -> None:
+    """Of files with holes: what can be made anew is, and `verify` says that an object has another size."""
+    target, labels = tmp_path / "out", tmp_path / "labels"
+    shutil.copytree(original / "out", target)
+    labels.mkdir()
+    (labels / "p.csv").write_text("key,x,y,z\np1,-90,-40,15\n")
+    dskprep.annotate(target, labels)
+    before = dskprep.open_dataset(target).annotations
+    for name in ("index.parquet", "annotations.parquet"):
+        os.truncate(target / name, 1 << 42)
+    (target / "headers.jsonl.gz").touch()
+    os.truncate(target / "headers.jsonl.gz", 1 << 42)
+    assert dskprep.status(target).counts == {"written": 2}
+    assert list(seen.read(str(target))) == []
+    after = dskprep.open_dataset(target).annotations
+    pd.testing.assert_frame_equal(after, before)
+    dskprep.run(original / "in", target)
+    assert (target / "index.parquet").stat().st_size < 1 << 20
+    (points,) = (target / "labels/points").iterdir()
+    for place in (points, target / "volumes/p1.zarr/0/zarr.json"):
+        os.truncate(place, 1 << 42)
+    faults = {finding.key: finding.faults for finding in dskprep.verify(target) if finding.faults}
+    assert set(faults) == {"p1", "p.csv"}
+    assert all(f"has {1 << 42} bytes instead of" in fault for (fault,) in faults.values())
