@@ -9,7 +9,15 @@ import click
 
 from dskprep import plain
 from dskprep.cli import cohort_commands, dataset_commands, label_commands, look_commands, run_commands, terminal
-from dskprep.cli.exits import EXIT_CLEAN, EXIT_SOME_NOT_WRITTEN, EXIT_USAGE, describe_error, end_as_on_ctrl_c, silence
+from dskprep.cli.exits import (
+    EXIT_CLEAN,
+    EXIT_SOME_NOT_WRITTEN,
+    EXIT_USAGE,
+    describe_error,
+    end_as_on_ctrl_c,
+    misconfigured,
+    silence,
+)
 from dskprep.errors import DskprepError
 
 
@@ -79,4 +87,10 @@ def run_command(argv: list[str] | None = None) -> int:
         message, code = describe_error(error)
         terminal.say(f"dskprep: {message}", is_error=True)
         return code
+    except Exception as error:  # a bug, but for one kind
+        message = misconfigured(error)
+        if not message or "--debug" in argv:
+            raise
+        terminal.say(f"dskprep: {message}", is_error=True)
+        return EXIT_USAGE
     return code if isinstance(code, int) else EXIT_CLEAN

@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import signal
 import sys
+import traceback
 from collections.abc import Iterator
 
 import click
@@ -19,6 +21,13 @@ EXIT_SOME_NOT_WRITTEN = 1
 """Some patient was refused, failed or killed, some volume is faulty, or the user interrupted."""
 
 EXIT_USAGE = UsageError.exit_code
+
+CONFIGURED = {
+    "dask.config": ("Dask", "the files in ~/.config/dask or DASK_CONFIG"),
+    "distributed.config": ("Dask", "the files in ~/.config/dask or DASK_CONFIG"),
+    "fsspec.config": ("fsspec", "the files in ~/.config/fsspec or FSSPEC_CONFIG_DIR"),
+}
+"""Modules that read configuration as they are imported, of which library, and where it stands."""
 
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
 """What a disk says that is full, or broken: the user has asked for nothing wrong."""
@@ -39,6 +48,22 @@ def naming(what: str) -> Iterator[None]:
     except OSError as error:
         error.filename = error.filename or what
         raise
+
+
+def misconfigured(error: BaseException) -> str:
+    """Return a line on what a library raises on import if files that configure it are damaged; "" for other errors.
+
+    What it says is not repeated: it may show lines of these files, with secrets in them.
+    """
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        library, files = CONFIGURED.get(str(frame.f_globals.get("__name__")), ("", ""))
+        if library and frame.f_code.co_name == "<module>":
+            named = re.search(r"config file at '([^'\n]+)'", words_of(error))
+            return (
+                f"the configuration of {library} cannot be used ({type(error).__name__}); correct "
+                f"{named[1] if named else files}, or move it away"
+            )
+    return ""
 
 
 def silence() -> None:

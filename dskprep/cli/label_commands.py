@@ -10,6 +10,9 @@ from dskprep.cli import options, terminal
 from dskprep.counts import n_of
 from dskprep.errors import UsageError
 
+MOST_DIGITS = 20
+"""More than any value of a voxel has."""
+
 
 @click.command()
 @click.argument("target")
@@ -100,7 +103,7 @@ def _read_names(texts: tuple[str, ...]) -> dict[int, str]:
     found = {}
     for text in texts:
         value, _, name = text.partition("=")
-        if not (value.strip().isdigit() and name.strip()):
+        if not (value.strip().isdecimal() and len(value) < MOST_DIGITS and name.strip()):
             raise UsageError(f"--names must be a value and a name, such as 1=liver, not {text!r}")
         found[int(value)] = name.strip()
     return found

@@ -74,7 +74,7 @@ def read_seconds(text: str) -> float:
 
     try:
         seconds = float(parse_timedelta(text))
-    except (ValueError, KeyError) as error:
+    except (ValueError, KeyError, IndexError, OverflowError) as error:
         raise UsageError(f"--time-limit must be a time such as 30m or 90s, not {text!r}") from error
     if seconds <= 0:
         raise UsageError(f"--time-limit must be longer than nothing, not {text!r}")

@@ -169,7 +169,7 @@ def plan(
 @click.command()
 @click.argument("target")
 @click.option("--patients", default=12, type=click.IntRange(1, 10000), help="How many patients.")
-@click.option("--seed", default=0, type=int, help="Other patients for another seed.")
+@click.option("--seed", default=0, type=click.IntRange(0), help="Other patients for another seed.")
 def phantom(target: str, patients: int, seed: int) -> None:
     """Write synthetic patients to TARGET as real DICOM files, for trying it out."""
     terminal.wait_for("loading")

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
+import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -29,3 +32,26 @@ def test_a_full_disk_behind_standard_output_is_named(monkeypatch: pytest.MonkeyP
         with pytest.raises(OSError, match="No space") as caught:
             left_files.leave(Path("/dev/full"), b"x")
         assert describe_error(caught.value) == ("/dev/full: No space left on device", 3)
+
+
+@pytest.mark.parametrize(
+    ("variable", "name", "content"),
+    [
+        ("DASK_CONFIG", "dask.yaml", "distributed: [\nsecret: wJalrXUtnFEMI: x"),
+        ("DASK_CONFIG", "dask.yaml", "- a list"),
+        ("FSSPEC_CONFIG_DIR", "s3.json", '{"s3": {"secret": "wJalrXUtnFEMI",,}}'),
+    ],
+)
+def test_a_damaged_configuration_of_a_library_is_one_line(
+    tmp_path: Path, variable: str, name: str, content: str
+) -> None:
+    (tmp_path / name).write_text(content)
+    words = [sys.executable, "-m", "dskprep", "status", str(tmp_path)]
+    done = subprocess.run(
+        words, env=os.environ | {variable: str(tmp_path)}, capture_output=True, text=True, check=False
+    )
+    (line,) = done.stderr.splitlines()
+    assert done.returncode == 2
+    assert re.match(r"dskprep: the configuration of (Dask|fsspec) cannot be used \(\w+\); correct ", line)
+    assert variable in line or str(tmp_path / name) in line
+    assert "wJal" not in line

@@ -1536,6 +1536,8 @@ def test_the_command_says_what_became_of_each_source(tmp_path: Path, labels: Pat
         ([".", "--consensus", "1.01"], "above 0 and at most 1"),
         ([".", "--consensus", "nan"], "above 0 and at most 1"),
         ([".", "--names", "liver"], "a value and a name"),
+        ([".", "--names", "²=liver"], "a value and a name"),
+        ([".", "--names", f"{'9' * 5000}=liver"], "a value and a name"),
         ([".", "--forget", "x"], "leave out"),
     ],
 )
