@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dskprep import storage
+from dskprep.counts import n_of
 from dskprep.dataset import duplicates, splits, store
 from dskprep.dataset.duplicates import Duplicates
 from dskprep.dataset.examples import Examples, Which, check_labels, find_places
@@ -179,6 +181,11 @@ class Dataset(Selection):
         ------
         UsageError
             There is no such place or label, or no volume with lungs for the negatives.
+
+        Warns
+        -----
+        UserWarning
+            Volumes lack one of `labels`, since it was refused or failed. Where it would be, their masks are 0.
         """
         rows = [{str(name): value for name, value in row.items()} for row in self.annotations.to_dict("records")]
         others = () if negatives == "lungs" else find_places(rows, negatives)
@@ -188,12 +195,21 @@ class Dataset(Selection):
         if not places and positives > 0:
             has = "`dataset.annotations` lists all" if rows else "the dataset has no annotations yet: see `annotate`"
             raise UsageError(f"around: expected annotations to draw patches around, found none for {around!r}; {has}")
+        patterns = check_labels(rows, labels)
+        wanted = [pattern for pattern in patterns if pattern != "lungs"]
+        if lost := self.lacking(wanted) if wanted else {}:
+            key, (why, *_) = next(iter(lost.items()))
+            warnings.warn(
+                f"{self.url}: a label of {n_of(len(lost), 'volume')} was refused or failed, such as {why} of {key}; "
+                "where it would be, the masks are 0: leave such volumes out, as by select",
+                stacklevel=2,
+            )
         return Examples(
             self,
             places,
             others,
             as_size(size),
-            check_labels(rows, labels),
+            patterns,
             positives,
             jitter_mm,
             seed,

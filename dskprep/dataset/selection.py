@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from dskprep.counts import n_of, some_of
 from dskprep.dataset import annotations as annotated
-from dskprep.dataset import display, index, joined, store
+from dskprep.dataset import display, index, joined, lacking, store
 from dskprep.dataset.joined import Joined
 from dskprep.dataset.record import RecordName
 from dskprep.dataset.stored import StoredVolume
@@ -51,7 +51,7 @@ class Selection(Mapping[str, StoredVolume]):
         return {
             name: value
             for name, value in vars(self).items()
-            if name not in ("index", "rows", "annotations", "_fates", "_table")
+            if name not in ("index", "rows", "annotations", "_annotated", "_fates", "_table")
         }
 
     @cached_property
@@ -83,9 +83,8 @@ class Selection(Mapping[str, StoredVolume]):
 
         What was made for another image of the same key is left out: `annotate` makes it anew.
         """
-        current = annotated.current_table(self.url)
-        annotated.warn_of_damaged(self.url, annotated.damaged(current))
-        table = annotated.to_frame(annotated.without_repeats(current))
+        annotated.warn_of_damaged(self.url, annotated.damaged(self._annotated))
+        table = annotated.to_frame(annotated.without_repeats(self._annotated))
         images = table["key"].map({key: name.digest for key, name in self._names.items()})
         return table[(table["status"] == "written") & (table["image"] == images)].reset_index(drop=True)
 
@@ -174,6 +173,17 @@ class Selection(Mapping[str, StoredVolume]):
     def _table(self) -> Any:
         """The index as it should be: index.parquet, compared with a listing of the records."""
         return index.current_table(self.url)
+
+    @cached_property
+    def _annotated(self) -> Any:
+        """annotations.parquet as it should be, with what was refused."""
+        return annotated.current_table(self.url)
+
+    def lacking(self, labels: Sequence[str]) -> dict[str, list[str]]:
+        """Return by key which labels of these names or patterns (selected) volumes lack since they were refused."""
+        lost = lacking.lost_labels(self._annotated)
+        found = {key: lacking.of_volume(lost, key, name.digest, labels) for key, name in self._names.items()}
+        return {key: why for key, why in sorted(found.items()) if why}
 
     @cached_property
     def _names(self) -> dict[str, RecordName]:

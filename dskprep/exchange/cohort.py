@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dskprep.dataset import annotations as annotated
+from dskprep.dataset import lacking
 from dskprep.dataset.dataset import Dataset
-from dskprep.dataset.label_record import safe_name
+from dskprep.dataset.lacking import Lost
 from dskprep.dataset.record import RecordName, to_json
 from dskprep.dataset.split_file import Side
 from dskprep.dataset.splits import Split
@@ -24,8 +25,6 @@ LUNGS = "lungs"
 LUNGS_ML = ("right_lung_ml", "left_lung_ml", "unsided_lung_ml")
 MOST_CLASSES = 255
 LACKS = "lacks"
-HIDES_NOTHING = {"label-empty", "label-outside-volume", "label-unlinked"}
-"""Reasons of a label that was refused where the image does not show what it is of, so its mask needs no voxel of it."""
 
 
 @dataclass(frozen=True)
@@ -121,10 +120,7 @@ def choose(
             is_empty = row["right_lung_ml"] is not None and LUNGS not in there and matches_label(LUNGS, missing)
             left_out[key] = f"without {', '.join(missing)}{' (lungs-not-found)' if is_empty else ''}"
             continue
-        lost = [
-            why for name, why, image_ in refused.get(key, ()) if image_ == row["input_digest"] and _is_of(name, labels)
-        ]
-        if lost:
+        if lost := lacking.of_volume(refused, key, row["input_digest"], labels):
             left_out[key] = f"{LACKS} {lost[0]}{f' and {len(lost) - 1} more' if len(lost) > 1 else ''}"
             continue
         side = split.sides[key] if split else NOWHERE
@@ -135,39 +131,27 @@ def choose(
         members.append(Member(ExportJob(name, paths[0], paths[1] if labels else "", tuple(classes), digest), side))
     if not members:
         in_split = " and is in the split" if split else ""
-        lacking = next((f"; {key} {why}" for key, why in left_out.items() if why.startswith(LACKS)), "")
+        also = next((f"; {key} {why}" for key, why in left_out.items() if why.startswith(LACKS)), "")
         raise UsageError(
             f"{dataset.url}: no volume has the labels {', '.join(labels) or '(none)'}{in_split}; there are the labels "
-            f"{', '.join(sorted(known)) or '(none)':.300}{lacking}"
+            f"{', '.join(sorted(known)) or '(none)':.300}{also}"
         )
     members.sort(key=lambda member: member.job.key)
     return Cohort(dataset, tuple(members), dict(sorted(left_out.items())), tuple(labels), split)
 
 
-def _is_of(name: str, labels: Sequence[str]) -> bool:
-    """Tell whether a label that its author calls so would be of one of the classes, if it were stored."""
-    return matches_label(name, labels) or matches_label(safe_name(name), labels)
-
-
-def _labels_of(dataset: Dataset) -> tuple[dict[str, list[tuple[str, str, str]]], dict[str, list[tuple[str, str, str]]]]:
+def _labels_of(dataset: Dataset) -> tuple[dict[str, list[tuple[str, str, str]]], dict[str, list[Lost]]]:
     """Return the labels of each volume: their name, a digest of what they were made of, and the image they lie on.
 
-    And those that were refused: the name that the author gave, that and the reason in words, and the image.
+    And those that were refused.
     """
     found: dict[str, list[tuple[str, str, str]]] = {}
-    refused: dict[str, list[tuple[str, str, str]]] = {}
     current = annotated.current_table(dataset.url)
     annotated.warn_of_damaged(dataset.url, annotated.damaged(current))
+    annotated.warn_of_lost(dataset.url, current)
     table = annotated.to_frame(annotated.without_repeats(current))
-    names = "key status label name reason source_sha256 source_options number image".split()
-    rows = list(zip(*(table[name].tolist() for name in names), strict=True))
-    stored = {
-        (key, image, content, number) for key, status, *_, content, _, number, image in rows if status == "written"
-    }
-    for key, status, label, name, reason, content, options, number, image in rows:
+    names = "key status label source_sha256 source_options number image".split()
+    for key, status, label, content, options, number, image in zip(*(table[n].tolist() for n in names), strict=True):
         if status == "written" and isinstance(label, str) and label:
             found.setdefault(key, []).append((label, f"{content} {options} {number}", image))
-        is_there = reason == "label-exists" and (key, image, content, number) in stored  # under other options
-        if status == "refused" and key and name and reason not in HIDES_NOTHING and not is_there:
-            refused.setdefault(key, []).append((name, f"{name} ({reason})", image))
-    return found, refused
+    return found, lacking.lost_labels(current)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from dataclasses import dataclass, replace
 
@@ -16,6 +17,7 @@ from dskprep.worker.admission import Ledger, Underestimated
 from dskprep.worker.drawing import MadeLabels, make_labels
 from dskprep.worker.label_checks import refuse_taken
 from dskprep.worker.label_job import LabelJob, begin_label_record
+from dskprep.worker.lost_labels import Progress, lost_labels
 from dskprep.worker.nameless import label_without_names
 from dskprep.worker.process import Loss
 
@@ -36,23 +38,27 @@ def annotate_source(
 
     `limit_s` is the time limit of one stage (see `process.do`).
     """
-    work = functools.partial(_annotate, job, target, config)
-    lost = functools.partial(_record_failure, job, target)
+    seen = Progress()
+    work = functools.partial(_annotate, job, target, config, seen)
+    lost = functools.partial(_record_failure, job, target, seen)
     return process.do(work, lost, memory_bytes=memory_bytes, limit_s=limit_s)
 
 
 def record_killed(job: LabelJob, target: str) -> LabelOutcome:
     """Record a label source that killed its worker twice, the second time running alone."""
     message = "its worker process died twice while it held this label: most likely it needs more memory than there is"
-    return _record_loss(job, target, begin_label_record(job, "killed", reason="worker-died", message=message))
+    killed = begin_label_record(job, "killed", reason="worker-died", message=message)
+    return _record_loss(job, target, _with_lost(job, target, Progress(), killed))
 
 
-def _annotate(job: LabelJob, target: str, config: PrepConfig, ledger: Ledger, clock: Stopwatch) -> LabelOutcome:
+def _annotate(
+    job: LabelJob, target: str, config: PrepConfig, seen: Progress, ledger: Ledger, clock: Stopwatch
+) -> LabelOutcome:
     need_bytes = 0
     while True:
         try:
             with ledger.ticket() as ticket:
-                made = make_labels(job, target, config, ledger, ticket, clock, need_bytes)
+                made = make_labels(job, target, config, ledger, ticket, clock, need_bytes, seen)
                 return LabelOutcome(_write(job, target, made, clock))
         except Underestimated as error:
             need_bytes = error.need_bytes
@@ -104,10 +110,18 @@ def _write_labels(job: LabelJob, target: str, made: MadeLabels) -> LabelRecord:
     return record.changed(status="refused", reason=labels[0].reason, message=labels[0].message)
 
 
-def _record_failure(job: LabelJob, target: str, loss: Loss, clock: Stopwatch) -> LabelOutcome:
+def _record_failure(job: LabelJob, target: str, seen: Progress, loss: Loss, clock: Stopwatch) -> LabelOutcome:
     said = {"reason": loss.reason, "message": loss.message, "traceback": loss.stack}
     failed = begin_label_record(job, "failed", seconds=dict(clock.seconds), **said)
+    failed = _with_lost(job, target, seen, failed)
     return replace(_record_loss(job, target, failed), stuck_worker=loss.stuck_worker)
+
+
+def _with_lost(job: LabelJob, target: str, seen: Progress, record: LabelRecord) -> LabelRecord:
+    """Return the record of a source that was lost with the labels that its volumes lack, as far as that is known."""
+    with contextlib.suppress(Exception):  # what has failed may fail again, and the loss is recorded all the same
+        return record.changed(labels=lost_labels(job, target, seen, str(record.reason), record.message))
+    return record
 
 
 def _record_loss(job: LabelJob, target: str, record: LabelRecord) -> LabelOutcome:

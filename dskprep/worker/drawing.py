@@ -17,7 +17,6 @@ from dskprep.dataset.label_record import LabelRecord, StoredLabel
 from dskprep.dataset.linking import Linked, Linker
 from dskprep.dataset.record import Record
 from dskprep.errors import DamagedDataset, Refusal, UsageError
-from dskprep.formats.names import is_volume
 from dskprep.labels import memory
 from dskprep.labels.hold import Admit
 from dskprep.labels.lidc import Lidc, PlacedLidc
@@ -26,7 +25,7 @@ from dskprep.labels.points import Points
 from dskprep.labels.read import read_labels
 from dskprep.labels.rtstruct import RtStruct
 from dskprep.labels.seg import Seg
-from dskprep.labels.values import Labels, Segment
+from dskprep.labels.values import Labels
 from dskprep.settings import PrepConfig
 from dskprep.stopwatch import Stopwatch
 from dskprep.volume import Grid, TiltedGrid
@@ -36,6 +35,7 @@ from dskprep.worker.label_checks import check_new, check_side
 from dskprep.worker.label_job import LabelJob, begin_label_record
 from dskprep.worker.label_names import begin_label, free_name, stored_name
 from dskprep.worker.label_points import place_points, points_of
+from dskprep.worker.lost_labels import Progress, lost_labels
 from dskprep.worker.nameless import points_without_names, segments_without_key
 
 if TYPE_CHECKING:
@@ -74,11 +74,17 @@ def _file_bytes(job: LabelJob) -> int:
 
 
 def make_labels(
-    job: LabelJob, target: str, config: PrepConfig, ledger: Ledger, ticket: Ticket, clock: Stopwatch, need_bytes: int
+    job: LabelJob,
+    target: str,
+    config: PrepConfig,
+    ledger: Ledger,
+    ticket: Ticket,
+    clock: Stopwatch,
+    need_bytes: int,
+    seen: Progress,
 ) -> MadeLabels:
+    """Read a source and draw its labels; `seen` learns what is known of it on the way."""
     begun, file_bytes = begin_label_record(job, "refused"), _file_bytes(job)
-    labels: Labels | None = None
-    volumes: list[Record] = []
     try:
         if not job.case.n_bytes:
             raise Refusal("label-damaged", f"{job.case.url}: expected a label, found 0 bytes; fetch it again")
@@ -95,7 +101,7 @@ def make_labels(
             ledger.grow(ticket, file_bytes)
         with process.SLOTS("compute", job.case.key, clock):
             with clock("decode"):
-                labels = _read(job, content)
+                labels = seen.labels = _read(job, content)
             if not isinstance(labels, Mask):  # a mask belongs to the volume that its name says
                 check_new(target, job, begun)
             begun = begun.changed(kind=labels.kind)
@@ -106,7 +112,7 @@ def make_labels(
                 table = points_without_names(placed.table) if job.case.is_hashed else placed.table
                 return MadeLabels(begun, points=[table])
             linked = _link(job, labels, linker)
-            volumes = linked.volumes
+            seen.volumes = linked.volumes
             begun = begun.changed(linked_by=linked.by)
             made = MadeLabels(begun)
             for volume in linked.volumes:
@@ -124,41 +130,9 @@ def make_labels(
             return _judge(made, linked)
     except Refusal as refusal:
         refused = begun.changed(status=refusal.status, reason=refusal.reason, message=refusal.message)
-        lost = _lost(job, target, labels, volumes, refusal)
+        is_bad = refusal.status == "refused"
+        lost = lost_labels(job, target, seen, refusal.reason, refusal.message) if is_bad else ()
         return MadeLabels(refused.changed(labels=lost, **refusal.facts))
-
-
-def _lost(
-    job: LabelJob, target: str, labels: Labels | None, volumes: list[Record], refusal: Refusal
-) -> tuple[StoredLabel, ...]:
-    """Return the labels that the volumes of a source lack since it was refused as a whole.
-
-    A mask that could not be read has its volume by its path, and one label that is called as the file is, or by the
-    names that were asked for. Nothing is returned where no volume is known.
-    """
-    is_unread_mask = labels is None and is_volume(job.case.url)
-    if refusal.status != "refused" or not (volumes or is_unread_mask):
-        return ()
-    linker = linking.of(target, job.run)
-    if not volumes:
-        with contextlib.suppress(Refusal):
-            volumes = [linker.link_key(job.case.path, job.case.url)[0]]
-    segments = labels.segments if labels and labels.segments else _unread(job)
-    if labels and labels.segments and job.asked.only:
-        segments = labels.named(*job.asked.only)
-    lost = []
-    for volume in volumes:
-        if job.case.is_hashed and linker.is_named(volume, job.case.file):
-            segments = segments_without_key(segments, job.case.file)
-        here = [segment for segment in segments if linker.is_in(volume, segment.frame_of_reference)]
-        begun = [begin_label(volume, segment, number) for number, segment in enumerate(here)]
-        lost += [label.changed(reason=refusal.reason, message=refusal.message) for label in begun]
-    return tuple(lost)
-
-
-def _unread(job: LabelJob) -> tuple[Segment, ...]:
-    """Return what a file may hold that was not read, by the names that it would have."""
-    return tuple(Segment(0, name) for name in (job.case.file.split(".")[0], *job.asked.names.values()))
 
 
 def _content(url: str) -> bytes:

@@ -26,6 +26,7 @@ from dskprep.errors import DamagedDataset, InfrastructureError, UsageError
 from dskprep.exchange.volume import ExportJob
 from dskprep.settings import PrepConfig
 from dskprep.synthetic import scanner
+from dskprep.worker import annotate, drawing
 from dskprep.worker.export import export_volume
 
 nib = pytest.importorskip("nibabel", reason="needs the extra exchange")
@@ -216,6 +217,20 @@ def test_a_volume_that_lacks_a_label_because_it_was_refused_is_left_out(target: 
         dskprep.export(kind, target, tmp_path / "none", labels=["GTV?[39]"])
 
 
+def test_patches_of_volumes_that_lack_a_label_because_it_was_refused_are_told(target: str, tmp_path: Path) -> None:
+    (tmp_path / "rs.dcm").write_bytes(struct_of_p1({"GTV-3": GOOD, "GTV 9": BENT}))
+    dskprep.annotate(target, tmp_path / "rs.dcm")
+    dataset = dskprep.open_dataset(target)
+    with pytest.warns(
+        UserWarning, match=r"a label of 1 volume was refused or failed, such as GTV 9 \(label-damaged\) of p1"
+    ):
+        patches = dataset.patches(8, around="GTV*", labels=["GTV*"], positives=1)
+    dataset.patches(8, around="GTV*", labels=["heart", "lungs"], positives=1)
+    left = dataset.select(dataset.keys() - dataset.lacking(["GTV*"]).keys())
+    assert left.patches(8, around="GTV*", labels=["GTV*"], positives=1).keys == ("p0", "p2")
+    assert patches.keys == ("p0", "p1", "p2")
+
+
 def moved(mask: np.ndarray, affine: np.ndarray) -> bytes:
     """A mask half a voxel off the grid."""
     shifted = affine.copy()
@@ -243,6 +258,51 @@ def test_a_volume_that_lacks_a_label_whose_file_was_refused_is_left_out(target: 
         "p2": "without GTV-[19]",
         "p3": "without GTV-[19]",
     }
+
+
+def test_a_volume_that_lacks_a_label_whose_source_failed_is_left_out(
+    target: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One fails before it is read, and has its volume by its path; one while it is drawn; one kills its worker."""
+    for key in ("p0", "p2"):
+        (tmp_path / "more" / key).mkdir(parents=True)
+        (tmp_path / "more" / key / "GTV-9.nii").write_bytes(b"x" * 500)
+    (tmp_path / "more" / "rs.dcm").write_bytes(struct_of_p1({"GTV-3": GOOD, "heart-2": GOOD}))
+
+    def fail(*_: Any) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(drawing, "_draw_all", fail)
+        patched.setattr(drawing, "_content", lambda url: fail() if "p0" in url else Path(url).read_bytes())
+        patched.setattr(
+            annotate,
+            "annotate_source",
+            lambda job, do=annotate.annotate_source, **how: (
+                annotate.record_killed(job, target) if "p2" in job.case.url else do(job, **how)
+            ),
+        )
+        assert dskprep.annotate(target, tmp_path / "more").counts == {"failed": 2, "killed": 1}
+    assert dskprep.export("monai", target, tmp_path / "hearts", labels=["heart"]).left_out == {}
+    with pytest.raises(UsageError, match=r"no volume has the labels GTV\*.*; p0 lacks GTV-9 \(MemoryError\)"):
+        dskprep.export("monai", target, tmp_path / "none", labels=["GTV*"])
+    left_out = dskprep.export("monai", target, tmp_path / "two", labels=["heart*"]).left_out
+    assert left_out == {"p1": "lacks heart-2 (MemoryError)"}
+    assert dskprep.annotate(target, tmp_path / "more", retry="failed").counts == {"written": 1, "refused": 2}
+    assert dskprep.export("monai", target, tmp_path / "all", labels=["heart*"]).left_out == {}
+
+
+def test_a_source_that_failed_and_of_which_nobody_knows_the_volumes_is_named(
+    target: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "rs.dcm").write_bytes(struct_of_p1({"GTV-3": GOOD}))
+    with monkeypatch.context() as patched:
+        patched.setattr(drawing, "_read", None)
+        dskprep.annotate(target, tmp_path / "rs.dcm")
+    with pytest.warns(UserWarning, match=r"1 label source failed, such as rs\.dcm, and nobody knows whose labels"):
+        dskprep.export("monai", target, tmp_path / "out", labels=["heart"])
+    dskprep.annotate(target, tmp_path / "rs.dcm", retry="failed")
+    dskprep.export("monai", target, tmp_path / "out", labels=["heart"])
 
 
 def test_a_label_that_is_there_from_the_same_file_is_not_lacking(target: str, tmp_path: Path) -> None:

@@ -1,0 +1,57 @@
+"""The labels that volumes lack since their source came to nothing: it was refused, failed, or killed its worker."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass, field
+
+from dskprep.dataset import linking
+from dskprep.dataset.label_record import StoredLabel
+from dskprep.dataset.record import Record
+from dskprep.errors import Refusal
+from dskprep.formats.names import is_volume
+from dskprep.labels.values import Labels, Segment
+from dskprep.worker.label_job import LabelJob
+from dskprep.worker.label_names import begin_label
+from dskprep.worker.nameless import segments_without_key
+
+
+@dataclass(eq=False)
+class Progress:
+    """What is known of a source while it is made: what was read of it, and the volumes that it belongs to."""
+
+    labels: Labels | None = None
+    volumes: list[Record] = field(default_factory=list)
+
+
+def lost_labels(
+    job: LabelJob, target: str, seen: Progress, reason: str, message: str | None
+) -> tuple[StoredLabel, ...]:
+    """Return the labels that the volumes of a source lack since it came to nothing as a whole.
+
+    A mask that was not read has its volume by its path, and one label that is called as the file is, or by the names
+    that were asked for. Nothing is returned where no volume is known.
+    """
+    labels, volumes = seen.labels, seen.volumes
+    if not (volumes or (labels is None and is_volume(job.case.url))):
+        return ()
+    linker = linking.of(target, job.run)
+    if not volumes:
+        with contextlib.suppress(Refusal):
+            volumes = [linker.link_key(job.case.path, job.case.url)[0]]
+    segments = labels.segments if labels and labels.segments else _unread(job)
+    if labels and labels.segments and job.asked.only:
+        segments = labels.named(*job.asked.only)
+    lost = []
+    for volume in volumes:
+        if job.case.is_hashed and linker.is_named(volume, job.case.file):
+            segments = segments_without_key(segments, job.case.file)
+        here = [segment for segment in segments if linker.is_in(volume, segment.frame_of_reference)]
+        begun = [begin_label(volume, segment, number) for number, segment in enumerate(here)]
+        lost += [label.changed(reason=reason, message=message) for label in begun]
+    return tuple(lost)
+
+
+def _unread(job: LabelJob) -> tuple[Segment, ...]:
+    """Return what a file may hold that was not read, by the names that it would have."""
+    return tuple(Segment(0, name) for name in (job.case.file.split(".")[0], *job.asked.names.values()))
