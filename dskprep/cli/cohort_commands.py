@@ -148,10 +148,10 @@ def export(
         task = pipeline.begin(kind, target, out, labels=labels, split=split_, licence=licence)
         if kind == "croissant":  # there is nothing to compute
             scheduler = "sync" if scheduler == "local" else scheduler
-        with (
-            options.open_client(scheduler, workers, memory_limit) as client,
-            output.observe(client, lines=True) as seen,
-        ):
-            summary = pipeline.execute(task, client=client, observers=[seen])
-        output.tell("summary", summary.as_dict(), *words.describe_export(summary))
+        with options.open_client(scheduler, workers, memory_limit) as client:
+            with output.observe(client, lines=True) as seen:
+                summary = pipeline.execute(task, client=client, observers=[seen])
+            output.tell("summary", summary.as_dict(), *words.describe_export(summary))
+            if summary.is_interrupted:
+                output.say(f"to go on: {options.command_line()}")
     return summary.exit_code

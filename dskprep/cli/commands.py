@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import io
 import sys
+from typing import Any
 
 import click
 
 from dskprep import plain
-from dskprep.cli import cohort_commands, dataset_commands, label_commands, look_commands, run_commands, terminal
-from dskprep.cli.exits import (
-    EXIT_CLEAN,
-    EXIT_SOME_NOT_WRITTEN,
-    EXIT_USAGE,
-    describe_error,
-    end_as_on_ctrl_c,
-    misconfigured,
-    silence,
-)
+from dskprep.cli import cohort_commands, dataset_commands, exits, label_commands, look_commands, run_commands, terminal
+from dskprep.cli.exits import EXIT_CLEAN, EXIT_SOME_NOT_WRITTEN, EXIT_USAGE, describe_error, misconfigured
 from dskprep.errors import DskprepError
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
+class Commands(click.Group):
+    """The commands, whose output somebody may cease to read."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except exits.Unread as unread:  # click would take it for Ctrl-C
+            raise click.exceptions.Exit(EXIT_SOME_NOT_WRITTEN) from unread
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
 @click.version_option(package_name="dskprep")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 def main(debug: bool) -> None:
@@ -57,8 +60,10 @@ for command in (
 def run_and_exit() -> None:
     """Run the program `dskprep`."""
     plain.escape_what_python_prints()
-    end_as_on_ctrl_c()
-    sys.exit(run_command())
+    exits.end_as_on_ctrl_c()
+    code = run_command()
+    exits.end_at_once()
+    sys.exit(code)
 
 
 def run_command(argv: list[str] | None = None) -> int:
@@ -79,7 +84,7 @@ def run_command(argv: list[str] | None = None) -> int:
         error.show()
         return EXIT_USAGE
     except BrokenPipeError:  # `| head` has read enough
-        silence()
+        exits.silence()
         return EXIT_SOME_NOT_WRITTEN
     except (click.Abort, DskprepError, OSError, MemoryError) as error:
         if "--debug" in argv and not isinstance(error, click.Abort):

@@ -12,7 +12,8 @@ from distributed import as_completed
 
 from dskprep import storage
 from dskprep.cli import terminal
-from dskprep.cli.options import open_client
+from dskprep.cli.exits import EXIT_CLEAN, EXIT_SOME_NOT_WRITTEN
+from dskprep.cli.options import open_client, told_that_workers_stop
 from dskprep.cli.output import Output
 from dskprep.counts import n_of
 from dskprep.dataset.dataset import open_dataset
@@ -26,8 +27,8 @@ SOURCE, TARGET = "s3://scans/stage1", "s3://scans-1mm/stage1"
 """Where the patients and the dataset are, in the server."""
 
 
-def play(patients: int, folder: Path, output: Output) -> None:
-    """Write `patients` phantoms into the server, run, and say what to look at.
+def play(patients: int, folder: Path, output: Output) -> int:
+    """Write `patients` phantoms into the server, run, and say what to look at. Return the exit code.
 
     The dataset and a picture are copied into `folder`, since the server ends with the demo.
 
@@ -49,19 +50,21 @@ def play(patients: int, folder: Path, output: Output) -> None:
             output.say(f"making {n_of(patients, 'synthetic patient')} in {SOURCE}")
             doing = "making synthetic patients"
             terminal.wait_for(f"{doing}; each worker first loads code for it", f"0 of {patients}")
-            write = [client.submit(scanner.write_patient, i, SOURCE, broken=i == patients - 1) for i in range(patients)]
-            made_s: list[float] = []
-            for _ in as_completed(write, raise_errors=True):
-                made_s.append(time.monotonic())
-                terminal.wait_for(doing, how_far(made_s, patients, len(client.nthreads())))
-            client.gather(write)
+            broken = [i == patients - 1 for i in range(patients)]
+            with told_that_workers_stop():
+                write = [client.submit(scanner.write_patient, i, SOURCE, broken=broken[i]) for i in range(patients)]
+                made_s: list[float] = []
+                for _ in as_completed(write, raise_errors=True):
+                    made_s.append(time.monotonic())
+                    terminal.wait_for(doing, how_far(made_s, patients, len(client.nthreads())))
+                client.gather(write)
             seconds = time.monotonic() - started
             output.say(f"made them in {seconds:.0f} s, one of them broken on purpose")
             output.say("", f"What follows is what this prints: dskprep run {SOURCE} {TARGET}")
             with output.observe(client) as observer:
                 summary = run.run(SOURCE, TARGET, client=client, observers=[observer])
         if not summary.account.counts["written"] or summary.is_interrupted:
-            return
+            return EXIT_SOME_NOT_WRITTEN
         terminal.wait_for(f"copying the dataset into {folder}")
         _copy(TARGET, folder / "dataset")
     key = next(iter(open_dataset(folder / "dataset")))
@@ -91,6 +94,7 @@ In Python ({sys.executable})
   dataset = dskprep.open_dataset("{folder}/dataset")
   dataset["{key}"].image[100:164, 100:164, 100:164]"""
     output.say(*where.split("\n"))
+    return EXIT_CLEAN
 
 
 def how_far(made_s: Sequence[float], n_all: int, n_at_once: int) -> str:

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 
 import click
 
+from dskprep.endings import SIGNALS
 from dskprep.errors import DskprepError, InfrastructureError, UsageError
 from dskprep.plain import words_of
 
@@ -38,6 +39,17 @@ def end_as_on_ctrl_c() -> None:
     for ending in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(ending) is not signal.SIG_IGN:  # nohup
             signal.signal(ending, signal.default_int_handler)
+
+
+def end_at_once() -> None:
+    """Let a signal end the program at once, as nothing is left to be done: Python would tell of it by a traceback."""
+    for ending in SIGNALS:
+        if callable(signal.getsignal(ending)):
+            signal.signal(ending, signal.SIG_DFL)
+
+
+class Unread(KeyboardInterrupt):
+    """Nobody reads standard output any more, which was said. It ends a run as Ctrl-C does."""
 
 
 @contextlib.contextmanager

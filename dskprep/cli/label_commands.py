@@ -68,21 +68,21 @@ def annotate(
         output = Output(as_json=log_json)
         terminal.wait_for(f"looking at {labels} and {target}")
         pipeline.check(target, labels, names=named, patterns=files, **choice)
-        with (
-            options.open_client(scheduler, workers, memory_limit) as client,
-            output.observe(client, lines=True) as seen,
-        ):
-            summary = pipeline.annotate(
-                target,
-                labels,
-                names=named,
-                patterns=files,
-                client=client,
-                time_limit_s=time_limit_s,
-                observers=[seen],
-                **choice,  # only, name_as, consensus, retry
-            )
-        output.tell("summary", summary.as_dict(), *words.describe_labels(summary))
+        with options.open_client(scheduler, workers, memory_limit) as client:
+            with output.observe(client, lines=True) as seen:
+                summary = pipeline.annotate(
+                    target,
+                    labels,
+                    names=named,
+                    patterns=files,
+                    client=client,
+                    time_limit_s=time_limit_s,
+                    observers=[seen],
+                    **choice,  # only, name_as, consensus, retry
+                )
+            output.tell("summary", summary.as_dict(), *words.describe_labels(summary))
+            if summary.is_interrupted:
+                output.say(f"to go on: {options.command_line()}")
     return summary.exit_code or int(not summary.counts)
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from dskprep import endings
 from dskprep.cli import terminal
 from dskprep.counts import n_of
 from dskprep.errors import UsageError
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
     from distributed import Client
 
     from dskprep.settings import PrepConfig
+
+STOPPING = "ending, in some seconds: the workers are being stopped"
 
 preset_option = click.option("--preset", default="default", help="Settings that come with dskprep, by their name.")
 config_option = click.option(
@@ -118,7 +122,8 @@ def open_client(
 ) -> Iterator[Client | None]:
     """Open a client of the cluster that `check_workers` has checked; `sync` needs none, and gives None.
 
-    Dask's own log stays out of the terminal, unless --debug is given: what goes wrong is said in one line.
+    Dask's own log stays out of the terminal, unless --debug is given: what goes wrong is said in one line. A signal
+    while the workers start or stop is told at once; they stop before it ends the program.
     """
     if scheduler == "sync":
         yield None
@@ -139,5 +144,36 @@ def open_client(
     if not click.get_current_context().find_root().params.get("debug"):
         for name in ("distributed", "distributed.client", "distributed.comm", "tornado.application"):
             logging.getLogger(name).setLevel(logging.CRITICAL)
-    with opened as client:
-        yield client
+    with contextlib.ExitStack() as stack:
+        with told_that_workers_stop():
+            client = stack.enter_context(opened)
+        try:
+            yield client
+        finally:
+            with endings.held_back(), told_that_workers_stop():
+                stack.close()
+
+
+def told_that_workers_stop() -> contextlib.AbstractContextManager[None]:
+    """Say at once that a signal was heard in the block, as it takes a while to stop the workers."""
+    return endings.told(functools.partial(terminal.say_at_once, f"dskprep: {STOPPING}"))
+
+
+def command_line(**changed: str | None) -> str:
+    """Return the command line of the command that runs, with some of its options changed."""
+    context = click.get_current_context()
+    values = context.params | changed
+    words = [terminal.program(), str(context.info_name)]
+    for parameter in context.command.params:
+        value = values[str(parameter.name)]
+        if value is None or value is False or value == parameter.default:
+            continue
+        if isinstance(parameter, click.Argument):
+            words.append(str(value))
+        elif value is True:
+            words.append(parameter.opts[0])
+        elif isinstance(value, tuple):
+            words += [word for each in value for word in (parameter.opts[0], str(each))]
+        else:
+            words += [parameter.opts[0], str(value)]
+    return terminal.shell_words(words)

@@ -74,7 +74,7 @@ class Output:
         self.say(*lines)
 
     def _write(self, write: Callable[[], None]) -> None:
-        """Write to standard output. Where nobody reads it any more (`| head`), raises KeyboardInterrupt, once."""
+        """Write to standard output. Where nobody reads it any more (`| head`), says so and raises Unread, once."""
         if self.is_lost:
             return
         terminal.end_wait()
@@ -85,7 +85,7 @@ class Output:
             exits.silence()
             with contextlib.suppress(OSError):
                 terminal.say("dskprep: standard output cannot be written any more, so this ends", is_error=True)
-            raise KeyboardInterrupt from error
+            raise exits.Unread from error
 
     @contextlib.contextmanager
     def observe(self, client: Client | None, *, lines: bool = False) -> Iterator[Lines]:

@@ -59,7 +59,6 @@ def run(
     idc:COLLECTION, idc:'SELECT …', or a manifest for s5cmd. SOURCE and TARGET are paths or URLs such as
     s3://bucket/prefix.
     """
-    context = click.get_current_context()
     with terminal.lines_of_json(log_json):
         terminal.wait_for("loading")
         settings = options.read_settings(preset, config)
@@ -78,20 +77,18 @@ def run(
         for place in (cases.where(source), storage.absolute(target)):
             storage.meet(place)
         task = checked.check(source, target, settings=settings, **choice)
-        try:
-            with (
-                options.open_client(scheduler, workers, memory_limit, settings) as client,
-                output.observe(client) as observer,
-            ):
-                summary = pipeline.execute(task, client=client, time_limit_s=time_limit_s, observers=[observer])
-        except RunStopped as stopped:
-            raise InfrastructureError(f"{stopped}; to go on: {_command_line(context)}") from stopped
-        if summary.labels:
-            output.tell("labels", summary.labels.as_dict(), *words.describe_labels(summary.labels))
-        if summary.is_interrupted:
-            output.say(f"to go on: {_command_line(context)}")
-        if summary.account.largest_need_bytes:
-            output.say(f"for those too large: {_way_for_large(context, settings, summary.account.largest_need_bytes)}")
+        with options.open_client(scheduler, workers, memory_limit, settings) as client:
+            try:
+                with output.observe(client) as observer:
+                    summary = pipeline.execute(task, client=client, time_limit_s=time_limit_s, observers=[observer])
+            except RunStopped as stopped:
+                raise InfrastructureError(f"{stopped}; to go on: {options.command_line()}") from stopped
+            if summary.labels:
+                output.tell("labels", summary.labels.as_dict(), *words.describe_labels(summary.labels))
+            if summary.is_interrupted:
+                output.say(f"to go on: {options.command_line()}")
+            if need_bytes := summary.account.largest_need_bytes:
+                output.say(f"for those too large: {_way_for_large(settings, need_bytes)}")
     return summary.exit_code
 
 
@@ -201,34 +198,18 @@ def phantom(target: str, patients: int, seed: int) -> None:
     type=click.Path(file_okay=False),
     help="Where the dataset and a picture are left: an empty or a new folder.",
 )
-def demo(patients: int, folder: str) -> None:
+def demo(patients: int, folder: str) -> int:
     """Try the whole thing: synthetic patients in an S3 server on this machine, S3 to S3."""
     terminal.wait_for("loading")
     from dskprep.cli import demo as the_demo
     from dskprep.cli.output import Output
 
-    the_demo.play(patients, Path(folder), Output())
+    return the_demo.play(patients, Path(folder), Output())
 
 
-def _command_line(context: click.Context, **changed: str | None) -> str:
-    """Return the command line of the context, with some of its options changed."""
-    values = context.params | changed
-    words = [terminal.program(), str(context.info_name)]
-    for parameter in context.command.params:
-        value = values[str(parameter.name)]
-        if isinstance(parameter, click.Argument):
-            words.append(str(value))
-        elif value is True:
-            words.append(parameter.opts[0])
-        elif isinstance(value, tuple):
-            words += [word for each in value for word in (parameter.opts[0], str(each))]
-        elif value not in (None, False, parameter.default):
-            words += [parameter.opts[0], str(value)]
-    return terminal.shell_words(words)
-
-
-def _way_for_large(context: click.Context, settings: PrepConfig, need_bytes: int) -> str:
+def _way_for_large(settings: PrepConfig, need_bytes: int) -> str:
     """Say how patients that were too large for these workers can be prepared."""
+    context = click.get_current_context()
     from dskprep.pipeline import cluster
     from dskprep.worker import admission
 
@@ -240,4 +221,4 @@ def _way_for_large(context: click.Context, settings: PrepConfig, need_bytes: int
     except UsageError:
         return f"run again with --retry refused on a machine with {limit} for one worker"
     workers = min(workers, context.params["workers"] or workers)
-    return _command_line(context, retry="refused", memory_limit=limit, workers=str(workers))
+    return options.command_line(retry="refused", memory_limit=limit, workers=str(workers))

@@ -156,6 +156,10 @@ class _Wait:
         if self._told:
             self._told.stop()
 
+    @property
+    def is_shown(self) -> bool:
+        return self._moving is not None
+
     def end(self) -> None:
         self.stop()
         if self._told:
@@ -208,8 +212,9 @@ def say(line: str, *, is_error: bool = False) -> None:
 
 def say_at_once(line: str) -> None:
     """Print a line to standard error from wherever the program is, also in the middle of what it prints."""
+    begin = "\n" if _wait.is_shown else ""  # below what is waited for
     with contextlib.suppress(OSError):
-        os.write(2, f"{escape(line)}\n".encode())
+        os.write(2, f"{begin}{escape(line)}\n".encode())
 
 
 def say_json(content: Any) -> None:

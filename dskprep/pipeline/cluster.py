@@ -159,25 +159,22 @@ def _private() -> Iterator[dict[str, Any]]:
             sys.path[:] = [place for place in sys.path if not place.startswith(folder)]
 
 
-def _started(workers: int, limit_bytes: int) -> LocalCluster:
-    try:
-        with _kept_from_ctrl_c():
-            return LocalCluster(
-                n_workers=workers,
-                threads_per_worker=SLOTS,
-                processes=True,
-                memory_limit=limit_bytes,
-                host="127.0.0.1",
-                dashboard_address="127.0.0.1:8787",
-                security=Security.temporary(),
-                silence_logs=40,
-            )
-    except RuntimeError as error:
-        cause: BaseException = error
-        while deeper := cause.__cause__ or cause.__context__:  # Dask only says that something did not start
-            cause = deeper
-        why = f"{type(cause).__name__}: {in_one_line(cause, 200)}"
-        raise InfrastructureError(f"the workers could not be started: {why}") from error
+@contextlib.contextmanager
+def _started(workers: int, limit_bytes: int) -> Iterator[LocalCluster]:
+    size: dict[str, Any] = {"n_workers": workers, "threads_per_worker": SLOTS, "memory_limit": limit_bytes}
+    place: dict[str, Any] = {"host": "127.0.0.1", "dashboard_address": "127.0.0.1:8787"}
+    place["security"] = Security.temporary()
+    with contextlib.ExitStack() as stack:  # a Ctrl-C while they start comes when they have, and ends them
+        try:
+            with _kept_from_ctrl_c():
+                cluster = stack.enter_context(LocalCluster(**size, **place, processes=True, silence_logs=40))
+        except RuntimeError as error:
+            cause: BaseException = error
+            while deeper := cause.__cause__ or cause.__context__:  # Dask only says that something did not start
+                cause = deeper
+            why = f"{type(cause).__name__}: {in_one_line(cause, 200)}"
+            raise InfrastructureError(f"the workers could not be started: {why}") from error
+        yield cluster
 
 
 @contextlib.contextmanager

@@ -1,0 +1,146 @@
+"""Ctrl-C in commands with workers, and a reader that goes: said at once, in a line, and never a traceback."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+import tiny
+
+import dskprep
+from dskprep.cli import commands, options
+from dskprep.pipeline import cluster
+from dskprep.preparation import prepare
+
+TOLD = f"dskprep: {options.STOPPING}\n"
+
+
+@pytest.fixture(autouse=True)
+def as_python_has_it() -> Iterator[None]:
+    """SIGINT is as Python has it; dask_jobqueue, once imported, has it end the process."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def press_ctrl_c() -> None:
+    us = threading.main_thread().ident
+    assert us is not None
+    signal.pthread_kill(us, signal.SIGINT)  # another thread, where it is not held back, could take it from the process
+
+
+def test_ctrl_c_while_workers_start_is_said_at_once(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @contextlib.contextmanager
+    def connect(address: str) -> Iterator[str]:
+        with pytest.raises(KeyboardInterrupt):
+            press_ctrl_c()
+        assert capfd.readouterr().err == TOLD
+        yield address
+
+    monkeypatch.setattr(cluster, "connect", connect)
+    with click.Context(commands.main), options.open_client("tcp://there", None, None):
+        pass
+
+
+def test_ctrl_c_while_workers_stop_is_said_at_once_and_waits_for_them(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stopped = []
+
+    @contextlib.contextmanager
+    def connect(address: str) -> Iterator[str]:
+        yield address
+        press_ctrl_c()
+        stopped.append(capfd.readouterr().err)
+
+    monkeypatch.setattr(cluster, "connect", connect)
+    with (
+        pytest.raises(KeyboardInterrupt),
+        click.Context(commands.main),
+        options.open_client("tcp://there", None, None),
+    ):
+        pass
+    assert stopped == [TOLD]
+
+
+def test_ctrl_c_while_workers_start_ends_them_when_they_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    done = []
+
+    class Cluster:
+        def __init__(self, **_: Any) -> None:
+            press_ctrl_c()
+            done.append("started")
+
+        def __enter__(self) -> Cluster:
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            done.append("stopped")
+
+    monkeypatch.setattr(cluster, "LocalCluster", Cluster)
+    monkeypatch.setattr(prepare, "warm", lambda *_: None)
+    with pytest.raises(KeyboardInterrupt), dskprep.local_client(1):
+        pass
+    assert done == ["started", "stopped"]
+
+
+def test_ctrl_c_at_the_very_end_is_no_traceback() -> None:
+    script = """
+import atexit, signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from dskprep.cli import commands
+atexit.register(signal.raise_signal, signal.SIGINT)  # as while Dask closes what was left open
+commands.main.commands["status"].callback = lambda **_: None
+commands.sys.argv = ["dskprep", "status", "x"]
+commands.run_and_exit()
+"""
+    done = subprocess.run([sys.executable, "-c", script], check=False, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (-signal.SIGINT, "")
+
+
+@pytest.mark.slow
+@pytest.mark.cluster
+def test_ctrl_c_twice_ends_annotate_with_its_account_and_no_traceback(tmp_path: Path) -> None:
+    source, target, labels = tiny.write_patients(tmp_path / "in", ["p1"]), str(tmp_path / "out"), str(tmp_path / "it's")
+    assert commands.run_command(["run", source, target, "--scheduler", "sync"]) == 0
+    tiny.write(labels, {f"{n}.csv": b"key,x,y,z\np1,0,0,0\n" for n in range(300)})
+    words = ["annotate", target, labels, "--workers", "1"]
+    command = ["env", "--default-signal=INT", sys.executable, "-m", "dskprep", *words]
+    with subprocess.Popen(command, stdout=-1, stderr=subprocess.STDOUT, text=True, start_new_session=True) as process:
+        assert process.stdout
+        said = [next(line for line in process.stdout if re.match("written|refused", line))]
+        os.killpg(process.pid, signal.SIGINT)
+        for line in process.stdout:
+            said.append(line)
+            if line.startswith("to go on"):
+                os.killpg(process.pid, signal.SIGINT)  # while the workers stop
+    assert process.returncode
+    assert "interrupted\n" in said
+    assert f"to go on: dskprep annotate {target} '{tmp_path}/it'\"'\"'s' --workers 1\n" in said
+    assert "Traceback" not in "".join(said)
+
+
+def test_a_reader_that_goes_is_told_of_in_one_line(tmp_path: Path) -> None:
+    tiny.write(tmp_path / "in", {f"p{n}{'long' * 45}/notes.txt": b"" for n in range(300)})
+    command = [sys.executable, "-m", "dskprep", "plan", str(tmp_path / "in")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.readline()
+        process.stdout.close()
+        told = process.stderr.read()
+    *waited_for, last = told.splitlines()
+    assert (process.returncode, last) == (1, "dskprep: standard output cannot be written any more, so this ends")
+    assert not {"", "dskprep: interrupted"} & set(waited_for)
