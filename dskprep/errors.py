@@ -28,7 +28,7 @@ REASONS = {
     "undecodable-pixels": "the pixel data cannot be decoded",
     "missing-decoder": "no decoder for this transfer syntax is installed",
     "missing-attribute": "an attribute or field that geometry or HU needs is absent or unreadable",
-    "truncated": "a file ends before its pixel data does",
+    "truncated": "a file ends too early, or cannot be read and may have been a slice",
     "bad-header": "the header of a volume file is damaged, or of a kind that is not read",
     "not-3d": "the volume file has more or fewer than three axes",
     "bad-affine": "the affine of a volume file is singular, or its spacing cannot be that of a body in mm",

@@ -30,8 +30,9 @@ class Commands(click.Group):
 def main(debug: bool) -> None:
     """From a bucket or folder of chest CT DICOM to a training-ready zarr dataset.
 
-    Exit codes: 0 all written, set aside or already there; 1 some patient was refused, failed or killed, or you
-    interrupted it; 2 wrong use or configuration; 3 infrastructure (no scheduler, no bucket, no permission).
+    Exit codes: 0 all patients are written or set aside; 1 some patient is refused, failed or killed, now or since an
+    earlier run, or you interrupted it; 2 wrong use or configuration; 3 infrastructure (no scheduler, no bucket, no
+    permission).
     """
 
 

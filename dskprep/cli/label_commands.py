@@ -27,7 +27,7 @@ MOST_DIGITS = 20
 @click.option(
     "--retry",
     type=click.Choice(["unlinked", "refused", "failed", "set-aside", "all"]),
-    help="Do label sources with this status again.",
+    help="Do label sources with this status again; unlinked: those of which something found no volume.",
 )
 @options.scheduler_options
 @click.option("--time-limit", default="30m", help="How long reading, drawing or writing one label source may take.")

@@ -30,7 +30,9 @@ LEGEND = (
 )
 @click.option("--label", metavar="NAME", help="Planes through the first label of KEY of this name, such as 'GTV*'.")
 @click.option("--preset", default="default", help="For PLACE alone: settings that come with dskprep.")
-@click.option("--config", type=click.Path(dir_okay=False), help="For PLACE alone: settings from a TOML file instead.")
+@click.option(
+    "--config", type=click.Path(dir_okay=False), help="For PLACE alone: settings from a TOML file, or a dataset.json."
+)
 @click.option("-o", "--output", type=click.Path(dir_okay=False), help="Where to write the picture [KEY.png].")
 def show(
     place: str,
@@ -47,7 +49,7 @@ def show(
     PLACE and KEY are a dataset and the volume in it. PLACE alone is a folder or archive with the DICOM files of
     one patient, or one such file: the picture shows them as acquired, and as a run would write them. Of several series
     it is the largest that can be written. A refused series is drawn with the reason across the picture; the exit code
-    is 1.
+    is 1. The picture replaces one that dskprep has left there before, and no other file.
     """
     terminal.wait_for("loading")
     if key and (options.is_given("preset") or config):
@@ -139,7 +141,8 @@ def compare(a: str, b: str, series: str | None, only: str, pictures: str | None,
 def report(target: str, output: str, as_json: bool) -> None:
     """Write one page about the whole of TARGET: the account, distributions, all volumes in pictures, outliers first.
 
-    The page needs nothing beside it, and may be sent; it holds pictures of patients.
+    The page needs nothing beside it, and may be sent; it holds pictures of patients. It replaces a page that dskprep
+    has left there before, and no other file.
     """
     terminal.wait_for(f"reading {target}")
     from dskprep.look import report as page

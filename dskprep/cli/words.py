@@ -125,7 +125,8 @@ def describe_labels(summary: LabelSummary) -> Iterator[RenderableType]:
         yield f"  labels of written sources that are not written: {n} {reason}"
     yield from _describe_damaged(summary.damaged_records)
     if summary.already["refused"]:
-        yield f"  {summary.already['refused']} were refused before: --retry unlinked or --retry refused tries again"
+        some = "--retry unlinked only those of which something found no volume"
+        yield f"  {summary.already['refused']} were refused before: --retry refused tries them again, {some}"
     written = f"{n_of(summary.labels, 'label')} and {n_of(summary.points, 'point')} written"
     done = written if n_new else "nothing new" if summary.counts else "no label file was found, and nothing was done"
     yield f"{done}: {summary.target}"

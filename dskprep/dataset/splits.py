@@ -238,9 +238,9 @@ def _refuse_empty(rule: Rule, sides: Mapping[str, Side], members: Members) -> No
         if n_groups == 1:
             raise UsageError(
                 f"{what}is one group of volumes, all {n_volumes}: a patient, or what else joins them; if headers do "
-                "not tell patients apart, join a table that does, and name its column by by="
+                "not tell patients apart, join a table that does, and give its column to --by (in Python, by=)"
             )
         advice = "" if rule.stratify is not None else f"; {BALANCED}"
         if n_groups < rule.folds:
-            advice = f"; ask for folds={n_groups} at most (--folds {n_groups}){advice}"
+            advice = f"; ask for {n_groups} folds at most (--folds {n_groups}){advice}"
         raise UsageError(f"{what}are {n_groups} groups of volumes, the largest with {largest} of {n_volumes}{advice}")

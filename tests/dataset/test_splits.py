@@ -262,9 +262,9 @@ def test_folds_of_uneven_sizes_are_said_with_what_balances_them() -> None:
 
 def test_what_leaves_a_side_empty_is_refused_with_what_to_do() -> None:
     one = [Row(f"k{i}", "the same", str(i)) for i in range(20)]
-    with pytest.raises(UsageError, match=r"there is one group of volumes, all 20: .* name its column by by="):
+    with pytest.raises(UsageError, match=r"there is one group of volumes, all 20: .* give its column to --by"):
         dataset_of(one).split()
-    with pytest.raises(UsageError, match=r"there are 2 groups of volumes, .*; ask for folds=2 at most \(--folds 2\)"):
+    with pytest.raises(UsageError, match=r"there are 2 groups of volumes, .*; ask for 2 folds at most \(--folds 2\)"):
         dataset_of(patients(2)).split(shares=(0.5, 0.5))
     assert dataset_of(patients(5)).split(folds=5, stratify=()).describe() == "folds of 1, 1, 1, 1, 1 volumes"
 
