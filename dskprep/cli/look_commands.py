@@ -16,7 +16,8 @@ from dskprep.errors import UsageError
 LEGEND = (
     "index mm: how far voxels of the same index lie apart, at most; overlap: the share of A's image that B covers",
     "mean, 99.9 %, max HU: absolute differences where both images are; at x,y,z mm: where the largest is (LPS)",
-    "Dice: overlap of the lungs, 1 if they are the same; ml: how much larger B's lungs are; mm (z y x): spacing of A/B",
+    "Dice: overlap of the lungs, 1 if they are the same; ml: how much larger B's lungs are",
+    "(… mm) after a patient: spacings of A/B along z, y and x, where they differ",
 )
 """What the columns of `compare` mean."""
 

@@ -58,9 +58,14 @@ def describe_summary(summary: Summary) -> Iterator[RenderableType]:
     reasons |= Counter({f"{status}: by another run": n for status, n in account.elsewhere.items()})
     if account.further_series:
         yield from _tabulate(account.counts, reasons, {})
-        counts = ", ".join(f"{n} {status}" for status, n in account.further_series.items())
-        yield f"further series in their folders: {counts}{'; warnings of all series:' if account.warnings else ''}"
-        yield from _tabulate({}, {}, account.warnings)
+        further, in_all = account.further_series, account.counts + account.further_series
+        counts, sums = (
+            ", ".join(f"{n[status]} {status}" for status in STATUSES if n[status]) for n in (further, in_all)
+        )
+        yield f"further series in their folders: {counts}; with these, {sums}"
+        if account.warnings:
+            yield "warnings of all series:"
+            yield from _tabulate({}, {}, account.warnings)
     else:
         yield from _tabulate(account.counts, reasons, account.warnings)
     yield from _describe_failed(account.counts + account.further_series, summary.target)

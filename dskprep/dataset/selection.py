@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 IDENTITIES = ("patient", "study", "frame_of_reference")
 """Columns that an index of an older version lacks."""
+FATES = {"refused": "was refused", "set-aside": "was set aside", "failed": "failed", "killed": "was killed"}
+"""What became of a series that was not written, in words."""
 NEAR = 50
 """Keys before and after one that is not there, in their order, among which the one that was meant is looked for."""
 
@@ -206,7 +208,12 @@ class Selection(Mapping[str, StoredVolume]):
         Raises UsageError if there is no such column.
         """
         if unknown := [name for name in names if name not in self.columns]:
-            raise UsageError(f"expected a column of the index, or of a joined table, found {unknown[0]!r}")
+            near = difflib.get_close_matches(unknown[0], self.columns, n=3)
+            hint = f"did you mean {' or '.join(near)}?" if near else f"there is {', '.join(sorted(self.columns))}"
+            raise UsageError(
+                f"expected a column of the index, or of a table that is joined (--join FILE; in Python, join), found "
+                f"{unknown[0]!r}; {hint}"
+            )
         needed = {"status", "key", *names, *(added.on for added in self.joined)}
         for row in index.rows_of(self._table, sorted(needed & {*self._table.schema.names})):
             if row["status"] == "written":
@@ -237,7 +244,7 @@ class Selection(Mapping[str, StoredVolume]):
         """What became of each series that was not written; kept because `get` asks again for each missing key."""
         rows = index.rows_of(self._table, ["key", "status", "reason", "message"])
         return {
-            row["key"]: f"was {row['status']}, {row['reason']}: {row['message']}"
+            row["key"]: f"{FATES[row['status']]}, {row['reason']}: {row['message']}"
             for row in rows
             if row["status"] != "written"
         }

@@ -93,7 +93,8 @@ class Split:
         folds = Counter(side.fold for side in self.sides.values())
         words = [", ".join(f"{name} {parts[name]}" for name in self.rule.parts)] if self.rule.parts else []
         sizes = [folds[fold] for fold in range(self.rule.folds)]
-        words.append(f"folds of {', '.join(map(str, sizes))} volumes")
+        volumes = f"{', '.join(map(str, sizes))} volumes"
+        words.append(f"besides, all but test in folds of {volumes}" if self.rule.parts else f"folds of {volumes}")
         if self.rule.stratify is None and max(sizes) > 2 * min(sizes):
             words.append(f"uneven, as the rule does not look at sizes: {BALANCED}")
         if self.alone:

@@ -39,9 +39,7 @@ PAINTED = 170
 
 LINE = "{:>8} {:>7} {:>7} {:>7} {:>7} {:>16} {:>7} {:>7}  {}"
 """The columns of a table of differences."""
-HEADER = LINE.format(
-    "index mm", "overlap", "mean HU", "99.9 %", "max HU", "at x,y,z mm", "Dice", "ml", "patient (mm z y x)"
-)
+HEADER = LINE.format("index mm", "overlap", "mean HU", "99.9 %", "max HU", "at x,y,z mm", "Dice", "ml", "patient")
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,7 +86,8 @@ class Difference:
 
     def as_line(self) -> str:
         """Return one line of a table below HEADER."""
-        spacings = " ".join(f"{a:.4f}/{b:.4f}" for a, b in zip(*self.spacings_mm, strict=True))
+        pairs = [(f"{a:.4f}", f"{b:.4f}") for a, b in zip(*self.spacings_mm, strict=True)]
+        spacings = f" ({' '.join(map('/'.join, pairs))} mm)" if any(a != b for a, b in pairs) else ""
         return LINE.format(
             f"{self.index_mm:.2f}",
             f"{self.overlap:.3f}",
@@ -96,7 +95,7 @@ class Difference:
             ",".join(f"{mm:.0f}" for mm in self.max_at_mm or ()) if self.max_hu else "-",
             _number(self.dice, 4),
             _number(self.lungs_ml, 0),
-            f"{self.key} ({spacings} mm)",
+            f"{self.key}{spacings}",
         )
 
     def as_dict(self) -> dict[str, Any]:

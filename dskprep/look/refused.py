@@ -135,9 +135,10 @@ def _describe(remains: Remains) -> list[str]:
     n_drawn, what = len(remains.along_mm), "localizers" if remains.is_localizer else "slices"
     is_part = n_drawn < remains.n_slices and not remains.is_localizer
     near = f"lie within {FAR_MM / 1000:g} m"
-    which = f", which decode, share size, pixel spacing and orientation, and {near}" if is_part else ""
+    which = f": those that decode, share size, pixel spacing and orientation, and {near}" if is_part else ""
     rows, columns = remains.plane.shape
-    words = [f"{n_drawn} of {remains.n_slices} {what}{which}; {rows} x {columns} pixels"]
+    some = f"{n_drawn} of the {remains.n_slices}" if n_drawn < remains.n_slices else f"all {n_drawn}"
+    words = [f"{some} {what} that are there{which}; {rows} x {columns} pixels"]
     if n_drawn > len(remains.slices) and not _has_cuts(remains):
         words.append("drawn are the first, the middle and the last of them")
     if remains.problem:

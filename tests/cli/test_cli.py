@@ -85,6 +85,18 @@ def test_a_refused_patient_is_named_with_its_reason_and_the_exit_code_is_1(
     assert "refused  p3 no-dicom: expected DICOM files" in out
 
 
+def test_the_account_adds_the_further_series_to_the_patients(dskprep: Run, tmp_path: Path, target: str) -> None:
+    files = {**tiny.series(0), **{f"b{n}": c for n, c in tiny.series(1, n=14).items()}}
+    files |= {f"c{n}": c for n, c in tiny.series(2, n=3).items()}
+    source = tiny.write(tmp_path / "in", {f"p1/{n}": c for n, c in files.items()} | {"p2/notes.txt": b""})
+    code, out, _ = dskprep("run", source, target, "--scheduler", "sync")
+    assert code == 1
+    assert "2 patients: 2 done" in out
+    further = "further series in their folders: 1 written, 1 refused; with these, 2 written, 2 refused\n"
+    assert f"{further}warnings of all series:\n  warning: " in out
+    assert status(target).counts == {"written": 2, "refused": 2}
+
+
 def test_an_interrupted_run_prints_its_account_and_exits_with_1(
     dskprep: Run, source: str, target: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -257,6 +257,11 @@ def test_folds_of_uneven_sizes_are_said_with_what_balances_them() -> None:
         assert ("--balanced (in Python, stratify=()) balances them" in split.describe()) == is_uneven
         seen.add(is_uneven)
     assert seen == {False, True}
+    shared = dataset_of(patients(9)).split(folds=2, shares=(0.5, 0.5), stratify=())
+    n_test = sum(side.part == "test" for side in shared.sides.values())
+    sizes = [sum(side.fold == fold for side in shared.sides.values()) for fold in range(2)]
+    told = f"train {9 - n_test}, test {n_test}; besides, all but test in folds of {sizes[0]}, {sizes[1]} volumes"
+    assert (shared.describe(), sum(sizes)) == (told, 9 - n_test)
     assert "balances" not in dataset_of(patients(3)).split(folds=2, stratify=()).describe()
 
 
@@ -279,7 +284,8 @@ def test_what_leaves_a_side_empty_is_refused_with_what_to_do() -> None:
         ({"shares": (0.5, 0.5, 0.0)}, "above 0"),
         ({"shares": (1.0,)}, "two .* or three"),
         ({"by": "scanner"}, "found 'scanner'"),
-        ({"stratify": "age"}, "found 'age'"),
+        ({"stratify": "sex"}, r"--join FILE; in Python, join\), found 'sex'; there is .*, key, .*, patient, "),
+        ({"stratify": "pacient"}, r"found 'pacient'; did you mean patient\?$"),
         ({"by": {"nobody": "x"}}, "1 others, such as nobody"),
         ({"by": 3}, "a column or a list of columns, or a mapping from keys to groups, not int"),
         ({"by": pd.DataFrame({"key": ["0-0"]})}, "or a mapping from keys to groups, not DataFrame"),

@@ -53,6 +53,7 @@ def test_a_patient_is_like_itself(hu: NDArray[np.int16]) -> None:
     assert (found.dice, found.lungs_ml, found.index_mm, found.overlap) == (1, 0, 0, 1)
     assert found.key == "p1"
     assert found.as_line().split()[5] == "-"  # nothing is largest
+    assert found.as_line().endswith("  p1")  # no spacings, as they are the same
 
 
 def test_a_difference_is_measured_and_found_in_the_patient(hu: NDArray[np.int16]) -> None:
@@ -64,6 +65,8 @@ def test_a_difference_is_measured_and_found_in_the_patient(hu: NDArray[np.int16]
     assert found.max_hu == 100
     assert found.max_at_mm == (30 + 2 * 4, 20 + 2 * 3, 10 + 2 * 2)
     assert found.mean_hu == pytest.approx((100 + 90) / hu.size)
+    apart = comparison.compare_preparations(preparation(hu), preparation(hu, affine), key="p1").difference
+    assert apart.as_line().endswith("  p1 (1.0000/2.0000 1.0000/2.0000 1.0000/2.0000 mm)")
     assert (found.dice, found.lungs_ml) == (None, None)
 
 

@@ -408,6 +408,8 @@ def test_what_is_set_aside_is_accounted_for_and_no_fault(tmp_path: Path, target:
         assert summary.account.counts == {"written": 1, "set-aside": 1}
         assert summary.exit_code == 0
     assert summary.account.already == {"written": 1, "set-aside": 1}
+    with pytest.raises(KeyError, match="seg: was set aside, no-image"):
+        dskprep.open_dataset(target)["seg"]
     assert dskprep.plan(source).is_clean
 
 
