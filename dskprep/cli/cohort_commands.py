@@ -109,7 +109,7 @@ def _read_shares(text: str | None) -> tuple[float, ...] | None:
 
 
 @click.command()
-@click.argument("kind", type=click.Choice(["nnunet", "monai", "croissant"]))
+@click.argument("kind", type=options.Choice(["nnunet", "monai", "croissant"]))
 @click.argument("target")
 @click.argument("out")
 @click.option(
@@ -133,8 +133,9 @@ def export(
 ) -> int:
     """Write TARGET in the form that another program takes, to OUT; TARGET is only read.
 
-    nnunet: the raw data of nnU-Net v2. monai: NIfTI files and a datalist. croissant: a description for catalogues,
-    without voxels. Each --labels is a class of the masks, in this order from 1 on.
+    nnunet: the raw data of nnU-Net v2, which finds OUT by its name if that is as Dataset001_NAME. monai: NIfTI files
+    and a datalist. croissant: a description for catalogues, without voxels. Each --labels is a class of the masks, in
+    this order from 1 on.
     """
     with terminal.lines_of_json(log_json):
         terminal.wait_for("loading")

@@ -26,7 +26,7 @@ MOST_DIGITS = 20
 @click.option("--dry-run", is_flag=True, help="With --forget: only say what would be deleted.")
 @click.option(
     "--retry",
-    type=click.Choice(["unlinked", "refused", "failed", "set-aside", "all"]),
+    type=options.Choice(["unlinked", "refused", "failed", "set-aside", "all"]),
     help="Do label sources with this status again; unlinked: those of which something found no volume.",
 )
 @options.scheduler_options

@@ -27,7 +27,7 @@ LEGEND = (
 @click.argument("key", required=False)
 @click.option("--source", "with_source", is_flag=True, help="Above the volume KEY, the series that it was made from.")
 @click.option(
-    "--3d", "surface", type=click.Choice(["lungs", "bone", "tissue"]), help="A lit surface instead, from three sides."
+    "--3d", "surface", type=options.Choice(["lungs", "bone", "tissue"]), help="A lit surface instead, from three sides."
 )
 @click.option("--label", metavar="NAME", help="Planes through the first label of KEY of this name, such as 'GTV*'.")
 @click.option("--preset", default="default", help="For PLACE alone: settings that come with dskprep.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import functools
 import logging
 from collections.abc import Callable, Iterator
@@ -22,6 +23,20 @@ if TYPE_CHECKING:
 
 STOPPING = "ending, in some seconds: the workers are being stopped"
 
+
+class Choice(click.Choice):  # type: ignore[type-arg]
+    """One of some words; an error of another one names the nearest, as that of an unknown command does."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        try:
+            return super().convert(value, param, ctx)
+        except click.BadParameter as error:
+            near = difflib.get_close_matches(str(value).lower(), self.choices, n=1)
+            if not near:
+                raise
+            raise click.BadParameter(f"{error.message} Did you mean {near[0]!r}?", ctx, param) from error
+
+
 preset_option = click.option("--preset", default="default", help="Settings that come with dskprep, by their name.")
 config_option = click.option(
     "--config", type=click.Path(dir_okay=False), help="Settings from a TOML file, or a dataset.json."
@@ -37,7 +52,7 @@ licence_option = click.option(
     "--licence",
     "--license",
     "licence",
-    type=click.Choice(["commercial"]),
+    type=Choice(["commercial"]),
     help="Refuse series of the Imaging Data Commons whose licence does not allow this use.",
 )
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 @options.only_option
 @click.option(
     "--retry",
-    type=click.Choice(["refused", "failed", "set-aside", "all"]),
+    type=options.Choice(["refused", "failed", "set-aside", "all"]),
     help="Prepare patients with this status again.",
 )
 @options.patient_folders_option
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 @click.option("--labels", multiple=True, metavar="PATTERN", help="Label files in SOURCE, such as '*RTSTRUCT*'.")
 @click.option(
     "--keys",
-    type=click.Choice(["folder", "hashed"]),
+    type=options.Choice(["folder", "hashed"]),
     help="What volumes are called: by their folders, or by keyed digests of these [folder, or as TARGET has it].",
 )
 @click.option("--mapping", metavar="FILE", help="Hash keys; write which is whose to this CSV file outside of TARGET.")

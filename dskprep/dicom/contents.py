@@ -38,8 +38,8 @@ SOP_CLASS = re.compile(rb"(?:\x02\x00\x02\x00UI|\x08\x00\x16\x00(?:UI|..))..([0-
 
 OTHER_SUFFIXES = frozenset(
     ".txt .csv .tsv .json .jsonl .xml .md .html .htm .pdf .yaml .yml .toml .ini .log .py .sh .bat .db .lnk .url .doc "
-    ".docx .xls .xlsx .rtf .png .jpg .jpeg .gif .bmp .tif .tiff .nii .7z .npy .npz .mha .mhd .nrrd .nhdr .raw .zraw "
-    ".stl .sha256 .md5 .tcia .mrml .mat .hdr .cfg .roi .bak .dat .bin .avi .mp4 .pkl .h5 .vtk".split()
+    ".docx .xls .xlsx .rtf .png .jpg .jpeg .gif .bmp .tif .tiff .webp .svg .nii .7z .npy .npz .mha .mhd .nrrd .nhdr "
+    ".raw .zraw .stl .sha256 .md5 .tcia .mrml .mat .hdr .cfg .roi .bak .dat .bin .avi .mp4 .pkl .h5 .vtk".split()
 )
 """Suffixes of files that are no damaged slices, unless they begin as DICOM."""
 OTHER_NAMES = frozenset("DICOMDIR DIRFILE LICENSE README VERSION SHA256SUMS MD5SUMS _SUCCESS LOCKFILE".split())

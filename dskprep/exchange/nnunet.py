@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 
 from dskprep.counts import n_of, some_of
@@ -13,6 +14,8 @@ from dskprep.exchange.cohort import Cohort
 from dskprep.exchange.place import PATHS
 
 (IMAGE, MASK), TEST = PATHS[:2], PATHS[2:4]
+FOLDER = re.compile(r"Dataset\d{3,}_.+")
+"""How nnU-Net v2 names the folder of a dataset."""
 
 
 def check(cohort: Cohort) -> None:
@@ -30,6 +33,14 @@ def check(cohort: Cohort) -> None:
         "--labels, or a split with fewer folds or another seed; without a split, nnU-Net makes folds of its own, which "
         "know no patients"
     )
+
+
+def note_of(name: str) -> str | None:
+    """Return what is to be known of the name of an export, None if nothing is: nnU-Net finds its folders by it."""
+    if FOLDER.fullmatch(name):
+        return None
+    word = re.sub(r"Dataset\d*_?", "", name) or "NAME"
+    return f"nnU-Net finds only folders with names such as Dataset001_{word}; rename {name} before it is to find it"
 
 
 def describe(cohort: Cohort, name: str, licence: str) -> dict[str, bytes]:

@@ -192,7 +192,9 @@ def execute(begun: BegunExport, *, client: Client | None = None, observers: Sequ
         files = croissant.describe(dataset, begun.split, name, begun.licence)
         summary.counts["written"] = len(dataset)
     else:
-        for note in cluster_check.check(client, dataset.url, out) if client else []:
+        notes = cluster_check.check(client, dataset.url, out) if client else []
+        notes += [note] if kind == "nnunet" and (note := nnunet.note_of(name)) else []
+        for note in notes:
             tell(everybody, "on_note", note)
         files = LAYOUTS[kind].describe(begun.found, name, begun.licence)
         _write_volumes(begun.found, summary, client, everybody, files)

@@ -165,6 +165,21 @@ def test_wrong_use_is_a_short_message_and_exits_with_2(
     assert "topsecret" not in out + err
 
 
+@pytest.mark.parametrize(
+    ("words", "typed", "meant"),
+    [
+        ("run in out --retry WORD", "refuse", "refused"),
+        ("annotate out in --retry WORD", "unlink", "unlinked"),
+        ("export WORD out x", "NNUNET", "nnunet"),
+        ("show out p1 --3d WORD", "bones", "bone"),
+    ],
+)
+def test_a_word_that_is_no_choice_is_met_with_the_nearest(dskprep: Run, words: str, typed: str, meant: str) -> None:
+    code, _, err = dskprep(*words.replace("WORD", typed).split())
+    assert (code, f"Did you mean '{meant}'?" in err) == (2, True)
+    assert "Did you mean" not in dskprep(*words.replace("WORD", "qqqq").split())[2]
+
+
 def test_the_demo_leaves_a_folder_alone_that_holds_something(dskprep: Run, tmp_path: Path) -> None:
     mine = tmp_path / "results.csv"
     mine.write_text("mine")

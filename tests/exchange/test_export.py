@@ -581,6 +581,18 @@ def test_mlcroissant_finds_no_fault_and_reads_the_records(target: str, tmp_path:
     assert {record["volumes/fold"] for record in records} == {0, 1}
 
 
+def test_a_name_that_nnunet_does_not_find_is_noted(
+    target: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, meant in (("lungs", "Dataset001_lungs"), ("Dataset1_a", "Dataset001_a"), ("Dataset002_a", None)):
+        for kind in ("nnunet", "monai"):
+            words = ["export", kind, target, f"{tmp_path}/{kind}/{name}", "--scheduler", "sync"]
+            assert commands.run_command(words) == 0
+            said = capsys.readouterr().out
+            told = f"note: nnU-Net finds only folders with names such as {meant}; rename {name} before"
+            assert (told in said, "nnU-Net" in said) == (kind == "nnunet" and meant is not None,) * 2
+
+
 def test_the_commands_do_the_same(target: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "t.csv").write_text("id,grade\n" + "".join(f"{key},{i % 2}\n" for i, key in enumerate(KEYS)))
     words = [

@@ -155,6 +155,7 @@ def test_an_archive_in_an_archive_is_told(tmp_path: Path) -> None:
     [
         ({}, "no-dicom"),
         ({"report.txt": b"nothing"}, "no-dicom"),
+        ({f"picture{n}.webp": b"RIFF\x12\0\0\0WEBPVP8L" for n in range(9)}, "no-dicom"),
         (tiny.series(n=5), "too-few-slices"),
         ({**tiny.series(), "IM005.dcm": b""}, "truncated"),
         ({**tiny.series(), "IM005.dcm": tiny.series()["IM005.dcm"][:-200]}, "truncated"),
