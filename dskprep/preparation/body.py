@@ -55,6 +55,10 @@ MAX_FRONT_BACK_SHARE = 0.3
 Where it cuts their front or back, there is tissue on both sides."""
 MAX_BETWEEN_SHARE = 0.7
 """Most of it that has tissue in front and behind, or on both sides: seen 0.45, beside an arm; of such lungs 0.84."""
+SMALL_CELLS = 64
+"""Air of fewer cells, 33 ml, may lie in a lung that the edge of a round field of view cuts: seen up to 42."""
+BEYOND_CELLS = (1.2, 2.3)
+"""How far from such air, in cells, it is seen what surrounds it: beyond the cells that hold some of both."""
 A_CELL = (1.0, 1.0, 1.0)
 """Spacing of cells, in cells."""
 
@@ -177,7 +181,10 @@ def _flood_outside(grid: Grid, tissue: BitMask, parenchyma: BitMask) -> BitMask:
     is_outside = pieces.counts(dilate(edge, WIDE_CELLS, A_CELL)) > 0
     is_outside &= pieces.counts(front_back) < MAX_FRONT_BACK_SHARE * pieces.sizes
     is_outside &= pieces.counts(front_back | _between(thin, axis=2)) < MAX_BETWEEN_SHARE * pieces.sizes
-    flooded = pieces.select(is_outside).array
+    # round air in a lung there is more lung than wall
+    is_small = is_outside & (pieces.sizes < SMALL_CELLS)
+    _, n_lung, n_tissue = pieces.counts_around(is_small, *BEYOND_CELLS, A_CELL, parenchyma.thin((z, y, x)), thin)
+    flooded = pieces.select(is_outside & (n_lung <= n_tissue)).array
     # cells at a wall hold some of it, and were not flooded
     reached = dilate(enlarge(flooded, (z, y, x), grid.means.shape), CELL_MM, grid.spacing)
     return reached & ~tissue & ~parenchyma | grid.padding

@@ -618,6 +618,18 @@ def test_a_narrow_field_of_view_loses_no_lung(size_mm: float, shift_mm: float, i
     assert "lung-missing" not in found.warnings
 
 
+@pytest.mark.parametrize("size_mm", [120, 140])
+def test_air_in_a_lung_at_the_edge_of_a_round_field_of_view_is_lung(size_mm: float) -> None:
+    cut, mask = window(patient(), size_mm, 70, is_round=True)
+    to_edge = ndimage.distance_transform_edt(cut.array != PADDING, cut.spacing)
+    slices = np.flatnonzero((mask > 0).any(axis=(1, 2)))
+    is_middle = np.abs(np.arange(cut.shape[0]) - slices.mean()) * cut.spacing[0] < 30
+    bulla = (mask > 0) & (to_edge < 30) & (cut.array < -600) & is_middle[:, None, None]
+    noise = np.random.default_rng(0).normal(0, 10, np.count_nonzero(bulla))
+    found = find_lungs(changed(cut, bulla, (-970 + noise).astype(np.int16)))
+    assert dice(found.mask.array > 0, mask > 0) >= 0.98
+
+
 @pytest.mark.parametrize(("dense_lung", "side"), [("right", RIGHT), ("left", LEFT)])
 @pytest.mark.parametrize("is_round", [False, True], ids=["square", "circle"])
 def test_dense_lung_in_a_narrow_field_of_view_is_told(
