@@ -4,7 +4,9 @@ BIN := .venv/bin
 NIIVUE := 0.69.0
 AZURITE := 3.37.0
 # In the order of their names: else the long files, of few tests, come last, and one CPU waits for the other.
-PYTEST := $(BIN)/python -m pytest -n logical --dist loadfile --no-loadscope-reorder
+# One process more than there are CPUs, as tests of servers and of other processes wait for them much of their time.
+PROCESSES := $(shell expr 1 + $$(getconf _NPROCESSORS_ONLN))
+PYTEST := $(BIN)/python -m pytest -n $(PROCESSES) --dist loadfile --no-loadscope-reorder
 unexport PYTHONDONTWRITEBYTECODE  # programs start often here, and would compile their sources each time
 ROOMS ?= tests/cli tests/dataset tests/dicom tests/series tests/worker
 
@@ -23,7 +25,7 @@ test-all: .venv/dev     ## all tests, as CI runs them; set DSKPREP_DATA to a fol
 test-on: constraints.txt  ## the tests of the core on another Python, in a place of its own: PYTHON=python3.13; ROOMS for fewer
 	$(PYTHON) -m venv .venv/on/$(notdir $(PYTHON))
 	.venv/on/$(notdir $(PYTHON))/bin/python -m pip install --constraint constraints.txt --editable '.[dev]'
-	.venv/on/$(notdir $(PYTHON))/bin/python -m pytest -n logical --dist loadfile -m "not slow and not s3 and not browser" $(ROOMS)
+	.venv/on/$(notdir $(PYTHON))/bin/python -m pytest -n $(PROCESSES) --dist loadfile -m "not slow and not s3 and not browser" $(ROOMS)
 
 viewer:                 ## niivue by npm, for `dskprep view` and the tests of viewers; it works offline afterwards
 	npm install --silent --no-audit --no-fund --prefix .venv/viewer @niivue/niivue@$(NIIVUE)
