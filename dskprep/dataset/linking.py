@@ -77,15 +77,20 @@ class Linker:
         """Tell whether a volume may lie in a frame of reference: it does, or one of both does not say."""
         return record.frame_of_reference in (None, self._frame(frame_of_reference) or record.frame_of_reference)
 
-    def is_of(self, record: Record, links: Links, segment: Segment) -> bool:
-        """Tell whether a segment belongs to a volume of its file, which has these links.
+    def belonging(self, record: Record, links: Links, segments: Iterable[Segment]) -> list[Segment]:
+        """Return those of the segments of a file, which has these links, that belong to one of its volumes.
 
-        It lies in the frame of reference of the volume, and was drawn on slices of it, if it says on which. What it
-        says counts only where the volume holds other slices that the file names.
+        They lie in the frame of reference of the volume, and were drawn on slices of it, if they say on which. What
+        they say counts only where the volume holds other slices that the file names.
         """
-        is_elsewhere = segment.instances and not self.holds(record, segment.instances)
-        is_elsewhere = is_elsewhere and self.holds(record, links.instances)
-        return self.is_in(record, segment.frame_of_reference) and not is_elsewhere
+        held = identity.split_instances(record.instances)
+        here = {uid for uid in links.instances if self._identities.instance(uid) in held}
+        return [
+            segment
+            for segment in segments
+            if self.is_in(record, segment.frame_of_reference)
+            and not (here and segment.instances and here.isdisjoint(segment.instances))
+        ]
 
     def lack_of(self, records: Sequence[Record], segment: Segment) -> str:
         """Say what all volumes of a file lack of what a segment names, "" if it names neither frame nor slices."""

@@ -101,7 +101,8 @@ def make_labels(
             ledger.grow(ticket, file_bytes)
         with process.SLOTS("compute", job.case.key, clock):
             with clock("decode"):
-                labels = seen.labels = _read(job, content)
+                labels = _read(job, content)
+            seen.note(labels, job.asked.only)
             if not isinstance(labels, Mask):  # a mask belongs to the volume that its name says
                 check_new(target, job, begun)
             begun = begun.changed(kind=labels.kind)
@@ -186,12 +187,12 @@ def _draw_all(
         made.record = made.record.changed(warnings=("marks-left-out",), message=message)
     if isinstance(placed, RtStruct) and any(placed.n_open.get(segment.number) for segment in segments):
         made.record = made.record.changed(warnings=("contours-left-out",))
-    is_here = {s.number: linker.is_of(volume, labels.links, s) for s in segments}
+    here = {segment.number for segment in linker.belonging(volume, labels.links, segments)}
     encoder = omezarr.LabelEncoder(grid, config)
     taken: set[str] = set()
     names = [stored_name(job.asked, job.case, segment, labels) for segment in segments]
     for number, (segment, name) in enumerate(zip(segments, names, strict=True)):
-        if not is_here[segment.number]:
+        if segment.number not in here:
             continue
         stored = begin_label(volume, segment, number)
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from dskprep.dataset import linking
@@ -10,7 +11,7 @@ from dskprep.dataset.label_record import StoredLabel
 from dskprep.dataset.record import Record
 from dskprep.errors import Refusal
 from dskprep.formats.names import is_volume
-from dskprep.labels.values import Labels, Segment
+from dskprep.labels.values import Labels, Links, Segment
 from dskprep.worker.label_job import LabelJob
 from dskprep.worker.label_names import begin_label
 from dskprep.worker.nameless import segments_without_key
@@ -18,10 +19,21 @@ from dskprep.worker.nameless import segments_without_key
 
 @dataclass(eq=False)
 class Progress:
-    """What is known of a source while it is made: what was read of it, and the volumes that it belongs to."""
+    """What is known of a source while it is made: what its labels are called, and the volumes that it belongs to.
 
-    labels: Labels | None = None
+    `segments` are those that are asked for, None if it is not read or has none. The labels themselves are let go once
+    they are drawn: they may take as much memory as a volume.
+    """
+
+    links: Links = field(default_factory=Links)
+    segments: tuple[Segment, ...] | None = None
     volumes: list[Record] = field(default_factory=list)
+
+    def note(self, labels: Labels, only: Sequence[str]) -> None:
+        """Note what was read, of which these names or patterns are asked for, all if there are none."""
+        self.links = labels.links
+        if labels.segments:
+            self.segments = labels.named(*only) if only else labels.segments
 
 
 def lost_labels(
@@ -29,24 +41,22 @@ def lost_labels(
 ) -> tuple[StoredLabel, ...]:
     """Return the labels that the volumes of a source lack since it came to nothing as a whole.
 
-    A mask that was not read has its volume by its path, and one label that is called as the file is, or by the names
-    that were asked for. Nothing is returned where no volume is known.
+    A mask has its volume by its path. If it was not read it has one label, that is called as the file is, or by the
+    names that were asked for. Nothing is returned where no volume is known.
     """
-    labels, volumes = seen.labels, seen.volumes
-    if not (volumes or (labels is None and is_volume(job.case.url))):
+    volumes = seen.volumes
+    if not (volumes or is_volume(job.case.url)):
         return ()
     linker = linking.of(target, job.run)
     if not volumes:
         with contextlib.suppress(Refusal):
             volumes = [linker.link_key(job.case.path, job.case.url)[0]]
-    segments = labels.segments if labels and labels.segments else _unread(job)
-    if labels and labels.segments and job.asked.only:
-        segments = labels.named(*job.asked.only)
+    segments = _unread(job) if seen.segments is None else seen.segments
     lost = []
     for volume in volumes:
         if job.case.is_hashed and linker.is_named(volume, job.case.file):
             segments = segments_without_key(segments, job.case.file)
-        here = [segment for segment in segments if linker.is_in(volume, segment.frame_of_reference)]
+        here = linker.belonging(volume, seen.links, segments)
         begun = [begin_label(volume, segment, number) for number, segment in enumerate(here)]
         lost += [label.changed(reason=reason, message=message) for label in begun]
     return tuple(lost)

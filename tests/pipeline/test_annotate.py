@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import datetime
+import gc
 import itertools
 import json
 import os
@@ -11,6 +12,7 @@ import re
 import shlex
 import shutil
 import signal
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -454,6 +456,29 @@ def test_a_mask_may_be_drawn_on_the_prepared_volume(tmp_path: Path, labels: Path
     (labels / "p.nii").write_bytes(nifti(truth, volume.affine))
     annotate(target, labels)
     assert np.array_equal(dskprep.open_dataset(target)["p"].labels["mask"][:], truth)
+
+
+def test_what_was_read_of_a_label_is_let_go_before_it_is_written(
+    tmp_path: Path, labels: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its memory is free for the next one by then."""
+    target = prepare(str(tmp_path))
+    (labels / "p.nii").write_bytes(nifti(BOX.astype(np.uint8), GRID.affine))
+    read, write, alive = drawing.read_labels, label_store.write_label, []
+
+    def read_and_watch(*arguments: Any, **more: Any) -> Any:
+        found = read(*arguments, **more)
+        alive.append(weakref.ref(found))
+        return found
+
+    def write_and_look(*arguments: Any) -> Any:
+        gc.collect()
+        assert [each() for each in alive] == [None]
+        return write(*arguments)
+
+    monkeypatch.setattr(drawing, "read_labels", read_and_watch)
+    monkeypatch.setattr(label_store, "write_label", write_and_look)
+    assert annotate(target, labels).counts == {"written": 1}
 
 
 def refused(target: str, labels: Path) -> tuple[str, str]:

@@ -25,7 +25,9 @@ from pydicom import Dataset
 
 import dskprep
 from dskprep.dataset import label_store
+from dskprep.dataset.identity import Identities
 from dskprep.settings import PrepConfig
+from dskprep.worker import drawing
 
 SHAPE = (10, 24, 20)
 GRID = grid_of(SHAPE, (1.0, 1.0, 1.0))
@@ -184,3 +186,32 @@ def test_each_roi_lies_in_the_phase_that_it_was_drawn_on(tmp_path: Path) -> None
         ("late", "phase-2", None),
         ("gone", "phase-1", "label-unlinked"),
     }
+
+
+def test_a_volume_lacks_no_label_that_was_drawn_on_another_phase(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file came to nothing as a whole."""
+    target = written_phases(tmp_path, "12")
+
+    def fail(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(drawing, "_draw_all", fail)
+    assert annotated(target, tmp_path / "labels", of_phases(early="1", late="2"))[0] == "MemoryError"
+    lacking = dskprep.open_dataset(target).lacking(["*"])
+    assert lacking == {"phase-1": ["early (MemoryError)"], "phase-2": ["late (MemoryError)"]}
+
+
+def test_the_slices_of_a_file_are_looked_up_once_however_many_rois_name_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where they were named anew since, so that the volume holds none of them."""
+    target = written_phases(tmp_path, "1")
+    names, looked_up, instance = [f"roi{n}" for n in range(20)], [], Identities.instance
+    monkeypatch.setattr(Identities, "instance", lambda self, uid: looked_up.append(uid) or instance(self, uid))
+    struct = pydicom.dcmread(io.BytesIO(of_phases(**dict.fromkeys(names, "1"))))
+    for n, roi in enumerate(struct.ROIContourSequence):
+        roi.ContourSequence[0].ContourImageSequence = [item(ReferencedSOPInstanceUID=f"1.2.77.{n}")]
+    assert annotated(target, tmp_path / "labels", written(struct))[2] == {"phase-1"}
+    assert len(looked_up) < 5 * len(names)
