@@ -160,7 +160,8 @@ def open_client(
         for name in ("distributed", "distributed.client", "distributed.comm", "tornado.application"):
             logging.getLogger(name).setLevel(logging.CRITICAL)
     with contextlib.ExitStack() as stack:
-        with told_that_workers_stop():
+        held = endings.held_back() if is_local else contextlib.nullcontext()  # half of a cluster cannot be stopped
+        with held, told_that_workers_stop():
             client = stack.enter_context(opened)
         try:
             yield client

@@ -54,6 +54,32 @@ def test_ctrl_c_while_workers_start_is_said_at_once(
         pass
 
 
+def test_ctrl_c_while_workers_of_this_machine_start_stops_them_when_they_have(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where another thread gets the signal, as that which tells what is waited for."""
+    done = []
+
+    @contextlib.contextmanager
+    def local_client(*_: Any) -> Iterator[None]:
+        press_ctrl_c()
+        done.append(capfd.readouterr().err.splitlines()[-1])
+        try:
+            yield
+        finally:
+            done.append("stopped")
+
+    monkeypatch.setattr(cluster, "local_client", local_client)
+    monkeypatch.setattr(prepare, "warm", lambda *_: None)
+    with (
+        pytest.raises(KeyboardInterrupt),
+        click.Context(commands.main),
+        options.open_client("local", 1, None),
+    ):
+        done.append("used")
+    assert done == [TOLD.rstrip(), "stopped"]
+
+
 def test_ctrl_c_while_workers_stop_is_said_at_once_and_waits_for_them(
     capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
