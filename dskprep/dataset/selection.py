@@ -18,6 +18,7 @@ from dskprep.dataset.joined import Joined
 from dskprep.dataset.record import RecordName
 from dskprep.dataset.stored import StoredVolume
 from dskprep.errors import UsageError
+from dskprep.patterns import as_patterns
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -183,6 +184,7 @@ class Selection(Mapping[str, StoredVolume]):
 
     def lacking(self, labels: Sequence[str]) -> dict[str, list[str]]:
         """Return by key which labels of these names or patterns (selected) volumes lack since they were refused."""
+        labels = as_patterns(labels, "labels")
         lost = lacking.lost_labels(self._annotated)
         found = {key: lacking.of_volume(lost, key, name.digest, labels) for key, name in self._names.items()}
         return {key: why for key, why in sorted(found.items()) if why}

@@ -229,6 +229,8 @@ def test_patches_of_volumes_that_lack_a_label_because_it_was_refused_are_told(ta
     left = dataset.select(dataset.keys() - dataset.lacking(["GTV*"]).keys())
     assert left.patches(8, around="GTV*", labels=["GTV*"], positives=1).keys == ("p0", "p2")
     assert patches.keys == ("p0", "p1", "p2")
+    with pytest.raises(UsageError, match=r"labels must be a list"):
+        dataset.lacking("GTV*")
 
 
 def moved(mask: np.ndarray, affine: np.ndarray) -> bytes:
