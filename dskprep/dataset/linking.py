@@ -81,8 +81,11 @@ class Linker:
         """Return those of the segments of a file, which has these links, that belong to one of its volumes.
 
         They lie in the frame of reference of the volume, and were drawn on slices of it, if they say on which. What
-        they say counts only where the volume holds other slices that the file names.
+        they say counts only where the volume holds other slices that the file names, and where there are several
+        series or stacks: of one alone they may be copies of slices, of which one each is written.
         """
+        if len(links.series) == 1 and not _is_one_of_several(record):
+            return [segment for segment in segments if self.is_in(record, segment.frame_of_reference)]
         held = identity.split_instances(record.instances)
         here = {uid for uid in links.instances if self._identities.instance(uid) in held}
         return [

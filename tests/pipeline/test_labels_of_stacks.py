@@ -188,6 +188,23 @@ def test_each_roi_lies_in_the_phase_that_it_was_drawn_on(tmp_path: Path) -> None
     }
 
 
+def test_rois_that_were_drawn_on_copies_of_slices_lie_in_the_volume_that_has_the_others(tmp_path: Path) -> None:
+    write_stack(tmp_path / "in" / "p", "1", 10)
+    for path in sorted((tmp_path / "in" / "p").iterdir()):
+        copied = pydicom.dcmread(io.BytesIO(path.read_bytes()))
+        copied.SOPInstanceUID = copied.file_meta.MediaStorageSOPInstanceUID = copied.SOPInstanceUID + ".7"
+        path.with_name(f"z{path.name}").write_bytes(written(copied))
+    target = tmp_path / "out"
+    dskprep.run(tmp_path / "in", target, settings=SETTINGS)
+    struct = rtstruct_dataset({"first": [SQUARE], "copy": [SQUARE]})
+    for roi, end in zip(struct.ROIContourSequence, ("", ".7"), strict=True):
+        roi.ContourSequence[0].ContourImageSequence = [item(ReferencedSOPInstanceUID=f"{SERIES}.1.4{end}")]
+    (study,) = struct.ReferencedFrameOfReferenceSequence[0].RTReferencedStudySequence
+    study.RTReferencedSeriesSequence[0].SeriesInstanceUID = SERIES
+    annotated(target, tmp_path / "labels", written(struct))
+    assert set(dskprep.open_dataset(target)["p"].labels) == {"first", "copy"}
+
+
 def test_a_volume_lacks_no_label_that_was_drawn_on_another_phase(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
