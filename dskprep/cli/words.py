@@ -172,8 +172,9 @@ def _describe_last_run(run: PastRun) -> str:
         return f"the last run, {run.run_id}, found {found}, and all had a status when it ended"
     why = f" ({run.stopped_by[:MAX_MESSAGE]})" if run.stopped_by else ""
     how = "was interrupted" if run.is_interrupted else "was stopped" if why else "ended"
+    later = ", without what its workers ended after that" if run.is_interrupted else ""
     done = f"{run.n_done} of {found}{'' if run.is_listed else ' found by then'} had a status"
-    return f"the last run, {run.run_id}, {how}{why} when {done}; the same command goes on"
+    return f"the last run, {run.run_id}, {how}{why} when {done}{later}; the same command goes on"
 
 
 def describe_plan(plan: Plan) -> Iterator[RenderableType]:

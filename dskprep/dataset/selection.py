@@ -210,7 +210,7 @@ class Selection(Mapping[str, StoredVolume]):
         Raises UsageError if there is no such column.
         """
         if unknown := [name for name in names if name not in self.columns]:
-            near = difflib.get_close_matches(unknown[0], self.columns, n=3)
+            near = difflib.get_close_matches(unknown[0], self.columns, n=3, cutoff=0.7)
             hint = f"did you mean {' or '.join(near)}?" if near else f"there is {', '.join(sorted(self.columns))}"
             raise UsageError(
                 f"expected a column of the index, or of a table that is joined (--join FILE; in Python, join), found "
@@ -260,7 +260,7 @@ class Selection(Mapping[str, StoredVolume]):
         there = list(self)
         at = bisect.bisect_left(there, str(key))
         near = difflib.get_close_matches(str(key), there[max(at - NEAR, 0) : at + NEAR])
-        hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else f", such as {there[:3]}"
+        hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else f", such as {', '.join(there[:3])}"
         return f"{self.url}: no volume {key!r} is written; there are {len(there)}{hint}"
 
     def __repr__(self) -> str:

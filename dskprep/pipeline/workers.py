@@ -20,8 +20,8 @@ def check_sizes(workers: int | None, memory_limit: str | int | None) -> int | No
         raise UsageError(f"the memory limit must be a size such as 1.6GiB, not {memory_limit!r}") from error
     if limit is not None and limit < MIN_WORKER_BYTES // 4:
         raise UsageError(
-            f"a memory limit of {memory_limit} is too small: a worker needs {format_bytes(MIN_WORKER_BYTES // 4)}, and "
-            f"{format_bytes(MIN_WORKER_BYTES)} for most patients"
+            f"a memory limit of {format_bytes(limit)} is too small: a worker needs "
+            f"{format_bytes(MIN_WORKER_BYTES // 4)}, and {format_bytes(MIN_WORKER_BYTES)} for most patients, as in 2GiB"
         )
     return limit
 

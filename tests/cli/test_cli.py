@@ -546,7 +546,7 @@ LONG = "long" * 45
 @pytest.mark.parametrize("words", [[], ["--log-json"]], ids=["words", "JSON"])
 def test_a_reader_that_goes_ends_a_run_with_its_account_written(tmp_path: Path, target: str, words: list[str]) -> None:
     source = tiny.write_patients(tmp_path / "in", [f"p{i}{LONG}" for i in range(N_MANY)])
-    command = [sys.executable, "-m", "dskprep", "run", source, target, "--scheduler", "sync", *words]
+    command = [*tiny.PROGRAM, "run", source, target, "--scheduler", "sync", *words]
     with started(*command) as process:
         assert process.stdout is not None
         assert process.stderr is not None

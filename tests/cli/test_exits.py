@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import tiny
 
 from dskprep.cli import left_files, terminal
 from dskprep.cli.exits import describe_error
@@ -46,7 +47,7 @@ def test_a_damaged_configuration_of_a_library_is_one_line(
     tmp_path: Path, variable: str, name: str, content: str
 ) -> None:
     (tmp_path / name).write_text(content)
-    words = [sys.executable, "-m", "dskprep", "status", str(tmp_path)]
+    words = [*tiny.PROGRAM, "status", str(tmp_path)]
     done = subprocess.run(
         words, env=os.environ | {variable: str(tmp_path)}, capture_output=True, text=True, check=False
     )

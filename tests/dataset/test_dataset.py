@@ -40,7 +40,7 @@ def test_it_is_a_mapping_of_the_written_volumes(dataset: dskprep.Dataset) -> Non
 def test_a_key_that_is_not_written_says_what_became_of_it(dataset: dskprep.Dataset) -> None:
     with pytest.raises(KeyError, match="p3: was refused, no-dicom: expected"):
         dataset["p3"]
-    with pytest.raises(KeyError, match="no volume 'p4' is written; there are 2, such as"):
+    with pytest.raises(KeyError, match="no volume 'p4' is written; there are 2, such as p1, "):
         dataset["p4"]
     with pytest.raises(KeyError, match="p2: is not in this selection of 1 volume"):
         dataset.select(["p1"])["p2"]

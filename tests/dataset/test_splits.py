@@ -286,6 +286,7 @@ def test_what_leaves_a_side_empty_is_refused_with_what_to_do() -> None:
         ({"by": "scanner"}, "found 'scanner'"),
         ({"stratify": "sex"}, r"--join FILE; in Python, join\), found 'sex'; there is .*, key, .*, patient, "),
         ({"stratify": "pacient"}, r"found 'pacient'; did you mean patient\?$"),
+        ({"stratify": "nocolumn"}, r"found 'nocolumn'; there is .*, key, "),
         ({"by": {"nobody": "x"}}, "1 others, such as nobody"),
         ({"by": 3}, "a column or a list of columns, or a mapping from keys to groups, not int"),
         ({"by": pd.DataFrame({"key": ["0-0"]})}, "or a mapping from keys to groups, not DataFrame"),

@@ -65,7 +65,7 @@ def test_a_run_that_was_interrupted_is_told_until_another_one_has_gone_on(
     assert commands.run_command(["status", target]) == 1
     told = " ".join(capsys.readouterr().out.split())
     assert f"the last run, {first.run_id}, was interrupted when 1 of " in told
-    assert "; the same command goes on" in told
+    assert ", without what its workers ended after that; the same command goes on" in told
     second = dskprep.run(source, target)
     assert commands.run_command(["status", target]) == 0
     told = " ".join(capsys.readouterr().out.split())

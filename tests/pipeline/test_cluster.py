@@ -80,6 +80,7 @@ def test_numbers_that_are_given_are_kept() -> None:
         (-1, None, "1 or more"),
         (2, "much", "a size such as 1.6GiB, not 'much'"),
         (2, "10MB", "too small"),
+        (2, "5", "a memory limit of 5 B is too small"),
         (8, "2GiB", "need more than"),
         (None, "20GiB", "need more than"),
     ],

@@ -232,7 +232,7 @@ def test_one_host_and_three_write_the_same_bytes(
 ) -> None:
     target = f"s3://scans/{len(workers)}-hosts"
     hosts.start_cluster(*workers)
-    assert hosts.run(target).wait(240) == 0, hosts.log.read_text()[-3000:]
+    assert hosts.run(target).wait(tiny.LIMIT_S) == 0, hosts.log.read_text()[-3000:]
     assert f"dashboard: http://{hosts.addresses['scheduler']}:8787/dskprep\n" in hosts.log.read_text()
     copy = copied(hosts, target, tmp_path)
     assert_all_written(copy, expected)
@@ -253,7 +253,7 @@ def test_a_host_that_is_cut_off_costs_nothing(
         n = hosts.n_written()
         wait_until(lambda: hosts.n_written() > n or run.poll() is not None, "patients on the other hosts")
         hosts.heal("w1")
-    assert run.wait(240) == 0, hosts.log.read_text()[-3000:]
+    assert run.wait(tiny.LIMIT_S) == 0, hosts.log.read_text()[-3000:]
     assert_all_written(copied(hosts, target, tmp_path), expected)
 
 
@@ -271,7 +271,7 @@ def test_a_scheduler_that_dies_ends_the_run_and_the_same_command_goes_on(
     for worker in cluster[1:]:
         worker.wait(60)  # of themselves: a supervisor would start them again
     hosts.start_cluster("w1", "w2", "w3")
-    assert hosts.run(target).wait(240) == 0, hosts.log.read_text()[-3000:]
+    assert hosts.run(target).wait(tiny.LIMIT_S) == 0, hosts.log.read_text()[-3000:]
     assert "done before" in hosts.log.read_text()
     assert_all_written(copied(hosts, target, tmp_path), expected)
 
@@ -320,7 +320,7 @@ def test_hosts_by_ssh_write_the_same_bytes_and_their_workers_end_with_the_script
     wait_until(lambda: script.poll() is not None or log.read_text().count("Registered to") >= 2, "workers by SSH")
     assert script.poll() is None, log.read_text()[-3000:]
 
-    assert hosts.run("s3://scans/ssh", protocol="tcp").wait(240) == 0, hosts.log.read_text()[-3000:]
+    assert hosts.run("s3://scans/ssh", protocol="tcp").wait(tiny.LIMIT_S) == 0, hosts.log.read_text()[-3000:]
     assert "note:" not in hosts.log.read_text()
     at = hosts.addresses["scheduler"]  # whose dashboard listens on loopback
     assert f"dashboard: http://{at}:8787/dskprep (it does not answer here; perhaps by ssh -L" in hosts.log.read_text()
