@@ -82,7 +82,7 @@ class StoredVolume(VolumeDisplay):
         Voxels of the image are means, those of labels what most of theirs are. Raises UsageError if there is none.
         """
         if level not in range(self.n_levels):
-            raise UsageError(f"{self.key}: expected a level from 0 to {self.n_levels - 1} (setting levels), found {level!r}")
+            raise UsageError(f"{self.key}: expected level 0 to {self.n_levels - 1} (setting levels), found {level!r}")
         return StoredVolume(self.key, self.url, self.record, int(level))
 
     @property

@@ -240,7 +240,7 @@ def test_tensorstore_reads_each_level(dataset: dskprep.Dataset) -> None:
 
 def test_a_level_that_is_not_there_is_named(dataset: dskprep.Dataset) -> None:
     for level in (-1, N, "1", 0.5):
-        with pytest.raises(UsageError, match=r"p: expected a level from 0 to 2 \(setting levels\), found"):
+        with pytest.raises(UsageError, match=r"p: expected level 0 to 2 \(setting levels\), found"):
             dataset["p"].level(level)  # type: ignore[arg-type]
 
 
