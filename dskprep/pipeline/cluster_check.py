@@ -11,7 +11,7 @@ from typing import Any
 
 import dask
 from dask.utils import format_bytes
-from distributed import Client, Future, KilledWorker
+from distributed import Client, Future, KilledWorker, wait
 from distributed.protocol import pickle
 from distributed.system import MEMORY_LIMIT
 
@@ -117,14 +117,15 @@ def _answer(client: Client, host: str, asked: Future[Any], source: str) -> Any:
     worker, began_s = f"{host}: a worker there", time.monotonic()
     while True:
         try:
-            return asked.result(timeout=LOOK_AGAIN_S)
+            wait([asked], timeout=LOOK_AGAIN_S)
         except TimeoutError as error:
-            if asked.done():  # it has raised this itself
-                raise InfrastructureError(f"{worker} cannot run dskprep ({in_one_line(error, 200)})") from error
             if host not in {other["host"] for other in workers_of(client).values()}:
                 return None
             if time.monotonic() - began_s > CHECK_S:
                 raise InfrastructureError(f"{worker} did not answer for {CHECK_S} s about {source}") from error
+            continue
+        try:
+            return asked.result(timeout=CHECK_S)
         except KilledWorker as error:
             raise InfrastructureError(
                 f"{worker} dies whenever it looks at {source} and imports what the settings name; see its log"

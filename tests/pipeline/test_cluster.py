@@ -335,6 +335,26 @@ def test_there_is_nothing_to_say_of_a_cluster_that_is_set_right(ours: Client, pl
 
 
 @pytest.mark.cluster
+def test_an_answer_that_comes_as_its_time_runs_out_counts(
+    ours: Client, places: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a busy machine the answer and the end of a wait come together."""
+    sync, late = Client.sync, []
+
+    def answered_too_late(client: Client, func: Any, *args: Any, callback_timeout: Any = None, **kwargs: Any) -> Any:
+        answer = sync(client, func, *args, callback_timeout=callback_timeout, **kwargs)
+        waits = func.__name__ in {"_wait", "_result"}
+        if waits and not late:
+            late.append(answer)
+            raise TimeoutError("timed out after 2 s.")
+        return answer
+
+    monkeypatch.setattr(Client, "sync", answered_too_late)
+    assert cluster_check.check(ours, *places) == []
+    assert late
+
+
+@pytest.mark.cluster
 @pytest.mark.parametrize("deaths", [1, 99])
 def test_a_worker_that_dies_while_it_looks_is_asked_again(
     tmp_path: Path, places: tuple[str, str], monkeypatch: pytest.MonkeyPatch, deaths: int
