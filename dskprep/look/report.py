@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import functools
 import os
 from collections import Counter
 from collections.abc import Collection, Hashable, Iterable, Iterator
@@ -250,7 +251,9 @@ def _count(words: Iterable[str]) -> dict[str, int]:
     return dict(Counter(sorted(words)).most_common())
 
 
+@functools.cache
 def _template() -> jinja2.Template:
+    """Return the page's template, compiled once in a process: it takes longer than a small run."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("dskprep", "look"),
         autoescape=True,
