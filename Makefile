@@ -7,6 +7,8 @@ AZURITE := 3.37.0
 # One process more than there are CPUs, as tests of servers and of other processes wait for them much of their time.
 PROCESSES := $(shell expr 1 + $$(getconf _NPROCESSORS_ONLN))
 PYTEST := $(BIN)/python -m pytest -n $(PROCESSES) --dist loadfile --no-loadscope-reorder
+# All tests share compiled code; else each process, at the start, would compile the same.
+WARM := $(BIN)/python -c "from dskprep.preparation import prepare; prepare.warm()"
 unexport PYTHONDONTWRITEBYTECODE  # programs start often here, and would compile their sources each time
 ROOMS ?= tests/cli tests/dataset tests/dicom tests/series tests/worker
 
@@ -17,14 +19,17 @@ demo: .venv/demo        ## synthetic patients, a real S3 server on this machine,
 	$(BIN)/dskprep demo
 
 test: .venv/dev         ## the tests but for the long ones, on all CPUs; ARGS="tests/series" for some of them
+	$(WARM)
 	$(PYTEST) -m "not slow" $(ARGS)
 
 test-all: .venv/dev     ## all tests, as CI runs them; set DSKPREP_DATA to a folder of real CT to include it
+	$(WARM)
 	$(PYTEST) $(ARGS)
 
 test-on: constraints.txt  ## the tests of the core on another Python, in a place of its own: PYTHON=python3.13; ROOMS for fewer
 	$(PYTHON) -m venv .venv/on/$(notdir $(PYTHON))
 	.venv/on/$(notdir $(PYTHON))/bin/python -m pip install --constraint constraints.txt --editable '.[dev]'
+	$(WARM:$(BIN)/%=.venv/on/$(notdir $(PYTHON))/bin/%)
 	.venv/on/$(notdir $(PYTHON))/bin/python -m pytest -n $(PROCESSES) --dist loadfile -m "not slow and not s3 and not browser" $(ROOMS)
 
 viewer:                 ## niivue by npm, for `dskprep view` and the tests of viewers; it works offline afterwards

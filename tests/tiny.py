@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
 import io
 import secrets
@@ -13,7 +14,7 @@ import zipfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import imagecodecs
 import msgspec
@@ -23,6 +24,9 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 
 from dskprep import storage
 from dskprep.dataset.record import Record
+
+if TYPE_CHECKING:
+    import pytest
 
 IDENTITY = ("Mustermann", "PID-4711", "19501231")
 """The name, number and birth date of every patient: no output may hold them."""
@@ -45,9 +49,19 @@ def series(
     seed: int = 0, *, n: int = N_SLICES, z_mm: float = 1.0, series_uid: str | None = None, **attributes: Any
 ) -> dict[str, bytes]:
     """Names and contents of the files of one series, `n` slices of SIZE x SIZE voxels of 1 mm."""
+    uid = f"1.2.3.{seed}" if series_uid is None else series_uid
+    return _series(seed, n, z_mm, uid, attributes) if attributes else dict(_plain_series(seed, n, z_mm, uid))
+
+
+@functools.lru_cache(maxsize=512)
+def _plain_series(seed: int, n: int, z_mm: float, uid: str) -> dict[str, bytes]:
+    """Most tests ask for the same few series, and to write one costs half as much as a run on it."""
+    return _series(seed, n, z_mm, uid, {})
+
+
+def _series(seed: int, n: int, z_mm: float, uid: str, attributes: Mapping[str, Any]) -> dict[str, bytes]:
     rng = np.random.default_rng(seed)
     stored = rng.integers(0, 2000, (n, SIZE, SIZE), dtype=np.int16)
-    uid = f"1.2.3.{seed}" if series_uid is None else series_uid
     return {f"IM{i:03}.dcm": _slice(stored[i], i, z_mm * i, uid, attributes) for i in range(n)}
 
 
@@ -92,6 +106,14 @@ def write_patients(url: str | Path, names: Iterable[str]) -> str:
     for seed, name in enumerate(names):
         write(f"{url}/{name}", series(seed))
     return str(url)
+
+
+def make_small_phantoms(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the commands of this process make synthetic patients of a few voxels, in a moment."""
+    from dskprep.synthetic import scanner
+
+    for name, value in {"spacing_mm": (15.0, 6.0, 6.0), "shape": (20, 60, 60)}.items():
+        monkeypatch.setitem(scanner.write_patient.__kwdefaults__, name, value)
 
 
 def zipped(files: Mapping[str, bytes]) -> bytes:

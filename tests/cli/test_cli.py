@@ -477,7 +477,10 @@ def test_synthetic_patients_go_where_nothing_is(dskprep: Run, place: str) -> Non
     assert list(tiny.everything_below(place)) == ["scans/p1/IM1.dcm"]
 
 
-def test_synthetic_patients_are_not_written_through_a_link(dskprep: Run, tmp_path: Path) -> None:
+def test_synthetic_patients_are_not_written_through_a_link(
+    dskprep: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny.make_small_phantoms(monkeypatch)
     for name in ("scans", "elsewhere"):
         (tmp_path / name).mkdir()
     (tmp_path / "scans/phantom-000").symlink_to(tmp_path / "elsewhere")

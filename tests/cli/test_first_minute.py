@@ -64,6 +64,7 @@ def test_a_command_says_in_a_terminal_what_it_waits_for(
         command, words = command.replace(name, place), words.replace(name, place)
     for name, value in {"FORCE_COLOR": "1", "TTY_COMPATIBLE": "1", "COLUMNS": "500"}.items():
         monkeypatch.setenv(name, value)
+    tiny.make_small_phantoms(monkeypatch)
     commands.run_command(command.split())
     said = capfd.readouterr()
     assert words in said.err

@@ -172,6 +172,7 @@ def test_no_command_lets_a_control_character_through(
     for name, value in FORCED.items() if is_forced else ():
         monkeypatch.setenv(name, value)
     monkeypatch.chdir(tmp_path)
+    tiny.make_small_phantoms(monkeypatch)
     capfd.readouterr()
     code = commands.run_command(argv_of(command, places, tmp_path))
     said = capfd.readouterr()

@@ -140,6 +140,7 @@ def test_outside_a_terminal_a_long_wait_is_told_on_standard_error_while_it_lasts
     places = {"TARGET": dataset, "SOURCE": f"{Path(dataset).parent}/in", "NEW": f"{tmp_path}/n", "PNG": f"{tmp_path}/p"}
     for name, place in places.items():
         command, words = command.replace(name, place), words.replace(name, place)
+    tiny.make_small_phantoms(monkeypatch)
     module, _, name = work.rpartition(".")
     works = getattr(importlib.import_module(module), name)
 

@@ -21,8 +21,12 @@ from dskprep.dataset import store
 from dskprep.errors import InfrastructureError
 from dskprep.synthetic import s3server
 
-PATIENTS = [f"p{i:03}" for i in range(150)]
+PATIENTS = [f"p{i:03}" for i in range(60)]
+"""Several rounds for the slots of three workers, so that what happens after the first few happens during the run."""
 SOURCE = "s3://scans/stage1"
+
+FOUND = "Registered to"
+"""What a worker says when the scheduler has taken it."""
 
 NOTICED_S = 12
 """A host that is silent for so long is taken for lost; Dask's own value is 30 s, the least 11."""
@@ -113,7 +117,9 @@ class Hosts:
         del self._running[keep:]
 
     def start_cluster(self, *workers: str) -> list[subprocess.Popen[str]]:
-        """The scheduler, and a worker on each of these hosts."""
+        """The scheduler, and a worker on each of these hosts, which have found it."""
+        logs = [self.folder / f"{name}.log" for name in workers]
+        before = [log.read_text().count(FOUND) if log.exists() else 0 for log in logs]
         at = self.addresses["scheduler"]
         words = f"-m dask scheduler --protocol tls --host {at} --port 8786 --dashboard-address {at}:8787"
         started = [self.start("scheduler", *words.split())]
@@ -121,6 +127,8 @@ class Hosts:
             options = f"--nthreads 3 --memory-limit 1.5GiB --local-directory {self.folder} --death-timeout 60"
             words = f"-m dask worker tls://{at}:8786 --host {self.addresses[name]} --name {name} {options}"
             started.append(self.start(name, *words.split()))
+        for log, n in zip(logs, before, strict=True):
+            wait_until(lambda log=log, n=n: log.read_text().count(FOUND) > n, f"the worker of {log}")
         return started
 
     def run(self, target: str, protocol: str = "tls") -> subprocess.Popen[str]:
@@ -317,7 +325,7 @@ def test_hosts_by_ssh_write_the_same_bytes_and_their_workers_end_with_the_script
     addresses = [hosts.addresses[name] for name in daemons]
     script = hosts.start("scheduler", "-c", SCRIPT, "bash", str(ROOT / "cluster" / "ssh-hosts"), *addresses)
     log = hosts.folder / "scheduler.log"
-    wait_until(lambda: script.poll() is not None or log.read_text().count("Registered to") >= 2, "workers by SSH")
+    wait_until(lambda: script.poll() is not None or log.read_text().count(FOUND) >= 2, "workers by SSH")
     assert script.poll() is None, log.read_text()[-3000:]
 
     assert hosts.run("s3://scans/ssh", protocol="tcp").wait(tiny.LIMIT_S) == 0, hosts.log.read_text()[-3000:]
