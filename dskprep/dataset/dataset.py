@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from dskprep import storage
 from dskprep.counts import n_of
-from dskprep.dataset import duplicates, splits, store
+from dskprep.dataset import duplicates, lacking, splits, store
 from dskprep.dataset.duplicates import Duplicates
 from dskprep.dataset.examples import Examples, Which, check_labels, find_places
 from dskprep.dataset.patches import LungPatches
@@ -185,7 +185,8 @@ class Dataset(Selection):
         Warns
         -----
         UserWarning
-            Volumes lack one of `labels`, since it was refused or failed. Where it would be, their masks are 0.
+            Volumes lack one of `labels`, since it was refused or failed. Where it would be, their masks are 0. Or they
+            lack one that patches are `around`, so that negatives in their lungs may show it.
         """
         rows = [{str(name): value for name, value in row.items()} for row in self.annotations.to_dict("records")]
         others = () if negatives == "lungs" else find_places(rows, negatives)
@@ -197,11 +198,13 @@ class Dataset(Selection):
             raise UsageError(f"around: expected annotations to draw patches around, found none for {around!r}; {has}")
         patterns = check_labels(rows, labels)
         wanted = [pattern for pattern in patterns if pattern != "lungs"]
+        if isinstance(around, str) and negatives == "lungs" and positives < 1:
+            wanted.append(lacking.OF_NODULES if around == "nodules" else around)
         if lost := self.lacking(wanted) if wanted else {}:
             key, (why, *_) = next(iter(lost.items()))
             warnings.warn(
                 f"{self.url}: a label of {n_of(len(lost), 'volume')} was refused or failed, such as {why} of {key}; "
-                "where it would be, the masks are 0: leave such volumes out, as by select",
+                "where it would be, the masks are 0, and negatives may lie: leave such volumes out, as by select",
                 stacklevel=2,
             )
         return Examples(

@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dskprep.counts import n_of
+from dskprep.dataset.label_record import matches_stored
 from dskprep.dataset.rounds import Windows
 from dskprep.dataset.shards import Index, as_index
 from dskprep.errors import UsageError
-from dskprep.patterns import matches_label
 from dskprep.volume import Volume
 
 if TYPE_CHECKING:
@@ -128,7 +128,8 @@ class Draws(ABC, Generic[P]):
     def _stored_labels(self, volume: StoredVolume, pattern: str) -> tuple[str, ...]:
         if pattern == "lungs":
             return ("lungs",) if volume.has_lungs else ()
-        return tuple(name for name in volume.labels.about if matches_label(name, [pattern]))
+        about = volume.labels.about
+        return tuple(label for label in about if matches_stored(label, about[label].name, [pattern]))
 
     def touches(self, volume: StoredVolume, label: str, index: Index) -> bool:
         """Tell whether the patch around a voxel reaches the box in which a stored label is."""

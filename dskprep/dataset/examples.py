@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dskprep.dataset.draws import OPENED, Draws, Spot
+from dskprep.dataset.label_record import matches_stored
 from dskprep.dataset.patches import LungVoxels
 from dskprep.dataset.rounds import Rounds, Windows
 from dskprep.dataset.shards import Index, as_index
@@ -266,10 +267,10 @@ def _origin(row: Row) -> tuple[Any, ...] | None:
 def check_labels(rows: Iterable[Row], given: Iterable[str]) -> tuple[str, ...]:
     """Return patterns of labels. Raises UsageError for one that no label of the rows matches, but for `lungs`."""
     patterns = as_patterns(given, "labels")
-    there = sorted({_text(row["label"]) for row in rows} - {""})
+    there = sorted({(_text(row["label"]), _text(row["name"])) for row in rows if _text(row["label"])})
     for pattern in patterns:
-        if pattern != "lungs" and not any(matches_label(label, [pattern]) for label in there):
-            known = ", ".join(there) or "(none)"
+        if pattern != "lungs" and not any(matches_stored(*label, [pattern]) for label in there):
+            known = ", ".join(dict.fromkeys(label for label, _ in there)) or "(none)"
             raise UsageError(f"no volume has a label {pattern!r}; there are the labels {known:.300}")
     return patterns
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import unicodedata
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import msgspec
@@ -13,6 +14,7 @@ from dskprep import keys
 from dskprep.dataset.facts import Bytes, Count, Number, StoredObject
 from dskprep.dataset.record import STATUSES, is_object_name, to_json
 from dskprep.errors import DamagedDataset
+from dskprep.patterns import matches_label
 from dskprep.plain import as_utf8, in_one_line
 from dskprep.typed import converter
 
@@ -28,6 +30,21 @@ def safe_name(name: str) -> str:
     """Return a name of a label without what some file system does not take; "" if nothing is left of it."""
     safe = re.sub(r"_+", "_", re.sub(r"[^\w.=@,-]", "_", unicodedata.normalize("NFC", name))).strip("._")
     return safe.encode()[:MAX_NAME].decode(errors="ignore")
+
+
+def matches_stored(label: str, name: str, patterns: Iterable[str]) -> bool:
+    """Tell whether a label that is stored as `label`, and that its author calls `name`, matches one of the patterns.
+
+    Of several labels of one name in a file, which are one thing to a pattern, all but the first have a number behind it
+    (`label_names.free_name`).
+
+    >>> [matches_stored("GTV-2", name, ["gtv"]) for name in ("GTV", "GTV-2")]
+    [True, False]
+    """
+    base, _, number = label.rpartition("-")
+    own = safe_name(name).encode()[: MAX_NAME - 6].decode(errors="ignore").casefold()
+    is_numbered = number.isdigit() and base.casefold() in (own, f"{own}_")
+    return matches_label(label, patterns) or (is_numbered and matches_label(base, patterns))
 
 
 class LabelRecordName(NamedTuple):

@@ -6,17 +6,18 @@ import hashlib
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from dskprep.dataset import annotations as annotated
 from dskprep.dataset import lacking
 from dskprep.dataset.dataset import Dataset
+from dskprep.dataset.label_record import matches_stored
 from dskprep.dataset.lacking import Lost
 from dskprep.dataset.record import RecordName, to_json
 from dskprep.dataset.split_file import Side
 from dskprep.dataset.splits import Split
 from dskprep.errors import UsageError
 from dskprep.exchange.volume import ExportJob
-from dskprep.patterns import matches_label
 
 VERSION = 1
 """Of what is written; another one makes all volumes anew."""
@@ -25,6 +26,15 @@ LUNGS = "lungs"
 LUNGS_ML = ("right_lung_ml", "left_lung_ml", "unsided_lung_ml")
 MOST_CLASSES = 255
 LACKS = "lacks"
+
+
+class _There(NamedTuple):
+    """A label of a volume: its name there and its author's, a digest of what it was made of, the image it lies on."""
+
+    label: str
+    name: str
+    made_of: str
+    image: str
 
 
 @dataclass(frozen=True)
@@ -81,9 +91,10 @@ def choose(
     Parameters
     ----------
     labels
-        The classes: a name or a pattern (see `patterns.matches_label`), whose labels together are one class. A volume
-        without a label of each is left out: nobody has said that it has none. So is one whose mask of lungs is empty,
-        and one that lacks a label of a class because it was refused: in the mask it would be background.
+        The classes: a name or a pattern (see `label_record.matches_stored`), whose labels together are one class. The
+        lungs that dskprep has found are called `lungs`, and no pattern takes them. A volume without a label of each is
+        left out: nobody has said that it has none. So is one whose mask of lungs is empty, and one that lacks a label
+        of a class because it was refused: in the mask it would be background.
     image, mask
         Paths of the files, with `{key}`; `test` are those of the part `test`.
 
@@ -92,7 +103,7 @@ def choose(
     UsageError
         There are more classes than a mask can have, or no volume has the labels.
     """
-    if len(labels) > MOST_CLASSES or len(set(labels)) < len(labels):
+    if len(labels) > MOST_CLASSES or len({label.casefold() for label in labels}) < len(labels):
         raise UsageError(f"labels: expected at most {MOST_CLASSES} names, each once, found {', '.join(labels):.200}")
     if "background" in labels or "ignore" in labels[:-1]:
         raise UsageError(
@@ -100,7 +111,8 @@ def choose(
             "which must be the last one, for what is not trained with; use a pattern, such as '[b]ackground', to have "
             "the label as a class of its own"
         )
-    names, refused = _labels_of(dataset) if set(labels) - {LUNGS} else ({}, {})
+    drawn = [label for label in labels if label != LUNGS]
+    names, refused = _labels_of(dataset) if drawn else ({}, {})
     members, left_out, known = [], {}, set[str]()
     for row in dataset.whole_rows("key", "status", "input_digest", "hu_sha256", *LUNGS_ML):
         key = row["key"]
@@ -109,18 +121,21 @@ def choose(
         if split is not None and key not in split.sides:
             left_out[key] = "not-in-split"
             continue
-        there = {name: made_of for name, made_of, image_ in names.get(key, ()) if image_ == row["input_digest"]}
+        here = [each for each in names.get(key, ()) if each.image == row["input_digest"]]
+        there = {each.label: each.made_of for each in here}
         if any((row[name] or 0) > 0 for name in LUNGS_ML):
             there[LUNGS] = ""
         known |= there.keys()
-        found = itertools.product(enumerate(labels, 1), sorted(there))
-        classes = [(number, name) for (number, label), name in found if matches_label(name, [label])]
+        found = itertools.product(enumerate(labels, 1), sorted((each.label, each.name) for each in here))
+        classes = [(number, name) for (number, label), (name, own) in found if matches_stored(name, own, [label])]
+        classes += [(labels.index(LUNGS) + 1, LUNGS)] if LUNGS in labels and LUNGS in there else []
+        classes.sort()
         missing = [label for i, label in enumerate(labels, 1) if i not in {number for number, _ in classes}]
         if missing:
-            is_empty = row["right_lung_ml"] is not None and LUNGS not in there and matches_label(LUNGS, missing)
+            is_empty = row["right_lung_ml"] is not None and LUNGS not in there and LUNGS in missing
             left_out[key] = f"without {', '.join(missing)}{' (lungs-not-found)' if is_empty else ''}"
             continue
-        if lost := lacking.of_volume(refused, key, row["input_digest"], labels):
+        if lost := lacking.of_volume(refused, key, row["input_digest"], drawn):
             left_out[key] = f"{LACKS} {lost[0]}{f' and {len(lost) - 1} more' if len(lost) > 1 else ''}"
             continue
         side = split.sides[key] if split else NOWHERE
@@ -140,18 +155,17 @@ def choose(
     return Cohort(dataset, tuple(members), dict(sorted(left_out.items())), tuple(labels), split)
 
 
-def _labels_of(dataset: Dataset) -> tuple[dict[str, list[tuple[str, str, str]]], dict[str, list[Lost]]]:
-    """Return the labels of each volume: their name, a digest of what they were made of, and the image they lie on.
-
-    And those that were refused.
-    """
-    found: dict[str, list[tuple[str, str, str]]] = {}
+def _labels_of(dataset: Dataset) -> tuple[dict[str, list[_There]], dict[str, list[Lost]]]:
+    """Return the labels of each volume, and those that were refused."""
+    found: dict[str, list[_There]] = {}
     current = annotated.current_table(dataset.url)
     annotated.warn_of_damaged(dataset.url, annotated.damaged(current))
     annotated.warn_of_lost(dataset.url, current)
     table = annotated.to_frame(annotated.without_repeats(current))
-    names = "key status label source_sha256 source_options number image".split()
-    for key, status, label, content, options, number, image in zip(*(table[n].tolist() for n in names), strict=True):
+    columns = "key status label name source_sha256 source_options number image".split()
+    for key, status, label, name, content, options, number, image in zip(
+        *(table[column].tolist() for column in columns), strict=True
+    ):
         if status == "written" and isinstance(label, str) and label:
-            found.setdefault(key, []).append((label, f"{content} {options} {number}", image))
+            found.setdefault(key, []).append(_There(label, name or "", f"{content} {options} {number}", image))
     return found, lacking.lost_labels(current)

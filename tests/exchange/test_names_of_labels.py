@@ -1,0 +1,120 @@
+"""What the name of a class takes in exports and patches: all labels that their author calls so, and no lungs beside."""
+
+from __future__ import annotations
+
+import itertools
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from builders import ct_file, distinct
+from label_builders import (
+    FRAME_OF_REFERENCE,
+    IMAGE,
+    SERIES,
+    frames_of,
+    grid_of,
+    lidc_file,
+    nodule_xml,
+    ring,
+    seg_file,
+)
+
+import dskprep
+from dskprep.errors import UsageError
+from dskprep.settings import PrepConfig
+
+nib: Any = pytest.importorskip("nibabel", reason="needs the extra exchange")
+
+SHAPE = (10, 24, 20)
+GRID = grid_of(SHAPE, (1.0, 1.0, 1.0))
+"""The grid of the series; that of its volume is the same."""
+ONE, OTHER = np.zeros(SHAPE, np.bool_), np.zeros(SHAPE, np.bool_)
+ONE[2:6, 5:12, 4:9] = True
+OTHER[2:6, 5:12, 12:16] = True
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> str:
+    """A dataset of one series, with lungs, whose slice k is the instance IMAGE.k."""
+    (tmp_path / "in/p").mkdir(parents=True)
+    about = {"SeriesInstanceUID": SERIES, "FrameOfReferenceUID": FRAME_OF_REFERENCE, "PixelSpacing": [1, 1]}
+    for k, plane in enumerate(distinct(*SHAPE)):
+        place, instance = GRID.to_patient((k, 0, 0)), f"{SERIES}.{k}" if k else IMAGE
+        content = ct_file(plane, place, **(about | {"SOPInstanceUID": instance}))
+        (tmp_path / f"in/p/{k:03}.dcm").write_bytes(content)
+    settings = PrepConfig(check_hu=False, min_slices=4, lungs="own_masks:halves")
+    assert dskprep.run(tmp_path / "in", tmp_path / "out", settings=settings).exit_code == 0
+    (tmp_path / "labels").mkdir()
+    return str(tmp_path / "out")
+
+
+def exported(target: str, *labels: str) -> Any:
+    out = Path(target).parent / f"Dataset001_{len(list(Path(target).parent.iterdir()))}"
+    dskprep.export("monai", target, out, labels=labels)
+    return np.asarray(nib.load(out / "labels/p.nii.gz").dataobj).T
+
+
+@pytest.mark.parametrize("names", [("Nodule", "Nodule"), ("nodule", "NODULE"), ("a nodule", "a/nodule")])
+def test_segments_of_one_name_are_one_class(target: str, tmp_path: Path, names: tuple[str, str]) -> None:
+    """The second is stored as `Nodule-2`. In a mask with the first alone it would be background."""
+    frames = [*frames_of(ONE), *frames_of(OTHER, 2)]
+    (tmp_path / "labels/1.dcm").write_bytes(seg_file(GRID, frames, names=names))
+    assert dskprep.annotate(target, tmp_path / "labels").labels == 2
+    dataset, asked = dskprep.open_dataset(target), names[0].replace(" ", "_")
+    (second,) = (label for label in dataset["p"].labels if label.endswith("-2"))
+    assert np.array_equal(exported(target, asked), ONE | OTHER)
+    assert np.array_equal(exported(target, second), OTHER)
+    assert np.array_equal(exported(target, asked, second), ONE + 2 * OTHER)
+    patches = dataset.patches(SHAPE, around=asked, positives=1, jitter_mm=0, labels=[asked, second], normalized=False)
+    stream = patches.stream(2)
+    (batch,) = itertools.islice(stream, 1)
+    (n_first, n_second) = (int(np.count_nonzero(batch[name][0])) for name in (asked, second))
+    assert n_first > n_second > 0
+    for number in (0, 1):
+        for name in (asked, second):
+            assert np.array_equal(stream.draws[number].masks[name], batch[name][number, 0])
+
+
+def test_a_pattern_does_not_take_the_lungs_that_dskprep_finds(target: str, tmp_path: Path) -> None:
+    """They would be mixed with those that somebody has drawn."""
+    (tmp_path / "labels/1.dcm").write_bytes(seg_file(GRID, frames_of(ONE), names=("Lung_L",)))
+    dskprep.annotate(target, tmp_path / "labels")
+    lungs = dskprep.open_dataset(target)["p"].load("lungs").array > 0
+    assert np.array_equal(exported(target, "lung*"), ONE)
+    assert np.array_equal(exported(target, "lungs"), lungs)
+    assert np.array_equal(exported(target, "lungs", "Lung*"), np.where(ONE, 2, lungs))
+    with pytest.raises(UsageError, match=r"no volume has the labels Lungs; there are the labels Lung_L, lungs"):
+        exported(target, "Lungs")
+    with pytest.raises(UsageError, match="each once, found Lung_L, lung_l"):
+        exported(target, "Lung_L", "lung_l")
+
+
+def test_a_volume_whose_mark_of_a_nodule_is_left_out_is_no_background(target: str, tmp_path: Path) -> None:
+    """Nobody knows in which slice the mark lies, so its voxels are in no mask."""
+    good = nodule_xml("a", [(-28.0, ring(12, 10, 4))], [3] * 9)
+    wrong = nodule_xml("b", [(-28.0, ring(4, 4, 2))], [3] * 9, instances=[f"{SERIES}.3"])
+    (tmp_path / "labels/1.xml").write_bytes(lidc_file(good, wrong))
+    dskprep.annotate(target, tmp_path / "labels")
+    for pattern in ("nodule-*", "nodule-*-reader-*"):
+        with pytest.raises(UsageError, match=r"p lacks a mark \(marks-left-out\)"):
+            exported(target, pattern)
+        assert dskprep.open_dataset(target).lacking([pattern]) == {"p": ["a mark (marks-left-out)"]}
+    assert exported(target, "nodule-1").any()
+    with pytest.warns(UserWarning, match=r"such as a mark \(marks-left-out\) of p; .* and negatives may lie"):
+        dskprep.open_dataset(target).patches(4)
+
+
+def test_negatives_of_a_volume_that_lacks_what_positives_are_around_are_told(target: str, tmp_path: Path) -> None:
+    """Its lungs may show what they are negatives of."""
+    (tmp_path / "labels/1.dcm").write_bytes(seg_file(GRID, frames_of(ONE), names=("GTV",)))
+    (tmp_path / "labels/2.dcm").write_bytes(seg_file(GRID, frames_of(OTHER), names=("GTV",)))
+    assert dskprep.annotate(target, tmp_path / "labels").reasons == {"refused: label-exists": 1}
+    dataset = dskprep.open_dataset(target)
+    with pytest.warns(UserWarning, match=r"a label of 1 volume .*, such as GTV \(label-exists\) of p; "):
+        dataset.patches(4, around="gtv*")
+    with warnings.catch_warnings(action="error"):
+        dataset.patches(4, around="gtv*", positives=1)
+        dataset.patches(4, around="gtv*", negatives=lambda row: row["label"] == "GTV")
