@@ -14,7 +14,7 @@ from scipy.sparse import csgraph
 from dskprep.dataset import dealing
 from dskprep.dataset.dealing import Group
 from dskprep.dataset.split_file import Side
-from dskprep.dataset.split_rule import ALWAYS, Rule, joins
+from dskprep.dataset.split_rule import ALWAYS, PATIENT, PIXELS, Rule, joins
 from dskprep.errors import UsageError
 
 if TYPE_CHECKING:
@@ -54,14 +54,15 @@ class Members:
 
     def __init__(self, dataset: Dataset, rule: Rule, given: Mapping[str, str]) -> None:
         written = set(dataset)
-        rows = list(dataset.whole_rows("key", *ALWAYS, *rule.by, *(rule.stratify or ())))
-        self._columns = [*rule.by, *ALWAYS]
+        rows = list(dataset.whole_rows("key", "study", *ALWAYS, *rule.by, *(rule.stratify or ())))
+        self._columns = [*rule.by, PATIENT, "study", PIXELS]
         self._given, self._stratify, self._seed = given, rule.stratify or (), rule.seed
         for name in {*rule.by, *self._stratify}:
             if any(isinstance(row[name], (list, dict)) for row in rows):
                 raise UsageError(f"expected a column with one value per volume to split by, found lists in {name!r}")
-        joining = [[row[name] if joins(row[name]) else None for row in rows] for name in self._columns]
-        numbers = join_groups([[given.get(row["key"]) for row in rows], *joining]).tolist() if rows else []
+        joining = [[row[name] if joins(row[name]) else None for row in rows] for name in (*rule.by, PIXELS)]
+        joining += [[given.get(row["key"]) for row in rows], _owners(rows)]
+        numbers = join_groups(joining).tolist() if rows else []
         self._by_number: dict[int, list[dict[str, Any]]] = defaultdict(list)
         for row, number in zip(rows, numbers, strict=True):
             self._by_number[number].append(row)
@@ -107,9 +108,28 @@ class Members:
                 first, second = list(keys_of_sides.items())[:2]
                 raise UsageError(
                     f"the split does not fit the dataset: {first[1]} ({_words(first[0])}) and {second[1]} "
-                    f"({_words(second[0])}) belong together now, by patient, pixels or group; make another"
+                    f"({_words(second[0])}) belong together now, by patient, study, pixels or group; make another"
                 )
         return {number: next(iter(keys_of_sides)) for number, keys_of_sides in found.items()}
+
+
+def _owners(rows: Sequence[Mapping[str, Any]]) -> list[Hashable | None]:
+    """Return the patient of each row: where a header names none, the one patient of its study, else the study itself.
+
+    So reconstructions of one scan of which PatientID was removed are not taken for those of several patients.
+    """
+    of_study: dict[str, set[str]] = defaultdict(set)
+    for row in rows:
+        if row["patient"] is not None and row["study"] is not None:
+            of_study[row["study"]].add(row["patient"])
+
+    def owner(patient: str | None, study: str | None) -> Hashable | None:
+        if patient is not None or study is None:
+            return patient
+        patients = of_study.get(study, set())
+        return min(patients) if len(patients) == 1 else ("study", study)
+
+    return [owner(row["patient"], row["study"]) for row in rows]
 
 
 def _words(side: Side) -> str:

@@ -14,7 +14,7 @@ from dskprep.errors import UsageError
 PARTS = {0: (), 2: ("train", "test"), 3: ("train", "validation", "test")}
 """The names of the parts, by the number of shares."""
 MOST_FOLDS = 1000
-ALWAYS = ("patient", "hu_sha256")
+PATIENT, PIXELS = ALWAYS = ("patient", "hu_sha256")
 """Columns of the index that always join volumes: a patient, and the same pixels."""
 
 

@@ -38,7 +38,8 @@ class Split:
     sides
         `part` and `fold` of each volume, by its key.
     alone
-        Volumes whose header names no patient: nothing but equal pixels and your own groups joins them to others.
+        Volumes whose header names no patient: nothing but their study, equal pixels and your own groups joins them to
+        others.
     left_out
         Volumes of the dataset that the split does not have, as they were added later: `Dataset.extend_split` adds them.
     of_several
@@ -98,7 +99,7 @@ class Split:
         if self.rule.stratify is None and max(sizes) > 2 * min(sizes):
             words.append(f"uneven, as the rule does not look at sizes: {BALANCED}")
         if self.alone:
-            words.append(f"{n_of(len(self.alone), 'volume')} of no known patient, each a group of its own")
+            words.append(f"{n_of(len(self.alone), 'volume')} of no known patient, joined by nothing but their study")
         if self.of_several:
             some = some_of(map(some_of, self.of_several), "; ")
             words.append(f"{n_of(len(self.of_several), 'group')} of several patients ({some})")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import itertools
 import json
 import os
 import pickle
@@ -235,8 +236,34 @@ def test_numbers_of_numpy_are_numbers() -> None:
 def test_volumes_without_a_patient_are_said_and_each_alone() -> None:
     split = dataset_of([Row(f"k{i}", None, str(i)) for i in range(60)]).split(folds=3)
     assert len(split.alone) == 60
-    assert "60 volumes of no known patient, each a group of its own" in repr(split)
+    assert "60 volumes of no known patient, joined by nothing but their study" in repr(split)
     assert {side.fold for side in split.sides.values()} == {0, 1, 2}
+
+
+def test_volumes_without_a_patient_go_with_their_study() -> None:
+    """A soft and a sharp reconstruction of one scan have other pixels, and one study."""
+
+    def dataset_of_studies(rows: Iterable[tuple[str, str | None, str]]) -> Dataset:
+        records = [tiny.record(key, patient=patient, study=study, hu_sha256=key) for key, patient, study in rows]
+        dataset = Dataset("/nowhere")
+        vars(dataset)["_table"] = to_table([to_row(record) for record in records])
+        return dataset
+
+    kernels = list(itertools.product(range(40), ("soft", "sharp", "bone")))
+    nobody = [(f"{kernel} {n}", None, f"study {n}") for n, kernel in kernels]
+    half = [(f"{kernel} {n}", f"patient {n}" if kernel == "soft" else None, f"half {n}") for n, kernel in kernels]
+    half = [(f"half {key}", patient, study) for key, patient, study in half]
+    of_two = [("A", "a", "of two"), ("B", "b", "of two"), ("C", None, "of two"), ("D", None, "of two")]
+    together = [{f"{word}{kernel} {n}" for _, kernel in kernels[:3]} for word in ("", "half ") for n in range(40)]
+    split = dataset_of_studies([*nobody, *half, *of_two]).split(folds=4)
+    for keys in [*together, {"C", "D"}]:
+        assert len({split.sides[key] for key in keys}) == 1
+    assert (len({split.sides[min(keys)] for keys in together}), split.of_several) == (4, ())
+    more = dataset_of_studies([*nobody, *half, *of_two, *((f"again {n}", None, f"study {n}") for n in range(40))])
+    grown = more.split(folds=4)
+    assert {key: grown.sides[key] for key in split.sides} == split.sides
+    two = [dataset_of_studies([*nobody, *of_two]).split(folds=4, seed=seed).sides for seed in range(9)]
+    assert any(sides["A"] != sides["B"] for sides in two)  # two patients of one study stay two
 
 
 def test_the_side_of_a_patient_is_the_one_that_the_rule_in_the_docs_gives() -> None:
