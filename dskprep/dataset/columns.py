@@ -31,6 +31,7 @@ DESCRIBED = {
     "bytes_read": "Bytes of the files of its folder or archive",
     "bytes_written": "Bytes of the objects of the volume",
     "patient": "Keyed digest of the patient: equal where the patient is, of no use to others",
+    "patient_without_issuer": "Keyed digest of PatientID alone, where the header names its issuer too",
     "study": "Keyed digest of the study",
     "frame_of_reference": "Keyed digest of the frame of reference",
     "licence": "Licence of the series, where its catalogue tells it",

@@ -54,7 +54,9 @@ class Members:
 
     def __init__(self, dataset: Dataset, rule: Rule, given: Mapping[str, str]) -> None:
         written = set(dataset)
-        rows = list(dataset.whole_rows("key", "study", *ALWAYS, *rule.by, *(rule.stratify or ())))
+        rows = list(
+            dataset.whole_rows("key", "study", "patient_without_issuer", *ALWAYS, *rule.by, *(rule.stratify or ()))
+        )
         self._columns = [*rule.by, PATIENT, "study", PIXELS]
         self._given, self._stratify, self._seed = given, rule.stratify or (), rule.seed
         for name in {*rule.by, *self._stratify}:
@@ -116,20 +118,24 @@ class Members:
 def _owners(rows: Sequence[Mapping[str, Any]]) -> list[Hashable | None]:
     """Return the patient of each row: where a header names none, the one patient of its study, else the study itself.
 
-    So reconstructions of one scan of which PatientID was removed are not taken for those of several patients.
+    So reconstructions of one scan of which PatientID was removed are not taken for those of several patients. Nor are
+    scans of one PatientID of which some headers name no issuer.
     """
+    there = {row["patient"] for row in rows} - {None}
+    patients = [row["patient_without_issuer"] for row in rows]
+    patients = [one if one in there else row["patient"] for one, row in zip(patients, rows, strict=True)]
     of_study: dict[str, set[str]] = defaultdict(set)
-    for row in rows:
-        if row["patient"] is not None and row["study"] is not None:
-            of_study[row["study"]].add(row["patient"])
+    for patient, row in zip(patients, rows, strict=True):
+        if patient is not None and row["study"] is not None:
+            of_study[row["study"]].add(patient)
 
     def owner(patient: str | None, study: str | None) -> Hashable | None:
         if patient is not None or study is None:
             return patient
-        patients = of_study.get(study, set())
-        return min(patients) if len(patients) == 1 else ("study", study)
+        found = of_study.get(study, set())
+        return min(found) if len(found) == 1 else ("study", study)
 
-    return [owner(row["patient"], row["study"]) for row in rows]
+    return [owner(patient, row["study"]) for patient, row in zip(patients, rows, strict=True)]
 
 
 def _words(side: Side) -> str:

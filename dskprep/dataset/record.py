@@ -83,7 +83,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     `upgrade` is about to write over: until it has, either is right. `further_series` are
     the other series of the same folder, as `<status>/<key>`. `seconds` holds wall seconds by stage, `cpu_s` CPU seconds
     of all series of the folder. `patient`, `study`, `frame_of_reference` and `instances` are keyed digests (see
-    `identity`), None where the header lacks them. `chosen` says why the series was chosen among others.
+    `identity`), None where the header lacks them; `patient` is that of PatientID and its issuer, if there is one, and
+    `patient_without_issuer` then what it would be without. `chosen` says why the series was chosen among others.
     `attribution` is known of series of the Imaging Data Commons. `place` is a keyed digest of where the files lay, in a
     dataset with hashed keys, where `url` is empty.
     """
@@ -107,6 +108,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     series_uid_sha256: str | None = None
     stack: Count | None = None
     patient: str | None = None
+    patient_without_issuer: str | None = None
     study: str | None = None
     frame_of_reference: str | None = None
     instances: str | None = None

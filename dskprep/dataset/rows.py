@@ -18,7 +18,7 @@ NAME = ("status", "key", "input_digest")
 """The columns that make up a `RecordName`, in its order."""
 
 OF_RECORD = (
-    *("chosen", "patient", "study", "frame_of_reference", "series_uid_sha256", "stack"),
+    *("chosen", "patient", "patient_without_issuer", "study", "frame_of_reference", "series_uid_sha256", "stack"),
     *("hu_sha256", "bytes_read", "bytes_written"),
 )
 """Columns that are fields of a record."""
@@ -45,6 +45,7 @@ _ALWAYS = {
 }
 _LATER = {
     **dict.fromkeys(("patient", "study", "frame_of_reference", "licence", "doi", "citation", "chosen"), "string"),
+    "patient_without_issuer": "string",
     "disagreed_lung_ml": "double",
     "missing_lung_ml": "double",
     "missing_lung_place": "string",

@@ -23,7 +23,7 @@ from dskprep.patterns import as_patterns
 if TYPE_CHECKING:
     import pandas as pd
 
-IDENTITIES = ("patient", "study", "frame_of_reference")
+IDENTITIES = ("patient", "patient_without_issuer", "study", "frame_of_reference")
 """Columns that an index of an older version lacks."""
 FATES = {"refused": "was refused", "set-aside": "was set aside", "failed": "failed", "killed": "was killed"}
 """What became of a series that was not written, in words."""

@@ -35,12 +35,13 @@ class Taken(NamedTuple):
 def taken(target: str | None, per: str) -> Taken:
     """Return what a dataset holds, nothing if there is none; `per` is `study` or `patient`."""
     found = Taken({}, set(), set())
-    columns = ("key", "input_digest", "status", "reason", "study", "patient")
+    columns = ("key", "input_digest", "status", "reason", "study", "patient", "patient_without_issuer")
     for row in index.rows_of(index.current_table(target, columns)) if target else ():
         key = row["key"].partition(FURTHER)[0]
         found.known.add(key)
         if row["status"] == "written":
-            found.written.setdefault(family_name(per, row["study"], row["patient"]) or "", []).append(key)
+            patient = (per == "study" and row["patient_without_issuer"]) or row["patient"]
+            found.written.setdefault(family_name(per, row["study"], patient) or "", []).append(key)
         elif row["status"] == "refused" and row["reason"] not in KEPT and key == row["key"]:
             found.refused.add((key, row["input_digest"]))
     return found

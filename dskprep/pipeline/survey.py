@@ -184,7 +184,8 @@ class Survey:
 
     def _family_name(self, who: Identity) -> str | None:
         digest = self._identities.digest
-        patient = digest("patient", who.patient, who.issuer) if who.patient else None
+        issuer = who.issuer if self._select.per == "patient" else ""  # it does not part a study: see `peek.group_of`
+        patient = digest("patient", who.patient, issuer) if who.patient else None
         return family_name(self._select.per, digest("study", who.study), patient)
 
     def _note_family(self, n: int, state: int, family: str | None, scores: str | None, tie: str | None) -> None:

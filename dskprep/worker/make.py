@@ -210,6 +210,7 @@ def _identity(line: Line, found: Series) -> dict[str, str | None]:
     digest, who = line.identities.digest, found.identity
     return {
         "patient": digest("patient", who.patient, who.issuer) if who.patient else None,
+        "patient_without_issuer": digest("patient", who.patient, "") if who.patient and who.issuer else None,
         "study": digest("study", who.study),
         "frame_of_reference": digest("frame of reference", who.frame_of_reference),
         "instances": line.identities.instances(found.instances),

@@ -59,6 +59,18 @@ def test_one_patient_has_one_digest_and_another_patient_another(tmp_path: Path) 
     assert len({found["a"][name] for name in ("patient", "study", "frame_of_reference")}) == 3
 
 
+def test_a_patient_whose_issuer_some_headers_do_not_name_is_known_again(tmp_path: Path) -> None:
+    for key, issuer in (("a", "Hospital"), ("b", ""), ("c", "Other")):
+        write_series(
+            tmp_path / "in" / key, PatientID="P-1", IssuerOfPatientID=issuer, StudyInstanceUID=f"1.2.{ord(key)}"
+        )
+    run(tmp_path / "in", tmp_path / "out")
+    found = rows(tmp_path / "out")
+    assert len({found[key]["patient"] for key in "abc"}) == 3
+    of_any = [found[key]["patient_without_issuer"] for key in "abc"]
+    assert of_any == [found["b"]["patient"], None, found["b"]["patient"]]
+
+
 def test_two_datasets_agree_only_with_the_same_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source(tmp_path / "in")
     run(tmp_path / "in", tmp_path / "one")

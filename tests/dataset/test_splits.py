@@ -28,6 +28,7 @@ import dskprep
 from dskprep import storage
 from dskprep.dataset import store
 from dskprep.dataset.dataset import Dataset
+from dskprep.dataset.record import Record
 from dskprep.dataset.rows import to_row, to_table
 from dskprep.dataset.splits import Split
 from dskprep.errors import DamagedDataset, UsageError
@@ -264,6 +265,24 @@ def test_volumes_without_a_patient_go_with_their_study() -> None:
     assert {key: grown.sides[key] for key in split.sides} == split.sides
     two = [dataset_of_studies([*nobody, *of_two]).split(folds=4, seed=seed).sides for seed in range(9)]
     assert any(sides["A"] != sides["B"] for sides in two)  # two patients of one study stay two
+
+
+def test_volumes_of_one_patientid_go_together_where_some_headers_name_no_issuer() -> None:
+    def record(key: str, **who: str) -> Record:
+        return tiny.record(key, hu_sha256=key, **who)
+
+    records = []
+    for n in range(40):
+        records += [record(f"{n} A", patient=f"A {n}", patient_without_issuer=f"{n}"), record(f"{n}", patient=f"{n}")]
+        records += [record(f"{n} B", patient=f"{n} of B", patient_without_issuer=f"two {n}")]
+        records += [record(f"{n} C", patient=f"{n} of C", patient_without_issuer=f"two {n}")]
+    records += [record("nobody"), record("none", study="nobody's")]
+    dataset = Dataset("/nowhere")
+    vars(dataset)["_table"] = to_table([to_row(one) for one in records])
+    split = dataset.split(folds=4)
+    assert all(split.sides[f"{n} A"] == split.sides[f"{n}"] for n in range(40))
+    assert any(split.sides[f"{n} B"] != split.sides[f"{n} C"] for n in range(40))  # one number of two hospitals
+    assert sorted(split.of_several) == sorted((f"{n}", f"{n} A") for n in range(40))
 
 
 def test_the_side_of_a_patient_is_the_one_that_the_rule_in_the_docs_gives() -> None:

@@ -6,6 +6,7 @@ import gzip
 import itertools
 import json
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -223,6 +224,23 @@ def test_what_a_header_lacks_of_the_patient_does_not_part_a_study_in_one_folder(
     source, target = tiny.write(tmp_path / "in", files), str(tmp_path / "out")
     run(source, target, config())
     assert sorted(fates(target).values()) == ["not-chosen"] * (2 - n_written) + ["written"] * n_written
+
+
+def test_an_issuer_that_some_headers_lack_does_not_part_a_study_over_folders(tmp_path: Path) -> None:
+    said = {"StudyInstanceUID": "1.2.9", "PatientID": "P", "ConvolutionKernel": "STANDARD"}
+    target = str(tmp_path / "out")
+    expected = {}
+    for n, (key, issuer) in enumerate({"a": "H", "b": "", "c": "H", "d": "", "e": "Other"}.items()):
+        about = said | {"SliceThickness": f"{n + 1}", "IssuerOfPatientID": issuer}
+        files = {f"{key}/{name}": content for name, content in tiny.series(n, series_uid=f"1.2.3.{n}", **about).items()}
+        source = tiny.write(tmp_path / "in", files)
+        expected[key] = "not-chosen" if n else "written"
+        if n:  # b comes with a, the others come when a is written
+            run(source, target, config())
+            assert fates(target) == expected
+    shutil.rmtree(tmp_path / "in/a")
+    run(str(tmp_path / "in"), target, config(), retry="set-aside")
+    assert fates(target) == expected
 
 
 def test_a_refusal_that_more_memory_would_mend_costs_the_study_nothing(
