@@ -29,7 +29,7 @@ from dskprep import settings as config
 from dskprep.dataset import claims, identity, index, licences, store, target_place
 from dskprep.errors import InfrastructureError, UsageError
 from dskprep.look import report
-from dskprep.pipeline import annotate, cluster, cluster_check, executor, hashed_keys, sharing, watch
+from dskprep.pipeline import cluster, cluster_check, executor, hashed_keys, sharing, watch
 from dskprep.pipeline.account import Account, RunStopped, Summary
 from dskprep.pipeline.checked import Checked, check
 from dskprep.pipeline.choice import Choice, choose
@@ -183,6 +183,11 @@ def execute(
     shared = sharing.Sharing(target, run_id, summary.account, note)
     rows = index.Writer(target)
     choice: Choice | None = None
+    give_labels = None
+    if labels:
+        from dskprep.pipeline import annotate  # loads zarr and parts of scipy, which a run without labels does not need
+
+        give_labels = functools.partial(annotate.for_run, summary, labels, client, time_limit_s, everybody)
 
     def count(outcome: Outcome) -> None:
         *further, own = outcome.records
@@ -216,8 +221,7 @@ def execute(
                             for message in deaths.new():
                                 note(message)
                             count(outcome)
-        give_labels = functools.partial(annotate.for_run, summary, labels, client, time_limit_s, everybody)
-        _write_end(summary, rows, give_labels if labels else None, at_end, is_shared=shared.has_met_others)
+        _write_end(summary, rows, give_labels, at_end, is_shared=shared.has_met_others)
     finally:
         tell(everybody, "on_end", summary)
     if summary.stopped_by:
