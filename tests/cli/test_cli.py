@@ -436,7 +436,7 @@ def test_the_program_runs_on_a_cluster_of_its_own(source: str, target: str) -> N
 @pytest.mark.slow
 @pytest.mark.cluster
 def test_ctrl_c_in_a_terminal_ends_a_run_with_its_account_and_no_tracebacks(tmp_path: Path) -> None:
-    source = tiny.write_patients(tmp_path / "in", [f"p{n}" for n in range(300)])
+    source = tiny.write_patients(tmp_path / "in", [f"p{n}" for n in range(100)])
     words = [sys.executable, "-m", "dskprep", "run", source, str(tmp_path / "out"), "--workers", "2"]
     words = ["env", "--default-signal=INT", *words]  # tests that run in the background inherit that it is ignored
     with subprocess.Popen(words, stdout=-1, stderr=subprocess.STDOUT, text=True, start_new_session=True) as process:
@@ -449,7 +449,7 @@ def test_ctrl_c_in_a_terminal_ends_a_run_with_its_account_and_no_tracebacks(tmp_
     assert any(line.startswith("interrupted: what is written stays") for line in said)
     assert "Traceback" not in "".join(said)
     n_done = int(re.findall(r"patients: (\d+) done", "".join(said))[-1])
-    assert 0 < n_done < 300
+    assert 0 < n_done < 100
 
 
 def test_what_cannot_be_compared_or_written_is_wrong_use(dskprep: Run, source: str, target: str) -> None:
