@@ -253,13 +253,13 @@ def test_a_host_that_is_cut_off_costs_nothing(
     hosts: Hosts, expected: dict[str, bytes], tmp_path: Path, *, is_healed: bool
 ) -> None:
     target = f"s3://scans/{'healed' if is_healed else 'lost'}"
-    hosts.start_cluster("w1", "w2", "w3")
+    hosts.start_cluster("w1", "w2")
     run = hosts.run(target)
     wait_for_the_first(hosts, run)
     hosts.cut("w1")
     if is_healed:
         n = hosts.n_written()
-        wait_until(lambda: hosts.n_written() > n or run.poll() is not None, "patients on the other hosts")
+        wait_until(lambda: hosts.n_written() > n or run.poll() is not None, "patients on the other host")
         hosts.heal("w1")
     assert run.wait(tiny.LIMIT_S) == 0, hosts.log.read_text()[-3000:]
     assert_all_written(copied(hosts, target, tmp_path), expected)
@@ -269,7 +269,7 @@ def test_a_scheduler_that_dies_ends_the_run_and_the_same_command_goes_on(
     hosts: Hosts, expected: dict[str, bytes], tmp_path: Path
 ) -> None:
     target = "s3://scans/restarted"
-    cluster = hosts.start_cluster("w1", "w2", "w3")
+    cluster = hosts.start_cluster("w1", "w2")
     run = hosts.run(target)
     wait_for_the_first(hosts, run)
     os.killpg(cluster[0].pid, signal.SIGKILL)
@@ -278,7 +278,7 @@ def test_a_scheduler_that_dies_ends_the_run_and_the_same_command_goes_on(
     assert 5 < hosts.n_written() < len(PATIENTS)
     for worker in cluster[1:]:
         worker.wait(60)  # of themselves: a supervisor would start them again
-    hosts.start_cluster("w1", "w2", "w3")
+    hosts.start_cluster("w1", "w2")
     assert hosts.run(target).wait(tiny.LIMIT_S) == 0, hosts.log.read_text()[-3000:]
     assert "done before" in hosts.log.read_text()
     assert_all_written(copied(hosts, target, tmp_path), expected)
