@@ -28,7 +28,9 @@ from dskprep.dataset import index
 from dskprep.dataset.record import RecordName
 from dskprep.pipeline import cluster, sharing, watch
 from dskprep.pipeline.account import Account, Summary
+from dskprep.pipeline.crew import Crew
 from dskprep.pipeline.listing import Listing
+from dskprep.pipeline.observer import Observer
 from dskprep.source.cases import cases
 from dskprep.synthetic.s3server import S3Server
 
@@ -76,9 +78,8 @@ def main() -> None:
         source = make_source(folder, count)
         account = Account()
         summary = Summary("run", source, target, account, 0.0)
-        observers, _ = watch.begin(client)
-        for observer in observers:
-            observer.on_start(summary)
+        observers: list[Observer] = []
+        watch.begin(Crew(client, None, lambda _: []), summary, observers)
         known = index.record_names(target).known  # a run has opened the store before
         storage.exists(f"{target}/dataset.json")
         start, cpu = time.perf_counter(), process.cpu_times()

@@ -44,6 +44,21 @@ def held_back() -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def passed_over(tell: Callable[[], None]) -> Iterator[None]:
+    """Only call `tell` when such a signal comes in the block, where all is done. A second one takes effect."""
+    came: list[int] = []
+
+    def hear(before: Handle, number: int, frame: FrameType | None) -> None:
+        if came:
+            before(number, frame)
+        came.append(number)
+        tell()
+
+    with _handled(hear):
+        yield
+
+
+@contextlib.contextmanager
 def _handled(hear: Callable[[Handle, int, FrameType | None], None]) -> Iterator[None]:
     """Call `hear` with what Python would call for each such signal in the block, and with its arguments.
 

@@ -58,6 +58,7 @@ HOMES = {
         "cli.options",
         "cli.run_commands",
         "cli.terminal",
+        "cli.workers",
     },
     "dask": {
         "cli.options",
@@ -77,6 +78,7 @@ HOMES = {
         "pipeline.annotate",
         "pipeline.cluster",
         "pipeline.cluster_check",
+        "pipeline.crew",
         "pipeline.executor",
         "pipeline.lost",
         "pipeline.export",
@@ -167,7 +169,7 @@ HOMES = {
         "labels.seg_pixels",
         "synthetic.scanner",
     },
-    "rich": {"cli.output", "cli.terminal", "cli.words"},
+    "rich": {"cli.console", "cli.output", "cli.terminal", "cli.words"},
     "s3fs": {"storage.clients"},
     "prometheus_client": {"pipeline.metrics", "pipeline.page"},
     "scipy": {

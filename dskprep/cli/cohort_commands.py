@@ -19,6 +19,7 @@ def duplicates(target: str, identical: bool, as_json: bool) -> None:
     The pictures of the volumes are compared, which finds it also where names and UIDs are others. Nothing is changed.
     """
     terminal.wait_for(f"reading the index of {target}")
+    options.check_dataset(target)
     from dskprep.dataset.dataset import open_dataset
 
     def report(n_done: int, n_all: int) -> None:
@@ -78,6 +79,7 @@ def split(
     ) and extend:
         raise UsageError(f"--extend makes a split as the other one was made; leave out --{given[0]}")
     asked_shares = _read_shares(shares)
+    options.check_dataset(target)
     from dskprep.dataset.dataset import open_dataset
 
     dataset = open_dataset(target)
@@ -140,19 +142,19 @@ def export(
     with terminal.lines_of_json(log_json):
         terminal.wait_for("loading")
         options.check_workers(scheduler, workers, memory_limit)
+        options.check_dataset(target)
         from dskprep.cli import words
         from dskprep.cli.output import Output
+        from dskprep.cli.workers import workers_of
         from dskprep.pipeline import export as pipeline
 
         output = Output(as_json=log_json)
         terminal.wait_for(f"reading the index of {target}")
         task = pipeline.begin(kind, target, out, labels=labels, split=split_, licence=licence)
-        if kind == "croissant":  # there is nothing to compute
-            scheduler = "sync" if scheduler == "local" else scheduler
-        with options.open_client(scheduler, workers, memory_limit) as client:
-            with output.observe(client, lines=True) as seen:
-                summary = pipeline.execute(task, client=client, observers=[seen])
-            output.tell("summary", summary.as_dict(), *words.describe_export(summary))
+        with workers_of(scheduler, workers, memory_limit) as crew, options.told_how_to_go_on(output.say):
+            with output.observe(crew, lines=True) as seen:
+                summary = pipeline.execute(task, client=crew.client, starts=seen.starts, observers=[seen])
+            seen.tell_end(summary.as_dict(), *words.describe_export(summary))
             if summary.is_interrupted:
                 output.say(f"to go on: {options.command_line()}")
     return summary.exit_code

@@ -63,7 +63,7 @@ def run_and_exit() -> None:
     plain.escape_what_python_prints()
     exits.end_as_on_ctrl_c()
     code = run_command()
-    exits.end_at_once()
+    exits.end_soon()
     sys.exit(code)
 
 

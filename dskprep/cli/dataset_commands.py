@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from dskprep.cli import terminal
+from dskprep.cli import options, terminal
 from dskprep.cli.exits import EXIT_CLEAN, EXIT_SOME_NOT_WRITTEN
 from dskprep.counts import n_of
 from dskprep.errors import UsageError
@@ -25,6 +25,7 @@ def status(target: str, as_json: bool) -> int:
     Exit code 1 if one is not written, or if some may be missing: a run is under way, or the last one was broken off.
     """
     terminal.wait_for("loading")
+    options.check_dataset(target)
     from dskprep.cli import words
     from dskprep.cli.output import Output
     from dskprep.dataset.status import status as count
@@ -50,6 +51,7 @@ def verify(target: str, forget: bool, dry_run: bool, as_json: bool) -> int:
     terminal.wait_for("loading")
     if dry_run and not forget:
         raise UsageError("--dry-run says what --forget would delete; give both")
+    options.check_dataset(target)
     from dskprep.dataset import label_store, verification
 
     volumes: set[str] = set()
@@ -120,6 +122,7 @@ def upgrade(target: str, dry_run: bool) -> int:
     setting ome_zarr = "0.6".
     """
     terminal.wait_for("loading")
+    options.check_dataset(target)
     from dskprep.dataset.upgrade import upgrade as upgrade_all
 
     terminal.wait_for(f"listing the records of {target}")

@@ -13,8 +13,8 @@ from distributed import as_completed
 from dskprep import storage
 from dskprep.cli import terminal
 from dskprep.cli.exits import EXIT_CLEAN, EXIT_SOME_NOT_WRITTEN
-from dskprep.cli.options import open_client, told_that_workers_stop
 from dskprep.cli.output import Output
+from dskprep.cli.workers import tell_that_workers_stop, told_that_workers_stop, workers_of
 from dskprep.counts import n_of
 from dskprep.dataset.dataset import open_dataset
 from dskprep.errors import UsageError
@@ -44,8 +44,8 @@ def play(patients: int, folder: Path, output: Output) -> int:
         for url in (SOURCE, TARGET):
             server.make_bucket(url.split("/")[2])
         output.say(f"an S3 server listens on {server.endpoint}")
-        with open_client("local", None, None) as client:
-            assert client is not None
+        with workers_of("local", None, None) as workers:
+            client = workers.start(tell_that_workers_stop)
             started = time.monotonic()
             output.say(f"making {n_of(patients, 'synthetic patient')} in {SOURCE}")
             doing = "making synthetic patients"
@@ -61,7 +61,7 @@ def play(patients: int, folder: Path, output: Output) -> int:
             seconds = time.monotonic() - started
             output.say(f"made them in {seconds:.0f} s, one of them broken on purpose")
             output.say("", f"What follows is what this prints: dskprep run {SOURCE} {TARGET}")
-            with output.observe(client) as observer:
+            with output.observe(workers) as observer:
                 summary = run.run(SOURCE, TARGET, client=client, observers=[observer])
         if not summary.account.counts["written"] or summary.is_interrupted:
             return EXIT_SOME_NOT_WRITTEN

@@ -61,26 +61,22 @@ def annotate(
             raise UsageError("give LABELS, where the labels are; --forget alone needs none, and --dry-run goes with it")
         named, time_limit_s = _read_names(names), options.read_seconds(time_limit)
         options.check_workers(scheduler, workers, memory_limit)
+        options.check_dataset(target)
+        options.check_there(labels, otherwise="there is no such folder or file; check the path")
         from dskprep.cli import words
         from dskprep.cli.output import Output
+        from dskprep.cli.workers import workers_of
         from dskprep.pipeline import annotate as pipeline
 
         output = Output(as_json=log_json)
         terminal.wait_for(f"looking at {labels} and {target}")
-        pipeline.check(target, labels, names=named, patterns=files, **choice)
-        with options.open_client(scheduler, workers, memory_limit) as client:
-            with output.observe(client, lines=True) as seen:
-                summary = pipeline.annotate(
-                    target,
-                    labels,
-                    names=named,
-                    patterns=files,
-                    client=client,
-                    time_limit_s=time_limit_s,
-                    observers=[seen],
-                    **choice,  # only, name_as, consensus, retry
+        task = pipeline.check(target, labels, names=named, patterns=files, **choice)  # only, name_as, consensus, retry
+        with workers_of(scheduler, workers, memory_limit) as crew, options.told_how_to_go_on(output.say):
+            with output.observe(crew, lines=True) as seen:
+                summary = pipeline.execute(
+                    task, client=crew.client, starts=seen.starts, time_limit_s=time_limit_s, observers=[seen]
                 )
-            output.tell("summary", summary.as_dict(), *words.describe_labels(summary))
+            seen.tell_end(summary.as_dict(), *words.describe_labels(summary))
             if summary.is_interrupted:
                 output.say(f"to go on: {options.command_line()}")
     return summary.exit_code or int(not summary.counts)

@@ -62,6 +62,7 @@ def show(
     if output or key:
         left_files.check(Path(output or f"{key}.png"))
     settings = None if key else options.read_settings(preset, config)
+    options.check_dataset(place) if key else options.check_there(place)
     from dskprep.look import views
 
     if key:
@@ -96,9 +97,11 @@ def compare(a: str, b: str, series: str | None, only: str, pictures: str | None,
     if series and options.is_given("only"):
         raise UsageError("--only chooses patients of datasets; leave it out with --series")
     of_series = [options.read_settings(s, s if s.endswith(".toml") else None) for s in (a, b)] if series else []
+    options.check_there(series) if series else options.check_dataset(a, b)
     from dskprep.look import comparison, side_by_side
 
     found: Iterator[comparison.Compared]
+    n_all = 1
     if series:
         options.wait_for_code("comparing")
         with warnings.catch_warnings(record=True, action="always") as told:
@@ -108,6 +111,8 @@ def compare(a: str, b: str, series: str | None, only: str, pictures: str | None,
     else:
         terminal.wait_for("comparing")
         found = comparison.compare(a, b, only)
+        n_all = found.n_all
+        terminal.wait_for("comparing", f"0 of {n_all}")
     for n, compared in enumerate(found):
         difference = compared.difference
         if as_json:
@@ -122,7 +127,7 @@ def compare(a: str, b: str, series: str | None, only: str, pictures: str | None,
             path = Path(pictures) / f"{Path(difference.key).name}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             left_files.leave(path, side_by_side.draw_comparison(compared, (Path(a).name, Path(b).name)))
-        terminal.wait_for("comparing", f"{n + 1} so far")
+        terminal.wait_for("comparing", f"{n + 1} of {n_all}")
     if not as_json:
         for line in LEGEND:
             terminal.say(line)
@@ -146,10 +151,11 @@ def report(target: str, output: str, as_json: bool) -> None:
     has left there before, and no other file.
     """
     terminal.wait_for(f"reading {target}")
-    from dskprep.look import report as page
-
     if as_json and options.is_given("output"):
         raise UsageError("--json prints the figures in place of the page; leave -o out")
+    options.check_dataset(target)
+    from dskprep.look import report as page
+
     if as_json:
         terminal.say_json(page.figures(target))
         return
@@ -171,6 +177,7 @@ def view(target: str, key: str, port: int) -> None:
     import threading
 
     terminal.wait_for(f"opening {target}")
+    options.check_dataset(target)
     from dskprep.look import viewer
 
     with viewer.view(target, key, port=port) as address:

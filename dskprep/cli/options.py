@@ -4,24 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-import functools
-import logging
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from dskprep import endings
-from dskprep.cli import terminal
-from dskprep.counts import n_of
+from dskprep.cli import exits, terminal
 from dskprep.errors import UsageError
 
 if TYPE_CHECKING:
-    from distributed import Client
-
     from dskprep.settings import PrepConfig
-
-STOPPING = "ending, in some seconds: the workers are being stopped"
 
 
 class Choice(click.Choice):  # type: ignore[type-arg]
@@ -124,6 +117,28 @@ def check_workers(
         cluster.worker_sizes(workers, memory_limit, settings)
 
 
+def check_there(*places: str, otherwise: str = "there is no such folder; check the path") -> None:
+    """Raise UsageError for a place on this machine that is not there, before anything is loaded to look into it.
+
+    What else can be wrong with it, and with URLs, shows later.
+    """
+    for place in places:
+        if place and ":" not in place:
+            try:
+                Path(place).expanduser().stat()
+            except FileNotFoundError as error:
+                raise UsageError(f"{place}: {otherwise}") from error
+            except (OSError, RuntimeError, ValueError):  # no permission, no such user, a NUL
+                continue
+
+
+def check_dataset(*targets: str) -> None:
+    """Raise UsageError for a dataset on this machine that is not there, before anything is loaded to look into it."""
+    check_there(
+        *targets, otherwise="there is no dskprep dataset here (there is no such folder); name the target of a run"
+    )
+
+
 def wait_for_code(doing: str) -> None:
     """Say what is waited for; and that code is compiled first, if it will be."""
     from dskprep.preparation import prepare
@@ -132,47 +147,15 @@ def wait_for_code(doing: str) -> None:
 
 
 @contextlib.contextmanager
-def open_client(
-    scheduler: str, workers: int | None, memory_limit: str | None, settings: PrepConfig | None = None
-) -> Iterator[Client | None]:
-    """Open a client of the cluster that `check_workers` has checked; `sync` needs none, and gives None.
-
-    Dask's own log stays out of the terminal, unless --debug is given: what goes wrong is said in one line. A signal
-    while the workers start or stop is told at once; they stop before it ends the program.
-    """
-    if scheduler == "sync":
-        yield None
-        return
-    from dskprep.pipeline import cluster
-    from dskprep.preparation import prepare
-
-    is_local = scheduler == "local"
-    if is_local:
-        workers, limit_bytes = cluster.worker_sizes(workers, memory_limit, settings)
-        wait_for_code("loading code")
-        prepare.warm(settings)
-        terminal.wait_for(f"starting {n_of(workers, 'worker')}")
-        opened = cluster.local_client(workers, limit_bytes, settings)
-    else:
-        terminal.wait_for(f"waiting for the scheduler at {scheduler}")
-        opened = cluster.connect(scheduler)
-    if not click.get_current_context().find_root().params.get("debug"):
-        for name in ("distributed", "distributed.client", "distributed.comm", "tornado.application"):
-            logging.getLogger(name).setLevel(logging.CRITICAL)
-    with contextlib.ExitStack() as stack:
-        held = endings.held_back() if is_local else contextlib.nullcontext()  # half of a cluster cannot be stopped
-        with held, told_that_workers_stop():
-            client = stack.enter_context(opened)
-        try:
-            yield client
-        finally:
-            with endings.held_back(), told_that_workers_stop():
-                stack.close()
-
-
-def told_that_workers_stop() -> contextlib.AbstractContextManager[None]:
-    """Say at once that a signal was heard in the block, as it takes a while to stop the workers."""
-    return endings.told(functools.partial(terminal.say_at_once, f"dskprep: {STOPPING}"))
+def told_how_to_go_on(say: Callable[[str], None]) -> Iterator[None]:
+    """Say how to go on if Ctrl-C ends the block, without an account."""
+    try:
+        yield
+    except exits.Unread:
+        raise
+    except KeyboardInterrupt:
+        say(f"to go on: {command_line()}")
+        raise
 
 
 def command_line(**changed: str | None) -> str:

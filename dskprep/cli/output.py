@@ -17,6 +17,7 @@ from rich.text import Text
 
 from dskprep import endings, plain
 from dskprep.cli import exits, terminal, words
+from dskprep.cli.console import Plain
 from dskprep.counts import n_of
 from dskprep.dataset.record import Record
 from dskprep.pipeline import cluster, cluster_check, lost, page
@@ -27,6 +28,7 @@ from dskprep.worker import slots
 if TYPE_CHECKING:
     from distributed import Client
 
+    from dskprep.cli.workers import Workers
     from dskprep.dataset.label_record import LabelRecord
     from dskprep.pipeline.export import ExportSummary
     from dskprep.pipeline.label_account import LabelSummary
@@ -37,21 +39,9 @@ FIGURES_EVERY_S = {"lines": 60.0, "json": 10.0}
 REFRESHES_PER_SECOND = 2
 """How often the panel is drawn."""
 ENDING = "ending, in some seconds: what is done stays, what is under way is given up"
+AT_ONCE = "ending at once, without an account: what is done stays; the workers are being stopped"
 RECORD_FIELDS = ("key", "status", "reason", "message", "warnings", "seconds", "cpu_s", "bytes_read")
 """What a line of JSON tells of a record."""
-
-
-class Plain(Console):
-    """A console for which words are words: it escapes them, and takes no `[red]`, `:bug:` or number for more.
-
-    Rich makes every string a Text here, also those in the cells of tables. What is a Text already must be escaped.
-    """
-
-    def __init__(self, **settings: Any) -> None:
-        super().__init__(markup=False, emoji=False, highlight=False, **settings)
-
-    def render_str(self, text: str, **settings: Any) -> Text:
-        return super().render_str(plain.escape(text), **(settings | {"markup": False, "emoji": False}))
 
 
 class Output:
@@ -59,7 +49,7 @@ class Output:
 
     def __init__(self, *, as_json: bool = False, console: Console | None = None) -> None:
         self.as_json = as_json
-        self.is_lost = False
+        self.is_lost = self.is_of_work = False
         self.console = console or Plain(soft_wrap=True)
 
     def say(self, *lines: RenderableType) -> None:
@@ -74,7 +64,10 @@ class Output:
         self.say(*lines)
 
     def _write(self, write: Callable[[], None]) -> None:
-        """Write to standard output. Where nobody reads it any more (`| head`), says so and raises Unread, once."""
+        """Write to standard output. Where nobody reads it any more (`| head`), raises Unread, once.
+
+        It is said where that ends a run; a command that only shows ends in silence, as other programs do.
+        """
         if self.is_lost:
             return
         terminal.end_wait()
@@ -83,30 +76,30 @@ class Output:
         except (OSError, SystemExit) as error:  # rich ends the program where a pipe is closed
             self.is_lost = True
             exits.silence()
+            is_closed = isinstance(error, (BrokenPipeError, SystemExit))
             with contextlib.suppress(OSError):
-                terminal.say("dskprep: standard output cannot be written any more, so this ends", is_error=True)
+                if self.is_of_work or not is_closed:
+                    terminal.say("dskprep: standard output cannot be written any more, so this ends", is_error=True)
             raise exits.Unread from error
 
     @contextlib.contextmanager
-    def observe(self, client: Client | None, *, lines: bool = False) -> Iterator[Lines]:
-        """Say where the workers are, and yield an observer that shows a run over the block.
+    def observe(self, workers: Workers, *, lines: bool = False) -> Iterator[Lines]:
+        """Yield an observer that shows a run on these workers over the block, and says where they are when they are.
 
         In a terminal it is a live panel; elsewhere, or with `lines`, there is a line for each patient, and the figures
         now and then. That a signal ends the run is said at once, because the end takes a while.
         """
-        observer: Lines
-        if lines or self.as_json or not self.console.is_terminal:
-            observer = Lines(self, FIGURES_EVERY_S["json" if self.as_json else "lines"])
-        else:
-            observer = Panel(self)
+        self.is_of_work = True
+        every_s = FIGURES_EVERY_S["json" if self.as_json else "lines"]
+        is_panel = self.console.is_terminal and not (lines or self.as_json)
+        observer = Panel(self, workers) if is_panel else Lines(self, workers, every_s)
         with endings.told(observer.hear_ending):
-            if client is not None:
-                self._tell_start(client)
-            terminal.end_wait()
-            with observer.show(client):
+            if workers.client is not None:
+                self.tell_start(workers.client)
+            with observer.show():
                 yield observer
 
-    def _tell_start(self, client: Client) -> None:
+    def tell_start(self, client: Client) -> None:
         """Say where to watch the workers, and how many there are."""
         cluster_check.check_python(client)
         with lost.named():
@@ -128,15 +121,34 @@ class Output:
 class Lines(Observer):
     """Tells each note and each series, the figures now and then, and the summary."""
 
-    def __init__(self, output: Output, figures_every_s: float) -> None:
+    def __init__(self, output: Output, workers: Workers, figures_every_s: float) -> None:
         self._output = output
+        self._workers = workers
         self._figures_every_s = figures_every_s
         self._told_s = time.monotonic()
-        self._is_ending = False
+        self._n_endings = 0
+        self._is_over = False
+
+    @property
+    def starts(self) -> Callable[[], Client] | None:
+        """What starts the workers and says where they are; None if there are none to be started."""
+        return self._start if self._workers.can_start else None
+
+    def _start(self) -> Client:
+        client = self._workers.start(self.hear_ending)
+        self._output.tell_start(client)
+        self._meet(client)
+        self._wait_for("the first results")
+        return client
+
+    def _meet(self, client: Client) -> None:
+        """Take these workers for those of the run."""
 
     @contextlib.contextmanager
-    def show(self, client: Client | None) -> Iterator[None]:  # noqa: ARG002
-        """Show a run of this client over the block."""
+    def show(self) -> Iterator[None]:
+        """Show a run over the block."""
+        if self._workers.client:
+            self._meet(self._workers.client)
         self._wait_for("the first results")
         try:
             yield
@@ -145,9 +157,12 @@ class Lines(Observer):
 
     def hear_ending(self) -> None:
         """Hear that a signal ends the run, in the middle of whatever the program does."""
-        if not self._is_ending:
-            terminal.say_at_once(f"dskprep: {ENDING}")
-        self._is_ending = True
+        self._n_endings += 1
+        if not self._is_over and self._n_endings < 3:
+            self._tell_ending(ENDING if self._n_endings == 1 else AT_ONCE)
+
+    def _tell_ending(self, words: str) -> None:
+        terminal.say_at_once(f"dskprep: {words}")
 
     def on_start(self, summary: Summary) -> None:
         self._wait_for("preparing", functools.partial(_so_far, summary))
@@ -183,10 +198,17 @@ class Lines(Observer):
         content = {"key": volume.key, "bytes": volume.n_bytes, "problem": volume.problem}
         why = f"failed   {volume.key} {volume.problem}" if volume.problem else f"written  {volume.key}"
         self._output.tell("volume", content, why)
-        self._wait_for("writing volumes", f"{summary.counts['written']} written")
+        n = summary.counts["written"] + summary.counts["failed"]
+        self._wait_for("writing volumes", f"{n} of {summary.n_asked}")
 
     def on_end(self, summary: Summary) -> None:
-        self._output.tell("summary", summary.as_dict(), *words.describe_summary(summary))
+        self.tell_end(summary.as_dict(), *words.describe_summary(summary))
+
+    def tell_end(self, content: dict[str, Any], *lines: RenderableType) -> None:
+        """Tell the summary: the last word, after which nobody has to wait."""
+        self._is_over = True
+        self._workers.stop()
+        self._output.tell("summary", content, *lines)
 
     def _wait_for(self, what: str, so_far: str | Callable[[], str] = "") -> None:
         terminal.wait_for(what, so_far)
@@ -199,38 +221,57 @@ def _so_far(summary: Summary) -> str:
 
 
 class Panel(Lines):
-    """Shows the figures below the series that were not written, and the summary at the end."""
+    """Shows the figures below the series that were not written, and the summary at the end.
 
-    def __init__(self, output: Output) -> None:
-        super().__init__(output, math.inf)
+    The panel is there from when the workers are, or the first patient is done; before, a line says what is waited for.
+    """
+
+    def __init__(self, output: Output, workers: Workers) -> None:
+        super().__init__(output, workers, math.inf)
         self._live = Live(self, console=output.console, refresh_per_second=REFRESHES_PER_SECOND)
         self._summary: Summary | None = None
-        self._workers: dict[str, dict[str, Any]] = {}
+        self._told: dict[str, dict[str, Any]] = {}
+        self._met: Client | None = None
+        self._ending = ""
 
     @contextlib.contextmanager
-    def show(self, client: Client | None) -> Iterator[None]:
-        """Show the panel over the block, with what the workers of the client tell of their slots."""
-        if client is not None:
-            with lost.named():
-                client.subscribe_topic(slots.TOPIC, self._take_slots)
+    def show(self) -> Iterator[None]:
         try:
-            with self._live:
+            with super().show():
                 yield
         finally:
-            if client is not None and client.status == "running":
-                client.unsubscribe_topic(slots.TOPIC)
+            self._live.stop()
+            if self._met is not None and self._met.status == "running":
+                self._met.unsubscribe_topic(slots.TOPIC)
 
-    def hear_ending(self) -> None:
-        self._is_ending = True
+    def _meet(self, client: Client) -> None:
+        self._met = client
+        with lost.named():
+            client.subscribe_topic(slots.TOPIC, self._take_slots)
+        self._open()
+
+    def _open(self) -> None:
+        if not self._live.is_started:
+            terminal.end_wait()
+            self._live.start()
+
+    def _tell_ending(self, words: str) -> None:
+        self._ending = words
+        if not self._live.is_started:
+            super()._tell_ending(words)
 
     def _wait_for(self, what: str, so_far: str | Callable[[], str] = "") -> None:
         """Say nothing below the panel, which shows it."""
+        if not self._live.is_started:
+            super()._wait_for(what, so_far)
 
     def on_start(self, summary: Summary) -> None:
         self._summary = summary
+        super().on_start(summary)
 
     def on_patient(self, summary: Summary, records: Sequence[Record]) -> None:
         self._summary = summary
+        self._open()
         super().on_patient(summary, [record for record in records if not record.is_written])
 
     def on_end(self, summary: Summary) -> None:
@@ -239,10 +280,10 @@ class Panel(Lines):
 
     def _take_slots(self, event: tuple[float, dict[str, Any]]) -> None:
         """Take an event of a worker; called in the client's thread."""
-        self._workers[event[1]["worker"]] = event[1]
+        self._told[event[1]["worker"]] = event[1]
 
     def __rich__(self) -> rich.panel.Panel:
-        workers = list(self._workers.values())
+        workers = list(self._told.values())
         if self._summary is None:
             lines = ["checking that the workers reach source and target"]
         elif (account := self._summary.account).is_listed and account.n_left == 0:
@@ -253,7 +294,7 @@ class Panel(Lines):
             now = f"now reading {n['read']}, computing {n['compute']}, writing {n['write']}; "
             now += f"{taken:.1f} of {total:.1f} GiB for patients in use" if total else "the workers have yet to begin"
             lines = [*in_words(account.figures()), now]
-        if self._is_ending:
-            lines[-1] = ENDING
+        if self._ending:
+            lines[-1] = self._ending
         texts = (Text(plain.escape(line), no_wrap=True, overflow="ellipsis") for line in lines)
         return rich.panel.Panel(Group(*texts), title="dskprep")

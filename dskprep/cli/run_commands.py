@@ -64,9 +64,11 @@ def run(
         settings = options.read_settings(preset, config)
         time_limit_s = options.read_seconds(time_limit)
         options.check_workers(scheduler, workers, memory_limit, settings)
+        options.check_there(source)
         from dskprep import storage
         from dskprep.cli import words
         from dskprep.cli.output import Output
+        from dskprep.cli.workers import workers_of
         from dskprep.pipeline import checked
         from dskprep.pipeline import run as pipeline
         from dskprep.pipeline.account import RunStopped
@@ -77,10 +79,16 @@ def run(
         for place in (cases.where(source), storage.absolute(target)):
             storage.meet(place)
         task = checked.check(source, target, settings=settings, **choice)
-        with options.open_client(scheduler, workers, memory_limit, settings) as client:
+        with workers_of(scheduler, workers, memory_limit, settings) as crew, options.told_how_to_go_on(output.say):
             try:
-                with output.observe(client) as observer:
-                    summary = pipeline.execute(task, client=client, time_limit_s=time_limit_s, observers=[observer])
+                with output.observe(crew) as observer:
+                    summary = pipeline.execute(
+                        task,
+                        client=crew.client,
+                        starts=observer.starts,
+                        time_limit_s=time_limit_s,
+                        observers=[observer],
+                    )
             except RunStopped as stopped:
                 raise InfrastructureError(f"{stopped}; to go on: {options.command_line()}") from stopped
             if summary.labels:
@@ -125,6 +133,7 @@ def plan(
     terminal.wait_for("loading")
     settings = options.read_settings(preset, config)
     options.check_workers("local", None, memory_limit, settings)
+    options.check_there(source)
     from dskprep.cli import words
     from dskprep.cli.output import Output
     from dskprep.pipeline import plan as planning

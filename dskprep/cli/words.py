@@ -120,11 +120,11 @@ def describe_labels(summary: LabelSummary) -> Iterator[RenderableType]:
     if summary.is_interrupted:
         yield "interrupted"
     n_new = summary.counts.total() - summary.already.total()
-    yield (
-        f"{n_of(summary.counts.total(), 'label source')}: {n_new} done in {time_in_words(summary.seconds)}, "
-        f"{summary.already.total()} done before"
-    )
+    took = f" in {time_in_words(summary.seconds)}" if n_new else ""
     if summary.counts:
+        yield (
+            f"{n_of(summary.counts.total(), 'label source')}: {n_new} done{took}, {summary.already.total()} done before"
+        )
         yield from _tabulate(summary.counts, summary.reasons, summary.warnings)
     for reason, n in sorted(summary.lost_labels.items()):
         yield f"  labels of written sources that are not written: {n} {reason}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import fnmatch
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -127,14 +127,15 @@ class Compared:
 class Comparison(Iterator[Compared]):
     """The differences of two datasets, one for each volume that both hold, in the order of their keys.
 
-    `one_sided` says of each patient that only one side has written what became of it on the other. `damaged` has the
-    records that cannot be read, and why, and when all volumes were taken also those volumes.
+    `n_all` is how many they are. `one_sided` says of each patient that only one side has written what became of it on
+    the other. `damaged` has the records that cannot be read, and why, and when all volumes were taken also those
+    volumes.
     """
 
     def __init__(
-        self, sides: tuple[Dataset, Dataset], keys: Iterable[str], one_sided: dict[str, str], damaged: dict[str, str]
+        self, sides: tuple[Dataset, Dataset], keys: Sequence[str], one_sided: dict[str, str], damaged: dict[str, str]
     ) -> None:
-        self.one_sided, self.damaged = one_sided, damaged
+        self.n_all, self.one_sided, self.damaged = len(keys), one_sided, damaged
         self._sides, self._keys = sides, iter(keys)
 
     def __next__(self) -> Compared:

@@ -54,6 +54,10 @@ class Pace:
             while self._samples[1][0] < oldest_s:
                 self._samples.popleft()
 
+    def begin(self) -> None:
+        """Count from now on: the workers are there."""
+        self._samples = deque([(self._now(), self._n_done, self._n_bytes)])
+
     @property
     def seconds(self) -> float:
         """Seconds since the run began."""

@@ -22,8 +22,9 @@ from dskprep.dataset import claims, identity, index, label_store, store
 from dskprep.dataset.label_record import LabelRecord
 from dskprep.errors import InfrastructureError, UsageError
 from dskprep.patterns import as_patterns
-from dskprep.pipeline import cluster, cluster_check, executor, hashed_keys, label_order
+from dskprep.pipeline import cluster_check, executor, hashed_keys, label_order
 from dskprep.pipeline.account import Summary
+from dskprep.pipeline.crew import Crew, Start, begun
 from dskprep.pipeline.label_account import LabelSummary
 from dskprep.pipeline.label_jobs import RETRIES, Known, label_jobs
 from dskprep.pipeline.observer import LoggedNotes, Observer, tell
@@ -93,8 +94,7 @@ def annotate(
     >>> dskprep.annotate("scans-1mm", "/data/rtstruct", only=["GTV*"]).counts  # doctest: +SKIP
     Counter({'written': 421, 'refused': 3})
     """
-    started, everybody = time.monotonic(), [*(observers or [LoggedNotes()])]
-    target, labels, asked, patterns = check(
+    checked = check(
         target,
         labels,
         only=only,
@@ -104,9 +104,27 @@ def annotate(
         patterns=patterns,
         retry=retry,
     )
+    return execute(checked, client=client, time_limit_s=time_limit_s, observers=observers)
+
+
+def execute(
+    checked: Checked,
+    *,
+    client: Client | None = None,
+    starts: Start | None = None,
+    time_limit_s: float = TIME_LIMIT_S,
+    observers: Sequence[Observer] = (),
+) -> LabelSummary:
+    """Do what was checked. Arguments, result and errors are those of `annotate`.
+
+    In place of a client, `starts` may start the workers: it is called once there is a source to be done.
+    """
+    started, everybody = time.monotonic(), [*(observers or [LoggedNotes()])]
+    target, labels, asked, patterns, retry = checked
     settings = store.settings_of(target)
     noted = functools.partial(tell, everybody, "on_note")
-    for note in cluster_check.check(client, labels, target) if client else []:
+    crew = Crew(client, starts, functools.partial(cluster_check.check, source=labels, target=target))
+    for note in crew.notes:
         noted(note)
     identity.begin(target)
 
@@ -120,16 +138,15 @@ def annotate(
 
     run_id = claims.new_run_id()
     summary = LabelSummary(run_id, target)
-    task = functools.partial(
-        work.annotate_source,
-        target=target,
-        config=settings,
-        memory_bytes=cluster.least_memory(client),
-        limit_s=time_limit_s if client else None,
-    )
 
     def do(jobs: Iterator[LabelJob]) -> Iterator[LabelRecord]:
-        with closing(executor.execute(client, jobs, task)) as done:
+        if (some := begun(jobs)) is None:
+            return
+        if crew.start():
+            for note in crew.notes:
+                noted(note)
+        task = functools.partial(work.annotate_source, target=target, config=settings, **crew.limits(time_limit_s))
+        with closing(executor.execute(crew.client, some, task)) as done:
             for record in label_order.without_copies(_recorded(done, target), target):
                 summary.add(record)
                 tell(everybody, "on_label", summary, record)
@@ -157,6 +174,7 @@ class Checked(NamedTuple):
     labels: str
     asked: Asked
     patterns: tuple[str, ...]
+    retry: str | None
 
 
 def check(
@@ -182,16 +200,16 @@ def check(
     store.describe(target)
     if not storage.exists(labels):
         raise UsageError(f"{labels}: there is no such folder or file; check the path")
-    return Checked(target, labels, asked, patterns)
+    return Checked(target, labels, asked, patterns, retry)
 
 
 def for_run(
-    run: Summary, patterns: Sequence[str], client: Client | None, time_limit_s: float, observers: Sequence[Observer]
+    run: Summary, patterns: Sequence[str], crew: Crew, time_limit_s: float, observers: Sequence[Observer]
 ) -> None:
     """Give the volumes of a run the labels that its source holds; those without a volume are tried again."""
-    retry = "unlinked" if run.n_new else None
-    options: dict[str, Any] = {"client": client, "time_limit_s": time_limit_s, "observers": observers}
-    run.labels = annotate(run.target, run.source, patterns=patterns, retry=retry, **options)
+    checked = check(run.target, run.source, patterns=patterns, retry="unlinked" if run.n_new else None)
+    workers: dict[str, Any] = {"client": crew.client, "starts": crew.starts}
+    run.labels = execute(checked, **workers, time_limit_s=time_limit_s, observers=observers)
     run.is_interrupted = run.labels.is_interrupted
 
 

@@ -21,7 +21,8 @@ from dskprep.errors import UsageError
 from dskprep.exchange import cohort, croissant, monai, nnunet, place
 from dskprep.exchange.cohort import Cohort
 from dskprep.patterns import as_patterns
-from dskprep.pipeline import cluster, cluster_check, executor
+from dskprep.pipeline import cluster_check, executor
+from dskprep.pipeline.crew import Crew, Start
 from dskprep.pipeline.observer import LoggedNotes, Observer, tell
 from dskprep.worker import export as work
 from dskprep.worker.export import Exported
@@ -37,8 +38,9 @@ TIME_LIMIT_S = 1800.0
 class ExportSummary:
     """What became of the volumes of an export.
 
-    `counts` has how many are `written` now, `already` there, `left-out` and `failed`; `left_out` and `failed` say why,
-    by key. Where one failed, the files beside the volumes are not written: export again.
+    `counts` has how many are `written` now, `already` there, `left-out` and `failed`, of `n_asked` that were not there;
+    `left_out` and `failed` say why, by key. Where one failed, the files beside the volumes are not written: export
+    again.
     """
 
     kind: str
@@ -49,6 +51,7 @@ class ExportSummary:
     failed: dict[str, str] = field(default_factory=dict)
     bytes_written: int = 0
     seconds: float = 0.0
+    n_asked: int = 0
     is_interrupted: bool = False
 
     def __repr__(self) -> str:
@@ -182,8 +185,17 @@ def begin(
     return BegunExport(kind, dataset, out, chosen, found, licence)
 
 
-def execute(begun: BegunExport, *, client: Client | None = None, observers: Sequence[Observer] = ()) -> ExportSummary:
-    """Do an export that was begun. Arguments, result and errors are those of `export`."""
+def execute(
+    begun: BegunExport,
+    *,
+    client: Client | None = None,
+    starts: Start | None = None,
+    observers: Sequence[Observer] = (),
+) -> ExportSummary:
+    """Do an export that was begun. Arguments, result and errors are those of `export`.
+
+    In place of a client, `starts` may start the workers: it is called if there is a volume to be written.
+    """
     began_s, started, everybody = time.time(), time.monotonic(), [*(observers or [LoggedNotes()])]
     kind, dataset, out = begun.kind, begun.dataset, begun.out
     name = out.rstrip("/").rpartition("/")[2]
@@ -192,12 +204,11 @@ def execute(begun: BegunExport, *, client: Client | None = None, observers: Sequ
         files = croissant.describe(dataset, begun.split, name, begun.licence)
         summary.counts["written"] = len(dataset)
     else:
-        notes = cluster_check.check(client, dataset.url, out) if client else []
-        notes += [note] if kind == "nnunet" and (note := nnunet.note_of(name)) else []
-        for note in notes:
+        crew = Crew(client, starts, functools.partial(cluster_check.check, source=dataset.url, target=out))
+        if kind == "nnunet" and (note := nnunet.note_of(name)):
             tell(everybody, "on_note", note)
         files = LAYOUTS[kind].describe(begun.found, name, begun.licence)
-        _write_volumes(begun.found, summary, client, everybody, files)
+        _write_volumes(begun.found, summary, crew, everybody, files)
     if summary.exit_code == 0:
         storage.write_many(out, files)
         place.tidy(out, files, began_s)
@@ -209,7 +220,7 @@ def execute(begun: BegunExport, *, client: Client | None = None, observers: Sequ
 def _write_volumes(
     found: Cohort,
     summary: ExportSummary,
-    client: Client | None,
+    crew: Crew,
     observers: list[Observer],
     described: Collection[str],
 ) -> None:
@@ -218,22 +229,22 @@ def _write_volumes(
     done = place.records(summary.out)
     stale = [r for key, r in done.items() if key not in wanted or wanted[key].digest != r.digest]
     jobs = [job for key, job in wanted.items() if key not in done or done[key].digest != job.digest]
+    summary.n_asked = len(jobs)
+    if jobs:
+        crew.start()
+    for note in crew.notes:
+        tell(observers, "on_note", note)
     if stale or jobs:
         storage.delete(summary.out, described)  # what describes an export is there only while it is whole
     place.drop(summary.out, stale)
     summary.left_out = found.left_out
     counts = {"already": len(wanted) - len(jobs), "left-out": len(found.left_out)}
     summary.counts.update({word: n for word, n in counts.items() if n})
-    task = functools.partial(
-        work.export_volume,
-        target=summary.target,
-        out=summary.out,
-        memory_bytes=cluster.least_memory(client),
-        limit_s=TIME_LIMIT_S if client else None,
-    )
+    limits = crew.limits(TIME_LIMIT_S)
+    task = functools.partial(work.export_volume, target=summary.target, out=summary.out, **limits)
     failures = executor.Failures("volumes", "export again")
     try:
-        with closing(executor.execute(client, iter(jobs), task)) as ended:
+        with closing(executor.execute(crew.client, iter(jobs), task)) as ended:
             for job, outcome in ended:
                 if outcome is None:
                     outcome = Exported(job.key, problem="its worker process died twice while it held this volume")

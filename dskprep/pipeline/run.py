@@ -3,12 +3,13 @@
 What a run does, in this order:
 
 1. Check: source and target lie apart, the target is empty or a dataset of these settings, there are patients (`check`,
-   which needs no workers); the workers can do the work.
+   which needs no workers); workers that are given can do the work.
 2. Choose: the cases that are asked for; of these, the jobs are those without a record that still holds, and those
    with a record that cannot be read. `listing` lists them ahead of the work. With `[select]`, `choice` says which
    series of each study come first, and which follow when one of them is refused.
-3. Work: `executor` yields each job with its outcome. A worker writes a patient's volumes and its records itself;
-   what it could not record is recorded here (`_recorded`). Then the account, the index and the observers hear of it.
+3. Work: workers that are not there yet start when there is a first job. `executor` yields each job with its outcome. A
+   worker writes a patient's volumes and its records itself; what it could not record is recorded here (`_recorded`).
+   Then the account, the index and the observers hear of it.
 4. End: the index and the account are written, also of a run that was interrupted or stopped. Only then, and if it was
    not, follows what `at_end` names: by default the report. The observers hear of the end last.
 
@@ -29,10 +30,11 @@ from dskprep import settings as config
 from dskprep.dataset import claims, identity, index, licences, store, target_place
 from dskprep.errors import InfrastructureError, UsageError
 from dskprep.look import report
-from dskprep.pipeline import cluster, cluster_check, executor, hashed_keys, sharing, watch
+from dskprep.pipeline import cluster_check, executor, hashed_keys, sharing, watch
 from dskprep.pipeline.account import Account, RunStopped, Summary
 from dskprep.pipeline.checked import Checked, check
 from dskprep.pipeline.choice import Choice, choose
+from dskprep.pipeline.crew import Crew, Start, begun
 from dskprep.pipeline.listing import Listing
 from dskprep.pipeline.observer import LoggedNotes, Observer, tell
 from dskprep.plain import words_of
@@ -146,16 +148,20 @@ def execute(
     checked: Checked,
     *,
     client: Client | None = None,
+    starts: Start | None = None,
     time_limit_s: float = TIME_LIMIT_S,
     observers: Sequence[Observer] = (),
     at_end: Sequence[AtEnd] = (report.write_for_run,),
 ) -> Summary:
-    """Do a run that was checked, once. Arguments, result and errors are those of `run`."""
+    """Do a run that was checked, once. Arguments, result and errors are those of `run`.
+
+    In place of a client, `starts` may start the workers: it is called once there is a patient to be prepared.
+    """
     if not isinstance(observers, (list, tuple)):
         raise UsageError(f"observers must be a list of Observers, not {observers!r:.100}")
     source, target, settings, labels = checked.source, checked.target, checked.settings, checked.labels
-    notes = cluster_check.check(client, checked.place, target, settings) if client else []
-    memory_bytes = cluster.least_memory(client)
+    look = functools.partial(cluster_check.check, source=checked.place, target=target, settings=settings)
+    crew, notes = Crew(client, starts, look), list[str]()
     described = store.create(target, settings, keys=checked.keys)
     identity.begin(target)
     cases, mapped = checked.cases, checked.mapping
@@ -164,21 +170,13 @@ def execute(
         notes += [] if mapped else [hashed_keys.NO_MAPPING]
     elif target_place.mixes_capitals(target):
         cases = apart(cases, target)
-    work = functools.partial(
-        patient.prepare_patient,
-        target=target,
-        config=settings,
-        memory_bytes=memory_bytes,
-        limit_s=time_limit_s if client else None,
-    )
     run_id = claims.new_run_id()
     found = index.record_names(target)
     summary = Summary(run_id, source, target, Account(), 0.0, is_hashed=is_hashed)
     if found.damaged:
         some = min(key for key, _ in found.damaged)
         notes.append(f"damaged records: {len(found.damaged)}, such as that of {some}; a run does these patients again")
-    watching, more_notes = watch.begin(client) if client else ([], [])
-    everybody = [*watching, *(observers or [LoggedNotes()])]
+    everybody = [*(observers or [LoggedNotes()])]
     note = functools.partial(tell, everybody, "on_note")
     shared = sharing.Sharing(target, run_id, summary.account, note)
     rows = index.Writer(target)
@@ -187,7 +185,7 @@ def execute(
     if labels:
         from dskprep.pipeline import annotate  # loads zarr and parts of scipy, which a run without labels does not need
 
-        give_labels = functools.partial(annotate.for_run, summary, labels, client, time_limit_s, everybody)
+        give_labels = functools.partial(annotate.for_run, summary, labels, crew, time_limit_s, everybody)
 
     def count(outcome: Outcome) -> None:
         *further, own = outcome.records
@@ -202,25 +200,34 @@ def execute(
         tell(everybody, "on_patient", summary, outcome.records)
 
     try:
-        with _ended(summary):
+        with _ended(summary, crew):
             tell(everybody, "on_start", summary)
-            for message in (*notes, *more_notes):
+            watch.begin(crew, summary, everybody)
+            for message in notes:
                 note(message)
             if checked.asked:
                 choice = choose(cases, checked.asked, settings, note, target, is_again="refused" in checked.again)
             rounds = choice.rounds(summary.account, lambda: shared.has_met_others) if choice else iter([cases])
-            with hashed_keys.kept(mapped), closing(shared), closing(watch.Deaths(client)) as deaths:
+            with hashed_keys.kept(mapped), closing(shared):
                 for number, of_round in enumerate(rounds):
-                    with (
-                        Listing(
-                            of_round, summary, checked.again, found.known, found.damaged, is_counted=number > 0
-                        ) as jobs,
-                        closing(shared.execute(client, iter(jobs), work)) as done,
-                    ):
-                        for outcome in _recorded(done, target, settings):
-                            for message in deaths.new():
-                                note(message)
-                            count(outcome)
+                    with Listing(
+                        of_round, summary, checked.again, found.known, found.damaged, is_counted=number > 0
+                    ) as listed:
+                        if (jobs := begun(iter(listed))) is None:
+                            continue
+                        if crew.start():
+                            watch.begin(crew, summary, everybody)
+                            summary.account.pace.begin()
+                        limits = crew.limits(time_limit_s)
+                        work = functools.partial(patient.prepare_patient, target=target, config=settings, **limits)
+                        with (
+                            closing(watch.Deaths(crew.client)) as deaths,
+                            closing(shared.execute(crew.client, jobs, work)) as done,
+                        ):
+                            for outcome in _recorded(done, target, settings):
+                                for message in deaths.new():
+                                    note(message)
+                                count(outcome)
         _write_end(summary, rows, give_labels, at_end, is_shared=shared.has_met_others)
     finally:
         tell(everybody, "on_end", summary)
@@ -247,8 +254,8 @@ def _recorded(done: Iterable[executor.Done[Job, Outcome]], target: str, settings
 
 
 @contextmanager
-def _ended(summary: Summary) -> Iterator[None]:
-    """Put into the summary how the block ended, and how long it took."""
+def _ended(summary: Summary, crew: Crew) -> Iterator[None]:
+    """Put into the summary how the block ended, and how long it took without the start of the workers."""
     started = time.monotonic()
     try:
         yield
@@ -260,7 +267,7 @@ def _ended(summary: Summary) -> Iterator[None]:
         summary.stopped_by = f"{type(error).__name__}: {words_of(error)}"
         raise
     finally:
-        summary.seconds = time.monotonic() - started
+        summary.seconds = time.monotonic() - started - crew.start_s
 
 
 def _write_end(

@@ -21,7 +21,8 @@ from dskprep import storage
 from dskprep.errors import InfrastructureError
 from dskprep.pipeline import lost, page
 from dskprep.pipeline.account import Summary
-from dskprep.pipeline.observer import Observer
+from dskprep.pipeline.crew import Crew
+from dskprep.pipeline.observer import Observer, tell
 from dskprep.plain import in_one_line
 
 log = logging.getLogger("dskprep")
@@ -40,14 +41,22 @@ LOG_TABS = ("Scheduler Logs",)
 """Tabs that are left out: whatever a library logs may hold lines of code, or worse."""
 
 
-def begin(client: Client) -> tuple[list[Observer], list[str]]:
-    """Put the page on the dashboard. Return the observers of a run, and a note if there can be no page.
+def begin(crew: Crew, summary: Summary, observers: list[Observer]) -> None:
+    """Tell what the workers of a run lack, if it has any, put the page on the dashboard, and add who watches them.
 
-    Without the page there is no performance report: only the page bounds what the scheduler keeps for one.
+    These observers come before the others, and hear of the start now. Without the page there is no performance report:
+    only the page bounds what the scheduler keeps for one.
     """
-    if problem := page.install(client):
-        return [], [f"no dskprep page on the dashboard: {problem}"]
-    return [PerformanceReport(client), PageFeed(client)], []
+    for note in crew.notes:
+        tell(observers, "on_note", note)
+    if crew.client is None:
+        return
+    if problem := page.install(crew.client):
+        tell(observers, "on_note", f"no dskprep page on the dashboard: {problem}")
+        return
+    own: list[Observer] = [PerformanceReport(crew.client), PageFeed(crew.client)]
+    tell(own, "on_start", summary)
+    observers[:0] = own
 
 
 class Deaths:

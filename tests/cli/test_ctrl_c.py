@@ -16,13 +16,17 @@ from typing import Any
 import click
 import pytest
 import tiny
+from distributed import Client, LocalCluster
 
 import dskprep
-from dskprep.cli import commands, options
+from dskprep.cli import commands, terminal
+from dskprep.cli.output import AT_ONCE, ENDING
+from dskprep.cli.workers import STOPPING, Workers, tell_that_workers_stop, workers_of
+from dskprep.dataset import store
 from dskprep.pipeline import cluster
 from dskprep.preparation import prepare
 
-TOLD = f"dskprep: {options.STOPPING}\n"
+TOLD = f"dskprep: {STOPPING}\n"
 
 
 @pytest.fixture(autouse=True)
@@ -50,7 +54,7 @@ def test_ctrl_c_while_workers_start_is_said_at_once(
         yield address
 
     monkeypatch.setattr(cluster, "connect", connect)
-    with click.Context(commands.main), options.open_client("tcp://there", None, None):
+    with click.Context(commands.main), workers_of("tcp://there", None, None):
         pass
 
 
@@ -74,9 +78,9 @@ def test_ctrl_c_while_workers_of_this_machine_start_stops_them_when_they_have(
     with (
         pytest.raises(KeyboardInterrupt),
         click.Context(commands.main),
-        options.open_client("local", 1, None),
+        workers_of("local", 1, None) as workers,
     ):
-        done.append("used")
+        done.append(workers.start(tell_that_workers_stop))
     assert done == [TOLD.rstrip(), "stopped"]
 
 
@@ -95,10 +99,70 @@ def test_ctrl_c_while_workers_stop_is_said_at_once_and_waits_for_them(
     with (
         pytest.raises(KeyboardInterrupt),
         click.Context(commands.main),
-        options.open_client("tcp://there", None, None),
+        workers_of("tcp://there", None, None),
     ):
         pass
     assert stopped == [TOLD]
+
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_ctrl_c_when_all_is_done_and_workers_stop_is_told_and_changes_nothing_but_a_second_does(
+    n: int, capfd: pytest.CaptureFixture[str]
+) -> None:
+    stopped = []
+
+    @contextlib.contextmanager
+    def opening() -> Iterator[Any]:
+        yield "client"
+        for _ in range(n):
+            press_ctrl_c()
+        stopped.append(capfd.readouterr().err.count(TOLD))
+
+    workers = Workers(opening=opening)
+    workers.start(tell_that_workers_stop)
+    with pytest.raises(KeyboardInterrupt) if n > 1 else contextlib.nullcontext():
+        workers.stop()
+    assert stopped == [1] * (n == 1)
+    terminal.end_command()
+
+
+def test_the_account_of_a_run_is_told_when_its_workers_have_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """And with the exit code of what is done, though Ctrl-C came while they stopped."""
+    told = []
+
+    @contextlib.contextmanager
+    def local_client(*_: Any) -> Iterator[Client]:
+        with LocalCluster(n_workers=1, processes=False, dashboard_address="127.0.0.1:0") as there:
+            with Client(there) as client:
+                yield client
+            press_ctrl_c()
+            told.append(capfd.readouterr().out)
+
+    monkeypatch.setattr(cluster, "local_client", local_client)
+    monkeypatch.setattr(prepare, "warm", lambda *_: None)
+    source = tiny.write_patients(tmp_path / "in", ["p1"])
+    assert commands.run_command(["run", source, str(tmp_path / "out"), "--workers", "1"]) == 0
+    assert [("written  p1" in text, "1 patient: 1 done" in text) for text in told] == [(True, False)]
+    assert "1 patient: 1 done" in capfd.readouterr().out
+
+
+def test_a_second_ctrl_c_says_what_it_does_and_how_to_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def press_twice(*_: Any) -> None:
+        with pytest.raises(KeyboardInterrupt):
+            press_ctrl_c()
+        assert capfd.readouterr().err.splitlines()[-1] == f"dskprep: {ENDING}"
+        press_ctrl_c()
+
+    monkeypatch.setattr(store, "write_run", press_twice)
+    source, target = tiny.write_patients(tmp_path / "in", ["p1"]), str(tmp_path / "out")
+    assert commands.run_command(["run", source, target, "--scheduler", "sync"]) == 1
+    said = capfd.readouterr()
+    assert said.err.splitlines() == [f"dskprep: {AT_ONCE}", "", "dskprep: interrupted"]
+    assert said.out.splitlines()[-1] == f"to go on: dskprep run {source} {target} --scheduler sync"
 
 
 def test_ctrl_c_while_workers_start_ends_them_when_they_have(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -122,18 +186,20 @@ def test_ctrl_c_while_workers_start_ends_them_when_they_have(monkeypatch: pytest
     assert done == ["started", "stopped"]
 
 
-def test_ctrl_c_at_the_very_end_is_no_traceback() -> None:
-    script = """
+@pytest.mark.parametrize(("n", "code"), [(1, 0), (2, -signal.SIGINT)])
+def test_ctrl_c_at_the_very_end_changes_nothing_and_a_second_one_is_no_traceback(n: int, code: int) -> None:
+    script = f"""
 import atexit, signal
 signal.signal(signal.SIGINT, signal.default_int_handler)
 from dskprep.cli import commands
-atexit.register(signal.raise_signal, signal.SIGINT)  # as while Dask closes what was left open
+for _ in range({n}):
+    atexit.register(signal.raise_signal, signal.SIGINT)  # as while Dask closes what was left open
 commands.main.commands["status"].callback = lambda **_: None
 commands.sys.argv = ["dskprep", "status", "x"]
 commands.run_and_exit()
 """
     done = subprocess.run([sys.executable, "-c", script], check=False, capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (-signal.SIGINT, "")
+    assert (done.returncode, done.stderr) == (code, "")
 
 
 @pytest.mark.slow
@@ -158,15 +224,24 @@ def test_ctrl_c_twice_ends_annotate_with_its_account_and_no_traceback(tmp_path: 
     assert "Traceback" not in "".join(said)
 
 
-def test_a_reader_that_goes_is_told_of_in_one_line(tmp_path: Path) -> None:
+@pytest.mark.parametrize("words", ["plan", "plan --json"])
+def test_a_command_that_only_shows_ends_in_silence_where_its_reader_goes(tmp_path: Path, words: str) -> None:
     tiny.write(tmp_path / "in", {f"p{n}{'long' * 45}/notes.txt": b"" for n in range(300)})
-    command = [sys.executable, "-m", "dskprep", "plan", str(tmp_path / "in")]
+    command = [sys.executable, "-m", "dskprep", *words.split(), str(tmp_path / "in")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stderr is not None
-        assert process.stdout.readline()
+        assert process.stdout.read(1)
         process.stdout.close()
         told = process.stderr.read()
-    *waited_for, last = told.splitlines()
-    assert (process.returncode, last) == (1, "dskprep: standard output cannot be written any more, so this ends")
-    assert not {"", "dskprep: interrupted"} & set(waited_for)
+    assert process.returncode == 1
+    assert not [line for line in told.splitlines() if not line.startswith(("loading", "listing", "reading headers"))]
+
+
+def test_a_full_disk_is_told_by_a_command_that_only_shows(tmp_path: Path) -> None:
+    tiny.write(tmp_path / "in", {"p1/notes.txt": b""})
+    command = [sys.executable, "-m", "dskprep", "plan", str(tmp_path / "in")]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode
+    assert "dskprep: standard output" in done.stderr

@@ -14,7 +14,9 @@ import tiny
 
 import dskprep
 from dskprep.cli import commands, output, terminal
+from dskprep.cli.console import Plain
 from dskprep.cli.output import Output
+from dskprep.cli.workers import Workers
 from dskprep.dataset.record import Record
 from dskprep.pipeline.account import Account, Summary
 from dskprep.worker import slots
@@ -33,14 +35,12 @@ def summary_of(*records: Record) -> Summary:
 
 
 def output_to(text: io.StringIO, *, is_terminal: bool) -> Output:
-    return Output(
-        console=output.Plain(file=text, force_terminal=is_terminal, width=140, color_system=None, soft_wrap=True)
-    )
+    return Output(console=Plain(file=text, force_terminal=is_terminal, width=140, color_system=None, soft_wrap=True))
 
 
 def test_a_terminal_shows_the_figures_and_the_patients_that_were_not_written() -> None:
     text = io.StringIO()
-    with output_to(text, is_terminal=True).observe(None) as observer:
+    with output_to(text, is_terminal=True).observe(Workers()) as observer:
         observer.on_patient(summary_of(WRITTEN), [WRITTEN])
         observer.on_patient(summary_of(WRITTEN, LOSS), [LOSS])
         observer.on_note("a worker has no nanny")
@@ -56,7 +56,7 @@ def test_a_terminal_shows_the_figures_and_the_patients_that_were_not_written() -
 def test_the_summary_stands_below_the_panel() -> None:
     text = io.StringIO()
     summary = summary_of(WRITTEN, LOSS)
-    with output_to(text, is_terminal=True).observe(None) as observer:
+    with output_to(text, is_terminal=True).observe(Workers()) as observer:
         observer.on_patient(summary, [LOSS])
         observer.on_end(summary)
     panel, _, below = text.getvalue().rpartition("╯")
@@ -68,8 +68,8 @@ def test_the_panel_says_what_the_workers_hold(monkeypatch: pytest.MonkeyPatch) -
     text = io.StringIO()
     told = {"slots": {"read": ["p1", "read", 0.1], "compute": ["p2", "lungs", 3.0]}, "taken_bytes": 2**30}
     client = Scheduler([{**told, "worker": address, "total_bytes": 2**31} for address in ("a", "b", "b")])
-    monkeypatch.setattr(Output, "_tell_start", lambda *_: None)
-    with output_to(text, is_terminal=True).observe(client) as observer:  # type: ignore[arg-type]
+    monkeypatch.setattr(Output, "tell_start", lambda *_: None)
+    with output_to(text, is_terminal=True).observe(Workers(client)) as observer:  # type: ignore[arg-type]
         observer.on_patient(summary_of(WRITTEN), [WRITTEN])
     assert "now reading 2, computing 2, writing 0; 2.0 of 4.0 GiB for patients in use" in text.getvalue()
     assert client.topics == []
@@ -99,7 +99,7 @@ def test_outside_a_terminal_there_is_a_line_per_patient_and_the_figures_now_and_
 ) -> None:
     monkeypatch.setitem(output.FIGURES_EVERY_S, "lines", 0.0)
     text = io.StringIO()
-    with output_to(text, is_terminal=False).observe(None) as observer:
+    with output_to(text, is_terminal=False).observe(Workers()) as observer:
         observer.on_patient(summary_of(WRITTEN, LOSS), [WRITTEN, LOSS])
     lines = text.getvalue().splitlines()
     assert lines[:2] == ["written  p1", "refused  p2 no-dicom: [nothing] found"]
@@ -115,7 +115,7 @@ def test_a_line_in_which_ctrl_c_comes_is_told_once(tmp_path: Path) -> None:
     text = Text()
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        with output_to(text, is_terminal=False).observe(None) as observer:
+        with output_to(text, is_terminal=False).observe(Workers()) as observer:
             dskprep.run(tiny.write_patients(tmp_path / "in", ["p1", "p2"]), tmp_path / "out", observers=[observer])
     finally:
         signal.signal(signal.SIGINT, before)
@@ -127,7 +127,7 @@ def test_a_line_in_which_ctrl_c_comes_is_told_once(tmp_path: Path) -> None:
 def test_that_ctrl_c_was_heard_is_said_at_once(capfd: pytest.CaptureFixture[str]) -> None:
     def is_said(*, is_terminal: bool) -> str:
         text = io.StringIO()
-        with output_to(text, is_terminal=is_terminal).observe(None) as observer:
+        with output_to(text, is_terminal=is_terminal).observe(Workers()) as observer:
             observer.on_patient(summary_of(WRITTEN), [WRITTEN])
             with pytest.raises(KeyboardInterrupt):
                 signal.raise_signal(signal.SIGINT)
@@ -146,7 +146,7 @@ def test_that_ctrl_c_was_heard_is_said_at_once(capfd: pytest.CaptureFixture[str]
 def test_an_output_in_json_says_nothing_else(capsys: pytest.CaptureFixture[str]) -> None:
     def interrupted() -> None:
         out = Output(as_json=True)
-        with terminal.lines_of_json(True), out.observe(None) as observer:
+        with terminal.lines_of_json(True), out.observe(Workers()) as observer:
             out.say("in words")
             observer.on_note("a worker has no nanny")
             raise KeyboardInterrupt

@@ -21,7 +21,9 @@ import tiny
 import dskprep
 from dskprep import plain, storage
 from dskprep.cli import commands, terminal
-from dskprep.cli.output import Output, Plain
+from dskprep.cli.console import Plain
+from dskprep.cli.output import Output
+from dskprep.cli.workers import Workers
 from dskprep.dataset import store
 from dskprep.dataset.facts import StoredObject
 from dskprep.pipeline import cluster
@@ -212,7 +214,7 @@ def test_the_panel_shows_hostile_words_as_words() -> None:
     account.add([record])
     account.warnings[HOSTILE] += 1
     summary = Summary("1", HOSTILE, HOSTILE, account, 1.0)
-    with Output(console=console).observe(None) as observer:
+    with Output(console=console).observe(Workers()) as observer:
         observer.on_note(HOSTILE)
         observer.on_patient(summary, [record])
         observer.on_end(summary)

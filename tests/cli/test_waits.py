@@ -8,6 +8,7 @@ import json
 import subprocess
 import sys
 import threading
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
@@ -18,6 +19,13 @@ import tiny
 
 import dskprep
 from dskprep.cli import commands, demo, terminal
+from dskprep.cli.output import Output
+from dskprep.cli.workers import Workers
+from dskprep.look import comparison
+from dskprep.pipeline import cluster
+from dskprep.pipeline.export import ExportSummary
+from dskprep.preparation import prepare
+from dskprep.worker.export import Exported
 
 
 class Said:
@@ -170,6 +178,27 @@ def test_a_run_in_which_no_patient_ends_is_told_again_and_again(
     assert commands.run_command(["run", f"{Path(dataset).parent}/in", f"{tmp_path}/out", "--scheduler", "sync"]) == 0
 
 
+def test_a_comparison_tells_how_many_patients_of_how_many(
+    dataset: str, said: Said, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compare_labels = comparison.compare_labels
+
+    def wait_and_compare(*args: Any) -> Any:
+        said.until("comparing: 0 of 3 (")
+        return compare_labels(*args)
+
+    monkeypatch.setattr(terminal, "TOLD_EVERY_S", 0.01)
+    monkeypatch.setattr(comparison, "compare_labels", wait_and_compare)
+    assert commands.run_command(["compare", dataset, dataset]) == 0
+
+
+def test_an_export_tells_how_many_volumes_of_how_many_are_written(said: Said) -> None:
+    summary = ExportSummary("monai", "in", "out", Counter({"written": 2, "failed": 1, "already": 5}), n_asked=11)
+    with Output().observe(Workers()) as observer:
+        observer.on_export(summary, Exported("p1"))
+        said.until("writing volumes: 3 of 11")
+
+
 def words_for(command: click.Command) -> list[str]:
     """Some words that the command takes."""
     words = []
@@ -229,17 +258,38 @@ WRONG = {
 """Commands that cannot be, and what each is told."""
 
 
-def test_wrong_words_are_told_before_anything_heavy_is_loaded_or_a_place_is_looked_at() -> None:
+NOT_THERE = {
+    "run nowhere out": "nowhere: there is no such folder; check the path",
+    "plan nowhere": "nowhere: there is no such folder; check the path",
+    "show nowhere": "nowhere: there is no such folder; check the path",
+    "show nowhere key": "nowhere: there is no dskprep dataset here (there is no such folder)",
+    "view nowhere key": "nowhere: there is no dskprep dataset here (there is no such folder)",
+    "compare nowhere there": "nowhere: there is no dskprep dataset here (there is no such folder)",
+    "compare default zuidhof --series nowhere": "nowhere: there is no such folder; check the path",
+    "report nowhere": "nowhere: there is no dskprep dataset here (there is no such folder)",
+    "annotate nowhere labels": "nowhere: there is no dskprep dataset here (there is no such folder)",
+    "export monai nowhere out": "nowhere: there is no dskprep dataset here (there is no such folder)",
+    "duplicates nowhere": "nowhere: there is no dskprep dataset here (there is no such folder)",
+    "split nowhere v1": "nowhere: there is no dskprep dataset here (there is no such folder)",
+    "status nowhere": "nowhere: there is no dskprep dataset here (there is no such folder)",
+    "verify nowhere": "nowhere: there is no dskprep dataset here (there is no such folder)",
+    "upgrade nowhere": "nowhere: there is no dskprep dataset here (there is no such folder)",
+}
+"""Commands on a place that is not there, and what each is told."""
+
+
+def test_what_is_wrong_is_told_before_anything_heavy_is_loaded_or_a_place_is_looked_into() -> None:
+    told = WRONG | NOT_THERE
     script = f"""
 import json, sys
 from dskprep.cli import commands
-codes = [commands.run_command(words.split()) for words in {list(WRONG)!r}]
+codes = [commands.run_command(words.split()) for words in {list(told)!r}]
 print(json.dumps([codes, sorted(sys.modules)]))"""
     done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
     codes, modules = json.loads(done.stdout)
     assert set(codes) == {2}
     lines = [line for line in done.stderr.splitlines() if line.startswith("dskprep: ")]
-    for problem, line in zip(WRONG.values(), lines, strict=True):
+    for problem, line in zip(told.values(), lines, strict=True):
         assert problem in line
     heavy = {"numba", "zarr", "distributed", "pandas", "pyarrow", "pydicom", "scipy", "matplotlib", "fsspec", "obstore"}
     assert heavy.isdisjoint(modules)
@@ -257,3 +307,23 @@ def test_the_time_left_of_a_demo_is_that_of_patients_that_waited_for_no_code() -
     told = [demo.how_far(made_s[:n], 6, 2) for n in range(7)]
     assert told[:4] == ["0 of 6", "1 of 6", "2 of 6", "3 of 6"]
     assert told[4:] == ["4 of 6, about 5 s left", "5 of 6, about 3 s left", "6 of 6"]
+
+
+def test_where_nothing_is_to_be_done_no_workers_start(
+    dataset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = f"{Path(dataset).parent}/in"
+    points = tiny.write(tmp_path / "points", {"points.csv": b"key,x,y,z\np1,0,0,0\n"})  # outside of its image
+    dskprep.annotate(dataset, points)
+    dskprep.export("monai", dataset, tmp_path / "monai", labels=())
+    monkeypatch.setattr(cluster, "local_client", None)
+    monkeypatch.setattr(prepare, "warm", None)
+    for words, code, said in [
+        (f"run {source} {dataset}", 0, "3 patients: 0 done, 3 done before"),
+        (f"run {source} {dataset} --labels *.csv", 0, "3 patients: 0 done, 3 done before"),
+        (f"annotate {dataset} {points}", 1, "1 label source: 0 done, 1 done before"),
+        (f"annotate {dataset} {source}", 1, "no label file was found"),
+        (f"export croissant {dataset} {tmp_path}/croissant", 0, "croissant: 3 written"),
+    ]:
+        assert commands.run_command(words.split()) == code, words
+        assert said in capsys.readouterr().out

@@ -20,7 +20,7 @@ from label_builders import rtstruct_dataset, written
 
 import dskprep
 from dskprep import storage
-from dskprep.cli import commands, options
+from dskprep.cli import commands, workers
 from dskprep.dataset import store
 from dskprep.errors import DamagedDataset, InfrastructureError, UsageError
 from dskprep.exchange.volume import ExportJob
@@ -333,7 +333,7 @@ def test_a_volume_whose_lungs_were_not_found_is_left_out(tmp_path: Path, kind: s
 def test_a_place_that_cannot_be_is_said_before_there_are_workers(
     target: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(options, "open_client", None)
+    monkeypatch.setattr(workers, "workers_of", None)
     tiny.write(tmp_path / "theirs", {"a.txt": b"mine"})
     tiny.write(tmp_path / "file", {"Dataset001_X": b"mine"})
     for out, said in (("theirs", "or an export, found a.txt"), ("file/Dataset001_X", "Not a directory")):

@@ -29,6 +29,7 @@ from distributed.config import defaults
 import dskprep
 from dskprep import storage
 from dskprep.cli.output import Output
+from dskprep.cli.workers import Workers
 from dskprep.dataset.record import Record
 from dskprep.errors import InfrastructureError, UsageError
 from dskprep.pipeline import cluster, cluster_check, executor, lost
@@ -449,7 +450,7 @@ def test_another_python_is_refused_before_anything_is_sent(
     with pytest.raises(InfrastructureError, match=found) as caught:
         cluster_check.check(ours, *places)
     assert len(str(caught.value).splitlines()) == 1
-    with pytest.raises(InfrastructureError, match=found), Output().observe(ours):
+    with pytest.raises(InfrastructureError, match=found), Output().observe(Workers(ours)):
         pass
     assert capsys.readouterr().out == ""
 
@@ -473,7 +474,7 @@ def test_nothing_of_ours_is_sent_by_value(
 
     monkeypatch.setattr(cloudpickle.cloudpickle.Pickler, "_dynamic_function_reduce", noted_function)
     monkeypatch.setattr(cloudpickle.cloudpickle, "_dynamic_class_reduce", noted_class)
-    with Output().observe(ours) as observer:
+    with Output().observe(Workers(ours)) as observer:
         assert pipeline.run(*places, client=ours, observers=[observer]).n_new == 1
     by_dask = {name for name in by_value if name.startswith("distributed.")}  # of its performance report
     assert set(by_value) == by_dask

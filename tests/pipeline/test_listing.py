@@ -18,6 +18,7 @@ import tiny
 import dskprep
 from dskprep import storage
 from dskprep.cli.output import Output
+from dskprep.cli.workers import Workers
 from dskprep.dataset.listed import Known
 from dskprep.dataset.record import RecordName
 from dskprep.errors import InfrastructureError
@@ -185,7 +186,7 @@ def test_the_panel_and_the_lines_of_json_tell_the_total(capsys: pytest.CaptureFi
         keys(iter(jobs))
         summary = jobs._summary
     summary.account.add([tiny.record("p000000")])
-    with Output(as_json=True).observe(None) as lines:
+    with Output(as_json=True).observe(Workers()) as lines:
         lines._figures_every_s = 0
         lines.on_patient(summary, [])
     told = json.loads(capsys.readouterr().out)
