@@ -11,12 +11,13 @@ from numpy.typing import ArrayLike, NDArray
 
 from dskprep import sides
 from dskprep.dataset import layout
+from dskprep.series import upright
 from dskprep.volume import Grid, Triple
 
 VERSIONS = ("0.5", "0.6")
 """Versions of OME-Zarr that are written."""
-ORIENTATION = {"z": "inferior-to-superior", "y": "anterior-to-posterior", "x": "right-to-left"}
-"""The direction of each axis, in the words of OME-Zarr's RFC 4. The axes of an oblique volume are only near it."""
+ORIENTATION = ("inferior-to-superior", "anterior-to-posterior", "right-to-left")
+"""The directions of the patient's z, y and x, in the words of OME-Zarr's RFC 4."""
 INTRINSIC, PATIENT = "intrinsic", "LPS"
 """Coordinate systems of 0.6, both in mm: along the axes of the volume, and of the patient as DICOM has them."""
 ALPHA = 128
@@ -34,7 +35,7 @@ def image_of(name: str, grid: Grid, n_levels: int, version: str, method: str) ->
         "name": name,
         "axes": [
             {"name": axis, "type": "space", "unit": "millimeter", "orientation": {"type": "anatomical", "value": value}}
-            for axis, value in ORIENTATION.items()
+            for axis, value in zip(layout.AXES, _orientation(grid), strict=True)
         ],
         "datasets": [
             {
@@ -50,6 +51,18 @@ def image_of(name: str, grid: Grid, n_levels: int, version: str, method: str) ->
     }
     ome = {"version": "0.5", "multiscales": [multiscale]}
     return ome if version == "0.5" else to_06(ome, grid.affine.round(6))
+
+
+def _orientation(grid: Grid) -> list[str]:
+    """Return the direction to which each axis is nearest. Recipes of 2017 have slices as stored, also of the prone."""
+    order = upright.patient_order(grid.affine)
+    found = []
+    for axis in range(3):
+        patient_axis = order.index(axis)
+        start, _, end = ORIENTATION[patient_axis].partition("-to-")
+        is_backward = grid.affine[2 - patient_axis, axis] < 0
+        found.append(f"{end}-to-{start}" if is_backward else ORIENTATION[patient_axis])
+    return found
 
 
 def _first_voxel(first: Triple, spacing: Triple, level: int) -> list[float]:

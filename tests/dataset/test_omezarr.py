@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -125,6 +126,24 @@ def test_where_it_comes_from_stands_in_its_attributes(place: str) -> None:
     tiny.write(place, omezarr.encode(prepared(), PrepConfig(), {"hu_sha256": "abc"}))
     attributes = json.loads(storage.read(f"{place}/zarr.json"))["attributes"]
     assert attributes["dskprep"] == {"affine": AFFINE.tolist(), "values": "HU", "hu_sha256": "abc"}
+
+
+@pytest.mark.parametrize(
+    ("columns", "directions"),
+    [
+        ([(0, 0, 2), (0, 1, 0), (1, 0, 0)], "inferior-to-superior anterior-to-posterior right-to-left"),
+        ([(0, 0.3, 2), (0, 1, -0.2), (1, 0, 0)], "inferior-to-superior anterior-to-posterior right-to-left"),
+        ([(0, 0, 2), (0, -1, 0), (-1, 0, 0)], "inferior-to-superior posterior-to-anterior left-to-right"),  # prone
+        ([(0, 2, 0), (0, 0, -1), (1, 0, 0)], "anterior-to-posterior superior-to-inferior right-to-left"),  # coronal
+    ],
+)
+def test_the_direction_of_each_axis_is_that_of_the_affine(columns: list[Any], directions: str) -> None:
+    affine = np.eye(4)
+    affine[:3, :3] = np.transpose(columns)
+    image = Volume(np.zeros((4, 5, 6), np.int16), affine)
+    objects = omezarr.encode(Prepared(image, None), PrepConfig(), {})
+    (multiscale,) = json.loads(objects["zarr.json"])["attributes"]["ome"]["multiscales"]
+    assert [axis["orientation"]["value"] for axis in multiscale["axes"]] == directions.split()
 
 
 def test_metadata_is_strict_json() -> None:
