@@ -241,16 +241,17 @@ def _document(page: Page, scheduler: Any, extra: dict[str, Any], document: Any) 
     headline, workers, latest = text(), text(**BOX), text(**BOX)
     curves = source_of("minutes", "patients_per_minute", "read_mib_per_second", *STATUSES)
     shares = source_of("stage", "share", "words")
-    patients = plot("patients by status, by minute")
+    patients = plot("patients by status")
     patients.varea_stack(STATUSES, x="minutes", color=[COLOURS[s] for s in STATUSES], source=curves)
     pace = plot("patients per minute")
     pace.line("minutes", "patients_per_minute", color=BLUE, line_width=2, source=curves)
     flow = plot("MiB/s read")
     flow.line("minutes", "read_mib_per_second", color=BLUE, line_width=2, source=curves)
     for each in (patients, pace, flow):
+        each.xaxis.axis_label = "minutes"
         each.y_range.start = 0
         each.x_range.start = 0
-    stages = plot("share of the patients' seconds", y_range=[], x_range=(0, 130))
+    stages = plot("seconds by stage", y_range=[], x_range=(0, 130))
     stages.hbar(y="stage", right="share", height=0.7, color=BLUE, source=shares)
     stages.xaxis.visible = stages.grid.visible = False
     stages.add_layout(
