@@ -118,7 +118,10 @@ def without_repeats(table: pa.Table) -> pa.Table:
 
 
 def rows_of_volume(target: str, key: str) -> list[dict[str, Any]]:
-    """Return the rows of one volume in annotations.parquet. The file is read once, as long as it does not change."""
+    """Return the rows of one volume in the table as it should be, which is made once as long as the file is the same.
+
+    The file alone may lack labels that are there: of an `annotate` that was killed, or is under way.
+    """
     entry = storage.entry_of(storage.join(target, FILE))
     if entry is None and next(label_store.list_records(target), None) is None:
         return []
@@ -140,8 +143,7 @@ def points_of_volume(target: str, key: str) -> pd.DataFrame:
 def _by_volume(target: str, tag: str) -> tuple[pa.Table, dict[str, tuple[int, int]], dict[str, str]]:
     """Return the table of what is written, sorted by key; first row and number of rows of each volume; `damaged`."""
     del tag
-    table = _read(target)
-    table = current_table(target) if table is None else table  # the file is gone or damaged: the records have all of it
+    table = current_table(target)
     unread = damaged(table)
     table = without_repeats(table.filter(compute.equal(table["status"], "written")))
     starts: dict[str, tuple[int, int]] = {}

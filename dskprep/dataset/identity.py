@@ -33,7 +33,7 @@ HEX_DIGITS = 16
 INSTANCE_BYTES = 6
 """Bytes of the digest of a SOPInstanceUID."""
 LOOKED_AT = 1000
-"""Records that are looked at for a digest, where the key is gone; those of versions without digests have none."""
+"""Records of volumes that are looked at for a digest, where the key is gone; those of early versions have none."""
 NO_INSTANCE = bytes(INSTANCE_BYTES)
 """What stands in its place where a slice has none."""
 
@@ -172,11 +172,17 @@ def _check(content: bytes, where: str, own: bytes | None) -> Identities:
 
 
 def _has_digests(target: str) -> bool:
-    """Tell whether something was made with a key: the names of volumes, or a digest in one of the first records."""
-    names = list(itertools.islice(store.record_names(target), LOOKED_AT))
-    if names and store.has_hashed_keys(target):
+    """Tell whether something was made with a key: the names of volumes, or a digest in the record of one of them.
+
+    The record of what was not written has none, and there may be thousands of those.
+    """
+    names = store.record_names(target)
+    if (first := next(names, None)) is None:
+        return False
+    if store.has_hashed_keys(target):
         return True
-    for name in names:
+    written = (name for name in itertools.chain([first], names) if name.status == "written")
+    for name in itertools.islice(written, LOOKED_AT):
         with contextlib.suppress(DamagedDataset, FileNotFoundError):
             record = store.read_record(target, name)
             if record.patient or record.study or record.frame_of_reference or record.instances:

@@ -6,6 +6,7 @@ chooses the label files without a record that still holds; lets the workers do t
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 import os
@@ -20,7 +21,7 @@ from dskprep import storage
 from dskprep.dataset import annotations as table
 from dskprep.dataset import claims, identity, index, label_store, store
 from dskprep.dataset.label_record import LabelRecord
-from dskprep.errors import InfrastructureError, UsageError
+from dskprep.errors import DskprepError, InfrastructureError, UsageError
 from dskprep.patterns import as_patterns
 from dskprep.pipeline import cluster_check, executor, hashed_keys, label_order
 from dskprep.pipeline.account import Summary
@@ -162,6 +163,10 @@ def execute(
                 pass
     except KeyboardInterrupt:
         summary.is_interrupted = True
+    except InfrastructureError:
+        with contextlib.suppress(DskprepError):  # of what is written by now
+            table.write(target)
+        raise
     summary.damaged_records = table.damaged(table.write(target))
     summary.seconds = time.monotonic() - started
     return summary

@@ -23,6 +23,7 @@ KEYS = (None, "folder", "hashed")
 """What may be asked for: what the dataset has, the names of folders, or keyed digests."""
 COLUMNS = ["key", "source"]
 """Columns of the mapping."""
+LISTED = "the source cannot be listed to its end"
 NO_MAPPING = (
     "the keys are hashed and no --mapping is given: which key is whose is written nowhere; the same command with "
     "--mapping FILE writes it later, and does no patient again"
@@ -42,18 +43,20 @@ class Mapping:
         for name, other in (("dataset", target), ("source", source)):
             if storage.is_within(self._place, other):
                 raise UsageError(f"--mapping: expected a file outside of the {name} {other}, found {place}; move it")
+        self._lines = self._read()
+        self._is_changed = not self._lines
+
+    def _read(self) -> set[tuple[str, str]]:
+        place = self._place
         try:
-            lines = list(
-                csv.reader(io.StringIO(storage.read(self._place).decode(errors="surrogateescape"), newline=""))
-            )
+            lines = list(csv.reader(io.StringIO(storage.read(place).decode(errors="surrogateescape"), newline="")))
         except FileNotFoundError:
-            lines = [COLUMNS]
+            return set()
         except (ValueError, csv.Error) as error:
             raise UsageError(f"--mapping: {place}: is no CSV file of UTF-8 ({error}); choose another name") from error
         if lines[:1] != [COLUMNS] or any(len(line) != 2 for line in lines):
             raise UsageError(f"--mapping: {place}: expected the columns key,source, found others; choose another name")
-        self._lines = {(key, where) for key, where in lines[1:]}
-        self._is_changed = lines == [COLUMNS]
+        return {(key, where) for key, where in lines[1:]}
 
     def add(self, key: str, where: str) -> None:
         """Note of which source a key is."""
@@ -62,9 +65,13 @@ class Mapping:
             self._is_changed = True
 
     def write(self) -> None:
-        """Write the file, if there is anything new."""
+        """Write the file, if there is anything new, with what another run has noted in it since."""
         if not self._is_changed:
             return
+        try:
+            self._lines |= self._read()
+        except UsageError as error:  # another file came in its place
+            raise InfrastructureError(str(error)) from error
         text = io.StringIO(newline="")
         csv.writer(text).writerows([COLUMNS, *sorted(self._lines)])
         content = text.getvalue().encode(errors="surrogateescape")
@@ -93,13 +100,22 @@ def hash_keys(cases: Iterator[Case], identities: Identities, mapping: Mapping | 
                 mapping.add(key, case.url)
             yield dataclasses.replace(case, key=key, place=str(place), is_hashed=True)
     except DskprepError as error:
-        raise InfrastructureError(
-            f"the source cannot be listed to its end ({type(error).__name__}); `dskprep plan` says where and why"
-        ) from None
+        raise without_names(error, LISTED) from None
+
+
+def without_names(error: DskprepError, what: str) -> InfrastructureError:
+    """Return what is told of an error of a source, which names folders and files; `what` could not be done."""
+    return InfrastructureError(f"{what} ({type(error).__name__}); `dskprep plan` says where and why")
 
 
 def hash_sources(files: Iterator[LabelFile], identities: Identities) -> Iterator[LabelFile]:
-    """Give each label file a hashed key, and a digest of where it lies, by which its record knows it again."""
-    for file in files:
-        key, place = identities.digest("label", file.key), identities.digest("label-place", file.url)
-        yield dataclasses.replace(file, key=str(key), place=str(place), is_hashed=True)
+    """Give each label file a hashed key, and a digest of where it lies, by which its record knows it again.
+
+    Raises InfrastructureError, without any name, if listing fails.
+    """
+    try:
+        for file in files:
+            key, place = identities.digest("label", file.key), identities.digest("label-place", file.url)
+            yield dataclasses.replace(file, key=str(key), place=str(place), is_hashed=True)
+    except DskprepError as error:
+        raise without_names(error, LISTED) from None

@@ -23,6 +23,7 @@ from dskprep.dataset.identity import Identities
 from dskprep.dataset.seen import Seen
 from dskprep.dicom.description import Identity
 from dskprep.errors import InfrastructureError, UsageError
+from dskprep.pipeline import hashed_keys
 from dskprep.selecting import SLICES, Chosen, Select, order_of
 from dskprep.source import peek
 from dskprep.source.case import Case
@@ -234,9 +235,12 @@ class Survey:
                     n_lost, n_in_a_row = n_lost + is_lost, n_in_a_row + 1 if is_lost else 0
                     if isinstance(found, InfrastructureError):
                         self._place(n, WAITING, None)
-                        example = f"{case.key}: {found}"
+                        said = (
+                            hashed_keys.without_names(found, "its header cannot be read") if case.is_hashed else found
+                        )
+                        example = f"{case.key}: {said}"
                         if n_in_a_row == MAX_OUTAGES:
-                            raise found
+                            raise said from None
                         continue
                     self._place(n, WAITING, found)
                     family, scores, tie = self._tables.execute(

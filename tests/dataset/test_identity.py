@@ -223,6 +223,20 @@ def test_a_key_that_is_gone_is_not_replaced_by_another(tmp_path: Path, keys: str
     assert [row["patient"] for row in rows(target).values()] == [made.digest("patient", "P-1", "")] * 2
 
 
+def test_a_key_that_is_gone_is_missed_behind_any_number_of_refusals(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Records of what was refused have no digest, and stand before those of volumes in a listing."""
+    target = tmp_path / "out"
+    run(source(tmp_path / "in"), target)
+    monkeypatch.setattr(identity, "LOOKED_AT", 3)
+    for number in range(identity.LOOKED_AT):
+        store.commit(str(target), tiny.record(f"a{number}", "refused", reason="too-few-slices"))
+    (target / "identity.json").unlink()
+    with pytest.raises(DamagedDataset, match=r"identity\.json: is gone"):
+        identity.of(str(target))
+
+
 def test_a_dataset_without_digests_gets_its_first_key(tmp_path: Path) -> None:
     target = str(tmp_path / "out")
     store.create(target, PrepConfig())

@@ -44,10 +44,10 @@ from numpy.typing import NDArray
 from pydicom import Dataset
 
 import dskprep
-from dskprep import storage
+from dskprep import storage, tables
 from dskprep.cli import commands
 from dskprep.dataset import label_store, store
-from dskprep.errors import DamagedDataset, DskprepError, Refusal, UsageError
+from dskprep.errors import DamagedDataset, DskprepError, InfrastructureError, Refusal, UsageError
 from dskprep.labels import hold, memory, seg, seg_pixels
 from dskprep.pipeline import annotate as pipeline
 from dskprep.settings import PrepConfig
@@ -1332,8 +1332,8 @@ def test_what_a_damaged_record_describes_does_not_go_without_a_word(tmp_path: Pa
     annotate(target, labels)
     path = next(name.path for name, _ in label_store.list_records(target) if name.source == "a.dcm")
     Path(target, path).write_bytes(b"{}")
-    with pytest.raises(DamagedDataset, match=r"a\.dcm"):
-        _ = dskprep.open_dataset(target)["p"].labels
+    with pytest.warns(UserWarning, match=r"a\.dcm"):
+        assert list(dskprep.open_dataset(target)["p"].labels) == []
     summary = annotate(target, labels / "b.csv")
     assert (list(summary.damaged_records), summary.exit_code) == ([path], 1)
     with pytest.warns(UserWarning, match=r"a\.dcm"):
@@ -1389,6 +1389,43 @@ def test_what_a_killed_annotate_leaves_is_cleaned_and_nothing_else(place: str, l
     } | {mine}
     assert annotate(target, labels).counts == {"written": 2}
     assert not [f for f in dskprep.verify(target) if f.faults]
+
+
+@pytest.mark.parametrize("end", [SystemError("the process is killed"), InfrastructureError("the store is lost")])
+def test_what_annotate_has_written_before_it_ends_early_is_among_the_labels_of_its_volumes(
+    place: str, labels: Path, monkeypatch: pytest.MonkeyPatch, end: Exception
+) -> None:
+    """Or a mask for training is 0 where a label is. annotations.parquet is written at the start and the end."""
+    target = prepare(place)
+    (labels / "a.csv").write_text("key,x,y,z\np,-5,-15,-28\n")
+    annotate(target, labels)
+    (labels / "b.dcm").write_bytes(seg_file(GRID, frames_of(BOX), names=("Tumour",)))
+    (labels / "c.csv").write_text("key,x,y,z\np,-4,-15,-28\n")
+    with monkeypatch.context() as patched:
+        begun: list[str] = []
+
+        def write(where: str) -> Any:
+            begun.append(where)
+            if len(begun) > 1 and isinstance(end, SystemError):
+                raise end
+            return real(where)
+
+        def without_copies(records: Any, _: str) -> Iterator[Any]:
+            yield from records
+            raise end
+
+        real = pipeline.table.write
+        patched.setattr(pipeline.table, "write", write)
+        patched.setattr(pipeline.label_order, "without_copies", without_copies)
+        with pytest.raises(type(end)):
+            annotate(target, labels)
+    dataset = dskprep.open_dataset(target)
+    assert list(dataset["p"].labels) == ["Tumour"]
+    assert len(dataset["p"].points) == 2
+    drawn = dataset.patches(SHAPE, around="Tumour", labels=["Tumour"], positives=1.0, jitter_mm=0.0, normalized=False)
+    assert np.count_nonzero(drawn[0].labels["Tumour"]) > 0
+    written = tables.read_parquet(storage.read(storage.join(target, "annotations.parquet")))
+    assert ("Tumour" in written["label"].to_pylist()) == isinstance(end, InfrastructureError)
 
 
 MINE = [f"volumes/p.zarr/labels/Tumour/{name}" for name in ("notes.md", "mine/zarr.json", "1/zarr.json", "0/x.txt")]

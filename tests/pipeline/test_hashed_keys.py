@@ -133,6 +133,26 @@ def test_the_mapping_keeps_whose_a_key_is_when_another_source_has_a_folder_of_th
     assert {line["key"] for line in lines} == set(dskprep.open_dataset(target))
 
 
+def test_two_runs_at_once_keep_what_each_has_noted(tmp_path: Path) -> None:
+    place, target = tmp_path / "who.csv", str(tmp_path / "out")
+    one, two = (hashed_keys.Mapping(place, str(tmp_path / name), target) for name in ("one", "two"))
+    with hashed_keys.kept(one), hashed_keys.kept(two):
+        one.add("k1", "one/p")
+        two.add("k2", "two/p")
+    assert mapping_in(str(place)) == {"p": "k2"}
+    assert place.read_text().split() == ["key,source", "k1,one/p", "k2,two/p"]
+
+
+def test_a_mapping_is_not_written_over_what_came_in_its_place(tmp_path: Path) -> None:
+    place = tmp_path / "who.csv"
+    mapping = hashed_keys.Mapping(place, str(tmp_path / "in"), str(tmp_path / "out"))
+    mapping.add("k1", "one/p")
+    place.write_text("mine")
+    with pytest.raises(InfrastructureError, match="found others"):
+        mapping.write()
+    assert place.read_text() == "mine"
+
+
 def test_a_mapping_of_names_that_are_no_utf_8_is_read_again(tmp_path: Path) -> None:
     mapping, target, folder = (
         str(tmp_path / "who.csv"),
@@ -227,6 +247,48 @@ def test_a_source_that_cannot_be_listed_is_not_named(
     monkeypatch.setattr(cases, "choose", fails)
     with pytest.raises(dskprep.RunStopped, match="cannot be listed to its end") as stopped:
         run(source, target)
+    assert "Kowalska" not in str(stopped.value)
+    assert named_in(target) == set()
+
+
+@pytest.mark.parametrize("n_patients", [3, 20])
+def test_headers_that_cannot_be_read_are_not_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, n_patients: int
+) -> None:
+    """Those by which [select] chooses: of some of them a note tells, and 20 in a row end the run."""
+    source = tiny.write_patients(tmp_path / "in", [f"Kowalska^{i}" for i in range(n_patients)])
+    notes: list[str] = []
+
+    class Hears(dskprep.Observer):
+        def on_note(self, message: str) -> None:
+            notes.append(message)
+
+    def fails(url: str, n_bytes: int) -> bytes:
+        raise InfrastructureError(f"{url}: permission denied, {n_bytes}")
+
+    settings = PrepConfig(check_hu=False, lungs=False, select={"prefer": ["most-slices"]})
+    target = str(tmp_path / "out")
+    with monkeypatch.context() as patched:
+        patched.setattr(storage, "read_head", fails)
+        try:
+            run(source, target, settings=settings, observers=[Hears()])
+        except dskprep.RunStopped as stopped:
+            notes.append(str(stopped))
+    assert any("header cannot be read (InfrastructureError)" in note for note in notes)
+    assert not any("kowalska" in note.lower() for note in notes)
+    assert named_in(target) == set()
+
+
+def test_label_files_that_cannot_be_listed_are_not_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, target = tiny.write_patients(tmp_path / "in", NAMES), str(tmp_path / "out")
+
+    def fails(*_: Any, **__: Any) -> Iterator[Any]:
+        raise InfrastructureError(f"{source}/Kowalska^Ewa: permission denied")
+        yield
+
+    monkeypatch.setattr("dskprep.pipeline.annotate.label_files", fails)
+    with pytest.raises(dskprep.RunStopped, match="cannot be listed to its end") as stopped:
+        run(source, target, labels=["*"])
     assert "Kowalska" not in str(stopped.value)
     assert named_in(target) == set()
 
