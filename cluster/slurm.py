@@ -8,7 +8,9 @@ Put your partition and account in; /shared and python, the one with dskprep, are
 
 import os
 import sys
+import tempfile
 
+import dask
 import dask_jobqueue
 from distributed import Security
 
@@ -19,8 +21,16 @@ CPUS = int(os.environ.get("CPUS", "8"))
 
 JOBS = int(os.environ.get("JOBS", "20"))
 
+OWN_FOLDER = [
+    "export DASK_TEMPORARY_DIRECTORY=$(mktemp -d)",
+    "trap 'rm -rf \"$DASK_TEMPORARY_DIRECTORY\"' EXIT",
+]
+"""In /tmp itself another user of the node could put modules in the workers' way: Dask imports from a folder in it."""
+
 if __name__ == "__main__":
     source, target = sys.argv[1:]
+    scratch = tempfile.TemporaryDirectory()  # the same for the scheduler here
+    dask.config.set({"temporary-directory": scratch.name})
     slurm = dask_jobqueue.SLURMCluster(
         queue="compute",
         cores=3 * CPUS,  # threads: three a worker
@@ -36,12 +46,13 @@ if __name__ == "__main__":
             "--death-timeout=120",
             "--dashboard-address=127.0.0.1:0",
         ],
-        local_directory="/tmp",
+        job_script_prologue=OWN_FOLDER,
         security=Security(),  # the certificates of tls.yaml
         scheduler_options={"dashboard_address": "127.0.0.1:8787"},
     )
     slurm.adapt(minimum_jobs=1, maximum_jobs=JOBS)
     with slurm, slurm.get_client() as client:
         summary = dskprep.run(source, target, client=client)
+    scratch.cleanup()
     print(dict(summary.account.counts))
     sys.exit(summary.exit_code)

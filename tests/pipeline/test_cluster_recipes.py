@@ -11,6 +11,7 @@ import shutil
 import ssl
 import subprocess
 import sys
+import tempfile
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -346,6 +347,64 @@ def test_the_image_has_the_programs_that_fargate_starts(tmp_path: Path) -> None:
             env={"PATH": f"{tmp_path}:{os.defpath}"},
         )
         assert said.splitlines() == [what, "--idle-timeout", "30 minutes"]
+
+
+@pytest.mark.parametrize("name", ["ca.pem", "ca-key.pem", "dask.pem"])
+def test_certificates_are_not_written_over(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("another authority's")
+    words = [RECIPES / "make-certificates", tmp_path]
+    made = subprocess.run(words, check=False, capture_output=True, text=True)
+    assert (made.returncode, made.stdout) == (1, "")
+    assert made.stderr.startswith(f"{tmp_path / name}: is there already")
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [(name, "another authority's")]
+
+
+@pytest.mark.skipif(not shutil.which("openssl"), reason="there is no openssl")
+def test_certificates_leave_others_files_alone(tmp_path: Path) -> None:
+    others = {name: name.encode() for name in ("key.pem", "certificate.pem", "request.pem", "ca.srl")}
+    for name, content in others.items():
+        (tmp_path / name).write_bytes(content)
+    subprocess.run([RECIPES / "make-certificates", tmp_path.name, "30"], check=True, cwd=tmp_path.parent)
+    there = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert there.keys() - others.keys() == {"ca-key.pem", "ca.pem", "dask.pem"}
+    assert {name: there[name] for name in others} == others
+    assert (tmp_path / "dask.pem").stat().st_mode & 0o777 == 0o600
+    failed = subprocess.run(
+        [RECIPES / "make-certificates", tmp_path / "x", "soon"], check=False, capture_output=True, text=True
+    )
+    assert failed.returncode == 1
+    assert "soon" in failed.stderr
+
+
+SLURM = """
+import json, os, runpy, sys
+import dask, dask_jobqueue
+
+def made(**asked):
+    folder = dask.config.get("temporary-directory")
+    print(json.dumps([asked, folder, os.stat(folder).st_mode], default=str))
+    sys.exit()
+
+dask_jobqueue.SLURMCluster = made
+sys.argv = [sys.argv[1], "/scans", "/scans-1mm"]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+"""Runs the recipe, and prints what it asks of dask-jobqueue."""
+
+
+def test_no_other_user_of_a_node_has_a_part_in_daskes_folder(tmp_path: Path) -> None:
+    """By default /tmp/dask-scratch-space, which may be another user's, comes first where modules are looked for."""
+    pytest.importorskip("dask_jobqueue")
+    said = subprocess.check_output([sys.executable, "-c", SLURM, str(RECIPES / "slurm.py")], text=True)
+    asked, of_scheduler, mode = json.loads(said)
+    assert (mode & 0o777, of_scheduler) == (0o700, f"{tempfile.gettempdir()}/{Path(of_scheduler).name}")
+    assert not Path(of_scheduler).exists()
+    assert "local_directory" not in asked
+    job = "\n".join([*asked["job_script_prologue"], "stat -c '%a %n' $DASK_TEMPORARY_DIRECTORY"])
+    seen = subprocess.check_output(["bash", "-c", job], text=True, env=os.environ | {"TMPDIR": str(tmp_path)})
+    mode_there, folder = seen.split()
+    assert (mode_there, Path(folder).parent) == ("700", tmp_path)
+    assert not Path(folder).exists()
 
 
 @pytest.mark.parametrize("name", ["make-certificates", "ssh-hosts"])
