@@ -16,7 +16,7 @@ from dskprep import storage
 from dskprep.dataset import opened, unpacking
 from dskprep.dataset.ahead import ahead
 from dskprep.dataset.sentinels import Hit, Sentinels
-from dskprep.errors import DamagedDataset, UsageError
+from dskprep.errors import InfrastructureError, UsageError
 from dskprep.storage import Entry
 
 AT_ONCE, AHEAD = 4, 16
@@ -124,7 +124,7 @@ def _search_all(target: str, words: Sentinels) -> Iterator[Searched]:
 def _searches(folder: str, entries: Iterator[Entry], words: Sentinels) -> Iterator[Callable[[], Searched | None]]:
     for entry in entries:
         yield functools.partial(_search, folder, entry, words)
-        if entry.name.endswith(("/zarr.json", "/.zarray")):
+        if entry.name.rpartition("/")[2] in ("zarr.json", ".zarray"):
             yield functools.partial(_search_array, folder, entry.name, words)
 
 
@@ -155,29 +155,36 @@ def _search(folder: str, entry: Entry, words: Sentinels) -> Searched:
 def _search_array(folder: str, name: str, words: Sentinels) -> Searched | None:
     """Search the voxels of the array with these metadata; None if they are those of a group."""
     path = name.rpartition("/")[0]
-    parent, _, own = storage.join(folder, path).rpartition("/")
+    parent, _, own = (storage.join(folder, path) if path else folder).rpartition("/")
     found: set[FoundWord] = set()
     problem = ""
     try:
         content = json.loads(storage.read_small(storage.join(folder, name)))
-        if name.endswith("/zarr.json") and content.get("node_type") != "array":
+        if name.endswith("zarr.json") and content.get("node_type") != "array":
             return None
         sizes = {f"{own}/{e.name}": e.size for e in storage.listing_below(storage.join(parent, own))}
         for slab in _slabs(opened.open_array(parent, own, sizes)):
             found |= _found(words.in_voxels(slab), ("voxels",))
     except FileNotFoundError:
         problem = "is not there any more"
-    except (DamagedDataset, ValueError, AttributeError, RuntimeError) as error:
+    except InfrastructureError:
+        raise
+    except Exception as error:  # whatever zarr and its codecs raise
         problem = f"its voxels cannot be decoded ({type(error).__name__}): it is not as dskprep writes arrays"
     return Searched(words.hide(f"{path}/"), _shortest(found), problem)
 
 
 def _slabs(array: Any) -> Iterator[bytes]:
-    """Yield the voxels of an array (z, y, x), some planes at a time, so that rows are whole."""
-    n_z, *plane = array.shape
-    step = max(1, min(array.chunks[0], SLAB_BYTES // max(1, int(np.prod(plane)) * array.dtype.itemsize)))
-    for z in range(0, n_z, step):
-        yield np.ascontiguousarray(array[z : z + step]).tobytes()
+    """Yield the voxels of an array (z, y, x), some planes at a time, or some rows of one, so that rows are whole."""
+    n_z, n_y, n_x = array.shape
+    row_bytes = n_x * array.dtype.itemsize
+    if row_bytes > SLAB_BYTES:
+        raise ValueError(f"expected rows of at most {SLAB_BYTES} bytes")
+    n_rows = min(n_y, SLAB_BYTES // row_bytes)
+    n_planes = max(1, min(array.chunks[0], SLAB_BYTES // (n_rows * row_bytes)))
+    for z in range(0, n_z, n_planes):
+        for y in range(0, n_y, n_rows):
+            yield np.ascontiguousarray(array[z : z + n_planes, y : y + n_rows]).tobytes()
 
 
 def _found(hits: Iterator[Hit], how: tuple[str, ...]) -> set[FoundWord]:

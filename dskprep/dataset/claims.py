@@ -32,6 +32,8 @@ T = TypeVar("T")
 
 MAX_BYTES = 4 << 20
 """Size of the largest claim that is read: many times that of the largest that a run makes."""
+LATEST_S = datetime.datetime(9999, 12, 31, tzinfo=datetime.UTC).timestamp()
+"""The latest time that is told, in seconds since 1970."""
 LAST = 99_999_999
 """The highest number of a claim: all have eight digits."""
 Text = Annotated[str, msgspec.Meta(max_length=200)]
@@ -124,7 +126,8 @@ def new_run_id() -> str:
 
 
 def utc(seconds: float) -> str:
-    """Return a time in seconds since 1970 as a text in ISO 8601."""
+    """Return a time in seconds since 1970 as a text in ISO 8601; one that no calendar has is the nearest of it."""
+    seconds = min(max(seconds, 0.0), LATEST_S)  # a file can have any
     return datetime.datetime.fromtimestamp(seconds, datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 

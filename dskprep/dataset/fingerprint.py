@@ -22,6 +22,8 @@ EDGE = 160
 """Pixels along each side: 480 mm. What lies beyond is cut off."""
 MOST_MM = 3000.0
 """Longest edge of a volume that is looked at."""
+LEAST_MM = 0.01
+"""Shortest distance of a picture's pixels that is looked at: blurs are so many pixels wide."""
 FINE_MM, COARSE_MM = 1.5, 5.0
 """Standard deviations of the two blurs whose difference keeps the edges."""
 COLOURED = 40
@@ -77,6 +79,8 @@ def _edges(colours: NDArray[np.uint8], size_mm: tuple[float, float]) -> Floats:
     if max(size_mm) > MOST_MM:
         raise ValueError(f"expected a volume of at most {MOST_MM:.0f} mm, found {max(size_mm):.0f} mm")
     mm = np.divide(size_mm, colours.shape[:2])
+    if not min(mm) >= LEAST_MM:  # as of a number that is none
+        raise ValueError(f"expected pixels of {LEAST_MM} mm or more, found {min(mm):g} mm")
     grey = colours.mean(axis=2, dtype=np.float32) / 255
     is_outline = ndimage.binary_dilation(np.ptp(colours, axis=2) > COLOURED)
     weight = np.where(is_outline, np.float32(0), np.float32(1))

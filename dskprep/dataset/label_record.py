@@ -234,6 +234,8 @@ def _check(record: LabelRecord, where: str) -> None:
             raise ValueError(f"expected the key of a series, found {label.volume!r:.100}")
         if label.is_written and not is_label_name(label.label):
             raise ValueError(f"expected the name of a label, found {label.label!r:.100}")
+        if label.is_written and (label.first is None or label.shape is None):
+            raise ValueError(f"expected the box of each label, found none of {label.label}")
         folder = f"labels/{label.label}/"
         if bad := [name for name in label.objects if not (is_object_name(name) and name.startswith(folder))]:
             raise ValueError(f"expected names of objects below {folder}, found {bad[0]!r:.100}")

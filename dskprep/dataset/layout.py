@@ -142,6 +142,23 @@ def chunks_per_shard(metadata: dict[str, Any]) -> Index | None:
     return z, y, x
 
 
+def index_bytes(n_chunks: Index) -> int:
+    """Return the size of the index of a shard of so many chunks."""
+    return 16 * math.prod(n_chunks) + 4
+
+
+def most_bytes(chunk: Sequence[int], item_bytes: int) -> int:
+    """Return the most bytes of a packed chunk: voxels that do not shrink grow by a header and some marks."""
+    return math.prod(chunk) * item_bytes * 129 // 128 + 1024
+
+
+def most_shard_bytes(metadata: dict[str, Any]) -> int:
+    """Return the most bytes of a shard, with its index, of codecs that dskprep writes."""
+    chunk, n_chunks = metadata["codecs"][0]["configuration"]["chunk_shape"], chunks_per_shard(metadata) or (1, 1, 1)
+    each = most_bytes(chunk, np.dtype(metadata["data_type"]).itemsize)
+    return math.prod(n_chunks) * each + index_bytes(n_chunks)
+
+
 def block_bytes(edge: int, item_bytes: int) -> int:
     """Return the size of blosc's blocks in a chunk of this edge: the whole chunk, if it is not too large."""
     return min(edge**3 * item_bytes, MAX_BLOCK_BYTES)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from dskprep import storage
 from dskprep.dataset import layout
-from dskprep.dataset.layout import damaged
+from dskprep.dataset.layout import damaged, index_bytes
 from dskprep.errors import InfrastructureError, UsageError
 
 Index = tuple[int, int, int]
@@ -211,6 +211,8 @@ class Array:
             raise damaged(url, "a chunk is damaged (it has no bytes)")
         if offset + length > self.objects[name] - self._index_bytes:
             raise damaged(url, "this shard's index points beyond its chunks")
+        if length > layout.most_bytes(self.chunk, self.dtype.itemsize):  # as in a file of holes
+            raise damaged(url, f"a chunk is damaged (it has {length} bytes, more than its voxels)")
         return offset, offset + length
 
     def _decode(self, url: str, content: bytes) -> NDArray[Any]:
@@ -242,6 +244,10 @@ def open_array(url: str, objects: dict[str, int]) -> Array:
         expected, found = " or ".join(map(str, layout.OURS.values())), layout.names_of_codecs(metadata)
         raise UsageError(f"{url}: expected the codecs {expected}, found {found}; read it with zarr")
     sharding = metadata["codecs"][0]["configuration"]
+    most = layout.most_shard_bytes(metadata)
+    for name, n_bytes in objects.items():
+        if name.startswith("c/") and n_bytes > most:  # it may be a file of holes
+            raise damaged(storage.join(url, name), f"expected a shard of at most {most} bytes, found {n_bytes}")
     return Array(
         url,
         objects,
@@ -252,11 +258,6 @@ def open_array(url: str, objects: dict[str, int]) -> Array:
         as_index(metadata["chunk_grid"]["configuration"]["chunk_shape"]),
         codec,
     )
-
-
-def index_bytes(n_chunks: Index) -> int:
-    """Return the size of the index of a shard of so many chunks."""
-    return 16 * math.prod(n_chunks) + 4
 
 
 def parse_index(url: str, content: bytes, n_chunks: Index) -> NDArray[np.uint64]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import bz2
+import contextlib
 import gzip
 import html
 import io
@@ -20,7 +21,6 @@ from collections.abc import Callable, Iterator
 from typing import IO, Any, NamedTuple
 from urllib.parse import unquote_to_bytes
 
-import pyarrow
 from pyarrow import parquet, types
 
 from dskprep import tables
@@ -77,17 +77,21 @@ def pieces(file: IO[bytes], how: tuple[str, ...] = (), budget: list[int] | None 
     head = file.read(HEAD)
     file.seek(0)
     is_text = min(head, default=9) >= 9 and not head.startswith((ZIP, PARQUET))
-    yield from _blocks(file, how, is_text, budget)
-    file.seek(0)
-    if len(how) == DEEPEST:
-        return
+    with _named(how):
+        yield from _blocks(file, how, is_text, budget)
+        file.seek(0)
+        if len(how) < DEEPEST:
+            yield from _inside(file, head, how, budget)
+
+
+@contextlib.contextmanager
+def _named(how: tuple[str, ...]) -> Iterator[None]:
+    """Raise CannotUnpack for whatever a library raises of what it cannot read in the block."""
     try:
-        yield from _inside(file, head, how, budget)
-    except InfrastructureError:
+        yield
+    except (InfrastructureError, FileNotFoundError, CannotUnpack):
         raise
-    except (EOFError, OSError, ValueError, RuntimeError, NotImplementedError, zlib.error, lzma.LZMAError) as error:
-        raise CannotUnpack(_where(error, how)) from error
-    except (zipfile.BadZipFile, pyarrow.ArrowException) as error:
+    except Exception as error:
         raise CannotUnpack(_where(error, how)) from error
 
 
@@ -120,7 +124,7 @@ def _inside(file: IO[bytes], head: bytes, how: tuple[str, ...], budget: list[int
 
 
 def _blocks(file: IO[bytes], how: tuple[str, ...], is_text: bool, budget: list[int]) -> Iterator[Piece]:
-    tail = b""
+    tail, problem = b"", None
     while block := file.read(BLOCK):
         budget[0] -= len(block)
         if budget[0] < 0:
@@ -128,8 +132,14 @@ def _blocks(file: IO[bytes], how: tuple[str, ...], is_text: bool, budget: list[i
         data = tail + block
         yield Piece(data, how, is_text)
         if is_text:
-            yield from _texts(data, how, budget)
+            try:
+                with _named(how):
+                    yield from _texts(data, how, budget)
+            except CannotUnpack as error:  # the blocks that follow are searched all the same
+                problem = error
         tail = data[-OVERLAP:]
+    if problem:
+        raise problem
 
 
 def _texts(data: bytes, how: tuple[str, ...], budget: list[int]) -> Iterator[Piece]:

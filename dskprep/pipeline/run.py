@@ -286,9 +286,10 @@ def _write_end(
         table = index.read_table(summary.target, (*index.OF_ACCOUNT, *licences.FIELDS))
         summary.account.split_series = index.split_series(table)
         summary.account.damaged_records = index.damaged(table)
+        store.write_run(summary.target, summary.run_id, summary.as_dict())
         if give_labels and not summary.is_interrupted and not summary.stopped_by:
             give_labels()
-        store.write_run(summary.target, summary.run_id, summary.as_dict())
+            store.write_run(summary.target, summary.run_id, summary.as_dict())
         licences.attribute(summary.target, table)
         if summary.n_new and not summary.is_interrupted and not summary.stopped_by:
             for finish in at_end:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from dskprep.storage.connection import Connection
 
 ROOT = re.compile(
-    rb"(?:\xef\xbb\xbf)?\s*(?:<\?.*?\?>\s*|<!--.*?-->\s*)*<(?:\w+:)?(ListBucketResult|Error)\b", re.DOTALL
+    rb"(?:\xef\xbb\xbf)?\s*(?>(?><\?.*?\?>|<!--.*?-->)\s*)*<(?:\w+:)?(ListBucketResult|Error)\b", re.DOTALL
 )
 """What an answer to a listing begins with."""
 SHOWN_CHARACTERS = 60

@@ -232,6 +232,23 @@ def test_what_cannot_be_decoded_is_not_called_clean(tmp_path: Path) -> None:
     assert all("cannot be" in problem for problem in problems.values())
 
 
+def test_what_a_library_cannot_decode_costs_itself_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A number of 5000 digits, and days beyond what Python can count, raise errors of their own."""
+    monkeypatch.setattr(unpacking, "BLOCK", 1 << 16)
+    far = pa.array([2**31 - 1], pa.int32()).cast(pa.date32())
+    files = {
+        "digits.html": b"&#" + b"9" * 5000 + b";" + b" " * (1 << 17) + TEXT,
+        "day.parquet": parquet_file(day=far, name=["Müller^Änne"]),
+        "moment.parquet": parquet_file(at=pa.array([2**62], pa.timestamp("us"))),
+        "long.parquet": parquet_file(took=pa.array([2**62], pa.duration("s"))),
+        "z": TEXT,
+    }
+    tiny.write(tmp_path, files)
+    searched = {s.name: s for s in dskprep.audit(tmp_path, [WORD])}
+    assert {name for name, s in searched.items() if "cannot be unpacked" in s.problem} == files.keys() - {"z"}
+    assert {"digits.html", "z"} <= {name for name, s in searched.items() if s.found}
+
+
 def test_a_table_that_repeats_one_text_is_searched_in_bounded_memory(tmp_path: Path) -> None:
     """Of some thousand bytes on disk, 3 GB in memory if each row is given its own copy."""
     one, file = "Müller^Änne " + "x" * 1_000_000, io.BytesIO()
@@ -311,6 +328,32 @@ def test_names_are_hidden_as_they_are_written() -> None:
 def test_the_voxels_of_a_chest_are_not_taken_for_letters() -> None:
     hu = np.random.default_rng(1).integers(60, 123, 3_000_000).astype(np.int16).tobytes()
     assert list(Sentinels(["Mustermann", "Lindner", "Weber"]).in_voxels(hu)) == []
+
+
+def test_planes_of_any_size_are_searched_in_bounded_memory(dataset: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    array: Any = zarr.open_group(f"{dataset}/volumes/p2.zarr", mode="r+")["0"]
+    codes = np.frombuffer(b"Mustermann^Erika", np.int16)
+    array[5, 23, 3 : 3 + codes.size] = codes
+    seen: list[int] = []
+    words = Sentinels.in_voxels
+
+    def in_voxels(self: Sentinels, data: bytes) -> Any:
+        seen.append(len(data))
+        return words(self, data)
+
+    monkeypatch.setattr(Sentinels, "in_voxels", in_voxels)
+    monkeypatch.setattr(audit, "SLAB_BYTES", 2 * 2 * array.shape[2])
+    assert search(dataset, "Mustermann^Erika") == {"volumes/p2.zarr/0/": "voxels, utf-8"}
+    assert max(seen) == audit.SLAB_BYTES
+    monkeypatch.setattr(audit, "SLAB_BYTES", array.shape[2])
+    assert any(s.name == "volumes/p2.zarr/0/" and s.problem for s in dskprep.audit(dataset, ["Nobody"]))
+
+
+def test_an_array_is_searched_by_itself_too(dataset: str) -> None:
+    array: Any = zarr.open_group(f"{dataset}/volumes/p2.zarr", mode="r+")["0"]
+    codes = np.frombuffer(b"Mustermann^Erika", np.int16)
+    array[5, 7, 3 : 3 + codes.size] = codes
+    assert search(f"{dataset}/volumes/p2.zarr/0", "Mustermann^Erika") == {"/": "voxels, utf-8"}
 
 
 def test_a_lost_object_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -164,6 +164,24 @@ def test_a_damaged_chunk_is_named_and_takes_no_more_memory_than_a_chunk(
         assert tiny.most_bytes_of(lambda: decompress(bomb)) > 2**27  # so it would have been seen
 
 
+def test_a_shard_or_chunk_larger_than_its_voxels_is_not_asked_for(
+    tmp_path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file of holes has any size and costs its maker nothing."""
+    _, opened = written(f"{tmp_path}/v", monkeypatch)
+    n_bytes = 16**3 * 2 * 8 + opened._index_bytes
+    with pytest.raises(DamagedDataset, match=r"c/2/0/0: expected a shard of at most \d+ bytes, found \d+"):
+        shards.open_array(opened.url, {**opened.objects, "c/2/0/0": 2 * n_bytes})
+    places = np.full((2, 2, 2, 2), shards.NOTHING, "<u8")
+    places[0, 0, 0] = 0, 16**3 * 2 * 2
+    footer = places.tobytes()
+    made = bytes(16**3 * 2 * 2) + footer + google_crc32c.value(footer).to_bytes(4, "little")
+    tiny.write(f"{tmp_path}/v/0", {"c/2/0/0": made})
+    found = shards.open_array(opened.url, {**opened.objects, "c/2/0/0": len(made)})
+    with pytest.raises(DamagedDataset, match=r"c/2/0/0: a chunk is damaged \(it has 16384 bytes, more than its voxels"):
+        found.read((64, 0, 0), (2, 2, 2))
+
+
 def test_an_array_laid_out_otherwise_is_not_misread(tmp_path: str) -> None:
     objects = omezarr.encode(Prepared(Volume(np.zeros(SHAPE, np.int16), np.eye(4)), None), PrepConfig(), {})
     metadata = json.loads(objects["0/zarr.json"])

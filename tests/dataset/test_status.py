@@ -13,7 +13,7 @@ import tiny
 import dskprep
 from dskprep import storage
 from dskprep.cli import commands
-from dskprep.dataset import store
+from dskprep.dataset import claims, store
 from dskprep.dataset.status import Status
 from dskprep.errors import UsageError
 from dskprep.pipeline.observer import Observer
@@ -81,6 +81,12 @@ def test_a_run_that_died_elsewhere_before_a_complete_one_is_no_longer_waited_for
     os.utime(tmp_path / "out/claims/20200101T000000Z-aaaa.json", (0, 0))
     found = dskprep.status(target)
     assert ([run.host for run in found.runs], found.is_clean) == (["elsewhere"], True)
+
+
+def test_a_time_that_no_calendar_has_is_told_as_the_nearest() -> None:
+    """A file can have any time, as that of a lease on a file system whose clock is of someone else."""
+    told = [claims.utc(seconds) for seconds in (-1e12, 0, 253402214400, 253402214401, 1e300)]
+    assert told == ["1970-01-01T00:00:00Z"] * 2 + ["9999-12-31T00:00:00Z"] * 3
 
 
 def test_the_last_run_is_the_one_that_ended_last(tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ from pydicom import Dataset
 import dskprep
 from dskprep import storage, tables
 from dskprep.cli import commands
-from dskprep.dataset import label_store, store
+from dskprep.dataset import label_record, label_store, store
 from dskprep.errors import DamagedDataset, DskprepError, InfrastructureError, Refusal, UsageError
 from dskprep.labels import hold, memory, seg, seg_pixels
 from dskprep.pipeline import annotate as pipeline
@@ -1323,6 +1323,18 @@ def test_a_damaged_record_is_named_and_made_anew(tmp_path: Path, labels: Path, d
     assert any("damaged" in fault for f in dskprep.verify(target) for fault in f.faults)
     assert annotate(target, labels).counts == {"written": 1}
     assert np.array_equal(dskprep.open_dataset(target)["p"].labels["Tumour"][:], BOX)
+
+
+def test_a_record_of_a_label_without_its_box_is_damaged(tmp_path: Path, labels: Path) -> None:
+    target = prepare(str(tmp_path))
+    (labels / "a.dcm").write_bytes(seg_file(GRID, frames_of(BOX), names=("Tumour",)))
+    annotate(target, labels)
+    ((name, _),) = label_store.list_records(target)
+    for field in ("first", "shape"):
+        record = json.loads(Path(target, name.path).read_bytes())
+        del record["labels"][0][field]
+        with pytest.raises(DamagedDataset, match="expected the box of each label, found none of Tumour"):
+            label_record.parse_label_record(json.dumps(record).encode(), name.path)
 
 
 def test_what_a_damaged_record_describes_does_not_go_without_a_word(tmp_path: Path, labels: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -24,7 +25,7 @@ from dskprep.dataset import index, store
 from dskprep.dataset.record import Record
 from dskprep.dataset.verification import Finding
 from dskprep.errors import InfrastructureError, UsageError
-from dskprep.pipeline import executor
+from dskprep.pipeline import annotate, executor
 from dskprep.pipeline.account import RunStopped, Summary
 from dskprep.series import assembly
 from dskprep.source import cases
@@ -332,6 +333,20 @@ def test_a_run_that_is_interrupted_at_its_start_has_an_end_too(source: str, targ
     assert summary.is_interrupted
     assert heard.events == [("end", 0, 0)]
     assert json.loads(storage.read(f"{target}/runs/{summary.run_id}/summary.json"))["is_interrupted"] is True
+
+
+def test_a_run_that_is_interrupted_as_its_labels_begin_has_an_account(
+    source: str, target: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: Any, **__: Any) -> NoReturn:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(annotate, "check", interrupted)
+    with contextlib.suppress(KeyboardInterrupt):
+        dskprep.run(source, target, labels=["*"])
+    (run_id,) = {name.partition("/")[0] for name in tiny.everything_below(f"{target}/runs")}
+    told = json.loads(storage.read(f"{target}/runs/{run_id}/summary.json"))
+    assert told["counts"] == {"written": 4}
 
 
 def test_other_settings_are_refused_before_anything_is_done(source: str, target: str) -> None:

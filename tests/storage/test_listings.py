@@ -162,7 +162,9 @@ def test_a_page_of_a_proxy_is_no_empty_folder(store: Store, listing: str, is_fro
     assert f"expected a listing (ListBucketResult), found {PORTAL.decode()}; a proxy or a page to log in may" in said
 
 
-@pytest.mark.parametrize("page", [b"<!DOCTYPE html><html><br>log in</html>", b"", b"{}", PORTAL * 100])
+@pytest.mark.parametrize(
+    "page", [b"<!DOCTYPE html><html><br>log in</html>", b"", b"{}", PORTAL * 100, b"<!--a-->" * 60]
+)
 def test_whatever_is_no_listing_is_one_short_line(store: Store, page: bytes) -> None:
     storage.meet("s3://b")
     store.fault = lambda *_: page
