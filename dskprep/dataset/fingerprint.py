@@ -62,6 +62,8 @@ class Fingerprint:
 
 def of(picture: bytes, shape: tuple[int, int, int], spacing_mm: Triple) -> Fingerprint:
     """Make the fingerprint of a volume of that shape and spacing (z, y, x). Raises ValueError if it cannot be."""
+    if not all(mm > 0 for mm in spacing_mm):  # nor a number that is none
+        raise ValueError(f"expected a spacing above 0 mm, found {spacing_mm}")
     axial, coronal = thumbnail.read(picture, shape, spacing_mm)
     (z_mm, y_mm, x_mm), (n_z, n_y, n_x) = spacing_mm, shape
     return Fingerprint(
@@ -79,7 +81,7 @@ def _edges(colours: NDArray[np.uint8], size_mm: tuple[float, float]) -> Floats:
     if max(size_mm) > MOST_MM:
         raise ValueError(f"expected a volume of at most {MOST_MM:.0f} mm, found {max(size_mm):.0f} mm")
     mm = np.divide(size_mm, colours.shape[:2])
-    if not min(mm) >= LEAST_MM:  # as of a number that is none
+    if min(mm) < LEAST_MM:
         raise ValueError(f"expected pixels of {LEAST_MM} mm or more, found {min(mm):g} mm")
     grey = colours.mean(axis=2, dtype=np.float32) / 255
     is_outline = ndimage.binary_dilation(np.ptp(colours, axis=2) > COLOURED)

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dskprep import keys
+from dskprep.counts import n_of
 from dskprep.dataset import identity, index, store
 from dskprep.dataset.record import Record, RecordName
 from dskprep.errors import DamagedDataset, Refusal
@@ -60,7 +61,7 @@ class Linker:
                 raise Refusal(
                     "label-unlinked",
                     f"{where}: expected the frame of reference of the series that it names, found "
-                    f"{_some(links.frames)}; it was drawn on another scan, or was moved to it",
+                    f"{self._frames(links.frames)}; it was drawn on another scan, or was moved to it",
                 )
             return Linked(self._with_slices(chosen, links, where), "series")
         frames = {self._frame(uid) for uid in links.frames} - {None}
@@ -99,8 +100,8 @@ class Linker:
         """Say what all volumes of a file lack of what a segment names, "" if it names neither frame nor slices."""
         frame = segment.frame_of_reference
         if frame and not any(self.is_in(record, frame) for record in records):
-            return f"lies in its frame {frame}"
-        return f"has the slices that it was drawn on ({_some(segment.instances)})" if segment.instances else ""
+            return f"lies in its frame {self._frame(frame)}"
+        return f"has the {n_of(len(segment.instances), 'slice')} that it was drawn on" if segment.instances else ""
 
     def holds(self, record: Record, instances: Iterable[str]) -> bool:
         """Tell whether a volume holds one of these slices."""
@@ -109,6 +110,9 @@ class Linker:
 
     def _frame(self, uid: str) -> str | None:
         return self._identities.digest("frame of reference", uid)
+
+    def _frames(self, uids: Iterable[str]) -> str:
+        return _some(digest for digest in map(self._frame, uids) if digest)
 
     def link_key(self, path: str, where: str) -> tuple[Record, str]:
         """Return the volume that a path names, `<key>` or `<key>/<label>`, and that label, or "".
@@ -191,7 +195,7 @@ class Linker:
             raise Refusal(
                 "label-unlinked",
                 f"{where}: expected slices of {several}, which is of the series that it names, found only others "
-                f"({_some(links.instances)}); it was drawn on slices that were not written, as those of another phase",
+                f"({len(links.instances)}); it was drawn on slices that were not written, as those of another phase",
             )
         if len({(r.patient, r.study) for r in chosen}) > 1 and len({r.hu_sha256 for r in chosen}) > 1:
             several = ", ".join(record.key for record in chosen[:NAMED])
@@ -207,9 +211,10 @@ class Linker:
         return bool(links.instances) and not links.series and all(r.instances for r in records)
 
     def _explain(self, links: Links, in_frame: list[Record], where: str) -> str:
-        asked = [f"the series {_some(links.series)}"] if links.series else []
-        asked += [f"the slices {_some(links.instances)}"] if links.instances and not links.series else []
-        asked += [f"the frame of reference {_some(links.frames)}"] if links.frames else []
+        """Say what a label asks for, in the digests that records have of it: no UID is written."""
+        asked = [f"the series {_some(map(keys.series_digest, links.series))}"] if links.series else []
+        asked += [n_of(len(links.instances), "slice")] if links.instances and not links.series else []
+        asked += [f"the frame of reference {self._frames(links.frames)}"] if links.frames else []
         if not asked:
             return f"{where}: expected the series or frame of reference that it belongs to, found neither in it"
         if in_frame:
@@ -249,7 +254,7 @@ def of(target: str, run: str) -> Linker:
     return Linker(target, index.written_table(target))
 
 
-def _some(uids: Iterable[str]) -> str:
-    found = sorted(uids)
+def _some(digests: Iterable[str]) -> str:
+    found = sorted(digests)
     more = f" and {len(found) - NAMED} more" if len(found) > NAMED else ""
     return f"{', '.join(found[:NAMED])}{more}"

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from dskprep import keys
 from dskprep.dataset.annotation_columns import free_column
 from dskprep.dataset.linking import Linker
 from dskprep.dataset.record import Record
@@ -39,10 +40,11 @@ def place_points(labels: Points, linker: Linker) -> PlacedPoints:
         _check_owners(table, linker, labels.where)
     n_unlinked = int(table[column].map(lambda owner: not of_owner[owner]).sum())
     if n_unlinked == len(table):
+        one = owners[0] if column == "key" else keys.series_digest(owners[0])  # no UID is written
         raise Refusal(
             "label-unlinked",
             f"{labels.where}: its {len(table)} points belong to {len(owners)} volumes by {column}, such as "
-            f"{owners[0]!r:.100}; the dataset has none of them",
+            f"{one!r:.100}; the dataset has none of them",
         )
     table["key"] = table[column].map(of_owner)
     table = table.explode("key").dropna(subset="key").reset_index(drop=True).drop(columns="seriesuid", errors="ignore")

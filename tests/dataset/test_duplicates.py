@@ -162,9 +162,12 @@ def test_a_volume_of_a_size_that_no_body_has_is_not_looked_at(dataset: dskprep.D
     picture = tiny.everything_below(f"{dataset.url}/thumbnails")["p0.webp"]
     with pytest.raises(ValueError, match="at most 3000 mm"):
         fingerprint.of(picture, (10, 10, 10), (1e6, 1e6, 1e6))
-    for mm in (1e-9, 1e-4, 0.0, float("nan")):  # blurs as wide as 5 mm would be of any number of pixels
+    for mm in (1e-9, 1e-4):  # blurs of 5 mm would be so many pixels wide
         with pytest.raises(ValueError, match=r"pixels of 0\.01 mm or more"):
             fingerprint.of(picture, (10, 10, 10), (mm, mm, mm))
+    for mm in (0.0, float("nan")):
+        with pytest.raises(ValueError, match="a spacing above 0 mm"):
+            fingerprint.of(picture, (10, 10, 10), (1.0, mm, 1.0))
 
 
 def test_the_command_tells_the_pairs(dataset: dskprep.Dataset, capsys: pytest.CaptureFixture[str]) -> None:

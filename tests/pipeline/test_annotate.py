@@ -44,9 +44,9 @@ from numpy.typing import NDArray
 from pydicom import Dataset
 
 import dskprep
-from dskprep import storage, tables
+from dskprep import keys, storage, tables
 from dskprep.cli import commands
-from dskprep.dataset import label_record, label_store, store
+from dskprep.dataset import identity, label_record, label_store, store
 from dskprep.errors import DamagedDataset, DskprepError, InfrastructureError, Refusal, UsageError
 from dskprep.labels import hold, memory, seg, seg_pixels
 from dskprep.pipeline import annotate as pipeline
@@ -505,13 +505,35 @@ class TestTraps:
         (labels / "a.dcm").write_bytes(written(other))
         reason, message = refused(target, labels)
         assert reason == "label-unlinked"
-        assert "the series 5.6 and the frame of reference 7.8" in message
+        frame = identity.of(target).digest("frame of reference", "7.8")
+        assert f"the series {keys.series_digest('5.6')} and the frame of reference {frame}" in message
+
+    def test_no_uid_that_a_label_names_is_written(self, place: str, labels: Path) -> None:
+        """They are identifiers of headers: security.md."""
+        target = prepare(place)
+        frame, series, of_slice = "7.8.12345678", "5.6.12345678", "9.8.12345678"
+        other = seg_dataset(GRID, frames_of(BOX), FrameOfReferenceUID=frame)
+        (labels / "frame.dcm").write_bytes(written(other))
+        other.ReferencedSeriesSequence[0].ReferencedInstanceSequence[0].ReferencedSOPInstanceUID = of_slice
+        del other.ReferencedSeriesSequence[0].SeriesInstanceUID
+        (labels / "slice.dcm").write_bytes(written(other))
+        other.ReferencedSeriesSequence[0].SeriesInstanceUID = series
+        (labels / "series.dcm").write_bytes(written(other))
+        (labels / "points.csv").write_text(f"seriesuid,x,y,z\n{series},-5,-15,-28\n")
+        corners = [[(-5, -15, z), (1, -15, z), (1, -9, z)] for z in (-28, -27)]
+        rois = rtstruct_dataset({"A": corners, "B": corners})
+        rois.StructureSetROISequence[1].ReferencedFrameOfReferenceUID = frame
+        (labels / "rois.dcm").write_bytes(written(rois))
+        summary = annotate(target, labels)
+        assert summary.reasons["refused: label-unlinked"] >= 4
+        assert [s for s in dskprep.audit(target, [frame, series, of_slice, SERIES]) if s.found] == []
 
     def test_a_series_in_another_frame_of_reference_is_refused(self, place: str, labels: Path) -> None:
         target = prepare(place)
         (labels / "a.dcm").write_bytes(seg_file(GRID, frames_of(BOX), FrameOfReferenceUID="7.8"))
         reason, message = refused(target, labels)
-        assert (reason, "found 7.8" in message) == ("label-unlinked", True)
+        frame = identity.of(target).digest("frame of reference", "7.8")
+        assert (reason, f"found {frame};" in message) == ("label-unlinked", True)
 
     def test_a_frame_of_reference_with_one_volume_is_enough_and_said(self, place: str, labels: Path) -> None:
         target = prepare(place)

@@ -84,7 +84,8 @@ def test_a_label_of_a_stack_that_was_not_written_is_not_drawn_on_another(tmp_pat
     dskprep.run(tmp_path / "in", target, settings=SETTINGS)
     assert dskprep.open_dataset(target).index.warnings.tolist() == ["one-of-several-stacks"]
     reason, message, _ = annotated(target, labels, drawn_on(kind, f"{SERIES}.2.4"))
-    assert (reason, f"{SERIES}.2.4" in message) == ("label-unlinked", True)
+    assert (reason, "drawn on slices that were not written" in message) == ("label-unlinked", True)
+    assert SERIES not in message
     assert annotated(target, labels, drawn_on(kind, f"{SERIES}.1.4")) == (None, "", {"p"})
 
 
@@ -166,7 +167,7 @@ def test_a_label_that_lists_all_phases_is_not_drawn_on_others_than_its_own(tmp_p
     """Its own phase was not written, as where one series of each study is chosen."""
     target = written_phases(tmp_path, "23")
     reason, message, _ = annotated(target, tmp_path / "labels", of_phases(GTV="1"))
-    assert (reason, f"{SERIES}.1" in message) == ("label-unlinked", True)
+    assert (reason, SERIES in message) == ("label-unlinked", False)
     assert annotated(target, tmp_path / "labels", of_phases(GTV="2")) == (None, "", {"phase-2"})
 
 
