@@ -41,6 +41,8 @@ BLUE, GREY = "#2b5d8a", "#777777"
 """Colours of curves and bars, and of what is less important."""
 NEAR = 0.9
 """A bar that shows a larger share of the memory is red."""
+CHART_PX = 250
+"""Least width of a chart, for its title; where four do not fit, they stand below one another."""
 BOX = {"overflow": "auto", "max-height": "340px"}
 """Style of the tables."""
 ANSWER_S = 2
@@ -233,7 +235,8 @@ def _document(page: Page, scheduler: Any, extra: dict[str, Any], document: Any) 
         return Div(sizing_mode="stretch_width", styles={"font-size": "13px", **styles})
 
     def plot(title: str, **more: Any) -> Any:
-        made = figure(title=title, height=220, sizing_mode="stretch_width", tools="", toolbar_location=None, **more)
+        size = {"height": 220, "min_width": CHART_PX, "sizing_mode": "stretch_width"}
+        made = figure(title=title, tools="", toolbar_location=None, **size, **more)
         made.grid.grid_line_color = "#eeeeee"
         made.outline_line_color = None
         return made
@@ -271,7 +274,7 @@ def _document(page: Page, scheduler: Any, extra: dict[str, Any], document: Any) 
     document.add_root(
         column(
             headline,
-            row(patients, pace, flow, stages, sizing_mode="stretch_width"),
+            row(patients, pace, flow, stages, sizing_mode="stretch_width", styles={"flex-wrap": "wrap"}),
             Div(text="<b>In the slots of the workers</b>"),
             workers,
             Div(text="<b>Latest patients not written</b>"),
