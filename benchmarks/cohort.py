@@ -28,7 +28,7 @@ from scipy import ndimage
 
 import dskprep
 from dskprep import storage
-from dskprep.dataset import duplicates, fingerprint
+from dskprep.reading import duplicates, fingerprint
 from dskprep.synthetic import phantom, scanner
 from dskprep.synthetic.phantom import Phantom
 from dskprep.volume import Volume

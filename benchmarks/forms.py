@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 import dskprep
-from dskprep.dataset import duplicates, fingerprint
+from dskprep.reading import duplicates, fingerprint
 from dskprep.settings import PrepConfig
 
 Floats = NDArray[np.float32]

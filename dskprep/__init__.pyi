@@ -1,17 +1,8 @@
 from .dataset.audit import FoundWord, Searched, audit
-from .dataset.convert import to_nifti, to_sitk
-from .dataset.dataset import Dataset, open_dataset
-from .dataset.duplicates import Duplicates
-from .dataset.examples import Example, Examples
-from .dataset.joined import Joined
 from .dataset.leftovers import clean
 from .dataset.past_runs import PastRun
-from .dataset.patches import LungPatches, Patch
 from .dataset.record import Record
-from .dataset.splits import Split
 from .dataset.status import RunUnderWay, Status, status
-from .dataset.stored import StoredVolume
-from .dataset.stream import Stream
 from .dataset.upgrade import upgrade
 from .dataset.verification import Finding, forget, verify
 from .errors import DamagedDataset, DskprepError, InfrastructureError, Refusal, UsageError
@@ -34,6 +25,15 @@ from .preparation.lungs.lungs import Lungs, find_lungs
 from .preparation.prepare import prepare
 from .preparation.prepared import Prepared
 from .preparation.resample import to_spacing
+from .reading.convert import to_nifti, to_sitk
+from .reading.dataset import Dataset, open_dataset
+from .reading.duplicates import Duplicates
+from .reading.examples import Example, Examples
+from .reading.joined import Joined
+from .reading.patches import LungPatches, Patch
+from .reading.splits import Split
+from .reading.stored import StoredVolume
+from .reading.stream import Stream
 from .series.series import Decoded, Series
 from .settings import PrepConfig, preset, read_config
 from .source.found import read_series

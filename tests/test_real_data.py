@@ -12,7 +12,8 @@ import SimpleITK as sitk
 import dskprep
 from dskprep import storage
 from dskprep.cli import commands
-from dskprep.dataset import dataset, store
+from dskprep.dataset import store
+from dskprep.reading import dataset
 
 OUTCOMES = {
     "volumes__lidc_0001": "written",

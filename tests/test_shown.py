@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dskprep.dataset.duplicates import Duplicates
 from dskprep.dataset.label_record import LabelRecord
 from dskprep.dataset.record import Record
 from dskprep.dataset.status import Status
@@ -19,6 +18,7 @@ from dskprep.pipeline.export import ExportSummary
 from dskprep.pipeline.label_account import LabelSummary
 from dskprep.pipeline.plan import Plan
 from dskprep.pipeline.prediction import Prediction
+from dskprep.reading.duplicates import Duplicates
 from dskprep.volume import Volume
 
 VOXELS = np.zeros((2, 3, 4), np.int16)

@@ -20,7 +20,7 @@ def duplicates(target: str, identical: bool, as_json: bool) -> None:
     """
     terminal.wait_for(f"reading the index of {target}")
     options.check_dataset(target)
-    from dskprep.dataset.dataset import open_dataset
+    from dskprep.reading.dataset import open_dataset
 
     def report(n_done: int, n_all: int) -> None:
         terminal.wait_for("comparing", f"{n_done} of {n_all}")
@@ -80,7 +80,7 @@ def split(
         raise UsageError(f"--extend makes a split as the other one was made; leave out --{given[0]}")
     asked_shares = _read_shares(shares)
     options.check_dataset(target)
-    from dskprep.dataset.dataset import open_dataset
+    from dskprep.reading.dataset import open_dataset
 
     dataset = open_dataset(target)
     if table:

@@ -16,10 +16,10 @@ from dskprep.cli.exits import EXIT_CLEAN, EXIT_SOME_NOT_WRITTEN
 from dskprep.cli.output import Output
 from dskprep.cli.workers import tell_that_workers_stop, told_that_workers_stop, workers_of
 from dskprep.counts import n_of
-from dskprep.dataset.dataset import open_dataset
 from dskprep.errors import UsageError
 from dskprep.look.views import show
 from dskprep.pipeline import run
+from dskprep.reading.dataset import open_dataset
 from dskprep.synthetic import scanner
 from dskprep.synthetic.s3server import S3Server
 

@@ -10,14 +10,14 @@ from typing import NamedTuple
 
 from dskprep.dataset import annotations as annotated
 from dskprep.dataset import lacking
-from dskprep.dataset.dataset import Dataset
 from dskprep.dataset.label_record import matches_stored
 from dskprep.dataset.lacking import Lost
 from dskprep.dataset.record import RecordName, to_json
-from dskprep.dataset.split_file import Side
-from dskprep.dataset.splits import Split
 from dskprep.errors import UsageError
 from dskprep.exchange.volume import ExportJob
+from dskprep.reading.dataset import Dataset
+from dskprep.reading.split_file import Side
+from dskprep.reading.splits import Split
 
 VERSION = 1
 """Of what is written; another one makes all volumes anew."""

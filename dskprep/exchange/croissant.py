@@ -12,9 +12,9 @@ from typing import Any
 import pandas as pd
 
 from dskprep.dataset import columns, licences, store
-from dskprep.dataset.dataset import Dataset
 from dskprep.dataset.record import Record, to_json
-from dskprep.dataset.splits import Split
+from dskprep.reading.dataset import Dataset
+from dskprep.reading.splits import Split
 
 NOT_TOLD = ("url", "message", "status", "reason", "record_tag", "chosen", "series_uid_sha256", "bytes_read")
 """Columns of the index that say where the data came from, or that mean nothing to others."""

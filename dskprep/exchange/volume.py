@@ -7,12 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dskprep.dataset import convert, store
+from dskprep.dataset import store
 from dskprep.dataset.facts import StoredObject
 from dskprep.dataset.record import Record, RecordName
-from dskprep.dataset.stored import StoredVolume
 from dskprep.exchange import place
 from dskprep.exchange.place import VolumeRecord
+from dskprep.reading import convert
+from dskprep.reading.stored import StoredVolume
 from dskprep.volume import Volume
 
 VOXEL_BYTES = {"HU": 2, "uint8": 1}

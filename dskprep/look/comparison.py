@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dskprep.dataset import dataset
-from dskprep.dataset.dataset import Dataset
-from dskprep.dataset.stored import StoredVolume
 from dskprep.errors import DamagedDataset, UsageError
 from dskprep.look.label_comparison import LabelDifference, compare_labels, sample
 from dskprep.preparation import prepare, user_steps
 from dskprep.preparation.prepared import Prepared
+from dskprep.reading import dataset
+from dskprep.reading.dataset import Dataset
+from dskprep.reading.stored import StoredVolume
 from dskprep.settings import PrepConfig
 from dskprep.source.cases import only_case
 from dskprep.source.found import read_series

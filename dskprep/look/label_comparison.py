@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from dskprep.dataset.label_record import StoredLabel
-from dskprep.dataset.stored import StoredVolume
+from dskprep.reading.stored import StoredVolume
 
 SAME_GRID = 1e-9
 """Grids are one if the matrix from index to index differs from identity by less: a millionth of a voxel after 1000."""

@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 
 from dskprep.dataset import store
 from dskprep.dataset.record import RecordName
-from dskprep.dataset.stored import StoredVolume
 from dskprep.errors import DamagedDataset, UsageError
 from dskprep.look import outlines, picture
 from dskprep.look.comparison import Preparation
 from dskprep.look.outlines import Outline
 from dskprep.look.panels import Inside, draw_plane
+from dskprep.reading.stored import StoredVolume
 from dskprep.volume import Volume
 
 EDGE = 280

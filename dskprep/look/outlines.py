@@ -10,12 +10,12 @@ import numpy as np
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
-from dskprep.dataset.display import describe_label
 from dskprep.dataset.label_record import StoredLabel
 from dskprep.dataset.shards import Index, as_index
-from dskprep.dataset.stored import StoredVolume
 from dskprep.errors import UsageError
 from dskprep.patterns import matches_label
+from dskprep.reading.display import describe_label
+from dskprep.reading.stored import StoredVolume
 
 MOST_NAMED = 14
 """Labels that a legend names."""

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from dskprep import sides
 from dskprep.dataset import thumbnail
 from dskprep.dataset.facts import Geometry, LungFigures, Source, source_of
-from dskprep.dataset.stored import StoredVolume
 from dskprep.errors import WARNINGS, UsageError
 from dskprep.look import comparison, outlines, surface
 from dskprep.look.comparison import Preparation
@@ -31,6 +30,7 @@ from dskprep.look.panels import (
     to_png,
 )
 from dskprep.preparation.prepared import Prepared
+from dskprep.reading.stored import StoredVolume
 from dskprep.series.series import Series
 from dskprep.volume import AIR_HU, Volume, grid_in_words
 

@@ -19,11 +19,11 @@ from dskprep import sides, storage
 from dskprep.counts import n_of
 from dskprep.dataset import annotations as annotated
 from dskprep.dataset import index, own, store
-from dskprep.dataset.labelled import thumbnails_of
 from dskprep.dataset.past_runs import past_runs
 from dskprep.dataset.record import STATUSES
 from dskprep.errors import LABEL_REASONS, REASONS, SET_ASIDE, WARNINGS
 from dskprep.look.figures import as_toml, histograms, label_figures, rank, rank_labelled, stages
+from dskprep.reading.labelled import thumbnails_of
 from dskprep.stopwatch import STAGES
 
 if TYPE_CHECKING:

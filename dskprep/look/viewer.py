@@ -18,11 +18,11 @@ from urllib.parse import urlsplit
 import jinja2
 
 from dskprep import sides
-from dskprep.dataset.dataset import open_dataset
-from dskprep.dataset.stored import StoredVolume
 from dskprep.errors import DskprepError, InfrastructureError, UsageError
 from dskprep.look import outlines
 from dskprep.look.picture import LUNG_WINDOW, SOFT_WINDOW
+from dskprep.reading.dataset import open_dataset
+from dskprep.reading.stored import StoredVolume
 
 NIIVUE_VERSION = "0.69.0"
 """The version of niivue (BSD-2-Clause) that `make viewer` fetches."""

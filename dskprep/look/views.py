@@ -9,14 +9,15 @@ from dataclasses import dataclass, replace
 
 from dskprep import settings as config
 from dskprep import storage
-from dskprep.dataset import dataset, store
-from dskprep.dataset.dataset import Dataset
+from dskprep.dataset import store
 from dskprep.dataset.record import Record
 from dskprep.errors import DskprepError, Refusal, UsageError
 from dskprep.look import picture, refused, remains
 from dskprep.look.picture import View
 from dskprep.look.surface import SURFACES
 from dskprep.preparation import prepare, user_steps
+from dskprep.reading import dataset
+from dskprep.reading.dataset import Dataset
 from dskprep.settings import PrepConfig
 from dskprep.source.archive import Outgrown
 from dskprep.source.cases import only_case

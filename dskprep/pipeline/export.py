@@ -14,9 +14,7 @@ from typing import Any
 from distributed import Client
 
 from dskprep import storage
-from dskprep.dataset import convert, identity
-from dskprep.dataset.dataset import Dataset, open_dataset
-from dskprep.dataset.splits import Split
+from dskprep.dataset import identity
 from dskprep.errors import UsageError
 from dskprep.exchange import cohort, croissant, monai, nnunet, place
 from dskprep.exchange.cohort import Cohort
@@ -24,6 +22,9 @@ from dskprep.patterns import as_patterns
 from dskprep.pipeline import cluster_check, executor
 from dskprep.pipeline.crew import Crew, Start
 from dskprep.pipeline.observer import LoggedNotes, Observer, tell
+from dskprep.reading import convert
+from dskprep.reading.dataset import Dataset, open_dataset
+from dskprep.reading.splits import Split
 from dskprep.worker import export as work
 from dskprep.worker.export import Exported
 

@@ -18,9 +18,9 @@ from dskprep.dataset import store
 from dskprep.dataset.annotations import known_contents
 from dskprep.dataset.label_record import LabelRecord
 from dskprep.dataset.record import Record
-from dskprep.dataset.stored import StoredVolume
 from dskprep.errors import Refusal
 from dskprep.labels.draw import Drawn
+from dskprep.reading.stored import StoredVolume
 from dskprep.sides import LEFT, RIGHT
 from dskprep.source.label_files import LabelFile
 from dskprep.worker.label_job import LabelJob

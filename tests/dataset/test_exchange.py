@@ -12,8 +12,8 @@ import SimpleITK as sitk
 import tiny
 
 import dskprep
-from dskprep.dataset import convert
 from dskprep.errors import UsageError
+from dskprep.reading import convert
 
 OBLIQUE = (0.9702957263, 0.0, -0.2419218956, 0.0594, 0.96930, 0.23824)
 

@@ -26,9 +26,10 @@ from zarr.core.sync import sync
 import dskprep
 from dskprep import storage
 from dskprep.cli import commands
-from dskprep.dataset import convert, opened, store
-from dskprep.dataset.stored import StoredVolume
+from dskprep.dataset import opened, store
 from dskprep.errors import DamagedDataset
+from dskprep.reading import convert
+from dskprep.reading.stored import StoredVolume
 
 WAYS: dict[str, Callable[[StoredVolume], Any]] = {
     "load": lambda volume: volume.load(),

@@ -20,8 +20,9 @@ from builders import ct_files, distinct
 import dskprep
 from dskprep import storage
 from dskprep.cli import commands
-from dskprep.dataset import claims, convert
+from dskprep.dataset import claims
 from dskprep.errors import InfrastructureError, UsageError
+from dskprep.reading import convert
 from dskprep.settings import PrepConfig
 from dskprep.volume import Volume
 

@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from dskprep.cli import commands
-from dskprep.dataset import dataset
 from dskprep.errors import UsageError
 from dskprep.look import comparison, side_by_side
 from dskprep.look.comparison import Preparation
 from dskprep.look.label_comparison import sample
 from dskprep.look.panels import OUTLINES
 from dskprep.pipeline import run
+from dskprep.reading import dataset
 from dskprep.settings import PrepConfig
 from dskprep.volume import Volume
 

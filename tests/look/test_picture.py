@@ -13,11 +13,11 @@ from PIL import Image
 import dskprep
 from dskprep import settings as config
 from dskprep.cli import commands
-from dskprep.dataset import dataset
 from dskprep.errors import UsageError
 from dskprep.look import picture, surface, views
 from dskprep.look.picture import View
 from dskprep.preparation.prepared import Prepared
+from dskprep.reading import dataset
 from dskprep.source.found import find_series
 from dskprep.volume import Volume
 

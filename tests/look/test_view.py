@@ -19,9 +19,9 @@ from PIL import Image
 
 import dskprep
 from dskprep.cli import commands
-from dskprep.dataset.stored import StoredVolume
 from dskprep.errors import InfrastructureError, UsageError
 from dskprep.look import viewer
+from dskprep.reading.stored import StoredVolume
 from dskprep.settings import PrepConfig
 from dskprep.synthetic import scanner
 

@@ -16,7 +16,6 @@ import tiny
 from numpy.typing import NDArray
 
 from dskprep import settings as config
-from dskprep.dataset import dataset
 from dskprep.dataset.facts import Crop
 from dskprep.errors import Refusal, UsageError
 from dskprep.kernels import runs
@@ -26,6 +25,7 @@ from dskprep.preparation import prepare, zoom
 from dskprep.preparation import recipes as recipes_
 from dskprep.preparation.prepared import Prepared
 from dskprep.preparation.recipes import Native, grt123, grt123_lungs, recipe, tutorial, zuidhof
+from dskprep.reading import dataset
 from dskprep.series import assembly, upright
 from dskprep.sides import LEFT, LUNG, RIGHT
 from dskprep.source.cases import choose

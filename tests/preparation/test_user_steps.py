@@ -11,11 +11,11 @@ import pytest
 import tiny
 
 from dskprep import settings as config
-from dskprep.dataset import dataset
 from dskprep.dataset.record import Record
 from dskprep.errors import UsageError
 from dskprep.pipeline import run
 from dskprep.preparation import body, prepare, user_steps
+from dskprep.reading import dataset
 from dskprep.settings import PrepConfig
 from dskprep.source import cases
 from dskprep.volume import AIR_HU, PADDING, Volume

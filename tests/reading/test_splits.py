@@ -27,11 +27,11 @@ from hypothesis import strategies as st
 import dskprep
 from dskprep import storage
 from dskprep.dataset import store
-from dskprep.dataset.dataset import Dataset
 from dskprep.dataset.record import Record
 from dskprep.dataset.rows import to_row, to_table
-from dskprep.dataset.splits import Split
 from dskprep.errors import DamagedDataset, UsageError
+from dskprep.reading.dataset import Dataset
+from dskprep.reading.splits import Split
 from dskprep.settings import PrepConfig
 
 

@@ -16,9 +16,9 @@ from builders import ct_file
 from label_builders import SERIES, frames_of, grid_of, seg_file
 
 import dskprep
-from dskprep.dataset.dataset import Dataset
-from dskprep.dataset.examples import Examples, Row
 from dskprep.errors import UsageError
+from dskprep.reading.dataset import Dataset
+from dskprep.reading.examples import Examples, Row
 from dskprep.settings import PrepConfig
 from dskprep.synthetic import scanner
 

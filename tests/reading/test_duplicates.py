@@ -17,8 +17,8 @@ from scipy import ndimage
 
 import dskprep
 from dskprep.cli import commands
-from dskprep.dataset import fingerprint
-from dskprep.dataset.fingerprint import Fingerprint
+from dskprep.reading import fingerprint
+from dskprep.reading.fingerprint import Fingerprint
 from dskprep.settings import PrepConfig
 from dskprep.synthetic import phantom, scanner
 from dskprep.synthetic.phantom import Phantom

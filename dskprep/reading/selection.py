@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any, Self
 
 from dskprep.counts import n_of, some_of
 from dskprep.dataset import annotations as annotated
-from dskprep.dataset import display, index, joined, lacking, store
-from dskprep.dataset.joined import Joined
+from dskprep.dataset import index, lacking, store
 from dskprep.dataset.record import RecordName
-from dskprep.dataset.stored import StoredVolume
 from dskprep.errors import UsageError
 from dskprep.patterns import as_patterns
+from dskprep.reading import display, joined
+from dskprep.reading.joined import Joined
+from dskprep.reading.stored import StoredVolume
 
 if TYPE_CHECKING:
     import pandas as pd

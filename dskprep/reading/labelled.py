@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import pandas as pd
     import zarr
 
-    from dskprep.dataset.stored import StoredVolume
+    from dskprep.reading.stored import StoredVolume
 
 
 MOST_THUMBNAILS = 12

@@ -14,16 +14,16 @@ from numpy.typing import NDArray
 
 from dskprep.counts import n_of
 from dskprep.dataset.label_record import matches_stored
-from dskprep.dataset.rounds import Windows
 from dskprep.dataset.shards import Index, as_index
 from dskprep.errors import UsageError
+from dskprep.reading.rounds import Windows
 from dskprep.volume import Volume
 
 if TYPE_CHECKING:
-    from dskprep.dataset.dataset import Dataset
-    from dskprep.dataset.stored import StoredVolume
-    from dskprep.dataset.stream import Stream
-    from dskprep.dataset.training import TorchPatches
+    from dskprep.reading.dataset import Dataset
+    from dskprep.reading.stored import StoredVolume
+    from dskprep.reading.stream import Stream
+    from dskprep.reading.training import TorchPatches
 
 
 OPENED = 1000
@@ -176,7 +176,7 @@ class Draws(ABC, Generic[P]):
         UsageError
             A number is less than one, or the state is that of another stream.
         """
-        from dskprep.dataset.stream import Stream
+        from dskprep.reading.stream import Stream
 
         if min(volumes, per_volume) < 1:
             raise UsageError(f"expected one volume and patch per volume or more, found {volumes} and {per_volume}")
@@ -186,7 +186,7 @@ class Draws(ABC, Generic[P]):
     def as_torch(self, n: int) -> TorchPatches:
         """Return a `torch.utils.data.Dataset` of `n` patches per epoch. Raises UsageError if torch is not installed."""
         try:
-            from dskprep.dataset.training import TorchPatches
+            from dskprep.reading.training import TorchPatches
         except ImportError as error:
             raise UsageError("torch is not installed: see pytorch.org for the build that fits your machine") from error
         return TorchPatches(self, n)

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from dskprep.dataset.item_columns import ItemColumns
 from dskprep.errors import UsageError
+from dskprep.reading.item_columns import ItemColumns
 
 if TYPE_CHECKING:
-    from dskprep.dataset.draws import AnyPatch, Draws
-    from dskprep.dataset.stream import Batch, Stream
+    from dskprep.reading.draws import AnyPatch, Draws
+    from dskprep.reading.stream import Batch, Stream
 
 MAX_WORKERS = 1024
 """Workers of a data loader whose epochs are counted."""

@@ -20,8 +20,8 @@ import tiny
 
 import dskprep
 from dskprep import storage
-from dskprep.dataset.stream import Room, Stream, Window
 from dskprep.errors import DamagedDataset, UsageError
+from dskprep.reading.stream import Room, Stream, Window
 from dskprep.synthetic import phantom, scanner
 
 SETTINGS = dskprep.PrepConfig(spacing_mm=(4, 3, 3), chunk=16)

@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 
 from dskprep import storage
 from dskprep.counts import n_of
-from dskprep.dataset import fingerprint
-from dskprep.dataset.fingerprint import Fingerprint
-from dskprep.dataset.groups import join_groups
 from dskprep.errors import InfrastructureError
+from dskprep.reading import fingerprint
+from dskprep.reading.fingerprint import Fingerprint
+from dskprep.reading.groups import join_groups
 
 if TYPE_CHECKING:
-    from dskprep.dataset.dataset import Dataset
+    from dskprep.reading.dataset import Dataset
 
 ALIKE = 0.92
 """Least likeness of two volumes that are one acquisition, whoever they are said to be of."""

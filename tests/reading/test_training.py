@@ -31,7 +31,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> dskprep.Dataset:
 
 def test_without_torch_it_says_so(dataset: dskprep.Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch", None)
-    monkeypatch.delitem(sys.modules, "dskprep.dataset.training", raising=False)
+    monkeypatch.delitem(sys.modules, "dskprep.reading.training", raising=False)
     with pytest.raises(UsageError, match="torch is not installed"):
         dataset.lung_patches(8).as_torch(N)
 

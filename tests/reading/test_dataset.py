@@ -14,8 +14,8 @@ import tiny
 
 import dskprep
 from dskprep import storage
-from dskprep.dataset import normalized
 from dskprep.errors import DamagedDataset, UsageError
+from dskprep.reading import normalized
 
 
 @pytest.fixture(scope="module")

@@ -11,14 +11,14 @@ from numpy.typing import NDArray
 from scipy import sparse
 from scipy.sparse import csgraph
 
-from dskprep.dataset import dealing
-from dskprep.dataset.dealing import Group
-from dskprep.dataset.split_file import Side
-from dskprep.dataset.split_rule import ALWAYS, PATIENT, PIXELS, Rule, joins
 from dskprep.errors import UsageError
+from dskprep.reading import dealing
+from dskprep.reading.dealing import Group
+from dskprep.reading.split_file import Side
+from dskprep.reading.split_rule import ALWAYS, PATIENT, PIXELS, Rule, joins
 
 if TYPE_CHECKING:
-    from dskprep.dataset.dataset import Dataset
+    from dskprep.reading.dataset import Dataset
 
 
 def join_groups(columns: Sequence[Sequence[Hashable | None]]) -> NDArray[np.int32]:

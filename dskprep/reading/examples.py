@@ -14,19 +14,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dskprep.dataset.draws import OPENED, Draws, Spot
 from dskprep.dataset.label_record import matches_stored
-from dskprep.dataset.patches import LungVoxels
-from dskprep.dataset.rounds import Rounds, Windows
 from dskprep.dataset.shards import Index, as_index
 from dskprep.errors import UsageError
 from dskprep.patterns import as_patterns, matches_label
+from dskprep.reading.draws import OPENED, Draws, Spot
+from dskprep.reading.patches import LungVoxels
+from dskprep.reading.rounds import Rounds, Windows
 from dskprep.sides import LEFT, RIGHT
 from dskprep.volume import Triple, Volume, grid_in_words
 
 if TYPE_CHECKING:
-    from dskprep.dataset.dataset import Dataset
-    from dskprep.dataset.stored import StoredVolume
+    from dskprep.reading.dataset import Dataset
+    from dskprep.reading.stored import StoredVolume
 
 Row = dict[str, Any]
 Which = str | Callable[[Row], bool]

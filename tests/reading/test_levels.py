@@ -17,11 +17,12 @@ from builders import ct_files, distinct
 
 import dskprep
 from dskprep import storage
-from dskprep.dataset import convert, omezarr
+from dskprep.dataset import omezarr
 from dskprep.errors import UsageError
 from dskprep.labels.draw import Drawn
 from dskprep.preparation.lungs import lungs
 from dskprep.preparation.prepared import Prepared
+from dskprep.reading import convert
 from dskprep.settings import PrepConfig
 from dskprep.volume import Grid, Volume
 

@@ -14,15 +14,16 @@ from numpy.typing import ArrayLike, NDArray
 
 from dskprep import storage
 from dskprep.dataset import annotations as annotated
-from dskprep.dataset import convert, labelled, layout, opened, shards
-from dskprep.dataset.display import VolumeDisplay
+from dskprep.dataset import layout, opened, shards
 from dskprep.dataset.facts import Geometry
 from dskprep.dataset.label_record import StoredLabel
-from dskprep.dataset.labelled import VolumeLabels
-from dskprep.dataset.normalized import normalize
 from dskprep.dataset.record import Record
 from dskprep.dataset.shards import Index, as_index, as_size
 from dskprep.errors import DamagedDataset, UsageError
+from dskprep.reading import convert, labelled
+from dskprep.reading.display import VolumeDisplay
+from dskprep.reading.labelled import VolumeLabels
+from dskprep.reading.normalized import normalize
 from dskprep.volume import Grid, Triple, Volume
 
 if TYPE_CHECKING:
@@ -219,9 +220,8 @@ class StoredVolume(VolumeDisplay):
 
     def as_dask(self, of: What = "image", chunks: Index | None = None) -> dask.array.Array:
         """Return the image or mask as a dask array (z, y, x), by default with the chunks of the store."""
-        array = self.array(of)
         token = hashlib.sha256(repr((self.url, self.record.objects, self.at_level)).encode()).hexdigest()[:16]
-        return convert.to_dask(array, f"{of}-{token}", chunks)
+        return convert.to_dask(self.array(of), f"{of}-{token}", chunks)
 
     def as_xarray(self) -> xarray.Dataset:
         """Return `image`, and `lungs` if there is a mask, lazily, with coordinates in mm: see `convert.to_xarray`."""

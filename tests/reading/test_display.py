@@ -14,12 +14,12 @@ import tiny
 import dskprep
 from dskprep import storage
 from dskprep.dataset import index, store
-from dskprep.dataset.dataset import Dataset
-from dskprep.dataset.examples import Example
-from dskprep.dataset.patches import LungPatches, Patch
 from dskprep.dataset.record import Record
 from dskprep.preparation.lungs.lungs import Lungs
 from dskprep.preparation.prepared import Prepared
+from dskprep.reading.dataset import Dataset
+from dskprep.reading.examples import Example
+from dskprep.reading.patches import LungPatches, Patch
 from dskprep.sides import LEFT, LUNG
 from dskprep.volume import Volume
 

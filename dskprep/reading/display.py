@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING
 
 from dskprep import sides, storage
 from dskprep.counts import n_of
-from dskprep.dataset import labelled, own, store
+from dskprep.dataset import own, store
 from dskprep.dataset.record import Record
 from dskprep.errors import DamagedDataset
+from dskprep.reading import labelled
 from dskprep.volume import grid_in_words
 
 if TYPE_CHECKING:
     from dskprep.dataset.label_record import StoredLabel
-    from dskprep.dataset.selection import Selection
+    from dskprep.reading.selection import Selection
 
 N_LABELS = 12
 """Labels of a volume that a notebook names."""

@@ -24,14 +24,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dskprep.dataset.ahead import ahead
-from dskprep.dataset.item_columns import ItemColumns
-from dskprep.dataset.normalized import normalize_into
 from dskprep.dataset.shards import Array, Target
 from dskprep.errors import UsageError
+from dskprep.reading.item_columns import ItemColumns
+from dskprep.reading.normalized import normalize_into
 
 if TYPE_CHECKING:
-    from dskprep.dataset.draws import AnyPatch, Draws, Spot
-    from dskprep.dataset.training import TorchStream
+    from dskprep.reading.draws import AnyPatch, Draws, Spot
+    from dskprep.reading.training import TorchStream
 
 Batch = dict[str, Any]
 
@@ -106,7 +106,7 @@ class Stream:
         Raises UsageError if torch is not installed.
         """
         try:
-            from dskprep.dataset.training import TorchStream
+            from dskprep.reading.training import TorchStream
         except ImportError as error:
             raise UsageError("torch is not installed: see pytorch.org for the build that fits your machine") from error
         return TorchStream(self, n, rank, ranks)

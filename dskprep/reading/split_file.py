@@ -11,9 +11,9 @@ import msgspec
 
 from dskprep import keys, storage
 from dskprep.dataset.record import to_json
-from dskprep.dataset.split_rule import Rule, check
 from dskprep.errors import DamagedDataset, UsageError
 from dskprep.plain import in_one_line
+from dskprep.reading.split_rule import Rule, check
 from dskprep.typed import converter
 
 FORMAT = 1

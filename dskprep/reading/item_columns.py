@@ -12,7 +12,7 @@ import numpy as np
 from dskprep.errors import UsageError
 
 if TYPE_CHECKING:
-    from dskprep.dataset.draws import AnyPatch, Draws
+    from dskprep.reading.draws import AnyPatch, Draws
 
 
 class ItemColumns:

@@ -13,14 +13,14 @@ import msgspec
 import pandas as pd
 
 from dskprep.counts import n_of, some_of
-from dskprep.dataset import dealing, split_file, split_rule
-from dskprep.dataset.groups import Members
-from dskprep.dataset.split_file import FORMAT, Content, Side
-from dskprep.dataset.split_rule import Rule
 from dskprep.errors import UsageError
+from dskprep.reading import dealing, split_file, split_rule
+from dskprep.reading.groups import Members
+from dskprep.reading.split_file import FORMAT, Content, Side
+from dskprep.reading.split_rule import Rule
 
 if TYPE_CHECKING:
-    from dskprep.dataset.dataset import Dataset
+    from dskprep.reading.dataset import Dataset
 
 BALANCED = "--balanced (in Python, stratify=()) balances them"
 MOST_STRATA = 20

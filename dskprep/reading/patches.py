@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from dskprep.dataset.draws import OPENED, Draws, Spot
-from dskprep.dataset.rounds import Rounds, Windows
 from dskprep.dataset.shards import Index, as_index
 from dskprep.errors import UsageError
+from dskprep.reading.draws import OPENED, Draws, Spot
+from dskprep.reading.rounds import Rounds, Windows
 from dskprep.sides import LEFT, LUNG, NAMES, RIGHT
 from dskprep.volume import Volume, grid_in_words
 
 if TYPE_CHECKING:
-    from dskprep.dataset.dataset import Dataset
-    from dskprep.dataset.stored import StoredVolume
+    from dskprep.reading.dataset import Dataset
+    from dskprep.reading.stored import StoredVolume
 
 SIDES = (RIGHT, LEFT, LUNG)
 """The labels of the lungs in a mask, 1 to 3."""

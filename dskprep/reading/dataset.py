@@ -10,17 +10,18 @@ from typing import TYPE_CHECKING, Any
 
 from dskprep import storage
 from dskprep.counts import n_of
-from dskprep.dataset import duplicates, lacking, splits, store
-from dskprep.dataset.duplicates import Duplicates
-from dskprep.dataset.examples import Examples, Which, check_labels, find_places
-from dskprep.dataset.patches import LungPatches
-from dskprep.dataset.selection import Selection
+from dskprep.dataset import lacking, store
 from dskprep.dataset.shards import Index, as_size
-from dskprep.dataset.splits import Split
 from dskprep.errors import UsageError
+from dskprep.reading import duplicates, splits
+from dskprep.reading.duplicates import Duplicates
+from dskprep.reading.examples import Examples, Which, check_labels, find_places
+from dskprep.reading.patches import LungPatches
+from dskprep.reading.selection import Selection
+from dskprep.reading.splits import Split
 
 if TYPE_CHECKING:
-    from dskprep.dataset.stream import Stream
+    from dskprep.reading.stream import Stream
 
 
 @dataclass(frozen=True, repr=False)
