@@ -628,6 +628,7 @@ def test_too_little_memory_is_one_line(dskprep: Run, target: str, monkeypatch: p
     def fail(url: str) -> bytes:  # noqa: ARG001
         raise MemoryError
 
+    Path(target).mkdir()
     monkeypatch.setattr(storage, "read_metadata", fail)
     said = (3, "", "dskprep: there is not enough memory for this on this machine\n")
     assert dskprep("status", target) == said

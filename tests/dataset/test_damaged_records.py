@@ -414,8 +414,9 @@ def test_threads_that_read_the_first_records_of_a_process_do_not_meet_in_msgspec
     """msgspec looks at a type when it is first asked for it; two threads that ask first can crash the process."""
     program = """
 import sys
-from dskprep.dataset import claims, label_record, layout, record, split_file
+from dskprep.dataset import claims, label_record, layout, record
 from dskprep.exchange import place
+from dskprep.reading import split_file
 looked_at = []
 sys.setprofile(lambda frame, event, _: looked_at.append(frame.f_code.co_name) if event == "call" else None)
 for convert in (
