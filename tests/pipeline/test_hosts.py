@@ -210,7 +210,7 @@ def hosts(network: Hosts) -> Iterator[Hosts]:
     network.heal("w1")
 
 
-def wait_until(condition: Callable[[], bool], what: str, timeout_s: float = 120) -> None:
+def wait_until(condition: Callable[[], bool], what: str, timeout_s: float = tiny.LIMIT_S) -> None:
     end = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < end, f"{what}: not within {timeout_s} s"
@@ -219,7 +219,9 @@ def wait_until(condition: Callable[[], bool], what: str, timeout_s: float = 120)
 
 def copied(hosts: Hosts, target: str, folder: Path) -> Path:
     """The dataset, out of the S3 server."""
-    assert hosts.start("client", "-c", COPY, target, str(folder / "copy")).wait(120) == 0, hosts.log.read_text()[-2000:]
+    assert hosts.start("client", "-c", COPY, target, str(folder / "copy")).wait(tiny.LIMIT_S) == 0, (
+        hosts.log.read_text()[-2000:]
+    )
     return folder / "copy"
 
 
