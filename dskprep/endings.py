@@ -29,18 +29,24 @@ def told(tell: Callable[[], None]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def held_back() -> Iterator[None]:
-    """Let such a signal take effect only when the block has ended. A second one does not wait."""
-    came: list[Callable[[], None]] = []
+    """Let the exception of such a signal come only when the block has ended. A second one does not wait.
+
+    Who is `told` of it, also outside of the block, hears it at once.
+    """
+    came: list[BaseException] = []
 
     def hear(before: Handle, number: int, frame: FrameType | None) -> None:
         if came:
             before(number, frame)
-        came.append(lambda: before(number, frame))
+        try:
+            before(number, frame)
+        except BaseException as error:
+            came.append(error)
 
     with _handled(hear):
         yield
     if came:
-        came[0]()
+        raise came.pop()
 
 
 @contextlib.contextmanager

@@ -76,7 +76,7 @@ def test_a_signal_is_told_before_it_takes_effect_also_where_it_is_held_back() ->
 
     with pytest.raises(KeyboardInterrupt):
         work()
-    assert told == ["whole", "ending"]
+    assert told == ["ending", "whole"]
 
 
 def test_a_signal_that_python_does_not_handle_stays_as_it_is() -> None:

@@ -14,7 +14,7 @@ from dskprep import storage
 from dskprep.cli import terminal
 from dskprep.cli.exits import EXIT_CLEAN, EXIT_SOME_NOT_WRITTEN
 from dskprep.cli.output import Output
-from dskprep.cli.workers import tell_that_workers_stop, told_that_workers_stop, workers_of
+from dskprep.cli.workers import told_that_workers_stop, workers_of
 from dskprep.counts import n_of
 from dskprep.errors import UsageError
 from dskprep.look.views import show
@@ -45,7 +45,8 @@ def play(patients: int, folder: Path, output: Output) -> int:
             server.make_bucket(url.split("/")[2])
         output.say(f"an S3 server listens on {server.endpoint}")
         with workers_of("local", None, None) as workers:
-            client = workers.start(tell_that_workers_stop)
+            with told_that_workers_stop():
+                client = workers.start()
             started = time.monotonic()
             output.say(f"making {n_of(patients, 'synthetic patient')} in {SOURCE}")
             doing = "making synthetic patients"

@@ -126,8 +126,7 @@ class Lines(Observer):
         self._workers = workers
         self._figures_every_s = figures_every_s
         self._told_s = time.monotonic()
-        self._n_endings = 0
-        self._is_over = False
+        self._n_endings, self._is_over = 0, False
 
     @property
     def starts(self) -> Callable[[], Client] | None:
@@ -135,8 +134,7 @@ class Lines(Observer):
         return self._start if self._workers.can_start else None
 
     def _start(self) -> Client:
-        client = self._workers.start(self.hear_ending)
-        self._output.tell_start(client)
+        self._output.tell_start(client := self._workers.start())
         self._meet(client)
         self._wait_for("the first results")
         return client
@@ -207,8 +205,10 @@ class Lines(Observer):
     def tell_end(self, content: dict[str, Any], *lines: RenderableType) -> None:
         """Tell the summary: the last word, after which nobody has to wait."""
         self._is_over = True
-        self._workers.stop()
-        self._output.tell("summary", content, *lines)
+        try:
+            self._workers.stop()
+        finally:  # whatever becomes of them
+            self._output.tell("summary", content, *lines)
 
     def _wait_for(self, what: str, so_far: str | Callable[[], str] = "") -> None:
         terminal.wait_for(what, so_far)

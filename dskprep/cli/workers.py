@@ -47,14 +47,11 @@ class Workers:
         self._opening = opening
         self._open = contextlib.ExitStack()
 
-    def start(self, tell: Callable[[], None]) -> Client:
-        """Start the workers. `tell` is called at once when a signal comes meanwhile; it takes effect when they have.
-
-        Half of a cluster cannot be stopped.
-        """
+    def start(self) -> Client:
+        """Start the workers. A signal meanwhile takes effect when they have: half of a cluster cannot be stopped."""
         assert self._opening is not None
         opened = self._opening()
-        with endings.held_back(), endings.told(tell):
+        with endings.held_back():
             self.client = self._open.enter_context(opened)
         return self.client
 

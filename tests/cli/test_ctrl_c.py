@@ -20,8 +20,8 @@ from distributed import Client, LocalCluster
 
 import dskprep
 from dskprep.cli import commands, terminal
-from dskprep.cli.output import AT_ONCE, ENDING
-from dskprep.cli.workers import STOPPING, Workers, tell_that_workers_stop, workers_of
+from dskprep.cli.output import AT_ONCE, ENDING, Lines, Output
+from dskprep.cli.workers import STOPPING, Workers, told_that_workers_stop, workers_of
 from dskprep.dataset import store
 from dskprep.pipeline import cluster
 from dskprep.preparation import prepare
@@ -62,7 +62,7 @@ def test_ctrl_c_while_workers_of_this_machine_start_stops_them_when_they_have(
     capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also where another thread gets the signal, as that which tells what is waited for."""
-    done = []
+    done: list[Any] = []
 
     @contextlib.contextmanager
     def local_client(*_: Any) -> Iterator[None]:
@@ -79,9 +79,50 @@ def test_ctrl_c_while_workers_of_this_machine_start_stops_them_when_they_have(
         pytest.raises(KeyboardInterrupt),
         click.Context(commands.main),
         workers_of("local", 1, None) as workers,
+        told_that_workers_stop(),
     ):
-        done.append(workers.start(tell_that_workers_stop))
+        done.append(workers.start())
     assert done == [TOLD.rstrip(), "stopped"]
+
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_each_ctrl_c_while_workers_start_for_a_first_job_is_told_once(
+    n: int, capfd: pytest.CaptureFixture[str]
+) -> None:
+    told = []
+
+    @contextlib.contextmanager
+    def opening() -> Iterator[Any]:
+        try:
+            for _ in range(n):
+                press_ctrl_c()
+            yield "client"
+        finally:
+            told.append("over")
+
+    workers = Workers(opening=opening)
+    with contextlib.suppress(KeyboardInterrupt), Output().observe(workers) as observer:
+        assert observer.starts
+        observer.starts()
+        told.append("never")
+    workers.close()
+    assert told == ["over"]
+    assert capfd.readouterr().err.splitlines() == [f"dskprep: {ENDING}", f"dskprep: {AT_ONCE}"][:n]
+    terminal.end_command()
+
+
+def test_the_account_is_told_also_where_workers_do_not_stop(capfd: pytest.CaptureFixture[str]) -> None:
+    @contextlib.contextmanager
+    def opening() -> Iterator[Any]:
+        yield "client"
+        raise TimeoutError("a nanny does not answer")
+
+    workers = Workers(opening=opening)
+    workers.start()
+    with pytest.raises(TimeoutError):
+        Lines(Output(), workers, 60.0).tell_end({}, "the account")
+    assert capfd.readouterr().out == "the account\n"
+    terminal.end_command()
 
 
 def test_ctrl_c_while_workers_stop_is_said_at_once_and_waits_for_them(
@@ -119,7 +160,7 @@ def test_ctrl_c_when_all_is_done_and_workers_stop_is_told_and_changes_nothing_bu
         stopped.append(capfd.readouterr().err.count(TOLD))
 
     workers = Workers(opening=opening)
-    workers.start(tell_that_workers_stop)
+    workers.start()
     with pytest.raises(KeyboardInterrupt) if n > 1 else contextlib.nullcontext():
         workers.stop()
     assert stopped == [1] * (n == 1)
