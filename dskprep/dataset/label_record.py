@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -32,19 +32,54 @@ def safe_name(name: str) -> str:
     return safe.encode()[:MAX_NAME].decode(errors="ignore")
 
 
-def matches_stored(label: str, name: str, patterns: Iterable[str]) -> bool:
-    """Tell whether a label that is stored as `label`, and that its author calls `name`, matches one of the patterns.
+def first_names(labels: Iterable[tuple[Hashable, Any, Any]]) -> dict[tuple[Hashable, str], str]:
+    """Return the name without its number of each label that has one since its source has others of that name.
 
-    Of several labels of one name in a file, which are one thing to a pattern, all but the first have a number behind it
-    (`label_names.free_name`).
+    Of such labels all but the first have a number (`label_names.free_name`). A number may also be the author's, or come
+    of the name of the file: then no other label of the source is stored under what is before it.
 
-    >>> [matches_stored("GTV-2", name, ["gtv"]) for name in ("GTV", "GTV-2")]
-    [True, False]
+    Parameters
+    ----------
+    labels
+        The source of each label, the name under which it is stored, if it is, and the name that its author gave.
+
+    >>> first_names([("1", "GTV", "GTV"), ("1", "GTV-2", "GTV"), ("1", "T-2", "T-2"), ("2", "GTV-3", "GTV")])
+    {('1', 'GTV-2'): 'GTV'}
     """
-    base, _, number = label.rpartition("-")
-    own = safe_name(name).encode()[: MAX_NAME - 6].decode(errors="ignore").casefold()
-    is_numbered = number.isdigit() and base.casefold() in (own, f"{own}_")
-    return matches_label(label, patterns) or (is_numbered and matches_label(base, patterns))
+    known = {
+        (source, label if isinstance(label, str) else "", safe_name(name).casefold())  # pandas has NaN where none is
+        for source, label, name in labels
+        if isinstance(name, str)
+    }
+    stored = {(source, _shortened(label).casefold()) for source, label, _ in known if label}
+    refused = {(source, _shortened(own)) for source, label, own in known if not label}
+    found = {}
+    for source, label, own in known:
+        base, _, number = label.rpartition("-")
+        if not number.isdigit() or (own.endswith(f"-{number}") and label.casefold().endswith(own)):
+            continue
+        short = _shortened(own)
+        is_second = base.casefold() in (short, f"{short}_") and (source, short) in refused
+        if is_second or (source, base.casefold()) in stored:
+            found[source, label] = base
+    return found
+
+
+def _shortened(name: str) -> str:
+    return name.encode()[: MAX_NAME - 6].decode(errors="ignore")
+
+
+def labels_of(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """Return the labels of rows of annotations, sorted: the name of each, and that without its number, or ""."""
+    names = [((row["source"], row["source_options"]), row["label"], row["name"]) for row in rows]
+    firsts = first_names(names)
+    there = {(label, firsts.get((source, label), "")) for source, label, _ in names if isinstance(label, str) and label}
+    return sorted(there)
+
+
+def matches_stored(label: str, first_name: str, patterns: Iterable[str]) -> bool:
+    """Tell whether a label matches one of the patterns, also by its name without its number if it has one."""
+    return matches_label(label, patterns) or (first_name != "" and matches_label(first_name, patterns))
 
 
 class LabelRecordName(NamedTuple):

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from dskprep.dataset import annotations as annotated
 from dskprep.dataset import lacking
-from dskprep.dataset.label_record import matches_stored
+from dskprep.dataset.label_record import first_names, matches_stored
 from dskprep.dataset.lacking import Lost
 from dskprep.dataset.record import RecordName, to_json
 from dskprep.errors import UsageError
@@ -29,10 +29,10 @@ LACKS = "lacks"
 
 
 class _There(NamedTuple):
-    """A label of a volume: its name there and its author's, a digest of what it was made of, the image it lies on."""
+    """A label of a volume: its name, that without a number, what it was made of, the image it lies on."""
 
     label: str
-    name: str
+    first_name: str
     made_of: str
     image: str
 
@@ -126,8 +126,8 @@ def choose(
         if any((row[name] or 0) > 0 for name in LUNGS_ML):
             there[LUNGS] = ""
         known |= there.keys()
-        found = itertools.product(enumerate(labels, 1), sorted((each.label, each.name) for each in here))
-        classes = [(number, name) for (number, label), (name, own) in found if matches_stored(name, own, [label])]
+        found = itertools.product(enumerate(labels, 1), sorted((each.label, each.first_name) for each in here))
+        classes = [(number, name) for (number, label), (name, first) in found if matches_stored(name, first, [label])]
         classes += [(labels.index(LUNGS) + 1, LUNGS)] if LUNGS in labels and LUNGS in there else []
         classes.sort()
         missing = [label for i, label in enumerate(labels, 1) if i not in {number for number, _ in classes}]
@@ -162,10 +162,11 @@ def _labels_of(dataset: Dataset) -> tuple[dict[str, list[_There]], dict[str, lis
     annotated.warn_of_damaged(dataset.url, annotated.damaged(current))
     annotated.warn_of_lost(dataset.url, current)
     table = annotated.to_frame(annotated.without_repeats(current))
-    columns = "key status label name source_sha256 source_options number image".split()
-    for key, status, label, name, content, options, number, image in zip(
-        *(table[column].tolist() for column in columns), strict=True
-    ):
+    columns = "source source_options label name key status source_sha256 number image".split()
+    rows = list(zip(*(table[column].tolist() for column in columns), strict=True))
+    firsts = first_names(((source, options), label, name) for source, options, label, name, *_ in rows)
+    for source, options, label, _, key, status, content, number, image in rows:
         if status == "written" and isinstance(label, str) and label:
-            found.setdefault(key, []).append(_There(label, name or "", f"{content} {options} {number}", image))
+            first = firsts.get(((source, options), label), "")
+            found.setdefault(key, []).append(_There(label, first, f"{content} {options} {number}", image))
     return found, lacking.lost_labels(current)

@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dskprep.counts import n_of
-from dskprep.dataset.label_record import matches_stored
 from dskprep.dataset.shards import Index, as_index
 from dskprep.errors import UsageError
 from dskprep.reading.rounds import Windows
@@ -128,8 +127,7 @@ class Draws(ABC, Generic[P]):
     def _stored_labels(self, volume: StoredVolume, pattern: str) -> tuple[str, ...]:
         if pattern == "lungs":
             return ("lungs",) if volume.has_lungs else ()
-        about = volume.labels.about
-        return tuple(label for label in about if matches_stored(label, about[label].name, [pattern]))
+        return volume.labels.about.named(pattern)
 
     def touches(self, volume: StoredVolume, label: str, index: Index) -> bool:
         """Tell whether the patch around a voxel reaches the box in which a stored label is."""

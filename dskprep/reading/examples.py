@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dskprep.dataset.label_record import matches_stored
+from dskprep.dataset.label_record import labels_of, matches_stored
 from dskprep.dataset.shards import Index, as_index
 from dskprep.errors import UsageError
 from dskprep.patterns import as_patterns, matches_label
@@ -264,10 +264,10 @@ def _origin(row: Row) -> tuple[Any, ...] | None:
     return tuple(row[part] for part in parts) if _text(row["label"]) and row["source_sha256"] else None
 
 
-def check_labels(rows: Iterable[Row], given: Iterable[str]) -> tuple[str, ...]:
+def check_labels(rows: list[Row], given: Iterable[str]) -> tuple[str, ...]:
     """Return patterns of labels. Raises UsageError for one that no label of the rows matches, but for `lungs`."""
     patterns = as_patterns(given, "labels")
-    there = sorted({(_text(row["label"]), _text(row["name"])) for row in rows if _text(row["label"])})
+    there = labels_of(rows)
     for pattern in patterns:
         if pattern != "lungs" and not any(matches_stored(*label, [pattern]) for label in there):
             known = ", ".join(dict.fromkeys(label for label, _ in there)) or "(none)"

@@ -11,7 +11,13 @@ from typing import TYPE_CHECKING, Any
 from dskprep import storage
 from dskprep.dataset import label_store, own
 from dskprep.dataset.annotations import NAME, rows_of_volume
-from dskprep.dataset.label_record import LabelRecordName, StoredLabel, parse_label_record
+from dskprep.dataset.label_record import (
+    LabelRecordName,
+    StoredLabel,
+    first_names,
+    matches_stored,
+    parse_label_record,
+)
 from dskprep.dataset.record import Record
 from dskprep.dataset.undisturbed import undisturbed
 from dskprep.errors import DamagedDataset
@@ -33,7 +39,7 @@ class VolumeLabels(Mapping[str, "zarr.Array[Any]"]):
     `about` has what is known of each: its author's name, code, ml, place (see `StoredLabel`).
     """
 
-    def __init__(self, volume: StoredVolume, about: Mapping[str, StoredLabel]) -> None:
+    def __init__(self, volume: StoredVolume, about: StoredLabels) -> None:
         self._volume, self.about = volume, about
 
     def __getitem__(self, name: str) -> zarr.Array[Any]:
@@ -96,7 +102,22 @@ def _labels_of(
     return labels
 
 
-def stored_labels(target: str, record: Record) -> dict[str, StoredLabel]:
+class StoredLabels(dict[str, StoredLabel]):
+    """The labels of a volume by the names under which they are stored, sorted.
+
+    `first_names` has those of `label_record.first_names`.
+    """
+
+    def __init__(self, labels: Mapping[str, StoredLabel], first_names: Mapping[str, str]) -> None:
+        super().__init__(sorted(labels.items()))
+        self.first_names = first_names
+
+    def named(self, pattern: str) -> tuple[str, ...]:
+        """Return the labels that a name or pattern takes."""
+        return tuple(label for label in self if matches_stored(label, self.first_names.get(label, ""), [pattern]))
+
+
+def stored_labels(target: str, record: Record) -> StoredLabels:
     """Return the labels of a volume by the names under which they are stored, sorted.
 
     Labels that were drawn for another image of the same key are left out: `annotate` draws them anew. Raises
@@ -104,12 +125,15 @@ def stored_labels(target: str, record: Record) -> dict[str, StoredLabel]:
     """
     rows = [row for row in rows_of_volume(target, record.key) if row["label"]]
     found: dict[str, StoredLabel] = {}
+    numbered: dict[str, str] = {}
     for name in sorted({LabelRecordName(*(row[part] for part in NAME)) for row in rows}):
         try:
             source = label_store.read_record(target, name)
         except FileNotFoundError as error:
             raise DamagedDataset(f"{target}: {name.path} is gone; annotate again") from error
+        firsts = first_names(("", label.label if label.is_written else "", label.name) for label in source.labels)
         for label in source.written:
             if label.volume == record.key and label.image == record.input_digest:
                 found[label.label] = label
-    return dict(sorted(found.items()))
+                numbered[label.label] = firsts.get(("", label.label), "")
+    return StoredLabels(found, numbered)

@@ -16,13 +16,12 @@ from dskprep import storage
 from dskprep.dataset import annotations as annotated
 from dskprep.dataset import layout, opened, shards
 from dskprep.dataset.facts import Geometry
-from dskprep.dataset.label_record import StoredLabel
 from dskprep.dataset.record import Record
 from dskprep.dataset.shards import Index, as_index, as_size
 from dskprep.errors import DamagedDataset, UsageError
 from dskprep.reading import convert, labelled
 from dskprep.reading.display import VolumeDisplay
-from dskprep.reading.labelled import VolumeLabels
+from dskprep.reading.labelled import StoredLabels, VolumeLabels
 from dskprep.reading.normalized import normalize
 from dskprep.volume import Grid, Triple, Volume
 
@@ -272,7 +271,7 @@ class StoredVolume(VolumeDisplay):
         return {name: about.n_bytes for name, about in objects.items()}
 
     @cached_property
-    def _labels(self) -> dict[str, StoredLabel]:
+    def _labels(self) -> StoredLabels:
         return labelled.stored_labels(self._target, self.record)
 
     @property

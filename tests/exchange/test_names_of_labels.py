@@ -118,3 +118,36 @@ def test_negatives_of_a_volume_that_lacks_what_positives_are_around_are_told(tar
     with warnings.catch_warnings(action="error"):
         dataset.patches(4, around="gtv*", positives=1)
         dataset.patches(4, around="gtv*", negatives=lambda row: row["label"] == "GTV")
+
+
+def test_a_number_that_another_option_gave_makes_no_class_of_two_files(target: str, tmp_path: Path) -> None:
+    """What two readers have drawn is not one label, though the file of the second is called `2`."""
+    for number, shown in ((1, ONE), (2, OTHER)):
+        (tmp_path / f"labels/{number}.dcm").write_bytes(seg_file(GRID, frames_of(shown), names=("GTV",)))
+    dskprep.annotate(target, tmp_path / "labels", patterns=["1.dcm"])
+    dskprep.annotate(target, tmp_path / "labels", patterns=["2.dcm"], name_as="{name}-{file}")
+    dataset = dskprep.open_dataset(target)
+    assert set(dataset["p"].labels) == {"GTV", "GTV-2"}
+    assert np.array_equal(exported(target, "GTV"), ONE)
+    assert np.array_equal(exported(target, "GTV*"), ONE | OTHER)
+    (patch,) = itertools.islice(dataset.patches(SHAPE, around="GTV", positives=1, jitter_mm=0, labels=["GTV"]), 1)
+    assert np.count_nonzero(patch.labels["GTV"]) <= np.count_nonzero(ONE)
+
+
+def test_labels_that_an_option_gives_one_name_are_one_class(target: str, tmp_path: Path) -> None:
+    frames = [*frames_of(ONE), *frames_of(OTHER, 2)]
+    (tmp_path / "labels/1.dcm").write_bytes(seg_file(GRID, frames, names=("GTVp", "GTVn")))
+    dskprep.annotate(target, tmp_path / "labels", name_as="tumour")
+    dataset = dskprep.open_dataset(target)
+    assert set(dataset["p"].labels) == {"tumour", "tumour-2"}
+    assert np.array_equal(exported(target, "tumour"), ONE | OTHER)
+    assert dataset["p"].labels.about.named("tumour") == ("tumour", "tumour-2")
+    assert dataset.patches(4, around="tumour", positives=1, labels=["tumour"]).labels == ("tumour",)
+
+
+def test_a_label_is_of_a_class_also_where_the_first_of_its_name_was_refused(target: str, tmp_path: Path) -> None:
+    frames = [*frames_of(np.zeros_like(ONE)), *frames_of(OTHER, 2)]
+    (tmp_path / "labels/1.dcm").write_bytes(seg_file(GRID, frames, names=("GTV", "GTV")))
+    dskprep.annotate(target, tmp_path / "labels")
+    assert list(dskprep.open_dataset(target)["p"].labels) == ["GTV-2"]
+    assert np.array_equal(exported(target, "GTV"), OTHER)
