@@ -40,10 +40,15 @@ def connections(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def untold_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a command waits for is not told, as tests read all that it says, and run on slow machines too."""
+def untold_waits(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What a command waits for is not told, as tests read all that it says, and run on slow machines too.
+
+    What was waited for is forgotten, also where a test has called a part of a command.
+    """
     for name in ("TOLD_AFTER_S", "TOLD_EVERY_S"):
         monkeypatch.setattr(terminal, name, tiny.NEVER_S)
+    yield
+    terminal.end_command()
 
 
 @pytest.fixture(scope="session")

@@ -140,7 +140,7 @@ def export(
     this order from 1 on.
     """
     with terminal.lines_of_json(log_json):
-        terminal.wait_for("loading")
+        terminal.wait_for("loading the program")
         options.check_workers(scheduler, workers, memory_limit)
         options.check_dataset(target)
         from dskprep.cli import words

@@ -24,7 +24,7 @@ def status(target: str, as_json: bool) -> int:
 
     Exit code 1 if one is not written, or if some may be missing: a run is under way, or the last one was broken off.
     """
-    terminal.wait_for("loading")
+    terminal.wait_for("loading the program")
     options.check_dataset(target)
     from dskprep.cli import words
     from dskprep.cli.output import Output
@@ -48,7 +48,7 @@ def status(target: str, as_json: bool) -> int:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def verify(target: str, forget: bool, dry_run: bool, as_json: bool) -> int:
     """Re-read every volume of TARGET against its recorded checksums and shape."""
-    terminal.wait_for("loading")
+    terminal.wait_for("loading the program")
     if dry_run and not forget:
         raise UsageError("--dry-run says what --forget would delete; give both")
     options.check_dataset(target)
@@ -121,7 +121,7 @@ def upgrade(target: str, dry_run: bool) -> int:
     It may be stopped, and goes on when it is called again. No run may be under way. From then on, runs need the
     setting ome_zarr = "0.6".
     """
-    terminal.wait_for("loading")
+    terminal.wait_for("loading the program")
     options.check_dataset(target)
     from dskprep.dataset.upgrade import upgrade as upgrade_all
 
@@ -150,7 +150,7 @@ def audit(target: str, sentinels: str, as_json: bool) -> int:
     A word is told by its line in FILE, and hidden where it stands in a name. Exit code 1 if one was found, or something
     could not be decoded.
     """
-    terminal.wait_for("loading")
+    terminal.wait_for("loading the program")
     from dskprep import storage
     from dskprep.dataset import audit as search
 
@@ -188,7 +188,7 @@ def audit(target: str, sentinels: str, as_json: bool) -> int:
 @click.option("--without-records", is_flag=True, help="Delete volumes even if TARGET has no record of any volume.")
 def clean(target: str, hours: float, dry_run: bool, without_records: bool) -> None:
     """Delete what runs that died have left in TARGET: objects without a record, unfinished files."""
-    terminal.wait_for("loading")
+    terminal.wait_for("loading the program")
     from dskprep.dataset import leftovers
 
     n_deleted = 0

@@ -54,7 +54,7 @@ def annotate(
     The exit code is 1 if LABELS holds no such file.
     """
     with terminal.lines_of_json(log_json):
-        terminal.wait_for("loading")
+        terminal.wait_for("loading the program")
         if forget:
             return _forget(target, forget, labels, is_trial=dry_run)
         if labels is None or dry_run:

@@ -47,12 +47,13 @@ def show(
 ) -> int:
     """Draw a volume as a PNG: three planes in two windows with lungs and labels outlined, a histogram, and the record.
 
-    PLACE and KEY are a dataset and the volume in it. PLACE alone is a folder or archive with the DICOM files of
-    one patient, or one such file: the picture shows them as acquired, and as a run would write them. Of several series
-    it is the largest that can be written. A refused series is drawn with the reason across the picture; the exit code
-    is 1. The picture replaces one that dskprep has left there before, and no other file.
+    PLACE and KEY are a dataset and the volume in it. PLACE alone is a folder or archive with the DICOM files of one
+    patient, or one such file, or a volume file (NIfTI, NRRD, MetaImage): the picture shows them as acquired, and as a
+    run would write them. Of several series it is the largest that can be written. A refused series is drawn with the
+    reason across the picture; the exit code is 1. The picture replaces one that dskprep has left there before, and no
+    other file.
     """
-    terminal.wait_for("loading")
+    terminal.wait_for("loading the program")
     if key and (options.is_given("preset") or config):
         raise UsageError("--preset and --config are for PLACE alone; a volume of a dataset has the dataset's settings")
     if with_source and (surface or not key):
@@ -93,7 +94,7 @@ def compare(a: str, b: str, series: str | None, only: str, pictures: str | None,
     With --series, how one series differs under two presets, such as: compare default zuidhof --series FOLDER.
     What the columns mean stands below the table.
     """
-    terminal.wait_for("loading")
+    terminal.wait_for("loading the program")
     if series and options.is_given("only"):
         raise UsageError("--only chooses patients of datasets; leave it out with --series")
     of_series = [options.read_settings(s, s if s.endswith(".toml") else None) for s in (a, b)] if series else []

@@ -39,7 +39,7 @@ FIGURES_EVERY_S = {"lines": 60.0, "json": 10.0}
 REFRESHES_PER_SECOND = 2
 """How often the panel is drawn."""
 ENDING = "ending, in some seconds: what is done stays, what is under way is given up"
-AT_ONCE = "ending at once, without an account: what is done stays; the workers are being stopped"
+AT_ONCE = "ending at once: what is done stays; the workers are being stopped"
 RECORD_FIELDS = ("key", "status", "reason", "message", "warnings", "seconds", "cpu_s", "bytes_read")
 """What a line of JSON tells of a record."""
 
@@ -136,7 +136,7 @@ class Lines(Observer):
     def _start(self) -> Client:
         self._output.tell_start(client := self._workers.start())
         self._meet(client)
-        self._wait_for("the first results")
+        self._wait_for("waiting for the first results")
         return client
 
     def _meet(self, client: Client) -> None:
@@ -147,7 +147,7 @@ class Lines(Observer):
         """Show a run over the block."""
         if self._workers.client:
             self._meet(self._workers.client)
-        self._wait_for("the first results")
+        self._wait_for("waiting for the first results")
         try:
             yield
         finally:

@@ -54,13 +54,13 @@ def run(
 ) -> int:
     """Prepare every patient of SOURCE that TARGET does not hold yet.
 
-    SOURCE is a folder or bucket whose leaf folders hold DICOM files, or archives, or a CSV or Parquet
-    manifest with the columns key and url, or one DICOM file; or series of the Imaging Data Commons:
-    idc:COLLECTION, idc:'SELECT …', or a manifest for s5cmd. SOURCE and TARGET are paths or URLs such as
-    s3://bucket/prefix.
+    SOURCE is a folder or bucket whose leaf folders hold DICOM files, or which holds archives, or volumes in one
+    file (NIfTI, NRRD, MetaImage); or one such file; or a CSV or Parquet manifest with the columns key and url; or
+    series of the Imaging Data Commons: idc:COLLECTION, idc:'SELECT …', or a manifest for s5cmd. SOURCE and TARGET
+    are paths or URLs such as s3://bucket/prefix.
     """
     with terminal.lines_of_json(log_json):
-        terminal.wait_for("loading")
+        terminal.wait_for("loading the program")
         settings = options.read_settings(preset, config)
         time_limit_s = options.read_seconds(time_limit)
         options.check_workers(scheduler, workers, memory_limit, settings)
@@ -130,7 +130,7 @@ def plan(
     Only headers are read, but one patient is prepared on this machine, twice, to see how long it takes. Nothing is
     written. Exit code 1 if some patient would be refused.
     """
-    terminal.wait_for("loading")
+    terminal.wait_for("loading the program")
     settings = options.read_settings(preset, config)
     options.check_workers("local", None, memory_limit, settings)
     options.check_there(source)
@@ -178,7 +178,7 @@ def plan(
 @click.option("--seed", default=0, type=click.IntRange(0), help="Other patients for another seed.")
 def phantom(target: str, patients: int, seed: int) -> None:
     """Write synthetic patients to TARGET as real DICOM files, for trying it out."""
-    terminal.wait_for("loading")
+    terminal.wait_for("loading the program")
     from dskprep import storage
     from dskprep.dataset import target_place
     from dskprep.synthetic.scanner import write_patient
@@ -209,7 +209,7 @@ def phantom(target: str, patients: int, seed: int) -> None:
 )
 def demo(patients: int, folder: str) -> int:
     """Try the whole thing: synthetic patients in an S3 server on this machine, S3 to S3."""
-    terminal.wait_for("loading")
+    terminal.wait_for("loading the program")
     from dskprep.cli import demo as the_demo
     from dskprep.cli.output import Output
 

@@ -97,7 +97,7 @@ def workers_of(
         n, limit_bytes = cluster.worker_sizes(workers, memory_limit, settings)
 
         def opening() -> contextlib.AbstractContextManager[Client]:
-            options.wait_for_code("loading code")
+            options.wait_for_code("loading compiled code")
             prepare.warm(settings)
             terminal.wait_for(f"starting {n_of(n, 'worker')}")
             return cluster.local_client(n, limit_bytes, settings)

@@ -77,8 +77,7 @@ def histograms(written: pd.DataFrame) -> list[Histogram]:
     found = []
     for column in HISTOGRAMS:
         name, unit = MEASURES[column]
-        values = written[column].replace([np.inf, -np.inf], np.nan).dropna()
-        values = values[values > 0] if column == LUNGS else values
+        values = _measured(written, column).replace([np.inf, -np.inf], np.nan).dropna()
         if len(values):
             low, high = values.min(), values.max()
             # a record may be a stranger's, and numpy takes no range that is next to nothing
@@ -86,6 +85,18 @@ def histograms(written: pd.DataFrame) -> list[Histogram]:
             title = name[0].upper() + name[1:]
             found.append(Histogram(title, unit, edges.tolist(), counts.tolist(), float(values.median())))
     return found
+
+
+def _measured(written: pd.DataFrame, column: str) -> pd.Series[float]:
+    """Return a measure of volumes; where no lung was found, the volume of lungs is not known rather than 0."""
+    values: pd.Series[float] = written[column]
+    return values.where(values > 0) if column == LUNGS else values
+
+
+def _short(value: float) -> str:
+    """Return four figures, or all before the point, halves rounded up as browsers do."""
+    is_whole = abs(value) >= 1000 and math.isfinite(value)
+    return str(math.floor(value + 0.5)) if is_whole else f"{value:.4g}"
 
 
 def stages(written: pd.DataFrame) -> list[Stage]:
@@ -113,14 +124,14 @@ def rank(written: pd.DataFrame) -> pd.DataFrame:
     score, unusual = np.zeros(len(written)), np.full(len(written), "", object)
     which = np.full(len(written), -1)
     for n, column in enumerate(FEATURES) if len(written) >= MIN_COMPARED else ():
-        least = max(LEAST_SPREAD * abs(written[column].median()), 1e-9)
-        deviation = deviations(written[column], least).to_numpy()
+        values = _measured(written, column)
+        deviation = deviations(values, max(LEAST_SPREAD * abs(values.median()), 1e-9)).to_numpy()
         further = deviation > score
         score[further], which[further] = deviation[further], n
     for n in np.unique(which[which >= 0]):
-        (name, unit), values = MEASURES[FEATURES[n]], written[FEATURES[n]]
-        median = f"{unit}, the median is {values.median():.4g}"
-        unusual[which == n] = [f"{name} {value:.4g} {median}" for value in values[which == n].tolist()]
+        (name, unit), values = MEASURES[FEATURES[n]], _measured(written, FEATURES[n])
+        median = f"{_short(values.median())} {unit}"
+        unusual[which == n] = [f"{name} {_short(v)} {unit}, the median is {median}" for v in values[which == n]]
     ranked = written.assign(score=score.round(1) + 100 * written["doubts"].to_numpy(float), unusual=unusual)
     return ranked.sort_values("key").sort_values("score", ascending=False, kind="stable")
 

@@ -85,7 +85,7 @@ def choose(
     if first is None and not storage.exists(source):
         raise UsageError(f"{source}: there is no such folder; check the path")
     if first is None:
-        raise UsageError(f"{source}: holds no patients; expected folders of DICOM files, archives or a manifest")
+        raise UsageError(f"{source}: holds no patients; expected DICOM files, archives, volume files or a manifest")
     found = (c for c in itertools.chain([first], found) if only is None or fnmatch.fnmatchcase(c.key, only))
     first = next(found, None)
     if first is None:

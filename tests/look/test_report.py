@@ -28,7 +28,7 @@ from dskprep.dataset import store, thumbnail
 from dskprep.dataset.record import Record
 from dskprep.dataset.rows import to_row
 from dskprep.look import report
-from dskprep.look.figures import label_figures
+from dskprep.look.figures import histograms, label_figures
 from dskprep.settings import PrepConfig, from_dict
 from dskprep.stopwatch import STAGES
 
@@ -146,8 +146,20 @@ def test_the_page_needs_nothing_beside_it(html: str) -> None:
 def test_the_stranger_a_volume_is_the_further_in_front_it_stands() -> None:
     ranked = report.rank(series(range(12))).set_index("key")
     assert list(ranked.index[:2]) == ["p03", OUTLIER]  # a doubt about the lungs first
-    assert ranked.loc[OUTLIER, "unusual"] == "mean HU in the lungs -500 HU, the median is -821"
+    assert ranked.loc[OUTLIER, "unusual"] == "mean HU in the lungs -500 HU, the median is -821 HU"
     assert ranked.loc["p05", "score"] < 3
+
+
+def test_volumes_without_lungs_do_not_change_what_lungs_are_compared_with() -> None:
+    """The same median as that of the histogram: 4600 ml in eight volumes, and no lungs in seven."""
+    table = series(range(15))
+    table["lungs_ml"] = [0.0] * 7 + [4600.0] * 7 + [9212.5]
+    table["mean_lung_hu"] = -820.0
+    ranked = report.rank(table)
+    said = ranked[ranked["unusual"].str.startswith("lung volume")]
+    assert said["unusual"].tolist() == ["lung volume 9213 ml, the median is 4600 ml"]
+    (median,) = (h.median for h in histograms(table) if h.title == "Lung volume")
+    assert median == 4600
 
 
 def test_few_volumes_or_equal_ones_do_not_stand_out() -> None:
