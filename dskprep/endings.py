@@ -38,6 +38,7 @@ def held_back() -> Iterator[None]:
     def hear(before: Handle, number: int, frame: FrameType | None) -> None:
         if came:
             before(number, frame)
+            return
         try:
             before(number, frame)
         except BaseException as error:

@@ -53,6 +53,26 @@ def test_who_presses_twice_does_not_wait() -> None:
     assert done == ["some"]
 
 
+def test_a_handler_hears_each_signal_once() -> None:
+    """Also one that ends the program at the first signal alone."""
+    heard = []
+
+    def hear(number: int, _: object) -> None:
+        heard.append(number)
+        if len(heard) == 1:
+            raise KeyboardInterrupt
+
+    def work() -> None:
+        with endings.held_back():
+            press_ctrl_c()
+            press_ctrl_c()
+
+    signal.signal(signal.SIGINT, hear)
+    with pytest.raises(KeyboardInterrupt):
+        work()
+    assert heard == [signal.SIGINT] * 2
+
+
 def test_an_error_of_the_block_comes_before_the_signal() -> None:
     def fail() -> None:
         with endings.held_back():

@@ -34,7 +34,7 @@ def told_that_workers_stop() -> contextlib.AbstractContextManager[None]:
 class Workers:
     """The workers that a command has, or may have: `client` is None until they are there, and for good without any.
 
-    `start` makes what starts them, when it is entered; None where none are to be started.
+    `opening` returns the context in which workers of this machine run; without it none can be started.
     """
 
     def __init__(
