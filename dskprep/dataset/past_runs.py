@@ -38,6 +38,7 @@ class PastRun:
     is_listed: bool = True
     is_interrupted: bool = False
     stopped_by: str = ""
+    ended: str = ""
 
     @property
     def n_done(self) -> int:
@@ -66,10 +67,12 @@ class PastRun:
 
     @property
     def ended_s(self) -> float:
-        """When it ended, as seconds since 1970; 0 if its id, which a stranger may have given it, is no time."""
+        """When it ended, as seconds since 1970; 0 if what it says of that, which may be a stranger's, is no time."""
         try:
+            if self.ended:
+                return datetime.datetime.fromisoformat(self.ended).timestamp()
             return datetime.datetime.strptime(self.run_id[:16], "%Y%m%dT%H%M%S%z").timestamp() + self.seconds
-        except ValueError:
+        except (ValueError, OverflowError):
             return 0.0
 
 

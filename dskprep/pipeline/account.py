@@ -190,8 +190,7 @@ class Account:
     def figures(self) -> dict[str, Any]:
         """Return the account so far with its pace: for the page, the terminal and the log.
 
-        `known` are the patients found by now. `total` is None while the source is listed, and so is `seconds_left`,
-        also before the first patient is done.
+        `known` are those found by now. While the source is listed, `total` and `seconds_left` are None.
         """
         patients_per_s, bytes_per_s = self.pace.per_second
         n_done = self.counts.total()
@@ -241,10 +240,9 @@ def time_in_words(seconds: float) -> str:
 
 @dataclass(repr=False)
 class Summary:
-    """A run and its account, and that of its labels, if it had any.
+    """A run, its account, and that of its labels, if it had any. `ended` is a time in ISO 8601.
 
-    `stopped_by` says what broke it off, if anything did: then not all inputs were seen. With `is_hashed` keys nobody is
-    told what the source is called.
+    `stopped_by` says what broke it off: then not all inputs were seen. `is_hashed`: nobody is told the source's name.
     """
 
     run_id: str
@@ -252,6 +250,7 @@ class Summary:
     target: str
     account: Account
     seconds: float
+    ended: str = ""
     is_interrupted: bool = False
     stopped_by: str = ""
     labels: LabelSummary | None = None
@@ -285,6 +284,7 @@ class Summary:
             "source": self.told_source,
             "target": self.target,
             "seconds": round(self.seconds, 2),
+            "ended": self.ended,
             "is_interrupted": self.is_interrupted,
             "stopped_by": self.stopped_by,
             **self.account.as_dict(),

@@ -60,6 +60,7 @@ def check(client: Client, source: str, target: str, settings: PrepConfig | None 
     for host, future in asked.items():
         worker = f"{host}: a worker there"
         seen = _answer(client, host, future, source)
+        future.release()  # what was raised while it was waited for may still hold it
         if seen is None:
             continue
         if seen["problem"]:

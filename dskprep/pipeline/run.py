@@ -18,6 +18,7 @@ Retries, patients that kill their workers, and lost clusters are the executor's;
 
 from __future__ import annotations
 
+import datetime
 import functools
 import os
 import time
@@ -268,6 +269,7 @@ def _ended(summary: Summary, crew: Crew) -> Iterator[None]:
         raise
     finally:
         summary.seconds = time.monotonic() - started - crew.start_s
+        summary.ended = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
 
 
 def _write_end(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import functools
 import json
@@ -340,19 +341,21 @@ def test_an_answer_that_comes_as_its_time_runs_out_counts(
     ours: Client, places: tuple[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On a busy machine the answer and the end of a wait come together."""
-    sync, late = Client.sync, []
+    sync, late = Client.sync, list[TimeoutError]()
 
     def answered_too_late(client: Client, func: Any, *args: Any, callback_timeout: Any = None, **kwargs: Any) -> Any:
         answer = sync(client, func, *args, callback_timeout=callback_timeout, **kwargs)
         waits = func.__name__ in {"_wait", "_result"}
         if waits and not late:
-            late.append(answer)
-            raise TimeoutError("timed out after 2 s.")
+            late.append(TimeoutError("timed out after 2 s."))
+            raise late[0]
         return answer
 
     monkeypatch.setattr(Client, "sync", answered_too_late)
     assert cluster_check.check(ours, *places) == []
-    assert late
+    assert late[0].__traceback__  # this, and what it holds, is still there
+    ours.sync(asyncio.sleep, 0)  # what was let go is let go by the client's loop
+    assert ours.futures == {}
 
 
 @pytest.mark.cluster
