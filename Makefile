@@ -10,7 +10,7 @@ PYTEST := $(BIN)/python -m pytest -n $(PROCESSES) --dist loadfile --no-loadscope
 # All tests share compiled code; else each process, at the start, would compile the same.
 WARM := $(BIN)/python -c "from dskprep.preparation import prepare; prepare.warm()"
 unexport PYTHONDONTWRITEBYTECODE  # programs start often here, and would compile their sources each time
-ROOMS ?= tests/cli tests/dataset tests/dicom tests/reading tests/series tests/worker
+ROOMS ?= tests/dataset tests/dicom tests/reading tests/series tests/worker
 
 .PHONY: demo test test-all viewer azurite test-on interop notebooks pictures lint docs bench dist chaos clean
 
