@@ -51,6 +51,20 @@ class Outline(NamedTuple):
     stop: int
 
 
+class Points(NamedTuple):
+    """Contours by the number of their ROI, each (n, 3) in LPS mm, and why the other ROIs are damaged.
+
+    A damaged contour may be the most of an ROI, so it costs the whole of it, and no other ROI.
+    """
+
+    of_roi: dict[int, list[NDArray[np.float64]]]
+    refusals: dict[int, Refusal]
+
+    def refuse(self, outline: Outline, message: str) -> None:
+        """Keep the first damage of the ROI that a contour belongs to."""
+        self.refusals.setdefault(outline.roi, Refusal("label-damaged", message))
+
+
 @dataclass
 class Outlines:
     """All contours of a file, whose numbers stand in `text`, and by ROI the UIDs of the slices it was drawn on."""
@@ -98,8 +112,10 @@ def of_header(header: Dataset) -> Outlines:
         number = int(item.get("ReferencedROINumber") or 0)
         for contour in item.get("ContourSequence") or ():
             element = contour.get_item("ContourData") if "ContourData" in contour else None
-            is_text = element is None or isinstance(element, RawDataElement)
-            values.append(bytes(element.value or b"") if element is not None and is_text else b"" if is_text else b"?")
+            if element is None or element.value is None:
+                values.append(b"")
+            else:
+                values.append(bytes(element.value) if isinstance(element, RawDataElement) else b"?")  # of another VR
             end = at + len(values[-1])
             kind, n_points = contour.get("ContourGeometricType"), contour.get("NumberOfContourPoints")
             outlines.found.append(_outline(number, str(kind or ""), int(n_points or 0), at, end))
@@ -122,42 +138,42 @@ def _outline(roi: int, kind: str, n_points: int, start: int, stop: int) -> Outli
     return Outline(roi, (kind or "CLOSED_PLANAR").upper(), n_points, start, stop)
 
 
-def points_of(text: bytes, outlines: list[Outline], where: str) -> list[NDArray[np.float64]]:
-    """Return the points of contours, each (n, 3) in LPS mm.
+def points_of(text: bytes, outlines: list[Outline], where: str) -> Points:
+    """Return the points of contours by ROI. A contour that says that it has no point, and has none, is left out.
 
-    Raises Refusal: `label-damaged` for what are no points of a patient, `label-too-large`.
+    Raises Refusal `label-too-large`.
     """
     letters = np.frombuffer(text, np.uint8)
     starts = np.array([outline.start for outline in outlines], np.int64)
     stops, counts = np.array([outline.stop for outline in outlines], np.int64), np.zeros(len(outlines), np.int64)
     decimals.count_numbers(letters, starts, stops, counts)
-    for k in np.flatnonzero((counts > 3 * MAX_CONTOUR_POINTS) | (counts % 3 != 0) | (counts == 0)):
+    found = Points({}, {})
+    said = 3 * np.array([outline.n_points for outline in outlines], np.int64)
+    for k in np.flatnonzero((counts > 3 * MAX_CONTOUR_POINTS) | (counts % 3 != 0) | (counts < said)):
         named, n = f"{where}: ROI {outlines[k].roi}", int(counts[k])
         refuse_if_more(n // 3, MAX_CONTOUR_POINTS, "points in a contour", named)
-        raise Refusal("label-damaged", f"{named}: expected x, y, z of points, found {n} numbers")
-    for outline, n in zip(outlines, counts.tolist(), strict=True):
-        if outline.n_points > n // 3:
-            raise Refusal(
-                "label-damaged",
-                f"{where}: ROI {outline.roi}: expected a contour of {outline.n_points} points as it says, found "
-                f"{n // 3}; the rest is cut off",
-            )
+        found.refuse(outlines[k], f"{named}: {_what_is_wrong(outlines[k].n_points, n)}")
     refuse_if_more(int(counts.sum()) // 3, MAX_POINTS, "points of contours", where)
-    numbers, ends = np.empty(counts.sum(), np.float64), np.cumsum(counts)
+    numbers, ends = np.zeros(counts.sum(), np.float64), np.cumsum(counts)
     each = [numbers[end - n : end] for end, n in zip(ends.tolist(), counts.tolist(), strict=True)]
     for outline, start, stop, out in zip(outlines, starts.tolist(), stops.tolist(), each, strict=True):
         if not decimals.read_numbers(letters, start, stop, decimals.POWERS, out):
-            _read_any(text[start:stop], out, f"{where}: ROI {outline.roi}")
+            try:
+                out[:] = np.loadtxt([text[start:stop].decode("ascii")], delimiter="\\", comments=None, ndmin=1)
+            except ValueError as error:
+                named = f"{where}: ROI {outline.roi}"
+                found.refuse(outline, f"{named}: expected numbers in ContourData: {one_line(error)}")
     wrong = np.flatnonzero(~(np.abs(numbers) <= MAX_POSITION_MM))  # NaN too
-    if wrong.size:
-        named = f"{where}: ROI {outlines[int(np.searchsorted(ends, wrong[0], side='right'))].roi}"
-        raise Refusal("label-damaged", f"{named}: expected places of a patient in mm, found NaN or more than 1 km")
-    return [points.reshape(-1, 3) for points in each]
+    for k in np.unique(np.searchsorted(ends, wrong, side="right")):
+        named = f"{where}: ROI {outlines[k].roi}"
+        found.refuse(outlines[k], f"{named}: expected places of a patient in mm, found NaN or more than 1 km")
+    for outline, points in zip(outlines, each, strict=True):
+        if outline.roi not in found.refusals and len(points):
+            found.of_roi.setdefault(outline.roi, []).append(points.reshape(-1, 3))
+    return found
 
 
-def _read_any(text: bytes, out: NDArray[np.float64], where: str) -> None:
-    """Read numbers of any form. Raises Refusal `label-damaged` if they are none."""
-    try:
-        out[:] = np.loadtxt([text.decode("ascii")], delimiter="\\", comments=None, ndmin=1)
-    except ValueError as error:
-        raise Refusal("label-damaged", f"{where}: expected numbers in ContourData: {one_line(error)}") from error
+def _what_is_wrong(n_said: int, n_numbers: int) -> str:
+    if n_numbers % 3:
+        return f"expected x, y, z of points, found {n_numbers} numbers"
+    return f"expected a contour of {n_said} points as it says, found {n_numbers // 3}; the rest is cut off"

@@ -58,10 +58,8 @@ class RtStruct(Labels):
             _read_roi(number, item, observed.get(number), images.get(number, frozenset()))
             for number, item in rois.items()
         )
-        self._contours: dict[int, list[NDArray[np.float64]]] = {}
         closed = [outline for outline in outlines.found if outline.kind in CLOSED]
-        for outline, points in zip(closed, points_of(outlines.text, closed, where), strict=True):
-            self._contours.setdefault(outline.roi, []).append(points)
+        self._contours, self._refusals = points_of(outlines.text, closed, where)
         open_ = Counter(outline.roi for outline in outlines.found if outline.kind not in CLOSED)
         self.n_open = {number: n for number, n in open_.items() if number in self._contours}
         self.links = _read_links(header, frozenset().union(*images.values()))
@@ -76,8 +74,10 @@ class RtStruct(Labels):
     def stacks(self, segment: Segment, grid: Grid) -> Iterator[Stack]:
         """Yield the planes of an ROI, drawn at the pixels of the grid where they are parallel to it.
 
-        Raises Refusal `label-damaged` if a contour is not flat.
+        Raises Refusal `label-damaged` if a contour is not flat, or its points are none.
         """
+        if refusal := self._refusals.get(segment.number):
+            raise refusal
         left = self._contours.get(segment.number, [])
         where = f"{self.where}: {segment.name!r}"
         for axis in _axes(grid):

@@ -83,7 +83,8 @@ def what_it_says(content: bytes) -> str:
         return ""
     points = {number: [each.tolist() for each in found] for number, found in labels._contours.items()}
     links = [sorted(uids) for uids in (labels.links.series, labels.links.instances, labels.links.frames)]
-    return repr((labels.segments, links, labels.n_open, points))
+    refused = {number: refusal.message for number, refusal in labels._refusals.items()}
+    return repr((labels.segments, links, labels.n_open, points, refused))
 
 
 @pytest.mark.parametrize("syntax", PLAIN)
@@ -100,8 +101,10 @@ def test_points_are_those_that_pydicom_finds(syntax: str, undefined: bool) -> No
     assert [(o.roi, o.kind) for o in found.found] == [(number, "CLOSED_PLANAR") for number, _ in contours]
     images = [(int(number), c.ContourImageSequence[0].ReferencedSOPInstanceUID) for number, c in contours]
     assert found.images == {number: {uid for n, uid in images if n == number} for number, _ in images}
-    for points, (_, contour) in zip(outlines.points_of(found.text, found.found, "rs.dcm"), contours, strict=True):
-        assert points.ravel().tolist() == [float(v) for v in contour.ContourData]
+    of_roi, refusals = outlines.points_of(found.text, found.found, "rs.dcm")
+    assert not refusals
+    theirs_of_roi = {int(number): [c.ContourData for n, c in contours if n == number] for number, _ in contours}
+    assert {n: [points.ravel().tolist() for points in each] for n, each in of_roi.items()} == theirs_of_roi
     others = pydicom.dcmread(io.BytesIO(rest))
     del theirs.ROIContourSequence
     assert others == theirs

@@ -219,6 +219,47 @@ def test_a_contour_with_fewer_points_than_it_says_is_cut() -> None:
         assert "30 points as it says, found 20" in found.message
 
 
+@pytest.mark.parametrize("fault", ["an odd number", "cut", "no numbers", "nan", "1e7", "word"])
+def test_a_damaged_roi_costs_no_other(fault: str) -> None:
+    whole = [at(z, square(-4, 4)) for z in SLICES]
+    dataset = rtstruct_dataset({"Lung": whole, "GTV-1": [at(z, polygon(30, 6)) for z in SLICES], "Heart": whole})
+    contour = dataset.ROIContourSequence[1].ContourSequence[2]
+    if fault == "an odd number":
+        contour.ContourData = contour.ContourData[:-1]
+    elif fault == "cut":
+        contour.ContourData = contour.ContourData[:60]
+    elif fault == "no numbers":
+        contour.ContourData = []
+    else:
+        contour.ContourData[7] = 1.23456
+    content = written(dataset).replace(b"1.23456", fault.encode().rjust(7))
+    labels = dskprep.read_labels(content, name="rs.dcm")
+    lung, gtv, heart = labels.segments
+    with pytest.raises(Refusal) as caught:
+        labels.draw(gtv, GRID)
+    assert caught.value.reason == "label-damaged"
+    assert "ROI 2" in caught.value.message
+    alone = dskprep.read_labels(rtstruct_file({"Lung": whole}), name="rs.dcm")
+    for other in lung, heart:
+        assert (labels.draw(other, GRID).whole() == alone.draw(alone.segments[0], GRID).whole()).all()
+
+
+@pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, ExplicitVRBigEndian])
+def test_a_contour_that_says_that_it_has_no_point_is_none(syntax: str) -> None:
+    """As a template of a structure set has it, and programs from which a contour was deleted."""
+    contours = [at(z, square(-4, 4)) for z in SLICES]
+    dataset = rtstruct_dataset({"Lung": [contours[0], *contours], "Template": contours[:1]})
+    dataset.file_meta.TransferSyntaxUID = syntax
+    for roi in dataset.ROIContourSequence:
+        roi.ContourSequence[0].NumberOfContourPoints, roi.ContourSequence[0].ContourData = 0, None
+    labels = dskprep.read_labels(written(dataset), name="rs.dcm")
+    lung, template = labels.segments
+    assert (labels.draw(lung, GRID).whole() == drawn(contours).whole()).all()
+    with pytest.raises(Refusal) as caught:
+        labels.draw(template, GRID)
+    assert caught.value.reason == "label-empty"
+
+
 def test_contours_that_zigzag_across_planes_are_refused() -> None:
     """10^5 edges that cross every line of a plane: more crossings than can be held."""
     ends = np.stack([np.linspace(-14, 14, 99_000), np.where(np.arange(99_000) % 2, -900.0, 900.0)], 1)
