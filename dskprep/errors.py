@@ -49,6 +49,7 @@ SET_ASIDE = {
     "not-chosen": "another series of the same study or patient was chosen by the rules of the settings",
     "no-label": "no label, but an object of another kind: a plan, a dose, a report, a table of other things",
     "label-not-asked": "the label source has none of the labels that are asked for",
+    "label-empty": "the label has no voxel, contour or point: its author says that there is nothing",
 }
 """Why an input with which nothing is wrong is no volume (status `set-aside`)."""
 
@@ -56,7 +57,6 @@ LABEL_REASONS = {
     "label-unknown": "no label object of a kind that is read",
     "label-damaged": "the label object ends early, contradicts itself, or holds values that cannot be",
     "label-too-large": "the label object claims more pixels, points or segments than a label has",
-    "label-empty": "the label has no voxel, contour or point",
     "label-outside-volume": "no part of the label lies in the image",
     "label-off-grid": "the mask or the contours are not on the grid of the image's slices",
     "label-mirrored": "the mask is on the image's grid only when it is mirrored",

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dskprep.dicom.sniff import compression_of, decompress, decompressed_head
-from dskprep.errors import LABEL_REASONS, Refusal, UsageError
+from dskprep.errors import LABEL_REASONS, SET_ASIDE, Refusal, UsageError
 from dskprep.formats import nifti, nrrd, voxels
 from dskprep.formats.header import MAX_HEADER_BYTES
 from dskprep.formats.read import read_header
@@ -196,7 +196,7 @@ def _read(content: bytes, where: str) -> tuple[NDArray[Any], Grid, dict[tuple[in
         own = nrrd.segment_names(content[:MAX_HEADER_BYTES]) if is_nrrd else {}
         return array, Grid(header.shape, header.affine), own
     except Refusal as refusal:
-        if refusal.reason in LABEL_REASONS:
+        if refusal.reason in LABEL_REASONS | SET_ASIDE:
             raise
         reason = "label-unknown" if refusal.reason in ("not-3d", "not-hu") else "label-damaged"
         raise Refusal(reason, one_line(refusal.message)) from refusal

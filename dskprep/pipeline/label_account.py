@@ -10,6 +10,7 @@ from dskprep.counts import n_of
 from dskprep.dataset import record
 from dskprep.dataset.label_record import LabelRecord
 from dskprep.dataset.record import GOOD
+from dskprep.errors import SET_ASIDE
 
 
 @dataclass(repr=False)
@@ -67,8 +68,11 @@ class LabelSummary:
 
     @property
     def exit_code(self) -> int:
-        """0 if all sources are written or set aside, with all of their labels, and all records can be read; else 1."""
-        is_bad = self.lost_labels or self.damaged_records or self.is_interrupted
+        """0 if all sources are written or set aside, with all of their labels, and all records can be read; else 1.
+
+        Nothing is lost with an empty label: most structure sets have one, such as an isocentre.
+        """
+        is_bad = set(self.lost_labels) - set(SET_ASIDE) or self.damaged_records or self.is_interrupted
         return 0 if set(self.counts) <= GOOD and not is_bad else 1
 
     def as_dict(self) -> dict[str, Any]:

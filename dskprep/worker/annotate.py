@@ -17,7 +17,7 @@ from dskprep.worker.admission import Ledger, Underestimated
 from dskprep.worker.drawing import MadeLabels, make_labels
 from dskprep.worker.label_checks import refuse_taken
 from dskprep.worker.label_job import LabelJob, begin_label_record
-from dskprep.worker.lost_labels import Progress, lost_labels
+from dskprep.worker.lost_labels import Progress, lost_labels, without_any
 from dskprep.worker.nameless import label_without_names
 from dskprep.worker.process import Loss
 
@@ -107,7 +107,7 @@ def _write_labels(job: LabelJob, target: str, made: MadeLabels) -> LabelRecord:
         return refused
     if record.written or made.points:
         return record
-    return record.changed(status="refused", reason=labels[0].reason, message=labels[0].message)
+    return without_any(record)
 
 
 def _record_failure(job: LabelJob, target: str, seen: Progress, loss: Loss, clock: Stopwatch) -> LabelOutcome:

@@ -35,7 +35,7 @@ from dskprep.worker.label_checks import check_new, check_side
 from dskprep.worker.label_job import LabelJob, begin_label_record
 from dskprep.worker.label_names import begin_label, free_name, stored_name
 from dskprep.worker.label_points import place_points, points_of
-from dskprep.worker.lost_labels import Progress, lost_labels
+from dskprep.worker.lost_labels import Progress, lost_labels, without_any
 from dskprep.worker.nameless import points_without_names, segments_without_key
 
 if TYPE_CHECKING:
@@ -131,8 +131,8 @@ def make_labels(
             return _judge(made, linked)
     except Refusal as refusal:
         refused = begun.changed(status=refusal.status, reason=refusal.reason, message=refusal.message)
-        is_bad = refusal.status == "refused"
-        lost = lost_labels(job, target, seen, refusal.reason, refusal.message) if is_bad else ()
+        is_of_labels = refusal.status == "refused" or refusal.reason == "label-empty"
+        lost = lost_labels(job, target, seen, refusal.reason, refusal.message) if is_of_labels else ()
         return MadeLabels(refused.changed(labels=lost, **refusal.facts))
 
 
@@ -270,5 +270,5 @@ def _judge(made: MadeLabels, linked: Linked) -> MadeLabels:
     if written or made.points:
         made.record = record.changed(status="written", n_points=sum(map(len, made.points)))
     else:
-        made.record = record.changed(status="refused", reason=labels[0].reason, message=labels[0].message)
+        made.record = without_any(record)
     return made

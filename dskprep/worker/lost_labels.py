@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from dskprep.dataset import linking
-from dskprep.dataset.label_record import StoredLabel
+from dskprep.dataset.label_record import LabelRecord, StoredLabel
 from dskprep.dataset.record import Record
-from dskprep.errors import Refusal
+from dskprep.errors import SET_ASIDE, Refusal
 from dskprep.formats.names import is_volume
 from dskprep.labels.values import Labels, Links, Segment
 from dskprep.worker.label_job import LabelJob
@@ -60,6 +60,13 @@ def lost_labels(
         begun = [begin_label(volume, segment, number) for number, segment in enumerate(here)]
         lost += [label.changed(reason=reason, message=message) for label in begun]
     return tuple(lost)
+
+
+def without_any(record: LabelRecord) -> LabelRecord:
+    """Return the record of a source of which no label is written: refused, or set aside if all are empty."""
+    label = next((label for label in record.labels if label.reason not in SET_ASIDE), record.labels[0])
+    status = "set-aside" if label.reason in SET_ASIDE else "refused"
+    return record.changed(status=status, reason=label.reason, message=label.message)
 
 
 def _unread(job: LabelJob) -> tuple[Segment, ...]:

@@ -201,7 +201,7 @@ def test_an_rtstruct_beside_its_slices_is_taken_by_the_run_and_named_by_patterns
     assert summary.labels is not None
     assert (summary.account.counts, summary.labels.counts) == ({"written": 1}, {"written": 1})
     assert summary.labels.lost_labels == {"label-empty": 1}
-    assert summary.exit_code == 1
+    assert summary.exit_code == 0  # an isocentre is no loss
     volume = dskprep.open_dataset(target)["p"]
     assert sorted(volume.labels) == ["GTV-1", "Lung-Left"]
     assert volume.labels.about["GTV-1"].interpreted_type == "ORGAN"
@@ -209,6 +209,25 @@ def test_an_rtstruct_beside_its_slices_is_taken_by_the_run_and_named_by_patterns
     again = dskprep.run(source, target, settings=SETTINGS, labels=["RS.*"])
     assert again.labels is not None
     assert again.labels.already == {"written": 1}
+
+
+def test_a_source_that_is_empty_is_set_aside_and_one_with_a_damaged_label_beside_it_is_not(
+    place: str, labels: Path
+) -> None:
+    target = prepare(place)
+    (labels / "p.nii").write_bytes(nifti(BOX * 0, GRID.affine))
+    (labels / "iso.dcm").write_bytes(rtstruct_file({"Isocentre": [], "Couch": []}))
+    summary = annotate(target, labels)
+    assert (summary.counts, summary.exit_code) == ({"set-aside": 2}, 0)
+    assert summary.reasons == {"set-aside: label-empty": 2}
+    assert annotate(target, labels).already == {"set-aside": 2}
+    status = dskprep.status(target)
+    assert (status.label_sources, status.is_clean) == ({"set-aside": 2}, True)
+    bent = [(-5, -15, -28), (1, -15, -28), (1, -9, -20), (-5, -9, -28)]
+    (labels / "bent.dcm").write_bytes(rtstruct_file({"Isocentre": [], "GTV": [bent]}))
+    summary = annotate(target, labels)
+    assert (summary.counts, summary.exit_code) == ({"set-aside": 2, "refused": 1}, 1)
+    assert summary.reasons["refused: label-damaged"] == 1
 
 
 def test_only_the_labels_that_are_asked_for_are_drawn_and_others_can_follow(place: str, labels: Path) -> None:
@@ -1600,7 +1619,7 @@ def test_the_command_says_what_became_of_each_source(tmp_path: Path, labels: Pat
     done = run(commands.main, ["annotate", target, str(labels), "--scheduler", "sync"], standalone_mode=False)
     assert "written  a.dcm 1 label in p" in done.output
     assert "without 'Empty' in p: label-empty" in done.output
-    assert done.return_value == 1
+    assert done.return_value == 0
     again = run(commands.main, ["annotate", target, str(labels), "--scheduler", "sync"], standalone_mode=False)
     assert (f"nothing new: {target}" in again.output, "0 labels" in again.output) == (True, False)
     lines = run(
