@@ -11,7 +11,7 @@ from pathlib import PurePosixPath
 from typing import NamedTuple
 
 from dskprep.dicom import sniff
-from dskprep.dicom.description import text_of
+from dskprep.dicom.description import terms_of, text_of
 from dskprep.dicom.header import Attributes, read_attributes
 from dskprep.dicom.owners import part_by_owner
 from dskprep.dicom.slices import Slice, read_slices
@@ -228,5 +228,4 @@ def find_kind(header: Attributes) -> str | None:
     """Return the kind of an object to be set aside (see `Aside`), or None for a CT slice."""
     if not _is_ct(header):
         return "no-image" if NO_IMAGE.fullmatch(text_of(header, "SOPClassUID")) else "not-ct"
-    values = text_of(header, "ImageType").upper().split("\\")
-    return None if NO_SLICE_TYPES.isdisjoint(values) else "localizer"
+    return None if NO_SLICE_TYPES.isdisjoint(terms_of(header.get("ImageType"))) else "localizer"

@@ -114,6 +114,15 @@ def as_text(value: Any) -> str:
     return "" if value is None else str(value).strip()
 
 
+def terms_of(value: Any) -> set[str]:
+    """Return the values of an attribute of coded strings, in capitals; blanks round each mean nothing (PS3.5, VR CS).
+
+    >>> sorted(terms_of(["ORIGINAL ", "PRIMARY", "Localizer"]))
+    ['LOCALIZER', 'ORIGINAL', 'PRIMARY']
+    """
+    return {term.strip() for term in as_text(value).upper().split("\\")}
+
+
 @functools.lru_cache(maxsize=1024)
 def curation_columns(
     kernel: str, manufacturer: str, model: str, agent: str, description: str

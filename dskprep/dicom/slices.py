@@ -12,7 +12,7 @@ from typing import Any
 
 from pydicom.encaps import generate_frames
 
-from dskprep.dicom.description import NOBODY, Identity, as_text, describe, identity_of, text_of
+from dskprep.dicom.description import NOBODY, Identity, as_text, describe, identity_of, terms_of, text_of
 from dskprep.dicom.header import FRAME_ORDERS, FRAME_TAGS, Attributes, Bytes
 from dskprep.dicom.pixels import MAX_EDGE, NATIVE, PixelFormat, check_decodable
 from dskprep.dicom.plane import Plane
@@ -196,7 +196,7 @@ class _Frame:
 
     def is_derived(self) -> bool:
         found = self.find("CTImageFrameTypeSequence", "FrameType") or self.find("", "ImageType")
-        return not DERIVED_TYPES.isdisjoint(as_text(found).upper().split("\\"))
+        return not DERIVED_TYPES.isdisjoint(terms_of(found))
 
     def rescale(self, keyword: str, default: float) -> float:
         if self.find("PixelValueTransformationSequence", keyword) is None:

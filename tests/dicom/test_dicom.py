@@ -209,7 +209,13 @@ def test_what_slices_keep_in_memory_counts_all_that_their_files_hold() -> None:
 
 
 @pytest.mark.parametrize(
-    "image_type", [["ORIGINAL", "PRIMARY", "LOCALIZER"], ["DERIVED", "SECONDARY", "OTHER", "DOSE_INFO"], "LOCALIZER"]
+    "image_type",
+    [
+        ["ORIGINAL", "PRIMARY", "LOCALIZER"],
+        ["DERIVED", "SECONDARY", "OTHER", "DOSE_INFO"],
+        "LOCALIZER",
+        ["ORIGINAL ", "PRIMARY ", "LOCALIZER ", "CT_SOM5 TOP"],
+    ],
 )
 def test_a_localizer_is_set_aside(image_type: Any) -> None:
     assert aside_of(ct_file(PIXELS, ImageType=image_type))[0] == "localizer"
@@ -469,6 +475,7 @@ def test_a_header_that_leaves_open_whether_values_are_hu_says_so(attributes: dic
     [
         (["DERIVED", "SECONDARY", "MPR", "CSA MPR"], True),
         (["DERIVED", "SECONDARY", "PROJECTION IMAGE", "MIP"], True),
+        (["DERIVED ", "SECONDARY ", "AXIAL ", "MPR ", "1"], True),
         (["DERIVED", "PRIMARY", "AXIAL"], False),  # compressed with loss, as a rule
         (["ORIGINAL", "PRIMARY", "VOLUME", "NONE"], False),
     ],

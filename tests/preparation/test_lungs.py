@@ -189,6 +189,22 @@ def test_a_dense_upper_lobe_is_lung(side: int) -> None:
     assert found.warnings == ("dense-lung",)
 
 
+@pytest.mark.parametrize("side", SIDES)
+@pytest.mark.parametrize("noise_hu", [10, 45])
+def test_a_tumour_beside_the_spine_is_lung(side: int, noise_hu: float) -> None:
+    """It lies behind and above the hilum, within 60 mm of the middle; sharp kernels have as much noise."""
+    phantom = grid_patient(6)
+    lung = phantom.lungs.array == side
+    z, y = (np.flatnonzero(lung.any(axis=axes)) for axes in ((1, 2), (0, 2)))
+    k, j, i = np.ogrid[tuple(slice(n) for n in lung.shape)]
+    height, depth = (k - z[0]) / (z[-1] - z[0]), (j - y[0]) / (y[-1] - y[0])
+    is_near = np.abs(i - lung.shape[2] / 2) * phantom.volume.spacing[2] < 60
+    tumour = lung & is_near & (depth > 0.62) & (height > 0.62) & (height < 0.82)
+    found = find_lungs(changed(phantom.volume, tumour, noisy(40, noise_hu)[tumour]))
+    assert np.mean(found.mask.array[tumour] == side) > 0.9
+    assert found.warnings == ("dense-lung",)
+
+
 def test_haze_at_the_edge_of_lungs_is_lung() -> None:
     phantom = grid_patient(6)
     depth_mm = ndimage.distance_transform_edt(phantom.lungs.array > 0, sampling=phantom.volume.spacing)
@@ -512,6 +528,15 @@ def test_real_lung_bases_are_noted_as_cut_off(data_folder: Any) -> None:
     found = find_lungs(real_volume(str(data_folder.volumes / "crlm_1004")))
     assert found.warnings == ("lungs-touch-border",)
     assert np.flatnonzero(found.mask.array.any(axis=(1, 2)))[0] > 90  # no stomach, no bowel
+
+
+def test_a_real_tumour_beside_the_spine_is_lung_in_a_soft_and_in_a_sharp_kernel(data_folder: Any) -> None:
+    sharp, soft = (
+        find_lungs(real_volume(str(folder))) for folder in sorted(data_folder.wild.rglob("*.000000-5mm-4????"))
+    )
+    assert sharp.warnings == soft.warnings == ("dense-lung",)
+    assert sharp.left_ml == pytest.approx(soft.left_ml, rel=0.01)
+    assert dice(sharp.mask.array == LEFT, soft.mask.array == LEFT) > 0.98
 
 
 def test_a_real_belly_has_no_lungs(data_folder: Any) -> None:

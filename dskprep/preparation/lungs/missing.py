@@ -37,6 +37,12 @@ AERATED_HU = -400
 
 MEDIASTINUM_MM = {RIGHT: 45.0, LEFT: 50.0}
 """This near to the mid-plane nothing is known: great vessels and hila differ."""
+GUTTER_MM = 35.0
+"""Beside the spine, above the hila, no great vessel reaches this far from the mid-plane:"""
+GUTTER_SHARE = 0.6
+"""behind this share of the lung's rows, from the front,"""
+GUTTER_HEIGHT_MM = 120.0
+"""and so high above its base. Healthy lungs differ there by up to 2 ml in the measure of MIN_ML."""
 HEART_MM = 90.0
 """The heart reaches this far to the left."""
 HEART_HEIGHT_MM = 160.0
@@ -180,6 +186,8 @@ def _is_comparable(chest: Chest, side: int, expected: Mask) -> Mask:
     z, y = np.arange(expected.shape[0])[:, None, None], np.arange(expected.shape[1])[:, None]
     off_mm = np.abs(chest.off_mm)
     found: Mask = off_mm >= MEDIASTINUM_MM[side]
+    is_high = z >= low.start + GUTTER_HEIGHT_MM / chest.spacing[0]
+    found |= is_high & (y > front.start + GUTTER_SHARE * (front.stop - front.start)) & (off_mm >= GUTTER_MM)
     if side == LEFT:
         is_low = z < low.start + HEART_HEIGHT_MM / chest.spacing[0]
         is_front = y < front.start + HEART_SHARE * (front.stop - front.start)
