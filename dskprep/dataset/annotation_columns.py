@@ -15,8 +15,9 @@ import pyarrow as pa
 from dskprep import tables as parquet
 
 TEXTS = (
-    "key image kind name label status reason message code code_scheme code_meaning category algorithm interpreted_type "
-    "source source_status source_options source_digest source_sha256 source_warnings record_tag linked_by url"
+    "key image kind name label asked_as status reason message code code_scheme code_meaning category algorithm "
+    "interpreted_type source source_status source_options source_digest source_sha256 source_warnings record_tag "
+    "linked_by url"
 ).split()
 """Columns of text that every table has."""
 NUMBERS = "ml diameter_mm x y z x_min y_min z_min x_max y_max z_max outside".split()
@@ -28,6 +29,8 @@ SCHEMA = pa.schema(
     + [(name, pa.int64()) for name in COUNTS]
 )
 """The columns of every table. Those of points have more, as their sources have."""
+LATER = ("asked_as",)
+"""Those that a table of an older version may lack, as the records that it was made of do."""
 
 
 def free_column(name: str, taken: Collection[str]) -> str:

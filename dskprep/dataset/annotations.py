@@ -19,7 +19,7 @@ from pyarrow import compute
 from dskprep import storage, tables
 from dskprep.counts import n_of
 from dskprep.dataset import label_store
-from dskprep.dataset.annotation_columns import SCHEMA, with_equal_types
+from dskprep.dataset.annotation_columns import LATER, SCHEMA, with_equal_types
 from dskprep.dataset.label_record import LabelRecord, LabelRecordName, StoredLabel, parse_label_record
 from dskprep.dataset.rows import DAMAGED as DAMAGED
 from dskprep.dataset.rows import tag_of
@@ -238,7 +238,7 @@ def _label_row(label: StoredLabel, status: str) -> dict[str, Any]:
         "status": status,
         "diameter_mm": None if label.ml is None else (6000 * label.ml / math.pi) ** (1 / 3),
     }
-    names = "image name label reason message number code code_scheme code_meaning category algorithm".split()
+    names = "image name label asked_as reason message number code code_scheme code_meaning category algorithm".split()
     row |= {name: getattr(label, name) for name in (*names, "interpreted_type", "voxels", "ml", "outside")}
     row |= dict(zip("xyz", label.centroid_mm or (None,) * 3, strict=True))
     ends = [f"{axis}_{end}" for end in ("min", "max") for axis in "xyz"]
@@ -256,6 +256,9 @@ def _read(target: str) -> pa.Table | None:
         table = tables.read_parquet(storage.read_small(storage.join(target, FILE), MOST_BYTES))
     except (FileNotFoundError, ValueError, KeyError, OSError):
         return None
+    for name in LATER:
+        if name not in table.schema.names:
+            table = table.append_column(SCHEMA.field(name), pa.nulls(len(table), SCHEMA.field(name).type))
     types = {field.name: field.type for field in table.schema}
     is_ours = len(types) == len(table.schema) and all(types.get(f.name) == f.type for f in SCHEMA)
     return table if is_ours and not any(table[name].null_count for name in ("key", "status", *NAME)) else None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import unicodedata
-from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -14,7 +13,6 @@ from dskprep import keys
 from dskprep.dataset.facts import Bytes, Count, Number, StoredObject
 from dskprep.dataset.record import STATUSES, is_object_name, to_json
 from dskprep.errors import DamagedDataset
-from dskprep.patterns import matches_label
 from dskprep.plain import as_utf8, in_one_line
 from dskprep.typed import converter
 
@@ -30,56 +28,6 @@ def safe_name(name: str) -> str:
     """Return a name of a label without what some file system does not take; "" if nothing is left of it."""
     safe = re.sub(r"_+", "_", re.sub(r"[^\w.=@,-]", "_", unicodedata.normalize("NFC", name))).strip("._")
     return safe.encode()[:MAX_NAME].decode(errors="ignore")
-
-
-def first_names(labels: Iterable[tuple[Hashable, Any, Any]]) -> dict[tuple[Hashable, str], str]:
-    """Return the name without its number of each label that has one since its source has others of that name.
-
-    Of such labels all but the first have a number (`label_names.free_name`). A number may also be the author's, or come
-    of the name of the file: then no other label of the source is stored under what is before it.
-
-    Parameters
-    ----------
-    labels
-        The source of each label, the name under which it is stored, if it is, and the name that its author gave.
-
-    >>> first_names([("1", "GTV", "GTV"), ("1", "GTV-2", "GTV"), ("1", "T-2", "T-2"), ("2", "GTV-3", "GTV")])
-    {('1', 'GTV-2'): 'GTV'}
-    """
-    known = {
-        (source, label if isinstance(label, str) else "", safe_name(name).casefold())  # pandas has NaN where none is
-        for source, label, name in labels
-        if isinstance(name, str)
-    }
-    stored = {(source, _shortened(label).casefold()) for source, label, _ in known if label}
-    refused = {(source, _shortened(own)) for source, label, own in known if not label}
-    found = {}
-    for source, label, own in known:
-        base, _, number = label.rpartition("-")
-        if not number.isdigit() or (own.endswith(f"-{number}") and label.casefold().endswith(own)):
-            continue
-        short = _shortened(own)
-        is_second = base.casefold() in (short, f"{short}_") and (source, short) in refused
-        if is_second or (source, base.casefold()) in stored:
-            found[source, label] = base
-    return found
-
-
-def _shortened(name: str) -> str:
-    return name.encode()[: MAX_NAME - 6].decode(errors="ignore")
-
-
-def labels_of(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
-    """Return the labels of rows of annotations, sorted: the name of each, and that without its number, or ""."""
-    names = [((row["source"], row["source_options"]), row["label"], row["name"]) for row in rows]
-    firsts = first_names(names)
-    there = {(label, firsts.get((source, label), "")) for source, label, _ in names if isinstance(label, str) and label}
-    return sorted(there)
-
-
-def matches_stored(label: str, first_name: str, patterns: Iterable[str]) -> bool:
-    """Tell whether a label matches one of the patterns, also by its name without its number if it has one."""
-    return matches_label(label, patterns) or (first_name != "" and matches_label(first_name, patterns))
 
 
 class LabelRecordName(NamedTuple):
@@ -134,16 +82,19 @@ class StoredLabel(msgspec.Struct, frozen=True, kw_only=True):
     """One label of a source in one volume, or why it is not there.
 
     `image` is the `input_digest` of the volume on whose grid it lies. `name` is the author's, `label` the name under
-    which it is stored; `taken_by` is the owner of another label that has that name. `first` and `shape` are the box
-    round it (z, y, x), `box_mm` its lowest and highest x, y, z. `ml` and `centroid_mm` (LPS) are those of the label as
-    it was drawn by its author, `outside` is the share of it that the image does not hold. `thumbnail` is that of
-    `thumbnail.draw_label`, in base64. `objects` and `pending` are as in `Record`.
+    which it is stored; `asked_as` is the one that was asked for, also of a label that is not there, without the number
+    that `label` has if the source has others of that name ("" in records of older versions). `taken_by` is the owner of
+    another label that has the name. `first` and `shape` are the box round it (z, y, x), `box_mm` its lowest and highest
+    x, y, z. `ml` and `centroid_mm` (LPS) are those of the label as it was drawn by its author, `outside` is the share
+    of it that the image does not hold. `thumbnail` is that of `thumbnail.draw_label`, in base64. `objects` and
+    `pending` are as in `Record`.
     """
 
     volume: str
     image: str
     name: str
     label: str = ""
+    asked_as: str = ""
     reason: str | None = None
     message: str | None = None
     taken_by: str = ""

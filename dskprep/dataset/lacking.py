@@ -16,14 +16,19 @@ OF_NODULES = "nodule-*"
 """The labels of nodules of LIDC-IDRI, as its readers agree on them."""
 MARKS = "marks-left-out"
 """The warning of an XML of LIDC-IDRI of which marks are in no label."""
-OF_MARK = ("nodule-0", "nodule-0-reader-0")
-"""What stands for the names that the nodule of such a mark would have, by all readers and by its own."""
+NODULE = "nodule-0"
+"""What stands for the name of a nodule of LIDC-IDRI that was not made, as the readers would agree on it."""
+OF_READER = f"{NODULE}-reader-0"
+"""What stands for that of one reader's own outline of it."""
 
 
 class Lost(NamedTuple):
-    """A label that was refused: the name that its author gave, that with the reason, and the image that it lies on."""
+    """A label that was refused: what it would be called, what its author calls it and why, and the image it lies on.
 
-    name: str
+    Where records do not say what it would be called, as those of older versions, it is by its author.
+    """
+
+    names: tuple[str, ...]
     why: str
     image: str
 
@@ -34,26 +39,38 @@ def lost_labels(table: Any) -> dict[str, list[Lost]]:
     One that is there from the same file under other options is not among them. A mark of LIDC-IDRI that was left out,
     as nobody knows its slice, is.
     """
-    names = "key status name reason source_sha256 number image".split()
+    names = "key status name asked_as reason source_sha256 number image".split()
     rows = list(zip(*(table[name].to_pylist() for name in names), strict=True))
     stored = {(key, image, of, number) for key, status, *_, of, number, image in rows if status == "written"}
     found: dict[str, list[Lost]] = {}
-    marks = (table[name].to_pylist() for name in ("key", "image", "status", "source_warnings"))
-    for key, image, status, said in dict.fromkeys(zip(*marks, strict=True)):
-        if status == "written" and MARKS in (said or "").split(","):
-            found[key] = [*found.get(key, ()), *(Lost(name, f"a mark ({MARKS})", image) for name in OF_MARK)]
-    for key, status, name, reason, content, number, image in rows:
+    for key, image, called in _marks(table):
+        found.setdefault(key, []).append(Lost(called, f"a mark ({MARKS})", image))
+    for key, status, name, asked_as, reason, content, number, image in rows:
         is_there = reason == "label-exists" and (key, image, content, number) in stored
         if status != "written" and key and name and reason not in HIDES_NOTHING and not is_there:
-            found.setdefault(key, []).append(Lost(name, f"{name} ({reason})", image))
+            called = (asked_as,) if asked_as else (name, safe_name(name))
+            called += (called[0].replace(NODULE, OF_READER),) if name == NODULE else ()
+            found.setdefault(key, []).append(Lost(called, f"{name} ({reason})", image))
     return found
+
+
+def _marks(table: Any) -> list[tuple[str, str, tuple[str, ...]]]:
+    """Return the volume, the image and the possible names of the marks of each file of LIDC-IDRI that are left out.
+
+    Nobody has named them. So they are called as such nodules are by default, and as the others of the file are, where
+    that is another name than their author's.
+    """
+    columns = "key image source source_options status source_warnings name asked_as".split()
+    called: dict[tuple[Any, ...], dict[str, None]] = {}
+    for *which, status, said, name, asked_as in zip(*(table[name].to_pylist() for name in columns), strict=True):
+        if status == "written" and MARKS in (said or "").split(","):
+            others = called.setdefault(tuple(which), dict.fromkeys((NODULE, OF_READER)))
+            if asked_as and asked_as != name:
+                others[asked_as] = None
+    return [(key, image, tuple(names)) for (key, image, *_), names in called.items()]
 
 
 def of_volume(lost: Mapping[str, Sequence[Lost]], key: str, image: str, labels: Sequence[str]) -> list[str]:
     """Return what of these labels a volume lacks, and why; `labels` are names or patterns."""
-    return [each.why for each in lost.get(key, ()) if each.image == image and _is_of(each.name, labels)]
-
-
-def _is_of(name: str, labels: Sequence[str]) -> bool:
-    """Tell whether a label that its author calls so would be one of these, if it were stored."""
-    return matches_label(name, labels) or matches_label(safe_name(name), labels)
+    here = (each for each in lost.get(key, ()) if each.image == image)
+    return [each.why for each in here if any(matches_label(name, labels) for name in each.names)]

@@ -147,9 +147,10 @@ class Linker:
         found = self._by["series_uid_sha256"]
         return [[self._names[i][0] for i in found.find(keys.series_digest(owner))] for owner in owners]
 
-    def is_named(self, record: Record, name: str) -> bool:
-        """Tell whether a volume has this key, or had it if keys were not hashed."""
-        return record.key in (name, self._hashed_key(name))
+    def is_called(self, record: Record, path: str) -> bool:
+        """Tell whether a path names a volume, and not a label in a folder that does (see `link_key`)."""
+        names = ("__".join(path.split("/")), path.rpartition("/")[2])
+        return any(record.key in (name, self._hashed_key(name)) for name in names)
 
     def are_inside(self, key: str, points_mm: NDArray[np.float64]) -> NDArray[np.bool_]:
         """Return which points (n, 3) in LPS mm lie in the volume of this key, or within EDGE_MM of it."""

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from dskprep.dataset import annotations as annotated
 from dskprep.dataset import lacking
-from dskprep.dataset.label_record import first_names, matches_stored
+from dskprep.dataset.label_classes import first_names, matches_stored
 from dskprep.dataset.lacking import Lost
 from dskprep.dataset.record import RecordName, to_json
 from dskprep.errors import UsageError
@@ -91,7 +91,7 @@ def choose(
     Parameters
     ----------
     labels
-        The classes: a name or a pattern (see `label_record.matches_stored`), whose labels together are one class. The
+        The classes: a name or a pattern (see `label_classes.matches_stored`), whose labels together are one class. The
         lungs that dskprep has found are called `lungs`, and no pattern takes them. A volume without a label of each is
         left out: nobody has said that it has none. So is one whose mask of lungs is empty, and one that lacks a label
         of a class because it was refused: in the mask it would be background.
@@ -162,10 +162,10 @@ def _labels_of(dataset: Dataset) -> tuple[dict[str, list[_There]], dict[str, lis
     annotated.warn_of_damaged(dataset.url, annotated.damaged(current))
     annotated.warn_of_lost(dataset.url, current)
     table = annotated.to_frame(annotated.without_repeats(current))
-    columns = "source source_options label name key status source_sha256 number image".split()
+    columns = "source source_options label name asked_as key status source_sha256 number image".split()
     rows = list(zip(*(table[column].tolist() for column in columns), strict=True))
-    firsts = first_names(((source, options), label, name) for source, options, label, name, *_ in rows)
-    for source, options, label, _, key, status, content, number, image in rows:
+    firsts = first_names(((row[0], row[1]), *row[2:5]) for row in rows)
+    for source, options, label, _, _, key, status, content, number, image in rows:
         if status == "written" and isinstance(label, str) and label:
             first = firsts.get(((source, options), label), "")
             found.setdefault(key, []).append(_There(label, first, f"{content} {options} {number}", image))

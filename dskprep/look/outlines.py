@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from dskprep.dataset.label_record import StoredLabel
 from dskprep.dataset.shards import Index, as_index
 from dskprep.errors import UsageError
-from dskprep.patterns import matches_label
 from dskprep.reading.display import describe_label
 from dskprep.reading.stored import StoredVolume
 
@@ -24,13 +23,15 @@ OTHERS = ((154, 99, 36), (250, 128, 114), (220, 190, 255), (0, 128, 128), (128, 
 
 They are for labels whose colour another one has.
 """
+ASKED = 2
+"""The rank of a label that was asked for."""
 
 
 @dataclass(frozen=True, eq=False)
 class Outline:
     """One label of a volume.
 
-    `rank` is 2 of a label that was asked for, 1 of what readers agree on where their own outlines are there too, or
+    `rank` is ASKED of a label that was asked for, 1 of what readers agree on where their own outlines are there too, or
     0. Higher ones are drawn thicker, over the others.
     """
 
@@ -83,25 +84,24 @@ def of_stored(volume: StoredVolume, pattern: str | None = None) -> tuple[Outline
     Each has its own colour, or if an earlier one has that, the next of OTHERS.
     """
     agreed = {name.rpartition("-reader-")[0] for name in volume.labels.about}
+    asked = () if pattern is None else volume.labels.about.named(pattern)
     found: list[Outline] = []
     others = itertools.cycle(OTHERS)
     for about in volume.labels.about.values():
         is_taken = any(about.rgb == outline.rgb for outline in found)
-        is_asked = pattern is not None and matches_label(about.label, [pattern])
-        rank = 2 if is_asked else int(about.label in agreed)
+        rank = ASKED if about.label in asked else int(about.label in agreed)
         found.append(Outline(volume, about, next(others) if is_taken else about.rgb, rank))
     return tuple(found)
 
 
 def centre_of(outlines: tuple[Outline, ...], pattern: str | None) -> NDArray[np.float64] | None:
-    """Return the middle of the first label whose name matches, or of the first one, in LPS mm; None if there are none.
+    """Return the middle of the first label that was asked for, or of the first one, in LPS mm; None if there are none.
 
-    A label of just that name comes before others. Raises UsageError if none matches.
+    A label of just that name comes before others. Raises UsageError if none was found.
     """
-    every = [outline.about for outline in outlines]
-    found = [about for about in every if pattern is None or matches_label(about.label, [pattern])]
+    found = [outline.about for outline in outlines if pattern is None or outline.rank == ASKED]
     if pattern is not None and not found:
-        known = ", ".join(about.label for about in every) or "(there are none)"
+        known = ", ".join(outline.about.label for outline in outlines) or "(there are none)"
         raise UsageError(f"expected a name or pattern of one of the labels {known}, found {pattern!r}")
     found.sort(key=lambda about: about.label != pattern)
     return np.array(found[0].centroid_mm) if found and found[0].centroid_mm is not None else None

@@ -202,7 +202,11 @@ def check(
     if storage.is_within(labels, target):
         where = "is the dataset itself" if labels == target else f"lies inside of the dataset {target}"
         raise UsageError(f"{labels}: {where}; name the folder with the labels, and keep it outside")
-    store.describe(target)
+    if store.has_hashed_keys(target) and asked.is_by_file:
+        raise UsageError(
+            f"{target}: has hashed keys, so that it holds no name of a file, and {name_as!r} would write that of each "
+            "label's; leave {file} out"
+        )
     if not storage.exists(labels):
         raise UsageError(f"{labels}: there is no such folder or file; check the path")
     return Checked(target, labels, asked, patterns, retry)

@@ -11,13 +11,8 @@ from typing import TYPE_CHECKING, Any
 from dskprep import storage
 from dskprep.dataset import label_store, own
 from dskprep.dataset.annotations import NAME, rows_of_volume
-from dskprep.dataset.label_record import (
-    LabelRecordName,
-    StoredLabel,
-    first_names,
-    matches_stored,
-    parse_label_record,
-)
+from dskprep.dataset.label_classes import first_names, matches_stored
+from dskprep.dataset.label_record import LabelRecordName, StoredLabel, parse_label_record
 from dskprep.dataset.record import Record
 from dskprep.dataset.undisturbed import undisturbed
 from dskprep.errors import DamagedDataset
@@ -105,7 +100,7 @@ def _labels_of(
 class StoredLabels(dict[str, StoredLabel]):
     """The labels of a volume by the names under which they are stored, sorted.
 
-    `first_names` has those of `label_record.first_names`.
+    `first_names` has those of `label_classes.first_names`.
     """
 
     def __init__(self, labels: Mapping[str, StoredLabel], first_names: Mapping[str, str]) -> None:
@@ -131,7 +126,8 @@ def stored_labels(target: str, record: Record) -> StoredLabels:
             source = label_store.read_record(target, name)
         except FileNotFoundError as error:
             raise DamagedDataset(f"{target}: {name.path} is gone; annotate again") from error
-        firsts = first_names(("", label.label if label.is_written else "", label.name) for label in source.labels)
+        names = (("", each.label if each.is_written else "", each.name, each.asked_as) for each in source.labels)
+        firsts = first_names(names)
         for label in source.written:
             if label.volume == record.key and label.image == record.input_digest:
                 found[label.label] = label

@@ -75,6 +75,11 @@ class Asked:
         """Return the name under which a label is to be stored."""
         return self.name_as.format(name=name, file=file, number=number)
 
+    @property
+    def is_by_file(self) -> bool:
+        """Whether labels are stored under the names of their files."""
+        return any(field == "file" for _, field, _, _ in string.Formatter().parse(self.name_as))
+
     def as_dict(self) -> dict[str, Any]:
         """Return what differs from the defaults, as plain JSON values."""
         names = {str(value): name for value, name in sorted(self.names.items())}

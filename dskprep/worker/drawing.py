@@ -172,8 +172,10 @@ def _draw_all(
     grid = Grid(volume.geometry.shape, volume.geometry.matrix())
     placed = _placed(job, linker, labels, made.record.linked_by, volume, grid)
     segments = placed.named(*job.asked.only) if job.asked.only else placed.segments
-    if job.case.is_hashed and linker.is_named(volume, job.case.file):
-        segments = segments_without_key(segments, job.case.file)
+    is_called_so = linker.is_called(volume, job.case.path)
+    if job.case.is_hashed and is_called_so:
+        segments = segments_without_key(segments, job.case)
+    is_nameless = is_called_so and isinstance(labels, Mask) and len(labels.segments) == 1
     points = points_of(placed, volume)
     if not segments and (points is None or job.asked.only):
         what = f"label named {' or '.join(job.asked.only)}" if job.asked.only else "label, and no point"
@@ -190,11 +192,11 @@ def _draw_all(
     here = {segment.number for segment in linker.belonging(volume, labels.links, segments)}
     encoder = omezarr.LabelEncoder(grid, config)
     taken: set[str] = set()
-    names = [stored_name(job.asked, job.case, segment, labels) for segment in segments]
+    names = [stored_name(job.asked, job.case, segment, is_nameless=is_nameless) for segment in segments]
     for number, (segment, name) in enumerate(zip(segments, names, strict=True)):
         if segment.number not in here:
             continue
-        stored = begin_label(volume, segment, number)
+        stored = begin_label(volume, segment, number, name)
         try:
             label = free_name(name, taken, labels.where)
             drawn = placed.draw(segment, grid, admit)
@@ -218,7 +220,9 @@ def _add_unlinked(job: LabelJob, linker: Linker, labels: Labels, volumes: list[R
     for number, segment in enumerate(asked):
         if segment.number not in there and (lack := linker.lack_of(volumes, segment)):
             message = f"{labels.where}: {segment.name!r}: no volume {lack}"
-            made.add(begin_label(volumes[0], segment, number).changed(reason="label-unlinked", message=message))
+            name = stored_name(job.asked, job.case, segment, is_nameless=False)
+            begun = begin_label(volumes[0], segment, number, name)
+            made.add(begun.changed(reason="label-unlinked", message=message))
 
 
 def _placed(job: LabelJob, linker: Linker, labels: Labels, linked_by: str | None, volume: Record, grid: Grid) -> Labels:

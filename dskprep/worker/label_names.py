@@ -8,8 +8,7 @@ from pathlib import PurePosixPath
 from dskprep.dataset.label_record import MAX_NAME, StoredLabel, is_label_name, safe_name
 from dskprep.dataset.record import Record
 from dskprep.errors import Refusal
-from dskprep.labels.mask import Mask
-from dskprep.labels.values import Labels, Segment
+from dskprep.labels.values import Segment
 from dskprep.source.label_files import Asked, LabelFile
 
 COLOURS = (
@@ -30,12 +29,16 @@ A label has the one of its place in its source.
 """
 
 
-def begin_label(volume: Record, segment: Segment, number: int) -> StoredLabel:
-    """Begin what is recorded of the label of this number in its source, with what its author says of it."""
+def begin_label(volume: Record, segment: Segment, number: int, asked_as: str) -> StoredLabel:
+    """Begin what is recorded of the label of this number in its source, with what its author says of it.
+
+    `asked_as` is the name under which it is to be stored (see `stored_name`).
+    """
     return StoredLabel(
         volume=volume.key,
         image=volume.input_digest,
         name=segment.name,
+        asked_as=asked_as,
         number=segment.number,
         algorithm=segment.algorithm,
         interpreted_type=segment.interpreted_type,
@@ -47,11 +50,17 @@ def begin_label(volume: Record, segment: Segment, number: int) -> StoredLabel:
     )
 
 
-def stored_name(asked: Asked, file: LabelFile, segment: Segment, labels: Labels) -> str:
-    """Return the name under which a label is to be stored: the author's, made safe for any file system."""
-    own = segment.name
-    if isinstance(labels, Mask) and len(labels.segments) == 1 and own == file.file and "/" not in file.path:
-        own = "mask"  # the file is called as its volume is
+def name_by_file(file: LabelFile) -> str:
+    """Return what the only label of a mask volume is called if nobody has named it (see `Mask`)."""
+    return file.file.partition(".")[0]
+
+
+def stored_name(asked: Asked, file: LabelFile, segment: Segment, *, is_nameless: bool) -> str:
+    """Return the name under which a label is to be stored: the author's, made safe for any file system.
+
+    `is_nameless` says that it is the only one of a mask volume whose file is called as its volume is.
+    """
+    own = "mask" if is_nameless and segment.name == name_by_file(file) else segment.name
     name = asked.stored_name(own, PurePosixPath(file.file).stem, segment.number)
     safe = safe_name(name) or f"label-{segment.number}"
     return safe if is_label_name(safe) else f"{safe}_"  # one that is taken in every volume, or on some systems

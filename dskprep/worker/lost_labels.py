@@ -8,12 +8,15 @@ from dataclasses import dataclass, field
 
 from dskprep.dataset import linking
 from dskprep.dataset.label_record import LabelRecord, StoredLabel
+from dskprep.dataset.lacking import NODULE
 from dskprep.dataset.record import Record
 from dskprep.errors import SET_ASIDE, Refusal
 from dskprep.formats.names import is_volume
+from dskprep.labels.lidc import Lidc
+from dskprep.labels.mask import Mask
 from dskprep.labels.values import Labels, Links, Segment
 from dskprep.worker.label_job import LabelJob
-from dskprep.worker.label_names import begin_label
+from dskprep.worker.label_names import begin_label, name_by_file, stored_name
 from dskprep.worker.nameless import segments_without_key
 
 
@@ -21,12 +24,13 @@ from dskprep.worker.nameless import segments_without_key
 class Progress:
     """What is known of a source while it is made: what its labels are called, and the volumes that it belongs to.
 
-    `segments` are those that are asked for, None if it is not read or has none. The labels themselves are let go once
-    they are drawn: they may take as much memory as a volume.
+    `segments` are those that are asked for, None if it is not read or has none; `is_lone` says that it is a mask volume
+    with one label. The labels themselves are let go once they are drawn: they may take as much memory as a volume.
     """
 
     links: Links = field(default_factory=Links)
     segments: tuple[Segment, ...] | None = None
+    is_lone: bool = False
     volumes: list[Record] = field(default_factory=list)
 
     def note(self, labels: Labels, only: Sequence[str]) -> None:
@@ -34,6 +38,9 @@ class Progress:
         self.links = labels.links
         if labels.segments:
             self.segments = labels.named(*only) if only else labels.segments
+            self.is_lone = isinstance(labels, Mask) and len(labels.segments) == 1
+        elif isinstance(labels, Lidc):  # which marks are one nodule is not known yet
+            self.segments = (Segment(0, NODULE),)
 
 
 def lost_labels(
@@ -51,14 +58,16 @@ def lost_labels(
     if not volumes:
         with contextlib.suppress(Refusal):
             volumes = [linker.link_key(job.case.path, job.case.url)[0]]
-    segments = _unread(job) if seen.segments is None else seen.segments
+    segments, is_lone = (_unread(job), True) if seen.segments is None else (seen.segments, seen.is_lone)
     lost = []
     for volume in volumes:
-        if job.case.is_hashed and linker.is_named(volume, job.case.file):
-            segments = segments_without_key(segments, job.case.file)
+        is_called_so = linker.is_called(volume, job.case.path)
+        if job.case.is_hashed and is_called_so:
+            segments = segments_without_key(segments, job.case)
         here = linker.belonging(volume, seen.links, segments)
-        begun = [begin_label(volume, segment, number) for number, segment in enumerate(here)]
-        lost += [label.changed(reason=reason, message=message) for label in begun]
+        for number, segment in enumerate(here):
+            name = stored_name(job.asked, job.case, segment, is_nameless=is_lone and is_called_so)
+            lost.append(begin_label(volume, segment, number, name).changed(reason=reason, message=message))
     return tuple(lost)
 
 
@@ -71,4 +80,4 @@ def without_any(record: LabelRecord) -> LabelRecord:
 
 def _unread(job: LabelJob) -> tuple[Segment, ...]:
     """Return what a file may hold that was not read, by the names that it would have."""
-    return tuple(Segment(0, name) for name in (job.case.file.split(".")[0], *job.asked.names.values()))
+    return tuple(Segment(0, name) for name in (name_by_file(job.case), *job.asked.names.values()))

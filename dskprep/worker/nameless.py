@@ -12,6 +12,8 @@ from dskprep.dataset.label_record import LabelRecord
 from dskprep.dataset.record import Record
 from dskprep.errors import LABEL_REASONS, REASONS, SET_ASIDE
 from dskprep.labels.values import Segment
+from dskprep.source.label_files import LabelFile
+from dskprep.worker.label_names import name_by_file
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,9 +43,10 @@ def label_without_names(record: LabelRecord) -> LabelRecord:
     return record.changed(labels=labels, traceback=_places(record.traceback), message=message)
 
 
-def segments_without_key(segments: Sequence[Segment], key: str) -> tuple[Segment, ...]:
-    """Return the segments of a mask; one that is called as its volume was is called mask."""
-    return tuple(replace(segment, name="mask") if segment.name == key else segment for segment in segments)
+def segments_without_key(segments: Sequence[Segment], file: LabelFile) -> tuple[Segment, ...]:
+    """Return the segments of a file that is called as its volume was; one that is called so too is called mask."""
+    names = (file.file, name_by_file(file))
+    return tuple(replace(segment, name="mask") if segment.name in names else segment for segment in segments)
 
 
 def points_without_names(points: pd.DataFrame) -> pd.DataFrame:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import warnings
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ from label_builders import (
 )
 
 import dskprep
+from dskprep import tables
+from dskprep.dataset import annotations
 from dskprep.errors import UsageError
 from dskprep.settings import PrepConfig
 
@@ -151,3 +154,81 @@ def test_a_label_is_of_a_class_also_where_the_first_of_its_name_was_refused(targ
     dskprep.annotate(target, tmp_path / "labels")
     assert list(dskprep.open_dataset(target)["p"].labels) == ["GTV-2"]
     assert np.array_equal(exported(target, "GTV"), OTHER)
+
+
+def two_readers(target: str, folder: Path, **options: Any) -> dskprep.Dataset:
+    """The label of the second is refused, since that of the first has its name."""
+    for number, shown in ((1, ONE), (2, OTHER)):
+        (folder / f"labels/{number}.dcm").write_bytes(seg_file(GRID, frames_of(shown), names=(f"GTV {number}",)))
+    assert dskprep.annotate(target, folder / "labels", **options).reasons == {"refused: label-exists": 1}
+    return dskprep.open_dataset(target)
+
+
+def test_a_label_is_lacking_by_the_name_that_an_option_gives_it(target: str, tmp_path: Path) -> None:
+    """What the second file shows would be background in the masks of the class."""
+    dataset = two_readers(target, tmp_path, name_as="tumour")
+    assert dataset.lacking(["Tumour"]) == {"p": ["GTV 2 (label-exists)"]}
+    assert dataset.lacking(["GTV*"]) == {}  # it would not be called so
+    with pytest.raises(UsageError, match=r"p lacks GTV 2 \(label-exists\)"):
+        exported(target, "tum*")
+    with pytest.warns(UserWarning, match=r"such as GTV 2 \(label-exists\) of p; "):
+        dataset.patches(4, around="tumour")
+
+
+def test_a_source_that_came_to_nothing_is_lacking_by_the_name_that_an_option_gives_it(
+    target: str, tmp_path: Path
+) -> None:
+    (tmp_path / "labels/1.dcm").write_bytes(seg_file(GRID, frames_of(ONE), names=("GTV",)))
+    (tmp_path / "labels/p").mkdir()
+    for path in ("p.nii", "p/GTV.nii"):
+        (tmp_path / "labels" / path).write_bytes(b"x" * 500)
+    for name_as in ("{name}", "tumour"):
+        dskprep.annotate(target, tmp_path / "labels", name_as=name_as)
+    dataset = dskprep.open_dataset(target)
+    assert dataset.lacking(["mask"]) == {"p": ["p (label-unknown)"]}
+    assert dataset.lacking(["gtv"]) == {"p": ["GTV (label-unknown)"]}
+    assert dataset.lacking(["tumour"]) == {"p": ["GTV (label-unknown)", "p (label-unknown)"]}
+
+
+def test_a_dataset_of_an_older_version_knows_what_is_lacking_by_the_names_of_its_authors(
+    target: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    two_readers(target, tmp_path, name_as="tumour")
+    for path in (Path(target) / "labels").rglob("*.json"):
+        record = json.loads(path.read_bytes())
+        for label in record["labels"]:
+            del label["asked_as"]
+        path.write_text(json.dumps(record))
+    (Path(target) / "annotations.parquet").unlink()
+    table = annotations.write(target).drop_columns("asked_as")
+    (Path(target) / "annotations.parquet").write_bytes(tables.to_parquet(table))
+    monkeypatch.setattr(annotations, "_parts", None)  # no record is read again
+    dataset = dskprep.open_dataset(target)
+    assert dataset.lacking(["GTV*"]) == {"p": ["GTV 2 (label-exists)"]}
+    assert dataset.lacking(["tumour"]) == {}
+    assert dataset["p"].labels.about.named("tumour") == ("tumour",)
+    assert np.array_equal(exported(target, "tumour"), ONE)
+
+
+@pytest.mark.parametrize("prefix", ["", "lidc-"])
+def test_a_nodule_of_a_file_that_was_refused_is_lacking(target: str, tmp_path: Path, prefix: str) -> None:
+    """One outline beyond the image refuses all nodules of its file. Another file of the scan has some."""
+    good = nodule_xml("a", [(-28.0, ring(12, 10, 4))], [3] * 9)
+    beyond = nodule_xml("b", [(-27.0, ring(12, 18, 4))], [3] * 9)
+    (tmp_path / "labels/1.xml").write_bytes(lidc_file(good))
+    (tmp_path / "labels/2.xml").write_bytes(lidc_file(good, beyond))
+    summary = dskprep.annotate(target, tmp_path / "labels", name_as=f"{prefix}{{name}}")
+    assert summary.reasons == {"refused: label-off-grid": 1}
+    dataset = dskprep.open_dataset(target)
+    for pattern in ("nodule-*", "nodule-*-reader-*"):
+        assert dataset.lacking([f"{prefix}{pattern}"]) == {"p": ["nodule-0 (label-off-grid)"]}
+    assert exported(target, f"{prefix}nodule-1").any()
+
+
+def test_a_mark_that_is_left_out_is_lacking_by_the_name_that_an_option_gives_it(target: str, tmp_path: Path) -> None:
+    good = nodule_xml("a", [(-28.0, ring(12, 10, 4))], [3] * 9)
+    wrong = nodule_xml("b", [(-28.0, ring(4, 4, 2))], [3] * 9, instances=[f"{SERIES}.3"])
+    (tmp_path / "labels/1.xml").write_bytes(lidc_file(good, wrong))
+    dskprep.annotate(target, tmp_path / "labels", name_as="tumour", only=["nodule-*"])
+    with pytest.raises(UsageError, match=r"p lacks a mark \(marks-left-out\)"):
+        exported(target, "tumour")

@@ -13,6 +13,7 @@ from dskprep import sides
 from dskprep.dataset.label_record import StoredLabel
 from dskprep.errors import UsageError
 from dskprep.look import outlines
+from dskprep.reading.labelled import StoredLabels
 from dskprep.worker import label_names
 
 
@@ -22,13 +23,23 @@ def test_the_first_label_that_a_pattern_matches_is_the_middle() -> None:
         name: StoredLabel(volume="p", image="0" * 16, label=name, name=name, centroid_mm=centre)
         for name, centre in centres.items()
     }
-    found = outlines.of_stored(SimpleNamespace(labels=SimpleNamespace(about=about)))  # type: ignore[arg-type]
+    volume: Any = SimpleNamespace(labels=SimpleNamespace(about=StoredLabels(about, {})))
     for name, expected in (("NODULE-*", "nodule-1"), ("nodule-2", "nodule-2"), (None, "GTV")):
-        centre = outlines.centre_of(found, name)
+        centre = outlines.centre_of(outlines.of_stored(volume, name), name)
         assert centre is not None
         assert tuple(centre) == centres[expected]
     with pytest.raises(UsageError, match=r"one of the labels GTV, nodule-1, nodule-2, found 'lobe\*'"):
-        outlines.centre_of(found, "lobe*")
+        outlines.centre_of(outlines.of_stored(volume, "lobe*"), "lobe*")
+
+
+def test_all_labels_of_one_name_are_those_that_are_asked_for() -> None:
+    names = ("GTV", "Nodule", "Nodule-2", "Nodule-3")
+    about = {name: StoredLabel(volume="p", image="0" * 16, label=name, name="Nodule") for name in names}
+    numbered = {"Nodule-2": "Nodule"}  # the other number is the author's
+    volume: Any = SimpleNamespace(labels=SimpleNamespace(about=StoredLabels(about, numbered)))
+    for asked, expected in (("nodule", ["Nodule", "Nodule-2"]), ("Nodule-3", ["Nodule-3"]), (None, [])):
+        ranks = {each.about.label: each.rank for each in outlines.of_stored(volume, asked)}
+        assert [name for name, rank in ranks.items() if rank == outlines.ASKED] == expected
 
 
 def test_labels_of_one_colour_are_drawn_in_several_and_the_others_in_their_own() -> None:
@@ -51,7 +62,7 @@ def test_labels_of_one_colour_are_drawn_in_several_and_the_others_in_their_own()
 def test_what_was_asked_for_lies_over_what_readers_agree_on_and_that_over_what_each_drew() -> None:
     names = ("GTV", "nodule-1", "nodule-1-reader-1", "nodule-2", "nodule-2-reader-4")
     about = {name: StoredLabel(volume="p", image="0" * 16, label=name, name=name) for name in names}
-    volume: Any = SimpleNamespace(labels=SimpleNamespace(about=about))
+    volume: Any = SimpleNamespace(labels=SimpleNamespace(about=StoredLabels(about, {})))
     ranks = {
         pattern: [outline.rank for outline in outlines.of_stored(volume, pattern)]
         for pattern in (None, "nodule-1", "nodule-?-READER-*")

@@ -332,6 +332,38 @@ def test_labels_are_linked_by_the_names_of_folders_and_do_not_keep_them(tmp_path
     assert all(len(name.source) == 16 for name, _ in label_store.list_records(target))
 
 
+@pytest.mark.parametrize("path", ["Kowalska.Maria", "Kowalska/Maria", "Kowalska/Kowalska_Maria", "ward/Kowalska.Maria"])
+def test_a_mask_that_is_called_as_its_volume_was_does_not_keep_the_name(tmp_path: Path, path: str) -> None:
+    """Nor does one that cannot be read, or is refused."""
+    source, target, labels = tmp_path / "in", str(tmp_path / "out"), tmp_path / "labels"
+    run(tiny.write(source, {f"{path}/{name}": content for name, content in tiny.series(0).items()}), target)
+    (key,) = dskprep.open_dataset(target)
+    volume = dskprep.open_dataset(target)[key]
+    box = np.ones(volume.image.shape, np.uint8)
+    files = {"": box, "-moved": np.roll(box, 1), "-damaged": None}
+    for kind, mask in files.items():
+        place = labels.with_name(f"labels{kind}") / f"{path}.nii"
+        place.parent.mkdir(parents=True)
+        affine = volume.affine.copy()
+        affine[:3, 3] += 0.5 * (kind == "-moved")
+        place.write_bytes(b"x" * 500 if mask is None else dskprep.to_nifti(dskprep.Volume(mask, affine)).to_bytes())
+        counts = dskprep.annotate(target, place.parents[path.count("/")]).counts
+        assert counts == ({"refused": 1} if kind else {"written": 1})
+    assert list(dskprep.open_dataset(target)[key].labels) == ["mask"]
+    told = {name for name in named_in(target) if not name.startswith("runs/")}
+    assert told == set()
+    assert dskprep.open_dataset(target).lacking(["mask"]).keys() == {key}
+
+
+def test_no_label_is_called_by_its_file(tmp_path: Path, source: str) -> None:
+    target = str(tmp_path / "out")
+    run(source, target, limit=1)
+    with pytest.raises(
+        UsageError, match=r"has hashed keys, .* and '\{name\}-\{file\}' would write .*; leave \{file\} out"
+    ):
+        dskprep.annotate(target, source, name_as="{name}-{file}")
+
+
 def _xyz(affine: np.ndarray) -> np.ndarray:
     """An affine of indices (x, y, z)."""
     return affine[:, [2, 1, 0, 3]]
