@@ -192,6 +192,9 @@ def choose(
     if survey.take(cases, asked, seen.read(target) if target else ()) and target:
         seen.write(target, survey.seen())
     held = taken(target, select.per)
+    for older, name in survey.older_names():
+        if written := held.written.pop(older, None):
+            held.written[name] = [*held.written.get(name, []), *written]
     if is_again:
         held.refused.clear()
     return Choice(select, survey, held, note, target)

@@ -50,6 +50,7 @@ _TABLES = """
         chosen BLOB, body BLOB
     );
     CREATE TABLE seen (key TEXT, digest TEXT, family TEXT, scores TEXT, tie TEXT, PRIMARY KEY (key, digest));
+    CREATE TABLE older (name TEXT PRIMARY KEY, family TEXT);
 """
 
 
@@ -112,7 +113,10 @@ class Survey:
             self._tables.execute("CREATE INDEX by_family ON series (family)")
             self._tables.execute("CREATE INDEX by_key ON series (key)")
             self._remember(seen)
-            return self._read_headers()
+            has_read = self._read_headers()
+            for table in ("series", "seen"):
+                self._tables.execute(f"UPDATE {table} SET family = older.family FROM older WHERE {table}.family = name")
+            return has_read
 
     def families(self) -> Iterator[tuple[str, list[Rival]]]:
         """Yield the name of each family, and its series, the best first."""
@@ -155,6 +159,10 @@ class Survey:
         n: int = self._tables.execute(f"SELECT count(*) FROM series WHERE state = {state} AND is_wanted").fetchone()[0]
         return n
 
+    def older_names(self) -> Iterator[tuple[str, str]]:
+        """Yield what older versions called families, if that differs, and what they are called."""
+        yield from self._tables.execute("SELECT name, family FROM older")
+
     def seen(self) -> Iterator[Seen]:
         """Yield what headers have said, now or in earlier runs."""
         rows = self._tables.execute("SELECT key, digest, family, scores, tie FROM seen ORDER BY key, digest")
@@ -184,10 +192,16 @@ class Survey:
             self._note_family(n, state, family, scores, found.uid_sha256)
 
     def _family_name(self, who: Identity) -> str | None:
-        digest = self._identities.digest
-        issuer = who.issuer if self._select.per == "patient" else ""  # it does not part a study: see `peek.group_of`
-        patient = digest("patient", who.patient, issuer) if who.patient else None
-        return family_name(self._select.per, digest("study", who.study), patient)
+        digest, per = self._identities.digest, self._select.per
+        study = digest("study", who.study)
+        of_issuer = family_name(per, study, digest("patient", who.patient, who.issuer) if who.patient else None)
+        if per == "patient" or not (who.patient and who.issuer):
+            return of_issuer
+        # the issuer does not part a study (see `peek.group_of`), as it did in older versions
+        name = family_name(per, study, digest("patient", who.patient, ""))
+        if name:
+            self._tables.execute("INSERT OR IGNORE INTO older VALUES (?, ?)", [of_issuer, name])
+        return name
 
     def _note_family(self, n: int, state: int, family: str | None, scores: str | None, tie: str | None) -> None:
         self._tables.execute(  # a table that says whose a series is, is believed

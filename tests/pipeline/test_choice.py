@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 import dskprep
 from dskprep import storage
 from dskprep.cli import commands
-from dskprep.dataset import index, seen, store
+from dskprep.dataset import identity, index, seen, store
 from dskprep.errors import InfrastructureError, UsageError
 from dskprep.pipeline.account import Account
 from dskprep.pipeline.choice import choose
@@ -241,6 +241,31 @@ def test_an_issuer_that_some_headers_lack_does_not_part_a_study_over_folders(tmp
     shutil.rmtree(tmp_path / "in/a")
     run(str(tmp_path / "in"), target, config(), retry="set-aside")
     assert fates(target) == expected
+
+
+@pytest.mark.parametrize("is_there", [True, False], ids=["there", "gone"])
+def test_a_study_whose_issuer_was_a_part_of_its_name_in_an_older_version_is_not_written_twice(
+    tmp_path: Path, *, is_there: bool
+) -> None:
+    said = {"StudyInstanceUID": "1.2.9", "PatientID": "P", "IssuerOfPatientID": "H", "SliceThickness": "5"}
+    source = tiny.write(tmp_path / "in", {f"a/{name}": one for name, one in tiny.series(0, **said).items()})
+    target = str(tmp_path / "out")
+    run(source, target, config())
+    digest = identity.of(target).digest
+    new, old = (f"{digest('study', '1.2.9')}+{digest('patient', 'P', issuer)}" for issuer in ("", "H"))
+    (known,) = seen.read(target)
+    assert known.family == new
+    seen.write(target, [known._replace(family=old)])
+    (path,) = (Path(target) / "records/written").iterdir()
+    record = json.loads(path.read_bytes())
+    del record["patient_without_issuer"]
+    path.write_text(json.dumps(record))
+    if not is_there:
+        shutil.rmtree(tmp_path / "in/a")
+    tiny.write(tmp_path / "in", {f"b/{name}": one for name, one in tiny.series(1, **said).items()})
+    run(source, target, config())
+    assert fates(target) == {"a": "written", "b": "not-chosen"}
+    assert {one.family for one in seen.read(target)} == {new}
 
 
 def test_a_refusal_that_more_memory_would_mend_costs_the_study_nothing(
