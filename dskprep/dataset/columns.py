@@ -37,6 +37,7 @@ DESCRIBED = {
     "licence": "Licence of the series, where its catalogue tells it",
     "doi": "DOI of the data that the series belongs to, where its catalogue tells it",
     "citation": "How that data is cited",
+    "further_series": "Other series of its folder, as status/key, joined by spaces",
     "chosen": "Of how many series it was chosen, and by which rule",
     "disagreed_lung_ml": "Volume in which a mask of the user's own and that of dskprep differ",
     "missing_lung_ml": "Volume that should be lung and was not found, about",

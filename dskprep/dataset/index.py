@@ -16,7 +16,7 @@ from pyarrow import compute
 
 from dskprep.dataset import index_files
 from dskprep.dataset.index_files import join
-from dskprep.dataset.listed import Known, compare
+from dskprep.dataset.listed import Known, Listed, compare
 from dskprep.dataset.record import Record
 from dskprep.dataset.rows import DAMAGED as DAMAGED
 from dskprep.dataset.rows import NAME as NAME
@@ -121,31 +121,60 @@ class Names(NamedTuple):
     """Of all of them."""
     damaged: set[tuple[str, str]]
     """Key and input digest of those that cannot be read."""
+    incomplete: set[tuple[str, str]]
+    """The same of those whose folder had other series, of which one has no record any more: it was forgotten."""
+
+    @property
+    def undone(self) -> set[tuple[str, str]]:
+        """Key and input digest of both: their patients are to be done again."""
+        return self.damaged | self.incomplete
+
+    def notes(self) -> Iterator[str]:
+        """Yield a line on each kind of records whose patients are to be done again."""
+        for what, found in (("damaged records", self.damaged), ("records of other series gone", self.incomplete)):
+            if found:
+                some = min(key for key, _ in found)
+                yield f"{what}: {len(found)}, such as that of {some}; a run does these patients again"
 
 
 def record_names(target: str) -> Names:
-    """Return the names of all records, and which cannot be read. The index is brought up to date with them.
+    """Return the names of all records, and which do not hold. The index is brought up to date with them.
 
     The records are listed once, and as few are read as by `current`, which nobody has to do again.
     """
 
     def look() -> Names:
-        found = compare(target, ("key", "input_digest", "reason"))
-        damaged: set[tuple[str, str]] = set()
+        found = compare(target, ("key", "input_digest", "reason", "further_series"))
+        damaged, incomplete = set[tuple[str, str]](), set[tuple[str, str]]()
 
         def noted(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
             for table in tables:
                 some = table.filter(compute.equal(table["reason"], DAMAGED))
                 damaged.update(zip(some["key"].to_pylist(), some["input_digest"].to_pylist(), strict=True))
+                incomplete.update(_incomplete(table, found.listed))
                 yield table
 
         for _ in noted(found.kept):
             pass
         if not found.is_current:
             index_files.update(target, found.held, noted(found.added(target, ())), len(found.missing))
-        return Names(found.listed.known, damaged)
+        return Names(found.listed.known, damaged, incomplete)
 
     return undisturbed(target, look)
+
+
+def _incomplete(table: pa.Table, listed: Listed) -> Iterator[tuple[str, str]]:
+    """Yield key and input digest of the rows that name a further series without a record."""
+    some = table.filter(compute.not_equal(table["further_series"].cast(pa.string()).fill_null(""), ""))
+    columns = (some[name].to_pylist() for name in ("key", "input_digest", "further_series"))
+    named = [
+        ((key, digest), f"{name}.{digest}.json")
+        for key, digest, names in zip(*columns, strict=True)
+        for name in names.split(" ")
+    ]
+    if named:
+        at = listed.find(pa.array([path for _, path in named], pa.large_string()))
+        yield from (row for (row, _), i in zip(named, at, strict=True) if i < 0)
 
 
 class Writer:

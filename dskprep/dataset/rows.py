@@ -46,6 +46,7 @@ _ALWAYS = {
 _LATER = {
     **dict.fromkeys(("patient", "study", "frame_of_reference", "licence", "doi", "citation", "chosen"), "string"),
     "patient_without_issuer": "string",
+    "further_series": "string",
     "disagreed_lung_ml": "double",
     "missing_lung_ml": "double",
     "missing_lung_place": "string",
@@ -97,6 +98,7 @@ def to_row(record: Record) -> Row:
     row.update({f"seconds_{stage}": value for stage, value in record.seconds.items()})
     for name in OF_RECORD:
         row[name] = getattr(record, name)
+    row["further_series"] = " ".join(record.further_series)
     return {name: as_utf8(value) if isinstance(value, str) else value for name, value in row.items()}
 
 

@@ -33,7 +33,8 @@ class Listing:
     """The cases of a source that are to be done, as jobs. Iterate over it, within its context, once.
 
     The others are done before, and counted as such. Done is what has a record with a status other than those of
-    `again`, and no series whose record is damaged; nor one that was set aside and is chosen now. `is_counted` says
+    `again`, and no series whose record is `undone`, as it is damaged, or one of them has none any more; nor one that
+    was set aside and is chosen now. `is_counted` says
     that the account has the cases among its inputs already. If the source cannot be listed to its end, the iteration
     raises the error after the jobs that were found.
     """
@@ -44,12 +45,12 @@ class Listing:
         summary: Summary,
         again: tuple[str, ...],
         known: Known,
-        damaged: Container[tuple[str, str]] = (),
+        undone: Container[tuple[str, str]] = (),
         *,
         is_counted: bool = False,
     ) -> None:
         self._cases, self._summary, self._again = cases, summary, again
-        self._known, self._damaged, self._is_counted = known, damaged, is_counted
+        self._known, self._undone, self._is_counted = known, undone, is_counted
         self._changed = threading.Condition()  # guards all that follows
         self._latest: list[Job] = []
         self._file: IO[bytes] | None = None
@@ -112,9 +113,9 @@ class Listing:
         case = self._as_before(case)
         names = self._known.get(case.key)
         status, further = store.status_of(names, case.key, case.digest)
-        is_damaged = any((n.key, n.digest) in self._damaged for n in names if n.digest == case.digest)
+        is_undone = any((n.key, n.digest) in self._undone for n in names if n.digest == case.digest)
         is_promoted = status == "set-aside" and case.chosen is not None and case.chosen.is_runner_up
-        if status is None or status in self._again or is_damaged or is_promoted:
+        if status is None or status in self._again or is_undone or is_promoted:
             account.inputs += 1
             # what was made of a line before is kept while that cannot be listed
             self._latest.append(Job(case, () if case.problem else tuple(names), self._summary.run_id))

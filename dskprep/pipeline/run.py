@@ -172,14 +172,12 @@ def execute(
     elif target_place.mixes_capitals(target):
         cases = apart(cases, target)
     run_id = claims.new_run_id()
-    found = index.record_names(target)
     summary = Summary(run_id, source, target, Account(), 0.0, is_hashed=is_hashed)
-    if found.damaged:
-        some = min(key for key, _ in found.damaged)
-        notes.append(f"damaged records: {len(found.damaged)}, such as that of {some}; a run does these patients again")
     everybody = [*(observers or [LoggedNotes()])]
     note = functools.partial(tell, everybody, "on_note")
     shared = sharing.Sharing(target, run_id, summary.account, note)
+    found = index.record_names(target)
+    notes += found.notes()
     rows = index.Writer(target)
     choice: Choice | None = None
     give_labels = None
@@ -201,21 +199,23 @@ def execute(
         tell(everybody, "on_patient", summary, outcome.records)
 
     try:
-        with _ended(summary, crew):
+        with _ended(summary, crew), closing(shared):
             tell(everybody, "on_start", summary)
             watch.begin(crew, summary, everybody)
             for message in notes:
                 note(message)
             if checked.asked:
+                shared.begin()
                 choice = choose(cases, checked.asked, settings, note, target, is_again="refused" in checked.again)
             rounds = choice.rounds(summary.account, lambda: shared.has_met_others) if choice else iter([cases])
-            with hashed_keys.kept(mapped), closing(shared):
+            with hashed_keys.kept(mapped):
                 for number, of_round in enumerate(rounds):
                     with Listing(
-                        of_round, summary, checked.again, found.known, found.damaged, is_counted=number > 0
+                        of_round, summary, checked.again, found.known, found.undone, is_counted=number > 0
                     ) as listed:
                         if (jobs := begun(iter(listed))) is None:
                             continue
+                        shared.begin()
                         if crew.start():
                             watch.begin(crew, summary, everybody)
                             summary.account.pace.begin()

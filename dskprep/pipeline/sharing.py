@@ -55,13 +55,14 @@ NOT_SHARED = (
 class Sharing:
     """What this run does, and what it leaves to others. `note` is called with what the user should know.
 
-    Make it before the records are listed: what other runs had done by then has its record in that listing.
+    Make it before the records are listed: what other runs had done by then has its record in that listing. Call `begin`
+    once there is something to do, and at last `close`.
     """
 
     def __init__(self, target: str, run_id: str, account: Account, note: Callable[[str], None]) -> None:
         self._target, self._account, self._note = target, account, note
         self._others = Others(target, run_id)
-        self._is_on: bool | None = None  # None until there is a patient to do
+        self._is_on: bool | None = None  # None until it begins
         self._drawn: deque[Any] = deque()  # tasks that wait to be claimed
         self._reserve: deque[Any] = deque()  # claimed tasks that wait for a free slot
         self._left: list[Job] = []
@@ -81,15 +82,15 @@ class Sharing:
         while given_up := self._wait():
             yield from executor.execute(client, iter(given_up), work, self.take)
 
+    def begin(self) -> None:
+        """Let the other runs, and `status`, know of this one, if they do not yet."""
+        if self._is_on is None:
+            self._is_on = self._others.begin(lambda: self._account.n_new)
+
     def take(self, tasks: Iterator[T], n: int) -> list[T]:
         """Return `n` of the tasks, whose first part is a job, claimed by this run; fewer only if there are no more."""
-        if self._is_on is None:
-            if (first := next(tasks, None)) is None:
-                return []
-            self._drawn.append(first)
-            self._is_on = self._others.begin(lambda: self._account.n_new)
-            if not self._is_on:
-                self._say(NOT_SHARED)
+        if not self._is_on:
+            self._say(NOT_SHARED)
         self._look()
         while (n_missing := n - len(self._reserve)) > 0:
             batch = list(itertools.islice(self._free(tasks), self._size(n_missing)))

@@ -24,8 +24,9 @@ from dskprep.dataset import claims, index, leftovers, store
 from dskprep.dataset.claims import Claim, Lease
 from dskprep.dataset.record import Record, RecordName
 from dskprep.errors import InfrastructureError
-from dskprep.pipeline import others, sharing
-from dskprep.pipeline.account import Summary
+from dskprep.pipeline import others, run, sharing
+from dskprep.pipeline.account import RunStopped, Summary
+from dskprep.pipeline.checked import check
 from dskprep.source.cases import choose
 from dskprep.storage import bucket
 
@@ -194,6 +195,24 @@ def test_status_shows_a_run_under_way_until_it_ends(source: str, target: str, ca
     assert [(run.run_id, run.host, run.since) for run in dskprep.status(target).runs] == [
         (OTHER, "elsewhere", "2020-01-01T00:00:00Z")
     ]
+
+
+@pytest.mark.parametrize("select", [None, {"prefer": ["thinnest"]}])
+def test_status_shows_a_run_whose_workers_still_start(
+    source: str, target: str, select: dict[str, Any] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+
+    def look(*_: object, **__: object) -> Any:
+        seen.append([run.pid for run in dskprep.status(target).runs])
+        raise InfrastructureError("not today")
+
+    if select:  # then headers are read before there are workers
+        monkeypatch.setattr(run, "choose", look)
+    with pytest.raises(RunStopped, match="not today"):
+        run.execute(check(source, target, settings=dskprep.PrepConfig(select=select)), starts=look)
+    assert seen == [[os.getpid()]]
+    assert what_is_left(target) == []
 
 
 # waited for, given up, taken over
