@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 @options.preset_option
 @options.config_option
 @options.scheduler_options
-@click.option("--limit", type=click.IntRange(1), help="Take only the first N patients.")
+@click.option("--limit", type=click.IntRange(1, 10**9), help="Take only the first N patients.")
 @options.only_option
 @click.option(
     "--retry",

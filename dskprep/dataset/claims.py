@@ -122,7 +122,7 @@ def this_machine() -> str:
 
 def new_run_id() -> str:
     """Return an id for a run that begins now: the time (UTC), and some letters for those that begin together."""
-    return f"{datetime.datetime.now(datetime.UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(2)}"
+    return f"{datetime.datetime.now(datetime.UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(4)}"
 
 
 def utc(seconds: float) -> str:

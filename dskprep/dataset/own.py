@@ -17,8 +17,8 @@ _KEY = r"(?!\.)[A-Za-z0-9._=@,+-]+"
 _LABEL_OBJECT = r"labels/[^/]+/(?:zarr\.json|\d/zarr\.json|\d/c/\d+/\d+/\d+)"
 """What `label_store` writes of a label."""
 _LABEL_RECORD = rf"(?:(?:{'|'.join(STATUSES)})/{_KEY}\.json|points/{_KEY}\.parquet)"
-_CLAIM = r"(?:\d{8}|\d{8}T\d{6}Z-[0-9a-f]{4})\.json"
-"""The number of a claim, or the id of a run (see `claims`)."""
+_CLAIM = r"(?:\d{8}|\d{8}T\d{6}Z-[0-9a-f]{4}(?:[0-9a-f]{4})?)\.json"
+"""The number of a claim, or the id of a run (see `claims`): half as long in older versions."""
 
 _OF_LABEL = re.compile(rf"labels/[^/]+/(?:zarr\.json|{_ARRAY})(?:{storage.UNFINISHED})?")
 _OF_VOLUME = re.compile(rf"{_OBJECT}(?:{storage.UNFINISHED})?")

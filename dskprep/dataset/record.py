@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 from collections.abc import Mapping
@@ -218,6 +219,7 @@ def _check(record: Record, where: str) -> None:
         Grid(record.geometry.shape, record.geometry.matrix())
     if record.acquired is not None:
         record.acquired.grid()
+    base64.b64decode(record.instances or "", validate=True)
 
 
 def is_object_name(name: str) -> bool:

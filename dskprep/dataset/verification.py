@@ -15,7 +15,7 @@ from dskprep.dataset.ahead import ahead
 from dskprep.dataset.facts import StoredObject
 from dskprep.dataset.label_record import LabelRecordName
 from dskprep.dataset.record import Record, RecordName
-from dskprep.errors import DamagedDataset
+from dskprep.errors import DamagedDataset, UsageError
 
 AT_ONCE = 8
 """Volumes that are verified at the same time; each has one object in memory, of less than 100 MB."""
@@ -105,6 +105,8 @@ def forget(target: str | os.PathLike[str], keys: Collection[str], *, is_trial: b
 
     Raises
     ------
+    UsageError
+        If `keys` is one text: each key that is a part of it would be meant.
     InfrastructureError
         If the volume, or a folder of the dataset, is a link. Then nothing is deleted.
 
@@ -112,7 +114,9 @@ def forget(target: str | os.PathLike[str], keys: Collection[str], *, is_trial: b
     --------
     >>> dskprep.forget("scans-1mm", ["LIDC-0314"])  # doctest: +SKIP
     """
-    target = storage.absolute(target)
+    if isinstance(keys, str):
+        raise UsageError(f"keys must be a list of keys, such as [{keys!r:.100}], not one text; nothing was deleted")
+    target, keys = storage.absolute(target), frozenset(keys)
     names = [name for name in store.record_names(target) if name.key in keys]
     damaged = {name for name in names if isinstance(_read_record(target, name), str)}
     keys_of_damaged = {name.key for name in damaged}

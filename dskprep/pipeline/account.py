@@ -273,9 +273,9 @@ class Summary:
 
     @property
     def exit_code(self) -> int:
-        """0 if every series of the source is written or set aside, else 1."""
-        is_clean = self.account.is_clean and not self.is_interrupted
-        return 0 if is_clean and not (self.labels and self.labels.exit_code) else 1
+        """0 if every series of the source is written or set aside, with the labels that were asked for, else 1."""
+        lacks_labels = self.labels is not None and (self.labels.exit_code or not self.labels.counts)
+        return 0 if self.account.is_clean and not self.is_interrupted and not lacks_labels else 1
 
     def as_dict(self) -> dict[str, Any]:
         """Return the summary as plain JSON values."""

@@ -91,6 +91,7 @@ MUTATIONS: dict[str, Callable[[dict[str, Any]], bytes]] = {
     "a ragged affine": altered("geometry", "affine", to=[[1.0], [1.0, 2.0], [], [0.0]]),
     "huge millimetres": altered("lungs", "right_ml", to=1e308),
     "huge bytes": altered("bytes_read", to=2**200),
+    "digests of slices that are no base64": altered("instances", to="A"),
     "objects of negative size": altered("objects", "zarr.json", "bytes", to=-5),
 }
 
@@ -159,6 +160,22 @@ def test_a_damaged_record_of_a_further_series_has_its_folder_done_again(place: s
     assert dskprep.run(source, target).n_new == 0
 
 
+@pytest.mark.parametrize("fault", ["an object", "the record"])
+def test_a_further_series_that_is_forgotten_is_made_again(place: str, tmp_path: Path, fault: str) -> None:
+    """The record of the first series of the folder says that it is done, and holds."""
+    files = {**tiny.series(5), **{f"b{n}": c for n, c in tiny.series(6, n=14).items()}}
+    source, target = tiny.write(tmp_path / "in", {f"p1/{name}": c for name, c in files.items()}), place
+    dskprep.run(source, target)
+    before = tiny.everything_below(f"{target}/volumes")
+    (further,) = (name for name in store.record_names(target) if name.key != "p1")
+    tiny.write(target, {further.path if fault == "the record" else f"volumes/{further.key}.zarr/zarr.json": b"{}"})
+    assert commands.run_command(["verify", target, "--forget"]) == 1
+    assert [name.key for name in store.record_names(target)] == ["p1"]
+    assert (dskprep.run(source, target).n_new, dskprep.run(source, target).n_new) == (1, 0)
+    assert dskprep.status(target).counts == {"written": 2}
+    assert tiny.everything_below(f"{target}/volumes") == before
+
+
 def test_a_damaged_record_of_a_patient_that_is_not_asked_for_stays_and_is_named(original: Path, tmp_path: Path) -> None:
     target = tmp_path / "out"
     shutil.copytree(original / "out", target)
@@ -205,6 +222,17 @@ def test_what_is_damaged_is_forgotten_and_made_again(original: Path, tmp_path: P
     summary = dskprep.run(tmp_path / "in", target)
     assert (summary.n_new, summary.account.damaged_records) == (1, {})
     assert dskprep.status(target).damaged_records == {}
+
+
+def test_one_text_is_no_list_of_keys_to_be_forgotten(tmp_path: Path) -> None:
+    """Of a text, every part is in it: `1` and `10` in `100`."""
+    target = str(tmp_path / "out")
+    dskprep.run(tiny.write_patients(tmp_path / "in", ["1", "10", "100"]), target)
+    with pytest.raises(UsageError, match=r"keys must be a list of keys, such as \['100'\], not one text"):
+        dskprep.forget(target, "100")
+    assert len(dskprep.open_dataset(target)) == 3
+    dskprep.forget(target, (key for key in ["100", "1"]))
+    assert list(dskprep.open_dataset(target)) == ["10"]
 
 
 @pytest.mark.parametrize("name", ["refused/p1.aaaaaaaaaaaaaaaa", "written/p1.aaaaaaaaaaaaaaaa"])

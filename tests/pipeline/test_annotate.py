@@ -230,6 +230,15 @@ def test_a_source_that_is_empty_is_set_aside_and_one_with_a_damaged_label_beside
     assert summary.reasons["refused: label-damaged"] == 1
 
 
+def test_a_run_whose_pattern_of_labels_matches_no_file_has_not_done_all(tmp_path: Path, source: Path) -> None:
+    write_series(source / "p")
+    target = str(tmp_path / "out")
+    for _ in range(2):
+        summary = dskprep.run(source, target, settings=SETTINGS, labels=["*RTSTRUKT*"])
+        assert (summary.account.counts, summary.exit_code) == ({"written": 1}, 1)
+    assert dskprep.run(source, target, settings=SETTINGS).exit_code == 0
+
+
 def test_only_the_labels_that_are_asked_for_are_drawn_and_others_can_follow(place: str, labels: Path) -> None:
     target = prepare(place)
     frames = [*frames_of(BOX, 1), *frames_of(~BOX, 2)]
