@@ -45,6 +45,13 @@ FACTS = {
     "body_part": "BodyPartExamined",
 }
 """Attributes that go into a record, by their name there; no other attribute leaves the file."""
+FACT_GROUPS = {
+    "ConvolutionKernel": "CTReconstructionSequence",
+    "KVP": "CTXRayDetailsSequence",
+    "SliceThickness": "PixelMeasuresSequence",
+    "ReconstructionDiameter": "CTReconstructionSequence",
+}
+"""The functional groups of a frame in which an Enhanced object has some of them (PS3.3 C.7.6.16 and C.8.15.3)."""
 
 FRAME_TAGS = (
     ("FrameContentSequence", "StackID"),

@@ -13,7 +13,7 @@ from typing import Any
 from pydicom.encaps import generate_frames
 
 from dskprep.dicom.description import NOBODY, Identity, as_text, describe, identity_of, terms_of, text_of
-from dskprep.dicom.header import FRAME_ORDERS, FRAME_TAGS, Attributes, Bytes
+from dskprep.dicom.header import FACT_GROUPS, FRAME_ORDERS, FRAME_TAGS, Attributes, Bytes
 from dskprep.dicom.pixels import MAX_EDGE, NATIVE, PixelFormat, check_decodable
 from dskprep.dicom.plane import Plane
 from dskprep.errors import Refusal
@@ -75,7 +75,6 @@ def read_slices(header: Attributes, name: str) -> Iterator[Slice]:
     n_frames = int(_number(header, "NumberOfFrames", name, default=1.0))
     if n_frames < 1:
         raise Refusal("undecodable-pixels", f"{name}: expected one frame or more, found NumberOfFrames {n_frames}")
-    facts = describe(header) | {"transfer_syntax": pixel_format.transfer_syntax}
     identity = identity_of(header)
     is_lossy = text_of(header, "LossyImageCompression") == "01"
     padding = _read_padding(header, pixel_format)
@@ -89,12 +88,17 @@ def read_slices(header: Attributes, name: str) -> Iterator[Slice]:
             intercept=frame.rescale("RescaleIntercept", 0.0),
             padding=padding,
             is_lossy=is_lossy,
-            facts=facts,
+            facts=frame.facts() | {"transfer_syntax": pixel_format.transfer_syntax},
             data=data,
             doubt=frame.doubt(),
             is_derived=frame.is_derived(),
             identity=identity,
         )
+
+
+def facts_in(header: Attributes) -> dict[str, str]:
+    """Return what the first frame of an object says of scanner, protocol and contrast (see `describe`)."""
+    return _Frame(header, 0, "").facts()
 
 
 def _encoded_frames(data: Bytes, pixel_format: PixelFormat, n_frames: int, name: str) -> Iterator[Bytes]:
@@ -178,6 +182,13 @@ class _Frame:
             if value is not None and value != "":
                 return value
         return None
+
+    def facts(self) -> dict[str, str]:
+        """Return what `describe` does; an Enhanced object says some of it in functional groups."""
+        header = self.levels[-1]
+        if len(self.levels) > 1:
+            header = header | {keyword: self.find(sequence, keyword) for keyword, sequence in FACT_GROUPS.items()}
+        return describe(header)
 
     def doubt(self) -> str:
         """Say what the header has in place of RescaleType HU, slope and intercept; nothing if it has these."""

@@ -8,8 +8,9 @@ from typing import NamedTuple
 from dskprep import storage
 from dskprep.dicom import sniff
 from dskprep.dicom.contents import MAX_FILE_BYTES, find_kind
-from dskprep.dicom.description import Identity, describe, identity_of, text_of
+from dskprep.dicom.description import Identity, identity_of, text_of
 from dskprep.dicom.header import Attributes, read_attributes
+from dskprep.dicom.slices import facts_in
 from dskprep.errors import Refusal
 from dskprep.formats import names
 from dskprep.keys import series_digest
@@ -104,7 +105,7 @@ def group_of(peeked: Peeked, select: Select) -> tuple[str, ...]:
 
 
 def _peeked(header: Attributes, n_slices: int) -> Peeked:
-    return of_slices(identity_of(header), text_of(header, "SeriesInstanceUID"), describe(header), n_slices)
+    return of_slices(identity_of(header), text_of(header, "SeriesInstanceUID"), facts_in(header), n_slices)
 
 
 def _read(place: str, entry: storage.Entry) -> Attributes | None:

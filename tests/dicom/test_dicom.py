@@ -550,6 +550,21 @@ def test_a_frame_takes_its_attributes_from_its_own_group_then_the_shared_one() -
     assert [s.data for s in slices] == [plane.tobytes() for plane in stored]
 
 
+def test_an_enhanced_object_says_kernel_and_voltage_in_groups_of_its_frames() -> None:
+    whole = pydicom.dcmread(io.BytesIO(enhanced_file(np.stack([PIXELS] * 3), [(0, 0, k) for k in range(3)])))
+    for frame, kernel in zip(whole.PerFrameFunctionalGroupsSequence, ("B30f", "B30f", "B70f"), strict=True):
+        reconstruction = Dataset()
+        reconstruction.ConvolutionKernel, reconstruction.ReconstructionDiameter = kernel, "350"
+        frame.CTReconstructionSequence = [reconstruction]
+    shared, details = whole.SharedFunctionalGroupsSequence[0], Dataset()
+    details.KVP, shared.PixelMeasuresSequence[0].SliceThickness = "120", "1.5"
+    shared.CTXRayDetailsSequence = [details]
+    (slices,) = read([("E", saved(whole))]).slices.values()
+    assert [s.facts["kernel_class"] for s in slices] == ["soft", "soft", "sharp"]
+    names = ("kvp", "slice_thickness_mm", "reconstruction_diameter_mm", "transfer_syntax")
+    assert [slices[0].facts[name] for name in names] == ["120", "1.5", "350", ExplicitVRLittleEndian]
+
+
 def test_a_missing_functional_group_is_a_missing_attribute() -> None:
     content = enhanced_file(np.stack([PIXELS] * 3), [(0, 0, k) for k in range(3)])
     position_sequence = b"\x20\x00\x13\x91SQ"

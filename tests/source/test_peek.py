@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import gzip
+import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pydicom
 import pytest
 import tiny
-from builders import ct_file, distinct, enhanced_file
+from builders import ct_file, distinct, enhanced_file, saved
 from pydicom.uid import DeflatedExplicitVRLittleEndian, RTStructureSetStorage
 
 from dskprep import storage
@@ -87,6 +89,14 @@ def test_frames_of_an_enhanced_object_count(tmp_path: Path) -> None:
         tmp_path, {"1.dcm": enhanced_file(distinct(15, 8, 8), [(0, 0, z) for z in range(15)], StudyInstanceUID="1.2.9")}
     )
     assert texts(found)[3] == "15"
+
+
+def test_an_enhanced_object_says_its_thickness_in_a_functional_group(tmp_path: Path) -> None:
+    content = enhanced_file(distinct(15, 8, 8), [(0, 0, z) for z in range(15)], StudyInstanceUID="1.2.9")
+    whole = pydicom.dcmread(io.BytesIO(content))
+    whole.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0].SliceThickness = "1.5"
+    found = of(tmp_path, {"1.dcm": saved(whole)})
+    assert texts(found) == ("1.2.9", "1.5", "unknown", "15")
 
 
 @pytest.mark.parametrize(
