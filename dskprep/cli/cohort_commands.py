@@ -9,7 +9,7 @@ from dskprep.counts import n_of
 from dskprep.errors import UsageError
 
 
-@click.command()
+@click.command(short_help="Name volumes that are the same, or nearly.")
 @click.argument("target")
 @click.option("--identical", is_flag=True, help="Look for the same pixels only, and at no picture.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
@@ -41,7 +41,7 @@ def duplicates(target: str, identical: bool, as_json: bool) -> None:
         terminal.say(f"without a picture, compared by pixels only: {len(found.unseen)}, such as {found.unseen[0]}")
 
 
-@click.command()
+@click.command(short_help="Split a dataset by patient into folds.")
 @click.argument("target")
 @click.argument("name")
 @click.option("--by", multiple=True, metavar="COLUMN", help="Keep equal values of this column together too.")
@@ -110,7 +110,7 @@ def _read_shares(text: str | None) -> tuple[float, ...] | None:
         raise UsageError(f"--shares must be numbers such as 0.8,0.1,0.1, not {text!r}") from error
 
 
-@click.command()
+@click.command(short_help="Write a dataset for nnU-Net, MONAI or as Croissant.")
 @click.argument("kind", type=options.Choice(["nnunet", "monai", "croissant"]))
 @click.argument("target")
 @click.argument("out")

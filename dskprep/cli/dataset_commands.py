@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from dskprep.dataset.verification import Finding
 
 
-@click.command()
+@click.command(short_help="Count the series of a dataset, and say why any are lost.")
 @click.argument("target")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def status(target: str, as_json: bool) -> int:
@@ -39,7 +39,7 @@ def status(target: str, as_json: bool) -> int:
     return EXIT_CLEAN if found.is_clean else EXIT_SOME_NOT_WRITTEN
 
 
-@click.command()
+@click.command(short_help="Check all objects of a dataset against their checksums.")
 @click.argument("target")
 @click.option(
     "--forget", is_flag=True, help="Delete faulty volumes, their records and thumbnails: the next run makes them anew."
@@ -47,7 +47,7 @@ def status(target: str, as_json: bool) -> int:
 @click.option("--dry-run", is_flag=True, help="With --forget: only say what would be deleted.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def verify(target: str, forget: bool, dry_run: bool, as_json: bool) -> int:
-    """Re-read every volume of TARGET against its recorded checksums and shape."""
+    """Re-read every volume of TARGET against its recorded checksums and shape. The exit code is 1 if one is faulty."""
     terminal.wait_for("loading the program")
     if dry_run and not forget:
         raise UsageError("--dry-run says what --forget would delete; give both")
@@ -112,7 +112,7 @@ def _describe_finding(finding: Finding) -> Iterator[str]:
         yield f"{finding.key}: {added[0]}{more}: not dskprep's; left as it is"
 
 
-@click.command()
+@click.command(short_help="Bring the metadata of a dataset to OME-Zarr 0.6.")
 @click.argument("target")
 @click.option("--dry-run", is_flag=True, help="Only say what would be upgraded.")
 def upgrade(target: str, dry_run: bool) -> int:
@@ -140,7 +140,7 @@ def upgrade(target: str, dry_run: bool) -> int:
     return EXIT_SOME_NOT_WRITTEN if n_faulty else EXIT_CLEAN
 
 
-@click.command()
+@click.command(short_help="Search every byte of a dataset for names.")
 @click.argument("target")
 @click.option("--sentinels", required=True, metavar="FILE", help="One word or name per line that must not be there.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
@@ -181,7 +181,7 @@ def audit(target: str, sentinels: str, as_json: bool) -> int:
     return EXIT_SOME_NOT_WRITTEN if unclean else EXIT_CLEAN
 
 
-@click.command()
+@click.command(short_help="Delete what runs that died have left in a dataset.")
 @click.argument("target")
 @click.option("--older-than", "hours", default=24.0, type=click.FloatRange(0), help="Leave what is younger; in hours.")
 @click.option("--dry-run", is_flag=True, help="Only say what would be deleted.")

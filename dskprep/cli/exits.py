@@ -34,6 +34,8 @@ CONFIGURED = {
 
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
 """What a disk says that is full, or broken: the user has asked for nothing wrong."""
+DENIED = (errno.EACCES, errno.EPERM, errno.EROFS)
+"""What is said of a place that may not be written."""
 
 
 def end_as_on_ctrl_c() -> None:
@@ -104,8 +106,10 @@ def describe_error(error: BaseException) -> tuple[str, int]:
     if isinstance(error, DskprepError):
         return words_of(error), error.exit_code
     if isinstance(error, OSError):  # a file of the user's own, such as the place of a picture
-        code = InfrastructureError.exit_code if error.errno in NO_SPACE else EXIT_USAGE
-        return f"{error.filename or ''}: {error.strerror or words_of(error)}".lstrip(": "), code
+        said = f"{error.filename or ''}: {error.strerror or words_of(error)}".lstrip(": ")
+        if error.errno in DENIED:
+            return f"{said}; check the path's rights, or choose another place", InfrastructureError.exit_code
+        return said, InfrastructureError.exit_code if error.errno in NO_SPACE else EXIT_USAGE
     if isinstance(error, MemoryError):
         return "there is not enough memory for this on this machine", InfrastructureError.exit_code
     return f"{type(error).__name__}: {words_of(error)}", EXIT_SOME_NOT_WRITTEN

@@ -14,7 +14,7 @@ MOST_DIGITS = 20
 """More than any value of a voxel has."""
 
 
-@click.command()
+@click.command(short_help="Give volumes of a dataset their labels and points.")
 @click.argument("target")
 @click.argument("labels", required=False)
 @click.option("--only", multiple=True, metavar="NAME", help="Take only labels of this name, such as 'GTV*'.")

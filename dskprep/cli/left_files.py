@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 from dskprep.cli.exits import naming
@@ -16,7 +18,13 @@ HEAD = 1 << 12
 
 
 def check(path: Path) -> None:
-    """Raise UsageError if something is in the place of a file that dskprep has not left. Devices may be written."""
+    """Raise UsageError if something is in the place of a file that dskprep has not left. Devices may be written.
+
+    Raises PermissionError if a file in this place may not be written.
+    """
+    there = next((place for place in (path, *path.parents) if place.exists()), path)
+    if not os.access(there, os.W_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
     if path.is_symlink() and (path.is_file() or not path.exists()):
         found = "a link"
     elif path.is_file() and not _is_ours(path):

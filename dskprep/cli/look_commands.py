@@ -22,7 +22,7 @@ LEGEND = (
 """What the columns of `compare` mean."""
 
 
-@click.command()
+@click.command(short_help="Draw a volume, or the files of a patient, as a PNG.")
 @click.argument("place")
 @click.argument("key", required=False)
 @click.option("--source", "with_source", is_flag=True, help="Above the volume KEY, the series that it was made from.")
@@ -81,7 +81,7 @@ def show(
     return EXIT_SOME_NOT_WRITTEN if shown.refusal else EXIT_CLEAN
 
 
-@click.command()
+@click.command(short_help="Say how two datasets, or two presets, differ.")
 @click.argument("a")
 @click.argument("b")
 @click.option("--series", help="A folder or archive of DICOM; A and B are then presets, or settings in .toml files.")
@@ -99,6 +99,8 @@ def compare(a: str, b: str, series: str | None, only: str, pictures: str | None,
         raise UsageError("--only chooses patients of datasets; leave it out with --series")
     of_series = [options.read_settings(s, s if s.endswith(".toml") else None) for s in (a, b)] if series else []
     options.check_there(series) if series else options.check_dataset(a, b)
+    if pictures:
+        left_files.check(Path(pictures))
     from dskprep.look import comparison, side_by_side
 
     found: Iterator[comparison.Compared]
@@ -141,7 +143,7 @@ def compare(a: str, b: str, series: str | None, only: str, pictures: str | None,
     return EXIT_SOME_NOT_WRITTEN if found.damaged else EXIT_CLEAN
 
 
-@click.command()
+@click.command(short_help="Write one page about a dataset, with pictures.")
 @click.argument("target")
 @click.option("-o", "--output", default="report.html", type=click.Path(dir_okay=False), help="Where to write the page.")
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as one JSON object, and write no page.")
@@ -165,7 +167,7 @@ def report(target: str, output: str, as_json: bool) -> None:
     terminal.say(output)
 
 
-@click.command()
+@click.command(short_help="Look at a volume in a browser.")
 @click.argument("target")
 @click.argument("key")
 @click.option("--port", default=0, type=click.IntRange(0, 65535), help="The port on 127.0.0.1 [a free one].")

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from dskprep.settings import PrepConfig
 
 
-@click.command()
+@click.command(short_help="Prepare every patient that a dataset does not hold yet.")
 @click.argument("source")
 @click.argument("target")
 @options.preset_option
@@ -100,7 +100,7 @@ def run(
     return summary.exit_code
 
 
-@click.command()
+@click.command(short_help="Say what a run would do, and what it would take.")
 @click.argument("source")
 @options.preset_option
 @options.config_option
@@ -172,7 +172,7 @@ def plan(
     return EXIT_CLEAN if made.is_clean else EXIT_SOME_NOT_WRITTEN
 
 
-@click.command()
+@click.command(short_help="Write synthetic patients as DICOM files.")
 @click.argument("target")
 @click.option("--patients", default=12, type=click.IntRange(1, 10000), help="How many patients.")
 @click.option("--seed", default=0, type=click.IntRange(0), help="Other patients for another seed.")
@@ -197,7 +197,7 @@ def phantom(target: str, patients: int, seed: int) -> None:
     terminal.say(f"{n_of(patients, 'patient')} written to {target}: {some}")
 
 
-@click.command()
+@click.command(short_help="Try it all: synthetic patients, an S3 server, a run.")
 @click.option("--patients", default=12, type=click.IntRange(2, 1000), help="How many patients.")
 @click.option(
     "-o",

@@ -110,7 +110,7 @@ def describe_export(summary: ExportSummary) -> Iterator[str]:
     yield f"{summary.kind}: {counts} in {summary.seconds:.1f} s, {format_bytes(summary.bytes_written)}: {summary.out}"
     for reason, n in sorted(Counter(summary.left_out.values()).items()):
         some = [key for key, why in summary.left_out.items() if why == reason][:N_NAMED]
-        yield f"  left out: {n} {reason}, such as {', '.join(some)}"
+        yield f"  left out: {n} {reason}{':' if n <= N_NAMED else ', such as'} {', '.join(some)}"
     if summary.exit_code:
         yield "not whole: the files that describe it are missing; export again to go on"
 
@@ -207,7 +207,7 @@ def _describe_estimate(plan: Plan) -> Iterator[RenderableType]:
     ratio = sum(p.voxels for p in plan.predictions) / (took.native_voxels + took.output_voxels)
     ratio *= plan.n_patients / plan.n_sampled
     unpack_s = round(estimate.unpack_cpu_s)
-    unpacking = f", {time_in_words(unpack_s)} of it to unpack archives" if unpack_s else ""
+    sum_up = f"; with {time_in_words(unpack_s)} to unpack archives they take" if unpack_s else ", and so take"
     yield f"read {format_bytes(estimate.bytes_read)}, written about {format_bytes(estimate.bytes_written)}"
     yield (
         f"memory: the largest, {largest.key}, needs {format_bytes(largest.need_bytes)}; "
@@ -215,8 +215,8 @@ def _describe_estimate(plan: Plan) -> Iterator[RenderableType]:
     )
     yield (
         f"time: {took.key} took {took.read_cpu_s + took.prepare_cpu_s:.1f} s of CPU here, the second time. All have "
-        f"{ratio:{',.0f' if ratio >= 10 else '.1f'}} times its voxels, and so take about "
-        f"{time_in_words(estimate.cpu_s)} of CPU{unpacking}. Roughly, if a CPU there is as fast as one here:"
+        f"{ratio:{',.0f' if ratio >= 10 else '.1f'}} times its voxels{sum_up} about {time_in_words(estimate.cpu_s)} of "
+        "CPU. Roughly, if a CPU there is as fast as one here, and other programs leave it alone:"
     )
     table = Table(box=None, pad_edge=False)
     for heading in ("  EC2 type", "CPUs", "GiB", "Gbit/s", "hours", "limit", "dollars", "too large there"):

@@ -132,13 +132,14 @@ def _write(figure: Figure, lines: list[tuple[str, Style]], top: float, total: fl
 
 def _describe(remains: Remains) -> list[str]:
     """Say in a few lines what is drawn."""
-    n_drawn, what = len(remains.along_mm), "localizers" if remains.is_localizer else "slices"
+    n_drawn, what = len(remains.along_mm), "localizer" if remains.is_localizer else "slice"
     is_part = n_drawn < remains.n_slices and not remains.is_localizer
     near = f"lie within {FAR_MM / 1000:g} m"
     which = f": those that decode, share size, pixel spacing and orientation, and {near}" if is_part else ""
     rows, columns = remains.plane.shape
     some = f"{n_drawn} of the {remains.n_slices}" if n_drawn < remains.n_slices else f"all {n_drawn}"
-    words = [f"{some} {what} that are there{which}; {rows} x {columns} pixels"]
+    drawn = f"the only {what} that is there" if remains.n_slices == 1 else f"{some} {what}s that are there"
+    words = [f"{drawn}{which}; {rows} x {columns} pixels"]
     if n_drawn > len(remains.slices) and not _has_cuts(remains):
         words.append("drawn are the first, the middle and the last of them")
     if remains.problem:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from dskprep import sides, storage
 from dskprep.counts import n_of
-from dskprep.dataset import own, store
+from dskprep.dataset import layout, own, store
 from dskprep.dataset.record import Record
 from dskprep.errors import DamagedDataset
 from dskprep.reading import labelled
@@ -38,21 +38,23 @@ class VolumeDisplay:
 
     def __repr__(self) -> str:
         level = f" at level {self.at_level}" if self.at_level else ""
-        return f"<StoredVolume {self.key}{level}: {describe(self.record)}>"
+        return f"<StoredVolume {self.key}{level}: {describe(self.record, self.at_level)}>"
 
     def _repr_html_(self) -> str:
         target = self.url.rpartition("/volumes/")[0]
         labels, fault = _labels_of(target, self.record)
+        level = f", level {self.at_level}" if self.at_level else ""
         return (
-            f'<div style="{STYLE}">{_picture(target, self.key, labels)}<b>{html.escape(self.key)}</b><br>'
-            f"{html.escape(describe(self.record))}{_in_words(labels, fault)}</div>"
+            f'<div style="{STYLE}">{_picture(target, self.key, labels)}<b>{html.escape(self.key)}</b>{level}<br>'
+            f"{html.escape(describe(self.record, self.at_level))}{_in_words(labels, fault)}</div>"
         )
 
 
-def describe(record: Record) -> str:
-    """Say in one line what a written volume is."""
+def describe(record: Record, level: int = 0) -> str:
+    """Say in one line what a written volume is, read at a level."""
     geometry, lungs, values = record.geometry, record.lungs, record.values or "HU"
-    parts = [grid_in_words(geometry.shape, geometry.spacing_mm)] if geometry else []
+    z, y, x = (2**level * mm for mm in geometry.spacing_mm) if geometry else (0.0, 0.0, 0.0)
+    parts = [grid_in_words(layout.level_shape(geometry.shape, level), (z, y, x))] if geometry else []
     parts += [values if values == "HU" else f"{values} values"]
     parts += [sides.in_words(lungs.right_ml, lungs.left_ml, lungs.unsided_ml)] if lungs else []
     return "; ".join([", ".join(parts), *([", ".join(record.warnings)] if record.warnings else [])])
@@ -62,7 +64,7 @@ def describe_label(about: StoredLabel) -> str:
     """Say what a label is called, and its size."""
     if about.ml is None:
         return about.name
-    return f"{about.name}, {about.ml:.0f} ml" if about.ml >= 100 else f"{about.name}, {about.ml:.3g} ml"
+    return f"{about.name}, {about.ml:.0f} ml" if about.ml >= 100 else f"{about.name}, {about.ml:#.3g} ml"
 
 
 def dataset_in_html(dataset: Selection) -> str:

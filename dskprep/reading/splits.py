@@ -99,7 +99,7 @@ class Split:
         if self.rule.stratify is None and max(sizes) > 2 * min(sizes):
             words.append(f"uneven, as the rule does not look at sizes: {BALANCED}")
         if self.alone:
-            words.append(f"{n_of(len(self.alone), 'volume')} of no known patient, joined by nothing but their study")
+            words.append(f"{n_of(len(self.alone), 'volume')} of no known patient, put together by their study alone")
         if self.of_several:
             some = some_of(map(some_of, self.of_several), "; ")
             words.append(f"{n_of(len(self.of_several), 'group')} of several patients ({some})")

@@ -23,6 +23,12 @@ def test_a_full_or_broken_disk_is_no_wrong_use(number: int) -> None:
     assert describe_error(OSError(errno.ENOTDIR, "said", "a.png")) == ("a.png: said", 2)
 
 
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EPERM, errno.EROFS])
+def test_a_place_that_may_not_be_written_is_no_wrong_use(number: int) -> None:
+    line, code = describe_error(OSError(number, "said", "a.png"))
+    assert (line, code) == ("a.png: said; check the path's rights, or choose another place", 3)
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full, which Linux has")
 def test_a_full_disk_behind_standard_output_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     with contextlib.suppress(OSError), Path("/dev/full").open("w") as full:  # which is full when it is closed, too

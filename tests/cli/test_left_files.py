@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -69,6 +70,32 @@ class TestWhatACommandLeaves:
         assert commands.run_command(self.words(line, dataset)) == 2
         assert (tmp_path / "precious").read_bytes() == b"mine"
         assert not (tmp_path / "absent").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [
+        ("show {dataset} p1 -o {there}/mine.png", "mine.png"),
+        ("report {dataset} -o {there}/mine.html", "mine.html"),
+        ("compare {dataset} {dataset} --pictures {there}/mine", "mine"),
+    ],
+)
+def test_a_folder_that_may_not_be_written_is_told_before_anything_is_made(
+    dataset: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    words: str,
+    name: str,
+) -> None:
+    there = tmp_path / "of-another-user"
+    there.mkdir()
+    may = os.access
+    monkeypatch.setattr(os, "access", lambda path, how: Path(path) != there and may(path, how))  # root may all
+    assert commands.run_command(words.format(dataset=dataset, there=there).split()) == 3
+    said = capsys.readouterr()
+    assert f"{there}/{name}: Permission denied; check the path's rights" in said.err
+    assert said.out == ""
 
 
 def test_a_page_does_not_replace_what_makes_a_dataset_one(dataset: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import tiny
+from click.testing import CliRunner
 
 import dskprep
 from dskprep.cli import commands, output, terminal
@@ -195,3 +196,9 @@ def test_the_end_of_a_run_names_its_cost_and_its_slowest_and_largest(
     assert "largest: large " in said
     assert "slowest: " in said
     assert re.search(r"cost: \d+ s of CPU, [\d.]+ s per patient", said)
+
+
+def test_the_list_of_commands_is_not_cut_off() -> None:
+    listed = CliRunner().invoke(commands.main, ["--help"], terminal_width=80).output.partition("Commands:")[2]
+    assert len(listed.strip().splitlines()) == len(commands.main.commands)
+    assert "..." not in listed

@@ -318,7 +318,7 @@ def test_what_it_takes_to_unpack_is_counted_apart(
         assert made.calibration is not None
         assert (made.estimate.unpack_cpu_s, made.calibration.read_cpu_s < 1) == (n_unpacked, True)
     assert commands.run_command(["plan", str(tmp_path / "in")]) == 0
-    assert "2 s of it to unpack archives" in capsys.readouterr().out
+    assert "with 2 s to unpack archives they take about" in capsys.readouterr().out
 
 
 def test_hours_are_those_of_what_is_scarce() -> None:

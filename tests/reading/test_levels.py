@@ -226,7 +226,9 @@ def test_a_volume_is_read_at_each_level_in_every_way(dataset: dskprep.Dataset) -
             volume.to_patient([1, 2, 3]), finest.to_patient(np.multiply([1, 2, 3], 2**level) + edge)
         )
         np.testing.assert_allclose(volume.to_sitk().GetOrigin(), finest.to_patient([edge] * 3))
-    assert repr(finest.level(1)).startswith("<StoredVolume p at level 1: ")
+    z, y, x = finest.level(1).shape
+    assert repr(finest.level(1)).startswith(f"<StoredVolume p at level 1: {z} x {y} x {x} voxels of 2 x 2 x 2 mm")
+    assert f"<b>p</b>, level 1<br>{z} x {y} x {x} voxels of 2 x 2 x 2 mm" in finest.level(1)._repr_html_()
     assert finest.level(1).as_dask().name != finest.as_dask().name
 
 

@@ -237,7 +237,7 @@ def test_numbers_of_numpy_are_numbers() -> None:
 def test_volumes_without_a_patient_are_said_and_each_alone() -> None:
     split = dataset_of([Row(f"k{i}", None, str(i)) for i in range(60)]).split(folds=3)
     assert len(split.alone) == 60
-    assert "60 volumes of no known patient, joined by nothing but their study" in repr(split)
+    assert "60 volumes of no known patient, put together by their study alone" in repr(split)
     assert {side.fold for side in split.sides.values()} == {0, 1, 2}
 
 
