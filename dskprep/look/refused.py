@@ -1,4 +1,4 @@
-"""The picture of a refused series: the reason on a band across it, and below what can be drawn."""
+"""The picture of a series that is refused or set aside: the reason on a band, and below what can be drawn."""
 
 from __future__ import annotations
 
@@ -17,11 +17,14 @@ from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
 from dskprep.dataset import thumbnail
+from dskprep.errors import SET_ASIDE
 from dskprep.look.panels import LETTERS, mark_scale, mark_sides
 from dskprep.look.remains import FAR_MM, Floats, Remains, Trust
 
 WARNING = "#f5a623"
-"""The colour of the band, and of blank places in a cut."""
+"""The colour of the band of a refused series, and of blank places in a cut."""
+CALM = "#c3ccd6"
+"""The colour of the band where nothing is wrong."""
 GAP, REPEATED = "#d62728", "#1f77b4"
 """The colours that mark, beside a cut, where slices are missing, and where more than one lies."""
 WIDE = 1.5
@@ -43,10 +46,11 @@ TITLE, REASON, MESSAGE, WORDS = (12, "normal"), (13, "bold"), (10, "normal"), (9
 
 
 def draw(title: str, reason: str, message: str, remains: Remains | None, words: Sequence[str] = ()) -> bytes:
-    """Draw a refused series: a PNG with the reason and its whole message on a band, and below what can be drawn.
+    """Draw a series that no volume is made of: a PNG with the reason and its whole message on a band, and below what
+    can be drawn. The band is amber if it is refused, and grey if it is set aside, as nothing is wrong with it.
 
     That is the middle slice, and two cuts through the middle of all slices. In a cut each slice lies at its own
-    position, and places that no slice covers are blank, in the colour of the band. The ticks beside it are the
+    position, and places that no slice covers are blank, in amber. The ticks beside it are the
     positions of the slices. Slices of one position only, or of none, are drawn one beside another.
     """
     with warnings.catch_warnings():
@@ -58,7 +62,8 @@ def _draw(title: str, reason: str, message: str, remains: Remains | None, words:
     figure = Figure(dpi=DPI)
     canvas = FigureCanvasAgg(figure)
     head = _lines(canvas, [(title, TITLE)])
-    band = _lines(canvas, [(f"refused: {reason}", REASON), (message, MESSAGE)])
+    word, colour = ("set aside", CALM) if reason in SET_ASIDE else ("refused", WARNING)
+    band = _lines(canvas, [(f"{word}: {reason}", REASON), (message, MESSAGE)])
     told = [*(_describe(remains) if remains else ["no slice of it can be drawn"]), *words]
     foot = _lines(canvas, [(line, WORDS) for line in told])
     heights = [_height(head), _height(band), SLOT if remains else 0.0, _height(foot)]
@@ -66,7 +71,7 @@ def _draw(title: str, reason: str, message: str, remains: Remains | None, words:
     figure.set_size_inches(WIDTH, total)
     tops = total - np.cumsum([0.0, *heights[:-1]])
     corner, height = (0, (tops[1] - heights[1]) / total), heights[1] / total
-    figure.add_artist(Rectangle(corner, 1, height, color=WARNING, linewidth=0, transform=figure.transFigure))
+    figure.add_artist(Rectangle(corner, 1, height, color=colour, linewidth=0, transform=figure.transFigure))
     for lines, top in ((head, tops[0]), (band, tops[1]), (foot, tops[3])):
         _write(figure, lines, top, total)
     if remains:

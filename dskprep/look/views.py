@@ -11,7 +11,7 @@ from dskprep import settings as config
 from dskprep import storage
 from dskprep.dataset import store
 from dskprep.dataset.record import Record
-from dskprep.errors import DskprepError, Refusal, UsageError
+from dskprep.errors import SET_ASIDE, DskprepError, Refusal, UsageError
 from dskprep.look import picture, refused, remains
 from dskprep.look.picture import View
 from dskprep.look.surface import SURFACES
@@ -29,11 +29,15 @@ N_NAMED = 3
 
 @dataclass(frozen=True)
 class Shown:
-    """A picture as PNG, and what is to be said beside it: why the series is refused, and which one was taken."""
+    """A picture as PNG, and what is to be said beside it.
+
+    That is why the series is refused, or set aside as nothing is wrong with it, and which of several was taken.
+    """
 
     key: str
     png: bytes
     refusal: str = ""
+    set_aside: str = ""
     note: str = ""
 
 
@@ -51,9 +55,9 @@ def show(
     The lungs and the labels are outlined in their colours, with a legend. Letters say which side of the patient is
     where: R and L, A (front) and P (back), H (head) and F (feet). Each plane has a scale bar with its length.
 
-    Of several series in a folder the largest that can be written is drawn. A series that is refused is drawn too, with
-    the reason across the picture: one of its slices, and two cuts in which each slice lies at its own position, so that
-    gaps are seen.
+    Of several series in a folder the largest that can be written is drawn. A series that is refused or set aside is
+    drawn too, with the reason across the picture: one of its slices, and two cuts in which each slice lies at its own
+    position, so that gaps are seen.
 
     Parameters
     ----------
@@ -61,7 +65,8 @@ def show(
         A dataset, if there is a key; else a folder or archive that holds the DICOM files of one patient, which is
         drawn as acquired and, below, as a run would write it. A path or URL.
     key
-        The key of a volume in the dataset, or of a series that was refused, which is drawn from its source.
+        The key of a volume in the dataset, or of a series that was refused or set aside,
+        which is drawn from its source.
     surface
         Draw this surface from three sides instead: ``"lungs"``, ``"bone"`` or ``"tissue"``.
     with_source
@@ -116,8 +121,10 @@ def draw(
             raise UsageError(f"{place}: is a dataset; name the KEY of a volume in it too{some and f', such as {some}'}")
         return _draw_source(place, config.given(settings), surface)
     opened = dataset.open_dataset(place)
-    if surface is None and key not in opened and (record := _refused_record(opened, key)):
-        return _draw_refused(key, record.reason or "", record.message or "", record.url, record.series_uid_sha256)
+    if surface is None and key not in opened and (record := _record_without_volume(opened, key)):
+        return _draw_without_volume(
+            key, record.reason or "", record.message or "", record.url, record.series_uid_sha256
+        )
     views = views_of_stored(place, key, with_source=with_source, label=label)
     return Shown(key, _draw_views(key, views, surface))
 
@@ -162,7 +169,7 @@ def _draw_source(place: str | os.PathLike[str], settings: PrepConfig, surface: s
     except Refusal as refusal:
         if surface:
             raise
-        return _draw_refused(case.key, refusal.reason, refusal.message, case.url, None)
+        return _draw_without_volume(case.key, refusal.reason, refusal.message, case.url, None)
     refusals: dict[Name, Refusal] = {}
     for found in every:
         try:
@@ -178,7 +185,7 @@ def _draw_source(place: str | os.PathLike[str], settings: PrepConfig, surface: s
     if surface:
         raise why
     note = _note(largest, every, refusals)
-    return _draw_refused(case.key, why.reason, why.message, case.url, largest.name.uid_sha256, note)
+    return _draw_without_volume(case.key, why.reason, why.message, case.url, largest.name.uid_sha256, note)
 
 
 def _note(taken: Found, every: Sequence[Found], refusals: Mapping[Name, Refusal]) -> str:
@@ -193,23 +200,30 @@ def _draw_views(title: str, views: list[View], surface: str | None) -> bytes:
     return picture.draw_surface(title, views[-1], surface) if surface else picture.draw(title, *views)
 
 
-def _draw_refused(key: str, reason: str, message: str, url: str, uid_sha256: str | None, note: str = "") -> Shown:
-    """Draw what can be drawn of a refused series. A source that cannot be read any more leaves the reason alone."""
+def _draw_without_volume(
+    key: str, reason: str, message: str, url: str, uid_sha256: str | None, note: str = ""
+) -> Shown:
+    """Draw what can be drawn of a series that is refused or set aside.
+
+    A source that cannot be read any more leaves the reason alone, and so does one that is not known, as in a dataset
+    with hashed keys.
+    """
     words = [note] if note else []
-    if not url:  # of a dataset with hashed keys
-        return Shown(key, refused.draw(key, reason, message, None, words), refusal=f"{reason}: {message}", note=note)
     try:
-        drawn = remains.read(url, uid_sha256)
+        drawn = remains.read(url, uid_sha256) if url else None
         if drawn and reason in ("not-hu", "hu-implausible"):
             drawn = replace(drawn, trust=max(drawn.trust, remains.Trust.PLACE))
     except (DskprepError, OSError, Outgrown) as error:
         drawn = None
         words.append(f"its source cannot be read: {error}")
-    return Shown(key, refused.draw(key, reason, message, drawn, words), refusal=f"{reason}: {message}", note=note)
+    png, why = refused.draw(key, reason, message, drawn, words), f"{reason}: {message}"
+    if reason in SET_ASIDE:
+        return Shown(key, png, set_aside=why, note=note)
+    return Shown(key, png, refusal=why, note=note)
 
 
-def _refused_record(opened: Dataset, key: str) -> Record | None:
-    """Return the record of a series that was refused, None if there is none of this key."""
+def _record_without_volume(opened: Dataset, key: str) -> Record | None:
+    """Return the record of a series that was refused or set aside, None if there is none of this key."""
     name = opened.names_of("refused", "set-aside").get(key)
     return store.read_record(opened.url, name) if name else None
 

@@ -24,6 +24,7 @@ from dskprep.pipeline.machines import MACHINES, Machine
 from dskprep.pipeline.observer import log
 from dskprep.pipeline.prediction import Prediction, predict
 from dskprep.pipeline.survey import Asked
+from dskprep.preparation import user_steps
 from dskprep.settings import PrepConfig
 from dskprep.source import cases as discover
 from dskprep.source import idc
@@ -154,7 +155,8 @@ def plan(
     Raises
     ------
     UsageError
-        If the source holds no patients, or an argument cannot be used.
+        If the source holds no patients, or an argument cannot be used, also a function of the settings that cannot be
+        imported: then nothing was listed.
     InfrastructureError
         If the source cannot be read.
 
@@ -167,6 +169,7 @@ def plan(
     if sample < 0:
         raise UsageError(f"sample must be 0 (all patients) or more, not {sample}")
     settings = config.preset(preset) if settings is None else config.given(settings)
+    user_steps.check(settings)
     usable_bytes = admission.usable_bytes(cluster.worker_sizes(None, memory_limit, settings)[1])
     place = str(source) if idc.is_in_words(source) else discover.where(source)
     if not idc.is_in_words(source):

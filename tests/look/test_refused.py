@@ -12,6 +12,7 @@ import builders
 import numpy as np
 import pytest
 import tiny
+import volume_builders
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
@@ -359,6 +360,72 @@ def test_a_key_that_was_refused_is_drawn_from_its_source(
     assert min(heights.values()) > refused.SLOT
     with pytest.raises(UsageError, match="p2: was refused, too-few-slices"):
         dskprep.show(target, "p2", surface="tissue")
+
+
+def band_colour(png: bytes) -> tuple[int, ...]:
+    """The colour at both ends of the band, below the title."""
+    drawn = pixels(png)
+    rows = (drawn[:, 2] != 255).any(axis=1) & (drawn[:, 2] == drawn[:, -3]).all(axis=1)
+    return tuple(drawn[np.flatnonzero(rows)[1], 2])
+
+
+def is_calm(colour: tuple[int, ...]) -> bool:
+    """No warning: all but without a hue."""
+    return max(colour) - min(colour) < 40
+
+
+def test_a_series_that_another_was_chosen_for_is_set_aside_and_nothing_is_wrong_with_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = {"StudyInstanceUID": "1.2.9", "PatientID": "P"}
+    for name, thickness in (("thick", "5"), ("thin", "1")):
+        tiny.write(tmp_path / "in" / name, tiny.series(int(thickness), SliceThickness=thickness, **said))
+    chosen = dskprep.PrepConfig(lungs=False, check_hu=False, select={"prefer": ["thickness<=1.5"]})
+    dskprep.run(tmp_path / "in", tmp_path / "out", settings=chosen)
+    words = words_of_pictures(monkeypatch)
+    code, out, err, png = show(capsys, tmp_path / "out", "thick", "-o", tmp_path / "x.png")
+    assert (code, out.strip()) == (0, str(tmp_path / "x.png"))
+    assert len(err) == 1
+    assert err[0].startswith("note: set aside: not-chosen: ")
+    assert "set aside: not-chosen" in words
+    assert not any("refused" in word for word in words)
+    assert is_calm(band_colour(png))
+    assert pixels(png).shape[0] / refused.DPI > refused.SLOT  # its slices are drawn
+
+
+@pytest.mark.parametrize("is_file", [True, False])
+def test_a_volume_file_that_is_no_image_is_set_aside(
+    tmp_path: Path, is_file: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chest = volume_builders.chest()
+    mask = (chest.array < -500).astype(np.uint8)
+    place = folder(tmp_path / "p", volume_builders.files(chest, ".nii", mask))
+    words = words_of_pictures(monkeypatch)
+    code, _, err, png = show(capsys, next(place.iterdir()) if is_file else place, "-o", tmp_path / "x.png")
+    assert (code, len(err)) == (0, 1)
+    assert err[0].startswith("note: set aside: no-image: ")
+    assert "set aside: no-image" in words
+    assert is_calm(band_colour(png))
+
+
+def words_of_pictures(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The lines that are written into figures from now on."""
+    words: list[str] = []
+    write = Figure.text
+
+    def text(figure: Figure, x: float, y: float, line: str, **style: object) -> object:
+        words.append(line)
+        return write(figure, x, y, line, **style)
+
+    monkeypatch.setattr(Figure, "text", text)
+    return words
+
+
+def test_the_band_of_a_refused_series_warns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = words_of_pictures(monkeypatch)
+    png = dskprep.show(folder(tmp_path / "p", tiny.series(n=4)))
+    assert "refused: too-few-slices" in words
+    assert band_colour(png) == AMBER
 
 
 def test_a_key_whose_source_is_gone_has_the_reason_alone(

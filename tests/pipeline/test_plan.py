@@ -353,6 +353,17 @@ def test_the_command_says_it_in_words_and_in_json(tmp_path: Path, capsys: pytest
     assert commands.run_command(["plan", source, "--only", "nobody"]) == 2
 
 
+@pytest.mark.parametrize("name", ["steps", "lungs"])
+def test_a_function_that_cannot_be_imported_is_told_before_anything_is_listed(tmp_path: Path, name: str) -> None:
+    source = tiny.write_patients(tmp_path / "in", ["p1"])
+    path = "no_such_module:step"
+    settings = PrepConfig(steps=[path]) if name == "steps" else PrepConfig(lungs=path)
+    told: list[object] = []
+    with pytest.raises(UsageError, match=r"^no_such_module:step: cannot be imported: "):
+        dskprep.plan(source, settings=settings, on_case=told.append, on_patient=lambda *n: told.append(n))
+    assert not told
+
+
 def test_a_plan_is_what_the_command_prints(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source, target = tiny.write_patients(tmp_path / "in", ["p1", "p2"]), str(tmp_path / "out")
     tiny.write(f"{source}/p3", tiny.series(n=4))
