@@ -157,6 +157,8 @@ def describe_status(status: Status) -> Iterator[RenderableType]:
         yield from _describe_damaged(status.damaged_labels)
     if status.last_run:
         yield _describe_last_run(status.last_run)
+    elif not (status.series or status.runs):
+        yield "no run has ended here yet; one may be starting, or was killed as it started"
     for run in status.runs:
         state = "was killed" if run.is_dead else "under way"
         yield (

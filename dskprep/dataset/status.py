@@ -82,13 +82,14 @@ class Status:
         """Whether every series is written, and as a whole, or set aside, and no record damaged.
 
         While a run is under way, after one that was killed, and if the last one left patients without a status, it is
-        not known whether these are all series.
+        not known whether these are all series; nor where there is no series, and no run has ended yet.
         """
         are_good = set(self.counts) <= GOOD and not (self.split_series or self.damaged_labels)
         last = self.last_run
         is_done = last is not None and last.is_complete
         under_way = [run for run in self.runs if not (last and is_done and _is_silent_since(run, last))]
-        return are_good and not under_way and (last is None or is_done)
+        is_begun = last is not None or self.series > 0  # else its first run has only just begun, or was killed then
+        return are_good and not under_way and is_begun and (last is None or is_done)
 
     def as_dict(self) -> dict[str, Any]:
         """Return the status as plain JSON values."""

@@ -320,7 +320,7 @@ def test_where_nothing_is_to_be_done_no_workers_start(
     monkeypatch.setattr(prepare, "warm", None)
     for words, code, said in [
         (f"run {source} {dataset}", 0, "3 patients: 0 done, 3 done before"),
-        (f"run {source} {dataset} --labels *.csv", 0, "3 patients: 0 done, 3 done before"),
+        (f"run {source} {dataset} --labels *.csv", 1, "3 patients: 0 done, 3 done before"),
         (f"annotate {dataset} {points}", 1, "1 label source: 0 done, 1 done before"),
         (f"annotate {dataset} {source}", 1, "no label file was found"),
         (f"export croissant {dataset} {tmp_path}/croissant", 0, "croissant: 3 written"),

@@ -6,6 +6,7 @@ import dataclasses
 import datetime
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,25 @@ def test_a_dataset_is_clean_if_every_series_is_written_as_a_whole(place: str) ->
     assert not dataclasses.replace(found, split_series=[["p1", "p2"]]).is_clean
     with pytest.raises(UsageError, match="no dskprep dataset"):
         dskprep.status(f"{place}/in")
+
+
+def test_a_dataset_whose_first_run_has_only_begun_is_not_clean(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As while its source is listed, before there is a patient; a run that is killed then leaves it so."""
+    target = str(tmp_path / "out")
+    source = tiny.write_patients(str(tmp_path / "in"), ["p1"])
+    dskprep.run(source, target)
+    for name in ("records", "volumes", "runs", "thumbnails"):
+        shutil.rmtree(tmp_path / "out" / name)
+    storage.delete(target, ["index.parquet"])
+    assert not dskprep.status(target).is_clean
+    assert commands.run_command(["status", target]) == 1
+    told = capsys.readouterr().out
+    assert "0 series in" in told
+    assert "no run has ended here yet" in told
+    dskprep.run(source, target)
+    assert dskprep.status(target).is_clean
 
 
 class Interrupts(Observer):
