@@ -150,7 +150,7 @@ def test_an_outline_has_the_colour_of_its_legend(read: str) -> None:
     assert hue_apart(strongest, np.array(rgb) / 255) < 0.06
     largest = max(dskprep.open_dataset(read)[KEY].labels.about.values(), key=lambda about: about.ml or 0)
     assert largest.rgb == rgb
-    assert f"{largest.name}, {largest.ml:.3g} ml" in figure
+    assert f"{largest.name}, {largest.ml:#.3g} ml" in figure
 
 
 def test_only_the_chunks_of_one_plane_are_read(read: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -203,7 +203,7 @@ def test_labels_of_hostile_names_stay_text(masked: str) -> None:
     assert " 49" not in html
     first, second = figures(html)
     assert [len(colours_of(figure)) for figure in (first, second)] == [2, 2]
-    assert second.index("GTV-1, 2.0") < second.index("GTV-2, 0.032 ml")  # the largest first
+    assert second.index("GTV-1, 2.0") < second.index("GTV-2, 0.0320 ml")  # the largest first
 
 
 def test_a_damaged_label_costs_its_outline_and_a_damaged_image_its_picture(masked: str, tmp_path: Path) -> None:
@@ -214,7 +214,7 @@ def test_a_damaged_label_costs_its_outline_and_a_damaged_image_its_picture(maske
     assert "<img" not in first
     assert re.search(r"not drawn: \S*p1.zarr/0/c/0/0/0: .*is gone", first)
     assert len(colours_of(second)) == 1
-    assert "GTV-2, 0.032 ml" in second
+    assert "GTV-2, 0.0320 ml" in second
     assert re.search(r"not drawn: \S*p2.zarr/labels/GTV-1/0/c/0/0/0: .*expected \d+ bytes, found 3", second)
     there = np.argwhere(coloured(picture_of(second)[:, :EDGE]))
     np.testing.assert_allclose((there.min(0) + there.max(0) + 1) / 2, np.array([10, 10]) / 24 * EDGE, atol=4)
@@ -250,7 +250,7 @@ def test_a_notebook_names_the_labels_of_a_volume_without_reading_a_voxel(masked:
     target = copied(masked, tmp_path)
     shutil.rmtree(f"{target}/volumes")
     dataset = dskprep.open_dataset(target)
-    assert dataset["p2"]._repr_html_().endswith("<br>labels: GTV-1, 2.02 ml; GTV-2, 0.032 ml</div>")
+    assert dataset["p2"]._repr_html_().endswith("<br>labels: GTV-1, 2.02 ml; GTV-2, 0.0320 ml</div>")
     assert "&lt;img src=x" in dataset["p1"]._repr_html_()
     assert "labels" not in dataset["p3"]._repr_html_()
 
