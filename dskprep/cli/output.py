@@ -38,8 +38,8 @@ FIGURES_EVERY_S = {"lines": 60.0, "json": 10.0}
 """How often the figures of a run are written where there is no panel."""
 REFRESHES_PER_SECOND = 2
 """How often the panel is drawn."""
-ENDING = "ending, in some seconds: what is done stays, what is under way is given up"
-AT_ONCE = "ending at once: what is done stays; the workers are being stopped"
+ENDING = "ending, in some seconds: what is done stays, also what workers still finish"
+AT_ONCE = "ending as soon as the workers are stopped, in some seconds; what is done stays"
 RECORD_FIELDS = ("key", "status", "reason", "message", "warnings", "seconds", "cpu_s", "bytes_read")
 """What a line of JSON tells of a record."""
 
