@@ -114,8 +114,11 @@ class Survey:
             self._tables.execute("CREATE INDEX by_key ON series (key)")
             self._remember(seen)
             has_read = self._read_headers()
-            for table in ("series", "seen"):
-                self._tables.execute(f"UPDATE {table} SET family = older.family FROM older WHERE {table}.family = name")
+            for table in ("series", "seen"):  # UPDATE … FROM is not known to SQLite before 3.33
+                newer = f"(SELECT older.family FROM older WHERE older.name = {table}.family)"
+                self._tables.execute(
+                    f"UPDATE {table} SET family = {newer} WHERE family IN (SELECT older.name FROM older)"
+                )
             return has_read
 
     def families(self) -> Iterator[tuple[str, list[Rival]]]:
