@@ -62,8 +62,12 @@ def run_and_exit() -> None:
     """Run the program `dskprep`."""
     plain.escape_what_python_prints()
     exits.end_as_on_ctrl_c()
-    code = run_command()
-    exits.end_soon()
+    code = EXIT_SOME_NOT_WRITTEN
+    try:
+        code = run_command()
+        exits.end_soon()
+    except KeyboardInterrupt:  # when all was said
+        exits.end_soon()
     sys.exit(code)
 
 

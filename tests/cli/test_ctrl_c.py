@@ -286,3 +286,25 @@ def test_a_full_disk_is_told_by_a_command_that_only_shows(tmp_path: Path) -> Non
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
     assert done.returncode
     assert "dskprep: standard output" in done.stderr
+
+
+@pytest.mark.parametrize(("moment", "code"), [("terminal.end_command", 1), ("exits.end_soon", 0)])
+def test_a_signal_that_comes_when_all_was_said_is_no_traceback(moment: str, code: int) -> None:
+    """As on a busy machine a second Ctrl-C, between the last word of a command and the end of Python."""
+    program = f"""
+import os, signal, sys
+from dskprep.cli import commands, exits, terminal
+
+def interrupted(*args):
+    {moment} = last
+    os.kill(os.getpid(), signal.SIGINT)
+    last(*args)
+
+last, {moment} = {moment}, interrupted
+sys.argv = ["dskprep", "--version"]
+commands.run_and_exit()
+"""
+    command = ["env", "--default-signal=INT", sys.executable, "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (code, "")
+    assert done.stdout.startswith("dskprep, version")
