@@ -49,9 +49,9 @@ def show(
 
     PLACE and KEY are a dataset and the volume in it. PLACE alone is a folder or archive with the DICOM files of one
     patient, or one such file, or a volume file (NIfTI, NRRD, MetaImage): the picture shows them as acquired, and as a
-    run would write them. Of several series it is the largest that can be written. A series that is refused
-    or set aside is drawn with the reason across the picture; the exit code is 1 if it is refused. The picture replaces
-    one that dskprep has left there before, and no other file.
+    run would write them. Of several series it is the largest that can be written. A series that is refused or set
+    aside is drawn with the reason across the picture; the exit code is 1 if it is refused. The picture replaces one
+    that dskprep has left there before, and no other file.
     """
     terminal.wait_for("loading the program")
     if key and (options.is_given("preset") or config):

@@ -51,7 +51,7 @@ class Outline(NamedTuple):
     stop: int
 
 
-class Points(NamedTuple):
+class RoiContours(NamedTuple):
     """Contours by the number of their ROI, each (n, 3) in LPS mm, and why the other ROIs are damaged.
 
     A damaged contour may be the most of an ROI, so it costs the whole of it, and no other ROI.
@@ -138,7 +138,7 @@ def _outline(roi: int, kind: str, n_points: int, start: int, stop: int) -> Outli
     return Outline(roi, (kind or "CLOSED_PLANAR").upper(), n_points, start, stop)
 
 
-def points_of(text: bytes, outlines: list[Outline], where: str) -> Points:
+def points_of(text: bytes, outlines: list[Outline], where: str) -> RoiContours:
     """Return the points of contours by ROI. A contour that says that it has no point, and has none, is left out.
 
     Raises Refusal `label-too-large`.
@@ -147,7 +147,7 @@ def points_of(text: bytes, outlines: list[Outline], where: str) -> Points:
     starts = np.array([outline.start for outline in outlines], np.int64)
     stops, counts = np.array([outline.stop for outline in outlines], np.int64), np.zeros(len(outlines), np.int64)
     decimals.count_numbers(letters, starts, stops, counts)
-    found = Points({}, {})
+    found = RoiContours({}, {})
     said = 3 * np.array([outline.n_points for outline in outlines], np.int64)
     for k in np.flatnonzero((counts > 3 * MAX_CONTOUR_POINTS) | (counts % 3 != 0) | (counts < said)):
         named, n = f"{where}: ROI {outlines[k].roi}", int(counts[k])

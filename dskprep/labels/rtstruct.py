@@ -74,7 +74,7 @@ class RtStruct(Labels):
     def stacks(self, segment: Segment, grid: Grid) -> Iterator[Stack]:
         """Yield the planes of an ROI, drawn at the pixels of the grid where they are parallel to it.
 
-        Raises Refusal `label-damaged` if a contour is not flat, or its points are none.
+        Raises Refusal `label-damaged` if a contour is not flat, or holds numbers that are no points.
         """
         if refusal := self._refusals.get(segment.number):
             raise refusal

@@ -50,8 +50,8 @@ def draw(title: str, reason: str, message: str, remains: Remains | None, words: 
     can be drawn. The band is amber if it is refused, and grey if it is set aside, as nothing is wrong with it.
 
     That is the middle slice, and two cuts through the middle of all slices. In a cut each slice lies at its own
-    position, and places that no slice covers are blank, in amber. The ticks beside it are the
-    positions of the slices. Slices of one position only, or of none, are drawn one beside another.
+    position, and places that no slice covers are blank, in amber. The ticks beside it are the positions of the slices.
+    Slices of one position only, or of none, are drawn one beside another.
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph")  # a file's name may hold letters that the font lacks

@@ -65,8 +65,8 @@ def show(
         A dataset, if there is a key; else a folder or archive that holds the DICOM files of one patient, which is
         drawn as acquired and, below, as a run would write it. A path or URL.
     key
-        The key of a volume in the dataset, or of a series that was refused or set aside,
-        which is drawn from its source.
+        The key of a volume in the dataset, or of a series that was refused or set aside, which is drawn from its
+        source.
     surface
         Draw this surface from three sides instead: ``"lungs"``, ``"bone"`` or ``"tissue"``.
     with_source

@@ -190,7 +190,7 @@ class Account:
     def figures(self) -> dict[str, Any]:
         """Return the account so far with its pace: for the page, the terminal and the log.
 
-        `known` are those found by now. While the source is listed, `total` and `seconds_left` are None.
+        `known` are those found by now. `total` and `seconds_left` are None as long as they are not known.
         """
         patients_per_s, bytes_per_s = self.pace.per_second
         n_done = self.counts.total()

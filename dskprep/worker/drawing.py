@@ -131,8 +131,8 @@ def make_labels(
             return _judge(made, linked)
     except Refusal as refusal:
         refused = begun.changed(status=refusal.status, reason=refusal.reason, message=refusal.message)
-        is_of_labels = refusal.status == "refused" or refusal.reason == "label-empty"
-        lost = lost_labels(job, target, seen, refusal.reason, refusal.message) if is_of_labels else ()
+        is_bad = refusal.status == "refused"
+        lost = lost_labels(job, target, seen, refusal.reason, refusal.message) if is_bad else ()
         return MadeLabels(refused.changed(labels=lost, **refusal.facts))
 
 
