@@ -28,15 +28,15 @@ def told(tell: Callable[[], None]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def held_back() -> Iterator[None]:
-    """Let the exception of such a signal come only when the block has ended. A second one does not wait.
+def held_back(n: int = 1) -> Iterator[None]:
+    """Let the exceptions of the first `n` such signals come only when the block has ended, as one. More do not wait.
 
-    Who is `told` of it, also outside of the block, hears it at once.
+    Who is `told` of them, also outside of the block, hears each at once.
     """
     came: list[BaseException] = []
 
     def hear(before: Handle, number: int, frame: FrameType | None) -> None:
-        if came:
+        if len(came) == n:
             before(number, frame)
             return
         try:
@@ -48,6 +48,25 @@ def held_back() -> Iterator[None]:
         yield
     if came:
         raise came.pop()
+
+
+@contextlib.contextmanager
+def taken(tell: Callable[[], None]) -> Iterator[None]:
+    """Let KeyboardInterrupt end the block alone, and call `tell`. If a second signal came by then, it goes on."""
+    n = 0
+
+    def hear(before: Handle, number: int, frame: FrameType | None) -> None:
+        nonlocal n
+        n += 1
+        before(number, frame)
+
+    with _handled(hear):
+        try:
+            yield
+        except KeyboardInterrupt:
+            tell()
+            if n > 1:
+                raise
 
 
 @contextlib.contextmanager

@@ -53,6 +53,50 @@ def test_who_presses_twice_does_not_wait() -> None:
     assert done == ["some"]
 
 
+def test_as_many_as_are_held_back_wait_and_one_more_does_not() -> None:
+    done = []
+
+    def work(n: int) -> None:
+        with endings.held_back(2):
+            for k in range(n):
+                press_ctrl_c()
+                done.append(k)
+
+    for n in (2, 3):
+        with pytest.raises(KeyboardInterrupt):
+            work(n)
+    assert done == [0, 1, 0, 1]
+
+
+def test_one_signal_ends_a_block_that_takes_it_and_a_second_one_goes_on() -> None:
+    done: list[str] = []
+
+    def work(n: int) -> None:
+        with endings.taken(lambda: done.append(f"told {n}")):
+            try:
+                press_ctrl_c()
+            finally:
+                if n == 2:
+                    press_ctrl_c()
+            done.append("never")
+        done.append("on")
+
+    work(1)
+    with pytest.raises(KeyboardInterrupt):
+        work(2)
+    assert done == ["told 1", "on", "told 2"]
+
+
+def test_two_signals_that_were_held_back_together_are_two() -> None:
+    def work() -> None:
+        with endings.taken(lambda: None), endings.held_back(2):
+            press_ctrl_c()
+            press_ctrl_c()
+
+    with pytest.raises(KeyboardInterrupt):
+        work()
+
+
 def test_a_handler_hears_each_signal_once() -> None:
     """Also one that ends the program at the first signal alone."""
     heard = []

@@ -39,7 +39,7 @@ FIGURES_EVERY_S = {"lines": 60.0, "json": 10.0}
 REFRESHES_PER_SECOND = 2
 """How often the panel is drawn."""
 ENDING = "ending, in some seconds: what is done stays, also what workers still finish"
-AT_ONCE = "ending as soon as the workers are stopped, in some seconds; what is done stays"
+AT_ONCE = "ending without the account, when the workers have stopped: some seconds"
 RECORD_FIELDS = ("key", "status", "reason", "message", "warnings", "seconds", "cpu_s", "bytes_read")
 """What a line of JSON tells of a record."""
 
@@ -156,6 +156,8 @@ class Lines(Observer):
     def hear_ending(self) -> None:
         """Hear that a signal ends the run, in the middle of whatever the program does."""
         self._n_endings += 1
+        if self._n_endings > 1:
+            self._workers.hurry()
         if not self._is_over and self._n_endings < 3:
             self._tell_ending(ENDING if self._n_endings == 1 else AT_ONCE)
 
@@ -181,12 +183,7 @@ class Lines(Observer):
 
     def on_label(self, summary: LabelSummary, record: LabelRecord) -> None:
         lost = [label for label in record.labels if not label.is_written]
-        content: dict[str, Any] = {
-            "source": record.source,
-            "status": record.status,
-            "reason": record.reason,
-            "message": record.message,
-        }
+        content: dict[str, Any] = {name: getattr(record, name) for name in ("source", "status", "reason", "message")}
         content |= {"labels": len(record.written), "points": record.n_points, "warnings": list(record.warnings)}
         content |= {"lost": [{"name": label.name, "reason": label.reason, "message": label.message} for label in lost]}
         self._output.tell("label", content, *words.describe_label_source(record))
@@ -204,6 +201,8 @@ class Lines(Observer):
 
     def tell_end(self, content: dict[str, Any], *lines: RenderableType) -> None:
         """Tell the summary: the last word, after which nobody has to wait."""
+        if self._n_endings > 1:  # it was said that there is none
+            return
         self._is_over = True
         try:
             self._workers.stop()

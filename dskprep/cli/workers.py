@@ -48,10 +48,10 @@ class Workers:
         self._open = contextlib.ExitStack()
 
     def start(self) -> Client:
-        """Start the workers. A signal meanwhile takes effect when they have: half of a cluster cannot be stopped."""
+        """Start the workers. Two signals meanwhile take effect when they have: half of a cluster cannot be stopped."""
         assert self._opening is not None
         opened = self._opening()
-        with endings.held_back():
+        with endings.held_back(2):
             self.client = self._open.enter_context(opened)
         return self.client
 
@@ -64,14 +64,29 @@ class Workers:
         """Stop them, or leave their cluster, when all is done: a signal meanwhile is told, and changes nothing."""
         if self.client is not None:
             terminal.wait_for("stopping the workers")
-        with endings.passed_over(tell_that_workers_stop):
+        with endings.passed_over(self._hear_while_they_stop):
             self._open.close()
+        self.client = None
         terminal.end_wait()
+
+    def _hear_while_they_stop(self) -> None:
+        tell_that_workers_stop()
+        self.hurry()
+
+    def hurry(self) -> None:
+        """Kill those of this machine, as nobody waits any more for what they do."""
+        if self._opening and self.client is not None:
+            from dskprep.pipeline import cluster
+
+            cluster.kill_workers(self.client)
 
     def close(self) -> None:
         """Stop them wherever the command is. A signal takes effect when they have."""
+        if self.client is not None:
+            terminal.wait_for("stopping the workers")
         with endings.held_back(), told_that_workers_stop():
             self._open.close()
+        terminal.end_wait()
 
 
 @contextlib.contextmanager

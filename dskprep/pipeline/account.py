@@ -54,13 +54,14 @@ class Pace:
             while self._samples[1][0] < oldest_s:
                 self._samples.popleft()
 
-    def begin(self) -> None:
-        """Count from now on: the workers are there."""
+    def begin(self, start_s: float) -> None:
+        """Count from now on: the workers are there, and took so many seconds to start, which are none of the run."""
+        self._started_s += start_s
         self._samples = deque([(self._now(), self._n_done, self._n_bytes)])
 
     @property
     def seconds(self) -> float:
-        """Seconds since the run began."""
+        """Seconds since the run began, without the start of the workers."""
         return self._now() - self._started_s
 
     @property
@@ -193,9 +194,8 @@ class Account:
         `known` are those found by now. `total` and `seconds_left` are None as long as they are not known.
         """
         patients_per_s, bytes_per_s = self.pace.per_second
-        n_done = self.counts.total()
         return self.as_dict() | {
-            "done": n_done,
+            "done": self.counts.total(),
             "known": self.inputs,
             "total": self.inputs if self.is_listed else None,
             "seconds": round(self.pace.seconds, 1),

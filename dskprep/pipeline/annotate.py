@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from distributed import Client
 
-from dskprep import storage
+from dskprep import endings, storage
 from dskprep.dataset import annotations as table
 from dskprep.dataset import claims, identity, index, label_store, store
 from dskprep.dataset.label_record import LabelRecord
@@ -154,15 +154,14 @@ def execute(
                 yield record
 
     try:
-        jobs = label_jobs(files(noted), asked, summary, known, retry)
-        losers = [record for record in do(jobs) if any(label.taken_by for label in record.labels)]
-        if groups := label_order.contests(target, run_id, losers):
-            for record in itertools.chain(*groups):
-                summary.take_back(record)
-            for _ in label_order.do_again(target, run_id, groups, files(lambda _: None), asked, known, do):
-                pass
-    except KeyboardInterrupt:
-        summary.is_interrupted = True
+        with endings.taken(functools.partial(setattr, summary, "is_interrupted", True)):
+            jobs = label_jobs(files(noted), asked, summary, known, retry)
+            losers = [record for record in do(jobs) if any(label.taken_by for label in record.labels)]
+            if groups := label_order.contests(target, run_id, losers):
+                for record in itertools.chain(*groups):
+                    summary.take_back(record)
+                for _ in label_order.do_again(target, run_id, groups, files(lambda _: None), asked, known, do):
+                    pass
     except InfrastructureError:
         with contextlib.suppress(DskprepError):  # of what is written by now
             table.write(target)

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import gc
 import json
+import os
 import signal
 import sys
 import tempfile
@@ -19,8 +20,9 @@ from typing import Any, cast
 import dask
 from dask.system import CPU_COUNT
 from dask.utils import format_bytes
-from distributed import Client, LocalCluster
+from distributed import Client, LocalCluster, Nanny
 from distributed.comm.core import connect as connect_comm
+from distributed.core import Status
 from distributed.security import Security
 from distributed.system import MEMORY_LIMIT
 
@@ -114,6 +116,19 @@ def local_client(
         warnings.filterwarnings("ignore", message="Port .* is already in use")
         with _apart_from_here(), _started(workers, limit_bytes) as cluster, lost.closed(Client(cluster)) as client:
             yield client
+
+
+def kill_workers(client: Client) -> None:
+    """Kill the worker processes of a `local_client`, whatever they do. None starts in their place."""
+    cluster = getattr(client, "cluster", None)
+    if not isinstance(cluster, LocalCluster):
+        return
+    for nanny in [*cluster.workers.values()]:
+        if isinstance(nanny, Nanny) and nanny.pid:
+            if nanny.status == Status.running:
+                nanny.close_gracefully()
+            with contextlib.suppress(ProcessLookupError):  # it has just ended
+                os.kill(nanny.pid, signal.SIGKILL)
 
 
 @contextlib.contextmanager

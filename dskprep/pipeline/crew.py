@@ -36,8 +36,10 @@ class Crew:
         if self.starts is None:
             return False
         began_s = time.monotonic()
-        self.client, self.starts = self.starts(), None
-        self.start_s = time.monotonic() - began_s
+        try:
+            self.client, self.starts = self.starts(), None
+        finally:  # also where Ctrl-C came meanwhile
+            self.start_s = time.monotonic() - began_s
         self.notes = self._check(self.client)
         return True
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from distributed import Client
 
-from dskprep import storage
+from dskprep import endings, storage
 from dskprep.dataset import identity
 from dskprep.errors import UsageError
 from dskprep.exchange import cohort, croissant, monai, nnunet, place
@@ -244,13 +244,13 @@ def _write_volumes(
     limits = crew.limits(TIME_LIMIT_S)
     task = functools.partial(work.export_volume, target=summary.target, out=summary.out, **limits)
     failures = executor.Failures("volumes", "export again")
-    try:
-        with closing(executor.execute(crew.client, iter(jobs), task)) as ended:
-            for job, outcome in ended:
-                if outcome is None:
-                    outcome = Exported(job.key, problem="its worker process died twice while it held this volume")
-                summary.add(outcome)
-                tell(observers, "on_export", summary, outcome)
-                failures.count(outcome.problem)
-    except KeyboardInterrupt:
-        summary.is_interrupted = True
+    with (
+        endings.taken(functools.partial(setattr, summary, "is_interrupted", True)),
+        closing(executor.execute(crew.client, iter(jobs), task)) as ended,
+    ):
+        for job, outcome in ended:
+            if outcome is None:
+                outcome = Exported(job.key, problem="its worker process died twice while it held this volume")
+            summary.add(outcome)
+            tell(observers, "on_export", summary, outcome)
+            failures.count(outcome.problem)

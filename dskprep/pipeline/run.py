@@ -18,12 +18,10 @@ Retries, patients that kill their workers, and lost clusters are the executor's;
 
 from __future__ import annotations
 
-import datetime
 import functools
 import os
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing
 
 from distributed import Client
 
@@ -36,6 +34,7 @@ from dskprep.pipeline.account import Account, RunStopped, Summary
 from dskprep.pipeline.checked import Checked, check
 from dskprep.pipeline.choice import Choice, choose
 from dskprep.pipeline.crew import Crew, Start, begun
+from dskprep.pipeline.ended import ended
 from dskprep.pipeline.listing import Listing
 from dskprep.pipeline.observer import LoggedNotes, Observer, tell
 from dskprep.plain import words_of
@@ -116,7 +115,8 @@ def run(
     Returns
     -------
     Summary
-        The account of the run; `is_interrupted` if KeyboardInterrupt ended it.
+        The account of the run; `is_interrupted` if KeyboardInterrupt ended it. A second Ctrl-C meanwhile is raised, and
+        there is no account.
 
     Raises
     ------
@@ -199,7 +199,7 @@ def execute(
         tell(everybody, "on_patient", summary, outcome.records)
 
     try:
-        with _ended(summary, crew), closing(shared):
+        with ended(summary, crew), closing(shared):
             tell(everybody, "on_start", summary)
             watch.begin(crew, summary, everybody)
             for message in notes:
@@ -218,7 +218,7 @@ def execute(
                         shared.begin()
                         if crew.start():
                             watch.begin(crew, summary, everybody)
-                            summary.account.pace.begin()
+                            summary.account.pace.begin(crew.start_s)
                         limits = crew.limits(time_limit_s)
                         work = functools.partial(patient.prepare_patient, target=target, config=settings, **limits)
                         with (
@@ -230,6 +230,10 @@ def execute(
                                     note(message)
                                 count(outcome)
         _write_end(summary, rows, give_labels, at_end, is_shared=shared.has_met_others)
+    except KeyboardInterrupt:
+        if summary.is_interrupted:  # a second one: who presses twice does not wait for those who hear of the end
+            everybody.clear()
+        raise
     finally:
         tell(everybody, "on_end", summary)
     if summary.stopped_by:
@@ -252,24 +256,6 @@ def _recorded(done: Iterable[executor.Done[Job, Outcome]], target: str, settings
         yield outcome
         last = outcome.records[-1]
         failures.count(last.message or "" if last.reason == InfrastructureError.__name__ else "")
-
-
-@contextmanager
-def _ended(summary: Summary, crew: Crew) -> Iterator[None]:
-    """Put into the summary how the block ended, and how long it took without the start of the workers."""
-    started = time.monotonic()
-    try:
-        yield
-    except KeyboardInterrupt:
-        summary.is_interrupted = True
-    except InfrastructureError as error:
-        summary.stopped_by = words_of(error)
-    except Exception as error:  # a bug
-        summary.stopped_by = f"{type(error).__name__}: {words_of(error)}"
-        raise
-    finally:
-        summary.seconds = time.monotonic() - started - crew.start_s
-        summary.ended = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
 
 
 def _write_end(

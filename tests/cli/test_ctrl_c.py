@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
 import os
 import re
 import signal
@@ -96,6 +97,7 @@ def test_each_ctrl_c_while_workers_start_for_a_first_job_is_told_once(
         try:
             for _ in range(n):
                 press_ctrl_c()
+            told.append("started")  # half of them could not be stopped
             yield "client"
         finally:
             told.append("over")
@@ -106,7 +108,7 @@ def test_each_ctrl_c_while_workers_start_for_a_first_job_is_told_once(
         observer.starts()
         told.append("never")
     workers.close()
-    assert told == ["over"]
+    assert told == ["started", "over"]
     assert capfd.readouterr().err.splitlines() == [f"dskprep: {ENDING}", f"dskprep: {AT_ONCE}"][:n]
     terminal.end_command()
 
@@ -204,6 +206,78 @@ def test_a_second_ctrl_c_says_what_it_does_and_how_to_go_on(
     said = capfd.readouterr()
     assert said.err.splitlines() == [f"dskprep: {AT_ONCE}", "", "dskprep: interrupted"]
     assert said.out.splitlines()[-1] == f"to go on: dskprep run {source} {target} --scheduler sync"
+    assert "1 patient" not in said.out
+
+
+class Presses(dskprep.Observer):
+    """Presses Ctrl-C so many times at the first that is done."""
+
+    def __init__(self, n: int) -> None:
+        self._n, self.heard = n, list[str]()
+
+    def on_patient(self, *_: Any) -> None:
+        for _ in range(self._n):
+            press_ctrl_c()
+
+    on_label = on_export = on_patient
+
+    def on_end(self, *_: Any) -> None:
+        self.heard.append("end")
+
+
+def test_a_run_has_an_account_after_one_ctrl_c_and_none_after_two(tmp_path: Path) -> None:
+    source, target = tiny.write_patients(tmp_path / "in", ["p1", "p2", "p3"]), str(tmp_path / "out")
+    with pytest.raises(KeyboardInterrupt):
+        dskprep.run(source, target, observers=[twice := Presses(2)])
+    assert not [*Path(target).glob("runs/*/summary.json")]
+    assert not twice.heard
+    summary = dskprep.run(source, target, observers=[once := Presses(1)])
+    assert summary.is_interrupted
+    assert [*Path(target).glob("runs/*/summary.json")]
+    assert once.heard == ["end"]
+
+
+def test_labels_and_exports_have_an_account_after_one_ctrl_c_and_none_after_two(tmp_path: Path) -> None:
+    source, target = tiny.write_patients(tmp_path / "in", ["p1"]), str(tmp_path / "out")
+    dskprep.run(source, target)
+    labels = tiny.write(tmp_path / "labels", {f"{n}.csv": b"key,x,y,z\np1,0,0,0\n" for n in (1, 2, 3)})
+    with pytest.raises(KeyboardInterrupt):
+        dskprep.annotate(target, labels, observers=[Presses(2)])
+    assert dskprep.annotate(target, labels, observers=[Presses(1)]).is_interrupted
+    with pytest.raises(KeyboardInterrupt):
+        dskprep.export("monai", target, tmp_path / "two", labels=(), observers=[Presses(2)])
+    assert dskprep.export("monai", target, tmp_path / "one", labels=(), observers=[Presses(1)]).is_interrupted
+
+
+@pytest.mark.slow
+@pytest.mark.cluster
+@pytest.mark.parametrize(
+    ("is_hurried", "is_pressed", "exit_code"),
+    [
+        pytest.param(True, False, -signal.SIGKILL, id="a second Ctrl-C"),
+        pytest.param(False, True, -signal.SIGKILL, id="one as they are stopped"),
+        pytest.param(False, False, 0, id="none"),
+    ],
+)
+def test_workers_of_this_machine_are_killed_only_where_ctrl_c_says_that_nobody_waits_for_them(
+    is_hurried: bool, is_pressed: bool, exit_code: int
+) -> None:
+    @contextlib.contextmanager
+    def opening() -> Iterator[Client]:
+        with cluster.local_client(1) as client:
+            yield client
+            if is_pressed:
+                press_ctrl_c()
+
+    workers = Workers(opening=opening)
+    client = workers.start()
+    pid = client.submit(os.getpid).result()
+    (process,) = (child for child in multiprocessing.active_children() if child.pid == pid)
+    if is_hurried:
+        workers.hurry()
+    workers.stop()
+    workers.close()
+    assert process.exitcode == exit_code
 
 
 def test_ctrl_c_while_workers_start_ends_them_when_they_have(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,7 +26,7 @@ from distributed import Client, LocalCluster, WorkerPlugin
 
 import dskprep
 from dskprep.dataset import omezarr, store
-from dskprep.pipeline import account, executor, page, run, watch
+from dskprep.pipeline import account, checked, crew, executor, page, run, watch
 from dskprep.pipeline.account import Account, Pace, Summary
 from dskprep.stopwatch import Stopwatch
 from dskprep.worker import slots
@@ -429,3 +429,22 @@ def test_the_account_names_the_slowest_and_the_largest() -> None:
     assert [key for _, key in counted.slowest] == ["p9", "p8", "p7", "p5", "p3"]
     assert [key for _, key in counted.largest] == ["p1", "p2", "p3", "p5", "p7"]
     assert (counted.cpu_s, counted.stage_s["read"]) == (1.75, 35)
+
+
+def test_the_time_of_a_run_is_without_the_start_of_its_workers_in_its_figures_and_in_its_account(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the clock of who starts them they take a thousand seconds: so much is taken off both."""
+    told: list[float] = []
+
+    class Told(dskprep.Observer):
+        def on_patient(self, summary: Summary, _: Any) -> None:
+            told.append(summary.account.figures()["seconds"])
+
+    clock = iter([0.0, 1000.0])
+    monkeypatch.setattr(crew, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    source = tiny.write_patients(tmp_path / "in", ["p1"])
+    task = checked.check(source, str(tmp_path / "out"), settings=dskprep.PrepConfig(lungs=False, check_hu=False))
+    with LocalCluster(n_workers=1, processes=False, dashboard_address="127.0.0.1:0") as there, Client(there) as client:
+        summary = run.execute(task, starts=lambda: client, observers=[Told()], at_end=())
+    assert (told[0] < 0, summary.seconds < 0) == (True, True)
