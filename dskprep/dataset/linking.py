@@ -70,7 +70,8 @@ class Linker:
             return Linked(chosen, "instances")
         n_images = len({(record.frame_of_reference, record.hu_sha256) for record in in_frame})
         is_one_each = n_images == len({record.frame_of_reference for record in in_frame}) > 0
-        if is_one_each and not self._are_others(in_frame, links):
+        is_others = self._are_others(in_frame, links) or any(self._is_of_another(r, links) for r in in_frame)
+        if is_one_each and not is_others:
             return Linked(in_frame, "frame-of-reference", ("linked-by-frame-of-reference",))
         raise Refusal("label-unlinked", self._explain(links, in_frame, where))
 
@@ -147,6 +148,10 @@ class Linker:
         found = self._by["series_uid_sha256"]
         return [[self._names[i][0] for i in found.find(keys.series_digest(owner))] for owner in owners]
 
+    def are_of_several(self, found: Sequence[str]) -> bool:
+        """Tell whether the volumes of these keys are of several patients or studies, and are no copies."""
+        return len(found) > 1 and _are_of_several(self._records(self._by_key[key] for key in found))
+
     def is_called(self, record: Record, path: str) -> bool:
         """Tell whether a path names a volume, and not a label in a folder that does (see `link_key`)."""
         names = ("__".join(path.split("/")), path.rpartition("/")[2])
@@ -187,10 +192,15 @@ class Linker:
         A series may hold several stacks, as the phases of 4D CT, of which some were not written; or several patients,
         where one SeriesInstanceUID was written for all.
         """
-        chosen = records
-        if links.instances:
-            chosen = [r for r in records if self.holds(r, links.instances)]
-            chosen = chosen or [r for r in records if not _is_one_of_several(r)]
+        held = [r for r in records if self.holds(r, links.instances)]
+        ours = held or [r for r in records if not self._is_of_another(r, links)]
+        if not ours:
+            raise Refusal(
+                "label-unlinked",
+                f"{where}: expected the patient or the study of {records[0].key}, whose series it names, found others, "
+                "and none of its slices; it is of another patient, and their scans have the same SeriesInstanceUID",
+            )
+        chosen = held or [r for r in ours if not (links.instances and _is_one_of_several(r))]
         if not chosen:
             several = ", ".join(record.key for record in records[:NAMED])
             raise Refusal(
@@ -198,7 +208,7 @@ class Linker:
                 f"{where}: expected slices of {several}, which is of the series that it names, found only others "
                 f"({len(links.instances)}); it was drawn on slices that were not written, as those of another phase",
             )
-        if len({(r.patient, r.study) for r in chosen}) > 1 and len({r.hu_sha256 for r in chosen}) > 1:
+        if _are_of_several(chosen):
             several = ", ".join(record.key for record in chosen[:NAMED])
             raise Refusal(
                 "label-unlinked",
@@ -206,6 +216,14 @@ class Linker:
                 f"and the series is of several ({several})",
             )
         return chosen
+
+    def _is_of_another(self, record: Record, links: Links) -> bool:
+        """Tell whether a label says that it is of another patient, and of another study too, than a volume."""
+        digest = self._identities.digest
+        if not (links.patient and links.study and record.patient and record.study):
+            return False
+        patients = {record.patient, record.patient_without_issuer}
+        return digest("study", links.study) != record.study and digest("patient", links.patient, "") not in patients
 
     def _are_others(self, records: list[Record], links: Links) -> bool:
         """Tell whether the label names slices, and all of these volumes say that they are not theirs."""
@@ -230,6 +248,11 @@ class Linker:
 def _is_one_of_several(record: Record) -> bool:
     """Tell whether a volume is one of several stacks of its series, and its record has the digests of its slices."""
     return record.instances is not None and (OTHER_STACKS in record.warnings or record.stack is not None)
+
+
+def _are_of_several(records: Sequence[Record]) -> bool:
+    """Tell whether volumes of one SeriesInstanceUID are of several patients or studies, and are no copies."""
+    return len({(r.patient, r.study) for r in records}) > 1 and len({r.hu_sha256 for r in records}) > 1
 
 
 class _Lookup:

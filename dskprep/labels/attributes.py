@@ -47,6 +47,12 @@ def code_of(dataset: Dataset, keyword: str) -> Code | None:
     return Code(one_line(value), one_line(item.get("CodingSchemeDesignator")), one_line(item.get("CodeMeaning")))
 
 
+def owner_of(header: Dataset) -> tuple[str, str]:
+    """Return the PatientID and the StudyInstanceUID of an object; each may be ""."""
+    patient, study = (str(header.get(keyword) or "").strip() for keyword in ("PatientID", "StudyInstanceUID"))
+    return patient, study
+
+
 def uids_below(found: Any, keyword: str) -> frozenset[str]:
     """Return all values of a UID attribute in a dataset or sequence, at any depth."""
     uids: set[str] = set()

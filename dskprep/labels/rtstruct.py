@@ -13,7 +13,7 @@ from pydicom import Dataset
 
 from dskprep.errors import Refusal
 from dskprep.labels import contours as contours_of
-from dskprep.labels.attributes import code_of, one_line, refuse_if_more, uids_below
+from dskprep.labels.attributes import code_of, one_line, owner_of, refuse_if_more, uids_below
 from dskprep.labels.copies import without_copies
 from dskprep.labels.outlines import MAX_ROIS, Outlines, points_of
 from dskprep.labels.stack import Plane, Stack, places, slabs, which_place
@@ -181,7 +181,7 @@ def _read_links(header: Dataset, images: frozenset[str]) -> Links:
         listed = [item for study in studies for item in study.get("RTReferencedSeriesSequence") or ()]
         drawn_on = (item for item in listed if images & uids_below(item, "ReferencedSOPInstanceUID"))
         series = uids_below(list(drawn_on), "SeriesInstanceUID") or series
-    return Links(series, instances, frozenset(uids) - {""})
+    return Links(series, instances, frozenset(uids) - {""}, *owner_of(header))
 
 
 def _axes(grid: Grid) -> Iterator[NDArray[np.float64]]:

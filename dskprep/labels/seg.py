@@ -13,7 +13,7 @@ from pydicom import Dataset
 
 from dskprep.dicom.slices import MAX_POSITION_MM
 from dskprep.errors import Refusal
-from dskprep.labels.attributes import code_of, floats_of, item_of, one_line, refuse_if_more, uids_below
+from dskprep.labels.attributes import code_of, floats_of, item_of, one_line, owner_of, refuse_if_more, uids_below
 from dskprep.labels.seg_pixels import Layout
 from dskprep.labels.stack import Plane, Stack, axes_of, crop, places, slabs, which_place
 from dskprep.labels.values import Labels, Links, Segment
@@ -72,6 +72,7 @@ class Seg(Labels):
             uids_below(references, "SeriesInstanceUID"),
             uids_below(sources, "ReferencedSOPInstanceUID"),
             frozenset({str(header.get("FrameOfReferenceUID") or "")} - {""}),
+            *owner_of(header),
         )
         self._layout = Layout(header, pixels, where)
         self._frames = list(_read_frames(header, self._layout.n_frames, where))

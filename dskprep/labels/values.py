@@ -30,12 +30,15 @@ class Code(NamedTuple):
 class Links:
     """What a label object asks to be linked to: UIDs of DICOM, as they stand in it. Each may be empty.
 
-    `frames` are the frames of reference in which it lies; a segment may say in which of them.
+    `frames` are the frames of reference in which it lies; a segment may say in which of them. `patient` (PatientID) and
+    `study` are those of the object itself: it is linked by neither, but they may say that it is of somebody else.
     """
 
     series: frozenset[str] = frozenset()
     instances: frozenset[str] = frozenset()
     frames: frozenset[str] = frozenset()
+    patient: str = ""
+    study: str = ""
 
 
 @dataclass(frozen=True)

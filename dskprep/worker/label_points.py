@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from dskprep import keys
+from dskprep.counts import n_of
 from dskprep.dataset.annotation_columns import free_column
 from dskprep.dataset.linking import Linker
 from dskprep.dataset.record import Record
@@ -38,8 +39,17 @@ def place_points(labels: Points, linker: Linker) -> PlacedPoints:
     of_owner = dict(zip(owners, linker.keys_of(owners, column), strict=True))
     if column == "key" and "seriesuid" in table:
         _check_owners(table, linker, labels.where)
+    several = {owner for owner, found in of_owner.items() if column == "seriesuid" and linker.are_of_several(found)}
+    of_owner |= {owner: [] for owner in several}
+    n_several = int(table[column].isin(several).sum())
     n_unlinked = int(table[column].map(lambda owner: not of_owner[owner]).sum())
     if n_unlinked == len(table):
+        if several:
+            raise Refusal(
+                "label-unlinked",
+                f"{labels.where}: expected a series of one patient, found {n_of(n_several, 'point')} of series of several; "
+                "give the table a column key in place of seriesuid",
+            )
         one = owners[0] if column == "key" else keys.series_digest(owners[0])  # no UID is written
         raise Refusal(
             "label-unlinked",
@@ -60,7 +70,11 @@ def place_points(labels: Points, linker: Linker) -> PlacedPoints:
     n_outside = int((~inside).sum())
     table = table[inside].reset_index(drop=True)
     table.insert(1, "image", table["key"].map(linker.image_of))
-    told = ((n_unlinked, "belong to volumes that the dataset has not"), (n_outside, "lie outside of their images"))
+    told = (
+        (n_unlinked - n_several, "belong to volumes that the dataset has not"),
+        (n_several, "belong to a series of several patients"),
+        (n_outside, "lie outside of their images"),
+    )
     message = "; ".join(f"{n} points {what}" for n, what in told if n) or None
     warnings = [*(["points-unlinked"] if n_unlinked else []), *(["points-outside"] if n_outside else [])]
     linked_by = "key" if column == "key" else "series"

@@ -359,6 +359,43 @@ def test_a_label_that_names_no_slice_of_a_series_of_two_patients_is_refused(
     assert any("the series is of several" in message for message in messages)
 
 
+def test_a_label_of_another_patient_is_not_given_to_the_series_of_the_same_uid(
+    tmp_path: Path, source: Path, labels: Path
+) -> None:
+    """As where an anonymiser wrote one SeriesInstanceUID for all, and only the other patient is there."""
+    write_series(source / "p", PatientID="A", StudyInstanceUID="1.5.1")
+    target = prepare(str(tmp_path))
+    seg_ds = seg_dataset(GRID, frames_of(BOX), names=("Tumour",))
+    seg_ds.ReferencedSeriesSequence[0].ReferencedInstanceSequence[0].ReferencedSOPInstanceUID = "1.9.9.1"
+    rt_ds = rtstruct_dataset({"GTV": [[(-8, -15, -26), (-2, -15, -26), (-2, -8, -26)]]})
+    study = rt_ds.ReferencedFrameOfReferenceSequence[0].RTReferencedStudySequence[0]
+    study.RTReferencedSeriesSequence[0].ContourImageSequence[0].ReferencedSOPInstanceUID = "1.9.9.1"
+    for ds in (seg_ds, rt_ds):
+        for name, patient, study_uid in (("another", "B", "1.5.2"), ("own", "A", "1.5.2"), ("own-study", "B", "1.5.1")):
+            ds.PatientID, ds.StudyInstanceUID = patient, study_uid
+            (labels / f"{name}-{ds.Modality}.dcm").write_bytes(written(ds))
+    annotate(target, labels, name_as="{name}-{file}")
+    found = {name.source: name.status for name, _ in label_store.list_records(target)}
+    assert {source: status for source, status in found.items() if "another" in source} == {
+        "another-RTSTRUCT.dcm": "refused",
+        "another-SEG.dcm": "refused",
+    }
+    assert [status for source, status in found.items() if "another" not in source] == ["written"] * 4
+
+
+def test_points_of_a_series_of_two_patients_are_refused_but_not_those_of_copies(
+    tmp_path: Path, source: Path, labels: Path
+) -> None:
+    target = prepare(str(tmp_path), q={"seed": 1, "first": 100, "PatientID": "B"})
+    x, y, z = GRID.to_patient((3, 4, 5))
+    (labels / "p.csv").write_text(f"seriesuid,coordX,coordY,coordZ\n{SERIES},{x},{y},{z}\n")
+    assert annotate(target, labels).reasons == {"refused: label-unlinked": 1}
+    assert "found 1 point of series of several" in (only_record(target).message or "")
+    write_series(source / "q")
+    dskprep.run(source, target, settings=SETTINGS)
+    assert annotate(target, labels, retry="unlinked").points == 2
+
+
 def test_the_study_that_contours_name_is_no_slice(tmp_path: Path, labels: Path) -> None:
     target = prepare(str(tmp_path))
     square = [(-8, -18), (-2, -18), (-2, -12), (-8, -12)]
