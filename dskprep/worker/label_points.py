@@ -47,8 +47,8 @@ def place_points(labels: Points, linker: Linker) -> PlacedPoints:
         if several:
             raise Refusal(
                 "label-unlinked",
-                f"{labels.where}: expected a series of one patient, found {n_of(n_several, 'point')} of series of several; "
-                "give the table a column key in place of seriesuid",
+                f"{labels.where}: expected a series of one patient, found {n_of(n_several, 'point')} of series of "
+                "several; give the table a column key in place of seriesuid",
             )
         one = owners[0] if column == "key" else keys.series_digest(owners[0])  # no UID is written
         raise Refusal(
