@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.uid import UID
 
+from dskprep.dicom import codestream
 from dskprep.errors import Refusal
 
 NATIVE = {
@@ -42,23 +42,10 @@ DECODERS: dict[str, Callable[[bytes], Any]] = {
 }
 """The decoder of each compressed transfer syntax but RLE, whose decoder needs the pixels' type and size."""
 
-JPEG_FRAMES = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}
-"""Second bytes of the markers that begin a frame header (ITU-T T.81 table B.1); 0xF7 is that of JPEG-LS."""
-
 NEAR_TOP = 0.95
 """Values above this share of the largest that BitsStored can hold show that they go on beyond it."""
 MATCH = 0.1
 """Pixels match those beside them if their means differ by less than this share of what BitsStored can hold."""
-JPEG_SCAN, JPEG_END = 0xDA, 0xD9
-"""Second bytes of the markers before the coded values and at the end (ITU-T T.81 table B.1)."""
-JPEG_MARKER = re.compile(rb"\xff[\x80-\xcf\xd8-\xfe]")
-"""A marker among coded values, but for those that restart the decoder (0xD0 to 0xD7)."""
-
-JPEG_2000_TILE, JPEG_2000_END = b"\xff\x90\x00\x0a", b"\xff\xd9"
-"""The marker before a tile-part, with the length of its segment, and that at the end (ISO 15444-1 A.4.2, A.4.4)."""
-TILE_HEAD_BYTES = 12
-"""Bytes of the marker segment before a tile-part."""
-
 MAX_EDGE = 10_000
 """Most rows or columns of a slice. Scanners reconstruct 2048 at most, so more come from a damaged header."""
 
@@ -125,10 +112,10 @@ def _read_native(data: bytes | memoryview, layout: PixelFormat, where: str) -> N
 def _decompress(data: bytes, layout: PixelFormat, where: str) -> NDArray[Any]:
     syntax = layout.transfer_syntax
     # for data cut short, libjpeg fills the rest with grey, and charls searches for the end for seconds
-    if syntax in JPEG | JPEG_LS and not _reaches_end(data):
+    if syntax in JPEG | JPEG_LS and not codestream.reaches_end(data):
         raise Refusal("truncated", f"{where}: the JPEG data have no end-of-image marker")
     # for data that are zero from somewhere on, openjpeg fills the rest
-    if syntax in JPEG_2000 and not _has_all_tiles(data):
+    if syntax in JPEG_2000 and not codestream.has_all_tiles(data):
         raise Refusal("truncated", f"{where}: the JPEG 2000 data end before their last tile does")
     if syntax != RLE:
         _check_stream(data, layout, where)
@@ -159,7 +146,7 @@ def _check_stream(data: bytes, layout: PixelFormat, where: str) -> None:
     """Refuse a stream that is not one grey image of the header's size, before a codec allocates memory for it."""
     is_jpeg = layout.transfer_syntax in JPEG | JPEG_LS
     try:
-        rows, columns, samples = (_jpeg_size if is_jpeg else _jpeg2k_size)(data)
+        rows, columns, samples = (codestream.jpeg_size if is_jpeg else codestream.jpeg_2000_size)(data)
     except struct.error as error:
         raise Refusal("undecodable-pixels", f"{where}: the compressed stream has no header of its size") from error
     if (rows, columns, samples) != (layout.rows, layout.columns, 1):
@@ -168,69 +155,6 @@ def _check_stream(data: bytes, layout: PixelFormat, where: str) -> None:
             f"{where}: expected {layout.rows} x {layout.columns} grey pixels, found a stream of {rows} x {columns} "
             f"with {samples} sample{'s' * (samples != 1)} per pixel",
         )
-
-
-def _jpeg_size(data: bytes) -> tuple[int, int, int]:
-    """Read rows, columns and samples from the frame header of JPEG or JPEG-LS (ITU-T T.81 B.2.2, T.87 C.2.2)."""
-    at = 2
-    while True:
-        mark, code, length = struct.unpack_from(">BBH", data, at)
-        if mark != 0xFF:
-            raise struct.error("no marker")
-        if code == 0xFF:  # a fill byte
-            at += 1
-        elif code in JPEG_FRAMES:
-            _, rows, columns, samples = struct.unpack_from(">BHHB", data, at + 4)
-            return rows, columns, samples
-        else:
-            at += 2 + length
-
-
-def _reaches_end(data: bytes) -> bool:
-    """Tell whether JPEG or JPEG-LS reaches its end marker, whatever pads it after that (ITU-T T.81 B.1.1, T.87 A)."""
-    at = 2
-    while at + 2 <= len(data):
-        if data[at + 1] == JPEG_END:
-            return True
-        if data[at] != 0xFF or at + 4 > len(data):
-            break
-        if data[at + 1] == 0xFF:  # a fill byte
-            at += 1
-            continue
-        is_scan = data[at + 1] == JPEG_SCAN
-        at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
-        if is_scan:  # coded values follow, in which 0xFF stands before a byte that is no marker's
-            found = JPEG_MARKER.search(data, at)
-            at = found.start() if found else len(data)
-    return bytes((0xFF, JPEG_END)) in data[at:]  # damaged before its end: for the decoder to say
-
-
-def _jpeg2k_size(data: bytes) -> tuple[int, int, int]:
-    """Read rows, columns and samples from the SIZ segment of JPEG 2000, in boxes or bare (ISO 15444-1 A.5.1)."""
-    at = 0
-    while data[at : at + 4] != b"\xff\x4f\xff\x51":
-        length, kind = struct.unpack_from(">I4s", data, at)
-        if length == 1:
-            raise struct.error("a box of more than 4 GiB")
-        at += 8 if kind == b"jp2c" else max(length, 8)
-    x, y, x0, y0 = struct.unpack_from(">4I", data, at + 8)
-    (samples,) = struct.unpack_from(">H", data, at + 40)
-    return y - y0, x - x0, samples
-
-
-def _has_all_tiles(data: bytes) -> bool:
-    """Tell whether the tile-parts of JPEG 2000 follow one another up to the end marker (ISO 15444-1 A.4.2, A.4.4).
-
-    The end marker may be lacking after the last of them; one whose length is 0 goes on to the marker. What cannot be
-    read is for the decoder to say.
-    """
-    at = data.find(JPEG_2000_TILE)
-    while at >= 0 and data[at : at + len(JPEG_2000_TILE)] == JPEG_2000_TILE and at + TILE_HEAD_BYTES <= len(data):
-        (length,) = struct.unpack_from(">I", data, at + len(JPEG_2000_TILE) + 2)
-        if length == 0:
-            return JPEG_2000_END in data[at:]
-        at += length
-    return at < 0 or at == len(data) or data[at : at + 2] == JPEG_2000_END
 
 
 def _has_foreign_bits(values: NDArray[Any], bits: int) -> bool:
