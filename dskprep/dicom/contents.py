@@ -67,8 +67,8 @@ class Contents:
     """Slices and damage by SeriesInstanceUID, and files set aside.
 
     Damage is under the empty UID where the file's series cannot be read. `foreign` has an object that is no CT image,
-    by SeriesInstanceUID; `strays` are files that are no DICOM, and not named as something else, by name. `held_bytes`
-    is the memory that the slices keep: of files that are compressed as a whole, what they hold.
+    by SeriesInstanceUID; `strays` are files that are no DICOM, by name. `held_bytes` is the memory that the slices
+    keep: of files that are compressed as a whole, what they hold.
     """
 
     slices: dict[str, list[Slice]] = field(default_factory=dict)
@@ -86,14 +86,15 @@ class Contents:
         found = self.damage.get(uid) or self.damage.get("") or self.foreign.get(uid)
         if found or not self.strays:
             return found
-        shapes = {_shape(s.name) for s in self.slices.get(uid, ())}
-        named = (name for name in self.strays if _is_named_as_slice(name) or _shape(name) in shapes)
+        shapes = {shape_of(s.name) for s in self.slices.get(uid, ())}
+        named = (name for name in self.strays if _is_named_as_slice(name) or shape_of(name) in shapes)
         return self.strays.get(next(named, ""))
 
     def lone_stray(self) -> Refusal | None:
         """Return why a file cannot be read that may be a slice by its name, for files among which there is no slice."""
-        shapes = Counter(map(_shape, self.strays))
-        named = (n for n in self.strays if _is_named_as_slice(n) or shapes[_shape(n)] >= SEVERAL)
+        strays = [name for name in self.strays if not is_named_otherwise(name)]
+        shapes = Counter(map(shape_of, strays))
+        named = (n for n in strays if _is_named_as_slice(n) or shapes[shape_of(n)] >= SEVERAL)
         return self.strays.get(next(named, ""))
 
     def uids(self) -> list[str]:
@@ -170,8 +171,7 @@ class Contents:
             self.damage.setdefault("", refusal)
             return
         self.aside.append(Aside(name, "not-dicom", ""))
-        if not is_named_otherwise(name):
-            self.strays[name] = refusal
+        self.strays[name] = refusal
 
 
 def _bytes_held(slices: list[Slice]) -> int:
@@ -205,10 +205,10 @@ def _is_named_as_slice(name: str) -> bool:
     return not SLICE_SUFFIXES.isdisjoint(suffix.lower() for suffix in PurePosixPath(name).suffixes)
 
 
-def _shape(name: str) -> str:
+def shape_of(name: str) -> str:
     """Return what the names of the slices of a series have in common: the last part of the path without its numbers.
 
-    >>> _shape("scan/IM0012.dcm.part"), _shape("IM0001.dcm"), _shape("notes")
+    >>> shape_of("scan/IM0012.dcm.part"), shape_of("IM0001.dcm"), shape_of("notes")
     ('im0', 'im0', 'notes')
     """
     path = PurePosixPath(name.lower())

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 
 from dskprep import storage
-from dskprep.dicom.contents import SLICE_SUFFIXES, is_named_otherwise
+from dskprep.dicom.contents import SEVERAL, SLICE_SUFFIXES, is_named_otherwise, shape_of
 from dskprep.dicom.sniff import BZ2_HEAD_BYTES, HEAD_BYTES, begins_as_dicom, compression_of, decompressed_head
 from dskprep.errors import InfrastructureError
 from dskprep.formats import names
@@ -13,6 +14,8 @@ from dskprep.storage import Entry
 
 COMPRESSED_SUFFIXES = (".gz", ".bz2", ".xz")
 """Names of files that are compressed one by one, such as `1.dcm.gz`."""
+VAGUE_SUFFIXES = (".dat", ".raw", ".bin", ".bak", ".roi")
+"""Names of files that are no slices in most folders, and slices in some: one of those that are called alike tells."""
 GROWTH = 4
 """Bytes for each byte of a compressed file: CT slices shrink to a half or a third, those with much air to less."""
 MAX_HEADS = 32
@@ -42,21 +45,26 @@ def read_plain_head(url: str, n_bytes: int) -> bytes:
 def may_hold_dicom(url: str, entries: Iterable[Entry]) -> bool:
     """Tell whether one of the files of a folder may be DICOM, by its name or else by its first bytes.
 
-    A file that cannot be read may be. The first that may be ends the search.
+    A file that cannot be read may be; so may several whose names differ by numbers alone if nothing is left in them.
+    The first that may be ends the search.
     """
-    n_read = 0
+    n_read, lost = 0, Counter[str]()
     for entry in entries:
         name = plain_name(entry.name)
-        if is_named_otherwise(name):
+        shape = shape_of(name)
+        if is_named_otherwise(name) and (shape in lost or not name.lower().endswith(VAGUE_SUFFIXES)):
             continue
         if name.lower().endswith(tuple(SLICE_SUFFIXES)) or n_read == MAX_HEADS:
             return True
+        head = b""
         # an empty object has no first bytes; on disk it may be a dead link
         if entry.size or not storage.is_bucket(url):
             n_read += 1
             try:
-                if begins_as_dicom(read_plain_head(storage.join(url, entry.name), HEAD_BYTES)):
-                    return True
+                head = read_plain_head(storage.join(url, entry.name), HEAD_BYTES)
             except (storage.ObjectChanged, InfrastructureError):
                 return True
+        lost[shape] += not head.strip(b"\0")
+        if begins_as_dicom(head) or lost[shape] >= SEVERAL:
+            return True
     return False

@@ -94,6 +94,8 @@ class CaseContents(Contents):
             self.leave_out(name)
         elif names.is_part(name) and not begins_as_dicom(content):
             self.parts[name] = FileBytes.held(content)
+            if not names.is_volume(name):
+                self.strays[name] = Refusal("truncated", f"{name}: cannot be read as DICOM, but is named as slices are")
         else:
             super().add(name, content, with_pixels=with_pixels)
 

@@ -154,6 +154,28 @@ def test_an_empty_key_that_ends_in_a_slash_is_no_file(s3: str) -> None:
         assert {key: case.n_files for key, case in by_key(f"{s3}/in", **options).items()} == {"p1": 1}
 
 
+@pytest.mark.parametrize("content", [b"", bytes(5000)])
+@pytest.mark.parametrize("suffix", [".dat", ".raw", ".bin", ".roi", ""])
+def test_a_slice_of_which_nothing_is_left_is_missed_whatever_the_slices_are_called(
+    tmp_path: Path, suffix: str, content: bytes
+) -> None:
+    slices = [*tiny.series().values()]
+    files = {f"IM{k:03}{suffix}": slices[k] for k in range(len(slices))} | {"notes.txt": b"", "x.dat": b""}
+    for name, more in (("whole", {}), ("cut", {f"IM{len(slices) - 1:03}{suffix}": content})):
+        tiny.write(tmp_path / name / "p", files | more | {"sub/notes.txt": b"", "sub/a.dat": b""})
+        (case,) = (case for case in cases.cases(str(tmp_path / name)) if case.key == "p")
+        record = record_of(case, tmp_path / f"out-{name}")
+        assert (name, record.reason) in {("whole", None), ("cut", "truncated")}
+
+
+@pytest.mark.parametrize("content", [b"", bytes(5000)])
+def test_a_patient_of_whose_slices_nothing_is_left_is_counted_beside_a_folder_too(place: str, content: bytes) -> None:
+    lost = {f"p1/IM{k:04}": content for k in range(12)}
+    beside = {"p1/sub/1.dcm": SLICE, "p2/sub/1.dcm": SLICE, "p2/notes": content, "p2/licence": content}
+    tiny.write(place, lost | beside)
+    assert by_key(place).keys() == {"p1", "p1__sub", "p2__sub"}
+
+
 # what a manifest names
 
 
