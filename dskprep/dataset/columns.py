@@ -30,6 +30,7 @@ DESCRIBED = {
     "stack": "Number of the stack, where a series holds several and all were asked for",
     "bytes_read": "Bytes of the files of its folder or archive",
     "bytes_written": "Bytes of the objects of the volume",
+    "volume_digest": "Digest of the objects of the volume",
     "patient": "Keyed digest of the patient: equal where the patient is, of no use to others",
     "patient_without_issuer": "Keyed digest of PatientID alone, where the header names its issuer too",
     "study": "Keyed digest of the study",

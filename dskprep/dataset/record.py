@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import re
 from collections.abc import Mapping
@@ -148,6 +149,12 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     def bytes_written(self) -> int:
         """The size of the volume's objects together."""
         return sum(written.n_bytes for written in self.objects.values())
+
+    @property
+    def volume_digest(self) -> str | None:
+        """Digest of the volume's objects, as 16 hexadecimal digits; None if there are none."""
+        parts = sorted(f"{name}\0{written.sha256}" for name, written in self.objects.items())
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16] if parts else None
 
     def changed(self, **changes: Any) -> Record:
         """Return a copy of this record with some fields replaced."""

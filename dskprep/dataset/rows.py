@@ -19,7 +19,7 @@ NAME = ("status", "key", "input_digest")
 
 OF_RECORD = (
     *("chosen", "patient", "patient_without_issuer", "study", "frame_of_reference", "series_uid_sha256", "stack"),
-    *("hu_sha256", "bytes_read", "bytes_written"),
+    *("hu_sha256", "bytes_read", "bytes_written", "volume_digest"),
 )
 """Columns that are fields of a record."""
 
@@ -46,7 +46,7 @@ _ALWAYS = {
 _LATER = {
     **dict.fromkeys(("patient", "study", "frame_of_reference", "licence", "doi", "citation", "chosen"), "string"),
     "patient_without_issuer": "string",
-    "further_series": "string",
+    **dict.fromkeys(("further_series", "volume_digest"), "string"),
     "disagreed_lung_ml": "double",
     "missing_lung_ml": "double",
     "missing_lung_place": "string",

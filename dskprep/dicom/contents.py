@@ -42,6 +42,8 @@ OTHER_SUFFIXES = frozenset(
     ".raw .zraw .stl .sha256 .md5 .tcia .mrml .mat .hdr .cfg .roi .bak .dat .bin .avi .mp4 .pkl .h5 .vtk".split()
 )
 """Suffixes of files that are no damaged slices, unless they begin as DICOM."""
+VAGUE_SUFFIXES = (".dat", ".raw", ".bin", ".bak", ".roi")
+"""Those of them that are slices in some folders: the first bytes of a file tell."""
 OTHER_NAMES = frozenset("DICOMDIR DIRFILE LICENSE README VERSION SHA256SUMS MD5SUMS _SUCCESS LOCKFILE".split())
 """Names, in capitals, of files that are no damaged slices, unless they begin as DICOM."""
 SLICE_SUFFIXES = frozenset(".dcm .dicom .ima".split())

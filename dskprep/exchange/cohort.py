@@ -114,7 +114,7 @@ def choose(
     drawn = [label for label in labels if label != LUNGS]
     names, refused = _labels_of(dataset) if drawn else ({}, {})
     members, left_out, known = [], {}, set[str]()
-    for row in dataset.whole_rows("key", "status", "input_digest", "hu_sha256", *LUNGS_ML):
+    for row in dataset.whole_rows("key", "status", "input_digest", "hu_sha256", "volume_digest", *LUNGS_ML):
         key = row["key"]
         if key not in dataset:
             continue
@@ -140,7 +140,8 @@ def choose(
             continue
         side = split.sides[key] if split else NOWHERE
         paths = [path.format(key=key) if path else "" for path in (test if side.part == "test" else (image, mask))]
-        made_of = [VERSION, row["input_digest"], row["hu_sha256"], paths, classes, [there[name] for _, name in classes]]
+        volume = [row[name] for name in ("input_digest", "hu_sha256", "volume_digest")]
+        made_of = [VERSION, *volume, paths, classes, [there[name] for _, name in classes]]
         digest = hashlib.sha256(to_json({"made of": made_of})).hexdigest()
         name = RecordName(row["status"], key, row["input_digest"])
         members.append(Member(ExportJob(name, paths[0], paths[1] if labels else "", tuple(classes), digest), side))

@@ -6,8 +6,10 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import re
+import zlib
 from collections.abc import Iterable
 from typing import Any
 
@@ -75,11 +77,14 @@ def _is_unfinished(out: str) -> bool:
     return all(_UNFINISHED.fullmatch(entry.name) for entry in below)
 
 
-def records(out: str) -> dict[str, VolumeRecord]:
-    """Return the records of the volumes of which all files are there, whole, by key. Damaged ones count for nothing."""
+def records(out: str) -> tuple[dict[str, VolumeRecord], dict[str, str]]:
+    """Return the records of the volumes of which all files are there, by key. Damaged ones count for nothing.
+
+    With them comes the path of a file that is not as it was written, by key: somebody has changed it since.
+    """
     url = storage.join(out, FOLDER)
     there = {entry.name: entry.size for entry in storage.listing_below(out, follow_links=False)}
-    found = {}
+    found, altered = dict[str, VolumeRecord](), dict[str, str]()
     try:
         entries = [entry for entry in storage.listing(url) if entry.name.endswith(".json")]  # others are unfinished
         contents = [*storage.read_many_metadata(url, entries)]
@@ -90,10 +95,32 @@ def records(out: str) -> dict[str, VolumeRecord]:
             record = _to_record(json.loads(content))
         except (ValueError, RecursionError, msgspec.ValidationError):
             continue
-        is_whole = all(there.get(path) == about.n_bytes for path, about in record.files.items())
-        if name == f"{record.key}.json" and _is_ours(record) and is_whole:
+        if name != f"{record.key}.json" or not _is_ours(record) or not record.files.keys() <= there.keys():
+            continue
+        others = [path for path, about in record.files.items() if there[path] != about.n_bytes]
+        if all(_is_whole(storage.join(out, path)) for path in others):
             found[record.key] = record
-    return found
+            if others:
+                altered[record.key] = others[0]
+    return found, altered
+
+
+def _is_whole(url: str) -> bool:
+    """Tell whether a compressed file can be read to its end: then somebody has written it, and it was not cut."""
+    try:
+        gzip.decompress(storage.read(url))
+    except (OSError, EOFError, zlib.error):
+        return False
+    return True
+
+
+def altered_mask(out: str, record: VolumeRecord) -> str:
+    """Return the path of a mask of a volume that somebody has changed without changing its size, or ""."""
+    masks = {path.format(key=record.key) for path in PATHS if path.startswith("labels")}
+    for path in sorted(masks & record.files.keys()):
+        if StoredObject.of(storage.read(storage.join(out, path))) != record.files[path]:
+            return path
+    return ""
 
 
 def write(out: str, record: VolumeRecord, files: dict[str, bytes]) -> None:

@@ -35,6 +35,10 @@ TIME_LIMIT_S = 1800.0
 """Limit for reading, compressing and writing one volume, in seconds."""
 
 
+ALTERED = "somebody has changed it since it was written"
+"""What is said of a file of an export that is not as it was written."""
+
+
 @dataclass(repr=False)
 class ExportSummary:
     """What became of the volumes of an export.
@@ -227,19 +231,26 @@ def _write_volumes(
 ) -> None:
     """Write the volumes that are not there yet, and delete those that are no more part of it."""
     wanted = {member.job.key: member.job for member in found.members}
-    done = place.records(summary.out)
+    done, altered = place.records(summary.out)
     stale = [r for key, r in done.items() if key not in wanted or wanted[key].digest != r.digest]
-    jobs = [job for key, job in wanted.items() if key not in done or done[key].digest != job.digest]
-    summary.n_asked = len(jobs)
+    kept = {r.key: path for r in stale if (path := altered.pop(r.key, "") or place.altered_mask(summary.out, r))}
+    stale = [r for r in stale if r.key not in kept]
+    is_due = {key: key not in done or done[key].digest != job.digest for key, job in wanted.items()}
+    jobs = [job for key, job in wanted.items() if is_due[key] and key not in kept]
+    summary.n_asked = len(jobs) + len(kept)
     if jobs:
         crew.start()
-    for note in crew.notes:
+    for note in [*crew.notes, *(f"{path}: {ALTERED}; it stays" for path in altered.values())]:
         tell(observers, "on_note", note)
-    if stale or jobs:
+    for key, path in kept.items():
+        why = f"{path}: {ALTERED}, and the dataset has another one now; move it away, and export again"
+        summary.add(left := Exported(key, problem=why))
+        tell(observers, "on_export", summary, left)
+    if stale or jobs or kept:
         storage.delete(summary.out, described)  # what describes an export is there only while it is whole
     place.drop(summary.out, stale)
     summary.left_out = found.left_out
-    counts = {"already": len(wanted) - len(jobs), "left-out": len(found.left_out)}
+    counts = {"already": len(wanted) - len(jobs) - len(kept.keys() & wanted.keys()), "left-out": len(found.left_out)}
     summary.counts.update({word: n for word, n in counts.items() if n})
     limits = crew.limits(TIME_LIMIT_S)
     task = functools.partial(work.export_volume, target=summary.target, out=summary.out, **limits)

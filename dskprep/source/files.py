@@ -13,7 +13,7 @@ from functools import cached_property
 from typing import NamedTuple
 
 from dskprep import storage
-from dskprep.dicom.contents import Contents, is_named_otherwise, may_be_ct
+from dskprep.dicom.contents import VAGUE_SUFFIXES, Contents, is_named_otherwise, may_be_ct
 from dskprep.dicom.header import with_blank_pixels
 from dskprep.dicom.slices import Slice
 from dskprep.dicom.sniff import compression_of
@@ -235,7 +235,8 @@ def _not_ct(folder: str, entries: list[Entry]) -> Iterator[File]:
         if plain_size(entry) <= LARGE_FILE_BYTES or entry.name in parts:
             continue
         head = b""
-        if not is_named_otherwise(plain_name(entry.name)):
+        name = plain_name(entry.name)
+        if name.lower().endswith(VAGUE_SUFFIXES) or not is_named_otherwise(name):
             with _changes_refused():
                 head = read_plain_head(storage.join(folder, entry.name), HEAD_BYTES)
         if not may_be_ct(head):

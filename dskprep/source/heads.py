@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable
 
 from dskprep import storage
-from dskprep.dicom.contents import SEVERAL, SLICE_SUFFIXES, is_named_otherwise, shape_of
+from dskprep.dicom.contents import SEVERAL, SLICE_SUFFIXES, VAGUE_SUFFIXES, is_named_otherwise, shape_of
 from dskprep.dicom.sniff import BZ2_HEAD_BYTES, HEAD_BYTES, begins_as_dicom, compression_of, decompressed_head
 from dskprep.errors import InfrastructureError
 from dskprep.formats import names
@@ -14,8 +14,6 @@ from dskprep.storage import Entry
 
 COMPRESSED_SUFFIXES = (".gz", ".bz2", ".xz")
 """Names of files that are compressed one by one, such as `1.dcm.gz`."""
-VAGUE_SUFFIXES = (".dat", ".raw", ".bin", ".bak", ".roi")
-"""Names of files that are no slices in most folders, and slices in some: one of those that are called alike tells."""
 GROWTH = 4
 """Bytes for each byte of a compressed file: CT slices shrink to a half or a third, those with much air to less."""
 MAX_HEADS = 32

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gzip
 import hashlib
 import json
 import os
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import own_masks
 import pandas as pd
 import pytest
 import tiny
@@ -195,6 +197,7 @@ BENT = [NEAR + [(3, 3, 4), (6, 3, 5), (6, 6, 7), (3, 6, 4)]]
 def struct_of_p1(rois: dict[str, list[np.ndarray]]) -> bytes:
     """An RTSTRUCT of the series of p1."""
     drawn = rtstruct_dataset(rois)
+    drawn.PatientID, drawn.StudyInstanceUID = "P1", "1.2.90.1"
     (frame,) = drawn.ReferencedFrameOfReferenceSequence
     (named,) = frame.RTReferencedStudySequence[0].RTReferencedSeriesSequence
     named.SeriesInstanceUID, named.ContourImageSequence = "1.2.3.1", []
@@ -481,6 +484,55 @@ def test_a_file_that_is_gone_or_cut_is_written_again(target: str, tmp_path: Path
     os.utime(f"{record}.0123456789ab.part", (1e9, 1e9))
     assert dskprep.export("monai", target, out, labels=["heart"]).counts == {"written": 4}
     assert tiny.everything_below(out) == before
+
+
+def test_a_volume_that_was_made_anew_of_the_same_files_is_exported_anew(
+    target: str, original: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with another version of a network, whose name in the settings is the same."""
+    out = tmp_path / "out"
+    dskprep.export("monai", target, out)
+    before = tiny.everything_below(out)
+    halves = own_masks.halves
+    monkeypatch.setattr(own_masks, "halves", lambda image: image.with_array(halves(image).array > 1))
+    for name in list(store.record_names(target)):
+        if name.key == "p0":
+            store.forget(target, [name])
+    dskprep.run(original.parent / "scans", target, settings=SETTINGS)
+    assert dskprep.export("monai", target, out).counts == {"already": 3, "written": 1}
+    after = tiny.everything_below(out)
+    assert {name for name in after if after[name] != before[name]} == {"labels/p0.nii.gz", ".dskprep/volumes/p0.json"}
+
+
+def test_a_mask_that_somebody_has_corrected_stays_and_is_named(target: str, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    dskprep.export("monai", target, out, labels=["heart"])
+    (out / "labels/p0.nii.gz").write_bytes(gzip.compress(b"corrected"))
+    notes: list[str] = []
+
+    class Noted(dskprep.Observer):
+        def on_note(self, message: str) -> None:
+            notes.append(message)
+
+    again = dskprep.export("monai", target, out, labels=["heart"], observers=[Noted()])
+    assert (again.counts, again.exit_code) == ({"already": 4}, 0)
+    assert notes == ["labels/p0.nii.gz: somebody has changed it since it was written; it stays"]
+    mask = bytearray((out / "labels/p1.nii.gz").read_bytes())
+    mask[4] ^= 1  # the time in the header of gzip: of the same size
+    (out / "labels/p1.nii.gz").write_bytes(mask)
+    theirs = {key: (out / f"labels/{key}.nii.gz").read_bytes() for key in ("p0", "p1")}
+    for name in list(store.record_names(target)):
+        if name.key in ("p0", "p1", "p2"):
+            store.forget(target, [name])
+    summary = dskprep.export("monai", target, out, labels=["heart"])
+    assert (summary.counts, summary.exit_code) == ({"failed": 2, "already": 1}, 1)
+    assert summary.failed["p0"].startswith("labels/p0.nii.gz: somebody has changed it since")
+    for key, content in theirs.items():
+        assert (out / f"labels/{key}.nii.gz").read_bytes() == content
+    assert not (out / "labels/p2.nii.gz").exists()
+    for key in theirs:
+        (out / f"labels/{key}.nii.gz").unlink()
+    assert dskprep.export("monai", target, out, labels=["heart"]).exit_code == 0
 
 
 def test_what_the_dataset_has_no_more_goes_and_what_changed_is_made_anew(target: str, tmp_path: Path) -> None:
