@@ -7,6 +7,7 @@ import sys
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from dskprep import plain
 from dskprep.cli import cohort_commands, dataset_commands, exits, label_commands, look_commands, run_commands, terminal
@@ -36,6 +37,14 @@ def main(debug: bool) -> None:
     """
 
 
+def _refuse_nothing(ctx: click.Context, parameter: click.Parameter, value: Any) -> Any:
+    """Refuse an empty text, as an unset variable of a shell leaves it: it may mean less than what was asked for."""
+    is_given = parameter.name and ctx.get_parameter_source(parameter.name) is ParameterSource.COMMANDLINE
+    if is_given and "" in (value if isinstance(value, tuple) else (value,)):
+        raise click.BadParameter("expected a value, found nothing; is a variable of the shell not set?")
+    return value
+
+
 for command in (
     run_commands.run,
     run_commands.plan,
@@ -56,6 +65,8 @@ for command in (
     run_commands.demo,
 ):
     main.add_command(command)
+    for parameter in command.params:
+        parameter.callback = _refuse_nothing
 
 
 def run_and_exit() -> None:

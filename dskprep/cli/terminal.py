@@ -19,6 +19,7 @@ import click
 
 from dskprep.cli import exits
 from dskprep.plain import escape
+from dskprep.redaction import redacted
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -124,7 +125,7 @@ class _Told:
 
 
 def _in_words(what: str, so_far: str) -> str:
-    return escape(f"{what}: {so_far}" if so_far else what)
+    return escape(redacted(f"{what}: {so_far}" if so_far else what))
 
 
 class _Wait:

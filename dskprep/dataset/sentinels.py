@@ -10,13 +10,14 @@ from typing import NamedTuple
 
 import numpy as np
 
+from dskprep import keys
 from dskprep.errors import UsageError
 from dskprep.kernels import words
 
 ENCODINGS = ("utf-8", "latin-1", "utf-16-le", "utf-16-be")
 """How text may be stored."""
-BETWEEN = ("^", " ", "_", "-", ".", ",", ", ", "+", "=", "")
-"""What may stand between the parts of a name; DICOM has `^`."""
+BETWEEN = ("^", " ", "_", "-", ".", ",", ", ", "+", "=", "/", "__", "")
+"""What may stand between the parts of a name; DICOM has `^`, and a key `__` for a slash."""
 LEAST_BYTES = 3
 """Fewest bytes of a word: of two, the bytes of any picture hold all there are."""
 SURE_BYTES = 6
@@ -125,7 +126,8 @@ def _spellings(word: str) -> Iterator[str]:
         written += [between.join(order) for order in (parts, parts[::-1]) for between in BETWEEN]
     for text in dict.fromkeys(written):
         for normal in dict.fromkeys((unicodedata.normalize("NFC", text), unicodedata.normalize("NFD", text))):
-            yield from dict.fromkeys((normal, normal.lower(), normal.upper(), normal.title()))
+            for form in (normal, keys.UNSAFE.sub("_", normal)):  # as it stands in a key
+                yield from dict.fromkeys((form, form.lower(), form.upper(), form.title()))
 
 
 class _Finder:

@@ -154,8 +154,8 @@ def _texts(data: bytes, how: tuple[str, ...], budget: list[int]) -> Iterator[Pie
     if len(how) >= DEEPEST:
         return
     short = []
-    for run in _BASE64.finditer(data):
-        text = run[0].rstrip(b"=")
+    for run in _base64_in(data):
+        text = run.rstrip(b"=")
         text = text[: len(text) - (len(text) % 4 == 1)]
         decoded = base64.b64decode(text + b"=" * (-len(text) % 4))
         if len(text) <= LONG and not decoded.startswith((*PACKED, *OTHERS)):
@@ -167,6 +167,14 @@ def _texts(data: bytes, how: tuple[str, ...], budget: list[int]) -> Iterator[Pie
                 continue
     if short:
         yield Piece(b"\0".join(short), (*how, "base64"), False)
+
+
+def _base64_in(data: bytes) -> Iterator[bytes]:
+    """Yield what may be base64. A slash may be a letter of it, or part it from the path before it."""
+    for run in _BASE64.finditer(data):
+        yield run[0]
+        if b"/" in run[0]:
+            yield from (part for part in run[0].split(b"/") if _BASE64.fullmatch(part))
 
 
 def _unescape(data: bytes) -> bytes:

@@ -83,14 +83,20 @@ class Contents:
     def flaw(self, uid: str) -> Refusal | None:
         """Return the reason why slices of a series may be missing, or None: each may have been one at its end.
 
-        A file that is no DICOM may have been a slice if it is named as one, or as those of the series are.
+        A file that is no DICOM may have been a slice if it is named as one, or as those of the series are. Where these
+        have nothing in common, as numbers of hexadecimal digits, any file with their suffix is.
         """
         found = self.damage.get(uid) or self.damage.get("") or self.foreign.get(uid)
         if found or not self.strays:
             return found
-        shapes = {shape_of(s.name) for s in self.slices.get(uid, ())}
-        named = (name for name in self.strays if _is_named_as_slice(name) or shape_of(name) in shapes)
-        return self.strays.get(next(named, ""))
+        slices = [s.name for s in self.slices.get(uid, ())]
+        shapes = {shape_of(name) for name in slices}
+        suffixes = {_suffix(name) for name in slices if 2 * len(shapes) > len(slices) >= SEVERAL}
+        for name, refusal in self.strays.items():
+            is_like_any = _suffix(name) in suffixes and not is_named_otherwise(name)
+            if is_like_any or _is_named_as_slice(name) or shape_of(name) in shapes:
+                return refusal
+        return None
 
     def lone_stray(self) -> Refusal | None:
         """Return why a file cannot be read that may be a slice by its name, for files among which there is no slice."""
@@ -205,6 +211,10 @@ def is_named_otherwise(name: str) -> bool:
 def _is_named_as_slice(name: str) -> bool:
     """Tell whether a name ends in a suffix of slices, whatever a transfer has added to it, such as `1.dcm.6eF9Bd2a`."""
     return not SLICE_SUFFIXES.isdisjoint(suffix.lower() for suffix in PurePosixPath(name).suffixes)
+
+
+def _suffix(name: str) -> str:
+    return PurePosixPath(name.lower()).suffix
 
 
 def shape_of(name: str) -> str:

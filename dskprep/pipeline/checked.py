@@ -74,6 +74,8 @@ def check(
         raise UsageError(f"the source {source} lies inside the target {target}; choose another target")
     if keys not in hashed_keys.KEYS:
         raise UsageError(f"keys must be folder or hashed, not {keys!r:.80}")
+    if mapping is not None and not str(mapping):
+        raise UsageError("mapping: expected a file, found an empty name; is a variable of the shell not set?")
     if mapping and keys == "folder":
         raise UsageError("a mapping says which hashed key is whose; leave it out, or ask for hashed keys")
     if retry not in RETRIES:

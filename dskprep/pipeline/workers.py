@@ -28,6 +28,8 @@ def check_sizes(workers: int | None, memory_limit: str | int | None) -> int | No
 
 def check_address(address: str) -> None:
     """Raise UsageError for what is neither the address of a scheduler nor its file."""
+    if "://" in address and "@" in address:
+        raise UsageError("expected the address of a scheduler alone, found a user or password before it; leave it out")
     if "://" not in address and not address.endswith(".json"):
         raise UsageError(
             f"expected the address of a scheduler, such as tcp://host:8786, or its .json file, found {address!r}; "

@@ -30,6 +30,7 @@ from dskprep.dataset import audit, unpacking
 from dskprep.dataset.sentinels import Sentinels
 from dskprep.errors import UsageError
 from dskprep.settings import PrepConfig
+from dskprep.source.case import key_of
 
 WORD = "Müller^Änne"
 """What must not be there; each case below writes it in its own way."""
@@ -78,6 +79,10 @@ CASES = {
     "percent": (f"file:///in/{quote('Müller Änne')}/1.dcm".encode(), "percent, utf-8"),
     "percent in json": (json.dumps({"u": quote("Müller^Änne")}).encode(), "percent, utf-8"),
     "base64": (b"x = " + base64.b64encode(TEXT), "base64, utf-8"),
+    "base64 behind a slash": (b"x: /thumb/" + base64.b64encode(TEXT), "base64, utf-8"),
+    "a folder of a tree": ("/in/Müller/Änne".encode(), "utf-8"),
+    "the key of such a folder": (key_of("Müller/Änne").encode(), "utf-8"),
+    "the key of a folder": (key_of("Müller, Änne").encode(), "utf-8"),
     "png, plain": (png(b"tEXt", b"Author\0M\xfcller^\xc4nne"), "latin-1"),
     "png, zTXt": (png(b"zTXt", b"Author\0\0" + zlib.compress("Müller Änne".encode("latin-1"))), "png, latin-1"),
     "png, iTXt": (png(b"iTXt", b"Author\0\1\0de\0Autor\0" + zlib.compress(TEXT)), "png, utf-8"),

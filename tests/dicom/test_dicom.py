@@ -295,6 +295,18 @@ def test_what_is_named_as_a_slice_and_cannot_be_read_may_have_been_one(name: str
     assert (refusal.reason, refusal.message.startswith(f"{name}: ")) == ("truncated", True)
 
 
+@pytest.mark.parametrize("content", [b"", bytes(5000)])
+def test_where_the_slices_have_no_name_in_common_any_file_may_have_been_one(content: bytes) -> None:
+    """As in an archive that calls its objects by a number of 8 hexadecimal digits."""
+    numbers = [f"{k * 2654435761 % 2**32:08X}" for k in range(1, 14)]
+    slices = [(number, content) for number, (_, content) in zip(numbers, GOOD, strict=False)]
+    refusal = read([*slices, (numbers[12], content)]).flaw(UID)
+    assert refusal is not None
+    assert refusal.message.startswith(f"{numbers[12]}: ")
+    for other in ("notes.txt", "LICENSE", "x.dat"):
+        assert read([*slices, (other, content)]).flaw(UID) is None
+
+
 @pytest.mark.parametrize("content", [b"", b"\n", b"seen by a reader, no finding", bytes(5000), b"\x08\x00abc"])
 @pytest.mark.parametrize(
     "name",
