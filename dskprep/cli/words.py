@@ -77,6 +77,9 @@ def describe_summary(summary: Summary) -> Iterator[RenderableType]:
         yield f"by another run: {', '.join(there)}"
     yield from _describe_split(account.split_series)
     yield from _describe_damaged(account.damaged_records)
+    if account.labels_deleted:
+        n = n_of(account.labels_deleted, "label")
+        yield f"{n} deleted with images whose files had changed: dskprep annotate gives them again"
     if n_new:
         yield "slowest: " + ", ".join(f"{key} {seconds:.1f} s" for seconds, key in account.slowest[:N_NAMED])
         yield "largest: " + ", ".join(f"{key} {format_bytes(n_bytes)}" for n_bytes, key in account.largest[:N_NAMED])
@@ -151,6 +154,9 @@ def describe_status(status: Status) -> Iterator[RenderableType]:
         yield from _tabulate(status.label_sources, {}, status.label_warnings)
         for why, n in sorted(status.label_reasons.items()):
             yield f"  labels that are not written, and sources without any: {n} {why.partition(': ')[2]}"
+        if status.labels_gone:
+            n = status.labels_gone
+            yield f"  labels and points of images that are no more: {n}; dskprep annotate gives them again"
         most = itertools.islice(status.labels.items(), N_LABELS)
         rest = f", and {len(status.labels) - N_LABELS} more" if len(status.labels) > N_LABELS else ""
         yield f"  {', '.join(f'{name} in {n}' for name, n in most)}{rest}"

@@ -18,7 +18,7 @@ from pyarrow import compute
 
 from dskprep import storage, tables
 from dskprep.counts import n_of
-from dskprep.dataset import label_store
+from dskprep.dataset import index, label_store
 from dskprep.dataset.annotation_columns import LATER, SCHEMA, with_equal_types
 from dskprep.dataset.label_record import LabelRecord, LabelRecordName, StoredLabel, parse_label_record
 from dskprep.dataset.rows import DAMAGED as DAMAGED
@@ -38,8 +38,12 @@ MOST_BYTES = 1 << 30
 
 
 def current(target: str) -> pd.DataFrame:
-    """Return the table as it should be: the records are listed, and those read that annotations.parquet lacks."""
-    return to_frame(without_repeats(current_table(target)))
+    """Return what counts of the table as it should be: labels and points of the images that the dataset has now.
+
+    The records are listed, and those read that annotations.parquet lacks.
+    """
+    images = images_in(index.current_table(target, ("key", "status", "input_digest")))
+    return to_frame(part_by_images(without_repeats(current_table(target)), images)[0])
 
 
 def current_table(target: str) -> pa.Table:
@@ -92,6 +96,28 @@ def warn_of_lost(target: str, table: pa.Table) -> None:
     if names := sorted({*table.filter(compute.and_(is_lost, is_of_nobody))["source"].to_pylist()}):
         what = f"{n_of(len(names), 'label source')} failed, such as {names[0]}, and nobody knows whose labels they hold"
         warnings.warn(f"{target}: {what}: a volume may lack them; annotate again with --retry failed", stacklevel=3)
+
+
+def images_in(volumes: pa.Table) -> pa.Array:
+    """Return the images of the written volumes of an index, in one text each."""
+    written = volumes.filter(compute.equal(volumes["status"], "written"))
+    return _images(written["key"], written["input_digest"])
+
+
+def part_by_images(table: pa.Table, images: pa.Array) -> tuple[pa.Table, pa.Table]:
+    """Part the table into rows that count, and those of labels and points of images that are not among these.
+
+    They were drawn on an image whose files have changed since, and that was made anew, or that was forgotten.
+    """
+    of_image = compute.and_(compute.equal(table["status"], "written"), compute.not_equal(table["key"], ""))
+    is_there = compute.is_in(_images(table["key"], table["image"]), images)
+    is_gone = compute.and_(of_image, compute.invert(is_there)).fill_null(False)
+    return table.filter(compute.invert(is_gone)), table.filter(is_gone)
+
+
+def _images(keys: pa.ChunkedArray, digests: pa.ChunkedArray) -> pa.Array:
+    parts = [part.combine_chunks().cast(pa.large_string()).fill_null("") for part in (keys, digests)]
+    return compute.binary_join_element_wise(*parts, pa.scalar("\0", pa.large_string()))
 
 
 def without_repeats(table: pa.Table) -> pa.Table:
@@ -204,10 +230,11 @@ def _parts(target: str, name: LabelRecordName, content: bytes, where: str, tag: 
     always |= {
         "kind": record.kind,
         "linked_by": record.linked_by or "",
-        "url": as_utf8(record.url),
+        "url": record.url,
         "source_sha256": record.sha256,
         "source_warnings": ",".join(record.warnings),
     }
+    always = {name: as_utf8(value) if isinstance(value, str) else value for name, value in always.items()}
     lost = "refused" if record.is_written else record.status
     rows = [always | _label_row(label, "written" if label.is_written else lost) for label in record.labels]
     if not rows and points is None:

@@ -229,14 +229,19 @@ def forget_matching(target: str, patterns: Collection[str], *, is_trial: bool = 
     return deleted
 
 
-def drop(target: str, key: str, image: str) -> None:
-    """Delete the labels of a volume that dskprep wrote, whose image, of this digest, is about to be another one."""
+def drop(target: str, key: str, image: str) -> int:
+    """Delete the labels of a volume that dskprep wrote, whose image, of this digest, is about to be another one.
+
+    Returns how many there were.
+    """
     there = store.volume_objects(target, key)
     ours = own.of_labels(there, store.n_levels(target))
-    for label in filter(None, map(layout.label_of, there)):
-        if label != "lungs" and owner_of(target, key, label, [image]):
-            names = [name for name in ours if name.startswith(f"labels/{label}/")]
-            storage.delete(target, [f"{store.volume_name(key)}/{name}" for name in names])
+    found = {*filter(None, map(layout.label_of, there))} - {"lungs"}
+    dropped = [label for label in sorted(found) if owner_of(target, key, label, [image])]
+    for label in dropped:
+        names = [name for name in ours if name.startswith(f"labels/{label}/")]
+        storage.delete(target, [f"{store.volume_name(key)}/{name}" for name in names])
+    return len(dropped)
 
 
 def delete_labels(

@@ -52,7 +52,9 @@ class Status:
     `label_sources` has the number of label sources per status, `label_reasons` of sources, and of single labels, that
     are not written per ``"<status>: <reason>"``, `label_warnings` of sources per warning; `labels` has the number of
     volumes per label, the most frequent first. `damaged_labels` has the paths of the records of label sources that
-    cannot be read, and why; they count as `failed: damaged-record` too. `last_run` is the run that ended last.
+    cannot be read, and why; they count as `failed: damaged-record` too. `labels_gone` counts labels and points of
+    images that the dataset has no more: their files have changed, or they were forgotten. `last_run` is the run that
+    ended last.
     """
 
     target: str
@@ -69,6 +71,7 @@ class Status:
     labels: dict[str, int] = field(default_factory=dict)
     points: int = 0
     damaged_labels: dict[str, str] = field(default_factory=dict)
+    labels_gone: int = 0
     last_run: PastRun | None = None
 
     def __repr__(self) -> str:
@@ -123,7 +126,7 @@ def status(target: str | os.PathLike[str]) -> Status:
     """
     target = storage.absolute(target)
     store.describe(target)
-    table = index.current_table(target, index.OF_ACCOUNT)
+    table = index.current_table(target, (*index.OF_ACCOUNT, "input_digest"))
     lost = table.filter(compute.not_equal(table["status"], "written"))
     reasons = zip(lost["status"].to_pylist(), lost["reason"].to_pylist(), strict=True)
     words = Counter[str]()
@@ -138,7 +141,7 @@ def status(target: str | os.PathLike[str]) -> Status:
         index.split_series(table),
         index.damaged(table),
         runs(target),
-        **_labels(target),
+        **_labels(target, labels_of.images_in(table)),
         last_run=max(past_runs(target), key=lambda run: run.ended_s, default=None),
     )
 
@@ -154,13 +157,13 @@ def _count(values: pa.ChunkedArray) -> Counter[str]:
     return Counter({each["values"]: each["counts"] for each in compute.value_counts(values.drop_null()).to_pylist()})
 
 
-def _labels(target: str) -> dict[str, Any]:
+def _labels(target: str, images: pa.Array) -> dict[str, Any]:
     rows = labels_of.current_table(target)
     by_source = labels_of.by_source(rows)
     damaged = labels_of.damaged(rows)
     sources = Counter("failed" if name.path in damaged else name.status for name in by_source)
     words = (word for found in by_source.values() for word in (found[0]["source_warnings"] or "").split(",") if word)
-    rows = labels_of.without_repeats(rows)
+    rows, gone = labels_of.part_by_images(labels_of.without_repeats(rows), images)
     columns = ("status", "reason", "label")
     table = [dict(zip(columns, row, strict=True)) for row in zip(*(rows[c].to_pylist() for c in columns), strict=True)]
     lost = Counter(f"{row['status']}: {row['reason']}" for row in table if row["status"] != "written")
@@ -172,6 +175,7 @@ def _labels(target: str) -> dict[str, Any]:
         "labels": dict(labels.most_common()),
         "points": sum(row["status"] == "written" and not row["label"] for row in table),
         "damaged_labels": damaged,
+        "labels_gone": len(gone),
     }
 
 

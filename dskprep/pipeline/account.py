@@ -81,8 +81,9 @@ class Account:
     run has under way or has done, and that are in no count yet. `further_series` were found beside the main series of a
     case. `split_series` are groups of keys, of the whole dataset, whose volumes seem to be parts of one series.
     `damaged_records` has the keys of the records, of the whole dataset, that cannot be read, and why.
-    `largest_need_bytes` is what the largest patient refused as too large needs. `inputs` grows until `is_listed`, by a
-    thread that lists ahead of the work.
+    `labels_deleted` counts the labels that were deleted with images whose files have changed. `largest_need_bytes` is
+    what the largest patient refused as too large needs. `inputs` grows until `is_listed`, by a thread that lists ahead
+    of the work.
     `stage_s` are wall seconds by stage, `cpu_s` CPU seconds of the workers. `latest` are the last patients not written;
     `slowest` and `largest` hold (seconds, key) and (bytes read, key).
     """
@@ -97,6 +98,7 @@ class Account:
     split_series: list[list[str]] = field(default_factory=list)
     damaged_records: dict[str, str] = field(default_factory=dict)
     inputs: int = 0
+    labels_deleted: int = 0
     largest_need_bytes: int = 0
     bytes_read: int = 0
     bytes_written: int = 0
@@ -180,6 +182,7 @@ class Account:
             "further_series": dict(self.further_series),
             "split_series": self.split_series,
             "damaged_records": self.damaged_records,
+            "labels_deleted": self.labels_deleted,
             "bytes_read": self.bytes_read,
             "bytes_written": self.bytes_written,
             "stage_seconds": {stage: round(stage_s, 2) for stage, stage_s in dict(self.stage_s).items()},

@@ -195,6 +195,7 @@ def execute(
             summary.account.add_elsewhere(own.status, [record.status for record in further])
             return
         summary.account.add(outcome.records)
+        summary.account.labels_deleted += outcome.labels_deleted
         rows.add(outcome.records)
         tell(everybody, "on_patient", summary, outcome.records)
 

@@ -38,13 +38,14 @@ class Outcome:
 
     `is_recorded` is False if the target could not be written, so that the run has to commit the record. `is_of_other`
     is True if another run had recorded the case. `stuck_worker` is the address of a process that hangs and has to be
-    restarted.
+    restarted. `labels_deleted` counts the labels that went with images whose files have changed.
     """
 
     records: tuple[Record, ...]
     is_recorded: bool = True
     is_of_other: bool = False
     stuck_worker: str = ""
+    labels_deleted: int = 0
 
 
 def prepare_patient(
@@ -88,7 +89,8 @@ def _prepare(job: Job, target: str, config: PrepConfig, ledger: Ledger, clock: S
             with ledger.ticket() as ticket:
                 identities = identity.for_run(target, job.run)
                 made = make_case(Line(job.case, config, process.SLOTS, ledger, ticket, clock, identities), need)
-                return _outcome(job, _commit(job, target, config, made, clock))
+                records, labels_deleted = _commit(job, target, config, made, clock)
+                return replace(_outcome(job, records), labels_deleted=labels_deleted)
         except Underestimated as error:
             need = Underestimated(error.need_bytes, is_held=error.is_held)  # an error holds on to what was read
 
@@ -102,13 +104,14 @@ def _find_done(job: Job, target: str) -> list[Record]:
         raise
 
 
-def _commit(job: Job, target: str, config: PrepConfig, made: list[Made], clock: Stopwatch) -> list[Record]:
-    """Write the volumes, then the records."""
+def _commit(job: Job, target: str, config: PrepConfig, made: list[Made], clock: Stopwatch) -> tuple[list[Record], int]:
+    """Write the volumes, then the records. Returns these, and how many labels of former images were deleted."""
+    labels_deleted = 0
     with process.SLOTS("write", job.case.key, clock):
         with clock("write"):
             foreign = taken.of_another_source(target, job.case, job.stale, [each.record for each in made])
             try:
-                records = _write_all(job, target, made, foreign)
+                records, labels_deleted = _write_all(job, target, made, foreign)
             except Refusal as refusal:  # another run or another source was here; what it has written stays
                 store.forget(target, [n for n in job.stale if n.status != "written" and n not in foreign])
                 said = {"status": refusal.status, "reason": refusal.reason, "message": refusal.message}
@@ -132,27 +135,30 @@ def _commit(job: Job, target: str, config: PrepConfig, made: list[Made], clock: 
                 "dataset now, or the store does not keep what it is sent"
             )
     # if it stood there, it may be of this run after all: S3's answer to the commit was lost
-    return records if is_new else [*records[:-1], store.read_record(target, records[-1].name)]
+    records = records if is_new else [*records[:-1], store.read_record(target, records[-1].name)]
+    return records, labels_deleted
 
 
-def _write_all(job: Job, target: str, made: list[Made], foreign: Mapping[RecordName, Record]) -> list[Record]:
+def _write_all(
+    job: Job, target: str, made: list[Made], foreign: Mapping[RecordName, Record]
+) -> tuple[list[Record], int]:
     """Write the volumes in place of those of stale records, but for those that are `foreign`: of another source.
 
-    Raises Refusal if another run has written them since, or another source has volumes of their names.
+    Returns the records, and how many labels of former images were deleted. Raises Refusal if another run has written
+    them since, or another source has volumes of their names.
     """
     if job.case.problem:  # what was made of a line of a manifest before is kept while that line cannot be listed
         store.forget(target, job.stale)
-        return [each.record for each in made]
+        return [each.record for each in made], 0
     overtaken.refuse_forgotten(target, job.case.key, job.case.digest, job.stale)
     if foreign and any(each.objects for each in made):
         raise taken.refusal(foreign)
     stale = [name for name in job.stale if name not in foreign]
     store.forget(target, stale)
-    for name in stale:
-        if name.status == "written" and name.digest != job.case.digest:
-            label_store.drop(target, name.key, name.digest)
+    others = [name for name in stale if name.status == "written" and name.digest != job.case.digest]
+    labels_deleted = sum(label_store.drop(target, name.key, name.digest) for name in others)
     theirs = {name.key for name in foreign}
-    return [each.record if each.record.key in theirs else _write(job, target, each) for each in made]
+    return [e.record if e.record.key in theirs else _write(job, target, e) for e in made], labels_deleted
 
 
 def _write(job: Job, target: str, made: Made) -> Record:

@@ -396,6 +396,45 @@ def test_points_of_a_series_of_two_patients_are_refused_but_not_those_of_copies(
     assert annotate(target, labels, retry="unlinked").points == 2
 
 
+def test_labels_that_go_with_an_image_are_told_and_count_no_more(
+    tmp_path: Path, source: Path, labels: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As where files come back from a backup with another time, and the labels are not at hand."""
+    target = prepare(str(tmp_path), q={"series": "1.2.99"})
+    (labels / "1.dcm").write_bytes(seg_file(GRID, frames_of(BOX), names=("Tumour",)))
+    x, y, z = GRID.to_patient((3, 4, 5))
+    (labels / "p.csv").write_text(f"key,x,y,z\np,{x},{y},{z}\nq,{x},{y},{z}\n")
+    annotate(target, labels)
+    assert (dskprep.status(target).labels_gone, dskprep.status(target).points) == (0, 2)
+    for file in (source / "p").iterdir():
+        os.utime(file, (1e9, 1e9))
+    summary = dskprep.run(source, target, settings=SETTINGS)
+    assert summary.account.labels_deleted == 1
+    assert commands.run_command(["run", str(source), target, "--config", f"{target}/dataset.json"]) == 0
+    commands.run_command(["status", target])
+    assert "labels and points of images that are no more: 2; dskprep annotate" in capsys.readouterr().out
+    found = dskprep.status(target)
+    assert (found.labels, found.points, found.labels_gone) == ({}, 1, 2)
+    assert "Tumour" not in dskprep.report(target)
+    annotate(target, labels)
+    found = dskprep.status(target)
+    assert (found.labels, found.points, found.labels_gone) == ({"Tumour": 1}, 2, 0)
+
+
+@pytest.mark.parametrize("field", ["kind", "linked_by", "url"])
+def test_words_of_a_label_record_that_are_no_text_cost_no_command(tmp_path: Path, labels: Path, field: str) -> None:
+    target = prepare(str(tmp_path))
+    (labels / "p.csv").write_text("key,x,y,z\np,-5,-12,-26\n")
+    annotate(target, labels)
+    ((name, _),) = label_store.list_records(target)
+    record = Path(target) / "labels" / name.path.removeprefix("labels/")
+    content = json.loads(record.read_text()) | {field: "\ud800"}
+    record.write_text(json.dumps(content))
+    (Path(target) / "annotations.parquet").unlink()
+    assert dskprep.status(target).series == 1
+    assert dskprep.report(target)
+
+
 def test_the_study_that_contours_name_is_no_slice(tmp_path: Path, labels: Path) -> None:
     target = prepare(str(tmp_path))
     square = [(-8, -18), (-2, -18), (-2, -12), (-8, -12)]
