@@ -72,6 +72,7 @@ def verify(target: str, forget: bool, dry_run: bool, as_json: bool) -> int:
     faulty_labels = [finding.labels for finding in faulty if finding.labels]
     names = []
     if forget:
+        verification.refuse_if_all_are_gone(target, volumes)
         keys = {finding.key for finding in faulty if not finding.labels}
         names = verification.forget(target, keys, is_trial=dry_run)
         names += label_store.forget(target, faulty_labels, is_trial=dry_run)
@@ -185,7 +186,7 @@ def audit(target: str, sentinels: str, as_json: bool) -> int:
 @click.argument("target")
 @click.option("--older-than", "hours", default=24.0, type=click.FloatRange(0), help="Leave what is younger; in hours.")
 @click.option("--dry-run", is_flag=True, help="Only say what would be deleted.")
-@click.option("--without-records", is_flag=True, help="Delete volumes even if TARGET has no record of any volume.")
+@click.option("--without-records", is_flag=True, help="Delete volumes even if TARGET has no record of any, and labels likewise.")
 def clean(target: str, hours: float, dry_run: bool, without_records: bool) -> None:
     """Delete what runs that died have left in TARGET: objects without a record, unfinished files."""
     terminal.wait_for("loading the program")

@@ -243,9 +243,9 @@ def _parts(target: str, name: LabelRecordName, content: bytes, where: str, tag: 
     if points is not None:
         n = len(points)
         added = {name: pa.array([value] * n, pa.string()) for name, value in (always | {"status": "written"}).items()}
+        points = points.drop_columns([column for column in points.schema.names if column in added])
         for column, values in added.items():
-            if column not in points.schema.names:
-                points = points.append_column(column, values)
+            points = points.append_column(column, values)
         yield points
 
 
@@ -253,6 +253,8 @@ def _points(target: str, record: LabelRecord) -> pa.Table:
     where = storage.join(target, record.name.points_path)
     try:
         table = tables.read_parquet(storage.read_small(where, MOST_BYTES))
+        if len(set(table.schema.names)) < len(table.schema.names):
+            raise ValueError("two columns of one name")
         fixed = [SCHEMA.field(f.name) if f.name in SCHEMA.names else f for f in table.schema]
         return table.cast(pa.schema(fixed))
     except (ValueError, KeyError, OSError, pa.ArrowException) as error:

@@ -17,6 +17,7 @@ from dskprep import storage
 from dskprep.dataset import layout, ome, own, store
 from dskprep.dataset.facts import StoredObject
 from dskprep.dataset.label_record import LabelRecord, LabelRecordName, StoredLabel, name_of, parse_label_record
+from dskprep.dataset.record import STATUSES
 from dskprep.errors import DamagedDataset, InfrastructureError, Refusal
 from dskprep.patterns import matches
 from dskprep.storage import Entry
@@ -26,7 +27,11 @@ MOST_LISTINGS = 20
 
 
 def list_records(target: str) -> Iterator[tuple[LabelRecordName, Entry]]:
-    """Yield the name of each label source's record and its entry in the listing, whose name is below `labels`."""
+    """Yield the name of each label source's record and its entry in the listing, whose name is below `labels`.
+
+    Raises InfrastructureError if the folder of the records, or one in it, is a link: what it leads to is not seen.
+    """
+    storage.refuse_links(target, [f"labels/{folder}/any" for folder in (*STATUSES, "points")])
     for entry in storage.listing_below(storage.join(target, "labels"), follow_links=False):
         if name := name_of(entry.name):
             yield name, entry

@@ -49,7 +49,8 @@ def clean(
     is_trial
         Delete nothing.
     without_records
-        Delete volumes also if no volume has a record. Without records all volumes look like leftovers.
+        Delete volumes also if no volume has a record, and labels if no label has one. Without records all of them look
+        like leftovers.
 
     Yields
     ------
@@ -62,7 +63,8 @@ def clean(
     UsageError
         If there is no dataset.
     DamagedDataset
-        If there are volumes, and no record of any: `records/` may have been lost. Nothing is deleted.
+        If there are volumes, and no record of any: `records/` may have been lost. Nothing is deleted. If there are
+        labels or points, and no record of any: these stay.
     InfrastructureError
         If a folder of the dataset is a link, or cannot be listed.
 
@@ -79,7 +81,7 @@ def clean(
         refuse_volumes(target, "clean --without-records deletes them")
     cleaned: set[str] = set()
     try:
-        for owner, names in _leftovers(target, written, before_s):
+        for owner, names in _leftovers(target, written, before_s, without_records=without_records):
             if not is_trial:
                 cleaned.add(owner)
                 storage.delete(target, names)
@@ -104,7 +106,9 @@ def refuse_volumes(target: str, way_on: str) -> None:
             )
 
 
-def _leftovers(target: str, written: set[str], before_s: float) -> Iterator[tuple[str, list[str]]]:
+def _leftovers(
+    target: str, written: set[str], before_s: float, *, without_records: bool
+) -> Iterator[tuple[str, list[str]]]:
     """Yield names below the target that are left over, with what they belong to.
 
     That is a key, or a label source with its options; unfinished files have "".
@@ -130,12 +134,20 @@ def _leftovers(target: str, written: set[str], before_s: float) -> Iterator[tupl
         elif any(not own.is_unfinished(f"volumes/{folder}/{name}") for name in ours):
             under_way.add(key)
             log.warning(f"volumes/{folder} stays: it has no record, and its metadata are not those that dskprep writes")
-    yield from _of_labels(target, is_old)
     thumbnails = {entry.name: entry for entry in storage.listing(storage.join(target, "thumbnails"))}
     for key, name in _keys(thumbnails, ".webp", written | under_way):
         path = f"thumbnails/{name}"
         if is_old(thumbnails[name]) and own.is_thumbnail_at(storage.join(target, path)):
             yield key, [path]
+    of_labels = _of_labels(target, is_old)
+    has_record = any(name.status == "written" for name, _ in label_store.list_records(target))
+    if not (has_record or without_records) and (found := next(of_labels, None)):
+        raise DamagedDataset(
+            f"{target}: expected a record of each label, found {found[1][0]} and no record of any; if labels/written "
+            "was lost, put it back, or annotate again; if this is what an annotate left that died at its start, clean "
+            "--without-records deletes it"
+        )
+    yield from of_labels
 
 
 def _of_labels(target: str, is_old: Callable[[storage.Entry], bool]) -> Iterator[tuple[str, list[str]]]:

@@ -197,8 +197,8 @@ class Linker:
         if not ours:
             raise Refusal(
                 "label-unlinked",
-                f"{where}: expected the patient or the study of {records[0].key}, whose series it names, found others, "
-                "and none of its slices; it is of another patient, and their scans have the same SeriesInstanceUID",
+                f"{where}: expected slices of {records[0].key}, whose series it names, or its patient or study, found "
+                "others; it was drawn on another scan of the same SeriesInstanceUID",
             )
         chosen = held or [r for r in ours if not (links.instances and _is_one_of_several(r))]
         if not chosen:
@@ -218,7 +218,12 @@ class Linker:
         return chosen
 
     def _is_of_another(self, record: Record, links: Links) -> bool:
-        """Tell whether a label says that it is of another patient, and of another study too, than a volume."""
+        """Tell whether a label says that it is of another patient, and of another study too, than a volume.
+
+        One that names neither, as in LIDC-IDRI, is of another one if it names slices, and none of this.
+        """
+        if not (links.patient or links.study):
+            return bool(links.instances and record.instances) and not self.holds(record, links.instances)
         digest = self._identities.digest
         if not (links.patient and links.study and record.patient and record.study):
             return False

@@ -125,6 +125,15 @@ def forget(target: str | os.PathLike[str], keys: Collection[str], *, is_trial: b
     return store.forget(target, sorted(damaged | (written - sound)), kept=sound, is_trial=is_trial)
 
 
+def refuse_if_all_are_gone(target: str, volumes: Collection[str]) -> None:
+    """Raise DamagedDataset if nothing is left of several volumes: they were not damaged one by one."""
+    if len(volumes) > 1 and not any(storage.folders(storage.join(target, "volumes"))):
+        raise DamagedDataset(
+            f"{target}: expected {len(volumes)} volumes in volumes/, found none, and deleted nothing; if they lie "
+            "elsewhere, as on a disk that is not mounted, put them back; if they are lost, delete records/, then run"
+        )
+
+
 def _read_record(target: str, name: RecordName) -> Record | str:
     """Return a record, or why it cannot be read."""
     try:

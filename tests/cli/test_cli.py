@@ -144,6 +144,7 @@ def test_an_interruption_before_anything_began_exits_with_1(
         ("run", "SOURCE", "TARGET", "--scheduler", "sync", "--config", ""),
         ("run", "SOURCE", "", "--scheduler", "sync"),
         ("annotate", "TARGET", "SOURCE", "--only", "x", "--only", ""),
+        ("annotate", "TARGET", "SOURCE", "--as", ""),
         ("run", "SOURCE", "TARGET", "--scheduler", "tcp://me:topsecret@127.0.0.1:1"),
         ("run", "SOURCE", "TARGET", "--scheduler", "sync", "--time-limit", "1e999s"),
         ("phantom", "TARGET", "--seed", "-1"),
