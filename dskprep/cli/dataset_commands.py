@@ -186,7 +186,7 @@ def audit(target: str, sentinels: str, as_json: bool) -> int:
 @click.argument("target")
 @click.option("--older-than", "hours", default=24.0, type=click.FloatRange(0), help="Leave what is younger; in hours.")
 @click.option("--dry-run", is_flag=True, help="Only say what would be deleted.")
-@click.option("--without-records", is_flag=True, help="Delete volumes, and labels, even if TARGET has no record of any.")
+@click.option("--without-records", is_flag=True, help="Delete volumes and labels even if TARGET has no record of any.")
 def clean(target: str, hours: float, dry_run: bool, without_records: bool) -> None:
     """Delete what runs that died have left in TARGET: objects without a record, unfinished files."""
     terminal.wait_for("loading the program")

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import heapq
 import threading
-import time
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +16,7 @@ from dskprep.dataset import record as of_dataset
 from dskprep.dataset.record import GOOD, Record
 from dskprep.errors import InfrastructureError
 from dskprep.pipeline.label_account import LabelSummary
+from dskprep.pipeline.pace import Pace
 
 N_LATEST = 10
 """How many of the latest patients that were not written are kept with their reason."""
@@ -24,52 +24,6 @@ N_EXTREME = 5
 """How many of the slowest, and of the largest, patients are named."""
 MAX_MESSAGE = 300
 """Letters of a message that are kept with a patient that was not written."""
-WINDOW_S = 120.0
-"""The pace is that of the last two minutes at most."""
-SAMPLE_EVERY_S = 0.1
-"""Least time between two samples of the pace, in seconds."""
-N_SETTLED = 100
-"""From so many patients on, the pace leaves out the first half of the time: there the workers start."""
-
-
-class Pace:
-    """Patients and bytes per second over the last WINDOW_S, without the start of the workers."""
-
-    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
-        self._now = now
-        self._started_s = now()
-        self._n_done, self._n_bytes = 0, 0
-        self._samples = deque([(self._started_s, 0, 0)])
-
-    def add(self, n_bytes: int) -> None:
-        """Count one more patient, of which this many bytes were read."""
-        self._n_done += 1
-        self._n_bytes += n_bytes
-        now = self._now()
-        if now - self._samples[-1][0] >= SAMPLE_EVERY_S:
-            self._samples.append((now, self._n_done, self._n_bytes))
-            oldest_s = now - WINDOW_S
-            if self._n_done >= N_SETTLED:
-                oldest_s = max(oldest_s, (self._started_s + now) / 2)
-            while self._samples[1][0] < oldest_s:
-                self._samples.popleft()
-
-    def begin(self, start_s: float) -> None:
-        """Count from now on: the workers are there, and took so many seconds to start, which are none of the run."""
-        self._started_s += start_s
-        self._samples = deque([(self._now(), self._n_done, self._n_bytes)])
-
-    @property
-    def seconds(self) -> float:
-        """Seconds since the run began, without the start of the workers."""
-        return self._now() - self._started_s
-
-    @property
-    def per_second(self) -> tuple[float, float]:
-        """Patients and bytes per second."""
-        begun_s, n_done, n_bytes = self._samples[0]
-        window_s = max(self._now() - begun_s, 1e-3)
-        return (self._n_done - n_done) / window_s, (self._n_bytes - n_bytes) / window_s
 
 
 @dataclass

@@ -23,8 +23,9 @@ from dskprep.dataset.listed import Known
 from dskprep.dataset.record import RecordName
 from dskprep.errors import InfrastructureError
 from dskprep.pipeline import listing
-from dskprep.pipeline.account import Account, Pace, Summary
+from dskprep.pipeline.account import Account, Summary
 from dskprep.pipeline.listing import Listing
+from dskprep.pipeline.pace import Pace
 from dskprep.source.cases import Case
 
 

@@ -27,7 +27,8 @@ from distributed import Client, LocalCluster, WorkerPlugin
 import dskprep
 from dskprep.dataset import omezarr, store
 from dskprep.pipeline import account, checked, crew, executor, page, run, watch
-from dskprep.pipeline.account import Account, Pace, Summary
+from dskprep.pipeline.account import Account, Summary
+from dskprep.pipeline.pace import Pace
 from dskprep.stopwatch import Stopwatch
 from dskprep.worker import slots
 from dskprep.worker.admission import Ledger
