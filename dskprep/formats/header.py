@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -121,6 +121,18 @@ def whole(text: str, name: str, where: str) -> int:
     if not re.fullmatch(r"\s*[+-]?\d{1,18}\s*", text, re.ASCII):  # no file needs more digits
         raise damaged(where, f"expected a whole number in {name}, found {text[:80]!r}")
     return int(text)
+
+
+def fields_of(pairs: Iterable[tuple[str, str]], where: str) -> dict[str, str]:
+    """Return the fields of a header by name. Raises Refusal `bad-header` for one that has two values.
+
+    Programs differ in which of the two they take.
+    """
+    fields: dict[str, str] = {}
+    for name, value in pairs:
+        if fields.setdefault(name, value) != value:
+            raise damaged(where, f"expected one {name[:40]}, found {fields[name][:80]!r} and {value[:80]!r}")
+    return fields
 
 
 def required(fields: Mapping[str, str], names: Sequence[str], where: str) -> str:

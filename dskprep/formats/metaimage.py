@@ -8,7 +8,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dskprep.errors import Refusal
-from dskprep.formats.header import Header, affine_of, damaged, numbers, required, sizes, three_axes, whole
+from dskprep.formats.header import (
+    Header,
+    affine_of,
+    damaged,
+    fields_of,
+    numbers,
+    required,
+    sizes,
+    three_axes,
+    whole,
+)
 
 MARKS = (b"ObjectType", b"NDims", b"Comment")
 """How such files begin."""
@@ -36,8 +46,9 @@ def read(head: bytes, where: str) -> Header:
     last = LAST.search(head)
     if last is None:
         raise damaged(where, "expected a line ElementDataFile at the end of the header, found none")
-    lines = head[: last.start()].decode("latin-1").splitlines()
-    fields = {name.strip(): value.strip() for name, _, value in (line.partition("=") for line in lines)}
+    lines = (line.partition("=") for line in head[: last.start()].decode("latin-1").splitlines())
+    pairs = ((name.strip(), " ".join(value.split())) for name, _, value in lines)
+    fields = fields_of((pair for pair in pairs if pair[0] != "Comment"), where)
     n = whole(required(fields, ["NDims"], where), "NDims", where)
     if not 1 <= n <= 10:
         raise damaged(where, f"expected three axes, found NDims {n}")
@@ -47,6 +58,7 @@ def read(head: bytes, where: str) -> Header:
         raise Refusal("not-hu", f"{where}: expected one grey value per voxel, found {found} channels, such as colour")
     if fields.get("BinaryData", "True").lower() not in ("true", "1"):
         raise Refusal("undecodable-pixels", f"{where}: expected binary voxels, found text (BinaryData = False)")
+    _refuse_function(fields, where)
     data_file = last[1].decode("latin-1").strip()
     if not data_file or data_file.upper().startswith("LIST") or "%" in data_file:
         raise damaged(where, f"expected one file of voxels, found ElementDataFile {data_file[:80]!r}")
@@ -66,6 +78,13 @@ def read(head: bytes, where: str) -> Header:
     )
 
 
+def _refuse_function(fields: dict[str, str], where: str) -> None:
+    """Refuse values that a header scales: ITK returns them as they are stored, MetaIO can scale them."""
+    for name, plain in (("ElementToIntensityFunctionSlope", 1), ("ElementToIntensityFunctionOffset", 0)):
+        if name in fields and numbers(fields[name], 1, name, where) != [plain]:
+            raise damaged(where, f"expected {plain} in {name}, found {fields[name][:80]!r}; write the values as HU")
+
+
 def _dtype(fields: dict[str, str], where: str) -> np.dtype[np.generic]:
     name = required(fields, ["ElementType"], where)
     if name not in TYPES:
@@ -76,9 +95,17 @@ def _dtype(fields: dict[str, str], where: str) -> np.dtype[np.generic]:
 
 def _affine(fields: dict[str, str], n: int, where: str) -> NDArray[np.float64]:
     def find(names: list[str], count: int) -> NDArray[np.float64]:
-        return np.array(numbers(required(fields, names, where), count, names[0], where))
+        required(fields, names, where)
+        found = [(name, numbers(fields[name], count, name, where)) for name in names if fields.get(name)]
+        fields_of(((names[0], str(values)) for name, values in found if name != "ElementSize"), where)
+        return np.array(found[0][1])
 
+    unit = fields.get("DistanceUnits", "mm")
+    if unit.lower() not in ("mm", "?"):  # ITK takes all for mm
+        raise Refusal("bad-affine", f"{where}: expected mm in DistanceUnits, found {unit[:40]!r}")
     spacing = find(["ElementSpacing", "ElementSize"], n)[:3]
+    if (spacing < 0).any():  # as a flip or as a slip it would lie elsewhere
+        raise Refusal("bad-affine", f"{where}: expected distances in ElementSpacing, found {spacing.tolist()}")
     origin = find(["Offset", "Position", "Origin"], n)[:3]
     directions = find(["TransformMatrix", "Rotation", "Orientation"], n * n).reshape(n, n)[:3, :3]
     with np.errstate(all="ignore"):  # whether the numbers make sense is judged later

@@ -17,6 +17,7 @@ from dskprep.formats.header import (
     Header,
     affine_of,
     damaged,
+    fields_of,
     numbers,
     required,
     sizes,
@@ -56,6 +57,8 @@ SEGMENT_NAME = re.compile(r"(Segment\d{1,6})_Name")
 """The key of a segment's name in a segmentation of 3D Slicer."""
 WHOLE = re.compile(r"[0-9]{1,9}")
 """A value of a mask, in text."""
+SAME_LENGTH = 1e-3
+"""Two lengths are one if they differ by less than this part, as headers round them."""
 COLOURS = ("rgb", "rgba", "hsv", "xyz", "2-color", "3-color", "4-color")
 """Kinds of an axis that holds the parts of a colour."""
 
@@ -87,7 +90,9 @@ def read(head: bytes, where: str, *, is_mask: bool = False) -> Header:
     end = END.search(head)
     lines = _lines(head)
     pairs = (line.partition(":") for line in lines[1:] if not line.startswith("#") and ":=" not in line)
-    fields = {name.strip().lower().replace(" ", ""): value.strip() for name, _, value in pairs}
+    fields = fields_of(
+        ((name.strip().lower().replace(" ", ""), " ".join(value.split())) for name, _, value in pairs), where
+    )
     data_file = fields.get("datafile", "")
     if end is None and not data_file:
         raise Refusal("truncated", f"{where}: expected an empty line after the header, found none")
@@ -138,7 +143,21 @@ def _axes(fields: dict[str, str], where: str, *, is_mask: bool) -> tuple[int, li
     n_layers = lengths[0] if is_mask and directions[0] == "none" and kinds[:1] == ["list"] else 1
     if len(spatial) != 3 or math.prod(lengths[k] for k in range(n) if k not in spatial) != n_layers:
         raise Refusal("not-3d", f"{where}: expected three axes, found {' x '.join(map(str, lengths))} voxels")
+    if "spacings" in fields:
+        _check_spacings(numbers(fields["spacings"], n, "spacings", where), directions, where)
     return n_layers, [lengths[k] for k in spatial], [directions[k] for k in spatial]
+
+
+def _check_spacings(spacings: Sequence[float], directions: Sequence[str], where: str) -> None:
+    """Refuse distances that are not the lengths of the directions; NaN says that there is none."""
+    for mm, text in zip(spacings, directions, strict=True):
+        length = math.nan if text == "none" else math.hypot(*_numbers_of(text, "space directions", where))
+        if abs(mm - length) > SAME_LENGTH * length:
+            raise damaged(where, f"expected spacings as long as the space directions, found {mm:g} and {length:g}")
+
+
+def _numbers_of(text: str, name: str, where: str) -> list[float]:
+    return numbers(text.strip("() ").replace(",", " "), 3, name, where)
 
 
 def _affine(fields: dict[str, str], directions: list[str], where: str) -> NDArray[np.float64]:
@@ -156,7 +175,7 @@ def _affine(fields: dict[str, str], directions: list[str], where: str) -> NDArra
         raise damaged(where, f"expected three space units, found {len(scale)}")
 
     def vector(text: str, name: str) -> list[float]:
-        values = numbers(text.strip("() ").replace(",", " "), 3, name, where)
+        values = _numbers_of(text, name, where)
         return [float(v * sign * mm) for v, sign, mm in zip(values, signs, scale, strict=True)]
 
     steps = np.column_stack([vector(text, "space directions") for text in directions])

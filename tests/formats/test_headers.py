@@ -204,7 +204,21 @@ def refusal(content: bytes, name: str = "ct") -> Refusal:
         (LUNA16, "ElementDataFile = 1", "ElementDataFile = %03d.raw 1 121 1", "bad-header"),
         (LUNA16, "ElementDataFile", "Elsewhere", "bad-header"),
         (LUNA16, "CompressedData = False", "CompressedData = True\nHeaderSize = -1", "bad-header"),
+        (LUNA16, "NDims = 3", "NDims = 3\nDistanceUnits = um", "bad-affine"),
+        (LUNA16, "NDims = 3", "NDims = 3\nElementToIntensityFunctionSlope = 2", "bad-header"),
+        (LUNA16, "NDims = 3", "NDims = 3\nElementToIntensityFunctionOffset = -1024", "bad-header"),
+        (LUNA16, "NDims = 3", "NDims = 3\nElementToIntensityFunctionOffset = many", "bad-header"),
+        (LUNA16, "NDims = 3", "NDims = 3\nElementSpacing = 2 2 2", "bad-header"),
+        (LUNA16, "NDims = 3", "NDims = 3\nCompressedData = True", "bad-header"),
+        (LUNA16, "NDims = 3", "NDims = 3\nPosition = 0 0 0", "bad-header"),
+        (LUNA16, "NDims = 3", "NDims = 3\nRotation = -1 0 0 0 -1 0 0 0 1", "bad-header"),
+        (LUNA16, "ElementSpacing = ", "ElementSpacing = -", "bad-affine"),
         (SLICER, "dimension: 3", "dimension: 4", "bad-header"),
+        (SLICER, "dimension: 3", "dimension: 3\nspace origin: (0, 0, 0)", "bad-header"),
+        (SLICER, "dimension: 3", "dimension: 3\nSpace Origin: (0, 0, 0)", "bad-header"),
+        (SLICER, "dimension: 3", "dimension: 3\nspacings: 1 2 1", "bad-header"),
+        (SLICER, "dimension: 3", "dimension: 3\nspacings: 1 -1 1", "bad-header"),
+        (SLICER, "dimension: 3", "dimension: 3\nspacings: 1 1", "bad-header"),
         (SLICER, "sizes: 256 256 176", "sizes: 256 256", "bad-header"),
         (SLICER, "sizes: 256 256 176", "sizes: 256 256 0", "bad-header"),
         (SLICER, "(0,1,0)", "(0,1)", "bad-header"),
@@ -226,6 +240,23 @@ def refusal(content: bytes, name: str = "ct") -> Refusal:
 def test_a_bad_line_of_a_header_is_named(header: str, words: str, by: str, reason: str) -> None:
     assert words in header
     assert refusal(header.replace(words, by).encode()).reason == reason
+
+
+@pytest.mark.parametrize(
+    ("header", "words", "more"),
+    [
+        (LUNA16, "NDims = 3", "DistanceUnits = mm\nElementToIntensityFunctionSlope = 1.0"),
+        (LUNA16, "NDims = 3", "ElementToIntensityFunctionOffset = 0\nPosition = -198.10000600000001 -195. -335.209991"),
+        (LUNA16, "NDims = 3", "NDims = 3\nDimSize =  512 512 121\nComment = a\nComment = b"),
+        (LUNA16, "NDims = 3", "ElementSize = 0.76 0.76 1.25"),  # slices may overlap
+        (SLICER, "dimension: 3", "spacings: 1 1 1.0001\ndimension: 3"),
+        (SLICER, "dimension: 3", "spacings: nan nan nan\nspace origin: (87.5, -127.5, 127.5)"),
+    ],
+)
+def test_lines_that_agree_change_nothing(header: str, words: str, more: str) -> None:
+    read, plain = (read_header(text.encode(), "") for text in (header.replace(words, f"{words}\n{more}"), header))
+    assert (read.affine == plain.affine).all()
+    assert read.shape == plain.shape
 
 
 def test_four_axes_and_colour_are_named() -> None:
