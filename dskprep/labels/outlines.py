@@ -135,7 +135,7 @@ def _whole(text: str) -> int:
 
 
 def _outline(roi: int, kind: str, n_points: int, start: int, stop: int) -> Outline:
-    return Outline(roi, (kind or "CLOSED_PLANAR").upper(), n_points, start, stop)
+    return Outline(roi, (kind.strip() or "CLOSED_PLANAR").upper(), n_points, start, stop)
 
 
 def points_of(text: bytes, outlines: list[Outline], where: str) -> RoiContours:

@@ -22,6 +22,8 @@ from dskprep.volume import Grid
 
 CLOSED = {"CLOSED_PLANAR", "CLOSEDPLANAR_XOR", "CLOSED_PLANAR_XOR", "CLOSED_NONPLANAR"}
 """Geometric types of contours that enclose an area; one is often spelled otherwise than by DICOM."""
+OPEN = {"POINT", "OPEN_PLANAR", "OPEN_NONPLANAR"}
+"""Those of contours that enclose nothing."""
 FAR_SLICES, FAR_MM, FAR_OF_TWO = 3.1, 10.1, 2.1
 """Contours further apart than so many slices, and so many mm, are islands: between them no slices were left out.
 
@@ -58,10 +60,15 @@ class RtStruct(Labels):
             _read_roi(number, item, observed.get(number), images.get(number, frozenset()))
             for number, item in rois.items()
         )
-        closed = [outline for outline in outlines.found if outline.kind in CLOSED]
-        self._contours, self._refusals = points_of(outlines.text, closed, where)
-        open_ = Counter(outline.roi for outline in outlines.found if outline.kind not in CLOSED)
+        closed = [outline for outline in outlines.found if outline.kind not in OPEN]
+        self._contours, self._refusals = read = points_of(outlines.text, closed, where)
+        for outline in closed:
+            if outline.kind not in CLOSED and outline.stop > outline.start:
+                what = f"expected CLOSED_PLANAR or such in ContourGeometricType, found {one_line(outline.kind)[:40]!r}"
+                read.refuse(outline, f"{where}: ROI {outline.roi}: {what}")
+        open_ = Counter(outline.roi for outline in outlines.found if outline.kind in OPEN)
         self.n_open = {number: n for number, n in open_.items() if number in self._contours}
+        self._add_undescribed(outlines, images)
         self.links = _read_links(header, frozenset().union(*images.values()))
         self._slices: Grid | None = None
 
@@ -70,6 +77,22 @@ class RtStruct(Labels):
         placed = copy.copy(self)
         placed._slices = slices
         return placed
+
+    def _add_undescribed(self, outlines: Outlines, images: dict[int, frozenset[str]]) -> None:
+        """Take contours of an ROI that no item describes for an ROI that is damaged.
+
+        They may be those of an ROI that has none, so each such one is damaged too: nobody knows that it is empty.
+        """
+        known = {segment.number for segment in self.segments}
+        alone = sorted((self._contours.keys() | self._refusals.keys()) - known)
+        refuse_if_more(len(known) + len(alone), MAX_ROIS, "ROIs", self.where)
+        if not alone:
+            return
+        found = f"found contours of ROI {alone[0]}, which is none of them"
+        for number in (known | set(alone)) - {outline.roi for outline in outlines.found if outline.roi in known}:
+            what = f"{self.where}: ROI {number}: expected contours of the ROIs in StructureSetROISequence, {found}"
+            self._refusals[number] = Refusal("label-damaged", what)
+        self.segments += tuple(Segment(n, f"ROI {n}", instances=images.get(n, frozenset())) for n in alone)
 
     def stacks(self, segment: Segment, grid: Grid) -> Iterator[Stack]:
         """Yield the planes of an ROI, drawn at the pixels of the grid where they are parallel to it.

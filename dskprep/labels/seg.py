@@ -74,7 +74,7 @@ class Seg(Labels):
             frozenset({str(header.get("FrameOfReferenceUID") or "")} - {""}),
             *owner_of(header),
         )
-        self._layout = Layout(header, pixels, where)
+        self._layout = Layout(header, pixels, [segment.number for segment in found], where)
         self._frames = list(_read_frames(header, self._layout.n_frames, where))
         _check_numbers([segment.number for segment in found], self._frames, where)
         self._steps: dict[tuple[float, ...], float] = {}

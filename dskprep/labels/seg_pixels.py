@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import struct
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,10 +26,14 @@ MAX_PIXELS = 1 << 35
 
 
 class Layout:
-    """How the pixels of all frames are stored, and one frame at a time as a mask."""
+    """How the pixels of all frames are stored, and one frame at a time as a mask.
 
-    def __init__(self, header: Dataset, pixels: bytes | memoryview, where: str) -> None:
+    `numbers` are those of the segments that the object describes; the values of a label map are among them.
+    """
+
+    def __init__(self, header: Dataset, pixels: bytes | memoryview, numbers: Iterable[int], where: str) -> None:
         self.where = where
+        self._known = {0, *numbers} | ({int(rest)} if (rest := header.get("PixelPaddingValue")) is not None else set())
         self.rows, self.columns = int(header.get("Rows") or 0), int(header.get("Columns") or 0)
         refuse_if_more(max(self.rows, self.columns), MAX_EDGE, "rows or columns", where)
         self.n_frames = int(header.get("NumberOfFrames") or 1)
@@ -81,16 +85,30 @@ class Layout:
         return np.zeros((0, 0), np.bool_) if total is None else total
 
     def mask(self, pixels: bytes | memoryview, index: int, number: int | None) -> NDArray[np.bool_] | None:
-        """Return where a frame is set, bool (rows, columns); in a label map, where it is `number`; None if nowhere."""
+        """Return where a frame is set, bool (rows, columns); in a label map, where it is `number`; None if nowhere.
+
+        Raises Refusal `label-damaged` if the frame of a label map has a value that is no segment's.
+        """
         if number is None:
             is_inside: NDArray[np.bool_] = self._values(pixels, index) >= self.least
             return is_inside
         if index in self._present and number not in self._present[index]:
             return None
         values = self._values(pixels, index)
-        self._present.setdefault(index, np.flatnonzero(np.bincount(values.ravel())))
+        if index not in self._present:
+            self._present[index] = self._segments_in(values)
         is_set: NDArray[np.bool_] = values == number
         return is_set
+
+    def _segments_in(self, values: NDArray[Any]) -> NDArray[Any]:
+        """Return the values of a frame of a label map; 0 and the padding are what is in no segment."""
+        found = np.flatnonzero(np.bincount(values.ravel()))
+        if unknown := sorted(set(found.tolist()) - self._known):
+            raise Refusal(
+                "label-damaged",
+                f"{self.where}: expected pixels of the segments in it, found some of segment {unknown[0]}",
+            )
+        return found
 
     def _values(self, pixels: bytes | memoryview, index: int) -> NDArray[Any]:
         shape = (self.rows, self.columns)

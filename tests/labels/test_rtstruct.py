@@ -244,6 +244,50 @@ def test_a_damaged_roi_costs_no_other(fault: str) -> None:
         assert (labels.draw(other, GRID).whole() == alone.draw(alone.segments[0], GRID).whole()).all()
 
 
+def reasons(dataset: Dataset) -> dict[str, str]:
+    """Why each ROI of a file is not drawn, "" of one that is."""
+    found = {}
+    labels = dskprep.read_labels(written(dataset), name="rs.dcm")
+    for segment in labels.segments:
+        found[segment.name] = ""
+        try:
+            labels.draw(segment, GRID)
+        except Refusal as refusal:
+            found[segment.name] = refusal.message.replace("rs.dcm: ", f"{refusal.reason}: ")
+    return found
+
+
+@pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, ExplicitVRBigEndian])
+def test_contours_of_an_roi_that_is_not_described_are_damage(syntax: str) -> None:
+    """And so is an ROI without contours beside them, which they may be of; what is whole is drawn."""
+    whole = [at(z, square(-4, 4)) for z in SLICES]
+    dataset = rtstruct_dataset({"Lung": whole, "GTV-1": whole, "Isocentre": whole[:1]})
+    dataset.file_meta.TransferSyntaxUID = syntax
+    dataset.ROIContourSequence[1].ReferencedROINumber = 7
+    dataset.ROIContourSequence[2].ContourSequence[0].ContourGeometricType = "POINT"
+    found = reasons(dataset)
+    told = "expected contours of the ROIs in StructureSetROISequence, found contours of ROI 7, which is none of them"
+    assert found["Lung"] == ""
+    assert found["GTV-1"] == f"label-damaged: ROI 2: {told}"
+    assert found["ROI 7"] == f"label-damaged: ROI 7: {told}"
+    assert found["Isocentre"].startswith("label-empty")
+    assert len(found) == 4
+    dataset.ROIContourSequence[1].ContourSequence = []
+    assert reasons(dataset)["GTV-1"].startswith("label-empty")
+
+
+@pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, ExplicitVRBigEndian])
+@pytest.mark.parametrize("n_wrong", [1, len(SLICES)])
+def test_a_contour_of_an_unknown_type_costs_its_roi_and_no_other(syntax: str, n_wrong: int) -> None:
+    whole = [at(z, square(-4, 4)) for z in SLICES]
+    dataset = rtstruct_dataset({"Lung": whole, "GTV-1": whole})
+    dataset.file_meta.TransferSyntaxUID = syntax
+    for contour in dataset.ROIContourSequence[1].ContourSequence[:n_wrong]:
+        contour.ContourGeometricType = "CLOSED_PLANER"
+    wrong = "label-damaged: ROI 2: expected CLOSED_PLANAR or such in ContourGeometricType, found 'CLOSED_PLANER'"
+    assert reasons(dataset) == {"Lung": "", "GTV-1": wrong}
+
+
 @pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, ExplicitVRBigEndian])
 def test_a_contour_that_says_that_it_has_no_point_is_none(syntax: str) -> None:
     """As a template of a structure set has it, and programs from which a contour was deleted."""

@@ -197,6 +197,23 @@ def test_the_rest_of_a_label_map_is_told_by_its_padding(is_declared: bool) -> No
     assert (labels.draw(labels.segments[0], GRID).whole() == MASK).all()
 
 
+def test_a_value_of_a_label_map_that_no_segment_has_is_damage_for_all_of_them() -> None:
+    """Nobody knows what lies there; it is told whichever segment is drawn first, or alone."""
+    values = MASK.astype(np.uint8)
+    values[-1, -1, -1] = 3
+    for padding in (None, 0, 255):
+        ds = seg_dataset(GRID, [(0, k, plane) for k, plane in enumerate(values)], kind="LABELMAP")
+        if padding is not None:
+            ds.PixelPaddingValue = padding
+        labels = dskprep.read_labels(written(ds), name="map.dcm")
+        for segment in (*labels.segments, *labels.segments):
+            with pytest.raises(Refusal, match="pixels of the segments in it, found some of segment 3") as caught:
+                labels.draw(segment, GRID)
+            assert caught.value.reason == "label-damaged"
+    ds.PixelPaddingValue = 3
+    assert (drawn(written(ds)) == MASK).all()
+
+
 def deflate(data: bytes) -> bytes:
     packer = zlib.compressobj(wbits=-zlib.MAX_WBITS)
     return packer.compress(data) + packer.flush()
