@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import glob
 import itertools
-import re
 import shlex
 from typing import Any
 
@@ -24,23 +23,12 @@ from dskprep.reading.stored import StoredVolume
 from dskprep.sides import LEFT, RIGHT
 from dskprep.source.label_files import LabelFile
 from dskprep.worker.label_job import LabelJob
+from dskprep.worker.side_words import side_of
 
-LUNG = re.compile(r"lung|lobe", re.IGNORECASE)
-SIDE = {
-    RIGHT: re.compile(r"(?:^|[^a-z])(?:right|rt|r)(?:$|[^a-z])", re.IGNORECASE),
-    LEFT: re.compile(r"(?:^|[^a-z])(?:left|lt|l)(?:$|[^a-z])", re.IGNORECASE),
-}
-"""Words of a name that tell a side, by the label of that lung."""
 SURE_SHARE = 5
 """So many times as many voxels of a label must lie in the other lung, before it is called mirrored."""
 LEAST_VOXELS = 1000
 """Fewest voxels of a label in the lungs that tell."""
-
-
-def side_of(name: str) -> int | None:
-    """Return the lung that a label is called by, `RIGHT` or `LEFT`; None if its name does not tell."""
-    found = [side for side, words in SIDE.items() if words.search(name)]
-    return found[0] if LUNG.search(name) and len(found) == 1 else None
 
 
 def check_side(name: str, drawn: Drawn, volume: Record, target: str, where: str) -> None:

@@ -53,7 +53,7 @@ from dskprep.labels import hold, memory, seg, seg_pixels
 from dskprep.pipeline import annotate as pipeline
 from dskprep.settings import PrepConfig
 from dskprep.synthetic import scanner
-from dskprep.worker import admission, drawing, label_checks, process
+from dskprep.worker import admission, drawing, process, side_words
 
 SHAPE = (10, 24, 20)
 GRID = grid_of(SHAPE, (1.0, 1.0, 1.0))
@@ -1217,10 +1217,40 @@ class TestLost:
         ("lungs left and right", None),
         ("Lungs", None),
         ("colon right", None),
+        *((name, 2) for name in ("LeftLung", "LungL", "Lung_L", "L_Lung", "LLung", "LUNGL", "leftlung", "lungsL")),
+        *((name, 1) for name in ("RightLung", "LungR", "lungR", "R-Lung", "RLung", "RLUNG", "lungright", "LUNGRight")),
+        *((name, 1) for name in ("RUL", "rml", "RLL lobe", "GTV_RUL", "RULLobe", "lobe RML", "Lung_R_RUL")),
+        *((name, 2) for name in ("LUL", "lll", "LLL lobe", "lung_LUL", "LULLobe", "wholelung_L")),
+        *(
+            (name, 2)
+            for name in ("Lunge links", "linke Lunge", "Lungenflügel_links", "pulmo sinister", "Lungenlappen_li_L")
+        ),
+        *((name, 1) for name in ("Lunge rechts", "rechter Lungenflügel", "Pulmo dexter")),
+        # words that hold such letters
+        *((name, None) for name in ("LungRoi", "LungROI", "LungLesion", "LungTotal", "lungrid", "Lungren", "Lobel")),
+        *(
+            (name, None)
+            for name in (
+                "él_lung",
+                "e\u0301l_lung",
+                "LML",
+                "RUL and LUL",
+                "lung RUL left",
+                "rulers",
+                "full",
+                "bull",
+                "PlungeR",
+            )
+        ),
+        *(
+            (name, None)
+            for name in ("liver_lobe_left", "liver LLL", "right thyroid lobe", "Lobe_L Hepatic", "frontal lobe R")
+        ),
+        *((name, None) for name in ("LAD", "Heart_L", "Rib_L", "pulmonary_artery_left", "LN_R", "left", "L", "")),
     ],
 )
 def test_the_side_of_a_lung_is_told_by_its_name(name: str, side: int | None) -> None:
-    assert label_checks.side_of(name) == side
+    assert side_words.side_of(name) == side
 
 
 def test_lungs_on_the_wrong_side_are_mirrored_whatever_the_header_says(tmp_path: Path, labels: Path) -> None:
