@@ -157,6 +157,14 @@ class Linker:
         names = ("__".join(path.split("/")), path.rpartition("/")[2])
         return any(record.key in (name, self._hashed_key(name)) for name in names)
 
+    def folders_of(self, record: Record, path: str) -> list[str]:
+        """Return the folders of a path that name a volume, none if the file does itself (see `link_key`)."""
+        folders = path.split("/")[:-1]
+        joined = "__".join(folders)
+        if self.is_called(record, path):
+            return []
+        return folders if record.key in (joined, self._hashed_key(joined)) else folders[-1:]
+
     def are_inside(self, key: str, points_mm: NDArray[np.float64]) -> NDArray[np.bool_]:
         """Return which points (n, 3) in LPS mm lie in the volume of this key, or within EDGE_MM of it."""
         row = self._by_key[key]

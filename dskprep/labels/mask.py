@@ -57,6 +57,11 @@ def check_names(names: Mapping[int, str]) -> None:
         raise UsageError(f"names: expected whole numbers and their names, such as {{1: 'liver'}}, found {names!r:.100}")
 
 
+def name_by_file(where: str) -> str:
+    """Return what the only value of a mask volume is called by its file, if nothing else names it."""
+    return Path(where).name.split(".")[0]
+
+
 class Mask(Labels):
     """A mask volume; 0 is background. `at` checks that it is on the grid of the image, and never bends it.
 
@@ -74,7 +79,7 @@ class Mask(Labels):
         if not found:
             raise Refusal("label-empty", f"{where}: expected a mask, found no voxel other than 0")
         refuse_if_more(len(found), MAX_VALUES, "segments", where)
-        only = Path(where).name.split(".")[0] if len(found) == 1 else ""
+        only = name_by_file(where) if len(found) == 1 else ""
         is_one = len(self._layers) == 1
         self._of_number = {value if is_one else n: (layer, value) for n, (layer, value) in enumerate(found, 1)}
         self.segments = tuple(

@@ -173,8 +173,9 @@ def _draw_all(
     placed = _placed(job, linker, labels, made.record.linked_by, volume, grid)
     segments = placed.named(*job.asked.only) if job.asked.only else placed.segments
     is_called_so = linker.is_called(volume, job.case.path)
-    if job.case.is_hashed and is_called_so:
-        segments = segments_without_key(segments, job.case)
+    if job.case.is_hashed:
+        folders = linker.folders_of(volume, job.case.path)
+        segments = segments_without_key(segments, job.case, folders, is_mask=isinstance(labels, Mask))
     is_nameless = is_called_so and isinstance(labels, Mask) and len(labels.segments) == 1
     points = points_of(placed, volume)
     if not segments and (points is None or job.asked.only):

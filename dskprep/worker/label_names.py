@@ -8,6 +8,8 @@ from pathlib import PurePosixPath
 from dskprep.dataset.label_record import MAX_NAME, StoredLabel, is_label_name, safe_name
 from dskprep.dataset.record import Record
 from dskprep.errors import Refusal
+from dskprep.labels import mask
+from dskprep.labels.attributes import one_line
 from dskprep.labels.values import Segment
 from dskprep.source.label_files import Asked, LabelFile
 
@@ -52,7 +54,7 @@ def begin_label(volume: Record, segment: Segment, number: int, asked_as: str) ->
 
 def name_by_file(file: LabelFile) -> str:
     """Return what the only label of a mask volume is called if nobody has named it (see `Mask`)."""
-    return file.file.partition(".")[0]
+    return mask.name_by_file(one_line(PurePosixPath(file.url).name))
 
 
 def stored_name(asked: Asked, file: LabelFile, segment: Segment, *, is_nameless: bool) -> str:

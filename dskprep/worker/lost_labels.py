@@ -59,11 +59,13 @@ def lost_labels(
         with contextlib.suppress(Refusal):
             volumes = [linker.link_key(job.case.path, job.case.url)[0]]
     segments, is_lone = (_unread(job), True) if seen.segments is None else (seen.segments, seen.is_lone)
+    is_mask = is_volume(job.case.url) if seen.segments is None else is_lone
     lost = []
     for volume in volumes:
         is_called_so = linker.is_called(volume, job.case.path)
-        if job.case.is_hashed and is_called_so:
-            segments = segments_without_key(segments, job.case)
+        if job.case.is_hashed:
+            folders = linker.folders_of(volume, job.case.path)
+            segments = segments_without_key(segments, job.case, folders, is_mask=is_mask)
         here = linker.belonging(volume, seen.links, segments)
         for number, segment in enumerate(here):
             name = stored_name(job.asked, job.case, segment, is_nameless=is_lone and is_called_so)

@@ -13,6 +13,7 @@ from dskprep.dataset.record import Record
 from dskprep.errors import LABEL_REASONS, REASONS, SET_ASIDE
 from dskprep.labels.values import Segment
 from dskprep.source.label_files import LabelFile
+from dskprep.worker.folder_words import without_folder
 from dskprep.worker.label_names import name_by_file
 
 if TYPE_CHECKING:
@@ -43,10 +44,22 @@ def label_without_names(record: LabelRecord) -> LabelRecord:
     return record.changed(labels=labels, traceback=_places(record.traceback), message=message)
 
 
-def segments_without_key(segments: Sequence[Segment], file: LabelFile) -> tuple[Segment, ...]:
-    """Return the segments of a file that is called as its volume was; one that is called so too is called mask."""
+def segments_without_key(
+    segments: Sequence[Segment], file: LabelFile, folders: Sequence[str], *, is_mask: bool
+) -> tuple[Segment, ...]:
+    """Return the segments of a file without the name of its volume in those that are called as the file is.
+
+    `folders` are those that the volume was called by; without any it was by the file itself, and such a segment is
+    called mask. In a folder, only a mask volume is called as its file is; its own name has what the folders leave.
+    """
+    if folders and not is_mask:
+        return tuple(segments)
     names = (file.file, name_by_file(file))
-    return tuple(replace(segment, name="mask") if segment.name in names else segment for segment in segments)
+
+    def nameless(name: str) -> str:
+        return (without_folder(name, folders) if folders else "") or "mask"
+
+    return tuple(replace(each, name=nameless(each.name)) if each.name in names else each for each in segments)
 
 
 def points_without_names(points: pd.DataFrame) -> pd.DataFrame:

@@ -355,6 +355,41 @@ def test_a_mask_that_is_called_as_its_volume_was_does_not_keep_the_name(tmp_path
     assert dskprep.open_dataset(target).lacking(["mask"]).keys() == {key}
 
 
+@pytest.mark.parametrize(
+    ("path", "file", "label"),
+    [
+        ("Kowalska.Maria", "Kowalska.Maria_seg", "mask"),  # the name of a mask ends at the first point
+        ("Kowalska_Maria", "Kowalska_Maria_lung_left", "lung_left"),
+        ("Kowalska_Maria", "GTV-KOWALSKAMARIA", "GTV"),
+        ("Kowalska_Maria", "maria kowalska lung", "lung"),
+        ("Kowalska_Maria", "kowalska_seg", "seg"),
+        ("Kowalska_Maria", "segkowalskamaria", "mask"),
+        ("Kowalska_Maria", "seg_of_kowalska_born_1970", "mask"),
+        ("Kowalska_Maria", "Kowalska_Maria_2", "mask"),
+        ("Kowalska_Maria", "lesion_2", "lesion_2"),
+        ("Kowalska/Maria", "Maria_seg", "seg"),
+        ("Kowalska/Maria", "seg KOWALSKA", "seg"),
+        ("Kowalska2", "Kowalska_lung", "lung"),
+    ],
+)
+def test_a_mask_is_not_called_by_the_name_of_its_folder(tmp_path: Path, path: str, file: str, label: str) -> None:
+    """Nor is one that cannot be read; what else its file is called stays."""
+    source, target, labels = tmp_path / "in", str(tmp_path / "out"), tmp_path / "labels"
+    run(tiny.write(source, {f"{path}/{name}": content for name, content in tiny.series(0).items()}), target)
+    (key,) = dskprep.open_dataset(target)
+    volume = dskprep.open_dataset(target)[key]
+    mask = dskprep.Volume(np.ones(volume.image.shape, np.uint8), volume.affine)
+    for kind, content in (("", dskprep.to_nifti(mask).to_bytes()), ("-damaged", b"x" * 500)):
+        place = labels.with_name(f"labels{kind}") / path / f"{file}.nii"
+        place.parent.mkdir(parents=True)
+        place.write_bytes(content)
+        counts = dskprep.annotate(target, labels.with_name(f"labels{kind}")).counts
+        assert counts == ({"refused": 1} if kind else {"written": 1})
+    assert list(dskprep.open_dataset(target)[key].labels) == [label]
+    assert dskprep.open_dataset(target).lacking([label]).keys() == {key}
+    assert {name for name in named_in(target) if not name.startswith("runs/")} == set()
+
+
 def test_no_label_is_called_by_its_file(tmp_path: Path, source: str) -> None:
     target = str(tmp_path / "out")
     run(source, target, limit=1)
