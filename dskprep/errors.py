@@ -69,6 +69,7 @@ WARNINGS = {
     "one-of-several-stacks": "the series holds several stacks; one was chosen",
     "stacks-joined": "the series was scanned in parts that overlap or abut; they were joined",
     "body-left-out": "the chosen stack covers less of the body than the series does",
+    "slices-of-another-study": "a few slices name another study and frame of reference than the others",
     "derived-slices": "the slices were computed from others (MIP, MPR, mean), not reconstructed",
     "hu-from-values": "the header leaves open whether the values are HU; the values show that they are",
     "hu-implausible": "the values cannot be Hounsfield units; the settings accept them",

@@ -39,6 +39,16 @@ def owner_of(slices: Sequence[Slice]) -> Identity:
     return Identity(*(found[0][0] if found else "" for found in said))
 
 
+def has_strays(slices: Sequence[Slice]) -> bool:
+    """Tell whether a few slices name another study and another frame of reference than the others, and stayed.
+
+    Where these are made up for each file, they are not few.
+    """
+    owner = owner_of(slices)
+    others = [s for s in slices if all(s.identity[field] not in ("", owner[field]) for field in range(PATIENT, OWNER))]
+    return 0 < len(others) <= STRAYS
+
+
 def _part_by(slices: list[Slice], field: int) -> list[list[Slice]]:
     counts = Counter(s.identity[field] for s in slices if s.identity[field])
     strays, main = set[str](), ""

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from dskprep.dicom import pixels
-from dskprep.dicom.owners import owner_of
+from dskprep.dicom.owners import has_strays, owner_of
 from dskprep.dicom.plane import Plane
 from dskprep.dicom.slices import MAX_PLANE_MM, Slice
 from dskprep.errors import Refusal
@@ -125,6 +125,7 @@ def _of_slices(
     seen = (
         ("mixed-rescale", len({(s.slope, s.intercept) for s in slices}) > 1),
         ("lossy-compression", any(s.is_lossy or s.pixel_format.transfer_syntax in pixels.LOSSY for s in slices)),
+        ("slices-of-another-study", has_strays(slices)),
         ("derived-slices", any(s.is_derived for s in slices)),
         ("hu-from-values", bool(doubt)),
     )

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from builders import ct_file, read
 
-from dskprep.dicom.owners import owner_of, part_by_owner
+from dskprep.dicom.owners import has_strays, owner_of, part_by_owner
 from dskprep.dicom.slices import Slice
 
 Whose = tuple[str, str, str]
@@ -71,6 +71,15 @@ def test_nor_does_one_that_a_few_slices_share_by_chance() -> None:
 @pytest.mark.parametrize("stray", [("A", "1.5.2", "1.6.1"), ("A", "1.5.1", "1.6.2")], ids=["study", "frame"])
 def test_a_stray_identifier_of_a_slice_does_not_tear_the_series_of_a_patient(stray: Whose) -> None:
     assert parted([ANNA] * 15 + [stray] + [ANNA] * 15) == [[*range(31)]]
+
+
+def test_a_few_slices_that_say_that_they_are_of_another_day_are_told() -> None:
+    other = ("A", "1.5.2", "1.6.2")
+    assert has_strays(slices_of([ANNA] * 40 + [other] * 3))
+    assert not has_strays(slices_of([ANNA] * 40))
+    assert not has_strays(slices_of([ANNA] * 40 + [("A", "1.5.2", "1.6.1"), ("A", "1.5.1", "1.6.2"), ("", "", "")]))
+    assert not has_strays(slices_of([("A", f"1.5.{k}", f"1.6.{k}") for k in range(40)]))  # as in LIDC-IDRI
+    assert not has_strays(slices_of([ANNA]))
 
 
 def test_a_series_of_many_studies_of_a_patient_is_parted_into_all_of_them() -> None:

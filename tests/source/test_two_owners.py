@@ -41,6 +41,16 @@ def run(source: Path, target: Path, **settings: Any) -> dskprep.Dataset:
     return dskprep.open_dataset(target)
 
 
+def test_slices_of_another_day_at_the_end_of_a_series_are_told(tmp_path: Path) -> None:
+    first, later = of(1, "A", n=40), of(2, "A", n=40)
+    tiny.write(tmp_path / "in/own", first)
+    tiny.write(tmp_path / "in/mixed", dict([*first.items()][:37] + [*later.items()][37:]))
+    dataset = run(tmp_path / "in", tmp_path / "out")
+    told = {key: "slices-of-another-study" in dataset[key].record.warnings for key in dataset}
+    assert told == {"own": False, "mixed": True}
+    assert dataset["mixed"].shape[0] == 40
+
+
 @pytest.mark.parametrize("uid", ["1.2.9", NO_UID])
 @pytest.mark.parametrize("by_mm", [0.0, 0.5, float(tiny.N_SLICES)], ids=["same places", "between", "goes on"])
 def test_each_patient_has_a_volume_of_its_own_voxels(tmp_path: Path, by_mm: float, uid: str) -> None:
