@@ -62,7 +62,7 @@ def write_label(
             "one another name with --as, such as '{name}-{file}'",
         )
     # the label's metadata are created first, and only once: so of two workers that write one name, one is refused
-    if not storage.create(storage.join(target, folder, group), objects[group]):
+    if not storage.create_if_absent(storage.join(target, folder, group), objects[group]):
         found = owner_of(target, key, label)
         if not _is_left(target, found, owner, recorded):
             source = found.rpartition(".")[0]

@@ -56,7 +56,7 @@ def create(target: str, config: PrepConfig, *, keys: str | None = None) -> dict[
         "dskprep": version("dskprep"),
         **({"keys": "hashed"} if keys == "hashed" else {}),
     }
-    if storage.create(storage.join(target, "dataset.json"), to_json(content)):
+    if storage.create_if_absent(storage.join(target, "dataset.json"), to_json(content)):
         return content
     return _compare_settings(target, config, keys)
 

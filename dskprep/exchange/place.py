@@ -55,7 +55,7 @@ def begin(out: str, asked: dict[str, Any]) -> None:
         if names:
             raise UsageError(f"{out}: expected an empty or a new place, or an export, found {names[0]}; choose another")
     storage.refuse_links(out, [BEGIN])
-    if storage.create(url, to_json(asked)):
+    if storage.create_if_absent(url, to_json(asked)):
         return
     try:
         there = json.loads(storage.read_small(url))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import importlib
 import io
 from typing import TYPE_CHECKING, Any
@@ -74,9 +75,14 @@ def to_sitk(volume: Volume) -> SimpleITK.Image:
     return image
 
 
-def to_dask(array: Any, name: str, chunks: tuple[int, ...] | None) -> dask.array.Array:
-    """Return a zarr array as a dask array; by default each zarr chunk is a dask chunk."""
-    lazy: dask.array.Array = importlib.import_module("dask.array").from_array(array, chunks or array.chunks, name=name)
+def to_dask(array: Any, what: str, content: object, chunks: tuple[int, ...] | None) -> dask.array.Array:
+    """Return a zarr array as a dask array; by default each zarr chunk is a dask chunk.
+
+    `content` tells its voxels from all others: with the chunks it makes the name, by which dask takes blocks for equal.
+    """
+    chunks = chunks or array.chunks
+    token = hashlib.sha256(repr((content, chunks)).encode()).hexdigest()[:16]
+    lazy: dask.array.Array = importlib.import_module("dask.array").from_array(array, chunks, name=f"{what}-{token}")
     return lazy
 
 

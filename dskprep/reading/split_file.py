@@ -75,7 +75,7 @@ def write(target: str, place: str | os.PathLike[str], content: Content) -> str:
     plain = to_json(msgspec.to_builtins(content.sealed()))
     if url.startswith(f"{target}/"):
         storage.refuse_links(target, [url.removeprefix(f"{target}/")])
-    if not storage.create(url, plain) and storage.read_small(url) != plain:
+    if not storage.create_if_absent(url, plain) and storage.read_small(url) != plain:
         raise UsageError(f"{url}: there is another split of this name, and a split is written once; choose another")
     return url
 

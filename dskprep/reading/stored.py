@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from dskprep import storage
 from dskprep.dataset import annotations as annotated
 from dskprep.dataset import layout, opened, shards
-from dskprep.dataset.facts import Geometry
+from dskprep.dataset.facts import Geometry, StoredObject
 from dskprep.dataset.record import Record
 from dskprep.dataset.shards import Index, as_index, as_size
 from dskprep.errors import DamagedDataset, UsageError
@@ -219,8 +219,7 @@ class StoredVolume(VolumeDisplay):
 
     def as_dask(self, of: What = "image", chunks: Index | None = None) -> dask.array.Array:
         """Return the image or mask as a dask array (z, y, x), by default with the chunks of the store."""
-        token = hashlib.sha256(repr((self.url, self.record.objects, self.at_level)).encode()).hexdigest()[:16]
-        return convert.to_dask(self.array(of), f"{of}-{token}", chunks)
+        return convert.to_dask(self.array(of), of, (self.url, self._objects(of), self.at_level), chunks)
 
     def as_xarray(self) -> xarray.Dataset:
         """Return `image`, and `lungs` if there is a mask, lazily, with coordinates in mm: see `convert.to_xarray`."""
@@ -267,8 +266,10 @@ class StoredVolume(VolumeDisplay):
 
     def _sizes(self, of: What) -> dict[str, int]:
         """Return the bytes of each object of the volume, or of one of its labels."""
-        objects = self.record.objects if of in layout.FOLDERS else self._labels[of].objects
-        return {name: about.n_bytes for name, about in objects.items()}
+        return {name: about.n_bytes for name, about in self._objects(of).items()}
+
+    def _objects(self, of: What) -> Mapping[str, StoredObject]:
+        return self.record.objects if of in layout.FOLDERS else self._labels[of].objects
 
     @cached_property
     def _labels(self) -> StoredLabels:

@@ -214,6 +214,14 @@ def create(url: str, content: bytes) -> bool:
         return bool(store.create(fs, path, content))
 
 
+def create_if_absent(url: str, content: bytes) -> bool:
+    """Do what `create` does, also in a store that ignores `If-None-Match`, unless two do it at the same moment.
+
+    It costs one request more: for what is written once, and of which another's must never be lost.
+    """
+    return not exists(url) and create(url, content)
+
+
 def delete(url: str, names: Iterable[str]) -> None:
     """Delete files below a folder; those that do not exist are passed over. Links as in `write_many`."""
     names = list(names)

@@ -105,6 +105,28 @@ def test_dask_reads_the_same_chunk_by_chunk(stored: dskprep.StoredVolume) -> Non
     assert stored.as_dask("lungs").sum().compute(scheduler="sync") == 0
 
 
+def test_dask_tells_arrays_of_other_chunks_apart(stored: dskprep.StoredVolume) -> None:
+    whole, thick, thin = stored.as_dask(), stored.as_dask(chunks=(8, 24, 24)), stored.as_dask(chunks=(5, 24, 24))
+    found = (thick[0:6].astype(float) - thin[6:12] + whole[0:6]).compute(scheduler="sync")
+    np.testing.assert_array_equal(found, 2.0 * tiny.hu()[0:6] - tiny.hu()[6:12])
+
+
+def test_dask_tells_a_label_that_was_drawn_anew_from_the_one_before(
+    stored: dskprep.StoredVolume, tmp_path: Path
+) -> None:
+    target, names = stored.url.rpartition("/volumes/")[0], []
+    for n in (1, 2):
+        mask = np.zeros(stored.shape, np.uint8)
+        mask[:n] = 1
+        (tmp_path / "labels").mkdir(parents=True, exist_ok=True)
+        dskprep.to_nifti(dskprep.Volume(mask, stored.affine)).to_filename(tmp_path / f"labels/{stored.key}.nii.gz")
+        dskprep.annotate(target, tmp_path / "labels", retry="all")
+        lazy = dskprep.open_dataset(target)[stored.key].as_dask("mask")
+        assert lazy.sum().compute(scheduler="sync") == mask.sum()
+        names.append(lazy.name)
+    assert names[0] != names[1]
+
+
 def test_xarray_finds_a_voxel_by_millimetres(stored: dskprep.StoredVolume) -> None:
     pytest.importorskip("xarray")
     table = stored.as_xarray()

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 import tiny
 
@@ -23,7 +24,7 @@ from dskprep.cli.words import describe_summary
 from dskprep.dataset import claims, index, leftovers, store
 from dskprep.dataset.claims import Claim, Lease
 from dskprep.dataset.record import Record, RecordName
-from dskprep.errors import InfrastructureError
+from dskprep.errors import InfrastructureError, UsageError
 from dskprep.pipeline import others, run, sharing
 from dskprep.pipeline.account import RunStopped, Summary
 from dskprep.pipeline.checked import check
@@ -497,6 +498,43 @@ def test_a_store_that_ignores_conditions_lets_each_run_do_all(
     assert (heard.keys, summary.account.elsewhere) == (KEYS, {})
     assert ["ignores If-None-Match" in note for note in heard.notes] == [True]
     assert what_is_left(f"{s3}/out") == []
+
+
+@pytest.mark.s3
+def test_a_store_that_ignores_conditions_loses_nothing_that_is_written_once(
+    tmp_path: Path, s3: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def create(s3: Any, path: str, content: bytes) -> bool:
+        bucket.write_many(s3, {path: content})
+        return True
+
+    monkeypatch.setattr(bucket, "create", create)
+    target, scans = f"{s3}/out", tmp_path / "MUSTERMANN"
+    for n in range(4):
+        tiny.write(scans / f"p{n}", tiny.series(n, PatientID=f"P{n}", StudyInstanceUID=f"1.2.90.{n}"))
+    settings = dskprep.PrepConfig(lungs=False, check_hu=False)
+    dskprep.run(scans, target, settings=settings, keys="hashed")
+    keys = sorted(dskprep.open_dataset(target))
+    dskprep.run(scans, target, settings=settings)
+    dataset = dskprep.open_dataset(target)
+    assert sorted(dataset) == keys
+    first = dataset.split(folds=2, seed=0)
+    first.save("v1")
+    with pytest.raises(UsageError, match="there is another split of this name"):
+        dataset.split(folds=2, seed=7).save("v1")
+    assert dataset.read_split("v1").sides == first.sides
+    theirs = f"volumes/{keys[0]}.zarr/labels/mine/zarr.json"
+    storage.write_many(target, {theirs: b"{}"})
+    (tmp_path / "labels" / keys[0]).mkdir(parents=True)
+    volume = dataset[keys[0]]
+    mask = dskprep.to_nifti(dskprep.Volume(np.ones(volume.shape, np.uint8), volume.affine))
+    mask.to_filename(tmp_path / "labels" / keys[0] / "mine.nii.gz")
+    assert dskprep.annotate(target, tmp_path / "labels").reasons == {"refused: label-exists": 1}
+    assert storage.read(storage.join(target, theirs)) == b"{}"
+    dskprep.export("monai", target, f"{s3}/export", labels=(), split="v1")
+    dataset.split(folds=2, seed=7).save("v2")
+    with pytest.raises(UsageError, match="holds another export"):
+        dskprep.export("monai", target, f"{s3}/export", labels=(), split="v2")
 
 
 def test_an_outage_while_claims_are_written_does_not_cost_the_run(
