@@ -8,6 +8,7 @@ annotations.parquet                                one row per label and point, 
 
 from __future__ import annotations
 
+import functools
 import json
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator
@@ -104,6 +105,11 @@ def owner_of(target: str, key: str, label: str, images: Collection[str] = ()) ->
     A user's copy has the metadata of what it is a copy of, so these must name this label and this volume. Those of
     older versions do not name the volume, but its image: if `images` are given, it must be one of these digests.
     """
+    return _written_by(target, key, label, images)[0]
+
+
+def _written_by(target: str, key: str, label: str, images: Collection[str]) -> tuple[str, str | None]:
+    """Return the owner of a label (see `owner_of`), and the digest of the image that it was drawn on, if it says."""
     try:
         place = storage.join(store.volume_url(target, key), "labels", label, "zarr.json")
         attributes = json.loads(storage.read_small(place))["attributes"]
@@ -115,8 +121,8 @@ def owner_of(target: str, key: str, label: str, images: Collection[str] = ()) ->
             else not images or image in images
         )
     except (FileNotFoundError, ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError):
-        return ""
-    return owner if isinstance(owner, str) and name == label and is_here else ""
+        return "", None
+    return (owner if isinstance(owner, str) and name == label and is_here else ""), image
 
 
 def write_list(target: str, key: str) -> None:
@@ -234,18 +240,29 @@ def forget_matching(target: str, patterns: Collection[str], *, is_trial: bool = 
     return deleted
 
 
-def drop(target: str, key: str, image: str) -> int:
-    """Delete the labels of a volume that dskprep wrote, whose image, of this digest, is about to be another one.
+@functools.lru_cache(maxsize=1)
+def has_labels(target: str, run: str | None) -> bool:
+    """Tell whether anything was ever annotated in a dataset; a process looks once in a run."""
+    del run  # before another one, something may have been
+    return any(storage.folders(storage.join(target, "labels")))
 
-    Returns how many there were.
+
+def drop(target: str, key: str, image: str, former: Collection[str]) -> int:
+    """Delete the labels of a volume that dskprep wrote on another image than the one of this digest, which comes now.
+
+    Those of older versions do not name the volume: theirs must be one of the `former` images. Returns how many there
+    were.
     """
     there = store.volume_objects(target, key)
     ours = own.of_labels(there, store.n_levels(target))
     found = {*filter(None, map(layout.label_of, there))} - {"lungs"}
-    dropped = [label for label in sorted(found) if owner_of(target, key, label, [image])]
+    of_image = {label: _written_by(target, key, label, former or [""]) for label in sorted(found)}
+    dropped = [label for label, (owner, drawn_on) in of_image.items() if owner and drawn_on != image]
     for label in dropped:
         names = [name for name in ours if name.startswith(f"labels/{label}/")]
         storage.delete(target, [f"{store.volume_name(key)}/{name}" for name in names])
+    if dropped:
+        write_list(target, key)
     return len(dropped)
 
 

@@ -121,7 +121,7 @@ def label_jobs(
     for file in files:
         names, others = known.of(file, asked.digest)
         done = [name.status for name in names if name.digest == file.digest and name not in again]
-        if done:
+        if done and all(name.digest == file.digest for name in names):  # else two have drawn two states of it at once
             status = min(done, key=STATUSES.index)
             summary.counts[status] += 1
             summary.already[status] += 1

@@ -155,9 +155,11 @@ def _write_all(
         raise taken.refusal(foreign)
     stale = [name for name in job.stale if name not in foreign]
     store.forget(target, stale)
-    others = [name for name in stale if name.status == "written" and name.digest != job.case.digest]
-    labels_deleted = sum(label_store.drop(target, name.key, name.digest) for name in others)
-    theirs = {name.key for name in foreign}
+    theirs, labels_deleted = {name.key for name in foreign}, 0
+    if label_store.has_labels(target, job.run):  # also of an image that went before this attempt
+        former = [name.digest for name in stale]
+        for key in ({name.key for name in stale} | {each.record.key for each in made}) - theirs:
+            labels_deleted += label_store.drop(target, key, job.case.digest, former)
     return [e.record if e.record.key in theirs else _write(job, target, e) for e in made], labels_deleted
 
 

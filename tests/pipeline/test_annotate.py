@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import datetime
 import gc
@@ -423,6 +424,46 @@ def test_labels_that_go_with_an_image_are_told_and_count_no_more(
     annotate(target, labels)
     found = dskprep.status(target)
     assert (found.labels, found.points, found.labels_gone) == ({"Tumour": 1}, 2, 0)
+
+
+@pytest.mark.parametrize("fault", ["forgotten", "failed", "killed"])
+def test_labels_of_an_image_that_went_before_go_too(
+    place: str, source: Path, labels: Path, fault: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = prepare(place)
+    (labels / "1.dcm").write_bytes(seg_file(GRID, frames_of(BOX), names=("Tumour",)))
+    annotate(target, labels)
+    storage.write_many(target, {"volumes/p.zarr/labels/mine/zarr.json": b"{}"})
+    write_series(source / "p", seed=5)
+    if fault == "forgotten":
+        dskprep.forget(target, ["p"])
+    else:  # after the old record was deleted, before anything else was
+        with monkeypatch.context() as patched:
+            error = KeyboardInterrupt if fault == "killed" else ValueError
+            patched.setattr(label_store, "has_labels", lambda *_: (_ for _ in ()).throw(error))
+            with contextlib.suppress(KeyboardInterrupt):
+                dskprep.run(source, target, settings=SETTINGS)
+    assert dskprep.run(source, target, settings=SETTINGS, retry="failed").exit_code == 0
+    assert {name.split("/")[3] for name in content(target) if name.startswith("volumes/p.zarr/labels/")} == {
+        "mine",
+        "zarr.json",
+    }
+    listed = json.loads(storage.read(f"{target}/volumes/p.zarr/labels/zarr.json"))
+    assert listed["attributes"]["ome"]["labels"] == ["mine"]
+
+
+def test_two_states_of_a_file_that_were_drawn_at_once_are_made_one(tmp_path: Path, labels: Path) -> None:
+    target = prepare(str(tmp_path))
+    (labels / "p.csv").write_text("key,x,y,z\np,-5,-12,-26\np,-4,-12,-26\n")
+    annotate(target, labels)
+    first = {name: data for name, data in content(target).items() if name.startswith("labels/")}
+    (labels / "p.csv").write_text("key,x,y,z\np,-5,-12,-26\np,-4,-12,-26\np,-3,-12,-26\n")
+    annotate(target, labels)
+    storage.write_many(target, first)  # as one that had listed the file before, and was slower, would
+    assert dskprep.status(target).points == 5
+    annotate(target, labels)
+    assert dskprep.status(target).points == 3
+    assert not [finding for finding in dskprep.verify(target) if finding.faults]
 
 
 @pytest.mark.parametrize("field", ["kind", "linked_by", "url"])
