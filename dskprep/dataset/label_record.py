@@ -230,10 +230,10 @@ def _check(record: LabelRecord, where: str) -> None:
 def is_label_name(text: str) -> bool:
     """Tell whether a label can be stored under a name: letters of any script, digits and . _ = @ , -
 
-    That of the lungs, and those of metadata, are taken; so are names that Windows keeps for devices.
+    Those of the image, of the lungs and of metadata are taken; so are names that Windows keeps for devices.
     """
     is_plain = bool(LABEL_NAME.fullmatch(text)) and unicodedata.normalize("NFC", text) == text
-    is_taken = text.casefold() in ("lungs", "zarr.json") or bool(DEVICE.fullmatch(text))
+    is_taken = text == "image" or text.casefold() in ("lungs", "zarr.json") or bool(DEVICE.fullmatch(text))
     return is_plain and len(text.encode()) <= MAX_NAME and not is_taken
 
 

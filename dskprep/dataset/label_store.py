@@ -54,6 +54,8 @@ def write_label(
     label of this name there. One that a killed process has left of the same source is written over.
     """
     folder, group = store.volume_name(key), f"labels/{label}/zarr.json"
+    if others := [name for name in objects if not name.startswith(f"labels/{label}/")]:
+        raise ValueError(f"expected names of objects below labels/{label}, found {others[0]}")
     storage.refuse_links(target, [f"{folder}/{group}"])
     there = name_like(target, key, label)
     if there != label and not _is_left(target, owner_of(target, key, there), owner, recorded):

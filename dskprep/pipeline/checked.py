@@ -12,7 +12,7 @@ from dskprep.dataset import licences, store, target_place
 from dskprep.errors import UsageError
 from dskprep.patterns import as_patterns
 from dskprep.pipeline import hashed_keys
-from dskprep.pipeline.survey import Asked
+from dskprep.pipeline.survey import Asked, marked
 from dskprep.preparation import user_steps
 from dskprep.settings import PrepConfig
 from dskprep.source import cases as discover
@@ -90,7 +90,7 @@ def check(
     is_choice = settings.select is not None and not patient_folders  # there, each patient is chosen from on its own
     of_these = Asked() if is_choice else asked
     cases = discover.choose(source, **of_these._asdict(), patient_folders=patient_folders, licence=licence)
-    cases = outside(cases, target)
+    cases = outside(marked(cases, only) if is_choice else cases, target)
     keys = "hashed" if mapping else keys
     mapped = hashed_keys.Mapping(mapping, place, target) if mapping else None
     store.check_settings(target, settings, keys)

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import fcntl
 import io
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
 from dskprep import storage
 from dskprep.dataset.identity import Identities
@@ -68,15 +70,30 @@ class Mapping:
         """Write the file, if there is anything new, with what another run has noted in it since."""
         if not self._is_changed:
             return
-        try:
-            self._lines |= self._read()
-        except UsageError as error:  # another file came in its place
-            raise InfrastructureError(str(error)) from error
-        text = io.StringIO(newline="")
-        csv.writer(text).writerows([COLUMNS, *sorted(self._lines)])
-        content = text.getvalue().encode(errors="surrogateescape")
-        storage.write_private(self._place, content)
+        with _alone(self._place):
+            try:
+                self._lines |= self._read()
+            except UsageError as error:  # another file came in its place
+                raise InfrastructureError(str(error)) from error
+            text = io.StringIO(newline="")
+            csv.writer(text).writerows([COLUMNS, *sorted(self._lines)])
+            storage.write_private(self._place, text.getvalue().encode(errors="surrogateescape"))
         self._is_changed = False
+
+
+@contextmanager
+def _alone(place: str) -> Iterator[None]:
+    """Let no other run of this machine write the file meanwhile; its folder is locked, so that no file is left."""
+    folder = -1
+    if not storage.is_bucket(place):
+        with suppress(OSError):  # there is none yet, or it cannot be locked, as on some network file systems
+            folder = os.open(Path(place).parent, os.O_RDONLY)
+            fcntl.flock(folder, fcntl.LOCK_EX)
+    try:
+        yield
+    finally:
+        if folder >= 0:
+            os.close(folder)
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from dskprep.pipeline.executor import MAX_FAILURES_IN_A_ROW
 from dskprep.pipeline.machines import MACHINES, Machine
 from dskprep.pipeline.observer import log
 from dskprep.pipeline.prediction import Prediction, predict
-from dskprep.pipeline.survey import Asked
+from dskprep.pipeline.survey import Asked, marked
 from dskprep.preparation import user_steps
 from dskprep.settings import PrepConfig
 from dskprep.source import cases as discover
@@ -176,7 +176,8 @@ def plan(
         target_place.refuse_as_source(place)
     choice = None
     if settings.select and not patient_folders:
-        choice = choose(_told(discover.choose(place, licence=licence), on_case), Asked(only), settings, on_note)
+        every = marked(_told(discover.choose(place, licence=licence), on_case), only)
+        choice = choose(every, Asked(only), settings, on_note)
         cases = choice.everything()
     else:
         found_cases = discover.choose(place, only=only, patient_folders=patient_folders, licence=licence)

@@ -61,6 +61,12 @@ class Asked(NamedTuple):
     limit: int | None = None
 
 
+def marked(cases: Iterable[Case], only: str | None) -> Iterator[Case]:
+    """Mark the cases that are asked for, by their keys: those may be hashed later."""
+    for case in cases:
+        yield replace(case, is_asked=only is None or fnmatch.fnmatchcase(case.key, only))
+
+
 class Rival(NamedTuple):
     """One series of a family, which is a study or a patient."""
 
@@ -104,8 +110,7 @@ class Survey:
         with _full_disk_named():
             n_wanted = 0
             for n, case in enumerate(cases):
-                is_wanted = asked.only is None or fnmatch.fnmatchcase(case.key, asked.only)
-                is_wanted &= asked.limit is None or n_wanted < asked.limit
+                is_wanted = case.is_asked and (asked.limit is None or n_wanted < asked.limit)
                 n_wanted += is_wanted
                 self._add(n, case, is_wanted)
             if not n_wanted:

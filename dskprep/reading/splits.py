@@ -60,6 +60,7 @@ class Split:
     left_out: tuple[str, ...] = ()
     of_several: tuple[tuple[str, ...], ...] = ()
     _groups: Mapping[str, str] = field(default_factory=dict, repr=False)
+    _all_sides: Mapping[str, Side] = field(default_factory=dict, repr=False)  # also of what a selection leaves out
 
     def __repr__(self) -> str:
         return f"<split of {len(self.sides)} volumes: {self.describe()}>"
@@ -165,13 +166,13 @@ def read(dataset: Dataset, place: str | os.PathLike[str]) -> Split:
     alone = tuple(key for key in members.alone if key in sides)
     left_out = tuple(key for key in dataset if key not in content.sides)
     of_several = tuple(keys for keys in members.of_several if content.sides.keys() >= set(keys))
-    return Split(dataset, content.rule, sides, alone, left_out, of_several, content.groups)
+    return Split(dataset, content.rule, sides, alone, left_out, of_several, content.groups, content.sides)
 
 
 def extend(dataset: Dataset, place: str | os.PathLike[str] | Split, by: Mapping[str, Any] | None) -> Split:
     """Return a split with the volumes that were added since; see `Dataset.extend_split`."""
     if isinstance(place, Split):
-        rule, sides, groups = place.rule, place.sides, dict(place._groups)
+        rule, sides, groups = place.rule, place._all_sides or place.sides, dict(place._groups)
     else:
         content, _ = split_file.read(dataset.url, place)
         rule, sides, groups = content.rule, content.sides, content.groups

@@ -35,8 +35,8 @@ class Case:
     For the choice between series, `header` has what a table says of the attributes of the series, and `sample` is
     one of its files, most likely a slice; both are left out once the choice is made. `chosen` says why it was chosen
     among others.
-    With `is_hashed` the key is a keyed digest, `place` one of the URL, and neither a record nor a message may name the
-    files.
+    `is_asked` is False of a series that only takes part in the choice. With `is_hashed` the key is a keyed digest,
+    `place` one of the URL, and neither a record nor a message may name the files.
     """
 
     key: str
@@ -55,6 +55,7 @@ class Case:
     header: tuple[tuple[str, str], ...] = ()
     sample: Entry | None = None
     chosen: Chosen | None = None
+    is_asked: bool = True
 
     def bare(self) -> Case:
         """Return it without what only the choice needs: that names patients."""

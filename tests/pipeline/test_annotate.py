@@ -426,6 +426,24 @@ def test_labels_that_go_with_an_image_are_told_and_count_no_more(
     assert (found.labels, found.points, found.labels_gone) == ({"Tumour": 1}, 2, 0)
 
 
+@pytest.mark.parametrize("how", ["segment", "file", "as"])
+def test_a_label_that_is_called_image_is_not_written_over_the_image(place: str, labels: Path, how: str) -> None:
+    target = prepare(place)
+    before = dskprep.open_dataset(target)["p"].load().array
+    if how == "file":
+        (labels / "p").mkdir()
+        mask = dskprep.to_nifti(dskprep.Volume(BOX.astype(np.uint8), dskprep.open_dataset(target)["p"].affine))
+        mask.to_filename(labels / "p/image.nii.gz")
+    else:
+        name = "image" if how == "segment" else "Tumour"
+        (labels / "1.dcm").write_bytes(seg_file(GRID, frames_of(BOX), names=(name,)))
+    assert annotate(target, labels, **({"name_as": "image"} if how == "as" else {})).counts == {"written": 1}
+    volume = dskprep.open_dataset(target)["p"]
+    assert np.array_equal(volume.load().array, before)
+    assert list(volume.labels) == ["image_"]
+    assert np.array_equal(volume.labels["image_"][:], BOX)
+
+
 @pytest.mark.parametrize("fault", ["forgotten", "failed", "killed"])
 def test_labels_of_an_image_that_went_before_go_too(
     place: str, source: Path, labels: Path, fault: str, monkeypatch: pytest.MonkeyPatch

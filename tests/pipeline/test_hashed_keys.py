@@ -7,6 +7,7 @@ import io
 import json
 import os
 import re
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from dskprep.cli import commands
 from dskprep.dataset import label_store, store
 from dskprep.errors import InfrastructureError, UsageError
 from dskprep.pipeline import hashed_keys
+from dskprep.selecting import Select
 from dskprep.settings import PrepConfig
 from dskprep.source import cases
 from dskprep.worker import process
@@ -141,6 +143,42 @@ def test_two_runs_at_once_keep_what_each_has_noted(tmp_path: Path) -> None:
         two.add("k2", "two/p")
     assert mapping_in(str(place)) == {"p": "k2"}
     assert place.read_text().split() == ["key,source", "k1,one/p", "k2,two/p"]
+
+
+def test_two_runs_that_end_at_once_lose_no_line_of_the_mapping(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both have read the file before either writes it."""
+    place = str(tmp_path / "who.csv")
+    first, second = (hashed_keys.Mapping(place, "/source", "/target") for _ in range(2))
+    first.add("k1", "/source/a")
+    second.add("k2", "/source/b")
+    write, other = storage.write_private, threading.Thread(target=second.write)
+
+    def overtaken(where: str, content: bytes) -> None:
+        monkeypatch.setattr(storage, "write_private", write)
+        other.start()
+        other.join(1.0)  # it waits, as it should, until the first has written
+        write(where, content)
+
+    monkeypatch.setattr(storage, "write_private", overtaken)
+    first.write()
+    other.join()
+    assert mapping_in(place) == {"a": "k1", "b": "k2"}
+
+
+@pytest.mark.parametrize("keys", ["folder", "hashed"])
+def test_names_of_folders_choose_patients_also_where_one_series_of_each_is_chosen(tmp_path: Path, keys: str) -> None:
+    for n in range(4):
+        who = {"PatientID": f"P{n // 2}", "StudyInstanceUID": f"1.2.90.{n // 2}"}
+        tiny.write(tmp_path / f"in/10{n}", tiny.series(n, n=12 + n, **who))
+    select = Select(prefer=("most-slices",))
+    settings = PrepConfig(lungs=False, check_hu=False, select=select)
+    target = tmp_path / "out"
+    summary = dskprep.run(tmp_path / "in", target, settings=settings, keys=keys, only="10[23]")
+    assert (summary.account.inputs, summary.account.counts) == (2, {"written": 1, "set-aside": 1})
+    with pytest.raises(UsageError, match=r"no patient matches 'a\*'"):
+        dskprep.run(tmp_path / "in", target, settings=settings, only="a*")
+    plan = dskprep.plan(tmp_path / "in", settings=settings, only="10[23]")
+    assert plan.n_patients == 2
 
 
 def test_a_mapping_is_not_written_over_what_came_in_its_place(tmp_path: Path) -> None:

@@ -416,6 +416,16 @@ def test_nobody_is_moved_in_silence(place: str) -> None:
     assert is_said == {True, False}
 
 
+def test_a_split_that_was_read_on_a_selection_is_extended_as_a_whole(place: str) -> None:
+    dataset = dskprep.open_dataset(stored(place, patients(12, per_patient=2)))
+    for seed in range(4):
+        before = dataset.split(shares=(0.5, 0.5), stratify=(), seed=seed)
+        before.save(f"s{seed}")
+        part = dataset.select([*dataset][:9:2]).read_split(f"s{seed}")
+        assert len(part.sides) < len(before.sides)
+        assert dataset.extend_split(part).sides == before.sides
+
+
 def test_a_split_may_lie_elsewhere_and_serve_a_selection(place: str, tmp_path: Path) -> None:
     stored(place, patients(30))
     dataset = dskprep.open_dataset(place)
