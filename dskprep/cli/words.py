@@ -136,8 +136,8 @@ def describe_labels(summary: LabelSummary) -> Iterator[RenderableType]:
         some = "--retry unlinked only those of which something found no volume"
         yield f"  {summary.already['refused']} were refused before: --retry refused tries them again, {some}"
     written = f"{n_of(summary.labels, 'label')} and {n_of(summary.points, 'point')} written"
-    done = written if n_new else "nothing new" if summary.counts else "no label file was found, and nothing was done"
-    yield f"{done}: {summary.target}"
+    nothing = "no label source was done" if summary.is_interrupted else "no label file was found, and nothing was done"
+    yield f"{written if n_new else 'nothing new' if summary.counts else nothing}: {summary.target}"
 
 
 def describe_status(status: Status) -> Iterator[RenderableType]:

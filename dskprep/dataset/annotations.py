@@ -143,42 +143,6 @@ def without_repeats(table: pa.Table) -> pa.Table:
     return table.filter(pa.array(kept, pa.bool_()))
 
 
-def rows_of_volume(target: str, key: str) -> list[dict[str, Any]]:
-    """Return the rows of one volume in the table as it should be, which is made once as long as the file is the same.
-
-    The file alone may lack labels that are there: of an `annotate` that was killed, or is under way.
-    """
-    entry = storage.entry_of(storage.join(target, FILE))
-    if entry is None and next(label_store.list_records(target), None) is None:
-        return []
-    table, starts, unread = _by_volume(target, tag_of(entry) if entry else "")
-    warn_of_damaged(target, unread)
-    start, n = starts.get(key, (0, 0))
-    rows: list[dict[str, Any]] = table.slice(start, n).to_pylist()
-    return rows
-
-
-def points_of_volume(target: str, key: str) -> pd.DataFrame:
-    """Return the points of one volume: the rows that are no stored label, without the columns that none of them has."""
-    rows = [row for row in rows_of_volume(target, key) if not row["label"]]
-    points = pd.DataFrame(rows, columns=None if rows else ["key", "x", "y", "z"])
-    return points.drop(columns=[*NAME, "record_tag", "status"], errors="ignore").dropna(axis=1, how="all")
-
-
-@functools.lru_cache(maxsize=2)
-def _by_volume(target: str, tag: str) -> tuple[pa.Table, dict[str, tuple[int, int]], dict[str, str]]:
-    """Return the table of what is written, sorted by key; first row and number of rows of each volume; `damaged`."""
-    del tag
-    table = current_table(target)
-    unread = damaged(table)
-    table = without_repeats(table.filter(compute.equal(table["status"], "written")))
-    starts: dict[str, tuple[int, int]] = {}
-    for i, key in enumerate(table["key"].to_pylist()):
-        start, n = starts.get(key, (i, 0))
-        starts[key] = start, n + 1
-    return table, starts, unread
-
-
 @functools.lru_cache(maxsize=1)
 def known_contents(target: str, run: str) -> dict[tuple[str, str], str]:
     """Return the sources that are written, by the SHA-256 of their content and what was asked for; once for a run."""

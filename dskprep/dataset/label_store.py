@@ -278,7 +278,8 @@ def delete_labels(
         if owner_of(target, label.volume, label.label) == f"{record.source}.{record.options}":
             by_volume[label.volume].append(label)
     for key, found in by_volume.items():
-        paths = [f"{store.volume_name(key)}/{path}" for label in found for path in sorted(label.objects)]
+        there = store.volume_objects(target, key)
+        paths = [f"{store.volume_name(key)}/{p}" for label in found for p in sorted(label.objects) if p in there]
         paths.sort(key=lambda path: path.count("/"), reverse=True)  # the group by which it is known goes last
         deleted += paths
         if not is_trial:

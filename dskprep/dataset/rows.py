@@ -9,6 +9,7 @@ import pyarrow as pa
 from pyarrow import compute
 
 from dskprep import storage
+from dskprep.dataset.columns import DESCRIBED
 from dskprep.dataset.record import Record, RecordName, parse_record
 from dskprep.errors import DamagedDataset
 from dskprep.plain import as_utf8, to_number
@@ -99,6 +100,7 @@ def to_row(record: Record) -> Row:
     for name in OF_RECORD:
         row[name] = getattr(record, name)
     row["further_series"] = " ".join(record.further_series)
+    row = dict.fromkeys(DESCRIBED) | row
     return {name: as_utf8(value) if isinstance(value, str) else value for name, value in row.items()}
 
 

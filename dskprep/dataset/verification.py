@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dskprep import storage
-from dskprep.dataset import label_store, layout, leftovers, ome, own, store
+from dskprep.dataset import label_store, layout, leftovers, ome, own, store, volume_rows
 from dskprep.dataset.ahead import ahead
 from dskprep.dataset.facts import StoredObject
 from dskprep.dataset.label_record import LabelRecordName
@@ -161,6 +161,7 @@ def _check(target: str, name: RecordName) -> Finding | None:
     faults = [f"{path} is missing" for path in sorted(record.objects.keys() - there)]
     labels = {label for label in map(layout.label_of, there) if label not in ("", "lungs")}
     mine = {label for label in labels if label_store.owner_of(target, name.key, label)}
+    mine |= volume_rows.labels_of_volume(target, name.key) if any(n.startswith("labels/") for n in there) else set()
     is_list_right = _is_list_right(target, name.key, there, mine)
     n_levels = layout.n_levels(record.objects)
     extra, ours = there - record.objects.keys(), own.of_volume(there, n_levels)
@@ -185,9 +186,10 @@ def _check(target: str, name: RecordName) -> Finding | None:
 def _is_list_right(target: str, key: str, there: set[str], mine: set[str]) -> bool:
     """Tell whether the list of a volume's labels has those that are there, and no others; a user's may lack in it.
 
-    It is not read where there is none but the lungs: then it is as it was recorded. `mine` are dskprep's.
+    It is not read where there is none but the lungs: then it is as it was recorded. `mine` are dskprep's, also those
+    of which objects are missing: that is a fault of the label.
     """
-    labels = {label for label in map(layout.label_of, there) if label}
+    labels = {label for label in map(layout.label_of, there) if label} | mine
     if labels <= {"lungs"}:
         return False
     try:

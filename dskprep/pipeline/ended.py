@@ -32,5 +32,6 @@ def ended(summary: Summary, crew: Crew) -> Iterator[None]:
         summary.stopped_by = f"{type(error).__name__}: {words_of(error)}"
         raise
     finally:
+        summary.account.pace.end()
         summary.seconds = time.monotonic() - started - crew.start_s
         summary.ended = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")

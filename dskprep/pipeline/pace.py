@@ -20,6 +20,7 @@ class Pace:
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
         self._now = now
         self._started_s = now()
+        self._ended_s: float | None = None
         self._n_done, self._n_bytes = 0, 0
         self._samples = deque([(self._started_s, 0, 0)])
 
@@ -43,8 +44,12 @@ class Pace:
 
     @property
     def seconds(self) -> float:
-        """Seconds since the run began, without the start of the workers."""
-        return self._now() - self._started_s
+        """Seconds since the run began, until it ended, without the start of the workers."""
+        return (self._now() if self._ended_s is None else self._ended_s) - self._started_s
+
+    def end(self) -> None:
+        """Stop the clock: what is done from now on is to write the account."""
+        self._ended_s = self._now()
 
     @property
     def per_second(self) -> tuple[float, float]:

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from dskprep import storage
 from dskprep.dataset import label_store, own
-from dskprep.dataset.annotations import NAME, rows_of_volume
+from dskprep.dataset.annotations import NAME
 from dskprep.dataset.label_classes import first_names, matches_stored
 from dskprep.dataset.label_record import LabelRecordName, StoredLabel, parse_label_record
 from dskprep.dataset.record import Record
 from dskprep.dataset.undisturbed import undisturbed
+from dskprep.dataset.volume_rows import rows_of_volume
 from dskprep.errors import DamagedDataset
 
 if TYPE_CHECKING:

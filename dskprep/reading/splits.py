@@ -146,8 +146,7 @@ def make(
 ) -> Split:
     """Make a split; see `Dataset.split`."""
     rule, groups = split_rule.rule_of(by, folds, seed, stratify, shares)
-    if unknown := sorted(groups.keys() - _written(dataset)):
-        raise UsageError(f"by: expected the keys of volumes, found {len(unknown)} others, such as {some_of(unknown)}")
+    _refuse_unknown(dataset, groups)
     return _place(dataset, rule, {}, groups)
 
 
@@ -176,8 +175,16 @@ def extend(dataset: Dataset, place: str | os.PathLike[str] | Split, by: Mapping[
     else:
         content, _ = split_file.read(dataset.url, place)
         rule, sides, groups = content.rule, content.sides, content.groups
-    groups |= split_rule.groups_of({} if by is None else by)
+    added = split_rule.groups_of({} if by is None else by)
+    _refuse_unknown(dataset, added)
+    groups |= added
     return _place(dataset, rule, sides, groups)
+
+
+def _refuse_unknown(dataset: Dataset, groups: Mapping[str, str]) -> None:
+    """Raise UsageError if one of the keys that have a group is not that of a volume."""
+    if unknown := sorted(groups.keys() - _written(dataset)):
+        raise UsageError(f"by: expected the keys of volumes, found {len(unknown)} others, such as {some_of(unknown)}")
 
 
 def _written(dataset: Dataset) -> set[str]:
@@ -202,9 +209,7 @@ def _place(dataset: Dataset, rule: Rule, known: Mapping[str, Side], given: Mappi
         key: Side(parts.get(group), folds.get(group)) for group, chosen in members.groups.items() for key in chosen
     }
     _refuse_empty(rule, sides, members)
-    return Split(
-        dataset, rule, sides, members.alone, (), members.of_several, {k: v for k, v in given.items() if k in sides}
-    )
+    return Split(dataset, rule, sides, members.alone, (), members.of_several, dict(given))
 
 
 def _sides(

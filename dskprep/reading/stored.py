@@ -13,8 +13,7 @@ import zarr
 from numpy.typing import ArrayLike, NDArray
 
 from dskprep import storage
-from dskprep.dataset import annotations as annotated
-from dskprep.dataset import layout, opened, shards
+from dskprep.dataset import layout, opened, shards, volume_rows
 from dskprep.dataset.facts import Geometry, StoredObject
 from dskprep.dataset.record import Record
 from dskprep.dataset.shards import Index, as_index, as_size
@@ -108,7 +107,7 @@ class StoredVolume(VolumeDisplay):
     @property
     def points(self) -> pd.DataFrame:
         """The points of the volume, one per row: `x`, `y`, `z` in LPS mm, and what else their tables have."""
-        return annotated.points_of_volume(self._target, self.key)
+        return volume_rows.points_of_volume(self._target, self.key, self.record.input_digest)
 
     @property
     def shape(self) -> Index:

@@ -17,9 +17,10 @@ import pytest
 import tiny
 from tiny import record
 
+import dskprep
 from dskprep import storage
 from dskprep.cli import run_commands
-from dskprep.dataset import index, status, store, target_place
+from dskprep.dataset import columns, index, status, store, target_place
 from dskprep.dataset.facts import StoredObject
 from dskprep.dataset.record import RecordName
 from dskprep.dataset.rows import to_row, to_table
@@ -308,6 +309,16 @@ def test_rows_that_did_not_reach_the_index_are_kept_for_the_next(place: str, mon
 def test_an_index_of_nothing_can_be_written_and_read(place: str) -> None:
     index.write(place)
     assert len(index.read(place)) == 0
+
+
+def test_an_index_has_each_column_that_the_docs_list(tmp_path: Path) -> None:
+    source = tiny.write_patients(tmp_path / "in", ["p1"])
+    dskprep.run(source, tmp_path / "out", settings=dskprep.PrepConfig(lungs=False, check_hu=False))
+    found = dskprep.open_dataset(tmp_path / "out")
+    assert found.index.columns.to_list()[:3] == ["key", "status", "input_digest"]
+    assert set(columns.DESCRIBED) <= {*found.index.columns}
+    assert found.index["source_tilt_degrees"].isna().all()
+    assert len(found.where(lambda row: not row["source_tilt_degrees"])) == 1
 
 
 def test_an_index_of_refusals_alone_can_be_extended_by_volumes(place: str) -> None:

@@ -426,6 +426,48 @@ def test_labels_that_go_with_an_image_are_told_and_count_no_more(
     assert (found.labels, found.points, found.labels_gone) == ({"Tumour": 1}, 2, 0)
 
 
+def test_points_of_a_former_image_are_not_those_of_the_volume(tmp_path: Path, source: Path, labels: Path) -> None:
+    target = prepare(str(tmp_path))
+    (labels / "p.csv").write_text("key,x,y,z\np,-5,-12,-26\n")
+    annotate(target, labels)
+    assert len(dskprep.open_dataset(target)["p"].points) == 1
+    write_series(source / "p", seed=5, PatientID="another")
+    dskprep.run(source, target, settings=SETTINGS)
+    points = dskprep.open_dataset(target)["p"].points
+    assert not len(points)
+    assert {"x", "y", "z"} <= {*points.columns}
+
+
+def test_a_label_that_lost_its_group_is_a_fault_of_the_label_alone(tmp_path: Path, labels: Path) -> None:
+    target = prepare(str(tmp_path))
+    (labels / "1.dcm").write_bytes(seg_file(GRID, frames_of(BOX), names=("Tumour",)))
+    annotate(target, labels)
+    (Path(target) / "volumes/p.zarr/labels/Tumour/zarr.json").unlink()
+    found = [finding for finding in dskprep.verify(target) if finding.faults or finding.additions]
+    assert [finding.is_of_volume for finding in found] == [False]
+    assert "labels/Tumour/zarr.json is missing" in found[0].faults[0]
+    assert commands.run_command(["verify", target, "--forget"]) == 1
+    assert commands.run_command(["verify", target]) == 0
+    assert annotate(target, labels).counts == {"written": 1}
+    assert np.array_equal(dskprep.open_dataset(target)["p"].labels["Tumour"][:], BOX)
+
+
+def test_an_annotate_that_is_interrupted_before_its_first_source_does_not_deny_the_file(
+    tmp_path: Path, labels: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = prepare(str(tmp_path))
+    (labels / "1.dcm").write_bytes(seg_file(GRID, frames_of(BOX), names=("Tumour",)))
+
+    def interrupted(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pipeline.work, "annotate_source", interrupted)
+    assert commands.run_command(["annotate", target, str(labels), "--scheduler", "sync"]) == 1
+    said = capsys.readouterr().out
+    assert "no label source was done" in said
+    assert "no label file was found" not in said
+
+
 @pytest.mark.parametrize("how", ["segment", "file", "as"])
 def test_a_label_that_is_called_image_is_not_written_over_the_image(place: str, labels: Path, how: str) -> None:
     target = prepare(place)

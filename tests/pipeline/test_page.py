@@ -432,6 +432,14 @@ def test_the_account_names_the_slowest_and_the_largest() -> None:
     assert (counted.cpu_s, counted.stage_s["read"]) == (1.75, 35)
 
 
+def test_the_clock_of_a_run_stops_when_it_has_ended() -> None:
+    times = iter([0.0, 5.0, 7.0, 9.0])
+    pace = Pace(lambda: next(times))
+    assert pace.seconds == 5.0
+    pace.end()
+    assert (pace.seconds, pace.seconds) == (7.0, 7.0)
+
+
 def test_the_time_of_a_run_is_without_the_start_of_its_workers_in_its_figures_and_in_its_account(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -416,6 +416,18 @@ def test_nobody_is_moved_in_silence(place: str) -> None:
     assert is_said == {True, False}
 
 
+def test_groups_of_the_users_own_hold_also_for_volumes_that_come_later(place: str) -> None:
+    dataset = dskprep.open_dataset(stored(place, patients(12)))
+    keys = [*dataset]
+    for seed in range(6):
+        part = dataset.select(keys[:8])
+        part.split(by={keys[0]: "family", keys[11]: "family"}, folds=2, seed=seed).save(f"g{seed}")
+        whole = dataset.extend_split(f"g{seed}")
+        assert whole.sides[keys[0]] == whole.sides[keys[11]]
+    with pytest.raises(UsageError, match="expected the keys of volumes, found 1 others, such as nobody"):
+        dataset.extend_split("g0", by={"nobody": "family"})
+
+
 def test_a_split_that_was_read_on_a_selection_is_extended_as_a_whole(place: str) -> None:
     dataset = dskprep.open_dataset(stored(place, patients(12, per_patient=2)))
     for seed in range(4):
