@@ -133,6 +133,7 @@ HOMES = {
     "pandas": {
         "dataset.annotation_columns",
         "dataset.annotations",
+        "dataset.volume_rows",
         "reading.duplicates",
         "dataset.index",
         "reading.joined",
@@ -149,6 +150,7 @@ HOMES = {
     "pyarrow": {
         "dataset.annotation_columns",
         "dataset.annotations",
+        "dataset.volume_rows",
         "dataset.index",
         "dataset.index_files",
         "dataset.licences",

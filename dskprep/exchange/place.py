@@ -11,7 +11,7 @@ import json
 import re
 import zlib
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -77,14 +77,22 @@ def _is_unfinished(out: str) -> bool:
     return all(_UNFINISHED.fullmatch(entry.name) for entry in below)
 
 
-def records(out: str) -> tuple[dict[str, VolumeRecord], dict[str, str]]:
-    """Return the records of the volumes of which all files are there, by key. Damaged ones count for nothing.
+class There(NamedTuple):
+    """The records of the volumes that are there, by key: those that are whole, and those of which a file is missing.
 
-    With them comes the path of a file that is not as it was written, by key: somebody has changed it since.
+    `altered` has the path of a file that is not as it was written, by key: somebody has changed it since.
     """
+
+    whole: dict[str, VolumeRecord]
+    partial: dict[str, VolumeRecord]
+    altered: dict[str, str]
+
+
+def records(out: str) -> There:
+    """Return what is there. Damaged records count for nothing, and a file that was cut is missing."""
     url = storage.join(out, FOLDER)
     there = {entry.name: entry.size for entry in storage.listing_below(out, follow_links=False)}
-    found, altered = dict[str, VolumeRecord](), dict[str, str]()
+    found = There({}, {}, {})
     try:
         entries = [entry for entry in storage.listing(url) if entry.name.endswith(".json")]  # others are unfinished
         contents = [*storage.read_many_metadata(url, entries)]
@@ -95,14 +103,15 @@ def records(out: str) -> tuple[dict[str, VolumeRecord], dict[str, str]]:
             record = _to_record(json.loads(content))
         except (ValueError, RecursionError, msgspec.ValidationError):
             continue
-        if name != f"{record.key}.json" or not _is_ours(record) or not record.files.keys() <= there.keys():
+        if name != f"{record.key}.json" or not _is_ours(record):
             continue
-        others = [path for path, about in record.files.items() if there[path] != about.n_bytes]
-        if all(_is_whole(storage.join(out, path)) for path in others):
-            found[record.key] = record
-            if others:
-                altered[record.key] = others[0]
-    return found, altered
+        others = [path for path, about in record.files.items() if there.get(path, about.n_bytes) != about.n_bytes]
+        theirs = [path for path in others if _is_whole(storage.join(out, path))]
+        if theirs:
+            found.altered[record.key] = theirs[0]
+        is_whole = record.files.keys() <= there.keys() and others == theirs
+        (found.whole if is_whole else found.partial)[record.key] = record
+    return found
 
 
 def _is_whole(url: str) -> bool:
@@ -118,7 +127,11 @@ def altered_mask(out: str, record: VolumeRecord) -> str:
     """Return the path of a mask of a volume that somebody has changed without changing its size, or ""."""
     masks = {path.format(key=record.key) for path in PATHS if path.startswith("labels")}
     for path in sorted(masks & record.files.keys()):
-        if StoredObject.of(storage.read(storage.join(out, path))) != record.files[path]:
+        try:
+            content = storage.read(storage.join(out, path))
+        except FileNotFoundError:
+            continue
+        if StoredObject.of(content) != record.files[path] and _is_whole(storage.join(out, path)):
             return path
     return ""
 
@@ -149,6 +162,7 @@ def _is_ours(record: VolumeRecord) -> bool:
 
 
 def drop(out: str, stale: Iterable[VolumeRecord]) -> None:
-    """Delete volumes of which the export has no more: their records, and the files that these name."""
+    """Delete volumes of which the export has no more: the files that their records name, and then these."""
     for record in stale:
-        storage.delete(out, [f"{FOLDER}/{record.key}.json", *record.files])
+        storage.delete(out, record.files)
+        storage.delete(out, [f"{FOLDER}/{record.key}.json"])

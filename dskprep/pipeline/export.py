@@ -231,8 +231,9 @@ def _write_volumes(
 ) -> None:
     """Write the volumes that are not there yet, and delete those that are no more part of it."""
     wanted = {member.job.key: member.job for member in found.members}
-    done, altered = place.records(summary.out)
-    stale = [r for key, r in done.items() if key not in wanted or wanted[key].digest != r.digest]
+    done, partial, altered = place.records(summary.out)
+    stale = [*partial.values()]  # of an export that was killed as it deleted them, or somebody has deleted a file
+    stale += [r for key, r in done.items() if key not in wanted or wanted[key].digest != r.digest]
     kept = {r.key: path for r in stale if (path := altered.pop(r.key, "") or place.altered_mask(summary.out, r))}
     stale = [r for r in stale if r.key not in kept]
     is_due = {key: key not in done or done[key].digest != job.digest for key, job in wanted.items()}

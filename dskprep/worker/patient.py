@@ -89,6 +89,8 @@ def _prepare(job: Job, target: str, config: PrepConfig, ledger: Ledger, clock: S
             with ledger.ticket() as ticket:
                 identities = identity.for_run(target, job.run)
                 made = make_case(Line(job.case, config, process.SLOTS, ledger, ticket, clock, identities), need)
+                if job.stale and (done := _find_done(job, target)):  # by another run meanwhile: that stays
+                    return _outcome(job, done)
                 records, labels_deleted = _commit(job, target, config, made, clock)
                 return replace(_outcome(job, records), labels_deleted=labels_deleted)
         except Underestimated as error:

@@ -9,7 +9,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -502,6 +502,33 @@ def test_a_volume_that_was_made_anew_of_the_same_files_is_exported_anew(
     assert dskprep.export("monai", target, out).counts == {"already": 3, "written": 1}
     after = tiny.everything_below(out)
     assert {name for name in after if after[name] != before[name]} == {"labels/p0.nii.gz", ".dskprep/volumes/p0.json"}
+
+
+@pytest.mark.parametrize("n", [0, 1, 2])
+def test_an_export_that_was_killed_as_it_dropped_a_volume_drops_it_the_next_time(
+    target: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, n: int
+) -> None:
+    out = tmp_path / "out"
+    dskprep.export("nnunet", target, out, labels=["heart"])
+    for name in list(store.record_names(target)):
+        if name.key == "p0":
+            store.forget(target, [name])
+    delete, deleted = storage.delete, list[str]()
+
+    def killed(url: str, names: Iterable[str]) -> None:
+        for name in names:
+            if "p0" in name:
+                if len(deleted) == n:
+                    raise KeyboardInterrupt
+                deleted.append(name)
+            delete(url, [name])
+
+    with monkeypatch.context() as patched:
+        patched.setattr(storage, "delete", killed)
+        with pytest.raises(KeyboardInterrupt):
+            dskprep.export("nnunet", target, out, labels=["heart"])
+    assert dskprep.export("nnunet", target, out, labels=["heart"]).exit_code == 0
+    assert not [path for path in out.rglob("*") if "p0" in path.name]
 
 
 def test_a_mask_that_somebody_has_corrected_stays_and_is_named(target: str, tmp_path: Path) -> None:

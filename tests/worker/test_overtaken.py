@@ -35,8 +35,12 @@ def prepare(place: Path, job: Job, memory_bytes: int = 2 << 30) -> Outcome:
 
 
 def change_and_prepare(place: Path) -> None:
-    """Another run, as in a process of its own: with slots and memory of its own."""
     tiny.write(place / "in/p1", tiny.series(CHANGED))
+    prepare_elsewhere(place)
+
+
+def prepare_elsewhere(place: Path) -> None:
+    """Another run, as in a process of its own: with slots and memory of its own."""
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(process, "SLOTS", Slots())
         (record,) = prepare(place, job_of(place), memory_bytes=3 << 30).records
@@ -52,6 +56,28 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         tiny.write(tmp_path / "in" / key, tiny.series(OLD))
     prepare(tmp_path, job_of(tmp_path, "p0"))
     return tmp_path
+
+
+def test_what_another_run_has_made_meanwhile_of_the_same_files_is_not_deleted_again(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who wakes then, and is killed as it writes its own, would leave a record without a volume."""
+    prepare(place, job_of(place))
+    tiny.write(place / "in/p1", tiny.series(CHANGED))
+    ours, make = job_of(place), patient.make_case
+
+    def overtaken(*args: Any) -> Any:
+        made = make(*args)
+        monkeypatch.setattr(patient, "make_case", make)
+        prepare_elsewhere(place)
+        monkeypatch.setattr(store, "forget", lambda _, names, **__: pytest.fail("it deletes") if names else [])
+        monkeypatch.setattr(store, "write_volume", lambda *_: pytest.fail("it writes"))
+        return made
+
+    monkeypatch.setattr(patient, "make_case", overtaken)
+    (record,) = prepare(place, ours).records
+    assert record.is_written
+    np.testing.assert_array_equal(dskprep.open_dataset(place / "out")["p1"].load().array, tiny.hu(CHANGED))
 
 
 @pytest.mark.parametrize("is_there", [False, True], ids=["new", "done-before"])
