@@ -201,7 +201,9 @@ class Linker:
         where one SeriesInstanceUID was written for all.
         """
         held = [r for r in records if self.holds(r, links.instances)]
-        ours = held or [r for r in records if not self._is_of_another(r, links)]
+        is_of_nobody = bool(links.instances) and not (links.patient or links.study)  # as the XML of LIDC-IDRI
+        others = [r for r in records if self._is_of_another(r, links) or (is_of_nobody and r.instances)]
+        ours = held or [r for r in records if r not in others]
         if not ours:
             raise Refusal(
                 "label-unlinked",
@@ -226,12 +228,7 @@ class Linker:
         return chosen
 
     def _is_of_another(self, record: Record, links: Links) -> bool:
-        """Tell whether a label says that it is of another patient, and of another study too, than a volume.
-
-        One that names neither, as in LIDC-IDRI, is of another one if it names slices, and none of this.
-        """
-        if not (links.patient or links.study):
-            return bool(links.instances and record.instances) and not self.holds(record, links.instances)
+        """Tell whether a label says that it is of another patient, and of another study too, than a volume."""
         digest = self._identities.digest
         if not (links.patient and links.study and record.patient and record.study):
             return False

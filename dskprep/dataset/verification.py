@@ -161,7 +161,8 @@ def _check(target: str, name: RecordName) -> Finding | None:
     faults = [f"{path} is missing" for path in sorted(record.objects.keys() - there)]
     labels = {label for label in map(layout.label_of, there) if label not in ("", "lungs")}
     mine = {label for label in labels if label_store.owner_of(target, name.key, label)}
-    mine |= volume_rows.labels_of_volume(target, name.key) if any(n.startswith("labels/") for n in there) else set()
+    if any(path.startswith("labels/") for path in there):
+        mine |= volume_rows.labels_of_volume(target, name.key, record.input_digest)
     is_list_right = _is_list_right(target, name.key, there, mine)
     n_levels = layout.n_levels(record.objects)
     extra, ours = there - record.objects.keys(), own.of_volume(there, n_levels)

@@ -30,10 +30,11 @@ def rows_of_volume(target: str, key: str) -> list[dict[str, Any]]:
     return rows
 
 
-def labels_of_volume(target: str, key: str) -> set[str]:
-    """Return the labels of one volume that have a record."""
+def labels_of_volume(target: str, key: str, image: str) -> set[str]:
+    """Return the labels of one volume and this image of it that have a record."""
     table, starts, _ = _by_volume(target, tag_of(entry) if (entry := storage.entry_of(_file(target))) else "")
-    return {*table["label"].slice(*starts.get(key, (0, 0))).to_pylist()} - {None, ""}
+    rows = table.select(["label", "image"]).slice(*starts.get(key, (0, 0))).to_pylist()
+    return {row["label"] for row in rows if row["label"] and row["image"] == image}
 
 
 def points_of_volume(target: str, key: str, image: str) -> pd.DataFrame:

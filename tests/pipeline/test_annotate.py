@@ -415,6 +415,7 @@ def test_labels_that_go_with_an_image_are_told_and_count_no_more(
         os.utime(file, (1e9, 1e9))
     summary = dskprep.run(source, target, settings=SETTINGS)
     assert summary.account.labels_deleted == 1
+    assert not [finding for finding in dskprep.verify(target) if finding.is_of_volume and finding.faults]
     assert commands.run_command(["run", str(source), target, "--config", f"{target}/dataset.json"]) == 0
     commands.run_command(["status", target])
     assert "labels and points of images that are no more: 2; dskprep annotate" in capsys.readouterr().out
