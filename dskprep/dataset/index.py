@@ -30,6 +30,8 @@ ROWS_AT_ONCE = 1000
 WRITE_EVERY_S = 600.0
 """Seconds between two writes of the index during a long run."""
 
+NOT_CHOSEN = "not-chosen"
+"""The reason of a series that was set aside as another one of its study or patient was chosen."""
 OF_ACCOUNT = ("key", "status", "reason", "message", "warnings", "series_uid_sha256", "study", "stack", "hu_sha256")
 """Columns by which series are counted, and such be found that were split or cannot be read."""
 
@@ -123,6 +125,8 @@ class Names(NamedTuple):
     """Key and input digest of those that cannot be read."""
     incomplete: set[tuple[str, str]]
     """The same of those whose folder had other series, of which one has no record any more: it was forgotten."""
+    not_chosen: set[tuple[str, str]]
+    """The same of those that were set aside as another series was chosen."""
 
     @property
     def undone(self) -> set[tuple[str, str]]:
@@ -145,12 +149,13 @@ def record_names(target: str) -> Names:
 
     def look() -> Names:
         found = compare(target, ("key", "input_digest", "reason", "further_series"))
-        damaged, incomplete = set[tuple[str, str]](), set[tuple[str, str]]()
+        damaged, incomplete, not_chosen = set[tuple[str, str]](), set[tuple[str, str]](), set[tuple[str, str]]()
 
         def noted(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
             for table in tables:
-                some = table.filter(compute.equal(table["reason"], DAMAGED))
-                damaged.update(zip(some["key"].to_pylist(), some["input_digest"].to_pylist(), strict=True))
+                for reason, names in ((DAMAGED, damaged), (NOT_CHOSEN, not_chosen)):
+                    some = table.filter(compute.equal(table["reason"], reason))
+                    names.update(zip(some["key"].to_pylist(), some["input_digest"].to_pylist(), strict=True))
                 incomplete.update(_incomplete(table, found.listed))
                 yield table
 
@@ -158,7 +163,7 @@ def record_names(target: str) -> Names:
             pass
         if not found.is_current:
             index_files.update(target, found.held, noted(found.added(target, ())), len(found.missing))
-        return Names(found.listed.known, damaged, incomplete)
+        return Names(found.listed.known, damaged, incomplete, not_chosen)
 
     return undisturbed(target, look)
 

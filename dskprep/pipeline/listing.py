@@ -33,9 +33,9 @@ class Listing:
     """The cases of a source that are to be done, as jobs. Iterate over it, within its context, once.
 
     The others are done before, and counted as such. A case is done if it has a record with a status other than those
-    of `again`. It is not if one of its records is `undone` (see `index.Names`), nor if it was set aside and is chosen
-    now. `is_counted` says that the account has the cases among its inputs already. If the source cannot be listed to
-    its end, the iteration raises the error after the jobs that were found.
+    of `again`. It is not if one of its records is `undone` (see `index.Names`), nor if it was `not_chosen` before and is
+    chosen now. `is_counted` says that the account has the cases among its inputs already. If the source cannot be listed
+    to its end, the iteration raises the error after the jobs that were found.
     """
 
     def __init__(
@@ -45,11 +45,12 @@ class Listing:
         again: tuple[str, ...],
         known: Known,
         undone: Container[tuple[str, str]] = (),
+        not_chosen: Container[tuple[str, str]] = (),
         *,
         is_counted: bool = False,
     ) -> None:
         self._cases, self._summary, self._again = cases, summary, again
-        self._known, self._undone, self._is_counted = known, undone, is_counted
+        self._known, self._undone, self._not_chosen, self._is_counted = known, undone, not_chosen, is_counted
         self._changed = threading.Condition()  # guards all that follows
         self._latest: list[Job] = []
         self._file: IO[bytes] | None = None
@@ -113,7 +114,9 @@ class Listing:
         names = self._known.get(case.key)
         status, further = store.status_of(names, case.key, case.digest)
         is_undone = any((n.key, n.digest) in self._undone for n in names if n.digest == case.digest)
-        is_promoted = status == "set-aside" and case.chosen is not None and case.chosen.is_runner_up
+        was_passed_over = status == "set-aside" and (case.key, case.digest) in self._not_chosen
+        is_runner_up = status == "set-aside" and case.chosen is not None and case.chosen.is_runner_up
+        is_promoted = is_runner_up or (was_passed_over and case.chosen is not None)
         if status is None or status in self._again or is_undone or is_promoted:
             account.inputs += 1
             # what was made of a line before is kept while that cannot be listed

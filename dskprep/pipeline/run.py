@@ -212,7 +212,13 @@ def execute(
             with hashed_keys.kept(mapped):
                 for number, of_round in enumerate(rounds):
                     with Listing(
-                        of_round, summary, checked.again, found.known, found.undone, is_counted=number > 0
+                        of_round,
+                        summary,
+                        checked.again,
+                        found.known,
+                        found.undone,
+                        found.not_chosen,
+                        is_counted=number > 0,
                     ) as listed:
                         if (jobs := begun(iter(listed))) is None:
                             continue

@@ -633,6 +633,22 @@ def _fit(said: tuple[int, str, str, int]) -> tuple[bool, bool, int]:
     return float(said[1]) <= 1.5, said[2] == "B30f", said[3]
 
 
+@pytest.mark.parametrize("is_broken", [False, True])
+def test_a_study_whose_chosen_series_is_gone_has_another_one(tmp_path: Path, is_broken: bool) -> None:
+    """It was not asked for, or was refused, before it was taken out of the source."""
+    source, target = str(tmp_path / "in"), str(tmp_path / "out")
+    best = Planted("1", lacks=4 if is_broken else None)
+    planted(source, {"s0": Planted("1", "5"), "s1": Planted("1", "3"), "s2": best})
+    chosen = config(["thinnest"])
+    run(source, target, chosen, only="s[01]")
+    assert fates(target) == {"s0": "not-chosen", "s1": "not-chosen"}
+    shutil.rmtree(f"{source}/s2")
+    run(source, target, chosen)
+    assert fates(target) == {"s0": "not-chosen", "s1": "written"}
+    again, _ = run(source, target, chosen)
+    assert again.account.n_new == 0
+
+
 def test_memory_does_not_grow_with_the_source() -> None:
     code = "import test_choice, sys; print(test_choice.peak_of(int(sys.argv[1])))"
     environment = {"PYTHONPATH": ":".join(sys.path)}
