@@ -140,13 +140,15 @@ def _leftovers(
         if is_old(thumbnails[name]) and own.is_thumbnail_at(storage.join(target, path)):
             yield key, [path]
     of_labels = _of_labels(target, is_old)
-    has_record = any(name.status == "written" for name, _ in label_store.list_records(target))
-    if not (has_record or without_records) and (found := next(of_labels, None)):
+    if (found := next(of_labels, None)) is None:
+        return
+    if not (without_records or any(name.status == "written" for name, _ in label_store.list_records(target))):
         raise DamagedDataset(
             f"{target}: expected a record of each label, found {found[1][0]} and no record of any; if labels/written "
             "was lost, put it back, or annotate again; if this is what an annotate left that died at its start, clean "
             "--without-records deletes it"
         )
+    yield found
     yield from of_labels
 
 

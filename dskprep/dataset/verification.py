@@ -161,7 +161,7 @@ def _check(target: str, name: RecordName) -> Finding | None:
     faults = [f"{path} is missing" for path in sorted(record.objects.keys() - there)]
     labels = {label for label in map(layout.label_of, there) if label not in ("", "lungs")}
     mine = {label for label in labels if label_store.owner_of(target, name.key, label)}
-    if any(path.startswith("labels/") for path in there):
+    if any(path.startswith("labels/") and path.split("/")[1] not in ("lungs", "zarr.json") for path in there):
         mine |= volume_rows.labels_of_volume(target, name.key, record.input_digest)
     is_list_right = _is_list_right(target, name.key, there, mine)
     n_levels = layout.n_levels(record.objects)

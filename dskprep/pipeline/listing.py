@@ -33,8 +33,8 @@ class Listing:
     """The cases of a source that are to be done, as jobs. Iterate over it, within its context, once.
 
     The others are done before, and counted as such. A case is done if it has a record with a status other than those
-    of `again`. It is not if one of its records is `undone` (see `index.Names`), nor if it was `not_chosen` before, and is
-    chosen now. `is_counted` says that the account has the cases among its inputs already. If the source cannot be
+    of `again`. It is not if one of its records is `undone` (see `index.Names`), nor if it was `not_chosen` before and
+    is chosen now. `is_counted` says that the account has its cases already. If the source cannot be
     listed to its end, the iteration raises the error after the jobs that were found.
     """
 

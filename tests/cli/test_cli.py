@@ -309,6 +309,7 @@ def test_the_status_counts_the_records(dskprep: Run, source: str, target: str) -
         "label_reasons": {},
         "label_warnings": {},
         "damaged_labels": {},
+        "labels_gone": 0,
         "labels": {},
         "points": 0,
     }
