@@ -30,8 +30,8 @@ ROWS_AT_ONCE = 1000
 WRITE_EVERY_S = 600.0
 """Seconds between two writes of the index during a long run."""
 
-NOT_CHOSEN = "not-chosen"
-"""The reason of a series that was set aside as another one of its study or patient was chosen."""
+NOT_CHOSEN, CHANGED = "not-chosen", "source-changed"
+"""Reasons: another series of the study or patient was chosen; the files changed while they were read."""
 OF_ACCOUNT = ("key", "status", "reason", "message", "warnings", "series_uid_sha256", "study", "stack", "hu_sha256")
 """Columns by which series are counted, and such be found that were split or cannot be read."""
 
@@ -127,6 +127,8 @@ class Names(NamedTuple):
     """The same of those whose folder had other series, of which one has no record any more: it was forgotten."""
     not_chosen: set[tuple[str, str]]
     """The same of those that were set aside as another series was chosen."""
+    changed: set[tuple[str, str]]
+    """The same of those that were refused as their files changed meanwhile."""
 
     @property
     def undone(self) -> set[tuple[str, str]]:
@@ -149,11 +151,12 @@ def record_names(target: str) -> Names:
 
     def look() -> Names:
         found = compare(target, ("key", "input_digest", "reason", "further_series"))
-        damaged, incomplete, not_chosen = set[tuple[str, str]](), set[tuple[str, str]](), set[tuple[str, str]]()
+        of_reason = {reason: set[tuple[str, str]]() for reason in (DAMAGED, NOT_CHOSEN, CHANGED)}
+        incomplete = set[tuple[str, str]]()
 
         def noted(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
             for table in tables:
-                for reason, names in ((DAMAGED, damaged), (NOT_CHOSEN, not_chosen)):
+                for reason, names in of_reason.items():
                     some = table.filter(compute.equal(table["reason"], reason))
                     names.update(zip(some["key"].to_pylist(), some["input_digest"].to_pylist(), strict=True))
                 incomplete.update(_incomplete(table, found.listed))
@@ -163,7 +166,7 @@ def record_names(target: str) -> Names:
             pass
         if not found.is_current:
             index_files.update(target, found.held, noted(found.added(target, ())), len(found.missing))
-        return Names(found.listed.known, damaged, incomplete, not_chosen)
+        return Names(found.listed.known, of_reason[DAMAGED], incomplete, of_reason[NOT_CHOSEN], of_reason[CHANGED])
 
     return undisturbed(target, look)
 

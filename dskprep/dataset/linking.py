@@ -201,22 +201,22 @@ class Linker:
         where one SeriesInstanceUID was written for all.
         """
         held = [r for r in records if self.holds(r, links.instances)]
-        is_of_nobody = bool(links.instances) and not (links.patient or links.study)  # as the XML of LIDC-IDRI
-        others = [r for r in records if self._is_of_another(r, links) or (is_of_nobody and r.instances)]
-        ours = held or [r for r in records if r not in others]
-        if not ours:
-            raise Refusal(
-                "label-unlinked",
-                f"{where}: expected slices of {records[0].key}, whose series it names, or its patient or study, found "
-                "others; it was drawn on another scan of the same SeriesInstanceUID",
-            )
-        chosen = held or [r for r in ours if not (links.instances and _is_one_of_several(r))]
-        if not chosen:
+        whole = [r for r in records if not (links.instances and _is_one_of_several(r))]
+        if not held and not whole:
             several = ", ".join(record.key for record in records[:NAMED])
             raise Refusal(
                 "label-unlinked",
                 f"{where}: expected slices of {several}, which is of the series that it names, found only others "
                 f"({len(links.instances)}); it was drawn on slices that were not written, as those of another phase",
+            )
+        is_of_nobody = bool(links.instances) and not (links.patient or links.study)  # as the XML of LIDC-IDRI
+        others = [r for r in whole if self._is_of_another(r, links) or (is_of_nobody and r.instances)]
+        chosen = held or [r for r in whole if r not in others]
+        if not chosen:
+            raise Refusal(
+                "label-unlinked",
+                f"{where}: expected slices of {records[0].key}, whose series it names, or its patient or study, found "
+                "others; it was drawn on another scan of the same SeriesInstanceUID",
             )
         if _are_of_several(chosen):
             several = ", ".join(record.key for record in chosen[:NAMED])

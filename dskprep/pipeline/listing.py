@@ -11,12 +11,12 @@ import pickle
 import tempfile
 import threading
 import zlib
-from collections.abc import Container, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import IO, Self
 
 from dskprep.dataset import store
-from dskprep.dataset.listed import Known
+from dskprep.dataset.index import Names
 from dskprep.dataset.record import GOOD
 from dskprep.errors import InfrastructureError
 from dskprep.pipeline.account import Summary
@@ -33,8 +33,8 @@ class Listing:
     """The cases of a source that are to be done, as jobs. Iterate over it, within its context, once.
 
     The others are done before, and counted as such. A case is done if it has a record with a status other than those
-    of `again`. It is not if one of its records is `undone` (see `index.Names`), nor if it was `not_chosen` before and
-    is chosen now. `is_counted` says that the account has its cases already. If the source cannot be
+    of `again`. It is not if one of its records is undone, nor if it was not chosen before and is chosen now: `found`
+    are the records of the dataset. `is_counted` says that the account has its cases already. If the source cannot be
     listed to its end, the iteration raises the error after the jobs that were found.
     """
 
@@ -43,14 +43,12 @@ class Listing:
         cases: Iterator[Case],
         summary: Summary,
         again: tuple[str, ...],
-        known: Known,
-        undone: Container[tuple[str, str]] = (),
-        not_chosen: Container[tuple[str, str]] = (),
+        found: Names,
         *,
         is_counted: bool = False,
     ) -> None:
         self._cases, self._summary, self._again = cases, summary, again
-        self._known, self._undone, self._not_chosen, self._is_counted = known, undone, not_chosen, is_counted
+        self._found, self._undone, self._is_counted = found, found.undone, is_counted
         self._changed = threading.Condition()  # guards all that follows
         self._latest: list[Job] = []
         self._file: IO[bytes] | None = None
@@ -111,10 +109,10 @@ class Listing:
         account, case = self._summary.account, case.bare()
         account.inputs -= self._is_counted
         case = self._as_before(case)
-        names = self._known.get(case.key)
+        names = self._found.known.get(case.key)
         status, further = store.status_of(names, case.key, case.digest)
         is_undone = any((n.key, n.digest) in self._undone for n in names if n.digest == case.digest)
-        was_passed_over = status == "set-aside" and (case.key, case.digest) in self._not_chosen
+        was_passed_over = status == "set-aside" and (case.key, case.digest) in self._found.not_chosen
         is_runner_up = status == "set-aside" and case.chosen is not None and case.chosen.is_runner_up
         is_promoted = is_runner_up or (was_passed_over and case.chosen is not None)
         if status is None or status in self._again or is_undone or is_promoted:
@@ -125,8 +123,9 @@ class Listing:
                 self._to_file()
             self._changed.notify()
         else:
-            leftover = [n for n in names if n.digest == digest([]) != case.digest and n.status not in GOOD]
-            if leftover:  # of the time when it could not
+            others = [n for n in names if n.digest != case.digest and n.status not in GOOD]
+            leftover = [n for n in others if n.digest == digest([]) or (n.key, n.digest) in self._found.changed]
+            if leftover:  # of the time when it could not be listed, or when its files changed under a run that slept
                 store.forget(self._summary.target, leftover)
             account.add_before(status, further)
 
@@ -136,7 +135,7 @@ class Listing:
         So it is where another input of its stem came later and is listed first, as P1.tar beside P1.zip.
         """
         plain = shorter_key(case)
-        names = self._known.get(plain) if plain and not self._known.get(case.key) else []
+        names = self._found.known.get(plain) if plain and not self._found.known.get(case.key) else []
         status, _ = store.status_of(names, plain, case.digest)
         return replace(case, key=plain) if status == "written" and status not in self._again else case
 

@@ -215,9 +215,7 @@ def execute(
                         of_round,
                         summary,
                         checked.again,
-                        found.known,
-                        found.undone,
-                        found.not_chosen,
+                        found,
                         is_counted=number > 0,
                     ) as listed:
                         if (jobs := begun(iter(listed))) is None:

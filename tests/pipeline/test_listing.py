@@ -19,6 +19,7 @@ import dskprep
 from dskprep import storage
 from dskprep.cli.output import Output
 from dskprep.cli.workers import Workers
+from dskprep.dataset.index import Names
 from dskprep.dataset.listed import Known
 from dskprep.dataset.record import RecordName
 from dskprep.errors import InfrastructureError
@@ -36,9 +37,8 @@ def cases(first: int, last: int) -> Iterator[Case]:
 
 def listed(source: Iterator[Case], *names: RecordName) -> Listing:
     summary = Summary("run", "source", "target", Account(), 0.0)
-    return Listing(
-        source, summary, (), Known(pa.array([name.path.removeprefix("records/") for name in names], pa.large_string()))
-    )
+    known = Known(pa.array([name.path.removeprefix("records/") for name in names], pa.large_string()))
+    return Listing(source, summary, (), Names(known, set(), set(), set(), set()))
 
 
 def keys(jobs: Iterator[Any]) -> list[str]:

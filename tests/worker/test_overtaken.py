@@ -170,3 +170,24 @@ def test_a_run_that_comes_second_leaves_the_volume_and_says_why(
     assert "another run has written the volume" in (record.message or "")
     assert np.array_equal(dskprep.open_dataset(place / "out")["p1"].load().array, tiny.hu(CHANGED))
     assert not [finding for finding in dskprep.verify(place / "out") if finding.faults]
+
+
+def test_what_is_left_of_a_run_that_was_overtaken_goes_with_the_next(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepare(place, job_of(place))
+    tiny.write(place / "in/p1", tiny.series(FIRST))
+    ours, make = job_of(place), patient.make_case
+
+    def overtaken(*args: Any) -> Any:
+        made = make(*args)
+        monkeypatch.setattr(patient, "make_case", make)
+        change_and_prepare(place)
+        return made
+
+    monkeypatch.setattr(patient, "make_case", overtaken)
+    (record,) = prepare(place, ours).records
+    assert record.reason == "source-changed"
+    assert dskprep.status(place / "out").counts == {"written": 2, "refused": 1}
+    assert dskprep.run(place / "in", place / "out", settings=SETTINGS).exit_code == 0
+    assert dskprep.status(place / "out").counts == {"written": 2}
