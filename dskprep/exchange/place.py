@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
 import re
 import zlib
@@ -21,6 +22,8 @@ from dskprep.dataset.record import to_json
 from dskprep.errors import InfrastructureError, UsageError
 from dskprep.typed import converter
 
+BLOCK_BYTES = 1 << 20
+"""Bytes of a compressed file that are unpacked at once, to see whether it is whole."""
 OWN = ".dskprep"
 BEGIN = f"{OWN}/export.json"
 FOLDER = f"{OWN}/volumes"
@@ -117,7 +120,9 @@ def records(out: str) -> There:
 def _is_whole(url: str) -> bool:
     """Tell whether a compressed file can be read to its end: then somebody has written it, and it was not cut."""
     try:
-        gzip.decompress(storage.read(url))
+        with gzip.open(io.BytesIO(storage.read(url))) as file:
+            while file.read(BLOCK_BYTES):  # whatever it unpacks to
+                pass
     except (OSError, EOFError, zlib.error):
         return False
     return True

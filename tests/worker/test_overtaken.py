@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import tiny
 import dskprep
 from dskprep import storage
 from dskprep.dataset import store
+from dskprep.dataset.record import Record
 from dskprep.settings import PrepConfig
 from dskprep.source import cases
 from dskprep.worker import patient, process
@@ -47,6 +49,22 @@ def prepare_elsewhere(place: Path) -> None:
     assert record.is_written
 
 
+def prepare_while(place: Path, happens: Callable[[], None]) -> Record:
+    """Prepare `p1`; something happens when it is made, before it is written."""
+    job, make = job_of(place), patient.make_case
+
+    def made_late(*args: Any) -> Any:
+        made = make(*args)
+        patched.undo()
+        happens()
+        return made
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(patient, "make_case", made_late)
+        (record,) = prepare(place, job).records
+    return record
+
+
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """`in` with two patients, and `out` with a dataset that has the first of them."""
@@ -64,18 +82,13 @@ def test_what_another_run_has_made_meanwhile_of_the_same_files_is_not_deleted_ag
     """Who wakes then, and is killed as it writes its own, would leave a record without a volume."""
     prepare(place, job_of(place))
     tiny.write(place / "in/p1", tiny.series(CHANGED))
-    ours, make = job_of(place), patient.make_case
 
-    def overtaken(*args: Any) -> Any:
-        made = make(*args)
-        monkeypatch.setattr(patient, "make_case", make)
+    def overtake() -> None:
         prepare_elsewhere(place)
         monkeypatch.setattr(store, "forget", lambda _, names, **__: pytest.fail("it deletes") if names else [])
         monkeypatch.setattr(store, "write_volume", lambda *_: pytest.fail("it writes"))
-        return made
 
-    monkeypatch.setattr(patient, "make_case", overtaken)
-    (record,) = prepare(place, ours).records
+    record = prepare_while(place, overtake)
     assert record.is_written
     np.testing.assert_array_equal(dskprep.open_dataset(place / "out")["p1"].load().array, tiny.hu(CHANGED))
 
@@ -172,21 +185,10 @@ def test_a_run_that_comes_second_leaves_the_volume_and_says_why(
     assert not [finding for finding in dskprep.verify(place / "out") if finding.faults]
 
 
-def test_what_is_left_of_a_run_that_was_overtaken_goes_with_the_next(
-    place: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_is_left_of_a_run_that_was_overtaken_goes_with_the_next(place: Path) -> None:
     prepare(place, job_of(place))
     tiny.write(place / "in/p1", tiny.series(FIRST))
-    ours, make = job_of(place), patient.make_case
-
-    def overtaken(*args: Any) -> Any:
-        made = make(*args)
-        monkeypatch.setattr(patient, "make_case", make)
-        change_and_prepare(place)
-        return made
-
-    monkeypatch.setattr(patient, "make_case", overtaken)
-    (record,) = prepare(place, ours).records
+    record = prepare_while(place, lambda: change_and_prepare(place))
     assert record.reason == "source-changed"
     assert dskprep.status(place / "out").counts == {"written": 2, "refused": 1}
     assert dskprep.run(place / "in", place / "out", settings=SETTINGS).exit_code == 0
