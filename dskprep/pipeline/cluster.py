@@ -69,6 +69,13 @@ SETTINGS: dict[str, Any] = {
 }
 """What any cluster should be set to; `cluster/dask.yaml` holds the same."""
 
+LOST_WORKER_S = 366 * 24 * 3600
+"""Seconds after which Dask ends what restarts a worker of this machine, if that worker is not there just then.
+
+Dask's own is 15 after each death: where a patient kills one worker after another, or the machine is busy, that is while
+the next one starts. Then none came any more, and the run waited for ever.
+"""
+
 HTTP: dict[str, Any] = {
     # what only shows: no route that forwards requests to other ports, and none that retires workers
     "distributed.scheduler.http.routes": [
@@ -167,6 +174,7 @@ def _private() -> Iterator[dict[str, Any]]:
     with made as folder:
         try:
             yield HTTP | {
+                "distributed.deploy.lost-worker-timeout": LOST_WORKER_S,
                 "temporary-directory": folder,
                 "distributed.worker.preload": [*([preload] if isinstance(preload, str) else preload), plain.__name__],
             }

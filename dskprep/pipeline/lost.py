@@ -1,14 +1,15 @@
-"""A scheduler that is lost, in whatever Dask raises of it, or that no longer answers: for that Dask has no limit."""
+"""A scheduler that is lost, in whatever Dask raises of it, or that does not answer or has no workers: Dask waits."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import CancelledError
 
-from distributed import Client
+from distributed import Client, LocalCluster
 from distributed.client import ClosedClientError
 
 from dskprep.errors import DskprepError, InfrastructureError
@@ -19,6 +20,8 @@ ASK_EVERY_S = 30.0
 """How often a scheduler is asked whether it is there, in seconds."""
 SILENT_S = 120.0
 """How long it may take to answer, in seconds: one of a large cluster may be busy."""
+WORKERLESS_S = 120.0
+"""How long it may have no worker before that is told, in seconds. On this machine no other will come, so it is lost."""
 ENDING_S = 10.0
 """How long it may take where a run is ended by the user, in seconds."""
 
@@ -49,13 +52,29 @@ def closed(client: Client) -> Iterator[Client]:
 
 @contextlib.contextmanager
 def watched(client: Client) -> Iterator[None]:
-    """Over the block, let a scheduler be lost that does not answer for SILENT_S, as when its process is stopped."""
-    ended = threading.Event()
+    """Over the block, let a scheduler be lost that does not answer for SILENT_S, as when its process is stopped.
+
+    One without workers is told after WORKERLESS_S, and is lost then if it is of this machine.
+    """
+    ended, is_local = threading.Event(), isinstance(client.cluster, LocalCluster)
 
     def ask() -> None:
+        had_workers_s, is_told = time.monotonic(), False
         while not ended.wait(ASK_EVERY_S):
-            if _is_silent(client, SILENT_S) and not ended.is_set():
-                log.warning(f"the Dask scheduler has not answered for {SILENT_S:g} s, and counts as lost")
+            problem = ""
+            try:
+                if _count_workers(client, SILENT_S) != 0:
+                    had_workers_s, is_told = time.monotonic(), False
+            except TimeoutError:
+                problem = f"the Dask scheduler has not answered for {SILENT_S:g} s, and counts as lost"
+            if not is_told and time.monotonic() - had_workers_s > WORKERLESS_S:
+                is_told = True
+                if is_local:
+                    problem = problem or f"all workers have been gone for {WORKERLESS_S:g} s, and count as lost"
+                else:
+                    log.warning(f"the cluster has had no worker for {WORKERLESS_S:g} s; the run goes on when some come")
+            if problem and not ended.is_set():
+                log.warning(problem)
                 _give_up(client)
                 return
 
@@ -80,15 +99,27 @@ def answers(client: Client, *, is_ended: bool = False) -> bool:
 
 
 def _is_silent(client: Client, limit_s: float) -> bool:
-    if client.scheduler is None:  # the client is closed
-        return False
     try:
-        client.sync(client.scheduler.identity, n_workers=0, callback_timeout=limit_s)
+        _count_workers(client, limit_s)
     except TimeoutError:
         return True
-    except Exception:
-        return False  # it is lost, which whoever asks next hears
     return False
+
+
+def _count_workers(client: Client, limit_s: float) -> int | None:
+    """Return how many workers there are; None if the scheduler is lost, which whoever asks next hears.
+
+    Raises TimeoutError if it does not answer.
+    """
+    if client.scheduler is None:  # the client is closed
+        return None
+    try:
+        found = client.sync(client.scheduler.identity, n_workers=0, callback_timeout=limit_s)
+    except TimeoutError:
+        raise
+    except Exception:
+        return None
+    return int(found["n_workers"])
 
 
 def _give_up(client: Client) -> None:

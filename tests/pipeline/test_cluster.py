@@ -285,6 +285,53 @@ def test_a_heartbeat_while_the_cluster_closes_is_no_traceback(capfd: pytest.Capt
     assert "Traceback" not in said
 
 
+def worker_pid(client: Client) -> int:
+    (pid,) = client.run(os.getpid).values()
+    return int(pid)
+
+
+@pytest.mark.cluster
+def test_a_worker_that_is_slow_to_come_back_comes_back() -> None:
+    """Dask would end what restarts it, if it is not there after a time of its own."""
+    with (
+        dask.config.set({"distributed.deploy.lost-worker-timeout": "10ms"}),
+        cluster.local_client(workers=1, memory_limit="1GiB") as client,
+    ):
+        for _ in range(2):
+            before = worker_pid(client)
+            os.kill(before, signal.SIGKILL)
+            while client.nthreads():  # until the scheduler knows
+                time.sleep(0.01)
+            client.wait_for_workers(1, timeout=tiny.LIMIT_S)
+            assert worker_pid(client) != before
+
+
+class Ends(dskprep.Observer):
+    """Ends the workers after the first patient."""
+
+    def __init__(self, client: Client) -> None:
+        self.client = client
+
+    def on_patient(self, summary: Summary, records: Sequence[Record]) -> None:  # noqa: ARG002
+        cluster.kill_workers(self.client)
+
+
+@pytest.mark.cluster
+def test_a_run_whose_workers_are_gone_for_good_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(lost, "ASK_EVERY_S", 0.1)
+    monkeypatch.setattr(lost, "WORKERLESS_S", 1.0)
+    source = tiny.write_patients(tmp_path / "in", [f"p{n}" for n in range(12)])
+    with (
+        cluster.local_client(workers=1, memory_limit="1GiB") as client,
+        pytest.raises(RunStopped, match="the Dask scheduler was lost") as stopped,
+    ):
+        dskprep.run(source, tmp_path / "out", client=client, observers=[Ends(client)])
+    assert stopped.value.summary.account.counts["written"] >= 1
+    assert "all workers have been gone for 1 s, and count as lost" in caplog.messages
+
+
 UNASKED = """
 import asyncio, gc
 from distributed.client import AllExit
@@ -652,6 +699,29 @@ def test_workers_that_come_while_a_run_goes_on_are_used(
                 growing.scale(2)
     assert sorted(int(record.key) for record in done) == list(range(16))
     assert {record.status for record in done} == {"written"}
+
+
+def ends_at_once(job: Job) -> Outcome:
+    return Outcome((Record(key=job.case.key, status="written", input_digest=""),))
+
+
+@pytest.mark.cluster
+def test_a_cluster_without_workers_is_told_and_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(lost, "ASK_EVERY_S", 0.1)
+    monkeypatch.setattr(lost, "WORKERLESS_S", 1.0)
+    said, is_told = list[str](), threading.Event()
+    monkeypatch.setattr(lost.log, "warning", lambda line: (said.append(line), is_told.set()))
+    jobs = (Job(Case(str(i), "", "", 0, 0)) for i in range(6))
+    with (
+        LocalCluster(n_workers=0, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0") as there,
+        Client(there.scheduler_address) as client,
+    ):
+        threading.Thread(target=lambda: is_told.wait(tiny.LIMIT_S) and there.scale(1)).start()
+        done = [outcome for _, outcome in executor.execute(client, jobs, ends_at_once)]
+    assert len(done) == 6
+    assert said == ["the cluster has had no worker for 1 s; the run goes on when some come"]
 
 
 @pytest.mark.cluster
