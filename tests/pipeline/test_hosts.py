@@ -124,11 +124,15 @@ class Hosts:
         words = f"-m dask scheduler --protocol tls --host {at} --port 8786 --dashboard-address {at}:8787"
         started = [self.start("scheduler", *words.split())]
         for name in workers:
-            options = f"--nthreads 3 --memory-limit 1.5GiB --local-directory {self.folder} --death-timeout 60"
+            options = f"--nthreads 3 --memory-limit 1.5GiB --local-directory {self.folder} --death-timeout 300"
             words = f"-m dask worker tls://{at}:8786 --host {self.addresses[name]} --name {name} {options}"
             started.append(self.start(name, *words.split()))
-        for log, n in zip(logs, before, strict=True):
-            wait_until(lambda log=log, n=n: log.read_text().count(FOUND) > n, f"the worker of {log}")
+        for log, n, worker in zip(logs, before, started[1:], strict=True):
+            wait_until(
+                lambda log=log, n=n, worker=worker: log.read_text().count(FOUND) > n or worker.poll() is not None,
+                f"the worker of {log}",
+            )
+            assert worker.poll() is None, log.read_text()[-3000:]
         return started
 
     def run(self, target: str, protocol: str = "tls") -> subprocess.Popen[str]:
