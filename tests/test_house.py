@@ -67,6 +67,7 @@ HOMES = {
         "cli.words",
         "reading.convert",
         "pipeline.account",
+        "pipeline.apart",
         "pipeline.cluster",
         "pipeline.cluster_check",
         "pipeline.executor",

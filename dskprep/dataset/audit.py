@@ -7,7 +7,6 @@ import io
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,6 +17,7 @@ from dskprep.dataset.ahead import ahead
 from dskprep.dataset.sentinels import Hit, Sentinels
 from dskprep.errors import InfrastructureError, UsageError
 from dskprep.storage import Entry
+from dskprep.storage.threads import Threads
 
 AT_ONCE, AHEAD = 4, 16
 """Objects that are searched at the same time, and that are under way."""
@@ -113,7 +113,7 @@ def _search_all(target: str, words: Sentinels) -> Iterator[Searched]:
     folder, entries = target, _entries(target)
     if not storage.is_folder(target) and (entry := storage.entry_of(target)):
         folder, entries = target.rpartition("/")[0], iter([entry])
-    with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="audit") as threads:
+    with Threads(AT_ONCE, "audit") as threads:
         try:
             searches = _searches(folder, entries, words)
             yield from filter(None, ahead(searches, threads.submit, AHEAD))

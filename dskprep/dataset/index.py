@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -23,6 +23,7 @@ from dskprep.dataset.rows import NAME as NAME
 from dskprep.dataset.rows import Row, is_number, select, to_row, to_table
 from dskprep.dataset.undisturbed import LISTINGS, undisturbed
 from dskprep.errors import InfrastructureError
+from dskprep.storage.threads import Threads
 
 ROWS_AT_ONCE = 1000
 """Rows that are dictionaries together; a dictionary takes ten times the memory of its row in a table."""
@@ -194,7 +195,7 @@ class Writer:
         self._fresh: list[pa.Table] = []
         self._n_sent = 0
         self._started_s = time.monotonic()
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="index")
+        self._thread = Threads(1, "index")
         self._under_way: Future[Any] | None = None
 
     def add(self, records: Iterable[Record]) -> None:

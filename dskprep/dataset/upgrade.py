@@ -13,7 +13,6 @@ import json
 import os
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +26,7 @@ from dskprep.dataset.record import Record, RecordName, to_json
 from dskprep.dataset.verification import Finding
 from dskprep.errors import DamagedDataset, UsageError
 from dskprep.settings import from_dict
+from dskprep.storage.threads import Threads
 
 AT_ONCE = 8
 """Volumes that are upgraded at the same time."""
@@ -73,7 +73,7 @@ def upgrade(target: str | os.PathLike[str], *, is_trial: bool = False) -> Iterat
     if not is_trial and described["digest"] != config.digest():
         changed = described | {"settings": config.as_dict(), "digest": config.digest()}
         storage.write_many(target, {"dataset.json": to_json(changed)})
-    with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="upgrade") as threads:
+    with Threads(AT_ONCE, "upgrade") as threads:
         try:
             volume = functools.partial(_upgrade_volume, target, config.digest(), is_trial)
             yield from filter(None, threads.map(volume, sorted(store.record_names(target))))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Collection, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +15,7 @@ from dskprep.dataset.facts import StoredObject
 from dskprep.dataset.label_record import LabelRecordName
 from dskprep.dataset.record import Record, RecordName
 from dskprep.errors import DamagedDataset, UsageError
+from dskprep.storage.threads import Threads
 
 AT_ONCE = 8
 """Volumes that are verified at the same time; each has one object in memory, of less than 100 MB."""
@@ -75,7 +75,7 @@ def verify(target: str | os.PathLike[str]) -> Iterator[Finding]:
     names = sorted(store.record_names(target), key=lambda name: (name.status != "written", name))
     if not names or names[0].status != "written":
         leftovers.refuse_volumes(target, "clean can delete them")
-    with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="verify") as threads:
+    with Threads(AT_ONCE, "verify") as threads:
         try:
             yield from filter(None, ahead(names, lambda name: threads.submit(_check, target, name), AHEAD))
         finally:

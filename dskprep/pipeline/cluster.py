@@ -8,14 +8,12 @@ import gc
 import json
 import os
 import signal
-import sys
-import tempfile
 import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from multiprocessing import resource_tracker, util
+from multiprocessing import resource_tracker
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import dask
 from dask.system import CPU_COUNT
@@ -26,9 +24,8 @@ from distributed.core import Status
 from distributed.security import Security
 from distributed.system import MEMORY_LIMIT
 
-from dskprep import plain
 from dskprep.errors import InfrastructureError, UsageError
-from dskprep.pipeline import lost, main_guard
+from dskprep.pipeline import apart, lost, main_guard
 from dskprep.pipeline.workers import MIN_WORKER_BYTES, check_address, check_sizes
 from dskprep.plain import in_one_line
 from dskprep.preparation import prepare
@@ -69,22 +66,13 @@ SETTINGS: dict[str, Any] = {
 }
 """What any cluster should be set to; `cluster/dask.yaml` holds the same."""
 
-LOST_WORKER_S = 366 * 24 * 3600
-"""Seconds after which Dask ends what restarts a worker of this machine, if that worker is not there just then.
-
-Dask's own is 15 after each death: where a patient kills one worker after another, or the machine is busy, that is while
-the next one starts. Then none came any more, and the run waited for ever.
-"""
-
-HTTP: dict[str, Any] = {
-    # what only shows: no route that forwards requests to other ports, and none that retires workers
-    "distributed.scheduler.http.routes": [
-        f"distributed.http.{name}"
-        for name in ("scheduler.prometheus", "scheduler.info", "scheduler.json", "health", "statics")
-    ],
-    "distributed.worker.http.routes": ["distributed.http.worker.prometheus", "distributed.http.health"],
+OWN: dict[str, Any] = {
+    # Dask ends what restarts a worker if that worker is not there so long after a death: by default 15 s. Where a
+    # patient kills one worker after another, or the machine is busy, that was while the next one started. Then none
+    # came any more, and the run waited for ever.
+    "distributed.deploy.lost-worker-timeout": "52 weeks",
 }
-"""What the scheduler and the workers of this machine answer to anybody who asks by HTTP."""
+"""What else a cluster of this machine is set to."""
 
 
 @contextlib.contextmanager
@@ -119,9 +107,9 @@ def local_client(
     main_guard.check()
     workers, limit_bytes = worker_sizes(workers, memory_limit, settings)
     prepare.warm(settings)
-    with _private() as private, dask.config.set(SETTINGS | private), warnings.catch_warnings():
+    with apart.from_others() as private, dask.config.set(SETTINGS | OWN | private), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Port .* is already in use")
-        with _apart_from_here(), _started(workers, limit_bytes) as cluster, lost.closed(Client(cluster)) as client:
+        with apart.from_here(), _started(workers, limit_bytes) as cluster, lost.closed(Client(cluster)) as client:
             yield client
 
 
@@ -136,50 +124,6 @@ def kill_workers(client: Client) -> None:
                 nanny.close_gracefully()
             with contextlib.suppress(ProcessLookupError):  # it has just ended
                 os.kill(nanny.pid, signal.SIGKILL)
-
-
-@contextlib.contextmanager
-def _apart_from_here() -> Iterator[None]:
-    """Start processes in the block that import nothing from the current folder, unless this process does.
-
-    multiprocessing starts each by `python -c`. That looks for modules in the current folder first, until it is told
-    where this process looks, and another user may have put some there: it could be /tmp. The option is not in the
-    environment, as programs that a step starts would get it too.
-    """
-    library = cast(Any, util)
-    options = library._args_from_interpreter_flags
-    library._args_from_interpreter_flags = lambda: [*options(), "-P"]
-    try:
-        yield
-    finally:
-        library._args_from_interpreter_flags = options
-
-
-@contextlib.contextmanager
-def _private() -> Iterator[dict[str, Any]]:
-    """Yield settings by which no other user of this machine has a part in the cluster, and no worker in the terminal.
-
-    By default Dask keeps its files in a folder in /tmp that all users share, and which it puts first on the path that
-    modules are imported from. Here it is a folder of this user alone, which goes with the block.
-    """
-    preload, scratch = (dask.config.get(name) for name in ("distributed.worker.preload", "temporary-directory"))
-    try:
-        if scratch:
-            Path(scratch).mkdir(parents=True, exist_ok=True)
-        made = tempfile.TemporaryDirectory(prefix="dskprep-", dir=scratch, ignore_cleanup_errors=True)
-    except OSError as error:
-        raise InfrastructureError(
-            f"the workers could not be started: no folder for temporary files: {in_one_line(error)}"
-        ) from error
-    with made as folder:
-        try:
-            yield HTTP | {
-                "distributed.deploy.lost-worker-timeout": LOST_WORKER_S,
-                "temporary-directory": folder,
-                "distributed.worker.preload": [*([preload] if isinstance(preload, str) else preload), plain.__name__],
-            }
-        finally:  # another user could make a folder of the same name, with modules in it
-            sys.path[:] = [place for place in sys.path if not place.startswith(folder)]
 
 
 @contextlib.contextmanager

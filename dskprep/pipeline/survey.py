@@ -13,7 +13,6 @@ import sqlite3
 import warnings
 import weakref
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -28,6 +27,7 @@ from dskprep.selecting import SLICES, Chosen, Select, order_of
 from dskprep.source import peek
 from dskprep.source.case import Case
 from dskprep.source.cases import MAX_OUTAGES
+from dskprep.storage.threads import Threads
 
 AT_ONCE = 16
 """Headers that are read at the same time."""
@@ -248,7 +248,7 @@ class Survey:
         self._note(f"[select] reads one header of each of {n_unread} series before any is prepared{cost}")
         n_lost = n_in_a_row = 0
         rows = self._tables.execute(f"SELECT n, body FROM series WHERE state = {UNREAD} ORDER BY n")
-        with ThreadPoolExecutor(AT_ONCE) as threads, warnings.catch_warnings(action="ignore"):
+        with Threads(AT_ONCE, "survey") as threads, warnings.catch_warnings(action="ignore"):
             while block := rows.fetchmany(BLOCK):
                 cases = [_case_of(body) for _, body in block]
                 for (n, _), case, found in zip(block, cases, threads.map(_peek, cases), strict=True):

@@ -15,7 +15,6 @@ import threading
 import weakref
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
@@ -28,6 +27,7 @@ from dskprep.dataset.shards import Array, Target
 from dskprep.errors import UsageError
 from dskprep.reading.item_columns import ItemColumns
 from dskprep.reading.normalized import normalize_into
+from dskprep.storage.threads import Threads
 
 if TYPE_CHECKING:
     from dskprep.reading.draws import AnyPatch, Draws, Spot
@@ -120,8 +120,8 @@ class Stream:
         most = max(1, self.memory // workers // WINDOWS // patch_bytes)
         runs = self._runs(n_done * self.batch, part, parts, most)
         columns, room = ItemColumns(self.draws, "state"), Room(self.dtypes, (most, *self.draws.size))
-        reading = ThreadPoolExecutor(THREADS, thread_name_prefix="stream")
-        filling, making = (ThreadPoolExecutor(2, thread_name_prefix="stream") for _ in range(2))
+        reading = Threads(THREADS, "stream")
+        filling, making = (Threads(2, "stream") for _ in range(2))
         try:
             windows = ahead(runs, lambda run: filling.submit(Window, self.draws, run, room, reading), 2)
             patches = ((window, place) for window in windows for place in range(len(window.spots)))
@@ -194,7 +194,7 @@ class Room:
 class Window:
     """Patches that are read at once. Creating it reads them, by the threads given."""
 
-    def __init__(self, draws: Draws[AnyPatch], numbers: range, room: Room, threads: ThreadPoolExecutor) -> None:
+    def __init__(self, draws: Draws[AnyPatch], numbers: range, room: Room, threads: Threads) -> None:
         self._draws, self._lock = draws, threading.Lock()
         self.spots = self._find(numbers, threads)
         self.arrays = room.take(self)
@@ -204,7 +204,7 @@ class Window:
         reads = itertools.chain.from_iterable(_map(threads, self._reads, of_volume.items()))
         _map(threads, lambda read: read(), reads)
 
-    def _find(self, numbers: range, threads: ThreadPoolExecutor) -> list[Spot]:
+    def _find(self, numbers: range, threads: Threads) -> list[Spot]:
         """Return where the patches lie; a volume is opened by one thread."""
         of_volume: dict[str, list[int]] = defaultdict(list)
         for number in numbers:
@@ -242,5 +242,5 @@ class Window:
         return [partial(array.fill_in, piece, self._lock if is_union else None) for piece in pieces]
 
 
-def _map(threads: ThreadPoolExecutor, function: Callable[[Any], Any], values: Iterable[Any]) -> list[Any]:
+def _map(threads: Threads, function: Callable[[Any], Any], values: Iterable[Any]) -> list[Any]:
     return [future.result() for future in [threads.submit(function, value) for value in values]]

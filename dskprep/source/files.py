@@ -6,7 +6,6 @@ import contextlib
 import functools
 import itertools
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -28,6 +27,7 @@ from dskprep.source.case import Case, digest
 from dskprep.source.heads import plain_name, plain_size, read_plain_head
 from dskprep.source.volumes import open_volume
 from dskprep.storage import Entry
+from dskprep.storage.threads import Threads
 from dskprep.volume import Triple
 
 LARGE_FILE_BYTES = 1 << 26
@@ -134,7 +134,7 @@ class CaseFiles:
         yield from self.not_ct.items()
         entries = [entry for entry in self.entries if entry.name not in self._parts]
         places = [storage.join(self.folder, entry.name) for entry in entries]
-        with _changes_refused(), ThreadPoolExecutor(HEADERS_AT_ONCE) as threads:
+        with _changes_refused(), Threads(HEADERS_AT_ONCE, "headers") as threads:
             heads = threads.map(_read_header, places, entries)
             for entry, place, head in zip(entries, places, heads, strict=True):
                 blank: bytes | None = head

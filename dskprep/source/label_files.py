@@ -12,7 +12,6 @@ import re
 import string
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,6 +23,7 @@ from dskprep.labels.mask import check_names
 from dskprep.plain import as_utf8
 from dskprep.source.case import digest, key_of
 from dskprep.source.inputs import inputs
+from dskprep.storage.threads import Threads
 
 BATCH, AT_ONCE = 256, 16
 """Files of which the first bytes are read ahead of the labels, and how many of them at once."""
@@ -140,7 +140,7 @@ def label_files(
         return "" if _is_told_by_name(entry) else _why_no_slice(place, path, entry)
 
     found, passed = _below(place, report), Counter[str]()
-    with ThreadPoolExecutor(AT_ONCE) as pool:  # first bytes are read several at once
+    with Threads(AT_ONCE, "labels") as pool:  # first bytes are read several at once
         while batch := list(itertools.islice(found, BATCH)):
             for (path, entry), why in zip(batch, pool.map(lambda each: why_not(*each), batch), strict=True):
                 passed[why] += 1

@@ -7,7 +7,6 @@ the errors are those of `bucket`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 import obstore
 
@@ -21,6 +20,7 @@ from dskprep.storage.bucket_listing import list_folder as list_folder
 from dskprep.storage.bucket_listing import walk as walk
 from dskprep.storage.connection import THREADS, Connection
 from dskprep.storage.local import Entry
+from dskprep.storage.threads import Threads
 
 
 def exists(azure: Connection, path: str) -> bool:
@@ -66,7 +66,7 @@ def _is_empty(azure: Connection, path: str) -> bool:
 
 def write_many(azure: Connection, blobs: dict[str, bytes]) -> None:
     """Write blobs by path, several at once. Each is one request, so it is whole or absent, and leaves no parts."""
-    with ThreadPoolExecutor(THREADS, thread_name_prefix="azwrite") as threads:
+    with Threads(THREADS, "azwrite") as threads:
         list(threads.map(lambda path: _put(azure, path, blobs[path]), blobs))
 
 
@@ -89,7 +89,7 @@ def create(azure: Connection, path: str, content: bytes) -> bool:
 
 def delete(azure: Connection, paths: Sequence[str]) -> None:
     """Delete blobs; those that do not exist are passed over."""
-    with ThreadPoolExecutor(THREADS, thread_name_prefix="azdelete") as threads:
+    with Threads(THREADS, "azdelete") as threads:
         list(threads.map(lambda path: _delete(azure, path), paths))
 
 

@@ -16,7 +16,6 @@ import asyncio
 import bisect
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 import fsspec.asyn
 import obstore
@@ -30,6 +29,7 @@ from dskprep.storage.bucket_listing import prefix_of
 from dskprep.storage.bucket_listing import walk as walk
 from dskprep.storage.connection import DEADLINE_S, NOT_BY_OBSTORE, THREADS, Connection
 from dskprep.storage.local import Entry, ObjectChanged
+from dskprep.storage.threads import Threads
 
 PUT_BYTES = 2 << 30
 """s3fs writes what is smaller than twice this in one PUT, so a killed process leaves no parts of a multipart upload."""
@@ -59,7 +59,7 @@ def read_many(s3: Connection, path: str, entries: Sequence[Entry]) -> Iterator[b
         except FileNotFoundError as error:
             raise ObjectChanged(f"{key}: is not there any more as it was listed") from error
 
-    with ThreadPoolExecutor(THREADS, thread_name_prefix="s3read") as threads:
+    with Threads(THREADS, "s3read") as threads:
         yield from threads.map(read_listed, entries)
 
 
@@ -74,7 +74,7 @@ def read_existing(s3: Connection, path: str, names: Sequence[str]) -> Iterator[b
         except FileNotFoundError:
             return None
 
-    with ThreadPoolExecutor(THREADS, thread_name_prefix="s3read") as threads:
+    with Threads(THREADS, "s3read") as threads:
         yield from threads.map(read_one, names)
 
 

@@ -13,7 +13,7 @@ import re
 import sys
 from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from typing import Any
 
 import obstore
@@ -22,6 +22,7 @@ from dskprep.storage.answers import Hopeless
 from dskprep.storage.connection import NOT_BY_OBSTORE, THREADS, Connection, S3Connection, fork
 from dskprep.storage.local_listing import Entry, Folder, has_visible, to_entry
 from dskprep.storage.s3_pages import pages
+from dskprep.storage.threads import Threads
 
 LISTED_AHEAD = 32
 """Listings that may be under way, or wait to be used, at once."""
@@ -127,14 +128,14 @@ def _list_below_by_obstore(azure: Connection, path: str, limit: int) -> list[Ent
 
 def walk(s3: Connection, path: str) -> Iterator[Folder]:
     """Yield every folder that holds objects. Each folder directly in the first is listed whole, several at once."""
-    with ThreadPoolExecutor(THREADS, thread_name_prefix="s3list") as threads:
+    with Threads(THREADS, "s3list") as threads:
         try:
             yield from _walk(s3, path, "", threads)
         finally:
             threads.shutdown(cancel_futures=True)
 
 
-def _walk(s3: Connection, path: str, above: str, threads: ThreadPoolExecutor) -> Iterator[Folder]:
+def _walk(s3: Connection, path: str, above: str, threads: Threads) -> Iterator[Folder]:
     """Yield a folder, which the walk knows as `above`, and those below it.
 
     A subfolder of more than LISTED_AT_ONCE objects is walked in the same way, so little is held in memory.
@@ -151,7 +152,7 @@ def _walk(s3: Connection, path: str, above: str, threads: ThreadPoolExecutor) ->
 
 
 def _list_each(
-    s3: Connection, path: str, folders: list[str], threads: ThreadPoolExecutor
+    s3: Connection, path: str, folders: list[str], threads: Threads
 ) -> Iterator[tuple[str, list[Entry] | None]]:
     """Yield each of the folders in a folder with all objects below it, or None if there are more than LISTED_AT_ONCE.
 
