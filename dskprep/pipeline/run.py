@@ -200,41 +200,36 @@ def execute(
         tell(everybody, "on_patient", summary, outcome.records)
 
     try:
-        with ended(summary, crew), closing(shared):
-            tell(everybody, "on_start", summary)
-            watch.begin(crew, summary, everybody)
-            for message in notes:
-                note(message)
-            if checked.asked:
-                shared.begin()
-                choice = choose(cases, checked.asked, settings, note, target, is_again="refused" in checked.again)
-            rounds = choice.rounds(summary.account, lambda: shared.has_met_others) if choice else iter([cases])
-            with hashed_keys.kept(mapped):
-                for number, of_round in enumerate(rounds):
-                    with Listing(
-                        of_round,
-                        summary,
-                        checked.again,
-                        found,
-                        is_counted=number > 0,
-                    ) as listed:
-                        if (jobs := begun(iter(listed))) is None:
-                            continue
-                        shared.begin()
-                        if crew.start():
-                            watch.begin(crew, summary, everybody)
-                            summary.account.pace.begin(crew.start_s)
-                        limits = crew.limits(time_limit_s)
-                        work = functools.partial(patient.prepare_patient, target=target, config=settings, **limits)
-                        with (
-                            closing(watch.Deaths(crew.client)) as deaths,
-                            closing(shared.execute(crew.client, jobs, work)) as done,
-                        ):
-                            for outcome in _recorded(done, target, settings):
-                                for message in deaths.new():
-                                    note(message)
-                                count(outcome)
-        _write_end(summary, rows, give_labels, at_end, is_shared=shared.has_met_others)
+        with closing(shared):  # others know of this run until its account is there
+            with ended(summary, crew):
+                tell(everybody, "on_start", summary)
+                watch.begin(crew, summary, everybody)
+                for message in notes:
+                    note(message)
+                if checked.asked:
+                    shared.begin()
+                    choice = choose(cases, checked.asked, settings, note, target, is_again="refused" in checked.again)
+                rounds = choice.rounds(summary.account, lambda: shared.has_met_others) if choice else iter([cases])
+                with hashed_keys.kept(mapped):
+                    for number, of_round in enumerate(rounds):
+                        with Listing(of_round, summary, checked.again, found, is_counted=number > 0) as listed:
+                            if (jobs := begun(iter(listed))) is None:
+                                continue
+                            shared.begin()
+                            if crew.start():
+                                watch.begin(crew, summary, everybody)
+                                summary.account.pace.begin(crew.start_s)
+                            limits = crew.limits(time_limit_s)
+                            work = functools.partial(patient.prepare_patient, target=target, config=settings, **limits)
+                            with (
+                                closing(watch.Deaths(crew.client)) as deaths,
+                                closing(shared.execute(crew.client, jobs, work)) as done,
+                            ):
+                                for outcome in _recorded(done, target, settings):
+                                    for message in deaths.new():
+                                        note(message)
+                                    count(outcome)
+            _write_end(summary, rows, give_labels, at_end, shared)
     except KeyboardInterrupt:
         if summary.is_interrupted:  # a second one: who presses twice does not wait for those who hear of the end
             everybody.clear()
@@ -268,13 +263,12 @@ def _write_end(
     rows: index.Writer,
     give_labels: Callable[[], None] | None,
     at_end: Sequence[AtEnd],
-    *,
-    is_shared: bool,
+    shared: sharing.Sharing,
 ) -> None:
     """Write the index, the labels and the account, and call `at_end` for a run that is done and has new patients."""
     try:
         rows.close()
-        if is_shared:  # another run that ends now may have written its index over this one
+        if shared.meets_others():  # one that ends now may have written its index over this one
             index.settle(summary.target)
         table = index.read_table(summary.target, (*index.OF_ACCOUNT, *licences.FIELDS))
         summary.account.split_series = index.split_series(table)

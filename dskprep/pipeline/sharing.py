@@ -12,6 +12,7 @@ have changed in between, see `dataset.overtaken`.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import time
 from collections import deque
@@ -73,6 +74,13 @@ class Sharing:
     def has_met_others(self) -> bool:
         """Whether another run was under way at any time."""
         return self._others.has_met_any
+
+    def meets_others(self) -> bool:
+        """Look once more, and tell whether another run was under way at any time."""
+        if self._is_on:
+            with contextlib.suppress(InfrastructureError):
+                self._others.look()
+        return self.has_met_others
 
     def execute(
         self, client: Client | None, jobs: Iterator[Job], work: executor.Work[Job, Outcome]

@@ -216,6 +216,17 @@ def test_status_shows_a_run_whose_workers_still_start(
     assert what_is_left(target) == []
 
 
+def test_others_know_of_a_run_until_all_that_it_writes_is_there(source: str, target: str) -> None:
+    seen = []
+
+    def look(target: str, run_id: str) -> None:  # as the report is written, after labels and account
+        seen.append([run.run_id == run_id for run in dskprep.status(target).runs])
+
+    dskprep.run(source, target, at_end=[look])
+    assert seen == [[True]]
+    assert what_is_left(target) == []
+
+
 # waited for, given up, taken over
 
 
