@@ -48,6 +48,8 @@ SETTINGS: dict[str, Any] = {
     "distributed.worker.memory.terminate": 0.95,
     # a patient that killed two workers is run alone at the end, so do not try it on all of them
     "distributed.scheduler.allowed-failures": 1,
+    # a cluster that was started here looks so long after a death whether another worker has come, or gives it up
+    "distributed.deploy.lost-worker-timeout": "5 minutes",
     # only what runs on a dying worker is blamed for its death
     "distributed.scheduler.worker-saturation": 1.0,
     # one CPU per worker: no library may start threads of its own; the thresholds let memory go back to the system, but
@@ -67,9 +69,8 @@ SETTINGS: dict[str, Any] = {
 """What any cluster should be set to; `cluster/dask.yaml` holds the same."""
 
 OWN: dict[str, Any] = {
-    # Dask ends what restarts a worker if that worker is not there so long after a death: by default 15 s. Where a
-    # patient kills one worker after another, or the machine is busy, that was while the next one started. Then none
-    # came any more, and the run waited for ever.
+    # a worker that is not there just then would never come: where patients kill one after another, or the machine is
+    # busy, the next one may just be starting
     "distributed.deploy.lost-worker-timeout": "52 weeks",
 }
 """What else a cluster of this machine is set to."""

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import dask
-from dask.utils import format_bytes
-from distributed import Client, Future, KilledWorker, wait
+from dask.utils import format_bytes, parse_timedelta
+from distributed import Client, Future, KilledWorker, SpecCluster, wait
 from distributed.protocol import pickle
 from distributed.system import MEMORY_LIMIT
 
@@ -32,6 +32,9 @@ MAX_NOTES = 3
 """How many workers are named for the same fault."""
 DO_THIS = "give the scheduler and workers DASK_CONFIG=cluster/dask.yaml"
 """What to do about settings that are not as in `cluster.SETTINGS`."""
+GIVEN_UP = "distributed.deploy.lost-worker-timeout"
+MIN_GIVEN_UP_S = 60.0
+"""A worker may take so long to come back on a busy machine, in seconds."""
 
 
 @lost.named()
@@ -205,6 +208,12 @@ def _notes_on_scheduler(client: Client) -> Iterator[str]:
         yield (
             f"the scheduler's worker-saturation is {saturation}: patients that wait beside one that kills its "
             f"worker are blamed with it; {DO_THIS}"
+        )
+    given_up_s = parse_timedelta(dask.config.get(GIVEN_UP))
+    if isinstance(client.cluster, SpecCluster) and given_up_s < MIN_GIVEN_UP_S:
+        yield (
+            f"a worker that is not back {given_up_s:g} s after its process died is given up for good by this "
+            f'{type(client.cluster).__name__}: dask.config.set({{"{GIVEN_UP}": "5 minutes"}})'
         )
 
 

@@ -449,6 +449,7 @@ def test_what_a_foreign_cluster_lacks_is_said_with_its_cost(
     for words in (
         "allowed-failures is 3: a patient that kills its worker kills 4",
         "worker-saturation is 1.1",
+        "a worker that is not back 15 s after its process died is given up for good by this LocalCluster",
         "memory.target, spill, pause on",
         "threads of their own",
         "1 threads, not 3",
