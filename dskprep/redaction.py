@@ -48,7 +48,8 @@ _FIELD = re.compile(
 )
 """Fields of JSON, and of what Python shows, and their values: whatever a program prints of the credentials it got."""
 _SCHEME = re.compile(r"\b(Bearer\s+|SharedKey(?:Lite)?\s+\w+:)[\w.~+/=-]{8,}")
-_USER = re.compile(r"(\w://)[^/\s@\"'<>]*@")
+_USER = re.compile(r"(\w://|\bendpoint: )(?:[^/\s:@\"'<>]*:(?!\d+/)[^\s@\"'<>]{0,300}|[^/\s@\"'<>]*)@")
+"""Users of URLs. A secret may hold a slash, if what follows a colon is no port."""
 
 _SECRET_NAME = re.compile(
     r"SECRET|TOKEN|PASSW|(?:ACCESS|ACCOUNT|STORAGE|MASTER|IDENTITY|SAS)_KEY|CONNECTION_STRING|_PROXY$", re.IGNORECASE

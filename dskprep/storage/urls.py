@@ -15,6 +15,8 @@ from dskprep.storage.public import store_of
 
 SCHEMES = ("file", "s3", "s3a", "az")
 """Of the URLs that can be opened, beside `gs` for public buckets; whatever has no scheme is a path."""
+BUCKETS = ("s3", "s3a", "az", "gs")
+"""Schemes of buckets and containers, whose names have no colon."""
 CREDENTIALS = "a URL must not hold credentials; set them in the environment or a profile"
 """What is said of a URL that holds some. It is not repeated."""
 
@@ -88,8 +90,11 @@ def holds_credentials(text: str) -> bool:
 
 
 def _is_users(scheme: str, host: str) -> bool:
-    """Tell whether what stands at the place of a host has credentials; of buckets, access points have a colon."""
-    has_colon = scheme in ("s3", "s3a") and ":" in host and not host.startswith("arn:")
+    """Tell whether what stands at the place of a host has credentials; of buckets, access points have a colon.
+
+    A secret may hold a slash, so that what is behind it, with the `@`, is not in `host`.
+    """
+    has_colon = scheme in BUCKETS and ":" in host and not host.startswith("arn:")
     return has_colon or ("@" in host and scheme != "file")
 
 
