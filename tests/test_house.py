@@ -63,10 +63,7 @@ HOMES = {
     },
     "dask": {
         "cli.options",
-        "cli.output",
-        "cli.words",
         "reading.convert",
-        "pipeline.account",
         "pipeline.apart",
         "pipeline.cluster",
         "pipeline.cluster_check",

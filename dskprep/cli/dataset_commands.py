@@ -138,6 +138,8 @@ def upgrade(target: str, dry_run: bool) -> int:
     left = f"; left as they are, with faults: {n_faulty}" if n_faulty else ""
     done = f"{'would be' if dry_run else 'were'} upgraded to OME-Zarr 0.6"
     terminal.say(f"{n_of(n_volumes, 'volume')} and {n_of(n_sources, 'label source')} {done}{left}")
+    words = terminal.shell_words([target, "--config", f"{target.rstrip('/')}/dataset.json"])
+    terminal.say(f"this cannot be undone; from then on a run takes the settings from there: dskprep run SOURCE {words}")
     return EXIT_SOME_NOT_WRITTEN if n_faulty else EXIT_CLEAN
 
 
@@ -184,19 +186,21 @@ def audit(target: str, sentinels: str, as_json: bool) -> int:
 
 @click.command(short_help="Delete what runs that died have left in a dataset.")
 @click.argument("target")
-@click.option("--older-than", "hours", default=24.0, type=click.FloatRange(0), help="Leave what is younger; in hours.")
+@click.option("--older-than", default="24h", help="Leave what is younger; a bare number is one of hours.")
 @click.option("--dry-run", is_flag=True, help="Only say what would be deleted.")
 @click.option("--without-records", is_flag=True, help="Delete volumes and labels even if TARGET has no record of any.")
-def clean(target: str, hours: float, dry_run: bool, without_records: bool) -> None:
+def clean(target: str, older_than: str, dry_run: bool, without_records: bool) -> None:
     """Delete what runs that died have left in TARGET: objects without a record, unfinished files."""
     terminal.wait_for("loading the program")
+    younger_s = options.read_seconds(older_than, "--older-than", "hours")
     from dskprep.dataset import leftovers
 
     n_deleted = 0
     terminal.wait_for(f"listing {target}")
-    found = leftovers.clean(target, older_than_s=3600 * hours, is_trial=dry_run, without_records=without_records)
+    found = leftovers.clean(target, older_than_s=younger_s, is_trial=dry_run, without_records=without_records)
     for name in found:
         n_deleted += 1
         terminal.say(name)
-    younger = f"; what is younger than {hours:g} h is left, as a run may be writing it (--older-than)" if hours else ""
+    hours = f"{younger_s / 3600:g} h"
+    younger = f"; what is younger than {hours} is left, as a run may be writing it (--older-than)" if younger_s else ""
     terminal.say(f"{n_of(n_deleted, 'leftover')} {'found' if dry_run else 'deleted'}{younger}")

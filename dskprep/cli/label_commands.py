@@ -59,7 +59,7 @@ def annotate(
             return _forget(target, forget, labels, is_trial=dry_run)
         if labels is None or dry_run:
             raise UsageError("give LABELS, where the labels are; --forget alone needs none, and --dry-run goes with it")
-        named, time_limit_s = _read_names(names), options.read_seconds(time_limit)
+        named, time_limit_s = _read_names(names), options.read_time_limit(time_limit)
         options.check_workers(scheduler, workers, memory_limit)
         options.check_dataset(target)
         options.check_there(labels, otherwise="there is no such folder or file; check the path")

@@ -80,17 +80,21 @@ def read_settings(preset: str, path: str | None) -> PrepConfig:
     return settings.read_config(path) if path else settings.preset(preset)
 
 
-def read_seconds(text: str) -> float:
-    """Return a time such as 30m in seconds. Raises UsageError if it is none."""
+def read_time_limit(text: str) -> float:
+    """Return a time such as 30m in seconds. Raises UsageError if it is none, or nothing."""
+    if not (seconds := read_seconds(text, "--time-limit", "seconds")):
+        raise UsageError(f"--time-limit must be longer than nothing, not {text!r}")
+    return seconds
+
+
+def read_seconds(text: str, option: str, unit: str) -> float:
+    """Return a time such as 30m in seconds; `unit` is that of a bare number. Raises UsageError if it is none."""
     from dask.utils import parse_timedelta
 
     try:
-        seconds = float(parse_timedelta(text))
+        return float(parse_timedelta(text, default=unit))
     except (ValueError, KeyError, IndexError, OverflowError) as error:
-        raise UsageError(f"--time-limit must be a time such as 30m or 90s, not {text!r}") from error
-    if seconds <= 0:
-        raise UsageError(f"--time-limit must be longer than nothing, not {text!r}")
-    return seconds
+        raise UsageError(f"{option} must be a time such as 30m or 90s, not {text!r}") from error
 
 
 def is_given(option: str) -> bool:

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import rich.panel
-from dask.utils import format_bytes
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.text import Text
@@ -18,7 +17,7 @@ from rich.text import Text
 from dskprep import endings, plain
 from dskprep.cli import exits, terminal, words
 from dskprep.cli.console import Plain
-from dskprep.counts import n_of
+from dskprep.counts import format_bytes, n_of
 from dskprep.dataset.record import Record
 from dskprep.pipeline import cluster, cluster_check, lost, page
 from dskprep.pipeline.account import Summary, in_words

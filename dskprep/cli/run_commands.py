@@ -62,7 +62,7 @@ def run(
     with terminal.lines_of_json(log_json):
         terminal.wait_for("loading the program")
         settings = options.read_settings(preset, config)
-        time_limit_s = options.read_seconds(time_limit)
+        time_limit_s = options.read_time_limit(time_limit)
         options.check_workers(scheduler, workers, memory_limit, settings)
         options.check_there(source)
         from dskprep import storage

@@ -7,11 +7,10 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from dask.utils import format_bytes
 from rich.console import RenderableType
 from rich.table import Table
 
-from dskprep.counts import n_of
+from dskprep.counts import format_bytes, n_of
 from dskprep.dataset.record import STATUSES, Record
 from dskprep.pipeline.account import MAX_MESSAGE, time_in_words
 

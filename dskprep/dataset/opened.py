@@ -13,8 +13,9 @@ from zarr.core.buffer import Buffer, BufferPrototype
 
 from dskprep import storage
 from dskprep.dataset import layout
+from dskprep.dataset.box import Index
 from dskprep.dataset.layout import damaged, index_bytes
-from dskprep.dataset.shards import Index, fetch, parse_index
+from dskprep.dataset.shards import fetch, parse_index
 
 
 def open_array(url: str, path: str, sizes: Mapping[str, int]) -> zarr.Array[Any]:

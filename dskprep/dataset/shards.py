@@ -19,10 +19,9 @@ from numpy.typing import NDArray
 
 from dskprep import storage
 from dskprep.dataset import layout
+from dskprep.dataset.box import Index, as_fill, as_index
 from dskprep.dataset.layout import damaged, index_bytes
 from dskprep.errors import InfrastructureError, UsageError
-
-Index = tuple[int, int, int]
 
 NOTHING = 2**64 - 1
 """Offset and length, in a shard's index, of a chunk that is not stored because it holds only the fill value."""
@@ -99,7 +98,7 @@ class Array:
         for target in targets:
             inside = self._within(target, (0, 0, 0), self.shape)
             if not is_union and inside != [(0, n) for n in target.box.shape]:
-                target.box[...] = self.fill if outside is None else outside
+                target.box[...] = self.fill if outside is None else as_fill(outside, self.dtype)
             if any(low == high for low, high in inside):
                 continue
             axes = zip(target.first, inside, self.chunk, strict=True)
@@ -266,19 +265,6 @@ def parse_index(url: str, content: bytes, n_chunks: Index) -> NDArray[np.uint64]
     if len(content) != index_bytes(n_chunks) or google_crc32c.value(footer) != int.from_bytes(checksum, "little"):
         raise damaged(url, "this shard's index is damaged")
     return np.frombuffer(footer, "<u8").reshape(*n_chunks, 2)
-
-
-def as_index(numbers: Iterable[Any]) -> Index:
-    """Return three numbers as plain integers. Raises ValueError if there are more or fewer."""
-    z, y, x = (int(number) for number in numbers)
-    return z, y, x
-
-
-def as_size(size: int | Index) -> Index:
-    """Return the size of a box along (z, y, x), where one number stands for all three."""
-    if np.shape(size) not in ((), (3,)) or np.min(size) < 1:
-        raise UsageError(f"expected a size of one voxel or more, as one number or as three (z, y, x), found {size!r}")
-    return as_index(np.broadcast_to(size, 3))
 
 
 def _name(shard: Sequence[int]) -> str:

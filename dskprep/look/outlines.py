@@ -10,8 +10,8 @@ import numpy as np
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
+from dskprep.dataset.box import Index, as_index
 from dskprep.dataset.label_record import StoredLabel
-from dskprep.dataset.shards import Index, as_index
 from dskprep.errors import UsageError
 from dskprep.reading.display import describe_label
 from dskprep.reading.stored import StoredVolume

@@ -9,9 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from dask.utils import format_bytes
-
-from dskprep.counts import n_of
+from dskprep.counts import format_bytes, n_of
 from dskprep.dataset import record as of_dataset
 from dskprep.dataset.record import GOOD, Record
 from dskprep.errors import InfrastructureError

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dask.utils import format_bytes, parse_bytes
+from dask.utils import parse_bytes
 
+from dskprep.counts import format_bytes
 from dskprep.errors import UsageError
 
 MIN_WORKER_BYTES = 1_200_000_000

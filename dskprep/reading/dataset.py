@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from dskprep import storage
 from dskprep.counts import n_of
 from dskprep.dataset import lacking, store
-from dskprep.dataset.shards import Index, as_size
+from dskprep.dataset.box import Index, as_size
 from dskprep.errors import UsageError
 from dskprep.reading import duplicates, splits
 from dskprep.reading.duplicates import Duplicates

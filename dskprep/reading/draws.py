@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dskprep.counts import n_of
-from dskprep.dataset.shards import Index, as_index
+from dskprep.dataset.box import Index, as_index
 from dskprep.errors import UsageError
 from dskprep.reading.rounds import Windows
 from dskprep.volume import Volume

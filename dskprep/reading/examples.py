@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dskprep.dataset.box import Index, as_index
 from dskprep.dataset.label_classes import labels_of, matches_stored
-from dskprep.dataset.shards import Index, as_index
 from dskprep.errors import UsageError
 from dskprep.patterns import as_patterns, matches_label
 from dskprep.reading.draws import OPENED, Draws, Spot

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from dskprep.dataset.shards import Index, as_index
+from dskprep.dataset.box import Index, as_index
 from dskprep.errors import UsageError
 from dskprep.reading.draws import OPENED, Draws, Spot
 from dskprep.reading.rounds import Rounds, Windows

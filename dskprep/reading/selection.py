@@ -110,7 +110,9 @@ class Selection(Mapping[str, StoredVolume]):
         return self._selection({row["key"] for row in rows if is_wanted({str(k): v for k, v in row.items()})})
 
     def select(self, keys: Iterable[str]) -> Self:
-        """Select the volumes of these keys. Raises KeyError if one is not written."""
+        """Select the volumes of these keys. Raises KeyError if one is not written, UsageError if it is one text."""
+        if isinstance(keys, (str, bytes)):
+            raise UsageError(f"expected a list of keys, found one text, {keys!r:.100}; write [{keys!r:.100}]")
         chosen = frozenset(keys)
         if missing := sorted(chosen - self._names.keys()):
             raise KeyError(self._explain(missing[0]))

@@ -100,7 +100,10 @@ class Split:
         if self.rule.stratify is None and max(sizes) > 2 * min(sizes):
             words.append(f"uneven, as the rule does not look at sizes: {BALANCED}")
         if self.alone:
-            words.append(f"{n_of(len(self.alone), 'volume')} of no known patient, put together by their study alone")
+            words.append(
+                f"{n_of(len(self.alone), 'volume')} of no known patient, which only equal pixels, or a study that both "
+                "name, put with others: --by (in Python, by=) takes a column that tells patients"
+            )
         if self.of_several:
             some = some_of(map(some_of, self.of_several), "; ")
             words.append(f"{n_of(len(self.of_several), 'group')} of several patients ({some})")
@@ -248,7 +251,9 @@ def _refuse_empty(rule: Rule, sides: Mapping[str, Side], members: Members) -> No
                 f"{what}is one group of volumes, all {n_volumes}: a patient, or what else joins them; if headers do "
                 "not tell patients apart, join a table that does, and give its column to --by (in Python, by=)"
             )
-        advice = "" if rule.stratify is not None else f"; {BALANCED}"
+        groups = f"{n_groups} groups of volumes (patients, as far as known), the largest with {largest} of {n_volumes}"
         if n_groups < rule.folds:
-            advice = f"; ask for {n_groups} folds at most (--folds {n_groups}){advice}"
-        raise UsageError(f"{what}are {n_groups} groups of volumes, the largest with {largest} of {n_volumes}{advice}")
+            raise UsageError(f"{what}are {groups}; ask for {n_groups} folds at most (--folds {n_groups})")
+        if rule.stratify is not None:
+            raise UsageError(f"{what}are {groups}")
+        raise UsageError(f"{what}are {groups}, each placed by chance; {BALANCED}")

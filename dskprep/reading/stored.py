@@ -14,9 +14,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from dskprep import storage
 from dskprep.dataset import layout, opened, shards, volume_rows
+from dskprep.dataset.box import Index, as_index, as_size
 from dskprep.dataset.facts import Geometry, StoredObject
 from dskprep.dataset.record import Record
-from dskprep.dataset.shards import Index, as_index, as_size
 from dskprep.errors import DamagedDataset, UsageError
 from dskprep.reading import convert, labelled
 from dskprep.reading.display import VolumeDisplay

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from dskprep.counts import n_of
 from dskprep.dicom.header import KINDS
 from dskprep.dicom.plane import Plane
 from dskprep.errors import Refusal
@@ -93,7 +94,7 @@ def _stacks_of(
     group.sort(key=lambda i: (along[i], planes[i].stack, planes[i].order, planes[i].position))
     n_positions = count_positions(group, along)
     if n_positions < min_slices:
-        found = f"found {n_positions} in {len(group)} slices"
+        found = f"found {n_positions} in {n_of(len(group), 'slice')}"
         yield Refusal("too-few-slices", f"expected at least {min_slices} slice positions, {found}")
         return
 

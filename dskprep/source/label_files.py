@@ -150,7 +150,7 @@ def label_files(
         there = " and ".join(f"{n} file{'s' * (n > 1)} {what}" for what, n in passed.most_common() if what) or "no file"
         report(
             f"{place}: expected label files (SEG, RTSTRUCT, XML of LIDC-IDRI, NIfTI, NRRD, MetaImage, CSV, Parquet), "
-            f"found {there}; name the folder that holds them"
+            f"found {there}; {'correct the pattern, or ' * bool(patterns)}name the folder that holds them"
         )
 
 

@@ -137,6 +137,10 @@ def test_clean_deletes_what_has_no_record_and_nothing_else(target: str, capsys: 
     assert commands.run_command(["clean", target, "--older-than", "0"]) == 0
     assert set(capsys.readouterr().out.splitlines()[:-1]) == left
     assert {entry.name for entry in storage.listing_below(target)} == before - left
+    for hours, seen in (("36h", "36 h"), ("90", "90 h"), ("2 d", "48 h"), ("nan", "must be a time such as 30m or 90s")):
+        assert commands.run_command(["clean", target, "--older-than", hours]) == (2 if hours == "nan" else 0)
+        said = capsys.readouterr()
+        assert seen in said.out + said.err
     assert commands.run_command(["verify", target]) == 0
 
 

@@ -1276,7 +1276,7 @@ class TestLost:
             summary = annotate(target, place, observers=[Notes()], **how)
             assert (summary.exit_code, summary.counts) == (0, {})
         assert "found 10 files with CT slices and 1 file of a kind that holds no labels" in notes[0]
-        assert "found 11 files whose name does not match *RS*" in notes[1]
+        assert "found 11 files whose name does not match *RS*; correct the pattern, or name the folder" in notes[1]
         assert "found no file" in notes[2]
         assert "found 10 files with CT slices and 1 file whose name does not match *.dcm" in notes[3]
 

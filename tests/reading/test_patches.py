@@ -7,6 +7,7 @@ import json
 import pickle
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import builders
 import numpy as np
@@ -92,6 +93,17 @@ def test_a_patch_is_normalized_as_the_whole_is(dataset: dskprep.Dataset) -> None
     assert (patch[:4] == np.float32(-0.25)).all()
 
 
+@pytest.mark.parametrize("outside", [1e9, -32769, float("nan"), float("inf"), "air"])
+def test_what_no_voxel_can_hold_is_not_outside(dataset: dskprep.Dataset, outside: Any) -> None:
+    with pytest.raises(UsageError, match="outside: expected a number from -32768 to 32767, found"):
+        dataset["p1"].patch(8, index=(0, 50, 50), outside=outside)
+
+
+def test_one_text_is_no_list_of_keys(dataset: dskprep.Dataset) -> None:
+    with pytest.raises(UsageError, match=r"found one text, 'p1'; write \['p1'\]"):
+        dataset.select("p1")
+
+
 def test_what_makes_no_patch_says_so(dataset: dskprep.Dataset) -> None:
     volume = dataset["p1"]
     with pytest.raises(UsageError, match="does not touch the volume"):
@@ -104,10 +116,10 @@ def test_what_makes_no_patch_says_so(dataset: dskprep.Dataset) -> None:
         volume.patch(8, index=(1, 1))
     with pytest.raises(UsageError, match="three finite coordinates"):
         volume.patch(8, center_mm=(1, 1))
-    for size in (0, (8, 8), (8, 8, 0)):
-        with pytest.raises(UsageError, match="size of one voxel or more"):
+    for size in (0, (8, 8), (8, 8, 0), 1.5, True, None, "4", float("nan"), 2**40, (2**70, 8, 8)):
+        with pytest.raises(UsageError, match="size of 1 to 65536 voxels"):
             volume.patch(size, index=(1, 1, 1))
-        with pytest.raises(UsageError, match="size of one voxel or more"):
+        with pytest.raises(UsageError, match="size of 1 to 65536 voxels"):
             dataset.lung_patches(size)
     with pytest.raises(UsageError, match="expected 'image', 'lungs', found 'heart'"):
         volume.patch(8, index=(1, 1, 1), of="heart")  # type: ignore[arg-type]

@@ -237,7 +237,7 @@ def test_numbers_of_numpy_are_numbers() -> None:
 def test_volumes_without_a_patient_are_said_and_each_alone() -> None:
     split = dataset_of([Row(f"k{i}", None, str(i)) for i in range(60)]).split(folds=3)
     assert len(split.alone) == 60
-    assert "60 volumes of no known patient, put together by their study alone" in repr(split)
+    assert "60 volumes of no known patient, which only equal pixels, or a study that both name, put with" in repr(split)
     assert {side.fold for side in split.sides.values()} == {0, 1, 2}
 
 
@@ -315,7 +315,7 @@ def test_what_leaves_a_side_empty_is_refused_with_what_to_do() -> None:
     one = [Row(f"k{i}", "the same", str(i)) for i in range(20)]
     with pytest.raises(UsageError, match=r"there is one group of volumes, all 20: .* give its column to --by"):
         dataset_of(one).split()
-    with pytest.raises(UsageError, match=r"there are 2 groups of volumes, .*; ask for 2 folds at most \(--folds 2\)"):
+    with pytest.raises(UsageError, match=r"there are 2 groups of volumes \(.*; ask for 2 folds at most \(--folds 2\)"):
         dataset_of(patients(2)).split(shares=(0.5, 0.5))
     assert dataset_of(patients(5)).split(folds=5, stratify=()).describe() == "folds of 1, 1, 1, 1, 1 volumes"
 

@@ -1017,7 +1017,7 @@ def test_a_stray_file_beside_a_real_series_does_no_harm(data_folder: DataFolder,
         ("d2n_failing/sliceincrement/002", "missing-slices", "every 0.750 mm, found 1 missing"),
         ("d2n_failing/notavolume/001", "too-few-slices", "found 1 in 4 slices"),
         ("transfer_syntaxes", "too-few-slices", "found 1 in 16 slices"),
-        ("reformats_a/A098752/axial", "too-few-slices", "found 1 in 1 slices"),
+        ("reformats_a/A098752/axial", "too-few-slices", "found 1 in 1 slice"),
     ],
 )
 def test_real_folders_that_hold_no_volume_are_refused(
