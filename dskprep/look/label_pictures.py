@@ -60,7 +60,7 @@ def label_picture(target: str, key: str, digest: str) -> LabelPicture:
     faults: list[str] = []
     try:
         volume = _open(target, key, digest)
-        labels = sorted(outlines.of_stored(volume), key=lambda label: label.about.ml or 0.0, reverse=True)
+        labels = outlines.largest_first(outlines.of_stored(volume))
         z, cut = _cut(labels, faults)
         webp = _draw(volume, z, cut) if cut else b""
     except (DamagedDataset, UsageError) as error:

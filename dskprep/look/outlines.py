@@ -94,6 +94,11 @@ def of_stored(volume: StoredVolume, pattern: str | None = None) -> tuple[Outline
     return tuple(found)
 
 
+def largest_first(labels: Sequence[Outline]) -> list[Outline]:
+    """Return labels from the largest to the smallest, by their ml."""
+    return sorted(labels, key=lambda label: label.about.ml or 0.0, reverse=True)
+
+
 def centre_of(outlines: tuple[Outline, ...], pattern: str | None) -> NDArray[np.float64] | None:
     """Return the middle of the first label that was asked for, or of the first one, in LPS mm; None if there are none.
 

@@ -2,6 +2,7 @@
 import { Niivue, SLICE_TYPE } from "./niivue.js"
 
 const byId = (id) => document.getElementById(id)
+const element = (name, properties) => Object.assign(document.createElement(name), properties)
 const content = JSON.parse(byId("content").textContent)
 const shown = new Map() // from the path of a layer to its niivue volume
 
@@ -13,13 +14,35 @@ const view = new Niivue({
   dragAndDropEnabled: false,
   show3Dcrosshair: true,
   crosshairWidth: 0.5,
-  fontColor: [1, 1, 0.6, 1],
   backColor: [0.06, 0.07, 0.07, 1],
 })
 view.setSliceMM(true)
 view.onLocationChange = ({ mm, values }) => {
   const [x, y, z] = [-mm[0], -mm[1], mm[2]].map((value) => value.toFixed(1)) // RAS to LPS
-  byId("place").textContent = `x ${x}, y ${y}, z ${z} mm (LPS): ${Number(values[0].value).toFixed(0)}`
+  byId("place").textContent = `x ${x}, y ${y}, z ${z} mm (LPS): ${Number(values[0].value.toFixed(3))} ${content.unit}`
+}
+
+function goTo([x, y, z]) {
+  const within = (part) => Math.min(Math.max(part, 0), 1) // a label's middle can lie outside of the image
+  view.scene.crosshairPos = view.mm2frac([-x, -y, z]).map(within) // LPS to RAS
+  view.createOnLocationChange()
+  view.drawScene()
+}
+
+// the letters of dskprep's pictures, on any ground: niivue writes two of four, without a rim, and S and I for H and F
+const letters = { [SLICE_TYPE.AXIAL]: "RLAP", [SLICE_TYPE.CORONAL]: "RLHF", [SLICE_TYPE.SAGITTAL]: "APHF" }
+view.drawSliceOrientationText = ([left, top, width, height], plane) => {
+  view.gl.viewport(0, 0, view.gl.canvas.width, view.gl.canvas.height)
+  const [size, rim] = [view.fontPx, view.fontPx / 10]
+  const [middle, centre] = [left + (width - size / 2) / 2, top + (height - size) / 2]
+  const places = [[left + 2 * rim, centre], [left + width - size, centre], [middle, top], [middle, top + height - 1.3 * size]]
+  places.forEach(([x, y], n) => {
+    const letter = letters[plane][n]
+    for (const across of [-rim, 0, rim]) {
+      for (const down of [-rim, 0, rim]) view.drawText([x + across, y + down], letter, 1, [0, 0, 0, 1])
+    }
+    view.drawText([x, y], letter, 1, [1, 1, 1, 1])
+  })
 }
 
 async function fetched(path) {
@@ -78,20 +101,31 @@ await tried(async () => {
   await view.attachTo("canvas")
   const [low, high] = content.windows[0]?.[1] ?? []
   await view.loadVolumes([{ ...(await fetched("image.nii")), colormap: "gray", cal_min: low, cal_max: high }])
-  byId("place").textContent = "click into a plane"
+  const start = content.layers.find((layer) => layer.middle_mm)
+  if (start) goTo(start.middle_mm)
 })
 for (const layer of content.layers) {
-  const [row, box] = ["label", "input"].map((name) => document.createElement(name))
-  Object.assign(box, { type: "checkbox", checked: layer.is_shown })
+  const row = element("div", { className: "layer" })
+  const box = element("input", { type: "checkbox", checked: layer.is_shown, ariaLabel: layer.title })
   box.onchange = () => tried(() => (box.checked ? show(layer) : hide(layer)))
-  row.append(box)
+  const tick = element("label")
+  tick.append(box)
   for (const colour of Object.values(layer.colours)) {
-    const swatch = document.createElement("span")
-    swatch.className = "swatch"
+    const swatch = element("span", { className: "swatch" })
     swatch.style.background = `rgb(${colour})`
-    row.append(swatch)
+    tick.append(swatch)
   }
-  row.append(layer.title)
+  row.append(tick)
+  if (layer.middle_mm) {
+    const name = element("button", { textContent: layer.title, title: "go to its middle" })
+    name.onclick = () => {
+      if (!box.checked) box.click()
+      goTo(layer.middle_mm)
+    }
+    row.append(name)
+  } else {
+    tick.append(layer.title)
+  }
   byId("layers").append(row)
   if (layer.is_shown) await tried(() => show(layer))
 }

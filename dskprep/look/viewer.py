@@ -32,7 +32,7 @@ NIIVUE = FOLDER / "node_modules/@niivue/niivue/dist/index.js"
 BONE_WINDOW = (-450, 1050)
 """HU that are black and white where bone is looked at."""
 MOST_SHOWN = 8
-"""Labels that are shown at first; others when they are ticked."""
+"""Layers that are shown at first; others when they are ticked."""
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; "
     "connect-src 'self' data: blob:; worker-src 'self' blob:; base-uri 'none'; form-action 'none'; "
@@ -52,6 +52,7 @@ def view(target: str | os.PathLike[str], key: str, *, port: int = 0) -> Iterator
     """Serve one volume of a dataset with its labels to a browser on this machine, over the block.
 
     The page is niivue's: planes and a rendering that turn, scroll and zoom, with the lungs and labels laid over. It
+    opens in the middle of the largest label, if there is one, and a click on a label's name goes to its middle. It
     loads nothing from elsewhere.
 
     Parameters
@@ -111,7 +112,11 @@ class _Server(http.server.ThreadingHTTPServer):
 def _answers(stored: StoredVolume) -> dict[str, Answer]:
     """Return the parts of the page by their path. Voxels are read when they are asked for."""
     layers, here = _layers(stored), resources.files("dskprep") / "look"
-    content = {"key": stored.key, "windows": _windows(stored), "layers": list(layers.values())}
+    content = {
+        "windows": _windows(stored),
+        "unit": "HU" if stored.values == "HU" else "",
+        "layers": list(layers.values()),
+    }
     page = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(
         (here / "view.html").read_text(encoding="utf-8")
     )
@@ -129,19 +134,25 @@ def _answers(stored: StoredVolume) -> dict[str, Answer]:
 
 
 def _layers(stored: StoredVolume) -> dict[str, dict[str, Any]]:
-    """Return what is laid over the image, by its name in the dataset: title, path, colours by value, whether shown."""
-    layers: dict[str, tuple[str, dict[int, tuple[int, int, int]]]] = {}
+    """Return what is laid over the image, by its name in the dataset: the lungs, then the labels, the largest first.
+
+    A later one is drawn over an earlier one, and so a nodule over its lobe. Each has its title, path, colours by value,
+    whether it is shown at first, and a label its middle in LPS mm.
+    """
+    layers: dict[str, dict[str, Any]] = {}
     if stored.record.lungs:
         lungs = stored.record.lungs
         title = sides.in_words(lungs.right_ml, lungs.left_ml, lungs.unsided_ml)
         all_ml = {sides.RIGHT: lungs.right_ml, sides.LEFT: lungs.left_ml, sides.LUNG: lungs.unsided_ml}
         if any(all_ml.values()):
-            layers["lungs"] = (title, {side: sides.RGB[side] for side, ml in all_ml.items() if ml})
-    layers |= {each.about.label: (each.title, {1: each.rgb}) for each in outlines.of_stored(stored)}
-    return {
-        name: {"title": title, "path": f"{n}.nii", "colours": colours, "is_shown": n < MOST_SHOWN}
-        for n, (name, (title, colours)) in enumerate(layers.items())
-    }
+            colours = {side: sides.RGB[side] for side, ml in all_ml.items() if ml}
+            layers["lungs"] = {"title": title, "colours": colours, "middle_mm": None}
+    for each in outlines.largest_first(outlines.of_stored(stored)):
+        about = each.about
+        layers[about.label] = {"title": each.title, "colours": {1: each.rgb}, "middle_mm": about.centroid_mm}
+    for n, layer in enumerate(layers.values()):
+        layer |= {"path": f"{n}.nii", "is_shown": n < MOST_SHOWN}
+    return layers
 
 
 def _windows(stored: StoredVolume) -> list[tuple[str, tuple[float, float]]]:

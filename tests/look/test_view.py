@@ -43,7 +43,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> str:
     mask[5:10, -20:-10, 10:20] = 2
     made = volume.to_nifti("lungs")
     made.__class__(mask.T, made.affine).to_filename(folder / "labels" / f"{key}.nii.gz")
-    dskprep.annotate(folder / "out", folder / "labels", names={1: HOSTILE, 2: "other"})
+    dskprep.annotate(folder / "out", folder / "labels", names={1: HOSTILE, 2: "another"})
     assert len(volume.labels) == 2
     return str(folder / "out")
 
@@ -52,6 +52,13 @@ def box_of(volume: StoredVolume) -> tuple[slice, slice, slice]:
     """Voxels (z, y, x) above, in front, on the patient's left: 10 x 12 x 20 of them."""
     z, y, x = volume.shape
     return slice(z - 20, z - 10), slice(y // 2 - 30, y // 2 - 18), slice(x // 2 + 15, x // 2 + 35)
+
+
+def large_of(volume: StoredVolume) -> str:
+    """The name of the label in that box, which is larger than the other one, and behind it by name."""
+    another, large = sorted(volume.labels)
+    assert another == "another"
+    return large
 
 
 @pytest.fixture(scope="module")
@@ -91,11 +98,88 @@ def value_at(page: browser.Browser, n: int, volume: StoredVolume, index: tuple[i
     return float(page.evaluate(f"{of}.getValue(...window.view.frac2vox(window.view.mm2frac([{-x}, {-y}, {z}])))"))
 
 
+def place(page: browser.Browser) -> list[float]:
+    """Where the planes cross, in RAS."""
+    return list(page.evaluate("Array.from(window.view.frac2mm(window.view.scene.crosshairPos)).slice(0, 3)"))
+
+
+def seen(page: browser.Browser, folder: Path) -> np.ndarray:
+    """What the page looks like when it is drawn (row, column, colour)."""
+    page.evaluate("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
+    page.screenshot(folder / "seen.png")
+    with Image.open(folder / "seen.png") as opened:
+        return np.asarray(opened.convert("RGB"), int)
+
+
+CHOOSE = "(id, value) => { const e = document.getElementById(id); e.value = value; e.onchange?.(); e.oninput?.() }"
+
+
+@needs_niivue
+@pytest.mark.browser
+def test_the_page_opens_in_the_middle_of_the_largest_label_and_a_click_on_a_name_goes_to_its(
+    page: browser.Browser, volume: StoredVolume
+) -> None:
+    x, y, z = volume.to_patient([(part.start + part.stop - 1) / 2 for part in box_of(volume)]).tolist()
+    assert place(page) == pytest.approx([-x, -y, z], abs=0.1)
+    assert f"x {x:.1f}, y {y:.1f}, z {z:.1f} mm (LPS): " in page.wait_for_text("mm (LPS): ")
+    click = "[...document.querySelectorAll('#layers button')].find(b => b.textContent.startsWith({!r})).click()"
+    page.evaluate("document.querySelectorAll('#layers input')[2].click()")
+    page.wait_for("window.view.volumes.length === 3")
+    page.evaluate(click.format("another"))
+    page.wait_for("window.view.volumes.length === 4")  # it is shown again
+    n_y = volume.shape[1]
+    x, y, z = volume.to_patient((7, n_y - 15.5, 14.5)).tolist()
+    assert place(page) == pytest.approx([-x, -y, z], abs=0.1)
+    page.evaluate(click.format("<img"))
+    assert page.evaluate("window.view.volumes.length") == 4
+    assert place(page) != pytest.approx([-x, -y, z], abs=0.1)
+
+
+@needs_niivue
+@pytest.mark.browser
+@pytest.mark.parametrize(
+    ("plane", "letters", "near"), [("axial", "RLAP", "LA"), ("coronal", "RLHF", "LH"), ("sagittal", "APHF", "AH")]
+)
+def test_each_plane_has_the_letters_of_the_other_pictures_where_that_side_is(
+    page: browser.Browser, volume: StoredVolume, tmp_path: Path, plane: str, letters: str, near: str
+) -> None:
+    """The large label lies on the patient's left, in front, near the head. A letter is read on white and on black."""
+    page.evaluate(f"({CHOOSE})('planes', {plane!r}); ({CHOOSE})('opacity', '1')")
+    page.evaluate("document.querySelectorAll('#layers button')[0].click()")
+    page.evaluate(
+        """{
+        window.written = {}
+        const write = window.view.drawText.bind(window.view)
+        window.view.drawText = (at, letter, ...more) => {
+            const { left, top } = window.view.canvas.getBoundingClientRect()
+            window.written[letter] = [at[1] + top + window.view.fontPx / 2, at[0] + left + window.view.fontPx / 3]
+            write(at, letter, ...more)
+        }
+        window.view.drawScene()
+        window.view.drawText = write
+        }"""
+    )
+    places = {letter: np.array(at) for letter, at in page.evaluate("window.written").items()}
+    assert set(places) == set(letters)
+    picture = seen(page, tmp_path)
+    found = np.argwhere(np.abs(picture[:, :750] - volume.labels.about[large_of(volume)].rgb).max(axis=2) < 25)
+    assert len(found) > 100
+    left, right, above, below = letters
+    for (one, other), axis in (((left, right), 1), ((above, below), 0)):
+        assert places[one][axis] < places[other][axis]
+        nearer = min(one, other, key=lambda name: abs(places[name][axis] - found.mean(axis=0)[axis]))
+        assert nearer in near
+    for row, column in places.values():
+        around = picture[int(row) - 14 : int(row) + 14, max(int(column) - 14, 0) : int(column) + 14]
+        assert (around.min(axis=2) > 200).any()
+        assert (around.max(axis=2) < 50).any()
+
+
 @needs_niivue
 @pytest.mark.browser
 def test_every_voxel_of_the_image_and_its_labels_is_at_its_place(page: browser.Browser, volume: StoredVolume) -> None:
     assert page.evaluate("window.view.volumes.length") == 4
-    layers = [volume.image, volume.lungs, *volume.labels.values()]
+    layers = [volume.image, volume.lungs, volume.labels[large_of(volume)], volume.labels["another"]]
     rng = np.random.default_rng(0)
     inside = [tuple(int(rng.integers(part.start, part.stop)) for part in box_of(volume)) for _ in range(10)]
     anywhere = [tuple(int(rng.integers(n)) for n in volume.shape) for _ in range(20)]
@@ -111,7 +195,7 @@ def test_the_page_shows_names_as_text_and_loads_nothing_from_elsewhere(page: bro
     text = page.wait_for_text(HOSTILE)
     assert "right lung " in text
     assert page.evaluate("[...document.getElementById('window').options].map(o => o.text)[0]") == "lung"
-    assert "other, " in text
+    assert "another, " in text
     assert page.evaluate("document.querySelector('aside img') === null && window.hacked === undefined")
     assert page.errors == []
     assert {url.split(":")[0] for url in page.requests if not url.startswith(address)} <= {"blob", "data"}
@@ -124,16 +208,12 @@ def test_the_patients_left_is_on_the_right_and_the_front_above(
 ) -> None:
     """In the axial plane through the label, which is drawn in its colour; without its tick it is gone."""
     x, y, z = volume.to_patient([(part.start + part.stop - 1) / 2 for part in box_of(volume)]).tolist()
-    choose = "(id, value) => { const e = document.getElementById(id); e.value = value; e.onchange?.(); e.oninput?.() }"
-    page.evaluate(f"({choose})('planes', 'axial'); ({choose})('opacity', '1')")
+    page.evaluate(f"({CHOOSE})('planes', 'axial'); ({CHOOSE})('opacity', '1')")
     page.evaluate(f"window.view.scene.crosshairPos = window.view.mm2frac([{-x}, {-y}, {z}]); window.view.drawScene()")
-    colour = next(iter(volume.labels.about.values())).rgb
+    colour = volume.labels.about[large_of(volume)].rgb
 
     def in_colour() -> np.ndarray:
-        page.evaluate("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
-        page.screenshot(tmp_path / "axial.png")
-        seen = np.asarray(Image.open(tmp_path / "axial.png").convert("RGB"), int)[60:750, :700]
-        return np.argwhere(np.abs(seen - colour).max(axis=2) < 25)
+        return np.argwhere(np.abs(seen(page, tmp_path)[60:750, :700] - colour).max(axis=2) < 25)
 
     shown = in_colour()
     row, column = shown.mean(axis=0)
