@@ -345,6 +345,30 @@ def test_no_word_of_a_card_is_cut_off(fresh: browser.Browser, width: int) -> Non
 
 
 @pytest.mark.browser
+def test_on_a_narrow_page_a_reason_breaks_to_the_left_and_a_status_does_not(
+    page: browser.Browser, tmp_path: Path
+) -> None:
+    store.create(str(tmp_path), PrepConfig())
+    for key, status, reason in (("q1", "refused", "missing-slices"), ("q2", "set-aside", "not-chosen")):
+        store.commit(str(tmp_path), tiny.record(key, status, reason=reason, message="as it is"))
+    (tmp_path / "page.html").write_text(report.report(str(tmp_path)), encoding="utf-8")
+    page.look(width=360)
+    page.open(f"file://{tmp_path}/page.html")
+    lines = """(() => {
+      const all = document.createRange()
+      return [...document.querySelectorAll(%r)].map(e => {
+        all.selectNodeContents(e)
+        return [...all.getClientRects()].map(line => line.left)
+      })
+    })()"""
+    reasons = page.evaluate(lines % "td button")
+    assert [len(lefts) for lefts in reasons] == [2, 2]
+    assert [len(set(lefts)) for lefts in reasons] == [1, 1]
+    assert [len(lefts) for lefts in page.evaluate(lines % "td:nth-child(2)")] == [1, 1]
+    page.look()
+
+
+@pytest.mark.browser
 def test_it_sorts_both_ways(fresh: browser.Browser) -> None:
     choose(fresh, "sort", "slices")
     assert keys(fresh) == [f"p{n:02}" for n in range(12)]
