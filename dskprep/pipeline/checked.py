@@ -85,12 +85,15 @@ def check(
     settings = config.given(settings)
     user_steps.check(settings)
     if not idc.is_in_words(source):
+        storage.meet(place)
         target_place.refuse_as_source(place)
     asked = Asked(only, limit)
     is_choice = settings.select is not None and not patient_folders  # there, each patient is chosen from on its own
     of_these = Asked() if is_choice else asked
     cases = discover.choose(source, **of_these._asdict(), patient_folders=patient_folders, licence=licence)
     cases = outside(marked(cases, only) if is_choice else cases, target)
+    for each in (place, target):
+        storage.meet(each)  # the buckets of a source in words only now: without its tables nobody need be asked
     keys = "hashed" if mapping else keys
     mapped = hashed_keys.Mapping(mapping, place, target) if mapping else None
     store.check_settings(target, settings, keys)

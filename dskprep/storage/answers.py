@@ -12,6 +12,7 @@ from fsspec.exceptions import FSTimeoutError
 from obstore import exceptions
 
 from dskprep.redaction import redacted
+from dskprep.storage import public
 
 FAILURES = (exceptions.BaseError, BotoCoreError, ClientError, ClientPayloadError, OSError)
 """What obstore, s3fs and the libraries below them raise for a failed request."""
@@ -61,6 +62,12 @@ ADVICE = (
 )
 """What to do, by what the server or the library says."""
 DEFAULT_ADVICE = "check the endpoint (AWS_ENDPOINT_URL), region and network"
+ADVICE_ON_PUBLIC = (
+    ("Invalid endpoint", f"expected one such as https://host:9000; correct {public.VARIABLE}"),
+    ("(?i)certificate|UnknownIssuer", "name the file of its CA's certificate by AWS_CA_BUNDLE"),
+)
+"""The same for public buckets, for which no other setting holds."""
+DEFAULT_ON_PUBLIC = f"check the network, and {public.VARIABLE} if a mirror is named there"
 
 
 class Hopeless(OSError):
@@ -92,7 +99,7 @@ def answer_to(error: BaseException) -> Answer:
     return Answer(*(match[1] if (match := re.search(pattern, str(error))) else "" for pattern in patterns))
 
 
-def to_os_error(error: Exception) -> OSError:
+def to_os_error(error: Exception, *, is_public: bool = False) -> OSError:
     """Convert to FileNotFoundError, FileExistsError, PermissionError, Unanswered, Hopeless or another OSError.
 
     All that is known, but for secrets, is in its text. obstore's types say little about a failed listing, but its text
@@ -108,17 +115,18 @@ def to_os_error(error: Exception) -> OSError:
         return FileNotFoundError(text)
     if isinstance(error, DENIED_TYPES) or code in EXPIRED or status in ("401", "403"):
         return PermissionError(text)
-    text = f"{text}; {advice_for(text)}"
+    text = f"{text}; {advice_for(text, is_public=is_public)}"
     if isinstance(error, UNANSWERED) or (isinstance(error, exceptions.BaseError) and not status):
         return Unanswered(text)
     is_refused = status.startswith(("3", "4")) and TRIED_AGAIN.isdisjoint(answer)
     return Hopeless(text) if is_refused or isinstance(error, BotoCoreError) else OSError(text)
 
 
-def advice_for(text: str) -> str:
+def advice_for(text: str, *, is_public: bool = False) -> str:
     """Return what to do about a failure, by its text. Names in URLs say nothing: a port may look like a status."""
     text = re.sub(r"\w+://\S+", "", text)
-    return next((advice for pattern, advice in ADVICE if re.search(pattern, text)), DEFAULT_ADVICE)
+    known, otherwise = (ADVICE_ON_PUBLIC, DEFAULT_ON_PUBLIC) if is_public else (ADVICE, DEFAULT_ADVICE)
+    return next((advice for pattern, advice in known if re.search(pattern, text)), otherwise)
 
 
 def _text_of(error: Exception) -> str:

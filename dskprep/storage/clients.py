@@ -75,6 +75,7 @@ def open_s3fs(limits: dict[str, Any] | None = None, *, public: PublicStore | Non
     """
     from s3fs.core import set_custom_error_handler  # slow to import, and not needed for folders
 
+    advice_for = functools.partial(answers.advice_for, is_public=public is not None)
     try:
         settings = s3_settings(public)
         settings["config_kwargs"] |= copy.deepcopy(limits or {})
@@ -84,11 +85,11 @@ def open_s3fs(limits: dict[str, Any] | None = None, *, public: PublicStore | Non
         fs.connect()
     except Exception as error:  # a wrong setting may raise whatever it likes
         said = in_one_line(error) or type(error).__name__
-        raise Hopeless(f"{said}; {answers.advice_for(said)}") from error
+        raise Hopeless(f"{said}; {advice_for(said)}") from error
     if not re.match(r"https?://[^/]", endpoint := fs.s3.meta.endpoint_url):
-        raise Hopeless(f"Invalid endpoint: {endpoint}; {answers.advice_for('Invalid endpoint')}")
+        raise Hopeless(f"Invalid endpoint: {endpoint}; {advice_for('Invalid endpoint')}")
     _trust(fs)
-    s3_pages.look_at_listings(fs.s3)
+    s3_pages.look_at_listings(fs.s3, advice_for(""))
     fs.s3.meta.events.register("before-send.s3", _withhold)
     set_custom_error_handler(_is_throttled)
     return fs
@@ -144,10 +145,10 @@ def first_contact(bucket: str, *, public: PublicStore | None = None) -> Place:
         fsspec.asyn.sync(fs.loop, fs._call_s3, "list_objects_v2", Bucket=bucket, MaxKeys=1, timeout=CONTACT_S)
     except FSTimeoutError as error:
         said = f"no whole answer came from {fs.s3.meta.endpoint_url} within {CONTACT_S:g} s"
-        raise Unanswered(f"{said}; {answers.DEFAULT_ADVICE}") from error
+        raise Unanswered(f"{said}; {answers.advice_for(said, is_public=public is not None)}") from error
     except FAILURES as error:
         if not answers.answer_to(error).status:
-            raise answers.to_os_error(error) from error
+            raise answers.to_os_error(error, is_public=public is not None) from error
     finally:
         close(fs)
     return _place_of(sent[-1], bucket, fs.s3.meta.region_name)

@@ -61,6 +61,9 @@ class Connection:
     A kind of store says how to make contact, open a store and list one object, and what does the rest: `fs`.
     """
 
+    is_public = False
+    """Whether its buckets are public ones: then other settings hold."""
+
     def __init__(self) -> None:
         self._stores: dict[str, ObjectStore] = {}
         self._places: dict[str, Place] = {}
@@ -130,7 +133,7 @@ class Connection:
             else:
                 self._has_worked = True
                 return found
-            problem = answers.to_os_error(failure)
+            problem = answers.to_os_error(failure, is_public=self.is_public)
             if isinstance(problem, Unanswered):
                 self._places.clear()  # the next request makes contact first, within short limits
             elif isinstance(problem, PermissionError) and not is_last:
@@ -193,7 +196,7 @@ class S3Connection(Connection):
 
     def __init__(self, public: PublicStore | None = None) -> None:
         super().__init__()
-        self._public = public
+        self._public, self.is_public = public, public is not None
         self._fs = clients.open_s3fs(public=public)
         self._past: list[Any] = []  # threads may still use them
 

@@ -5,6 +5,7 @@ An answer that is no listing, or leaves out where it goes on, would make a folde
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterator
 from datetime import datetime
@@ -24,14 +25,14 @@ SHOWN_CHARACTERS = 60
 """So much is repeated of an answer that is no listing."""
 
 
-def look_at_listings(client: Any) -> None:
-    """Let a client of botocore raise Hopeless for what is no listing, or does not say where it goes on."""
+def look_at_listings(client: Any, advice: str) -> None:
+    """Let a client of botocore raise Hopeless for what is no listing, with this advice, or has no way to go on."""
     # by this name it comes before what botocore does itself, which is to parse it all, and ask again for what is no XML
-    client.meta.events.register("before-parse.*.ListObjectsV2", _read)
+    client.meta.events.register("before-parse.*.ListObjectsV2", functools.partial(_read, advice))
     client.meta.events.register("after-call.s3.ListObjectsV2", _check)
 
 
-def _read(response_dict: dict[str, Any], customized_response_dict: dict[str, Any], **_: Any) -> None:
+def _read(advice: str, response_dict: dict[str, Any], customized_response_dict: dict[str, Any], **_: Any) -> None:
     """Read the objects of a page, and leave the rest of it to botocore, which takes many times as long for them."""
     body = response_dict["body"]
     if response_dict["status_code"] >= 300:
@@ -41,7 +42,7 @@ def _read(response_dict: dict[str, Any], customized_response_dict: dict[str, Any
         said = " ".join(body[:1000].decode(errors="replace").split())[:SHOWN_CHARACTERS]
         raise Hopeless(
             f"expected a listing (ListBucketResult), found {said or 'nothing'}; a proxy or a page to log in may stand "
-            "before the store: check the endpoint (AWS_ENDPOINT_URL) and the network"
+            f"before the store: {advice}"
         )
     try:
         root = ElementTree.fromstring(body)

@@ -182,9 +182,15 @@ def test_the_command_line(target: str, manifest: str, capsys: pytest.CaptureFixt
     assert "leave --labels out" in capsys.readouterr().err
 
 
-def test_a_store_that_does_not_answer_is_one_line(target: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_store_that_does_not_answer_is_one_line(
+    target: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setenv(VARIABLE, "http://127.0.0.1:9")
     assert commands.run_command(["run", SQL, target, "--scheduler", "sync"]) == 3
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith(f"; check the network, and {VARIABLE} if a mirror is named there")
+    with pytest.raises(InfrastructureError, match=VARIABLE):
+        dskprep.run(SQL, target)
     assert not storage.exists(f"{target}/dataset.json")
 
 

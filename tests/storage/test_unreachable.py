@@ -7,6 +7,7 @@ import os
 import select
 import selectors
 import socket
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +24,7 @@ from dskprep.dataset import index
 from dskprep.errors import InfrastructureError
 from dskprep.source import cases
 from dskprep.storage import answers, clients, connection
+from dskprep.storage.public import VARIABLE
 from dskprep.synthetic.s3server import HOST
 
 COMMANDS = {
@@ -126,6 +128,35 @@ def test_an_endpoint_that_never_answers(
     assert silent.endpoint in line
     assert line.endswith("check the endpoint (AWS_ENDPOINT_URL), region and network")
     assert silent.n_connections
+
+
+@pytest.mark.s3
+def test_without_the_tables_of_idc_nobody_is_asked(
+    silent: Silent, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(VARIABLE, silent.endpoint)
+    monkeypatch.setitem(sys.modules, "idc_index_data", None)  # as if it were not installed
+    assert commands.run_command(["run", "idc:lidc_idri", "s3://bucket/out", "--scheduler", "sync"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith("found none installed; in the clone of dskprep, pip install '.[idc]'")
+    assert not silent.n_connections
+
+
+@pytest.mark.s3
+@pytest.mark.usefixtures("no_setup")
+@pytest.mark.parametrize(
+    ("endpoint", "said"),
+    [
+        (f"http://{HOST}:9", f"; check the network, and {VARIABLE} if a mirror is named there"),
+        ("localhost:9000", f"; expected one such as https://host:9000; correct {VARIABLE}"),
+    ],
+)
+def test_public_buckets_have_a_setting_of_their_own(monkeypatch: pytest.MonkeyPatch, endpoint: str, said: str) -> None:
+    monkeypatch.setenv(VARIABLE, endpoint)
+    with pytest.raises(InfrastructureError) as caught:
+        storage.meet("s3://idc-open-data/x")
+    assert str(caught.value).endswith(said)
+    assert "AWS_ENDPOINT_URL" not in str(caught.value)
 
 
 @pytest.mark.s3
