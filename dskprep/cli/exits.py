@@ -71,7 +71,7 @@ def naming(what: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        error.filename = error.filename or what
+        error.filename = what
         raise
 
 

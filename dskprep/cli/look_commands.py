@@ -102,7 +102,7 @@ def compare(a: str, b: str, series: str | None, only: str, pictures: str | None,
     of_series = [options.read_settings(s, s if s.endswith(".toml") else None) for s in (a, b)] if series else []
     options.check_there(series) if series else options.check_dataset(a, b)
     if pictures:
-        left_files.check(Path(pictures))
+        left_files.check_folder(Path(pictures))
     from dskprep.look import comparison, side_by_side
 
     found: Iterator[comparison.Compared]

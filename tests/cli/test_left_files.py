@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import resource
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -96,6 +98,66 @@ def test_a_folder_that_may_not_be_written_is_told_before_anything_is_made(
     said = capsys.readouterr()
     assert f"{there}/{name}: Permission denied; check the path's rights" in said.err
     assert said.out == ""
+
+
+@pytest.mark.parametrize("words", ["show DATASET p1 -o no/where/a.png", "report DATASET -o no/where/a.html"])
+def test_a_folder_that_is_not_there_is_named(
+    dataset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    line = words.replace("DATASET", dataset).split()
+    assert commands.run_command(line) == 2
+    (told,) = capsys.readouterr().err.splitlines()
+    name = Path(line[-1]).name
+    assert told == (
+        f"dskprep: no/where: expected a folder to write {name} to, found none; create it, or choose another place"
+    )
+    (tmp_path / "no").write_bytes(b"a file")
+    assert commands.run_command(line) == 2
+    assert (tmp_path / "no").read_bytes() == b"a file"
+
+
+def test_a_folder_for_pictures_is_made_but_not_in_a_file(
+    dataset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = ["compare", dataset, dataset, "--pictures"]
+    assert commands.run_command([*words, "new/below"]) == 0
+    assert (tmp_path / "new" / "below" / "p1.png").stat().st_size > 1000
+    (tmp_path / "file").write_bytes(b"mine")
+    (tmp_path / "link").symlink_to("nowhere")
+    capsys.readouterr()
+    for place, what in {"file/below": "file", "link": "link", "link/below": "link"}.items():
+        assert commands.run_command([*words, place]) == 2
+        assert f"{what}: expected a folder, found something else" in capsys.readouterr().err
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_on_a_full_disk_the_page_of_before_stays_whole(
+    dataset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert commands.run_command(["report", dataset]) == 0
+    before = (tmp_path / "report.html").read_bytes()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, hard))  # a write fails there, as on a full disk
+    try:
+        codes = [commands.run_command(["report", dataset, *more]) for more in ([], ["-o", "new.html"])]
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert 0 not in codes
+    told = capsys.readouterr().err
+    assert "dskprep: report.html: File too large" in told
+    assert "dskprep: new.html: File too large" in told
+    assert (tmp_path / "report.html").read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
+
+
+def test_a_page_may_be_written_to_a_pipe(dataset: str, tmp_path: Path) -> None:
+    words = [*tiny.PROGRAM, "report", dataset, "-o", "/dev/stdout"]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, check=True)
+    assert done.stdout.startswith(b"<!doctype html>")
+    assert not [*tmp_path.iterdir()]
 
 
 def test_a_page_does_not_replace_what_makes_a_dataset_one(dataset: str, capsys: pytest.CaptureFixture[str]) -> None:
