@@ -55,6 +55,7 @@ lint: .venv/dev         ## style and types
 
 docs: .venv/docs        ## the site, into site/; it loads nothing from elsewhere
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+	@echo 'site/index.html is the site; for its search: $(BIN)/python -m http.server -d site'
 
 bench: .venv/dev        ## one patient, side by side with other ways; ARGS=--quick only shows that it works
 	$(BIN)/python benchmarks/patient.py $(ARGS)

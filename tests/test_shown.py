@@ -45,7 +45,7 @@ REFUSED = Record(key="a", status="refused", input_digest="0", reason="not-ct", m
         ),
         (
             ExportSummary("monai", "in", "out", Counter({"written": 2, "left-out": 1})),
-            "<ExportSummary: monai: 2 written, 1 left-out; out>",
+            "<ExportSummary: monai: 2 written, 1 left out; out>",
         ),
         (Status("out", 3, {"refused": 1, "written": 2}, {}, {}, []), "<Status: 3 series: 2 written, 1 refused; out>"),
         (

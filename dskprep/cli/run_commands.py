@@ -65,19 +65,16 @@ def run(
         time_limit_s = options.read_time_limit(time_limit)
         options.check_workers(scheduler, workers, memory_limit, settings)
         options.check_there(source)
-        from dskprep import storage
         from dskprep.cli import words
         from dskprep.cli.output import Output
         from dskprep.cli.workers import workers_of
+        from dskprep.look import report
         from dskprep.pipeline import checked
         from dskprep.pipeline import run as pipeline
         from dskprep.pipeline.account import RunStopped
-        from dskprep.source import cases
 
         output = Output(as_json=log_json)
         terminal.wait_for(f"looking at {source} and {target}")
-        for place in (cases.where(source), storage.absolute(target)):
-            storage.meet(place)
         task = checked.check(source, target, settings=settings, **choice)
         with workers_of(scheduler, workers, memory_limit, settings) as crew, options.told_how_to_go_on(output.say):
             try:
@@ -95,6 +92,9 @@ def run(
                 output.tell("labels", summary.labels.as_dict(), *words.describe_labels(summary.labels))
             if summary.is_interrupted:
                 output.say(f"to go on: {options.command_line()}")
+            elif summary.account.already.total() == summary.account.inputs and not report.is_written(summary.target):
+                made = terminal.shell_words([terminal.program(), "report", summary.target])
+                output.say(f"report:  the last run left none; {made} makes one")
             if need_bytes := summary.account.largest_need_bytes:
                 output.say(f"for those too large: {_way_for_large(settings, need_bytes)}")
     return summary.exit_code

@@ -11,7 +11,7 @@ from rich.console import RenderableType
 from rich.table import Table
 
 from dskprep.counts import format_bytes, n_of
-from dskprep.dataset.record import STATUSES, Record
+from dskprep.dataset.record import STATUSES, Record, in_words
 from dskprep.pipeline.account import MAX_MESSAGE, time_in_words
 
 if TYPE_CHECKING:
@@ -58,10 +58,7 @@ def describe_summary(summary: Summary) -> Iterator[RenderableType]:
     if account.further_series:
         yield from _tabulate(account.counts, reasons, {})
         further, in_all = account.further_series, account.counts + account.further_series
-        counts, sums = (
-            ", ".join(f"{n[status]} {status}" for status in STATUSES if n[status]) for n in (further, in_all)
-        )
-        yield f"further series in their folders: {counts}; with these, {sums}"
+        yield f"further series in their folders: {in_words(further)}; with these, {in_words(in_all)}"
         if account.warnings:
             yield "warnings of all series:"
             yield from _tabulate({}, {}, account.warnings)
@@ -71,7 +68,7 @@ def describe_summary(summary: Summary) -> Iterator[RenderableType]:
     if before - account.already["written"]:
         yield "  (reasons and warnings are those of this run; dskprep status has all)"
     if account.elsewhere or account.left:
-        there = [f"{account.elsewhere[status]} {status}" for status in STATUSES if account.elsewhere[status]]
+        there = [in_words(account.elsewhere)] if account.elsewhere else []
         there += [f"{account.left} claimed there and not counted"] if account.left else []
         yield f"by another run: {', '.join(there)}"
     yield from _describe_split(account.split_series)
@@ -108,8 +105,8 @@ def describe_export(summary: ExportSummary) -> Iterator[str]:
     """Yield the account of an export at its end."""
     if summary.is_interrupted:
         yield "interrupted"
-    counts = ", ".join(f"{n} {word}" for word, n in summary.counts.items())
-    yield f"{summary.kind}: {counts} in {summary.seconds:.1f} s, {format_bytes(summary.bytes_written)}: {summary.out}"
+    took = f"{summary.seconds:.1f} s, {format_bytes(summary.bytes_written)}"
+    yield f"{summary.kind}: {summary.in_words()} in {took}: {summary.out}"
     for reason, n in sorted(Counter(summary.left_out.values()).items()):
         some = [key for key, why in summary.left_out.items() if why == reason][:N_NAMED]
         yield f"  left out: {n} {reason}{':' if n <= N_NAMED else ', such as'} {', '.join(some)}"

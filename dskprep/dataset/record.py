@@ -80,7 +80,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     """What became of one series. Writing it is the commit: it is the last object that is written of a series.
 
     `reason` and `message` say why a series was not written; `stack` is the number of the stack in a series that holds
-    several, if all were asked for; `warnings` are words of `errors.WARNINGS`. `run` is the id of the run that wrote the
+    several, if all were asked for; `warnings` are words of docs/reasons.md. `run` is the id of the run that wrote the
     record, if there was one. `objects` are the objects of the volume, by their path below it, and `pending` those that
     `upgrade` is about to write over: until it has, either is right. `further_series` are
     the other series of the same folder, as `<status>/<key>`. `seconds` holds wall seconds by stage, `cpu_s` CPU seconds
@@ -176,8 +176,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def in_words(counts: Mapping[str, int]) -> str:
-    """Return numbers by status, such as `11 written, 1 refused`, in the order of STATUSES."""
-    return ", ".join(f"{counts[status]} {status}" for status in STATUSES if counts.get(status))
+    """Return numbers by status, such as `11 written, 1 set aside`, in the order of STATUSES."""
+    return ", ".join(f"{counts[status]} {status.replace('-', ' ')}" for status in STATUSES if counts.get(status))
 
 
 def further_key(key: str, uid_sha256: str | None, stack: int | None = None) -> str:

@@ -46,7 +46,7 @@ class Status:
     """What became of all series of a dataset.
 
     `counts` has the number of series per status (`written`, `set-aside`, `refused`, `failed`, `killed`), `reasons` per
-    ``"<status>: <reason>"`` of those not written, `warnings` per word of `errors.WARNINGS`. Each of `split_series` is
+    ``"<status>: <reason>"`` of those not written, `warnings` per word of docs/reasons.md. Each of `split_series` is
     a group of keys whose volumes seem to be parts of one series. `damaged_records` has the keys of the records that
     cannot be read, and why; in the counts they are `failed: damaged-record`. `runs` are the runs under way.
     `label_sources` has the number of label sources per status, `label_reasons` of sources, and of single labels, that

@@ -91,7 +91,7 @@ def is_kept(kernel: Callable[..., Any]) -> bool:
 
 @functools.cache
 def _is_ours_alone(folder: Path) -> bool:
-    """Tell whether no other user can replace what lies in a folder, and log a warning, once, if one can.
+    """Tell whether no other user can replace what lies in a folder, and log a warning if one can.
 
     Members of the folder's group may, if its owner lets them: many systems give each user a group of his own.
     """
@@ -102,13 +102,19 @@ def _is_ours_alone(folder: Path) -> bool:
         is_sticky = place != real and found.st_mode & stat.S_ISVTX  # as /tmp: all may add, none may replace
         is_open = found.st_mode & stat.S_IWOTH and not stat.S_ISLNK(found.st_mode)
         if found.st_uid not in owners or (is_open and not is_sticky):
-            log.warning(
-                f"{place}: expected a folder that no other user can write to, as the compiled code below it is run; "
-                f"found owner {found.st_uid} and mode {stat.filemode(found.st_mode)}, so this program compiles anew; "
-                "set NUMBA_CACHE_DIR to a folder of your own"
-            )
+            _warn_of(place, found.st_uid, found.st_mode)
             return False
     return True
+
+
+@functools.cache
+def _warn_of(place: Path, owner: int, mode: int) -> None:
+    """Log the warning once, also where the folders of several modules, or the one in place of them, lie below it."""
+    log.warning(
+        f"{place}: expected a folder that no other user can write to, as the compiled code below it is run; "
+        f"found owner {owner} and mode {stat.filemode(mode)}, so this program compiles anew; "
+        "set NUMBA_CACHE_DIR to a folder of your own"
+    )
 
 
 def _way_to(folder: Path) -> Iterator[Path]:

@@ -13,7 +13,7 @@ from dskprep import storage
 from dskprep.dicom.header import read_object
 from dskprep.dicom.parts import MAX_INFLATED_BYTES, inflated
 from dskprep.dicom.sniff import HEAD_BYTES, begins_as_dicom, compression_of, decompress, decompressed_head
-from dskprep.errors import Refusal
+from dskprep.errors import Refusal, UsageError
 from dskprep.formats.read import is_volume
 from dskprep.labels import outlines
 from dskprep.labels.attributes import one_line, refuse_if_more
@@ -85,7 +85,12 @@ def read_labels(source: str | Path | bytes, *, name: str = "", names: Mapping[in
     check_names(names or {})
     if isinstance(source, bytes):
         return _read(source, one_line(name or "the bytes"), names or {})
-    return _read(storage.read(storage.absolute(source)), one_line(name or Path(str(source)).name), names or {})
+    url = storage.absolute(source)
+    try:
+        content = storage.read(url)
+    except FileNotFoundError as error:
+        raise UsageError(f"{url}: there is no such file; check the path") from error
+    return _read(content, one_line(name or Path(str(source)).name), names or {})
 
 
 def _read(content: bytes, where: str, names: Mapping[int, str]) -> Labels:

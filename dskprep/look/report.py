@@ -52,6 +52,14 @@ COLUMNS = (
 NOT_ON_THE_PAGE = {"doubts", *(f"seconds_{stage}" for stage in STAGES)}
 
 
+def is_written(target: str) -> bool:
+    """Tell whether the last run that has done anything has left its page."""
+    of_work = [run for run in past_runs(target) if run.n_new]
+    last = max(of_work, key=lambda run: run.ended_s).run_id if of_work else ""
+    there = storage.listing_below(storage.join(target, "runs"), follow_links=False)
+    return any(entry.name == f"{last}/qc.html" for entry in there)
+
+
 def write_for_run(target: str, run_id: str) -> None:
     """Write the page beside the summary of a run."""
     content = report(target, records_at="../..").encode(errors="replace")  # a folder may not be called in UTF-8

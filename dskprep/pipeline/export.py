@@ -61,8 +61,11 @@ class ExportSummary:
 
     def __repr__(self) -> str:
         how = "interrupted, " if self.is_interrupted else ""
-        counts = ", ".join(f"{n} {word}" for word, n in self.counts.items())
-        return f"<ExportSummary: {how}{self.kind}: {counts or 'nothing written'}; {self.out}>"
+        return f"<ExportSummary: {how}{self.kind}: {self.in_words() or 'nothing written'}; {self.out}>"
+
+    def in_words(self) -> str:
+        """Return the counts in one line."""
+        return ", ".join(f"{n} {word.replace('-', ' ')}" for word, n in self.counts.items())
 
     def add(self, volume: Exported) -> None:
         """Count one volume."""

@@ -138,8 +138,9 @@ class Dataset(Selection):
         Raises
         ------
         UsageError
-            No volume has lungs (volumes without lungs are left out), or the size is less than one voxel.
+            No volume is selected or has lungs (those without are left out), or the size is less than one voxel.
         """
+        self.check_any()
         return LungPatches(self, self.keys_with_lungs(), as_size(size), seed, outside, normalized)
 
     def patches(
@@ -181,7 +182,7 @@ class Dataset(Selection):
         Raises
         ------
         UsageError
-            There is no such place or label, or no volume with lungs for the negatives.
+            There is no such place or label, no volume is selected, or none has lungs for the negatives.
 
         Warns
         -----
@@ -189,6 +190,7 @@ class Dataset(Selection):
             Volumes lack one of `labels`, since it was refused or failed. Where it would be, their masks are 0. Or they
             lack one that patches are `around`, so that negatives in their lungs may show it.
         """
+        self.check_any()
         rows = [{str(name): value for name, value in row.items()} for row in self.annotations.to_dict("records")]
         others = () if negatives == "lungs" else find_places(rows, negatives)
         if negatives != "lungs" and not others and positives < 1:

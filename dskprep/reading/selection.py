@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 IDENTITIES = ("patient", "patient_without_issuer", "study", "frame_of_reference")
 """Columns that an index of an older version lacks."""
+EXAMPLES = ("patient", "study", "source_scanner", "source_kernel_class", "arms")
+"""Columns by which one may split or stratify."""
 FATES = {"refused": "was refused", "set-aside": "was set aside", "failed": "failed", "killed": "was killed"}
 """What became of a series that was not written, in words."""
 NEAR = 50
@@ -167,6 +169,13 @@ class Selection(Mapping[str, StoredVolume]):
         rows = self._rows(*columns)
         return tuple(sorted(row["key"] for row in rows if any((row[column] or 0) > 0 for column in columns)))
 
+    def check_any(self) -> None:
+        """Raise UsageError if there is no (selected) volume, so that nothing can be drawn from any."""
+        if next(self._rows("key"), None) is None:
+            none = "no volume is written" if self.chosen is None else "0 volumes are selected"
+            way = "`dskprep status` says why" if self.chosen is None else "`index` of the whole dataset has all columns"
+            raise UsageError(f"{self.url}: expected volumes to take patches from, but {none}; {way}")
+
     def _selection(self, keys: Iterable[str]) -> Self:
         return self._with(frozenset(keys), self.joined)
 
@@ -214,7 +223,9 @@ class Selection(Mapping[str, StoredVolume]):
         """
         if unknown := [name for name in names if name not in self.columns]:
             near = difflib.get_close_matches(unknown[0], self.columns, n=3, cutoff=0.7)
-            hint = f"did you mean {' or '.join(near)}?" if near else f"there is {', '.join(sorted(self.columns))}"
+            joined = [name for added in self.joined for name in added.columns]
+            some = some_of([*joined, *(name for name in EXAMPLES if name in self.columns)])
+            hint = f"did you mean {' or '.join(near)}?" if near else f"there is {some}; `dataset.index` has all"
             raise UsageError(
                 f"expected a column of the index, or of a table that is joined (--join FILE; in Python, join), found "
                 f"{unknown[0]!r}; {hint}"

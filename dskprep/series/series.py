@@ -36,10 +36,10 @@ class Stored(NamedTuple):
 class Series:
     """What was found of a series: its slices in order along their normal, still encoded, and their grid.
 
-    `facts` describe the source in a record. `warnings` are words of errors.WARNINGS, but for those that only pixels
-    show. `first_gap_mm` is the distance of the two lowest slices along the patient's z axis. `encoded_bytes` are held
-    until it is decoded, or None where these are its slices. `identity` is that of most slices, `instances` are the
-    SOPInstanceUIDs of the planes of the grid, "" for one that has none. It is made by `assembly` or `of_volume`.
+    `read_series` gives it. `facts` describe the source in a record. `warnings` are those of docs/reasons.md that the
+    headers show; further ones show when it is decoded. `first_gap_mm` is the distance of the two lowest slices along
+    the patient's z axis. `encoded_bytes` are held until it is decoded, or None where these are its slices. `identity`
+    is that of most slices, `instances` are the SOPInstanceUIDs of the planes of the grid, "" for one that has none.
     """
 
     def __init__(
@@ -189,7 +189,7 @@ class Decoded:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """Words of errors.WARNINGS; raises RuntimeError unless all planes have been taken."""
+        """Words of docs/reasons.md; raises RuntimeError unless all planes have been taken."""
         self._check_all_taken()
         seen = (("hu-clipped", self._n_clipped), ("blank-slices", self._n_blank))
         return (*self._warnings, *(word for word, n in seen if n))

@@ -11,7 +11,7 @@ import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +24,15 @@ from dskprep import storage
 from dskprep.cli import commands as cli
 from dskprep.cli import run_commands
 from dskprep.cli.output import ENDING
+from dskprep.cli.words import describe_summary
 from dskprep.dataset import index, store
+from dskprep.dataset.record import Record
 from dskprep.dataset.status import status
 from dskprep.errors import InfrastructureError
 from dskprep.pipeline import checked, cluster
+from dskprep.pipeline import run as pipeline
+from dskprep.pipeline.account import Account, Summary, in_words
+from dskprep.pipeline.observer import Observer
 from dskprep.settings import PrepConfig
 from dskprep.worker import admission, make, process
 
@@ -111,6 +116,36 @@ def test_an_interrupted_run_prints_its_account_and_exits_with_1(
     assert f"to go on: dskprep run {source} {target} --scheduler sync" in out
     assert "0 done" in out
     assert dskprep("run", source, target, "--scheduler", "sync")[0] == 0
+
+
+def test_a_run_with_nothing_to_do_says_how_to_get_a_report_that_is_not_there(
+    dskprep: Run, source: str, target: str
+) -> None:
+    class Impatient(Observer):
+        def on_patient(self, summary: Summary, _: Sequence[Record]) -> None:
+            if summary.account.n_left == 0:  # an interruption after the last one
+                raise KeyboardInterrupt
+
+    words = ("run", source, target, "--scheduler", "sync")
+    assert pipeline.run(source, target, observers=[Impatient()]).is_interrupted
+    for _ in range(2):  # that the same was asked for before changes nothing
+        code, out, _err = dskprep(*words)
+        assert (code, "2 patients: 0 done, 2 done before" in out) == (0, True)
+        assert f"report:  the last run left none; dskprep report {target} makes one\n" in out
+    tiny.write(source, {f"p3/{name}": content for name, content in tiny.series(3).items()})
+    for begins in ("3 patients: 1 done", "3 patients: 0 done"):
+        code, out, _err = dskprep(*words)
+        assert (code, begins in out, "left none" in out) == (0, True, False)
+
+
+def test_statuses_are_words_in_sentences(target: str) -> None:
+    account = Account()
+    account.add_before("set-aside", ["set-aside"])
+    account.add_elsewhere("set-aside", [])
+    told = [*describe_summary(Summary("id", "in", target, account, 0.0))]
+    assert "further series in their folders: 1 set aside; with these, 3 set aside" in told
+    assert "by another run: 1 set aside" in told
+    assert in_words(account.figures())[0].startswith("2 of 1 patient found so far, still listing: 2 set aside")
 
 
 def test_an_interruption_before_anything_began_exits_with_1(

@@ -706,6 +706,7 @@ def test_the_commands_do_the_same(target: str, tmp_path: Path, capsys: pytest.Ca
     assert commands.run_command(["split", target, "v4", "--folds", "2", "--balanced"]) == 0
     told = capsys.readouterr().out
     assert "written  p0" in told
+    assert "monai: 1 left out, 3 written in " in told
     assert "left out: 1 without GTV*: p3" in told
     assert commands.run_command([*words, "--log-json"]) == 0
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["counts"] == {"already": 3, "left-out": 1}

@@ -43,6 +43,17 @@ def test_without_a_place_to_write_compiled_code_lasts_as_long_as_the_program(tmp
     assert list((tmp_path / "tmp").iterdir()) == []
 
 
+def test_a_folder_that_others_can_write_to_is_told_once(tmp_path: Path) -> None:
+    for name in ("cache", "tmp"):
+        (tmp_path / name).mkdir()
+    tmp_path.chmod(0o777)
+    places = {"NUMBA_CACHE_DIR": str(tmp_path / "cache"), "TMPDIR": str(tmp_path / "tmp")}
+    words = [sys.executable, "-c", "from dskprep.preparation import prepare"]  # has kernels in several modules
+    done = subprocess.run(words, env=os.environ | places, check=True, capture_output=True, text=True)
+    (said,) = done.stderr.splitlines()
+    assert said.startswith(f"{tmp_path}: expected a folder that no other user can write to")
+
+
 class Planted:
     """What another user left in place of compiled code: a pickle that makes a file when it is read."""
 

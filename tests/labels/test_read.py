@@ -10,7 +10,7 @@ from builders import ct_files, distinct
 from label_builders import blobs, frames_of, grid_of, lidc_file, nodule_xml, ring, rtstruct_file, seg_file
 
 import dskprep
-from dskprep.errors import LABEL_REASONS, SET_ASIDE, Refusal
+from dskprep.errors import LABEL_REASONS, SET_ASIDE, Refusal, UsageError
 
 GRID = grid_of()
 FILES = {
@@ -31,6 +31,14 @@ def test_a_label_is_told_by_its_bytes(tmp_path: Path, kind: str) -> None:
 def test_what_is_no_label_is_refused(content: bytes) -> None:
     with pytest.raises(Refusal, match=r"label-unknown|no-label"):
         dskprep.read_labels(content)
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    for place in ("nope.xml", "no/folder/1.nii", "file/below.csv"):
+        with pytest.raises(UsageError, match=f"^{tmp_path}/{place}: there is no such file; check the path$"):
+            dskprep.read_labels(place)
 
 
 def refusal_of(content: bytes) -> Refusal | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import pickle
@@ -17,6 +18,7 @@ from test_house import loaded_by
 
 import dskprep
 from dskprep import storage
+from dskprep.dataset import store
 from dskprep.errors import UsageError
 from dskprep.synthetic import phantom, scanner
 
@@ -198,6 +200,21 @@ def test_a_patch_depends_on_seed_epoch_and_number_alone(dataset: dskprep.Dataset
 def test_without_lungs_there_are_no_patches(dataset: dskprep.Dataset) -> None:
     with pytest.raises(UsageError, match="no volume with lungs"):
         dataset.select(["tiny"]).lung_patches(4)
+
+
+def test_of_no_volumes_there_are_no_patches(dataset: dskprep.Dataset, tmp_path: Path) -> None:
+    none = dataset.where(lambda _: False)
+    store.create(str(tmp_path / "empty"), dskprep.PrepConfig())
+    for chosen, why in ((none, "0 volumes are selected"), (dskprep.open_dataset(tmp_path / "empty"), "no volume is")):
+        draws = (
+            functools.partial(chosen.lung_patches, 4),
+            functools.partial(chosen.stream, 4, 2),
+            functools.partial(chosen.patches, 4),
+            functools.partial(chosen.stream, 4, 2, around="GTV*"),
+        )
+        for draw in draws:
+            with pytest.raises(UsageError, match=f"{chosen.url}: expected volumes to take patches from, but {why}"):
+                draw()
 
 
 @pytest.mark.s3

@@ -36,7 +36,7 @@ class Lungs:
     left_ml: float
     """Volume of the left lung."""
     warnings: tuple[str, ...]
-    """Words of errors.WARNINGS."""
+    """Words of docs/reasons.md."""
     dense_share: float | None = None
     """Share that is denser than -320 HU, of the lung that has the larger one; None if it was not measured."""
     unsided_ml: float = 0.0
