@@ -99,25 +99,51 @@ class _OtherKey(InfrastructureError):
     """The key of the dataset is not known in this process, or it is another one."""
 
 
-def begin(target: str) -> None:
-    """Give a dataset its key, if it has none, and check that it is the one in use here.
+def begin(target: str) -> Identities:
+    """Give a dataset its key, if it has none, check that it is the one in use here, and return what `of` does.
 
     Raises UsageError if the user's key is too short or not that of the dataset; DamagedDataset as `of` does.
     """
     try:
-        of(target)
+        return of(target)
     except _OtherKey as error:
         raise UsageError(str(error)) from error
 
 
 @functools.lru_cache(maxsize=8)
-def for_run(target: str, run: str | None) -> Identities:
+def for_run(target: str, run: str | None, fingerprint: str = "") -> Identities:
     """Return what makes the digests of a dataset, read once for each run in a process: see `of`.
 
-    Between two runs a dataset may be deleted, and another one begun in its place, with another key.
+    Between two runs a dataset may be deleted, and another one begun in its place, with another key. Raises
+    InfrastructureError if what this process sees at the target is not the dataset with the `fingerprint` of the run.
     """
     del run
+    if fingerprint and (problem := missed(target, fingerprint)):
+        raise InfrastructureError(problem)
     return of(target)
+
+
+def missed(target: str, fingerprint: str) -> str:
+    """Return what is wrong if this process does not see the dataset with that fingerprint at the target, or ""."""
+    found = fingerprint_of(target)
+    if found == fingerprint:
+        return ""
+    what = "another dataset" if found else f"no {FILE}"
+    return (
+        f"{target}: expected the dataset of this run, found {what} on the host {os.uname().nodename}; mount the same "
+        "disk there, or give it the same store"
+    )
+
+
+def check_there(target: str) -> None:
+    """Raise InfrastructureError if a dataset that has begun in a folder is gone, as where its disk was unmounted.
+
+    A bucket is not asked, where each look is a request.
+    """
+    if not storage.is_bucket(target) and not storage.exists(storage.join(target, FILE)):
+        raise InfrastructureError(
+            f"{target}: {FILE} is not there any more; look whether the disk is still mounted, and run again"
+        )
 
 
 def of(target: str) -> Identities:

@@ -37,6 +37,10 @@ OF_ACCOUNT = ("key", "status", "reason", "message", "warnings", "series_uid_sha2
 """Columns by which series are counted, and such be found that were split or cannot be read."""
 
 
+class RecordsGone(InfrastructureError):
+    """Records that were written are not there."""
+
+
 def read(target: str) -> pd.DataFrame:
     """Read index.parquet as it is. Raises UsageError if there is none yet, DamagedDataset if it is damaged."""
     return to_frame(read_table(target))
@@ -90,14 +94,17 @@ def rows_of(table: pa.Table, names: Sequence[str] | None = None) -> Iterator[Row
 def write(target: str, fresh: Sequence[pa.Table] = ()) -> bool:
     """Bring index.parquet up to date with the records; return whether it was not.
 
-    `fresh` are the rows of records that were just written, so that they need not be read. Raises InfrastructureError
-    if one of these records does not exist.
+    `fresh` are the rows of records that were just written, so that they need not be read. Raises RecordsGone if
+    one of these records does not exist.
     """
 
     def update() -> bool:
         found = compare(target, ())
         if n_gone := sum(map(found.count_gone, fresh)):
-            raise InfrastructureError(f"{target}: {n_gone} records that were written are not there any more; run again")
+            raise RecordsGone(
+                f"{target}: {n_gone} records that were written are not there any more; look whether something deletes "
+                "there, and whether all workers have the same disk or store, then run again"
+            )
         if found.held and found.is_current:
             return False
         index_files.update(target, found.held, found.added(target, fresh), len(found.missing))

@@ -62,8 +62,8 @@ class PastRun:
 
     @property
     def is_complete(self) -> bool:
-        """Whether every patient of the source has a status."""
-        return self.is_listed and self.n_done == self.inputs
+        """Whether every patient of the source has a status, and has its record still as the run ended."""
+        return self.is_listed and self.n_done == self.inputs and not self.stopped_by
 
     @property
     def ended_s(self) -> float:

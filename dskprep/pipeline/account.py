@@ -198,6 +198,7 @@ class Summary:
     """A run, its account, and that of its labels, if it had any. `ended` is a time in ISO 8601.
 
     `stopped_by` says what broke it off: then not all inputs were seen. `is_hashed`: nobody is told the source's name.
+    `fingerprint` is that of the key of the dataset.
     """
 
     run_id: str
@@ -210,6 +211,7 @@ class Summary:
     stopped_by: str = ""
     labels: LabelSummary | None = None
     is_hashed: bool = False
+    fingerprint: str = ""
 
     def __repr__(self) -> str:
         how = "interrupted, " if self.is_interrupted else "stopped, " if self.stopped_by else ""

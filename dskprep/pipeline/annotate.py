@@ -127,7 +127,8 @@ def execute(
     crew = Crew(client, starts, functools.partial(cluster_check.check, source=labels, target=target))
     for note in crew.notes:
         noted(note)
-    identity.begin(target)
+    identities = identity.begin(target)
+    cluster_check.check_target(client, target, identities.fingerprint)
 
     index.write(target)
     known = Known(table.by_source(table.write(target)))
@@ -135,7 +136,7 @@ def execute(
     def files(report: Callable[[str], None]) -> Iterable[LabelFile]:
         found = label_files(labels, patterns, report)
         is_hashed = store.has_hashed_keys(target)
-        return known.apart(hashed_keys.hash_sources(found, identity.of(target)) if is_hashed else found)
+        return known.apart(hashed_keys.hash_sources(found, identities) if is_hashed else found)
 
     run_id = claims.new_run_id()
     summary = LabelSummary(run_id, target)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import operator
 import os
@@ -16,6 +17,7 @@ from distributed.protocol import pickle
 from distributed.system import MEMORY_LIMIT
 
 from dskprep import storage
+from dskprep.dataset import identity
 from dskprep.errors import DskprepError, InfrastructureError, UsageError
 from dskprep.pipeline import lost
 from dskprep.pipeline.cluster import SETTINGS, SLOTS, memory_limits, workers_of
@@ -26,6 +28,10 @@ from dskprep.settings import PrepConfig, given
 
 CHECK_S = 120
 """How long a worker may take to look for the data, in seconds; the retries of its store take less."""
+TARGET_S = 60
+"""How long the workers may take to look for the dataset, in seconds."""
+UNSEEN_S = 30.0
+"""How long a dataset that has just begun may stay unseen on another host, as NFS has it, in seconds."""
 LOOK_AGAIN_S = 2
 """How often to look whether a host has workers still, in seconds."""
 MAX_NOTES = 3
@@ -80,6 +86,25 @@ def check(client: Client, source: str, target: str, settings: PrepConfig | None 
 
 
 @lost.named()
+def check_target(client: Client | None, target: str, fingerprint: str) -> None:
+    """Raise InfrastructureError if a worker sees something else at the target than the dataset with that fingerprint.
+
+    All are asked, since those of one host may be containers. One that is busy or comes later looks before its first
+    patient (`worker.patient`).
+    """
+    if client is None:
+        return
+    look = functools.partial(_seen_of_target, target, fingerprint, UNSEEN_S)
+    free = [address for address, tasks in client.processing().items() if not tasks]
+    asked = {address: _submit_to(client, address, look) for address in free}
+    with contextlib.suppress(TimeoutError):
+        wait(list(asked.values()), timeout=TARGET_S)
+    for address, future in asked.items():
+        if future.done() and (problem := future.result()):
+            raise InfrastructureError(f"the worker {address}: {problem}")
+
+
+@lost.named()
 def check_python(client: Client) -> None:
     """Raise InfrastructureError if the scheduler or a worker has another Python than here: pickles differ between them.
 
@@ -108,7 +133,10 @@ def _python_of(versions: Any) -> str:
 
 
 def _submit_to(client: Client, host: str, work: Callable[[], Any]) -> Future[Any]:
-    """Call a function on a worker of a host. It goes as bytes, so that a scheduler without dskprep can pass it on."""
+    """Call a function on a worker of a host, or of an address.
+
+    It goes as bytes, so that a scheduler without dskprep can pass it on.
+    """
     call = client.submit(pickle.loads, pickle.dumps(work), workers=[host], pure=False)
     return client.submit(operator.call, call, workers=[host], pure=False)
 
@@ -163,7 +191,8 @@ def _seen_by_worker(source: str, target: str, settings: PrepConfig) -> dict[str,
     seen: dict[str, Any] = {"problem": "", "source_exists": False, "missing_function": "", "memory_bytes": MEMORY_LIMIT}
     try:
         seen["source_exists"] = storage.exists(storage.absolute(source))
-        storage.exists(storage.absolute(target))
+        if storage.is_bucket(target):  # a folder may be new: its host would remember for a while that it was not there
+            storage.exists(target)
     except (DskprepError, OSError) as error:
         seen["problem"] = words_of(error)
     try:
@@ -173,6 +202,17 @@ def _seen_by_worker(source: str, target: str, settings: PrepConfig) -> dict[str,
     seen["memory"] = dask.config.get("distributed.worker.memory")
     seen["threads"] = {name: os.environ.get(name) for name in SETTINGS["distributed.nanny.pre-spawn-environ"]}
     return seen
+
+
+def _seen_of_target(target: str, fingerprint: str, unseen_s: float) -> str:
+    """Return what is wrong with what this worker sees at the target, or "". Runs on the worker."""
+    began_s = time.monotonic()
+    try:
+        while (problem := identity.missed(target, fingerprint)) and time.monotonic() - began_s < unseen_s:
+            time.sleep(1)
+    except (DskprepError, OSError) as error:
+        return words_of(error)
+    return problem
 
 
 def _notes_on_worker(seen: dict[str, Any]) -> Iterator[str]:

@@ -118,7 +118,8 @@ class Listing:
         if status is None or status in self._again or is_undone or is_promoted:
             account.inputs += 1
             # what was made of a line before is kept while that cannot be listed
-            self._latest.append(Job(case, () if case.problem else tuple(names), self._summary.run_id))
+            stale = () if case.problem else tuple(names)
+            self._latest.append(Job(case, stale, self._summary.run_id, self._summary.fingerprint))
             if len(self._latest) == BLOCK:
                 self._to_file()
             self._changed.notify()

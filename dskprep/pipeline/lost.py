@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from concurrent.futures import CancelledError
 
 from distributed import Client, LocalCluster
-from distributed.client import ClosedClientError
+from distributed.client import ClosedClientError, FutureCancelledError
 
 from dskprep.errors import DskprepError, InfrastructureError
 
@@ -33,6 +33,9 @@ def named() -> Iterator[None]:
         yield
     except DskprepError:  # an InfrastructureError is an OSError
         raise
+    except FutureCancelledError as error:
+        what = "the cluster was restarted" if error.reason == "scheduler-restart" else "the Dask scheduler was lost"
+        raise InfrastructureError(f"{what} ({type(error).__name__}); what is written stays") from error
     except (CancelledError, ClosedClientError, OSError) as error:  # OSError: also CommClosedError, TimeoutError
         raise InfrastructureError(
             f"the Dask scheduler was lost ({type(error).__name__}); what is written stays"

@@ -164,15 +164,17 @@ def execute(
     look = functools.partial(cluster_check.check, source=checked.place, target=target, settings=settings)
     crew, notes = Crew(client, starts, look), list[str]()
     described = store.create(target, settings, keys=checked.keys)
-    identity.begin(target)
+    identities = identity.begin(target)
+    cluster_check.check_target(client, target, identities.fingerprint)
     cases, mapped = checked.cases, checked.mapping
     if is_hashed := store.are_hashed(described):
-        cases = hashed_keys.hash_keys(cases, identity.of(target), mapped)
+        cases = hashed_keys.hash_keys(cases, identities, mapped)
         notes += [] if mapped else [hashed_keys.NO_MAPPING]
     elif target_place.mixes_capitals(target):
         cases = apart(cases, target)
     run_id = claims.new_run_id()
-    summary = Summary(run_id, source, target, Account(), 0.0, is_hashed=is_hashed)
+    fingerprint = identities.fingerprint
+    summary = Summary(run_id, source, target, Account(), 0.0, is_hashed=is_hashed, fingerprint=fingerprint)
     everybody = [*(observers or [LoggedNotes()])]
     note = functools.partial(tell, everybody, "on_note")
     shared = sharing.Sharing(target, run_id, summary.account, note)
@@ -191,12 +193,12 @@ def execute(
         shared.finish(own.name)
         if choice:
             choice.hear(own)
+        rows.add(outcome.records)  # also those that a worker says are of another run: at the end they must be there
         if outcome.is_of_other:
             summary.account.add_elsewhere(own.status, [record.status for record in further])
             return
         summary.account.add(outcome.records)
         summary.account.labels_deleted += outcome.labels_deleted
-        rows.add(outcome.records)
         tell(everybody, "on_patient", summary, outcome.records)
 
     try:
@@ -251,6 +253,7 @@ def _recorded(done: Iterable[executor.Done[Job, Outcome]], target: str, settings
         if outcome is None:
             outcome = patient.record_killed(job, target, settings)
         if not outcome.is_recorded:
+            identity.check_there(target)
             for record in outcome.records:
                 store.commit(target, record)
         yield outcome
@@ -267,6 +270,7 @@ def _write_end(
 ) -> None:
     """Write the index, the labels and the account, and call `at_end` for a run that is done and has new patients."""
     try:
+        identity.check_there(summary.target)
         rows.close()
         if shared.meets_others():  # one that ends now may have written its index over this one
             index.settle(summary.target)
@@ -283,3 +287,5 @@ def _write_end(
                 finish(summary.target, summary.run_id)
     except InfrastructureError as error:
         summary.stopped_by = summary.stopped_by or words_of(error)
+        if isinstance(error, index.RecordsGone):
+            store.write_run(summary.target, summary.run_id, summary.as_dict())

@@ -25,11 +25,16 @@ from dskprep.worker.process import Loss
 
 @dataclass(frozen=True)
 class Job:
-    """A case to be done by a run. `stale` are the names of its records that no longer hold."""
+    """A case to be done by a run. `stale` are the names of its records that no longer hold.
+
+    `fingerprint` is that of the key of the dataset (see `identity`). A process that sees another one at the target, or
+    none, does nothing there.
+    """
 
     case: Case
     stale: tuple[RecordName, ...] = ()
     run: str | None = None
+    fingerprint: str = ""
 
 
 @dataclass(frozen=True)
@@ -78,6 +83,7 @@ def _outcome(job: Job, records: Sequence[Record]) -> Outcome:
 
 def _prepare(job: Job, target: str, config: PrepConfig, ledger: Ledger, clock: Stopwatch) -> Outcome:
     """Try once; read a second time if the patient turns out larger than its largest file promised."""
+    _check_there(job, target)
     done = _find_done(job, target)
     if done:  # by another run, or by a worker that died before it could say so
         kept = [record.name for record in done]
@@ -87,7 +93,7 @@ def _prepare(job: Job, target: str, config: PrepConfig, ledger: Ledger, clock: S
     while True:
         try:
             with ledger.ticket() as ticket:
-                identities = identity.for_run(target, job.run)
+                identities = identity.for_run(target, job.run, job.fingerprint)
                 made = make_case(Line(job.case, config, process.SLOTS, ledger, ticket, clock, identities), need)
                 if job.stale and (done := _find_done(job, target)):  # by another run meanwhile: that stays
                     return _outcome(job, done)
@@ -95,6 +101,13 @@ def _prepare(job: Job, target: str, config: PrepConfig, ledger: Ledger, clock: S
                 return replace(_outcome(job, records), labels_deleted=labels_deleted)
         except Underestimated as error:
             need = Underestimated(error.need_bytes, is_held=error.is_held)  # an error holds on to what was read
+
+
+def _check_there(job: Job, target: str) -> None:
+    """Raise InfrastructureError if the dataset of the run is not what this process sees at the target now."""
+    if job.fingerprint:
+        identity.for_run(target, job.run, job.fingerprint)
+        identity.check_there(target)
 
 
 def _find_done(job: Job, target: str) -> list[Record]:
@@ -110,6 +123,7 @@ def _commit(job: Job, target: str, config: PrepConfig, made: list[Made], clock: 
     """Write the volumes, then the records. Returns these, and how many labels of former images were deleted."""
     labels_deleted = 0
     with process.SLOTS("write", job.case.key, clock):
+        _check_there(job, target)
         with clock("write"):
             foreign = taken.of_another_source(target, job.case, job.stale, [each.record for each in made])
             try:
@@ -123,6 +137,7 @@ def _commit(job: Job, target: str, config: PrepConfig, made: list[Made], clock: 
         seconds = {stage: round(s, 4) for stage, s in clock.seconds.items()}
         records = [record.changed(run=job.run, seconds=seconds) for record in records]
         records[-1] = records[-1].changed(cpu_s=round(process.CPU.since_last(), 3))
+        _check_there(job, target)
         for record in records:
             clock.check()
             is_new = store.commit(target, record)
@@ -187,6 +202,7 @@ def _record_loss(job: Job, target: str, record: Record) -> Outcome:
     """Commit the record of a patient that was lost, if the target can be written at all."""
     record = (without_names(record) if job.case.is_hashed else record).changed(run=job.run)
     try:
+        _check_there(job, target)
         done = store.find_written(target, record.key, record.input_digest)
         if done:  # its worker died after the commit
             return _outcome(job, done[-1:])

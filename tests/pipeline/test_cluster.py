@@ -596,6 +596,27 @@ def test_a_scheduler_that_no_longer_answers_ends_the_run(
     assert (tmp_path / "out" / "runs" / summary.run_id / "summary.json").exists()
 
 
+class Restarts(dskprep.Observer):
+    """Restarts the cluster after the first patient, as somebody else may."""
+
+    def __init__(self, client: Client) -> None:
+        self.client = client
+
+    def on_patient(self, summary: Summary, records: Sequence[Record]) -> None:  # noqa: ARG002
+        self.client.restart(wait_for_workers=False)
+
+
+@pytest.mark.cluster
+def test_a_cluster_that_is_restarted_under_a_run_is_not_called_lost(tmp_path: Path) -> None:
+    source = tiny.write_patients(tmp_path / "in", [f"p{n}" for n in range(12)])
+    with (
+        LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address="127.0.0.1:0") as there,
+        Client(there) as client,
+        pytest.raises(RunStopped, match=r"^the cluster was restarted \(\w+\); what is written stays"),
+    ):
+        dskprep.run(source, tmp_path / "out", client=client, observers=[Restarts(client)])
+
+
 @pytest.mark.cluster
 def test_a_scheduler_that_is_busy_when_a_run_is_done_keeps_what_its_client_holds(
     ours: Client, places: tuple[str, str], monkeypatch: pytest.MonkeyPatch

@@ -20,7 +20,7 @@ from builders import ct_file, ct_files, distinct, saved
 from pydicom.uid import UID, RTDoseStorage, RTStructureSetStorage, SegmentationStorage, XRayRadiationDoseSRStorage
 
 from dskprep import storage
-from dskprep.dataset import index, omezarr, store
+from dskprep.dataset import identity, index, omezarr, store
 from dskprep.dataset.record import Record
 from dskprep.dataset.verification import verify
 from dskprep.dicom.contents import Contents
@@ -362,6 +362,47 @@ def test_a_record_that_cannot_be_written_is_handed_back(tmp_path: Path, monkeypa
     outcome = patient.prepare_patient(job, target=target, config=PrepConfig(), memory_bytes=MEMORY)
     assert [record.status for record in outcome.records] == ["failed"]
     assert outcome.is_recorded is False
+
+
+@pytest.mark.parametrize("has_another", [False, True])
+def test_where_the_dataset_of_the_run_is_not_nothing_is_done(place: str, *, has_another: bool) -> None:
+    """As on a host that has another disk there, or another store: what it says is done may be so there only."""
+    tiny.write(f"{place}/in/p1", tiny.series())
+    fingerprint = identity.begin(f"{place}/out").fingerprint
+    elsewhere, job = f"{place}/elsewhere", only_job(f"{place}/in")
+    if has_another:
+        identity.begin(elsewhere)
+        prepare(job, elsewhere)
+    before = tiny.everything_below(elsewhere)
+    job = replace(job, run="now", fingerprint=fingerprint)
+    outcome = patient.prepare_patient(job, target=elsewhere, config=PrepConfig(), memory_bytes=MEMORY)
+    (record,) = outcome.records
+    assert (record.status, record.reason, outcome.is_recorded) == ("failed", "InfrastructureError", False)
+    assert ("another dataset" if has_another else "no identity.json") in record.message
+    assert tiny.everything_below(elsewhere) == before
+    (record,) = prepare(job, f"{place}/out")
+    assert record.status == "written"
+
+
+def test_a_folder_that_goes_while_a_patient_is_written_gets_no_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny.write(tmp_path / "in/p1", tiny.series())
+    target, write_many = tmp_path / "out", storage.write_many
+    job = replace(only_job(tmp_path / "in"), fingerprint=identity.begin(str(target)).fingerprint)
+
+    def unmounted(folder: str, objects: dict[str, bytes]) -> None:
+        write_many(folder, objects)
+        if not Path(f"{target}.away").exists():
+            target.rename(f"{target}.away")
+            target.mkdir()
+
+    monkeypatch.setattr(storage, "write_many", unmounted)
+    outcome = patient.prepare_patient(job, target=str(target), config=PrepConfig(), memory_bytes=MEMORY)
+    assert not outcome.is_recorded
+    assert "identity.json is not there any more" in outcome.records[-1].message
+    assert not list(store.record_names(str(target)))
+    assert not list(store.record_names(f"{target}.away"))
 
 
 @pytest.mark.parametrize("others", [{}, {f"b{n}": c for n, c in tiny.series(3, n=14).items()}])
