@@ -26,8 +26,7 @@ if TYPE_CHECKING:
 
 IDENTITIES = ("patient", "patient_without_issuer", "study", "frame_of_reference")
 """Columns that an index of an older version lacks."""
-EXAMPLES = ("patient", "study", "source_scanner", "source_kernel_class", "arms")
-"""Columns by which one may split or stratify."""
+EXAMPLES = ("patient", "study", "source_scanner", "arms")  # columns by which one may split or stratify
 FATES = {"refused": "was refused", "set-aside": "was set aside", "failed": "failed", "killed": "was killed"}
 """What became of a series that was not written, in words."""
 NEAR = 50
@@ -172,9 +171,9 @@ class Selection(Mapping[str, StoredVolume]):
     def check_any(self) -> None:
         """Raise UsageError if there is no (selected) volume, so that nothing can be drawn from any."""
         if next(self._rows("key"), None) is None:
-            none = "no volume is written" if self.chosen is None else "0 volumes are selected"
-            way = "`dskprep status` says why" if self.chosen is None else "`index` of the whole dataset has all columns"
-            raise UsageError(f"{self.url}: expected volumes to take patches from, but {none}; {way}")
+            selected = "0 volumes are selected; `index` of the whole dataset has what one may select by"
+            none = "no volume is written; `dskprep status` says why" if self.chosen is None else selected
+            raise UsageError(f"{self.url}: expected volumes to take patches from, but {none}")
 
     def _selection(self, keys: Iterable[str]) -> Self:
         return self._with(frozenset(keys), self.joined)
@@ -223,8 +222,7 @@ class Selection(Mapping[str, StoredVolume]):
         """
         if unknown := [name for name in names if name not in self.columns]:
             near = difflib.get_close_matches(unknown[0], self.columns, n=3, cutoff=0.7)
-            joined = [name for added in self.joined for name in added.columns]
-            some = some_of([*joined, *(name for name in EXAMPLES if name in self.columns)])
+            some = some_of([*(name for added in self.joined for name in added.columns), *EXAMPLES])
             hint = f"did you mean {' or '.join(near)}?" if near else f"there is {some}; `dataset.index` has all"
             raise UsageError(
                 f"expected a column of the index, or of a table that is joined (--join FILE; in Python, join), found "
