@@ -224,7 +224,7 @@ def _share(used_bytes: float, limit_bytes: float) -> str:
 def _document(page: Page, scheduler: Any, extra: dict[str, Any], document: Any) -> None:
     """Build the page for one browser, and keep it up to date."""
     from bokeh.layouts import column, row
-    from bokeh.models import ColumnDataSource, Div, LabelSet
+    from bokeh.models import BasicTicker, ColumnDataSource, Div, LabelSet
     from bokeh.plotting import figure
     from distributed.dashboard.components.scheduler import BOKEH_THEME, env
 
@@ -245,6 +245,7 @@ def _document(page: Page, scheduler: Any, extra: dict[str, Any], document: Any) 
     curves = source_of("minutes", "patients_per_minute", "read_mib_per_second", *STATUSES)
     shares = source_of("stage", "share", "words")
     patients = plot("patients by status")
+    patients.yaxis.ticker = BasicTicker(min_interval=1, num_minor_ticks=0)
     patients.varea_stack(STATUSES, x="minutes", color=[COLOURS[s] for s in STATUSES], source=curves)
     pace = plot("patients per minute")
     pace.line("minutes", "patients_per_minute", color=BLUE, line_width=2, source=curves)

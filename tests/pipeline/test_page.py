@@ -132,6 +132,23 @@ def test_a_browser_sees_the_run_live_and_at_the_end_the_numbers_of_the_records(
     assert tab.errors == []
 
 
+@pytest.mark.browser
+@pytest.mark.cluster
+def test_a_few_patients_are_counted_in_whole_numbers(client: Client, tab: browser.Browser, tmp_path: Path) -> None:
+    source = tiny.write_patients(tmp_path / "in", ["p1", "p2"])
+    dskprep.run(source, str(tmp_path / "out"), client=client)
+    tab.open(page.link(client))
+    tab.wait_for_text("patients: 2 written")
+    ticks = """(() => {
+      const [axis] = [...Bokeh.index.query(view =>
+        view.model.type === "LinearAxis" && view.dimension === 1 && view.parent.model.title.text === "patients by status"
+      )]
+      return ["major", "minor"].map(kind => axis?.tick_coords[kind][1])
+    })()"""
+    tab.wait_for(f"{ticks}[0].at(-1) >= 2")
+    assert tab.evaluate(ticks) == [[0, 1, 2], []]
+
+
 def test_the_page_shows_a_hostile_source_as_text() -> None:
     shown = page.Page()
     summary = Summary("run", "<script>alert(1)</script>", "out", Account(), 0.0)
