@@ -12,6 +12,7 @@ import tomllib
 from html.parser import HTMLParser
 from pathlib import Path
 
+import browser
 import pytest
 from packaging.requirements import Requirement
 
@@ -130,23 +131,43 @@ class Loads(HTMLParser):
         self.urls += [value or "" for name, value in attrs if name in fetched and tag != "a"]
 
 
-def test_the_site_builds_strictly_and_loads_nothing_from_elsewhere(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pytest.importorskip("mkdocs", reason="needs the extra docs")
-    words = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path)]
+    site = tmp_path_factory.mktemp("site")
+    words = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(site)]
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    pages = {path: path.read_text(encoding="utf-8") for path in tmp_path.rglob("*.html")}
+    return site
+
+
+@pytest.mark.browser
+def test_a_narrow_window_holds_the_tables_of_words_and_no_heading_is_an_empty_row(site: Path) -> None:
+    with browser.opened() as tab:
+        tab.look(width=420)
+        for page in ("reading", "reasons", "settings", "labels", "security"):
+            tab.open(f"file://{site}/{page}.html")
+            firsts = tab.evaluate("[...document.querySelectorAll('td:first-child')].map(cell => cell.offsetWidth)")
+            assert max(firsts) <= 210, page
+            rows = tab.evaluate("[...document.querySelectorAll('thead')].map(e => [e.offsetHeight, e.innerText.trim()])")
+            assert [bool(height) for height, _ in rows] == [bool(words) for _, words in rows], page
+        tab.open(f"file://{site}/reasons.html")
+        assert tab.evaluate("Math.max(...[...document.querySelectorAll('table')].map(e => e.offsetWidth))") <= 420
+
+
+def test_the_site_builds_strictly_and_loads_nothing_from_elsewhere(site: Path) -> None:
+    pages = {path: path.read_text(encoding="utf-8") for path in site.rglob("*.html")}
     assert {page.stem for page in DOCS.glob("*.md")} <= {path.stem for path in pages}
     links = [(path, link) for path, text in pages.items() for link in re.findall(r'href="([^"#:]+)["#]', text)]
     dead = {link for path, link in links if path.name != "404.html" and not (path.parent / link).exists()}
     assert dead == set()
     loads = [url for text in pages.values() for url in Loads(text).urls]
-    styles = [path.read_text(encoding="utf-8") for path in tmp_path.rglob("*.css")]
+    styles = [path.read_text(encoding="utf-8") for path in site.rglob("*.css")]
     loads += [url for text in styles for url in re.findall(r"(?:url\(|@import)\s*[\"']?([^\"')]+)", text)]
     assert any(url.endswith(".css") for url in loads)
     assert [url for url in loads if re.match(r"(\w+:)?//", url) and not url.startswith("data:")] == []
-    assert list(tmp_path.rglob("__pycache__")) == []
-    api = (tmp_path / "api.html").read_text(encoding="utf-8")
+    assert list(site.rglob("__pycache__")) == []
+    api = (site / "api.html").read_text(encoding="utf-8")
     assert [name for name in dskprep.__all__ if f'id="dskprep.{name}"' not in api] == []
 
 
