@@ -30,6 +30,8 @@ EDGES = (
     (0.5, 0.02, "center", "bottom"),
 )
 """Place and alignment of the letters: left, right, above, below."""
+LETTER_SHARE = 0.065
+"""The part of a panel's width or height that a letter takes, with its distance from the edge."""
 ON_ANY_GROUND: dict[str, Any] = {"color": "white", "path_effects": [withStroke(linewidth=2, foreground="black")]}
 """Style of what must be read on black and on white."""
 OUTLINES = {side: (red / 255, green / 255, blue / 255) for side, (red, green, blue) in sides.RGB.items()}
@@ -73,14 +75,20 @@ def draw_plane(
     if axis > 0:
         bottom, top = top, bottom
     ax.set(xlim=(left, left + edge), ylim=(bottom, top), xticks=[], yticks=[], facecolor="black")
-    mark_sides(ax, [*PLANES.values()][axis])
+    mark_sides(ax, [*PLANES.values()][axis], ((edge - across) / 2 / edge, (edge - down) / 2 / edge))
     mark_scale(ax)
 
 
-def mark_sides(ax: Any, letters: tuple[str, str, str, str]) -> None:
-    """Write which side of the patient lies on the left, on the right, above and below."""
+def mark_sides(ax: Any, letters: tuple[str, str, str, str], margins: tuple[float, float] = (0.0, 0.0)) -> None:
+    """Write which side of the patient lies on the left, on the right, above and below.
+
+    `margins` are the parts of the panel beside the picture, on each side, and above and below it. A letter stands in
+    its margin, or within the picture where the margin is too small for it.
+    """
+    inwards = [margin if margin < LETTER_SHARE else 0.0 for margin in margins]
     for letter, (x, y, across, upright) in zip(letters, EDGES, strict=True):
-        ax.text(x, y, letter, ha=across, va=upright, fontsize=11, transform=ax.transAxes, **ON_ANY_GROUND)
+        place = np.add((x, y), inwards * np.sign(np.subtract(0.5, (x, y))))
+        ax.text(*place, letter, ha=across, va=upright, fontsize=11, transform=ax.transAxes, **ON_ANY_GROUND)
 
 
 def mark_scale(ax: Any) -> None:

@@ -242,7 +242,7 @@ def test_a_damaged_record_of_labels_costs_the_pictures_of_its_volume(masked: str
     size = path.stat().st_size
     path.write_bytes(b"{" + b" " * (size - 1))
     assert len(figures(report.report(target))) == 1  # it is named as damaged beside the figures
-    assert '>1</td><td class="failed">failed</td><td>damaged-record</td>' in report.report(target)
+    assert '>1</td><td class="name failed">failed</td><td>damaged-record</td>' in report.report(target)
     assert "damaged" in dskprep.open_dataset(target)["p2"]._repr_html_()
 
 

@@ -78,6 +78,26 @@ def test_a_refused_slice_of_any_orientation_has_its_letters(pair: tuple[int, int
     assert nearest_letters(figure) == seen
 
 
+@pytest.mark.parametrize("rows", range(72, 101, 2))
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_no_letter_lies_across_the_edge_of_the_picture(axis: int, rows: int) -> None:
+    """Whatever the share of the margin: a letter half on white and half on black is hard to read."""
+    shape = [100, 100, 100]
+    shape[0 if axis else 1] = rows
+    figure = Figure(figsize=(picture.EDGE_INCHES, picture.EDGE_INCHES), dpi=100)
+    ax = figure.add_axes((0.03, 0.03, 0.94, 0.94))
+    draw_plane(ax, Volume(np.zeros(shape, np.int16), AFFINE), axis, 5, (-1, 1), ())
+    drawn(figure)
+    left, right, first, last = ax.images[0].get_extent()
+    (x0, y0), (x1, y1) = np.sort(ax.transData.transform([(left, first), (right, last)]), axis=0)
+    letters = [text for text in ax.texts if len(text.get_text()) == 1]
+    for text in letters:
+        box = text.get_window_extent()
+        is_inside = x0 <= box.x0 and box.x1 <= x1 and y0 <= box.y0 and box.y1 <= y1
+        assert is_inside or box.y0 >= y1 or box.y1 <= y0, (text.get_text(), box, (y0, y1))
+    assert len(letters) == 4
+
+
 @pytest.mark.parametrize(("edge", "mm"), [(360, 50), (100, 20), (24, 5), (4, 1)])
 def test_a_scale_bar_is_as_long_as_it_says_and_fits(edge: int, mm: int) -> None:
     figure, ax = figure_with_axes()

@@ -140,9 +140,8 @@ def test_a_few_patients_are_counted_in_whole_numbers(client: Client, tab: browse
     tab.open(page.link(client))
     tab.wait_for_text("patients: 2 written")
     ticks = """(() => {
-      const [axis] = [...Bokeh.index.query(view =>
-        view.model.type === "LinearAxis" && view.dimension === 1 && view.parent.model.title.text === "patients by status"
-      )]
+      const axes = [...Bokeh.index.query(view => view.model.type === "LinearAxis" && view.dimension === 1)]
+      const axis = axes.find(view => view.parent.model.title.text === "patients by status")
       return ["major", "minor"].map(kind => axis?.tick_coords[kind][1])
     })()"""
     tab.wait_for(f"{ticks}[0].at(-1) >= 2")
