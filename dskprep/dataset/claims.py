@@ -189,16 +189,11 @@ def delete(target: str, names: Iterable[int | str]) -> None:
 
 
 def _read(target: str, entries: Iterable[Entry], to_part: Callable[[Any], T]) -> Iterator[tuple[str, T]]:
-    rest = [entry for entry in entries if entry.size <= MAX_BYTES]
-    while rest:
-        n_read = 0
-        # one that was deleted or renewed since is passed over; the others are as they were
-        with contextlib.suppress(storage.ObjectChanged):
-            for name, content in storage.read_many(_folder(target), rest):
-                n_read += 1
-                with contextlib.suppress(ValueError, RecursionError):  # a ValidationError is a ValueError
-                    yield name.removesuffix(".json"), to_part(json.loads(content))
-        rest = rest[n_read + 1 :]
+    names = [entry.name for entry in entries if entry.size <= MAX_BYTES]
+    # one that was deleted since is passed over; a lease that was renewed is read as it is now
+    for name, content in storage.read_existing(_folder(target), names, most_bytes=MAX_BYTES):
+        with contextlib.suppress(ValueError, RecursionError):  # a ValidationError is a ValueError
+            yield name.removesuffix(".json"), to_part(json.loads(content))
 
 
 def _name(name: int | str) -> str:

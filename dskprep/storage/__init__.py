@@ -157,7 +157,7 @@ def read_ranges(url: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
 def read_many(url: str, entries: Sequence[Entry]) -> Iterator[tuple[str, bytes]]:
     """Yield name and content of files below a folder, in the order of `entries`; on S3 several are read at once.
 
-    Raises ObjectChanged if one is not as it was listed (on S3 by its ETag, elsewhere by its size).
+    Raises ObjectChanged if one is not as it was listed (on S3 by its ETag, on disk by its size and time).
     """
     with _opened(url) as (store, fs, path), _changes_raised():
         yield from zip((entry.name for entry in entries), store.read_many(fs, path, entries), strict=True)

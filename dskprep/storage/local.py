@@ -17,9 +17,9 @@ import psutil
 from dskprep.plain import in_one_line
 from dskprep.storage.local_listing import Entry as Entry
 from dskprep.storage.local_listing import Folder as Folder
+from dskprep.storage.local_listing import entry_as, to_entry
 from dskprep.storage.local_listing import list_below as list_below
 from dskprep.storage.local_listing import list_folder as list_folder
-from dskprep.storage.local_listing import to_entry
 from dskprep.storage.local_listing import walk as walk
 
 PART_SUFFIX = ".part"
@@ -125,15 +125,18 @@ def read_ranges(_: Any, path: str, ranges: Sequence[tuple[int, int]]) -> list[by
 
 
 def read_many(_: Any, path: str, entries: Sequence[Entry]) -> Iterator[bytes]:
-    """Yield the content of files below a folder. Raises ObjectChanged if one has not the size that was listed.
+    """Yield the content of files below a folder. Raises ObjectChanged if one is not of the size and time as listed.
 
     No more than that is read: a file may grow without end.
     """
     for entry in entries:
-        with _opened(f"{path}/{entry.name}") as (file, n_bytes):
+        with _opened(f"{path}/{entry.name}") as (file, _size):
             content = file.read(entry.size)
-        if not len(content) == n_bytes == entry.size:
-            raise ObjectChanged(f"{entry.name}: was listed with {entry.size} bytes, now has {n_bytes}")
+            now = entry_as(entry.name, os.fstat(file.fileno()))  # after it was read: it may be written over meanwhile
+        if not len(content) == now.size == entry.size:
+            raise ObjectChanged(f"{entry.name}: was listed with {entry.size} bytes, now has {now.size}")
+        if now.tag != entry.tag:
+            raise ObjectChanged(f"{entry.name}: was written again after it was listed")
         yield content
 
 
@@ -142,8 +145,12 @@ def read_existing(fs: Any, path: str, names: Iterable[str], *, most_bytes: int) 
     is_link = Path(path).is_symlink()
     for name in names:
         file = Path(path, name)
-        is_there = not (is_link or file.is_symlink()) and file.is_file() and file.stat().st_size <= most_bytes
-        yield read(fs, str(file)) if is_there else None
+        try:
+            is_there = not (is_link or file.is_symlink()) and file.is_file() and file.stat().st_size <= most_bytes
+            content = read(fs, str(file)) if is_there else None
+        except FileNotFoundError:  # it was deleted just now
+            content = None
+        yield content
 
 
 def refuse_links(path: str, names: Iterable[str]) -> None:

@@ -47,6 +47,11 @@ def to_entry(info: dict[str, Any], name: str) -> Entry:
     return Entry(name, int(info["size"] or 0), str(tag).strip('"'), modified_s)
 
 
+def entry_as(name: str, found: os.stat_result) -> Entry:
+    """Make an entry of what the operating system says about a file."""
+    return Entry(name, found.st_size, str(found.st_mtime or ""), found.st_mtime)
+
+
 def list_folder(_: Any, path: str) -> tuple[list[str], list[Entry]]:
     """Return the folders (by name) and the files directly in a folder, sorted. A link counts as what it points to."""
     folders, names, _links = _scan(path)
@@ -76,12 +81,10 @@ def _stat_each(path: str, names: Iterable[str], below: str = "") -> Iterator[Ent
     prefix = f"{path.rstrip('/')}/"
     for name in names:
         try:
-            found = os.stat(prefix + name)  # noqa: PTH116  (a Path costs as much as the question)
-            yield Entry(below + name, found.st_size, str(found.st_mtime or ""), found.st_mtime)
+            yield entry_as(below + name, os.stat(prefix + name))  # noqa: PTH116  (a Path costs as much as the question)
         except OSError:  # it is gone, or a link that leads nowhere
             with contextlib.suppress(FileNotFoundError):
-                found = os.lstat(prefix + name)
-                yield Entry(below + name, 0, str(found.st_mtime or ""), found.st_mtime)
+                yield entry_as(below + name, os.lstat(prefix + name))._replace(size=0)
 
 
 def has_visible(folders: Iterable[str]) -> bool:
@@ -95,7 +98,8 @@ def walk(_: Any, path: str, *, is_whole: bool = False, follow_links: bool = True
     That also holds for the folders above the first, so a walk that begins further down finds the same. Without
     `follow_links` no link to a folder is followed, the first included; a link to a file is an entry in any case. A
     folder that may not be read counts as empty; with `is_whole`, or if it is the first, it raises PermissionError.
-    Raises OSError for a folder behind more than MAX_LINKS links: left out, it would be lost in silence.
+    One that was deleted meanwhile is passed over. Raises OSError for what would else be lost in silence: a folder
+    behind more than MAX_LINKS links, and the rest of a folder that is gone, or another one, while it is listed.
     """
     for place, below, names, has_subfolders in _places(path, is_whole=is_whole, follow_links=follow_links):
         yield Folder(below, tuple(_stat_each(place, names)), has_subfolders)
@@ -114,22 +118,47 @@ def _places(path: str, *, is_whole: bool, follow_links: bool) -> Iterator[tuple[
         return
     n_above = sum(place.is_symlink() for place in (first, *first.parents))
     ways = [iter([(path, n_above, tuple(os.path.realpath(place) for place in (*first.parents, first)))])]
-    while ways:  # one for each folder that the walk is in
+    begun: list[tuple[str, os.stat_result]] = []  # the folders that the walk is in
+    while ways:  # one for the first folder, and one for each of these
         place, n_links, above = next(ways[-1], ("", 0, ()))
         if not place:
             ways.pop()
+            if len(ways) == 1:  # all is listed; the last files may have been looked at in vain
+                _check_same(begun)
+            del begun[len(ways) - 1 :]
             continue
+        below = place[len(path.rstrip("/")) + 1 :]
         try:
+            found = os.stat(place)  # noqa: PTH116  (a Path costs as much as the question)
             folders, names, links = _scan(place)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
+            _check_same(begun)
             continue
         except PermissionError:
             if is_whole or place == path:
                 raise
-            folders, names, links = [], [], set()  # this patient fails when it is read; the others do not
-        yield place, place[len(path.rstrip("/")) + 1 :], names, has_visible(folders)
+            yield place, below, [], False  # this patient fails when it is read; the others do not
+            continue
+        yield place, below, names, has_visible(folders)
         followed = folders if follow_links else [name for name in folders if name not in links]
         ways.append(_ways_down(place, followed, links, n_links, above))
+        begun.append((place, found))
+
+
+def _check_same(begun: Iterable[tuple[str, os.stat_result]]) -> None:
+    """Raise OSError if one of these folders is gone, or another one, as where its disk was unmounted."""
+    for place, before in begun:
+        try:
+            is_same = os.path.samestat(before, os.stat(place))  # noqa: PTH116  (as above)
+        except (FileNotFoundError, NotADirectoryError):
+            is_same = False
+        if not is_same:
+            raise OSError(
+                errno.ESTALE,
+                "expected the folder that was there when its listing began, found none or another one; mount it or put "
+                "it back, and run again",
+                place,
+            )
 
 
 def _ways_down(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import gzip
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -315,6 +316,80 @@ def test_local_folders_are_walked_in_a_stable_order_and_empty_ones_too(tmp_path:
         ("b", False),
         ("c", False),
     ]
+
+
+def test_a_file_of_the_same_size_that_took_the_place_of_a_listed_one_is_not_read(place: str) -> None:
+    storage.write_many(place, {"x": b"first", "y": b"first"})
+    each = storage.read_many(place, entries := storage.listing(place))
+    assert next(each) == ("x", b"first")
+    storage.write_many(place, {"y": b"other"})
+    if "://" not in place:
+        os.utime(Path(place, "y"), ns=(1, 1))  # the clock of a file system may be coarse
+    with pytest.raises(storage.ObjectChanged, match="y: "):
+        list(each if "://" not in place else storage.read_many(place, entries))  # of a bucket both were read at once
+
+
+def test_a_file_that_is_written_over_while_it_is_read_is_not_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In place, so that the file that was opened is the one that was listed."""
+    (tmp_path / "x").write_bytes(bytes(1 << 16))
+    os.utime(tmp_path / "x", ns=(1, 1))
+    (entry,) = storage.listing(str(tmp_path))
+    really_open = os.fdopen
+
+    def open_and_write_over(*args: Any) -> Any:
+        monkeypatch.undo()
+        (tmp_path / "x").write_bytes(b"1" * (1 << 16))
+        return really_open(*args)
+
+    monkeypatch.setattr(os, "fdopen", open_and_write_over)
+    with pytest.raises(storage.ObjectChanged, match="x: "):
+        list(storage.read_many(str(tmp_path), [entry]))
+
+
+def _lose(folder: Path, how: str) -> None:
+    """Take a folder away as a disk goes: with its mount point, or from it; or put another folder there."""
+    folder.rename(folder.with_name(f"{folder.name}.away"))
+    if how == "left empty":
+        folder.mkdir()
+
+
+@pytest.mark.parametrize("how", ["gone", "left empty"])
+@pytest.mark.parametrize("lost", ["", "m", "m/b"])
+@pytest.mark.parametrize("listed", [storage.walk, storage.listing_below])
+def test_a_folder_that_is_lost_while_it_is_listed_is_an_error(
+    tmp_path: Path, lost: str, how: str, listed: Callable[[str], Any]
+) -> None:
+    """The folders in it that were not listed yet would be lost without a word."""
+    storage.write_many(f"{tmp_path}/in", dict.fromkeys(["a/1", "m/b/c/1", "m/b/d/1", "z/1"], b"1"))
+    each = listed(f"{tmp_path}/in")
+    for found in each:
+        if (found.path if isinstance(found, storage.Folder) else found.name) in ("m/b/c", "m/b/c/1"):
+            break
+    _lose(tmp_path / "in" / lost, how)
+    with pytest.raises(InfrastructureError, match=f"^{(tmp_path / 'in' / lost)}: expected the folder that was there"):
+        list(each)
+
+
+@pytest.mark.parametrize("how", ["gone", "left empty"])
+def test_a_folder_that_is_lost_at_the_end_of_its_listing_is_an_error(tmp_path: Path, how: str) -> None:
+    """The files of the last folder were to be looked at."""
+    storage.write_many(f"{tmp_path}/in", dict.fromkeys(["a/1", "b/1"], b"1"))
+    each = storage.walk(f"{tmp_path}/in")
+    assert [next(each).path for _ in range(3)] == ["", "a", "b"]
+    _lose(tmp_path / "in", how)
+    with pytest.raises(InfrastructureError, match="expected the folder that was there"):
+        list(each)
+
+
+def test_one_folder_that_is_deleted_while_the_others_are_listed_is_passed_over(tmp_path: Path) -> None:
+    storage.write_many(f"{tmp_path}/in", dict.fromkeys(["a/1", "b/1", "b/c/1", "d/1"], b"1"))
+    each = storage.walk(f"{tmp_path}/in")
+    assert [next(each).path for _ in range(2)] == ["", "a"]
+    shutil.rmtree(tmp_path / "in/b")
+    assert [folder.path for folder in each] == ["d"]
+    assert list(storage.walk(f"{tmp_path}/absent")) == []
 
 
 def test_links_are_followed_but_not_in_circles(tmp_path: Path) -> None:
