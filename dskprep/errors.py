@@ -43,6 +43,8 @@ REASONS = {
     "source-changed": "the source changed while it was being read",
 }
 """Why a series is refused (status `refused`)."""
+CHANGED = "source-changed"
+"""The only one of these reasons that holds for one run: the next one does such a patient again."""
 
 SET_ASIDE = {
     "no-image": "no image: a segmentation or mask, contours, a dose, a report",

@@ -22,7 +22,7 @@ from dskprep.dataset.rows import DAMAGED as DAMAGED
 from dskprep.dataset.rows import NAME as NAME
 from dskprep.dataset.rows import Row, is_number, select, to_row, to_table
 from dskprep.dataset.undisturbed import LISTINGS, undisturbed
-from dskprep.errors import InfrastructureError
+from dskprep.errors import CHANGED, InfrastructureError
 from dskprep.storage.threads import Threads
 
 ROWS_AT_ONCE = 1000
@@ -31,8 +31,8 @@ ROWS_AT_ONCE = 1000
 WRITE_EVERY_S = 600.0
 """Seconds between two writes of the index during a long run."""
 
-NOT_CHOSEN, CHANGED = "not-chosen", "source-changed"
-"""Reasons: another series of the study or patient was chosen; the files changed while they were read."""
+NOT_CHOSEN = "not-chosen"
+"""The reason why a series was set aside if another one of the study or patient was chosen."""
 OF_ACCOUNT = ("key", "status", "reason", "message", "warnings", "series_uid_sha256", "study", "stack", "hu_sha256")
 """Columns by which series are counted, and such be found that were split or cannot be read."""
 
@@ -140,8 +140,8 @@ class Names(NamedTuple):
 
     @property
     def undone(self) -> set[tuple[str, str]]:
-        """Key and input digest of both: their patients are to be done again."""
-        return self.damaged | self.incomplete
+        """Key and input digest of these, but for `not_chosen`: their patients are to be done again."""
+        return self.damaged | self.incomplete | self.changed
 
     def notes(self) -> Iterator[str]:
         """Yield a line on each kind of records whose patients are to be done again."""

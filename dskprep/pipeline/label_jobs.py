@@ -17,6 +17,7 @@ from dskprep.dataset import annotations as table
 from dskprep.dataset import index
 from dskprep.dataset.label_record import LabelRecordName
 from dskprep.dataset.record import STATUSES
+from dskprep.errors import CHANGED
 from dskprep.pipeline import checked
 from dskprep.pipeline.label_account import LabelSummary
 from dskprep.source.label_files import Asked, LabelFile
@@ -116,7 +117,7 @@ def label_jobs(
         warnings = {word for row in rows for word in (row["source_warnings"] or "").split(",")}
         is_unlinked = reasons == {"label-unlinked"} or "points-unlinked" in warnings
         is_asked = name.status in RETRIES[retry] or (retry == "unlinked" and is_unlinked)
-        if is_stale or has_new_copy or is_asked or table.DAMAGED in reasons:
+        if is_stale or has_new_copy or is_asked or reasons & {table.DAMAGED, CHANGED}:
             again.add(name)
     for file in files:
         names, others = known.of(file, asked.digest)

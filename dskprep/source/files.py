@@ -22,7 +22,7 @@ from dskprep.formats.header import MAX_HEADER_BYTES
 from dskprep.formats.voxels import FileBytes
 from dskprep.plain import to_number
 from dskprep.series.of_volume import check_place
-from dskprep.source import archive, cases
+from dskprep.source import archive, away, cases
 from dskprep.source.case import Case, digest
 from dskprep.source.heads import plain_name, plain_size, read_plain_head
 from dskprep.source.volumes import open_volume
@@ -168,7 +168,8 @@ def open_case(case: Case) -> CaseFiles:
     """List the files of a case again.
 
     Raises Refusal `source-changed` if they are not those that were listed before, `no-dicom` if there are none or they
-    could not be listed then, and what a catalogue says against reading them.
+    could not be listed then, and what a catalogue says against reading them; InfrastructureError if all are gone with
+    the folder that they lay in.
     """
     if case.problem:
         raise Refusal("no-dicom", case.problem)
@@ -185,6 +186,8 @@ def open_case(case: Case) -> CaseFiles:
     if case.is_catalogued:
         _check_complete(case, entries)
     elif digest(entries) != case.digest:
+        if not entries:
+            away.check(case.url)
         raise Refusal(
             "source-changed",
             f"expected the {case.n_files} files that were listed, found {len(entries)} with other names, sizes or "

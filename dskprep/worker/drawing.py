@@ -27,6 +27,7 @@ from dskprep.labels.rtstruct import RtStruct
 from dskprep.labels.seg import Seg
 from dskprep.labels.values import Labels
 from dskprep.settings import PrepConfig
+from dskprep.source import away
 from dskprep.stopwatch import Stopwatch
 from dskprep.volume import Grid, TiltedGrid
 from dskprep.worker import label_facts, process
@@ -140,6 +141,7 @@ def _content(url: str) -> bytes:
     try:
         return storage.read(url)
     except FileNotFoundError as error:
+        away.check(url)
         raise Refusal("source-changed", f"{url}: was there when it was listed, and is not any more") from error
 
 

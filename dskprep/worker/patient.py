@@ -12,8 +12,9 @@ from dataclasses import dataclass, replace
 
 from dskprep.dataset import identity, label_store, overtaken, store
 from dskprep.dataset.record import Record, RecordName
-from dskprep.errors import DamagedDataset, InfrastructureError, Refusal
+from dskprep.errors import CHANGED, DamagedDataset, InfrastructureError, Refusal
 from dskprep.settings import PrepConfig
+from dskprep.source import away
 from dskprep.source.case import Case
 from dskprep.stopwatch import Stopwatch
 from dskprep.worker import process, taken
@@ -95,6 +96,8 @@ def _prepare(job: Job, target: str, config: PrepConfig, ledger: Ledger, clock: S
             with ledger.ticket() as ticket:
                 identities = identity.for_run(target, job.run, job.fingerprint)
                 made = make_case(Line(job.case, config, process.SLOTS, ledger, ticket, clock, identities), need)
+                if any(each.record.reason == CHANGED for each in made):
+                    away.check(job.case.url)
                 if job.stale and (done := _find_done(job, target)):  # by another run meanwhile: that stays
                     return _outcome(job, done)
                 records, labels_deleted = _commit(job, target, config, made, clock)
@@ -112,11 +115,12 @@ def _check_there(job: Job, target: str) -> None:
 
 def _find_done(job: Job, target: str) -> list[Record]:
     try:
-        return store.find_written(target, job.case.key, job.case.digest)
+        found = store.find_written(target, job.case.key, job.case.digest)
     except DamagedDataset:
         if any(name.digest == job.case.digest for name in job.stale):  # known, and deleted before the commit
             return []
         raise
+    return [] if any(record.reason == CHANGED for record in found) else found
 
 
 def _commit(job: Job, target: str, config: PrepConfig, made: list[Made], clock: Stopwatch) -> tuple[list[Record], int]:
@@ -183,7 +187,7 @@ def _write_all(
 def _write(job: Job, target: str, made: Made) -> Record:
     """Write a volume and its thumbnail. Returns the record, which now says what was written."""
     record = made.record
-    if record.reason == "source-changed":
+    if record.reason == CHANGED:
         return record  # the volume of this key may be that of the changed source, written by another run
     done = overtaken.begin(target, record.key, made.objects, record.input_digest, job.stale)
     objects = store.write_volume(target, record.key, made.objects, done)

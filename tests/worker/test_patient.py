@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import os
 import weakref
 from collections.abc import Callable
 from dataclasses import replace
@@ -25,6 +26,7 @@ from dskprep.dataset.record import Record
 from dskprep.dataset.verification import verify
 from dskprep.dicom.contents import Contents
 from dskprep.errors import InfrastructureError, Refusal
+from dskprep.pipeline.prediction import predict
 from dskprep.series import assembly
 from dskprep.settings import PrepConfig
 from dskprep.source import archive, cases, files
@@ -238,7 +240,7 @@ def test_a_series_too_large_to_be_held_is_read_slice_by_slice_and_becomes_the_sa
 def test_headers_and_slices_of_a_large_series_are_checked_against_each_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Somebody swaps two files of one size between the two readings; only the second is checked by its size."""
+    """Somebody swaps two files of one size, and with their times, between the two readings."""
     tiny.write(tmp_path / "in/p", wide_files())
     job = only_job(tmp_path / "in")
     read_many = storage.read_many
@@ -262,17 +264,69 @@ def test_a_source_replaced_after_it_was_listed_is_refused(place: str) -> None:
     assert (record.status, record.reason) == ("refused", "source-changed")
 
 
-def test_a_file_replaced_or_removed_while_it_is_read_is_refused(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("more", [b"", b"\0\0"], ids=["same size", "longer"])
+def test_a_file_replaced_or_removed_while_it_is_read_is_refused(
+    place: str, monkeypatch: pytest.MonkeyPatch, more: bytes
+) -> None:
     tiny.write(f"{place}/in/p1", tiny.series(0))
     job = only_job(f"{place}/in")
     read_many = storage.read_many
 
     def replace_then_read(*args: Any) -> Any:
-        tiny.write(f"{place}/in/p1", {"IM011.dcm": tiny.series(1)["IM011.dcm"] + b"\0\0"})
+        tiny.write(f"{place}/in/p1", {"IM011.dcm": tiny.series(1, series_uid="1.2.3.0")["IM011.dcm"] + more})
+        if "://" not in place:
+            os.utime(f"{place}/in/p1/IM011.dcm", ns=(1, 1))  # the clock of a file system may be coarse
         return read_many(*args)
 
     monkeypatch.setattr(storage, "read_many", replace_then_read)
     (record,) = prepare(job, f"{place}/out")
+    assert (record.status, record.reason) == ("refused", "source-changed")
+
+
+@pytest.mark.parametrize("name", ["p1/IM000.dcm", "p1.zip", "ct.nii"])
+@pytest.mark.parametrize("how", ["gone", "left empty"])
+def test_a_source_that_is_away_is_no_fault_of_its_patients(tmp_path: Path, name: str, how: str) -> None:
+    tiny.write(tmp_path / "disk", {name: b"PK" if name == "p1.zip" else tiny.series()["IM000.dcm"]})
+    job = only_job(tmp_path / "disk")
+    (tmp_path / "disk").rename(tmp_path / "away")
+    if how == "left empty":
+        (tmp_path / "disk").mkdir()
+    (record,) = prepare(job, tmp_path / "out")
+    assert (record.status, record.reason) == ("failed", "InfrastructureError")
+    assert record.message.startswith(f"{tmp_path}/disk: expected {name.partition('/')[0]} in it, as it was listed, ")
+    assert "\n" not in record.message
+    (predicted,) = predict(job.case, PrepConfig())
+    assert (predicted.status, predicted.reason, predicted.message) == ("failed", record.reason, record.message)
+
+
+def test_a_source_that_is_away_while_a_patient_is_read_is_no_fault_of_that(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny.write(tmp_path / "disk/p1", tiny.series())
+    job = only_job(tmp_path / "disk")
+    opened, n = files.open_case, [0]
+
+    def open_then_lose(*args: Any) -> Any:
+        found = opened(*args)
+        n[0] += 1
+        if n[0] == 1:
+            (tmp_path / "disk").rename(tmp_path / "away")
+            monkeypatch.setattr(process.time, "sleep", lambda _: (tmp_path / "away").rename(tmp_path / "disk"))
+        return found
+
+    monkeypatch.setattr("dskprep.worker.make.open_case", open_then_lose)
+    (record,) = prepare(job, tmp_path / "out")
+    assert record.status == "written"
+    assert n == [2]
+
+
+def test_a_patient_that_is_deleted_after_it_was_listed_is_refused(place: str) -> None:
+    tiny.write(f"{place}/in", {f"p{i}/{name}": content for i in (1, 2) for name, content in tiny.series(i).items()})
+    case, _other = cases.cases(f"{place}/in")
+    storage.delete(f"{place}/in/p1", tiny.series())
+    if "://" not in place:
+        Path(place, "in/p1").rmdir()
+    (record,) = prepare(Job(case), f"{place}/out")
     assert (record.status, record.reason) == ("refused", "source-changed")
 
 
