@@ -64,6 +64,12 @@ class Known:
             i += 1
         return found
 
+    def of_input(self, digest: str) -> Iterator[RecordName]:
+        """Yield the names of the records of this input digest."""
+        yield from filter(
+            None, map(RecordName.of, _each(self.paths.filter(compute.ends_with(self.paths, f".{digest}.json"))))
+        )
+
     def __iter__(self) -> Iterator[RecordName]:
         yield from filter(None, map(RecordName.of, _each(self.paths)))
 

@@ -12,15 +12,17 @@ import tempfile
 import threading
 import zlib
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from typing import IO, Self
 
+from dskprep import storage
 from dskprep.dataset import store
 from dskprep.dataset.index import Names
 from dskprep.dataset.record import GOOD
-from dskprep.errors import InfrastructureError
+from dskprep.errors import DamagedDataset, InfrastructureError
 from dskprep.pipeline.account import Summary
-from dskprep.source.case import Case, digest, shorter_key
+from dskprep.source.case import Case, digest, key_of, shorter_key
 from dskprep.worker.patient import Job
 
 BLOCK = 512
@@ -49,6 +51,7 @@ class Listing:
     ) -> None:
         self._cases, self._summary, self._again = cases, summary, again
         self._found, self._undone, self._is_counted = found, found.undone, is_counted
+        self._empty = {name.key: name for name in found.known.of_input(digest([])) if name.status not in GOOD}
         self._changed = threading.Condition()  # guards all that follows
         self._latest: list[Job] = []
         self._file: IO[bytes] | None = None
@@ -108,6 +111,7 @@ class Listing:
     def _add(self, case: Case) -> None:
         account, case = self._summary.account, case.bare()
         account.inputs -= self._is_counted
+        self._forget_empty(case.url)
         case = self._as_before(case)
         names = self._found.known.get(case.key)
         status, further = store.status_of(names, case.key, case.digest)
@@ -129,6 +133,17 @@ class Listing:
             if leftover:  # of the time when it could not be listed, or when its files changed under a run that slept
                 store.forget(self._summary.target, leftover)
             account.add_before(status, further)
+
+    def _forget_empty(self, url: str) -> None:
+        """Delete what was recorded of the folders above a case while they were empty, or could not be listed."""
+        source, target = self._summary.source.rstrip("/"), self._summary.target
+        above = storage.above(url) if self._empty and url.startswith(f"{source}/") else []
+        for folder in above[: len(url.split("/")) - len(source.split("/")) - 1]:
+            if name := self._empty.get(key_of(folder[len(source) + 1 :])):
+                with suppress(FileNotFoundError, DamagedDataset):
+                    if store.read_record(target, name).url == folder:
+                        store.forget(target, [name])
+                        del self._empty[name.key]
 
     def _as_before(self, case: Case) -> Case:
         """Return a case under the key under which it is written, if it now has a longer one.
