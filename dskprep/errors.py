@@ -3,12 +3,13 @@
 DskprepError
 ├── UsageError (ValueError)        wrong use or configuration; nothing was started: exit code 2
 ├── InfrastructureError (OSError)  no scheduler, no bucket, no permission; try again later: exit code 3
+│   ├── UnreadableFile             one file on a disk cannot be read, and the others can
 │   └── RunStopped                 the scheduler or the store was lost under a run; carries its account
 ├── Refusal                        one series or label cannot be made right; the others can: exit code 1
 ├── StepFailed                     a function of the user's own raised, or returned what cannot be used: exit code 2
 └── DamagedDataset                 an object of a dataset is gone, or is not what was written: exit code 1
 
-`RunStopped` stands in `pipeline.account`, `StepFailed` in `preparation.user_steps`.
+`UnreadableFile` stands in `storage`, `RunStopped` in `pipeline.account`, `StepFailed` in `preparation.user_steps`.
 """
 
 from __future__ import annotations
@@ -126,6 +127,11 @@ class InfrastructureError(DskprepError, OSError):
     """A store or a scheduler cannot be used; try again when it can."""
 
     exit_code = 3
+
+
+def name_of(error: BaseException) -> str:
+    """Return the name of an error as records have it: any kind of InfrastructureError has one name."""
+    return (InfrastructureError if isinstance(error, InfrastructureError) else type(error)).__name__
 
 
 class DamagedDataset(DskprepError):

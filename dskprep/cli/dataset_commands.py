@@ -70,12 +70,14 @@ def verify(target: str, forget: bool, dry_run: bool, as_json: bool) -> int:
     faulty = [finding for finding in findings if finding.faults]
     faulty_volumes = {finding.key for finding in faulty if finding.is_of_volume}
     faulty_labels = [finding.labels for finding in faulty if finding.labels]
+    damaged = [finding for finding in faulty if finding.is_damaged]
+    damaged_labels = [finding.labels for finding in damaged if finding.labels]
     names = []
     if forget:
         verification.refuse_if_all_are_gone(target, volumes)
-        keys = {finding.key for finding in faulty if not finding.labels}
+        keys = {finding.key for finding in damaged if not finding.labels}
         names = verification.forget(target, keys, is_trial=dry_run)
-        names += label_store.forget(target, faulty_labels, is_trial=dry_run)
+        names += label_store.forget(target, damaged_labels, is_trial=dry_run)
     counts = {
         "volumes": len(volumes),
         "faulty_volumes": len(faulty_volumes),
@@ -96,7 +98,11 @@ def verify(target: str, forget: bool, dry_run: bool, as_json: bool) -> int:
         terminal.say(name)
     if forget:
         terminal.say(f"{n_of(len(names), 'object')} {'would be deleted' if dry_run else 'deleted'}")
-    way = "run" if not faulty_labels else "run and annotate" if len(faulty) > len(faulty_labels) else "annotate"
+    if len(faulty) > len(damaged):
+        terminal.say("what cannot be read may be whole, and is not deleted: check the disk, and its rights")
+    if not damaged:
+        return EXIT_SOME_NOT_WRITTEN
+    way = "run" if not damaged_labels else "run and annotate" if len(damaged) > len(damaged_labels) else "annotate"
     lets = "without --dry-run, this" if dry_run else "--forget"
     terminal.say(
         f"{lets} lets the next {way} make them anew" if dry_run or not forget else f"{way} again to make them anew"

@@ -140,7 +140,8 @@ def describe_status(status: Status) -> Iterator[RenderableType]:
     """Yield the account of a dataset."""
     yield f"{status.series} series in {status.target}"
     yield from _tabulate(status.counts, status.reasons, status.warnings)
-    damaged = Counter(failed=status.reasons.get("failed: damaged-record", 0))  # a run does these again in any case
+    # a run does the former again in any case, and the latter never
+    damaged = Counter(failed=sum(status.reasons.get(f"failed: {word}-record", 0) for word in ("damaged", "unreadable")))
     yield from _describe_failed(Counter(status.counts) - damaged, status.target)
     yield from _describe_split(status.split_series)
     yield from _describe_damaged(status.damaged_records)

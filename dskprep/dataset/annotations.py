@@ -22,7 +22,8 @@ from dskprep.dataset import index, label_store
 from dskprep.dataset.annotation_columns import LATER, SCHEMA, with_equal_types
 from dskprep.dataset.label_record import LabelRecord, LabelRecordName, StoredLabel, parse_label_record
 from dskprep.dataset.rows import DAMAGED as DAMAGED
-from dskprep.dataset.rows import tag_of
+from dskprep.dataset.rows import NOT_READ as NOT_READ
+from dskprep.dataset.rows import UNREADABLE, are_unread, tag_of
 from dskprep.dataset.undisturbed import undisturbed
 from dskprep.errors import DamagedDataset
 from dskprep.plain import as_utf8
@@ -77,7 +78,7 @@ def by_source(table: pa.Table) -> dict[LabelRecordName, list[dict[str, Any]]]:
 
 def damaged(table: pa.Table) -> dict[str, str]:
     """Return the records that cannot be read, by their path in the dataset, and why."""
-    rows = table.filter(compute.equal(table["reason"], DAMAGED)).select([*NAME, "message"]).to_pylist()
+    rows = table.filter(are_unread(table)).select([*NAME, "message"]).to_pylist()
     return {LabelRecordName(*(row[column] for column in NAME)).path: row["message"] for row in rows}
 
 
@@ -92,7 +93,8 @@ def warn_of_damaged(target: str, found: dict[str, str]) -> None:
 def warn_of_lost(target: str, table: pa.Table) -> None:
     """Warn of label sources that failed, and of which nobody knows the volumes: these may lack what they hold."""
     is_lost = compute.is_in(table["source_status"], pa.array(["failed", "killed"]))
-    is_of_nobody = compute.and_(compute.equal(table["key"], ""), compute.not_equal(table["reason"], DAMAGED))
+    is_read = compute.invert(are_unread(table))
+    is_of_nobody = compute.and_(compute.equal(table["key"], ""), is_read)
     if names := sorted({*table.filter(compute.and_(is_lost, is_of_nobody))["source"].to_pylist()}):
         what = f"{n_of(len(names), 'label source')} failed, such as {names[0]}, and nobody knows whose labels they hold"
         warnings.warn(f"{target}: {what}: a volume may lack them; annotate again with --retry failed", stacklevel=3)
@@ -172,7 +174,7 @@ def _combine(target: str, records: dict[LabelRecordName, Entry]) -> pa.Table:
     names = sorted(missing)
     for i in range(0, len(names), AT_ONCE):
         some = names[i : i + AT_ONCE]
-        contents = storage.read_many_metadata(storage.join(target, "labels"), [missing[name] for name in some])
+        contents = storage.read_each(storage.join(target, "labels"), [missing[name] for name in some])
         for name, (where, content) in zip(some, contents, strict=True):
             parts += _parts(target, name, content, where, tag_of(missing[name]))
     table = pa.concat_tables(with_equal_types(parts), promote_options="permissive")
@@ -180,13 +182,21 @@ def _combine(target: str, records: dict[LabelRecordName, Entry]) -> pa.Table:
     return table.take(compute.sort_indices(table, sort_keys=order))
 
 
-def _parts(target: str, name: LabelRecordName, content: bytes, where: str, tag: str) -> Iterator[pa.Table]:
+def _parts(
+    target: str, name: LabelRecordName, content: bytes | storage.UnreadableFile, where: str, tag: str
+) -> Iterator[pa.Table]:
     """Yield the rows of one source: of its labels, and of its points."""
     always: dict[str, Any] = dict(zip(NAME, name, strict=True))
     always["record_tag"] = tag
     try:
+        if isinstance(content, storage.UnreadableFile):
+            raise content
         record = parse_label_record(content, f"labels/{where}")
         points = _points(target, record) if record.points else None
+    except storage.UnreadableFile as error:  # without a tag, the row holds for no record: it is tried again each time
+        row = {"status": "failed", "reason": UNREADABLE, "message": str(error), "key": "", "record_tag": ""}
+        yield _to_table([always | row])
+        return
     except (DamagedDataset, FileNotFoundError) as error:
         row = {"status": "failed", "reason": DAMAGED, "message": str(error), "key": ""}
         yield _to_table([always | row])
@@ -221,6 +231,8 @@ def _points(target: str, record: LabelRecord) -> pa.Table:
             raise ValueError("two columns of one name")
         fixed = [SCHEMA.field(f.name) if f.name in SCHEMA.names else f for f in table.schema]
         return table.cast(pa.schema(fixed))
+    except storage.UnreadableFile:
+        raise
     except (ValueError, KeyError, OSError, pa.ArrowException) as error:
         raise DamagedDataset(f"{where}: cannot be read ({error}); annotate again with --retry all") from error
 

@@ -149,6 +149,8 @@ def _search(folder: str, entry: Entry, words: Sentinels) -> Searched:
         problem = f"cannot be unpacked ({error})"
     except FileNotFoundError:
         problem = "is not there any more"
+    except storage.UnreadableFile:
+        problem = "cannot be read"
     return Searched(words.hide(entry.name), _shortest(found), problem)
 
 
@@ -167,6 +169,8 @@ def _search_array(folder: str, name: str, words: Sentinels) -> Searched | None:
             found |= _found(words.in_voxels(slab), ("voxels",))
     except FileNotFoundError:
         problem = "is not there any more"
+    except storage.UnreadableFile:
+        problem = "its voxels cannot be read"
     except InfrastructureError:
         raise
     except Exception as error:  # whatever zarr and its codecs raise

@@ -190,7 +190,7 @@ def delete(target: str, names: Iterable[int | str]) -> None:
 
 def _read(target: str, entries: Iterable[Entry], to_part: Callable[[Any], T]) -> Iterator[tuple[str, T]]:
     names = [entry.name for entry in entries if entry.size <= MAX_BYTES]
-    # one that was deleted since is passed over; a lease that was renewed is read as it is now
+    # one that was deleted since, or cannot be read, is passed over; a lease that was renewed is read as it is now
     for name, content in storage.read_existing(_folder(target), names, most_bytes=MAX_BYTES):
         with contextlib.suppress(ValueError, RecursionError):  # a ValidationError is a ValueError
             yield name.removesuffix(".json"), to_part(json.loads(content))

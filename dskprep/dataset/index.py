@@ -20,7 +20,7 @@ from dskprep.dataset.listed import Known, Listed, compare
 from dskprep.dataset.record import Record
 from dskprep.dataset.rows import DAMAGED as DAMAGED
 from dskprep.dataset.rows import NAME as NAME
-from dskprep.dataset.rows import Row, is_number, select, to_row, to_table
+from dskprep.dataset.rows import UNREADABLE, Row, are_unread, is_number, select, to_row, to_table
 from dskprep.dataset.undisturbed import LISTINGS, undisturbed
 from dskprep.errors import CHANGED, InfrastructureError
 from dskprep.storage.threads import Threads
@@ -130,7 +130,9 @@ class Names(NamedTuple):
     known: Known
     """Of all of them."""
     damaged: set[tuple[str, str]]
-    """Key and input digest of those that cannot be read."""
+    """Key and input digest of those that are damaged."""
+    unreadable: set[tuple[str, str]]
+    """The same of those that the disk does not give; their names say what became of their series."""
     incomplete: set[tuple[str, str]]
     """The same of those whose folder had other series, of which one has no record any more: it was forgotten."""
     not_chosen: set[tuple[str, str]]
@@ -144,11 +146,15 @@ class Names(NamedTuple):
         return self.damaged | self.incomplete | self.changed
 
     def notes(self) -> Iterator[str]:
-        """Yield a line on each kind of records whose patients are to be done again."""
-        for what, found in (("damaged records", self.damaged), ("records of other series gone", self.incomplete)):
+        """Yield a line on each kind of records that do not tell what they should."""
+        again = "a run does these patients again"
+        for what, found, then in (
+            ("damaged records", self.damaged, again),
+            ("records of other series gone", self.incomplete, again),
+            ("records that cannot be read", self.unreadable, "their patients count as done"),
+        ):
             if found:
-                some = min(key for key, _ in found)
-                yield f"{what}: {len(found)}, such as that of {some}; a run does these patients again"
+                yield f"{what}: {len(found)}, such as that of {min(key for key, _ in found)}; {then}"
 
 
 def record_names(target: str) -> Names:
@@ -159,7 +165,7 @@ def record_names(target: str) -> Names:
 
     def look() -> Names:
         found = compare(target, ("key", "input_digest", "reason", "further_series"))
-        of_reason = {reason: set[tuple[str, str]]() for reason in (DAMAGED, NOT_CHOSEN, CHANGED)}
+        of_reason = {reason: set[tuple[str, str]]() for reason in (DAMAGED, UNREADABLE, NOT_CHOSEN, CHANGED)}
         incomplete = set[tuple[str, str]]()
 
         def noted(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
@@ -174,7 +180,8 @@ def record_names(target: str) -> Names:
             pass
         if not found.is_current:
             index_files.update(target, found.held, noted(found.added(target, ())), len(found.missing))
-        return Names(found.listed.known, of_reason[DAMAGED], incomplete, of_reason[NOT_CHOSEN], of_reason[CHANGED])
+        damaged, unreadable, not_chosen, changed = of_reason.values()
+        return Names(found.listed.known, damaged, unreadable, incomplete, not_chosen, changed)
 
     return undisturbed(target, look)
 
@@ -262,7 +269,7 @@ def split_series(table: pa.Table) -> list[list[str]]:
 
 def damaged(table: pa.Table) -> dict[str, str]:
     """Return the keys of the records that cannot be read, and why."""
-    some = table.filter(compute.equal(table["reason"], DAMAGED))
+    some = table.filter(are_unread(table))
     return dict(zip(some["key"].to_pylist(), some["message"].to_pylist(), strict=True))
 
 

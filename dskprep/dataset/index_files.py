@@ -117,6 +117,9 @@ def _contents(target: str) -> Iterator[tuple[str, bytes]]:
             content = storage.read_small(url)  # one that is made to be large counts as damaged
         except FileNotFoundError:
             pass
+        except storage.UnreadableFile:
+            yield FILE, b""  # counts as damaged, too
+            return
         else:
             yield FILE, content
             return

@@ -19,7 +19,7 @@ from pyarrow import compute
 from dskprep import storage
 from dskprep.dataset import index_files, store
 from dskprep.dataset.record import FURTHER, RecordName
-from dskprep.dataset.rows import NAME, TAG, parse_row, paths_of, select, tag_of, to_table
+from dskprep.dataset.rows import NAME, TAG, UNREADABLE, parse_row, paths_of, select, tag_of, to_table
 from dskprep.errors import UsageError
 
 AT_ONCE = 10_000
@@ -152,9 +152,11 @@ class Found(NamedTuple):
         (left,) = is_missing.nonzero()
         for start in range(0, len(left), READ_AT_ONCE):
             some = sorted(self.listed.entry(int(i)) for i in left[start : start + READ_AT_ONCE])
-            contents = storage.read_many_metadata(storage.join(target, "records"), [entry for _, entry in some])
-            read = [parse_row(name, file) for (name, _), file in zip(some, contents, strict=True)]
-            yield _with_tags(to_table(read), pa.array([tag_of(entry) for _, entry in some]))
+            contents = storage.read_each(storage.join(target, "records"), [entry for _, entry in some])
+            read = [parse_row(name, *file) for (name, _), file in zip(some, contents, strict=True)]
+            # a row without a tag is of no state of a record, and so does not last
+            tags = ["" if r["reason"] == UNREADABLE else tag_of(e) for r, (_, e) in zip(read, some, strict=True)]
+            yield _with_tags(to_table(read), pa.array(tags, pa.string()))
 
     def count_gone(self, fresh: pa.Table) -> int:
         """Count the rows whose record is not there, nor another one of the same series."""

@@ -98,7 +98,7 @@ def is_volume(url: str, names: Collection[str], ours: Collection[str]) -> bool:
         return bool(arrays) and len(names) == len(ours)
     try:
         return isinstance(json.loads(storage.read_small(storage.join(url, "zarr.json")))["attributes"]["dskprep"], dict)
-    except (ValueError, KeyError, TypeError, RecursionError, FileNotFoundError):
+    except (ValueError, KeyError, TypeError, RecursionError, FileNotFoundError, storage.UnreadableFile):
         return False
 
 
@@ -106,5 +106,5 @@ def is_thumbnail_at(url: str) -> bool:
     """Tell whether dskprep wrote the thumbnail at this URL."""
     try:
         return is_thumbnail(storage.read_head(url, THUMBNAIL_HEAD_BYTES))
-    except storage.ObjectChanged:
+    except (storage.ObjectChanged, storage.UnreadableFile):
         return False

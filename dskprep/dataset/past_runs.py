@@ -16,7 +16,8 @@ from dskprep.typed import converter
 
 MAX_RUNS = 20
 """The latest runs that are read."""
-Number = Annotated[int, msgspec.Meta(ge=0, le=1 << 53)]
+LARGEST = 1 << 53
+Number = Annotated[int, msgspec.Meta(ge=0, le=LARGEST)]
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,8 @@ class PastRun:
 
     `inputs` are the patients that it found, `counts` what became of them. Of these, `already` were done before it
     began, and `elsewhere` by another run. `left` are still another run's. `is_listed` says whether the source was
-    listed to its end.
+    listed to its end. `number` counts the runs as they ended, whatever their clocks say; two that ended at once may
+    have the same.
     """
 
     run_id: str
@@ -39,6 +41,7 @@ class PastRun:
     is_interrupted: bool = False
     stopped_by: str = ""
     ended: str = ""
+    number: Number = 0
 
     @property
     def n_done(self) -> int:
@@ -82,6 +85,16 @@ _to_run: Any = converter(PastRun)
 def past_runs(target: str) -> list[PastRun]:
     """Return the latest MAX_RUNS runs that have ended, newest first, without those whose summary is damaged."""
     return undisturbed(target, functools.partial(_read, storage.join(target, "runs")))
+
+
+def last_run(target: str) -> PastRun | None:
+    """Return the run that ended last. Only of those that ended at once, and of older versions, do their clocks tell."""
+    return max(past_runs(target), key=lambda run: (run.number, run.ended_s), default=None)
+
+
+def next_number(target: str) -> int:
+    """Return the number of the run that ends now."""
+    return min(LARGEST, max((run.number for run in past_runs(target)), default=0) + 1)
 
 
 def _read(folder: str) -> list[PastRun]:

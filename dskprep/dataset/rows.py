@@ -28,7 +28,13 @@ TAG = "record_tag"
 """The column that says which state of a record its row was made of: its size and tag in the listing."""
 
 DAMAGED = "damaged-record"
-"""The reason in the row of a record that cannot be read."""
+"""The reason in the row of a record that is not what was written."""
+
+UNREADABLE = "unreadable-record"
+"""The reason in the row of a record that the disk does not give: it may be sound, and is tried again each time."""
+
+NOT_READ = (DAMAGED, UNREADABLE)
+"""Both."""
 
 GRID = ("n_z", "n_y", "n_x", "spacing_z_mm", "spacing_y_mm", "spacing_x_mm", "affine")
 """The columns that every volume has."""
@@ -112,6 +118,12 @@ def to_table(rows: Sequence[Row]) -> pa.Table:
     )
 
 
+def are_unread(table: pa.Table) -> pa.ChunkedArray:
+    """Tell of each row whether its record is damaged, or cannot be read."""
+    damaged, unreadable = (compute.equal(table["reason"], reason) for reason in NOT_READ)
+    return compute.or_(damaged, unreadable)
+
+
 def tag_of(entry: storage.Entry) -> str:
     """Return what TAG holds of a record that is listed."""
     return f"{entry.size} {entry.tag}"
@@ -131,13 +143,15 @@ def in_order(table: pa.Table) -> pa.Table:
     return table.take(compute.sort_indices(table, sort_keys=order))  # not sort_by(): that starts threads
 
 
-def parse_row(name: RecordName, file: tuple[str, bytes]) -> Row:
-    """Return the row of a record that was just read; a damaged record has a row too."""
+def parse_row(name: RecordName, where: str, content: bytes | storage.UnreadableFile) -> Row:
+    """Return the row of a record that was just read; one that is damaged or cannot be read has a row too."""
     try:
-        return to_row(parse_record(file[1], file[0]))
+        if isinstance(content, bytes):
+            return to_row(parse_record(content, where))
+        reason, message = UNREADABLE, str(content)
     except DamagedDataset as error:
-        message = str(error)
-    return to_row(Record(key=name.key, status="failed", input_digest=name.digest, reason=DAMAGED, message=message))
+        reason, message = DAMAGED, str(error)
+    return to_row(Record(key=name.key, status="failed", input_digest=name.digest, reason=reason, message=message))
 
 
 def select(table: pa.Table, names: Sequence[str] | None) -> pa.Table:

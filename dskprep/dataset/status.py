@@ -16,7 +16,7 @@ from dskprep import storage
 from dskprep.counts import n_of
 from dskprep.dataset import annotations as labels_of
 from dskprep.dataset import claims, index, store
-from dskprep.dataset.past_runs import PastRun, past_runs
+from dskprep.dataset.past_runs import PastRun, last_run
 from dskprep.dataset.record import GOOD, in_words
 
 SILENT_S = 60.0
@@ -142,7 +142,7 @@ def status(target: str | os.PathLike[str]) -> Status:
         index.damaged(table),
         runs(target),
         **_labels(target, labels_of.images_in(table)),
-        last_run=max(past_runs(target), key=lambda run: run.ended_s, default=None),
+        last_run=last_run(target),
     )
 
 

@@ -94,7 +94,7 @@ def _upgrade_volume(target: str, digest: str, is_trial: bool, name: RecordName) 
         if record.settings_digest == digest and not record.pending:
             return None
         new = _groups_of(target, record, digest) if record.is_written else {}
-    except (DamagedDataset, FileNotFoundError) as error:
+    except (DamagedDataset, FileNotFoundError, storage.UnreadableFile) as error:
         return Finding(name.key, (_in_words(error),), is_of_volume=name.status == "written")
     if not is_trial:
         promised = _promised(record, new)
@@ -148,7 +148,7 @@ def _upgrade_labels(target: str, is_trial: bool, name: LabelRecordName) -> Findi
     try:
         record = label_store.read_record(target, name)
         labels = [_promise_label(target, label, new) if label.is_written else label for label in record.labels]
-    except (DamagedDataset, FileNotFoundError) as error:
+    except (DamagedDataset, FileNotFoundError, storage.UnreadableFile) as error:
         return Finding(name.source, (_in_words(error),), is_of_volume=False, labels=name)
     if all(label.pending.items() <= label.objects.items() for label in labels):
         return None
@@ -175,7 +175,7 @@ def _promise_label(target: str, label: StoredLabel, new: dict[str, bytes]) -> St
 
 
 def _in_words(error: Exception) -> str:
-    return str(error) if isinstance(error, DamagedDataset) else f"{error}: is gone"
+    return f"{error}: is gone" if isinstance(error, FileNotFoundError) else str(error)
 
 
 def _affine_of(record: Record) -> NDArray[np.float64]:

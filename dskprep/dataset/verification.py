@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,12 +28,19 @@ AHEAD = 64
 """Volumes that may be under way or finished while an earlier one, whose finding comes first, is still being read."""
 
 
+CANNOT_BE_READ = "cannot be read: "
+"""Begins what is said of such an object, after its name."""
+
+log = logging.getLogger("dskprep")
+
+
 @dataclass(frozen=True)
 class Finding:
     """The result for one written series: its faults, none if all is well.
 
     `additions` are the objects in its folder that are not dskprep's: no fault, and never deleted. `is_of_volume` is
     False for a damaged record of a series that was not written, and for a label source, whose name is `labels`.
+    `unread` are those of the faults that say no more than that an object on a disk cannot be read now.
     """
 
     key: str
@@ -40,6 +48,12 @@ class Finding:
     additions: tuple[str, ...] = ()
     is_of_volume: bool = True
     labels: LabelRecordName | None = None
+    unread: tuple[str, ...] = ()
+
+    @property
+    def is_damaged(self) -> bool:
+        """Whether it is known to be faulty; what cannot be read may be whole."""
+        return len(self.faults) > len(self.unread)
 
 
 def verify(target: str | os.PathLike[str]) -> Iterator[Finding]:
@@ -55,8 +69,8 @@ def verify(target: str | os.PathLike[str]) -> Iterator[Finding]:
     Finding
         For each written volume, in the order of the keys: what is wrong with its objects and its thumbnail, or
         nothing. An object that is missing, has another size or SHA-256, or would be one of the volume and does not
-        belong there is a fault, and so is another shape. What others added is named, and no fault. Then for each
-        other record that is damaged, and for each label source.
+        belong there is a fault, and so is another shape, and a file on a disk that cannot be read. What others added
+        is named, and no fault. Then for each other record that is damaged, and for each label source.
 
     Raises
     ------
@@ -67,8 +81,8 @@ def verify(target: str | os.PathLike[str]) -> Iterator[Finding]:
 
     Examples
     --------
-    >>> faulty = {finding.key for finding in dskprep.verify("scans-1mm") if finding.faults}  # doctest: +SKIP
-    >>> dskprep.forget("scans-1mm", faulty)  # doctest: +SKIP
+    >>> damaged = {finding.key for finding in dskprep.verify("scans-1mm") if finding.is_damaged}  # doctest: +SKIP
+    >>> dskprep.forget("scans-1mm", damaged)  # doctest: +SKIP
     """
     target = storage.absolute(target)
     store.describe(target)
@@ -77,7 +91,7 @@ def verify(target: str | os.PathLike[str]) -> Iterator[Finding]:
         leftovers.refuse_volumes(target, "clean can delete them")
     with Threads(AT_ONCE, "verify") as threads:
         try:
-            yield from filter(None, ahead(names, lambda name: threads.submit(_check, target, name), AHEAD))
+            yield from filter(None, ahead(names, lambda name: threads.submit(_check_any, target, name), AHEAD))
         finally:
             threads.shutdown(cancel_futures=True)
     yield from _label_findings(target)
@@ -86,7 +100,8 @@ def verify(target: str | os.PathLike[str]) -> Iterator[Finding]:
 def forget(target: str | os.PathLike[str], keys: Collection[str], *, is_trial: bool = False) -> list[str]:
     """Delete the records of these written volumes, and those that are damaged, so that the next run makes them again.
 
-    What dskprep wrote of the volumes is deleted too. What others added to them stays.
+    What dskprep wrote of the volumes is deleted too. What others added to them stays, and so does a record that cannot
+    be read, with its volume; a warning of the logger `dskprep` names it.
 
     Parameters
     ----------
@@ -94,7 +109,7 @@ def forget(target: str | os.PathLike[str], keys: Collection[str], *, is_trial: b
         The dataset, as a path or URL.
     keys
         The keys of the volumes; one that is not written is passed over. Where a record of a key is damaged and its
-        volume has another one, the volume is read: it stays if it has no fault.
+        volume has another one, the volume is read: it stays unless it is damaged.
     is_trial
         Delete nothing.
 
@@ -118,11 +133,15 @@ def forget(target: str | os.PathLike[str], keys: Collection[str], *, is_trial: b
         raise UsageError(f"keys must be a list of keys, such as [{keys!r:.100}], not one text; nothing was deleted")
     target, keys = storage.absolute(target), frozenset(keys)
     names = [name for name in store.record_names(target) if name.key in keys]
-    damaged = {name for name in names if isinstance(_read_record(target, name), str)}
+    read = {name: _read_record(target, name) for name in names}
+    damaged = {name for name, record in read.items() if isinstance(record, str)}
+    unread = {name for name, record in read.items() if isinstance(record, storage.UnreadableFile)}
+    for name in sorted(unread):
+        log.warning(f"{name.path} stays: it cannot be read")
     keys_of_damaged = {name.key for name in damaged}
-    written = {name for name in names if name.status == "written"} - damaged
-    sound = {name for name in written if name.key in keys_of_damaged and _is_sound(target, name)}
-    return store.forget(target, sorted(damaged | (written - sound)), kept=sound, is_trial=is_trial)
+    written = {name for name in names if name.status == "written"} - damaged - unread
+    sound = {name for name in written if name.key in keys_of_damaged and not _check(target, name).is_damaged}
+    return store.forget(target, sorted(damaged | (written - sound)), kept=sound | unread, is_trial=is_trial)
 
 
 def refuse_if_all_are_gone(target: str, volumes: Collection[str]) -> None:
@@ -134,28 +153,38 @@ def refuse_if_all_are_gone(target: str, volumes: Collection[str]) -> None:
         )
 
 
-def _read_record(target: str, name: RecordName) -> Record | str:
-    """Return a record, or why it cannot be read."""
+def _read_record(target: str, name: RecordName) -> Record | str | storage.UnreadableFile:
+    """Return a record, what is wrong with it, or the error if it cannot be read."""
     try:
         return store.read_record(target, name)
     except DamagedDataset as error:
         return str(error)
     except FileNotFoundError:
         return f"{name.path} is missing"
+    except storage.UnreadableFile as error:
+        return error
 
 
-def _is_sound(target: str, name: RecordName) -> bool:
+def _check_any(target: str, name: RecordName) -> Finding | None:
+    """Return the finding of a record; None if it is of a series that was not written, and is whole."""
     finding = _check(target, name)
-    return finding is not None and not finding.faults
+    return finding if finding.is_of_volume or finding.faults else None
 
 
-def _check(target: str, name: RecordName) -> Finding | None:
-    """Return the finding of a volume; of a series that was not written, only one that its record is damaged."""
-    record = _read_record(target, name)
-    if isinstance(record, str):
-        return Finding(name.key, (record,), is_of_volume=name.status == "written")
-    if not record.is_written:
-        return None
+def _check(target: str, name: RecordName) -> Finding:
+    record, is_of_volume = _read_record(target, name), name.status == "written"
+    try:
+        if isinstance(record, storage.UnreadableFile):
+            raise record
+        if isinstance(record, str):
+            return Finding(name.key, (record,), is_of_volume=is_of_volume)
+        return _check_volume(target, name, record) if is_of_volume else Finding(name.key, (), is_of_volume=False)
+    except storage.UnreadableFile as error:  # its record, or what is needed to know whose an object is
+        unread = (f"{CANNOT_BE_READ}{error}",)
+        return Finding(name.key, unread, is_of_volume=is_of_volume, unread=unread)
+
+
+def _check_volume(target: str, name: RecordName, record: Record) -> Finding:
     volume, thumbnail = store.volume_url(target, name.key), store.thumbnail_name(name.key)
     there = {entry.name for entry in storage.listing_below(volume, follow_links=False)}
     faults = [f"{path} is missing" for path in sorted(record.objects.keys() - there)]
@@ -181,7 +210,11 @@ def _check(target: str, name: RecordName) -> Finding | None:
             shape, recorded = _shape(content), list(record.geometry.shape)
             if shape != recorded:
                 faults.append(f"the shape is {shape} instead of {recorded}")
-    return Finding(name.key, tuple(faults), tuple(sorted(extra.difference(ours))))
+    return Finding(name.key, tuple(faults), tuple(sorted(extra.difference(ours))), unread=_unread(faults))
+
+
+def _unread(faults: Iterable[str]) -> tuple[str, ...]:
+    return tuple(fault for fault in faults if f" {CANNOT_BE_READ}" in fault)
 
 
 def _is_list_right(target: str, key: str, there: set[str], mine: set[str]) -> bool:
@@ -210,6 +243,10 @@ def _label_findings(target: str) -> Iterator[Finding]:
         except (DamagedDataset, FileNotFoundError) as error:
             yield Finding(name.source, (str(error),), is_of_volume=False, labels=name)
             continue
+        except storage.UnreadableFile as error:
+            unread = (f"{CANNOT_BE_READ}{error}",)
+            yield Finding(name.source, unread, is_of_volume=False, labels=name, unread=unread)
+            continue
         promised = [
             (f"{store.volume_name(label.volume)}/{path}", each, label.pending.get(path))
             for label in record.written
@@ -218,7 +255,7 @@ def _label_findings(target: str) -> Iterator[Finding]:
         promised += [(name.points_path, record.points, None)] if record.points else []
         read = ((path, _read(storage.join(target, path), each, pending)[1]) for path, each, pending in promised)
         faults = [f"{path} {fault}" for path, fault in read if fault]
-        yield Finding(name.source, tuple(faults), is_of_volume=False, labels=name)
+        yield Finding(name.source, tuple(faults), is_of_volume=False, labels=name, unread=_unread(faults))
 
 
 def _shape(content: bytes) -> Any:
@@ -247,6 +284,8 @@ def _read_once(url: str, expected: StoredObject, pending: StoredObject | None) -
         content = storage.read(url)
     except FileNotFoundError:
         return b"", "is missing"
+    except storage.UnreadableFile as error:
+        return b"", CANNOT_BE_READ + str(error).removeprefix(f"{url}: ")
     if (found := StoredObject.of(content)) == pending:
         return content, ""
     if found.n_bytes != expected.n_bytes:

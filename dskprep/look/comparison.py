@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dskprep import storage
 from dskprep.errors import DamagedDataset, UsageError
 from dskprep.look.label_comparison import LabelDifference, compare_labels, sample
 from dskprep.preparation import prepare, user_steps
@@ -145,7 +146,7 @@ class Comparison(Iterator[Compared]):
                 found = compare_preparations(Preparation.of_stored(a), Preparation.of_stored(b), key=key)
                 difference = dataclasses.replace(found.difference, labels=compare_labels(a, b))
                 return dataclasses.replace(found, difference=difference)
-            except DamagedDataset as error:
+            except (DamagedDataset, storage.UnreadableFile) as error:
                 self.damaged[key] = str(error)
         raise StopIteration
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from dskprep.dataset.annotations import DAMAGED
+from dskprep.dataset.annotations import NOT_READ
 from dskprep.stopwatch import STAGES
 
 MEASURES = {
@@ -156,7 +156,7 @@ def label_figures(table: pd.DataFrame) -> dict[str, Any] | None:
         "n_points": len(written) - len(labels),
         "n_volumes": written["key"].nunique(),
         "lost": dict(Counter(lost["status"] + ": " + lost["reason"].fillna("")).most_common()),
-        "damaged": [row["message"] for row in lost[lost["reason"] == DAMAGED].to_dict("records")],
+        "damaged": [row["message"] for row in lost[lost["reason"].isin(NOT_READ)].to_dict("records")],
     }
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from dskprep import storage
 from dskprep.dataset import store
 from dskprep.dataset.record import RecordName
 from dskprep.errors import DamagedDataset, UsageError
@@ -63,7 +64,7 @@ def label_picture(target: str, key: str, digest: str) -> LabelPicture:
         labels = outlines.largest_first(outlines.of_stored(volume))
         z, cut = _cut(labels, faults)
         webp = _draw(volume, z, cut) if cut else b""
-    except (DamagedDataset, UsageError) as error:
+    except (DamagedDataset, UsageError, storage.UnreadableFile) as error:
         return LabelPicture(key, "", "", (), 0, (*faults, str(error)))
     return LabelPicture(
         key,
@@ -93,7 +94,7 @@ def _cut(labels: Sequence[Outline], faults: list[str]) -> tuple[int, list[Cut]]:
         try:
             z = z if cut else _plane_through(label)
             inside = label.inside(0, z)
-        except (DamagedDataset, UsageError) as error:
+        except (DamagedDataset, UsageError, storage.UnreadableFile) as error:
             faults.append(str(error))
             continue
         if inside.any():

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import psutil
 
 from dskprep.dataset.record import further_key
-from dskprep.errors import Refusal
+from dskprep.errors import Refusal, name_of
 from dskprep.plain import words_of
 from dskprep.selecting import Chosen
 from dskprep.series.series import Series
@@ -82,7 +82,7 @@ def predict(case: Case, config: PrepConfig, usable_bytes: int = sys.maxsize) -> 
     except Outgrown:
         return [_refuse(ledger.refusal(_doubled_beyond(least_bytes, ledger.total_bytes)), 0, case.key)]
     except Exception as error:  # as in a run: it costs this patient only
-        return [Prediction(case.key, "failed", type(error).__name__, words_of(error)[:500])]
+        return [Prediction(case.key, "failed", name_of(error), words_of(error)[:500])]
     predictions = {
         name: _refuse(made, least_bytes)
         if isinstance(made, Refusal)

@@ -27,6 +27,7 @@ from distributed import Client
 
 from dskprep import settings as config
 from dskprep.dataset import claims, identity, index, licences, store, target_place
+from dskprep.dataset.past_runs import next_number
 from dskprep.errors import InfrastructureError, UsageError
 from dskprep.look import report
 from dskprep.pipeline import cluster_check, executor, hashed_keys, sharing, watch
@@ -277,10 +278,11 @@ def _write_end(
         table = index.read_table(summary.target, (*index.OF_ACCOUNT, *licences.FIELDS))
         summary.account.split_series = index.split_series(table)
         summary.account.damaged_records = index.damaged(table)
-        store.write_run(summary.target, summary.run_id, summary.as_dict())
+        number = {"number": next_number(summary.target)}
+        store.write_run(summary.target, summary.run_id, summary.as_dict() | number)
         if give_labels and not summary.is_interrupted and not summary.stopped_by:
             give_labels()
-            store.write_run(summary.target, summary.run_id, summary.as_dict())
+            store.write_run(summary.target, summary.run_id, summary.as_dict() | number)
         licences.attribute(summary.target, table)
         if summary.n_new and not summary.is_interrupted and not summary.stopped_by:
             for finish in at_end:

@@ -11,7 +11,6 @@ or the profile of the process that opens the store.
 from __future__ import annotations
 
 import contextlib
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,8 +18,8 @@ from typing import Any
 import fsspec
 
 from dskprep.errors import InfrastructureError
-from dskprep.plain import in_one_line
-from dskprep.storage import local, public
+from dskprep.storage import failures, local, public
+from dskprep.storage.failures import UnreadableFile as UnreadableFile
 from dskprep.storage.local import PART_SUFFIX as PART_SUFFIX
 from dskprep.storage.local import UNFINISHED as UNFINISHED
 from dskprep.storage.local import Entry as Entry
@@ -163,8 +162,11 @@ def read_many(url: str, entries: Sequence[Entry]) -> Iterator[tuple[str, bytes]]
         yield from zip((entry.name for entry in entries), store.read_many(fs, path, entries), strict=True)
 
 
-def read_many_metadata(url: str, entries: Sequence[Entry]) -> Iterator[tuple[str, bytes]]:
-    """Read what describes a dataset. As `read_many`, but what is too large for that, and a NoFile, are empty."""
+def read_each(url: str, entries: Sequence[Entry]) -> Iterator[tuple[str, bytes | UnreadableFile]]:
+    """Read what describes a dataset. As `read_many`, but what is too large for that, and a NoFile, are empty.
+
+    A file that cannot be read, where others may be, is told in place of its content.
+    """
     if is_bucket(url) and all(entry.size <= METADATA_BYTES for entry in entries):
         yield from read_many(url, entries)
         return
@@ -173,6 +175,14 @@ def read_many_metadata(url: str, entries: Sequence[Entry]) -> Iterator[tuple[str
             yield from read_many(url, [entry]) if entry.size <= METADATA_BYTES else [(entry.name, b"")]
         except NoFile:
             yield entry.name, b""
+        except UnreadableFile as error:
+            yield entry.name, error
+
+
+def read_many_metadata(url: str, entries: Sequence[Entry]) -> Iterator[tuple[str, bytes]]:
+    """Do the same for what counts for nothing if it is damaged: what cannot be read is empty, too."""
+    for name, content in read_each(url, entries):
+        yield name, b"" if isinstance(content, UnreadableFile) else content
 
 
 def read_existing(url: str, names: Sequence[str], *, most_bytes: int) -> Iterator[tuple[str, bytes]]:
@@ -245,27 +255,12 @@ def _opened(url: str) -> Iterator[tuple[Any, Any, str]]:
     """
     try:
         yield _open(url)
-    except PermissionError as error:
-        where, why = _told(url, error)
-        raise InfrastructureError(
-            f"{where}: permission denied{why and f' ({why})'}; check the credentials and the path's rights"
-        ) from error
     except FileNotFoundError as error:
         if is_bucket(url) and any(words in str(error) for words in NO_BUCKET):
             raise InfrastructureError(f"{url}: there is no such bucket; create it, or correct the name") from error
         raise
     except OSError as error:
-        where, why = _told(url, error)
-        raise InfrastructureError(f"{where}: {why or error.strerror}") from error
-
-
-def _told(url: str, error: OSError) -> tuple[str, str]:
-    """Return where an error happened and what it says besides its kind: no path twice, and no name of a `.part`."""
-    if not isinstance(error.filename, str) or not error.strerror:
-        return url, in_one_line(error)
-    path = re.sub(f"{UNFINISHED}$", "", error.filename)
-    shorter, longer = sorted((path.rstrip("/") + "/", url.rstrip("/") + "/"), key=len)
-    return (path, "") if longer.startswith(shorter) else (url, f"{error.strerror}: {path}")
+        raise failures.of_store(url, error) from error
 
 
 def _open(url: str) -> tuple[Any, Any, str]:

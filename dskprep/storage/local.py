@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
+import logging
 import os
 import re
 import secrets
@@ -22,10 +24,14 @@ from dskprep.storage.local_listing import list_below as list_below
 from dskprep.storage.local_listing import list_folder as list_folder
 from dskprep.storage.local_listing import walk as walk
 
+log = logging.getLogger("dskprep")
+
 PART_SUFFIX = ".part"
 """Ends the name of a file that is still being written, or that a killed process left half written."""
 UNFINISHED = rf"\.[0-9a-f]{{12}}{re.escape(PART_SUFFIX)}"
 """All that such a file has after the name that it is to have, as a regular expression."""
+OF_ONE_FILE = (errno.EIO, errno.EACCES, errno.EPERM, errno.ESTALE, errno.EBADMSG, errno.EISDIR)
+"""Errors that may concern one file alone: bad sectors, rights, a handle of NFS, a wrong checksum, a folder."""
 MUCH_BYTES = 1 << 30
 """Before a larger file is read as a whole, the free memory is looked at: a file of holes costs nobody anything."""
 
@@ -38,7 +44,11 @@ class NoFile(ObjectChanged):
     """What was listed as a file is a link that leads nowhere, a pipe, a device or a socket."""
 
 
-class _Device(OSError):
+class OneFile(OSError):
+    """One file cannot be read, and the folder that it lies in can be listed: nothing is wrong with the others."""
+
+
+class _Device(OneFile):
     """A pipe, a device or a socket stands where a file should be."""
 
 
@@ -73,7 +83,29 @@ def read_head(_: Any, path: str, n_bytes: int) -> bytes:
 
 @contextlib.contextmanager
 def _opened(path: str) -> Iterator[tuple[BinaryIO, int]]:
-    """Open a file to be read, and tell its size.
+    """Open a file to be read, and tell its size. Raises OneFile if nothing but this file cannot be read."""
+    try:
+        with _opened_file(path) as opened:
+            yield opened
+    except OSError as error:
+        if error.errno in OF_ONE_FILE and _can_be_listed(path.rpartition("/")[0]):
+            raise OneFile(error.errno, error.strerror, path) from error
+        raise
+
+
+def _can_be_listed(folder: str) -> bool:
+    """Tell whether a folder can be looked into now: not where a disk, or a server, is gone with all that it has."""
+    try:
+        with os.scandir(folder or "/") as found:
+            next(found, None)
+    except OSError:
+        return False
+    return os.access(folder or "/", os.X_OK)
+
+
+@contextlib.contextmanager
+def _opened_file(path: str) -> Iterator[tuple[BinaryIO, int]]:
+    """Do what `_opened` does, and raise what the system raises.
 
     Raises OSError for what is none: reading a pipe may wait for ever, and a device may never end. What stands there may
     be replaced by a pipe at any time, so opening it does not wait either.
@@ -105,6 +137,8 @@ def changed(error: OSError) -> ObjectChanged | None:
     """Return what became of a listed file that could not be read, if it changed since, or never was one."""
     if isinstance(error, _Device):
         return NoFile(str(error))
+    if isinstance(error, OneFile):
+        return None
     if isinstance(error.filename, str) and (file := Path(error.filename)).is_symlink():
         return NoFile(f"{file.name}: expected a file, found a link that leads nowhere")
     if isinstance(error, FileNotFoundError):
@@ -140,8 +174,17 @@ def read_many(_: Any, path: str, entries: Sequence[Entry]) -> Iterator[bytes]:
         yield content
 
 
+@functools.lru_cache(1000)
+def _tell_passed_over(path: str, why: str) -> None:
+    """Say so once in a process: leases are read every few seconds."""
+    log.warning(f"{path}: cannot be read ({why}), and is passed over")
+
+
 def read_existing(fs: Any, path: str, names: Iterable[str], *, most_bytes: int) -> Iterator[bytes | None]:
-    """Yield the content of each file in a folder, None for one that is not there, is a link or larger."""
+    """Yield the content of each file in a folder, None for one that is not there, is a link or larger.
+
+    One that cannot be read is None too, and told.
+    """
     is_link = Path(path).is_symlink()
     for name in names:
         file = Path(path, name)
@@ -150,6 +193,9 @@ def read_existing(fs: Any, path: str, names: Iterable[str], *, most_bytes: int) 
             content = read(fs, str(file)) if is_there else None
         except FileNotFoundError:  # it was deleted just now
             content = None
+        except OneFile as error:
+            content = None
+            _tell_passed_over(str(file), error.strerror)
         yield content
 
 

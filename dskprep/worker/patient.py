@@ -17,6 +17,7 @@ from dskprep.settings import PrepConfig
 from dskprep.source import away
 from dskprep.source.case import Case
 from dskprep.stopwatch import Stopwatch
+from dskprep.storage import UnreadableFile
 from dskprep.worker import process, taken
 from dskprep.worker.admission import Ledger, Underestimated
 from dskprep.worker.make import Line, Made, begin_record, make_case
@@ -222,7 +223,7 @@ def _still_stale(job: Job, target: str) -> list[RecordName]:
     """Return the stale records that may go with their volumes: not those of another source or of another run since."""
     try:
         overtaken.refuse_forgotten(target, job.case.key, job.case.digest, job.stale)
-    except Refusal:
+        foreign = taken.of_another_source(target, job.case, job.stale, [])
+    except (Refusal, UnreadableFile):  # of a record that cannot be read nobody knows whose it is
         return [name for name in job.stale if name.status != "written"]
-    foreign = taken.of_another_source(target, job.case, job.stale, [])
     return [name for name in job.stale if name not in foreign]

@@ -19,7 +19,7 @@ from typing import TypeVar
 
 import distributed
 
-from dskprep.errors import DskprepError
+from dskprep.errors import DskprepError, name_of
 from dskprep.plain import traceback_of, words_of
 from dskprep.stopwatch import Stopwatch
 from dskprep.worker import admission
@@ -117,7 +117,7 @@ def do(
             if limit_s is None and not isinstance(failure, Exception):
                 raise  # Ctrl-C, in the user's own process; what leaves a worker's task would never be an answer
             stack, is_bug = traceback_of(failure), not isinstance(failure, DskprepError)
-            return lost(Loss(type(failure).__name__, words_of(failure)[:MAX_MESSAGE], stack, is_bug), clock)
+            return lost(Loss(name_of(failure), words_of(failure)[:MAX_MESSAGE], stack, is_bug), clock)
 
     if limit_s is None:
         return attempt(_ledger(memory_bytes))

@@ -114,7 +114,7 @@ def test_the_last_run_is_the_one_that_ended_last(tmp_path: Path) -> None:
     """Of two that shared the work, the one that began first may have done what the other left."""
     target = str(tmp_path / "out")
     dskprep.run(tiny.write_patients(str(tmp_path / "in"), ["p1"]), target)
-    summary = {"inputs": 9, "counts": {"written": 9}, "already": {}, "is_listed": True}
+    summary = {"inputs": 9, "counts": {"written": 9}, "already": {}, "is_listed": True, "number": 2}
     first, second = "29991231T235900Z-aaaa", "29991231T235930Z-bbbb"
     store.write_run(target, first, summary | {"run_id": first, "seconds": 60.0})
     broken_off = summary | {"run_id": second, "counts": {"written": 2}, "seconds": 1.0, "stopped_by": "no store"}
@@ -135,7 +135,7 @@ def test_of_runs_that_end_within_a_second_the_later_one_is_the_last(tmp_path: Pa
     target = str(tmp_path / "out")
     dskprep.run(tiny.write_patients(str(tmp_path / "in"), ["p1"]), target)
     first, second = "29991231T235900Z-bbbb", "29991231T235904Z-aaaa"
-    both = {"inputs": 2, "already": {}, "is_listed": True}
+    both = {"inputs": 2, "already": {}, "is_listed": True, "number": 2}
     ended = {"counts": {"written": 1}, "seconds": 4.4, "is_interrupted": True, "ended": "2999-12-31T23:59:04.300+00:00"}
     store.write_run(target, first, both | ended | {"run_id": first})
     ended = {"counts": {"written": 2}, "seconds": 0.2, "ended": "2999-12-31T23:59:04.900+00:00"}
@@ -146,6 +146,26 @@ def test_of_runs_that_end_within_a_second_the_later_one_is_the_last(tmp_path: Pa
     for of_a_stranger in ("tomorrow", "2999-12-31", "9999-12-31T23:59:59-12:00"):
         store.write_run(target, first, both | ended | {"run_id": first, "ended": of_a_stranger})
         assert dskprep.status(target).last_run
+
+
+@pytest.mark.parametrize("hours", [1, -1, 24 * 365])
+def test_the_last_run_is_the_last_also_where_clocks_disagree(tmp_path: Path, hours: int) -> None:
+    """Two machines, or one whose clock was set back: an interrupted run is not hidden by an earlier, complete one."""
+    source, target = tiny.write_patients(str(tmp_path / "in"), ["p1"]), str(tmp_path / "out")
+    first = dskprep.run(source, target)
+    path = tmp_path / "out/runs" / first.run_id / "summary.json"
+    told = json.loads(path.read_text())
+    told["ended"] = (datetime.datetime.fromisoformat(told["ended"]) + datetime.timedelta(hours=hours)).isoformat()
+    path.write_text(json.dumps(told))
+    tiny.write_patients(source, ["p2", "p3"])
+    second = dskprep.run(source, target, observers=[Interrupts()])
+    found = dskprep.status(target)
+    assert found.last_run
+    assert (found.last_run.run_id, found.is_clean) == (second.run_id, False)
+    third = dskprep.run(source, target)
+    found = dskprep.status(shutil.copytree(target, tmp_path / "copy"))  # whose files have other times
+    assert found.last_run
+    assert (found.last_run.run_id, found.is_clean) == (third.run_id, True)
 
 
 def test_a_summary_tells_when_the_run_ended(tmp_path: Path) -> None:

@@ -37,6 +37,28 @@ def test_it_is_a_mapping_of_the_written_volumes(dataset: dskprep.Dataset) -> Non
     assert dataset.get("p3") is None
 
 
+def test_a_volume_whose_record_was_deleted_meanwhile_is_damage_and_names_it(tmp_path: Path) -> None:
+    dskprep.run(tiny.write_patients(tmp_path / "in", ["p1", "p2"]), tmp_path / "out")
+    dataset = dskprep.open_dataset(tmp_path / "out")
+    assert list(dataset) == ["p1", "p2"]
+    dskprep.forget(tmp_path / "out", ["p1"])
+    with pytest.raises(DamagedDataset, match="the record of p1 is gone since this dataset was opened; open it again"):
+        dataset["p1"]
+    assert dataset["p2"].load().shape == (12, 24, 24)
+
+
+def test_of_an_object_that_is_longer_than_it_was_written_what_was_written_is_read(tmp_path: Path) -> None:
+    target = tmp_path / "out"
+    dskprep.run(tiny.write_patients(tmp_path / "in", ["p1"]), target)
+    written = dskprep.open_dataset(target)["p1"].load().array
+    with (target / "volumes/p1.zarr/0/c/0/0/0").open("ab") as file:
+        file.write(b"more")
+    volume = dskprep.open_dataset(target)["p1"]
+    assert np.array_equal(volume.load().array, written)
+    assert np.array_equal(volume.image[...], written)
+    assert [finding.is_damaged for finding in dskprep.verify(target)] == [True]
+
+
 def test_a_key_that_is_not_written_says_what_became_of_it(dataset: dskprep.Dataset) -> None:
     with pytest.raises(KeyError, match="p3: was refused, no-dicom: expected"):
         dataset["p3"]
