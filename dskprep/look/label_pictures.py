@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from dskprep import storage
 from dskprep.dataset import store
 from dskprep.dataset.record import RecordName
+from dskprep.dataset.undisturbed import record_of
 from dskprep.errors import DamagedDataset, UsageError
 from dskprep.look import outlines, picture
 from dskprep.look.comparison import Preparation
@@ -77,11 +78,8 @@ def label_picture(target: str, key: str, digest: str) -> LabelPicture:
 
 
 def _open(target: str, key: str, digest: str) -> StoredVolume:
-    name = RecordName("written", key, digest)
-    try:
-        return StoredVolume(key, store.volume_url(target, key), store.read_record(target, name))
-    except FileNotFoundError as error:
-        raise DamagedDataset(f"{name.path} is gone; was the volume deleted just now?") from error
+    record = record_of(target, RecordName("written", key, digest))
+    return StoredVolume(key, store.volume_url(target, key), record)
 
 
 def _cut(labels: Sequence[Outline], faults: list[str]) -> tuple[int, list[Cut]]:

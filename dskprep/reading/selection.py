@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, Self
 
 from dskprep.counts import n_of, some_of
 from dskprep.dataset import annotations as annotated
-from dskprep.dataset import index, lacking, store
+from dskprep.dataset import index, lacking, store, undisturbed
 from dskprep.dataset.record import RecordName
-from dskprep.errors import DamagedDataset, UsageError
+from dskprep.errors import UsageError
 from dskprep.patterns import as_patterns
 from dskprep.reading import display, joined
 from dskprep.reading.joined import Joined
@@ -297,9 +297,4 @@ class Selection(Mapping[str, StoredVolume]):
         """Return a volume. Raises KeyError if no volume of that key is written; the error says what became of it."""
         if key not in self._names:
             raise KeyError(self._explain(key))
-        try:
-            record = store.read_record(self.url, self._names[key])
-        except FileNotFoundError as error:
-            gone = f"the record of {key} is gone since this dataset was opened"
-            raise DamagedDataset(f"{self.url}: {gone}; open it again") from error
-        return StoredVolume(key, store.volume_url(self.url, key), record)
+        return StoredVolume(key, store.volume_url(self.url, key), undisturbed.record_of(self.url, self._names[key]))
