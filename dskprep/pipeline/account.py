@@ -197,8 +197,8 @@ def time_in_words(seconds: float) -> str:
 class Summary:
     """A run, its account, and that of its labels, if it had any. `ended` is a time in ISO 8601.
 
-    `stopped_by` says what broke it off: then not all inputs were seen. `is_hashed`: nobody is told the source's name.
-    `fingerprint` is that of the key of the dataset.
+    `number` counts the runs of a dataset as they ended; 0 until then. `stopped_by` says what broke it off: then not
+    all inputs were seen. `is_hashed`: nobody is told the source's name. `fingerprint` is that of the dataset's key.
     """
 
     run_id: str
@@ -207,6 +207,7 @@ class Summary:
     account: Account
     seconds: float
     ended: str = ""
+    number: int = 0
     is_interrupted: bool = False
     stopped_by: str = ""
     labels: LabelSummary | None = None
@@ -242,6 +243,7 @@ class Summary:
             "target": self.target,
             "seconds": round(self.seconds, 2),
             "ended": self.ended,
+            "number": self.number,
             "is_interrupted": self.is_interrupted,
             "stopped_by": self.stopped_by,
             **self.account.as_dict(),

@@ -278,11 +278,11 @@ def _write_end(
         table = index.read_table(summary.target, (*index.OF_ACCOUNT, *licences.FIELDS))
         summary.account.split_series = index.split_series(table)
         summary.account.damaged_records = index.damaged(table)
-        number = {"number": next_number(summary.target)}
-        store.write_run(summary.target, summary.run_id, summary.as_dict() | number)
+        summary.number = next_number(summary.target)
+        store.write_run(summary.target, summary.run_id, summary.as_dict())
         if give_labels and not summary.is_interrupted and not summary.stopped_by:
             give_labels()
-            store.write_run(summary.target, summary.run_id, summary.as_dict() | number)
+            store.write_run(summary.target, summary.run_id, summary.as_dict())
         licences.attribute(summary.target, table)
         if summary.n_new and not summary.is_interrupted and not summary.stopped_by:
             for finish in at_end:
