@@ -112,22 +112,45 @@ def _part_by_order(planes: Sequence[Plane], chosen: list[int], along: dict[int, 
     is_repeated = len(chosen) > n_places
     for way in ways if is_repeated else ways[:1]:
         made = {i: planes[i].order[way] for i in chosen}
-        stacks: list[list[int]] = [[]]
-        seen: set[int] = set()
-        last = ""
-        for i in sorted(chosen, key=lambda i: made[i]):
-            way_back = abs(place[i] - place[stacks[-1][-1]]) if stacks[-1] and not is_repeated else 0
-            if place[i] in seen or way_back > JUMP * n_places:
-                if made[i] in (last, ""):
-                    break
-                stacks.append([])
-                seen.clear()
-            stacks[-1].append(i)
-            seen.add(place[i])
-            last = made[i]
+        order = sorted(chosen, key=lambda i: made[i])
+        if not all(made.values()):
+            continue
+        if is_repeated:
+            found = [_cut_by_repeats(order, place, is_by_sweeps=by_sweeps) for by_sweeps in (True, False)]
+            cuts = found[: 1 + (found[0] != found[1])]
         else:
-            if len(stacks) > 1 and all(made.values()):
-                yield [sorted(stack, key=lambda i: along[i]) for stack in stacks]
+            pairs = itertools.pairwise(range(len(order)))
+            cuts = [[b for a, b in pairs if abs(place[order[b]] - place[order[a]]) > JUMP * n_places]]
+        for cut in sorted(cuts, key=len):
+            if cut and all(made[order[n]] != made[order[n - 1]] for n in cut):
+                ends = itertools.pairwise([0, *cut, len(order)])
+                yield [sorted(order[start:end], key=lambda i: along[i]) for start, end in ends]
+
+
+def _cut_by_repeats(order: list[int], place: dict[int, int], *, is_by_sweeps: bool) -> list[int]:
+    """Return where stacks begin in the order of making, after the first: no position comes twice in one of them.
+
+    With `is_by_sweeps` not where a position comes again, but where the sweep began that it lies in, which may have been
+    beyond the stack before: at the longest way since the scanner last turned.
+    """
+    cuts: list[int] = []
+    first, seen = 0, set[int]()
+    for n, i in enumerate(order):
+        if place[i] in seen:
+            first = _begin_of_sweep(order, place, first, n) if is_by_sweeps else n
+            cuts.append(first)
+            seen = {place[k] for k in order[first:n]}
+        seen.add(place[i])
+    return cuts
+
+
+def _begin_of_sweep(order: list[int], place: dict[int, int], first: int, n: int) -> int:
+    """Return the number, after `first` and up to `n`, of the slice with which the sweep to the n-th slice began."""
+    ways = {k: place[order[k]] - place[order[k - 1]] for k in range(first + 1, n + 1)}
+    turn = n
+    while turn > first + 1 and ways[turn] * ways[n] > 0:
+        turn -= 1
+    return max(range(n, turn - 1, -1), key=lambda k: abs(ways[k]))
 
 
 def _are_interleaved(stacks: list[list[int]], along: dict[int, float]) -> bool:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dskprep.counts import n_of
 from dskprep.dicom.header import KINDS
@@ -107,6 +109,9 @@ def _stacks_of(
     except Refusal as refusal:
         yield refusal
         return
+    reach = [*along.values()]
+    if len(group) < len(planes):
+        reach += [float(np.dot(p.position, normal)) for p in planes if _is_parallel(p.normal, normal)]
     doubts = [("one-of-several-stacks", len(group) < len(planes)), ("identical-duplicates-dropped", unique != group)]
     while parts and count_positions(parts[0], along) >= min_slices:
         order, others = join(planes, parts[0], parts[1:], along, lay)
@@ -115,8 +120,8 @@ def _stacks_of(
         except Refusal as refusal:
             yield refusal
         else:
-            covered_mm, all_mm = (along[ends[-1]] - along[ends[0]] for ends in (order, unique))
-            left_out_mm = round(all_mm - covered_mm, 3)
+            covered_mm = along[order[-1]] - along[order[0]]
+            left_out_mm = round(max(reach) - min(reach) - covered_mm, 3)
             is_left_out = left_out_mm > layout.grid.spacing[0] * 1.5
             more = [
                 ("stacks-joined", len(order) > len(parts[0]) or _are_of_several_kinds([planes[i] for i in order])),
@@ -128,6 +133,11 @@ def _stacks_of(
             words = tuple(dict.fromkeys(word for word, applies in doubts + more if applies))
             yield Stack(order, layout, words, left_out_mm if is_left_out else 0.0)
         parts = others
+
+
+def _is_parallel(a: NDArray[np.float64], b: NDArray[np.float64]) -> bool:
+    """Tell whether slices with these normals lie along one way through the body, up to 1 degree."""
+    return abs(float(np.dot(a, b))) > math.cos(math.radians(1))
 
 
 def _are_of_several_kinds(planes: Sequence[Plane]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -185,6 +186,52 @@ def test_tags_that_differ_from_slice_to_slice_do_not_part_stacks() -> None:
 def test_two_shifted_stacks_are_not_mixed() -> None:
     """Interleaved acquisitions without tags look like one uneven stack."""
     assert refusal_of(make_planes([*STEPS, *(STEPS + 1)])).reason == "uneven-spacing"
+
+
+UP, DOWN = range(40), range(39, -1, -1)
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (UP, range(-10, 30)),
+        (UP, range(49, 9, -1)),
+        (UP, range(20, 60)),
+        (UP, range(29, -11, -1)),
+        (DOWN, range(-10, 30)),
+        (DOWN, range(49, 9, -1)),
+        (DOWN, range(29, -11, -1)),
+        (UP, range(45, 5, -1)),
+        (UP, range(-2, 38)),
+        ([*range(20, 40), *range(20)], [*range(20, 40), *range(20)]),  # each in two parts
+    ],
+)
+@pytest.mark.parametrize("longer", [0, 1])
+@pytest.mark.parametrize("way", [0, 1])
+def test_two_sweeps_are_told_apart_by_their_order_and_never_mixed(
+    first: Sequence[int], second: Sequence[int], longer: int, way: int
+) -> None:
+    sweeps = [[*first], [*second]]
+    del sweeps[1 - longer][-3:]
+    made = [place for sweep in sweeps for place in sweep]
+    planes = []
+    for number, plane in enumerate(make_planes(np.array(made) * 6.0)):
+        order = ["", ""]
+        order[way] = f"{number:05}"
+        planes.append(replace(plane, order=tuple(order)))
+    stack = stacked(planes)
+    of_sweep = {int(i >= len(sweeps[0])) for i in stack.order}
+    assert of_sweep == {longer}
+    assert len(stack.order) == 40
+    assert "one-of-several-stacks" in stack.warnings
+    assert "stacks-joined" not in stack.warnings
+
+
+def test_slices_on_another_grid_that_reach_further_along_the_body_are_said() -> None:
+    planes = make_planes(STEPS) + make_planes(STEPS[:8] + STEPS[-1] + 2.5, pixel_mm=(0.9, 0.9))
+    stack = stacked(planes)
+    assert stack.warnings == ("one-of-several-stacks", "body-left-out")
+    assert stack.left_out_mm == pytest.approx(20.0)
 
 
 def test_a_scout_in_the_series_is_left_out() -> None:
