@@ -39,7 +39,8 @@ class Header:
     A voxel has as many values side by side as there are `layers`: one, but in segmentations that may overlap.
 
     The voxels begin at byte `start` of their file, or are its last bytes if that is None. Once decompressed, `skip`
-    bytes come before them. They lie in `data_file`, as the header names it, or with "" in the header's own file.
+    bytes come before them. They lie in `data_file`, as the header names it, or with "" in the header's own file, of
+    which the header takes the first `head_bytes`.
     """
 
     where: str
@@ -53,6 +54,7 @@ class Header:
     compression: Compression = ""
     data_file: str = ""
     layers: int = 1
+    head_bytes: int = 0
 
     @property
     def plane_bytes(self) -> int:

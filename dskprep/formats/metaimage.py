@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from dskprep.errors import Refusal
 from dskprep.formats.header import (
+    MAX_SKIP,
     Header,
     affine_of,
     damaged,
@@ -56,26 +57,39 @@ def read(head: bytes, where: str) -> Header:
     if fields.get("ElementNumberOfChannels", "1") != "1":
         found = fields["ElementNumberOfChannels"][:16]
         raise Refusal("not-hu", f"{where}: expected one grey value per voxel, found {found} channels, such as colour")
-    if fields.get("BinaryData", "True").lower() not in ("true", "1"):
+    if not _is_true(fields.get("BinaryData", "True")):
         raise Refusal("undecodable-pixels", f"{where}: expected binary voxels, found text (BinaryData = False)")
     _refuse_function(fields, where)
     data_file = last[1].decode("latin-1").strip()
     if not data_file or data_file.upper().startswith("LIST") or "%" in data_file:
         raise damaged(where, f"expected one file of voxels, found ElementDataFile {data_file[:80]!r}")
     is_local = data_file.upper() == "LOCAL"
-    before = whole(fields.get("HeaderSize", "0"), "HeaderSize", where)
-    is_compressed = fields.get("CompressedData", "False").lower() in ("true", "1")
-    if before == -1 and is_compressed:
-        raise damaged(where, "expected a HeaderSize of 0 or more before compressed voxels, found -1")
+    is_compressed = _is_true(fields.get("CompressedData", "False"))
+    head_bytes = last.end() if is_local else 0
     return Header(
         where,
         shape,
         _affine(fields, n, where),
         _dtype(fields, where),
-        start=last.end() if is_local else None if before == -1 else max(before, 0),
+        start=_start(fields, head_bytes, where, is_compressed=is_compressed),
         compression="deflate" if is_compressed else "",
         data_file="" if is_local else data_file,
+        head_bytes=head_bytes,
     )
+
+
+def _start(fields: dict[str, str], head_bytes: int, where: str, *, is_compressed: bool) -> int | None:
+    """Return at which byte of their file the voxels begin, or None if they are its last bytes, as MetaIO has it."""
+    start = whole(fields.get("HeaderSize", "0"), "HeaderSize", where)
+    if start == -1 and is_compressed:
+        raise damaged(where, "expected a HeaderSize of 0 or more before compressed voxels, found -1")
+    if start > 0 and head_bytes and not head_bytes <= start <= MAX_SKIP:
+        raise damaged(where, f"expected {head_bytes} to {MAX_SKIP} in HeaderSize, after this header, found {start}")
+    return None if start == -1 else start if start > 0 else head_bytes
+
+
+def _is_true(text: str) -> bool:
+    return text.lower() in ("true", "1")
 
 
 def _refuse_function(fields: dict[str, str], where: str) -> None:
@@ -89,8 +103,12 @@ def _dtype(fields: dict[str, str], where: str) -> np.dtype[np.generic]:
     name = required(fields, ["ElementType"], where)
     if name not in TYPES:
         raise Refusal("undecodable-pixels", f"{where}: expected whole numbers or floats, found {name[:40]!r}")
-    order = fields.get("BinaryDataByteOrderMSB", fields.get("ElementByteOrderMSB", "False"))
-    return np.dtype((">" if order.lower() in ("true", "1") else "<") + TYPES[name])
+    orders = ("BinaryDataByteOrderMSB", "ElementByteOrderMSB")
+    is_big = {_is_true(fields[order]) for order in orders if order in fields}
+    if len(is_big) > 1:
+        found = " and ".join(repr(fields[order][:40]) for order in orders)
+        raise damaged(where, f"expected one byte order in {orders[0]} and {orders[1]}, found {found}")
+    return np.dtype((">" if True in is_big else "<") + TYPES[name])
 
 
 def _affine(fields: dict[str, str], n: int, where: str) -> NDArray[np.float64]:

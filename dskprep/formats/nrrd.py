@@ -121,6 +121,7 @@ def read(head: bytes, where: str, *, is_mask: bool = False) -> Header:
         compression=ENCODINGS[encoding],
         data_file=data_file,
         layers=n_layers,
+        head_bytes=start,
     )
 
 

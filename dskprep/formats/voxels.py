@@ -52,7 +52,8 @@ class FileBytes:
 
 def check_size(header: Header, file: FileBytes) -> None:
     """Raise Refusal `truncated` if a file cannot hold all voxels, before any is read."""
-    most = (file.n_bytes - (header.start or 0)) * MAX_GROWTH[header.compression]
+    before = header.head_bytes if header.start is None else header.start
+    most = (file.n_bytes - before) * MAX_GROWTH[header.compression]
     if most < header.skip + header.voxel_bytes:
         how = "compressed to " if header.compression else ""
         raise Refusal(

@@ -88,6 +88,10 @@ def _check(table: pd.DataFrame, where: str) -> pd.DataFrame:
     """Return the table with columns by their names here, the coordinates as float64. Raises Refusal."""
     refuse_if_more(len(table), MAX_ROWS, "rows", where)
     names = {str(column).strip().lower(): column for column in table.columns}
+    for known in AXES.values():
+        if len(both := [str(names[n]) for n in known if n in names]) > 1:
+            what = one_line(" and ".join(both))[:60]
+            raise Refusal("label-unknown", f"{where}: expected one column of a coordinate, found {what}; leave one")
     found = {axis: next((names[n] for n in known if n in names), None) for axis, known in AXES.items()}
     owners = {owner: names[owner] for owner in OWNERS if owner in names}
     if None in found.values() or not owners or len(names) < len(table.columns):
@@ -108,9 +112,11 @@ def _check(table: pd.DataFrame, where: str) -> pd.DataFrame:
             row = int((table[DIAMETER] < 0).to_numpy().argmax()) + 1
             raise Refusal("label-damaged", f"{where}: row {row}: expected a diameter in mm, found a negative one")
     for owner in owners:
+        is_null = table[owner].isna()
         table[owner] = table[owner].astype(str).str.strip()
-        if (table[owner] == "").any():
-            row = int((table[owner] == "").to_numpy().argmax()) + 1
+        is_empty = (is_null | (table[owner] == "")).to_numpy()
+        if is_empty.any():
+            row = int(is_empty.argmax()) + 1
             raise Refusal("label-damaged", f"{where}: expected a {owner} in every row, found none in row {row}")
     return table
 
@@ -118,6 +124,7 @@ def _check(table: pd.DataFrame, where: str) -> pd.DataFrame:
 def _numbers(column: pd.Series, where: str, what: str, most: float) -> pd.Series:
     values = pd.to_numeric(column, errors="coerce").astype(np.float64)
     is_bad = ~(values.abs() <= most).to_numpy()  # also for NaN
+    is_bad |= column.dtype.kind in "bmM"  # true, false and times, which pandas makes numbers of
     if is_bad.any():
         row = int(is_bad.argmax())
         raise Refusal(

@@ -39,6 +39,8 @@ THREADS = 16
 """Requests and chunks at once."""
 REQUEST_BYTES = 2**22
 """Bytes of chunks after which a further request is made: others are decoded meanwhile."""
+MAX_BATCHES = 10**9
+"""Most batches before the one that a stream goes on with; their windows are counted one by one."""
 WINDOWS = 3
 """That are in memory at once: one is read, one is read or made into batches, and the last batches of one before."""
 
@@ -79,8 +81,18 @@ class Stream:
         if self.batch < 1:
             raise UsageError(f"expected batches of one patch or more, found {self.batch}")
         ItemColumns(self.draws, "state")
-        if self.resume is not None and self.resume.get("of") != self._digest:
+        if self.resume is not None:
+            self._check(self.resume)
+
+    def _check(self, state: Mapping[str, Any]) -> None:
+        if not isinstance(state, Mapping):
+            raise UsageError(f"expected the state of a batch, a dictionary, found {state!r:.40}")
+        if state.get("of") != self._digest:
             raise UsageError("the state is that of another stream: its dataset, seed, size or options are others")
+        for name, least in (("batches", 0), ("parts", 1)):
+            n = state.get(name)
+            if not isinstance(n, (int, np.integer)) or not least <= n <= MAX_BATCHES:
+                raise UsageError(f"expected {least} to {MAX_BATCHES} as {name} of the state, found {n!r:.40}")
 
     def __repr__(self) -> str:
         begins = f", from batch {self.resume['batches']} on" if self.resume else ""

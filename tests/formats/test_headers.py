@@ -85,6 +85,49 @@ def test_values_in_the_other_byte_order_are_read(suffix: str) -> None:
     assert (read(named)[1] == array).all()
 
 
+def with_header_size(content: bytes, n_gap: int, size: int, *, after: bool = False) -> bytes:
+    """A .mha with other bytes between header and voxels, and a HeaderSize, counted `after` its header."""
+    last = b"ElementDataFile = LOCAL\n"
+    before, stored = content.split(last)
+    line = b"HeaderSize = %9d\n"
+    n_head = len(before + line % 0 + last)
+    return before + line % (size + n_head * after) + last + b"\7" * n_gap + stored
+
+
+@pytest.mark.parametrize(
+    ("n_gap", "size", "after"),
+    [(7, 7, True), (48, 48, True), (48, -1, False), (0, 0, True), (0, -1, False), (0, 0, False)],
+)
+def test_the_voxels_of_a_mha_lie_where_its_header_size_says(n_gap: int, size: int, after: bool) -> None:
+    array = np.arange(60, dtype=np.int16).reshape(3, 4, 5)
+    (content,) = by_itk(array, turned(), ".mha").values()
+    named = {"ct.mha": with_header_size(content, n_gap, size, after=after)}
+    assert (itk_reads(named)[0] == array).all()
+    assert (read(named)[1] == array).all()
+
+
+def test_compressed_voxels_of_a_mha_lie_where_its_header_size_says() -> None:
+    array = np.arange(6000, dtype=np.int16).reshape(30, 10, 20)
+    (content,) = by_itk(array, turned(), ".mha", compress=True).values()
+    named = {"ct.mha": with_header_size(content, 48, 48, after=True)}
+    assert (itk_reads(named)[0] == array).all()
+    assert (read(named)[1] == array).all()
+
+
+def test_voxels_of_a_mha_never_lie_in_its_header() -> None:
+    array = np.arange(60, dtype=np.int16).reshape(3, 4, 5)
+    (content,) = by_itk(array, turned(), ".mha").values()
+    for size, after in ((1, False), (-1, True), (1 << 25, False)):
+        assert refusal(with_header_size(content, 0, size, after=after)).reason == "bad-header"
+    (nrrd,) = by_itk(array, turned(), ".nrrd").values()
+    nrrd = nrrd.replace(b"encoding: raw", b"encoding: raw\nbyte skip: -1")
+    for name, whole in (("ct.mha", with_header_size(content, 0, -1)), ("ct.nrrd", nrrd)):
+        assert (read({name: whole})[1] == array).all()
+        with pytest.raises(Refusal) as caught:
+            read({name: whole[:-1]})
+        assert caught.value.reason == "truncated"
+
+
 def test_nifti_2_is_read() -> None:
     array = np.arange(60, dtype=np.int16).reshape(3, 4, 5)
     image = nibabel.Nifti2Image(array.T, LPS_TO_RAS @ turned()[:, [2, 1, 0, 3]])
@@ -204,6 +247,7 @@ def refusal(content: bytes, name: str = "ct") -> Refusal:
         (LUNA16, "ElementDataFile = 1", "ElementDataFile = %03d.raw 1 121 1", "bad-header"),
         (LUNA16, "ElementDataFile", "Elsewhere", "bad-header"),
         (LUNA16, "CompressedData = False", "CompressedData = True\nHeaderSize = -1", "bad-header"),
+        (LUNA16, "NDims = 3", "NDims = 3\nElementByteOrderMSB = True", "bad-header"),
         (LUNA16, "NDims = 3", "NDims = 3\nDistanceUnits = um", "bad-affine"),
         (LUNA16, "NDims = 3", "NDims = 3\nElementToIntensityFunctionSlope = 2", "bad-header"),
         (LUNA16, "NDims = 3", "NDims = 3\nElementToIntensityFunctionOffset = -1024", "bad-header"),
@@ -249,6 +293,7 @@ def test_a_bad_line_of_a_header_is_named(header: str, words: str, by: str, reaso
         (LUNA16, "NDims = 3", "ElementToIntensityFunctionOffset = 0\nPosition = -198.10000600000001 -195. -335.209991"),
         (LUNA16, "NDims = 3", "NDims = 3\nDimSize =  512 512 121\nComment = a\nComment = b"),
         (LUNA16, "NDims = 3", "ElementSize = 0.76 0.76 1.25"),  # slices may overlap
+        (LUNA16, "NDims = 3", "ElementByteOrderMSB = false"),
         (SLICER, "dimension: 3", "spacings: 1 1 1.0001\ndimension: 3"),
         (SLICER, "dimension: 3", "spacings: nan nan nan\nspace origin: (87.5, -127.5, 127.5)"),
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -56,6 +57,8 @@ def test_other_tables_keep_their_other_columns() -> None:
         (b"seriesuid,coordX,coordY\n1,2,3\n", "label-unknown", "coordZ"),
         (b"x,y,z\n1,2,3\n", "label-unknown", "key or seriesuid"),
         (b"key,x,X,y,z\np,1,1,2,3\n", "label-unknown", "each column once"),
+        (b"key,x,y,z,coordX,coordY,coordZ\np,1,2,3,4,5,6\n", "label-unknown", "found x and coordX"),
+        (b"seriesuid,coordX,coordY,coordZ,Z\np,1,2,3,4\n", "label-unknown", "found Z and coordZ"),
         (b"key,x,y,z\n", "label-empty", "without rows"),
         (b"key,x,y,z\np,1,2,3\np,1,nan,3\n", "label-damaged", "row 2: expected y"),
         (b"key,x,y,z\np,1,2,inf\n", "label-damaged", "row 1: expected z"),
@@ -77,6 +80,27 @@ def test_each_fault_has_its_reason(content: bytes, reason: str, words: str) -> N
     assert caught.value.reason == reason
     assert words in caught.value.message
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("columns", "words"),
+    [
+        ({"key": ["p", None]}, "a key in every row, found none in row 2"),
+        ({"key": [7.0, None]}, "a key in every row, found none in row 2"),
+        ({"seriesuid": [None, "1.2"]}, "a seriesuid in every row, found none in row 1"),
+        ({"x": [True, False]}, "row 1: expected x in LPS mm, found 'True'"),
+        ({"y": [None, True]}, "row 1: expected y in LPS mm"),
+        ({"z": pd.to_datetime([1, 2])}, "row 1: expected z in LPS mm"),
+        ({"diameter_mm": [True, False]}, "row 1: expected a diameter in mm, found 'True'"),
+    ],
+)
+def test_parquet_has_no_key_and_no_coordinate_that_csv_has_not(columns: dict[str, Any], words: str) -> None:
+    file = io.BytesIO()
+    pd.DataFrame({"key": ["p", "q"], "x": [1.0, 2], "y": [1, 2], "z": [1, 2]} | columns).to_parquet(file)
+    with pytest.raises(Refusal) as caught:
+        read(file.getvalue(), "points.parquet")
+    assert caught.value.reason == "label-damaged"
+    assert words in caught.value.message
 
 
 def test_lines_may_end_in_carriage_returns() -> None:

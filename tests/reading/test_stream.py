@@ -140,6 +140,16 @@ def test_the_state_of_another_stream_is_refused(dataset: dskprep.Dataset) -> Non
         dataset.stream(8, 1, labels=["lungs"])
 
 
+@pytest.mark.parametrize("n", [-1, "x", "1", 1.5, 1e30, 10**30, None])
+def test_a_state_that_no_stream_gave_is_refused(dataset: dskprep.Dataset, n: Any) -> None:
+    state = taken(streamed(dataset), 1)[0]["state"]
+    changed = [state | {"batches": n}, state | {"parts": n}]
+    for bad in (*changed, state | {"parts": 0}, {"of": state["of"]}, [1], "x"):
+        with pytest.raises(UsageError, match=r"expected .*state.*found") as caught:
+            streamed(dataset, bad)
+        assert "\n" not in str(caught.value)
+
+
 def everything_fetched(dataset: dskprep.Dataset, monkeypatch: pytest.MonkeyPatch, n: int) -> Counter[Any]:
     """The bytes of shards that a window of `n` patches requests: how often each range."""
     fetched: Counter[Any] = Counter()
