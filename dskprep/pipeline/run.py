@@ -272,13 +272,13 @@ def _write_end(
     """Write the index, the labels and the account, and call `at_end` for a run that is done and has new patients."""
     try:
         identity.check_there(summary.target)
+        summary.number = next_number(summary.target)
         rows.close()
         if shared.meets_others():  # one that ends now may have written its index over this one
             index.settle(summary.target)
         table = index.read_table(summary.target, (*index.OF_ACCOUNT, *licences.FIELDS))
         summary.account.split_series = index.split_series(table)
         summary.account.damaged_records = index.damaged(table)
-        summary.number = next_number(summary.target)
         store.write_run(summary.target, summary.run_id, summary.as_dict())
         if give_labels and not summary.is_interrupted and not summary.stopped_by:
             give_labels()

@@ -38,7 +38,7 @@ def cases(first: int, last: int) -> Iterator[Case]:
 def listed(source: Iterator[Case], *names: RecordName) -> Listing:
     summary = Summary("run", "source", "target", Account(), 0.0)
     known = Known(pa.array([name.path.removeprefix("records/") for name in names], pa.large_string()))
-    return Listing(source, summary, (), Names(known, set(), set(), set(), set()))
+    return Listing(source, summary, (), Names(known, set(), set(), set(), set(), set()))
 
 
 def keys(jobs: Iterator[Any]) -> list[str]:

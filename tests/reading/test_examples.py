@@ -197,7 +197,7 @@ def test_labels_lie_beside_the_image_on_the_same_box(tmp_path: Path) -> None:
         ({"negatives": "no such label"}, "no annotation is what negatives"),
         ({"positives": 1.5}, "a share of positives"),
         ({"jitter_mm": math.nan}, "a share of positives"),
-        ({"size": 0}, "one voxel or more"),
+        ({"size": 0}, "size of 1 to 65536 voxels"),
     ],
 )
 def test_what_cannot_be_drawn_is_said_at_once(dataset: Dataset, how: dict[str, Any], said: str) -> None:
