@@ -7,6 +7,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -51,14 +52,20 @@ PartitionName=compute Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 
 
 @pytest.fixture
-def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def folder() -> Iterator[Path]:
+    """A folder with a short path: that of a socket has 108 characters at most, whatever TMPDIR is."""
+    with tempfile.TemporaryDirectory(prefix="slurm-", dir="/tmp", ignore_cleanup_errors=True) as made:
+        yield Path(made)
+
+
+@pytest.fixture
+def slurm(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A SLURM of one node; its logs lie in the folder."""
     if os.geteuid() != 0:
         pytest.skip("SLURM's daemons need root")
     missing = [program for program in PROGRAMS if not shutil.which(program)]
     if missing:
         pytest.skip(f"no {', '.join(missing)} (apt-get install slurmctld slurmd slurm-client munge)")
-    folder = tmp_path / "slurm"
     for name in ("state", "spool"):
         (folder / name).mkdir(parents=True)
     folder.chmod(0o755)
