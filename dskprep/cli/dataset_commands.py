@@ -145,7 +145,8 @@ def upgrade(target: str, dry_run: bool) -> int:
     done = f"{'would be' if dry_run else 'were'} upgraded to OME-Zarr 0.6"
     terminal.say(f"{n_of(n_volumes, 'volume')} and {n_of(n_sources, 'label source')} {done}{left}")
     words = terminal.shell_words([target, "--config", f"{target.rstrip('/')}/dataset.json"])
-    terminal.say(f"this cannot be undone; from then on a run takes the settings from there: dskprep run SOURCE {words}")
+    way = f"{terminal.program()} run SOURCE {words}"
+    terminal.say(f"this cannot be undone; from then on a run takes the settings from there: {way}")
     return EXIT_SOME_NOT_WRITTEN if n_faulty else EXIT_CLEAN
 
 

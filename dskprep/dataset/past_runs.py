@@ -87,9 +87,13 @@ def past_runs(target: str) -> list[PastRun]:
     return undisturbed(target, functools.partial(_read, storage.join(target, "runs")))
 
 
-def last_run(target: str) -> PastRun | None:
-    """Return the run that ended last. Only of those that ended at once, and of older versions, do their clocks tell."""
-    return max(past_runs(target), key=lambda run: (run.number, run.ended_s), default=None)
+def last_run(target: str, *, of_work: bool = False) -> PastRun | None:
+    """Return the run that ended last; with `of_work` of those that did a patient anew.
+
+    Only of runs that ended at once, and of older versions, do their clocks tell.
+    """
+    runs = (run for run in past_runs(target) if run.n_new or not of_work)
+    return max(runs, key=lambda run: (run.number, run.ended_s), default=None)
 
 
 def next_number(target: str) -> int:

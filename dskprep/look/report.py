@@ -19,7 +19,7 @@ from dskprep import sides, storage
 from dskprep.counts import n_of
 from dskprep.dataset import annotations as annotated
 from dskprep.dataset import index, own, store
-from dskprep.dataset.past_runs import past_runs
+from dskprep.dataset.past_runs import last_run, past_runs
 from dskprep.dataset.record import STATUSES
 from dskprep.errors import LABEL_REASONS, REASONS, SET_ASIDE, WARNINGS, InfrastructureError
 from dskprep.look.figures import as_toml, histograms, label_figures, rank, rank_labelled, stages
@@ -55,10 +55,9 @@ NOT_ON_THE_PAGE = {"doubts", *(f"seconds_{stage}" for stage in STAGES)}
 def is_written(target: str) -> bool:
     """Tell whether the last run that has done anything has left its page, or nobody can know."""
     try:
-        of_work = [run for run in past_runs(target) if run.n_new]
-        last = max(of_work, key=lambda run: run.ended_s).run_id if of_work else ""
+        last = last_run(target, of_work=True)
         there = storage.listing_below(storage.join(target, "runs"), follow_links=False)
-        return any(entry.name == f"{last}/qc.html" for entry in there)
+        return last is not None and any(entry.name == f"{last.run_id}/qc.html" for entry in there)
     except InfrastructureError:
         return True
 

@@ -1,4 +1,4 @@
-"""A scheduler that is lost, in whatever Dask raises of it, or that does not answer or has no workers: Dask waits."""
+"""A scheduler that is lost, does not answer, or has no workers. Dask itself would wait for the last two for ever."""
 
 from __future__ import annotations
 

@@ -130,8 +130,8 @@ def _part_by_order(planes: Sequence[Plane], chosen: list[int], along: dict[int, 
 def _cut_by_repeats(order: list[int], place: dict[int, int], *, is_by_sweeps: bool) -> list[int]:
     """Return where stacks begin in the order of making, after the first: no position comes twice in one of them.
 
-    With `is_by_sweeps` not where a position comes again, but where the sweep began that it lies in, which may have been
-    beyond the stack before: at the longest way since the scanner last turned.
+    A slice at a position that comes again is of another stack. That begins with this slice or, with `is_by_sweeps`,
+    where the sweep of the slice began, which may be beyond the stack before.
     """
     cuts: list[int] = []
     first, seen = 0, set[int]()
@@ -145,7 +145,10 @@ def _cut_by_repeats(order: list[int], place: dict[int, int], *, is_by_sweeps: bo
 
 
 def _begin_of_sweep(order: list[int], place: dict[int, int], first: int, n: int) -> int:
-    """Return the number, after `first` and up to `n`, of the slice with which the sweep to the n-th slice began."""
+    """Return the number, after `first` and up to `n`, of the slice with which the sweep to the n-th slice began.
+
+    The scanner went to it by the longest step since it last turned.
+    """
     ways = {k: place[order[k]] - place[order[k - 1]] for k in range(first + 1, n + 1)}
     turn = n
     while turn > first + 1 and ways[turn] * ways[n] > 0:

@@ -236,7 +236,7 @@ def test_the_command_says_how_many(
     assert commands.run_command(["upgrade", target, "--dry-run"]) == 0
     first, last = capsys.readouterr().out.splitlines()
     assert first == "2 volumes and 1 label source would be upgraded to OME-Zarr 0.6"
-    assert last.endswith(f"dskprep run SOURCE {target} --config {target}/dataset.json")
+    assert last.endswith(f" run SOURCE {target} --config {target}/dataset.json")
     storage.delete(target, ["volumes/p2.zarr/zarr.json"])
     assert commands.run_command(["upgrade", target]) == 1
     *_, fault, last, _ = capsys.readouterr().out.splitlines()
