@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import math
 import os
 import shlex
 import shutil
@@ -237,7 +238,16 @@ def _event(event: str, content: dict[str, Any]) -> str:
 
 def _as_json(content: Any) -> str:
     """Return a line of JSON. It escapes what cannot be seen, but for one character."""
-    return json.dumps(content).replace("\x7f", "\\u007f")
+    return json.dumps(_finite(content), allow_nan=False).replace("\x7f", "\\u007f")
+
+
+def _finite(content: Any) -> Any:
+    """Return the content with null in place of NaN and infinity, of which JSON has none."""
+    if isinstance(content, float) and not math.isfinite(content):
+        return None
+    if isinstance(content, dict):
+        return {name: _finite(value) for name, value in content.items()}
+    return [_finite(value) for value in content] if isinstance(content, list | tuple) else content
 
 
 def _echo(line: str, *, is_error: bool = False) -> None:

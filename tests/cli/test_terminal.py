@@ -51,6 +51,15 @@ def test_what_cannot_be_seen_is_shown_as_a_code() -> None:
     assert plain.escape(os.fsdecode(b"\xff")) == r"\udcff"
 
 
+def test_json_holds_no_number_that_json_has_not(capsys: pytest.CaptureFixture[str]) -> None:
+    def refuse(word: str) -> None:
+        raise AssertionError(word)
+
+    terminal.say_json({"dice": float("nan"), "apart": [1.5, float("inf"), (float("-inf"),)], "n": 3})
+    said = json.loads(capsys.readouterr().out, parse_constant=refuse)
+    assert said == {"dice": None, "apart": [1.5, None, [None]], "n": 3}
+
+
 def test_a_command_of_any_words_means_the_same_to_a_shell() -> None:
     words = ["dskprep", "a b", "[p]", ":bug:", HOSTILE.replace("\x00", ""), "it's \\ \x1b", os.fsdecode(b"\xff\xfe'")]
     line = terminal.shell_words(words)
