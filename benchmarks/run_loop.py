@@ -80,12 +80,12 @@ def main() -> None:
         summary = Summary("run", source, target, account, 0.0)
         observers: list[Observer] = []
         watch.begin(Crew(client, None, lambda _: []), summary, observers)
-        known = index.record_names(target).known  # a run has opened the store before
+        found = index.record_names(target)  # a run has opened the store before
         storage.exists(f"{target}/dataset.json")
         start, cpu = time.perf_counter(), process.cpu_times()
         shared = sharing.Sharing(target, "20200101T000000Z-0000", account, print)
         work = functools.partial(do_nothing, work_s=asked.work)
-        with Listing(cases(source), summary, (), known) as jobs:
+        with Listing(cases(source), summary, (), found) as jobs:
             for n, (job, outcome) in enumerate(shared.execute(client, iter(jobs), work), start=1):
                 account.add(outcome.records if outcome else ())
                 shared.finish(RecordName("written", job.case.key, job.case.digest))

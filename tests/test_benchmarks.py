@@ -23,6 +23,15 @@ def run(program: str, results: Path) -> str:
     return (results / f"{program}.md").read_text(encoding="utf-8")
 
 
+def said(program: str, *words: str | Path) -> str:
+    """What a program prints that is asked for a few patients."""
+    done = subprocess.run(
+        [sys.executable, PROGRAMS / f"{program}.py", *words], check=False, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
 def rows(markdown: str) -> dict[str, list[str]]:
     """The rows of all its tables, by their first cell."""
     lines = [line.strip("| ").split("|") for line in markdown.splitlines() if line.startswith("|")]
@@ -71,3 +80,25 @@ def test_codecs_and_levels(tmp_path: Path) -> None:
     table = rows(run("formats", tmp_path))
     assert float(table["zstd, 1 level"][0]) > float(table["blosc-zstd, 1 level (the default)"][0])
     assert float(table["blosc-zstd, 3 levels"][0]) > float(table["blosc-zstd, 1 level (the default)"][0])
+
+
+def test_the_run_loop(tmp_path: Path) -> None:
+    table = rows(said("run_loop", "40", "--results", tmp_path))
+    wall_ms, cpu_ms, *_ = table["40 patients"]
+    assert float(wall_ms) > 0
+    assert float(cpu_ms) > 0
+    assert (tmp_path / "run_loop.json").exists()
+
+
+def test_a_run_with_nothing_to_do() -> None:
+    lines = said("million", "300").splitlines()
+    (run_line,) = (line for line in lines if line.startswith("run, all done"))
+    assert "exit code 0" in run_line
+    assert any(line.startswith("index current") and "301 rows" in line for line in lines)
+
+
+@pytest.mark.s3
+def test_going_on_where_all_is_done() -> None:
+    printed = said("resume", "30")
+    assert "without index.parquet: 30 patients" in printed
+    assert "with index.parquet: 30 patients" in printed

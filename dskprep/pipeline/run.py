@@ -8,8 +8,8 @@ What a run does, in this order:
    with a record that cannot be read. `listing` lists them ahead of the work. With `[select]`, `choice` says which
    series of each study come first, and which follow when one of them is refused.
 3. Work: workers that are not there yet start when there is a first job. `executor` yields each job with its outcome. A
-   worker writes a patient's volumes and its records itself; what it could not record is recorded here (`_recorded`).
-   Then the account, the index and the observers hear of it.
+   worker writes a patient's volumes and its records itself; what it could not record is recorded by the run. Then the
+   account, the index and the observers hear of it. All of this is `under_way`'s.
 4. End: the index and the account are written, also of a run that was interrupted or stopped. Only then, and if it was
    not, follows what `at_end` names: by default the report. The observers hear of the end last.
 
@@ -20,29 +20,25 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 
 from distributed import Client
 
 from dskprep import settings as config
-from dskprep.dataset import claims, identity, index, licences, store, target_place
+from dskprep.dataset import identity, index, licences, store
 from dskprep.dataset.past_runs import next_number
 from dskprep.errors import InfrastructureError, UsageError
 from dskprep.look import report
-from dskprep.pipeline import cluster_check, executor, hashed_keys, sharing, watch
-from dskprep.pipeline.account import Account, RunStopped, Summary
+from dskprep.pipeline import cluster_check
+from dskprep.pipeline.account import RunStopped, Summary
 from dskprep.pipeline.checked import Checked, check
-from dskprep.pipeline.choice import Choice, choose
-from dskprep.pipeline.crew import Crew, Start, begun
+from dskprep.pipeline.crew import Crew, Start
 from dskprep.pipeline.ended import ended
-from dskprep.pipeline.listing import Listing
-from dskprep.pipeline.observer import LoggedNotes, Observer, tell
+from dskprep.pipeline.observer import Observer, tell
+from dskprep.pipeline.under_way import UnderWay
 from dskprep.plain import words_of
 from dskprep.settings import PrepConfig
-from dskprep.source.case import apart
-from dskprep.worker import patient
-from dskprep.worker.patient import Job, Outcome
 
 TIME_LIMIT_S = 1800.0
 """Default limit for one stage of one patient, in seconds."""
@@ -161,133 +157,46 @@ def execute(
     """
     if not isinstance(observers, (list, tuple)):
         raise UsageError(f"observers must be a list of Observers, not {observers!r:.100}")
-    source, target, settings, labels = checked.source, checked.target, checked.settings, checked.labels
-    look = functools.partial(cluster_check.check, source=checked.place, target=target, settings=settings)
-    crew, notes = Crew(client, starts, look), list[str]()
-    described = store.create(target, settings, keys=checked.keys)
-    identities = identity.begin(target)
-    cluster_check.check_target(client, target, identities.fingerprint)
-    cases, mapped = checked.cases, checked.mapping
-    if is_hashed := store.are_hashed(described):
-        cases = hashed_keys.hash_keys(cases, identities, mapped)
-        notes += [] if mapped else [hashed_keys.NO_MAPPING]
-    elif target_place.mixes_capitals(target):
-        cases = apart(cases, target)
-    run_id = claims.new_run_id()
-    fingerprint = identities.fingerprint
-    summary = Summary(run_id, source, target, Account(), 0.0, is_hashed=is_hashed, fingerprint=fingerprint)
-    everybody = [*(observers or [LoggedNotes()])]
-    note = functools.partial(tell, everybody, "on_note")
-    shared = sharing.Sharing(target, run_id, summary.account, note)
-    found = index.record_names(target)
-    notes += found.notes()
-    rows = index.Writer(target)
-    choice: Choice | None = None
-    give_labels = None
-    if labels:
-        from dskprep.pipeline import annotate  # loads zarr and parts of scipy, which a run without labels does not need
-
-        give_labels = functools.partial(annotate.for_run, summary, labels, crew, time_limit_s, everybody)
-
-    def count(outcome: Outcome) -> None:
-        *further, own = outcome.records
-        shared.finish(own.name)
-        if choice:
-            choice.hear(own)
-        rows.add(outcome.records)  # also those that a worker says are of another run: at the end they must be there
-        if outcome.is_of_other:
-            summary.account.add_elsewhere(own.status, [record.status for record in further])
-            return
-        summary.account.add(outcome.records)
-        summary.account.labels_deleted += outcome.labels_deleted
-        tell(everybody, "on_patient", summary, outcome.records)
-
+    look = functools.partial(
+        cluster_check.check, source=checked.place, target=checked.target, settings=checked.settings
+    )
+    under_way = UnderWay(checked, Crew(client, starts, look), time_limit_s, observers)
+    summary = under_way.summary
     try:
-        with closing(shared):  # others know of this run until its account is there
-            with ended(summary, crew):
-                tell(everybody, "on_start", summary)
-                watch.begin(crew, summary, everybody)
-                for message in notes:
-                    note(message)
-                if checked.asked:
-                    shared.begin()
-                    choice = choose(cases, checked.asked, settings, note, target, is_again="refused" in checked.again)
-                rounds = choice.rounds(summary.account, lambda: shared.has_met_others) if choice else iter([cases])
-                with hashed_keys.kept(mapped):
-                    for number, of_round in enumerate(rounds):
-                        with Listing(of_round, summary, checked.again, found, is_counted=number > 0) as listed:
-                            if (jobs := begun(iter(listed))) is None:
-                                continue
-                            shared.begin()
-                            if crew.start():
-                                watch.begin(crew, summary, everybody)
-                                summary.account.pace.begin(crew.start_s)
-                            limits = crew.limits(time_limit_s)
-                            work = functools.partial(patient.prepare_patient, target=target, config=settings, **limits)
-                            with (
-                                closing(watch.Deaths(crew.client)) as deaths,
-                                closing(shared.execute(crew.client, jobs, work)) as done,
-                            ):
-                                for outcome in _recorded(done, target, settings):
-                                    for message in deaths.new():
-                                        note(message)
-                                    count(outcome)
-            _write_end(summary, rows, give_labels, at_end, shared)
+        with closing(under_way.shared):  # others know of this run until its account is there
+            with ended(summary, under_way.crew):
+                under_way.prepare_all()
+            _write_end(under_way, at_end)
     except KeyboardInterrupt:
         if summary.is_interrupted:  # a second one: who presses twice does not wait for those who hear of the end
-            everybody.clear()
+            under_way.observers.clear()
         raise
     finally:
-        tell(everybody, "on_end", summary)
+        tell(under_way.observers, "on_end", summary)
     if summary.stopped_by:
         raise RunStopped(summary)
     return summary
 
 
-def _recorded(done: Iterable[executor.Done[Job, Outcome]], target: str, settings: PrepConfig) -> Iterator[Outcome]:
-    """Yield the outcome of each job, after writing the records that its worker could not write.
-
-    Raises InfrastructureError if the infrastructure fails one patient after another.
-    """
-    failures = executor.Failures("patients", "run again with --retry failed")
-    for job, outcome in done:
-        if outcome is None:
-            outcome = patient.record_killed(job, target, settings)
-        if not outcome.is_recorded:
-            identity.check_there(target)
-            for record in outcome.records:
-                store.commit(target, record)
-        yield outcome
-        last = outcome.records[-1]
-        failures.count(last.message or "" if last.reason == InfrastructureError.__name__ else "")
-
-
-def _write_end(
-    summary: Summary,
-    rows: index.Writer,
-    give_labels: Callable[[], None] | None,
-    at_end: Sequence[AtEnd],
-    shared: sharing.Sharing,
-) -> None:
+def _write_end(under_way: UnderWay, at_end: Sequence[AtEnd]) -> None:
     """Write the index, the labels and the account, and call `at_end` for a run that is done and has new patients."""
+    summary, target = under_way.summary, under_way.summary.target
     try:
-        identity.check_there(summary.target)
-        summary.number = next_number(summary.target)
-        rows.close()
-        if shared.meets_others():  # one that ends now may have written its index over this one
-            index.settle(summary.target)
-        table = index.read_table(summary.target, (*index.OF_ACCOUNT, *licences.FIELDS))
+        identity.check_there(target)
+        summary.number = next_number(target)
+        under_way.rows.close()
+        if under_way.shared.meets_others():  # one that ends now may have written its index over this one
+            index.settle(target)
+        table = index.read_table(target, (*index.OF_ACCOUNT, *licences.FIELDS))
         summary.account.split_series = index.split_series(table)
         summary.account.damaged_records = index.damaged(table)
-        store.write_run(summary.target, summary.run_id, summary.as_dict())
-        if give_labels and not summary.is_interrupted and not summary.stopped_by:
-            give_labels()
-            store.write_run(summary.target, summary.run_id, summary.as_dict())
-        licences.attribute(summary.target, table)
+        store.write_run(target, summary.run_id, summary.as_dict())
+        if under_way.give_labels and not summary.is_interrupted and not summary.stopped_by:
+            under_way.give_labels()
+            store.write_run(target, summary.run_id, summary.as_dict())
+        licences.attribute(target, table)
         if summary.n_new and not summary.is_interrupted and not summary.stopped_by:
             for finish in at_end:
-                finish(summary.target, summary.run_id)
+                finish(target, summary.run_id)
     except InfrastructureError as error:
         summary.stopped_by = summary.stopped_by or words_of(error)
-        if isinstance(error, index.RecordsGone):
-            store.write_run(summary.target, summary.run_id, summary.as_dict())
