@@ -3,7 +3,7 @@
 DskprepError
 ├── UsageError (ValueError)        wrong use or configuration; nothing was started: exit code 2
 ├── InfrastructureError (OSError)  no scheduler, no bucket, no permission; try again later: exit code 3
-│   ├── UnreadableFile             one file on a disk cannot be read, and the others can
+│   ├── UnreadableFile             one file cannot be read, and the others can
 │   └── RunStopped                 the scheduler or the store was lost under a run; carries its account
 ├── Refusal                        one series or label cannot be made right; the others can: exit code 1
 ├── StepFailed                     a function of the user's own raised, or returned what cannot be used: exit code 2

@@ -46,6 +46,8 @@ class FrontS3:
         Headers that a request must have, by its method.
     takes_checksums
         Whether headers and trailers of checksums are known.
+    archived
+        Names of objects that are there and listed, and cannot be read, as those that S3 has moved to Glacier.
     domain
         Host below which each bucket has a name of its own; its path then holds no bucket.
     """
@@ -57,6 +59,7 @@ class FrontS3:
         self.names_region = "header"
         self.needs: dict[str, dict[str, str]] = {}
         self.takes_checksums = True
+        self.archived: set[str] = set()
         self.log: list[dict[str, Any]] = []
         self.connections: set[socket.socket] = set()
         self._upstream, self._credentials = upstream, Credentials(key, secret)
@@ -137,6 +140,13 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         refusal = front.judge(self.command, self.headers)
         if not refusal and front.domain and not bucket:
             refusal = (404, "NoSuchBucket", "virtual-hosted addresses only", {})
+        if (
+            not refusal
+            and self.command == "GET"
+            and urllib.parse.unquote(url.path).rpartition("/")[2] in front.archived
+        ):
+            text = "The operation is not valid for the object's storage class"
+            refusal = (403, "InvalidObjectState", text, {})
         entry["status"] = refusal[0] if refusal else 0
         if refusal:
             status, code, text, headers = refusal

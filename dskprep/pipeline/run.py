@@ -200,3 +200,5 @@ def _write_end(under_way: UnderWay, at_end: Sequence[AtEnd]) -> None:
                 finish(target, summary.run_id)
     except InfrastructureError as error:
         summary.stopped_by = summary.stopped_by or words_of(error)
+        if isinstance(error, index.RecordsGone):
+            store.write_run(target, summary.run_id, summary.as_dict())

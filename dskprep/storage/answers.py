@@ -13,6 +13,7 @@ from obstore import exceptions
 
 from dskprep.redaction import redacted
 from dskprep.storage import public
+from dskprep.storage.local import OneFile
 
 FAILURES = (exceptions.BaseError, BotoCoreError, ClientError, ClientPayloadError, OSError)
 """What obstore, s3fs and the libraries below them raise for a failed request."""
@@ -29,6 +30,8 @@ EXPIRED = {"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "Req
 """S3's codes, some with status 400, for credentials that are not accepted any more."""
 STALE = EXPIRED | {"InvalidAccessKeyId", "InvalidClientTokenId", "SignatureDoesNotMatch", "AuthFailure"}
 """S3's codes for credentials that were replaced, or never were right; not for rights that are lacking."""
+ARCHIVED = {"InvalidObjectState", "BlobArchived"}
+"""S3's and Azure's codes for an object in a class of storage from which it must be restored, such as Glacier."""
 TRIED_AGAIN = {"408", "429", "RequestTimeout", "OperationAborted"}
 """The codes and statuses 4xx that may pass."""
 
@@ -100,7 +103,7 @@ def answer_to(error: BaseException) -> Answer:
 
 
 def to_os_error(error: Exception, *, is_public: bool = False) -> OSError:
-    """Convert to FileNotFoundError, FileExistsError, PermissionError, Unanswered, Hopeless or another OSError.
+    """Convert to FileNotFoundError, FileExistsError, PermissionError, OneFile, Unanswered, Hopeless or another OSError.
 
     All that is known, but for secrets, is in its text. obstore's types say little about a failed listing, but its text
     holds the status and the server's code.
@@ -113,6 +116,8 @@ def to_os_error(error: Exception, *, is_public: bool = False) -> OSError:
         return FileExistsError(text)
     if isinstance(error, GONE_TYPES) or code in GONE:
         return FileNotFoundError(text)
+    if code in ARCHIVED:
+        return OneFile(f"{text}; restore it, or copy it to a class of storage that can be read at once")
     if isinstance(error, DENIED_TYPES) or code in EXPIRED or status in ("401", "403"):
         return PermissionError(text)
     text = f"{text}; {advice_for(text, is_public=is_public)}"

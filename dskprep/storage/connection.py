@@ -22,6 +22,7 @@ from obstore import exceptions
 from dskprep.storage import answers, clients
 from dskprep.storage.answers import FAILURES, Hopeless, Unanswered
 from dskprep.storage.clients import Place
+from dskprep.storage.local import OneFile
 from dskprep.storage.public import PublicStore
 from dskprep.storage.s3_settings import fingerprint
 
@@ -101,7 +102,7 @@ class Connection:
     def read(self, request: Callable[[], T], where: str, deadline: float | None = None) -> T:
         """Send a request until it succeeds, at most ATTEMPTS times, and not after the deadline (by `time.monotonic`).
 
-        Raises FileNotFoundError, PermissionError or Hopeless at once, and another OSError after the last try.
+        Raises FileNotFoundError, PermissionError, OneFile or Hopeless at once, and another OSError after the last try.
         NOT_BY_OBSTORE passes.
         """
         deadline = deadline or time.monotonic() + DEADLINE_S
@@ -109,7 +110,7 @@ class Connection:
         while True:
             try:
                 return self.send(request)
-            except (FileNotFoundError, PermissionError, Hopeless) as error:
+            except (FileNotFoundError, PermissionError, OneFile, Hopeless) as error:
                 raise type(error)(f"{where}: {error}") from error
             except OSError as error:
                 if attempt == ATTEMPTS or time.monotonic() + wait_s > deadline:

@@ -11,10 +11,10 @@ from dskprep.storage import local
 
 
 class UnreadableFile(InfrastructureError):
-    """One file on a disk cannot be read, while others of its folder may be.
+    """One file cannot be read, while others of its folder may be.
 
-    There is none of a bucket: what refuses one object there, such as a policy, mostly refuses all of them, and nothing
-    tells the two apart.
+    Of a bucket it is one in an archive, such as Glacier. What else refuses one object there, such as a policy, mostly
+    refuses all of them, and nothing tells the two apart.
     """
 
 

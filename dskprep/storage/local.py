@@ -45,7 +45,7 @@ class NoFile(ObjectChanged):
 
 
 class OneFile(OSError):
-    """One file cannot be read, and the folder that it lies in can be listed: nothing is wrong with the others."""
+    """One file or object cannot be read, while the place that it lies in can be listed: the others are in order."""
 
 
 class _Device(OneFile):

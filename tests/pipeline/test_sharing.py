@@ -25,7 +25,7 @@ from dskprep.dataset import claims, index, leftovers, store
 from dskprep.dataset.claims import Claim, Lease
 from dskprep.dataset.record import Record, RecordName
 from dskprep.errors import InfrastructureError, UsageError
-from dskprep.pipeline import others, run, sharing
+from dskprep.pipeline import others, run, sharing, under_way
 from dskprep.pipeline.account import RunStopped, Summary
 from dskprep.pipeline.checked import check
 from dskprep.source.cases import choose
@@ -209,7 +209,7 @@ def test_status_shows_a_run_whose_workers_still_start(
         raise InfrastructureError("not today")
 
     if select:  # then headers are read before there are workers
-        monkeypatch.setattr(run, "choose", look)
+        monkeypatch.setattr(under_way, "choose", look)
     with pytest.raises(RunStopped, match="not today"):
         run.execute(check(source, target, settings=dskprep.PrepConfig(select=select)), starts=look)
     assert seen == [[os.getpid()]]

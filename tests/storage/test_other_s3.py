@@ -19,6 +19,7 @@ import pytest
 import tiny
 from front_s3 import HOST, FrontS3, private_ca
 
+import dskprep
 from dskprep import storage
 from dskprep.errors import InfrastructureError
 from dskprep.storage import connection
@@ -314,6 +315,34 @@ def test_a_public_store_is_read_without_credentials(
         storage.listing(place)
     own_settings(monkeypatch, anon=True)
     assert dict(storage.read_many(place, storage.listing(place))) == {name: FILES[name] for name in ("01", "02", "03")}
+
+
+def test_an_object_in_an_archive_costs_itself(place: str, front: FrontS3) -> None:
+    storage.write_many(place, FILES)
+    front.archived = {"02"}
+    entries = storage.listing(place)
+    with pytest.raises(storage.UnreadableFile, match=r"/02.*InvalidObjectState.*restore it, or copy it"):
+        dict(storage.read_many(place, entries))
+    found = dict(storage.read_each(place, entries))
+    assert isinstance(found.pop("02"), storage.UnreadableFile)
+    assert found == {name: content for name, content in FILES.items() if name in found}
+    assert len(found) == len(entries) - 1
+
+
+def test_a_patient_in_an_archive_costs_itself(place: str, front: FrontS3, tmp_path: Path) -> None:
+    scans = tiny.write_patients(tmp_path / "in", ["a", "b", "c"])
+    for name in "abc":
+        storage.write_many(f"{place}/{name}", {f"{name}-{f.name}": f.read_bytes() for f in Path(scans, name).iterdir()})
+    front.archived = {f"b-{min(f.name for f in Path(scans, 'b').iterdir())}"}
+    account = dskprep.run(place, str(tmp_path / "out")).account
+    assert (account.counts["written"], account.counts["failed"]) == (2, 1)
+    record = dskprep.open_dataset(str(tmp_path / "out")).index.set_index("key").loc["b"]
+    assert (record["status"], record["reason"]) == ("failed", "InfrastructureError")
+    assert "InvalidObjectState" in record["message"]
+    assert "restore it" in record["message"]
+    front.archived = set()
+    again = dskprep.run(place, str(tmp_path / "out"), retry="failed").account
+    assert (again.counts["written"], again.counts["failed"]) == (3, 0)
 
 
 # settings of the user's own
