@@ -52,7 +52,7 @@ def verify(target: str, forget: bool, dry_run: bool, as_json: bool) -> int:
     if dry_run and not forget:
         raise UsageError("--dry-run says what --forget would delete; give both")
     options.check_dataset(target)
-    from dskprep.dataset import label_store, verification
+    from dskprep.dataset import verification
 
     volumes: set[str] = set()
     findings = []  # only those that say something
@@ -76,8 +76,7 @@ def verify(target: str, forget: bool, dry_run: bool, as_json: bool) -> int:
     if forget:
         verification.refuse_if_all_are_gone(target, volumes)
         keys = {finding.key for finding in damaged if not finding.labels}
-        names = verification.forget(target, keys, is_trial=dry_run)
-        names += label_store.forget(target, damaged_labels, is_trial=dry_run)
+        names = verification.forget_damaged(target, keys, damaged_labels, is_trial=dry_run)
     counts = {
         "volumes": len(volumes),
         "faulty_volumes": len(faulty_volumes),
@@ -100,7 +99,7 @@ def verify(target: str, forget: bool, dry_run: bool, as_json: bool) -> int:
         terminal.say(f"{n_of(len(names), 'object')} {'would be deleted' if dry_run else 'deleted'}")
     if len(faulty) > len(damaged):
         terminal.say("what cannot be read may be whole, and is not deleted: check the disk, and its rights")
-    if not damaged:
+    if not damaged or (forget and not names):
         return EXIT_SOME_NOT_WRITTEN
     way = "run" if not damaged_labels else "run and annotate" if len(damaged) > len(damaged_labels) else "annotate"
     lets = "without --dry-run, this" if dry_run else "--forget"

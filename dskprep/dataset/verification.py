@@ -12,8 +12,8 @@ from typing import Any
 from dskprep import storage
 from dskprep.dataset import label_store, layout, leftovers, ome, own, store, volume_rows
 from dskprep.dataset.ahead import ahead
-from dskprep.dataset.facts import StoredObject
 from dskprep.dataset.label_record import LabelRecordName
+from dskprep.dataset.promised import CANNOT_BE_READ, read_object, read_record
 from dskprep.dataset.record import Record, RecordName
 from dskprep.errors import DamagedDataset, UsageError
 from dskprep.storage.threads import Threads
@@ -21,15 +21,10 @@ from dskprep.storage.threads import Threads
 AT_ONCE = 8
 """Volumes that are verified at the same time; each has one object in memory, of less than 100 MB."""
 
-TRIES = 3
-"""Times that an object is read before it counts as damaged: a store may give one wrong answer, and that deletes it."""
-
 AHEAD = 64
 """Volumes that may be under way or finished while an earlier one, whose finding comes first, is still being read."""
 
-
-CANNOT_BE_READ = "cannot be read: "
-"""Begins what is said of such an object, after its name."""
+SOUND = "a second reading finds no fault"
 
 log = logging.getLogger("dskprep")
 
@@ -88,13 +83,14 @@ def verify(target: str | os.PathLike[str]) -> Iterator[Finding]:
     store.describe(target)
     names = sorted(store.record_names(target), key=lambda name: (name.status != "written", name))
     if not names or names[0].status != "written":
-        leftovers.refuse_volumes(target, "clean can delete them")
+        leftovers.refuse_volumes(target, "clean --without-records deletes them")
     with Threads(AT_ONCE, "verify") as threads:
         try:
             yield from filter(None, ahead(names, lambda name: threads.submit(_check_any, target, name), AHEAD))
         finally:
             threads.shutdown(cancel_futures=True)
-    yield from _label_findings(target)
+    for name, _ in sorted(label_store.list_records(target)):
+        yield _check_labels(target, name)
 
 
 def forget(target: str | os.PathLike[str], keys: Collection[str], *, is_trial: bool = False) -> list[str]:
@@ -131,16 +127,36 @@ def forget(target: str | os.PathLike[str], keys: Collection[str], *, is_trial: b
     """
     if isinstance(keys, str):
         raise UsageError(f"keys must be a list of keys, such as [{keys!r:.100}], not one text; nothing was deleted")
-    target, keys = storage.absolute(target), frozenset(keys)
+    return _forget(storage.absolute(target), frozenset(keys), is_trial=is_trial)
+
+
+def forget_damaged(
+    target: str, keys: Collection[str], labels: Collection[LabelRecordName], *, is_trial: bool = False
+) -> list[str]:
+    """Forget what `verify` found damaged: volumes and label sources. What a second reading finds sound stays."""
+    target, still = storage.absolute(target), []
+    for name in labels:
+        if _check_labels(target, name).is_damaged:
+            still.append(name)
+        else:
+            log.warning(f"{name.path} stays: {SOUND}")
+    names = _forget(target, frozenset(keys), is_trial=is_trial, keeps_sound=True)
+    return names + label_store.forget(target, still, is_trial=is_trial)
+
+
+def _forget(target: str, keys: Collection[str], *, is_trial: bool, keeps_sound: bool = False) -> list[str]:
     names = [name for name in store.record_names(target) if name.key in keys]
-    read = {name: _read_record(target, name) for name in names}
+    read = {name: read_record(target, name, store.read_record) for name in names}
     damaged = {name for name, record in read.items() if isinstance(record, str)}
     unread = {name for name, record in read.items() if isinstance(record, storage.UnreadableFile)}
     for name in sorted(unread):
         log.warning(f"{name.path} stays: it cannot be read")
     keys_of_damaged = {name.key for name in damaged}
     written = {name for name in names if name.status == "written"} - damaged - unread
-    sound = {name for name in written if name.key in keys_of_damaged and not _check(target, name).is_damaged}
+    doubted = {name for name in written if keeps_sound or name.key in keys_of_damaged}
+    sound = {name for name in doubted if not _check(target, name).is_damaged}
+    for name in sorted(sound) if keeps_sound else ():
+        log.warning(f"{name.path} stays: {SOUND}")
     return store.forget(target, sorted(damaged | (written - sound)), kept=sound | unread, is_trial=is_trial)
 
 
@@ -153,18 +169,6 @@ def refuse_if_all_are_gone(target: str, volumes: Collection[str]) -> None:
         )
 
 
-def _read_record(target: str, name: RecordName) -> Record | str | storage.UnreadableFile:
-    """Return a record, what is wrong with it, or the error if it cannot be read."""
-    try:
-        return store.read_record(target, name)
-    except DamagedDataset as error:
-        return str(error)
-    except FileNotFoundError:
-        return f"{name.path} is missing"
-    except storage.UnreadableFile as error:
-        return error
-
-
 def _check_any(target: str, name: RecordName) -> Finding | None:
     """Return the finding of a record; None if it is of a series that was not written, and is whole."""
     finding = _check(target, name)
@@ -172,7 +176,7 @@ def _check_any(target: str, name: RecordName) -> Finding | None:
 
 
 def _check(target: str, name: RecordName) -> Finding:
-    record, is_of_volume = _read_record(target, name), name.status == "written"
+    record, is_of_volume = read_record(target, name, store.read_record), name.status == "written"
     try:
         if isinstance(record, storage.UnreadableFile):
             raise record
@@ -203,7 +207,7 @@ def _check_volume(target: str, name: RecordName, record: Record) -> Finding:
     if record.thumbnail is not None:
         promised.append((thumbnail, storage.join(target, thumbnail), record.thumbnail))
     for path, url, expected in promised:
-        content, fault = _read(url, expected, (record.pending or {}).get(path))
+        content, fault = read_object(url, expected, (record.pending or {}).get(path))
         if fault and not (path == "labels/zarr.json" and is_list_right):
             faults.append(f"{path} {fault}")
         elif path == "0/zarr.json" and record.geometry:
@@ -235,27 +239,23 @@ def _is_list_right(target: str, key: str, there: set[str], mine: set[str]) -> bo
     return is_whole and any(content == ome.labels_json(listed, version) for version in ome.VERSIONS)
 
 
-def _label_findings(target: str) -> Iterator[Finding]:
-    """Yield what is wrong with the labels and points of each source."""
-    for name, _ in sorted(label_store.list_records(target)):
-        try:
-            record = label_store.read_record(target, name)
-        except (DamagedDataset, FileNotFoundError) as error:
-            yield Finding(name.source, (str(error),), is_of_volume=False, labels=name)
-            continue
-        except storage.UnreadableFile as error:
-            unread = (f"{CANNOT_BE_READ}{error}",)
-            yield Finding(name.source, unread, is_of_volume=False, labels=name, unread=unread)
-            continue
-        promised = [
-            (f"{store.volume_name(label.volume)}/{path}", each, label.pending.get(path))
-            for label in record.written
-            for path, each in label.objects.items()
-        ]
-        promised += [(name.points_path, record.points, None)] if record.points else []
-        read = ((path, _read(storage.join(target, path), each, pending)[1]) for path, each, pending in promised)
-        faults = [f"{path} {fault}" for path, fault in read if fault]
-        yield Finding(name.source, tuple(faults), is_of_volume=False, labels=name, unread=_unread(faults))
+def _check_labels(target: str, name: LabelRecordName) -> Finding:
+    """Return what is wrong with the labels and points of a source."""
+    record = read_record(target, name, label_store.read_record)
+    if isinstance(record, str):
+        return Finding(name.source, (record,), is_of_volume=False, labels=name)
+    if isinstance(record, storage.UnreadableFile):
+        unread = (f"{CANNOT_BE_READ}{record}",)
+        return Finding(name.source, unread, is_of_volume=False, labels=name, unread=unread)
+    promised = [
+        (f"{store.volume_name(label.volume)}/{path}", each, label.pending.get(path))
+        for label in record.written
+        for path, each in label.objects.items()
+    ]
+    promised += [(name.points_path, record.points, None)] if record.points else []
+    read = ((path, read_object(storage.join(target, path), each, pending)[1]) for path, each, pending in promised)
+    faults = [f"{path} {fault}" for path, fault in read if fault]
+    return Finding(name.source, tuple(faults), is_of_volume=False, labels=name, unread=_unread(faults))
 
 
 def _shape(content: bytes) -> Any:
@@ -264,30 +264,3 @@ def _shape(content: bytes) -> Any:
         return json.loads(content)["shape"]
     except (ValueError, KeyError, TypeError, RecursionError):  # as recorded, but the record may be a stranger's
         return None
-
-
-def _read(url: str, expected: StoredObject, pending: StoredObject | None = None) -> tuple[bytes, str]:
-    """Read an object; return its content, and what is wrong with it in all of TRIES, or ""."""
-    for _ in range(TRIES):
-        content, fault = _read_once(url, expected, pending)
-        if not fault:
-            break
-    return content, fault
-
-
-def _read_once(url: str, expected: StoredObject, pending: StoredObject | None) -> tuple[bytes, str]:
-    """Do so once. It may be as an upgrade writes it. On a disk one of another size is not read: it may be all holes."""
-    entry = None if storage.is_bucket(url) else storage.entry_of(url)
-    if entry and entry.size not in (expected.n_bytes, pending and pending.n_bytes):
-        return b"", f"has {entry.size} bytes instead of {expected.n_bytes}"
-    try:
-        content = storage.read(url)
-    except FileNotFoundError:
-        return b"", "is missing"
-    except storage.UnreadableFile as error:
-        return b"", CANNOT_BE_READ + str(error).removeprefix(f"{url}: ")
-    if (found := StoredObject.of(content)) == pending:
-        return content, ""
-    if found.n_bytes != expected.n_bytes:
-        return content, f"has {found.n_bytes} bytes instead of {expected.n_bytes}"
-    return content, "" if found == expected else "was altered"

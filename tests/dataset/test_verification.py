@@ -79,6 +79,35 @@ def test_one_wrong_answer_of_the_store_is_no_fault(
     assert len(asked) > 2
 
 
+@pytest.mark.parametrize("n_wrong", [1, 3])
+@pytest.mark.parametrize("answer", [b"", None])
+def test_wrong_answers_for_a_record_delete_no_sound_volume(
+    target: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+    answer: bytes | None,
+    n_wrong: int,
+) -> None:
+    """One is no fault. Three of them in a row are one, but nothing is deleted without another look."""
+    before, read, asked = tiny.everything_below(target), storage.read, list[str]()
+
+    def wrong_at_first(url: str) -> bytes:
+        if "/records/written/p1." in url and len(asked) < n_wrong:
+            asked.append(url)
+            if answer is None:
+                raise FileNotFoundError(url)
+            return answer
+        return read(url)
+
+    monkeypatch.setattr(storage, "read", wrong_at_first)
+    assert commands.run_command(["verify", target, "--forget"]) == (0 if n_wrong < 3 else 1)
+    assert len(asked) == n_wrong
+    assert ("p1: " in capsys.readouterr().out) == (n_wrong == 3)
+    assert ("stays: a second reading finds no fault" in caplog.text) == (n_wrong == 3)
+    assert tiny.everything_below(target) == before
+
+
 def test_an_altered_object_is_found(target: str) -> None:
     content = bytearray(storage.read(f"{store.volume_url(target, 'p1')}/{CHUNK}"))
     content[100] ^= 1

@@ -282,7 +282,7 @@ def test_without_a_record_of_any_volume_nothing_is_cleaned_unless_asked_for(
         (said,) = capsys.readouterr().err.splitlines()
         assert "expected a record of each volume, found volumes such as p1 and no record of any" in said
         assert "run again" in said
-        assert "clean" in said
+        assert "clean --without-records deletes them" in said
     with pytest.raises(DamagedDataset, match="put it back"):
         dskprep.forget(target, [finding.key for finding in dskprep.verify(target)])
     assert tiny.everything_below(target) == before

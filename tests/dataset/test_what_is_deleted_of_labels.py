@@ -13,6 +13,7 @@ import tiny
 
 import dskprep
 from dskprep import storage
+from dskprep.cli import commands
 from dskprep.volume import Grid
 
 THEIRS = ("notes.md", "mine/zarr.json", "1/zarr.json", "0/notes.md", "0/c/sketch.png", "zarr.json.orig")
@@ -65,6 +66,24 @@ def test_they_are_named_by_verify(place: Path) -> None:
     (found,) = [finding for finding in dskprep.verify(place / "out") if finding.additions]
     assert found.faults == ()
     assert set(found.additions) == {f"labels/mask/{name}" for name in THEIRS}
+
+
+@pytest.mark.parametrize("n_wrong", [1, 3])
+def test_wrong_answers_for_the_record_of_a_label_delete_nothing(
+    place: Path, monkeypatch: pytest.MonkeyPatch, n_wrong: int
+) -> None:
+    before, read, asked = tiny.everything_below(place), storage.read, list[str]()
+
+    def wrong_at_first(url: str) -> bytes:
+        if "/labels/written/" in url and len(asked) < n_wrong:
+            asked.append(url)
+            return b""
+        return read(url)
+
+    monkeypatch.setattr(storage, "read", wrong_at_first)
+    assert commands.run_command(["verify", str(place / "out"), "--forget"]) == (0 if n_wrong < 3 else 1)
+    assert len(asked) == n_wrong
+    assert tiny.everything_below(place) == before
 
 
 def test_they_outlive_a_label_whose_image_is_made_anew(place: Path) -> None:
