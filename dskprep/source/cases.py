@@ -18,8 +18,7 @@ from dskprep.plain import in_one_line
 from dskprep.source import idc, manifest, volumes
 from dskprep.source.case import Case, digest, is_key, key_of, unused
 from dskprep.source.heads import may_hold_dicom, plain_name, plain_size
-from dskprep.source.inputs import ARCHIVE_SUFFIXES as ARCHIVE_SUFFIXES
-from dskprep.source.inputs import archives, inputs, is_archive, is_hidden, is_marker
+from dskprep.source.inputs import ARCHIVE_SUFFIXES, archives, inputs, is_archive, is_hidden, is_marker, is_packed, stem
 from dskprep.storage import Entry, Folder
 
 MANIFEST_SUFFIXES = (".csv", ".parquet")
@@ -64,7 +63,7 @@ def _cases(source: str, *, patient_folders: bool) -> Iterator[Case]:
         if isinstance(lines, manifest.Cohort):
             return idc.in_cohort(source, *lines)
         return _from_manifest(source, lines)
-    if is_file(source, ARCHIVE_SUFFIXES):
+    if is_packed(source):
         return _from_archive(source)
     if not storage.is_folder(source) and (entry := storage.entry_of(source)):
         return _from_file(source, entry)
@@ -202,14 +201,15 @@ def _in_folder(folder: Folder, source: str, used: set[str], *, is_deep: bool) ->
         yield _case(key, storage.join(source, path), list(volume), is_single=True)
     for entry in packed:
         path = f"{folder.path}/{entry.name}" if folder.path else entry.name
-        yield _case(unused(key_of(_stem(path)), path, used), storage.join(source, path), [entry], is_archive=True)
+        key = unused(key_of(stem(path)), path, used)
+        yield _case(key, storage.join(source, path), [entry], is_archive=True)
 
 
 def _from_archive(source: str) -> Iterator[Case]:
     entry = storage.entry_of(source)
     if entry is None:
         raise UsageError(f"{source}: there is no such file")
-    yield _case(key_of(_stem(entry.name)), source, [entry], is_archive=True)
+    yield _case(key_of(stem(entry.name)), source, [entry], is_archive=True)
 
 
 def _from_file(source: str, entry: Entry) -> Iterator[Case]:
@@ -265,7 +265,7 @@ def _from_line(source: str, key: str, path: str) -> tuple[Case, InfrastructureEr
     url = _beside(source, path)
     try:
         url = storage.absolute(url)
-        if is_file(url, ARCHIVE_SUFFIXES):
+        if is_packed(url):
             return _case(key, url, files_of(url, is_archive=True), is_archive=True), None
         listed = list(storage.listing_below(url))
         if not listed and (entries := files_of(url, is_single=True)):
@@ -293,8 +293,3 @@ def _own_archives(source: str, lines: list[manifest.Line]) -> set[str]:
 def _beside(source: str, path: str) -> str:
     """Return the URL that a path in a manifest means."""
     return path if "://" in path or path.startswith("/") else storage.join(source.rpartition("/")[0], path)
-
-
-def _stem(path: str) -> str:
-    suffix = max((s for s in ARCHIVE_SUFFIXES if path.lower().endswith(s)), key=len)
-    return path[: -len(suffix)]

@@ -25,6 +25,7 @@ from dskprep.series.of_volume import check_place
 from dskprep.source import archive, away, cases
 from dskprep.source.case import Case, digest
 from dskprep.source.heads import plain_name, plain_size, read_plain_head
+from dskprep.source.inputs import is_packed, why_not_read
 from dskprep.source.volumes import open_volume
 from dskprep.storage import Entry
 from dskprep.storage.threads import Threads
@@ -217,13 +218,15 @@ def open_place(url: str) -> CaseFiles:
     """
     if not storage.exists(url):
         raise UsageError(f"{url}: there is no such folder or archive; check the path")
-    is_archive = cases.is_file(url, cases.ARCHIVE_SUFFIXES)
+    is_archive = is_packed(url)
     is_single = not is_archive and not storage.is_folder(url)
     entries = cases.files_of(url, is_archive=is_archive, is_single=is_single, is_deep=True)
     return _case_files(url, entries, is_archive=is_archive, is_single=is_single)
 
 
 def _case_files(url: str, entries: list[Entry], *, is_archive: bool, is_single: bool) -> CaseFiles:
+    if is_archive and (why := why_not_read(url)):
+        raise Refusal("bad-archive", why)
     if not entries:
         raise Refusal("no-dicom", f"expected DICOM files in {url}, found none; hidden files and archives do not count")
     folder = url.rpartition("/")[0] if is_archive or is_single else url

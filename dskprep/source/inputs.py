@@ -5,10 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+from dskprep import storage
 from dskprep.storage import Entry
 
-ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
+ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tbz", ".tar.xz", ".txz")
 """Names of files that hold the files of one case."""
+OTHER_ARCHIVE_SUFFIXES = tuple(
+    ".7z .7z.001 .rar .zip.001 .zipx .tar.zst .tzst .tar.z .taz .tar.lz4 .tar.lz .tlz .tar.lzma .tar.lzo .tzo .tar.br "
+    ".lzh .lha .arj .ace .cab .iso".split()
+)
+"""Names of archives of kinds that are not read: each is a case that is refused."""
 MARKER_SUFFIX = "_$folder$"
 """Ends the names of the empty objects by which Hadoop and EMR mark a folder."""
 
@@ -27,7 +33,29 @@ def archives(entries: Iterable[Entry]) -> list[Entry]:
 
 
 def is_archive(name: str) -> bool:
-    return name.lower().endswith(ARCHIVE_SUFFIXES)
+    """Tell whether a name is that of an archive, also of a kind that is not read."""
+    return name.lower().endswith(ARCHIVE_SUFFIXES + OTHER_ARCHIVE_SUFFIXES)
+
+
+def is_packed(url: str) -> bool:
+    """Tell whether a URL is called as archives are, also those that are not read, and is no folder of that name."""
+    return is_archive(url) and not storage.is_folder(url)
+
+
+def why_not_read(archive: str) -> str:
+    """Say of an archive of a kind that is not read what is; "" of one that is read."""
+    if archive.lower().endswith(ARCHIVE_SUFFIXES):
+        return ""
+    return (
+        f"{archive}: expected an archive of a kind that is read ({' '.join(ARCHIVE_SUFFIXES)}), found one of another "
+        "kind; unpack it, or pack it anew as one of these"
+    )
+
+
+def stem(path: str) -> str:
+    """Return the path of an archive without the suffix that says so."""
+    suffix = max((s for s in ARCHIVE_SUFFIXES + OTHER_ARCHIVE_SUFFIXES if path.lower().endswith(s)), key=len)
+    return path[: -len(suffix)]
 
 
 def is_marker(name: str) -> bool:

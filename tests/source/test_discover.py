@@ -18,6 +18,7 @@ from dskprep import storage
 from dskprep.errors import InfrastructureError, UsageError
 from dskprep.source import cases as discover
 from dskprep.source.case import MAX_KEY, Case, digest, is_key, key_of, short_hash
+from dskprep.source.inputs import ARCHIVE_SUFFIXES
 from dskprep.storage import Entry
 
 
@@ -57,7 +58,7 @@ def test_a_folder_may_hold_both_slices_and_folders(place: str) -> None:
     assert by_key(place)["p1"].n_files == 1
 
 
-@pytest.mark.parametrize("suffix", discover.ARCHIVE_SUFFIXES)
+@pytest.mark.parametrize("suffix", ARCHIVE_SUFFIXES)
 def test_an_archive_a_patient(tmp_path: Path, suffix: str) -> None:
     put(tmp_path, f"a/p1{suffix}", f"a/p2{suffix.upper()}", "a/labels.csv", f"p3{suffix}")
     assert keys(tmp_path) == ["p3", "a__p1", "a__p2"]

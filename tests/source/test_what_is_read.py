@@ -226,9 +226,9 @@ def test_one_file_becomes_a_volume(tmp_path: Path) -> None:
     assert cases.only_case(tmp_path / "in/scan.dcm") == case
 
 
-@pytest.mark.parametrize("name", ["notes.txt", "picture.png", "notes", "x.mat.gz", "_SUCCESS", "scan.rar"])
+@pytest.mark.parametrize("name", ["notes.txt", "picture.png", "notes", "x.mat.gz", "_SUCCESS", "scan.pdf"])
 def test_one_file_of_another_kind_is_wrong_use(place: str, name: str) -> None:
-    tiny.write(place, {name: b"" if name == "_SUCCESS" else b"Rar!\x1a\x07 no scan"})
+    tiny.write(place, {name: b"" if name == "_SUCCESS" else b"%PDF no scan"})
     for see in (cases.cases, cases.only_case):
         with pytest.raises(
             UsageError, match=r"expected a folder, an archive .* or a DICOM file, found a file of an"
