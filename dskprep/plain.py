@@ -11,7 +11,7 @@ import sys
 import threading
 import traceback
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from dskprep.redaction import redacted
@@ -61,14 +61,20 @@ def to_number(text: str) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def escape_what_python_prints() -> None:
+def escape_what_python_prints(before_warnings: Callable[[], None] = lambda: None) -> None:
     """Escape from now on what Python itself prints in this process: logs, warnings, and tracebacks of errors.
 
+    `before_warnings` is called before each warning, to make room for it where a line of the terminal moves.
     Logs are escaped where a record is made, so this holds for every handler and formatter, also those of Dask.
     """
     logging.setLogRecordFactory(_Escaped)
     logging.getLogger("asyncio").addFilter(_is_worth_telling)
-    warnings.showwarning = lambda message, *_args, **_more: _tell(f"note: {message}")
+
+    def show_warning(message: Warning | str, *_args: Any, **_more: Any) -> None:
+        before_warnings()
+        _tell(f"note: {message}")
+
+    warnings.showwarning = show_warning
     sys.excepthook = _tell_traceback
     threading.excepthook = lambda error: _tell_traceback(error.exc_type, error.exc_value, error.exc_traceback)
     sys.unraisablehook = lambda error: _tell_traceback(error.exc_type, error.exc_value, error.exc_traceback)

@@ -71,7 +71,7 @@ for command in (
 
 def run_and_exit() -> None:
     """Run the program `dskprep`."""
-    plain.escape_what_python_prints()
+    plain.escape_what_python_prints(before_warnings=terminal.end_wait)
     exits.end_as_on_ctrl_c()
     code = EXIT_SOME_NOT_WRITTEN
     try:
@@ -96,7 +96,8 @@ def run_command(argv: list[str] | None = None) -> int:
     except click.exceptions.Exit as exit_:
         return exit_.exit_code
     except click.ClickException as error:
-        error.message = plain.escape(error.message)  # type: ignore[misc]  # it repeats names of files
+        if not isinstance(error, click.exceptions.NoArgsIsHelpError):  # which is the help
+            error.message = plain.escape(error.message)  # type: ignore[misc]  # it repeats names of files
         error.show()
         return EXIT_USAGE
     except BrokenPipeError:  # `| head` has read enough

@@ -155,7 +155,7 @@ def _check_names(frame: pd.DataFrame, where: str, column: str) -> None:
         found = ", ".join(repr(name) for name in frame.columns)
         raise UsageError(
             f"{where}: expected the column {column!r}, found {found:.200}; if another one says which volume a row "
-            "belongs to, name it with column="
+            "belongs to, name it with --column (in Python, column=)"
         )
     if twice := [str(name) for name, n in Counter(frame.columns).items() if n > 1]:
         raise UsageError(f"{where}: the column {twice[0]!r} is there twice; rename one")

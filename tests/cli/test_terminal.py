@@ -259,6 +259,33 @@ commands.run_and_exit()
     assert_harmless(done.stderr)
 
 
+def test_a_warning_begins_a_line_where_a_line_moves() -> None:
+    script = """
+import sys, warnings
+from dskprep.cli import commands, terminal
+def status(**_):
+    terminal.wait_for("reading the index")
+    warnings.warn("6 volumes without a row")
+commands.main.commands["status"].callback = status
+sys.argv = ["dskprep", "status", "x"]
+commands.run_and_exit()
+"""
+    environment = os.environ | {"FORCE_COLOR": "1"}
+    done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True, env=environment)
+    before, note, _ = done.stderr.partition("note: 6 volumes without a row\n")
+    assert "reading the index" in before
+    assert note
+    assert before.endswith("\x1b[2K")  # the line is erased
+
+
+def test_the_program_without_a_word_shows_its_help() -> None:
+    words = [sys.executable, "-m", "dskprep"]
+    bare = subprocess.run(words, check=False, capture_output=True, text=True)
+    asked = subprocess.run([*words, "--help"], check=True, capture_output=True, text=True)
+    assert bare.returncode == 2
+    assert bare.stderr == asked.stdout
+
+
 def complain() -> None:
     """What libraries do in a worker with words that they have read."""
     logging.getLogger("distributed.worker").error("read %s", HOSTILE)

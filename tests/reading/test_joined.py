@@ -65,7 +65,9 @@ def test_only_an_empty_field_is_missing_among_texts(dataset: dskprep.Dataset, tm
 
 def test_a_column_of_another_name_is_named(dataset: dskprep.Dataset, tmp_path: Path) -> None:
     file = csv(tmp_path, "id,cancer\n007,1\np1,0\np2,0\n")
-    with pytest.raises(UsageError, match=r"expected the column 'key', found 'id', 'cancer'; .* column="):
+    with pytest.raises(
+        UsageError, match=r"expected the column 'key', found 'id', 'cancer'; .* --column \(in Python, column=\)"
+    ):
         dataset.join(file, on="key")
     assert [row["cancer"] for row in dataset.join(file, on="key", column="id").rows] == [1, 0, 0]
 
