@@ -97,6 +97,7 @@ def main() -> None:
                     told.append((n, wall, figures["known"], figures["seconds_left"]))
                     costs.append([f"{1000 * wall / n:.2f}", f"{1000 * seconds / n:.2f}"])
                     costs[-1].append(f"{process.memory_info().rss / 2**20:.0f}")
+        shared.has_account = True
         shared.close()
         for observer in observers:
             observer.on_end(summary)

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 def status(target: str, as_json: bool) -> int:
     """Count the series of TARGET by status, and say why some are not written.
 
-    Exit code 1 if one is not written, or if some may be missing: a run is under way, or the last one was broken off.
+    Exit code 1 if one is not written, or if some may be missing: a run is under way, the last one was broken off, none
+    has left an account, or what it found was forgotten.
     """
     terminal.wait_for("loading the program")
     options.check_dataset(target)

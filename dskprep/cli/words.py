@@ -160,10 +160,14 @@ def describe_status(status: Status) -> Iterator[RenderableType]:
         yield from _describe_damaged(status.damaged_labels)
     if status.last_run:
         yield _describe_last_run(status.last_run)
-    elif not (status.series or status.runs):
+        if status.missing:
+            yield f"  without a record now, as after verify --forget: {status.missing} series; run again"
+    elif status.series:
+        yield "no run has left an account here, so it is not known whether these are all patients; run again"
+    elif not status.runs:
         yield "no run has ended here yet; one may be starting, or was killed as it started"
     for run in status.runs:
-        state = "was killed" if run.is_dead else "under way"
+        state = "was killed, or could not write its account" if run.is_dead else "under way"
         yield (
             f"run {run.run_id} {state}: {run.host or 'unknown host'}, process {run.pid}, since {run.since}, "
             f"{n_of(run.done, 'patient')} done when it was last heard of, at {run.heard_at}"

@@ -44,7 +44,7 @@ class Lease(msgspec.Struct, frozen=True):
     """Who runs: `since` is the time of the start (UTC, ISO 8601), `n_done` counts the patients done so far.
 
     `machine` is the same for two processes only if each would see the other by its `pid`. `n_renewed` makes the content
-    of each renewal another one.
+    of each renewal another one. `has_ended` is said by a run that has no account.
     """
 
     run_id: str
@@ -54,14 +54,21 @@ class Lease(msgspec.Struct, frozen=True):
     since: Text = ""
     n_done: Annotated[int, msgspec.Meta(ge=0, le=2**53)] = 0
     n_renewed: int = 0
+    has_ended: bool = False
 
     def renewed(self, n_done: int) -> Lease:
         """Return the lease with another content."""
         return msgspec.structs.replace(self, n_done=n_done, n_renewed=self.n_renewed + 1)
 
+    def without_account(self) -> Lease:
+        """Return the lease as a run leaves it that ends without an account."""
+        return msgspec.structs.replace(self, n_renewed=self.n_renewed + 1, has_ended=True)
+
     @property
     def is_dead(self) -> bool:
-        """Whether its process is known to be gone. That of another machine may be alive or not."""
+        """Whether it has ended, or its process is known to be gone. That of another machine may be alive or not."""
+        if self.has_ended:
+            return True
         if not self.machine or self.machine != this_machine():
             return False
         try:

@@ -17,7 +17,7 @@ from dskprep.counts import n_of
 from dskprep.dataset import annotations as labels_of
 from dskprep.dataset import claims, index, store
 from dskprep.dataset.past_runs import PastRun, last_run
-from dskprep.dataset.record import GOOD, in_words
+from dskprep.dataset.record import FURTHER, GOOD, in_words
 
 SILENT_S = 60.0
 """A run that tells nothing of itself for so long was probably killed, in seconds."""
@@ -29,7 +29,8 @@ class RunUnderWay:
 
     `done` counts its patients until then. `since` is the time of its start by its own clock, `heard_at` that of its
     last word by the store's clock (UTC, ISO 8601). A run tells of itself every ten seconds, so one that has not for a
-    minute was probably killed. `is_dead` says that this is certain: its process ran on this machine, and is gone.
+    minute was probably killed. `is_dead` says that it has certainly ended without an account: its process ran on this
+    machine, and is gone, or it has left word that the account could not be written.
     """
 
     run_id: str
@@ -54,7 +55,8 @@ class Status:
     volumes per label, the most frequent first. `damaged_labels` has the paths of the records of label sources that
     cannot be read, and why; they count as `failed: damaged-record` too. `labels_gone` counts labels and points of
     images that the dataset has no more: their files have changed, or they were forgotten. `last_run` is the run that
-    ended last.
+    ended last. `missing` is the number of series that have no record any more, as after `verify --forget`: main
+    series of its patients, and further ones that a record names.
     """
 
     target: str
@@ -72,6 +74,7 @@ class Status:
     points: int = 0
     damaged_labels: dict[str, str] = field(default_factory=dict)
     labels_gone: int = 0
+    missing: int = 0
     last_run: PastRun | None = None
 
     def __repr__(self) -> str:
@@ -85,14 +88,13 @@ class Status:
         """Whether every series is written, and as a whole, or set aside, and no record damaged.
 
         While a run is under way, after one that was killed, and if the last one left patients without a status, it is
-        not known whether these are all series; nor where there is no series, and no run has ended yet.
+        not known whether these are all series; nor where no run has left an account.
         """
         are_good = set(self.counts) <= GOOD and not (self.split_series or self.damaged_labels)
         last = self.last_run
         is_done = last is not None and last.is_complete
         under_way = [run for run in self.runs if not (last and is_done and _is_silent_since(run, last))]
-        is_begun = last is not None or self.series > 0  # else its first run has only just begun, or was killed then
-        return are_good and not under_way and is_begun and (last is None or is_done)
+        return are_good and not under_way and is_done and not self.missing
 
     def as_dict(self) -> dict[str, Any]:
         """Return the status as plain JSON values."""
@@ -126,12 +128,13 @@ def status(target: str | os.PathLike[str]) -> Status:
     """
     target = storage.absolute(target)
     store.describe(target)
-    table = index.current_table(target, (*index.OF_ACCOUNT, "input_digest"))
+    table = index.current_table(target, (*index.OF_ACCOUNT, "input_digest", "further_series"))
     lost = table.filter(compute.not_equal(table["status"], "written"))
     reasons = zip(lost["status"].to_pylist(), lost["reason"].to_pylist(), strict=True)
     words = Counter[str]()
     for said, n in _count(table["warnings"]).items():
         words.update(dict.fromkeys(filter(None, said.split(",")), n))
+    last = last_run(target)
     return Status(
         target,
         len(table),
@@ -142,8 +145,21 @@ def status(target: str | os.PathLike[str]) -> Status:
         index.damaged(table),
         runs(target),
         **_labels(target, labels_of.images_in(table)),
-        last_run=last_run(target),
+        missing=_n_missing(table, last) if last and last.is_complete else 0,
+        last_run=last,
     )
+
+
+def _n_missing(table: pa.Table, last: PastRun) -> int:
+    """Return how many series have no record, of those that the last run found and that other records name."""
+    is_further = compute.match_substring(table["key"], FURTHER)
+    main, further = table.filter(compute.invert(is_further)), table.filter(is_further)
+    n_inputs: int = main.group_by(["key", "input_digest"]).aggregate([]).num_rows  # one may have two records
+    there = set(zip(further["key"].to_pylist(), further["input_digest"].to_pylist(), strict=True))
+    naming = main.filter(compute.not_equal(main["further_series"].cast(pa.string()).fill_null(""), ""))
+    named = zip(naming["further_series"].to_pylist(), naming["input_digest"].to_pylist(), strict=True)
+    lost = {(name.partition("/")[2], digest) for names, digest in named for name in names.split(" ")} - there
+    return max(0, last.inputs - n_inputs) + len(lost)
 
 
 def _is_silent_since(run: RunUnderWay, last: PastRun) -> bool:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Collection
 from typing import NamedTuple
 
-from dskprep.dataset import claims
+from dskprep.dataset import claims, identity
 from dskprep.dataset.claims import Claim, Lease
 from dskprep.dataset.record import RecordName
 from dskprep.errors import InfrastructureError
@@ -89,6 +89,19 @@ class Others:
                 self.look()
                 if not self.live:
                     claims.delete(self._target, [*self._heard, *(number for number, _ in self._read)])
+
+    def leave(self) -> None:
+        """End without an account: the lease stays, so that `status` tells of this run until another one has ended."""
+        try:
+            identity.check_there(self._target)
+        except InfrastructureError:  # its disk is not mounted: nothing is to stay in its place
+            self.end([])
+        self._ended.set()
+        if self._is_running:
+            self._is_running = False
+            self._thread.join(JOIN_S)
+            with contextlib.suppress(InfrastructureError):  # then the lease ends by itself
+                claims.renew(self._target, self._lease.without_account())
 
     def claim(self, keys: Collection[str], untold: Collection[RecordName]) -> bool:
         """Claim these keys, and tell of what is done.

@@ -26,7 +26,7 @@ from contextlib import closing
 from distributed import Client
 
 from dskprep import settings as config
-from dskprep.dataset import identity, index, licences, store
+from dskprep.dataset import identity, index, licences
 from dskprep.dataset.past_runs import next_number
 from dskprep.errors import InfrastructureError, UsageError
 from dskprep.look import report
@@ -190,10 +190,10 @@ def _write_end(under_way: UnderWay, at_end: Sequence[AtEnd]) -> None:
         table = index.read_table(target, (*index.OF_ACCOUNT, *licences.FIELDS))
         summary.account.split_series = index.split_series(table)
         summary.account.damaged_records = index.damaged(table)
-        store.write_run(target, summary.run_id, summary.as_dict())
+        under_way.write_account()
         if under_way.give_labels and not summary.is_interrupted and not summary.stopped_by:
             under_way.give_labels()
-            store.write_run(target, summary.run_id, summary.as_dict())
+            under_way.write_account()
         licences.attribute(target, table)
         if summary.n_new and not summary.is_interrupted and not summary.stopped_by:
             for finish in at_end:
@@ -201,4 +201,4 @@ def _write_end(under_way: UnderWay, at_end: Sequence[AtEnd]) -> None:
     except InfrastructureError as error:
         summary.stopped_by = summary.stopped_by or words_of(error)
         if isinstance(error, index.RecordsGone):
-            store.write_run(target, summary.run_id, summary.as_dict())
+            under_way.write_account()

@@ -57,13 +57,14 @@ class Sharing:
     """What this run does, and what it leaves to others. `note` is called with what the user should know.
 
     Make it before the records are listed: what other runs had done by then has its record in that listing. Call `begin`
-    once there is something to do, and at last `close`.
+    once there is something to do, and at last `close`; set `has_account` when the account of the run is written.
     """
 
     def __init__(self, target: str, run_id: str, account: Account, note: Callable[[str], None]) -> None:
         self._target, self._account, self._note = target, account, note
         self._others = Others(target, run_id)
         self._is_on: bool | None = None  # None until it begins
+        self.has_account = False
         self._drawn: deque[Any] = deque()  # tasks that wait to be claimed
         self._reserve: deque[Any] = deque()  # claimed tasks that wait for a free slot
         self._left: list[Job] = []
@@ -117,8 +118,11 @@ class Sharing:
         self._untold.append(name)
 
     def close(self) -> None:
-        """Give back what is claimed."""
-        self._others.end(self._untold)
+        """Give back what is claimed; without an account of the run it stays, until others take it over."""
+        if self.has_account:
+            self._others.end(self._untold)
+        else:
+            self._others.leave()
         self._say_robbed()
 
     def _size(self, n_missing: int) -> int:

@@ -70,6 +70,11 @@ class UnderWay:
                     if jobs := begun(iter(listed)):
                         self._prepare(jobs)
 
+    def write_account(self) -> None:
+        """Write the account as it is now."""
+        store.write_run(self.summary.target, self.summary.run_id, self.summary.as_dict())
+        self.shared.has_account = True
+
     def _rounds(self) -> Iterator[Iterator[Case]]:
         """Return the cases; with `[select]`, first those that were chosen, and then those that take their places."""
         if not (asked := self._checked.asked):

@@ -347,6 +347,7 @@ def test_the_status_counts_the_records(dskprep: Run, source: str, target: str) -
         "labels_gone": 0,
         "labels": {},
         "points": 0,
+        "missing": 0,
     }
     assert len(list(store.record_names(target))) == 4
     code, out, _ = dskprep("status", target)

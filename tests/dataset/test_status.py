@@ -18,6 +18,7 @@ from dskprep.cli import commands
 from dskprep.dataset import claims, store
 from dskprep.dataset.status import Status
 from dskprep.errors import UsageError
+from dskprep.pipeline.account import RunStopped
 from dskprep.pipeline.observer import Observer
 from dskprep.settings import PrepConfig
 
@@ -114,10 +115,10 @@ def test_the_last_run_is_the_one_that_ended_last(tmp_path: Path) -> None:
     """Of two that shared the work, the one that began first may have done what the other left."""
     target = str(tmp_path / "out")
     dskprep.run(tiny.write_patients(str(tmp_path / "in"), ["p1"]), target)
-    summary = {"inputs": 9, "counts": {"written": 9}, "already": {}, "is_listed": True, "number": 2}
+    summary = {"inputs": 1, "counts": {"written": 1}, "already": {}, "is_listed": True, "number": 2}
     first, second = "29991231T235900Z-aaaa", "29991231T235930Z-bbbb"
     store.write_run(target, first, summary | {"run_id": first, "seconds": 60.0})
-    broken_off = summary | {"run_id": second, "counts": {"written": 2}, "seconds": 1.0, "stopped_by": "no store"}
+    broken_off = summary | {"run_id": second, "counts": {}, "seconds": 1.0, "stopped_by": "no store"}
     store.write_run(target, second, broken_off)
     store.write_run(target, "of a stranger", summary | {"run_id": "of a stranger", "seconds": 1e12})
     found = dskprep.status(target)
@@ -127,13 +128,13 @@ def test_the_last_run_is_the_one_that_ended_last(tmp_path: Path) -> None:
     found = dskprep.status(target)
     assert found.last_run
     assert (found.last_run.stopped_by, found.is_clean) == ("no store", False)
-    assert json.loads(json.dumps(found.as_dict()))["last_run"]["inputs"] == 9
+    assert json.loads(json.dumps(found.as_dict()))["last_run"]["inputs"] == 1
 
 
 def test_of_runs_that_end_within_a_second_the_later_one_is_the_last(tmp_path: Path) -> None:
     """The second that an id tells is not enough: the first seems to end at 4.4 s, the second at 4.2 s."""
     target = str(tmp_path / "out")
-    dskprep.run(tiny.write_patients(str(tmp_path / "in"), ["p1"]), target)
+    dskprep.run(tiny.write_patients(str(tmp_path / "in"), ["p1", "p2"]), target)
     first, second = "29991231T235900Z-bbbb", "29991231T235904Z-aaaa"
     both = {"inputs": 2, "already": {}, "is_listed": True, "number": 2}
     ended = {"counts": {"written": 1}, "seconds": 4.4, "is_interrupted": True, "ended": "2999-12-31T23:59:04.300+00:00"}
@@ -206,8 +207,72 @@ def test_what_was_forgotten_after_the_last_run_is_not_said_to_have_a_status(
     assert commands.run_command(["verify", target, "--forget"]) == 1
     assert len(dskprep.open_dataset(target)) == 1
     capsys.readouterr()
-    commands.run_command(["status", target])
-    assert "found 2 patients, and all had a status when it ended" in " ".join(capsys.readouterr().out.split())
+    assert commands.run_command(["status", target]) == 1
+    told = " ".join(capsys.readouterr().out.split())
+    assert "found 2 patients, and all had a status when it ended" in told
+    assert "without a record now, as after verify --forget: 1 series; run again" in told
+    dskprep.run(str(tmp_path / "in"), target)
+    assert dskprep.status(target).is_clean
+
+
+def test_a_further_series_that_was_forgotten_is_missing(tmp_path: Path) -> None:
+    source, target = str(tmp_path / "in"), str(tmp_path / "out")
+    tiny.write(f"{source}/p1", tiny.series(0))
+    tiny.write(f"{source}/p1", {f"s{name}": content for name, content in tiny.series(1).items()})
+    dskprep.run(source, target)
+    assert (dskprep.status(target).missing, dskprep.status(target).is_clean) == (0, True)
+    (further,) = [name.key for name in store.record_names(target) if "+" in name.key]
+    dskprep.forget(target, [further])
+    assert (dskprep.status(target).missing, dskprep.status(target).is_clean) == (1, False)
+    dskprep.run(source, target)
+    assert dskprep.status(target).is_clean
+
+
+def test_records_without_an_account_of_any_run_may_not_be_all(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As after a first run that was killed, when its claims have been cleaned."""
+    source, target = tiny.write_patients(str(tmp_path / "in"), ["p1", "p2"]), str(tmp_path / "out")
+    dskprep.run(source, target)
+    shutil.rmtree(tmp_path / "out/runs")
+    found = dskprep.status(target)
+    assert (found.counts, found.last_run, found.runs, found.is_clean) == ({"written": 2}, None, [], False)
+    assert commands.run_command(["status", target]) == 1
+    told = " ".join(capsys.readouterr().out.split())
+    assert "no run has left an account here, so it is not known whether these are all patients; run again" in told
+    dskprep.run(source, target)
+    assert dskprep.status(target).is_clean
+
+
+@pytest.mark.parametrize("is_interrupted", [True, False])
+@pytest.mark.parametrize("has_run_before", [True, False])
+def test_a_run_that_could_not_write_its_account_is_told_until_another_has_ended(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], is_interrupted: bool, has_run_before: bool
+) -> None:
+    source, target, runs = str(tmp_path / "in"), str(tmp_path / "out"), tmp_path / "out/runs"
+    if has_run_before:
+        dskprep.run(tiny.write_patients(source, ["p1"]), target)
+    tiny.write_patients(source, ["p1", "p2", "p3"])
+
+    class Breaks(Observer):
+        def on_patient(self, *_: object) -> None:
+            if not runs.is_symlink():
+                runs.rename(tmp_path / "kept") if has_run_before else (tmp_path / "kept").mkdir()
+                runs.symlink_to(tmp_path / "kept")  # through which nothing is written
+            if is_interrupted:
+                raise KeyboardInterrupt
+
+    with pytest.raises(RunStopped):
+        dskprep.run(source, target, observers=[Breaks()])
+    runs.unlink()
+    (tmp_path / "kept").rename(runs)
+    assert len(list(runs.iterdir())) == has_run_before
+    assert not dskprep.status(target).is_clean
+    assert commands.run_command(["status", target]) == 1
+    assert "was killed, or could not write its account" in capsys.readouterr().out
+    dskprep.run(source, target)  # does not wait for what that one had under way, though its process still runs
+    found = dskprep.status(target)
+    assert (found.counts, found.runs, found.is_clean) == ({"written": 3}, [], True)
 
 
 @pytest.mark.parametrize("command", ["run SOURCE NEW", "plan SOURCE"])
