@@ -134,8 +134,8 @@ def execute(
     known = Known(table.by_source(table.write(target)))
 
     def files(report: Callable[[str], None]) -> Iterable[LabelFile]:
-        found = label_files(labels, patterns, report)
         is_hashed = store.has_hashed_keys(target)
+        found = label_files(labels, patterns, report, names_archives=not is_hashed)
         return known.apart(hashed_keys.hash_sources(found, identities) if is_hashed else found)
 
     run_id = claims.new_run_id()

@@ -16,13 +16,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dskprep import storage
+from dskprep.counts import n_of
 from dskprep.dicom.contents import CT_CLASSES, sop_class_in
 from dskprep.dicom.sniff import decompressed_head
 from dskprep.errors import InfrastructureError, UsageError
 from dskprep.labels.mask import check_names
 from dskprep.plain import as_utf8
 from dskprep.source.case import digest, key_of
-from dskprep.source.inputs import inputs
+from dskprep.source.inputs import archives, inputs, is_archive
 from dskprep.storage.threads import Threads
 
 BATCH, AT_ONCE = 256, 16
@@ -30,8 +31,8 @@ BATCH, AT_ONCE = 256, 16
 HEAD_BYTES = 4096
 """The SOP class of a DICOM file stands within this many bytes."""
 OTHER_SUFFIXES = frozenset(
-    ".txt .json .md .html .htm .pdf .png .jpg .jpeg .gif .log .py .yaml .yml .toml .ini .sha256 .md5 .zip .tar .gz "
-    ".tgz .xlsx .xls .docx .raw .zraw .tsv .stl .xsd .dtd .npz .npy".split()
+    ".txt .json .md .html .htm .pdf .png .jpg .jpeg .gif .log .py .yaml .yml .toml .ini .sha256 .md5 .gz "
+    ".xlsx .xls .docx .raw .zraw .tsv .stl .xsd .dtd .npz .npy".split()
 )
 """Names of files that hold no labels."""
 IN_DATASET = re.compile(
@@ -116,15 +117,26 @@ class LabelFile:
 
 
 def label_files(
-    place: str, patterns: Sequence[str] = (), report: Callable[[str], None] = lambda _: None
+    place: str,
+    patterns: Sequence[str] = (),
+    report: Callable[[str], None] = lambda _: None,
+    *,
+    names_archives: bool = True,
 ) -> Iterator[LabelFile]:
     """Yield the files of a folder, with all below it, that may hold labels; or the one file at the place.
 
     With `patterns` those whose path below the folder, or whose name, matches one of them. CT images are left out where
-    their first bytes tell. Datasets of dskprep are passed over; `report` hears of each, and of what is there if no file
-    may hold labels. Raises UsageError if there is nothing at the place.
+    their first bytes tell. Datasets of dskprep and archives are passed over. `report` hears of each dataset, of how
+    many archives there are, with the name of the first if `names_archives`, and of what is there if no file may hold
+    labels.
+    Raises UsageError if there is nothing at the place.
     """
     entry = None if storage.is_folder(place) else storage.entry_of(place)
+    packed = _Packed(names_archives)
+    if entry and is_archive(entry.name):
+        packed.add(entry.name)
+        report(_nothing_found(place, packed.among()))
+        return
     if entry:
         yield _label_file(place.rpartition("/")[0], entry, entry.name)
         return
@@ -139,7 +151,7 @@ def label_files(
             return f"whose name does not match {' or '.join(patterns)}"
         return "" if _is_told_by_name(entry) else _why_no_slice(place, path, entry)
 
-    found, passed = _below(place, report), Counter[str]()
+    found, passed = _below(place, report, packed), Counter[str]()
     with Threads(AT_ONCE, "labels") as pool:  # first bytes are read several at once
         while batch := list(itertools.islice(found, BATCH)):
             for (path, entry), why in zip(batch, pool.map(lambda each: why_not(*each), batch), strict=True):
@@ -147,15 +159,48 @@ def label_files(
                 if not why:
                     yield _label_file(place, entry, path)
     if not passed[""]:
-        there = " and ".join(f"{n} file{'s' * (n > 1)} {what}" for what, n in passed.most_common() if what) or "no file"
-        report(
-            f"{place}: expected label files (SEG, RTSTRUCT, XML of LIDC-IDRI, NIfTI, NRRD, MetaImage, CSV, Parquet), "
-            f"found {there}; {'correct the pattern, or ' * bool(patterns)}name the folder that holds them"
+        files = " and ".join(f"{n_of(n, 'file')} {what}" for what, n in passed.most_common() if what)
+        there = " and ".join(filter(None, [files, packed.among()])) or "no file"
+        report(_nothing_found(place, there, is_by_pattern=bool(patterns)))
+    elif packed.n:
+        report(f"{place}: {packed.beside()}")
+
+
+@dataclass
+class _Packed:
+    """The archives among files, which are not looked into: how many, and the first by name if that may be told."""
+
+    is_named: bool
+    n: int = 0
+    first: str = ""
+
+    def add(self, path: str) -> None:
+        self.n += 1
+        self.first = min(self.first or path, path) if self.is_named else ""
+
+    def among(self) -> str:
+        """Tell of them where no label file is found; "" if there are none."""
+        such = f" ({'such as ' * (self.n > 1)}{self.first})" if self.first else ""
+        return f"{n_of(self.n, 'archive')}{such}, not looked into; unpack what holds labels" if self.n else ""
+
+    def beside(self) -> str:
+        """Tell of them beside label files."""
+        such = f", such as {self.first}," if self.first else ""
+        return (
+            f"{n_of(self.n, 'archive')}{such} {'is' if self.n == 1 else 'are'} not looked into for labels; unpack what "
+            "holds some: label files are read as files"
         )
 
 
-def _below(place: str, report: Callable[[str], None]) -> Iterator[tuple[str, storage.Entry]]:
-    """Yield the files of a folder with all below it, and their paths, but for those of datasets."""
+def _nothing_found(place: str, there: str, *, is_by_pattern: bool = False) -> str:
+    return (
+        f"{place}: expected label files (SEG, RTSTRUCT, XML of LIDC-IDRI, NIfTI, NRRD, MetaImage, CSV, Parquet), "
+        f"found {there}; {'correct the pattern, or ' * is_by_pattern}name the folder that holds them"
+    )
+
+
+def _below(place: str, report: Callable[[str], None], packed: _Packed) -> Iterator[tuple[str, storage.Entry]]:
+    """Yield the files of a folder with all below it, and their paths, but for archives and those of datasets."""
 
     @functools.cache
     def is_dataset(path: str) -> bool:
@@ -169,8 +214,11 @@ def _below(place: str, report: Callable[[str], None]) -> Iterator[tuple[str, sto
         itself = [folder.path] if any(entry.name == "dataset.json" for entry in folder.entries) else []
         if any(map(is_dataset, above + itself)):
             continue
+        above_it = f"{folder.path}/" if folder.path else ""
+        for entry in archives(folder.entries):
+            packed.add(above_it + entry.name)
         for entry in inputs(folder.entries):
-            yield f"{folder.path}/{entry.name}" if folder.path else entry.name, entry
+            yield above_it + entry.name, entry
 
 
 def _is_dataset(url: str) -> bool:

@@ -964,8 +964,8 @@ def test_of_sources_with_one_name_the_first_has_it_whichever_is_done_first(
         (labels / name).write_bytes(seg_file(GRID, frames, names=("Tumour", own, "Old")))
     listed = pipeline.label_files
 
-    def in_another_order(*args: Any) -> Iterator[Any]:
-        files = list(listed(*args))
+    def in_another_order(*args: Any, **how: Any) -> Iterator[Any]:
+        files = list(listed(*args, **how))
         return iter([*(files[k] for k in order), *files[3:]])
 
     monkeypatch.setattr(pipeline, "label_files", in_another_order)
@@ -995,7 +995,7 @@ def test_a_source_that_was_moved_keeps_its_labels_when_one_of_them_goes_to_anoth
     (labels / "b.dcm").write_bytes(moved)
     (labels / "a.dcm").write_bytes(seg_file(GRID, frames_of(BOX), names=("Tumour",)))
     listed = pipeline.label_files
-    monkeypatch.setattr(pipeline, "label_files", lambda *args: iter([*listed(*args)][::-1]))
+    monkeypatch.setattr(pipeline, "label_files", lambda *args, **how: iter([*listed(*args, **how)][::-1]))
     assert annotate(target, labels).counts == {"written": 2}
     volume = dskprep.open_dataset(target)["p"]
     assert set(volume.labels) == {"Tumour", "Own"}
@@ -1409,7 +1409,7 @@ def test_points_that_two_workers_wrote_of_one_content_are_held_until_all_are_kno
     for name in ("a.csv", "b.csv"):
         (labels / name).write_text("key,x,y,z\np,-5,-15,-28\n")
     found = pipeline.label_files
-    monkeypatch.setattr(pipeline, "label_files", lambda *how: reversed([*found(*how)]))
+    monkeypatch.setattr(pipeline, "label_files", lambda *args, **how: reversed([*found(*args, **how)]))
     annotate(target, labels)
     assert dskprep.open_dataset(target).annotations["source"].to_list() == ["a.csv"]
 
