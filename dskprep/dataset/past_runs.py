@@ -42,6 +42,7 @@ class PastRun:
     stopped_by: str = ""
     ended: str = ""
     number: Number = 0
+    source: str = ""
 
     @property
     def n_done(self) -> int:

@@ -11,7 +11,7 @@ import pickle
 import tempfile
 import threading
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from typing import IO, Self
@@ -37,7 +37,8 @@ class Listing:
     The others are done before, and counted as such. A case is done if it has a record with a status other than those
     of `again`. It is not if one of its records is undone, nor if it was not chosen before and is chosen now: `found`
     are the records of the dataset. `is_counted` says that the account has its cases already. If the source cannot be
-    listed to its end, the iteration raises the error after the jobs that were found.
+    listed to its end, the iteration raises the error after the jobs that were found. `hear_before` is called with each
+    case that is done, and its status.
     """
 
     def __init__(
@@ -48,9 +49,11 @@ class Listing:
         found: Names,
         *,
         is_counted: bool = False,
+        hear_before: Callable[[Case, str], None] | None = None,
     ) -> None:
         self._cases, self._summary, self._again = cases, summary, again
         self._found, self._undone, self._is_counted = found, found.undone, is_counted
+        self._hear_before = hear_before
         self._empty = {name.key: name for name in found.known.of_input(digest([])) if name.status not in GOOD}
         self._changed = threading.Condition()  # guards all that follows
         self._latest: list[Job] = []
@@ -133,6 +136,8 @@ class Listing:
             if leftover:  # of the time when it could not be listed, or when its files changed under a run that slept
                 store.forget(self._summary.target, leftover)
             account.add_before(status, further)
+            if self._hear_before:
+                self._hear_before(case, status)
 
     def _forget_empty(self, url: str) -> None:
         """Delete what was recorded of the folders above a case while they were empty, or could not be listed."""

@@ -15,6 +15,7 @@ from dskprep.pipeline.choice import Choice, choose
 from dskprep.pipeline.crew import Crew, begun
 from dskprep.pipeline.listing import Listing
 from dskprep.pipeline.observer import LoggedNotes, Observer, tell
+from dskprep.pipeline.other_places import OtherPlaces
 from dskprep.source.case import Case, apart
 from dskprep.worker import patient
 from dskprep.worker.patient import Job, Outcome
@@ -63,12 +64,21 @@ class UnderWay:
         watch.begin(self.crew, self.summary, self.observers)
         for message in self._notes:
             self._note(message)
-        rounds = self._rounds()
+        rounds, places = self._rounds(), OtherPlaces(self.summary, self._found.known)
         with hashed_keys.kept(self._checked.mapping):
             for number, cases in enumerate(rounds):
-                with Listing(cases, self.summary, self._checked.again, self._found, is_counted=number > 0) as listed:
+                with Listing(
+                    cases,
+                    self.summary,
+                    self._checked.again,
+                    self._found,
+                    is_counted=number > 0,
+                    hear_before=places.hear,
+                ) as listed:
                     if jobs := begun(iter(listed)):
                         self._prepare(jobs)
+        if message := places.note():
+            self._note(message)
 
     def write_account(self) -> None:
         """Write the account as it is now."""
