@@ -11,8 +11,10 @@ from typing import Any
 
 import pandas as pd
 
+from dskprep.counts import n_of
 from dskprep.dataset import columns, licences, store
 from dskprep.dataset.record import Record, to_json
+from dskprep.exchange.in_words import Described
 from dskprep.reading.dataset import Dataset
 from dskprep.reading.splits import Split
 
@@ -136,11 +138,12 @@ def _meaning(column: str) -> str:
 
 
 def _summary(dataset: Dataset, table: pd.DataFrame) -> str:
-    spacing = " x ".join(f"{mm:g}" for mm in store.settings_of(dataset.url).spacing_mm)
-    patients = f" of {table['patient'].nunique()} patients" if "patient" in table else ""
+    found = Described(dataset, list(table["key"]))
+    differing = "" if found.is_of_one_spacing else "; the spacing of each is in spacing_z_mm and its like"
+    patients = f" of {n_of(table['patient'].nunique(), 'patient')}" if "patient" in table else ""
     return (
-        f"{len(table)} chest CT volumes{patients}, prepared by dskprep: upright in the patient's axes, {spacing} mm "
-        "(z, y, x), as OME-Zarr."
+        f"{n_of(len(table), 'chest CT volume')}{patients}, prepared by dskprep: {found.axes}, {found.spacing}"
+        f"{differing}, as OME-Zarr; {found.values}."
     )
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from dskprep.dataset.record import to_json
 from dskprep.exchange.cohort import Cohort, Member
+from dskprep.exchange.in_words import Described
 from dskprep.exchange.place import PATHS
 
 IMAGE, MASK = TEST = PATHS[4:]
@@ -18,9 +19,10 @@ def describe(cohort: Cohort, name: str, licence: str) -> dict[str, bytes]:
         "validation": cohort.of_part("validation"),
         "testing": cohort.of_part("test"),
     }
+    found = Described(cohort.dataset, [member.job.key for member in cohort.members])
     content = {
         "name": name,
-        "description": "Chest CT prepared by dskprep",
+        "description": f"Chest CT prepared by dskprep: {found.axes}, {found.spacing}; {found.values}",
         "licence": licence,
         "modality": {"0": "CT"},
         "labels": {"0": "background", **{str(number): label for number, label in enumerate(cohort.labels, 1)}},

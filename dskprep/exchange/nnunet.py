@@ -7,10 +7,10 @@ import re
 from collections import Counter
 
 from dskprep.counts import n_of, some_of
-from dskprep.dataset import store
 from dskprep.dataset.record import to_json
 from dskprep.errors import UsageError
 from dskprep.exchange.cohort import Cohort
+from dskprep.exchange.in_words import Described
 from dskprep.exchange.place import PATHS
 
 (IMAGE, MASK), TEST = PATHS[:2], PATHS[2:4]
@@ -49,11 +49,14 @@ def describe(cohort: Cohort, name: str, licence: str) -> dict[str, bytes]:
     nnU-Net looks for `splits_final.json` in its folder of preprocessed data: copy it there after planning.
     """
     training = cohort.of_part(None, "train", "validation")
-    spacing = " x ".join(f"{mm:g}" for mm in store.settings_of(cohort.dataset.url).spacing_mm)
+    found = Described(cohort.dataset, [member.job.key for member in cohort.members])
+    if found.is_of_one_spacing:
+        spacing = f"All volumes have the spacing {found.spacing}: keep it, so that nothing is resampled twice."
+    else:
+        spacing = f"The volumes differ in their spacing, {found.spacing}: nnU-Net resamples them to one."
     content = {
         "name": name,
-        "description": f"Chest CT prepared by dskprep. All volumes have the spacing {spacing} mm (z, y, x): keep it, "
-        "so that nothing is resampled twice.",
+        "description": f"Chest CT prepared by dskprep: {found.axes}; {found.values}. {spacing}",
         "licence": licence,
         "channel_names": {"0": "CT" if cohort.values == "HU" else "noNorm"},
         "labels": {"background": 0, **{label: number for number, label in enumerate(cohort.labels, 1)}},
