@@ -72,6 +72,11 @@ _OF_SOURCE = {
     **dict.fromkeys(("body_part", "contrast", "transfer_syntax", "interpolated_mm"), "string"),
 }
 
+INTEGERS = {
+    name for name, kind in {**_ALWAYS, **{f"source_{n}": k for n, k in _OF_SOURCE.items()}}.items() if kind == "int64"
+}
+"""The columns of whole numbers."""
+
 _ARROW = {
     "string": pa.string(),
     "int64": pa.int64(),

@@ -14,6 +14,7 @@ import pandas as pd
 from dskprep.counts import n_of
 from dskprep.dataset import columns, licences, store
 from dskprep.dataset.record import Record, to_json
+from dskprep.dataset.rows import INTEGERS
 from dskprep.exchange.in_words import Described
 from dskprep.reading.dataset import Dataset
 from dskprep.reading.splits import Split
@@ -109,6 +110,8 @@ def _table(dataset: Dataset, split: Split | None) -> pd.DataFrame:
     digests = {key: _digest(dataset[key].record) for key in dataset}
     table.insert(1, "volume", [store.volume_name(key) for key in table["key"]])
     table.insert(2, "volume_sha256", [digests[key] for key in table["key"]])
+    for column in INTEGERS & set(table.columns):  # rows of series that were refused had none
+        table[column] = table[column].astype("Int64" if table[column].isna().any() else "int64")
     if split is not None:
         table = table.merge(split.table, on="key", how="left")
     return table.dropna(axis=1, how="all")

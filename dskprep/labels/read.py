@@ -28,6 +28,8 @@ from dskprep.labels.seg import MAX_SEGMENTS, Seg
 from dskprep.labels.seg_pixels import MAX_FRAMES
 from dskprep.labels.values import Labels
 
+OTHER_SEGMENTATIONS = {f"1.2.840.10008.5.1.4.1.1.66.{n}" for n in (5, 8)}
+"""SOP classes of segmentations that are labels, and not read: Surface and Height Map Segmentation."""
 TABLE_SUFFIXES = (".csv", ".parquet")
 """Names of tables of points."""
 ITEMS = {
@@ -135,6 +137,7 @@ def _read_dicom(content: bytes, where: str) -> Labels:
     except Exception as error:  # whatever a damaged byte leads pydicom to
         raise Refusal("label-damaged", f"{where}: cannot be read as DICOM: {one_line(error)}") from error
     is_known = UID(kind).name != kind and header.get("SOPInstanceUID")  # else its class may be damaged
-    reason = "no-label" if is_known else "label-unknown" if kind else "label-damaged"
+    is_aside = is_known and kind not in OTHER_SEGMENTATIONS
+    reason = "no-label" if is_aside else "label-unknown" if kind else "label-damaged"
     found = f"{one_line(UID(kind).name)} ({one_line(kind)})" if is_known else one_line(kind) or "none"
     raise Refusal(reason, f"{where}: expected a SEG or RTSTRUCT, found an object of class {found}")

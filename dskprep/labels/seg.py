@@ -14,6 +14,8 @@ from pydicom import Dataset
 from dskprep.dicom.slices import MAX_POSITION_MM
 from dskprep.errors import Refusal
 from dskprep.labels.attributes import code_of, floats_of, item_of, one_line, owner_of, refuse_if_more, uids_below
+from dskprep.labels.draw import Drawn
+from dskprep.labels.hold import Admit
 from dskprep.labels.seg_pixels import Layout
 from dskprep.labels.stack import Plane, Stack, axes_of, crop, places, slabs, which_place
 from dskprep.labels.values import Labels, Links, Segment
@@ -86,6 +88,20 @@ class Seg(Labels):
         placed = copy.copy(self)
         placed._slices, placed._steps = slices, {}
         return placed
+
+    def draw(self, segment: Segment, grid: Grid, admit: Admit | None = None) -> Drawn:
+        """Draw one segment on a grid (see `Labels.draw`). An empty fractional one says how high its values are."""
+        self._layout.highest = 0
+        try:
+            return super().draw(segment, grid, admit)
+        except Refusal as refusal:
+            if refusal.reason != "label-empty" or not self._layout.highest:
+                raise
+            raise Refusal(
+                "label-empty",
+                f"{refusal.message}: the highest value is {self._layout.highest}, and half of the largest possible is "
+                f"{self._layout.least}; if it is no empty label, correct its MaximumFractionalValue",
+            ) from refusal
 
     def stacks(self, segment: Segment, grid: Grid) -> Iterator[Stack]:
         """Yield the planes of a segment, those of one orientation after another."""

@@ -28,7 +28,8 @@ MAX_PIXELS = 1 << 35
 class Layout:
     """How the pixels of all frames are stored, and one frame at a time as a mask.
 
-    `numbers` are those of the segments that the object describes; the values of a label map are among them.
+    `numbers` are those of the segments that the object describes; the values of a label map are among them. A
+    fractional pixel is set from the value `least` on; `highest` is the highest value of the frames that were seen.
     """
 
     def __init__(self, header: Dataset, pixels: bytes | memoryview, numbers: Iterable[int], where: str) -> None:
@@ -51,6 +52,7 @@ class Layout:
                 f"with {self.bits} bits",
             )
         self.frame_bits = self.rows * self.columns * self.bits
+        self.highest = 0
         self._encoded: list[bytes] | None = None
         self._present: dict[int, NDArray[Any]] = {}
         if self.syntax in NATIVE:
@@ -90,7 +92,10 @@ class Layout:
         Raises Refusal `label-damaged` if the frame of a label map has a value that is no segment's.
         """
         if number is None:
-            is_inside: NDArray[np.bool_] = self._values(pixels, index) >= self.least
+            values = self._values(pixels, index)
+            if self.least > 1:
+                self.highest = max(self.highest, int(values.max()))
+            is_inside: NDArray[np.bool_] = values >= self.least
             return is_inside
         if index in self._present and number not in self._present[index]:
             return None

@@ -53,7 +53,7 @@ class Joined:
     columns: tuple[str, ...]
     without_row: tuple[str, ...] = ()
     without_volume: tuple[str, ...] = ()
-    _rows: Mapping[str, tuple[Any, ...]] = field(default_factory=dict, repr=False)
+    _rows: Mapping[Any, tuple[Any, ...]] = field(default_factory=dict, repr=False)
 
     def values(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """Return the values that a row of the index gets."""
@@ -97,14 +97,16 @@ def join(
     found_by = IDENTIFIERS.get(on, on)
     frame, where = _read(table, column)
     _check_names(frame, where, column)
-    owners = _owners(frame, where, column)
+    owners: list[Any] = _owners(frame, where, column)
     if on in IDENTIFIERS:
         owners = [owner.strip() for owner in owners]  # as those of headers are before they are digested
     names = [f"row {i}" for i in range(1, len(owners) + 1)] if on in IDENTIFIERS else owners  # identifiers are not told
+    there = set(of_volume.values()) - {None}
+    if there and all(isinstance(value, (int, float)) for value in there):
+        owners = [_number(owner) for owner in owners]
     _check_once(owners, names, where, column)
     chosen = _choose(frame, where, column, columns, known)
     _check_plain(frame[chosen], where)
-    there = set(of_volume.values()) - {None}
     digests = _digests(target, on, owners, there)
     rows = {d: row for d, row in zip(digests, _plain_rows(frame[chosen]), strict=True) if d is not None and d in there}
     without_row = tuple(sorted(key for key, value in of_volume.items() if value not in rows))
@@ -170,7 +172,15 @@ def _owners(frame: pd.DataFrame, where: str, column: str) -> list[str]:
     return [value.decode(errors="surrogateescape") if isinstance(value, bytes) else str(value) for value in values]
 
 
-def _check_once(owners: Sequence[str], names: Sequence[str], where: str, column: str) -> None:
+def _number(owner: str) -> Any:
+    """Return what a text says as a number; the text if it says none."""
+    try:
+        return float(owner)
+    except ValueError:
+        return owner
+
+
+def _check_once(owners: Sequence[Any], names: Sequence[str], where: str, column: str) -> None:
     counts = Counter(owners)
     if twice := list(dict.fromkeys(name for name, owner in zip(names, owners, strict=True) if counts[owner] > 1)):
         raise UsageError(
@@ -203,7 +213,7 @@ def _check_plain(frame: pd.DataFrame, where: str) -> None:
             )
 
 
-def _digests(target: str, on: str, owners: Sequence[str], there: Collection[str]) -> list[str | None]:
+def _digests(target: str, on: str, owners: Sequence[Any], there: Collection[Any]) -> list[Any]:
     """Return what stands in the index for each owner: itself, or for an identifier its digest."""
     if on == "SeriesInstanceUID":
         return [keys.series_digest(owner) for owner in owners]

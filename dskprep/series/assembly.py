@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from dskprep.counts import n_of
 from dskprep.dicom import pixels
 from dskprep.dicom.owners import has_strays, owner_of
 from dskprep.dicom.plane import Plane
@@ -37,9 +38,11 @@ def assemble(
 
     Raises Refusal if the slices make no volume.
     """
-    stack = stacks.stack_up(
-        _sorted_planes(slices), min_slices=min_slices, max_gap_slices=max_gap_slices, is_copy=_copies(slices, reread)
-    )
+    try:
+        planes, is_copy = _sorted_planes(slices), _copies(slices, reread)
+        stack = stacks.stack_up(planes, min_slices=min_slices, max_gap_slices=max_gap_slices, is_copy=is_copy)
+    except Refusal as refusal:
+        raise _with_doubled_names(refusal, slices) from None
     chosen = [slices[i] for i in stack.order]
     slices.clear()
     return _of_slices(chosen, stack, to_hu=to_hu, reread=reread, check_hu=check_hu)
@@ -58,9 +61,11 @@ def assemble_all(
 
     Empties `slices`. Raises Refusal if there is no stack.
     """
-    found = stacks.stack_up_all(
-        _sorted_planes(slices), min_slices=min_slices, max_gap_slices=max_gap_slices, is_copy=_copies(slices, reread)
-    )
+    try:
+        planes, is_copy = _sorted_planes(slices), _copies(slices, reread)
+        found = stacks.stack_up_all(planes, min_slices=min_slices, max_gap_slices=max_gap_slices, is_copy=is_copy)
+    except Refusal as refusal:
+        raise _with_doubled_names(refusal, slices) from None
     made: list[Series | Refusal] = []
     for stack in found:
         try:
@@ -69,9 +74,21 @@ def assemble_all(
             chosen = [slices[i] for i in stack.order]
             made.append(_of_slices(chosen, stack, to_hu=to_hu, reread=reread, check_hu=check_hu))
         except Refusal as refusal:
-            made.append(refusal)
+            made.append(_with_doubled_names(refusal, slices))
     slices.clear()
     return made
+
+
+def _with_doubled_names(refusal: Refusal, slices: list[Slice]) -> Refusal:
+    """Return the refusal; of slices at one position, it says whether files have one name, as only in an archive."""
+    twice = sorted(name for name, n in Counter(s.name for s in slices).items() if n > 1)
+    if refusal.reason != "duplicate-positions" or not twice:
+        return refusal
+    return Refusal(
+        refusal.reason,
+        f"{refusal.message}; {n_of(len(twice), 'name')} of files, such as {twice[0]}, more than once in the archive, "
+        "as after adding to it: unpack it, so that the last file of each name counts",
+    )
 
 
 def _sorted_planes(slices: list[Slice]) -> list[Plane]:

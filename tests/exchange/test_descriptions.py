@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import tiny
 
@@ -79,3 +80,17 @@ def test_spacings_that_differ_and_values_that_are_no_hu(tmp_path: Path, kind: st
     assert "normalized" in said
     assert "keep it" not in said
     assert "1 x 1 x 1 mm" not in said
+
+
+def test_whole_numbers_are_integers_beside_what_was_refused(tmp_path: Path) -> None:
+    """In a table with rows that lack them, pandas makes them floats."""
+    target = dataset(tmp_path, tiny.series(0), {"notes.txt": b"no scan"}, settings=PLAIN)
+    described(target, tmp_path, "croissant")
+    content = json.loads((tmp_path / "croissant/croissant.json").read_text())
+    kinds = {field["name"]: field["dataType"] for field in content["recordSet"][0]["field"]}
+    whole = ("n_z", "n_y", "n_x", "source_slices", "source_rows", "source_columns", "bytes_written")
+    assert {kinds[name] for name in whole} == {"sc:Integer"}
+    assert kinds["spacing_z_mm"] == "sc:Float"
+    table = pd.read_parquet(tmp_path / "croissant/index.parquet")
+    assert table["n_z"].to_list() == [tiny.N_SLICES]
+    assert {table[name].dtype.kind for name in whole} == {"i"}

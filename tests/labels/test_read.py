@@ -7,7 +7,18 @@ from pathlib import Path
 
 import pytest
 from builders import ct_files, distinct
-from label_builders import blobs, frames_of, grid_of, lidc_file, nodule_xml, ring, rtstruct_file, seg_file
+from label_builders import (
+    blobs,
+    frames_of,
+    grid_of,
+    lidc_file,
+    nodule_xml,
+    ring,
+    rtstruct_file,
+    seg_dataset,
+    seg_file,
+    written,
+)
 
 import dskprep
 from dskprep.errors import LABEL_REASONS, SET_ASIDE, Refusal, UsageError
@@ -68,3 +79,13 @@ def test_a_label_that_is_cut_is_a_refusal_or_whole(kind: str) -> None:
     for n in range(150, len(FILES[kind]), max(1, len(FILES[kind]) // 100)):
         refused = refusal_of(FILES[kind][:n])
         assert refused is None or refused.reason in LABEL_REASONS | SET_ASIDE
+
+
+@pytest.mark.parametrize("kind", ["1.2.840.10008.5.1.4.1.1.66.5", "1.2.840.10008.5.1.4.1.1.66.8"])
+def test_a_segmentation_of_a_kind_that_is_not_read_is_a_label_that_is_lost(kind: str) -> None:
+    with pytest.raises(Refusal, match="expected a SEG or RTSTRUCT, found an object of class ") as refused:
+        dskprep.read_labels(written(seg_dataset(GRID, [], SOPClassUID=kind)))
+    assert refused.value.reason == "label-unknown"
+    with pytest.raises(Refusal, match="found an object of class") as aside:
+        dskprep.read_labels(written(seg_dataset(GRID, [], SOPClassUID="1.2.840.10008.5.1.4.1.1.481.5")))
+    assert aside.value.reason == "no-label"

@@ -365,3 +365,15 @@ def test_directions_that_a_header_rounds_are_of_length_one_as_those_of_slices() 
     (orientation,) = ds.SharedFunctionalGroupsSequence[0].PlaneOrientationSequence
     orientation.ImageOrientationPatient = [0.98, 0.17, 0, -0.17, 0.98, 0]
     assert (drawn(written(ds), 1, grid) == mask).all()
+
+
+@pytest.mark.parametrize("largest", [255, 100])
+def test_a_fractional_segment_below_one_half_says_how_high_its_values_are(largest: int) -> None:
+    values = np.minimum(MASK * 200, (largest + 1) // 2 - 1).astype(np.uint8)
+    frames = [(1, k, plane) for k, plane in enumerate(values)]
+    content = seg_file(GRID, frames, kind="FRACTIONAL", MaximumFractionalValue=largest)
+    found = refusal(content)
+    assert found.reason == "label-empty"
+    told = f"the highest value is {values.max()}, and half of the largest possible is {(largest + 1) // 2}"
+    assert told in found.message
+    assert "no pixel of it set" in refusal(seg_file(GRID, [(1, 0, 0 * values[0])], kind="FRACTIONAL")).message

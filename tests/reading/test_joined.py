@@ -182,3 +182,21 @@ def test_a_second_table_may_be_found_by_a_column_of_the_first(dataset: dskprep.D
     sites = dataset.join(pd.DataFrame({"key": KEYS, "site": ["A", "B", "A"]}))
     joined = sites.join(pd.DataFrame({"site": ["A", "B"], "country": ["X", "Y"]}), on="site")
     assert [(row["site"], row["country"]) for row in joined.rows] == [("A", "X"), ("B", "Y"), ("A", "X")]
+
+
+@pytest.mark.parametrize("values", [[12], [12.0], ["12"], ["12.0"]])
+def test_a_column_of_numbers_joins_by_their_value(tmp_path: Path, values: list[object]) -> None:
+    tiny.write_patients(tmp_path / "scans", ["a", "b"])
+    tiny.write(tmp_path / "scans/b", {"none": b"x"})
+    tiny.write(tmp_path / "scans/c", tiny.series(3, n=14))
+    dskprep.run(tmp_path / "scans", tmp_path / "out", settings=PrepConfig(check_hu=False, lungs=False))
+    opened = dskprep.open_dataset(tmp_path / "out")
+    table = pd.DataFrame({"n_z": values, "site": ["A"]})
+    with pytest.warns(UserWarning, match="1 volume without a row"):
+        joined = opened.join(table, on="n_z")
+    assert {row["key"]: row["site"] for row in joined.rows} == {"a": "A", "b": "A", "c": None}
+    assert joined.index.set_index("key")["site"].dropna().to_dict() == {"a": "A", "b": "A"}
+    with pytest.raises(UsageError, match=r"in more: '12', '12\.0'"):
+        opened.join(pd.DataFrame({"n_z": ["12", "12.0"], "site": ["A", "B"]}), on="n_z")
+    with pytest.raises(UsageError, match="such as 12, 14, found none; the first rows have 'x'"):
+        opened.join(pd.DataFrame({"n_z": ["x"], "site": ["A"]}), on="n_z")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -59,3 +61,24 @@ def test_a_plan_calibrates_by_the_largest_and_says_nothing_of_it(
 ) -> None:
     assert commands.run_command(["plan", str(three.parent)]) == 1
     assert capsys.readouterr().err == ""
+
+
+def test_names_that_stand_twice_in_an_archive_are_told_where_slices_lie_at_one_position(tmp_path: Path) -> None:
+    """As after `tar -r`, which adds the new files and leaves the old ones in it."""
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as added_to:
+        for series in (tiny.series(0), tiny.series(1, series_uid="1.2.3.0")):
+            for name, content in series.items():
+                info = tarfile.TarInfo(name)
+                info.size = len(content)
+                added_to.addfile(info, io.BytesIO(content))
+    tiny.write(tmp_path, {"p1.tar": file.getvalue()})
+    with pytest.raises(
+        dskprep.Refusal, match=r"12 names of files, such as IM000\.dcm, more than once in the archive"
+    ) as e:
+        dskprep.read_series(tmp_path / "p1.tar")
+    assert e.value.reason == "duplicate-positions"
+    apart = {f"b{name}": content for name, content in tiny.series(1, series_uid="1.2.3.0").items()}
+    tiny.write(tmp_path, {"p2.tar": tiny.tarred(tiny.series(0) | apart)})
+    with pytest.raises(dskprep.Refusal, match=r"no tags that separate stacks of 10 or more$"):
+        dskprep.read_series(tmp_path / "p2.tar")
