@@ -185,6 +185,7 @@ def phantom(target: str, patients: int, seed: int) -> None:
 
     url = storage.absolute(target)
     target_place.refuse_inside(url)
+    target_place.refuse_file(url, "target")
     if storage.exists(url) and any(folder.entries for folder in storage.walk(url)):
         raise UsageError(
             f"{target}: is not empty; choose another place, or slices of other patients would mix with these"

@@ -24,6 +24,14 @@ def refuse_as_source(place: str) -> None:
         )
 
 
+def refuse_file(place: str, what: str) -> None:
+    """Raise UsageError if a place on a disk, or what it would lie in, is no folder; `what` it is to be."""
+    places = [] if storage.is_bucket(place) else [place, *storage.above(place)]
+    there = next((each for each in places if storage.exists(each)), None)
+    if there and not storage.is_folder(there):
+        raise UsageError(f"{there}: expected a folder as the {what}, found a file or device; choose another {what}")
+
+
 def check(target: str) -> None:
     """Raise UsageError unless the target is a dataset, or an empty or an absent place where one can begin.
 
@@ -37,10 +45,7 @@ def check(target: str) -> None:
     files, is_local = storage.listing(target), not storage.is_bucket(target)
     names = [e.name for e in files if not (is_local and (e.name.startswith(".") or own.is_unfinished(e.name)))]
     names += storage.folders(target)
-    places = [target, *storage.above(target)] if is_local and not names else []
-    there = next((place for place in places if storage.exists(place)), None)
-    if there and not storage.is_folder(there):
-        raise UsageError(f"{there}: expected a folder as the target, found a file or device; choose another target")
+    refuse_file(target, "target")
     if names and not storage.exists(url):  # asked again: another run may have begun the dataset before the listing
         raise UsageError(
             f"{target}: expected an empty or a new place, or a dataset; found {names[0]} and no dataset.json; choose "

@@ -14,7 +14,7 @@ from typing import Any
 from distributed import Client
 
 from dskprep import endings, storage
-from dskprep.dataset import identity
+from dskprep.dataset import identity, target_place
 from dskprep.errors import UsageError
 from dskprep.exchange import cohort, croissant, monai, nnunet, place
 from dskprep.exchange.cohort import Cohort
@@ -175,6 +175,7 @@ def begin(
     labels = as_patterns(labels, "labels")
     if storage.is_within(out, target) or storage.is_within(target, out):
         raise UsageError(f"{out}: expected a place outside of the dataset {target}; choose another")
+    target_place.refuse_file(out, "place of the export")
     dataset = open_dataset(target)
     chosen = dataset.read_split(split) if split is not None else None
     whose = identity.fingerprint_of(target)

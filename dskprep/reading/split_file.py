@@ -72,6 +72,11 @@ def read(target: str, place: str | os.PathLike[str]) -> tuple[Content, str]:
 def write(target: str, place: str | os.PathLike[str], content: Content) -> str:
     """Write the file once, and return where it lies. Raises UsageError if another one is there."""
     url = place_of(target, place)
+    if url == storage.absolute(place) and not (url.endswith(".json") and url.isprintable()):
+        raise UsageError(
+            f"{str(place)!r:.100}: expected a name of letters, digits and ._=@,- for a split beside the dataset, or "
+            "the path of a file that ends in .json"
+        )
     plain = to_json(msgspec.to_builtins(content.sealed()))
     if url.startswith(f"{target}/"):
         storage.refuse_links(target, [url.removeprefix(f"{target}/")])

@@ -205,8 +205,9 @@ def write_many(url: str, objects: dict[str, bytes]) -> None:
     The folder may be reached by links. Below it none is followed: raises InfrastructureError as `refuse_links` does.
     """
     refuse_links(url, objects)
-    with _opened(url) as (store, fs, path):
-        store.write_many(fs, {join(path, name): content for name, content in objects.items()})
+    one = list(objects) if len(objects) == 1 and is_bucket(url) else []  # which an error is to name
+    with _opened(join(url, *one)) as (store, fs, path):
+        store.write_many(fs, {path if one else join(path, name): content for name, content in objects.items()})
 
 
 def write_private(url: str, content: bytes) -> None:

@@ -30,6 +30,8 @@ _HINTS = {"gs": ", of which only the buckets of the Imaging Data Commons are rea
 
 _PLACE = re.compile(r"(?<!\w)(\w*):/+([^/]*)")
 """A scheme and the host behind it, of a URL or of one within it."""
+_ONE_SLASH = re.compile(r"(s3a?|az|gs|file|https?|ftp|abfss?|wasbs?|hdfs):(?!//)", re.IGNORECASE)
+"""How a URL begins that has lost a slash, as in a Path of Python."""
 _GRANTS = re.compile(r"sig|token|secret|passw|credential|key|auth|accessid", re.IGNORECASE)
 """Names of what stands in the query of a URL that grants access to whoever has it."""
 
@@ -51,6 +53,8 @@ def absolute(url: str | os.PathLike[str]) -> str:
     if not url or url.rstrip("/").lower() in ("s3:", "s3a:", "az:", "file:"):
         raise UsageError(f"{url!r} names no place; expected a path, or a URL such as s3://bucket/prefix")
     check_scheme(url)
+    if _ONE_SLASH.match(url):
+        raise UsageError(f"{url!r:.200}: expected two slashes behind the colon; a folder of this name is ./{url:.80}")
     scheme, place = _split(url)
     if scheme in ("", "file"):
         try:

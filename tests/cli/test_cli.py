@@ -706,3 +706,18 @@ def test_a_dataset_that_lost_its_settings_is_not_joined(dskprep: Run, source: st
     dskprep("run", source, target, "--scheduler", "sync")
     Path(target, "dataset.json").unlink()
     assert dskprep("run", source, target, "--scheduler", "sync")[0] == 2
+
+
+@pytest.mark.parametrize("out", ["FILE", "FILE/below", "/dev/null"])
+@pytest.mark.parametrize("command", ["export croissant TARGET OUT", "phantom OUT --patients 1"])
+def test_a_file_is_no_place_for_what_needs_a_folder(
+    dskprep: Run, source: str, target: str, tmp_path: Path, command: str, out: str
+) -> None:
+    if "TARGET" in command:
+        dskprep("run", source, target, "--scheduler", "sync")
+    file = tmp_path / "a file"
+    file.write_bytes(b"mine")
+    words = {"TARGET": target, "OUT": out.replace("FILE", str(file))}
+    code, _, err = dskprep(*(words.get(word, word) for word in command.split()))
+    assert (code, "expected a folder as the" in err, len(err.splitlines())) == (2, True, 1)
+    assert file.read_bytes() == b"mine"

@@ -448,6 +448,19 @@ def test_a_split_may_lie_elsewhere_and_serve_a_selection(place: str, tmp_path: P
     assert not storage.exists(f"{place}/splits/mine.json")
 
 
+@pytest.mark.parametrize("name", [" ", "a b", "v1\n", "v1\n.json", "../x", "./x", "..", ".hidden"])
+def test_what_is_no_name_writes_no_split(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    stored(place, patients(30))
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    with pytest.raises(UsageError, match=r"expected a name of letters.* or the path of a file that ends in \.json"):
+        dskprep.open_dataset(place).split(folds=2).save(name)
+    assert [path for path in tmp_path.rglob("*") if path.is_file() and "/here" in str(path)] == []
+    assert not storage.exists(str(tmp_path / "x"))
+
+
 def test_an_altered_split_is_refused(place: str) -> None:
     stored(place, patients(30))
     dataset = dskprep.open_dataset(place)

@@ -481,6 +481,12 @@ def write_ini(path: Path, section: str, **values: str) -> None:
         parser.write(file)
 
 
+def test_an_object_that_may_not_be_written_is_named(place: str, faulty: FaultyS3) -> None:
+    faulty.script("denied", "summary.json", method="PUT", times=0)
+    with pytest.raises(InfrastructureError, match=f"^{place}/runs/1/summary.json: permission denied"):
+        storage.write_many(place, {"runs/1/summary.json": b"{}"})
+
+
 # secrets
 
 

@@ -745,3 +745,14 @@ def test_a_store_that_begins_a_listing_too_late_loses_no_folder(s3: str, monkeyp
 
     monkeypatch.setattr(obstore, "list", too_late)
     assert {f"{f.path}/{e.name}" for f in storage.walk(s3) for e in f.entries} == {*files}
+
+
+@pytest.mark.parametrize(
+    "url", ["s3:/bucket/scans", "S3:bucket/scans", "az:/container/x", "file:/data", "https:/host/x"]
+)
+def test_a_url_that_has_lost_a_slash_is_no_folder(url: str) -> None:
+    with pytest.raises(UsageError, match="expected two slashes behind the colon"):
+        storage.absolute(url)
+    with pytest.raises(UsageError, match="expected two slashes"):
+        storage.absolute(Path(url))
+    assert storage.absolute(f"./{url}") == str(Path.cwd() / url)
