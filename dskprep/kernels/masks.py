@@ -125,12 +125,24 @@ def _count_along(mask: NDArray[Any], along_z: NDArray[Any], along_y: NDArray[Any
 
 def median_inside(values: NDArray[Any], mask: NDArray[Any]) -> float:
     """Return the median of int16 values in a mask as bits, as numpy.median; 0.0 if the mask is empty."""
-    counts = np.zeros(1 << 16, np.int64)  # a histogram of all values that there are, so nothing is sorted
-    _count_inside(values, mask, counts)
-    n_up_to = np.cumsum(counts)
+    n_up_to = np.cumsum(_histogram(values, mask))
     n = int(n_up_to[-1])
     lower, upper = (int(np.searchsorted(n_up_to, place, side="right")) for place in ((n - 1) // 2, n // 2))
     return (lower + upper) / 2 - 32768 if n else 0.0
+
+
+def most_common_inside(values: NDArray[Any], mask: NDArray[Any]) -> tuple[int, int]:
+    """Return the most common of int16 values in a mask as bits, the least of several, and how often it is there."""
+    counts = _histogram(values, mask)
+    value = int(counts.argmax())
+    return value - 32768, int(counts[value])
+
+
+def _histogram(values: NDArray[Any], mask: NDArray[Any]) -> NDArray[np.int64]:
+    """Return how often each value from -32768 to 32767 is there: so nothing is sorted."""
+    counts = np.zeros(1 << 16, np.int64)
+    _count_inside(values, mask, counts)
+    return counts
 
 
 @compiled

@@ -96,6 +96,9 @@ def test_counts_and_medians_are_those_of_numpy(share: float) -> None:
         for axis, counts in enumerate(masks.counts_along(mask)):
             assert counts.tolist() == mask.sum(axis=tuple(a for a in range(3) if a != axis)).tolist()
         assert masks.median_inside(values, bits.of_mask(mask)) == (np.median(values[mask]) if mask.any() else 0)
+        if mask.any():
+            found, counts = np.unique(values[mask], return_counts=True)
+            assert masks.most_common_inside(values, bits.of_mask(mask)) == (found[counts.argmax()], counts.max())
 
 
 def test_only_dents_to_the_side_and_to_the_back_are_filled() -> None:

@@ -725,7 +725,8 @@ def test_lungs_of_which_one_is_less_than_half_of_the_other_are_noted() -> None:
         assert "lung-volume-unlikely" not in found.warnings
 
 
-def test_a_trachea_that_is_half_sure_gas_is_no_lung_where_it_opens_into_one() -> None:
+def opened_trachea() -> tuple[Volume, NDArray[np.bool_]]:
+    """A chest whose trachea opens into the right lung, and where the trachea is."""
     phantom = patient()
     right = phantom.lungs.array == RIGHT
     is_gas = (phantom.volume.array < -950) & ~ndimage.binary_dilation(phantom.lungs.array > 0, iterations=2)
@@ -739,10 +740,28 @@ def test_a_trachea_that_is_half_sure_gas_is_no_lung_where_it_opens_into_one() ->
     y, x = (int(axis.mean()) for axis in np.nonzero(trachea[90]))
     hole = np.zeros(SHAPE, np.bool_)
     hole[85:93, y - 3 : y + 4, np.flatnonzero(right[90, y])[-1] : x] = True
-    opened = changed(phantom.volume, hole & (phantom.volume.array > -900), -860)
+    return changed(phantom.volume, hole & (phantom.volume.array > -900), -860), trachea
+
+
+def test_a_trachea_that_is_half_sure_gas_is_no_lung_where_it_opens_into_one() -> None:
+    opened, trachea = opened_trachea()
     is_pale = np.arange(SHAPE[0])[:, None, None] % 5 >= 2  # three of five slices
     found = find_lungs(changed(opened, trachea & is_pale, -945))
-    assert np.count_nonzero((found.mask.array > 0) & trachea) * phantom.volume.voxel_ml < 0.5
+    assert np.count_nonzero((found.mask.array > 0) & trachea) * opened.voxel_ml < 0.5
+
+
+@pytest.mark.parametrize("fill_hu", [-1024, -2048, PADDING])
+def test_a_trachea_is_no_lung_whatever_was_filled_in_outside_of_a_round_field_of_view(fill_hu: int) -> None:
+    opened, trachea = opened_trachea()
+    noise = np.random.default_rng(0).normal(0, 8, SHAPE)
+    y, x = (np.arange(n) * s - n * s / 2 for n, s in zip(SHAPE[1:], SPACING[1:], strict=True))
+    is_filled = np.broadcast_to(np.hypot(y[:, None], x) > 160, SHAPE)
+    air = (opened.array < -950) & ~ndimage.binary_dilation(opened.array > -900, iterations=2) & ~trachea
+    scan = changed(changed(opened, air, (-985 + noise)[air]), trachea, (-960 + noise)[trachea])
+    array = np.where(is_filled, fill_hu, np.where(scan.array == PADDING, -985, scan.array)).astype(np.int16)
+    found = find_lungs(scan.with_array(array))
+    assert np.count_nonzero((found.mask.array > 0) & trachea) * opened.voxel_ml < 0.5
+    assert_like(found, patient().lungs.array)
 
 
 @pytest.mark.parametrize("side", SIDES)
