@@ -95,6 +95,7 @@ WARNINGS = {
     "contours-left-out": "open contours of an ROI that has closed ones too enclose nothing, and were left out",
     "planes-overlap": "planes of different directions of one label overlap; what they share counts once",
     "linked-by-frame-of-reference": "the label names no series of the dataset; its frame of reference has one volume",
+    "stack-not-told": "the series has several stacks, as phases, and the label does not say on which it was drawn",
     "label-cut-off": "a part of the label lies outside of the image, and was cut off",
     "spine-in-front": "the spine lies in front of the lungs: the affine of the volume file mixes up front and back",
     "lungs-not-found": "no lung was found",

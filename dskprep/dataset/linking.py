@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from dskprep import keys
 from dskprep.counts import n_of
 from dskprep.dataset import identity, index, store
+from dskprep.dataset.lookup import Lookup
 from dskprep.dataset.record import Record, RecordName
 from dskprep.errors import DamagedDataset, Refusal
 from dskprep.labels.values import Links, Segment
@@ -27,6 +28,8 @@ NAMED = 3
 """How many of several things a message names."""
 OTHER_STACKS = "one-of-several-stacks"
 """The warning of a volume of whose series other slices were not written."""
+INTERPOLATED = "gap-interpolated"
+"""The warning of a volume in which slices that are missing were interpolated."""
 
 
 class Linked(NamedTuple):
@@ -46,7 +49,7 @@ class Linker:
         self._names = list(zip(columns["key"], columns["input_digest"], strict=True))
         self._affines, self._shapes = table["affine"], [table[f"n_{axis}"] for axis in "zyx"]
         self._by_key = {key: i for i, (key, _) in enumerate(self._names)}
-        self._by = {name: _Lookup(table, name) for name in ("series_uid_sha256", "frame_of_reference")}
+        self._by = {name: Lookup(table, name) for name in ("series_uid_sha256", "frame_of_reference")}
         self._identities = identity.of(target)
         self._hashed_key = self._identities.hashed_key if store.has_hashed_keys(target) else str
 
@@ -63,16 +66,18 @@ class Linker:
                     f"{where}: expected the frame of reference of the series that it names, found "
                     f"{self._frames(links.frames)}; it was drawn on another scan, or was moved to it",
                 )
-            return Linked(self._with_slices(chosen, links, where), "series")
+            chosen = self._with_slices(chosen, links, where)
+            is_told = all(self._is_stack_told(record, links) for record in chosen)
+            return Linked(chosen, "series", (*([] if is_told else ["stack-not-told"]), *_gaps_of(chosen)))
         frames = {self._frame(uid) for uid in links.frames} - {None}
         in_frame = self._records(i for frame in frames if frame for i in self._by["frame_of_reference"].find(frame))
         if chosen := [r for r in in_frame if self.holds(r, links.instances)]:
-            return Linked(chosen, "instances")
+            return Linked(chosen, "instances", _gaps_of(chosen))
         n_images = len({(record.frame_of_reference, record.hu_sha256) for record in in_frame})
         is_one_each = n_images == len({record.frame_of_reference for record in in_frame}) > 0
         is_others = self._are_others(in_frame, links) or any(self._is_of_another(r, links) for r in in_frame)
         if is_one_each and not is_others:
-            return Linked(in_frame, "frame-of-reference", ("linked-by-frame-of-reference",))
+            return Linked(in_frame, "frame-of-reference", ("linked-by-frame-of-reference", *_gaps_of(in_frame)))
         raise Refusal("label-unlinked", self._explain(links, in_frame, where))
 
     def is_in(self, record: Record, frame_of_reference: str) -> bool:
@@ -227,6 +232,17 @@ class Linker:
             )
         return chosen
 
+    def _is_stack_told(self, record: Record, links: Links) -> bool:
+        """Tell whether a label says that it was drawn on this stack of a series, if the series has several.
+
+        It does not by listing slices of several stacks, nor by one object that may hold all of them, as Enhanced CT.
+        """
+        if not _is_one_of_several(record):
+            return True
+        held = identity.split_instances(record.instances)
+        named = {self._identities.instance(uid) for uid in links.instances}
+        return len(held) > 1 and bool(named) and (links.are_drawn_on or named <= held)
+
     def _is_of_another(self, record: Record, links: Links) -> bool:
         """Tell whether a label says that it is of another patient, and of another study too, than a volume."""
         digest = self._identities.digest
@@ -260,25 +276,14 @@ def _is_one_of_several(record: Record) -> bool:
     return record.instances is not None and (OTHER_STACKS in record.warnings or record.stack is not None)
 
 
+def _gaps_of(records: Sequence[Record]) -> tuple[str, ...]:
+    """Return the warning of volumes in which slices were interpolated: there what is drawn on slices is empty."""
+    return (INTERPOLATED,) if any(INTERPOLATED in record.warnings for record in records) else ()
+
+
 def _are_of_several(records: Sequence[Record]) -> bool:
     """Tell whether volumes of one SeriesInstanceUID are of several patients or studies, and are no copies."""
     return len({(r.patient, r.study) for r in records}) > 1 and len({r.hu_sha256 for r in records}) > 1
-
-
-class _Lookup:
-    """Rows by the digest in a column; several rows may have one."""
-
-    def __init__(self, table: Any, name: str) -> None:
-        values = table[name].to_pylist() if name in table.schema.names else [None] * len(table)
-        digests = np.array([(value or "").encode() for value in values], "S16")
-        self._order = np.argsort(digests, kind="stable")
-        self._sorted = digests[self._order]
-
-    def find(self, digest: str) -> list[int]:
-        """Return the rows that have this digest."""
-        low, high = (int(np.searchsorted(self._sorted, digest.encode(), side)) for side in ("left", "right"))
-        rows: list[int] = self._order[low:high].tolist()
-        return rows
 
 
 @functools.lru_cache(maxsize=1)

@@ -43,7 +43,7 @@ class Lidc(Labels):
         self.where = where
         self.reading = lidc_xml.parse(content, where)
         instances = {outline.instance for mark in self.reading.marks for outline in mark.outlines} - {""}
-        self.links = Links(frozenset({self.reading.series} - {""}), frozenset(instances))
+        self.links = Links(frozenset({self.reading.series} - {""}), frozenset(instances), are_drawn_on=True)
 
     def __repr__(self) -> str:
         return f"<lidc {self.where}: {n_of(len(self.reading.marks), 'mark')}; at(read_series(...).grid) gives nodules>"

@@ -204,7 +204,7 @@ def _read_links(header: Dataset, images: frozenset[str]) -> Links:
         listed = [item for study in studies for item in study.get("RTReferencedSeriesSequence") or ()]
         drawn_on = (item for item in listed if images & uids_below(item, "ReferencedSOPInstanceUID"))
         series = uids_below(list(drawn_on), "SeriesInstanceUID") or series
-    return Links(series, instances, frozenset(uids) - {""}, *owner_of(header))
+    return Links(series, instances, frozenset(uids) - {""}, *owner_of(header), are_drawn_on=bool(images))
 
 
 def _axes(grid: Grid) -> Iterator[NDArray[np.float64]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -42,13 +43,17 @@ SAME_DIRECTION = 1e-4
 
 
 class _Frame(NamedTuple):
-    """A frame: its place in the pixel data from 0 on, its segment's number (0 in a label map), and its place."""
+    """A frame: its place in the pixel data from 0 on, its segment's number (0 in a label map), and its place.
+
+    `sources` are the UIDs of the slices that it was drawn on, if it says so.
+    """
 
     at: int
     segment: int
     position: NDArray[np.float64]
     orientation: tuple[float, ...]
     spacing: tuple[float, ...]
+    sources: frozenset[str]
 
 
 class Seg(Labels):
@@ -67,17 +72,24 @@ class Seg(Labels):
         items = header.get("SegmentSequence") or []
         refuse_if_more(len(items), MAX_SEGMENTS, "segments", where)
         found = [_read_segment(item) for item in items]
-        self.segments = tuple(s for s in found if not _is_background(s, header))
-        references = header.get("ReferencedSeriesSequence")
-        sources = references or header.get("PerFrameFunctionalGroupsSequence")
-        self.links = Links(
-            uids_below(references, "SeriesInstanceUID"),
-            uids_below(sources, "ReferencedSOPInstanceUID"),
-            frozenset({str(header.get("FrameOfReferenceUID") or "")} - {""}),
-            *owner_of(header),
-        )
         self._layout = Layout(header, pixels, [segment.number for segment in found], where)
         self._frames = list(_read_frames(header, self._layout.n_frames, where))
+        drawn_on: dict[int, set[str]] = {}
+        for frame in self._frames:
+            drawn_on.setdefault(frame.segment, set()).update(frame.sources)
+        on_all = drawn_on.get(0, set())
+        found = [replace(s, instances=frozenset(on_all | drawn_on.get(s.number, set()))) for s in found]
+        self.segments = tuple(s for s in found if not _is_background(s, header))
+        references = header.get("ReferencedSeriesSequence")
+        sources = frozenset[str]().union(*drawn_on.values())
+        self.links = Links(
+            uids_below(references, "SeriesInstanceUID"),
+            # all slices of a series may be listed, also those of other phases
+            sources or uids_below(references, "ReferencedSOPInstanceUID"),
+            frozenset({str(header.get("FrameOfReferenceUID") or "")} - {""}),
+            *owner_of(header),
+            are_drawn_on=bool(sources),
+        )
         _check_numbers([segment.number for segment in found], self._frames, where)
         self._steps: dict[tuple[float, ...], float] = {}
         self._declared = _declared_steps(header)
@@ -241,6 +253,7 @@ def _read_frames(header: Dataset, n_frames: int, where: str) -> Iterator[_Frame]
         raise Refusal("label-damaged", f"{where}: expected the place of each of {n_frames} frames, found {len(groups)}")
     is_label_map = str(header.get("SegmentationType") or "") == "LABELMAP"
     known: list[tuple[float, ...]] = []
+    of_all = _sources(shared)
     for index, group in enumerate(groups):
         here = f"{where}: frame {index + 1}"
         either = (group, shared)
@@ -253,7 +266,13 @@ def _read_frames(header: Dataset, n_frames: int, where: str) -> Iterator[_Frame]
         number = next((int(item.get("ReferencedSegmentNumber") or 0) for item in owners if item), 0)
         if not number and not is_label_map:
             raise Refusal("label-damaged", f"{here}: expected the number of its segment, found none")
-        yield _Frame(index, 0 if is_label_map else number, np.array(position), (*row, *column), spacing)
+        place = (np.array(position), (*row, *column), spacing)
+        yield _Frame(index, 0 if is_label_map else number, *place, _sources(group) or of_all)
+
+
+def _sources(group: Dataset) -> frozenset[str]:
+    """Return the UIDs of the images that a frame was made of (PS3.3 C.7.6.16.2.6)."""
+    return uids_below(group.get("DerivationImageSequence"), "ReferencedSOPInstanceUID")
 
 
 def _numbers(datasets: Sequence[Dataset], sequence: str, keyword: str, n: int, where: str) -> tuple[float, ...]:

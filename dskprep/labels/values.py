@@ -32,6 +32,7 @@ class Links:
 
     `frames` are the frames of reference in which it lies; a segment may say in which of them. `patient` (PatientID) and
     `study` are those of the object itself: it is linked by neither, but they may say that it is of somebody else.
+    `are_drawn_on` says that the instances are the slices that it was drawn on, and not only those of its series.
     """
 
     series: frozenset[str] = frozenset()
@@ -39,6 +40,7 @@ class Links:
     frames: frozenset[str] = frozenset()
     patient: str = ""
     study: str = ""
+    are_drawn_on: bool = False
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ class Segment:
     `number` is what the object calls it by, `name` is the author's own. `category` and `type` are the codes of what it
     is; `algorithm` says who drew it: MANUAL, SEMIAUTOMATIC, AUTOMATIC, or the reader. `interpreted_type` is what
     radiotherapy calls an ROI: ORGAN, GTV, EXTERNAL … `frame_of_reference` is the UID of its own, or "". `instances` are
-    the UIDs of the slices that an ROI was drawn on, if it says so.
+    the UIDs of the slices that it was drawn on, if it says so.
     """
 
     number: int

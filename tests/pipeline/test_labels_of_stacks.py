@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -187,6 +188,51 @@ def test_each_roi_lies_in_the_phase_that_it_was_drawn_on(tmp_path: Path) -> None
         ("late", "phase-2", None),
         ("gone", "phase-1", "label-unlinked"),
     }
+
+
+def seg_that_lists_both(*drawn_on: str) -> bytes:
+    """A SEG that lists all slices of both stacks; it has a segment for each of these, drawn on slice 4 of it."""
+    seg = seg_dataset(GRID, [frame for n, _ in enumerate(drawn_on, 1) for frame in frames_of(BOX, n)])
+    listed = [f"{SERIES}.{name}.{k}" for name in "12" for k in range(8)]
+    seg.ReferencedSeriesSequence[0].ReferencedInstanceSequence = [item(ReferencedSOPInstanceUID=uid) for uid in listed]
+    for group, name in zip(seg.PerFrameFunctionalGroupsSequence, drawn_on, strict=True):
+        if name:
+            source = item(ReferencedSOPInstanceUID=f"{SERIES}.{name}.4")
+            group.DerivationImageSequence = [item(SourceImageSequence=[source])]
+    return written(seg)
+
+
+def test_a_segment_belongs_to_the_stack_on_whose_slices_its_frames_were_drawn(tmp_path: Path) -> None:
+    write_stack(tmp_path / "in" / "p", "1", 10)
+    write_stack(tmp_path / "in" / "p", "2", 8, mirrored=True)
+    longest, both, labels = tmp_path / "longest", tmp_path / "all", tmp_path / "labels"
+    dskprep.run(tmp_path / "in", longest, settings=SETTINGS)
+    dskprep.run(tmp_path / "in", both, settings=replace(SETTINGS, stacks="all"))
+    assert annotated(longest, labels, seg_that_lists_both("2"))[0] == "label-unlinked"
+    assert annotated(longest, labels, seg_that_lists_both("1")) == (None, "", {"p"})
+    assert set(dskprep.open_dataset(longest).annotations.source_warnings) == {""}
+    annotated(both, labels, seg_that_lists_both("1", "2"))
+    dataset = dskprep.open_dataset(both)
+    of_second = next(key for key in dataset if key != "p")
+    assert [list(dataset[key].labels) for key in ("p", of_second)] == [["Lung"], ["Tumour"]]
+
+
+def test_a_label_that_does_not_say_on_which_stack_it_was_drawn_has_a_warning(tmp_path: Path) -> None:
+    write_stack(tmp_path / "in" / "p", "1", 10)
+    write_stack(tmp_path / "in" / "p", "2", 8, mirrored=True)
+    dskprep.run(tmp_path / "in", tmp_path / "out", settings=SETTINGS)
+    assert annotated(tmp_path / "out", tmp_path / "labels", seg_that_lists_both("")) == (None, "", {"p"})
+    assert set(dskprep.open_dataset(tmp_path / "out").annotations.source_warnings) == {"stack-not-told"}
+
+
+def test_a_label_on_interpolated_slices_has_a_warning(tmp_path: Path) -> None:
+    write_stack(tmp_path / "in" / "p", "1", 10)
+    (tmp_path / "in" / "p" / "1-005.dcm").unlink()
+    target = tmp_path / "out"
+    dskprep.run(tmp_path / "in", target, settings=replace(SETTINGS, on_gap="interpolate"))
+    assert dskprep.open_dataset(target).index.warnings.tolist() == ["gap-interpolated"]
+    assert annotated(target, tmp_path / "labels", drawn_on("seg", f"{SERIES}.1.4")) == (None, "", {"p"})
+    assert set(dskprep.open_dataset(target).annotations.source_warnings) == {"gap-interpolated"}
 
 
 def test_rois_that_were_drawn_on_copies_of_slices_lie_in_the_volume_that_has_the_others(tmp_path: Path) -> None:
