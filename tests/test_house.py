@@ -167,6 +167,7 @@ HOMES = {
         "labels.read",
         "labels.rtstruct",
         "labels.seg",
+        "labels.seg_frames",
         "labels.seg_pixels",
         "synthetic.scanner",
     },

@@ -6,17 +6,16 @@ import copy
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from pydicom import Dataset
 
-from dskprep.dicom.slices import MAX_POSITION_MM
 from dskprep.errors import Refusal
 from dskprep.labels.attributes import code_of, floats_of, item_of, one_line, owner_of, refuse_if_more, uids_below
 from dskprep.labels.draw import Drawn
 from dskprep.labels.hold import Admit
+from dskprep.labels.seg_frames import Frame, read_frames
 from dskprep.labels.seg_pixels import Layout
 from dskprep.labels.stack import Plane, Stack, axes_of, crop, places, slabs, which_place
 from dskprep.labels.values import Labels, Links, Segment
@@ -26,8 +25,6 @@ CLASSES = {"1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7"}
 """SOP classes of Segmentation and Label Map Segmentation."""
 BACKGROUND = ("125040", "DCM")
 """Coded type of what a label map calls the rest (PS3.16 annex D)."""
-MAX_PLACES = 100
-"""Most orientations and pixel spacings of the frames; most objects have one of each."""
 MAX_SEGMENTS = 10_000
 """Most segments; atlases of the brain have some hundreds."""
 WHOLE = 0.05
@@ -38,22 +35,6 @@ LEAST_STEP = 0.4
 """Slices are not nearer than this part of their declared distance or thickness: they overlap by half at most."""
 DECODING = 12
 """Bytes per pixel of a frame that is decoded and made a mask: most in a label map, whose values are counted."""
-SAME_DIRECTION = 1e-4
-"""Orientations and pixel spacings that differ by less than this are one, as headers round them."""
-
-
-class _Frame(NamedTuple):
-    """A frame: its place in the pixel data from 0 on, its segment's number (0 in a label map), and its place.
-
-    `sources` are the UIDs of the slices that it was drawn on, if it says so.
-    """
-
-    at: int
-    segment: int
-    position: NDArray[np.float64]
-    orientation: tuple[float, ...]
-    spacing: tuple[float, ...]
-    sources: frozenset[str]
 
 
 class Seg(Labels):
@@ -73,7 +54,7 @@ class Seg(Labels):
         refuse_if_more(len(items), MAX_SEGMENTS, "segments", where)
         found = [_read_segment(item) for item in items]
         self._layout = Layout(header, pixels, [segment.number for segment in found], where)
-        self._frames = list(_read_frames(header, self._layout.n_frames, where))
+        self._frames = list(read_frames(header, self._layout.n_frames, where))
         drawn_on: dict[int, set[str]] = {}
         for frame in self._frames:
             drawn_on.setdefault(frame.segment, set()).update(frame.sources)
@@ -126,7 +107,7 @@ class Seg(Labels):
             yield self._stack(segment, list(group), orientation, spacing)
 
     def _stack(
-        self, segment: Segment, frames: list[_Frame], orientation: tuple[float, ...], spacing: tuple[float, ...]
+        self, segment: Segment, frames: list[Frame], orientation: tuple[float, ...], spacing: tuple[float, ...]
     ) -> Stack:
         along_row, along_column = np.array(orientation[:3]), np.array(orientation[3:])
         normal = np.cross(along_row, along_column)
@@ -209,7 +190,7 @@ def _read_segment(item: Dataset) -> Segment:
     )
 
 
-def _check_numbers(numbers: Sequence[int], frames: Sequence[_Frame], where: str) -> None:
+def _check_numbers(numbers: Sequence[int], frames: Sequence[Frame], where: str) -> None:
     """Refuse two segments of one number, and frames of a segment that is not described."""
     if len(set(numbers)) < len(numbers):
         raise Refusal(
@@ -243,64 +224,3 @@ def _declared_steps(header: Dataset) -> tuple[float, float]:
     measures = item_of(shared, "PixelMeasuresSequence") or item_of(first, "PixelMeasuresSequence") or Dataset()
     between, thickness = (floats_of(measures.get(k)) for k in ("SpacingBetweenSlices", "SliceThickness"))
     return abs(sum(between)), abs(sum(thickness))
-
-
-def _read_frames(header: Dataset, n_frames: int, where: str) -> Iterator[_Frame]:
-    """Yield the frames with their places. Raises Refusal `label-damaged` for one that has none."""
-    shared = item_of(header, "SharedFunctionalGroupsSequence") or Dataset()
-    groups = header.get("PerFrameFunctionalGroupsSequence") or []
-    if len(groups) != n_frames:
-        raise Refusal("label-damaged", f"{where}: expected the place of each of {n_frames} frames, found {len(groups)}")
-    is_label_map = str(header.get("SegmentationType") or "") == "LABELMAP"
-    known: list[tuple[float, ...]] = []
-    of_all = _sources(shared)
-    for index, group in enumerate(groups):
-        here = f"{where}: frame {index + 1}"
-        either = (group, shared)
-        position = _numbers(either, "PlanePositionSequence", "ImagePositionPatient", 3, here)
-        orientation = _known(_numbers(either, "PlaneOrientationSequence", "ImageOrientationPatient", 6, here), known)
-        spacing = _known(_numbers(either, "PixelMeasuresSequence", "PixelSpacing", 2, here), known)
-        row, column = _directions(orientation, spacing, here)
-        refuse_if_more(len(known), MAX_PLACES, "orientations and pixel spacings", where)
-        owners = (item_of(dataset, "SegmentIdentificationSequence") for dataset in either)
-        number = next((int(item.get("ReferencedSegmentNumber") or 0) for item in owners if item), 0)
-        if not number and not is_label_map:
-            raise Refusal("label-damaged", f"{here}: expected the number of its segment, found none")
-        place = (np.array(position), (*row, *column), spacing)
-        yield _Frame(index, 0 if is_label_map else number, *place, _sources(group) or of_all)
-
-
-def _sources(group: Dataset) -> frozenset[str]:
-    """Return the UIDs of the images that a frame was made of (PS3.3 C.7.6.16.2.6)."""
-    return uids_below(group.get("DerivationImageSequence"), "ReferencedSOPInstanceUID")
-
-
-def _numbers(datasets: Sequence[Dataset], sequence: str, keyword: str, n: int, where: str) -> tuple[float, ...]:
-    """Return `n` numbers of an attribute in the first of the datasets whose sequence has it."""
-    items = (item_of(dataset, sequence) for dataset in datasets)
-    found = next((floats_of(item.get(keyword)) for item in items if item), [])
-    if len(found) != n or max(map(abs, found)) > MAX_POSITION_MM:
-        raise Refusal("label-damaged", f"{where}: expected {n} numbers of mm in {keyword}, found {found or 'none'}")
-    return tuple(found)
-
-
-def _known(found: tuple[float, ...], known: list[tuple[float, ...]]) -> tuple[float, ...]:
-    """Return the values, or those known before that differ from them by rounding only."""
-    for other in known:
-        if len(other) == len(found) and max(abs(a - b) for a, b in zip(other, found, strict=True)) < SAME_DIRECTION:
-            return other
-    known.append(found)
-    return found
-
-
-def _directions(
-    orientation: tuple[float, ...], spacing: tuple[float, ...], where: str
-) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return the directions along a row and down a column, of length 1 as those of slices are. Raises Refusal."""
-    row, column = np.array(orientation[:3]), np.array(orientation[3:])
-    lengths = np.linalg.norm([row, column], axis=1)
-    if abs(lengths - 1).max() > 1e-2 or abs(row @ column) > 1e-2:
-        raise Refusal("label-damaged", f"{where}: expected two directions at right angles, found {orientation}")
-    if min(spacing) <= 0:
-        raise Refusal("label-damaged", f"{where}: expected a pixel spacing above 0, found {spacing}")
-    return tuple((row / lengths[0]).tolist()), tuple((column / lengths[1]).tolist())
