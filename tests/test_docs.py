@@ -113,6 +113,13 @@ def test_the_paths_that_a_page_names_exist(page: Path) -> None:
     assert [path for path in named if not (ROOT / path).exists()] == []
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_the_private_names_that_a_page_names_exist(page: Path) -> None:
+    named = re.findall(r"`(_[a-z]\w+)(?:\(\))?`", page.read_text(encoding="utf-8"))
+    code = [path.read_text(encoding="utf-8") for path in (ROOT / "dskprep").rglob("*.py")] if named else []
+    assert [name for name in named if not any(re.search(rf"\b{name}\b", text) for text in code)] == []
+
+
 def test_the_api_page_lists_the_public_names() -> None:
     listed = re.findall(r"^::: dskprep\.(\w+)$", (DOCS / "api.md").read_text(encoding="utf-8"), flags=re.MULTILINE)
     assert sorted(listed) == sorted(dskprep.__all__)

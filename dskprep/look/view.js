@@ -104,9 +104,11 @@ await tried(async () => {
   const start = content.layers.find((layer) => layer.middle_mm)
   if (start) goTo(start.middle_mm)
 })
+const waiting = [] // for labels that are to be shown: what loads them
 for (const layer of content.layers) {
   const row = element("div", { className: "layer" })
   const box = element("input", { type: "checkbox", checked: layer.is_shown, ariaLabel: layer.title })
+  box.disabled = layer.is_shown // until it is
   box.onchange = () => tried(() => (box.checked ? show(layer) : hide(layer)))
   const tick = element("label")
   tick.append(box)
@@ -127,7 +129,12 @@ for (const layer of content.layers) {
     tick.append(layer.title)
   }
   byId("layers").append(row)
-  if (layer.is_shown) await tried(() => show(layer))
+  if (layer.is_shown) waiting.push(() => show(layer).finally(() => (box.disabled = false)))
 }
+for (const [n, load] of waiting.entries()) {
+  byId("loading").textContent = `loading label ${n + 1} of ${waiting.length}`
+  await tried(load)
+}
+byId("loading").textContent = ""
 document.body.dataset.state = "ready"
 window.view = view // for the tests, and for the curious

@@ -27,8 +27,8 @@ COLUMNS = ["key", "source"]
 """Columns of the mapping."""
 LISTED = "the source cannot be listed to its end"
 NO_MAPPING = (
-    "the keys are hashed and no --mapping is given: which key is whose is written nowhere; the same command with "
-    "--mapping FILE writes it later, and does no patient again"
+    "the keys are hashed and no --mapping is given: this run does not write which key is whose; the same command with "
+    "--mapping FILE does, later too, and does no patient again"
 )
 
 

@@ -92,6 +92,32 @@ def page(address: str) -> Iterator[browser.Browser]:
         yield opened
 
 
+@needs_niivue
+@pytest.mark.browser
+def test_the_page_says_which_label_loads_until_all_are_there(address: str) -> None:
+    browser.find_chromium()
+    hold = """
+        window.held = []
+        const fetched = window.fetch
+        window.fetch = async (path) => {
+          if (/^[0-9]+\\.nii$/.test(path)) await new Promise((go) => window.held.push(go))
+          return fetched(path)
+        }
+    """
+    with browser.opened(*SOFTWARE_GL) as opened:
+        opened.send("Page.addScriptToEvaluateOnNewDocument", source=hold)
+        opened.open(address)
+        for n in (1, 2, 3):
+            opened.wait_for(f"document.getElementById('loading').textContent === 'loading label {n} of 3'")
+            assert "mm (LPS): " in opened.wait_for_text("mm (LPS): ")
+            opened.wait_for("window.held.length === 1")
+            boxes = opened.evaluate("[...document.querySelectorAll('#layers input')].map((box) => box.disabled)")
+            assert boxes == [False] * (n - 1) + [True] * (4 - n)
+            opened.evaluate("window.held.pop()()")
+        opened.wait_for("document.body.dataset.state === 'ready'")
+        assert opened.evaluate("document.getElementById('loading').textContent") == ""
+
+
 def value_at(page: browser.Browser, n: int, volume: StoredVolume, index: tuple[int, ...]) -> float:
     x, y, z = volume.to_patient(index).tolist()
     of = f"window.view.volumes[{n}]"
