@@ -388,6 +388,7 @@ def test_no_public_name_is_that_of_a_module_directly_below_the_package() -> None
     assert modules & set(dskprep.__all__) == set()
 
 
+@pytest.mark.slow
 def test_public_functions_stay_functions_when_everything_is_imported() -> None:
     is_here = {library: importlib.util.find_spec(library) is not None for library in HOMES}  # extras may not be
     imports = [

@@ -60,6 +60,7 @@ def records(target: str) -> dict[str, dict]:
     return {name.key: store.read_record(target, name) for name in store.record_names(target)}
 
 
+@pytest.mark.slow
 def test_whole_tree_ends_with_exit_code_1(local_run):
     assert local_run[0] == 1
 
@@ -126,6 +127,7 @@ def test_written_volume_covers_the_box_that_simpleitk_reads(local_run, data_fold
         assert distance.max() <= 0.25 + 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["lidc_0001", "lidc_0314"])
 def test_hu_without_smoothing_are_those_of_simpleitk_within_1(data_folder, name):
     files = _files(data_folder.volumes / name)

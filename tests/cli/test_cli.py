@@ -550,6 +550,7 @@ def test_a_dead_link_costs_its_patient_only_and_is_named(
     assert "x.dcm: expected a file, found a link that leads nowhere" in err
 
 
+@pytest.mark.slow
 def test_names_that_are_not_utf8_cost_nothing(dskprep: Run, tmp_path: Path, target: str) -> None:
     source = tiny.write_patients(tmp_path / "in", ["p1", "p2", "p3", "p4"])
     there = tmp_path / "in"
@@ -589,6 +590,7 @@ N_MANY = 100
 LONG = "long" * 45
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", [[], ["--log-json"]], ids=["words", "JSON"])
 def test_a_reader_that_goes_ends_a_run_with_its_account_written(tmp_path: Path, target: str, words: list[str]) -> None:
     source = tiny.write_patients(tmp_path / "in", [f"p{i}{LONG}" for i in range(N_MANY)])

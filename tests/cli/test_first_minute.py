@@ -233,6 +233,7 @@ def die_once(image: Volume) -> Volume:
     return image
 
 
+@pytest.mark.slow
 @pytest.mark.cluster
 def test_a_workers_death_is_told_and_a_run_with_nothing_to_do_leaves_no_performance_report(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -169,6 +169,7 @@ def argv_of(command: str, places: tuple[str, str], folder: Path) -> list[str]:
     return made
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_forced", [False, True], ids=["plain", "colours"])
 @pytest.mark.parametrize("command", COMMANDS)
 def test_no_command_lets_a_control_character_through(
@@ -300,6 +301,7 @@ def complain() -> None:
     thread.join()
 
 
+@pytest.mark.slow
 @pytest.mark.cluster
 def test_what_workers_print_is_escaped_too(capfd: pytest.CaptureFixture[str]) -> None:
     with dskprep.local_client(1, "1GiB") as client:

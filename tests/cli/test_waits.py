@@ -120,6 +120,7 @@ def test_where_json_is_asked_for_a_wait_is_an_event_now_and_then(
     assert event == told | {"time": event["time"]}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("command", "work", "words"),
     [

@@ -109,6 +109,7 @@ def record_of(target: Path | str, key: str) -> Path:
     return Path(target, name.path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mutation", MUTATIONS)
 def test_a_malformed_record_costs_itself_alone(
     original: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], mutation: str
@@ -346,6 +347,7 @@ MORE = ["reason", "right_lung_ml", "hu_sha256", "series_uid_sha256", "record_tag
 MORE += ["seconds_read", "added"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("column", [*COLUMNS, *(pytest.param(each, marks=pytest.mark.slow) for each in MORE)])
 def test_an_index_with_another_column_counts_for_nothing(
     original: Path, tmp_path: Path, column: str, capsys: pytest.CaptureFixture[str]

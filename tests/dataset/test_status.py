@@ -244,6 +244,7 @@ def test_records_without_an_account_of_any_run_may_not_be_all(
     assert dskprep.status(target).is_clean
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_interrupted", [True, False])
 @pytest.mark.parametrize("has_run_before", [True, False])
 def test_a_run_that_could_not_write_its_account_is_told_until_another_has_ended(

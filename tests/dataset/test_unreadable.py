@@ -122,6 +122,7 @@ def test_a_damaged_volume_of_which_something_cannot_be_read_is_still_forgotten(
     assert list(dskprep.open_dataset(target)) == ["p2"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [errno.EIO, errno.EACCES])
 def test_a_record_that_cannot_be_read_is_named_and_its_patient_counts_as_done(
     original: Path, target: Path, tmp_path: Path, bad_sector: BadSector, told_by: Told, number: int
@@ -172,6 +173,7 @@ def test_the_record_of_a_refused_series_is_tried_again_too(
     assert dskprep.status(target).reasons == {"refused: no-dicom": 1}
 
 
+@pytest.mark.slow
 def test_a_volume_whose_former_record_cannot_be_read_is_not_written_over(
     original: Path, target: Path, tmp_path: Path, bad_sector: BadSector
 ) -> None:
@@ -303,6 +305,7 @@ def test_what_is_no_file_costs_itself_alone(target: Path, told_by: Told, name: s
     assert "p2" in dskprep.open_dataset(target)
 
 
+@pytest.mark.slow
 def test_another_user_who_may_not_read_one_record_and_one_shard(original: Path) -> None:
     """By the rights of the system, as a colleague with the umask 077 leaves them."""
     other_user.skip_without()

@@ -132,6 +132,7 @@ def test_a_trial_says_the_same_and_changes_nothing(target: str, both: tuple[Obje
     assert list(dskprep.upgrade(target)) == said
 
 
+@pytest.mark.slow
 def test_it_may_be_stopped_at_each_write(
     tmp_path: Path, both: tuple[Objects, Objects], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -167,6 +168,7 @@ list(dskprep.upgrade(sys.argv[1]))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [0, 3, 9])
 def test_it_may_be_killed_while_it_writes(tmp_path: Path, both: tuple[Objects, Objects], n: int) -> None:
     target = tiny.write(tmp_path / "out", both[0])
@@ -180,6 +182,7 @@ def test_it_may_be_killed_while_it_writes(tmp_path: Path, both: tuple[Objects, O
     assert comparable(tiny.everything_below(target)) == comparable(both[1])
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_the_new_setting_alone(target: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DSKPREP_IDENTITY_KEY", "k" * 40)
     scans = tiny.write_patients(tmp_path / "scans", ["p8", "p9"])

@@ -366,6 +366,7 @@ def test_a_slice_without_class_and_series_is_one_by_its_modality() -> None:
     assert slice_of(file.getvalue()).plane.shape == (12, 16)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, ExplicitVRLittleEndian, RLELossless])
 def test_a_file_cut_anywhere_never_passes(syntax: str) -> None:
     dataset = ct_dataset(PIXELS)
@@ -504,6 +505,7 @@ def test_an_overlay_in_the_pixels_is_seen(position: int, has_overlay: bool) -> N
     assert slice_of(saved(dataset)).pixel_format.has_overlay is has_overlay
 
 
+@pytest.mark.slow
 def test_a_deflated_bomb_is_not_inflated() -> None:
     head, tail = ct_file(PIXELS, syntax=DeflatedExplicitVRLittleEndian), zlib.compressobj(9, wbits=-15)
     mib = bytes(1 << 20)
@@ -535,6 +537,7 @@ WHOLE = ct_file(PIXELS, PixelPaddingValue=-5, ConvolutionKernel="B30f", Acquisit
 WHOLE_ENHANCED = enhanced_file(np.stack([PIXELS, PIXELS]), [(0, 0, 0), (0, 0, 1)])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("whole", [WHOLE, WHOLE_ENHANCED])
 @settings(max_examples=400, deadline=None, derandomize=True)
 @given(data=st.data())
@@ -596,6 +599,7 @@ def outcome(data_folder: DataFolder, name: str) -> Contents:
     return read([(name.rpartition("/")[2], (data_folder.tricky / name).read_bytes())])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "kind", "detail"),
     [

@@ -101,6 +101,7 @@ def test_damaged_files_are_read_as_pydicom_reads_them_or_left_to_it() -> None:
     assert n_found > CASES / 5  # the test sees both ways
 
 
+@pytest.mark.slow
 def test_real_files_are_read_as_pydicom_reads_them(data_folder: DataFolder) -> None:
     files = [path for folder in (data_folder.volumes, data_folder.tricky) for path in folder.rglob("*.dcm")]
     assert sum(assert_same(path.read_bytes()) for path in files) > len(files) / 2

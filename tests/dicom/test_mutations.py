@@ -38,10 +38,12 @@ def test_mutated_series_give_a_right_volume_or_a_named_refusal() -> None:
     assert "refused: truncated" in out
 
 
+@pytest.mark.slow
 def test_mutated_real_slices_give_a_right_volume_or_a_named_refusal(data_folder: DataFolder) -> None:
     assert "40 cases, 0 failures" in run("--cases", "40", "--seed", "2", str(data_folder.volumes / "lidc_0001"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["explicit", "coronal", "JPEG 2000", "Enhanced"])
 def test_the_judge_sees_a_wrong_voxel_a_lost_slice_and_a_shift(name: str) -> None:
     files = mutations.bases([])[name]

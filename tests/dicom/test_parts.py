@@ -55,6 +55,7 @@ def test_as_many_parts_are_counted_as_pydicom_finds(name: str) -> None:
     assert count_parts(content, 5) == 6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("length", ["defined", "undefined"])
 def test_a_slice_of_a_million_items_is_refused_in_little_memory(length: str) -> None:
     items = ITEM * 1_000_000

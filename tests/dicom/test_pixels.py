@@ -294,6 +294,7 @@ def test_an_unknown_transfer_syntax_is_a_missing_decoder() -> None:
 # One real slice in 16 encodings
 
 
+@pytest.mark.slow
 def test_every_real_encoding_is_as_close_to_the_original_as_known(data_folder: DataFolder) -> None:
     folder = data_folder.tricky / "transfer_syntaxes"
     original = dcmread(folder / "CTImage.dcm")

@@ -361,6 +361,7 @@ def test_monai_gets_a_datalist(target: str, tmp_path: Path, labels: tuple[str, .
             assert all((Path(out) / item[kind]).exists() for kind in ("image", "label") if kind in item)
 
 
+@pytest.mark.slow
 @pytest.mark.cluster
 def test_the_same_dataset_gives_the_same_bytes_whoever_writes_them(target: str, tmp_path: Path) -> None:
     dskprep.export("nnunet", target, tmp_path / "a/X", labels=["heart"])

@@ -60,6 +60,7 @@ def exported(target: str, *labels: str) -> Any:
     return np.asarray(nib.load(out / "labels/p.nii.gz").dataobj).T
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("names", [("Nodule", "Nodule"), ("nodule", "NODULE"), ("a nodule", "a/nodule")])
 def test_segments_of_one_name_are_one_class(target: str, tmp_path: Path, names: tuple[str, str]) -> None:
     """The second is stored as `Nodule-2`. In a mask with the first alone it would be background."""
@@ -210,6 +211,7 @@ def test_a_dataset_of_an_older_version_knows_what_is_lacking_by_the_names_of_its
     assert np.array_equal(exported(target, "tumour"), ONE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prefix", ["", "lidc-"])
 def test_a_nodule_of_a_file_that_was_refused_is_lacking(target: str, tmp_path: Path, prefix: str) -> None:
     """One outline beyond the image refuses all nodules of its file. Another file of the scan has some."""

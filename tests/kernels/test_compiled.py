@@ -27,6 +27,7 @@ if len(sys.argv) == 1:
 """
 
 
+@pytest.mark.slow
 def test_without_a_place_to_write_compiled_code_lasts_as_long_as_the_program(tmp_path: Path) -> None:
     package = Path(dskprep.__file__).parent
     shutil.copytree(package, tmp_path / "dskprep", ignore=shutil.ignore_patterns("__pycache__"))

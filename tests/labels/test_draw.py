@@ -87,6 +87,7 @@ def share_by_points(stack: Stack, grid: Grid, n: int) -> NDArray[np.float64]:
     return total / n**3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("axes", list(itertools.permutations(range(3))))
 @pytest.mark.parametrize("about", [(0, 0, 0), (20, -10, 5)], ids=["parallel", "oblique"])
 def test_a_voxel_belongs_to_the_label_if_half_of_it_is_inside(axes: tuple, about: tuple) -> None:

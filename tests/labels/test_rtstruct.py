@@ -304,6 +304,7 @@ def test_a_contour_that_says_that_it_has_no_point_is_none(syntax: str) -> None:
     assert caught.value.reason == "label-empty"
 
 
+@pytest.mark.slow
 def test_contours_that_zigzag_across_planes_are_refused() -> None:
     """10^5 edges that cross every line of a plane: more crossings than can be held."""
     ends = np.stack([np.linspace(-14, 14, 99_000), np.where(np.arange(99_000) % 2, -900.0, 900.0)], 1)

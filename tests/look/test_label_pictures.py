@@ -117,6 +117,7 @@ def hue_apart(a: Sequence[float], b: Sequence[float]) -> float:
     return min(apart, 1 - apart)
 
 
+@pytest.mark.slow
 def test_outlines_lie_where_the_nodules_of_the_phantom_are(read: str, phantom: Phantom) -> None:
     (figure,) = figures(report.report(read))
     pixels = picture_of(figure)

@@ -236,6 +236,7 @@ def test_show_draws_a_source_before_any_run(tmp_path: Path, capsys: pytest.Captu
         assert problem in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_show_returns_what_the_command_writes(tmp_path: Path) -> None:
     tiny.write_patients(tmp_path / "in", ["p1"])
     target, png = tmp_path / "out", tmp_path / "p1.png"

@@ -140,6 +140,7 @@ def seen(page: browser.Browser, folder: Path) -> np.ndarray:
 CHOOSE = "(id, value) => { const e = document.getElementById(id); e.value = value; e.onchange?.(); e.oninput?.() }"
 
 
+@pytest.mark.slow
 @needs_niivue
 @pytest.mark.browser
 def test_the_page_opens_in_the_middle_of_the_largest_label_and_a_click_on_a_name_goes_to_its(
@@ -161,6 +162,7 @@ def test_the_page_opens_in_the_middle_of_the_largest_label_and_a_click_on_a_name
     assert place(page) != pytest.approx([-x, -y, z], abs=0.1)
 
 
+@pytest.mark.slow
 @needs_niivue
 @pytest.mark.browser
 @pytest.mark.parametrize(
@@ -227,6 +229,7 @@ def test_the_page_shows_names_as_text_and_loads_nothing_from_elsewhere(page: bro
     assert {url.split(":")[0] for url in page.requests if not url.startswith(address)} <= {"blob", "data"}
 
 
+@pytest.mark.slow
 @needs_niivue
 @pytest.mark.browser
 def test_the_patients_left_is_on_the_right_and_the_front_above(

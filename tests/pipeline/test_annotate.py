@@ -469,6 +469,7 @@ def test_an_annotate_that_is_interrupted_before_its_first_source_does_not_deny_t
     assert "no label file was found" not in said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["segment", "file", "as"])
 def test_a_label_that_is_called_image_is_not_written_over_the_image(place: str, labels: Path, how: str) -> None:
     target = prepare(place)
@@ -487,6 +488,7 @@ def test_a_label_that_is_called_image_is_not_written_over_the_image(place: str, 
     assert np.array_equal(volume.labels["image_"][:], BOX)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", ["forgotten", "failed", "killed"])
 def test_labels_of_an_image_that_went_before_go_too(
     place: str, source: Path, labels: Path, fault: str, monkeypatch: pytest.MonkeyPatch
@@ -692,6 +694,7 @@ def nifti(mask: NDArray[Any], affine: NDArray[np.float64]) -> bytes:
     return image
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("path", "values", "stored"),
     [
@@ -1836,6 +1839,7 @@ def client() -> Iterator[Client]:
         yield client
 
 
+@pytest.mark.slow
 def test_workers_write_what_one_process_writes_and_list_all_labels_of_a_volume(
     tmp_path: Path, labels: Path, client: Client
 ) -> None:

@@ -193,6 +193,7 @@ def test_choosing_volumes_holds_few_rows_at_a_time(large: str) -> None:
     assert choosing < 0.7 * holding
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="threads are counted in /proc")
 def test_reading_the_index_leaves_no_thread_that_could_abort_a_program_at_its_end(large: str) -> None:
     program = f"""if True:

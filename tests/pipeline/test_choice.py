@@ -344,6 +344,7 @@ def test_a_resumed_run_reads_no_header_again(tmp_path: Path) -> None:
     assert not any(secret.encode() in kept for secret in ("P1", *tiny.IDENTITY, "1.2."))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "content",
     [b"", b"damaged", gzip.compress(b"x" * 10_000), gzip.compress(b"[1, 2, 3, 4, 5]\n"), gzip.compress(b"{}\n")[:-9]],
@@ -649,6 +650,7 @@ def test_a_study_whose_chosen_series_is_gone_has_another_one(tmp_path: Path, is_
     assert again.account.n_new == 0
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_source() -> None:
     code = "import test_choice, sys; print(test_choice.peak_of(int(sys.argv[1])))"
     environment = {"PYTHONPATH": ":".join(sys.path)}

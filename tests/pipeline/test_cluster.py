@@ -405,6 +405,7 @@ def test_an_answer_that_comes_as_its_time_runs_out_counts(
     assert ours.futures == {}
 
 
+@pytest.mark.slow
 @pytest.mark.cluster
 @pytest.mark.parametrize("deaths", [1, 99])
 def test_a_worker_that_dies_while_it_looks_is_asked_again(
@@ -566,6 +567,7 @@ class Freezes(dskprep.Observer):
             raise KeyboardInterrupt
 
 
+@pytest.mark.slow
 @pytest.mark.cluster
 @pytest.mark.parametrize("presses", [False, True])
 def test_a_scheduler_that_no_longer_answers_ends_the_run(

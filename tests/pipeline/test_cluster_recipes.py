@@ -155,6 +155,7 @@ def manifests() -> list[dict[str, Any]]:
     return list(yaml.safe_load_all((RECIPES / "kubernetes.yaml").read_text()))
 
 
+@pytest.mark.slow
 def test_the_manifests_fit_the_schemas_of_the_dask_operator(definitions: zipfile.ZipFile) -> None:
     assert [manifest["kind"] for manifest in manifests()] == ["DaskCluster", "DaskAutoscaler"]
     for manifest in manifests():

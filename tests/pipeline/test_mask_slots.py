@@ -42,6 +42,7 @@ def run(tmp_path: Path, config: PrepConfig) -> Summary:
         return dskprep.run(source, tmp_path / "out", settings=config, client=client)
 
 
+@pytest.mark.slow
 @pytest.mark.cluster
 @pytest.mark.parametrize(("slots", "meet", "within_s"), [(1, False, "0.3"), (2, True, "200")])
 def test_no_more_masks_are_under_way_than_there_are_slots(
@@ -55,6 +56,7 @@ def test_no_more_masks_are_under_way_than_there_are_slots(
     assert own_masks.wait_for_end(own_masks.logged(log, "loaded"))  # with the run
 
 
+@pytest.mark.slow
 @pytest.mark.cluster
 def test_a_slot_is_free_again_when_the_worker_that_holds_it_is_killed(log: Path, tmp_path: Path) -> None:
     summary = run(tmp_path, settings("KillsItsWorker"))
@@ -64,6 +66,7 @@ def test_a_slot_is_free_again_when_the_worker_that_holds_it_is_killed(log: Path,
     assert own_masks.wait_for_end(loaded)
 
 
+@pytest.mark.slow
 @pytest.mark.cluster
 @pytest.mark.parametrize(("function", "reason"), [("interrupted", "KeyboardInterrupt"), ("unspeakable", "StepFailed")])
 def test_whatever_a_function_raises_in_a_worker_is_an_outcome(

@@ -560,6 +560,7 @@ def set_environment(environment: dict[str, str]) -> None:
     os.environ.update(environment)
 
 
+@pytest.mark.slow
 @pytest.mark.cluster
 @pytest.mark.s3
 def test_the_same_input_gives_the_same_bytes_everywhere(source: str, tmp_path: Path, s3: str, client: Client) -> None:

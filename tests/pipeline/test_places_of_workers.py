@@ -89,6 +89,7 @@ def records_below(target: Path) -> list[str]:
     return [name for name in files_below(target) if name.startswith("records/")]
 
 
+@pytest.mark.slow
 @pytest.mark.cluster
 @needs_mounts
 @pytest.mark.parametrize("has_another", [False, True], ids=["nothing", "another dataset"])
@@ -137,6 +138,7 @@ def test_a_dataset_that_other_hosts_see_late_is_waited_for(workers: Workers, mon
     cluster_check.check_target(workers.client, target, fingerprint)
 
 
+@pytest.mark.slow
 @pytest.mark.cluster
 @needs_mounts
 @pytest.mark.usefixtures("unasked")
@@ -152,6 +154,7 @@ def test_a_worker_that_joins_later_and_has_no_target_writes_nothing(workers: Wor
     assert files_below(workers.there) == []
 
 
+@pytest.mark.slow
 @pytest.mark.cluster
 @needs_mounts
 @pytest.mark.usefixtures("unasked")

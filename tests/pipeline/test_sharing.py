@@ -161,6 +161,7 @@ def test_two_runs_do_half_each_and_nothing_twice(source: str, target: str) -> No
     assert what_is_left(target) == []
 
 
+@pytest.mark.slow
 def test_what_is_done_again_is_done_again_once(source: str, target: str) -> None:
     dskprep.run(source, target)
     summaries, heard = run_in_step(source, target, retry="refused")
@@ -308,6 +309,7 @@ def test_a_run_whose_process_is_gone_is_not_waited_for(source: str, target: str)
     assert what_is_left(target) == []
 
 
+@pytest.mark.slow
 def test_a_run_that_was_taken_for_dead_does_no_harm_when_it_wakes_up(
     source: str, target: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -456,6 +458,7 @@ def test_damaged_and_made_up_claims_cost_nothing(source: str, target: str, monke
     assert what_is_left(target) == ["1.json", "notes.txt"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("numbers", [[99999999], [99999998], [99999997, 99999999], [3, 99999998, 99999999]])
 def test_a_made_up_claim_with_the_last_number_does_not_end_the_sharing(
     source: str, target: str, numbers: list[int]

@@ -61,6 +61,7 @@ def test_a_round_field_of_view_cuts_lungs_at_its_sides() -> None:
     assert found.body_cut_share > 0.9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_arms_beside_the_chest_are_seen(seed: int) -> None:
     assert measure(*patient(seed)).arms == "up"

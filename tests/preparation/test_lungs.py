@@ -152,6 +152,7 @@ def grid_patient(seed: int, **options: Any) -> Phantom:
     return patient(seed, **{"spacing": (2.5, 2.0, 2.0), "shape": (116, 176, 176), **options})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dense_lung", ["left", pytest.param("right", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("case", GRID)
 def test_lungs_are_found_in_every_case_of_the_grid(case: str, dense_lung: str) -> None:
@@ -166,6 +167,7 @@ def test_lungs_are_found_in_every_case_of_the_grid(case: str, dense_lung: str) -
     assert ("dense-lung" in found.warnings) == bool(is_dense)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [*range(4), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(4, 10))])
 def test_a_third_of_any_lung_may_be_dense(seed: int) -> None:
     kinds = ({"consolidation": 0.33}, {"effusion": 0.33}, {"consolidation": 0.17, "effusion": 0.16})
@@ -313,6 +315,7 @@ def test_every_second_slice_gives_the_same_lungs(options: dict[str, float]) -> N
         assert dice(half == side, full == side) >= 0.97
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("turn", "lean"),
     [
@@ -530,6 +533,7 @@ def test_real_lung_bases_are_noted_as_cut_off(data_folder: Any) -> None:
     assert np.flatnonzero(found.mask.array.any(axis=(1, 2)))[0] > 90  # no stomach, no bowel
 
 
+@pytest.mark.slow
 def test_a_real_tumour_beside_the_spine_is_lung_in_a_soft_and_in_a_sharp_kernel(data_folder: Any) -> None:
     sharp, soft = (
         find_lungs(real_volume(str(folder))) for folder in sorted(data_folder.wild.rglob("*.000000-5mm-4????"))

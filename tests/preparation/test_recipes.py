@@ -130,6 +130,7 @@ def test_a_part_of_a_zoom_is_the_same_as_of_the_whole() -> None:
     np.testing.assert_array_equal(zoom.zoom(image.__getitem__, *parts, np.int16), whole[box])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fill", [True, False])
 def test_zuidhof_is_the_tutorial(fill: bool) -> None:
     volume = chest()
@@ -248,6 +249,7 @@ def test_grt123_is_the_winners_preprocessing() -> None:
     assert x[0] < x[1]
 
 
+@pytest.mark.slow
 def test_an_airway_open_at_the_top_is_cut_until_lungs_are_found() -> None:
     volume = chest()
     array = volume.array.copy()
@@ -328,6 +330,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OF_2017)
 def test_a_preset_makes_a_dataset_and_loses_nobody(source: str, tmp_path: Path, name: str) -> None:
     summary = pipeline.run(source, str(tmp_path / "out"), preset=name)
@@ -435,6 +438,7 @@ def real_crop(data_folder: Any) -> Volume:
     return Volume(whole.array[::2, ::2, ::2].copy(), affine_of((2 * z, 2 * y, 2 * x)))
 
 
+@pytest.mark.slow
 def test_zuidhof_on_real_ct(real_crop: Volume) -> None:
     image = recipes_2017.resample(real_crop.array, real_crop.spacing, (2, 2, 2))
     mask = recipes_2017.segment(image)
@@ -443,5 +447,6 @@ def test_zuidhof_on_real_ct(real_crop: Volume) -> None:
     np.testing.assert_array_equal(zuidhof.lung_mask(image), mask)
 
 
+@pytest.mark.slow
 def test_grt123_on_real_ct(real_crop: Volume) -> None:
     assert_grt123(real_crop)

@@ -97,6 +97,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> dskprep.Dataset:
     return dskprep.open_dataset(folder / "out")
 
 
+@pytest.mark.slow
 def test_each_kind_is_found_and_named_and_no_other_patient_is(dataset: dskprep.Dataset) -> None:
     found = dataset.duplicates()
     assert set(found.groups) == {key for key in dataset if re.match("p0|q", key)}

@@ -53,6 +53,7 @@ def middle_of(examples: Examples, number: int) -> tuple[str, np.ndarray[Any, Any
     return patch.key, patch.image.to_patient(np.array(patch.image.shape) // 2)
 
 
+@pytest.mark.slow
 def test_positives_lie_around_places_within_the_jitter_and_hold_them(dataset: Dataset) -> None:
     examples = dataset.patches(SIZE, positives=1.0, jitter_mm=6.0)
     offsets = []
@@ -150,6 +151,7 @@ def test_patches_depend_only_on_seed_epoch_and_number(dataset: Dataset) -> None:
     assert any(not np.array_equal(one.draw(k, 0).image.array, one.draw(k, 1).image.array) for k in range(4))
 
 
+@pytest.mark.slow
 def test_labels_lie_beside_the_image_on_the_same_box(tmp_path: Path) -> None:
     shape, grid = (12, 30, 30), grid_of((12, 30, 30), (1.0, 1.0, 1.0))
     stored = np.zeros(shape, np.int16)

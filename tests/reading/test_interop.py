@@ -74,6 +74,7 @@ def mask_of(truth: Prepared) -> np.ndarray:
     return truth.lungs.mask.array
 
 
+@pytest.mark.slow
 def test_ome_zarr_models_finds_image_and_labels_valid(volume: str, settings: PrepConfig) -> None:
     models = f"ome_zarr_models.v{settings.ome_zarr.replace('.', '')}"  # of 0.6 since version 1.8
     image_of, label_of, labels_of = (

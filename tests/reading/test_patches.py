@@ -226,6 +226,7 @@ def test_patches_from_a_bucket_are_those_from_a_folder(s3: str, dataset: dskprep
         np.testing.assert_array_equal(here[i].image.array, there[i].image.array)
 
 
+@pytest.mark.slow
 def test_drawing_patches_imports_nothing_that_it_does_not_use(dataset: dskprep.Dataset) -> None:
     loaded = loaded_by("import dskprep", f"dskprep.open_dataset({json.dumps(dataset.url)}).lung_patches(4)[0]")
     assert "zarr" in loaded

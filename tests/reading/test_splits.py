@@ -348,6 +348,7 @@ def test_rules_that_cannot_be_are_named(rule: dict[str, Any], said: str) -> None
         dataset_of(patients(30)).split(**rule)
 
 
+@pytest.mark.slow
 def test_another_process_with_another_hash_seed_makes_the_same_split(place: str) -> None:
     stored(place, patients(40, 2))
     code = f"import dskprep; print(sorted(dskprep.open_dataset({place!r}).split(stratify='reason').sides.items()))"

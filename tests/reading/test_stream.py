@@ -58,6 +58,7 @@ def same(one: list[dict[str, Any]], two: list[dict[str, Any]]) -> bool:
     )
 
 
+@pytest.mark.slow
 def test_batches_are_the_patches_one_after_another(dataset: dskprep.Dataset) -> None:
     """Three windows and more, of patches that reach beyond the volume too."""
     stream = streamed(dataset)
@@ -188,6 +189,7 @@ def test_a_bucket_gives_what_a_folder_gives(s3: str, dataset: dskprep.Dataset) -
     assert same(taken(streamed(dskprep.open_dataset(f"{s3}/out")), 6), taken(streamed(dataset), 6))
 
 
+@pytest.mark.slow
 def test_memory_is_bounded(dataset: dskprep.Dataset) -> None:
     """Windows of a thousand patches, 330 MB each; read as pieces of 8 MB at most."""
 

@@ -116,6 +116,7 @@ def header(kind: bytes, size: int) -> bytes:
 EXTENSIONS = [tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", EXTENSIONS)
 @pytest.mark.parametrize("before", [b"", tiny.tarred({"first": b"data"})[:1024]])
 @pytest.mark.parametrize("size", [100_000_000, -512])

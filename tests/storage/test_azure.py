@@ -34,6 +34,7 @@ def container(azurite: Azurite) -> str:
     return azurite.make_container(f"c-{uuid.uuid4().hex}")
 
 
+@pytest.mark.slow
 def test_a_whole_dataset_is_made_and_used(container: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source, target = f"{container}/in", f"{container}/out"
     tiny.write_patients(source, ["p0", "p1"])

@@ -344,6 +344,7 @@ def write_config(path: Path, **values: str) -> None:
 SOURCES = ("environment", "profile", "process", "web identity", "ecs", "ec2", "settings of s3fs")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", SOURCES)
 def test_every_source_is_asked_again_when_its_keys_are_refused(
     s3_server: S3Server, s3_environment: None, front: FrontS3, vendor: str, source: str,  # noqa: ARG001

@@ -145,6 +145,7 @@ def test_a_private_ca_that_is_not_named_is_one_line(place: str, private: FrontS3
     assert not private.log
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("found", ["nothing", "a folder", "no certificate"])
 @pytest.mark.parametrize("scheme", ["https", "http"])
 @pytest.mark.parametrize("by", ["AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "profile", "settings"])
@@ -329,6 +330,7 @@ def test_an_object_in_an_archive_costs_itself(place: str, front: FrontS3) -> Non
     assert len(found) == len(entries) - 1
 
 
+@pytest.mark.slow
 def test_a_patient_in_an_archive_costs_itself(place: str, front: FrontS3, tmp_path: Path) -> None:
     scans = tiny.write_patients(tmp_path / "in", ["a", "b", "c"])
     for name in "abc":

@@ -116,6 +116,7 @@ def test_what_fails_at_random_depends_on_the_seed_and_the_object_only(s3_server:
 # one fault at a time
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("each_way")
 @pytest.mark.parametrize("kind", ONE_OFF)
 def test_one_fault_costs_a_retry_and_nothing_else(

@@ -710,6 +710,7 @@ def test_a_write_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.M
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.s3
 @pytest.mark.parametrize("n_files", [1, 3, 400])
 def test_folders_of_few_objects_are_listed_together_and_none_is_lost(

@@ -117,6 +117,7 @@ def test_the_first_request_fails_within_half_a_minute() -> None:
     assert n_tries * limits["read_timeout"] + longest_waits_s < 20
 
 
+@pytest.mark.slow
 @pytest.mark.s3
 @pytest.mark.parametrize("command", COMMANDS)
 def test_an_endpoint_that_never_answers(
@@ -173,6 +174,7 @@ def test_an_answer_that_never_ends(
     assert f"no whole answer came from {dripping.endpoint} within 5 s" in line
 
 
+@pytest.mark.slow
 @pytest.mark.s3
 @pytest.mark.usefixtures("no_setup")
 @pytest.mark.parametrize("command", COMMANDS)
@@ -206,6 +208,7 @@ def test_no_credentials(
     assert "Unable to locate credentials; set AWS_PROFILE" in line_of(COMMANDS[command], tmp_path, capsys)
 
 
+@pytest.mark.slow
 @pytest.mark.s3
 @pytest.mark.parametrize("command", COMMANDS)
 @pytest.mark.parametrize(

@@ -27,6 +27,7 @@ def reasons(target: str) -> list[tuple[str, str]]:
     return sorted(zip(table["status"], table["reason"].fillna(""), strict=True))
 
 
+@pytest.mark.slow
 @HASHED
 def test_a_folder_of_another_source_does_not_replace_a_volume_of_its_name(place: str, keys: str) -> None:
     one = tiny.write(f"{place}/one/p1", tiny.series(1, PatientID="A")).rpartition("/")[0]

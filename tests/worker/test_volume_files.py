@@ -171,6 +171,7 @@ def test_padding_of_luna16_is_air_and_nan_was_never_measured(tmp_path: Path) -> 
     assert voxels(tmp_path / "nan/out", "ct")[0].min() >= -1100
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", ["zuidhof", "luo-2017", "grt123"])
 def test_the_recipes_of_2017_take_volume_files_as_they_take_slices(tmp_path: Path, preset: str) -> None:
     config = settings.preset(preset)
