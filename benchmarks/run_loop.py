@@ -84,6 +84,7 @@ def main() -> None:
         storage.exists(f"{target}/dataset.json")
         start, cpu = time.perf_counter(), process.cpu_times()
         shared = sharing.Sharing(target, "20200101T000000Z-0000", account, print)
+        shared.begin()
         work = functools.partial(do_nothing, work_s=asked.work)
         with Listing(cases(source), summary, (), found) as jobs:
             for n, (job, outcome) in enumerate(shared.execute(client, iter(jobs), work), start=1):
@@ -97,6 +98,7 @@ def main() -> None:
                     told.append((n, wall, figures["known"], figures["seconds_left"]))
                     costs.append([f"{1000 * wall / n:.2f}", f"{1000 * seconds / n:.2f}"])
                     costs[-1].append(f"{process.memory_info().rss / 2**20:.0f}")
+        shared.has_account = True
         shared.has_account = True
         shared.close()
         for observer in observers:

@@ -83,7 +83,9 @@ def test_codecs_and_levels(tmp_path: Path) -> None:
 
 
 def test_the_run_loop(tmp_path: Path) -> None:
-    table = rows(said("run_loop", "40", "--results", tmp_path))
+    printed = said("run_loop", "40", "--results", tmp_path)
+    assert "do not share" not in printed
+    table = rows(printed)
     wall_ms, cpu_ms, *_ = table["40 patients"]
     assert float(wall_ms) > 0
     assert float(cpu_ms) > 0
