@@ -19,8 +19,8 @@ VALUES = {
     "own": "those of the owner's own steps, maybe no HU",
 }
 """What the numbers of an image are, by the word in its record."""
-LEVEL = 1e-3
-"""An axis that leans so little, in radians, is no oblique one."""
+MAX_LEAN_RAD = 1e-3
+"""A volume is oblique if one of its axes leans by more than this."""
 
 
 class Described:
@@ -34,7 +34,7 @@ class Described:
         for spacing, axes in _geometries(dataset, keys):
             self._least, self._most = np.minimum(self._least, spacing), np.maximum(self._most, spacing)
             leaning = np.abs(axes / spacing)
-            is_oblique = (np.sort(leaning, axis=0)[:-1] > LEVEL).any()
+            is_oblique = (np.sort(leaning, axis=0)[:-1] > MAX_LEAN_RAD).any()
             self._n_oblique += bool(is_oblique)
             self._n_turned += not is_oblique and not (np.diag(np.fliplr(axes)) > 0).all()
 

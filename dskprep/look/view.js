@@ -108,7 +108,7 @@ const waiting = [] // for labels that are to be shown: what loads them
 for (const layer of content.layers) {
   const row = element("div", { className: "layer" })
   const box = element("input", { type: "checkbox", checked: layer.is_shown, ariaLabel: layer.title })
-  box.disabled = layer.is_shown // until it is
+  box.disabled = layer.is_shown // until it is loaded
   box.onchange = () => tried(() => (box.checked ? show(layer) : hide(layer)))
   const tick = element("label")
   tick.append(box)

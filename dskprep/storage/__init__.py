@@ -167,13 +167,19 @@ def read_each(url: str, entries: Sequence[Entry]) -> Iterator[tuple[str, bytes |
 
     A file that cannot be read, where others may be, is told in place of its content.
     """
-    n_read = 0
     if is_bucket(url) and all(entry.size <= METADATA_BYTES for entry in entries):
-        with contextlib.suppress(UnreadableFile):  # then from there on one by one
-            for found in read_many(url, entries):
-                n_read += 1
-                yield found
-    for entry in entries[n_read:]:
+        n_read, n_at_once = 0, len(entries)
+        while n_read < len(entries):
+            try:
+                for found in read_many(url, entries[n_read : n_read + n_at_once]):
+                    n_read += 1
+                    yield found
+                n_at_once *= 2
+            except UnreadableFile as error:
+                yield entries[n_read].name, error
+                n_read, n_at_once = n_read + 1, 1  # others beside it may be so too: few are asked for in vain
+        return
+    for entry in entries:
         try:
             yield from read_many(url, [entry]) if entry.size <= METADATA_BYTES else [(entry.name, b"")]
         except NoFile:

@@ -328,6 +328,10 @@ def test_an_object_in_an_archive_costs_itself(place: str, front: FrontS3) -> Non
     assert isinstance(found.pop("02"), storage.UnreadableFile)
     assert found == {name: content for name, content in FILES.items() if name in found}
     assert len(found) == len(entries) - 1
+    front.archived = set(FILES)
+    all_of_them = list(storage.read_each(place, entries))
+    assert [name for name, _ in all_of_them] == [entry.name for entry in entries]
+    assert all(isinstance(content, storage.UnreadableFile) for _, content in all_of_them)
 
 
 @pytest.mark.slow
