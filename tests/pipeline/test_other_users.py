@@ -32,22 +32,22 @@ import asyncio, json, sys
 from distributed.core import connect
 from distributed.security import Security
 
-async def ask(address, security):
+async def ask(address, security, seconds):
     try:
-        comm = await connect(address, timeout=2, **security.get_connection_args("client"))
+        comm = await connect(address, timeout=seconds, **security.get_connection_args("client"))
         await comm.write({"op": "identity", "reply": True})
         return str(await comm.read())
     except Exception:  # an answer that is no message, such as a TLS alert, leads to any error
         return ""
 
-async def main(ports):
+async def main(seconds, *ports):
     ways = [("tcp", Security()), ("tls", Security.temporary())]
-    asked = [ask(f"{scheme}://127.0.0.1:{port}", how) for port in ports for scheme, how in ways]
+    asked = [ask(f"{scheme}://127.0.0.1:{port}", how, int(seconds)) for port in ports for scheme, how in ways]
     return [answer for answer in await asyncio.gather(*asked) if answer]
 
-print(json.dumps(asyncio.run(main(sys.argv[1:]))))
+print(json.dumps(asyncio.run(main(*sys.argv[1:]))))
 """
-"""Speaks to each port as a client of Dask does, without TLS and with a certificate of its own; prints the answers."""
+"""Speaks to each port as a client of Dask does, without TLS and with a certificate of its own, for so many seconds; prints the answers."""
 
 READ = """
 import os, sys
@@ -102,9 +102,9 @@ def client(shared: Path) -> Iterator[Client]:
 def test_another_user_gets_no_answer_from_scheduler_nannies_and_workers(client: Client) -> None:
     other_user.skip_without()
     assert client.scheduler.address.startswith("tls://127.0.0.1:")
-    assert json.loads(said_by_another(ASK, *ports_of(client))) == []
+    assert json.loads(said_by_another(ASK, 3, *ports_of(client))) == []
     with LocalCluster(n_workers=0, host="127.0.0.1", dashboard_address="127.0.0.1:0") as open_to_all:
-        (answer,) = json.loads(said_by_another(ASK, open_to_all.scheduler_address.rpartition(":")[2]))
+        (answer,) = json.loads(said_by_another(ASK, 30, open_to_all.scheduler_address.rpartition(":")[2]))
     assert "Scheduler" in answer  # so this is how one asks
 
 
