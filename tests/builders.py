@@ -152,7 +152,7 @@ def read(files: Iterable[File]) -> Contents:
 def assembled(files: Iterable[File], **options: Any) -> Series:
     """The one series that the files hold."""
     contents = read(files)
-    assert contents.damage == {}
+    assert contents.all_damage() == []
     (slices,) = contents.slices.values()
     return assembly.assemble(slices, **{"min_slices": 3, **options})
 

@@ -279,7 +279,7 @@ def run_case(files: Files, max_gap_slices: int) -> str:
     contents = dicom.Contents()
     for name, content in files.items():
         contents.add(name, content)
-    uids = sorted({*contents.slices} | {*contents.damage})
+    uids = contents.uids()
     if not uids:
         return "refused: no slices"
     uid = max(uids, key=lambda uid: len(contents.slices.get(uid, [])))

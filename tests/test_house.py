@@ -29,7 +29,8 @@ HEAVY = {"pydicom", "zarr", "distributed", "dask", "matplotlib", "pandas", "nump
 
 FLOORS = (
     ("values",),
-    ("storage", "kernels", "dicom", "formats"),
+    ("kernels",),
+    ("storage", "dicom", "formats"),
     ("series", "synthetic", "labels"),
     ("preparation",),
     ("source", "dataset"),

@@ -4,11 +4,22 @@ from __future__ import annotations
 
 import re
 import struct
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dskprep.kernels import huffman
 
 JPEG_FRAMES = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}
 """Second bytes of the markers that begin a frame header (ITU-T T.81 table B.1); 0xF7 is that of JPEG-LS."""
+JPEG_LOSSLESS, JPEG_TABLES, JPEG_INTERVAL = 0xC3, 0xC4, 0xDD
+"""Second bytes of the markers of a lossless frame with Huffman codes, their tables, and restarts."""
 JPEG_SCAN, JPEG_END = 0xDA, 0xD9
 """Second bytes of the markers before the coded values and at the end (ITU-T T.81 table B.1)."""
+SPARE_BITS = 16
+"""Fewer bits than this may follow the last value of a lossless JPEG: an encoder fills its last byte. In 907 real slices
+there were at most 7."""
 JPEG_MARKER = re.compile(rb"\xff[\x80-\xcf\xd8-\xfe]")
 """A marker among coded values, but for those that restart the decoder (0xD0 to 0xD7)."""
 
@@ -18,8 +29,19 @@ TILE_HEAD_BYTES = 12
 """Bytes of the marker segment before a tile-part."""
 
 
+def jpeg_bits(data: bytes) -> int:
+    """Read the bits of a value from the frame header of JPEG or JPEG-LS."""
+    return _jpeg_frame(data)[0]
+
+
 def jpeg_size(data: bytes) -> tuple[int, int, int]:
-    """Read rows, columns and samples from the frame header of JPEG or JPEG-LS (ITU-T T.81 B.2.2, T.87 C.2.2)."""
+    """Read rows, columns and samples from the frame header of JPEG or JPEG-LS."""
+    _, rows, columns, samples = _jpeg_frame(data)
+    return rows, columns, samples
+
+
+def _jpeg_frame(data: bytes) -> tuple[int, int, int, int]:
+    """Read bits, rows, columns and samples (ITU-T T.81 B.2.2, T.87 C.2.2)."""
     at = 2
     while True:
         mark, code, length = struct.unpack_from(">BBH", data, at)
@@ -28,8 +50,8 @@ def jpeg_size(data: bytes) -> tuple[int, int, int]:
         if code == 0xFF:  # a fill byte
             at += 1
         elif code in JPEG_FRAMES:
-            _, rows, columns, samples = struct.unpack_from(">BHHB", data, at + 4)
-            return rows, columns, samples
+            bits, rows, columns, samples = struct.unpack_from(">BHHB", data, at + 4)
+            return bits, rows, columns, samples
         else:
             at += 2 + length
 
@@ -51,6 +73,58 @@ def reaches_end(data: bytes) -> bool:
             found = JPEG_MARKER.search(data, at)
             at = found.start() if found else len(data)
     return bytes((0xFF, JPEG_END)) in data[at:]  # damaged before its end: for the decoder to say
+
+
+class _LosslessScan(NamedTuple):
+    """The Huffman codes of one component of lossless JPEG: how many bits each takes, after how many values decoders
+    restart (0: never), and the byte at which the codes begin."""
+
+    bits_of: NDArray[np.uint8]
+    interval: int
+    start: int
+
+
+def _lossless_scan(data: bytes) -> _LosslessScan | None:
+    """Return the first scan of lossless JPEG with Huffman codes; None for other JPEG. May raise IndexError."""
+    tables: dict[int, NDArray[np.uint8]] = {}
+    at, interval, is_lossless = 2, 0, False
+    while at + 4 <= len(data) and data[at] == 0xFF:
+        code, stop = data[at + 1], at + 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+        if code == 0xFF:  # a fill byte
+            at += 1
+            continue
+        if code == JPEG_SCAN:
+            return _LosslessScan(tables[data[at + 6] >> 4], interval, stop) if is_lossless else None
+        if code == JPEG_TABLES:
+            at += 4
+            while at + 17 <= stop:
+                counts = np.frombuffer(data, np.uint8, 16, at + 1)
+                n = int(counts.sum())
+                tables[data[at]] = huffman.bits_of_values(counts, np.frombuffer(data, np.uint8, n, at + 17))
+                at += 17 + n
+        elif code == JPEG_INTERVAL:
+            interval = int.from_bytes(data[at + 4 : at + 6], "big")
+        is_lossless |= code == JPEG_LOSSLESS
+        at = stop
+    return None
+
+
+def has_all_values(data: bytes, n_values: int) -> bool:
+    """Tell whether lossless JPEG of one component has codes for so many values, and no more (ITU-T T.81 annex H).
+
+    libjpeg decodes what is damaged without an error, and codes that were lost or added move all that follow. JPEG of
+    other kinds, and what cannot be read, is for the decoder to say.
+    """
+    try:
+        scan = _lossless_scan(data)
+    except (LookupError, ValueError):
+        return True
+    if scan is None:
+        return True
+    end = JPEG_MARKER.search(data, scan.start)
+    coded = data[scan.start : end.start() if end else None].rstrip(b"\xff")  # fill bytes (T.81 B.1.1.2)
+    n_left = huffman.count_left(np.frombuffer(coded, np.uint8), scan.bits_of, n_values, scan.interval)
+    return 0 <= n_left < SPARE_BITS
 
 
 def jpeg_2000_size(data: bytes) -> tuple[int, int, int]:

@@ -68,13 +68,15 @@ class Aside(NamedTuple):
 class Contents:
     """Slices and damage by SeriesInstanceUID, and files set aside.
 
-    Damage is under the empty UID where the file's series cannot be read. `foreign` has an object that is no CT image,
+    Damage is under the empty UID where the file's series cannot be read, and in `cut` for files that end soon after
+    it: then it may be the beginning of a UID. `foreign` has an object that is no CT image,
     by SeriesInstanceUID; `strays` are files that are no DICOM, by name. `held_bytes` is the memory that the slices
     keep: of files that are compressed as a whole, what they hold.
     """
 
     slices: dict[str, list[Slice]] = field(default_factory=dict)
     damage: dict[str, Refusal] = field(default_factory=dict)
+    cut: dict[str, Refusal] = field(default_factory=dict)
     aside: list[Aside] = field(default_factory=list)
     foreign: dict[str, Refusal] = field(default_factory=dict)
     strays: dict[str, Refusal] = field(default_factory=dict)
@@ -86,7 +88,8 @@ class Contents:
         A file that is no DICOM may have been a slice if it is named as one, or as those of the series are. Where these
         have nothing in common, as numbers of hexadecimal digits, any file with their suffix is.
         """
-        found = self.damage.get(uid) or self.damage.get("") or self.foreign.get(uid)
+        cut = next((refusal for start, refusal in self.cut.items() if uid.startswith(start)), None)
+        found = self.damage.get(uid) or self.damage.get("") or cut or self.foreign.get(uid)
         if found or not self.strays:
             return found
         slices = [s.name for s in self.slices.get(uid, ())]
@@ -105,9 +108,14 @@ class Contents:
         named = (n for n in strays if _is_named_as_slice(n) or shapes[shape_of(n)] >= SEVERAL)
         return self.strays.get(next(named, ""))
 
+    def all_damage(self) -> list[Refusal]:
+        """Return what is wrong with files of slices, one refusal per series."""
+        return [*self.damage.values(), *self.cut.values()]
+
     def uids(self) -> list[str]:
         """Return the UIDs of all series, sorted; damage under the empty UID is a series only if there is no other."""
-        found = {*self.slices, *self.damage}
+        whole = {*self.slices, *self.damage}
+        found = whole | {start for start in self.cut if not any(uid.startswith(start) for uid in whole)}
         if len(found) > 1 and "" not in self.slices:
             found.discard("")
         return sorted(found)
@@ -152,7 +160,8 @@ class Contents:
         try:
             slices = [s if with_pixels else replace(s, data=b"") for s in read_slices(header, name)]
         except Refusal as refusal:
-            self.damage.setdefault(uid, refusal)
+            is_cut = "Rows" not in header and "PixelData" not in header
+            (self.cut if is_cut else self.damage).setdefault(uid, refusal)
         else:
             self.slices.setdefault(uid, []).extend(slices)
             self.held_bytes += _bytes_held(slices)

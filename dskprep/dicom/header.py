@@ -188,9 +188,12 @@ def _convert(element: RawDataElement, context: tuple[RawDataElement, ...]) -> At
 
 def _any_attributes(content: bytes) -> Attributes:
     """Return the values of any file that pydicom can read. Raises whatever a damaged byte leads pydicom to."""
-    dataset = pydicom.dcmread(_Elements(content), force=True, specific_tags=_READ_TAGS)
+    file = _Elements(content)
+    dataset = pydicom.dcmread(file, force=True, specific_tags=_READ_TAGS)
     header = _attributes(dataset)
     pixels = header.get("PixelData") or b""
+    if file.zeros and not pixels:
+        raise ValueError(file.zeros)
     are_words = not dataset.original_encoding[1] and pixels and dataset["PixelData"].VR == "OW"
     if are_words and header.get("BitsAllocated") == 8 and len(pixels) % 2 == 0:
         header["PixelData"] = swapped_words(memoryview(pixels))  # PS3.5, annex A.3
@@ -206,13 +209,17 @@ class _Elements(io.BytesIO):
     pydicom takes each eight of them for an element, and so needs ten seconds for 50 MB.
     """
 
+    zeros = ""  # set where nothing but zeros follow: they may also fill a whole file up to a block
     _last = b""
 
     def read(self, size: int | None = -1, /) -> bytes:
         """Read as BytesIO does; raise ValueError for a second eight zeros, of which one can be a value."""
         last, self._last = self._last, super().read(size)
         if last == self._last == NO_ELEMENT:
-            raise ValueError(f"zeros stand before byte {self.tell()}, where an element should begin")
+            self.zeros = f"zeros stand before byte {self.tell()}, where an element should begin"
+            if super().read().strip(b"\0"):
+                raise ValueError(self.zeros)
+            return b""
         return self._last
 
 
@@ -250,6 +257,8 @@ def read_object(content: bytes) -> tuple[pydicom.Dataset, Bytes]:
     file = _Elements(content)
     with warnings.catch_warnings(action="ignore"), pydicom.config.disable_value_validation():
         dataset = pydicom.dcmread(file, force=True, stop_before_pixels=True)
+        if file.zeros:
+            raise ValueError(file.zeros)
         dataset.file_meta.TransferSyntaxUID = UID(_transfer_syntax(dataset))
     start, length = _pixel_data_at(content, file.tell(), dataset) or (len(content), 0)
     pixels = memoryview(content)[start : None if length == UNDEFINED_LENGTH else start + length]

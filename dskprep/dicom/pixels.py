@@ -42,10 +42,8 @@ DECODERS: dict[str, Callable[[bytes], Any]] = {
 }
 """The decoder of each compressed transfer syntax but RLE, whose decoder needs the pixels' type and size."""
 
-NEAR_TOP = 0.95
-"""Values above this share of the largest that BitsStored can hold show that they go on beyond it."""
 MATCH = 0.1
-"""Pixels match those beside them if their means differ by less than this share of what BitsStored can hold."""
+"""Pixels match those beside them if they mostly differ by less than this share of what BitsStored can hold."""
 MAX_EDGE = 10_000
 """Most rows or columns of a slice. Scanners reconstruct 2048 at most, so more come from a damaged header."""
 
@@ -119,6 +117,7 @@ def _decompress(data: bytes, layout: PixelFormat, where: str) -> NDArray[Any]:
         raise Refusal("truncated", f"{where}: the JPEG 2000 data end before their last tile does")
     if syntax != RLE:
         _check_stream(data, layout, where)
+    is_damaged = syntax in JPEG and not codestream.has_all_values(data, layout.rows * layout.columns)
     try:
         if syntax == RLE:
             dtype = np.dtype(f"{'i' if layout.is_signed else 'u'}{layout.bits_allocated // 8}")
@@ -134,6 +133,9 @@ def _decompress(data: bytes, layout: PixelFormat, where: str) -> NDArray[Any]:
         ) from error
     except Exception as error:  # each codec of imagecodecs has an error class of its own
         raise Refusal("undecodable-pixels", f"{where}: cannot decode transfer syntax {syntax}: {error}") from error
+    # libjpeg reads on in lossless data of which some are lost: then there is noise, which few bits cannot hold
+    if is_damaged or (syntax in JPEG and int(values.max(initial=0)) >> codestream.jpeg_bits(data)):
+        raise Refusal("undecodable-pixels", f"{where}: the lossless JPEG data are damaged: codes are lost or wrong")
     if values.size != layout.rows * layout.columns or values.dtype.kind not in "iu":
         raise Refusal(
             "undecodable-pixels",
@@ -157,26 +159,20 @@ def _check_stream(data: bytes, layout: PixelFormat, where: str) -> None:
         )
 
 
-def _has_foreign_bits(values: NDArray[Any], bits: int) -> bool:
+def _are_foreign_bits(is_beyond: NDArray[np.bool_], values: NDArray[Any], lower: NDArray[Any], bits: int) -> bool:
     """Tell whether bits above BitsStored hold something else, such as an overlay that the header does not declare.
 
-    They belong to the values if these hold one or two numbers, which is padding; if the values below come near to the
-    largest that BitsStored can hold, so that it was declared too small; or if the pixels would not match those beside
-    them without these bits, as metal would not.
+    `is_beyond` has the pixels in which they are in use, and `lower` the values without them. They belong to the values
+    if these hold one or two numbers, which is padding, or if the pixels would not match those beside them without these
+    bits, as metal would not.
     """
-    top = 1 << bits
-    if int(values.max()) < top:
+    beyond = values[is_beyond]
+    if not ((beyond != beyond.min()) & (beyond != beyond.max())).any():
         return False
-    is_beyond = values >= top
-    within = values[~is_beyond]
-    beside = np.zeros_like(is_beyond)
-    beside[:, 1:] |= is_beyond[:, :-1]
-    beside[:, :-1] |= is_beyond[:, 1:]
-    beside &= ~is_beyond
-    if not beside.any() or len(np.unique(values[is_beyond])) <= 2 or int(within.max()) >= NEAR_TOP * top:
-        return False
-    lower = (values[is_beyond] & values.dtype.type(top - 1)).mean()
-    return abs(float(values[beside].mean() - lower)) < MATCH * top
+    wide = lower.astype(np.int64)
+    steps = [np.abs(np.diff(wide, axis=k))[np.diff(is_beyond, axis=k)] for k in (0, 1)]
+    edges = np.concatenate(steps)
+    return bool(len(edges)) and float(np.median(edges)) < MATCH * (1 << bits)
 
 
 def _lacks_sign(values: NDArray[Any], bits: int) -> bool:
@@ -197,26 +193,41 @@ def _apply_format(values: NDArray[Any], layout: PixelFormat, where: str) -> NDAr
     bits, width = layout.bits_stored, 8 * values.itemsize
     shift = layout.high_bit + 1 - bits
     values = values.astype(values.dtype.newbyteorder("="), copy=False)
-    if layout.has_overlay and layout.transfer_syntax in NATIVE:
+    if layout.has_overlay:
         values = values.view(f"u{values.itemsize}")
-        values = values & values.dtype.type(((1 << bits) - 1) << shift)
+        values = values & values.dtype.type(((1 << bits) - 1) << shift & ((1 << width) - 1))
     if shift > 0:
         if (values & values.dtype.type((1 << shift) - 1)).any():
             raise Refusal("undecodable-pixels", f"{where}: there are bits in use below those that HighBit declares")
         values = values >> shift
-    if layout.is_signed and bits <= width:
-        is_decoded = values.dtype.kind == "u"
-        if is_decoded or _lacks_sign(values, bits):
-            stored = values.view(f"i{values.itemsize}")
-            values = (stored << (width - bits)) >> (width - bits)  # repeats the sign bit
-            if not is_decoded and stored.min() < 0:
-                values = np.where(stored < 0, stored, values)  # padding
-    elif not layout.is_signed and values.dtype.kind == "u" and bits < width and _has_foreign_bits(values, bits):
-        values = values & values.dtype.type((1 << bits) - 1)
-    elif not layout.is_signed and values.dtype.kind == "i":
-        values = values.view(f"u{values.itemsize}")
-        values = values & values.dtype.type((1 << min(bits, width)) - 1)
+    if layout.is_signed:
+        return _signed(values, bits) if bits <= width else values
+    unsigned = values.view(f"u{values.itemsize}")
+    lower: NDArray[Any] = unsigned & unsigned.dtype.type((1 << min(bits, width)) - 1)
+    if values.dtype.kind == "i":
+        return lower
+    if bits < width and int(values.max()) >> bits:
+        is_beyond = values != lower
+        values = lower if _are_foreign_bits(is_beyond, values, lower, bits) else values
     return values
+
+
+def _signed(values: NDArray[Any], bits: int) -> Any:
+    """Return values of so many bits, of which the highest is the sign, with this sign."""
+    half, spare = 1 << (bits - 1), 8 * values.itemsize - bits
+    stored = values.view(f"i{values.itemsize}")
+    if values.dtype.kind == "u":
+        return (stored << spare) >> spare  # repeats the sign bit
+    if spare == 0 or (-half <= int(stored.min()) and int(stored.max()) < half):
+        return stored
+    repeated = (stored << spare) >> spare
+    if _lacks_sign(stored, bits):
+        is_beyond, meant = stored < 0, repeated
+    else:
+        is_beyond, meant = stored != repeated, stored
+    if is_beyond.any():
+        return repeated if _are_foreign_bits(is_beyond, stored, repeated, bits) else np.where(is_beyond, stored, meant)
+    return meant
 
 
 def swapped_words(pixels: memoryview) -> bytes:

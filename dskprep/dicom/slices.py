@@ -130,6 +130,10 @@ def _read_format(header: Attributes, name: str) -> PixelFormat:
         raise Refusal("not-hu", f"{name}: expected one grey value per pixel, found colour ({photometric:.16})")
     allocated = int(_number(header, "BitsAllocated", name))
     stored = int(_number(header, "BitsStored", name, default=float(allocated)))
+    representation = int(_number(header, "PixelRepresentation", name))
+    if representation not in (0, 1):
+        message = f"{name}: expected PixelRepresentation 0 or 1 (signed), found {representation}"
+        raise Refusal("undecodable-pixels", message)
     pixel_format = PixelFormat(
         transfer_syntax=header["TransferSyntaxUID"],
         rows=int(_number(header, "Rows", name)),
@@ -137,7 +141,7 @@ def _read_format(header: Attributes, name: str) -> PixelFormat:
         bits_allocated=allocated,
         bits_stored=stored,
         high_bit=int(_number(header, "HighBit", name, default=stored - 1.0)),
-        is_signed=bool(_number(header, "PixelRepresentation", name)),
+        is_signed=representation == 1,
         has_overlay=header.get("HasOverlayBits", False),
     )
     is_size_possible = 2 <= pixel_format.rows <= MAX_EDGE and 2 <= pixel_format.columns <= MAX_EDGE

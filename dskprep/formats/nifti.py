@@ -51,8 +51,9 @@ def _read(kind: Any, head: bytes, where: str, *, is_compressed: bool) -> Header:
         raise Refusal("missing-attribute", f"{where}: expected a place, found neither sform nor qform")
     if unit is None:
         raise damaged(where, f"expected metres, mm or micrometres in xyzt_units, found {int(found['xyzt_units'])}")
-    if not 0 <= skip <= MAX_SKIP:
-        raise damaged(where, f"expected voxels soon after the header, found vox_offset {skip}")
+    least = kind.template_dtype.itemsize + 4  # four bytes that tell of extensions follow the header
+    if not least <= skip <= MAX_SKIP:
+        raise damaged(where, f"expected voxels soon after the header, at {least} or later, found vox_offset {skip}")
     shape = three_axes(sizes, where)
     lps = RAS_TO_LPS * UNITS_MM[unit]
     return Header(

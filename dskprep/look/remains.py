@@ -179,7 +179,7 @@ class _Pile:
         for uid, slices in contents.slices.items():
             self.found[uid, Trust.PLACE if slices[0].doubt else Trust.HU] += slices
         is_localizer = any(aside.kind == "localizer" for aside in contents.aside)
-        if contents.damage or is_localizer:
+        if contents.all_damage() or is_localizer:
             with warnings.catch_warnings(action="ignore"):  # pydicom warns of values that break the standard
                 self._add_untrusted(name, content, self.localizers if is_localizer else self.found)
 

@@ -285,7 +285,7 @@ def _slice_like(expected: Slice, name: str, content: bytes) -> Slice:
         if found.name == expected.name and is_like:
             return found
     raise next(
-        iter(contents.damage.values()),
+        iter(contents.all_damage()),
         Refusal("source-changed", f"{expected.name}: is not the slice that its header promised; run again"),
     )
 

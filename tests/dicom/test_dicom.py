@@ -46,7 +46,7 @@ PIXELS = np.arange(12 * 16, dtype=np.int16).reshape(12, 16)
 
 def slice_of(content: bytes) -> Slice:
     contents = read([("IM1.dcm", content)])
-    assert contents.damage == {}
+    assert contents.all_damage() == []
     assert contents.aside == []
     ((one,),) = contents.slices.values()
     return one
@@ -56,7 +56,7 @@ def damage_of(content: bytes, name: str = "IM1.dcm", frame: str = "") -> Refusal
     contents = read([(name, content)])
     assert contents.slices == {}
     assert contents.aside == []
-    (refusal,) = contents.damage.values()
+    (refusal,) = contents.all_damage()
     assert refusal.message.startswith(f"{name}{frame}: ")
     assert "\n" not in refusal.message
     assert len(refusal.message) < 400
@@ -65,7 +65,7 @@ def damage_of(content: bytes, name: str = "IM1.dcm", frame: str = "") -> Refusal
 
 def aside_of(content: bytes, name: str = "IM1.dcm") -> tuple[str, str]:
     contents = read([(name, content)])
-    assert (contents.slices, contents.damage) == ({}, {})
+    assert (contents.slices, contents.all_damage()) == ({}, [])
     (aside,) = contents.aside
     assert aside.name == name
     return aside.kind, aside.detail
@@ -205,7 +205,7 @@ def test_what_slices_keep_in_memory_counts_all_that_their_files_hold() -> None:
         assert len(content) < 20_000
         contents = read([("1.dcm", content)])
         assert contents.held_bytes >= 1 << 20
-        assert not contents.damage
+        assert not contents.all_damage()
 
 
 @pytest.mark.parametrize(
@@ -236,7 +236,7 @@ def test_pixels_that_are_no_bytes_are_damage(vr: str) -> None:
     short = content[:at] + b"\xe0\x7f\x10\x00" + vr.encode() + len(value).to_bytes(2, "little") + value
     for whole in (short, short[132:]):  # and without its mark and File Meta Information, which pydicom reads
         contents = read([("IM1.dcm", whole)])
-        assert len(contents.slices) + len(contents.damage) == 1
+        assert len(contents.slices) + len(contents.all_damage()) == 1
 
 
 @pytest.mark.parametrize("content", [b"", b"hello", b"\x89PNG\r\n" + bytes(500), bytes(range(256)) * 40])
@@ -248,6 +248,41 @@ def test_other_files_are_set_aside(content: bytes) -> None:
 
 
 GOOD = [(f"a/IM{k:04}.dcm", ct_file(PIXELS, (0, 0, k))) for k in range(12)]
+
+
+def in_syntax(syntax: str) -> bytes:
+    dataset = ct_dataset(PIXELS)
+    if syntax == RLELossless:
+        dataset.compress(syntax)
+    else:
+        dataset.file_meta.TransferSyntaxUID = syntax
+    return saved(dataset)
+
+
+@pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, ExplicitVRLittleEndian, RLELossless])
+@pytest.mark.parametrize("n_bytes", [1, 8, 17, 2048])
+def test_zeros_that_fill_a_whole_file_up_to_a_block_do_no_harm(n_bytes: int, syntax: str) -> None:
+    content = in_syntax(syntax)
+    whole, padded = slice_of(content), slice_of(content + bytes(n_bytes))
+    assert (padded.data, padded.plane) == (whole.data, whole.plane)
+
+
+@pytest.mark.parametrize("n_digits", [1, 4, 9])
+def test_a_slice_that_is_cut_within_its_series_uid_may_be_of_each_series_that_begins_so(n_digits: int) -> None:
+    cut = ct_file(PIXELS, (0, 0, 12))
+    at = cut.index(b"\x20\x00\x0e\x00UI") + 8
+    contents = read([*GOOD, ("a/IM0012.dcm", cut[: at + n_digits])])
+    refusal = contents.flaw(UID)
+    assert refusal is not None
+    assert (refusal.reason, refusal.message[:13]) == ("truncated", "a/IM0012.dcm:")
+    assert contents.uids() == [UID]
+
+
+@pytest.mark.parametrize("representation", [2, 0x2020, 0xFFFF])
+def test_pixels_that_are_neither_signed_nor_unsigned_are_refused(representation: int) -> None:
+    refusal = damage_of(ct_file(PIXELS, PixelRepresentation=representation))
+    assert refusal.reason == "undecodable-pixels"
+    assert f"expected PixelRepresentation 0 or 1 (signed), found {representation}" in refusal.message
 
 
 def test_zeros_instead_of_elements_are_not_read_one_by_one() -> None:
@@ -369,19 +404,14 @@ def test_a_slice_without_class_and_series_is_one_by_its_modality() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, ExplicitVRLittleEndian, RLELossless])
 def test_a_file_cut_anywhere_never_passes(syntax: str) -> None:
-    dataset = ct_dataset(PIXELS)
-    if syntax == RLELossless:
-        dataset.compress(syntax)
-    else:
-        dataset.file_meta.TransferSyntaxUID = syntax
-    content = saved(dataset)
+    content = in_syntax(syntax)
     slice_of(content)
     end = len(content) - (8 if syntax == RLELossless else 0)  # a lost sequence delimiter costs nothing
     for length in range(132, end):
         contents = read([("IM1", content[:length])])
         assert contents.slices == {}, length
         assert contents.aside == [], length
-        (refusal,) = contents.damage.values()
+        (refusal,) = contents.all_damage()
         assert refusal.reason in ("truncated", "missing-attribute"), length
 
 
@@ -548,7 +578,7 @@ def test_no_damaged_byte_raises(whole: bytes, data: st.DataObject) -> None:
         content[place] = value
     contents = read([("IM1", bytes(content))])
     n_slices = sum(map(len, contents.slices.values()))
-    assert bool(n_slices) + len(contents.damage) + len(contents.aside) == 1
+    assert bool(n_slices) + len(contents.all_damage()) + len(contents.aside) == 1
 
 
 # Enhanced CT
@@ -625,7 +655,7 @@ def test_real_files_that_are_no_slices_are_set_aside(
     data_folder: DataFolder, name: str, kind: str, detail: str
 ) -> None:
     contents = outcome(data_folder, name)
-    assert (contents.slices, contents.damage) == ({}, {})
+    assert (contents.slices, contents.all_damage()) == ({}, [])
     assert [(a.kind, a.detail) for a in contents.aside] == [(kind, detail)]
 
 

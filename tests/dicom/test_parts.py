@@ -71,7 +71,7 @@ def test_a_slice_of_a_million_items_is_refused_in_little_memory(length: str) -> 
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 60_000_000  # of which the file, in several copies, is half
-    (damage,) = contents.damage.values()
+    (damage,) = contents.all_damage()
     assert "expected at most 131" in damage.message
     assert "elements in an image of 8000" in damage.message
 

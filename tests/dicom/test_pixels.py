@@ -108,11 +108,48 @@ def test_bits_beyond_the_declared_12_that_belong_to_something_else_are_left_out(
     assert (stored_values(data, layout_of(EXPLICIT, bits=12, signed=False), "") == image).all()
 
 
-def test_metal_beyond_the_declared_12_bits_stays_metal() -> None:
+@pytest.mark.parametrize("bit", [12, 14, 15])
+@pytest.mark.parametrize("syntax", [EXPLICIT, RLE])
+@pytest.mark.parametrize("is_extended", [True, False], ids=["sign repeated", "sign once"])
+def test_an_overlay_that_nothing_declares_is_left_out_of_signed_values(
+    syntax: str, bit: int, is_extended: bool
+) -> None:
+    image = smooth(-1500, 2000)
+    stored = image & (0xFFFF if is_extended else 0xFFF)
+    stored[5:15, 5:20] |= 1 << bit
+    stored[:, 30] |= 1 << bit
+    data = rle(stored) if syntax == RLE else stored.astype("<u2").tobytes()
+    assert (stored_values(data, layout_of(syntax, bits=12), "") == image).all()
+
+
+@pytest.mark.parametrize("signed", [True, False])
+@pytest.mark.parametrize("bit", [12, 15])
+@pytest.mark.parametrize("syntax", [RLE, JPEG_2000, JPEG_LS, JPEG_LOSSLESS])
+def test_a_declared_overlay_is_left_out_of_compressed_values(syntax: str, bit: int, signed: bool) -> None:
+    image = smooth(-1500, 2000) if signed else smooth(0, 4095)
+    stored = image & 0xFFFF
+    stored[::2] |= 1 << bit
+    data = rle(stored) if syntax == RLE else encoded(syntax, stored, 16)
+    layout = PixelFormat(syntax, ROWS, COLUMNS, 16, 12, 11, signed, has_overlay=True)
+    assert (stored_values(data, layout, "") == image).all()
+
+
+def test_a_filled_block_beyond_the_12_bits_is_left_out_though_metal_stands_beside_it() -> None:
+    image = smooth(0, 2000)
+    image[2:4, 2:4] = 4095
+    stored = image.copy()
+    stored[5:, 5:20] |= 1 << 12
+    data = stored.astype("<u2").tobytes()
+    assert (stored_values(data, layout_of(EXPLICIT, bits=12, signed=False), "") == image).all()
+
+
+@pytest.mark.parametrize("signed", [True, False])
+def test_metal_beyond_the_declared_12_bits_stays_metal(signed: bool) -> None:
     image = smooth(900, 1100)
     image[10:13, 10:16] = [3000, 4200, 5000, 5200, 4300, 2800]  # its rim, and no value near 4095
+    image[20:, 20:] = smooth(-1000, -900)[20:, 20:] if signed else 5
     data = image.astype("<u2").tobytes()
-    assert (stored_values(data, layout_of(EXPLICIT, bits=12, signed=False), "") == image).all()
+    assert (stored_values(data, layout_of(EXPLICIT, bits=12, signed=signed), "") == image).all()
 
 
 def test_values_stored_in_the_upper_bits_are_shifted_down() -> None:
@@ -176,6 +213,50 @@ def test_jpeg_lossless_of_any_precision(bits: int) -> None:
     negative = smooth(-(1 << (bits - 1)), (1 << (bits - 1)) - 1)
     data = encoded(JPEG_LOSSLESS, negative & ((1 << bits) - 1), bits)
     assert (stored_values(data, layout_of(JPEG_LOSSLESS, bits=bits), "") == negative).all()
+
+
+@pytest.mark.parametrize("damage", ["a hole", "lost bytes", "cut, with an end marker"])
+@pytest.mark.parametrize("bits", [12, 16])
+def test_jpeg_lossless_that_has_lost_some_is_refused(bits: int, damage: str) -> None:
+    noise = np.random.default_rng(0).integers(-40, 40, (ROWS, COLUMNS))
+    whole = encoded(JPEG_LOSSLESS, smooth(100, 3900) + noise, bits)
+    at = len(whole) // 3
+    rest = {"a hole": bytes(64) + whole[at + 64 :], "lost bytes": whole[at + 64 :]}.get(damage, b"\xff\xd9")
+    refusal = refusal_of(whole[:at] + rest, layout_of(JPEG_LOSSLESS, bits=12, signed=False))
+    assert refusal.reason == "undecodable-pixels"
+    assert "codes are lost or wrong" in refusal.message
+
+
+def with_restarts(image: np.ndarray) -> bytes:
+    """Lossless JPEG (T.81 annex H) of 16 bits with codes of 5 and 6 bits, and a restart after each row."""
+    head = bytes.fromhex("ffd8 ffc3000b10") + struct.pack(">HH", *image.shape) + bytes.fromhex("01011100")
+    head += (
+        bytes.fromhex("ffc40024 00") + bytes([0] * 4 + [15, 2] + [0] * 10) + bytes(range(17))
+    )  # codes of 5 and 6 bits
+    head += bytes.fromhex("ffdd0004") + struct.pack(">H", image.shape[1]) + bytes.fromhex("ffda0008 0101000100 00")
+    rows = []
+    for row in image.tolist():
+        text = ""
+        for value, before in zip(row, [1 << 15, *row], strict=False):
+            step = (value - before + (1 << 15)) % (1 << 16) - (1 << 15)
+            category = abs(step).bit_length()
+            text += f"{category:05b}" if category < 15 else f"{category + 15:06b}"
+            text += f"{step if step >= 0 else step + (1 << category) - 1:0{category}b}" if category % 16 else ""
+        text += "1" * (-len(text) % 8)
+        rows.append(int(text, 2).to_bytes(len(text) // 8).replace(b"\xff", b"\xff\x00"))
+    marked = [row + bytes([0xFF, 0xD0 + k % 8]) for k, row in enumerate(rows[:-1])]
+    return head + b"".join([*marked, rows[-1]]) + b"\xff\xd9"
+
+
+def test_jpeg_lossless_that_restarts_is_read_and_damage_of_it_seen() -> None:
+    image = smooth(0, 65535)
+    whole = with_restarts(image)
+    layout = layout_of(JPEG_LOSSLESS, bits=16, signed=False)
+    assert (imagecodecs.jpeg8_decode(whole) == image).all()  # so it is one
+    assert (stored_values(whole, layout, "") == image).all()
+    assert (stored_values(whole[:-2] + b"\xff\xff\xff\xd9", layout, "") == image).all()  # fill bytes
+    at = len(whole) // 2
+    assert refusal_of(whole[:at] + whole[at + 9 :], layout).reason == "undecodable-pixels"
 
 
 @pytest.mark.parametrize("predictor", range(1, 8))

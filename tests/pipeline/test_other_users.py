@@ -47,7 +47,10 @@ async def main(seconds, *ports):
 
 print(json.dumps(asyncio.run(main(*sys.argv[1:]))))
 """
-"""Speaks to each port as a client of Dask does, without TLS and with a certificate of its own, for so many seconds; prints the answers."""
+"""Speaks to each port as a client of Dask does, for so many seconds; prints the answers.
+
+It does so without TLS, and with a certificate of its own.
+"""
 
 READ = """
 import os, sys

@@ -868,7 +868,7 @@ def test_real_volumes_are_as_recorded(data_folder: DataFolder, name: str) -> Non
     folder, expected = data_folder.volumes / name, data_folder.expected_volumes[name]
     files = [file for file in files_in(folder) if not file[0].endswith(".txt")]
     contents = read(files)
-    assert contents.damage == {}
+    assert contents.all_damage() == []
     acquired = assembly.assemble(contents.slices[expected["series_uid"]])
     found = acquired.decode()
     assert list(found.volume.shape) == expected["shape_zyx"]
@@ -1024,7 +1024,7 @@ def test_real_folders_that_hold_no_volume_are_refused(
     data_folder: DataFolder, name: str, reason: str, words: str
 ) -> None:
     contents = read([file for file in files_in(data_folder.tricky / name) if not file[0].endswith(".txt")])
-    assert contents.damage == {}
+    assert contents.all_damage() == []
     for slices in contents.slices.values():
         with pytest.raises(Refusal) as caught:
             assembly.assemble(slices, min_slices=3)
@@ -1035,7 +1035,7 @@ def test_real_folders_that_hold_no_volume_are_refused(
 def test_a_real_study_without_file_extensions_gives_its_axial_series(data_folder: DataFolder) -> None:
     folder = data_folder.tricky / "mixed_philips_study"
     contents = read([file for name in ("S1000", "S2010", "S4010") for file in files_in(folder / name)])
-    assert contents.damage == {}
+    assert contents.all_damage() == []
     ((slices),) = contents.slices.values()
     found = assembly.assemble(slices).decode()
     assert found.volume.shape == (28, 512, 512)
