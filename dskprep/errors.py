@@ -76,7 +76,7 @@ WARNINGS = {
     "derived-slices": "the slices were computed from others (MIP, MPR, mean), not reconstructed",
     "hu-from-values": "the header leaves open whether the values are HU; the values show that they are",
     "hu-implausible": "the values cannot be Hounsfield units; the settings accept them",
-    "blank-slices": "slices hold one value everywhere, and not that of air",
+    "blank-slices": "slices hold one value everywhere (if it is that of air: between slices that hold more)",
     "one-of-several-series": "the folder holds several CT series; each is written under its own key",
     "several-patients": "the input holds series of several patients; each is written under its own key",
     "chosen-by-tie": "the rules of the settings prefer no series of the study or patient; a digest decided",

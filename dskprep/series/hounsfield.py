@@ -90,10 +90,26 @@ def find_fills(hu: NDArray[np.int16], declared_hu: tuple[int, int] | None) -> se
     return {each for each in found if each is not None}
 
 
-def is_blank(hu: NDArray[np.int16]) -> bool:
-    """Tell whether a slice (y, x) holds one value everywhere, which is not that of air."""
-    value = int(hu[0, 0])
-    return not _is_air(value, value) and _find_corner_value(hu) is not None and int(hu.min()) == int(hu.max())
+class Blanks:
+    """How many slices of a series hold one value everywhere, as its slices come in order.
+
+    Slices of air do not count before and after all that hold more: some exports put space round a body.
+    """
+
+    def __init__(self) -> None:
+        self.n = 0
+        self._n_air, self._has_begun = 0, False
+
+    def add(self, hu: NDArray[np.int16]) -> None:
+        """Look at the next slice (y, x), not yet marked."""
+        value = int(hu[0, 0])
+        if not ((hu[len(hu) // 2] == value).all() and (hu == value).all()):  # one row tells of most slices
+            self.n += self._n_air
+            self._n_air, self._has_begun = 0, True
+        elif _is_air(value, value):
+            self._n_air += self._has_begun
+        else:
+            self.n += 1
 
 
 def _is_air(low: int, high: int) -> bool:

@@ -98,7 +98,7 @@ class Decoded:
         self.grid, self.first_gap_mm = found.grid, found.first_gap_mm
         self._layout, self._warnings, self._to_hu = found._layout, found.warnings, found._to_hu
         self._encoded: Iterator[Stored] | None = encoded
-        self._n_encoded, self._n_clipped, self._n_blank = found.n_slices, 0, 0
+        self._n_encoded, self._n_clipped, self._blanks = found.n_slices, 0, hounsfield.Blanks()
         self._sha256, self._histograms = hashlib.sha256(), Histograms()
         self._doubt, self._check_hu = found._doubt, found._check_hu
         self._check_values, self._check_order = found._check_values, found._check_order
@@ -155,7 +155,7 @@ class Decoded:
         self._sha256.update(hu.astype("<i2", copy=False).data)
         self._n_encoded -= 1
         declared = hounsfield.padding_in_hu(s.padding, s.slope, s.intercept)
-        self._n_blank += hounsfield.is_blank(hu)
+        self._blanks.add(hu)
         self._histograms.of(s.slope, s.intercept).add(hu, hounsfield.find_fills(hu, declared))
         if self._to_hu is not None:
             self._to_hu(s.values, s.slope, s.intercept, hu)
@@ -191,7 +191,7 @@ class Decoded:
     def warnings(self) -> tuple[str, ...]:
         """Words of docs/reasons.md; raises RuntimeError unless all planes have been taken."""
         self._check_all_taken()
-        seen = (("hu-clipped", self._n_clipped), ("blank-slices", self._n_blank))
+        seen = (("hu-clipped", self._n_clipped), ("blank-slices", self._blanks.n))
         return (*self._warnings, *(word for word, n in seen if n))
 
     def _check_all_taken(self) -> None:

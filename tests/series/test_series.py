@@ -706,6 +706,15 @@ def test_blank_slices_are_said() -> None:
     assert decoded(ct_files(hu, RescaleIntercept=0)).warnings == ("blank-slices",)
 
 
+@pytest.mark.parametrize("air", [-1024, -1000])
+def test_slices_of_air_are_blank_between_others_and_space_at_the_ends(air: int) -> None:
+    hu = chest()
+    hu[:2], hu[-3:] = air, air
+    assert decoded(ct_files(hu, RescaleIntercept=0)).warnings == ()
+    hu[4] = air  # as of a file that was made, and never filled
+    assert decoded(ct_files(hu, RescaleIntercept=0)).warnings == ("blank-slices",)
+
+
 def test_several_stacks_in_one_enhanced_object_give_the_longest() -> None:
     stored = distinct(9, 6, 7)
     positions = [(-10, -20, -30 + 2 * k) for k in (0, 1, 2, 3, 0, 1, 2, 3, 4)]
