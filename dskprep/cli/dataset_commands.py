@@ -64,7 +64,7 @@ def verify(target: str, forget: bool, dry_run: bool, as_json: bool) -> int:
         volumes |= {finding.key} if finding.is_of_volume else set()
         n_sources += finding.labels is not None
         n_others += not finding.is_of_volume and finding.labels is None
-        if finding.faults or finding.additions:
+        if finding.faults or finding.additions or finding.unrecorded:
             findings.append(finding)
             for line in () if as_json else _describe_finding(finding):
                 terminal.say(line)
@@ -86,7 +86,8 @@ def verify(target: str, forget: bool, dry_run: bool, as_json: bool) -> int:
         "other_damaged_records": n_others,
     }
     if as_json:
-        found = [{"key": f.key, "faults": f.faults, "additions": f.additions} for f in findings]
+        parts = ("key", "faults", "additions", "unrecorded")
+        found = [{part: getattr(finding, part) for part in parts} for finding in findings]
         terminal.say_json({**counts, "findings": found, "would_delete" if dry_run else "deleted": names})
         return EXIT_SOME_NOT_WRITTEN if faulty else EXIT_CLEAN
     others = f"; other damaged records: {n_others}" if n_others else ""
@@ -111,12 +112,14 @@ def verify(target: str, forget: bool, dry_run: bool, as_json: bool) -> int:
 
 
 def _describe_finding(finding: Finding) -> Iterator[str]:
-    """Yield a line for each fault, and one for what others added."""
+    """Yield a line for each fault, one for what others added, and one for each label that no record has."""
     for fault in finding.faults:
         yield f"{finding.key}: {fault}"
     if added := finding.additions:
         more = f" and {n_of(len(added) - 1, 'more object')}" if len(added) > 1 else ""
         yield f"{finding.key}: {added[0]}{more}: not dskprep's; left as it is"
+    for label in finding.unrecorded:
+        yield f"{finding.key}: label {label}: no record has it; if no annotate is under way, annotate its file again"
 
 
 @click.command(short_help="Bring the metadata of a dataset to OME-Zarr 0.6.")

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 
 from dskprep import keys, storage
 from dskprep.dataset import annotations as annotations_of
-from dskprep.dataset import claims, label_store, own, store
+from dskprep.dataset import claims, label_store, layout, own, store
 from dskprep.dataset.label_record import name_of
 from dskprep.errors import DamagedDataset
 
@@ -85,10 +85,19 @@ def clean(
             if not is_trial:
                 cleaned.add(owner)
                 storage.delete(target, names)
+                _list_labels(target, names)
             yield from names
     finally:
         harmed = _withdraw(target, cleaned - {""})
     yield from harmed
+
+
+def _list_labels(target: str, deleted: Iterable[str]) -> None:
+    """Write the list of labels of the volume of a label whose objects were deleted."""
+    for path in deleted:
+        folder, _, name = path.removeprefix("volumes/").partition("/")
+        if layout.label_of(name) not in ("", "lungs"):
+            label_store.write_list(target, folder.removesuffix(".zarr"))
 
 
 def refuse_volumes(target: str, way_on: str) -> None:

@@ -16,6 +16,8 @@ from dskprep.volume import Grid, Triple
 
 VERSIONS = ("0.5", "0.6")
 """Versions of OME-Zarr that are written."""
+LIST = "labels/zarr.json"
+"""Where below a volume its labels are listed: the metadata of their group."""
 ORIENTATION = ("inferior-to-superior", "anterior-to-posterior", "right-to-left")
 """The directions of the patient's z, y and x, in the words of OME-Zarr's RFC 4."""
 INTRINSIC, PATIENT = "intrinsic", "LPS"
@@ -183,6 +185,15 @@ def labels_json(names: Iterable[str], version: str) -> bytes:
     """Return the metadata of the group of all labels of a volume: their names, that of the lungs first."""
     in_order = sorted(names, key=lambda name: (name != "lungs", name))
     return group_json({"ome": {"version": version, "labels": in_order}})
+
+
+def listed_labels(content: bytes) -> set[str] | None:
+    """Return the names in the metadata of that group; None if they are not as dskprep writes them."""
+    try:
+        names = json.loads(content)["attributes"]["ome"]["labels"]
+        return set(names) if any(content == labels_json(names, version) for version in VERSIONS) else None
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
 
 
 def version_of(content: bytes) -> str:

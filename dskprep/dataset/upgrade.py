@@ -30,8 +30,7 @@ from dskprep.storage.threads import Threads
 
 AT_ONCE = 8
 """Volumes that are upgraded at the same time."""
-LIST = "labels/zarr.json"
-GROUPS = ("zarr.json", LIST, "labels/lungs/zarr.json")
+GROUPS = ("zarr.json", ome.LIST, "labels/lungs/zarr.json")
 """The objects of a volume that say where it lies. Those of its arrays stay as they are."""
 
 
@@ -119,26 +118,17 @@ def _groups_of(target: str, record: Record, digest: str) -> dict[str, bytes]:
                 raise
             continue
         known = (record.objects.get(path), (record.pending or {}).get(path))
-        if path == LIST and not _is_ours(content):
+        if path == ome.LIST and ome.listed_labels(content) is None:
             continue
-        if path != LIST and StoredObject.of(content) not in known:
+        if path != ome.LIST and StoredObject.of(content) not in known:
             raise DamagedDataset(f"{storage.join(volume, path)}: was altered; `dskprep verify --forget`, and run again")
         new[path] = _convert(storage.join(volume, path), content, affine, digest if path == "zarr.json" else "")
     return new
 
 
-def _is_ours(content: bytes) -> bool:
-    """Tell whether this is a list of labels as dskprep writes it. It may name the labels of others too."""
-    try:
-        names = json.loads(content)["attributes"]["ome"]["labels"]
-        return any(content == ome.labels_json(names, version) for version in ome.VERSIONS)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        return False
-
-
 def _promised(record: Record, new: dict[str, bytes]) -> dict[str, StoredObject]:
     """Return what the record will say of upgraded objects: of the list of labels, what a run has written."""
-    contents = new | ({LIST: ome.labels_json(["lungs"], "0.6")} if LIST in record.objects else {})
+    contents = new | ({ome.LIST: ome.labels_json(["lungs"], "0.6")} if ome.LIST in record.objects else {})
     return {path: StoredObject.of(content) for path, content in contents.items() if path in record.objects}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -12,8 +13,8 @@ from typing import Any
 from dskprep import storage
 from dskprep.dataset import label_store, layout, leftovers, ome, own, store, volume_rows
 from dskprep.dataset.ahead import ahead
-from dskprep.dataset.label_record import LabelRecordName
-from dskprep.dataset.promised import CANNOT_BE_READ, read_object, read_record
+from dskprep.dataset.label_record import LabelRecordName, StoredLabel
+from dskprep.dataset.promised import CANNOT_BE_READ, TRIES, read_object, read_record
 from dskprep.dataset.record import Record, RecordName
 from dskprep.errors import DamagedDataset, UsageError
 from dskprep.storage.threads import Threads
@@ -35,7 +36,8 @@ class Finding:
 
     `additions` are the objects in its folder that are not dskprep's: no fault, and never deleted. `is_of_volume` is
     False for a damaged record of a series that was not written, and for a label source, whose name is `labels`.
-    `unread` are those of the faults that say no more than that an object on a disk cannot be read now.
+    `unread` are those of the faults that say no more than that an object on a disk cannot be read now. `unrecorded` are
+    labels of dskprep that no record has: an `annotate` writes them now, or was broken off. They are no fault.
     """
 
     key: str
@@ -44,6 +46,7 @@ class Finding:
     is_of_volume: bool = True
     labels: LabelRecordName | None = None
     unread: tuple[str, ...] = ()
+    unrecorded: tuple[str, ...] = ()
 
     @property
     def is_damaged(self) -> bool:
@@ -192,51 +195,57 @@ def _check_volume(target: str, name: RecordName, record: Record) -> Finding:
     volume, thumbnail = store.volume_url(target, name.key), store.thumbnail_name(name.key)
     there = {entry.name for entry in storage.listing_below(volume, follow_links=False)}
     faults = [f"{path} is missing" for path in sorted(record.objects.keys() - there)]
-    labels = {label for label in map(layout.label_of, there) if label not in ("", "lungs")}
-    mine = {label for label in labels if label_store.owner_of(target, name.key, label)}
-    if any(path.startswith("labels/") and path.split("/")[1] not in ("lungs", "zarr.json") for path in there):
-        mine |= volume_rows.labels_of_volume(target, name.key, record.input_digest)
-    is_list_right = _is_list_right(target, name.key, there, mine)
+    promised_labels = _promised_labels(target, record, there)
+    unrecorded = {
+        label
+        for label in {*filter(None, map(layout.label_of, there))} - promised_labels - {"lungs"}
+        if label_store.owner_of(target, name.key, label)
+    }
+    mine = promised_labels | unrecorded
     n_levels = layout.n_levels(record.objects)
     extra, ours = there - record.objects.keys(), own.of_volume(there, n_levels)
     extra -= {n for n in own.of_labels(extra, n_levels) if n.split("/")[1] in mine}
-    extra -= {"labels/zarr.json"} if is_list_right else set()
+    if ome.LIST in extra and mine and _lists(target, name.key, set()):
+        extra.remove(ome.LIST)
     extra -= {n for n in extra if own.is_unfinished(f"{store.volume_name(name.key)}/{n}")}
     faults += [f"{path} does not belong there" for path in sorted(extra.intersection(ours))]
+    labels_of_run = {"lungs"} & set(map(layout.label_of, record.objects))
     promised = [(path, storage.join(volume, path), each) for path, each in record.objects.items() if path in there]
     if record.thumbnail is not None:
         promised.append((thumbnail, storage.join(target, thumbnail), record.thumbnail))
     for path, url, expected in promised:
         content, fault = read_object(url, expected, (record.pending or {}).get(path))
-        if fault and not (path == "labels/zarr.json" and is_list_right):
+        if fault and not (path == ome.LIST and _lists(target, name.key, labels_of_run)):
             faults.append(f"{path} {fault}")
         elif path == "0/zarr.json" and record.geometry:
             shape, recorded = _shape(content), list(record.geometry.shape)
             if shape != recorded:
                 faults.append(f"the shape is {shape} instead of {recorded}")
-    return Finding(name.key, tuple(faults), tuple(sorted(extra.difference(ours))), unread=_unread(faults))
+    additions = tuple(sorted(extra.difference(ours)))
+    return Finding(name.key, tuple(faults), additions, unread=_unread(faults), unrecorded=tuple(sorted(unrecorded)))
+
+
+def _promised_labels(target: str, record: Record, there: Collection[str]) -> set[str]:
+    """Return the labels of a volume that have a record; where it has none, the records are not looked at."""
+    of_labels = {path.split("/")[1] for path in there if path.startswith("labels/")} - {"lungs", "zarr.json"}
+    return volume_rows.labels_of_volume(target, record.key, record.input_digest) if of_labels else set()
 
 
 def _unread(faults: Iterable[str]) -> tuple[str, ...]:
     return tuple(fault for fault in faults if f" {CANNOT_BE_READ}" in fault)
 
 
-def _is_list_right(target: str, key: str, there: set[str], mine: set[str]) -> bool:
-    """Tell whether the list of a volume's labels has those that are there, and no others; a user's may lack in it.
+def _lists(target: str, key: str, labels: Collection[str]) -> bool:
+    """Tell whether the list of a volume's labels is one that dskprep writes, and has these.
 
-    It is not read where there is none but the lungs: then it is as it was recorded. `mine` are dskprep's, also those
-    of which objects are missing: that is a fault of the label.
+    It may have others: a user's, or those that an `annotate` adds or forgets just now.
     """
-    labels = {label for label in map(layout.label_of, there) if label} | mine
-    if labels <= {"lungs"}:
-        return False
-    try:
-        content = storage.read_small(storage.join(store.volume_url(target, key), "labels/zarr.json"))
-        listed = set(json.loads(content)["attributes"]["ome"]["labels"])
-    except (FileNotFoundError, ValueError, KeyError, TypeError, RecursionError):
-        return False
-    is_whole = labels >= listed >= mine | (labels & {"lungs"})
-    return is_whole and any(content == ome.labels_json(listed, version) for version in ome.VERSIONS)
+    for _ in range(TRIES):
+        with contextlib.suppress(FileNotFoundError):
+            listed = ome.listed_labels(storage.read_small(storage.join(store.volume_url(target, key), ome.LIST)))
+            if listed is not None and listed.issuperset(labels):
+                return True
+    return False
 
 
 def _check_labels(target: str, name: LabelRecordName) -> Finding:
@@ -255,7 +264,17 @@ def _check_labels(target: str, name: LabelRecordName) -> Finding:
     promised += [(name.points_path, record.points, None)] if record.points else []
     read = ((path, read_object(storage.join(target, path), each, pending)[1]) for path, each, pending in promised)
     faults = [f"{path} {fault}" for path, fault in read if fault]
+    faults += [fault for label in record.written if (fault := _fault_of_list(target, label))]
     return Finding(name.source, tuple(faults), is_of_volume=False, labels=name, unread=_unread(faults))
+
+
+def _fault_of_list(target: str, label: StoredLabel) -> str:
+    """Return what is wrong with the list of labels of the volume of a label, if that lacks it."""
+    path = f"{store.volume_name(label.volume)}/{ome.LIST}"
+    try:
+        return "" if _lists(target, label.volume, {label.label}) else f"{path} does not list {label.label}"
+    except storage.UnreadableFile as error:
+        return f"{path} {CANNOT_BE_READ}{error}"
 
 
 def _shape(content: bytes) -> Any:
