@@ -11,12 +11,20 @@ from numpy.typing import NDArray
 from dskprep.dicom.slices import MAX_PLANE_MM
 from dskprep.errors import Refusal
 from dskprep.kernels.polygons import LINES, MAX_CROSSINGS, cover, keep_small
-from dskprep.labels.stack import FULL
+from dskprep.labels.stack import FULL, SAME_PLANE_MM, places
 
 FLAT_MM = 0.1
 """A contour is flat if its points deviate from a plane by less than this, or by FLAT_PART of its width."""
 FLAT_PART = 1e-3
 """The part of a contour's width by which its points may deviate from a plane."""
+
+ONE_SLICE = 0.4
+"""Contours that name the same slice are in one plane if they are nearer than this part of the usual distance of planes.
+
+Contours that are drawn on finer slices than those of the image have a smaller distance, and name the same slice too.
+"""
+UNNAMED = 0.1
+"""The same part for contours that do not say on which slice they were drawn."""
 
 
 def joined(contours: Sequence[NDArray[np.float64]]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
@@ -54,6 +62,39 @@ def basis(across: NDArray[np.float64], pixel_mm: float) -> NDArray[np.float64]:
     row = np.cross(across, np.eye(3)[np.abs(across).argmin()])
     row /= np.linalg.norm(row)
     return np.stack([across, row * pixel_mm, np.cross(across, row) * pixel_mm], axis=1)
+
+
+def usual_step(along_mm: NDArray[np.float64], far_mm: float) -> float:
+    """Return the usual distance of neighbouring contours along their normal, without those that lie beside their plane.
+
+    It is the distance in which half of the way through all of them lies, so that many small ones do not count. What is
+    further apart than `far_mm` does not belong together. Returns 0 where contours do not tell.
+    """
+    gaps = np.sort(np.diff(places(along_mm)))
+    gaps = gaps[gaps <= far_mm]
+    return float(gaps[np.searchsorted(np.cumsum(gaps), gaps.sum() / 2)]) if len(gaps) > 1 else 0.0
+
+
+def in_planes(
+    along_mm: NDArray[np.float64], images: Sequence[frozenset[str]], step_mm: float
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Return for each contour the index of its plane, and where along the normal each plane lies.
+
+    Contours are in one plane if they are nearer than a part of the usual step: ONE_SLICE if they name the same slice,
+    UNNAMED if one of them names none. Those that name different slices are only at one place (see `places`).
+    """
+    which, ends = np.zeros(len(along_mm), np.int64), list[tuple[float, float]]()
+    named, last = frozenset[str](), -np.inf
+    for k in np.argsort(along_mm, kind="stable").tolist():
+        here, images_here = float(along_mm[k]), images[k]
+        part = ONE_SLICE if named & images_here else 0.0 if named and images_here else UNNAMED
+        if ends and (here - last <= SAME_PLANE_MM or here - ends[-1][0] < part * step_mm):
+            ends[-1], named = (ends[-1][0], here), named or images_here
+        else:
+            ends.append((here, here))
+            named = images_here
+        which[k], last = len(ends) - 1, here
+    return which, np.array(ends).mean(1)
 
 
 class Laid(NamedTuple):

@@ -42,22 +42,28 @@ OF_FILE, OF_ROI, OF_CONTOUR, OF_IMAGE = {CLASS, ROI_CONTOURS}, {ROI, CONTOURS}, 
 
 
 class Outline(NamedTuple):
-    """A contour: its ROI, its geometric type in capitals, how many points it says, and where its numbers stand."""
+    """A contour: its ROI, its geometric type in capitals, how many points it says, and where its numbers stand.
+
+    `images` are the UIDs of the slices that it says it was drawn on: one, or none.
+    """
 
     roi: int
     kind: str
     n_points: int
     start: int
     stop: int
+    images: frozenset[str]
 
 
 class RoiContours(NamedTuple):
     """Contours by the number of their ROI, each (n, 3) in LPS mm, and why the other ROIs are damaged.
 
+    `images` are the slices that each of the contours names (see `Outline`), in the same order.
     A damaged contour may be the most of an ROI, so it costs the whole of it, and no other ROI.
     """
 
     of_roi: dict[int, list[NDArray[np.float64]]]
+    images: dict[int, list[frozenset[str]]]
     refusals: dict[int, Refusal]
 
     def refuse(self, outline: Outline, message: str) -> None:
@@ -67,11 +73,19 @@ class RoiContours(NamedTuple):
 
 @dataclass
 class Outlines:
-    """All contours of a file, whose numbers stand in `text`, and by ROI the UIDs of the slices it was drawn on."""
+    """All contours of a file, whose numbers stand in `text`."""
 
     text: bytes
     found: list[Outline]
-    images: dict[int, set[str]]
+
+    @property
+    def images(self) -> dict[int, set[str]]:
+        """The UIDs of the slices that each ROI was drawn on, if its contours name any."""
+        images: dict[int, set[str]] = {}
+        for outline in self.found:
+            if outline.images:
+                images.setdefault(outline.roi, set()).update(outline.images)
+        return images
 
 
 def split(content: bytes, where: str) -> tuple[bytes, Outlines] | None:
@@ -86,7 +100,7 @@ def split(content: bytes, where: str) -> tuple[bytes, Outlines] | None:
         sequence = top.get(ROI_CONTOURS)
         if sequence is None or text_of(content, top.get(CLASS), "UI") not in CLASSES:
             return None
-        outlines = Outlines(content, [], {})
+        outlines = Outlines(content, [])
         for n, roi in enumerate(items_of(content, sequence, OF_ROI, is_implicit=is_implicit), 1):
             refuse_if_more(n, MAX_ROIS, "ROIs with contours", where)
             number = _whole(text_of(content, roi.get(ROI), "IS"))
@@ -96,10 +110,10 @@ def split(content: bytes, where: str) -> tuple[bytes, Outlines] | None:
                     return None
                 n_points = _whole(text_of(content, contour.get(N_POINTS), "IS"))
                 start, stop = (data.start, data.stop) if data else (0, 0)
-                outlines.found.append(_outline(number, kind, n_points, start, stop))
+                items = items_of(content, contour.get(IMAGES), OF_IMAGE, is_implicit=is_implicit)
+                images = {text_of(content, image.get(IMAGE), "UI") for image in items}
+                outlines.found.append(_outline(number, kind, n_points, start, stop, images))
                 refuse_if_more(len(outlines.found), MAX_CONTOURS, "contours", where)
-                for image in items_of(content, contour.get(IMAGES), OF_IMAGE, is_implicit=is_implicit):
-                    outlines.images.setdefault(number, set()).add(text_of(content, image.get(IMAGE), "UI"))
         return without(content, sequence, is_implicit=is_implicit), outlines
     except (NotPlain, struct.error, RecursionError):
         return None
@@ -107,7 +121,7 @@ def split(content: bytes, where: str) -> tuple[bytes, Outlines] | None:
 
 def of_header(header: Dataset) -> Outlines:
     """Return the contours of an RTSTRUCT that pydicom has read."""
-    outlines, values, at = Outlines(b"", [], {}), list[bytes](), 0
+    outlines, values, at = Outlines(b"", []), list[bytes](), 0
     for item in header.get("ROIContourSequence") or ():
         number = int(item.get("ReferencedROINumber") or 0)
         for contour in item.get("ContourSequence") or ():
@@ -118,10 +132,10 @@ def of_header(header: Dataset) -> Outlines:
                 values.append(bytes(element.value) if isinstance(element, RawDataElement) else b"?")  # of another VR
             end = at + len(values[-1])
             kind, n_points = contour.get("ContourGeometricType"), contour.get("NumberOfContourPoints")
-            outlines.found.append(_outline(number, str(kind or ""), int(n_points or 0), at, end))
+            items = contour.get("ContourImageSequence") or ()
+            images = {str(image.get("ReferencedSOPInstanceUID") or "") for image in items}
+            outlines.found.append(_outline(number, str(kind or ""), int(n_points or 0), at, end, images))
             at = end
-            for image in contour.get("ContourImageSequence") or ():
-                outlines.images.setdefault(number, set()).add(str(image.get("ReferencedSOPInstanceUID") or ""))
     outlines.text = b"".join(values)
     return outlines
 
@@ -134,8 +148,8 @@ def _whole(text: str) -> int:
     return int(text)
 
 
-def _outline(roi: int, kind: str, n_points: int, start: int, stop: int) -> Outline:
-    return Outline(roi, (kind.strip() or "CLOSED_PLANAR").upper(), n_points, start, stop)
+def _outline(roi: int, kind: str, n_points: int, start: int, stop: int, images: set[str]) -> Outline:
+    return Outline(roi, (kind.strip() or "CLOSED_PLANAR").upper(), n_points, start, stop, frozenset(images - {""}))
 
 
 def points_of(text: bytes, outlines: list[Outline], where: str) -> RoiContours:
@@ -147,7 +161,7 @@ def points_of(text: bytes, outlines: list[Outline], where: str) -> RoiContours:
     starts = np.array([outline.start for outline in outlines], np.int64)
     stops, counts = np.array([outline.stop for outline in outlines], np.int64), np.zeros(len(outlines), np.int64)
     decimals.count_numbers(letters, starts, stops, counts)
-    found = RoiContours({}, {})
+    found = RoiContours({}, {}, {})
     said = 3 * np.array([outline.n_points for outline in outlines], np.int64)
     for k in np.flatnonzero((counts > 3 * MAX_CONTOUR_POINTS) | (counts % 3 != 0) | (counts < said)):
         named, n = f"{where}: ROI {outlines[k].roi}", int(counts[k])
@@ -170,6 +184,7 @@ def points_of(text: bytes, outlines: list[Outline], where: str) -> RoiContours:
     for outline, points in zip(outlines, each, strict=True):
         if outline.roi not in found.refusals and len(points):
             found.of_roi.setdefault(outline.roi, []).append(points.reshape(-1, 3))
+            found.images.setdefault(outline.roi, []).append(outline.images)
     return found
 
 

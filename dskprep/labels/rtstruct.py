@@ -16,7 +16,7 @@ from dskprep.labels import contours as contours_of
 from dskprep.labels.attributes import code_of, one_line, owner_of, refuse_if_more, uids_below
 from dskprep.labels.copies import without_copies
 from dskprep.labels.outlines import MAX_ROIS, Outlines, points_of
-from dskprep.labels.stack import Plane, Stack, places, slabs, which_place
+from dskprep.labels.stack import Plane, Stack, places, slabs
 from dskprep.labels.values import Labels, Links, Segment
 from dskprep.volume import Grid
 
@@ -61,7 +61,7 @@ class RtStruct(Labels):
             for number, item in rois.items()
         )
         closed = [outline for outline in outlines.found if outline.kind not in OPEN]
-        self._contours, self._refusals = read = points_of(outlines.text, closed, where)
+        self._contours, self._images, self._refusals = read = points_of(outlines.text, closed, where)
         for outline in closed:
             if outline.kind not in CLOSED and outline.stop > outline.start:
                 what = f"expected CLOSED_PLANAR or such in ContourGeometricType, found {one_line(outline.kind)[:40]!r}"
@@ -101,11 +101,11 @@ class RtStruct(Labels):
         """
         if refusal := self._refusals.get(segment.number):
             raise refusal
-        left = self._contours.get(segment.number, [])
+        left, images = self._contours.get(segment.number, []), self._images.get(segment.number, [])
         where = f"{self.where}: {segment.name!r}"
         for axis in _axes(grid):
             if left and contours_of.are_flat(left, axis[:, 0]).all():
-                yield self._draw(left, axis, np.array(grid.affine[:3, 3]), where)
+                yield self._draw(left, images, axis, np.array(grid.affine[:3, 3]), where)
                 return
         sizes = [float(np.linalg.norm(contours_of.area(points))) for points in left]
         while left:
@@ -114,12 +114,18 @@ class RtStruct(Labels):
             if not is_flat.any():
                 raise Refusal("label-damaged", f"{where}: expected contours in a plane, found one that is not flat")
             flat = list(itertools.compress(left, is_flat))
-            yield self._draw(flat, contours_of.basis(normal, min(grid.spacing) / FINENESS), np.zeros(3), where)
-            left = list(itertools.compress(left, ~is_flat))
+            axes = contours_of.basis(normal, min(grid.spacing) / FINENESS)
+            yield self._draw(flat, list(itertools.compress(images, is_flat)), axes, np.zeros(3), where)
+            left, images = list(itertools.compress(left, ~is_flat)), list(itertools.compress(images, ~is_flat))
             sizes = list(itertools.compress(sizes, ~is_flat))
 
     def _draw(
-        self, contours: list[NDArray[np.float64]], axes: NDArray[np.float64], origin: NDArray[np.float64], where: str
+        self,
+        contours: list[NDArray[np.float64]],
+        images: list[frozenset[str]],
+        axes: NDArray[np.float64],
+        origin: NDArray[np.float64],
+        where: str,
     ) -> Stack:
         """Draw parallel contours in pixels of the given axes (see `Stack`), as its planes are asked for."""
         inverse = np.linalg.inv(axes)
@@ -127,9 +133,8 @@ class RtStruct(Labels):
         at = (points - origin) @ inverse.T
         middle = np.add.reduceat(at[:, 0], begins) / np.diff([*begins, len(at)])
         placed = np.split(at[:, 1:], begins[1:])
-        along = places(middle)
+        which, along = contours_of.in_planes(middle, images, self._plane_step(middle, axes[:, 0]))
         low, high = slabs(along, self._step(along, axes[:, 0]))
-        which = which_place(middle, along)
         pixel_mm = np.linalg.norm(axes[:, 1:], axis=0)
         here: list[list[NDArray[np.float64]]] = [[] for _ in along]
         for k, contour in zip(which.tolist(), placed, strict=True):
@@ -139,6 +144,17 @@ class RtStruct(Labels):
         drawn = contours_of.draw(laid, where)
         planes = (Plane(a, b, *pixels) for a, b, pixels in zip(low.tolist(), high.tolist(), drawn, strict=True))
         return Stack(origin, axes, planes, np.column_stack([low, high, laid.first, laid.shapes]), laid.making_bytes)
+
+    def _plane_step(self, middle: NDArray[np.float64], normal: NDArray[np.float64]) -> float:
+        """Return the distance of planes by which it is told what is one plane: that of slices if they are nearer."""
+        slice_mm = self._slice_mm(normal)
+        far_mm = max(FAR_SLICES * slice_mm, FAR_MM)
+        own = contours_of.usual_step(middle, far_mm) or contours_of.usual_step(self._all_along(normal), far_mm)
+        return min(own, slice_mm) if own and slice_mm else own or slice_mm
+
+    def _all_along(self, normal: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return where the contours of all ROIs lie along a direction."""
+        return np.array([points.mean(0) @ normal for each in self._contours.values() for points in each])
 
     def _step(self, along: NDArray[np.float64], normal: NDArray[np.float64]) -> float:
         """Return the usual distance of neighbouring contours of an ROI, or that of the image's slices if it is larger.
@@ -151,7 +167,7 @@ class RtStruct(Labels):
             return slice_mm
         if len(along) > 1 and (not slice_mm or _are_near(along, slice_mm)):
             return max(slice_mm, float(np.median(np.diff(along))))
-        along = places([points.mean(0) @ normal for each in self._contours.values() for points in each])
+        along = places(self._all_along(normal))
         if slice_mm and not _are_near(along, slice_mm):
             return slice_mm
         if len(along) == 1:

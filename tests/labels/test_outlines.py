@@ -84,7 +84,8 @@ def what_it_says(content: bytes) -> str:
     points = {number: [each.tolist() for each in found] for number, found in labels._contours.items()}
     links = [sorted(uids) for uids in (labels.links.series, labels.links.instances, labels.links.frames)]
     refused = {number: refusal.message for number, refusal in labels._refusals.items()}
-    return repr((labels.segments, links, labels.n_open, points, refused))
+    slices = {number: [sorted(uids) for uids in each] for number, each in labels._images.items()}
+    return repr((labels.segments, links, labels.n_open, points, slices, refused))
 
 
 @pytest.mark.parametrize("syntax", PLAIN)
@@ -101,7 +102,8 @@ def test_points_are_those_that_pydicom_finds(syntax: str, undefined: bool) -> No
     assert [(o.roi, o.kind) for o in found.found] == [(number, "CLOSED_PLANAR") for number, _ in contours]
     images = [(int(number), c.ContourImageSequence[0].ReferencedSOPInstanceUID) for number, c in contours]
     assert found.images == {number: {uid for n, uid in images if n == number} for number, _ in images}
-    of_roi, refusals = outlines.points_of(found.text, found.found, "rs.dcm")
+    of_roi, images_of_roi, refusals = outlines.points_of(found.text, found.found, "rs.dcm")
+    assert images_of_roi == {number: [{uid} for n, uid in images if n == number] for number, _ in images}
     assert not refusals
     theirs_of_roi = {int(number): [c.ContourData for n, c in contours if n == number] for number, _ in contours}
     assert {n: [points.ravel().tolist() for points in each] for n, each in of_roi.items()} == theirs_of_roi

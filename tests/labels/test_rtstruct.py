@@ -320,6 +320,65 @@ def test_a_contour_beside_its_slice_takes_nothing_from_the_others(off_mm: float,
     assert found.ml == pytest.approx(drawn(contours).ml, rel=0.01)
 
 
+def drawn_on(contours: list[tuple[str, Points]], *, is_placed: bool = True, grid: Grid = GRID) -> Drawn:
+    """The label of contours, each with the slice that it names; "" names none."""
+    ds = rtstruct_dataset({"GTV": [points for _, points in contours]})
+    for item, (name, _) in zip(ds.ROIContourSequence[0].ContourSequence, contours, strict=True):
+        if name:
+            image = Dataset()
+            image.ReferencedSOPClassUID, image.ReferencedSOPInstanceUID = "1.2", f"1.2.3.{name}"
+            item.ContourImageSequence = [image]
+    labels = dskprep.read_labels(written(ds), name="rs")
+    return (labels.at(grid) if is_placed else labels).draw(labels.segments[0], grid)
+
+
+@pytest.mark.parametrize("n_slices", [1, 2, 6])
+@pytest.mark.parametrize(("off_mm", "has_names"), [(0.06, True), (0.06, False), (0.2, False), (0.2, True), (0.6, True)])
+def test_contours_of_one_slice_that_lie_a_little_apart_are_in_one_plane(
+    off_mm: float, n_slices: int, *, has_names: bool
+) -> None:
+    """Two islands, and a ring: the second contour of each slice lies beside the first."""
+    for first, second, mm2 in (
+        (polygon(90, 3, (-5, 0)), polygon(90, 3, (5, 0)), 2 * np.pi * 9),
+        (polygon(90, 8), polygon(90, 4), np.pi * (64 - 16)),
+    ):
+        contours = []
+        for k, z in enumerate(SLICES[:n_slices]):
+            name = str(k) if has_names else ""
+            contours += [(name, at(z, first)), (name, at(z + off_mm, second))]
+        found = drawn_on(contours)
+        assert found.ml == pytest.approx(mm2 * 2.5 * n_slices / 1000, rel=0.02 + off_mm / 20)
+        assert (found.whole().any((1, 2)).sum() == n_slices) or off_mm > 0.5
+        if n_slices > 2:
+            assert drawn_on(contours, is_placed=False).ml == pytest.approx(found.ml, rel=1e-3)
+
+
+@pytest.mark.parametrize("has_names", [True, False])
+@pytest.mark.parametrize("step_mm", [0.4, 1.0])
+def test_contours_that_are_denser_than_the_slices_stay_in_their_own_planes(step_mm: float, *, has_names: bool) -> None:
+    """A ball, drawn on finer slices than those of the image, of which each contour names the nearest; and two."""
+    heights = np.arange(-7.0, 7.01, step_mm)
+    ball = [(h, polygon(200, float(np.sqrt(64 - h * h)))) for h in heights]
+    mm3 = sum(np.pi * (64 - h * h) for h in heights) * step_mm
+    grid = grid_of((80, 40, 50), (2.5, 0.8, 0.6), (-14.7, -16.1, -50.0))
+    for middles in ((0.0,), (-30.0, 40.0)):
+        contours = [
+            (str(round((m + h) / 2.5) + 50) if has_names else "", at(m + h, points))
+            for m in middles
+            for h, points in ball
+        ]
+        assert drawn_on(contours, grid=grid).ml == pytest.approx(mm3 * len(middles) / 1000, rel=0.15)
+        fine = grid_of((320, 40, 50), (step_mm, 0.8, 0.6), (-14.7, -16.1, -50.0))
+        assert drawn_on(contours, grid=fine).ml == pytest.approx(mm3 * len(middles) / 1000, rel=0.01)
+
+
+def test_contours_of_slices_that_lie_near_each_other_stay_in_their_own_planes() -> None:
+    """A slice that was taken again, half a millimetre further: what both show is one body, and none is a hole."""
+    contours = [(str(k), at(z, polygon(90, 8))) for k, z in enumerate(SLICES)]
+    again = [*contours, ("99", at(SLICES[2] + 0.5, polygon(90, 7)))]
+    assert drawn_on(again).ml == pytest.approx(drawn_on(contours).ml, rel=0.05)
+
+
 def test_a_gap_of_two_slices_and_more_stays_empty() -> None:
     contours = [at(z, square(-8, 8)) for z in SLICES if z not in SLICES[2:4]]
     labels = dskprep.read_labels(rtstruct_file({"GTV": contours}), name="rs").at(GRID)
