@@ -97,6 +97,7 @@ WARNINGS = {
     "linked-by-frame-of-reference": "the label names no series of the dataset; its frame of reference has one volume",
     "stack-not-told": "the series has several stacks, as phases, and the label does not say on which it was drawn",
     "label-cut-off": "a part of the label lies outside of the image, and was cut off",
+    "label-renamed": "the name of the label, such as lungs, is taken in every volume; it is stored with _ behind it",
     "spine-in-front": "the spine lies in front of the lungs: the affine of the volume file mixes up front and back",
     "lungs-not-found": "no lung was found",
     "lungs-touch-border": "a lung is cut off by the edge of the volume",

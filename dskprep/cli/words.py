@@ -87,7 +87,7 @@ def describe_summary(summary: Summary) -> Iterator[RenderableType]:
 
 
 def describe_label_source(record: LabelRecord) -> Iterator[str]:
-    """Yield the line of a label source, and one for each of its labels that is not written."""
+    """Yield the line of a label source, and one for each of its labels that is not written, or has another name."""
     counts = ((len(record.written), "label"), (record.n_points, "point"))
     found = [n_of(n, noun) for n, noun in counts if n]
     where = sorted({label.volume for label in record.written})
@@ -99,6 +99,8 @@ def describe_label_source(record: LabelRecord) -> Iterator[str]:
         for label in record.labels:
             if not label.is_written:
                 yield f"  without {label.name!r} in {label.volume}: {label.reason}: {label.message}"
+            elif label.is_renamed:
+                yield f"  {label.name!r} in {label.volume} is stored as {label.label}: its name is taken"
 
 
 def describe_export(summary: ExportSummary) -> Iterator[str]:

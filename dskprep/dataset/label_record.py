@@ -129,6 +129,12 @@ class StoredLabel(msgspec.Struct, frozen=True, kw_only=True):
         middle = "" if self.centroid_mm is None else f" around {tuple(round(mm, 1) for mm in self.centroid_mm)} mm"
         return f"<StoredLabel {self.label} of {self.volume}: {self.name!r}{size}{middle}>"
 
+    @property
+    def is_renamed(self) -> bool:
+        """Whether it has `_` behind its name, which no label can have (see `is_label_name`)."""
+        name = self.asked_as.removesuffix("_")
+        return name != self.asked_as != self.name and not is_label_name(name)
+
     def changed(self, **changes: Any) -> StoredLabel:
         """Return a copy with some fields replaced."""
         return msgspec.structs.replace(self, **changes)

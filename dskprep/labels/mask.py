@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import numbers
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,8 @@ CROPPING = 3
 """Bytes per voxel of a plane that is made a mask and cropped."""
 ROUNDED = 1e-6
 """A scaled value is whole if it differs from a whole number by less than this, or this part of it."""
+SUFFIX = re.compile(r"(?:\.nii|(?:\.seg)?\.(?:nrrd|nhdr)|\.mha|\.mhd)(?:\.(?:gz|bz2|xz))?$", re.IGNORECASE)
+"""What stands in the name of a mask's file behind its own name."""
 MIRRORS = {
     "left and right": (0,),
     "front and back": (1,),
@@ -59,7 +62,7 @@ def check_names(names: Mapping[int, str]) -> None:
 
 def name_by_file(where: str) -> str:
     """Return what the only value of a mask volume is called by its file, if nothing else names it."""
-    return Path(where).name.split(".")[0]
+    return SUFFIX.sub("", Path(where).name)
 
 
 class Mask(Labels):

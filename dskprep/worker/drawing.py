@@ -272,6 +272,7 @@ def _judge(made: MadeLabels, linked: Linked) -> MadeLabels:
         *record.warnings,
         *linked.warnings,
         *(["label-cut-off"] if any(label.outside > CUT for label in record.written) else []),
+        *(["label-renamed"] if any(label.is_renamed for label in record.written) else []),
     ]
     record = record.changed(labels=labels, warnings=tuple(warnings))
     if written or made.points:

@@ -8,6 +8,7 @@ from pathlib import PurePosixPath
 from dskprep.dataset.label_record import MAX_NAME, StoredLabel, is_label_name, safe_name
 from dskprep.dataset.record import Record
 from dskprep.errors import Refusal
+from dskprep.formats.names import is_volume
 from dskprep.labels import mask
 from dskprep.labels.attributes import one_line
 from dskprep.labels.values import Segment
@@ -63,7 +64,8 @@ def stored_name(asked: Asked, file: LabelFile, segment: Segment, *, is_nameless:
     `is_nameless` says that it is the only one of a mask volume whose file is called as its volume is.
     """
     own = "mask" if is_nameless and segment.name == name_by_file(file) else segment.name
-    name = asked.stored_name(own, PurePosixPath(file.file).stem, segment.number)
+    of_file = name_by_file(file) if is_volume(file.url) else PurePosixPath(file.file).stem
+    name = asked.stored_name(own, of_file, segment.number)
     safe = safe_name(name) or f"label-{segment.number}"
     return safe if is_label_name(safe) else f"{safe}_"  # one that is taken in every volume, or on some systems
 

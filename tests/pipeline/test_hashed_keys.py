@@ -396,7 +396,8 @@ def test_a_mask_that_is_called_as_its_volume_was_does_not_keep_the_name(tmp_path
 @pytest.mark.parametrize(
     ("path", "file", "label"),
     [
-        ("Kowalska.Maria", "Kowalska.Maria_seg", "mask"),  # the name of a mask ends at the first point
+        ("Kowalska.Maria", "Kowalska.Maria_seg", "seg"),
+        ("Kowalska.Maria", "lung.left.Kowalska.Maria", "lung.left"),
         ("Kowalska_Maria", "Kowalska_Maria_lung_left", "lung_left"),
         ("Kowalska_Maria", "GTV-KOWALSKAMARIA", "GTV"),
         ("Kowalska_Maria", "maria kowalska lung", "lung"),
