@@ -260,8 +260,9 @@ class Linker:
         asked = [f"the series {_some(map(keys.series_digest, links.series))}"] if links.series else []
         asked += [n_of(len(links.instances), "slice")] if links.instances and not links.series else []
         asked += [f"the frame of reference {self._frames(links.frames)}"] if links.frames else []
-        if not asked:
-            return f"{where}: expected the series or frame of reference that it belongs to, found neither in it"
+        if not (links.series or links.frames):
+            found = f"only {asked[0]}" if asked else "neither in it"
+            return f"{where}: expected the series or frame of reference that it belongs to, found {found}"
         if in_frame:
             several = ", ".join(record.key for record in in_frame[:NAMED])
             return (

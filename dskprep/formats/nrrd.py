@@ -61,6 +61,8 @@ SAME_LENGTH = 1e-3
 """Two lengths are one if they differ by less than this part, as headers round them."""
 COLOURS = ("rgb", "rgba", "hsv", "xyz", "2-color", "3-color", "4-color")
 """Kinds of an axis that holds the parts of a colour."""
+LAYERED = (["list"], ["vector"])
+"""Kinds of the axis of layers, as 3D Slicer and SimpleITK write it."""
 
 
 def segment_names(head: bytes) -> dict[tuple[int, int], str]:
@@ -141,7 +143,7 @@ def _axes(fields: dict[str, str], where: str, *, is_mask: bool) -> tuple[int, li
     if any(kind.startswith(COLOURS) for kind in kinds):
         raise Refusal("not-hu", f"{where}: expected one grey value per voxel, found colour")
     spatial = [k for k, direction in enumerate(directions) if direction != "none"]
-    n_layers = lengths[0] if is_mask and directions[0] == "none" and kinds[:1] == ["list"] else 1
+    n_layers = lengths[0] if is_mask and directions[0] == "none" and kinds[:1] in LAYERED else 1
     if len(spatial) != 3 or math.prod(lengths[k] for k in range(n) if k not in spatial) != n_layers:
         raise Refusal("not-3d", f"{where}: expected three axes, found {' x '.join(map(str, lengths))} voxels")
     if "spacings" in fields:

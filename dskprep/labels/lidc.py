@@ -241,10 +241,11 @@ def _contradiction(mark: Mark, slices: Grid, instances: Mapping[str, int]) -> st
     for outline in mark.outlines:
         k = instances.get(outline.instance)
         if k is not None and not np.isnan(outline.z_mm) and _index_of(outline.z_mm, slices) != k:
-            z_mm = slices.to_patient((k, 0, 0))[2]
+            axis = "xyz"[np.abs(slices.affine[:3, 0]).argmax()]
+            at_z = f"the UID of the slice at {slices.to_patient((k, 0, 0))[2]:g} mm"
             return (
                 f"{mark.name!r} of reader {mark.reader}: expected imageZposition and imageSOP_UID of one slice, found "
-                f"{outline.z_mm:g} mm, and the UID of the slice at {z_mm:g} mm"
+                f"{outline.z_mm:g} mm, and {at_z if axis == 'z' else f'slices along {axis}, which no z tells apart'}"
             )
     return ""
 

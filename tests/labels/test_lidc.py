@@ -22,6 +22,7 @@ import dskprep
 from dskprep.errors import Refusal, UsageError
 from dskprep.labels import nodules
 from dskprep.labels.lidc import Lidc, PlacedLidc
+from dskprep.volume import Grid
 
 GRID = grid_of((12, 64, 60), (2.5, 0.7, 0.7), (-20, -21, -40))
 RATED = (5, 1, 6, 3, 4, 2, 1, 5, 3)
@@ -151,6 +152,18 @@ def test_without_a_z_an_outline_lies_in_the_slice_of_its_uid() -> None:
     neither = lidc_file(nodule_xml("a", [(None, ring(20, 30, 5))], RATED))
     with pytest.raises(Refusal, match=r"label-damaged: .*expected points, and imageZposition or imageSOP_UID"):
         dskprep.read_labels(neither, name="001.xml")
+
+
+def test_slices_that_no_z_tells_apart_are_said_to_be_so() -> None:
+    """A coronal series: each slice lies at many z."""
+    affine = np.array(GRID.affine)
+    affine[:3, :3] = affine[[0, 2, 1], :3]
+    coronal = Grid(GRID.shape, affine)
+    z = coronal.to_patient((3, 0, 0))[2]
+    read = dskprep.read_labels(lidc_file(nodule_xml("a", [(z, ring(20, 30, 5))], RATED, instances=["1.2.3.3"])))
+    assert isinstance(read, Lidc)
+    with pytest.raises(Refusal, match=rf"label-off-grid: .* {z:g} mm, and slices along y, which no z tells apart"):
+        read.at(coronal, instances=UIDS)
 
 
 @pytest.mark.parametrize("z", [Z[4], Z[3] + 1, 900.0], ids=["another slice", "between", "far"])

@@ -113,6 +113,18 @@ def test_segments_that_overlap_lie_in_several_layers(tmp_path: Path, encoding: s
     assert [s.name for s in dskprep.read_labels(path, names={3: "mine"}).segments] == ["lung", "heart", "mine"]
 
 
+def test_layers_are_read_as_simpleitk_writes_them(tmp_path: Path) -> None:
+    """It calls the axis of layers a vector."""
+    slicer, path = tmp_path / "slicer.seg.nrrd", tmp_path / "p1.seg.nrrd"
+    slicer.write_bytes(layered(LAYERS, **SEGMENTS))
+    sitk.WriteImage(sitk.ReadImage(str(slicer)), str(path), useCompression=True)
+    assert b"kinds: vector domain" in path.read_bytes()[:2000]
+    theirs, ours = (dskprep.read_labels(each).at(GRID) for each in (slicer, path))
+    assert [(s.number, s.name) for s in ours.segments] == [(s.number, s.name) for s in theirs.segments]
+    for segment in ours.segments:
+        assert (ours.draw(segment, GRID).whole() == theirs.draw(segment, GRID).whole()).all()
+
+
 def test_four_axes_without_segments_are_no_mask() -> None:
     """They may be times, or values of diffusion."""
     assert refusal(layered(LAYERS), "p1.nrrd").reason == "label-unknown"

@@ -803,6 +803,16 @@ class TestTraps:
         frame = identity.of(target).digest("frame of reference", "7.8")
         assert (reason, f"found {frame};" in message) == ("label-unlinked", True)
 
+    def test_slices_without_series_or_frame_are_not_said_to_be_nowhere(self, place: str, labels: Path) -> None:
+        """The volume has the slice; by a slice alone no volume is looked for."""
+        target = prepare(place)
+        other = seg_dataset(GRID, frames_of(BOX))
+        del other.ReferencedSeriesSequence[0].SeriesInstanceUID, other.FrameOfReferenceUID
+        (labels / "a.dcm").write_bytes(written(other))
+        reason, message = refused(target, labels)
+        assert reason == "label-unlinked"
+        assert "expected the series or frame of reference that it belongs to, found only 1 slice" in message
+
     def test_a_frame_of_reference_with_one_volume_is_enough_and_said(self, place: str, labels: Path) -> None:
         target = prepare(place)
         other = seg_dataset(GRID, frames_of(BOX))
