@@ -112,14 +112,16 @@ def verify(target: str, forget: bool, dry_run: bool, as_json: bool) -> int:
 
 
 def _describe_finding(finding: Finding) -> Iterator[str]:
-    """Yield a line for each fault, one for what others added, and one for each label that no record has."""
+    """Yield a line for each fault, one for what others added, and one for labels that no record has."""
     for fault in finding.faults:
         yield f"{finding.key}: {fault}"
     if added := finding.additions:
         more = f" and {n_of(len(added) - 1, 'more object')}" if len(added) > 1 else ""
         yield f"{finding.key}: {added[0]}{more}: not dskprep's; left as it is"
-    for label in finding.unrecorded:
-        yield f"{finding.key}: label {label}: no record has it; if no annotate is under way, annotate its file again"
+    if left := finding.unrecorded:
+        more = f" and {n_of(len(left) - 1, 'more label')}" if len(left) > 1 else ""
+        way_on = "if no annotate is under way, annotate again, or let clean delete what it left"
+        yield f"{finding.key}: {left[0]}{more}: without a record; {way_on}"
 
 
 @click.command(short_help="Bring the metadata of a dataset to OME-Zarr 0.6.")

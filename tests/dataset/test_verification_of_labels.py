@@ -88,7 +88,7 @@ def test_what_a_killed_annotate_left_is_no_fault_and_is_told(
     assert annotate_until(when, die, folder, monkeypatch).is_interrupted
     assert "second" in label_store.label_names(str(target), "p1")
     assert commands.run_command(["verify", str(target), "--forget"]) == 0
-    assert "p1: label second: no record has it; " in capsys.readouterr().out
+    assert "p1: second: without a record; " in capsys.readouterr().out
     assert image(target) == before
     assert dskprep.annotate(target, folder / "later").counts == {"written": 1}
     assert commands.run_command(["verify", str(target)]) == 0
