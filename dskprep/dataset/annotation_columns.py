@@ -29,6 +29,8 @@ SCHEMA = pa.schema(
     + [(name, pa.int64()) for name in COUNTS]
 )
 """The columns of every table. Those of points have more, as their sources have."""
+POINTS = ("key", "image", "x", "y", "z")
+"""Those that each table of points has itself; the others are added as the tables are joined."""
 LATER = ("asked_as",)
 """Those that a table of an older version may lack, as the records that it was made of do."""
 
@@ -55,6 +57,15 @@ def points_to_parquet(tables: Sequence[pd.DataFrame], *, ours: Collection[str]) 
         else:
             columns[free_column(name, names) if name in SCHEMA.names else str(name)] = values
     return parquet.to_parquet(pa.table(columns))
+
+
+def are_ours(content: bytes) -> bool:
+    """Tell whether this is a table of points as dskprep writes it: pandas writes about itself into those of others."""
+    try:
+        schema = parquet.open_parquet(content).schema_arrow
+    except ValueError:
+        return False
+    return not schema.metadata and set(POINTS) <= set(schema.names)
 
 
 def with_equal_types(parts: list[pa.Table]) -> list[pa.Table]:

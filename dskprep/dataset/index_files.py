@@ -52,7 +52,7 @@ def update(target: str, held: Held, added: Iterable[pa.Table], n_added: int) -> 
     names = sorted(held)
     n_kept = sum(int(mask.sum()) for mask in held.values() if mask is not None)
     if not _is_folder(names):
-        if n_kept + n_added <= PART_ROWS:
+        if n_kept + n_added <= PART_ROWS and not _is_begun(target):
             table = join([*_kept(target, held), *added])
             storage.write_many(target, {FILE: tables.to_parquet(table)})
             return
@@ -76,7 +76,7 @@ def update(target: str, held: Held, added: Iterable[pa.Table], n_added: int) -> 
 def _begin_folder(target: str, held: Held, added: Iterable[pa.Table]) -> None:
     """Write a folder of parts in place of the file. A folder on disk cannot have the name of a file that is there.
 
-    So there the file is deleted first. If this is killed then, the records are read again.
+    So there the file is deleted first. If this is killed then, or the disk is full, the records are read again.
     """
     tail = itertools.chain(_kept(target, held), added)
     there: set[str] = set()
@@ -84,13 +84,18 @@ def _begin_folder(target: str, held: Held, added: Iterable[pa.Table]) -> None:
         there = {f"{FILE}/{entry.name}" for entry in _listed_parts(storage.join(target, FILE))}
     written = set()
     for n, table in enumerate(_in_parts(tail)):
-        if n == 0 and not storage.is_bucket(target):
+        if n == 0 and not storage.is_bucket(target) and not _is_begun(target):
             storage.delete(target, [FILE])
         storage.write_many(target, {_part(n): _encode_part(table)})
         written.add(_part(n))
     if storage.is_bucket(target):  # the file last: as long as it is there it is the index
         storage.delete(target, [*sorted(there - written)])
         storage.delete(target, [FILE])
+
+
+def _is_begun(target: str) -> bool:
+    """Tell whether there is a folder for the parts on disk, which may hold none yet."""
+    return not storage.is_bucket(target) and storage.is_folder(storage.join(target, FILE))
 
 
 def _part(n: int) -> str:
@@ -112,7 +117,7 @@ def _contents(target: str) -> Iterator[tuple[str, bytes]]:
     That one has all rows, as it was before.
     """
     url = storage.join(target, FILE)
-    if storage.is_bucket(target) or not storage.is_folder(url):
+    if not _is_begun(target):
         try:
             content = storage.read_small(url)  # one that is made to be large counts as damaged
         except FileNotFoundError:

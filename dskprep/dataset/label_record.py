@@ -78,6 +78,13 @@ def name_of(path: str) -> LabelRecordName | None:
     return name if name.is_possible else None
 
 
+def points_name_of(path: str) -> LabelRecordName | None:
+    """Return the name of the written record whose points lie at a path below `labels`, None if no points can."""
+    folder, _, file = path.partition("/")
+    is_table = folder == "points" and file.endswith(".parquet")
+    return name_of(f"written/{file.removesuffix('.parquet')}.json") if is_table else None
+
+
 class StoredLabel(msgspec.Struct, frozen=True, kw_only=True):
     """One label of a source in one volume, or why it is not there.
 

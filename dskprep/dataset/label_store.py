@@ -8,7 +8,6 @@ annotations.parquet                                one row per label and point, 
 
 from __future__ import annotations
 
-import functools
 import json
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator
@@ -242,10 +241,8 @@ def forget_matching(target: str, patterns: Collection[str], *, is_trial: bool = 
     return deleted
 
 
-@functools.lru_cache(maxsize=1)
-def has_labels(target: str, run: str | None) -> bool:
-    """Tell whether anything was ever annotated in a dataset; a process looks once in a run."""
-    del run  # before another one, something may have been
+def has_labels(target: str) -> bool:
+    """Tell whether anything was ever annotated in a dataset."""
     return any(storage.folders(storage.join(target, "labels")))
 
 

@@ -10,9 +10,9 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator
 
 from dskprep import keys, storage
+from dskprep.dataset import annotation_columns, claims, label_store, layout, own, store
 from dskprep.dataset import annotations as annotations_of
-from dskprep.dataset import claims, label_store, layout, own, store
-from dskprep.dataset.label_record import name_of
+from dskprep.dataset.label_record import name_of, points_name_of
 from dskprep.errors import DamagedDataset
 
 log = logging.getLogger("dskprep")
@@ -172,10 +172,10 @@ def _of_labels(target: str, is_old: Callable[[storage.Entry], bool]) -> Iterator
     if not entries:
         return
     known = {record.points_path for entry in entries if (record := name_of(entry.name))}
-    points = (e for e in entries if own.is_points(f"labels/{e.name}"))
-    for entry in points:
-        if (path := f"labels/{entry.name}") not in known and is_old(entry):
-            yield entry.name.removeprefix("points/").rsplit(".", 2)[0], [path]
+    for entry in entries:
+        record_name, path = points_name_of(entry.name), f"labels/{entry.name}"
+        if record_name and path not in known and is_old(entry) and _are_points(storage.join(target, path)):
+            yield f"{record_name.source}.{record_name.options}", [path]
     rows = annotations_of.current_table(target)
     unread = {name_of(path.removeprefix("labels/")) for path in annotations_of.damaged(rows)}
     kept = {f"{name.source}.{name.options}" for name in unread if name}  # nobody knows what such a record describes
@@ -196,6 +196,14 @@ def _of_labels(target: str, is_old: Callable[[storage.Entry], bool]) -> Iterator
         if is_left and (owner := label_store.owner_of(target, key, label, images[key])) and owner not in kept:
             paths = [f"{store.volume_name(key)}/{name}" for name in ours]
             yield owner, [path for path in paths if not own.is_unfinished(path)]
+
+
+def _are_points(url: str) -> bool:
+    """Tell whether dskprep wrote the table of points at this URL."""
+    try:
+        return annotation_columns.are_ours(storage.read_small(url, annotations_of.MOST_BYTES))
+    except (FileNotFoundError, storage.ObjectChanged, storage.UnreadableFile):
+        return False
 
 
 def _dead_claims(target: str, before_s: float) -> list[str]:

@@ -40,11 +40,6 @@ def is_unfinished(path: str) -> bool:
     return bool(_UNFINISHED_FILE.fullmatch(path))
 
 
-def is_points(path: str) -> bool:
-    """Tell whether a path below a dataset is that of a table of points."""
-    return bool(re.fullmatch(rf"labels/points/{_KEY}\.parquet", path))
-
-
 def is_claim(name: str) -> bool:
     """Tell whether a file of this name in `claims` is a lease or a claim."""
     return bool(re.fullmatch(_CLAIM, name, re.ASCII))

@@ -10,7 +10,9 @@ import csv
 import dataclasses
 import fcntl
 import io
+import logging
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -25,11 +27,16 @@ KEYS = (None, "folder", "hashed")
 """What may be asked for: what the dataset has, the names of folders, or keyed digests."""
 COLUMNS = ["key", "source"]
 """Columns of the mapping."""
+LOCK_S = 10.0
+"""How long to wait for the lock of the mapping."""
 LISTED = "the source cannot be listed to its end"
 NO_MAPPING = (
     "the keys are hashed and no --mapping is given: this run does not write which key is whose; the same command with "
     "--mapping FILE does, later too, and does no patient again"
 )
+
+
+log = logging.getLogger("dskprep")
 
 
 class Mapping:
@@ -83,17 +90,35 @@ class Mapping:
 
 @contextmanager
 def _alone(place: str) -> Iterator[None]:
-    """Let no other run of this machine write the file meanwhile; its folder is locked, so that no file is left."""
+    """Let no other run of this machine write the file meanwhile; its folder is locked, so that no file is left.
+
+    A run holds the lock for less than a second. Whoever may read the folder can lock it too, and does not stop a run.
+    """
     folder = -1
     if not storage.is_bucket(place):
         with suppress(OSError):  # there is none yet, or it cannot be locked, as on some network file systems
             folder = os.open(Path(place).parent, os.O_RDONLY)
-            fcntl.flock(folder, fcntl.LOCK_EX)
+            if not _locked(folder):
+                log.warning(f"{place}: is written, though another program keeps its folder locked")
     try:
         yield
     finally:
         if folder >= 0:
             os.close(folder)
+
+
+def _locked(folder: int) -> bool:
+    """Lock an open folder. Returns False if another program has it for LOCK_S."""
+    until = time.monotonic() + LOCK_S
+    while True:
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > until:
+                return False
+            time.sleep(0.05)
+        else:
+            return True
 
 
 @contextmanager

@@ -13,6 +13,7 @@ import numpy as np
 
 from dskprep import storage
 from dskprep.dataset import linking, omezarr
+from dskprep.dataset.annotation_columns import POINTS
 from dskprep.dataset.label_record import LabelRecord, StoredLabel
 from dskprep.dataset.linking import Linked, Linker
 from dskprep.dataset.record import Record
@@ -58,7 +59,7 @@ class MadeLabels:
     record: LabelRecord
     objects: list[dict[str, bytes]] = field(default_factory=list)
     points: list[pd.DataFrame] = field(default_factory=list)
-    ours: tuple[str, ...] = ("key", "image", "x", "y", "z", "diameter_mm")
+    ours: tuple[str, ...] = (*POINTS, "diameter_mm")
 
     def add(self, label: StoredLabel, objects: dict[str, bytes] | None = None) -> None:
         """Add a label with its objects, or without any if it is not to be written."""
@@ -185,7 +186,7 @@ def _draw_all(
         raise Refusal("label-not-asked", f"{labels.where}: has no {what}")
     if points is not None and not job.asked.only:
         made.points.append(points)
-        made.ours = ("key", "image", "kind", "name", "x", "y", "z", "ml")
+        made.ours = (*POINTS, "kind", "name", "ml")
     if isinstance(placed, PlacedLidc) and placed.left_out:
         more = f" (and {len(placed.left_out) - 1} more)" if len(placed.left_out) > 1 else ""
         message = f"left out: {placed.left_out[0]}{more}"

@@ -161,6 +161,13 @@ def _commit(job: Job, target: str, config: PrepConfig, made: list[Made], clock: 
     return records, labels_deleted
 
 
+@functools.lru_cache(maxsize=1)
+def _had_labels(target: str, run: str | None) -> bool:
+    """Tell whether anything had ever been annotated in a dataset when this process first looked in a run."""
+    del run  # before another one, something may have been
+    return label_store.has_labels(target)
+
+
 def _write_all(
     job: Job, target: str, made: list[Made], foreign: Mapping[RecordName, Record]
 ) -> tuple[list[Record], int]:
@@ -178,7 +185,8 @@ def _write_all(
     stale = [name for name in job.stale if name not in foreign]
     store.forget(target, stale)
     theirs, labels_deleted = {name.key for name in foreign}, 0
-    if label_store.has_labels(target, job.run):  # also of an image that went before this attempt
+    # labels of a new patient are those of an image that went before this attempt
+    if label_store.has_labels(target) if stale else _had_labels(target, job.run):
         former = [name.digest for name in stale]
         for key in ({name.key for name in stale} | {each.record.key for each in made}) - theirs:
             labels_deleted += label_store.drop(target, key, job.case.digest, former)

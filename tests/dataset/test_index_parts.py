@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import io
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,8 +21,9 @@ from dskprep import storage
 from dskprep.dataset import index, index_files, leftovers, store
 from dskprep.dataset.record import RecordName
 from dskprep.dataset.rows import to_row, to_table
-from dskprep.errors import DamagedDataset
+from dskprep.errors import DamagedDataset, InfrastructureError
 from dskprep.settings import PrepConfig
+from dskprep.storage import local
 
 KEYS = [f"p{n:02}" for n in range(23)]
 LATE = {"source": {"kernel": "B30f"}, "seconds": {"read": 0.1}}
@@ -184,6 +187,39 @@ def test_what_a_killed_writer_left_of_a_part_is_no_part_and_clean_takes_it(tmp_p
     tiny.write(place, {half: b"half"})
     assert list(index.read(place)["key"]) == KEYS
     assert list(leftovers.clean(place, older_than_s=-60)) == [half]
+
+
+@pytest.mark.parametrize("n_rows", [7, 12], ids=["few rows", "many rows"])
+@pytest.mark.parametrize("left", [(), ("notes.txt",)])
+def test_a_folder_without_parts_is_filled(tmp_path: Path, n_rows: int, left: tuple[str, ...]) -> None:
+    place = dataset_of(str(tmp_path), KEYS[:n_rows])
+    (tmp_path / "index.parquet").mkdir()
+    tiny.write(place, {f"index.parquet/{name}": b"mine" for name in left})
+    assert list(index.current(place)["key"]) == KEYS[:n_rows]
+    assert index.write(place)
+    assert list(index.read(place)["key"]) == KEYS[:n_rows]
+    commit(place, KEYS[n_rows:])
+    assert index.write(place)
+    assert list(index.read(place)["key"]) == KEYS
+
+
+def test_a_disk_that_is_full_while_the_index_becomes_a_folder_loses_no_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = dataset_of(str(tmp_path), KEYS[:4])
+    index.write(place)
+    commit(place, KEYS[4:])
+
+    def full(_: Any, path: str, __: bytes) -> str:
+        Path(path).parent.mkdir(exist_ok=True)  # there is still room for that
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(local, "_write_beside", full)
+        with pytest.raises(InfrastructureError, match="No space left"):
+            index.write(place)
+    assert index.write(place)
+    assert list(index.read(place)["key"]) == KEYS
 
 
 @pytest.mark.s3

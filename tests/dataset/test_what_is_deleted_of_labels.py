@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
+import pandas as pd
 import pytest
 import tiny
 
@@ -15,6 +19,8 @@ import dskprep
 from dskprep import storage
 from dskprep.cli import commands
 from dskprep.volume import Grid
+from dskprep.worker import patient
+from dskprep.worker.patient import Job
 
 THEIRS = ("notes.md", "mine/zarr.json", "1/zarr.json", "0/notes.md", "0/c/sketch.png", "zarr.json.orig")
 """Files in the folder of a label; the dataset has one level, so that level 1 is a user's."""
@@ -151,6 +157,59 @@ def test_a_label_that_no_record_has_is_cleaned(place: Path, is_old: bool) -> Non
     list(dskprep.clean(place / "out", older_than_s=-60))
     assert not (label / "zarr.json").exists()
     assert (label.with_name("corrected") / "zarr.json").exists()
+
+
+def test_tables_in_the_folder_of_points_are_deleted_only_if_dskprep_wrote_them(place: Path) -> None:
+    """Of another name, no table, and corrected by pandas under the name of one that no record has."""
+    (place / "points").mkdir()
+    x, y, z = dskprep.open_dataset(place / "out")["p1"].affine[:3] @ [3, 5, 5, 1]
+    (place / "points/all.csv").write_text(f"key,x,y,z\np1,{x},{y},{z}\n")
+    dskprep.annotate(place / "out", place / "points")
+    (made,) = (folder := place / "out/labels/points").iterdir()
+    stem = made.name.removesuffix(".parquet")
+    table = pd.read_parquet(made)
+    theirs = {
+        folder / "corrected-by-dr-b.parquet": made.read_bytes(),
+        folder / f"{stem[:-1]}g.parquet": made.read_bytes(),
+        folder / f"{stem[:-1]}{'01'[stem[-1] == '0']}.parquet": b"no table",
+        folder / f"{stem[:-1]}{'23'[stem[-1] == '2']}.parquet": table.to_parquet(),
+        folder / f"{stem[:-1]}{'45'[stem[-1] == '4']}.parquet": table.drop(columns="image").to_parquet(),
+        folder / "notes.txt": b"mine",
+    }
+    for path, content in theirs.items():
+        path.write_bytes(content)
+    (place / f"out/labels/written/{stem}.json").unlink()
+    assert [name for name in dskprep.clean(place / "out", older_than_s=-60) if "/points/" in name] == [
+        f"labels/points/{made.name}"
+    ]
+    assert {path: path.read_bytes() for path in folder.iterdir()} == theirs
+
+
+def test_a_first_label_goes_with_its_image_in_a_run_that_began_before_it_was_drawn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, target = tmp_path / "scans", tmp_path / "out"
+    tiny.write_patients(source, ["b1", "b2"])
+    dskprep.run(source, target)
+    save_mask(tmp_path / "labels/b2.nii.gz", dskprep.read_series(source / "b2").grid, 12)
+    tiny.write(source / "a1", tiny.series(7))
+    tiny.write(source / "b2", with_other_voxels("p2"))
+    write_all, keys = patient._write_all, []
+
+    def annotated(job: Job, *rest: Any) -> Any:
+        keys.append(job.case.key)
+        if job.case.key == "b2":
+            words = [sys.executable, "-m", "dskprep", "annotate", target, tmp_path / "labels", "--scheduler", "sync"]
+            subprocess.run(words, check=True, timeout=200)
+        return write_all(job, *rest)
+
+    monkeypatch.setattr(patient, "_write_all", annotated)
+    assert dskprep.run(source, target).account.counts["written"] == 3
+    assert keys == ["a1", "b2"]
+    assert not [path for path in (target / "volumes/b2.zarr/labels/mask").rglob("*") if path.is_file()]
+    assert json.loads((target / "volumes/b2.zarr/labels/zarr.json").read_text())["attributes"]["ome"]["labels"] == [
+        "lungs"
+    ]
 
 
 def as_earlier_versions(group: Path) -> None:

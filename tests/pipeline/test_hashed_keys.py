@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import fcntl
 import io
 import json
 import os
@@ -163,6 +164,22 @@ def test_two_runs_that_end_at_once_lose_no_line_of_the_mapping(tmp_path: Path, m
     first.write()
     other.join()
     assert mapping_in(place) == {"a": "k1", "b": "k2"}
+
+
+def test_a_folder_that_another_program_keeps_locked_does_not_stop_the_mapping(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As `flock FOLDER` of whoever may read it does."""
+    monkeypatch.setattr(hashed_keys, "LOCK_S", 0.2)
+    place = str(tmp_path / "who.csv")
+    mapping = hashed_keys.Mapping(place, "/source", "/target")
+    mapping.add("k1", "/source/a")
+    folder = os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(folder, fcntl.LOCK_EX)
+    mapping.write()
+    os.close(folder)
+    assert mapping_in(place) == {"a": "k1"}
+    assert "another program keeps its folder locked" in caplog.text
 
 
 @pytest.mark.parametrize("keys", ["folder", "hashed"])
