@@ -13,6 +13,7 @@ import pandas as pd
 import pyarrow as pa
 
 from dskprep import tables as parquet
+from dskprep.dataset.label_record import POINTS
 
 TEXTS = (
     "key image kind name label asked_as status reason message code code_scheme code_meaning category algorithm "
@@ -29,8 +30,6 @@ SCHEMA = pa.schema(
     + [(name, pa.int64()) for name in COUNTS]
 )
 """The columns of every table. Those of points have more, as their sources have."""
-POINTS = ("key", "image", "x", "y", "z")
-"""Those that each table of points has itself; the others are added as the tables are joined."""
 LATER = ("asked_as",)
 """Those that a table of an older version may lack, as the records that it was made of do."""
 

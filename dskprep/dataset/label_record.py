@@ -22,6 +22,8 @@ LABEL_NAME = re.compile(r"[\w=@,-][\w.=@,-]*")
 """What a label can be stored as."""
 DEVICE = re.compile(r"(?:con|prn|aux|nul|com\d|lpt\d)(?:\..*)?", re.IGNORECASE)
 """Names that are no files on Windows."""
+POINTS = ("key", "image", "x", "y", "z")
+"""Columns that each table of points has itself; the others are added as the tables are joined."""
 
 
 def safe_name(name: str) -> str:

@@ -13,8 +13,7 @@ import numpy as np
 
 from dskprep import storage
 from dskprep.dataset import linking, omezarr
-from dskprep.dataset.annotation_columns import POINTS
-from dskprep.dataset.label_record import LabelRecord, StoredLabel
+from dskprep.dataset.label_record import POINTS, LabelRecord, StoredLabel
 from dskprep.dataset.linking import Linked, Linker
 from dskprep.dataset.record import Record
 from dskprep.errors import DamagedDataset, Refusal, UsageError
