@@ -27,8 +27,8 @@ KEYS = (None, "folder", "hashed")
 """What may be asked for: what the dataset has, the names of folders, or keyed digests."""
 COLUMNS = ["key", "source"]
 """Columns of the mapping."""
-LOCK_S = 10.0
-"""How long to wait for the lock of the mapping."""
+LOCK_S = 60.0
+"""How long to wait for another run that writes the mapping; it takes less than a second."""
 LISTED = "the source cannot be listed to its end"
 NO_MAPPING = (
     "the keys are hashed and no --mapping is given: this run does not write which key is whose; the same command with "
@@ -90,35 +90,46 @@ class Mapping:
 
 @contextmanager
 def _alone(place: str) -> Iterator[None]:
-    """Let no other run of this machine write the file meanwhile; its folder is locked, so that no file is left.
+    """Let no other run of this machine write the file meanwhile.
 
-    A run holds the lock for less than a second. Whoever may read the folder can lock it too, and does not stop a run.
+    A file beside it is locked, which nobody else may open: who may read the folder could lock that. It is deleted
+    while it is locked. Raises InfrastructureError if another program keeps it locked.
     """
-    folder = -1
-    if not storage.is_bucket(place):
-        with suppress(OSError):  # there is none yet, or it cannot be locked, as on some network file systems
-            folder = os.open(Path(place).parent, os.O_RDONLY)
-            if not _locked(folder):
-                log.warning(f"{place}: is written, though another program keeps its folder locked")
+    lock = f"{place}.lock"
+    held = -1 if storage.is_bucket(place) else _locked(place, lock)
     try:
         yield
     finally:
-        if folder >= 0:
-            os.close(folder)
+        if held >= 0:
+            with suppress(OSError):
+                Path(lock).unlink()
+            os.close(held)
 
 
-def _locked(folder: int) -> bool:
-    """Lock an open folder. Returns False if another program has it for LOCK_S."""
-    until = time.monotonic() + LOCK_S
+def _locked(place: str, lock: str) -> int:
+    """Lock a file, and return it open; -1 where no file can be made or locked, as on some network file systems."""
+    until, is_told = time.monotonic() + LOCK_S, False
     while True:
         try:
-            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() > until:
-                return False
-            time.sleep(0.05)
-        else:
-            return True
+            opened = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        except OSError:
+            return -1
+        try:
+            fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(opened), Path(lock).stat()):
+                return opened
+        except (BlockingIOError, FileNotFoundError):  # another run has it, or has just deleted it
+            pass
+        except OSError:
+            os.close(opened)
+            return -1
+        os.close(opened)
+        if time.monotonic() > until:
+            raise InfrastructureError(f"{place}: another program has kept {lock} locked for {LOCK_S:.0f} s; end it")
+        if not is_told:
+            log.warning(f"waiting for another run that writes {place}")
+            is_told = True
+        time.sleep(0.05)
 
 
 @contextmanager

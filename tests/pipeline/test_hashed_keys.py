@@ -166,11 +166,8 @@ def test_two_runs_that_end_at_once_lose_no_line_of_the_mapping(tmp_path: Path, m
     assert mapping_in(place) == {"a": "k1", "b": "k2"}
 
 
-def test_a_folder_that_another_program_keeps_locked_does_not_stop_the_mapping(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    """As `flock FOLDER` of whoever may read it does."""
-    monkeypatch.setattr(hashed_keys, "LOCK_S", 0.2)
+def test_a_lock_of_others_on_the_folder_stops_no_mapping(tmp_path: Path) -> None:
+    """As `flock FOLDER` of whoever may read it."""
     place = str(tmp_path / "who.csv")
     mapping = hashed_keys.Mapping(place, "/source", "/target")
     mapping.add("k1", "/source/a")
@@ -179,7 +176,25 @@ def test_a_folder_that_another_program_keeps_locked_does_not_stop_the_mapping(
     mapping.write()
     os.close(folder)
     assert mapping_in(place) == {"a": "k1"}
-    assert "another program keeps its folder locked" in caplog.text
+    assert [path.name for path in tmp_path.iterdir()] == ["who.csv"]
+
+
+def test_a_lock_that_is_never_given_up_ends_the_run_and_one_of_a_dead_run_does_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(hashed_keys, "LOCK_S", 0.2)
+    place = str(tmp_path / "who.csv")
+    mapping = hashed_keys.Mapping(place, "/source", "/target")
+    mapping.add("k1", "/source/a")
+    lock = os.open(f"{place}.lock", os.O_RDWR | os.O_CREAT, 0o600)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    with pytest.raises(InfrastructureError, match=r"who.csv: another program has kept .*who.csv.lock locked"):
+        mapping.write()
+    assert [record.message for record in caplog.records] == [f"waiting for another run that writes {place}"]
+    os.close(lock)  # as when its process dies; the file stays
+    mapping.write()
+    assert mapping_in(place) == {"a": "k1"}
+    assert [path.name for path in tmp_path.iterdir()] == ["who.csv"]
 
 
 @pytest.mark.parametrize("keys", ["folder", "hashed"])
