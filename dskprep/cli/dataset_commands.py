@@ -75,7 +75,7 @@ def verify(target: str, forget: bool, dry_run: bool, as_json: bool) -> int:
     damaged_labels = [finding.labels for finding in damaged if finding.labels]
     names = []
     if forget:
-        verification.refuse_if_all_are_gone(target, volumes)
+        verification.refuse_if_all_are_gone(target, volumes, findings)
         keys = {finding.key for finding in damaged if not finding.labels}
         names = verification.forget_damaged(target, keys, damaged_labels, is_trial=dry_run)
     counts = {

@@ -163,9 +163,16 @@ def _forget(target: str, keys: Collection[str], *, is_trial: bool, keeps_sound: 
     return store.forget(target, sorted(damaged | (written - sound)), kept=sound | unread, is_trial=is_trial)
 
 
-def refuse_if_all_are_gone(target: str, volumes: Collection[str]) -> None:
-    """Raise DamagedDataset if nothing is left of several volumes: they were not damaged one by one."""
-    if len(volumes) > 1 and not any(storage.folders(storage.join(target, "volumes"))):
+def refuse_if_all_are_gone(target: str, volumes: Collection[str], findings: Iterable[Finding]) -> None:
+    """Raise DamagedDataset if several volumes are all gone, or all their thumbnails: they were not lost one by one."""
+    pictures = {f.key for f in findings if f.faults == (f"{store.thumbnail_name(f.key)} is missing",)}
+    if len(volumes) > 1 and pictures >= set(volumes):
+        raise DamagedDataset(
+            f"{target}: expected {len(volumes)} pictures in thumbnails/, found none, and deleted no volume for that; "
+            "put them back; if they are lost, `dskprep run` with --retry all makes them anew, with all volumes"
+        )
+    there = storage.listing_below(storage.join(target, "volumes"), follow_links=False)
+    if len(volumes) > 1 and next(iter(there), None) is None:  # not folders: some stores keep empty ones
         raise DamagedDataset(
             f"{target}: expected {len(volumes)} volumes in volumes/, found none, and deleted nothing; if they lie "
             "elsewhere, as on a disk that is not mounted, put them back; if they are lost, delete records/, then run"

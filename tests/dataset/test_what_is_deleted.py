@@ -355,6 +355,24 @@ def test_forgetting_says_beforehand_what_goes(target: str, capsys: pytest.Captur
     assert set(foretold) & before.keys() == set(done) & before.keys() == gone
 
 
+@pytest.mark.parametrize(
+    ("lost", "said"),
+    [("thumbnails", "expected 2 pictures in thumbnails/"), ("volumes", "expected 2 volumes in volumes/")],
+)
+def test_what_is_lost_of_all_volumes_is_no_reason_to_forget_them(
+    target: str, lost: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As of a copy without pictures, or volumes on a disk that is not mounted."""
+    everything = tiny.everything_below(target)
+    storage.delete(target, [name for name in everything if name.startswith(f"{lost}/")])
+    if not storage.is_bucket(target):
+        shutil.rmtree(Path(target, lost))
+    left = tiny.everything_below(target)
+    assert commands.run_command(["verify", target, "--forget"]) == 1
+    assert said in capsys.readouterr().err
+    assert tiny.everything_below(target) == left
+
+
 def test_additions_to_a_volume_survive_and_are_named(target: str, original: Path) -> None:
     mine = {f"volumes/p1.zarr/{name}": b"mine" for name in ("labels/mine/zarr.json", "labels/mine/0/c/0", "README.md")}
     tiny.write(target, mine)
