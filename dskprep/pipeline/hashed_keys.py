@@ -12,6 +12,7 @@ import fcntl
 import io
 import logging
 import os
+import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -95,7 +96,8 @@ def _alone(place: str) -> Iterator[None]:
     A file beside it is locked, which nobody else may open: who may read the folder could lock that. It is deleted
     while it is locked. Raises InfrastructureError if another program keeps it locked.
     """
-    lock = f"{place}.lock"
+    folder, _, name = place.rpartition("/")
+    lock = f"{folder}/.{name}.dskprep-lock"
     held = -1 if storage.is_bucket(place) else _locked(place, lock)
     try:
         yield
@@ -116,7 +118,11 @@ def _locked(place: str, lock: str) -> int:
             return -1
         try:
             fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.path.samestat(os.fstat(opened), Path(lock).stat()):
+            found = os.fstat(opened)
+            if not _is_ours(found):
+                os.close(opened)
+                raise UsageError(f"{place}: expected an empty file of yours at {lock}, found another; move it away")
+            if os.path.samestat(found, Path(lock).stat()):
                 return opened
         except (BlockingIOError, FileNotFoundError):  # another run has it, or has just deleted it
             pass
@@ -130,6 +136,12 @@ def _locked(place: str, lock: str) -> int:
             log.warning(f"waiting for another run that writes {place}")
             is_told = True
         time.sleep(0.05)
+
+
+def _is_ours(found: os.stat_result) -> bool:
+    """Tell whether this is a lock that a run of this user has made."""
+    is_private = stat.S_ISREG(found.st_mode) and not stat.S_IMODE(found.st_mode) & 0o077
+    return is_private and found.st_size == 0 and found.st_uid == os.geteuid()
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from dskprep.dataset import label_store
 from dskprep.dataset.annotation_columns import points_to_parquet
-from dskprep.dataset.label_record import LabelRecord
+from dskprep.dataset.label_record import LabelRecord, LabelRecordName
 from dskprep.errors import DamagedDataset, InfrastructureError, Refusal
 from dskprep.settings import PrepConfig
 from dskprep.stopwatch import Stopwatch
@@ -125,15 +125,31 @@ def _with_lost(job: LabelJob, target: str, seen: Progress, record: LabelRecord) 
 
 
 def _record_loss(job: LabelJob, target: str, record: LabelRecord) -> LabelOutcome:
-    """Commit the record of a source that was lost, if the target can be written at all."""
+    """Commit the record of a source that was lost, if the target can be written at all.
+
+    Labels that an earlier `annotate` has drawn of it stay, with their record, as long as all of them are there.
+    """
     record = label_without_names(record) if job.case.is_hashed else record
     try:
-        try:
-            done = record.name._replace(status="written")
-            return LabelOutcome(label_store.read_record(target, done))  # its worker died after the commit
-        except FileNotFoundError:
+        done = _read_if_there(target, record.name._replace(status="written"))
+        if done and (done.run == job.run or done.name not in job.stale):
+            return LabelOutcome(done)  # its worker died after the commit, or another annotate has done it
+        if not (done and _are_there(target, done)):
             label_store.forget(target, job.stale)
             label_store.commit(target, record)
     except (OSError, DamagedDataset):
         return LabelOutcome(record, is_recorded=False)
     return LabelOutcome(record)
+
+
+def _read_if_there(target: str, name: LabelRecordName) -> LabelRecord | None:
+    try:
+        return label_store.read_record(target, name)
+    except FileNotFoundError:
+        return None
+
+
+def _are_there(target: str, record: LabelRecord) -> bool:
+    """Tell whether the labels of a record are in their volumes: they go with an image that is made anew."""
+    owner = f"{record.source}.{record.options}"
+    return all(label_store.owner_of(target, label.volume, label.label) == owner for label in record.written)

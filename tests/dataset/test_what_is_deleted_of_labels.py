@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -19,6 +21,7 @@ import dskprep
 from dskprep import storage
 from dskprep.cli import commands
 from dskprep.volume import Grid
+from dskprep.worker import annotate as annotating
 from dskprep.worker import patient
 from dskprep.worker.patient import Job
 
@@ -210,6 +213,32 @@ def test_a_first_label_goes_with_its_image_in_a_run_that_began_before_it_was_dra
     assert json.loads((target / "volumes/b2.zarr/labels/zarr.json").read_text())["attributes"]["ome"]["labels"] == [
         "lungs"
     ]
+
+
+@pytest.mark.parametrize("is_anew", [True, False], ids=["image made anew", "label done again"])
+def test_a_label_that_fails_is_not_told_written_for_what_was_drawn_before(
+    place: Path, is_anew: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target, mask = place / "out", place / "out/volumes/p1.zarr/labels/more/0/c/0/0/0"
+    save_mask(place / "more/p1.nii.gz", dskprep.read_series(place / "scans/p1").grid, 10)
+    asked: dict[str, Any] = {"names": {1: "more"}}
+    assert dskprep.annotate(target, place / "more", **asked).counts == {"written": 1}
+    if is_anew:
+        tiny.write(place / "scans/p1", with_other_voxels("p1"))
+        assert dskprep.run(place / "scans", target).account.counts["written"] == 2
+        assert not mask.exists()
+
+    def broken(*_: Any) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(annotating, "make_labels", broken)
+        done = dskprep.annotate(target, place / "more", **asked, retry=None if is_anew else "all")
+    assert (done.exit_code, dict(done.counts)) == (1, {"failed": 1})
+    failed = list((target / "labels/failed").glob("*.json"))
+    assert (len(failed), mask.exists()) == ((1, False) if is_anew else (0, True))
+    again = dskprep.annotate(target, place / "more", **asked, retry="failed")
+    assert (again.exit_code, mask.exists()) == (0, True)
 
 
 def as_earlier_versions(group: Path) -> None:

@@ -179,6 +179,18 @@ def test_a_lock_of_others_on_the_folder_stops_no_mapping(tmp_path: Path) -> None
     assert [path.name for path in tmp_path.iterdir()] == ["who.csv"]
 
 
+@pytest.mark.parametrize(("content", "mode"), [(b"mine", 0o600), (b"", 0o666)])
+def test_a_file_of_others_is_neither_taken_for_the_lock_nor_deleted(tmp_path: Path, content: bytes, mode: int) -> None:
+    mine = tmp_path / ".who.csv.dskprep-lock"
+    mine.write_bytes(content)
+    mine.chmod(mode)
+    mapping = hashed_keys.Mapping(str(tmp_path / "who.csv"), "/source", "/target")
+    mapping.add("k1", "/source/a")
+    with pytest.raises(UsageError, match="move it away"):
+        mapping.write()
+    assert mine.read_bytes() == content
+
+
 def test_a_lock_that_is_never_given_up_ends_the_run_and_one_of_a_dead_run_does_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -186,9 +198,9 @@ def test_a_lock_that_is_never_given_up_ends_the_run_and_one_of_a_dead_run_does_n
     place = str(tmp_path / "who.csv")
     mapping = hashed_keys.Mapping(place, "/source", "/target")
     mapping.add("k1", "/source/a")
-    lock = os.open(f"{place}.lock", os.O_RDWR | os.O_CREAT, 0o600)
+    lock = os.open(tmp_path / ".who.csv.dskprep-lock", os.O_RDWR | os.O_CREAT, 0o600)
     fcntl.flock(lock, fcntl.LOCK_EX)
-    with pytest.raises(InfrastructureError, match=r"who.csv: another program has kept .*who.csv.lock locked"):
+    with pytest.raises(InfrastructureError, match=r"who.csv: another program has kept .*who.csv.dskprep-lock locked"):
         mapping.write()
     assert [record.message for record in caplog.records] == [f"waiting for another run that writes {place}"]
     os.close(lock)  # as when its process dies; the file stays
