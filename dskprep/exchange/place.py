@@ -2,10 +2,12 @@
 
 .dskprep/export.json           what was asked: written first, once
 .dskprep/volumes/<key>.json    the files of a volume, and a digest of what they were made of
+.dskprep/described.json        the files beside the volumes, as they were written last
 """
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import io
 import json
@@ -27,6 +29,7 @@ BLOCK_BYTES = 1 << 20
 OWN = ".dskprep"
 BEGIN = f"{OWN}/export.json"
 FOLDER = f"{OWN}/volumes"
+DESCRIBED = f"{OWN}/described.json"
 PATHS = (
     *("imagesTr/{key}_0000.nii.gz", "labelsTr/{key}.nii.gz", "imagesTs/{key}_0000.nii.gz", "labelsTs/{key}.nii.gz"),
     *("images/{key}.nii.gz", "labels/{key}.nii.gz"),
@@ -43,6 +46,7 @@ class VolumeRecord(msgspec.Struct, frozen=True):
 
 
 _to_record = converter(VolumeRecord)
+_to_described = converter(dict[str, StoredObject])
 _UNFINISHED = re.compile(rf"export\.json{storage.UNFINISHED}")
 
 
@@ -147,6 +151,33 @@ def write(out: str, record: VolumeRecord, files: dict[str, bytes]) -> None:
     storage.write_many(out, {f"{FOLDER}/{record.key}.json": to_json(msgspec.to_builtins(record))})
 
 
+def described(out: str) -> dict[str, StoredObject]:
+    """Return the files beside the volumes as they were written last; none where that is not known."""
+    try:
+        return _to_described(json.loads(storage.read_small(storage.join(out, DESCRIBED))))
+    except (FileNotFoundError, ValueError, RecursionError, msgspec.ValidationError):
+        return {}
+
+
+def altered_files(out: str, files: dict[str, bytes]) -> list[str]:
+    """Return which of the files beside the volumes somebody has changed since they were written."""
+    written, found = described(out), []
+    for path, content in files.items():
+        if path in written:
+            with contextlib.suppress(FileNotFoundError):
+                there = storage.read(storage.join(out, path))
+                if StoredObject.of(there) != written[path] and there != content:
+                    found.append(path)
+    return found
+
+
+def describe(out: str, files: dict[str, bytes]) -> None:
+    """Write files beside the volumes, and then what they are."""
+    storage.write_many(out, files)
+    written = described(out) | {path: StoredObject.of(content) for path, content in files.items()}
+    storage.write_many(out, {DESCRIBED: to_json(msgspec.to_builtins(written))})
+
+
 def tidy(out: str, described: Iterable[str], before_s: float) -> None:
     """Delete what a killed process has left of files of an export that it was writing then, in seconds since 1970.
 
@@ -154,7 +185,7 @@ def tidy(out: str, described: Iterable[str], before_s: float) -> None:
     """
     if storage.is_bucket(out):  # which never holds unfinished files
         return
-    names = "|".join(re.escape(path).replace(r"\{key\}", r"[^/]+") for path in (BEGIN, *described, *PATHS))
+    names = "|".join(re.escape(path).replace(r"\{key\}", r"[^/]+") for path in (BEGIN, DESCRIBED, *described, *PATHS))
     unfinished = re.compile(rf"(?:{names}|{re.escape(FOLDER)}/[^/]+\.json){storage.UNFINISHED}")
     files = storage.listing_below(out, follow_links=False)
     storage.delete(out, [e.name for e in files if 0 < e.modified_s < before_s and unfinished.fullmatch(e.name)])

@@ -15,6 +15,7 @@ from distributed import Client
 
 from dskprep import endings, storage
 from dskprep.dataset import identity, target_place
+from dskprep.dataset.facts import StoredObject
 from dskprep.errors import UsageError
 from dskprep.exchange import cohort, croissant, monai, nnunet, place
 from dskprep.exchange.cohort import Cohort
@@ -211,17 +212,27 @@ def execute(
     summary = ExportSummary(kind, dataset.url, out)
     if begun.found is None:
         files = croissant.describe(dataset, begun.split, name, begun.licence)
+        altered = place.altered_files(out, files)
         summary.counts["written"] = len(dataset)
     else:
         crew = Crew(client, starts, functools.partial(cluster_check.check, source=dataset.url, target=out))
         if kind == "nnunet" and (note := nnunet.note_of(name)):
             tell(everybody, "on_note", note)
         files = LAYOUTS[kind].describe(begun.found, name, begun.licence)
-        _write_volumes(begun.found, summary, crew, everybody, files)
+        altered = place.altered_files(out, files)
+        _write_volumes(begun.found, summary, crew, everybody, files.keys() - altered)
     if summary.exit_code == 0:
-        storage.write_many(out, files)
+        before, due = place.described(out), {path: files[path] for path in files if path not in altered}
+        place.describe(out, due)
         place.tidy(out, files, began_s)
-        summary.bytes_written += sum(map(len, files.values()))
+        summary.bytes_written += sum(map(len, due.values()))
+        for path in altered:
+            if before[path] == StoredObject.of(files[path]):
+                tell(everybody, "on_note", f"{path}: {ALTERED}; it stays")
+            else:
+                why = f"{path}: {ALTERED}, and would be another one now; move it away, and export again"
+                summary.add(left := Exported(path, problem=why))
+                tell(everybody, "on_export", summary, left)
     summary.seconds = time.monotonic() - started
     return summary
 

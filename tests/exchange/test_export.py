@@ -563,6 +563,33 @@ def test_a_mask_that_somebody_has_corrected_stays_and_is_named(target: str, tmp_
     assert dskprep.export("monai", target, out, labels=["heart"]).exit_code == 0
 
 
+@pytest.mark.parametrize(
+    ("kind", "path"), [("monai", "datalist.json"), ("nnunet", "dataset.json"), ("croissant", "README.md")]
+)
+def test_a_description_that_somebody_has_changed_stays_and_is_named(
+    target: str, tmp_path: Path, kind: str, path: str
+) -> None:
+    out, mine, notes = str(tmp_path / "Dataset001_Mine"), tmp_path / "Dataset001_Mine" / path, list[str]()
+    asked: dict[str, Any] = {} if kind == "croissant" else {"labels": ["heart"]}
+
+    class Noted(dskprep.Observer):
+        def on_note(self, message: str) -> None:
+            notes.append(message)
+
+    assert dskprep.export(kind, target, out, **asked).exit_code == 0
+    mine.write_text("mine")
+    again = dskprep.export(kind, target, out, **asked, observers=[Noted()])
+    assert (again.exit_code, mine.read_text()) == (0, "mine")
+    assert notes == [f"{path}: somebody has changed it since it was written; it stays"]
+    dskprep.forget(target, ["p0"])
+    changed = dskprep.export(kind, target, out, **asked)
+    assert (changed.exit_code, mine.read_text()) == (1, "mine")
+    assert "move it away" in changed.failed[path]
+    mine.unlink()
+    assert dskprep.export(kind, target, out, **asked).exit_code == 0
+    assert mine.read_text() != "mine"
+
+
 def test_what_the_dataset_has_no_more_goes_and_what_changed_is_made_anew(target: str, tmp_path: Path) -> None:
     out = tmp_path / "out"
     dskprep.export("monai", target, out, labels=["heart"])
