@@ -30,6 +30,7 @@ COLUMNS = ["key", "source"]
 """Columns of the mapping."""
 LOCK_S = 60.0
 """How long to wait for another run that writes the mapping; it takes less than a second."""
+LOCK_FLAGS = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
 LISTED = "the source cannot be listed to its end"
 NO_MAPPING = (
     "the keys are hashed and no --mapping is given: this run does not write which key is whose; the same command with "
@@ -112,14 +113,17 @@ def _locked(place: str, lock: str) -> int:
     """Lock a file, and return it open; -1 where no file can be made or locked, as on some network file systems."""
     until, is_told = time.monotonic() + LOCK_S, False
     while True:
+        is_new = not os.path.lexists(lock)
         try:
-            opened = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        except OSError:
+            opened = os.open(lock, LOCK_FLAGS | (os.O_CREAT | os.O_EXCL if is_new else 0), 0o600)
+        except OSError as error:
+            if isinstance(error, FileExistsError if is_new else FileNotFoundError):
+                continue  # another run has just made or deleted it
             return -1
         try:
             fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
             found = os.fstat(opened)
-            if not _is_ours(found):
+            if not (is_new or _is_ours(found)):  # some disks give all files one mode
                 os.close(opened)
                 raise UsageError(f"{place}: expected an empty file of yours at {lock}, found another; move it away")
             if os.path.samestat(found, Path(lock).stat()):

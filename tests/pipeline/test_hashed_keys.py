@@ -179,6 +179,14 @@ def test_a_lock_of_others_on_the_folder_stops_no_mapping(tmp_path: Path) -> None
     assert [path.name for path in tmp_path.iterdir()] == ["who.csv"]
 
 
+def test_a_mapping_makes_its_folder(tmp_path: Path) -> None:
+    place = tmp_path / "new/who.csv"
+    mapping = hashed_keys.Mapping(str(place), "/source", "/target")
+    mapping.add("k1", "/source/a")
+    mapping.write()
+    assert mapping_in(str(place)) == {"a": "k1"}
+
+
 @pytest.mark.parametrize(("content", "mode"), [(b"mine", 0o600), (b"", 0o666)])
 def test_a_file_of_others_is_neither_taken_for_the_lock_nor_deleted(tmp_path: Path, content: bytes, mode: int) -> None:
     mine = tmp_path / ".who.csv.dskprep-lock"
