@@ -140,7 +140,7 @@ class StoredLabel(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def is_renamed(self) -> bool:
-        """Whether it has `_` behind its name, which no label can have (see `is_label_name`)."""
+        """Whether it is stored with `_` behind its name, since no label can have that name (see `is_label_name`)."""
         name = self.asked_as.removesuffix("_")
         return name != self.asked_as != self.name and not is_label_name(name)
 

@@ -175,12 +175,13 @@ def commit(target: str, record: LabelRecord) -> bool:
 
 def withdraw_broken(target: str, records: Iterable[LabelRecord]) -> list[str]:
     """Delete those records of which an object is not there, and return their paths (see `store.withdraw_broken`)."""
-    broken = [record.name.path for record in records if record.is_written and _lacks_objects(target, record)]
+    broken = [record.name.path for record in records if record.is_written and lacks_objects(target, record)]
     storage.delete(target, broken)
     return broken
 
 
-def _lacks_objects(target: str, record: LabelRecord) -> bool:
+def lacks_objects(target: str, record: LabelRecord) -> bool:
+    """Tell whether an object that a record promises is not there; labels go with an image that is made anew."""
     if record.points and not storage.exists(storage.join(target, record.name.points_path)):
         return True
     promised: dict[str, set[str]] = defaultdict(set)

@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator
 
 from dskprep import keys, storage
-from dskprep.dataset import annotation_columns, claims, label_store, layout, own, store
+from dskprep.dataset import annotation_columns, claims, label_store, layout, ome, own, store
 from dskprep.dataset import annotations as annotations_of
 from dskprep.dataset.label_record import name_of, points_name_of
 from dskprep.errors import DamagedDataset
@@ -93,11 +93,14 @@ def clean(
 
 
 def _list_labels(target: str, deleted: Iterable[str]) -> None:
-    """Write the list of labels of the volume of a label whose objects were deleted."""
+    """Write the list of labels of the volume of a label whose objects were deleted, if it has one of dskprep's."""
     for path in deleted:
         folder, _, name = path.removeprefix("volumes/").partition("/")
         if layout.label_of(name) not in ("", "lungs"):
-            label_store.write_list(target, folder.removesuffix(".zarr"))
+            with contextlib.suppress(FileNotFoundError):
+                listed = storage.read_small(storage.join(target, "volumes", folder, ome.LIST))
+                if ome.listed_labels(listed) is not None:
+                    label_store.write_list(target, folder.removesuffix(".zarr"))
 
 
 def refuse_volumes(target: str, way_on: str) -> None:

@@ -169,7 +169,7 @@ def refuse_if_all_are_gone(target: str, volumes: Collection[str], findings: Iter
     if len(volumes) > 1 and pictures >= set(volumes):
         raise DamagedDataset(
             f"{target}: expected {len(volumes)} pictures in thumbnails/, found none, and deleted no volume for that; "
-            "put them back; if they are lost, `dskprep run` with --retry all makes them anew, with all volumes"
+            "put them back; if they are lost, dskprep.forget of the keys lets the next run make all anew"
         )
     there = storage.listing_below(storage.join(target, "volumes"), follow_links=False)
     if len(volumes) > 1 and next(iter(there), None) is None:  # not folders: some stores keep empty ones

@@ -68,8 +68,8 @@ class Aside(NamedTuple):
 class Contents:
     """Slices and damage by SeriesInstanceUID, and files set aside.
 
-    Damage is under the empty UID where the file's series cannot be read, and in `cut` for files that end soon after
-    it: then it may be the beginning of a UID. `foreign` has an object that is no CT image,
+    Damage is under the empty UID where the file's series cannot be read. `cut` has damage of files that end soon after
+    their SeriesInstanceUID, of which there may be the beginning alone. `foreign` has an object that is no CT image,
     by SeriesInstanceUID; `strays` are files that are no DICOM, by name. `held_bytes` is the memory that the slices
     keep: of files that are compressed as a whole, what they hold.
     """

@@ -43,7 +43,7 @@ DECODERS: dict[str, Callable[[bytes], Any]] = {
 """The decoder of each compressed transfer syntax but RLE, whose decoder needs the pixels' type and size."""
 
 MATCH = 0.1
-"""Pixels match those beside them if they mostly differ by less than this share of what BitsStored can hold."""
+"""Pixels match those beside them if the median step is less than this share of what BitsStored can hold."""
 MAX_EDGE = 10_000
 """Most rows or columns of a slice. Scanners reconstruct 2048 at most, so more come from a damaged header."""
 
@@ -117,7 +117,6 @@ def _decompress(data: bytes, layout: PixelFormat, where: str) -> NDArray[Any]:
         raise Refusal("truncated", f"{where}: the JPEG 2000 data end before their last tile does")
     if syntax != RLE:
         _check_stream(data, layout, where)
-    is_damaged = syntax in JPEG and not codestream.has_all_values(data, layout.rows * layout.columns)
     try:
         if syntax == RLE:
             dtype = np.dtype(f"{'i' if layout.is_signed else 'u'}{layout.bits_allocated // 8}")
@@ -134,7 +133,8 @@ def _decompress(data: bytes, layout: PixelFormat, where: str) -> NDArray[Any]:
     except Exception as error:  # each codec of imagecodecs has an error class of its own
         raise Refusal("undecodable-pixels", f"{where}: cannot decode transfer syntax {syntax}: {error}") from error
     # libjpeg reads on in lossless data of which some are lost: then there is noise, which few bits cannot hold
-    if is_damaged or (syntax in JPEG and int(values.max(initial=0)) >> codestream.jpeg_bits(data)):
+    is_noise = syntax in JPEG and int(values.max(initial=0)) >> codestream.jpeg_bits(data)
+    if is_noise or (syntax in JPEG and not codestream.has_all_values(data, layout.rows * layout.columns)):
         raise Refusal("undecodable-pixels", f"{where}: the lossless JPEG data are damaged: codes are lost or wrong")
     if values.size != layout.rows * layout.columns or values.dtype.kind not in "iu":
         raise Refusal(

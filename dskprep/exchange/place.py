@@ -159,15 +159,15 @@ def described(out: str) -> dict[str, StoredObject]:
         return {}
 
 
-def altered_files(out: str, files: dict[str, bytes]) -> list[str]:
-    """Return which of the files beside the volumes somebody has changed since they were written."""
-    written, found = described(out), []
-    for path, content in files.items():
-        if path in written:
+def altered_files(out: str, files: dict[str, bytes]) -> dict[str, StoredObject]:
+    """Return the files beside the volumes that somebody has changed since, as they were written."""
+    found = {}
+    for path, written in described(out).items():
+        if path in files:
             with contextlib.suppress(FileNotFoundError):
                 there = storage.read(storage.join(out, path))
-                if StoredObject.of(there) != written[path] and there != content:
-                    found.append(path)
+                if StoredObject.of(there) != written and there != files[path]:
+                    found[path] = written
     return found
 
 

@@ -220,14 +220,14 @@ def execute(
             tell(everybody, "on_note", note)
         files = LAYOUTS[kind].describe(begun.found, name, begun.licence)
         altered = place.altered_files(out, files)
-        _write_volumes(begun.found, summary, crew, everybody, files.keys() - altered)
+        _write_volumes(begun.found, summary, crew, everybody, files.keys() - altered.keys())
     if summary.exit_code == 0:
-        before, due = place.described(out), {path: files[path] for path in files if path not in altered}
+        due = {path: files[path] for path in files if path not in altered}
         place.describe(out, due)
         place.tidy(out, files, began_s)
         summary.bytes_written += sum(map(len, due.values()))
-        for path in altered:
-            if before[path] == StoredObject.of(files[path]):
+        for path, written in altered.items():
+            if written == StoredObject.of(files[path]):
                 tell(everybody, "on_note", f"{path}: {ALTERED}; it stays")
             else:
                 why = f"{path}: {ALTERED}, and would be another one now; move it away, and export again"

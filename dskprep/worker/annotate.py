@@ -134,7 +134,7 @@ def _record_loss(job: LabelJob, target: str, record: LabelRecord) -> LabelOutcom
         done = _read_if_there(target, record.name._replace(status="written"))
         if done and (done.run == job.run or done.name not in job.stale):
             return LabelOutcome(done)  # its worker died after the commit, or another annotate has done it
-        if not (done and _are_there(target, done)):
+        if done is None or label_store.lacks_objects(target, done):
             label_store.forget(target, job.stale)
             label_store.commit(target, record)
     except (OSError, DamagedDataset):
@@ -147,9 +147,3 @@ def _read_if_there(target: str, name: LabelRecordName) -> LabelRecord | None:
         return label_store.read_record(target, name)
     except FileNotFoundError:
         return None
-
-
-def _are_there(target: str, record: LabelRecord) -> bool:
-    """Tell whether the labels of a record are in their volumes: they go with an image that is made anew."""
-    owner = f"{record.source}.{record.options}"
-    return all(label_store.owner_of(target, label.volume, label.label) == owner for label in record.written)

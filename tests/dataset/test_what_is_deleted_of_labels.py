@@ -162,6 +162,18 @@ def test_a_label_that_no_record_has_is_cleaned(place: Path, is_old: bool) -> Non
     assert (label.with_name("corrected") / "zarr.json").exists()
 
 
+def test_a_list_of_labels_that_somebody_has_written_stays_as_it_is(place: Path) -> None:
+    listed = place / "out/volumes/p1.zarr/labels/zarr.json"
+    theirs = json.loads(listed.read_text())
+    theirs["attributes"]["mine"] = "weeks of work"
+    listed.write_text(json.dumps(theirs))
+    for record in (place / "out/labels/written").iterdir():
+        if b"labels/mask/zarr.json" in record.read_bytes():
+            record.unlink()
+    assert [name for name in dskprep.clean(place / "out", older_than_s=-60) if "/labels/mask/" in name]
+    assert json.loads(listed.read_text()) == theirs
+
+
 def test_tables_in_the_folder_of_points_are_deleted_only_if_dskprep_wrote_them(place: Path) -> None:
     """Of another name, no table, and corrected by pandas under the name of one that no record has."""
     (place / "points").mkdir()
